@@ -1,0 +1,1 @@
+"""How a probe fires: the tracer, its sites and slots, and what it says to the daemon."""

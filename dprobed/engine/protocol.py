@@ -1,0 +1,264 @@
+"""What the daemon and a tracer say to each other.
+
+A connected stream socket; each message is a 4-byte little-endian length and a msgpack body. The
+daemon sends ``Request``s, the tracer answers each by one ``Reply`` with the same ``seq`` and sends
+``Event``s whenever it likes. The daemon closes the socket to end a tracer: it takes its probes out,
+detaches and exits. Codec only: nothing here opens a socket.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+
+class State(StrEnum):
+    """State of one probe in one target (the client shows these words)."""
+
+    COMPILED = "compiled"
+    PENDING = "pending"
+    ACTIVE = "active"
+    MISMATCH = "mismatch"
+    DISABLED = "disabled"
+    REMOVED = "removed"
+    INVALID_OFFSET = "invalid offset"
+    NO_DEBUG_REGISTER = "no debug register"
+    WATCHPOINT_LENGTH = "watchpoint length invalid"
+    EXCLUDED = "excluded"
+    FAILED = "failed"
+
+
+class Attach(msgspec.Struct, tag=True, frozen=True):
+    """First request: trace ``pid``.
+
+    ``launch``: the process waits at a gate before its ``exec``; probes go in right after it, before
+    the first instruction of the new image.
+    """
+
+    seq: int
+    pid: int
+    launch: bool = False
+
+
+class Insert(msgspec.Struct, tag=True, frozen=True):
+    """Put a program in: ``program`` is the daemon's number for it, ``bytecode`` a ``.dpb`` file.
+
+    ``check_opcode`` false skips the comparison with the probe's ``opcode`` key. ``facilities`` maps
+    the names of ``exit NAME`` to numbers.
+    """
+
+    seq: int
+    program: int
+    bytecode: bytes
+    check_opcode: bool = True
+    facilities: dict[str, int] = {}
+
+
+class Remove(msgspec.Struct, tag=True, frozen=True):
+    """Take a program out; ``None``: all."""
+
+    seq: int
+    program: int | None = None
+
+
+class Query(msgspec.Struct, tag=True, frozen=True):
+    """Ask for the present state and counters of all probes (the reply's ``probes``)."""
+
+    seq: int
+
+
+class Vars(msgspec.Struct, tag=True, frozen=True):
+    """Read the locals of ``program`` (``None``: the globals), and set them to 0 if ``reset``."""
+
+    seq: int
+    program: int | None = None
+    reset: bool = False
+
+
+class Resume(msgspec.Struct, tag=True, frozen=True):
+    """Let a thread go on that a program's ``suspend`` holds; ``None``: all of them."""
+
+    seq: int
+    tid: int | None = None
+
+
+class Detach(msgspec.Struct, tag=True, frozen=True):
+    """Take everything out, detach, answer, send ``Ended`` and exit."""
+
+    seq: int
+
+
+Request = Attach | Insert | Remove | Query | Vars | Resume | Detach
+
+
+class ProbeStatus(msgspec.Struct, frozen=True, array_like=True):
+    """One probe of one program in this target.
+
+    ``place`` reads ``symbol+0xN``; ``module`` is the path as the target maps it. ``hits`` counts
+    every hit, ``ran`` those whose program ran, ``missed`` those that could not be served,
+    ``dropped`` records that were lost on the way to the daemon, ``faulted`` records withdrawn
+    because the probed instruction itself faulted. ``addresses``: where the probe is in memory.
+    """
+
+    program: int
+    probe: int
+    state: State
+    module: str
+    place: str
+    reason: str
+    hits: int
+    ran: int
+    missed: int
+    dropped: int
+    faulted: int
+    addresses: list[int]
+
+
+class Ok(msgspec.Struct, tag=True, frozen=True):
+    """The request is done. ``probes``: for Insert, Remove and Query; ``words``: for Vars;
+    ``tids``: for Resume, the threads let go; ``suspended``: for Query, the threads still held."""
+
+    seq: int
+    probes: list[ProbeStatus] = []
+    words: list[int] = []
+    tids: list[int] = []
+    suspended: list[int] = []
+    overhead_ns: int = 0
+
+
+class Refused(msgspec.Struct, tag=True, frozen=True):
+    """The request is not done, and nothing of it is. ``reason``: one line, with what to do."""
+
+    seq: int
+    reason: str
+
+
+Reply = Ok | Refused
+
+
+class RawRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One hit's result, its log not yet decoded (``program.log.decode``).
+
+    ``exit``: 0 plain, n a facility, negative the ``program.outcome`` codes. ``hit``: the probe's
+    count of hits, from 1. ``time``: monotonic ns. ``raw``: where in ``log`` words without prefix lie.
+    """
+
+    program: int
+    probe: int
+    place: int
+    pid: int
+    tid: int
+    comm: bytes
+    uid: int
+    cpu: int
+    time: int
+    hit: int
+    exit: int
+    major: int
+    minor: int
+    log: bytes
+    raw: tuple[int, ...]
+    exception: tuple[int, int, int] | None
+
+
+class Records(msgspec.Struct, tag=True, frozen=True):
+    """A batch, in the order of the hits."""
+
+    records: list[RawRecord]
+
+
+class Places(msgspec.Struct, tag=True, frozen=True):
+    """Names for ``RawRecord.place``, sent before the first record that uses them.
+
+    number → (module path, ``symbol+0xN``).
+    """
+
+    places: dict[int, tuple[str, str]]
+
+
+class Changed(msgspec.Struct, tag=True, frozen=True):
+    """Probes whose state changed by itself (library mapped, unmapped, max_hits, rem, exec)."""
+
+    probes: list[ProbeStatus]
+
+
+class TargetEvent(msgspec.Struct, tag=True, frozen=True):
+    """Something of note in the target: ``exec``, ``fork`` (child cleaned and let go), ``suspend``.
+
+    ``text``: one line.
+    """
+
+    kind: str
+    pid: int
+    tid: int
+    text: str
+
+
+class Ended(msgspec.Struct, tag=True, frozen=True):
+    """The last message. ``how``: detached, exited, killed, gone. ``status``: exit code or signal."""
+
+    how: str
+    status: int
+    probes: list[ProbeStatus]
+    overhead_ns: int
+
+
+Event = Records | Places | Changed | TargetEvent | Ended
+
+HEADER_SIZE = 4
+MAX_MESSAGE = 64 << 20
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode_request = msgspec.msgpack.Decoder(Request).decode
+_decode_from_tracer = msgspec.msgpack.Decoder(Reply | Event).decode
+
+
+class ProtocolError(Exception):
+    """The peer sent something that is not a message."""
+
+
+def pack(message: Request | Reply | Event) -> bytes:
+    """The message as it goes over the socket, its length first."""
+    body = _encode(message)
+    return len(body).to_bytes(HEADER_SIZE, "little") + body
+
+
+class Unpacker:
+    """Bytes in, bodies out. Feed what came; take bodies until ``None``, which says "more"."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> None:
+        """Add bytes as they came from the socket."""
+        self._buffer += data
+
+    def next(self) -> bytes | None:
+        """The next whole body; raises ProtocolError on a length that cannot be."""
+        if len(self._buffer) < HEADER_SIZE:
+            return None
+        length = int.from_bytes(self._buffer[:HEADER_SIZE], "little")
+        if length > MAX_MESSAGE:
+            raise ProtocolError(f"a message of {length} bytes; at most {MAX_MESSAGE} are allowed")
+        if len(self._buffer) < HEADER_SIZE + length:
+            return None
+        body = bytes(self._buffer[HEADER_SIZE : HEADER_SIZE + length])
+        del self._buffer[: HEADER_SIZE + length]
+        return body
+
+
+def decode_request(body: bytes) -> Request:
+    """What the daemon said; raises ProtocolError."""
+    try:
+        return _decode_request(body)
+    except msgspec.MsgspecError as error:
+        raise ProtocolError(str(error)) from error
+
+
+def decode_from_tracer(body: bytes) -> Reply | Event:
+    """What the tracer said; raises ProtocolError."""
+    try:
+        return _decode_from_tracer(body)
+    except msgspec.MsgspecError as error:
+        raise ProtocolError(str(error)) from error

@@ -1,0 +1,1 @@
+"""One process seen through ptrace: threads, registers, memory, injected system calls."""
