@@ -1,0 +1,34 @@
+# `make help` says what there is. Every goal makes the machine ready by itself (etc/setup.sh).
+
+python := .venv/bin/python
+
+.PHONY: help demo test check bench clean setup-demo setup-test setup-bench
+
+help:
+	@echo 'make demo    a real program, several threads, probe programs put in and out, live'
+	@echo 'make test    check, then every test'
+	@echo 'make check   format, lint, types, generated files'
+	@echo 'make bench   the figures that we promise, side by side with what we compare to'
+	@echo 'make clean   remove what the other goals made, the virtual environment too'
+
+demo: setup-demo
+	@$(python) etc/demo.py
+
+test: check
+	@$(python) -m pytest
+
+check: setup-test
+	@$(python) -m ruff format --check --quiet .
+	@$(python) -m ruff check --quiet .
+	@$(python) -m mypy --strict dprobed clients tests etc
+	@$(python) -m dprobed.program.reference --check
+
+bench: setup-bench
+	@$(python) tests/benchmarks/run.py
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+setup-demo setup-test setup-bench: setup-%:
+	@etc/setup.sh $*

@@ -1,0 +1,74 @@
+#!/bin/sh
+# Makes a machine ready for `make GOAL`: Debian packages, the virtual environment, dprobed in it.
+#
+#   etc/setup.sh demo | test | bench
+#
+# Does nothing, in a few milliseconds, where all is there. What is missing is looked for by what it
+# gives (a command, a header), not by package name, so that other distributions work as well.
+set -eu
+cd "$(dirname "$0")/.."
+goal=${1:?usage: etc/setup.sh GOAL}
+
+missing=
+need() { # need PACKAGE TEST...: the package is missing unless the test command succeeds
+    package=$1
+    shift
+    "$@" >/dev/null 2>&1 || missing="$missing $package"
+}
+
+# Prints the first Python that can make a virtual environment and is new enough.
+find_python() {
+    for candidate in python3 /usr/bin/python3 python3.13 python3.12 python3.11; do
+        if "$candidate" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' \
+            >/dev/null 2>&1; then
+            command -v "$candidate"
+            return
+        fi
+    done
+    return 1
+}
+
+venv=.venv
+python=$venv/bin/python
+stamp=$venv/.installed
+# A virtual environment does not survive a move, and must follow what pyproject.toml asks for.
+key="$(pwd)
+$(cksum <pyproject.toml)"
+
+installed() { [ -x "$python" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$key" ]; }
+
+installed || need python3-venv find_python
+if [ "$goal" != demo ]; then
+    need gcc command -v gcc
+    need libc6-dev test -e /usr/include/stdio.h
+    need gdb command -v gdb
+fi
+# The programs that the demo and the tests probe.
+need python3 test -x /usr/bin/python3
+
+if [ -n "$missing" ]; then
+    if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
+        echo "make $goal needs these packages:$missing" >&2
+        echo "install them first, as root:  apt-get install$missing" >&2
+        exit 1
+    fi
+    echo "installing Debian packages:$missing"
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get update -qq
+    # shellcheck disable=SC2086  # a list of words
+    apt-get install -qq -y --no-install-recommends $missing >/dev/null
+fi
+
+installed && exit 0
+base=$(find_python) || {
+    echo "make $goal needs Python 3.11 or later, with its venv module; none was found" >&2
+    exit 1
+}
+# An environment that was made elsewhere, or whose Python went away, is made anew.
+if [ ! -x "$python" ] || { [ -e "$stamp" ] && [ "$(head -n 1 "$stamp")" != "$(pwd)" ]; }; then
+    echo "making a virtual environment in $venv with $base"
+    "$base" -m venv --clear "$venv"
+fi
+echo "installing dprobed and its development tools into $venv"
+"$python" -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+echo "$key" >"$stamp"
