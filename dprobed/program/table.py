@@ -1,0 +1,738 @@
+"""The one table of instructions of the probe language, and the small tables around it.
+
+Assembler, verifier, disassembler, executors and the reference page are all derived from what is
+here; no other module knows an opcode, a register or an exception code by number.
+
+An instruction is one opcode byte and its operands, little-endian, without padding:
+
+======== ===== ==============================================================================
+kind     bytes value
+======== ===== ==============================================================================
+WORD     8     any word, unsigned or two's complement
+U16      2     0..65535: an index of a variable, a major or minor number
+COUNT16  2     1..1024: how many words
+COUNT8   1     0..255: how many words
+SHIFT    1     0..63: how many bits
+BIT      1     1..64: which bit, from the least significant
+SLOT     2     -1024..1023, signed: a stack word relative to SBP or TOS
+LABEL    4     offset of an instruction in the program's code
+REGISTER 1     index in ``REGISTERS``
+FACILITY 2     index in the program's ``facilities``
+======== ===== ==============================================================================
+
+Opcode numbers are those of IBM Dynamic Probes 3 (its ``dprobes_in.h``) where the instruction is the
+same; what is ours alone is in 0x99..0x9d, which it left free.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum, IntEnum
+from typing import Final, NamedTuple
+
+#: Words on the evaluation stack, and frames on the call stack.
+STACK_WORDS: Final = 1024
+CALL_FRAMES: Final = 32
+WORD_BITS: Final = 64
+WORD_MASK: Final = (1 << WORD_BITS) - 1
+#: Local variables of a program, and global variables of a target, at most.
+MAX_VARIABLES: Final = 256
+#: Bytes of code of one program at most: more is refused as "too large".
+MAX_CODE: Final = 1 << 20
+
+
+class Operand(Enum):
+    """Kinds of operands: (bytes, lowest, highest value, how the reference page writes it)."""
+
+    WORD = (8, 0, WORD_MASK, "word")
+    U16 = (2, 0, 0xFFFF, "index")
+    COUNT16 = (2, 1, STACK_WORDS, "count")
+    COUNT8 = (1, 0, 0xFF, "count")
+    SHIFT = (1, 0, WORD_BITS - 1, "bits")
+    BIT = (1, 1, WORD_BITS, "bit")
+    SLOT = (2, -STACK_WORDS, STACK_WORDS - 1, "slot")
+    LABEL = (4, 0, 0xFFFFFFFF, "label")
+    REGISTER = (1, 0, 0xFF, "register")
+    FACILITY = (2, 0, 0xFFFF, "facility")
+
+    def __init__(self, size: int, low: int, high: int, text: str) -> None:
+        self.size = size
+        self.low = low
+        self.high = high
+        self.text = text
+
+    @property
+    def signed(self) -> bool:
+        """Whether the encoded number is two's complement."""
+        return self.low < 0
+
+
+class Flow(Enum):
+    """Where the program goes on after an instruction."""
+
+    NEXT = "next"
+    JUMP = "jump"  # always to the label
+    BRANCH = "branch"  # to the label or on
+    CALL = "call"  # to the label, and on when it returns
+    RETURN = "return"
+    HANDLER = "handler"  # on; the label is only remembered, as this frame's exception handler
+    RAISE = "raise"  # to a handler, or the end
+    END = "end"
+
+    @property
+    def falls_through(self) -> bool:
+        """Whether the next instruction can be executed right after this one."""
+        return self in (Flow.NEXT, Flow.BRANCH, Flow.CALL, Flow.HANDLER)
+
+
+class ExCode(IntEnum):
+    """Exception codes; each is a bit, so that a set of them is a mask."""
+
+    INVALID_ADDR = 0x1
+    SEG_FAULT = 0x2
+    MAX_JMPS = 0x4
+    CALL_STACK_OVERFLOW = 0x10
+    DIV_BY_ZERO = 0x20
+    INVALID_OPERAND = 0x40
+    INVALID_OPCODE = 0x80
+    HEAP_NOMEM = 0x100
+    HEAP_INVALID_HANDLE = 0x200
+    HEAP_INVALID_OFFSET = 0x400
+    LOG_OVERFLOW = 0x1000
+    RPN_STACK_WRAP = 0x2000
+    USER = 0x8000
+
+
+class ExceptionInfo(NamedTuple):
+    """What the triple of an exception means."""
+
+    code: ExCode
+    parm1: str
+    parm2: str
+    meaning: str
+
+
+EXCEPTIONS: Final[tuple[ExceptionInfo, ...]] = (
+    ExceptionInfo(ExCode.INVALID_ADDR, "the address", "0", "memory that cannot be accessed"),
+    ExceptionInfo(
+        ExCode.SEG_FAULT, "the selector", "the offset", "a bad segment (kernel programs only)"
+    ),
+    ExceptionInfo(ExCode.MAX_JMPS, "jmpmax", "0", "more jumps taken in one hit than jmpmax"),
+    ExceptionInfo(
+        ExCode.CALL_STACK_OVERFLOW,
+        "the address called, or 0 for `ret`",
+        "0",
+        "more than 32 nested calls, or `ret` at the outermost level",
+    ),
+    ExceptionInfo(ExCode.DIV_BY_ZERO, "0", "0", "division by zero"),
+    ExceptionInfo(
+        ExCode.INVALID_OPERAND,
+        "1 local, 2 global, 3 bit index, 4 facility",
+        "the value",
+        "an operand out of range at run time",
+    ),
+    ExceptionInfo(ExCode.INVALID_OPCODE, "the opcode", "0", "not an instruction"),
+    ExceptionInfo(ExCode.HEAP_NOMEM, "the size asked for", "0", "no heap left for `malloc`"),
+    ExceptionInfo(ExCode.HEAP_INVALID_HANDLE, "the handle", "the offset", "no such heap block"),
+    ExceptionInfo(
+        ExCode.HEAP_INVALID_OFFSET, "the handle", "the offset", "outside of the heap block"
+    ),
+    ExceptionInfo(ExCode.LOG_OVERFLOW, "logmax", "0", "the item does not fit into the log"),
+    ExceptionInfo(
+        ExCode.RPN_STACK_WRAP, "the depth", "0", "more than 1024 words pushed, or popped when empty"
+    ),
+    ExceptionInfo(ExCode.USER, "any", "any", "free for programs, raised by `rx`"),
+)
+
+#: INVALID_OPERAND's first parameter.
+OPERAND_LOCAL: Final = 1
+OPERAND_GLOBAL: Final = 2
+OPERAND_BIT: Final = 3
+OPERAND_FACILITY: Final = 4
+
+#: Which exceptions reach handlers unless a probe's ``ex_mask`` says otherwise; of the others, those
+#: within this mask end the program and the rest are ignored.
+DEFAULT_EX_MASK: Final = 0x0FFF
+FATAL_EX_MASK: Final = 0x0FFF
+
+
+class Token(IntEnum):
+    """First byte (signed) of an item in the log; a 16-bit count follows."""
+
+    SEGMENT_FAULT = -2
+    MEMORY_FAULT = -1
+    MEMORY = 0
+    STRING = 1
+    STACK_TRACE = 2
+    FRAME = 3
+    STACK = 4
+    LOCALS = 5
+    GLOBALS = 6
+    WORDS = 7
+
+
+class TokenInfo(NamedTuple):
+    """What the count of a log item counts, and what follows it."""
+
+    token: Token
+    counts: str
+    body: str
+
+
+TOKENS: Final[tuple[TokenInfo, ...]] = (
+    TokenInfo(Token.SEGMENT_FAULT, "bytes: 8", "the selector (kernel programs only)"),
+    TokenInfo(Token.MEMORY_FAULT, "bytes: 8", "the address that could not be read"),
+    TokenInfo(Token.MEMORY, "bytes", "the address (8 bytes, not counted), then the memory there"),
+    TokenInfo(Token.STRING, "bytes", "the string, without its NUL"),
+    TokenInfo(
+        Token.STACK_TRACE, "traces", "exception code, handler, parm1, parm2; then one FRAME item"
+    ),
+    TokenInfo(
+        Token.FRAME,
+        "frames, innermost first",
+        "each: called address, return address; then a STACK, a LOCALS and a GLOBALS item",
+    ),
+    TokenInfo(Token.STACK, "words", "the words, the first of the range first"),
+    TokenInfo(Token.LOCALS, "words", "the words"),
+    TokenInfo(Token.GLOBALS, "words", "the words"),
+    TokenInfo(Token.WORDS, "words", "the words, the former TOS first"),
+)
+
+
+class ModType(IntEnum):
+    """What a program's module is (header keyword ``modtype``)."""
+
+    USER = 1
+    KERNEL = 2
+    KMOD = 4
+
+
+class Watch(IntEnum):
+    """Kinds of data probes (probe keyword ``watchpoint``); the numbers of the R/W field of DR7."""
+
+    X = 0
+    W = 1
+    IO = 2
+    RW = 3
+
+
+class Register(NamedTuple):
+    """A register that `push r`, `pop r`, `push u` and `pop u` know by name.
+
+    ``words`` are pushed, the low one on TOS; ``takes`` are popped first by a push (the number of a
+    model-specific register, the leaf of ``cpuid``). ``user``/``kernel``: whether programs for user
+    and kernel modules may pop it. ``part_of``: the register whose low 32 bits this one is; popping
+    it clears the upper half, as the processor does.
+    """
+
+    name: str
+    bits: int
+    meaning: str
+    words: int = 1
+    takes: int = 0
+    pop_user: bool = True
+    pop_kernel: bool = True
+    kernel_only: bool = False
+    part_of: str | None = None
+
+    def may_pop(self, kernel: bool) -> bool:
+        """Whether a program for a kernel (or user) module may alter it."""
+        return self.pop_kernel if kernel else self.pop_user
+
+
+def _general() -> list[Register]:
+    whole = ["rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp"]
+    halves = {name: "e" + name[1:] for name in whole}
+    for number in range(8, 16):
+        whole.append(f"r{number}")
+        halves[f"r{number}"] = f"r{number}d"
+    found = [Register(name, 64, "general register") for name in whole]
+    found.append(Register("rsp", 64, "stack pointer", pop_kernel=False))
+    found.append(
+        Register("rip", 64, "address of the probed instruction; popped: go on there",
+                 pop_kernel=False)
+    )  # fmt: skip
+    found.append(Register("rflags", 64, "flags", pop_kernel=False))
+    found.extend(
+        Register(half, 32, f"low half of {name}", part_of=name) for name, half in halves.items()
+    )
+    # A stack pointer or program counter cut to 32 bits can only crash the target: never popped.
+    for half, name in (("esp", "rsp"), ("eip", "rip")):
+        found.append(
+            Register(half, 32, f"low half of {name}", pop_user=False, pop_kernel=False,
+                     part_of=name)
+        )  # fmt: skip
+    found.append(Register("eflags", 32, "low half of rflags", pop_kernel=False, part_of="rflags"))
+    return found
+
+
+def _fixed(name: str, bits: int, meaning: str, words: int = 1, takes: int = 0) -> Register:
+    return Register(name, bits, meaning, words, takes, pop_user=False, pop_kernel=False)
+
+
+def _registers() -> tuple[Register, ...]:
+    found = _general()
+    found.extend(
+        _fixed(name, 16, "segment register") for name in ("cs", "ss", "ds", "es", "fs", "gs")
+    )
+    found.extend(_fixed(f"{name}_base", 64, f"base of segment {name}") for name in ("fs", "gs"))
+    found.append(Register("fcw", 16, "x87 control word"))
+    found.append(Register("fsw", 16, "x87 status word"))
+    found.append(Register("ftw", 8, "x87 tag word, abridged as FXSAVE stores it"))
+    found.append(Register("mxcsr", 32, "SSE control and status; popped: the low 16 bits"))
+    found.extend(Register(f"fr{n}", 80, "x87 data register, ST order", 2) for n in range(8))
+    found.extend(Register(f"xmm{n}", 128, "SSE register", 2) for n in range(16))
+    kernel = [_fixed(f"cr{n}", 64, "control register") for n in (0, 2, 3, 4)]
+    kernel.extend(_fixed(f"dr{n}", 64, "debug register") for n in range(8))
+    kernel.append(_fixed("gdtr", 80, "base (TOS) and limit of the GDT", 2))
+    kernel.append(_fixed("idtr", 80, "base (TOS) and limit of the IDT", 2))
+    kernel.append(_fixed("ldtr", 16, "selector of the LDT"))
+    kernel.append(_fixed("tr", 16, "selector of the task segment"))
+    kernel.append(_fixed("msr", 64, "the model-specific register whose number is on TOS", 1, 1))
+    kernel.append(_fixed("cpuid", 128, "the leaf on TOS: eax (TOS), ebx, ecx, edx", 4, 1))
+    found.extend(register._replace(kernel_only=True) for register in kernel)
+    return tuple(found)
+
+
+REGISTERS: Final[tuple[Register, ...]] = _registers()
+REGISTER_INDEX: Final[dict[str, int]] = {r.name: i for i, r in enumerate(REGISTERS)}
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """One entry of the table.
+
+    ``name``: the words that are written before the operands; two entries may share it (the form
+    with an immediate operand and the one that takes it from the stack): ``key`` tells them apart.
+    ``pops``, ``pushes``: words; ``pushes`` is None where the depth afterwards is known only at run
+    time (``pops`` is then the least that is needed). ``pops_each``, ``pushes_each``: words more for
+    each unit of the count operand (for registers, ``pops_each`` says that it is a pop). ``peeks``:
+    words below those popped that are looked at and stay. ``writes``: the program alters registers
+    or memory of the target with it.
+    """
+
+    name: str
+    opcode: int
+    group: str
+    meaning: str
+    operands: tuple[Operand, ...] = ()
+    pops: int = 0
+    pushes: int | None = 0
+    pops_each: int = 0
+    pushes_each: int = 0
+    peeks: int = 0
+    raises: tuple[ExCode, ...] = ()
+    flow: Flow = Flow.NEXT
+    kernel_only: bool = False
+    writes: bool = False
+
+    @property
+    def spelling(self) -> str:
+        """The name as it is written: ``push mem,u8``."""
+        return self.name.replace(" ", "\0", 1).replace(" ", ",").replace("\0", " ")
+
+    @property
+    def key(self) -> str:
+        """The spelling with the operands' kinds, unique: ``push gv`` and ``push gv,index``."""
+        if not self.operands:
+            return self.spelling
+        separator = "," if " " in self.name else " "
+        return self.spelling + separator + self.operands[0].text
+
+    @property
+    def size(self) -> int:
+        """Bytes of the encoded instruction."""
+        return 1 + sum(operand.size for operand in self.operands)
+
+    def effect(self, operands: tuple[int, ...]) -> tuple[int, int | None]:
+        """(words needed, words more afterwards); the latter None where only run time tells."""
+        pops, pushes = self.pops, self.pushes
+        if self.operands and self.operands[0] is Operand.REGISTER:
+            register = REGISTERS[operands[0]]
+            if self.pops_each:
+                pops += register.words
+            else:
+                pops += register.takes
+                pushes = register.words
+        elif self.operands:
+            pops += self.pops_each * operands[0]
+            if pushes is not None:
+                pushes += self.pushes_each * operands[0]
+        return pops + self.peeks, None if pushes is None else pushes - pops
+
+
+_X = ExCode
+_ADDR = (_X.INVALID_ADDR,)
+_JMP = (_X.MAX_JMPS,)
+_LOG = (_X.LOG_OVERFLOW,)
+_OPERAND = (_X.INVALID_OPERAND,)
+_HEAP = (_X.HEAP_INVALID_HANDLE, _X.HEAP_INVALID_OFFSET)
+
+
+def _control() -> list[Instruction]:
+    def one(name: str, opcode: int, meaning: str, **more: object) -> Instruction:
+        return Instruction(name, opcode, "control", meaning, **more)  # type: ignore[arg-type]
+
+    label = (Operand.LABEL,)
+    found = [
+        one("nop", 0x00, "Nothing."),
+        one("jmp", 0x01, "Jump.", operands=label, raises=_JMP, flow=Flow.JUMP),
+    ]
+    tests = (
+        ("jlt", "below 0"), ("jle", "below or equal to 0"), ("jgt", "above 0"),
+        ("jge", "above or equal to 0"), ("jz", "0"), ("jnz", "not 0"),
+    )  # fmt: skip
+    for opcode, (name, text) in enumerate(tests, 0x02):
+        found.append(
+            one(name, opcode, f"Jump if TOS (signed) is {text}; TOS stays. Counted when taken.",
+                operands=label, peeks=1, raises=_JMP, flow=Flow.BRANCH)
+        )  # fmt: skip
+    found += [
+        one("loop", 0x08, "Decrement TOS and jump if it is not 0; TOS stays. Always counted.",
+            operands=label, peeks=1, raises=_JMP, flow=Flow.BRANCH),
+        one("call", 0x09, "Call a subroutine: a new frame, SBP is its base.", operands=label,
+            raises=(_X.CALL_STACK_OVERFLOW,), flow=Flow.CALL),
+        one("ret", 0x0A, "Return from a subroutine.", raises=(_X.CALL_STACK_OVERFLOW,),
+            flow=Flow.RETURN),
+        one("abort", 0x0B, "End; nothing is logged.", flow=Flow.END),
+        one("rem", 0x0C, "End; log, then remove this probe.", flow=Flow.END),
+        one("exit", 0x0D, "End; log.", flow=Flow.END),
+        one("exit", 0x0E, "End; log, then hand over to the facility of this number or name.",
+            operands=(Operand.FACILITY,), raises=_OPERAND, flow=Flow.END),
+        one("suspend", 0x0F, "Hold the thread after the program has ended, until it is resumed."),
+        one("resume", 0x10, "Let go every thread of this target that a `suspend` holds."),
+    ]  # fmt: skip
+    return found
+
+
+def _log() -> list[Instruction]:
+    def one(name: str, opcode: int, meaning: str, **more: object) -> Instruction:
+        return Instruction(name, opcode, "log", meaning, **more)  # type: ignore[arg-type]
+
+    u16 = (Operand.U16,)
+    memory = (_X.INVALID_ADDR, _X.LOG_OVERFLOW)
+    return [
+        one("setmin", 0x11, "Set the record's minor number.", operands=u16),
+        one("setmin", 0x12, "Set the record's minor number to TOS (16 bits).", pops=1),
+        one("setmaj", 0x13, "Set the record's major number.", operands=u16),
+        one("setmaj", 0x14, "Set the record's major number to TOS (16 bits).", pops=1),
+        one("log str", 0x15, "Log the string at address TOS, at most NOS bytes, up to its NUL.",
+            pops=2, raises=memory),
+        one("log mrf", 0x17, "Log the memory at address TOS, NOS bytes.", pops=2, raises=memory),
+        one("log", 0x1B, "Log so many words off the stack, raw (no prefix), TOS first.",
+            operands=(Operand.COUNT16,), pops_each=1, raises=_LOG),
+        one("push lp", 0x70, "Push the length of the log.", pushes=1),
+        one("push plp", 0x71, "Push the length of the log before its last item.", pushes=1),
+        one("pop lp", 0x72, "Cut the log to TOS bytes; it never grows by this.", pops=1),
+        one("log", 0x8A, "Log TOS words off the stack below it, with a prefix.", pops=1,
+            pushes=None, raises=_LOG),
+        one("log lv", 0x8B, "Log TOS local variables from index NOS on.", pops=2,
+            raises=(_X.INVALID_OPERAND, _X.LOG_OVERFLOW)),
+        one("log gv", 0x8C, "Log TOS global variables from index NOS on.", pops=2,
+            raises=(_X.INVALID_OPERAND, _X.LOG_OVERFLOW)),
+    ]  # fmt: skip
+
+
+def _variables(kind: str, opcode: int) -> list[Instruction]:
+    group, noun = ("globals", "global") if kind == "gv" else ("locals", "local")
+
+    def pair(verb: str, number: int, meaning: str, **more: int) -> list[Instruction]:
+        """The form with an immediate index, and the one that pops it (see ``_pop_index``)."""
+        stack = dict(more)
+        stack["pops"] = stack.get("pops", 0) + 1
+        where = "below the value on TOS" if verb == "pop" else "on TOS"
+        return [
+            Instruction(f"{verb} {kind}", number, group, f"{meaning}.", (Operand.U16,),
+                        raises=_OPERAND, **more),  # type: ignore[arg-type]
+            Instruction(f"{verb} {kind}", number + 1, group, f"{meaning}; its index is {where}.",
+                        raises=_OPERAND, **stack),  # type: ignore[arg-type]
+        ]  # fmt: skip
+
+    return [
+        *pair("push", opcode, f"Push a {noun} variable", pushes=1),
+        *pair("pop", opcode + 2, f"Pop into a {noun} variable", pops=1),
+        *pair("move", opcode + 4, f"Store TOS (it stays) into a {noun} variable", peeks=1),
+        *pair("inc", opcode + 6, f"Add 1 to a {noun} variable"),
+        *pair("dec", opcode + 8, f"Subtract 1 from a {noun} variable"),
+    ]
+
+
+def _arithmetic() -> list[Instruction]:
+    def one(name: str, opcode: int, meaning: str, pushes: int = 1, pops: int = 2) -> Instruction:
+        raises = (_X.DIV_BY_ZERO,) if name.endswith("div") else ()
+        return Instruction(
+            name, opcode, "arithmetic", meaning, pops=pops, pushes=pushes, raises=raises
+        )
+
+    return [
+        one("add", 0x33, "NOS + TOS."),
+        one("sub", 0x34, "NOS - TOS."),
+        one("mul", 0x35, "NOS * TOS, the low word."),
+        one("div", 0x62, "NOS / TOS, unsigned: the quotient on TOS, the remainder below it.", 2),
+        one("idiv", 0x63, "NOS / TOS, signed, rounded to 0: quotient on TOS, remainder below.", 2),
+    ]
+
+
+def _bits() -> list[Instruction]:
+    def one(name: str, opcode: int, meaning: str, pops: int, kind: Operand | None) -> Instruction:
+        raises = _OPERAND if name[0] == "p" and kind is None else ()
+        operands = () if kind is None else (kind,)
+        return Instruction(
+            name, opcode, "bits", meaning, operands, pops=pops, pushes=1, raises=raises
+        )
+
+    found = [
+        one("neg", 0x36, "Bitwise complement of TOS.", 1, None),
+        one("and", 0x37, "NOS & TOS.", 2, None),
+        one("or", 0x38, "NOS | TOS.", 2, None),
+        one("xor", 0x39, "NOS ^ TOS.", 2, None),
+    ]
+    shifts = (
+        ("rol", "Rotate TOS left", "its low 6 bits count"),
+        ("ror", "Rotate TOS right", "its low 6 bits count"),
+        ("shl", "Shift TOS left", "64 and more give 0"),
+        ("shr", "Shift TOS right, zeros come in", "64 and more give 0"),
+    )
+    for number, (name, meaning, much) in enumerate(shifts):
+        opcode = 0x3A + 2 * number
+        found.append(one(name, opcode, f"{meaning}.", 1, Operand.SHIFT))
+        found.append(one(name, opcode + 1, f"{meaning} by NOS bits; {much}.", 2, None))
+    masks = (
+        ("pbl", 0x64, "Copy bit n of TOS to all bits left of it"),
+        ("pbr", 0x65, "Copy bit n of TOS to all bits right of it"),
+        ("pzl", 0x68, "Zero the bits of TOS left of bit n"),
+        ("pzr", 0x69, "Zero the bits of TOS right of bit n"),
+    )
+    for name, opcode, meaning in masks:
+        found.append(one(name, opcode + 2, f"{meaning}.", 1, Operand.BIT))
+        found.append(one(name, opcode, f"{meaning}; n is NOS.", 2, None))
+    return found
+
+
+def _stack() -> list[Instruction]:
+    def one(name: str, opcode: int, meaning: str, **more: object) -> Instruction:
+        return Instruction(name, opcode, "stack", meaning, **more)  # type: ignore[arg-type]
+
+    count8 = (Operand.COUNT8,)
+    found = [
+        one("xchg", 0x42, "Exchange TOS and NOS.", pops=2, pushes=2),
+        one("dup", 0x43, "Push so many more copies of TOS.", operands=count8, pops=1, pushes=1,
+            pushes_each=1),
+        one("dup", 0x44, "Pop the value TOS and the count NOS (8 bits); push count + 1 copies.",
+            pops=2, pushes=None),
+        one("ros", 0x45, "Drop so many words.", operands=count8, pops_each=1),
+    ]  # fmt: skip
+    slot = (Operand.SLOT,)
+    for base, number, copy in (("sbp", 0, 0x88), ("tsp", 2, 0x89)):
+        word = f"the stack word at {base.upper() if base == 'sbp' else 'TOS'} + "
+        found += [
+            one(f"push {base}", 0x78 + number, f"Push {word}TOS (popped).", pops=1, pushes=1),
+            one(f"pop {base}", 0x79 + number, f"Store TOS to {word}NOS (both popped).", pops=2),
+            one(f"push {base}", 0x7C + number, f"Push {word}slot.", operands=slot, pushes=1),
+            one(f"pop {base}", 0x7D + number, f"Pop into {word}slot, as it was before the pop.",
+                operands=slot, pops=1),
+            one(f"copy {base}", 0x80 + number // 2, f"Store TOS (it stays) to {word}slot.",
+                operands=slot, peeks=1),
+            one(f"copy {base}", copy, f"Pop n; store the new TOS (it stays) to {word}n.", pops=1,
+                peeks=1),
+        ]  # fmt: skip
+    found += [
+        one("save sbp", 0x84, "Push SBP.", pushes=1),
+        one("restore sbp", 0x85, "Pop SBP (modulo 1024).", pops=1),
+        one("save tsp", 0x86, "Push the stack pointer as it was before.", pushes=1),
+        one("restore tsp", 0x87, "Pop the stack pointer (modulo 1024).", pops=1, pushes=None),
+    ]
+    return found
+
+
+def _registers_and_data() -> list[Instruction]:
+    register = (Operand.REGISTER,)
+    found = []
+    for letter, opcode, whose in (
+        ("r", 0x46, "at the probe"),
+        ("u", 0x48, "of the task in user mode (the same in a user program)"),
+    ):
+        found.append(
+            Instruction(f"push {letter}", opcode, "registers", f"Push a register {whose}.",
+                        register, pushes=1)
+        )  # fmt: skip
+        found.append(
+            Instruction(f"pop {letter}", opcode + 1, "registers", f"Pop into a register {whose}.",
+                        register, pops_each=1, writes=True)
+        )  # fmt: skip
+    found.append(
+        Instruction("push", 0x4C, "data", "Push the word.", (Operand.WORD,), pushes=1),
+    )
+    for number, size in enumerate(("u8", "u16", "u32", "u64")):
+        found.append(
+            Instruction(f"push mem {size}", 0x4D + number, "data",
+                        f"Push the {size} at address TOS.", pops=1, pushes=1, raises=_ADDR)
+        )  # fmt: skip
+        found.append(
+            Instruction(f"pop mem {size}", 0x51 + number, "data",
+                        f"Store TOS as {size} to address NOS.", pops=2, raises=_ADDR, writes=True)
+        )  # fmt: skip
+    return found
+
+
+def _system() -> list[Instruction]:
+    def one(name: str, opcode: int, meaning: str, pushes: int = 1, pops: int = 0) -> Instruction:
+        group = "checking" if name.startswith("vfy") else "system"
+        return Instruction(name, opcode, group, meaning, pops=pops, pushes=pushes)
+
+    return [
+        one("push task", 0x5D, "Push the address of the task structure; user programs: the tid."),
+        one("push pid", 0x5E, "Push the process id."),
+        one("push procid", 0x5F, "Push the number of the CPU."),
+        one("push wid", 0x90, "Push the width of a word in bits, negative on little-endian: -64."),
+        one("push tid", 0x99, "Push the thread id."),
+        one("push uid", 0x9A, "Push the effective user id of the process."),
+        one("push gid", 0x9B, "Push the effective group id of the process."),
+        one("push time", 0x9C, "Push the monotonic time in nanoseconds."),
+        one("push comm", 0x9D, "Push the thread's name, 16 bytes; the first eight on TOS.", 2),
+        one("vfy r", 0x60, "1 if the byte at address TOS cannot be read, else 0.", pops=1),
+        one("vfy rw", 0x61, "1 if the byte at address TOS cannot be read and written, else 0.",
+            pops=1),
+    ]  # fmt: skip
+
+
+def _exceptions() -> list[Instruction]:
+    def one(name: str, opcode: int, meaning: str, **more: object) -> Instruction:
+        return Instruction(name, opcode, "exceptions", meaning, **more)  # type: ignore[arg-type]
+
+    return [
+        one("sx", 0x6C, "Set this frame's exception handler; it serves one exception.",
+            operands=(Operand.LABEL,), flow=Flow.HANDLER),
+        one("ux", 0x6D, "Unset this frame's exception handler."),
+        one("rx", 0x6E, "Raise the exception with code TOS, parm1 NOS and parm2 below.", pops=3,
+            raises=tuple(ExCode), flow=Flow.RAISE),
+        one("push x", 0x6F, "Push the last exception: parm2, parm1, code (TOS).", pushes=3),
+        one("log st", 0x73, "Append a stack trace to the exception trace."),
+        one("purge st", 0x74, "Empty the exception trace."),
+        one("trace lv", 0x75, "Traces show TOS local variables from index NOS on for this frame.",
+            pops=2),
+        one("trace gv", 0x76, "Traces show TOS global variables from index NOS on for this frame.",
+            pops=2),
+        one("trace pv", 0x77, "Traces show TOS stack words from position NOS on for this frame.",
+            pops=2),
+        one("push stp", 0x82, "Push the length of the exception trace.", pushes=1),
+        one("pop stp", 0x83, "Cut the exception trace to TOS bytes; it never grows by this.",
+            pops=1),
+    ]  # fmt: skip
+
+
+def _heap() -> list[Instruction]:
+    found = [
+        Instruction("malloc", 0x8E, "heap", "Pop a size in bytes, push the handle of a new block.",
+                    pops=1, pushes=1, raises=(_X.HEAP_NOMEM,)),
+        Instruction("free", 0x8F, "heap", "Free the block with handle TOS.", pops=1,
+                    raises=(_X.HEAP_INVALID_HANDLE,)),
+    ]  # fmt: skip
+    count = (Operand.COUNT16,)
+    for number, size in enumerate(("u8", "u16", "u32", "u64")):
+        found.append(
+            Instruction(f"pushh {size}", 0x91 + number, "heap",
+                        f"Push so many {size} elements from byte offset TOS of block NOS on.",
+                        count, pops=2, pushes_each=1, raises=_HEAP)
+        )  # fmt: skip
+        found.append(
+            Instruction(f"poph {size}", 0x95 + number, "heap",
+                        f"Pop so many {size} elements, from byte offset TOS of block NOS on.",
+                        count, pops=2, pops_each=1, raises=_HEAP)
+        )  # fmt: skip
+    return found
+
+
+def _kernel() -> list[Instruction]:
+    def one(name: str, opcode: int, meaning: str, **more: object) -> Instruction:
+        return Instruction(
+            name, opcode, "kernel", meaning, kernel_only=True, **more  # type: ignore[arg-type]
+        )  # fmt: skip
+
+    found = [
+        one("callk", 0x8D, "Call the registered hook whose number is TOS.", pops=1, pushes=None),
+        one("seg2lin", 0xB0, "Linear address of selector NOS, offset TOS.", pops=2, pushes=1,
+            raises=(_X.SEG_FAULT,)),
+    ]  # fmt: skip
+    for number, size in enumerate(("u8", "u16", "u32")):
+        found.append(one(f"push io {size}", 0xB1 + number, f"Read {size} from port TOS.", pops=1,
+                         pushes=1))  # fmt: skip
+        found.append(one(f"pop io {size}", 0xB4 + number, f"Write TOS as {size} to port NOS.",
+                         pops=2, writes=True))  # fmt: skip
+    return found
+
+
+INSTRUCTIONS: Final[tuple[Instruction, ...]] = tuple(
+    sorted(
+        (
+            *_control(), *_log(), *_variables("gv", 0x1F), *_variables("lv", 0x29),
+            *_arithmetic(), *_bits(), *_stack(), *_registers_and_data(), *_system(),
+            *_exceptions(), *_heap(), *_kernel(),
+        ),
+        key=lambda instruction: instruction.opcode,
+    )
+)  # fmt: skip
+
+#: Groups in the order of the reference page, with its headings.
+GROUPS: Final[dict[str, str]] = {
+    "control": "Control",
+    "log": "Log",
+    "globals": "Global variables",
+    "locals": "Local variables",
+    "arithmetic": "Arithmetic",
+    "bits": "Bits",
+    "stack": "Stack",
+    "registers": "Registers",
+    "data": "Data",
+    "system": "System",
+    "checking": "Checking addresses",
+    "exceptions": "Exceptions",
+    "heap": "Heap",
+    "kernel": "Kernel",
+}
+
+BY_OPCODE: Final[dict[int, Instruction]] = {i.opcode: i for i in INSTRUCTIONS}
+BY_KEY: Final[dict[str, Instruction]] = {i.key: i for i in INSTRUCTIONS}
+
+
+class DecodeError(Exception):
+    """The bytes at ``offset`` are not a whole instruction."""
+
+    def __init__(self, offset: int, message: str) -> None:
+        super().__init__(f"code offset {offset:#x}: {message}")
+        self.offset = offset
+        self.message = message
+
+
+def decode_at(code: bytes, offset: int) -> tuple[Instruction, tuple[int, ...], int]:
+    """The instruction at ``offset``, its operands, and the offset of the next one.
+
+    Operands are numbers as encoded (a ``LABEL`` is a code offset, a ``REGISTER`` an index in
+    ``REGISTERS``, a ``FACILITY`` an index in the program's facilities); only SLOT is signed. Their
+    ranges are the verifier's business. Raises DecodeError.
+    """
+    if not 0 <= offset < len(code):
+        raise DecodeError(offset, "outside of the code")
+    instruction = BY_OPCODE.get(code[offset])
+    if instruction is None:
+        raise DecodeError(offset, f"unknown opcode {code[offset]:#04x}")
+    end = offset + instruction.size
+    if end > len(code):
+        raise DecodeError(offset, f"`{instruction.name}` is cut short by the end of the code")
+    operands = []
+    at = offset + 1
+    for kind in instruction.operands:
+        raw = code[at : at + kind.size]
+        operands.append(int.from_bytes(raw, "little", signed=kind.signed))
+        at += kind.size
+    return instruction, tuple(operands), end
+
+
+def encode_one(instruction: Instruction, operands: tuple[int, ...]) -> bytes:
+    """The bytes of one instruction; a WORD may be given signed. Raises OverflowError."""
+    parts = [bytes((instruction.opcode,))]
+    for kind, value in zip(instruction.operands, operands, strict=True):
+        if kind is Operand.WORD:
+            value &= WORD_MASK
+        parts.append(value.to_bytes(kind.size, "little", signed=kind.signed))
+    return b"".join(parts)
