@@ -45,10 +45,26 @@ class Context(Protocol):
 
     regs: Registers
     fp_dirty: bool
-    pid: int
-    tid: int
-    uid: int
-    gid: int
+
+    @property
+    def pid(self) -> int:
+        """The process (thread group) of the thread."""
+        ...
+
+    @property
+    def tid(self) -> int:
+        """The thread."""
+        ...
+
+    @property
+    def uid(self) -> int:
+        """The thread's real user id."""
+        ...
+
+    @property
+    def gid(self) -> int:
+        """The thread's real group id."""
+        ...
 
     @property
     def cpu(self) -> int:

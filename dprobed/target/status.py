@@ -1,0 +1,71 @@
+"""A wait status, decoded once into a value. Nothing else looks at raw status bits."""
+
+from __future__ import annotations
+
+import signal
+from enum import Enum, auto
+from typing import NamedTuple
+
+from ptrace.binding.func import (
+    PTRACE_EVENT_CLONE,
+    PTRACE_EVENT_EXEC,
+    PTRACE_EVENT_FORK,
+    PTRACE_EVENT_VFORK,
+)
+
+PTRACE_EVENT_STOP = 128
+#: The raw status of a plain SIGTRAP stop; the trap engine's loop compares with it before anything.
+TRAP_STATUS = (signal.SIGTRAP << 8) | 0x7F
+
+
+class Kind(Enum):
+    """Why ``waitpid`` returned for a thread (ptrace(2), "Stopped states")."""
+
+    EXITED = auto()
+    KILLED = auto()
+    #: SIGTRAP: a breakpoint, a debug register, a single step, or somebody's SIGTRAP.
+    TRAP = auto()
+    SIGNAL = auto()
+    #: PTRACE_EVENT_STOP with a stopping signal: job control stopped the process.
+    GROUP_STOP = auto()
+    #: PTRACE_EVENT_STOP with SIGTRAP: our interrupt, a new child's first stop, or SIGCONT.
+    STOP = auto()
+    CLONE = auto()
+    FORK = auto()
+    VFORK = auto()
+    EXEC = auto()
+    #: An event that we did not ask for.
+    OTHER = auto()
+
+
+class Stop(NamedTuple):
+    """``value``: the exit code, or the signal."""
+
+    kind: Kind
+    value: int
+
+
+_EVENTS = {
+    PTRACE_EVENT_CLONE: Kind.CLONE,
+    PTRACE_EVENT_FORK: Kind.FORK,
+    PTRACE_EVENT_VFORK: Kind.VFORK,
+    PTRACE_EVENT_EXEC: Kind.EXEC,
+}
+
+
+def decode(status: int) -> Stop:
+    """What a status of ``waitpid`` says."""
+    low = status & 0x7F
+    if low == 0:
+        return Stop(Kind.EXITED, (status >> 8) & 0xFF)
+    if low != 0x7F:
+        return Stop(Kind.KILLED, low)
+    number = (status >> 8) & 0xFF
+    event = status >> 16
+    if event == PTRACE_EVENT_STOP:
+        return Stop(Kind.STOP if number == signal.SIGTRAP else Kind.GROUP_STOP, number)
+    if event:
+        return Stop(_EVENTS.get(event, Kind.OTHER), number)
+    if number == signal.SIGTRAP:
+        return Stop(Kind.TRAP, number)
+    return Stop(Kind.SIGNAL, number)

@@ -1,0 +1,520 @@
+"""All traced threads of one target: waiting for them, stopping and resuming them, and borrowing one.
+
+Rules:
+
+* One thread (of ours) owns ptrace. It waits for its tracees and for nothing else; a signal ends a
+  wait early, and ``attention`` then says that there is something to do.
+* Every stop goes through ``dispatch``: the table in ``lifecycle`` says the reaction, and the
+  ``Engine`` above does what concerns probes. A reaction leaves the thread STOPPED with a *plan*
+  (which signal it gets, whether it listens); ``go`` carries the plan out.
+* While the world is stopped, plans wait. So a hit that arrives while we stop the others is served
+  at once, but its thread goes on only with all others.
+* A thread that sleeps uninterruptibly cannot be stopped. It runs no code of the target either; the
+  stop reaches it when it wakes. ``stop_all`` returns without it and says so.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final, Protocol
+
+from dprobed.target import procfs, ptrace
+from dprobed.target.lifecycle import Reaction, State, react
+from dprobed.target.ptrace import CS, ORIG_RAX, RAX, RCX, RIP, WALL, Gone, Registers
+from dprobed.target.status import Kind, Stop, decode
+
+_CLONE_VM: Final = 0x100
+_CLONE_THREAD: Final = 0x10000
+_SYS_CLONE: Final = 56
+_SYS_VFORK: Final = 58
+_SYS_CLONE3: Final = 435
+_STOP_PATIENCE: Final = 0.2
+_TICK: Final = 0.02
+#: Signals that an instruction raises about itself. They stay unblocked while a thread is borrowed:
+#: a blocked one would make the kernel reset its handler (force_sig_info_to_task).
+_SYNCHRONOUS: Final = sum(
+    1 << (number - 1)
+    for number in (
+        signal.SIGSEGV,
+        signal.SIGBUS,
+        signal.SIGFPE,
+        signal.SIGILL,
+        signal.SIGTRAP,
+        signal.SIGSYS,
+    )
+)
+ALL_BUT_SYNCHRONOUS: Final = 0xFFFF_FFFF_FFFF_FFFF & ~_SYNCHRONOUS
+_USER_CODE_32: Final = 0x23
+
+_libc = ctypes.PyDLL(None, use_errno=True)
+_waitpid = _libc.waitpid
+_waitpid.argtypes = [ctypes.c_long, ctypes.c_void_p, ctypes.c_long]
+_waitpid.restype = ctypes.c_int
+
+
+class Thread:
+    """One traced thread and the plan for its next resumption."""
+
+    __slots__ = (
+        "clean",
+        "comm",
+        "cpu_address",
+        "held",
+        "identity_until",
+        "listen",
+        "owner",
+        "relisten",
+        "reported",
+        "revocable",
+        "signal",
+        "siginfo",
+        "skip",
+        "state",
+        "tgid",
+        "tid",
+    )
+
+    def __init__(self, tid: int, tgid: int, state: State) -> None:
+        self.tid = tid
+        self.tgid = tgid
+        self.state = state
+        #: The signal of a signal-delivery-stop, to be delivered when the thread goes on.
+        self.signal = 0
+        #: That signal's siginfo, when a stop of another kind has come in between.
+        self.siginfo: bytes | None = None
+        self.listen = False
+        #: In a group-stop that we left in order to borrow the thread: it has to go back.
+        self.relisten = False
+        #: Held by a program's ``suspend``.
+        self.held = False
+        #: Whether the stop is between user instructions. At a clone or exec event the thread is
+        #: inside its system call, and the return value is still to be stored.
+        self.clean = True
+        #: (address of the breakpoint, rsp): the next hit there is a restart, not a hit.
+        self.skip: tuple[int, int] | None = None
+        #: The latest hit's record, as long as a fault of the instruction may withdraw it.
+        self.revocable: object = None
+        self.comm = b""
+        self.owner = (0, 0)
+        self.identity_until = 0
+        self.cpu_address = -1
+        self.reported = False
+
+
+class Engine(Protocol):
+    """What is done about stops that concern probes. Called with the thread STOPPED."""
+
+    def serve_trap(self, thread: Thread) -> None:
+        """A SIGTRAP stop: decide what it is, and leave a plan."""
+        ...
+
+    def deliver(self, thread: Thread) -> None:
+        """``thread.signal`` is about to be delivered."""
+        ...
+
+    def begin(self, thread: Thread, shares_memory: bool) -> None:
+        """A new thread or process made its first stop."""
+        ...
+
+    def new_image(self, thread: Thread) -> None:
+        """``exec``: the process has a new address space."""
+        ...
+
+    def forgotten(self, thread: Thread, stop: Stop) -> None:
+        """The thread ended."""
+        ...
+
+
+class World:
+    """The traced threads. ``pid`` is the target; its CLONE_VM children are here too."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.threads: dict[int, Thread] = {}
+        self.attention = False
+        self._engine = engine
+        self._stopped = 0
+        #: First stops of children whose parent's event has not come yet.
+        self._early: dict[int, Stop] = {}
+        self._expected: dict[int, bool] = {}
+        self.status = ctypes.c_int(0)
+        self.status_address: Final[int] = ctypes.addressof(self.status)
+        self._registers = Registers()
+        self._syscall_at: dict[int, int] = {}
+
+    # --- becoming and ceasing to be the tracer ---
+
+    def seize(self, pid: int) -> None:
+        """Trace every thread of ``pid``; raises PtraceError and Gone, then nothing is traced."""
+        while True:
+            fresh = [tid for tid in procfs.threads(pid) if tid not in self.threads]
+            if not fresh:
+                break
+            for tid in fresh:
+                try:
+                    ptrace.seize(tid)
+                except Gone:
+                    continue
+                except ptrace.PtraceError:
+                    # A thread that a traced one just made is traced already.
+                    if tid in self.threads or self._is_ours(tid):
+                        self.threads.setdefault(tid, Thread(tid, pid, State.RUNNING))
+                        continue
+                    if self.threads:
+                        with self.stopped():
+                            self.let_go()
+                    raise
+                self.threads[tid] = Thread(tid, pid, State.RUNNING)
+        if not self.threads:
+            raise Gone(pid)
+
+    def _is_ours(self, tid: int) -> bool:
+        found = procfs.status(tid)
+        return found is not None and found.tracer == os.getpid()
+
+    def let_go(self) -> None:
+        """Detach from every stopped thread; the world must be stopped."""
+        for thread in list(self.threads.values()):
+            if thread.state in (State.STOPPED, State.HELD):
+                self.detach(thread)
+
+    def detach(self, thread: Thread) -> None:
+        """Detach from one stopped thread, and give it the signal that was on its way."""
+        self.threads.pop(thread.tid, None)
+        try:
+            if thread.siginfo is not None:
+                ptrace.set_siginfo(thread.tid, thread.siginfo)
+            # In a group-stop the kernel itself puts a detached thread back into the stop
+            # (__ptrace_unlink: JOBCTL_STOP_PENDING is set again).
+            ptrace.detach(thread.tid, 0 if thread.listen or thread.relisten else thread.signal)
+        except Gone:
+            pass
+
+    # --- waiting ---
+
+    def wait(self) -> bool:
+        """Wait for one stop and dispatch it. False: a signal ended the wait, or nobody is left."""
+        tid = _waitpid(-1, self.status_address, WALL)
+        if tid <= 0:
+            if ctypes.get_errno() != 4:  # not EINTR: ECHILD
+                self.threads.clear()
+            return False
+        self.dispatch(tid, self.status.value)
+        return True
+
+    def drain(self) -> None:
+        """Dispatch every stop that is there already."""
+        while self.threads:
+            tid = _waitpid(-1, self.status_address, WALL | os.WNOHANG)
+            if tid <= 0:
+                return
+            self.dispatch(tid, self.status.value)
+
+    def dispatch(self, tid: int, status: int) -> None:
+        """React to one wait status."""
+        stop = decode(status)
+        thread = self.threads.get(tid)
+        if thread is None:
+            if stop.kind in (Kind.EXITED, Kind.KILLED):
+                self._early.pop(tid, None)
+            elif tid in self._expected or stop.kind in (Kind.STOP, Kind.GROUP_STOP):
+                self._early[tid] = stop
+            return
+        reaction = react(thread.state, stop.kind)
+        if stop.kind not in (Kind.EXITED, Kind.KILLED):
+            thread.state = State.STOPPED
+            thread.clean = True
+        match reaction:
+            case Reaction.FORGET:
+                del self.threads[tid]
+                self._engine.forgotten(thread, stop)
+                return
+            case Reaction.SERVE_TRAP:
+                self._engine.serve_trap(thread)
+            case Reaction.DELIVER_SIGNAL:
+                thread.signal = stop.value
+                self._engine.deliver(thread)
+            case Reaction.STAY_IN_GROUP_STOP:
+                thread.listen = True
+            case Reaction.BEGIN:
+                self._begin(thread, stop)
+                return
+            case Reaction.ADOPT_CHILD:
+                thread.clean = False
+                self._adopt(thread)
+            case Reaction.NEW_IMAGE:
+                thread.clean = False
+                self._new_image(thread)
+            case _:
+                thread.listen = False
+        self.go(thread)
+
+    def _begin(self, thread: Thread, stop: Stop) -> None:
+        thread.listen = stop.kind is Kind.GROUP_STOP
+        self._engine.begin(thread, self._expected.pop(thread.tid, True))
+        if thread.tid in self.threads:
+            self.go(thread)
+
+    def _adopt(self, parent: Thread) -> None:
+        try:
+            child = ptrace.event_message(parent.tid)
+            shares, is_thread = self._clone_kind(parent)
+        except Gone:
+            return
+        tgid = parent.tgid if is_thread else child
+        self.threads[child] = thread = Thread(child, tgid, State.STARTING)
+        self._expected[child] = shares
+        early = self._early.pop(child, None)
+        if early is not None:
+            thread.state = State.STOPPED
+            self._begin(thread, early)
+
+    def _clone_kind(self, parent: Thread) -> tuple[bool, bool]:
+        """Whether the child shares its parent's memory, and whether it is a thread of it.
+
+        The parent is inside its system call, so the registers still tell the arguments.
+        """
+        words = self._registers.load(parent.tid)
+        number = words[ORIG_RAX]
+        if words[CS] == _USER_CODE_32:
+            return False, False
+        if number == _SYS_VFORK:
+            return True, False
+        if number == _SYS_CLONE:
+            flags = words[ptrace.RDI]
+        elif number == _SYS_CLONE3:
+            from dprobed.target import memory
+
+            flags = int.from_bytes(memory.read_partial(parent.tid, words[ptrace.RDI], 8), "little")
+        else:
+            flags = 0
+        return bool(flags & _CLONE_VM), bool(flags & _CLONE_THREAD)
+
+    def _new_image(self, thread: Thread) -> None:
+        """After ``exec`` the caller is its process's only thread and has the process's id."""
+        for other in [t for t in self.threads.values() if t.tgid == thread.tgid]:
+            if other.tid != thread.tid:
+                del self.threads[other.tid]
+        thread.signal = 0
+        thread.siginfo = None
+        thread.listen = thread.relisten = thread.held = False
+        thread.skip = None
+        thread.cpu_address = -1
+        thread.identity_until = 0
+        self._engine.new_image(thread)
+
+    # --- resuming ---
+
+    def go(self, thread: Thread) -> None:
+        """Carry out the thread's plan, unless the world is stopped or the thread is held."""
+        if self._stopped or thread.state is not State.STOPPED:
+            return
+        if thread.held:
+            thread.state = State.HELD
+            return
+        try:
+            if thread.listen:
+                thread.state = State.LISTENING
+                ptrace.listen(thread.tid)
+                return
+            thread.state = State.RUNNING
+            if thread.siginfo is not None:
+                ptrace.set_siginfo(thread.tid, thread.siginfo)
+                thread.siginfo = None
+            if thread.relisten:
+                thread.relisten = False
+                ptrace.interrupt(thread.tid)
+            number, thread.signal = thread.signal, 0
+            ptrace.cont(thread.tid, number)
+        except Gone:
+            # Killed: its exit status is what comes next.
+            thread.state = State.RUNNING
+
+    def release(self, thread: Thread) -> None:
+        """Let a thread go on that ``suspend`` holds."""
+        thread.held = False
+        if thread.state is State.HELD:
+            thread.state = State.STOPPED
+            self.go(thread)
+
+    @contextmanager
+    def stopped(self) -> Iterator[list[Thread]]:
+        """Every thread stopped within; yields those that could not be (they sleep in the kernel)."""
+        self._stopped += 1
+        try:
+            yield self._stop_all() if self._stopped == 1 else []
+        finally:
+            self._stopped -= 1
+            if not self._stopped:
+                for thread in list(self.threads.values()):
+                    self.go(thread)
+
+    def _stop_all(self) -> list[Thread]:
+        asked: set[int] = set()
+        deadline = time.monotonic() + _STOP_PATIENCE
+        previous = signal.getitimer(signal.ITIMER_REAL)
+        signal.setitimer(signal.ITIMER_REAL, _TICK, _TICK)
+        try:
+            while True:
+                waiting = False
+                for thread in list(self.threads.values()):
+                    if thread.state in (State.RUNNING, State.LISTENING):
+                        waiting = True
+                        if thread.tid not in asked:
+                            asked.add(thread.tid)
+                            self._interrupt(thread)
+                    elif thread.state is State.STARTING:
+                        waiting = True
+                if not waiting:
+                    return []
+                if not self.wait() and time.monotonic() > deadline:
+                    late = self._unstoppable()
+                    if late is not None:
+                        return late
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, *previous)
+
+    def _interrupt(self, thread: Thread) -> None:
+        try:
+            ptrace.interrupt(thread.tid)
+        except (Gone, ptrace.PtraceError):
+            # It is dying: its exit status comes.
+            return
+
+    def _unstoppable(self) -> list[Thread] | None:
+        """Those that still run, if each of them sleeps uninterruptibly; else ``None``."""
+        late = [
+            thread
+            for thread in self.threads.values()
+            if thread.state in (State.RUNNING, State.LISTENING, State.STARTING)
+        ]
+        if all(procfs.blocked_in_kernel(thread.tid) for thread in late):
+            return late
+        return None
+
+    # --- borrowing a thread ---
+
+    def park(self, thread: Thread, stop: Stop) -> None:
+        """Note what a stop that came while we borrowed the thread asks for afterwards."""
+        if stop.kind is Kind.SIGNAL:
+            if not thread.signal:
+                thread.signal = stop.value
+                thread.siginfo = ptrace.get_siginfo(thread.tid)
+            else:
+                # Two at once: only SIGSTOP can get past the mask; it is sent again.
+                os.kill(thread.tgid, stop.value)
+        elif stop.kind is Kind.GROUP_STOP:
+            thread.relisten = True
+
+    def step(self, thread: Thread) -> Stop:
+        """Execute one instruction of a stopped thread; asynchronous signals are held back.
+
+        Returns the stop that ended it: TRAP, or SIGNAL when the instruction itself raised one (then
+        ``thread.signal`` is what it was before). Raises Gone.
+        """
+        tid = thread.tid
+        if thread.signal and thread.siginfo is None:
+            thread.siginfo = ptrace.get_siginfo(tid)
+        if thread.listen:
+            thread.listen, thread.relisten = False, True
+        mask = ptrace.get_sigmask(tid)
+        ptrace.set_sigmask(tid, mask | ALL_BUT_SYNCHRONOUS)
+        try:
+            while True:
+                ptrace.step(tid)
+                stop = self._wait_for(thread)
+                if stop.kind is Kind.TRAP:
+                    return stop
+                if stop.kind is Kind.SIGNAL and _SYNCHRONOUS >> (stop.value - 1) & 1:
+                    return stop
+                self.park(thread, stop)
+        finally:
+            if thread.tid in self.threads:
+                ptrace.set_sigmask(tid, mask)
+
+    def _wait_for(self, thread: Thread) -> Stop:
+        """The next stop of this thread; raises Gone when it ends instead."""
+        while True:
+            tid = _waitpid(thread.tid, self.status_address, WALL)
+            if tid == thread.tid:
+                break
+            if tid < 0 and ctypes.get_errno() != 4:
+                raise Gone(thread.tid)
+        stop = decode(self.status.value)
+        if stop.kind in (Kind.EXITED, Kind.KILLED):
+            self.threads.pop(thread.tid, None)
+            self._engine.forgotten(thread, stop)
+            raise Gone(thread.tid)
+        if stop.kind is Kind.EXEC:
+            raise Gone(thread.tid)
+        return stop
+
+    def inject(self, thread: Thread, gate: int, number: int, *arguments: int) -> int:
+        """Make a stopped thread do a system call at ``gate`` (a ``syscall`` instruction).
+
+        Returns the kernel's result as a signed number. Registers, orig_rax (so that an interrupted
+        system call is restarted as if nothing had been) and signal mask are put back. Raises Gone.
+        """
+        saved = bytes(self._load(thread))
+        words = self._registers.words
+        words[RIP] = gate
+        words[RAX] = number
+        words[ORIG_RAX] = 0xFFFF_FFFF_FFFF_FFFF
+        order = (ptrace.RDI, ptrace.RSI, ptrace.RDX, ptrace.R10, ptrace.R8, ptrace.R9)
+        for index, value in zip(order, arguments, strict=False):
+            words[index] = value
+        self._registers.store(thread.tid)
+        try:
+            stop = self.step(thread)
+            if stop.kind is not Kind.TRAP:
+                raise InjectionError(f"the injected system call raised signal {stop.value}")
+            result = self._registers.load(thread.tid)[RAX]
+        finally:
+            if thread.tid in self.threads:
+                self._registers.data[:] = saved
+                self._registers.store(thread.tid)
+        return result - (1 << 64) if result >> 63 else result
+
+    def _load(self, thread: Thread) -> bytearray:
+        self._registers.load(thread.tid)
+        return self._registers.data
+
+    def make_clean(self, thread: Thread) -> None:
+        """Bring a thread that stopped inside a system call to the edge of user space.
+
+        Raises Gone.
+        """
+        while not thread.clean:
+            ptrace.interrupt(thread.tid)
+            ptrace.cont(thread.tid)
+            stop = self._wait_for(thread)
+            thread.clean = stop.kind in (Kind.STOP, Kind.SIGNAL, Kind.GROUP_STOP)
+            if stop.kind is Kind.SIGNAL:
+                thread.signal = stop.value
+            thread.listen = stop.kind is Kind.GROUP_STOP
+
+    def lender(self, tgid: int) -> Thread:
+        """A stopped thread of the process that can be borrowed; raises Gone when there is none."""
+        candidates = [
+            thread
+            for thread in self.threads.values()
+            if thread.tgid == tgid and thread.state in (State.STOPPED, State.HELD)
+        ]
+        for thread in sorted(candidates, key=lambda each: (not each.clean, each.held, each.tid)):
+            try:
+                self.make_clean(thread)
+            except Gone:
+                continue
+            return thread
+        raise Gone(tgid)
+
+
+class InjectionError(Exception):
+    """A system call that we had the target make did not work."""
+
+
+__all__ = ["RCX", "Engine", "InjectionError", "Thread", "World"]
