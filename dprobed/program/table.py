@@ -76,13 +76,13 @@ class Flow(Enum):
     CALL = "call"  # to the label, and on when it returns
     RETURN = "return"
     HANDLER = "handler"  # on; the label is only remembered, as this frame's exception handler
-    RAISE = "raise"  # to a handler, or the end
+    RAISE = "raise"  # to a handler, to the end, or (a code that is ignored) on
     END = "end"
 
     @property
     def falls_through(self) -> bool:
         """Whether the next instruction can be executed right after this one."""
-        return self in (Flow.NEXT, Flow.BRANCH, Flow.CALL, Flow.HANDLER)
+        return self not in (Flow.JUMP, Flow.RETURN, Flow.END)
 
 
 class ExCode(IntEnum):
@@ -410,15 +410,15 @@ def _log() -> list[Instruction]:
         return Instruction(name, opcode, "log", meaning, **more)  # type: ignore[arg-type]
 
     u16 = (Operand.U16,)
-    memory = (_X.INVALID_ADDR, _X.LOG_OVERFLOW)
     return [
         one("setmin", 0x11, "Set the record's minor number.", operands=u16),
         one("setmin", 0x12, "Set the record's minor number to TOS (16 bits).", pops=1),
         one("setmaj", 0x13, "Set the record's major number.", operands=u16),
         one("setmaj", 0x14, "Set the record's major number to TOS (16 bits).", pops=1),
-        one("log str", 0x15, "Log the string at address TOS, at most NOS bytes, up to its NUL.",
-            pops=2, raises=memory),
-        one("log mrf", 0x17, "Log the memory at address TOS, NOS bytes.", pops=2, raises=memory),
+        one("log str", 0x15, "Log the string at address TOS, at most NOS bytes, up to its NUL; where it "
+            "cannot be read on, the fault.", pops=2, raises=_LOG),
+        one("log mrf", 0x17, "Log the memory at address TOS, NOS bytes; where it cannot be read on, the "
+            "fault.", pops=2, raises=_LOG),
         one("log", 0x1B, "Log so many words off the stack, raw (no prefix), TOS first.",
             operands=(Operand.COUNT16,), pops_each=1, raises=_LOG),
         one("push lp", 0x70, "Push the length of the log.", pushes=1),
@@ -632,12 +632,12 @@ def _heap() -> list[Instruction]:
     for number, size in enumerate(("u8", "u16", "u32", "u64")):
         found.append(
             Instruction(f"pushh {size}", 0x91 + number, "heap",
-                        f"Push so many {size} elements from byte offset TOS of block NOS on.",
+                        f"Push so many {size} elements of block NOS, the one at byte offset TOS last.",
                         count, pops=2, pushes_each=1, raises=_HEAP)
         )  # fmt: skip
         found.append(
             Instruction(f"poph {size}", 0x95 + number, "heap",
-                        f"Pop so many {size} elements, from byte offset TOS of block NOS on.",
+                        f"Pop so many {size} elements into block NOS, the first at byte offset TOS.",
                         count, pops=2, pops_each=1, raises=_HEAP)
         )  # fmt: skip
     return found
