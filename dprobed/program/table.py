@@ -415,10 +415,10 @@ def _log() -> list[Instruction]:
         one("setmin", 0x12, "Set the record's minor number to TOS (16 bits).", pops=1),
         one("setmaj", 0x13, "Set the record's major number.", operands=u16),
         one("setmaj", 0x14, "Set the record's major number to TOS (16 bits).", pops=1),
-        one("log str", 0x15, "Log the string at address TOS, at most NOS bytes, up to its NUL; where it "
-            "cannot be read on, the fault.", pops=2, raises=_LOG),
-        one("log mrf", 0x17, "Log the memory at address TOS, NOS bytes; where it cannot be read on, the "
-            "fault.", pops=2, raises=_LOG),
+        one("log str", 0x15, "Log the string at address TOS, at most NOS bytes, up to its NUL; then the "
+            "fault where it could not be read on.", pops=2, raises=_LOG),
+        one("log mrf", 0x17, "Log the memory at address TOS, NOS bytes; then the fault where it could "
+            "not be read on.", pops=2, raises=_LOG),
         one("log", 0x1B, "Log so many words off the stack, raw (no prefix), TOS first.",
             operands=(Operand.COUNT16,), pops_each=1, raises=_LOG),
         one("push lp", 0x70, "Push the length of the log.", pushes=1),
@@ -632,12 +632,12 @@ def _heap() -> list[Instruction]:
     for number, size in enumerate(("u8", "u16", "u32", "u64")):
         found.append(
             Instruction(f"pushh {size}", 0x91 + number, "heap",
-                        f"Push so many {size} elements of block NOS, the one at byte offset TOS last.",
+                        f"Push so many {size} of block NOS, the one at byte offset TOS last.",
                         count, pops=2, pushes_each=1, raises=_HEAP)
         )  # fmt: skip
         found.append(
             Instruction(f"poph {size}", 0x95 + number, "heap",
-                        f"Pop so many {size} elements into block NOS, the first at byte offset TOS.",
+                        f"Pop so many {size} into block NOS, the first to byte offset TOS.",
                         count, pops=2, pops_each=1, raises=_HEAP)
         )  # fmt: skip
     return found
