@@ -1,0 +1,5 @@
+"""``python -m dprobed``."""
+
+from dprobed.daemon import main
+
+main()

@@ -1,0 +1,412 @@
+"""The messages of the control socket; ``docs/protocol.md`` is the same for people.
+
+JSON, one object a line, UTF-8. ``type`` says which message it is. The client speaks first
+(``hello``) and numbers its requests by ``id``; each is answered by exactly one reply with the same
+``id``, in the order of the requests; between replies come reports (``record``, ``state``,
+``notice``, ``ended``).
+Bytes are base64. Codec only: nothing here opens a socket.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import msgspec
+
+#: Changes only when an old client could misunderstand a new daemon, or the reverse.
+PROTOCOL: Final = 1
+#: Longest line that is accepted, in bytes; a program of the largest size fits several times.
+MAX_LINE: Final = 16 << 20
+
+Id = Annotated[int, msgspec.Meta(ge=0, lt=1 << 53)]
+#: PID_MAX_LIMIT of the kernel (include/linux/threads.h).
+Pid = Annotated[int, msgspec.Meta(ge=1, le=1 << 22)]
+Index = Annotated[int, msgspec.Meta(ge=0, le=1 << 16)]
+Label = Annotated[str, msgspec.Meta(max_length=255)]
+
+
+class _Request(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag=str.lower
+):
+    id: Id
+
+
+class _Reply(msgspec.Struct, frozen=True, kw_only=True, tag=str.lower):
+    id: Id
+
+
+class Hello(_Request, frozen=True):
+    """The first request: which version of this protocol the client speaks."""
+
+    protocol: int
+    client: Label = ""
+
+
+class Attach(_Request, frozen=True):
+    """Trace ``pid`` for this connection; it is let go when the connection ends.
+
+    ``launch``: the process waits at a gate before its ``exec``, and probes go in right after it.
+    """
+
+    pid: Pid
+    launch: bool = False
+
+
+class Detach(_Request, frozen=True):
+    """Take out of ``pid`` what this connection put in, and let it go."""
+
+    pid: Pid
+
+
+class Upload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One program: ``bytecode`` is a ``.dpb`` file, ``label`` the name that its records carry."""
+
+    label: Label
+    bytecode: bytes
+
+
+class Insert(_Request, frozen=True):
+    """Put programs into ``pid``, all of them or none; an ``attach`` of this connection comes first.
+
+    ``keep`` leaves them in when the connection ends, until they are removed. Without
+    ``check_opcode`` the byte at a probe's place is not compared with its ``opcode``.
+    """
+
+    pid: Pid
+    programs: Annotated[list[Upload], msgspec.Meta(min_length=1, max_length=1000)]
+    keep: bool = False
+    check_opcode: bool = True
+
+
+class Select(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which programs are meant: those for which everything that is given holds.
+
+    ``number``: the daemon's number of the program; ``label``: the name it was inserted under;
+    ``program_id``: the ``id`` of its header; ``module``: the module that it is for, as written in
+    its header or as a target maps it (the base name is enough); ``pid``: the process it is in.
+    """
+
+    number: int | None = None
+    label: str | None = None
+    program_id: int | None = None
+    module: str | None = None
+    pid: int | None = None
+
+
+class Remove(_Request, frozen=True):
+    """Take programs out; with nothing selected, all of them."""
+
+    select: Select = Select()
+
+
+class Query(_Request, frozen=True):
+    """Ask for targets and probes, with states and counters."""
+
+    select: Select = Select()
+
+
+class Programs(_Request, frozen=True):
+    """Ask for the programs that are in."""
+
+    select: Select = Select()
+
+
+class Vars(_Request, frozen=True):
+    """Read the locals of program ``number``, or the globals of ``pid``.
+
+    ``count`` words from ``first`` on are answered (``None``: all there are); ``reset`` sets all of
+    them to 0 after they were read.
+    """
+
+    number: int | None = None
+    pid: Pid | None = None
+    first: Index = 0
+    count: Index | None = None
+    reset: bool = False
+
+
+class Log(_Request, frozen=True):
+    """Ask for the records of all programs: those that are kept, then ``logged``.
+
+    With ``follow`` every later record comes after it, until the connection ends.
+    """
+
+    follow: bool = False
+
+
+class Resume(_Request, frozen=True):
+    """Let threads go on that ``suspend`` holds: one, those of ``pid``, or all."""
+
+    pid: Pid | None = None
+    tid: Pid | None = None
+
+
+Request = (
+    Hello | Attach | Detach | Insert | Remove | Query | Programs | Vars | Log | Resume
+)  # fmt: skip
+
+
+class ProgramInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """A program in one process. ``kept``: it stays when the client that inserted it is gone."""
+
+    number: int
+    program: str
+    program_id: int
+    pid: int
+    module: str
+    major: int
+    probes: int
+    vars: int
+    gvars: int
+    kept: bool
+
+
+class ProbeInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """A probe of a program in one process.
+
+    ``hits`` counts every hit, ``ran`` those whose program ran, ``missed`` those that could not be
+    served, ``dropped`` records that were lost on their way to a reader, ``faulted`` records
+    withdrawn because the probed instruction itself faulted. ``reason`` says why a state is what it
+    is, where that needs saying.
+    """
+
+    program: str
+    number: int
+    probe: int
+    major: int
+    minor: int
+    group: int
+    pid: int
+    module: str
+    place: str
+    state: str
+    reason: str
+    hits: int
+    ran: int
+    missed: int
+    dropped: int
+    faulted: int
+    addresses: list[int]
+
+
+class TargetInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """A process with probes. ``suspended``: its threads held by ``suspend``.
+
+    ``ended`` is empty while it is traced, then says how that ended. ``overhead_ns``: the time that
+    its threads spent stopped for probes.
+    """
+
+    pid: int
+    comm: str
+    ended: str
+    overhead_ns: int
+    suspended: list[int]
+
+
+class Welcome(_Reply, frozen=True):
+    """Answers ``hello``. ``facilities``: what ``exit NAME`` of a program can name."""
+
+    protocol: int
+    version: str
+    pid: int
+    uid: int
+    facilities: dict[str, int]
+
+
+class Attached(_Reply, frozen=True):
+    """Answers ``attach``."""
+
+    pid: int
+
+
+class Inserted(_Reply, frozen=True):
+    """Answers ``insert``."""
+
+    programs: list[ProgramInfo]
+    probes: list[ProbeInfo]
+
+
+class Removed(_Reply, frozen=True):
+    """Answers ``remove`` and ``detach``: what was taken out, with its last counters."""
+
+    probes: list[ProbeInfo]
+    overhead_ns: int
+
+
+class Status(_Reply, frozen=True):
+    """Answers ``query``."""
+
+    targets: list[TargetInfo]
+    probes: list[ProbeInfo]
+
+
+class Listing(_Reply, frozen=True):
+    """Answers ``programs``."""
+
+    programs: list[ProgramInfo]
+
+
+class Words(_Reply, frozen=True):
+    """Answers ``vars``: 64-bit words, unsigned, from index ``first`` on."""
+
+    first: int
+    words: list[int]
+
+
+class Logged(_Reply, frozen=True):
+    """Answers ``log``, after the records that are kept; ``forgotten``: how many are not."""
+
+    forgotten: int
+
+
+class Resumed(_Reply, frozen=True):
+    """Answers ``resume``: the threads that were let go."""
+
+    tids: list[int]
+
+
+class Error(msgspec.Struct, frozen=True, kw_only=True, tag="error"):
+    """Answers a request that is not done, nor any part of it. ``id`` is null where none was read."""
+
+    error: str
+    id: int | None = None
+
+
+class Raised(msgspec.Struct, frozen=True, kw_only=True):
+    """The exception that ended a program: its ``code``, the code's ``name`` and two parameters."""
+
+    code: int
+    name: str
+    parm1: int
+    parm2: int
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True, tag="record", omit_defaults=True):
+    """What one hit of one probe reported.
+
+    ``time``: monotonic, in ns. ``hit``: the probe's count of hits, from 1. ``exit``: ``exit``, the
+    facility that the program chose, ``rem``, ``budget`` or ``exception``. ``log``: what was logged,
+    in order: ``words``, ``string``, ``memory`` (hex) with its ``address``, ``fault``, ``stack``…
+    """
+
+    program: str
+    major: int
+    minor: int
+    module: str
+    place: str
+    pid: int
+    tid: int
+    comm: str
+    uid: int
+    cpu: int
+    time: int
+    hit: int
+    exit: str
+    log: list[dict[str, Any]]
+    exception: Raised | None = None
+
+
+class StateChange(msgspec.Struct, frozen=True, kw_only=True, tag="state"):
+    """Probes of this connection whose state changed by itself."""
+
+    pid: int
+    probes: list[ProbeInfo]
+
+
+class Notice(msgspec.Struct, frozen=True, kw_only=True, tag="notice"):
+    """Something of note in a target of this connection: ``exec``, ``fork``, ``suspend``."""
+
+    kind: str
+    pid: int
+    tid: int
+    text: str
+
+
+class Ended(msgspec.Struct, frozen=True, kw_only=True, tag="ended"):
+    """A target of this connection is no longer traced; ``probes`` have their last counters.
+
+    ``how``: ``detached``, ``exited`` (``status``: exit code), ``killed`` (signal), ``gone`` or
+    ``failed`` (``reason``: why the tracer ended).
+    """
+
+    pid: int
+    how: str
+    status: int
+    reason: str
+    probes: list[ProbeInfo]
+    overhead_ns: int
+
+
+Report = Record | StateChange | Notice | Ended
+Reply = (
+    Welcome | Attached | Inserted | Removed | Status | Listing | Words | Logged | Resumed | Error
+)  # fmt: skip
+
+
+class MessageError(Exception):
+    """The peer sent something that is not a message. ``id`` is the request's, where it has one."""
+
+    def __init__(self, text: str, request_id: int | None = None) -> None:
+        super().__init__(text)
+        self.id = request_id
+
+
+class _Envelope(msgspec.Struct):
+    id: Id | None = None
+
+
+_encoder = msgspec.json.Encoder()
+_request: msgspec.json.Decoder[Request] = msgspec.json.Decoder(Request)
+_from_daemon: msgspec.json.Decoder[Reply | Report] = msgspec.json.Decoder(Reply | Report)
+_envelope = msgspec.json.Decoder(_Envelope)
+
+
+def encode(message: Request | Reply | Report) -> bytes:
+    """The message as one line, newline included."""
+    return _encoder.encode(message) + b"\n"
+
+
+def decode_request(line: bytes) -> Request:
+    """What a client said; raises MessageError."""
+    try:
+        return _request.decode(line)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        raise MessageError(_explain(error), _id_of(line)) from None
+
+
+def decode_from_daemon(line: bytes) -> Reply | Report:
+    """What the daemon said; raises MessageError."""
+    try:
+        return _from_daemon.decode(line)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        raise MessageError(_explain(error), _id_of(line)) from None
+
+
+def _explain(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return f"not a message: {text}" if text else "not a message: nested too deeply"
+
+
+def _id_of(line: bytes) -> int | None:
+    """The id of a message that is wrong elsewhere, so that the answer can be matched to it."""
+    try:
+        return _envelope.decode(line).id
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+        return None
+
+
+def default_socket(uid: int, environ: Mapping[str, str] = os.environ) -> Path:
+    """Where the daemon of the user ``uid`` listens.
+
+    ``/run/dprobed`` for root, else under ``XDG_RUNTIME_DIR``, else (no login session) in a folder
+    of the user's own in ``/tmp``, whose ownership both sides check.
+    """
+    if uid == 0:
+        return Path("/run/dprobed/control.sock")
+    runtime = environ.get("XDG_RUNTIME_DIR", "")
+    if runtime.startswith("/"):
+        return Path(runtime) / "dprobed" / "control.sock"
+    return Path(f"/tmp/dprobed-{uid}") / "control.sock"

@@ -1,0 +1,300 @@
+"""The daemon's side of the control socket: connections, who may command, requests to the registry.
+
+A connection's requests are done one after the other. What a client does not read stays in a queue
+of bounded size: records beyond it are dropped and counted with their probe; a client that takes
+neither replies nor reports is cut off. While a client leaves replies unread, its further requests
+wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import struct
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from dprobed import __version__
+from dprobed.control import messages
+from dprobed.instance import Refusal
+from dprobed.registry import Registry
+from dprobed.report import FACILITIES
+
+#: Bytes of records that may wait for a client.
+RECORD_QUEUE: Final = 8 << 20
+#: Bytes of anything that may wait for a client before it is cut off.
+HARD_LIMIT: Final = 64 << 20
+MAX_CONNECTIONS: Final = 128
+#: Seconds that a new connection has for its ``hello``.
+HELLO_SECONDS: Final = 10.0
+_PIPELINE: Final = 16
+
+_log = logging.getLogger("dprobed")
+
+
+class Connection(asyncio.Protocol):
+    """One client; ``dprobed.instance.Client`` for the registry."""
+
+    def __init__(self, server: Server) -> None:
+        self.pid = self.uid = self.gid = -1
+        self._server = server
+        self._registry = server.registry
+        self._transport: asyncio.Transport | None = None
+        self._buffer = bytearray()
+        self._lines: deque[bytes] = deque()
+        self._worker: asyncio.Task[None] | None = None
+        self._writable = asyncio.Event()
+        self._writable.set()
+        self._greeted = False
+        self._deadline: asyncio.TimerHandle | None = None
+
+    # -- asyncio.Protocol -------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Ask the kernel who it is, and refuse who may not command."""
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        transport.set_write_buffer_limits(high=1 << 20)
+        sock = transport.get_extra_info("socket")
+        # struct ucred (include/linux/socket.h): pid, uid, gid.
+        credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+        self.pid, self.uid, self.gid = struct.unpack("iII", credentials)
+        refusal = self._server.admit(self)
+        if refusal:
+            self._hang_up(messages.Error(error=refusal))
+            return
+        self._deadline = asyncio.get_running_loop().call_later(
+            HELLO_SECONDS,
+            lambda: self._hang_up(messages.Error(error="no hello came; closing")),
+        )
+
+    def data_received(self, data: bytes) -> None:
+        """Cut what came into lines."""
+        if self._transport is None or self._transport.is_closing():
+            return
+        self._buffer += data
+        *lines, rest = self._buffer.split(b"\n")
+        if max(map(len, (*lines, rest))) > messages.MAX_LINE:
+            text = f"a message is longer than {messages.MAX_LINE} bytes; closing"
+            self._hang_up(messages.Error(error=text))
+            return
+        self._buffer = rest
+        self._lines += (bytes(line) for line in lines)
+        if len(self._lines) > _PIPELINE:
+            self._transport.pause_reading()
+        if self._lines and self._worker is None:
+            self._worker = asyncio.get_running_loop().create_task(self._work())
+
+    def eof_received(self) -> bool:
+        """The client has nothing more to ask: that ends the connection."""
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Whatever this client did not ask to keep goes out."""
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._writable.set()
+        self._server.leave(self)
+        self._registry.release(self)
+
+    def pause_writing(self) -> None:
+        """The client reads too slowly."""
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        """It has caught up."""
+        self._writable.set()
+
+    # -- dprobed.instance.Client ---------------------------------------------------------------
+
+    def offer(self, lines: bytes) -> bool:
+        """Send record lines if there is room for all of them."""
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return False
+        if transport.get_write_buffer_size() + len(lines) > RECORD_QUEUE:
+            return False
+        transport.write(lines)
+        return True
+
+    def tell(self, message: messages.Report | messages.Reply) -> None:
+        """Send a message; a client that lets too much wait is cut off."""
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return
+        if transport.get_write_buffer_size() > HARD_LIMIT:
+            _log.warning("client %d does not read what it is sent: cut off", self.pid)
+            transport.abort()
+            return
+        transport.write(messages.encode(message))
+
+    # -- requests ------------------------------------------------------------------------------
+
+    def _hang_up(self, message: messages.Error) -> None:
+        self.tell(message)
+        self._lines.clear()
+        if self._transport is not None:
+            self._transport.close()
+
+    async def _work(self) -> None:
+        """Do the requests that have come, in order."""
+        assert self._transport is not None
+        while self._lines and not self._transport.is_closing():
+            line = self._lines.popleft()
+            if len(self._lines) < _PIPELINE:
+                self._transport.resume_reading()
+            await self._writable.wait()
+            await self._answer(line)
+        self._worker = None
+
+    async def _answer(self, line: bytes) -> None:
+        request_id: int | None = None
+        try:
+            request = messages.decode_request(line)
+            request_id = request.id
+            if not self._greeted:
+                self._greet(request)
+                return
+            self.tell(await self._do(request))
+        except messages.MessageError as error:
+            answer = messages.Error(error=str(error), id=error.id)
+            if self._greeted:
+                self.tell(answer)
+            else:
+                self._hang_up(answer)
+        except Refusal as refusal:
+            self.tell(messages.Error(error=str(refusal), id=request_id))
+        except Exception:
+            _log.exception("a request of client %d failed", self.pid)
+            text = "the daemon failed on this request; its log says how"
+            self.tell(messages.Error(error=text, id=request_id))
+
+    def _greet(self, request: messages.Request) -> None:
+        if not isinstance(request, messages.Hello):
+            self._hang_up(messages.Error(id=request.id, error="the first message must be hello"))
+            return
+        if request.protocol != messages.PROTOCOL:
+            text = (
+                f"this is dprobed {__version__}, which speaks version {messages.PROTOCOL} of the "
+                f"protocol, not {request.protocol}; use a client of the same version"
+            )
+            self._hang_up(messages.Error(id=request.id, error=text))
+            return
+        self._greeted = True
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self.tell(
+            messages.Welcome(
+                id=request.id,
+                protocol=messages.PROTOCOL,
+                version=__version__,
+                pid=os.getpid(),
+                uid=os.geteuid(),
+                facilities=FACILITIES,
+            )
+        )
+
+    async def _do(self, request: messages.Request) -> messages.Reply:
+        registry = self._registry
+        match request:
+            case messages.Attach(id=number, pid=pid, launch=launch):
+                await registry.attach(self, pid, launch)
+                return messages.Attached(id=number, pid=pid)
+            case messages.Detach(id=number, pid=pid):
+                probes, overhead = await registry.detach(self, pid)
+                return messages.Removed(id=number, probes=probes, overhead_ns=overhead)
+            case messages.Insert(id=number, pid=pid):
+                entries = await registry.insert(
+                    self, pid, request.programs, request.keep, request.check_opcode
+                )
+                return messages.Inserted(
+                    id=number,
+                    programs=[entry.info() for entry in entries],
+                    probes=[info for entry in entries for info in entry.probe_infos()],
+                )
+            case messages.Remove(id=number, select=select):
+                probes, overhead = await registry.remove(select)
+                return messages.Removed(id=number, probes=probes, overhead_ns=overhead)
+            case _:
+                return await self._look(request)
+
+    async def _look(self, request: messages.Request) -> messages.Reply:
+        registry = self._registry
+        match request:
+            case messages.Query(id=number, select=select):
+                targets = await registry.query(select)
+                chosen = registry.select(select)
+                return messages.Status(
+                    id=number,
+                    targets=[target.info() for target in targets],
+                    probes=[info for entry in chosen for info in entry.probe_infos()],
+                )
+            case messages.Programs(id=number, select=select):
+                chosen = registry.select(select)
+                return messages.Listing(id=number, programs=[entry.info() for entry in chosen])
+            case messages.Vars(id=number, first=first, count=count):
+                words = await registry.variables(request.number, request.pid, request.reset)
+                end = None if count is None else first + count
+                return messages.Words(id=number, first=first, words=words[first:end])
+            case messages.Log(id=number, follow=follow):
+                return self._log(number, follow)
+            case messages.Resume(id=number, pid=pid, tid=tid):
+                return messages.Resumed(id=number, tids=await registry.resume(pid, tid))
+            case _:
+                raise Refusal("hello was said already")
+
+    def _log(self, number: int, follow: bool) -> messages.Logged:
+        log = self._registry.log
+        if log is None:
+            raise Refusal("a private daemon keeps no log")
+        if self._transport is not None:
+            self._transport.write(b"".join(log.lines()))
+        if follow:
+            self._registry.followers.add(self)
+        return messages.Logged(id=number, forgotten=log.forgotten)
+
+
+class Server:
+    """Takes connections. ``on_last_gone`` is called when the last one has ended."""
+
+    def __init__(self, registry: Registry, on_last_gone: Callable[[], None] | None = None) -> None:
+        self.registry = registry
+        self._on_last_gone = on_last_gone
+        self._connections: set[Connection] = set()
+        self._listener: asyncio.Server | None = None
+
+    def admit(self, connection: Connection) -> str:
+        """Why this client may not command; empty if it may."""
+        own = os.geteuid()
+        if connection.uid not in (0, own):
+            return f"only root and user {own} may command this dprobed; start one of your own"
+        if len(self._connections) >= MAX_CONNECTIONS:
+            return f"{MAX_CONNECTIONS} clients are connected already; try again later"
+        self._connections.add(connection)
+        return ""
+
+    def leave(self, connection: Connection) -> None:
+        """A connection has ended."""
+        if connection not in self._connections:
+            return
+        self._connections.remove(connection)
+        if not self._connections and self._on_last_gone is not None:
+            self._on_last_gone()
+
+    async def listen(self, sock: socket.socket) -> None:
+        """Take connections on a listening socket."""
+        loop = asyncio.get_running_loop()
+        self._listener = await loop.create_unix_server(lambda: Connection(self), sock=sock)
+
+    async def serve_one(self, sock: socket.socket) -> None:
+        """Serve a socket that is connected already."""
+        loop = asyncio.get_running_loop()
+        await loop.create_connection(lambda: Connection(self), sock=sock)
+
+    def stop(self) -> None:
+        """Take no further connections."""
+        if self._listener is not None:
+            self._listener.close()

@@ -1,0 +1,171 @@
+"""``dprobed``: the daemon's command line, its socket on disk, its start and its end."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import fcntl
+import logging
+import os
+import signal
+import socket
+import stat
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+from dprobed import __version__
+from dprobed.control.messages import default_socket
+from dprobed.control.server import Server
+from dprobed.registry import Registry
+from dprobed.supervisor import Supervisor, TracerMain
+
+#: Seconds that tracers have at our end to take their probes out; they go on by themselves after it.
+PATIENCE: Final = 10.0
+
+_log = logging.getLogger("dprobed")
+
+
+class StartError(Exception):
+    """The daemon cannot start; the text says why and what to do."""
+
+
+def _private_folder(path: Path) -> None:
+    """Make the socket's folder, or check that nobody else can put anything into it.
+
+    Raises StartError.
+    """
+    public = os.geteuid() == 0 and path == Path("/run/dprobed")
+    try:
+        with contextlib.suppress(FileExistsError):
+            path.mkdir(mode=0o755 if public else 0o700)
+        status = path.lstat()
+    except OSError as error:
+        raise StartError(f"{path}: {error.strerror}; choose another place by --socket") from None
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
+        raise StartError(
+            f"{path} is not a folder of user {os.geteuid()}; remove it, or use --socket"
+        )
+    if status.st_mode & 0o022:
+        raise StartError(f"{path} can be written to by others; run: chmod go-w {path}")
+
+
+@contextlib.contextmanager
+def listening_socket(path: Path) -> Iterator[socket.socket]:
+    """A listening socket at ``path``, which only its owner (and root) can connect to.
+
+    A lock beside it tells a daemon that runs from a socket that a dead one left; raises StartError.
+    """
+    lock_path = path.with_name(path.name + ".lock")
+    try:
+        lock = _lock(lock_path)
+    except BlockingIOError:
+        raise StartError(f"another dprobed listens at {path}; use --socket for a second") from None
+    except OSError as error:
+        raise StartError(f"{lock_path}: {error.strerror}") from None
+    try:
+        try:
+            if path.exists() or path.is_symlink():
+                if not stat.S_ISSOCK(path.lstat().st_mode):
+                    raise StartError(
+                        f"{path} is there and is no socket; remove it, or use --socket"
+                    )
+                path.unlink()
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            mask = os.umask(0o177)
+            try:
+                sock.bind(str(path))
+            finally:
+                os.umask(mask)
+        except OSError as error:
+            raise StartError(f"{path}: {error.strerror or error}") from None
+        with sock:
+            sock.listen(64)
+            yield sock
+        path.unlink(missing_ok=True)
+    finally:
+        lock_path.unlink(missing_ok=True)
+        os.close(lock)
+
+
+def _lock(path: Path) -> int:
+    """An exclusive lock on a file that is still there under its name when it is locked."""
+    while True:
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(lock), path.stat()):
+                return lock
+        except FileNotFoundError:
+            pass  # Its owner ended between our open and our lock.
+        except BaseException:
+            os.close(lock)
+            raise
+        os.close(lock)
+
+
+async def _serve(main: TracerMain, sock: socket.socket, *, private: bool) -> None:
+    """Serve until a signal, or (a private daemon) until its client is gone."""
+    loop = asyncio.get_running_loop()
+    end = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        loop.add_signal_handler(number, end.set)
+    registry = Registry(Supervisor(main), keep_log=not private)
+    server = Server(registry, on_last_gone=end.set if private else None)
+    if private:
+        await server.serve_one(sock)
+    else:
+        await server.listen(sock)
+        _log.info("dprobed %s listens at %s", __version__, sock.getsockname())
+    await end.wait()
+    server.stop()
+    await registry.stop(PATIENCE)
+
+
+def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="dprobed",
+        description="Puts probes into running programs, as `dprobe` asks it to.",
+        epilog="examples:\n  dprobed &\n  dprobed --socket ./my.sock   (and: dprobe --socket ./my.sock …)",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"dprobed {__version__}")
+    parser.add_argument("--socket", type=Path, help=f"default: {default_socket(os.geteuid())}")
+    parser.add_argument("--private", type=int, metavar="FD", help=argparse.SUPPRESS)
+    return parser.parse_args(arguments)
+
+
+def _run_private(descriptor: int, main: TracerMain) -> None:
+    os.closerange(3, descriptor)
+    os.closerange(descriptor + 1, os.sysconf("SC_OPEN_MAX"))
+    # Nothing of the client's surroundings is held while it may be gone already.
+    os.chdir("/")
+    with socket.socket(fileno=descriptor) as sock:
+        asyncio.run(_serve(main, sock, private=True))
+
+
+def _run_public(path: Path | None, main: TracerMain) -> None:
+    if path is None:
+        path = default_socket(os.geteuid())
+        _private_folder(path.parent)
+    with listening_socket(path) as sock:
+        asyncio.run(_serve(main, sock, private=False))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command ``dprobed``."""
+    options = _arguments(arguments)
+    logging.basicConfig(format="dprobed: %(message)s", level=logging.INFO, stream=sys.stderr)
+    # Here, so that every tracer forked later shares these pages.
+    from dprobed.engine import tracer
+
+    try:
+        if options.private is not None:
+            _run_private(options.private, tracer.main)
+        else:
+            _run_public(options.socket, tracer.main)
+    except StartError as error:
+        print(f"dprobed: {error}", file=sys.stderr)
+        sys.exit(1)

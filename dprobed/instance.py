@@ -1,0 +1,207 @@
+"""One process with probes: its tracer, the programs in it, their states and counters."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from dprobed.control import messages
+from dprobed.engine import protocol
+from dprobed.program import Program
+from dprobed.supervisor import Tracer, TracerGone, TracerRefused
+
+
+class Refusal(Exception):
+    """The request cannot be done; the text says why and what to do."""
+
+
+class Client(Protocol):
+    """A connection, as the registry sees it."""
+
+    pid: int
+    uid: int
+    gid: int
+
+    def offer(self, lines: bytes) -> bool:
+        """Send record lines if there is room; False: there was not, and nothing was sent."""
+        ...
+
+    def tell(self, message: messages.Report) -> None:
+        """Send what must not be lost."""
+        ...
+
+
+class Entry:
+    """One program in one target. ``owner`` is None for a program that is kept."""
+
+    def __init__(
+        self, number: int, label: str, program: Program, target: Target, owner: Client | None
+    ) -> None:
+        self.number = number
+        self.label = label
+        self.program = program
+        self.target = target
+        self.owner = owner
+        self.probes = {probe.index: probe for probe in program.probes}
+        self.dropped = dict.fromkeys(self.probes, 0)
+        self.statuses: dict[int, list[protocol.ProbeStatus]] = {}
+
+    def info(self) -> messages.ProgramInfo:
+        """The program as ``dprobe programs`` lists it."""
+        header = self.program.header
+        return messages.ProgramInfo(
+            number=self.number,
+            program=self.label,
+            program_id=header.id,
+            pid=self.target.pid,
+            module=header.name,
+            major=header.major,
+            probes=len(self.probes),
+            vars=header.vars,
+            gvars=header.gvars,
+            kept=self.owner is None,
+        )
+
+    def probe_infos(self) -> Iterator[messages.ProbeInfo]:
+        """Its probes, in the order of the source."""
+        for index in sorted(self.statuses):
+            for status in self.statuses[index]:
+                yield self.probe_info(status)
+
+    def probe_info(self, status: protocol.ProbeStatus) -> messages.ProbeInfo:
+        """One probe: its definition, what the tracer said of it, and what was dropped here."""
+        probe = self.probes[status.probe]
+        return messages.ProbeInfo(
+            program=self.label,
+            number=self.number,
+            probe=status.probe,
+            major=self.program.header.major,
+            minor=probe.minor,
+            group=probe.group,
+            pid=self.target.pid,
+            module=status.module or self.program.header.name,
+            place=status.place or probe.offset or probe.address or "",
+            state=str(status.state),
+            reason=status.reason,
+            hits=status.hits,
+            ran=status.ran,
+            missed=status.missed,
+            dropped=status.dropped + self.dropped[status.probe],
+            faulted=status.faulted,
+            addresses=status.addresses,
+        )
+
+    def matches(self, select: messages.Select) -> bool:
+        """Whether the program is among those that are meant."""
+        header = self.program.header
+        modules = {header.name} | {s.module for each in self.statuses.values() for s in each}
+        return (
+            select.number in (None, self.number)
+            and select.label in (None, self.label)
+            and select.program_id in (None, header.id)
+            and select.pid in (None, self.target.pid)
+            and (
+                select.module is None
+                or select.module in modules
+                or select.module in {Path(module).name for module in modules}
+            )
+        )
+
+
+class Target:
+    """One traced process."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.comm = _comm(pid)
+        self.lock = asyncio.Lock()
+        self.tracer: Tracer | None = None
+        self.attached = False
+        self.holders: set[Client] = set()
+        self.entries: dict[int, Entry] = {}
+        self.places: dict[int, tuple[str, str]] = {}
+        self.suspended: list[int] = []
+        self.overhead_ns = 0
+        self.ended: protocol.Ended | None = None
+        self.reason = ""
+        self.finished = asyncio.Event()
+
+    def take(self, statuses: Iterable[protocol.ProbeStatus]) -> list[messages.ProbeInfo]:
+        """Note what the tracer said of probes; a probe may be at several places."""
+        fresh: dict[tuple[int, int], list[protocol.ProbeStatus]] = {}
+        for status in statuses:
+            fresh.setdefault((status.program, status.probe), []).append(status)
+        infos = []
+        for (number, probe), its_statuses in fresh.items():
+            entry = self.entries.get(number)
+            if entry is not None and probe in entry.probes:
+                entry.statuses[probe] = its_statuses
+                infos += [entry.probe_info(status) for status in its_statuses]
+        return infos
+
+    async def ask(self, make: Callable[[int], protocol.Request]) -> protocol.Ok:
+        """One request to the tracer, its answer noted; raises Refusal."""
+        if self.tracer is None:
+            raise Refusal(f"process {self.pid} is not traced")
+        try:
+            answer = await self.tracer.request(make)
+        except TracerRefused as error:
+            raise Refusal(str(error)) from None
+        except TracerGone as error:
+            await self.finished.wait()
+            raise Refusal(self.reason or str(error)) from None
+        self.take(answer.probes)
+        return answer
+
+    def clients(self) -> set[Client]:
+        """Who holds it, or has a program in it."""
+        owners = {entry.owner for entry in self.entries.values() if entry.owner is not None}
+        return self.holders | owners
+
+    def owner_of(self, number: int) -> Client | None:
+        """Whose program ``number`` is; None: it is kept, or gone."""
+        entry = self.entries.get(number)
+        return entry.owner if entry is not None else None
+
+    def fail(self, reason: str) -> None:
+        """The tracer died: no probe works any longer; what they counted last is all there is."""
+        self.reason = reason
+        for entry in self.entries.values():
+            for probe, statuses in entry.statuses.items():
+                entry.statuses[probe] = [
+                    msgspec.structs.replace(status, state=protocol.State.FAILED, reason=reason)
+                    for status in statuses
+                ]
+
+    def info(self) -> messages.TargetInfo:
+        """The process as ``dprobe query`` lists it."""
+        ended = ""
+        if self.finished.is_set():
+            ended = self.reason or (describe_end(self.ended) if self.ended else "")
+        return messages.TargetInfo(
+            pid=self.pid,
+            comm=self.comm,
+            ended=ended,
+            overhead_ns=self.overhead_ns,
+            suspended=self.suspended,
+        )
+
+
+def describe_end(ended: protocol.Ended) -> str:
+    """How a target ended, in a few words."""
+    if ended.how == "exited":
+        return f"exited with status {ended.status}"
+    if ended.how == "killed":
+        return f"killed by signal {ended.status}"
+    return ended.how
+
+
+def _comm(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_bytes().decode(errors="replace").rstrip("\n")
+    except OSError:
+        return "?"

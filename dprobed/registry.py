@@ -1,0 +1,367 @@
+"""What is inserted where, and what is done with what comes out.
+
+Everything here runs in the daemon's event loop. A target has one tracer and lives as long as a
+client holds it or a program is in it. What a client inserted is taken out when its connection
+ends, unless it asked to keep it. Records go to the client that inserted the program, to all who
+follow the log, and into the log; where a reader has no room, the loss is counted with the probe.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any, Final
+
+from dprobed.control import messages
+from dprobed.engine import protocol
+from dprobed.instance import Client, Entry, Refusal, Target, describe_end
+from dprobed.program import Program, ProgramError, decode
+from dprobed.report import FACILITIES, RecordLog, record_line
+from dprobed.supervisor import Supervisor
+
+#: Ended targets of which ``query`` still shows the last counters.
+PAST_TARGETS: Final = 64
+
+_log = logging.getLogger("dprobed")
+
+
+class Registry:
+    """All targets and programs of this daemon, and the requests that change them.
+
+    Requests raise Refusal. ``keep_log``: keep records for ``log`` (a private daemon need not).
+    """
+
+    def __init__(self, supervisor: Supervisor, *, keep_log: bool) -> None:
+        self._supervisor = supervisor
+        self._targets: dict[int, Target] = {}
+        self._past: deque[Target] = deque(maxlen=PAST_TARGETS)
+        self._last_number = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.followers: set[Client] = set()
+        self.log = RecordLog() if keep_log else None
+
+    # -- requests ------------------------------------------------------------------------------
+
+    async def attach(self, client: Client, pid: int, launch: bool) -> None:
+        """Trace ``pid`` for ``client``; one that is traced already is shared."""
+        if pid in (os.getpid(), client.pid) or pid in self._supervisor.tracers:
+            raise Refusal(f"process {pid} is part of dprobed itself, and cannot be probed by it")
+        target = self._targets.get(pid)
+        if target is None:
+            target = self._targets[pid] = Target(pid)
+        async with target.lock:
+            if target.finished.is_set():
+                raise Refusal(f"process {pid} is being let go; try again")
+            if target.attached:
+                target.holders.add(client)
+                return
+            target.holders.add(client)
+            await self._start(target, client, launch)
+
+    async def _start(self, target: Target, client: Client, launch: bool) -> None:
+        root = os.geteuid() == 0
+        try:
+            target.tracer = await self._supervisor.start(
+                target.pid,
+                lambda event: self._event(target, event),
+                uid=client.uid if root else os.geteuid(),
+                gid=client.gid if root else os.getegid(),
+            )
+        except OSError as error:
+            target.holders.discard(client)
+            self._targets.pop(target.pid, None)
+            target.finished.set()
+            raise Refusal(f"no tracer could be started: {error.strerror}") from None
+        target.tracer.gone.add_done_callback(lambda gone: self._finish(target, gone.result()))
+        try:
+            await target.ask(lambda seq: protocol.Attach(seq=seq, pid=target.pid, launch=launch))
+        except Refusal:
+            target.holders.discard(client)
+            target.tracer.close()
+            await target.finished.wait()
+            raise
+        target.attached = True
+
+    async def insert(
+        self, client: Client, pid: int, uploads: list[messages.Upload], keep: bool, check: bool
+    ) -> list[Entry]:
+        """Put programs into a target that ``client`` holds: all of them, or none."""
+        target = self._held(client, pid)
+        programs = [(upload, _decode(upload)) for upload in uploads]
+        entries: list[Entry] = []
+        async with target.lock:
+            try:
+                for upload, program in programs:
+                    self._last_number += 1
+                    owner = None if keep else client
+                    entry = Entry(self._last_number, upload.label, program, target, owner)
+                    # Known before it is in: its records may come before the answer.
+                    target.entries[entry.number] = entry
+                    entries.append(entry)
+                    await target.ask(_insertion(entry.number, upload.bytecode, check))
+            except Refusal:
+                target.entries.pop(entries.pop().number)
+                for entry in entries:
+                    await self._take_out(entry)
+                raise
+        return entries
+
+    async def detach(self, client: Client, pid: int) -> tuple[list[messages.ProbeInfo], int]:
+        """Take out what ``client`` put into ``pid``; last counters and the target's overhead."""
+        target = self._held(client, pid)
+        own = [entry for entry in target.entries.values() if entry.owner is client]
+        async with target.lock:
+            target.holders.discard(client)
+            await self._empty(target, own)
+        return [info for entry in own for info in entry.probe_infos()], target.overhead_ns
+
+    async def remove(self, select: messages.Select) -> tuple[list[messages.ProbeInfo], int]:
+        """Take the selected programs out; last counters, and the overhead of their targets."""
+        chosen = self.select(select)
+        if not chosen and select != messages.Select():
+            raise Refusal("no such program is in; `dprobe programs` lists them")
+        overhead = 0
+        for target in dict.fromkeys(entry.target for entry in chosen):
+            own = [entry for entry in chosen if entry.target is target]
+            async with target.lock:
+                await self._empty(target, own)
+            overhead += target.overhead_ns
+            if target in self._past:
+                for entry in own:
+                    del target.entries[entry.number]
+                if not target.entries:
+                    self._past.remove(target)
+        return [info for entry in chosen for info in entry.probe_infos()], overhead
+
+    async def query(self, select: messages.Select) -> list[Target]:
+        """The selected targets, with fresh states and counters."""
+        chosen = {entry.target for entry in self.select(select)}
+        if select == messages.Select():
+            chosen |= {target for target in self._targets.values() if target.attached}
+        live = [t for t in chosen if t.attached and not t.finished.is_set()]
+        await asyncio.gather(*(self._refresh(target) for target in live))
+        return sorted(chosen, key=lambda target: target.pid)
+
+    async def variables(self, number: int | None, pid: int | None, reset: bool) -> list[int]:
+        """The locals of a program, or the globals of a process."""
+        if (number is None) == (pid is None):
+            raise Refusal("name either a program, for its locals, or a process, for the globals")
+        if number is not None:
+            entries = self.select(messages.Select(number=number))
+            if not entries:
+                raise Refusal(f"there is no program {number}; `dprobe programs` lists them")
+            target = entries[0].target
+        else:
+            assert pid is not None
+            target = self._live(pid)
+        answer = await target.ask(lambda seq: protocol.Vars(seq=seq, program=number, reset=reset))
+        return answer.words
+
+    async def resume(self, pid: int | None, tid: int | None) -> list[int]:
+        """Let threads go on that ``suspend`` holds."""
+        targets = [self._live(pid)] if pid is not None else list(self._targets.values())
+        tids: list[int] = []
+        for target in targets:
+            if target.attached:
+                answer = await target.ask(lambda seq: protocol.Resume(seq=seq, tid=tid))
+                tids += answer.tids
+        if tid is not None and not tids:
+            raise Refusal(f"thread {tid} is not held by `suspend`")
+        return tids
+
+    def select(self, select: messages.Select) -> list[Entry]:
+        """The programs that are meant, those of ended targets included."""
+        return [
+            entry
+            for target in (*self._past, *self._targets.values())
+            for entry in target.entries.values()
+            if entry.matches(select)
+        ]
+
+    # -- the end of clients and of the daemon -----------------------------------------------------
+
+    def release(self, client: Client) -> None:
+        """The connection of ``client`` has ended: what it did not ask to keep goes out."""
+        self.followers.discard(client)
+        for target in list(self._targets.values()):
+            own = [entry for entry in target.entries.values() if entry.owner is client]
+            if client in target.holders or own:
+                if not target.attached and target.tracer is not None:
+                    target.tracer.close()
+                self._later(self._release(target, client, own))
+
+    async def _release(self, target: Target, client: Client, own: list[Entry]) -> None:
+        async with target.lock:
+            target.holders.discard(client)
+            own = [entry for entry in target.entries.values() if entry.owner is client]
+            try:
+                await self._empty(target, own)
+            except Refusal as refusal:
+                _log.warning("process %d: %s", target.pid, refusal)
+
+    async def stop(self, patience: float) -> None:
+        """Take everything out of every target; waits at most ``patience`` seconds."""
+        left = await self._supervisor.stop(patience)
+        if left:
+            _log.warning("%d tracers are still waiting for their target to stop; they go on", left)
+
+    def _later(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # -- inside -------------------------------------------------------------------------------
+
+    def _live(self, pid: int) -> Target:
+        target = self._targets.get(pid)
+        if target is None or not target.attached:
+            raise Refusal(f"process {pid} is not traced by this daemon")
+        return target
+
+    def _held(self, client: Client, pid: int) -> Target:
+        target = self._live(pid)
+        if client not in target.holders:
+            raise Refusal(f"process {pid} is not attached by this connection; send `attach` first")
+        return target
+
+    async def _refresh(self, target: Target) -> None:
+        try:
+            answer = await target.ask(lambda seq: protocol.Query(seq=seq))
+        except Refusal:
+            return  # It ended meanwhile; its last counters are known.
+        target.overhead_ns = answer.overhead_ns
+        target.suspended = answer.suspended
+
+    async def _empty(self, target: Target, own: Iterable[Entry]) -> None:
+        """Take ``own`` out of ``target``, and let it go when nobody needs it any longer.
+
+        The caller has the target's lock. A target that ended meanwhile is no error.
+        """
+        own = list(own)
+        if target.finished.is_set() or target.tracer is None:
+            return
+        stays = target.entries.keys() - {entry.number for entry in own}
+        try:
+            if stays or target.holders:
+                for entry in own:
+                    await self._take_out(entry)
+                await self._refresh(target)
+                return
+            answer = await target.ask(lambda seq: protocol.Detach(seq=seq))
+            target.overhead_ns = max(target.overhead_ns, answer.overhead_ns)
+        except Refusal:
+            if not target.finished.is_set():
+                raise
+        target.tracer.close()
+        await target.finished.wait()
+
+    async def _take_out(self, entry: Entry) -> None:
+        number = entry.number
+        await entry.target.ask(lambda seq: protocol.Remove(seq=seq, program=number))
+        entry.target.entries.pop(number, None)
+
+    # -- what tracers say -----------------------------------------------------------------------
+
+    def _event(self, target: Target, event: protocol.Event) -> None:
+        if isinstance(event, protocol.Records):
+            self._records(target, event.records)
+        elif isinstance(event, protocol.Places):
+            target.places.update(event.places)
+        elif isinstance(event, protocol.Changed):
+            self._changed(target, target.take(event.probes))
+        elif isinstance(event, protocol.TargetEvent):
+            notice = messages.Notice(kind=event.kind, pid=event.pid, tid=event.tid, text=event.text)
+            for client in target.clients():
+                client.tell(notice)
+        else:
+            target.take(event.probes)
+            target.overhead_ns = event.overhead_ns
+            target.ended = event
+
+    def _records(self, target: Target, records: list[protocol.RawRecord]) -> None:
+        """Hand a batch on; a reader without room for all that is for it gets none of the batch."""
+        lines: dict[Client, list[bytes]] = {}
+        entries: dict[Client, list[tuple[Entry, int]]] = {}
+        for raw in records:
+            entry = target.entries.get(raw.program)
+            if entry is None:
+                continue
+            line = record_line(entry, raw)
+            readers = self.followers if entry.owner is None else {entry.owner, *self.followers}
+            for client in readers:
+                lines.setdefault(client, []).append(line)
+                entries.setdefault(client, []).append((entry, raw.probe))
+            if self.log is not None:
+                self.log.add(line)
+        for client, its_lines in lines.items():
+            if not client.offer(b"".join(its_lines)):
+                for entry, probe in entries[client]:
+                    entry.dropped[probe] += 1
+
+    def _changed(self, target: Target, infos: list[messages.ProbeInfo]) -> None:
+        for client in target.clients():
+            own = [info for info in infos if target.owner_of(info.number) is client]
+            if own:
+                client.tell(messages.StateChange(pid=target.pid, probes=own))
+
+    def _finish(self, target: Target, failure: str) -> None:
+        """The tracer is gone, and with it the target."""
+        if self._targets.get(target.pid) is target:
+            del self._targets[target.pid]
+        ended = target.ended
+        if ended is None:
+            target.fail(failure or "its tracer ended without a word")
+        target.finished.set()
+        how, status = ("failed", 0) if ended is None else (ended.how, ended.status)
+        if not target.attached:
+            return
+        for client in target.clients():
+            own = [entry for entry in target.entries.values() if entry.owner is client]
+            client.tell(
+                messages.Ended(
+                    pid=target.pid,
+                    how=how,
+                    status=status,
+                    reason=target.reason,
+                    probes=[info for entry in own for info in entry.probe_infos()],
+                    overhead_ns=target.overhead_ns,
+                )
+            )
+        kept = [entry for entry in target.entries.values() if entry.owner is None]
+        if kept and how != "detached":
+            target.entries = {entry.number: entry for entry in kept}
+            self._past.append(target)
+            text = target.reason or (describe_end(ended) if ended else "")
+            _log.info(
+                "process %d (%s) with %d programs: %s", target.pid, target.comm, len(kept), text
+            )
+
+
+def _insertion(number: int, bytecode: bytes, check: bool) -> Callable[[int], protocol.Insert]:
+    return lambda seq: protocol.Insert(
+        seq=seq, program=number, bytecode=bytecode, check_opcode=check, facilities=FACILITIES
+    )
+
+
+def _decode(upload: messages.Upload) -> Program:
+    """The program, verified here as well: a client is not trusted; raises Refusal."""
+    try:
+        program = decode(upload.bytecode)
+    except ProgramError as error:
+        raise Refusal(f"{upload.label}: {error}") from None
+    unknown = [
+        str(facility)
+        for facility in program.facilities
+        if facility not in FACILITIES and facility not in FACILITIES.values()
+    ]
+    if unknown:
+        have = ", ".join(f"{name} ({number})" for name, number in FACILITIES.items())
+        raise Refusal(
+            f"{upload.label}: no facility {', '.join(unknown)} is registered; registered: {have}"
+        )
+    if program.header.kernel:
+        raise Refusal(f"{upload.label}: programs for the kernel cannot be inserted into a process")
+    return program

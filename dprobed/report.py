@@ -1,0 +1,80 @@
+"""From what a tracer says of a hit to the record that readers get, and the log of past records."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Final
+
+from dprobed.control.messages import Raised, Record, encode
+from dprobed.engine.protocol import RawRecord
+from dprobed.instance import Entry
+from dprobed.program import BUDGET, EXCEPTION, REM, decode_log
+from dprobed.program.table import ExCode
+
+#: What a program can name in ``exit NAME``; the original's own facilities have the numbers 1 to 3.
+FACILITIES: Final = {"trace": 4}
+#: Bytes of records kept for ``log``.
+LOG_BYTES: Final = 2 << 20
+
+_EXITS: Final = {
+    0: "exit",
+    REM: "rem",
+    EXCEPTION: "exception",
+    BUDGET: "budget",
+    **{number: name for name, number in FACILITIES.items()},
+}
+
+
+def record_line(entry: Entry, raw: RawRecord) -> bytes:
+    """The record as one line of JSON."""
+    module, place = entry.target.places.get(raw.place, ("", ""))
+    return encode(
+        Record(
+            program=entry.label,
+            major=raw.major,
+            minor=raw.minor,
+            module=module,
+            place=place,
+            pid=raw.pid,
+            tid=raw.tid,
+            comm=raw.comm.decode(errors="replace"),
+            uid=raw.uid,
+            cpu=raw.cpu,
+            time=raw.time,
+            hit=raw.hit,
+            exit=_EXITS.get(raw.exit) or str(raw.exit),
+            log=decode_log(raw.log, raw.raw),
+            exception=raised(raw.exception) if raw.exception else None,
+        )
+    )
+
+
+def raised(triple: tuple[int, int, int]) -> Raised:
+    """The exception of a record, by name."""
+    code, parm1, parm2 = triple
+    try:
+        name = ExCode(code).name
+    except ValueError:
+        name = "USER"
+    return Raised(code=code, name=name, parm1=parm1, parm2=parm2)
+
+
+class RecordLog:
+    """The last records of all programs, at most LOG_BYTES of them."""
+
+    def __init__(self) -> None:
+        self._lines: deque[bytes] = deque()
+        self._bytes = 0
+        self.forgotten = 0
+
+    def add(self, line: bytes) -> None:
+        """Keep a record, and forget the oldest ones where that takes room."""
+        self._lines.append(line)
+        self._bytes += len(line)
+        while self._bytes > LOG_BYTES:
+            self._bytes -= len(self._lines.popleft())
+            self.forgotten += 1
+
+    def lines(self) -> list[bytes]:
+        """What is kept, oldest first."""
+        return list(self._lines)
