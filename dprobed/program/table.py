@@ -415,10 +415,10 @@ def _log() -> list[Instruction]:
         one("setmin", 0x12, "Set the record's minor number to TOS (16 bits).", pops=1),
         one("setmaj", 0x13, "Set the record's major number.", operands=u16),
         one("setmaj", 0x14, "Set the record's major number to TOS (16 bits).", pops=1),
-        one("log str", 0x15, "Log the string at address TOS, at most NOS bytes, up to its NUL; then the "
-            "fault where it could not be read on.", pops=2, raises=_LOG),
-        one("log mrf", 0x17, "Log the memory at address TOS, NOS bytes; then the fault where it could "
-            "not be read on.", pops=2, raises=_LOG),
+        one("log str", 0x15, "Log the string at address TOS, at most NOS bytes, up to its NUL; "
+            "then the fault where it could not be read on.", pops=2, raises=_LOG),
+        one("log mrf", 0x17, "Log the memory at address TOS, NOS bytes; then the fault where it "
+            "could not be read on.", pops=2, raises=_LOG),
         one("log", 0x1B, "Log so many words off the stack, raw (no prefix), TOS first.",
             operands=(Operand.COUNT16,), pops_each=1, raises=_LOG),
         one("push lp", 0x70, "Push the length of the log.", pushes=1),
