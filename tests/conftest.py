@@ -1,0 +1,37 @@
+"""Fixtures for all layers of tests."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+TARGETS = Path(__file__).parent / "targets"
+
+BuildTarget = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def build_target(tmp_path_factory: pytest.TempPathFactory) -> BuildTarget:
+    """Compile ``tests/targets/NAME`` once a session: ``build_target("x.c", "-pthread")``.
+
+    Returns the program's path. ``output`` names it otherwise (a library: ``libx.so``).
+    """
+    directory = tmp_path_factory.mktemp("targets")
+    built: dict[tuple[str, tuple[str, ...], str], Path] = {}
+
+    def build(name: str, *flags: str, output: str = "") -> Path:
+        key = (name, flags, output)
+        if key not in built:
+            made = directory / (output or f"{Path(name).stem}-{len(built)}")
+            compiler = "g++" if name.endswith(".cc") else "gcc"
+            command = [compiler, "-g", "-O1", "-Wall", "-Wextra", "-Werror"]
+            command += [str(TARGETS / name), "-o", str(made), *flags]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, f"{' '.join(command)}\n{done.stderr}"
+            built[key] = made
+        return built[key]
+
+    return build
