@@ -224,13 +224,19 @@ def _opcode_offset(made: _Slot) -> int:
     to 16 bits (AMD APM vol. 3, 1.2.2). With REX.W, as linkers pad ``call``, both ignore it.
     """
     code = made.original
-    offset = 0
-    while code[offset] in _LEGACY_PREFIXES:
+    offset = rex = 0
+    while True:
+        byte = code[offset]
+        if 0x40 <= byte <= 0x4F:
+            rex = byte
+        elif byte in _LEGACY_PREFIXES:
+            rex = 0  # a REX prefix counts only right before the opcode
+        else:
+            break
         offset += 1
-    rex = code[offset] if 0x40 <= code[offset] <= 0x4F else 0
     if 0x66 in code[:offset] and not rex & 8:
         raise RelocationError("a near branch with an operand size prefix: processors differ on it")
-    return offset + (rex != 0)
+    return offset
 
 
 def _jump(made: _Slot, decoder: Decoder) -> None:

@@ -187,6 +187,7 @@ def test_flags(code: str, is_syscall: bool, is_rep: bool, may_fault: bool, branc
         ("48 cf", NEAR, "iretq cannot run outside of its place"),
         ("0f 34", NEAR, "sysenter cannot run outside of its place"),
         ("66 e8 00 00 00 00", NEAR, "a near branch with an operand size prefix: processors differ"),
+        ("66 48 26 e8 00 00 00 00", NEAR, "a near branch with an operand size prefix"),
         ("66 c3", NEAR, "a near branch with an operand size prefix: processors differ"),
         ("66 c7 f8 00 00", NEAR, "xbegin with an operand size prefix"),
         ("ff d4", NEAR, "call rsp: the push that stands for it changes the target"),
@@ -332,6 +333,7 @@ KINDS: list[tuple[str, dict[str, int], object]] = [
     ("f2 e8 10 00 00 00", {}, ADDRESS + 0x16),
     ("66 66 48 e8 10 00 00 00", {}, ADDRESS + 0x18),
     ("67 e8 10 00 00 00", {}, ADDRESS + 0x16),
+    ("40 26 3e 74 10", {"flags": 0x242}, ADDRESS + 0x15),  # a REX prefix without effect
     ("ff d0", {"rax": LANDING}, LANDING),
     ("3e ff d0", {"rax": LANDING}, LANDING),
     ("41 ff d4", {"r12": LANDING}, LANDING),
