@@ -24,7 +24,7 @@ check: setup-test
 	@$(python) -m dprobed.program.reference --check
 
 bench: setup-bench
-	@$(python) tests/benchmarks/run.py
+	@$(python) -m tests.benchmarks.run
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

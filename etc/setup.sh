@@ -40,6 +40,7 @@ installed() { [ -x "$python" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$key" ]; }
 installed || need python3-venv find_python
 if [ "$goal" != demo ]; then
     need gcc command -v gcc
+    need g++ command -v g++
     need libc6-dev test -e /usr/include/stdio.h
     need gdb command -v gdb
 fi

@@ -1,0 +1,197 @@
+"""Targets and tracers for the benchmarks: compiled C programs, and a tracer without a daemon."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self
+
+import psutil
+
+from dprobed.engine import protocol, tracer
+from dprobed.program import assemble, encode
+
+#: Three instructions, at the function that ``tick.c`` calls.
+TICK_PROGRAM = """
+name = "{binary}"
+offset = tick
+push r,rdi
+log 1
+exit
+"""
+
+HERE = Path(__file__).parent
+FIRST_CPU, LAST_CPU = min(os.sched_getaffinity(0)), max(os.sched_getaffinity(0))
+
+
+@contextlib.contextmanager
+def compiled(name: str) -> Iterator[Path]:
+    """The C program ``name`` of this folder, compiled for as long as the block lasts."""
+    with tempfile.TemporaryDirectory(prefix="dprobed-bench-") as folder:
+        binary = Path(folder) / name
+        source = HERE / f"{name}.c"
+        subprocess.run(
+            ["gcc", "-O2", "-g", "-pthread", "-Wall", "-o", binary, source], check=True, timeout=60
+        )
+        yield binary
+
+
+class Target:
+    """A running program that is told what to do on its standard input, one line at a time."""
+
+    def __init__(self, binary: Path, cpu: int | None = None) -> None:
+        def pin() -> None:
+            if cpu is not None:
+                os.sched_setaffinity(0, {cpu})
+
+        self.process = subprocess.Popen(
+            [binary], stdin=subprocess.PIPE, stdout=subprocess.PIPE, preexec_fn=pin
+        )
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        return self.process.pid
+
+    @property
+    def output(self) -> IO[bytes]:
+        """Its standard output."""
+        assert self.process.stdout is not None
+        return self.process.stdout
+
+    def tell(self, line: str) -> None:
+        """Send it a line."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(line.encode() + b"\n")
+        self.process.stdin.flush()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is not None:
+            self.process.kill()
+        self.process.communicate(timeout=30)
+        if kind is None and self.process.returncode != 0:
+            raise RuntimeError(f"the target ended with status {self.process.returncode}")
+
+
+class Tracer:
+    """A tracer process, spoken to as the daemon does, whose records are counted and dropped."""
+
+    def __init__(self, pid: int) -> None:
+        ours, theirs = socket.socketpair()
+        self.pid = os.fork()
+        if self.pid == 0:
+            status = 1
+            try:
+                ours.close()
+                tracer.main(theirs)
+                status = 0
+            finally:
+                os._exit(status)
+        theirs.close()
+        self.records = 0
+        self._socket = ours
+        self._unpacker = protocol.Unpacker()
+        self._seq = 0
+        self.ask(protocol.Attach(seq=self._next(), pid=pid))
+
+    def _next(self) -> int:
+        self._seq += 1
+        return self._seq
+
+    def _receive(self) -> Iterator[protocol.Reply | protocol.Event]:
+        data = self._socket.recv(1 << 20)
+        if not data:
+            raise RuntimeError("the tracer ended by itself")
+        self._unpacker.feed(data)
+        while (body := self._unpacker.next()) is not None:
+            message = protocol.decode_from_tracer(body)
+            if isinstance(message, protocol.Records):
+                self.records += len(message.records)
+            yield message
+
+    def ask(self, request: protocol.Request) -> protocol.Ok:
+        """Send a request and wait for its answer; raises RuntimeError when refused."""
+        self._socket.sendall(protocol.pack(request))
+        while True:
+            for message in self._receive():
+                if isinstance(message, protocol.Refused):
+                    raise RuntimeError(message.reason)
+                if isinstance(message, protocol.Ok) and message.seq == request.seq:
+                    return message
+
+    def insert(self, source: str) -> protocol.Ok:
+        """Put in the program with this source text."""
+        bytecode = encode(assemble(source, "bench.rpn"))
+        return self.ask(protocol.Insert(seq=self._next(), program=1, bytecode=bytecode))
+
+    def remove(self) -> protocol.Ok:
+        """Take all programs out."""
+        return self.ask(protocol.Remove(seq=self._next()))
+
+    def query(self) -> protocol.Ok:
+        """The states and counters."""
+        return self.ask(protocol.Query(seq=self._next()))
+
+    def until_line(self, target: Target) -> str:
+        """Take records until the target has printed a line; gives the line."""
+        while True:
+            both: list[Any] = [self._socket, target.output]
+            ready, _, _ = select.select(both, [], [])
+            if self._socket in ready:
+                for _ in self._receive():
+                    pass
+            if target.output in ready:
+                return target.output.readline().decode().strip()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self.ask(protocol.Detach(seq=self._next()))
+        self._socket.close()
+        os.waitpid(self.pid, 0)
+
+
+def timed(command: list[str | Path]) -> float:
+    """Seconds that a command takes; raises CalledProcessError when it fails."""
+    start = time.perf_counter()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
+    return time.perf_counter() - start
+
+
+def dprobe(*arguments: str | Path) -> list[str | Path]:
+    """The command line of `dprobe`, as it is installed beside this Python."""
+    return [Path(sys.executable).with_name("dprobe"), *arguments]
+
+
+def relatives(client: int) -> dict[str, psutil.Process]:
+    """Our own processes of a `dprobe run`: the client, its private daemon, the tracer."""
+    found = {"client": psutil.Process(client)}
+    for child in found["client"].children():
+        if child.cmdline()[-3:-1] == ["dprobed", "--private"]:
+            found["daemon"] = child
+            found.update(zip(("tracer",), child.children(), strict=False))
+    return found

@@ -1,0 +1,33 @@
+/* A target that does nothing but come by a probe: for each number read from standard input it calls
+ * tick() so many times and prints the nanoseconds of one call. */
+#include <stdint.h>
+#include <stdio.h>
+#include <time.h>
+
+__attribute__((noinline)) void tick(long n)
+{
+	__asm__ volatile("" : : "r"(n) : "memory");
+}
+
+static uint64_t now(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+int main(void)
+{
+	long count, i;
+
+	while (scanf("%ld", &count) == 1) {
+		uint64_t start = now();
+
+		for (i = 0; i < count; i++)
+			tick(i);
+		printf("%.1f\n", (double)(now() - start) / (double)count);
+		fflush(stdout);
+	}
+	return 0;
+}

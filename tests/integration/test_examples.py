@@ -1,0 +1,220 @@
+"""Every example program, on a real program of Debian's: what it logs is what the program did."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "etc" / "examples"
+DPROBE = Path(sys.executable).with_name("dprobe")
+GPL = Path("/usr/share/common-licenses/GPL-2")
+
+Record = dict[str, Any]
+
+
+@dataclass
+class Run:
+    """What a run of `dprobe run` with one example came to."""
+
+    records: list[Record]
+    probes: list[Record]
+    stdout: bytes
+
+    @property
+    def words(self) -> list[list[int]]:
+        """The words of each record."""
+        return [words(record) for record in self.records]
+
+    @property
+    def strings(self) -> list[str]:
+        """All strings logged."""
+        return [
+            item["string"] for record in self.records for item in record["log"] if "string" in item
+        ]
+
+
+def words(record: Record) -> list[int]:
+    return [word for item in record["log"] for word in item.get("words", [])]
+
+
+def run(
+    example: str, *command: str | Path, options: Sequence[str] = (), tmp: Path, stdin: bytes = b""
+) -> Run:
+    """Run a command under one example; it must end with status 0."""
+    report = tmp / "report"
+    program = EXAMPLES / f"{example}.rpn"
+    done = subprocess.run(
+        [DPROBE, "run", "--format", "json", "-o", report, *options, program, "--", *command],
+        input=stdin,
+        capture_output=True,
+        cwd=tmp,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    lines = [json.loads(line) for line in report.read_text().splitlines()]
+    assert lines[-1]["type"] == "summary"
+    records = [line for line in lines if line["type"] == "record"]
+    return Run(records, lines[-1]["probes"], done.stdout)
+
+
+def test_opens_logs_each_path(tmp_path: Path) -> None:
+    got = run("opens", "cat", "/etc/hostname", "/etc/passwd", tmp=tmp_path)
+    assert [path for path in got.strings if path.startswith("/etc/")][-2:] == [
+        "/etc/hostname",
+        "/etc/passwd",
+    ]
+    assert all(record["comm"] == "cat" for record in got.records)
+    assert got.stdout == Path("/etc/hostname").read_bytes() + Path("/etc/passwd").read_bytes()
+
+
+def test_big_malloc_logs_what_is_at_least_min(tmp_path: Path) -> None:
+    text = tmp_path / "text"
+    text.write_bytes(GPL.read_bytes() * 5)
+    got = run("big_malloc", "sort", "-S", "2M", text, options=["-D", "MIN=100000"], tmp=tmp_path)
+    sizes = [size for size, _ in got.words]
+    assert sizes and all(size >= 100_000 for size in sizes)
+    (probe,) = got.probes
+    assert probe["ran"] == probe["hits"] > len(sizes)
+    assert got.stdout.splitlines() == sorted(text.read_bytes().splitlines())
+
+
+def test_largest_write_logs_only_new_maxima(tmp_path: Path) -> None:
+    script = "for n in 3 1 4 1 5 9 2 6; do printf '%*s' $n; done"
+    got = run("largest_write", "bash", "-c", script, tmp=tmp_path)
+    assert got.words == [[3, 1, 1], [4, 1, 3], [5, 1, 5], [9, 1, 6]]
+    assert got.stdout == b" " * 31
+
+
+def test_fake_uid_alters_what_the_function_returns(tmp_path: Path) -> None:
+    got = run("fake_uid", "id", "-u", options=["-D", "UID=4711"], tmp=tmp_path)
+    assert got.stdout == b"4711\n"
+    assert got.words and all(logged == [4711] for logged in got.words)
+
+
+def test_who_writes_names_the_writer(tmp_path: Path) -> None:
+    got = run("who_writes", "bash", "-c", "true; false; (exit 3); true", tmp=tmp_path)
+    assert [count for count, _ in got.words] == list(range(1, len(got.words) + 1))
+    assert len(got.words) >= 4
+    assert all(record["place"].startswith("last_command_exit_value") for record in got.records)
+
+
+def test_freed_handles_what_it_cannot_read(tmp_path: Path) -> None:
+    script = (
+        "import ctypes; c = ctypes.CDLL(None); c.free(None); c.malloc.restype = ctypes.c_void_p;"
+        "c.free(ctypes.c_void_p(c.malloc(5000)))"
+    )
+    got = run("freed", "/usr/bin/python3", "-c", script, tmp=tmp_path)
+    unreadable = [words(record) for record in got.records if record["minor"] == 2]
+    sizes = [words(record)[1] for record in got.records if record["minor"] == 1]
+    assert [1, 0xFFFFFFFFFFFFFFF8] in unreadable
+    assert 5008 + 8 in [size // 16 * 16 for size in sizes] or 5008 in sizes
+    assert all(size % 16 == 0 for size in sizes)
+
+
+def test_write_sizes_makes_a_histogram(tmp_path: Path) -> None:
+    script = "for n in 1 2 3 100 5000; do printf '%*s' $n >&2; done"
+    got = run("write_sizes", "bash", "-c", script, tmp=tmp_path)
+    (record,) = got.records
+    (item,) = record["log"]
+    table = item["globals"]
+    assert len(table) == 32
+    assert {n: count for n, count in enumerate(table) if count} == {0: 1, 1: 2, 6: 1, 12: 1}
+
+
+def test_sampled_passes_over_and_then_stops(tmp_path: Path) -> None:
+    got = run("sampled", "bash", "-c", "for n in {1..500}; do x=$n$x; done", tmp=tmp_path)
+    assert [record["hit"] for record in got.records] == [101, 102, 103, 104, 105]
+    (probe,) = got.probes
+    assert (probe["state"], probe["ran"]) == ("disabled", 5)
+
+
+def test_line_of_a_source_file(tmp_path: Path) -> None:
+    collatz = tmp_path / "collatz"
+    subprocess.run(["gcc", "-g", "-o", collatz, EXAMPLES / "collatz.c"], check=True, timeout=60)
+    got = run("line", collatz, "27", tmp=tmp_path)
+    assert got.stdout == b"111 steps\n"
+    # Of the 111 steps from 27 down to 1, 41 start at an odd number.
+    assert got.words == [[n] for n in range(1, 42)]
+
+
+@pytest.mark.parametrize(("given", "state"), [("0xb8", "active"), ("0x90", "mismatch")])
+def test_guarded_looks_at_the_instruction(tmp_path: Path, given: str, state: str) -> None:
+    got = run("guarded", "id", "-u", options=["-D", f"BYTES={given}"], tmp=tmp_path)
+    assert got.stdout == f"{os.getuid()}\n".encode()
+    assert got.probes[0]["state"] == state
+    assert bool(got.records) == (state == "active")
+
+
+@pytest.mark.parametrize(
+    ("options", "minors"),
+    [
+        ((), {1, 2, 3, 4}),
+        (("--group", "1"), {1, 2}),
+        (("--group", "2"), {3, 4}),
+        (("--group", "2", "--type", "1"), {3}),
+    ],
+)
+def test_files_selects_groups_and_types(
+    tmp_path: Path, options: tuple[str, ...], minors: set[int]
+) -> None:
+    got = run("files", "cat", "-", "/etc/hostname", options=options, stdin=b"in\n", tmp=tmp_path)
+    assert {record["minor"] for record in got.records} == minors
+    assert {probe["minor"] for probe in got.probes} == minors
+
+
+def test_first_open_removes_itself(tmp_path: Path) -> None:
+    got = run("first_open", "cat", "/etc/hostname", "/etc/passwd", tmp=tmp_path)
+    (record,) = got.records
+    assert got.strings == ["/etc/hostname"]
+    assert words(record) == [record["tid"], os.getuid(), os.getgid()]
+    assert record["exit"] == "rem"
+    assert (got.probes[0]["state"], got.probes[0]["hits"]) == ("removed", 1)
+
+
+def test_redact_alters_what_is_written(tmp_path: Path) -> None:
+    got = run("redact", "bash", "-c", "echo card 4000 1200; echo none", tmp=tmp_path)
+    assert got.stdout == b"card 4*** 12**\nnone\n"
+    assert got.words == [[5], [5]]
+
+
+def test_head_bytes_logs_memory(tmp_path: Path) -> None:
+    got = run("head_bytes", "gzip", "-c", GPL, tmp=tmp_path)
+    first = got.records[0]["log"][0]
+    assert first["memory"] == got.stdout[:16].hex()
+    assert first["memory"].startswith("1f8b")
+
+
+def test_common_byte_counts_on_the_heap(tmp_path: Path) -> None:
+    got = run("common_byte", "bash", "-c", "printf abacadae; printf zz", tmp=tmp_path)
+    assert got.words == [[ord("a"), 4], [ord("z"), 2]]
+
+
+def test_relative_paths_traces_an_exception_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "here").write_text("x")
+    got = run("relative_paths", "cat", "here", "/etc/hostname", tmp=tmp_path)
+    assert got.strings == ["here"]
+    assert "trace" in json.dumps(got.records[0]["log"]) or "stack" in json.dumps(got.records[0])
+
+
+def test_every_example_is_tested() -> None:
+    """A new example comes with a test that runs it."""
+    tests = Path(__file__).read_text()
+    for example in EXAMPLES.glob("*.rpn"):
+        assert f'run("{example.stem}"' in tests, f"no test runs {example.name}"
+
+
+def test_every_example_has_a_command_to_try() -> None:
+    for example in EXAMPLES.glob("*.rpn"):
+        comment = example.read_text().split("\n\n")[0]
+        assert re.search(rf"dprobe run .*{example.name}", comment), example.name
