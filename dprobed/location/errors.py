@@ -1,0 +1,25 @@
+"""The one error of this package."""
+
+from __future__ import annotations
+
+
+class LocationError(Exception):
+    """A file, place or module that cannot be used; nothing was changed anywhere.
+
+    ``message`` is one line: what, and where. ``hint`` is what to do about it, ``""`` if unknown.
+    ``candidates`` are texts to choose from: places for an ambiguous name, similar names for an
+    unknown one. ``str()`` gives all of it.
+    """
+
+    def __init__(self, message: str, hint: str = "", candidates: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.candidates = candidates
+
+    def __str__(self) -> str:
+        """Message, candidates and hint, each on lines of its own."""
+        lines = [self.message, *(f"    {candidate}" for candidate in self.candidates)]
+        if self.hint:
+            lines.append(f"hint: {self.hint}")
+        return "\n".join(lines)

@@ -1,0 +1,282 @@
+"""The modules of a process: which files it maps, where, and which file that really is.
+
+``read_maps`` and ``modules`` run in the tracer while every thread of the target is stopped: one
+regular expression reads the whole of ``/proc/PID/maps``.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from dprobed.location.elf import ElfFile, build_id_in_notes, open_fd, open_path
+from dprobed.location.errors import LocationError
+
+_PAGE: Final = 4096
+_LINE: Final = re.compile(
+    rb"^([0-9a-f]+)-([0-9a-f]+) (\S+) ([0-9a-f]+) (\S+) (\d+) *(.*)$", re.MULTILINE
+)
+_FILE_LINE: Final = re.compile(
+    rb"^([0-9a-f]+)-([0-9a-f]+) (\S+) ([0-9a-f]+) (\S+) (\d+) +(/.*)$", re.MULTILINE
+)
+_DELETED: Final = " (deleted)"
+
+
+class Mapping(NamedTuple):
+    """One line of ``/proc/PID/maps``; ``path`` without the mark of a deleted file."""
+
+    start: int
+    end: int
+    perms: str
+    offset: int
+    dev: str
+    inode: int
+    path: str
+    deleted: bool
+
+    @property
+    def executable(self) -> bool:
+        """Whether code in it can run."""
+        return self.perms[2] == "x"
+
+
+class Module(NamedTuple):
+    """One mapped file of process ``pid``; it may be mapped several times (dlmopen)."""
+
+    pid: int
+    path: str
+    key: tuple[str, int]
+    mappings: tuple[Mapping, ...]
+
+    @property
+    def base(self) -> int:
+        """The lowest address of the module."""
+        return self.mappings[0].start
+
+    @property
+    def deleted(self) -> bool:
+        """Whether the mapped file is no longer at ``path``."""
+        return self.mappings[0].deleted
+
+
+def _read(pid: int) -> bytes:
+    try:
+        fd = os.open(f"/proc/{pid}/maps", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            parts = []
+            while part := os.read(fd, 1 << 16):
+                parts.append(part)
+        finally:
+            os.close(fd)
+    except ProcessLookupError as error:
+        raise LocationError(f"process {pid} is gone") from error
+    except FileNotFoundError as error:
+        raise LocationError(f"no process {pid}") from error
+    except OSError as error:
+        raise LocationError(
+            f"/proc/{pid}/maps: {error.strerror}", "the process must be one that you may trace"
+        ) from error
+    return b"".join(parts)
+
+
+def _mapping(fields: tuple[bytes, ...]) -> Mapping:
+    path = os.fsdecode(fields[6])
+    if "\\012" in path:  # the only character that the kernel escapes here
+        path = path.replace("\\012", "\n")
+    deleted = path.endswith(_DELETED)
+    return Mapping(
+        int(fields[0], 16),
+        int(fields[1], 16),
+        fields[2].decode("ascii"),
+        int(fields[3], 16),
+        fields[4].decode("ascii"),
+        int(fields[5]),
+        path.removesuffix(_DELETED) if deleted else path,
+        deleted,
+    )
+
+
+def read_maps(pid: int) -> list[Mapping]:
+    """All mappings of a process, by address; raises LocationError."""
+    return [_mapping(fields) for fields in _LINE.findall(_read(pid))]
+
+
+def modules(pid: int) -> list[Module]:
+    """The files of which a process maps code, by address; raises LocationError."""
+    groups: dict[tuple[bytes, bytes], list[tuple[bytes, ...]]] = {}
+    for fields in _FILE_LINE.findall(_read(pid)):
+        groups.setdefault((fields[4], fields[5]), []).append(fields)
+    found = []
+    for group in groups.values():
+        if any(fields[2][2] == 0x78 for fields in group):  # an x among the permissions
+            mappings = tuple(map(_mapping, group))
+            first = mappings[0]
+            found.append(Module(pid, first.path, (first.dev, first.inode), mappings))
+    return found
+
+
+def open_module(pid: int, module: Module) -> ElfFile:
+    """The file that is mapped, even if another one has its path now.
+
+    Through ``/proc/PID/map_files``, which opens the mapped inode itself (needs CAP_SYS_ADMIN or
+    CAP_CHECKPOINT_RESTORE in the first user namespace). Without that right: the file of that path
+    in the process's own file system, if its build-id is the one in the process's memory. Raises
+    LocationError, also where that file was replaced.
+    """
+    mapping = next((m for m in module.mappings if m.executable), module.mappings[0])
+    root = _root_of(pid)
+    name = f"/proc/{pid}/map_files/{mapping.start:x}-{mapping.end:x}"
+    try:
+        fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return _open_by_path(pid, module, root)
+    return open_fd(fd, module.path, root)
+
+
+def _root_of(pid: int) -> str:
+    """What to put before paths of the process: nothing if it sees the same files as we."""
+    root = f"/proc/{pid}/root"
+    try:
+        if Path(f"/proc/{pid}/ns/mnt").samefile("/proc/self/ns/mnt") and Path(root).samefile("/"):
+            return ""
+    except OSError:
+        pass
+    return root
+
+
+def _open_by_path(pid: int, module: Module, root: str) -> ElfFile:
+    replaced = LocationError(
+        f"{module.path}: the file was replaced or deleted since process {pid} mapped it",
+        "run as root, who can read the mapped file, or start the program again",
+    )
+    if module.deleted:
+        raise replaced
+    elf = open_path(module.path, root)
+    inside = _memory_build_id(pid, module, elf)
+    if inside is not None or elf.build_id is not None:
+        if inside != elf.build_id:
+            raise replaced
+        return elf
+    device = os.makedev(*(int(part, 16) for part in module.key[0].split(":")))
+    if (device, module.key[1]) != elf.identity[:2]:
+        raise LocationError(
+            f"{module.path}: without a build-id nobody can tell whether it is the file that "
+            f"process {pid} maps",
+            "run as root, or link the program with -Wl,--build-id",
+        )
+    return elf
+
+
+def _memory_build_id(pid: int, module: Module, elf: ElfFile) -> str | None:
+    """The build-id in the memory of the process, read where the mapped file's own headers say."""
+    first = next((m for m in module.mappings if m.offset == 0), None)
+    if first is None:
+        return None
+    try:
+        fd = os.open(f"/proc/{pid}/mem", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise LocationError(f"/proc/{pid}/mem: {error.strerror}") from error
+    try:
+        head = os.pread(fd, _PAGE, first.start)
+        return _build_id_of_image(fd, head, first.start)
+    except (OSError, OverflowError) as error:
+        raise LocationError(f"process {pid}: cannot read its memory: {error}") from error
+    finally:
+        os.close(fd)
+
+
+def _build_id_of_image(fd: int, head: bytes, start: int) -> str | None:
+    phoff = int.from_bytes(head[32:40], "little")
+    count = int.from_bytes(head[56:58], "little")
+    for number in range(min(count, 64)):
+        header = head[phoff + number * 56 : phoff + number * 56 + 56]
+        if len(header) == 56 and header[:4] == b"\x04\0\0\0":  # PT_NOTE
+            # By file offset: notes lie in the first segment, which is mapped at ``start``.
+            offset = int.from_bytes(header[8:16], "little")
+            size = int.from_bytes(header[32:40], "little")
+            found = build_id_in_notes(os.pread(fd, min(size, 1 << 16), start + offset))
+            if found:
+                return found
+    return None
+
+
+def matches(module: Module, elf: ElfFile | None, name: str) -> bool:
+    """Whether a program's ``name`` means this module: path, base name, soname or build-id.
+
+    Paths may lead over symbolic links; a path that is not absolute matches the end of the module's.
+    Without ``elf`` only paths and base names are compared.
+    """
+    path = module.path
+    if "/" in name:
+        if not name.startswith("/"):
+            return path.endswith("/" + os.path.normpath(name))
+        return path == name or _real(_root_of(module.pid), name) == path
+    folder, _, base = path.rpartition("/")
+    if name == base:
+        return True
+    if elf is not None and (name == elf.soname or name.lower() == elf.build_id):
+        return True
+    # python3 is python3.11, libz.so is libz.so.1.2.13: a link beside the module itself.
+    root = _root_of(module.pid)
+    link = f"{folder}/{name}"
+    return Path(root + link).is_symlink() and _real(root, link) == path
+
+
+def _real(root: str, path: str) -> str:
+    """``path`` without symbolic links, as a process sees it whose ``/`` is ``root``."""
+    if not root:
+        return os.path.realpath(path)
+    done = ""
+    left = [part for part in reversed(path.split("/")) if part not in ("", ".")]
+    links = 0
+    while left:
+        part = left.pop()
+        if part == "..":
+            done = done.rpartition("/")[0]
+            continue
+        try:
+            target = str(Path(f"{root}{done}/{part}").readlink())
+        except OSError:
+            done += "/" + part
+            continue
+        links += 1
+        if links > 40:  # as the kernel's own limit
+            return path
+        if target.startswith("/"):
+            done = ""
+        left += [item for item in reversed(target.split("/")) if item not in ("", ".")]
+    return done
+
+
+def address_of(module: Module, elf: ElfFile, file_offset: int) -> list[int]:
+    """The addresses at which the process has this byte of the file as code."""
+    if elf.code_segment(file_offset) is None:
+        return []
+    return [
+        mapping.start + file_offset - mapping.offset
+        for mapping in module.mappings
+        if mapping.executable and 0 <= file_offset - mapping.offset < mapping.end - mapping.start
+    ]
+
+
+def data_address_of(module: Module, elf: ElfFile, vaddr: int) -> list[int]:
+    """The addresses of what the file has at ``vaddr``; also .bss, which no file mapping covers."""
+    return [vaddr + bias for bias in biases(module, elf)]
+
+
+def biases(module: Module, elf: ElfFile) -> list[int]:
+    """What the process adds to the addresses in the file: one number for each time it is loaded."""
+    found: dict[int, None] = {}
+    for mapping in module.mappings:
+        if not mapping.executable:
+            continue
+        for segment in elf.segments:
+            first = segment.offset & -_PAGE
+            last = segment.offset + segment.file_size
+            if segment.executable and first <= mapping.offset < last:
+                bias = mapping.start - (segment.vaddr + mapping.offset - segment.offset)
+                if not bias % _PAGE:
+                    found[bias] = None
+    return list(found)

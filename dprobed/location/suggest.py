@@ -1,0 +1,35 @@
+"""Did you mean: names like an unknown one."""
+
+from __future__ import annotations
+
+from typing import Final
+
+_MOST: Final = 5
+
+
+def similar(name: str, names: list[str]) -> list[str]:
+    """At most five of ``names`` that ``name`` may stand for, the nearest first."""
+    from difflib import SequenceMatcher
+
+    lower = name.lower()
+    letters = set(lower)
+    scored: list[tuple[float, str]] = []
+    matcher = SequenceMatcher(autojunk=False)
+    matcher.set_seq2(lower)
+    for other in names:
+        candidate = other.lower()
+        if candidate.split(".", 1)[0] == lower or candidate.strip("_") == lower.strip("_"):
+            scored.append((2.0, other))
+            continue
+        # Cheap bounds first: most of thousands of names differ in length or letters.
+        if abs(len(candidate) - len(lower)) > max(2, len(lower) // 3):
+            continue
+        if len(letters ^ set(candidate)) > max(2, len(letters) // 2):
+            continue
+        matcher.set_seq1(candidate)
+        if matcher.quick_ratio() >= 0.75:
+            ratio = matcher.ratio()
+            if ratio >= 0.75:
+                scored.append((ratio, other))
+    scored.sort(key=lambda item: (-item[0], len(item[1]), item[1]))
+    return [other for _, other in scored[:_MOST]]
