@@ -1,7 +1,8 @@
 """The probe language: from source text to a verified program, and from a program to a result.
 
 Everything outside of this package imports from here only. Names are loaded when they are first
-used, so that a client that only asks for a version does not pay for the assembler.
+used, so that a client that only asks for a version does not pay for the assembler. (No module is
+named as a function is: importing it would put it in the function's place.)
 """
 
 from __future__ import annotations
@@ -10,10 +11,10 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from dprobed.program.assemble import assemble, load_file
+    from dprobed.program.assembler import assemble, load_file
     from dprobed.program.bytecode import decode, encode
     from dprobed.program.context import Context, MemoryFault
-    from dprobed.program.disassemble import disassemble
+    from dprobed.program.disassembler import disassemble
     from dprobed.program.interpreter import Executor
     from dprobed.program.log import decode_log
     from dprobed.program.model import (
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
         select,
     )
     from dprobed.program.outcome import ABORT, BUDGET, EXCEPTION, REM, Outcome
-    from dprobed.program.verify import verify
+    from dprobed.program.verifier import verify
 
 _HOME = {
     "ABORT": "outcome",
@@ -43,14 +44,14 @@ _HOME = {
     "Program": "model",
     "ProgramError": "model",
     "REM": "outcome",
-    "assemble": "assemble",
+    "assemble": "assembler",
     "decode": "bytecode",
     "decode_log": "log",
-    "disassemble": "disassemble",
+    "disassemble": "disassembler",
     "encode": "bytecode",
-    "load_file": "assemble",
+    "load_file": "assembler",
     "select": "model",
-    "verify": "verify",
+    "verify": "verifier",
 }
 
 __all__ = [

@@ -38,7 +38,7 @@ WORD_MASK: Final = (1 << WORD_BITS) - 1
 #: Local variables of a program, and global variables of a target, at most.
 MAX_VARIABLES: Final = 256
 #: Bytes of code of one program at most: more is refused as "too large".
-MAX_CODE: Final = 1 << 20
+MAX_CODE: Final = 1 << 16
 
 
 class Operand(Enum):

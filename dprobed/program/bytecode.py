@@ -1,0 +1,284 @@
+"""``.dpb`` files: a verified program as bytes.
+
+All numbers are little-endian; a *string* is a 16-bit count of bytes and that much UTF-8.
+
+    offset bytes
+         0     4  magic 89 'D' 'P' 'B'
+         4     2  version, 1
+         6     2  0
+         8     4  bytes of the whole file
+        12     4  CRC-32 of everything from offset 16 on
+    header
+        16     1  modtype: 1 user, 2 kernel, 4 kmod
+        17     1  autostacktrace: 0, 1
+        18     2  major
+        20     2  id
+        22     2  vars
+        24     2  gvars
+        26     2  0
+        28     4  jmpmax
+        32     4  logmax
+        36     4  ex_logmax
+        40     4  heapmax
+        44     4  number of probes
+        48     4  number of facilities
+        52     4  bytes of code
+        56     4  number of source files
+        60     4  number of lines
+        64     .  name: string
+    each probe
+         0     4  index
+         4     4  entry, code offset
+         8     4  end, code offset
+        12     4  pass_count
+        16     4  max_hits
+        20     4  heap
+        24     2  minor
+        26     2  group
+        28     2  type
+        30     2  ex_mask
+        32     1  watchpoint: 0 x, 1 w, 2 io, 3 rw, 255 none
+        33     1  bit 0: logonfault; bit 1: the place is an address, else an offset
+        34     1  bytes of opcode, 0: not checked
+        35     .  opcode
+         .     .  place: string
+    each facility
+         0     1  0: a number follows, 16 bits; 1: a name follows, a string
+    code (``table`` says how instructions are encoded)
+    each source file
+         0     .  name: string
+    each line, in the order of the code offsets
+         0     4  code offset
+         4     2  number of the source file, from 0
+         6     4  line
+
+What the format leaves open is refused: another version, flags that are not 0, bytes after the end.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterable
+from typing import Final
+
+from dprobed.program.model import Diagnostic, Header, ProbeDefinition, Program, ProgramError
+from dprobed.program.table import ModType, Watch
+from dprobed.program.verifier import verify
+
+MAGIC: Final = b"\x89DPB"
+VERSION: Final = 1
+#: Bytes of a ``.dpb`` file at most: what is longer is not read at all.
+MAX_FILE: Final = 16 << 20
+
+_PREFIX = struct.Struct("<4sHHII")
+_HEADER = struct.Struct("<BBHHHHHIIIIIIIII")
+_PROBE = struct.Struct("<IIIIIIHHHHBBB")
+_LINE = struct.Struct("<IHI")
+_NO_WATCH = 255
+_LOGONFAULT, _IS_ADDRESS = 1, 2
+
+
+def encode(program: Program) -> bytes:
+    """The program as a ``.dpb`` file."""
+    header = program.header
+    body = [
+        _HEADER.pack(
+            ModType[header.modtype.upper()],
+            header.autostacktrace,
+            header.major,
+            header.id,
+            header.vars,
+            header.gvars,
+            0,
+            header.jmpmax,
+            header.logmax,
+            header.ex_logmax,
+            header.heapmax,
+            len(program.probes),
+            len(program.facilities),
+            len(program.code),
+            len(program.sources),
+            len(program.lines),
+        ),
+        _string(header.name),
+    ]
+    body += map(_probe, program.probes)
+    for facility in program.facilities:
+        number = isinstance(facility, int)
+        body.append(struct.pack("<BH", 0, facility) if number else b"\x01" + _string(str(facility)))
+    body.append(program.code)
+    body += map(_string, program.sources)
+    body += [_LINE.pack(*line) for line in program.lines]
+    rest = b"".join(body)
+    return _PREFIX.pack(MAGIC, VERSION, 0, _PREFIX.size + len(rest), zlib.crc32(rest)) + rest
+
+
+def _string(text: str) -> bytes:
+    data = text.encode()
+    return struct.pack("<H", len(data)) + data
+
+
+def _probe(probe: ProbeDefinition) -> bytes:
+    opcode = probe.opcode or b""
+    place = probe.offset if probe.address is None else probe.address
+    fixed = _PROBE.pack(
+        probe.index,
+        probe.entry,
+        probe.end,
+        probe.pass_count,
+        probe.max_hits,
+        probe.heap,
+        probe.minor,
+        probe.group,
+        probe.type,
+        probe.ex_mask,
+        _NO_WATCH if probe.watchpoint is None else Watch[probe.watchpoint.upper()],
+        _LOGONFAULT * probe.logonfault | _IS_ADDRESS * (probe.address is not None),
+        len(opcode),
+    )
+    return fixed + opcode + _string(place or "")
+
+
+class _FormatError(Exception):
+    pass
+
+
+class _Reader:
+    """Takes values off the front of the bytes; what is not there is a _FormatError."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self.at = 0
+
+    def bytes(self, count: int, what: str) -> bytes:
+        end = self.at + count
+        if end > len(self._data):
+            raise _FormatError(f"cut short in its {what}")
+        taken = self._data[self.at : end]
+        self.at = end
+        return taken
+
+    def unpack(self, layout: struct.Struct, what: str) -> tuple[int, ...]:
+        return layout.unpack(self.bytes(layout.size, what))
+
+    def string(self, what: str) -> str:
+        (size,) = struct.unpack("<H", self.bytes(2, what))
+        try:
+            return self.bytes(size, what).decode()
+        except UnicodeDecodeError as error:
+            raise _FormatError(f"its {what} is not UTF-8 text") from error
+
+    def times(self, count: int, least: int, what: str) -> Iterable[int]:
+        """A loop over so many items, each of ``least`` bytes at least: a lie ends here."""
+        if count * least > len(self._data) - self.at:
+            raise _FormatError(f"cut short in its {what}")
+        return range(count)
+
+
+def decode(data: bytes, file: str = "") -> Program:
+    """The program of a ``.dpb`` file, verified; ``file``: its name for diagnostics.
+
+    Raises ProgramError, whatever the bytes are.
+    """
+    try:
+        program = _read(data)
+    except _FormatError as error:
+        hint = "make it again with `dprobe compile`"
+        message = f"not a usable .dpb file: {error}"
+        raise ProgramError((Diagnostic(file or "program", 0, 0, message, hint),)) from error
+    verify(program, file)
+    return program
+
+
+def _read(data: bytes) -> Program:
+    reader = _Reader(data)
+    if data[: len(MAGIC)] != MAGIC:
+        raise _FormatError("it does not begin as one")
+    _, version, flags, size, crc = _PREFIX.unpack(reader.bytes(_PREFIX.size, "first 16 bytes"))
+    if version != VERSION:
+        raise _FormatError(f"it has version {version}; version {VERSION} is known")
+    if flags:
+        raise _FormatError("it has unknown flags")
+    if size != len(data):
+        raise _FormatError(f"it says {size} bytes, and there are {len(data)}")
+    if zlib.crc32(data[reader.at :]) != crc:
+        raise _FormatError("its check sum is wrong")
+    fixed = reader.unpack(_HEADER, "header")
+    probes, facilities, code, sources, lines = fixed[11:]
+    header = _read_header(reader, fixed)
+    program = Program(
+        header,
+        tuple(_read_probe(reader) for _ in reader.times(probes, _PROBE.size + 2, "probes")),
+        facilities=tuple(_read_facility(reader) for _ in reader.times(facilities, 3, "facilities")),
+        code=reader.bytes(code, "code"),
+        sources=tuple(reader.string("sources") for _ in reader.times(sources, 2, "sources")),
+        lines=tuple(
+            _line(reader.unpack(_LINE, "lines")) for _ in reader.times(lines, _LINE.size, "lines")
+        ),
+    )
+    if reader.at != len(data):
+        raise _FormatError("there are bytes after its end")
+    return program
+
+
+def _line(fields: tuple[int, ...]) -> tuple[int, int, int]:
+    offset, source, line = fields
+    return offset, source, line
+
+
+def _read_header(reader: _Reader, fixed: tuple[int, ...]) -> Header:
+    modtype, trace, major, number, variables, globals_, zero, jumps, log, ex_log, heap = fixed[:11]
+    if modtype not in list(ModType) or trace > 1 or zero:
+        raise _FormatError("its header has a value that is not known")
+    return Header(
+        name=reader.string("name"),
+        modtype=ModType(modtype).name.lower(),
+        major=major,
+        id=number,
+        jmpmax=jumps,
+        logmax=log,
+        ex_logmax=ex_log,
+        vars=variables,
+        gvars=globals_,
+        heapmax=heap,
+        autostacktrace=bool(trace),
+    )
+
+
+def _read_probe(reader: _Reader) -> ProbeDefinition:
+    (
+        index, entry, end, pass_count, max_hits, heap, minor, group, type_, ex_mask, watch, flags,
+        opcodes,
+    ) = reader.unpack(_PROBE, "probes")  # fmt: skip
+    opcode = reader.bytes(opcodes, "probes") or None
+    place = reader.string("probes")
+    if flags & ~(_LOGONFAULT | _IS_ADDRESS) or (watch not in list(Watch) and watch != _NO_WATCH):
+        raise _FormatError("a probe has a value that is not known")
+    return ProbeDefinition(
+        index=index,
+        offset=None if flags & _IS_ADDRESS else place,
+        address=place if flags & _IS_ADDRESS else None,
+        watchpoint=None if watch == _NO_WATCH else Watch(watch).name.lower(),
+        opcode=opcode,
+        minor=minor,
+        group=group,
+        type=type_,
+        pass_count=pass_count,
+        max_hits=max_hits,
+        logonfault=bool(flags & _LOGONFAULT),
+        ex_mask=ex_mask,
+        heap=heap,
+        entry=entry,
+        end=end,
+    )
+
+
+def _read_facility(reader: _Reader) -> int | str:
+    (kind,) = reader.bytes(1, "facilities")
+    if kind > 1:
+        raise _FormatError("a facility is neither a number nor a name")
+    if kind == 1:
+        return reader.string("facilities")
+    (number,) = struct.unpack("<H", reader.bytes(2, "facilities"))
+    return int(number)

@@ -1,0 +1,133 @@
+"""A program back into source text, from which the same bytes are assembled again.
+
+``#line`` directives carry the files and lines of the first source, so that not even the debug
+information differs. Of a program of which only a part was selected, the code of the other probes
+stands where it was, with a comment; that one text does not give the same program again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from dprobed.program.keywords import HEADER, PROBE, Keyword, Value, defaults, quote, quoted
+from dprobed.program.model import Header, ProbeDefinition, Program
+from dprobed.program.table import (
+    REGISTERS,
+    WORD_MASK,
+    Instruction,
+    Operand,
+    decode_at,
+)
+
+_HEX_FROM = 1024
+
+
+def format_number(value: int) -> str:
+    """A word as it is easiest to read: small ones decimal, also the negative, others in hex."""
+    if value < _HEX_FROM:
+        return str(value)
+    if WORD_MASK - value < _HEX_FROM:
+        return str(value - WORD_MASK - 1)
+    return hex(value)
+
+
+def format_instruction(
+    instruction: Instruction,
+    operands: tuple[int, ...],
+    program: Program,
+    labels: Mapping[int, str],
+) -> str:
+    """One instruction as source text."""
+    words = []
+    for kind, value in zip(instruction.operands, operands, strict=True):
+        if kind is Operand.LABEL:
+            words.append(labels.get(value, f"{value:#06x}"))
+        elif kind is Operand.REGISTER:
+            words.append(REGISTERS[value].name if value < len(REGISTERS) else str(value))
+        elif kind is Operand.FACILITY:
+            known = value < len(program.facilities)
+            words.append(str(program.facilities[value]) if known else f"#{value}")
+        else:
+            words.append(format_number(value) if kind is Operand.WORD else str(value))
+    separator = "," if " " in instruction.name else " "
+    return separator.join((instruction.spelling, *words))
+
+
+def _value(keyword: Keyword, value: object) -> str:
+    if keyword.value is Value.YES_NO:
+        return "yes" if value else "no"
+    if isinstance(value, bytes):
+        return " ".join(f"{byte:#04x}" for byte in value)
+    if keyword.name == "ex_mask" and isinstance(value, int):
+        return f"{value:#06x}"
+    if isinstance(value, str) and keyword.value is not Value.WORD:
+        return quoted(keyword, value)
+    return str(value)
+
+
+def _keywords(known: Mapping[str, Keyword], model: Header | ProbeDefinition) -> Iterator[str]:
+    unset = defaults(type(model))
+    for name, keyword in known.items():
+        value = getattr(model, name)
+        if name not in unset or value != unset[name]:
+            yield f"{name} = {_value(keyword, value)}"
+
+
+def _labels(program: Program) -> dict[int, str]:
+    targets: set[int] = set()
+    offset = 0
+    while offset < len(program.code):
+        instruction, operands, offset = decode_at(program.code, offset)
+        if Operand.LABEL in instruction.operands:
+            targets.add(operands[0])
+    return {target: f"L{number}" for number, target in enumerate(sorted(targets), 1)}
+
+
+class _Writer:
+    """Output lines, and which source line the assembler will take the next one for."""
+
+    def __init__(self, program: Program) -> None:
+        self._program = program
+        self._lines = {offset: (source, line) for offset, source, line in program.lines}
+        self.text: list[str] = []
+        self._next: tuple[int, int] | None = None
+
+    def plain(self, line: str = "") -> None:
+        self.text.append(line)
+        if self._next is not None:
+            self._next = (self._next[0], self._next[1] + 1)
+
+    def instruction(self, offset: int, text: str) -> None:
+        wanted = self._lines.get(offset)
+        if wanted is not None and wanted != self._next:
+            source, line = wanted
+            named = self._next is None or self._next[0] != source
+            name = " " + quote(self._program.sources[source]) if named else ""
+            self.text.append(f"#line {line}{name}")
+            self._next = wanted
+        self.plain(f"    {text:<32}// {offset:#06x}")
+
+
+def disassemble(program: Program) -> str:
+    """Source text of a verified program."""
+    labels = _labels(program)
+    writer = _Writer(program)
+    for line in _keywords(HEADER, program.header):
+        writer.plain(line)
+    starts = {probe.entry: probe for probe in program.probes}
+    ends = {probe.end for probe in program.probes}
+    offset = 0
+    while offset < len(program.code):
+        if offset in starts:
+            writer.plain()
+            for line in _keywords(PROBE, starts[offset]):
+                writer.plain(line)
+        elif offset == 0 or offset in ends:
+            writer.plain()
+            writer.plain("// code of probes that are left out")
+        if offset in labels:
+            writer.plain(f"{labels[offset]}:")
+        instruction, operands, following = decode_at(program.code, offset)
+        writer.instruction(offset, format_instruction(instruction, operands, program, labels))
+        offset = following
+    return "\n".join(writer.text) + "\n"

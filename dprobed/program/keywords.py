@@ -1,0 +1,222 @@
+"""The keywords of the header and of probe definitions: what each means and what it may be.
+
+Assembler, verifier, disassembler and the reference page go by these two tables. A keyword is a
+field of ``Header`` or ``ProbeDefinition`` of the same name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import MISSING, dataclass, fields
+from enum import Enum
+from typing import Final
+
+from dprobed.program.model import Header, ProbeDefinition
+from dprobed.program.table import MAX_VARIABLES
+
+_POSITIVE = (1 << 31) - 1
+
+
+class Value(Enum):
+    """What kind of value a keyword takes."""
+
+    NUMBER = "number"
+    YES_NO = "yes or no"
+    WORD = "word"
+    TEXT = "name"
+    PLACE = "place"
+    ADDRESS = "address"
+    BYTES = "bytes"
+
+
+@dataclass(frozen=True)
+class Keyword:
+    """``low``..``high``: of a number; ``choices``: of a word."""
+
+    name: str
+    value: Value
+    meaning: str
+    low: int = 0
+    high: int = 0
+    choices: tuple[str, ...] = ()
+
+    @property
+    def range(self) -> str:
+        """What it may be, in words."""
+        if self.value is Value.NUMBER:
+            return f"{self.low}..{self.high}"
+        return ", ".join(self.choices) if self.choices else self.value.value
+
+
+def _number(name: str, low: int, high: int, meaning: str) -> Keyword:
+    return Keyword(name, Value.NUMBER, meaning, low, high)
+
+
+HEADER: Final[dict[str, Keyword]] = {
+    keyword.name: keyword
+    for keyword in (
+        Keyword(
+            "name",
+            Value.TEXT,
+            "The module: path, base name, soname or build-id of an executable or library; the "
+            "kernel or the name of a kernel module.",
+        ),
+        Keyword(
+            "modtype", Value.WORD, "What the module is.", choices=("user", "kernel", "kmod")
+        ),
+        _number("major", 1, 0xFFFF, "Identifies the program's records; `setmaj` changes it."),
+        _number("id", 0, 0xFFFF, "A number to ask for the program by."),
+        _number("jmpmax", 0, _POSITIVE, "Jumps taken in one hit at most."),
+        _number("logmax", 0, 0x10000, "Bytes of log a hit."),
+        _number("ex_logmax", 0, 0x10000, "Bytes of exception trace a hit."),
+        _number(
+            "vars", 0, MAX_VARIABLES,
+            "Local variables: words that all probes of the program share and that last.",
+        ),
+        _number(
+            "gvars", 0, MAX_VARIABLES,
+            "Global variables that the program needs: all programs of a target share them, and "
+            "there are as many as the program that needs most of them says.",
+        ),
+        _number("heapmax", 0, 1 << 20, "The most that a probe's `heap` may be."),
+        Keyword("autostacktrace", Value.YES_NO, "Every exception appends a stack trace."),
+    )
+}  # fmt: skip
+
+PROBE: Final[dict[str, Keyword]] = {
+    keyword.name: keyword
+    for keyword in (
+        Keyword(
+            "offset",
+            Value.PLACE,
+            "Where the probe is: `symbol`, `symbol+n`, `symbol-n`, `file.c:line` or an offset in "
+            "the file.",
+        ),
+        Keyword(
+            "address",
+            Value.ADDRESS,
+            "In place of `offset`: a symbol or an absolute address; for a watchpoint with its "
+            "length, `symbol:length`.",
+        ),
+        Keyword(
+            "watchpoint",
+            Value.WORD,
+            "Makes it a data probe that fires when the data at `address` is executed (x), "
+            "written (w), read or written (rw), or an I/O port is used (io: kernel only).",
+            choices=("x", "w", "rw", "io"),
+        ),
+        Keyword(
+            "opcode",
+            Value.BYTES,
+            "The bytes (1 to 15) expected there. Others: state *mismatch*, and not inserted.",
+        ),
+        _number("minor", 1, 0xFFFF, "Identifies the probe's records; `setmin` changes it."),
+        _number("group", 0, 0xFFFF, "To select a part of the program at insertion."),
+        _number("type", 0, 0xFFFF, "To select a part of a group at insertion."),
+        _number("pass_count", 0, _POSITIVE, "Hits passed over before the program runs."),
+        _number(
+            "max_hits", 0, _POSITIVE,
+            "Hits run before the probe is *disabled*; 0: no limit.",
+        ),
+        Keyword(
+            "logonfault", Value.YES_NO, "Keep the log also when the probed instruction faults."
+        ),
+        _number("ex_mask", 0, 0xFFFF, "Which exceptions reach handlers."),
+        _number("heap", 0, 1 << 20, "Bytes of heap of a hit, at most `heapmax`."),
+    )
+}  # fmt: skip
+
+#: The keywords that begin a probe definition.
+STARTERS: Final = ("offset", "address")
+MAX_OPCODE: Final = 15
+
+_NUMBER = r"(?:0[xX][0-9a-fA-F]+|0|[1-9][0-9]*)"
+_SYMBOL = r"[A-Za-z_.$?][\w.$@?]*"
+_PLACE = re.compile(rf"{_NUMBER}|{_SYMBOL}(?:[+-]{_NUMBER})?|[^\s:\"]+:[1-9][0-9]*", re.ASCII)
+_ADDRESS = re.compile(rf"(?:{_NUMBER}|{_SYMBOL}(?:[+-]{_NUMBER})?)(?::[1-9][0-9]*)?", re.ASCII)
+_PLAIN = re.compile(r"[\w.$@?+/:~-]+")
+#: Characters of a place or a name; what quoting can hold.
+MAX_TEXT: Final = 4096
+
+
+def defaults(kind: type[Header] | type[ProbeDefinition]) -> dict[str, object]:
+    """Field → default of a model class, without those that have none."""
+    return {f.name: f.default for f in fields(kind) if f.default is not MISSING}
+
+
+def text_fault(keyword: Keyword, text: str) -> str | None:
+    """What is wrong with the text of a TEXT, PLACE or ADDRESS value, or None."""
+    if not text:
+        return f"`{keyword.name}` is empty"
+    if len(text) > MAX_TEXT:
+        return f"`{keyword.name}` is longer than {MAX_TEXT} characters"
+    if not text.isprintable():
+        return f"`{keyword.name}` has a control character in it"
+    return None
+
+
+def plain_place_fault(keyword: Keyword, text: str) -> str | None:
+    """What is wrong with a place that was written without quotes, or None."""
+    if keyword.value is Value.PLACE and _PLACE.fullmatch(text) is None:
+        return f"`{text}` is not a place"
+    if keyword.value is Value.ADDRESS and _ADDRESS.fullmatch(text) is None:
+        return f"`{text}` is not an address"
+    return None
+
+
+def quoted(keyword: Keyword, text: str) -> str:
+    """The text as a source file has it: in quotes where it would not be read back as it is."""
+    plain = plain_place_fault(keyword, text) is None and _PLAIN.fullmatch(text) is not None
+    # "//" would begin a comment.
+    if plain and text.isascii() and "//" not in text:
+        return text
+    return quote(text)
+
+
+def quote(text: str) -> str:
+    """The text as a string token."""
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def number_fault(keyword: Keyword, value: int) -> str | None:
+    """What is wrong with the value of a NUMBER keyword, or None."""
+    if keyword.low <= value <= keyword.high:
+        return None
+    return f"`{keyword.name}` is {keyword.low} to {keyword.high}, not {value}"
+
+
+def length_of(address: str) -> int | None:
+    """The length in ``symbol:length``, if there is one."""
+    match = re.search(r":([1-9][0-9]*)\Z", address, re.ASCII)
+    return int(match[1]) if match else None
+
+
+def definition_faults(header: Header, probe: ProbeDefinition) -> Sequence[tuple[str, str, str]]:
+    """Keywords of one probe that do not go together: (keyword, message, hint)."""
+    found = []
+    if (probe.offset is None) == (probe.address is None):
+        found.append(("offset", "a probe has either an `offset` or an `address`", ""))
+    if probe.watchpoint is not None and probe.address is None:
+        found.append(
+            ("watchpoint", "a watchpoint needs an `address`", "write address = symbol:length")
+        )
+    if probe.watchpoint is None and probe.address is not None and length_of(probe.address):
+        found.append(
+            ("address", "only a watchpoint has a length", "add watchpoint = w, or drop the length")
+        )
+    if probe.watchpoint is not None and probe.opcode is not None:
+        found.append(("opcode", "a watchpoint has no opcode to compare", "drop one of the two"))
+    if probe.watchpoint == "io" and not header.kernel:
+        found.append(
+            ("watchpoint", "I/O ports can be watched by kernel programs only", "use x, w or rw")
+        )
+    if probe.heap > header.heapmax:
+        found.append(
+            (
+                "heap",
+                f"the heap of {probe.heap} bytes is above heapmax = {header.heapmax}",
+                f"write heapmax = {probe.heap} in the header",
+            )
+        )
+    return found

@@ -1,0 +1,378 @@
+"""Refuses programs that cannot be right, before any process is touched.
+
+The checks work on the bytes of a program, so one that came as a ``.dpb`` file is held to the same
+as one that was just assembled; the assembler only adds where in the source each byte comes from. A
+verified program decodes instruction by instruction from its first byte to its last, jumps only to
+instructions and only within the range of the same probe, calls only instructions, falls through
+the end of no range, and has all its immediate operands in range. See ``flow`` for the depths.
+"""
+
+from __future__ import annotations
+
+import bisect
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dprobed.program.disassembler import format_instruction
+from dprobed.program.flow import Analysis, Decoded
+from dprobed.program.keywords import (
+    HEADER,
+    MAX_OPCODE,
+    PROBE,
+    Keyword,
+    Value,
+    definition_faults,
+    number_fault,
+    text_fault,
+)
+from dprobed.program.model import Diagnostic, Header, ProbeDefinition, Program, ProgramError
+from dprobed.program.table import (
+    MAX_CODE,
+    MAX_VARIABLES,
+    REGISTERS,
+    STACK_WORDS,
+    DecodeError,
+    Flow,
+    Operand,
+    decode_at,
+)
+
+#: Probes, facilities and source files of one program.
+MAX_PROBES = 10_000
+MAX_FACILITIES = 256
+MAX_SOURCES = 1000
+_FACILITY = re.compile(r"[A-Za-z_][\w.-]{0,63}", re.ASCII)
+#: Lines of the listing that goes with a wrong stack depth, before and after the place.
+_LISTING = 12
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Something wrong, and where: at a code offset (``operand``: in that operand), or at a keyword
+    of the header or of the probe at this place in ``Program.probes``."""
+
+    message: str
+    hint: str = ""
+    offset: int | None = None
+    operand: int | None = None
+    probe: int | None = None
+    keyword: str | None = None
+    note: str = ""
+
+
+def is_facility(value: int | str) -> bool:
+    """Whether this can be what ``exit`` hands over to."""
+    if isinstance(value, int):
+        return 1 <= value <= 0xFFFF
+    return _FACILITY.fullmatch(value) is not None
+
+
+def check(program: Program, broken: frozenset[int] = frozenset()) -> list[Fault]:
+    """Everything that is wrong with a program.
+
+    ``broken``: code offsets of instructions that the assembler has refused already.
+    """
+    faults = _check_keywords(program) + _check_tables(program)
+    if len(program.code) > MAX_CODE:
+        faults.append(
+            Fault(
+                f"the program is too large: {len(program.code)} bytes of code, "
+                f"{MAX_CODE} are possible",
+                "split it into several programs",
+            )
+        )
+        return faults
+    try:
+        code = _decode(program.code, broken)
+    except DecodeError as error:
+        return [*faults, Fault(error.message, offset=error.offset)]
+    for decoded in code:
+        if not decoded.broken:
+            faults += _check_instruction(decoded, program)
+    ranges = _check_ranges(program, code)
+    jumps = _check_jumps(program, code)
+    faults += ranges + jumps
+    if not ranges:
+        wrong = frozenset(fault.offset for fault in jumps if fault.offset is not None)
+        faults += _check_flow(program, code, wrong)
+    return faults
+
+
+def _decode(code: bytes, broken: frozenset[int]) -> list[Decoded]:
+    found = []
+    offset = 0
+    while offset < len(code):
+        instruction, operands, following = decode_at(code, offset)
+        found.append(Decoded(offset, instruction, operands, following, offset in broken))
+        offset = following
+    return found
+
+
+# -- header, definitions, tables ---------------------------------------------------------------
+
+
+def _check_value(keyword: Keyword, value: object) -> str | None:
+    if keyword.value is Value.NUMBER and isinstance(value, int):
+        return number_fault(keyword, value)
+    if value is None or keyword.value is Value.YES_NO:
+        return None
+    if isinstance(value, bytes):
+        if 1 <= len(value) <= MAX_OPCODE:
+            return None
+        return f"`opcode` is 1 to {MAX_OPCODE} bytes, not {len(value)}"
+    if keyword.value is Value.WORD:
+        return None if value in keyword.choices else f"`{keyword.name}` is {keyword.range}"
+    return text_fault(keyword, str(value))
+
+
+def _check_keywords(program: Program) -> list[Fault]:
+    found = []
+    models: list[tuple[int | None, Header | ProbeDefinition, dict[str, Keyword]]] = [
+        (None, program.header, HEADER)
+    ]
+    models += [(place, probe, PROBE) for place, probe in enumerate(program.probes)]
+    for place, model, known in models:
+        for name, keyword in known.items():
+            message = _check_value(keyword, getattr(model, name))
+            if message is not None:
+                found.append(Fault(message, probe=place, keyword=name))
+    for place, probe in enumerate(program.probes):
+        for name, message, hint in definition_faults(program.header, probe):
+            found.append(Fault(message, hint, probe=place, keyword=name))
+    return found
+
+
+def _check_tables(program: Program) -> list[Fault]:
+    found = []
+    if not program.probes:
+        found.append(Fault("the program has no probe", "begin a definition with `offset = PLACE`"))
+    if len(program.probes) > MAX_PROBES:
+        found.append(Fault(f"{len(program.probes)} probes; {MAX_PROBES} are possible in a program"))
+    if len(program.facilities) > MAX_FACILITIES:
+        found.append(Fault(f"more than {MAX_FACILITIES} different facilities"))
+    if len(set(program.facilities)) != len(program.facilities):
+        found.append(Fault("a facility is listed twice"))
+    found += [
+        Fault(f"`{facility}` is not a facility", "a number from 1 to 65535, or a name")
+        for facility in program.facilities
+        if not is_facility(facility)
+    ]
+    if len(program.sources) > MAX_SOURCES:
+        found.append(Fault(f"more than {MAX_SOURCES} source files"))
+    if any(source == "" or not source.isprintable() for source in program.sources):
+        found.append(Fault("a source file's name is empty or has a control character in it"))
+    offsets = [offset for offset, _, _ in program.lines]
+    if offsets != sorted(set(offsets)):
+        found.append(Fault("the lines' code offsets do not ascend"))
+    if any(s >= len(program.sources) or not 0 < n < 1 << 31 for _, s, n in program.lines):
+        found.append(Fault("a line's number or source file does not exist"))
+    return found
+
+
+# -- instructions ------------------------------------------------------------------------------
+
+
+def _check_instruction(decoded: Decoded, program: Program) -> list[Fault]:
+    instruction = decoded.instruction
+    found = []
+    if instruction.kernel_only and not program.header.kernel:
+        found.append(
+            Fault(
+                f"`{instruction.spelling}` is for kernel programs only",
+                "the program's modtype is user",
+                offset=decoded.offset,
+            )
+        )
+    for position, kind in enumerate(instruction.operands):
+        wrong = _operand_fault(decoded, kind, decoded.operands[position], program)
+        if wrong is not None:
+            found.append(Fault(*wrong, offset=decoded.offset, operand=position))
+    return found
+
+
+def range_fault(kind: Operand, value: int) -> tuple[str, str] | None:
+    """Message and hint when an operand of this kind cannot have this value."""
+    low = -(1 << 63) if kind is Operand.WORD else kind.low
+    if low <= value <= kind.high:
+        return None
+    if kind is Operand.WORD:
+        return "the number does not fit into a 64-bit word", ""
+    return f"the {kind.text} is {kind.low} to {kind.high}, not {value}", ""
+
+
+def _operand_fault(
+    decoded: Decoded, kind: Operand, value: int, program: Program
+) -> tuple[str, str] | None:
+    wrong = range_fault(kind, value)
+    if wrong is not None:
+        return wrong
+    if kind is Operand.REGISTER:
+        return _register_fault(decoded, value, program.header)
+    if kind is Operand.FACILITY and value >= len(program.facilities):
+        return f"facility number {value} of the program's list does not exist", ""
+    if kind is Operand.U16:
+        return _variable_fault(decoded.instruction.group, value, program.header)
+    return None
+
+
+def _variable_fault(group: str, value: int, header: Header) -> tuple[str, str] | None:
+    keyword = {"locals": "vars", "globals": "gvars"}.get(group)
+    if keyword is None:
+        return None
+    count: int = getattr(header, keyword)
+    if value < count:
+        return None
+    if value >= MAX_VARIABLES:
+        return f"the index is 0 to {MAX_VARIABLES - 1}, not {value}", ""
+    have = "none" if count == 0 else f"0 to {count - 1}"
+    return (
+        f"there is no {group[:-1]} variable {value}; the program has {have}",
+        f"write {keyword} = {value + 1} in the header",
+    )
+
+
+def _register_fault(decoded: Decoded, value: int, header: Header) -> tuple[str, str] | None:
+    if value >= len(REGISTERS):
+        return f"unknown register number {value}", ""
+    register = REGISTERS[value]
+    whose = "kernel" if header.kernel else "user"
+    if register.kernel_only and not header.kernel:
+        return f"register {register.name} is for kernel programs only", ""
+    if register.kernel_only and decoded.instruction.spelling.endswith("u"):
+        return f"a task has no register {register.name} in user mode", "use `push r`"
+    if decoded.instruction.writes and not register.may_pop(header.kernel):
+        return (
+            f"register {register.name} is not to be altered by a {whose} program",
+            "it can be pushed only",
+        )
+    return None
+
+
+def _check_ranges(program: Program, code: Sequence[Decoded]) -> list[Fault]:
+    """Probes' ranges: in order, on instructions, and none is left through its end."""
+    found = []
+    starts = {decoded.offset for decoded in code}
+    last = {decoded.next: decoded for decoded in code}
+    before, index = 0, -1
+    for place, probe in enumerate(program.probes):
+        if probe.index <= index:
+            found.append(Fault("the probes' indices do not ascend", probe=place))
+        index = probe.index
+        if not (before <= probe.entry < probe.end) or probe.entry not in starts:
+            found.append(Fault("the probe's code range is not valid", probe=place))
+            return found
+        before = probe.end
+        if probe.end not in last:
+            found.append(Fault("the probe's code range ends in an instruction", probe=place))
+            return found
+    ends = {probe.end for probe in program.probes} | {probe.entry for probe in program.probes}
+    for end in sorted((ends | {len(program.code)}) - {0}):
+        decoded = last[end]
+        if decoded.broken or decoded.instruction.flow.falls_through:
+            found.append(
+                Fault("runs past the end of its probe's code", "add `exit`", decoded.offset)
+            )
+    return found
+
+
+def _check_jumps(program: Program, code: Sequence[Decoded]) -> list[Fault]:
+    found = []
+    starts = {decoded.offset for decoded in code}
+    edges = sorted({edge for probe in program.probes for edge in (probe.entry, probe.end)})
+    for decoded in code:
+        target = decoded.target
+        if target is None:
+            continue
+        verb = "call" if decoded.instruction.flow is Flow.CALL else "jump"
+        message, hint = "", ""
+        if target >= len(program.code):
+            message = f"{verb} to code offset {target:#x}, outside of the program"
+        elif target not in starts:
+            message = f"{verb} to code offset {target:#x}, into the middle of an instruction"
+        elif verb == "jump" and (
+            bisect.bisect_right(edges, target) != bisect.bisect_right(edges, decoded.offset)
+        ):
+            message = "jump to another probe's instructions"
+            hint = "a probe may only `call` what is outside of it"
+        if message:
+            found.append(Fault(message, hint, decoded.offset, 0))
+    return found
+
+
+# -- depths ------------------------------------------------------------------------------------
+
+
+def _check_flow(program: Program, code: Sequence[Decoded], wrong: frozenset[int]) -> list[Fault]:
+    usable = [
+        Decoded(d.offset, d.instruction, d.operands, d.next, True)
+        if d.offset in wrong or _unknown_register(d)
+        else d
+        for d in code
+    ]
+    analysis = Analysis(usable, [probe.entry for probe in program.probes])
+    analysis.run()
+    return [
+        Fault(
+            fault.message,
+            fault.hint,
+            fault.offset,
+            note=_listing(program, code, analysis, fault.offset) if fault.depth else "",
+        )
+        for fault in analysis.faults
+    ]
+
+
+def _unknown_register(decoded: Decoded) -> bool:
+    kinds = decoded.instruction.operands
+    return Operand.REGISTER in kinds and decoded.operands[0] >= len(REGISTERS)
+
+
+def _listing(program: Program, code: Sequence[Decoded], analysis: Analysis, offset: int) -> str:
+    """The instructions around an offset, within the same range, with the depth before each."""
+    edges = sorted({edge for probe in program.probes for edge in (probe.entry, probe.end)})
+    home = bisect.bisect_right(edges, offset)
+    near = [d for d in code if bisect.bisect_right(edges, d.offset) == home]
+    here = next(i for i, d in enumerate(near) if d.offset == offset)
+    lines = {code_offset: line for code_offset, _, line in program.lines}
+    shown = near[max(0, here - _LISTING) : here + _LISTING // 3]
+    rows = ["stack depth before each instruction:", "  line  offset  depth"]
+    for decoded in shown:
+        low, high = analysis.depths.get(decoded.offset, (-1, -1))
+        depth = "-" if low < 0 else str(low) if low == high else f"{low}..{high}"
+        if (low, high) == (0, STACK_WORDS):
+            depth = "?"
+        text = format_instruction(decoded.instruction, decoded.operands, program, {})
+        mark = ">" if decoded.offset == offset else " "
+        line = lines.get(decoded.offset, "")
+        rows.append(f"{mark} {line:>4}  {decoded.offset:#06x}  {depth:>5}  {text}")
+    return "\n".join(rows)
+
+
+# -- programs that have no source ----------------------------------------------------------------
+
+
+def _diagnostic(program: Program, fault: Fault, file: str) -> Diagnostic:
+    name = file or program.source_name or "program"
+    place = name
+    if fault.offset is not None:
+        place = f"{name}: code offset {fault.offset:#x}"
+        known = [entry for entry in program.lines if entry[0] <= fault.offset]
+        if known and known[-1][1] < len(program.sources):
+            _, source, line = known[-1]
+            place += f" ({program.sources[source]} line {line})"
+    elif fault.probe is not None:
+        place = f"{name}: probe {program.probes[fault.probe].index}"
+    elif fault.keyword is not None:
+        place = f"{name}: header"
+    return Diagnostic(place, 0, 0, fault.message, fault.hint, note=fault.note)
+
+
+def verify(program: Program, file: str = "") -> None:
+    """Raise ProgramError with everything that is wrong; positions are code offsets.
+
+    ``file``: the name to report it by, else that of its source.
+    """
+    faults = check(program)
+    if faults:
+        raise ProgramError(tuple(_diagnostic(program, fault, file) for fault in faults))
