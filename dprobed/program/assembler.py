@@ -246,7 +246,7 @@ class _Assembler:
         section.ends_with_label = False
         for count in range(min(_LONGEST, len(words)), 0, -1):
             forms = _FORMS.get(tuple(token.text for token in words[:count]))
-            if forms is not None:
+            if forms is not None and not self._misspelt(words, count):
                 step = self._form(forms, words[:count], words[count:])
                 break
         else:
@@ -269,7 +269,7 @@ class _Assembler:
         step = _Step(forms[0], words[0], width, [], broken=True)
         written_as = forms[0].spelling
         if operand:
-            self._at(operand, f"`{written_as}` takes no operand", _others(words))
+            self._at(operand, f"`{written_as}` takes no operand")
         else:
             kind = forms[0].operands[0].text
             separator = "," if " " in forms[0].name else " "
@@ -323,19 +323,31 @@ class _Assembler:
             self.facilities.append(facility)
         step.value = self.facilities.index(facility)
 
+    @staticmethod
+    def _misspelt(words: list[Token], count: int) -> bool:
+        """Whether what follows the first word is no operand, but most of another instruction."""
+        if count > 1 or len(words) == 1 or words[1].kind is not Kind.NAME:
+            return False
+        first, second = words[0].text, words[1].text
+        return any(name[:2] == (first, second) for name in _FORMS) or (
+            (first, "r") in _FORMS and second in REGISTER_INDEX
+        )
+
     def _unknown_instruction(self, words: list[Token]) -> None:
-        text = words[0].text
-        if text in _FIRST_WORDS:
-            second = words[1].text if len(words) > 1 else ""
-            shown = f"{text} {second}".strip()
-            kinds = {name[1]: None for name in _FORMS if len(name) > 1 and name[0] == text}
-            close = difflib.get_close_matches(second, kinds, 1)
-            hint = f"did you mean `{text} {close[0]}`?" if close else _others(words[:1])
-            self._at(words[:2], f"unknown instruction `{shown}`", hint)
-        else:
+        texts = [token.text for token in words[:3]]
+        first = texts[0]
+        if first not in _FIRST_WORDS:
             self.faults.at(
-                words[0], f"unknown instruction `{text}`", _nearest(text.lower(), _FIRST_WORDS)
+                words[0], f"unknown instruction `{first}`", _nearest(first.lower(), _FIRST_WORDS)
             )
+            return
+        if len(texts) > 1 and texts[1] in REGISTER_INDEX:
+            hint = f"did you mean `{first} r,{texts[1]}`?"
+        else:
+            known = {" ".join(name): i[0] for name, i in _FORMS.items() if name[0] == first}
+            close = difflib.get_close_matches(" ".join(texts), known, 1)
+            hint = f"did you mean `{known[close[0]].spelling}`?" if close else _others(words[:1])
+        self._at(words[:3], f"unknown instruction `{' '.join(texts)}`", hint)
 
     # helpers
 
@@ -431,10 +443,10 @@ class _Assembler:
             )
         program, steps = self.program()
         broken = frozenset(at for at, step in steps.items() if step.broken)
-        bad = [name for section in [self.header, *self.probes] for name in _bad(section)]
+        # A keyword that was refused has its default here, which says nothing of the file.
+        refused = tuple(f"write {name} =" for name in _bad(self.header))
         for fault in check(program, broken):
-            # A keyword that was refused keeps its default here, which says nothing of the file.
-            if not (bad and (fault.keyword or "header" in fault.hint)):
+            if not fault.hint.startswith(refused):
                 self._report(fault, steps)
         if self.faults.found:
             order = {name: i for i, name in enumerate(dict.fromkeys([self.file, *program.sources]))}

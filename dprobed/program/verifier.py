@@ -198,7 +198,7 @@ def range_fault(kind: Operand, value: int) -> tuple[str, str] | None:
         return None
     if kind is Operand.WORD:
         return "the number does not fit into a 64-bit word", ""
-    return f"the {kind.text} is {kind.low} to {kind.high}, not {value}", ""
+    return f"{value} is out of range: this {kind.text} is {kind.low} to {kind.high}", ""
 
 
 def _operand_fault(
