@@ -251,14 +251,16 @@ class Unpacker:
 def decode_request(body: bytes) -> Request:
     """What the daemon said; raises ProtocolError."""
     try:
-        return _decode_request(body)
+        message: Request = _decode_request(body)
     except msgspec.MsgspecError as error:
         raise ProtocolError(str(error)) from error
+    return message
 
 
 def decode_from_tracer(body: bytes) -> Reply | Event:
     """What the tracer said; raises ProtocolError."""
     try:
-        return _decode_from_tracer(body)
+        message: Reply | Event = _decode_from_tracer(body)
     except msgspec.MsgspecError as error:
         raise ProtocolError(str(error)) from error
+    return message

@@ -15,6 +15,7 @@ from typing import Final
 _PF_KTHREAD: Final = 0x0020_0000  # include/linux/sched.h
 _CAP_SYS_PTRACE: Final = 19
 _CAP_SYS_ADMIN: Final = 21
+_SYS_KCMP: Final = 312
 _KCMP_VM: Final = 1
 _YAMA: Final = "/proc/sys/kernel/yama/ptrace_scope"
 
@@ -30,6 +31,7 @@ class Status:
     uids: tuple[int, ...]
     gids: tuple[int, ...]
     capabilities: int
+    pending: int
     caught: int
     ignored: int
     seccomp: int
@@ -60,6 +62,7 @@ def status(tid: int) -> Status | None:
         uids=tuple(map(int, fields[b"Uid"].split())),
         gids=tuple(map(int, fields[b"Gid"].split())),
         capabilities=number(b"CapPrm", 16),
+        pending=number(b"SigPnd", 16),
         caught=number(b"SigCgt", 16),
         ignored=number(b"SigIgn", 16),
         seccomp=number(b"Seccomp"),
@@ -178,7 +181,9 @@ def denial(pid: int) -> str:
             f"capability: it has capabilities {found.capabilities:#x} that we lack; ask root"
         )
     if not dumpable(pid, us):
-        return what + "dumpable: it is marked not dumpable (prctl PR_SET_DUMPABLE, setuid); ask root"
+        return (
+            what + "dumpable: it is marked not dumpable (prctl PR_SET_DUMPABLE, setuid); ask root"
+        )
     scope = yama_scope()
     if scope:
         return what + (
@@ -207,6 +212,13 @@ def yama_scope() -> int:
 def machine_is_supported() -> bool:
     """Whether this is x86-64 Linux."""
     return platform.machine() == "x86_64"
+
+
+def shares_memory(one: int, other: int) -> bool:
+    """Whether two processes have one address space (kcmp(2); false where the kernel has it not)."""
+    import ctypes
+
+    return bool(ctypes.CDLL(None).syscall(_SYS_KCMP, one, other, _KCMP_VM, 0, 0) == 0)
 
 
 def children(pid: int) -> list[int]:

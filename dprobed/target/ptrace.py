@@ -143,8 +143,11 @@ def fail(tid: int) -> None:
     raise PtraceError(number, os.strerror(number))
 
 
-#: For the trap engine's loop: the bare call, 0 or -1.
+#: For the trap engine's loop: the bare calls, -1 on failure (then ``ctypes.get_errno``).
 raw_ptrace = _ptrace
+raw_waitpid = _libc.waitpid
+raw_waitpid.argtypes = [ctypes.c_long, ctypes.c_void_p, ctypes.c_long]
+raw_waitpid.restype = ctypes.c_int
 
 
 def seize(tid: int) -> None:

@@ -21,12 +21,16 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
-from dprobed.target import procfs, ptrace
+from dprobed.target import memory, procfs, ptrace
 from dprobed.target.lifecycle import Reaction, State, react
-from dprobed.target.ptrace import CS, ORIG_RAX, RAX, RCX, RIP, WALL, Gone, Registers
+from dprobed.target.ptrace import CS, ORIG_RAX, RAX, RIP, WALL, Gone, Registers
+from dprobed.target.ptrace import raw_waitpid as _waitpid
 from dprobed.target.status import Kind, Stop, decode
+
+if TYPE_CHECKING:
+    from dprobed.engine.space import Site
 
 _CLONE_VM: Final = 0x100
 _CLONE_THREAD: Final = 0x10000
@@ -51,28 +55,24 @@ _SYNCHRONOUS: Final = sum(
 ALL_BUT_SYNCHRONOUS: Final = 0xFFFF_FFFF_FFFF_FFFF & ~_SYNCHRONOUS
 _USER_CODE_32: Final = 0x23
 
-_libc = ctypes.PyDLL(None, use_errno=True)
-_waitpid = _libc.waitpid
-_waitpid.argtypes = [ctypes.c_long, ctypes.c_void_p, ctypes.c_long]
-_waitpid.restype = ctypes.c_int
-
 
 class Thread:
     """One traced thread and the plan for its next resumption."""
 
     __slots__ = (
+        "busy",
         "clean",
         "comm",
         "cpu_address",
+        "entering",
         "held",
         "identity_until",
         "listen",
         "owner",
         "relisten",
-        "reported",
         "revocable",
-        "signal",
         "siginfo",
+        "signal",
         "skip",
         "state",
         "tgid",
@@ -87,6 +87,8 @@ class Thread:
         self.signal = 0
         #: That signal's siginfo, when a stop of another kind has come in between.
         self.siginfo: bytes | None = None
+        #: Its stop is being reacted to; it goes on after that, not before.
+        self.busy = False
         self.listen = False
         #: In a group-stop that we left in order to borrow the thread: it has to go back.
         self.relisten = False
@@ -97,13 +99,14 @@ class Thread:
         self.clean = True
         #: (address of the breakpoint, rsp): the next hit there is a restart, not a hit.
         self.skip: tuple[int, int] | None = None
-        #: The latest hit's record, as long as a fault of the instruction may withdraw it.
-        self.revocable: object = None
+        #: The site in whose slot it is while a handler is set up; then it stops at the handler.
+        self.entering: Site | None = None
+        #: The latest hit's record (batch, index), which a fault of the instruction withdraws.
+        self.revocable: tuple[list[tuple[object, ...] | None], int] | None = None
         self.comm = b""
         self.owner = (0, 0)
         self.identity_until = 0
         self.cpu_address = -1
-        self.reported = False
 
 
 class Engine(Protocol):
@@ -185,6 +188,7 @@ class World:
     def detach(self, thread: Thread) -> None:
         """Detach from one stopped thread, and give it the signal that was on its way."""
         self.threads.pop(thread.tid, None)
+        thread.state = State.RUNNING
         try:
             if thread.siginfo is not None:
                 ptrace.set_siginfo(thread.tid, thread.siginfo)
@@ -228,6 +232,7 @@ class World:
         if stop.kind not in (Kind.EXITED, Kind.KILLED):
             thread.state = State.STOPPED
             thread.clean = True
+            thread.busy = True
         match reaction:
             case Reaction.FORGET:
                 del self.threads[tid]
@@ -251,11 +256,13 @@ class World:
                 self._new_image(thread)
             case _:
                 thread.listen = False
+        thread.busy = False
         self.go(thread)
 
     def _begin(self, thread: Thread, stop: Stop) -> None:
         thread.listen = stop.kind is Kind.GROUP_STOP
         self._engine.begin(thread, self._expected.pop(thread.tid, True))
+        thread.busy = False
         if thread.tid in self.threads:
             self.go(thread)
 
@@ -287,8 +294,6 @@ class World:
         if number == _SYS_CLONE:
             flags = words[ptrace.RDI]
         elif number == _SYS_CLONE3:
-            from dprobed.target import memory
-
             flags = int.from_bytes(memory.read_partial(parent.tid, words[ptrace.RDI], 8), "little")
         else:
             flags = 0
@@ -302,7 +307,7 @@ class World:
         thread.signal = 0
         thread.siginfo = None
         thread.listen = thread.relisten = thread.held = False
-        thread.skip = None
+        thread.skip = thread.entering = thread.revocable = None
         thread.cpu_address = -1
         thread.identity_until = 0
         self._engine.new_image(thread)
@@ -311,7 +316,7 @@ class World:
 
     def go(self, thread: Thread) -> None:
         """Carry out the thread's plan, unless the world is stopped or the thread is held."""
-        if self._stopped or thread.state is not State.STOPPED:
+        if self._stopped or thread.busy or thread.state is not State.STOPPED:
             return
         if thread.held:
             thread.state = State.HELD
@@ -329,7 +334,10 @@ class World:
                 thread.relisten = False
                 ptrace.interrupt(thread.tid)
             number, thread.signal = thread.signal, 0
-            ptrace.cont(thread.tid, number)
+            if thread.entering is not None:
+                ptrace.step(thread.tid, number)
+            else:
+                ptrace.cont(thread.tid, number)
         except Gone:
             # Killed: its exit status is what comes next.
             thread.state = State.RUNNING
@@ -343,7 +351,7 @@ class World:
 
     @contextmanager
     def stopped(self) -> Iterator[list[Thread]]:
-        """Every thread stopped within; yields those that could not be (they sleep in the kernel)."""
+        """Every thread stopped within; yields those that sleep in the kernel and could not be."""
         self._stopped += 1
         try:
             yield self._stop_all() if self._stopped == 1 else []
@@ -497,6 +505,20 @@ class World:
                 thread.signal = stop.value
             thread.listen = stop.kind is Kind.GROUP_STOP
 
+    def collect(self, thread: Thread) -> None:
+        """Let a stopped thread run into the SIGTRAP that is pending for it, and serve that.
+
+        Raises Gone.
+        """
+        ptrace.interrupt(thread.tid)
+        ptrace.cont(thread.tid)
+        stop = self._wait_for(thread)
+        thread.clean = True
+        if stop.kind is Kind.TRAP:
+            self._engine.serve_trap(thread)
+        else:
+            self.park(thread, stop)
+
     def lender(self, tgid: int) -> Thread:
         """A stopped thread of the process that can be borrowed; raises Gone when there is none."""
         candidates = [
@@ -515,6 +537,3 @@ class World:
 
 class InjectionError(Exception):
     """A system call that we had the target make did not work."""
-
-
-__all__ = ["RCX", "Engine", "InjectionError", "Thread", "World"]

@@ -1,0 +1,125 @@
+"""What a program sees of the thread that hit its probe: ``program.context.Context`` on ptrace."""
+
+from __future__ import annotations
+
+import time
+from typing import Final
+
+from dprobed.program.context import Registers as Words
+from dprobed.target import memory, procfs, ptrace
+from dprobed.target.ptrace import FPREGS_SIZE, Block, Registers
+from dprobed.target.world import Thread
+
+#: How long a thread's name and user id, once read, are taken for true.
+_IDENTITY_NS: Final = 100_000_000
+
+
+class HitContext:
+    """One object for all hits, since they are served one after the other."""
+
+    __slots__ = ("_cpu", "_fpregs", "_fpregs_loaded", "fp_dirty", "registers", "regs", "thread")
+
+    def __init__(self, registers: Registers) -> None:
+        self.registers: Final = registers
+        self.regs: Words = registers.words
+        self.thread: Thread
+        self.fp_dirty = False
+        self._fpregs = Block(FPREGS_SIZE)
+        self._fpregs_loaded = False
+        self._cpu = -1
+
+    def enter(self, thread: Thread, now: int) -> None:
+        """A new hit; its registers are loaded already."""
+        self.thread = thread
+        self._cpu = -1
+        if self._fpregs_loaded:
+            self._fpregs_loaded = False
+            self.fp_dirty = False
+        if now > thread.identity_until:
+            self.identify(thread, now)
+
+    @staticmethod
+    def identify(thread: Thread, now: int) -> None:
+        """Read the thread's name and user."""
+        thread.identity_until = now + _IDENTITY_NS
+        found = procfs.status(thread.tid)
+        if found is not None:
+            thread.comm = procfs.comm(thread.tid)
+            thread.owner = (found.uids[0], found.gids[0])
+
+    def leave(self) -> None:
+        """Store what the program altered besides the general registers; raises Gone."""
+        if self.fp_dirty:
+            ptrace.set_fpregs(self.thread.tid, self._fpregs)
+            self.fp_dirty = False
+
+    @property
+    def pid(self) -> int:
+        """See Context."""
+        return self.thread.tgid
+
+    @property
+    def tid(self) -> int:
+        """See Context."""
+        return self.thread.tid
+
+    @property
+    def uid(self) -> int:
+        """See Context."""
+        return self.thread.owner[0]
+
+    @property
+    def gid(self) -> int:
+        """See Context."""
+        return self.thread.owner[1]
+
+    @property
+    def comm(self) -> bytes:
+        """See Context; at most 0.1 s old."""
+        return self.thread.comm
+
+    @property
+    def cpu(self) -> int:
+        """From the thread's ``struct rseq``, which the kernel keeps current; else from /proc."""
+        if self._cpu < 0:
+            self._cpu = self._find_cpu()
+        return self._cpu
+
+    def _find_cpu(self) -> int:
+        thread = self.thread
+        if thread.cpu_address < 0:
+            rseq = ptrace.rseq_address(thread.tid)
+            thread.cpu_address = rseq + 4 if rseq else 0
+        if thread.cpu_address:
+            found = memory.read_u32(thread.tid, thread.cpu_address)
+            # Until the thread first returns to user space the field says "uninitialized" (-1).
+            if 0 <= found < 0x8000_0000:
+                return found
+        return procfs.cpu(thread.tid)
+
+    def fpregs(self) -> bytearray:
+        """See Context."""
+        if not self._fpregs_loaded:
+            ptrace.get_fpregs(self.thread.tid, self._fpregs)
+            self._fpregs_loaded = True
+        return self._fpregs.data
+
+    def now(self) -> int:
+        """See Context."""
+        return time.monotonic_ns()
+
+    def read(self, address: int, length: int) -> bytes:
+        """See Context."""
+        return memory.read(self.thread.tid, address, length)
+
+    def read_partial(self, address: int, length: int) -> bytes:
+        """See Context."""
+        return memory.read_partial(self.thread.tid, address, length)
+
+    def write(self, address: int, data: bytes) -> None:
+        """See Context."""
+        memory.write(self.thread.tid, address, data)
+
+    def writable(self, address: int) -> bool:
+        """See Context."""
+        return memory.writable(self.thread.tid, address)

@@ -1,0 +1,120 @@
+"""One probe of one program in this target, while it is in.
+
+A ``Probe`` has the state and the counters; an ``Attachment`` is one place where it is (a source
+line can have several). Hits are counted from -pass_count, and the program runs when the count is
+0 or more (``language.md``), so the first ``pass_count`` hits are passed over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from dprobed.engine.protocol import ProbeStatus, State
+from dprobed.engine.space import Site
+from dprobed.program import Context, Outcome, ProbeDefinition
+
+
+class Attachment:
+    """One place of a probe: ``number`` is the place's in records."""
+
+    __slots__ = ("address", "index", "module_key", "number", "place", "probe", "site")
+
+    def __init__(
+        self,
+        probe: Probe,
+        number: int,
+        place: str,
+        address: int,
+        module_key: object,
+        site: Site | None = None,
+        index: int = -1,
+    ) -> None:
+        self.probe: Final = probe
+        self.number: Final = number
+        self.place: Final = place
+        self.address: Final = address
+        #: The mapping of the module that it belongs to; it goes away with it.
+        self.module_key: Final = module_key
+        self.site: Final = site
+        #: The debug register of a watchpoint.
+        self.index: Final = index
+
+
+class Probe:
+    """State and counters of one probe."""
+
+    __slots__ = (
+        "attachments",
+        "definition",
+        "dropped",
+        "entry",
+        "faulted",
+        "hits",
+        "last",
+        "missed",
+        "module",
+        "pass_count",
+        "place",
+        "program",
+        "ran",
+        "reason",
+        "retry",
+        "revocable",
+        "state",
+    )
+
+    def __init__(
+        self,
+        program: int,
+        definition: ProbeDefinition,
+        entry: Callable[[Context], Outcome],
+        module: str,
+    ) -> None:
+        self.program: Final = program
+        self.definition: Final = definition
+        self.entry: Final = entry
+        self.pass_count: Final = definition.pass_count
+        #: The number of the last hit that runs the program; a number never reached: no limit.
+        limit = definition.max_hits
+        self.last: Final = definition.pass_count + limit if limit else 1 << 63
+        self.revocable: Final = not definition.logonfault
+        self.state = State.PENDING
+        self.reason = "no mapped module of that name yet"
+        self.module = module
+        self.place = definition.offset or definition.address or ""
+        self.attachments: list[Attachment] = []
+        #: Pending for something else than its module being mapped: look again at times.
+        self.retry = False
+        self.hits = 0
+        self.ran = 0
+        self.missed = 0
+        self.dropped = 0
+        self.faulted = 0
+
+    def set(self, state: State, reason: str = "") -> None:
+        """Enter a state; ``reason`` is shown with it."""
+        self.state = state
+        self.reason = reason
+
+    @property
+    def over(self) -> bool:
+        """Whether it is never to run again in this target."""
+        return self.state in (State.REMOVED, State.DISABLED)
+
+    def status(self) -> ProbeStatus:
+        """As the daemon wants to hear it."""
+        return ProbeStatus(
+            program=self.program,
+            probe=self.definition.index,
+            state=self.state,
+            module=self.module,
+            place=self.place,
+            reason=self.reason,
+            hits=self.hits,
+            ran=self.ran,
+            missed=self.missed,
+            dropped=self.dropped,
+            faulted=self.faulted,
+            addresses=sorted(each.address for each in self.attachments),
+        )

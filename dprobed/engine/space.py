@@ -1,0 +1,339 @@
+"""One address space of the target: its patched sites, their slots, and the pages that hold these.
+
+Rules:
+
+* A *site* is one patched place; any number of probes hang on it. Its original bytes are read once,
+  when it is made, and through the overlay of the other sites' original bytes.
+* Text is changed while the world is stopped, one byte a site, and only where the byte is what we
+  expect: ours when we take a site out (a module may have been unmapped and another mapped in its
+  place), the original one when we put it in.
+* Slots lie in *areas*: pages that the target maps for us within reach of the module. A slot is used
+  again only after every thread has been taken out of it.
+* The undo is known before the change: a site is in ``by_trap`` before its byte is written.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Final
+
+from dprobed.engine.relocate import Displaced, Position, RelocationError, displace
+from dprobed.target import procfs, ptrace
+from dprobed.target.memory import PAGE, Memory
+from dprobed.target.world import InjectionError, Thread, World
+
+if TYPE_CHECKING:
+    from dprobed.engine.probe import Attachment
+
+INT3: Final = b"\xcc"
+SLOT: Final = 64
+_REACH: Final = (1 << 31) - (1 << 20)
+_GAP: Final = 16 * PAGE
+_LOWEST: Final = 1 << 20
+_HIGHEST: Final = (1 << 47) - PAGE
+_SYSCALL: Final = b"\x0f\x05"
+_SYS_MMAP: Final = 9
+_SYS_MUNMAP: Final = 11
+_PROT_READ_EXEC: Final = 5
+_MAP_PRIVATE_ANONYMOUS_FIXED_NOREPLACE: Final = 0x100022
+
+
+class SpaceError(Exception):
+    """The address space cannot be prepared; one line."""
+
+
+class Site:
+    """One patched place."""
+
+    __slots__ = (
+        "address",
+        "attachments",
+        "callback",
+        "displaced",
+        "gone",
+        "original",
+        "plain",
+        "slot",
+        "trap",
+    )
+
+    def __init__(self, address: int, original: bytes, slot: int, displaced: Displaced) -> None:
+        self.address: Final = address
+        #: Where a thread's rip is after the breakpoint fired.
+        self.trap: Final = address + 1
+        self.original: Final = original
+        self.slot: Final = slot
+        self.displaced: Final = displaced
+        self.attachments: list[Attachment] = []
+        #: Of the tracer itself (the dynamic loader's notification); called at each hit.
+        self.callback: Callable[[Thread], None] | None = None
+        #: A SIGTRAP at ``trap`` can only be this breakpoint's. Not so behind an instruction of one
+        #: byte, where a thread can be without having executed the breakpoint.
+        self.plain = displaced.length > 1
+        self.gone = False
+
+    def position(self, offset: int) -> Position:
+        """What a thread is equivalent to that stands ``offset`` bytes into the slot."""
+        for at, position in reversed(self.displaced.positions):
+            if at <= offset:
+                return position
+        raise AssertionError("a slot has a position at offset 0")
+
+
+class Area:
+    """Pages in the target that hold slots."""
+
+    __slots__ = ("end", "free", "start")
+
+    def __init__(self, start: int, size: int) -> None:
+        self.start: Final = start
+        self.end: Final = start + size
+        self.free = list(range(start + size - SLOT, start - SLOT, -SLOT))
+
+
+class Space:
+    """One address space: the target's, or what is left of it after ``exec`` in a CLONE_VM child."""
+
+    def __init__(self, tid: int, tgid: int) -> None:
+        """Raises OSError when the process is gone."""
+        self.tgid = tgid
+        self.memory = Memory(tid)
+        self.by_trap: dict[int, Site] = {}
+        self.areas: list[Area] = []
+        self._slots: dict[int, Site] = {}
+        self._gate = 0
+
+    # --- looking ---
+
+    def text(self, address: int, length: int) -> bytes:
+        """Code as it is without us; short or empty where nothing is mapped."""
+        data = bytearray(self.memory.peek(address, length))
+        for offset in range(len(data)):
+            site = self.by_trap.get(address + offset + 1)
+            if site is not None and data[offset] == INT3[0]:
+                data[offset] = site.original[0]
+        return bytes(data)
+
+    def slot_at(self, rip: int) -> tuple[Site, int] | None:
+        """The site in whose slot ``rip`` is, and how many bytes into it."""
+        for area in self.areas:
+            if area.start <= rip < area.end:
+                offset = (rip - area.start) % SLOT
+                site = self._slots.get(rip - offset)
+                return None if site is None else (site, offset)
+        return None
+
+    def sites(self) -> list[Site]:
+        """All that have a slot, armed or not."""
+        return list(self._slots.values())
+
+    # --- preparing: nothing of the target's own is changed ---
+
+    def reserve(self, world: World, addresses: Iterable[int]) -> None:
+        """Have the target map room for slots near these addresses; stops the world.
+
+        Raises SpaceError and Gone.
+        """
+        missing: list[int] = []
+        room = {id(area): len(area.free) for area in self.areas}
+        for address in sorted(addresses):
+            for area in self.areas:
+                if self._reaches(area.start, area.end, address) and room[id(area)] > 0:
+                    room[id(area)] -= 1
+                    break
+            else:
+                missing.append(address)
+        while missing:
+            first = missing[0]
+            group = [address for address in missing if address - first < _REACH // 2]
+            size = -(-len(group) * SLOT // PAGE) * PAGE
+            with world.stopped():
+                self._map_area(world, group[0], group[-1], size)
+            missing = missing[len(group) :]
+
+    @staticmethod
+    def _reaches(start: int, end: int, address: int) -> bool:
+        return abs(address - start) < _REACH and abs(end - address) < _REACH
+
+    def _map_area(self, world: World, low: int, high: int, size: int) -> None:
+        thread = world.lender(self.tgid)
+        for start in self._gaps(thread.tid, low, high, size):
+            result = self._call(
+                world,
+                thread,
+                _SYS_MMAP,
+                start,
+                size,
+                _PROT_READ_EXEC,
+                _MAP_PRIVATE_ANONYMOUS_FIXED_NOREPLACE,
+                0xFFFF_FFFF_FFFF_FFFF,
+                0,
+            )
+            if result == start:
+                self.areas.append(Area(start, size))
+                return
+            if result > 0:  # before Linux 4.17 the flag is only a hint
+                self._call(world, thread, _SYS_MUNMAP, result, size)
+            elif result != -17:  # EEXIST: somebody was faster
+                raise SpaceError(
+                    f"the target cannot map {size} bytes for slots: {os.strerror(-result)}"
+                )
+        raise SpaceError("no free address within 2 GiB of the module for slots")
+
+    @staticmethod
+    def _gaps(tid: int, low: int, high: int, size: int) -> list[int]:
+        """Free addresses within reach, the nearest first.
+
+        Preferred is the upper end of a gap, away from what grows up (the heap); never below a
+        stack, which grows down.
+        """
+        found: list[tuple[int, int]] = []
+        floor = _LOWEST
+        with open(f"/proc/{tid}/maps", "rb") as maps:
+            lines = maps.read().splitlines()
+        for line in [*lines, b"%x-%x ---p 0 0 0 end" % (_HIGHEST, _HIGHEST)]:
+            bounds = line.split(b" ", 1)[0].split(b"-")
+            start, end = int(bounds[0], 16), int(bounds[1], 16)
+            if start > _HIGHEST:
+                break
+            here = (start - _GAP - size) // PAGE * PAGE
+            # The far end of a huge gap may be out of reach where its near end is not.
+            here = min(here, (low + _REACH - 2 * size) // PAGE * PAGE)
+            if here >= floor + _GAP and not line.endswith(b"[stack]"):
+                distance = max(abs(here - low), abs(here + size - high))
+                if distance < _REACH and abs(here + size - low) < _REACH:
+                    found.append((distance, here))
+            floor = end
+        return [here for _, here in sorted(found)]
+
+    def _call(self, world: World, thread: Thread, number: int, *arguments: int) -> int:
+        """An injected system call, past a seccomp filter where that is allowed."""
+        gate = self._find_gate(thread.tid)
+        found = procfs.status(thread.tid)
+        if found is None or not found.seccomp:
+            return self._inject(world, thread, gate, number, arguments)
+        if not procfs.may_suspend_seccomp():
+            raise SpaceError(
+                "the target has a seccomp filter, which may kill it for a system call of ours; "
+                "as root it can be suspended for that moment"
+            )
+        try:
+            ptrace.set_options(thread.tid, ptrace.OPTIONS | ptrace.PTRACE_O_SUSPEND_SECCOMP)
+        except ptrace.PtraceError as error:
+            raise SpaceError(f"the target's seccomp filter cannot be suspended: {error}") from error
+        try:
+            return self._inject(world, thread, gate, number, arguments)
+        finally:
+            ptrace.set_options(thread.tid, ptrace.OPTIONS)
+
+    @staticmethod
+    def _inject(
+        world: World, thread: Thread, gate: int, number: int, arguments: tuple[int, ...]
+    ) -> int:
+        try:
+            return world.inject(thread, gate, number, *arguments)
+        except InjectionError as error:
+            raise SpaceError(str(error)) from error
+
+    def _find_gate(self, tid: int) -> int:
+        """The address of a ``syscall`` instruction: in the vDSO, else in any code there is."""
+        if self._gate and self.text(self._gate, 2) == _SYSCALL:
+            return self._gate
+        with open(f"/proc/{tid}/maps", "rb") as maps:
+            lines = maps.read().splitlines()
+        for line in sorted(lines, key=lambda each: b"[vdso]" not in each):
+            fields = line.split(None, 5)
+            if b"x" not in fields[1] or b"[vsyscall]" in line:
+                continue
+            start, end = (int(word, 16) for word in fields[0].split(b"-"))
+            while start < end:
+                chunk = self.memory.peek(start, min(end - start, 1 << 20))
+                at = chunk.find(_SYSCALL)
+                if at >= 0 and self.text(start + at, 2) == _SYSCALL:
+                    self._gate = start + at
+                    return self._gate
+                if not chunk:
+                    break
+                start += len(chunk)
+        raise SpaceError("the target has no syscall instruction to borrow")
+
+    def make_site(self, address: int) -> Site:
+        """The site at an address, made ready but not armed; raises SpaceError with the reason."""
+        known = self.by_trap.get(address + 1)
+        if known is not None:
+            return known
+        code = self.text(address, 15)
+        if not code:
+            raise SpaceError(f"no memory is mapped at {address:#x}")
+        for area in self.areas:
+            if area.free and self._reaches(area.start, area.end, address):
+                break
+        else:
+            raise SpaceError(f"no slot is free within 2 GiB of {address:#x}")
+        slot = area.free[-1]
+        try:
+            displaced = displace(code, address, slot)
+        except RelocationError as error:
+            raise SpaceError(f"the instruction at {address:#x} cannot be probed: {error}") from None
+        if len(displaced.code) > SLOT or not self.memory.poke(slot, displaced.code):
+            raise SpaceError(f"the slot for {address:#x} cannot be written")
+        area.free.pop()
+        site = Site(address, code[: displaced.length], slot, displaced)
+        self._slots[slot] = site
+        return site
+
+    # --- changing text: the world is stopped ---
+
+    def arm(self, site: Site) -> bool:
+        """Write the breakpoint; false when the original instruction is not there any more."""
+        if self.by_trap.get(site.trap) is site:
+            return True
+        if self.text(site.address, site.displaced.length) != site.original:
+            return False
+        self.by_trap[site.trap] = site
+        if self.memory.poke(site.address, INT3):
+            return True
+        del self.by_trap[site.trap]
+        return False
+
+    def disarm(self, site: Site) -> None:
+        """Put the original byte back, if it is our breakpoint that stands there."""
+        if self.by_trap.get(site.trap) is not site:
+            return
+        if not site.gone and self.memory.peek(site.address, 1) == INT3:
+            self.memory.poke(site.address, site.original[:1])
+        del self.by_trap[site.trap]
+
+    def free(self, site: Site) -> None:
+        """Give a disarmed site's slot back; no thread may be in it."""
+        self._slots.pop(site.slot, None)
+        for area in self.areas:
+            if area.start <= site.slot < area.end:
+                area.free.append(site.slot)
+
+    def restore_copy(self, tid: int) -> bool:
+        """Put the original bytes into a ``fork`` child's copy of this space; false if it is gone."""
+        try:
+            copy = Memory(tid)
+        except OSError:
+            return False
+        try:
+            for site in self.by_trap.values():
+                if not site.gone and copy.peek(site.address, 1) == INT3:
+                    copy.poke(site.address, site.original[:1])
+        finally:
+            copy.close()
+        return True
+
+    def unmap_areas(self, world: World, thread: Thread) -> None:
+        """Have ``thread``'s process unmap the areas; raises SpaceError and Gone."""
+        for area in self.areas:
+            self._call(world, thread, _SYS_MUNMAP, area.start, area.end - area.start)
+
+    def close(self) -> None:
+        """Forget everything; what is in the target stays."""
+        self.memory.close()
+        self.by_trap.clear()
+        self._slots.clear()
+        self.areas.clear()

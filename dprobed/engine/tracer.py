@@ -1,0 +1,684 @@
+"""The tracer of one target: what the daemon asks of it, and the target's own great events.
+
+One blocking loop. It waits for the tracees only; the socket and the clock end a wait by a signal
+(SIGIO, SIGALRM), whose handlers set ``attention``. A signal that arrives in the instant between
+the look at ``attention`` and the wait is noticed at the next stop or tick, so a tick never is
+further away than ``_IDLE`` seconds.
+
+However the loop ends (asked to, the daemon is gone, a defect of ours), ``_withdraw`` takes every
+change back and lets the target go.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import gc
+import logging
+import os
+import select
+import signal
+import socket
+import time
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass, field
+from typing import Final
+
+from dprobed.engine import protocol
+from dprobed.engine.placement import Loaded, Placement, Spot, Unplaced
+from dprobed.engine.probe import Attachment, Probe
+from dprobed.engine.protocol import State as ProbeState
+from dprobed.engine.reporter import FLUSH, Reporter
+from dprobed.engine.space import Site, Space, SpaceError
+from dprobed.engine.trap import TrapEngine
+from dprobed.location import LocationError
+from dprobed.program import Executor, Program, ProgramError, decode
+from dprobed.target import procfs
+from dprobed.target.lifecycle import State
+from dprobed.target.ptrace import Gone, PtraceError
+from dprobed.target.status import Kind, Stop
+from dprobed.target.world import Thread, World
+
+_IDLE: Final = 5.0
+_AT_BASE: Final = 7
+#: The dynamic loader calls it after each change of the list of modules (link.h, r_brk).
+_LOADER_HOOK: Final = "_dl_debug_state"
+
+_log = logging.getLogger(__name__)
+
+
+class TracerError(Exception):
+    """A request that is refused; one line."""
+
+
+@dataclass
+class Inserted:
+    """A program that is in."""
+
+    number: int
+    program: Program
+    executor: Executor
+    check_opcode: bool
+    probes: list[Probe] = field(default_factory=list)
+
+
+class Tracer:
+    """Serves one target until it ends or is let go."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._unpacker = protocol.Unpacker()
+        self._reporter = Reporter(sock, self._arm)
+        self._engine = TrapEngine(self._reporter)
+        self._world = World(self)
+        self._engine.world = self._world
+        self._engine.retire = self._note_retired
+        self._engine.resume = self._note_resume
+        self._engine.suspended = self._tell_suspended
+        self._placement: Placement
+        self._pid = 0
+        self._programs: dict[int, Inserted] = {}
+        self._globals: list[int] = []
+        self._places: dict[tuple[str, str], int] = {}
+        self._loader_site: Site | None = None
+        self._prepared = False
+        self._launching = False
+        self._retired = False
+        self._resume = False
+        self._tick = False
+        self._served = 0
+        self._end: tuple[str, int] | None = None
+        self._end_status = ("gone", 0)
+        self._closing = False
+
+    # --- the loop ---
+
+    def run(self) -> None:
+        """Until the target has ended or is let go; the target is whole afterwards."""
+        self._hear_signals()
+        try:
+            while self._end is None and not self._closing:
+                self._world.attention = False
+                self._attend()
+                if self._end is None and not self._closing:
+                    if self._world.threads:
+                        self._engine.run()
+                    elif self._pid:
+                        self._end = self._end or ("gone", 0)
+                    else:
+                        select.select([self._sock], [], [], _IDLE)
+        finally:
+            self._withdraw()
+            if self._pid:
+                how, status = self._end or ("detached", 0)
+                self._reporter.send(
+                    protocol.Ended(how, status, self._statuses(), self._engine.overhead_ns)
+                )
+            self._reporter.finish()
+
+    def _hear_signals(self) -> None:
+        def attention(number: int, frame: object) -> None:
+            self._world.attention = True
+            if number == signal.SIGALRM:
+                self._tick = True
+
+        signal.signal(signal.SIGIO, attention)
+        signal.signal(signal.SIGALRM, attention)
+        signal.setitimer(signal.ITIMER_REAL, _IDLE, _IDLE)
+        self._sock.setblocking(False)
+        fcntl.fcntl(self._sock, fcntl.F_SETOWN, os.getpid())
+        flags = fcntl.fcntl(self._sock, fcntl.F_GETFL)
+        fcntl.fcntl(self._sock, fcntl.F_SETFL, flags | os.O_ASYNC)
+
+    def _arm(self) -> None:
+        """Something waits to be sent: tick soon."""
+        signal.setitimer(signal.ITIMER_REAL, FLUSH, FLUSH)
+
+    def _attend(self) -> None:
+        if self._tick:
+            self._tick = False
+            self._reporter.flush()
+            if self._engine.served == self._served:
+                signal.setitimer(signal.ITIMER_REAL, _IDLE, _IDLE)
+                self._engine.wander()
+            self._served = self._engine.served
+            self._retry_pending()
+        if self._resume:
+            self._resume = False
+            self._release(None)
+        if self._retired:
+            self._retired = False
+            self._take_out_retired()
+        self._listen()
+
+    def _listen(self) -> None:
+        while True:
+            try:
+                data = self._sock.recv(1 << 16)
+            except BlockingIOError:
+                break
+            except OSError:
+                data = b""
+            if not data:
+                self._closing = True
+                break
+            self._unpacker.feed(data)
+        while (body := self._unpacker.next()) is not None:
+            self._serve(protocol.decode_request(body))
+
+    def _serve(self, request: protocol.Request) -> None:
+        try:
+            match request:
+                case protocol.Attach():
+                    self._attach(request.pid, request.launch)
+                    answer = protocol.Ok(request.seq)
+                case protocol.Insert():
+                    answer = protocol.Ok(request.seq, probes=self._insert(request))
+                case protocol.Remove():
+                    answer = protocol.Ok(request.seq, probes=self._remove(request.program))
+                case protocol.Query():
+                    answer = protocol.Ok(
+                        request.seq,
+                        probes=self._statuses(),
+                        suspended=[t.tid for t in self._world.threads.values() if t.held],
+                        overhead_ns=self._engine.overhead_ns,
+                    )
+                case protocol.Vars():
+                    answer = protocol.Ok(request.seq, words=self._vars(request))
+                case protocol.Resume():
+                    answer = protocol.Ok(request.seq, tids=self._release(request.tid))
+                case protocol.Detach():
+                    self._withdraw()
+                    self._end = ("detached", 0)
+                    answer = protocol.Ok(
+                        request.seq,
+                        probes=self._statuses(),
+                        overhead_ns=self._engine.overhead_ns,
+                    )
+        except (TracerError, SpaceError, LocationError) as error:
+            self._reporter.send(protocol.Refused(request.seq, " ".join(str(error).split())))
+        except Gone:
+            self._reporter.send(protocol.Refused(request.seq, f"process {self._pid} is gone"))
+        else:
+            self._reporter.send(answer)
+
+    # --- attaching ---
+
+    def _attach(self, pid: int, launch: bool) -> None:
+        if self._pid:
+            raise TracerError(f"this tracer has a target already (process {self._pid})")
+        reason = procfs.refusal(pid)
+        if reason is not None:
+            raise TracerError(reason)
+        try:
+            self._use_space(pid)
+            self._world.seize(pid)
+        except (Gone, OSError) as error:
+            # It may have ended, or got another tracer, since the look.
+            _log.info("process %d: %s", pid, error)
+            raise TracerError(procfs.refusal(pid) or procfs.denial(pid)) from error
+        self._pid = pid
+        self._launching = launch
+        try:
+            self._check_alone(pid)
+        except TracerError:
+            self._withdraw()
+            self._pid = 0
+            raise
+
+    def _check_alone(self, pid: int) -> None:
+        """A process that shares the memory but is not traced would die of our breakpoints."""
+        for child in procfs.children(pid):
+            found = procfs.status(child)
+            if found is None or found.tracer == os.getpid():
+                continue
+            if procfs.shares_memory(pid, child):
+                raise TracerError(
+                    f"its child {child} ({found.name.decode(errors='replace')}) shares its memory "
+                    "(vfork or CLONE_VM) and would run into the probes; try again when that ended"
+                )
+
+    def _use_space(self, pid: int) -> None:
+        self._engine.space = Space(pid, pid)
+        self._placement = Placement(pid, self._engine.space)
+        self._prepared = False
+        self._loader_site = None
+
+    # --- programs in and out ---
+
+    def _insert(self, request: protocol.Insert) -> list[protocol.ProbeStatus]:
+        if not self._pid:
+            raise TracerError("attach to a process first")
+        if request.program in self._programs:
+            raise TracerError(f"program {request.program} is in already")
+        try:
+            program = decode(request.bytecode)
+        except ProgramError as error:
+            raise TracerError(str(error)) from error
+        if program.header.kernel:
+            raise TracerError(
+                f"{program.header.name}: a program with modtype {program.header.modtype} goes into "
+                "the kernel, not into a process"
+            )
+        missing = program.header.gvars - len(self._globals)
+        if missing > 0:
+            self._globals.extend([0] * missing)
+        executor = Executor(program, self._globals, request.facilities)
+        inserted = Inserted(request.program, program, executor, request.check_opcode)
+        inserted.probes = [
+            Probe(request.program, probe, executor.entries[probe.index], program.header.name)
+            for probe in program.probes
+        ]
+        self._programs[request.program] = inserted
+        if not self._launching:
+            try:
+                self._prepare()
+                self._place([inserted], list(self._placement.loaded.values()))
+            except (SpaceError, LocationError, Gone):
+                self._take_out([inserted])
+                del self._programs[request.program]
+                raise
+        return [probe.status() for probe in inserted.probes]
+
+    def _prepare(self) -> None:
+        """Before the first probe of an address space: its modules, and to hear of new ones."""
+        if self._prepared:
+            return
+        self._placement.refresh()
+        self._prepared = True
+        self._hook_loader()
+
+    def _hook_loader(self) -> None:
+        base = procfs.auxv(self._pid).get(_AT_BASE, 0)
+        if not base:
+            return  # statically linked: no modules come or go
+        for loaded in self._placement.loaded.values():
+            mappings = loaded.module.mappings
+            if any(mapping.start <= base < mapping.end for mapping in mappings):
+                break
+        else:
+            self._tell("loader", "the dynamic loader was not found: later modules get no probes")
+            return
+        try:
+            address = self._placement.address_of(loaded, _LOADER_HOOK)
+            self._engine.space.reserve(self._world, [address])
+            site = self._engine.space.make_site(address)
+        except (LocationError, SpaceError) as error:
+            self._tell("loader", f"later modules get no probes: {' '.join(str(error).split())}")
+            return
+        site.callback = self._modules_changed
+        site.plain = False
+        with self._world.stopped():
+            self._engine.space.arm(site)
+        self._loader_site = site
+
+    def _modules_changed(self, thread: Thread) -> None:
+        """The loader's notification: the thread stands at it."""
+        self._sync()
+
+    def _sync(self) -> None:
+        """Follow what was mapped and unmapped since the last look."""
+        try:
+            new, gone = self._placement.refresh()
+            if gone:
+                self._lose(gone)
+            if new:
+                changed = self._place(list(self._programs.values()), new)
+                if changed:
+                    self._reporter.send(protocol.Changed([probe.status() for probe in changed]))
+        except (SpaceError, LocationError) as error:
+            _log.warning("modules of process %d: %s", self._pid, error)
+            self._tell("loader", f"a new module got no probes: {' '.join(str(error).split())}")
+
+    def _retry_pending(self) -> None:
+        """Variants that the loader had not chosen when their module was mapped."""
+        waiting = [
+            inserted
+            for inserted in self._programs.values()
+            if any(probe.state is ProbeState.PENDING and probe.retry for probe in inserted.probes)
+        ]
+        if waiting and self._prepared:
+            try:
+                changed = self._place(waiting, list(self._placement.loaded.values()))
+            except (SpaceError, LocationError, Gone) as error:
+                _log.warning("process %d: %s", self._pid, error)
+                return
+            if changed:
+                self._reporter.send(protocol.Changed([probe.status() for probe in changed]))
+
+    def _place(self, programs: Iterable[Inserted], among: list[Loaded]) -> list[Probe]:
+        """Put probes of these programs into these modules; those whose state changed.
+
+        Raises SpaceError and Gone when the target has no room for slots; nothing is changed then.
+        """
+        found: list[tuple[Inserted, Probe, list[Spot]]] = []
+        changed: list[Probe] = []
+        for inserted in programs:
+            for probe in inserted.probes:
+                if probe.over or probe.state is ProbeState.FAILED:
+                    continue
+                have = {attachment.address for attachment in probe.attachments}
+                spots, trouble = self._placement.find(
+                    inserted.program.header, probe.definition, among
+                )
+                spots = [spot for spot in spots if spot.address not in have]
+                if trouble is not None and not spots and not have:
+                    self._excuse(probe, trouble)
+                    changed.append(probe)
+                if spots:
+                    found.append((inserted, probe, spots))
+        wanted = [
+            spot.address
+            for _, probe, spots in found
+            if probe.definition.watchpoint is None
+            for spot in spots
+        ]
+        if wanted:
+            self._engine.space.reserve(self._world, wanted)
+        ready = [
+            (probe, spot, self._ready(inserted, probe, spot))
+            for inserted, probe, spots in found
+            for spot in spots
+        ]
+        with self._world.stopped():
+            for probe, spot, site in ready:
+                self._connect(probe, spot, site)
+            if any(spot.length for _, spot, _ in ready):
+                self._apply_watches()
+        return changed + [probe for _, probe, _ in found]
+
+    @staticmethod
+    def _excuse(probe: Probe, trouble: Unplaced) -> None:
+        probe.set(trouble.state, trouble.reason)
+        probe.retry = trouble.state is ProbeState.PENDING
+
+    def _ready(self, inserted: Inserted, probe: Probe, spot: Spot) -> Site | None:
+        """A site with its slot, not armed yet; the probe says why if there is none."""
+        if spot.length:
+            return None
+        space = self._engine.space
+        opcode = probe.definition.opcode
+        if opcode and inserted.check_opcode:
+            actual = space.text(spot.address, len(opcode))
+            if actual != opcode:
+                probe.set(
+                    ProbeState.MISMATCH,
+                    f"expected {opcode.hex(' ')}, found {actual.hex(' ') or 'nothing'}",
+                )
+                return None
+        try:
+            return space.make_site(spot.address)
+        except SpaceError as error:
+            probe.set(ProbeState.FAILED, str(error))
+            return None
+
+    def _connect(self, probe: Probe, spot: Spot, site: Site | None) -> None:
+        index = -1
+        if spot.length:
+            kind = probe.definition.watchpoint or "w"
+            register = self._engine.watch.add(kind, spot.address, spot.length)
+            if register is None:
+                probe.set(
+                    ProbeState.NO_DEBUG_REGISTER,
+                    "all four debug registers are in use: remove another watchpoint first",
+                )
+                return
+            index = register
+        elif site is None:
+            return
+        elif not self._engine.space.arm(site):
+            probe.set(ProbeState.FAILED, f"the code at {spot.address:#x} changed meanwhile")
+            return
+        attachment = Attachment(
+            probe,
+            self._place_number(spot),
+            spot.place,
+            spot.address,
+            spot.key,
+            site,
+            index,
+        )
+        if site is not None:
+            site.attachments.append(attachment)
+        else:
+            self._engine.watch.attach(index, attachment)
+        probe.attachments.append(attachment)
+        probe.module, probe.place = spot.module, spot.place
+        probe.set(ProbeState.ACTIVE)
+        probe.retry = False
+
+    def _place_number(self, spot: Spot) -> int:
+        name = (spot.module, spot.place)
+        number = self._places.get(name)
+        if number is None:
+            number = self._places[name] = len(self._places)
+            self._reporter.place(number, *name)
+        return number
+
+    def _apply_watches(self) -> None:
+        for thread in self._world.threads.values():
+            if thread.state in (State.STOPPED, State.HELD):
+                try:
+                    self._engine.watch.apply(thread.tid)
+                except (Gone, PtraceError) as error:
+                    _log.warning("thread %d has no watchpoints: %s", thread.tid, error)
+
+    def _remove(self, number: int | None) -> list[protocol.ProbeStatus]:
+        if number is not None and number not in self._programs:
+            raise TracerError(f"program {number} is not in")
+        chosen = list(self._programs.values()) if number is None else [self._programs[number]]
+        self._take_out(chosen)
+        for inserted in chosen:
+            del self._programs[inserted.number]
+        return [probe.status() for inserted in chosen for probe in inserted.probes]
+
+    def _take_out(self, programs: list[Inserted]) -> None:
+        self._detach_probes([probe for inserted in programs for probe in inserted.probes])
+
+    def _take_out_retired(self) -> None:
+        """Probes that are through: ``rem``, max_hits, or a defect of ours."""
+        done = [
+            probe
+            for inserted in self._programs.values()
+            for probe in inserted.probes
+            if probe.attachments and (probe.over or probe.state is ProbeState.FAILED)
+        ]
+        if done:
+            self._detach_probes(done)
+            self._reporter.send(protocol.Changed([probe.status() for probe in done]))
+
+    def _detach_probes(self, probes: list[Probe]) -> None:
+        """Take probes off their sites and registers, and sites without probes out of the text."""
+        sites: dict[int, Site] = {}
+        watched = False
+        for probe in probes:
+            for attachment in probe.attachments:
+                if attachment.site is not None:
+                    attachment.site.attachments.remove(attachment)
+                    sites[attachment.site.address] = attachment.site
+                else:
+                    self._engine.watch.detach(attachment)
+                    watched = True
+            probe.attachments.clear()
+        empty = [site for site in sites.values() if not site.attachments and site.callback is None]
+        if empty or watched:
+            with self._world.stopped() as late:
+                self._engine.remove(empty, late)
+                if watched:
+                    self._apply_watches()
+
+    def _lose(self, keys: set[Hashable]) -> None:
+        """Modules that are not mapped any more: their sites are not ours to touch."""
+        lost: list[Probe] = []
+        for inserted in self._programs.values():
+            for probe in inserted.probes:
+                if any(each.module_key in keys for each in probe.attachments):
+                    lost.append(probe)
+        kept: list[tuple[Probe, list[Attachment]]] = []
+        for probe in lost:
+            kept.append((probe, [e for e in probe.attachments if e.module_key not in keys]))
+            probe.attachments = [e for e in probe.attachments if e.module_key in keys]
+            for attachment in probe.attachments:
+                if attachment.site is not None:
+                    attachment.site.gone = True
+        self._detach_probes(lost)
+        for probe, rest in kept:
+            probe.attachments = rest
+            if not rest and not probe.over:
+                probe.set(ProbeState.PENDING, "its module was unmapped")
+        if lost:
+            self._reporter.send(protocol.Changed([probe.status() for probe in lost]))
+
+    # --- what is asked besides ---
+
+    def _statuses(self) -> list[protocol.ProbeStatus]:
+        return [probe.status() for inserted in self._programs.values() for probe in inserted.probes]
+
+    def _vars(self, request: protocol.Vars) -> list[int]:
+        if request.program is None:
+            words = self._globals
+        elif request.program in self._programs:
+            words = self._programs[request.program].executor.locals
+        else:
+            raise TracerError(f"program {request.program} is not in")
+        values = list(words)
+        if request.reset:
+            words[:] = [0] * len(words)
+        return values
+
+    def _release(self, tid: int | None) -> list[int]:
+        held = [
+            thread
+            for thread in self._world.threads.values()
+            if thread.held and tid in (None, thread.tid)
+        ]
+        if tid is not None and not held:
+            raise TracerError(f"thread {tid} is not suspended")
+        for thread in held:
+            self._world.release(thread)
+        return [thread.tid for thread in held]
+
+    def _note_retired(self) -> None:
+        self._retired = self._world.attention = True
+
+    def _note_resume(self) -> None:
+        self._resume = self._world.attention = True
+
+    def _tell_suspended(self, thread: Thread) -> None:
+        self._tell(
+            "suspend", f"thread {thread.tid} is held; 'dprobe resume' lets it go", thread.tid
+        )
+
+    def _tell(self, kind: str, text: str, tid: int = 0) -> None:
+        self._reporter.send(protocol.TargetEvent(kind, self._pid, tid or self._pid, text))
+
+    # --- the target's life (world.Engine) ---
+
+    def serve_trap(self, thread: Thread) -> None:
+        """See TrapEngine."""
+        self._engine.serve_trap(thread)
+
+    def deliver(self, thread: Thread) -> None:
+        """See TrapEngine."""
+        self._engine.deliver(thread)
+
+    def begin(self, thread: Thread, shares_memory: bool) -> None:
+        """A new thread joins; a forked process is let go, without our changes."""
+        self._engine.begin(thread, shares_memory)
+        if not shares_memory:
+            self._tell("fork", "a child was let go without probes", thread.tid)
+
+    def new_image(self, thread: Thread) -> None:
+        """``exec`` took the old address space away: put the probes into the new one."""
+        if thread.tgid != self._pid:
+            self._world.detach(thread)  # a vfork child: it does not share our memory any more
+            return
+        self._leave_space()
+        for inserted in self._programs.values():
+            for probe in inserted.probes:
+                probe.attachments.clear()
+                if not probe.over:
+                    probe.set(ProbeState.PENDING, "no mapped module of that name yet")
+        self._launching = False
+        try:
+            self._use_space(self._pid)
+            if procfs.elf_class(self._pid) == 32:
+                self._exclude("the new program is a 32-bit one")
+            elif self._programs:
+                self._prepare()
+                self._place(list(self._programs.values()), list(self._placement.loaded.values()))
+        except (OSError, SpaceError, LocationError) as error:
+            self._exclude(" ".join(str(error).split()))
+        except Gone:
+            return
+        self._tell("exec", f"process {self._pid} runs a new program")
+        self._reporter.send(protocol.Changed(self._statuses()))
+
+    def _exclude(self, reason: str) -> None:
+        for inserted in self._programs.values():
+            for probe in inserted.probes:
+                if not probe.attachments and not probe.over:
+                    probe.set(ProbeState.EXCLUDED, reason)
+
+    def _leave_space(self) -> None:
+        """The old address space is gone, unless a CLONE_VM child still uses it."""
+        engine = self._engine
+        engine.watch.clear()
+        heirs = [t for t in self._world.threads.values() if t.tgid != self._pid]
+        if heirs:
+            with self._world.stopped() as late:
+                engine.remove(engine.space.sites(), late)
+                for thread in heirs:
+                    if thread.state in (State.STOPPED, State.HELD):
+                        self._world.detach(thread)
+        engine.space.close()
+
+    def forgotten(self, thread: Thread, stop: Stop) -> None:
+        """A thread ended; with the last one, the target."""
+        if thread.tid == self._pid:
+            self._end_status = ("exited" if stop.kind is Kind.EXITED else "killed", stop.value)
+        if not any(t.tgid == self._pid for t in self._world.threads.values()):
+            self._end = self._end_status
+            self._world.attention = True
+
+    # --- leaving ---
+
+    def _withdraw(self) -> None:
+        """Take every change back and let every thread go."""
+        engine, world = self._engine, self._world
+        for inserted in self._programs.values():
+            for probe in inserted.probes:
+                probe.attachments.clear()
+        engine.watch.clear()
+        while world.threads:
+            with world.stopped() as late:
+                self._withdraw_from_stopped(late)
+            if late:
+                # They sleep in the kernel and keep their slots; each is let go when it wakes.
+                time.sleep(0.05)
+        if self._pid:
+            engine.space.close()
+
+    def _withdraw_from_stopped(self, late: list[Thread]) -> None:
+        engine, world = self._engine, self._world
+        space = engine.space
+        every = space.sites()
+        try:
+            engine.remove(every, late)
+            if not late and space.areas:
+                space.unmap_areas(world, world.lender(space.tgid))
+                space.areas.clear()
+        except (Gone, SpaceError) as error:
+            _log.warning("process %d keeps pages of ours: %s", self._pid, error)
+        for thread in list(world.threads.values()):
+            if thread.state in (State.STOPPED, State.HELD):
+                try:
+                    engine.watch.apply(thread.tid)
+                except (Gone, PtraceError):
+                    continue
+        world.let_go()
+
+
+def main(sock: socket.socket) -> None:
+    """Run a tracer that speaks ``protocol`` on ``sock``; returns when its work is done."""
+    gc.disable()
+    Tracer(sock).run()

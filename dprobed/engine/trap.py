@@ -1,0 +1,487 @@
+"""The trap engine: a breakpoint fires, the tracer runs the program, the thread goes on in a slot.
+
+What makes it exact, beyond the plain way int3 → program → slot:
+
+* A signal can find a thread in a slot. Its handler must see the original address, so before it is
+  delivered the thread is brought out: forward by a single step with the signal held back, or, where
+  stepping could block or take long (``syscall``, ``rep``), back to the probed instruction with a
+  note (``Thread.skip``) that the hit that follows the handler's return is the same one.
+* A system call in a slot that a handler interrupts: only the kernel knows whether it restarts. The
+  thread is stopped at the handler's first instruction (PTRACE_SINGLESTEP with a signal does that,
+  arch/x86/kernel/signal.c) and the answer is read, and put right, in the signal frame.
+* A fault of the copied instruction is reported at the original address, and the hit's record is
+  withdrawn (unless ``logonfault``).
+* An int3's SIGTRAP can still be pending when our interrupt stops the thread first. Before a site
+  goes, such a thread is let run into it; otherwise the SIGTRAP would kill the target later.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from ptrace.binding.func import PTRACE_CONT, PTRACE_GETREGS
+
+from dprobed.engine.context import HitContext
+from dprobed.engine.probe import Attachment
+from dprobed.engine.protocol import State as ProbeState
+from dprobed.engine.relocate import Position, Where
+from dprobed.engine.reporter import Reporter
+from dprobed.engine.space import INT3, Site, Space
+from dprobed.engine.watch import DebugRegisters
+from dprobed.program import ABORT, REM, Outcome
+from dprobed.target import memory, procfs, ptrace
+from dprobed.target.lifecycle import State
+from dprobed.target.ptrace import ORIG_RAX, RAX, RCX, RIP, RSP, WALL, Gone, Registers
+from dprobed.target.status import TRAP_STATUS, Kind
+from dprobed.target.world import Thread, World
+
+_SI_KERNEL: Final = 0x80
+_TRAP_HWBKPT: Final = 4
+_SI_ADDR: Final = slice(16, 24)
+_FAULTS: Final = frozenset((signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL))
+#: ERESTARTSYS, ERESTARTNOINTR, ERESTARTNOHAND, ERESTART_RESTARTBLOCK (include/linux/errno.h).
+_RESTARTS: Final = frozenset((1 << 64) - number for number in (512, 513, 514, 516))
+#: In ``struct rt_sigframe`` (arch/x86/include/asm/sigframe.h), from rsp at a handler's first
+#: instruction: return address 8, uc_flags 8, uc_link 8, uc_stack 24, then the mcontext's words.
+_FRAME_RCX: Final = 48 + 14 * 8
+_FRAME_RSP: Final = 48 + 15 * 8
+_FRAME_RIP: Final = 48 + 16 * 8
+#: Hits in a row on another CPU after which the tracer goes there.
+_FOLLOW_AFTER: Final = 4
+
+_log = logging.getLogger(__name__)
+
+
+class TrapEngine:
+    """Serves the stops of a target's threads; knows sites and programs, not how they got there."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        self.world: World
+        self.space: Space
+        self.watch = DebugRegisters()
+        self.overhead_ns = 0
+        #: Called when a probe is through with this target (``rem``, max_hits, a defect).
+        self.retire: Callable[[], None] = lambda: None
+        self.suspended: Callable[[Thread], None] = lambda thread: None
+        self.resume: Callable[[], None] = lambda: None
+        self._reporter: Final = reporter
+        self._registers: Final = Registers()
+        self._words: Final = self._registers.words
+        self._context: Final = HitContext(self._registers)
+        self._cpu = -1
+        self._elsewhere = 0
+        self._all_cpus: Final = os.sched_getaffinity(0)
+        self.served = 0
+
+    # --- the loop ---
+
+    def run(self) -> None:
+        """Serve stops until something else wants attention, or no thread is left."""
+        world, waitpid, call = self.world, _waitpid, ptrace.raw_ptrace
+        threads, status, status_address = world.threads, world.status, world.status_address
+        words, registers = self._words, self._registers.address
+        clock = time.monotonic_ns
+        while not world.attention and threads:
+            tid = waitpid(-1, status_address, WALL)
+            if tid <= 0:
+                if not world.attention:
+                    world.drain()
+                continue
+            now = clock()
+            if status.value == TRAP_STATUS:
+                thread = threads.get(tid)
+                if (
+                    thread is not None
+                    and thread.state is State.RUNNING
+                    and call(_GETREGS, tid, 0, registers) == 0
+                ):
+                    site = self.space.by_trap.get(words[RIP])
+                    if (
+                        site is not None
+                        and site.plain
+                        and thread.skip is None
+                        and thread.entering is None
+                    ):
+                        self.hit(thread, site, now)
+                        if thread.held:
+                            thread.state = State.HELD
+                        else:
+                            call(_CONT, tid, 0, 0)
+                        self.overhead_ns += clock() - now
+                        continue
+            world.dispatch(tid, status.value)
+            self.overhead_ns += clock() - now
+
+    # --- a hit ---
+
+    def hit(self, thread: Thread, site: Site, now: int) -> None:
+        """Run the programs of a site for a thread whose registers are loaded, and store these."""
+        words = self._words
+        address = words[RIP] = site.address
+        self.served += 1
+        self._run_programs(thread, site.attachments, site.displaced.may_fault, now)
+        if words[RIP] == address:
+            words[RIP] = site.slot
+        try:
+            self._registers.store(thread.tid)
+        except Gone:
+            return
+
+    def _run_programs(
+        self, thread: Thread, attachments: Iterable[Attachment], may_fault: bool, now: int
+    ) -> None:
+        context = self._context
+        context.enter(thread, now)
+        for attachment in attachments:
+            probe = attachment.probe
+            if probe.over:
+                continue
+            probe.hits += 1
+            if probe.hits <= probe.pass_count:
+                continue
+            try:
+                outcome = probe.entry(context)
+            except Gone:
+                probe.missed += 1
+                return
+            except Exception as error:
+                self._defect(thread, attachment, error)
+                continue
+            probe.ran += 1
+            if outcome.exit != ABORT:
+                self._report(attachment, outcome, now, may_fault)
+            if probe.hits >= probe.last or outcome.exit == REM:
+                rem = outcome.exit == REM
+                probe.set(ProbeState.REMOVED if rem else ProbeState.DISABLED)
+                self.retire()
+            if outcome.suspend:
+                thread.held = True
+                self.suspended(thread)
+            if outcome.resume:
+                self.resume()
+        if context.fp_dirty:
+            context.leave()
+        if self.served & 31 == 0:
+            self._follow(context.cpu)
+
+    def _report(self, attachment: Attachment, outcome: Outcome, now: int, may_fault: bool) -> None:
+        context, probe = self._context, attachment.probe
+        thread = context.thread
+        cpu = context.cpu
+        if cpu != self._cpu or self._elsewhere:
+            self._follow(cpu)
+        reporter = self._reporter
+        reporter.add(
+            probe,
+            (
+                probe.program,
+                probe.definition.index,
+                attachment.number,
+                thread.tgid,
+                thread.tid,
+                thread.comm,
+                thread.owner[0],
+                cpu,
+                now,
+                probe.hits,
+                outcome.exit,
+                outcome.major,
+                outcome.minor,
+                outcome.log,
+                outcome.raw,
+                outcome.exception,
+            ),
+        )
+        if may_fault and probe.revocable:
+            thread.revocable = (reporter.records, len(reporter.records) - 1)
+
+    def _follow(self, cpu: int) -> None:
+        """Stay on the CPU where hits happen: a hit costs a fifth there (``architecture.md``)."""
+        if cpu == self._cpu:
+            self._elsewhere = 0
+            return
+        self._elsewhere += 1
+        if self._elsewhere >= _FOLLOW_AFTER and cpu in self._all_cpus:
+            self._elsewhere = 0
+            self._cpu = cpu
+            os.sched_setaffinity(0, {cpu})
+
+    def wander(self) -> None:
+        """No hits for a while: let the scheduler place us again."""
+        if self._cpu >= 0:
+            self._cpu = -1
+            os.sched_setaffinity(0, self._all_cpus)
+
+    def _defect(self, thread: Thread, attachment: Attachment, error: Exception) -> None:
+        """An executor broke its promise: the thread goes on unaltered, the probe goes."""
+        _log.error("the program of %s failed", attachment.place, exc_info=error)
+        probe = attachment.probe
+        probe.missed += 1
+        address = self._words[RIP]
+        try:
+            self._registers.load(thread.tid)
+        except Gone:
+            return
+        self._words[RIP] = address
+        self._context.fp_dirty = False
+        probe.set(ProbeState.FAILED, f"internal error: {type(error).__name__}: {error}")
+        self.retire()
+
+    # --- stops off the fast path (see world.Engine) ---
+
+    def serve_trap(self, thread: Thread) -> None:
+        """A SIGTRAP stop: a breakpoint of ours, a watchpoint, a handler entered, or the target's."""
+        try:
+            self._serve_trap(thread, time.monotonic_ns())
+        except Gone:
+            return
+
+    def _serve_trap(self, thread: Thread, now: int) -> None:
+        words = self._registers.load(thread.tid)
+        entering, thread.entering = thread.entering, None
+        if entering is not None:
+            self._fix_frame(thread, entering)
+            return
+        code = int.from_bytes(ptrace.get_siginfo(thread.tid)[8:12], "little", signed=True)
+        if code == _SI_KERNEL:
+            site = self.space.by_trap.get(words[RIP])
+            if site is not None:
+                self._serve_site(thread, site, now)
+                return
+            if self.space.memory.peek(words[RIP] - 1, 1) != INT3:
+                # A breakpoint of ours that was taken out while this SIGTRAP was on its way.
+                words[RIP] -= 1
+                self._registers.store(thread.tid)
+                return
+        elif code == _TRAP_HWBKPT and self._serve_watch(thread, now):
+            return
+        thread.signal = signal.SIGTRAP
+        self.deliver(thread)
+
+    def _serve_site(self, thread: Thread, site: Site, now: int) -> None:
+        skip, thread.skip = thread.skip, None
+        if skip is not None and skip == (site.trap, self._words[RSP]):
+            self._words[RIP] = site.slot
+            self._registers.store(thread.tid)
+            return
+        if site.callback is not None:
+            site.callback(thread)
+            self._registers.load(thread.tid)
+        self.hit(thread, site, now)
+
+    def _serve_watch(self, thread: Thread, now: int) -> bool:
+        """Whether a debug register of ours fired."""
+        fired = self.watch.fired(thread.tid)
+        if not fired:
+            return False
+        words = self._words
+        before = words[RIP]
+        found = self.space.slot_at(before)
+        if found is not None:
+            # The access was made by a copied instruction, and is done.
+            self._take(found[0].position(found[1]))
+        shown = words[RIP]
+        self._run_programs(thread, fired, False, now)
+        if words[RIP] == shown:
+            words[RIP] = before
+        self._registers.store(thread.tid)
+        return True
+
+    def _take(self, position: Position) -> None:
+        """Set the loaded registers to what a place in a slot is equivalent to."""
+        words = self._words
+        words[RIP] = position.address
+        words[RSP] = words[RSP] + position.rsp_delta & 0xFFFF_FFFF_FFFF_FFFF
+        if position.rcx is not None:
+            words[RCX] = position.rcx
+
+    def deliver(self, thread: Thread) -> None:
+        """A signal is about to be delivered: its handler must not see a slot."""
+        try:
+            self._deliver(thread)
+        except Gone:
+            return
+
+    def _deliver(self, thread: Thread) -> None:
+        words = self._registers.load(thread.tid)
+        found = self.space.slot_at(words[RIP])
+        if found is None:
+            return
+        site, offset = found
+        position = site.position(offset)
+        if thread.signal in _FAULTS:
+            info = ptrace.get_siginfo(thread.tid)
+            if int.from_bytes(info[8:12], "little", signed=True) > 0:
+                self._fault(thread, site, position, info)
+                return
+        if position.where is Where.AFTER:
+            if site.displaced.is_syscall and self._restarts():
+                if self._is_caught(thread):
+                    thread.entering = site
+                return
+            self._take(position)
+            self._registers.store(thread.tid)
+        elif site.displaced.is_syscall or site.displaced.is_rep:
+            self._go_back(thread, site, position)
+        else:
+            self._step_out(thread, site)
+
+    def _restarts(self) -> bool:
+        """Whether the loaded registers are those of a system call that a signal interrupted."""
+        return self._words[RAX] in _RESTARTS and not self._words[ORIG_RAX] >> 63
+
+    @staticmethod
+    def _is_caught(thread: Thread) -> bool:
+        found = procfs.status(thread.tid)
+        return found is not None and bool(found.caught >> (thread.signal - 1) & 1)
+
+    def _fault(self, thread: Thread, site: Site, position: Position, info: bytes) -> None:
+        """The copied instruction itself faulted: report it at the original address."""
+        reported = int.from_bytes(info[_SI_ADDR], "little")
+        if reported == self._words[RIP]:
+            ptrace.set_siginfo(
+                thread.tid, info[:16] + site.address.to_bytes(8, "little") + info[24:]
+            )
+        self._take(Position(Where.BEFORE, site.address, position.rsp_delta))
+        self._registers.store(thread.tid)
+        if thread.revocable is not None:
+            withdrawn = self._reporter.withdraw(*thread.revocable)
+            if withdrawn is not None:
+                withdrawn.faulted += 1
+
+    def _go_back(self, thread: Thread, site: Site, position: Position) -> None:
+        """To the probed instruction; the hit that comes when the handler returns is the same."""
+        self._take(position)
+        self._words[RIP] = site.address
+        self._registers.store(thread.tid)
+        thread.skip = (site.trap, self._words[RSP])
+
+    def _step_out(self, thread: Thread, site: Site) -> None:
+        """Let the copied instruction finish before the signal is delivered."""
+        for _ in range(len(site.displaced.positions) + 1):
+            stop = self.world.step(thread)
+            words = self._registers.load(thread.tid)
+            found = self.space.slot_at(words[RIP])
+            if stop.kind is not Kind.TRAP:
+                # It faults: the handler comes first, and the fault again after it.
+                if found is not None:
+                    self._go_back(thread, site, found[0].position(found[1]))
+                return
+            if found is None or found[0] is not site:
+                return
+            position = site.position(found[1])
+            if position.where is Where.AFTER:
+                self._take(position)
+                self._registers.store(thread.tid)
+                return
+
+    def _fix_frame(self, thread: Thread, site: Site) -> None:
+        """At a handler's first instruction: what will its return go back to?"""
+        frame = self._words[RSP]
+
+        def word(offset: int) -> int:
+            data = memory.read_partial(thread.tid, frame + offset, 8)
+            return int.from_bytes(data, "little")
+
+        rip = word(_FRAME_RIP)
+        found = self.space.slot_at(rip)
+        if found is None or found[0] is not site:
+            return
+        position = site.position(found[1])
+        poke = self.space.memory.poke
+        poke(frame + _FRAME_RIP, position.address.to_bytes(8, "little"))
+        if position.where is Where.BEFORE:
+            thread.skip = (site.trap, word(_FRAME_RSP))
+        elif position.rcx is not None:
+            poke(frame + _FRAME_RCX, position.rcx.to_bytes(8, "little"))
+
+    def begin(self, thread: Thread, shares_memory: bool) -> None:
+        """A child's first stop: a thread joins, a process with its own memory is let go."""
+        try:
+            if shares_memory:
+                self.watch.apply(thread.tid)
+            else:
+                self._release_child(thread)
+        except Gone:
+            return
+
+    def _release_child(self, thread: Thread) -> None:
+        """A ``fork`` child has a copy of our changes: undo them there, and let it go."""
+        self.space.restore_copy(thread.tid)
+        self._registers.load(thread.tid)
+        found = self.space.slot_at(self._words[RIP])
+        if found is not None:
+            self._take(found[0].position(found[1]))
+            self._registers.store(thread.tid)
+        try:
+            self.space.unmap_areas(self.world, thread)
+        except Exception as error:
+            # It keeps a few pages that nothing refers to.
+            _log.warning("child %d keeps our pages: %s", thread.tid, error)
+        self.world.detach(thread)
+
+    # --- taking sites out: the world is stopped ---
+
+    def remove(self, sites: list[Site], late: list[Thread]) -> None:
+        """Take sites out of the text and every thread out of their slots.
+
+        ``late``: threads that could not be stopped; the slots stay as long as these may be in one.
+        """
+        removing = set(sites)
+        for thread in self._standing():
+            self._collect_pending(thread, removing)
+        for site in sites:
+            self.space.disarm(site)
+        for thread in self._standing():
+            try:
+                self.settle(thread, removing)
+            except Gone:
+                continue
+        if not late:
+            for site in sites:
+                self.space.free(site)
+
+    def _standing(self) -> list[Thread]:
+        return [
+            thread
+            for thread in list(self.world.threads.values())
+            if thread.state in (State.STOPPED, State.HELD)
+        ]
+
+    def _collect_pending(self, thread: Thread, removing: set[Site]) -> None:
+        """Serve a breakpoint that this thread executed but has not reported yet."""
+        try:
+            words = self._registers.load(thread.tid)
+            site = self.space.by_trap.get(words[RIP])
+            if site not in removing or thread.signal or not _trap_is_pending(thread.tid):
+                return
+            self.world.collect(thread)
+        except Gone:
+            return
+
+    def settle(self, thread: Thread, removing: set[Site]) -> None:
+        """Take a stopped thread out of the slots of these sites; raises Gone."""
+        words = self._registers.load(thread.tid)
+        found = self.space.slot_at(words[RIP])
+        if found is not None and found[0] in removing:
+            self._take(found[0].position(found[1]))
+            self._registers.store(thread.tid)
+        if thread.entering in removing:
+            thread.entering = None
+        if thread.skip is not None and self.space.by_trap.get(thread.skip[0]) is None:
+            thread.skip = None
+
+
+def _trap_is_pending(tid: int) -> bool:
+    found = procfs.status(tid)
+    return found is not None and bool(found.pending >> (signal.SIGTRAP - 1) & 1)
+
+
+_GETREGS: Final = PTRACE_GETREGS
+_CONT: Final = PTRACE_CONT
+_waitpid = ptrace.raw_waitpid
