@@ -48,7 +48,7 @@ class Operand(Enum):
     U16 = (2, 0, 0xFFFF, "index")
     COUNT16 = (2, 1, STACK_WORDS, "count")
     COUNT8 = (1, 0, 0xFF, "count")
-    SHIFT = (1, 0, WORD_BITS - 1, "number")
+    SHIFT = (1, 0, WORD_BITS - 1, "bits")
     BIT = (1, 1, WORD_BITS, "bit")
     SLOT = (2, -STACK_WORDS, STACK_WORDS - 1, "slot")
     LABEL = (4, 0, 0xFFFFFFFF, "label")

@@ -198,7 +198,7 @@ def range_fault(kind: Operand, value: int) -> tuple[str, str] | None:
         return None
     if kind is Operand.WORD:
         return "the number does not fit into a 64-bit word", ""
-    return f"{value} is out of range: this {kind.text} is {kind.low} to {kind.high}", ""
+    return f"{value} is out of range: {kind.low} to {kind.high} is possible", ""
 
 
 def _operand_fault(
