@@ -20,6 +20,7 @@ from weakref import WeakSet
 from dprobed.location.errors import LocationError
 
 if TYPE_CHECKING:
+    from dprobed.location.dwarf import Lines
     from dprobed.location.symbols import SymbolTable
 
 _EHDR: Final = struct.Struct("<16sHHIQQQIHHHHHH")
@@ -118,6 +119,9 @@ class ElfFile:
         self.debug_file = debug_file
         #: For ``boundary``: start of a function → where its instructions begin.
         self.boundaries: dict[int, bytearray] = {}
+        #: For ``dwarf``: the line tables, and for a source file: path → line → addresses.
+        self.line_tables: tuple[Lines, int] | None = None
+        self.found_lines: dict[str, dict[str, dict[int, list[int]]]] = {}
         _open_files.add(self)
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
