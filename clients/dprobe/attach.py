@@ -1,0 +1,69 @@
+"""``dprobe attach``: probes in a running process, for a while."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from dprobe.output import Output, complain
+from dprobe.session import Session, Waker, daemon, load_programs
+
+
+class _Stop:
+    """The first signal ends the session in good order, a second one at once."""
+
+    def __init__(self) -> None:
+        self.signal: signal.Signals | None = None
+
+    def handler(self, number: signal.Signals) -> Callable[[], None]:
+        """The function for a signal."""
+
+        def stop() -> None:
+            if self.signal is not None:
+                raise KeyboardInterrupt
+            self.signal = number
+
+        return stop
+
+
+def attach(
+    pid: int,
+    programs: Sequence[str],
+    *,
+    socket: Path | None,
+    duration: float | None,
+    defines: dict[str, str],
+    groups: Sequence[int],
+    types: Sequence[int],
+    check_opcode: bool,
+    form: str,
+    path: str | None,
+) -> int:
+    """Probes in ``pid`` until Ctrl-C, ``duration`` seconds, or its end; the exit status."""
+    with daemon(socket) as connect:
+        uploads = load_programs(programs, defines, groups, types)
+        output = Output(form, path, 1)
+        stop = _Stop()
+        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        connection = connect()
+        session = Session(connection, output, pid)
+        session.insert(uploads, launch=False, check_opcode=check_opcode)
+        deadline = None if duration is None else time.monotonic() + duration
+        with Waker({number: stop.handler(number) for number in numbers}) as waker:
+            while session.ended is None and stop.signal is None and not output.broken:
+                left = None if deadline is None else deadline - time.monotonic()
+                if left is not None and left <= 0:
+                    break
+                if waker.wait(connection, left):
+                    session.receive()
+            failed = session.ended is not None and session.ended.how == "failed"
+            output.summary(session.detach())
+            output.close()
+        if session.ended is not None and failed:
+            complain(session.ended.reason)
+        connection.close()
+    if stop.signal in (signal.SIGTERM, signal.SIGHUP):
+        return 128 + stop.signal
+    return 1 if failed or output.broken else 0

@@ -1,0 +1,199 @@
+"""The commands that talk to a running daemon, on the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from dprobe import options
+
+
+@click.command(
+    "insert",
+    epilog="""\b
+example:
+  dprobe insert alloc.rpn --pid 1234
+""",
+)
+@click.option("--pid", type=options.pid_type, required=True, help="The process.")
+@options.selecting
+@options.json
+@click.argument("programs", nargs=-1, required=True, type=options.program_file)
+@click.pass_obj
+def insert_command(
+    socket: Path | None,
+    pid: int,
+    programs: tuple[str, ...],
+    defines: tuple[str, ...],
+    groups: tuple[int, ...],
+    types: tuple[int, ...],
+    no_opcode_check: bool,
+    json: bool,
+) -> None:
+    """Put programs into process --pid; they stay until `dprobe remove` or the end of it."""
+    from dprobe import manage
+    from dprobe.session import parse_defines
+
+    with manage.connect(socket) as daemon:
+        manage.insert(
+            daemon,
+            programs,
+            pid,
+            defines=parse_defines(defines),
+            groups=groups,
+            types=types,
+            check_opcode=not no_opcode_check,
+            json=json,
+        )
+
+
+@click.command(
+    "remove",
+    epilog="""\b
+examples:
+  dprobe remove 3                  # by the number of `dprobe programs`
+  dprobe remove alloc opens        # by name
+  dprobe remove --module libc.so.6 --pid 1234
+  dprobe remove --all
+""",
+)
+@click.option("--module", metavar="NAME", help="Programs for this module.")
+@click.option("--id", "program_id", type=int, metavar="N", help="Programs with this header `id`.")
+@options.pid_option
+@click.option("--all", "everything", is_flag=True, help="All programs, of every process.")
+@options.json
+@click.argument("programs", nargs=-1)
+@click.pass_context
+def remove_command(
+    ctx: click.Context,
+    programs: tuple[str, ...],
+    module: str | None,
+    program_id: int | None,
+    pid: int | None,
+    everything: bool,
+    json: bool,
+) -> None:
+    """Take programs out, and show their last counters."""
+    narrowed = bool(programs) or (module, program_id, pid) != (None, None, None)
+    if everything == narrowed:
+        raise click.UsageError("say which programs, or --all", ctx)
+    from dprobe import manage
+
+    selects = [
+        manage.selection(program, module=module, program_id=program_id, pid=pid)
+        for program in programs or (None,)
+    ]
+    with manage.connect(ctx.obj) as daemon:
+        manage.remove(daemon, selects, json=json)
+
+
+@click.command(
+    "query",
+    epilog="""\b
+examples:
+  dprobe query
+  dprobe query -x --pid 1234 --json
+""",
+)
+@click.option("-x", "extended", is_flag=True, help="All columns, and the processes.")
+@options.pid_option
+@options.json
+@click.argument("program", required=False)
+@click.pass_obj
+def query_command(
+    socket: Path | None, program: str | None, extended: bool, pid: int | None, json: bool
+) -> None:
+    """Show probes: of one program (number or name), of one process, or all."""
+    from dprobe import manage
+
+    with manage.connect(socket) as daemon:
+        manage.query(daemon, manage.selection(program, pid=pid), extended=extended, json=json)
+
+
+@click.command(
+    "programs",
+    epilog="""\b
+example:
+  dprobe programs --json
+""",
+)
+@options.pid_option
+@options.json
+@click.pass_obj
+def programs_command(socket: Path | None, pid: int | None, json: bool) -> None:
+    """List the programs that are in, with their numbers."""
+    from dprobe import manage
+
+    with manage.connect(socket) as daemon:
+        manage.programs(daemon, manage.selection(None, pid=pid), json=json)
+
+
+@click.command(
+    "vars",
+    epilog="""\b
+examples:
+  dprobe vars 3              # all local variables of program 3
+  dprobe vars alloc 0-7      # eight of them, by the program's name
+  dprobe vars --global 1234  # the global variables in process 1234
+""",
+)
+@click.option("--global", "pid", type=options.pid_type, metavar="PID", help="Globals of PID.")
+@click.option("--reset", is_flag=True, help="Set all of them to 0 after they were read.")
+@options.json
+@click.argument("what", nargs=-1, metavar="[PROGRAM] [FIRST[-LAST]]")
+@click.pass_context
+def vars_command(
+    ctx: click.Context, what: tuple[str, ...], pid: int | None, reset: bool, json: bool
+) -> None:
+    """Show the local variables of a program, or the global ones of a process."""
+    wanted = 1 if pid is None else 0
+    if not wanted <= len(what) <= wanted + 1:
+        raise click.UsageError("name one program, or a process with --global", ctx)
+    from dprobe import manage
+
+    program = what[0] if pid is None else None
+    indices = what[wanted] if len(what) > wanted else None
+    with manage.connect(ctx.obj) as daemon:
+        manage.variables(daemon, program, pid, indices, reset=reset, json=json)
+
+
+@click.command(
+    "log",
+    epilog="""\b
+examples:
+  dprobe log --format json
+  dprobe log -f
+""",
+)
+@click.option("-f", "follow", is_flag=True, help="Go on with new records, until Ctrl-C.")
+@options.format_
+@click.option("--json", is_flag=True, help="The same as --format json.")
+@options.output("standard output")
+@click.pass_obj
+def log_command(socket: Path | None, follow: bool, form: str, json: bool, path: str | None) -> int:
+    """Show the records that the daemon keeps (the last 2 MiB of them)."""
+    from dprobe import manage
+
+    with manage.connect(socket) as daemon:
+        return manage.log(daemon, follow=follow, form="json" if json else form, path=path)
+
+
+@click.command(
+    "resume",
+    epilog="""\b
+examples:
+  dprobe resume              # all that are held
+  dprobe resume 1234 1240    # thread 1240 of process 1234
+""",
+)
+@options.json
+@click.argument("pid", type=options.pid_type, required=False)
+@click.argument("tid", type=options.pid_type, required=False)
+@click.pass_obj
+def resume_command(socket: Path | None, pid: int | None, tid: int | None, json: bool) -> None:
+    """Let threads go on that `suspend` of a program holds."""
+    from dprobe import manage
+
+    with manage.connect(socket) as daemon:
+        manage.resume(daemon, pid, tid, json=json)

@@ -1,0 +1,137 @@
+"""The client library: one connection to a daemon, requests and reports over it.
+
+    with Connection.open(default_socket(os.getuid())) as daemon:
+        daemon.request(lambda id: Attach(id=id, pid=1234))
+
+Replies are awaited; what else comes in the meantime goes to ``on_record`` (the line as it came) and
+``on_report``.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import TypeVar
+
+from dprobe.errors import DaemonGoneError, NoDaemonError, UserError, os_error_text
+from dprobed.control import messages
+
+#: How every record line begins: the tag comes first.
+_RECORD = b'{"type":"record",'
+
+R = TypeVar("R", bound=messages.Reply)
+
+
+def _ignore(_: object) -> None:
+    pass
+
+
+class Connection:
+    """A connection that said hello. ``pid`` is the daemon's process id as this process sees it."""
+
+    def __init__(self, sock: socket.socket, daemon_pid: int) -> None:
+        self.pid = daemon_pid
+        self.on_record: Callable[[bytes], None] = _ignore
+        self.on_report: Callable[[messages.Report], None] = _ignore
+        self._sock = sock
+        self._buffer = bytearray()
+        self._replies: deque[messages.Reply] = deque()
+        self._last_id = 0
+        self.welcome = self.request(
+            lambda number: messages.Hello(
+                id=number, protocol=messages.PROTOCOL, client=f"dprobe {os.getpid()}"
+            ),
+            messages.Welcome,
+        )
+
+    @classmethod
+    def open(cls, path: Path) -> Connection:
+        """Connect to the daemon that listens at ``path``; raises NoDaemonError."""
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            sock.connect(str(path))
+            # struct ucred (include/linux/socket.h) begins with the pid.
+            credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+            return cls(sock, int.from_bytes(credentials[:4], "little"))
+        except (FileNotFoundError, ConnectionRefusedError):
+            sock.close()
+            raise NoDaemonError(f"no dprobed listens at {path}; start one: dprobed &") from None
+        except OSError as error:
+            sock.close()
+            raise NoDaemonError(f"{path}: {os_error_text(error)}") from None
+        except BaseException:
+            sock.close()
+            raise
+
+    def __enter__(self) -> Connection:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def fileno(self) -> int:
+        """The socket's descriptor, to wait on."""
+        return self._sock.fileno()
+
+    def close(self) -> None:
+        """End the connection: what was not asked to be kept is taken out."""
+        self._sock.close()
+
+    def request(self, make: Callable[[int], messages.Request], kind: type[R]) -> R:
+        """Send a request and wait for its answer, which must be a ``kind``.
+
+        Raises UserError (the daemon's refusal), DaemonGoneError.
+        """
+        self._last_id += 1
+        try:
+            self._sock.sendall(messages.encode(make(self._last_id)))
+        except OSError:
+            # The daemon may have said why before it hung up.
+            while not self._replies:
+                self.receive()
+        while not self._replies:
+            self.receive()
+        reply = self._replies.popleft()
+        if isinstance(reply, messages.Error):
+            raise UserError(reply.error)
+        if not isinstance(reply, kind) or reply.id != self._last_id:
+            raise DaemonGoneError("the daemon gave the answer to another question")
+        return reply
+
+    def receive(self) -> None:
+        """Take in what the daemon sent, waiting for it if need be; raises DaemonGoneError."""
+        try:
+            data = self._sock.recv(1 << 18)
+        except OSError as error:
+            raise DaemonGoneError(f"the daemon is gone: {os_error_text(error)}") from None
+        if not data:
+            raise DaemonGoneError("the daemon is gone")
+        if b"\n" not in data:
+            self._buffer += data
+            return
+        *lines, rest = (bytes(self._buffer) + data).split(b"\n")
+        self._buffer = bytearray(rest)
+        for line in lines:
+            self._take(line)
+
+    def _take(self, line: bytes) -> None:
+        if line.startswith(_RECORD):
+            self.on_record(line)
+            return
+        try:
+            message = messages.decode_from_daemon(line)
+        except messages.MessageError as error:
+            raise DaemonGoneError(f"the daemon makes no sense: {error}") from None
+        if isinstance(message, messages.Reply):
+            self._replies.append(message)
+        elif not isinstance(message, messages.Record):
+            self.on_report(message)

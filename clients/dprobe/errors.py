@@ -1,0 +1,41 @@
+"""What a command can fail with; only ``main`` turns these into exit statuses."""
+
+from __future__ import annotations
+
+
+class DprobeError(Exception):
+    """One clear line (a program's faults: several) for the user; ``status`` is the exit status."""
+
+    status = 1
+
+
+class UserError(DprobeError):
+    """What was asked cannot be done as it was asked."""
+
+    status = 2
+
+
+class NoDaemonError(DprobeError):
+    """No daemon answers at the socket."""
+
+
+class DaemonGoneError(DprobeError):
+    """The daemon ended, or stopped making sense, during a request."""
+
+
+class CommandNotFoundError(DprobeError):
+    """The command of ``run`` is not there; the status is the shell's for that."""
+
+    status = 127
+
+
+class CommandNotExecutableError(DprobeError):
+    """The command of ``run`` cannot be executed; the status is the shell's for that."""
+
+    status = 126
+
+
+def os_error_text(error: OSError) -> str:
+    """The system's own words, in lower case so that they read on after a colon."""
+    text = error.strerror or str(error)
+    return text[:1].lower() + text[1:]

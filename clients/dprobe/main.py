@@ -1,0 +1,124 @@
+"""The command line of ``dprobe``. Only ``main`` turns what went wrong into an exit status."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from dprobe.errors import DprobeError, os_error_text
+from dprobed import __version__
+
+#: Command → module in which it is defined, and one line for the list of commands.
+_COMMANDS = {
+    "run": ("commands_probe", "Start a command with probes in it."),
+    "attach": ("commands_probe", "Put probes into a running process for a while."),
+    "insert": ("commands_daemon", "Put programs into a process, to stay."),
+    "remove": ("commands_daemon", "Take programs out."),
+    "query": ("commands_daemon", "Show probes: states, hits, missed, dropped."),
+    "programs": ("commands_daemon", "List the programs that are in."),
+    "vars": ("commands_daemon", "Show (and reset) variables of programs."),
+    "log": ("commands_daemon", "Show records."),
+    "resume": ("commands_daemon", "Let threads go on that `suspend` holds."),
+    "compile": ("commands_local", "Assemble a program to a .dpb file."),
+    "check": ("commands_local", "Check programs without inserting them."),
+    "disasm": ("commands_local", "Show a program as source."),
+    "places": ("commands_local", "List what can be probed in a file."),
+    "doctor": ("commands_local", "Show what works on this machine, and why not."),
+    "completion": ("commands_local", "Print the completion script for a shell."),
+}
+
+_EPILOG = """\b
+examples:
+  dprobe run alloc.rpn -- sort /etc/services
+  dprobe attach --duration 10 --format json 1234 alloc.rpn
+  dprobe places libc.so.6 'mal*'
+  dprobed &            # then: insert, query, log -f, remove
+"""
+
+
+class _Commands(click.Group):
+    """Loads a command's module when the command is used: a version is asked for quickly."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module = importlib.import_module(f"dprobe.{_COMMANDS[cmd_name][0]}")
+        command: click.Command = getattr(module, f"{cmd_name}_command")
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in _COMMANDS.items()])
+
+
+@click.group(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog=_EPILOG,
+    no_args_is_help=True,
+)
+@click.version_option(__version__, prog_name="dprobe", message="%(prog)s %(version)s")
+@click.option(
+    "--socket",
+    type=click.Path(path_type=Path),
+    envvar="DPROBE_SOCKET",
+    help="The daemon's control socket, where it is not at its usual place.",
+)
+@click.pass_context
+def cli(ctx: click.Context, socket: Path | None) -> None:
+    """Put small verified programs into running programs, and see what they report.
+
+    `run` and `attach` need nothing set up; the other commands talk to a running `dprobed`.
+    """
+    ctx.obj = socket
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """The command ``dprobe``."""
+    status: Any = 1
+    try:
+        status = cli.main(arguments, prog_name="dprobe", standalone_mode=False)
+        sys.stdout.flush()
+    except click.exceptions.NoArgsIsHelpError as error:
+        print(error.format_message())
+        status = 2
+    except click.ClickException as error:
+        _say(_one_line(error))
+        status = error.exit_code
+    except DprobeError as error:
+        _say(str(error))
+        status = error.status
+    except (KeyboardInterrupt, click.Abort):
+        status = 130
+    except BrokenPipeError:
+        # Whoever read our output has enough; Python would complain once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        status = 1
+    except OSError as error:
+        name = f"{error.filename}: " if error.filename else ""
+        _say(f"{name}{os_error_text(error)}")
+        status = 1
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _one_line(error: click.ClickException) -> str:
+    text = " ".join(error.format_message().split())
+    context = getattr(error, "ctx", None)
+    return f"{text} (see: {context.command_path} --help)" if context is not None else text
+
+
+def _say(text: str) -> None:
+    print(f"dprobe: {text}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

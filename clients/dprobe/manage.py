@@ -1,0 +1,229 @@
+"""What is asked of a running daemon: insert, remove, query, programs, vars, log, resume."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from dprobe.connection import Connection
+from dprobe.errors import UserError
+from dprobe.output import Output, complain
+from dprobe.session import load_programs
+from dprobe.tables import show
+from dprobed.control import messages
+
+_PROBE_COLUMNS = (
+    ("pid", "pid"),
+    ("program", "program"),
+    ("no", "number"),
+    ("place", "place"),
+    ("state", "state"),
+    ("hits", "hits"),
+    ("missed", "missed"),
+    ("dropped", "dropped"),
+)
+_PROBE_COLUMNS_EXTENDED = (
+    ("pid", "pid"),
+    ("program", "program"),
+    ("no", "number"),
+    ("major", "major"),
+    ("minor", "minor"),
+    ("group", "group"),
+    ("module", "module"),
+    ("place", "place"),
+    ("state", "state"),
+    ("hits", "hits"),
+    ("ran", "ran"),
+    ("missed", "missed"),
+    ("dropped", "dropped"),
+    ("faulted", "faulted"),
+    ("addresses", "addresses"),
+    ("reason", "reason"),
+)
+_TARGET_COLUMNS = (
+    ("pid", "pid"),
+    ("command", "comm"),
+    ("time in probes, ns", "overhead_ns"),
+    ("suspended", "suspended"),
+    ("ended", "ended"),
+)
+_PROGRAM_COLUMNS = (
+    ("no", "number"),
+    ("program", "program"),
+    ("id", "program_id"),
+    ("pid", "pid"),
+    ("module", "module"),
+    ("major", "major"),
+    ("probes", "probes"),
+    ("vars", "vars"),
+    ("gvars", "gvars"),
+    ("kept", "kept"),
+)
+_NOTHING = "nothing is inserted"
+
+
+def selection(
+    program: str | None,
+    *,
+    module: str | None = None,
+    program_id: int | None = None,
+    pid: int | None = None,
+) -> messages.Select:
+    """The programs that are meant; ``program`` is a number or a name of ``dprobe programs``."""
+    number = int(program) if program is not None and program.isdecimal() else None
+    return messages.Select(
+        number=number,
+        label=program if number is None else None,
+        module=module,
+        program_id=program_id,
+        pid=pid,
+    )
+
+
+def insert(
+    daemon: Connection,
+    paths: Sequence[str],
+    pid: int,
+    *,
+    defines: dict[str, str],
+    groups: Sequence[int],
+    types: Sequence[int],
+    check_opcode: bool,
+    json: bool,
+) -> None:
+    """Put programs into ``pid``, to stay until they are removed."""
+    uploads = load_programs(paths, defines, groups, types)
+    daemon.request(lambda number: messages.Attach(id=number, pid=pid), messages.Attached)
+    answer = daemon.request(
+        lambda number: messages.Insert(
+            id=number, pid=pid, programs=uploads, keep=True, check_opcode=check_opcode
+        ),
+        messages.Inserted,
+    )
+    show(answer.probes, _PROBE_COLUMNS, json=json, empty=_NOTHING)
+    _explain(answer.probes)
+
+
+def _explain(probes: Sequence[messages.ProbeInfo]) -> None:
+    for probe in probes:
+        if probe.reason:
+            name = f"{probe.program} {probe.major}.{probe.minor} at {probe.place}"
+            complain(f"{name}: {probe.state}: {probe.reason}")
+
+
+def remove(daemon: Connection, selects: Sequence[messages.Select], *, json: bool) -> None:
+    """Take programs out; their last counters are shown."""
+    probes = []
+    for select in selects:
+        answer = daemon.request(
+            lambda number, select=select: messages.Remove(id=number, select=select),  # type: ignore[misc]
+            messages.Removed,
+        )
+        probes += answer.probes
+    show(probes, _PROBE_COLUMNS, json=json, empty=_NOTHING)
+
+
+def query(daemon: Connection, select: messages.Select, *, extended: bool, json: bool) -> None:
+    """States and counters of probes; extended: everything, and the targets."""
+    answer = daemon.request(
+        lambda number: messages.Query(id=number, select=select), messages.Status
+    )
+    if extended:
+        show(answer.targets, _TARGET_COLUMNS, json=json, empty="no process is traced")
+        if not json and answer.targets:
+            print()
+    columns = _PROBE_COLUMNS_EXTENDED if extended else _PROBE_COLUMNS
+    show(answer.probes, columns, json=json, empty=_NOTHING)
+
+
+def programs(daemon: Connection, select: messages.Select, *, json: bool) -> None:
+    """The programs that are in."""
+    answer = daemon.request(
+        lambda number: messages.Programs(id=number, select=select), messages.Listing
+    )
+    show(answer.programs, _PROGRAM_COLUMNS, json=json, empty=_NOTHING)
+
+
+def parse_range(text: str | None) -> tuple[int, int | None]:
+    """``3``, ``3-7`` or nothing as first index and count; raises UserError."""
+    if text is None:
+        return 0, None
+    first, dash, last = text.partition("-")
+    if not first.isdecimal() or (dash and not last.isdecimal()):
+        raise UserError(f"{text} is no range of indices; write 3 or 3-7")
+    end = int(last) if dash else int(first)
+    if end < int(first) or end > 1 << 15:
+        raise UserError(f"{text} is no range of indices; the second must not be the smaller")
+    return int(first), end - int(first) + 1
+
+
+def variables(
+    daemon: Connection,
+    program: str | None,
+    pid: int | None,
+    indices: str | None,
+    *,
+    reset: bool,
+    json: bool,
+) -> None:
+    """The locals of a program, or the globals of a process."""
+    first, count = parse_range(indices)
+    number = None
+    if program is not None:
+        answer = daemon.request(
+            lambda number: messages.Programs(id=number, select=selection(program, pid=pid)),
+            messages.Listing,
+        )
+        if len(answer.programs) != 1:
+            numbers = ", ".join(str(each.number) for each in answer.programs)
+            text = f"several programs are {program}; give a number: {numbers}"
+            raise UserError(text if numbers else f"there is no program {program}")
+        number, pid = answer.programs[0].number, None
+    words = daemon.request(
+        lambda request: messages.Vars(
+            id=request, number=number, pid=pid, first=first, count=count, reset=reset
+        ),
+        messages.Words,
+    )
+    rows = [
+        {"index": words.first + index, "value": word, "hex": f"{word:#x}"}
+        for index, word in enumerate(words.words)
+    ]
+    columns = (("index", "index"), ("value", "value"), ("hex", "hex"))
+    show(rows, columns, json=json, empty="there are no such variables")
+
+
+def log(daemon: Connection, *, follow: bool, form: str, path: str | None) -> int:
+    """The records that the daemon keeps; ``follow``: and all that come, until Ctrl-C."""
+    output = Output(form, path, 1)
+    daemon.on_record = output.record
+    answer = daemon.request(lambda number: messages.Log(id=number, follow=follow), messages.Logged)
+    if answer.forgotten:
+        complain(f"{answer.forgotten} older records are no longer kept")
+    output.flush()
+    try:
+        while follow and not output.broken:
+            daemon.receive()
+            output.flush()
+    except KeyboardInterrupt:
+        pass
+    output.close()
+    return 1 if output.broken else 0
+
+
+def resume(daemon: Connection, pid: int | None, tid: int | None, *, json: bool) -> None:
+    """Let threads go on that `suspend` holds."""
+    answer = daemon.request(
+        lambda number: messages.Resume(id=number, pid=pid, tid=tid), messages.Resumed
+    )
+    rows = [{"tid": each} for each in answer.tids]
+    show(rows, (("resumed", "tid"),), json=json, empty="no thread is held by suspend")
+
+
+def connect(path: Path | None) -> Connection:
+    """The running daemon; raises NoDaemonError."""
+    import os
+
+    sys.stdout.flush()
+    return Connection.open(path or messages.default_socket(os.getuid()))

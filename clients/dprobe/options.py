@@ -1,0 +1,53 @@
+"""Options and arguments that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+define = click.option(
+    "-D", "defines", multiple=True, metavar="NAME=VALUE", help="Define a name for the preprocessor."
+)
+group = click.option(
+    "--group", "groups", multiple=True, type=int, metavar="N", help="Only probes of this group."
+)
+type_ = click.option(
+    "--type", "types", multiple=True, type=int, metavar="N", help="Only probes of this type."
+)
+no_opcode_check = click.option(
+    "--no-opcode-check", is_flag=True, help="Do not compare a probe's place with its `opcode`."
+)
+format_ = click.option(
+    "--format",
+    "form",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="Lines for people, or one JSON object a line.",
+)
+json = click.option("--json", is_flag=True, help="One JSON object a line.")
+pid_option = click.option("--pid", type=click.IntRange(1, 1 << 22), help="Only in this process.")
+program_file = click.Path(dir_okay=False)
+pid_type = click.IntRange(1, 1 << 22)
+
+
+def output(default: str) -> Callable[[F], F]:
+    """``-o FILE``, where ``default`` says where records go without it."""
+    return click.option(
+        "-o",
+        "path",
+        metavar="FILE",
+        type=click.Path(dir_okay=False, allow_dash=True),
+        help=f"Write records to FILE (- is standard output); else to {default}.",
+    )
+
+
+def selecting(function: F) -> F:
+    """What ``run``, ``attach`` and ``insert`` know about their programs."""
+    for option in (no_opcode_check, type_, group, define):
+        function = option(function)
+    return function

@@ -1,0 +1,194 @@
+"""What ``run`` and ``attach`` have in common: programs, a daemon, and reports until the end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dprobe.connection import Connection
+from dprobe.errors import DaemonGoneError, NoDaemonError, UserError, os_error_text
+from dprobe.output import Output, Summary, complain, summarize
+from dprobe.private import PrivateDaemon
+from dprobed.control import messages
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+#: States of a probe that works, or may yet; every other one is told to the user when it comes.
+_QUIET = frozenset({"active", "pending", "compiled", "disabled", "removed"})
+
+
+def parse_defines(pairs: Sequence[str]) -> dict[str, str]:
+    """``-D NAME=VALUE`` (``-D NAME``: 1) as a mapping."""
+    defines = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not name.isidentifier():
+            raise UserError(f"-D {pair}: write -D NAME=VALUE, with a name as in C")
+        defines[name] = value if equals else "1"
+    return defines
+
+
+def load_programs(
+    paths: Sequence[str],
+    defines: Mapping[str, str],
+    groups: Sequence[int] = (),
+    types: Sequence[int] = (),
+) -> list[messages.Upload]:
+    """The programs, assembled and verified here; raises UserError with all that is wrong."""
+    from dprobed.program import NothingSelectedError, ProgramError, encode, load_file, select
+
+    uploads = []
+    errors = []
+    for path in paths:
+        try:
+            program = load_file(path, defines)
+            if groups or types:
+                program = select(program, frozenset(groups), frozenset(types))
+            uploads.append(messages.Upload(label=Path(path).stem, bytecode=encode(program)))
+        except ProgramError as error:
+            errors.append(str(error))
+        except NothingSelectedError as error:
+            errors.append(f"{path}: {error}")
+        except OSError as error:
+            errors.append(f"{path}: {os_error_text(error)}")
+    if errors:
+        raise UserError("\n".join(errors))
+    return uploads
+
+
+@contextlib.contextmanager
+def daemon(path: Path | None) -> Iterator[Callable[[], Connection]]:
+    """The running daemon, or a private one that starts now; call for the connection when needed.
+
+    ``path``: the socket that the user named; there must be a daemon then.
+    """
+    try:
+        connection = Connection.open(path or messages.default_socket(os.getuid()))
+    except NoDaemonError:
+        if path is not None:
+            raise
+    else:
+        with connection:
+            yield lambda: connection
+        return
+    with PrivateDaemon() as private:
+        try:
+            yield private.connect
+        except DaemonGoneError as error:
+            said = private.complaint()
+            more = f": {said}" if said and said not in str(error) else ""
+            raise DaemonGoneError(f"{error}{more}") from None
+
+
+class Session:
+    """One target, its programs, and what they report."""
+
+    def __init__(self, connection: Connection, output: Output, pid: int) -> None:
+        self._connection = connection
+        self._output = output
+        self._pid = pid
+        self.ended: messages.Ended | None = None
+        self._told: set[tuple[int, int, str, str]] = set()
+        connection.on_record = output.record
+        connection.on_report = self._report
+
+    def insert(self, uploads: list[messages.Upload], *, launch: bool, check_opcode: bool) -> None:
+        """Attach and put the programs in; raises UserError when any of it is refused."""
+        pid = self._pid
+        self._connection.request(
+            lambda number: messages.Attach(id=number, pid=pid, launch=launch), messages.Attached
+        )
+        answer = self._connection.request(
+            lambda number: messages.Insert(
+                id=number, pid=pid, programs=uploads, check_opcode=check_opcode
+            ),
+            messages.Inserted,
+        )
+        self._tell(answer.probes)
+
+    def receive(self) -> None:
+        """Take in what came, and write the records of it."""
+        self._connection.receive()
+        self._output.flush()
+
+    def detach(self) -> Summary:
+        """Take the programs out and let the target go; the summary."""
+        if self.ended is None:
+            pid = self._pid
+            try:
+                answer = self._connection.request(
+                    lambda number: messages.Detach(id=number, pid=pid), messages.Removed
+                )
+            except UserError:
+                if self.ended is None:
+                    raise
+            else:
+                return summarize(answer.probes, answer.overhead_ns)
+        assert self.ended is not None
+        return summarize(self.ended.probes, self.ended.overhead_ns)
+
+    def _report(self, report: messages.Report) -> None:
+        if isinstance(report, messages.StateChange):
+            self._tell(report.probes)
+        elif isinstance(report, messages.Ended):
+            self.ended = report
+        elif isinstance(report, messages.Notice) and report.kind == "suspend":
+            complain(f"{report.text}; `dprobe resume {report.pid}` lets it go on")
+
+    def _tell(self, probes: Sequence[messages.ProbeInfo]) -> None:
+        """Say once of each probe that it does not work."""
+        for probe in probes:
+            key = (probe.number, probe.probe, probe.state, probe.reason)
+            if probe.state in _QUIET or key in self._told:
+                continue
+            self._told.add(key)
+            name = f"{probe.program} {probe.major}.{probe.minor} at {probe.place}"
+            complain(f"{name}: {probe.state}" + (f": {probe.reason}" if probe.reason else ""))
+
+
+class Waker:
+    """Signals as something to wait for together with the connection.
+
+    Within the context each signal of ``handlers`` runs its function, and ends a ``wait``.
+    """
+
+    def __init__(self, handlers: Mapping[signal.Signals, Callable[[], None]]) -> None:
+        self._handlers = handlers
+        self._before: dict[signal.Signals, object] = {}
+        self._read, self._write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def __enter__(self) -> Waker:
+        signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+        for number, function in self._handlers.items():
+            self._before[number] = signal.signal(number, self._handler(function))
+        return self
+
+    @staticmethod
+    def _handler(function: Callable[[], None]) -> Callable[[int, FrameType | None], None]:
+        return lambda number, frame: function()
+
+    def __exit__(self, *_: object) -> None:
+        for number, before in self._before.items():
+            signal.signal(number, before)  # type: ignore[arg-type]
+        signal.set_wakeup_fd(-1)
+        os.close(self._read)
+        os.close(self._write)
+
+    def wait(self, connection: Connection | None, seconds: float | None) -> bool:
+        """Until the connection has something (True), a signal came or the time is over (False)."""
+        poll = select.poll()
+        poll.register(self._read, select.POLLIN)
+        if connection is not None:
+            poll.register(connection, select.POLLIN)
+        milliseconds = None if seconds is None else max(0, int(seconds * 1000) + 1)
+        ready = {descriptor for descriptor, _ in poll.poll(milliseconds)}
+        if self._read in ready:
+            with contextlib.suppress(BlockingIOError):
+                os.read(self._read, 4096)
+        return connection is not None and connection.fileno() in ready

@@ -1,0 +1,71 @@
+"""Listings: a table on a terminal, plain columns in a pipe, or one JSON object a line."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+
+def show(
+    rows: Iterable[Any],
+    columns: Sequence[tuple[str, str]],
+    *,
+    json: bool,
+    empty: str,
+) -> None:
+    """Print rows (msgspec structs or mappings); ``columns``: (title, field) of those shown.
+
+    With ``json`` every field is printed. ``empty`` is said on standard error where there is no row.
+    """
+    mappings = [row if isinstance(row, dict) else msgspec.to_builtins(row) for row in rows]
+    if json:
+        out = sys.stdout
+        for mapping in mappings:
+            out.write(msgspec.json.encode(mapping).decode() + "\n")
+        return
+    if not mappings:
+        print(empty, file=sys.stderr)
+        return
+    titles = [title for title, _ in columns]
+    cells = [[_text(mapping[field]) for _, field in columns] for mapping in mappings]
+    numeric = [all(isinstance(mapping[field], int) for mapping in mappings) for _, field in columns]
+    if sys.stdout.isatty():
+        _show_rich(titles, cells, numeric)
+    else:
+        _show_plain(titles, cells, numeric)
+
+
+def _text(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return " ".join(f"{each:#x}" if isinstance(each, int) else str(each) for each in value)
+    return str(value)
+
+
+def _show_plain(titles: list[str], cells: list[list[str]], numeric: list[bool]) -> None:
+    widths = [max(map(len, column)) for column in zip(titles, *cells, strict=True)]
+    for row in (titles, *cells):
+        parts = [
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(row, widths, numeric, strict=True)
+        ]
+        print("  ".join(parts).rstrip())
+
+
+def _show_rich(titles: list[str], cells: list[list[str]], numeric: list[bool]) -> None:
+    # Imported where it is needed only: it is slow to import.
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for title, right in zip(titles, numeric, strict=True):
+        table.add_column(title, justify="right" if right else "left", overflow="fold")
+    for row in cells:
+        table.add_row(*(Text(cell) for cell in row))
+    Console().print(table)
