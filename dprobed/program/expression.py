@@ -26,11 +26,11 @@ _LOGIC: dict[str, Callable[[int, int], int]] = {
     "*": operator.mul,
 }
 #: Binary operators from the weakest to the strongest.
-_LEVELS: tuple[tuple[str, ...], ...] = (
+LEVELS: tuple[tuple[str, ...], ...] = (
     ("||",), ("&&",), ("|",), ("^",), ("&",), ("==", "!="), ("<", ">", "<=", ">="),
     ("<<", ">>"), ("+", "-"), ("*", "/", "%"),
 )  # fmt: skip
-_STRENGTH = {name: level for level, names in enumerate(_LEVELS) for name in names}
+_STRENGTH = {name: level for level, names in enumerate(LEVELS) for name in names}
 #: No expression nests deeper: the parser recurses.
 _MAX_NESTING = 50
 _MAX_BITS = 64
