@@ -30,7 +30,6 @@ exit
 """
 
 HERE = Path(__file__).parent
-FIRST_CPU, LAST_CPU = min(os.sched_getaffinity(0)), max(os.sched_getaffinity(0))
 
 
 @contextlib.contextmanager
@@ -43,6 +42,12 @@ def compiled(name: str) -> Iterator[Path]:
             ["gcc", "-O2", "-g", "-pthread", "-Wall", "-o", binary, source], check=True, timeout=60
         )
         yield binary
+
+
+def by_load() -> list[int]:
+    """The CPUs that we may use, the idlest first: others may be at work on this machine."""
+    busy = psutil.cpu_percent(0.5, percpu=True)
+    return sorted(os.sched_getaffinity(0), key=lambda cpu: busy[cpu])
 
 
 class Target:
