@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from typing import Final
 
@@ -17,10 +18,11 @@ _IDENTITY_NS: Final = 100_000_000
 class HitContext:
     """One object for all hits, since they are served one after the other."""
 
-    __slots__ = ("_cpu", "_fpregs", "_fpregs_loaded", "fp_dirty", "registers", "regs", "thread")
+    __slots__ = ("_cpu", "_fpregs", "_fpregs_loaded", "fp_dirty", "memory", "regs", "thread")
 
     def __init__(self, registers: Registers) -> None:
-        self.registers: Final = registers
+        #: Of the present address space.
+        self.memory: memory.Memory
         self.regs: Words = registers.words
         self.thread: Thread
         self.fp_dirty = False
@@ -40,12 +42,13 @@ class HitContext:
 
     @staticmethod
     def identify(thread: Thread, now: int) -> None:
-        """Read the thread's name and user."""
+        """Read the thread's name and user, and whether SIGTRAP means anything to it."""
         thread.identity_until = now + _IDENTITY_NS
         found = procfs.status(thread.tid)
         if found is not None:
             thread.comm = procfs.comm(thread.tid)
             thread.owner = (found.uids[0], found.gids[0])
+            thread.calm = not (found.caught | found.ignored) >> (signal.SIGTRAP - 1) & 1
 
     def leave(self) -> None:
         """Store what the program altered besides the general registers; raises Gone."""
@@ -91,7 +94,7 @@ class HitContext:
             rseq = ptrace.rseq_address(thread.tid)
             thread.cpu_address = rseq + 4 if rseq else 0
         if thread.cpu_address:
-            found = memory.read_u32(thread.tid, thread.cpu_address)
+            found = int.from_bytes(self.memory.peek(thread.cpu_address, 4), "little")
             # Until the thread first returns to user space the field says "uninitialized" (-1).
             if 0 <= found < 0x8000_0000:
                 return found

@@ -51,9 +51,11 @@ class Probe:
         "entry",
         "faulted",
         "hits",
+        "index",
         "last",
         "missed",
         "module",
+        "over",
         "pass_count",
         "place",
         "program",
@@ -79,6 +81,9 @@ class Probe:
         limit = definition.max_hits
         self.last: Final = definition.pass_count + limit if limit else 1 << 63
         self.revocable: Final = not definition.logonfault
+        self.index: Final = definition.index
+        #: Whether it is never to run again in this target.
+        self.over = False
         self.state = State.PENDING
         self.reason = "no mapped module of that name yet"
         self.module = module
@@ -96,11 +101,7 @@ class Probe:
         """Enter a state; ``reason`` is shown with it."""
         self.state = state
         self.reason = reason
-
-    @property
-    def over(self) -> bool:
-        """Whether it is never to run again in this target."""
-        return self.state in (State.REMOVED, State.DISABLED)
+        self.over = state in (State.REMOVED, State.DISABLED)
 
     def status(self) -> ProbeStatus:
         """As the daemon wants to hear it."""

@@ -141,7 +141,8 @@ class RawRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One hit's result, its log not yet decoded (``program.log.decode``).
 
     ``exit``: 0 plain, n a facility, negative the ``program.outcome`` codes. ``hit``: the probe's
-    count of hits, from 1. ``time``: monotonic ns. ``raw``: where in ``log`` words without prefix lie.
+    count of hits, from 1. ``time``: monotonic ns. ``cpu`` may be as of 0.1 ms before. ``raw``:
+    where in ``log`` words without prefix lie.
     """
 
     program: int
@@ -196,7 +197,7 @@ class TargetEvent(msgspec.Struct, tag=True, frozen=True):
 
 
 class Ended(msgspec.Struct, tag=True, frozen=True):
-    """The last message. ``how``: detached, exited, killed, gone. ``status``: exit code or signal."""
+    """The last message. ``how``: detached, exited, killed, gone; ``status``: code or signal."""
 
     how: str
     status: int

@@ -55,6 +55,11 @@ class Reporter:
         if len(records) >= _BATCH:
             self.flush()
 
+    def latest(self) -> tuple[list[tuple[object, ...] | None], int] | None:
+        """A note by which ``withdraw`` finds the record added last."""
+        count = len(self.records)
+        return (self.records, count - 1) if count else None
+
     def flush(self) -> None:
         """Send the batch, or drop it when the daemon has fallen too far behind."""
         if not self.records:

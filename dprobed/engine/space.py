@@ -313,7 +313,7 @@ class Space:
                 area.free.append(site.slot)
 
     def restore_copy(self, tid: int) -> bool:
-        """Put the original bytes into a ``fork`` child's copy of this space; false if it is gone."""
+        """Put the original bytes into a ``fork`` child's copy of this space; false: it is gone."""
         try:
             copy = Memory(tid)
         except OSError:

@@ -17,6 +17,7 @@ What makes it exact, beyond the plain way int3 → program → slot:
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -24,7 +25,12 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from ptrace.binding.func import PTRACE_CONT, PTRACE_GETREGS
+from ptrace.binding.func import (
+    PTRACE_CONT,
+    PTRACE_GETREGS,
+    PTRACE_GETSIGINFO,
+    PTRACE_POKEUSER,
+)
 
 from dprobed.engine.context import HitContext
 from dprobed.engine.probe import Attachment
@@ -33,10 +39,21 @@ from dprobed.engine.relocate import Position, Where
 from dprobed.engine.reporter import Reporter
 from dprobed.engine.space import INT3, Site, Space
 from dprobed.engine.watch import DebugRegisters
-from dprobed.program import ABORT, REM, Outcome
+from dprobed.program import ABORT, REM
 from dprobed.target import memory, procfs, ptrace
 from dprobed.target.lifecycle import State
-from dprobed.target.ptrace import ORIG_RAX, RAX, RCX, RIP, RSP, WALL, Gone, Registers
+from dprobed.target.ptrace import (
+    ORIG_RAX,
+    RAX,
+    RCX,
+    RIP,
+    RSP,
+    SIGINFO_SIZE,
+    WALL,
+    Block,
+    Gone,
+    Registers,
+)
 from dprobed.target.status import TRAP_STATUS, Kind
 from dprobed.target.world import Thread, World
 
@@ -54,6 +71,10 @@ _FRAME_RIP: Final = 48 + 16 * 8
 #: Hits in a row on another CPU after which the tracer goes there.
 _FOLLOW_AFTER: Final = 4
 
+#: For how long a record may repeat the CPU of the thread's record before it: to ask costs a tenth
+#: of a hit.
+_CPU_NS: Final = 100_000
+
 _log = logging.getLogger(__name__)
 
 
@@ -62,7 +83,7 @@ class TrapEngine:
 
     def __init__(self, reporter: Reporter) -> None:
         self.world: World
-        self.space: Space
+        self._space: Space
         self.watch = DebugRegisters()
         self.overhead_ns = 0
         #: Called when a probe is through with this target (``rem``, max_hits, a defect).
@@ -72,19 +93,30 @@ class TrapEngine:
         self._reporter: Final = reporter
         self._registers: Final = Registers()
         self._words: Final = self._registers.words
+        self._siginfo: Final = Block(SIGINFO_SIZE)
         self._context: Final = HitContext(self._registers)
         self._cpu = -1
         self._elsewhere = 0
         self._all_cpus: Final = os.sched_getaffinity(0)
         self.served = 0
 
+    @property
+    def space(self) -> Space:
+        """The target's present address space."""
+        return self._space
+
+    @space.setter
+    def space(self, space: Space) -> None:
+        self._space = space
+        self._context.memory = space.memory
+
     # --- the loop ---
 
     def run(self) -> None:
         """Serve stops until something else wants attention, or no thread is left."""
-        world, waitpid, call = self.world, _waitpid, ptrace.raw_ptrace
+        world, waitpid, call = self.world, _waitpid, _call
         threads, status, status_address = world.threads, world.status, world.status_address
-        words, registers = self._words, self._registers.address
+        words, registers, siginfo = self._words, self._registers.address, self._siginfo
         clock = time.monotonic_ns
         while not world.attention and threads:
             tid = waitpid(-1, status_address, WALL)
@@ -98,21 +130,30 @@ class TrapEngine:
                 if (
                     thread is not None
                     and thread.state is State.RUNNING
-                    and call(_GETREGS, tid, 0, registers) == 0
+                    and call(PTRACE_GETREGS, tid, 0, registers) == 0
                 ):
-                    site = self.space.by_trap.get(words[RIP])
+                    site = self._space.by_trap.get(words[RIP])
                     if (
                         site is not None
-                        and site.plain
+                        and site.callback is None
                         and thread.skip is None
                         and thread.entering is None
+                        and (
+                            site.plain
+                            or thread.calm
+                            or (
+                                call(PTRACE_GETSIGINFO, tid, 0, siginfo.address) == 0
+                                and siginfo.data[8] == _SI_KERNEL
+                            )
+                        )
                     ):
                         self.hit(thread, site, now)
+                        # Before it goes on: on one CPU it runs at once, and we only later.
+                        self.overhead_ns += clock() - now
                         if thread.held:
                             thread.state = State.HELD
                         else:
-                            call(_CONT, tid, 0, 0)
-                        self.overhead_ns += clock() - now
+                            call(PTRACE_CONT, tid, 0, 0)
                         continue
             world.dispatch(tid, status.value)
             self.overhead_ns += clock() - now
@@ -120,17 +161,19 @@ class TrapEngine:
     # --- a hit ---
 
     def hit(self, thread: Thread, site: Site, now: int) -> None:
-        """Run the programs of a site for a thread whose registers are loaded, and store these."""
-        words = self._words
+        """Run the programs of a site for a thread whose registers are loaded, and move it on."""
+        words, data = self._words, self._registers.data
         address = words[RIP] = site.address
-        self.served += 1
+        before = bytes(data)
         self._run_programs(thread, site.attachments, site.displaced.may_fault, now)
+        if data == before:
+            # Nothing altered: one register is cheaper to store than all.
+            _call(PTRACE_POKEUSER, thread.tid, 8 * RIP, site.slot)
+            return
         if words[RIP] == address:
             words[RIP] = site.slot
-        try:
+        with contextlib.suppress(Gone):
             self._registers.store(thread.tid)
-        except Gone:
-            return
 
     def _run_programs(
         self, thread: Thread, attachments: Iterable[Attachment], may_fault: bool, now: int
@@ -139,10 +182,8 @@ class TrapEngine:
         context.enter(thread, now)
         for attachment in attachments:
             probe = attachment.probe
-            if probe.over:
-                continue
-            probe.hits += 1
-            if probe.hits <= probe.pass_count:
+            probe.hits = hits = probe.hits + 1
+            if hits <= probe.pass_count or probe.over:
                 continue
             try:
                 outcome = probe.entry(context)
@@ -154,8 +195,36 @@ class TrapEngine:
                 continue
             probe.ran += 1
             if outcome.exit != ABORT:
-                self._report(attachment, outcome, now, may_fault)
-            if probe.hits >= probe.last or outcome.exit == REM:
+                if now > thread.cpu_until:
+                    thread.cpu = context.cpu
+                    thread.cpu_until = now + _CPU_NS
+                cpu = thread.cpu
+                if cpu != self._cpu or self._elsewhere:
+                    self._follow(cpu)
+                self._reporter.add(
+                    probe,
+                    (
+                        probe.program,
+                        probe.index,
+                        attachment.number,
+                        thread.tgid,
+                        thread.tid,
+                        thread.comm,
+                        thread.owner[0],
+                        cpu,
+                        now,
+                        hits,
+                        outcome.exit,
+                        outcome.major,
+                        outcome.minor,
+                        outcome.log,
+                        outcome.raw,
+                        outcome.exception,
+                    ),
+                )
+                if may_fault and probe.revocable:
+                    thread.revocable = self._reporter.latest()
+            if hits >= probe.last or outcome.exit == REM:
                 rem = outcome.exit == REM
                 probe.set(ProbeState.REMOVED if rem else ProbeState.DISABLED)
                 self.retire()
@@ -166,39 +235,9 @@ class TrapEngine:
                 self.resume()
         if context.fp_dirty:
             context.leave()
-        if self.served & 31 == 0:
+        self.served = served = self.served + 1
+        if not served & 31:
             self._follow(context.cpu)
-
-    def _report(self, attachment: Attachment, outcome: Outcome, now: int, may_fault: bool) -> None:
-        context, probe = self._context, attachment.probe
-        thread = context.thread
-        cpu = context.cpu
-        if cpu != self._cpu or self._elsewhere:
-            self._follow(cpu)
-        reporter = self._reporter
-        reporter.add(
-            probe,
-            (
-                probe.program,
-                probe.definition.index,
-                attachment.number,
-                thread.tgid,
-                thread.tid,
-                thread.comm,
-                thread.owner[0],
-                cpu,
-                now,
-                probe.hits,
-                outcome.exit,
-                outcome.major,
-                outcome.minor,
-                outcome.log,
-                outcome.raw,
-                outcome.exception,
-            ),
-        )
-        if may_fault and probe.revocable:
-            thread.revocable = (reporter.records, len(reporter.records) - 1)
 
     def _follow(self, cpu: int) -> None:
         """Stay on the CPU where hits happen: a hit costs a fifth there (``architecture.md``)."""
@@ -206,10 +245,12 @@ class TrapEngine:
             self._elsewhere = 0
             return
         self._elsewhere += 1
-        if self._elsewhere >= _FOLLOW_AFTER and cpu in self._all_cpus:
+        if self._elsewhere >= _FOLLOW_AFTER:
             self._elsewhere = 0
             self._cpu = cpu
-            os.sched_setaffinity(0, {cpu})
+            # Where a cpuset keeps us from that CPU we stay where we are.
+            with contextlib.suppress(OSError):
+                os.sched_setaffinity(0, {cpu})
 
     def wander(self) -> None:
         """No hits for a while: let the scheduler place us again."""
@@ -235,7 +276,7 @@ class TrapEngine:
     # --- stops off the fast path (see world.Engine) ---
 
     def serve_trap(self, thread: Thread) -> None:
-        """A SIGTRAP stop: a breakpoint of ours, a watchpoint, a handler entered, or the target's."""
+        """A SIGTRAP stop: our breakpoint, a watchpoint, a handler entered, or the target's own."""
         try:
             self._serve_trap(thread, time.monotonic_ns())
         except Gone:
@@ -482,6 +523,5 @@ def _trap_is_pending(tid: int) -> bool:
     return found is not None and bool(found.pending >> (signal.SIGTRAP - 1) & 1)
 
 
-_GETREGS: Final = PTRACE_GETREGS
-_CONT: Final = PTRACE_CONT
+_call = ptrace.raw_ptrace
 _waitpid = ptrace.raw_waitpid

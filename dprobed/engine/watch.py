@@ -77,7 +77,7 @@ class DebugRegisters:
             ptrace.poke_debug(tid, _CONTROL, control)
 
     def fired(self, tid: int) -> list[Attachment]:
-        """Whose registers the thread's latest debug trap was; the thread's note of it is cleared."""
+        """Whose registers the thread's latest debug trap was; its note of it is cleared."""
         status = ptrace.peek_debug(tid, _STATUS)
         ptrace.poke_debug(tid, _STATUS, 0)
         return [

@@ -67,15 +67,6 @@ def read_partial(tid: int, address: int, length: int) -> bytes:
     return b"".join(parts)
 
 
-def read_u32(tid: int, address: int) -> int:
-    """One aligned 32-bit word, -1 when it cannot be read."""
-    _here.length = _there.length = 4
-    _there.base = address
-    if _readv(tid, _here_at, 1, _there_at, 1, 0) != 4:
-        return -1
-    return int.from_bytes(_buffer[:4], "little")
-
-
 def read(tid: int, address: int, length: int) -> bytes:
     """Exactly ``length`` bytes; raises MemoryFault."""
     data = read_partial(tid, address, length)

@@ -83,7 +83,7 @@ def comm(tid: int) -> bytes:
 def threads(pid: int) -> list[int]:
     """The thread ids of a process; empty when it is gone."""
     try:
-        return [int(name) for name in os.listdir(f"/proc/{pid}/task")]
+        return [int(each.name) for each in Path(f"/proc/{pid}/task").iterdir()]
     except OSError:
         return []
 
@@ -188,7 +188,8 @@ def denial(pid: int) -> str:
     if scope:
         return what + (
             f"Yama: kernel.yama.ptrace_scope is {scope}, so only a parent may trace "
-            "(1), only root (2), nobody (3); use 'dprobe run', or 'sysctl kernel.yama.ptrace_scope=0'"
+            "(1), only root (2), nobody (3); use 'dprobe run', "
+            "or 'sysctl kernel.yama.ptrace_scope=0'"
         )
     return what + "the kernel refuses it (EPERM), and none of the rules known to us explains it"
 
@@ -196,7 +197,7 @@ def denial(pid: int) -> str:
 def dumpable(pid: int, uid: int) -> bool:
     """Whether the process is dumpable: else its /proc files belong to root (proc(5))."""
     try:
-        return os.stat(f"/proc/{pid}/maps").st_uid == uid
+        return Path(f"/proc/{pid}/maps").stat().st_uid == uid
     except OSError:
         return False
 

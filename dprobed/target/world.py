@@ -1,4 +1,4 @@
-"""All traced threads of one target: waiting for them, stopping and resuming them, and borrowing one.
+"""All traced threads of one target: to wait for them, stop and resume them, and borrow one.
 
 Rules:
 
@@ -61,9 +61,12 @@ class Thread:
 
     __slots__ = (
         "busy",
+        "calm",
         "clean",
         "comm",
+        "cpu",
         "cpu_address",
+        "cpu_until",
         "entering",
         "held",
         "identity_until",
@@ -106,7 +109,12 @@ class Thread:
         self.comm = b""
         self.owner = (0, 0)
         self.identity_until = 0
+        self.cpu = -1
+        self.cpu_until = 0
         self.cpu_address = -1
+        #: SIGTRAP is neither caught nor ignored: one that is sent to it would be its end, so a
+        #: SIGTRAP at a breakpoint is the breakpoint's.
+        self.calm = False
 
 
 class Engine(Protocol):
@@ -309,6 +317,7 @@ class World:
         thread.listen = thread.relisten = thread.held = False
         thread.skip = thread.entering = thread.revocable = None
         thread.cpu_address = -1
+        thread.calm = False
         thread.identity_until = 0
         self._engine.new_image(thread)
 
