@@ -9,6 +9,7 @@ known), so that everything wrong with a file is reported at once and nothing twi
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +29,7 @@ from dprobed.program.keywords import (
 )
 from dprobed.program.lexer import Faults, Kind, Line, Token, unquote, written
 from dprobed.program.model import Diagnostic, Header, ProbeDefinition, Program, ProgramError
-from dprobed.program.preprocess import Preprocessor, read_source
+from dprobed.program.preprocess import Preprocessor, SourceError, read_file, read_source
 from dprobed.program.table import (
     BY_KEY,
     INSTRUCTIONS,
@@ -49,6 +50,8 @@ for _entry in INSTRUCTIONS:
     _FORMS.setdefault(tuple(_entry.name.split()), []).append(_entry)
 _LONGEST = max(map(len, _FORMS))
 _FIRST_WORDS = {words[0] for words in _FORMS}
+#: Blanks that a place may have: around its sign or colon.
+_AROUND = re.compile(r"\s*([-+:])\s*")
 _NOP = BY_KEY["nop"]
 _EXIT = BY_KEY["exit"]
 
@@ -161,11 +164,7 @@ class _Assembler:
         if last.origin == value[0].origin:
             width = max(last.column + last.width - value[0].column, 1)
             section.places[name.text] = value[0], width
-        parsed = self._value(keyword, value)
-        if parsed is None:
-            section.values[name.text] = _BAD
-        else:
-            section.values[name.text] = parsed
+        section.values[name.text] = self._value(keyword, value)
 
     def _unknown_keyword(self, name: Token, section: _Section) -> None:
         if name.text in PROBE:
@@ -195,7 +194,7 @@ class _Assembler:
             choices = keyword.choices or ("yes", "no")
             text = written(value)
             if text not in choices:
-                self._at(value, f"`{keyword.name}` is {', '.join(choices)}, not {text}")
+                self._at(value, f"`{keyword.name}` is one of {', '.join(choices)}, not {text}")
                 return None
             return text == "yes" if keyword.value is Value.YES_NO else text
         return self._text(keyword, value)
@@ -211,7 +210,7 @@ class _Assembler:
             if message is None and any(character in text for character in ' "'):
                 message, hint = f"`{keyword.name}` has a blank or a quote in it", "quote it"
         else:
-            text = "".join(token.text for token in value)
+            text = _AROUND.sub(r"\1", written(value))
             message = text_fault(keyword, text) or plain_place_fault(keyword, text)
             hint = "write symbol, symbol+0x10, file.c:12 or 0x1234; quote other symbols"
             if keyword.value is Value.ADDRESS:
@@ -391,11 +390,10 @@ class _Assembler:
         for at, step in steps.items():
             origin = step.token.origin
             lines.append((at, sources.setdefault(origin.file, len(sources)), origin.line))
-        entries = [places[0] for places in offsets]
-        ends = [*entries[1:], len(code)]
+        entries = [*(places[0] for places in offsets), len(code)]
         probes = tuple(
-            ProbeDefinition(index=i, entry=entry, end=end, **_usable(section))
-            for i, (section, entry, end) in enumerate(zip(self.probes, entries, ends, strict=True))
+            ProbeDefinition(index=i, entry=entries[i], end=entries[i + 1], **_usable(section))
+            for i, section in enumerate(self.probes)
         )
         header = Header(**{"name": "-", **_usable(self.header)})
         program = Program(
@@ -477,16 +475,21 @@ class _Assembler:
 
 
 _BEGIN = "a definition begins with `offset = PLACE` or `address = PLACE`"
-_BAD = object()
 
 
 def _usable(section: _Section) -> dict[str, Any]:
-    """The values of a section that are not refused."""
-    return {n: v for n, v in section.values.items() if v is not None and v is not _BAD}
+    """The values of a section that are not refused; a refused text still counts as given."""
+    found = {n: v for n, v in section.values.items() if v is not None}
+    for name in _bad(section):
+        found.pop(name, None)
+        if section.known[name].value in (Value.TEXT, Value.PLACE, Value.ADDRESS):
+            found[name] = "-"
+    return found
 
 
 def _bad(section: _Section) -> list[str]:
-    return [name for name, value in section.values.items() if value is None or value is _BAD]
+    """The keywords of a section whose values are refused."""
+    return [name for name, value in section.values.items() if value is None]
 
 
 def _operands(step: _Step) -> tuple[int, ...]:
@@ -518,6 +521,8 @@ def assemble(source: str, filename: str, defines: Mapping[str, str] | None = Non
     preprocessor = Preprocessor(assembler.faults, defines or {})
     for line in preprocessor.lines(source, filename):
         assembler.line(line)
+    if preprocessor.gave_up:
+        raise ProgramError(tuple(assembler.faults.found))
     return assembler.verify()
 
 
@@ -528,18 +533,11 @@ def load_file(path: str | Path, defines: Mapping[str, str] | None = None) -> Pro
     """
     path = Path(path)
     try:
-        if path.suffix != ".dpb":
-            return assemble(read_source(path), str(path), defines)
-        with path.open("rb") as file:
-            data = file.read(MAX_FILE + 1)
-    except OSError as error:
-        raise _unreadable(path, error.strerror or str(error)) from error
-    except ValueError as error:
-        raise _unreadable(path, str(error)) from error
-    if len(data) > MAX_FILE:
-        raise _unreadable(path, f"more than {MAX_FILE} bytes")
-    return decode(data, str(path))
-
-
-def _unreadable(path: Path, reason: str) -> ProgramError:
-    return ProgramError((Diagnostic(str(path), 0, 0, f"cannot read the program: {reason}"),))
+        if path.suffix == ".dpb":
+            return decode(read_file(path, MAX_FILE), str(path))
+        text = read_source(path)
+    except (OSError, SourceError) as error:
+        reason = str(error.strerror if isinstance(error, OSError) else error)
+        fault = Diagnostic(str(path), 0, 0, f"cannot read the program: {reason}")
+        raise ProgramError((fault,)) from error
+    return assemble(text, str(path), defines)

@@ -97,7 +97,7 @@ class Faults:
 
 _COMMENTS = re.compile(
     r"""(?P<keep>"(?:\\.|[^"\\\n])*" | '(?:\\.|[^'\\\n])+')
-      | //[^\n]* | /\*.*?\*/ | (?P<open>/\*)""",
+      | //[^\n]* | /\*.*?\*/ | (?P<open>/\*.*)""",
     re.VERBOSE | re.DOTALL,
 )
 _NOT_NEWLINE = re.compile(r"[^\n]")

@@ -7,7 +7,7 @@ however hostile, takes for ever.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,8 +32,6 @@ MAX_NESTING = 100
 #: Bytes of one source file.
 MAX_SOURCE = 4 << 20
 
-Reader = Callable[[Path], str]
-
 
 @dataclass(frozen=True)
 class _Macro:
@@ -53,28 +51,41 @@ class _Branch:
 
 
 class _TooMuch(Exception):
-    pass
+    def __init__(self, token: Token) -> None:
+        super().__init__()
+        self.token = token
+
+
+class SourceError(Exception):
+    """A file is not one that a program can be in."""
+
+
+def read_file(path: Path, most: int) -> bytes:
+    """The bytes of a file; raises OSError, and SourceError when there are more than ``most``."""
+    with path.open("rb") as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise SourceError(f"it has more than {most} bytes")
+    return data
 
 
 def read_source(path: Path) -> str:
-    """The text of a source file; raises OSError, and ValueError when it is no text."""
-    data = path.read_bytes()
-    if len(data) > MAX_SOURCE:
-        raise ValueError(f"{len(data)} bytes; at most {MAX_SOURCE} are allowed")
+    """The text of a source file; raises OSError, and SourceError when it is no text."""
     try:
-        return data.decode()
+        return read_file(path, MAX_SOURCE).decode()
     except UnicodeDecodeError as error:
-        raise ValueError(f"not UTF-8 text (byte {error.start})") from error
+        raise SourceError(f"it is not UTF-8 text (byte {error.start})") from error
 
 
 class Preprocessor:
-    """Yields the lines that are left; what is wrong goes to ``faults``."""
+    """Yields the lines that are left; what is wrong goes to ``faults``.
 
-    def __init__(
-        self, faults: Faults, defines: Mapping[str, str], reader: Reader = read_source
-    ) -> None:
+    ``gave_up``: macros made too much, and the rest of the source was not read.
+    """
+
+    def __init__(self, faults: Faults, defines: Mapping[str, str]) -> None:
         self._faults = faults
-        self._reader = reader
+        self.gave_up = False
         self._macros: dict[str, _Macro] = {}
         self._budget = MAX_TOKENS
         self._nesting = 0
@@ -91,10 +102,10 @@ class Preprocessor:
         """All lines of a text and of what it includes, macros expanded, directives obeyed."""
         try:
             yield from self._lines(text, file, ())
-        except _TooMuch:
-            origin = Origin(file, 1, text.split("\n", 1)[0])
-            self._faults.line(
-                origin,
+        except _TooMuch as error:
+            self.gave_up = True
+            self._faults.at(
+                error.token,
                 "macros make too much text",
                 f"at most {MAX_TOKENS} tokens, nested at most {MAX_NESTING} deep",
             )
@@ -246,7 +257,7 @@ class Preprocessor:
             return tokens
         self._nesting += 1
         if self._nesting > MAX_NESTING:
-            raise _TooMuch
+            raise _TooMuch(tokens[0])
         found = self._expand_each(tokens, hidden)
         self._nesting -= 1
         return found
@@ -271,7 +282,7 @@ class Preprocessor:
             moved = [piece.moved_to(token) for piece in body]
             self._budget -= len(moved) + 1
             if self._budget < 0:
-                raise _TooMuch
+                raise _TooMuch(token)
             if moved:
                 moved[0] = moved[0]._replace(space=token.space)
             found += self._expand(moved, hidden | {token.text})
@@ -308,7 +319,8 @@ class Preprocessor:
             self._faults.at(
                 use, f"`{use.text}` takes {len(parameters)} arguments, not {len(arguments)}"
             )
-            return []
+            # A value, so that whatever takes one does not complain as well.
+            return [use._replace(kind=Kind.NUMBER, text="0")]
         values = {
             name: self._expand(argument, hidden)
             for name, argument in zip(parameters, arguments, strict=True)
@@ -318,7 +330,7 @@ class Preprocessor:
             body += values.get(token.text, [token])
             self._budget -= 1
             if self._budget < len(body):
-                raise _TooMuch
+                raise _TooMuch(use)
         return body
 
     # -- files --------------------------------------------------------------------------------
@@ -334,11 +346,10 @@ class Preprocessor:
             return
         path = Path(file).parent / unquote(rest[0].text)
         try:
-            text = self._reader(path)
-        except OSError as error:
-            self._faults.at(rest[0], f"cannot read {path}: {error.strerror}")
-        except ValueError as error:
-            self._faults.at(rest[0], f"cannot read {path}: {error}")
+            text = read_source(path)
+        except (OSError, SourceError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            self._faults.at(rest[0], f"cannot read {path}: {reason}")
         else:
             yield from self._lines(text, str(path), (*chain, file))
 

@@ -94,7 +94,8 @@ def check(program: Program, broken: frozenset[int] = frozenset()) -> list[Fault]
     jumps = _check_jumps(program, code)
     faults += ranges + jumps
     if not ranges:
-        wrong = frozenset(fault.offset for fault in jumps if fault.offset is not None)
+        # What an instruction does that is refused already is not looked at any more.
+        wrong = frozenset(fault.offset for fault in faults if fault.offset is not None)
         faults += _check_flow(program, code, wrong)
     return faults
 
@@ -305,9 +306,7 @@ def _check_jumps(program: Program, code: Sequence[Decoded]) -> list[Fault]:
 
 def _check_flow(program: Program, code: Sequence[Decoded], wrong: frozenset[int]) -> list[Fault]:
     usable = [
-        Decoded(d.offset, d.instruction, d.operands, d.next, True)
-        if d.offset in wrong or _unknown_register(d)
-        else d
+        Decoded(d.offset, d.instruction, d.operands, d.next, True) if d.offset in wrong else d
         for d in code
     ]
     analysis = Analysis(usable, [probe.entry for probe in program.probes])
@@ -321,11 +320,6 @@ def _check_flow(program: Program, code: Sequence[Decoded], wrong: frozenset[int]
         )
         for fault in analysis.faults
     ]
-
-
-def _unknown_register(decoded: Decoded) -> bool:
-    kinds = decoded.instruction.operands
-    return Operand.REGISTER in kinds and decoded.operands[0] >= len(REGISTERS)
 
 
 def _listing(program: Program, code: Sequence[Decoded], analysis: Analysis, offset: int) -> str:
