@@ -26,7 +26,7 @@ HERE = Path(__file__).parent
 TARGET = Path("/usr/bin/python3").resolve()
 DPROBE = Path(sys.executable).with_name("dprobe")
 PROGRAMS = ("big_malloc", "opens", "largest_write", "who_writes", "fake_uid")
-DEFINES = {"MIN": 500_000, "UID": 65534, "MODULE": TARGET.name, "VARIABLE": "environ"}
+DEFINES = {"MIN": 100_000, "UID": 65534, "MODULE": TARGET.name, "VARIABLE": "environ"}
 #: Records shown of each program; the rest is counted.
 SHOWN = 6
 COLOURS = dict(zip(PROGRAMS, ("cyan", "green", "yellow", "magenta", "red"), strict=True))
@@ -128,6 +128,24 @@ def say(text: str, style: str = "") -> None:
     console.print(Text(text, style=style), soft_wrap=True)
 
 
+def altered(pid: int) -> int:
+    """How many bytes of the process's code are not what is in the files that it is mapped from."""
+    count = 0
+    with open(f"/proc/{pid}/mem", "rb") as memory:
+        for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+            span, rights, offset, _, _, *path = line.split(maxsplit=5)
+            if "x" not in rights or not path or not path[0].startswith("/"):
+                continue
+            start, end = (int(part, 16) for part in span.split("-"))
+            memory.seek(start)
+            live = memory.read(end - start)
+            with open(path[0], "rb") as file:
+                file.seek(int(offset, 16))
+                same = file.read(end - start)
+            count += sum(a != b for a, b in zip(live, same, strict=False)) if live != same else 0
+    return count
+
+
 def show(record: Record, seen: Counter[str]) -> None:
     """Print a record, unless enough of its program were printed."""
     program = Path(record["program"]).stem
@@ -158,7 +176,7 @@ def watch(client: subprocess.Popen[str]) -> Record:
 
 def table(summary: Record) -> Table:
     """Counters of all probes."""
-    shown = Table(title="Probes, after they were taken out", title_justify="left")
+    shown = Table(title="What was counted", title_justify="left")
     columns = ("program", "place", "state", "hits", "ran", "missed", "dropped")
     for column in columns:
         shown.add_column(column, justify="left" if column in columns[:3] else "right")
@@ -175,12 +193,14 @@ def probed(folder: str) -> str:
         say(f"{TARGET.name} runs as process {job.process.pid}, unprepared; four threads at work")
         client = attach(job.process.pid)
         with client:
+            say(f"bytes of its code that differ from the files: {altered(job.process.pid)}")
             job.turn()
             told = threading.Thread(target=stop_after_turn, args=(job, client))
             told.start()
             summary = watch(client)
             told.join()
         console.print(table(summary))
+        say(f"bytes of its code that differ from the files: {altered(job.process.pid)}")
         say(f"the job, with probes:    {job.printed}")
         job.turn()
         say(f"the job, without probes: {job.line()}")

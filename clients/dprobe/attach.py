@@ -49,9 +49,11 @@ def attach(
         numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
         connection = connect()
         session = Session(connection, output, pid)
-        session.insert(uploads, launch=False, check_opcode=check_opcode)
+        count = session.insert(uploads, launch=False, check_opcode=check_opcode)
         deadline = None if duration is None else time.monotonic() + duration
         with Waker({number: stop.handler(number) for number in numbers}) as waker:
+            until = "Ctrl-C" if duration is None else f"{duration:g} s are over"
+            complain(f"{count} probes in process {pid}, until {until}")
             while session.ended is None and stop.signal is None and not output.broken:
                 left = None if deadline is None else deadline - time.monotonic()
                 if left is not None and left <= 0:

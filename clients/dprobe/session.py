@@ -98,8 +98,11 @@ class Session:
         connection.on_record = output.record
         connection.on_report = self._report
 
-    def insert(self, uploads: list[messages.Upload], *, launch: bool, check_opcode: bool) -> None:
-        """Attach and put the programs in; raises UserError when any of it is refused."""
+    def insert(self, uploads: list[messages.Upload], *, launch: bool, check_opcode: bool) -> int:
+        """Attach and put the programs in; how many probes there are.
+
+        Raises UserError when any of it is refused.
+        """
         pid = self._pid
         self._connection.request(
             lambda number: messages.Attach(id=number, pid=pid, launch=launch), messages.Attached
@@ -111,6 +114,7 @@ class Session:
             messages.Inserted,
         )
         self._tell(answer.probes)
+        return len(answer.probes)
 
     def receive(self) -> None:
         """Take in what came, and write the records of it."""
