@@ -12,39 +12,69 @@ from dprobed.location.elf import ElfFile
 from dprobed.location.errors import LocationError
 
 #: A larger function is decoded only up to the address that is asked for, and not remembered.
-_REMEMBERED: Final = 1 << 16
-_MOST_FUNCTIONS: Final = 256
+_REMEMBERED: Final = 1 << 20
+#: No x86-64 instruction is longer.
+_LONGEST: Final = 15
+#: How far from a label without size to look at all.
+_LABEL_REACH: Final = 1 << 16
+#: How many bytes of functions are remembered of one file.
+_MOST_BYTES: Final = 4 << 20
 
 
 def check(elf: ElfFile, vaddr: int, name: str) -> str:
     """``ok`` or ``unknown``; raises LocationError where surely no instruction begins."""
-    from dprobed.location.unwind import fde_range
-
     symbol = elf.symbols.code_at(vaddr)
     if symbol is not None and symbol.value == vaddr:
         return "ok"
-    sure = True
     if symbol is not None and symbol.size:
         start, end = symbol.value, symbol.value + symbol.size
     else:
+        from dprobed.location.unwind import fde_range
+
         found = fde_range(elf, vaddr)
-        if found is not None:
-            start, end = found
-        elif symbol is not None:
-            # A label without size: code follows it, but nothing says how far.
-            start, end, sure = symbol.value, vaddr + 1, False
-        else:
-            return "unknown"
+        if found is None:
+            return "unknown" if symbol is None else _after_label(elf, symbol.value, vaddr, name)
+        start, end = found
     starts = _starts(elf, start, end, vaddr)
-    if starts[vaddr - start]:
+    position = vaddr - start
+    if starts[position]:
         return "ok"
-    if not sure or not _decoded_past(starts, vaddr - start):
+    after = starts.find(1, position)
+    if after < 0:
+        return "unknown"  # decoding ended before: something here is not code
+    before = starts.rfind(1, 0, position)
+    raise _refusal(elf, start + before, vaddr, start + after, name)
+
+
+def _after_label(elf: ElfFile, start: int, vaddr: int, name: str) -> str:
+    """As ``check`` from a symbol without size: sure as far as the code runs straight on."""
+    from iced_x86 import Decoder, FlowControl
+
+    leaving = (
+        FlowControl.UNCONDITIONAL_BRANCH,
+        FlowControl.INDIRECT_BRANCH,
+        FlowControl.RETURN,
+        FlowControl.INTERRUPT,
+        FlowControl.EXCEPTION,
+    )
+    size = min(vaddr - start + _LONGEST, _bytes_left(elf, start))
+    if vaddr - start > _LABEL_REACH or size <= vaddr - start:
         return "unknown"
-    raise _refusal(elf, starts, start, vaddr, name)
+    for instruction in Decoder(64, elf.read_vaddr(start, size), ip=start):
+        if instruction.ip == vaddr:
+            return "ok"
+        if instruction.is_invalid:
+            break
+        if instruction.next_ip > vaddr:
+            raise _refusal(elf, instruction.ip, vaddr, instruction.next_ip, name)
+        if instruction.flow_control in leaving:
+            break
+    return "unknown"
 
 
-def _decoded_past(starts: bytearray, position: int) -> bool:
-    return any(starts[position + 1 :])
+def _bytes_left(elf: ElfFile, vaddr: int) -> int:
+    segment = elf.segment_at(vaddr)
+    return segment.vaddr + segment.file_size - vaddr if segment is not None else 0
 
 
 def _starts(elf: ElfFile, start: int, end: int, vaddr: int) -> bytearray:
@@ -56,17 +86,11 @@ def _starts(elf: ElfFile, start: int, end: int, vaddr: int) -> bytearray:
     if known is not None:
         return known
     remember = end - start <= _REMEMBERED
-    if not remember:
-        end = vaddr + 32
-    offset = elf.vaddr_to_offset(start)
-    segment = elf.segment_at(start)
-    if offset is None or segment is None:
-        return bytearray(end - start + 1)
-    end = max(min(end, segment.vaddr + segment.file_size), vaddr + 1)
+    size = min(end if remember else vaddr + _LONGEST + 1, end) - start
     from iced_x86 import Decoder
 
-    code = elf.read(offset, min(end - start, segment.offset + segment.file_size - offset))
-    starts = bytearray(end - start + 1)
+    code = elf.read_vaddr(start, min(size, _bytes_left(elf, start)))
+    starts = bytearray(size + 1)
     decoder = Decoder(64, code)
     position = 0
     for instruction in decoder:
@@ -77,21 +101,24 @@ def _starts(elf: ElfFile, start: int, end: int, vaddr: int) -> bytearray:
     else:
         starts[position] = 1
     if remember:
-        if len(elf.boundaries) >= _MOST_FUNCTIONS:
+        elf.boundary_bytes += len(starts)
+        if elf.boundary_bytes > _MOST_BYTES:
             elf.boundaries.clear()
+            elf.boundary_bytes = len(starts)
         elf.boundaries[start] = starts
     return starts
 
 
-def _refusal(elf: ElfFile, starts: bytearray, start: int, vaddr: int, name: str) -> LocationError:
+def _refusal(elf: ElfFile, before: int, vaddr: int, after: int, name: str) -> LocationError:
     from iced_x86 import Decoder, Formatter, FormatterSyntax
 
-    position = vaddr - start
-    before = starts.rfind(1, 0, position)
-    after = starts.find(1, position)
-    code = elf.read_vaddr(start + before, after - before)
-    text = Formatter(FormatterSyntax.INTEL).format(next(iter(Decoder(64, code, ip=start + before))))
+    code = elf.read_vaddr(before, after - before)
+    text = Formatter(FormatterSyntax.INTEL).format(next(iter(Decoder(64, code, ip=before))))
     return LocationError(
         f"{elf.path}: {name} is inside an instruction ({text}), not at its beginning",
-        f"it begins {position - before} bytes before; the next one begins {after - position} after",
+        f"that one begins {_bytes(vaddr - before)} before, the next one {_bytes(after - vaddr)} after",
     )
+
+
+def _bytes(count: int) -> str:
+    return f"{count} byte" if count == 1 else f"{count} bytes"

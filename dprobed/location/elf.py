@@ -119,6 +119,7 @@ class ElfFile:
         self.debug_file = debug_file
         #: For ``boundary``: start of a function → where its instructions begin.
         self.boundaries: dict[int, bytearray] = {}
+        self.boundary_bytes = 0
         #: For ``dwarf``: the line tables, and for a source file: path → line → addresses.
         self.line_tables: tuple[Lines, int] | None = None
         self.found_lines: dict[str, dict[str, dict[int, list[int]]]] = {}

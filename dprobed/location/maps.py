@@ -19,8 +19,16 @@ _LINE: Final = re.compile(
     rb"^([0-9a-f]+)-([0-9a-f]+) (\S+) ([0-9a-f]+) (\S+) (\d+) *(.*)$", re.MULTILINE
 )
 _FILE_LINE: Final = re.compile(
-    rb"^([0-9a-f]+)-([0-9a-f]+) (\S+) ([0-9a-f]+) (\S+) (\d+) +(/.*)$", re.MULTILINE
+    rb"^([0-9a-f]+)-([0-9a-f]+) (\S+) ([0-9a-f]+) (\S+ \d+) +(/.*)$", re.MULTILINE
 )
+_PERMS: Final = {
+    f"{r}{w}{x}{s}".encode(): f"{r}{w}{x}{s}"
+    for r in "r-"
+    for w in "w-"
+    for x in "x-"
+    for s in "ps"
+}
+_EXECUTABLE: Final = frozenset(perms for perms in _PERMS if perms[2] == ord("x"))
 _DELETED: Final = " (deleted)"
 
 
@@ -81,39 +89,63 @@ def _read(pid: int) -> bytes:
     return b"".join(parts)
 
 
-def _mapping(fields: tuple[bytes, ...]) -> Mapping:
-    path = os.fsdecode(fields[6])
+def _path(raw: bytes) -> tuple[str, bool]:
+    path = os.fsdecode(raw)
     if "\\012" in path:  # the only character that the kernel escapes here
         path = path.replace("\\012", "\n")
-    deleted = path.endswith(_DELETED)
-    return Mapping(
-        int(fields[0], 16),
-        int(fields[1], 16),
-        fields[2].decode("ascii"),
-        int(fields[3], 16),
-        fields[4].decode("ascii"),
-        int(fields[5]),
-        path.removesuffix(_DELETED) if deleted else path,
-        deleted,
-    )
+    if path.endswith(_DELETED):
+        return path.removesuffix(_DELETED), True
+    return path, False
 
 
 def read_maps(pid: int) -> list[Mapping]:
     """All mappings of a process, by address; raises LocationError."""
-    return [_mapping(fields) for fields in _LINE.findall(_read(pid))]
+    return [
+        Mapping(
+            int(start, 16),
+            int(end, 16),
+            perms.decode("ascii"),
+            int(offset, 16),
+            dev.decode("ascii"),
+            int(inode),
+            *_path(path),
+        )
+        for start, end, perms, offset, dev, inode, path in _LINE.findall(_read(pid))
+    ]
 
 
 def modules(pid: int) -> list[Module]:
     """The files of which a process maps code, by address; raises LocationError."""
-    groups: dict[tuple[bytes, bytes], list[tuple[bytes, ...]]] = {}
+    groups: dict[bytes, list[tuple[bytes, ...]]] = {}
     for fields in _FILE_LINE.findall(_read(pid)):
-        groups.setdefault((fields[4], fields[5]), []).append(fields)
+        group = groups.get(fields[4])  # device and inode
+        if group is None:
+            groups[fields[4]] = [fields]
+        else:
+            group.append(fields)
     found = []
-    for group in groups.values():
-        if any(fields[2][2] == 0x78 for fields in group):  # an x among the permissions
-            mappings = tuple(map(_mapping, group))
-            first = mappings[0]
-            found.append(Module(pid, first.path, (first.dev, first.inode), mappings))
+    for file, group in groups.items():
+        if not any(fields[2] in _EXECUTABLE for fields in group):
+            continue
+        device, _, inode = file.decode("ascii").partition(" ")
+        number = int(inode)
+        path, deleted = _path(group[0][5])
+        mappings = tuple(
+            [
+                Mapping(
+                    int(start, 16),
+                    int(end, 16),
+                    _PERMS.get(perms) or perms.decode("ascii"),
+                    int(offset, 16),
+                    device,
+                    number,
+                    path,
+                    deleted,
+                )
+                for start, end, perms, offset, _, _ in group
+            ]
+        )
+        found.append(Module(pid, path, (device, number), mappings))
     return found
 
 
@@ -136,14 +168,17 @@ def open_module(pid: int, module: Module) -> ElfFile:
 
 
 def _root_of(pid: int) -> str:
-    """What to put before paths of the process: nothing if it sees the same files as we."""
-    root = f"/proc/{pid}/root"
+    """What to put before paths of the process: nothing if it has the same mounts as we.
+
+    The kernel writes paths in ``maps`` as the reader sees them, also those of a process under
+    ``chroot``; but in another mount namespace from that namespace's own root on.
+    """
     try:
-        if Path(f"/proc/{pid}/ns/mnt").samefile("/proc/self/ns/mnt") and Path(root).samefile("/"):
+        if Path(f"/proc/{pid}/ns/mnt").samefile("/proc/self/ns/mnt"):
             return ""
     except OSError:
         pass
-    return root
+    return f"/proc/{pid}/root"
 
 
 def _open_by_path(pid: int, module: Module, root: str) -> ElfFile:

@@ -333,6 +333,9 @@ def _ambiguous(elf: ElfFile, wanted: _Wanted, found: list[Symbol]) -> LocationEr
 
 def _described(elf: ElfFile, symbol: Symbol) -> str:
     spec = _spec_of(elf.symbols, symbol, 0)
+    if not spec:
+        offset = elf.vaddr_to_offset(symbol.value)
+        spec = f"{symbol.value:#x}" if offset is None else f"{offset:#x}"
     name = f"{symbol.source}:{symbol.name}" if symbol.source else symbol.name
     return (
         f"{spec} ({name} at {symbol.value:#x})" if name != spec else f"{spec} at {symbol.value:#x}"

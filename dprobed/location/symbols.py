@@ -313,7 +313,7 @@ def _entries(table: RawSymbols, shift: int) -> Iterator[_Entry]:
             name, _, version = name.partition(b"@")
             if version.startswith(b"@"):
                 version = version[1:]
-            elif rank == Rank.GLOBAL:
+            else:
                 rank = Rank.OLD_VERSION
         where = value + shift & 0xFFFF_FFFF_FFFF_FFFF
         yield (name, where, int(rank), size, version, source if rank == Rank.LOCAL else b"", kind)

@@ -1,0 +1,240 @@
+"""Files that cannot be used are refused in one clear line; damage never does anything else."""
+
+from __future__ import annotations
+
+import os
+import random
+import struct
+from pathlib import Path
+
+import pytest
+
+from dprobed.location import (
+    LocationError,
+    ifunc_slots,
+    import_slots,
+    list_places,
+    open_elf,
+    resolve,
+)
+from dprobed.location import elf as elf_module
+from tests.unit.location_files import FOLDER, LIBC, library, objcopy, program, run
+
+
+def refused(path: Path | str) -> str:
+    with pytest.raises(LocationError) as caught:
+        open_elf(str(path))
+    assert str(path) in caught.value.message
+    assert "\n" not in caught.value.message
+    return caught.value.message
+
+
+def changed(name: str, *changes: tuple[int, bytes], source: Path | None = None) -> Path:
+    """A copy of a program with other bytes at some offsets."""
+    raw = bytearray((source or program()).read_bytes())
+    for offset, data in changes:
+        raw[offset : offset + len(data)] = data
+    path = FOLDER / name
+    path.write_bytes(raw)
+    return path
+
+
+def test_other_machines_are_refused() -> None:
+    assert "32-bit ELF file (i386)" in refused(changed("i386", (4, b"\1"), (18, b"\3\0")))
+    assert "32-bit ELF file (x32)" in refused(changed("x32", (4, b"\1")))
+    assert "for AArch64" in refused(changed("arm", (18, b"\xb7\0")))
+    assert "for S/390" in refused(changed("s390", (5, b"\2"), (18, b"\0\x16")))
+    assert "for machine 9999" in refused(changed("odd", (18, struct.pack("<H", 9999))))
+
+
+def test_other_files_are_refused(tmp_path: Path) -> None:
+    assert "No such file" in refused(tmp_path / "none")
+    assert "not a regular file" in refused(tmp_path)
+    os.mkfifo(tmp_path / "fifo")
+    assert "not a regular file" in refused(tmp_path / "fifo")
+    (tmp_path / "empty").touch()
+    assert "not an ELF file" in refused(tmp_path / "empty")
+    (tmp_path / "script").write_text("#!/bin/sh\nexec something\n")
+    assert "not an ELF file" in refused(tmp_path / "script")
+    assert "relocatable object" in refused(changed("object", (16, b"\1\0")))
+    assert "core dump" in refused(changed("core", (16, b"\4\0")))
+    with pytest.raises(LocationError, match="embedded null"):
+        open_elf("a\0b")
+
+
+def test_cut_off_files_are_refused(tmp_path: Path) -> None:
+    raw = program().read_bytes()
+    for size in (0, 3, 10, 63, 64, 100, 500, 5000, len(raw) // 2):
+        path = tmp_path / f"cut{size}"
+        path.write_bytes(raw[:size])
+        refused(path)
+    # Section headers come last: what is to be loaded is there, the symbols are not.
+    path = tmp_path / "cut-sections"
+    path.write_bytes(raw[:-64])
+    with pytest.raises(LocationError, match="damaged ELF file"):
+        resolve(open_elf(str(path)), "main")
+
+
+def everything(path: Path) -> None:
+    """Use all of a file; only LocationError may come out."""
+    try:
+        elf = open_elf(str(path))
+    except LocationError:
+        return
+    for spec in (
+        "main",
+        "helper",
+        "strong_function+4",
+        "strong_function+1",
+        "answer@VER_1",
+        "no_such_symbol",
+        "location_main.c:40",
+        "location_versions.c:3",
+        "nothing.c:1",
+        "0x1150",
+    ):
+        try:
+            resolve(elf, spec)
+        except LocationError as error:
+            assert "\n" not in error.message
+    for use in (
+        lambda: list(list_places(elf)),
+        lambda: ifunc_slots(elf, 0x1000),
+        lambda: import_slots(elf, "printf", "GLIBC_2.2.5"),
+    ):
+        try:
+            use()
+        except LocationError as error:
+            assert "\n" not in error.message
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_damaged_files_raise_nothing_else(seed: int, tmp_path: Path) -> None:
+    chance = random.Random(seed)
+    compressed = objcopy(program("-gdwarf-5"), "compressed", "--compress-debug-sections=zlib")
+    sources = (program(), library(), compressed, program("-rdynamic", "-gdwarf-4"))
+    original = bytearray(sources[seed].read_bytes())
+    headers = range(0x400)
+    tables = range(len(original) - 0xA00, len(original))
+    path = tmp_path / "damaged"
+    for _ in range(150):
+        raw = bytearray(original)
+        for _ in range(chance.choice((1, 2, 8, 200))):
+            where = chance.choice(chance.choice((headers, tables, range(len(raw)))))
+            raw[where] = chance.choice((0, 0xFF, 0x7F, 0x80, chance.randrange(256)))
+        if chance.random() < 0.2:
+            del raw[chance.randrange(len(raw)) :]
+        path.write_bytes(raw)
+        everything(path)
+
+
+def hand_made(path: Path, *headers: tuple[int, int, int, int, int], size: int = 0x3000) -> Path:
+    """A DYN file with nothing but program headers: (type, flags, offset, vaddr, size)."""
+    header = struct.pack(
+        "<16sHHIQQQIHHHHHH", b"\x7fELF\2\1\1", 3, 62, 1, 0, 64, 0, 0, 64, 56, len(headers), 64, 0, 0
+    )
+    for kind, flags, offset, vaddr, length in headers:
+        header += struct.pack(
+            "<IIQQQQQQ", kind, flags, offset, vaddr, vaddr, length, length, 0x1000
+        )
+    path.write_bytes(header.ljust(size, b"\x90"))
+    return path
+
+
+def test_file_without_symbols_or_unwind_entries(tmp_path: Path) -> None:
+    path = hand_made(tmp_path / "bare", (1, 4, 0, 0x10000, 0x1000), (1, 5, 0x1000, 0x20000, 0x1000))
+    (place,) = resolve(open_elf(str(path)), "0x1800")
+    assert (place.vaddr, place.name, place.boundary) == (0x20800, "0x1800", "unknown")
+    for offset in ("0x800", "0x2000", "0x20800"):
+        with pytest.raises(LocationError, match="not in an executable segment"):
+            resolve(open_elf(str(path)), offset)
+
+
+def test_hostile_headers(tmp_path: Path) -> None:
+    huge = 0xFFFF_FFFF_FFFF_F000
+    for headers, reason in (
+        (((1, 5, huge, 0, 0x1000),), "reaches past its end"),
+        (((1, 5, 0, huge, 0x2000),), "a segment at"),
+        (((4, 4, 0, 0, 0x1000),), "nothing in it is to be loaded"),
+        (((1, 5, 0, 0, 0x1000), (2, 6, huge, 0, 0x1000)), "past its end"),
+        (((1, 5, 0, 0, 0x1000), (4, 4, 0x2FFF, 0, 0x100)), "past its end"),
+    ):
+        assert reason in refused(hand_made(tmp_path / "hostile", *headers))
+        (tmp_path / "hostile").unlink()
+
+
+def test_one_object_for_one_unchanged_file(tmp_path: Path) -> None:
+    path = tmp_path / "copy"
+    path.write_bytes(library().read_bytes())
+    first = open_elf(str(path))
+    assert open_elf(str(path)) is first
+    other = tmp_path / "other"
+    other.write_bytes(program().read_bytes())
+    other.replace(path)
+    assert open_elf(str(path)).build_id != first.build_id
+    # The one that was opened before still is what it was.
+    assert resolve(first, "plain")[0].symbol == "plain"
+
+
+def test_a_forked_child_opens_files_anew() -> None:
+    elf = open_elf(LIBC)
+    pid = os.fork()
+    if not pid:
+        status = 1
+        try:
+            # As a tracer does after the fork: all descriptors that it does not know are closed,
+            # and their numbers become other files'.
+            os.closerange(3, 64)
+            descriptors = [os.open("/dev/zero", os.O_RDONLY) for _ in range(20)]
+            again = open_elf(LIBC)
+            fine = again is not elf and resolve(again, "malloc+4")[0].boundary == "ok"
+            try:
+                elf.read(0, 4)
+            except LocationError:
+                status = 0 if fine and len(descriptors) == 20 else 1
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def test_opened_files_are_bounded_and_closed(tmp_path: Path) -> None:
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    raw = library().read_bytes()
+    for number in range(200):
+        path = tmp_path / f"copy{number}"
+        path.write_bytes(raw)
+        open_elf(str(path))
+        path.unlink()
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before + elf_module._CACHE_SIZE + 1
+
+
+def test_files_that_shrink_are_an_error_not_a_death(tmp_path: Path) -> None:
+    path = tmp_path / "shrinking"
+    path.write_bytes(program().read_bytes())
+    elf = open_elf(str(path))
+    os.truncate(path, 100)
+    with pytest.raises(LocationError, match="became shorter"):
+        resolve(elf, "main")
+
+
+def test_relocations_against_readelf() -> None:
+    path = program("-rdynamic")
+    slots = [
+        int(line.split()[0], 16)
+        for line in run("readelf", "-rW", path).splitlines()
+        if " printf@" in line and ("JUMP_SLO" in line or "GLOB_DAT" in line)
+    ]
+    assert slots
+    elf = open_elf(str(path))
+    assert import_slots(elf, "printf") == slots
+    assert import_slots(elf, "printf", "GLIBC_2.2.5") == slots
+    assert import_slots(elf, "printf", "GLIBC_9") == []
+    assert import_slots(elf, "print") == []
+    resolver = resolve(open_elf(LIBC), "memcpy")[0]
+    chosen = [
+        int(line.split()[0], 16)
+        for line in run("readelf", "-rW", LIBC).splitlines()
+        if "IRELATIV" in line and int(line.split()[-1], 16) == resolver.vaddr
+    ]
+    assert resolver.kind == "ifunc"
+    assert ifunc_slots(open_elf(LIBC), resolver.vaddr) == chosen
