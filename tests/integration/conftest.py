@@ -1,0 +1,48 @@
+"""Fixtures of the integration tests: nothing that they start outlives the test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.harness import Target, TracerProcess
+
+Start = Callable[..., Target]
+Trace = Callable[..., TracerProcess]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Start a program and wait for its ``ready``."""
+    started: list[Target] = []
+
+    def begin(*command: str | Path, ready: bool = True, **options: object) -> Target:
+        target = Target(command, **options)
+        started.append(target)
+        if ready:
+            target.expect("ready")
+        return target
+
+    yield begin
+    for target in started:
+        target.end()
+
+
+@pytest.fixture
+def trace(start: Start) -> Iterator[Trace]:
+    """A tracer, attached to a target (if one is given). It detaches before the target is ended."""
+    tracers: list[TracerProcess] = []
+
+    def begin(target: Target | None = None, uid: int = 0) -> TracerProcess:
+        tracer = TracerProcess(uid)
+        tracers.append(tracer)
+        if target is not None:
+            tracer.attach(target.pid)
+            target.tracer = tracer
+        return tracer
+
+    yield begin
+    for tracer in tracers:
+        tracer.end()

@@ -1,0 +1,286 @@
+"""A target and its tracer, as the hazard tests see them.
+
+``Target``: a program of ``tests/targets``, which stops at named gates. ``TracerProcess``: a tracer
+forked as the daemon does it, spoken to through its protocol. All waiting is for something to be
+said or to end; nothing sleeps.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import signal
+import socket
+import subprocess
+import time
+import traceback
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from dprobed.engine import protocol, tracer
+from dprobed.engine.protocol import ProbeStatus, RawRecord, State
+from dprobed.program import assemble, encode
+
+PATIENCE = 60.0
+
+
+class Target:
+    """A running target program. Its ``OK`` at the end says that it came to no harm."""
+
+    def __init__(self, command: Sequence[str | Path], **options: object) -> None:
+        self.process = subprocess.Popen(  # type: ignore[call-overload]
+            list(command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, **options
+        )
+        self.pid: int = self.process.pid
+        self.said: list[str] = []
+        self.tracer: TracerProcess | None = None
+        self._rest = b""
+
+    def line(self) -> str | None:
+        """The next line; None at the end. The tracer's messages are taken in meanwhile."""
+        deadline = time.monotonic() + PATIENCE
+        output = self.process.stdout
+        while b"\n" not in self._rest:
+            if self.tracer is not None and not self.tracer.closed:
+                ready, _, _ = select.select([output, self.tracer.sock], [], [], PATIENCE)
+                if self.tracer.sock in ready:
+                    self.tracer.receive()
+            else:
+                ready, _, _ = select.select([output], [], [], PATIENCE)
+            if output in ready:
+                data = os.read(output.fileno(), 1 << 16)
+                if not data:
+                    return None
+                self._rest += data
+            assert time.monotonic() < deadline, f"the target is silent after {self.said}"
+        line, _, self._rest = self._rest.partition(b"\n")
+        text = line.decode()
+        self.said.append(text)
+        assert not text.startswith("FAILED"), text
+        return text
+
+    def expect(self, word: str) -> None:
+        """Read lines up to this one."""
+        while (line := self.line()) is not None:
+            if line == word:
+                return
+        raise AssertionError(
+            f"no {word!r} from the target, only {self.said}; it ended with {self.process.wait(10)}"
+        )
+
+    def go(self) -> None:
+        """Open the gate that it waits at."""
+        self.process.stdin.write(b"\n")
+        self.process.stdin.flush()
+
+    def number(self, name: str) -> int:
+        """The number in the line ``name number`` among those said so far."""
+        for line in self.said:
+            if found := re.fullmatch(rf"{name} (-?\d+)", line):
+                return int(found[1])
+        raise AssertionError(f"no {name!r} in {self.said}")
+
+    def finish(self) -> int:
+        """Let it go to its end, unharmed; the number of calls of ``probed``."""
+        self.go()
+        self.expect("OK")
+        assert self.line() is None
+        assert self.process.wait(PATIENCE) == 0
+        return self.number("calls")
+
+    def end(self) -> None:
+        """Leave nothing behind, whatever happened."""
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait(PATIENCE)
+        self.process.stdin.close()
+        self.process.stdout.close()
+
+
+class RefusedError(Exception):
+    """The tracer's answer to a request was no; the text is its reason."""
+
+
+class TracerProcess:
+    """A tracer in a process of its own; ``uid`` is whom it runs as."""
+
+    def __init__(self, uid: int = 0) -> None:
+        self.sock, theirs = socket.socketpair()
+        self.records: list[RawRecord] = []
+        self.events: list[protocol.Event] = []
+        self.ended: protocol.Ended | None = None
+        self.closed = False
+        self._unpacker = protocol.Unpacker()
+        self._answers: dict[int, protocol.Reply] = {}
+        self._seq = 0
+        self._program = 0
+        self.pid = os.fork()
+        if self.pid == 0:
+            self._serve(theirs, uid)
+        theirs.close()
+
+    @staticmethod
+    def _serve(sock: socket.socket, uid: int) -> None:
+        status = 1
+        try:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            os.closerange(3, sock.fileno())
+            os.closerange(sock.fileno() + 1, 1024)
+            if uid:
+                os.setgroups([])
+                os.setresgid(uid, uid, uid)
+                os.setresuid(uid, uid, uid)
+            tracer.main(sock)
+            status = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+
+    def receive(self) -> None:
+        """Take in what has come; waits for at least something."""
+        ready, _, _ = select.select([self.sock], [], [], PATIENCE)
+        assert ready, "the tracer is silent"
+        try:
+            data = self.sock.recv(1 << 20)
+        except ConnectionResetError:
+            data = b""
+        self.closed = not data
+        self._unpacker.feed(data)
+        while (body := self._unpacker.next()) is not None:
+            message = protocol.decode_from_tracer(body)
+            match message:
+                case protocol.Ok() | protocol.Refused():
+                    self._answers[message.seq] = message
+                case protocol.Records():
+                    self.records += message.records
+                case protocol.Ended():
+                    self.ended = message
+                case _:
+                    self.events.append(message)
+
+    def request(self, request: protocol.Request) -> protocol.Ok:
+        """Send it and wait for its answer; raises RefusedError."""
+        self.sock.sendall(protocol.pack(request))
+        while request.seq not in self._answers:
+            assert not self.closed, "the tracer ended instead of answering"
+            self.receive()
+        answer = self._answers.pop(request.seq)
+        if isinstance(answer, protocol.Refused):
+            raise RefusedError(answer.reason)
+        return answer
+
+    def next(self) -> int:
+        """A number for the next request."""
+        self._seq += 1
+        return self._seq
+
+    def attach(self, pid: int) -> None:
+        """Begin to trace."""
+        self.request(protocol.Attach(self.next(), pid))
+
+    def insert(self, source: str, **facilities: int) -> tuple[int, list[ProbeStatus]]:
+        """Put a program in: its number, and how its probes are."""
+        self._program += 1
+        bytecode = encode(assemble(source, "test.rpn"))
+        answer = self.request(
+            protocol.Insert(self.next(), self._program, bytecode, facilities=facilities)
+        )
+        return self._program, answer.probes
+
+    def put(self, source: str) -> int:
+        """Put a program in, all of whose probes must be active; its number."""
+        number, probes = self.insert(source)
+        wrong = [(each.place, each.state, each.reason) for each in probes if each.state != "active"]
+        assert probes and not wrong, wrong
+        return number
+
+    def remove(self, program: int | None = None) -> list[ProbeStatus]:
+        """Take a program out, or all."""
+        return self.request(protocol.Remove(self.next(), program)).probes
+
+    def query(self, program: int) -> list[ProbeStatus]:
+        """The program's probes."""
+        answer = self.request(protocol.Query(self.next()))
+        return [each for each in answer.probes if each.program == program]
+
+    def hits(self, program: int) -> list[int]:
+        """The hits of each probe of a program; none missed, all run."""
+        found = self.query(program)
+        for each in found:
+            assert (each.missed, each.dropped, each.ran) == (0, 0, each.hits), each
+        return [each.hits for each in found]
+
+    def vars(self, program: int | None, reset: bool = False) -> list[int]:
+        """Local variables of a program, or the globals."""
+        return self.request(protocol.Vars(self.next(), program, reset)).words
+
+    def detach(self) -> protocol.Ended:
+        """Ask it to end, and see it end."""
+        self.request(protocol.Detach(self.next()))
+        return self.wait()
+
+    def close(self) -> None:
+        """Close our side, as the daemon's death does."""
+        self.sock.shutdown(socket.SHUT_WR)
+
+    def wait(self) -> protocol.Ended:
+        """Wait for its end; its last message."""
+        while not self.closed:
+            self.receive()
+        self.reap()
+        assert self.ended is not None, "the tracer ended without a word"
+        return self.ended
+
+    def reap(self) -> None:
+        """Collect the process; it must have ended well."""
+        if self.pid:
+            pid, self.pid = self.pid, 0
+            _, status = os.waitpid(pid, 0)
+            self.sock.close()
+            assert status == 0, f"the tracer ended with wait status {status:#x}"
+
+    def end(self) -> None:
+        """Have it detach if it has not yet, and reap it."""
+        if self.pid:
+            if not self.closed:
+                self.close()
+                while not self.closed:
+                    self.receive()
+            self.reap()
+
+
+def counting(module: Path | str, *places: str, body: str = "abort") -> str:
+    """A program with a probe at each place."""
+    parts = [f'name = "{module}"\nmajor = 7\n']
+    parts += [
+        f"offset = {place}\nminor = {number}\n{body}\n"
+        for number, place in enumerate(places, start=1)
+    ]
+    return "\n".join(parts)
+
+
+def active(probes: Iterable[ProbeStatus]) -> bool:
+    """Whether every probe is in."""
+    return all(each.state is State.ACTIVE for each in probes)
+
+
+def mappings(pid: int) -> list[str]:
+    """Executable mappings, as /proc tells them."""
+    lines = Path(f"/proc/{pid}/maps").read_text().splitlines()
+    return [line for line in lines if "x" in line.split()[1] and "[vsyscall]" not in line]
+
+
+def text(pid: int) -> dict[str, bytes]:
+    """All executable memory of a process, by mapping."""
+    found = {}
+    with open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
+        for line in mappings(pid):
+            start, end = (int(word, 16) for word in line.split()[0].split("-"))
+            data = b""
+            while len(data) < end - start:
+                memory.seek(start + len(data))
+                data += memory.read(end - start - len(data))
+            found[line] = data
+    return found

@@ -1,0 +1,162 @@
+"""Hazard 3: signals, job control, and targets that use SIGTRAP themselves."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+from tests.conftest import BuildTarget
+from tests.integration.conftest import Start, Trace
+from tests.integration.harness import Target, counting, text
+
+
+def test_handlers_see_original_addresses(
+    build_target: BuildTarget, start: Start, trace: Trace
+) -> None:
+    """Timer signals hit threads in slots; the target checks the address that its handler gets."""
+    program = build_target("signals.c")
+    target = start(program)
+    before = text(target.pid)
+    tracer = trace(target)
+    number = tracer.put(counting(program, "probed", "probed+0x8", "handler"))
+    target.go()
+    target.expect("stopped")
+    hits = tracer.hits(number)
+    tracer.detach()
+    assert text(target.pid) == before
+    calls = target.finish()
+    assert hits[:2] == [calls, calls]
+    assert hits[2] >= 600
+
+
+def test_handlers_that_jump_out(build_target: BuildTarget, start: Start, trace: Trace) -> None:
+    """An instruction that was hit has run, or not, by the time its thread is somewhere else."""
+    program = build_target("jumps.c")
+    target = start(program)
+    before = text(target.pid)
+    tracer = trace(target)
+    number = tracer.put(counting(program, "probed", "thrower", "handler"))
+    target.go()
+    target.expect("stopped")
+    hits = tracer.hits(number)
+    tracer.detach()
+    assert text(target.pid) == before
+    calls = target.finish()
+    assert hits == [calls, 200, 400]
+
+
+def test_queued_signals_arrive_in_order(
+    build_target: BuildTarget, start: Start, trace: Trace
+) -> None:
+    program = build_target("queued.c")
+    target = start(program)
+    tracer = trace(target)
+    kept = tracer.put(counting(program, "probed", "probed+0x8"))
+    target.go()
+    for _ in range(10):
+        tracer.remove(tracer.put(counting(program, "probed", "handler")))
+    target.expect("stopped")
+    hits = tracer.hits(kept)
+    tracer.detach()
+    calls = target.finish()
+    assert hits == [calls, calls]
+
+
+def wait_for(target: Target, options: int) -> int:
+    """What the target's parent sees of it."""
+    pid, status = os.waitpid(target.pid, options)
+    assert pid == target.pid
+    return status
+
+
+def test_job_control_works_as_without_us(
+    build_target: BuildTarget, start: Start, trace: Trace
+) -> None:
+    """Stopped it stays, through insertions, removals and detaching; and goes on when told to."""
+    program = build_target("stops.c", "-pthread")
+    target = start(program)
+    before = text(target.pid)
+    tracer = trace(target)
+    number = tracer.put(counting(program, "probed"))
+    target.go()
+    target.expect("running")
+    for signo in (signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN):
+        os.kill(target.pid, signo)
+        status = wait_for(target, os.WUNTRACED)
+        assert os.WIFSTOPPED(status)
+        assert os.WSTOPSIG(status) == signo
+        hits = tracer.hits(number)
+        passing = tracer.put(counting(program, "probed", "probed+0x8"))
+        assert tracer.hits(number) == hits
+        assert tracer.hits(passing) == [0, 0]
+        tracer.remove(passing)
+        assert os.waitpid(target.pid, os.WUNTRACED | os.WCONTINUED | os.WNOHANG) == (0, 0)
+        os.kill(target.pid, signal.SIGCONT)
+        assert os.WIFCONTINUED(wait_for(target, os.WCONTINUED))
+        target.expect("continued")
+    target.go()
+    target.expect("stopped")
+    hits = tracer.hits(number)
+    tracer.detach()
+    assert text(target.pid) == before
+    assert [target.finish()] == hits
+    assert target.number("times") == 3
+
+
+def test_a_stopped_target_stays_stopped_when_we_come_and_go(
+    build_target: BuildTarget, start: Start, trace: Trace
+) -> None:
+    program = build_target("stops.c", "-pthread")
+    target = start(program)
+    target.go()
+    target.expect("running")
+    os.kill(target.pid, signal.SIGSTOP)
+    assert os.WIFSTOPPED(wait_for(target, os.WUNTRACED))
+    before = text(target.pid)
+    for _ in range(3):
+        tracer = trace(target)
+        number = tracer.put(counting(program, "probed"))
+        assert tracer.hits(number) == [0]
+        tracer.detach()
+        assert os.waitpid(target.pid, os.WCONTINUED | os.WNOHANG) == (0, 0)
+        stat = Path(f"/proc/{target.pid}/stat").read_text()
+        assert stat.rpartition(")")[2].split()[0] == "T"
+    assert text(target.pid) == before
+    os.kill(target.pid, signal.SIGCONT)
+    assert os.WIFCONTINUED(wait_for(target, os.WCONTINUED))
+    target.go()
+    target.expect("stopped")
+    target.finish()
+
+
+def test_a_target_that_uses_sigtrap_itself(
+    build_target: BuildTarget, start: Start, trace: Trace
+) -> None:
+    """Handled, raised, from an int3 of its own, blocked, ignored: as the target set it."""
+    program = build_target("sigtraps.c")
+    target = start(program)
+    before = text(target.pid)
+    tracer = trace(target)
+    number = tracer.put(counting(program, "probed", "work"))
+    target.go()
+    target.expect("stopped")
+    assert tracer.hits(number) == [320, 16]
+    tracer.detach()
+    assert text(target.pid) == before
+    assert target.finish() == 320
+
+
+def test_a_breakpoint_of_the_target_is_refused_as_a_place(
+    build_target: BuildTarget, start: Start, trace: Trace
+) -> None:
+    program = build_target("sigtraps.c")
+    target = start(program)
+    tracer = trace(target)
+    _, probes = tracer.insert(counting(program, "own_int3"))
+    assert probes[0].state == "failed"
+    assert "a breakpoint of another debugger is there (int3)" in probes[0].reason
+    tracer.detach()
+    target.go()
+    target.expect("stopped")
+    target.finish()

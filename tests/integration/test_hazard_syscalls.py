@@ -1,0 +1,72 @@
+"""Hazard 4: blocking system calls go on as if nobody had stopped them."""
+
+from __future__ import annotations
+
+from tests.conftest import BuildTarget
+from tests.integration.conftest import Start, Trace
+from tests.integration.harness import counting, text
+
+
+def test_blocking_calls_do_not_notice_insertions(
+    build_target: BuildTarget, start: Start, trace: Trace
+) -> None:
+    program = build_target("restarts.c", "-pthread")
+    target = start(program)
+    before = text(target.pid)
+    tracer = trace(target)
+    number = tracer.put(counting(program, "slot_read_syscall", "do_nanosleep"))
+    target.go()
+    target.expect("blocked")
+    for _ in range(25):
+        tracer.remove(tracer.put(counting(program, "probed", "run", "do_read")))
+        tracer.remove(tracer.put(counting("libc.so.6", "read", "nanosleep", "poll")))
+    target.go()
+    target.expect("stopped")
+    assert tracer.hits(number) == [1, 1]
+    tracer.detach()
+    assert text(target.pid) == before
+    target.finish()
+
+
+def test_a_call_that_blocks_in_its_slot_outlives_the_probe(
+    build_target: BuildTarget, start: Start, trace: Trace
+) -> None:
+    """The probe on the very ``syscall`` goes, and then the tracer, while the call still blocks."""
+    program = build_target("restarts.c", "-pthread")
+    target = start(program)
+    before = text(target.pid)
+    tracer = trace(target)
+    number = tracer.put(counting(program, "slot_read_syscall"))
+    target.go()
+    target.expect("blocked")
+    assert tracer.hits(number) == [1]
+    tracer.remove(number)
+    again = tracer.put(counting(program, "slot_read_syscall"))
+    assert tracer.hits(again) == [0]
+    tracer.detach()
+    assert text(target.pid) == before
+    target.go()
+    target.expect("stopped")
+    target.finish()
+
+
+def test_detaching_in_the_middle_of_a_call_in_a_slot(
+    build_target: BuildTarget, start: Start, trace: Trace
+) -> None:
+    program = build_target("restarts.c", "-pthread")
+    target = start(program)
+    before = text(target.pid)
+    tracer = trace(target)
+    number = tracer.put(counting(program, "slot_read_syscall"))
+    target.go()
+    target.expect("blocked")
+    assert tracer.hits(number) == [1]
+    tracer.detach()
+    assert text(target.pid) == before
+    for _ in range(5):
+        tracer = trace(target)
+        tracer.put(counting(program, "slot_read_syscall", "probed"))
+        tracer.detach()
+    target.go()
+    target.expect("stopped")
+    target.finish()
