@@ -60,7 +60,7 @@ def _reachable(code: bytes, entry: int) -> tuple[dict[int, Step], set[int]]:
     todo = [entry]
     while todo:
         offset = todo.pop()
-        if offset in steps or offset >= len(code):
+        if offset in steps:
             continue
         instruction, operands, following = decode_at(code, offset)
         steps[offset] = Step(instruction, operands, offset, following)
@@ -77,15 +77,13 @@ def _reachable(code: bytes, entry: int) -> tuple[dict[int, Step], set[int]]:
 def find_blocks(code: bytes, entry: int) -> list[Block]:
     """The blocks that can be reached from ``entry``, the one at ``entry`` first.
 
-    Raises DecodeError; never for verified code.
+    The code is verified: no instruction goes on past its end.
     """
     steps, leaders = _reachable(code, entry)
     blocks = []
     for start in sorted(leaders & steps.keys(), key=lambda offset: (offset != entry, offset)):
         run = [steps[start]]
         while run[-1].next not in leaders and run[-1].instruction.flow in (Flow.NEXT, Flow.HANDLER):
-            if run[-1].next >= len(code):
-                break
             run.append(steps[run[-1].next])
         falls = run[-1].instruction.flow.falls_through
         blocks.append(Block(start, tuple(run), run[-1].next if falls else None))
@@ -129,8 +127,6 @@ def static_depths(blocks: list[Block], limit: int) -> dict[int, int] | None:
                 return None
             depth += change
         for to in successors(by_start[start]):
-            if to not in by_start:
-                continue
             if to not in depths:
                 depths[to] = depth
                 todo.append(to)

@@ -247,7 +247,7 @@ class Emitter:
             return
         self.lines(self._stores())
         self.line(f"b, d = m.throw({number}, {parm1}, {parm2}, d)")
-        if self.header.autostacktrace:
+        if self.header.autostacktrace and self.counts_budget:
             self.line("left -= m.spent")
         self.line("if b < 0: break")
         self.line("continue")
@@ -370,11 +370,8 @@ class Emitter:
         self.go(target)
 
     def go(self, target: int) -> None:
-        """Go on at the block at a code offset; past the end of the code: exit."""
-        if target in self.number:
-            self.line(f"b = {self.number[target]}")
-        else:
-            self.finish(0)
+        """Go on at the block at a code offset."""
+        self.line(f"b = {self.number[target]}")
 
     def leave_block_for_test(self) -> str:
         """``leave_block``, and the atom that has the word on top of the stack."""

@@ -104,8 +104,7 @@ def _call(e: Emitter, step: Step) -> None:
     e.leave_block()
     target = step.operands[0]
     e.fail_if(f"len(F) > {CALL_FRAMES}", ExCode.CALL_STACK_OVERFLOW, str(target))
-    back = e.number.get(step.next, -2)
-    e.line(f"F.append(Frame({back}, {target}, {step.next}, m.sbp))")
+    e.line(f"F.append(Frame({e.number[step.next]}, {target}, {step.next}, m.sbp))")
     e.line("m.sbp = d")
     e.go(target)
 
@@ -628,7 +627,8 @@ def _push_x(e: Emitter, step: Step) -> None:
 def _log_st(e: Emitter, step: Step) -> None:
     e.flush()
     e.line("m.log_stack_trace()")
-    e.line("left -= m.spent")
+    if e.counts_budget:
+        e.line("left -= m.spent")
 
 
 @_for("purge st")

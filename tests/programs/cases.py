@@ -1,0 +1,375 @@
+"""The case files beside this module: what they look like, and how an executor is held to them.
+
+A case is a program, the thread and memory it finds, and what must come of it. Nothing in it is
+about one executor: give ``check`` another ``Run``. Lines that begin in the first column are
+directives, ``#`` begins a comment; indented lines belong to the ``program:`` above them::
+
+    case: what it shows
+    header: logmax=16 vars=2          # keywords of the program
+    probe: ex_mask=0x3fff             # and of its probe
+    facilities: dump=2 mine=9         # what `exit NAME` may name
+    lost: mine                        # of them, those that are gone when it runs
+    thread: tid=7 comm="cat"          # pid tid uid gid cpu time comm
+    registers: rdi=1 xmm0=0x1ff       # the others are 0
+    memory 0x1000 rw: "abc" 00 5*ff   # r or rw; bytes in hex, strings, repetitions
+    locals: 1 2                       # at the beginning
+    globals: 5
+    runs: 3                           # hits; what is expected is of the last one
+    program:
+        push r,rdi
+        log 1
+    ends: exit                        # exit | abort | rem | budget | facility N |
+                                      # exception CODE PARM1 PARM2
+    record: major=1 minor=1
+    thread after: suspend resume
+    log: words 1 2                    # one line an item, in order: words, locals, globals: numbers;
+    log: string "abc"                 # memory: address, bytes; fault: address; or JSON: {"trace": …}
+    log bytes: 01 03 00 "abc"         # the log as it is encoded
+    registers after: rax=5            # all others are as they were,
+    memory after 0x1000: "xyz"        # and so are memory
+    locals after: 3 2                 # and variables
+
+Instead of what follows ``program:`` a case may have ``refused: part of the message`` or
+``accepted:`` (it is assembled, and only a kernel could run it).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dprobed.program import ABORT, BUDGET, EXCEPTION, REM, MemoryFault, Outcome, Program, decode_log
+from dprobed.program.context import USER_REGS
+from dprobed.program.table import ExCode
+
+FOLDER = Path(__file__).parent
+_FIELDS = {"fcw": (0, 2), "fsw": (2, 2), "ftw": (4, 1), "mxcsr": (24, 4), "mxcsr_mask": (28, 4)}
+_FIELDS |= {f"fr{n}": (32 + 16 * n, 10) for n in range(8)}
+_FIELDS |= {f"xmm{n}": (160 + 16 * n, 16) for n in range(16)}
+_THREAD = {"pid": 100, "tid": 101, "uid": 1000, "gid": 1001, "cpu": 3, "time": 5_000_000_000}
+
+
+@dataclass
+class Region:
+    """A run of the target's memory."""
+
+    start: int
+    data: bytearray
+    writable: bool
+
+
+class FakeContext:
+    """A thread and its memory, as a ``Context``."""
+
+    def __init__(self, regions: list[Region], thread: dict[str, Any]) -> None:
+        self.buffer = bytearray(8 * len(USER_REGS))
+        self.regs = memoryview(self.buffer).cast("Q")
+        self.fp = bytearray(512)
+        self.fp_dirty = False
+        self.regions = regions
+        self.pid, self.tid = thread["pid"], thread["tid"]
+        self.uid, self.gid = thread["uid"], thread["gid"]
+        self.cpu: int = thread["cpu"]
+        self.comm: bytes = thread["comm"]
+        self._time: int = thread["time"]
+
+    def fpregs(self) -> bytearray:
+        return self.fp
+
+    def now(self) -> int:
+        return self._time
+
+    def _region(self, address: int) -> Region | None:
+        for region in self.regions:
+            if region.start <= address < region.start + len(region.data):
+                return region
+        return None
+
+    def read_partial(self, address: int, length: int) -> bytes:
+        assert 0 <= address < 1 << 57, "only addresses that a user may have are asked for"
+        found = bytearray()
+        while len(found) < length and (region := self._region(address + len(found))):
+            at = address + len(found) - region.start
+            found += region.data[at : at + length - len(found)]
+        return bytes(found)
+
+    def read(self, address: int, length: int) -> bytes:
+        data = self.read_partial(address, length)
+        if len(data) < length:
+            raise MemoryFault(address + len(data))
+        return data
+
+    def write(self, address: int, data: bytes) -> None:
+        for at in range(address, address + len(data)):
+            if not self.writable(at):
+                raise MemoryFault(at)
+        for at, byte in enumerate(data, address):
+            region = self._region(at)
+            assert region is not None
+            region.data[at - region.start] = byte
+
+    def writable(self, address: int) -> bool:
+        region = self._region(address)
+        return region is not None and region.writable
+
+    def set_register(self, name: str, value: int) -> None:
+        if name in _FIELDS:
+            offset, size = _FIELDS[name]
+            self.fp[offset : offset + size] = value.to_bytes(size, "little")
+        else:
+            self.regs[USER_REGS.index("eflags" if name == "rflags" else name)] = value
+
+
+@dataclass
+class Case:
+    """One case; what is None or empty is not said in the file."""
+
+    name: str
+    place: str
+    header: dict[str, str] = field(default_factory=dict)
+    probe: dict[str, str] = field(default_factory=dict)
+    facilities: dict[str, int] = field(default_factory=dict)
+    lost: list[str] = field(default_factory=list)
+    thread: dict[str, Any] = field(default_factory=lambda: {**_THREAD, "comm": b"target"})
+    registers: dict[str, int] = field(default_factory=dict)
+    memory: list[Region] = field(default_factory=list)
+    locals: list[int] = field(default_factory=list)
+    globals: list[int] = field(default_factory=list)
+    runs: int = 1
+    program: list[str] = field(default_factory=list)
+    ends: list[str] = field(default_factory=list)
+    record: dict[str, int] = field(default_factory=dict)
+    flags: set[str] = field(default_factory=set)
+    log: list[dict[str, Any]] = field(default_factory=list)
+    log_bytes: bytes | None = None
+    registers_after: dict[str, int] = field(default_factory=dict)
+    memory_after: list[Region] = field(default_factory=list)
+    locals_after: list[int] | None = None
+    globals_after: list[int] | None = None
+    refused: list[str] = field(default_factory=list)
+    accepted: bool = False
+
+    def source(self) -> str:
+        """The program file."""
+        header = {"name": "target", **self.header}
+        probe = {"offset": "0x1000", **self.probe}
+        lines = [f"{key} = {value}" for part in (header, probe) for key, value in part.items()]
+        return "\n".join([*lines, *self.program, ""])
+
+    def context(self) -> FakeContext:
+        """The thread as the program finds it."""
+        regions = [Region(r.start, bytearray(r.data), r.writable) for r in self.memory]
+        context = FakeContext(regions, self.thread)
+        for name, value in self.registers.items():
+            context.set_register(name, value)
+        return context
+
+
+@dataclass
+class Result:
+    """What an executor did of a case."""
+
+    outcome: Outcome
+    context: FakeContext
+    locals: list[int]
+    globals: list[int]
+
+
+#: Runs a case's program ``case.runs`` times.
+Run = Callable[[Case, Program], Result]
+
+_TOKEN = re.compile(r'(?:(\d+)\*)?(?:([0-9a-fA-F]{2})|("(?:[^"\\]|\\.)*"))(?:\s+|$)')
+_PAIR = re.compile(r'(\w+)=("(?:[^"\\]|\\.)*"|\S+)(?:\s+|$)')
+
+
+def _string(text: str) -> bytes:
+    return text[1:-1].encode().decode("unicode_escape").encode("latin-1")
+
+
+def parse_bytes(text: str) -> bytes:
+    """``"abc" 00 5*ff`` as bytes."""
+    found = bytearray()
+    at = 0
+    while at < len(text):
+        match = _TOKEN.match(text, at)
+        assert match is not None, f"not bytes: {text[at:]!r}"
+        times, pair, string = match.groups()
+        found += (bytes.fromhex(pair) if pair else _string(string)) * int(times or 1)
+        at = match.end()
+    return bytes(found)
+
+
+def _pairs(text: str) -> dict[str, str]:
+    pairs = {}
+    at = 0
+    while at < len(text):
+        match = _PAIR.match(text, at)
+        assert match is not None, f"not key=value: {text[at:]!r}"
+        pairs[match[1]] = match[2]
+        at = match.end()
+    return pairs
+
+
+def _number(text: str) -> int:
+    return int(text, 0)
+
+
+def _numbers(text: str) -> list[int]:
+    return [_number(word) for word in text.split()]
+
+
+def _number_pairs(text: str) -> dict[str, int]:
+    return {key: _number(value) for key, value in _pairs(text).items()}
+
+
+def _thread(text: str) -> dict[str, Any]:
+    return {
+        key: _string(value) if key == "comm" else _number(value)
+        for key, value in _pairs(text).items()
+    }
+
+
+def _item(text: str) -> dict[str, Any]:
+    if text.startswith("{"):
+        item: dict[str, Any] = json.loads(text)
+        return item
+    kind, _, rest = text.partition(" ")
+    if kind == "string":
+        return {"string": _string(rest).decode("latin-1")}
+    if kind == "fault":
+        return {"fault": _number(rest)}
+    if kind == "memory":
+        address, _, data = rest.partition(" ")
+        return {"memory": parse_bytes(data).hex(), "address": _number(address)}
+    assert kind in ("words", "locals", "globals"), f"not an item: {text}"
+    return {kind: _numbers(rest)}
+
+
+def _memory(words: list[str], text: str) -> Region:
+    """``memory ADDRESS r|rw`` or ``memory after ADDRESS``."""
+    return Region(_number(words[1 if words[0] == "memory" else 0]), bytearray(parse_bytes(text)),
+                  words[-1] == "rw")  # fmt: skip
+
+
+def _directive(case: Case, key: str, text: str) -> None:
+    words = key.split()
+    if words[:2] == ["memory", "after"]:
+        case.memory_after.append(_memory(words[2:], text))
+        return
+    if words[0] == "memory":
+        case.memory.append(_memory(words, text))
+        return
+    actions: dict[str, Callable[[], object]] = {
+        "header": lambda: case.header.update(_pairs(text)),
+        "probe": lambda: case.probe.update(_pairs(text)),
+        "facilities": lambda: case.facilities.update(_number_pairs(text)),
+        "lost": lambda: case.lost.extend(text.split()),
+        "thread": lambda: case.thread.update(_thread(text)),
+        "registers": lambda: case.registers.update(_number_pairs(text)),
+        "locals": lambda: case.locals.extend(_numbers(text)),
+        "globals": lambda: case.globals.extend(_numbers(text)),
+        "runs": lambda: setattr(case, "runs", _number(text)),
+        "program": lambda: None,
+        "ends": lambda: case.ends.extend(text.split()),
+        "record": lambda: case.record.update(_number_pairs(text)),
+        "thread after": lambda: case.flags.update(text.split()),
+        "log": lambda: case.log.append(_item(text)),
+        "log bytes": lambda: setattr(case, "log_bytes", parse_bytes(text)),
+        "registers after": lambda: case.registers_after.update(_number_pairs(text)),
+        "locals after": lambda: setattr(case, "locals_after", _numbers(text)),
+        "globals after": lambda: setattr(case, "globals_after", _numbers(text)),
+        "refused": lambda: case.refused.append(text),
+        "accepted": lambda: setattr(case, "accepted", True),
+    }
+    actions[key]()
+
+
+def parse(text: str, file: str) -> Iterator[Case]:
+    """The cases of a file; an AssertionError says where it is wrong."""
+    case: Case | None = None
+    for number, line in enumerate(text.splitlines(), 1):
+        place = f"{file}:{number}"
+        if not line.strip() or line.startswith("#"):
+            continue
+        if line.startswith("case:"):
+            if case is not None:
+                yield case
+            case = Case(line.partition(":")[2].strip(), place)
+            continue
+        assert case is not None, f"{place}: before the first case"
+        if line[0].isspace():
+            case.program.append(line)
+            continue
+        key, colon, rest = line.partition(":")
+        try:
+            assert colon, "no directive"
+            _directive(case, key.strip(), rest.strip())
+        except (AssertionError, KeyError, ValueError) as error:
+            raise AssertionError(f"{place}: {error}") from error
+    if case is not None:
+        yield case
+
+
+def all_cases() -> list[Case]:
+    """Every case of every file, in order."""
+    return [
+        case
+        for path in sorted(FOLDER.glob("*.case"))
+        for case in parse(path.read_text(encoding="utf-8"), path.name)
+    ]
+
+
+def _exit_code(words: list[str]) -> int:
+    codes = {"exit": 0, "abort": ABORT, "rem": REM, "budget": BUDGET, "exception": EXCEPTION}
+    return _number(words[1]) if words[0] == "facility" else codes[words[0]]
+
+
+def check(case: Case, program: Program, run: Run) -> None:
+    """Assert that an executor does what a case says."""
+    result = run(case, program)
+    outcome = result.outcome
+    assert case.ends, f"{case.place}: does not say how it ends"
+    assert outcome.exit == _exit_code(case.ends), outcome
+    triple = None
+    if case.ends[0] == "exception":
+        code = case.ends[1]
+        triple = (ExCode[code] if code in ExCode.__members__ else _number(code),
+                  *map(_number, case.ends[2:]))  # fmt: skip
+    assert outcome.exception == triple
+    assert decode_log(outcome.log, outcome.raw) == case.log
+    if case.log_bytes is not None:
+        assert outcome.log == case.log_bytes
+    header = program.header
+    wanted = {"major": header.major, "minor": program.probes[0].minor, **case.record}
+    assert {"major": outcome.major, "minor": outcome.minor} == wanted
+    flags = {name for name in ("suspend", "resume") if getattr(outcome, name)}
+    assert flags == case.flags
+    _check_state(case, result)
+
+
+def _check_state(case: Case, result: Result) -> None:
+    """What may have changed has changed as expected, and nothing else has."""
+    before = case.context()
+    for name, value in case.registers_after.items():
+        before.set_register(name, value)
+    for region in case.memory_after:
+        for at, byte in enumerate(region.data, region.start):
+            held = before._region(at)
+            assert held is not None, f"{case.place}: {at:#x} is not in its memory"
+            held.data[at - held.start] = byte
+    context = result.context
+    after = dict(zip(USER_REGS, context.regs, strict=True))
+    assert after == dict(zip(USER_REGS, before.regs, strict=True))
+    assert context.fp == before.fp
+    assert context.fp_dirty == bool(_FIELDS.keys() & case.registers_after.keys())
+    assert context.regions == before.regions
+    locals_ = case.locals_after if case.locals_after is not None else case.locals
+    assert result.locals[: len(locals_)] == locals_
+    assert not any(result.locals[len(locals_) :])
+    globals_ = case.globals_after if case.globals_after is not None else case.globals
+    assert result.globals[: len(globals_)] == globals_
+    assert not any(result.globals[len(globals_) :])

@@ -1,0 +1,78 @@
+"""Every case file, through the executor both ways it keeps the stack, and through the file forms."""
+
+from __future__ import annotations
+
+import pytest
+
+from dprobed.program import Executor, Outcome, Program, ProgramError, assemble, decode, encode
+from dprobed.program.blocks import find_blocks
+from dprobed.program.table import INSTRUCTIONS
+from tests.programs.cases import Case, Result, Run, all_cases, check
+
+CASES = all_cases()
+RUN = [case for case in CASES if not case.refused and not case.accepted]
+REFUSED = [case for case in CASES if case.refused]
+ACCEPTED = [case for case in CASES if case.accepted]
+
+
+def _name(case: Case) -> str:
+    return f"{case.place} {case.name}"
+
+
+def _interpreter(static: bool) -> Run:
+    def run(case: Case, program: Program) -> Result:
+        facilities = dict(case.facilities)
+        globals_ = list(case.globals)
+        executor = Executor(program, globals_, facilities, static=static)
+        executor.locals[: len(case.locals)] = case.locals
+        for name in case.lost:
+            del facilities[name]
+        context = case.context()
+        outcome: Outcome | None = None
+        for _ in range(case.runs):
+            outcome = executor.entries[0](context)
+        assert outcome is not None
+        return Result(outcome, context, executor.locals, globals_)
+
+    return run
+
+
+@pytest.mark.parametrize("case", RUN, ids=_name)
+def test_interpreter(case: Case) -> None:
+    check(case, assemble(case.source(), case.place), _interpreter(static=True))
+
+
+@pytest.mark.parametrize("case", RUN, ids=_name)
+def test_interpreter_with_the_stack_in_memory(case: Case) -> None:
+    program = decode(encode(assemble(case.source(), case.place)))
+    check(case, program, _interpreter(static=False))
+
+
+@pytest.mark.parametrize("case", REFUSED, ids=_name)
+def test_refused(case: Case) -> None:
+    with pytest.raises(ProgramError) as caught:
+        Executor(assemble(case.source(), case.place), [], case.facilities)
+    for text in case.refused:
+        assert text in str(caught.value)
+
+
+@pytest.mark.parametrize("case", ACCEPTED, ids=_name)
+def test_accepted(case: Case) -> None:
+    program = assemble(case.source(), case.place)
+    assert decode(encode(program)).code == program.code
+
+
+def _used(cases: list[Case]) -> set[str]:
+    keys = set()
+    for case in cases:
+        program = assemble(case.source(), case.place)
+        for block in find_blocks(program.code, program.probes[0].entry):
+            keys |= {step.instruction.key for step in block.steps}
+    return keys
+
+
+def test_every_instruction_has_a_case() -> None:
+    user = {i.key for i in INSTRUCTIONS if not i.kernel_only}
+    assert user - _used(RUN) == set()
+    kernel = {i.key for i in INSTRUCTIONS if i.kernel_only}
+    assert kernel - _used(ACCEPTED) == set()
