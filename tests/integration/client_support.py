@@ -1,0 +1,175 @@
+"""Running the real `dprobe` and `dprobed`, and targets that do one thing when they are told to."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+DPROBE = Path(sys.executable).with_name("dprobe")
+DPROBED = Path(sys.executable).with_name("dprobed")
+
+#: Logs the length of each write(2) through libc: one record for each line that `cat` passes on.
+WRITES = """
+name = libc.so.6
+major = 7
+vars = 1
+offset = write
+minor = 3
+    inc lv,0
+    push r,rdx
+    log 1
+    exit
+"""
+
+Json = dict[str, Any]
+
+
+def program(folder: Path, text: str = WRITES, name: str = "writes") -> Path:
+    """A program's source as a file."""
+    path = folder / f"{name}.rpn"
+    path.write_text(text)
+    return path
+
+
+def dprobe(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
+    """One command of the client, to its end."""
+    command = [str(DPROBE), *map(str, arguments)]
+    options = {"stdin": subprocess.DEVNULL, "capture_output": True, **options}
+    return subprocess.run(command, text=True, timeout=60, check=False, **options)
+
+
+def parsed(text: str) -> list[Json]:
+    """JSON lines."""
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def words(record: Json) -> list[int]:
+    """The words that a record logged."""
+    return [word for item in record["log"] for word in item.get("words", [])]
+
+
+def children(pid: int) -> list[int]:
+    """The processes that ``pid`` started."""
+    text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    return [int(child) for child in text.split()]
+
+
+def wait_end(pid: int, seconds: float = 20) -> bool:
+    """Wait until a process that need not be ours is gone (a zombie is)."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        return bool(select.select([descriptor], [], [], seconds)[0])
+    finally:
+        os.close(descriptor)
+
+
+def tracer_of(pid: int) -> int:
+    """Who traces ``pid``; 0: nobody."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("TracerPid:"):
+            return int(line.split()[1])
+    raise AssertionError(f"no TracerPid for {pid}")
+
+
+class Cat:
+    """`cat`: passes each line on by one write(2), when it is told to."""
+
+    def __init__(self, **options: Any) -> None:
+        self.process = subprocess.Popen(
+            ["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, **options
+        )
+        self.pid = self.process.pid
+        self.say("started")
+
+    def say(self, line: str) -> None:
+        """One line in, and out again."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(line.encode() + b"\n")
+        self.process.stdin.flush()
+        assert self.process.stdout.readline() == line.encode() + b"\n"
+
+    def end(self) -> int:
+        """The end of its input; its exit status."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        return self.process.wait(20)
+
+
+@contextmanager
+def cat(**options: Any) -> Iterator[Cat]:
+    """A `cat` that ends well: whoever traced it has let it go unharmed."""
+    target = Cat(**options)
+    try:
+        yield target
+        if target.process.poll() is None:
+            target.say("still here")
+            assert target.end() == 0
+    finally:
+        if target.process.poll() is None:
+            target.process.kill()
+            target.process.wait()
+        for stream in (target.process.stdin, target.process.stdout):
+            assert stream is not None
+            stream.close()
+
+
+class Daemon:
+    """A `dprobed` of our own, at a socket of its own."""
+
+    def __init__(self, socket: Path, **options: Any) -> None:
+        self.socket = socket
+        self.process = subprocess.Popen(
+            [str(DPROBED), "--socket", str(socket)],
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            **options,
+        )
+        assert self.process.stderr is not None
+        assert "listens at" in self.process.stderr.readline()
+
+    def dprobe(self, *arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
+        """One command of the client, through this daemon."""
+        return dprobe("--socket", self.socket, *arguments, **options)
+
+    def json(self, *arguments: object) -> list[Json]:
+        """The rows of a listing."""
+        done = self.dprobe(*arguments, "--json")
+        assert done.returncode == 0, done.stderr
+        return parsed(done.stdout)
+
+    def stop(self) -> None:
+        """Ask it to end; it must, and take its tracers with it."""
+        tracers = children(self.process.pid)
+        self.process.send_signal(signal.SIGTERM)
+        assert self.process.wait(20) == 0
+        assert all(map(wait_end, tracers))
+
+
+@contextmanager
+def running_daemon(folder: Path, **options: Any) -> Iterator[Daemon]:
+    """A daemon for a test; it ends well, and leaves neither file nor process."""
+    daemon = Daemon(folder / "control.sock", **options)
+    try:
+        yield daemon
+        if daemon.process.poll() is None:
+            daemon.stop()
+            assert not list(folder.glob("control.sock*"))
+    finally:
+        if daemon.process.poll() is None:
+            daemon.process.kill()
+            daemon.process.wait()
+        assert daemon.process.stderr is not None
+        daemon.process.stderr.close()
