@@ -23,7 +23,7 @@ directives, ``#`` begins a comment; indented lines belong to the ``program:`` ab
     record: major=1 minor=1
     thread after: suspend resume
     log: words 1 2                    # one line an item, in order: words, locals, globals: numbers;
-    log: string "abc"                 # memory: address, bytes; fault: address; or JSON: {"trace": …}
+    log: string "abc"                 # memory: address, bytes; fault: address; or it is JSON
     log bytes: 01 03 00 "abc"         # the log as it is encoded
     registers after: rax=5            # all others are as they were,
     memory after 0x1000: "xyz"        # and so are memory
@@ -40,10 +40,10 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from dprobed.program import ABORT, BUDGET, EXCEPTION, REM, MemoryFault, Outcome, Program, decode_log
-from dprobed.program.context import USER_REGS
+from dprobed.program.context import USER_REGS, Registers
 from dprobed.program.table import ExCode
 
 FOLDER = Path(__file__).parent
@@ -67,7 +67,8 @@ class FakeContext:
 
     def __init__(self, regions: list[Region], thread: dict[str, Any]) -> None:
         self.buffer = bytearray(8 * len(USER_REGS))
-        self.regs = memoryview(self.buffer).cast("Q")
+        self.words = memoryview(self.buffer).cast("Q")
+        self.regs = cast(Registers, self.words)
         self.fp = bytearray(512)
         self.fp_dirty = False
         self.regions = regions
@@ -362,8 +363,8 @@ def _check_state(case: Case, result: Result) -> None:
             assert held is not None, f"{case.place}: {at:#x} is not in its memory"
             held.data[at - held.start] = byte
     context = result.context
-    after = dict(zip(USER_REGS, context.regs, strict=True))
-    assert after == dict(zip(USER_REGS, before.regs, strict=True))
+    after = dict(zip(USER_REGS, context.words, strict=True))
+    assert after == dict(zip(USER_REGS, before.words, strict=True))
     assert context.fp == before.fp
     assert context.fp_dirty == bool(_FIELDS.keys() & case.registers_after.keys())
     assert context.regions == before.regions

@@ -1,4 +1,4 @@
-"""Every case file, through the executor both ways it keeps the stack, and through the file forms."""
+"""Every case file, through the executor in both ways that it keeps the stack."""
 
 from __future__ import annotations
 
