@@ -26,7 +26,7 @@ HERE = Path(__file__).parent
 TARGET = Path("/usr/bin/python3").resolve()
 DPROBE = Path(sys.executable).with_name("dprobe")
 PROGRAMS = ("big_malloc", "opens", "largest_write", "who_writes", "fake_uid")
-DEFINES = {"MIN": 100_000, "UID": 65534, "MODULE": TARGET.name, "VARIABLE": "environ"}
+DEFINES = {"MIN": 100_000, "UID": 4711, "MODULE": TARGET.name, "VARIABLE": "environ"}
 #: Records shown of each program; the rest is counted.
 SHOWN = 6
 COLOURS = dict(zip(PROGRAMS, ("cyan", "green", "yellow", "magenta", "red"), strict=True))

@@ -23,8 +23,8 @@ def test_demo_shows_probes_firing_and_leaves_the_job_whole() -> None:
     assert len(lines) <= 60
     assert any(re.search(r" opens .* opens /usr/share/common-licenses/", line) for line in lines)
     # The result is altered while the probes are in, and is not any more when they are out.
-    assert any("with probes:" in line and "user id is 65534" in line for line in lines)
-    assert any("without probes:" in line and "65534" not in line for line in lines)
+    assert any("with probes:" in line and "user id is 4711" in line for line in lines)
+    assert any("without probes:" in line and "4711" not in line for line in lines)
     differing = [line for line in lines if line.startswith("bytes of its code that differ")]
     # Six probes are breakpoints, one is a watchpoint; the seventh byte is for libraries to come.
     assert [int(line.rsplit(maxsplit=1)[1]) for line in differing] == [7, 0]
