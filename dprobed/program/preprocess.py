@@ -327,7 +327,10 @@ class Preprocessor:
         }
         body: list[Token] = []
         for token in macro.body:
-            body += values.get(token.text, [token])
+            value = list(values.get(token.text, [token]))
+            if value:
+                value[0] = value[0]._replace(space=token.space)
+            body += value
             self._budget -= 1
             if self._budget < len(body):
                 raise _TooMuch(use)

@@ -1,0 +1,123 @@
+"""``.dpb`` files: read back as written, the same in every version, and never trusted."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dprobed.program import ProgramError, assemble, decode, encode, select
+
+GOLDEN = Path(__file__).parents[1] / "programs" / "golden"
+PREFIX = 16
+
+PROGRAM = assemble((GOLDEN / "everything.rpn").read_text(), "everything.rpn")
+DATA = encode(PROGRAM)
+
+
+def sealed(rest: bytes, version: int = 1, flags: int = 0) -> bytes:
+    """These bytes with a first part that is right for them."""
+    first = struct.pack("<4sHHII", b"\x89DPB", version, flags, PREFIX + len(rest), zlib.crc32(rest))
+    return first + rest
+
+
+def refused(data: bytes) -> str:
+    with pytest.raises(ProgramError) as caught:
+        decode(data, "x.dpb")
+    assert caught.value.diagnostics
+    return str(caught.value)
+
+
+def test_golden_file() -> None:
+    """The format does not change by accident: a new layout needs a new version number."""
+    assert (GOLDEN / "everything.dpb").read_bytes() == DATA
+
+
+def test_layout_is_as_drawn() -> None:
+    assert DATA[:8] == b"\x89DPB\x01\x00\x00\x00"
+    assert struct.unpack_from("<II", DATA, 8) == (len(DATA), zlib.crc32(DATA[16:]))
+    assert struct.unpack_from("<BBHHHHH", DATA, 16) == (1, 1, 7, 8, 3, 2, 0)
+    assert struct.unpack_from("<IIII", DATA, 28) == (1000, 2048, 512, 4096)
+    counts = struct.unpack_from("<IIIII", DATA, 44)
+    assert counts == (2, 2, len(PROGRAM.code), 1, len(PROGRAM.lines))
+    assert DATA[64:75] == b"\x09\x00libc.so.6"
+    first = struct.unpack_from("<IIIIIIHHHHBBB", DATA, 75)
+    assert first == (0, 0, PROGRAM.probes[0].end, 5, 6, 128, 2, 3, 4, 0x2FFF, 255, 1, 3)
+    assert DATA[110:113] == b"\x55\x48\x89"
+    assert DATA[113:125] == b"\x0a\x00malloc+0x4"
+
+
+def test_round_trip() -> None:
+    assert decode(DATA) == PROGRAM
+    part = select(PROGRAM, frozenset({3}))
+    assert len(part.probes) == 1
+    assert decode(encode(part)) == part
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "it does not begin as one"),
+        (b"\x7fELF" + bytes(100), "it does not begin as one"),
+        (DATA[:10], "cut short in its first 16 bytes"),
+        (DATA[:-1], f"it says {len(DATA)} bytes, and there are {len(DATA) - 1}"),
+        (DATA + b"\0", f"it says {len(DATA)} bytes, and there are {len(DATA) + 1}"),
+        (sealed(DATA[16:] + b"\0"), "there are bytes after its end"),
+        (sealed(DATA[16:], version=2), "it has version 2; version 1 is known"),
+        (sealed(DATA[16:], flags=1), "it has unknown flags"),
+        (DATA[:20] + b"\xff" + DATA[21:], "its check sum is wrong"),
+        (sealed(b""), "cut short in its header"),
+        (sealed(b"\x03" + DATA[17:]), "its header has a value that is not known"),
+        (sealed(DATA[16:26] + b"\x01" + DATA[27:]), "its header has a value that is not known"),
+        (sealed(DATA[16:44] + b"\xff" * 4 + DATA[48:]), "cut short in its probes"),
+        (sealed(DATA[16:52] + b"\xff" * 4 + DATA[56:]), "cut short in its code"),
+        (sealed(DATA[16:66] + b"\xff" + DATA[67:]), "its name is not UTF-8 text"),
+        (sealed(DATA[16:107] + b"\x09" + DATA[108:]), "a probe has a value that is not known"),
+        (sealed(DATA[16:108] + b"\x80" + DATA[109:]), "a probe has a value that is not known"),
+    ],
+)
+def test_what_is_no_dpb_file(data: bytes, message: str) -> None:
+    text = refused(data)
+    assert text.startswith(f"x.dpb: error: not a usable .dpb file: {message}\n")
+    assert "dprobe compile" in text
+
+
+def test_every_file_that_is_cut_short_is_refused() -> None:
+    for length in range(len(DATA)):
+        refused(DATA[:length])
+        refused(sealed(DATA[PREFIX:length]))
+
+
+def test_every_byte_may_be_wrong() -> None:
+    """With a check sum that holds: what is still accepted is another program, verified."""
+    for place in range(PREFIX, len(DATA)):
+        for flip in (0x01, 0x80, 0xFF):
+            rest = bytearray(DATA[PREFIX:])
+            rest[place - PREFIX] ^= flip
+            try:
+                program = decode(sealed(bytes(rest)))
+            except ProgramError as error:
+                assert error.diagnostics
+            else:
+                assert program != PROGRAM
+                assert encode(program) == sealed(bytes(rest))
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(PREFIX, len(DATA) - 1), st.binary(max_size=8)), max_size=6),
+)
+def test_any_bytes_are_judged(changes: list[tuple[int, bytes]]) -> None:
+    data = bytearray(DATA)
+    for place, new in changes:
+        data[place : place + len(new)] = new
+    try:
+        program = decode(sealed(bytes(data[PREFIX:])))
+    except ProgramError as error:
+        assert error.diagnostics
+    else:
+        assert encode(program) == sealed(bytes(data[PREFIX:]))

@@ -1,0 +1,153 @@
+"""The disassembler: what it writes is assembled to the same bytes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dprobed.program import ProgramError, assemble, disassemble, encode, load_file, select
+from dprobed.program.table import INSTRUCTIONS, REGISTERS, STACK_WORDS, Instruction, Operand
+
+ROOT = Path(__file__).parents[2]
+PROGRAMS = [
+    *sorted((ROOT / "etc" / "examples").glob("*.rpn")),
+    ROOT / "tests" / "programs" / "golden" / "everything.rpn",
+]
+
+
+@pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: path.stem)
+def test_same_bytes(path: Path) -> None:
+    program = load_file(path)
+    text = disassemble(program)
+    assert encode(assemble(text, "elsewhere.rpn")) == encode(program)
+
+
+def test_what_it_looks_like() -> None:
+    source = """
+        name = x
+        gvars = 2
+
+        offset = malloc
+        minor = 3
+        loop: push -1
+        push 0x12345
+        jnz loop
+        push gv , 1
+        exit dump
+
+        address = "two words"
+        watchpoint = w
+        call sub
+        sub: abort
+    """
+    assert disassemble(assemble(source, "x.rpn")) == (
+        "name = x\n"
+        "gvars = 2\n"
+        "\n"
+        "offset = malloc\n"
+        "minor = 3\n"
+        "L1:\n"
+        '#line 7 "x.rpn"\n'
+        "    push -1                         // 0x0000\n"
+        "    push 0x12345                    // 0x0009\n"
+        "    jnz L1                          // 0x0012\n"
+        "    push gv,1                       // 0x0017\n"
+        "    exit dump                       // 0x001a\n"
+        "\n"
+        'address = "two words"\n'
+        "watchpoint = w\n"
+        "    call L2                         // 0x001d\n"
+        "L2:\n"
+        "#line 16\n"
+        "    abort                           // 0x0022\n"
+    )
+
+
+def test_the_code_of_probes_that_are_left_out_is_marked() -> None:
+    source = "name = x\noffset = a\ngroup = 1\ncall s\nexit\noffset = b\nexit\ns: ret\n"
+    text = disassemble(select(assemble(source, "x.rpn"), frozenset({1})))
+    assert "// code of probes that are left out" in text
+    assert "offset = b" not in text
+
+
+# -- generated programs ------------------------------------------------------------------------
+
+_TEXT = st.text(st.characters(exclude_categories=("C", "Z")), min_size=1, max_size=12)
+
+
+def quoted(text: str) -> str:
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _operand(draw: st.DrawFn, instruction: Instruction, labels: int) -> str:
+    kind = instruction.operands[0]
+    if kind is Operand.LABEL:
+        return f"label{draw(st.integers(0, labels - 1))}"
+    if kind is Operand.REGISTER:
+        usable = [
+            register.name
+            for register in REGISTERS
+            if not (register.kernel_only and " u" in instruction.name)
+            and (register.may_pop(kernel=True) or not instruction.writes)
+        ]
+        return draw(st.sampled_from(usable))
+    if kind is Operand.FACILITY:
+        return draw(st.sampled_from(["trace", "dump", "1", "65535"]))
+    if kind is Operand.U16 and instruction.group != "log":
+        return str(draw(st.integers(0, 2)))
+    return str(draw(st.integers(kind.low, min(kind.high, 1 << 70))))
+
+
+@st.composite
+def sources(draw: st.DrawFn) -> str:
+    """Source of kernel programs (which may use every instruction), mostly accepted ones."""
+    lines = [f"name = {quoted(draw(_TEXT))}", "modtype = kernel", "vars = 3", "gvars = 3"]
+    probes = draw(st.integers(1, 3))
+    for probe in range(probes):
+        keyword = draw(st.sampled_from(["offset", "address"]))
+        lines.append(f"{keyword} = {quoted(draw(_TEXT))}")
+        lines.append(f"minor = {draw(st.integers(1, 65535))}")
+        lines.append(f"ex_mask = {draw(st.integers(0, 65535))}")
+        depth = 0
+        steps = draw(st.lists(st.sampled_from(INSTRUCTIONS), min_size=1, max_size=20))
+        for number, step in enumerate(steps):
+            operand = ""
+            if step.operands:
+                separator = "," if " " in step.name else " "
+                operand = separator + _operand(draw, step, len(steps)).replace(
+                    "label", f"p{probe}_"
+                )
+            need, change = _effect(step, operand)
+            if depth < need:
+                fill = min(need - depth, STACK_WORDS)
+                lines += ["push 1", *["dup 255"] * (fill // 256), f"dup {fill % 256}"]
+                depth += 1 + fill // 256 * 255 + fill % 256
+            depth = min(max(depth + (change or 0), 0), 900)
+            lines.append(f"p{probe}_{number}: {step.spelling}{operand}")
+    return "\n".join(lines) + "\n"
+
+
+def _effect(step: Instruction, operand: str) -> tuple[int, int | None]:
+    word = operand.strip(" ,")
+    if Operand.REGISTER in step.operands:
+        return step.effect(([r.name for r in REGISTERS].index(word),))
+    return step.effect((int(word),) if word.lstrip("-").isdigit() else (0,) * len(step.operands))
+
+
+@settings(max_examples=150, deadline=None)
+@given(sources())
+def test_generated_programs_come_back(source: str) -> None:
+    try:
+        program = assemble(source, "generated.rpn")
+    except ProgramError as error:
+        # Depths are only estimated above; nothing else may be wrong with these programs.
+        about = ("stack", "subroutine", "nest")
+        assert all(any(word in d.message for word in about) for d in error.diagnostics)
+        return
+    data = encode(program)
+    text = disassemble(program)
+    assert encode(assemble(text, "again.rpn")) == data
+    assert disassemble(assemble(text, "again.rpn")) == text
