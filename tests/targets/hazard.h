@@ -18,12 +18,18 @@
         }                                                                                 \
     } while (0)
 
+#ifdef __cplusplus
+extern "C" {
+#endif
 long calls; /* how often probed() ran, by any thread */
 
 /* The instruction that counts is the one that is probed at probed+0. */
 void probed(void);
 __asm__(".pushsection .text\n.globl probed\n.type probed,@function\n"
-        "probed: lock incq calls(%rip)\n\tret\n.size probed,.-probed\n.popsection");
+        "probed: .cfi_startproc\n\tlock incq calls(%rip)\n\tret\n.cfi_endproc\n.size probed,.-probed\n.popsection");
+#ifdef __cplusplus
+}
+#endif
 
 /* Say where we are, and wait until the test lets us go on. */
 static inline void gate(const char *name)
