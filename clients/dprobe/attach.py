@@ -53,7 +53,8 @@ def attach(
         deadline = None if duration is None else time.monotonic() + duration
         with Waker({number: stop.handler(number) for number in numbers}) as waker:
             until = "Ctrl-C" if duration is None else f"{duration:g} s are over"
-            complain(f"{count} probes in process {pid}, until {until}")
+            probes = "1 probe" if count == 1 else f"{count} probes"
+            complain(f"{probes} in process {pid}, until {until}")
             while session.ended is None and stop.signal is None and not output.broken:
                 left = None if deadline is None else deadline - time.monotonic()
                 if left is not None and left <= 0:

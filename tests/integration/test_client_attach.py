@@ -1,0 +1,160 @@
+"""`dprobe attach`: probes in a process that was running before, which goes on afterwards."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.integration.client_support import (
+    DPROBE,
+    Cat,
+    cat,
+    children,
+    dprobe,
+    parsed,
+    program,
+    tracer_of,
+    wait_end,
+    words,
+)
+
+
+def attached(target: Cat, source: Path) -> subprocess.Popen[str]:
+    """An attach that says that its probes are in."""
+    process = subprocess.Popen(
+        [DPROBE, "attach", "--format", "json", str(target.pid), source],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    line = process.stderr.readline()
+    assert line == f"dprobe: 1 probe in process {target.pid}, until Ctrl-C\n"
+    return process
+
+
+def test_until_ctrl_c(tmp_path: Path) -> None:
+    with cat() as target:
+        process = attached(target, program(tmp_path))
+        target.say("a line")
+        target.say("x" * 20)
+        process.send_signal(signal.SIGINT)
+        stdout, stderr = process.communicate(timeout=30)
+        assert (process.returncode, stderr) == (0, "")
+        *records, summary = parsed(stdout)
+        assert [words(record) for record in records] == [[7], [21]]
+        assert summary["type"] == "summary"
+        assert summary["probes"][0]["hits"] == 2
+        assert tracer_of(target.pid) == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_until_a_signal_asks_it_to_end(tmp_path: Path, number: signal.Signals) -> None:
+    with cat() as target:
+        process = attached(target, program(tmp_path))
+        target.say("a line")
+        process.send_signal(number)
+        stdout, _ = process.communicate(timeout=30)
+        assert process.returncode == 128 + number
+        assert parsed(stdout)[-1]["type"] == "summary"
+
+
+def test_for_a_time(tmp_path: Path) -> None:
+    with cat() as target:
+        done = dprobe("attach", "--duration", "0.1", target.pid, program(tmp_path))
+        text = f"dprobe: 1 probe in process {target.pid}, until 0.1 s are over\n"
+        assert (done.returncode, done.stderr) == (0, text)
+        assert done.stdout.startswith("program ")
+
+
+def test_until_the_end_of_the_target(tmp_path: Path) -> None:
+    with cat() as target:
+        process = attached(target, program(tmp_path))
+        target.say("a line")
+        assert target.end() == 0
+        stdout, _ = process.communicate(timeout=30)
+        assert process.returncode == 0
+        assert parsed(stdout)[-1]["type"] == "summary"
+
+
+def test_killed_it_leaves_nothing_behind(tmp_path: Path) -> None:
+    with cat() as target:
+        process = attached(target, program(tmp_path))
+        target.say("a line")
+        tracer = tracer_of(target.pid)
+        (daemon,) = children(process.pid)
+        process.kill()
+        process.communicate()
+        assert wait_end(tracer)
+        assert wait_end(daemon)
+        assert tracer_of(target.pid) == 0
+
+
+def test_a_reader_that_leaves_ends_it(tmp_path: Path) -> None:
+    with cat() as target:
+        process = attached(target, program(tmp_path))
+        target.say("a line")
+        assert process.stdout is not None
+        process.stdout.close()
+        while process.poll() is None:
+            target.say("more")
+        assert process.returncode == 1
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
+        process.stderr.close()
+
+
+def test_two_at_once_each_have_their_own(tmp_path: Path) -> None:
+    with cat() as target:
+        one = attached(target, program(tmp_path))
+        target.say("a line")
+        refused = dprobe("attach", target.pid, program(tmp_path))
+        assert refused.returncode == 2
+        assert f"process {target.pid}" in refused.stderr
+        assert "traced" in refused.stderr
+        one.send_signal(signal.SIGINT)
+        one.communicate(timeout=30)
+
+
+@pytest.mark.parametrize(
+    ("pid", "text"),
+    [(str(2**22 - 3), "is gone"), ("0", "is not in the range"), ("x", "not a valid integer")],
+)
+def test_a_process_that_cannot_be_is_refused(tmp_path: Path, pid: str, text: str) -> None:
+    done = dprobe("attach", pid, program(tmp_path))
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert text in done.stderr.lower()
+
+
+def test_part_of_dprobe_itself_is_refused(tmp_path: Path) -> None:
+    path = program(tmp_path)
+    # The shell's own process becomes dprobe.
+    command = f"exec {DPROBE} attach $$ {path}"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "is part of dprobed itself" in done.stderr
+
+
+def test_one_bad_program_of_two_is_refused_and_nothing_stays(tmp_path: Path) -> None:
+    good = program(tmp_path)
+    bad = program(tmp_path, "name = libc.so.6\noffset = write\n    exit dump\n", "bad")
+    with cat() as target:
+        done = dprobe("attach", target.pid, good, bad)
+        assert done.returncode == 2
+        assert "bad: no facility dump is registered" in done.stderr
+        assert tracer_of(target.pid) == 0
+
+
+def test_a_private_daemon_that_cannot_start_is_told_in_one_line(tmp_path: Path) -> None:
+    # Only the daemon imports it.
+    (tmp_path / "iced_x86.py").write_text("raise ImportError('broken here')\n")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = dprobe("attach", os.getpid(), program(tmp_path), env=environment)
+    assert done.returncode == 1
+    assert done.stderr == ("dprobe: the private daemon did not start: ImportError: broken here\n")

@@ -1,0 +1,257 @@
+"""The commands that talk to a running `dprobed`, each against a real process."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.client_support import (
+    DPROBE,
+    Cat,
+    Daemon,
+    cat,
+    children,
+    dprobe,
+    parsed,
+    program,
+    running_daemon,
+    tracer_of,
+    wait_end,
+    words,
+)
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[Daemon]:
+    with running_daemon(tmp_path) as running:
+        yield running
+
+
+@pytest.fixture
+def target() -> Iterator[Cat]:
+    with cat() as running:
+        yield running
+
+
+def test_insert_stays_until_remove(daemon: Daemon, target: Cat, tmp_path: Path) -> None:
+    (probe,) = daemon.json("insert", program(tmp_path), "--pid", target.pid)
+    assert probe["state"] == "active"
+    assert probe["place"] == "write+0x0"
+    target.say("one")
+    target.say("twoo")
+    (probe,) = daemon.json("query")
+    assert (probe["hits"], probe["ran"], probe["missed"], probe["dropped"]) == (2, 2, 0, 0)
+    assert [words(record) for record in daemon.json("log")] == [[4], [5]]
+    (probe,) = daemon.json("remove", "writes")
+    assert probe["hits"] == 2
+    assert daemon.json("query") == []
+    assert tracer_of(target.pid) == 0
+
+
+def test_query_extended_shows_processes_and_columns(
+    daemon: Daemon, target: Cat, tmp_path: Path
+) -> None:
+    daemon.json("insert", program(tmp_path), "--pid", target.pid)
+    target.say("x")
+    process, probe = daemon.json("query", "-x", "writes", "--pid", target.pid)
+    assert (process["pid"], process["comm"], process["ended"]) == (target.pid, "cat", "")
+    assert process["overhead_ns"] > 0
+    assert len(probe["addresses"]) == 1
+    table = daemon.dprobe("query", "-x").stdout
+    assert table.splitlines()[0].split()[:2] == ["pid", "command"]
+    assert hex(probe["addresses"][0]) in table
+
+
+def test_programs_are_numbered_and_chosen(daemon: Daemon, target: Cat, tmp_path: Path) -> None:
+    other = "name = libc.so.6\nid = 9\noffset = read\n    exit\n"
+    daemon.json("insert", program(tmp_path), "--pid", target.pid)
+    daemon.json("insert", program(tmp_path, other, "reads"), "--pid", target.pid)
+    daemon.json("insert", program(tmp_path), "--pid", target.pid)
+    rows = daemon.json("programs")
+    assert [(row["number"], row["program"], row["program_id"]) for row in rows] == [
+        (1, "writes", 0),
+        (2, "reads", 9),
+        (3, "writes", 0),
+    ]
+    assert all(row["kept"] for row in rows)
+    assert [probe["number"] for probe in daemon.json("remove", "--id", "9")] == [2]
+    assert [probe["number"] for probe in daemon.json("remove", "3")] == [3]
+    target.say("still probed")
+    assert daemon.json("query")[0]["hits"] == 1
+    assert daemon.json("remove", "--module", "libc.so.6", "--pid", target.pid)[0]["number"] == 1
+    assert daemon.json("programs") == []
+
+
+def test_remove_says_when_there_is_nothing_to_remove(daemon: Daemon) -> None:
+    assert daemon.dprobe("remove", "--all").returncode == 0
+    done = daemon.dprobe("remove", "nothing")
+    assert done.returncode == 2
+    assert done.stderr == "dprobe: no such program is in; `dprobe programs` lists them\n"
+    assert daemon.dprobe("remove").returncode == 2
+    assert daemon.dprobe("remove", "--all", "writes").returncode == 2
+
+
+def test_variables_are_read_and_reset(daemon: Daemon, target: Cat, tmp_path: Path) -> None:
+    source = """
+name = libc.so.6
+vars = 3
+gvars = 2
+offset = write
+    inc lv,1
+    push 0xffffffffffffffff
+    pop gv,1
+    exit
+"""
+    daemon.json("insert", program(tmp_path, source), "--pid", target.pid)
+    target.say("x")
+    target.say("y")
+    assert [row["value"] for row in daemon.json("vars", "writes")] == [0, 2, 0]
+    rows = daemon.json("vars", "--global", target.pid, "1-1")
+    assert [(row["index"], row["value"]) for row in rows] == [(1, 2**64 - 1)]
+    assert [row["value"] for row in daemon.json("vars", "1", "1-2", "--reset")] == [2, 0]
+    assert [row["value"] for row in daemon.json("vars", "1")] == [0, 0, 0]
+    for arguments in (["nothing"], ["1", "2-1"], ["1", "x"], []):
+        done = daemon.dprobe("vars", *arguments)
+        assert done.returncode == 2
+        assert done.stderr.count("\n") == 1
+
+
+def test_log_follows(daemon: Daemon, target: Cat, tmp_path: Path) -> None:
+    daemon.json("insert", program(tmp_path), "--pid", target.pid)
+    target.say("before")
+    follower = subprocess.Popen(
+        [DPROBE, "--socket", daemon.socket, "log", "-f", "--json"],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert follower.stdout is not None
+    assert words(parsed(follower.stdout.readline())[0]) == [7]
+    # The follower is there when one more of our lines reaches it.
+    while not select.select([follower.stdout], [], [], 0)[0]:
+        target.say("then")
+    assert words(parsed(follower.stdout.readline())[0]) == [5]
+    follower.send_signal(signal.SIGINT)
+    assert follower.wait(20) == 0
+    follower.stdout.close()
+
+
+def test_suspended_threads_wait_for_resume(daemon: Daemon, tmp_path: Path) -> None:
+    source = "name = libc.so.6\noffset = write\n    suspend\n    push tid\n    log 1\n    exit\n"
+    with cat() as target:
+        daemon.json("insert", program(tmp_path, source), "--pid", target.pid)
+        assert target.process.stdin is not None
+        assert target.process.stdout is not None
+        target.process.stdin.write(b"held\n")
+        target.process.stdin.flush()
+        while not (held := daemon.json("query", "-x")[0]["suspended"]):
+            pass
+        assert held == [target.pid]
+        assert not select.select([target.process.stdout], [], [], 0)[0]
+        done = daemon.dprobe("resume", target.pid, "1")
+        assert done.returncode == 2
+        assert "thread 1 is not suspended" in done.stderr
+        assert daemon.json("resume", target.pid, target.pid) == [{"tid": target.pid}]
+        assert target.process.stdout.readline() == b"held\n"
+        assert daemon.json("resume") == []
+        daemon.dprobe("remove", "--all")
+
+
+def test_run_and_attach_use_the_daemon(daemon: Daemon, target: Cat, tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [
+            *(DPROBE, "--socket", daemon.socket, "attach", "--format", "json"),
+            *(str(target.pid), program(tmp_path)),
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    while not select.select([process.stdout], [], [], 0)[0]:
+        target.say("x")
+    assert children(process.pid) == []
+    (row,) = daemon.json("programs")
+    assert not row["kept"]
+    daemon.json("insert", program(tmp_path, name="kept"), "--pid", target.pid)
+    process.send_signal(signal.SIGINT)
+    stdout, _ = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert parsed(stdout)[-1]["probes"][0]["hits"] >= 1
+    assert [row["program"] for row in daemon.json("programs")] == ["kept"]
+    done = daemon.dprobe("run", "--format", "json", "-o", "-", program(tmp_path), "--", "true")
+    assert done.returncode == 0
+    assert parsed(done.stdout)[-1]["type"] == "summary"
+    assert [row["program"] for row in daemon.json("programs")] == ["kept"]
+
+
+def test_what_a_killed_client_put_in_goes_out(daemon: Daemon, target: Cat, tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [DPROBE, "--socket", daemon.socket, "attach", str(target.pid), program(tmp_path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stderr is not None
+    assert process.stderr.readline().startswith(b"dprobe: 1 probe in process")
+    tracer = tracer_of(target.pid)
+    process.kill()
+    process.communicate()
+    assert wait_end(tracer)
+    assert daemon.json("query") == []
+
+
+def test_counters_of_a_target_that_ended_are_still_shown(daemon: Daemon, tmp_path: Path) -> None:
+    with cat() as target:
+        daemon.json("insert", program(tmp_path), "--pid", target.pid)
+        target.say("x")
+        tracer = tracer_of(target.pid)
+        assert target.end() == 0
+        assert wait_end(tracer)
+    while not (rows := daemon.json("query", "-x"))[0]["ended"]:
+        pass
+    assert rows[0]["ended"] == "exited with status 0"
+    assert rows[1]["hits"] == 1
+    daemon.json("remove", "--all")
+    assert daemon.json("query", "-x") == []
+
+
+def test_a_tracer_that_dies_is_told_and_the_daemon_goes_on(
+    daemon: Daemon, target: Cat, tmp_path: Path
+) -> None:
+    source = "name = libc.so.6\noffset = getpwnam\n    exit\n"
+    daemon.json("insert", program(tmp_path, source), "--pid", target.pid)
+    tracer = tracer_of(target.pid)
+    os.kill(tracer, signal.SIGKILL)
+    assert wait_end(tracer)
+    while (rows := daemon.json("query"))[0]["state"] != "failed":
+        pass
+    assert rows[0]["reason"] == "the tracer was killed by SIGKILL"
+    daemon.json("remove", "--all")
+
+
+def test_without_a_daemon_it_says_how_to_start_one(tmp_path: Path) -> None:
+    done = dprobe("--socket", tmp_path / "none", "query")
+    assert done.returncode == 1
+    assert done.stderr == f"dprobe: no dprobed listens at {tmp_path}/none; start one: dprobed &\n"
+
+
+def test_the_end_of_the_daemon_takes_everything_out(tmp_path: Path) -> None:
+    with cat() as target, running_daemon(tmp_path) as daemon:
+        daemon.json("insert", program(tmp_path), "--pid", target.pid)
+        assert tracer_of(target.pid)
+        daemon.stop()
+        assert tracer_of(target.pid) == 0
+
+
+def test_a_killed_daemon_takes_everything_out(tmp_path: Path) -> None:
+    with cat() as target, running_daemon(tmp_path) as daemon:
+        daemon.json("insert", program(tmp_path), "--pid", target.pid)
+        tracer = tracer_of(target.pid)
+        daemon.process.kill()
+        daemon.process.wait()
+        assert wait_end(tracer)
+        assert tracer_of(target.pid) == 0
