@@ -11,10 +11,11 @@ from __future__ import annotations
 import argparse
 import sys
 
-from tests.benchmarks import bench_many, bench_soak, bench_start, bench_trap
+from tests.benchmarks import bench_interpreter, bench_many, bench_soak, bench_start, bench_trap
 from tests.benchmarks.figures import show
 
 BENCHES = {
+    "interpreter": bench_interpreter,
     "trap": bench_trap,
     "many": bench_many,
     "start": bench_start,
