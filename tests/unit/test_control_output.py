@@ -1,0 +1,114 @@
+"""How records and the summary read."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dprobe.output import Output, record_text, summarize, summary_text, word_text
+
+from dprobed.control.messages import ProbeInfo, Raised, Record, encode
+
+
+def record(**changes: Any) -> Record:
+    fields: dict[str, Any] = {
+        "program": "alloc",
+        "major": 1,
+        "minor": 2,
+        "module": "/lib/libc.so.6",
+        "place": "malloc+0x4",
+        "pid": 10,
+        "tid": 10,
+        "comm": "sort",
+        "uid": 0,
+        "cpu": 1,
+        "time": 12_000_345_678,
+        "hit": 3,
+        "exit": "exit",
+        "log": [],
+    }
+    return Record(**fields | changes)
+
+
+def probe(**changes: Any) -> ProbeInfo:
+    fields: dict[str, Any] = {
+        "program": "alloc",
+        "number": 1,
+        "probe": 0,
+        "major": 1,
+        "minor": 2,
+        "group": 0,
+        "pid": 10,
+        "module": "libc.so.6",
+        "place": "malloc+0x4",
+        "state": "active",
+        "reason": "",
+        "hits": 5,
+        "ran": 4,
+        "missed": 1,
+        "dropped": 0,
+        "faulted": 0,
+        "addresses": [],
+    }
+    return ProbeInfo(**fields | changes)
+
+
+@pytest.mark.parametrize(
+    ("word", "text"),
+    [(0, "0"), (1 << 19, "524288"), (1 << 20, "0x100000"), (2**64 - 1, "-1"), (2**63, hex(2**63))],
+)
+def test_words_are_decimal_where_they_are_small(word: int, text: str) -> None:
+    assert word_text(word) == text
+
+
+def test_a_record_reads_as_one_line() -> None:
+    log = [
+        {"words": [1, 2**64 - 2]},
+        {"string": 'a "b"\n'},
+        {"memory": "00ff", "address": 4096},
+        {"fault": 16},
+        {"locals": [1]},
+    ]
+    text = record_text(record(log=log, tid=11, exit="trace"))
+    assert text == (
+        "12.000345 cpu1 sort[10/11] alloc 1.2 malloc+0x4 #3: "
+        '1 -2 "a \\"b\\"\\n" 0x1000:<00ff> <fault at 0x10> locals=[1] [trace]'
+    )
+
+
+def test_an_exception_is_named() -> None:
+    raised = Raised(code=1, name="INVALID_ADDR", parm1=16, parm2=0)
+    assert record_text(record(exit="exception", exception=raised)).endswith("[INVALID_ADDR 16 0]")
+
+
+def test_the_summary_gives_reasons_below_the_table() -> None:
+    probes = [probe(), probe(minor=3, state="mismatch", reason="found 0x90")]
+    text = summary_text(summarize(probes, 1_500_000))
+    assert text.splitlines() == [
+        "program  probe  place       state     hits  ran  missed  dropped",
+        "alloc    1.2    malloc+0x4  active       5    4       1        0",
+        "alloc    1.3    malloc+0x4  mismatch     5    4       1        0",
+        "alloc 1.3 malloc+0x4: mismatch: found 0x90",
+        "time spent in probes: 0.001500 s",
+    ]
+
+
+def test_output_survives_a_descriptor_that_does_not_block(tmp_path: Path) -> None:
+    """A terminal that the command made non-blocking is the same for us."""
+    read, write = os.pipe2(os.O_NONBLOCK)
+    os.set_blocking(read, True)
+    line = encode(record(log=[{"string": "x" * 1000}])).rstrip(b"\n")
+    child = os.fork()
+    if child == 0:
+        os.close(read)
+        output = Output("json", None, write)
+        for _ in range(1000):
+            output.record(line)
+        output.flush()
+        os._exit(output.broken)
+    os.close(write)
+    with open(read, "rb") as pipe:
+        assert pipe.read() == (line + b"\n") * 1000
+    assert os.waitpid(child, 0)[1] == 0
