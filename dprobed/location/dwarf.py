@@ -65,9 +65,9 @@ class Lines:
     def find(self, file: str) -> dict[str, dict[int, list[int]]]:
         """For each file whose path ends with ``file``: line → addresses where it begins."""
         found: dict[str, dict[int, list[int]]] = {}
-        marks = self._marks(posixpath.basename(file))
         wanted = posixpath.normpath(file)
         try:
+            marks = self._marks(posixpath.basename(file))
             for unit in self._units():
                 header = self._data[unit.header_start : unit.start]
                 if not any(mark in header for mark in marks):
@@ -101,16 +101,10 @@ class Lines:
             # Strings may share their ends, so that any byte of a path may be where one begins.
             marks.update(start.to_bytes(4, "little") for start in range(first, position + 1))
             position = strings.find(raw, position + 1)
-        if self._elf.section(".debug_str") is not None:
-            marks |= self._string_marks(raw)
+        if self._uses_debug_str():
+            self._strings = self._content(".debug_str")
+            return [b""]  # large, and rarely used for file names: look into every header
         return list(marks)
-
-    def _string_marks(self, raw: bytes) -> set[bytes]:
-        """As ``_marks``, for the rare compiler that keeps file names in .debug_str."""
-        if not self._uses_debug_str():
-            return set()
-        self._strings = self._strings or self._content(".debug_str")
-        return {b""}  # every header may name it
 
     def _uses_debug_str(self) -> bool:
         first = next(self._units(), None)

@@ -1,0 +1,137 @@
+"""The cache of symbols: never wrong, never in the way."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from dprobed.location import ElfFile, cache, open_elf, resolve
+from dprobed.location import symbols as symbols_module
+from tests.unit.location_files import LIBC, objcopy, program
+
+
+@pytest.fixture(autouse=True)
+def _everything_is_worthwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "_WORTHWHILE", 1)
+
+
+@pytest.fixture
+def packed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Grows each time symbols are sorted instead of taken from the cache."""
+    calls: list[int] = []
+    original = symbols_module.pack
+
+    def counting(tables: list[tuple[symbols_module.RawSymbols, int]]) -> symbols_module.SymbolTable:
+        calls.append(len(tables))
+        return original(tables)
+
+    monkeypatch.setattr(cache, "pack", counting)
+    return calls
+
+
+def fresh(path: Path | str) -> ElfFile:
+    """Opened as by another process, which knows nothing yet."""
+    return ElfFile(os.open(path, os.O_RDONLY), str(path))
+
+
+def test_second_process_takes_it_from_the_cache(cache_folder: Path, packed: list[int]) -> None:
+    first = fresh(LIBC)
+    want = resolve(first, "malloc")
+    assert resolve(fresh(LIBC), "malloc") == want
+    assert fresh(LIBC).symbols.data == first.symbols.data
+    assert len(packed) == 1
+    (file,) = cache_folder.iterdir()
+    assert file.name == f"{first.build_id}.symbols"
+    assert file.stat().st_mode & 0o077 == 0
+
+
+def test_damaged_cache_is_made_again(cache_folder: Path, packed: list[int]) -> None:
+    want = resolve(fresh(program()), "main")
+    (file,) = cache_folder.iterdir()
+    good = file.read_bytes()
+    damaged = [b"", good[:10], good[:200], good + b"\0", b"DPCACHE\2" + good[8:]]
+    damaged += [good[:n] + bytes([good[n] ^ 1]) + good[n + 1 :] for n in (9, 25, 30, len(good) - 9)]
+    for number, data in enumerate(damaged, 2):
+        file.write_bytes(data)
+        assert resolve(fresh(program()), "main") == want
+        assert len(packed) == number
+        assert file.read_bytes() == good
+
+
+def test_another_file_with_the_same_build_id(packed: list[int]) -> None:
+    whole = program("-rdynamic")
+    stripped = objcopy(whole, "same-id", "--strip-all")
+    assert len(fresh(whole).symbols) > len(fresh(stripped).symbols)
+    assert fresh(whole).build_id == fresh(stripped).build_id
+    assert fresh(whole).symbols.find("helper")
+    assert not fresh(stripped).symbols.find("helper")
+    assert len(packed) == 4
+
+
+@pytest.mark.parametrize("kind", ["foreign", "writable", "link", "fifo"])
+def test_what_others_could_have_written_is_not_read(
+    kind: str, cache_folder: Path, packed: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fresh(program()).symbols  # noqa: B018
+    (file,) = cache_folder.iterdir()
+    if kind == "foreign":
+        user = os.geteuid()
+        monkeypatch.setattr(os, "geteuid", lambda: user + 1)
+    elif kind == "writable":
+        file.chmod(0o666)
+    elif kind == "link":
+        shutil.move(file, cache_folder / "elsewhere")
+        file.symlink_to(cache_folder / "elsewhere")
+    else:
+        file.unlink()
+        os.mkfifo(file)
+    assert resolve(fresh(program()), "main")
+    assert len(packed) == 2
+
+
+def test_unwritable_folder_is_done_without(
+    tmp_path: Path, packed: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(cache, "folder", lambda: tmp_path / "file" / "sub")
+    assert resolve(fresh(program()), "main")
+    monkeypatch.setattr(cache, "folder", lambda: Path("/proc/none"))
+    assert resolve(fresh(program()), "main")
+    assert len(packed) == 2
+
+
+def test_nothing_is_left_when_the_disk_is_full(
+    cache_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    assert resolve(fresh(program()), "main")
+    assert list(cache_folder.iterdir()) == []
+
+
+def test_files_without_build_id_are_not_cached(cache_folder: Path) -> None:
+    assert resolve(fresh(program("-Wl,--build-id=none")), "main")
+    assert not cache_folder.exists()
+
+
+def test_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert str(cache.folder()) == "/var/cache/dprobed"
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setenv("XDG_CACHE_HOME", "/tmp/xdg")
+    assert str(cache.folder()) == "/tmp/xdg/dprobed"
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert str(cache.folder()) == "/home/someone/.cache/dprobed"
+
+
+def test_same_file_opened_twice_sorts_once(packed: list[int]) -> None:
+    for _ in range(3):
+        assert resolve(open_elf(str(program("-DTWICE"))), "main")
+    assert len(packed) == 1
