@@ -1,0 +1,282 @@
+"""Any program that the verifier lets through ends, and does nothing but what it may.
+
+Programs are drawn at random: some subroutines, jumps within each, a stack that is mostly deep
+enough. Each one is run with the stack in variables and in memory, which must come to the same, and
+once more with every instruction reporting the depth of the stack, which must be what the verifier
+said. The instruction budget is small here, so that programs which use it up do so quickly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from unittest import mock
+
+from hypothesis import HealthCheck, given, reject, settings
+from hypothesis import strategies as st
+
+from dprobed.program import Executor, Outcome, ProgramError, decode_log, interpreter, verify
+from dprobed.program.blocks import Step
+from dprobed.program.codegen import Emitter
+from dprobed.program.context import USER_REGS
+from dprobed.program.emit import emit
+from dprobed.program.flow import Analysis, Decoded
+from dprobed.program.model import Header, ProbeDefinition, Program
+from dprobed.program.table import (
+    BY_KEY,
+    INSTRUCTIONS,
+    REGISTERS,
+    STACK_WORDS,
+    WORD_MASK,
+    Flow,
+    Instruction,
+    Operand,
+    decode_at,
+    encode_one,
+)
+from tests.programs.cases import Case, FakeContext, Region
+
+BUDGET = 3000
+FACILITIES = {"mine": 9}
+EXIT, RET, PUSH = BY_KEY["exit"], BY_KEY["ret"], BY_KEY["push word"]
+
+#: What a drawn program is made of; `exit` and `ret` also end its parts.
+USER = [i for i in INSTRUCTIONS if not i.kernel_only and i not in (EXIT, RET)]
+READABLE = [n for n, r in enumerate(REGISTERS) if not r.kernel_only]
+WRITABLE = [n for n in READABLE if REGISTERS[n].may_pop(kernel=False)]
+
+WORDS = st.one_of(
+    st.integers(0, 12),
+    st.sampled_from([0x1000, 0x1038, 0x103F, 0x1040, 0x104F, 0x2000, 1 << 56, 1 << 63]),
+    st.sampled_from([WORD_MASK, WORD_MASK - 1, 1023, 1024, 1025, 64, 65, 1 << 47]),
+    st.integers(0, WORD_MASK),
+)
+
+
+@dataclass(frozen=True)
+class Line:
+    """One instruction of a drawn program; a label is the number of a line."""
+
+    instruction: Instruction
+    operands: tuple[int, ...]
+
+
+def _operand(draw: st.DrawFn, instruction: Instruction, header: Header) -> int:
+    kind = instruction.operands[0]
+    if kind is Operand.WORD:
+        return draw(WORDS)
+    if kind is Operand.REGISTER:
+        return draw(st.sampled_from(WRITABLE if instruction.writes else READABLE))
+    if kind is Operand.FACILITY:
+        return draw(st.integers(0, 1))
+    if kind is Operand.U16:
+        many = {"locals": header.vars, "globals": header.gvars}.get(instruction.group, 0x10000)
+        return draw(st.integers(0, many - 1))
+    if kind is Operand.SLOT:
+        return draw(st.integers(-3, 3))
+    if kind in (Operand.COUNT16, Operand.COUNT8):
+        return draw(st.sampled_from([1, 2, 3, 9, 20]))
+    return draw(st.integers(kind.low, kind.high))
+
+
+def _part(draw: st.DrawFn, header: Header, first: int, ends: Instruction) -> list[Line]:
+    """The lines of one subroutine; its labels are lines of its own, its calls are still -1."""
+    lines: list[Line] = []
+    depth = 0
+    for instruction in draw(st.lists(st.sampled_from(USER), max_size=14)):
+        if instruction.operands and instruction.operands[0] is Operand.LABEL:
+            operands: tuple[int, ...] = (-1,)
+        else:
+            operands = tuple(_operand(draw, instruction, header) for _ in instruction.operands)
+        need, change = instruction.effect(operands)
+        while depth < need and (not depth or draw(st.integers(0, 7))):
+            lines.append(Line(PUSH, (draw(WORDS),)))
+            depth += 1
+        lines.append(Line(instruction, operands))
+        depth = max(depth + (change or 0), 0)
+        if instruction.flow is Flow.END:
+            break
+    lines.append(Line(ends, ()))
+    places = st.integers(first, first + len(lines) - 1)
+    return [
+        Line(line.instruction, (draw(places),))
+        if line.operands == (-1,) and line.instruction.flow is not Flow.CALL
+        else line
+        for line in lines
+    ]
+
+
+def _assembled(lines: list[Line]) -> bytes:
+    offsets = [0]
+    for line in lines:
+        offsets.append(offsets[-1] + line.instruction.size)
+    code = b""
+    for line in lines:
+        labels = line.instruction.operands[:1] == (Operand.LABEL,)
+        operands = (offsets[line.operands[0]],) if labels else line.operands
+        code += encode_one(line.instruction, operands)
+    return code
+
+
+@st.composite
+def programs(draw: st.DrawFn) -> Program:
+    header = Header(
+        "x",
+        jmpmax=draw(st.sampled_from([0, 3, 50, 1 << 30])),
+        logmax=draw(st.sampled_from([0, 20, 100, 1024])),
+        ex_logmax=draw(st.sampled_from([0, 70, 1024])),
+        vars=3,
+        gvars=2,
+        heapmax=64,
+        autostacktrace=draw(st.booleans()),
+    )
+    parts: list[list[Line]] = []
+    starts = []
+    for number in range(draw(st.integers(1, 3))):
+        first = sum(map(len, parts))
+        starts.append(first)
+        parts.append(_part(draw, header, first, RET if number else EXIT))
+    lines = [
+        Line(line.instruction, (draw(st.sampled_from(starts[1:] or [0])),))
+        if line.operands == (-1,)
+        else line
+        for part in parts
+        for line in part
+    ]
+    code = _assembled(lines)
+    masks = st.sampled_from([0xFFF, 0x1FFF, 0x2FFF, 0xBFFF, 0xFFFF, 0, 0xFFB])
+    probe = ProbeDefinition(
+        0, offset="0x1000", ex_mask=draw(masks), heap=draw(st.sampled_from([0, 64])), end=len(code)
+    )
+    return Program(header, (probe,), code, (2, "mine"))
+
+
+def _context() -> FakeContext:
+    thread = Case("", "").thread
+    writable = Region(0x1000, bytearray(b"text\0" + bytes(range(1, 60))), True)
+    return FakeContext([writable, Region(0x1040, bytearray(16), False)], thread)
+
+
+@contextmanager
+def _small_budget() -> Iterator[None]:
+    with mock.patch("dprobed.program.codegen.INSTRUCTION_BUDGET", BUDGET):
+        yield
+
+
+@dataclass
+class Run:
+    """All that a program can have done."""
+
+    outcome: Outcome
+    context: FakeContext
+    variables: tuple[list[int], list[int]]
+
+    def state(self) -> list[object]:
+        found = self.context
+        return [
+            self.outcome,
+            bytes(found.buffer),
+            found.fp,
+            found.fp_dirty,
+            found.regions,
+            self.variables,
+        ]
+
+
+def _run(program: Program, static: bool) -> Run:
+    globals_: list[int] = [5]
+    with _small_budget():
+        executor = Executor(program, globals_, FACILITIES, static=static)
+    context = _context()
+    # Twice: what stays of the first hit are variables, registers and memory, nothing else.
+    executor.entries[0](context)
+    outcome = executor.entries[0](context)
+    return Run(outcome, context, (executor.locals, globals_))
+
+
+def _verified(program: Program) -> Program:
+    try:
+        verify(program)
+    except ProgramError:
+        reject()
+    return program
+
+
+SETTINGS = settings(
+    max_examples=300, deadline=2000, suppress_health_check=[HealthCheck.filter_too_much,
+                                                           HealthCheck.too_slow]
+)  # fmt: skip
+
+
+@SETTINGS
+@given(programs())
+def test_a_verified_program_ends_and_keeps_to_its_limits(program: Program) -> None:
+    _verified(program)
+    run = _run(program, static=True)
+    outcome, header = run.outcome, program.header
+    assert outcome.exit in (-4, -3, -2, -1, 0, 2, 9)
+    assert (outcome.exit == -3) == (outcome.exception is not None)
+    assert len(outcome.log) <= header.logmax + header.ex_logmax
+    items = decode_log(outcome.log, outcome.raw)
+    assert not any("undecoded" in item for item in items)
+    assert all(0 <= word <= WORD_MASK for part in run.variables for word in part)
+    assert 0 <= outcome.major < 1 << 16
+    assert 0 <= outcome.minor < 1 << 16
+    before = _context()
+    assert run.context.regions[1] == before.regions[1], "read-only memory"
+    assert len(run.context.fp) == 512
+    kept = ("cs", "ss", "ds", "es", "fs", "gs", "fs_base", "gs_base", "orig_rax")
+    assert all(_register(run.context, name) == 0 for name in kept)
+
+
+def _register(context: FakeContext, name: str) -> int:
+    return context.words[USER_REGS.index(name)]
+
+
+@SETTINGS
+@given(programs())
+def test_where_the_stack_is_kept_makes_no_difference(program: Program) -> None:
+    _verified(program)
+    assert _run(program, static=True).state() == _run(program, static=False).state()
+
+
+class _Claims:
+    """Holds the depths at run time to what the verifier said of each instruction."""
+
+    def __init__(self, program: Program) -> None:
+        code = []
+        offset = 0
+        while offset < len(program.code):
+            instruction, operands, following = decode_at(program.code, offset)
+            code.append(Decoded(offset, instruction, operands, following))
+            offset = following
+        analysis = Analysis(code, [0])
+        analysis.run()
+        self.depths = analysis.depths
+        self.wrapped = False
+
+    def __call__(self, offset: int, depth: int) -> None:
+        # Once the stack has wrapped round, nothing is known of it.
+        self.wrapped |= not 0 <= depth <= STACK_WORDS
+        if not self.wrapped:
+            low, high = self.depths[offset]
+            assert low <= depth <= high, f"{offset:#x}: {depth}, not {low}..{high}"
+
+
+def _emit_claim(e: Emitter, step: Step) -> None:
+    e.line(f"claim({step.offset}, {e.depth()})")
+    emit(e, step)
+
+
+@SETTINGS
+@given(programs())
+def test_the_depths_are_what_the_verifier_said(program: Program) -> None:
+    _verified(program)
+    claims = _Claims(program)
+    names = {**interpreter._NAMES, "claim": claims}
+    with (
+        mock.patch.object(interpreter, "emit", _emit_claim),
+        mock.patch.object(interpreter, "_NAMES", names),
+    ):
+        _run(program, static=False)

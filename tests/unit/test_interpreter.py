@@ -1,0 +1,243 @@
+"""What case files cannot say: what programs share, what a context raises, how they are compiled."""
+
+from __future__ import annotations
+
+import pytest
+
+from dprobed.program import (
+    BUDGET,
+    Executor,
+    Header,
+    MemoryFault,
+    ProbeDefinition,
+    Program,
+    ProgramError,
+    assemble,
+    decode_log,
+)
+from dprobed.program.blocks import find_blocks, is_acyclic, static_depths
+from dprobed.program.emit import EMITTERS
+from dprobed.program.outcome import INSTRUCTION_BUDGET
+from dprobed.program.table import BY_KEY, INSTRUCTIONS, ExCode, Operand, encode_one
+from tests.programs.cases import Case, FakeContext
+
+
+def program(text: str) -> Program:
+    return assemble("name = x\n" + text, "test.rpn")
+
+
+def probe(text: str, header: str = "") -> Program:
+    return program(f"{header}\noffset = 0x1000\n{text}\n")
+
+
+def context() -> FakeContext:
+    return Case("", "").context()
+
+
+def words(executor: Executor, index: int = 0) -> list[object]:
+    outcome = executor.entries[index](context())
+    return [item["words"] for item in decode_log(outcome.log, outcome.raw)]
+
+
+def test_every_instruction_is_implemented() -> None:
+    assert EMITTERS.keys() == BY_KEY.keys()
+
+
+def test_kernel_instructions_are_invalid_opcodes_to_this_executor() -> None:
+    # No verified user program has one; an executor must still not fail on it in some other way.
+    for instruction in INSTRUCTIONS:
+        if not instruction.kernel_only:
+            continue
+        code = encode_one(instruction, ()) + encode_one(BY_KEY["exit"], ())
+        pushes = encode_one(BY_KEY["push word"], (1,)) * 2
+        made = Program(Header("x"), (ProbeDefinition(0),), pushes + code)
+        for static in (True, False):
+            outcome = Executor(made, [], {}, static=static).entries[0](context())
+            assert outcome.exception == (ExCode.INVALID_OPCODE, instruction.opcode, 0)
+
+
+@pytest.mark.parametrize("static", [True, False])
+def test_probes_of_a_program_share_locals(static: bool) -> None:
+    made = program("vars = 1\noffset = 0x1000\ninc lv,0\noffset = 0x2000\npush lv,0\nlog 1\n")
+    executor = Executor(made, [], {}, static=static)
+    executor.entries[0](context())
+    executor.entries[0](context())
+    assert words(executor, 1) == [[2]]
+    executor.locals[0] = 40
+    assert words(executor, 1) == [[40]]
+
+
+def test_programs_share_globals_which_only_grow() -> None:
+    globals_: list[int] = [7]
+    one = Executor(probe("inc gv,1\n", "gvars = 2"), globals_, {})
+    assert globals_ == [7, 0]
+    two = Executor(probe("push gv,0\npush gv,1\nlog 2\n", "gvars = 4"), globals_, {})
+    assert globals_ == [7, 0, 0, 0]
+    Executor(probe("nop\n", "gvars = 1"), globals_, {})
+    assert len(globals_) == 4
+    one.entries[0](context())
+    assert words(two) == [[1, 7]]
+    globals_[0] = 9
+    assert words(two) == [[1, 9]]
+
+
+def test_a_facility_that_nobody_knows_is_refused_with_those_there_are() -> None:
+    made = probe("exit mine\n")
+    with pytest.raises(ProgramError) as caught:
+        Executor(made, [], {"dump": 2, "other": 8})
+    assert "test.rpn: error: no facility is called `mine`" in str(caught.value)
+    assert "there are: dump, other" in str(caught.value)
+
+
+class Gone(Exception):
+    """The thread is not there any more."""
+
+
+class GoneContext(FakeContext):
+    """A thread that ends while its program runs."""
+
+    def read(self, address: int, length: int) -> bytes:
+        raise Gone
+
+    def read_partial(self, address: int, length: int) -> bytes:
+        raise Gone
+
+    def write(self, address: int, data: bytes) -> None:
+        raise Gone
+
+    def writable(self, address: int) -> bool:
+        raise Gone
+
+    def fpregs(self) -> bytearray:
+        raise Gone
+
+    def now(self) -> int:
+        raise Gone
+
+
+GONE = [
+    "push 0x1000\npush mem,u8\n",
+    "push 0x1000\npush 1\npop mem,u8\n",
+    "push 1\npush 0x1000\nlog str\n",
+    "push 1\npush 0x1000\nlog mrf\n",
+    "push 0x1000\nvfy r\n",
+    "push r,xmm0\n",
+    "push 1\npop r,fcw\n",
+    "push time\n",
+]
+
+
+@pytest.mark.parametrize("static", [True, False])
+@pytest.mark.parametrize("text", GONE)
+def test_what_a_context_raises_goes_to_the_caller(text: str, static: bool) -> None:
+    gone = GoneContext([], Case("", "").thread)
+    executor = Executor(probe("sx on\n" + text + "exit\non:\nnop\n"), [], {}, static=static)
+    with pytest.raises(Gone):
+        executor.entries[0](gone)
+    executor = Executor(probe(text), [], {}, static=static)
+    with pytest.raises(Gone):
+        executor.entries[0](gone)
+
+
+class FickleContext(FakeContext):
+    """Memory that can be read only now and then: another thread unmaps it."""
+
+    def __init__(self) -> None:
+        super().__init__([], Case("", "").thread)
+        self.reads = 0
+
+    def read(self, address: int, length: int) -> bytes:
+        self.reads += 1
+        if self.reads % 2:
+            raise MemoryFault(address)
+        return b"\x01" * length
+
+
+def test_a_fault_is_the_program_s_own_and_only_of_that_hit() -> None:
+    fickle = FickleContext()
+    entry = Executor(probe("push 0x1000\npush mem,u16\nlog 1\n"), [], {}).entries[0]
+    assert entry(fickle).exception == (ExCode.INVALID_ADDR, 0x1000, 0)
+    outcome = entry(fickle)
+    assert (outcome.exit, outcome.exception) == (0, None)
+    assert decode_log(outcome.log, outcome.raw) == [{"words": [0x0101]}]
+
+
+def _instructions_run(header: str, text: str) -> int:
+    """How often the loop in ``text`` went around (it counts in local 0) before the budget ended."""
+    executor = Executor(probe(text, f"jmpmax = 2147483647\nvars = 1\n{header}"), [], {})
+    assert executor.entries[0](context()).exit == BUDGET
+    return executor.locals[0]
+
+
+def test_the_budget_is_charged_by_the_instruction() -> None:
+    # Blocks of `inc; jmp`: half of the budget.
+    assert _instructions_run("", "again:\ninc lv,0\njmp again\n") == INSTRUCTION_BUDGET // 2
+
+
+def test_moving_many_words_costs_more_of_the_budget() -> None:
+    rounds = _instructions_run("", "push 1\nagain:\ninc lv,0\ndup 240\nros 240\njmp again\n")
+    assert rounds == (INSTRUCTION_BUDGET - 1) // (4 + 2 * 240 // 8)
+    rounds = _instructions_run("", "again:\ninc lv,0\npush 239\npush 7\ndup\nros 240\njmp again\n")
+    assert rounds < INSTRUCTION_BUDGET // 6
+
+
+class EndlessContext(FakeContext):
+    """All memory can be read."""
+
+    def read_partial(self, address: int, length: int) -> bytes:
+        return bytes(length)
+
+
+def test_bytes_that_are_logged_cost_of_the_budget() -> None:
+    text = "again:\ninc lv,0\npush 64000\npush 0x1000\nlog mrf\npush 0\npop lp\njmp again\n"
+    made = probe(text, "jmpmax = 2147483647\nvars = 1\nlogmax = 65536")
+    executor = Executor(made, [], {})
+    endless = EndlessContext([], Case("", "").thread)
+    assert executor.entries[0](endless).exit == BUDGET
+    assert executor.locals[0] == INSTRUCTION_BUDGET // (7 + 64000 // 64) + 1
+
+
+def test_probes_with_the_same_instructions_share_their_code() -> None:
+    text = "".join(f"offset = {n}\nminor = {n}\npush r,rdi\nlog 1\n" for n in range(1, 4))
+    executor = Executor(program(text), [], {})
+    outcomes = [entry(context()) for entry in executor.entries.values()]
+    assert [outcome.minor for outcome in outcomes] == [1, 2, 3]
+    sources = {executor.source(p) for p in executor.program.probes}
+    assert len(sources) == 1
+
+
+def test_a_straight_program_takes_no_stack_no_buffer_and_no_counters() -> None:
+    made = probe("push r,rdi\nlog 1\nexit\n")
+    source = Executor(made, [], {}).source(made.probes[0])
+    assert source.splitlines()[1:] == [
+        " regs = ctx.regs",
+        " t1 = regs[14]",
+        " return Outcome(0, pack1(t1), (0, 1), MAJ, MNR, None, False, False)",
+    ]
+
+
+def test_depths_are_static_where_all_paths_agree() -> None:
+    agree = probe("push 1\njz a\npush 2\njmp b\na:\npush 3\nb:\nlog 2\n")
+    blocks = find_blocks(agree.code, 0)
+    assert is_acyclic(blocks)
+    depths = static_depths(blocks, 64)
+    assert depths is not None
+    assert sorted(depths.values()) == [0, 1, 1, 2]
+    differ = probe("push 1\njz b\npush 2\nb:\nlog 1\n")
+    assert static_depths(find_blocks(differ.code, 0), 64) is None
+
+
+def test_a_loop_is_not_acyclic() -> None:
+    assert not is_acyclic(find_blocks(probe("push 3\nagain:\nloop again\n").code, 0))
+    assert not is_acyclic(find_blocks(probe("call sub\nexit\nsub:\nret\n").code, 0))
+
+
+def test_every_block_ends_where_another_can_begin() -> None:
+    made = probe("push 1\nagain:\nnop\nloop again\ncall sub\nnop\nexit\nsub:\nret\n")
+    blocks = find_blocks(made.code, 0)
+    starts = {block.start for block in blocks}
+    for block in blocks:
+        assert all(step.offset not in starts for step in block.steps[1:])
+        for step in block.steps:
+            if Operand.LABEL in step.instruction.operands:
+                assert step.operands[0] in starts

@@ -1,0 +1,123 @@
+"""Reading logs: whole, cut short at every byte, and rubbish."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dprobed.program import decode_log
+from dprobed.program.log import (
+    NONE,
+    fault_item,
+    frame_body,
+    memory_item,
+    string_item,
+    trace_item,
+    variables_item,
+    words_item,
+)
+from dprobed.program.table import Token
+from tests.programs.cases import Case, FakeContext, Region
+
+
+def memory(text: bytes) -> FakeContext:
+    return FakeContext([Region(0x1000, bytearray(text), False)], Case("", "").thread)
+
+
+def sample() -> tuple[bytes, tuple[int, ...], list[dict[str, object]]]:
+    """A log with an item of each kind, its raw words, and what it reads as."""
+    found = memory(b"hello\0")
+    string = string_item(found, 0x1000, 10, 100)
+    image = memory_item(found, 0x1001, 3, 100)
+    assert string is not None
+    assert image is not None
+    frame = frame_body(5, NONE, [1], [2, 3], [])
+    parts: list[tuple[bytes, dict[str, object]]] = [
+        (string, {"string": "hello"}),
+        (bytes([9] + [0] * 15), {"words": [9, 0]}),
+        (image, {"memory": "656c6c", "address": 0x1001}),
+        (fault_item(0x1234), {"fault": 0x1234}),
+        (words_item(Token.WORDS, [1, 2**64 - 1]), {"words": [1, 2**64 - 1]}),
+        (words_item(Token.LOCALS, [4]), {"locals": [4]}),
+        (words_item(Token.GLOBALS, []), {"globals": []}),
+        (words_item(Token.STACK, [6]), {"stack": [6]}),
+        (
+            trace_item(1, NONE, 2, 3, [frame], 1000),
+            {
+                "trace": {
+                    "code": 1,
+                    "handler": None,
+                    "parm1": 2,
+                    "parm2": 3,
+                    "frames": [
+                        {"called": 5, "return": None, "stack": [1], "locals": [2, 3], "globals": []}
+                    ],
+                }
+            },
+        ),
+    ]
+    log = b"".join(data for data, _ in parts)
+    return log, (len(string), 2), [item for _, item in parts]
+
+
+def test_every_kind_of_item() -> None:
+    log, raw, items = sample()
+    assert decode_log(log, raw) == items
+    assert json.loads(json.dumps(items)) == items
+
+
+def test_a_log_cut_short_says_so() -> None:
+    log, raw, items = sample()
+    for size in range(len(log)):
+        decoded = decode_log(log[:size], raw)
+        whole = [item for item in decoded if "undecoded" not in item]
+        assert whole == items[: len(whole)]
+        if len(decoded) > len(whole):
+            assert list(decoded[-1]) == ["undecoded"]
+            assert log[:size].hex().endswith(str(decoded[-1]["undecoded"]))
+
+
+@given(st.binary(max_size=200), st.lists(st.integers(-300, 300), max_size=6))
+def test_rubbish_is_read_without_an_error(log: bytes, raw: list[int]) -> None:
+    json.dumps(decode_log(log, raw))
+
+
+@given(st.integers(0, len(sample()[0]) - 1), st.binary(min_size=1, max_size=3))
+def test_damage_is_read_without_an_error(at: int, damage: bytes) -> None:
+    log, raw, _ = sample()
+    json.dumps(decode_log(log[:at] + damage + log[at + len(damage) :], raw))
+
+
+@pytest.mark.parametrize("room", range(20))
+def test_no_item_is_longer_than_the_room_for_it(room: int) -> None:
+    for found in (memory(b"abcdef\0"), memory(b"abc"), memory(b"")):
+        for make in (string_item, memory_item):
+            item = make(found, 0x1000, 6, room)
+            assert item is None or len(item) <= room
+    assert len(trace_item(0, 0, 0, 0, [b"frame"], room)) <= room
+    item = variables_item(Token.LOCALS, [1, 2], 0, 2, room)
+    assert item is None or len(item) <= room
+
+
+def test_a_string_as_long_as_the_room() -> None:
+    found = memory(b"abcdef\0")
+    assert string_item(found, 0x1000, 100, 9) == b"\x01\x06\x00abcdef"
+    assert string_item(found, 0x1000, 100, 8) is None
+    assert string_item(found, 0x1000, 5, 8) == b"\x01\x05\x00abcde"
+
+
+def test_no_more_is_read_than_can_be_logged() -> None:
+    asked = []
+
+    class Asked(FakeContext):
+        def read_partial(self, address: int, length: int) -> bytes:
+            asked.append(length)
+            return b"x" * length
+
+    found = Asked([], Case("", "").thread)
+    assert string_item(found, 0x1000, 2**63, 100) is None
+    assert memory_item(found, 0x1000, 2**63, 100) is None
+    assert asked == [98]
