@@ -7,7 +7,7 @@ past its end), so every range stands for itself, also when ``select`` takes its 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from dprobed.program.table import DEFAULT_EX_MASK
 
@@ -117,11 +117,12 @@ class Diagnostic:
         return "\n".join(parts)
 
 
-@dataclass
 class ProgramError(Exception):
     """A program that is refused, with all of its faults."""
 
-    diagnostics: tuple[Diagnostic, ...] = field(default_factory=tuple)
+    def __init__(self, diagnostics: tuple[Diagnostic, ...]) -> None:
+        super().__init__(diagnostics)
+        self.diagnostics = diagnostics
 
     def __str__(self) -> str:
         return "\n".join(map(str, self.diagnostics))
