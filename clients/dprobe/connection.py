@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import socket
+import struct
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -54,9 +55,12 @@ class Connection:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             sock.connect(str(path))
-            # struct ucred (include/linux/socket.h) begins with the pid.
+            # struct ucred (include/linux/socket.h): pid, uid, gid.
             credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-            return cls(sock, int.from_bytes(credentials[:4], "little"))
+            pid, uid, _ = struct.unpack("iII", credentials)
+            if uid not in (0, os.getuid()) and os.getuid() != 0:
+                raise NoDaemonError(f"{path} belongs to user {uid}: not a dprobed to trust")
+            return cls(sock, pid)
         except (FileNotFoundError, ConnectionRefusedError):
             sock.close()
             raise NoDaemonError(f"no dprobed listens at {path}; start one: dprobed &") from None

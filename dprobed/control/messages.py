@@ -269,7 +269,7 @@ class Resumed(_Reply, frozen=True):
 
 
 class Error(msgspec.Struct, frozen=True, kw_only=True, tag="error"):
-    """Answers a request that is not done, nor any part of it. ``id`` is null where none was read."""
+    """Answers a request that is not done, nor any part of it. ``id`` is null if none was read."""
 
     error: str
     id: int | None = None

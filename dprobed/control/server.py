@@ -75,8 +75,11 @@ class Connection(asyncio.Protocol):
         """Cut what came into lines."""
         if self._transport is None or self._transport.is_closing():
             return
-        self._buffer += data
-        *lines, rest = self._buffer.split(b"\n")
+        if b"\n" in data:
+            *lines, rest = (self._buffer + data).split(b"\n")
+        else:
+            self._buffer += data
+            lines, rest = [], self._buffer
         if max(map(len, (*lines, rest))) > messages.MAX_LINE:
             text = f"a message is longer than {messages.MAX_LINE} bytes; closing"
             self._hang_up(messages.Error(error=text))

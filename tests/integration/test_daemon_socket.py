@@ -12,7 +12,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -83,14 +82,9 @@ class Peer:
         return answer
 
 
-def start_fails(*arguments: object, **options: Any) -> str:
+def start_fails(*arguments: object) -> str:
     done = subprocess.run(
-        [DPROBED, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=20,
-        check=False,
-        **options,
+        [DPROBED, *map(str, arguments)], capture_output=True, text=True, timeout=20, check=False
     )
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
