@@ -128,7 +128,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="dprobed",
         description="Puts probes into running programs, as `dprobe` asks it to.",
-        epilog="examples:\n  dprobed &\n  dprobed --socket ./my.sock  # dprobe --socket ./my.sock …",
+        epilog="examples:\n  dprobed &\n  dprobed --socket ./my.sock  # dprobe --socket ./my.sock",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"dprobed {__version__}")
