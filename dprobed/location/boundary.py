@@ -116,7 +116,7 @@ def _refusal(elf: ElfFile, before: int, vaddr: int, after: int, name: str) -> Lo
     text = Formatter(FormatterSyntax.INTEL).format(next(iter(Decoder(64, code, ip=before))))
     return LocationError(
         f"{elf.path}: {name} is inside an instruction ({text}), not at its beginning",
-        f"that one begins {_bytes(vaddr - before)} before, the next one {_bytes(after - vaddr)} after",
+        f"that begins {_bytes(vaddr - before)} before, the next one {_bytes(after - vaddr)} after",
     )
 
 

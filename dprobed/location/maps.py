@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from functools import lru_cache
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -247,16 +248,27 @@ def matches(module: Module, elf: ElfFile | None, name: str) -> bool:
     if "/" in name:
         if not name.startswith("/"):
             return path.endswith("/" + os.path.normpath(name))
-        return path == name or _real(_root_of(module.pid), name) == path
+        return path == name or _real_of(module.pid, name) == path
     folder, _, base = path.rpartition("/")
     if name == base:
         return True
     if elf is not None and (name == elf.soname or name.lower() == elf.build_id):
         return True
     # python3 is python3.11, libz.so is libz.so.1.2.13: a link beside the module itself.
-    root = _root_of(module.pid)
-    link = f"{folder}/{name}"
-    return Path(root + link).is_symlink() and _real(root, link) == path
+    return _link_target(module.pid, f"{folder}/{name}") == path
+
+
+# Remembered: the engine asks for every probe of a program and every module of a process.
+@lru_cache(maxsize=4096)
+def _real_of(pid: int, path: str) -> str:
+    return _real(_root_of(pid), path)
+
+
+@lru_cache(maxsize=4096)
+def _link_target(pid: int, path: str) -> str | None:
+    """What a symbolic link leads to in the end; ``None`` if ``path`` is none."""
+    root = _root_of(pid)
+    return _real(root, path) if Path(root + path).is_symlink() else None
 
 
 def _real(root: str, path: str) -> str:

@@ -305,7 +305,7 @@ def _unknown(elf: ElfFile, wanted: _Wanted, named: list[Symbol]) -> LocationErro
     if named:
         forms = tuple(sorted({_described(elf, symbol) for symbol in named}))
         what = f"version {wanted.version}" if wanted.version else f"source file {wanted.source}"
-        return LocationError(f"{elf.path}: no {wanted.name} of {what}", "it has these", forms)
+        return LocationError(f"{elf.path}: no {wanted.name} of {what}", "use one of these", forms)
     from dprobed.location.relocations import imports
 
     if wanted.name in imports(elf):

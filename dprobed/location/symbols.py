@@ -321,9 +321,12 @@ def _entries(table: RawSymbols, shift: int) -> Iterator[_Entry]:
 
 def pack(tables: list[tuple[RawSymbols, int]]) -> SymbolTable:
     """One table of all defined symbols, each once; the numbers are added to their addresses."""
-    entries = sorted({entry for table, shift in tables for entry in _entries(table, shift)})
+    entries = [entry for table, shift in tables for entry in _entries(table, shift)]
+    entries.sort()
     kept: list[_Entry] = []
     for entry in entries:
+        if kept and kept[-1] == entry:
+            continue  # it is both in .symtab and in .dynsym
         # .symtab of older linkers does not tell the version, .dynsym does: one symbol.
         if kept and kept[-1][:3] == entry[:3] and not kept[-1][4] and entry[2] == Rank.GLOBAL:
             kept.pop()
