@@ -37,8 +37,11 @@ INDEX_MASK: Final = STACK_WORDS - 1
 _STATIC_DEPTH: Final = 64
 #: Up to so many words are moved one by one in generated code, more by a loop.
 UNROLL: Final = 8
-#: What an instruction whose work depends on a value may cost beyond its own one: 64 KiB / 64.
-_DYNAMIC_COST: Final = 1024
+#: Instructions whose cost depends on a value, and what that is at most: `malloc` of 1 MiB.
+_DYNAMIC: Final = frozenset(
+    {"dup", "log", "log gv", "log lv", "log mrf", "log st", "log str", "malloc"}
+)
+_DYNAMIC_COST: Final = 1 << 14
 
 #: Instructions that need the call stack, the exception trace, or the stack in memory.
 _NEEDS_MACHINE: Final = frozenset(
@@ -114,7 +117,9 @@ class Emitter:
         self._known_size = 0
 
     def _worst_cost(self) -> int:
-        return sum(block.cost + _DYNAMIC_COST * len(block.steps) for block in self.blocks)
+        steps = [step.instruction.key for block in self.blocks for step in block.steps]
+        dynamic = sum(key in _DYNAMIC for key in steps)
+        return sum(block.cost for block in self.blocks) + _DYNAMIC_COST * dynamic
 
     # -- text ---------------------------------------------------------------------------------
 
@@ -247,8 +252,8 @@ class Emitter:
             return
         self.lines(self._stores())
         self.line(f"b, d = m.throw({number}, {parm1}, {parm2}, d)")
-        if self.header.autostacktrace and self.counts_budget:
-            self.line("left -= m.spent")
+        if self.header.autostacktrace:
+            self.charge("m.spent")
         self.line("if b < 0: break")
         self.line("continue")
 
@@ -323,6 +328,11 @@ class Emitter:
         if self.cuts_log:
             self.line("starts.append(len(log))")
 
+    def charge(self, expression: str) -> None:
+        """Take an expression off the instruction budget."""
+        if self.counts_budget:
+            self.line(f"left -= {expression}")
+
     def log_item(self, expression: str) -> None:
         """Log an item given by an expression that is None where it does not fit."""
         self.log_in_variable()
@@ -331,8 +341,6 @@ class Emitter:
         def append() -> None:
             self.mark_item()
             self.line(f"log += {item}")
-            if self.counts_budget:
-                self.line(f"left -= len({item}) >> 6")
 
         self.log_overflow(f"{item} is None", append)
 

@@ -171,6 +171,8 @@ def _set_number(e: Emitter, step: Step) -> None:
 def _log_memory(e: Emitter, step: Step) -> None:
     address, length = e.pop(), e.pop()
     item = "string_item" if step.instruction.name == "log str" else "memory_item"
+    # A read costs what it may read, also when then nothing is logged of it.
+    e.charge(f"min({length}, {e.header.logmax}) >> 6")
     e.log_item(f"{item}(ctx, {address}, {length}, {e.room()})")
 
 
@@ -198,6 +200,7 @@ def _log(e: Emitter, step: Step) -> None:
     e.line(f"d -= {count}")
     e.line(f"if d < 0: d &= {INDEX_MASK}")
     e.depth_is_unknown()
+    e.charge(f"min({count}, {e.header.logmax} >> 3) >> 3")
     e.log_item(f"stack_item(S, d, {count}, {e.room()})")
 
 
@@ -215,6 +218,7 @@ def _log_variables(e: Emitter, step: Step) -> None:
     count, index = e.pop(), e.pop()
     bad = e.let(f"first_bad_index({index}, {count}, {_variable_count(e, kind)})")
     e.fail_if(f"{bad} >= 0", ExCode.INVALID_OPERAND, str(operand), bad)
+    e.charge(f"{count} >> 3")
     token = "LOCALS" if kind == "lv" else "GLOBALS"
     e.log_item(f"variables_item({token}, {name}, {index}, {count}, {e.room()})")
 
@@ -399,6 +403,7 @@ def _dup(e: Emitter, step: Step) -> None:
     e.flush()
     e.line(f"fill(S, d, {copies}, {word})")
     e.line(f"d += {copies}")
+    e.charge(f"{copies} >> 3")
     e.depth_is_unknown()
 
 
@@ -627,8 +632,7 @@ def _push_x(e: Emitter, step: Step) -> None:
 def _log_st(e: Emitter, step: Step) -> None:
     e.flush()
     e.line("m.log_stack_trace()")
-    if e.counts_budget:
-        e.line("left -= m.spent")
+    e.charge("m.spent")
 
 
 @_for("purge st")
@@ -660,6 +664,7 @@ def _malloc(e: Emitter, step: Step) -> None:
     size = e.pop()
     handle = e.let(f"heap.malloc({size})")
     e.fail_if(f"not {handle}", ExCode.HEAP_NOMEM, size)
+    e.charge(f"{size} >> 6")
     e.push(handle)
 
 

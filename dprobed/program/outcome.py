@@ -17,9 +17,10 @@ EXCEPTION: Final = -3
 #: The program did more than ``INSTRUCTION_BUDGET`` allows; what was logged is in the record.
 BUDGET: Final = -4
 
-#: Instructions of one hit at most. An instruction that moves more than 64 bytes counts as one more
-#: for each further 64 bytes. A straight run of instructions (no jump into it or out of it, no call,
-#: no handler) is begun only if all of it is allowed.
+#: Instructions of one hit at most. An instruction counts as one more for each full 64 bytes (8
+#: words) that it moves: `log str` and `log mrf` of the length asked for, up to logmax; `malloc` of
+#: the block; a stack trace of what it adds. A straight run of instructions (no jump into it or out
+#: of it, no call, no handler) is begun only if all that is known of its cost is left.
 INSTRUCTION_BUDGET: Final = 1_000_000
 
 

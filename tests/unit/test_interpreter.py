@@ -197,6 +197,34 @@ def test_bytes_that_are_logged_cost_of_the_budget() -> None:
     assert executor.locals[0] == INSTRUCTION_BUDGET // (7 + 64000 // 64) + 1
 
 
+def test_what_is_read_and_then_not_logged_costs_as_well() -> None:
+    text = "again:\ninc lv,0\npush 64000\npush 0x1000\nlog str\njmp again\n"
+    made = probe(text, "jmpmax = 2147483647\nvars = 1\nlogmax = 6400")
+
+    class Unending(FakeContext):
+        def read_partial(self, address: int, length: int) -> bytes:
+            return b"x" * length
+
+    executor = Executor(made, [], {})
+    outcome = executor.entries[0](Unending([], Case("", "").thread))
+    assert (outcome.exit, outcome.log) == (BUDGET, b"")
+    assert executor.locals[0] == INSTRUCTION_BUDGET // (5 + 6400 // 64) + 1
+
+
+def test_heap_that_is_cleared_costs_as_well() -> None:
+    text = "heap = 1048576\nagain:\ninc lv,0\npush 1048576\nmalloc\nfree\njmp again\n"
+    rounds = _instructions_run("heapmax = 1048576", text)
+    assert rounds == INSTRUCTION_BUDGET // (5 + 1048576 // 64) + 1
+
+
+@pytest.mark.parametrize("static", [True, False])
+def test_a_program_without_loops_can_use_up_its_budget(static: bool) -> None:
+    made = probe("push 1\nlog 1\npush 1\njz on\non:\n" + "dup 240\nros 240\n" * 16_300)
+    outcome = Executor(made, [], {}, static=static).entries[0](context())
+    assert outcome.exit == BUDGET
+    assert decode_log(outcome.log, outcome.raw) == [{"words": [1]}]
+
+
 def test_probes_with_the_same_instructions_share_their_code() -> None:
     text = "".join(f"offset = {n}\nminor = {n}\npush r,rdi\nlog 1\n" for n in range(1, 4))
     executor = Executor(program(text), [], {})
