@@ -71,5 +71,6 @@ if [ ! -x "$python" ] || { [ -e "$stamp" ] && [ "$(head -n 1 "$stamp")" != "$(pw
     "$base" -m venv --clear "$venv"
 fi
 echo "installing dprobed and its development tools into $venv"
-"$python" -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+# The build's own warnings are about what we chose (an editable installation).
+PYTHONWARNINGS=ignore "$python" -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 echo "$key" >"$stamp"

@@ -65,7 +65,6 @@ def _figures(
         quarter = len(sizes) // 4
         early, late = median(sizes[quarter : 2 * quarter]), median(sizes[-quarter:])
         figures.append(Figure(f"{role}: growth over the last half", late - early, "MB", at_most=1))
-        notes.append(
-            f"{role}: {sizes[0]:.1f} MB at first, {early:.1f} early, {late:.1f} at the end"
-        )
+        steps = [sizes[(len(sizes) - 1) * step // 10] for step in range(11)]
+        notes.append(f"{role}, MB by tenths of the way: {' '.join(f'{mb:.2f}' for mb in steps)}")
     return figures, notes
