@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from dprobed.location import debugfile
-from dprobed.location.elf import ElfFile, string_at, text_of
+from dprobed.location.elf import ElfFile, name_bytes, string_at, text_of
 from dprobed.location.errors import LocationError
 
 _LNCT_PATH, _LNCT_DIRECTORY_INDEX = 1, 2
@@ -90,7 +90,7 @@ class Lines:
 
     def _marks(self, base: str) -> list[bytes]:
         """Byte strings of which a header has at least one if it names a file ``base``."""
-        raw = base.encode("utf-8", "surrogateescape") + b"\0"
+        raw = name_bytes(base) + b"\0"
         marks = {raw}
         strings = self._line_strings
         position = strings.find(raw)

@@ -91,8 +91,14 @@ class Section(NamedTuple):
 
 
 def text_of(raw: bytes) -> str:
-    """A name of the file as printable text."""
-    return raw.decode("utf-8", "backslashreplace")
+    """A name in a file as text that can be shown: whatever it holds, one line of it."""
+    text = raw.decode("utf-8", "backslashreplace")
+    return text if text.isprintable() else text.encode("unicode_escape").decode("ascii")
+
+
+def name_bytes(text: str) -> bytes:
+    """A name that a user gave, as the file may have it."""
+    return text.encode("utf-8", "replace")
 
 
 def string_at(table: bytes, offset: int) -> bytes:

@@ -12,6 +12,7 @@ class LocationError(Exception):
     """
 
     def __init__(self, message: str, hint: str = "", candidates: tuple[str, ...] = ()) -> None:
+        message = message.replace("\n", "\\n")  # of a path
         super().__init__(message)
         self.message = message
         self.hint = hint

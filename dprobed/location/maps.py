@@ -245,6 +245,8 @@ def matches(module: Module, elf: ElfFile | None, name: str) -> bool:
     Without ``elf`` only paths and base names are compared.
     """
     path = module.path
+    if "\0" in name:
+        return False
     if "/" in name:
         if not name.startswith("/"):
             return path.endswith("/" + os.path.normpath(name))
@@ -299,12 +301,14 @@ def _real(root: str, path: str) -> str:
 
 def address_of(module: Module, elf: ElfFile, file_offset: int) -> list[int]:
     """The addresses at which the process has this byte of the file as code."""
-    if elf.code_segment(file_offset) is None:
+    segment = elf.code_segment(file_offset)
+    if segment is None:
         return []
+    vaddr = file_offset - segment.offset + segment.vaddr
     return [
-        mapping.start + file_offset - mapping.offset
-        for mapping in module.mappings
-        if mapping.executable and 0 <= file_offset - mapping.offset < mapping.end - mapping.start
+        vaddr + bias
+        for bias in biases(module, elf)
+        if _is_mapped(module, vaddr + bias, file_offset)
     ]
 
 
@@ -315,15 +319,31 @@ def data_address_of(module: Module, elf: ElfFile, vaddr: int) -> list[int]:
 
 def biases(module: Module, elf: ElfFile) -> list[int]:
     """What the process adds to the addresses in the file: one number for each time it is loaded."""
-    found: dict[int, None] = {}
+    if not elf.relocated:
+        return [0]
+    code = [segment for segment in elf.segments if segment.executable]
+    found: dict[int, int] = {}
     for mapping in module.mappings:
         if not mapping.executable:
             continue
-        for segment in elf.segments:
-            first = segment.offset & -_PAGE
-            last = segment.offset + segment.file_size
-            if segment.executable and first <= mapping.offset < last:
+        for segment in code:
+            if segment.offset & -_PAGE <= mapping.offset < segment.offset + segment.file_size:
                 bias = mapping.start - (segment.vaddr + mapping.offset - segment.offset)
-                if not bias % _PAGE:
-                    found[bias] = None
-    return list(found)
+                if not bias % _PAGE and bias not in found:
+                    found[bias] = sum(
+                        _is_mapped(module, each.vaddr + bias, each.offset) for each in code
+                    )
+    # Segments may share a page of the file, so that a mapping fits several of them: only what
+    # explains most of the mappings is where the file was loaded.
+    most = max(found.values(), default=0)
+    return [bias for bias, fitting in found.items() if fitting == most]
+
+
+def _is_mapped(module: Module, address: int, file_offset: int) -> bool:
+    """Whether this byte of the file is at this address as code."""
+    return any(
+        mapping.start <= address < mapping.end
+        and mapping.executable
+        and address - mapping.start == file_offset - mapping.offset
+        for mapping in module.mappings
+    )

@@ -10,7 +10,15 @@ import struct
 from collections.abc import Iterator
 from typing import Final
 
-from dprobed.location.elf import DT_JMPREL, DT_PLTRELSZ, DT_RELA, DT_RELASZ, SHF_ALLOC, ElfFile
+from dprobed.location.elf import (
+    DT_JMPREL,
+    DT_PLTRELSZ,
+    DT_RELA,
+    DT_RELASZ,
+    SHF_ALLOC,
+    ElfFile,
+    name_bytes,
+)
 from dprobed.location.symbols import SYMBOL, RawSymbols, raw_tables
 
 _RELA: Final = struct.Struct("<QQq")
@@ -75,7 +83,7 @@ def import_slots(elf: ElfFile, symbol: str, version: str = "") -> list[int]:
                 needed = _needed_versions(elf, table) if needed is None else needed
                 index = _version_index(table, number)
                 name = needed.get(index) or table.version_names.get(index, b"")
-                if name and name != version.encode():
+                if name and name != name_bytes(version):
                     continue
             wanted += [struct.pack("<II", kind, number) for kind in (_R_GLOB_DAT, _R_JUMP_SLOT)]
     return _slots(elf, _INFO, wanted) if wanted else []
@@ -83,7 +91,7 @@ def import_slots(elf: ElfFile, symbol: str, version: str = "") -> list[int]:
 
 def _numbers_of(table: RawSymbols, symbol: str) -> Iterator[int]:
     """The numbers of the symbols of this name. Names may share their ends."""
-    name = symbol.encode("utf-8", "surrogateescape") + b"\0"
+    name = name_bytes(symbol) + b"\0"
     position = table.strings.find(name)
     while position >= 0:
         for record in _records(table.symbols, SYMBOL.size, 0, position.to_bytes(4, "little")):

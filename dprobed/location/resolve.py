@@ -81,6 +81,8 @@ def resolve(elf: ElfFile, spec: str) -> list[Place]:
     begins.
     """
     spec = spec.strip()
+    if not spec.isprintable():
+        raise LocationError(f"{spec!r} is not a place")
     if not spec:
         raise LocationError("an empty place", "give a symbol, symbol+n, file.c:line or file offset")
     if _OFFSET_SPEC.match(spec):
@@ -99,6 +101,8 @@ def resolve_data(elf: ElfFile, spec: str) -> Place:
     address is not a matter of any file: the caller reads it with ``number_of``.
     """
     spec = spec.strip()
+    if not spec.isprintable():
+        raise LocationError(f"{spec!r} is not a place")
     length = 0
     match = _LENGTH_SPEC.match(spec)
     if match:
@@ -317,10 +321,10 @@ def _unknown(elf: ElfFile, wanted: _Wanted, named: list[Symbol]) -> LocationErro
     from dprobed.location.suggest import similar
 
     close = similar(wanted.name, elf.symbols.names())
-    hint = "did you mean one of these?" if close else ""
-    if not close and stripped(elf):
-        hint = "the file is stripped; install its debug symbols, or use a file offset"
-    return LocationError(f"{elf.path}: no symbol {wanted.name}", hint, tuple(close))
+    hints = ["did you mean one of these?"] if close else []
+    if stripped(elf):
+        hints.append("the file is stripped: install its debug symbols, or use a file offset")
+    return LocationError(f"{elf.path}: no symbol {wanted.name}", " ".join(hints), tuple(close))
 
 
 def _ambiguous(elf: ElfFile, wanted: _Wanted, found: list[Symbol]) -> LocationError:
@@ -356,6 +360,8 @@ def _spec_of(table: SymbolTable, symbol: Symbol, addend: int) -> str:
     def alone(others: Iterable[Symbol]) -> bool:
         return all(other.value == symbol.value for other in others)
 
+    if not same:
+        return ""  # a name that cannot be written
     if alone(s for s in same if s.rank <= symbol.rank):
         return symbol.name + suffix
     versioned = [s for s in same if s.version == symbol.version]

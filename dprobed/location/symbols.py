@@ -32,6 +32,7 @@ from dprobed.location.elf import (
     DT_SYMTAB,
     SHT_NOBITS,
     ElfFile,
+    name_bytes,
     text_of,
 )
 
@@ -121,7 +122,7 @@ class SymbolTable:
 
     def find(self, name: str) -> list[Symbol]:
         """All symbols of exactly this name, sorted by address."""
-        raw = name.encode("utf-8", "surrogateescape")
+        raw = name_bytes(name)
         index = bisect_left(self._names, raw, key=self._string)
         found = []
         while index < len(self._names) and self._string(self._names[index]) == raw:

@@ -153,6 +153,8 @@ def test_names_of_a_module(tmp_path: Path) -> None:
     ]
     for name in names:
         assert maps.matches(module, elf, name), name
+    for name in ("a\0b", "/a\0b", "\ud800"):
+        assert not maps.matches(module, elf, name), name
     for name in ("named", "libversions.so", elf.build_id[:-1], "other", str(tmp_path), "1.2", LIBC):
         assert not maps.matches(module, elf, name), name
     assert maps.matches(module, None, "named 1.2")
@@ -280,6 +282,26 @@ def test_one_file_mapped_twice(tmp_path: Path) -> None:
         for address in addresses:
             assert memory(pid, address, 8) == elf.read(place.file_offset, 8)
         assert maps.address_of(module, elf, 0) == []
+
+
+def test_two_segments_that_share_a_page_of_the_file(tmp_path: Path) -> None:
+    """Each mapping holds the other segment's bytes too: those are not where its code runs."""
+    header = struct.pack(
+        "<16sHHIQQQIHHHHHH", b"\x7fELF\2\1\1", 3, 62, 1, 0, 64, 0, 0, 64, 56, 2, 64, 0, 0
+    )
+    for offset, vaddr in ((0x1000, 0x1000), (0x1300, 0x501300)):
+        header += struct.pack("<IIQQQQQQ", 1, 5, offset, vaddr, vaddr, 0x300, 0x300, 0x1000)
+    path = tmp_path / "shared"
+    path.write_bytes(header.ljust(0x2000, b"\x90"))
+    mappings = tuple(
+        maps.Mapping(start, start + 0x1000, "r-xp", 0x1000, "00:01", 5, str(path), False)
+        for start in (0x7F0000001000, 0x7F0000501000)
+    )
+    module = maps.Module(os.getpid(), str(path), ("00:01", 5), mappings)
+    elf = open_elf(str(path))
+    assert maps.biases(module, elf) == [0x7F0000000000]
+    assert maps.address_of(module, elf, 0x1100) == [0x7F0000001100]
+    assert maps.address_of(module, elf, 0x1400) == [0x7F0000501400]
 
 
 def test_processes_that_are_gone_or_have_no_maps() -> None:

@@ -109,6 +109,42 @@ def test_local_symbols_of_one_name_are_ambiguous(any_program: Path) -> None:
     assert "helper of source file nowhere.c" in refusal(any_program, "nowhere.c:helper").message
 
 
+def test_local_symbols_in_files_of_one_name(tmp_path: Path) -> None:
+    """Nothing but the file offset tells them apart."""
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "same.c").write_text(
+            f"__attribute__((noinline)) static int twin(int n) {{ return n * {len(folder)} + 7; }}\n"
+            f"int {folder}(int n) {{ return twin(n) + twin(n + 1); }}\n"
+        )
+    (tmp_path / "main.c").write_text(
+        "int one(int); int two(int);\nint main(int n, char **v) { return one(n) + two(n) + !v; }\n"
+    )
+    sources = [tmp_path / name for name in ("main.c", "one/same.c", "two/same.c")]
+    run("gcc", "-O1", *sources, "-o", tmp_path / "both")
+    wanted = sorted(value for value, _, name in nm(tmp_path / "both") if name == "twin")
+    for spec in ("twin", "same.c:twin"):
+        error = refusal(tmp_path / "both", spec)
+        assert "twin is ambiguous: 2 symbols" in error.message
+        offsets = [candidate.split()[0] for candidate in error.candidates]
+        assert [code(tmp_path / "both", offset).vaddr for offset in offsets] == wanted
+        assert all("same.c:twin" in candidate for candidate in error.candidates)
+    for place in list_places(open_elf(str(tmp_path / "both")), "twin"):
+        assert code(tmp_path / "both", place.spec).vaddr == place.vaddr
+
+
+def test_names_that_would_upset_a_terminal(tmp_path: Path) -> None:
+    source = tmp_path / "odd.c"
+    source.write_text("int harmless_name(void) { return 1; }\nint main(void) { return 0; }\n")
+    run("gcc", source, "-o", tmp_path / "odd")
+    raw = (tmp_path / "odd").read_bytes().replace(b"harmless_name\0", b"\x1b[31m\nredname\0")
+    (tmp_path / "odd").write_bytes(raw)
+    places = list(list_places(open_elf(str(tmp_path / "odd")), "*redname"))
+    assert [place.symbol for place in places] == ["\\x1b[31m\\nredname"]
+    for place in places:
+        assert code(tmp_path / "odd", place.spec).vaddr == place.vaddr
+
+
 def test_label_without_size(any_program: Path) -> None:
     assert code(any_program, "bare_label").size == 0
     assert code(any_program, "bare_label+5").boundary == "ok"
@@ -141,6 +177,12 @@ def test_ifunc(any_program: Path) -> None:
         ("0x0", "not in an executable segment"),
         ("99999999999999999999999", "not in an executable segment"),
         ("089", "not a number"),
+        ("9" * 5000, "not a number"),
+        ("main\0", "is not a place"),
+        ("main\nmain", "is not a place"),
+        ("\ud800", "is not a place"),
+        ("main+0x", "no symbol main+0x"),
+        ("a.c:" + "9" * 5000, "not a number"),
         ("main@VER_1", "no main of version VER_1"),
         ("no_such_file.c:1", "no source file no_such_file.c"),
     ],
