@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import signal
 import time
-from typing import Final
 
 from dprobed.program.context import Registers as Words
 from dprobed.target import memory, procfs, ptrace
 from dprobed.target.ptrace import FPREGS_SIZE, Block, Registers
 from dprobed.target.world import Thread
-
-#: How long a thread's name and user id, once read, are taken for true.
-_IDENTITY_NS: Final = 100_000_000
 
 
 class HitContext:
@@ -30,25 +25,13 @@ class HitContext:
         self._fpregs_loaded = False
         self._cpu = -1
 
-    def enter(self, thread: Thread, now: int) -> None:
+    def enter(self, thread: Thread) -> None:
         """A new hit; its registers are loaded already."""
         self.thread = thread
         self._cpu = -1
         if self._fpregs_loaded:
             self._fpregs_loaded = False
             self.fp_dirty = False
-        if now > thread.identity_until:
-            self.identify(thread, now)
-
-    @staticmethod
-    def identify(thread: Thread, now: int) -> None:
-        """Read the thread's name and user, and whether SIGTRAP means anything to it."""
-        thread.identity_until = now + _IDENTITY_NS
-        found = procfs.status(thread.tid)
-        if found is not None:
-            thread.comm = procfs.comm(thread.tid)
-            thread.owner = (found.uids[0], found.gids[0])
-            thread.calm = not (found.caught | found.ignored) >> (signal.SIGTRAP - 1) & 1
 
     def leave(self) -> None:
         """Store what the program altered besides the general registers; raises Gone."""

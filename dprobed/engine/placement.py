@@ -85,6 +85,14 @@ class Loaded:
         except LocationError:
             return False
 
+    def has(self, symbol: str, name: str) -> bool:
+        """Whether it is the library ``name``, or a static program, and has this function."""
+        try:
+            elf = self.elf()
+            return (elf.soname == name or elf.kind == "static") and bool(resolve(elf, symbol))
+        except LocationError:
+            return False
+
     def holds_code(self, address: int) -> bool:
         """Whether the address is in code of this module."""
         return any(

@@ -53,7 +53,6 @@ class Site:
         "displaced",
         "gone",
         "original",
-        "plain",
         "slot",
         "trap",
     )
@@ -68,9 +67,6 @@ class Site:
         self.attachments: list[Attachment] = []
         #: Of the tracer itself (the dynamic loader's notification); called at each hit.
         self.callback: Callable[[Thread], None] | None = None
-        #: A SIGTRAP at ``trap`` can only be this breakpoint's. Not so behind an instruction of one
-        #: byte, where a thread can be without having executed the breakpoint.
-        self.plain = displaced.length > 1
         self.gone = False
 
     def position(self, offset: int) -> Position:
@@ -159,7 +155,7 @@ class Space:
     def _map_area(self, world: World, low: int, high: int, size: int) -> None:
         thread = world.lender(self.tgid)
         for start in self._gaps(thread.tid, low, high, size):
-            result = self._call(
+            result = self.call(
                 world,
                 thread,
                 _SYS_MMAP,
@@ -174,7 +170,7 @@ class Space:
                 self.areas.append(Area(start, size))
                 return
             if result > 0:  # before Linux 4.17 the flag is only a hint
-                self._call(world, thread, _SYS_MUNMAP, result, size)
+                self.call(world, thread, _SYS_MUNMAP, result, size)
             elif result != -17:  # EEXIST: somebody was faster
                 raise SpaceError(
                     f"the target cannot map {size} bytes for slots: {os.strerror(-result)}"
@@ -207,8 +203,11 @@ class Space:
             floor = end
         return [here for _, here in sorted(found)]
 
-    def _call(self, world: World, thread: Thread, number: int, *arguments: int) -> int:
-        """An injected system call, past a seccomp filter where that is allowed."""
+    def call(self, world: World, thread: Thread, number: int, *arguments: int) -> int:
+        """An injected system call, past a seccomp filter where that is allowed.
+
+        Raises SpaceError and Gone.
+        """
         gate = self._find_gate(thread.tid)
         found = procfs.status(thread.tid)
         if found is None or not found.seccomp:
@@ -329,7 +328,7 @@ class Space:
     def unmap_areas(self, world: World, thread: Thread) -> None:
         """Have ``thread``'s process unmap the areas; raises SpaceError and Gone."""
         for area in self.areas:
-            self._call(world, thread, _SYS_MUNMAP, area.start, area.end - area.start)
+            self.call(world, thread, _SYS_MUNMAP, area.start, area.end - area.start)
 
     def close(self) -> None:
         """Forget everything; what is in the target stays."""

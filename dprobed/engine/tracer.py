@@ -19,7 +19,7 @@ import select
 import signal
 import socket
 import time
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -28,6 +28,7 @@ from dprobed.engine.placement import Loaded, Placement, Spot, Unplaced
 from dprobed.engine.probe import Attachment, Probe
 from dprobed.engine.protocol import State as ProbeState
 from dprobed.engine.reporter import FLUSH, Reporter
+from dprobed.engine.sigtrap import RESTORER_CODE
 from dprobed.engine.space import Site, Space, SpaceError
 from dprobed.engine.trap import TrapEngine
 from dprobed.location import LocationError
@@ -42,6 +43,9 @@ _IDLE: Final = 5.0
 _AT_BASE: Final = 7
 #: The dynamic loader calls it after each change of the list of modules (link.h, r_brk).
 _LOADER_HOOK: Final = "_dl_debug_state"
+_LIBC: Final = "libc.so.6"
+_SIGACTION: Final = "sigaction"
+_SIGMASK: Final = "pthread_sigmask"
 
 _log = logging.getLogger(__name__)
 
@@ -79,7 +83,9 @@ class Tracer:
         self._programs: dict[int, Inserted] = {}
         self._globals: list[int] = []
         self._places: dict[tuple[str, str], int] = {}
-        self._loader_site: Site | None = None
+        #: The C library, once its ``sigaction`` is hooked.
+        self._libc: Loaded | None = None
+        self._masks_hooked = False
         self._prepared = False
         self._launching = False
         self._retired = False
@@ -209,6 +215,10 @@ class Tracer:
         reason = procfs.refusal(pid)
         if reason is not None:
             raise TracerError(reason)
+        # Looked at again when no more children can come; here because it refuses at once, and a
+        # parent in vfork could not be let go before it wakes.
+        self._check_alone(pid)
+        self._check_alone(pid)
         try:
             self._use_space(pid)
             self._world.seize(pid)
@@ -241,7 +251,9 @@ class Tracer:
         self._engine.space = Space(pid, pid)
         self._placement = Placement(pid, self._engine.space)
         self._prepared = False
-        self._loader_site = None
+        self._libc = None
+        self._masks_hooked = False
+        self._engine.sigtrap.restorer = 0
 
     # --- programs in and out ---
 
@@ -284,8 +296,47 @@ class Tracer:
         if self._prepared:
             return
         self._placement.refresh()
+        engine, world = self._engine, self._world
+        with world.stopped():
+            engine.sigtrap.observe_process(world.lender(self._pid))
+            for thread in list(world.threads.values()):
+                if thread.state in (State.STOPPED, State.HELD):
+                    engine.sigtrap.observe_thread(thread)
         self._prepared = True
         self._hook_loader()
+        self._hook_signals(list(self._placement.loaded.values()))
+
+    def _hook_signals(self, among: list[Loaded]) -> None:
+        """Hear of what the target does about SIGTRAP; from the C library only."""
+        if self._libc is None:
+            self._libc = next((each for each in among if each.has(_SIGACTION, _LIBC)), None)
+            if self._libc is not None:
+                self._hook(self._libc, _SIGACTION, self._sigaction_called)
+        if self._libc is not None and not self._engine.sigtrap.calm and not self._masks_hooked:
+            self._masks_hooked = True
+            self._hook(self._libc, _SIGMASK, self._engine.sigtrap.masks)
+
+    def _sigaction_called(self, thread: Thread) -> None:
+        sigtrap = self._engine.sigtrap
+        if not sigtrap.restorer and self._libc is not None:
+            for mapping in self._libc.module.mappings:
+                if mapping.executable:
+                    size = mapping.end - mapping.start
+                    code = self._engine.space.memory.peek(mapping.start, size)
+                    at = code.find(RESTORER_CODE)
+                    sigtrap.restorer = sigtrap.restorer or (mapping.start + at if at >= 0 else 0)
+        sigtrap.changes(thread)
+        self._hook_signals([])
+
+    def _hook(self, loaded: Loaded, symbol: str, callback: Callable[[Thread], None]) -> None:
+        """A site of our own; raises LocationError and SpaceError."""
+        space = self._engine.space
+        address = self._placement.address_of(loaded, symbol)
+        space.reserve(self._world, [address])
+        site = space.make_site(address)
+        site.callback = callback
+        with self._world.stopped():
+            space.arm(site)
 
     def _hook_loader(self) -> None:
         base = procfs.auxv(self._pid).get(_AT_BASE, 0)
@@ -299,17 +350,9 @@ class Tracer:
             self._tell("loader", "the dynamic loader was not found: later modules get no probes")
             return
         try:
-            address = self._placement.address_of(loaded, _LOADER_HOOK)
-            self._engine.space.reserve(self._world, [address])
-            site = self._engine.space.make_site(address)
+            self._hook(loaded, _LOADER_HOOK, self._modules_changed)
         except (LocationError, SpaceError) as error:
             self._tell("loader", f"later modules get no probes: {' '.join(str(error).split())}")
-            return
-        site.callback = self._modules_changed
-        site.plain = False
-        with self._world.stopped():
-            self._engine.space.arm(site)
-        self._loader_site = site
 
     def _modules_changed(self, thread: Thread) -> None:
         """The loader's notification: the thread stands at it."""
@@ -322,6 +365,7 @@ class Tracer:
             if gone:
                 self._lose(gone)
             if new:
+                self._hook_signals(new)
                 changed = self._place(list(self._programs.values()), new)
                 if changed:
                     self._reporter.send(protocol.Changed([probe.status() for probe in changed]))
@@ -382,6 +426,8 @@ class Tracer:
         with self._world.stopped():
             for probe, spot, site in ready:
                 self._connect(probe, spot, site)
+            self._engine.take_in(site for _, _, site in ready if site is not None)
+            self._engine.spare_restarts(site for _, _, site in ready if site is not None)
             if any(spot.length for _, spot, _ in ready):
                 self._apply_watches()
         return changed + [probe for _, probe, _ in found]
@@ -601,6 +647,7 @@ class Tracer:
         self._launching = False
         try:
             self._use_space(self._pid)
+            self._engine.sigtrap.new_image(thread)
             if procfs.elf_class(self._pid) == 32:
                 self._exclude("the new program is a 32-bit one")
             elif self._programs:
@@ -665,7 +712,9 @@ class Tracer:
         try:
             engine.remove(every, late)
             if not late and space.areas:
-                space.unmap_areas(world, world.lender(space.tgid))
+                lender = world.lender(space.tgid)
+                engine.sigtrap.restore(lender)
+                space.unmap_areas(world, lender)
                 space.areas.clear()
         except (Gone, SpaceError) as error:
             _log.warning("process %d keeps pages of ours: %s", self._pid, error)

@@ -28,7 +28,6 @@ from typing import Final
 from ptrace.binding.func import (
     PTRACE_CONT,
     PTRACE_GETREGS,
-    PTRACE_GETSIGINFO,
     PTRACE_POKEUSER,
 )
 
@@ -37,6 +36,7 @@ from dprobed.engine.probe import Attachment
 from dprobed.engine.protocol import State as ProbeState
 from dprobed.engine.relocate import Position, Where
 from dprobed.engine.reporter import Reporter
+from dprobed.engine.sigtrap import Sigtrap
 from dprobed.engine.space import INT3, Site, Space
 from dprobed.engine.watch import DebugRegisters
 from dprobed.program import ABORT, REM
@@ -48,9 +48,7 @@ from dprobed.target.ptrace import (
     RCX,
     RIP,
     RSP,
-    SIGINFO_SIZE,
     WALL,
-    Block,
     Gone,
     Registers,
 )
@@ -71,6 +69,8 @@ _FRAME_RIP: Final = 48 + 16 * 8
 #: Hits in a row on another CPU after which the tracer goes there.
 _FOLLOW_AFTER: Final = 4
 
+#: How long a thread's name and user id, once read, are taken for true.
+_IDENTITY_NS: Final = 100_000_000
 #: For how long a record may repeat the CPU of the thread's record before it: to ask costs a tenth
 #: of a hit.
 _CPU_NS: Final = 100_000
@@ -82,7 +82,8 @@ class TrapEngine:
     """Serves the stops of a target's threads; knows sites and programs, not how they got there."""
 
     def __init__(self, reporter: Reporter) -> None:
-        self.world: World
+        self._world: World
+        self.sigtrap: Sigtrap
         self._space: Space
         self.watch = DebugRegisters()
         self.overhead_ns = 0
@@ -93,12 +94,21 @@ class TrapEngine:
         self._reporter: Final = reporter
         self._registers: Final = Registers()
         self._words: Final = self._registers.words
-        self._siginfo: Final = Block(SIGINFO_SIZE)
         self._context: Final = HitContext(self._registers)
         self._cpu = -1
         self._elsewhere = 0
         self._all_cpus: Final = os.sched_getaffinity(0)
         self.served = 0
+
+    @property
+    def world(self) -> World:
+        """The target's threads."""
+        return self._world
+
+    @world.setter
+    def world(self, world: World) -> None:
+        self._world = world
+        self.sigtrap = Sigtrap(world)
 
     @property
     def space(self) -> Space:
@@ -109,6 +119,7 @@ class TrapEngine:
     def space(self, space: Space) -> None:
         self._space = space
         self._context.memory = space.memory
+        self.sigtrap.space = space
 
     # --- the loop ---
 
@@ -116,7 +127,7 @@ class TrapEngine:
         """Serve stops until something else wants attention, or no thread is left."""
         world, waitpid, call = self.world, _waitpid, _call
         threads, status, status_address = world.threads, world.status, world.status_address
-        words, registers, siginfo = self._words, self._registers.address, self._siginfo
+        words, registers, sigtrap = self._words, self._registers.address, self.sigtrap
         clock = time.monotonic_ns
         while not world.attention and threads:
             tid = waitpid(-1, status_address, WALL)
@@ -138,14 +149,8 @@ class TrapEngine:
                         and site.callback is None
                         and thread.skip is None
                         and thread.entering is None
-                        and (
-                            site.plain
-                            or thread.calm
-                            or (
-                                call(PTRACE_GETSIGINFO, tid, 0, siginfo.address) == 0
-                                and siginfo.data[8] == _SI_KERNEL
-                            )
-                        )
+                        and thread.trap_mask is None
+                        and sigtrap.disposition is None
                     ):
                         self.hit(thread, site, now)
                         # Before it goes on: on one CPU it runs at once, and we only later.
@@ -179,7 +184,9 @@ class TrapEngine:
         self, thread: Thread, attachments: Iterable[Attachment], may_fault: bool, now: int
     ) -> None:
         context = self._context
-        context.enter(thread, now)
+        context.enter(thread)
+        if now > thread.identity_until:
+            self._identify(thread, now)
         for attachment in attachments:
             probe = attachment.probe
             probe.hits = hits = probe.hits + 1
@@ -239,6 +246,17 @@ class TrapEngine:
         if not served & 31:
             self._follow(context.cpu)
 
+    def _identify(self, thread: Thread, now: int) -> None:
+        """Read again what changes seldom: name, user, and whether SIGTRAP means anything."""
+        thread.identity_until = now + _IDENTITY_NS
+        found = procfs.status(thread.tid)
+        if found is None:
+            return
+        thread.comm = procfs.comm(thread.tid)
+        thread.owner = (found.uids[0], found.gids[0])
+        if self.sigtrap.calm and self.sigtrap.is_meant_by(found):
+            self.sigtrap.observe_process(thread)
+
     def _follow(self, cpu: int) -> None:
         """Stay on the CPU where hits happen: a hit costs a fifth there (``architecture.md``)."""
         if cpu == self._cpu:
@@ -288,23 +306,44 @@ class TrapEngine:
         if entering is not None:
             self._fix_frame(thread, entering)
             return
-        code = int.from_bytes(ptrace.get_siginfo(thread.tid)[8:12], "little", signed=True)
-        if code == _SI_KERNEL:
-            site = self.space.by_trap.get(words[RIP])
-            if site is not None:
-                self._serve_site(thread, site, now)
-                return
-            if self.space.memory.peek(words[RIP] - 1, 1) != INT3:
-                # A breakpoint of ours that was taken out while this SIGTRAP was on its way.
-                words[RIP] -= 1
-                self._registers.store(thread.tid)
-                return
-        elif code == _TRAP_HWBKPT and self._serve_watch(thread, now):
+        info = ptrace.get_siginfo(thread.tid)
+        code = int.from_bytes(info[8:12], "little", signed=True)
+        site = self.space.by_trap.get(words[RIP])
+        if site is not None and (
+            code == _SI_KERNEL or thread.trap_mask is not None or site.displaced.length > 1
+        ):
+            if code != _SI_KERNEL:
+                # A SIGTRAP that was sent to the thread was pending, and took the place of the
+                # breakpoint's: there is only ever one. It is still to be delivered.
+                thread.signal, thread.siginfo = signal.SIGTRAP, info
+            self._serve_site(thread, site, now)
+            if code != _SI_KERNEL:
+                self._target_trap(thread, code)
             return
+        if code == _SI_KERNEL and self.space.memory.peek(words[RIP] - 1, 1) != INT3:
+            # A breakpoint of ours that was taken out while this SIGTRAP was on its way.
+            words[RIP] -= 1
+            self._registers.store(thread.tid)
+            return
+        if code == _TRAP_HWBKPT and self._serve_watch(thread, now):
+            return
+        self._target_trap(thread, code)
+
+    def _target_trap(self, thread: Thread, code: int) -> None:
+        """A SIGTRAP of the target's own."""
+        if code != _SI_KERNEL or not self.sigtrap.would_kill(thread):
+            if self.sigtrap.is_ignored and thread.trap_mask is None:
+                thread.signal, thread.siginfo = 0, None
+                return
+            thread.signal = signal.SIGTRAP
+            self.sigtrap.restore(thread)
         thread.signal = signal.SIGTRAP
-        self.deliver(thread)
+        if thread.trap_mask is None:
+            self.deliver(thread)
 
     def _serve_site(self, thread: Thread, site: Site, now: int) -> None:
+        if not self.sigtrap.calm or thread.trap_mask is not None:
+            self.sigtrap.after_hit(thread)
         skip, thread.skip = thread.skip, None
         if skip is not None and skip == (site.trap, self._words[RSP]):
             self._words[RIP] = site.slot
@@ -320,6 +359,8 @@ class TrapEngine:
         fired = self.watch.fired(thread.tid)
         if not fired:
             return False
+        if not self.sigtrap.calm or thread.trap_mask is not None:
+            self.sigtrap.after_hit(thread)
         words = self._words
         before = words[RIP]
         found = self.space.slot_at(before)
@@ -406,6 +447,7 @@ class TrapEngine:
         """Let the copied instruction finish before the signal is delivered."""
         for _ in range(len(site.displaced.positions) + 1):
             stop = self.world.step(thread)
+            self.sigtrap.was_forced()
             words = self._registers.load(thread.tid)
             found = self.space.slot_at(words[RIP])
             if stop.kind is not Kind.TRAP:
@@ -446,6 +488,7 @@ class TrapEngine:
         try:
             if shares_memory:
                 self.watch.apply(thread.tid)
+                self.sigtrap.observe_thread(thread)
             else:
                 self._release_child(thread)
         except Gone:
@@ -464,7 +507,28 @@ class TrapEngine:
         except Exception as error:
             # It keeps a few pages that nothing refers to.
             _log.warning("child %d keeps our pages: %s", thread.tid, error)
+        self.sigtrap.restore_in_child(thread)
         self.world.detach(thread)
+
+    # --- putting sites in: the world is stopped ---
+
+    def spare_restarts(self, sites: Iterable[Site]) -> None:
+        """A thread that our stop found blocked in a system call there will only begin it again."""
+        behind = {
+            site.address + site.displaced.length: site
+            for site in sites
+            if site.displaced.is_syscall
+        }
+        if not behind:
+            return
+        for thread in self._standing():
+            try:
+                words = self._registers.load(thread.tid)
+            except Gone:
+                continue
+            site = behind.get(words[RIP])
+            if site is not None and self._restarts():
+                thread.skip = (site.trap, words[RSP])
 
     # --- taking sites out: the world is stopped ---
 
@@ -504,6 +568,26 @@ class TrapEngine:
             self.world.collect(thread)
         except Gone:
             return
+
+    def take_in(self, sites: Iterable[Site]) -> None:
+        """Threads whose system call our stop interrupted at one of these new sites.
+
+        It restarts, which is not another hit: it does so in the slot.
+        """
+        behind = {
+            site.address + site.displaced.length: site
+            for site in sites
+            if site.displaced.is_syscall
+        }
+        if not behind:
+            return
+        for thread in self._standing():
+            with contextlib.suppress(Gone):
+                words = self._registers.load(thread.tid)
+                site = behind.get(words[RIP])
+                if site is not None and self._restarts():
+                    words[RIP] = site.slot + site.displaced.length
+                    self._registers.store(thread.tid)
 
     def settle(self, thread: Thread, removing: set[Site]) -> None:
         """Take a stopped thread out of the slots of these sites; raises Gone."""

@@ -34,6 +34,7 @@ from ptrace.binding.func import (
     PTRACE_SETREGS,
     PTRACE_SETSIGINFO,
     PTRACE_SINGLESTEP,
+    PTRACE_SYSCALL,
 )
 
 from dprobed.program.context import USER_REGS
@@ -173,6 +174,11 @@ def listen(tid: int) -> None:
 def step(tid: int, signal: int = 0) -> None:
     """Let a stopped thread execute one instruction (or enter a handler for ``signal``)."""
     call(PTRACE_SINGLESTEP, tid, 0, signal)
+
+
+def to_syscall(tid: int) -> None:
+    """Let a stopped thread run to the entry, or from there to the exit, of a system call."""
+    call(PTRACE_SYSCALL, tid)
 
 
 def detach(tid: int, signal: int = 0) -> None:

@@ -34,6 +34,8 @@ class Kind(Enum):
     FORK = auto()
     VFORK = auto()
     EXEC = auto()
+    #: Entry or exit of a system call, while one is injected (PTRACE_O_TRACESYSGOOD).
+    SYSCALL = auto()
     #: An event that we did not ask for.
     OTHER = auto()
 
@@ -68,4 +70,4 @@ def decode(status: int) -> Stop:
         return Stop(_EVENTS.get(event, Kind.OTHER), number)
     if number == signal.SIGTRAP:
         return Stop(Kind.TRAP, number)
-    return Stop(Kind.SIGNAL, number)
+    return Stop(Kind.SYSCALL if number & 0x80 else Kind.SIGNAL, number)

@@ -52,6 +52,7 @@ _SYNCHRONOUS: Final = sum(
         signal.SIGSYS,
     )
 )
+_TRAP: Final = 1 << (signal.SIGTRAP - 1)
 ALL_BUT_SYNCHRONOUS: Final = 0xFFFF_FFFF_FFFF_FFFF & ~_SYNCHRONOUS
 _USER_CODE_32: Final = 0x23
 
@@ -61,7 +62,6 @@ class Thread:
 
     __slots__ = (
         "busy",
-        "calm",
         "clean",
         "comm",
         "cpu",
@@ -80,6 +80,7 @@ class Thread:
         "state",
         "tgid",
         "tid",
+        "trap_mask",
     )
 
     def __init__(self, tid: int, tgid: int, state: State) -> None:
@@ -112,9 +113,8 @@ class Thread:
         self.cpu = -1
         self.cpu_until = 0
         self.cpu_address = -1
-        #: SIGTRAP is neither caught nor ignored: one that is sent to it would be its end, so a
-        #: SIGTRAP at a breakpoint is the breakpoint's.
-        self.calm = False
+        #: The signal mask, if it blocks SIGTRAP as far as we know.
+        self.trap_mask: int | None = None
 
 
 class Engine(Protocol):
@@ -317,7 +317,7 @@ class World:
         thread.listen = thread.relisten = thread.held = False
         thread.skip = thread.entering = thread.revocable = None
         thread.cpu_address = -1
-        thread.calm = False
+        thread.trap_mask = None
         thread.identity_until = 0
         self._engine.new_image(thread)
 
@@ -438,9 +438,7 @@ class World:
             thread.siginfo = ptrace.get_siginfo(tid)
         if thread.listen:
             thread.listen, thread.relisten = False, True
-        mask = ptrace.get_sigmask(tid)
-        ptrace.set_sigmask(tid, mask | ALL_BUT_SYNCHRONOUS)
-        try:
+        with self._signals_held(thread):
             while True:
                 ptrace.step(tid)
                 stop = self._wait_for(thread)
@@ -449,9 +447,46 @@ class World:
                 if stop.kind is Kind.SIGNAL and _SYNCHRONOUS >> (stop.value - 1) & 1:
                     return stop
                 self.park(thread, stop)
+
+    @contextmanager
+    def _signals_held(self, thread: Thread) -> Iterator[None]:
+        """Only what an instruction raises itself reaches the thread within.
+
+        SIGTRAP among it: a blocked one would make the kernel reset its handler.
+        """
+        mask = ptrace.get_sigmask(thread.tid)
+        ptrace.set_sigmask(thread.tid, (mask | ALL_BUT_SYNCHRONOUS) & ~_TRAP)
+        try:
+            yield
         finally:
             if thread.tid in self.threads:
-                ptrace.set_sigmask(tid, mask)
+                ptrace.set_sigmask(thread.tid, mask)
+
+    def _make_call(self, thread: Thread) -> None:
+        """From before a ``syscall`` instruction to behind it, without a SIGTRAP.
+
+        A single step ends with a forced SIGTRAP, which resets the handler of a thread that ignores
+        it. But a signal on its way can only be delivered after a stop of the step's kind.
+        """
+        if thread.signal:
+            stop = self.step(thread)
+            if stop.kind is not Kind.TRAP:
+                raise InjectionError(f"the injected system call raised signal {stop.value}")
+            return
+        if thread.listen:
+            thread.listen, thread.relisten = False, True
+        with self._signals_held(thread):
+            stops = 0
+            while stops < 2:
+                ptrace.to_syscall(thread.tid)
+                stop = self._wait_for(thread)
+                if stop.kind is Kind.SYSCALL:
+                    stops += 1
+                else:
+                    self.park(thread, stop)
+            # From here the kernel would not restart an interrupted system call: it does so on the
+            # way out of a stop between instructions only.
+            thread.clean = False
 
     def _wait_for(self, thread: Thread) -> Stop:
         """The next stop of this thread; raises Gone when it ends instead."""
@@ -486,14 +521,13 @@ class World:
             words[index] = value
         self._registers.store(thread.tid)
         try:
-            stop = self.step(thread)
-            if stop.kind is not Kind.TRAP:
-                raise InjectionError(f"the injected system call raised signal {stop.value}")
+            self._make_call(thread)
             result = self._registers.load(thread.tid)[RAX]
         finally:
             if thread.tid in self.threads:
                 self._registers.data[:] = saved
                 self._registers.store(thread.tid)
+                self.make_clean(thread)
         return result - (1 << 64) if result >> 63 else result
 
     def _load(self, thread: Thread) -> bytearray:
@@ -512,7 +546,8 @@ class World:
             thread.clean = stop.kind in (Kind.STOP, Kind.SIGNAL, Kind.GROUP_STOP)
             if stop.kind is Kind.SIGNAL:
                 thread.signal = stop.value
-            thread.listen = stop.kind is Kind.GROUP_STOP
+            if stop.kind is Kind.GROUP_STOP:
+                thread.listen, thread.relisten = True, False
 
     def collect(self, thread: Thread) -> None:
         """Let a stopped thread run into the SIGTRAP that is pending for it, and serve that.
@@ -535,7 +570,9 @@ class World:
             for thread in self.threads.values()
             if thread.tgid == tgid and thread.state in (State.STOPPED, State.HELD)
         ]
-        for thread in sorted(candidates, key=lambda each: (not each.clean, each.held, each.tid)):
+        for thread in sorted(
+            candidates, key=lambda each: (bool(each.signal), not each.clean, each.held, each.tid)
+        ):
             try:
                 self.make_clean(thread)
             except Gone:
