@@ -377,6 +377,10 @@ class Emitter:
             self.line("jumps -= 1")
         self.go(target)
 
+    def code_offset(self, offset: int) -> str:
+        """A code offset as an expression, the same in all probes with the same instructions."""
+        return _plus("ENTRY", offset - self.unit.entry)
+
     def go(self, target: int) -> None:
         """Go on at the block at a code offset."""
         self.line(f"b = {self.number[target]}")
@@ -435,7 +439,7 @@ class Emitter:
         self.line("regs = ctx.regs")
         if not self.static:
             self.line(
-                f"m = Machine({self.unit.entry}, {self.unit.ex_mask}, {header.autostacktrace}, "
+                f"m = Machine(ENTRY, {self.unit.ex_mask}, {header.autostacktrace}, "
                 f"{header.ex_logmax}, L, G)"
             )
             self.lines(["S = m.stack", "F = m.frames", "d = 0"])

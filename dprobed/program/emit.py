@@ -103,8 +103,9 @@ def _loop(e: Emitter, step: Step) -> None:
 def _call(e: Emitter, step: Step) -> None:
     e.leave_block()
     target = step.operands[0]
-    e.fail_if(f"len(F) > {CALL_FRAMES}", ExCode.CALL_STACK_OVERFLOW, str(target))
-    e.line(f"F.append(Frame({e.number[step.next]}, {target}, {step.next}, m.sbp))")
+    called, returns = e.code_offset(target), e.code_offset(step.next)
+    e.fail_if(f"len(F) > {CALL_FRAMES}", ExCode.CALL_STACK_OVERFLOW, called)
+    e.line(f"F.append(Frame({e.number[step.next]}, {called}, {returns}, m.sbp))")
     e.line("m.sbp = d")
     e.go(target)
 
@@ -600,7 +601,7 @@ def _vfy_rw(e: Emitter, step: Step) -> None:
 def _sx(e: Emitter, step: Step) -> None:
     target = step.operands[0]
     e.line(f"F[-1].handler = {e.number[target]}")
-    e.line(f"F[-1].handler_at = {target}")
+    e.line(f"F[-1].handler_at = {e.code_offset(target)}")
 
 
 @_for("ux")

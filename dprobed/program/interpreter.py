@@ -104,6 +104,7 @@ class Executor:
             **_NAMES,
             "L": self.locals,
             "G": self._globals,
+            "ENTRY": probe.entry,
             "MAJ": self.program.header.major,
             "MNR": probe.minor,
             "gone": self._facility_gone,

@@ -225,8 +225,11 @@ def test_a_program_without_loops_can_use_up_its_budget(static: bool) -> None:
     assert decode_log(outcome.log, outcome.raw) == [{"words": [1]}]
 
 
-def test_probes_with_the_same_instructions_share_their_code() -> None:
-    text = "".join(f"offset = {n}\nminor = {n}\npush r,rdi\nlog 1\n" for n in range(1, 4))
+@pytest.mark.parametrize(
+    "code", ["push r,rdi\nlog 1\n", "sx on{0}\ncall sub{0}\non{0}:\nexit\nsub{0}:\nlog st\nret\n"]
+)
+def test_probes_with_the_same_instructions_share_their_code(code: str) -> None:
+    text = "".join(f"offset = {n}\nminor = {n}\n" + code.format(n) for n in range(1, 4))
     executor = Executor(program(text), [], {})
     outcomes = [entry(context()) for entry in executor.entries.values()]
     assert [outcome.minor for outcome in outcomes] == [1, 2, 3]
@@ -269,3 +272,18 @@ def test_every_block_ends_where_another_can_begin() -> None:
         for step in block.steps:
             if Operand.LABEL in step.instruction.operands:
                 assert step.operands[0] in starts
+
+
+def test_traces_of_every_probe_name_offsets_in_the_program() -> None:
+    made = program("".join(f"offset = {n}\nsx on{n}\nlog st\non{n}:\nexit\n" for n in (1, 2)))
+    executor = Executor(made, [], {})
+    for defined in made.probes:
+        outcome = executor.entries[defined.index](context())
+        (item,) = decode_log(outcome.log, outcome.raw)
+        trace = item["trace"]
+        assert isinstance(trace, dict)
+        assert trace["handler"] == defined.end - BY_KEY["exit"].size
+        assert isinstance(trace["frames"], list)
+        frame = trace["frames"][0]
+        assert isinstance(frame, dict)
+        assert frame["called"] == defined.entry
