@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from tests.conftest import BuildTarget
 from tests.integration.conftest import Start, Trace
-from tests.integration.harness import counting, text
+from tests.integration.harness import Target, counting, text
+
+
+def let_block(target: Target) -> None:
+    """Go on until every thread of it sleeps in its system call."""
+    target.go()
+    target.expect("blocked")
+    tasks = Path(f"/proc/{target.pid}/task")
+    while any(
+        (task / "stat").read_text().rpartition(")")[2].split()[0] != "S" for task in tasks.iterdir()
+    ):
+        pass
 
 
 def test_blocking_calls_do_not_notice_insertions(
@@ -15,8 +28,7 @@ def test_blocking_calls_do_not_notice_insertions(
     before = text(target.pid)
     tracer = trace(target)
     number = tracer.put(counting(program, "slot_read_syscall", "do_nanosleep"))
-    target.go()
-    target.expect("blocked")
+    let_block(target)
     for _ in range(25):
         tracer.remove(tracer.put(counting(program, "probed", "run", "do_read")))
         tracer.remove(tracer.put(counting("libc.so.6", "read", "nanosleep", "poll")))
@@ -37,8 +49,7 @@ def test_a_call_that_blocks_in_its_slot_outlives_the_probe(
     before = text(target.pid)
     tracer = trace(target)
     number = tracer.put(counting(program, "slot_read_syscall"))
-    target.go()
-    target.expect("blocked")
+    let_block(target)
     assert tracer.hits(number) == [1]
     tracer.remove(number)
     again = tracer.put(counting(program, "slot_read_syscall"))
@@ -58,8 +69,7 @@ def test_detaching_in_the_middle_of_a_call_in_a_slot(
     before = text(target.pid)
     tracer = trace(target)
     number = tracer.put(counting(program, "slot_read_syscall"))
-    target.go()
-    target.expect("blocked")
+    let_block(target)
     assert tracer.hits(number) == [1]
     tracer.detach()
     assert text(target.pid) == before

@@ -25,13 +25,13 @@ int main(void)
 {
     gate("ready");
     for (int i = 0; i < 2; i++) {
-        dprintf(1, "add %ld\n", add(1, 2));
-        dprintf(1, "twice %ld\n", (long)(twice(4) * 100));
-        dprintf(1, "cell %ld\n", read_cell());
-        dprintf(1, "name %s\n", name);
-        dprintf(1, "answer %ld\n", answer());
-        dprintf(1, "skipped %ld\n", skipped(8));
-        dprintf(1, "after %ld\n", read_cell());
+        say("add %ld\n", add(1, 2));
+        say("twice %ld\n", (long)(twice(4) * 100));
+        say("cell %ld\n", read_cell());
+        say("name %s\n", name);
+        say("answer %ld\n", answer());
+        say("skipped %ld\n", skipped(8));
+        say("after %ld\n", read_cell());
         cell = 5;
         gate("round");
     }

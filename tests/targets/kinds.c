@@ -87,7 +87,7 @@ static void round_of_all(void)
             continue;
         long got = kinds[i].run(1, 2);
         if (got != kinds[i].expected)
-            dprintf(1, "FAILED %s gave %#lx\n", kinds[i].name, got);
+            say("FAILED %s gave %#lx\n", kinds[i].name, got);
     }
     CHECK(!memcmp(text_out, "the quick ", 10) && !memcmp(text_out + 10, "*******", 7));
     CHECK(!strcmp(text_out + 17, text_in + 17));

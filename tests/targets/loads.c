@@ -34,6 +34,6 @@ int main(int count, char **arguments)
     }
     CHECK(moved == 8);
     gate("stopped");
-    dprintf(1, "plugged %ld\n", plugged_calls);
+    say("plugged %ld\n", plugged_calls);
     return finish();
 }

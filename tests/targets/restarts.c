@@ -133,7 +133,7 @@ static void *run(void *kind)
 {
     pthread_barrier_wait(&begin);
     kinds[(long)kind]();
-    dprintf(1, "done %ld\n", (long)kind);
+    say("done %ld\n", (long)kind);
     return 0;
 }
 

@@ -48,6 +48,6 @@ int main(void)
     CHECK(setitimer(ITIMER_REAL, &off, 0) == 0);
     CHECK(calls == loops + nested);
     gate("stopped");
-    dprintf(1, "inside %ld\n", inside);
+    say("inside %ld\n", inside);
     return finish();
 }

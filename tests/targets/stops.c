@@ -33,6 +33,6 @@ int main(void)
     for (int i = 0; i < 4; i++)
         CHECK(pthread_join(threads[i], 0) == 0);
     gate("stopped");
-    dprintf(1, "times %ld\n", continued);
+    say("times %ld\n", continued);
     return finish();
 }

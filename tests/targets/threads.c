@@ -33,10 +33,10 @@ int main(void)
             CHECK(pthread_join(threads[i], 0) == 0);
         CHECK(calls == rounds * BATCH * 3 && leavers == rounds * BATCH / 2);
         if (rounds == 1)
-            dprintf(1, "running\n");
+            say("running\n");
     }
     gate("stopping"); /* which takes the byte that ended the loop */
     gate("stopped");
-    dprintf(1, "leavers %ld\n", leavers);
+    say("leavers %ld\n", leavers);
     return finish();
 }
