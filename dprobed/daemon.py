@@ -157,6 +157,10 @@ def _run_public(path: Path | None, main: TracerMain) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command ``dprobed``."""
     options = _arguments(arguments)
+    # What is opened later must not become a standard stream that we were started without.
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(descriptor)
     logging.basicConfig(format="dprobed: %(message)s", level=logging.INFO, stream=sys.stderr)
     # Here, so that every tracer forked later shares these pages.
     from dprobed.engine import tracer

@@ -49,17 +49,15 @@ class Registry:
         """Trace ``pid`` for ``client``; one that is traced already is shared."""
         if pid in (os.getpid(), client.pid) or pid in self._supervisor.tracers:
             raise Refusal(f"process {pid} is part of dprobed itself, and cannot be probed by it")
-        target = self._targets.get(pid)
-        if target is None:
-            target = self._targets[pid] = Target(pid)
-        async with target.lock:
-            if target.finished.is_set():
-                raise Refusal(f"process {pid} is being let go; try again")
-            if target.attached:
+        while True:
+            target = self._targets.setdefault(pid, Target(pid))
+            async with target.lock:
+                if target.finished.is_set():
+                    continue  # It was just let go: begin anew.
                 target.holders.add(client)
+                if not target.attached:
+                    await self._start(target, client, launch)
                 return
-            target.holders.add(client)
-            await self._start(target, client, launch)
 
     async def _start(self, target: Target, client: Client, launch: bool) -> None:
         root = os.geteuid() == 0

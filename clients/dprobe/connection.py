@@ -32,10 +32,14 @@ def _ignore(_: object) -> None:
 
 
 class Connection:
-    """A connection that said hello. ``pid`` is the daemon's process id as this process sees it."""
+    """A connection that said hello.
 
-    def __init__(self, sock: socket.socket, daemon_pid: int) -> None:
+    ``pid`` is the daemon's process id as this process sees it; ``private``: it is ours alone.
+    """
+
+    def __init__(self, sock: socket.socket, daemon_pid: int, *, private: bool = False) -> None:
         self.pid = daemon_pid
+        self.private = private
         self.on_record: Callable[[bytes], None] = _ignore
         self.on_report: Callable[[messages.Report], None] = _ignore
         self._sock = sock

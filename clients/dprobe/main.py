@@ -85,6 +85,7 @@ def cli(ctx: click.Context, socket: Path | None) -> None:
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """The command ``dprobe``."""
     status: Any = 1
+    _occupy_standard_descriptors()
     try:
         status = cli.main(arguments, prog_name="dprobe", standalone_mode=False)
         sys.stdout.flush()
@@ -108,6 +109,15 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         _say(f"{name}{os_error_text(error)}")
         status = 1
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _occupy_standard_descriptors() -> None:
+    """Keep what is opened later from becoming a standard stream that we were started without."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)) <= 2:
+        pass
+    os.close(descriptor)
+    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
 
 
 def _one_line(error: click.ClickException) -> str:

@@ -47,7 +47,7 @@ class PrivateDaemon:
     def connect(self) -> Connection:
         """The connection to it; raises DaemonGoneError when it could not start."""
         try:
-            return Connection(self._sock, self.pid)
+            return Connection(self._sock, self.pid, private=True)
         except DaemonGoneError as error:
             said = self.complaint()
             raise DaemonGoneError(f"the private daemon did not start: {said or error}") from None

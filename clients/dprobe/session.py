@@ -91,6 +91,7 @@ class Session:
 
     def __init__(self, connection: Connection, output: Output, pid: int) -> None:
         self._connection = connection
+        self._private = connection.private
         self._output = output
         self._pid = pid
         self.ended: messages.Ended | None = None
@@ -143,7 +144,8 @@ class Session:
         elif isinstance(report, messages.Ended):
             self.ended = report
         elif isinstance(report, messages.Notice) and report.kind == "suspend":
-            complain(f"{report.text}; `dprobe resume {report.pid}` lets it go on")
+            private = " (of a running dprobed; this private one lets it go at its end)"
+            complain(report.text + (private if self._private else ""))
 
     def _tell(self, probes: Sequence[messages.ProbeInfo]) -> None:
         """Say once of each probe that it does not work."""

@@ -1,0 +1,182 @@
+"""The commands that need no daemon, help, completion, and how mistakes are told."""
+
+from __future__ import annotations
+
+import os
+import pty
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.integration.client_support import DPROBE, dprobe, parsed, program
+
+COMMANDS = (
+    *("run", "attach", "insert", "remove", "query", "programs", "vars", "log", "resume"),
+    *("compile", "check", "disasm", "places", "doctor", "completion"),
+)
+
+
+def test_a_compiled_program_does_what_its_source_does(tmp_path: Path) -> None:
+    source = program(
+        tmp_path, "name = libc.so.6\noffset = write\n    push N\n    log 1\n    exit\n"
+    )
+    done = dprobe("compile", "-D", "N=7", source)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    compiled = tmp_path / "writes.dpb"
+    source.unlink()
+    done = dprobe("run", "--format", "json", "-o", "-", compiled, "--", "sh", "-c", "echo >&2")
+    record = parsed(done.stdout)[0]
+    assert (record["program"], record["log"]) == ("writes", [{"words": [7]}])
+    assert dprobe("compile", compiled).returncode == 2
+
+
+def test_what_disasm_shows_assembles_to_the_same(tmp_path: Path) -> None:
+    source = program(tmp_path)
+    dprobe("compile", source, "-o", tmp_path / "one.dpb")
+    listing = dprobe("disasm", tmp_path / "one.dpb").stdout
+    again = program(tmp_path, listing, "again")
+    assert dprobe("disasm", again).stdout == listing
+
+
+def test_check_tells_of_every_file(tmp_path: Path) -> None:
+    good = program(tmp_path, name="good")
+    bad = program(tmp_path, "name = libc.so.6\noffset = write\n    push r,rzz\n", "bad")
+    assert dprobe("check", good).returncode == 0
+    done = dprobe("check", "--json", good, bad, tmp_path / "none.rpn")
+    assert done.returncode == 2
+    rows = parsed(done.stdout)
+    assert [(row["file"], row["ok"]) for row in rows] == [
+        (str(good), True),
+        (str(bad), False),
+        (str(tmp_path / "none.rpn"), False),
+    ]
+    assert f"{bad}:3:" in done.stderr
+    assert "none.rpn" in done.stderr
+
+
+def test_places_finds_libraries_and_commands(tmp_path: Path) -> None:
+    rows = parsed(dprobe("places", "--json", "libc.so.6", "mallo?").stdout)
+    assert [row["place"] for row in rows] == ["malloc"]
+    assert rows[0]["size"] > 0
+    assert rows[0]["module"].endswith("/libc.so.6")
+    assert dprobe("places", rows[0]["module"], "malloc").stdout.split()[-1] == "malloc"
+    done = dprobe("places", "libc.so.6", "no_such_*")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "matches no_such_*" in done.stderr
+    for name in ("libnothing.so.9", "/etc/passwd", str(tmp_path)):
+        done = dprobe("places", name)
+        assert done.returncode == 2
+        assert done.stderr.startswith("dprobe: ")
+        assert "Traceback" not in done.stderr
+
+
+def test_doctor_finds_this_machine_fit(tmp_path: Path) -> None:
+    done = dprobe("doctor", "--json")
+    assert done.returncode == 0, done.stdout
+    results = {row["check"]: row["result"] for row in parsed(done.stdout)}
+    assert results["ptrace of own processes"] == "ok"
+    assert results["python packages"] == "ok"
+    assert set(results.values()) <= {"ok", "no"}
+
+
+def test_version_is_quick() -> None:
+    assert dprobe("--version").stdout.startswith("dprobe 0.")
+    bare, ours = [], []
+    for _ in range(5):
+        for command, times in (([sys.executable, "-c", ""], bare), ([DPROBE, "--version"], ours)):
+            start = time.perf_counter()
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+            times.append(time.perf_counter() - start)
+    # Beside a bare Python: a machine that is busy is so for both.
+    assert min(ours) < min(bare) + 0.12
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_an_example(command: str) -> None:
+    for flag in ("-h", "--help"):
+        done = dprobe(command, flag)
+        assert done.returncode == 0
+        assert f"Usage: dprobe {command}" in done.stdout
+        assert "example" in done.stdout
+
+
+def test_the_help_lists_every_command() -> None:
+    help_text = dprobe("--help").stdout
+    assert all(f"\n  {command} " in help_text for command in COMMANDS)
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_scripts(shell: str) -> None:
+    assert "_DPROBE_COMPLETE" in dprobe("completion", shell).stdout
+
+
+def test_completion_completes() -> None:
+    def complete(line: str) -> list[str]:
+        environment = {
+            **os.environ,
+            "_DPROBE_COMPLETE": "bash_complete",
+            "COMP_WORDS": line,
+            "COMP_CWORD": str(len(line.split(" ")) - 1),
+        }
+        return [each.split(",")[-1] for each in dprobe(env=environment).stdout.splitlines()]
+
+    assert complete("dprobe re") == ["remove", "resume"]
+    assert "--duration" in complete("dprobe attach --")
+    assert complete("dprobe run --format j") == ["json"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["fly"], "No such command 'fly'."),
+        (["attach"], "Missing argument 'PID'."),
+        (["query", "--colour"], "No such option"),
+        (["--socket"], "requires an argument"),
+        (["insert", "a.rpn"], "Missing option '--pid'."),
+        (["attach", "--duration", "0", "1", "a.rpn"], "is not in the range"),
+    ],
+)
+def test_mistakes_are_one_line_and_status_2(arguments: list[str], text: str) -> None:
+    done = dprobe(*arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1
+    assert text in done.stderr
+
+
+def test_output_that_nobody_reads_is_no_traceback() -> None:
+    command = f"{DPROBE} places libc.so.6 | head -1"
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, text=True, check=False
+    )
+    assert done.stdout.count("\n") == 1
+    assert done.stderr == ""
+
+
+def test_tables_on_a_terminal(tmp_path: Path) -> None:
+    path = program(tmp_path)
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.environ["COLUMNS"] = "100"
+        os.execv(DPROBE, ["dprobe", "check", str(path)])
+    seen = b""
+    try:
+        while chunk := os.read(terminal, 1024):
+            seen += chunk
+    except OSError:
+        pass  # The other side is closed.
+    os.waitpid(pid, 0)
+    os.close(terminal)
+    assert "─".encode() in seen
+    assert b"bytes of code" in seen
+
+
+def test_started_without_standard_streams(tmp_path: Path) -> None:
+    report = tmp_path / "report"
+    command = 'exec "$@" <&- >&- 2>&-'
+    arguments = [DPROBE, "run", "-o", report, program(tmp_path), "--", "sh", "-c", "exit 3"]
+    done = subprocess.run(["sh", "-c", command, "sh", *arguments], timeout=30, check=False)
+    assert done.returncode == 3
+    assert report.read_text().startswith("program ")
