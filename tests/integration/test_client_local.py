@@ -84,11 +84,12 @@ def test_doctor_finds_this_machine_fit(tmp_path: Path) -> None:
 
 def test_version_is_quick() -> None:
     assert dprobe("--version").stdout.startswith("dprobe 0.")
-    bare, ours = [], []
+    bare: list[float] = []
+    ours: list[float] = []
     for _ in range(5):
         for command, times in (([sys.executable, "-c", ""], bare), ([DPROBE, "--version"], ours)):
             start = time.perf_counter()
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+            subprocess.run(list(map(str, command)), check=True, stdout=subprocess.DEVNULL)
             times.append(time.perf_counter() - start)
     # Beside a bare Python: a machine that is busy is so for both.
     assert min(ours) < min(bare) + 0.12
@@ -177,6 +178,7 @@ def test_started_without_standard_streams(tmp_path: Path) -> None:
     report = tmp_path / "report"
     command = 'exec "$@" <&- >&- 2>&-'
     arguments = [DPROBE, "run", "-o", report, program(tmp_path), "--", "sh", "-c", "exit 3"]
-    done = subprocess.run(["sh", "-c", command, "sh", *arguments], timeout=30, check=False)
+    shell = ["sh", "-c", command, "sh", *map(str, arguments)]
+    done = subprocess.run(shell, timeout=30, check=False)
     assert done.returncode == 3
     assert report.read_text().startswith("program ")
