@@ -133,8 +133,10 @@ MAX_OPCODE: Final = 15
 
 _NUMBER = r"(?:0[xX][0-9a-fA-F]+|0|[1-9][0-9]*)"
 _SYMBOL = r"[A-Za-z_.$?][\w.$@?]*"
-_PLACE = re.compile(rf"{_NUMBER}|{_SYMBOL}(?:[+-]{_NUMBER})?|[^\s:\"]+:[1-9][0-9]*", re.ASCII)
-_ADDRESS = re.compile(rf"(?:{_NUMBER}|{_SYMBOL}(?:[+-]{_NUMBER})?)(?::[1-9][0-9]*)?", re.ASCII)
+#: ``symbol``, or ``file.c:symbol`` for a local one, and an offset into it.
+_IN_SYMBOL = rf"(?:[\w./+-]+\.[A-Za-z0-9+]+:)?{_SYMBOL}(?:[+-]{_NUMBER})?"
+_PLACE = re.compile(rf"{_NUMBER}|{_IN_SYMBOL}|[^\s:\"]+:[1-9][0-9]*", re.ASCII)
+_ADDRESS = re.compile(rf"(?:{_NUMBER}|{_IN_SYMBOL})(?::[1-9][0-9]*)?", re.ASCII)
 _PLAIN = re.compile(r"[\w.$@?+/:~-]+")
 #: Characters of a place or a name; what quoting can hold.
 MAX_TEXT: Final = 4096
