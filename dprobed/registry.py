@@ -143,19 +143,27 @@ class Registry:
         await asyncio.gather(*(self._refresh(target) for target in live))
         return sorted(chosen, key=lambda target: target.pid)
 
-    async def variables(self, number: int | None, pid: int | None, reset: bool) -> list[int]:
+    async def variables(self, wanted: messages.Vars) -> list[int]:
         """The locals of a program, or the globals of a process."""
-        if (number is None) == (pid is None):
-            raise Refusal("name either a program, for its locals, or a process, for the globals")
-        if number is not None:
+        number = wanted.number
+        if number is not None and wanted.pid is None:
             entries = self.select(messages.Select(number=number))
             if not entries:
                 raise Refusal(f"there is no program {number}; `dprobe programs` lists them")
-            target = entries[0].target
+            target = self._live(entries[0].target.pid)
+        elif wanted.pid is not None and number is None:
+            target = self._live(wanted.pid)
         else:
-            assert pid is not None
-            target = self._live(pid)
-        answer = await target.ask(lambda seq: protocol.Vars(seq=seq, program=number, reset=reset))
+            raise Refusal("name either a program, for its locals, or a process, for the globals")
+        answer = await target.ask(
+            lambda seq: protocol.Vars(
+                seq=seq,
+                program=number,
+                first=wanted.first,
+                count=wanted.count,
+                reset=wanted.reset,
+            )
+        )
         return answer.words
 
     async def resume(self, pid: int | None, tid: int | None) -> list[int]:

@@ -139,7 +139,7 @@ examples:
 """,
 )
 @click.option("--global", "pid", type=options.pid_type, metavar="PID", help="Globals of PID.")
-@click.option("--reset", is_flag=True, help="Set all of them to 0 after they were read.")
+@click.option("--reset", is_flag=True, help="Set those shown to 0.")
 @options.json
 @click.argument("what", nargs=-1, metavar="[PROGRAM] [FIRST[-LAST]]")
 @click.pass_context

@@ -238,10 +238,9 @@ class Connection(asyncio.Protocol):
             case messages.Programs(id=number, select=select):
                 chosen = registry.select(select)
                 return messages.Listing(id=number, programs=[entry.info() for entry in chosen])
-            case messages.Vars(id=number, first=first, count=count):
-                words = await registry.variables(request.number, request.pid, request.reset)
-                end = None if count is None else first + count
-                return messages.Words(id=number, first=first, words=words[first:end])
+            case messages.Vars(id=number, first=first):
+                words = await registry.variables(request)
+                return messages.Words(id=number, first=first, words=words)
             case messages.Log(id=number, follow=follow):
                 return self._log(number, follow)
             case messages.Resume(id=number, pid=pid, tid=tid):

@@ -69,10 +69,15 @@ class Query(msgspec.Struct, tag=True, frozen=True):
 
 
 class Vars(msgspec.Struct, tag=True, frozen=True):
-    """Read the locals of ``program`` (``None``: the globals), and set them to 0 if ``reset``."""
+    """Read the locals of ``program`` (``None``: the globals), and set them to 0 if ``reset``.
+
+    ``count`` words from ``first`` on (``None``: all there are).
+    """
 
     seq: int
     program: int | None = None
+    first: int = 0
+    count: int | None = None
     reset: bool = False
 
 

@@ -586,9 +586,10 @@ class Tracer:
             words = self._programs[request.program].executor.locals
         else:
             raise TracerError(f"program {request.program} is not in")
-        values = list(words)
+        end = None if request.count is None else request.first + request.count
+        values = list(words[request.first : end])
         if request.reset:
-            words[:] = [0] * len(words)
+            words[request.first : request.first + len(values)] = [0] * len(values)
         return values
 
     def _release(self, tid: int | None) -> list[int]:

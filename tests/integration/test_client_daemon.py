@@ -114,6 +114,8 @@ offset = write
     assert [row["value"] for row in daemon.json("vars", "writes")] == [0, 2, 0]
     rows = daemon.json("vars", "--global", target.pid, "1-1")
     assert [(row["index"], row["value"]) for row in rows] == [(1, 2**64 - 1)]
+    assert [row["value"] for row in daemon.json("vars", "1", "2-9", "--reset")] == [0]
+    assert [row["value"] for row in daemon.json("vars", "1")] == [0, 2, 0]
     assert [row["value"] for row in daemon.json("vars", "1", "1-2", "--reset")] == [2, 0]
     assert [row["value"] for row in daemon.json("vars", "1")] == [0, 0, 0]
     for arguments in (["nothing"], ["1", "2-1"], ["1", "x"], []):
