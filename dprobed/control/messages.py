@@ -117,8 +117,8 @@ class Programs(_Request, frozen=True):
 class Vars(_Request, frozen=True):
     """Read the locals of program ``number``, or the globals of ``pid``.
 
-    ``count`` words from ``first`` on are answered (``None``: all there are); ``reset`` sets them to 0
-    after they were read.
+    ``count`` words from ``first`` on are answered (``None``: all there are); ``reset`` sets them
+    to 0 after they were read.
     """
 
     number: int | None = None
