@@ -162,19 +162,14 @@ class Placement:
             places = self._at_address(loaded, elf, probe.address or "")
         spots: list[Spot] = []
         for place in places:
-            if place.boundary == "unknown" and probe.opcode is None:
-                return Unplaced(
-                    State.INVALID_OFFSET,
-                    f"nothing tells whether an instruction begins at {place.name}: "
-                    "give the expected bytes with 'opcode ='",
-                )
             if place.kind == "ifunc":
-                addresses = self._chosen(loaded, elf, place)
+                addresses = self._chosen(loaded, elf, place, probe.opcode is not None)
                 if not addresses:
                     return Unplaced(
                         State.PENDING, f"{place.name}: the loader has not chosen a variant yet"
                     )
             else:
+                _check_boundary(place, probe.opcode is not None)
                 addresses = address_of(loaded.module, elf, place.file_offset)
             spots += [
                 Spot(address, place.name, loaded.module.path, loaded.key) for address in addresses
@@ -217,13 +212,13 @@ class Placement:
                 )
         return [Spot(each, name, loaded.module.path, loaded.key, length) for each in addresses]
 
-    def _chosen(self, loaded: Loaded, elf: ElfFile, place: Place) -> list[int]:
+    def _chosen(self, loaded: Loaded, elf: ElfFile, place: Place, asserted: bool) -> list[int]:
         """What the resolver of an IFUNC returned, as the loader stored it in this process."""
         for bias in biases(loaded.module, elf):
             for slot in ifunc_slots(elf, place.vaddr):
                 found = self._pointer(slot + bias)
                 if loaded.holds_code(found) and found != place.vaddr + bias:
-                    return [self._inside(elf, place, found, bias)]
+                    return [self._inside(elf, place, found, bias, asserted)]
         for other in list(self.loaded.values()):
             try:
                 other_elf = other.elf()
@@ -236,18 +231,29 @@ class Placement:
                     # A slot that was not used yet points back into its own module.
                     if loaded is not other and loaded.holds_code(found):
                         bias = biases(loaded.module, elf)[0]
-                        return [self._inside(elf, place, found, bias)]
+                        return [self._inside(elf, place, found, bias, asserted)]
         return []
 
     @staticmethod
-    def _inside(elf: ElfFile, place: Place, chosen: int, bias: int) -> int:
+    def _inside(elf: ElfFile, place: Place, chosen: int, bias: int, asserted: bool) -> int:
         """The asked offset into the chosen function; raises LocationError for no boundary."""
         if not place.symbol_offset:
             return chosen
-        return place_at(elf, chosen - bias + place.symbol_offset).vaddr + bias
+        there = place_at(elf, chosen - bias + place.symbol_offset)
+        _check_boundary(there, asserted)
+        return there.vaddr + bias
 
     def _pointer(self, address: int) -> int:
         return int.from_bytes(self._space.memory.peek(address, 8), "little")
+
+
+def _check_boundary(place: Place, asserted: bool) -> None:
+    """Raises LocationError where perhaps no instruction begins, unless the user says which."""
+    if place.boundary == "unknown" and not asserted:
+        raise LocationError(
+            f"nothing tells whether an instruction begins at {place.name}",
+            "give the expected bytes with 'opcode ='",
+        )
 
 
 def _one_line(error: LocationError) -> str:
