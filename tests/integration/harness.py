@@ -214,7 +214,7 @@ class TracerProcess:
 
     def vars(self, program: int | None, reset: bool = False) -> list[int]:
         """Local variables of a program, or the globals."""
-        return self.request(protocol.Vars(self.next(), program, reset)).words
+        return self.request(protocol.Vars(self.next(), program=program, reset=reset)).words
 
     def detach(self) -> protocol.Ended:
         """Ask it to end, and see it end."""

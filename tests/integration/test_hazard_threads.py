@@ -84,3 +84,21 @@ def test_every_hit_of_many_threads_is_one_record(
     numbers = [int.from_bytes(each.log, "little") for each in tracer.records]
     assert numbers == list(range(1, hits[0] + 1))
     assert len({each.tid for each in tracer.records}) == hits[0] // 3
+
+
+def test_no_thread_waits_for_ever_behind_others(
+    build_target: BuildTarget, start: Start, trace: Trace
+) -> None:
+    """More hits than can be served: still every thread has its turn."""
+    program = build_target("crowd.c", "-pthread")
+    target = start(program)
+    tracer = trace(target)
+    number = tracer.put(counting(program, "probed", body="exit"))
+    while len(tracer.records) < 200 * 100:
+        tracer.receive()
+    tracer.remove(number)
+    assert len({each.tid for each in tracer.records}) == 200
+    tracer.detach()
+    target.go()
+    target.expect("stopped")
+    target.finish()
