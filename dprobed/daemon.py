@@ -161,7 +161,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(descriptor)
-    logging.basicConfig(format="dprobed: %(message)s", level=logging.INFO, stream=sys.stderr)
+    level = logging.INFO if options.private is None else logging.WARNING
+    logging.basicConfig(format="dprobed: %(message)s", level=level, stream=sys.stderr)
     # Here, so that every tracer forked later shares these pages.
     from dprobed.engine import tracer
 

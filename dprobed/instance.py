@@ -95,6 +95,13 @@ class Entry:
             addresses=status.addresses,
         )
 
+    def end(self, state: protocol.State, reason: str) -> None:
+        """All of its probes have come to this state, with their last counters."""
+        for probe, statuses in self.statuses.items():
+            self.statuses[probe] = [
+                msgspec.structs.replace(status, state=state, reason=reason) for status in statuses
+            ]
+
     def matches(self, select: messages.Select) -> bool:
         """Whether the program is among those that are meant."""
         header = self.program.header
@@ -171,11 +178,7 @@ class Target:
         """The tracer died: no probe works any longer; what they counted last is all there is."""
         self.reason = reason
         for entry in self.entries.values():
-            for probe, statuses in entry.statuses.items():
-                entry.statuses[probe] = [
-                    msgspec.structs.replace(status, state=protocol.State.FAILED, reason=reason)
-                    for status in statuses
-                ]
+            entry.end(protocol.State.FAILED, reason)
 
     def info(self) -> messages.TargetInfo:
         """The process as ``dprobe query`` lists it."""

@@ -105,6 +105,8 @@ class Registry:
                 for entry in entries:
                     await self._take_out(entry)
                 raise
+        names = ", ".join(entry.label for entry in entries)
+        _log.info("process %d: user %d inserted %s", pid, client.uid, names)
         return entries
 
     async def detach(self, client: Client, pid: int) -> tuple[list[messages.ProbeInfo], int]:
@@ -116,7 +118,9 @@ class Registry:
             await self._empty(target, own)
         return [info for entry in own for info in entry.probe_infos()], target.overhead_ns
 
-    async def remove(self, select: messages.Select) -> tuple[list[messages.ProbeInfo], int]:
+    async def remove(
+        self, client: Client, select: messages.Select
+    ) -> tuple[list[messages.ProbeInfo], int]:
         """Take the selected programs out; last counters, and the overhead of their targets."""
         chosen = self.select(select)
         if not chosen and select != messages.Select():
@@ -126,6 +130,7 @@ class Registry:
             own = [entry for entry in chosen if entry.target is target]
             async with target.lock:
                 await self._empty(target, own)
+            self._tell_owners(target, own, client)
             overhead += target.overhead_ns
             if target in self._past:
                 for entry in own:
@@ -133,6 +138,16 @@ class Registry:
                 if not target.entries:
                     self._past.remove(target)
         return [info for entry in chosen for info in entry.probe_infos()], overhead
+
+    def _tell_owners(self, target: Target, entries: list[Entry], remover: Client) -> None:
+        names = ", ".join(entry.label for entry in entries)
+        _log.info("process %d: user %d removed %s", target.pid, remover.uid, names)
+        for entry in entries:
+            if entry.owner is not None and entry.owner is not remover:
+                entry.end(protocol.State.REMOVED, "taken out by another client")
+                entry.owner.tell(
+                    messages.StateChange(pid=target.pid, probes=list(entry.probe_infos()))
+                )
 
     async def query(self, select: messages.Select) -> list[Target]:
         """The selected targets, with fresh states and counters."""

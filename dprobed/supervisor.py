@@ -51,12 +51,13 @@ class Tracer(asyncio.Protocol):
         self._waiting: dict[int, asyncio.Future[protocol.Ok]] = {}
         self._seq = 0
         self._protocol_error = ""
+        self._ending = False
         self._closed = False
         self._exit: str | None = None
 
     async def request(self, make: Callable[[int], protocol.Request]) -> protocol.Ok:
         """Send ``make(seq)`` and wait for the answer; raises TracerRefused, TracerGone."""
-        if self._transport is None or self._transport.is_closing():
+        if self._transport is None or self._transport.is_closing() or self._ending:
             raise TracerGone(self._why())
         self._seq += 1
         answer: asyncio.Future[protocol.Ok] = asyncio.get_running_loop().create_future()
@@ -66,13 +67,17 @@ class Tracer(asyncio.Protocol):
 
     def close(self) -> None:
         """End the tracer: it takes its probes out, detaches and exits."""
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.write_eof()
+        if not self._ending:
+            self._ending = True
+            if self._transport is not None and not self._transport.is_closing():
+                self._transport.write_eof()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The socket is ours to use (asyncio)."""
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
+        if self._ending:
+            transport.write_eof()
 
     def data_received(self, data: bytes) -> None:
         """Bytes from the tracer (asyncio)."""

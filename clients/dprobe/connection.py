@@ -47,9 +47,7 @@ class Connection:
         self._replies: deque[messages.Reply] = deque()
         self._last_id = 0
         self.welcome = self.request(
-            lambda number: messages.Hello(
-                id=number, protocol=messages.PROTOCOL, client=f"dprobe {os.getpid()}"
-            ),
+            lambda number: messages.Hello(id=number, protocol=messages.PROTOCOL),
             messages.Welcome,
         )
 

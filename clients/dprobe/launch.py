@@ -56,6 +56,8 @@ def find_command(name: str, environment: Mapping[bytes, bytes]) -> str:
 
     Raises CommandNotFoundError, CommandNotExecutableError, UserError (a file that gains rights).
     """
+    if not name:
+        raise CommandNotFoundError("'': command not found")
     if "/" in name:
         candidates = [name]
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -85,6 +86,8 @@ def cli(ctx: click.Context, socket: Path | None) -> None:
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """The command ``dprobe``."""
     status: Any = 1
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
     _occupy_standard_descriptors()
     try:
         status = cli.main(arguments, prog_name="dprobe", standalone_mode=False)

@@ -106,8 +106,9 @@ class _Command:
             complain(f"{error}; the command goes on without probes")
             self._connection = None
         ended = self._session.ended
-        if ended is not None and ended.how == "failed" and self._connection is not None:
-            complain(f"{ended.reason}; the command goes on without probes")
+        if ended is not None and ended.how in ("failed", "detached") and self._connection:
+            why = ended.reason or "dprobed has let the command go"
+            complain(f"{why}; the command goes on without probes")
             self._connection = None
 
     def _reap(self) -> None:

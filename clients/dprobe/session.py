@@ -11,7 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dprobe.connection import Connection
-from dprobe.errors import DaemonGoneError, NoDaemonError, UserError, os_error_text
+from dprobe.errors import (
+    DaemonGoneError,
+    NoDaemonError,
+    UserError,
+    os_error_text,
+    readable,
+)
 from dprobe.output import Output, Summary, complain, summarize
 from dprobe.private import PrivateDaemon
 from dprobed.control import messages
@@ -50,7 +56,8 @@ def load_programs(
             program = load_file(path, defines)
             if groups or types:
                 program = select(program, frozenset(groups), frozenset(types))
-            uploads.append(messages.Upload(label=Path(path).stem, bytecode=encode(program)))
+            label = readable(Path(path).stem)[:255]
+            uploads.append(messages.Upload(label=label, bytecode=encode(program)))
         except ProgramError as error:
             errors.append(str(error))
         except NothingSelectedError as error:
@@ -95,6 +102,7 @@ class Session:
         self._output = output
         self._pid = pid
         self.ended: messages.Ended | None = None
+        self._removed: list[messages.ProbeInfo] = []
         self._told: set[tuple[int, int, str, str]] = set()
         connection.on_record = output.record
         connection.on_report = self._report
@@ -134,12 +142,19 @@ class Session:
                 if self.ended is None:
                     raise
             else:
-                return summarize(answer.probes, answer.overhead_ns)
+                return self._summary(answer.probes, answer.overhead_ns)
         assert self.ended is not None
-        return summarize(self.ended.probes, self.ended.overhead_ns)
+        return self._summary(self.ended.probes, self.ended.overhead_ns)
+
+    def _summary(self, probes: list[messages.ProbeInfo], overhead_ns: int) -> Summary:
+        """With what others took out before the end."""
+        there = {probe.number for probe in probes}
+        removed = [probe for probe in self._removed if probe.number not in there]
+        return summarize(removed + probes, overhead_ns)
 
     def _report(self, report: messages.Report) -> None:
         if isinstance(report, messages.StateChange):
+            self._removed += (probe for probe in report.probes if probe.state == "removed")
             self._tell(report.probes)
         elif isinstance(report, messages.Ended):
             self.ended = report
@@ -151,7 +166,8 @@ class Session:
         """Say once of each probe that it does not work."""
         for probe in probes:
             key = (probe.number, probe.probe, probe.state, probe.reason)
-            if probe.state in _QUIET or key in self._told:
+            by_others = probe.state == "removed" and probe.reason
+            if (probe.state in _QUIET and not by_others) or key in self._told:
                 continue
             self._told.add(key)
             name = f"{probe.program} {probe.major}.{probe.minor} at {probe.place}"

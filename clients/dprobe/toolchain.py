@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from dprobe.errors import UserError, os_error_text
+from dprobe.errors import UserError, os_error_text, readable
 from dprobe.tables import show
 
 #: Where the dynamic linker of Debian looks by itself, besides its cache (ld.so(8)).
@@ -44,7 +44,7 @@ def check(paths: Sequence[str], defines: Mapping[str, str], *, json: bool) -> No
     rows = []
     errors = []
     for path in paths:
-        row = {"file": path, "ok": True, "probes": 0, "bytes": 0, "error": ""}
+        row = {"file": readable(path), "ok": True, "probes": 0, "bytes": 0, "error": ""}
         try:
             program = load_file(path, defines)
             row["probes"], row["bytes"] = len(program.probes), len(program.code)

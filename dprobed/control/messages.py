@@ -42,7 +42,6 @@ class Hello(_Request, frozen=True):
     """The first request: which version of this protocol the client speaks."""
 
     protocol: int
-    client: Label = ""
 
 
 class Attach(_Request, frozen=True):
@@ -149,7 +148,7 @@ Request = (
 )  # fmt: skip
 
 
-class ProgramInfo(msgspec.Struct, frozen=True, kw_only=True):
+class ProgramInfo(msgspec.Struct, frozen=True, kw_only=True, tag="program"):
     """A program in one process. ``kept``: it stays when the client that inserted it is gone."""
 
     number: int
@@ -164,7 +163,7 @@ class ProgramInfo(msgspec.Struct, frozen=True, kw_only=True):
     kept: bool
 
 
-class ProbeInfo(msgspec.Struct, frozen=True, kw_only=True):
+class ProbeInfo(msgspec.Struct, frozen=True, kw_only=True, tag="probe"):
     """A probe of a program in one process.
 
     ``hits`` counts every hit, ``ran`` those whose program ran, ``missed`` those that could not be
@@ -192,7 +191,7 @@ class ProbeInfo(msgspec.Struct, frozen=True, kw_only=True):
     addresses: list[int]
 
 
-class TargetInfo(msgspec.Struct, frozen=True, kw_only=True):
+class TargetInfo(msgspec.Struct, frozen=True, kw_only=True, tag="target"):
     """A process with probes. ``suspended``: its threads held by ``suspend``.
 
     ``ended`` is empty while it is traced, then says how that ended. ``overhead_ns``: the time that

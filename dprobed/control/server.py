@@ -49,6 +49,7 @@ class Connection(asyncio.Protocol):
         self._writable = asyncio.Event()
         self._writable.set()
         self._greeted = False
+        self._lost = False
         self._deadline: asyncio.TimerHandle | None = None
 
     # -- asyncio.Protocol -------------------------------------------------------------------------
@@ -100,6 +101,7 @@ class Connection(asyncio.Protocol):
         if self._deadline is not None:
             self._deadline.cancel()
         self._writable.set()
+        self._lost = True
         self._server.leave(self)
         self._registry.release(self)
 
@@ -145,13 +147,16 @@ class Connection(asyncio.Protocol):
     async def _work(self) -> None:
         """Do the requests that have come, in order."""
         assert self._transport is not None
-        while self._lines and not self._transport.is_closing():
+        while self._lines and not self._lost and not self._transport.is_closing():
             line = self._lines.popleft()
             if len(self._lines) < _PIPELINE:
                 self._transport.resume_reading()
             await self._writable.wait()
             await self._answer(line)
         self._worker = None
+        if self._lost:
+            # What the last request did came after the end of the connection.
+            self._registry.release(self)
 
     async def _answer(self, line: bytes) -> None:
         request_id: int | None = None
@@ -219,7 +224,7 @@ class Connection(asyncio.Protocol):
                     probes=[info for entry in entries for info in entry.probe_infos()],
                 )
             case messages.Remove(id=number, select=select):
-                probes, overhead = await registry.remove(select)
+                probes, overhead = await registry.remove(self, select)
                 return messages.Removed(id=number, probes=probes, overhead_ns=overhead)
             case _:
                 return await self._look(request)

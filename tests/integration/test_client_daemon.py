@@ -206,6 +206,56 @@ def test_what_a_killed_client_put_in_goes_out(daemon: Daemon, target: Cat, tmp_p
     assert daemon.json("query") == []
 
 
+def test_a_client_is_told_when_another_takes_its_program_out(
+    daemon: Daemon, target: Cat, tmp_path: Path
+) -> None:
+    process = subprocess.Popen(
+        [
+            *(DPROBE, "--socket", daemon.socket, "attach", "--format", "json"),
+            *(str(target.pid), program(tmp_path)),
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    assert "1 probe in process" in process.stderr.readline()
+    target.say("x")
+    assert daemon.json("remove", "writes")[0]["hits"] == 1
+    line = "dprobe: writes 7.3 at write+0x0: removed: taken out by another client\n"
+    assert process.stderr.readline() == line
+    process.send_signal(signal.SIGINT)
+    stdout, _ = process.communicate(timeout=30)
+    (probe,) = parsed(stdout)[-1]["probes"]
+    assert (probe["state"], probe["hits"]) == ("removed", 1)
+
+
+def test_a_command_outlives_the_end_of_the_daemon(tmp_path: Path) -> None:
+    with running_daemon(tmp_path) as daemon:
+        process = subprocess.Popen(
+            [
+                *(DPROBE, "--socket", daemon.socket, "run", "--format", "json"),
+                *("-o", tmp_path / "report", program(tmp_path), "--", "cat"),
+            ],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdin.write(b"one\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == b"one\n"
+        daemon.stop()
+        line = b"dprobe: dprobed has let the command go; the command goes on without probes\n"
+        assert process.stderr.readline() == line
+        stdout, _ = process.communicate(b"two\n", timeout=30)
+        assert (process.returncode, stdout) == (0, b"two\n")
+        summary = parsed((tmp_path / "report").read_text())[-1]
+        assert summary["probes"][0]["hits"] == 1
+
+
 def test_counters_of_a_target_that_ended_are_still_shown(daemon: Daemon, tmp_path: Path) -> None:
     with cat() as target:
         daemon.json("insert", program(tmp_path), "--pid", target.pid)

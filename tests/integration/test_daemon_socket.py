@@ -237,7 +237,7 @@ def resident(pid: int) -> int:
 
 
 def test_who_leaves_in_the_middle_of_anything_leaves_nothing(daemon: Daemon, target: Cat) -> None:
-    for goodbye in (b"", b'{"type":"query","id":1}\n', b'{"type":"que'):
+    for goodbye in (b"", b'{"type":"query","id":1}\n', b'{"type":"que') * 4:
         with Peer(daemon) as peer:
             peer.send(b'{"type":"attach","id":1,"pid":%d}\n' % target.pid)
             peer.send(goodbye)
