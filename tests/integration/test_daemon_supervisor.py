@@ -1,0 +1,143 @@
+"""Tracer processes: how they start, with whose rights, and what the daemon sees of their end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import Callable
+
+import pytest
+
+from dprobed.engine import protocol
+from dprobed.supervisor import Supervisor, Tracer, TracerGone, TracerRefused, become
+
+Main = Callable[[socket.socket], None]
+
+
+def say(sock: socket.socket, text: str) -> None:
+    sock.sendall(protocol.pack(protocol.TargetEvent("test", os.getpid(), 0, text)))
+
+
+async def watch(
+    main: Main, act: Callable[[Tracer], object] = Tracer.close
+) -> tuple[list[str], str]:
+    """Start a tracer that runs ``main``, act on it; what it said, and how it ended."""
+    said: list[str] = []
+
+    def note(event: protocol.Event) -> None:
+        assert isinstance(event, protocol.TargetEvent)
+        said.append(event.text)
+
+    supervisor = Supervisor(main)
+    tracer = await supervisor.start(1, note, uid=os.geteuid(), gid=os.getegid())
+    result = act(tracer)
+    if asyncio.iscoroutine(result):
+        await result
+    how = await asyncio.wait_for(tracer.gone, 20)
+    assert supervisor.tracers == {}
+    return said, how
+
+
+def is_open(descriptor: int) -> bool:
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return False
+    return True
+
+
+def until_end(sock: socket.socket) -> None:
+    while sock.recv(4096):
+        pass
+
+
+def test_the_end_of_its_socket_ends_it_and_its_last_words_are_heard() -> None:
+    def main(sock: socket.socket) -> None:
+        until_end(sock)
+        say(sock, "last words")
+
+    assert asyncio.run(watch(main)) == (["last words"], "")
+
+
+def test_it_inherits_nothing_but_its_socket() -> None:
+    def main(sock: socket.socket) -> None:
+        say(sock, str([number for number in range(3, 256) if is_open(number)] == [sock.fileno()]))
+
+    read, write = os.pipe()
+    try:
+        assert asyncio.run(watch(main)) == (["True"], "")
+    finally:
+        os.close(read)
+        os.close(write)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_signals_meant_for_the_daemon_do_not_end_it(number: signal.Signals) -> None:
+    def main(sock: socket.socket) -> None:
+        os.kill(os.getpid(), number)
+        say(sock, "still here")
+
+    assert asyncio.run(watch(main)) == (["still here"], "")
+
+
+def crash(sock: socket.socket) -> None:
+    raise RuntimeError("a defect")
+
+
+def die(sock: socket.socket) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def babble(sock: socket.socket) -> None:
+    sock.sendall(b"\xff" * 100)
+    until_end(sock)
+
+
+@pytest.mark.parametrize(
+    ("main", "how"),
+    [
+        (crash, "the tracer failed (exit status 1; its log says more)"),
+        (die, "the tracer was killed by SIGKILL"),
+        (babble, "its tracer spoke nonsense: a message of 4294967295 bytes"),
+    ],
+)
+def test_how_it_ended_is_told(main: Main, how: str) -> None:
+    assert asyncio.run(watch(main, lambda tracer: None))[1].startswith(how)
+
+
+def test_a_request_is_answered_refused_or_has_nobody_to_answer() -> None:
+    def main(sock: socket.socket) -> None:
+        unpacker = protocol.Unpacker()
+        answers = iter((protocol.Ok(1, words=[7]), protocol.Refused(2, "no"), None))
+        for answer in answers:
+            while (body := unpacker.next()) is None:
+                unpacker.feed(sock.recv(4096))
+            assert isinstance(protocol.decode_request(body), protocol.Vars)
+            if answer is not None:
+                sock.sendall(protocol.pack(answer))
+
+    async def act(tracer: Tracer) -> None:
+        answer = await tracer.request(lambda seq: protocol.Vars(seq=seq))
+        assert answer.words == [7]
+        with pytest.raises(TracerRefused, match="no"):
+            await tracer.request(lambda seq: protocol.Vars(seq=seq))
+        with pytest.raises(TracerGone):
+            await tracer.request(lambda seq: protocol.Vars(seq=seq))
+
+    assert asyncio.run(watch(main, act)) == ([], "")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_it_takes_the_identity_of_who_asked_for_good() -> None:
+    def main(sock: socket.socket) -> None:
+        become(65534, 65534)
+        say(sock, f"{os.getresuid()} {os.getresgid()} {os.getgroups()}")
+        try:
+            os.setuid(0)
+        except PermissionError:
+            say(sock, "for good")
+
+    ids = (65534, 65534, 65534)
+    assert asyncio.run(watch(main)) == ([f"{ids} {ids} [65534]", "for good"], "")
