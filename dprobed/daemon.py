@@ -144,6 +144,8 @@ def _run_private(descriptor: int, main: TracerMain) -> None:
     os.chdir("/")
     with socket.socket(fileno=descriptor) as sock:
         asyncio.run(_serve(main, sock, private=True))
+    # The client waits for our end, and taking down the interpreter would only make it later.
+    os._exit(0)
 
 
 def _run_public(path: Path | None, main: TracerMain) -> None:
@@ -174,3 +176,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except StartError as error:
         print(f"dprobed: {error}", file=sys.stderr)
         sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)  # Before there was anything to take out.
