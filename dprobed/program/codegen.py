@@ -333,10 +333,9 @@ class Emitter:
         if self.counts_budget:
             self.line(f"left -= {expression}")
 
-    def log_item(self, expression: str) -> None:
-        """Log an item given by an expression that is None where it does not fit."""
+    def log_item(self, item: str) -> None:
+        """Log the item in an atom, which is None where it does not fit."""
         self.log_in_variable()
-        item = self.let(expression)
 
         def append() -> None:
             self.mark_item()

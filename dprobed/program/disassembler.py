@@ -1,8 +1,8 @@
 """A program back into source text, from which the same bytes are assembled again.
 
 ``#line`` directives carry the files and lines of the first source, so that not even the debug
-information differs. Of a program of which only a part was selected, the code of the other probes
-stands where it was, with a comment; that one text does not give the same program again.
+information differs. A program of which only a part was selected is refused: its probes keep their
+index and their code, which no source text can say.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from dprobed.program.keywords import HEADER, PROBE, Keyword, Value, defaults, quote, quoted
-from dprobed.program.model import Header, ProbeDefinition, Program
+from dprobed.program.model import Diagnostic, Header, ProbeDefinition, Program, ProgramError
 from dprobed.program.table import (
     REGISTERS,
     WORD_MASK,
@@ -108,23 +108,40 @@ class _Writer:
         self.plain(f"    {text:<32}// {offset:#06x}")
 
 
+def _check_whole(program: Program) -> None:
+    """The probes of a whole program share all of its code out among them."""
+    cuts = [0, *(cut for probe in program.probes for cut in (probe.entry, probe.end))]
+    cuts.append(len(program.code))
+    if cuts[::2] != cuts[1::2]:
+        only = ", ".join(str(probe.index) for probe in program.probes)
+        raise ProgramError(
+            (
+                Diagnostic(
+                    program.source_name or program.header.name,
+                    0,
+                    0,
+                    f"only a part of this program was selected (probes {only}); source text "
+                    "cannot say that",
+                    "disassemble the whole program",
+                ),
+            )
+        )
+
+
 def disassemble(program: Program) -> str:
-    """Source text of a verified program."""
+    """Source text of a verified program; raises ProgramError if only a part of it is left."""
+    _check_whole(program)
     labels = _labels(program)
     writer = _Writer(program)
     for line in _keywords(HEADER, program.header):
         writer.plain(line)
     starts = {probe.entry: probe for probe in program.probes}
-    ends = {probe.end for probe in program.probes}
     offset = 0
     while offset < len(program.code):
         if offset in starts:
             writer.plain()
             for line in _keywords(PROBE, starts[offset]):
                 writer.plain(line)
-        elif offset == 0 or offset in ends:
-            writer.plain()
-            writer.plain("// code of probes that are left out")
         if offset in labels:
             writer.plain(f"{labels[offset]}:")
         instruction, operands, following = decode_at(program.code, offset)

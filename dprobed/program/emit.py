@@ -1,7 +1,8 @@
 """What each instruction of the table does, as Python source (see ``codegen`` for the names in it).
 
 Every function below writes one instruction, or a family of them. An instruction that fails has
-popped its operands, and has done and pushed nothing.
+popped its operands, and has done and pushed nothing (but `log str` and `log mrf`, which have logged
+what they could read).
 """
 
 from __future__ import annotations
@@ -174,7 +175,10 @@ def _log_memory(e: Emitter, step: Step) -> None:
     item = "string_item" if step.instruction.name == "log str" else "memory_item"
     # A read costs what it may read, also when then nothing is logged of it.
     e.charge(f"min({length}, {e.header.logmax}) >> 6")
-    e.log_item(f"{item}(ctx, {address}, {length}, {e.room()})")
+    logged, fault = e.new(), e.new()
+    e.line(f"{logged}, {fault} = {item}(ctx, {address}, {length}, {e.room()})")
+    e.log_item(logged)
+    e.fail_if(f"{fault} is not None", ExCode.INVALID_ADDR, fault)
 
 
 @_for("log count")
@@ -202,7 +206,7 @@ def _log(e: Emitter, step: Step) -> None:
     e.line(f"if d < 0: d &= {INDEX_MASK}")
     e.depth_is_unknown()
     e.charge(f"min({count}, {e.header.logmax} >> 3) >> 3")
-    e.log_item(f"stack_item(S, d, {count}, {e.room()})")
+    e.log_item(e.let(f"stack_item(S, d, {count}, {e.room()})"))
 
 
 _VARIABLES: Final = {"lv": ("L", OPERAND_LOCAL), "gv": ("G", OPERAND_GLOBAL)}
@@ -221,7 +225,7 @@ def _log_variables(e: Emitter, step: Step) -> None:
     e.fail_if(f"{bad} >= 0", ExCode.INVALID_OPERAND, str(operand), bad)
     e.charge(f"{count} >> 3")
     token = "LOCALS" if kind == "lv" else "GLOBALS"
-    e.log_item(f"variables_item({token}, {name}, {index}, {count}, {e.room()})")
+    e.log_item(e.let(f"variables_item({token}, {name}, {index}, {count}, {e.room()})"))
 
 
 @_for("push lp")

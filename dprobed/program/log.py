@@ -73,44 +73,48 @@ def variables_item(
 
 def fault_item(address: int) -> bytes:
     """The item that says that ``address`` could not be read."""
-    return _PREFIX.pack(Token.MEMORY_FAULT, 8) + _WORD.pack(address & WORD_MASK)
+    return _PREFIX.pack(Token.MEMORY_FAULT, 8) + _WORD.pack(address)
 
 
-def memory_item(context: Context, address: int, length: int, room: int) -> bytes | None:
+#: What is logged of memory, None where it does not fit, and the address that could not be read.
+MemoryLog: TypeAlias = tuple[bytes | None, int | None]
+
+
+def memory_item(context: Context, address: int, length: int, room: int) -> MemoryLog:
     """What `log mrf` logs: the memory as far as it can be read, and the fault that stopped it.
 
-    ``None`` where that does not fit into ``room`` bytes.
+    All of it fits into ``room`` bytes, or there is no item.
     """
     if length > _MAX_COUNT or MEMORY_SIZE + length > room:
-        return None
+        return None, None
     data = read_some(context, address, length)
-    if len(data) == length:
-        return _MEMORY.pack(Token.MEMORY, length, address) + data
-    item = fault_item(address + len(data))
-    if data:
-        item = _MEMORY.pack(Token.MEMORY, len(data), address) + data + item
-    return item if len(item) <= room else None
+    head = _MEMORY.pack(Token.MEMORY, len(data), address)
+    return (head + data, None) if len(data) == length else _faulted(head, data, address, room)
 
 
-def string_item(context: Context, address: int, length: int, room: int) -> bytes | None:
+def string_item(context: Context, address: int, length: int, room: int) -> MemoryLog:
     """What `log str` logs: the string as far as it can be read, and the fault that stopped it.
 
-    ``None`` where that does not fit into ``room`` bytes.
+    All of it fits into ``room`` bytes, or there is no item.
     """
     most = min(room - PREFIX_SIZE, _MAX_COUNT)
     if most < 0:
-        return None
+        return None, None
     wanted = min(length, most + 1)
     data = read_some(context, address, wanted)
     end = data.find(0)
     if end < 0 and len(data) < wanted:
-        item = fault_item(address + len(data))
-        if data:
-            item = _PREFIX.pack(Token.STRING, len(data)) + data + item
-        return item if len(item) <= room else None
+        return _faulted(_PREFIX.pack(Token.STRING, len(data)), data, address, room)
     if end >= 0:
         data = data[:end]
-    return _PREFIX.pack(Token.STRING, len(data)) + data if len(data) <= most else None
+    return (_PREFIX.pack(Token.STRING, len(data)) + data if len(data) <= most else None), None
+
+
+def _faulted(head: bytes, data: bytes, address: int, room: int) -> MemoryLog:
+    """The ``data`` from ``address`` on, if there are any, and the fault behind them."""
+    fault = address + len(data)
+    item = (head + data if data else b"") + fault_item(fault)
+    return (item if len(item) <= room else None), fault
 
 
 def trace_item(
@@ -226,7 +230,7 @@ def _decode_item(log: bytes, at: int) -> tuple[dict[str, Json], int]:
         (address,), at = _words(log, at, 1)
         end = _take(log, at, count)
         return {"memory": log[at:end].hex(), "address": address}, end
-    if token in (Token.MEMORY_FAULT, Token.SEGMENT_FAULT) and count == 8:
+    if token == Token.MEMORY_FAULT and count == 8:
         (address,), at = _words(log, at, 1)
         return {"fault": address}, at
     if token == Token.STACK_TRACE:

@@ -202,8 +202,9 @@ there, in place of the probed instruction.
 EXCEPTIONS_TEXT = """\
 ## Exceptions
 
-An instruction that fails has popped its operands and done nothing else, and raises an exception:
-three words, parm2, parm1 and the code on TOS, are pushed, and the program goes on at the handler
+An instruction that fails has popped its operands and done nothing else (only `log str` and `log
+mrf` have logged what they could read, and a fault item), and raises an exception: three words,
+parm2, parm1 and the code on TOS, are pushed, and the program goes on at the handler
 that the current frame has set by `sx`. That handler is then no longer set. A frame without one is
 left as by `ret`, and its caller's is taken; where there is none at all the program ends with its
 log, and the record names the exception.
@@ -239,6 +240,23 @@ LOG_TEXT = """\
 The log of a hit is a row of items, at most `logmax` bytes in all; an item is in it as a whole or
 not at all (LOG_OVERFLOW). `log` with a count writes words without any prefix, TOS first. All other
 items begin with a token byte (signed) and a 16-bit count; all numbers are little-endian.
+
+`log str` and `log mrf` of memory that cannot all be read log what lies before the first byte that
+cannot, if there is any, then a memory fault with the address of that byte, and raise INVALID_ADDR
+with the same address. With no handler the record has all of it, and its exit is `exception`; with
+one the program goes on and may log more.
+
+```rpn
+name = libc.so.6
+offset = open
+    sx bad
+    push 4096
+    push r,rdi
+    log str             // the path, or as much of it as there is, and the fault
+bad:
+    push r,rsi
+    log 1               // the flags, in either case
+```
 
 | token | item | the count is of | then |
 | --- | --- | --- | --- |

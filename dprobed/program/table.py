@@ -180,7 +180,7 @@ class TokenInfo(NamedTuple):
 
 
 TOKENS: Final[tuple[TokenInfo, ...]] = (
-    TokenInfo(Token.SEGMENT_FAULT, "bytes: 8", "the selector (kernel programs only)"),
+    TokenInfo(Token.SEGMENT_FAULT, "bytes: 8", "never written: every fault is a memory fault"),
     TokenInfo(Token.MEMORY_FAULT, "bytes: 8", "the address that could not be read"),
     TokenInfo(Token.MEMORY, "bytes", "the address (8 bytes, not counted), then the memory there"),
     TokenInfo(Token.STRING, "bytes", "the string, without its NUL"),
@@ -365,6 +365,7 @@ _X = ExCode
 _ADDR = (_X.INVALID_ADDR,)
 _JMP = (_X.MAX_JMPS,)
 _LOG = (_X.LOG_OVERFLOW,)
+_LOG_MEMORY = (_X.INVALID_ADDR, _X.LOG_OVERFLOW)
 _OPERAND = (_X.INVALID_OPERAND,)
 _HEAP = (_X.HEAP_INVALID_HANDLE, _X.HEAP_INVALID_OFFSET)
 
@@ -415,10 +416,10 @@ def _log() -> list[Instruction]:
         one("setmin", 0x12, "Set the record's minor number to TOS (16 bits).", pops=1),
         one("setmaj", 0x13, "Set the record's major number.", operands=u16),
         one("setmaj", 0x14, "Set the record's major number to TOS (16 bits).", pops=1),
-        one("log str", 0x15, "Log the string at address TOS, at most NOS bytes, up to its NUL; "
-            "then the fault where it could not be read on.", pops=2, raises=_LOG),
-        one("log mrf", 0x17, "Log the memory at address TOS, NOS bytes; then the fault where it "
-            "could not be read on.", pops=2, raises=_LOG),
+        one("log str", 0x15, "Log the string at address TOS, at most NOS bytes, up to its NUL.",
+            pops=2, raises=_LOG_MEMORY),
+        one("log mrf", 0x17, "Log the memory at address TOS, NOS bytes.", pops=2,
+            raises=_LOG_MEMORY),
         one("log", 0x1B, "Log so many words off the stack, raw (no prefix), TOS first.",
             operands=(Operand.COUNT16,), pops_each=1, raises=_LOG),
         one("push lp", 0x70, "Push the length of the log.", pushes=1),
@@ -586,8 +587,8 @@ def _system() -> list[Instruction]:
         one("push procid", 0x5F, "Push the number of the CPU."),
         one("push wid", 0x90, "Push the width of a word in bits, negative on little-endian: -64."),
         one("push tid", 0x99, "Push the thread id."),
-        one("push uid", 0x9A, "Push the effective user id of the process."),
-        one("push gid", 0x9B, "Push the effective group id of the process."),
+        one("push uid", 0x9A, "Push the thread's real user id."),
+        one("push gid", 0x9B, "Push the thread's real group id."),
         one("push time", 0x9C, "Push the monotonic time in nanoseconds."),
         one("push comm", 0x9D, "Push the thread's name, 16 bytes; the first eight on TOS.", 2),
         one("vfy r", 0x60, "1 if the byte at address TOS cannot be read, else 0.", pops=1),

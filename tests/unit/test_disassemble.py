@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dprobed.program import ProgramError, assemble, disassemble, encode, load_file, select
+from dprobed.program import (
+    ProgramError,
+    assemble,
+    decode,
+    disassemble,
+    encode,
+    load_file,
+    select,
+)
 from dprobed.program.table import INSTRUCTIONS, REGISTERS, STACK_WORDS, Instruction, Operand
 
 ROOT = Path(__file__).parents[2]
@@ -66,11 +74,15 @@ def test_what_it_looks_like() -> None:
     )
 
 
-def test_the_code_of_probes_that_are_left_out_is_marked() -> None:
-    source = "name = x\noffset = a\ngroup = 1\ncall s\nexit\noffset = b\nexit\ns: ret\n"
-    text = disassemble(select(assemble(source, "x.rpn"), frozenset({1})))
-    assert "// code of probes that are left out" in text
-    assert "offset = b" not in text
+@pytest.mark.parametrize("group", [1, 2])
+def test_a_part_of_a_program_is_refused(group: int) -> None:
+    source = "name = x\noffset = a\ngroup = 1\ncall s\nexit\noffset = b\ngroup = 2\nexit\ns: ret\n"
+    part = select(assemble(source, "x.rpn"), frozenset({group}))
+    with pytest.raises(
+        ProgramError, match=rf"part of .* \(probes {group - 1}\).*\n.*whole program"
+    ):
+        disassemble(decode(encode(part)))
+    assert disassemble(select(assemble(source, "x.rpn"), frozenset({1, 2})))
 
 
 # -- generated programs ------------------------------------------------------------------------

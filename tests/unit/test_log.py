@@ -30,8 +30,8 @@ def memory(text: bytes) -> FakeContext:
 def sample() -> tuple[bytes, tuple[int, ...], list[dict[str, object]]]:
     """A log with an item of each kind, its raw words, and what it reads as."""
     found = memory(b"hello\0")
-    string = string_item(found, 0x1000, 10, 100)
-    image = memory_item(found, 0x1001, 3, 100)
+    string, _ = string_item(found, 0x1000, 10, 100)
+    image, _ = memory_item(found, 0x1001, 3, 100)
     assert string is not None
     assert image is not None
     frame = frame_body(5, NONE, [1], [2, 3], [])
@@ -95,7 +95,7 @@ def test_damage_is_read_without_an_error(at: int, damage: bytes) -> None:
 def test_no_item_is_longer_than_the_room_for_it(room: int) -> None:
     for found in (memory(b"abcdef\0"), memory(b"abc"), memory(b"")):
         for make in (string_item, memory_item):
-            item = make(found, 0x1000, 6, room)
+            item, _ = make(found, 0x1000, 6, room)
             assert item is None or len(item) <= room
     assert len(trace_item(0, 0, 0, 0, [b"frame"], room)) <= room
     item = variables_item(Token.LOCALS, [1, 2], 0, 2, room)
@@ -104,9 +104,17 @@ def test_no_item_is_longer_than_the_room_for_it(room: int) -> None:
 
 def test_a_string_as_long_as_the_room() -> None:
     found = memory(b"abcdef\0")
-    assert string_item(found, 0x1000, 100, 9) == b"\x01\x06\x00abcdef"
-    assert string_item(found, 0x1000, 100, 8) is None
-    assert string_item(found, 0x1000, 5, 8) == b"\x01\x05\x00abcde"
+    assert string_item(found, 0x1000, 100, 9) == (b"\x01\x06\x00abcdef", None)
+    assert string_item(found, 0x1000, 100, 8) == (None, None)
+    assert string_item(found, 0x1000, 5, 8) == (b"\x01\x05\x00abcde", None)
+
+
+def test_the_fault_is_told_also_when_its_item_does_not_fit() -> None:
+    found = memory(b"abc")
+    assert string_item(found, 0x1000, 9, 17) == (b"\x01\x03\x00abc" + fault_item(0x1003), 0x1003)
+    assert string_item(found, 0x1000, 9, 16) == (None, 0x1003)
+    assert memory_item(found, 0x1000, 9, 20) == (None, 0x1003)
+    assert memory_item(found, 0x1003, 9, 20) == (fault_item(0x1003), 0x1003)
 
 
 def test_no_more_is_read_than_can_be_logged() -> None:
@@ -118,6 +126,6 @@ def test_no_more_is_read_than_can_be_logged() -> None:
             return b"x" * length
 
     found = Asked([], Case("", "").thread)
-    assert string_item(found, 0x1000, 2**63, 100) is None
-    assert memory_item(found, 0x1000, 2**63, 100) is None
+    assert string_item(found, 0x1000, 2**63, 100) == (None, None)
+    assert memory_item(found, 0x1000, 2**63, 100) == (None, None)
     assert asked == [98]
