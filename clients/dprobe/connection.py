@@ -1,7 +1,7 @@
 """The client library: one connection to a daemon, requests and reports over it.
 
     with Connection.open(default_socket(os.getuid())) as daemon:
-        daemon.request(lambda id: Attach(id=id, pid=1234))
+        status = daemon.request(lambda number: Query(id=number), Status)
 
 Replies are awaited; what else comes in the meantime goes to ``on_record`` (the line as it came) and
 ``on_report``.
