@@ -264,17 +264,14 @@ class Tracer:
             raise TracerError(f"program {request.program} is in already")
         try:
             program = decode(request.bytecode)
+            if program.header.kernel:
+                raise TracerError(
+                    f"{program.header.name}: a program with modtype {program.header.modtype} goes "
+                    "into the kernel, not into a process"
+                )
+            executor = Executor(program, self._globals, request.facilities)
         except ProgramError as error:
             raise TracerError(str(error)) from error
-        if program.header.kernel:
-            raise TracerError(
-                f"{program.header.name}: a program with modtype {program.header.modtype} goes into "
-                "the kernel, not into a process"
-            )
-        missing = program.header.gvars - len(self._globals)
-        if missing > 0:
-            self._globals.extend([0] * missing)
-        executor = Executor(program, self._globals, request.facilities)
         inserted = Inserted(request.program, program, executor, request.check_opcode)
         inserted.probes = [
             Probe(request.program, probe, executor.entries[probe.index], program.header.name)

@@ -26,6 +26,7 @@ from dprobed.program.table import (
     REGISTERS,
     STACK_WORDS,
     WORD_BITS,
+    WORD_MASK,
     ExCode,
     Register,
 )
@@ -473,6 +474,8 @@ def _restore_tsp(e: Emitter, step: Step) -> None:
 
 # -- registers and data -----------------------------------------------------------------------
 
+#: In rflags; a thread that goes on with it set traps at its next instruction, and dies of that.
+_TRAP_FLAG: Final = 0x100
 _FP_FIELDS: Final = {"fcw": (0, 2), "fsw": (2, 2), "ftw": (4, 1), "mxcsr": (24, 4)}
 
 
@@ -518,8 +521,11 @@ def _pop_register(e: Emitter, step: Step) -> None:
         for offset, size in _fp_words(register):
             e.line(f"{function}(ctx, {offset}, {size}, {e.pop()})")
     else:
-        mask = "" if register.bits == WORD_BITS else f" & {(1 << register.bits) - 1:#x}"
-        e.line(f"{_user_register(register)} = {e.pop()}{mask}")
+        mask = (1 << register.bits) - 1
+        if "rflags" in (register.name, register.part_of):
+            mask &= ~_TRAP_FLAG
+        kept = "" if mask == WORD_MASK else f" & {mask:#x}"
+        e.line(f"{_user_register(register)} = {e.pop()}{kept}")
 
 
 @_for("push word")

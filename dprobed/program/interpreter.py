@@ -79,13 +79,13 @@ class Executor:
         *,
         static: bool = True,
     ) -> None:
+        self._numbers = _facility_numbers(program, facilities)
         self.program = program
         self.locals = [0] * program.header.vars
         globals_.extend([0] * (program.header.gvars - len(globals_)))
         self._globals = globals_
         self._facilities = facilities
         self._static = static
-        self._numbers = _facility_numbers(program, facilities)
         self._known = frozenset(facilities.values())
         self.entries: dict[int, Entry] = {
             probe.index: self._entry(probe) for probe in program.probes

@@ -252,7 +252,7 @@ def _general() -> list[Register]:
         Register("rip", 64, "address of the probed instruction; popped: go on there",
                  pop_kernel=False)
     )  # fmt: skip
-    found.append(Register("rflags", 64, "flags", pop_kernel=False))
+    found.append(Register("rflags", 64, "flags; popped: all but the trap flag", pop_kernel=False))
     found.extend(
         Register(half, 32, f"low half of {name}", part_of=name) for name, half in halves.items()
     )
