@@ -16,6 +16,7 @@ Rules:
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import signal
 import time
@@ -39,6 +40,10 @@ _SYS_VFORK: Final = 58
 _SYS_CLONE3: Final = 435
 _STOP_PATIENCE: Final = 0.2
 _TICK: Final = 0.02
+_LENDER_PATIENCE: Final = 5.0
+_LENDER_PAUSE: Final = 0.01
+_ORPHAN_PATIENCE: Final = 2.0
+_ORPHAN_PAUSE: Final = 0.001
 #: Signals that an instruction raises about itself. They stay unblocked while a thread is borrowed:
 #: a blocked one would make the kernel reset its handler (force_sig_info_to_task).
 _SYNCHRONOUS: Final = sum(
@@ -68,6 +73,7 @@ class Thread:
         "cpu_address",
         "cpu_until",
         "entering",
+        "executed",
         "held",
         "identity_until",
         "listen",
@@ -81,6 +87,7 @@ class Thread:
         "tgid",
         "tid",
         "trap_mask",
+        "waits",
     )
 
     def __init__(self, tid: int, tgid: int, state: State) -> None:
@@ -101,12 +108,16 @@ class Thread:
         #: Whether the stop is between user instructions. At a clone or exec event the thread is
         #: inside its system call, and the return value is still to be stored.
         self.clean = True
+        #: The wait status of an ``exec`` that came while we borrowed the thread.
+        self.executed = 0
+        #: In ``vfork``, about to sleep until the child has done ``exec`` or ended.
+        self.waits = False
         #: (address of the breakpoint, rsp): the next hit there is a restart, not a hit.
         self.skip: tuple[int, int] | None = None
         #: The site in whose slot it is while a handler is set up; then it stops at the handler.
         self.entering: Site | None = None
-        #: The latest hit's record (batch, index), which a fault of the instruction withdraws.
-        self.revocable: tuple[list[tuple[object, ...] | None], int] | None = None
+        #: The latest hit's records (batch, index), which a fault of the instruction withdraws.
+        self.revocable: tuple[tuple[list[tuple[object, ...] | None], int], ...] = ()
         self.comm = b""
         self.owner = (0, 0)
         self.identity_until = 0
@@ -122,6 +133,10 @@ class Engine(Protocol):
 
     def serve_trap(self, thread: Thread) -> None:
         """A SIGTRAP stop: decide what it is, and leave a plan."""
+        ...
+
+    def abandon(self, thread: Thread) -> None:
+        """A stop was not reacted to: a breakpoint that it may be is to be hit again."""
         ...
 
     def deliver(self, thread: Thread) -> None:
@@ -155,7 +170,7 @@ class World:
         self.status = ctypes.c_int(0)
         self.status_address: Final[int] = ctypes.addressof(self.status)
         self._registers = Registers()
-        self._syscall_at: dict[int, int] = {}
+        self._late: list[Thread] = []
 
     # --- becoming and ceasing to be the tracer ---
 
@@ -188,9 +203,11 @@ class World:
         return found is not None and found.tracer == os.getpid()
 
     def let_go(self) -> None:
-        """Detach from every stopped thread; the world must be stopped."""
+        """Detach from every stopped thread but those in ``vfork``; the world must be stopped."""
         for thread in list(self.threads.values()):
-            if thread.state in (State.STOPPED, State.HELD):
+            if thread.state is State.ENDED:
+                del self.threads[thread.tid]
+            elif thread.state in (State.STOPPED, State.HELD) and not thread.waits:
                 self.detach(thread)
 
     def detach(self, thread: Thread) -> None:
@@ -212,7 +229,7 @@ class World:
         """Wait for one stop and dispatch it. False: a signal ended the wait, or nobody is left."""
         tid = _waitpid(-1, self.status_address, WALL)
         if tid <= 0:
-            if ctypes.get_errno() != 4:  # not EINTR: ECHILD
+            if ctypes.get_errno() != errno.EINTR:  # ECHILD
                 self.threads.clear()
             return False
         self.dispatch(tid, self.status.value)
@@ -233,18 +250,19 @@ class World:
         if thread is None:
             if stop.kind in (Kind.EXITED, Kind.KILLED):
                 self._early.pop(tid, None)
-            elif tid in self._expected or stop.kind in (Kind.STOP, Kind.GROUP_STOP):
+            elif stop.kind in (Kind.STOP, Kind.GROUP_STOP):
                 self._early[tid] = stop
+                self._adopt_orphans()
             return
         reaction = react(thread.state, stop.kind)
         if stop.kind not in (Kind.EXITED, Kind.KILLED):
             thread.state = State.STOPPED
             thread.clean = True
+            thread.waits = False
             thread.busy = True
         match reaction:
             case Reaction.FORGET:
-                del self.threads[tid]
-                self._engine.forgotten(thread, stop)
+                self._forget(thread, stop)
                 return
             case Reaction.SERVE_TRAP:
                 self._engine.serve_trap(thread)
@@ -258,6 +276,7 @@ class World:
                 return
             case Reaction.ADOPT_CHILD:
                 thread.clean = False
+                thread.waits = stop.kind is Kind.VFORK
                 self._adopt(thread)
             case Reaction.NEW_IMAGE:
                 thread.clean = False
@@ -280,6 +299,10 @@ class World:
             shares, is_thread = self._clone_kind(parent)
         except Gone:
             return
+        if child in self.threads:
+            return  # found in /proc when we came
+        if not is_thread and not self._is_ours(child):
+            return  # killed, or let go as an orphan
         tgid = parent.tgid if is_thread else child
         self.threads[child] = thread = Thread(child, tgid, State.STARTING)
         self._expected[child] = shares
@@ -287,6 +310,42 @@ class World:
         if early is not None:
             thread.state = State.STOPPED
             self._begin(thread, early)
+
+    def _forget(self, thread: Thread, stop: Stop) -> None:
+        self.threads.pop(thread.tid, None)
+        self._expected.pop(thread.tid, None)
+        self._engine.forgotten(thread, stop)
+        self._adopt_orphans()
+
+    def _adopt_orphans(self, executing: int = 0) -> None:
+        """Children whose parent was killed before it could tell us of them.
+
+        ``executing``: a process whose other threads are gone, and with them what they had to tell.
+        """
+        if not self._early:
+            return
+        parents = {thread.tgid for thread in self.threads.values()} - {executing}
+        for tid, stop in list(self._early.items()):
+            found = procfs.status(tid)
+            if found is None or found.tgid != tid or procfs.parent(tid) in parents:
+                continue
+            del self._early[tid]
+            shares = any(procfs.shares_memory(each, tid) for each in self.threads)
+            self.threads[tid] = thread = Thread(tid, tid, State.STOPPED)
+            self._expected[tid] = shares
+            self._begin(thread, stop)
+
+    def await_orphans(self) -> None:
+        """When the target has ended: children that it has just made are still to be let go."""
+        deadline = time.monotonic() + _ORPHAN_PATIENCE
+        while time.monotonic() < deadline:
+            tid = _waitpid(-1, self.status_address, WALL | os.WNOHANG)
+            if tid > 0:
+                self.dispatch(tid, self.status.value)
+            elif tid == 0:
+                time.sleep(_ORPHAN_PAUSE)
+            elif ctypes.get_errno() != errno.EINTR:
+                return
 
     def _clone_kind(self, parent: Thread) -> tuple[bool, bool]:
         """Whether the child shares its parent's memory, and whether it is a thread of it.
@@ -312,10 +371,13 @@ class World:
         for other in [t for t in self.threads.values() if t.tgid == thread.tgid]:
             if other.tid != thread.tid:
                 del self.threads[other.tid]
+                self._expected.pop(other.tid, None)
+        self._adopt_orphans(thread.tgid)
         thread.signal = 0
         thread.siginfo = None
         thread.listen = thread.relisten = thread.held = False
-        thread.skip = thread.entering = thread.revocable = None
+        thread.skip = thread.entering = None
+        thread.revocable = ()
         thread.cpu_address = -1
         thread.trap_mask = None
         thread.identity_until = 0
@@ -326,6 +388,10 @@ class World:
     def go(self, thread: Thread) -> None:
         """Carry out the thread's plan, unless the world is stopped or the thread is held."""
         if self._stopped or thread.busy or thread.state is not State.STOPPED:
+            return
+        if thread.executed:
+            status, thread.executed = thread.executed, 0
+            self.dispatch(thread.tid, status)
             return
         if thread.held:
             thread.state = State.HELD
@@ -360,10 +426,16 @@ class World:
 
     @contextmanager
     def stopped(self) -> Iterator[list[Thread]]:
-        """Every thread stopped within; yields those that sleep in the kernel and could not be."""
+        """Every thread stopped within; yields those that sleep in the kernel and could not be.
+
+        A thread in ``vfork`` is among these: it will sleep before it does anything else.
+        """
         self._stopped += 1
         try:
-            yield self._stop_all() if self._stopped == 1 else []
+            if self._stopped == 1:
+                self._late = self._stop_all()
+                self._late += [thread for thread in self.threads.values() if thread.waits]
+            yield self._late
         finally:
             self._stopped -= 1
             if not self._stopped:
@@ -388,9 +460,9 @@ class World:
                         waiting = True
                 if not waiting:
                     return []
-                if not self.wait() and time.monotonic() > deadline:
+                if not self.wait():
                     late = self._unstoppable()
-                    if late is not None:
+                    if late is not None and (not late or time.monotonic() > deadline):
                         return late
         finally:
             signal.setitimer(signal.ITIMER_REAL, *previous)
@@ -402,22 +474,43 @@ class World:
             # It is dying: its exit status comes.
             return
 
+    def _take_status(self, tid: int) -> bool:
+        """Dispatch what the kernel has to say of a thread; false when that is nothing."""
+        if _waitpid(tid, self.status_address, WALL | os.WNOHANG) != tid:
+            return False
+        self.dispatch(tid, self.status.value)
+        return True
+
     def _unstoppable(self) -> list[Thread] | None:
-        """Those that still run, if each of them sleeps uninterruptibly; else ``None``."""
-        late = [
-            thread
-            for thread in self.threads.values()
-            if thread.state in (State.RUNNING, State.LISTENING, State.STARTING)
-        ]
-        if all(procfs.blocked_in_kernel(thread.tid) for thread in late):
-            return late
-        return None
+        """Those that still run, if each of them sleeps uninterruptibly; else ``None``.
+
+        A leading thread that has ended is no such; one that is not there at all is forgotten.
+        """
+        late: list[Thread] = []
+        runs = False
+        for thread in list(self.threads.values()):
+            if thread.state not in (State.RUNNING, State.LISTENING, State.STARTING):
+                continue
+            state = procfs.run_state(thread.tid)
+            if not state:
+                self._forget(thread, Stop(Kind.EXITED, 0))
+            elif state == "Z" and thread.tid == thread.tgid:
+                thread.state = State.ENDED
+            elif state == "D":
+                late.append(thread)
+            elif state == "t" and not self._take_status(thread.tid):
+                # Its stop was taken from the kernel but, by a defect of ours, not reacted to.
+                thread.state = State.STOPPED
+                self._engine.abandon(thread)
+            else:
+                runs = True
+        return None if runs else late
 
     # --- borrowing a thread ---
 
     def park(self, thread: Thread, stop: Stop) -> None:
         """Note what a stop that came while we borrowed the thread asks for afterwards."""
-        if stop.kind is Kind.SIGNAL:
+        if stop.kind in (Kind.SIGNAL, Kind.TRAP):
             if not thread.signal:
                 thread.signal = stop.value
                 thread.siginfo = ptrace.get_siginfo(thread.tid)
@@ -442,7 +535,7 @@ class World:
             while True:
                 ptrace.step(tid)
                 stop = self._wait_for(thread)
-                if stop.kind is Kind.TRAP:
+                if stop.kind is Kind.TRAP and not _was_sent(ptrace.get_siginfo(tid)):
                     return stop
                 if stop.kind is Kind.SIGNAL and _SYNCHRONOUS >> (stop.value - 1) & 1:
                     return stop
@@ -484,6 +577,10 @@ class World:
                     stops += 1
                 else:
                     self.park(thread, stop)
+            if thread.signal:
+                # Only a signal's own stop (and a step's) can deliver one.
+                os.kill(thread.tgid, thread.signal)
+                thread.signal, thread.siginfo = 0, None
             # From here the kernel would not restart an interrupted system call: it does so on the
             # way out of a stop between instructions only.
             thread.clean = False
@@ -494,7 +591,7 @@ class World:
             tid = _waitpid(thread.tid, self.status_address, WALL)
             if tid == thread.tid:
                 break
-            if tid < 0 and ctypes.get_errno() != 4:
+            if tid < 0 and ctypes.get_errno() != errno.EINTR:
                 raise Gone(thread.tid)
         stop = decode(self.status.value)
         if stop.kind in (Kind.EXITED, Kind.KILLED):
@@ -502,6 +599,8 @@ class World:
             self._engine.forgotten(thread, stop)
             raise Gone(thread.tid)
         if stop.kind is Kind.EXEC:
+            # Another thread, which we could not stop, was in it: ``go`` follows it up.
+            thread.executed = self.status.value
             raise Gone(thread.tid)
         return stop
 
@@ -550,35 +649,74 @@ class World:
                 thread.listen, thread.relisten = True, False
 
     def collect(self, thread: Thread) -> None:
-        """Let a stopped thread run into the SIGTRAP that is pending for it, and serve that.
+        """Serve a SIGTRAP that is pending for a stopped thread; raises Gone.
 
-        Raises Gone.
+        It is of a breakpoint that the thread executed just before our interrupt, which the kernel
+        reports first (get_signal). When the thread goes on, the SIGTRAP comes before it runs any
+        instruction.
         """
-        ptrace.interrupt(thread.tid)
-        ptrace.cont(thread.tid)
-        stop = self._wait_for(thread)
-        thread.clean = True
-        if stop.kind is Kind.TRAP:
-            self._engine.serve_trap(thread)
-        else:
+        make_again = thread.listen or thread.relisten
+        while _trap_is_pending(thread.tid):
+            ptrace.cont(thread.tid)
+            stop = self._wait_for(thread)
+            thread.clean = True
+            thread.listen = False
+            if stop.kind is Kind.TRAP:
+                self._engine.serve_trap(thread)
+                break
             self.park(thread, stop)
+        thread.relisten = thread.relisten or make_again
 
     def lender(self, tgid: int) -> Thread:
         """A stopped thread of the process that can be borrowed; raises Gone when there is none."""
         candidates = [
             thread
             for thread in self.threads.values()
-            if thread.tgid == tgid and thread.state in (State.STOPPED, State.HELD)
+            if thread.tgid == tgid
+            and thread.state in (State.STOPPED, State.HELD)
+            and not thread.waits
         ]
         for thread in sorted(
             candidates, key=lambda each: (bool(each.signal), not each.clean, each.held, each.tid)
         ):
             try:
                 self.make_clean(thread)
+                if not thread.signal:
+                    self.collect(thread)
             except Gone:
                 continue
             return thread
         raise Gone(tgid)
+
+    @contextmanager
+    def borrowed(self, tgid: int) -> Iterator[Thread]:
+        """The world stopped, and a thread of the process to borrow; raises Gone.
+
+        Waits a while for one where all sleep in the kernel, as a process does in ``vfork``.
+        """
+        deadline = time.monotonic() + _LENDER_PATIENCE
+        while True:
+            with self.stopped() as late:
+                try:
+                    thread = self.lender(tgid)
+                except Gone:
+                    if self._stopped > 1 or not late or time.monotonic() > deadline:
+                        raise
+                else:
+                    yield thread
+                    return
+            time.sleep(_LENDER_PAUSE)
+
+
+def _was_sent(info: bytes) -> bool:
+    """Whether a signal came from a process, not from the kernel (si_code 0 or less)."""
+    return int.from_bytes(info[8:12], "little", signed=True) <= 0
+
+
+def _trap_is_pending(tid: int) -> bool:
+    """Whether a SIGTRAP waits for this stopped thread, and not for its being unblocked."""
+    found = procfs.status(tid)
+    return found is not None and bool(found.pending & ~found.blocked & _TRAP)
 
 
 class InjectionError(Exception):
