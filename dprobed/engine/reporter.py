@@ -55,10 +55,10 @@ class Reporter:
         if len(records) >= _BATCH:
             self.flush()
 
-    def latest(self) -> tuple[list[tuple[object, ...] | None], int] | None:
-        """A note by which ``withdraw`` finds the record added last."""
+    def latest(self) -> tuple[tuple[list[tuple[object, ...] | None], int], ...]:
+        """A note by which ``withdraw`` finds the record added last; none when it is on its way."""
         count = len(self.records)
-        return (self.records, count - 1) if count else None
+        return ((self.records, count - 1),) if count else ()
 
     def flush(self) -> None:
         """Send the batch, or drop it when the daemon has fallen too far behind."""

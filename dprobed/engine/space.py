@@ -88,6 +88,15 @@ class Area:
         self.free = list(range(start + size - SLOT, start - SLOT, -SLOT))
 
 
+def _maps(tid: int) -> list[bytes]:
+    """The lines of a thread's list of mappings; raises Gone."""
+    try:
+        with open(f"/proc/{tid}/maps", "rb") as maps:
+            return maps.read().splitlines()
+    except OSError:
+        raise ptrace.Gone(tid) from None
+
+
 class Space:
     """One address space: the target's, or what is left of it after ``exec`` in a CLONE_VM child."""
 
@@ -98,6 +107,8 @@ class Space:
         self.by_trap: dict[int, Site] = {}
         self.areas: list[Area] = []
         self._slots: dict[int, Site] = {}
+        #: By address, those that wait for ``arm``.
+        self._unarmed: dict[int, Site] = {}
         self._gate = 0
 
     # --- looking ---
@@ -144,16 +155,15 @@ class Space:
             first = missing[0]
             group = [address for address in missing if address - first < _REACH // 2]
             size = -(-len(group) * SLOT // PAGE) * PAGE
-            with world.stopped():
-                self._map_area(world, group[0], group[-1], size)
+            with world.borrowed(self.tgid) as thread:
+                self._map_area(world, thread, group[0], group[-1], size)
             missing = missing[len(group) :]
 
     @staticmethod
     def _reaches(start: int, end: int, address: int) -> bool:
         return abs(address - start) < _REACH and abs(end - address) < _REACH
 
-    def _map_area(self, world: World, low: int, high: int, size: int) -> None:
-        thread = world.lender(self.tgid)
+    def _map_area(self, world: World, thread: Thread, low: int, high: int, size: int) -> None:
         for start in self._gaps(thread.tid, low, high, size):
             result = self.call(
                 world,
@@ -186,9 +196,7 @@ class Space:
         """
         found: list[tuple[int, int]] = []
         floor = _LOWEST
-        with open(f"/proc/{tid}/maps", "rb") as maps:
-            lines = maps.read().splitlines()
-        for line in [*lines, b"%x-%x ---p 0 0 0 end" % (_HIGHEST, _HIGHEST)]:
+        for line in [*_maps(tid), b"%x-%x ---p 0 0 0 end" % (_HIGHEST, _HIGHEST)]:
             bounds = line.split(b" ", 1)[0].split(b"-")
             start, end = int(bounds[0], 16), int(bounds[1], 16)
             if start > _HIGHEST:
@@ -239,9 +247,7 @@ class Space:
         """The address of a ``syscall`` instruction: in the vDSO, else in any code there is."""
         if self._gate and self.text(self._gate, 2) == _SYSCALL:
             return self._gate
-        with open(f"/proc/{tid}/maps", "rb") as maps:
-            lines = maps.read().splitlines()
-        for line in sorted(lines, key=lambda each: b"[vdso]" not in each):
+        for line in sorted(_maps(tid), key=lambda each: b"[vdso]" not in each):
             fields = line.split(None, 5)
             if b"x" not in fields[1] or b"[vsyscall]" in line:
                 continue
@@ -259,7 +265,7 @@ class Space:
 
     def make_site(self, address: int) -> Site:
         """The site at an address, made ready but not armed; raises SpaceError with the reason."""
-        known = self.by_trap.get(address + 1)
+        known = self.by_trap.get(address + 1) or self._unarmed.get(address)
         if known is not None:
             return known
         code = self.text(address, 15)
@@ -279,8 +285,14 @@ class Space:
             raise SpaceError(f"the slot for {address:#x} cannot be written")
         area.free.pop()
         site = Site(address, code[: displaced.length], slot, displaced)
-        self._slots[slot] = site
+        self._slots[slot] = self._unarmed[address] = site
         return site
+
+    def discard_unarmed(self) -> None:
+        """Give the slots back of sites that were made ready and did not come to be armed."""
+        for site in list(self._unarmed.values()):
+            self.free(site)
+        self._unarmed.clear()
 
     # --- changing text: the world is stopped ---
 
@@ -292,6 +304,7 @@ class Space:
             return False
         self.by_trap[site.trap] = site
         if self.memory.poke(site.address, INT3):
+            self._unarmed.pop(site.address, None)
             return True
         del self.by_trap[site.trap]
         return False
@@ -318,7 +331,8 @@ class Space:
         except OSError:
             return False
         try:
-            for site in self.by_trap.values():
+            # Also those taken out while a thread, perhaps in ``fork``, could not be stopped.
+            for site in self._slots.values():
                 if not site.gone and copy.peek(site.address, 1) == INT3:
                     copy.poke(site.address, site.original[:1])
         finally:
@@ -335,4 +349,5 @@ class Space:
         self.memory.close()
         self.by_trap.clear()
         self._slots.clear()
+        self._unarmed.clear()
         self.areas.clear()

@@ -113,7 +113,7 @@ class Tracer:
                     else:
                         select.select([self._sock], [], [], _IDLE)
         finally:
-            self._withdraw()
+            self._leave()
             if self._pid:
                 how, status = self._end or ("detached", 0)
                 self._reporter.send(
@@ -621,6 +621,10 @@ class Tracer:
         """See TrapEngine."""
         self._engine.serve_trap(thread)
 
+    def abandon(self, thread: Thread) -> None:
+        """See TrapEngine."""
+        self._engine.abandon(thread)
+
     def deliver(self, thread: Thread) -> None:
         """See TrapEngine."""
         self._engine.deliver(thread)
@@ -686,6 +690,15 @@ class Tracer:
             self._world.attention = True
 
     # --- leaving ---
+
+    def _leave(self) -> None:
+        """Withdraw even if a defect of ours gets in the way once."""
+        try:
+            self._withdraw()
+        except Exception:
+            _log.exception("leaving process %d failed; once more", self._pid)
+            self._withdraw()
+            raise
 
     def _withdraw(self) -> None:
         """Take every change back and let every thread go."""

@@ -75,6 +75,9 @@ _IDENTITY_NS: Final = 100_000_000
 #: of a hit.
 _CPU_NS: Final = 100_000
 
+#: Stops served between two looks at every thread, at least.
+_SWEEP: Final = 64
+
 _log = logging.getLogger(__name__)
 
 
@@ -87,6 +90,8 @@ class TrapEngine:
         self._space: Space
         self.watch = DebugRegisters()
         self.overhead_ns = 0
+        #: Disarmed while a thread could not be stopped, which may be in their slots.
+        self._limbo: set[Site] = set()
         #: Called when a probe is through with this target (``rem``, max_hits, a defect).
         self.retire: Callable[[], None] = lambda: None
         self.suspended: Callable[[Thread], None] = lambda thread: None
@@ -118,6 +123,7 @@ class TrapEngine:
     @space.setter
     def space(self, space: Space) -> None:
         self._space = space
+        self._limbo.clear()
         self._context.memory = space.memory
         self.sigtrap.space = space
 
@@ -129,7 +135,12 @@ class TrapEngine:
         threads, status, status_address = world.threads, world.status, world.status_address
         words, registers, sigtrap = self._words, self._registers.address, self.sigtrap
         clock = time.monotonic_ns
+        turns = _SWEEP
         while not world.attention and threads:
+            turns -= 1
+            if not turns:
+                turns = self._sweep()
+                continue
             tid = waitpid(-1, status_address, WALL)
             if tid <= 0:
                 if not world.attention:
@@ -152,7 +163,12 @@ class TrapEngine:
                         and thread.trap_mask is None
                         and sigtrap.disposition is None
                     ):
-                        self.hit(thread, site, now)
+                        try:
+                            self.hit(thread, site, now)
+                        except BaseException:
+                            thread.state = State.STOPPED
+                            self.abandon(thread)
+                            raise
                         # Before it goes on: on one CPU it runs at once, and we only later.
                         self.overhead_ns += clock() - now
                         if thread.held:
@@ -163,6 +179,21 @@ class TrapEngine:
             world.dispatch(tid, status.value)
             self.overhead_ns += clock() - now
 
+    def _sweep(self) -> int:
+        """Look at every thread once; in how many stops to do so again.
+
+        The kernel looks for a stop always from the same end of its list (ptrace_do_wait), so a
+        few threads that hit all the time would be served for ever, and the others never.
+        """
+        world = self.world
+        if len(world.threads) > 1:
+            now = time.monotonic_ns()
+            for tid in list(world.threads):
+                if _waitpid(tid, world.status_address, WALL | os.WNOHANG) == tid:
+                    world.dispatch(tid, world.status.value)
+            self.overhead_ns += time.monotonic_ns() - now
+        return max(_SWEEP, len(world.threads))
+
     # --- a hit ---
 
     def hit(self, thread: Thread, site: Site, now: int) -> None:
@@ -170,7 +201,10 @@ class TrapEngine:
         words, data = self._words, self._registers.data
         address = words[RIP] = site.address
         before = bytes(data)
-        self._run_programs(thread, site.attachments, site.displaced.may_fault, now)
+        try:
+            self._run_programs(thread, site.attachments, site.displaced.may_fault, now)
+        except Gone:
+            return  # killed; its exit status comes next
         if data == before:
             # Nothing altered: one register is cheaper to store than all.
             _call(PTRACE_POKEUSER, thread.tid, 8 * RIP, site.slot)
@@ -180,11 +214,22 @@ class TrapEngine:
         with contextlib.suppress(Gone):
             self._registers.store(thread.tid)
 
+    def abandon(self, thread: Thread) -> None:
+        """A defect of ours came between a stop and what it asks for: to the instruction again."""
+        with contextlib.suppress(Gone):
+            words = self._registers.load(thread.tid)
+            site = self.space.by_trap.get(words[RIP])
+            if site is not None:
+                words[RIP] = site.address
+                self._registers.store(thread.tid)
+
     def _run_programs(
         self, thread: Thread, attachments: Iterable[Attachment], may_fault: bool, now: int
     ) -> None:
         context = self._context
         context.enter(thread)
+        if may_fault:
+            thread.revocable = ()
         if now > thread.identity_until:
             self._identify(thread, now)
         for attachment in attachments:
@@ -230,7 +275,7 @@ class TrapEngine:
                     ),
                 )
                 if may_fault and probe.revocable:
-                    thread.revocable = self._reporter.latest()
+                    thread.revocable += self._reporter.latest()
             if hits >= probe.last or outcome.exit == REM:
                 rem = outcome.exit == REM
                 probe.set(ProbeState.REMOVED if rem else ProbeState.DISABLED)
@@ -274,7 +319,8 @@ class TrapEngine:
         """No hits for a while: let the scheduler place us again."""
         if self._cpu >= 0:
             self._cpu = -1
-            os.sched_setaffinity(0, self._all_cpus)
+            with contextlib.suppress(OSError):
+                os.sched_setaffinity(0, self._all_cpus)
 
     def _defect(self, thread: Thread, attachment: Attachment, error: Exception) -> None:
         """An executor broke its promise: the thread goes on unaltered, the probe goes."""
@@ -299,6 +345,9 @@ class TrapEngine:
             self._serve_trap(thread, time.monotonic_ns())
         except Gone:
             return
+        except BaseException:
+            self.abandon(thread)
+            raise
 
     def _serve_trap(self, thread: Thread, now: int) -> None:
         words = self._registers.load(thread.tid)
@@ -365,8 +414,9 @@ class TrapEngine:
         before = words[RIP]
         found = self.space.slot_at(before)
         if found is not None:
-            # The access was made by a copied instruction, and is done.
-            self._take(found[0].position(found[1]))
+            # The access was made by a copied instruction. Of a ``call`` that is the push, so rsp
+            # is what it is to be.
+            words[RIP] = found[0].position(found[1]).address
         shown = words[RIP]
         self._run_programs(thread, fired, False, now)
         if words[RIP] == shown:
@@ -431,8 +481,8 @@ class TrapEngine:
             )
         self._take(Position(Where.BEFORE, site.address, position.rsp_delta))
         self._registers.store(thread.tid)
-        if thread.revocable is not None:
-            withdrawn = self._reporter.withdraw(*thread.revocable)
+        for batch, index in thread.revocable:
+            withdrawn = self._reporter.withdraw(batch, index)
             if withdrawn is not None:
                 withdrawn.faulted += 1
 
@@ -493,6 +543,8 @@ class TrapEngine:
                 self._release_child(thread)
         except Gone:
             return
+        except ptrace.PtraceError as error:
+            _log.warning("thread %d has no watchpoints: %s", thread.tid, error)
 
     def _release_child(self, thread: Thread) -> None:
         """A ``fork`` child has a copy of our changes: undo them there, and let it go."""
@@ -537,7 +589,7 @@ class TrapEngine:
 
         ``late``: threads that could not be stopped; the slots stay as long as these may be in one.
         """
-        removing = set(sites)
+        removing = self._limbo | set(sites)
         for thread in self._standing():
             self._collect_pending(thread, removing)
         for site in sites:
@@ -547,9 +599,12 @@ class TrapEngine:
                 self.settle(thread, removing)
             except Gone:
                 continue
-        if not late:
-            for site in sites:
-                self.space.free(site)
+        if late:
+            self._limbo = removing
+            return
+        self._limbo = set()
+        for site in removing:
+            self.space.free(site)
 
     def _standing(self) -> list[Thread]:
         return [
@@ -562,10 +617,8 @@ class TrapEngine:
         """Serve a breakpoint that this thread executed but has not reported yet."""
         try:
             words = self._registers.load(thread.tid)
-            site = self.space.by_trap.get(words[RIP])
-            if site not in removing or thread.signal or not _trap_is_pending(thread.tid):
-                return
-            self.world.collect(thread)
+            if self.space.by_trap.get(words[RIP]) in removing and not thread.signal:
+                self.world.collect(thread)
         except Gone:
             return
 
@@ -600,11 +653,6 @@ class TrapEngine:
             thread.entering = None
         if thread.skip is not None and self.space.by_trap.get(thread.skip[0]) is None:
             thread.skip = None
-
-
-def _trap_is_pending(tid: int) -> bool:
-    found = procfs.status(tid)
-    return found is not None and bool(found.pending >> (signal.SIGTRAP - 1) & 1)
 
 
 _call = ptrace.raw_ptrace

@@ -24,6 +24,8 @@ class State(Enum):
     LISTENING = auto()
     #: Held by a program's ``suspend`` (a stop that lasts until the client resumes it).
     HELD = auto()
+    #: The leading thread after its own end: a zombie, reported when the last other thread ends.
+    ENDED = auto()
 
 
 class Reaction(Enum):
@@ -66,6 +68,7 @@ TABLE: Final[dict[tuple[State, Kind], Reaction]] = {
     **{(State.STOPPED, kind): reaction for kind, reaction in _STANDS.items()},
     **{(State.HELD, kind): reaction for kind, reaction in _STANDS.items()},
     **{(State.LISTENING, kind): reaction for kind, reaction in _STANDS.items()},
+    **{(State.ENDED, kind): reaction for kind, reaction in _STANDS.items()},
     # PTRACE_LISTEN ends with another PTRACE_EVENT_STOP: by SIGCONT, by our interrupt (then still
     # with the stopping signal), or because a new stop began.
     (State.LISTENING, Kind.STOP): Reaction.GO_ON,

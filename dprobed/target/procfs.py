@@ -32,6 +32,7 @@ class Status:
     gids: tuple[int, ...]
     capabilities: int
     pending: int
+    blocked: int
     caught: int
     ignored: int
     seccomp: int
@@ -63,6 +64,7 @@ def status(tid: int) -> Status | None:
         gids=tuple(map(int, fields[b"Gid"].split())),
         capabilities=number(b"CapPrm", 16),
         pending=number(b"SigPnd", 16),
+        blocked=number(b"SigBlk", 16),
         caught=number(b"SigCgt", 16),
         ignored=number(b"SigIgn", 16),
         seccomp=number(b"Seccomp"),
@@ -88,10 +90,22 @@ def threads(pid: int) -> list[int]:
         return []
 
 
-def blocked_in_kernel(tid: int) -> bool:
-    """Whether the thread sleeps uninterruptibly, so that no stop can reach it now."""
+def run_state(tid: int) -> str:
+    """The state's letter in ``/proc/PID/stat``: D sleeps uninterruptibly; empty when gone."""
     found = _stat(tid)
-    return found is not None and found[0] == b"D"
+    return found[0].decode() if found is not None else ""
+
+
+def parent(pid: int) -> int:
+    """The parent process, 0 when the process is gone."""
+    found = _stat(pid)
+    return int(found[1]) if found is not None else 0
+
+
+def in_trace_stop(tid: int) -> bool:
+    """Whether the thread stands in a stop for its tracer."""
+    found = _stat(tid)
+    return found is not None and found[0] == b"t"
 
 
 def cpu(tid: int) -> int:

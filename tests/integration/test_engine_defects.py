@@ -1,0 +1,105 @@
+"""A defect of ours, wherever it shows itself, never harms a target.
+
+The faults are made in the tracer itself (there is no other way to make them): one of its functions
+raises at its n-th call. The tracer must then take its breakpoints out, let the target go and die.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from dprobed.engine.context import HitContext
+from dprobed.engine.reporter import Reporter
+from dprobed.engine.space import Space
+from dprobed.engine.trap import TrapEngine
+from dprobed.target.world import World
+from tests.conftest import BuildTarget
+from tests.integration.conftest import Start
+from tests.integration.harness import TracerProcess, counting, text
+
+
+class PlannedDefectError(Exception):
+    """What the broken function raises."""
+
+
+def break_at(
+    monkeypatch: pytest.MonkeyPatch, owner: type[Any], name: str, calls: int
+) -> Callable[..., Any]:
+    """Make a method raise at its n-th call, and work before and after."""
+    works = getattr(owner, name)
+    left = [calls]
+
+    def broken(self: object, *arguments: object, **named: object) -> object:
+        left[0] -= 1
+        if left[0] == 0:
+            raise PlannedDefectError(name)
+        return works(self, *arguments, **named)
+
+    monkeypatch.setattr(owner, name, broken)
+    return broken
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "calls"),
+    [
+        (TrapEngine, "hit", 50),
+        (TrapEngine, "_run_programs", 50),
+        (HitContext, "enter", 50),
+        (Reporter, "add", 50),
+        (Reporter, "flush", 3),
+        (TrapEngine, "_identify", 1),
+        (TrapEngine, "_serve_site", 1),
+        (TrapEngine, "begin", 20),
+        (TrapEngine, "serve_trap", 1),
+        (World, "dispatch", 5),
+        (World, "dispatch", 400),
+        (World, "go", 5),
+        (World, "go", 400),
+        (Space, "disarm", 1),
+        (Space, "unmap_areas", 1),
+        (TrapEngine, "settle", 1),
+    ],
+)
+def test_the_target_survives(
+    build_target: BuildTarget,
+    start: Start,
+    monkeypatch: pytest.MonkeyPatch,
+    owner: type[Any],
+    name: str,
+    calls: int,
+) -> None:
+    program = build_target("threads.c", "-pthread")
+    target = start(program)
+    before = text(target.pid)
+    break_at(monkeypatch, owner, name, calls)
+    tracer = TracerProcess()
+    target.tracer = tracer
+    try:
+        tracer.attach(target.pid)
+        tracer.put(counting(program, "probed", "leave_syscall", body="push r,rdi\nlog 1\nexit"))
+        target.go()
+        target.expect("running")
+        tracer.close()
+        while not tracer.closed:
+            tracer.receive()
+    except (AssertionError, BrokenPipeError):
+        assert tracer.closed
+    _, status = os.waitpid(tracer.pid, 0)
+    tracer.pid = 0
+    tracer.sock.close()
+    target.tracer = None
+    assert os.waitstatus_to_exitcode(status) == 1, "the defect went unnoticed"
+    if "running" not in target.said:
+        target.go()
+        target.expect("running")
+    target.go()
+    target.expect("stopped")
+    # Where leaving itself is broken a few pages of ours may stay, but in the target's own code
+    # nothing does.
+    after = text(target.pid)
+    assert {name: after[name] for name in before} == before
+    target.finish()
