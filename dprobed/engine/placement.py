@@ -109,12 +109,13 @@ class Placement:
         self._space = space
         self.loaded: dict[Hashable, Loaded] = {}
 
-    def refresh(self) -> tuple[list[Loaded], set[Hashable]]:
+    def refresh(self, tid: int) -> tuple[list[Loaded], set[Hashable]]:
         """Read the list of mappings; what is new, and the keys of what is gone.
 
-        Raises LocationError when the process is gone.
+        ``tid``: a living thread; the leading one may have ended, and shows nothing then. Raises
+        LocationError when it is gone.
         """
-        now = {each.key: each for each in map(Loaded, modules(self._pid))}
+        now = {each.key: each for each in map(Loaded, modules(tid))}
         new = [each for key, each in now.items() if key not in self.loaded]
         gone = self.loaded.keys() - now.keys()
         for key in gone:

@@ -91,6 +91,7 @@ class Tracer:
         self._retired = False
         self._resume = False
         self._tick = False
+        self._unwatched: set[int] = set()
         self._served = 0
         self._end: tuple[str, int] | None = None
         self._end_status = ("gone", 0)
@@ -148,6 +149,7 @@ class Tracer:
                 self._engine.wander()
             self._served = self._engine.served
             self._retry_pending()
+            self._watch_late()
         if self._resume:
             self._resume = False
             self._release(None)
@@ -218,14 +220,17 @@ class Tracer:
         # Looked at again when no more children can come; here because it refuses at once, and a
         # parent in vfork could not be let go before it wakes.
         self._check_alone(pid)
-        self._check_alone(pid)
         try:
-            self._use_space(pid)
             self._world.seize(pid)
+            # Not before: an ``exec`` in between would leave us with the memory that it gave up.
+            self._use_space(pid)
         except (Gone, OSError) as error:
             # It may have ended, or got another tracer, since the look.
             _log.info("process %d: %s", pid, error)
-            raise TracerError(procfs.refusal(pid) or procfs.denial(pid)) from error
+            reason = procfs.refusal(pid) or procfs.denial(pid)
+            with self._world.stopped():
+                self._world.let_go()
+            raise TracerError(reason) from error
         self._pid = pid
         self._launching = launch
         try:
@@ -237,13 +242,15 @@ class Tracer:
 
     def _check_alone(self, pid: int) -> None:
         """A process that shares the memory but is not traced would die of our breakpoints."""
-        for child in procfs.children(pid):
-            found = procfs.status(child)
+        parent = procfs.parent(pid)
+        for other in [parent, *procfs.children(pid)]:
+            found = procfs.status(other)
             if found is None or found.tracer == os.getpid():
                 continue
-            if procfs.shares_memory(pid, child):
+            if procfs.shares_memory(pid, other):
                 raise TracerError(
-                    f"its child {child} ({found.name.decode(errors='replace')}) shares its memory "
+                    f"its {'parent' if other == parent else 'child'} {other} "
+                    f"({found.name.decode(errors='replace')}) shares its memory "
                     "(vfork or CLONE_VM) and would run into the probes; try again when that ended"
                 )
 
@@ -292,10 +299,10 @@ class Tracer:
         """Before the first probe of an address space: its modules, and to hear of new ones."""
         if self._prepared:
             return
-        self._placement.refresh()
         engine, world = self._engine, self._world
-        with world.stopped():
-            engine.sigtrap.observe_process(world.lender(self._pid))
+        with world.borrowed(self._pid) as lender:
+            self._placement.refresh(lender.tid)
+            engine.sigtrap.observe_process(lender)
             for thread in list(world.threads.values()):
                 if thread.state in (State.STOPPED, State.HELD):
                     engine.sigtrap.observe_thread(thread)
@@ -323,7 +330,10 @@ class Tracer:
                     at = code.find(RESTORER_CODE)
                     sigtrap.restorer = sigtrap.restorer or (mapping.start + at if at >= 0 else 0)
         sigtrap.changes(thread)
-        self._hook_signals([])
+        try:
+            self._hook_signals([])
+        except (LocationError, SpaceError) as error:
+            _log.warning("process %d: blocked SIGTRAP: %s", self._pid, error)
 
     def _hook(self, loaded: Loaded, symbol: str, callback: Callable[[Thread], None]) -> None:
         """A site of our own; raises LocationError and SpaceError."""
@@ -334,6 +344,7 @@ class Tracer:
         site.callback = callback
         with self._world.stopped():
             space.arm(site)
+        space.discard_unarmed()
 
     def _hook_loader(self) -> None:
         base = procfs.auxv(self._pid).get(_AT_BASE, 0)
@@ -352,13 +363,9 @@ class Tracer:
             self._tell("loader", f"later modules get no probes: {' '.join(str(error).split())}")
 
     def _modules_changed(self, thread: Thread) -> None:
-        """The loader's notification: the thread stands at it."""
-        self._sync()
-
-    def _sync(self) -> None:
-        """Follow what was mapped and unmapped since the last look."""
+        """The loader's notification: follow what was mapped and unmapped since the last look."""
         try:
-            new, gone = self._placement.refresh()
+            new, gone = self._placement.refresh(thread.tid)
             if gone:
                 self._lose(gone)
             if new:
@@ -401,7 +408,8 @@ class Tracer:
                 spots, trouble = self._placement.find(
                     inserted.program.header, probe.definition, among
                 )
-                spots = [spot for spot in spots if spot.address not in have]
+                fresh = {spot.address: spot for spot in spots if spot.address not in have}
+                spots = list(fresh.values())
                 if trouble is not None and not spots and not have:
                     self._excuse(probe, trouble)
                     changed.append(probe)
@@ -413,20 +421,24 @@ class Tracer:
             if probe.definition.watchpoint is None
             for spot in spots
         ]
+        space = self._engine.space
         if wanted:
-            self._engine.space.reserve(self._world, wanted)
-        ready = [
-            (probe, spot, self._ready(inserted, probe, spot))
-            for inserted, probe, spots in found
-            for spot in spots
-        ]
-        with self._world.stopped():
-            for probe, spot, site in ready:
-                self._connect(probe, spot, site)
-            self._engine.take_in(site for _, _, site in ready if site is not None)
-            self._engine.spare_restarts(site for _, _, site in ready if site is not None)
-            if any(spot.length for _, spot, _ in ready):
-                self._apply_watches()
+            space.reserve(self._world, wanted)
+        try:
+            ready = [
+                (probe, spot, self._ready(inserted, probe, spot))
+                for inserted, probe, spots in found
+                for spot in spots
+            ]
+            with self._world.stopped() as late:
+                for probe, spot, site in ready:
+                    self._connect(probe, spot, site)
+                sites = [site for _, _, site in ready if site is not None]
+                self._engine.take_in(site for site in sites if site.trap in space.by_trap)
+                if any(spot.length for _, spot, _ in ready):
+                    self._apply_watches(late)
+        finally:
+            space.discard_unarmed()
         return changed + [probe for _, probe, _ in found]
 
     @staticmethod
@@ -460,16 +472,18 @@ class Tracer:
             kind = probe.definition.watchpoint or "w"
             register = self._engine.watch.add(kind, spot.address, spot.length)
             if register is None:
-                probe.set(
-                    ProbeState.NO_DEBUG_REGISTER,
-                    "all four debug registers are in use: remove another watchpoint first",
-                )
+                if not probe.attachments:
+                    probe.set(
+                        ProbeState.NO_DEBUG_REGISTER,
+                        "all four debug registers are in use: remove another watchpoint first",
+                    )
                 return
             index = register
         elif site is None:
             return
         elif not self._engine.space.arm(site):
-            probe.set(ProbeState.FAILED, f"the code at {spot.address:#x} changed meanwhile")
+            if not probe.attachments:
+                probe.set(ProbeState.FAILED, f"the code at {spot.address:#x} changed meanwhile")
             return
         attachment = Attachment(
             probe,
@@ -497,7 +511,9 @@ class Tracer:
             self._reporter.place(number, *name)
         return number
 
-    def _apply_watches(self) -> None:
+    def _apply_watches(self, late: list[Thread]) -> None:
+        """Give every thread the debug registers; those that could not be stopped get them later."""
+        self._unwatched = {thread.tid for thread in late}
         for thread in self._world.threads.values():
             if thread.state in (State.STOPPED, State.HELD):
                 try:
@@ -547,7 +563,13 @@ class Tracer:
             with self._world.stopped() as late:
                 self._engine.remove(empty, late)
                 if watched:
-                    self._apply_watches()
+                    self._apply_watches(late)
+
+    def _watch_late(self) -> None:
+        """Threads that were asleep in the kernel when the watchpoints changed."""
+        if self._unwatched & self._world.threads.keys():
+            with self._world.stopped() as late:
+                self._apply_watches(late)
 
     def _lose(self, keys: set[Hashable]) -> None:
         """Modules that are not mapped any more: their sites are not ours to touch."""

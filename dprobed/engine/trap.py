@@ -374,7 +374,10 @@ class TrapEngine:
             words[RIP] -= 1
             self._registers.store(thread.tid)
             return
-        if code == _TRAP_HWBKPT and self._serve_watch(thread, now):
+        if code == _TRAP_HWBKPT:
+            if not self._serve_watch(thread, now):
+                # One that was taken out while this thread could not be stopped.
+                self.watch.apply(thread.tid)
             return
         self._target_trap(thread, code)
 
@@ -399,6 +402,12 @@ class TrapEngine:
             self._registers.store(thread.tid)
             return
         if site.callback is not None:
+            if self.world.is_stopped:
+                # What stops it has looked at modules and sites already, and is about to change
+                # them: this thread calls again when that is done.
+                self._words[RIP] = site.address
+                self._registers.store(thread.tid)
+                return
             site.callback(thread)
             self._registers.load(thread.tid)
         self.hit(thread, site, now)
@@ -561,26 +570,6 @@ class TrapEngine:
             _log.warning("child %d keeps our pages: %s", thread.tid, error)
         self.sigtrap.restore_in_child(thread)
         self.world.detach(thread)
-
-    # --- putting sites in: the world is stopped ---
-
-    def spare_restarts(self, sites: Iterable[Site]) -> None:
-        """A thread that our stop found blocked in a system call there will only begin it again."""
-        behind = {
-            site.address + site.displaced.length: site
-            for site in sites
-            if site.displaced.is_syscall
-        }
-        if not behind:
-            return
-        for thread in self._standing():
-            try:
-                words = self._registers.load(thread.tid)
-            except Gone:
-                continue
-            site = behind.get(words[RIP])
-            if site is not None and self._restarts():
-                thread.skip = (site.trap, words[RSP])
 
     # --- taking sites out: the world is stopped ---
 

@@ -424,6 +424,11 @@ class World:
             thread.state = State.STOPPED
             self.go(thread)
 
+    @property
+    def is_stopped(self) -> bool:
+        """Whether we are within ``stopped``."""
+        return self._stopped > 0
+
     @contextmanager
     def stopped(self) -> Iterator[list[Thread]]:
         """Every thread stopped within; yields those that sleep in the kernel and could not be.
