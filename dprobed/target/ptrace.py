@@ -257,13 +257,14 @@ _syscall.restype = ctypes.c_long
 
 
 def rseq_address(tid: int) -> int:
-    """Where the thread's ``struct rseq`` lies (its second word is the CPU), 0 if it has none.
+    """Where the thread's ``struct rseq`` lies (its second word is the CPU), 0 if it has none or is
+    gone.
 
     PTRACE_GET_RSEQ_CONFIGURATION, Linux 5.13; glibc registers one from 2.35 on.
     """
     block = Block(24)
     try:
         call(PTRACE_GET_RSEQ_CONFIGURATION, tid, 24, block.address)
-    except PtraceError:
+    except (PtraceError, Gone):
         return 0
     return int.from_bytes(block.data[:8], "little")

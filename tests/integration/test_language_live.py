@@ -7,6 +7,7 @@ a stopped thread, and the target (``language.c``) says what it saw.
 from __future__ import annotations
 
 import os
+import signal
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +27,7 @@ from dprobed.program import (
     select,
 )
 from dprobed.program.table import REGISTERS, ExCode
+from dprobed.target import ptrace
 from tests.conftest import BuildTarget
 from tests.integration.conftest import Start, Trace
 from tests.integration.harness import RefusedError, Target, TracerProcess, text
@@ -390,6 +392,51 @@ def test_who_and_where_a_thread_is(lab: Lab) -> None:
     assert low.to_bytes(8, "little") + high.to_bytes(8, "little") == comm.ljust(16, b"\0")
     assert comm == b"worker of long " == record.comm
     assert (record.pid, record.tid, record.uid) == (lab.target.pid, tid, ids["Uid"][0])
+
+
+@pytest.mark.parametrize(
+    ("call", "hit", "body"),
+    [
+        ("get_fpregs", 5, "push r,xmm0\nlog 2\nexit"),
+        ("set_fpregs", 5, "push 1\npush 2\npop r,xmm0\npush 3\nlog 1\nexit"),
+        ("rseq_address", 1, "push 3\nlog 1\nexit"),
+        ("rseq_address", 1, "push procid\nlog 1\nexit"),
+    ],
+)
+def test_a_target_that_is_killed_in_the_middle_of_a_hit(
+    module: Path,
+    start: Start,
+    trace: Trace,
+    monkeypatch: pytest.MonkeyPatch,
+    call: str,
+    hit: int,
+    body: str,
+) -> None:
+    """The kill comes right before one of our ptrace calls: an end like any other."""
+    works = getattr(ptrace, call)
+    calls = []
+
+    def killed_first(tid: int, *arguments: object) -> object:
+        calls.append(tid)
+        if len(calls) == hit:
+            os.kill(tid, signal.SIGKILL)
+            with pytest.raises(ptrace.Gone):
+                while True:
+                    ptrace.get_siginfo(tid)
+        return works(tid, *arguments)
+
+    monkeypatch.setattr(ptrace, call, killed_first)
+    target = start(module)
+    lab = Lab(module, target, trace(target))
+    lab.put(body)
+    with pytest.raises(AssertionError, match="ended with -9"):
+        lab.command("n")
+    ended = lab.tracer.wait()
+    assert (ended.how, ended.status) == ("killed", signal.SIGKILL)
+    (probe,) = ended.probes
+    missed = call == "get_fpregs"
+    assert (probe.hits, probe.ran, probe.missed) == (hit, hit - missed, missed)
+    assert len(lab.tracer.records) == probe.ran
 
 
 # -- variables and counts ---------------------------------------------------------------------
