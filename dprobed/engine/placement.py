@@ -32,6 +32,7 @@ from dprobed.location.maps import (
     open_module,
 )
 from dprobed.program import Header, ProbeDefinition
+from dprobed.target import procfs
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,10 +113,12 @@ class Placement:
     def refresh(self, tid: int) -> tuple[list[Loaded], set[Hashable]]:
         """Read the list of mappings; what is new, and the keys of what is gone.
 
-        ``tid``: a living thread; the leading one may have ended, and shows nothing then. Raises
-        LocationError when it is gone.
+        ``tid``: a living thread, for when the leading one has ended, which shows nothing then.
+        Raises LocationError when it is gone.
         """
-        now = {each.key: each for each in map(Loaded, modules(tid))}
+        # Files are opened later: by then any thread but the leading one may have ended.
+        witness = tid if procfs.run_state(self._pid) in "ZX" else self._pid
+        now = {each.key: each for each in map(Loaded, modules(witness))}
         new = [each for key, each in now.items() if key not in self.loaded]
         gone = self.loaded.keys() - now.keys()
         for key in gone:

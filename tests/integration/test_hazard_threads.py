@@ -102,3 +102,23 @@ def test_no_thread_waits_for_ever_behind_others(
     target.go()
     target.expect("stopped")
     target.finish()
+
+
+def test_attaching_again_and_again_while_threads_come_and_go(
+    build_target: BuildTarget, start: Start, trace: Trace
+) -> None:
+    """Whichever thread our stop finds alive may be gone a moment later."""
+    program = build_target("threads.c", "-pthread")
+    target = start(program)
+    before = text(target.pid)
+    target.go()
+    target.expect("running")
+    for _ in range(8):
+        tracer = trace(target)
+        tracer.put(counting(program, "probed", "probed+0x8", "leave_syscall"))
+        tracer.put(counting("libc.so.6", "pthread_create"))
+        tracer.detach()
+    target.go()
+    target.expect("stopped")
+    assert text(target.pid) == before
+    target.finish()
