@@ -11,7 +11,7 @@ blocks are the leaves of a tree of ``if b < n`` in a ``while`` loop.
 
 Names in generated code: ``t…`` atoms, ``b`` the block, ``d`` the depth, ``left`` the instruction
 budget, ``jumps`` the jumps left, ``log``, ``raw``, ``starts`` (of the items), ``maj``, ``mnr``,
-``sus``, ``res`` (suspend, resume), ``m`` the ``Machine``, ``heap``.
+``sus``, ``res`` (suspend, resume), ``m`` the ``Machine``, ``heap``, ``AT…`` code offsets.
 """
 
 from __future__ import annotations
@@ -103,6 +103,8 @@ class Emitter:
         self.log_buffer = not self.static or self.cuts_log or not acyclic
         self.wraps = bool(unit.ex_mask & ExCode.RPN_STACK_WRAP)
 
+        #: The names of code offsets in the source; their values go beside it.
+        self.offsets: dict[int, str] = {}
         self._lines: list[str] = []
         self._indent = 0
         self._temporaries = 0
@@ -377,8 +379,8 @@ class Emitter:
         self.go(target)
 
     def code_offset(self, offset: int) -> str:
-        """A code offset as an expression, the same in all probes with the same instructions."""
-        return _plus("ENTRY", offset - self.unit.entry)
+        """The name of a code offset, the same in all probes with the same instructions."""
+        return self.offsets.setdefault(offset, f"AT{len(self.offsets)}")
 
     def go(self, target: int) -> None:
         """Go on at the block at a code offset."""
@@ -438,8 +440,8 @@ class Emitter:
         self.line("regs = ctx.regs")
         if not self.static:
             self.line(
-                f"m = Machine(ENTRY, {self.unit.ex_mask}, {header.autostacktrace}, "
-                f"{header.ex_logmax}, L, G)"
+                f"m = Machine({self.code_offset(self.unit.entry)}, {self.unit.ex_mask}, "
+                f"{header.autostacktrace}, {header.ex_logmax}, L, G)"
             )
             self.lines(["S = m.stack", "F = m.frames", "d = 0"])
         if self._sets_numbers:

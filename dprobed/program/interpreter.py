@@ -93,23 +93,28 @@ class Executor:
 
     def source(self, probe: ProbeDefinition) -> str:
         """The Python source of a probe's function."""
+        return self._emitter(probe).source()
+
+    def _emitter(self, probe: ProbeDefinition) -> Emitter:
         program = self.program
         unit = Unit(
             program.header, program.code, probe.entry, probe.ex_mask, probe.heap, self._numbers
         )
-        return Emitter(unit, emit, self._static).source()
+        return Emitter(unit, emit, self._static)
 
     def _entry(self, probe: ProbeDefinition) -> Entry:
+        emitter = self._emitter(probe)
+        code = _compiled(emitter.source())
         names: dict[str, object] = {
             **_NAMES,
             "L": self.locals,
             "G": self._globals,
-            "ENTRY": probe.entry,
             "MAJ": self.program.header.major,
             "MNR": probe.minor,
             "gone": self._facility_gone,
+            **{name: offset for offset, name in emitter.offsets.items()},
         }
-        exec(_compiled(self.source(probe)), names)
+        exec(code, names)
         return names["run"]  # type: ignore[return-value]
 
     def _facility_gone(self, number: int) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import pytest
 
 from dprobed.program import (
@@ -9,6 +11,7 @@ from dprobed.program import (
     Executor,
     Header,
     MemoryFault,
+    Outcome,
     ProbeDefinition,
     Program,
     ProgramError,
@@ -235,6 +238,27 @@ def test_probes_with_the_same_instructions_share_their_code(code: str) -> None:
     assert [outcome.minor for outcome in outcomes] == [1, 2, 3]
     sources = {executor.source(p) for p in executor.program.probes}
     assert len(sources) == 1
+
+
+def test_probes_that_call_one_subroutine_share_their_code() -> None:
+    """Each trace says where its own probe called from, and all the same subroutine."""
+    calls = "".join(f"offset = {n}\ncall common\nexit\n" for n in range(1, 4))
+    made = program(f"{calls}common:\nlog st\nret\n")
+    executor = Executor(made, [], {})
+    assert len({executor.source(p) for p in made.probes}) == 1
+    traces = [_frames(entry(context())) for entry in executor.entries.values()]
+    common = made.code.index(BY_KEY["log st"].opcode)
+    after_call = BY_KEY["call label"].size
+    assert traces == [
+        [{"called": common, "return": p.entry + after_call}, {"called": p.entry, "return": None}]
+        for p in made.probes
+    ]
+
+
+def _frames(outcome: Outcome) -> list[dict[str, object]]:
+    (item,) = decode_log(outcome.log, outcome.raw)
+    frames = cast(Any, item["trace"])["frames"]
+    return [{name: frame[name] for name in ("called", "return")} for frame in frames]
 
 
 def test_a_straight_program_takes_no_stack_no_buffer_and_no_counters() -> None:
