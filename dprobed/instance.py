@@ -48,6 +48,8 @@ class Entry:
         self.owner = owner
         self.probes = {probe.index: probe for probe in program.probes}
         self.dropped = dict.fromkeys(self.probes, 0)
+        #: Probe → handler → reports that the handler had no room for.
+        self.handler_drops: dict[int, dict[str, int]] = {}
         self.statuses: dict[int, list[protocol.ProbeStatus]] = {}
 
     def info(self) -> messages.ProgramInfo:
@@ -94,6 +96,11 @@ class Entry:
             faulted=status.faulted,
             addresses=status.addresses,
         )
+
+    def lose(self, probe: int, handler: str) -> None:
+        """A handler had no room for a report of this probe."""
+        drops = self.handler_drops.setdefault(probe, {})
+        drops[handler] = drops.get(handler, 0) + 1
 
     def end(self, state: protocol.State, reason: str) -> None:
         """All of its probes have come to this state, with their last counters."""

@@ -1,0 +1,1 @@
+"""What is done with the report of a program that ends with ``exit FACILITY``."""
