@@ -39,7 +39,7 @@ from dprobed.engine.reporter import Reporter
 from dprobed.engine.sigtrap import Sigtrap
 from dprobed.engine.space import INT3, Site, Space
 from dprobed.engine.watch import DebugRegisters
-from dprobed.program import ABORT, REM
+from dprobed.program import ABORT, REM, Outcome
 from dprobed.target import memory, procfs, ptrace
 from dprobed.target.lifecycle import State
 from dprobed.target.ptrace import (
@@ -96,6 +96,8 @@ class TrapEngine:
         self.retire: Callable[[], None] = lambda: None
         self.suspended: Callable[[Thread], None] = lambda thread: None
         self.resume: Callable[[], None] = lambda: None
+        #: Called at a hit that a program ended by ``exit n``: for what acts while it stands there.
+        self.facility: Callable[[Thread, Attachment, Outcome], None] = lambda *_: None
         self._reporter: Final = reporter
         self._registers: Final = Registers()
         self._words: Final = self._registers.words
@@ -276,6 +278,8 @@ class TrapEngine:
                 )
                 if may_fault and probe.revocable:
                     thread.revocable += self._reporter.latest()
+                if outcome.exit > 0:
+                    self.facility(thread, attachment, outcome)
             if hits >= probe.last or outcome.exit == REM:
                 rem = outcome.exit == REM
                 probe.set(ProbeState.REMOVED if rem else ProbeState.DISABLED)
