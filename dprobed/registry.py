@@ -4,11 +4,14 @@ Everything here runs in the daemon's event loop. A target has one tracer and liv
 client holds it or a program is in it. What a client inserted is taken out when its connection
 ends, unless it asked to keep it. Records go to the client that inserted the program, to all who
 follow the log, and into the log; where a reader has no room, the loss is counted with the probe.
+Those of programs that ended with ``exit FACILITY`` go through the facility's handlers besides
+(dprobed/handler/dispatcher.py), and tracers hear which facilities there are.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 from collections import deque
@@ -17,9 +20,10 @@ from typing import Any, Final
 
 from dprobed.control import messages
 from dprobed.engine import protocol
+from dprobed.handler.dispatcher import Dispatcher
 from dprobed.instance import Client, Entry, Refusal, Target, describe_end
 from dprobed.program import Program, ProgramError, decode
-from dprobed.report import FACILITIES, RecordLog, record_line
+from dprobed.report import RecordLog, record_line
 from dprobed.supervisor import Supervisor
 
 #: Ended targets of which ``query`` still shows the last counters.
@@ -42,6 +46,8 @@ class Registry:
         self._tasks: set[asyncio.Task[None]] = set()
         self.followers: set[Client] = set()
         self.log = RecordLog() if keep_log else None
+        self.dispatcher = Dispatcher(self._facilities_changed)
+        self.dispatcher.declare("trace")
 
     # -- requests ------------------------------------------------------------------------------
 
@@ -88,7 +94,7 @@ class Registry:
     ) -> list[Entry]:
         """Put programs into a target that ``client`` holds: all of them, or none."""
         target = self._held(client, pid)
-        programs = [(upload, _decode(upload)) for upload in uploads]
+        programs = [(upload, self._decode(upload)) for upload in uploads]
         entries: list[Entry] = []
         async with target.lock:
             try:
@@ -99,7 +105,7 @@ class Registry:
                     # Known before it is in: its records may come before the answer.
                     target.entries[entry.number] = entry
                     entries.append(entry)
-                    await target.ask(_insertion(entry.number, upload.bytecode, check))
+                    await target.ask(self._insertion(entry.number, upload.bytecode, check))
             except Refusal:
                 target.entries.pop(entries.pop().number)
                 for entry in entries:
@@ -108,6 +114,36 @@ class Registry:
         names = ", ".join(entry.label for entry in entries)
         _log.info("process %d: user %d inserted %s", pid, client.uid, names)
         return entries
+
+    def _insertion(
+        self, number: int, bytecode: bytes, check: bool
+    ) -> Callable[[int], protocol.Insert]:
+        return lambda seq: protocol.Insert(
+            seq=seq,
+            program=number,
+            bytecode=bytecode,
+            check_opcode=check,
+            facilities=self.dispatcher.facilities,
+        )
+
+    def _decode(self, upload: messages.Upload) -> Program:
+        """The program, verified here as well: a client is not trusted; raises Refusal."""
+        try:
+            program = decode(upload.bytecode)
+        except ProgramError as error:
+            raise Refusal(f"{upload.label}: {error}") from None
+        facilities = self.dispatcher.facilities
+        known = {*facilities, *facilities.values()}
+        unknown = [str(facility) for facility in program.facilities if facility not in known]
+        if unknown:
+            names = ", ".join(unknown)
+            have = ", ".join(f"{name} ({number})" for name, number in facilities.items())
+            raise Refusal(f"{upload.label}: no facility {names} is registered; registered: {have}")
+        if program.header.kernel:
+            raise Refusal(
+                f"{upload.label}: programs for the kernel cannot be inserted into a process"
+            )
+        return program
 
     async def detach(self, client: Client, pid: int) -> tuple[list[messages.ProbeInfo], int]:
         """Take out what ``client`` put into ``pid``; last counters and the target's overhead."""
@@ -310,17 +346,28 @@ class Registry:
             entry = target.entries.get(raw.program)
             if entry is None:
                 continue
-            line = record_line(entry, raw)
+            line = record_line(entry, raw, self.dispatcher.name_of(raw.exit))
             readers = self.followers if entry.owner is None else {entry.owner, *self.followers}
             for client in readers:
                 lines.setdefault(client, []).append(line)
                 entries.setdefault(client, []).append((entry, raw.probe))
             if self.log is not None:
                 self.log.add(line)
+            self.dispatcher.dispatch(entry, raw, line)
         for client, its_lines in lines.items():
             if not client.offer(b"".join(its_lines)):
                 for entry, probe in entries[client]:
                     entry.dropped[probe] += 1
+
+    def _facilities_changed(self) -> None:
+        for target in self._targets.values():
+            if target.attached:
+                self._later(self._tell_facilities(target))
+
+    async def _tell_facilities(self, target: Target) -> None:
+        facilities = self.dispatcher.facilities
+        with contextlib.suppress(Refusal):  # It is about to end.
+            await target.ask(lambda seq: protocol.Facilities(seq=seq, facilities=facilities))
 
     def _changed(self, target: Target, infos: list[messages.ProbeInfo]) -> None:
         for client in target.clients():
@@ -359,30 +406,3 @@ class Registry:
             _log.info(
                 "process %d (%s) with %d programs: %s", target.pid, target.comm, len(kept), text
             )
-
-
-def _insertion(number: int, bytecode: bytes, check: bool) -> Callable[[int], protocol.Insert]:
-    return lambda seq: protocol.Insert(
-        seq=seq, program=number, bytecode=bytecode, check_opcode=check, facilities=FACILITIES
-    )
-
-
-def _decode(upload: messages.Upload) -> Program:
-    """The program, verified here as well: a client is not trusted; raises Refusal."""
-    try:
-        program = decode(upload.bytecode)
-    except ProgramError as error:
-        raise Refusal(f"{upload.label}: {error}") from None
-    unknown = [
-        str(facility)
-        for facility in program.facilities
-        if facility not in FACILITIES and facility not in FACILITIES.values()
-    ]
-    if unknown:
-        have = ", ".join(f"{name} ({number})" for name, number in FACILITIES.items())
-        raise Refusal(
-            f"{upload.label}: no facility {', '.join(unknown)} is registered; registered: {have}"
-        )
-    if program.header.kernel:
-        raise Refusal(f"{upload.label}: programs for the kernel cannot be inserted into a process")
-    return program

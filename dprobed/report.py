@@ -11,8 +11,6 @@ from dprobed.instance import Entry
 from dprobed.program import BUDGET, EXCEPTION, REM, decode_log
 from dprobed.program.table import ExCode
 
-#: What a program can name in ``exit NAME``; the original's own facilities have the numbers 1 to 3.
-FACILITIES: Final = {"trace": 4}
 #: Bytes of records kept for ``log``.
 LOG_BYTES: Final = 2 << 20
 
@@ -21,12 +19,11 @@ _EXITS: Final = {
     REM: "rem",
     EXCEPTION: "exception",
     BUDGET: "budget",
-    **{number: name for name, number in FACILITIES.items()},
 }
 
 
-def record_line(entry: Entry, raw: RawRecord) -> bytes:
-    """The record as one line of JSON."""
+def record_line(entry: Entry, raw: RawRecord, facility: str) -> bytes:
+    """The record as one line of JSON; ``facility``: the name of the one that it is for."""
     module, place = entry.target.places.get(raw.place, ("", ""))
     return encode(
         Record(
@@ -42,7 +39,7 @@ def record_line(entry: Entry, raw: RawRecord) -> bytes:
             cpu=raw.cpu,
             time=raw.time,
             hit=raw.hit,
-            exit=_EXITS.get(raw.exit) or str(raw.exit),
+            exit=_EXITS.get(raw.exit) or facility or str(raw.exit),
             log=decode_log(raw.log, raw.raw),
             exception=raised(raw.exception) if raw.exception else None,
         )

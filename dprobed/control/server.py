@@ -21,7 +21,6 @@ from dprobed import __version__
 from dprobed.control import messages
 from dprobed.instance import Refusal
 from dprobed.registry import Registry
-from dprobed.report import FACILITIES
 
 #: Bytes of records that may wait for a client.
 RECORD_QUEUE: Final = 8 << 20
@@ -201,7 +200,7 @@ class Connection(asyncio.Protocol):
                 version=__version__,
                 pid=os.getpid(),
                 uid=os.geteuid(),
-                facilities=FACILITIES,
+                facilities=self._registry.dispatcher.facilities,
             )
         )
 

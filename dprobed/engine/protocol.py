@@ -44,8 +44,8 @@ class Attach(msgspec.Struct, tag=True, frozen=True):
 class Insert(msgspec.Struct, tag=True, frozen=True):
     """Put a program in: ``program`` is the daemon's number for it, ``bytecode`` a ``.dpb`` file.
 
-    ``check_opcode`` false skips the comparison with the probe's ``opcode`` key. ``facilities`` maps
-    the names of ``exit NAME`` to numbers.
+    ``check_opcode`` false skips the comparison with the probe's ``opcode`` key. ``facilities``: as
+    in ``Facilities``.
     """
 
     seq: int
@@ -81,6 +81,16 @@ class Vars(msgspec.Struct, tag=True, frozen=True):
     reset: bool = False
 
 
+class Facilities(msgspec.Struct, tag=True, frozen=True):
+    """What ``exit NAME`` can name from now on: names and their numbers.
+
+    In programs that are in, ``exit`` to a facility that is no longer there raises INVALID_OPERAND.
+    """
+
+    seq: int
+    facilities: dict[str, int]
+
+
 class Resume(msgspec.Struct, tag=True, frozen=True):
     """Let a thread go on that a program's ``suspend`` holds; ``None``: all of them."""
 
@@ -94,7 +104,7 @@ class Detach(msgspec.Struct, tag=True, frozen=True):
     seq: int
 
 
-Request = Attach | Insert | Remove | Query | Vars | Resume | Detach
+Request = Attach | Insert | Remove | Query | Vars | Facilities | Resume | Detach
 
 
 class ProbeStatus(msgspec.Struct, frozen=True, array_like=True):

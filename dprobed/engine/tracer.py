@@ -82,6 +82,8 @@ class Tracer:
         self._pid = 0
         self._programs: dict[int, Inserted] = {}
         self._globals: list[int] = []
+        #: One dictionary for all executors, which ask it again at each hit.
+        self._facilities: dict[str, int] = {}
         self._places: dict[tuple[str, str], int] = {}
         #: The C library, once its ``sigaction`` is hooked.
         self._libc: Loaded | None = None
@@ -192,6 +194,9 @@ class Tracer:
                     )
                 case protocol.Vars():
                     answer = protocol.Ok(request.seq, words=self._vars(request))
+                case protocol.Facilities():
+                    self._use_facilities(request.facilities)
+                    answer = protocol.Ok(request.seq)
                 case protocol.Resume():
                     answer = protocol.Ok(request.seq, tids=self._release(request.tid))
                 case protocol.Detach():
@@ -276,7 +281,8 @@ class Tracer:
                     f"{program.header.name}: a program with modtype {program.header.modtype} goes "
                     "into the kernel, not into a process"
                 )
-            executor = Executor(program, self._globals, request.facilities)
+            self._use_facilities(request.facilities)
+            executor = Executor(program, self._globals, self._facilities)
         except ProgramError as error:
             raise TracerError(str(error)) from error
         inserted = Inserted(request.program, program, executor, request.check_opcode)
@@ -294,6 +300,10 @@ class Tracer:
                 del self._programs[request.program]
                 raise
         return [probe.status() for probe in inserted.probes]
+
+    def _use_facilities(self, facilities: dict[str, int]) -> None:
+        self._facilities.clear()
+        self._facilities.update(facilities)
 
     def _prepare(self) -> None:
         """Before the first probe of an address space: its modules, and to hear of new ones."""
