@@ -95,6 +95,7 @@ class Entry:
             dropped=status.dropped + self.dropped[status.probe],
             faulted=status.faulted,
             addresses=status.addresses,
+            handler_drops=self.handler_drops.get(status.probe, {}),
         )
 
     def lose(self, probe: int, handler: str) -> None:
@@ -131,7 +132,7 @@ class Target:
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
-        self.comm = _comm(pid)
+        self.comm = process_name(pid)
         self.lock = asyncio.Lock()
         self.tracer: Tracer | None = None
         self.attached = False
@@ -210,7 +211,8 @@ def describe_end(ended: protocol.Ended) -> str:
     return ended.how
 
 
-def _comm(pid: int) -> str:
+def process_name(pid: int) -> str:
+    """What the kernel calls the process; ``?``: it is gone."""
     try:
         return Path(f"/proc/{pid}/comm").read_bytes().decode(errors="replace").rstrip("\n")
     except OSError:

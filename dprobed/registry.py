@@ -21,6 +21,7 @@ from typing import Any, Final
 from dprobed.control import messages
 from dprobed.engine import protocol
 from dprobed.handler.dispatcher import Dispatcher
+from dprobed.handler.external import External
 from dprobed.instance import Client, Entry, Refusal, Target, describe_end
 from dprobed.program import Program, ProgramError, decode
 from dprobed.report import RecordLog, record_line
@@ -48,6 +49,7 @@ class Registry:
         self.log = RecordLog() if keep_log else None
         self.dispatcher = Dispatcher(self._facilities_changed)
         self.dispatcher.declare("trace")
+        self.external = External(self.dispatcher)
 
     # -- requests ------------------------------------------------------------------------------
 
@@ -243,6 +245,7 @@ class Registry:
     def release(self, client: Client) -> None:
         """The connection of ``client`` has ended: what it did not ask to keep goes out."""
         self.followers.discard(client)
+        self.external.release(client)
         for target in list(self._targets.values()):
             own = [entry for entry in target.entries.values() if entry.owner is client]
             if client in target.holders or own:

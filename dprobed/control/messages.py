@@ -3,7 +3,7 @@
 JSON, one object a line, UTF-8. ``type`` says which message it is. The client speaks first
 (``hello``) and numbers its requests by ``id``; each is answered by exactly one reply with the same
 ``id``, in the order of the requests; between replies come reports (``record``, ``state``,
-``notice``, ``ended``).
+``notice``, ``ended``, ``report``). The one message of a client that is no request is ``answer``.
 Bytes are base64. Codec only: nothing here opens a socket.
 """
 
@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
@@ -26,6 +26,9 @@ Id = Annotated[int, msgspec.Meta(ge=0, lt=1 << 53)]
 Pid = Annotated[int, msgspec.Meta(ge=1, le=1 << 22)]
 Index = Annotated[int, msgspec.Meta(ge=0, le=1 << 16)]
 Label = Annotated[str, msgspec.Meta(max_length=255)]
+Seconds = Annotated[float, msgspec.Meta(ge=0.001, le=3600)]
+Queue = Annotated[int, msgspec.Meta(ge=1, le=1 << 16)]
+Labels = Annotated[list[Label], msgspec.Meta(min_length=1, max_length=1024)]
 
 
 class _Request(
@@ -143,9 +146,55 @@ class Resume(_Request, frozen=True):
     tid: Pid | None = None
 
 
+class Register(_Request, frozen=True):
+    """Become a handler of a facility, until ``deregister`` or the end of the connection.
+
+    Reports come as ``report``; at most ``queue`` of them are sent ahead of their answers. One that
+    is not answered goes on to the next handler ``timeout`` seconds later.
+    """
+
+    name: Label
+    facility: Label
+    order: Literal["first", "lifo", "default", "last"] = "default"
+    armed: bool = True
+    timeout: Seconds = 1.0
+    queue: Queue = 1024
+
+
+class Deregister(_Request, frozen=True):
+    """Take a handler of this connection off."""
+
+    name: Label
+
+
+class Handlers(_Request, frozen=True):
+    """Ask for all handlers."""
+
+
+class Arm(_Request, frozen=True):
+    """Let these handlers get reports from now on: all of them, or none."""
+
+    names: Labels
+
+
+class Disarm(_Request, frozen=True):
+    """Let these handlers get no further reports: all of them, or none."""
+
+    names: Labels
+
+
 Request = (
     Hello | Attach | Detach | Insert | Remove | Query | Programs | Vars | Log | Resume
+    | Register | Deregister | Handlers | Arm | Disarm
 )  # fmt: skip
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="answer"):
+    """What ``handler`` says to a report; no request, and not replied to."""
+
+    handler: Label
+    report: Id
+    verdict: Literal["continue", "terminate"]
 
 
 class ProgramInfo(msgspec.Struct, frozen=True, kw_only=True, tag="program"):
@@ -169,7 +218,7 @@ class ProbeInfo(msgspec.Struct, frozen=True, kw_only=True, tag="probe"):
     ``hits`` counts every hit, ``ran`` those whose program ran, ``missed`` those that could not be
     served, ``dropped`` records that were lost on their way to a reader, ``faulted`` records
     withdrawn because the probed instruction itself faulted. ``reason`` says why a state is what it
-    is, where that needs saying.
+    is, where that needs saying. ``handler_drops``: reports that handlers (by name) had no room for.
     """
 
     program: str
@@ -189,6 +238,29 @@ class ProbeInfo(msgspec.Struct, frozen=True, kw_only=True, tag="probe"):
     dropped: int
     faulted: int
     addresses: list[int]
+    handler_drops: dict[str, int] = {}
+
+
+class HandlerInfo(msgspec.Struct, frozen=True, kw_only=True, tag="handler"):
+    """A handler of a facility. ``armed``: it gets reports; ``alive`` false: its owner died.
+
+    ``reports`` counts what it took, ``waiting`` how many of those it has not answered yet,
+    ``timeouts`` those that it did not answer in time, ``drops`` those that it had no room for,
+    ``failures`` how often it died.
+    """
+
+    handler: str
+    facility: str
+    number: int
+    owner: str
+    order: str
+    armed: bool
+    alive: bool
+    reports: int
+    waiting: int
+    timeouts: int
+    drops: int
+    failures: int
 
 
 class TargetInfo(msgspec.Struct, frozen=True, kw_only=True, tag="target"):
@@ -267,6 +339,19 @@ class Resumed(_Reply, frozen=True):
     tids: list[int]
 
 
+class Registered(_Reply, frozen=True):
+    """Answers ``register`` and ``deregister``; ``number``: that of the facility."""
+
+    handler: str
+    number: int | None = None
+
+
+class HandlerListing(_Reply, frozen=True):
+    """Answers ``handlers``, ``arm`` and ``disarm``: all handlers, facility by facility."""
+
+    handlers: list[HandlerInfo]
+
+
 class Error(msgspec.Struct, frozen=True, kw_only=True, tag="error"):
     """Answers a request that is not done, nor any part of it. ``id`` is null if none was read."""
 
@@ -339,9 +424,19 @@ class Ended(msgspec.Struct, frozen=True, kw_only=True, tag="ended"):
     overhead_ns: int
 
 
-Report = Record | StateChange | Notice | Ended
+class Handling(msgspec.Struct, frozen=True, kw_only=True, tag="report"):
+    """A record for ``handler`` of this connection, to be answered by ``answer`` with its number."""
+
+    report: int
+    handler: str
+    facility: str
+    record: msgspec.Raw
+
+
+Report = Record | StateChange | Notice | Ended | Handling
 Reply = (
-    Welcome | Attached | Inserted | Removed | Status | Listing | Words | Logged | Resumed | Error
+    Welcome | Attached | Inserted | Removed | Status | Listing | Words | Logged | Resumed
+    | Registered | HandlerListing | Error
 )  # fmt: skip
 
 
@@ -358,7 +453,7 @@ class _Envelope(msgspec.Struct):
 
 
 _encoder = msgspec.json.Encoder()
-_request: msgspec.json.Decoder[Request] = msgspec.json.Decoder(Request)
+_request: msgspec.json.Decoder[Request | Answer] = msgspec.json.Decoder(Request | Answer)
 _from_daemon: msgspec.json.Decoder[Reply | Report] = msgspec.json.Decoder(Reply | Report)
 _envelope = msgspec.json.Decoder(_Envelope)
 
@@ -368,7 +463,7 @@ def encode(message: Request | Reply | Report) -> bytes:
     return _encoder.encode(message) + b"\n"
 
 
-def decode_request(line: bytes) -> Request:
+def decode_request(line: bytes) -> Request | Answer:
     """What a client said; raises MessageError."""
     try:
         return _request.decode(line)

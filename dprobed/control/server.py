@@ -19,6 +19,7 @@ from typing import Final
 
 from dprobed import __version__
 from dprobed.control import messages
+from dprobed.handler.dispatcher import DispatchError
 from dprobed.instance import Refusal
 from dprobed.registry import Registry
 
@@ -150,7 +151,6 @@ class Connection(asyncio.Protocol):
             line = self._lines.popleft()
             if len(self._lines) < _PIPELINE:
                 self._transport.resume_reading()
-            await self._writable.wait()
             await self._answer(line)
         self._worker = None
         if self._lost:
@@ -161,7 +161,11 @@ class Connection(asyncio.Protocol):
         request_id: int | None = None
         try:
             request = messages.decode_request(line)
+            if isinstance(request, messages.Answer):
+                self._heard(request)
+                return
             request_id = request.id
+            await self._writable.wait()
             if not self._greeted:
                 self._greet(request)
                 return
@@ -172,7 +176,7 @@ class Connection(asyncio.Protocol):
                 self.tell(answer)
             else:
                 self._hang_up(answer)
-        except Refusal as refusal:
+        except (Refusal, DispatchError) as refusal:
             self.tell(messages.Error(error=str(refusal), id=request_id))
         except Exception:
             _log.exception("a request of client %d failed", self.pid)
@@ -203,6 +207,13 @@ class Connection(asyncio.Protocol):
                 facilities=self._registry.dispatcher.facilities,
             )
         )
+
+    def _heard(self, answer: messages.Answer) -> None:
+        """A handler's answer. It does not wait for the client to read: it may have much to read."""
+        if self._greeted:
+            self._registry.external.answer(self, answer)
+        else:
+            self._hang_up(messages.Error(error="the first message must be hello"))
 
     async def _do(self, request: messages.Request) -> messages.Reply:
         registry = self._registry
@@ -249,6 +260,26 @@ class Connection(asyncio.Protocol):
                 return self._log(number, follow)
             case messages.Resume(id=number, pid=pid, tid=tid):
                 return messages.Resumed(id=number, tids=await registry.resume(pid, tid))
+            case _:
+                return self._handle(request)
+
+    def _handle(self, request: messages.Request) -> messages.Reply:
+        external, dispatcher = self._registry.external, self._registry.dispatcher
+        match request:
+            case messages.Register(id=number, name=name):
+                facility = external.register(self, request)
+                return messages.Registered(id=number, handler=name, number=facility)
+            case messages.Deregister(id=number, name=name):
+                external.deregister(self, name)
+                return messages.Registered(id=number, handler=name)
+            case messages.Handlers(id=number):
+                return messages.HandlerListing(id=number, handlers=external.infos())
+            case messages.Arm(id=number, names=names):
+                dispatcher.arm(names)
+                return messages.HandlerListing(id=number, handlers=external.infos())
+            case messages.Disarm(id=number, names=names):
+                dispatcher.disarm(names)
+                return messages.HandlerListing(id=number, handlers=external.infos())
             case _:
                 raise Refusal("hello was said already")
 

@@ -157,7 +157,8 @@ class _Journey:
 class Dispatcher:
     """All facilities and handlers of a daemon.
 
-    ``changed`` is called after a facility came or went away.
+    ``changed`` is called after a facility came or went away. ``waits`` is called with the time at
+    which a report that begins to wait will have waited too long: ``expire`` is to be called then.
     """
 
     def __init__(
@@ -166,6 +167,7 @@ class Dispatcher:
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self.changed = changed
+        self.waits: Callable[[float], None] = lambda when: None
         self._now = now
         self._numbers = dict(NUMBERS)
         self._names = {number: name for name, number in NUMBERS.items()}
@@ -194,6 +196,10 @@ class Dispatcher:
     def name_of(self, number: int) -> str:
         """The name that belongs to a number, also of a facility that is gone; empty: none."""
         return self._names.get(number, "")
+
+    def number_of(self, name: str) -> int:
+        """The number that belongs to a facility, also to one that is gone."""
+        return self._numbers[name]
 
     def _number(self, name: str) -> int:
         if not _NAME.fullmatch(name):
@@ -362,6 +368,7 @@ class Dispatcher:
             if verdict is Verdict.PENDING:
                 journey.since = self._now()
                 handler._waiting[report.id] = journey
+                self.waits(journey.since + handler.timeout)
                 return
             if verdict is Verdict.TERMINATE:
                 return
