@@ -26,6 +26,7 @@ _COMMANDS = {
     "vars": ("commands_daemon", "Show (and reset) variables of programs."),
     "log": ("commands_daemon", "Show records."),
     "resume": ("commands_daemon", "Let threads go on that `suspend` holds."),
+    "handlers": ("commands_handlers", "Show who gets what programs hand over; arm, disarm."),
     "compile": ("commands_local", "Assemble a program to a .dpb file."),
     "check": ("commands_local", "Check programs without inserting them."),
     "disasm": ("commands_local", "Show a program as source."),

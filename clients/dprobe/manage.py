@@ -38,6 +38,7 @@ _PROBE_COLUMNS_EXTENDED = (
     ("missed", "missed"),
     ("dropped", "dropped"),
     ("faulted", "faulted"),
+    ("handler drops", "handler_drops"),
     ("addresses", "addresses"),
     ("reason", "reason"),
 )

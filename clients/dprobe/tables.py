@@ -43,6 +43,8 @@ def _text(value: object) -> str:
         return "yes" if value else "no"
     if isinstance(value, list):
         return " ".join(f"{each:#x}" if isinstance(each, int) else str(each) for each in value)
+    if isinstance(value, dict):
+        return " ".join(f"{key}={each}" for key, each in value.items())
     return str(value)
 
 

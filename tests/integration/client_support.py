@@ -6,12 +6,13 @@ import json
 import os
 import select
 import signal
+import socket as sockets
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 DPROBE = Path(sys.executable).with_name("dprobe")
 DPROBED = Path(sys.executable).with_name("dprobed")
@@ -30,6 +31,8 @@ minor = 3
 """
 
 Json = dict[str, Any]
+
+HELLO: Json = {"type": "hello", "id": 0, "protocol": 1}
 
 
 def program(folder: Path, text: str = WRITES, name: str = "writes") -> Path:
@@ -173,3 +176,43 @@ def running_daemon(folder: Path, **options: Any) -> Iterator[Daemon]:
             daemon.process.wait()
         assert daemon.process.stderr is not None
         daemon.process.stderr.close()
+
+
+class Peer:
+    """A client that says what it likes."""
+
+    def __init__(self, daemon: Daemon, hello: Json | None = HELLO) -> None:
+        self.socket = sockets.socket(sockets.AF_UNIX)
+        self.socket.settimeout(20)
+        self.socket.connect(str(daemon.socket))
+        self.lines = self.socket.makefile("rb")
+        if hello is not None:
+            assert self.ask(hello)["type"] == "welcome"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.lines.close()
+        self.socket.close()
+
+    def send(self, message: Json | bytes) -> None:
+        """A message, or whatever else."""
+        data = message if isinstance(message, bytes) else json.dumps(message).encode() + b"\n"
+        self.socket.sendall(data)
+
+    def read(self) -> Json | None:
+        """The next message; None at the end."""
+        try:
+            line = self.lines.readline()
+        except ConnectionResetError:
+            return None
+        message: Json | None = json.loads(line) if line else None
+        return message
+
+    def ask(self, message: Json | bytes) -> Json:
+        """A message, and what comes next."""
+        self.send(message)
+        answer = self.read()
+        assert answer is not None
+        return answer

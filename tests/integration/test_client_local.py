@@ -15,7 +15,7 @@ from tests.integration.client_support import DPROBE, dprobe, parsed, program
 
 COMMANDS = (
     *("run", "attach", "insert", "remove", "query", "programs", "vars", "log", "resume"),
-    *("compile", "check", "disasm", "places", "doctor", "completion"),
+    *("handlers", "compile", "check", "disasm", "places", "doctor", "completion"),
 )
 
 

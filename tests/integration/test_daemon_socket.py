@@ -6,7 +6,6 @@ import json
 import os
 import select
 import signal
-import socket
 import stat
 import subprocess
 import sys
@@ -22,14 +21,12 @@ from tests.integration.client_support import (
     DPROBED,
     Cat,
     Daemon,
-    Json,
+    Peer,
     cat,
     children,
     program,
     running_daemon,
 )
-
-HELLO = {"type": "hello", "id": 0, "protocol": 1}
 
 
 @pytest.fixture
@@ -42,44 +39,6 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
 def target() -> Iterator[Cat]:
     with cat() as running:
         yield running
-
-
-class Peer:
-    """A client that says what it likes."""
-
-    def __init__(self, daemon: Daemon, hello: Json | None = HELLO) -> None:
-        self.socket = socket.socket(socket.AF_UNIX)
-        self.socket.settimeout(20)
-        self.socket.connect(str(daemon.socket))
-        self.lines = self.socket.makefile("rb")
-        if hello is not None:
-            assert self.ask(hello)["type"] == "welcome"
-
-    def __enter__(self) -> Peer:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.lines.close()
-        self.socket.close()
-
-    def send(self, message: Json | bytes) -> None:
-        data = message if isinstance(message, bytes) else json.dumps(message).encode() + b"\n"
-        self.socket.sendall(data)
-
-    def read(self) -> Json | None:
-        """The next message; None at the end."""
-        try:
-            line = self.lines.readline()
-        except ConnectionResetError:
-            return None
-        message: Json | None = json.loads(line) if line else None
-        return message
-
-    def ask(self, message: Json | bytes) -> Json:
-        self.send(message)
-        answer = self.read()
-        assert answer is not None
-        return answer
 
 
 def start_fails(*arguments: object) -> str:
