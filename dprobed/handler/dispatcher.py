@@ -62,6 +62,8 @@ MAX_HANDLERS: Final = 256
 PAST_HANDLERS: Final = 64
 #: Names of facilities that there ever were; what comes after is refused.
 _MAX_NAMES: Final = 4096
+#: What else a record's ``exit`` can say.
+_NOT_FACILITIES: Final = ("exit", "abort", "rem", "exception", "budget")
 _NAME: Final = re.compile(r"[A-Za-z_][\w.-]{0,63}", re.ASCII)
 
 _log = logging.getLogger("dprobed")
@@ -120,7 +122,7 @@ class Handler(ABC):
         facility: str,
         owner: str,
         order: Order = Order.DEFAULT,
-        limit: int = 1024,
+        limit: int = 8192,
         timeout: float = 1.0,
     ) -> None:
         self.name: Final = name
@@ -186,6 +188,11 @@ class Dispatcher:
         """The facilities that are there, with their numbers (a copy)."""
         return dict(self._facilities)
 
+    @property
+    def numbers(self) -> dict[str, int]:
+        """All names that have a number, also those of facilities that are not there (a copy)."""
+        return dict(self._numbers)
+
     def declare(self, name: str) -> int:
         """Offer a facility, with handlers or without; its number."""
         number = self._number(name)
@@ -206,6 +213,8 @@ class Dispatcher:
             raise DispatchError(
                 f"`{name}` is no name of a facility: letters, digits, `_`, `.` and `-`, at most 64"
             )
+        if name in _NOT_FACILITIES:
+            raise DispatchError(f"`{name}` is another way in which a program ends: no facility")
         number = self._numbers.get(name)
         if number is None:
             if len(self._numbers) >= _MAX_NAMES:

@@ -114,10 +114,14 @@ class External:
         if self._timer is None or when < self._timer.when():
             if self._timer is not None:
                 self._timer.cancel()
-            self._timer = asyncio.get_running_loop().call_at(when, self._expire)
+            self._timer = asyncio.get_running_loop().call_at(when, self._late)
+
+    def _late(self) -> None:
+        # Where the loop itself was held up, answers that have come are heard first.
+        self._timer = None
+        asyncio.get_running_loop().call_soon(self._expire)
 
     def _expire(self) -> None:
-        self._timer = None
         self._dispatcher.expire()
         when = self._dispatcher.next_expiry()
         if when is not None:

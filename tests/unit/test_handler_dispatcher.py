@@ -307,6 +307,7 @@ def test_the_originals_numbers(bench: Bench) -> None:
         ({"name": ""}, "no name of a handler"),
         ({"name": "x" * 65}, "no name of a handler"),
         ({"name": "h", "facility": "1"}, "`1` is no name of a facility"),
+        ({"name": "h", "facility": "budget"}, "`budget` is another way"),
         ({"name": "taken"}, "a handler taken is registered already, by test"),
     ],
 )
