@@ -33,19 +33,21 @@ class Attach(msgspec.Struct, tag=True, frozen=True):
     """First request: trace ``pid``.
 
     ``launch``: the process waits at a gate before its ``exec``; probes go in right after it, before
-    the first instruction of the new image.
+    the first instruction of the new image. ``hold_limit``: for how many seconds ``exit debugger``
+    holds it without a debugger.
     """
 
     seq: int
     pid: int
     launch: bool = False
+    hold_limit: float = 600.0
 
 
 class Insert(msgspec.Struct, tag=True, frozen=True):
     """Put a program in: ``program`` is the daemon's number for it, ``bytecode`` a ``.dpb`` file.
 
     ``check_opcode`` false skips the comparison with the probe's ``opcode`` key. ``facilities``: as
-    in ``Facilities``.
+    in ``Facilities``. ``label``: its name, for those who read of it.
     """
 
     seq: int
@@ -53,6 +55,7 @@ class Insert(msgspec.Struct, tag=True, frozen=True):
     bytecode: bytes
     check_opcode: bool = True
     facilities: dict[str, int] = {}
+    label: str = ""
 
 
 class Remove(msgspec.Struct, tag=True, frozen=True):
@@ -91,6 +94,13 @@ class Facilities(msgspec.Struct, tag=True, frozen=True):
     facilities: dict[str, int]
 
 
+class Dump(msgspec.Struct, tag=True, frozen=True):
+    """Write a core of the target now; it is answered when that is done. ``zstd``: compressed."""
+
+    seq: int
+    zstd: bool = False
+
+
 class Resume(msgspec.Struct, tag=True, frozen=True):
     """Let a thread go on that a program's ``suspend`` holds; ``None``: all of them."""
 
@@ -104,7 +114,7 @@ class Detach(msgspec.Struct, tag=True, frozen=True):
     seq: int
 
 
-Request = Attach | Insert | Remove | Query | Vars | Facilities | Resume | Detach
+Request = Attach | Insert | Remove | Query | Vars | Facilities | Dump | Resume | Detach
 
 
 class ProbeStatus(msgspec.Struct, frozen=True, array_like=True):
@@ -130,9 +140,34 @@ class ProbeStatus(msgspec.Struct, frozen=True, array_like=True):
     addresses: list[int]
 
 
+class DumpStatus(msgspec.Struct, frozen=True, array_like=True):
+    """A core that was written: ``bytes`` on disk, ``size`` with its holes. ``how``: ``snapshot``
+    or ``stopped``; ``pause_ns``: how long the target stood still for it."""
+
+    path: str
+    bytes: int
+    size: int
+    how: str
+    pause_ns: int
+    seconds: float
+
+
+class DebuggerStatus(msgspec.Struct, frozen=True, array_like=True):
+    """``held``: the threads for whose sake the process waits for a debugger; ``socket``: where one
+    connects, empty if none was ever invited; ``attached``: one is there; ``seconds``: since when
+    the process is held; ``expired``: how often none came in time."""
+
+    held: list[int]
+    socket: str
+    attached: bool
+    seconds: float
+    expired: int
+
+
 class Ok(msgspec.Struct, tag=True, frozen=True):
     """The request is done. ``probes``: for Insert, Remove and Query; ``words``: for Vars;
-    ``tids``: for Resume, the threads let go; ``suspended``: for Query, the threads still held."""
+    ``tids``: for Resume, the threads let go; ``suspended``: for Query, the threads still held;
+    ``debugger``: for Query; ``dump``: for Dump."""
 
     seq: int
     probes: list[ProbeStatus] = []
@@ -140,6 +175,8 @@ class Ok(msgspec.Struct, tag=True, frozen=True):
     tids: list[int] = []
     suspended: list[int] = []
     overhead_ns: int = 0
+    debugger: DebuggerStatus | None = None
+    dump: DumpStatus | None = None
 
 
 class Refused(msgspec.Struct, tag=True, frozen=True):

@@ -23,16 +23,21 @@ from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
+from dprobed.debugger.invitation import FACILITY as DEBUGGER
+from dprobed.debugger.invitation import Debugger, Host
 from dprobed.engine import protocol
 from dprobed.engine.placement import Loaded, Placement, Spot, Unplaced
 from dprobed.engine.probe import Attachment, Probe
 from dprobed.engine.protocol import State as ProbeState
 from dprobed.engine.reporter import FLUSH, Reporter
 from dprobed.engine.sigtrap import RESTORER_CODE
+from dprobed.engine.snapshot import FACILITY as DUMP
+from dprobed.engine.snapshot import DumpError, Dumps, Result
 from dprobed.engine.space import Site, Space, SpaceError
 from dprobed.engine.trap import TrapEngine
+from dprobed.handler.dump.store import StoreError
 from dprobed.location import LocationError
-from dprobed.program import Executor, Program, ProgramError, decode
+from dprobed.program import Executor, Outcome, Program, ProgramError, decode
 from dprobed.target import procfs
 from dprobed.target.lifecycle import State
 from dprobed.target.ptrace import Gone, PtraceError
@@ -40,6 +45,8 @@ from dprobed.target.status import Kind, Stop
 from dprobed.target.world import Thread, World
 
 _IDLE: Final = 5.0
+#: The same while a debugger is on the target, whose interrupt may come in that instant.
+_IDLE_DEBUGGING: Final = 0.25
 _AT_BASE: Final = 7
 #: The dynamic loader calls it after each change of the list of modules (link.h, r_brk).
 _LOADER_HOOK: Final = "_dl_debug_state"
@@ -62,6 +69,7 @@ class Inserted:
     program: Program
     executor: Executor
     check_opcode: bool
+    label: str = ""
     probes: list[Probe] = field(default_factory=list)
 
 
@@ -78,6 +86,9 @@ class Tracer:
         self._engine.retire = self._note_retired
         self._engine.resume = self._note_resume
         self._engine.suspended = self._tell_suspended
+        self._engine.facility = self._act
+        self._dumps = Dumps(self._engine, self._describe, self._tell)
+        self._debugger: Debugger
         self._placement: Placement
         self._pid = 0
         self._programs: dict[int, Inserted] = {}
@@ -110,12 +121,17 @@ class Tracer:
                 self._attend()
                 if self._end is None and not self._closing:
                     if self._world.threads:
-                        self._engine.run()
+                        if self._debugger.is_waiting:
+                            self._debugger.wait()
+                        else:
+                            self._engine.run()
                     elif self._pid:
                         self._end = self._end or ("gone", 0)
                     else:
                         select.select([self._sock], [], [], _IDLE)
         finally:
+            if self._end is not None:
+                self._debugger.ended(*self._end)
             self._leave()
             if self._pid:
                 how, status = self._end or ("detached", 0)
@@ -147,11 +163,13 @@ class Tracer:
             self._tick = False
             self._reporter.flush()
             if self._engine.served == self._served:
-                signal.setitimer(signal.ITIMER_REAL, _IDLE, _IDLE)
+                idle = _IDLE_DEBUGGING if self._pid and self._debugger.is_attached else _IDLE
+                signal.setitimer(signal.ITIMER_REAL, idle, idle)
                 self._engine.wander()
             self._served = self._engine.served
             self._retry_pending()
             self._watch_late()
+        self._dumps.attend(self._pid)
         if self._resume:
             self._resume = False
             self._release(None)
@@ -159,6 +177,8 @@ class Tracer:
             self._retired = False
             self._take_out_retired()
         self._listen()
+        if self._pid and self._end is None and not self._closing:
+            self._debugger.attend()
 
     def _listen(self) -> None:
         while True:
@@ -179,7 +199,7 @@ class Tracer:
         try:
             match request:
                 case protocol.Attach():
-                    self._attach(request.pid, request.launch)
+                    self._attach(request.pid, request.launch, request.hold_limit)
                     answer = protocol.Ok(request.seq)
                 case protocol.Insert():
                     answer = protocol.Ok(request.seq, probes=self._insert(request))
@@ -189,17 +209,22 @@ class Tracer:
                     answer = protocol.Ok(
                         request.seq,
                         probes=self._statuses(),
-                        suspended=[t.tid for t in self._world.threads.values() if t.held],
+                        suspended=[thread.tid for thread in self._suspended()],
                         overhead_ns=self._engine.overhead_ns,
+                        debugger=self._debugger.status() if self._pid else None,
                     )
                 case protocol.Vars():
                     answer = protocol.Ok(request.seq, words=self._vars(request))
                 case protocol.Facilities():
                     self._use_facilities(request.facilities)
                     answer = protocol.Ok(request.seq)
+                case protocol.Dump():
+                    self._dump(request)
+                    return
                 case protocol.Resume():
-                    answer = protocol.Ok(request.seq, tids=self._release(request.tid))
+                    answer = protocol.Ok(request.seq, tids=self._let_on(request.tid))
                 case protocol.Detach():
+                    self._dumps.finish(self._pid)
                     self._withdraw()
                     self._end = ("detached", 0)
                     answer = protocol.Ok(
@@ -207,7 +232,7 @@ class Tracer:
                         probes=self._statuses(),
                         overhead_ns=self._engine.overhead_ns,
                     )
-        except (TracerError, SpaceError, LocationError) as error:
+        except (TracerError, SpaceError, LocationError, DumpError, StoreError) as error:
             self._reporter.send(protocol.Refused(request.seq, " ".join(str(error).split())))
         except Gone:
             self._reporter.send(protocol.Refused(request.seq, f"process {self._pid} is gone"))
@@ -216,7 +241,7 @@ class Tracer:
 
     # --- attaching ---
 
-    def _attach(self, pid: int, launch: bool) -> None:
+    def _attach(self, pid: int, launch: bool, hold_limit: float) -> None:
         if self._pid:
             raise TracerError(f"this tracer has a target already (process {self._pid})")
         reason = procfs.refusal(pid)
@@ -225,6 +250,10 @@ class Tracer:
         # Looked at again when no more children can come; here because it refuses at once, and a
         # parent in vfork could not be let go before it wakes.
         self._check_alone(pid)
+        self._debugger = Debugger(
+            self._world, self._engine, pid, self._sock.fileno(), self._debugger_host()
+        )
+        self._debugger.limit = hold_limit
         try:
             self._world.seize(pid)
             # Not before: an ``exec`` in between would leave us with the memory that it gave up.
@@ -285,7 +314,9 @@ class Tracer:
             executor = Executor(program, self._globals, self._facilities)
         except ProgramError as error:
             raise TracerError(str(error)) from error
-        inserted = Inserted(request.program, program, executor, request.check_opcode)
+        inserted = Inserted(
+            request.program, program, executor, request.check_opcode, request.label
+        )
         inserted.probes = [
             Probe(request.program, probe, executor.entries[probe.index], program.header.name)
             for probe in program.probes
@@ -621,17 +652,69 @@ class Tracer:
             words[request.first : request.first + len(values)] = [0] * len(values)
         return values
 
-    def _release(self, tid: int | None) -> list[int]:
-        held = [
+    def _suspended(self) -> list[Thread]:
+        """Threads that a program's ``suspend`` holds."""
+        return [
             thread
             for thread in self._world.threads.values()
-            if thread.held and tid in (None, thread.tid)
+            if thread.held and not self._debugger.control.owns(thread.tid)
         ]
-        if tid is not None and not held:
-            raise TracerError(f"thread {tid} is not suspended")
+
+    def _release(self, tid: int | None) -> list[int]:
+        held = [thread for thread in self._suspended() if tid in (None, thread.tid)]
         for thread in held:
             self._world.release(thread)
         return [thread.tid for thread in held]
+
+    def _let_on(self, tid: int | None) -> list[int]:
+        """What ``resume`` of a client lets go: suspended threads, and who waits for a debugger."""
+        tids = self._release(tid)
+        if tid is None or tid in self._debugger.held:
+            tids += self._debugger.release()
+        if tid is not None and not tids:
+            raise TracerError(f"thread {tid} is not held")
+        return tids
+
+    def _act(self, thread: Thread, attachment: Attachment, outcome: Outcome) -> None:
+        """A facility that acts while the thread stands at its hit."""
+        if outcome.exit == DEBUGGER:
+            self._debugger.hit(thread)
+        elif outcome.exit == DUMP:
+            self._dumps.hit(thread, attachment, outcome)
+
+    def _describe(self, number: int) -> dict[str, object]:
+        """A program, for the file beside a core."""
+        inserted = self._programs.get(number)
+        if inserted is None:
+            return {}
+        return {"program": inserted.label, "id": inserted.program.header.id}
+
+    def _dump(self, request: protocol.Dump) -> None:
+        if not self._pid:
+            raise TracerError("attach to a process first")
+
+        def answer(result: Result) -> None:
+            if result.error:
+                self._reporter.send(protocol.Refused(request.seq, result.error))
+                return
+            status = protocol.DumpStatus(
+                result.path,
+                result.bytes,
+                result.size,
+                result.how,
+                result.pause_ns,
+                result.seconds,
+            )
+            self._reporter.send(protocol.Ok(request.seq, dump=status))
+
+        self._dumps.ask(self._pid, request.zstd, answer)
+
+    def _debugger_host(self) -> Host:
+        def apply_watches() -> None:
+            with self._world.stopped() as late:
+                self._apply_watches(late)
+
+        return Host(self._tell, self._detach_probes, apply_watches)
 
     def _note_retired(self) -> None:
         self._retired = self._world.attention = True
@@ -650,16 +733,20 @@ class Tracer:
     # --- the target's life (world.Engine) ---
 
     def serve_trap(self, thread: Thread) -> None:
-        """See TrapEngine."""
-        self._engine.serve_trap(thread)
+        """See TrapEngine; a debugger may be stepping the thread."""
+        if not self._debugger.serve_trap(thread):
+            self._engine.serve_trap(thread)
+        if thread.signal:
+            self._debugger.signalled(thread)
 
     def abandon(self, thread: Thread) -> None:
         """See TrapEngine."""
         self._engine.abandon(thread)
 
     def deliver(self, thread: Thread) -> None:
-        """See TrapEngine."""
+        """See TrapEngine; a debugger is asked first."""
         self._engine.deliver(thread)
+        self._debugger.signalled(thread)
 
     def begin(self, thread: Thread, shares_memory: bool) -> None:
         """A new thread joins; a forked process is let go, without our changes."""
@@ -672,6 +759,7 @@ class Tracer:
         if thread.tgid != self._pid:
             self._world.detach(thread)  # a vfork child: it does not share our memory any more
             return
+        self._debugger.new_image(thread)
         self._leave_space()
         for inserted in self._programs.values():
             for probe in inserted.probes:
@@ -715,6 +803,7 @@ class Tracer:
 
     def forgotten(self, thread: Thread, stop: Stop) -> None:
         """A thread ended; with the last one, the target."""
+        self._debugger.forgotten(thread)
         if thread.tid == self._pid:
             self._end_status = ("exited" if stop.kind is Kind.EXITED else "killed", stop.value)
         if not any(t.tgid == self._pid for t in self._world.threads.values()):
@@ -735,6 +824,8 @@ class Tracer:
     def _withdraw(self) -> None:
         """Take every change back and let every thread go."""
         engine, world = self._engine, self._world
+        if self._pid:
+            self._debugger.leave()
         for inserted in self._programs.values():
             for probe in inserted.probes:
                 probe.attachments.clear()

@@ -437,6 +437,26 @@ class TrapEngine:
         self._registers.store(thread.tid)
         return True
 
+    def end_step(self, thread: Thread) -> bool:
+        """After a single step that a debugger asked for; false while it is still in a slot.
+
+        Raises Gone.
+        """
+        self.sigtrap.was_forced()
+        if thread.trap_mask is not None:
+            self.sigtrap.after_hit(thread)
+        words = self._registers.load(thread.tid)
+        self._serve_watch(thread, time.monotonic_ns())
+        found = self.space.slot_at(words[RIP])
+        if found is None:
+            return True
+        position = found[0].position(found[1])
+        if position.where is Where.BEFORE:
+            return False
+        self._take(position)
+        self._registers.store(thread.tid)
+        return True
+
     def _take(self, position: Position) -> None:
         """Set the loaded registers to what a place in a slot is equivalent to."""
         words = self._words

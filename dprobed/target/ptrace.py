@@ -268,3 +268,31 @@ def rseq_address(tid: int) -> int:
     except (PtraceError, Gone):
         return 0
     return int.from_bytes(block.data[:8], "little")
+
+
+#: NT_X86_XSTATE (include/uapi/linux/elf.h): the XSAVE area.
+_XSTATE: Final = 0x202
+_PTRACE_GETREGSET: Final = 0x4204
+_PTRACE_SETREGSET: Final = 0x4205
+_XSTATE_ROOM: Final = 16384
+
+
+def get_xstate(tid: int) -> bytes:
+    """The XSAVE area in standard form, as long as this machine's is."""
+    block, vector = Block(_XSTATE_ROOM), Block(16)
+    vector.data[:] = block.address.to_bytes(8, "little") + _XSTATE_ROOM.to_bytes(8, "little")
+    call(_PTRACE_GETREGSET, tid, _XSTATE, vector.address)
+    return bytes(block.data[: int.from_bytes(vector.data[8:], "little")])
+
+
+def set_xstate(tid: int, data: bytes) -> None:
+    """Store an XSAVE area that ``get_xstate`` gave."""
+    block, vector = Block(len(data)), Block(16)
+    block.data[:] = data
+    vector.data[:] = block.address.to_bytes(8, "little") + len(data).to_bytes(8, "little")
+    call(_PTRACE_SETREGSET, tid, _XSTATE, vector.address)
+
+
+def send(tgid: int, tid: int, signal: int) -> None:
+    """Send a signal to one thread (tgkill); one that is gone does not get it."""
+    _syscall(234, tgid, tid, signal, 0)

@@ -84,6 +84,7 @@ class Thread:
         "signal",
         "skip",
         "state",
+        "stepping",
         "tgid",
         "tid",
         "trap_mask",
@@ -103,8 +104,10 @@ class Thread:
         self.listen = False
         #: In a group-stop that we left in order to borrow the thread: it has to go back.
         self.relisten = False
-        #: Held by a program's ``suspend``.
+        #: Held by a program's ``suspend``, or for a debugger.
         self.held = False
+        #: A debugger steps it.
+        self.stepping = False
         #: Whether the stop is between user instructions. At a clone or exec event the thread is
         #: inside its system call, and the return value is still to be stored.
         self.clean = True
@@ -409,7 +412,7 @@ class World:
                 thread.relisten = False
                 ptrace.interrupt(thread.tid)
             number, thread.signal = thread.signal, 0
-            if thread.entering is not None:
+            if thread.entering is not None or thread.stepping:
                 ptrace.step(thread.tid, number)
             else:
                 ptrace.cont(thread.tid, number)

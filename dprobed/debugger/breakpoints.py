@@ -1,0 +1,136 @@
+"""The debugger's breakpoints and watchpoints: attachments on sites and registers, like a probe's.
+
+So they can stand where probes stand, and the probes' programs run first. What hangs there is a
+``Probe`` whose program makes no record, holds the thread and tells ``Control``.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from typing import Final
+
+from dprobed.debugger.control import Control, Event
+from dprobed.engine.probe import Attachment, Probe
+from dprobed.engine.space import SpaceError
+from dprobed.engine.trap import TrapEngine
+from dprobed.engine.watch import is_length_valid
+from dprobed.program import ABORT, Context, Outcome, ProbeDefinition
+from dprobed.target.ptrace import Gone
+from dprobed.target.world import World
+
+#: Z1 to Z4 on debug registers; the processor cannot watch reads alone (Z3).
+_KINDS: Final = {1: "x", 2: "w", 4: "rw"}
+_DETAILS: Final = {0: b"swbreak:;", 1: b"hwbreak:;", 2: b"watch:%x;", 4: b"awatch:%x;"}
+
+
+class Unsupported(Exception):
+    """A kind of breakpoint that there is not; the debugger looks for another way."""
+
+
+class Refused(Exception):
+    """A breakpoint that cannot be had."""
+
+
+class Breakpoints:
+    """Those of one debugger."""
+
+    def __init__(
+        self,
+        world: World,
+        engine: TrapEngine,
+        control: Control,
+        detach: Callable[[list[Probe]], None],
+        apply: Callable[[], None],
+    ) -> None:
+        """``detach`` takes probes off their places; ``apply`` gives threads the registers."""
+        self._world: Final = world
+        self._engine: Final = engine
+        self._control: Final = control
+        self._detach: Final = detach
+        self._apply: Final = apply
+        self._probes: dict[tuple[int, int, int], tuple[int, Probe]] = {}
+        self._last = 0
+
+    @property
+    def numbers(self) -> frozenset[int]:
+        """Of those that are in."""
+        return frozenset(number for number, _ in self._probes.values())
+
+    def insert(self, kind: int, address: int, length: int) -> None:
+        """``Z``; raises Unsupported, Refused."""
+        # A software breakpoint's length is that of an instruction we do not keep.
+        key = (kind, address, length if kind > 1 else 1)
+        if key in self._probes:
+            return
+        if kind and kind not in _KINDS:
+            raise Unsupported
+        self._last += 1
+        number = self._last
+        detail = _DETAILS[kind]
+        if kind > 1:
+            detail %= address
+        control = self._control
+
+        def entry(context: Context) -> Outcome:
+            thread = self._world.threads.get(context.tid)
+            if thread is not None and context.pid == self._world_pid:
+                control.note(thread, Event(thread.tid, signal.SIGTRAP, detail, number))
+            return Outcome(ABORT, b"", (), 0, 0, None, False, False)
+
+        probe = Probe(0, ProbeDefinition(0, address=hex(address)), entry, "")
+        try:
+            if kind:
+                self._watch(probe, _KINDS[kind], address, key[2])
+            else:
+                self._arm(probe, address)
+        except (SpaceError, Gone) as error:
+            raise Refused(str(error)) from error
+        self._probes[key] = (number, probe)
+
+    @property
+    def _world_pid(self) -> int:
+        return self._engine.space.tgid
+
+    def _arm(self, probe: Probe, address: int) -> None:
+        space = self._engine.space
+        space.reserve(self._world, [address])
+        try:
+            site = space.make_site(address)
+            with self._world.stopped():
+                if not space.arm(site):
+                    raise SpaceError(f"the code at {address:#x} changed meanwhile")
+                self._engine.take_in([site])
+        finally:
+            space.discard_unarmed()
+        attachment = Attachment(probe, 0, "", address, None, site)
+        site.attachments.append(attachment)
+        probe.attachments.append(attachment)
+
+    def _watch(self, probe: Probe, kind: str, address: int, length: int) -> None:
+        if not is_length_valid(kind, address, length):
+            raise Refused("1, 2, 4 or 8 bytes, aligned to their length")
+        index = self._engine.watch.add(kind, address, length)
+        if index is None:
+            raise Refused("all four debug registers are in use")
+        attachment = Attachment(probe, 0, "", address, None, None, index)
+        self._engine.watch.attach(index, attachment)
+        probe.attachments.append(attachment)
+        self._apply()
+
+    def remove(self, kind: int, address: int, length: int) -> None:
+        """``z``; one that is not there is no error."""
+        _, probe = self._probes.pop((kind, address, length if kind > 1 else 1), (0, None))
+        if probe is not None:
+            self._detach([probe])
+
+    def clear(self) -> None:
+        """Take all out."""
+        probes = [probe for _, probe in self._probes.values()]
+        self._probes.clear()
+        if probes:
+            self._detach(probes)
+
+    def forget(self) -> None:
+        """Their address space is gone."""
+        self._probes.clear()
