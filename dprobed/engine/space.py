@@ -216,7 +216,7 @@ class Space:
 
         Raises SpaceError and Gone.
         """
-        gate = self._find_gate(thread.tid)
+        gate = self.gate(thread.tid)
         found = procfs.status(thread.tid)
         if found is None or not found.seccomp:
             return self._inject(world, thread, gate, number, arguments)
@@ -243,8 +243,11 @@ class Space:
         except InjectionError as error:
             raise SpaceError(str(error)) from error
 
-    def _find_gate(self, tid: int) -> int:
-        """The address of a ``syscall`` instruction: in the vDSO, else in any code there is."""
+    def gate(self, tid: int) -> int:
+        """The address of a ``syscall`` instruction: in the vDSO, else in any code there is.
+
+        Raises SpaceError.
+        """
         if self._gate and self.text(self._gate, 2) == _SYSCALL:
             return self._gate
         for line in sorted(_maps(tid), key=lambda each: b"[vdso]" not in each):

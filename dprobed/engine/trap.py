@@ -104,7 +104,7 @@ class TrapEngine:
         self._context: Final = HitContext(self._registers)
         self._cpu = -1
         self._elsewhere = 0
-        self._all_cpus: Final = os.sched_getaffinity(0)
+        self.all_cpus: Final = os.sched_getaffinity(0)
         self.served = 0
 
     @property
@@ -173,7 +173,7 @@ class TrapEngine:
                             raise
                         # Before it goes on: on one CPU it runs at once, and we only later.
                         self.overhead_ns += clock() - now
-                        if thread.held:
+                        if thread.held or thread.pinned:
                             thread.state = State.HELD
                         else:
                             call(PTRACE_CONT, tid, 0, 0)
@@ -324,7 +324,7 @@ class TrapEngine:
         if self._cpu >= 0:
             self._cpu = -1
             with contextlib.suppress(OSError):
-                os.sched_setaffinity(0, self._all_cpus)
+                os.sched_setaffinity(0, self.all_cpus)
 
     def _defect(self, thread: Thread, attachment: Attachment, error: Exception) -> None:
         """An executor broke its promise: the thread goes on unaltered, the probe goes."""

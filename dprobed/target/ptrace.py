@@ -45,7 +45,9 @@ PTRACE_INTERRUPT: Final = 0x4207
 PTRACE_LISTEN: Final = 0x4208
 PTRACE_GETSIGMASK: Final = 0x420A
 PTRACE_SETSIGMASK: Final = 0x420B
+PTRACE_GETREGSET: Final = 0x4204
 PTRACE_GET_RSEQ_CONFIGURATION: Final = 0x420F
+PTRACE_O_EXITKILL: Final = 1 << 20
 PTRACE_O_SUSPEND_SECCOMP: Final = 1 << 21
 #: PTRACE_O_EXITKILL is never among them: our death must not be the target's.
 OPTIONS: Final[int] = (
@@ -235,6 +237,14 @@ def get_fpregs(tid: int, block: Block) -> None:
 def set_fpregs(tid: int, block: Block) -> None:
     """Store the 512-byte FXSAVE image."""
     call(PTRACE_SETFPREGS, tid, 0, block.address)
+
+
+def get_regset(tid: int, note: int, block: Block) -> bytes:
+    """The register set that an ELF note type names, as the kernel's own core dump has it."""
+    vector = Block(16)
+    vector.data[:] = block.address.to_bytes(8, "little") + len(block.data).to_bytes(8, "little")
+    call(PTRACE_GETREGSET, tid, note, vector.address)
+    return bytes(block.data[: int.from_bytes(vector.data[8:], "little")])
 
 
 def peek_debug(tid: int, index: int) -> int:

@@ -20,7 +20,7 @@ import errno
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -78,6 +78,7 @@ class Thread:
         "identity_until",
         "listen",
         "owner",
+        "pinned",
         "relisten",
         "revocable",
         "siginfo",
@@ -108,6 +109,8 @@ class Thread:
         self.held = False
         #: A debugger steps it.
         self.stepping = False
+        #: Held by the tracer itself until what it does at this hit is done (``unpin``).
+        self.pinned = False
         #: Whether the stop is between user instructions. At a clone or exec event the thread is
         #: inside its system call, and the return value is still to be stored.
         self.clean = True
@@ -170,6 +173,10 @@ class World:
         #: First stops of children whose parent's event has not come yet.
         self._early: dict[int, Stop] = {}
         self._expected: dict[int, bool] = {}
+        #: Processes that we wait for besides the target's: who is told of each of their stops.
+        self.others: dict[int, Callable[[Stop], None]] = {}
+        #: The child that an injected ``clone`` has just made.
+        self._born = 0
         self.status = ctypes.c_int(0)
         self.status_address: Final[int] = ctypes.addressof(self.status)
         self._registers = Registers()
@@ -251,7 +258,9 @@ class World:
         stop = decode(status)
         thread = self.threads.get(tid)
         if thread is None:
-            if stop.kind in (Kind.EXITED, Kind.KILLED):
+            if (other := self.others.get(tid)) is not None:
+                other(stop)
+            elif stop.kind in (Kind.EXITED, Kind.KILLED):
                 self._early.pop(tid, None)
             elif stop.kind in (Kind.STOP, Kind.GROUP_STOP):
                 self._early[tid] = stop
@@ -378,7 +387,7 @@ class World:
         self._adopt_orphans(thread.tgid)
         thread.signal = 0
         thread.siginfo = None
-        thread.listen = thread.relisten = thread.held = False
+        thread.listen = thread.relisten = thread.held = thread.pinned = False
         thread.skip = thread.entering = None
         thread.revocable = ()
         thread.cpu_address = -1
@@ -396,7 +405,7 @@ class World:
             status, thread.executed = thread.executed, 0
             self.dispatch(thread.tid, status)
             return
-        if thread.held:
+        if thread.held or thread.pinned:
             thread.state = State.HELD
             return
         try:
@@ -423,6 +432,14 @@ class World:
     def release(self, thread: Thread) -> None:
         """Let a thread go on that ``suspend`` holds."""
         thread.held = False
+        self._let_on(thread)
+
+    def unpin(self, thread: Thread) -> None:
+        """Let a thread go on that the tracer pinned, unless ``suspend`` holds it."""
+        thread.pinned = False
+        self._let_on(thread)
+
+    def _let_on(self, thread: Thread) -> None:
         if thread.state is State.HELD:
             thread.state = State.STOPPED
             self.go(thread)
@@ -527,6 +544,8 @@ class World:
                 os.kill(thread.tgid, stop.value)
         elif stop.kind is Kind.GROUP_STOP:
             thread.relisten = True
+        elif stop.kind is Kind.CLONE:
+            self._born = ptrace.event_message(thread.tid)
 
     def step(self, thread: Thread) -> Stop:
         """Execute one instruction of a stopped thread; asynchronous signals are held back.
@@ -637,6 +656,22 @@ class World:
                 self.make_clean(thread)
         return result - (1 << 64) if result >> 63 else result
 
+    def take_born(self) -> Thread | None:
+        """The process that an injected ``clone`` made, in its first stop: not one of the threads.
+
+        None when it made none, or it was killed at once.
+        """
+        tid, self._born = self._born, 0
+        if not tid:
+            return None
+        if self._early.pop(tid, None) is None:
+            while _waitpid(tid, self.status_address, WALL) < 0:
+                if ctypes.get_errno() != errno.EINTR:
+                    return None
+            if decode(self.status.value).kind in (Kind.EXITED, Kind.KILLED):
+                return None
+        return Thread(tid, tid, State.STOPPED)
+
     def _load(self, thread: Thread) -> bytearray:
         self._registers.load(thread.tid)
         return self._registers.data
@@ -664,7 +699,7 @@ class World:
         instruction.
         """
         make_again = thread.listen or thread.relisten
-        while _trap_is_pending(thread.tid):
+        while trap_is_pending(thread.tid):
             ptrace.cont(thread.tid)
             stop = self._wait_for(thread)
             thread.clean = True
@@ -721,7 +756,7 @@ def _was_sent(info: bytes) -> bool:
     return int.from_bytes(info[8:12], "little", signed=True) <= 0
 
 
-def _trap_is_pending(tid: int) -> bool:
+def trap_is_pending(tid: int) -> bool:
     """Whether a SIGTRAP waits for this stopped thread, and not for its being unblocked."""
     found = procfs.status(tid)
     return found is not None and bool(found.pending & ~found.blocked & _TRAP)

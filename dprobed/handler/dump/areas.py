@@ -1,0 +1,119 @@
+"""Which memory goes into a core: the kernel's own rules (``vma_dump_size`` in fs/coredump.c).
+
+``/proc/PID/smaps`` tells what the kernel looks at: VmFlags (``dd``: MADV_DONTDUMP), and whether a
+private mapping has pages of its own. Our slots are left out, wherever they are.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Final
+
+PAGE: Final = 4096
+#: Bits of /proc/PID/coredump_filter (core(5)).
+ANONYMOUS_PRIVATE: Final = 1 << 0
+ANONYMOUS_SHARED: Final = 1 << 1
+FILE_PRIVATE: Final = 1 << 2
+FILE_SHARED: Final = 1 << 3
+ELF_HEADERS: Final = 1 << 4
+HUGE_PRIVATE: Final = 1 << 5
+HUGE_SHARED: Final = 1 << 6
+
+_HEADER: Final = re.compile(
+    rb"^([0-9a-f]+)-([0-9a-f]+) (\S{4}) ([0-9a-f]+) (\S+) (\d+) *(.*)$", re.MULTILINE
+)
+_OWN_PAGES: Final = re.compile(rb"^(?:Anonymous|Swap): +[1-9]", re.MULTILINE)
+_FLAGS: Final = re.compile(rb"^VmFlags: (.*)$", re.MULTILINE)
+_DELETED: Final = b" (deleted)"
+
+
+@dataclass(frozen=True, slots=True)
+class Area:
+    """One mapping. ``own``: a private one with pages of its own; ``flags``: of VmFlags."""
+
+    start: int
+    end: int
+    perms: bytes
+    offset: int
+    inode: int
+    path: bytes
+    own: bool
+    flags: frozenset[bytes]
+
+    @property
+    def is_file(self) -> bool:
+        """Whether a file is mapped."""
+        return self.inode != 0 or self.path.startswith(b"/")
+
+    @property
+    def is_anonymous(self) -> bool:
+        """Whether pages that were never touched are zero."""
+        return not self.is_file and b"sh" not in self.flags
+
+
+def parse_smaps(text: bytes) -> list[Area]:
+    """The mappings that ``/proc/PID/smaps`` tells, by address."""
+    found = list(_HEADER.finditer(text))
+    ends = [each.start() for each in found[1:]] + [len(text)]
+    areas = []
+    for header, end in zip(found, ends, strict=True):
+        body = text[header.end() : end]
+        flags = _FLAGS.search(body)
+        start, stop, perms, offset, _, inode, path = header.groups()
+        areas.append(
+            Area(
+                int(start, 16),
+                int(stop, 16),
+                perms,
+                int(offset, 16),
+                int(inode),
+                path.replace(b"\\012", b"\n"),
+                _OWN_PAGES.search(body) is not None,
+                frozenset(flags[1].split() if flags else ()),
+            )
+        )
+    return areas
+
+
+def dumped_size(area: Area, wanted: int, is_elf: bool) -> int:
+    """How many bytes from its start on go into the core; ``wanted``: the coredump_filter."""
+    size = area.end - area.start
+    shared = b"sh" in area.flags
+    if area.path in (b"[vdso]", b"[vsyscall]"):
+        return size
+    if b"dd" in area.flags or b"io" in area.flags:
+        return 0
+    if b"ht" in area.flags:
+        return size if wanted & (HUGE_SHARED if shared else HUGE_PRIVATE) else 0
+    if shared:
+        nameless = area.path.endswith(_DELETED)
+        return size if wanted & (ANONYMOUS_SHARED if nameless else FILE_SHARED) else 0
+    if area.own and wanted & ANONYMOUS_PRIVATE:
+        return size
+    if not area.is_file:
+        return 0
+    if wanted & FILE_PRIVATE:
+        return size
+    return PAGE if wanted & ELF_HEADERS and area.offset == 0 and is_elf else 0
+
+
+def without(areas: Iterable[Area], omitted: list[tuple[int, int]]) -> Iterator[Area]:
+    """The mappings without these ranges; what is left of one that has such a range is cut."""
+    for area in areas:
+        rest = [area]
+        for low, high in omitted:
+            rest = [part for each in rest for part in _cut(each, low, high)]
+        yield from rest
+
+
+def _cut(area: Area, low: int, high: int) -> Iterator[Area]:
+    if high <= area.start or area.end <= low:
+        yield area
+        return
+    if area.start < low:
+        yield replace(area, end=low)
+    if high < area.end:
+        shift = high - area.start if area.is_file else 0
+        yield replace(area, start=high, offset=area.offset + shift)
