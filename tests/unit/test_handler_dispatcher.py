@@ -265,6 +265,16 @@ def test_one_that_is_taken_off_is_forgotten(bench: Bench) -> None:
     assert [handler.name for handler in bench.dispatcher.handlers()] == ["next"]
 
 
+def test_a_report_passes_over_one_that_has_died_meanwhile(bench: Bench) -> None:
+    slow = bench.add("slow", Verdict.PENDING)
+    dying = bench.add("dying")
+    bench.add("next")
+    bench.hit()
+    bench.dispatcher.lose(dying)
+    bench.dispatcher.answer(slow, slow.ids[0], Verdict.CONTINUE)
+    assert bench.took() == ["slow", "next"]
+
+
 def test_two_that_die_of_one_report(bench: Bench) -> None:
     for name in ("a", "b"):
         bench.add(name).defective = True
