@@ -22,9 +22,10 @@ from dprobed.control import messages
 from dprobed.engine import protocol
 from dprobed.handler.dispatcher import Dispatcher
 from dprobed.handler.external import External
+from dprobed.handler.trace.session import Traces
 from dprobed.instance import Client, Entry, Refusal, Target, describe_end
 from dprobed.program import Program, ProgramError, decode
-from dprobed.report import RecordLog, record_line
+from dprobed.report import RecordLog, exit_names, record_line
 from dprobed.supervisor import Supervisor
 
 #: Ended targets of which ``query`` still shows the last counters.
@@ -50,6 +51,7 @@ class Registry:
         self.dispatcher = Dispatcher(self._facilities_changed)
         self.dispatcher.declare("trace")
         self.external = External(self.dispatcher)
+        self.traces = Traces(self.dispatcher, lambda: exit_names(self.dispatcher))
 
     # -- requests ------------------------------------------------------------------------------
 
@@ -265,6 +267,7 @@ class Registry:
     async def stop(self, patience: float) -> None:
         """Take everything out of every target; waits at most ``patience`` seconds."""
         left = await self._supervisor.stop(patience)
+        self.traces.close()
         if left:
             _log.warning("%d tracers are still waiting for their target to stop; they go on", left)
 
@@ -356,6 +359,7 @@ class Registry:
                 entries.setdefault(client, []).append((entry, raw.probe))
             if self.log is not None:
                 self.log.add(line)
+            self.traces.see(entry, raw, line)
             self.dispatcher.dispatch(entry, raw, line)
         for client, its_lines in lines.items():
             if not client.offer(b"".join(its_lines)):

@@ -7,6 +7,7 @@ from typing import Final
 
 from dprobed.control.messages import Raised, Record, encode
 from dprobed.engine.protocol import RawRecord
+from dprobed.handler.dispatcher import Dispatcher
 from dprobed.instance import Entry
 from dprobed.program import BUDGET, EXCEPTION, REM, decode_log
 from dprobed.program.table import ExCode
@@ -20,6 +21,11 @@ _EXITS: Final = {
     EXCEPTION: "exception",
     BUDGET: "budget",
 }
+
+
+def exit_names(dispatcher: Dispatcher) -> dict[int, str]:
+    """What a record's ``exit`` can be, as far as it is known now."""
+    return _EXITS | {number: name for name, number in dispatcher.numbers.items()}
 
 
 def record_line(entry: Entry, raw: RawRecord, facility: str) -> bytes:

@@ -28,6 +28,7 @@ Index = Annotated[int, msgspec.Meta(ge=0, le=1 << 16)]
 Label = Annotated[str, msgspec.Meta(max_length=255)]
 Seconds = Annotated[float, msgspec.Meta(ge=0.001, le=3600)]
 Queue = Annotated[int, msgspec.Meta(ge=1, le=1 << 16)]
+Bytes = Annotated[int, msgspec.Meta(ge=1, lt=1 << 53)]
 Labels = Annotated[list[Label], msgspec.Meta(min_length=1, max_length=1024)]
 
 
@@ -158,7 +159,7 @@ class Register(_Request, frozen=True):
     order: Literal["first", "lifo", "default", "last"] = "default"
     armed: bool = True
     timeout: Seconds = 1.0
-    queue: Queue = 1024
+    queue: Queue = 8192
 
 
 class Deregister(_Request, frozen=True):
@@ -183,9 +184,47 @@ class Disarm(_Request, frozen=True):
     names: Labels
 
 
+class TraceStart(_Request, frozen=True):
+    """Begin to write records: into ``folder`` (a whole path; None: the journal).
+
+    Those of programs that end by ``exit trace``; ``everything``: all records. ``flight_bytes``:
+    keep that much in memory, and write it when asked for, or when a program ends by ``exit dump``.
+    ``max_bytes``, ``max_seconds``: remove the oldest chunks beyond it. ``rotate_bytes``,
+    ``rotate_seconds``: begin a new chunk after it. ``namespace``: that of the journal.
+    """
+
+    name: Label
+    folder: str | None = None
+    format: Literal["ctf", "json", "text", "chrome", "journal"] = "ctf"
+    everything: bool = False
+    flight_bytes: Bytes | None = None
+    max_bytes: Bytes | None = None
+    max_seconds: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    rotate_bytes: Bytes | None = None
+    rotate_seconds: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    namespace: Annotated[str, msgspec.Meta(pattern=r"\A[\w.-]*\Z", max_length=64)] = ""
+
+
+class TraceStop(_Request, frozen=True):
+    """End a trace session: the rest is written."""
+
+    name: Label
+
+
+class TraceSave(_Request, frozen=True):
+    """Have written what a flight recorder keeps."""
+
+    name: Label
+
+
+class TraceList(_Request, frozen=True):
+    """Ask for the trace sessions."""
+
+
 Request = (
     Hello | Attach | Detach | Insert | Remove | Query | Programs | Vars | Log | Resume
     | Register | Deregister | Handlers | Arm | Disarm
+    | TraceStart | TraceStop | TraceSave | TraceList
 )  # fmt: skip
 
 
@@ -261,6 +300,31 @@ class HandlerInfo(msgspec.Struct, frozen=True, kw_only=True, tag="handler"):
     timeouts: int
     drops: int
     failures: int
+
+
+class TraceInfo(msgspec.Struct, frozen=True, kw_only=True, tag="trace"):
+    """A trace session.
+
+    ``records`` counts what came, ``written`` what is in the chunks written so far, ``held`` what
+    a flight recorder keeps in memory, ``overwritten`` what it had no room for any longer,
+    ``dropped`` what was lost. ``bytes`` and ``chunks``: what is on disk now. ``problem``: why it
+    cannot write at present.
+    """
+
+    name: str
+    folder: str
+    format: str
+    everything: bool
+    flight_bytes: int | None
+    armed: bool
+    records: int
+    written: int
+    held: int
+    dropped: int
+    overwritten: int
+    bytes: int
+    chunks: int
+    problem: str
 
 
 class TargetInfo(msgspec.Struct, frozen=True, kw_only=True, tag="target"):
@@ -352,6 +416,18 @@ class HandlerListing(_Reply, frozen=True):
     handlers: list[HandlerInfo]
 
 
+class TraceListing(_Reply, frozen=True):
+    """Answers ``tracestart``, ``tracestop`` (that session) and ``tracelist`` (all of them)."""
+
+    traces: list[TraceInfo]
+
+
+class TraceSaved(_Reply, frozen=True):
+    """Answers ``tracesave``: how many records are written."""
+
+    records: int
+
+
 class Error(msgspec.Struct, frozen=True, kw_only=True, tag="error"):
     """Answers a request that is not done, nor any part of it. ``id`` is null if none was read."""
 
@@ -436,7 +512,7 @@ class Handling(msgspec.Struct, frozen=True, kw_only=True, tag="report"):
 Report = Record | StateChange | Notice | Ended | Handling
 Reply = (
     Welcome | Attached | Inserted | Removed | Status | Listing | Words | Logged | Resumed
-    | Registered | HandlerListing | Error
+    | Registered | HandlerListing | TraceListing | TraceSaved | Error
 )  # fmt: skip
 
 

@@ -20,6 +20,7 @@ from typing import Final
 from dprobed import __version__
 from dprobed.control import messages
 from dprobed.handler.dispatcher import DispatchError
+from dprobed.handler.trace.session import TraceError
 from dprobed.instance import Refusal
 from dprobed.registry import Registry
 
@@ -176,7 +177,7 @@ class Connection(asyncio.Protocol):
                 self.tell(answer)
             else:
                 self._hang_up(answer)
-        except (Refusal, DispatchError) as refusal:
+        except (Refusal, DispatchError, TraceError) as refusal:
             self.tell(messages.Error(error=str(refusal), id=request_id))
         except Exception:
             _log.exception("a request of client %d failed", self.pid)
@@ -261,9 +262,9 @@ class Connection(asyncio.Protocol):
             case messages.Resume(id=number, pid=pid, tid=tid):
                 return messages.Resumed(id=number, tids=await registry.resume(pid, tid))
             case _:
-                return self._handle(request)
+                return await self._handle(request)
 
-    def _handle(self, request: messages.Request) -> messages.Reply:
+    async def _handle(self, request: messages.Request) -> messages.Reply:
         external, dispatcher = self._registry.external, self._registry.dispatcher
         match request:
             case messages.Register(id=number, name=name):
@@ -280,6 +281,21 @@ class Connection(asyncio.Protocol):
             case messages.Disarm(id=number, names=names):
                 dispatcher.disarm(names)
                 return messages.HandlerListing(id=number, handlers=external.infos())
+            case _:
+                return await self._trace(request)
+
+    async def _trace(self, request: messages.Request) -> messages.Reply:
+        traces = self._registry.traces
+        match request:
+            case messages.TraceStart(id=number):
+                return messages.TraceListing(id=number, traces=[traces.start(request)])
+            case messages.TraceStop(id=number, name=name):
+                last = await traces.finish(traces.stop(name))
+                return messages.TraceListing(id=number, traces=[last])
+            case messages.TraceSave(id=number, name=name):
+                return messages.TraceSaved(id=number, records=traces.save(name))
+            case messages.TraceList(id=number):
+                return messages.TraceListing(id=number, traces=traces.infos())
             case _:
                 raise Refusal("hello was said already")
 

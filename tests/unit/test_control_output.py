@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dprobe.output import Output, record_text, summarize, summary_text, word_text
+from dprobe.output import Output, summarize, summary_text
 
 from dprobed.control.messages import ProbeInfo, Raised, Record, encode
+from dprobed.handler.trace.text import record_text, word_text
 
 
 def record(**changes: Any) -> Record:

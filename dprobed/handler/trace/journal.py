@@ -1,0 +1,149 @@
+"""Records to the systemd journal, by its native protocol.
+
+One datagram an entry: a line ``NAME=value`` for each field, or, where the value has line feeds,
+``NAME``, a line feed, its length (64 bits, little-endian), the value and a line feed. What no
+datagram can hold goes as a sealed file in memory. (systemd.io, "Native Journal Protocol")
+"""
+
+from __future__ import annotations
+
+import array
+import errno
+import fcntl
+import os
+import socket
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import msgspec
+
+from dprobed.control.messages import Record
+from dprobed.handler.trace.lines import items_by_name
+from dprobed.handler.trace.text import record_text
+
+#: Entries a second at most, and how many may come at once after a pause.
+RATE: Final = 200
+BURST: Final = 1000
+_INFO: Final = "6"
+_WARNING: Final = "4"
+
+_decode = msgspec.json.Decoder(Record).decode
+
+
+def socket_path(namespace: str) -> str:
+    """Where the journal of a namespace (empty: the system's) takes entries."""
+    return f"/run/systemd/journal{'.' + namespace if namespace else ''}/socket"
+
+
+def entry(fields: Mapping[str, str]) -> bytes:
+    """The fields as they go to the journal."""
+    parts = []
+    for name, value in fields.items():
+        data = value.encode(errors="surrogateescape")
+        if b"\n" in data:
+            parts.append(name.encode() + b"\n" + len(data).to_bytes(8, "little") + data + b"\n")
+        else:
+            parts.append(name.encode() + b"=" + data + b"\n")
+    return b"".join(parts)
+
+
+def fields(record: Record) -> dict[str, str]:
+    """A record as fields of the journal."""
+    found = {
+        "MESSAGE": record_text(record),
+        "PRIORITY": _INFO,
+        "SYSLOG_IDENTIFIER": "dprobed",
+        # The journal adds what it knows of this process.
+        "OBJECT_PID": str(record.pid),
+    }
+    about: dict[str, Any] = {
+        name: getattr(record, name)
+        for name in record.__struct_fields__
+        if name not in ("log", "exception")
+    }
+    for name, value in (about | items_by_name(record)).items():
+        text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
+        found[f"DPROBE_{name.upper()}"] = text
+    return found
+
+
+class Journal:
+    """The journal as a place for blocks of JSON lines, at a bounded rate."""
+
+    def __init__(self, path: str, now: Callable[[], float] = time.monotonic) -> None:
+        self._path = path
+        self._now = now
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        # It waits for a journal that is busy, but not for ever for one that hangs.
+        self._socket.settimeout(2.0)
+        self._tokens = float(BURST)
+        self._filled = now()
+        self._unsaid = 0
+
+    def write(self, lines: list[bytes]) -> int:
+        """Send records; the number of those that were not.
+
+        Raises OSError if it is all of them, and not only because they came too fast.
+        """
+        now = self._now()
+        self._tokens = min(BURST, self._tokens + (now - self._filled) * RATE)
+        self._filled = now
+        if self._unsaid and self._tokens >= 1:
+            self._say_lost()
+        allowed = min(len(lines), int(self._tokens))
+        sent = 0
+        try:
+            for line in lines[:allowed]:
+                self._send(entry(fields(_decode(line))))
+                self._tokens -= 1
+                sent += 1
+        except OSError:
+            if not sent:
+                raise
+        lost = len(lines) - sent
+        self._unsaid += lost
+        return lost
+
+    def _say_lost(self) -> None:
+        self._send(
+            entry(
+                {
+                    "MESSAGE": f"{self._unsaid} records are not in the journal: they came faster "
+                    f"than {RATE} a second",
+                    "PRIORITY": _WARNING,
+                    "SYSLOG_IDENTIFIER": "dprobed",
+                    "DPROBE_DROPPED": str(self._unsaid),
+                }
+            )
+        )
+        self._unsaid = 0
+        self._tokens -= 1
+
+    def _send(self, data: bytes) -> None:
+        try:
+            self._socket.sendto(data, self._path)
+        except OSError as error:
+            if error.errno != errno.EMSGSIZE:
+                raise
+            self._send_large(data)
+
+    def _send_large(self, data: bytes) -> None:
+        descriptor = os.memfd_create("dprobed-journal", os.MFD_ALLOW_SEALING | os.MFD_CLOEXEC)
+        try:
+            os.write(descriptor, data)
+            seals = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+            fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
+            rights = array.array("i", [descriptor]).tobytes()
+            control = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)]
+            self._socket.sendmsg([b""], control, 0, self._path)
+        finally:
+            os.close(descriptor)
+
+    def close(self) -> None:
+        """Nothing more comes; what was lost last is said."""
+        try:
+            if self._unsaid:
+                self._say_lost()
+        finally:
+            self._socket.close()
