@@ -12,12 +12,12 @@ from typing import Final
 
 from dprobed.debugger.control import Control, Event
 from dprobed.engine.probe import Attachment, Probe
-from dprobed.engine.space import SpaceError
+from dprobed.engine.space import INT3, SpaceError
 from dprobed.engine.trap import TrapEngine
 from dprobed.engine.watch import is_length_valid
 from dprobed.program import ABORT, Context, Outcome, ProbeDefinition
-from dprobed.target.ptrace import Gone
-from dprobed.target.world import World
+from dprobed.target.ptrace import RIP, Gone, Registers
+from dprobed.target.world import Thread, World
 
 #: Z1 to Z4 on debug registers; the processor cannot watch reads alone (Z3).
 _KINDS: Final = {1: "x", 2: "w", 4: "rw"}
@@ -50,6 +50,7 @@ class Breakpoints:
         self._detach: Final = detach
         self._apply: Final = apply
         self._probes: dict[tuple[int, int, int], tuple[int, Probe]] = {}
+        self._registers: Final = Registers()
         self._last = 0
 
     @property
@@ -84,9 +85,33 @@ class Breakpoints:
                 self._watch(probe, _KINDS[kind], address, key[2])
             else:
                 self._arm(probe, address)
-        except (SpaceError, Gone) as error:
+        except SpaceError as error:
+            if kind:
+                raise Refused(str(error)) from error
+            self._write(address)
+        except Gone as error:
             raise Refused(str(error)) from error
         self._probes[key] = (number, probe)
+
+    def _write(self, address: int) -> None:
+        """A breakpoint as it is: where no copy of the instruction can run, none needs to."""
+        space = self._engine.space
+        original = space.memory.peek(address, 1)
+        if not original or not space.memory.poke(address, INT3):
+            raise Refused(f"no memory at {address:#x}")
+        space.raw[address] = original
+
+    def serve_trap(self, thread: Thread) -> bool:
+        """Whether a SIGTRAP stop is of a breakpoint that is no site; raises Gone."""
+        words = self._registers.load(thread.tid)
+        found = self._probes.get((0, words[RIP] - 1, 1))
+        if found is None or words[RIP] - 1 not in self._engine.space.raw:
+            return False
+        words[RIP] -= 1
+        self._registers.store(thread.tid)
+        event = Event(thread.tid, signal.SIGTRAP, _DETAILS[0], found[0])
+        self._control.note(thread, event)
+        return True
 
     @property
     def _world_pid(self) -> int:
@@ -122,14 +147,22 @@ class Breakpoints:
         """``z``; one that is not there is no error."""
         _, probe = self._probes.pop((kind, address, length if kind > 1 else 1), (0, None))
         if probe is not None:
+            self._take_out(address, probe)
+
+    def _take_out(self, address: int, probe: Probe) -> None:
+        space = self._engine.space
+        original = space.raw.pop(address, None) if not probe.attachments else None
+        if original is None:
             self._detach([probe])
+        elif space.memory.peek(address, 1) == INT3:
+            space.memory.poke(address, original)
 
     def clear(self) -> None:
         """Take all out."""
-        probes = [probe for _, probe in self._probes.values()]
+        probes = [(address, probe) for (_, address, _), (_, probe) in self._probes.items()]
         self._probes.clear()
-        if probes:
-            self._detach(probes)
+        for address, probe in probes:
+            self._take_out(address, probe)
 
     def forget(self) -> None:
         """Their address space is gone."""

@@ -33,6 +33,7 @@ from dprobed.debugger.stub import Session
 from dprobed.engine.probe import Probe
 from dprobed.engine.protocol import DebuggerStatus
 from dprobed.engine.trap import TrapEngine
+from dprobed.target.ptrace import Gone
 from dprobed.target.world import Thread, World
 
 #: The number of the facility ``debugger``.
@@ -110,7 +111,12 @@ class Debugger:
     # --- from the engine ---
 
     def serve_trap(self, thread: Thread) -> bool:
-        """See Control."""
+        """Whether a SIGTRAP stop concerns the debugger only."""
+        try:
+            if self._engine.space.raw and self._points.serve_trap(thread):
+                return True
+        except Gone:
+            return True
         return self.control.serve_trap(thread)
 
     def signalled(self, thread: Thread) -> None:

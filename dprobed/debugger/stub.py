@@ -51,6 +51,9 @@ def overlaid(space: Space, address: int, length: int) -> bytes:
     for site in space.by_trap.values():
         if address <= site.address < end and not site.gone:
             data[site.address - address] = site.original[0]
+    for where, original in space.raw.items():
+        if address <= where < end:
+            data[where - address] = original[0]
     return bytes(data)
 
 

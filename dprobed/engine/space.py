@@ -106,6 +106,8 @@ class Space:
         self.memory = Memory(tid)
         self.by_trap: dict[int, Site] = {}
         self.areas: list[Area] = []
+        #: A debugger's breakpoints where no site can be (a return to the stack), and what was there.
+        self.raw: dict[int, bytes] = {}
         self._slots: dict[int, Site] = {}
         #: By address, those that wait for ``arm``.
         self._unarmed: dict[int, Site] = {}
@@ -120,6 +122,8 @@ class Space:
             site = self.by_trap.get(address + offset + 1)
             if site is not None and data[offset] == INT3[0]:
                 data[offset] = site.original[0]
+            elif (original := self.raw.get(address + offset)) is not None:
+                data[offset] = original[0]
         return bytes(data)
 
     def slot_at(self, rip: int) -> tuple[Site, int] | None:
@@ -338,6 +342,9 @@ class Space:
             for site in self._slots.values():
                 if not site.gone and copy.peek(site.address, 1) == INT3:
                     copy.poke(site.address, site.original[:1])
+            for address, original in self.raw.items():
+                if copy.peek(address, 1) == INT3:
+                    copy.poke(address, original)
         finally:
             copy.close()
         return True
@@ -351,6 +358,7 @@ class Space:
         """Forget everything; what is in the target stays."""
         self.memory.close()
         self.by_trap.clear()
+        self.raw.clear()
         self._slots.clear()
         self._unarmed.clear()
         self.areas.clear()
