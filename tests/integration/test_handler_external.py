@@ -70,7 +70,9 @@ def insert(daemon: Daemon, target: Cat, folder: Path, text: str = MAILS) -> None
 
 
 def listed(daemon: Daemon) -> dict[str, Json]:
-    return {each["handler"]: each for each in daemon.json("handlers")}
+    """The handlers of `mail`, in order."""
+    handlers = daemon.json("handlers")
+    return {each["handler"]: each for each in handlers if each["facility"] == "mail"}
 
 
 def test_the_example_gets_what_programs_hand_over(
@@ -103,7 +105,7 @@ def test_reports_pass_handlers_in_order_until_one_ends_them(
         assert first.answer(first.report(), "terminate") == 2
         assert first.answer(first.report()) == 3
         assert second.answer(second.report()) == 3
-        assert [each["handler"] for each in daemon.json("handlers")] == ["first", "second"]
+        assert list(listed(daemon)) == ["first", "second"]
         records = daemon.json("log")
         assert [words(record) for record in records] == [[2], [3]]
 
@@ -226,7 +228,7 @@ def test_handlers_are_armed_and_disarmed_from_the_command_line(
         done = daemon.dprobe("handlers", "arm", "a", "nobody", "b")
         assert (done.returncode, done.stdout) == (2, "")
         assert done.stderr.startswith("dprobe: handler nobody is not registered; `dprobe handlers`")
-        assert not any(each["armed"] for each in daemon.json("handlers"))
+        assert not any(each["armed"] for each in listed(daemon).values())
         done = daemon.dprobe("handlers", "arm", "a", "b")
         lines = [line.split() for line in done.stdout.splitlines()]
         assert lines[0][:6] == ["facility", "no", "handler", "owner", "order", "armed"]
@@ -278,7 +280,8 @@ def test_what_is_refused(daemon: Daemon) -> None:
             message = {"type": "answer", "handler": "a", "report": 1, "verdict": verdict}
             answer = other.ask(message)
             assert (answer["type"], answer["id"]) == ("error", None)
-        assert a.ask({"type": "handlers", "id": 9})["handlers"][0]["handler"] == "a"
+        handlers = a.ask({"type": "handlers", "id": 9})["handlers"]
+        assert [each["handler"] for each in handlers if each["facility"] == "mail"] == ["a"]
     with Peer(daemon, hello=None) as rude:
         rude.send({"type": "answer", "handler": "a", "report": 1, "verdict": "continue"})
         answer = rude.ask(b"")
