@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from dprobed.control import messages
 from dprobed.engine import protocol
-from dprobed.handler.dispatcher import Dispatcher
+from dprobed.handler.dispatcher import AtHit, Dispatcher
 from dprobed.handler.external import External
 from dprobed.handler.trace.session import Traces
 from dprobed.instance import Client, Entry, Refusal, Target, describe_end
@@ -50,6 +50,8 @@ class Registry:
         self.log = RecordLog() if keep_log else None
         self.dispatcher = Dispatcher(self._facilities_changed)
         self.dispatcher.declare("trace")
+        self.dispatcher.register(AtHit("dump"))
+        self.dispatcher.arm(["dump"])
         self.external = External(self.dispatcher)
         self.traces = Traces(self.dispatcher, lambda: exit_names(self.dispatcher))
 
@@ -109,7 +111,7 @@ class Registry:
                     # Known before it is in: its records may come before the answer.
                     target.entries[entry.number] = entry
                     entries.append(entry)
-                    await target.ask(self._insertion(entry.number, upload.bytecode, check))
+                    await target.ask(self._insertion(entry, upload.bytecode, check))
             except Refusal:
                 target.entries.pop(entries.pop().number)
                 for entry in entries:
@@ -120,14 +122,16 @@ class Registry:
         return entries
 
     def _insertion(
-        self, number: int, bytecode: bytes, check: bool
+        self, entry: Entry, bytecode: bytes, check: bool
     ) -> Callable[[int], protocol.Insert]:
         return lambda seq: protocol.Insert(
             seq=seq,
-            program=number,
+            program=entry.number,
             bytecode=bytecode,
             check_opcode=check,
             facilities=self.dispatcher.facilities,
+            acting=self.dispatcher.acting,
+            label=entry.label,
         )
 
     def _decode(self, upload: messages.Upload) -> Program:
@@ -220,6 +224,13 @@ class Registry:
             )
         )
         return answer.words
+
+    async def dump(self, pid: int, zstd: bool) -> protocol.DumpStatus:
+        """Write a core of a process."""
+        answer = await self._live(pid).ask(lambda seq: protocol.Dump(seq=seq, zstd=zstd))
+        if answer.dump is None:
+            raise Refusal(f"the tracer of process {pid} did not say where the core is")
+        return answer.dump
 
     async def resume(self, pid: int | None, tid: int | None) -> list[int]:
         """Let threads go on that ``suspend`` holds."""
@@ -336,6 +347,8 @@ class Registry:
         elif isinstance(event, protocol.Changed):
             self._changed(target, target.take(event.probes))
         elif isinstance(event, protocol.TargetEvent):
+            if event.kind == "dump":
+                _log.info("process %d: %s", event.pid, event.text)
             notice = messages.Notice(kind=event.kind, pid=event.pid, tid=event.tid, text=event.text)
             for client in target.clients():
                 client.tell(notice)
@@ -372,9 +385,11 @@ class Registry:
                 self._later(self._tell_facilities(target))
 
     async def _tell_facilities(self, target: Target) -> None:
-        facilities = self.dispatcher.facilities
+        facilities, acting = self.dispatcher.facilities, self.dispatcher.acting
         with contextlib.suppress(Refusal):  # It is about to end.
-            await target.ask(lambda seq: protocol.Facilities(seq=seq, facilities=facilities))
+            await target.ask(
+                lambda seq: protocol.Facilities(seq=seq, facilities=facilities, acting=acting)
+            )
 
     def _changed(self, target: Target, infos: list[messages.ProbeInfo]) -> None:
         for client in target.clients():

@@ -28,6 +28,8 @@ _COMMANDS = {
     "resume": ("commands_daemon", "Let threads go on that `suspend` holds."),
     "handlers": ("commands_handlers", "Show who gets what programs hand over; arm, disarm."),
     "trace": ("commands_trace", "Write records to files or the journal; read and draw them."),
+    "dump": ("commands_dump", "Write a core of a running process, which goes on."),
+    "dumps": ("commands_dump", "List cores, or remove them."),
     "compile": ("commands_local", "Assemble a program to a .dpb file."),
     "check": ("commands_local", "Check programs without inserting them."),
     "disasm": ("commands_local", "Show a program as source."),

@@ -140,6 +140,13 @@ class Log(_Request, frozen=True):
     follow: bool = False
 
 
+class Dump(_Request, frozen=True):
+    """Write a core of ``pid``, which this daemon traces; it is answered when that is done."""
+
+    pid: Pid
+    zstd: bool = False
+
+
 class Resume(_Request, frozen=True):
     """Let threads go on that ``suspend`` holds: one, those of ``pid``, or all."""
 
@@ -222,7 +229,7 @@ class TraceList(_Request, frozen=True):
 
 
 Request = (
-    Hello | Attach | Detach | Insert | Remove | Query | Programs | Vars | Log | Resume
+    Hello | Attach | Detach | Insert | Remove | Query | Programs | Vars | Log | Dump | Resume
     | Register | Deregister | Handlers | Arm | Disarm
     | TraceStart | TraceStop | TraceSave | TraceList
 )  # fmt: skip
@@ -397,6 +404,21 @@ class Logged(_Reply, frozen=True):
     forgotten: int
 
 
+class Dumped(_Reply, frozen=True):
+    """Answers ``dump``: where the core is, its ``bytes`` on disk and its ``size`` with holes.
+
+    ``how``: ``snapshot`` (of a copy of the process) or ``stopped``; ``pause_ns``: how long the
+    process stood still for it; ``seconds``: how long all of it took.
+    """
+
+    path: str
+    bytes: int
+    size: int
+    how: str
+    pause_ns: int
+    seconds: float
+
+
 class Resumed(_Reply, frozen=True):
     """Answers ``resume``: the threads that were let go."""
 
@@ -511,7 +533,7 @@ class Handling(msgspec.Struct, frozen=True, kw_only=True, tag="report"):
 
 Report = Record | StateChange | Notice | Ended | Handling
 Reply = (
-    Welcome | Attached | Inserted | Removed | Status | Listing | Words | Logged | Resumed
+    Welcome | Attached | Inserted | Removed | Status | Listing | Words | Logged | Dumped | Resumed
     | Registered | HandlerListing | TraceListing | TraceSaved | Error
 )  # fmt: skip
 

@@ -17,6 +17,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
+import msgspec
+
 from dprobed import __version__
 from dprobed.control import messages
 from dprobed.handler.dispatcher import DispatchError
@@ -259,6 +261,9 @@ class Connection(asyncio.Protocol):
                 return messages.Words(id=number, first=first, words=words)
             case messages.Log(id=number, follow=follow):
                 return self._log(number, follow)
+            case messages.Dump(id=number, pid=pid, zstd=zstd):
+                done = await registry.dump(pid, zstd)
+                return messages.Dumped(id=number, **msgspec.structs.asdict(done))
             case messages.Resume(id=number, pid=pid, tid=tid):
                 return messages.Resumed(id=number, tids=await registry.resume(pid, tid))
             case _:

@@ -47,7 +47,7 @@ class Insert(msgspec.Struct, tag=True, frozen=True):
     """Put a program in: ``program`` is the daemon's number for it, ``bytecode`` a ``.dpb`` file.
 
     ``check_opcode`` false skips the comparison with the probe's ``opcode`` key. ``facilities``: as
-    in ``Facilities``. ``label``: its name, for those who read of it.
+    in ``Facilities``, as ``acting``. ``label``: its name, for those who read of it.
     """
 
     seq: int
@@ -55,6 +55,7 @@ class Insert(msgspec.Struct, tag=True, frozen=True):
     bytecode: bytes
     check_opcode: bool = True
     facilities: dict[str, int] = {}
+    acting: list[int] | None = None
     label: str = ""
 
 
@@ -88,10 +89,12 @@ class Facilities(msgspec.Struct, tag=True, frozen=True):
     """What ``exit NAME`` can name from now on: names and their numbers.
 
     In programs that are in, ``exit`` to a facility that is no longer there raises INVALID_OPERAND.
+    ``acting``: those for which the tracer does something itself; None: all that it can.
     """
 
     seq: int
     facilities: dict[str, int]
+    acting: list[int] | None = None
 
 
 class Dump(msgspec.Struct, tag=True, frozen=True):

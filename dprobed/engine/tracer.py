@@ -95,6 +95,8 @@ class Tracer:
         self._globals: list[int] = []
         #: One dictionary for all executors, which ask it again at each hit.
         self._facilities: dict[str, int] = {}
+        #: For which of them something is done at the hit; None: for all.
+        self._acting: list[int] | None = None
         self._places: dict[tuple[str, str], int] = {}
         #: The C library, once its ``sigaction`` is hooked.
         self._libc: Loaded | None = None
@@ -216,7 +218,7 @@ class Tracer:
                 case protocol.Vars():
                     answer = protocol.Ok(request.seq, words=self._vars(request))
                 case protocol.Facilities():
-                    self._use_facilities(request.facilities)
+                    self._use_facilities(request.facilities, request.acting)
                     answer = protocol.Ok(request.seq)
                 case protocol.Dump():
                     self._dump(request)
@@ -310,13 +312,11 @@ class Tracer:
                     f"{program.header.name}: a program with modtype {program.header.modtype} goes "
                     "into the kernel, not into a process"
                 )
-            self._use_facilities(request.facilities)
+            self._use_facilities(request.facilities, request.acting)
             executor = Executor(program, self._globals, self._facilities)
         except ProgramError as error:
             raise TracerError(str(error)) from error
-        inserted = Inserted(
-            request.program, program, executor, request.check_opcode, request.label
-        )
+        inserted = Inserted(request.program, program, executor, request.check_opcode, request.label)
         inserted.probes = [
             Probe(request.program, probe, executor.entries[probe.index], program.header.name)
             for probe in program.probes
@@ -332,7 +332,8 @@ class Tracer:
                 raise
         return [probe.status() for probe in inserted.probes]
 
-    def _use_facilities(self, facilities: dict[str, int]) -> None:
+    def _use_facilities(self, facilities: dict[str, int], acting: list[int] | None) -> None:
+        self._acting = acting
         self._facilities.clear()
         self._facilities.update(facilities)
 
@@ -679,7 +680,7 @@ class Tracer:
         """A facility that acts while the thread stands at its hit."""
         if outcome.exit == DEBUGGER:
             self._debugger.hit(thread)
-        elif outcome.exit == DUMP:
+        elif outcome.exit == DUMP and (self._acting is None or DUMP in self._acting):
             self._dumps.hit(thread, attachment, outcome)
 
     def _describe(self, number: int) -> dict[str, object]:

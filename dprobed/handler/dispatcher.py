@@ -147,6 +147,20 @@ class Handler(ABC):
         return len(self._waiting)
 
 
+class AtHit(Handler):
+    """What a tracer does by itself while the thread stands at its hit: a dump.
+
+    It is done before any report comes here, and while this handler is armed.
+    """
+
+    def __init__(self, facility: str) -> None:
+        super().__init__(facility, facility=facility, owner="dprobed")
+
+    def offer(self, report: Report) -> Verdict:
+        """It has been done."""
+        return Verdict.CONTINUE
+
+
 @dataclass(slots=True, eq=False)
 class _Journey:
     """A report and those that are still to get it; ``since``: when it began to wait."""
@@ -179,6 +193,7 @@ class Dispatcher:
         self._past: dict[str, Handler] = {}
         self._armed: dict[int, tuple[Handler, ...]] = {}
         self._facilities: dict[str, int] = {}
+        self._acting: list[int] = []
         self._last_id = 0
 
     # -- facilities ----------------------------------------------------------------------------
@@ -192,6 +207,11 @@ class Dispatcher:
     def numbers(self) -> dict[str, int]:
         """All names that have a number, also those of facilities that are not there (a copy)."""
         return dict(self._numbers)
+
+    @property
+    def acting(self) -> list[int]:
+        """The facilities for which a tracer does something itself, at the hit (``AtHit``)."""
+        return list(self._acting)
 
     def declare(self, name: str) -> int:
         """Offer a facility, with handlers or without; its number."""
@@ -319,8 +339,13 @@ class Dispatcher:
         self._armed = {number: tuple(chain) for number, chain in armed.items()}
         there = self._declared | {handler.facility for handler in self._handlers.values()}
         facilities = {name: number for name, number in self._numbers.items() if name in there}
-        if facilities != self._facilities:
-            self._facilities = facilities
+        acting = [
+            number
+            for number, chain in sorted(self._armed.items())
+            if any(isinstance(handler, AtHit) for handler in chain)
+        ]
+        if (facilities, acting) != (self._facilities, self._acting):
+            self._facilities, self._acting = facilities, acting
             self.changed()
 
     # -- reports -------------------------------------------------------------------------------

@@ -42,6 +42,15 @@ _PRSTATUS: Final = struct.Struct("<3ihxxQQ4i8Q216si4x")
 _PRPSINFO: Final = struct.Struct("<b1sbb4xQII4i16s80s")
 _STATES: Final = "RSDTZW"
 
+#: In an XSAVE area: XCR0, as the kernel leaves it there, and where its parts are (CPUID 0xd);
+#: the mask registers are followed by the upper halves, then by zmm16 to zmm31.
+_XCR0: Final = slice(464, 472)
+_AVX512: Final = 0xE0
+_AMD_OPMASK: Final = 832
+_AMD_PKRU: Final = 2432
+_INTEL_OPMASK: Final = 1088
+_INTEL_PKRU: Final = 2688
+
 _CHUNK: Final = 1 << 20
 _ZEROS: Final = bytes(PAGE)
 _CHUNK_ZEROS: Final = bytes(_CHUNK)
@@ -120,6 +129,21 @@ def _padded(data: bytes) -> bytes:
     return data + bytes(-len(data) % 4)
 
 
+def portable_xstate(data: bytes) -> bytes:
+    """An XSAVE area with AVX-512 and PKRU where Intel's processors have them.
+
+    AMD's have them earlier, and a core does not say where: up to version 13, gdb knows Intel's
+    places only, and would read none of the vector registers.
+    """
+    mask = int.from_bytes(data[_XCR0], "little")
+    if mask & _AVX512 != _AVX512 or len(data) not in (_AMD_PKRU, _AMD_PKRU + 8):
+        return data
+    moved = bytearray(data[:_AMD_OPMASK].ljust(_INTEL_PKRU, b"\0"))
+    moved[_INTEL_OPMASK : _INTEL_OPMASK + 64] = data[_AMD_OPMASK : _AMD_OPMASK + 64]
+    moved[_INTEL_OPMASK + 64 :] = data[_AMD_OPMASK + 64 : _AMD_PKRU]
+    return bytes(moved) + data[_AMD_PKRU:]
+
+
 def prstatus(thread: ThreadImage) -> bytes:
     """A ``struct elf_prstatus``."""
     code, error = struct.unpack_from("<ii", thread.siginfo.ljust(12, b"\0"), 4)[::-1]
@@ -177,7 +201,7 @@ def notes(process: ProcessImage, areas: Iterable[Area]) -> bytes:
         if thread.fpregs:
             parts.append(_note(b"CORE", NT_PRFPREG, thread.fpregs))
         if thread.xstate:
-            parts.append(_note(b"LINUX", NT_X86_XSTATE, thread.xstate))
+            parts.append(_note(b"LINUX", NT_X86_XSTATE, portable_xstate(thread.xstate)))
     return b"".join(parts)
 
 
