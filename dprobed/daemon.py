@@ -24,6 +24,8 @@ from dprobed.supervisor import Supervisor, TracerMain
 
 #: Seconds that tracers have at our end to take their probes out; they go on by themselves after it.
 PATIENCE: Final = 10.0
+#: Seconds that a process is held without a debugger.
+HOLD_LIMIT: Final = 600.0
 
 _log = logging.getLogger("dprobed")
 
@@ -106,13 +108,15 @@ def _lock(path: Path) -> int:
         os.close(lock)
 
 
-async def _serve(main: TracerMain, sock: socket.socket, *, private: bool) -> None:
+async def _serve(
+    main: TracerMain, sock: socket.socket, *, private: bool, hold_limit: float = HOLD_LIMIT
+) -> None:
     """Serve until a signal, or (a private daemon) until its client is gone."""
     loop = asyncio.get_running_loop()
     end = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         loop.add_signal_handler(number, end.set)
-    registry = Registry(Supervisor(main), keep_log=not private)
+    registry = Registry(Supervisor(main), keep_log=not private, hold_limit=hold_limit)
     server = Server(registry, on_last_gone=end.set if private else None)
     if private:
         await server.serve_one(sock)
@@ -133,6 +137,13 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--version", action="version", version=f"dprobed {__version__}")
     parser.add_argument("--socket", type=Path, help=f"default: {default_socket(os.geteuid())}")
+    parser.add_argument(
+        "--hold-limit",
+        type=float,
+        default=HOLD_LIMIT,
+        metavar="SECONDS",
+        help="how long `exit debugger` holds a process without a debugger (default: %(default)g)",
+    )
     parser.add_argument("--private", type=int, metavar="FD", help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
 
@@ -148,12 +159,12 @@ def _run_private(descriptor: int, main: TracerMain) -> None:
     os._exit(0)
 
 
-def _run_public(path: Path | None, main: TracerMain) -> None:
+def _run_public(path: Path | None, main: TracerMain, hold_limit: float) -> None:
     if path is None:
         path = default_socket(os.geteuid())
         _private_folder(path.parent)
     with listening_socket(path) as sock:
-        asyncio.run(_serve(main, sock, private=False))
+        asyncio.run(_serve(main, sock, private=False, hold_limit=hold_limit))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -172,7 +183,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if options.private is not None:
             _run_private(options.private, tracer.main)
         else:
-            _run_public(options.socket, tracer.main)
+            _run_public(options.socket, tracer.main, options.hold_limit)
     except StartError as error:
         print(f"dprobed: {error}", file=sys.stderr)
         sys.exit(1)

@@ -140,6 +140,7 @@ class Target:
         self.entries: dict[int, Entry] = {}
         self.places: dict[int, tuple[str, str]] = {}
         self.suspended: list[int] = []
+        self.debugger: protocol.DebuggerStatus | None = None
         self.overhead_ns = 0
         self.ended: protocol.Ended | None = None
         self.reason = ""
@@ -199,6 +200,19 @@ class Target:
             ended=ended,
             overhead_ns=self.overhead_ns,
             suspended=self.suspended,
+            debugger=self._debugger_info() if not ended else None,
+        )
+
+    def _debugger_info(self) -> messages.DebuggerInfo | None:
+        found = self.debugger
+        if found is None:
+            return None
+        return messages.DebuggerInfo(
+            held=found.held,
+            socket=found.socket,
+            attached=found.attached,
+            seconds=found.seconds,
+            expired=found.expired,
         )
 
 

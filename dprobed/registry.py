@@ -38,9 +38,11 @@ class Registry:
     """All targets and programs of this daemon, and the requests that change them.
 
     Requests raise Refusal. ``keep_log``: keep records for ``log`` (a private daemon need not).
+    ``hold_limit``: seconds that ``exit debugger`` holds a process without a debugger.
     """
 
-    def __init__(self, supervisor: Supervisor, *, keep_log: bool) -> None:
+    def __init__(self, supervisor: Supervisor, *, keep_log: bool, hold_limit: float) -> None:
+        self._hold_limit = hold_limit
         self._supervisor = supervisor
         self._targets: dict[int, Target] = {}
         self._past: deque[Target] = deque(maxlen=PAST_TARGETS)
@@ -51,7 +53,8 @@ class Registry:
         self.dispatcher = Dispatcher(self._facilities_changed)
         self.dispatcher.declare("trace")
         self.dispatcher.register(AtHit("dump"))
-        self.dispatcher.arm(["dump"])
+        self.dispatcher.register(AtHit("debugger"))
+        self.dispatcher.arm(["dump", "debugger"])
         self.external = External(self.dispatcher)
         self.traces = Traces(self.dispatcher, lambda: exit_names(self.dispatcher))
 
@@ -87,7 +90,11 @@ class Registry:
             raise Refusal(f"no tracer could be started: {error.strerror}") from None
         target.tracer.gone.add_done_callback(lambda gone: self._finish(target, gone.result()))
         try:
-            await target.ask(lambda seq: protocol.Attach(seq=seq, pid=target.pid, launch=launch))
+            await target.ask(
+                lambda seq: protocol.Attach(
+                    seq=seq, pid=target.pid, launch=launch, hold_limit=self._hold_limit
+                )
+            )
         except Refusal:
             target.holders.discard(client)
             target.tracer.close()
@@ -233,7 +240,7 @@ class Registry:
         return answer.dump
 
     async def resume(self, pid: int | None, tid: int | None) -> list[int]:
-        """Let threads go on that ``suspend`` holds."""
+        """Let threads go on that ``suspend`` holds, and processes that wait for a debugger."""
         targets = [self._live(pid)] if pid is not None else list(self._targets.values())
         tids: list[int] = []
         for target in targets:
@@ -241,7 +248,7 @@ class Registry:
                 answer = await target.ask(lambda seq: protocol.Resume(seq=seq, tid=tid))
                 tids += answer.tids
         if tid is not None and not tids:
-            raise Refusal(f"thread {tid} is not held by `suspend`")
+            raise Refusal(f"thread {tid} is not held")
         return tids
 
     def select(self, select: messages.Select) -> list[Entry]:
@@ -308,6 +315,7 @@ class Registry:
             return  # It ended meanwhile; its last counters are known.
         target.overhead_ns = answer.overhead_ns
         target.suspended = answer.suspended
+        target.debugger = answer.debugger
 
     async def _empty(self, target: Target, own: Iterable[Entry]) -> None:
         """Take ``own`` out of ``target``, and let it go when nobody needs it any longer.
@@ -347,7 +355,7 @@ class Registry:
         elif isinstance(event, protocol.Changed):
             self._changed(target, target.take(event.probes))
         elif isinstance(event, protocol.TargetEvent):
-            if event.kind == "dump":
+            if event.kind in ("dump", "debugger"):
                 _log.info("process %d: %s", event.pid, event.text)
             notice = messages.Notice(kind=event.kind, pid=event.pid, tid=event.tid, text=event.text)
             for client in target.clients():

@@ -192,7 +192,7 @@ examples:
 @click.argument("tid", type=options.pid_type, required=False)
 @click.pass_obj
 def resume_command(socket: Path | None, pid: int | None, tid: int | None, json: bool) -> None:
-    """Let threads go on that `suspend` of a program holds."""
+    """Let threads go on that `suspend` of a program holds, and processes held for a debugger."""
     from dprobe import manage
 
     with manage.connect(socket) as daemon:

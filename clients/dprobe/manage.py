@@ -214,12 +214,12 @@ def log(daemon: Connection, *, follow: bool, form: str, path: str | None) -> int
 
 
 def resume(daemon: Connection, pid: int | None, tid: int | None, *, json: bool) -> None:
-    """Let threads go on that `suspend` holds."""
+    """Let threads go on that `suspend` holds, and processes that wait for a debugger."""
     answer = daemon.request(
         lambda number: messages.Resume(id=number, pid=pid, tid=tid), messages.Resumed
     )
     rows = [{"tid": each} for each in answer.tids]
-    show(rows, (("resumed", "tid"),), json=json, empty="no thread is held by suspend")
+    show(rows, (("resumed", "tid"),), json=json, empty="nothing is held")
 
 
 def connect(path: Path | None) -> Connection:

@@ -158,7 +158,7 @@ class Session:
             self._tell(report.probes)
         elif isinstance(report, messages.Ended):
             self.ended = report
-        elif isinstance(report, messages.Notice) and report.kind == "suspend":
+        elif isinstance(report, messages.Notice) and report.kind in ("suspend", "debugger"):
             private = " (of a running dprobed; this private one lets it go at its end)"
             complain(report.text + (private if self._private else ""))
 

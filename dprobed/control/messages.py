@@ -148,7 +148,10 @@ class Dump(_Request, frozen=True):
 
 
 class Resume(_Request, frozen=True):
-    """Let threads go on that ``suspend`` holds: one, those of ``pid``, or all."""
+    """Let threads go on that ``suspend`` holds: one, those of ``pid``, or all.
+
+    A process that waits for a debugger goes on too, unless another thread of it is meant.
+    """
 
     pid: Pid | None = None
     tid: Pid | None = None
@@ -334,6 +337,20 @@ class TraceInfo(msgspec.Struct, frozen=True, kw_only=True, tag="trace"):
     problem: str
 
 
+class DebuggerInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """Debugging of a process. ``held``: the threads whose programs ended with ``exit debugger``,
+    while the process waits for a debugger; ``seconds``: for how long it has been held;
+    ``socket``: where a debugger connects (GDB remote protocol), empty before the first such end;
+    ``attached``: one is there; ``expired``: how often none came in time.
+    """
+
+    held: list[int]
+    socket: str
+    attached: bool
+    seconds: float
+    expired: int
+
+
 class TargetInfo(msgspec.Struct, frozen=True, kw_only=True, tag="target"):
     """A process with probes. ``suspended``: its threads held by ``suspend``.
 
@@ -346,6 +363,7 @@ class TargetInfo(msgspec.Struct, frozen=True, kw_only=True, tag="target"):
     ended: str
     overhead_ns: int
     suspended: list[int]
+    debugger: DebuggerInfo | None = None
 
 
 class Welcome(_Reply, frozen=True):

@@ -106,7 +106,7 @@ class Space:
         self.memory = Memory(tid)
         self.by_trap: dict[int, Site] = {}
         self.areas: list[Area] = []
-        #: A debugger's breakpoints where no site can be (a return to the stack), and what was there.
+        #: A debugger's breakpoints where no site can be (a return to the stack): what was there.
         self.raw: dict[int, bytes] = {}
         self._slots: dict[int, Site] = {}
         #: By address, those that wait for ``arm``.

@@ -678,9 +678,11 @@ class Tracer:
 
     def _act(self, thread: Thread, attachment: Attachment, outcome: Outcome) -> None:
         """A facility that acts while the thread stands at its hit."""
+        if self._acting is not None and outcome.exit not in self._acting:
+            return
         if outcome.exit == DEBUGGER:
             self._debugger.hit(thread)
-        elif outcome.exit == DUMP and (self._acting is None or DUMP in self._acting):
+        elif outcome.exit == DUMP:
             self._dumps.hit(thread, attachment, outcome)
 
     def _describe(self, number: int) -> dict[str, object]:
