@@ -11,7 +11,14 @@ from __future__ import annotations
 import argparse
 import sys
 
-from tests.benchmarks import bench_interpreter, bench_many, bench_soak, bench_start, bench_trap
+from tests.benchmarks import (
+    bench_interpreter,
+    bench_many,
+    bench_soak,
+    bench_start,
+    bench_trace,
+    bench_trap,
+)
 from tests.benchmarks.figures import show
 
 BENCHES = {
@@ -19,6 +26,7 @@ BENCHES = {
     "trap": bench_trap,
     "many": bench_many,
     "start": bench_start,
+    "trace": bench_trace,
     "soak": bench_soak,
 }
 

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("name", ["interpreter", "trap", "many", "start", "soak"])
+@pytest.mark.parametrize("name", ["interpreter", "trap", "many", "start", "trace", "soak"])
 def test_bench_works(name: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tests.benchmarks.run", "--smoke", name],

@@ -37,6 +37,8 @@ _FOUR: Final = Struct("<4Q")
 _TWO: Final = Struct("<2Q")
 _EXCEPTION: Final = Struct("<3Q")
 
+#: The enum's member is slow to look up, and most items are strings.
+_STRING: Final = int(Token.STRING)
 _WORDS: Final = {Token.WORDS: "t", Token.STACK: "k", Token.LOCALS: "l", Token.GLOBALS: "g"}
 _NAMES: Final = {"t": "words", "k": "stack", "l": "locals", "g": "globals"}
 _LETTERS: Final = {int(token): letter for token, letter in _WORDS.items()}
@@ -55,7 +57,7 @@ def split(log: bytes, raw: Sequence[int]) -> tuple[str, bytes]:
             return "s", log[1:]
     try:
         return _split(log, raw)
-    except (_OddError, StructError):
+    except (_OddError, StructError, IndexError):
         return undivided(log, raw)
 
 
@@ -66,33 +68,36 @@ def undivided(log: bytes, raw: Sequence[int]) -> tuple[str, bytes]:
 
 
 def _split(log: bytes, raw: Sequence[int]) -> tuple[str, bytes]:
-    runs = dict(zip(raw[::2], raw[1::2], strict=False))
-    shape = []
+    found = ""
     parts = []
-    at = 0
+    at = index = 0
     size = len(log)
+    run = raw[0] if raw else -1
     while at < size:
-        if at in runs:
-            count = runs.pop(at)
+        if at == run:
+            count = raw[index + 1]
+            index += 2
+            run = raw[index] if index < len(raw) else -1
             end = at + 8 * count
-            shape.append(f"w{count}")
+            found += f"w{count}"
             parts.append(log[at:end])
+        elif log[at] == _STRING:
+            end = at + 3 + (log[at + 1] | log[at + 2] << 8)
+            found += "s"
+            parts.append(log[at + 1 : end])
         else:
             letter, end, part = _item(log, at)
-            shape.append(letter)
+            found += letter
             parts.append(part)
         if end > size or end <= at:
             raise _OddError
         at = end
-    return "".join(shape), b"".join(parts)
+    return found, b"".join(parts)
 
 
 def _item(log: bytes, at: int) -> tuple[str, int, bytes]:
     """The item at ``at``: its letter, where it ends, and what of it goes into the payload."""
     token, count = _PREFIX.unpack_from(log, at)
-    if token == Token.STRING:
-        end = at + 3 + count
-        return "s", end, log[at + 1 : end]
     if token == Token.MEMORY:
         end = at + 11 + count
         return "m", end, log[at + 1 : end]

@@ -1,0 +1,92 @@
+"""Trace: records a second into CTF on disk, from one source, everything on one core."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+from struct import pack
+
+from dprobed.control.messages import TraceStart
+from dprobed.engine.protocol import RawRecord
+from dprobed.handler.dispatcher import Dispatcher
+from dprobed.handler.trace.reader import Chunk
+from dprobed.handler.trace.session import Traces
+from dprobed.instance import Entry, Target
+from dprobed.program import assemble
+from tests.benchmarks.driver import by_load
+from tests.benchmarks.figures import Figure
+
+PROMISED = 300_000
+ROUNDS = 5
+
+#: What is logged: one word; a word, a string and a word.
+_LOGS = {
+    "one word": (pack("<Q", 4096), (0, 1)),
+    "two words and a string": (
+        pack("<Q", 4096) + b"\x01\x0f\x00/etc/ld.so.conf" + pack("<Q", 7),
+        (0, 1, 26, 1),
+    ),
+}
+
+
+def _entry() -> Entry:
+    """A program in a process."""
+    target = Target(os.getpid())
+    target.places[1] = ("/lib/libc.so.6", "write+0x0")
+    program = assemble("name = libc.so.6\noffset = write\nexit trace\n", "bench.rpn")
+    return Entry(1, "writes", program, target, None)
+
+
+def _records(count: int, log: bytes, raw: tuple[int, ...]) -> list[RawRecord]:
+    start = time.monotonic_ns()
+    return [
+        RawRecord(1, 0, 1, 4242, 4243, b"sort", 1000, 1, start + hit, hit, 4, 7, 3, log, raw, None)
+        for hit in range(1, count + 1)
+    ]
+
+
+async def _round(records: list[RawRecord]) -> float:
+    """Seconds from the first record until all of them are on disk; none may be missing."""
+    dispatcher = Dispatcher()
+    dispatcher.declare("trace")
+    traces = Traces(dispatcher, lambda: {4: "trace"})
+    entry = _entry()
+    with tempfile.TemporaryDirectory(prefix="dprobed-bench-") as folder:
+        traces.start(TraceStart(id=1, name="bench", folder=f"{folder}/t"))
+        begin = time.perf_counter()
+        for record in records:
+            dispatcher.dispatch(entry, record, b"")
+        session = traces.stop("bench")
+        session.writer.join(60)
+        seconds = time.perf_counter() - begin
+        info = session.info()
+        chunk = Chunk(Path(folder) / "t" / "000001")
+        there = [record.hit for record in chunk.records()]
+        if there != [record.hit for record in records] or info.dropped or chunk.discarded:
+            raise RuntimeError(f"{len(there)} of {len(records)} records are in the trace: {info}")
+    return seconds
+
+
+def measure(smoke: bool) -> tuple[list[Figure], list[str]]:
+    """Feed a session from memory."""
+    count = 2_000 if smoke else 300_000
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {by_load()[0]})
+    figures = []
+    try:
+        for name, (log, raw) in _LOGS.items():
+            records = _records(count, log, raw)
+            rates = [count / asyncio.run(_round(records)) for _ in range(1 if smoke else ROUNDS)]
+            bound = PROMISED if log in _LOGS["one word"] else None
+            figures.append(Figure(name, median(rates), "records/s", at_least=bound))
+    finally:
+        os.sched_setaffinity(0, before)
+    notes = [
+        "from the dispatcher to the file, the encoding and the writing thread on one core;",
+        "each round is read back: every record is there, none is counted as dropped",
+    ]
+    return figures, notes
