@@ -35,7 +35,9 @@ Rules:
 5. ``offer`` raised, or ``lose`` was called because the owner died: the handler is disarmed for
    good, counted in ``failures``, and what waits for it falls to the next. It stays in the listing;
    one of that name that is registered later takes its counters over.
-6. The record reaches its client, the followers and the log whatever handlers do.
+6. What a tracer does at the hit itself is listed, armed and disarmed as an ``AtHit`` handler; what
+   other handlers answer comes too late for it.
+7. The record reaches its client, the followers and the log whatever handlers do.
 """
 
 from __future__ import annotations
@@ -148,13 +150,13 @@ class Handler(ABC):
 
 
 class AtHit(Handler):
-    """What a tracer does by itself while the thread stands at its hit: a dump.
+    """What a tracer does by itself while the thread stands at its hit: a dump, an invitation.
 
-    It is done before any report comes here, and while this handler is armed.
+    It is done before any handler gets the report, so it comes first; only while it is armed.
     """
 
     def __init__(self, facility: str) -> None:
-        super().__init__(facility, facility=facility, owner="dprobed")
+        super().__init__(facility, facility=facility, owner="dprobed", order=Order.FIRST)
 
     def offer(self, report: Report) -> Verdict:
         """It has been done."""
@@ -173,8 +175,9 @@ class _Journey:
 class Dispatcher:
     """All facilities and handlers of a daemon.
 
-    ``changed`` is called after a facility came or went away. ``waits`` is called with the time at
-    which a report that begins to wait will have waited too long: ``expire`` is to be called then.
+    ``changed`` is called after a facility came or went away, or ``acting`` changed. ``waits`` is
+    called with the time at which a report that begins to wait will have waited too long: ``expire``
+    is to be called then.
     """
 
     def __init__(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -240,6 +241,30 @@ def test_handlers_are_armed_and_disarmed_from_the_command_line(
         target.say("bb")
         assert b.answer(b.report()) == 3
         assert listed(daemon)["a"]["reports"] == 1
+
+
+def test_what_acts_at_the_hit_does_so_only_while_it_is_armed(
+    daemon: Daemon, target: Cat, tmp_path: Path
+) -> None:
+    insert(daemon, target, tmp_path, MAILS.replace("mail", "debugger"))
+    daemon.dprobe("handlers", "disarm", "debugger")
+    target.say("it goes on")
+    daemon.dprobe("handlers", "arm", "debugger")
+    with Peer(daemon) as follower:
+        follower.send({"type": "log", "id": 1, "follow": True})
+        stdin, stdout = target.process.stdin, target.process.stdout
+        assert stdin is not None and stdout is not None
+        stdin.write(b"it is held\n")
+        stdin.flush()
+        said = [follower.read() for _ in range(3)]
+        assert [each["exit"] for each in said if each and "exit" in each] == ["debugger"] * 2
+    (held,) = daemon.json("handlers", "arm", "debugger")
+    assert (held["reports"], held["order"], held["owner"]) == (1, "first", "dprobed")
+    assert not select.select([stdout], [], [], 0)[0]
+    done = daemon.dprobe("resume", target.pid)
+    assert str(target.pid) in done.stdout
+    assert stdout.readline() == b"it is held\n"
+    daemon.dprobe("remove", "--all")
 
 
 def test_a_stopped_handler_does_not_stop_the_target(

@@ -11,6 +11,7 @@ from dprobed.engine.protocol import RawRecord
 from dprobed.handler.dispatcher import (
     MAX_HANDLERS,
     PAST_HANDLERS,
+    AtHit,
     Dispatcher,
     DispatchError,
     Handler,
@@ -281,6 +282,22 @@ def test_two_that_die_of_one_report(bench: Bench) -> None:
     bench.add("c")
     bench.hit()
     assert bench.took() == ["c"]
+
+
+def test_what_is_done_at_the_hit_is_first_and_only_while_it_is_armed(bench: Bench) -> None:
+    dispatcher = bench.dispatcher
+    bench.add("lifo", order=Order.LIFO)
+    dump = AtHit("dump")
+    dispatcher.register(dump)
+    assert (dispatcher.acting, bench.changes) == ([], 1)
+    dispatcher.arm(["dump"])
+    assert (dispatcher.acting, bench.changes) == ([3], 2)
+    assert [handler.name for handler in dispatcher.handlers()] == ["dump", "lifo"]
+    bench.hit()
+    assert (dump.reports, bench.took()) == (1, ["lifo"])
+    dispatcher.disarm(["dump"])
+    assert (dispatcher.acting, bench.changes) == ([], 3)
+    assert dispatcher.facilities == {"dump": 3}
 
 
 def test_facilities_come_and_go_with_their_handlers(bench: Bench) -> None:
