@@ -12,6 +12,8 @@ from typing import Final, NamedTuple
 
 from dprobed.program.context import USER_REGS
 
+Buffer = bytes | bytearray
+
 _GENERAL: Final = (
     "rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp", "r8", "r9", "r10", "r11", "r12", "r13",
     "r14", "r15", "rip", "eflags", "cs", "ss", "ds", "es", "fs", "gs",
@@ -140,7 +142,7 @@ class Layout:
             + "\n</target>\n"
         ).encode()
 
-    def read(self, number: int, general: bytes, xsave: bytes) -> bytes:
+    def read(self, number: int, general: Buffer, xsave: Buffer) -> bytes:
         """One register as it goes over the wire; raises IndexError."""
         register = self.table[number]
         if register.name == "ftag":
@@ -164,7 +166,7 @@ class Layout:
             parts = int.from_bytes(xsave[_STATE_BV], "little") | register.part
             xsave[_STATE_BV] = parts.to_bytes(8, "little")
 
-    def read_all(self, general: bytes, xsave: bytes) -> bytes:
+    def read_all(self, general: Buffer, xsave: Buffer) -> bytes:
         """The ``g`` packet's bytes."""
         return b"".join(self.read(n, general, xsave) for n in range(len(self.table)))
 
@@ -179,7 +181,7 @@ class Layout:
             at += register.size
 
 
-def _full_tag(xsave: bytes) -> int:
+def _full_tag(xsave: Buffer) -> int:
     """Two bits a register: 0 valid, 1 zero, 2 special, 3 empty (SDM vol. 1, 8.1.7)."""
     top = xsave[3] >> 3 & 7
     tag = 0
