@@ -55,7 +55,7 @@ def test_only_its_owner_can_connect(daemon: Daemon) -> None:
 
 
 def test_only_its_user_and_root_may_command() -> None:
-    server = Server(Registry(Supervisor(lambda sock: None), keep_log=False))
+    server = Server(Registry(Supervisor(lambda sock: None), keep_log=False, hold_limit=600))
     for uid, admitted in ((0, True), (os.geteuid(), True), (os.geteuid() + 1, False)):
         connection = Connection(server)
         connection.uid = uid
