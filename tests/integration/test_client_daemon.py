@@ -157,7 +157,7 @@ def test_suspended_threads_wait_for_resume(daemon: Daemon, tmp_path: Path) -> No
         assert not select.select([target.process.stdout], [], [], 0)[0]
         done = daemon.dprobe("resume", target.pid, "1")
         assert done.returncode == 2
-        assert "thread 1 is not suspended" in done.stderr
+        assert "thread 1 is not held" in done.stderr
         assert daemon.json("resume", target.pid, target.pid) == [{"tid": target.pid}]
         assert target.process.stdout.readline() == b"held\n"
         assert daemon.json("resume") == []
