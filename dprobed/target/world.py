@@ -176,8 +176,9 @@ class World:
 
     def seize(self, pid: int) -> None:
         """Trace every thread of ``pid``; raises PtraceError and Gone, then nothing is traced."""
+        ended: set[int] = set()
         while True:
-            fresh = [tid for tid in procfs.threads(pid) if tid not in self.threads]
+            fresh = [tid for tid in procfs.threads(pid) if tid not in self.threads.keys() | ended]
             if not fresh:
                 break
             for tid in fresh:
@@ -189,6 +190,10 @@ class World:
                     # A thread that a traced one just made is traced already.
                     if tid in self.threads or self._is_ours(tid):
                         self.threads.setdefault(tid, Thread(tid, pid, State.RUNNING))
+                        continue
+                    # One that is ending cannot be traced (ptrace_attach: exit_state, EPERM).
+                    if procfs.run_state(tid) in ("Z", "X", ""):
+                        ended.add(tid)
                         continue
                     if self.threads:
                         with self.stopped():
