@@ -344,6 +344,7 @@ class Tracer:
         site.callback = callback
         with self._world.stopped():
             space.arm(site)
+            self._engine.classify()
         space.discard_unarmed()
 
     def _hook_loader(self) -> None:
@@ -437,6 +438,7 @@ class Tracer:
                 self._engine.take_in(site for site in sites if site.trap in space.by_trap)
                 if any(spot.length for _, spot, _ in ready):
                     self._apply_watches(late)
+                self._engine.classify()
         finally:
             space.discard_unarmed()
         return changed + [probe for _, probe, _ in found]

@@ -157,7 +157,7 @@ class TrapEngine:
                     site = self._space.by_trap.get(words[RIP])
                     if (
                         site is not None
-                        and site.callback is None
+                        and site.plain
                         and thread.skip is None
                         and thread.entering is None
                         and thread.trap_mask is None
@@ -358,8 +358,10 @@ class TrapEngine:
         info = ptrace.get_siginfo(thread.tid)
         code = int.from_bytes(info[8:12], "little", signed=True)
         site = self.space.by_trap.get(words[RIP])
-        if site is not None and (
-            code == _SI_KERNEL or thread.trap_mask is not None or site.displaced.length > 1
+        if (
+            site is not None
+            and code != _TRAP_HWBKPT
+            and (code == _SI_KERNEL or thread.trap_mask is not None or site.displaced.length > 1)
         ):
             if code != _SI_KERNEL:
                 # A SIGTRAP that was sent to the thread was pending, and took the place of the
@@ -396,11 +398,15 @@ class TrapEngine:
     def _serve_site(self, thread: Thread, site: Site, now: int) -> None:
         if not self.sigtrap.calm or thread.trap_mask is not None:
             self.sigtrap.after_hit(thread)
-        skip, thread.skip = thread.skip, None
-        if skip is not None and skip == (site.trap, self._words[RSP]):
-            self._words[RIP] = site.slot
-            self._registers.store(thread.tid)
-            return
+        if thread.skip is not None:
+            again = thread.skip == (site.trap, self._words[RSP])
+            # Hits deeper in the stack are of the handler, which is yet to return.
+            if again or thread.skip[1] < self._words[RSP]:
+                thread.skip = None
+            if again:
+                self._words[RIP] = site.slot
+                self._registers.store(thread.tid)
+                return
         if site.callback is not None:
             if self.world.is_stopped:
                 # What stops it has looked at modules and sites already, and is about to change
@@ -467,7 +473,7 @@ class TrapEngine:
                 return
             self._take(position)
             self._registers.store(thread.tid)
-        elif site.displaced.is_syscall or site.displaced.is_rep:
+        elif site.displaced.is_syscall or site.displaced.is_rep or site.displaced.saves_flags:
             self._go_back(thread, site, position)
         else:
             self._step_out(thread, site)
@@ -571,7 +577,18 @@ class TrapEngine:
         self.sigtrap.restore_in_child(thread)
         self.world.detach(thread)
 
-    # --- taking sites out: the world is stopped ---
+    # --- changes: the world is stopped ---
+
+    def classify(self) -> None:
+        """Tell each site whether the loop may take its breakpoint for granted.
+
+        Not if it has a callback; nor if a watchpoint on execution behind its one byte shows the
+        same address.
+        """
+        for site in self.space.by_trap.values():
+            site.plain = site.callback is None and not (
+                site.displaced.length == 1 and self.watch.executes(site.trap)
+            )
 
     def remove(self, sites: list[Site], late: list[Thread]) -> None:
         """Take sites out of the text and every thread out of their slots.
