@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
 
-from dprobed.program.model import Diagnostic
+from dprobed.program.model import MAX_DIAGNOSTICS, Diagnostic
 
 
 class Kind(Enum):
@@ -59,8 +59,6 @@ class Line:
 class Faults:
     """Collects what is wrong with a program, so that all of it is reported at once."""
 
-    LIMIT = 100
-
     def __init__(self) -> None:
         self.found: list[Diagnostic] = []
 
@@ -91,7 +89,7 @@ class Faults:
 
     def add(self, diagnostic: Diagnostic) -> None:
         """Keep it, unless it is known already or there are far too many."""
-        if len(self.found) < self.LIMIT and diagnostic not in self.found:
+        if len(self.found) < MAX_DIAGNOSTICS and diagnostic not in self.found:
             self.found.append(diagnostic)
 
 
