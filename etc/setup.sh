@@ -43,6 +43,7 @@ if [ "$goal" != demo ]; then
     need g++ command -v g++
     need libc6-dev test -e /usr/include/stdio.h
     need gdb command -v gdb
+    need strace command -v strace
 fi
 # The programs that the demo and the tests probe.
 need python3 test -x /usr/bin/python3
