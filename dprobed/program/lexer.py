@@ -110,6 +110,7 @@ _TOKEN = re.compile(
 )
 _KINDS = {kind.value: kind for kind in Kind}
 _ESCAPES = {"n": 10, "t": 9, "r": 13, "0": 0, "a": 7, "b": 8, "f": 12, "v": 11}
+_MOST_DIGITS = 40
 _NUMBER = re.compile(r"(0[xX][0-9a-fA-F]+|0[bB][01]+|0[0-7]*|[1-9][0-9]*)[uUlL]{0,3}\Z", re.ASCII)
 
 
@@ -182,7 +183,8 @@ def number(token: Token) -> int | None:
     digits = match[1].lower()
     if digits.startswith(("0x", "0b")):
         return int(digits, 0)
-    return int(digits, 8 if digits.startswith("0") else 10)
+    # So many digits fit into no word, and thousands of them are more than Python converts.
+    return int(digits, 8) if digits.startswith("0") else int(digits[:_MOST_DIGITS])
 
 
 def _character(body: str) -> int:
