@@ -738,6 +738,7 @@ class Tracer:
                 # They sleep in the kernel and keep their slots; each is let go when it wakes.
                 time.sleep(0.05)
         if self._pid:
+            world.await_orphans()
             engine.space.close()
 
     def _withdraw_from_stopped(self, late: list[Thread]) -> None:

@@ -24,6 +24,20 @@ def await_state(tid: int, states: str) -> None:
         os.sched_yield()
 
 
+def await_child(pid: int) -> None:
+    """Wait until a single-threaded process has a child."""
+    deadline = time.monotonic() + PATIENCE
+    while not procfs.children(pid):
+        assert time.monotonic() < deadline, f"{pid} has no child"
+        os.sched_yield()
+
+
+def stall(tracer: TracerProcess) -> None:
+    """Stop the tracer itself, between two things that it does."""
+    os.kill(tracer.pid, signal.SIGSTOP)
+    await_state(tracer.pid, "T")
+
+
 def test_probes_come_and_go_after_the_leading_thread_ended(
     build_target: BuildTarget, start: Start, trace: Trace
 ) -> None:
@@ -101,9 +115,9 @@ def test_a_child_whose_parent_is_killed_in_fork_is_clean(
     target = start(program)
     tracer = trace(target)
     tracer.put(counting(program, "probed"))
-    os.kill(tracer.pid, signal.SIGSTOP)
+    stall(tracer)
     target.go()
-    await_state(target.pid, "t")  # at its fork event, which nobody sees
+    await_child(target.pid)  # the parent is at its fork event, which nobody sees
     os.kill(target.pid, signal.SIGKILL)
     await_state(target.pid, "Z")
     os.kill(tracer.pid, signal.SIGCONT)
@@ -155,9 +169,9 @@ def test_a_stop_that_meets_vfork_itself(
     target = start(program)
     tracer = trace(target)
     kept = tracer.put(counting(program, "probed"))
-    os.kill(tracer.pid, signal.SIGSTOP)
+    stall(tracer)
     target.go()
-    await_state(target.pid, "t")
+    await_child(target.pid)
     request(tracer, counting("libc.so.6", "getpid", "malloc"))
     os.kill(tracer.pid, signal.SIGCONT)
     target.expect("child")
@@ -184,7 +198,7 @@ def test_a_kill_while_probes_go_in_is_the_end_of_it(
     target = start(program)
     tracer = trace(target)
     tracer.put(counting(program, "probed", body="push r,xmm0\npop r,xmm0\nexit"))
-    os.kill(tracer.pid, signal.SIGSTOP)
+    stall(tracer)
     request(tracer, counting("libc.so.6", "getpid", "malloc"))
     os.kill(target.pid, signal.SIGKILL)
     await_state(target.pid, "Z")
