@@ -46,7 +46,9 @@ from dprobed.target.ptrace import (
     ORIG_RAX,
     RAX,
     RCX,
+    RDI,
     RIP,
+    RSI,
     RSP,
     WALL,
     Gone,
@@ -63,6 +65,8 @@ _FAULTS: Final = frozenset((signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal
 _RESTARTS: Final = frozenset((1 << 64) - number for number in (512, 513, 514, 516))
 #: In ``struct rt_sigframe`` (arch/x86/include/asm/sigframe.h), from rsp at a handler's first
 #: instruction: return address 8, uc_flags 8, uc_link 8, uc_stack 24, then the mcontext's words.
+_FRAME_RDI: Final = 48 + 8 * 8
+_FRAME_RSI: Final = 48 + 9 * 8
 _FRAME_RCX: Final = 48 + 14 * 8
 _FRAME_RSP: Final = 48 + 15 * 8
 _FRAME_RIP: Final = 48 + 16 * 8
@@ -399,9 +403,11 @@ class TrapEngine:
         if not self.sigtrap.calm or thread.trap_mask is not None:
             self.sigtrap.after_hit(thread)
         if thread.skip is not None:
-            again = thread.skip == (site.trap, self._words[RSP])
-            # Hits deeper in the stack are of the handler, which is yet to return.
-            if again or thread.skip[1] < self._words[RSP]:
+            here = self._restart_mark(site)
+            again = thread.skip == here
+            # Hits deeper in the stack are of the handler, which is yet to return. One in the same
+            # place, but with other registers, says that the handler never will (siglongjmp).
+            if again or thread.skip[:2] == here[:2] or thread.skip[1] < here[1]:
                 thread.skip = None
             if again:
                 self._words[RIP] = site.slot
@@ -506,7 +512,15 @@ class TrapEngine:
         self._take(position)
         self._words[RIP] = site.address
         self._registers.store(thread.tid)
-        thread.skip = (site.trap, self._words[RSP])
+        thread.skip = self._restart_mark(site)
+
+    def _restart_mark(self, site: Site) -> tuple[int, ...]:
+        """How the loaded registers are known again when the instruction begins once more.
+
+        A system call leaves rcx behind, a repeated string instruction all three.
+        """
+        words = self._words
+        return site.trap, words[RSP], words[RCX], words[RSI], words[RDI]
 
     def _step_out(self, thread: Thread, site: Site) -> None:
         """Let the copied instruction finish before the signal is delivered."""
@@ -544,7 +558,8 @@ class TrapEngine:
         poke = self.space.memory.poke
         poke(frame + _FRAME_RIP, position.address.to_bytes(8, "little"))
         if position.where is Where.BEFORE:
-            thread.skip = (site.trap, word(_FRAME_RSP))
+            saved = (_FRAME_RSP, _FRAME_RCX, _FRAME_RSI, _FRAME_RDI)
+            thread.skip = (site.trap, *map(word, saved))
         elif position.rcx is not None:
             poke(frame + _FRAME_RCX, position.rcx.to_bytes(8, "little"))
 
@@ -647,6 +662,8 @@ class TrapEngine:
                 if site is not None and self._restarts():
                     words[RIP] = site.slot + site.displaced.length
                     self._registers.store(thread.tid)
+                    if thread.signal:  # on its way since before the thread was in a slot
+                        self._deliver(thread)
 
     def settle(self, thread: Thread, removing: set[Site]) -> None:
         """Take a stopped thread out of the slots of these sites; raises Gone."""

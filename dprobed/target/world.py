@@ -112,8 +112,8 @@ class Thread:
         self.executed = 0
         #: In ``vfork``, about to sleep until the child has done ``exec`` or ended.
         self.waits = False
-        #: (address of the breakpoint, rsp): the next hit there is a restart, not a hit.
-        self.skip: tuple[int, int] | None = None
+        #: (address of the breakpoint, rsp, more registers): the next hit with these is a restart.
+        self.skip: tuple[int, ...] | None = None
         #: The site in whose slot it is while a handler is set up; then it stops at the handler.
         self.entering: Site | None = None
         #: The latest hit's records (batch, index), which a fault of the instruction withdraws.

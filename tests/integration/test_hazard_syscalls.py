@@ -85,19 +85,19 @@ def test_detaching_in_the_middle_of_a_call_in_a_slot(
 def test_calls_that_signals_interrupt(
     build_target: BuildTarget, start: Start, trace: Trace
 ) -> None:
-    """One hit a call, however often a signal handler interrupts it and the kernel restarts it."""
+    """One hit a call, whether the kernel restarts it, or it fails, or its handler jumps away."""
     program = build_target("interrupted.c")
     target = start(program)
     before = text(target.pid)
     tracer = trace(target)
-    number = tracer.put(counting(program, "slot_read", "slot_read_syscall", "handler"))
+    number = tracer.put(counting(program, "slot_read_syscall", "handler"))
     target.go()
     target.expect("stopped")
     hits = tracer.hits(number)
     tracer.detach()
     assert text(target.pid) == before
     target.finish()
-    assert hits[:2] == [target.number("reads")] * 2
+    assert hits[0] == target.number("reads")
 
 
 def test_probes_come_and_go_while_signals_interrupt(
