@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from dprobed.engine.protocol import State
+from dprobed.engine import protocol
+from dprobed.engine.protocol import State, TargetEvent
+from dprobed.program import assemble, encode
 from dprobed.target import procfs
 from tests.conftest import BuildTarget
 from tests.integration.conftest import Start, Trace
@@ -184,9 +186,6 @@ def test_a_stop_that_meets_vfork_itself(
 
 def request(tracer: TracerProcess, source: str) -> None:
     """Send an insertion without waiting for its answer."""
-    from dprobed.engine import protocol
-    from dprobed.program import assemble, encode
-
     bytecode = encode(assemble(source, "test.rpn"))
     tracer.sock.sendall(protocol.pack(protocol.Insert(tracer.next(), 99, bytecode)))
 
@@ -221,4 +220,25 @@ def test_attaching_to_a_child_in_vfork_is_refused(
         tracer.attach(child)
     target.go()
     target.expect("stopped")
+    target.finish()
+
+
+def test_a_thread_of_the_kernels_own_is_left_alone(
+    build_target: BuildTarget, start: Start, trace: Trace
+) -> None:
+    """io_uring's worker is in the list of threads, but cannot be traced and needs no tracing."""
+    program = build_target("engine_uring.c")
+    target = start(program)
+    if "none" not in target.said:
+        assert len(procfs.threads(target.pid)) == 2
+    before = text(target.pid)
+    tracer = trace(target)
+    number = tracer.put(counting(program, "probed", body="suspend\nexit"))
+    target.go()
+    while not any(isinstance(e, TargetEvent) and e.kind == "suspend" for e in tracer.events):
+        tracer.receive()
+    # The only thread of the program's own is held. The kernel's is not to make system calls for us.
+    tracer.detach()
+    target.expect("stopped")
+    assert text(target.pid) == before
     target.finish()
