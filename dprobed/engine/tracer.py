@@ -146,7 +146,9 @@ class Tracer:
             self._reporter.flush()
             if self._engine.served == self._served:
                 signal.setitimer(signal.ITIMER_REAL, _IDLE, _IDLE)
-                self._engine.wander()
+                self._engine.follower.wander()
+            else:
+                self._engine.follower.tick()
             self._served = self._engine.served
             self._retry_pending()
             self._watch_late()
@@ -174,6 +176,7 @@ class Tracer:
             self._serve(protocol.decode_request(body))
 
     def _serve(self, request: protocol.Request) -> None:
+        self._engine.follower.hurry()
         try:
             match request:
                 case protocol.Attach():
@@ -726,6 +729,7 @@ class Tracer:
 
     def _withdraw(self) -> None:
         """Take every change back and let every thread go."""
+        self._engine.follower.hurry()
         engine, world = self._engine, self._world
         for inserted in self._programs.values():
             for probe in inserted.probes:

@@ -32,6 +32,7 @@ from ptrace.binding.func import (
 )
 
 from dprobed.engine.context import HitContext
+from dprobed.engine.follow import Follower
 from dprobed.engine.probe import Attachment
 from dprobed.engine.protocol import State as ProbeState
 from dprobed.engine.relocate import Position, Where
@@ -104,9 +105,7 @@ class TrapEngine:
         self._registers: Final = Registers()
         self._words: Final = self._registers.words
         self._context: Final = HitContext(self._registers)
-        self._cpu = -1
-        self._elsewhere = 0
-        self._all_cpus: Final = os.sched_getaffinity(0)
+        self.follower: Final = Follower()
         self.served = 0
 
     @property
@@ -255,8 +254,7 @@ class TrapEngine:
                     thread.cpu = context.cpu
                     thread.cpu_until = now + _CPU_NS
                 cpu = thread.cpu
-                if cpu != self._cpu or self._elsewhere:
-                    self._follow(cpu)
+                self.follower.hit(cpu)
                 self._reporter.add(
                     probe,
                     (
@@ -293,7 +291,7 @@ class TrapEngine:
             context.leave()
         self.served = served = self.served + 1
         if not served & 31:
-            self._follow(context.cpu)
+            self.follower.hit(context.cpu)
 
     def _identify(self, thread: Thread, now: int) -> None:
         """Read again what changes seldom: name, user, and whether SIGTRAP means anything."""
@@ -305,26 +303,6 @@ class TrapEngine:
         thread.owner = (found.uids[0], found.gids[0])
         if self.sigtrap.calm and self.sigtrap.is_meant_by(found):
             self.sigtrap.observe_process(thread)
-
-    def _follow(self, cpu: int) -> None:
-        """Stay on the CPU where hits happen: a hit costs a fifth there (``architecture.md``)."""
-        if cpu == self._cpu:
-            self._elsewhere = 0
-            return
-        self._elsewhere += 1
-        if self._elsewhere >= _FOLLOW_AFTER:
-            self._elsewhere = 0
-            self._cpu = cpu
-            # Where a cpuset keeps us from that CPU we stay where we are.
-            with contextlib.suppress(OSError):
-                os.sched_setaffinity(0, {cpu})
-
-    def wander(self) -> None:
-        """No hits for a while: let the scheduler place us again."""
-        if self._cpu >= 0:
-            self._cpu = -1
-            with contextlib.suppress(OSError):
-                os.sched_setaffinity(0, self._all_cpus)
 
     def _defect(self, thread: Thread, attachment: Attachment, error: Exception) -> None:
         """An executor broke its promise: the thread goes on unaltered, the probe goes."""
