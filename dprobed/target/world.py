@@ -117,7 +117,7 @@ class Thread:
         #: The site in whose slot it is while a handler is set up; then it stops at the handler.
         self.entering: Site | None = None
         #: The latest hit's records (batch, index), which a fault of the instruction withdraws.
-        self.revocable: tuple[tuple[list[tuple[object, ...] | None], int], ...] = ()
+        self.revocable: tuple[tuple[int, int], ...] = ()
         self.comm = b""
         self.owner = (0, 0)
         self.identity_until = 0
@@ -176,12 +176,16 @@ class World:
 
     def seize(self, pid: int) -> None:
         """Trace every thread of ``pid``; raises PtraceError and Gone, then nothing is traced."""
-        ended: set[int] = set()
+        others: set[int] = set()
         while True:
-            fresh = [tid for tid in procfs.threads(pid) if tid not in self.threads.keys() | ended]
+            fresh = [tid for tid in procfs.threads(pid) if tid not in self.threads.keys() | others]
             if not fresh:
                 break
             for tid in fresh:
+                if procfs.is_kernels_own(tid):
+                    # It would stop for us, but never come to make a system call that we ask for.
+                    others.add(tid)
+                    continue
                 try:
                     ptrace.seize(tid)
                 except Gone:
@@ -193,7 +197,7 @@ class World:
                         continue
                     # One that is ending cannot be traced (ptrace_attach: exit_state, EPERM).
                     if procfs.run_state(tid) in ("Z", "X", ""):
-                        ended.add(tid)
+                        others.add(tid)
                         continue
                     if self.threads:
                         with self.stopped():
@@ -678,17 +682,22 @@ class World:
         thread.relisten = thread.relisten or make_again
 
     def lender(self, tgid: int) -> Thread:
-        """A stopped thread of the process that can be borrowed; raises Gone when there is none."""
+        """A stopped thread that can be borrowed; raises Gone when there is none.
+
+        One of the process, or of a child that shares its memory: a parent in ``vfork`` sleeps.
+        """
         candidates = [
             thread
             for thread in self.threads.values()
-            if thread.tgid == tgid
-            and thread.state in (State.STOPPED, State.HELD)
-            and not thread.waits
+            if thread.state in (State.STOPPED, State.HELD) and not thread.waits
         ]
-        for thread in sorted(
-            candidates, key=lambda each: (bool(each.signal), not each.clean, each.held, each.tid)
-        ):
+
+        def order(each: Thread) -> tuple[object, ...]:
+            return each.tgid != tgid, bool(each.signal), not each.clean, each.held, each.tid
+
+        for thread in sorted(candidates, key=order):
+            if thread.tgid != tgid and not procfs.shares_memory(tgid, thread.tgid):
+                continue
             try:
                 self.make_clean(thread)
                 if not thread.signal:
