@@ -23,8 +23,9 @@ from dprobed.target import procfs
 
 #: Hits in a row on another CPU after which the tracer goes there.
 _AFTER: Final = 4
-#: Nanoseconds that we may wait for a CPU from one tick to the next and still give way.
-_WAITED: Final = 2_000_000
+#: Nanoseconds that we may wait for a CPU at a hit, on the average of a tick, and still give way. A
+#: few microseconds of it are the thread itself, which we let go on before we are through.
+_WAIT: Final = 100_000
 _CAP_SYS_NICE: Final = 1 << 23
 #: RLIMIT_NICE that allows nice 0 (getrlimit(2): 20 - nice).
 _NICE_0: Final = 20
@@ -59,15 +60,15 @@ class Follower:
             if not self._ordinary:
                 self._give_way(True)
 
-    def tick(self) -> None:
-        """Some time has passed, with hits."""
+    def tick(self, hits: int) -> None:
+        """Some time has passed, with so many hits."""
         if self._ordinary:
             self._ordinary -= 1
             if not self._ordinary and self.cpu >= 0:
                 self._give_way(True)
         elif self._gives_way:
             waited = _run_delay()
-            if waited - self._waited > _WAITED:
+            if waited - self._waited > hits * _WAIT:
                 self._give_way(False)
                 self._ordinary = _ORDINARY
             self._waited = waited

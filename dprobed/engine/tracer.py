@@ -148,7 +148,7 @@ class Tracer:
                 signal.setitimer(signal.ITIMER_REAL, _IDLE, _IDLE)
                 self._engine.follower.wander()
             else:
-                self._engine.follower.tick()
+                self._engine.follower.tick(self._engine.served - self._served)
             self._served = self._engine.served
             self._retry_pending()
             self._watch_late()

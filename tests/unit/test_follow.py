@@ -55,16 +55,16 @@ def test_who_has_to_wait_for_the_cpu_is_an_ordinary_task_for_a_while(
     follower = Follower()
     settle(follower, 1)
     del calls[:]
-    monkeypatch.setattr(follow, "_run_delay", lambda: 1_000_000)
-    follower.tick()
+    monkeypatch.setattr(follow, "_run_delay", lambda: 20_000_000)
+    follower.tick(3000)
     assert calls == []
-    monkeypatch.setattr(follow, "_run_delay", lambda: 9_000_000)
-    follower.tick()
+    monkeypatch.setattr(follow, "_run_delay", lambda: 40_000_000)
+    follower.tick(10)
     assert calls == [os.SCHED_OTHER]
     for _ in range(99):
-        follower.tick()
+        follower.tick(3000)
     assert calls == [os.SCHED_OTHER]
-    follower.tick()
+    follower.tick(3000)
     assert calls == [os.SCHED_OTHER, os.SCHED_IDLE]
 
 
