@@ -199,3 +199,18 @@ def test_user_probes_on_the_tracers_own_places(
     tracer.detach()
     assert text(target.pid) == before
     target.finish()
+
+
+def test_a_child_in_vfork_has_handlers_of_its_own(
+    build_target: BuildTarget, start: Start, trace: Trace
+) -> None:
+    """What it does about SIGTRAP says nothing about its parent, whose memory it shares."""
+    program = build_target("engine_trapchild.c")
+    target = start(program)
+    tracer = trace(target)
+    number = tracer.put(counting(program, "probed"))
+    target.go()
+    target.expect("stopped")
+    assert tracer.hits(number) == [13]
+    tracer.detach()
+    target.finish()

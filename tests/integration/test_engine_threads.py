@@ -233,7 +233,7 @@ def test_a_thread_of_the_kernels_own_is_left_alone(
         assert len(procfs.threads(target.pid)) == 2
     before = text(target.pid)
     tracer = trace(target)
-    number = tracer.put(counting(program, "probed", body="suspend\nexit"))
+    tracer.put(counting(program, "probed", body="suspend\nexit"))
     target.go()
     while not any(isinstance(e, TargetEvent) and e.kind == "suspend" for e in tracer.events):
         tracer.receive()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -201,3 +202,16 @@ def test_finish_sends_everything(wire: Wire) -> None:
     wire.reporter.add(probe, record(probe, 1))
     wire.reporter.finish()
     assert [each.hit for each in wire.daemon.records()] == [1]
+
+
+def test_a_note_does_not_keep_what_was_sent(wire: Wire) -> None:
+    """A thread keeps its latest note for as long as it lives, and there are many threads."""
+    probe = make_probe()
+    log = bytes(100)
+    before = sys.getrefcount(log)
+    wire.reporter.add(probe, record(probe, 1, log))
+    note = wire.reporter.latest()
+    assert sys.getrefcount(log) > before
+    wire.reporter.flush()
+    assert sys.getrefcount(log) == before
+    assert [wire.reporter.withdraw(*each) for each in note] == [None]
