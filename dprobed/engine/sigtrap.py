@@ -30,7 +30,8 @@ from typing import Final
 from dprobed.engine.space import Space, SpaceError
 from dprobed.target import procfs, ptrace
 from dprobed.target.ptrace import RDI, RSI, RSP, Registers
-from dprobed.target.world import Thread, World
+from dprobed.target.thread import Thread
+from dprobed.target.world import World
 
 _BIT: Final = 1 << (signal.SIGTRAP - 1)
 #: SIGKILL and SIGSTOP cannot be blocked; glibc never lets 32 and 33 be.

@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Final
 from dprobed.engine.relocate import Displaced, Position, RelocationError, displace
 from dprobed.target import procfs, ptrace
 from dprobed.target.memory import PAGE, Memory
-from dprobed.target.world import InjectionError, Thread, World
+from dprobed.target.thread import Thread
+from dprobed.target.world import InjectionError, World
 
 if TYPE_CHECKING:
     from dprobed.engine.probe import Attachment

@@ -37,7 +37,8 @@ from dprobed.target import procfs
 from dprobed.target.lifecycle import State
 from dprobed.target.ptrace import Gone, PtraceError
 from dprobed.target.status import Kind, Stop
-from dprobed.target.world import Thread, World
+from dprobed.target.thread import Thread
+from dprobed.target.world import World
 
 _IDLE: Final = 5.0
 _AT_BASE: Final = 7

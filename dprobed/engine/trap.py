@@ -56,7 +56,8 @@ from dprobed.target.ptrace import (
     Registers,
 )
 from dprobed.target.status import TRAP_STATUS, Kind
-from dprobed.target.world import Thread, World
+from dprobed.target.thread import Thread
+from dprobed.target.world import World
 
 _SI_KERNEL: Final = 0x80
 _TRAP_HWBKPT: Final = 4
