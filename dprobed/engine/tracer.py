@@ -148,8 +148,6 @@ class Tracer:
             if self._engine.served == self._served:
                 signal.setitimer(signal.ITIMER_REAL, _IDLE, _IDLE)
                 self._engine.follower.wander()
-            else:
-                self._engine.follower.tick(self._engine.served - self._served)
             self._served = self._engine.served
             self._retry_pending()
             self._watch_late()
@@ -177,7 +175,6 @@ class Tracer:
             self._serve(protocol.decode_request(body))
 
     def _serve(self, request: protocol.Request) -> None:
-        self._engine.follower.hurry()
         try:
             match request:
                 case protocol.Attach():
@@ -730,7 +727,6 @@ class Tracer:
 
     def _withdraw(self) -> None:
         """Take every change back and let every thread go."""
-        self._engine.follower.hurry()
         engine, world = self._engine, self._world
         for inserted in self._programs.values():
             for probe in inserted.probes:

@@ -6,19 +6,15 @@ import os
 
 import pytest
 
-from dprobed.engine import follow
 from dprobed.engine.follow import Follower
 
 
 @pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> list[object]:
-    """CPUs that it went to and policies that it took, in order; it has every right."""
-    made: list[object] = []
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[set[int]]:
+    """CPUs that it went to, in order."""
+    made: list[set[int]] = []
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2})
     monkeypatch.setattr(os, "sched_setaffinity", lambda pid, cpus: made.append(set(cpus)))
-    monkeypatch.setattr(os, "sched_setscheduler", lambda pid, policy, param: made.append(policy))
-    monkeypatch.setattr(follow, "_may_return", lambda: True)
-    monkeypatch.setattr(follow, "_run_delay", lambda: 0)
     return made
 
 
@@ -27,18 +23,18 @@ def settle(follower: Follower, cpu: int) -> None:
         follower.hit(cpu)
 
 
-def test_it_goes_where_hits_come_from_and_gives_way_there(calls: list[object]) -> None:
+def test_it_goes_where_hits_come_from(calls: list[set[int]]) -> None:
     follower = Follower()
     for _ in range(3):
         follower.hit(1)
     assert calls == []
     follower.hit(1)
-    assert calls == [{1}, os.SCHED_IDLE]
+    assert calls == [{1}]
     settle(follower, 2)
-    assert calls == [{1}, os.SCHED_IDLE, {2}]
+    assert calls == [{1}, {2}]
 
 
-def test_now_and_then_a_hit_elsewhere_moves_nothing(calls: list[object]) -> None:
+def test_now_and_then_a_hit_elsewhere_moves_nothing(calls: list[set[int]]) -> None:
     follower = Follower()
     settle(follower, 1)
     del calls[:]
@@ -49,58 +45,20 @@ def test_now_and_then_a_hit_elsewhere_moves_nothing(calls: list[object]) -> None
     assert calls == []
 
 
-def test_who_has_to_wait_for_the_cpu_is_an_ordinary_task_for_a_while(
-    calls: list[object], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_hits_it_runs_anywhere_again(calls: list[set[int]]) -> None:
     follower = Follower()
-    settle(follower, 1)
-    del calls[:]
-    monkeypatch.setattr(follow, "_run_delay", lambda: 20_000_000)
-    follower.tick(3000)
-    assert calls == []
-    monkeypatch.setattr(follow, "_run_delay", lambda: 40_000_000)
-    follower.tick(10)
-    assert calls == [os.SCHED_OTHER]
-    for _ in range(99):
-        follower.tick(3000)
-    assert calls == [os.SCHED_OTHER]
-    follower.tick(3000)
-    assert calls == [os.SCHED_OTHER, os.SCHED_IDLE]
-
-
-def test_work_for_which_the_target_waits_is_not_put_off(calls: list[object]) -> None:
-    follower = Follower()
-    settle(follower, 1)
-    del calls[:]
-    follower.hurry()
-    assert calls == [os.SCHED_OTHER]
-
-
-def test_without_hits_it_is_placed_by_the_scheduler_again(calls: list[object]) -> None:
-    follower = Follower()
-    settle(follower, 1)
-    del calls[:]
     follower.wander()
-    assert calls == [os.SCHED_OTHER, {0, 1, 2}]
-
-
-def test_who_could_not_come_back_never_gives_way(
-    calls: list[object], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(follow, "_may_return", lambda: False)
-    follower = Follower()
+    assert calls == []
     settle(follower, 1)
     follower.wander()
     assert calls == [{1}, {0, 1, 2}]
 
 
-def test_a_kernel_without_the_figure_is_no_reason_to_fail(
-    calls: list[object], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def missing() -> int:
-        raise FileNotFoundError
+def test_a_cpuset_that_keeps_us_out_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(pid: int, cpus: set[int]) -> None:
+        raise OSError(22, "Invalid argument")
 
-    monkeypatch.setattr(follow, "_run_delay", missing)
+    monkeypatch.setattr(os, "sched_setaffinity", refuse)
     follower = Follower()
     settle(follower, 1)
-    assert calls == [{1}]
+    follower.wander()
