@@ -96,10 +96,14 @@ class Area:
 
 
 def _maps(tid: int) -> list[bytes]:
-    """The lines of a thread's list of mappings; raises Gone."""
+    """The lines of a thread's list of mappings; raises Gone and SpaceError."""
     try:
         with open(f"/proc/{tid}/maps", "rb") as maps:
             return maps.read().splitlines()
+    except PermissionError:
+        raise SpaceError(
+            "the target has made itself not dumpable, so its list of mappings is root's; ask root"
+        ) from None
     except OSError:
         raise ptrace.Gone(tid) from None
 

@@ -7,6 +7,7 @@ import signal
 
 from dprobed.engine import protocol
 from dprobed.engine.protocol import State, TargetEvent
+from dprobed.program import assemble, encode
 from tests.conftest import BuildTarget
 from tests.integration.conftest import Start, Trace
 from tests.integration.harness import TracerProcess, counting, text
@@ -213,4 +214,29 @@ def test_a_child_in_vfork_has_handlers_of_its_own(
     target.expect("stopped")
     assert tracer.hits(number) == [13]
     tracer.detach()
+    target.finish()
+
+
+def test_signals_while_a_site_comes_and_goes_under_a_waiting_system_call(
+    build_target: BuildTarget, start: Start, trace: Trace
+) -> None:
+    """A handler may be on its way when its thread is taken into the slot, and out of it."""
+    program = build_target("engine_restart.c")
+    target = start(program)
+    before = text(target.pid)
+    tracer = trace(target)
+    tracer.put(counting(program, "probed"))
+    target.go()
+    source = counting(program, "slot_read_syscall")
+    for _ in range(300):
+        put, remove = tracer.next(), tracer.next()
+        insert = protocol.Insert(put, put, encode(assemble(source, "test.rpn")))
+        tracer.sock.sendall(protocol.pack(insert))
+        os.kill(target.pid, signal.SIGUSR1)
+        tracer.sock.sendall(protocol.pack(protocol.Remove(remove, put)))
+        target.expect("handled")
+    target.go()
+    target.expect("stopped")
+    tracer.detach()
+    assert text(target.pid) == before
     target.finish()
