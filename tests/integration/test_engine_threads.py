@@ -242,3 +242,28 @@ def test_a_thread_of_the_kernels_own_is_left_alone(
     target.expect("stopped")
     assert text(target.pid) == before
     target.finish()
+
+
+def test_probes_come_and_go_while_threads_execute_the_program_again(
+    build_target: BuildTarget, start: Start, trace: Trace
+) -> None:
+    program = build_target("engine_execs.c", "-pthread")
+    target = start(program, "20", "1")
+    tracer = trace(target)
+    kept = tracer.put(counting(program, "probed"))
+    target.go()
+    rounds = 0
+    while not tracer.events or sum(is_exec(event) for event in tracer.events) < 20:
+        number, probes = tracer.insert(counting(program, "probed", "probed+0x8", "busy"))
+        assert all(each.state in (State.ACTIVE, State.PENDING) for each in probes), probes
+        tracer.remove(number)
+        rounds += 1
+    target.expect("stopped")
+    assert [each.state for each in tracer.query(kept)] == [State.ACTIVE]
+    assert rounds > 1
+    tracer.detach()
+    target.finish()
+
+
+def is_exec(event: protocol.Event) -> bool:
+    return isinstance(event, TargetEvent) and event.kind == "exec"
