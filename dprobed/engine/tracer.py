@@ -19,16 +19,16 @@ import select
 import signal
 import socket
 import time
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
 from dprobed.engine import protocol
+from dprobed.engine.hooks import Hooks
 from dprobed.engine.placement import Loaded, Placement, Spot, Unplaced
 from dprobed.engine.probe import Attachment, Probe
 from dprobed.engine.protocol import State as ProbeState
 from dprobed.engine.reporter import FLUSH, Reporter
-from dprobed.engine.sigtrap import RESTORER_CODE
 from dprobed.engine.space import Site, Space, SpaceError
 from dprobed.engine.trap import TrapEngine
 from dprobed.location import LocationError
@@ -41,12 +41,6 @@ from dprobed.target.thread import Thread
 from dprobed.target.world import World
 
 _IDLE: Final = 5.0
-_AT_BASE: Final = 7
-#: The dynamic loader calls it after each change of the list of modules (link.h, r_brk).
-_LOADER_HOOK: Final = "_dl_debug_state"
-_LIBC: Final = "libc.so.6"
-_SIGACTION: Final = "sigaction"
-_SIGMASK: Final = "pthread_sigmask"
 
 _log = logging.getLogger(__name__)
 
@@ -80,13 +74,11 @@ class Tracer:
         self._engine.resume = self._note_resume
         self._engine.suspended = self._tell_suspended
         self._placement: Placement
+        self._hooks: Hooks
         self._pid = 0
         self._programs: dict[int, Inserted] = {}
         self._globals: list[int] = []
         self._places: dict[tuple[str, str], int] = {}
-        #: The C library, once its ``sigaction`` is hooked.
-        self._libc: Loaded | None = None
-        self._masks_hooked = False
         self._prepared = False
         self._launching = False
         self._retired = False
@@ -259,9 +251,7 @@ class Tracer:
         self._engine.space = Space(pid, pid)
         self._placement = Placement(pid, self._engine.space)
         self._prepared = False
-        self._libc = None
-        self._masks_hooked = False
-        self._engine.sigtrap.restorer = 0
+        self._hooks = Hooks(self._world, self._engine, self._placement)
 
     # --- programs in and out ---
 
@@ -308,61 +298,10 @@ class Tracer:
                 if thread.state in (State.STOPPED, State.HELD):
                     engine.sigtrap.observe_thread(thread)
         self._prepared = True
-        self._hook_loader()
-        self._hook_signals(list(self._placement.loaded.values()))
-
-    def _hook_signals(self, among: list[Loaded]) -> None:
-        """Hear of what the target does about SIGTRAP; from the C library only."""
-        if self._libc is None:
-            self._libc = next((each for each in among if each.has(_SIGACTION, _LIBC)), None)
-            if self._libc is not None:
-                self._hook(self._libc, _SIGACTION, self._sigaction_called)
-        if self._libc is not None and not self._engine.sigtrap.calm and not self._masks_hooked:
-            self._masks_hooked = True
-            self._hook(self._libc, _SIGMASK, self._engine.sigtrap.masks)
-
-    def _sigaction_called(self, thread: Thread) -> None:
-        sigtrap = self._engine.sigtrap
-        if not sigtrap.restorer and self._libc is not None:
-            for mapping in self._libc.module.mappings:
-                if mapping.executable:
-                    size = mapping.end - mapping.start
-                    code = self._engine.space.memory.peek(mapping.start, size)
-                    at = code.find(RESTORER_CODE)
-                    sigtrap.restorer = sigtrap.restorer or (mapping.start + at if at >= 0 else 0)
-        sigtrap.changes(thread)
-        try:
-            self._hook_signals([])
-        except (LocationError, SpaceError) as error:
-            _log.warning("process %d: blocked SIGTRAP: %s", self._pid, error)
-
-    def _hook(self, loaded: Loaded, symbol: str, callback: Callable[[Thread], None]) -> None:
-        """A site of our own; raises LocationError and SpaceError."""
-        space = self._engine.space
-        address = self._placement.address_of(loaded, symbol)
-        space.reserve(self._world, [address])
-        site = space.make_site(address)
-        site.callback = callback
-        with self._world.stopped():
-            space.arm(site)
-            self._engine.classify()
-        space.discard_unarmed()
-
-    def _hook_loader(self) -> None:
-        base = procfs.auxv(self._pid).get(_AT_BASE, 0)
-        if not base:
-            return  # statically linked: no modules come or go
-        for loaded in self._placement.loaded.values():
-            mappings = loaded.module.mappings
-            if any(mapping.start <= base < mapping.end for mapping in mappings):
-                break
-        else:
-            self._tell("loader", "the dynamic loader was not found: later modules get no probes")
-            return
-        try:
-            self._hook(loaded, _LOADER_HOOK, self._modules_changed)
-        except (LocationError, SpaceError) as error:
-            self._tell("loader", f"later modules get no probes: {' '.join(str(error).split())}")
+        trouble = self._hooks.hook_loader(self._modules_changed)
+        if trouble is not None:
+            self._tell("loader", f"later modules get no probes: {trouble}")
+        self._hooks.hook_signals(list(self._placement.loaded.values()))
 
     def _modules_changed(self, thread: Thread) -> None:
         """The loader's notification: follow what was mapped and unmapped since the last look."""
@@ -371,7 +310,7 @@ class Tracer:
             if gone:
                 self._lose(gone)
             if new:
-                self._hook_signals(new)
+                self._hooks.hook_signals(new)
                 changed = self._place(list(self._programs.values()), new)
                 if changed:
                     self._reporter.send(protocol.Changed([probe.status() for probe in changed]))
