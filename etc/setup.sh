@@ -46,6 +46,7 @@ if [ "$goal" != demo ]; then
     need babeltrace2 command -v babeltrace2
     need python3-bt2 /usr/bin/python3 -c 'import bt2'
     need systemd test -x /lib/systemd/systemd-journald
+    need strace command -v strace
 fi
 # The programs that the demo and the tests probe.
 need python3 test -x /usr/bin/python3

@@ -76,6 +76,8 @@ examples:
 def places_command(module: str, pattern: str, json: bool) -> None:
     """List what of MODULE (a path, a library, a command) can be probed by name.
 
+    Code is for `offset`, data for `address` with a `watchpoint`.
+
     PATTERN may have * and ? in it.
     """
     from dprobe import toolchain

@@ -97,7 +97,7 @@ def _candidates(name: str, folders: Iterable[str]) -> Iterable[Path]:
 
 
 def places(module: str, pattern: str, *, json: bool) -> None:
-    """List what of a file can be probed by name."""
+    """List what of a file can be probed by name: code, and variables for watchpoints."""
     from dprobed.location import LocationError, list_places, open_elf
 
     path = find_module(module)

@@ -17,7 +17,8 @@ from dprobed.engine.trap import TrapEngine
 from dprobed.engine.watch import is_length_valid
 from dprobed.program import ABORT, Context, Outcome, ProbeDefinition
 from dprobed.target.ptrace import RIP, Gone, Registers
-from dprobed.target.world import Thread, World
+from dprobed.target.thread import Thread
+from dprobed.target.world import World
 
 #: Z1 to Z4 on debug registers; the processor cannot watch reads alone (Z3).
 _KINDS: Final = {1: "x", 2: "w", 4: "rw"}

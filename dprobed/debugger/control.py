@@ -24,7 +24,8 @@ from dprobed.engine.trap import TrapEngine
 from dprobed.target import ptrace
 from dprobed.target.lifecycle import State
 from dprobed.target.ptrace import RCX, RIP, RSP, Gone, PtraceError, Registers
-from dprobed.target.world import Thread, World
+from dprobed.target.thread import Thread
+from dprobed.target.world import World
 
 _SI_KERNEL: Final = 0x80
 _WORD: Final = 0xFFFF_FFFF_FFFF_FFFF

@@ -34,7 +34,8 @@ from dprobed.engine.probe import Probe
 from dprobed.engine.protocol import DebuggerStatus
 from dprobed.engine.trap import TrapEngine
 from dprobed.target.ptrace import Gone
-from dprobed.target.world import Thread, World
+from dprobed.target.thread import Thread
+from dprobed.target.world import World
 
 #: The number of the facility ``debugger``.
 FACILITY: Final = 1

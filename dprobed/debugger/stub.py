@@ -24,7 +24,7 @@ from dprobed.engine.space import Space
 from dprobed.engine.trap import TrapEngine
 from dprobed.target import procfs, ptrace
 from dprobed.target.ptrace import Gone, PtraceError
-from dprobed.target.world import Thread
+from dprobed.target.thread import Thread
 
 _FEATURES: Final = (
     "PacketSize=%x;QStartNoAckMode+;qXfer:features:read+;qXfer:auxv:read+;qXfer:threads:read+;"

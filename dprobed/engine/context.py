@@ -7,7 +7,7 @@ import time
 from dprobed.program.context import Registers as Words
 from dprobed.target import memory, procfs, ptrace
 from dprobed.target.ptrace import FPREGS_SIZE, Block, Registers
-from dprobed.target.world import Thread
+from dprobed.target.thread import Thread
 
 
 class HitContext:

@@ -43,6 +43,9 @@ _JMP_REL32: Final = b"\xe9"
 _MOV_RCX_IMM64: Final = b"\x48\xb9"
 
 
+_PUSH_FLAGS: Final = frozenset((Mnemonic.PUSHF, Mnemonic.PUSHFD, Mnemonic.PUSHFQ))
+
+
 class RelocationError(Exception):
     """The instruction cannot run anywhere but in its place; ``reason`` says why, in one line."""
 
@@ -83,6 +86,7 @@ class Displaced:
     instruction (interruptible between its rounds, rip still at the start; a single step makes one
     round). ``may_fault``: it can raise an exception, so a signal can come from within the slot;
     False is certain, True is not. ``branches``: it can go on elsewhere than behind itself.
+    ``saves_flags``: it stores the flags, a debugger's trap flag among them (``pushf``).
     """
 
     code: bytes
@@ -92,6 +96,7 @@ class Displaced:
     is_rep: bool
     may_fault: bool
     branches: bool
+    saves_flags: bool
 
 
 class _Slot:
@@ -189,6 +194,7 @@ def displace(code: bytes, address: int, slot: int) -> Displaced:
         and (instruction.has_rep_prefix or instruction.has_repne_prefix),
         may_fault=_may_fault(instruction),
         branches=flow in _BRANCHING and instruction.mnemonic != Mnemonic.SYSCALL,
+        saves_flags=instruction.mnemonic in _PUSH_FLAGS,
     )
 
 

@@ -37,6 +37,8 @@ class Reporter:
         #: The batch: (record fields in protocol order, probe) and None for withdrawn ones.
         self.records: list[tuple[object, ...] | None] = []
         self._probes: list[Probe] = []
+        #: The number of the present batch.
+        self._batch = 0
         self._backlog = bytearray()
         self._new_places: dict[int, tuple[str, str]] = {}
         self.gone = False
@@ -55,10 +57,10 @@ class Reporter:
         if len(records) >= _BATCH:
             self.flush()
 
-    def latest(self) -> tuple[tuple[list[tuple[object, ...] | None], int], ...]:
+    def latest(self) -> tuple[tuple[int, int], ...]:
         """A note by which ``withdraw`` finds the record added last; none when it is on its way."""
         count = len(self.records)
-        return ((self.records, count - 1),) if count else ()
+        return ((self._batch, count - 1),) if count else ()
 
     def flush(self) -> None:
         """Send the batch, or drop it when the daemon has fallen too far behind."""
@@ -75,16 +77,16 @@ class Reporter:
             # here because building one is all that a hit can pay for.
             body = _encode({"type": "Records", "records": batch})
             self._backlog += len(body).to_bytes(HEADER_SIZE, "little") + body
-        # In place: a thread's withdrawal note compares the list by identity and length.
+        self._batch += 1
         self.records = []
         self._probes = []
         self._push()
 
-    def withdraw(self, batch: list[tuple[object, ...] | None], index: int) -> Probe | None:
+    def withdraw(self, batch: int, index: int) -> Probe | None:
         """Take a record back whose instruction faulted; None when it has been sent."""
-        if batch is not self.records or batch[index] is None:
+        if batch != self._batch or self.records[index] is None:
             return None
-        batch[index] = None
+        self.records[index] = None
         return self._probes[index]
 
     def send(self, message: Event | Reply) -> None:

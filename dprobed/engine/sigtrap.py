@@ -15,6 +15,8 @@ For one that does:
   tells by itself: one that has everything but SIGTRAP has lost SIGTRAP to us. The bit is put back
   at each hit.
 
+A child that shares the memory (``vfork``) has handlers of its own, about which nothing is done.
+
 Left over: a disposition set by a system call of the program's own is seen 0.1 s later; a mask with
 SIGTRAP but not everything, set by a system call of its own, is not seen.
 """
@@ -28,7 +30,8 @@ from typing import Final
 from dprobed.engine.space import Space, SpaceError
 from dprobed.target import procfs, ptrace
 from dprobed.target.ptrace import RDI, RSI, RSP, Registers
-from dprobed.target.world import Thread, World
+from dprobed.target.thread import Thread
+from dprobed.target.world import World
 
 _BIT: Final = 1 << (signal.SIGTRAP - 1)
 #: SIGKILL and SIGSTOP cannot be blocked; glibc never lets 32 and 33 be.
@@ -85,9 +88,12 @@ class Sigtrap:
     def observe_process(self, thread: Thread) -> None:
         """Learn the disposition; ``thread`` is stopped and can be borrowed. Raises Gone."""
         found = procfs.status(thread.tid)
-        if found is None or self._stale:
+        if found is None or self._stale or not self._concerns(thread):
             return
         self.disposition = self._query(thread) if self.is_meant_by(found) else None
+
+    def _concerns(self, thread: Thread) -> bool:
+        return thread.tgid == self.space.tgid
 
     @staticmethod
     def observe_thread(thread: Thread) -> None:
@@ -98,7 +104,7 @@ class Sigtrap:
     def changes(self, thread: Thread) -> None:
         """At the entry of ``sigaction``: what it is about to set. Raises Gone."""
         words = self._registers.load(thread.tid)
-        if words[RDI] != signal.SIGTRAP:
+        if words[RDI] != signal.SIGTRAP or not self._concerns(thread):
             return
         new = words[RSI]
         self.restore(thread)
@@ -149,7 +155,7 @@ class Sigtrap:
         was = thread.trap_mask
         same = was is not None and not (mask ^ was) & _EVERYTHING & ~_BIT
         blocks = same or not ~mask & _EVERYTHING & ~_BIT
-        if self.disposition is not None and (blocks or self.is_ignored):
+        if self.disposition is not None and (blocks or self.is_ignored) and self._concerns(thread):
             self._stale = True
         if not blocks:
             thread.trap_mask = None
@@ -178,7 +184,7 @@ class Sigtrap:
 
     def restore(self, thread: Thread) -> None:
         """Give the kernel the target's disposition again; ``thread`` is borrowed. Raises Gone."""
-        if self._stale:
+        if self._stale and self._concerns(thread):
             self._stale = False
             if self.disposition is not None:
                 self._store(thread, self.disposition)

@@ -65,7 +65,8 @@ from dprobed.target.ptrace import (
     Registers,
 )
 from dprobed.target.status import Kind, Stop
-from dprobed.target.world import Thread, World, trap_is_pending
+from dprobed.target.thread import Thread
+from dprobed.target.world import World, trap_is_pending
 
 #: The number of ``exit dump``.
 FACILITY: Final = 3
@@ -433,7 +434,7 @@ class Dumps:
         child = os.fork()
         if child == 0:
             with contextlib.suppress(OSError):
-                os.sched_setaffinity(0, self._engine.all_cpus)
+                os.sched_setaffinity(0, self._engine.follower.anywhere)
             keep = sorted((0, 1, 2, job.memory.mem, job.memory.pagemap, job.smaps, writing))
             for low, high in zip(keep, [*keep[1:], os.sysconf("SC_OPEN_MAX")], strict=True):
                 os.closerange(low + 1, high)

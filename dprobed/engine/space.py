@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Final
 from dprobed.engine.relocate import Displaced, Position, RelocationError, displace
 from dprobed.target import procfs, ptrace
 from dprobed.target.memory import PAGE, Memory
-from dprobed.target.world import InjectionError, Thread, World
+from dprobed.target.thread import Thread
+from dprobed.target.world import InjectionError, World
 
 if TYPE_CHECKING:
     from dprobed.engine.probe import Attachment
@@ -30,6 +31,8 @@ INT3: Final = b"\xcc"
 SLOT: Final = 64
 _REACH: Final = (1 << 31) - (1 << 20)
 _GAP: Final = 16 * PAGE
+#: What the stack may still grow; the kernel leaves 128 MiB at least (mmap_base, arch/x86/mm).
+_STACK_ROOM: Final = 64 << 20
 _LOWEST: Final = 1 << 20
 _HIGHEST: Final = (1 << 47) - PAGE
 _SYSCALL: Final = b"\x0f\x05"
@@ -53,6 +56,7 @@ class Site:
         "displaced",
         "gone",
         "original",
+        "plain",
         "slot",
         "trap",
     )
@@ -67,7 +71,10 @@ class Site:
         self.attachments: list[Attachment] = []
         #: Of the tracer itself (the dynamic loader's notification); called at each hit.
         self.callback: Callable[[Thread], None] | None = None
+        #: Its module was unmapped.
         self.gone = False
+        #: A SIGTRAP behind it is its breakpoint and calls for its programs only (``classify``).
+        self.plain = False
 
     def position(self, offset: int) -> Position:
         """What a thread is equivalent to that stands ``offset`` bytes into the slot."""
@@ -89,10 +96,14 @@ class Area:
 
 
 def _maps(tid: int) -> list[bytes]:
-    """The lines of a thread's list of mappings; raises Gone."""
+    """The lines of a thread's list of mappings; raises Gone and SpaceError."""
     try:
         with open(f"/proc/{tid}/maps", "rb") as maps:
             return maps.read().splitlines()
+    except PermissionError:
+        raise SpaceError(
+            "the target has made itself not dumpable, so its list of mappings is root's; ask root"
+        ) from None
     except OSError:
         raise ptrace.Gone(tid) from None
 
@@ -195,8 +206,9 @@ class Space:
     def _gaps(tid: int, low: int, high: int, size: int) -> list[int]:
         """Free addresses within reach, the nearest first.
 
-        Preferred is the upper end of a gap, away from what grows up (the heap); never below a
-        stack, which grows down.
+        Preferred is the upper end of a gap, away from what grows up (the heap); below the stack,
+        which grows down, its lower end. Hundreds of threads leave no other gap near libraries:
+        their stacks are mapped one right below the other.
         """
         found: list[tuple[int, int]] = []
         floor = _LOWEST
@@ -205,10 +217,15 @@ class Space:
             start, end = int(bounds[0], 16), int(bounds[1], 16)
             if start > _HIGHEST:
                 break
-            here = (start - _GAP - size) // PAGE * PAGE
-            # The far end of a huge gap may be out of reach where its near end is not.
-            here = min(here, (low + _REACH - 2 * size) // PAGE * PAGE)
-            if here >= floor + _GAP and not line.endswith(b"[stack]"):
+            if line.endswith(b"[stack]"):
+                here = (floor + _GAP) // PAGE * PAGE
+                fits = start - here - size >= _STACK_ROOM
+            else:
+                here = (start - _GAP - size) // PAGE * PAGE
+                # The far end of a huge gap may be out of reach where its near end is not.
+                here = min(here, (low + _REACH - 2 * size) // PAGE * PAGE)
+                fits = here >= floor + _GAP
+            if fits:
                 distance = max(abs(here - low), abs(here + size - high))
                 if distance < _REACH and abs(here + size - low) < _REACH:
                     found.append((distance, here))

@@ -19,18 +19,18 @@ import select
 import signal
 import socket
 import time
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
 from dprobed.debugger.invitation import FACILITY as DEBUGGER
 from dprobed.debugger.invitation import Debugger, Host
 from dprobed.engine import protocol
+from dprobed.engine.hooks import Hooks
 from dprobed.engine.placement import Loaded, Placement, Spot, Unplaced
 from dprobed.engine.probe import Attachment, Probe
 from dprobed.engine.protocol import State as ProbeState
 from dprobed.engine.reporter import FLUSH, Reporter
-from dprobed.engine.sigtrap import RESTORER_CODE
 from dprobed.engine.snapshot import FACILITY as DUMP
 from dprobed.engine.snapshot import DumpError, Dumps, Result
 from dprobed.engine.space import Site, Space, SpaceError
@@ -42,17 +42,12 @@ from dprobed.target import procfs
 from dprobed.target.lifecycle import State
 from dprobed.target.ptrace import Gone, PtraceError
 from dprobed.target.status import Kind, Stop
-from dprobed.target.world import Thread, World
+from dprobed.target.thread import Thread
+from dprobed.target.world import World
 
 _IDLE: Final = 5.0
 #: The same while a debugger is on the target, whose interrupt may come in that instant.
 _IDLE_DEBUGGING: Final = 0.25
-_AT_BASE: Final = 7
-#: The dynamic loader calls it after each change of the list of modules (link.h, r_brk).
-_LOADER_HOOK: Final = "_dl_debug_state"
-_LIBC: Final = "libc.so.6"
-_SIGACTION: Final = "sigaction"
-_SIGMASK: Final = "pthread_sigmask"
 
 _log = logging.getLogger(__name__)
 
@@ -90,6 +85,7 @@ class Tracer:
         self._dumps = Dumps(self._engine, self._describe, self._tell)
         self._debugger: Debugger
         self._placement: Placement
+        self._hooks: Hooks
         self._pid = 0
         self._programs: dict[int, Inserted] = {}
         self._globals: list[int] = []
@@ -98,9 +94,6 @@ class Tracer:
         #: For which of them something is done at the hit; None: for all.
         self._acting: list[int] | None = None
         self._places: dict[tuple[str, str], int] = {}
-        #: The C library, once its ``sigaction`` is hooked.
-        self._libc: Loaded | None = None
-        self._masks_hooked = False
         self._prepared = False
         self._launching = False
         self._retired = False
@@ -167,7 +160,7 @@ class Tracer:
             if self._engine.served == self._served:
                 idle = _IDLE_DEBUGGING if self._pid and self._debugger.is_attached else _IDLE
                 signal.setitimer(signal.ITIMER_REAL, idle, idle)
-                self._engine.wander()
+                self._engine.follower.wander()
             self._served = self._engine.served
             self._retry_pending()
             self._watch_late()
@@ -294,9 +287,7 @@ class Tracer:
         self._engine.space = Space(pid, pid)
         self._placement = Placement(pid, self._engine.space)
         self._prepared = False
-        self._libc = None
-        self._masks_hooked = False
-        self._engine.sigtrap.restorer = 0
+        self._hooks = Hooks(self._world, self._engine, self._placement)
 
     # --- programs in and out ---
 
@@ -349,60 +340,10 @@ class Tracer:
                 if thread.state in (State.STOPPED, State.HELD):
                     engine.sigtrap.observe_thread(thread)
         self._prepared = True
-        self._hook_loader()
-        self._hook_signals(list(self._placement.loaded.values()))
-
-    def _hook_signals(self, among: list[Loaded]) -> None:
-        """Hear of what the target does about SIGTRAP; from the C library only."""
-        if self._libc is None:
-            self._libc = next((each for each in among if each.has(_SIGACTION, _LIBC)), None)
-            if self._libc is not None:
-                self._hook(self._libc, _SIGACTION, self._sigaction_called)
-        if self._libc is not None and not self._engine.sigtrap.calm and not self._masks_hooked:
-            self._masks_hooked = True
-            self._hook(self._libc, _SIGMASK, self._engine.sigtrap.masks)
-
-    def _sigaction_called(self, thread: Thread) -> None:
-        sigtrap = self._engine.sigtrap
-        if not sigtrap.restorer and self._libc is not None:
-            for mapping in self._libc.module.mappings:
-                if mapping.executable:
-                    size = mapping.end - mapping.start
-                    code = self._engine.space.memory.peek(mapping.start, size)
-                    at = code.find(RESTORER_CODE)
-                    sigtrap.restorer = sigtrap.restorer or (mapping.start + at if at >= 0 else 0)
-        sigtrap.changes(thread)
-        try:
-            self._hook_signals([])
-        except (LocationError, SpaceError) as error:
-            _log.warning("process %d: blocked SIGTRAP: %s", self._pid, error)
-
-    def _hook(self, loaded: Loaded, symbol: str, callback: Callable[[Thread], None]) -> None:
-        """A site of our own; raises LocationError and SpaceError."""
-        space = self._engine.space
-        address = self._placement.address_of(loaded, symbol)
-        space.reserve(self._world, [address])
-        site = space.make_site(address)
-        site.callback = callback
-        with self._world.stopped():
-            space.arm(site)
-        space.discard_unarmed()
-
-    def _hook_loader(self) -> None:
-        base = procfs.auxv(self._pid).get(_AT_BASE, 0)
-        if not base:
-            return  # statically linked: no modules come or go
-        for loaded in self._placement.loaded.values():
-            mappings = loaded.module.mappings
-            if any(mapping.start <= base < mapping.end for mapping in mappings):
-                break
-        else:
-            self._tell("loader", "the dynamic loader was not found: later modules get no probes")
-            return
-        try:
-            self._hook(loaded, _LOADER_HOOK, self._modules_changed)
-        except (LocationError, SpaceError) as error:
-            self._tell("loader", f"later modules get no probes: {' '.join(str(error).split())}")
+        trouble = self._hooks.hook_loader(self._modules_changed)
+        if trouble is not None:
+            self._tell("loader", f"later modules get no probes: {trouble}")
+        self._hooks.hook_signals(list(self._placement.loaded.values()))
 
     def _modules_changed(self, thread: Thread) -> None:
         """The loader's notification: follow what was mapped and unmapped since the last look."""
@@ -411,7 +352,7 @@ class Tracer:
             if gone:
                 self._lose(gone)
             if new:
-                self._hook_signals(new)
+                self._hooks.hook_signals(new)
                 changed = self._place(list(self._programs.values()), new)
                 if changed:
                     self._reporter.send(protocol.Changed([probe.status() for probe in changed]))
@@ -479,6 +420,7 @@ class Tracer:
                 self._engine.take_in(site for site in sites if site.trap in space.by_trap)
                 if any(spot.length for _, spot, _ in ready):
                     self._apply_watches(late)
+                self._engine.classify()
         finally:
             space.discard_unarmed()
         return changed + [probe for _, probe, _ in found]
@@ -840,6 +782,7 @@ class Tracer:
                 # They sleep in the kernel and keep their slots; each is let go when it wakes.
                 time.sleep(0.05)
         if self._pid:
+            world.await_orphans()
             engine.space.close()
 
     def _withdraw_from_stopped(self, late: list[Thread]) -> None:

@@ -32,6 +32,7 @@ from ptrace.binding.func import (
 )
 
 from dprobed.engine.context import HitContext
+from dprobed.engine.follow import Follower
 from dprobed.engine.probe import Attachment
 from dprobed.engine.protocol import State as ProbeState
 from dprobed.engine.relocate import Position, Where
@@ -46,14 +47,17 @@ from dprobed.target.ptrace import (
     ORIG_RAX,
     RAX,
     RCX,
+    RDI,
     RIP,
+    RSI,
     RSP,
     WALL,
     Gone,
     Registers,
 )
 from dprobed.target.status import TRAP_STATUS, Kind
-from dprobed.target.world import Thread, World
+from dprobed.target.thread import Thread
+from dprobed.target.world import World
 
 _SI_KERNEL: Final = 0x80
 _TRAP_HWBKPT: Final = 4
@@ -63,6 +67,8 @@ _FAULTS: Final = frozenset((signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal
 _RESTARTS: Final = frozenset((1 << 64) - number for number in (512, 513, 514, 516))
 #: In ``struct rt_sigframe`` (arch/x86/include/asm/sigframe.h), from rsp at a handler's first
 #: instruction: return address 8, uc_flags 8, uc_link 8, uc_stack 24, then the mcontext's words.
+_FRAME_RDI: Final = 48 + 8 * 8
+_FRAME_RSI: Final = 48 + 9 * 8
 _FRAME_RCX: Final = 48 + 14 * 8
 _FRAME_RSP: Final = 48 + 15 * 8
 _FRAME_RIP: Final = 48 + 16 * 8
@@ -102,9 +108,7 @@ class TrapEngine:
         self._registers: Final = Registers()
         self._words: Final = self._registers.words
         self._context: Final = HitContext(self._registers)
-        self._cpu = -1
-        self._elsewhere = 0
-        self.all_cpus: Final = os.sched_getaffinity(0)
+        self.follower: Final = Follower()
         self.served = 0
 
     @property
@@ -159,7 +163,7 @@ class TrapEngine:
                     site = self._space.by_trap.get(words[RIP])
                     if (
                         site is not None
-                        and site.callback is None
+                        and site.plain
                         and thread.skip is None
                         and thread.entering is None
                         and thread.trap_mask is None
@@ -253,8 +257,7 @@ class TrapEngine:
                     thread.cpu = context.cpu
                     thread.cpu_until = now + _CPU_NS
                 cpu = thread.cpu
-                if cpu != self._cpu or self._elsewhere:
-                    self._follow(cpu)
+                self.follower.hit(cpu)
                 self._reporter.add(
                     probe,
                     (
@@ -293,7 +296,7 @@ class TrapEngine:
             context.leave()
         self.served = served = self.served + 1
         if not served & 31:
-            self._follow(context.cpu)
+            self.follower.hit(context.cpu)
 
     def _identify(self, thread: Thread, now: int) -> None:
         """Read again what changes seldom: name, user, and whether SIGTRAP means anything."""
@@ -305,26 +308,6 @@ class TrapEngine:
         thread.owner = (found.uids[0], found.gids[0])
         if self.sigtrap.calm and self.sigtrap.is_meant_by(found):
             self.sigtrap.observe_process(thread)
-
-    def _follow(self, cpu: int) -> None:
-        """Stay on the CPU where hits happen: a hit costs a fifth there (``architecture.md``)."""
-        if cpu == self._cpu:
-            self._elsewhere = 0
-            return
-        self._elsewhere += 1
-        if self._elsewhere >= _FOLLOW_AFTER:
-            self._elsewhere = 0
-            self._cpu = cpu
-            # Where a cpuset keeps us from that CPU we stay where we are.
-            with contextlib.suppress(OSError):
-                os.sched_setaffinity(0, {cpu})
-
-    def wander(self) -> None:
-        """No hits for a while: let the scheduler place us again."""
-        if self._cpu >= 0:
-            self._cpu = -1
-            with contextlib.suppress(OSError):
-                os.sched_setaffinity(0, self.all_cpus)
 
     def _defect(self, thread: Thread, attachment: Attachment, error: Exception) -> None:
         """An executor broke its promise: the thread goes on unaltered, the probe goes."""
@@ -362,8 +345,10 @@ class TrapEngine:
         info = ptrace.get_siginfo(thread.tid)
         code = int.from_bytes(info[8:12], "little", signed=True)
         site = self.space.by_trap.get(words[RIP])
-        if site is not None and (
-            code == _SI_KERNEL or thread.trap_mask is not None or site.displaced.length > 1
+        if (
+            site is not None
+            and code != _TRAP_HWBKPT
+            and (code == _SI_KERNEL or thread.trap_mask is not None or site.displaced.length > 1)
         ):
             if code != _SI_KERNEL:
                 # A SIGTRAP that was sent to the thread was pending, and took the place of the
@@ -400,11 +385,17 @@ class TrapEngine:
     def _serve_site(self, thread: Thread, site: Site, now: int) -> None:
         if not self.sigtrap.calm or thread.trap_mask is not None:
             self.sigtrap.after_hit(thread)
-        skip, thread.skip = thread.skip, None
-        if skip is not None and skip == (site.trap, self._words[RSP]):
-            self._words[RIP] = site.slot
-            self._registers.store(thread.tid)
-            return
+        if thread.skip is not None:
+            here = self._restart_mark(site)
+            again = thread.skip == here
+            # Hits deeper in the stack are of the handler, which is yet to return. One in the same
+            # place, but with other registers, says that the handler never will (siglongjmp).
+            if again or thread.skip[:2] == here[:2] or thread.skip[1] < here[1]:
+                thread.skip = None
+            if again:
+                self._words[RIP] = site.slot
+                self._registers.store(thread.tid)
+                return
         if site.callback is not None:
             if self.world.is_stopped:
                 # What stops it has looked at modules and sites already, and is about to change
@@ -491,7 +482,7 @@ class TrapEngine:
                 return
             self._take(position)
             self._registers.store(thread.tid)
-        elif site.displaced.is_syscall or site.displaced.is_rep:
+        elif site.displaced.is_syscall or site.displaced.is_rep or site.displaced.saves_flags:
             self._go_back(thread, site, position)
         else:
             self._step_out(thread, site)
@@ -524,7 +515,15 @@ class TrapEngine:
         self._take(position)
         self._words[RIP] = site.address
         self._registers.store(thread.tid)
-        thread.skip = (site.trap, self._words[RSP])
+        thread.skip = self._restart_mark(site)
+
+    def _restart_mark(self, site: Site) -> tuple[int, ...]:
+        """How the loaded registers are known again when the instruction begins once more.
+
+        A system call leaves rcx behind, a repeated string instruction all three.
+        """
+        words = self._words
+        return site.trap, words[RSP], words[RCX], words[RSI], words[RDI]
 
     def _step_out(self, thread: Thread, site: Site) -> None:
         """Let the copied instruction finish before the signal is delivered."""
@@ -562,7 +561,8 @@ class TrapEngine:
         poke = self.space.memory.poke
         poke(frame + _FRAME_RIP, position.address.to_bytes(8, "little"))
         if position.where is Where.BEFORE:
-            thread.skip = (site.trap, word(_FRAME_RSP))
+            saved = (_FRAME_RSP, _FRAME_RCX, _FRAME_RSI, _FRAME_RDI)
+            thread.skip = (site.trap, *map(word, saved))
         elif position.rcx is not None:
             poke(frame + _FRAME_RCX, position.rcx.to_bytes(8, "little"))
 
@@ -595,7 +595,18 @@ class TrapEngine:
         self.sigtrap.restore_in_child(thread)
         self.world.detach(thread)
 
-    # --- taking sites out: the world is stopped ---
+    # --- changes: the world is stopped ---
+
+    def classify(self) -> None:
+        """Tell each site whether the loop may take its breakpoint for granted.
+
+        Not if it has a callback; nor if a watchpoint on execution behind its one byte shows the
+        same address.
+        """
+        for site in self.space.by_trap.values():
+            site.plain = site.callback is None and not (
+                site.displaced.length == 1 and self.watch.executes(site.trap)
+            )
 
     def remove(self, sites: list[Site], late: list[Thread]) -> None:
         """Take sites out of the text and every thread out of their slots.
@@ -654,6 +665,8 @@ class TrapEngine:
                 if site is not None and self._restarts():
                     words[RIP] = site.slot + site.displaced.length
                     self._registers.store(thread.tid)
+                    if thread.signal:  # on its way since before the thread was in a slot
+                        self._deliver(thread)
 
     def settle(self, thread: Thread, removing: set[Site]) -> None:
         """Take a stopped thread out of the slots of these sites; raises Gone."""

@@ -45,6 +45,10 @@ class DebugRegisters:
         self._settings[index] = setting
         return index
 
+    def executes(self, address: int) -> bool:
+        """Whether execution of the instruction at ``address`` is watched."""
+        return ("x", address, 1) in self._settings
+
     def attach(self, index: int, attachment: Attachment) -> None:
         """Have a probe run when register ``index`` fires."""
         self._slots[index] = (*self._slots[index], attachment)

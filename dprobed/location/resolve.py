@@ -111,9 +111,14 @@ def resolve_data(elf: ElfFile, spec: str) -> Place:
     if symbol.type in CODE_TYPES and _in_code(elf, symbol.value):
         place = _code_place(elf, symbol, addend)
         return place._replace(size=length) if length else place
-    vaddr = symbol.value + addend
-    if elf.segment_at(vaddr) is None:
+    if elf.segment_at(symbol.value + addend) is None:
         raise LocationError(f"{elf.path}: {_named(symbol, addend)} is not in any segment")
+    return _data_place(elf, symbol, addend, length)
+
+
+def _data_place(elf: ElfFile, symbol: Symbol, addend: int, length: int) -> Place:
+    """Data at a symbol; length 0: what is left of the symbol."""
+    vaddr = symbol.value + addend
     offset = elf.vaddr_to_offset(vaddr)
     left = symbol.size - addend if 0 <= addend < symbol.size else 0
     return Place(
@@ -165,7 +170,10 @@ def place_at(elf: ElfFile, vaddr: int) -> Place:
 
 
 def list_places(elf: ElfFile, pattern: str = "*") -> Iterator[Place]:
-    """What can be probed by name, by address; ``pattern`` is a shell pattern for symbol names."""
+    """What can be probed by name: code by address, then data (for watchpoints) by address.
+
+    ``pattern`` is a shell pattern for symbol names.
+    """
     from fnmatch import translate
 
     wanted = re.compile(translate(pattern)).match
@@ -180,6 +188,11 @@ def list_places(elf: ElfFile, pattern: str = "*") -> Iterator[Place]:
         if (spec, symbol.value) not in seen:
             seen.add((spec, symbol.value))
             yield _code_place(elf, symbol, 0)
+    for symbol in table.variables():
+        spec = _spec_of(table, symbol, 0)
+        if wanted(symbol.name) and _fits(elf, symbol, code=False) and (spec, 0) not in seen:
+            seen.add((spec, 0))
+            yield _data_place(elf, symbol, 0, 0)
 
 
 def _at_offset(elf: ElfFile, offset: int) -> Place:
@@ -321,7 +334,7 @@ def _unknown(elf: ElfFile, wanted: _Wanted, named: list[Symbol]) -> LocationErro
     from dprobed.location.suggest import similar
 
     close = similar(wanted.name, elf.symbols.names())
-    hints = ["did you mean one of these?"] if close else []
+    hints = ["the candidates have similar names"] if close else []
     if stripped(elf):
         hints.append("the file is stripped: install its debug symbols, or use a file offset")
     return LocationError(f"{elf.path}: no symbol {wanted.name}", " ".join(hints), tuple(close))

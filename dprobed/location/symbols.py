@@ -138,6 +138,14 @@ class SymbolTable:
         """All code symbols by address; several symbols of one address follow each other."""
         return (self[index] for index in self._by_code)
 
+    def variables(self) -> list[Symbol]:
+        """All data symbols that are the same in every thread, by address."""
+        found = (self[index] for index in range(len(self)))
+        return sorted(
+            (symbol for symbol in found if symbol.type == STT_OBJECT),
+            key=lambda symbol: (symbol.value, symbol.name),
+        )
+
     def code_at(self, vaddr: int) -> Symbol | None:
         """The symbol whose code ``vaddr`` belongs to.
 

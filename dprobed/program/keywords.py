@@ -188,10 +188,9 @@ def number_fault(keyword: Keyword, value: int) -> str | None:
     return f"`{keyword.name}` is {keyword.low} to {keyword.high}, not {value}"
 
 
-def length_of(address: str) -> int | None:
-    """The length in ``symbol:length``, if there is one."""
-    match = re.search(r":([1-9][0-9]*)\Z", address, re.ASCII)
-    return int(match[1]) if match else None
+def _has_length(address: str) -> bool:
+    """Whether an address is ``symbol:length``."""
+    return re.search(r":[1-9][0-9]*\Z", address, re.ASCII) is not None
 
 
 def definition_faults(header: Header, probe: ProbeDefinition) -> Sequence[tuple[str, str, str]]:
@@ -203,7 +202,7 @@ def definition_faults(header: Header, probe: ProbeDefinition) -> Sequence[tuple[
         found.append(
             ("watchpoint", "a watchpoint needs an `address`", "write address = symbol:length")
         )
-    if probe.watchpoint is None and probe.address is not None and length_of(probe.address):
+    if probe.watchpoint is None and probe.address is not None and _has_length(probe.address):
         found.append(
             ("address", "only a watchpoint has a length", "add watchpoint = w, or drop the length")
         )

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
 
-from dprobed.program.model import Diagnostic
+from dprobed.program.model import MAX_DIAGNOSTICS, Diagnostic
 
 
 class Kind(Enum):
@@ -59,8 +59,6 @@ class Line:
 class Faults:
     """Collects what is wrong with a program, so that all of it is reported at once."""
 
-    LIMIT = 100
-
     def __init__(self) -> None:
         self.found: list[Diagnostic] = []
 
@@ -91,7 +89,7 @@ class Faults:
 
     def add(self, diagnostic: Diagnostic) -> None:
         """Keep it, unless it is known already or there are far too many."""
-        if len(self.found) < self.LIMIT and diagnostic not in self.found:
+        if len(self.found) < MAX_DIAGNOSTICS and diagnostic not in self.found:
             self.found.append(diagnostic)
 
 
@@ -112,6 +110,7 @@ _TOKEN = re.compile(
 )
 _KINDS = {kind.value: kind for kind in Kind}
 _ESCAPES = {"n": 10, "t": 9, "r": 13, "0": 0, "a": 7, "b": 8, "f": 12, "v": 11}
+_MOST_DIGITS = 40
 _NUMBER = re.compile(r"(0[xX][0-9a-fA-F]+|0[bB][01]+|0[0-7]*|[1-9][0-9]*)[uUlL]{0,3}\Z", re.ASCII)
 
 
@@ -184,7 +183,8 @@ def number(token: Token) -> int | None:
     digits = match[1].lower()
     if digits.startswith(("0x", "0b")):
         return int(digits, 0)
-    return int(digits, 8 if digits.startswith("0") else 10)
+    # So many digits fit into no word, and thousands of them are more than Python converts.
+    return int(digits, 8) if digits.startswith("0") else int(digits[:_MOST_DIGITS])
 
 
 def _character(body: str) -> int:

@@ -8,6 +8,7 @@ past its end), so every range stands for itself, also when ``select`` takes its 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Final
 
 from dprobed.program.table import DEFAULT_EX_MASK
 
@@ -83,6 +84,10 @@ class Program:
     def source_name(self) -> str:
         """The file that the program was assembled from, empty if that is not known."""
         return self.sources[0] if self.sources else ""
+
+
+#: Faults of one program that are reported at most.
+MAX_DIAGNOSTICS: Final = 100
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,14 @@ from dprobed.program.keywords import (
     number_fault,
     text_fault,
 )
-from dprobed.program.model import Diagnostic, Header, ProbeDefinition, Program, ProgramError
+from dprobed.program.model import (
+    MAX_DIAGNOSTICS,
+    Diagnostic,
+    Header,
+    ProbeDefinition,
+    Program,
+    ProgramError,
+)
 from dprobed.program.table import (
     MAX_CODE,
     MAX_VARIABLES,
@@ -318,7 +325,7 @@ def _check_flow(program: Program, code: Sequence[Decoded], wrong: frozenset[int]
             fault.offset,
             note=_listing(program, code, analysis, fault.offset) if fault.depth else "",
         )
-        for fault in analysis.faults
+        for fault in analysis.faults[:MAX_DIAGNOSTICS]
     ]
 
 
@@ -367,6 +374,6 @@ def verify(program: Program, file: str = "") -> None:
 
     ``file``: the name to report it by, else that of its source.
     """
-    faults = check(program)
+    faults = check(program)[:MAX_DIAGNOSTICS]
     if faults:
         raise ProgramError(tuple(_diagnostic(program, fault, file) for fault in faults))

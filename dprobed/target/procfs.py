@@ -12,7 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-_PF_KTHREAD: Final = 0x0020_0000  # include/linux/sched.h
+# include/linux/sched.h
+_PF_KTHREAD: Final = 0x0020_0000
+_PF_IO_WORKER: Final = 0x10
+_PF_USER_WORKER: Final = 0x4000
 _CAP_SYS_PTRACE: Final = 19
 _CAP_SYS_ADMIN: Final = 21
 _SYS_KCMP: Final = 312
@@ -88,6 +91,12 @@ def threads(pid: int) -> list[int]:
         return [int(each.name) for each in Path(f"/proc/{pid}/task").iterdir()]
     except OSError:
         return []
+
+
+def is_kernels_own(tid: int) -> bool:
+    """Whether a process's thread is one of the kernel's (io_uring, vhost): no user code runs."""
+    found = _stat(tid)
+    return found is not None and bool(int(found[6]) & (_PF_IO_WORKER | _PF_USER_WORKER))
 
 
 def run_state(tid: int) -> str:

@@ -22,16 +22,14 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import Final
 
 from dprobed.target import memory, procfs, ptrace
 from dprobed.target.lifecycle import Reaction, State, react
 from dprobed.target.ptrace import CS, ORIG_RAX, RAX, RIP, WALL, Gone, Registers
 from dprobed.target.ptrace import raw_waitpid as _waitpid
 from dprobed.target.status import Kind, Stop, decode
-
-if TYPE_CHECKING:
-    from dprobed.engine.space import Site
+from dprobed.target.thread import Engine, Thread
 
 _CLONE_VM: Final = 0x100
 _CLONE_THREAD: Final = 0x10000
@@ -62,106 +60,6 @@ ALL_BUT_SYNCHRONOUS: Final = 0xFFFF_FFFF_FFFF_FFFF & ~_SYNCHRONOUS
 _USER_CODE_32: Final = 0x23
 
 
-class Thread:
-    """One traced thread and the plan for its next resumption."""
-
-    __slots__ = (
-        "busy",
-        "clean",
-        "comm",
-        "cpu",
-        "cpu_address",
-        "cpu_until",
-        "entering",
-        "executed",
-        "held",
-        "identity_until",
-        "listen",
-        "owner",
-        "pinned",
-        "relisten",
-        "revocable",
-        "siginfo",
-        "signal",
-        "skip",
-        "state",
-        "stepping",
-        "tgid",
-        "tid",
-        "trap_mask",
-        "waits",
-    )
-
-    def __init__(self, tid: int, tgid: int, state: State) -> None:
-        self.tid = tid
-        self.tgid = tgid
-        self.state = state
-        #: The signal of a signal-delivery-stop, to be delivered when the thread goes on.
-        self.signal = 0
-        #: That signal's siginfo, when a stop of another kind has come in between.
-        self.siginfo: bytes | None = None
-        #: Its stop is being reacted to; it goes on after that, not before.
-        self.busy = False
-        self.listen = False
-        #: In a group-stop that we left in order to borrow the thread: it has to go back.
-        self.relisten = False
-        #: Held by a program's ``suspend``, or for a debugger.
-        self.held = False
-        #: A debugger steps it.
-        self.stepping = False
-        #: Held by the tracer itself until what it does at this hit is done (``unpin``).
-        self.pinned = False
-        #: Whether the stop is between user instructions. At a clone or exec event the thread is
-        #: inside its system call, and the return value is still to be stored.
-        self.clean = True
-        #: The wait status of an ``exec`` that came while we borrowed the thread.
-        self.executed = 0
-        #: In ``vfork``, about to sleep until the child has done ``exec`` or ended.
-        self.waits = False
-        #: (address of the breakpoint, rsp): the next hit there is a restart, not a hit.
-        self.skip: tuple[int, int] | None = None
-        #: The site in whose slot it is while a handler is set up; then it stops at the handler.
-        self.entering: Site | None = None
-        #: The latest hit's records (batch, index), which a fault of the instruction withdraws.
-        self.revocable: tuple[tuple[list[tuple[object, ...] | None], int], ...] = ()
-        self.comm = b""
-        self.owner = (0, 0)
-        self.identity_until = 0
-        self.cpu = -1
-        self.cpu_until = 0
-        self.cpu_address = -1
-        #: The signal mask, if it blocks SIGTRAP as far as we know.
-        self.trap_mask: int | None = None
-
-
-class Engine(Protocol):
-    """What is done about stops that concern probes. Called with the thread STOPPED."""
-
-    def serve_trap(self, thread: Thread) -> None:
-        """A SIGTRAP stop: decide what it is, and leave a plan."""
-        ...
-
-    def abandon(self, thread: Thread) -> None:
-        """A stop was not reacted to: a breakpoint that it may be is to be hit again."""
-        ...
-
-    def deliver(self, thread: Thread) -> None:
-        """``thread.signal`` is about to be delivered."""
-        ...
-
-    def begin(self, thread: Thread, shares_memory: bool) -> None:
-        """A new thread or process made its first stop."""
-        ...
-
-    def new_image(self, thread: Thread) -> None:
-        """``exec``: the process has a new address space."""
-        ...
-
-    def forgotten(self, thread: Thread, stop: Stop) -> None:
-        """The thread ended."""
-        ...
-
-
 class World:
     """The traced threads. ``pid`` is the target; its CLONE_VM children are here too."""
 
@@ -186,11 +84,16 @@ class World:
 
     def seize(self, pid: int) -> None:
         """Trace every thread of ``pid``; raises PtraceError and Gone, then nothing is traced."""
+        others: set[int] = set()
         while True:
-            fresh = [tid for tid in procfs.threads(pid) if tid not in self.threads]
+            fresh = [tid for tid in procfs.threads(pid) if tid not in self.threads.keys() | others]
             if not fresh:
                 break
             for tid in fresh:
+                if procfs.is_kernels_own(tid):
+                    # It would stop for us, but never come to make a system call that we ask for.
+                    others.add(tid)
+                    continue
                 try:
                     ptrace.seize(tid)
                 except Gone:
@@ -199,6 +102,10 @@ class World:
                     # A thread that a traced one just made is traced already.
                     if tid in self.threads or self._is_ours(tid):
                         self.threads.setdefault(tid, Thread(tid, pid, State.RUNNING))
+                        continue
+                    # One that is ending cannot be traced (ptrace_attach: exit_state, EPERM).
+                    if procfs.run_state(tid) in ("Z", "X", ""):
+                        others.add(tid)
                         continue
                     if self.threads:
                         with self.stopped():
@@ -711,17 +618,22 @@ class World:
         thread.relisten = thread.relisten or make_again
 
     def lender(self, tgid: int) -> Thread:
-        """A stopped thread of the process that can be borrowed; raises Gone when there is none."""
+        """A stopped thread that can be borrowed; raises Gone when there is none.
+
+        One of the process, or of a child that shares its memory: a parent in ``vfork`` sleeps.
+        """
         candidates = [
             thread
             for thread in self.threads.values()
-            if thread.tgid == tgid
-            and thread.state in (State.STOPPED, State.HELD)
-            and not thread.waits
+            if thread.state in (State.STOPPED, State.HELD) and not thread.waits
         ]
-        for thread in sorted(
-            candidates, key=lambda each: (bool(each.signal), not each.clean, each.held, each.tid)
-        ):
+
+        def order(each: Thread) -> tuple[object, ...]:
+            return each.tgid != tgid, bool(each.signal), not each.clean, each.held, each.tid
+
+        for thread in sorted(candidates, key=order):
+            if thread.tgid != tgid and not procfs.shares_memory(tgid, thread.tgid):
+                continue
             try:
                 self.make_clean(thread)
                 if not thread.signal:

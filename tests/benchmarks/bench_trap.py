@@ -2,14 +2,16 @@
 
 The target calls an empty function and times itself. Ours runs a program of three instructions at
 each hit and sends its record on. The C loop does nothing but stop, get the registers, set them and
-go on. Both share one CPU with their target. gdb is run as one runs it (where it likes) and on
-one CPU as well.
+go on. A stop costs several times as much where tracer and target are on two CPUs: so there are
+figures on one CPU, for what the work costs, and without any rule, as one runs these tools.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
 
@@ -40,59 +42,72 @@ def gdb(binary: Path, hits: int, cpu: int | None) -> float:
     return float(numbers[0])
 
 
+def ours(binary: Path, rounds: int, hits: int, cpu: int | None) -> Iterator[float]:
+    """Nanoseconds of a hit of ours, once for each round; the target is kept on ``cpu`` if given."""
+    with Target(binary, cpu) as target, Tracer(target.pid) as tracer:
+        tracer.insert(TICK_PROGRAM.format(binary=binary))
+        for _ in range(rounds):
+            target.tell(str(hits))
+            yield float(tracer.until_line(target))
+        probe = tracer.query().probes[0]
+        if probe.hits != rounds * hits or probe.ran != probe.hits:
+            raise RuntimeError(f"{rounds * hits} calls, but {probe.hits} hits, {probe.ran} ran")
+
+
+@contextlib.contextmanager
+def kept_to(cpu: int) -> Iterator[None]:
+    """What takes the records keeps out of the way."""
+    everywhere = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {cpu})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, everywhere)
+
+
 def measure(smoke: bool) -> tuple[list[Figure], list[str]]:
-    """Alternate all sides for some rounds."""
+    """Ours on one CPU beside the C loop there and gdb, kept there and not; then ours not kept."""
     rounds, hits = (1, 500) if smoke else (7, 30_000)
+    fewer = min(hits, 2_000)
     cpu, *_, other = by_load() * 2
-    ours: list[float] = []
+    pinned: list[float] = []
+    free: list[float] = []
     loop: list[float] = []
-    gdb_free: list[float] = []
     gdb_pinned: list[float] = []
+    gdb_free: list[float] = []
     with compiled("tick") as tick, compiled("ptrace_loop") as ptrace_loop:
-        with Target(tick, cpu) as target, Tracer(target.pid) as tracer:
-            everywhere = os.sched_getaffinity(0)
-            os.sched_setaffinity(0, {other})  # what takes the records keeps out of the way
-            try:
-                tracer.insert(TICK_PROGRAM.format(binary=tick))
-                for _ in range(rounds):
-                    target.tell(str(hits))
-                    ours.append(float(tracer.until_line(target)))
-                    loop.append(c_loop(ptrace_loop, hits, cpu))
-            finally:
-                os.sched_setaffinity(0, everywhere)
-            probe = tracer.query().probes[0]
-            if probe.hits != rounds * hits or probe.ran != probe.hits:
-                raise RuntimeError(f"{rounds * hits} calls, but {probe.hits} hits, {probe.ran} ran")
-        for _ in range(min(rounds, 3)):
-            gdb_free.append(gdb(tick, min(hits, 2_000), None))
-            gdb_pinned.append(gdb(tick, min(hits, 2_000), cpu))
-    hit = median(ours)
-    figures = [
-        Figure(
-            "trap hit",
-            hit,
-            "ns",
-            "C ptrace loop, same CPU",
-            median(loop),
-            ratio_of_medians(ours, loop),
-            at_most=1.6,
-        ),
-        Figure(
-            "trap hit",
-            hit,
-            "ns",
-            "gdb, false condition",
-            median(gdb_free),
-            ratio_of_medians(gdb_free, ours),
-            at_least=12,
-        ),
-        Figure(
-            "trap hit",
-            hit,
-            "ns",
-            "gdb, the same on one CPU",
-            median(gdb_pinned),
-            ratio_of_medians(gdb_pinned, ours),
-        ),
+        hit = ours(tick, rounds, hits, cpu)
+        for _ in range(rounds):
+            with kept_to(other):
+                pinned.append(next(hit))
+            loop.append(c_loop(ptrace_loop, hits, cpu))
+            gdb_pinned.append(gdb(tick, fewer, cpu))
+            gdb_free.append(gdb(tick, fewer, None))
+        next(hit, None)
+        hit = ours(tick, rounds, hits, None)
+        for _ in range(rounds):
+            free.append(next(hit))
+        next(hit, None)
+    return [
+        _beside("trap hit, one CPU", pinned, "C ptrace loop, one CPU", loop, most=1.6),
+        _beside("trap hit, one CPU", pinned, "gdb, false condition", gdb_free, least=12),
+        _beside("trap hit, one CPU", pinned, "gdb, kept to one CPU", gdb_pinned),
+        _beside("trap hit, scheduled freely", free, "gdb, false condition", gdb_free),
+    ], [
+        "one CPU: the target is kept there, and ours goes there by itself",
+        "scheduled freely: an idle CPU takes the target away from ours, which follows (follow.py)",
     ]
-    return figures, []
+
+
+def _beside(
+    what: str,
+    mine: list[float],
+    peer: str,
+    theirs: list[float],
+    *,
+    most: float | None = None,
+    least: float | None = None,
+) -> Figure:
+    """The ratio says how many times the lesser of the two the other one takes."""
+    ratio = ratio_of_medians(mine, theirs) if most else ratio_of_medians(theirs, mine)
+    return Figure(what, median(mine), "ns", peer, median(theirs), ratio, most, least)

@@ -71,7 +71,7 @@ def test_run_through_exec(build_target: BuildTarget, tmp_path: Path) -> None:
 
 def test_ctrl_c_and_ctrl_z_on_a_terminal(build_target: BuildTarget, tmp_path: Path) -> None:
     """A shell with job control, the target a job of it: stopped, continued, interrupted."""
-    program = build_target("crowd.c", "-pthread")
+    program = build_target("stops.c", "-pthread")
     rpn = write_program(tmp_path, program)
     leader, follower = pty.openpty()
     shell = subprocess.Popen(
@@ -96,11 +96,13 @@ def test_ctrl_c_and_ctrl_z_on_a_terminal(build_target: BuildTarget, tmp_path: Pa
     try:
         os.write(leader, f"{DPROBE} run -o /dev/null {rpn} -- {program}\n".encode())
         until(b"ready\r\n")
+        os.write(leader, b"\n")
+        until(b"running\r\n")
         os.write(leader, b"\x1a")
         until(b"Stopped")
         until(b"$ ")
         os.write(leader, b"fg\n")
-        until(b"run -o")
+        until(b"continued\r\n")
         os.write(leader, b"\x03")
         until(b"$ ")
         os.write(leader, b"echo status=$?\n")

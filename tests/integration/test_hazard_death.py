@@ -20,7 +20,7 @@ from tests.integration.harness import Target, TracerProcess, counting, text
 
 @pytest.fixture(scope="module")
 def crowd(build_target: BuildTarget) -> Path:
-    """Two hundred threads that hit the probes all the time."""
+    """Three hundred threads that hit the probes all the time."""
     return build_target("crowd.c", "-pthread")
 
 
@@ -53,7 +53,7 @@ ENDS = [ask, close, vanish]
 
 
 @pytest.mark.parametrize("end", ENDS)
-def test_while_two_hundred_threads_hit(
+def test_while_three_hundred_threads_hit(
     crowd: Path, start: Start, trace: Trace, end: Callable[[TracerProcess], None]
 ) -> None:
     target = start(crowd)

@@ -56,6 +56,24 @@ def test_every_kind_of_instruction(program: Path, start: Start, trace: Trace) ->
     target.finish()
 
 
+@pytest.mark.parametrize("linked", ["-no-pie", "-static", "-static-pie"])
+def test_programs_linked_otherwise(
+    build_target: BuildTarget, start: Start, trace: Trace, linked: str
+) -> None:
+    program = build_target("kinds.c", linked)
+    target = start(program)
+    before = text(target.pid)
+    tracer = trace(target)
+    places = ["at_load", "at_call", "at_call_memory", "at_syscall", "at_page_end"]
+    number = tracer.put(counting(program, *places))
+    target.go()
+    target.expect("stopped")
+    assert tracer.hits(number) == [ROUNDS] * len(places)
+    tracer.detach()
+    assert text(target.pid) == before
+    target.finish()
+
+
 def instructions(program: Path) -> list[str]:
     """``kind_x+n`` for every instruction of the assembly functions."""
     data = program.read_bytes()

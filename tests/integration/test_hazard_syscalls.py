@@ -80,3 +80,38 @@ def test_detaching_in_the_middle_of_a_call_in_a_slot(
     target.go()
     target.expect("stopped")
     target.finish()
+
+
+def test_calls_that_signals_interrupt(
+    build_target: BuildTarget, start: Start, trace: Trace
+) -> None:
+    """One hit a call, whether the kernel restarts it, or it fails, or its handler jumps away."""
+    program = build_target("interrupted.c")
+    target = start(program)
+    before = text(target.pid)
+    tracer = trace(target)
+    number = tracer.put(counting(program, "slot_read_syscall", "handler"))
+    target.go()
+    target.expect("stopped")
+    hits = tracer.hits(number)
+    tracer.detach()
+    assert text(target.pid) == before
+    target.finish()
+    assert hits[0] == target.number("reads")
+
+
+def test_probes_come_and_go_while_signals_interrupt(
+    build_target: BuildTarget, start: Start, trace: Trace
+) -> None:
+    program = build_target("interrupted.c")
+    target = start(program)
+    tracer = trace(target)
+    kept = tracer.put(counting(program, "slot_read"))
+    target.go()
+    for _ in range(25):
+        tracer.remove(tracer.put(counting(program, "slot_read_syscall", "handler")))
+    target.expect("stopped")
+    hits = tracer.hits(kept)
+    tracer.detach()
+    target.finish()
+    assert hits == [target.number("reads")]

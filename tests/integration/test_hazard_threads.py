@@ -44,7 +44,7 @@ def test_threads_that_end_in_a_slot(build_target: BuildTarget, start: Start, tra
     assert hits == [calls, target.number("leavers"), target.number("leavers")]
 
 
-def test_two_hundred_threads_at_one_probe(
+def test_three_hundred_threads_at_one_probe(
     build_target: BuildTarget, start: Start, trace: Trace
 ) -> None:
     program = build_target("crowd.c", "-pthread")
@@ -94,10 +94,10 @@ def test_no_thread_waits_for_ever_behind_others(
     target = start(program)
     tracer = trace(target)
     number = tracer.put(counting(program, "probed", body="exit"))
-    while len(tracer.records) < 200 * 100:
+    while len(tracer.records) < 300 * 100:
         tracer.receive()
     tracer.remove(number)
-    assert len({each.tid for each in tracer.records}) == 200
+    assert len({each.tid for each in tracer.records}) == 300
     tracer.detach()
     target.go()
     target.expect("stopped")

@@ -258,6 +258,24 @@ def test_probes_come_and_go_while_the_parent_is_asleep_in_vfork(
     assert target.finish() == 300
 
 
+def test_the_first_probe_while_the_parent_is_asleep_in_vfork(
+    public: Path, start: Start, trace: Trace
+) -> None:
+    """Only the child, which shares its memory, can make room for slots."""
+    target = start(public, "vfork")
+    before = text(target.pid)
+    tracer = trace(target)
+    target.go()
+    target.expect("inside")
+    number = tracer.put(counting(public, "probed"))
+    target.go()
+    target.expect("stopped")
+    assert tracer.hits(number) == [200]
+    tracer.detach()
+    assert text(target.pid) == before
+    assert target.finish() == 300
+
+
 def test_detaching_while_the_parent_is_asleep_in_vfork(
     public: Path, start: Start, trace: Trace
 ) -> None:

@@ -660,3 +660,52 @@ def test_programs_at_one_place_run_in_turn(lab: Lab) -> None:
     lab.tracer.detach()
     assert lab.command("h") == {"hook": 1}
     lab.target.finish()
+
+
+# -- watchpoints (every thread, and what cannot be watched: test_watchpoints.py) ----------------
+
+
+def watch(lab: Lab, kind: str, address: str, body: str) -> int:
+    return lab.tracer.put(
+        f'name = "{lab.module}"\naddress = {address}\nwatchpoint = {kind}\n{body}\n'
+    )
+
+
+@pytest.mark.parametrize("length", [1, 2, 4, 8])
+@pytest.mark.parametrize(("kind", "hits"), [("w", 1), ("rw", 2)])
+def test_a_watch_of_each_length(lab: Lab, kind: str, hits: int, length: int) -> None:
+    """`mirror` stores rax there, and it is read once to be told; its neighbour is another word."""
+    number = watch(lab, kind, f"out:{length}", "push r,rax\nlog 1\nexit")
+    saw = lab.command("m")
+    assert lab.tracer.hits(number) == [hits]
+    assert words(lab.records(number)[0]) == [saw["rax"]]
+
+
+def test_an_execution_is_watched_before_it_happens(lab: Lab) -> None:
+    """With a breakpoint at the same place, which comes second, and not at all if rip is moved."""
+    trap = lab.put("push r,rip\nlog 1\nexit")
+    watched = watch(lab, "x", "hook", "push r,rip\nlog 1\nexit")
+    lab.command("n")
+    assert lab.tracer.hits(trap) == lab.tracer.hits(watched) == [10]
+    (seen,) = {tuple(words(record)) for record in lab.records(watched) + lab.records(trap)}
+    trap = lab.put("abort")
+    moved = watch(lab, "x", "hook", "push r,rip\npush 5\nadd\npop r,rip\npush 9\npop r,rax\nexit")
+    assert lab.command("h") == {"hook": 9}
+    assert lab.tracer.hits(trap) == [0]
+    lab.tracer.remove(moved)
+    assert lab.command("h") == {"hook": 1}
+    assert lab.status(trap).addresses == list(seen)
+
+
+def test_a_watch_can_suspend_and_remove_itself(lab: Lab) -> None:
+    number = watch(lab, "x", "hook", "push 4\nlog 1\nsuspend\nrem")
+    lab.command("t")
+    (tid,) = suspended(lab)
+    assert tid != lab.target.pid
+    assert lab.command("h") == {"hook": 1}
+    lab.tracer.request(protocol.Resume(lab.tracer.next()))
+    lab.target.expect("thread done")
+    assert (lab.status(number).state, lab.status(number).hits) == (State.REMOVED, 1)
+    assert [(record.exit, words(record)) for record in lab.records(number)] == [(REM, [4])]
+    lab.tracer.detach()
+    lab.target.finish()

@@ -48,6 +48,6 @@ def test_who_is_not_root_is_told_what_to_install(tmp_path: Path) -> None:
     assert done.returncode == 1
     needed, advice = done.stderr.splitlines()
     assert needed.startswith("make test needs these packages: ")
-    assert {"gcc", "g++", "gdb"} <= set(needed.split())
+    assert {"gcc", "g++", "gdb", "strace"} <= set(needed.split())
     assert "apt-get install" in advice
     assert not (tree / ".venv").exists()

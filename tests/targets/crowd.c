@@ -1,8 +1,8 @@
-/* Two hundred threads that call probed() without pause, until the test says stop. */
+/* Three hundred threads that call probed() without pause, until the test says stop. */
 #include "hazard.h"
 #include <pthread.h>
 
-enum { THREADS = 200 };
+enum { THREADS = 300 }; /* their stacks fill more than 2 GiB */
 static volatile int stop;
 static long mine[THREADS];
 

@@ -155,6 +155,7 @@ static void set_up(void)
     if ((child = fork()) == 0) { /* holds the lock until it is told to end */
         struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
         char byte;
+        close(pipes[7][1]); /* so that it ends with its parent */
         CHECK(fcntl(pipes[6][0], F_SETLKW, &lock) == 0);
         CHECK(write(pipes[4][1], "x", 1) == 1);
         CHECK(read(pipes[7][0], &byte, 1) == 1);

@@ -209,6 +209,13 @@ def test_a_program_that_is_too_large() -> None:
     assert len(body("nop\n" * 65535).code) == 65536
 
 
+@pytest.mark.parametrize("start", ["", "0x", "0", "0b"])
+def test_a_number_of_any_length_is_judged(start: str) -> None:
+    """Python converts no more than 4300 decimal digits."""
+    with pytest.raises(ProgramError, match="the number does not fit into a 64-bit word"):
+        body(f"push {start}{'1' * 10_000}\nexit\n")
+
+
 def test_too_many_faults_are_not_all_told() -> None:
     with pytest.raises(ProgramError) as caught:
         body("foo\n" * 5000)

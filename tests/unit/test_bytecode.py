@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -121,3 +122,10 @@ def test_any_bytes_are_judged(changes: list[tuple[int, bytes]]) -> None:
         assert error.diagnostics
     else:
         assert encode(program) == sealed(bytes(data[PREFIX:]))
+
+
+def test_a_length_of_thousands_of_digits_is_refused() -> None:
+    probe = replace(PROGRAM.probes[0], offset=None, address="a:" + "9" * 5000, watchpoint=None)
+    text = refused(encode(replace(PROGRAM, probes=(probe, *PROGRAM.probes[1:]))))
+    assert "`address` is longer than 4096 characters" in text
+    assert "only a watchpoint has a length" in text

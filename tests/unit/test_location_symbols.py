@@ -307,10 +307,17 @@ def test_every_listed_place_resolves_to_itself(any_program: Path) -> None:
     elf = open_elf(str(any_program))
     places = list(list_places(elf))
     assert {"main", "strong_function", "bare_label"} <= {place.symbol for place in places}
-    assert sorted(place.vaddr for place in places) == [place.vaddr for place in places]
-    for place in places[:400]:
+    code = [place for place in places if place.kind != "data"]
+    variables = places[len(code) :]
+    for some in (code, variables):
+        assert sorted(place.vaddr for place in some) == [place.vaddr for place in some]
+    assert {place.kind for place in variables} == {"data"}
+    for place in code[:400]:
         (again,) = resolve(elf, place.spec)
         assert (again.vaddr, again.kind) == (place.vaddr, place.kind)
+    for place in variables[:400]:
+        again = resolve_data(elf, place.spec)
+        assert (again.vaddr, again.size) == (place.vaddr, place.size)
     named = {place.symbol for place in list_places(elf, "*_function")}
     assert {"weak_function", "far_function"} <= named
     assert all(name.endswith("_function") for name in named)

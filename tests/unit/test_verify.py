@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dprobed.program import Header, ProbeDefinition, Program, ProgramError, assemble, verify
+from dprobed.program.model import MAX_DIAGNOSTICS
 from dprobed.program.table import (
     BY_KEY,
     INSTRUCTIONS,
@@ -272,3 +273,13 @@ def test_registers_that_programs_may_alter() -> None:
         index = REGISTER_INDEX[name]
         verify(program_of(code_of(("push word", 1), ("dup count", 1), ("pop r,register", index))
                           + b"\x0d"))  # fmt: skip
+
+
+def test_a_program_that_is_all_wrong_is_refused_with_its_first_faults() -> None:
+    """Each fault's listing would take as long as the program is; nobody reads 60,000."""
+    code = code_of("add") * 60_000 + code_of("exit")
+    lines = tuple((offset, 0, offset + 1) for offset in range(len(code)))
+    with pytest.raises(ProgramError) as caught:
+        verify(program_of(code, lines=lines, sources=("x.rpn",)))
+    assert len(caught.value.diagnostics) == MAX_DIAGNOSTICS
+    assert "code offset 0x63 (x.rpn line 100)" in str(caught.value)

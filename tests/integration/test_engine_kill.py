@@ -1,0 +1,72 @@
+"""SIGKILL between any two calls of ptrace: the end of the target, and news, never an accident."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import Any
+
+import pytest
+
+from dprobed.engine import protocol
+from dprobed.target import procfs, ptrace
+from tests.conftest import BuildTarget
+from tests.integration.conftest import Start
+from tests.integration.harness import RefusedError, Target, TracerProcess, counting
+
+BODY = "push r,rdi\nlog 1\npush r,xmm0\npop r,xmm0\nexit"
+
+
+def kill_at(monkeypatch: pytest.MonkeyPatch, pid: int, calls: int) -> None:
+    """Have the target killed before the tracer's n-th call; done when the kernel shows it."""
+    works = ptrace.call
+    left = [calls]
+
+    def call(*arguments: Any) -> int:
+        left[0] -= 1
+        if left[0] == 0:
+            os.kill(pid, signal.SIGKILL)
+            while procfs.run_state(pid) not in ("Z", "X", ""):
+                os.sched_yield()
+        return works(*arguments)
+
+    monkeypatch.setattr(ptrace, "call", call)
+
+
+def live(target: Target, tracer: TracerProcess, program: object) -> None:
+    """Everything that is done to a target in its life."""
+    tracer.attach(target.pid)
+    number = tracer.put(counting(str(program), "probed", "probed+0x8", body=BODY))
+    watch = f'name = "{program}"\naddress = calls:8\nwatchpoint = w\nabort\n'
+    watched = tracer.put(watch)
+    tracer.put(counting("libc.so.6", "getppid", "poll"))
+    os.write(target.process.stdin.fileno(), b"\n")
+    tracer.query(number)
+    tracer.remove(watched)
+    tracer.remove(number)
+    tracer.request(protocol.Detach(tracer.next()))
+
+
+@pytest.mark.parametrize("name", ["engine_loop.c", "threads.c"])
+@pytest.mark.parametrize("calls", [*range(1, 120, 3), *range(120, 600, 40)])
+def test_killed_before_the_nth_call(
+    build_target: BuildTarget,
+    start: Start,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    calls: int,
+) -> None:
+    program = build_target(name, "-pthread")
+    target = start(program)
+    kill_at(monkeypatch, target.pid, calls)
+    tracer = TracerProcess()
+    try:
+        live(target, tracer, program)
+    except (RefusedError, AssertionError, BrokenPipeError):
+        assert procfs.run_state(target.pid) in ("Z", "X")
+    tracer.close()
+    while not tracer.closed:
+        tracer.receive()
+    tracer.reap()
+    if tracer.ended is not None and tracer.ended.how != "detached":
+        assert (tracer.ended.how, tracer.ended.status) in (("killed", signal.SIGKILL), ("gone", 0))

@@ -1,0 +1,153 @@
+"""The tracer's protocol: every message, and every way in which bytes can arrive or be wrong."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from dprobed.engine import protocol
+from dprobed.engine.protocol import (
+    HEADER_SIZE,
+    MAX_MESSAGE,
+    ProtocolError,
+    State,
+    Unpacker,
+    decode_from_tracer,
+    decode_request,
+    pack,
+)
+
+STATUS = protocol.ProbeStatus(
+    1, 0, State.ACTIVE, "/bin/x", "f+0x0", "", 9, 8, 1, 0, 0, [0x1000, 0x2000]
+)
+RECORD = protocol.RawRecord(
+    1, 0, 3, 100, 101, b"comm", 0, 1, 123456789, 7, -3, 1, 2, b"\x00\xff", (0, 1), (32, 0, 0)
+)
+REQUESTS: list[protocol.Request] = [
+    protocol.Attach(1, 1234),
+    protocol.Attach(1, 1234, launch=True),
+    protocol.Insert(2, 5, b"bytecode", check_opcode=False, facilities={"mine": 9}),
+    protocol.Remove(3, 5),
+    protocol.Remove(3),
+    protocol.Query(4),
+    protocol.Vars(5, 5, 2, 7, reset=True),
+    protocol.Vars(5),
+    protocol.Resume(6, 1235),
+    protocol.Resume(6),
+    protocol.Detach(7),
+]
+ANSWERS: list[protocol.Reply | protocol.Event] = [
+    protocol.Ok(1, [STATUS], [1, (1 << 64) - 1], [1234], [1235], 99),
+    protocol.Refused(2, "process 1 is gone"),
+    protocol.Records([RECORD, RECORD]),
+    protocol.Places({3: ("/bin/x", "f+0x0")}),
+    protocol.Changed([STATUS]),
+    protocol.TargetEvent("exec", 1, 2, "process 1 runs a new program"),
+    protocol.Ended("killed", 9, [STATUS], 1),
+]
+
+
+def bodies(unpacker: Unpacker) -> list[bytes]:
+    found = []
+    while (body := unpacker.next()) is not None:
+        found.append(body)
+    return found
+
+
+@pytest.mark.parametrize("message", REQUESTS)
+def test_requests_arrive_as_they_were_sent(message: protocol.Request) -> None:
+    assert decode_request(pack(message)[HEADER_SIZE:]) == message
+
+
+@pytest.mark.parametrize("message", ANSWERS)
+def test_answers_and_events_arrive_as_they_were_sent(
+    message: protocol.Reply | protocol.Event,
+) -> None:
+    assert decode_from_tracer(pack(message)[HEADER_SIZE:]) == message
+
+
+def test_many_messages_at_once() -> None:
+    unpacker = Unpacker()
+    unpacker.feed(b"".join(map(pack, REQUESTS)))
+    assert [decode_request(body) for body in bodies(unpacker)] == REQUESTS
+
+
+def test_byte_by_byte() -> None:
+    unpacker = Unpacker()
+    found = []
+    for byte in b"".join(map(pack, ANSWERS)):
+        unpacker.feed(bytes((byte,)))
+        found += bodies(unpacker)
+    assert [decode_from_tracer(body) for body in found] == ANSWERS
+
+
+@pytest.mark.parametrize("message", [REQUESTS[2], ANSWERS[2]])
+def test_a_message_cut_short_says_more(message: protocol.Insert | protocol.Records) -> None:
+    whole = pack(message)
+    for length in range(len(whole)):
+        unpacker = Unpacker()
+        unpacker.feed(whole[:length])
+        assert unpacker.next() is None
+        unpacker.feed(whole[length:])
+        assert unpacker.next() == whole[HEADER_SIZE:]
+        assert unpacker.next() is None
+
+
+def test_an_empty_body_is_a_body() -> None:
+    unpacker = Unpacker()
+    unpacker.feed(bytes(HEADER_SIZE))
+    assert unpacker.next() == b""
+    with pytest.raises(ProtocolError):
+        decode_request(b"")
+
+
+def test_the_longest_message_and_one_byte_more() -> None:
+    unpacker = Unpacker()
+    unpacker.feed(MAX_MESSAGE.to_bytes(HEADER_SIZE, "little"))
+    assert unpacker.next() is None
+    unpacker = Unpacker()
+    unpacker.feed((MAX_MESSAGE + 1).to_bytes(HEADER_SIZE, "little"))
+    with pytest.raises(ProtocolError, match=f"{MAX_MESSAGE + 1} bytes"):
+        unpacker.next()
+
+
+def test_rubbish_after_a_message() -> None:
+    unpacker = Unpacker()
+    unpacker.feed(pack(REQUESTS[0]) + b"\xff" * 16)
+    body = unpacker.next()
+    assert body is not None
+    assert decode_request(body) == REQUESTS[0]
+    with pytest.raises(ProtocolError):
+        unpacker.next()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"\xc1",  # a byte that msgpack never uses
+        b"\x80",  # no fields
+        b"rubbish",
+        msgspec.msgpack.encode({"type": "Nonsense", "seq": 1}),
+        msgspec.msgpack.encode({"type": "Attach", "seq": 1}),
+        msgspec.msgpack.encode({"type": "Attach", "seq": 1, "pid": "one"}),
+        msgspec.msgpack.encode({"type": "Query", "seq": 1}) + b"\x00",
+        msgspec.msgpack.encode({"type": "Ok", "seq": 1}),  # an answer is no request
+    ],
+)
+def test_what_is_no_request(body: bytes) -> None:
+    with pytest.raises(ProtocolError):
+        decode_request(body)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"\xc1",
+        msgspec.msgpack.encode({"type": "Attach", "seq": 1, "pid": 1}),
+        msgspec.msgpack.encode({"type": "Records", "records": [[1, 2, 3]]}),
+        msgspec.msgpack.encode({"type": "Changed", "probes": [[1, 0, "perhaps"]]}),
+    ],
+)
+def test_what_is_no_answer(body: bytes) -> None:
+    with pytest.raises(ProtocolError):
+        decode_from_tracer(body)

@@ -1,0 +1,131 @@
+"""Debug registers: which watches can be, and how the four are shared out."""
+
+from __future__ import annotations
+
+import pytest
+
+from dprobed.engine.probe import Attachment
+from dprobed.engine.watch import COUNT, DebugRegisters, is_length_valid
+from dprobed.target import ptrace
+from tests.unit.test_reporter import make_probe
+
+
+@pytest.mark.parametrize("kind", ["w", "rw"])
+@pytest.mark.parametrize("length", range(10))
+@pytest.mark.parametrize("offset", range(8))
+def test_data_watches_are_aligned_powers_of_two(kind: str, length: int, offset: int) -> None:
+    good = length in (1, 2, 4, 8) and offset % length == 0
+    assert is_length_valid(kind, 0x1000 + offset, length) is good
+
+
+@pytest.mark.parametrize("address", range(0x1000, 0x1008))
+def test_execution_is_watched_at_one_byte(address: int) -> None:
+    assert is_length_valid("x", address, 1)
+    assert not any(is_length_valid("x", address, length) for length in (0, 2, 4, 8))
+
+
+def attachment(index: int) -> Attachment:
+    return Attachment(make_probe(), 0, "f+0x0", 0x1000, None, index=index)
+
+
+def put(registers: DebugRegisters, kind: str, address: int, length: int) -> Attachment:
+    """Add a watch; it must find room."""
+    index = registers.add(kind, address, length)
+    assert index is not None
+    made = attachment(index)
+    registers.attach(index, made)
+    return made
+
+
+def test_four_and_no_more() -> None:
+    registers = DebugRegisters()
+    taken = [put(registers, "w", 0x1000 + 8 * each, 8) for each in range(COUNT)]
+    assert sorted(each.index for each in taken) == [0, 1, 2, 3]
+    assert registers.add("w", 0x2000, 8) is None
+    registers.detach(taken[2])
+    assert registers.add("w", 0x2000, 8) == 2
+
+
+def test_the_same_watch_twice_takes_one_register() -> None:
+    registers = DebugRegisters()
+    one = put(registers, "w", 0x1000, 4)
+    two = put(registers, "w", 0x1000, 4)
+    assert one.index == two.index
+    other = put(registers, "rw", 0x1000, 4)
+    assert other.index != one.index
+    registers.detach(one)
+    assert put(registers, "w", 0x1000, 4).index == two.index  # still in use
+
+
+def test_execution_is_known() -> None:
+    registers = DebugRegisters()
+    watch = put(registers, "x", 0x1000, 1)
+    put(registers, "w", 0x1001, 1)
+    assert registers.executes(0x1000)
+    assert not registers.executes(0x1001)
+    registers.detach(watch)
+    assert not registers.executes(0x1000)
+
+
+class Thread:
+    """The debug registers of one thread, as ptrace shows them."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.registers = [0] * 8
+        self.pokes: list[tuple[int, int]] = []
+        monkeypatch.setattr(ptrace, "peek_debug", lambda tid, index: self.registers[index])
+        monkeypatch.setattr(ptrace, "poke_debug", self._poke)
+
+    def _poke(self, tid: int, index: int, value: int) -> None:
+        if index < COUNT and value != self.registers[index]:
+            assert not self.registers[7] >> 2 * index & 1, "an address changed while it was on"
+        self.registers[index] = value
+        self.pokes.append((index, value))
+
+
+def test_the_control_register(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The layout of Intel SDM vol. 3B, figure 18-1."""
+    thread = Thread(monkeypatch)
+    registers = DebugRegisters()
+    put(registers, "x", 0x1000, 1)
+    put(registers, "w", 0x2000, 2)
+    put(registers, "rw", 0x3000, 4)
+    put(registers, "w", 0x4000, 8)
+    registers.apply(1)
+    assert thread.registers[:4] == [0x1000, 0x2000, 0x3000, 0x4000]
+    enabled = 0b01010101
+    fields = 0b00_00 | 0b01_01 << 4 | 0b11_11 << 8 | 0b10_01 << 12
+    assert thread.registers[7] == enabled | fields << 16
+
+
+def test_registers_change_and_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    thread = Thread(monkeypatch)
+    registers = DebugRegisters()
+    first = put(registers, "w", 0x1000, 8)
+    registers.apply(1)
+    registers.detach(first)
+    put(registers, "rw", 0x2000, 1)
+    registers.apply(1)
+    assert thread.registers[0] == 0x2000
+    registers.clear()
+    registers.apply(1)
+    assert thread.registers == [0] * 8
+
+
+def test_a_thread_without_watches_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    thread = Thread(monkeypatch)
+    DebugRegisters().apply(1)
+    assert thread.pokes == []
+
+
+def test_whose_register_fired(monkeypatch: pytest.MonkeyPatch) -> None:
+    thread = Thread(monkeypatch)
+    registers = DebugRegisters()
+    one = put(registers, "w", 0x1000, 8)
+    beside = put(registers, "w", 0x1000, 8)
+    put(registers, "w", 0x2000, 8)
+    three = put(registers, "w", 0x3000, 8)
+    thread.registers[6] = 0b0101
+    assert registers.fired(1) == [one, beside, three]
+    assert thread.registers[6] == 0
+    assert registers.fired(1) == []
