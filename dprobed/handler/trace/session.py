@@ -35,6 +35,8 @@ FLUSH: Final = 0.25
 _BATCH: Final = 512
 #: Bytes of lines that make a block.
 _LINES_BYTES: Final = 64 << 10
+#: Seconds until records that other tracers sent before the one that asks for a writing are here.
+_SETTLE: Final = 0.2
 #: Seconds between two writings of a flight recorder that records ask for.
 _SAVE_PAUSE: Final = 1.0
 #: Seconds that the end of the daemon waits for a session's disk.
@@ -245,7 +247,7 @@ class Session(Handler):
     def save_soon(self) -> None:
         """As ``save``, but not again and again when one record after the other asks for it."""
         if self._save_timer is None:
-            wait = max(0.0, self._saved + _SAVE_PAUSE - time.monotonic())
+            wait = max(_SETTLE, self._saved + _SAVE_PAUSE - time.monotonic())
             self._save_timer = self._loop.call_later(wait, self._save_now)
 
     def _save_now(self) -> None:
