@@ -260,7 +260,7 @@ class Dumps:
 
         def answer(result: Result) -> None:
             if result.error:
-                self._refuse(result.error, tid)
+                self._tell("dump", f"no dump: {result.error}", tid)
             else:
                 self._tell("dump", f"core: {result.path}", tid)
 
