@@ -43,6 +43,9 @@ if [ "$goal" != demo ]; then
     need g++ command -v g++
     need libc6-dev test -e /usr/include/stdio.h
     need gdb command -v gdb
+    need elfutils command -v eu-stack
+    need zstd command -v zstd
+    need lldb command -v lldb
     need babeltrace2 command -v babeltrace2
     need python3-bt2 /usr/bin/python3 -c 'import bt2'
     need systemd test -x /lib/systemd/systemd-journald

@@ -129,7 +129,7 @@ def line(record: RawRecord) -> bytes:
 
 def write(folder: Path, *streams: Sequence[RawRecord], lost: int = 0) -> Trace:
     """A CTF trace of these records, a stream for each sequence."""
-    trace = Trace(EXITS)
+    trace = Trace(lambda: EXITS)
     chunk = CtfChunk(folder, trace)
     for records in streams:
         stream = trace.stream(Names(records[0].pid if records else PID))

@@ -66,7 +66,7 @@ def gdb_command(pid: int, socket: str, more: tuple[str, ...] = ()) -> list[str]:
 
 @click.command(
     "debug",
-    context_settings={"ignore_unknown_options": True},
+    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
     epilog="""\b
 examples:
   dprobe debug                       # what is held

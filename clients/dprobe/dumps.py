@@ -6,16 +6,18 @@ The folder is the user's own, so listing and removing need no daemon.
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dprobe.connection import Connection
 from dprobe.errors import NoDaemonError, UserError
-from dprobe.private import PrivateDaemon
 from dprobe.tables import show
 from dprobed.control import messages
-from dprobed.handler.dump import store
+
+if TYPE_CHECKING:
+    from dprobed.handler.dump import store
 
 _COLUMNS = (
     ("core", "name"),
@@ -30,10 +32,8 @@ _COLUMNS = (
 @contextlib.contextmanager
 def _any_daemon(path: Path | None) -> Iterator[Connection]:
     """The daemon that runs, or one for this command."""
-    from dprobe import manage
-
     try:
-        daemon = manage.connect(path)
+        daemon = Connection.open(path or messages.default_socket(os.getuid()))
     except NoDaemonError:
         if path is not None:
             raise
@@ -41,6 +41,8 @@ def _any_daemon(path: Path | None) -> Iterator[Connection]:
         with daemon:
             yield daemon
         return
+    from dprobe.private import PrivateDaemon
+
     with PrivateDaemon() as private, private.connect() as daemon:
         yield daemon
 
@@ -78,6 +80,8 @@ def _row(core: store.Core) -> dict[str, Any]:
 
 def show_cores(*, json: bool) -> None:
     """The cores of this user."""
+    from dprobed.handler.dump import store
+
     try:
         folder = store.limits().folder
         rows = [_row(core) for core in store.cores(folder)]
@@ -88,6 +92,8 @@ def show_cores(*, json: bool) -> None:
 
 def remove(names: Sequence[str], *, json: bool) -> None:
     """Remove these cores; none given: all."""
+    from dprobed.handler.dump import store
+
     try:
         folder = store.limits().folder
         chosen = names or [core.name for core in store.cores(folder)]

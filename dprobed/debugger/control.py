@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from dprobed.debugger import rsp
+from dprobed.engine.relocate import Where
 from dprobed.engine.trap import TrapEngine
 from dprobed.target import ptrace
 from dprobed.target.lifecycle import State
@@ -114,16 +115,25 @@ class Control:
 
     def _note_served(self, thread: Thread) -> None:
         try:
-            words = self._registers.load(thread.tid)
+            place = self._hit_of(thread)
         except Gone:
             return
-        found = self._engine.space.slot_at(words[RIP])
-        if found is not None and not found[1]:
+        if place is not None:
             places = self._served.setdefault(thread.tid, [])
-            place = (found[0].address, words[RSP])
             if place not in places:
                 places.append(place)
                 del places[:-_SERVED]
+
+    def _hit_of(self, thread: Thread) -> tuple[int, int] | None:
+        """The hit that a thread in a slot has yet to carry out: address and rsp; raises Gone."""
+        words = self._registers.load(thread.tid)
+        found = self._engine.space.slot_at(words[RIP])
+        if found is None:
+            return None
+        position = found[0].position(found[1])
+        if position.where is Where.AFTER:
+            return None
+        return found[0].address, words[RSP] + position.rsp_delta & _WORD
 
     def interrupt(self, tid: int) -> None:
         """Stop at the debugger's wish; ``tid`` is shown if it is there."""
@@ -198,16 +208,14 @@ class Control:
         if not places:
             return
         try:
-            words = self._registers.load(thread.tid)
-            place = (words[RIP], words[RSP])
-            found = self._engine.space.slot_at(words[RIP])
-            if found is not None:
-                place = (found[0].address, words[RSP])
-            if place not in places:
+            place = self._hit_of(thread)
+            words = self._registers.words
+            stands = (words[RIP], words[RSP])
+            if (place or stands) not in places:
                 return
-            places.remove(place)
-            site = self._engine.space.by_trap.get(place[0] + 1)
-            if found is None and site is not None:
+            places.remove(place or stands)
+            site = self._engine.space.by_trap.get(stands[0] + 1)
+            if place is None and site is not None:
                 words[RIP] = site.slot
                 self._registers.store(thread.tid)
         except Gone:
@@ -311,13 +319,16 @@ class Control:
         return bytearray(self._registers.data)
 
     def write_general(self, thread: Thread, data: bytearray) -> None:
-        """Set the general registers; raises Gone. A thread whose pc stays stays in its slot."""
+        """Set the general registers; raises Gone.
+
+        A thread whose pc stays stays in its slot; with another stack it is not that hit any more.
+        """
         shown = self.read_general(thread)
         if data == shown:
             return
         new, old = memoryview(data).cast("Q"), memoryview(shown).cast("Q")
         words = self._registers.load(thread.tid)
-        if new[RIP] != old[RIP]:
+        if (new[RIP], new[RSP]) != (old[RIP], old[RSP]):
             self._registers.data[:] = data
             thread.skip = None
         else:

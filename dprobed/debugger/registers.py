@@ -148,8 +148,8 @@ class Layout:
         if register.name == "ftag":
             return _full_tag(xsave).to_bytes(4, "little")
         block = xsave if register.block else general
-        held = bytes(block[register.start : register.start + register.held])
-        return held.ljust(register.size, b"\0")
+        value = bytes(block[register.start : register.start + register.held])
+        return value.ljust(register.size, b"\0")
 
     def write(self, number: int, value: bytes, general: bytearray, xsave: bytearray) -> None:
         """Set one register in the block that it belongs to; raises IndexError."""

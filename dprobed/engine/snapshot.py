@@ -226,6 +226,8 @@ class Dumps:
 
     def ask(self, pid: int, compress: bool, answer: Callable[[Result], None]) -> None:
         """Dump the target now; raises DumpError, StoreError and Gone. ``answer`` comes later."""
+        if self._current is not None and self._current.result is not None:
+            self.finish(pid)  # what is left of it takes no time
         if self.busy:
             raise DumpError("another dump of this process is being written; try again after it")
         limits = store.limits()
@@ -259,7 +261,7 @@ class Dumps:
 
         def answer(result: Result) -> None:
             if result.error:
-                self._refuse(result.error, tid)
+                self._tell("dump", f"no dump: {result.error}", tid)
             else:
                 self._tell("dump", f"core: {result.path}", tid)
 
@@ -380,7 +382,7 @@ class Dumps:
             smaps = opened("smaps")
             memory.original = {
                 site.address: site.original[0] for site in space.sites() if not site.gone
-            }
+            } | {address: original[0] for address, original in space.raw.items()}
             extra = (
                 self._not_copied(process.threads[0].tid, source, memory)
                 if (current.copy is not None)
@@ -566,6 +568,7 @@ class Dumps:
         current.hold.close()
         if current.copy is not None and not current.copy_is_over:
             self._empty_copy(current, current.copy)
+        current.answer(current.result)
 
     def _limit_stop(self, current: _Current) -> None:
         """A target that stands still does so for a limited time."""
@@ -601,9 +604,7 @@ class Dumps:
         self._world.attention = True
 
     def _close(self, current: _Current) -> None:
-        """Bury the copy, and say how it went."""
-        result = current.result
-        assert result is not None
+        """Bury the copy."""
         if current.copy is not None:
             with (
                 contextlib.suppress(Gone),
@@ -612,7 +613,6 @@ class Dumps:
                 self._bury(lender, current)
             self._bury(None, current)
         self._current = None
-        current.answer(result)
 
     def _bury(self, lender: Thread | None, current: _Current) -> None:
         """Kill and collect the copy; the target collects it, too, if a thread can be borrowed."""
@@ -634,10 +634,7 @@ class Dumps:
     def _undo(self, current: _Current) -> None:
         """A dump could not be begun: leave nothing of it."""
         current.hold.close()
-        if current.copy is not None:
-            current.result = Result("not begun")
-            current.answer = lambda result: None
-            self._close(current)
+        self._close(current)
 
 
 def _stat(tid: int) -> list[bytes]:

@@ -200,7 +200,10 @@ class Space:
                 raise SpaceError(
                     f"the target cannot map {size} bytes for slots: {os.strerror(-result)}"
                 )
-        raise SpaceError("no free address within 2 GiB of the module for slots")
+        gaps = [hex(each) for each in self._gaps(thread.tid, low, high, size)]
+        raise SpaceError(
+            f"no free address within 2 GiB of the module for slots near {low:#x} ({gaps})"
+        )
 
     @staticmethod
     def _gaps(tid: int, low: int, high: int, size: int) -> list[int]:

@@ -442,7 +442,7 @@ class TrapEngine:
         if found is None:
             return True
         position = found[0].position(found[1])
-        if position.where is Where.BEFORE:
+        if position.where is not Where.AFTER:
             return False
         self._take(position)
         self._registers.store(thread.tid)

@@ -53,13 +53,15 @@ def by_load() -> list[int]:
 class Target:
     """A running program that is told what to do on its standard input, one line at a time."""
 
-    def __init__(self, binary: Path, cpu: int | None = None) -> None:
+    def __init__(
+        self, binary: Path, cpu: int | None = None, arguments: tuple[str, ...] = ()
+    ) -> None:
         def pin() -> None:
             if cpu is not None:
                 os.sched_setaffinity(0, {cpu})
 
         self.process = subprocess.Popen(
-            [binary], stdin=subprocess.PIPE, stdout=subprocess.PIPE, preexec_fn=pin
+            [binary, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, preexec_fn=pin
         )
 
     @property
@@ -120,7 +122,8 @@ class Tracer:
         self._seq += 1
         return self._seq
 
-    def _receive(self) -> Iterator[protocol.Reply | protocol.Event]:
+    def receive(self) -> Iterator[protocol.Reply | protocol.Event]:
+        """What the tracer says next."""
         data = self._socket.recv(1 << 20)
         if not data:
             raise RuntimeError("the tracer ended by itself")
@@ -135,16 +138,18 @@ class Tracer:
         """Send a request and wait for its answer; raises RuntimeError when refused."""
         self._socket.sendall(protocol.pack(request))
         while True:
-            for message in self._receive():
+            for message in self.receive():
                 if isinstance(message, protocol.Refused):
                     raise RuntimeError(message.reason)
                 if isinstance(message, protocol.Ok) and message.seq == request.seq:
                     return message
 
-    def insert(self, source: str) -> protocol.Ok:
-        """Put in the program with this source text."""
+    def insert(self, source: str, **facilities: int) -> protocol.Ok:
+        """Put in the program with this source text; ``facilities``: what it can end with."""
         bytecode = encode(assemble(source, "bench.rpn"))
-        return self.ask(protocol.Insert(seq=self._next(), program=1, bytecode=bytecode))
+        return self.ask(
+            protocol.Insert(seq=self._next(), program=1, bytecode=bytecode, facilities=facilities)
+        )
 
     def remove(self) -> protocol.Ok:
         """Take all programs out."""
@@ -160,7 +165,7 @@ class Tracer:
             both: list[Any] = [self._socket, target.output]
             ready, _, _ = select.select(both, [], [])
             if self._socket in ready:
-                for _ in self._receive():
+                for _ in self.receive():
                     pass
             if target.output in ready:
                 return target.output.readline().decode().strip()
@@ -183,7 +188,8 @@ class Tracer:
 def timed(command: list[str | Path]) -> float:
     """Seconds that a command takes; raises CalledProcessError when it fails."""
     start = time.perf_counter()
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
+    null = subprocess.DEVNULL
+    subprocess.run(command, check=True, stdout=null, stderr=null, stdin=null)
     return time.perf_counter() - start
 
 

@@ -12,6 +12,8 @@ import argparse
 import sys
 
 from tests.benchmarks import (
+    bench_debug,
+    bench_dump,
     bench_interpreter,
     bench_many,
     bench_soak,
@@ -27,6 +29,8 @@ BENCHES = {
     "many": bench_many,
     "start": bench_start,
     "trace": bench_trace,
+    "dump": bench_dump,
+    "debug": bench_debug,
     "soak": bench_soak,
 }
 

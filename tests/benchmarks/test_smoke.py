@@ -11,7 +11,9 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("name", ["interpreter", "trap", "many", "start", "trace", "soak"])
+@pytest.mark.parametrize(
+    "name", ["interpreter", "trap", "many", "start", "trace", "dump", "debug", "soak"]
+)
 def test_bench_works(name: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tests.benchmarks.run", "--smoke", name],

@@ -145,7 +145,7 @@ def test_names_with_anything_in_them(tmp_path: Path) -> None:
         def place(self, place: int) -> tuple[str, str]:
             return ('/tmp/\udcff\n"', 'f<int, char">+0x0')
 
-    trace = Trace({0: "exit", 4: 'tr"ace'})
+    trace = Trace(lambda: {0: "exit", 4: 'tr"ace'})
     chunk = CtfChunk(tmp_path / "t", trace)
     put(chunk, trace.stream(Odd()), [raw(pid=1)])
     chunk.close()

@@ -186,7 +186,7 @@ def test_damage_is_told(tmp_path: Path) -> None:
 
 def test_a_growing_trace_is_readable_at_any_time(tmp_path: Path) -> None:
     """New classes are in the metadata before their first event is in a packet."""
-    trace = Trace(EXITS)
+    trace = Trace(lambda: EXITS)
     chunk = CtfChunk(tmp_path / "t", trace)
     stream = trace.stream(Names())
     for count, record in enumerate(all_kinds(), 1):

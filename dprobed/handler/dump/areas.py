@@ -27,6 +27,8 @@ _HEADER: Final = re.compile(
 _OWN_PAGES: Final = re.compile(rb"^(?:Anonymous|Swap): +[1-9]", re.MULTILINE)
 _FLAGS: Final = re.compile(rb"^VmFlags: (.*)$", re.MULTILINE)
 _DELETED: Final = b" (deleted)"
+#: Other mappings with a name in brackets are the kernel's.
+_ANONYMOUS: Final = (b"[heap]", b"[stack]", b"[anon:")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,8 @@ class Area:
     @property
     def is_anonymous(self) -> bool:
         """Whether pages that were never touched are zero."""
-        return not self.is_file and b"sh" not in self.flags
+        named = self.path.startswith(b"[") and not self.path.startswith(_ANONYMOUS)
+        return not (self.is_file or named or b"sh" in self.flags)
 
 
 def parse_smaps(text: bytes) -> list[Area]:

@@ -16,7 +16,7 @@ import struct
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from dprobed.handler.dump.areas import PAGE, Area
 
@@ -51,7 +51,8 @@ _AMD_PKRU: Final = 2432
 _INTEL_OPMASK: Final = 1088
 _INTEL_PKRU: Final = 2688
 
-_CHUNK: Final = 1 << 20
+_PIECE: Final = 32 << 20
+_CHUNK: Final = 1 << 19
 _ZEROS: Final = bytes(PAGE)
 _CHUNK_ZEROS: Final = bytes(_CHUNK)
 #: In an entry of /proc/PID/pagemap: bit 63 present, bit 62 swapped. By its highest byte.
@@ -205,20 +206,28 @@ def notes(process: ProcessImage, areas: Iterable[Area]) -> bytes:
     return b"".join(parts)
 
 
-def write_core(
-    sink: Sink, process: ProcessImage, segments: list[tuple[Area, int]], memory: Memory
-) -> int:
-    """Write the core; ``segments``: each mapping with how much of it goes in. Its size.
+class Piece(NamedTuple):
+    """A part of a mapping, not too large, that goes to ``place`` in the file."""
 
-    What cannot be read is zero: a page behind the end of a mapped file, or a guard. Raises
-    VanishedError.
+    area: Area
+    start: int
+    end: int
+    place: int
+
+
+def layout(
+    process: ProcessImage, segments: list[tuple[Area, int]]
+) -> tuple[bytes, list[Piece], int]:
+    """What the file begins with, where memory goes, and the file's size.
+
+    ``segments``: each mapping with how much of it goes in.
     """
     note = notes(process, [area for area, _ in segments])
     count = len(segments) + 1
     many = count >= _PN_XNUM
     headers_end = _EHDR.size + count * _PHDR.size
     note_at = headers_end + (_SHDR.size if many else 0)
-    data_at = -(-(note_at + len(note)) // PAGE) * PAGE
+    at = -(-(note_at + len(note)) // PAGE) * PAGE
     header = _EHDR.pack(
         _IDENT,
         _ET_CORE,
@@ -236,23 +245,30 @@ def write_core(
         0,
     )
     parts = [header, _PHDR.pack(_PT_NOTE, 0, note_at, 0, 0, len(note), 0, 4)]
-    at = data_at
+    pieces = []
     for area, size in segments:
         rights = sum(4 >> bit for bit, letter in enumerate(b"rwx") if area.perms[bit] == letter)
         length = area.end - area.start
         parts.append(_PHDR.pack(_PT_LOAD, rights, at, area.start, 0, size, length, PAGE))
+        for start in range(area.start, area.start + size, _PIECE):
+            end = min(area.start + size, start + _PIECE)
+            pieces.append(Piece(area, start, end, at + start - area.start))
         at += size
     if many:
         parts.append(_SHDR.pack(0, 0, 0, 0, 0, 0, 0, count, 0, 0))
-    sink.put(0, b"".join([*parts, note]))
+    return b"".join([*parts, note]), pieces, at
+
+
+def write_pieces(sink: Sink, pieces: Iterable[Piece], memory: Memory) -> None:
+    """Write memory.
+
+    What cannot be read is zero: a page behind the end of a mapped file, or a guard. Raises
+    VanishedError.
+    """
     reader = _Reader(memory)
-    place = data_at
-    for area, size in segments:
-        for address, data in reader.pages(area, size):
-            sink.put(place + address - area.start, data)
-        place += size
-    sink.finish(place)
-    return place
+    for piece in pieces:
+        for address, data in reader.pages(piece):
+            sink.put(piece.place + address - piece.start, data)
 
 
 class _Reader:
@@ -264,9 +280,9 @@ class _Reader:
         self._view = memoryview(self._buffer)
         self._patched = sorted(memory.original)
 
-    def pages(self, area: Area, size: int) -> Iterator[tuple[int, memoryview]]:
+    def pages(self, piece: Piece) -> Iterator[tuple[int, memoryview]]:
         """Runs of pages that are not zero; a view is good until the next one is asked for."""
-        for low, high in self._touched(area, area.start + size):
+        for low, high in self._touched(piece.area, piece.start, piece.end):
             for address in range(low, high, _CHUNK):
                 length = min(_CHUNK, high - address)
                 self._read(address, length)
@@ -274,28 +290,26 @@ class _Reader:
                 for start, end in self._filled(length):
                     yield address + start, self._view[start:end]
 
-    def _touched(self, area: Area, end: int) -> Iterator[tuple[int, int]]:
-        """The ranges of a mapping that may be other than zero."""
-        if not area.is_anonymous or any(
-            at < end and area.start < at + len(data) for at, data in self._memory.kept
-        ):
-            yield area.start, end
+    def _touched(self, area: Area, low: int, high: int) -> Iterator[tuple[int, int]]:
+        """The ranges of a part of a mapping that may be other than zero."""
+        known = area.is_anonymous and not any(
+            at < high and low < at + len(data) for at, data in self._memory.kept
+        )
+        size = (high - low) // PAGE * 8
+        entries = os.pread(self._memory.pagemap, size, low // PAGE * 8) if known else b""
+        if len(entries) != size:  # or not readable for us
+            yield low, high
             return
-        step = _CHUNK // 8 * PAGE
-        for low in range(area.start, end, step):
-            count = (min(end, low + step) - low) // PAGE
-            entries = os.pread(self._memory.pagemap, count * 8, low // PAGE * 8)
-            if len(entries) != count * 8:  # not readable for us
-                yield low, low + count * PAGE
-                continue
-            for run in _RUN.finditer(entries[7::8].translate(_TOUCHED)):
-                yield low + run.start() * PAGE, low + run.end() * PAGE
+        for run in _RUN.finditer(entries[7::8].translate(_TOUCHED)):
+            yield low + run.start() * PAGE, low + run.end() * PAGE
 
     def _read(self, address: int, length: int) -> None:
         for at, data in self._memory.kept:
             if at <= address and address + length <= at + len(data):
                 self._view[:length] = data[address - at : address - at + length]
                 return
+        # Not process_vm_readv: it pins pages, and the kernel gives a pinned page that is shared
+        # after a ``fork`` a copy of its own (gup_must_unshare): all memory twice.
         done = 0
         while done < length:
             try:

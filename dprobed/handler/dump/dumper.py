@@ -23,7 +23,13 @@ import msgspec
 
 from dprobed.handler.dump import journal
 from dprobed.handler.dump.areas import Area, dumped_size, parse_smaps, without
-from dprobed.handler.dump.core import Memory, ProcessImage, VanishedError, write_core
+from dprobed.handler.dump.core import (
+    Memory,
+    ProcessImage,
+    VanishedError,
+    layout,
+    write_pieces,
+)
 from dprobed.handler.dump.store import Draft, Limits, StoreError, admit, new_name
 from dprobed.location.elf import build_id_in_notes
 from dprobed.program.context import USER_REGS
@@ -33,7 +39,7 @@ _PT_NOTE: Final = 4
 _HEADERS: Final = 4096
 #: Bytes between two looks at how much the file has on disk.
 _LOOK: Final = 64 << 20
-_ENVIRONMENT_LIMIT: Final = 64 << 10
+_FIELD_LIMIT: Final = 64 << 10
 
 
 class Done(msgspec.Struct, frozen=True):
@@ -96,11 +102,11 @@ def dump(job: Job) -> Done:
     try:
         areas = _areas(job)
         segments = _segments(job, areas)
-        if compress:
-            packer = _Packed(draft.fd, room)
-            size = write_core(packer, job.process, segments, job.memory)
-        else:
-            size = write_core(_Sparse(draft.fd, room), job.process, segments, job.memory)
+        head, pieces, size = layout(job.process, segments)
+        sink = _Packed(draft.fd, room) if compress else _Sparse(draft.fd, room)
+        sink.put(0, head)
+        write_pieces(sink, pieces, job.memory)
+        sink.finish(size)
         stored = os.fstat(draft.fd).st_blocks * 512
         draft.publish(_about(job, areas, size, compress))
     except VanishedError:
@@ -328,4 +334,4 @@ def _tell_journal(job: Job, path: Path) -> None:
         **job.facts,
     }
     socket = os.environ.get("DPROBED_JOURNAL_SOCKET") or journal.SOCKET
-    journal.send({name: value[:_ENVIRONMENT_LIMIT] for name, value in fields.items()}, socket)
+    journal.send({name: value[:_FIELD_LIMIT] for name, value in fields.items()}, socket)

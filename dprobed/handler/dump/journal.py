@@ -46,7 +46,9 @@ def send(fields: Mapping[str, bytes], path: str = SOCKET) -> bool:
         try:
             os.write(memory, data)
             fcntl.fcntl(memory, fcntl.F_ADD_SEALS, _SEALS)
-            socket.send_fds(sock, [b""], [memory], address=path)
+            # Not socket.send_fds, which forgets the address (Python 3.11).
+            rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, memory.to_bytes(4, "little"))
+            sock.sendmsg([], [rights], 0, path)
             return True
         except OSError:
             return False

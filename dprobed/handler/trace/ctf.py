@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from struct import Struct
 from typing import Final, Protocol
@@ -21,8 +21,8 @@ import msgspec
 from dprobed.engine.protocol import RawRecord
 from dprobed.handler.trace import metadata, shape
 
-#: Bytes of events after which a packet ends.
-PACKET_BYTES: Final = 128 << 10
+#: Bytes of events after which a packet ends, if nothing else is said.
+_PACKET_BYTES: Final = 128 << 10
 #: Shapes that a probe may have at one place before its further logs are written undivided.
 _SHAPES: Final = 64
 
@@ -64,18 +64,25 @@ class Block:
 
 
 class Trace:
-    """One trace: its classes of events, numbered as they come, and its streams."""
+    """One trace: its classes of events, numbered as they come, and its streams.
 
-    def __init__(self, exits: Mapping[int, str]) -> None:
+    ``exits`` names what a record's ``exit`` can be, as far as it is known now. ``packet_bytes``:
+    after how many bytes of events a packet ends.
+    """
+
+    def __init__(
+        self, exits: Callable[[], dict[int, str]], packet_bytes: int = _PACKET_BYTES
+    ) -> None:
         self.exits = exits
+        self.packet_bytes = packet_bytes
         self.offset_ns = time.time_ns() - time.monotonic_ns()
         self.classes: list[str] = []
         self._numbers: dict[metadata.EventClass, int] = {}
         self._instances = 0
 
-    def head(self, uuid: UUID) -> str:
+    def head(self, uuid: UUID, exits: Mapping[int, str]) -> str:
         """The beginning of the metadata; the texts of ``classes`` follow it."""
-        return metadata.head(uuid, os.uname().nodename, self.offset_ns, self.exits)
+        return metadata.head(uuid, os.uname().nodename, self.offset_ns, exits)
 
     def number(self, described: metadata.EventClass) -> int:
         """The number of a class of events, a new one if it is new."""
@@ -121,6 +128,7 @@ class Stream:
         """Encode records; their time never goes back (a reader would refuse the stream)."""
         plain = self._plain
         pack = EVENT.pack
+        packet_bytes = self._trace.packet_bytes
         last = self._last
         for record in records:
             (
@@ -142,7 +150,7 @@ class Stream:
                 pack(number, when, pid, tid, uid, cpu, hit, exit_, major, minor, comm) + log
             )
             self._size += EVENT.size + len(log)
-            if self._size >= PACKET_BYTES:
+            if self._size >= packet_bytes:
                 self._last = last
                 self._end_packet()
         self._last = last

@@ -143,6 +143,11 @@ def head(uuid: UUID, hostname: str, offset_ns: int, exits: Mapping[int, str]) ->
     )
 
 
+def more_exits(exits: Mapping[int, str]) -> str:
+    """Names of exits that came after the beginning: an enumeration cannot grow, so for us only."""
+    return f"\n/* dprobed exits: {urlencode({str(key): name for key, name in exits.items()})} */\n"
+
+
 def event(number: int, described: EventClass) -> str:
     """The declaration of one class of events."""
     uri = _URI + urlencode(
@@ -192,6 +197,7 @@ _TRACE: Final = re.compile(
     r".*offset_s = (-?\d+);\s*offset = (\d+);",
     re.DOTALL,
 )
+_EXITS: Final = re.compile(r"^/\* dprobed exits: (\S*) \*/$", re.MULTILINE)
 _EVENT: Final = re.compile(
     r'^    id = (\d+);\n    stream_id = 0;\n    model\.emf\.uri = "dprobed:class\?([^"]*)";$',
     re.MULTILINE,
@@ -203,7 +209,8 @@ def parse(text: str) -> Metadata:
     found = _TRACE.search(text)
     if not text.startswith(_SIGNATURE) or found is None:
         raise MetadataError("this is no trace of dprobed")
-    exits = {int(number): name for number, name in parse_qsl(found[2])}
+    texts = [found[2], *_EXITS.findall(text)]
+    exits = {int(number): name for each in texts for number, name in parse_qsl(each)}
     offset_ns = int(found[3]) * 1_000_000_000 + int(found[4])
     return Metadata(UUID(found[1]), offset_ns, exits, dict(_classes(text)))
 

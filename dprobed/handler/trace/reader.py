@@ -6,8 +6,9 @@ What a daemon that was killed (or is still writing) left is read up to its last 
 from __future__ import annotations
 
 import heapq
-import mmap
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from struct import error as StructError
 from typing import Final, Protocol
@@ -34,6 +35,10 @@ class Recording(Protocol):
     discarded: int
     #: What to add to a record's time for the time of day, where that is known.
     offset_ns: int | None
+
+    def begin(self) -> int:
+        """The time of the first record; 0 where that is not known without reading."""
+        ...
 
     def records(self) -> Iterator[Record]:
         """All records, in the order of their time; raises TraceError."""
@@ -65,6 +70,10 @@ class JsonLines:
         self.cut: list[Path] = []
         self.discarded = 0
         self.offset_ns: int | None = None
+
+    def begin(self) -> int:
+        """Not known."""
+        return 0
 
     def records(self) -> Iterator[Record]:
         """All records, in the order that they have in the file."""
@@ -102,39 +111,37 @@ class Chunk:
             number: (each, reader(each.shape)) for number, each in self.metadata.classes.items()
         }
 
-    def records(self) -> Iterator[Record]:
-        """All records, in the order of their time."""
-        streams = sorted(
+    def _streams(self) -> list[Path]:
+        return sorted(
             path for path in self.folder.iterdir() if path.is_file() and path.name != METADATA
         )
-        # The streams one by one are in order already.
-        return heapq.merge(*map(self._stream, streams), key=lambda record: record.time)
 
-    def _stream(self, path: Path) -> Iterator[Record]:
-        with path.open("rb") as file:
-            if not path.stat().st_size:
-                return
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                yield from self._packets(path, data)
+    def begin(self) -> int:
+        """The time of the first record; 0 where there is none."""
+        return min(map(_begin, self._streams()), default=0)
 
-    def _packets(self, path: Path, data: mmap.mmap) -> Iterator[Record]:
-        at = 0
+    def records(self) -> Iterator[Record]:
+        """All records, in the order of their time."""
+        return _merge([(_begin(path), partial(self._packets, path)) for path in self._streams()])
+
+    def _packets(self, path: Path) -> Iterator[Record]:
         discarded = 0
-        while at < len(data):
-            if at + PACKET.size > len(data):
-                self.cut.append(path)
-                break
-            fields = PACKET.unpack_from(data, at)
-            if fields[0] != MAGIC or fields[7] < 8 * PACKET.size:
-                raise TraceError(f"{path}: no packet begins at byte {at}")
-            end = at + fields[7] // 8
-            if end > len(data):
-                self.cut.append(path)
-                break
-            discarded = fields[8]
-            content = data[at + PACKET.size : at + fields[6] // 8]
-            yield from self._events(path, content)
-            at = end
+        with path.open("rb") as file:
+            while header := file.read(PACKET.size):
+                fields = PACKET.unpack(header) if len(header) == PACKET.size else None
+                if fields is None:
+                    self.cut.append(path)
+                    break
+                size = fields[7] // 8 - PACKET.size
+                if fields[0] != MAGIC or size < 0:
+                    at = file.tell() - PACKET.size
+                    raise TraceError(f"{path}: no packet begins at byte {at}")
+                content = file.read(size)
+                if len(content) != size:
+                    self.cut.append(path)
+                    break
+                discarded = fields[8]
+                yield from self._events(path, content)
         self.discarded += discarded
 
     def _events(self, path: Path, content: bytes) -> Iterator[Record]:
@@ -175,6 +182,38 @@ def _raised(triple: tuple[int, int, int]) -> Raised:
     return Raised(code=code, name=name, parm1=parm1, parm2=parm2)
 
 
+def _begin(path: Path) -> int:
+    """The time at which a stream begins."""
+    with path.open("rb") as file:
+        header = file.read(PACKET.size)
+    return int(PACKET.unpack(header)[4]) if len(header) == PACKET.size else 0
+
+
 def merged(chunks: Iterable[Recording]) -> Iterator[Record]:
     """The records of several chunks, in the order of their time."""
-    return heapq.merge(*(chunk.records() for chunk in chunks), key=lambda record: record.time)
+    return _merge([(chunk.begin(), chunk.records) for chunk in chunks])
+
+
+def _merge(sources: list[tuple[int, Callable[[], Iterator[Record]]]]) -> Iterator[Record]:
+    """Merge what is in order of time each; a source is opened when its first time has come.
+
+    A trace may have more files than can be open at once.
+    """
+    waiting = deque(sorted(sources, key=lambda source: source[0]))
+    heap: list[tuple[int, int, Record, Iterator[Record]]] = []
+    order = 0
+    while waiting or heap:
+        while waiting and (not heap or waiting[0][0] <= heap[0][0]):
+            records = waiting.popleft()[1]()
+            order += 1
+            if (first := next(records, None)) is not None:
+                heapq.heappush(heap, (first.time, order, first, records))
+        if not heap:
+            continue
+        _, number, record, records = heap[0]
+        yield record
+        following = next(records, None)
+        if following is None:
+            heapq.heappop(heap)
+        else:
+            heapq.heapreplace(heap, (following.time, number, following, records))

@@ -70,7 +70,8 @@ def write_ctf(records: Callable[[], Iterator[Record]], folder: Path, offset_ns: 
         if record.exit not in numbers:
             known = record.exit.isdecimal() and int(record.exit) < _FIRST_OTHER
             numbers[record.exit] = int(record.exit) if known else _FIRST_OTHER + len(numbers)
-    trace = Trace({number: name for name, number in numbers.items()})
+    names_of_exits = {number: name for name, number in numbers.items()}
+    trace = Trace(lambda: names_of_exits)
     if offset_ns is not None:
         trace.offset_ns = offset_ns
     streams: dict[int, tuple[_Names, Stream]] = {}

@@ -10,6 +10,8 @@ them written as one chunk when a client asks, or when a program ends by ``exit d
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 import os
 import re
 import time
@@ -33,8 +35,12 @@ if TYPE_CHECKING:
 FLUSH: Final = 0.25
 #: Records of a target that are encoded at once.
 _BATCH: Final = 512
-#: Bytes of lines that make a block.
-_LINES_BYTES: Final = 64 << 10
+#: Bytes of encoded records that make a block, where no limit of the session is near that.
+_BLOCK_BYTES: Final = 128 << 10
+#: The least that a session may be limited to.
+_LEAST_BYTES: Final = 16 << 10
+#: Seconds until records that other tracers sent before the one that asks for a writing are here.
+_SETTLE: Final = 0.2
 #: Seconds between two writings of a flight recorder that records ask for.
 _SAVE_PAUSE: Final = 1.0
 #: Seconds that the end of the daemon waits for a session's disk.
@@ -43,6 +49,9 @@ _DUMP: Final = NUMBERS["dump"]
 _TRACE: Final = NUMBERS["trace"]
 _NAME: Final = re.compile(r"[A-Za-z0-9][\w.-]{0,39}", re.ASCII)
 FOLDER_CHUNKS: Final = 8
+
+
+_log = logging.getLogger("dprobed")
 
 
 class TraceError(Exception):
@@ -132,8 +141,9 @@ class CtfEncoder:
 class LineEncoder:
     """Reports to lines."""
 
-    def __init__(self, make: Callable[[list[bytes]], bytes]) -> None:
+    def __init__(self, make: Callable[[list[bytes]], bytes], block_bytes: int) -> None:
         self._make = make
+        self._block_bytes = block_bytes
         self._lines: list[bytes] = []
         self._size = 0
         self._full: list[Block] = []
@@ -142,7 +152,7 @@ class LineEncoder:
         """One report."""
         self._lines.append(report.line)
         self._size += len(report.line)
-        if self._size >= _LINES_BYTES:
+        if self._size >= self._block_bytes:
             self._end_block()
 
     def refuse(self, report: Report) -> None:
@@ -245,7 +255,7 @@ class Session(Handler):
     def save_soon(self) -> None:
         """As ``save``, but not again and again when one record after the other asks for it."""
         if self._save_timer is None:
-            wait = max(0.0, self._saved + _SAVE_PAUSE - time.monotonic())
+            wait = max(_SETTLE, self._saved + _SAVE_PAUSE - time.monotonic())
             self._save_timer = self._loop.call_later(wait, self._save_now)
 
     def _save_now(self) -> None:
@@ -307,21 +317,22 @@ class Traces:
         """Begin a session; raises TraceError and DispatchError."""
         self._check(what)
         if what.format == "ctf":
-            trace = Trace(self._exits())
+            trace = Trace(self._exits, _block_bytes(what))
             encoder: Encoder = CtfEncoder(trace)
             make = _ctf_maker(trace)
         elif what.format == "journal":
-            encoder = LineEncoder(b"".join)
+            encoder = LineEncoder(b"".join, _block_bytes(what))
             make = _journal_maker(what.namespace)
         else:
             form = FORMATS[what.format]
-            encoder = LineEncoder(form.lines)
+            encoder = LineEncoder(form.lines, _block_bytes(what))
             make = _file_maker(what.format)
         folder = Path(what.folder) if what.folder is not None else None
         if folder is not None:
             _try_folder(folder)
-        writer = Writer(what.name, folder, make, _limits(what))
-        session = Session(what, encoder, writer, asyncio.get_running_loop())
+        loop = asyncio.get_running_loop()
+        writer = Writer(what.name, folder, make, _limits(what), _teller(what.name, loop))
+        session = Session(what, encoder, writer, loop)
         try:
             self._dispatcher.register(session)
         except BaseException:
@@ -335,10 +346,14 @@ class Traces:
     def _check(self, what: TraceStart) -> None:
         if not _NAME.fullmatch(what.name):
             raise TraceError(
-                f"`{what.name}` is no name of a session: letters, digits, `_`, `.` and `-`"
+                f"`{what.name}` is no name of a session: letters, digits, `_`, `.` and `-`; "
+                "give one by --name"
             )
         if what.name in self._sessions:
             raise TraceError(f"a session {what.name} is there already; `dprobe trace list`")
+        for limit in (what.flight_bytes, what.max_bytes, what.rotate_bytes):
+            if limit is not None and limit < _LEAST_BYTES:
+                raise TraceError(f"a size of {limit} bytes is too small; at least {_LEAST_BYTES}")
         if what.format == "journal":
             if what.folder is not None or what.flight_bytes is not None or _limited(what):
                 raise TraceError("the journal takes neither folder nor limits nor flight recorder")
@@ -406,6 +421,22 @@ class Traces:
             session.writer.join(max(0.0, deadline - time.monotonic()))
 
 
+def _teller(name: str, loop: asyncio.AbstractEventLoop) -> Callable[[str], None]:
+    """What hears from the writing thread that a problem came or went, and logs it in the loop."""
+
+    def log(problem: str) -> None:
+        if problem:
+            _log.warning("trace %s: %s; what comes is dropped until it can go on", name, problem)
+        else:
+            _log.info("trace %s goes on", name)
+
+    def tell(problem: str) -> None:
+        with contextlib.suppress(RuntimeError):  # The daemon has ended its loop.
+            loop.call_soon_threadsafe(log, problem)
+
+    return tell
+
+
 def _ctf_maker(trace: Trace) -> Callable[[Path, int], store.Chunk]:
     return lambda folder, number: store.CtfChunk(folder / f"{number:06d}", trace)
 
@@ -417,6 +448,12 @@ def _file_maker(name: str) -> Callable[[Path, int], store.Chunk]:
 
 def _journal_maker(namespace: str) -> Callable[[Path, int], store.Chunk]:
     return lambda folder, number: store.JournalChunk(journal.socket_path(namespace))
+
+
+def _block_bytes(what: TraceStart) -> int:
+    """How large a block may become: many have room within the limits."""
+    limits = [each for each in (what.flight_bytes, what.max_bytes) if each is not None]
+    return min([_BLOCK_BYTES, *(each // (2 * FOLDER_CHUNKS) for each in limits)])
 
 
 def _limited(what: TraceStart) -> bool:

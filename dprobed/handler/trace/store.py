@@ -16,6 +16,7 @@ import shutil
 from pathlib import Path
 from typing import Final, Protocol
 
+from dprobed.handler.trace import metadata
 from dprobed.handler.trace.ctf import Block, Stream, Trace, new_uuid, packet
 from dprobed.handler.trace.journal import Journal
 from dprobed.handler.trace.lines import Format
@@ -87,17 +88,21 @@ class CtfChunk:
         self._trace = trace
         self._uuid = new_uuid()
         self._classes = 0
+        self._exits = trace.exits()
         self._streams: dict[Stream, tuple[AppendFile, int]] = {}
         path.mkdir(mode=0o700)
         try:
             self._metadata = AppendFile(path / "metadata")
-            self._describe(trace.head(self._uuid))
+            self._describe(trace.head(self._uuid, self._exits))
         except OSError:
             shutil.rmtree(path, ignore_errors=True)
             raise
 
     def _describe(self, text: str) -> None:
-        """Write ``text`` and the classes that are new: before any packet with such events."""
+        """Write ``text`` and what is new: before any packet with such events."""
+        exits = self._trace.exits()
+        if len(exits) != len(self._exits):
+            text += metadata.more_exits(exits)
         classes = len(self._trace.classes)
         text += "".join(self._trace.classes[self._classes : classes])
         if text:
@@ -105,6 +110,7 @@ class CtfChunk:
             self._metadata.append(data)
             self.size += len(data)
         self._classes = classes
+        self._exits = exits
 
     def write(self, block: Block) -> None:
         """Write a block as a packet of its stream's file."""

@@ -9,7 +9,6 @@ Threads: the daemon's loop owns ``_given``, the thread all else; each reads the 
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import queue
 import threading
@@ -26,8 +25,6 @@ from dprobed.handler.trace.ctf import Block, Stream
 
 #: Bytes that may wait for the thread before further blocks are refused.
 QUEUE_BYTES: Final = 16 << 20
-
-_log = logging.getLogger("dprobed")
 
 #: Makes a chunk: from the session's folder and the chunk's number, or (the journal) from nothing.
 MakeChunk = Callable[[Path, int], store.Chunk]
@@ -53,10 +50,21 @@ _Work = Block | list[Block] | Stream | _Poke | None
 
 
 class Writer:
-    """Writes the blocks of one session. ``name`` is for the log; ``folder`` None: the journal."""
+    """Writes the blocks of one session; ``folder`` None: to the journal.
 
-    def __init__(self, name: str, folder: Path | None, make: MakeChunk, limits: Limits) -> None:
-        self._name = name
+    ``tell`` hears, in the thread, that ``problem`` has changed. (The thread itself must not log:
+    the daemon forks tracers, and a lock of the log that it held would be held in them for ever.)
+    """
+
+    def __init__(
+        self,
+        name: str,
+        folder: Path | None,
+        make: MakeChunk,
+        limits: Limits,
+        tell: Callable[[str], None],
+    ) -> None:
+        self._tell = tell
         self._folder = folder
         self._make = make
         self._limits = limits
@@ -242,12 +250,7 @@ class Writer:
         return f"{where}: {text[:1].lower()}{text[1:]}"
 
     def _say(self, problem: str) -> None:
-        """Note what is wrong now (empty: nothing), and tell the log when that is new."""
+        """Note what is wrong now (empty: nothing), and tell it when that is new."""
         if problem != self.problem:
-            if problem:
-                _log.warning(
-                    "trace %s: %s; records are dropped until it can go on", self._name, problem
-                )
-            else:
-                _log.info("trace %s: goes on, %d records were dropped", self._name, self.lost)
             self.problem = problem
+            self._tell(problem)

@@ -1,0 +1,301 @@
+"""A held target: who may come, who lets it go, and what single packets do."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from dprobed.engine import protocol
+from tests.conftest import BuildTarget
+from tests.integration.client_support import DPROBE, running_daemon
+from tests.integration.conftest import Start, Trace
+from tests.integration.debug_support import (
+    Client,
+    await_hold,
+    holding,
+    put,
+    status,
+    told,
+    when,
+)
+from tests.integration.harness import RefusedError, Target, TracerProcess, text
+
+NOBODY = 65534
+
+
+@pytest.fixture
+def debugged(build_target: BuildTarget) -> Path:
+    return build_target("debugged.c", "-pthread")
+
+
+def held_at_50(program: Path, target: Target, tracer: TracerProcess) -> str:
+    """Let it run into the probe; where a debugger connects."""
+    put(tracer, holding(program, "probed", when("rdi", 50)))
+    target.go()
+    found = await_hold(tracer)
+    assert found.held == [target.pid]
+    return found.socket
+
+
+def own_text(pid: int, program: Path) -> list[bytes]:
+    """The program's code as it is in memory."""
+    return [data for line, data in text(pid).items() if str(program) in line]
+
+
+def ends_well(target: Target) -> None:
+    target.expect("OK")
+    assert target.number("total") == 5050
+    assert target.process.wait(20) == 0
+
+
+def test_socket_is_its_owners(debugged: Path, start: Start, trace: Trace) -> None:
+    target = start(debugged)
+    tracer = trace(target)
+    where = Path(held_at_50(debugged, target, tracer))
+    assert stat.S_IMODE(where.stat().st_mode) == 0o600
+    assert stat.S_IMODE(where.parent.stat().st_mode) == 0o700
+    connect = f"import socket; socket.socket(socket.AF_UNIX).connect({str(where)!r})"
+    if os.geteuid() == 0:
+        done = subprocess.run(
+            ["/usr/bin/python3", "-c", connect],
+            user=NOBODY,
+            capture_output=True,
+            text=True,
+            cwd="/",
+        )
+        assert "PermissionError" in done.stderr
+    tracer.detach()
+    ends_well(target)
+    assert not where.parent.exists()
+
+
+def test_without_a_debugger_it_goes_on_after_the_limit(
+    debugged: Path, start: Start, trace: Trace
+) -> None:
+    target = start(debugged, "100", "2")
+    tracer = trace()
+    tracer.request(protocol.Attach(tracer.next(), target.pid, hold_limit=0.2))
+    target.tracer = tracer
+    put(tracer, holding(debugged, "probed", when("rdi", 50)))
+    target.go()
+    ends_well(target)
+    ended = tracer.wait()
+    assert [each.hits for each in ended.probes] == [100]
+    assert "goes on" in told(tracer)[-1].text
+
+
+def test_resume_lets_it_go(debugged: Path, start: Start, trace: Trace) -> None:
+    target = start(debugged)
+    tracer = trace(target)
+    held_at_50(debugged, target, tracer)
+    assert tracer.request(protocol.Query(tracer.next())).suspended == []
+    with pytest.raises(RefusedError, match="not held"):
+        tracer.request(protocol.Resume(tracer.next(), 1))
+    assert tracer.request(protocol.Resume(tracer.next(), target.pid)).tids == [target.pid]
+    ends_well(target)
+    assert [each.hits for each in tracer.wait().probes] == [100]
+
+
+def test_our_death_lets_it_go(debugged: Path, start: Start, trace: Trace) -> None:
+    target = start(debugged, "100", "2")
+    tracer = trace(target)
+    client = Client(held_at_50(debugged, target, tracer))
+    assert client.ask(b"?").startswith(b"T05")
+    tracer.close()
+    ends_well(target)
+    assert tracer.wait().how == "detached"
+    client.close()
+
+
+def test_hung_up_it_goes_on(debugged: Path, start: Start, trace: Trace) -> None:
+    target = start(debugged, "100", "1")
+    tracer = trace(target)
+    where = held_at_50(debugged, target, tracer)
+    client = Client(where)
+    assert client.ask(b"QStartNoAckMode") == b"OK"
+    stop = client.ask(b"?")
+    pc = next(part for part in stop.split(b";") if part.startswith(b"10:"))[3:]
+    place = int.from_bytes(bytes.fromhex(pc.decode()), "little")
+    for order in (b"Z0,%x,1", b"Z1,%x,1"):
+        assert client.ask(order % (place + 7)) == b"OK"
+    client.close()
+    ends_well(target)
+
+
+def test_nothing_of_a_debugger_stays(debugged: Path, start: Start, trace: Trace) -> None:
+    target = start(debugged)
+    before = own_text(target.pid, debugged)
+    tracer = trace(target)
+    put(tracer, holding(debugged, "outer", when("rdi", 100)))
+    target.go()
+    client = Client(await_hold(tracer).socket)
+    pc = client.ask(b"p10")
+    place = int.from_bytes(bytes.fromhex(pc.decode()), "little")
+    assert client.ask(b"Z0,%x,1" % (place + 3)) == b"OK"
+    assert client.ask(b"Z2,%x,8" % (place + 0x2000 & ~7)) == b"OK"
+    # The middle of an instruction: no copy can run, the breakpoint is as it is.
+    assert client.ask(b"Z0,%x,1" % (place + 8)) == b"OK"
+    assert own_text(target.pid, debugged) != before
+    shown = bytes.fromhex(client.ask(b"m%x,10" % place).decode())
+    assert shown in before[0] and shown.count(b"\xcc") == 0
+    for order in (b"z0,%x,1" % (place + 3), b"z0,%x,1" % (place + 8)):
+        assert client.ask(order) == b"OK"
+    tracer.remove()
+    assert own_text(target.pid, debugged) == before
+    assert client.ask(b"D") == b"OK"
+    client.close()
+    ends_well(target)
+
+
+def test_interrupted_while_it_runs(debugged: Path, start: Start, trace: Trace) -> None:
+    target = start(debugged, "100", "2")
+    tracer = trace(target)
+    put(tracer, holding(debugged, "outer"))
+    target.go()
+    client = Client(await_hold(tracer).socket)
+    assert b"multiprocess+" in client.ask(b"qSupported:multiprocess+;swbreak+")
+    # Hold the first call of `probed` for good, so that the workers run on.
+    first = client.ask(b"?").split(b"thread:")[1].split(b";")[0]
+    others = client.ask(b"qfThreadInfo")[1:].split(b",")
+    assert first in others and len(others) == 3
+    running = [each for each in others if each != first]
+    client.send(b"vCont;c:%s" % running[0])
+    client.raw(b"\x03")
+    assert client.answer().startswith(b"T02thread:")
+    client.send(b"vCont;c:%s;c:%s" % tuple(running))
+    client.raw(b"\x03")
+    assert client.answer().startswith(b"T02thread:")
+    client.send(b"vCont;c")
+    assert client.answer().startswith(b"W00")
+    client.close()
+    ends_well(target)
+
+
+def test_a_second_debugger_is_turned_away(debugged: Path, start: Start, trace: Trace) -> None:
+    target = start(debugged)
+    tracer = trace(target)
+    where = held_at_50(debugged, target, tracer)
+    client = Client(where)
+    assert client.ask(b"qAttached") == b"1"
+    second = Client(where)
+    with pytest.raises((AssertionError, ConnectionError)):
+        second.ask(b"?")
+    second.close()
+    assert status(tracer).attached
+    with pytest.raises(RefusedError, match="not held"):
+        tracer.request(protocol.Resume(tracer.next(), target.pid))
+    assert client.ask(b"D") == b"OK"
+    client.close()
+    ends_well(target)
+
+
+def test_probes_go_in_and_out_while_it_is_held(debugged: Path, start: Start, trace: Trace) -> None:
+    target = start(debugged)
+    tracer = trace(target)
+    where = held_at_50(debugged, target, tracer)
+    client = Client(where)
+    client.ask(b"?")
+    more = put(tracer, holding(debugged, "probed", when("rdi", 60)))
+    tracer.remove(1)
+    client.send(b"vCont;c")
+    assert client.answer().startswith(b"T05")
+    # The hit at which it was held is no hit of the program that came after it.
+    assert [each.hits for each in tracer.query(more)] == [10]
+    client.send(b"vCont;c")
+    assert client.answer().startswith(b"W00")
+    ends_well(target)
+
+
+@pytest.mark.parametrize(
+    "packet",
+    [
+        b"m", b"mzz,1", b"m0,10", b"M0,1:00", b"X0,1:a", b"Z0,0,1", b"Z2,1,8", b"p999", b"P10=zz",
+        b"Hgzz", b"vCont;x", b"T99999", b"qXfer:auxv:read::zz", b"vFile:pread:5,5,5",
+        b"vFile:open:00",
+    ],
+)  # fmt: skip
+def test_nonsense_is_answered_by_an_error(
+    debugged: Path, start: Start, trace: Trace, packet: bytes
+) -> None:
+    target = start(debugged)
+    tracer = trace(target)
+    client = Client(held_at_50(debugged, target, tracer))
+    assert client.ask(packet)[:1] in (b"E", b"F")
+    assert client.ask(b"vMustReplyEmpty") == b""
+    client.raw(b"$g#00")
+    assert client.ask(b"D") == b"OK"
+    client.close()
+    ends_well(target)
+
+
+def test_the_client_lists_and_starts_gdb(debugged: Path, tmp_path: Path, start: Start) -> None:
+    program = tmp_path / "hold.rpn"
+    program.write_text(holding(debugged, "probed", when("rdi", 50)))
+    with running_daemon(tmp_path) as daemon:
+        target = start(debugged, "100", "1")
+        assert daemon.dprobe("debug").stderr == "no process is held for a debugger\n"
+        done = daemon.dprobe("insert", program, "--pid", target.pid)
+        assert done.returncode == 0, done.stderr
+        target.go()
+        while not (rows := daemon.json("debug")):
+            pass
+        assert (rows[0]["pid"], rows[0]["state"], rows[0]["threads"]) == (
+            target.pid, "held", str(target.pid),
+        )  # fmt: skip
+        script = ("-nx", "-batch", "-ex", "print n", "-ex", "set var factor = 2", "-ex", "detach")
+        done = daemon.dprobe("debug", target.pid, *script)
+        assert "$1 = 50" in done.stdout, done.stdout + done.stderr
+        target.expect("OK")
+        assert target.number("total") == sum(range(50)) + 2 * sum(range(50, 101))
+        assert "not held" in daemon.dprobe("debug", target.pid).stderr
+
+
+def test_resume_and_the_daemons_end(debugged: Path, tmp_path: Path, start: Start) -> None:
+    program = tmp_path / "hold.rpn"
+    program.write_text(holding(debugged, "probed", when("rdi", 50)))
+    with running_daemon(tmp_path) as daemon:
+        resumed, left = start(debugged), start(debugged)
+        for target in (resumed, left):
+            assert daemon.dprobe("insert", program, "--pid", target.pid).returncode == 0
+            target.go()
+        while len(daemon.json("debug")) < 2:
+            pass
+        assert daemon.dprobe("resume", resumed.pid).returncode == 0
+        ends_well(resumed)
+        daemon.stop()
+        ends_well(left)
+
+
+def test_run_says_where_a_debugger_can_come(debugged: Path, tmp_path: Path) -> None:
+    program = tmp_path / "hold.rpn"
+    program.write_text(holding(debugged, "probed", when("rdi", 50)))
+    process = subprocess.Popen(
+        [DPROBE, "run", program, "--", debugged],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdin is not None and process.stderr is not None and process.stdout is not None
+    try:
+        process.stdin.write("\n")
+        process.stdin.flush()
+        while "target remote" not in (line := process.stderr.readline()):
+            assert line, "it said nothing of a debugger"
+        where = line.split("target remote ")[1].split("'")[0]
+        client = Client(where)
+        assert client.ask(b"?").startswith(b"T05")
+        assert client.ask(b"D") == b"OK"
+        client.close()
+        assert "total 5050" in process.stdout.read()
+        assert process.wait(20) == 0
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+        for stream in (process.stdin, process.stdout, process.stderr):
+            stream.close()

@@ -1,0 +1,272 @@
+"""Cores of live processes: what debuggers see in them, and what the process sees of it."""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from dprobed.engine import protocol
+from tests.conftest import BuildTarget
+from tests.integration.conftest import Start, Trace
+from tests.integration.dump_support import PROGRAM, about, children, core_of, dump_notice, gdb
+from tests.integration.harness import RefusedError, Target, TracerProcess
+
+
+@pytest.fixture
+def cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "cores"
+    monkeypatch.setenv("DPROBED_DUMPS", str(folder))
+    monkeypatch.setenv("DPROBED_JOURNAL_SOCKET", str(tmp_path / "no journal"))
+    return folder
+
+
+@pytest.fixture
+def program(build_target: BuildTarget) -> Path:
+    return build_target("dumped.c", "-pthread")
+
+
+def put(tracer: TracerProcess, module: Path, passed: int = 0) -> int:
+    """The program that exits to dump."""
+    number, probes = tracer.insert(PROGRAM.format(module=module, passed=passed), dump=3)
+    assert [each.state for each in probes] == ["active"]
+    return number
+
+
+def dump(tracer: TracerProcess, zstd: bool = False) -> protocol.DumpStatus:
+    found = tracer.request(protocol.Dump(tracer.next(), zstd)).dump
+    assert found is not None
+    return found
+
+
+def finish(target: Target, tracer: TracerProcess) -> None:
+    """Let go and see that nothing was noticed."""
+    tracer.detach()
+    assert len(children(target.pid)) == 1
+    assert target.finish() == 100
+
+
+def test_a_core_at_the_probe(cores: Path, program: Path, start: Start, trace: Trace) -> None:
+    target = start(program)
+    tracer = trace(target)
+    put(tracer, program, passed=40)
+    target.go()
+    core = core_of(tracer)
+    target.expect("stopped")
+    said = gdb(
+        program,
+        core,
+        "backtrace",
+        "p $pc == (long)&probed",
+        "x/i $pc",
+        "up",
+        "p local",
+        "p shown",
+        "p calls",
+        "info threads",
+        "thread apply all backtrace",
+        "info sharedlibrary",
+        "p $_siginfo.si_signo",
+    )
+    assert "warning" not in said, said
+    assert re.search(r"#0 .* in probed \(\)\n#1 .* in work \(round=(round@entry=)?40\)", said), said
+    assert "$1 = 1" in said
+    assert re.search(r"=> .*<probed>:\s+lock incq", said)
+    assert '$2 = {number = 40, text = "here' in said
+    assert '$3 = {number = 4711, text = "in the core' in said
+    assert "$4 = 40" in said
+    assert said.count("(LWP ") >= 3
+    assert said.count("in wait_deep (depth=") == 4
+    assert "in waiter (result=" in said
+    assert "libc.so.6" in said
+    assert "$5 = 5" in said
+    told = about(core)
+    assert told["how"] == "snapshot"
+    assert told["probe"]["place"] == "probed+0x0"
+    assert told["record"]["hit"] == 41
+    assert told["record"]["log"] == [{"words": [told["registers"]["rip"]]}]
+    assert told["registers"]["rip"] == told["probe"]["address"]
+    assert told["threads"][0] == target.pid
+    assert re.fullmatch("[0-9a-f]{40}", told["modules"][0]["build_id"])
+    assert told["limits"]["hourly"] == 5
+    assert told["process_limits"]["Max open files"]
+    finish(target, tracer)
+
+
+def test_other_tools_read_it(cores: Path, program: Path, start: Start, trace: Trace) -> None:
+    target = start(program)
+    tracer = trace(target)
+    put(tracer, program)
+    target.go()
+    core = core_of(tracer)
+    target.expect("stopped")
+    stack = subprocess.run(
+        ["eu-stack", f"--core={core}", f"--executable={program}"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    ).stdout
+    first = stack.split("TID ")[1]
+    assert re.match(rf"{target.pid}:\n#0 +0x\w+ probed\n#1 +0x\w+ work\n", first), first
+    assert stack.count("TID ") == 3
+    notes = subprocess.run(
+        ["eu-readelf", "-n", core], capture_output=True, text=True, timeout=60, check=True
+    ).stdout
+    for kind, count in (
+        ("PRSTATUS", 3),
+        ("FPREGSET", 3),
+        ("X86_XSTATE", 3),
+        ("PRPSINFO", 1),
+        ("SIGINFO", 1),
+        ("AUXV", 1),
+        ("FILE", 1),
+    ):
+        assert len(re.findall(rf"\d  {kind}$", notes, re.MULTILINE)) == count, (kind, notes)
+    finish(target, tracer)
+
+
+def test_which_memory_is_in_it(cores: Path, program: Path, start: Start, trace: Trace) -> None:
+    target = start(program)
+    tracer = trace(target)
+    done = dump(tracer)
+    said = gdb(
+        program,
+        done.path,
+        "p filled[70000]",
+        "p sparse[5 * 4096]",
+        "p sparse[6 * 4096]",
+        "p unforked[70000]",
+        "p secret[0]",
+    )
+    assert "$1 = 102 'f'" in said
+    assert "$2 = 120 'x'" in said
+    assert "$3 = 0" in said
+    assert "$4 = 117 'u'" in said
+    assert "$5 = 115" not in said
+    content = Path(done.path).read_bytes()
+    assert b"f" * 4096 in content
+    assert b"s" * 4096 not in content
+    status = Path(done.path).stat()
+    assert (status.st_size, status.st_blocks * 512) == (done.size, done.bytes)
+    assert done.bytes < done.size / 4
+    Path(f"/proc/{target.pid}/coredump_filter").write_text("0x10")
+    assert b"f" * 4096 not in Path(dump(tracer).path).read_bytes()
+    target.go()
+    target.expect("stopped")
+    finish(target, tracer)
+
+
+def test_compressed(cores: Path, program: Path, start: Start, trace: Trace) -> None:
+    target = start(program)
+    tracer = trace(target)
+    done = dump(tracer, zstd=True)
+    core = cores / "core"
+    subprocess.run(["zstd", "-q", "-d", done.path, "-o", core], check=True, timeout=60)
+    assert core.stat().st_size == done.size
+    assert done.bytes < done.size / 10
+    assert "in main ()" in gdb(program, core, "backtrace")
+    target.go()
+    target.expect("stopped")
+    finish(target, tracer)
+
+
+def test_a_process_that_cannot_be_copied_stands_still(
+    cores: Path, build_target: BuildTarget, start: Start, trace: Trace
+) -> None:
+    """RLIMIT_NPROC of a user that has no process to spare."""
+    program = build_target("crowd.c", "-pthread")
+    for parent in list(program.parents)[:-2]:
+        parent.chmod(parent.stat().st_mode | 0o055)
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_NPROC, (201, 201))
+
+    target = start(program, user=61299, group=61299, preexec_fn=limit)
+    tracer = trace(target)
+    done = dump(tracer)
+    told = about(Path(done.path))
+    assert (done.how, told["how"]) == ("stopped", "stopped")
+    assert "Resource temporarily unavailable" in told["why_stopped"]
+    assert 0 < told["pause_ns"] <= done.pause_ns
+    assert gdb(program, done.path, "thread apply all bt 1").count("clock_nanosleep (") == 200
+    tracer.detach()
+    target.go()
+    target.expect("stopped")
+    target.finish()
+
+
+def test_a_target_killed_meanwhile(cores: Path, program: Path, start: Start, trace: Trace) -> None:
+    target = start(program)
+    tracer = trace(target)
+    tracer.sock.sendall(protocol.pack(protocol.Dump(tracer.next())))
+    os.kill(target.pid, signal.SIGKILL)
+    ended = tracer.wait()
+    assert (ended.how, ended.status) == ("killed", signal.SIGKILL)
+    whole = list(cores.glob("*.core"))
+    assert not list(cores.glob(".*"))
+    for core in whole:
+        assert "in main ()" in gdb(program, core, "backtrace")
+
+
+def test_full_disk(
+    program: Path, start: Start, trace: Trace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount: list[str | Path] = ["mount", "-t", "tmpfs", "-o", "size=64k,mode=700", "none", disk]
+    if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("no right to mount")
+    try:
+        monkeypatch.setenv("DPROBED_DUMPS", str(disk))
+        target = start(program)
+        tracer = trace(target)
+        with pytest.raises(RefusedError, match=rf"no core in {disk}: No space left on device"):
+            dump(tracer)
+        assert not list(disk.iterdir())
+        put(tracer, program)
+        target.go()
+        assert "No space left" in dump_notice(tracer, "no dump: no core in")
+        target.expect("stopped")
+        assert not list(disk.iterdir())
+        finish(target, tracer)
+    finally:
+        subprocess.run(["umount", disk], check=True, timeout=20)
+
+
+def test_quota(
+    cores: Path, program: Path, start: Start, trace: Trace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DPROBED_DUMPS_COUNT", "2")
+    monkeypatch.setenv("DPROBED_DUMPS_HOURLY", "1")
+    target = start(program)
+    tracer = trace(target)
+    number = put(tracer, program)
+    target.go()
+    core_of(tracer)
+    target.expect("stopped")
+    assert tracer.hits(number) == [100]
+    dump(tracer)
+    with pytest.raises(RefusedError, match=r"2 cores are in .*, and 2 are allowed; `dprobe dumps"):
+        dump(tracer)
+    assert len(list(cores.glob("*.core"))) == 2
+    finish(target, tracer)
+
+
+def test_too_many_bytes(
+    cores: Path, program: Path, start: Start, trace: Trace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DPROBED_DUMPS_BYTES", "65536")
+    target = start(program)
+    tracer = trace(target)
+    with pytest.raises(RefusedError, match="larger than the 65536 bytes that are left"):
+        dump(tracer)
+    assert not list(cores.iterdir())
+    target.go()
+    target.expect("stopped")
+    finish(target, tracer)

@@ -1,0 +1,118 @@
+"""Conditions on records, and what records come to."""
+
+from __future__ import annotations
+
+from struct import pack
+from typing import Any
+
+import pytest
+
+from dprobed.control.messages import Record
+from dprobed.handler.trace import stat
+from dprobed.handler.trace.choose import ConditionError, all_of
+from dprobed.handler.trace.stat import Group
+from tests.trace_support import decoded, raw
+
+
+def record(word: int, string: str = "/lib/a.so", **changes: Any) -> Record:
+    data = string.encode()
+    log = pack("<Q", word & (1 << 64) - 1) + pack("<bH", 1, len(data)) + data
+    return decoded(raw(log, (0, 1), **changes))
+
+
+@pytest.mark.parametrize(
+    ("condition", "holds"),
+    [
+        ("word_0=100", True),
+        ("word_0 = 0x64", True),
+        ("word_0!=100", False),
+        ("word_0>=100", True),
+        ("word_0>100", False),
+        ("word_0<101", True),
+        ("word_0<=99", False),
+        ("word_0=ten", False),
+        ("word_1=100", False),
+        ("string_0=*.so", True),
+        ("string_0=*.SO", False),
+        ("string_0!=*.so", False),
+        ("string_0=/lib/?.so", True),
+        ("string_0>/lib", True),
+        ("pid=4242", True),
+        ("comm=so*", True),
+        ("program=program1", True),
+        ("place=function1*", True),
+        ("exit=trace", True),
+        ("hit<1", False),
+        ("nothing=1", False),
+    ],
+)
+def test_conditions(condition: str, holds: bool) -> None:
+    assert all_of([condition])(record(100)) is holds
+
+
+def test_all_conditions_must_hold() -> None:
+    assert all_of([])(record(1))
+    assert all_of(["word_0=1", "uid=1000"])(record(1))
+    assert not all_of(["word_0=1", "uid=1001"])(record(1))
+
+
+def test_below_zero() -> None:
+    assert all_of(["word_0=-1"])(record(-1))
+    assert all_of(["word_0>=0x8000000000000000"])(record(-1))
+
+
+@pytest.mark.parametrize("text", ["", "word_0", "=3", "word_0==", "a b=3"])
+def test_what_is_no_condition(text: str) -> None:
+    if text == "word_0==":
+        assert not all_of([text])(record(1))
+        return
+    with pytest.raises(ConditionError, match="is no condition"):
+        all_of([text])
+
+
+def test_groups_and_rates() -> None:
+    records = [
+        record(n, string="ab"[n % 2], time=n * 1_000_000_000, comm=b"x", pid=1 + n % 2)
+        for n in range(5)
+    ]
+    first, second = stat.groups(records, "string_0", "word_0")
+    assert (first.key, first.count, first.total, first.least, first.most) == ("a", 3, 6, 0, 4)
+    assert (second.key, second.count, second.total) == ("b", 2, 4)
+    assert first.rate == pytest.approx(0.5)
+    assert [g.key for g in stat.groups(records, "process", None)] == ["x[1]", "x[2]"]
+    assert [g.key for g in stat.groups(records, "probe", None)] == ["program1 7.3 function1+0x4"]
+    assert [g.key for g in stat.groups(records, "fault_0", None)] == ["(none)"]
+    assert stat.groups([], "probe", None) == []
+
+
+def drawn(*numbers: int) -> list[str]:
+    (group,) = stat.groups([record(number) for number in numbers], "program", "word_0")
+    return list(stat.histogram(group))
+
+
+def test_histogram() -> None:
+    """Buckets of powers of two without a gap; the longest bar is the largest count."""
+    full, half = "█" * 40, "█" * 20
+    assert drawn(0, 1, 3, 2, 8, 15, 9, 12) == [
+        f"        0         1 |{'█' * 10:<40}|",
+        f"        1         1 |{'█' * 10:<40}|",
+        f"   [2, 4)         2 |{half:<40}|",
+        f"   [4, 8)         0 |{'':<40}|",
+        f"  [8, 16)         4 |{full}|",
+    ]
+
+
+def test_histogram_of_large_and_negative_numbers() -> None:
+    lines = drawn(-5, 1 << 62, *[5] * 1000)
+    assert lines[0].split("|")[0].split() == ["below", "0", "1"]
+    # One of a thousand is still seen.
+    assert lines[0].count("█") == 1
+    assert lines[-1].split("|")[0].strip().startswith("[4E, 8E)")
+
+
+def test_numbers_of_a_group() -> None:
+    group = Group("x")
+    for number in (3, -1 & (1 << 64) - 1, "none", 10):
+        group.add(1, number)
+    assert (group.count, group.numbers, group.total) == (4, 3, 12)
+    assert (group.least, group.most) == (-1, 10)

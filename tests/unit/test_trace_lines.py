@@ -1,0 +1,79 @@
+"""Records as text, JSON lines and the JSON of Chrome's and Perfetto's viewers."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+from dprobed.handler.trace.lines import FORMATS
+from tests.trace_support import LOGS, all_kinds, decoded, line, raw
+
+
+def chrome(*records: Any) -> list[dict[str, Any]]:
+    form = FORMATS["chrome"]
+    data = form.begin + form.lines([line(record) for record in records])[1:] + form.end
+    found: list[dict[str, Any]] = json.loads(data)
+    return found
+
+
+def test_chrome() -> None:
+    """Microseconds, the thread that it happened in, and what was logged as arguments."""
+    log, bare = LOGS["mixed"]
+    (event,) = chrome(raw(log, bare, time=1_234_567_891))
+    assert event == {
+        "name": "program1:function1+0x4",
+        "cat": "program1",
+        "ph": "i",
+        "s": "t",
+        "ts": 1_234_567.891,
+        "pid": 4242,
+        "tid": 4243,
+        "args": {
+            "module": "/lib/lib1.so",
+            "major": 7,
+            "minor": 3,
+            "comm": "sort",
+            "uid": 1000,
+            "cpu": 1,
+            "hit": 1,
+            "exit": "trace",
+            "time_ns": 1_234_567_891,
+            "word_0": 1,
+            "word_1": 2,
+            "string_0": "hi",
+            "word_2": 7,
+            "string_1": "!",
+        },
+    }
+
+
+def test_chrome_takes_every_kind_and_keeps_large_numbers() -> None:
+    events = chrome(*all_kinds())
+    assert [event["args"]["hit"] for event in events] == [each.hit for each in all_kinds()]
+    words = events[list(LOGS).index("words")]["args"]
+    assert [words[f"word_{n}"] for n in range(3)] == [1, hex((1 << 64) - 1), hex(1 << 63)]
+    assert events[-1]["args"]["exception"] == "USER" or events[-1]["args"]["exception_code"] == 3
+    assert all(math.isfinite(event["ts"]) for event in events)
+
+
+def test_a_cut_off_chrome_file_lacks_only_its_end() -> None:
+    """A block never ends by a comma: what viewers accept is an array whose bracket is missing."""
+    form = FORMATS["chrome"]
+    data = form.begin + form.lines([line(raw()), line(raw())])[1:]
+    assert len(json.loads(data + b"]")) == 2
+
+
+def test_json_lines_are_the_records_of_clients() -> None:
+    lines = [line(record) for record in all_kinds()]
+    assert FORMATS["json"].lines(lines) == b"".join(lines)
+
+
+def test_text() -> None:
+    log, bare = LOGS["mixed"]
+    made = FORMATS["text"].lines([line(raw(log, bare, time=2_000_003_000)), line(raw(exit=0))])
+    assert made.decode().splitlines() == [
+        '2.000003 cpu1 sort[4242/4243] program1 7.3 function1+0x4 #1: 1 2 "hi" 7 "!" [trace]',
+        "0.001000 cpu1 sort[4242/4243] program1 7.3 function1+0x4 #1:",
+    ]
+    assert decoded(raw()).exit == "trace"
