@@ -143,11 +143,11 @@ def test_part_of_dprobe_itself_is_refused(tmp_path: Path) -> None:
 
 def test_one_bad_program_of_two_is_refused_and_nothing_stays(tmp_path: Path) -> None:
     good = program(tmp_path)
-    bad = program(tmp_path, "name = libc.so.6\noffset = write\n    exit dump\n", "bad")
+    bad = program(tmp_path, "name = libc.so.6\noffset = write\n    exit nosuch\n", "bad")
     with cat() as target:
         done = dprobe("attach", target.pid, good, bad)
         assert done.returncode == 2
-        assert "bad: no facility dump is registered" in done.stderr
+        assert "bad: no facility nosuch is registered" in done.stderr
         assert tracer_of(target.pid) == 0
 
 
