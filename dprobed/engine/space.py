@@ -38,6 +38,8 @@ _HIGHEST: Final = (1 << 47) - PAGE
 _SYSCALL: Final = b"\x0f\x05"
 _SYS_MMAP: Final = 9
 _SYS_MUNMAP: Final = 11
+_SYS_PRCTL: Final = 157
+_PR_SET_DUMPABLE: Final = 4
 _PROT_READ_EXEC: Final = 5
 _MAP_PRIVATE_ANONYMOUS_FIXED_NOREPLACE: Final = 0x100022
 
@@ -341,10 +343,13 @@ class Space:
             if area.start <= site.slot < area.end:
                 area.free.append(site.slot)
 
-    def restore_copy(self, tid: int) -> bool:
-        """Put the original bytes into a ``fork`` child's copy of this space; false: it is gone."""
+    def restore_copy(self, world: World, thread: Thread) -> bool:
+        """Put the original bytes into a ``fork`` child's copy of this space; false: it is gone.
+
+        Raises SpaceError and Gone.
+        """
         try:
-            copy = Memory(tid)
+            copy = self._open_copy(world, thread)
         except OSError:
             return False
         try:
@@ -355,6 +360,19 @@ class Space:
         finally:
             copy.close()
         return True
+
+    def _open_copy(self, world: World, thread: Thread) -> Memory:
+        """Raises OSError when the child is gone, SpaceError and Gone."""
+        try:
+            return Memory(thread.tid)
+        except PermissionError:
+            # Not dumpable, which it has from its parent, and we are not root: its memory is closed
+            # to us, but not its registers. So it opens it itself for that moment.
+            self.call(world, thread, _SYS_PRCTL, _PR_SET_DUMPABLE, 1)
+            try:
+                return Memory(thread.tid)
+            finally:
+                self.call(world, thread, _SYS_PRCTL, _PR_SET_DUMPABLE, 0)
 
     def unmap_areas(self, world: World, thread: Thread) -> None:
         """Have ``thread``'s process unmap the areas; raises SpaceError and Gone."""
