@@ -18,7 +18,7 @@ import os
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final
 
-from dprobed.engine.relocate import Displaced, Position, RelocationError, displace
+from dprobed.engine.relocate import Displaced, Position, RelocationError, Where, displace
 from dprobed.target import procfs, ptrace
 from dprobed.target.memory import PAGE, Memory
 from dprobed.target.thread import Thread
@@ -84,6 +84,11 @@ class Site:
             if at <= offset:
                 return position
         raise AssertionError("a slot has a position at offset 0")
+
+
+def _pushes(displaced: Displaced) -> bool:
+    """Whether a ``push`` stands for a ``call``: a shadow stack would know nothing of it."""
+    return any(position.where is Where.INSIDE for _, position in displaced.positions)
 
 
 class Area:
@@ -300,6 +305,10 @@ class Space:
             displaced = displace(code, address, slot)
         except RelocationError as error:
             raise SpaceError(f"the instruction at {address:#x} cannot be probed: {error}") from None
+        if _pushes(displaced) and self._has_shadow_stack():
+            raise SpaceError(
+                f"the call at {address:#x} cannot be probed: the target has a hardware shadow stack"
+            )
         if len(displaced.code) > SLOT or not self.memory.poke(slot, displaced.code):
             raise SpaceError(f"the slot for {address:#x} cannot be written")
         area.free.pop()
@@ -312,6 +321,10 @@ class Space:
         for site in list(self._unarmed.values()):
             self.free(site)
         self._unarmed.clear()
+
+    def _has_shadow_stack(self) -> bool:
+        found = procfs.status(self.tgid)
+        return found is not None and found.shadow_stack
 
     # --- changing text: the world is stopped ---
 

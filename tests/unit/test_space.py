@@ -6,6 +6,7 @@ import ctypes
 import mmap
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -14,6 +15,7 @@ import pytest
 from dprobed.engine import space as space_module
 from dprobed.engine.relocate import Where
 from dprobed.engine.space import INT3, SLOT, Area, Space, SpaceError
+from dprobed.target import procfs
 from dprobed.target.lifecycle import State
 from dprobed.target.memory import PAGE, Memory
 from dprobed.target.ptrace import Gone
@@ -253,6 +255,22 @@ def test_the_copy_of_a_forked_child_is_cleaned(child: Child, space: Space) -> No
     finally:
         copy.end()
     assert space.memory.peek(child.code, 1) == INT3
+
+
+def test_a_call_under_a_shadow_stack_is_refused(
+    child: Child, space: Space, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No machine of ours has one: what /proc says is made up."""
+    space.memory.poke(child.code, b"\xe8\x00\x00\x00\x00")
+    found = procfs.status(child.pid)
+    assert found is not None
+    told = replace(found, shadow_stack=True)
+    monkeypatch.setattr(procfs, "status", lambda pid: told)
+    with pytest.raises(SpaceError, match="has a hardware shadow stack"):
+        space.make_site(child.code)
+    space.make_site(child.code + 9)
+    monkeypatch.undo()
+    space.make_site(child.code)
 
 
 def test_no_copy_of_a_child_that_is_gone(space: Space) -> None:
