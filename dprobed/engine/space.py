@@ -18,7 +18,7 @@ import os
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final
 
-from dprobed.engine.relocate import Displaced, Position, RelocationError, displace
+from dprobed.engine.relocate import Displaced, Position, RelocationError, Where, displace
 from dprobed.target import procfs, ptrace
 from dprobed.target.memory import PAGE, Memory
 from dprobed.target.thread import Thread
@@ -38,6 +38,8 @@ _HIGHEST: Final = (1 << 47) - PAGE
 _SYSCALL: Final = b"\x0f\x05"
 _SYS_MMAP: Final = 9
 _SYS_MUNMAP: Final = 11
+_SYS_PRCTL: Final = 157
+_PR_SET_DUMPABLE: Final = 4
 _PROT_READ_EXEC: Final = 5
 _MAP_PRIVATE_ANONYMOUS_FIXED_NOREPLACE: Final = 0x100022
 
@@ -82,6 +84,11 @@ class Site:
             if at <= offset:
                 return position
         raise AssertionError("a slot has a position at offset 0")
+
+
+def _pushes(displaced: Displaced) -> bool:
+    """Whether a ``push`` stands for a ``call``: a shadow stack would know nothing of it."""
+    return any(position.where is Where.INSIDE for _, position in displaced.positions)
 
 
 class Area:
@@ -308,6 +315,10 @@ class Space:
             displaced = displace(code, address, slot)
         except RelocationError as error:
             raise SpaceError(f"the instruction at {address:#x} cannot be probed: {error}") from None
+        if _pushes(displaced) and self._has_shadow_stack():
+            raise SpaceError(
+                f"the call at {address:#x} cannot be probed: the target has a hardware shadow stack"
+            )
         if len(displaced.code) > SLOT or not self.memory.poke(slot, displaced.code):
             raise SpaceError(f"the slot for {address:#x} cannot be written")
         area.free.pop()
@@ -320,6 +331,10 @@ class Space:
         for site in list(self._unarmed.values()):
             self.free(site)
         self._unarmed.clear()
+
+    def _has_shadow_stack(self) -> bool:
+        found = procfs.status(self.tgid)
+        return found is not None and found.shadow_stack
 
     # --- changing text: the world is stopped ---
 
@@ -351,10 +366,13 @@ class Space:
             if area.start <= site.slot < area.end:
                 area.free.append(site.slot)
 
-    def restore_copy(self, tid: int) -> bool:
-        """Put the original bytes into a ``fork`` child's copy of this space; false: it is gone."""
+    def restore_copy(self, world: World, thread: Thread) -> bool:
+        """Put the original bytes into a ``fork`` child's copy of this space; false: it is gone.
+
+        Raises SpaceError and Gone.
+        """
         try:
-            copy = Memory(tid)
+            copy = self._open_copy(world, thread)
         except OSError:
             return False
         try:
@@ -368,6 +386,19 @@ class Space:
         finally:
             copy.close()
         return True
+
+    def _open_copy(self, world: World, thread: Thread) -> Memory:
+        """Raises OSError when the child is gone, SpaceError and Gone."""
+        try:
+            return Memory(thread.tid)
+        except PermissionError:
+            # Not dumpable, which it has from its parent, and we are not root: its memory is closed
+            # to us, but not its registers. So it opens it itself for that moment.
+            self.call(world, thread, _SYS_PRCTL, _PR_SET_DUMPABLE, 1)
+            try:
+                return Memory(thread.tid)
+            finally:
+                self.call(world, thread, _SYS_PRCTL, _PR_SET_DUMPABLE, 0)
 
     def unmap_areas(self, world: World, thread: Thread) -> None:
         """Have ``thread``'s process unmap the areas; raises SpaceError and Gone."""

@@ -38,7 +38,7 @@ from dprobed.engine.protocol import State as ProbeState
 from dprobed.engine.relocate import Position, Where
 from dprobed.engine.reporter import Reporter
 from dprobed.engine.sigtrap import Sigtrap
-from dprobed.engine.space import INT3, Site, Space
+from dprobed.engine.space import INT3, Site, Space, SpaceError
 from dprobed.engine.watch import DebugRegisters
 from dprobed.program import ABORT, REM, Outcome
 from dprobed.target import memory, procfs, ptrace
@@ -581,7 +581,10 @@ class TrapEngine:
 
     def _release_child(self, thread: Thread) -> None:
         """A ``fork`` child has a copy of our changes: undo them there, and let it go."""
-        self.space.restore_copy(thread.tid)
+        try:
+            self.space.restore_copy(self.world, thread)
+        except SpaceError as error:
+            _log.error("child %d keeps breakpoints of ours: %s", thread.tid, error)
         self._registers.load(thread.tid)
         found = self.space.slot_at(self._words[RIP])
         if found is not None:

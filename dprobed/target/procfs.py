@@ -7,7 +7,6 @@ says EPERM. ``refusal`` finds out which rule it was, in the order in which the k
 from __future__ import annotations
 
 import os
-import platform
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -39,9 +38,7 @@ class Status:
     caught: int
     ignored: int
     seccomp: int
-    no_new_privs: bool
     shadow_stack: bool
-    user_memory: bool
 
 
 def status(tid: int) -> Status | None:
@@ -71,9 +68,7 @@ def status(tid: int) -> Status | None:
         caught=number(b"SigCgt", 16),
         ignored=number(b"SigIgn", 16),
         seccomp=number(b"Seccomp"),
-        no_new_privs=fields.get(b"NoNewPrivs") == b"1",
         shadow_stack=b"shstk" in fields.get(b"x86_Thread_features", b""),
-        user_memory=b"VmSize" in fields,
     )
 
 
@@ -231,11 +226,6 @@ def yama_scope() -> int:
         return int(Path(_YAMA).read_text())
     except (OSError, ValueError):
         return 0
-
-
-def machine_is_supported() -> bool:
-    """Whether this is x86-64 Linux."""
-    return platform.machine() == "x86_64"
 
 
 def shares_memory(one: int, other: int) -> bool:

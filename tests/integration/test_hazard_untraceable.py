@@ -22,11 +22,17 @@ SOMEBODY = 65533
 
 
 @pytest.fixture
-def public(build_target: BuildTarget) -> Iterator[Path]:
-    """``boxed`` where every user can run it."""
+def everybodys() -> Iterator[Path]:
+    """A folder from which every user can run a program."""
     with tempfile.TemporaryDirectory(prefix="dprobed-test-") as directory:
         Path(directory).chmod(0o755)
-        yield Path(shutil.copy(build_target("boxed.c"), Path(directory) / "boxed"))
+        yield Path(directory)
+
+
+@pytest.fixture
+def public(build_target: BuildTarget, everybodys: Path) -> Path:
+    """``boxed`` where every user can run it."""
+    return Path(shutil.copy(build_target("boxed.c"), everybodys / "boxed"))
 
 
 def as_user(uid: int) -> dict[str, object]:
@@ -122,6 +128,23 @@ def test_not_dumpable(public: Path, start: Start, trace: Trace) -> None:
     assert tracer.hits(number) == [100]
     tracer.detach()
     target.finish()
+
+
+def test_it_stops_being_dumpable_and_forks(
+    build_target: BuildTarget, everybodys: Path, start: Start, trace: Trace
+) -> None:
+    """Its children's memory is closed to an ordinary user, and has breakpoints in it."""
+    program = Path(shutil.copy(build_target("hides.c"), everybodys / "hides"))
+    target = start(program, **as_user(NOBODY))
+    tracer = trace(uid=NOBODY)
+    tracer.attach(target.pid)
+    target.tracer = tracer
+    number = tracer.put(counting(program, "probed"))
+    target.go()
+    target.expect("stopped")
+    assert tracer.hits(number) == [21]
+    tracer.detach()
+    assert target.finish() == 21
 
 
 def test_a_32_bit_program(build_target: BuildTarget, start: Start, trace: Trace) -> None:

@@ -77,7 +77,6 @@ def test_status_of_ourselves() -> None:
     assert found.state == "R"
     assert found.uids[0] == os.getuid()
     assert found.gids[0] == os.getgid()
-    assert found.user_memory
 
 
 def test_signal_sets(fork: Fork) -> None:

@@ -6,17 +6,25 @@ import ctypes
 import mmap
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from dprobed.engine import space as space_module
 from dprobed.engine.relocate import Where
 from dprobed.engine.space import INT3, SLOT, Area, Space, SpaceError
+from dprobed.target import procfs
+from dprobed.target.lifecycle import State
 from dprobed.target.memory import PAGE, Memory
 from dprobed.target.ptrace import Gone
+from dprobed.target.thread import Thread
+from dprobed.target.world import World
 
 GIB = 1 << 30
+#: A world is only asked where a child has to be borrowed.
+NOBODY_BORROWED = cast(World, None)
 #: push rbp; mov rbp,rsp; mov eax,1; pop rbp; ret; then int3 as padding
 CODE = bytes.fromhex("55 48 89 e5 b8 01 00 00 00 5d c3") + INT3 * 16
 
@@ -241,12 +249,28 @@ def test_the_copy_of_a_forked_child_is_cleaned(child: Child, space: Space) -> No
     try:
         memory = Memory(copy.pid)
         memory.poke(child.code, raw)
-        assert space.restore_copy(copy.pid)
+        assert space.restore_copy(NOBODY_BORROWED, Thread(copy.pid, copy.pid, State.STOPPED))
         assert memory.peek(child.code, len(CODE)) == CODE
         memory.close()
     finally:
         copy.end()
     assert space.memory.peek(child.code, 1) == INT3
+
+
+def test_a_call_under_a_shadow_stack_is_refused(
+    child: Child, space: Space, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No machine of ours has one: what /proc says is made up."""
+    space.memory.poke(child.code, b"\xe8\x00\x00\x00\x00")
+    found = procfs.status(child.pid)
+    assert found is not None
+    told = replace(found, shadow_stack=True)
+    monkeypatch.setattr(procfs, "status", lambda pid: told)
+    with pytest.raises(SpaceError, match="has a hardware shadow stack"):
+        space.make_site(child.code)
+    space.make_site(child.code + 9)
+    monkeypatch.undo()
+    space.make_site(child.code)
 
 
 def test_no_copy_of_a_child_that_is_gone(space: Space) -> None:
@@ -255,4 +279,4 @@ def test_no_copy_of_a_child_that_is_gone(space: Space) -> None:
         os._exit(0)
     os.waitpid(pid, 0)
     assert not Path(f"/proc/{pid}").exists()
-    assert not space.restore_copy(pid)
+    assert not space.restore_copy(NOBODY_BORROWED, Thread(pid, pid, State.STOPPED))
