@@ -262,7 +262,7 @@ class Control:
             if entered or code <= 0 or code == _SI_KERNEL:
                 # A handler's first instruction, a SIGTRAP that was sent, or a breakpoint.
                 self._engine.serve_trap(thread)
-                if entered or code == signal.SIGTRAP:
+                if entered:
                     self._arrived(thread)
                 return True
             if self._engine.end_step(thread):

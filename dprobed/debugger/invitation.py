@@ -286,8 +286,8 @@ class Debugger:
     # --- the end ---
 
     def ended(self, how: str, status: int) -> None:
-        """The target is at its end."""
-        if self._session is not None:
+        """The target is at its end, unless it is only let go."""
+        if self._session is not None and how in ("exited", "killed"):
             self._session.ended(how, status)
 
     def leave(self) -> None:

@@ -177,6 +177,10 @@ class Session:
         except (rsp.PacketError, PtraceError, OSError, IndexError) as error:
             _log.info("debugger: %r: %s", packet[:60], error)
             answer = _ERROR
+        except Exception:
+            # A defect of ours is not the target's: it is let go when the debugger gives up.
+            _log.exception("debugger: %r failed", packet[:60])
+            answer = _ERROR
         if answer is not None:
             self._send(answer)
 
