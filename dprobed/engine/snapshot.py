@@ -108,6 +108,7 @@ class Result:
 class _Current:
     """The dump that is being written."""
 
+    pid: int
     answer: Callable[[Result], None]
     limits: Limits
     how: str
@@ -122,6 +123,7 @@ class _Current:
     hold: ExitStack = field(default_factory=ExitStack)
     writer: int = 0
     pipe: int = -1
+    overdue: bool = False
     ended: Stop | None = None
     result: Result | None = None
 
@@ -226,7 +228,7 @@ class Dumps:
     def ask(self, pid: int, compress: bool, answer: Callable[[Result], None]) -> None:
         """Dump the target now; raises DumpError, StoreError and Gone. ``answer`` comes later."""
         if self._current is not None and self._current.result is not None:
-            self.finish(pid)  # what is left of it takes no time
+            self.finish()  # what is left of it takes no time
         if self.busy:
             raise DumpError("another dump of this process is being written; try again after it")
         limits = store.limits()
@@ -236,12 +238,12 @@ class Dumps:
 
     # --- the loop ---
 
-    def attend(self, pid: int) -> None:
+    def attend(self) -> None:
         """Do what has become due."""
         while self._wanted:
             wanted = self._wanted.pop(0)
             try:
-                self._begin_at_hit(pid, wanted)
+                self._begin_at_hit(wanted)
             finally:
                 if wanted.thread.tid in self._world.threads:
                     self._world.unpin(wanted.thread)
@@ -255,8 +257,9 @@ class Dumps:
         if current.result is not None and (current.copy is None or current.copy_is_over):
             self._close(current)
 
-    def _begin_at_hit(self, pid: int, wanted: _Wanted) -> None:
-        tid = wanted.thread.tid
+    def _begin_at_hit(self, wanted: _Wanted) -> None:
+        # Its own process: a child that shares the target's memory can be at the probe.
+        pid, tid = wanted.thread.tgid, wanted.thread.tid
 
         def answer(result: Result) -> None:
             if result.error:
@@ -274,10 +277,10 @@ class Dumps:
         except Gone:
             self._refuse("the process ended", tid)
 
-    def finish(self, pid: int) -> None:
+    def finish(self) -> None:
         """Wait until nothing is being written; the target goes on meanwhile."""
         while self.busy:
-            self.attend(pid)
+            self.attend()
             if self.busy:
                 self._world.wait()
 
@@ -292,7 +295,7 @@ class Dumps:
         answer: Callable[[Result], None],
     ) -> None:
         store.admit(limits)
-        current = _Current(answer, limits, "snapshot", time.monotonic())
+        current = _Current(pid, answer, limits, "snapshot", time.monotonic())
         began = time.monotonic_ns()
         job: dumper.Job | None = None
         try:
@@ -550,7 +553,10 @@ class Dumps:
         except msgspec.MsgspecError:
             stop = current.ended
             how = f"signal {stop.value}" if stop and stop.kind is Kind.KILLED else "an error"
-            done = dumper.Done(error=f"no core: its writer was ended by {how}")
+            reason = f"its writer was ended by {how}"
+            if current.overdue:
+                reason = f"the process cannot be copied, and {current.limits.stopped} s are over"
+            done = dumper.Done(error=f"no core: {reason}")
             with contextlib.suppress(OSError):
                 store.tidy(current.limits.folder)
         if current.how == "stopped":
@@ -572,6 +578,7 @@ class Dumps:
     def _limit_stop(self, current: _Current) -> None:
         """A target that stands still does so for a limited time."""
         if time.monotonic() - current.began > current.limits.stopped:
+            current.overdue = True
             with contextlib.suppress(ProcessLookupError):
                 os.kill(current.writer, signal.SIGKILL)
 
@@ -607,7 +614,7 @@ class Dumps:
         if current.copy is not None:
             with (
                 contextlib.suppress(Gone),
-                self._world.borrowed(self._space.tgid) as lender,
+                self._world.borrowed(current.pid) as lender,
             ):
                 self._bury(lender, current)
             self._bury(None, current)
@@ -687,5 +694,6 @@ def _facts(pid: int) -> dict[str, bytes]:
         "COREDUMP_ROOT": os.fsencode(_link(pid, "root")),
     }
     with contextlib.suppress(OSError):
-        facts["COREDUMP_CGROUP"] = Path(f"/proc/{pid}/cgroup").read_bytes()
+        groups = Path(f"/proc/{pid}/cgroup").read_bytes().splitlines()
+        facts["COREDUMP_CGROUP"] = groups[-1].split(b":", 2)[2]
     return facts
