@@ -610,15 +610,24 @@ class Dumps:
         self._world.attention = True
 
     def _close(self, current: _Current) -> None:
-        """Bury the copy."""
+        """Bury the copy; later, if no thread can be borrowed for it now."""
         if current.copy is not None:
-            with (
-                contextlib.suppress(Gone),
-                self._world.borrowed(current.pid) as lender,
-            ):
-                self._bury(lender, current)
-            self._bury(None, current)
+            with self._world.stopped():
+                try:
+                    lender = self._world.lender(current.pid)
+                except Gone:
+                    if self._is_alive(current.pid):
+                        return
+                    self._bury(None, current)
+                else:
+                    self._bury(lender, current)
         self._current = None
+
+    def _is_alive(self, pid: int) -> bool:
+        return any(
+            thread.tgid == pid and thread.state is not State.ENDED
+            for thread in self._world.threads.values()
+        )
 
     def _bury(self, lender: Thread | None, current: _Current) -> None:
         """Kill and collect the copy; the target collects it, too, if a thread can be borrowed."""
@@ -641,6 +650,7 @@ class Dumps:
         """A dump could not be begun: leave nothing of it."""
         current.hold.close()
         self._close(current)
+        self._bury(None, current)
 
 
 def _stat(tid: int) -> list[bytes]:
