@@ -313,11 +313,13 @@ def test_flight_recorder(daemon: Daemon, tmp_path: Path) -> None:
 
 def test_flight_recorder_is_written_on_a_dump(daemon: Daemon, tmp_path: Path) -> None:
     folder = tmp_path / "t"
-    with cat() as target, cat() as fatal:
+    with cat() as target, cat() as fatal, cat() as plain:
         insert(daemon, tmp_path, target)
+        insert(daemon, tmp_path, plain, "exit")
         insert(daemon, tmp_path, fatal, "exit dump")
         start(daemon, folder, "--flight", "1M")
         target.say("one")
+        plain.say("not for a trace")
         target.say("two")
         fatal.say("the reason")
         until(daemon, "t", lambda row: row["written"] == 3)
@@ -341,16 +343,18 @@ def test_the_end_of_the_daemon_ends_sessions_well(tmp_path: Path) -> None:
 
 
 def test_disarmed_sessions_take_nothing(daemon: Daemon, tmp_path: Path) -> None:
-    with cat() as target:
+    with cat() as target, cat() as plain:
         insert(daemon, tmp_path, target)
+        insert(daemon, tmp_path, plain, "exit")
         start(daemon, tmp_path / "t", "--all")
         (row,) = [row for row in daemon.json("handlers") if row["handler"] == "trace.t"]
         assert (row["facility"], row["owner"], row["armed"]) == ("trace", "dprobed", True)
         done = daemon.dprobe("handlers", "disarm", "trace.t")
         assert done.returncode == 0, done.stderr
         target.say("unseen")
+        plain.say("unseen, too")
         daemon.json("remove", "--all")
-        assert len(parsed(daemon.dprobe("log", "--json").stdout)) == 1
+        assert len(parsed(daemon.dprobe("log", "--json").stdout)) == 2
         assert session(daemon, "t")["records"] == 0
 
 
