@@ -145,7 +145,7 @@ class Debugger:
 
     def attend(self) -> None:
         """Do what there is to do; after it the target runs, or is held."""
-        if self.control.events and not self.control.holds:
+        if self.control.is_ready and not self.control.holds:
             self.control.hold()
         if self.control.holds and not self._held_at:
             self._begin_hold()
@@ -154,7 +154,7 @@ class Debugger:
         if session is not None:
             # What a debugger asks can lead to a stop that it is to be told of at once.
             session.serve()
-            while not session.over and session.waits and self.control.events:
+            while not session.over and session.waits and self.control.is_ready:
                 self.control.hold()
                 session.report()
                 session.serve()
@@ -168,7 +168,7 @@ class Debugger:
                 self._pid,
             )
             self.release()
-        if not self.control.holds and not self.control.events:
+        if not self.control.holds and not self.control.is_ready:
             self._held_at = 0.0
         self._listen_for_stops(self.is_waiting)
 
