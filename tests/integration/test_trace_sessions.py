@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import time
@@ -177,6 +178,7 @@ def small_disk(path: Path, size: str = "256k") -> Iterator[Path]:
         subprocess.run(["umount", "-l", str(path)], check=True)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
 @pytest.mark.parametrize("form", ["ctf", "text"])
 def test_a_full_disk(daemon: Daemon, tmp_path: Path, form: str) -> None:
     """It is said, what is lost is counted, and the session goes on when there is room again."""
@@ -229,6 +231,7 @@ def test_a_folder_that_is_removed_is_made_anew(daemon: Daemon, tmp_path: Path) -
     assert strings(folder) == ["after\n"]
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
 def test_no_permission_and_again(daemon: Daemon, tmp_path: Path) -> None:
     """A disk that becomes read-only, which even root cannot write to."""
     with small_disk(tmp_path / "disk", "1m") as disk, cat() as target:
