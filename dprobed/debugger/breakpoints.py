@@ -7,10 +7,10 @@ So they can stand where probes stand, and the probes' programs run first. What h
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from typing import Final
 
-from dprobed.debugger.control import Control, Event
+from dprobed.debugger.control import Control, Event, Place
 from dprobed.engine.probe import Attachment, Probe
 from dprobed.engine.space import INT3, SpaceError
 from dprobed.engine.trap import TrapEngine
@@ -50,14 +50,13 @@ class Breakpoints:
         self._control: Final = control
         self._detach: Final = detach
         self._apply: Final = apply
-        self._probes: dict[tuple[int, int, int], tuple[int, Probe]] = {}
+        self._probes: dict[Place, Probe] = {}
         self._registers: Final = Registers()
-        self._last = 0
 
     @property
-    def numbers(self) -> frozenset[int]:
-        """Of those that are in."""
-        return frozenset(number for number, _ in self._probes.values())
+    def places(self) -> Set[Place]:
+        """Those that are in."""
+        return self._probes.keys()
 
     def insert(self, kind: int, address: int, length: int) -> None:
         """``Z``; raises Unsupported, Refused."""
@@ -67,8 +66,6 @@ class Breakpoints:
             return
         if kind and kind not in _KINDS:
             raise Unsupported
-        self._last += 1
-        number = self._last
         detail = _DETAILS[kind]
         if kind > 1:
             detail %= address
@@ -77,7 +74,7 @@ class Breakpoints:
         def entry(context: Context) -> Outcome:
             thread = self._world.threads.get(context.tid)
             if thread is not None and context.pid == self._world_pid:
-                control.note(thread, Event(thread.tid, signal.SIGTRAP, detail, number))
+                control.note(thread, Event(thread.tid, signal.SIGTRAP, detail, key))
             return Outcome(ABORT, b"", (), 0, 0, None, False, False)
 
         probe = Probe(0, ProbeDefinition(0, address=hex(address)), entry, "")
@@ -92,7 +89,7 @@ class Breakpoints:
             self._write(address)
         except Gone as error:
             raise Refused(str(error)) from error
-        self._probes[key] = (number, probe)
+        self._probes[key] = probe
 
     def _write(self, address: int) -> None:
         """A breakpoint as it is: where no copy of the instruction can run, none needs to."""
@@ -105,12 +102,12 @@ class Breakpoints:
     def serve_trap(self, thread: Thread) -> bool:
         """Whether a SIGTRAP stop is of a breakpoint that is no site; raises Gone."""
         words = self._registers.load(thread.tid)
-        found = self._probes.get((0, words[RIP] - 1, 1))
-        if found is None or words[RIP] - 1 not in self._engine.space.raw:
+        place = (0, words[RIP] - 1, 1)
+        if place not in self._probes or place[1] not in self._engine.space.raw:
             return False
         words[RIP] -= 1
         self._registers.store(thread.tid)
-        event = Event(thread.tid, signal.SIGTRAP, _DETAILS[0], found[0])
+        event = Event(thread.tid, signal.SIGTRAP, _DETAILS[0], place)
         self._control.note(thread, event)
         return True
 
@@ -146,7 +143,7 @@ class Breakpoints:
 
     def remove(self, kind: int, address: int, length: int) -> None:
         """``z``; one that is not there is no error."""
-        _, probe = self._probes.pop((kind, address, length if kind > 1 else 1), (0, None))
+        probe = self._probes.pop((kind, address, length if kind > 1 else 1), None)
         if probe is not None:
             self._take_out(address, probe)
 
@@ -160,7 +157,7 @@ class Breakpoints:
 
     def clear(self) -> None:
         """Take all out."""
-        probes = [(address, probe) for (_, address, _), (_, probe) in self._probes.items()]
+        probes = [(address, probe) for (_, address, _), probe in self._probes.items()]
         self._probes.clear()
         for address, probe in probes:
             self._take_out(address, probe)

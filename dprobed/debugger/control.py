@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import signal
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Final
@@ -34,17 +34,21 @@ _WORD: Final = 0xFFFF_FFFF_FFFF_FFFF
 _SERVED: Final = 16
 
 
+#: A breakpoint of the debugger, which takes them out and puts them in at each stop.
+Place = tuple[int, int, int]
+
+
 @dataclass(frozen=True)
 class Event:
     """Why the target stands still; ``detail`` goes into the stop reply as it is.
 
-    ``place``: the number of the breakpoint or watchpoint of the debugger that was hit, 0 for none.
+    ``place``: the breakpoint or watchpoint of the debugger that was hit (kind, address, length).
     """
 
     tid: int
     signal: int
     detail: bytes = b""
-    place: int = 0
+    place: Place | None = None
 
 
 class Control:
@@ -66,6 +70,8 @@ class Control:
         self.steps: dict[int, tuple[int, int]] = {}
         self._stack = ExitStack()
         self._ours: set[int] = set()
+        #: Threads that the debugger did not let go on last: what they have to tell waits.
+        self._left: set[int] = set()
         #: Threads whose signal the debugger was told of, and may take back.
         self._told: set[int] = set()
         self._sent: set[tuple[int, int]] = set()
@@ -100,6 +106,17 @@ class Control:
         self._ours.add(thread.tid)
         self.events.append(event)
         self._world.attention = True
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether there is a stop to tell of."""
+        return any(event.tid not in self._left for event in self.events)
+
+    def take(self) -> Event:
+        """The first stop that is to be told of."""
+        event = next(event for event in self.events if event.tid not in self._left)
+        self.events.remove(event)
+        return event
 
     def hold(self) -> None:
         """Stop everything."""
@@ -138,18 +155,19 @@ class Control:
     def interrupt(self, tid: int) -> None:
         """Stop at the debugger's wish; ``tid`` is shown if it is there."""
         self.hold()
-        if not self.events:
-            threads = self.threads()
-            shown = self.thread(tid) or (threads[0] if threads else None)
-            self.events.append(Event(shown.tid if shown else self._pid, signal.SIGINT))
+        if not self.is_ready:
+            there = [thread.tid for thread in self.threads() if thread.tid not in self._left]
+            shown = tid if tid in there or not there else there[0]
+            self._left.discard(shown)
+            self.events.append(Event(shown, signal.SIGINT))
 
     # --- going on ---
 
-    def resume(self, actions: Sequence[rsp.Action], is_in: frozenset[int]) -> None:
+    def resume(self, actions: Sequence[rsp.Action], is_in: Set[Place]) -> None:
         """Let threads go on; those for whom there is no action stay.
 
         ``is_in``: the breakpoints that are in now. If one of the threads has something to tell
-        already, nothing goes on, and ``events`` is not empty.
+        already, nothing goes on: there is a stop to tell of.
         """
         chosen: dict[int, rsp.Action] = {}
         for thread in self.threads():
@@ -160,9 +178,14 @@ class Control:
                     break
         for tid, action in chosen.items():
             self._give_signal(self._world.threads[tid], rsp.from_gdb(action.signal))
-        self.events = deque(e for e in self.events if not e.place or e.place in is_in)
-        if any(event.tid in chosen for event in self.events):
-            self.events = deque(sorted(self.events, key=lambda each: each.tid not in chosen))
+        # Of a breakpoint that was taken out meanwhile nothing is to be told.
+        self.events = deque(
+            event
+            for event in self.events
+            if event.tid not in chosen or event.place is None or event.place in is_in
+        )
+        self._left = {thread.tid for thread in self.threads()} - chosen.keys()
+        if self.is_ready:
             return
         for thread in self.threads():
             to_do = chosen.get(thread.tid)
@@ -239,6 +262,7 @@ class Control:
                 thread.stepping = False
         self.steps.clear()
         self._ours.clear()
+        self._left.clear()
         self._told.clear()
         self._served.clear()
         if self.holds:
@@ -263,7 +287,7 @@ class Control:
             if entered or code <= 0 or code == _SI_KERNEL:
                 # A handler's first instruction, a SIGTRAP that was sent, or a breakpoint.
                 self._engine.serve_trap(thread)
-                if entered or code == signal.SIGTRAP:
+                if entered:
                     self._arrived(thread)
                 return True
             if self._engine.end_step(thread):
@@ -291,6 +315,7 @@ class Control:
     def forget(self, tid: int) -> None:
         """A thread ended."""
         self._ours.discard(tid)
+        self._left.discard(tid)
         self._told.discard(tid)
         self._served.pop(tid, None)
         self.steps.pop(tid, None)
@@ -298,7 +323,15 @@ class Control:
 
     def new_image(self, thread: Thread, path: bytes) -> None:
         """``exec``: the thread is the only one, and nothing that was noted holds."""
-        for noted in (self._ours, self._told, self._sent, self._served, self.steps, self.events):
+        for noted in (
+            self._ours,
+            self._left,
+            self._told,
+            self._sent,
+            self._served,
+            self.steps,
+            self.events,
+        ):
             noted.clear()
         thread.stepping = False
         if self.attached:

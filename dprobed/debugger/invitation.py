@@ -146,7 +146,7 @@ class Debugger:
 
     def attend(self) -> None:
         """Do what there is to do; after it the target runs, or is held."""
-        if self.control.events and not self.control.holds:
+        if self.control.is_ready and not self.control.holds:
             self.control.hold()
         if self.control.holds and not self._held_at:
             self._begin_hold()
@@ -155,7 +155,7 @@ class Debugger:
         if session is not None:
             # What a debugger asks can lead to a stop that it is to be told of at once.
             session.serve()
-            while not session.over and session.waits and self.control.events:
+            while not session.over and session.waits and self.control.is_ready:
                 self.control.hold()
                 session.report()
                 session.serve()
@@ -169,7 +169,7 @@ class Debugger:
                 self._pid,
             )
             self.release()
-        if not self.control.holds and not self.control.events:
+        if not self.control.holds and not self.control.is_ready:
             self._held_at = 0.0
         self._listen_for_stops(self.is_waiting)
 
@@ -287,8 +287,8 @@ class Debugger:
     # --- the end ---
 
     def ended(self, how: str, status: int) -> None:
-        """The target is at its end."""
-        if self._session is not None:
+        """The target is at its end, unless it is only let go."""
+        if self._session is not None and how in ("exited", "killed"):
             self._session.ended(how, status)
 
     def leave(self) -> None:

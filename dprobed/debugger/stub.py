@@ -177,6 +177,10 @@ class Session:
         except (rsp.PacketError, PtraceError, OSError, IndexError) as error:
             _log.info("debugger: %r: %s", packet[:60], error)
             answer = _ERROR
+        except Exception:
+            # A defect of ours is not the target's: it is let go when the debugger gives up.
+            _log.exception("debugger: %r failed", packet[:60])
+            answer = _ERROR
         if answer is not None:
             self._send(answer)
 
@@ -217,7 +221,7 @@ class Session:
 
     def report(self) -> None:
         """Tell the first stop that the debugger has not heard of; it has asked for one."""
-        self._stop = self._control.events.popleft()
+        self._stop = self._control.take()
         self._tid = self._stop.tid
         self.waits = False
         self._send(self._stop_reply(self._stop))
@@ -249,8 +253,8 @@ class Session:
         return b"".join(parts)
 
     def _why(self, _: bytes) -> bytes:
-        if self._stop is None and self._control.events:
-            self._stop = self._control.events.popleft()
+        if self._stop is None and self._control.is_ready:
+            self._stop = self._control.take()
             self._tid = self._stop.tid
         if self._stop is None:
             threads = self._control.threads()
@@ -381,7 +385,7 @@ class Session:
     def _resume(self, actions: list[rsp.Action]) -> None:
         self._stop = None
         self.waits = True
-        self._control.resume(actions, self._points.numbers)
+        self._control.resume(actions, self._points.places)
 
     def _detach(self, _: bytes) -> None:
         self._send(b"OK")

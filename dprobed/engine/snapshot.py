@@ -13,9 +13,6 @@ reads its memory while the target runs. Then:
 
 Where the copy cannot be had (a seccomp filter, RLIMIT_NPROC, no memory), the target stands still
 until its dump is written, for a limited time.
-
-Registers are shown as they were without us: a thread in a slot at the equivalent place, one that
-has just executed a breakpoint before it.
 """
 
 from __future__ import annotations
@@ -34,18 +31,13 @@ from typing import Any, Final
 
 import msgspec
 
+from dprobed.engine import image
 from dprobed.engine.probe import Attachment
 from dprobed.engine.space import Space, SpaceError
 from dprobed.engine.trap import TrapEngine
 from dprobed.handler.dump import dumper, store
 from dprobed.handler.dump.areas import Area, parse_smaps
-from dprobed.handler.dump.core import (
-    NT_PRFPREG,
-    NT_X86_XSTATE,
-    Memory,
-    ProcessImage,
-    ThreadImage,
-)
+from dprobed.handler.dump.core import Memory, ProcessImage
 from dprobed.handler.dump.store import Limits, StoreError
 from dprobed.program import Outcome, decode_log
 from dprobed.target import procfs, ptrace
@@ -53,20 +45,17 @@ from dprobed.target.lifecycle import State
 from dprobed.target.ptrace import (
     ORIG_RAX,
     RAX,
-    RCX,
     RDI,
     RIP,
     RSI,
-    RSP,
     WALL,
-    Block,
     Gone,
     PtraceError,
     Registers,
 )
 from dprobed.target.status import Kind, Stop
 from dprobed.target.thread import Thread
-from dprobed.target.world import World, trap_is_pending
+from dprobed.target.world import World
 
 #: The number of ``exit dump``.
 FACILITY: Final = 3
@@ -79,11 +68,9 @@ _CLOSE_RANGE_UNSHARE: Final = 2
 _ADDRESS_END: Final = (1 << 47) - 4096
 #: MADV_DONTFORK memory is not in the copy; so much of it is read while the target is stopped.
 _NOT_COPIED: Final = 64 << 20
-_XSTATE_ROOM: Final = 64 << 10
 _HOUR: Final = 3600.0
 #: Seconds between two notices that dumps are refused.
 _QUIET: Final = 10.0
-_TRAP_BRKPT: Final = 1
 
 _log = logging.getLogger(__name__)
 
@@ -109,6 +96,7 @@ class Result:
 class _Current:
     """The dump that is being written."""
 
+    pid: int
     answer: Callable[[Result], None]
     limits: Limits
     how: str
@@ -123,6 +111,7 @@ class _Current:
     hold: ExitStack = field(default_factory=ExitStack)
     writer: int = 0
     pipe: int = -1
+    overdue: bool = False
     ended: Stop | None = None
     result: Result | None = None
 
@@ -148,7 +137,7 @@ class Dumps:
         self._describe: Final = describe
         self._tell: Final = tell
         self._registers: Final = Registers()
-        self._xstate: Final = Block(_XSTATE_ROOM)
+        self._images: Final = image.Images(engine)
         self._wanted: list[_Wanted] = []
         self._current: _Current | None = None
         self._recent: dict[tuple[int, int], deque[float]] = {}
@@ -227,7 +216,7 @@ class Dumps:
     def ask(self, pid: int, compress: bool, answer: Callable[[Result], None]) -> None:
         """Dump the target now; raises DumpError, StoreError and Gone. ``answer`` comes later."""
         if self._current is not None and self._current.result is not None:
-            self.finish(pid)  # what is left of it takes no time
+            self.finish()  # what is left of it takes no time
         if self.busy:
             raise DumpError("another dump of this process is being written; try again after it")
         limits = store.limits()
@@ -237,12 +226,12 @@ class Dumps:
 
     # --- the loop ---
 
-    def attend(self, pid: int) -> None:
+    def attend(self) -> None:
         """Do what has become due."""
         while self._wanted:
             wanted = self._wanted.pop(0)
             try:
-                self._begin_at_hit(pid, wanted)
+                self._begin_at_hit(wanted)
             finally:
                 if wanted.thread.tid in self._world.threads:
                     self._world.unpin(wanted.thread)
@@ -256,8 +245,9 @@ class Dumps:
         if current.result is not None and (current.copy is None or current.copy_is_over):
             self._close(current)
 
-    def _begin_at_hit(self, pid: int, wanted: _Wanted) -> None:
-        tid = wanted.thread.tid
+    def _begin_at_hit(self, wanted: _Wanted) -> None:
+        # Its own process: a child that shares the target's memory can be at the probe.
+        pid, tid = wanted.thread.tgid, wanted.thread.tid
 
         def answer(result: Result) -> None:
             if result.error:
@@ -275,10 +265,10 @@ class Dumps:
         except Gone:
             self._refuse("the process ended", tid)
 
-    def finish(self, pid: int) -> None:
+    def finish(self) -> None:
         """Wait until nothing is being written; the target goes on meanwhile."""
         while self.busy:
-            self.attend(pid)
+            self.attend()
             if self.busy:
                 self._world.wait()
 
@@ -293,14 +283,14 @@ class Dumps:
         answer: Callable[[Result], None],
     ) -> None:
         store.admit(limits)
-        current = _Current(answer, limits, "snapshot", time.monotonic())
+        current = _Current(pid, answer, limits, "snapshot", time.monotonic())
         began = time.monotonic_ns()
         job: dumper.Job | None = None
         try:
             with ExitStack() as stack:
                 why = self._enter(stack, pid, current)
                 source = current.copy.tid if current.copy is not None else self._any_thread(pid)
-                process = self._image(pid, tid)
+                process = self._images.process(pid, tid)
                 job = self._job(pid, source, process, current, began)
                 if current.copy is None:
                     current.how = "stopped"
@@ -399,9 +389,9 @@ class Dumps:
             omitted=[(area.start, area.end) for area in space.areas],
             extra=extra,
             about={},
-            exe=_link(pid, "exe"),
+            exe=image.link(pid, "exe"),
             stopped_at=began,
-            facts=_facts(pid),
+            facts=image.facts(pid),
         )
 
     def _not_copied(self, tid: int, copy: int, memory: Memory) -> list[Area]:
@@ -452,90 +442,6 @@ class Dumps:
 
         self._world.others[child] = ended
 
-    # --- what a process looks like ---
-
-    def _image(self, pid: int, tid: int) -> ProcessImage:
-        """The stopped process; its first thread is ``tid``, or the leading one."""
-        current = tid or pid
-        images = []
-        for thread in list(self._world.threads.values()):
-            if thread.tgid != pid or thread.state is State.ENDED:
-                continue
-            image = self._thread(thread)
-            if image is not None:
-                if tid == thread.tid and not image.signal:
-                    image.signal = signal.SIGTRAP
-                    image.siginfo = _breakpoint_info(image.registers)
-                images.append(image)
-        if not images:
-            raise Gone(pid)
-        images.sort(key=lambda image: (image.tid != current, image.tid))
-        stat = _stat(pid)
-        found = procfs.status(pid)
-        arguments = b""
-        with contextlib.suppress(OSError):
-            arguments = Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0")
-        auxv = b""
-        with contextlib.suppress(OSError):
-            auxv = Path(f"/proc/{pid}/auxv").read_bytes()
-        return ProcessImage(
-            threads=images,
-            state="R",
-            nice=int(stat[16]) if stat else 0,
-            flags=int(stat[6]) if stat else 0,
-            uid=found.uids[0] if found is not None else 0,
-            gid=found.gids[0] if found is not None else 0,
-            ids=_ids(pid, stat),
-            name=procfs.comm(pid),
-            arguments=arguments.replace(b"\0", b" "),
-            auxv=auxv,
-        )
-
-    def _thread(self, thread: Thread) -> ThreadImage | None:
-        tid = thread.tid
-        stat = _stat(tid)
-        if not stat:
-            return None
-        try:
-            image = ThreadImage(tid, self._shown(tid))
-            image.fpregs = ptrace.get_regset(tid, NT_PRFPREG, self._xstate)
-            with contextlib.suppress(PtraceError):  # a machine without XSAVE
-                image.xstate = ptrace.get_regset(tid, NT_X86_XSTATE, self._xstate)
-            image.blocked = ptrace.get_sigmask(tid)
-            if thread.signal:
-                image.signal = thread.signal
-                image.siginfo = thread.siginfo or ptrace.get_siginfo(tid)
-        except (Gone, PtraceError):
-            words = _sleeping(tid)
-            if words is None:
-                return None
-            image = ThreadImage(tid, words)
-        image.ids = _ids(tid, stat)
-        found = procfs.status(tid)
-        image.pending = found.pending if found is not None else 0
-        hertz = os.sysconf("SC_CLK_TCK")
-        ticks = [int(field) for field in stat[11:15]]
-        image.times = tuple(
-            part for each in ticks for part in (each // hertz, each % hertz * 1_000_000 // hertz)
-        )
-        return image
-
-    def _shown(self, tid: int) -> bytes:
-        """A stopped thread's registers as they would be without us; raises Gone."""
-        words = self._registers.load(tid)
-        found = self._space.slot_at(words[RIP])
-        if found is not None:
-            position = found[0].position(found[1])
-            words[RIP] = position.address
-            words[RSP] = words[RSP] + position.rsp_delta & 0xFFFF_FFFF_FFFF_FFFF
-            if position.rcx is not None:
-                words[RCX] = position.rcx
-        else:
-            site = self._space.by_trap.get(words[RIP])
-            if site is not None and trap_is_pending(tid):
-                words[RIP] = site.address
-        return bytes(self._registers.data)
-
     # --- the end of a dump ---
 
     def _collect_result(self, current: _Current) -> None:
@@ -551,7 +457,10 @@ class Dumps:
         except msgspec.MsgspecError:
             stop = current.ended
             how = f"signal {stop.value}" if stop and stop.kind is Kind.KILLED else "an error"
-            done = dumper.Done(error=f"no core: its writer was ended by {how}")
+            reason = f"its writer was ended by {how}"
+            if current.overdue:
+                reason = f"the process cannot be copied, and {current.limits.stopped} s are over"
+            done = dumper.Done(error=f"no core: {reason}")
             with contextlib.suppress(OSError):
                 store.tidy(current.limits.folder)
         if current.how == "stopped":
@@ -573,6 +482,7 @@ class Dumps:
     def _limit_stop(self, current: _Current) -> None:
         """A target that stands still does so for a limited time."""
         if time.monotonic() - current.began > current.limits.stopped:
+            current.overdue = True
             with contextlib.suppress(ProcessLookupError):
                 os.kill(current.writer, signal.SIGKILL)
 
@@ -604,15 +514,24 @@ class Dumps:
         self._world.attention = True
 
     def _close(self, current: _Current) -> None:
-        """Bury the copy."""
+        """Bury the copy; later, if no thread can be borrowed for it now."""
         if current.copy is not None:
-            with (
-                contextlib.suppress(Gone),
-                self._world.borrowed(self._space.tgid) as lender,
-            ):
-                self._bury(lender, current)
-            self._bury(None, current)
+            with self._world.stopped():
+                try:
+                    lender = self._world.lender(current.pid)
+                except Gone:
+                    if self._is_alive(current.pid):
+                        return
+                    self._bury(None, current)
+                else:
+                    self._bury(lender, current)
         self._current = None
+
+    def _is_alive(self, pid: int) -> bool:
+        return any(
+            thread.tgid == pid and thread.state is not State.ENDED
+            for thread in self._world.threads.values()
+        )
 
     def _bury(self, lender: Thread | None, current: _Current) -> None:
         """Kill and collect the copy; the target collects it, too, if a thread can be borrowed."""
@@ -635,58 +554,4 @@ class Dumps:
         """A dump could not be begun: leave nothing of it."""
         current.hold.close()
         self._close(current)
-
-
-def _stat(tid: int) -> list[bytes]:
-    """The fields of ``/proc/TID/stat`` from the third on; empty when it is gone."""
-    try:
-        data = Path(f"/proc/{tid}/stat").read_bytes()
-    except OSError:
-        return []
-    return data[data.rindex(b")") + 2 :].split()
-
-
-def _ids(tid: int, stat: list[bytes]) -> tuple[int, int, int, int]:
-    """Thread, parent, process group and session, as a core has them."""
-    return (tid, *(int(each) for each in stat[1:4])) if stat else (tid, 0, 0, 0)  # type: ignore[return-value]
-
-
-def _breakpoint_info(registers: bytes) -> bytes:
-    """The siginfo_t of a breakpoint at the thread's place."""
-    address = registers[8 * RIP : 8 * RIP + 8]
-    head = b"".join(number.to_bytes(4, "little") for number in (signal.SIGTRAP, 0, _TRAP_BRKPT, 0))
-    return (head + address).ljust(128, b"\0")
-
-
-def _sleeping(tid: int) -> bytes | None:
-    """What /proc tells of a thread that sleeps in the kernel and cannot be stopped."""
-    try:
-        fields = Path(f"/proc/{tid}/syscall").read_text().split()
-    except OSError:
-        return None
-    if len(fields) < 3:
-        return None
-    registers = Registers()
-    order = (ORIG_RAX, RDI, RSI, ptrace.RDX, ptrace.R10, ptrace.R8, ptrace.R9)
-    for index, text in zip(order, fields[:-2], strict=False):
-        registers.words[index] = int(text, 0) & 0xFFFF_FFFF_FFFF_FFFF
-    registers.words[RSP], registers.words[RIP] = (int(text, 16) for text in fields[-2:])
-    return bytes(registers.data)
-
-
-def _link(pid: int, name: str) -> str:
-    try:
-        return str(Path(f"/proc/{pid}/{name}").readlink())
-    except OSError:
-        return ""
-
-
-def _facts(pid: int) -> dict[str, bytes]:
-    """Further fields of the journal's entry."""
-    facts = {
-        "COREDUMP_CWD": os.fsencode(_link(pid, "cwd")),
-        "COREDUMP_ROOT": os.fsencode(_link(pid, "root")),
-    }
-    with contextlib.suppress(OSError):
-        facts["COREDUMP_CGROUP"] = Path(f"/proc/{pid}/cgroup").read_bytes()
-    return facts
+        self._bury(None, current)

@@ -164,7 +164,7 @@ class Tracer:
             self._served = self._engine.served
             self._retry_pending()
             self._watch_late()
-        self._dumps.attend(self._pid)
+        self._dumps.attend()
         if self._resume:
             self._resume = False
             self._release(None)
@@ -219,7 +219,7 @@ class Tracer:
                 case protocol.Resume():
                     answer = protocol.Ok(request.seq, tids=self._let_on(request.tid))
                 case protocol.Detach():
-                    self._dumps.finish(self._pid)
+                    self._dumps.finish()
                     self._withdraw()
                     self._end = ("detached", 0)
                     answer = protocol.Ok(

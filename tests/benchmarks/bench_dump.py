@@ -61,7 +61,7 @@ def _daemon(socket: Path, folder: Path) -> Iterator[None]:
 
 def measure(smoke: bool) -> tuple[list[Figure], list[str]]:
     """Pauses and totals of both."""
-    size = 16 if smoke else MEBIBYTES
+    size = 160 if smoke else MEBIBYTES
     ours: list[tuple[float, float]] = []
     theirs: list[tuple[float, float]] = []
     with (

@@ -22,7 +22,7 @@ from tests.integration.debug_support import (
     told,
     when,
 )
-from tests.integration.harness import RefusedError, Target, TracerProcess, text
+from tests.integration.harness import RefusedError, Target, TracerProcess, counting, text
 
 NOBODY = 65534
 
@@ -173,6 +173,105 @@ def test_interrupted_while_it_runs(debugged: Path, start: Start, trace: Trace) -
     assert client.answer().startswith(b"W00")
     client.close()
     ends_well(target)
+
+
+@pytest.mark.parametrize("step_over", [False, True])
+def test_every_hit_of_every_thread_is_told_once(
+    build_target: BuildTarget, start: Start, trace: Trace, step_over: bool
+) -> None:
+    program = build_target("debug_threads.c", "-pthread")
+    target = start(program, "50")
+    tracer = trace(target)
+    put(tracer, holding(program, "probed").replace("probed\n", "probed\nmax_hits = 1\n"))
+    counted = put(tracer, counting(program, "probed"))
+    target.go()
+    client = Client(await_hold(tracer).socket)
+    client.ask(b"qSupported:multiprocess+;swbreak+")
+    assert client.ask(b"?").startswith(b"T05")
+    place = number(client.ask(b"p10"))
+    # Others may have come by before everything stood still.
+    before = tracer.hits(counted)[0]
+    stops = 0
+    while True:
+        if step_over:
+            # As gdb steps over its breakpoint: taken out, one thread alone, put in again.
+            client.ask(b"z0,%x,1" % place)
+            tid = client.ask(b"qC")[2:]
+            answer = client.ask(b"vCont;s:%s" % tid)
+            assert answer.startswith(b"T05") and tid in answer
+            assert place < number(client.ask(b"p10")) < place + 16
+        client.ask(b"Z0,%x,1" % place)
+        answer = client.ask(b"vCont;c")
+        if answer.startswith(b"W00"):
+            break
+        assert answer.startswith(b"T05") and b"swbreak" in answer
+        assert number(client.ask(b"p10")) == place
+        stops += 1
+    target.expect("OK")
+    assert target.number("calls") == 200
+    hits = {each.program: each.hits for each in tracer.wait().probes}
+    assert (before + stops, hits[counted]) == (200, 200)
+    client.close()
+
+
+def number(answer: bytes) -> int:
+    """A register's value."""
+    return int.from_bytes(bytes.fromhex(answer.decode()), "little")
+
+
+def test_a_range_is_stepped_through_at_once(debugged: Path, start: Start, trace: Trace) -> None:
+    target = start(debugged, "100", "1")
+    tracer = trace(target)
+    client = Client(held_at_50(debugged, target, tracer))
+    tid = client.ask(b"?").split(b"thread:")[1].split(b";")[0]
+    place = number(client.ask(b"p10"))
+    assert client.ask(b"vCont;r%x,%x:%s;c" % (place, place + 0x12, tid)).startswith(b"T05")
+    assert number(client.ask(b"p10")) == place + 0x12
+    assert client.ask(b"D") == b"OK"
+    client.close()
+    ends_well(target)
+
+
+def test_suspended_stays_suspended(build_target: BuildTarget, start: Start, trace: Trace) -> None:
+    program = build_target("debug_threads.c", "-pthread")
+    target = start(program, "1")
+    tracer = trace(target)
+    put(
+        tracer,
+        f"""name = "{program}"
+        gvars = 1
+        offset = probed
+        inc gv,0
+        push gv,0
+        push 3
+        sub
+        jz hold
+        push gv,0
+        push 4
+        sub
+        jz out
+        suspend
+        abort
+        hold:
+        exit debugger
+        out:
+        abort
+        """,
+    )
+    target.go()
+    client = Client(await_hold(tracer).socket)
+    client.ask(b"?")
+    suspended = tracer.request(protocol.Query(tracer.next())).suspended
+    assert len(suspended) == 2
+    client.send(b"vCont;c")
+    client.raw(b"\x03")
+    assert client.answer().startswith(b"T02")
+    assert tracer.request(protocol.Query(tracer.next())).suspended == suspended
+    assert client.ask(b"D") == b"OK"
+    client.close()
+    assert tracer.request(protocol.Resume(tracer.next())).tids == suspended
+    target.expect("OK")
+    assert target.number("calls") == 4
 
 
 def test_a_second_debugger_is_turned_away(debugged: Path, start: Start, trace: Trace) -> None:

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.integration.client_support import cat, running_daemon
 from tests.integration.test_trace_sessions import insert, session, start, until
 
@@ -58,6 +60,7 @@ def entries(namespace: str, *matches: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can start a journal")
 def test_records_in_the_journal(tmp_path: Path) -> None:
     namespace = f"dprobed{os.getpid()}"
     with running_daemon(tmp_path) as daemon, cat() as target:

@@ -1,4 +1,5 @@
-/* Signals that a debugger lets through, holds back or sends: the handlers count. */
+/* Signals that a debugger lets through, holds back or sends: the handlers count. The first is known
+ * by its sender. */
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -6,10 +7,11 @@
 
 static volatile long first, second;
 
-static void count(int number)
+static void count(int number, siginfo_t *info, void *context)
 {
+    (void)context;
     if (number == SIGUSR1)
-        first++;
+        first += info->si_pid == getpid() ? 1 : 100;
     else
         second++;
 }
@@ -22,8 +24,10 @@ __attribute__((noinline)) void probed(long n)
 
 int main(void)
 {
-    signal(SIGUSR1, count);
-    signal(SIGUSR2, count);
+    struct sigaction action = {.sa_sigaction = count, .sa_flags = SA_SIGINFO};
+
+    sigaction(SIGUSR1, &action, NULL);
+    sigaction(SIGUSR2, &action, NULL);
     printf("ready\n");
     fflush(stdout);
     getchar();

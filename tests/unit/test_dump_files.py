@@ -20,7 +20,7 @@ from dprobed.handler.dump.core import (
     portable_xstate,
     write_pieces,
 )
-from dprobed.handler.dump.dumper import _Sparse
+from dprobed.handler.dump.dumper import Sparse
 
 SMAPS = b"""\
 00400000-00402000 r--p 00000000 fe:00 77 /bin/x (deleted)
@@ -118,7 +118,7 @@ def test_memory_with_holes_and_without_our_breakpoints(tmp_path: Path) -> None:
     core = os.open(tmp_path / "core", os.O_RDWR | os.O_CREAT)
     memory = Memory(opened, opened, original={start: 0x55, start + 2 * PAGE + 1: 0x66})
     head, pieces, size = layout(image(), [(area, 2 * PAGE), (text, PAGE)])
-    sink = _Sparse(core, 1 << 30)
+    sink = Sparse(core, 1 << 30)
     sink.put(0, head)
     write_pieces(sink, pieces, memory)
     sink.finish(size)

@@ -8,7 +8,9 @@ that the next one removes.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
+import fcntl
 import os
 import shutil
 import signal
@@ -25,6 +27,7 @@ from dprobed.handler.dump import journal
 from dprobed.handler.dump.areas import Area, dumped_size, parse_smaps, without
 from dprobed.handler.dump.core import (
     Memory,
+    Piece,
     ProcessImage,
     VanishedError,
     layout,
@@ -34,11 +37,14 @@ from dprobed.handler.dump.store import Draft, Limits, StoreError, admit, new_nam
 from dprobed.location.elf import build_id_in_notes
 from dprobed.program.context import USER_REGS
 
+_PR_SET_PDEATHSIG: Final = 1
 _DEFAULT_FILTER: Final = 0x33
 _PT_NOTE: Final = 4
 _HEADERS: Final = 4096
 #: Bytes between two looks at how much the file has on disk.
 _LOOK: Final = 64 << 20
+#: Pieces of memory that are worth a second process.
+_WORTH_TWO: Final = 4
 _FIELD_LIMIT: Final = 64 << 10
 
 
@@ -103,10 +109,16 @@ def dump(job: Job) -> Done:
         areas = _areas(job)
         segments = _segments(job, areas)
         head, pieces, size = layout(job.process, segments)
-        sink = _Packed(draft.fd, room) if compress else _Sparse(draft.fd, room)
-        sink.put(0, head)
-        write_pieces(sink, pieces, job.memory)
-        sink.finish(size)
+        if compress:
+            packed = _Packed(draft.fd, room)
+            packed.put(0, head)
+            write_pieces(packed, pieces, job.memory)
+            packed.finish(size)
+        else:
+            sparse = Sparse(draft.fd, room)
+            sparse.put(0, head)
+            _write_sparse(sparse, pieces, job.memory)
+            sparse.finish(size)
         stored = os.fstat(draft.fd).st_blocks * 512
         draft.publish(_about(job, areas, size, compress))
     except VanishedError:
@@ -118,6 +130,52 @@ def dump(job: Job) -> Done:
     _tell_journal(job, draft.path)
     seconds = time.monotonic() - began
     return Done(path=str(draft.path), bytes=stored, size=size, seconds=seconds)
+
+
+def _write_sparse(sink: Sparse, pieces: list[Piece], memory: Memory) -> None:
+    """Two processes, so that one reads while the other writes; raises what either of them does."""
+    if len(pieces) < _WORTH_TWO:
+        write_pieces(sink, pieces, memory)
+        return
+    turn = os.memfd_create("dprobed-turn")
+    reading, writing = os.pipe()
+    helper = os.fork()
+    if helper == 0:
+        try:
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+            sink.take_turns(turn)
+            failure = _failure(sink, pieces[1::2], memory)
+            os.write(writing, msgspec.msgpack.encode(failure))
+        finally:
+            os._exit(0)
+    os.close(writing)
+    try:
+        sink.take_turns(turn)
+        write_pieces(sink, pieces[::2], memory)
+        said = os.read(reading, 1 << 16)
+    finally:
+        os.kill(helper, signal.SIGKILL)
+        os.waitpid(helper, 0)
+    kind, text = msgspec.msgpack.decode(said, type=tuple[str, str]) if said else ("errno", "5")
+    if kind == "vanished":
+        raise VanishedError
+    if kind == "store":
+        raise StoreError(text)
+    if kind == "errno":
+        raise OSError(int(text), os.strerror(int(text)))
+
+
+def _failure(sink: Sparse, pieces: list[Piece], memory: Memory) -> tuple[str, str]:
+    """Write; what went wrong, in a form that can be sent."""
+    try:
+        write_pieces(sink, pieces, memory)
+    except VanishedError:
+        return "vanished", ""
+    except StoreError as error:
+        return "store", str(error)
+    except OSError as error:
+        return "errno", str(error.errno or errno.EIO)
+    return "", ""
 
 
 def _reason(error: Exception, folder: Path) -> str:
@@ -162,20 +220,32 @@ def _peek(job: Job, address: int, length: int) -> bytes:
         return b""
 
 
-class _Sparse:
+class Sparse:
     """A file with holes."""
 
     def __init__(self, descriptor: int, room: int) -> None:
         self._descriptor = descriptor
         self._room = room
         self._unseen = 0
+        self._turn = -1
+
+    def take_turns(self, descriptor: int) -> None:
+        """Write only while we have the lock on this file: another process writes, too.
+
+        The kernel lets one at a time write to a file, and the other would spin meanwhile.
+        """
+        self._turn = os.open(f"/proc/self/fd/{descriptor}", os.O_RDWR | os.O_CLOEXEC)
 
     def put(self, offset: int, data: bytes | memoryview) -> None:
         """See core.Sink."""
+        if self._turn >= 0:
+            fcntl.flock(self._turn, fcntl.LOCK_EX)
         while data:
             written = os.pwrite(self._descriptor, data, offset)
             data, offset = data[written:], offset + written
             self._unseen += written
+        if self._turn >= 0:
+            fcntl.flock(self._turn, fcntl.LOCK_UN)
         if self._unseen >= _LOOK:
             self._unseen = 0
             check(self._descriptor, self._room)

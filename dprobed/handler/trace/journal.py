@@ -2,7 +2,8 @@
 
 One datagram an entry: a line ``NAME=value`` for each field, or, where the value has line feeds,
 ``NAME``, a line feed, its length (64 bits, little-endian), the value and a line feed. What no
-datagram can hold goes as a sealed file in memory. (systemd.io, "Native Journal Protocol")
+datagram can hold goes as a sealed file in memory (systemd.io, "Native Journal Protocol").
+libsystemd speaks it too, but only with the system's journal, not with that of a namespace.
 """
 
 from __future__ import annotations

@@ -113,10 +113,11 @@ class CtfEncoder:
     def add(self, report: Report) -> None:
         """One report."""
         source, stream = self._stream(report)
-        source.waiting.append(report.raw)
-        if len(source.waiting) >= _BATCH:
-            stream.add(source.waiting)
-            source.waiting.clear()
+        waiting = source.waiting
+        waiting.append(report.raw)
+        if len(waiting) >= _BATCH:
+            stream.add(waiting)
+            waiting.clear()
 
     def refuse(self, report: Report) -> None:
         """A report that there is no room for."""
