@@ -28,7 +28,8 @@ from dprobed.target.ptrace import (
     PtraceError,
     Registers,
 )
-from dprobed.target.world import Thread, trap_is_pending
+from dprobed.target.thread import Thread
+from dprobed.target.world import trap_is_pending
 
 _XSTATE_ROOM: Final = 64 << 10
 _TRAP_BRKPT: Final = 1
