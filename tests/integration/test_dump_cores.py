@@ -185,7 +185,7 @@ def test_a_process_that_cannot_be_copied_stands_still(
         parent.chmod(parent.stat().st_mode | 0o055)
 
     def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_NPROC, (201, 201))
+        resource.setrlimit(resource.RLIMIT_NPROC, (301, 301))
 
     target = start(program, user=61299, group=61299, preexec_fn=limit)
     tracer = trace(target)
@@ -194,7 +194,7 @@ def test_a_process_that_cannot_be_copied_stands_still(
     assert (done.how, told["how"]) == ("stopped", "stopped")
     assert "Resource temporarily unavailable" in told["why_stopped"]
     assert 0 < told["pause_ns"] <= done.pause_ns
-    assert gdb(program, done.path, "thread apply all bt 1").count("clock_nanosleep (") == 200
+    assert gdb(program, done.path, "thread apply all bt 1").count("clock_nanosleep (") == 300
     tracer.detach()
     target.go()
     target.expect("stopped")
