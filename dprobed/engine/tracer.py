@@ -196,6 +196,9 @@ class Tracer:
             self._unpacker.feed(data)
         while (body := self._unpacker.next()) is not None:
             self._serve(protocol.decode_request(body))
+            # Who got an answer often asks again at once, and its signal may come just before we
+            # wait: then the next tick, soon, is what we hear it by.
+            self._arm()
 
     def _serve(self, request: protocol.Request) -> None:
         try:
