@@ -335,6 +335,36 @@ def test_an_instruction_with_a_probe_is_not_written_over(
     ends_well(target)
 
 
+def test_a_dump_of_a_held_process(
+    debugged: Path,
+    start: Start,
+    trace: Trace,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("DPROBED_DUMPS", str(tmp_path))
+    target = start(debugged, "100", "2")
+    tracer = trace(target)
+    client = Client(held_at_50(debugged, target, tracer))
+    client.ask(b"?")
+    dump = tracer.request(protocol.Dump(tracer.next())).dump
+    assert dump is not None
+    done = subprocess.run(
+        ["gdb", "-nx", "-batch", "-ex", "backtrace", str(debugged), dump.path],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert "#0  probed (n=n@entry=50)" in done.stdout
+    assert client.ask(b"vCont;c").startswith(b"W00")
+    client.close()
+    ends_well(target)
+    assert [each.hits for each in tracer.wait().probes] == [100]
+    assert capfd.readouterr().err == ""
+
+
 def test_a_second_debugger_is_turned_away(debugged: Path, start: Start, trace: Trace) -> None:
     target = start(debugged)
     tracer = trace(target)
