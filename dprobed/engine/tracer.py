@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from dprobed.debugger.invitation import FACILITY as DEBUGGER
+from dprobed.debugger.invitation import TICK as DEBUGGER_TICK
 from dprobed.debugger.invitation import Debugger, Host
 from dprobed.engine import protocol
 from dprobed.engine.placement import Loaded, Placement, Spot, Unplaced
@@ -45,8 +46,6 @@ from dprobed.target.status import Kind, Stop
 from dprobed.target.world import Thread, World
 
 _IDLE: Final = 5.0
-#: The same while a debugger is on the target, whose interrupt may come in that instant.
-_IDLE_DEBUGGING: Final = 0.25
 _AT_BASE: Final = 7
 #: The dynamic loader calls it after each change of the list of modules (link.h, r_brk).
 _LOADER_HOOK: Final = "_dl_debug_state"
@@ -165,7 +164,7 @@ class Tracer:
             self._tick = False
             self._reporter.flush()
             if self._engine.served == self._served:
-                idle = _IDLE_DEBUGGING if self._pid and self._debugger.is_attached else _IDLE
+                idle = DEBUGGER_TICK if self._pid and self._debugger.is_attached else _IDLE
                 signal.setitimer(signal.ITIMER_REAL, idle, idle)
                 self._engine.wander()
             self._served = self._engine.served
