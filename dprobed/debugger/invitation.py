@@ -41,7 +41,9 @@ from dprobed.target.world import World
 FACILITY: Final = 1
 #: Seconds that a process is held without a debugger.
 LIMIT: Final = 600.0
-_PAUSE: Final = 0.25
+#: Seconds between two looks at the debugger's socket while the target runs: SIGIO says when it has
+#: something, but that can be just before the tracer begins to wait.
+TICK: Final = 0.25
 
 _log = logging.getLogger(__name__)
 
@@ -262,6 +264,7 @@ class Debugger:
                 continue
             sock.setblocking(False)
             _raise_sigio(sock)
+            signal.setitimer(signal.ITIMER_REAL, TICK, TICK)
             self.control.attached = True
             self.control.hold()
             self._session = Session(sock, self._pid, self._engine, self.control, self._points)

@@ -37,6 +37,10 @@ _XSAVE_AVX: Final = 832
 _EXPEDITED: Final = ("rbp", "rsp", "rip")
 _BACKLOG: Final = 4 << 20
 
+#: In libc: bits, number and offset of ``l_tls_modid`` in ``struct link_map`` (nptl_db).
+_MODID_LAYOUT: Final = b"_thread_db_link_map_l_tls_modid"
+_UNALLOCATED: Final = 1 << 63
+
 _log = logging.getLogger(__name__)
 
 
@@ -87,6 +91,7 @@ class Session:
         #: A continue is on its way, or has been answered.
         self.waits = False
         self._layout: Layout | None = None
+        self._modid_layout = 0
         self._packets: dict[bytes, Callable[[bytes], bytes | None]] = {
             b"?": self._why,
             b"g": lambda _: self._registers(),
@@ -112,7 +117,8 @@ class Session:
             b"QStartNoAckMode": self._no_acks,
             b"qC": lambda _: b"QC" + self._name(self._tid),
             b"qAttached": lambda _: b"1",
-            b"qSymbol": lambda _: b"OK",
+            b"qSymbol": self._symbol,
+            b"qGetTLSAddr": self._thread_local,
             b"qfThreadInfo": self._thread_ids,
             b"qsThreadInfo": lambda _: b"l",
             b"qXfer": self._transfer,
@@ -351,6 +357,35 @@ class Session:
                 # What runs there is our copy: the code of a probe cannot be changed under it.
                 return _ERROR
         return b"OK" if not data or space.memory.poke(address, data) else _ERROR
+
+    def _symbol(self, rest: bytes) -> bytes:
+        """The debugger can look symbols up: where glibc says how its link_map is laid out."""
+        value, _, name = rest.partition(b":")
+        if name == _hex(_MODID_LAYOUT):
+            self._modid_layout = rsp.number(value) if value else 0
+            return b"OK"
+        return b"qSymbol:" + _hex(_MODID_LAYOUT)
+
+    def _thread_local(self, rest: bytes) -> bytes:
+        """Where a thread has a variable: its thread, the offset in the module, the link_map."""
+        who, _, where = rest.partition(b",")
+        offset, link_map = rsp.numbers(where, 2)
+        thread = self._control.thread(rsp.thread_id(who).tid)
+        if thread is None or not self._modid_layout:
+            return _ERROR
+        words = memoryview(self._control.read_general(thread)).cast("Q")
+        layout = self._word(self._modid_layout + 8) & 0xFFFF_FFFF
+        module = self._word(link_map + layout)
+        # tcbhead_t's second word (nptl's tls.h), an array of dtv_t: a pointer and what to free.
+        block = self._word(self._word(words[ptrace.FS_BASE] + 8) + 16 * module)
+        # Not allocated yet: the thread has not used any variable of that module.
+        return _ERROR if not module or block >= _UNALLOCATED else b"%x" % (block + offset)
+
+    def _word(self, address: int) -> int:
+        data = self._engine.space.memory.peek(address, 8)
+        if len(data) != 8:
+            raise rsp.PacketError(f"no memory at {address:#x}")
+        return int.from_bytes(data, "little")
 
     # --- breakpoints ---
 

@@ -425,6 +425,8 @@ class Dumps:
         reading, writing = os.pipe()
         child = os.fork()
         if child == 0:
+            # Of a target held for a debugger; the number will be another file's here.
+            signal.set_wakeup_fd(-1)
             with contextlib.suppress(OSError):
                 os.sched_setaffinity(0, self._engine.follower.anywhere)
             keep = sorted((0, 1, 2, job.memory.mem, job.memory.pagemap, job.smaps, writing))

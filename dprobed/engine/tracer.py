@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from dprobed.debugger.invitation import FACILITY as DEBUGGER
+from dprobed.debugger.invitation import TICK as DEBUGGER_TICK
 from dprobed.debugger.invitation import Debugger, Host
 from dprobed.engine import protocol
 from dprobed.engine.hooks import Hooks
@@ -46,8 +47,6 @@ from dprobed.target.thread import Thread
 from dprobed.target.world import World
 
 _IDLE: Final = 5.0
-#: The same while a debugger is on the target, whose interrupt may come in that instant.
-_IDLE_DEBUGGING: Final = 0.25
 
 _log = logging.getLogger(__name__)
 
@@ -158,7 +157,7 @@ class Tracer:
             self._tick = False
             self._reporter.flush()
             if self._engine.served == self._served:
-                idle = _IDLE_DEBUGGING if self._pid and self._debugger.is_attached else _IDLE
+                idle = DEBUGGER_TICK if self._pid and self._debugger.is_attached else _IDLE
                 signal.setitimer(signal.ITIMER_REAL, idle, idle)
                 self._engine.follower.wander()
             self._served = self._engine.served
@@ -189,6 +188,9 @@ class Tracer:
             self._unpacker.feed(data)
         while (body := self._unpacker.next()) is not None:
             self._serve(protocol.decode_request(body))
+            # Who got an answer often asks again at once, and its signal may come just before we
+            # wait: then the next tick, soon, is what we hear it by.
+            self._arm()
 
     def _serve(self, request: protocol.Request) -> None:
         try:

@@ -212,6 +212,26 @@ def test_each_thread_that_comes_to_the_probe_is_told_of(
     assert [each.hits for each in tracer.wait().probes] == [4]
 
 
+def test_thread_local_variables(debugged: Path, start: Start, trace: Trace) -> None:
+    target = start(debugged, "100", "1")
+    tracer = trace(target)
+    put(tracer, holding(debugged, "probed", when("rdi", 50)))
+    target.go()
+    output = gdb(
+        await_hold(tracer).socket,
+        "print turns",
+        "thread 2",
+        "set var turns = -123456789012345",
+        "print turns",
+        "print errno",
+        "thread 1",
+        "print turns",
+        "detach",
+    )
+    assert values(output) == ["0", "-123456789012345", "0", "0"], output
+    assert ending(target, tracer) == (5050, [100])
+
+
 def test_libraries_and_files_come_from_the_target(
     debugged: Path, start: Start, trace: Trace
 ) -> None:
@@ -242,7 +262,6 @@ def test_signals_in_and_out(build_target: BuildTarget, start: Start, trace: Trac
     target.go()
     output = gdb(
         await_hold(tracer).socket,
-        "handle SIGUSR2 nostop noprint pass",
         "continue",
         "print $_siginfo.si_signo",
         "continue",
@@ -250,6 +269,7 @@ def test_signals_in_and_out(build_target: BuildTarget, start: Start, trace: Trac
         "signal SIGUSR2",
     )
     assert output.count("Program received signal SIGUSR1") == 3
+    assert "received signal SIGUSR2" not in output
     assert values(output) == ["10"]
     assert "exited normally" in output
     target.expect("OK")

@@ -274,6 +274,97 @@ def test_suspended_stays_suspended(build_target: BuildTarget, start: Start, trac
     assert target.number("calls") == 4
 
 
+def test_a_breakpoint_taken_out_is_not_told_of(
+    build_target: BuildTarget, start: Start, trace: Trace
+) -> None:
+    program = build_target("debug_threads.c", "-pthread")
+    target = start(program, "3000")
+    tracer = trace(target)
+    put(tracer, holding(program, "probed").replace("probed\n", "probed\nmax_hits = 1\n"))
+    counted = put(tracer, counting(program, "probed"))
+    target.go()
+    client = Client(await_hold(tracer).socket)
+    client.ask(b"?")
+    place = number(client.ask(b"p10"))
+    for _ in range(30):
+        assert client.ask(b"Z0,%x,1" % place) == b"OK"
+        assert client.ask(b"vCont;c").startswith(b"T05")
+        # At one of these times at least another thread has come to it as well.
+        assert client.ask(b"z0,%x,1" % place) == b"OK"
+        client.send(b"vCont;c")
+        client.raw(b"\x03")
+        assert client.answer().startswith(b"T02")
+    assert client.ask(b"D") == b"OK"
+    client.close()
+    target.expect("OK")
+    assert target.number("calls") == 12000
+    assert {each.program: each.hits for each in tracer.wait().probes}[counted] == 12000
+
+
+def test_signals_that_the_debugger_does_not_want(
+    build_target: BuildTarget, start: Start, trace: Trace
+) -> None:
+    program = build_target("debug_signals.c")
+    target = start(program)
+    tracer = trace(target)
+    put(tracer, holding(program, "probed", when("rdi", 2)))
+    target.go()
+    client = Client(await_hold(tracer).socket)
+    client.ask(b"?")
+    assert client.ask(b"QPassSignals:1e;14") == b"OK"
+    assert client.ask(b"vCont;c").startswith(b"W00")
+    client.close()
+    target.expect("OK")
+    assert target.number("first") == 3
+
+
+def test_an_instruction_with_a_probe_is_not_written_over(
+    debugged: Path, start: Start, trace: Trace
+) -> None:
+    target = start(debugged)
+    tracer = trace(target)
+    client = Client(held_at_50(debugged, target, tracer))
+    place = number(client.ask(b"p10"))
+    before = client.ask(b"m%x,20" % place)
+    for offset in (-1, 0, 6):
+        assert client.ask(b"M%x,2:9090" % (place + offset)) == b"E01"
+    assert client.ask(b"m%x,20" % place) == before
+    assert client.ask(b"M%x,2:%s" % (place + 7, before[14:18])) == b"OK"
+    assert client.ask(b"D") == b"OK"
+    client.close()
+    ends_well(target)
+
+
+def test_a_dump_of_a_held_process(
+    debugged: Path,
+    start: Start,
+    trace: Trace,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("DPROBED_DUMPS", str(tmp_path))
+    target = start(debugged, "100", "2")
+    tracer = trace(target)
+    client = Client(held_at_50(debugged, target, tracer))
+    client.ask(b"?")
+    dump = tracer.request(protocol.Dump(tracer.next())).dump
+    assert dump is not None
+    done = subprocess.run(
+        ["gdb", "-nx", "-batch", "-ex", "backtrace", str(debugged), dump.path],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert "#0  probed (n=n@entry=50)" in done.stdout
+    assert client.ask(b"vCont;c").startswith(b"W00")
+    client.close()
+    ends_well(target)
+    assert [each.hits for each in tracer.wait().probes] == [100]
+    assert capfd.readouterr().err == ""
+
+
 def test_a_second_debugger_is_turned_away(debugged: Path, start: Start, trace: Trace) -> None:
     target = start(debugged)
     tracer = trace(target)
