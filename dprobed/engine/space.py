@@ -207,10 +207,7 @@ class Space:
                 raise SpaceError(
                     f"the target cannot map {size} bytes for slots: {os.strerror(-result)}"
                 )
-        gaps = [hex(each) for each in self._gaps(thread.tid, low, high, size)]
-        raise SpaceError(
-            f"no free address within 2 GiB of the module for slots near {low:#x} ({gaps})"
-        )
+        raise SpaceError(f"no free address for slots within 2 GiB of {low:#x}")
 
     @staticmethod
     def _gaps(tid: int, low: int, high: int, size: int) -> list[int]:
