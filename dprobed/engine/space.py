@@ -30,6 +30,8 @@ INT3: Final = b"\xcc"
 SLOT: Final = 64
 _REACH: Final = (1 << 31) - (1 << 20)
 _GAP: Final = 16 * PAGE
+#: The kernel keeps so much free for the stack at least (arch/x86/mm/mmap.c, SIZE_128M).
+_STACK_ROOM: Final = 1 << 27
 _LOWEST: Final = 1 << 20
 _HIGHEST: Final = (1 << 47) - PAGE
 _SYSCALL: Final = b"\x0f\x05"
@@ -195,10 +197,12 @@ class Space:
     def _gaps(tid: int, low: int, high: int, size: int) -> list[int]:
         """Free addresses within reach, the nearest first.
 
-        Preferred is the upper end of a gap, away from what grows up (the heap); never below a
-        stack, which grows down.
+        Preferred is the upper end of a gap, away from what grows up (the heap). Below the stack,
+        which grows down, it is the lower end, and only where nothing else is left (hundreds of
+        threads' stacks lie around the module).
         """
         found: list[tuple[int, int]] = []
+        last: list[int] = []
         floor = _LOWEST
         for line in [*_maps(tid), b"%x-%x ---p 0 0 0 end" % (_HIGHEST, _HIGHEST)]:
             bounds = line.split(b" ", 1)[0].split(b"-")
@@ -208,12 +212,16 @@ class Space:
             here = (start - _GAP - size) // PAGE * PAGE
             # The far end of a huge gap may be out of reach where its near end is not.
             here = min(here, (low + _REACH - 2 * size) // PAGE * PAGE)
-            if here >= floor + _GAP and not line.endswith(b"[stack]"):
+            if line.endswith(b"[stack]"):
+                here = -(-(floor + _GAP) // PAGE) * PAGE
+                if here + size + _STACK_ROOM < start and abs(here + size - low) < _REACH:
+                    last.append(here)
+            elif here >= floor + _GAP:
                 distance = max(abs(here - low), abs(here + size - high))
                 if distance < _REACH and abs(here + size - low) < _REACH:
                     found.append((distance, here))
             floor = end
-        return [here for _, here in sorted(found)]
+        return [here for _, here in sorted(found)] + last
 
     def call(self, world: World, thread: Thread, number: int, *arguments: int) -> int:
         """An injected system call, past a seccomp filter where that is allowed.
