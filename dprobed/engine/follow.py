@@ -3,7 +3,7 @@
 A stop and its continuation cost a fifth there of what they cost across CPUs, so the tracer goes
 where hits come from. On a machine with idle CPUs the kernel may wake the thread on one of these,
 because its own is busy with us (select_idle_sibling, kernel/sched/fair.c); then we follow again,
-and a hit costs two to four times as much. To make our CPU look idle (SCHED_IDLE) would mend that,
+and a hit costs four to five times as much. To make our CPU look idle (SCHED_IDLE) would mend that,
 but a task of that kind can wait a second for a CPU that somebody else wants, and a stopped thread
 of the target would wait with it.
 """
