@@ -66,7 +66,7 @@ def kept_to(cpu: int) -> Iterator[None]:
 
 
 def measure(smoke: bool) -> tuple[list[Figure], list[str]]:
-    """Ours on one CPU beside the C loop there and gdb, kept there and not; then ours not kept."""
+    """Each pair alternates: on one CPU beside C and gdb, then scheduled freely beside gdb."""
     rounds, hits = (1, 500) if smoke else (7, 30_000)
     fewer = min(hits, 2_000)
     cpu, *_, other = by_load() * 2
@@ -82,21 +82,17 @@ def measure(smoke: bool) -> tuple[list[Figure], list[str]]:
                 pinned.append(next(hit))
             loop.append(c_loop(ptrace_loop, hits, cpu))
             gdb_pinned.append(gdb(tick, fewer, cpu))
-            gdb_free.append(gdb(tick, fewer, None))
         next(hit, None)
         hit = ours(tick, rounds, hits, None)
         for _ in range(rounds):
             free.append(next(hit))
+            gdb_free.append(gdb(tick, fewer, None))
         next(hit, None)
     return [
-        _beside("trap hit, one CPU", pinned, "C ptrace loop, one CPU", loop, most=1.6),
-        _beside("trap hit, one CPU", pinned, "gdb, false condition", gdb_free, least=12),
-        _beside("trap hit, one CPU", pinned, "gdb, kept to one CPU", gdb_pinned),
-        _beside("trap hit, scheduled freely", free, "gdb, false condition", gdb_free),
-    ], [
-        "one CPU: the target is kept there, and ours goes there by itself",
-        "scheduled freely: an idle CPU takes the target away from ours, which follows (follow.py)",
-    ]
+        _beside("trap hit, one CPU", pinned, "C ptrace loop", loop, most=1.6),
+        _beside("trap hit, one CPU", pinned, "gdb, false condition", gdb_pinned),
+        _beside("trap hit, scheduled freely", free, "gdb, false condition", gdb_free, least=12),
+    ], ["one CPU: both are kept to the one of their target; ours goes there by itself"]
 
 
 def _beside(
