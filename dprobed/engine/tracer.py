@@ -27,6 +27,7 @@ from dprobed.debugger.invitation import FACILITY as DEBUGGER
 from dprobed.debugger.invitation import TICK as DEBUGGER_TICK
 from dprobed.debugger.invitation import Debugger, Host
 from dprobed.engine import protocol
+from dprobed.engine.follow import Follower, become_group
 from dprobed.engine.hooks import Hooks
 from dprobed.engine.placement import Loaded, Placement, Spot, Unplaced
 from dprobed.engine.probe import Attachment, Probe
@@ -70,11 +71,11 @@ class Inserted:
 class Tracer:
     """Serves one target until it ends or is let go."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, follower: Follower) -> None:
         self._sock = sock
         self._unpacker = protocol.Unpacker()
         self._reporter = Reporter(sock, self._arm)
-        self._engine = TrapEngine(self._reporter)
+        self._engine = TrapEngine(self._reporter, follower)
         self._world = World(self)
         self._engine.world = self._world
         self._engine.retire = self._note_retired
@@ -812,4 +813,4 @@ class Tracer:
 def main(sock: socket.socket) -> None:
     """Run a tracer that speaks ``protocol`` on ``sock``; returns when its work is done."""
     gc.disable()
-    Tracer(sock).run()
+    Tracer(sock, Follower(become_group())).run()
