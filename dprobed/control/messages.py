@@ -105,8 +105,8 @@ class Deploy(_Request, frozen=True):
     """Put programs into all processes that ``selection`` means and that map the program's module.
 
     With ``exe`` those that do not map it yet are taken too. ``limit``: into so many at a time at
-    most. ``keep`` and ``check_opcode`` as in ``insert``; ``present`` is about programs that are kept
-    for the same selection.
+    most. ``keep`` and ``check_opcode`` as in ``insert``; ``present`` is about programs that are
+    kept for the same selection.
     """
 
     programs: Annotated[list[Upload], msgspec.Meta(min_length=1, max_length=1000)]
@@ -153,7 +153,8 @@ class Programs(_Request, frozen=True):
 class Vars(_Request, frozen=True):
     """Read the locals of program ``number`` (in ``pid``), or the globals of ``pid``.
 
-    A program that is in several processes has its locals in each. ``count`` words from ``first`` on are answered (``None``: all there are); ``reset`` sets them
+    A program that is in several processes has its locals in each. ``count`` words from ``first``
+    on are answered (``None``: all there are); ``reset`` sets them
     to 0 after they were read.
     """
 
@@ -265,8 +266,8 @@ class TraceList(_Request, frozen=True):
 
 
 Request = (
-    Hello | Attach | Detach | Insert | Deploy | Remove | Query | Programs | Vars | Log | Dump | Resume
-    | Register | Deregister | Handlers | Arm | Disarm
+    Hello | Attach | Detach | Insert | Deploy | Remove | Query | Programs | Vars | Log | Dump
+    | Resume | Register | Deregister | Handlers | Arm | Disarm
     | TraceStart | TraceStop | TraceSave | TraceList
 )  # fmt: skip
 
@@ -639,8 +640,8 @@ class Handling(msgspec.Struct, frozen=True, kw_only=True, tag="report"):
 
 Report = Record | StateChange | Notice | Ended | Handling
 Reply = (
-    Welcome | Attached | Inserted | Deployed | Removed | Status | Listing | Words | Logged | Dumped | Resumed
-    | Registered | HandlerListing | TraceListing | TraceSaved | Error
+    Welcome | Attached | Inserted | Deployed | Removed | Status | Listing | Words | Logged
+    | Dumped | Resumed | Registered | HandlerListing | TraceListing | TraceSaved | Error
 )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Collection, Hashable
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Final
 
 from dprobed.location import LocationError, maps
@@ -70,7 +70,7 @@ class Modules:
     def _program(self, pid: int) -> _Program | None:
         """What is known of the program that a process executes; None where it cannot be read."""
         try:
-            status = os.stat(f"/proc/{pid}/exe")
+            status = Path(f"/proc/{pid}/exe").stat()
             key = (status.st_dev, status.st_ino, status.st_mtime_ns)
             known = self._programs.get(key)
             if known is None:
@@ -81,9 +81,7 @@ class Modules:
             return None
         return known
 
-    def _learn(
-        self, pid: int, modules: list[maps.Module], found: dict[str, maps.Module]
-    ) -> None:
+    def _learn(self, pid: int, modules: list[maps.Module], found: dict[str, maps.Module]) -> None:
         """Note whether what was found is there from the start, or because of a ``dlopen``."""
         program = self._program(pid)
         if program is None:
@@ -106,7 +104,8 @@ class Modules:
         # By soname or build-id: that is what is in the file, and an inode may get another file.
         mapping = next(each for each in module.mappings if each.executable)
         try:
-            status = os.stat(f"/proc/{module.pid}/map_files/{mapping.start:x}-{mapping.end:x}")
+            link = f"/proc/{module.pid}/map_files/{mapping.start:x}-{mapping.end:x}"
+            status = Path(link).stat()
             content: Hashable = (status.st_mtime_ns, status.st_size)
         except OSError:
             content = None
@@ -128,7 +127,7 @@ class Modules:
 
 def _inode(path: str) -> int:
     try:
-        return os.stat(path).st_ino
+        return Path(path).stat().st_ino
     except OSError:
         return 0
 

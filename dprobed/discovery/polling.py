@@ -23,7 +23,7 @@ INTERVAL: Final = 1.0
 
 class _Known(NamedTuple):
     inode: int
-    start: int
+    start: int | None
     exe: str
 
 
@@ -83,6 +83,7 @@ def _listing() -> dict[int, int]:
 def _exe(pid: int) -> str:
     """What it executes; empty where that cannot be read (or it is one of the kernel's own)."""
     try:
-        return os.readlink(f"/proc/{pid}/exe")
+        # For every process every second: a Path would double what that costs.
+        return os.readlink(f"/proc/{pid}/exe")  # noqa: PTH115
     except OSError:
         return ""
