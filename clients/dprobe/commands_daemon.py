@@ -29,6 +29,7 @@ def insert_command(
     groups: tuple[int, ...],
     types: tuple[int, ...],
     no_opcode_check: bool,
+    follow_forks: bool,
     json: bool,
 ) -> None:
     """Put programs into process --pid; they stay until `dprobe remove` or the end of it."""
@@ -44,6 +45,7 @@ def insert_command(
             groups=groups,
             types=types,
             check_opcode=not no_opcode_check,
+            follow_forks=follow_forks,
             json=json,
         )
 
@@ -135,27 +137,34 @@ def programs_command(socket: Path | None, pid: int | None, json: bool) -> None:
 examples:
   dprobe vars 3              # all local variables of program 3
   dprobe vars alloc 0-7      # eight of them, by the program's name
+  dprobe vars 3 --pid 1234   # of program 3 in one of several processes
   dprobe vars --global 1234  # the global variables in process 1234
 """,
 )
-@click.option("--global", "pid", type=options.pid_type, metavar="PID", help="Globals of PID.")
+@click.option("--global", "globals_", type=options.pid_type, metavar="PID", help="Globals of PID.")
+@options.pid_option
 @click.option("--reset", is_flag=True, help="Set those shown to 0.")
 @options.json
 @click.argument("what", nargs=-1, metavar="[PROGRAM] [FIRST[-LAST]]")
 @click.pass_context
 def vars_command(
-    ctx: click.Context, what: tuple[str, ...], pid: int | None, reset: bool, json: bool
+    ctx: click.Context,
+    what: tuple[str, ...],
+    globals_: int | None,
+    pid: int | None,
+    reset: bool,
+    json: bool,
 ) -> None:
     """Show the local variables of a program, or the global ones of a process."""
-    wanted = 1 if pid is None else 0
-    if not wanted <= len(what) <= wanted + 1:
+    wanted = 1 if globals_ is None else 0
+    if not wanted <= len(what) <= wanted + 1 or (globals_ is not None and pid is not None):
         raise click.UsageError("name one program, or a process with --global", ctx)
     from dprobe import manage
 
-    program = what[0] if pid is None else None
+    program = what[0] if globals_ is None else None
     indices = what[wanted] if len(what) > wanted else None
     with manage.connect(ctx.obj) as daemon:
-        manage.variables(daemon, program, pid, indices, reset=reset, json=json)
+        manage.variables(daemon, program, globals_ or pid, indices, reset=reset, json=json)
 
 
 @click.command(
