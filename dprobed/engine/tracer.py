@@ -112,7 +112,7 @@ class Tracer:
             self._tracees.drain()
         elif waiting:
             self._wait_for_debuggers(waiting)
-        elif self._tracees.threads:
+        elif self._tracees.threads or self._tracees.others:
             self._loop.run()
         elif self._departed:
             self._tracees.await_orphans()
