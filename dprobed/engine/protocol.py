@@ -30,6 +30,17 @@ class State(StrEnum):
     FAILED = "failed"
 
 
+class Limits(msgspec.Struct, frozen=True):
+    """What may be spent: ``share`` of the target's time (above 0, up to 1), ``hits`` a second.
+
+    ``remove``: what is over them is taken out for good; else until it is within them again.
+    """
+
+    share: float | None = None
+    hits: float | None = None
+    remove: bool = False
+
+
 class Attach(msgspec.Struct, tag=True, frozen=True):
     """Trace ``pid``, besides the targets that the tracer has already.
 
