@@ -17,9 +17,9 @@ from typing import Final
 
 from dprobed.engine.protocol import Limits
 
-#: What a stop and the continuation cost the thread besides what the tracer does in between:
-#: measured with the least that a tracer can do, on one CPU.
-STOP_NS: Final = 8_000
+#: What a stop and the continuation cost the thread besides what the tracer does in between, where
+#: both are on one CPU. On a machine that is busy it can be more.
+STOP_NS: Final = 10_000
 #: Nanoseconds of income that an account can hold.
 _HOLD_NS: Final = 100_000_000
 _SECOND: Final = 1_000_000_000
@@ -54,6 +54,9 @@ class Account:
         self.owner = owner
         #: When it will not be over any more (monotonic ns); 0: it is not over.
         self.over_until = 0
+        #: Since when its probes have been in; whether somebody was told that it is over since.
+        self.opened = now
+        self.noted = False
         self._time = _Bucket(limits.share, 1.0, now) if limits.share is not None else None
         self._hits = _Bucket(limits.hits / _SECOND, 1.0, now) if limits.hits is not None else None
 
@@ -76,6 +79,8 @@ class Account:
         if not self.over_until or now < self.over_until:
             return False
         self.over_until = 0
+        self.opened = now
+        self.noted = False
         return True
 
     def reason(self) -> str:

@@ -171,7 +171,7 @@ class Tracer:
         targets = self._targets.values()
         served = sum(target.engine.served for target in targets)
         if served == self._served:
-            debugged = any(target.debugger.is_attached for target in targets)
+            debugged = any(target.debugger.is_expected for target in targets)
             idle = DEBUGGER_TICK if debugged else _IDLE
             signal.setitimer(signal.ITIMER_REAL, idle, idle)
             self._follower.wander()
@@ -324,7 +324,7 @@ class Tracer:
             raise RequestError(f"process {request.pid} is a target of this tracer already")
         if len(self._targets) >= MOST:
             raise RequestError(f"a tracer has {MOST} targets at most")
-        target = TracedProcess(self._common, request.pid, request.hold_limit, request.follow_forks)
+        target = TracedProcess(self._common, request.pid, request)
         self._take(target)
         self._tracees.blamed = target.world
         try:

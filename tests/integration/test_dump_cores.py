@@ -33,7 +33,9 @@ def program(build_target: BuildTarget) -> Path:
 
 def put(tracer: TracerProcess, module: Path, passed: int = 0) -> int:
     """The program that exits to dump."""
-    number, probes = tracer.insert(PROGRAM.format(module=module, passed=passed), dump=3)
+    number, probes = tracer.insert(
+        PROGRAM.format(module=module, passed=passed), facilities={"dump": 3}
+    )
     assert [each.state for each in probes] == ["active"]
     return number
 
