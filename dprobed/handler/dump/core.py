@@ -51,7 +51,7 @@ _AMD_PKRU: Final = 2432
 _INTEL_OPMASK: Final = 1088
 _INTEL_PKRU: Final = 2688
 
-_PIECE: Final = 32 << 20
+_PIECE: Final = 8 << 20
 _CHUNK: Final = 1 << 19
 _ZEROS: Final = bytes(PAGE)
 _CHUNK_ZEROS: Final = bytes(_CHUNK)
