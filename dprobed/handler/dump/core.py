@@ -292,6 +292,9 @@ class _Reader:
 
     def _touched(self, area: Area, low: int, high: int) -> Iterator[tuple[int, int]]:
         """The ranges of a part of a mapping that may be other than zero."""
+        if area.full:
+            yield low, high
+            return
         known = area.is_anonymous and not any(
             at < high and low < at + len(data) for at, data in self._memory.kept
         )
