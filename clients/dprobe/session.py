@@ -107,6 +107,8 @@ class Session:
         self._pid = pid
         self.ended: messages.Ended | None = None
         self._removed: list[messages.ProbeInfo] = []
+        #: The target has ended, and the daemon says so when its core has been written.
+        self.dumping = False
         self._states: dict[tuple[int, int], str] = {}
         self._told: set[tuple[int, int, str, str]] = set()
         connection.on_record = output.record
@@ -173,7 +175,8 @@ class Session:
             self._note(report.probes)
         elif isinstance(report, messages.Ended):
             self.ended = report
-        elif isinstance(report, messages.Notice) and report.kind == "dump":
+        elif isinstance(report, messages.Notice) and report.kind in ("dump", "dumping"):
+            self.dumping = report.kind == "dumping"
             complain(report.text)
         elif isinstance(report, messages.Notice) and report.kind in ("suspend", "debugger"):
             private = " (of a running dprobed; this private one lets it go at its end)"

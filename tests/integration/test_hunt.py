@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -44,7 +45,10 @@ def steps() -> list[str]:
 @pytest.fixture(scope="module")
 def where(steps: list[str]) -> str:
     """The address of the damaged account."""
-    (found,) = re.findall(r" teller\[.* damaged .*: (0x\w+) 0x\w+ \[dump\]$", steps[1], re.M)
+    ((found, value),) = re.findall(
+        r" teller\[.* damaged .*: (0x\w+) (\w+) \[dump\]$", steps[1], re.M
+    )
+    assert abs(int(value, 16) - time.time()) < 1000
     return str(found)
 
 
@@ -61,7 +65,7 @@ def test_a_core_when_the_damage_is_seen(steps: list[str], where: str) -> None:
     (account,) = re.findall(
         r"^  \$1 = \{mark = (.*), balance = \d+, owner = (.*)\}$", steps[1], re.M
     )
-    assert account[0].endswith(r'k\000\000\000"') and "ACCOUNT" not in account[0]
+    assert "ACCOUNT" not in account[0]
     assert account[1].startswith('"late client"')
 
 
@@ -86,7 +90,8 @@ def test_a_core_at_the_guilty_write_names_the_line(steps: list[str], where: str)
 
 def test_repaired_it_ends_right(steps: list[str]) -> None:
     assert f"  taken {TAKEN}, in the books {TAKEN}, lost 0\n" in steps[4]
-    assert re.search(r" repair 34.1 post\+0x0 #\d+: 0x\w+ 1$", steps[4], re.M)
+    repairs = re.findall(r" repair 34.1 post\+0x0 #\d+: 0x\w+ (\d+)$", steps[4], re.M)
+    assert len(repairs) == 2 and int(repairs[1]) == int(repairs[0]) + 1
     visitors = 3 * 1000 + 19
     assert re.search(
         rf"^  repair +34.1 +post\+0x0 +active +{visitors} +{visitors} +0 +0$", steps[4], re.M

@@ -186,7 +186,9 @@ def repair(bank: Bank) -> None:
         "Step 4. Until the bank has been mended, a probe at post() puts the mark back by",
         "`pop mem`, where it is missing.",
     )
-    bank.run("dprobe", "run", "repair.rpn", "--", bank.path, VISITORS)
+    records = bank.folder / "records"
+    bank.run("dprobe", "run", "-o", records, "repair.rpn", "--", bank.path, VISITORS)
+    bank.run("tail", "-n", "5", records)
 
 
 def hunt(bank: Bank) -> None:
