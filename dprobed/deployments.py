@@ -280,13 +280,16 @@ class Deployments:
         queue = self._queue
         while True:
             *_, pid = await queue.get()
-            self._queued.discard(pid)
             for each in [each for each in self._all.values() if pid in each.waiting]:
                 try:
                     await self._put(each, pid)
                 except Exception:
                     _log.exception("process %d did not get %s", pid, each.upload.label)
                     each.refuse(pid, "the daemon failed; its log says how")
+            # Not before: a second worker would put the same programs in once more.
+            self._queued.discard(pid)
+            if any(pid in each.waiting for each in self._all.values()):
+                self._watcher.again(pid)  # Deployed meanwhile; or it is gone, as we shall be told.
 
     async def _put(self, deployment: Deployment, pid: int) -> None:
         try:
