@@ -4,7 +4,8 @@
 
 Half of the connections are kept for many requests, the other half are for one each. A line with a
 number on standard input is answered when so many more requests are done, by a line of JSON with all
-counts up to then. At the end of its input it finishes what it has begun and says the last counts.
+counts up to then; times are those since the last line. At the end of its input it finishes what it
+has begun and says the last counts.
 
 A kept connection that the server closes before it has said anything in answer to a request was idle
 for the server, which has not seen the request: it is asked again on a new one (RFC 9112, 9.3.1),
@@ -134,7 +135,7 @@ class Load:
         self._failures: list[str] = []
         self._latencies: list[float] = []
         self._expected: dict[str, bytes] = {}
-        self._begun = time.perf_counter()
+        self._said = time.perf_counter()
         self._done = 0
         self._orders: deque[int] = deque()
         self._due = 0
@@ -201,17 +202,20 @@ class Load:
 
     def _say(self) -> None:
         ordered = sorted(self._latencies)
+        now = time.perf_counter()
         result = {
             "answered": self._paths.total(),
             "paths": self._paths,
             "failed": self.counts["failed"],
             "again": self.counts["again"],
             "failures": self._failures,
-            "seconds": time.perf_counter() - self._begun,
+            "rate": len(ordered) / (now - self._said),
             "median": ordered[len(ordered) // 2] if ordered else 0.0,
             "p99": ordered[len(ordered) * 99 // 100] if ordered else 0.0,
             "longest": ordered[-1] if ordered else 0.0,
         }
+        self._latencies.clear()
+        self._said = now
         print(json.dumps(result), flush=True)
 
 
