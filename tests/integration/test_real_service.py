@@ -18,16 +18,23 @@ from tests.integration.client_support import (
     wait_end,
 )
 from tests.service.load import Load
-from tests.service.nginx import Nginx, nginx, wait_until
+from tests.service.nginx import Nginx, nginx, wait_gone, wait_until
 from tests.service.probed import (
-    PROGRAMS,
+    active,
     deployments,
     followed,
+    hits,
     probed,
     sources,
     wait_probed,
 )
 
+#: Only counted.
+COUNTED = """
+name = {module}
+offset = {place}
+    abort
+"""
 #: Requests that are served between one event and the next.
 STEP = 1500
 
@@ -100,3 +107,88 @@ def test_with_probes_no_request_fails_and_all_counts_agree(
             assert (row["ran"], row["missed_hits"], row["dropped"]) == (seen.total(), 0, 0)
             assert row["hits"] == seen.total()
             assert {pid: logged[pid] for pid in first} == {pid: seen[pid] for pid in first}
+
+
+def test_two_builds_of_a_library_side_by_side(
+    daemon: Daemon, service: Nginx, tmp_path: Path
+) -> None:
+    """A probe by build-id counts where that build is mapped, wherever the file is now."""
+    service.start()
+    builds = {"old": service.build_id}
+    service.replace_library()
+    builds["new"] = service.build_id
+    assert builds["old"] != builds["new"]
+    masters = {"old": service.start_another(), "new": service.master}
+    for name, build in builds.items():
+        (tmp_path / f"{name}.rpn").write_text(COUNTED.format(module=build, place="deflateInit2_"))
+        daemon.json("insert", tmp_path / f"{name}.rpn", "--exe", "nginx")
+    (tmp_path / "both.rpn").write_text(COUNTED.format(module="libz.so.1", place="deflateEnd"))
+    daemon.json("insert", tmp_path / "both.rpn", "--exe", "nginx")
+    workers = {name: service.workers(master) for name, master in masters.items()}
+    everyone = {*masters.values(), *workers["old"], *workers["new"]}
+    wait_until(lambda: active(daemon, "both") == everyone)
+    for name, master in masters.items():
+        assert active(daemon, name) == {master, *workers[name]}
+    with Load(service.port, "/zipped") as load:
+        load.more(STEP)
+        wait_until(lambda: all(service.logged()[pid] for pid in (*workers["old"], *workers["new"])))
+        result = load.end()
+    assert (result["failed"], service.logged().total()) == (0, result["answered"])
+    for name in builds:
+        logged = {pid: service.logged()[pid] for pid in (masters[name], *workers[name])}
+        assert hits(daemon, name) == logged
+    assert hits(daemon, "both") == {pid: service.logged()[pid] for pid in everyone}
+    os.kill(masters["old"], signal.SIGQUIT)
+    wait_gone(masters["old"])
+    service.stop()
+
+
+def test_a_killed_daemon_and_another_one_in_its_place(service: Nginx, tmp_path: Path) -> None:
+    service.start()
+    everyone = {service.master, *service.workers()}
+    with Load(service.port, "/plain", "/zipped") as load:
+        for name in ("one", "two", "three"):
+            folder = tmp_path / name
+            folder.mkdir()
+            with running_daemon(folder) as daemon:
+                deploy(daemon, folder)
+                wait_until(lambda daemon=daemon: everyone <= probed(daemon))  # type: ignore[misc]
+                load.more(STEP)
+                tracers = children(daemon.process.pid)
+                daemon.process.kill()
+                daemon.process.wait()
+            assert all(map(wait_end, tracers))
+            assert {tracer_of(pid) for pid in everyone} == {0}
+            load.more(STEP)
+        result = load.end()
+    assert (result["failed"], result["failures"]) == (0, [])
+    assert service.logged().keys() <= everyone
+    service.stop()
+    assert service.complaints() == []
+
+
+def test_two_daemons_at_once(daemon: Daemon, service: Nginx, tmp_path: Path) -> None:
+    """The second says whose the processes are, and takes them over when they are free."""
+    service.start()
+    everyone = {service.master, *service.workers()}
+    deploy(daemon, tmp_path)
+    wait_probed(daemon, service)
+    folder = tmp_path / "second"
+    folder.mkdir()
+    with running_daemon(folder) as second, Load(service.port, "/plain", "/zipped") as load:
+        deploy(second, folder)
+        wait_until(lambda: all(len(row["refusals"]) == 3 for row in deployments(second).values()))
+        for row in deployments(second).values():
+            assert {int(pid) for pid in row["refusals"]} == everyone
+            (reason,) = row["refused"]
+            assert reason.startswith("already traced by dprobed")
+        load.more(STEP)
+        assert probed(second) == set()
+        daemon.json("remove", "--all")
+        wait_until(lambda: everyone <= probed(second))
+        load.more(STEP)
+        result = load.end()
+        assert (result["failed"], result["failures"]) == (0, [])
+    assert {tracer_of(pid) for pid in everyone} == {0}
+    assert service.logged().keys() <= everyone
+    service.stop()

@@ -77,9 +77,9 @@ class Nginx:
         """The process that the newest pid file names."""
         return int((self.folder / "pid").read_text())
 
-    def workers(self) -> list[int]:
-        """The workers of the newest master that take requests, in the order of their numbers."""
-        found = psutil.Process(self.master).children()
+    def workers(self, master: int | None = None) -> list[int]:
+        """The workers that take requests, of the newest master or another one."""
+        found = psutil.Process(master or self.master).children()
         return sorted(
             process.pid
             for process in found
@@ -107,12 +107,17 @@ class Nginx:
 
     def upgrade(self) -> int:
         """Another master executes the program anew and takes over; the old one is gone."""
-        old = self.master
-        os.kill(old, signal.SIGUSR2)
-        wait_until(lambda: self._has_master_besides(old) and len(self.workers()) == WORKERS)
+        old = self.start_another()
         os.kill(old, signal.SIGQUIT)
         wait_gone(old)
         return self.master
+
+    def start_another(self) -> int:
+        """Another master executes the program anew and serves besides; the old one's number."""
+        old = self.master
+        os.kill(old, signal.SIGUSR2)
+        wait_until(lambda: self._has_master_besides(old) and len(self.workers()) == WORKERS)
+        return old
 
     def _has_master_besides(self, old: int) -> bool:
         try:
@@ -120,10 +125,17 @@ class Nginx:
         except (FileNotFoundError, ValueError):
             return False  # It is just being written.
 
+    @property
+    def build_id(self) -> str:
+        """That of the library on disk."""
+        data = self.library.read_bytes()
+        at = _build_id_at(data)
+        return data[at : at + 20].hex()
+
     def replace_library(self) -> None:
         """Another build of the library takes the place of the one that is mapped."""
         data = bytearray(self.library.read_bytes())
-        at = data.index(b"\x04\0\0\0\x14\0\0\0\x03\0\0\0GNU\0") + 16
+        at = _build_id_at(data)
         data[at : at + 20] = bytes(reversed(data[at : at + 20]))
         fresh = self.library.with_suffix(".new")
         fresh.write_bytes(data)
@@ -191,6 +203,11 @@ def wait_gone(pid: int) -> None:
         assert select.select([descriptor], [], [], PATIENCE)[0], f"process {pid} does not end"
     finally:
         os.close(descriptor)
+
+
+def _build_id_at(data: bytes | bytearray) -> int:
+    """Where the build-id is in a file: behind the header of its note."""
+    return data.index(b"\x04\0\0\0\x14\0\0\0\x03\0\0\0GNU\0") + 16
 
 
 def _free_port() -> int:

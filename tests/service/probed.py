@@ -47,6 +47,22 @@ def deployments(daemon: Daemon) -> dict[str, Json]:
     return {row["program"]: row for row in daemon.json("query") if row["type"] == "deployment"}
 
 
+def _probes(daemon: Daemon, program: str) -> list[Json]:
+    rows = daemon.json("query", program)
+    return [row for row in rows if row["type"] == "probe"]
+
+
+def active(daemon: Daemon, program: str) -> set[int]:
+    """The processes in which a program of one probe is active."""
+    return {row["pid"] for row in _probes(daemon, program) if row["state"] == "active"}
+
+
+def hits(daemon: Daemon, program: str) -> dict[int, int]:
+    """How often its probe was hit in each process in which it is active."""
+    rows = _probes(daemon, program)
+    return {row["pid"]: row["hits"] for row in rows if row["state"] == "active"}
+
+
 def probed(daemon: Daemon) -> set[int]:
     """The processes in which all programs are active."""
     rows = [row for row in daemon.json("query") if row["type"] == "probe"]
