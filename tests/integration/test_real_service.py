@@ -17,8 +17,8 @@ from tests.integration.client_support import (
     tracer_of,
     wait_end,
 )
-from tests.service.load import Load
-from tests.service.nginx import Nginx, nginx, wait_gone, wait_until
+from tests.service.load import CONNECTIONS, Load
+from tests.service.nginx import WORKERS, Nginx, nginx, wait_gone, wait_until
 from tests.service.probed import (
     active,
     deployments,
@@ -147,7 +147,7 @@ def test_a_killed_daemon_and_another_one_in_its_place(service: Nginx, tmp_path: 
     service.start()
     everyone = {service.master, *service.workers()}
     with Load(service.port, "/plain", "/zipped") as load:
-        for name in ("one", "two", "three"):
+        for name in ("one", "another"):
             folder = tmp_path / name
             folder.mkdir()
             with running_daemon(folder) as daemon:
@@ -165,6 +165,31 @@ def test_a_killed_daemon_and_another_one_in_its_place(service: Nginx, tmp_path: 
     assert service.logged().keys() <= everyone
     service.stop()
     assert service.complaints() == []
+
+
+def test_a_killed_tracer(daemon: Daemon, service: Nginx, tmp_path: Path) -> None:
+    """Nobody can take its breakpoints out: its worker ends, and the one in its place gets probes.
+
+    Whatever the worker had begun fails; nothing else does.
+    """
+    service.start()
+    deploy(daemon, tmp_path)
+    wait_probed(daemon, service)
+    with Load(service.port, "/plain", "/zipped") as load:
+        load.more(STEP)
+        worker = service.workers()[0]
+        os.kill(tracer_of(worker), signal.SIGKILL)
+        wait_gone(worker)
+        wait_until(lambda: len(set(service.workers()) - {worker}) == WORKERS)
+        wait_probed(daemon, service)
+        before = load.more(STEP)
+        result = load.end()
+    assert before["failed"] == result["failed"] <= CONNECTIONS
+    for row in deployments(daemon).values():
+        assert row["refused"] == {"the tracer was killed by SIGKILL": 1}
+    service.stop()
+    assert len(service.complaints()) == 1
+    assert f"worker process {worker} exited on signal 5" in service.complaints()[0]
 
 
 def test_two_daemons_at_once(daemon: Daemon, service: Nginx, tmp_path: Path) -> None:

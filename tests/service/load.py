@@ -11,12 +11,14 @@ from typing import Any, Self
 
 #: Seconds in which any number of requests that is waited for is answered.
 PATIENCE = 60.0
+#: Clients at the same time.
+CONNECTIONS = 8
 
 
 class Load:
     """Clients that ask as fast as they are answered, from now until ``end``."""
 
-    def __init__(self, port: int, *paths: str, connections: int = 8) -> None:
+    def __init__(self, port: int, *paths: str, connections: int = CONNECTIONS) -> None:
         self._process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "tests.service.http_load"),

@@ -18,6 +18,8 @@ from typing import Final
 
 import psutil
 
+from tests.integration.client_support import children
+
 NGINX: Final = Path("/usr/sbin/nginx")
 LIBZ: Final = Path("/lib/x86_64-linux-gnu/libz.so.1")
 WORKERS: Final = 2
@@ -79,13 +81,7 @@ class Nginx:
 
     def workers(self, master: int | None = None) -> list[int]:
         """The workers that take requests, of the newest master or another one."""
-        found = psutil.Process(master or self.master).children()
-        return sorted(
-            process.pid
-            for process in found
-            if process.status() != psutil.STATUS_ZOMBIE
-            and process.cmdline()[:1] == ["nginx: worker process"]
-        )
+        return sorted(filter(_is_worker, children(master or self.master)))
 
     def replace_worker(self, pid: int) -> int:
         """Ask a worker to end when it is done; the one that the master starts in its place."""
@@ -203,6 +199,15 @@ def wait_gone(pid: int) -> None:
         assert select.select([descriptor], [], [], PATIENCE)[0], f"process {pid} does not end"
     finally:
         os.close(descriptor)
+
+
+def _is_worker(pid: int) -> bool:
+    """Whether it takes requests; one that is about to end has another title."""
+    try:
+        title = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
+    return title.rstrip(b"\0") == b"nginx: worker process"
 
 
 def _build_id_at(data: bytes | bytearray) -> int:
