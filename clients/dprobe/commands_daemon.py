@@ -49,6 +49,7 @@ def insert_command(
     groups: tuple[int, ...],
     types: tuple[int, ...],
     no_opcode_check: bool,
+    follow_forks: bool,
     json: bool,
 ) -> None:
     """Put programs into a process, or into all that fit; they stay until `dprobe remove`.
@@ -73,7 +74,13 @@ def insert_command(
     with manage.connect(ctx.obj) as daemon:
         if pid is not None:
             manage.insert(
-                daemon, uploads, pid, check_opcode=not no_opcode_check, present=present, json=json
+                daemon,
+                uploads,
+                pid,
+                check_opcode=not no_opcode_check,
+                follow_forks=follow_forks,
+                present=present,
+                json=json,
             )
         else:
             manage.deploy(
