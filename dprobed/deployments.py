@@ -26,7 +26,7 @@ from dprobed.discovery.modules import Modules
 from dprobed.discovery.selection import SelectionError, Selector, paths_of
 from dprobed.discovery.source import Kind
 from dprobed.discovery.watch import Verdict, Watcher
-from dprobed.instance import Client, Entry, Refusal
+from dprobed.instance import Client, Refusal
 from dprobed.location import LocationError
 from dprobed.process import Process
 from dprobed.registry import Registry
@@ -126,6 +126,8 @@ class Deployments:
         for owner, pid in instances:
             if isinstance(owner, Deployment):
                 owner.leave(pid)
+        for each in chosen:
+            await each.settled()
         self._rest()
         return probes, overhead, chosen
 
@@ -309,23 +311,27 @@ class Deployments:
         )
 
     async def _put(self, deployment: Deployment, pid: int) -> None:
+        deployment.arriving[pid] = False
         try:
             entry = await self._registry.put(
                 deployment, pid, deployment.upload, deployment.number, deployment.check_opcode
             )
         except Refusal as refusal:
-            if pid in deployment.waiting and procfs.run_state(pid) not in ("", "Z", "X"):
+            if deployment.arrive(pid):
+                deployment.forget(pid)
+            elif pid in deployment.waiting and procfs.run_state(pid) not in ("", "Z", "X"):
                 deployment.refuse(pid, str(refusal))
                 self._watcher.again(pid, RETRY)
             return  # Else it is gone, and that is counted when its end is told.
-        self._entered(deployment, pid, entry)
-
-    def _entered(self, deployment: Deployment, pid: int, entry: Entry) -> None:
-        if deployment.over or pid not in deployment.waiting:
-            # Taken out, or no longer meant, in the meantime.
-            self._registry.later(self._take_out(deployment, pid))
-            return
+        except BaseException:
+            deployment.arrive(pid)
+            raise
+        meant = pid in deployment.waiting
         deployment.enter(entry)
+        if not meant:
+            # Taken out, or no longer meant, in the meantime.
+            await self._take_out(deployment, pid)
+        deployment.arrive(pid)
         if entry.target.finished.is_set():
             deployment.leave(pid)
 
