@@ -7,6 +7,7 @@ waits to get into, and why it could not get into others. It decides nothing: ``d
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections import Counter
 from collections.abc import Iterable
@@ -52,6 +53,9 @@ class Deployment:
         self.over = False
         self.instances: dict[int, Entry] = {}
         self.waiting: set[int] = set()
+        #: Processes that it is being put into → whether they have ended meanwhile.
+        self.arriving: dict[int, bool] = {}
+        self._arrived = asyncio.Event()
         #: Processes that a client took it out of.
         self.excluded: set[int] = set()
         #: Process → why it could not be probed, while it is there.
@@ -108,9 +112,23 @@ class Deployment:
         self.waiting.discard(pid)
         self.refusals[pid] = reason
 
+    def arrive(self, pid: int) -> bool:
+        """It has been put into a process, or not; whether that has ended meanwhile."""
+        self._arrived.set()
+        return self.arriving.pop(pid)
+
+    async def settled(self) -> None:
+        """Wait until it is on its way into no process any longer."""
+        while self.arriving:
+            self._arrived.clear()
+            await self._arrived.wait()
+
     def forget(self, pid: int) -> None:
         """The process has ended. One that waited for the program has missed it."""
-        if pid in self.waiting:
+        if pid in self.arriving:
+            # It may have got as far as a hit: who puts the program in will hear of that.
+            self.arriving[pid] = True
+        elif pid in self.waiting:
             self.waiting.discard(pid)
             self.missed += 1
         reason = self.refusals.pop(pid, None)

@@ -26,7 +26,7 @@ from dprobed.discovery.modules import Modules
 from dprobed.discovery.selection import SelectionError, Selector, paths_of
 from dprobed.discovery.source import Kind
 from dprobed.discovery.watch import Verdict, Watcher
-from dprobed.instance import Client, Entry, Refusal
+from dprobed.instance import Client, Refusal
 from dprobed.location import LocationError
 from dprobed.process import Process
 from dprobed.registry import Registry
@@ -39,6 +39,8 @@ WORKERS: Final = 2 * (os.cpu_count() or 1)
 RETRY: Final = 1.0
 #: What dprobed itself executes.
 _OWN_EXE: Final = os.path.realpath("/proc/self/exe")
+#: In the queue: what ends a worker.
+_ENOUGH: Final = (False, 0, 0)
 
 _log = logging.getLogger("dprobed")
 
@@ -52,6 +54,7 @@ class Deployments:
         self._watcher = Watcher(self)
         self._all: dict[int, Deployment] = {}
         self._queue: asyncio.PriorityQueue[tuple[bool, int, int]] = asyncio.PriorityQueue()
+        #: Processes in the queue, or with a worker.
         self._queued: set[int] = set()
         self._serial = 0
         self._workers: list[asyncio.Task[None]] = []
@@ -123,6 +126,8 @@ class Deployments:
         for owner, pid in instances:
             if isinstance(owner, Deployment):
                 owner.leave(pid)
+        for each in chosen:
+            await each.settled()
         self._rest()
         return probes, overhead, chosen
 
@@ -158,9 +163,9 @@ class Deployments:
         """Without any deployment nothing is looked at."""
         if not self._all:
             self._watcher.stop()
-            for worker in self._workers:
-                if worker is not asyncio.current_task():
-                    worker.cancel()
+            # A worker that is putting something in finds that it is over, and takes it out.
+            for _ in self._workers:
+                self._queue.put_nowait(_ENOUGH)
             self._workers = []
             self._queued.clear()
             self._queue = asyncio.PriorityQueue()
@@ -246,6 +251,7 @@ class Deployments:
         return [each for each in wanting if each.selector.takes_unmapped or each.module in there]
 
     def _line_up(self, pid: int, ready: list[Deployment], fresh: bool) -> None:
+        added = False
         for each in ready:
             if pid in each.waiting:
                 continue
@@ -254,7 +260,8 @@ class Deployments:
                 self._watcher.again(pid, RETRY)
                 continue
             each.waiting.add(pid)
-        if pid not in self._queued and any(pid in each.waiting for each in ready):
+            added = True
+        if added and pid not in self._queued:
             self._queued.add(pid)
             self._serial += 1
             self._queue.put_nowait((not fresh, self._serial, pid))
@@ -279,33 +286,52 @@ class Deployments:
         """One worker: a process after the other."""
         queue = self._queue
         while True:
-            *_, pid = await queue.get()
-            self._queued.discard(pid)
-            for each in [each for each in self._all.values() if pid in each.waiting]:
+            *_, pid = job = await queue.get()
+            if job == _ENOUGH:
+                return
+            tried: set[int] = set()
+            # What comes for it meanwhile is done here as well: one worker for one process.
+            while (each := self._next_for(pid, tried)) is not None:
+                tried.add(each.number)
                 try:
                     await self._put(each, pid)
                 except Exception:
                     _log.exception("process %d did not get %s", pid, each.upload.label)
                     each.refuse(pid, "the daemon failed; its log says how")
+            self._queued.discard(pid)
+
+    def _next_for(self, pid: int, tried: set[int]) -> Deployment | None:
+        return next(
+            (
+                each
+                for each in self._all.values()
+                if pid in each.waiting and each.number not in tried
+            ),
+            None,
+        )
 
     async def _put(self, deployment: Deployment, pid: int) -> None:
+        deployment.arriving[pid] = False
         try:
             entry = await self._registry.put(
                 deployment, pid, deployment.upload, deployment.number, deployment.check_opcode
             )
         except Refusal as refusal:
-            if pid in deployment.waiting and procfs.run_state(pid) not in ("", "Z", "X"):
+            if deployment.arrive(pid):
+                deployment.forget(pid)
+            elif pid in deployment.waiting and procfs.run_state(pid) not in ("", "Z", "X"):
                 deployment.refuse(pid, str(refusal))
                 self._watcher.again(pid, RETRY)
             return  # Else it is gone, and that is counted when its end is told.
-        self._entered(deployment, pid, entry)
-
-    def _entered(self, deployment: Deployment, pid: int, entry: Entry) -> None:
-        if deployment.over or pid not in deployment.waiting:
-            # Taken out, or no longer meant, in the meantime.
-            self._registry.later(self._take_out(deployment, pid))
-            return
+        except BaseException:
+            deployment.arrive(pid)
+            raise
+        meant = pid in deployment.waiting
         deployment.enter(entry)
+        if not meant:
+            # Taken out, or no longer meant, in the meantime.
+            await self._take_out(deployment, pid)
+        deployment.arrive(pid)
         if entry.target.finished.is_set():
             deployment.leave(pid)
 

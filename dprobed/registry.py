@@ -176,7 +176,8 @@ class Registry:
                 await self._place(entry, upload.bytecode, check_opcode)
             finally:
                 target.holders.discard(client)
-                await self._empty(target, [])
+                if not target.entries:
+                    await self._empty(target, [])
         return entry
 
     async def _place(self, entry: Entry, bytecode: bytes, check_opcode: bool) -> None:
@@ -435,7 +436,8 @@ class Registry:
 
         The caller has the target's lock. A target that ended meanwhile is no error.
         """
-        own = list(own)
+        # One that was just being put in when it was chosen may have been refused.
+        own = [entry for entry in own if target.entries.get(entry.number) is entry]
         if target.finished.is_set() or target.host is None:
             return
         stays = target.entries.keys() - {entry.number for entry in own}

@@ -43,7 +43,8 @@ class Tracer(asyncio.Protocol):
     not by plain exit, else with "".
     """
 
-    def __init__(self, on_event: Callable[[protocol.Event], None]) -> None:
+    def __init__(self, sock: socket.socket, on_event: Callable[[protocol.Event], None]) -> None:
+        self._sock = sock
         self.gone: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._on_event = on_event
         self._unpacker = protocol.Unpacker()
@@ -92,12 +93,23 @@ class Tracer(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The tracer is ending; who waits for an answer gets none (asyncio)."""
+        if exc is not None and not self._protocol_error:
+            self._read_rest()
         for answer in self._waiting.values():
             if not answer.done():
                 answer.set_exception(TracerGone(self._why()))
         self._waiting.clear()
         self._closed = True
         self._settle()
+
+    def _read_rest(self) -> None:
+        """What the tracer said before it closed its end.
+
+        A request that we write just then fails, and asyncio gives the connection up unread.
+        """
+        with contextlib.suppress(OSError):
+            while data := self._sock.recv(1 << 18):
+                self.data_received(data)
 
     def _settle(self) -> None:
         if self._closed and self._exit is not None and not self.gone.done():
@@ -173,7 +185,7 @@ class Supervisor:
                 _be_tracer(self._main, theirs, uid, gid)
             gc.unfreeze()
         loop = asyncio.get_running_loop()
-        tracer = Tracer(on_event)
+        tracer = Tracer(ours, on_event)
         tracer.watch(child)
         self.tracers[child] = tracer
         tracer.gone.add_done_callback(lambda _: self.tracers.pop(child, None))
