@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
 from dprobed.control import messages
 from dprobed.engine import protocol
 from dprobed.program import Program
-from dprobed.supervisor import Tracer, TracerGone, TracerRefused
+from dprobed.supervisor import TracerGone, TracerRefused
+
+if TYPE_CHECKING:
+    from dprobed.hosts import Host
 
 
 class Refusal(Exception):
@@ -130,13 +133,15 @@ class Entry:
 
 
 class Target:
-    """One traced process."""
+    """One traced process. ``follow_forks``: its children become targets, too."""
 
-    def __init__(self, pid: int) -> None:
+    def __init__(self, pid: int, follow_forks: bool = False) -> None:
         self.pid = pid
+        self.follow_forks = follow_forks
         self.comm = process_name(pid)
         self.lock = asyncio.Lock()
-        self.tracer: Tracer | None = None
+        #: The tracer that it is in.
+        self.host: Host | None = None
         self.attached = False
         self.holders: set[Client] = set()
         self.entries: dict[int, Entry] = {}
@@ -163,11 +168,13 @@ class Target:
 
     async def ask(self, make: Callable[[int], protocol.Request]) -> protocol.Ok:
         """One request to the tracer, its answer noted; raises Refusal."""
-        if self.tracer is None:
+        if self.host is None:
             raise Refusal(f"process {self.pid} is not traced")
         try:
-            answer = await self.tracer.request(make)
+            answer = await self.host.tracer.request(make)
         except TracerRefused as error:
+            if self.ended is not None:
+                raise Refusal(f"process {self.pid}: {describe_end(self.ended)}") from None
             raise Refusal(str(error)) from None
         except TracerGone as error:
             await self.finished.wait()
@@ -218,8 +225,14 @@ class Target:
         )
 
 
+#: What is said of a target whose tracer had a defect, and let it go.
+DEFECT = "the tracer failed on it, and let it go (its log says more)"
+
+
 def describe_end(ended: protocol.Ended) -> str:
     """How a target ended, in a few words."""
+    if ended.how == "failed":
+        return DEFECT
     if ended.how == "exited":
         return f"exited with status {ended.status}"
     if ended.how == "killed":

@@ -42,8 +42,7 @@ class Tracer(asyncio.Protocol):
     not by plain exit, else with "".
     """
 
-    def __init__(self, pid: int, on_event: Callable[[protocol.Event], None]) -> None:
-        self.pid = pid
+    def __init__(self, on_event: Callable[[protocol.Event], None]) -> None:
         self.gone: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._on_event = on_event
         self._unpacker = protocol.Unpacker()
@@ -104,7 +103,7 @@ class Tracer(asyncio.Protocol):
             self.gone.set_result(self._protocol_error or self._exit)
 
     def _why(self) -> str:
-        return self._protocol_error or f"the tracer of process {self.pid} ended"
+        return self._protocol_error or "its tracer ended"
 
     def _dispatch(self, message: protocol.Reply | protocol.Event) -> None:
         if isinstance(message, protocol.Ok | protocol.Refused):
@@ -152,9 +151,9 @@ class Supervisor:
         self.tracers: dict[int, Tracer] = {}
 
     async def start(
-        self, pid: int, on_event: Callable[[protocol.Event], None], *, uid: int, gid: int
+        self, on_event: Callable[[protocol.Event], None], *, uid: int, gid: int
     ) -> Tracer:
-        """A tracer for ``pid``, not yet attached; it runs with the rights of ``uid`` and ``gid``.
+        """A tracer without targets yet; it runs with the rights of ``uid`` and ``gid``.
 
         Raises OSError when the machine has no room for one more process.
         """
@@ -173,7 +172,7 @@ class Supervisor:
                 _be_tracer(self._main, theirs, uid, gid)
             gc.unfreeze()
         loop = asyncio.get_running_loop()
-        tracer = Tracer(pid, on_event)
+        tracer = Tracer(on_event)
         tracer.watch(child)
         self.tracers[child] = tracer
         tracer.gone.add_done_callback(lambda _: self.tracers.pop(child, None))

@@ -40,22 +40,26 @@ def attach(
     check_opcode: bool,
     form: str,
     path: str | None,
+    follow_forks: bool,
 ) -> int:
-    """Probes in ``pid`` until Ctrl-C, ``duration`` seconds, or its end; the exit status."""
+    """Probes in ``pid`` until Ctrl-C, ``duration`` seconds, or its end; the exit status.
+
+    With ``follow_forks`` until the end of its children, too.
+    """
     with daemon(socket) as connect:
         uploads = load_programs(programs, defines, groups, types)
         output = Output(form, path, 1)
         stop = _Stop()
         numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
         connection = connect()
-        session = Session(connection, output, pid)
+        session = Session(connection, output, pid, follow_forks=follow_forks)
         count = session.insert(uploads, launch=False, check_opcode=check_opcode)
         deadline = None if duration is None else time.monotonic() + duration
         with Waker({number: stop.handler(number) for number in numbers}) as waker:
             until = "Ctrl-C" if duration is None else f"{duration:g} s are over"
             probes = "1 probe" if count == 1 else f"{count} probes"
             complain(f"{probes} in process {pid}, until {until}")
-            while session.ended is None and stop.signal is None and not output.broken:
+            while not session.over and stop.signal is None and not output.broken:
                 left = None if deadline is None else deadline - time.monotonic()
                 if left is not None and left <= 0:
                     break

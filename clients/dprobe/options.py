@@ -21,6 +21,12 @@ type_ = click.option(
 no_opcode_check = click.option(
     "--no-opcode-check", is_flag=True, help="Do not compare a probe's place with its `opcode`."
 )
+follow_forks = click.option(
+    "-f",
+    "--follow-forks",
+    is_flag=True,
+    help="Put the probes into the children of the process, too, and into theirs, as they begin.",
+)
 format_ = click.option(
     "--format",
     "form",
@@ -48,6 +54,6 @@ def output(default: str) -> Callable[[F], F]:
 
 def selecting(function: F) -> F:
     """What ``run``, ``attach`` and ``insert`` know about their programs."""
-    for option in (no_opcode_check, type_, group, define):
+    for option in (no_opcode_check, follow_forks, type_, group, define):
         function = option(function)
     return function

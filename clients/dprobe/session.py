@@ -94,14 +94,23 @@ def daemon(path: Path | None) -> Iterator[Callable[[], Connection]]:
 
 
 class Session:
-    """One target, its programs, and what they report."""
+    """One target and the children of it that are followed, their programs, and what they report.
 
-    def __init__(self, connection: Connection, output: Output, pid: int) -> None:
+    ``ended``: how the target did.
+    """
+
+    def __init__(
+        self, connection: Connection, output: Output, pid: int, *, follow_forks: bool
+    ) -> None:
         self._connection = connection
         self._private = connection.private
         self._output = output
         self._pid = pid
+        self._follow_forks = follow_forks
         self.ended: messages.Ended | None = None
+        self._alive = {pid: None}
+        self._last: list[messages.ProbeInfo] = []
+        self._overhead_ns = 0
         self._removed: list[messages.ProbeInfo] = []
         self._told: set[tuple[int, int, str, str]] = set()
         connection.on_record = output.record
@@ -114,7 +123,10 @@ class Session:
         """
         pid = self._pid
         self._connection.request(
-            lambda number: messages.Attach(id=number, pid=pid, launch=launch), messages.Attached
+            lambda number: messages.Attach(
+                id=number, pid=pid, launch=launch, follow_forks=self._follow_forks
+            ),
+            messages.Attached,
         )
         answer = self._connection.request(
             lambda number: messages.Insert(
@@ -130,34 +142,47 @@ class Session:
         self._connection.receive()
         self._output.flush()
 
+    @property
+    def over(self) -> bool:
+        """Whether the target and all followed children have ended."""
+        return not self._alive
+
     def detach(self) -> Summary:
-        """Take the programs out and let the target go; the summary."""
-        if self.ended is None:
-            pid = self._pid
+        """Take the programs out and let all processes go; the summary."""
+        while self._alive:
+            # A child that comes meanwhile is told before the answer.
+            pid = next(iter(self._alive))
             try:
                 answer = self._connection.request(
-                    lambda number: messages.Detach(id=number, pid=pid), messages.Removed
+                    lambda number, pid=pid: messages.Detach(id=number, pid=pid),  # type: ignore[misc]
+                    messages.Removed,
                 )
             except UserError:
-                if self.ended is None:
+                if pid in self._alive:
                     raise
             else:
-                return self._summary(answer.probes, answer.overhead_ns)
-        assert self.ended is not None
-        return self._summary(self.ended.probes, self.ended.overhead_ns)
+                self._note_end(pid, answer.probes, answer.overhead_ns)
+        there = {(probe.number, probe.pid) for probe in self._last}
+        # With what others took out before the end.
+        removed = [probe for probe in self._removed if (probe.number, probe.pid) not in there]
+        return summarize(removed + self._last, self._overhead_ns)
 
-    def _summary(self, probes: list[messages.ProbeInfo], overhead_ns: int) -> Summary:
-        """With what others took out before the end."""
-        there = {probe.number for probe in probes}
-        removed = [probe for probe in self._removed if probe.number not in there]
-        return summarize(removed + probes, overhead_ns)
+    def _note_end(self, pid: int, probes: list[messages.ProbeInfo], overhead_ns: int) -> None:
+        if pid in self._alive:
+            del self._alive[pid]
+            self._last += probes
+            self._overhead_ns += overhead_ns
 
     def _report(self, report: messages.Report) -> None:
         if isinstance(report, messages.StateChange):
             self._removed += (probe for probe in report.probes if probe.state == "removed")
             self._tell(report.probes)
+        elif isinstance(report, messages.Forked):
+            self._alive[report.pid] = None
         elif isinstance(report, messages.Ended):
-            self.ended = report
+            if report.pid == self._pid:
+                self.ended = report
+            self._note_end(report.pid, report.probes, report.overhead_ns)
         elif isinstance(report, messages.Notice) and report.kind in ("suspend", "debugger"):
             private = " (of a running dprobed; this private one lets it go at its end)"
             complain(report.text + (private if self._private else ""))

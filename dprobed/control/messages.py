@@ -3,8 +3,8 @@
 JSON, one object a line, UTF-8. ``type`` says which message it is. The client speaks first
 (``hello``) and numbers its requests by ``id``; each is answered by exactly one reply with the same
 ``id``, in the order of the requests; between replies come reports (``record``, ``state``,
-``notice``, ``ended``, ``report``). The one message of a client that is no request is ``answer``.
-Bytes are base64. Codec only: nothing here opens a socket.
+``notice``, ``forked``, ``ended``, ``report``). The one message of a client that is no request is
+``answer``. Bytes are base64. Codec only: nothing here opens a socket.
 """
 
 from __future__ import annotations
@@ -53,10 +53,13 @@ class Attach(_Request, frozen=True):
     """Trace ``pid`` for this connection; it is let go when the connection ends.
 
     ``launch``: the process waits at a gate before its ``exec``, and probes go in right after it.
+    ``follow_forks``: its children, and theirs, get the same programs as they begin; each is a
+    process of its own from then on, told by ``forked``.
     """
 
     pid: Pid
     launch: bool = False
+    follow_forks: bool = False
 
 
 class Detach(_Request, frozen=True):
@@ -151,7 +154,8 @@ class Programs(_Request, frozen=True):
 
 
 class Vars(_Request, frozen=True):
-    """Read the locals of program ``number`` (in ``pid``), or the globals of ``pid``.
+    """Read the locals of program ``number`` (in ``pid``, if it is in several processes), or the
+    globals of ``pid``.
 
     A program that is in several processes has its locals in each. ``count`` words from ``first``
     on are answered (``None``: all there are); ``reset`` sets them
@@ -614,6 +618,14 @@ class Notice(msgspec.Struct, frozen=True, kw_only=True, tag="notice"):
     text: str
 
 
+class Forked(msgspec.Struct, frozen=True, kw_only=True, tag="forked"):
+    """``pid``, a child of ``parent``, is a target of this connection as its parent is, with the
+    same programs under the same numbers."""
+
+    pid: int
+    parent: int
+
+
 class Ended(msgspec.Struct, frozen=True, kw_only=True, tag="ended"):
     """A target of this connection is no longer traced; ``probes`` have their last counters.
 
@@ -638,7 +650,7 @@ class Handling(msgspec.Struct, frozen=True, kw_only=True, tag="report"):
     record: msgspec.Raw
 
 
-Report = Record | StateChange | Notice | Ended | Handling
+Report = Record | StateChange | Notice | Forked | Ended | Handling
 Reply = (
     Welcome | Attached | Inserted | Deployed | Removed | Status | Listing | Words | Logged
     | Dumped | Resumed | Registered | HandlerListing | TraceListing | TraceSaved | Error

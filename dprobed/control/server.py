@@ -227,8 +227,8 @@ class Connection(asyncio.Protocol):
     async def _do(self, request: messages.Request) -> messages.Reply:
         registry = self._registry
         match request:
-            case messages.Attach(id=number, pid=pid, launch=launch):
-                await registry.attach(self, pid, launch)
+            case messages.Attach(id=number, pid=pid, launch=launch, follow_forks=follow):
+                await registry.attach(self, pid, launch, follow_forks=follow)
                 return messages.Attached(id=number, pid=pid)
             case messages.Detach(id=number, pid=pid):
                 probes, overhead = await registry.detach(self, pid)

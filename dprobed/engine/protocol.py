@@ -2,8 +2,9 @@
 
 A connected stream socket; each message is a 4-byte little-endian length and a msgpack body. The
 daemon sends ``Request``s, the tracer answers each by one ``Reply`` with the same ``seq`` and sends
-``Event``s whenever it likes. The daemon closes the socket to end a tracer: it takes its probes out,
-detaches and exits. Codec only: nothing here opens a socket.
+``Event``s whenever it likes. ``pid`` says which of its targets a message is about. The daemon
+closes the socket to end a tracer: it takes its probes out of all targets, detaches and exits.
+Codec only: nothing here opens a socket.
 """
 
 from __future__ import annotations
@@ -30,17 +31,18 @@ class State(StrEnum):
 
 
 class Attach(msgspec.Struct, tag=True, frozen=True):
-    """First request: trace ``pid``.
+    """Trace ``pid``, besides the targets that the tracer has already.
 
     ``launch``: the process waits at a gate before its ``exec``; probes go in right after it, before
     the first instruction of the new image. ``hold_limit``: for how many seconds ``exit debugger``
-    holds it without a debugger.
+    holds it without a debugger. ``follow_forks``: its children become targets, and theirs.
     """
 
     seq: int
     pid: int
     launch: bool = False
     hold_limit: float = 600.0
+    follow_forks: bool = False
 
 
 class Insert(msgspec.Struct, tag=True, frozen=True):
@@ -51,6 +53,7 @@ class Insert(msgspec.Struct, tag=True, frozen=True):
     """
 
     seq: int
+    pid: int
     program: int
     bytecode: bytes
     check_opcode: bool = True
@@ -63,6 +66,7 @@ class Remove(msgspec.Struct, tag=True, frozen=True):
     """Take a program out; ``None``: all."""
 
     seq: int
+    pid: int
     program: int | None = None
 
 
@@ -70,6 +74,7 @@ class Query(msgspec.Struct, tag=True, frozen=True):
     """Ask for the present state and counters of all probes (the reply's ``probes``)."""
 
     seq: int
+    pid: int
 
 
 class Vars(msgspec.Struct, tag=True, frozen=True):
@@ -79,6 +84,7 @@ class Vars(msgspec.Struct, tag=True, frozen=True):
     """
 
     seq: int
+    pid: int
     program: int | None = None
     first: int = 0
     count: int | None = None
@@ -101,6 +107,7 @@ class Dump(msgspec.Struct, tag=True, frozen=True):
     """Write a core of the target now; it is answered when that is done. ``zstd``: compressed."""
 
     seq: int
+    pid: int
     zstd: bool = False
 
 
@@ -108,13 +115,15 @@ class Resume(msgspec.Struct, tag=True, frozen=True):
     """Let a thread go on that a program's ``suspend`` holds; ``None``: all of them."""
 
     seq: int
+    pid: int
     tid: int | None = None
 
 
 class Detach(msgspec.Struct, tag=True, frozen=True):
-    """Take everything out, detach, answer, send ``Ended`` and exit."""
+    """Take everything out of ``pid``, detach, answer and send ``Ended``."""
 
     seq: int
+    pid: int
 
 
 Request = Attach | Insert | Remove | Query | Vars | Facilities | Dump | Resume | Detach
@@ -224,18 +233,25 @@ class Records(msgspec.Struct, tag=True, frozen=True):
     records: list[RawRecord]
 
 
+class Place(msgspec.Struct, frozen=True, array_like=True):
+    """``pid``: the target, also where the record's own ``pid`` is a child that shares its memory;
+    ``module``: a path; ``place`` reads ``symbol+0xN``."""
+
+    pid: int
+    module: str
+    place: str
+
+
 class Places(msgspec.Struct, tag=True, frozen=True):
-    """Names for ``RawRecord.place``, sent before the first record that uses them.
+    """What ``RawRecord.place`` means, sent before the first record that uses it."""
 
-    number → (module path, ``symbol+0xN``).
-    """
-
-    places: dict[int, tuple[str, str]]
+    places: dict[int, Place]
 
 
 class Changed(msgspec.Struct, tag=True, frozen=True):
     """Probes whose state changed by itself (library mapped, unmapped, max_hits, rem, exec)."""
 
+    pid: int
     probes: list[ProbeStatus]
 
 
@@ -251,16 +267,29 @@ class TargetEvent(msgspec.Struct, tag=True, frozen=True):
     text: str
 
 
-class Ended(msgspec.Struct, tag=True, frozen=True):
-    """The last message. ``how``: detached, exited, killed, gone; ``status``: code or signal."""
+class Forked(msgspec.Struct, tag=True, frozen=True):
+    """``pid``, a child of the target ``parent``, is a target from now on, with the same programs.
 
+    Sent before anything else about it.
+    """
+
+    pid: int
+    parent: int
+    probes: list[ProbeStatus]
+
+
+class Ended(msgspec.Struct, tag=True, frozen=True):
+    """The last message about a target. ``how``: detached, exited, killed, gone, or failed: by a
+    defect of the tracer's. ``status``: code or signal."""
+
+    pid: int
     how: str
     status: int
     probes: list[ProbeStatus]
     overhead_ns: int
 
 
-Event = Records | Places | Changed | TargetEvent | Ended
+Event = Records | Places | Changed | TargetEvent | Forked | Ended
 
 HEADER_SIZE = 4
 MAX_MESSAGE = 64 << 20

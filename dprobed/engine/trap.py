@@ -57,6 +57,7 @@ from dprobed.target.ptrace import (
 )
 from dprobed.target.status import TRAP_STATUS, Kind
 from dprobed.target.thread import Thread
+from dprobed.target.tracees import Tracees
 from dprobed.target.world import World
 
 _SI_KERNEL: Final = 0x80
@@ -72,8 +73,6 @@ _FRAME_RSI: Final = 48 + 9 * 8
 _FRAME_RCX: Final = 48 + 14 * 8
 _FRAME_RSP: Final = 48 + 15 * 8
 _FRAME_RIP: Final = 48 + 16 * 8
-#: Hits in a row on another CPU after which the tracer goes there.
-_FOLLOW_AFTER: Final = 4
 
 #: How long a thread's name and user id, once read, are taken for true.
 _IDENTITY_NS: Final = 100_000_000
@@ -87,13 +86,101 @@ _SWEEP: Final = 64
 _log = logging.getLogger(__name__)
 
 
+class TrapLoop:
+    """Waits for the stops of all targets, and serves hits at once."""
+
+    def __init__(self, tracees: Tracees, registers: Registers) -> None:
+        """``registers``: the ones that the targets' engines look at, too."""
+        self._tracees: Final = tracees
+        self._registers: Final[int] = registers.address
+        self._words: Final = registers.words
+        tracees.serve_hit = self.serve_hit
+
+    def run(self) -> None:
+        """Serve stops until something else wants attention, or no thread is left."""
+        tracees, waitpid, serve_hit = self._tracees, _waitpid, self.serve_hit
+        threads, status, status_address = tracees.threads, tracees.status, tracees.status_address
+        clock = time.monotonic_ns
+        turns = _SWEEP
+        while not tracees.attention and threads:
+            turns -= 1
+            if not turns:
+                turns = self._sweep()
+                continue
+            tid = waitpid(-1, status_address, WALL)
+            if tid <= 0:
+                if not tracees.attention:
+                    tracees.drain()
+                continue
+            now = clock()
+            thread = threads.get(tid)
+            if thread is None:
+                tracees.dispatch(tid, status.value)
+            elif status.value != TRAP_STATUS or not serve_hit(thread, now):
+                tracees.dispatch(tid, status.value)
+                thread.traps.overhead_ns += clock() - now
+
+    def serve_hit(self, thread: Thread, now: int) -> bool:
+        """Serve a SIGTRAP stop that is a breakpoint and nothing else; false: nothing was done."""
+        if (
+            thread.state is not State.RUNNING
+            or _call(PTRACE_GETREGS, thread.tid, 0, self._registers) != 0
+        ):
+            return False
+        engine = thread.traps
+        site = engine.by_trap.get(self._words[RIP])
+        if (
+            site is None
+            or not site.plain
+            or thread.skip is not None
+            or thread.entering is not None
+            or thread.trap_mask is not None
+            or engine.sigtrap.disposition is not None
+        ):
+            return False
+        try:
+            engine.hit(thread, site, now)
+        except BaseException:
+            self._tracees.blamed = thread.world
+            thread.state = State.STOPPED
+            engine.abandon(thread)
+            raise
+        # Before it goes on: on one CPU it runs at once, and we only later.
+        engine.overhead_ns += time.monotonic_ns() - now
+        if thread.held or thread.pinned:
+            thread.state = State.HELD
+        else:
+            _call(PTRACE_CONT, thread.tid, 0, 0)
+        return True
+
+    def _sweep(self) -> int:
+        """Look at every thread once; in how many stops to do so again.
+
+        The kernel looks for a stop always from the same end of its list (ptrace_do_wait), so a
+        few threads that hit all the time would be served for ever, and the others never.
+        """
+        tracees = self._tracees
+        if len(tracees.threads) > 1:
+            for tid, thread in list(tracees.threads.items()):
+                now = time.monotonic_ns()
+                if _waitpid(tid, tracees.status_address, WALL | os.WNOHANG) == tid:
+                    tracees.dispatch(tid, tracees.status.value)
+                    thread.traps.overhead_ns += time.monotonic_ns() - now
+        return max(_SWEEP, len(tracees.threads))
+
+
 class TrapEngine:
     """Serves the stops of a target's threads; knows sites and programs, not how they got there."""
 
-    def __init__(self, reporter: Reporter) -> None:
-        self._world: World
-        self.sigtrap: Sigtrap
+    def __init__(
+        self, world: World, reporter: Reporter, registers: Registers, follower: Follower
+    ) -> None:
+        """``registers`` and ``follower`` are those of all targets of this tracer."""
+        self.world: Final = world
+        self.sigtrap: Final = Sigtrap(world)
         self._space: Space
+        #: Of the present space: by what a thread's rip is after the breakpoint.
+        self.by_trap: dict[int, Site] = {}
         self.watch = DebugRegisters()
         self.overhead_ns = 0
         #: Disarmed while a thread could not be stopped, which may be in their slots.
@@ -105,21 +192,19 @@ class TrapEngine:
         #: Called at a hit that a program ended by ``exit n``: for what acts while it stands there.
         self.facility: Callable[[Thread, Attachment, Outcome], None] = lambda *_: None
         self._reporter: Final = reporter
-        self._registers: Final = Registers()
-        self._words: Final = self._registers.words
-        self._context: Final = HitContext(self._registers)
-        self.follower: Final = Follower()
+        self._registers: Final = registers
+        self._words: Final = registers.words
+        self._context: Final = HitContext(registers)
+        self._follower: Final = follower
+        #: The CPUs that we may use.
+        self.anywhere: Final = follower.anywhere
         self.served = 0
+        world.traps = self
 
     @property
-    def world(self) -> World:
-        """The target's threads."""
-        return self._world
-
-    @world.setter
-    def world(self, world: World) -> None:
-        self._world = world
-        self.sigtrap = Sigtrap(world)
+    def has_space(self) -> bool:
+        """Whether there is an address space: not yet of a child that shared its parent's."""
+        return hasattr(self, "_space")
 
     @property
     def space(self) -> Space:
@@ -129,76 +214,10 @@ class TrapEngine:
     @space.setter
     def space(self, space: Space) -> None:
         self._space = space
+        self.by_trap = space.by_trap
         self._limbo.clear()
         self._context.memory = space.memory
         self.sigtrap.space = space
-
-    # --- the loop ---
-
-    def run(self) -> None:
-        """Serve stops until something else wants attention, or no thread is left."""
-        world, waitpid, call = self.world, _waitpid, _call
-        threads, status, status_address = world.threads, world.status, world.status_address
-        words, registers, sigtrap = self._words, self._registers.address, self.sigtrap
-        clock = time.monotonic_ns
-        turns = _SWEEP
-        while not world.attention and threads:
-            turns -= 1
-            if not turns:
-                turns = self._sweep()
-                continue
-            tid = waitpid(-1, status_address, WALL)
-            if tid <= 0:
-                if not world.attention:
-                    world.drain()
-                continue
-            now = clock()
-            if status.value == TRAP_STATUS:
-                thread = threads.get(tid)
-                if (
-                    thread is not None
-                    and thread.state is State.RUNNING
-                    and call(PTRACE_GETREGS, tid, 0, registers) == 0
-                ):
-                    site = self._space.by_trap.get(words[RIP])
-                    if (
-                        site is not None
-                        and site.plain
-                        and thread.skip is None
-                        and thread.entering is None
-                        and thread.trap_mask is None
-                        and sigtrap.disposition is None
-                    ):
-                        try:
-                            self.hit(thread, site, now)
-                        except BaseException:
-                            thread.state = State.STOPPED
-                            self.abandon(thread)
-                            raise
-                        # Before it goes on: on one CPU it runs at once, and we only later.
-                        self.overhead_ns += clock() - now
-                        if thread.held or thread.pinned:
-                            thread.state = State.HELD
-                        else:
-                            call(PTRACE_CONT, tid, 0, 0)
-                        continue
-            world.dispatch(tid, status.value)
-            self.overhead_ns += clock() - now
-
-    def _sweep(self) -> int:
-        """Look at every thread once; in how many stops to do so again.
-
-        The kernel looks for a stop always from the same end of its list (ptrace_do_wait), so a
-        few threads that hit all the time would be served for ever, and the others never.
-        """
-        world = self.world
-        if len(world.threads) > 1:
-            now = time.monotonic_ns()
-            for tid in list(world.threads):
-                if _waitpid(tid, world.status_address, WALL | os.WNOHANG) == tid:
-                    world.dispatch(tid, world.status.value)
-            self.overhead_ns += time.monotonic_ns() - now
-        return max(_SWEEP, len(world.threads))
 
     # --- a hit ---
 
@@ -257,7 +276,7 @@ class TrapEngine:
                     thread.cpu = context.cpu
                     thread.cpu_until = now + _CPU_NS
                 cpu = thread.cpu
-                self.follower.hit(cpu)
+                self._follower.hit(cpu)
                 self._reporter.add(
                     probe,
                     (
@@ -296,7 +315,7 @@ class TrapEngine:
             context.leave()
         self.served = served = self.served + 1
         if not served & 31:
-            self.follower.hit(context.cpu)
+            self._follower.hit(context.cpu)
 
     def _identify(self, thread: Thread, now: int) -> None:
         """Read again what changes seldom: name, user, and whether SIGTRAP means anything."""
@@ -566,21 +585,21 @@ class TrapEngine:
         elif position.rcx is not None:
             poke(frame + _FRAME_RCX, position.rcx.to_bytes(8, "little"))
 
-    def begin(self, thread: Thread, shares_memory: bool) -> None:
-        """A child's first stop: a thread joins, a process with its own memory is let go."""
+    def begin(self, thread: Thread) -> None:
+        """A thread joins, or a process that shares the memory."""
         try:
-            if shares_memory:
-                self.watch.apply(thread.tid)
-                self.sigtrap.observe_thread(thread)
-            else:
-                self._release_child(thread)
+            self.watch.apply(thread.tid)
+            self.sigtrap.observe_thread(thread)
         except Gone:
             return
         except ptrace.PtraceError as error:
             _log.warning("thread %d has no watchpoints: %s", thread.tid, error)
 
-    def _release_child(self, thread: Thread) -> None:
-        """A ``fork`` child has a copy of our changes: undo them there, and let it go."""
+    def release_child(self, thread: Thread) -> None:
+        """A ``fork`` child has a copy of our changes: undo them there, and let it go.
+
+        Raises Gone.
+        """
         try:
             self.space.restore_copy(self.world, thread)
         except SpaceError as error:

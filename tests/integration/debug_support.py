@@ -29,7 +29,7 @@ def when(register: str, value: int) -> str:
 
 def status(tracer: TracerProcess) -> protocol.DebuggerStatus:
     """What the tracer says of debugging."""
-    found = tracer.request(protocol.Query(tracer.next())).debugger
+    found = tracer.request(protocol.Query(tracer.next(), tracer.target)).debugger
     assert found is not None
     return found
 

@@ -39,7 +39,7 @@ def put(tracer: TracerProcess, module: Path, passed: int = 0) -> int:
 
 
 def dump(tracer: TracerProcess, zstd: bool = False) -> protocol.DumpStatus:
-    found = tracer.request(protocol.Dump(tracer.next(), zstd)).dump
+    found = tracer.request(protocol.Dump(tracer.next(), tracer.target, zstd)).dump
     assert found is not None
     return found
 
@@ -204,7 +204,7 @@ def test_a_process_that_cannot_be_copied_stands_still(
 def test_a_target_killed_meanwhile(cores: Path, program: Path, start: Start, trace: Trace) -> None:
     target = start(program)
     tracer = trace(target)
-    tracer.sock.sendall(protocol.pack(protocol.Dump(tracer.next())))
+    tracer.sock.sendall(protocol.pack(protocol.Dump(tracer.next(), tracer.target)))
     os.kill(target.pid, signal.SIGKILL)
     ended = tracer.wait()
     assert (ended.how, ended.status) == ("killed", signal.SIGKILL)
