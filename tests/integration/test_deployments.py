@@ -193,7 +193,7 @@ def test_a_module_in_another_mount_namespace(
     daemon: Daemon, start: Start, build_target: BuildTarget, tmp_path: Path
 ) -> None:
     """The program is a file that does not exist where the daemon looks."""
-    binary = build_target("forks.c", "-pthread")
+    binary = build_target("threads.c", "-pthread")
     inside = tmp_path / "box"
     inside.mkdir()
     script = (
@@ -211,11 +211,13 @@ def test_a_module_in_another_mount_namespace(
     while len(found := [row for row in daemon.json("query") if row["type"] == "probe"]) < 2:
         pass
     target.go()
-    target.expect("stopped")
+    target.expect("running")
     assert {(row["program"], row["pid"], row["state"]) for row in found} == {
         ("named", target.pid, "active"),
         ("by_path", target.pid, "active"),
     }
+    target.go()
+    target.expect("stopped")
     target.finish()
 
 
