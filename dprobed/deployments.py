@@ -82,6 +82,7 @@ class Deployments:
         if not self._workers:
             loop = asyncio.get_running_loop()
             self._workers = [loop.create_task(self._work()) for _ in range(WORKERS)]
+        self._registry.keep_warm(True)
         self._watcher.start()
         return made
 
@@ -162,6 +163,7 @@ class Deployments:
         """Without any deployment nothing is looked at."""
         if not self._all:
             self._watcher.stop()
+            self._registry.keep_warm(False)
             # A worker that is putting something in finds that it is over, and takes it out.
             for _ in self._workers:
                 self._queue.put_nowait(_ENOUGH)

@@ -129,7 +129,7 @@ class Registry:
 
     async def _tracer_ended(self, target: Target) -> None:
         """Wait for the end of the tracer, if this was its only target."""
-        if target.host is not None and not target.host.targets:
+        if target.host is not None and target.host.is_over:
             await asyncio.shield(target.host.tracer.gone)
 
     async def insert(self, client: Client, request: messages.Insert) -> list[Entry]:
@@ -205,6 +205,10 @@ class Registry:
     def tracers(self) -> Container[int]:
         """The processes that trace."""
         return self._supervisor.tracers
+
+    def keep_warm(self, warm: bool) -> None:
+        """Whether ``put`` is to be expected any moment."""
+        self._hosts.keep_warm(warm)
 
     def entry(self, pid: int, number: int) -> Entry | None:
         """The program of this number in a process."""

@@ -278,6 +278,21 @@ def test_a_forked_child_is_found(daemon: Daemon, tmp_path: Path) -> None:
         assert {pid: row["hits"] for pid, row in found.items()} == {child: 2, target.pid: 0}
 
 
+def test_children_have_it_from_their_first_instruction(daemon: Daemon, tmp_path: Path) -> None:
+    """However short they live: none is missed, and none of their hits."""
+    shutil.copy("/bin/dash", tmp_path / "dash")
+    daemon.json("insert", program(tmp_path), "--exe", tmp_path / "dash")
+    script = 'while read -r word; do n=0; while [ $n -lt 50 ]; do (echo a); n=$((n+1)); done; done'
+    with subprocess.Popen(
+        [tmp_path / "dash", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as target:
+        until(daemon, lambda row: row["processes"] == 1)
+        output, _ = target.communicate(b"go\n", timeout=60)
+        assert output == b"a\n" * 50
+    row = until(daemon, lambda row: row["processes"] == 0)
+    assert (row["entered"], row["missed"], row["hits"], row["refused"]) == (51, 0, 50, {})
+
+
 def test_at_most_so_many_processes(hearing: Daemon, own_cat: Path, tmp_path: Path) -> None:
     hearing.json("insert", program(tmp_path), "--exe", own_cat, "--limit", 1)
     with cat([own_cat]) as one, cat([own_cat]) as two:
