@@ -8,12 +8,14 @@ said or to end; nothing sleeps.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 import select
 import signal
 import socket
 import subprocess
+import sys
 import time
 import traceback
 from collections.abc import Iterable, Sequence
@@ -131,6 +133,8 @@ class TracerProcess:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             os.closerange(3, sock.fileno())
             os.closerange(sock.fileno() + 1, 1024)
+            # The handlers that are there write to what was just closed.
+            logging.root.handlers = [logging.StreamHandler(sys.stderr)]
             if uid:
                 os.setgroups([])
                 os.setresgid(uid, uid, uid)
