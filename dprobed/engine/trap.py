@@ -239,14 +239,24 @@ class TrapEngine:
         with contextlib.suppress(Gone):
             self._registers.store(thread.tid)
 
-    def abandon(self, thread: Thread) -> None:
-        """A defect of ours came between a stop and what it asks for: to the instruction again."""
+    def abandon(self, thread: Thread) -> bool:
+        """A defect of ours came between a stop and what it asks for: to the instruction again.
+
+        False: the thread was not at a breakpoint.
+        """
         with contextlib.suppress(Gone):
             words = self._registers.load(thread.tid)
-            site = self.space.by_trap.get(words[RIP])
+            site = self.by_trap.get(words[RIP])
             if site is not None:
                 words[RIP] = site.address
                 self._registers.store(thread.tid)
+                return True
+        return False
+
+    def give_up(self) -> None:
+        """Run no program any more: ``abandon`` is what is done at a breakpoint from now on."""
+        for site in self.by_trap.values():
+            site.plain = False
 
     def _run_programs(
         self, thread: Thread, attachments: Iterable[Attachment], may_fault: bool, now: int
