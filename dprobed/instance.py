@@ -25,6 +25,8 @@ class Client(Protocol):
     pid: int
     uid: int
     gid: int
+    #: What it inserts stays when it is gone.
+    kept: bool
 
     def offer(self, lines: bytes) -> bool:
         """Send record lines if there is room; False: there was not, and nothing was sent."""
@@ -65,7 +67,7 @@ class Entry:
             probes=len(self.probes),
             vars=header.vars,
             gvars=header.gvars,
-            kept=self.owner is None,
+            kept=self.owner is None or self.owner.kept,
         )
 
     def probe_infos(self) -> Iterator[messages.ProbeInfo]:

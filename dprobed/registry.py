@@ -15,7 +15,7 @@ import contextlib
 import logging
 import os
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Container, Coroutine, Iterable
 from typing import Any, Final
 
 from dprobed.control import messages
@@ -24,12 +24,14 @@ from dprobed.handler.dispatcher import AtHit, Dispatcher
 from dprobed.handler.external import External
 from dprobed.handler.trace.session import Traces
 from dprobed.instance import Client, Entry, Refusal, Target, describe_end
-from dprobed.program import Program, ProgramError, decode
+from dprobed.program import Program, ProgramError, decode, encode
 from dprobed.report import RecordLog, exit_names, record_line
 from dprobed.supervisor import Supervisor
 
 #: Ended targets of which ``query`` still shows the last counters.
 PAST_TARGETS: Final = 64
+#: Targets out of which programs are taken at the same time.
+_AT_ONCE: Final = 16
 
 _log = logging.getLogger("dprobed")
 
@@ -102,31 +104,81 @@ class Registry:
             raise
         target.attached = True
 
-    async def insert(
-        self, client: Client, pid: int, uploads: list[messages.Upload], keep: bool, check: bool
-    ) -> list[Entry]:
+    async def insert(self, client: Client, request: messages.Insert) -> list[Entry]:
         """Put programs into a target that ``client`` holds: all of them, or none."""
-        target = self._held(client, pid)
-        programs = [(upload, self._decode(upload)) for upload in uploads]
-        entries: list[Entry] = []
+        target = self._held(client, request.pid)
+        programs = [(upload, self.decode(upload)) for upload in request.programs]
         async with target.lock:
+            replaced = [
+                entry
+                for entry in target.entries.values()
+                if any(_is_in_the_way(entry, request, *each) for each in programs)
+            ]
+            for entry in replaced:
+                await self._take_out(entry)
+            owner = None if request.keep else client
+            entries: list[Entry] = []
             try:
                 for upload, program in programs:
-                    self._last_number += 1
-                    owner = None if keep else client
-                    entry = Entry(self._last_number, upload.label, program, target, owner)
-                    # Known before it is in: its records may come before the answer.
-                    target.entries[entry.number] = entry
+                    entry = Entry(self.next_number(), upload.label, program, target, owner)
+                    await self._place(entry, upload.bytecode, request.check_opcode)
                     entries.append(entry)
-                    await target.ask(self._insertion(entry, upload.bytecode, check))
             except Refusal:
-                target.entries.pop(entries.pop().number)
                 for entry in entries:
                     await self._take_out(entry)
+                for entry in replaced:
+                    await self._place(entry, encode(entry.program), request.check_opcode)
                 raise
         names = ", ".join(entry.label for entry in entries)
-        _log.info("process %d: user %d inserted %s", pid, client.uid, names)
+        _log.info("process %d: user %d inserted %s", request.pid, client.uid, names)
         return entries
+
+    async def put(
+        self, client: Client, pid: int, upload: messages.Upload, number: int, check_opcode: bool
+    ) -> Entry:
+        """One program, which has its number, into ``pid``, which is traced as long as it is in."""
+        await self.attach(client, pid, False)
+        target = self._held(client, pid)
+        async with target.lock:
+            entry = Entry(number, upload.label, self.decode(upload), target, client)
+            try:
+                await self._place(entry, upload.bytecode, check_opcode)
+            finally:
+                target.holders.discard(client)
+                await self._empty(target, [])
+        return entry
+
+    async def _place(self, entry: Entry, bytecode: bytes, check_opcode: bool) -> None:
+        """Put a program in; the caller has the target's lock. Raises Refusal."""
+        # Known before it is in: its records may come before the answer.
+        entry.target.entries[entry.number] = entry
+        try:
+            await entry.target.ask(self._insertion(entry, bytecode, check_opcode))
+        except Refusal:
+            entry.target.entries.pop(entry.number)
+            raise
+
+    async def take_out(self, client: Client, pid: int) -> None:
+        """Take what ``client`` put into ``pid`` out; that it has ended is no error."""
+        target = self._targets.get(pid)
+        if target is not None:
+            async with target.lock:
+                own = [entry for entry in target.entries.values() if entry.owner is client]
+                await self._empty(target, own)
+
+    def next_number(self) -> int:
+        """A number for a program."""
+        self._last_number += 1
+        return self._last_number
+
+    @property
+    def tracers(self) -> Container[int]:
+        """The processes that trace."""
+        return self._supervisor.tracers
+
+    def is_target(self, pid: int) -> bool:
+        """Whether a process is traced, or about to be, at a client's wish."""
+        return pid in self._targets
 
     def _insertion(
         self, entry: Entry, bytecode: bytes, check: bool
@@ -141,7 +193,7 @@ class Registry:
             label=entry.label,
         )
 
-    def _decode(self, upload: messages.Upload) -> Program:
+    def decode(self, upload: messages.Upload) -> Program:
         """The program, verified here as well: a client is not trusted; raises Refusal."""
         try:
             program = decode(upload.bytecode)
@@ -176,19 +228,27 @@ class Registry:
         chosen = self.select(select)
         if not chosen and select != messages.Select():
             raise Refusal("no such program is in; `dprobe programs` lists them")
-        overhead = 0
-        for target in dict.fromkeys(entry.target for entry in chosen):
-            own = [entry for entry in chosen if entry.target is target]
-            async with target.lock:
-                await self._empty(target, own)
-            self._tell_owners(target, own, client)
-            overhead += target.overhead_ns
-            if target in self._past:
-                for entry in own:
-                    del target.entries[entry.number]
-                if not target.entries:
-                    self._past.remove(target)
-        return [info for entry in chosen for info in entry.probe_infos()], overhead
+        targets: dict[Target, list[Entry]] = {}
+        for entry in chosen:
+            targets.setdefault(entry.target, []).append(entry)
+        turns = asyncio.Semaphore(_AT_ONCE)
+        await asyncio.gather(
+            *(self._remove(turns, client, target, own) for target, own in targets.items())
+        )
+        infos = [info for entry in chosen for info in entry.probe_infos()]
+        return infos, sum(target.overhead_ns for target in targets)
+
+    async def _remove(
+        self, turns: asyncio.Semaphore, client: Client, target: Target, own: list[Entry]
+    ) -> None:
+        async with turns, target.lock:
+            await self._empty(target, own)
+        self._tell_owners(target, own, client)
+        if target in self._past:
+            for entry in own:
+                del target.entries[entry.number]
+            if not target.entries:
+                self._past.remove(target)
 
     def _tell_owners(self, target: Target, entries: list[Entry], remover: Client) -> None:
         names = ", ".join(entry.label for entry in entries)
@@ -212,12 +272,14 @@ class Registry:
     async def variables(self, wanted: messages.Vars) -> list[int]:
         """The locals of a program, or the globals of a process."""
         number = wanted.number
-        if number is not None and wanted.pid is None:
-            entries = self.select(messages.Select(number=number))
+        if number is not None:
+            entries = self.select(messages.Select(number=number, pid=wanted.pid))
             if not entries:
                 raise Refusal(f"there is no program {number}; `dprobe programs` lists them")
+            if len(entries) > 1:
+                raise Refusal(f"program {number} is in {len(entries)} processes; name one of them")
             target = self._live(entries[0].target.pid)
-        elif wanted.pid is not None and number is None:
+        elif wanted.pid is not None:
             target = self._live(wanted.pid)
         else:
             raise Refusal("name either a program, for its locals, or a process, for the globals")
@@ -271,7 +333,7 @@ class Registry:
             if client in target.holders or own:
                 if not target.attached and target.tracer is not None:
                     target.tracer.close()
-                self._later(self._release(target, client, own))
+                self.later(self._release(target, client, own))
 
     async def _release(self, target: Target, client: Client, own: list[Entry]) -> None:
         async with target.lock:
@@ -289,7 +351,8 @@ class Registry:
         if left:
             _log.warning("%d tracers are still waiting for their target to stop; they go on", left)
 
-    def _later(self, work: Coroutine[Any, Any, None]) -> None:
+    def later(self, work: Coroutine[Any, Any, None]) -> None:
+        """Have it done beside everything else."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -390,7 +453,7 @@ class Registry:
     def _facilities_changed(self) -> None:
         for target in self._targets.values():
             if target.attached:
-                self._later(self._tell_facilities(target))
+                self.later(self._tell_facilities(target))
 
     async def _tell_facilities(self, target: Target) -> None:
         facilities, acting = self.dispatcher.facilities, self.dispatcher.acting
@@ -436,3 +499,19 @@ class Registry:
             _log.info(
                 "process %d (%s) with %d programs: %s", target.pid, target.comm, len(kept), text
             )
+
+
+def _is_in_the_way(
+    entry: Entry, request: messages.Insert, upload: messages.Upload, program: Program
+) -> bool:
+    """Whether a program that is in has to go before ``upload`` comes; raises Refusal."""
+    module = program.header.name
+    if entry.owner is not None or entry.program.header.name != module:
+        return False
+    if request.present == "refuse" and entry.label == upload.label:
+        raise Refusal(
+            f"{upload.label}: a program of that name for {module} is in process {request.pid} "
+            f"already (number {entry.number}); --merge puts it in besides, --replace takes those "
+            "for that module out first"
+        )
+    return request.present == "replace"

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from dprobed.engine import protocol
+from dprobed.engine.follow import keep_way_back
 
 #: What a tracer process runs; it returns when the socket is at its end.
 TracerMain = Callable[[socket.socket], None]
@@ -207,6 +208,7 @@ def _be_tracer(main: TracerMain, sock: socket.socket, uid: int, gid: int) -> NoR
         keep = sock.fileno()
         os.closerange(3, keep)
         os.closerange(keep + 1, os.sysconf("SC_OPEN_MAX"))
+        keep_way_back()
         become(uid, gid)
         main(sock)
         status = 0

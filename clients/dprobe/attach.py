@@ -41,7 +41,7 @@ def attach(
     form: str,
     path: str | None,
 ) -> int:
-    """Probes in ``pid`` until Ctrl-C, ``duration`` seconds, or its end; the exit status."""
+    """Probes in ``pid`` until Ctrl-C, ``duration`` seconds, its end or theirs; the exit status."""
     with daemon(socket) as connect:
         uploads = load_programs(programs, defines, groups, types)
         output = Output(form, path, 1)
@@ -55,12 +55,16 @@ def attach(
             until = "Ctrl-C" if duration is None else f"{duration:g} s are over"
             probes = "1 probe" if count == 1 else f"{count} probes"
             complain(f"{probes} in process {pid}, until {until}")
-            while session.ended is None and stop.signal is None and not output.broken:
+            while not (session.ended or session.over or stop.signal or output.broken):
                 left = None if deadline is None else deadline - time.monotonic()
                 if left is not None and left <= 0:
                     break
                 if waker.wait(connection, left):
                     session.receive()
+            if session.over and session.ended is None:
+                complain(
+                    "no probe is there that could fire" if session.vain else "no probe is left"
+                )
             failed = session.ended is not None and session.ended.how == "failed"
             output.summary(session.detach())
             output.close()
@@ -69,4 +73,6 @@ def attach(
         connection.close()
     if stop.signal in (signal.SIGTERM, signal.SIGHUP):
         return 128 + stop.signal
+    if session.vain:
+        return 2
     return 1 if failed or output.broken else 0

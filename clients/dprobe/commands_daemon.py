@@ -12,18 +12,38 @@ from dprobe import options
 @click.command(
     "insert",
     epilog="""\b
-example:
-  dprobe insert alloc.rpn --pid 1234
+examples:
+  dprobe insert alloc.rpn --pid 1234         # one process
+  dprobe insert alloc.rpn --exe nginx        # each nginx, those to come too
+  dprobe insert alloc.rpn --exe '/opt/*' --user www-data
+  dprobe insert alloc.rpn --unit 'redis*.service' --limit 10
+  dprobe insert alloc.rpn --all --replace    # instead of those for that module
 """,
 )
-@click.option("--pid", type=options.pid_type, required=True, help="The process.")
+@click.option("--pid", type=options.pid_type, help="This process, and no other.")
+@click.option(
+    "--exe", metavar="GLOB", help="Processes that execute it: a path, or without / a base name."
+)
+@click.option("--user", metavar="USER", help="Processes of this user (name or number).")
+@click.option("--unit", metavar="GLOB", help="Processes of this systemd unit.")
+@click.option("--all", "everything", is_flag=True, help="Every process that maps the module.")
+@click.option("--limit", type=click.IntRange(1), metavar="N", help="At most N processes at a time.")
+@click.option("--merge", is_flag=True, help="Besides a program of the same name that is in.")
+@click.option("--replace", is_flag=True, help="Take those for the same module out first.")
 @options.selecting
 @options.json
 @click.argument("programs", nargs=-1, required=True, type=options.program_file)
-@click.pass_obj
+@click.pass_context
 def insert_command(
-    socket: Path | None,
-    pid: int,
+    ctx: click.Context,
+    pid: int | None,
+    exe: str | None,
+    user: str | None,
+    unit: str | None,
+    everything: bool,
+    limit: int | None,
+    merge: bool,
+    replace: bool,
     programs: tuple[str, ...],
     defines: tuple[str, ...],
     groups: tuple[int, ...],
@@ -31,21 +51,40 @@ def insert_command(
     no_opcode_check: bool,
     json: bool,
 ) -> None:
-    """Put programs into process --pid; they stay until `dprobe remove` or the end of it."""
-    from dprobe import manage
-    from dprobe.session import parse_defines
+    """Put programs into a process, or into all that fit; they stay until `dprobe remove`.
 
-    with manage.connect(socket) as daemon:
-        manage.insert(
-            daemon,
-            programs,
-            pid,
-            defines=parse_defines(defines),
-            groups=groups,
-            types=types,
-            check_opcode=not no_opcode_check,
-            json=json,
-        )
+    With --pid they go into that process, or are refused, at once. With --exe, --user and --unit
+    (all that is given must hold) or --all they go into each such process that maps the program's
+    module, now or later; --exe takes those as well that do not map it yet.
+    """
+    narrowed = (exe, user, unit) != (None, None, None)
+    if (pid is not None) + narrowed + everything != 1:
+        raise click.UsageError("say --pid, or which processes, or --all", ctx)
+    if merge and replace:
+        raise click.UsageError("--merge and --replace exclude each other", ctx)
+    if limit is not None and pid is not None:
+        raise click.UsageError("--limit does not go with --pid", ctx)
+    from dprobe import manage
+    from dprobe.session import load_programs, parse_defines
+    from dprobed.control import messages
+
+    uploads = load_programs(programs, parse_defines(defines), groups, types)
+    present: messages.Present = "merge" if merge else "replace" if replace else "refuse"
+    with manage.connect(ctx.obj) as daemon:
+        if pid is not None:
+            manage.insert(
+                daemon, uploads, pid, check_opcode=not no_opcode_check, present=present, json=json
+            )
+        else:
+            manage.deploy(
+                daemon,
+                uploads,
+                messages.Selection(exe=exe, user=user, unit=unit),
+                limit=limit,
+                check_opcode=not no_opcode_check,
+                present=present,
+                json=json,
+            )
 
 
 @click.command(
@@ -135,27 +174,38 @@ def programs_command(socket: Path | None, pid: int | None, json: bool) -> None:
 examples:
   dprobe vars 3              # all local variables of program 3
   dprobe vars alloc 0-7      # eight of them, by the program's name
+  dprobe vars --pid 1234 3   # of one that is in several processes
   dprobe vars --global 1234  # the global variables in process 1234
 """,
 )
-@click.option("--global", "pid", type=options.pid_type, metavar="PID", help="Globals of PID.")
+@click.option(
+    "--global", "global_pid", type=options.pid_type, metavar="PID", help="Globals of PID."
+)
+@options.pid_option
 @click.option("--reset", is_flag=True, help="Set those shown to 0.")
 @options.json
 @click.argument("what", nargs=-1, metavar="[PROGRAM] [FIRST[-LAST]]")
 @click.pass_context
 def vars_command(
-    ctx: click.Context, what: tuple[str, ...], pid: int | None, reset: bool, json: bool
+    ctx: click.Context,
+    what: tuple[str, ...],
+    global_pid: int | None,
+    pid: int | None,
+    reset: bool,
+    json: bool,
 ) -> None:
     """Show the local variables of a program, or the global ones of a process."""
-    wanted = 1 if pid is None else 0
+    if global_pid is not None and pid is not None:
+        raise click.UsageError("--global and --pid exclude each other", ctx)
+    wanted = 1 if global_pid is None else 0
     if not wanted <= len(what) <= wanted + 1:
         raise click.UsageError("name one program, or a process with --global", ctx)
     from dprobe import manage
 
-    program = what[0] if pid is None else None
+    program = what[0] if wanted else None
     indices = what[wanted] if len(what) > wanted else None
     with manage.connect(ctx.obj) as daemon:
-        manage.variables(daemon, program, pid, indices, reset=reset, json=json)
+        manage.variables(daemon, program, global_pid or pid, indices, reset=reset, json=json)
 
 
 @click.command(

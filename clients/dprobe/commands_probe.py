@@ -82,7 +82,8 @@ def attach_command(
 ) -> int:
     """Put the programs' probes into process PID, and show what they report.
 
-    Ends at Ctrl-C, after the time given, or with PID; the process goes on without probes.
+    Ends at Ctrl-C, after the time given, with PID, or when every probe is disabled or removed; the
+    process goes on without probes. Status 2: none of the probes has a place where it could fire.
     """
     from dprobe.attach import attach
 

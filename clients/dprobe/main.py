@@ -19,7 +19,7 @@ from dprobed import __version__
 _COMMANDS = {
     "run": ("commands_probe", "Start a command with probes in it."),
     "attach": ("commands_probe", "Put probes into a running process for a while."),
-    "insert": ("commands_daemon", "Put programs into a process, to stay."),
+    "insert": ("commands_daemon", "Put programs into processes, to stay."),
     "remove": ("commands_daemon", "Take programs out."),
     "query": ("commands_daemon", "Show probes: states, hits, missed, dropped."),
     "programs": ("commands_daemon", "List the programs that are in."),

@@ -80,7 +80,8 @@ class _Command:
                 if self._status is not None:
                     if self._session.ended is not None or self._connection is None:
                         break
-                    deadline = deadline or time.monotonic() + _LAST_WORDS
+                    if deadline is None or self._session.dumping:
+                        deadline = time.monotonic() + _LAST_WORDS
                     if time.monotonic() > deadline:
                         complain("the daemon does not report the end of the command")
                         break

@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 
 #: States of a probe that works, or may yet; every other one is told to the user when it comes.
 _QUIET = frozenset({"active", "pending", "compiled", "disabled", "removed"})
+#: States of a probe that fires, or may yet.
+_ALIVE = frozenset({"active", "pending", "compiled"})
+#: States of a probe that did what it was there for.
+_DONE = frozenset({"disabled", "removed"})
 
 
 def parse_defines(pairs: Sequence[str]) -> dict[str, str]:
@@ -103,6 +107,9 @@ class Session:
         self._pid = pid
         self.ended: messages.Ended | None = None
         self._removed: list[messages.ProbeInfo] = []
+        #: The target has ended, and the daemon says so when its core has been written.
+        self.dumping = False
+        self._states: dict[tuple[int, int], str] = {}
         self._told: set[tuple[int, int, str, str]] = set()
         connection.on_record = output.record
         connection.on_report = self._report
@@ -122,8 +129,18 @@ class Session:
             ),
             messages.Inserted,
         )
-        self._tell(answer.probes)
+        self._note(answer.probes)
         return len(answer.probes)
+
+    @property
+    def over(self) -> bool:
+        """Whether there is no probe that could still fire."""
+        return _ALIVE.isdisjoint(self._states.values())
+
+    @property
+    def vain(self) -> bool:
+        """Whether there was none from the beginning."""
+        return self.over and _DONE.isdisjoint(self._states.values())
 
     def receive(self) -> None:
         """Take in what came, and write the records of it."""
@@ -155,12 +172,19 @@ class Session:
     def _report(self, report: messages.Report) -> None:
         if isinstance(report, messages.StateChange):
             self._removed += (probe for probe in report.probes if probe.state == "removed")
-            self._tell(report.probes)
+            self._note(report.probes)
         elif isinstance(report, messages.Ended):
             self.ended = report
+        elif isinstance(report, messages.Notice) and report.kind in ("dump", "dumping"):
+            self.dumping = report.kind == "dumping"
+            complain(report.text)
         elif isinstance(report, messages.Notice) and report.kind in ("suspend", "debugger"):
             private = " (of a running dprobed; this private one lets it go at its end)"
             complain(report.text + (private if self._private else ""))
+
+    def _note(self, probes: Sequence[messages.ProbeInfo]) -> None:
+        self._states.update({(probe.number, probe.probe): probe.state for probe in probes})
+        self._tell(probes)
 
     def _tell(self, probes: Sequence[messages.ProbeInfo]) -> None:
         """Say once of each probe that it does not work."""

@@ -29,6 +29,7 @@ Label = Annotated[str, msgspec.Meta(max_length=255)]
 Seconds = Annotated[float, msgspec.Meta(ge=0.001, le=3600)]
 Queue = Annotated[int, msgspec.Meta(ge=1, le=1 << 16)]
 Bytes = Annotated[int, msgspec.Meta(ge=1, lt=1 << 53)]
+Present = Literal["merge", "replace", "refuse"]
 Labels = Annotated[list[Label], msgspec.Meta(min_length=1, max_length=1024)]
 
 
@@ -75,13 +76,45 @@ class Insert(_Request, frozen=True):
     """Put programs into ``pid``, all of them or none; an ``attach`` of this connection comes first.
 
     ``keep`` leaves them in when the connection ends, until they are removed. Without
-    ``check_opcode`` the byte at a probe's place is not compared with its ``opcode``.
+    ``check_opcode`` the byte at a probe's place is not compared with its ``opcode``. ``present``:
+    what to do about programs that are kept in ``pid`` already: put these in besides (``merge``),
+    take those for the same modules out first (``replace``), or refuse a program of the same name
+    for the same module.
     """
 
     pid: Pid
     programs: Annotated[list[Upload], msgspec.Meta(min_length=1, max_length=1000)]
     keep: bool = False
     check_opcode: bool = True
+    present: Present = "merge"
+
+
+class Selection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which processes are meant, those to come included: all for which all that is given holds.
+
+    ``exe``: a glob for the path of the executable; without a slash for its base name. ``user``: a
+    name or number. ``unit``: a glob for the systemd unit. Nothing given: every process.
+    """
+
+    exe: Annotated[str, msgspec.Meta(min_length=1, max_length=4096)] | None = None
+    user: Label | None = None
+    unit: Label | None = None
+
+
+class Deploy(_Request, frozen=True):
+    """Put programs into all processes that ``selection`` means and that map the program's module.
+
+    With ``exe`` those that do not map it yet are taken too. ``limit``: into so many at a time at
+    most. ``keep`` and ``check_opcode`` as in ``insert``; ``present`` is about programs that are
+    kept for the same selection.
+    """
+
+    programs: Annotated[list[Upload], msgspec.Meta(min_length=1, max_length=1000)]
+    selection: Selection
+    limit: Annotated[int, msgspec.Meta(ge=1, le=1 << 22)] | None = None
+    keep: bool = False
+    check_opcode: bool = True
+    present: Present = "merge"
 
 
 class Select(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -118,9 +151,10 @@ class Programs(_Request, frozen=True):
 
 
 class Vars(_Request, frozen=True):
-    """Read the locals of program ``number``, or the globals of ``pid``.
+    """Read the locals of program ``number`` (in ``pid``), or the globals of ``pid``.
 
-    ``count`` words from ``first`` on are answered (``None``: all there are); ``reset`` sets them
+    A program that is in several processes has its locals in each. ``count`` words from ``first``
+    on are answered (``None``: all there are); ``reset`` sets them
     to 0 after they were read.
     """
 
@@ -232,8 +266,8 @@ class TraceList(_Request, frozen=True):
 
 
 Request = (
-    Hello | Attach | Detach | Insert | Remove | Query | Programs | Vars | Log | Dump | Resume
-    | Register | Deregister | Handlers | Arm | Disarm
+    Hello | Attach | Detach | Insert | Deploy | Remove | Query | Programs | Vars | Log | Dump
+    | Resume | Register | Deregister | Handlers | Arm | Disarm
     | TraceStart | TraceStop | TraceSave | TraceList
 )  # fmt: skip
 
@@ -288,6 +322,50 @@ class ProbeInfo(msgspec.Struct, frozen=True, kw_only=True, tag="probe"):
     faulted: int
     addresses: list[int]
     handler_drops: dict[str, int] = {}
+
+
+class DeploymentInfo(msgspec.Struct, frozen=True, kw_only=True, tag="deployment"):
+    """A program that is put into all processes that ``selection`` means.
+
+    ``state``: ``pending`` (in no process yet) or ``active``. ``processes``: how many it is in,
+    ``waiting``: how many are about to get it, ``entered``: how many it was ever in. ``missed``:
+    processes that ended before it was in, ``unseen``: processes that ended before anybody could
+    tell whether they were meant, ``refused``: those that could not be probed, by reason (for those
+    still there ``refusals`` says which). ``hits`` and the rest: sums over all of its probes, in
+    processes that ended too.
+    """
+
+    number: int
+    program: str
+    program_id: int
+    module: str
+    major: int
+    probes: int
+    selection: Selection
+    limit: int | None
+    kept: bool
+    uid: int
+    state: str
+    processes: int
+    waiting: int
+    entered: int
+    missed: int
+    unseen: int
+    refused: dict[str, int]
+    refusals: dict[int, str]
+    hits: int
+    ran: int
+    missed_hits: int
+    dropped: int
+    overhead_ns: int
+
+
+class DiscoveryInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """How the daemon hears of processes: ``source`` (empty: nobody is interested), and ``lost``:
+    how often events were lost, and all processes looked at anew."""
+
+    source: str
+    lost: int
 
 
 class HandlerInfo(msgspec.Struct, frozen=True, kw_only=True, tag="handler"):
@@ -389,11 +467,18 @@ class Inserted(_Reply, frozen=True):
     probes: list[ProbeInfo]
 
 
+class Deployed(_Reply, frozen=True):
+    """Answers ``deploy``, before any process was looked at."""
+
+    deployments: list[DeploymentInfo]
+
+
 class Removed(_Reply, frozen=True):
     """Answers ``remove`` and ``detach``: what was taken out, with its last counters."""
 
     probes: list[ProbeInfo]
     overhead_ns: int
+    deployments: list[DeploymentInfo] = []
 
 
 class Status(_Reply, frozen=True):
@@ -401,12 +486,16 @@ class Status(_Reply, frozen=True):
 
     targets: list[TargetInfo]
     probes: list[ProbeInfo]
+    deployments: list[DeploymentInfo] = []
+    discovery: DiscoveryInfo | None = None
 
 
 class Listing(_Reply, frozen=True):
-    """Answers ``programs``."""
+    """Answers ``programs``. Those in ``deployments`` are not in ``programs`` as well, unless one
+    process was asked for."""
 
     programs: list[ProgramInfo]
+    deployments: list[DeploymentInfo] = []
 
 
 class Words(_Reply, frozen=True):
@@ -551,8 +640,8 @@ class Handling(msgspec.Struct, frozen=True, kw_only=True, tag="report"):
 
 Report = Record | StateChange | Notice | Ended | Handling
 Reply = (
-    Welcome | Attached | Inserted | Removed | Status | Listing | Words | Logged | Dumped | Resumed
-    | Registered | HandlerListing | TraceListing | TraceSaved | Error
+    Welcome | Attached | Inserted | Deployed | Removed | Status | Listing | Words | Logged
+    | Dumped | Resumed | Registered | HandlerListing | TraceListing | TraceSaved | Error
 )  # fmt: skip
 
 

@@ -21,6 +21,8 @@ import msgspec
 
 from dprobed import __version__
 from dprobed.control import messages
+from dprobed.deployment import Deployment
+from dprobed.deployments import Deployments, listed
 from dprobed.handler.dispatcher import DispatchError
 from dprobed.handler.trace.session import TraceError
 from dprobed.instance import Refusal
@@ -43,8 +45,10 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, server: Server) -> None:
         self.pid = self.uid = self.gid = -1
+        self.kept = False
         self._server = server
         self._registry = server.registry
+        self._deployments = server.deployments
         self._transport: asyncio.Transport | None = None
         self._buffer = bytearray()
         self._lines: deque[bytes] = deque()
@@ -106,6 +110,7 @@ class Connection(asyncio.Protocol):
         self._writable.set()
         self._lost = True
         self._server.leave(self)
+        self._deployments.release(self)
         self._registry.release(self)
 
     def pause_writing(self) -> None:
@@ -158,6 +163,7 @@ class Connection(asyncio.Protocol):
         self._worker = None
         if self._lost:
             # What the last request did came after the end of the connection.
+            self._deployments.release(self)
             self._registry.release(self)
 
     async def _answer(self, line: bytes) -> None:
@@ -228,17 +234,20 @@ class Connection(asyncio.Protocol):
                 probes, overhead = await registry.detach(self, pid)
                 return messages.Removed(id=number, probes=probes, overhead_ns=overhead)
             case messages.Insert(id=number, pid=pid):
-                entries = await registry.insert(
-                    self, pid, request.programs, request.keep, request.check_opcode
-                )
+                entries = await registry.insert(self, request)
                 return messages.Inserted(
                     id=number,
                     programs=[entry.info() for entry in entries],
                     probes=[info for entry in entries for info in entry.probe_infos()],
                 )
+            case messages.Deploy(id=number):
+                made = await self._deployments.deploy(self, request)
+                return messages.Deployed(id=number, deployments=listed(made))
             case messages.Remove(id=number, select=select):
-                probes, overhead = await registry.remove(self, select)
-                return messages.Removed(id=number, probes=probes, overhead_ns=overhead)
+                probes, overhead, chosen = await self._deployments.remove(self, select)
+                return messages.Removed(
+                    id=number, probes=probes, overhead_ns=overhead, deployments=listed(chosen)
+                )
             case _:
                 return await self._look(request)
 
@@ -252,10 +261,20 @@ class Connection(asyncio.Protocol):
                     id=number,
                     targets=[target.info() for target in targets],
                     probes=[info for entry in chosen for info in entry.probe_infos()],
+                    deployments=listed(self._deployments.select(select)),
+                    discovery=self._deployments.discovery(),
                 )
             case messages.Programs(id=number, select=select):
-                chosen = registry.select(select)
-                return messages.Listing(id=number, programs=[entry.info() for entry in chosen])
+                deployments = self._deployments.select(select)
+                return messages.Listing(
+                    id=number,
+                    programs=[
+                        entry.info()
+                        for entry in registry.select(select)
+                        if select.pid is not None or not isinstance(entry.owner, Deployment)
+                    ],
+                    deployments=listed(deployments) if select.pid is None else [],
+                )
             case messages.Vars(id=number, first=first):
                 words = await registry.variables(request)
                 return messages.Words(id=number, first=first, words=words)
@@ -320,6 +339,7 @@ class Server:
 
     def __init__(self, registry: Registry, on_last_gone: Callable[[], None] | None = None) -> None:
         self.registry = registry
+        self.deployments = Deployments(registry)
         self._on_last_gone = on_last_gone
         self._connections: set[Connection] = set()
         self._listener: asyncio.Server | None = None
@@ -332,6 +352,7 @@ class Server:
         if len(self._connections) >= MAX_CONNECTIONS:
             return f"{MAX_CONNECTIONS} clients are connected already; try again later"
         self._connections.add(connection)
+        self.deployments.clients.add(connection)
         return ""
 
     def leave(self, connection: Connection) -> None:
@@ -353,6 +374,7 @@ class Server:
         await loop.create_connection(lambda: Connection(self), sock=sock)
 
     def stop(self) -> None:
-        """Take no further connections."""
+        """Take no further connections, and put nothing into further processes."""
+        self.deployments.stop()
         if self._listener is not None:
             self._listener.close()

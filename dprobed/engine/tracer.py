@@ -27,6 +27,7 @@ from dprobed.debugger.invitation import FACILITY as DEBUGGER
 from dprobed.debugger.invitation import TICK as DEBUGGER_TICK
 from dprobed.debugger.invitation import Debugger, Host
 from dprobed.engine import protocol
+from dprobed.engine.follow import Follower, become_group
 from dprobed.engine.hooks import Hooks
 from dprobed.engine.placement import Loaded, Placement, Spot, Unplaced
 from dprobed.engine.probe import Attachment, Probe
@@ -47,6 +48,8 @@ from dprobed.target.thread import Thread
 from dprobed.target.world import World
 
 _IDLE: Final = 5.0
+#: What is answered when the target has ended already, and we have not.
+_OF_AN_ENDED: Final = (protocol.Query, protocol.Detach, protocol.Facilities)
 
 _log = logging.getLogger(__name__)
 
@@ -70,11 +73,11 @@ class Inserted:
 class Tracer:
     """Serves one target until it ends or is let go."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, follower: Follower) -> None:
         self._sock = sock
         self._unpacker = protocol.Unpacker()
         self._reporter = Reporter(sock, self._arm)
-        self._engine = TrapEngine(self._reporter)
+        self._engine = TrapEngine(self._reporter, follower)
         self._world = World(self)
         self._engine.world = self._world
         self._engine.retire = self._note_retired
@@ -123,6 +126,7 @@ class Tracer:
                         self._end = self._end or ("gone", 0)
                     else:
                         select.select([self._sock], [], [], _IDLE)
+            self._await_core()
         finally:
             if self._end is not None:
                 self._debugger.ended(*self._end)
@@ -133,6 +137,17 @@ class Tracer:
                     protocol.Ended(how, status, self._statuses(), self._engine.overhead_ns)
                 )
             self._reporter.finish()
+
+    def _await_core(self) -> None:
+        """The target has ended while its core is being written: its copy would end with us."""
+        if self._dumps.busy and not self._closing:
+            self._tell("dumping", "the process has ended; its core is being written")
+        while self._dumps.busy and not self._closing:
+            self._reporter.flush()
+            self._dumps.attend()
+            self._listen()
+            if self._dumps.busy and not self._closing:
+                self._world.wait()
 
     def _hear_signals(self) -> None:
         def attention(number: int, frame: object) -> None:
@@ -194,6 +209,8 @@ class Tracer:
 
     def _serve(self, request: protocol.Request) -> None:
         try:
+            if self._end is not None and not isinstance(request, _OF_AN_ENDED):
+                raise Gone(self._pid)
             match request:
                 case protocol.Attach():
                     self._attach(request.pid, request.launch, request.hold_limit)
@@ -223,7 +240,7 @@ class Tracer:
                 case protocol.Detach():
                     self._dumps.finish()
                     self._withdraw()
-                    self._end = ("detached", 0)
+                    self._end = self._end or ("detached", 0)
                     answer = protocol.Ok(
                         request.seq,
                         probes=self._statuses(),
@@ -812,4 +829,4 @@ class Tracer:
 def main(sock: socket.socket) -> None:
     """Run a tracer that speaks ``protocol`` on ``sock``; returns when its work is done."""
     gc.disable()
-    Tracer(sock).run()
+    Tracer(sock, Follower(become_group())).run()

@@ -72,8 +72,6 @@ _FRAME_RSI: Final = 48 + 9 * 8
 _FRAME_RCX: Final = 48 + 14 * 8
 _FRAME_RSP: Final = 48 + 15 * 8
 _FRAME_RIP: Final = 48 + 16 * 8
-#: Hits in a row on another CPU after which the tracer goes there.
-_FOLLOW_AFTER: Final = 4
 
 #: How long a thread's name and user id, once read, are taken for true.
 _IDENTITY_NS: Final = 100_000_000
@@ -90,7 +88,7 @@ _log = logging.getLogger(__name__)
 class TrapEngine:
     """Serves the stops of a target's threads; knows sites and programs, not how they got there."""
 
-    def __init__(self, reporter: Reporter) -> None:
+    def __init__(self, reporter: Reporter, follower: Follower) -> None:
         self._world: World
         self.sigtrap: Sigtrap
         self._space: Space
@@ -108,7 +106,7 @@ class TrapEngine:
         self._registers: Final = Registers()
         self._words: Final = self._registers.words
         self._context: Final = HitContext(self._registers)
-        self.follower: Final = Follower()
+        self.follower: Final = follower
         self.served = 0
 
     @property
@@ -297,6 +295,7 @@ class TrapEngine:
         self.served = served = self.served + 1
         if not served & 31:
             self.follower.hit(context.cpu)
+            self.follower.review(thread, 32, now)
 
     def _identify(self, thread: Thread, now: int) -> None:
         """Read again what changes seldom: name, user, and whether SIGTRAP means anything."""

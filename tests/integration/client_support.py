@@ -12,7 +12,10 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
+
+#: Seconds in which anything that a test waits for happens.
+PATIENCE: Final = 20.0
 
 DPROBE = Path(sys.executable).with_name("dprobe")
 DPROBED = Path(sys.executable).with_name("dprobed")
@@ -101,6 +104,8 @@ class Cat:
         assert self.process.stdout is not None
         self.process.stdin.write(line.encode() + b"\n")
         self.process.stdin.flush()
+        # One that is held would keep a test that failed from its end.
+        assert select.select([self.process.stdout], [], [], PATIENCE)[0]
         assert self.process.stdout.readline() == line.encode() + b"\n"
 
     def end(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import select
 import socket
 from pathlib import Path
@@ -87,6 +88,19 @@ def test_exit_dump_and_the_journal(tmp_path: Path) -> None:
         assert (handler["handler"], handler["reports"], handler["armed"]) == ("dump", 1, True)
         _disarmed(daemon.dprobe, target, tmp_path)
         daemon.dprobe("remove", "--all")
+
+
+def test_where_the_core_is_of_a_command_that_is_run(tmp_path: Path) -> None:
+    """Also of one that ends before its core is written; and why there is no second one."""
+    env = environment(tmp_path, DPROBED_DUMPS_COUNT="1")
+    source = program(tmp_path, DUMPS, "dumping")
+    done = dprobe("run", source, "--", "cat", "/etc/hostname", env=env)
+    assert done.returncode == 0
+    [core] = (tmp_path / "cores").glob("*.core")
+    assert f"\ndprobe: core: {core}\n" in done.stderr
+    done = dprobe("run", source, "--", "cat", "/etc/hostname", env=env)
+    assert done.returncode == 0
+    assert re.search(r"^dprobe: no dump: .*, and 1 are allowed", done.stderr, re.MULTILINE)
 
 
 def _disarmed(run: object, target: Cat, tmp_path: Path) -> None:

@@ -75,7 +75,8 @@ def test_job_control_works_as_without_us(
 ) -> None:
     """Stopped it stays, through insertions, removals and detaching; and goes on when told to."""
     program = build_target("stops.c", "-pthread")
-    target = start(program)
+    # In an orphaned process group, which ours may be, SIGTSTP and SIGTTIN are ignored.
+    target = start(program, process_group=0)
     before = text(target.pid)
     tracer = trace(target)
     number = tracer.put(counting(program, "probed"))

@@ -1,0 +1,296 @@
+"""Global probepoints: programs that follow a selection of processes, those to come included.
+
+``discovery`` says when to look at a process; a look here decides which deployments are to be in it:
+those whose selection means it and whose module it maps, or surely will in a moment. It then waits
+in a queue for one of a few workers, which put the programs in by the registry, as for any client.
+
+A process that comes by an event is served before those that were there already: it may be gone in
+a millisecond. What ends before its programs are in is counted as missed, or as unseen where nobody
+had the time to find out whether it was meant. What cannot be probed is remembered with the reason,
+and tried again ever more rarely.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Iterable
+from pathlib import PurePath
+from typing import Final
+
+from dprobed import process
+from dprobed.control import messages
+from dprobed.deployment import Deployment
+from dprobed.discovery.modules import Modules
+from dprobed.discovery.selection import SelectionError, Selector
+from dprobed.discovery.watch import Verdict, Watcher
+from dprobed.instance import Client, Entry, Refusal
+from dprobed.location import LocationError
+from dprobed.process import Process
+from dprobed.registry import Registry
+from dprobed.target import procfs
+
+#: Processes that get their programs at the same time: enough to keep every CPU at it, few enough
+#: to leave the machine to others.
+WORKERS: Final = 2 * (os.cpu_count() or 1)
+#: Seconds until a process that could not be probed is tried again, the first time.
+RETRY: Final = 1.0
+
+_log = logging.getLogger("dprobed")
+
+
+class Deployments:
+    """All deployments of this daemon, and the requests that change them; they raise Refusal."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self._modules = Modules()
+        self._watcher = Watcher(self)
+        self._all: dict[int, Deployment] = {}
+        self._queue: asyncio.PriorityQueue[tuple[bool, int, int]] = asyncio.PriorityQueue()
+        self._queued: set[int] = set()
+        self._serial = 0
+        self._workers: list[asyncio.Task[None]] = []
+        #: Connections, whose processes are not to be probed for what they show.
+        self.clients: set[Client] = set()
+
+    # -- requests ------------------------------------------------------------------------------
+
+    async def deploy(self, client: Client, request: messages.Deploy) -> list[Deployment]:
+        """Put programs into the selected processes, from now on."""
+        programs = [(upload, self._registry.decode(upload)) for upload in request.programs]
+        try:
+            selector = Selector(request.selection)
+        except SelectionError as error:
+            raise Refusal(str(error)) from None
+        for upload, program in programs:
+            await self._make_way(client, request, upload.label, program.header.name)
+        made = []
+        for upload, program in programs:
+            number = self._registry.next_number()
+            made.append(Deployment(number, upload, program, selector, client, request))
+            self._all[number] = made[-1]
+            _log.info("user %d deployed %s as %d", client.uid, upload.label, number)
+        if not self._workers:
+            loop = asyncio.get_running_loop()
+            self._workers = [loop.create_task(self._work()) for _ in range(WORKERS)]
+        self._watcher.start()
+        return made
+
+    async def _make_way(
+        self, client: Client, request: messages.Deploy, label: str, module: str
+    ) -> None:
+        """What is to be done about programs for the same module and the same processes."""
+        there = [
+            each
+            for each in self._all.values()
+            if each.selector.selection == request.selection and each.module == module and each.kept
+        ]
+        if request.present == "refuse":
+            same = next((each for each in there if each.upload.label == label), None)
+            if same is not None:
+                raise Refusal(
+                    f"{label}: a program of that name for {module} is in already (number "
+                    f"{same.number}) for the same processes; --merge puts it in besides, "
+                    "--replace takes those for that module out first"
+                )
+        elif request.present == "replace":
+            for each in there:
+                await self.remove(client, messages.Select(number=each.number))
+
+    async def remove(
+        self, client: Client, select: messages.Select
+    ) -> tuple[list[messages.ProbeInfo], int, list[Deployment]]:
+        """Take programs out, of every process or of one; see ``Registry.remove``."""
+        chosen = [] if select.pid is not None else self.select(select)
+        for each in chosen:
+            each.over = True
+            each.waiting.clear()
+            del self._all[each.number]
+        entries = self._registry.select(select)
+        instances = [(entry.owner, entry.target.pid) for entry in entries]
+        for owner, pid in instances:
+            if isinstance(owner, Deployment) and not owner.over:
+                owner.excluded.add(pid)
+        probes: list[messages.ProbeInfo] = []
+        overhead = 0
+        if entries or not chosen:
+            probes, overhead = await self._registry.remove(client, select)
+        for owner, pid in instances:
+            if isinstance(owner, Deployment):
+                owner.leave(pid)
+        self._rest()
+        return probes, overhead, chosen
+
+    def select(self, select: messages.Select) -> list[Deployment]:
+        """The deployments that are meant; with ``pid``, those that have to do with that process."""
+        return [
+            each
+            for each in self._all.values()
+            if each.matches(select)
+            and (select.pid is None or select.pid in each.instances | each.refusals)
+        ]
+
+    def discovery(self) -> messages.DiscoveryInfo:
+        """How the daemon hears of processes."""
+        return messages.DiscoveryInfo(source=self._watcher.source, lost=self._watcher.lost)
+
+    def release(self, client: Client) -> None:
+        """The connection has ended: what it did not ask to keep goes out of all processes."""
+        self.clients.discard(client)
+        for each in [each for each in self._all.values() if each.owner is client]:
+            each.over = True
+            each.waiting.clear()
+            del self._all[each.number]
+            self._registry.release(each)
+        self._rest()
+
+    def stop(self) -> None:
+        """Put nothing into any further process."""
+        self._all.clear()
+        self._rest()
+
+    def _rest(self) -> None:
+        """Without any deployment nothing is looked at."""
+        if not self._all:
+            self._watcher.stop()
+            for worker in self._workers:
+                if worker is not asyncio.current_task():
+                    worker.cancel()
+            self._workers = []
+            self._queued.clear()
+            self._queue = asyncio.PriorityQueue()
+
+    # -- discovery.watch.Judge -----------------------------------------------------------------
+
+    def look(self, pid: int, fresh: bool) -> Verdict:
+        """Which deployments are to be in this process; it is put on the way to them."""
+        facts = process.read(pid)
+        if facts is None or (not facts.exe and procfs.run_state(pid) in "ZX"):
+            return Verdict.GONE
+        if facts.kernel_thread or self._is_ours(facts):
+            return Verdict.SETTLED
+        chosen = []
+        for each in self._all.values():
+            if each.selector.selects(facts):
+                chosen.append(each)
+            else:
+                self._deselect(each, pid)
+        wanting = [each for each in chosen if each.wants(pid)]
+        verdict = Verdict.SETTLED if len(chosen) == len(self._all) else Verdict.LATER
+        if not wanting:
+            return verdict
+        try:
+            ready = self._ready(pid, wanting)
+        except LocationError:
+            if procfs.run_state(pid) in "ZX":
+                return Verdict.GONE
+            for each in wanting:
+                each.refuse(pid, "another user's: its modules cannot be read")
+            return Verdict.LATER
+        if self._is_in_between(facts):
+            return Verdict.SOON
+        self._line_up(pid, ready, fresh)
+        return verdict if len(ready) == len(wanting) else Verdict.SOON
+
+    def ended(self, pid: int, looked_at: bool) -> None:
+        """Count what the process has missed."""
+        for each in self._all.values():
+            if not looked_at and pid not in each.waiting and pid not in each.instances:
+                each.unseen += 1
+            each.forget(pid)
+
+    def _is_ours(self, facts: Process) -> bool:
+        """Whether it is dprobed itself, this or another one, or shows what dprobed found."""
+        tracers = self._registry.tracers
+        if facts.pid == os.getpid() or facts.pid in tracers or facts.parent in tracers:
+            return True
+        if any(client.pid == facts.pid for client in self.clients):
+            return True
+        return any(PurePath(word).name in ("dprobe", "dprobed") for word in facts.cmdline[:4])
+
+    def _is_in_between(self, facts: Process) -> bool:
+        """Whether the process is just being made: it shares its parent's memory (vfork), or our
+        tracer still has hold of it because it traces the parent."""
+        found = procfs.status(facts.pid)
+        if found is not None and found.tracer in self._registry.tracers:
+            return not self._registry.is_target(facts.pid)
+        return facts.parent > 0 and procfs.shares_memory(facts.pid, facts.parent)
+
+    def _ready(self, pid: int, wanting: list[Deployment]) -> list[Deployment]:
+        """Those whose module the process maps or is about to map; raises LocationError."""
+        names = {each.module for each in wanting if not each.selector.takes_unmapped}
+        there = self._modules.mapped(pid, names) if names else set()
+        if names - there:
+            there |= self._modules.expected(pid, names - there)
+        return [each for each in wanting if each.selector.takes_unmapped or each.module in there]
+
+    def _line_up(self, pid: int, ready: list[Deployment], fresh: bool) -> None:
+        for each in ready:
+            if pid in each.waiting:
+                continue
+            if each.is_full:
+                each.refuse(pid, f"over the limit of {each.limit} processes")
+                self._watcher.again(pid, RETRY)
+                continue
+            each.waiting.add(pid)
+        if pid not in self._queued and any(pid in each.waiting for each in ready):
+            self._queued.add(pid)
+            self._serial += 1
+            self._queue.put_nowait((not fresh, self._serial, pid))
+
+    def _deselect(self, deployment: Deployment, pid: int) -> None:
+        """The process is not meant, or no longer: it executed another program, for one."""
+        deployment.waiting.discard(pid)
+        deployment.refusals.pop(pid, None)
+        if pid in deployment.instances:
+            self._registry.later(self._take_out(deployment, pid))
+
+    async def _take_out(self, deployment: Deployment, pid: int) -> None:
+        try:
+            await self._registry.take_out(deployment, pid)
+        except Refusal as refusal:
+            _log.warning("process %d: %s", pid, refusal)
+        deployment.leave(pid)
+
+    # -- programs into processes --------------------------------------------------------------
+
+    async def _work(self) -> None:
+        """One worker: a process after the other."""
+        queue = self._queue
+        while True:
+            *_, pid = await queue.get()
+            self._queued.discard(pid)
+            for each in [each for each in self._all.values() if pid in each.waiting]:
+                try:
+                    await self._put(each, pid)
+                except Exception:
+                    _log.exception("process %d did not get %s", pid, each.upload.label)
+                    each.refuse(pid, "the daemon failed; its log says how")
+
+    async def _put(self, deployment: Deployment, pid: int) -> None:
+        try:
+            entry = await self._registry.put(
+                deployment, pid, deployment.upload, deployment.number, deployment.check_opcode
+            )
+        except Refusal as refusal:
+            if pid in deployment.waiting and procfs.run_state(pid) not in ("", "Z", "X"):
+                deployment.refuse(pid, str(refusal))
+                self._watcher.again(pid, RETRY)
+            return  # Else it is gone, and that is counted when its end is told.
+        self._entered(deployment, pid, entry)
+
+    def _entered(self, deployment: Deployment, pid: int, entry: Entry) -> None:
+        if deployment.over or pid not in deployment.waiting:
+            # Taken out, or no longer meant, in the meantime.
+            self._registry.later(self._take_out(deployment, pid))
+            return
+        deployment.enter(entry)
+        if entry.target.finished.is_set():
+            deployment.leave(pid)
+
+
+def listed(deployments: Iterable[Deployment]) -> list[messages.DeploymentInfo]:
+    """Deployments as messages."""
+    return [each.info() for each in deployments]
