@@ -16,6 +16,7 @@ from typing import Final
 from dprobed.control import messages
 from dprobed.discovery.selection import Selector
 from dprobed.instance import Client, Entry
+from dprobed.policy.rights import needs
 from dprobed.program import Program
 
 #: Reasons that are counted each by itself; the rest is counted as one.
@@ -42,6 +43,7 @@ class Deployment:
         self.number = number
         self.upload = upload
         self.program = program
+        self.needs = needs(program)
         self.selector = selector
         self.owner = None if request.keep else client
         self.kept = request.keep
@@ -145,6 +147,10 @@ class Deployment:
                 # Its tracer died in it: whatever is left there is not to be built on.
                 self.refuse(message.pid, message.reason)
                 self.excluded.add(message.pid)
+        elif isinstance(message, messages.StateChange):
+            entry = self.instances.get(message.pid)
+            if entry is not None and entry.number not in entry.target.entries:
+                self.leave(message.pid)  # A policy does not allow it there any longer.
         if self.owner is not None:
             self.owner.tell(message)
 

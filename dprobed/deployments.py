@@ -84,7 +84,7 @@ class Deployments:
         """What is to be done about programs for the same module and the same processes."""
         there = [
             each
-            for each in self._all.values()
+            for each in self.select(client, messages.Select())
             if each.selector.selection == request.selection and each.module == module and each.kept
         ]
         if request.present == "refuse":
@@ -103,12 +103,12 @@ class Deployments:
         self, client: Client, select: messages.Select
     ) -> tuple[list[messages.ProbeInfo], int, list[Deployment]]:
         """Take programs out, of every process or of one; see ``Registry.remove``."""
-        chosen = [] if select.pid is not None else self.select(select)
+        chosen = [] if select.pid is not None else self.select(client, select)
         for each in chosen:
             each.over = True
             each.waiting.clear()
             del self._all[each.number]
-        entries = self._registry.select(select)
+        entries = self._registry.select(client, select)
         instances = [(entry.owner, entry.target.pid) for entry in entries]
         for owner, pid in instances:
             if isinstance(owner, Deployment) and not owner.over:
@@ -123,12 +123,14 @@ class Deployments:
         self._rest()
         return probes, overhead, chosen
 
-    def select(self, select: messages.Select) -> list[Deployment]:
-        """The deployments that are meant; with ``pid``, those that have to do with that process."""
+    def select(self, client: Client, select: messages.Select) -> list[Deployment]:
+        """The deployments of ``client``'s user that are meant; with ``pid``, those that have to do
+        with that process."""
         return [
             each
             for each in self._all.values()
-            if each.matches(select)
+            if self._registry.gate.sees(client, each.uid)
+            and each.matches(select)
             and (select.pid is None or select.pid in each.instances | each.refusals)
         ]
 
@@ -177,7 +179,7 @@ class Deployments:
                 chosen.append(each)
             else:
                 self._deselect(each, pid)
-        wanting = [each for each in chosen if each.wants(pid)]
+        wanting = [each for each in chosen if each.wants(pid) and self._may_enter(each, facts)]
         verdict = Verdict.SETTLED if len(chosen) == len(self._all) else Verdict.LATER
         if not wanting:
             return verdict
@@ -193,6 +195,14 @@ class Deployments:
             return Verdict.SOON
         self._line_up(pid, ready, fresh)
         return verdict if len(ready) == len(wanting) else Verdict.SOON
+
+    def _may_enter(self, deployment: Deployment, facts: Process) -> bool:
+        """Whether a policy lets it into the process; if not, that is its refusal there."""
+        wanted = frozenset(deployment.needs)
+        denial = self._registry.gate.denial(deployment, facts, wanted)
+        if denial is not None:
+            deployment.refuse(facts.pid, denial.short)
+        return denial is None
 
     def ended(self, pid: int, looked_at: bool) -> None:
         """Count what the process has missed."""

@@ -37,17 +37,34 @@ class Client(Protocol):
         ...
 
 
+class Asker(Protocol):
+    """A user, as the kernel told us: a connection, or what it left in the daemon."""
+
+    uid: int
+    gid: int
+
+
 class Entry:
-    """One program in one target. ``owner`` is None for a program that is kept."""
+    """One program in one target. ``owner`` is None for a program that is kept.
+
+    ``by``: whose it is, ``uid`` and ``gid``, also when it is kept.
+    """
 
     def __init__(
-        self, number: int, label: str, program: Program, target: Target, owner: Client | None
+        self,
+        number: int,
+        label: str,
+        program: Program,
+        target: Target,
+        owner: Client | None,
+        by: Asker,
     ) -> None:
         self.number = number
         self.label = label
         self.program = program
         self.target = target
         self.owner = owner
+        self.uid, self.gid = by.uid, by.gid
         self.probes = {probe.index: probe for probe in program.probes}
         self.dropped = dict.fromkeys(self.probes, 0)
         #: Probe → handler → reports that the handler had no room for.
@@ -137,6 +154,8 @@ class Target:
         self.comm = process_name(pid)
         self.lock = asyncio.Lock()
         self.tracer: Tracer | None = None
+        #: The user as whom the tracer runs.
+        self.uid = -1
         self.attached = False
         self.holders: set[Client] = set()
         self.entries: dict[int, Entry] = {}

@@ -265,10 +265,25 @@ class TraceList(_Request, frozen=True):
     """Ask for the trace sessions."""
 
 
+class PolicyList(_Request, frozen=True):
+    """Ask for the policies in force."""
+
+
+class PolicyExplain(_Request, frozen=True):
+    """Ask which policy decides about ``pid``, and why."""
+
+    pid: Pid
+
+
+class PolicyReload(_Request, frozen=True):
+    """Read the policy files anew; where one is wrong, those in force stay."""
+
+
 Request = (
     Hello | Attach | Detach | Insert | Deploy | Remove | Query | Programs | Vars | Log | Dump
     | Resume | Register | Deregister | Handlers | Arm | Disarm
     | TraceStart | TraceStop | TraceSave | TraceList
+    | PolicyList | PolicyExplain | PolicyReload
 )  # fmt: skip
 
 
@@ -415,6 +430,69 @@ class TraceInfo(msgspec.Struct, frozen=True, kw_only=True, tag="trace"):
     problem: str
 
 
+class LimitsInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What may be spent: a ``share`` of a process's time (0…1), hits a second; null: no limit.
+
+    ``over``: what becomes of a program that spends more.
+    """
+
+    share: float | None
+    hits_per_second: float | None
+    over: Literal["throttle", "remove"]
+
+
+class PolicyInfo(msgspec.Struct, frozen=True, kw_only=True, tag="policy"):
+    """A policy in force; ``place``: ``file:line``. ``match``: its conditions, as text.
+
+    ``programs`` it puts into processes, for ``seconds``, in so many ``processes`` at most, within
+    ``limits``; ``budget``: for all programs in a process.
+    """
+
+    name: str
+    place: str
+    match: list[str]
+    rights: dict[str, list[str]]
+    programs: list[str]
+    seconds: float | None
+    processes: int | None
+    limits: LimitsInfo
+    budget: LimitsInfo
+    follow_forks: bool
+    hold: Literal["thread", "process"]
+
+
+class PolicyStep(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of one policy: its conditions up to the one that decided, as text."""
+
+    policy: str
+    place: str
+    matches: bool
+    tested: list[str]
+
+
+class Explanation(msgspec.Struct, frozen=True, kw_only=True, tag="explanation"):
+    """Which rule decides about a process (``default``: no policy matches), and what follows.
+
+    ``protected``: why nobody may touch it, else empty; ``obstacle``: why it cannot be probed in any
+    case. ``rights``: who may do what. ``programs``: what the policy puts in.
+    """
+
+    pid: int
+    comm: str
+    exe: str
+    uid: int
+    rule: str
+    place: str
+    protected: str
+    obstacle: str
+    steps: list[PolicyStep]
+    rights: dict[str, list[str]]
+    programs: list[str]
+    budget: LimitsInfo
+    follow_forks: bool
+    hold: Literal["thread", "process"]
+
+
 class DebuggerInfo(msgspec.Struct, frozen=True, kw_only=True):
     """Debugging of a process. ``held``: the threads whose programs ended with ``exit debugger``,
     while the process waits for a debugger; ``seconds``: for how long it has been held;
@@ -557,6 +635,25 @@ class TraceSaved(_Reply, frozen=True):
     records: int
 
 
+class PolicyListing(_Reply, frozen=True):
+    """Answers ``policylist`` and ``policyreload``; ``folder``: where the files are.
+
+    ``problem``: what is wrong with the files; then ``policies`` are those of before. ``protect``:
+    the kinds of processes that nobody may touch.
+    """
+
+    policies: list[PolicyInfo]
+    folder: str
+    problem: str
+    protect: list[str]
+
+
+class PolicyExplained(_Reply, frozen=True):
+    """Answers ``policyexplain``."""
+
+    explanation: Explanation
+
+
 class Error(msgspec.Struct, frozen=True, kw_only=True, tag="error"):
     """Answers a request that is not done, nor any part of it. ``id`` is null if none was read."""
 
@@ -641,7 +738,8 @@ class Handling(msgspec.Struct, frozen=True, kw_only=True, tag="report"):
 Report = Record | StateChange | Notice | Ended | Handling
 Reply = (
     Welcome | Attached | Inserted | Deployed | Removed | Status | Listing | Words | Logged
-    | Dumped | Resumed | Registered | HandlerListing | TraceListing | TraceSaved | Error
+    | Dumped | Resumed | Registered | HandlerListing | TraceListing | TraceSaved
+    | PolicyListing | PolicyExplained | Error
 )  # fmt: skip
 
 

@@ -106,6 +106,12 @@ class Denial:
     uid: int
     missing: frozenset[Right]
 
+    @property
+    def short(self) -> str:
+        """The same for one of many processes: which rule it was."""
+        place = f" ({self.place})" if self.place else ""
+        return f"denied by the rule {self.rule}{place}"
+
 
 @dataclass(frozen=True)
 class Decision:
@@ -177,7 +183,7 @@ class Decision:
             return None
         verb = words(missing or needs) if needs else "touch"
         process = f"process {self.process.pid} ({self.process.comm})"
-        text = f"{_user(uid)} may not {verb} {process}: {self._why(uid, gids, have)}"
+        text = f"{user_name(uid)} may not {verb} {process}: {self._why(uid, gids, have)}"
         if reason:
             text += f"; {reason}"
         return Denial(text, self.rule, self.place, self.process.pid, uid, missing)
@@ -192,7 +198,7 @@ class Decision:
                 return f"{rule} gives {words(have)}"
             default = f"{rule} does not name that user, and by default"
         if len(set(self.process.uids)) == 1:
-            return f"{default} only root and {_user(self.process.uid)}, whose it is, may"
+            return f"{default} only root and {user_name(self.process.uid)}, whose it is, may"
         return f"{default} only root may, because it runs with the rights of two users"
 
 
@@ -243,7 +249,8 @@ class Policies:
         return [each.application for each in self.policies if each.application is not None]
 
 
-def _user(uid: int) -> str:
+def user_name(uid: int) -> str:
+    """A user for people."""
     try:
         return f"user {uid} ({pwd.getpwuid(uid).pw_name})"
     except KeyError:
