@@ -24,7 +24,7 @@ from dprobed.policy.gate import Gate
 from dprobed.policy.source import PolicyError
 from dprobed.policy.store import PolicyStore
 from dprobed.registry import Registry
-from dprobed.supervisor import Supervisor, TracerMain
+from dprobed.supervisor import Supervisor, TracerMain, preload
 
 #: Seconds that tracers have at our end to take their probes out; they go on by themselves after it.
 PATIENCE: Final = 10.0
@@ -193,6 +193,8 @@ def _run_public(
     path: Path | None, main: TracerMain, config: Path | None, hold_limit: float
 ) -> None:
     store = _policies(config)
+    if os.geteuid() == 0:
+        preload()
     if path is None:
         path = default_socket(os.geteuid())
         _private_folder(path.parent)
@@ -209,14 +211,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     os.close(descriptor)
     level = logging.INFO if options.private is None else logging.WARNING
     logging.basicConfig(format="dprobed: %(message)s", level=level, stream=sys.stderr)
-    # Here, so that every tracer forked later shares these pages.
-    from dprobed.engine import tracer
-
     try:
+        if options.check_config:
+            _policies(options.config)
+            return
+        # Here, so that every tracer forked later shares these pages.
+        from dprobed.engine import tracer
+
         if options.private is not None:
             _run_private(options.private, tracer.main)
-        elif options.check_config:
-            _policies(options.config)
         else:
             _run_public(options.socket, tracer.main, options.config, options.hold_limit)
     except PolicyError as error:

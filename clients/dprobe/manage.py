@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from dprobe.connection import Connection
-from dprobe.errors import UserError
+from dprobe.errors import NoDaemonError, UserError
 from dprobe.output import Output, complain
 from dprobe.tables import show
 from dprobed.control import messages
@@ -333,8 +333,17 @@ def resume(daemon: Connection, pid: int | None, tid: int | None, *, json: bool) 
 
 
 def connect(path: Path | None) -> Connection:
-    """The running daemon; raises NoDaemonError."""
+    """The running daemon: the user's own, else root's; raises NoDaemonError."""
     import os
 
     sys.stdout.flush()
-    return Connection.open(path or messages.default_socket(os.getuid()))
+    if path is not None:
+        return Connection.open(path)
+    own = messages.default_socket(os.getuid())
+    try:
+        return Connection.open(own)
+    except NoDaemonError:
+        roots = messages.default_socket(0)
+        if own == roots or not roots.exists():
+            raise
+        return Connection.open(roots)

@@ -136,10 +136,10 @@ def cat(**options: Any) -> Iterator[Cat]:
 class Daemon:
     """A `dprobed` of our own, at a socket of its own."""
 
-    def __init__(self, socket: Path, **options: Any) -> None:
+    def __init__(self, socket: Path, *arguments: object, **options: Any) -> None:
         self.socket = socket
         self.process = subprocess.Popen(
-            [str(DPROBED), "--socket", str(socket)],
+            [str(DPROBED), "--socket", str(socket), *map(str, arguments)],
             stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
@@ -167,9 +167,9 @@ class Daemon:
 
 
 @contextmanager
-def running_daemon(folder: Path, **options: Any) -> Iterator[Daemon]:
+def running_daemon(folder: Path, *arguments: object, **options: Any) -> Iterator[Daemon]:
     """A daemon for a test; it ends well, and leaves neither file nor process."""
-    daemon = Daemon(folder / "control.sock", **options)
+    daemon = Daemon(folder / "control.sock", *arguments, **options)
     try:
         yield daemon
         if daemon.process.poll() is None:
