@@ -200,13 +200,12 @@ def _first(items: Iterable[tuple[int, str]], count: int) -> list[tuple[int, str]
 
 _SUBJECT: Final = re.compile(r"^process \d+ (?:\(.*?\) )?(?:is |has )?")
 _PROCESS: Final = re.compile(r"process \d+ \((.*?)\)")
-_NUMBER: Final = re.compile(r"\b\d+\b")
 
 
 def kind_of(reason: str) -> str:
-    """What refusals of the same kind have in common: no process's own number and name.
+    """What refusals of the same kind have in common: the process itself is not in it.
 
     "process 7 (cat) is already traced by process 9 (gdb): a …" → "already traced by gdb".
     """
     head = _SUBJECT.sub("", reason).partition(": ")[0]
-    return _NUMBER.sub("N", _PROCESS.sub(r"\1", head))
+    return _PROCESS.sub(r"\1", head)

@@ -23,7 +23,8 @@ from dprobed import process
 from dprobed.control import messages
 from dprobed.deployment import Deployment
 from dprobed.discovery.modules import Modules
-from dprobed.discovery.selection import SelectionError, Selector
+from dprobed.discovery.selection import SelectionError, Selector, paths_of
+from dprobed.discovery.source import Kind
 from dprobed.discovery.watch import Verdict, Watcher
 from dprobed.instance import Client, Entry, Refusal
 from dprobed.location import LocationError
@@ -36,6 +37,8 @@ from dprobed.target import procfs
 WORKERS: Final = 2 * (os.cpu_count() or 1)
 #: Seconds until a process that could not be probed is tried again, the first time.
 RETRY: Final = 1.0
+#: What dprobed itself executes.
+_OWN_EXE: Final = os.path.realpath("/proc/self/exe")
 
 _log = logging.getLogger("dprobed")
 
@@ -166,43 +169,65 @@ class Deployments:
 
     # -- discovery.watch.Judge -----------------------------------------------------------------
 
-    def look(self, pid: int, fresh: bool) -> Verdict:
-        """Which deployments are to be in this process; it is put on the way to them."""
-        facts = process.read(pid)
-        if facts is None or (not facts.exe and procfs.run_state(pid) in "ZX"):
-            return Verdict.GONE
-        if facts.kernel_thread or self._is_ours(facts):
-            return Verdict.SETTLED
-        chosen = []
+    def look(self, pid: int, kind: Kind | None) -> Verdict:
+        """Which deployments are to be in this process; it is put on the way to them.
+
+        The cheapest question comes first: many a process has half a millisecond to live.
+        """
+        paths = paths_of(pid)
+        if not paths:
+            return self._look_at_nothing(pid)
+        possible = [each for each in self._all.values() if each.selector.may_select(paths)]
+        chosen = self._chosen(pid, paths[0], possible) if possible else []
         for each in self._all.values():
-            if each.selector.selects(facts):
-                chosen.append(each)
-            else:
+            if each not in chosen:
                 self._deselect(each, pid)
-        wanting = [each for each in chosen if each.wants(pid) and self._may_enter(each, facts)]
+        wanting = [each for each in chosen if each.wants(pid)]
         verdict = Verdict.SETTLED if len(chosen) == len(self._all) else Verdict.LATER
         if not wanting:
             return verdict
         try:
             ready = self._ready(pid, wanting)
         except LocationError:
-            if procfs.run_state(pid) in "ZX":
-                return Verdict.GONE
-            for each in wanting:
-                each.refuse(pid, "another user's: its modules cannot be read")
-            return Verdict.LATER
-        if self._is_in_between(facts):
+            return self._look_at_nothing(pid)
+        if self._is_in_between(pid, kind):
             return Verdict.SOON
-        self._line_up(pid, ready, fresh)
+        self._line_up(pid, self._allowed(pid, ready), fresh=kind is not None)
         return verdict if len(ready) == len(wanting) else Verdict.SOON
 
-    def _may_enter(self, deployment: Deployment, facts: Process) -> bool:
-        """Whether a policy lets it into the process; if not, that is its refusal there."""
-        wanted = frozenset(deployment.needs)
-        denial = self._registry.gate.denial(deployment, facts, wanted)
-        if denial is not None:
-            deployment.refuse(facts.pid, denial.short)
-        return denial is None
+    def _look_at_nothing(self, pid: int) -> Verdict:
+        """A process of which nothing can be read: dead, the kernel's own, or another user's."""
+        if procfs.run_state(pid) in ("", "Z", "X"):
+            return Verdict.GONE
+        if procfs.is_kernel_thread(pid):
+            return Verdict.SETTLED
+        for each in self._all.values():
+            if each.wants(pid) and each.selector.selection.exe is None:
+                each.refuse(pid, "another user's: what it maps cannot be read")
+        return Verdict.LATER
+
+    def _chosen(self, pid: int, exe: str, possible: list[Deployment]) -> list[Deployment]:
+        """Those of the possible ones that mean the process."""
+        if exe != _OWN_EXE and not any(each.selector.needs_facts for each in possible):
+            return possible
+        facts = process.read(pid)
+        if facts is None or self._is_ours(facts):
+            return []
+        return [each for each in possible if each.selector.selects(facts)]
+
+    def _allowed(self, pid: int, ready: list[Deployment]) -> list[Deployment]:
+        """Those that a policy lets into the process; that is not asked before it need be."""
+        facts = process.read(pid) if ready else None
+        if facts is None:
+            return []
+        allowed = []
+        for each in ready:
+            denial = self._registry.gate.denial(each, facts, frozenset(each.needs))
+            if denial is None:
+                allowed.append(each)
+            else:
+                each.refuse(pid, denial.short)
+        return allowed
 
     def ended(self, pid: int, looked_at: bool) -> None:
         """Count what the process has missed."""
@@ -220,13 +245,13 @@ class Deployments:
             return True
         return any(PurePath(word).name in ("dprobe", "dprobed") for word in facts.cmdline[:4])
 
-    def _is_in_between(self, facts: Process) -> bool:
+    def _is_in_between(self, pid: int, kind: Kind | None) -> bool:
         """Whether the process is just being made: it shares its parent's memory (vfork), or our
         tracer still has hold of it because it traces the parent."""
-        found = procfs.status(facts.pid)
+        found = procfs.status(pid)
         if found is not None and found.tracer in self._registry.tracers:
-            return not self._registry.is_target(facts.pid)
-        return facts.parent > 0 and procfs.shares_memory(facts.pid, facts.parent)
+            return not self._registry.is_target(pid)
+        return kind is Kind.FORK and procfs.shares_memory(pid, procfs.parent(pid))
 
     def _ready(self, pid: int, wanting: list[Deployment]) -> list[Deployment]:
         """Those whose module the process maps or is about to map; raises LocationError."""
@@ -241,7 +266,7 @@ class Deployments:
             if pid in each.waiting:
                 continue
             if each.is_full:
-                each.refuse(pid, f"over the limit of {each.limit} processes")
+                each.refuse(pid, f"over the limit ({each.limit})")
                 self._watcher.again(pid, RETRY)
                 continue
             each.waiting.add(pid)

@@ -254,6 +254,11 @@ class Registry:
         await asyncio.gather(
             *(self._remove(turns, client, target, own) for target, own in targets.items())
         )
+        names = ", ".join(dict.fromkeys(entry.label for entry in chosen))
+        where = (
+            f"process {chosen[0].target.pid}" if len(targets) == 1 else f"{len(targets)} processes"
+        )
+        _log.info("%s: user %d removed %s", where, client.uid, names)
         infos = [info for entry in chosen for info in entry.probe_infos()]
         return infos, sum(target.overhead_ns for target in targets)
 
@@ -270,8 +275,6 @@ class Registry:
                 self._past.remove(target)
 
     def _tell_owners(self, target: Target, entries: list[Entry], remover: Client) -> None:
-        names = ", ".join(entry.label for entry in entries)
-        _log.info("process %d: user %d removed %s", target.pid, remover.uid, names)
         for entry in entries:
             if entry.owner is not None and entry.owner is not remover:
                 entry.end(protocol.State.REMOVED, "taken out by another client")

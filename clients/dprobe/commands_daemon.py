@@ -151,6 +151,49 @@ def query_command(
 
 
 @click.command(
+    "top",
+    epilog="""\b
+keys:
+  h hits/s   t hits   o overhead   p pid   n name     sort by it
+  tab        probes or processes
+  space      pause, go on
+  up down    choose a line; d removes it (y: yes)
+  q          quit
+\b
+examples:
+  dprobe top
+  dprobe top --once --interval 5
+  dprobe top --json | jq .rate
+""",
+)
+@click.option(
+    "--interval",
+    type=click.FloatRange(0.1, 3600),
+    default=1.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="From one look to the next.",
+)
+@click.option("--once", is_flag=True, help="One look, as plain text; so it is in a pipe anyway.")
+@options.json
+@click.pass_obj
+def top_command(socket: Path | None, interval: float, once: bool, json: bool) -> None:
+    """Watch probes and processes by hits and overhead.
+
+    Overhead is the share of the time for which threads of the process stood for probes.
+    """
+    import sys
+
+    from dprobe import manage, top
+
+    with manage.connect(socket) as daemon:
+        if once or json or not (sys.stdin.isatty() and sys.stdout.isatty()):
+            top.once(daemon, interval, json=json)
+        else:
+            top.run(daemon, interval)
+
+
+@click.command(
     "programs",
     epilog="""\b
 example:

@@ -22,6 +22,7 @@ _COMMANDS = {
     "insert": ("commands_daemon", "Put programs into processes, to stay."),
     "remove": ("commands_daemon", "Take programs out."),
     "query": ("commands_daemon", "Show probes: states, hits, missed, dropped."),
+    "top": ("commands_daemon", "Watch probes and processes, by hits and overhead."),
     "programs": ("commands_daemon", "List the programs that are in."),
     "vars": ("commands_daemon", "Show (and reset) variables of programs."),
     "log": ("commands_daemon", "Show records."),

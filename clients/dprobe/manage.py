@@ -229,7 +229,9 @@ def _explain_deployments(answer: messages.Status, *, extended: bool) -> None:
     """Why deployments are not in processes that they are meant for."""
     for each in answer.deployments:
         for reason, count in each.refused.items():
-            complain(f"{each.program}: refused in {count} processes: {reason}")
+            complain(
+                f"{each.program}: refused in {count} process{'es' if count > 1 else ''}: {reason}"
+            )
         for pid, reason in each.refusals.items() if extended else ():
             complain(f"{each.program}: process {pid}: {reason}")
     discovery = answer.discovery

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pwd
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
-from pathlib import PurePath
+from pathlib import Path, PurePath
 
 from dprobed.control import messages
 from dprobed.process import Process
+from dprobed.target import procfs
 
 
 class SelectionError(ValueError):
@@ -26,16 +28,39 @@ class Selector:
         """Whether a process is taken that does not map the module: its executable was named."""
         return self.selection.exe is not None
 
+    @property
+    def needs_facts(self) -> bool:
+        """Whether it depends on more than the executable."""
+        return self._uid is not None or self.selection.unit is not None
+
+    def may_select(self, paths: Sequence[str]) -> bool:
+        """Whether a process whose executable has these paths can be meant at all."""
+        wanted = self.selection.exe
+        if wanted is None:
+            return True
+        if "/" not in wanted:
+            return fnmatchcase(PurePath(paths[0]).name, wanted)
+        return any(fnmatchcase(path, wanted) for path in paths)
+
     def selects(self, process: Process) -> bool:
-        """Whether all that was given holds for the process."""
-        wanted = self.selection
-        if self._uid is not None and process.uid != self._uid:
-            return False
-        if wanted.exe is not None:
-            exe = process.exe if "/" in wanted.exe else PurePath(process.exe).name
-            if not process.exe or not fnmatchcase(exe, wanted.exe):
-                return False
-        return wanted.unit is None or bool(process.unit and fnmatchcase(process.unit, wanted.unit))
+        """Whether what does not depend on the executable holds for the process."""
+        unit = self.selection.unit
+        return self._uid in (None, process.uid) and (
+            unit is None or bool(process.unit and fnmatchcase(process.unit, unit))
+        )
+
+
+def paths_of(pid: int) -> list[str]:
+    """The paths of what a process executes: as its mount namespace has it, and as the process
+    itself does where it has another root (chroot). Empty where that cannot be read."""
+    exe = procfs.executable(pid)
+    if not exe:
+        return []
+    try:
+        root = str(Path(f"/proc/{pid}/root").readlink())
+    except OSError:
+        root = "/"
+    return [exe, exe.removeprefix(root)] if root != "/" and exe.startswith(root + "/") else [exe]
 
 
 def _uid(user: str) -> int:

@@ -46,8 +46,8 @@ class Verdict(Enum):
 class Judge(Protocol):
     """Who is interested in processes."""
 
-    def look(self, pid: int, fresh: bool) -> Verdict:
-        """Look at a process; ``fresh``: something has just happened to it."""
+    def look(self, pid: int, kind: Kind | None) -> Verdict:
+        """Look at a process; ``kind``: what has just happened to it, if anything."""
         ...
 
     def ended(self, pid: int, looked_at: bool) -> None:
@@ -139,7 +139,7 @@ class Watcher:
         watched = self._watched.setdefault(pid, _Watched())
         watched.delay = FIRST
         watched.looked_at = False
-        self._look(pid, watched, fresh=True)
+        self._look(pid, watched, kind)
 
     def on_lost(self) -> None:
         """Events were lost: look at everything anew."""
@@ -156,9 +156,9 @@ class Watcher:
             watched.delay = max(watched.delay, seconds)
             self._schedule(pid, watched, watched.delay)
 
-    def _look(self, pid: int, watched: _Watched, *, fresh: bool) -> None:
+    def _look(self, pid: int, watched: _Watched, kind: Kind | None = None) -> None:
         watched.cancel()
-        verdict = self._judge.look(pid, fresh)
+        verdict = self._judge.look(pid, kind)
         if self._watched.get(pid) is not watched:
             return
         if verdict is Verdict.GONE:
@@ -173,7 +173,7 @@ class Watcher:
         watched.cancel()
         watched.delay = min(2 * watched.delay, SLOWEST)
         watched.timer = asyncio.get_running_loop().call_later(
-            seconds, lambda: self._look(pid, watched, fresh=False)
+            seconds, lambda: self._look(pid, watched)
         )
 
     def _look_at_all(self) -> None:
@@ -188,6 +188,6 @@ class Watcher:
             self.on_event(Kind.EXIT, pid)
         for count, pid in enumerate(there, start=1):
             watched = self._watched.setdefault(pid, _Watched())
-            self._look(pid, watched, fresh=False)
+            self._look(pid, watched)
             if count % _BATCH == 0:
                 await asyncio.sleep(0)
