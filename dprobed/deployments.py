@@ -39,6 +39,8 @@ WORKERS: Final = 2 * (os.cpu_count() or 1)
 RETRY: Final = 1.0
 #: What dprobed itself executes.
 _OWN_EXE: Final = os.path.realpath("/proc/self/exe")
+#: In the queue: what ends a worker.
+_ENOUGH: Final = (False, 0, 0)
 
 _log = logging.getLogger("dprobed")
 
@@ -52,6 +54,7 @@ class Deployments:
         self._watcher = Watcher(self)
         self._all: dict[int, Deployment] = {}
         self._queue: asyncio.PriorityQueue[tuple[bool, int, int]] = asyncio.PriorityQueue()
+        #: Processes in the queue, or with a worker.
         self._queued: set[int] = set()
         self._serial = 0
         self._workers: list[asyncio.Task[None]] = []
@@ -160,9 +163,9 @@ class Deployments:
         """Without any deployment nothing is looked at."""
         if not self._all:
             self._watcher.stop()
-            for worker in self._workers:
-                if worker is not asyncio.current_task():
-                    worker.cancel()
+            # A worker that is putting something in finds that it is over, and takes it out.
+            for _ in self._workers:
+                self._queue.put_nowait(_ENOUGH)
             self._workers = []
             self._queued.clear()
             self._queue = asyncio.PriorityQueue()
@@ -262,6 +265,7 @@ class Deployments:
         return [each for each in wanting if each.selector.takes_unmapped or each.module in there]
 
     def _line_up(self, pid: int, ready: list[Deployment], fresh: bool) -> None:
+        added = False
         for each in ready:
             if pid in each.waiting:
                 continue
@@ -270,7 +274,8 @@ class Deployments:
                 self._watcher.again(pid, RETRY)
                 continue
             each.waiting.add(pid)
-        if pid not in self._queued and any(pid in each.waiting for each in ready):
+            added = True
+        if added and pid not in self._queued:
             self._queued.add(pid)
             self._serial += 1
             self._queue.put_nowait((not fresh, self._serial, pid))
@@ -295,14 +300,29 @@ class Deployments:
         """One worker: a process after the other."""
         queue = self._queue
         while True:
-            *_, pid = await queue.get()
-            self._queued.discard(pid)
-            for each in [each for each in self._all.values() if pid in each.waiting]:
+            *_, pid = job = await queue.get()
+            if job == _ENOUGH:
+                return
+            tried: set[int] = set()
+            # What comes for it meanwhile is done here as well: one worker for one process.
+            while (each := self._next_for(pid, tried)) is not None:
+                tried.add(each.number)
                 try:
                     await self._put(each, pid)
                 except Exception:
                     _log.exception("process %d did not get %s", pid, each.upload.label)
                     each.refuse(pid, "the daemon failed; its log says how")
+            self._queued.discard(pid)
+
+    def _next_for(self, pid: int, tried: set[int]) -> Deployment | None:
+        return next(
+            (
+                each
+                for each in self._all.values()
+                if pid in each.waiting and each.number not in tried
+            ),
+            None,
+        )
 
     async def _put(self, deployment: Deployment, pid: int) -> None:
         try:

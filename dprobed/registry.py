@@ -164,7 +164,8 @@ class Registry:
                 await self._place(entry, upload.bytecode, check_opcode)
             finally:
                 target.holders.discard(client)
-                await self._empty(target, [])
+                if not target.entries:
+                    await self._empty(target, [])
         return entry
 
     async def _place(self, entry: Entry, bytecode: bytes, check_opcode: bool) -> None:
