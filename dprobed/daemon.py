@@ -135,6 +135,7 @@ async def _serve(
     else:
         await server.listen(sock)
         _log.info("dprobed %s listens at %s", __version__, sock.getsockname())
+        await server.apply()
     await end.wait()
     server.stop()
     await registry.stop(PATIENCE)

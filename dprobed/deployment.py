@@ -50,6 +50,8 @@ class Deployment:
         self.limit = request.limit
         self.check_opcode = request.check_opcode
         self.pid, self.uid, self.gid = client.pid, client.uid, client.gid
+        #: For how long it is in each process; None: without an end.
+        self.seconds: float | None = None
         #: It was taken out: whoever is about to put it into a process must not.
         self.over = False
         self.instances: dict[int, Entry] = {}

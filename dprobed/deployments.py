@@ -63,11 +63,13 @@ class Deployments:
 
     # -- requests ------------------------------------------------------------------------------
 
-    async def deploy(self, client: Client, request: messages.Deploy) -> list[Deployment]:
-        """Put programs into the selected processes, from now on."""
+    async def deploy(
+        self, client: Client, request: messages.Deploy, seconds: float | None = None
+    ) -> list[Deployment]:
+        """Put programs into the selected processes, from now on; for ``seconds`` in each."""
         programs = [(upload, self._registry.decode(upload)) for upload in request.programs]
         try:
-            selector = Selector(request.selection)
+            selector = Selector(request.selection, self._rule)
         except SelectionError as error:
             raise Refusal(str(error)) from None
         for upload, program in programs:
@@ -76,6 +78,7 @@ class Deployments:
         for upload, program in programs:
             number = self._registry.next_number()
             made.append(Deployment(number, upload, program, selector, client, request))
+            made[-1].seconds = seconds
             self._all[number] = made[-1]
             _log.info("user %d deployed %s as %d", client.uid, upload.label, number)
         if not self._workers:
@@ -83,6 +86,16 @@ class Deployments:
             self._workers = [loop.create_task(self._work()) for _ in range(WORKERS)]
         self._watcher.start()
         return made
+
+    def _rule(self, facts: Process) -> str:
+        """The policy that decides about a process that can be touched at all."""
+        decision = self._registry.gate.policies.decide(facts)
+        return decision.rule if not decision.protected else ""
+
+    def look_again(self) -> None:
+        """The policies are others: look at every process anew."""
+        if self._all:
+            self._watcher.start()
 
     async def _make_way(
         self, client: Client, request: messages.Deploy, label: str, module: str
@@ -344,6 +357,15 @@ class Deployments:
         deployment.enter(entry)
         if entry.target.finished.is_set():
             deployment.leave(pid)
+        elif deployment.seconds is not None:
+            loop = asyncio.get_running_loop()
+            loop.call_later(deployment.seconds, self._expire, deployment, pid, entry)
+
+    def _expire(self, deployment: Deployment, pid: int, entry: Entry) -> None:
+        """The time that a program may be in a process is over."""
+        if deployment.instances.get(pid) is entry:
+            deployment.excluded.add(pid)
+            self._registry.later(self._take_out(deployment, pid))
 
 
 def listed(deployments: Iterable[Deployment]) -> list[messages.DeploymentInfo]:

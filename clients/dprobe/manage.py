@@ -165,7 +165,13 @@ def show_deployments(deployments: Sequence[messages.DeploymentInfo], *, json: bo
 
 def selection_text(selection: messages.Selection, limit: int | None) -> str:
     """A selection as it is written on the command line."""
-    given = {"exe": selection.exe, "user": selection.user, "unit": selection.unit, "limit": limit}
+    given = {
+        "exe": selection.exe,
+        "user": selection.user,
+        "unit": selection.unit,
+        "policy": selection.policy,
+        "limit": limit,
+    }
     words = [f"--{name} {value}" for name, value in given.items() if value is not None]
     if selection == messages.Selection():
         words.insert(0, "--all")

@@ -36,10 +36,7 @@ def list_(socket: Path | None, *, json: bool) -> None:
         )
     _show(answer, json=json)
     if answer.problem:
-        complain(f"{_STALE}\n{answer.problem}")
-
-
-_STALE = "the files were changed, and are refused; those above are in force:"
+        complain(answer.problem)
 
 
 def reload(socket: Path | None, *, json: bool) -> None:
@@ -51,7 +48,7 @@ def reload(socket: Path | None, *, json: bool) -> None:
     _show(answer, json=json)
     if answer.problem:
         sys.stdout.flush()
-        raise UserError(f"{_STALE}\n{answer.problem}")
+        raise UserError(answer.problem)
 
 
 def _show(answer: messages.PolicyListing, *, json: bool) -> None:

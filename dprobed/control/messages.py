@@ -93,12 +93,14 @@ class Selection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """Which processes are meant, those to come included: all for which all that is given holds.
 
     ``exe``: a glob for the path of the executable; without a slash for its base name. ``user``: a
-    name or number. ``unit``: a glob for the systemd unit. Nothing given: every process.
+    name or number. ``unit``: a glob for the systemd unit. ``policy``: those that the policy of that
+    name decides about. Nothing given: every process.
     """
 
     exe: Annotated[str, msgspec.Meta(min_length=1, max_length=4096)] | None = None
     user: Label | None = None
     unit: Label | None = None
+    policy: Label | None = None
 
 
 class Deploy(_Request, frozen=True):

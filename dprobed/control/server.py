@@ -20,6 +20,7 @@ from typing import Final
 import msgspec
 
 from dprobed import __version__
+from dprobed.applied import Applied
 from dprobed.control import messages
 from dprobed.deployment import Deployment
 from dprobed.deployments import Deployments, listed
@@ -392,6 +393,7 @@ class Server:
     def __init__(self, registry: Registry, on_last_gone: Callable[[], None] | None = None) -> None:
         self.registry = registry
         self.deployments = Deployments(registry)
+        self._applied = Applied(self.deployments, registry.gate.store)
         self._on_last_gone = on_last_gone
         self._connections: set[Connection] = set()
         self._listener: asyncio.Server | None = None
@@ -428,13 +430,19 @@ class Server:
         loop = asyncio.get_running_loop()
         await loop.create_connection(lambda: Connection(self), sock=sock)
 
+    async def apply(self) -> None:
+        """Put in what the policies put in by themselves."""
+        await self._applied.update()
+
     async def reload(self) -> None:
         """Read the policy files anew, and hold what is in to what they say."""
         if problem := self.registry.gate.store.reload():
-            _log.error("the policies stay as they were:\n%s", problem)
+            _log.error("%s", problem)
             return
         _log.info("the policies were read anew")
         await self.registry.check_again()
+        await self.apply()
+        self.deployments.look_again()
 
     def stop(self) -> None:
         """Take no further connections, and put nothing into further processes."""

@@ -97,20 +97,16 @@ class Policy:
 
 @dataclass(frozen=True)
 class Denial:
-    """Why something is not done; ``text`` is one line for people."""
+    """Why something is not done; ``text`` is one line for people, ``short`` only says which rule
+    it was, where there are many processes."""
 
     text: str
+    short: str
     rule: str
     place: str
     pid: int
     uid: int
     missing: frozenset[Right]
-
-    @property
-    def short(self) -> str:
-        """The same for one of many processes: which rule it was."""
-        place = f" ({self.place})" if self.place else ""
-        return f"denied by the rule {self.rule}{place}"
 
 
 @dataclass(frozen=True)
@@ -186,17 +182,21 @@ class Decision:
         text = f"{user_name(uid)} may not {verb} {process}: {self._why(uid, gids, have)}"
         if reason:
             text += f"; {reason}"
-        return Denial(text, self.rule, self.place, self.process.pid, uid, missing)
+        short = f"protected: {self.protected}" if self.protected else f"denied by {self._rule}"
+        return Denial(text, short, self.rule, self.place, self.process.pid, uid, missing)
+
+    @property
+    def _rule(self) -> str:
+        return f"policy {self.rule} ({self.place})" if self.policy else "the default policy"
 
     def _why(self, uid: int, gids: frozenset[int], have: frozenset[Right]) -> str:
         if self.protected:
             return f"{self.protected}, and `protect` of dprobed.toml protects that"
         default = "no policy matches, and by default"
         if self.policy is not None:
-            rule = f"policy {self.rule} ({self.place})"
             if uid in self.process.uids or self.policy.rights.named(uid, gids) is not None:
-                return f"{rule} gives {words(have)}"
-            default = f"{rule} does not name that user, and by default"
+                return f"{self._rule} gives {words(have)}"
+            default = f"{self._rule} does not name that user, and by default"
         if len(set(self.process.uids)) == 1:
             return f"{default} only root and {user_name(self.process.uid)}, whose it is, may"
         return f"{default} only root may, because it runs with the rights of two users"

@@ -12,7 +12,7 @@ from dprobed.program import Diagnostic
 
 
 class PolicyStore:
-    """The set in force. ``problem``: what is wrong with the files since, empty if nothing is.
+    """The set in force. ``problem``: what is wrong with it, or with the files since; else empty.
 
     ``uid``: the user whose daemon this is. Raises PolicyError where the first set is bad.
     """
@@ -31,8 +31,12 @@ class PolicyStore:
             self.policies = self._load()
             self.problem = ""
         except PolicyError as error:
-            self.problem = str(error)
+            self.problem = f"the policies stay as they were:\n{error}"
         return self.problem
+
+    def note(self, problem: str) -> None:
+        """Something is wrong with what is in force."""
+        self.problem = f"{self.problem}\n{problem}".strip()
 
     def _load(self) -> Policies:
         paths = files(self.config.policies, self._uid)

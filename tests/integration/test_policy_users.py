@@ -8,7 +8,8 @@ import signal
 import socket as sockets
 import subprocess
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,14 @@ from dprobed.program import assemble, encode
 from dprobed.target import procfs
 from tests.integration.client_support import (
     DPROBED,
+    PATIENCE,
     WRITES,
     Cat,
     Daemon,
     Json,
     Peer,
     cat,
+    parsed,
     program,
     running_daemon,
     tracer_of,
@@ -431,3 +434,90 @@ def test_a_daemon_does_not_start_with_policies_that_are_wrong(place: Place) -> N
     assert "dprobed.toml:1:1: error: unknown key `policy`" in done.stderr
     assert "hint: did you mean `policies`?" in done.stderr
     assert "dprobed.toml:2:12: error: unknown kind of process `dbs`" in done.stderr
+
+
+APPLY = """
+[[policy]]
+name = "writers"
+match.environment.DPROBE_APPLY = "{word}"
+apply = {{ programs = ["writes.rpn"], for = "{seconds}", processes = 1 }}
+"""
+
+
+def test_a_policy_alone_puts_a_program_in(place: Place) -> None:
+    """No client: into what runs, into what starts, out when the time or the policy is over."""
+    word = place.folder.name
+    program(place.policies)
+    rule = place.write(APPLY.format(word=word, seconds="1h"))
+    meant = {**os.environ, "DPROBE_APPLY": word}
+    with cat(env=meant) as old, cat() as other, place.daemon() as daemon:
+        row = until(daemon, lambda row: row["processes"] == 1)
+        assert (row["program"], row["selection"]["policy"]) == ("writes", "writers")
+        old.say("1234")
+        with cat(env=meant) as new:
+            row = until(daemon, lambda row: str(new.pid) in row["refusals"])
+            assert row["refusals"][str(new.pid)].startswith("over the limit")
+            old.end()
+            until(daemon, lambda row: row["entered"] == 2 and row["processes"] == 1)
+            new.say("12")
+            assert [words(each) for each in parsed(daemon.dprobe("log", "--json").stdout)] == [
+                [5],
+                [3],
+            ]
+            assert tracer_of(other.pid) == 0
+            (found,) = daemon.json("policy", "explain", new.pid)
+            assert found["programs"] == [str(place.policies / "writes.rpn")]
+
+            # Another policy of the same name: out, and in by what it says now.
+            rule.write_text(APPLY.format(word=word, seconds="0.2s"))
+            assert daemon.dprobe("policy", "reload").returncode == 0
+            row = until(daemon, lambda row: row["entered"] == 1 and row["processes"] == 0)
+            rule.unlink()
+            assert daemon.dprobe("policy", "reload").returncode == 0
+            assert daemon.json("query") == []
+            assert tracer_of(new.pid) == 0
+
+
+def test_a_policy_whose_program_has_no_facility_says_so(place: Place) -> None:
+    text = "name = libc.so.6\noffset = write\nexit mailer\n"
+    program(place.policies, text)
+    rule = place.write(APPLY.format(word="x", seconds="1h"))
+    with place.daemon() as daemon:
+        listed = daemon.dprobe("policy", "list")
+        assert listed.returncode == 0
+        assert f"policy writers ({rule}:2) puts nothing in: writes: no facility mailer" in (
+            listed.stderr
+        )
+
+
+def until(daemon: Daemon, holds: Callable[[Json], bool]) -> Json:
+    """The deployment, as soon as it is as it should be."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        found = [row for row in daemon.json("query") if row["type"] == "deployment"]
+        if len(found) == 1 and holds(found[0]):
+            return found[0]
+        assert time.monotonic() < deadline, found
+
+
+def test_denied_processes_of_a_deployment_are_counted(place: Place) -> None:
+    with (
+        place.daemon() as daemon,
+        cat_of(NOBODY) as own,
+        cat_of(DAEMON) as other,
+        asking(daemon) as peer,
+    ):
+        deploy = {"type": "deploy", "id": 1, "selection": {"exe": "/usr/bin/cat"}}
+        found = answer(peer, {**deploy, "programs": [upload()]})
+        assert found["type"] == "deployed"
+        row = until(daemon, lambda row: row["processes"] == 1)
+        row = until(daemon, lambda row: str(other.pid) in row["refusals"])
+        assert row["refusals"][str(other.pid)] == "denied by the default policy"
+        assert tracer_of(other.pid) == 0
+        assert ids(tracer_of(own.pid)) == (NOBODY,) * 8
+        with asking(daemon, DAEMON) as stranger:
+            listing = answer(stranger, {"type": "query", "id": 2})
+            assert listing["deployments"] == listing["probes"] == []
+            answer(stranger, {"type": "remove", "id": 3})
+        own.say("123")
+        assert words(report(peer, "record")) == [4]
