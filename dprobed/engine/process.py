@@ -77,6 +77,7 @@ class TracedProcess:
         self._retired = False
         self._resume = False
         self._incomplete = False
+        self._given_up = False
         #: Called when it has been let go, once that was asked for.
         self._leaving: Callable[[], None] | None = None
         self.engine.retire = self._note_retired
@@ -244,6 +245,8 @@ class TracedProcess:
 
     def serve_trap(self, thread: Thread) -> None:
         """See TrapEngine; a debugger may be stepping the thread."""
+        if self._given_up and self.engine.abandon(thread):
+            return
         if not self.debugger.serve_trap(thread):
             self.engine.serve_trap(thread)
         if thread.signal:
@@ -408,6 +411,8 @@ class TracedProcess:
 
     def give_up(self) -> None:
         """There was a defect of ours: find again whom it lost, and answer who waits."""
+        self._given_up = True
+        self.engine.give_up()
         self.world.find_lost(self.pid)
         self._dumps.abandon("its tracer failed; the log says more")
 

@@ -28,12 +28,12 @@ from typing import Final
 from dprobed.debugger.invitation import TICK as DEBUGGER_TICK
 from dprobed.engine import protocol
 from dprobed.engine.follow import Follower
+from dprobed.engine.loop import TrapLoop
 from dprobed.engine.process import LATE_PAUSE, Common, TracedProcess
 from dprobed.engine.programs import RequestError
 from dprobed.engine.reporter import FLUSH, Reporter
 from dprobed.engine.snapshot import DumpError, Result
 from dprobed.engine.space import SpaceError
-from dprobed.engine.trap import TrapLoop
 from dprobed.handler.dump.store import StoreError
 from dprobed.location import LocationError
 from dprobed.target.ptrace import Gone, Registers
