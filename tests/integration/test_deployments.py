@@ -282,7 +282,7 @@ def test_children_have_it_from_their_first_instruction(daemon: Daemon, tmp_path:
     """However short they live: none is missed, and none of their hits."""
     shutil.copy("/bin/dash", tmp_path / "dash")
     daemon.json("insert", program(tmp_path), "--exe", tmp_path / "dash")
-    script = 'while read -r word; do n=0; while [ $n -lt 50 ]; do (echo a); n=$((n+1)); done; done'
+    script = "while read -r word; do n=0; while [ $n -lt 50 ]; do (echo a); n=$((n+1)); done; done"
     with subprocess.Popen(
         [tmp_path / "dash", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as target:
