@@ -39,6 +39,10 @@ WORKERS: Final = 2 * (os.cpu_count() or 1)
 RETRY: Final = 1.0
 #: What dprobed itself executes.
 _OWN_EXE: Final = os.path.realpath("/proc/self/exe")
+#: States of a process that has ended; none: it has been collected, too.
+_DEAD: Final = ("", "Z", "X")
+#: Jobs: whether there is time, a serial number, the process.
+Queue = asyncio.PriorityQueue[tuple[bool, int, int]]
 #: In the queue: what ends a worker.
 _ENOUGH: Final = (False, 0, 0)
 
@@ -53,7 +57,7 @@ class Deployments:
         self._modules = Modules()
         self._watcher = Watcher(self)
         self._all: dict[int, Deployment] = {}
-        self._queue: asyncio.PriorityQueue[tuple[bool, int, int]] = asyncio.PriorityQueue()
+        self._queue: Queue = asyncio.PriorityQueue()
         #: Processes in the queue, or with a worker.
         self._queued: set[int] = set()
         self._serial = 0
@@ -84,7 +88,7 @@ class Deployments:
             _log.info("user %d deployed %s as %d", client.uid, upload.label, number)
         if not self._workers:
             loop = asyncio.get_running_loop()
-            self._workers = [loop.create_task(self._work()) for _ in range(WORKERS)]
+            self._workers = [loop.create_task(self._work(self._queue)) for _ in range(WORKERS)]
         self._registry.keep_warm(True)
         self._watcher.start()
         return made
@@ -154,7 +158,7 @@ class Deployments:
             for each in self._all.values()
             if self._registry.gate.sees(client, each.uid)
             and each.matches(select)
-            and (select.pid is None or select.pid in each.instances | each.refusals)
+            and (select.pid is None or select.pid in each.instances or select.pid in each.refusals)
         ]
 
     def discovery(self) -> messages.DiscoveryInfo:
@@ -200,6 +204,8 @@ class Deployments:
             return self._look_at_nothing(pid)
         possible = [each for each in self._all.values() if each.selector.may_select(paths)]
         chosen = self._chosen(pid, paths[0], possible) if possible else []
+        if chosen is None:
+            return Verdict.GONE
         for each in self._all.values():
             if each not in chosen:
                 self._deselect(each, pid)
@@ -222,7 +228,7 @@ class Deployments:
 
     def _look_at_nothing(self, pid: int) -> Verdict:
         """A process of which nothing can be read: dead, the kernel's own, or another user's."""
-        if procfs.run_state(pid) in ("", "Z", "X"):
+        if procfs.run_state(pid) in _DEAD:
             return Verdict.GONE
         if procfs.is_kernel_thread(pid):
             return Verdict.SETTLED
@@ -231,12 +237,14 @@ class Deployments:
                 each.refuse(pid, "another user's: what it maps cannot be read")
         return Verdict.LATER
 
-    def _chosen(self, pid: int, exe: str, possible: list[Deployment]) -> list[Deployment]:
-        """Those of the possible ones that mean the process."""
+    def _chosen(self, pid: int, exe: str, possible: list[Deployment]) -> list[Deployment] | None:
+        """Those of the possible ones that mean the process; None: it is gone."""
         if exe != _OWN_EXE and not any(each.selector.needs_facts for each in possible):
             return possible
         facts = process.read(pid)
-        if facts is None or self._is_ours(facts):
+        if facts is None:
+            return None
+        if self._is_ours(facts):
             return []
         return [each for each in possible if each.selector.selects(facts)]
 
@@ -318,9 +326,8 @@ class Deployments:
 
     # -- programs into processes --------------------------------------------------------------
 
-    async def _work(self) -> None:
+    async def _work(self, queue: Queue) -> None:
         """One worker: a process after the other."""
-        queue = self._queue
         while True:
             *_, pid = job = await queue.get()
             if job == _ENOUGH:
@@ -335,6 +342,15 @@ class Deployments:
                     _log.exception("process %d did not get %s", pid, each.upload.label)
                     each.refuse(pid, "the daemon failed; its log says how")
             self._queued.discard(pid)
+            self._look_again(pid)
+
+    def _look_again(self, pid: int) -> None:
+        """Where the process became another one, and back, while it was served."""
+        left = [each for each in self._all.values() if pid in each.waiting]
+        if left and procfs.run_state(pid) not in _DEAD:
+            for each in left:
+                each.waiting.discard(pid)
+            self._watcher.again(pid)
 
     def _next_for(self, pid: int, tried: set[int]) -> Deployment | None:
         return next(
@@ -361,7 +377,7 @@ class Deployments:
         except Refusal as refusal:
             if deployment.arrive(pid):
                 deployment.forget(pid)
-            elif pid in deployment.waiting and procfs.run_state(pid) not in ("", "Z", "X"):
+            elif pid in deployment.waiting and procfs.run_state(pid) not in _DEAD:
                 deployment.refuse(pid, str(refusal))
                 self._watcher.again(pid, RETRY)
             return  # Else it is gone, and that is counted when its end is told.
