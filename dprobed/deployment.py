@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import PurePath
 from typing import Final
 
@@ -28,7 +28,8 @@ _NAMED: Final = 200
 class Deployment:
     """One program and its selection; ``dprobed.instance.Client`` for the registry.
 
-    ``owner`` is the connection that it ends with; None: it is kept.
+    ``owner`` is the connection that it ends with; None: it is kept. ``entry_in``: the program of a
+    number in a process, for a child that began with its parent's programs.
     """
 
     def __init__(
@@ -39,7 +40,9 @@ class Deployment:
         selector: Selector,
         client: Client,
         request: messages.Deploy,
+        entry_in: Callable[[int, int], Entry | None],
     ) -> None:
+        self._entry_in = entry_in
         self.number = number
         self.upload = upload
         self.program = program
@@ -89,6 +92,11 @@ class Deployment:
     def is_full(self) -> bool:
         """Whether it is in as many processes as it may be."""
         return self.limit is not None and len(self.instances) + len(self.waiting) >= self.limit
+
+    @property
+    def has_too_many(self) -> bool:
+        """Whether it is in more processes than it may be: some have forked."""
+        return self.limit is not None and len(self.instances) > self.limit
 
     # -- processes ---------------------------------------------------------------------------------
 
@@ -157,7 +165,11 @@ class Deployment:
 
     def tell(self, message: messages.Report) -> None:
         """Something about one of its processes."""
-        if isinstance(message, messages.Ended):
+        if isinstance(message, messages.Forked):
+            entry = self._entry_in(message.pid, self.number)
+            if entry is not None:
+                self.enter(entry)
+        elif isinstance(message, messages.Ended):
             self.leave(message.pid)
             if message.how == "failed":
                 # Its tracer died in it: whatever is left there is not to be built on.

@@ -75,12 +75,14 @@ class Deployments:
         made = []
         for upload, program in programs:
             number = self._registry.next_number()
-            made.append(Deployment(number, upload, program, selector, client, request))
+            entry_in = self._registry.entry
+            made.append(Deployment(number, upload, program, selector, client, request, entry_in))
             self._all[number] = made[-1]
             _log.info("user %d deployed %s as %d", client.uid, upload.label, number)
         if not self._workers:
             loop = asyncio.get_running_loop()
             self._workers = [loop.create_task(self._work()) for _ in range(WORKERS)]
+        self._registry.keep_warm(True)
         self._watcher.start()
         return made
 
@@ -163,6 +165,7 @@ class Deployments:
         """Without any deployment nothing is looked at."""
         if not self._all:
             self._watcher.stop()
+            self._registry.keep_warm(False)
             # A worker that is putting something in finds that it is over, and takes it out.
             for _ in self._workers:
                 self._queue.put_nowait(_ENOUGH)
@@ -185,6 +188,10 @@ class Deployments:
         for each in self._all.values():
             if each not in chosen:
                 self._deselect(each, pid)
+            elif each.has_too_many and pid in each.instances:
+                # A child that began with the program is one too many.
+                self._deselect(each, pid)
+                each.refuse(pid, f"over the limit ({each.limit})")
         wanting = [each for each in chosen if each.wants(pid)]
         verdict = Verdict.SETTLED if len(chosen) == len(self._all) else Verdict.LATER
         if not wanting:

@@ -132,7 +132,7 @@ class Registry:
 
     async def _tracer_ended(self, target: Target) -> None:
         """Wait for the end of the tracer, if this was its only target."""
-        if target.host is not None and not target.host.targets:
+        if target.host is not None and target.host.is_over:
             await asyncio.shield(target.host.tracer.gone)
 
     async def insert(self, client: Client, request: messages.Insert) -> list[Entry]:
@@ -167,11 +167,9 @@ class Registry:
     async def put(
         self, client: Client, pid: int, upload: messages.Upload, number: int, check_opcode: bool
     ) -> Entry:
-        """One program, which has its number, into ``pid``, which is traced as long as it is in.
-
-        In a tracer that it shares with others of the client's user.
-        """
-        await self.attach(client, pid, shared=True)
+        """One program, which has its number, into ``pid``, which is traced as long as it is in."""
+        # Its children are followed, unless somebody wanted them not to be.
+        await self.attach(client, pid, follow_forks=pid not in self._targets, shared=True)
         target = self._held(client, pid)
         async with target.lock:
             entry = Entry(number, upload.label, self.decode(upload), target, client)
@@ -210,6 +208,15 @@ class Registry:
     def tracers(self) -> Container[int]:
         """The processes that trace."""
         return self._supervisor.tracers
+
+    def keep_warm(self, warm: bool) -> None:
+        """Whether ``put`` is to be expected any moment."""
+        self._hosts.keep_warm(warm)
+
+    def entry(self, pid: int, number: int) -> Entry | None:
+        """The program of this number in a process."""
+        target = self._targets.get(pid)
+        return target.entries.get(number) if target is not None else None
 
     def is_target(self, pid: int) -> bool:
         """Whether a process is traced, or about to be, at a client's wish."""
@@ -261,28 +268,26 @@ class Registry:
         self, client: Client, select: messages.Select
     ) -> tuple[list[messages.ProbeInfo], int]:
         """Take the selected programs out; last counters, and the overhead of their targets."""
-        removed: list[Entry] = []
+        removed: dict[Entry, None] = {}
         targets: dict[Target, list[Entry]] = {}
         turns = asyncio.Semaphore(_AT_ONCE)
         # Again: a target may have forked before it lost the program.
         while chosen := [entry for entry in self.select(select) if entry not in removed]:
-            now: dict[Target, list[Entry]] = {}
+            those: dict[Target, list[Entry]] = {}
             for entry in chosen:
-                now.setdefault(entry.target, []).append(entry)
+                those.setdefault(entry.target, []).append(entry)
             await asyncio.gather(
-                *(self._remove(turns, client, target, own) for target, own in now.items())
+                *(self._remove(turns, client, target, own) for target, own in those.items())
             )
-            removed += chosen
-            targets |= now
-        if not removed:
-            if select != messages.Select():
-                raise Refusal("no such program is in; `dprobe programs` lists them")
-            return [], 0
-        names = ", ".join(dict.fromkeys(entry.label for entry in removed))
-        where = (
-            f"process {removed[0].target.pid}" if len(targets) == 1 else f"{len(targets)} processes"
-        )
-        _log.info("%s: user %d removed %s", where, client.uid, names)
+            removed.update(dict.fromkeys(chosen))
+            targets |= those
+        if not removed and select != messages.Select():
+            raise Refusal("no such program is in; `dprobe programs` lists them")
+        if removed:
+            names = ", ".join(dict.fromkeys(entry.label for entry in removed))
+            pids = [target.pid for target in targets]
+            where = f"process {pids[0]}" if len(pids) == 1 else f"{len(pids)} processes"
+            _log.info("%s: user %d removed %s", where, client.uid, names)
         infos = [info for entry in removed for info in entry.probe_infos()]
         return infos, sum(target.overhead_ns for target in targets)
 

@@ -65,6 +65,8 @@ def insert_command(
         raise click.UsageError("--merge and --replace exclude each other", ctx)
     if limit is not None and pid is not None:
         raise click.UsageError("--limit does not go with --pid", ctx)
+    if follow_forks and pid is None:
+        raise click.UsageError("--follow-forks goes with --pid; else children are followed", ctx)
     from dprobe import manage
     from dprobe.session import load_programs, parse_defines
     from dprobed.control import messages
@@ -78,8 +80,8 @@ def insert_command(
                 uploads,
                 pid,
                 check_opcode=not no_opcode_check,
-                follow_forks=follow_forks,
                 present=present,
+                follow_forks=follow_forks,
                 json=json,
             )
         else:
@@ -224,13 +226,11 @@ def programs_command(socket: Path | None, pid: int | None, json: bool) -> None:
 examples:
   dprobe vars 3              # all local variables of program 3
   dprobe vars alloc 0-7      # eight of them, by the program's name
-  dprobe vars --pid 1234 3   # of one that is in several processes
+  dprobe vars 3 --pid 1234   # of program 3 in one of several processes
   dprobe vars --global 1234  # the global variables in process 1234
 """,
 )
-@click.option(
-    "--global", "global_pid", type=options.pid_type, metavar="PID", help="Globals of PID."
-)
+@click.option("--global", "globals_", type=options.pid_type, metavar="PID", help="Globals of PID.")
 @options.pid_option
 @click.option("--reset", is_flag=True, help="Set those shown to 0.")
 @options.json
@@ -239,23 +239,21 @@ examples:
 def vars_command(
     ctx: click.Context,
     what: tuple[str, ...],
-    global_pid: int | None,
+    globals_: int | None,
     pid: int | None,
     reset: bool,
     json: bool,
 ) -> None:
     """Show the local variables of a program, or the global ones of a process."""
-    if global_pid is not None and pid is not None:
-        raise click.UsageError("--global and --pid exclude each other", ctx)
-    wanted = 1 if global_pid is None else 0
-    if not wanted <= len(what) <= wanted + 1:
+    wanted = 1 if globals_ is None else 0
+    if not wanted <= len(what) <= wanted + 1 or (globals_ is not None and pid is not None):
         raise click.UsageError("name one program, or a process with --global", ctx)
     from dprobe import manage
 
-    program = what[0] if wanted else None
+    program = what[0] if globals_ is None else None
     indices = what[wanted] if len(what) > wanted else None
     with manage.connect(ctx.obj) as daemon:
-        manage.variables(daemon, program, global_pid or pid, indices, reset=reset, json=json)
+        manage.variables(daemon, program, globals_ or pid, indices, reset=reset, json=json)
 
 
 @click.command(

@@ -103,8 +103,8 @@ def insert(
     pid: int,
     *,
     check_opcode: bool,
-    follow_forks: bool,
     present: messages.Present,
+    follow_forks: bool,
     json: bool,
 ) -> None:
     """Put programs into ``pid``, to stay until they are removed."""
@@ -290,11 +290,12 @@ def variables(
             lambda number: messages.Programs(id=number, select=selection(program, pid=pid)),
             messages.Listing,
         )
-        if not answer.programs and answer.deployments:
-            raise UserError(f"{program} goes into several processes; say which by --pid")
         found = answer.programs
         if not found:
-            raise UserError(f"there is no program {program}")
+            where = "goes into several processes; say which by --pid"
+            raise UserError(
+                f"{program} {where}" if answer.deployments else f"there is no program {program}"
+            )
         numbers = sorted({each.number for each in found})
         if len(numbers) > 1:
             them = ", ".join(map(str, numbers))

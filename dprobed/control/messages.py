@@ -154,7 +154,8 @@ class Programs(_Request, frozen=True):
 
 
 class Vars(_Request, frozen=True):
-    """Read the locals of program ``number`` (in ``pid``), or the globals of ``pid``.
+    """Read the locals of program ``number`` (in ``pid``, if it is in several processes), or the
+    globals of ``pid``.
 
     A program that is in several processes has its locals in each. ``count`` words from ``first``
     on are answered (``None``: all there are); ``reset`` sets them

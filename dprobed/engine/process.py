@@ -10,6 +10,7 @@ its parent's target until it has memory of its own, at ``exec``.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
@@ -17,6 +18,7 @@ from typing import Final
 from dprobed.debugger.invitation import FACILITY as DEBUGGER
 from dprobed.debugger.invitation import Debugger, Host
 from dprobed.engine import protocol
+from dprobed.engine.budget import Account
 from dprobed.engine.follow import Follower
 from dprobed.engine.probe import Attachment
 from dprobed.engine.programs import Programs, RequestError
@@ -25,6 +27,7 @@ from dprobed.engine.sigtrap import Sigtrap
 from dprobed.engine.snapshot import FACILITY as DUMP
 from dprobed.engine.snapshot import Dumps, Result
 from dprobed.engine.space import Space, SpaceError
+from dprobed.engine.throttle import Throttle
 from dprobed.engine.trap import TrapEngine
 from dprobed.program import Outcome
 from dprobed.target import procfs
@@ -61,24 +64,32 @@ class Common:
 class TracedProcess:
     """A target from when it is attached to until it has ended or is let go."""
 
-    def __init__(self, common: Common, pid: int, hold_limit: float, follow_forks: bool) -> None:
+    def __init__(self, common: Common, pid: int, options: protocol.Attach) -> None:
+        """``options`` say how it is treated; those of the parent for a followed child."""
         self.pid = pid
         self.world = World(self, common.tracees)
         self.engine = TrapEngine(self.world, common.reporter, common.registers, common.follower)
         self.programs = Programs(pid, self.world, self.engine, common.reporter, self._tell)
         self.debugger = Debugger(self.world, self.engine, pid, self._debugger_host())
-        self.debugger.limit = hold_limit
+        self.debugger.limit = options.hold_limit
+        self.debugger.holds_thread = options.hold_thread
+        self._throttle = Throttle(self.programs, self.world.want)
+        if options.budget is not None:
+            owner = f"process {pid}"
+            self.programs.account = Account(options.budget, owner, time.monotonic_ns())
         #: How it ended, and with which status; None while it is a target.
         self.end: tuple[str, int] | None = None
         self._common = common
-        self._follow_forks = follow_forks
+        self._options = options
         self._dumps = Dumps(self.engine, self._describe, self._tell)
         self._end_status = ("gone", 0)
         self._retired = False
         self._resume = False
         self._incomplete = False
+        self._given_up = False
         #: Called when it has been let go, once that was asked for.
         self._leaving: Callable[[], None] | None = None
+        self.engine.overdrawn = self._throttle.note
         self.engine.retire = self._note_retired
         self.engine.resume = self._note_resume
         self.engine.suspended = self._tell_suspended
@@ -145,6 +156,8 @@ class TracedProcess:
         if self._retired:
             self._retired = False
             self.programs.take_out_retired()
+        if self.end is None:
+            self._keep_budgets()
         if self.end is None and self.debugger.is_invited:
             self.debugger.attend()
         if self._leaving is not None and not self._dumps.busy:
@@ -153,8 +166,18 @@ class TracedProcess:
             else:
                 self._common.reporter.arm()
 
+    def _keep_budgets(self) -> None:
+        try:
+            self._throttle.attend()
+        except Gone:
+            return  # its end comes next
+        if self._throttle.is_asleep:
+            self._common.reporter.arm()
+
     def tick(self) -> None:
         """What is looked at now and then."""
+        if self._throttle.is_asleep:
+            self.world.want()
         self.programs.retry_pending()
         self.programs.watch_late()
         if self._leaving is not None or self._dumps.busy:
@@ -244,6 +267,8 @@ class TracedProcess:
 
     def serve_trap(self, thread: Thread) -> None:
         """See TrapEngine; a debugger may be stepping the thread."""
+        if self._given_up and self.engine.abandon(thread):
+            return
         if not self.debugger.serve_trap(thread):
             self.engine.serve_trap(thread)
         if thread.signal:
@@ -264,7 +289,7 @@ class TracedProcess:
             self.engine.begin(thread)
             return
         try:
-            if self._follow_forks and self._follow(thread, copied=True) is not None:
+            if self._options.follow_forks and self._follow(thread, copied=True) is not None:
                 return
             self.engine.release_child(thread)
         except Gone:
@@ -276,7 +301,7 @@ class TracedProcess:
 
         ``copied``: its memory is a copy of ours; else it has just got new one. Raises Gone.
         """
-        child = TracedProcess(self._common, thread.tgid, self.debugger.limit, True)
+        child = TracedProcess(self._common, thread.tgid, self._options)
         try:
             space = self.engine.space.copy(self.world, thread) if copied else None
         except OSError:
@@ -296,7 +321,7 @@ class TracedProcess:
             child.programs.take_over(self.programs, space)
             if space is not None:
                 child.begin_copied(thread, self.engine.sigtrap)
-                if self.world.is_stopped:
+                if self.world.is_stopped or self._throttle.is_asleep:
                     child.complete_later()
         except Gone:
             pass  # killed; its exit status comes next
@@ -344,7 +369,7 @@ class TracedProcess:
         """A vfork child has memory of its own now."""
         child = None
         try:
-            if self._follow_forks:
+            if self._options.follow_forks:
                 child = self._follow(thread, copied=False)
         except Gone:
             return
@@ -410,6 +435,8 @@ class TracedProcess:
 
     def give_up(self) -> None:
         """There was a defect of ours: find again whom it lost, and answer who waits."""
+        self._given_up = True
+        self.engine.give_up()
         self.world.find_lost(self.pid)
         self._dumps.abandon("its tracer failed; the log says more")
 

@@ -28,12 +28,12 @@ from typing import Final
 from dprobed.debugger.invitation import TICK as DEBUGGER_TICK
 from dprobed.engine import protocol
 from dprobed.engine.follow import Follower, become_group
+from dprobed.engine.loop import TrapLoop
 from dprobed.engine.process import LATE_PAUSE, Common, TracedProcess
 from dprobed.engine.programs import RequestError
 from dprobed.engine.reporter import FLUSH, Reporter
 from dprobed.engine.snapshot import DumpError, Result
 from dprobed.engine.space import SpaceError
-from dprobed.engine.trap import TrapLoop
 from dprobed.handler.dump.store import StoreError
 from dprobed.location import LocationError
 from dprobed.target.ptrace import Gone, Registers
@@ -171,7 +171,7 @@ class Tracer:
         targets = self._targets.values()
         served = sum(target.engine.served for target in targets)
         if served == self._served:
-            debugged = any(target.debugger.is_attached for target in targets)
+            debugged = any(target.debugger.is_expected for target in targets)
             idle = DEBUGGER_TICK if debugged else _IDLE
             signal.setitimer(signal.ITIMER_REAL, idle, idle)
             self._follower.wander()
@@ -324,7 +324,7 @@ class Tracer:
             raise RequestError(f"process {request.pid} is a target of this tracer already")
         if len(self._targets) >= MOST:
             raise RequestError(f"a tracer has {MOST} targets at most")
-        target = TracedProcess(self._common, request.pid, request.hold_limit, request.follow_forks)
+        target = TracedProcess(self._common, request.pid, request)
         self._take(target)
         self._tracees.blamed = target.world
         try:

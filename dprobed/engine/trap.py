@@ -19,18 +19,16 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import signal
 import time
 from collections.abc import Callable, Iterable
 from typing import Final
 
 from ptrace.binding.func import (
-    PTRACE_CONT,
-    PTRACE_GETREGS,
     PTRACE_POKEUSER,
 )
 
+from dprobed.engine.budget import STOP_NS, Account
 from dprobed.engine.context import HitContext
 from dprobed.engine.follow import Follower
 from dprobed.engine.probe import Attachment
@@ -51,13 +49,11 @@ from dprobed.target.ptrace import (
     RIP,
     RSI,
     RSP,
-    WALL,
     Gone,
     Registers,
 )
-from dprobed.target.status import TRAP_STATUS, Kind
+from dprobed.target.status import Kind
 from dprobed.target.thread import Thread
-from dprobed.target.tracees import Tracees
 from dprobed.target.world import World
 
 _SI_KERNEL: Final = 0x80
@@ -80,94 +76,7 @@ _IDENTITY_NS: Final = 100_000_000
 #: of a hit.
 _CPU_NS: Final = 100_000
 
-#: Stops served between two looks at every thread, at least.
-_SWEEP: Final = 64
-
 _log = logging.getLogger(__name__)
-
-
-class TrapLoop:
-    """Waits for the stops of all targets, and serves hits at once."""
-
-    def __init__(self, tracees: Tracees, registers: Registers) -> None:
-        """``registers``: the ones that the targets' engines look at, too."""
-        self._tracees: Final = tracees
-        self._registers: Final[int] = registers.address
-        self._words: Final = registers.words
-        tracees.serve_hit = self.serve_hit
-
-    def run(self) -> None:
-        """Serve stops until something else wants attention, or nothing is left to wait for."""
-        tracees, waitpid, serve_hit = self._tracees, _waitpid, self.serve_hit
-        threads, others = tracees.threads, tracees.others
-        status, status_address = tracees.status, tracees.status_address
-        clock = time.monotonic_ns
-        turns = _SWEEP
-        while not tracees.attention and (threads or others):
-            turns -= 1
-            if not turns:
-                turns = self._sweep()
-                continue
-            tid = waitpid(-1, status_address, WALL)
-            if tid <= 0:
-                if not tracees.attention:
-                    tracees.drain()
-                continue
-            now = clock()
-            thread = threads.get(tid)
-            if thread is None:
-                tracees.dispatch(tid, status.value)
-            elif status.value != TRAP_STATUS or not serve_hit(thread, now):
-                tracees.dispatch(tid, status.value)
-                thread.traps.overhead_ns += clock() - now
-
-    def serve_hit(self, thread: Thread, now: int) -> bool:
-        """Serve a SIGTRAP stop that is a breakpoint and nothing else; false: nothing was done."""
-        if (
-            thread.state is not State.RUNNING
-            or _call(PTRACE_GETREGS, thread.tid, 0, self._registers) != 0
-        ):
-            return False
-        engine = thread.traps
-        site = engine.by_trap.get(self._words[RIP])
-        if (
-            site is None
-            or not site.plain
-            or thread.skip is not None
-            or thread.entering is not None
-            or thread.trap_mask is not None
-            or engine.sigtrap.disposition is not None
-        ):
-            return False
-        try:
-            engine.hit(thread, site, now)
-        except BaseException:
-            self._tracees.blamed = thread.world
-            thread.state = State.STOPPED
-            engine.abandon(thread)
-            raise
-        # Before it goes on: on one CPU it runs at once, and we only later.
-        engine.overhead_ns += time.monotonic_ns() - now
-        if thread.held or thread.pinned:
-            thread.state = State.HELD
-        else:
-            _call(PTRACE_CONT, thread.tid, 0, 0)
-        return True
-
-    def _sweep(self) -> int:
-        """Look at every thread once; in how many stops to do so again.
-
-        The kernel looks for a stop always from the same end of its list (ptrace_do_wait), so a
-        few threads that hit all the time would be served for ever, and the others never.
-        """
-        tracees = self._tracees
-        if len(tracees.threads) > 1:
-            for tid, thread in list(tracees.threads.items()):
-                now = time.monotonic_ns()
-                if _waitpid(tid, tracees.status_address, WALL | os.WNOHANG) == tid:
-                    tracees.dispatch(tid, tracees.status.value)
-                    thread.traps.overhead_ns += time.monotonic_ns() - now
-        return max(_SWEEP, len(tracees.threads))
 
 
 class TrapEngine:
@@ -192,6 +101,9 @@ class TrapEngine:
         self.resume: Callable[[], None] = lambda: None
         #: Called at a hit that a program ended by ``exit n``: for what acts while it stands there.
         self.facility: Callable[[Thread, Attachment, Outcome], None] = lambda *_: None
+        #: Whether any probe has a budget, and what is called when one is overdrawn.
+        self.metered = False
+        self.overdrawn: Callable[[Account], None] = lambda account: None
         self._reporter: Final = reporter
         self._registers: Final = registers
         self._words: Final = registers.words
@@ -238,14 +150,24 @@ class TrapEngine:
         with contextlib.suppress(Gone):
             self._registers.store(thread.tid)
 
-    def abandon(self, thread: Thread) -> None:
-        """A defect of ours came between a stop and what it asks for: to the instruction again."""
+    def abandon(self, thread: Thread) -> bool:
+        """A defect of ours came between a stop and what it asks for: to the instruction again.
+
+        False: the thread was not at a breakpoint.
+        """
         with contextlib.suppress(Gone):
             words = self._registers.load(thread.tid)
-            site = self.space.by_trap.get(words[RIP])
+            site = self.by_trap.get(words[RIP])
             if site is not None:
                 words[RIP] = site.address
                 self._registers.store(thread.tid)
+                return True
+        return False
+
+    def give_up(self) -> None:
+        """Run no program any more: ``abandon`` is what is done at a breakpoint from now on."""
+        for site in self.by_trap.values():
+            site.plain = False
 
     def _run_programs(
         self, thread: Thread, attachments: Iterable[Attachment], may_fault: bool, now: int
@@ -312,10 +234,20 @@ class TrapEngine:
                 self.resume()
         if context.fp_dirty:
             context.leave()
+        if self.metered:
+            self._charge(attachments, now)
         self.served = served = self.served + 1
         if not served & 31:
             self.follower.hit(context.cpu)
             self.follower.review(thread, 32, now)
+
+    def _charge(self, attachments: Iterable[Attachment], now: int) -> None:
+        """What this hit cost, to all who have to pay for it."""
+        after = time.monotonic_ns()
+        for account in {each for hit in attachments for each in hit.probe.accounts}:
+            if account.charge(after - now + STOP_NS, after) and not account.noted:
+                account.noted = True
+                self.overdrawn(account)
 
     def _identify(self, thread: Thread, now: int) -> None:
         """Read again what changes seldom: name, user, and whether SIGTRAP means anything."""
@@ -704,4 +636,3 @@ class TrapEngine:
 
 
 _call = ptrace.raw_ptrace
-_waitpid = ptrace.raw_waitpid

@@ -8,12 +8,14 @@ said or to end; nothing sleeps.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 import select
 import signal
 import socket
 import subprocess
+import sys
 import time
 import traceback
 from collections.abc import Iterable, Sequence
@@ -131,6 +133,8 @@ class TracerProcess:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             os.closerange(3, sock.fileno())
             os.closerange(sock.fileno() + 1, 1024)
+            # The handlers that are there write to what was just closed.
+            logging.root.handlers = [logging.StreamHandler(sys.stderr)]
             if uid:
                 os.setgroups([])
                 os.setresgid(uid, uid, uid)
@@ -187,18 +191,30 @@ class TracerProcess:
         """The last message about the target."""
         return self.ends.get(self.target)
 
-    def attach(self, pid: int, **options: bool | float) -> None:
+    def attach(self, pid: int, **options: bool | float | protocol.Limits) -> None:
         """Begin to trace."""
         self.target = self.target or pid
         self.request(protocol.Attach(self.next(), pid, **options))  # type: ignore[arg-type]
 
-    def insert(self, source: str, pid: int = 0, **facilities: int) -> tuple[int, list[ProbeStatus]]:
+    def insert(
+        self,
+        source: str,
+        pid: int = 0,
+        *,
+        facilities: dict[str, int] | None = None,
+        budget: protocol.Limits | None = None,
+    ) -> tuple[int, list[ProbeStatus]]:
         """Put a program in: its number, and how its probes are."""
         self._program += 1
         bytecode = encode(assemble(source, "test.rpn"))
         answer = self.request(
             protocol.Insert(
-                self.next(), pid or self.target, self._program, bytecode, facilities=facilities
+                self.next(),
+                pid or self.target,
+                self._program,
+                bytecode,
+                facilities=facilities or {},
+                budget=budget,
             )
         )
         return self._program, answer.probes
