@@ -231,7 +231,7 @@ def _first(items: Iterable[tuple[int, str]], count: int) -> list[tuple[int, str]
 
 
 _SUBJECT: Final = re.compile(r"^process \d+ (?:\(.*?\) )?(?:is |has )?")
-_PROCESS: Final = re.compile(r"process \d+ \((.*?)\)")
+_PROCESS: Final = re.compile(r"(?:process )?\b\d+ \((.*?)\)")
 
 
 def kind_of(reason: str) -> str:

@@ -200,7 +200,9 @@ class Target:
         except TracerGone as error:
             await self.finished.wait()
             raise Refusal(self.reason or str(error)) from None
-        self.take(answer.probes)
+        # What it said at its end, which may have come with the answer, is newer.
+        last = {status.program for status in self.ended.probes} if self.ended is not None else ()
+        self.take(status for status in answer.probes if status.program not in last)
         return answer
 
     def clients(self) -> set[Client]:

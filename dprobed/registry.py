@@ -34,11 +34,14 @@ from dprobed.policy.rights import Right
 from dprobed.program import Program, ProgramError, decode, encode
 from dprobed.report import RecordLog, exit_names, record_line
 from dprobed.supervisor import Supervisor
+from dprobed.target import procfs
 
 #: Ended targets of which ``query`` still shows the last counters.
 PAST_TARGETS: Final = 64
 #: Targets out of which programs are taken at the same time.
 _AT_ONCE: Final = 16
+#: Seconds in which a tracer says of a process that is dead that it has ended.
+_LAST_WORDS: Final = 5.0
 
 _log = logging.getLogger("dprobed")
 
@@ -543,10 +546,18 @@ class Registry:
             answer = await target.ask(lambda seq: protocol.Detach(seq=seq, pid=target.pid))
             target.overhead_ns = max(target.overhead_ns, answer.overhead_ns)
         except Refusal:
-            if not target.finished.is_set():
+            if not await self._ends(target):
                 raise
         await target.finished.wait()
         await self._tracer_ended(target)
+
+    @staticmethod
+    async def _ends(target: Target) -> bool:
+        """Whether a target has ended, or has just died and its tracer is about to say so."""
+        if not target.finished.is_set() and procfs.run_state(target.pid) in ("", "Z", "X"):
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(target.finished.wait(), _LAST_WORDS)
+        return target.finished.is_set()
 
     async def _take_out(self, entry: Entry) -> None:
         number = entry.number

@@ -108,6 +108,26 @@ def test_with_probes_no_request_fails_and_all_counts_agree(
             assert {pid: logged[pid] for pid in first} == {pid: seen[pid] for pid in first}
 
 
+def test_where_forks_are_followed_every_request_is_counted(
+    daemon: Daemon, service: Nginx, tmp_path: Path
+) -> None:
+    """From the first instruction of each worker, and through the master's `exec`."""
+    service.start()
+    for pid in (service.master, *service.workers()):
+        daemon.json("insert", "--follow-forks", "--pid", pid, *sources(tmp_path))
+    with Load(service.port, "/plain", "/zipped") as load:
+        go_through_everything(service, load)
+        result = load.end()
+    assert (result["failed"], result["failures"]) == (0, [])
+    service.stop()
+    for program, path in (("requests", None), ("zipped", "/zipped")):
+        rows = [row for row in daemon.json("query", program) if row["hits"] or row["missed"]]
+        assert {row["pid"]: row["hits"] for row in rows} == service.logged(path)
+        assert sum(row["missed"] + row["dropped"] for row in rows) == 0
+    assert service.logged().total() == result["answered"]
+    assert service.complaints() == []
+
+
 def test_two_builds_of_a_library_side_by_side(
     daemon: Daemon, service: Nginx, tmp_path: Path
 ) -> None:
