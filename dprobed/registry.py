@@ -33,6 +33,8 @@ from dprobed.supervisor import Supervisor
 
 #: Ended targets of which ``query`` still shows the last counters.
 PAST_TARGETS: Final = 64
+#: Programs that one user of root's daemon may have in, other than root.
+OF_A_USER: Final = 1000
 #: Targets out of which programs are taken at the same time.
 _AT_ONCE: Final = 16
 
@@ -125,6 +127,7 @@ class Registry:
         programs = [(upload, self.decode(upload)) for upload in request.programs]
         for upload, program in programs:
             self.gate.allow(client, target.pid, upload.label, program)
+        self._make_room(client, len(programs))
         async with target.lock:
             replaced = [
                 entry
@@ -150,6 +153,16 @@ class Registry:
         names = ", ".join(entry.label for entry in entries)
         _log.info("process %d: user %d inserted %s", request.pid, client.uid, names)
         return entries
+
+    def _make_room(self, client: Client, more: int) -> None:
+        """Nobody fills root's daemon with programs; raises Refusal."""
+        if not self.gate.commands(client):
+            own = sum(entry.uid == client.uid for entry in self.select(client, messages.Select()))
+            if own + more > OF_A_USER:
+                raise Refusal(
+                    f"{own} programs of user {client.uid} are in already, and {OF_A_USER} may be; "
+                    "take some out, or start a dprobed of your own"
+                )
 
     async def put(
         self, client: Client, pid: int, upload: messages.Upload, number: int, check_opcode: bool

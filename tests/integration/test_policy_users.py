@@ -521,3 +521,13 @@ def test_denied_processes_of_a_deployment_are_counted(place: Place) -> None:
             answer(stranger, {"type": "remove", "id": 3})
         own.say("123")
         assert words(report(peer, "record")) == [4]
+
+
+def test_one_user_cannot_fill_the_daemon(place: Place) -> None:
+    with place.daemon() as daemon, cat_of(NOBODY) as own, asking(daemon) as peer:
+        deploy = {"type": "deploy", "id": 1, "selection": {}, "programs": [upload()] * 65}
+        assert "may have 64 programs" in refused(answer(peer, deploy))
+        attach(peer, own.pid)
+        assert insert(peer, own.pid)["type"] == "inserted"
+        text = refused(insert(peer, own.pid, *[upload()] * 1000))
+        assert text.startswith("1 programs of user 65534 are in already, and 1000 may be")
