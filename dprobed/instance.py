@@ -11,6 +11,7 @@ import msgspec
 
 from dprobed.control import messages
 from dprobed.engine import protocol
+from dprobed.policy.model import Decision
 from dprobed.program import Program
 from dprobed.supervisor import Tracer, TracerGone, TracerRefused
 
@@ -156,6 +157,7 @@ class Target:
         self.tracer: Tracer | None = None
         #: The user as whom the tracer runs.
         self.uid = -1
+        self.decision: Decision | None = None
         self.attached = False
         self.holders: set[Client] = set()
         self.entries: dict[int, Entry] = {}

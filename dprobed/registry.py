@@ -15,7 +15,7 @@ import contextlib
 import logging
 import os
 from collections import deque
-from collections.abc import Callable, Container, Coroutine, Iterable
+from collections.abc import Callable, Container, Coroutine, Iterable, Mapping
 from typing import Any, Final
 
 from dprobed import process as processes
@@ -26,6 +26,7 @@ from dprobed.handler.external import External
 from dprobed.handler.trace.session import Traces
 from dprobed.instance import Client, Entry, Refusal, Target, describe_end
 from dprobed.policy.gate import Admission, Gate
+from dprobed.policy.model import Decision
 from dprobed.policy.rights import Right
 from dprobed.program import Program, ProgramError, decode, encode
 from dprobed.report import RecordLog, exit_names, record_line
@@ -93,7 +94,7 @@ class Registry:
         self, target: Target, client: Client, launch: bool, admission: Admission
     ) -> None:
         try:
-            target.uid = admission.uid
+            target.uid, target.decision = admission.uid, admission.decision
             target.tracer = await self._supervisor.start(
                 target.pid,
                 lambda event: self._event(target, event),
@@ -112,7 +113,7 @@ class Registry:
                     seq=seq, pid=target.pid, launch=launch, hold_limit=self._hold_limit
                 )
             )
-            if self.gate.admit(client, target.pid) != admission:
+            if not self.gate.admit(client, target.pid).same_as(admission):
                 raise Refusal(f"process {target.pid} became another one meanwhile; try again")
         except Refusal:
             target.holders.discard(client)
@@ -302,7 +303,7 @@ class Registry:
         if select == messages.Select():
             chosen |= {target for target in self._targets.values() if self._sees(client, target)}
         live = [t for t in chosen if t.attached and not t.finished.is_set()]
-        await asyncio.gather(*(self._refresh(target) for target in live))
+        await asyncio.gather(*(self.refresh(target) for target in live))
         return sorted(chosen, key=lambda target: target.pid)
 
     async def variables(self, client: Client, wanted: messages.Vars) -> list[int]:
@@ -404,6 +405,7 @@ class Registry:
             process = processes.read(target.pid)
             if process is None or target.finished.is_set():
                 return
+            target.decision = self.gate.policies.decide(process)
             for holder in list(target.holders):
                 if self.gate.denial(holder, process, frozenset()) is not None:
                     target.holders.discard(holder)
@@ -418,7 +420,32 @@ class Registry:
                 await self._empty(target, denied)
             except Refusal as refusal:
                 _log.warning("process %d: %s", target.pid, refusal)
-        for entry, why in denied.items():
+        self._tell_evicted(target, denied)
+
+    def limited(self) -> dict[Target, Decision]:
+        """The processes with programs about which a policy decides, and what it decided."""
+        return {
+            target: target.decision
+            for target in self._targets.values()
+            if target.attached
+            and target.entries
+            and target.decision is not None
+            and target.decision.policy is not None
+        }
+
+    async def evict(self, target: Target, entries: Mapping[Entry, str]) -> None:
+        """Take programs out that are not to stay; their owners hear why."""
+        async with target.lock:
+            own = [entry for entry in entries if entry.number in target.entries]
+            try:
+                await self._empty(target, own)
+            except Refusal as refusal:
+                _log.warning("process %d: %s", target.pid, refusal)
+        self._tell_evicted(target, {entry: entries[entry] for entry in own})
+
+    @staticmethod
+    def _tell_evicted(target: Target, entries: Mapping[Entry, str]) -> None:
+        for entry, why in entries.items():
             entry.end(protocol.State.REMOVED, why)
             if entry.owner is not None:
                 entry.owner.tell(
@@ -460,7 +487,8 @@ class Registry:
             raise Refusal(f"process {pid} is not attached by this connection; send `attach` first")
         return target
 
-    async def _refresh(self, target: Target) -> None:
+    async def refresh(self, target: Target) -> None:
+        """Ask the tracer for the present states and counters."""
         try:
             answer = await target.ask(lambda seq: protocol.Query(seq=seq))
         except Refusal:
@@ -482,7 +510,7 @@ class Registry:
             if stays or target.holders:
                 for entry in own:
                     await self._take_out(entry)
-                await self._refresh(target)
+                await self.refresh(target)
                 return
             answer = await target.ask(lambda seq: protocol.Detach(seq=seq))
             target.overhead_ns = max(target.overhead_ns, answer.overhead_ns)

@@ -21,6 +21,7 @@ import msgspec
 
 from dprobed import __version__
 from dprobed.applied import Applied
+from dprobed.budget import Budgets
 from dprobed.control import messages
 from dprobed.deployment import Deployment
 from dprobed.deployments import Deployments, listed
@@ -393,6 +394,7 @@ class Server:
     def __init__(self, registry: Registry, on_last_gone: Callable[[], None] | None = None) -> None:
         self.registry = registry
         self.deployments = Deployments(registry)
+        self._budgets = Budgets(registry)
         self._applied = Applied(self.deployments, registry.gate.store)
         self._on_last_gone = on_last_gone
         self._connections: set[Connection] = set()
@@ -433,6 +435,7 @@ class Server:
     async def apply(self) -> None:
         """Put in what the policies put in by themselves."""
         await self._applied.update()
+        self._budgets.update()
 
     async def reload(self) -> None:
         """Read the policy files anew, and hold what is in to what they say."""
@@ -446,6 +449,7 @@ class Server:
 
     def stop(self) -> None:
         """Take no further connections, and put nothing into further processes."""
+        self._budgets.stop()
         self.deployments.stop()
         if self._listener is not None:
             self._listener.close()

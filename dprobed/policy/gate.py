@@ -30,11 +30,16 @@ from dprobed.target import procfs
 
 
 class Admission(NamedTuple):
-    """As whom the tracer is to run, of the process that started at ``start`` (procfs)."""
+    """As whom the tracer of a process is to run, and what was decided about that."""
 
     uid: int
     gid: int
-    start: int
+    decision: Decision
+
+    def same_as(self, other: Admission) -> bool:
+        """Whether it is the same process, traced as the same user."""
+        one, two = self.decision.process, other.decision.process
+        return (self.uid, self.gid, one.start) == (other.uid, other.gid, two.start)
 
 
 class Gate:
@@ -82,7 +87,7 @@ class Gate:
         self._check(decision, asker, frozenset())
         own = (os.geteuid(), os.getegid())
         identity = self._identity(decision, asker) if self._serves_all else own
-        return Admission(*identity, decision.process.start)
+        return Admission(*identity, decision)
 
     def join(self, asker: Asker, target: Target, admission: Admission) -> None:
         """That the asker may share a process that is traced already."""

@@ -531,3 +531,58 @@ def test_one_user_cannot_fill_the_daemon(place: Place) -> None:
         assert insert(peer, own.pid)["type"] == "inserted"
         text = refused(insert(peer, own.pid, *[upload()] * 1000))
         assert text.startswith("1 programs of user 65534 are in already, and 1000 may be")
+
+
+@contextmanager
+def busy(**options: Any) -> Iterator[int]:
+    """A process that writes as fast as it can; nothing of ours ends it."""
+    command = ["dd", "if=/dev/zero", "of=/dev/null", "bs=1"]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL, **options) as process:
+        try:
+            yield process.pid
+            assert process.poll() is None
+        finally:
+            process.kill()
+
+
+BUDGET = """
+[[policy]]
+name = "frugal"
+match.exe = "dd"
+budget = {{ {limit}, over = "remove" }}
+"""
+
+
+@pytest.mark.parametrize(
+    ("limit", "text"),
+    [("hits_per_second = 100", "hits a second, 100 allowed"), ('share = "1%"', "time, 1% allowed")],
+)
+def test_what_is_over_its_budget_goes_out(place: Place, limit: str, text: str) -> None:
+    rule = place.write(BUDGET.format(limit=limit))
+    quiet = upload("name = libc.so.6\noffset = fsync\nabort\n", "quiet")
+    loud = upload("name = libc.so.6\noffset = write\nabort\n", "loud")
+    with place.daemon() as daemon, busy(user=NOBODY, group=NOBODY) as pid, asking(daemon) as peer:
+        attach(peer, pid)
+        assert insert(peer, pid, quiet, loud)["type"] == "inserted"
+        change = report(peer, "state")["probes"][0]
+        assert (change["program"], change["state"]) == ("loud", "removed")
+        assert change["hits"] > 0
+        assert change["reason"].startswith("over budget: ")
+        assert text in change["reason"]
+        assert change["reason"].endswith(f": policy frugal ({rule}:2)")
+        left = answer(peer, {"type": "programs", "id": 3})["programs"]
+        assert [each["program"] for each in left] == ["quiet"]
+
+
+def test_what_a_policy_applies_has_a_budget_of_its_own(place: Place) -> None:
+    program(place.policies, "name = libc.so.6\noffset = write\nabort\n", "loud")
+    word = place.folder.name
+    place.write(
+        f'[[policy]]\nname = "p"\nmatch.environment.DPROBE_APPLY = "{word}"\n'
+        'apply = { programs = "loud.rpn", hits_per_second = 100 }\nbudget.over = "remove"\n'
+    )
+    with busy(env={**os.environ, "DPROBE_APPLY": word}) as pid, place.daemon() as daemon:
+        row = until(daemon, lambda row: str(pid) in row["refusals"])
+        assert "100 allowed: policy p" in row["refusals"][str(pid)]
+        assert (row["entered"], row["processes"], row["hits"] > 0) == (1, 0, True)
+        assert tracer_of(pid) == 0
