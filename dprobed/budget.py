@@ -1,8 +1,8 @@
 """Holds programs to what policies let them spend.
 
-Twice a second the daemon asks the tracers of those processes for which a policy has a limit, and of
+Three times a second the daemon asks the tracers of those processes for which a policy has a limit, and of
 no others. Where more was spent since the last time than the limit allows, the program that was hit
-most goes out of the process, for good; if that was not enough, the next one half a second later.
+most goes out of the process, for good; if that was not enough, the next one at the next look.
 The time of a process is that for which its threads stood still for probes, in each second: of a
 process with many threads it can be more than all of one second.
 """
@@ -21,7 +21,7 @@ from dprobed.policy.model import Decision, Limits
 from dprobed.registry import Registry
 
 #: Seconds between two looks: what is over is out within a second.
-PERIOD: Final = 0.5
+PERIOD: Final = 0.3
 
 _log = logging.getLogger("dprobed")
 
