@@ -1,10 +1,10 @@
 """Holds programs to what policies let them spend.
 
-Three times a second the daemon asks the tracers of those processes for which a policy has a limit, and of
-no others. Where more was spent since the last time than the limit allows, the program that was hit
-most goes out of the process, for good; if that was not enough, the next one at the next look.
-The time of a process is that for which its threads stood still for probes, in each second: of a
-process with many threads it can be more than all of one second.
+Three times a second the daemon asks the tracers of those processes for which a policy has a limit,
+and of no others. Where more was spent since the last time than the limit allows, the program that
+was hit most goes out of the process, for good; if that was not enough, the next one at the next
+look. The time of a process is that for which its threads stood still for probes, in each
+second: of a process with many threads it can be more than all of one second.
 """
 
 from __future__ import annotations
