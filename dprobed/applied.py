@@ -64,10 +64,14 @@ class Applied:
                 await self._apply(application)
 
     async def _apply(self, application: Application) -> None:
+        limits = application.limits.as_limits()
+        budget = None
+        if limits is not None:
+            budget = messages.Budget(share=limits.share, hits=limits.hits, remove=limits.remove)
         request = messages.Deploy(
             id=0,
             programs=[
-                messages.Upload(label=program.label, bytecode=program.bytecode)
+                messages.Upload(label=program.label, bytecode=program.bytecode, budget=budget)
                 for program in application.programs
             ],
             selection=messages.Selection(policy=application.policy),

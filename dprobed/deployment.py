@@ -7,9 +7,10 @@ waits to get into, and why it could not get into others. It decides nothing: ``d
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import PurePath
 from typing import Final
 
@@ -28,7 +29,8 @@ _NAMED: Final = 200
 class Deployment:
     """One program and its selection; ``dprobed.instance.Client`` for the registry.
 
-    ``owner`` is the connection that it ends with; None: it is kept.
+    ``owner`` is the connection that it ends with; None: it is kept. ``entry_in``: the program of a
+    number in a process, for a child that began with its parent's programs.
     """
 
     def __init__(
@@ -39,7 +41,9 @@ class Deployment:
         selector: Selector,
         client: Client,
         request: messages.Deploy,
+        entry_in: Callable[[int, int], Entry | None],
     ) -> None:
+        self._entry_in = entry_in
         self.number = number
         self.upload = upload
         self.program = program
@@ -56,6 +60,9 @@ class Deployment:
         self.over = False
         self.instances: dict[int, Entry] = {}
         self.waiting: set[int] = set()
+        #: Processes that it is being put into → whether they have ended meanwhile.
+        self.arriving: dict[int, bool] = {}
+        self._arrived = asyncio.Event()
         #: Processes that a client took it out of.
         self.excluded: set[int] = set()
         #: Process → why it could not be probed, while it is there.
@@ -90,6 +97,11 @@ class Deployment:
         """Whether it is in as many processes as it may be."""
         return self.limit is not None and len(self.instances) + len(self.waiting) >= self.limit
 
+    @property
+    def has_too_many(self) -> bool:
+        """Whether it is in more processes than it may be: some have forked."""
+        return self.limit is not None and len(self.instances) > self.limit
+
     # -- processes ---------------------------------------------------------------------------------
 
     def enter(self, entry: Entry) -> None:
@@ -112,9 +124,23 @@ class Deployment:
         self.waiting.discard(pid)
         self.refusals[pid] = reason
 
+    def arrive(self, pid: int) -> bool:
+        """It has been put into a process, or not; whether that has ended meanwhile."""
+        self._arrived.set()
+        return self.arriving.pop(pid)
+
+    async def settled(self) -> None:
+        """Wait until it is on its way into no process any longer."""
+        while self.arriving:
+            self._arrived.clear()
+            await self._arrived.wait()
+
     def forget(self, pid: int) -> None:
         """The process has ended. One that waited for the program has missed it."""
-        if pid in self.waiting:
+        if pid in self.arriving:
+            # It may have got as far as a hit: who puts the program in will hear of that.
+            self.arriving[pid] = True
+        elif pid in self.waiting:
             self.waiting.discard(pid)
             self.missed += 1
         reason = self.refusals.pop(pid, None)
@@ -143,7 +169,11 @@ class Deployment:
 
     def tell(self, message: messages.Report) -> None:
         """Something about one of its processes."""
-        if isinstance(message, messages.Ended):
+        if isinstance(message, messages.Forked):
+            entry = self._entry_in(message.pid, self.number)
+            if entry is not None:
+                self.enter(entry)
+        elif isinstance(message, messages.Ended):
             self.leave(message.pid)
             if message.how == "failed":
                 # Its tracer died in it: whatever is left there is not to be built on.
@@ -201,7 +231,7 @@ def _first(items: Iterable[tuple[int, str]], count: int) -> list[tuple[int, str]
 
 
 _SUBJECT: Final = re.compile(r"^process \d+ (?:\(.*?\) )?(?:is |has )?")
-_PROCESS: Final = re.compile(r"process \d+ \((.*?)\)")
+_PROCESS: Final = re.compile(r"(?:process )?\b\d+ \((.*?)\)")
 
 
 def kind_of(reason: str) -> str:

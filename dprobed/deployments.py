@@ -41,6 +41,10 @@ OF_A_USER: Final = 64
 RETRY: Final = 1.0
 #: What dprobed itself executes.
 _OWN_EXE: Final = os.path.realpath("/proc/self/exe")
+#: States of a process that has ended; none: it has been collected, too.
+_DEAD: Final = ("", "Z", "X")
+#: Jobs: whether there is time, a serial number, the process.
+Queue = asyncio.PriorityQueue[tuple[bool, int, int]]
 #: In the queue: what ends a worker.
 _ENOUGH: Final = (False, 0, 0)
 
@@ -55,7 +59,7 @@ class Deployments:
         self._modules = Modules()
         self._watcher = Watcher(self)
         self._all: dict[int, Deployment] = {}
-        self._queue: asyncio.PriorityQueue[tuple[bool, int, int]] = asyncio.PriorityQueue()
+        self._queue: Queue = asyncio.PriorityQueue()
         #: Processes in the queue, or with a worker.
         self._queued: set[int] = set()
         self._serial = 0
@@ -85,13 +89,15 @@ class Deployments:
         made = []
         for upload, program in programs:
             number = self._registry.next_number()
-            made.append(Deployment(number, upload, program, selector, client, request))
+            entry_in = self._registry.entry
+            made.append(Deployment(number, upload, program, selector, client, request, entry_in))
             made[-1].seconds = seconds
             self._all[number] = made[-1]
             _log.info("user %d deployed %s as %d", client.uid, upload.label, number)
         if not self._workers:
             loop = asyncio.get_running_loop()
-            self._workers = [loop.create_task(self._work()) for _ in range(WORKERS)]
+            self._workers = [loop.create_task(self._work(self._queue)) for _ in range(WORKERS)]
+        self._registry.keep_warm(True)
         self._watcher.start()
         return made
 
@@ -147,6 +153,8 @@ class Deployments:
         for owner, pid in instances:
             if isinstance(owner, Deployment):
                 owner.leave(pid)
+        for each in chosen:
+            await each.settled()
         self._rest()
         return probes, overhead, chosen
 
@@ -158,7 +166,7 @@ class Deployments:
             for each in self._all.values()
             if self._registry.gate.sees(client, each.uid)
             and each.matches(select)
-            and (select.pid is None or select.pid in each.instances | each.refusals)
+            and (select.pid is None or select.pid in each.instances or select.pid in each.refusals)
         ]
 
     def discovery(self) -> messages.DiscoveryInfo:
@@ -184,6 +192,7 @@ class Deployments:
         """Without any deployment nothing is looked at."""
         if not self._all:
             self._watcher.stop()
+            self._registry.keep_warm(False)
             # A worker that is putting something in finds that it is over, and takes it out.
             for _ in self._workers:
                 self._queue.put_nowait(_ENOUGH)
@@ -203,9 +212,15 @@ class Deployments:
             return self._look_at_nothing(pid)
         possible = [each for each in self._all.values() if each.selector.may_select(paths)]
         chosen = self._chosen(pid, paths[0], possible) if possible else []
+        if chosen is None:
+            return Verdict.GONE
         for each in self._all.values():
             if each not in chosen:
                 self._deselect(each, pid)
+            elif each.has_too_many and pid in each.instances:
+                # A child that began with the program is one too many.
+                self._deselect(each, pid)
+                each.refuse(pid, f"over the limit ({each.limit})")
         wanting = [each for each in chosen if each.wants(pid)]
         verdict = Verdict.SETTLED if len(chosen) == len(self._all) else Verdict.LATER
         if not wanting:
@@ -221,7 +236,7 @@ class Deployments:
 
     def _look_at_nothing(self, pid: int) -> Verdict:
         """A process of which nothing can be read: dead, the kernel's own, or another user's."""
-        if procfs.run_state(pid) in ("", "Z", "X"):
+        if procfs.run_state(pid) in _DEAD:
             return Verdict.GONE
         if procfs.is_kernel_thread(pid):
             return Verdict.SETTLED
@@ -230,12 +245,14 @@ class Deployments:
                 each.refuse(pid, "another user's: what it maps cannot be read")
         return Verdict.LATER
 
-    def _chosen(self, pid: int, exe: str, possible: list[Deployment]) -> list[Deployment]:
-        """Those of the possible ones that mean the process."""
+    def _chosen(self, pid: int, exe: str, possible: list[Deployment]) -> list[Deployment] | None:
+        """Those of the possible ones that mean the process; None: it is gone."""
         if exe != _OWN_EXE and not any(each.selector.needs_facts for each in possible):
             return possible
         facts = process.read(pid)
-        if facts is None or self._is_ours(facts):
+        if facts is None:
+            return None
+        if self._is_ours(facts):
             return []
         return [each for each in possible if each.selector.selects(facts)]
 
@@ -317,9 +334,8 @@ class Deployments:
 
     # -- programs into processes --------------------------------------------------------------
 
-    async def _work(self) -> None:
+    async def _work(self, queue: Queue) -> None:
         """One worker: a process after the other."""
-        queue = self._queue
         while True:
             *_, pid = job = await queue.get()
             if job == _ENOUGH:
@@ -334,6 +350,15 @@ class Deployments:
                     _log.exception("process %d did not get %s", pid, each.upload.label)
                     each.refuse(pid, "the daemon failed; its log says how")
             self._queued.discard(pid)
+            self._look_again(pid)
+
+    def _look_again(self, pid: int) -> None:
+        """Where the process became another one, and back, while it was served."""
+        left = [each for each in self._all.values() if pid in each.waiting]
+        if left and procfs.run_state(pid) not in _DEAD:
+            for each in left:
+                each.waiting.discard(pid)
+            self._watcher.again(pid)
 
     def _next_for(self, pid: int, tried: set[int]) -> Deployment | None:
         return next(
@@ -346,23 +371,33 @@ class Deployments:
         )
 
     async def _put(self, deployment: Deployment, pid: int) -> None:
+        deployment.arriving[pid] = False
         try:
             entry = await self._registry.put(
-                deployment, pid, deployment.upload, deployment.number, deployment.check_opcode
+                deployment,
+                pid,
+                deployment.upload,
+                deployment.number,
+                check_opcode=deployment.check_opcode,
+                # Of what a policy puts in the policy says so.
+                follow_forks=deployment.selector.selection.policy is None,
             )
         except Refusal as refusal:
-            if pid in deployment.waiting and procfs.run_state(pid) not in ("", "Z", "X"):
+            if deployment.arrive(pid):
+                deployment.forget(pid)
+            elif pid in deployment.waiting and procfs.run_state(pid) not in _DEAD:
                 deployment.refuse(pid, str(refusal))
                 self._watcher.again(pid, RETRY)
             return  # Else it is gone, and that is counted when its end is told.
-        self._entered(deployment, pid, entry)
-
-    def _entered(self, deployment: Deployment, pid: int, entry: Entry) -> None:
-        if deployment.over or pid not in deployment.waiting:
-            # Taken out, or no longer meant, in the meantime.
-            self._registry.later(self._take_out(deployment, pid))
-            return
+        except BaseException:
+            deployment.arrive(pid)
+            raise
+        meant = pid in deployment.waiting
         deployment.enter(entry)
+        if not meant:
+            # Taken out, or no longer meant, in the meantime.
+            await self._take_out(deployment, pid)
+        deployment.arrive(pid)
         if entry.target.finished.is_set():
             deployment.leave(pid)
         elif deployment.seconds is not None:

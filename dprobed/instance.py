@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
@@ -13,7 +13,10 @@ from dprobed.control import messages
 from dprobed.engine import protocol
 from dprobed.policy.model import Decision
 from dprobed.program import Program
-from dprobed.supervisor import Tracer, TracerGone, TracerRefused
+from dprobed.supervisor import TracerGone, TracerRefused
+
+if TYPE_CHECKING:
+    from dprobed.hosts import Host
 
 
 class Refusal(Exception):
@@ -59,6 +62,7 @@ class Entry:
         target: Target,
         owner: Client | None,
         by: Asker,
+        budget: messages.Budget | None = None,
     ) -> None:
         self.number = number
         self.label = label
@@ -66,6 +70,7 @@ class Entry:
         self.target = target
         self.owner = owner
         self.uid, self.gid = by.uid, by.gid
+        self.budget = budget
         self.probes = {probe.index: probe for probe in program.probes}
         self.dropped = dict.fromkeys(self.probes, 0)
         #: Probe → handler → reports that the handler had no room for.
@@ -114,6 +119,7 @@ class Entry:
             missed=status.missed,
             dropped=status.dropped + self.dropped[status.probe],
             faulted=status.faulted,
+            passed=status.passed,
             addresses=status.addresses,
             handler_drops=self.handler_drops.get(status.probe, {}),
         )
@@ -148,14 +154,15 @@ class Entry:
 
 
 class Target:
-    """One traced process."""
+    """One traced process. ``follow_forks``: its children become targets, too."""
 
-    def __init__(self, pid: int) -> None:
+    def __init__(self, pid: int, follow_forks: bool = False) -> None:
         self.pid = pid
+        self.follow_forks = follow_forks
         self.comm = process_name(pid)
         self.lock = asyncio.Lock()
-        self.tracer: Tracer | None = None
-        #: The user as whom the tracer runs.
+        #: The tracer that it is in, and the user as whom that runs.
+        self.host: Host | None = None
         self.uid = -1
         self.decision: Decision | None = None
         self.attached = False
@@ -184,16 +191,20 @@ class Target:
 
     async def ask(self, make: Callable[[int], protocol.Request]) -> protocol.Ok:
         """One request to the tracer, its answer noted; raises Refusal."""
-        if self.tracer is None:
+        if self.host is None:
             raise Refusal(f"process {self.pid} is not traced")
         try:
-            answer = await self.tracer.request(make)
+            answer = await self.host.tracer.request(make)
         except TracerRefused as error:
+            if self.ended is not None:
+                raise Refusal(f"process {self.pid}: {describe_end(self.ended)}") from None
             raise Refusal(str(error)) from None
         except TracerGone as error:
             await self.finished.wait()
             raise Refusal(self.reason or str(error)) from None
-        self.take(answer.probes)
+        # What it said at its end, which may have come with the answer, is newer.
+        last = {status.program for status in self.ended.probes} if self.ended is not None else ()
+        self.take(status for status in answer.probes if status.program not in last)
         return answer
 
     def clients(self) -> set[Client]:
@@ -239,8 +250,14 @@ class Target:
         )
 
 
+#: What is said of a target whose tracer had a defect, and let it go.
+DEFECT = "the tracer failed on it, and let it go (its log says more)"
+
+
 def describe_end(ended: protocol.Ended) -> str:
     """How a target ended, in a few words."""
+    if ended.how == "failed":
+        return DEFECT
     if ended.how == "exited":
         return f"exited with status {ended.status}"
     if ended.how == "killed":

@@ -1,11 +1,13 @@
 """What is inserted where, and what is done with what comes out.
 
-Everything here runs in the daemon's event loop. A target has one tracer and lives as long as a
-client holds it or a program is in it. What a client inserted is taken out when its connection
-ends, unless it asked to keep it. Records go to the client that inserted the program, to all who
-follow the log, and into the log; where a reader has no room, the loss is counted with the probe.
-Those of programs that ended with ``exit FACILITY`` go through the facility's handlers besides
-(dprobed/handler/dispatcher.py), and tracers hear which facilities there are.
+Everything here runs in the daemon's event loop. A target is in one tracer and lives as long as a
+client holds it or a program is in it. A followed child of a target begins as its parent is: with
+the same holders, and the same programs under the same numbers. What a client inserted is taken out
+when its connection ends, unless it asked to keep it. Records go to the client that inserted the
+program, to all who follow the log, and into the log; where a reader has no room, the loss is
+counted with the probe. Those of programs that ended with ``exit FACILITY`` go through the
+facility's handlers besides (dprobed/handler/dispatcher.py), and tracers hear which facilities there
+are.
 """
 
 from __future__ import annotations
@@ -14,8 +16,9 @@ import asyncio
 import contextlib
 import logging
 import os
+import weakref
 from collections import deque
-from collections.abc import Callable, Container, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Container, Coroutine, Iterable
 from typing import Any, Final
 
 from dprobed import process as processes
@@ -24,13 +27,15 @@ from dprobed.engine import protocol
 from dprobed.handler.dispatcher import AtHit, Dispatcher
 from dprobed.handler.external import External
 from dprobed.handler.trace.session import Traces
-from dprobed.instance import Client, Entry, Refusal, Target, describe_end
+from dprobed.hosts import Host, Hosts
+from dprobed.instance import DEFECT, Client, Entry, Refusal, Target, describe_end
 from dprobed.policy.gate import Admission, Gate
 from dprobed.policy.model import Decision
 from dprobed.policy.rights import Right
 from dprobed.program import Program, ProgramError, decode, encode
 from dprobed.report import RecordLog, exit_names, record_line
 from dprobed.supervisor import Supervisor
+from dprobed.target import procfs
 
 #: Ended targets of which ``query`` still shows the last counters.
 PAST_TARGETS: Final = 64
@@ -38,6 +43,8 @@ PAST_TARGETS: Final = 64
 OF_A_USER: Final = 1000
 #: Targets out of which programs are taken at the same time.
 _AT_ONCE: Final = 16
+#: Seconds in which a tracer says of a process that is dead that it has ended.
+_LAST_WORDS: Final = 5.0
 
 _log = logging.getLogger("dprobed")
 
@@ -57,6 +64,9 @@ class Registry:
         gate.store.is_ours = lambda pid: pid == os.getpid() or pid in supervisor.tracers
         self._hold_limit = hold_limit
         self._supervisor = supervisor
+        self._hosts = Hosts(supervisor, self._event, self._lost)
+        #: Whose connection has ended: a child of a target of theirs may still be reported.
+        self._gone: weakref.WeakSet[Client] = weakref.WeakSet()
         self._targets: dict[int, Target] = {}
         self._past: deque[Target] = deque(maxlen=PAST_TARGETS)
         self._last_number = 0
@@ -73,54 +83,76 @@ class Registry:
 
     # -- requests ------------------------------------------------------------------------------
 
-    async def attach(self, client: Client, pid: int, launch: bool) -> None:
-        """Trace ``pid`` for ``client``; one that is traced already is shared."""
+    async def attach(
+        self,
+        client: Client,
+        pid: int,
+        launch: bool = False,
+        *,
+        follow_forks: bool = False,
+        shared: bool = False,
+    ) -> None:
+        """Trace ``pid`` for ``client``; one that is traced already is for all who asked.
+
+        ``shared``: in a tracer that has other targets of the client's user, too.
+        """
         if pid in (os.getpid(), client.pid) or pid in self._supervisor.tracers:
             raise Refusal(f"process {pid} is part of dprobed itself, and cannot be probed by it")
         admission = self.gate.admit(client, pid)
         while True:
-            target = self._targets.setdefault(pid, Target(pid))
+            followed = follow_forks or admission.decision.follow_forks
+            target = self._targets.setdefault(pid, Target(pid, followed))
             async with target.lock:
                 if target.finished.is_set():
                     continue  # It was just let go: begin anew.
+                if follow_forks and not target.follow_forks:
+                    raise Refusal(
+                        f"process {pid} is traced already, without its children; "
+                        "first take out what is in it (dprobe remove)"
+                    )
                 if target.attached:
                     self.gate.join(client, target, admission)
                 target.holders.add(client)
                 if not target.attached:
-                    await self._start(target, client, launch, admission)
+                    await self._start(target, client, launch, shared, admission)
                 return
 
     async def _start(
-        self, target: Target, client: Client, launch: bool, admission: Admission
+        self, target: Target, client: Client, launch: bool, shared: bool, admission: Admission
     ) -> None:
         try:
             target.uid, target.decision = admission.uid, admission.decision
-            target.tracer = await self._supervisor.start(
-                target.pid,
-                lambda event: self._event(target, event),
-                uid=admission.uid,
-                gid=admission.gid,
-            )
+            await self._hosts.place(target, admission.uid, admission.gid, shared=shared)
         except OSError as error:
             target.holders.discard(client)
-            self._targets.pop(target.pid, None)
-            target.finished.set()
+            self._finish(target, None, "")
             raise Refusal(f"no tracer could be started: {error.strerror}") from None
-        target.tracer.gone.add_done_callback(lambda gone: self._finish(target, gone.result()))
         try:
             await target.ask(
                 lambda seq: protocol.Attach(
-                    seq=seq, pid=target.pid, launch=launch, hold_limit=self._hold_limit
+                    seq=seq,
+                    pid=target.pid,
+                    launch=launch,
+                    hold_limit=self._hold_limit,
+                    follow_forks=target.follow_forks,
+                    hold_thread=admission.decision.hold == "thread",
+                    budget=admission.decision.limits,
                 )
             )
             if not self.gate.admit(client, target.pid).same_as(admission):
                 raise Refusal(f"process {target.pid} became another one meanwhile; try again")
         except Refusal:
             target.holders.discard(client)
-            target.tracer.close()
-            await target.finished.wait()
+            if not target.finished.is_set():
+                self._finish(target, None, "")
+            await self._tracer_ended(target)
             raise
         target.attached = True
+
+    async def _tracer_ended(self, target: Target) -> None:
+        """Wait for the end of the tracer, if this was its only target."""
+        if target.host is not None and target.host.is_over:
+            await asyncio.shield(target.host.tracer.gone)
 
     async def insert(self, client: Client, request: messages.Insert) -> list[Entry]:
         """Put programs into a target that ``client`` holds: all of them, or none."""
@@ -142,7 +174,10 @@ class Registry:
             entries: list[Entry] = []
             try:
                 for upload, program in programs:
-                    entry = Entry(self.next_number(), upload.label, program, target, owner, client)
+                    number = self.next_number()
+                    entry = Entry(
+                        number, upload.label, program, target, owner, client, upload.budget
+                    )
                     await self._place(entry, upload.bytecode, request.check_opcode)
                     entries.append(entry)
             except Refusal:
@@ -166,13 +201,25 @@ class Registry:
                 )
 
     async def put(
-        self, client: Client, pid: int, upload: messages.Upload, number: int, check_opcode: bool
+        self,
+        client: Client,
+        pid: int,
+        upload: messages.Upload,
+        number: int,
+        *,
+        check_opcode: bool,
+        follow_forks: bool,
     ) -> Entry:
-        """One program, which has its number, into ``pid``, which is traced as long as it is in."""
-        await self.attach(client, pid, False)
+        """One program, which has its number, into ``pid``, which is traced as long as it is in.
+
+        ``follow_forks``: unless somebody traces it already, without its children.
+        """
+        follow_forks = follow_forks and pid not in self._targets
+        await self.attach(client, pid, follow_forks=follow_forks, shared=True)
         target = self._held(client, pid)
         async with target.lock:
-            entry = Entry(number, upload.label, self.decode(upload), target, client, client)
+            program = self.decode(upload)
+            entry = Entry(number, upload.label, program, target, client, client, upload.budget)
             try:
                 self.gate.allow(client, pid, upload.label, entry.program)
                 await self._place(entry, upload.bytecode, check_opcode)
@@ -210,6 +257,15 @@ class Registry:
         """The processes that trace."""
         return self._supervisor.tracers
 
+    def keep_warm(self, warm: bool) -> None:
+        """Whether ``put`` is to be expected any moment."""
+        self._hosts.keep_warm(warm)
+
+    def entry(self, pid: int, number: int) -> Entry | None:
+        """The program of this number in a process."""
+        target = self._targets.get(pid)
+        return target.entries.get(number) if target is not None else None
+
     def is_target(self, pid: int) -> bool:
         """Whether a process is traced, or about to be, at a client's wish."""
         return pid in self._targets
@@ -219,12 +275,14 @@ class Registry:
     ) -> Callable[[int], protocol.Insert]:
         return lambda seq: protocol.Insert(
             seq=seq,
+            pid=entry.target.pid,
             program=entry.number,
             bytecode=bytecode,
             check_opcode=check,
             facilities=self.dispatcher.facilities,
             acting=self.dispatcher.acting,
             label=entry.label,
+            budget=_limits(entry.budget),
         )
 
     def decode(self, upload: messages.Upload) -> Program:
@@ -259,22 +317,27 @@ class Registry:
         self, client: Client, select: messages.Select
     ) -> tuple[list[messages.ProbeInfo], int]:
         """Take the selected programs out; last counters, and the overhead of their targets."""
-        chosen = self.select(client, select)
-        if not chosen and select != messages.Select():
-            raise Refusal("no such program is in; `dprobe programs` lists them")
+        removed: dict[Entry, None] = {}
         targets: dict[Target, list[Entry]] = {}
-        for entry in chosen:
-            targets.setdefault(entry.target, []).append(entry)
         turns = asyncio.Semaphore(_AT_ONCE)
-        await asyncio.gather(
-            *(self._remove(turns, client, target, own) for target, own in targets.items())
-        )
-        names = ", ".join(dict.fromkeys(entry.label for entry in chosen))
-        where = (
-            f"process {chosen[0].target.pid}" if len(targets) == 1 else f"{len(targets)} processes"
-        )
-        _log.info("%s: user %d removed %s", where, client.uid, names)
-        infos = [info for entry in chosen for info in entry.probe_infos()]
+        # Again: a target may have forked before it lost the program.
+        while chosen := [entry for entry in self.select(client, select) if entry not in removed]:
+            those: dict[Target, list[Entry]] = {}
+            for entry in chosen:
+                those.setdefault(entry.target, []).append(entry)
+            await asyncio.gather(
+                *(self._remove(turns, client, target, own) for target, own in those.items())
+            )
+            removed.update(dict.fromkeys(chosen))
+            targets |= those
+        if not removed and select != messages.Select():
+            raise Refusal("no such program is in; `dprobe programs` lists them")
+        if removed:
+            names = ", ".join(dict.fromkeys(entry.label for entry in removed))
+            pids = [target.pid for target in targets]
+            where = f"process {pids[0]}" if len(pids) == 1 else f"{len(pids)} processes"
+            _log.info("%s: user %d removed %s", where, client.uid, names)
+        infos = [info for entry in removed for info in entry.probe_infos()]
         return infos, sum(target.overhead_ns for target in targets)
 
     async def _remove(
@@ -311,11 +374,13 @@ class Registry:
         number = wanted.number
         if number is not None:
             entries = self.select(client, messages.Select(number=number, pid=wanted.pid))
-            if not entries:
+            live = [entry for entry in entries if not entry.target.finished.is_set()] or entries
+            if not live:
                 raise Refusal(f"there is no program {number}; `dprobe programs` lists them")
-            if len(entries) > 1:
-                raise Refusal(f"program {number} is in {len(entries)} processes; name one of them")
-            target = self._live(client, entries[0].target.pid)
+            if len(live) > 1:
+                pids = ", ".join(str(entry.target.pid) for entry in live)
+                raise Refusal(f"program {number} is in several processes; name one of {pids}")
+            target = self._live(client, live[0].target.pid)
         elif wanted.pid is not None:
             target = self._live(client, wanted.pid)
             self.gate.require(client, wanted.pid, Right.OBSERVE)
@@ -330,6 +395,7 @@ class Registry:
         answer = await target.ask(
             lambda seq: protocol.Vars(
                 seq=seq,
+                pid=target.pid,
                 program=number,
                 first=wanted.first,
                 count=wanted.count,
@@ -342,7 +408,7 @@ class Registry:
         """Write a core of a process."""
         target = self._live(client, pid)
         self.gate.require(client, pid, Right.DUMP)
-        answer = await target.ask(lambda seq: protocol.Dump(seq=seq, zstd=zstd))
+        answer = await target.ask(lambda seq: protocol.Dump(seq=seq, pid=pid, zstd=zstd))
         if answer.dump is None:
             raise Refusal(f"the tracer of process {pid} did not say where the core is")
         return answer.dump
@@ -357,7 +423,10 @@ class Registry:
         tids: list[int] = []
         for target in targets:
             if pid is not None or self.gate.has(client, target.pid, Right.DEBUG):
-                answer = await target.ask(lambda seq: protocol.Resume(seq=seq, tid=tid))
+                its_pid = target.pid
+                answer = await target.ask(
+                    lambda seq, its_pid=its_pid: protocol.Resume(seq=seq, pid=its_pid, tid=tid)  # type: ignore[misc]
+                )
                 tids += answer.tids
         if tid is not None and not tids:
             raise Refusal(f"thread {tid} is not held")
@@ -376,16 +445,18 @@ class Registry:
 
     def release(self, client: Client) -> None:
         """The connection of ``client`` has ended: what it did not ask to keep goes out."""
+        self._gone.add(client)
         self.followers.discard(client)
         self.external.release(client)
         for target in list(self._targets.values()):
             own = [entry for entry in target.entries.values() if entry.owner is client]
             if client in target.holders or own:
-                if not target.attached and target.tracer is not None:
-                    target.tracer.close()
-                self.later(self._release(target, client, own))
+                host = target.host
+                if not target.attached and host is not None and host.user is None:
+                    host.tracer.close()
+                self.later(self._release(target, client))
 
-    async def _release(self, target: Target, client: Client, own: list[Entry]) -> None:
+    async def _release(self, target: Target, client: Client) -> None:
         async with target.lock:
             target.holders.discard(client)
             own = [entry for entry in target.entries.values() if entry.owner is client]
@@ -405,7 +476,7 @@ class Registry:
             process = processes.read(target.pid)
             if process is None or target.finished.is_set():
                 return
-            target.decision = self.gate.policies.decide(process)
+            await self._adjust(target, self.gate.policies.decide(process))
             for holder in list(target.holders):
                 if self.gate.denial(holder, process, frozenset()) is not None:
                     target.holders.discard(holder)
@@ -420,37 +491,28 @@ class Registry:
                 await self._empty(target, denied)
             except Refusal as refusal:
                 _log.warning("process %d: %s", target.pid, refusal)
-        self._tell_evicted(target, denied)
-
-    def limited(self) -> dict[Target, Decision]:
-        """The processes with programs about which a policy decides, and what it decided."""
-        return {
-            target: target.decision
-            for target in self._targets.values()
-            if target.attached
-            and target.entries
-            and target.decision is not None
-            and target.decision.policy is not None
-        }
-
-    async def evict(self, target: Target, entries: Mapping[Entry, str]) -> None:
-        """Take programs out that are not to stay; their owners hear why."""
-        async with target.lock:
-            own = [entry for entry in entries if entry.number in target.entries]
-            try:
-                await self._empty(target, own)
-            except Refusal as refusal:
-                _log.warning("process %d: %s", target.pid, refusal)
-        self._tell_evicted(target, {entry: entries[entry] for entry in own})
-
-    @staticmethod
-    def _tell_evicted(target: Target, entries: Mapping[Entry, str]) -> None:
-        for entry, why in entries.items():
+        for entry, why in denied.items():
             entry.end(protocol.State.REMOVED, why)
             if entry.owner is not None:
                 entry.owner.tell(
                     messages.StateChange(pid=target.pid, probes=list(entry.probe_infos()))
                 )
+
+    @staticmethod
+    async def _adjust(target: Target, decision: Decision) -> None:
+        """Have a process treated as is decided now."""
+        before, target.decision = target.decision, decision
+        if before is not None and (before.budget, before.hold) == (decision.budget, decision.hold):
+            return
+        with contextlib.suppress(Refusal):  # It is about to end.
+            await target.ask(
+                lambda seq: protocol.Adjust(
+                    seq=seq,
+                    pid=target.pid,
+                    hold_thread=decision.hold == "thread",
+                    budget=decision.limits,
+                )
+            )
 
     async def stop(self, patience: float) -> None:
         """Take everything out of every target; waits at most ``patience`` seconds."""
@@ -490,7 +552,7 @@ class Registry:
     async def refresh(self, target: Target) -> None:
         """Ask the tracer for the present states and counters."""
         try:
-            answer = await target.ask(lambda seq: protocol.Query(seq=seq))
+            answer = await target.ask(lambda seq: protocol.Query(seq=seq, pid=target.pid))
         except Refusal:
             return  # It ended meanwhile; its last counters are known.
         target.overhead_ns = answer.overhead_ns
@@ -502,8 +564,9 @@ class Registry:
 
         The caller has the target's lock. A target that ended meanwhile is no error.
         """
-        own = list(own)
-        if target.finished.is_set() or target.tracer is None:
+        # One that was just being put in when it was chosen may have been refused.
+        own = [entry for entry in own if target.entries.get(entry.number) is entry]
+        if target.finished.is_set() or target.host is None:
             return
         stays = target.entries.keys() - {entry.number for entry in own}
         try:
@@ -512,47 +575,114 @@ class Registry:
                     await self._take_out(entry)
                 await self.refresh(target)
                 return
-            answer = await target.ask(lambda seq: protocol.Detach(seq=seq))
+            answer = await target.ask(lambda seq: protocol.Detach(seq=seq, pid=target.pid))
             target.overhead_ns = max(target.overhead_ns, answer.overhead_ns)
         except Refusal:
-            if not target.finished.is_set():
+            if not await self._ends(target):
                 raise
-        target.tracer.close()
         await target.finished.wait()
+        await self._tracer_ended(target)
+
+    @staticmethod
+    async def _ends(target: Target) -> bool:
+        """Whether a target has ended, or has just died and its tracer is about to say so."""
+        if not target.finished.is_set() and procfs.run_state(target.pid) in ("", "Z", "X"):
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(target.finished.wait(), _LAST_WORDS)
+        return target.finished.is_set()
 
     async def _take_out(self, entry: Entry) -> None:
         number = entry.number
-        await entry.target.ask(lambda seq: protocol.Remove(seq=seq, program=number))
+        pid = entry.target.pid
+        await entry.target.ask(lambda seq: protocol.Remove(seq=seq, pid=pid, program=number))
         entry.target.entries.pop(number, None)
 
     # -- what tracers say -----------------------------------------------------------------------
 
-    def _event(self, target: Target, event: protocol.Event) -> None:
-        if isinstance(event, protocol.Records):
-            self._records(target, event.records)
-        elif isinstance(event, protocol.Places):
-            target.places.update(event.places)
-        elif isinstance(event, protocol.Changed):
-            self._changed(target, target.take(event.probes))
-        elif isinstance(event, protocol.TargetEvent):
-            if event.kind in ("dump", "debugger"):
-                _log.info("process %d: %s", event.pid, event.text)
-            if event.kind == "exec":
-                self.later(self._check_again(target))
-            notice = messages.Notice(kind=event.kind, pid=event.pid, tid=event.tid, text=event.text)
-            for client in target.clients():
-                client.tell(notice)
-        else:
-            target.take(event.probes)
-            target.overhead_ns = event.overhead_ns
-            target.ended = event
+    def _event(self, host: Host, event: protocol.Event) -> None:
+        match event:
+            case protocol.Records():
+                self._records(host, event.records)
+            case protocol.Places():
+                for number, place in event.places.items():
+                    if (owner := host.targets.get(place.pid)) is not None:
+                        owner.places[number] = (place.module, place.place)
+                        host.by_place[number] = owner
+            case protocol.Forked():
+                self._forked(host, event)
+            case _:
+                target = host.targets.get(event.pid)
+                if target is not None:
+                    self._target_event(target, event)
 
-    def _records(self, target: Target, records: list[protocol.RawRecord]) -> None:
+    def _target_event(
+        self, target: Target, event: protocol.Changed | protocol.TargetEvent | protocol.Ended
+    ) -> None:
+        match event:
+            case protocol.Changed():
+                self._changed(target, target.take(event.probes))
+            case protocol.TargetEvent():
+                if event.kind in ("dump", "debugger"):
+                    _log.info("process %d: %s", event.pid, event.text)
+                if event.kind == "exec":
+                    self.later(self._check_again(target))
+                notice = messages.Notice(
+                    kind=event.kind, pid=event.pid, tid=event.tid, text=event.text
+                )
+                for client in target.clients():
+                    client.tell(notice)
+            case protocol.Ended():
+                target.take(event.probes)
+                target.overhead_ns = event.overhead_ns
+                target.ended = event
+                # Who waits for an answer that came before it has it first.
+                asyncio.get_running_loop().call_soon(self._finish, target, event, "")
+
+    def _forked(self, host: Host, event: protocol.Forked) -> None:
+        """A child of a target is one as well: its parent's holders hold it."""
+        parent = host.parent(event.parent)
+        target = Target(event.pid, follow_forks=True)
+        target.attached = True
+        host.add(target)
+        self._targets[event.pid] = target
+        if parent is not None:
+            target.holders |= parent.holders
+            target.uid, target.decision = parent.uid, parent.decision
+            numbers = {status.program for status in event.probes}
+            for entry in parent.entries.values():
+                if entry.number in numbers:
+                    target.entries[entry.number] = Entry(
+                        entry.number,
+                        entry.label,
+                        entry.program,
+                        target,
+                        entry.owner,
+                        entry,
+                        entry.budget,
+                    )
+            target.take(event.probes)
+        clients = target.clients()
+        for client in clients - set(self._gone):
+            client.tell(messages.Forked(pid=event.pid, parent=event.parent))
+        for client in clients & set(self._gone):
+            self.later(self._release(target, client))
+        if not clients and not target.entries:
+            self.later(self._let_go(target))
+        elif self.gate.policies.policies:
+            # It has another parent, for one: another policy may be the one that decides.
+            self.later(self._check_again(target))
+
+    async def _let_go(self, target: Target) -> None:
+        async with target.lock:
+            await self._empty(target, ())
+
+    def _records(self, host: Host, records: list[protocol.RawRecord]) -> None:
         """Hand a batch on; a reader without room for all that is for it gets none of the batch."""
         lines: dict[Client, list[bytes]] = {}
         entries: dict[Client, list[tuple[Entry, int]]] = {}
         for raw in records:
-            entry = target.entries.get(raw.program)
+            target = host.by_place.get(raw.place)
+            entry = target.entries.get(raw.program) if target is not None else None
             if entry is None:
                 continue
             line = record_line(entry, raw, self.dispatcher.name_of(raw.exit))
@@ -589,14 +719,24 @@ class Registry:
             if own:
                 client.tell(messages.StateChange(pid=target.pid, probes=own))
 
-    def _finish(self, target: Target, failure: str) -> None:
-        """The tracer is gone, and with it the target."""
+    def _lost(self, host: Host, failure: str) -> None:
+        """A tracer is gone, and with it the targets that it still had."""
+        for target in list(host.targets.values()):
+            self._finish(target, None, failure or "its tracer ended without a word")
+
+    def _finish(self, target: Target, ended: protocol.Ended | None, failure: str) -> None:
+        """The target has ended, is let go, or was lost with its tracer (``failure``: how)."""
+        if target.finished.is_set():
+            return
         if self._targets.get(target.pid) is target:
             del self._targets[target.pid]
-        ended = target.ended
-        if ended is None:
-            target.fail(failure or "its tracer ended without a word")
+        if ended is not None and ended.how == "failed":
+            failure = DEFECT
+        if failure:
+            target.fail(failure)
         target.finished.set()
+        if target.host is not None:
+            target.host.drop(target)
         how, status = ("failed", 0) if ended is None else (ended.how, ended.status)
         if not target.attached:
             return
@@ -620,6 +760,12 @@ class Registry:
             _log.info(
                 "process %d (%s) with %d programs: %s", target.pid, target.comm, len(kept), text
             )
+
+
+def _limits(budget: messages.Budget | None) -> protocol.Limits | None:
+    if budget is None:
+        return None
+    return protocol.Limits(budget.share, budget.hits, budget.remove)
 
 
 def _is_in_the_way(

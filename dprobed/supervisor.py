@@ -60,8 +60,8 @@ class Tracer(asyncio.Protocol):
     not by plain exit, else with "".
     """
 
-    def __init__(self, pid: int, on_event: Callable[[protocol.Event], None]) -> None:
-        self.pid = pid
+    def __init__(self, sock: socket.socket, on_event: Callable[[protocol.Event], None]) -> None:
+        self._sock = sock
         self.gone: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._on_event = on_event
         self._unpacker = protocol.Unpacker()
@@ -110,6 +110,8 @@ class Tracer(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The tracer is ending; who waits for an answer gets none (asyncio)."""
+        if exc is not None and not self._protocol_error:
+            self._read_rest()
         for answer in self._waiting.values():
             if not answer.done():
                 answer.set_exception(TracerGone(self._why()))
@@ -117,12 +119,21 @@ class Tracer(asyncio.Protocol):
         self._closed = True
         self._settle()
 
+    def _read_rest(self) -> None:
+        """What the tracer said before it closed its end.
+
+        A request that we write just then fails, and asyncio gives the connection up unread.
+        """
+        with contextlib.suppress(OSError):
+            while data := self._sock.recv(1 << 18):
+                self.data_received(data)
+
     def _settle(self) -> None:
         if self._closed and self._exit is not None and not self.gone.done():
             self.gone.set_result(self._protocol_error or self._exit)
 
     def _why(self) -> str:
-        return self._protocol_error or f"the tracer of process {self.pid} ended"
+        return self._protocol_error or "its tracer ended"
 
     def _dispatch(self, message: protocol.Reply | protocol.Event) -> None:
         if isinstance(message, protocol.Ok | protocol.Refused):
@@ -176,9 +187,9 @@ class Supervisor:
         self.tracers: dict[int, Tracer] = {}
 
     async def start(
-        self, pid: int, on_event: Callable[[protocol.Event], None], *, uid: int, gid: int
+        self, on_event: Callable[[protocol.Event], None], *, uid: int, gid: int
     ) -> Tracer:
-        """A tracer for ``pid``, not yet attached; it runs with the rights of ``uid`` and ``gid``.
+        """A tracer without targets yet; it runs with the rights of ``uid`` and ``gid``.
 
         Raises OSError when the machine has no room for one more process.
         """
@@ -197,7 +208,7 @@ class Supervisor:
                 _be_tracer(self._main, theirs, uid, gid)
             gc.unfreeze()
         loop = asyncio.get_running_loop()
-        tracer = Tracer(pid, on_event)
+        tracer = Tracer(ours, on_event)
         tracer.watch(child)
         self.tracers[child] = tracer
         tracer.gone.add_done_callback(lambda _: self.tracers.pop(child, None))

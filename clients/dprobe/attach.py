@@ -9,6 +9,7 @@ from pathlib import Path
 
 from dprobe.output import Output, complain
 from dprobe.session import Session, Waker, daemon, load_programs
+from dprobed.control import messages
 
 
 class _Stop:
@@ -40,28 +41,33 @@ def attach(
     check_opcode: bool,
     form: str,
     path: str | None,
+    follow_forks: bool,
+    budget: messages.Budget | None,
 ) -> int:
-    """Probes in ``pid`` until Ctrl-C, ``duration`` seconds, its end or theirs; the exit status."""
+    """Probes in ``pid`` until Ctrl-C, ``duration`` seconds, its end or theirs; the exit status.
+
+    With ``follow_forks`` until the end of its children, too.
+    """
     with daemon(socket) as connect:
-        uploads = load_programs(programs, defines, groups, types)
+        uploads = load_programs(programs, defines, groups, types, budget)
         output = Output(form, path, 1)
         stop = _Stop()
         numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
         connection = connect()
-        session = Session(connection, output, pid)
+        session = Session(connection, output, pid, follow_forks=follow_forks)
         count = session.insert(uploads, launch=False, check_opcode=check_opcode)
         deadline = None if duration is None else time.monotonic() + duration
         with Waker({number: stop.handler(number) for number in numbers}) as waker:
             until = "Ctrl-C" if duration is None else f"{duration:g} s are over"
             probes = "1 probe" if count == 1 else f"{count} probes"
             complain(f"{probes} in process {pid}, until {until}")
-            while not (session.ended or session.over or stop.signal or output.broken):
+            while not (session.over or session.spent or stop.signal or output.broken):
                 left = None if deadline is None else deadline - time.monotonic()
                 if left is not None and left <= 0:
                     break
                 if waker.wait(connection, left):
                     session.receive()
-            if session.over and session.ended is None:
+            if session.spent and not session.over:
                 complain(
                     "no probe is there that could fire" if session.vain else "no probe is left"
                 )

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from dprobe import options
+from dprobe.budget import chosen
+
+if TYPE_CHECKING:
+    from dprobed.control import messages
 
 
 @click.command(
@@ -49,6 +54,9 @@ def insert_command(
     groups: tuple[int, ...],
     types: tuple[int, ...],
     no_opcode_check: bool,
+    follow_forks: bool,
+    budget: messages.Budget | None,
+    over: str | None,
     json: bool,
 ) -> None:
     """Put programs into a process, or into all that fit; they stay until `dprobe remove`.
@@ -64,16 +72,24 @@ def insert_command(
         raise click.UsageError("--merge and --replace exclude each other", ctx)
     if limit is not None and pid is not None:
         raise click.UsageError("--limit does not go with --pid", ctx)
+    if follow_forks and pid is None:
+        raise click.UsageError("--follow-forks goes with --pid; else children are followed", ctx)
     from dprobe import manage
     from dprobe.session import load_programs, parse_defines
     from dprobed.control import messages
 
-    uploads = load_programs(programs, parse_defines(defines), groups, types)
+    uploads = load_programs(programs, parse_defines(defines), groups, types, chosen(budget, over))
     present: messages.Present = "merge" if merge else "replace" if replace else "refuse"
     with manage.connect(ctx.obj) as daemon:
         if pid is not None:
             manage.insert(
-                daemon, uploads, pid, check_opcode=not no_opcode_check, present=present, json=json
+                daemon,
+                uploads,
+                pid,
+                check_opcode=not no_opcode_check,
+                present=present,
+                follow_forks=follow_forks,
+                json=json,
             )
         else:
             manage.deploy(
@@ -217,13 +233,11 @@ def programs_command(socket: Path | None, pid: int | None, json: bool) -> None:
 examples:
   dprobe vars 3              # all local variables of program 3
   dprobe vars alloc 0-7      # eight of them, by the program's name
-  dprobe vars --pid 1234 3   # of one that is in several processes
+  dprobe vars 3 --pid 1234   # of program 3 in one of several processes
   dprobe vars --global 1234  # the global variables in process 1234
 """,
 )
-@click.option(
-    "--global", "global_pid", type=options.pid_type, metavar="PID", help="Globals of PID."
-)
+@click.option("--global", "globals_", type=options.pid_type, metavar="PID", help="Globals of PID.")
 @options.pid_option
 @click.option("--reset", is_flag=True, help="Set those shown to 0.")
 @options.json
@@ -232,23 +246,21 @@ examples:
 def vars_command(
     ctx: click.Context,
     what: tuple[str, ...],
-    global_pid: int | None,
+    globals_: int | None,
     pid: int | None,
     reset: bool,
     json: bool,
 ) -> None:
     """Show the local variables of a program, or the global ones of a process."""
-    if global_pid is not None and pid is not None:
-        raise click.UsageError("--global and --pid exclude each other", ctx)
-    wanted = 1 if global_pid is None else 0
-    if not wanted <= len(what) <= wanted + 1:
+    wanted = 1 if globals_ is None else 0
+    if not wanted <= len(what) <= wanted + 1 or (globals_ is not None and pid is not None):
         raise click.UsageError("name one program, or a process with --global", ctx)
     from dprobe import manage
 
-    program = what[0] if wanted else None
+    program = what[0] if globals_ is None else None
     indices = what[wanted] if len(what) > wanted else None
     with manage.connect(ctx.obj) as daemon:
-        manage.variables(daemon, program, global_pid or pid, indices, reset=reset, json=json)
+        manage.variables(daemon, program, globals_ or pid, indices, reset=reset, json=json)
 
 
 @click.command(

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from dprobe import options
+from dprobe.budget import chosen
 
 
 class _RunCommand(click.Command):
@@ -32,6 +33,7 @@ class _RunCommand(click.Command):
 examples:
   dprobe run alloc.rpn -- sort /etc/services
   dprobe run -D MIN=4096 --format json -o out.json alloc.rpn opens.rpn -- python3 job.py
+  dprobe run -f opens.rpn -- make
 """,
 )
 @options.selecting
@@ -43,7 +45,8 @@ def run_command(ctx: click.Context, /, programs: tuple[str, ...], **given: Any) 
     """Start COMMAND with the programs' probes in it, and show what they report.
 
     Probes are in before COMMAND's first instruction, and in libraries as they are loaded. The exit
-    status is COMMAND's own (128+n when signal n killed it).
+    status is COMMAND's own (128+n when signal n killed it). With -f it ends when the last of its
+    children has ended, or at Ctrl-C after COMMAND's end.
     """
     socket, argv = ctx.obj
     if not programs:
@@ -82,8 +85,9 @@ def attach_command(
 ) -> int:
     """Put the programs' probes into process PID, and show what they report.
 
-    Ends at Ctrl-C, after the time given, with PID, or when every probe is disabled or removed; the
-    process goes on without probes. Status 2: none of the probes has a place where it could fire.
+    Ends at Ctrl-C, after the time given, with PID (with -f: and all its children that were
+    followed), or when every probe is disabled or removed; the processes go on without probes.
+    Status 2: none of the probes has a place where it could fire.
     """
     from dprobe.attach import attach
 
@@ -100,4 +104,6 @@ def _session_options(given: dict[str, Any]) -> dict[str, Any]:
         "check_opcode": not given["no_opcode_check"],
         "form": given["form"],
         "path": given["path"],
+        "follow_forks": given["follow_forks"],
+        "budget": chosen(given["budget"], given["over"]),
     }

@@ -39,6 +39,7 @@ _PROBE_COLUMNS_EXTENDED = (
     ("missed", "missed"),
     ("dropped", "dropped"),
     ("faulted", "faulted"),
+    ("passed over", "passed"),
     ("handler drops", "handler_drops"),
     ("addresses", "addresses"),
     ("reason", "reason"),
@@ -104,10 +105,14 @@ def insert(
     *,
     check_opcode: bool,
     present: messages.Present,
+    follow_forks: bool,
     json: bool,
 ) -> None:
     """Put programs into ``pid``, to stay until they are removed."""
-    daemon.request(lambda number: messages.Attach(id=number, pid=pid), messages.Attached)
+    daemon.request(
+        lambda number: messages.Attach(id=number, pid=pid, follow_forks=follow_forks),
+        messages.Attached,
+    )
     answer = daemon.request(
         lambda number: messages.Insert(
             id=number,
@@ -284,7 +289,7 @@ def variables(
     reset: bool,
     json: bool,
 ) -> None:
-    """The locals of a program, or the globals of a process."""
+    """The locals of a program (in ``pid``, if it is in several), or the globals of a process."""
     first, count = parse_range(indices)
     number = None
     if program is not None:
@@ -292,13 +297,20 @@ def variables(
             lambda number: messages.Programs(id=number, select=selection(program, pid=pid)),
             messages.Listing,
         )
-        if not answer.programs and answer.deployments:
-            raise UserError(f"{program} goes into several processes; say which by --pid")
-        if len(answer.programs) != 1:
-            numbers = ", ".join(str(each.number) for each in answer.programs)
-            text = f"several programs are {program}; give a number: {numbers}"
-            raise UserError(text if numbers else f"there is no program {program}")
-        number, pid = answer.programs[0].number, answer.programs[0].pid
+        found = answer.programs
+        if not found:
+            where = "goes into several processes; say which by --pid"
+            raise UserError(
+                f"{program} {where}" if answer.deployments else f"there is no program {program}"
+            )
+        numbers = sorted({each.number for each in found})
+        if len(numbers) > 1:
+            them = ", ".join(map(str, numbers))
+            raise UserError(f"several programs are {program}; give a number: {them}")
+        if len(found) > 1:
+            them = ", ".join(str(each.pid) for each in found)
+            raise UserError(f"program {program} is in several processes; give --pid: {them}")
+        number, pid = found[0].number, found[0].pid
     words = daemon.request(
         lambda request: messages.Vars(
             id=request, number=number, pid=pid, first=first, count=count, reset=reset

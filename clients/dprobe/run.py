@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import time
@@ -14,6 +15,7 @@ from dprobe.errors import DaemonGoneError
 from dprobe.launch import Launched, find_command, original_environment, take_signals
 from dprobe.output import Output, complain
 from dprobe.session import Session, Waker, daemon, load_programs
+from dprobed.control import messages
 
 #: Seconds that the daemon has to report the end of a command that has ended.
 _LAST_WORDS: Final = 10.0
@@ -30,19 +32,24 @@ def run(
     check_opcode: bool,
     form: str,
     path: str | None,
+    follow_forks: bool,
+    budget: messages.Budget | None,
 ) -> int:
-    """Start ``argv`` with the programs in, until it ends; the exit status as in a shell."""
+    """Start ``argv`` with the programs in, until it ends; the exit status as in a shell.
+
+    With ``follow_forks`` it goes on until the last of its children has ended.
+    """
     ignored = take_signals()
     environment = original_environment()
     command = find_command(argv[0], environment)
     with daemon(socket) as connect:
         # Assembled while a private daemon starts.
-        uploads = load_programs(programs, defines, groups, types)
+        uploads = load_programs(programs, defines, groups, types, budget)
         output = Output(form, path, 2)
         connection = connect()
         launched = Launched(command, argv, environment, ignored, connection.pid)
         try:
-            session = Session(connection, output, launched.pid)
+            session = Session(connection, output, launched.pid, follow_forks=follow_forks)
             session.insert(uploads, launch=True, check_opcode=check_opcode)
         except BaseException:
             launched.close_gate()
@@ -64,28 +71,33 @@ class _Command:
         self._connection: Connection | None = connection
         self._session = session
         self._status: int | None = None
+        self._stopped = False
 
     def run(self) -> int:
         """Open the gate, and wait for the end of the command and of its reports."""
-        # Keys at the terminal go to the command too: what they do is its own affair.
-        ignored = (signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP)
+        # Keys at the terminal go to the command too: what they do is its own affair. Once it has
+        # ended, Ctrl-C is for us, who wait for its children.
+        ignored = (signal.SIGQUIT, signal.SIGTSTP)
         before = {number: signal.signal(number, signal.SIG_IGN) for number in ignored}
         passed_on = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
         handlers = {number: self._passes_on(number) for number in passed_on}
+        handlers[signal.SIGINT] = self._interrupted
         with Waker({**handlers, signal.SIGCHLD: lambda: None}) as waker:
             self._launched.open_gate()
             deadline: float | None = None
             while True:
                 self._reap()
                 if self._status is not None:
-                    if self._session.ended is not None or self._connection is None:
+                    if self._session.over or self._stopped or self._connection is None:
                         break
                     if deadline is None or self._session.dumping:
                         deadline = time.monotonic() + _LAST_WORDS
-                    if time.monotonic() > deadline:
+                    if self._session.ended is not None:
+                        deadline = math.inf  # for its children
+                    elif time.monotonic() > deadline:
                         complain("the daemon does not report the end of the command")
                         break
-                left = None if deadline is None else deadline - time.monotonic()
+                left = None if deadline in (None, math.inf) else deadline - time.monotonic()
                 if waker.wait(self._connection, left):
                     self._receive()
         for number, handler in before.items():
@@ -97,8 +109,13 @@ class _Command:
         def pass_on() -> None:
             if self._status is None:
                 os.kill(self._launched.pid, number)
+            elif number in (signal.SIGTERM, signal.SIGHUP):
+                self._stopped = True
 
         return pass_on
+
+    def _interrupted(self) -> None:
+        self._stopped = self._status is not None
 
     def _receive(self) -> None:
         try:

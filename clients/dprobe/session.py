@@ -49,6 +49,7 @@ def load_programs(
     defines: Mapping[str, str],
     groups: Sequence[int] = (),
     types: Sequence[int] = (),
+    budget: messages.Budget | None = None,
 ) -> list[messages.Upload]:
     """The programs, assembled and verified here; raises UserError with all that is wrong."""
     from dprobed.program import NothingSelectedError, ProgramError, encode, load_file, select
@@ -61,7 +62,8 @@ def load_programs(
             if groups or types:
                 program = select(program, frozenset(groups), frozenset(types))
             label = readable(Path(path).stem)[:255]
-            uploads.append(messages.Upload(label=label, bytecode=encode(program)))
+            bytecode = encode(program)
+            uploads.append(messages.Upload(label=label, bytecode=bytecode, budget=budget))
         except ProgramError as error:
             errors.append(str(error))
         except NothingSelectedError as error:
@@ -98,18 +100,27 @@ def daemon(path: Path | None) -> Iterator[Callable[[], Connection]]:
 
 
 class Session:
-    """One target, its programs, and what they report."""
+    """One target and the children of it that are followed, their programs, and what they report.
 
-    def __init__(self, connection: Connection, output: Output, pid: int) -> None:
+    ``ended``: how the target did.
+    """
+
+    def __init__(
+        self, connection: Connection, output: Output, pid: int, *, follow_forks: bool
+    ) -> None:
         self._connection = connection
         self._private = connection.private
         self._output = output
         self._pid = pid
+        self._follow_forks = follow_forks
         self.ended: messages.Ended | None = None
+        self._alive = {pid: None}
+        self._last: list[messages.ProbeInfo] = []
+        self._overhead_ns = 0
         self._removed: list[messages.ProbeInfo] = []
         #: The target has ended, and the daemon says so when its core has been written.
         self.dumping = False
-        self._states: dict[tuple[int, int], str] = {}
+        self._states: dict[tuple[int, int, int], str] = {}
         self._told: set[tuple[int, int, str, str]] = set()
         connection.on_record = output.record
         connection.on_report = self._report
@@ -121,7 +132,10 @@ class Session:
         """
         pid = self._pid
         self._connection.request(
-            lambda number: messages.Attach(id=number, pid=pid, launch=launch), messages.Attached
+            lambda number: messages.Attach(
+                id=number, pid=pid, launch=launch, follow_forks=self._follow_forks
+            ),
+            messages.Attached,
         )
         answer = self._connection.request(
             lambda number: messages.Insert(
@@ -133,48 +147,63 @@ class Session:
         return len(answer.probes)
 
     @property
-    def over(self) -> bool:
-        """Whether there is no probe that could still fire."""
-        return _ALIVE.isdisjoint(self._states.values())
+    def spent(self) -> bool:
+        """Whether there is no probe that could still fire in a process that goes on."""
+        return not any(
+            pid in self._alive and state in _ALIVE for (pid, *_), state in self._states.items()
+        )
 
     @property
     def vain(self) -> bool:
-        """Whether there was none from the beginning."""
-        return self.over and _DONE.isdisjoint(self._states.values())
+        """Whether there never was one."""
+        return (_ALIVE | _DONE).isdisjoint(self._states.values())
 
     def receive(self) -> None:
         """Take in what came, and write the records of it."""
         self._connection.receive()
         self._output.flush()
 
+    @property
+    def over(self) -> bool:
+        """Whether the target and all followed children have ended."""
+        return not self._alive
+
     def detach(self) -> Summary:
-        """Take the programs out and let the target go; the summary."""
-        if self.ended is None:
-            pid = self._pid
+        """Take the programs out and let all processes go; the summary."""
+        while self._alive:
+            # A child that comes meanwhile is told before the answer.
+            pid = next(iter(self._alive))
             try:
                 answer = self._connection.request(
-                    lambda number: messages.Detach(id=number, pid=pid), messages.Removed
+                    lambda number, pid=pid: messages.Detach(id=number, pid=pid),  # type: ignore[misc]
+                    messages.Removed,
                 )
             except UserError:
-                if self.ended is None:
+                if pid in self._alive:
                     raise
             else:
-                return self._summary(answer.probes, answer.overhead_ns)
-        assert self.ended is not None
-        return self._summary(self.ended.probes, self.ended.overhead_ns)
+                self._note_end(pid, answer.probes, answer.overhead_ns)
+        there = {(probe.number, probe.pid) for probe in self._last}
+        # With what others took out before the end.
+        removed = [probe for probe in self._removed if (probe.number, probe.pid) not in there]
+        return summarize(removed + self._last, self._overhead_ns)
 
-    def _summary(self, probes: list[messages.ProbeInfo], overhead_ns: int) -> Summary:
-        """With what others took out before the end."""
-        there = {probe.number for probe in probes}
-        removed = [probe for probe in self._removed if probe.number not in there]
-        return summarize(removed + probes, overhead_ns)
+    def _note_end(self, pid: int, probes: list[messages.ProbeInfo], overhead_ns: int) -> None:
+        if pid in self._alive:
+            del self._alive[pid]
+            self._last += probes
+            self._overhead_ns += overhead_ns
 
     def _report(self, report: messages.Report) -> None:
         if isinstance(report, messages.StateChange):
             self._removed += (probe for probe in report.probes if probe.state == "removed")
             self._note(report.probes)
+        elif isinstance(report, messages.Forked):
+            self._alive[report.pid] = None
         elif isinstance(report, messages.Ended):
-            self.ended = report
+            if report.pid == self._pid:
+                self.ended = report
+            self._note_end(report.pid, report.probes, report.overhead_ns)
         elif isinstance(report, messages.Notice) and report.kind in ("dump", "dumping"):
             self.dumping = report.kind == "dumping"
             complain(report.text)
@@ -183,7 +212,9 @@ class Session:
             complain(report.text + (private if self._private else ""))
 
     def _note(self, probes: Sequence[messages.ProbeInfo]) -> None:
-        self._states.update({(probe.number, probe.probe): probe.state for probe in probes})
+        self._states.update(
+            {(probe.pid, probe.number, probe.probe): probe.state for probe in probes}
+        )
         self._tell(probes)
 
     def _tell(self, probes: Sequence[messages.ProbeInfo]) -> None:

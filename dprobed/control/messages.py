@@ -3,8 +3,8 @@
 JSON, one object a line, UTF-8. ``type`` says which message it is. The client speaks first
 (``hello``) and numbers its requests by ``id``; each is answered by exactly one reply with the same
 ``id``, in the order of the requests; between replies come reports (``record``, ``state``,
-``notice``, ``ended``, ``report``). The one message of a client that is no request is ``answer``.
-Bytes are base64. Codec only: nothing here opens a socket.
+``notice``, ``forked``, ``ended``, ``report``). The one message of a client that is no request is
+``answer``. Bytes are base64. Codec only: nothing here opens a socket.
 """
 
 from __future__ import annotations
@@ -53,10 +53,13 @@ class Attach(_Request, frozen=True):
     """Trace ``pid`` for this connection; it is let go when the connection ends.
 
     ``launch``: the process waits at a gate before its ``exec``, and probes go in right after it.
+    ``follow_forks``: its children, and theirs, get the same programs as they begin; each is a
+    process of its own from then on, told by ``forked``.
     """
 
     pid: Pid
     launch: bool = False
+    follow_forks: bool = False
 
 
 class Detach(_Request, frozen=True):
@@ -65,11 +68,22 @@ class Detach(_Request, frozen=True):
     pid: Pid
 
 
+class Budget(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a program may cost a process: ``share`` of its time (1 is all of one CPU's), ``hits`` a
+    second. What is over it sleeps until it is within it again, or with ``remove`` is taken out."""
+
+    share: Annotated[float, msgspec.Meta(gt=0, le=1)] | None = None
+    hits: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    remove: bool = False
+
+
 class Upload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One program: ``bytecode`` is a ``.dpb`` file, ``label`` the name that its records carry."""
+    """One program: ``bytecode`` is a ``.dpb`` file, ``label`` the name that its records carry,
+    ``budget`` what it may cost each process that it is in."""
 
     label: Label
     bytecode: bytes
+    budget: Budget | None = None
 
 
 class Insert(_Request, frozen=True):
@@ -153,7 +167,8 @@ class Programs(_Request, frozen=True):
 
 
 class Vars(_Request, frozen=True):
-    """Read the locals of program ``number`` (in ``pid``), or the globals of ``pid``.
+    """Read the locals of program ``number`` (in ``pid``, if it is in several processes), or the
+    globals of ``pid``.
 
     A program that is in several processes has its locals in each. ``count`` words from ``first``
     on are answered (``None``: all there are); ``reset`` sets them
@@ -319,6 +334,7 @@ class ProbeInfo(msgspec.Struct, frozen=True, kw_only=True, tag="probe"):
     served, ``dropped`` records that were lost on their way to a reader, ``faulted`` records
     withdrawn because the probed instruction itself faulted. ``reason`` says why a state is what it
     is, where that needs saying. ``handler_drops``: reports that handlers (by name) had no room for.
+    ``passed``: hits while the probe was throttled, at least so many.
     """
 
     program: str
@@ -339,6 +355,7 @@ class ProbeInfo(msgspec.Struct, frozen=True, kw_only=True, tag="probe"):
     faulted: int
     addresses: list[int]
     handler_drops: dict[str, int] = {}
+    passed: int = 0
 
 
 class DeploymentInfo(msgspec.Struct, frozen=True, kw_only=True, tag="deployment"):
@@ -713,6 +730,14 @@ class Notice(msgspec.Struct, frozen=True, kw_only=True, tag="notice"):
     text: str
 
 
+class Forked(msgspec.Struct, frozen=True, kw_only=True, tag="forked"):
+    """``pid``, a child of ``parent``, is a target of this connection as its parent is, with the
+    same programs under the same numbers."""
+
+    pid: int
+    parent: int
+
+
 class Ended(msgspec.Struct, frozen=True, kw_only=True, tag="ended"):
     """A target of this connection is no longer traced; ``probes`` have their last counters.
 
@@ -737,7 +762,7 @@ class Handling(msgspec.Struct, frozen=True, kw_only=True, tag="report"):
     record: msgspec.Raw
 
 
-Report = Record | StateChange | Notice | Ended | Handling
+Report = Record | StateChange | Notice | Forked | Ended | Handling
 Reply = (
     Welcome | Attached | Inserted | Deployed | Removed | Status | Listing | Words | Logged
     | Dumped | Resumed | Registered | HandlerListing | TraceListing | TraceSaved

@@ -21,7 +21,6 @@ import msgspec
 
 from dprobed import __version__
 from dprobed.applied import Applied
-from dprobed.budget import Budgets
 from dprobed.control import messages
 from dprobed.deployment import Deployment
 from dprobed.deployments import Deployments, listed
@@ -247,8 +246,8 @@ class Connection(asyncio.Protocol):
         if refusal is not None and not registry.gate.commands(self):
             raise Refusal(refusal)
         match request:
-            case messages.Attach(id=number, pid=pid, launch=launch):
-                await registry.attach(self, pid, launch)
+            case messages.Attach(id=number, pid=pid, launch=launch, follow_forks=follow):
+                await registry.attach(self, pid, launch, follow_forks=follow)
                 return messages.Attached(id=number, pid=pid)
             case messages.Detach(id=number, pid=pid):
                 probes, overhead = await registry.detach(self, pid)
@@ -394,7 +393,6 @@ class Server:
     def __init__(self, registry: Registry, on_last_gone: Callable[[], None] | None = None) -> None:
         self.registry = registry
         self.deployments = Deployments(registry)
-        self._budgets = Budgets(registry)
         self._applied = Applied(self.deployments, registry.gate.store)
         self._on_last_gone = on_last_gone
         self._connections: set[Connection] = set()
@@ -435,7 +433,6 @@ class Server:
     async def apply(self) -> None:
         """Put in what the policies put in by themselves."""
         await self._applied.update()
-        self._budgets.update()
 
     async def reload(self) -> None:
         """Read the policy files anew, and hold what is in to what they say."""
@@ -449,7 +446,6 @@ class Server:
 
     def stop(self) -> None:
         """Take no further connections, and put nothing into further processes."""
-        self._budgets.stop()
         self.deployments.stop()
         if self._listener is not None:
             self._listener.close()

@@ -105,7 +105,7 @@ class Control:
         thread.stepping = False
         self._ours.add(thread.tid)
         self.events.append(event)
-        self._world.attention = True
+        self._world.want()
 
     @property
     def is_ready(self) -> bool:

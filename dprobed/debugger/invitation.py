@@ -2,9 +2,9 @@
 
 A program that ends by ``exit debugger`` holds the whole process. A debugger is invited: a socket is
 made in a folder that only its owner can open, and stays until the tracer ends; one debugger at a
-time. While the target is held the tracer waits on its sockets and on SIGCHLD (through a wakeup
-descriptor, so that nothing is missed); while it runs with a debugger on it, on the target, and
-SIGIO says when the debugger wants something. A target without a debugger pays nothing.
+time. While the target is held the tracer waits on its sockets, too (``descriptors``); while it runs
+with a debugger on it, SIGIO says when the debugger wants something. A target without a debugger
+pays nothing.
 
 A target is not held for ever: without a debugger it goes on after a limit, and when a debugger's
 connection ends, it goes on as if that had detached.
@@ -12,7 +12,6 @@ connection ends, it goes on as if that had detached.
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import logging
 import os
@@ -64,13 +63,13 @@ class Host(NamedTuple):
 
 
 class Debugger:
-    """Holds one target for debuggers. ``control_socket`` is the daemon's."""
+    """Holds one target for debuggers."""
 
-    def __init__(
-        self, world: World, engine: TrapEngine, pid: int, control_socket: int, host: Host
-    ) -> None:
+    def __init__(self, world: World, engine: TrapEngine, pid: int, host: Host) -> None:
         #: Seconds that the target is held without a debugger.
         self.limit = LIMIT
+        #: Without a debugger only the thread that hit is held, and the others run.
+        self.holds_thread = False
         #: How often that limit was reached.
         self.expired = 0
         self.path = ""
@@ -78,26 +77,34 @@ class Debugger:
         self._engine: Final = engine
         self._pid: Final = pid
         self._tell: Final = host.tell
-        self._control_socket: Final = control_socket
         self.control: Final = Control(world, engine, pid)
         self._points: Final = Breakpoints(world, engine, self.control, host.detach, host.apply)
         self._listener: socket.socket | None = None
         self._session: Session | None = None
         self._deadline = 0.0
         self._held_at = 0.0
-        self._wakeup: tuple[int, int] | None = None
 
     # --- what is going on ---
 
     @property
     def is_waiting(self) -> bool:
-        """Whether ``wait`` is to be called instead of the engine's loop."""
+        """Whether the tracer is to wait on ``descriptors``, too."""
         return self.control.holds or bool(self.control.steps)
+
+    @property
+    def is_invited(self) -> bool:
+        """Whether ``attend`` has something to look at."""
+        return self._listener is not None or self.control.is_ready or self.control.holds
 
     @property
     def is_attached(self) -> bool:
         """Whether a debugger is connected."""
         return self._session is not None
+
+    @property
+    def is_expected(self) -> bool:
+        """Whether ``attend`` is to be called often: a debugger is there, or invited."""
+        return self.is_attached or bool(self._held_at)
 
     @property
     def held(self) -> list[int]:
@@ -127,7 +134,7 @@ class Debugger:
         self.control.signalled(thread)
 
     def hit(self, thread: Thread) -> None:
-        """A program ended by ``exit debugger``: hold the process."""
+        """A program ended by ``exit debugger``: hold the thread or the process."""
         if thread.tgid == self._pid:
             self.control.note(thread, Event(thread.tid, signal.SIGTRAP))
 
@@ -148,9 +155,10 @@ class Debugger:
 
     def attend(self) -> None:
         """Do what there is to do; after it the target runs, or is held."""
-        if self.control.is_ready and not self.control.holds:
+        ready = self.control.is_ready
+        if ready and not (self.holds_thread and self._session is None):
             self.control.hold()
-        if self.control.holds and not self._held_at:
+        if (ready or self.control.holds) and not self._held_at:
             self._begin_hold()
         self._accept()
         session = self._session
@@ -173,7 +181,6 @@ class Debugger:
             self.release()
         if not self.control.holds and not self.control.is_ready:
             self._held_at = 0.0
-        self._listen_for_stops(self.is_waiting)
 
     def _begin_hold(self) -> None:
         self._held_at = time.monotonic()
@@ -188,49 +195,29 @@ class Debugger:
             self.release()
             return
         tid = self.control.events[0].tid if self.control.events else self._pid
+        what = f"process {self._pid} is held at a probe, thread {tid}"
+        if self.holds_thread:
+            what = f"thread {tid} of process {self._pid} is held at a probe"
         self._tell(
             "debugger",
-            f"process {self._pid} is held at a probe, thread {tid}: dprobe debug {self._pid}, or "
+            f"{what}: dprobe debug {self._pid}, or "
             f"gdb -ex 'target remote {self.path}'; `dprobe resume` lets it go",
             tid,
         )
 
-    def wait(self) -> None:
-        """Until a debugger or the daemon says something, a stop comes, or a limit is reached."""
-        reading: list[int] = [self._control_socket]
-        writing: list[int] = []
+    def descriptors(self) -> list[tuple[int, int]]:
+        """To wait on, and for which events of ``poll``."""
         if self._session is not None:
-            reading.append(self._session.fileno())
-            if self._session.wants_to_write:
-                writing.append(self._session.fileno())
-        elif self._listener is not None:
-            reading.append(self._listener.fileno())
-        if self._wakeup is not None:
-            reading.append(self._wakeup[0])
-        patience = 1.0
-        if self._session is None and self._held_at:
-            patience = max(0.0, min(patience, self._deadline - time.monotonic()))
-        with contextlib.suppress(InterruptedError):
-            select.select(reading, writing, [], patience)
-        if self._wakeup is not None:
-            with contextlib.suppress(BlockingIOError):
-                os.read(self._wakeup[0], 1 << 12)
-        self._world.drain()
+            events = select.POLLIN | (select.POLLOUT if self._session.wants_to_write else 0)
+            return [(self._session.fileno(), events)]
+        return [(self._listener.fileno(), select.POLLIN)] if self._listener is not None else []
 
-    def _listen_for_stops(self, wanted: bool) -> None:
-        """SIGCHLD wakes ``wait``; where the engine waits it would only cost."""
-        if wanted and self._wakeup is None:
-            self._wakeup = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-            signal.signal(signal.SIGCHLD, _nothing)
-            signal.set_wakeup_fd(self._wakeup[1], warn_on_full_buffer=False)
-            # What came before it.
-            self._world.drain()
-        elif not wanted and self._wakeup is not None:
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            signal.set_wakeup_fd(-1)
-            for end in self._wakeup:
-                os.close(end)
-            self._wakeup = None
+    @property
+    def patience(self) -> float:
+        """Seconds after which ``attend`` has something to do at the latest."""
+        if self._session is None and self._held_at:
+            return max(0.0, self._deadline - time.monotonic())
+        return 1.0
 
     # --- debuggers ---
 
@@ -302,15 +289,10 @@ class Debugger:
         self.control.attached = False
         self._points.clear()
         self.control.release(leaving=True)
-        self._listen_for_stops(False)
         if self._listener is not None:
             self._listener.close()
             self._listener = None
             shutil.rmtree(Path(self.path).parent, ignore_errors=True)
-
-
-def _nothing(number: int, frame: object) -> None:
-    """A signal that only wakes."""
 
 
 def _raise_sigio(sock: socket.socket) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import pwd
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
-from pathlib import Path, PurePath
 
 from dprobed.control import messages
 from dprobed.process import Process
-from dprobed.target import procfs
 
 
 class SelectionError(ValueError):
@@ -46,7 +45,7 @@ class Selector:
         if wanted is None:
             return True
         if "/" not in wanted:
-            return fnmatchcase(PurePath(paths[0]).name, wanted)
+            return fnmatchcase(paths[0].rpartition("/")[2], wanted)
         return any(fnmatchcase(path, wanted) for path in paths)
 
     def selects(self, process: Process) -> bool:
@@ -62,13 +61,12 @@ class Selector:
 def paths_of(pid: int) -> list[str]:
     """The paths of what a process executes: as its mount namespace has it, and as the process
     itself does where it has another root (chroot). Empty where that cannot be read."""
-    exe = procfs.executable(pid)
-    if not exe:
-        return []
+    # For every new process of the machine: a Path would take ten times as long as the kernel.
     try:
-        root = str(Path(f"/proc/{pid}/root").readlink())
+        exe = os.readlink(f"/proc/{pid}/exe").removesuffix(" (deleted)")  # noqa: PTH115
+        root = os.readlink(f"/proc/{pid}/root")  # noqa: PTH115
     except OSError:
-        root = "/"
+        return []
     return [exe, exe.removeprefix(root)] if root != "/" and exe.startswith(root + "/") else [exe]
 
 

@@ -31,17 +31,43 @@ _log = logging.getLogger(__name__)
 class Hooks:
     """The hooks of one address space."""
 
-    def __init__(self, world: World, engine: TrapEngine, placement: Placement) -> None:
+    def __init__(
+        self,
+        world: World,
+        engine: TrapEngine,
+        placement: Placement,
+        modules_changed: Callable[[Thread], None],
+    ) -> None:
+        """``modules_changed`` is called with the thread that mapped or unmapped one."""
         self._world: Final = world
         self._engine: Final = engine
         self._placement: Final = placement
         self._pid: Final = engine.space.tgid
+        self._callbacks: Final[dict[str, Callable[[Thread], None]]] = {
+            _LOADER_HOOK: modules_changed,
+            _SIGACTION: self._sigaction_called,
+            _SIGMASK: engine.sigtrap.masks,
+        }
         #: The C library, once its ``sigaction`` is hooked.
         self._libc: Loaded | None = None
         self._masks_hooked = False
+        #: By address, the symbols that are hooked.
+        self._hooked: dict[int, str] = {}
         engine.sigtrap.restorer = 0
 
-    def hook_loader(self, callback: Callable[[Thread], None]) -> str | None:
+    def take_over(self, other: Hooks) -> None:
+        """The hooks of the space that this one is a copy of."""
+        for address, symbol in other._hooked.items():
+            site = self._engine.space.by_trap.get(address + 1)
+            if site is not None:
+                site.callback = self._callbacks[symbol]
+                self._hooked[address] = symbol
+        if other._libc is not None:
+            self._libc = self._placement.loaded.get(other._libc.key)
+        self._masks_hooked = other._masks_hooked
+        self._engine.sigtrap.restorer = other._engine.sigtrap.restorer
+
+    def hook_loader(self) -> str | None:
         """Hear of modules that come and go; why not, if that cannot be. Raises Gone."""
         base = procfs.auxv(self._pid).get(_AT_BASE, 0)
         if not base:
@@ -53,7 +79,7 @@ class Hooks:
         else:
             return "the dynamic loader was not found"
         try:
-            self._hook(loaded, _LOADER_HOOK, callback)
+            self._hook(loaded, _LOADER_HOOK)
         except (LocationError, SpaceError) as error:
             return " ".join(str(error).split())
         return None
@@ -66,11 +92,11 @@ class Hooks:
         if self._libc is None:
             libc = next((each for each in among if each.has(_SIGACTION, _LIBC)), None)
             if libc is not None:
-                self._hook(libc, _SIGACTION, self._sigaction_called)
+                self._hook(libc, _SIGACTION)
                 self._libc = libc
         if self._libc is not None and not self._engine.sigtrap.calm and not self._masks_hooked:
             self._masks_hooked = True
-            self._hook(self._libc, _SIGMASK, self._engine.sigtrap.masks)
+            self._hook(self._libc, _SIGMASK)
 
     def _sigaction_called(self, thread: Thread) -> None:
         sigtrap = self._engine.sigtrap
@@ -87,13 +113,14 @@ class Hooks:
         except (LocationError, SpaceError) as error:
             _log.warning("process %d: blocked SIGTRAP: %s", self._pid, error)
 
-    def _hook(self, loaded: Loaded, symbol: str, callback: Callable[[Thread], None]) -> None:
+    def _hook(self, loaded: Loaded, symbol: str) -> None:
         """A site of our own; raises LocationError, SpaceError and Gone."""
         space = self._engine.space
         address = self._placement.address_of(loaded, symbol)
         space.reserve(self._world, [address])
         site = space.make_site(address)
-        site.callback = callback
+        site.callback = self._callbacks[symbol]
+        self._hooked[address] = symbol
         with self._world.stopped():
             space.arm(site)
             self._engine.classify()

@@ -62,6 +62,12 @@ class Loaded:
         self.module = module
         self._elf: ElfFile | LocationError | None = None
 
+    def of_process(self, pid: int) -> Loaded:
+        """The same mapping in a ``fork`` child."""
+        other = Loaded(self.module._replace(pid=pid))
+        other._elf = self._elf
+        return other
+
     @property
     def key(self) -> Hashable:
         """Tells this mapping of this file from any other."""
@@ -110,6 +116,12 @@ class Placement:
         self._pid = pid
         self._space = space
         self.loaded: dict[Hashable, Loaded] = {}
+
+    def take_over(self, other: Placement) -> None:
+        """The modules of the space that this one is a copy of."""
+        for loaded in other.loaded.values():
+            twin = loaded.of_process(self._pid)
+            self.loaded[twin.key] = twin
 
     def refresh(self, tid: int) -> tuple[list[Loaded], set[Hashable]]:
         """Read the list of mappings; what is new, and the keys of what is gone.

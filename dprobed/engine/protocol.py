@@ -2,8 +2,9 @@
 
 A connected stream socket; each message is a 4-byte little-endian length and a msgpack body. The
 daemon sends ``Request``s, the tracer answers each by one ``Reply`` with the same ``seq`` and sends
-``Event``s whenever it likes. The daemon closes the socket to end a tracer: it takes its probes out,
-detaches and exits. Codec only: nothing here opens a socket.
+``Event``s whenever it likes. ``pid`` says which of its targets a message is about. The daemon
+closes the socket to end a tracer: it takes its probes out of all targets, detaches and exits.
+Codec only: nothing here opens a socket.
 """
 
 from __future__ import annotations
@@ -26,43 +27,74 @@ class State(StrEnum):
     NO_DEBUG_REGISTER = "no debug register"
     WATCHPOINT_LENGTH = "watchpoint length invalid"
     EXCLUDED = "excluded"
+    THROTTLED = "throttled"
     FAILED = "failed"
 
 
+class Limits(msgspec.Struct, frozen=True):
+    """What may be spent: ``share`` of the target's time (above 0, up to 1), ``hits`` a second.
+
+    ``remove``: what is over them is taken out for good; else until it is within them again.
+    ``rule``: what says so, for people; empty: whoever inserted the program.
+    """
+
+    share: float | None = None
+    hits: float | None = None
+    remove: bool = False
+    rule: str = ""
+
+
 class Attach(msgspec.Struct, tag=True, frozen=True):
-    """First request: trace ``pid``.
+    """Trace ``pid``, besides the targets that the tracer has already.
 
     ``launch``: the process waits at a gate before its ``exec``; probes go in right after it, before
     the first instruction of the new image. ``hold_limit``: for how many seconds ``exit debugger``
-    holds it without a debugger.
+    holds it without a debugger. ``follow_forks``: its children become targets, and theirs.
+    ``hold_thread``: it holds only the thread that hit. ``budget``: for all programs in it.
     """
 
     seq: int
     pid: int
     launch: bool = False
     hold_limit: float = 600.0
+    follow_forks: bool = False
+    hold_thread: bool = False
+    budget: Limits | None = None
+
+
+class Adjust(msgspec.Struct, tag=True, frozen=True):
+    """Treat a target otherwise from now on: ``hold_thread`` and ``budget`` as in ``Attach``."""
+
+    seq: int
+    pid: int
+    hold_thread: bool = False
+    budget: Limits | None = None
 
 
 class Insert(msgspec.Struct, tag=True, frozen=True):
     """Put a program in: ``program`` is the daemon's number for it, ``bytecode`` a ``.dpb`` file.
 
     ``check_opcode`` false skips the comparison with the probe's ``opcode`` key. ``facilities``: as
-    in ``Facilities``, as ``acting``. ``label``: its name, for those who read of it.
+    in ``Facilities``, as ``acting``. ``label``: its name, for those who read of it. ``budget``:
+    what it may cost in this target.
     """
 
     seq: int
+    pid: int
     program: int
     bytecode: bytes
     check_opcode: bool = True
     facilities: dict[str, int] = {}
     acting: list[int] | None = None
     label: str = ""
+    budget: Limits | None = None
 
 
 class Remove(msgspec.Struct, tag=True, frozen=True):
     """Take a program out; ``None``: all."""
 
     seq: int
+    pid: int
     program: int | None = None
 
 
@@ -70,6 +102,7 @@ class Query(msgspec.Struct, tag=True, frozen=True):
     """Ask for the present state and counters of all probes (the reply's ``probes``)."""
 
     seq: int
+    pid: int
 
 
 class Vars(msgspec.Struct, tag=True, frozen=True):
@@ -79,6 +112,7 @@ class Vars(msgspec.Struct, tag=True, frozen=True):
     """
 
     seq: int
+    pid: int
     program: int | None = None
     first: int = 0
     count: int | None = None
@@ -101,6 +135,7 @@ class Dump(msgspec.Struct, tag=True, frozen=True):
     """Write a core of the target now; it is answered when that is done. ``zstd``: compressed."""
 
     seq: int
+    pid: int
     zstd: bool = False
 
 
@@ -108,16 +143,18 @@ class Resume(msgspec.Struct, tag=True, frozen=True):
     """Let a thread go on that a program's ``suspend`` holds; ``None``: all of them."""
 
     seq: int
+    pid: int
     tid: int | None = None
 
 
 class Detach(msgspec.Struct, tag=True, frozen=True):
-    """Take everything out, detach, answer, send ``Ended`` and exit."""
+    """Take everything out of ``pid``, detach, answer and send ``Ended``."""
 
     seq: int
+    pid: int
 
 
-Request = Attach | Insert | Remove | Query | Vars | Facilities | Dump | Resume | Detach
+Request = Attach | Adjust | Insert | Remove | Query | Vars | Facilities | Dump | Resume | Detach
 
 
 class ProbeStatus(msgspec.Struct, frozen=True, array_like=True):
@@ -127,6 +164,7 @@ class ProbeStatus(msgspec.Struct, frozen=True, array_like=True):
     every hit, ``ran`` those whose program ran, ``missed`` those that could not be served,
     ``dropped`` records that were lost on the way to the daemon, ``faulted`` records withdrawn
     because the probed instruction itself faulted. ``addresses``: where the probe is in memory.
+    ``passed``: hits while it was throttled, at least so many.
     """
 
     program: int
@@ -141,6 +179,7 @@ class ProbeStatus(msgspec.Struct, frozen=True, array_like=True):
     dropped: int
     faulted: int
     addresses: list[int]
+    passed: int = 0
 
 
 class DumpStatus(msgspec.Struct, frozen=True, array_like=True):
@@ -224,18 +263,25 @@ class Records(msgspec.Struct, tag=True, frozen=True):
     records: list[RawRecord]
 
 
+class Place(msgspec.Struct, frozen=True, array_like=True):
+    """``pid``: the target, also where the record's own ``pid`` is a child that shares its memory;
+    ``module``: a path; ``place`` reads ``symbol+0xN``."""
+
+    pid: int
+    module: str
+    place: str
+
+
 class Places(msgspec.Struct, tag=True, frozen=True):
-    """Names for ``RawRecord.place``, sent before the first record that uses them.
+    """What ``RawRecord.place`` means, sent before the first record that uses it."""
 
-    number → (module path, ``symbol+0xN``).
-    """
-
-    places: dict[int, tuple[str, str]]
+    places: dict[int, Place]
 
 
 class Changed(msgspec.Struct, tag=True, frozen=True):
     """Probes whose state changed by itself (library mapped, unmapped, max_hits, rem, exec)."""
 
+    pid: int
     probes: list[ProbeStatus]
 
 
@@ -251,16 +297,29 @@ class TargetEvent(msgspec.Struct, tag=True, frozen=True):
     text: str
 
 
-class Ended(msgspec.Struct, tag=True, frozen=True):
-    """The last message. ``how``: detached, exited, killed, gone; ``status``: code or signal."""
+class Forked(msgspec.Struct, tag=True, frozen=True):
+    """``pid``, a child of the target ``parent``, is a target from now on, with the same programs.
 
+    Sent before anything else about it.
+    """
+
+    pid: int
+    parent: int
+    probes: list[ProbeStatus]
+
+
+class Ended(msgspec.Struct, tag=True, frozen=True):
+    """The last message about a target. ``how``: detached, exited, killed, gone, or failed: by a
+    defect of the tracer's. ``status``: code or signal."""
+
+    pid: int
     how: str
     status: int
     probes: list[ProbeStatus]
     overhead_ns: int
 
 
-Event = Records | Places | Changed | TargetEvent | Ended
+Event = Records | Places | Changed | TargetEvent | Forked | Ended
 
 HEADER_SIZE = 4
 MAX_MESSAGE = 64 << 20

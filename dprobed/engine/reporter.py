@@ -16,7 +16,7 @@ from typing import Final
 import msgspec
 
 from dprobed.engine.probe import Probe
-from dprobed.engine.protocol import HEADER_SIZE, Event, Places, Reply, pack
+from dprobed.engine.protocol import HEADER_SIZE, Event, Place, Places, Reply, pack
 
 #: Seconds until a record is on its way.
 FLUSH: Final = 0.05
@@ -33,25 +33,30 @@ class Reporter:
     def __init__(self, sock: socket.socket, arm: Callable[[], None]) -> None:
         """``arm`` is called when something begins to wait for ``tick``."""
         self._sock: Final = sock
-        self._arm: Final = arm
+        #: Something is to be done soon.
+        self.arm: Final = arm
         #: The batch: (record fields in protocol order, probe) and None for withdrawn ones.
         self.records: list[tuple[object, ...] | None] = []
         self._probes: list[Probe] = []
         #: The number of the present batch.
         self._batch = 0
         self._backlog = bytearray()
-        self._new_places: dict[int, tuple[str, str]] = {}
+        self._places = 0
+        self._new_places: dict[int, Place] = {}
         self.gone = False
 
-    def place(self, number: int, module: str, place: str) -> None:
-        """Name a place before records speak of it."""
-        self._new_places[number] = (module, place)
+    def place(self, place: Place) -> int:
+        """A number for a place, by which records speak of it."""
+        number = self._places
+        self._places += 1
+        self._new_places[number] = place
+        return number
 
     def add(self, probe: Probe, record: tuple[object, ...]) -> None:
         """One record."""
         records = self.records
         if not records:
-            self._arm()
+            self.arm()
         records.append(record)
         self._probes.append(probe)
         if len(records) >= _BATCH:
@@ -107,7 +112,7 @@ class Reporter:
             try:
                 sent = self._sock.send(self._backlog, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
             except BlockingIOError:
-                self._arm()
+                self.arm()
                 return
             except OSError:
                 self.gone = True

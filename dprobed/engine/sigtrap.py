@@ -71,6 +71,10 @@ class Sigtrap:
         #: ``__restore_rt`` of libc, which every handler's frame returns to.
         self.restorer = 0
 
+    def take_over(self, other: Sigtrap) -> None:
+        """What a ``fork`` child has from its parent."""
+        self.disposition, self._stale = other.disposition, other._stale
+
     @property
     def calm(self) -> bool:
         """SIGTRAP means nothing to the target: one sent to it would be its end.

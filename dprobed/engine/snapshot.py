@@ -191,7 +191,7 @@ class Dumps:
         }
         self._wanted.append(_Wanted(thread, key, about))
         thread.pinned = True
-        self._world.attention = True
+        self._world.want()
 
     def _admit(self, key: tuple[int, int]) -> None:
         if self.busy:
@@ -270,7 +270,21 @@ class Dumps:
         while self.busy:
             self.attend()
             if self.busy:
-                self._world.wait()
+                self._world.tracees.wait(self._world)
+
+    def abandon(self, reason: str) -> None:
+        """Give up the dump that is being written."""
+        current = self._current
+        if current is None:
+            return
+        if current.pipe >= 0:
+            os.close(current.pipe)
+            current.pipe = -1
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(current.writer, signal.SIGKILL)
+        self._undo(current)
+        if current.result is None:
+            current.answer(Result(reason))
 
     # --- stopping and copying ---
 
@@ -349,7 +363,7 @@ class Dumps:
         except (Gone, PtraceError) as error:
             self._bury(lender, current)
             raise SpaceError(f"the copy of the process was lost: {error}") from error
-        world.others[copy.tid] = lambda stop: self._copy_stopped(current, stop)
+        world.tracees.others[copy.tid] = lambda stop: self._copy_stopped(current, stop)
 
     def _any_thread(self, pid: int) -> int:
         for thread in self._world.threads.values():
@@ -437,11 +451,11 @@ class Dumps:
 
         def ended(stop: Stop) -> None:
             if stop.kind in (Kind.EXITED, Kind.KILLED):
-                self._world.others.pop(child, None)
+                self._world.tracees.others.pop(child, None)
                 current.ended = stop
-                self._world.attention = True
+                self._world.want()
 
-        self._world.others[child] = ended
+        self._world.tracees.others[child] = ended
 
     # --- the end of a dump ---
 
@@ -512,7 +526,7 @@ class Dumps:
                 ptrace.to_syscall(copy.tid)
                 return
         current.copy_is_over = True
-        self._world.attention = True
+        self._world.want()
 
     def _close(self, current: _Current) -> None:
         """Bury the copy; later, if no thread can be borrowed for it now."""
@@ -539,7 +553,7 @@ class Dumps:
         copy, current.copy = current.copy, None
         if copy is None:
             return
-        self._world.others.pop(copy.tid, None)
+        self._world.tracees.others.pop(copy.tid, None)
         with contextlib.suppress(ProcessLookupError):
             os.kill(copy.tid, signal.SIGKILL)
         with contextlib.suppress(ChildProcessError):

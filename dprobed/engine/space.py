@@ -98,8 +98,15 @@ class Area:
 
     def __init__(self, start: int, size: int) -> None:
         self.start: Final = start
-        self.end: Final = start + size
+        self.end = start + size
         self.free = list(range(start + size - SLOT, start - SLOT, -SLOT))
+
+    def copy(self) -> Area:
+        """The same pages in another process."""
+        other = Area(self.start, 0)
+        other.end = self.end
+        other.free = list(self.free)
+        return other
 
 
 def _maps(tid: int) -> list[bytes]:
@@ -118,10 +125,10 @@ def _maps(tid: int) -> list[bytes]:
 class Space:
     """One address space: the target's, or what is left of it after ``exec`` in a CLONE_VM child."""
 
-    def __init__(self, tid: int, tgid: int) -> None:
-        """Raises OSError when the process is gone."""
+    def __init__(self, tgid: int, memory: Memory) -> None:
+        """``memory`` is closed with it."""
         self.tgid = tgid
-        self.memory = Memory(tid)
+        self.memory = memory
         self.by_trap: dict[int, Site] = {}
         self.areas: list[Area] = []
         #: A debugger's breakpoints where no site can be (a return to the stack): what was there.
@@ -362,6 +369,50 @@ class Space:
         for area in self.areas:
             if area.start <= site.slot < area.end:
                 area.free.append(site.slot)
+
+    def copy(self, world: World, thread: Thread) -> Space:
+        """The space of a ``fork`` child that keeps its copy of our changes.
+
+        Without what came after the ``fork``. A site that is not armed any more is there with its
+        slot, in which the child's thread may be. Raises OSError when the child is gone, SpaceError
+        and Gone.
+        """
+        other = Space(thread.tgid, self._open_copy(world, thread))
+        memory = other.memory
+        for area in self.areas:
+            if memory.peek(area.start, 1):
+                other.areas.append(area.copy())
+        for site in self._slots.values():
+            if memory.peek(site.slot, len(site.displaced.code)) != site.displaced.code:
+                continue
+            twin = Site(site.address, site.original, site.slot, site.displaced)
+            twin.gone = site.gone
+            other._slots[twin.slot] = twin
+            if self.by_trap.get(site.trap) is site and (
+                site.gone or memory.peek(site.address, 1) == INT3 or other.arm(twin)
+            ):
+                other.by_trap[twin.trap] = twin
+            elif not site.gone and memory.peek(site.address, 1) == INT3:
+                # Taken out while a thread, perhaps in ``fork``, could not be stopped.
+                memory.poke(site.address, site.original[:1])
+        for address, original in self.raw.items():
+            if memory.peek(address, 1) == INT3:
+                memory.poke(address, original)
+        return other
+
+    def is_copied_in(self, pid: int) -> bool:
+        """Whether a process that was forked from an unknown one has our slots in its memory."""
+        try:
+            memory = Memory(pid)
+        except OSError:
+            return False
+        try:
+            return any(
+                memory.peek(site.slot, len(site.displaced.code)) == site.displaced.code
+                for site in self._slots.values()
+            )
+        finally:
+            memory.close()
 
     def restore_copy(self, world: World, thread: Thread) -> bool:
         """Put the original bytes into a ``fork`` child's copy of this space; false: it is gone.

@@ -19,18 +19,16 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import signal
 import time
 from collections.abc import Callable, Iterable
 from typing import Final
 
 from ptrace.binding.func import (
-    PTRACE_CONT,
-    PTRACE_GETREGS,
     PTRACE_POKEUSER,
 )
 
+from dprobed.engine.budget import STOP_NS, Account
 from dprobed.engine.context import HitContext
 from dprobed.engine.follow import Follower
 from dprobed.engine.probe import Attachment
@@ -51,11 +49,10 @@ from dprobed.target.ptrace import (
     RIP,
     RSI,
     RSP,
-    WALL,
     Gone,
     Registers,
 )
-from dprobed.target.status import TRAP_STATUS, Kind
+from dprobed.target.status import Kind
 from dprobed.target.thread import Thread
 from dprobed.target.world import World
 
@@ -79,19 +76,21 @@ _IDENTITY_NS: Final = 100_000_000
 #: of a hit.
 _CPU_NS: Final = 100_000
 
-#: Stops served between two looks at every thread, at least.
-_SWEEP: Final = 64
-
 _log = logging.getLogger(__name__)
 
 
 class TrapEngine:
     """Serves the stops of a target's threads; knows sites and programs, not how they got there."""
 
-    def __init__(self, reporter: Reporter, follower: Follower) -> None:
-        self._world: World
-        self.sigtrap: Sigtrap
+    def __init__(
+        self, world: World, reporter: Reporter, registers: Registers, follower: Follower
+    ) -> None:
+        """``registers`` and ``follower`` are those of all targets of this tracer."""
+        self.world: Final = world
+        self.sigtrap: Final = Sigtrap(world)
         self._space: Space
+        #: Of the present space: by what a thread's rip is after the breakpoint.
+        self.by_trap: dict[int, Site] = {}
         self.watch = DebugRegisters()
         self.overhead_ns = 0
         #: Disarmed while a thread could not be stopped, which may be in their slots.
@@ -102,22 +101,21 @@ class TrapEngine:
         self.resume: Callable[[], None] = lambda: None
         #: Called at a hit that a program ended by ``exit n``: for what acts while it stands there.
         self.facility: Callable[[Thread, Attachment, Outcome], None] = lambda *_: None
+        #: Whether any probe has a budget, and what is called when one is overdrawn.
+        self.metered = False
+        self.overdrawn: Callable[[Account], None] = lambda account: None
         self._reporter: Final = reporter
-        self._registers: Final = Registers()
-        self._words: Final = self._registers.words
-        self._context: Final = HitContext(self._registers)
+        self._registers: Final = registers
+        self._words: Final = registers.words
+        self._context: Final = HitContext(registers)
         self.follower: Final = follower
         self.served = 0
+        world.traps = self
 
     @property
-    def world(self) -> World:
-        """The target's threads."""
-        return self._world
-
-    @world.setter
-    def world(self, world: World) -> None:
-        self._world = world
-        self.sigtrap = Sigtrap(world)
+    def has_space(self) -> bool:
+        """Whether there is an address space: not yet of a child that shared its parent's."""
+        return hasattr(self, "_space")
 
     @property
     def space(self) -> Space:
@@ -127,76 +125,10 @@ class TrapEngine:
     @space.setter
     def space(self, space: Space) -> None:
         self._space = space
+        self.by_trap = space.by_trap
         self._limbo.clear()
         self._context.memory = space.memory
         self.sigtrap.space = space
-
-    # --- the loop ---
-
-    def run(self) -> None:
-        """Serve stops until something else wants attention, or no thread is left."""
-        world, waitpid, call = self.world, _waitpid, _call
-        threads, status, status_address = world.threads, world.status, world.status_address
-        words, registers, sigtrap = self._words, self._registers.address, self.sigtrap
-        clock = time.monotonic_ns
-        turns = _SWEEP
-        while not world.attention and threads:
-            turns -= 1
-            if not turns:
-                turns = self._sweep()
-                continue
-            tid = waitpid(-1, status_address, WALL)
-            if tid <= 0:
-                if not world.attention:
-                    world.drain()
-                continue
-            now = clock()
-            if status.value == TRAP_STATUS:
-                thread = threads.get(tid)
-                if (
-                    thread is not None
-                    and thread.state is State.RUNNING
-                    and call(PTRACE_GETREGS, tid, 0, registers) == 0
-                ):
-                    site = self._space.by_trap.get(words[RIP])
-                    if (
-                        site is not None
-                        and site.plain
-                        and thread.skip is None
-                        and thread.entering is None
-                        and thread.trap_mask is None
-                        and sigtrap.disposition is None
-                    ):
-                        try:
-                            self.hit(thread, site, now)
-                        except BaseException:
-                            thread.state = State.STOPPED
-                            self.abandon(thread)
-                            raise
-                        # Before it goes on: on one CPU it runs at once, and we only later.
-                        self.overhead_ns += clock() - now
-                        if thread.held or thread.pinned:
-                            thread.state = State.HELD
-                        else:
-                            call(PTRACE_CONT, tid, 0, 0)
-                        continue
-            world.dispatch(tid, status.value)
-            self.overhead_ns += clock() - now
-
-    def _sweep(self) -> int:
-        """Look at every thread once; in how many stops to do so again.
-
-        The kernel looks for a stop always from the same end of its list (ptrace_do_wait), so a
-        few threads that hit all the time would be served for ever, and the others never.
-        """
-        world = self.world
-        if len(world.threads) > 1:
-            now = time.monotonic_ns()
-            for tid in list(world.threads):
-                if _waitpid(tid, world.status_address, WALL | os.WNOHANG) == tid:
-                    world.dispatch(tid, world.status.value)
-            self.overhead_ns += time.monotonic_ns() - now
-        return max(_SWEEP, len(world.threads))
 
     # --- a hit ---
 
@@ -218,14 +150,24 @@ class TrapEngine:
         with contextlib.suppress(Gone):
             self._registers.store(thread.tid)
 
-    def abandon(self, thread: Thread) -> None:
-        """A defect of ours came between a stop and what it asks for: to the instruction again."""
+    def abandon(self, thread: Thread) -> bool:
+        """A defect of ours came between a stop and what it asks for: to the instruction again.
+
+        False: the thread was not at a breakpoint.
+        """
         with contextlib.suppress(Gone):
             words = self._registers.load(thread.tid)
-            site = self.space.by_trap.get(words[RIP])
+            site = self.by_trap.get(words[RIP])
             if site is not None:
                 words[RIP] = site.address
                 self._registers.store(thread.tid)
+                return True
+        return False
+
+    def give_up(self) -> None:
+        """Run no program any more: ``abandon`` is what is done at a breakpoint from now on."""
+        for site in self.by_trap.values():
+            site.plain = False
 
     def _run_programs(
         self, thread: Thread, attachments: Iterable[Attachment], may_fault: bool, now: int
@@ -292,10 +234,20 @@ class TrapEngine:
                 self.resume()
         if context.fp_dirty:
             context.leave()
+        if self.metered:
+            self._charge(attachments, now)
         self.served = served = self.served + 1
         if not served & 31:
             self.follower.hit(context.cpu)
             self.follower.review(thread, 32, now)
+
+    def _charge(self, attachments: Iterable[Attachment], now: int) -> None:
+        """What this hit cost, to all who have to pay for it."""
+        after = time.monotonic_ns()
+        for account in {each for hit in attachments for each in hit.probe.accounts}:
+            if account.charge(after - now + STOP_NS, after) and not account.noted:
+                account.noted = True
+                self.overdrawn(account)
 
     def _identify(self, thread: Thread, now: int) -> None:
         """Read again what changes seldom: name, user, and whether SIGTRAP means anything."""
@@ -565,21 +517,21 @@ class TrapEngine:
         elif position.rcx is not None:
             poke(frame + _FRAME_RCX, position.rcx.to_bytes(8, "little"))
 
-    def begin(self, thread: Thread, shares_memory: bool) -> None:
-        """A child's first stop: a thread joins, a process with its own memory is let go."""
+    def begin(self, thread: Thread) -> None:
+        """A thread joins, or a process that shares the memory."""
         try:
-            if shares_memory:
-                self.watch.apply(thread.tid)
-                self.sigtrap.observe_thread(thread)
-            else:
-                self._release_child(thread)
+            self.watch.apply(thread.tid)
+            self.sigtrap.observe_thread(thread)
         except Gone:
             return
         except ptrace.PtraceError as error:
             _log.warning("thread %d has no watchpoints: %s", thread.tid, error)
 
-    def _release_child(self, thread: Thread) -> None:
-        """A ``fork`` child has a copy of our changes: undo them there, and let it go."""
+    def release_child(self, thread: Thread) -> None:
+        """A ``fork`` child has a copy of our changes: undo them there, and let it go.
+
+        Raises Gone.
+        """
         try:
             self.space.restore_copy(self.world, thread)
         except SpaceError as error:
@@ -684,4 +636,3 @@ class TrapEngine:
 
 
 _call = ptrace.raw_ptrace
-_waitpid = ptrace.raw_waitpid

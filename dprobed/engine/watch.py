@@ -60,6 +60,16 @@ class DebugRegisters:
         if not self._slots[index]:
             self._settings[index] = None
 
+    def attachments(self) -> list[Attachment]:
+        """Everything that hangs on a register."""
+        return [attachment for slot in self._slots for attachment in slot]
+
+    def take_over(self, other: DebugRegisters, twins: dict[Attachment, Attachment]) -> None:
+        """Set what ``other`` has set, with the twins of its attachments; what has none is not."""
+        for index, attachments in enumerate(other._slots):
+            self._slots[index] = tuple(twins[each] for each in attachments if each in twins)
+            self._settings[index] = other._settings[index] if self._slots[index] else None
+
     def clear(self) -> None:
         """All four free; ``apply`` then tells a thread."""
         self._slots = [()] * COUNT

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
+from dprobed.engine import protocol
 from dprobed.policy.match import Facts, Match, Tested
 from dprobed.policy.protected import KINDS, protection
 from dprobed.policy.rights import ALL, Right, words
@@ -53,6 +54,12 @@ class Limits:
     share: float | None = None
     hits: float | None = None
     action: Action = "throttle"
+
+    def as_limits(self, rule: str = "") -> protocol.Limits | None:
+        """As a tracer wants to hear it, of a rule; None: there are none."""
+        if self.share is None and self.hits is None:
+            return None
+        return protocol.Limits(self.share, self.hits, self.action == "remove", rule)
 
 
 @dataclass(frozen=True)
@@ -131,6 +138,11 @@ class Decision:
     def budget(self) -> Limits:
         """What all programs in it may spend."""
         return self.policy.budget if self.policy else Limits()
+
+    @property
+    def limits(self) -> protocol.Limits | None:
+        """That budget, as a tracer wants to hear it."""
+        return self.budget.as_limits(self.rule_text)
 
     @property
     def follow_forks(self) -> bool:

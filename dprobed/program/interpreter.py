@@ -1,12 +1,14 @@
 """The executor that defines the language: each probe's code becomes a Python function.
 
 The source that ``codegen`` writes for a probe does not depend on where the probe is nor on its
-record's numbers, so that a thousand probes with the same instructions are compiled once.
+record's numbers, so that a thousand probes with the same instructions are compiled once, and a
+program that is in many targets as well.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from copy import copy as shallow_copy
 from functools import lru_cache
 from types import CodeType
 from typing import Final
@@ -58,6 +60,13 @@ def _compiled(source: str) -> CodeType:
     return compile(source, "<probe program>", "exec")
 
 
+@lru_cache(maxsize=1024)
+def _code_of(unit: Unit, static: bool) -> tuple[CodeType, Mapping[int, str]]:
+    """A probe's code, and the names of the code offsets in it."""
+    emitter = Emitter(unit, emit, static)
+    return _compiled(emitter.source()), emitter.offsets
+
+
 class Executor:
     """Runs a program's probes on behalf of one target.
 
@@ -91,20 +100,26 @@ class Executor:
             probe.index: self._entry(probe) for probe in program.probes
         }
 
+    def copy(self, globals_: list[int]) -> Executor:
+        """The same program for another target, which begins with what the variables are now."""
+        # Not made anew: a facility that it names may be gone by now.
+        other = shallow_copy(self)
+        other.locals, other._globals = list(self.locals), globals_
+        other.entries = {probe.index: other._entry(probe) for probe in self.program.probes}
+        return other
+
     def source(self, probe: ProbeDefinition) -> str:
         """The Python source of a probe's function."""
-        return self._emitter(probe).source()
+        return Emitter(self._unit(probe), emit, self._static).source()
 
-    def _emitter(self, probe: ProbeDefinition) -> Emitter:
+    def _unit(self, probe: ProbeDefinition) -> Unit:
         program = self.program
-        unit = Unit(
+        return Unit(
             program.header, program.code, probe.entry, probe.ex_mask, probe.heap, self._numbers
         )
-        return Emitter(unit, emit, self._static)
 
     def _entry(self, probe: ProbeDefinition) -> Entry:
-        emitter = self._emitter(probe)
-        code = _compiled(emitter.source())
+        code, offsets = _code_of(self._unit(probe), self._static)
         names: dict[str, object] = {
             **_NAMES,
             "L": self.locals,
@@ -112,7 +127,7 @@ class Executor:
             "MAJ": self.program.header.major,
             "MNR": probe.minor,
             "gone": self._facility_gone,
-            **{name: offset for offset, name in emitter.offsets.items()},
+            **{name: offset for offset, name in offsets.items()},
         }
         exec(code, names)
         return names["run"]  # type: ignore[return-value]

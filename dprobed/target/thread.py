@@ -9,6 +9,8 @@ from dprobed.target.status import Stop
 
 if TYPE_CHECKING:
     from dprobed.engine.space import Site
+    from dprobed.engine.trap import TrapEngine
+    from dprobed.target.world import World
 
 
 class Thread:
@@ -38,13 +40,18 @@ class Thread:
         "tgid",
         "tid",
         "trap_mask",
+        "traps",
         "waits",
+        "world",
     )
 
     def __init__(self, tid: int, tgid: int, state: State) -> None:
         self.tid = tid
         self.tgid = tgid
         self.state = state
+        #: Whose it is, and who serves its hits.
+        self.world: World
+        self.traps: TrapEngine
         #: The signal of a signal-delivery-stop, to be delivered when the thread goes on.
         self.signal = 0
         #: That signal's siginfo, when a stop of another kind has come in between.
@@ -104,6 +111,10 @@ class Engine(Protocol):
 
     def new_image(self, thread: Thread) -> None:
         """``exec``: the process has a new address space."""
+        ...
+
+    def left_copy(self, pid: int) -> bool:
+        """Whether a process has a copy of the target's memory with our changes in it."""
         ...
 
     def forgotten(self, thread: Thread, stop: Stop) -> None:

@@ -2,8 +2,8 @@
 
 Rules:
 
-* One thread (of ours) owns ptrace. It waits for its tracees and for nothing else; a signal ends a
-  wait early, and ``attention`` then says that there is something to do.
+* One thread (of ours) owns ptrace. It waits for its tracees (``Tracees``) and for nothing else; a
+  signal ends a wait early, and ``attention`` then says that there is something to do.
 * Every stop goes through ``dispatch``: the table in ``lifecycle`` says the reaction, and the
   ``Engine`` above does what concerns probes. A reaction leaves the thread STOPPED with a *plan*
   (which signal it gets, whether it listens); ``go`` carries the plan out.
@@ -20,9 +20,9 @@ import errno
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from dprobed.target import memory, procfs, ptrace
 from dprobed.target.lifecycle import Reaction, State, react
@@ -30,6 +30,10 @@ from dprobed.target.ptrace import CS, ORIG_RAX, RAX, RIP, WALL, Gone, Registers
 from dprobed.target.ptrace import raw_waitpid as _waitpid
 from dprobed.target.status import Kind, Stop, decode
 from dprobed.target.thread import Engine, Thread
+from dprobed.target.tracees import Tracees
+
+if TYPE_CHECKING:
+    from dprobed.engine.trap import TrapEngine
 
 _CLONE_VM: Final = 0x100
 _CLONE_THREAD: Final = 0x10000
@@ -40,8 +44,6 @@ _STOP_PATIENCE: Final = 0.2
 _TICK: Final = 0.02
 _LENDER_PATIENCE: Final = 5.0
 _LENDER_PAUSE: Final = 0.01
-_ORPHAN_PATIENCE: Final = 2.0
-_ORPHAN_PAUSE: Final = 0.001
 #: Signals that an instruction raises about itself. They stay unblocked while a thread is borrowed:
 #: a blocked one would make the kernel reset its handler (force_sig_info_to_task).
 _SYNCHRONOUS: Final = sum(
@@ -61,24 +63,50 @@ _USER_CODE_32: Final = 0x23
 
 
 class World:
-    """The traced threads. ``pid`` is the target; its CLONE_VM children are here too."""
+    """The traced threads of one target; its CLONE_VM children are here too."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, tracees: Tracees) -> None:
         self.threads: dict[int, Thread] = {}
-        self.attention = False
+        self.tracees: Final = tracees
+        #: Serves the hits of these threads.
+        self.traps: TrapEngine
+        #: The main loop is to look after this target.
+        self.wants = False
+        #: A defect of ours in the handling of this target: its probes have to go.
+        self.failure: Exception | None = None
         self._engine = engine
         self._stopped = 0
-        #: First stops of children whose parent's event has not come yet.
-        self._early: dict[int, Stop] = {}
         self._expected: dict[int, bool] = {}
-        #: Processes that we wait for besides the target's: who is told of each of their stops.
-        self.others: dict[int, Callable[[Stop], None]] = {}
         #: The child that an injected ``clone`` has just made.
         self._born = 0
-        self.status = ctypes.c_int(0)
-        self.status_address: Final[int] = ctypes.addressof(self.status)
         self._registers = Registers()
         self._late: list[Thread] = []
+
+    def want(self) -> None:
+        """Have the main loop look after this target soon."""
+        self.wants = self.tracees.attention = True
+
+    def fail(self, error: Exception) -> None:
+        """Note a defect that showed itself while another target was looked after."""
+        self.failure = self.failure or error
+        self.want()
+
+    def add(self, thread: Thread) -> Thread:
+        """A thread of this target, new or handed over by another world."""
+        self.threads[thread.tid] = self.tracees.threads[thread.tid] = thread
+        thread.world, thread.traps = self, self.traps
+        return thread
+
+    def drop(self, tid: int) -> None:
+        """Not a thread of ours any more."""
+        if self.threads.pop(tid, None) is not None:
+            del self.tracees.threads[tid]
+        self._expected.pop(tid, None)
+
+    def hand_over(self, thread: Thread, heir: World) -> None:
+        """A child that is a target of its own from now on."""
+        self.drop(thread.tid)
+        heir.add(thread)
 
     # --- becoming and ceasing to be the tracer ---
 
@@ -101,7 +129,8 @@ class World:
                 except ptrace.PtraceError:
                     # A thread that a traced one just made is traced already.
                     if tid in self.threads or self._is_ours(tid):
-                        self.threads.setdefault(tid, Thread(tid, pid, State.RUNNING))
+                        if tid not in self.threads:
+                            self.add(Thread(tid, pid, State.RUNNING))
                         continue
                     # One that is ending cannot be traced (ptrace_attach: exit_state, EPERM).
                     if procfs.run_state(tid) in ("Z", "X", ""):
@@ -111,9 +140,21 @@ class World:
                         with self.stopped():
                             self.let_go()
                     raise
-                self.threads[tid] = Thread(tid, pid, State.RUNNING)
+                self.add(Thread(tid, pid, State.RUNNING))
         if not self.threads:
             raise Gone(pid)
+
+    def find_lost(self, pid: int) -> None:
+        """Threads and children that are traced but, by a defect of ours, not among the threads."""
+        early = self.tracees.early
+        for tid in procfs.threads(pid):
+            if tid not in self.tracees.threads and self._is_ours(tid):
+                known = early.pop(tid, None) is not None
+                self.add(Thread(tid, pid, State.STOPPED if known else State.RUNNING))
+        for child in procfs.children(pid):
+            stop = early.pop(child, None)
+            if stop is not None:
+                self.adopt_orphan(child, stop)
 
     def _is_ours(self, tid: int) -> bool:
         found = procfs.status(tid)
@@ -123,13 +164,13 @@ class World:
         """Detach from every stopped thread but those in ``vfork``; the world must be stopped."""
         for thread in list(self.threads.values()):
             if thread.state is State.ENDED:
-                del self.threads[thread.tid]
+                self.drop(thread.tid)
             elif thread.state in (State.STOPPED, State.HELD) and not thread.waits:
                 self.detach(thread)
 
     def detach(self, thread: Thread) -> None:
         """Detach from one stopped thread, and give it the signal that was on its way."""
-        self.threads.pop(thread.tid, None)
+        self.drop(thread.tid)
         thread.state = State.RUNNING
         try:
             if thread.siginfo is not None:
@@ -140,39 +181,10 @@ class World:
         except Gone:
             pass
 
-    # --- waiting ---
+    # --- reacting to stops ---
 
-    def wait(self) -> bool:
-        """Wait for one stop and dispatch it. False: a signal ended the wait, or nobody is left."""
-        tid = _waitpid(-1, self.status_address, WALL)
-        if tid <= 0:
-            if ctypes.get_errno() != errno.EINTR:  # ECHILD
-                self.threads.clear()
-            return False
-        self.dispatch(tid, self.status.value)
-        return True
-
-    def drain(self) -> None:
-        """Dispatch every stop that is there already."""
-        while self.threads:
-            tid = _waitpid(-1, self.status_address, WALL | os.WNOHANG)
-            if tid <= 0:
-                return
-            self.dispatch(tid, self.status.value)
-
-    def dispatch(self, tid: int, status: int) -> None:
-        """React to one wait status."""
-        stop = decode(status)
-        thread = self.threads.get(tid)
-        if thread is None:
-            if (other := self.others.get(tid)) is not None:
-                other(stop)
-            elif stop.kind in (Kind.EXITED, Kind.KILLED):
-                self._early.pop(tid, None)
-            elif stop.kind in (Kind.STOP, Kind.GROUP_STOP):
-                self._early[tid] = stop
-                self._adopt_orphans()
-            return
+    def dispatch(self, thread: Thread, stop: Stop) -> None:
+        """React to one stop."""
         reaction = react(thread.state, stop.kind)
         if stop.kind not in (Kind.EXITED, Kind.KILLED):
             thread.state = State.STOPPED
@@ -203,14 +215,14 @@ class World:
             case _:
                 thread.listen = False
         thread.busy = False
-        self.go(thread)
+        thread.world.go(thread)
 
     def _begin(self, thread: Thread, stop: Stop) -> None:
         thread.listen = stop.kind is Kind.GROUP_STOP
         self._engine.begin(thread, self._expected.pop(thread.tid, True))
         thread.busy = False
-        if thread.tid in self.threads:
-            self.go(thread)
+        if thread.tid in self.tracees.threads:
+            thread.world.go(thread)
 
     def _adopt(self, parent: Thread) -> None:
         try:
@@ -218,53 +230,36 @@ class World:
             shares, is_thread = self._clone_kind(parent)
         except Gone:
             return
-        if child in self.threads:
+        if child in self.tracees.threads:
             return  # found in /proc when we came
         if not is_thread and not self._is_ours(child):
             return  # killed, or let go as an orphan
         tgid = parent.tgid if is_thread else child
-        self.threads[child] = thread = Thread(child, tgid, State.STARTING)
+        thread = self.add(Thread(child, tgid, State.STARTING))
         self._expected[child] = shares
-        early = self._early.pop(child, None)
+        early = self.tracees.early.pop(child, None)
         if early is not None:
             thread.state = State.STOPPED
             self._begin(thread, early)
 
     def _forget(self, thread: Thread, stop: Stop) -> None:
-        self.threads.pop(thread.tid, None)
-        self._expected.pop(thread.tid, None)
+        self.drop(thread.tid)
         self._engine.forgotten(thread, stop)
-        self._adopt_orphans()
 
-    def _adopt_orphans(self, executing: int = 0) -> None:
-        """Children whose parent was killed before it could tell us of them.
+    def adopt_orphan(self, tid: int, stop: Stop) -> None:
+        """A child in its first stop, of which nobody will tell us any more."""
+        shares = self.shares_memory(tid)
+        thread = self.add(Thread(tid, tid, State.STOPPED))
+        self._expected[tid] = shares
+        self._begin(thread, stop)
 
-        ``executing``: a process whose other threads are gone, and with them what they had to tell.
-        """
-        if not self._early:
-            return
-        parents = {thread.tgid for thread in self.threads.values()} - {executing}
-        for tid, stop in list(self._early.items()):
-            found = procfs.status(tid)
-            if found is None or found.tgid != tid or procfs.parent(tid) in parents:
-                continue
-            del self._early[tid]
-            shares = any(procfs.shares_memory(each, tid) for each in self.threads)
-            self.threads[tid] = thread = Thread(tid, tid, State.STOPPED)
-            self._expected[tid] = shares
-            self._begin(thread, stop)
+    def shares_memory(self, pid: int) -> bool:
+        """Whether a process that is none of ours yet shares the target's memory."""
+        return any(procfs.shares_memory(each, pid) for each in self.threads)
 
-    def await_orphans(self) -> None:
-        """When the target has ended: children that it has just made are still to be let go."""
-        deadline = time.monotonic() + _ORPHAN_PATIENCE
-        while time.monotonic() < deadline:
-            tid = _waitpid(-1, self.status_address, WALL | os.WNOHANG)
-            if tid > 0:
-                self.dispatch(tid, self.status.value)
-            elif tid == 0:
-                time.sleep(_ORPHAN_PAUSE)
-            elif ctypes.get_errno() != errno.EINTR:
-                return
+    def left_copy(self, pid: int) -> bool:
+        """Whether a process has a copy of the target's memory, as far as our changes show it."""
+        return self._engine.left_copy(pid)
 
     def _clone_kind(self, parent: Thread) -> tuple[bool, bool]:
         """Whether the child shares its parent's memory, and whether it is a thread of it.
@@ -289,9 +284,8 @@ class World:
         """After ``exec`` the caller is its process's only thread and has the process's id."""
         for other in [t for t in self.threads.values() if t.tgid == thread.tgid]:
             if other.tid != thread.tid:
-                del self.threads[other.tid]
-                self._expected.pop(other.tid, None)
-        self._adopt_orphans(thread.tgid)
+                self.drop(other.tid)
+        self.tracees.adopt_orphans(thread.tgid)
         thread.signal = 0
         thread.siginfo = None
         thread.listen = thread.relisten = thread.held = thread.pinned = False
@@ -310,7 +304,7 @@ class World:
             return
         if thread.executed:
             status, thread.executed = thread.executed, 0
-            self.dispatch(thread.tid, status)
+            self.tracees.dispatch(thread.tid, status)
             return
         if thread.held or thread.pinned:
             thread.state = State.HELD
@@ -376,6 +370,7 @@ class World:
 
     def _stop_all(self) -> list[Thread]:
         asked: set[int] = set()
+        self.tracees.serve_noted(self)
         deadline = time.monotonic() + _STOP_PATIENCE
         previous = signal.getitimer(signal.ITIMER_REAL)
         signal.setitimer(signal.ITIMER_REAL, _TICK, _TICK)
@@ -392,7 +387,7 @@ class World:
                         waiting = True
                 if not waiting:
                     return []
-                if not self.wait():
+                if not self.tracees.wait(self):
                     late = self._unstoppable()
                     if late is not None and (not late or time.monotonic() > deadline):
                         return late
@@ -408,9 +403,10 @@ class World:
 
     def _take_status(self, tid: int) -> bool:
         """Dispatch what the kernel has to say of a thread; false when that is nothing."""
-        if _waitpid(tid, self.status_address, WALL | os.WNOHANG) != tid:
+        tracees = self.tracees
+        if _waitpid(tid, tracees.status_address, WALL | os.WNOHANG) != tid:
             return False
-        self.dispatch(tid, self.status.value)
+        tracees.dispatch(tid, tracees.status.value)
         return True
 
     def _unstoppable(self) -> list[Thread] | None:
@@ -522,19 +518,19 @@ class World:
     def _wait_for(self, thread: Thread) -> Stop:
         """The next stop of this thread; raises Gone when it ends instead."""
         while True:
-            tid = _waitpid(thread.tid, self.status_address, WALL)
+            tid = _waitpid(thread.tid, self.tracees.status_address, WALL)
             if tid == thread.tid:
                 break
             if tid < 0 and ctypes.get_errno() != errno.EINTR:
                 raise Gone(thread.tid)
-        stop = decode(self.status.value)
+        stop = decode(self.tracees.status.value)
         if stop.kind in (Kind.EXITED, Kind.KILLED):
-            self.threads.pop(thread.tid, None)
+            self.drop(thread.tid)
             self._engine.forgotten(thread, stop)
             raise Gone(thread.tid)
         if stop.kind is Kind.EXEC:
             # Another thread, which we could not stop, was in it: ``go`` follows it up.
-            thread.executed = self.status.value
+            thread.executed = self.tracees.status.value
             raise Gone(thread.tid)
         return stop
 
@@ -571,11 +567,11 @@ class World:
         tid, self._born = self._born, 0
         if not tid:
             return None
-        if self._early.pop(tid, None) is None:
-            while _waitpid(tid, self.status_address, WALL) < 0:
+        if self.tracees.early.pop(tid, None) is None:
+            while _waitpid(tid, self.tracees.status_address, WALL) < 0:
                 if ctypes.get_errno() != errno.EINTR:
                     return None
-            if decode(self.status.value).kind in (Kind.EXITED, Kind.KILLED):
+            if decode(self.tracees.status.value).kind in (Kind.EXITED, Kind.KILLED):
                 return None
         return Thread(tid, tid, State.STOPPED)
 
@@ -660,7 +656,7 @@ class World:
                 else:
                     yield thread
                     return
-            time.sleep(_LENDER_PAUSE)
+            self.tracees.pause(_LENDER_PAUSE)
 
 
 def _was_sent(info: bytes) -> bool:

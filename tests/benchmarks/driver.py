@@ -116,6 +116,7 @@ class Tracer:
         self._socket = ours
         self._unpacker = protocol.Unpacker()
         self._seq = 0
+        self._target = pid
         self.ask(protocol.Attach(seq=self._next(), pid=pid))
 
     def _next(self) -> int:
@@ -148,16 +149,22 @@ class Tracer:
         """Put in the program with this source text; ``facilities``: what it can end with."""
         bytecode = encode(assemble(source, "bench.rpn"))
         return self.ask(
-            protocol.Insert(seq=self._next(), program=1, bytecode=bytecode, facilities=facilities)
+            protocol.Insert(
+                seq=self._next(),
+                pid=self._target,
+                program=1,
+                bytecode=bytecode,
+                facilities=facilities,
+            )
         )
 
     def remove(self) -> protocol.Ok:
         """Take all programs out."""
-        return self.ask(protocol.Remove(seq=self._next()))
+        return self.ask(protocol.Remove(seq=self._next(), pid=self._target))
 
     def query(self) -> protocol.Ok:
         """The states and counters."""
-        return self.ask(protocol.Query(seq=self._next()))
+        return self.ask(protocol.Query(seq=self._next(), pid=self._target))
 
     def until_line(self, target: Target) -> str:
         """Take records until the target has printed a line; gives the line."""
@@ -180,7 +187,7 @@ class Tracer:
         trace: TracebackType | None,
     ) -> None:
         if kind is None:
-            self.ask(protocol.Detach(seq=self._next()))
+            self.ask(protocol.Detach(seq=self._next(), pid=self._target))
         self._socket.close()
         os.waitpid(self.pid, 0)
 

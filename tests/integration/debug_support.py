@@ -29,7 +29,7 @@ def when(register: str, value: int) -> str:
 
 def status(tracer: TracerProcess) -> protocol.DebuggerStatus:
     """What the tracer says of debugging."""
-    found = tracer.request(protocol.Query(tracer.next())).debugger
+    found = tracer.request(protocol.Query(tracer.next(), tracer.target)).debugger
     assert found is not None
     return found
 
@@ -53,7 +53,7 @@ def await_hold(tracer: TracerProcess) -> protocol.DebuggerStatus:
 
 def put(tracer: TracerProcess, source: str) -> int:
     """A program that may end with ``exit debugger``."""
-    number, probes = tracer.insert(source, debugger=DEBUGGER)
+    number, probes = tracer.insert(source, facilities={"debugger": DEBUGGER})
     assert probes and all(each.state == "active" for each in probes), probes
     return number
 

@@ -7,12 +7,15 @@ said or to end; nothing sleeps.
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import re
 import select
 import signal
 import socket
 import subprocess
+import sys
 import time
 import traceback
 from collections.abc import Iterable, Sequence
@@ -106,10 +109,13 @@ class TracerProcess:
     """A tracer in a process of its own; ``uid`` is whom it runs as."""
 
     def __init__(self, uid: int = 0) -> None:
+        #: The process that requests are about; the one that was attached to first.
+        self.target = 0
         self.sock, theirs = socket.socketpair()
         self.records: list[RawRecord] = []
         self.events: list[protocol.Event] = []
-        self.ended: protocol.Ended | None = None
+        self.ends: dict[int, protocol.Ended] = {}
+        self.forked: list[protocol.Forked] = []
         self.closed = False
         self._unpacker = protocol.Unpacker()
         self._answers: dict[int, protocol.Reply] = {}
@@ -127,6 +133,8 @@ class TracerProcess:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             os.closerange(3, sock.fileno())
             os.closerange(sock.fileno() + 1, 1024)
+            # The handlers that are there write to what was just closed.
+            logging.root.handlers = [logging.StreamHandler(sys.stderr)]
             if uid:
                 os.setgroups([])
                 os.setresgid(uid, uid, uid)
@@ -156,7 +164,9 @@ class TracerProcess:
                 case protocol.Records():
                     self.records += message.records
                 case protocol.Ended():
-                    self.ended = message
+                    self.ends[message.pid] = message
+                case protocol.Forked():
+                    self.forked.append(message)
                 case _:
                     self.events.append(message)
 
@@ -176,57 +186,95 @@ class TracerProcess:
         self._seq += 1
         return self._seq
 
-    def attach(self, pid: int) -> None:
-        """Begin to trace."""
-        self.request(protocol.Attach(self.next(), pid))
+    @property
+    def ended(self) -> protocol.Ended | None:
+        """The last message about the target."""
+        return self.ends.get(self.target)
 
-    def insert(self, source: str, **facilities: int) -> tuple[int, list[ProbeStatus]]:
+    def attach(self, pid: int, **options: bool | float | protocol.Limits) -> None:
+        """Begin to trace."""
+        self.target = self.target or pid
+        self.request(protocol.Attach(self.next(), pid, **options))  # type: ignore[arg-type]
+
+    def insert(
+        self,
+        source: str,
+        pid: int = 0,
+        *,
+        facilities: dict[str, int] | None = None,
+        budget: protocol.Limits | None = None,
+    ) -> tuple[int, list[ProbeStatus]]:
         """Put a program in: its number, and how its probes are."""
         self._program += 1
         bytecode = encode(assemble(source, "test.rpn"))
         answer = self.request(
-            protocol.Insert(self.next(), self._program, bytecode, facilities=facilities)
+            protocol.Insert(
+                self.next(),
+                pid or self.target,
+                self._program,
+                bytecode,
+                facilities=facilities or {},
+                budget=budget,
+            )
         )
         return self._program, answer.probes
 
-    def put(self, source: str) -> int:
+    def put(self, source: str, pid: int = 0) -> int:
         """Put a program in, all of whose probes must be active; its number."""
-        number, probes = self.insert(source)
+        number, probes = self.insert(source, pid)
         wrong = [(each.place, each.state, each.reason) for each in probes if each.state != "active"]
         assert probes and not wrong, wrong
         return number
 
-    def remove(self, program: int | None = None) -> list[ProbeStatus]:
+    def remove(self, program: int | None = None, pid: int = 0) -> list[ProbeStatus]:
         """Take a program out, or all."""
-        return self.request(protocol.Remove(self.next(), program)).probes
+        return self.request(protocol.Remove(self.next(), pid or self.target, program)).probes
 
-    def query(self, program: int) -> list[ProbeStatus]:
+    def query(self, program: int, pid: int = 0) -> list[ProbeStatus]:
         """The program's probes."""
-        answer = self.request(protocol.Query(self.next()))
+        answer = self.request(protocol.Query(self.next(), pid or self.target))
         return [each for each in answer.probes if each.program == program]
 
-    def hits(self, program: int) -> list[int]:
+    def hits(self, program: int, pid: int = 0) -> list[int]:
         """The hits of each probe of a program; none missed, all run."""
-        found = self.query(program)
+        found = self.query(program, pid)
         for each in found:
             assert (each.missed, each.dropped, each.ran) == (0, 0, each.hits), each
         return [each.hits for each in found]
 
-    def vars(self, program: int | None, reset: bool = False) -> list[int]:
+    def vars(self, program: int | None, reset: bool = False, pid: int = 0) -> list[int]:
         """Local variables of a program, or the globals."""
-        return self.request(protocol.Vars(self.next(), program=program, reset=reset)).words
+        request = protocol.Vars(self.next(), pid or self.target, program=program, reset=reset)
+        return self.request(request).words
+
+    def let_go(self, pid: int) -> protocol.Ended:
+        """Let one of several targets go."""
+        self.request(protocol.Detach(self.next(), pid))
+        return self.ends_of(pid)
+
+    def ends_of(self, pid: int) -> protocol.Ended:
+        """Wait until a target has ended; the last message about it."""
+        while pid not in self.ends:
+            assert not self.closed, "the tracer ended without a word"
+            self.receive()
+        return self.ends[pid]
 
     def detach(self) -> protocol.Ended:
-        """Ask it to end, and see it end."""
-        self.request(protocol.Detach(self.next()))
+        """Let the target go, and see the tracer end."""
+        self.request(protocol.Detach(self.next(), self.target))
         return self.wait()
 
     def close(self) -> None:
         """Close our side, as the daemon's death does."""
-        self.sock.shutdown(socket.SHUT_WR)
+        with contextlib.suppress(OSError):  # it has ended
+            self.sock.shutdown(socket.SHUT_WR)
 
     def wait(self) -> protocol.Ended:
-        """Wait for its end; its last message."""
+        """Wait for the target's end, and see the tracer end; its last message."""
+        while not self.closed and self.ended is None:
+            self.receive()
+        if not self.closed:
+            self.close()
         while not self.closed:
             self.receive()
         self.reap()

@@ -31,7 +31,7 @@ async def watch(
         said.append(event.text)
 
     supervisor = Supervisor(main)
-    tracer = await supervisor.start(1, note, uid=os.geteuid(), gid=os.getegid())
+    tracer = await supervisor.start(note, uid=os.geteuid(), gid=os.getegid())
     result = act(tracer)
     if asyncio.iscoroutine(result):
         await result
@@ -119,12 +119,12 @@ def test_a_request_is_answered_refused_or_has_nobody_to_answer() -> None:
                 sock.sendall(protocol.pack(answer))
 
     async def act(tracer: Tracer) -> None:
-        answer = await tracer.request(lambda seq: protocol.Vars(seq=seq))
+        answer = await tracer.request(lambda seq: protocol.Vars(seq=seq, pid=1))
         assert answer.words == [7]
         with pytest.raises(TracerRefused, match="no"):
-            await tracer.request(lambda seq: protocol.Vars(seq=seq))
+            await tracer.request(lambda seq: protocol.Vars(seq=seq, pid=1))
         with pytest.raises(TracerGone):
-            await tracer.request(lambda seq: protocol.Vars(seq=seq))
+            await tracer.request(lambda seq: protocol.Vars(seq=seq, pid=1))
 
     assert asyncio.run(watch(main, act)) == ([], "")
 

@@ -78,7 +78,7 @@ def test_without_a_debugger_it_goes_on_after_the_limit(
 ) -> None:
     target = start(debugged, "100", "2")
     tracer = trace()
-    tracer.request(protocol.Attach(tracer.next(), target.pid, hold_limit=0.2))
+    tracer.attach(target.pid, hold_limit=0.2)
     target.tracer = tracer
     put(tracer, holding(debugged, "probed", when("rdi", 50)))
     target.go()
@@ -92,10 +92,12 @@ def test_resume_lets_it_go(debugged: Path, start: Start, trace: Trace) -> None:
     target = start(debugged)
     tracer = trace(target)
     held_at_50(debugged, target, tracer)
-    assert tracer.request(protocol.Query(tracer.next())).suspended == []
+    assert tracer.request(protocol.Query(tracer.next(), tracer.target)).suspended == []
     with pytest.raises(RefusedError, match="not held"):
-        tracer.request(protocol.Resume(tracer.next(), 1))
-    assert tracer.request(protocol.Resume(tracer.next(), target.pid)).tids == [target.pid]
+        tracer.request(protocol.Resume(tracer.next(), tracer.target, 1))
+    assert tracer.request(protocol.Resume(tracer.next(), tracer.target, target.pid)).tids == [
+        target.pid
+    ]
     ends_well(target)
     assert [each.hits for each in tracer.wait().probes] == [100]
 
@@ -261,15 +263,15 @@ def test_suspended_stays_suspended(build_target: BuildTarget, start: Start, trac
     target.go()
     client = Client(await_hold(tracer).socket)
     client.ask(b"?")
-    suspended = tracer.request(protocol.Query(tracer.next())).suspended
+    suspended = tracer.request(protocol.Query(tracer.next(), tracer.target)).suspended
     assert len(suspended) == 2
     client.send(b"vCont;c")
     client.raw(b"\x03")
     assert client.answer().startswith(b"T02")
-    assert tracer.request(protocol.Query(tracer.next())).suspended == suspended
+    assert tracer.request(protocol.Query(tracer.next(), tracer.target)).suspended == suspended
     assert client.ask(b"D") == b"OK"
     client.close()
-    assert tracer.request(protocol.Resume(tracer.next())).tids == suspended
+    assert tracer.request(protocol.Resume(tracer.next(), tracer.target)).tids == suspended
     target.expect("OK")
     assert target.number("calls") == 4
 
@@ -348,7 +350,7 @@ def test_a_dump_of_a_held_process(
     tracer = trace(target)
     client = Client(held_at_50(debugged, target, tracer))
     client.ask(b"?")
-    dump = tracer.request(protocol.Dump(tracer.next())).dump
+    dump = tracer.request(protocol.Dump(tracer.next(), tracer.target)).dump
     assert dump is not None
     done = subprocess.run(
         ["gdb", "-nx", "-batch", "-ex", "backtrace", str(debugged), dump.path],
@@ -377,7 +379,7 @@ def test_a_second_debugger_is_turned_away(debugged: Path, start: Start, trace: T
     second.close()
     assert status(tracer).attached
     with pytest.raises(RefusedError, match="not held"):
-        tracer.request(protocol.Resume(tracer.next(), target.pid))
+        tracer.request(protocol.Resume(tracer.next(), tracer.target, target.pid))
     assert client.ask(b"D") == b"OK"
     client.close()
     ends_well(target)

@@ -193,7 +193,7 @@ def test_a_module_in_another_mount_namespace(
     daemon: Daemon, start: Start, build_target: BuildTarget, tmp_path: Path
 ) -> None:
     """The program is a file that does not exist where the daemon looks."""
-    binary = build_target("forks.c", "-pthread")
+    binary = build_target("threads.c", "-pthread")
     inside = tmp_path / "box"
     inside.mkdir()
     script = (
@@ -211,11 +211,13 @@ def test_a_module_in_another_mount_namespace(
     while len(found := [row for row in daemon.json("query") if row["type"] == "probe"]) < 2:
         pass
     target.go()
-    target.expect("stopped")
+    target.expect("running")
     assert {(row["program"], row["pid"], row["state"]) for row in found} == {
         ("named", target.pid, "active"),
         ("by_path", target.pid, "active"),
     }
+    target.go()
+    target.expect("stopped")
     target.finish()
 
 
@@ -274,6 +276,21 @@ def test_a_forked_child_is_found(daemon: Daemon, tmp_path: Path) -> None:
         target.say("y")
         found = probes(daemon)
         assert {pid: row["hits"] for pid, row in found.items()} == {child: 2, target.pid: 0}
+
+
+def test_children_have_it_from_their_first_instruction(daemon: Daemon, tmp_path: Path) -> None:
+    """However short they live: none is missed, and none of their hits."""
+    shutil.copy("/bin/dash", tmp_path / "dash")
+    daemon.json("insert", program(tmp_path), "--exe", tmp_path / "dash")
+    script = "while read -r word; do n=0; while [ $n -lt 50 ]; do (echo a); n=$((n+1)); done; done"
+    with subprocess.Popen(
+        [tmp_path / "dash", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as target:
+        until(daemon, lambda row: row["processes"] == 1)
+        output, _ = target.communicate(b"go\n", timeout=60)
+        assert output == b"a\n" * 50
+    row = until(daemon, lambda row: row["processes"] == 0)
+    assert (row["entered"], row["missed"], row["hits"], row["refused"]) == (51, 0, 50, {})
 
 
 def test_at_most_so_many_processes(hearing: Daemon, own_cat: Path, tmp_path: Path) -> None:

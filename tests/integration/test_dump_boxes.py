@@ -12,6 +12,7 @@ from dprobed.engine import protocol
 from tests.conftest import BuildTarget
 from tests.integration.conftest import Start, Trace
 from tests.integration.dump_support import PROGRAM, about, children, core_of, gdb
+from tests.integration.harness import TracerProcess
 
 USER = 61298
 
@@ -61,11 +62,11 @@ def test_boxes(
     target.tracer = tracer
     if how == "stopped":
         # No probe gets into such a process; a dump asks nothing of it.
-        core = Path(_dump(tracer.request, tracer.next()).path)
+        core = Path(_dump(tracer).path)
         assert "seccomp" in about(core)["why_stopped"]
         assert "in main (" in gdb(boxed, core, "backtrace")
     else:
-        tracer.insert(PROGRAM.format(module=boxed, passed=0), dump=3)
+        tracer.insert(PROGRAM.format(module=boxed, passed=0), facilities={"dump": 3})
         target.go()
         core = core_of(tracer)
         target.expect("stopped")
@@ -80,10 +81,9 @@ def test_boxes(
     target.finish()
 
 
-def _dump(request: object, number: int) -> protocol.DumpStatus:
-    assert callable(request)
-    found = request(protocol.Dump(number)).dump
-    assert isinstance(found, protocol.DumpStatus)
+def _dump(tracer: TracerProcess) -> protocol.DumpStatus:
+    found = tracer.request(protocol.Dump(tracer.next(), tracer.target)).dump
+    assert found is not None
     return found
 
 
@@ -91,7 +91,7 @@ def test_a_child_in_vfork(boxed: Path, folder: Path, start: Start, trace: Trace)
     """It is the child that is at the probe; the parent sleeps and cannot be borrowed."""
     target = start(boxed, "vfork")
     tracer = trace(target)
-    tracer.insert(PROGRAM.format(module=boxed, passed=0), dump=3)
+    tracer.insert(PROGRAM.format(module=boxed, passed=0), facilities={"dump": 3})
     target.go()
     core = core_of(tracer)
     target.expect("inside")
@@ -114,7 +114,7 @@ def test_another_pid_namespace(
     tracer = trace()
     tracer.attach(inside)
     target.tracer = tracer
-    core = Path(_dump(tracer.request, tracer.next()).path)
+    core = Path(_dump(tracer).path)
     assert about(core)["how"] == "snapshot"
     tracer.detach()
     assert children(inside) == []

@@ -44,7 +44,7 @@ def live(target: Target, tracer: TracerProcess, program: object) -> None:
     tracer.query(number)
     tracer.remove(watched)
     tracer.remove(number)
-    tracer.request(protocol.Detach(tracer.next()))
+    tracer.request(protocol.Detach(tracer.next(), tracer.target))
 
 
 @pytest.mark.parametrize("name", ["engine_loop.c", "threads.c"])

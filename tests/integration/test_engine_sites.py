@@ -117,7 +117,7 @@ def test_a_signal_does_not_show_in_the_flags_that_a_probed_instruction_saves(
     target.go()
     await_suspended(tracer)
     os.kill(target.pid, signal.SIGUSR1)
-    tracer.request(protocol.Resume(tracer.next()))
+    tracer.request(protocol.Resume(tracer.next(), tracer.target))
     target.expect("stopped")
     assert tracer.hits(number) == [1]
     tracer.detach()
@@ -144,7 +144,7 @@ def test_probes_are_taken_from_under_a_suspended_thread(
     tracer.remove(number)
     again, probes = tracer.insert(counting(program, "after_single"))
     assert [each.state for each in probes] == [State.ACTIVE]
-    assert tracer.request(protocol.Resume(tracer.next())).tids == [target.pid]
+    assert tracer.request(protocol.Resume(tracer.next(), tracer.target)).tids == [target.pid]
     target.expect("single")
     assert tracer.hits(again) == [10]
     tracer.detach()
@@ -230,10 +230,10 @@ def test_signals_while_a_site_comes_and_goes_under_a_waiting_system_call(
     source = counting(program, "slot_read_syscall")
     for _ in range(300):
         put, remove = tracer.next(), tracer.next()
-        insert = protocol.Insert(put, put, encode(assemble(source, "test.rpn")))
+        insert = protocol.Insert(put, target.pid, put, encode(assemble(source, "test.rpn")))
         tracer.sock.sendall(protocol.pack(insert))
         os.kill(target.pid, signal.SIGUSR1)
-        tracer.sock.sendall(protocol.pack(protocol.Remove(remove, put)))
+        tracer.sock.sendall(protocol.pack(protocol.Remove(remove, target.pid, put)))
         target.expect("handled")
     target.go()
     target.expect("stopped")

@@ -33,10 +33,11 @@ def test_no_stop_and_no_continuation_is_lost(build_target: BuildTarget, start: S
     bytecode = encode(assemble(counting(program, "probed"), "test.rpn"))
     for delay in range(80):
         tracer = TracerProcess()
+        tracer.target = target.pid
         requests: list[protocol.Request] = [
             protocol.Attach(1, target.pid),
-            protocol.Insert(2, 1, bytecode),
-            protocol.Detach(3),
+            protocol.Insert(2, target.pid, 1, bytecode),
+            protocol.Detach(3, target.pid),
         ]
         tracer.sock.sendall(b"".join(map(protocol.pack, requests)))
         until = time.monotonic() + delay * 0.0003

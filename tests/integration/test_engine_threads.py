@@ -187,7 +187,7 @@ def test_a_stop_that_meets_vfork_itself(
 def request(tracer: TracerProcess, source: str) -> None:
     """Send an insertion without waiting for its answer."""
     bytecode = encode(assemble(source, "test.rpn"))
-    tracer.sock.sendall(protocol.pack(protocol.Insert(tracer.next(), 99, bytecode)))
+    tracer.sock.sendall(protocol.pack(protocol.Insert(tracer.next(), tracer.target, 99, bytecode)))
 
 
 def test_a_kill_while_probes_go_in_is_the_end_of_it(

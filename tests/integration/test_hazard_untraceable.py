@@ -309,7 +309,7 @@ def test_detaching_while_the_parent_is_asleep_in_vfork(
     tracer.put(counting(public, "probed"))
     target.go()
     target.expect("inside")
-    tracer.sock.sendall(protocol.pack(protocol.Detach(tracer.next())))
+    tracer.sock.sendall(protocol.pack(protocol.Detach(tracer.next(), tracer.target)))
     target.go()
     target.expect("stopped")
     assert tracer.wait().how == "detached"

@@ -356,7 +356,7 @@ def proc_ids(pid: int, tid: int) -> dict[str, list[int]]:
 def suspended(lab: Lab) -> list[int]:
     """The threads that are held, once there is one."""
     while True:
-        held = lab.tracer.request(protocol.Query(lab.tracer.next())).suspended
+        held = lab.tracer.request(protocol.Query(lab.tracer.next(), lab.tracer.target)).suspended
         if held:
             return held
 
@@ -374,7 +374,7 @@ def test_who_and_where_a_thread_is(lab: Lab) -> None:
     end = time.monotonic_ns()
     ids = proc_ids(lab.target.pid, tid)
     comm = Path(f"/proc/{lab.target.pid}/task/{tid}/comm").read_bytes().rstrip(b"\n")
-    lab.tracer.request(protocol.Resume(lab.tracer.next(), tid))
+    lab.tracer.request(protocol.Resume(lab.tracer.next(), lab.tracer.target, tid))
     lab.target.expect("thread done")
     (record,) = lab.records(number)
     *logged, low, high = words(record)
@@ -517,12 +517,12 @@ def test_logonfault(lab: Lab, keep: bool) -> None:
 def test_exits(lab: Lab) -> None:
     source = lab.source("push 3\nlog 1\nexit {}", "hook", "", "")
     for name, facilities, number in (("7", {}, 7), ("dump", {"dump": 2}, 2)):
-        program, _ = lab.tracer.insert(source.format(name), **facilities)
+        program, _ = lab.tracer.insert(source.format(name), facilities=facilities)
         lab.command("h")
         (record,) = lab.records(program)
         assert (record.exit, words(record)) == (number, [3])
     with pytest.raises(RefusedError, match=r"no facility is called `nobody`.*there are: dump"):
-        lab.tracer.insert(source.format("nobody"), dump=2)
+        lab.tracer.insert(source.format("nobody"), facilities={"dump": 2})
     assert lab.command("h") == {"hook": 1}
 
 
@@ -637,7 +637,9 @@ def test_a_group_and_its_types(lab: Lab) -> None:
         for minor, (group, kind) in enumerate([(1, 1), (1, 2), (2, 1), (2, 2)], 1)
     )
     part = select(assemble(source, "x.rpn"), frozenset({2}), frozenset({1}))
-    answer = lab.tracer.request(protocol.Insert(lab.tracer.next(), 50, encode(part)))
+    answer = lab.tracer.request(
+        protocol.Insert(lab.tracer.next(), lab.tracer.target, 50, encode(part))
+    )
     assert [each.probe for each in answer.probes] == [2]
     lab.command("h")
     (record,) = lab.records(50)
@@ -703,7 +705,7 @@ def test_a_watch_can_suspend_and_remove_itself(lab: Lab) -> None:
     (tid,) = suspended(lab)
     assert tid != lab.target.pid
     assert lab.command("h") == {"hook": 1}
-    lab.tracer.request(protocol.Resume(lab.tracer.next()))
+    lab.tracer.request(protocol.Resume(lab.tracer.next(), lab.tracer.target))
     lab.target.expect("thread done")
     assert (lab.status(number).state, lab.status(number).hits) == (State.REMOVED, 1)
     assert [(record.exit, words(record)) for record in lab.records(number)] == [(REM, [4])]

@@ -561,7 +561,7 @@ budget = {{ {limit}, over = "remove" }}
 
 @pytest.mark.parametrize(
     ("limit", "text"),
-    [("hits_per_second = 100", "hits a second, 100 allowed"), ('share = "1%"', "time, 1% allowed")],
+    [("hits_per_second = 100", "100 hits a second"), ('share = "1%"', "1 % of the time")],
 )
 def test_what_is_over_its_budget_goes_out(place: Place, limit: str, text: str) -> None:
     rule = place.write(BUDGET.format(limit=limit))
@@ -571,24 +571,71 @@ def test_what_is_over_its_budget_goes_out(place: Place, limit: str, text: str) -
         attach(peer, pid)
         assert insert(peer, pid, quiet, loud)["type"] == "inserted"
         change = report(peer, "state")["probes"][0]
-        assert (change["program"], change["state"]) == ("loud", "removed")
+        assert (change["program"], change["state"]) == ("loud", "disabled")
         assert change["hits"] > 0
-        assert change["reason"].startswith("over budget: ")
-        assert text in change["reason"]
-        assert change["reason"].endswith(f": policy frugal ({rule}:2)")
-        left = answer(peer, {"type": "programs", "id": 3})["programs"]
-        assert [each["program"] for each in left] == ["quiet"]
+        reason = f"over the budget of process {pid}: {text} (policy frugal ({rule}:2))"
+        assert change["reason"] == reason
+        rows = answer(peer, {"type": "query", "id": 3})["probes"]
+        assert [(each["program"], each["state"]) for each in rows] == [
+            ("quiet", "active"),
+            ("loud", "disabled"),
+        ]
 
 
-def test_what_a_policy_applies_has_a_budget_of_its_own(place: Place) -> None:
+@pytest.mark.parametrize(("over", "state"), [("remove", "disabled"), ("throttle", "throttled")])
+def test_what_a_policy_applies_has_a_budget_of_its_own(place: Place, over: str, state: str) -> None:
     program(place.policies, "name = libc.so.6\noffset = write\nabort\n", "loud")
     word = place.folder.name
     place.write(
         f'[[policy]]\nname = "p"\nmatch.environment.DPROBE_APPLY = "{word}"\n'
-        'apply = { programs = "loud.rpn", hits_per_second = 100 }\nbudget.over = "remove"\n'
+        'apply = { programs = "loud.rpn", hits_per_second = 100 }\n'
+        f'budget.over = "{over}"\n'
     )
     with busy(env={**os.environ, "DPROBE_APPLY": word}) as pid, place.daemon() as daemon:
-        row = until(daemon, lambda row: str(pid) in row["refusals"])
-        assert "100 allowed: policy p" in row["refusals"][str(pid)]
-        assert (row["entered"], row["processes"], row["hits"] > 0) == (1, 0, True)
-        assert not is_traced_by(daemon, pid)
+        until(daemon, lambda row: row["hits"] > 0)
+        state_now = "active"
+        while state_now == "active":
+            (probe,) = (e for e in daemon.json("query", "--pid", pid) if e["type"] == "probe")
+            state_now = probe["state"]
+        assert (probe["pid"], state_now) == (pid, state)
+        assert probe["reason"] == "over the budget of loud: 100 hits a second"
+
+
+def test_policies_that_are_read_anew_change_the_budget(place: Place) -> None:
+    place.write(BUDGET.format(limit="hits_per_second = 1000000000"))
+    with place.daemon() as daemon, busy(user=NOBODY, group=NOBODY) as pid, asking(daemon) as peer:
+        attach(peer, pid)
+        loud = upload("name = libc.so.6\noffset = write\nabort\n", "loud")
+        assert insert(peer, pid, loud)["type"] == "inserted"
+        place.write(BUDGET.format(limit="hits_per_second = 100"))
+        assert daemon.dprobe("policy", "reload").returncode == 0
+        change = report(peer, "state")["probes"][0]
+        assert (change["program"], change["state"]) == ("loud", "disabled")
+
+
+def test_a_child_that_is_followed_is_decided_about_by_itself(place: Place) -> None:
+    rule = place.write(
+        '[[policy]]\nname = "p"\nmatch = { exe = "dash", parent = "dash" }\nrights.self = "deny"\n'
+    )
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    command = ["dash", "-c", "read a; (read b; echo child); echo parent"]
+    with (
+        place.daemon() as daemon,
+        subprocess.Popen(command, user=NOBODY, group=NOBODY, **pipes) as target,
+        asking(daemon) as peer,
+    ):
+        assert target.stdin is not None
+        assert target.stdout is not None
+        answer(peer, {"type": "attach", "id": 1, "pid": target.pid, "follow_forks": True})
+        assert insert(peer, target.pid)["type"] == "inserted"
+        target.stdin.write(b"go\n")
+        target.stdin.flush()
+        child = report(peer, "forked")["pid"]
+        while (change := report(peer, "state"))["probes"][0]["state"] != "removed":
+            pass
+        assert change["pid"] == child
+        assert f"policy p ({rule}:1) gives nothing" in change["probes"][0]["reason"]
+        target.stdin.write(b"go\n")
+        target.stdin.flush()
+        assert target.stdout.read() == b"child\nparent\n"
+        assert target.wait(20) == 0

@@ -284,6 +284,10 @@ def test_selections() -> None:
             "already traced by gdb",
         ),
         ("process 7 (x) is a 32-bit program: only x86-64 …", "a 32-bit program"),
+        (
+            "its child 21360 (sh) shares its memory (vfork or CLONE_VM) and would run into",
+            "its child sh shares its memory (vfork or CLONE_VM) and would run into",
+        ),
         ("over the limit (3)", "over the limit (3)"),
     ],
 )

@@ -26,24 +26,26 @@ RECORD = protocol.RawRecord(
 REQUESTS: list[protocol.Request] = [
     protocol.Attach(1, 1234),
     protocol.Attach(1, 1234, launch=True),
-    protocol.Insert(2, 5, b"bytecode", check_opcode=False, facilities={"mine": 9}),
-    protocol.Remove(3, 5),
-    protocol.Remove(3),
-    protocol.Query(4),
-    protocol.Vars(5, 5, 2, 7, reset=True),
-    protocol.Vars(5),
-    protocol.Resume(6, 1235),
-    protocol.Resume(6),
-    protocol.Detach(7),
+    protocol.Attach(1, 1234, follow_forks=True),
+    protocol.Insert(2, 1234, 5, b"bytecode", check_opcode=False, facilities={"mine": 9}),
+    protocol.Remove(3, 1234, 5),
+    protocol.Remove(3, 1234),
+    protocol.Query(4, 1234),
+    protocol.Vars(5, 1234, 5, 2, 7, reset=True),
+    protocol.Vars(5, 1234),
+    protocol.Resume(6, 1234, 1235),
+    protocol.Resume(6, 1234),
+    protocol.Detach(7, 1234),
 ]
 ANSWERS: list[protocol.Reply | protocol.Event] = [
     protocol.Ok(1, [STATUS], [1, (1 << 64) - 1], [1234], [1235], 99),
     protocol.Refused(2, "process 1 is gone"),
     protocol.Records([RECORD, RECORD]),
-    protocol.Places({3: ("/bin/x", "f+0x0")}),
-    protocol.Changed([STATUS]),
+    protocol.Places({3: protocol.Place(1234, "/bin/x", "f+0x0")}),
+    protocol.Changed(1234, [STATUS]),
     protocol.TargetEvent("exec", 1, 2, "process 1 runs a new program"),
-    protocol.Ended("killed", 9, [STATUS], 1),
+    protocol.Forked(1235, 1234, [STATUS]),
+    protocol.Ended(1234, "killed", 9, [STATUS], 1),
 ]
 
 

@@ -114,7 +114,7 @@ def test_a_full_batch_does_not_wait(wire: Wire) -> None:
 
 def test_other_messages_come_after_the_records_before_them(wire: Wire) -> None:
     probe = make_probe()
-    wire.reporter.place(0, "/bin/x", "f+0x0")
+    assert wire.reporter.place(protocol.Place(1, "/bin/x", "f+0x0")) == 0
     wire.reporter.add(probe, record(probe, 1))
     wire.reporter.send(protocol.Ok(1))
     kinds = [type(message).__name__ for message in wire.daemon.messages()]

@@ -64,7 +64,7 @@ def child() -> Iterator[Child]:
 
 @pytest.fixture
 def space(child: Child) -> Iterator[Space]:
-    made = Space(child.pid, child.pid)
+    made = Space(child.pid, Memory(child.pid))
     made.areas.append(Area(child.slots, PAGE))
     yield made
     made.close()
@@ -138,7 +138,7 @@ def test_a_process_that_is_gone() -> None:
     with pytest.raises(Gone):
         Space._gaps(pid, 0x40_0000, 0x40_0000, PAGE)
     with pytest.raises(OSError, match="No such"):
-        Space(pid, pid)
+        Memory(pid)
 
 
 def test_text_is_shown_as_it_is_without_us(child: Child, space: Space) -> None:

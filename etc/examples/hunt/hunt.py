@@ -223,6 +223,8 @@ def main() -> int:
     except (HuntError, subprocess.TimeoutExpired, OSError) as error:
         print(f"hunt: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 

@@ -1,0 +1,198 @@
+"""All traced threads of one tracer process, whosever they are, and what the kernel says of them.
+
+The kernel tells of all tracees through one ``waitpid``. What it says goes to the thread's own
+``World``, with two exceptions that keep the targets of a tracer apart:
+
+* While one target is waited for (its world is being stopped), stops of *other* targets are not
+  reacted to from within: a plain hit is served, because that stops nobody; everything else is noted
+  and dispatched by the main loop right after. So no work on a target begins inside that on another.
+* A child can make its first stop before its parent's event says whose it is (``early``), and its
+  parent may be killed before it says so. Such an orphan is known by the copy of our changes that it
+  has in its memory, also for a while after its parent's end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from dprobed.target import procfs, ptrace
+from dprobed.target.ptrace import WALL, Gone
+from dprobed.target.ptrace import raw_waitpid as _waitpid
+from dprobed.target.status import TRAP_STATUS, Kind, Stop, decode
+from dprobed.target.thread import Thread
+
+if TYPE_CHECKING:
+    from dprobed.target.world import World
+
+#: Seconds within which a child's first stop comes after its parent's end.
+ORPHAN_PATIENCE: Final = 2.0
+_PAUSE: Final = 0.001
+
+
+class Tracees:
+    """One for each tracer process."""
+
+    def __init__(self) -> None:
+        self.threads: dict[int, Thread] = {}
+        #: Something waits to be done in the main loop.
+        self.attention = False
+        self.status = ctypes.c_int(0)
+        self.status_address: Final[int] = ctypes.addressof(self.status)
+        #: Those of the targets, and of targets that ended while a child of theirs may still come.
+        self.worlds: list[World] = []
+        #: Processes that we wait for besides the targets': who is told of each of their stops.
+        self.others: dict[int, Callable[[Stop], None]] = {}
+        #: First stops of children whose parent's event has not come yet.
+        self.early: dict[int, Stop] = {}
+        #: Whose work is being done: a defect is that target's.
+        self.blamed: World | None = None
+        #: Serves a SIGTRAP stop that is a plain hit; false: it is not, nothing was done.
+        self.serve_hit: Callable[[Thread, int], bool] = lambda thread, now: False
+        self._noted: deque[tuple[int, int]] = deque()
+
+    # --- waiting ---
+
+    def wait(self, world: World) -> bool:
+        """Wait for one stop, on behalf of ``world``. False: a signal ended the wait, or nobody is
+        left."""
+        tid = _waitpid(-1, self.status_address, WALL)
+        if tid <= 0:
+            self._nobody()
+            return False
+        self._sort(tid, self.status.value, world)
+        return True
+
+    def pause(self, seconds: float) -> None:
+        """Wait that long; meanwhile nothing but plain hits is served."""
+        deadline = time.monotonic() + seconds
+        while True:
+            tid = _waitpid(-1, self.status_address, WALL | os.WNOHANG)
+            if tid > 0:
+                self._sort(tid, self.status.value, None)
+            elif time.monotonic() >= deadline:
+                return
+            else:
+                time.sleep(_PAUSE)
+
+    def drain(self) -> None:
+        """Dispatch every stop that is there already."""
+        self.serve_noted()
+        while self.threads:
+            tid = _waitpid(-1, self.status_address, WALL | os.WNOHANG)
+            if tid <= 0:
+                if tid < 0:
+                    self._nobody()
+                return
+            self.dispatch(tid, self.status.value)
+
+    def _nobody(self) -> None:
+        if ctypes.get_errno() != errno.EINTR:  # ECHILD
+            for thread in list(self.threads.values()):
+                thread.world.drop(thread.tid)
+            self.attention = True
+
+    def _sort(self, tid: int, status: int, world: World | None) -> None:
+        """React to a stop if it is of ``world`` or a plain hit; else note it."""
+        thread = self.threads.get(tid)
+        if thread is None or thread.world is world:
+            self.dispatch(tid, status)
+            return
+        if status == TRAP_STATUS:
+            before = self.blamed
+            try:
+                if self.serve_hit(thread, time.monotonic_ns()):
+                    return
+            except Exception as error:
+                # Not the fault of whom we wait for.
+                self.blamed = before
+                thread.world.fail(error)
+                return
+        self._noted.append((tid, status))
+        self.attention = True
+
+    def serve_noted(self, world: World | None = None) -> None:
+        """Dispatch what was noted: all of it, or what is of ``world``."""
+        for _ in range(len(self._noted)):
+            tid, status = self._noted.popleft()
+            thread = self.threads.get(tid)
+            if world is None or (thread is not None and thread.world is world):
+                self.dispatch(tid, status)
+            else:
+                self._noted.append((tid, status))
+
+    @property
+    def has_noted(self) -> bool:
+        """Whether ``serve_noted`` has something to do."""
+        return bool(self._noted)
+
+    def dispatch(self, tid: int, status: int) -> None:
+        """Give one wait status to whom it concerns."""
+        thread = self.threads.get(tid)
+        if thread is not None:
+            before, self.blamed = self.blamed, thread.world
+            thread.world.dispatch(thread, decode(status))
+            self.blamed = before
+            return
+        stop = decode(status)
+        if (other := self.others.get(tid)) is not None:
+            other(stop)
+        elif stop.kind in (Kind.EXITED, Kind.KILLED):
+            self.early.pop(tid, None)
+        elif stop.kind in (Kind.STOP, Kind.GROUP_STOP):
+            self.early[tid] = stop
+            self.attention = True
+
+    # --- children without a parent ---
+
+    def adopt_orphans(self, executing: int = 0) -> None:
+        """Children whose parent was killed before it could tell us of them.
+
+        ``executing``: a process whose other threads are gone, and with them what they had to tell.
+        """
+        if not self.early:
+            return
+        parents = {thread.tgid for thread in self.threads.values()} - {executing}
+        for tid, stop in list(self.early.items()):
+            found = procfs.status(tid)
+            parent = procfs.parent(tid)
+            if found is None or found.tgid != tid or parent in parents:
+                continue
+            if executing and parent != executing:
+                continue
+            del self.early[tid]
+            world = self._origin(tid)
+            if world is None:
+                # Nothing of ours is in it.
+                with contextlib.suppress(Gone):
+                    ptrace.detach(tid)
+                continue
+            before, self.blamed = self.blamed, world
+            world.adopt_orphan(tid, stop)
+            self.blamed = before
+
+    def _origin(self, tid: int) -> World | None:
+        """Whose child an orphan is: whose memory it shares, or has a copy of."""
+        for world in self.worlds:
+            if world.shares_memory(tid):
+                return world
+        return next((world for world in self.worlds if world.left_copy(tid)), None)
+
+    def await_orphans(self) -> None:
+        """When the targets have ended: children that they have just made are to be let go."""
+        deadline = time.monotonic() + ORPHAN_PATIENCE
+        while time.monotonic() < deadline:
+            tid = _waitpid(-1, self.status_address, WALL | os.WNOHANG)
+            if tid > 0:
+                self.dispatch(tid, self.status.value)
+                self.adopt_orphans()
+            elif tid == 0:
+                time.sleep(_PAUSE)
+            elif ctypes.get_errno() != errno.EINTR:
+                return
