@@ -19,7 +19,7 @@ from dprobed.debugger.invitation import Debugger, Host
 from dprobed.engine import protocol
 from dprobed.engine.follow import Follower
 from dprobed.engine.probe import Attachment
-from dprobed.engine.programs import Programs, RequestError
+from dprobed.engine.programs import Programs, RequestError, Variables
 from dprobed.engine.reporter import Reporter
 from dprobed.engine.sigtrap import Sigtrap
 from dprobed.engine.snapshot import FACILITY as DUMP
@@ -78,6 +78,8 @@ class TracedProcess:
         self._resume = False
         self._incomplete = False
         self._given_up = False
+        #: The variables of the programs when a child was made that has not begun yet.
+        self._at_fork: dict[int, Variables] = {}
         #: Called when it has been let go, once that was asked for.
         self._leaving: Callable[[], None] | None = None
         self.engine.retire = self._note_retired
@@ -261,6 +263,11 @@ class TracedProcess:
         self.engine.deliver(thread)
         self.debugger.signalled(thread)
 
+    def forked(self, child: int) -> None:
+        """What the child begins with is what there is now, whenever its first stop comes."""
+        if self._follow_forks:
+            self._at_fork[child] = self.programs.variables_now()
+
     def begin(self, thread: Thread, shares_memory: bool) -> None:
         """A new thread joins; a forked process is followed, or let go without our changes."""
         if shares_memory:
@@ -296,8 +303,13 @@ class TracedProcess:
         try:
             if space is not None:
                 child.engine.space = space
-            child.programs.take_over(self.programs, space)
+            variables = self._at_fork.pop(thread.tid, None) or self.programs.variables_now()
+            child.programs.take_over(self.programs, variables)
+            self._common.reporter.send(
+                protocol.Forked(child.pid, self.pid, child.programs.statuses())
+            )
             if space is not None:
+                child.programs.take_over_space(self.programs, space)
                 child.begin_copied(thread, self.engine.sigtrap)
                 if self.world.is_stopped:
                     child.complete_later()
@@ -307,7 +319,6 @@ class TracedProcess:
             # It stays where it is until our changes are out of it.
             thread.pinned = True
             child.world.fail(error)
-        self._common.reporter.send(protocol.Forked(child.pid, self.pid, child.programs.statuses()))
         return child
 
     def begin_copied(self, thread: Thread, sigtrap: Sigtrap) -> None:
@@ -377,6 +388,7 @@ class TracedProcess:
 
     def forgotten(self, thread: Thread, stop: Stop) -> None:
         """A thread ended; with the last one, the target."""
+        self._at_fork.pop(thread.tid, None)
         self.debugger.forgotten(thread)
         if thread.tid == self.pid:
             self._end_status = ("exited" if stop.kind is Kind.EXITED else "killed", stop.value)
