@@ -270,6 +270,8 @@ class TracedProcess:
 
     def begin(self, thread: Thread, shares_memory: bool) -> None:
         """A new thread joins; a forked process is followed, or let go without our changes."""
+        if self.end is not None:
+            self.world.want()  # there was nothing to wait for but this
         if shares_memory:
             self.engine.begin(thread)
             return
@@ -400,10 +402,17 @@ class TracedProcess:
 
     @property
     def is_over(self) -> bool:
-        """Whether it has ended, and a core of it is not being written any more."""
-        if self.end is None and not self.world.threads:
+        """Whether it has ended, a core of it is not being written any more, and all children that
+        it told of have begun."""
+        threads = self.world.threads.values()
+        if self.end is None and not threads:
             self.end = self._end_status
-        return self.end is not None and self._leaving is None and not self._dumps.busy
+        return (
+            self.end is not None
+            and self._leaving is None
+            and not self._dumps.busy
+            and not any(thread.state is State.STARTING for thread in threads)
+        )
 
     def leave_when_idle(self, then: Callable[[], None]) -> None:
         """Let the target go as soon as no core is being written and all threads can be."""
