@@ -239,6 +239,8 @@ class World:
         tgid = parent.tgid if is_thread else child
         thread = self.add(Thread(child, tgid, State.STARTING))
         self._expected[child] = shares
+        if not shares:
+            self._engine.forked(child)
         early = self.tracees.early.pop(child, None)
         if early is not None:
             thread.state = State.STOPPED
