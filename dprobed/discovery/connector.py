@@ -100,20 +100,23 @@ class Connector:
                 self._sink.on_event(*event)
 
 
-def event_of(data: bytes) -> tuple[Kind, int] | None:
-    """What a datagram says of a process; None: it is about a thread, or something else."""
+def event_of(data: bytes) -> tuple[Kind, int, int] | None:
+    """What a datagram says of a process: what happened, to which, and who forked it (else 0).
+
+    None: it is about a thread, or something else.
+    """
     if len(data) < _EVENT_AT + _EVENT.size:
         return None
     what, _, _, one, two, three, four = _EVENT.unpack_from(data, _EVENT_AT)
     if what == _FORK:  # parent's thread, parent, child's thread, child
-        return (Kind.FORK, four) if three == four else None
+        return (Kind.FORK, four, two) if three == four else None
     if what == _EXEC:  # By whichever thread: it is the leading one afterwards.
-        return Kind.EXEC, two
+        return Kind.EXEC, two, 0
     if one != two:
         return None
     if what == _EXIT:
-        return Kind.EXIT, two
-    return (Kind.UID, two) if what == _UID else None
+        return Kind.EXIT, two, 0
+    return (Kind.UID, two, 0) if what == _UID else None
 
 
 def _asked(sock: socket.socket, wanted: bytes) -> bool:
