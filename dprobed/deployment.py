@@ -17,6 +17,7 @@ from typing import Final
 from dprobed.control import messages
 from dprobed.discovery.selection import Selector
 from dprobed.instance import Client, Entry
+from dprobed.policy.rights import needs
 from dprobed.program import Program
 
 #: Reasons that are counted each by itself; the rest is counted as one.
@@ -46,12 +47,15 @@ class Deployment:
         self.number = number
         self.upload = upload
         self.program = program
+        self.needs = needs(program)
         self.selector = selector
         self.owner = None if request.keep else client
         self.kept = request.keep
         self.limit = request.limit
         self.check_opcode = request.check_opcode
         self.pid, self.uid, self.gid = client.pid, client.uid, client.gid
+        #: For how long it is in each process; None: without an end.
+        self.seconds: float | None = None
         #: It was taken out: whoever is about to put it into a process must not.
         self.over = False
         self.instances: dict[int, Entry] = {}
@@ -175,6 +179,10 @@ class Deployment:
                 # Its tracer died in it: whatever is left there is not to be built on.
                 self.refuse(message.pid, message.reason)
                 self.excluded.add(message.pid)
+        elif isinstance(message, messages.StateChange):
+            entry = self.instances.get(message.pid)
+            if entry is not None and entry.number not in entry.target.entries:
+                self.leave(message.pid)  # A policy does not allow it there any longer.
         if self.owner is not None:
             self.owner.tell(message)
 

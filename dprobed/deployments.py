@@ -26,7 +26,7 @@ from dprobed.discovery.modules import Modules
 from dprobed.discovery.selection import SelectionError, Selector, paths_of
 from dprobed.discovery.source import Kind
 from dprobed.discovery.watch import Verdict, Watcher
-from dprobed.instance import Client, Refusal
+from dprobed.instance import Client, Entry, Refusal
 from dprobed.location import LocationError
 from dprobed.process import Process
 from dprobed.registry import Registry
@@ -39,6 +39,10 @@ WORKERS: Final = 2 * (os.cpu_count() or 1)
 RETRY: Final = 1.0
 #: What dprobed itself executes.
 _OWN_EXE: Final = os.path.realpath("/proc/self/exe")
+#: States of a process that has ended; none: it has been collected, too.
+_DEAD: Final = ("", "Z", "X")
+#: Jobs: whether there is time, a serial number, the process.
+Queue = asyncio.PriorityQueue[tuple[bool, int, int]]
 #: In the queue: what ends a worker.
 _ENOUGH: Final = (False, 0, 0)
 
@@ -53,7 +57,7 @@ class Deployments:
         self._modules = Modules()
         self._watcher = Watcher(self)
         self._all: dict[int, Deployment] = {}
-        self._queue: asyncio.PriorityQueue[tuple[bool, int, int]] = asyncio.PriorityQueue()
+        self._queue: Queue = asyncio.PriorityQueue()
         #: Processes in the queue, or with a worker.
         self._queued: set[int] = set()
         self._serial = 0
@@ -63,11 +67,13 @@ class Deployments:
 
     # -- requests ------------------------------------------------------------------------------
 
-    async def deploy(self, client: Client, request: messages.Deploy) -> list[Deployment]:
-        """Put programs into the selected processes, from now on."""
+    async def deploy(
+        self, client: Client, request: messages.Deploy, seconds: float | None = None
+    ) -> list[Deployment]:
+        """Put programs into the selected processes, from now on; for ``seconds`` in each."""
         programs = [(upload, self._registry.decode(upload)) for upload in request.programs]
         try:
-            selector = Selector(request.selection)
+            selector = Selector(request.selection, self._rule)
         except SelectionError as error:
             raise Refusal(str(error)) from None
         for upload, program in programs:
@@ -77,14 +83,25 @@ class Deployments:
             number = self._registry.next_number()
             entry_in = self._registry.entry
             made.append(Deployment(number, upload, program, selector, client, request, entry_in))
+            made[-1].seconds = seconds
             self._all[number] = made[-1]
             _log.info("user %d deployed %s as %d", client.uid, upload.label, number)
         if not self._workers:
             loop = asyncio.get_running_loop()
-            self._workers = [loop.create_task(self._work()) for _ in range(WORKERS)]
+            self._workers = [loop.create_task(self._work(self._queue)) for _ in range(WORKERS)]
         self._registry.keep_warm(True)
         self._watcher.start()
         return made
+
+    def _rule(self, facts: Process) -> str:
+        """The policy that decides about a process that can be touched at all."""
+        decision = self._registry.gate.policies.decide(facts)
+        return decision.rule if not decision.protected else ""
+
+    def look_again(self) -> None:
+        """The policies are others: look at every process anew."""
+        if self._all:
+            self._watcher.start()
 
     async def _make_way(
         self, client: Client, request: messages.Deploy, label: str, module: str
@@ -92,7 +109,7 @@ class Deployments:
         """What is to be done about programs for the same module and the same processes."""
         there = [
             each
-            for each in self._all.values()
+            for each in self.select(client, messages.Select())
             if each.selector.selection == request.selection and each.module == module and each.kept
         ]
         if request.present == "refuse":
@@ -111,12 +128,12 @@ class Deployments:
         self, client: Client, select: messages.Select
     ) -> tuple[list[messages.ProbeInfo], int, list[Deployment]]:
         """Take programs out, of every process or of one; see ``Registry.remove``."""
-        chosen = [] if select.pid is not None else self.select(select)
+        chosen = [] if select.pid is not None else self.select(client, select)
         for each in chosen:
             each.over = True
             each.waiting.clear()
             del self._all[each.number]
-        entries = self._registry.select(select)
+        entries = self._registry.select(client, select)
         instances = [(entry.owner, entry.target.pid) for entry in entries]
         for owner, pid in instances:
             if isinstance(owner, Deployment) and not owner.over:
@@ -133,13 +150,15 @@ class Deployments:
         self._rest()
         return probes, overhead, chosen
 
-    def select(self, select: messages.Select) -> list[Deployment]:
-        """The deployments that are meant; with ``pid``, those that have to do with that process."""
+    def select(self, client: Client, select: messages.Select) -> list[Deployment]:
+        """The deployments of ``client``'s user that are meant; with ``pid``, those that have to do
+        with that process."""
         return [
             each
             for each in self._all.values()
-            if each.matches(select)
-            and (select.pid is None or select.pid in each.instances | each.refusals)
+            if self._registry.gate.sees(client, each.uid)
+            and each.matches(select)
+            and (select.pid is None or select.pid in each.instances or select.pid in each.refusals)
         ]
 
     def discovery(self) -> messages.DiscoveryInfo:
@@ -185,6 +204,8 @@ class Deployments:
             return self._look_at_nothing(pid)
         possible = [each for each in self._all.values() if each.selector.may_select(paths)]
         chosen = self._chosen(pid, paths[0], possible) if possible else []
+        if chosen is None:
+            return Verdict.GONE
         for each in self._all.values():
             if each not in chosen:
                 self._deselect(each, pid)
@@ -202,12 +223,12 @@ class Deployments:
             return self._look_at_nothing(pid)
         if self._is_in_between(pid, kind):
             return Verdict.SOON
-        self._line_up(pid, ready, fresh=kind is not None)
+        self._line_up(pid, self._allowed(pid, ready), fresh=kind is not None)
         return verdict if len(ready) == len(wanting) else Verdict.SOON
 
     def _look_at_nothing(self, pid: int) -> Verdict:
         """A process of which nothing can be read: dead, the kernel's own, or another user's."""
-        if procfs.run_state(pid) in ("", "Z", "X"):
+        if procfs.run_state(pid) in _DEAD:
             return Verdict.GONE
         if procfs.is_kernel_thread(pid):
             return Verdict.SETTLED
@@ -216,14 +237,30 @@ class Deployments:
                 each.refuse(pid, "another user's: what it maps cannot be read")
         return Verdict.LATER
 
-    def _chosen(self, pid: int, exe: str, possible: list[Deployment]) -> list[Deployment]:
-        """Those of the possible ones that mean the process."""
+    def _chosen(self, pid: int, exe: str, possible: list[Deployment]) -> list[Deployment] | None:
+        """Those of the possible ones that mean the process; None: it is gone."""
         if exe != _OWN_EXE and not any(each.selector.needs_facts for each in possible):
             return possible
         facts = process.read(pid)
-        if facts is None or self._is_ours(facts):
+        if facts is None:
+            return None
+        if self._is_ours(facts):
             return []
         return [each for each in possible if each.selector.selects(facts)]
+
+    def _allowed(self, pid: int, ready: list[Deployment]) -> list[Deployment]:
+        """Those that a policy lets into the process; that is not asked before it need be."""
+        facts = process.read(pid) if ready else None
+        if facts is None:
+            return ready  # It ended just now, and is counted as one that missed them.
+        allowed = []
+        for each in ready:
+            denial = self._registry.gate.denial(each, facts, frozenset(each.needs))
+            if denial is None:
+                allowed.append(each)
+            else:
+                each.refuse(pid, denial.short)
+        return allowed
 
     def ended(self, pid: int, looked_at: bool) -> None:
         """Count what the process has missed."""
@@ -289,9 +326,8 @@ class Deployments:
 
     # -- programs into processes --------------------------------------------------------------
 
-    async def _work(self) -> None:
+    async def _work(self, queue: Queue) -> None:
         """One worker: a process after the other."""
-        queue = self._queue
         while True:
             *_, pid = job = await queue.get()
             if job == _ENOUGH:
@@ -306,6 +342,15 @@ class Deployments:
                     _log.exception("process %d did not get %s", pid, each.upload.label)
                     each.refuse(pid, "the daemon failed; its log says how")
             self._queued.discard(pid)
+            self._look_again(pid)
+
+    def _look_again(self, pid: int) -> None:
+        """Where the process became another one, and back, while it was served."""
+        left = [each for each in self._all.values() if pid in each.waiting]
+        if left and procfs.run_state(pid) not in _DEAD:
+            for each in left:
+                each.waiting.discard(pid)
+            self._watcher.again(pid)
 
     def _next_for(self, pid: int, tried: set[int]) -> Deployment | None:
         return next(
@@ -321,12 +366,18 @@ class Deployments:
         deployment.arriving[pid] = False
         try:
             entry = await self._registry.put(
-                deployment, pid, deployment.upload, deployment.number, deployment.check_opcode
+                deployment,
+                pid,
+                deployment.upload,
+                deployment.number,
+                check_opcode=deployment.check_opcode,
+                # Of what a policy puts in the policy says so.
+                follow_forks=deployment.selector.selection.policy is None,
             )
         except Refusal as refusal:
             if deployment.arrive(pid):
                 deployment.forget(pid)
-            elif pid in deployment.waiting and procfs.run_state(pid) not in ("", "Z", "X"):
+            elif pid in deployment.waiting and procfs.run_state(pid) not in _DEAD:
                 deployment.refuse(pid, str(refusal))
                 self._watcher.again(pid, RETRY)
             return  # Else it is gone, and that is counted when its end is told.
@@ -341,6 +392,15 @@ class Deployments:
         deployment.arrive(pid)
         if entry.target.finished.is_set():
             deployment.leave(pid)
+        elif deployment.seconds is not None:
+            loop = asyncio.get_running_loop()
+            loop.call_later(deployment.seconds, self._expire, deployment, pid, entry)
+
+    def _expire(self, deployment: Deployment, pid: int, entry: Entry) -> None:
+        """The time that a program may be in a process is over."""
+        if deployment.instances.get(pid) is entry:
+            deployment.excluded.add(pid)
+            self._registry.later(self._take_out(deployment, pid))
 
 
 def listed(deployments: Iterable[Deployment]) -> list[messages.DeploymentInfo]:

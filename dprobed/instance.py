@@ -40,17 +40,36 @@ class Client(Protocol):
         ...
 
 
+class Asker(Protocol):
+    """A user, as the kernel told us: a connection, or what it left in the daemon."""
+
+    uid: int
+    gid: int
+
+
 class Entry:
-    """One program in one target. ``owner`` is None for a program that is kept."""
+    """One program in one target. ``owner`` is None for a program that is kept.
+
+    ``by``: whose it is, ``uid`` and ``gid``, also when it is kept.
+    """
 
     def __init__(
-        self, number: int, label: str, program: Program, target: Target, owner: Client | None
+        self,
+        number: int,
+        label: str,
+        program: Program,
+        target: Target,
+        owner: Client | None,
+        by: Asker,
+        budget: messages.Budget | None = None,
     ) -> None:
         self.number = number
         self.label = label
         self.program = program
         self.target = target
         self.owner = owner
+        self.uid, self.gid = by.uid, by.gid
+        self.budget = budget
         self.probes = {probe.index: probe for probe in program.probes}
         self.dropped = dict.fromkeys(self.probes, 0)
         #: Probe → handler → reports that the handler had no room for.
@@ -99,6 +118,7 @@ class Entry:
             missed=status.missed,
             dropped=status.dropped + self.dropped[status.probe],
             faulted=status.faulted,
+            passed=status.passed,
             addresses=status.addresses,
             handler_drops=self.handler_drops.get(status.probe, {}),
         )
@@ -140,8 +160,9 @@ class Target:
         self.follow_forks = follow_forks
         self.comm = process_name(pid)
         self.lock = asyncio.Lock()
-        #: The tracer that it is in.
+        #: The tracer that it is in, and the user as whom that runs.
         self.host: Host | None = None
+        self.uid = -1
         self.attached = False
         self.holders: set[Client] = set()
         self.entries: dict[int, Entry] = {}

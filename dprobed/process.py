@@ -9,6 +9,7 @@ likes. Rights should hang on the former.
 from __future__ import annotations
 
 import re
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -70,16 +71,16 @@ class Process(msgspec.Struct, frozen=True, kw_only=True):
 def read(pid: int) -> Process | None:
     """The facts of a process; ``None``: it is gone, or a thread that is no process."""
     while True:
-        start = procfs.start_time(pid)
+        birth = procfs.birth(pid)
         found = procfs.status(pid)
-        if start is None or found is None or found.tgid != pid:
+        if birth is None or found is None or found.tgid != pid:
             return None
         cgroup = cgroup_path(_read(f"/proc/{pid}/cgroup"))
         unit, user_unit = units(cgroup)
         process = Process(
             pid=pid,
-            start=start,
-            parent=procfs.parent(pid),
+            start=birth.start,
+            parent=birth.parent,
             comm=procfs.comm(pid).decode(errors="replace"),
             exe=procfs.executable(pid),
             cmdline=_strings(_read(f"/proc/{pid}/cmdline")),
@@ -91,10 +92,10 @@ def read(pid: int) -> Process | None:
             user_unit=user_unit,
             container=container(cgroup),
             foreign=_is_foreign(pid),
-            kernel_thread=procfs.is_kernel_thread(pid),
+            kernel_thread=birth.kernel_thread,
         )
         # Its number may have gone to another process while we read.
-        if procfs.start_time(pid) == start:
+        if procfs.start_time(pid) == birth.start:
             return process
 
 
@@ -148,12 +149,19 @@ def container(cgroup: str) -> str:
 
 def _is_foreign(pid: int) -> bool:
     try:
-        return any(
-            not Path(f"/proc/{pid}/ns/{kind}").samefile(f"/proc/self/ns/{kind}")
-            for kind in ("pid", "mnt")
-        )
+        return _namespaces(pid) != _own_namespaces()
     except OSError:
         return False  # Another user's: nobody without rights over it is told.
+
+
+def _namespaces(pid: int | str) -> tuple[int, int]:
+    process, mounts = (Path(f"/proc/{pid}/ns/{kind}").stat().st_ino for kind in ("pid", "mnt"))
+    return process, mounts
+
+
+@cache
+def _own_namespaces() -> tuple[int, int]:
+    return _namespaces("self")
 
 
 def _read(path: str) -> bytes:

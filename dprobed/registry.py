@@ -21,6 +21,7 @@ from collections import deque
 from collections.abc import Callable, Container, Coroutine, Iterable
 from typing import Any, Final
 
+from dprobed import process as processes
 from dprobed.control import messages
 from dprobed.engine import protocol
 from dprobed.handler.dispatcher import AtHit, Dispatcher
@@ -28,6 +29,8 @@ from dprobed.handler.external import External
 from dprobed.handler.trace.session import Traces
 from dprobed.hosts import Host, Hosts
 from dprobed.instance import DEFECT, Client, Entry, Refusal, Target, describe_end
+from dprobed.policy.gate import Admission, Gate
+from dprobed.policy.rights import Right
 from dprobed.program import Program, ProgramError, decode, encode
 from dprobed.report import RecordLog, exit_names, record_line
 from dprobed.supervisor import Supervisor
@@ -46,11 +49,16 @@ _log = logging.getLogger("dprobed")
 class Registry:
     """All targets and programs of this daemon, and the requests that change them.
 
-    Requests raise Refusal. ``keep_log``: keep records for ``log`` (a private daemon need not).
-    ``hold_limit``: seconds that ``exit debugger`` holds a process without a debugger.
+    Requests raise Refusal. ``gate``: who may do what. ``keep_log``: keep records for ``log`` (a
+    private daemon need not). ``hold_limit``: seconds that ``exit debugger`` holds a process without
+    a debugger.
     """
 
-    def __init__(self, supervisor: Supervisor, *, keep_log: bool, hold_limit: float) -> None:
+    def __init__(
+        self, supervisor: Supervisor, gate: Gate, *, keep_log: bool, hold_limit: float
+    ) -> None:
+        self.gate = gate
+        gate.store.is_ours = lambda pid: pid == os.getpid() or pid in supervisor.tracers
         self._hold_limit = hold_limit
         self._supervisor = supervisor
         self._hosts = Hosts(supervisor, self._event, self._lost)
@@ -87,8 +95,10 @@ class Registry:
         """
         if pid in (os.getpid(), client.pid) or pid in self._supervisor.tracers:
             raise Refusal(f"process {pid} is part of dprobed itself, and cannot be probed by it")
+        admission = self.gate.admit(client, pid)
         while True:
-            target = self._targets.setdefault(pid, Target(pid, follow_forks))
+            followed = follow_forks or admission.follow_forks
+            target = self._targets.setdefault(pid, Target(pid, followed))
             async with target.lock:
                 if target.finished.is_set():
                     continue  # It was just let go: begin anew.
@@ -97,17 +107,19 @@ class Registry:
                         f"process {pid} is traced already, without its children; "
                         "first take out what is in it (dprobe remove)"
                     )
+                if target.attached:
+                    self.gate.join(client, target, admission)
                 target.holders.add(client)
                 if not target.attached:
-                    await self._start(target, client, launch, shared)
+                    await self._start(target, client, launch, shared, admission)
                 return
 
-    async def _start(self, target: Target, client: Client, launch: bool, shared: bool) -> None:
-        root = os.geteuid() == 0
-        uid = client.uid if root else os.geteuid()
-        gid = client.gid if root else os.getegid()
+    async def _start(
+        self, target: Target, client: Client, launch: bool, shared: bool, admission: Admission
+    ) -> None:
         try:
-            await self._hosts.place(target, uid, gid, shared=shared)
+            target.uid = admission.uid
+            await self._hosts.place(target, admission.uid, admission.gid, shared=shared)
         except OSError as error:
             target.holders.discard(client)
             self._finish(target, None, "")
@@ -120,8 +132,12 @@ class Registry:
                     launch=launch,
                     hold_limit=self._hold_limit,
                     follow_forks=target.follow_forks,
+                    hold_thread=admission.hold_thread,
+                    budget=admission.budget,
                 )
             )
+            if self.gate.admit(client, target.pid) != admission:
+                raise Refusal(f"process {target.pid} became another one meanwhile; try again")
         except Refusal:
             target.holders.discard(client)
             if not target.finished.is_set():
@@ -139,11 +155,14 @@ class Registry:
         """Put programs into a target that ``client`` holds: all of them, or none."""
         target = self._held(client, request.pid)
         programs = [(upload, self.decode(upload)) for upload in request.programs]
+        for upload, program in programs:
+            self.gate.allow(client, target.pid, upload.label, program)
         async with target.lock:
             replaced = [
                 entry
                 for entry in target.entries.values()
-                if any(_is_in_the_way(entry, request, *each) for each in programs)
+                if self.gate.sees(client, entry.uid)
+                and any(_is_in_the_way(entry, request, *each) for each in programs)
             ]
             for entry in replaced:
                 await self._take_out(entry)
@@ -151,7 +170,10 @@ class Registry:
             entries: list[Entry] = []
             try:
                 for upload, program in programs:
-                    entry = Entry(self.next_number(), upload.label, program, target, owner)
+                    number = self.next_number()
+                    entry = Entry(
+                        number, upload.label, program, target, owner, client, upload.budget
+                    )
                     await self._place(entry, upload.bytecode, request.check_opcode)
                     entries.append(entry)
             except Refusal:
@@ -165,15 +187,27 @@ class Registry:
         return entries
 
     async def put(
-        self, client: Client, pid: int, upload: messages.Upload, number: int, check_opcode: bool
+        self,
+        client: Client,
+        pid: int,
+        upload: messages.Upload,
+        number: int,
+        *,
+        check_opcode: bool,
+        follow_forks: bool,
     ) -> Entry:
-        """One program, which has its number, into ``pid``, which is traced as long as it is in."""
-        # Its children are followed, unless somebody wanted them not to be.
-        await self.attach(client, pid, follow_forks=pid not in self._targets, shared=True)
+        """One program, which has its number, into ``pid``, which is traced as long as it is in.
+
+        ``follow_forks``: unless somebody traces it already, without its children.
+        """
+        follow_forks = follow_forks and pid not in self._targets
+        await self.attach(client, pid, follow_forks=follow_forks, shared=True)
         target = self._held(client, pid)
         async with target.lock:
-            entry = Entry(number, upload.label, self.decode(upload), target, client)
+            program = self.decode(upload)
+            entry = Entry(number, upload.label, program, target, client, client, upload.budget)
             try:
+                self.gate.allow(client, pid, upload.label, entry.program)
                 await self._place(entry, upload.bytecode, check_opcode)
             finally:
                 target.holders.discard(client)
@@ -234,6 +268,7 @@ class Registry:
             facilities=self.dispatcher.facilities,
             acting=self.dispatcher.acting,
             label=entry.label,
+            budget=_limits(entry.budget),
         )
 
     def decode(self, upload: messages.Upload) -> Program:
@@ -272,7 +307,7 @@ class Registry:
         targets: dict[Target, list[Entry]] = {}
         turns = asyncio.Semaphore(_AT_ONCE)
         # Again: a target may have forked before it lost the program.
-        while chosen := [entry for entry in self.select(select) if entry not in removed]:
+        while chosen := [entry for entry in self.select(client, select) if entry not in removed]:
             those: dict[Target, list[Entry]] = {}
             for entry in chosen:
                 those.setdefault(entry.target, []).append(entry)
@@ -311,29 +346,36 @@ class Registry:
                     messages.StateChange(pid=target.pid, probes=list(entry.probe_infos()))
                 )
 
-    async def query(self, select: messages.Select) -> list[Target]:
+    async def query(self, client: Client, select: messages.Select) -> list[Target]:
         """The selected targets, with fresh states and counters."""
-        chosen = {entry.target for entry in self.select(select)}
+        chosen = {entry.target for entry in self.select(client, select)}
         if select == messages.Select():
-            chosen |= {target for target in self._targets.values() if target.attached}
+            chosen |= {target for target in self._targets.values() if self._sees(client, target)}
         live = [t for t in chosen if t.attached and not t.finished.is_set()]
         await asyncio.gather(*(self._refresh(target) for target in live))
         return sorted(chosen, key=lambda target: target.pid)
 
-    async def variables(self, wanted: messages.Vars) -> list[int]:
+    async def variables(self, client: Client, wanted: messages.Vars) -> list[int]:
         """The locals of a program, or the globals of a process."""
         number = wanted.number
         if number is not None:
-            entries = self.select(messages.Select(number=number, pid=wanted.pid))
+            entries = self.select(client, messages.Select(number=number, pid=wanted.pid))
             live = [entry for entry in entries if not entry.target.finished.is_set()] or entries
             if not live:
                 raise Refusal(f"there is no program {number}; `dprobe programs` lists them")
             if len(live) > 1:
                 pids = ", ".join(str(entry.target.pid) for entry in live)
                 raise Refusal(f"program {number} is in several processes; name one of {pids}")
-            target = self._live(live[0].target.pid)
+            target = self._live(client, live[0].target.pid)
         elif wanted.pid is not None:
-            target = self._live(wanted.pid)
+            target = self._live(client, wanted.pid)
+            self.gate.require(client, wanted.pid, Right.OBSERVE)
+            others = (e for e in target.entries.values() if not self.gate.sees(client, e.uid))
+            if wanted.reset and any(entry.program.header.gvars for entry in others):
+                raise Refusal(
+                    f"programs of other users in process {wanted.pid} use its globals too: only "
+                    "root may reset them"
+                )
         else:
             raise Refusal("name either a program, for its locals, or a process, for the globals")
         answer = await target.ask(
@@ -348,19 +390,25 @@ class Registry:
         )
         return answer.words
 
-    async def dump(self, pid: int, zstd: bool) -> protocol.DumpStatus:
+    async def dump(self, client: Client, pid: int, zstd: bool) -> protocol.DumpStatus:
         """Write a core of a process."""
-        answer = await self._live(pid).ask(lambda seq: protocol.Dump(seq=seq, pid=pid, zstd=zstd))
+        target = self._live(client, pid)
+        self.gate.require(client, pid, Right.DUMP)
+        answer = await target.ask(lambda seq: protocol.Dump(seq=seq, pid=pid, zstd=zstd))
         if answer.dump is None:
             raise Refusal(f"the tracer of process {pid} did not say where the core is")
         return answer.dump
 
-    async def resume(self, pid: int | None, tid: int | None) -> list[int]:
+    async def resume(self, client: Client, pid: int | None, tid: int | None) -> list[int]:
         """Let threads go on that ``suspend`` holds, and processes that wait for a debugger."""
-        targets = [self._live(pid)] if pid is not None else list(self._targets.values())
+        if pid is not None:
+            targets = [self._live(client, pid)]
+            self.gate.require(client, pid, Right.DEBUG)
+        else:
+            targets = [each for each in self._targets.values() if self._sees(client, each)]
         tids: list[int] = []
         for target in targets:
-            if target.attached:
+            if pid is not None or self.gate.has(client, target.pid, Right.DEBUG):
                 its_pid = target.pid
                 answer = await target.ask(
                     lambda seq, its_pid=its_pid: protocol.Resume(seq=seq, pid=its_pid, tid=tid)  # type: ignore[misc]
@@ -370,13 +418,13 @@ class Registry:
             raise Refusal(f"thread {tid} is not held")
         return tids
 
-    def select(self, select: messages.Select) -> list[Entry]:
-        """The programs that are meant, those of ended targets included."""
+    def select(self, client: Client, select: messages.Select) -> list[Entry]:
+        """The programs of ``client``'s user that are meant, those of ended targets included."""
         return [
             entry
             for target in (*self._past, *self._targets.values())
             for entry in target.entries.values()
-            if entry.matches(select)
+            if entry.matches(select) and self.gate.sees(client, entry.uid)
         ]
 
     # -- the end of clients and of the daemon -----------------------------------------------------
@@ -403,6 +451,38 @@ class Registry:
             except Refusal as refusal:
                 _log.warning("process %d: %s", target.pid, refusal)
 
+    async def check_again(self) -> None:
+        """The policies are others: what they do not allow any longer goes out."""
+        targets = [target for target in self._targets.values() if target.attached]
+        await asyncio.gather(*(self._check_again(target) for target in targets))
+
+    async def _check_again(self, target: Target) -> None:
+        """A process executed another program, or the policies changed: what may stay in it?"""
+        async with target.lock:
+            process = processes.read(target.pid)
+            if process is None or target.finished.is_set():
+                return
+            for holder in list(target.holders):
+                if self.gate.denial(holder, process, frozenset()) is not None:
+                    target.holders.discard(holder)
+            denied = {
+                entry: why
+                for entry in target.entries.values()
+                if (why := self.gate.keeps(entry, process, entry.label, entry.program))
+            }
+            if not denied and target.clients():
+                return
+            try:
+                await self._empty(target, denied)
+            except Refusal as refusal:
+                _log.warning("process %d: %s", target.pid, refusal)
+        for entry, why in denied.items():
+            entry.end(protocol.State.REMOVED, why)
+            if entry.owner is not None:
+                entry.owner.tell(
+                    messages.StateChange(pid=target.pid, probes=list(entry.probe_infos()))
+                )
+
     async def stop(self, patience: float) -> None:
         """Take everything out of every target; waits at most ``patience`` seconds."""
         left = await self._supervisor.stop(patience)
@@ -418,14 +498,22 @@ class Registry:
 
     # -- inside -------------------------------------------------------------------------------
 
-    def _live(self, pid: int) -> Target:
+    def _sees(self, client: Client, target: Target) -> bool:
+        """Whether a traced process concerns a client's user."""
+        return target.attached and (
+            self.gate.sees(client, target.uid)
+            or client in target.clients()
+            or any(entry.uid == client.uid for entry in target.entries.values())
+        )
+
+    def _live(self, client: Client, pid: int) -> Target:
         target = self._targets.get(pid)
-        if target is None or not target.attached:
+        if target is None or not self._sees(client, target):
             raise Refusal(f"process {pid} is not traced by this daemon")
         return target
 
     def _held(self, client: Client, pid: int) -> Target:
-        target = self._live(pid)
+        target = self._live(client, pid)
         if client not in target.holders:
             raise Refusal(f"process {pid} is not attached by this connection; send `attach` first")
         return target
@@ -504,6 +592,8 @@ class Registry:
             case protocol.TargetEvent():
                 if event.kind in ("dump", "debugger"):
                     _log.info("process %d: %s", event.pid, event.text)
+                if event.kind == "exec":
+                    self.later(self._check_again(target))
                 notice = messages.Notice(
                     kind=event.kind, pid=event.pid, tid=event.tid, text=event.text
                 )
@@ -525,11 +615,18 @@ class Registry:
         self._targets[event.pid] = target
         if parent is not None:
             target.holders |= parent.holders
+            target.uid = parent.uid
             numbers = {status.program for status in event.probes}
             for entry in parent.entries.values():
                 if entry.number in numbers:
                     target.entries[entry.number] = Entry(
-                        entry.number, entry.label, entry.program, target, entry.owner
+                        entry.number,
+                        entry.label,
+                        entry.program,
+                        target,
+                        entry.owner,
+                        entry,
+                        entry.budget,
                     )
             target.take(event.probes)
         clients = target.clients()
@@ -554,12 +651,14 @@ class Registry:
             if entry is None:
                 continue
             line = record_line(entry, raw, self.dispatcher.name_of(raw.exit))
-            readers = self.followers if entry.owner is None else {entry.owner, *self.followers}
+            readers = {each for each in self.followers if self.gate.sees(each, entry.uid)}
+            if entry.owner is not None:
+                readers.add(entry.owner)
             for client in readers:
                 lines.setdefault(client, []).append(line)
                 entries.setdefault(client, []).append((entry, raw.probe))
             if self.log is not None:
-                self.log.add(line)
+                self.log.add(line, entry.uid)
             self.traces.see(entry, raw, line)
             self.dispatcher.dispatch(entry, raw, line)
         for client, its_lines in lines.items():
@@ -626,6 +725,12 @@ class Registry:
             _log.info(
                 "process %d (%s) with %d programs: %s", target.pid, target.comm, len(kept), text
             )
+
+
+def _limits(budget: messages.Budget | None) -> protocol.Limits | None:
+    if budget is None:
+        return None
+    return protocol.Limits(budget.share, budget.hits, budget.remove)
 
 
 def _is_in_the_way(

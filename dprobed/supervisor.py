@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import importlib
 import os
 import signal
 import socket
@@ -17,13 +18,29 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Final, NoReturn
 
 from dprobed.engine import protocol
 from dprobed.engine.follow import keep_way_back
 
 #: What a tracer process runs; it returns when the socket is at its end.
 TracerMain = Callable[[socket.socket], None]
+#: What a tracer imports only when it needs it, and a test compares with its sources.
+LATE: Final = (
+    "bisect",
+    "ctypes",
+    "difflib",
+    "fnmatch",
+    "hashlib",
+    "zlib",
+    "iced_x86",
+    "dprobed.location.boundary",
+    "dprobed.location.cache",
+    "dprobed.location.dwarf",
+    "dprobed.location.relocations",
+    "dprobed.location.suggest",
+    "dprobed.location.unwind",
+)
 #: Room for the records that come while the daemon is busy elsewhere.
 _SOCKET_BUFFER = 4 << 20
 #: Seconds between one collection of garbage and the next, where tracers are started.
@@ -145,6 +162,12 @@ class Tracer(asyncio.Protocol):
             self._settle()
 
         loop.add_reader(pidfd, ended)
+
+
+def preload() -> None:
+    """Import what tracers may need: as another user they may not be able to read our files."""
+    for name in LATE:
+        importlib.import_module(name)
 
 
 def _how_it_ended(status: int) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from dprobe.output import Output, complain
 from dprobe.session import Session, Waker, daemon, load_programs
+from dprobed.control import messages
 
 
 class _Stop:
@@ -41,13 +42,14 @@ def attach(
     form: str,
     path: str | None,
     follow_forks: bool,
+    budget: messages.Budget | None,
 ) -> int:
     """Probes in ``pid`` until Ctrl-C, ``duration`` seconds, its end or theirs; the exit status.
 
     With ``follow_forks`` until the end of its children, too.
     """
     with daemon(socket) as connect:
-        uploads = load_programs(programs, defines, groups, types)
+        uploads = load_programs(programs, defines, groups, types, budget)
         output = Output(form, path, 1)
         stop = _Stop()
         numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from dprobe import options
+from dprobe.budget import chosen
+
+if TYPE_CHECKING:
+    from dprobed.control import messages
 
 
 @click.command(
@@ -50,6 +55,8 @@ def insert_command(
     types: tuple[int, ...],
     no_opcode_check: bool,
     follow_forks: bool,
+    budget: messages.Budget | None,
+    over: str | None,
     json: bool,
 ) -> None:
     """Put programs into a process, or into all that fit; they stay until `dprobe remove`.
@@ -71,7 +78,7 @@ def insert_command(
     from dprobe.session import load_programs, parse_defines
     from dprobed.control import messages
 
-    uploads = load_programs(programs, parse_defines(defines), groups, types)
+    uploads = load_programs(programs, parse_defines(defines), groups, types, chosen(budget, over))
     present: messages.Present = "merge" if merge else "replace" if replace else "refuse"
     with manage.connect(ctx.obj) as daemon:
         if pid is not None:

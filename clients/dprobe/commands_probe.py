@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from dprobe import options
+from dprobe.budget import chosen
 
 
 class _RunCommand(click.Command):
@@ -104,4 +105,5 @@ def _session_options(given: dict[str, Any]) -> dict[str, Any]:
         "form": given["form"],
         "path": given["path"],
         "follow_forks": given["follow_forks"],
+        "budget": chosen(given["budget"], given["over"]),
     }

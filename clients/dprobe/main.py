@@ -29,6 +29,7 @@ _COMMANDS = {
     "resume": ("commands_daemon", "Let held threads and processes go on."),
     "debug": ("commands_debug", "List processes held for a debugger; start gdb on one."),
     "handlers": ("commands_handlers", "Show who gets what programs hand over; arm, disarm."),
+    "policy": ("commands_policy", "Show and check who may do what to which process."),
     "trace": ("commands_trace", "Write records to files or the journal; read and draw them."),
     "dump": ("commands_dump", "Write a core of a running process, which goes on."),
     "dumps": ("commands_dump", "List cores, or remove them."),

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from dprobe.connection import Connection
-from dprobe.errors import UserError
+from dprobe.errors import NoDaemonError, UserError
 from dprobe.output import Output, complain
 from dprobe.tables import show
 from dprobed.control import messages
@@ -39,6 +39,7 @@ _PROBE_COLUMNS_EXTENDED = (
     ("missed", "missed"),
     ("dropped", "dropped"),
     ("faulted", "faulted"),
+    ("passed over", "passed"),
     ("handler drops", "handler_drops"),
     ("addresses", "addresses"),
     ("reason", "reason"),
@@ -169,7 +170,13 @@ def show_deployments(deployments: Sequence[messages.DeploymentInfo], *, json: bo
 
 def selection_text(selection: messages.Selection, limit: int | None) -> str:
     """A selection as it is written on the command line."""
-    given = {"exe": selection.exe, "user": selection.user, "unit": selection.unit, "limit": limit}
+    given = {
+        "exe": selection.exe,
+        "user": selection.user,
+        "unit": selection.unit,
+        "policy": selection.policy,
+        "limit": limit,
+    }
     words = [f"--{name} {value}" for name, value in given.items() if value is not None]
     if selection == messages.Selection():
         words.insert(0, "--all")
@@ -346,8 +353,17 @@ def resume(daemon: Connection, pid: int | None, tid: int | None, *, json: bool) 
 
 
 def connect(path: Path | None) -> Connection:
-    """The running daemon; raises NoDaemonError."""
+    """The running daemon: the user's own, else root's; raises NoDaemonError."""
     import os
 
     sys.stdout.flush()
-    return Connection.open(path or messages.default_socket(os.getuid()))
+    if path is not None:
+        return Connection.open(path)
+    own = messages.default_socket(os.getuid())
+    try:
+        return Connection.open(own)
+    except NoDaemonError:
+        roots = messages.default_socket(0)
+        if own == roots or not roots.exists():
+            raise
+        return Connection.open(roots)

@@ -49,6 +49,7 @@ def load_programs(
     defines: Mapping[str, str],
     groups: Sequence[int] = (),
     types: Sequence[int] = (),
+    budget: messages.Budget | None = None,
 ) -> list[messages.Upload]:
     """The programs, assembled and verified here; raises UserError with all that is wrong."""
     from dprobed.program import NothingSelectedError, ProgramError, encode, load_file, select
@@ -61,7 +62,8 @@ def load_programs(
             if groups or types:
                 program = select(program, frozenset(groups), frozenset(types))
             label = readable(Path(path).stem)[:255]
-            uploads.append(messages.Upload(label=label, bytecode=encode(program)))
+            bytecode = encode(program)
+            uploads.append(messages.Upload(label=label, bytecode=bytecode, budget=budget))
         except ProgramError as error:
             errors.append(str(error))
         except NothingSelectedError as error:

@@ -68,11 +68,22 @@ class Detach(_Request, frozen=True):
     pid: Pid
 
 
+class Budget(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a program may cost a process: ``share`` of its time (1 is all of one CPU's), ``hits`` a
+    second. What is over it sleeps until it is within it again, or with ``remove`` is taken out."""
+
+    share: Annotated[float, msgspec.Meta(gt=0, le=1)] | None = None
+    hits: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    remove: bool = False
+
+
 class Upload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One program: ``bytecode`` is a ``.dpb`` file, ``label`` the name that its records carry."""
+    """One program: ``bytecode`` is a ``.dpb`` file, ``label`` the name that its records carry,
+    ``budget`` what it may cost each process that it is in."""
 
     label: Label
     bytecode: bytes
+    budget: Budget | None = None
 
 
 class Insert(_Request, frozen=True):
@@ -96,12 +107,14 @@ class Selection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """Which processes are meant, those to come included: all for which all that is given holds.
 
     ``exe``: a glob for the path of the executable; without a slash for its base name. ``user``: a
-    name or number. ``unit``: a glob for the systemd unit. Nothing given: every process.
+    name or number. ``unit``: a glob for the systemd unit. ``policy``: those that the policy of that
+    name decides about. Nothing given: every process.
     """
 
     exe: Annotated[str, msgspec.Meta(min_length=1, max_length=4096)] | None = None
     user: Label | None = None
     unit: Label | None = None
+    policy: Label | None = None
 
 
 class Deploy(_Request, frozen=True):
@@ -269,10 +282,25 @@ class TraceList(_Request, frozen=True):
     """Ask for the trace sessions."""
 
 
+class PolicyList(_Request, frozen=True):
+    """Ask for the policies in force."""
+
+
+class PolicyExplain(_Request, frozen=True):
+    """Ask which policy decides about ``pid``, and why."""
+
+    pid: Pid
+
+
+class PolicyReload(_Request, frozen=True):
+    """Read the policy files anew; where one is wrong, those in force stay."""
+
+
 Request = (
     Hello | Attach | Detach | Insert | Deploy | Remove | Query | Programs | Vars | Log | Dump
     | Resume | Register | Deregister | Handlers | Arm | Disarm
     | TraceStart | TraceStop | TraceSave | TraceList
+    | PolicyList | PolicyExplain | PolicyReload
 )  # fmt: skip
 
 
@@ -306,6 +334,7 @@ class ProbeInfo(msgspec.Struct, frozen=True, kw_only=True, tag="probe"):
     served, ``dropped`` records that were lost on their way to a reader, ``faulted`` records
     withdrawn because the probed instruction itself faulted. ``reason`` says why a state is what it
     is, where that needs saying. ``handler_drops``: reports that handlers (by name) had no room for.
+    ``passed``: hits while the probe was throttled, at least so many.
     """
 
     program: str
@@ -326,6 +355,7 @@ class ProbeInfo(msgspec.Struct, frozen=True, kw_only=True, tag="probe"):
     faulted: int
     addresses: list[int]
     handler_drops: dict[str, int] = {}
+    passed: int = 0
 
 
 class DeploymentInfo(msgspec.Struct, frozen=True, kw_only=True, tag="deployment"):
@@ -417,6 +447,69 @@ class TraceInfo(msgspec.Struct, frozen=True, kw_only=True, tag="trace"):
     bytes: int
     chunks: int
     problem: str
+
+
+class LimitsInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What may be spent: a ``share`` of a process's time (0…1), hits a second; null: no limit.
+
+    ``over``: what becomes of a program that spends more.
+    """
+
+    share: float | None
+    hits_per_second: float | None
+    over: Literal["throttle", "remove"]
+
+
+class PolicyInfo(msgspec.Struct, frozen=True, kw_only=True, tag="policy"):
+    """A policy in force; ``place``: ``file:line``. ``match``: its conditions, as text.
+
+    ``programs`` it puts into processes, for ``seconds``, in so many ``processes`` at most, within
+    ``limits``; ``budget``: for all programs in a process.
+    """
+
+    name: str
+    place: str
+    match: list[str]
+    rights: dict[str, list[str]]
+    programs: list[str]
+    seconds: float | None
+    processes: int | None
+    limits: LimitsInfo
+    budget: LimitsInfo
+    follow_forks: bool
+    hold: Literal["thread", "process"]
+
+
+class PolicyStep(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of one policy: its conditions up to the one that decided, as text."""
+
+    policy: str
+    place: str
+    matches: bool
+    tested: list[str]
+
+
+class Explanation(msgspec.Struct, frozen=True, kw_only=True, tag="explanation"):
+    """Which rule decides about a process (``default``: no policy matches), and what follows.
+
+    ``protected``: why nobody may touch it, else empty; ``obstacle``: why it cannot be probed in any
+    case. ``rights``: who may do what. ``programs``: what the policy puts in.
+    """
+
+    pid: int
+    comm: str
+    exe: str
+    uid: int
+    rule: str
+    place: str
+    protected: str
+    obstacle: str
+    steps: list[PolicyStep]
+    rights: dict[str, list[str]]
+    programs: list[str]
+    budget: LimitsInfo
+    follow_forks: bool
+    hold: Literal["thread", "process"]
 
 
 class DebuggerInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -561,6 +654,25 @@ class TraceSaved(_Reply, frozen=True):
     records: int
 
 
+class PolicyListing(_Reply, frozen=True):
+    """Answers ``policylist`` and ``policyreload``; ``folder``: where the files are.
+
+    ``problem``: what is wrong with the files; then ``policies`` are those of before. ``protect``:
+    the kinds of processes that nobody may touch.
+    """
+
+    policies: list[PolicyInfo]
+    folder: str
+    problem: str
+    protect: list[str]
+
+
+class PolicyExplained(_Reply, frozen=True):
+    """Answers ``policyexplain``."""
+
+    explanation: Explanation
+
+
 class Error(msgspec.Struct, frozen=True, kw_only=True, tag="error"):
     """Answers a request that is not done, nor any part of it. ``id`` is null if none was read."""
 
@@ -653,7 +765,8 @@ class Handling(msgspec.Struct, frozen=True, kw_only=True, tag="report"):
 Report = Record | StateChange | Notice | Forked | Ended | Handling
 Reply = (
     Welcome | Attached | Inserted | Deployed | Removed | Status | Listing | Words | Logged
-    | Dumped | Resumed | Registered | HandlerListing | TraceListing | TraceSaved | Error
+    | Dumped | Resumed | Registered | HandlerListing | TraceListing | TraceSaved
+    | PolicyListing | PolicyExplained | Error
 )  # fmt: skip
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 
 from dprobed.control import messages
@@ -16,10 +16,16 @@ class SelectionError(ValueError):
 
 
 class Selector:
-    """A selection, ready to be asked; raises SelectionError for a user that does not exist."""
+    """A selection, ready to be asked; raises SelectionError for a user that does not exist.
 
-    def __init__(self, selection: messages.Selection) -> None:
+    ``rule``: the name of the policy that decides about a process; none does where it is not given.
+    """
+
+    def __init__(
+        self, selection: messages.Selection, rule: Callable[[Process], str] = lambda process: ""
+    ) -> None:
         self.selection = selection
+        self._rule = rule
         self._uid = None if selection.user is None else _uid(selection.user)
 
     @property
@@ -30,7 +36,8 @@ class Selector:
     @property
     def needs_facts(self) -> bool:
         """Whether it depends on more than the executable."""
-        return self._uid is not None or self.selection.unit is not None
+        wanted = self.selection
+        return (self._uid, wanted.unit, wanted.policy) != (None, None, None)
 
     def may_select(self, paths: Sequence[str]) -> bool:
         """Whether a process whose executable has these paths can be meant at all."""
@@ -43,9 +50,11 @@ class Selector:
 
     def selects(self, process: Process) -> bool:
         """Whether what does not depend on the executable holds for the process."""
-        unit = self.selection.unit
-        return self._uid in (None, process.uid) and (
-            unit is None or bool(process.unit and fnmatchcase(process.unit, unit))
+        unit, policy = self.selection.unit, self.selection.policy
+        return (
+            self._uid in (None, process.uid)
+            and (unit is None or bool(process.unit and fnmatchcase(process.unit, unit)))
+            and policy in (None, self._rule(process))
         )
 
 

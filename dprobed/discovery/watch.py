@@ -158,7 +158,12 @@ class Watcher:
 
     def _look(self, pid: int, watched: _Watched, kind: Kind | None = None) -> None:
         watched.cancel()
-        verdict = self._judge.look(pid, kind)
+        try:
+            verdict = self._judge.look(pid, kind)
+        except Exception:
+            # Of one process: it must not keep us from the others.
+            _log.exception("looking at process %d failed", pid)
+            verdict = Verdict.LATER
         if self._watched.get(pid) is not watched:
             return
         if verdict is Verdict.GONE:

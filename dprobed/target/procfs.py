@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 # include/linux/sched.h
 _PF_KTHREAD: Final = 0x0020_0000
@@ -104,14 +104,31 @@ def run_state(tid: int) -> str:
 
 def is_kernel_thread(pid: int) -> bool:
     """Whether it is a thread of the kernel's, without user space."""
+    found = birth(pid)
+    return found is not None and found.kernel_thread
+
+
+class Birth(NamedTuple):
+    """What a process has from its birth; ``start``: in clock ticks since boot. With the id it
+    names a process for good."""
+
+    parent: int
+    start: int
+    kernel_thread: bool
+
+
+def birth(pid: int) -> Birth | None:
+    """``None`` when the process is gone."""
     found = _stat(pid)
-    return found is not None and bool(int(found[6]) & _PF_KTHREAD)
+    if found is None:
+        return None
+    return Birth(int(found[1]), int(found[19]), bool(int(found[6]) & _PF_KTHREAD))
 
 
 def start_time(pid: int) -> int | None:
-    """When it started, in clock ticks since boot: with the id it names a process for good."""
-    found = _stat(pid)
-    return int(found[19]) if found is not None else None
+    """``Birth.start``, by itself."""
+    found = birth(pid)
+    return found.start if found is not None else None
 
 
 def executable(pid: int) -> str:

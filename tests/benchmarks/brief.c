@@ -1,5 +1,5 @@
-/* Lives for as many microseconds as it is told (0: until its input ends), calling `tick` all the
-   while. Says on standard output when it began, in ns. */
+/* Lives for as many microseconds as it is told (0: until its input ends), and calls `tick` a
+   thousand times meanwhile. Says on standard output when it began, in ns. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
@@ -20,7 +20,7 @@ static long now(void)
 int main(int count, char **arguments)
 {
     long start = now(), life = count > 1 ? atol(arguments[1]) * 1000 : 0;
-    struct timespec nap = {0, 50000};
+    struct timespec nap = {0, life / 1000};
     char byte;
     printf("%ld\n", start);
     fflush(stdout);

@@ -139,10 +139,12 @@ def cat(command: Sequence[str | Path] = ("cat",), **options: Any) -> Iterator[Ca
 class Daemon:
     """A `dprobed` of our own, at a socket of its own."""
 
-    def __init__(self, socket: Path, before: Sequence[str] = (), **options: Any) -> None:
+    def __init__(
+        self, socket: Path, *arguments: object, before: Sequence[str] = (), **options: Any
+    ) -> None:
         self.socket = socket
         self.process = subprocess.Popen(
-            [*before, str(DPROBED), "--socket", str(socket)],
+            [*before, str(DPROBED), "--socket", str(socket), *map(str, arguments)],
             stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
@@ -170,12 +172,14 @@ class Daemon:
 
 
 @contextmanager
-def running_daemon(folder: Path, before: Sequence[str] = (), **options: Any) -> Iterator[Daemon]:
+def running_daemon(
+    folder: Path, *arguments: object, before: Sequence[str] = (), **options: Any
+) -> Iterator[Daemon]:
     """A daemon for a test; it ends well, and leaves neither file nor process.
 
     ``before``: a command that executes it.
     """
-    daemon = Daemon(folder / "control.sock", before, **options)
+    daemon = Daemon(folder / "control.sock", *arguments, before=before, **options)
     try:
         yield daemon
         if daemon.process.poll() is None:

@@ -34,7 +34,7 @@ WITHOUT_EVENTS = ("setpriv", "--inh-caps=-net_admin", "--bounding-set=-net_admin
 def daemon(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Daemon]:
     """A daemon that hears of processes in one way or the other."""
     before = WITHOUT_EVENTS if request.param == "polling" else ()
-    with running_daemon(tmp_path, before) as running:
+    with running_daemon(tmp_path, before=before) as running:
         yield running
 
 
@@ -282,7 +282,7 @@ def test_children_have_it_from_their_first_instruction(daemon: Daemon, tmp_path:
     """However short they live: none is missed, and none of their hits."""
     shutil.copy("/bin/dash", tmp_path / "dash")
     daemon.json("insert", program(tmp_path), "--exe", tmp_path / "dash")
-    script = 'while read -r word; do n=0; while [ $n -lt 50 ]; do (echo a); n=$((n+1)); done; done'
+    script = "while read -r word; do n=0; while [ $n -lt 50 ]; do (echo a); n=$((n+1)); done; done"
     with subprocess.Popen(
         [tmp_path / "dash", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as target:

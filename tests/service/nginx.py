@@ -163,7 +163,7 @@ class Nginx:
 
     def _is_own(self, process: psutil.Process) -> bool:
         try:
-            # Workers have no environment of their own left to ask: it is overwritten by their title.
+            # Workers have no environment left to ask: it is overwritten by their title.
             return any(file.path.startswith(f"{self.folder}/") for file in process.open_files())
         except psutil.NoSuchProcess:
             return False

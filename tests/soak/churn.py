@@ -230,7 +230,7 @@ def prepare(folder: Path) -> None:
     shutil.copy("/usr/bin/tr", folder / "tr")
     shutil.copy(Path("/usr/bin/python3").resolve(), folder / "python")
     source = ROOT / "tests/targets/soaked.c"
-    command = ["gcc", "-g", "-O1", "-pthread", "-o", folder / "soaked", source]
+    command: list[str | Path] = ["gcc", "-g", "-O1", "-pthread", "-o", folder / "soaked", source]
     subprocess.run(command, check=True, timeout=60)
     for name, source_text in (("called", CALLED), ("written", WRITTEN), ("told", TOLD)):
         (folder / f"{name}.rpn").write_text(source_text.format(folder=folder))

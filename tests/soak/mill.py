@@ -2,9 +2,9 @@
 
     python -m tests.soak.mill FOLDER RATE
 
-``FOLDER`` has the executables (see ``tests.soak.churn``); about RATE processes a second are started,
-those that they fork included. At the end of its input the last ones are waited for, and a line of
-JSON says how many there were, and which of them did not end as they should.
+``FOLDER`` has the executables (see ``tests.soak.churn``); about RATE processes a second are
+started, those that they fork included. At the end of its input the last ones are waited for, and a
+line of JSON says how many there were, and which of them did not end as they should.
 """
 
 from __future__ import annotations

@@ -21,7 +21,9 @@ def test_a_request_is_one_line_of_json() -> None:
         "type": "insert",
         "id": 2,
         "pid": 1234,
-        "programs": [{"label": "alloc", "bytecode": base64.b64encode(b"\x00\xff").decode()}],
+        "programs": [
+            {"label": "alloc", "bytecode": base64.b64encode(b"\x00\xff").decode(), "budget": None}
+        ],
         "keep": False,
         "check_opcode": True,
         "present": "merge",

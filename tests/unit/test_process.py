@@ -34,14 +34,21 @@ def test_ourselves() -> None:
 
 
 def test_a_child_that_ends_and_its_environment() -> None:
-    with subprocess.Popen(["sleep", "1000"], env={"A": "b=c", "E": ""}) as child:
-        try:
-            found = process.read(child.pid)
-            assert found is not None
-            assert (found.comm, found.cmdline) == ("sleep", ("sleep", "1000"))
-            assert process.environment(found) == {"A": "b=c", "E": ""}
-        finally:
-            child.kill()
+    # Only what it says shows that its exec, which sets arguments and environment up, is over.
+    command = ["cat", "-u"]
+    with subprocess.Popen(
+        command, env={"A": "b=c", "E": ""}, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        child.stdin.write(b"x\n")
+        child.stdin.flush()
+        assert child.stdout.readline() == b"x\n"
+        found = process.read(child.pid)
+        assert found is not None
+        assert (found.comm, found.cmdline) == ("cat", ("cat", "-u"))
+        assert process.environment(found) == {"A": "b=c", "E": ""}
+        child.stdin.close()
     assert process.read(child.pid) is None
     assert process.environment(found) is None
 
