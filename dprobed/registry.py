@@ -33,6 +33,7 @@ from dprobed.policy.gate import Admission, Gate
 from dprobed.policy.rights import Right
 from dprobed.program import Program, ProgramError, decode, encode
 from dprobed.report import RecordLog, exit_names, record_line
+from dprobed.rescue import rescue
 from dprobed.supervisor import Supervisor
 from dprobed.target import procfs
 
@@ -686,7 +687,10 @@ class Registry:
 
     def _lost(self, host: Host, failure: str) -> None:
         """A tracer is gone, and with it the targets that it still had."""
-        for target in list(host.targets.values()):
+        targets = list(host.targets.values())
+        for target in targets:
+            rescue(target.pid)  # At once, all of them: each may run into a breakpoint any moment.
+        for target in targets:
             self._finish(target, None, failure or "its tracer ended without a word")
 
     def _finish(self, target: Target, ended: protocol.Ended | None, failure: str) -> None:
