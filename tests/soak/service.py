@@ -74,7 +74,7 @@ class Report:
 
 def _round(daemon: Daemon, service: Nginx, load: Load, folder: Path, report: Report) -> None:
     report.bare.append(load.more(MEASURED))
-    daemon.json("insert", *sources(folder), "--exe", "/usr/sbin/nginx")
+    daemon.json("insert", *sources(folder), "--exe", service.executable)
     wait_probed(daemon, service)
     load.more(STEP)
     report.probed.append(load.more(MEASURED))
