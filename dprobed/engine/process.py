@@ -10,7 +10,6 @@ its parent's target until it has memory of its own, at ``exec``.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
@@ -18,7 +17,6 @@ from typing import Final
 from dprobed.debugger.invitation import FACILITY as DEBUGGER
 from dprobed.debugger.invitation import Debugger, Host
 from dprobed.engine import protocol
-from dprobed.engine.budget import Account
 from dprobed.engine.follow import Follower
 from dprobed.engine.probe import Attachment
 from dprobed.engine.programs import Programs, RequestError
@@ -72,11 +70,8 @@ class TracedProcess:
         self.programs = Programs(pid, self.world, self.engine, common.reporter, self._tell)
         self.debugger = Debugger(self.world, self.engine, pid, self._debugger_host())
         self.debugger.limit = options.hold_limit
-        self.debugger.holds_thread = options.hold_thread
         self._throttle = Throttle(self.programs, self.world.want)
-        if options.budget is not None:
-            owner = f"process {pid}"
-            self.programs.account = Account(options.budget, owner, time.monotonic_ns())
+        self.adjust(options.hold_thread, options.budget)
         #: How it ended, and with which status; None while it is a target.
         self.end: tuple[str, int] | None = None
         self._common = common
@@ -140,6 +135,11 @@ class TracedProcess:
                     f"({found.name.decode(errors='replace')}) shares its memory "
                     "(vfork or CLONE_VM) and would run into the probes; try again when that ended"
                 )
+
+    def adjust(self, hold_thread: bool, budget: protocol.Limits | None) -> None:
+        """Treat it so from now on."""
+        self.debugger.holds_thread = hold_thread
+        self.programs.set_budget(budget)
 
     # --- the main loop ---
 

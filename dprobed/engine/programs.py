@@ -47,6 +47,8 @@ class Inserted:
     check_opcode: bool
     label: str = ""
     budget: protocol.Limits | None = None
+    #: What hits of this program are charged to, besides that of all.
+    account: Account | None = None
     probes: list[Probe] = field(default_factory=list)
 
 
@@ -66,7 +68,7 @@ class Programs:
         #: Nothing is placed before the target's ``exec``.
         self.launching = False
         #: What hits of all programs are charged to.
-        self.account: Account | None = None
+        self._account: Account | None = None
         self._pid: Final = pid
         self._world: Final = world
         self._engine: Final = engine
@@ -190,6 +192,7 @@ class Programs:
             request.budget,
         )
         inserted.probes = self._probes_of(inserted)
+        self._charge(inserted)
         self.inserted[request.program] = inserted
         if not self.launching:
             try:
@@ -386,6 +389,7 @@ class Programs:
                 inserted.budget,
             )
             twin.probes = self._probes_of(twin)
+            self._charge(twin)
             twins.update(zip(inserted.probes, twin.probes, strict=True))
             self.inserted[twin.number] = twin
         for old, new in twins.items():
@@ -491,21 +495,30 @@ class Programs:
                 probe.set(ProbeState.PENDING, "its module was unmapped")
         self.tell_changed(lost)
 
+    def set_budget(self, limits: protocol.Limits | None) -> None:
+        """What all programs together may cost the target from now on."""
+        now = time.monotonic_ns()
+        self._account = Account(limits, f"process {self._pid}", now) if limits else None
+        for inserted in self.inserted.values():
+            self._charge(inserted)
+
+    def _charge(self, inserted: Inserted) -> None:
+        accounts = tuple(each for each in (self._account, inserted.account) if each is not None)
+        self._engine.metered = self._engine.metered or bool(accounts)
+        for probe in inserted.probes:
+            probe.accounts = accounts
+
     def _probes_of(self, inserted: Inserted) -> list[Probe]:
-        program, accounts = inserted.program, [self.account]
+        program = inserted.program
         if inserted.budget is not None:
             owner = inserted.label or program.header.name
-            accounts.append(Account(inserted.budget, owner, time.monotonic_ns()))
-        probes = [
+            inserted.account = Account(inserted.budget, owner, time.monotonic_ns())
+        return [
             Probe(
                 inserted.number, probe, inserted.executor.entries[probe.index], program.header.name
             )
             for probe in program.probes
         ]
-        for probe in probes:
-            probe.accounts = tuple(each for each in accounts if each is not None)
-            self._engine.metered = self._engine.metered or bool(probe.accounts)
-        return probes
 
     # --- variables ---
 

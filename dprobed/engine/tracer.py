@@ -271,6 +271,9 @@ class Tracer:
             raise Gone(target.pid)
         seq = request.seq
         match request:
+            case protocol.Adjust():
+                target.adjust(request.hold_thread, request.budget)
+                return protocol.Ok(seq)
             case protocol.Insert():
                 self._use_facilities(request.facilities, request.acting)
                 probes = target.programs.insert(request, self._common.facilities)
