@@ -606,9 +606,7 @@ class Registry:
                 self._records(host, event.records)
             case protocol.Places():
                 for number, place in event.places.items():
-                    if (owner := host.targets.get(place.pid)) is not None:
-                        owner.places[number] = (place.module, place.place)
-                        host.by_place[number] = owner
+                    host.place(number, place)
             case protocol.Forked():
                 self._forked(host, event)
             case _:
