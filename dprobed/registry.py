@@ -34,6 +34,7 @@ from dprobed.policy.model import Decision
 from dprobed.policy.rights import Right
 from dprobed.program import Program, ProgramError, decode, encode
 from dprobed.report import RecordLog, exit_names, record_line
+from dprobed.rescue import rescue
 from dprobed.supervisor import Supervisor
 from dprobed.target import procfs
 
@@ -605,9 +606,7 @@ class Registry:
                 self._records(host, event.records)
             case protocol.Places():
                 for number, place in event.places.items():
-                    if (owner := host.targets.get(place.pid)) is not None:
-                        owner.places[number] = (place.module, place.place)
-                        host.by_place[number] = owner
+                    host.place(number, place)
             case protocol.Forked():
                 self._forked(host, event)
             case _:
@@ -721,7 +720,10 @@ class Registry:
 
     def _lost(self, host: Host, failure: str) -> None:
         """A tracer is gone, and with it the targets that it still had."""
-        for target in list(host.targets.values()):
+        targets = list(host.targets.values())
+        for target in targets:
+            rescue(target.pid)  # At once, all of them: each may run into a breakpoint any moment.
+        for target in targets:
             self._finish(target, None, failure or "its tracer ended without a word")
 
     def _finish(self, target: Target, ended: protocol.Ended | None, failure: str) -> None:
