@@ -215,6 +215,19 @@ def _cpu(_: Path | None) -> Check:
     return Check("cpu", "fxsr" in have, True, f"{os.cpu_count()} CPUs; {' '.join(have)}")
 
 
+def _events(_: Path | None) -> Check:
+    name = "process events"
+    # Only here: the client needs nothing else of it.
+    from dprobed.discovery.connector import listen
+
+    try:
+        listen().close()
+    except OSError as error:
+        reason = os_error_text(error)
+        return Check(name, False, False, f"{reason}: a daemon of this user looks at /proc instead")
+    return Check(name, True, False, "the kernel tells of each process that begins or ends")
+
+
 def _daemon(socket: Path | None) -> Check:
     path = socket or default_socket(os.getuid())
     try:
@@ -245,5 +258,6 @@ _CHECKS: Final[tuple[Callable[[Path | None], Check], ...]] = (
     _debug_registers,
     _map_files,
     _seccomp,
+    _events,
     _daemon,
 )

@@ -56,24 +56,8 @@ class Connector:
 
     def start(self) -> None:
         """Listen; raises OSError where we may not."""
-        sock = socket.socket(
-            socket.AF_NETLINK,
-            socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK,
-            _NETLINK_CONNECTOR,
-        )
-        try:
-            sock.bind((0, _CN_IDX_PROC))
-            sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)
-            # Since Linux 6.6 the kernel can be told what to leave out; earlier ones do not know
-            # the longer request, and do not answer it.
-            wanted = struct.pack("=II", _LISTEN, _FORK | _EXEC | _UID | _EXIT)
-            if not _asked(sock, wanted) and not _asked(sock, wanted[:4]):
-                raise PermissionError(errno.EPERM, "the kernel does not answer here")
-        except OSError:
-            sock.close()
-            raise
-        self._socket = sock
-        asyncio.get_running_loop().add_reader(sock, self._read)
+        self._socket = listen()
+        asyncio.get_running_loop().add_reader(self._socket, self._read)
 
     def stop(self) -> None:
         """Hear no more."""
@@ -98,6 +82,27 @@ class Connector:
             event = event_of(data)
             if event is not None:
                 self._sink.on_event(*event)
+
+
+def listen() -> socket.socket:
+    """A socket on which process events come; raises OSError where we may not."""
+    sock = socket.socket(
+        socket.AF_NETLINK,
+        socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK,
+        _NETLINK_CONNECTOR,
+    )
+    try:
+        sock.bind((0, _CN_IDX_PROC))
+        sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)
+        # Since Linux 6.6 the kernel can be told what to leave out; earlier ones do not know
+        # the longer request, and do not answer it.
+        wanted = struct.pack("=II", _LISTEN, _FORK | _EXEC | _UID | _EXIT)
+        if not _asked(sock, wanted) and not _asked(sock, wanted[:4]):
+            raise PermissionError(errno.EPERM, "the kernel does not answer here")
+    except OSError:
+        sock.close()
+        raise
+    return sock
 
 
 def event_of(data: bytes) -> tuple[Kind, int, int] | None:
