@@ -35,12 +35,25 @@ class Host:
         self.targets: dict[int, Target] = {}
         #: By the number of a place, whose it is.
         self.by_place: dict[int, Target] = {}
+        #: Places in followed children of which the tracer has not told yet, by their process.
+        self._early: dict[int, dict[int, protocol.Place]] = {}
         self._ended: dict[int, Target] = {}
 
     def add(self, target: Target) -> None:
         """A target of this tracer from now on."""
         self.targets[target.pid] = target
         target.host = self
+        for number, place in self._early.pop(target.pid, {}).items():
+            self.place(number, place)
+
+    def place(self, number: int, place: protocol.Place) -> None:
+        """Records will speak of a place by this number."""
+        target = self.targets.get(place.pid)
+        if target is None:
+            self._early.setdefault(place.pid, {})[number] = place
+        else:
+            target.places[number] = (place.module, place.place)
+            self.by_place[number] = target
 
     def drop(self, target: Target) -> None:
         """It has ended; with the last one the tracer does."""

@@ -11,6 +11,7 @@ import msgspec
 
 from dprobed.control import messages
 from dprobed.engine import protocol
+from dprobed.policy.model import Decision
 from dprobed.program import Program
 from dprobed.supervisor import TracerGone, TracerRefused
 
@@ -163,6 +164,7 @@ class Target:
         #: The tracer that it is in, and the user as whom that runs.
         self.host: Host | None = None
         self.uid = -1
+        self.decision: Decision | None = None
         self.attached = False
         self.holders: set[Client] = set()
         self.entries: dict[int, Entry] = {}

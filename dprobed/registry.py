@@ -30,14 +30,18 @@ from dprobed.handler.trace.session import Traces
 from dprobed.hosts import Host, Hosts
 from dprobed.instance import DEFECT, Client, Entry, Refusal, Target, describe_end
 from dprobed.policy.gate import Admission, Gate
+from dprobed.policy.model import Decision
 from dprobed.policy.rights import Right
 from dprobed.program import Program, ProgramError, decode, encode
 from dprobed.report import RecordLog, exit_names, record_line
+from dprobed.rescue import rescue
 from dprobed.supervisor import Supervisor
 from dprobed.target import procfs
 
 #: Ended targets of which ``query`` still shows the last counters.
 PAST_TARGETS: Final = 64
+#: Programs that one user of root's daemon may have in, other than root.
+OF_A_USER: Final = 1000
 #: Targets out of which programs are taken at the same time.
 _AT_ONCE: Final = 16
 #: Seconds in which a tracer says of a process that is dead that it has ended.
@@ -97,7 +101,7 @@ class Registry:
             raise Refusal(f"process {pid} is part of dprobed itself, and cannot be probed by it")
         admission = self.gate.admit(client, pid)
         while True:
-            followed = follow_forks or admission.follow_forks
+            followed = follow_forks or admission.decision.follow_forks
             target = self._targets.setdefault(pid, Target(pid, followed))
             async with target.lock:
                 if target.finished.is_set():
@@ -118,7 +122,7 @@ class Registry:
         self, target: Target, client: Client, launch: bool, shared: bool, admission: Admission
     ) -> None:
         try:
-            target.uid = admission.uid
+            target.uid, target.decision = admission.uid, admission.decision
             await self._hosts.place(target, admission.uid, admission.gid, shared=shared)
         except OSError as error:
             target.holders.discard(client)
@@ -132,11 +136,11 @@ class Registry:
                     launch=launch,
                     hold_limit=self._hold_limit,
                     follow_forks=target.follow_forks,
-                    hold_thread=admission.hold_thread,
-                    budget=admission.budget,
+                    hold_thread=admission.decision.hold == "thread",
+                    budget=admission.decision.limits,
                 )
             )
-            if self.gate.admit(client, target.pid) != admission:
+            if not self.gate.admit(client, target.pid).same_as(admission):
                 raise Refusal(f"process {target.pid} became another one meanwhile; try again")
         except Refusal:
             target.holders.discard(client)
@@ -157,6 +161,7 @@ class Registry:
         programs = [(upload, self.decode(upload)) for upload in request.programs]
         for upload, program in programs:
             self.gate.allow(client, target.pid, upload.label, program)
+        self._make_room(client, len(programs))
         async with target.lock:
             replaced = [
                 entry
@@ -185,6 +190,16 @@ class Registry:
         names = ", ".join(entry.label for entry in entries)
         _log.info("process %d: user %d inserted %s", request.pid, client.uid, names)
         return entries
+
+    def _make_room(self, client: Client, more: int) -> None:
+        """Nobody fills root's daemon with programs; raises Refusal."""
+        if not self.gate.commands(client):
+            own = sum(entry.uid == client.uid for entry in self.select(client, messages.Select()))
+            if own + more > OF_A_USER:
+                raise Refusal(
+                    f"{own} programs of user {client.uid} are in already, and {OF_A_USER} may be; "
+                    "take some out, or start a dprobed of your own"
+                )
 
     async def put(
         self,
@@ -352,7 +367,7 @@ class Registry:
         if select == messages.Select():
             chosen |= {target for target in self._targets.values() if self._sees(client, target)}
         live = [t for t in chosen if t.attached and not t.finished.is_set()]
-        await asyncio.gather(*(self._refresh(target) for target in live))
+        await asyncio.gather(*(self.refresh(target) for target in live))
         return sorted(chosen, key=lambda target: target.pid)
 
     async def variables(self, client: Client, wanted: messages.Vars) -> list[int]:
@@ -462,6 +477,7 @@ class Registry:
             process = processes.read(target.pid)
             if process is None or target.finished.is_set():
                 return
+            await self._adjust(target, self.gate.policies.decide(process))
             for holder in list(target.holders):
                 if self.gate.denial(holder, process, frozenset()) is not None:
                     target.holders.discard(holder)
@@ -482,6 +498,22 @@ class Registry:
                 entry.owner.tell(
                     messages.StateChange(pid=target.pid, probes=list(entry.probe_infos()))
                 )
+
+    @staticmethod
+    async def _adjust(target: Target, decision: Decision) -> None:
+        """Have a process treated as is decided now."""
+        before, target.decision = target.decision, decision
+        if before is not None and (before.budget, before.hold) == (decision.budget, decision.hold):
+            return
+        with contextlib.suppress(Refusal):  # It is about to end.
+            await target.ask(
+                lambda seq: protocol.Adjust(
+                    seq=seq,
+                    pid=target.pid,
+                    hold_thread=decision.hold == "thread",
+                    budget=decision.limits,
+                )
+            )
 
     async def stop(self, patience: float) -> None:
         """Take everything out of every target; waits at most ``patience`` seconds."""
@@ -518,7 +550,8 @@ class Registry:
             raise Refusal(f"process {pid} is not attached by this connection; send `attach` first")
         return target
 
-    async def _refresh(self, target: Target) -> None:
+    async def refresh(self, target: Target) -> None:
+        """Ask the tracer for the present states and counters."""
         try:
             answer = await target.ask(lambda seq: protocol.Query(seq=seq, pid=target.pid))
         except Refusal:
@@ -541,7 +574,7 @@ class Registry:
             if stays or target.holders:
                 for entry in own:
                     await self._take_out(entry)
-                await self._refresh(target)
+                await self.refresh(target)
                 return
             answer = await target.ask(lambda seq: protocol.Detach(seq=seq, pid=target.pid))
             target.overhead_ns = max(target.overhead_ns, answer.overhead_ns)
@@ -573,9 +606,7 @@ class Registry:
                 self._records(host, event.records)
             case protocol.Places():
                 for number, place in event.places.items():
-                    if (owner := host.targets.get(place.pid)) is not None:
-                        owner.places[number] = (place.module, place.place)
-                        host.by_place[number] = owner
+                    host.place(number, place)
             case protocol.Forked():
                 self._forked(host, event)
             case _:
@@ -615,7 +646,7 @@ class Registry:
         self._targets[event.pid] = target
         if parent is not None:
             target.holders |= parent.holders
-            target.uid = parent.uid
+            target.uid, target.decision = parent.uid, parent.decision
             numbers = {status.program for status in event.probes}
             for entry in parent.entries.values():
                 if entry.number in numbers:
@@ -636,6 +667,9 @@ class Registry:
             self.later(self._release(target, client))
         if not clients and not target.entries:
             self.later(self._let_go(target))
+        elif self.gate.policies.policies:
+            # It has another parent, for one: another policy may be the one that decides.
+            self.later(self._check_again(target))
 
     async def _let_go(self, target: Target) -> None:
         async with target.lock:
@@ -686,7 +720,10 @@ class Registry:
 
     def _lost(self, host: Host, failure: str) -> None:
         """A tracer is gone, and with it the targets that it still had."""
-        for target in list(host.targets.values()):
+        targets = list(host.targets.values())
+        for target in targets:
+            rescue(target.pid)  # At once, all of them: each may run into a breakpoint any moment.
+        for target in targets:
             self._finish(target, None, failure or "its tracer ended without a word")
 
     def _finish(self, target: Target, ended: protocol.Ended | None, failure: str) -> None:

@@ -15,6 +15,7 @@ import os
 import signal
 import socket
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from typing import Final, NoReturn
@@ -42,6 +43,8 @@ LATE: Final = (
 )
 #: Room for the records that come while the daemon is busy elsewhere.
 _SOCKET_BUFFER = 4 << 20
+#: Seconds between one collection of garbage and the next, where tracers are started.
+_COLLECT = 10.0
 
 
 class TracerRefused(Exception):
@@ -184,6 +187,7 @@ class Supervisor:
 
     def __init__(self, main: TracerMain) -> None:
         self._main = main
+        self._collected = time.monotonic()
         self.tracers: dict[int, Tracer] = {}
 
     async def start(
@@ -198,6 +202,11 @@ class Supervisor:
             try:
                 for end in (ours, theirs):
                     end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BUFFER)
+                # Freezing and its undoing make all objects old, and the collector looks at old
+                # ones only when many young ones have got old by themselves.
+                if time.monotonic() > self._collected + _COLLECT:
+                    gc.collect()
+                    self._collected = time.monotonic()
                 # Frozen, the child's collector leaves the pages that it shares with us alone.
                 gc.freeze()
                 child = os.fork()

@@ -187,7 +187,8 @@ def _explain(probes: Sequence[messages.ProbeInfo]) -> None:
     for probe in probes:
         if probe.reason:
             name = f"{probe.program} {probe.major}.{probe.minor} at {probe.place}"
-            complain(f"{name}: {probe.state}: {probe.reason}")
+            passed = f"; at least {probe.passed} hits passed over" if probe.passed else ""
+            complain(f"{name}: {probe.state}: {probe.reason}{passed}")
 
 
 def remove(daemon: Connection, selects: Sequence[messages.Select], *, json: bool) -> None:

@@ -173,7 +173,8 @@ def summary_text(summary: Summary) -> str:
     for probe in summary.probes:
         if probe.reason:
             name = f"{probe.program} {probe.major}.{probe.minor} {probe.place}"
-            lines.append(f"{name}: {probe.state}: {probe.reason}")
+            passed = f"; at least {probe.passed} hits passed over" if probe.passed else ""
+            lines.append(f"{name}: {probe.state}: {probe.reason}{passed}")
     lines.append(f"time spent in probes: {summary.overhead_ns / 1e9:.6f} s")
     return "\n".join(lines)
 

@@ -52,6 +52,11 @@ class Account:
     def __init__(self, limits: Limits, owner: str, now: int) -> None:
         self.limits = limits
         self.owner = owner
+        self.begin(now)
+
+    def begin(self, now: int) -> None:
+        """Full, and nothing taken out yet: also when what made it go over is gone."""
+        limits = self.limits
         #: When it will not be over any more (monotonic ns); 0: it is not over.
         self.over_until = 0
         #: Since when its probes have been in; whether somebody was told that it is over since.
@@ -91,4 +96,5 @@ class Account:
             allowed.append(f"{100 * limits.share:g} % of the time")
         if limits.hits is not None:
             allowed.append(f"{limits.hits:g} hits a second")
-        return f"over the budget of {self.owner}: {', '.join(allowed)}"
+        rule = f" ({limits.rule})" if limits.rule else ""
+        return f"over the budget of {self.owner}: {', '.join(allowed)}{rule}"

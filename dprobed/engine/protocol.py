@@ -35,11 +35,13 @@ class Limits(msgspec.Struct, frozen=True):
     """What may be spent: ``share`` of the target's time (above 0, up to 1), ``hits`` a second.
 
     ``remove``: what is over them is taken out for good; else until it is within them again.
+    ``rule``: what says so, for people; empty: whoever inserted the program.
     """
 
     share: float | None = None
     hits: float | None = None
     remove: bool = False
+    rule: str = ""
 
 
 class Attach(msgspec.Struct, tag=True, frozen=True):
@@ -56,6 +58,15 @@ class Attach(msgspec.Struct, tag=True, frozen=True):
     launch: bool = False
     hold_limit: float = 600.0
     follow_forks: bool = False
+    hold_thread: bool = False
+    budget: Limits | None = None
+
+
+class Adjust(msgspec.Struct, tag=True, frozen=True):
+    """Treat a target otherwise from now on: ``hold_thread`` and ``budget`` as in ``Attach``."""
+
+    seq: int
+    pid: int
     hold_thread: bool = False
     budget: Limits | None = None
 
@@ -143,7 +154,7 @@ class Detach(msgspec.Struct, tag=True, frozen=True):
     pid: int
 
 
-Request = Attach | Insert | Remove | Query | Vars | Facilities | Dump | Resume | Detach
+Request = Attach | Adjust | Insert | Remove | Query | Vars | Facilities | Dump | Resume | Detach
 
 
 class ProbeStatus(msgspec.Struct, frozen=True, array_like=True):

@@ -9,6 +9,7 @@ down what it hits: these are counted as *passed over*.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Final
 
@@ -57,10 +58,7 @@ class Throttle:
             if account in probe.accounts and probe.attachments and not probe.over
         ]
         if account.limits.remove:
-            for probe in probes:
-                probe.set(State.DISABLED, account.reason())
-            self._programs.detach(probes)
-            self._programs.tell_changed(probes)
+            self._remove(account, probes, now)
             return
         fresh = [probe for probe in probes if now > probe.throttled_until]
         for probe in probes:
@@ -74,6 +72,21 @@ class Throttle:
         done = time.monotonic_ns()
         account.charge(done - now, done, hits=0)
         self._programs.tell_changed(fresh)
+
+    def _remove(self, account: Account, probes: list[Probe], now: int) -> None:
+        """The program that was hit most goes; if that is not enough, the next one will."""
+        hits: Counter[int] = Counter()
+        for probe in probes:
+            hits[probe.program] += probe.hits - probe.mark
+        for program, _ in hits.most_common(1):
+            out = [probe for probe in probes if probe.program == program]
+            for probe in out:
+                probe.set(State.DISABLED, account.reason())
+            self._programs.detach(out)
+            self._programs.tell_changed(out)
+        for probe in probes:
+            probe.mark = probe.hits
+        account.begin(now)
 
     def _wake(self) -> None:
         now = time.monotonic_ns()

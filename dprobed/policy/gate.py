@@ -19,7 +19,6 @@ from collections.abc import Mapping
 from typing import NamedTuple, NoReturn
 
 from dprobed import process as processes
-from dprobed.engine import protocol
 from dprobed.instance import Asker, Refusal, Target
 from dprobed.policy.audit import Audit
 from dprobed.policy.model import Decision, Denial, Policies
@@ -31,15 +30,16 @@ from dprobed.target import procfs
 
 
 class Admission(NamedTuple):
-    """As whom the tracer is to run, of the process that started at ``start`` (procfs), and how the
-    policy has the process treated."""
+    """As whom the tracer of a process is to run, and what was decided about that."""
 
     uid: int
     gid: int
-    start: int
-    follow_forks: bool
-    hold_thread: bool
-    budget: protocol.Limits | None
+    decision: Decision
+
+    def same_as(self, other: Admission) -> bool:
+        """Whether it is the same process, traced as the same user."""
+        one, two = self.decision.process, other.decision.process
+        return (self.uid, self.gid, one.start) == (other.uid, other.gid, two.start)
 
 
 class Gate:
@@ -87,13 +87,7 @@ class Gate:
         self._check(decision, asker, frozenset())
         own = (os.geteuid(), os.getegid())
         identity = self._identity(decision, asker) if self._serves_all else own
-        return Admission(
-            *identity,
-            decision.process.start,
-            decision.follow_forks,
-            decision.hold == "thread",
-            decision.budget.as_limits(),
-        )
+        return Admission(*identity, decision)
 
     def join(self, asker: Asker, target: Target, admission: Admission) -> None:
         """That the asker may share a process that is traced already."""

@@ -55,11 +55,11 @@ class Limits:
     hits: float | None = None
     action: Action = "throttle"
 
-    def as_limits(self) -> protocol.Limits | None:
-        """As a tracer wants to hear it; None: there are none."""
+    def as_limits(self, rule: str = "") -> protocol.Limits | None:
+        """As a tracer wants to hear it, of a rule; None: there are none."""
         if self.share is None and self.hits is None:
             return None
-        return protocol.Limits(self.share, self.hits, self.action == "remove")
+        return protocol.Limits(self.share, self.hits, self.action == "remove", rule)
 
 
 @dataclass(frozen=True)
@@ -140,6 +140,11 @@ class Decision:
         return self.policy.budget if self.policy else Limits()
 
     @property
+    def limits(self) -> protocol.Limits | None:
+        """That budget, as a tracer wants to hear it."""
+        return self.budget.as_limits(self.rule_text)
+
+    @property
     def follow_forks(self) -> bool:
         """Whether its children are probed as it is."""
         return self.policy is not None and self.policy.follow_forks
@@ -189,11 +194,12 @@ class Decision:
         text = f"{user_name(uid)} may not {verb} {process}: {self._why(uid, gids, have)}"
         if reason:
             text += f"; {reason}"
-        short = f"protected: {self.protected}" if self.protected else f"denied by {self._rule}"
+        short = f"protected: {self.protected}" if self.protected else f"denied by {self.rule_text}"
         return Denial(text, short, self.rule, self.place, self.process.pid, uid, missing)
 
     @property
-    def _rule(self) -> str:
+    def rule_text(self) -> str:
+        """The rule for people, with its place."""
         return f"policy {self.rule} ({self.place})" if self.policy else "the default policy"
 
     def _why(self, uid: int, gids: frozenset[int], have: frozenset[Right]) -> str:
@@ -202,8 +208,8 @@ class Decision:
         default = "no policy matches, and by default"
         if self.policy is not None:
             if uid in self.process.uids or self.policy.rights.named(uid, gids) is not None:
-                return f"{self._rule} gives {words(have)}"
-            default = f"{self._rule} does not name that user, and by default"
+                return f"{self.rule_text} gives {words(have)}"
+            default = f"{self.rule_text} does not name that user, and by default"
         if len(set(self.process.uids)) == 1:
             return f"{default} only root and {user_name(self.process.uid)}, whose it is, may"
         return f"{default} only root may, because it runs with the rights of two users"

@@ -149,13 +149,13 @@ def test_other_probes_on_the_site_stay(rushing: Target, trace: Trace) -> None:
     """What is throttled is a program, not a place."""
     path = rushing.process.args[0]
     tracer = trace(rushing)
-    cheap, _ = tracer.insert(counting(path, "probed"), budget=Limits(hits=500))
+    cheap, _ = tracer.insert(counting(path, "probed"), budget=Limits(hits=50))
     dear = tracer.put(counting(path, "probed"))
     rush(rushing)
     assert tracer.query(cheap)[0].state is State.THROTTLED
     (status,) = tracer.query(dear)
     assert status.state is State.ACTIVE
     assert status.hits == rushing.number("calls") - rushing.number("before")
-    assert status.hits > 5 * tracer.query(cheap)[0].hits
+    assert status.hits > 2 * tracer.query(cheap)[0].hits
     tracer.detach()
     rushing.finish()

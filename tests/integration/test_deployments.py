@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import subprocess
@@ -25,6 +26,7 @@ from tests.integration.client_support import (
     words,
 )
 from tests.integration.conftest import Start
+from tests.integration.harness import text
 
 #: Without this capability the kernel tells nobody of its processes.
 WITHOUT_EVENTS = ("setpriv", "--inh-caps=-net_admin", "--bounding-set=-net_admin")
@@ -438,3 +440,23 @@ def test_variables_of_a_program_in_several_processes(
         done = hearing.dprobe("vars", "writes")
         assert done.returncode == 2
         assert done.stderr == "dprobe: writes goes into several processes; say which by --pid\n"
+
+
+def test_the_breakpoints_of_a_killed_tracer_are_taken_out(
+    hearing: Daemon, own_cat: Path, tmp_path: Path
+) -> None:
+    """Both processes had the same tracer, and would die of their next write."""
+    with cat([own_cat]) as one, cat([own_cat]) as two:
+        before = [text(one.pid), text(two.pid)]
+        hearing.json("insert", program(tmp_path), "--exe", own_cat)
+        until(hearing, lambda row: row["processes"] == 2)
+        assert [text(one.pid), text(two.pid)] != before
+        tracer = tracer_of(one.pid)
+        assert tracer_of(two.pid) == tracer
+        os.kill(tracer, signal.SIGKILL)
+        row = until(hearing, lambda row: row["processes"] == 0)
+        assert row["refused"] == {"the tracer was killed by SIGKILL": 2}
+        for target, text_before in zip((one, two), before, strict=True):
+            now = text(target.pid)
+            assert {line: now[line] for line in text_before} == text_before
+            target.say("on")

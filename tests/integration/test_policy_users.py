@@ -27,6 +27,7 @@ from tests.integration.client_support import (
     Json,
     Peer,
     cat,
+    children,
     parsed,
     program,
     running_daemon,
@@ -152,6 +153,11 @@ def ids(pid: int) -> tuple[int, ...]:
     return (*found.uids, *found.gids)
 
 
+def is_traced_by(daemon: Daemon, pid: int) -> bool:
+    """Whether this daemon traces a process; another one on this machine may, too."""
+    return tracer_of(pid) in children(daemon.process.pid)
+
+
 def test_users_and_root_by_default(place: Place) -> None:
     """Each user what is the user's own, and nothing of anybody else; root all."""
     with place.daemon() as daemon, cat_of(NOBODY) as own, cat_of(DAEMON) as other:
@@ -161,7 +167,7 @@ def test_users_and_root_by_default(place: Place) -> None:
                 f"user 65534 (nobody) may not touch process {other.pid} (cat): no policy matches, "
                 "and by default only root and user 1 (daemon), whose it is, may"
             )
-            assert tracer_of(other.pid) == 0
+            assert not is_traced_by(daemon, other.pid)
             entry = place.entry()
             assert entry["MESSAGE"] == f"denied: {text}"
             assert entry["DPROBE_UID"] == str(NOBODY)
@@ -464,7 +470,7 @@ def test_a_policy_alone_puts_a_program_in(place: Place) -> None:
                 [5],
                 [3],
             ]
-            assert tracer_of(other.pid) == 0
+            assert not is_traced_by(daemon, other.pid)
             (found,) = daemon.json("policy", "explain", new.pid)
             assert found["programs"] == [str(place.policies / "writes.rpn")]
 
@@ -475,7 +481,7 @@ def test_a_policy_alone_puts_a_program_in(place: Place) -> None:
             rule.unlink()
             assert daemon.dprobe("policy", "reload").returncode == 0
             assert daemon.json("query") == []
-            assert tracer_of(new.pid) == 0
+            assert not is_traced_by(daemon, new.pid)
 
 
 def test_a_policy_whose_program_has_no_facility_says_so(place: Place) -> None:
@@ -513,7 +519,7 @@ def test_denied_processes_of_a_deployment_are_counted(place: Place) -> None:
         row = until(daemon, lambda row: row["processes"] == 1)
         row = until(daemon, lambda row: str(other.pid) in row["refusals"])
         assert row["refusals"][str(other.pid)] == "denied by the default policy"
-        assert tracer_of(other.pid) == 0
+        assert not is_traced_by(daemon, other.pid)
         assert ids(tracer_of(own.pid)) == (NOBODY,) * 8
         with asking(daemon, DAEMON) as stranger:
             listing = answer(stranger, {"type": "query", "id": 2})
@@ -521,3 +527,115 @@ def test_denied_processes_of_a_deployment_are_counted(place: Place) -> None:
             answer(stranger, {"type": "remove", "id": 3})
         own.say("123")
         assert words(report(peer, "record")) == [4]
+
+
+def test_one_user_cannot_fill_the_daemon(place: Place) -> None:
+    with place.daemon() as daemon, cat_of(NOBODY) as own, asking(daemon) as peer:
+        deploy = {"type": "deploy", "id": 1, "selection": {}, "programs": [upload()] * 65}
+        assert "may have 64 programs" in refused(answer(peer, deploy))
+        attach(peer, own.pid)
+        assert insert(peer, own.pid)["type"] == "inserted"
+        text = refused(insert(peer, own.pid, *[upload()] * 1000))
+        assert text.startswith("1 programs of user 65534 are in already, and 1000 may be")
+
+
+@contextmanager
+def busy(**options: Any) -> Iterator[int]:
+    """A process that writes as fast as it can; nothing of ours ends it."""
+    command = ["dd", "if=/dev/zero", "of=/dev/null", "bs=1"]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL, **options) as process:
+        try:
+            yield process.pid
+            assert process.poll() is None
+        finally:
+            process.kill()
+
+
+BUDGET = """
+[[policy]]
+name = "frugal"
+match.exe = "dd"
+budget = {{ {limit}, over = "remove" }}
+"""
+
+
+@pytest.mark.parametrize(
+    ("limit", "text"),
+    [("hits_per_second = 100", "100 hits a second"), ('share = "1%"', "1 % of the time")],
+)
+def test_what_is_over_its_budget_goes_out(place: Place, limit: str, text: str) -> None:
+    rule = place.write(BUDGET.format(limit=limit))
+    quiet = upload("name = libc.so.6\noffset = fsync\nabort\n", "quiet")
+    loud = upload("name = libc.so.6\noffset = write\nabort\n", "loud")
+    with place.daemon() as daemon, busy(user=NOBODY, group=NOBODY) as pid, asking(daemon) as peer:
+        attach(peer, pid)
+        assert insert(peer, pid, quiet, loud)["type"] == "inserted"
+        change = report(peer, "state")["probes"][0]
+        assert (change["program"], change["state"]) == ("loud", "disabled")
+        assert change["hits"] > 0
+        reason = f"over the budget of process {pid}: {text} (policy frugal ({rule}:2))"
+        assert change["reason"] == reason
+        rows = answer(peer, {"type": "query", "id": 3})["probes"]
+        assert [(each["program"], each["state"]) for each in rows] == [
+            ("quiet", "active"),
+            ("loud", "disabled"),
+        ]
+
+
+@pytest.mark.parametrize(("over", "state"), [("remove", "disabled"), ("throttle", "throttled")])
+def test_what_a_policy_applies_has_a_budget_of_its_own(place: Place, over: str, state: str) -> None:
+    program(place.policies, "name = libc.so.6\noffset = write\nabort\n", "loud")
+    word = place.folder.name
+    place.write(
+        f'[[policy]]\nname = "p"\nmatch.environment.DPROBE_APPLY = "{word}"\n'
+        'apply = { programs = "loud.rpn", hits_per_second = 100 }\n'
+        f'budget.over = "{over}"\n'
+    )
+    with busy(env={**os.environ, "DPROBE_APPLY": word}) as pid, place.daemon() as daemon:
+        until(daemon, lambda row: row["hits"] > 0)
+        state_now = "active"
+        while state_now == "active":
+            (probe,) = (e for e in daemon.json("query", "--pid", pid) if e["type"] == "probe")
+            state_now = probe["state"]
+        assert (probe["pid"], state_now) == (pid, state)
+        assert probe["reason"] == "over the budget of loud: 100 hits a second"
+
+
+def test_policies_that_are_read_anew_change_the_budget(place: Place) -> None:
+    place.write(BUDGET.format(limit="hits_per_second = 1000000000"))
+    with place.daemon() as daemon, busy(user=NOBODY, group=NOBODY) as pid, asking(daemon) as peer:
+        attach(peer, pid)
+        loud = upload("name = libc.so.6\noffset = write\nabort\n", "loud")
+        assert insert(peer, pid, loud)["type"] == "inserted"
+        place.write(BUDGET.format(limit="hits_per_second = 100"))
+        assert daemon.dprobe("policy", "reload").returncode == 0
+        change = report(peer, "state")["probes"][0]
+        assert (change["program"], change["state"]) == ("loud", "disabled")
+
+
+def test_a_child_that_is_followed_is_decided_about_by_itself(place: Place) -> None:
+    rule = place.write(
+        '[[policy]]\nname = "p"\nmatch = { exe = "dash", parent = "dash" }\nrights.self = "deny"\n'
+    )
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    command = ["dash", "-c", "read a; (read b; echo child); echo parent"]
+    with (
+        place.daemon() as daemon,
+        subprocess.Popen(command, user=NOBODY, group=NOBODY, **pipes) as target,
+        asking(daemon) as peer,
+    ):
+        assert target.stdin is not None
+        assert target.stdout is not None
+        answer(peer, {"type": "attach", "id": 1, "pid": target.pid, "follow_forks": True})
+        assert insert(peer, target.pid)["type"] == "inserted"
+        target.stdin.write(b"go\n")
+        target.stdin.flush()
+        child = report(peer, "forked")["pid"]
+        while (change := report(peer, "state"))["probes"][0]["state"] != "removed":
+            pass
+        assert change["pid"] == child
+        assert f"policy p ({rule}:1) gives nothing" in change["probes"][0]["reason"]
+        target.stdin.write(b"go\n")
+        target.stdin.flush()
+        assert target.stdout.read() == b"child\nparent\n"
+        assert target.wait(20) == 0

@@ -56,6 +56,8 @@ class Nginx:
         self.port = _free_port()
         self._libraries = folder / "lib"
         self._libraries.mkdir()
+        # Of its own, so that programs for it go into no other nginx of this machine.
+        self.executable = Path(shutil.copy(NGINX, folder / "nginx"))
         self.library = Path(shutil.copy(LIBZ.resolve(), self._libraries / "libz.so.1"))
         pages = folder / "pages"
         pages.mkdir()
@@ -67,7 +69,7 @@ class Nginx:
     def start(self) -> None:
         """As a service manager does: the command ends when the master runs by itself."""
         subprocess.run(
-            [NGINX, "-p", self.folder, "-c", self.folder / "nginx.conf"],
+            [self.executable, "-p", self.folder, "-c", self.folder / "nginx.conf"],
             env={**os.environ, "LD_LIBRARY_PATH": str(self._libraries)},
             check=True,
             timeout=PATIENCE,
@@ -157,16 +159,9 @@ class Nginx:
 
     def kill(self) -> None:
         """Whatever is left of it, at once: the tests must not wait for one that hangs."""
-        for process in psutil.process_iter(["exe", "cmdline"]):
-            if process.info["exe"] == str(NGINX) and self._is_own(process):
+        for process in psutil.process_iter(["exe"]):
+            if process.info["exe"] == str(self.executable):
                 process.kill()
-
-    def _is_own(self, process: psutil.Process) -> bool:
-        try:
-            # Workers have no environment left to ask: it is overwritten by their title.
-            return any(file.path.startswith(f"{self.folder}/") for file in process.open_files())
-        except psutil.NoSuchProcess:
-            return False
 
 
 @contextmanager
