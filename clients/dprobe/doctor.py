@@ -215,17 +215,17 @@ def _cpu(_: Path | None) -> Check:
     return Check("cpu", "fxsr" in have, True, f"{os.cpu_count()} CPUs; {' '.join(have)}")
 
 
-def _events(_: Path | None) -> Check:
-    name = "process events"
-    # Only here: the client needs nothing else of it.
-    from dprobed.discovery.connector import listen
+def _process_events(_: Path | None) -> Check:
+    """How soon `insert --exe` and the like are in a new process."""
+    from dprobed.discovery.connector import listening
 
+    name = "process events"
     try:
-        listen().close()
+        listening().close()
     except OSError as error:
-        reason = os_error_text(error)
-        return Check(name, False, False, f"{reason}: a daemon of this user looks at /proc instead")
-    return Check(name, True, False, "the kernel tells of each process that begins or ends")
+        detail = f"{os_error_text(error)}: new processes are looked for once a second"
+        return Check(name, False, False, detail)
+    return Check(name, True, False, "the kernel tells of new processes as they begin")
 
 
 def _daemon(socket: Path | None) -> Check:
@@ -258,6 +258,6 @@ _CHECKS: Final[tuple[Callable[[Path | None], Check], ...]] = (
     _debug_registers,
     _map_files,
     _seccomp,
-    _events,
+    _process_events,
     _daemon,
 )

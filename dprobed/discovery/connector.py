@@ -11,6 +11,7 @@ A netlink library decodes each into a dictionary, and is 14 MB of the daemon's m
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 import socket
@@ -25,6 +26,7 @@ _NLMSG_DONE: Final = 3
 _CN_IDX_PROC: Final = 1
 _CN_VAL_PROC: Final = 1
 _LISTEN: Final = 1
+_IGNORE: Final = 2
 _SO_RCVBUFFORCE: Final = 33
 
 _NETLINK: Final = struct.Struct("=IHHII")  # length, type, flags, sequence, port
@@ -56,13 +58,16 @@ class Connector:
 
     def start(self) -> None:
         """Listen; raises OSError where we may not."""
-        self._socket = listen()
+        self._socket = listening()
         asyncio.get_running_loop().add_reader(self._socket, self._read)
 
     def stop(self) -> None:
         """Hear no more."""
         if self._socket is not None:
             asyncio.get_running_loop().remove_reader(self._socket)
+            with contextlib.suppress(OSError):
+                # Earlier kernels count listeners by what they say, not by their sockets.
+                _ask(self._socket, struct.pack("=I", _IGNORE))
             self._socket.close()
             self._socket = None
 
@@ -84,8 +89,8 @@ class Connector:
                 self._sink.on_event(*event)
 
 
-def listen() -> socket.socket:
-    """A socket on which process events come; raises OSError where we may not."""
+def listening() -> socket.socket:
+    """A socket to which the kernel sends what happens to processes; raises OSError."""
     sock = socket.socket(
         socket.AF_NETLINK,
         socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK,
@@ -124,11 +129,15 @@ def event_of(data: bytes) -> tuple[Kind, int, int] | None:
     return (Kind.UID, two, 0) if what == _UID else None
 
 
-def _asked(sock: socket.socket, wanted: bytes) -> bool:
-    """Ask to listen; whether the kernel agreed. Its answer is there when ``send`` returns."""
-    message = _MESSAGE.pack(_CN_IDX_PROC, _CN_VAL_PROC, 0, 0, len(wanted), 0) + wanted
+def _ask(sock: socket.socket, what: bytes) -> None:
+    message = _MESSAGE.pack(_CN_IDX_PROC, _CN_VAL_PROC, 0, 0, len(what), 0) + what
     header = _NETLINK.pack(_NETLINK.size + len(message), _NLMSG_DONE, 0, 0, os.getpid())
     sock.send(header + message)
+
+
+def _asked(sock: socket.socket, wanted: bytes) -> bool:
+    """Ask to listen; whether the kernel agreed. Its answer is there when ``send`` returns."""
+    _ask(sock, wanted)
     while True:
         try:
             data = sock.recv(4096)
