@@ -2,10 +2,11 @@
 
 python := .venv/bin/python
 
-.PHONY: help demo test check bench clean setup-demo setup-test setup-bench
+.PHONY: help demo hunt test check bench clean setup-demo setup-hunt setup-test setup-bench
 
 help:
 	@echo 'make demo    a real program, several threads, probe programs put in and out, live'
+	@echo 'make hunt    who damages the data of a program? a core, a watchpoint, a core, a repair'
 	@echo 'make test    check, then every test'
 	@echo 'make check   format, lint, types, generated files'
 	@echo 'make bench   the figures that we promise, side by side with what we compare to'
@@ -13,6 +14,9 @@ help:
 
 demo: setup-demo
 	@$(python) etc/demo.py
+
+hunt: setup-hunt
+	@$(python) etc/examples/hunt/hunt.py
 
 test: check
 	@$(python) -m pytest
@@ -30,5 +34,5 @@ clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-setup-demo setup-test setup-bench: setup-%:
+setup-demo setup-hunt setup-test setup-bench: setup-%:
 	@etc/setup.sh $*

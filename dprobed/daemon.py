@@ -19,8 +19,12 @@ from typing import Final
 from dprobed import __version__
 from dprobed.control.messages import default_socket
 from dprobed.control.server import Server
+from dprobed.policy import config as configuration
+from dprobed.policy.gate import Gate
+from dprobed.policy.source import PolicyError
+from dprobed.policy.store import PolicyStore
 from dprobed.registry import Registry
-from dprobed.supervisor import Supervisor, TracerMain
+from dprobed.supervisor import Supervisor, TracerMain, preload
 
 #: Seconds that tracers have at our end to take their probes out; they go on by themselves after it.
 PATIENCE: Final = 10.0
@@ -56,7 +60,7 @@ def _private_folder(path: Path) -> None:
 
 @contextlib.contextmanager
 def listening_socket(path: Path) -> Iterator[socket.socket]:
-    """A listening socket at ``path``, which only its owner (and root) can connect to.
+    """A listening socket at ``path``: only its owner (and root) can connect to it; to root's, all.
 
     A lock beside it tells a daemon that runs from a socket that a dead one left; raises StartError.
     """
@@ -76,7 +80,8 @@ def listening_socket(path: Path) -> Iterator[socket.socket]:
                     )
                 path.unlink()
             sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            mask = os.umask(0o177)
+            # Who may do what by root's daemon is for the policies to say.
+            mask = os.umask(0o111 if os.geteuid() == 0 else 0o177)
             try:
                 sock.bind(str(path))
             finally:
@@ -109,20 +114,28 @@ def _lock(path: Path) -> int:
 
 
 async def _serve(
-    main: TracerMain, sock: socket.socket, *, private: bool, hold_limit: float = HOLD_LIMIT
+    main: TracerMain,
+    sock: socket.socket,
+    store: PolicyStore,
+    *,
+    private: bool,
+    hold_limit: float = HOLD_LIMIT,
 ) -> None:
     """Serve until a signal, or (a private daemon) until its client is gone."""
     loop = asyncio.get_running_loop()
     end = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, end.set)
-    registry = Registry(Supervisor(main), keep_log=not private, hold_limit=hold_limit)
+    registry = Registry(Supervisor(main), Gate(store), keep_log=not private, hold_limit=hold_limit)
     server = Server(registry, on_last_gone=end.set if private else None)
+    hangup = end.set if private else lambda: registry.later(server.reload())
+    loop.add_signal_handler(signal.SIGHUP, hangup)
     if private:
         await server.serve_one(sock)
     else:
         await server.listen(sock)
         _log.info("dprobed %s listens at %s", __version__, sock.getsockname())
+        await server.apply()
     await end.wait()
     server.stop()
     await registry.stop(PATIENCE)
@@ -138,6 +151,17 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--version", action="version", version=f"dprobed {__version__}")
     parser.add_argument("--socket", type=Path, help=f"default: {default_socket(os.geteuid())}")
     parser.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help=f"default: {configuration.default_folder(os.geteuid()) / configuration.NAME}",
+    )
+    parser.add_argument(
+        "--check-config",
+        action="store_true",
+        help="check the configuration and all policies, say what is wrong, and end",
+    )
+    parser.add_argument(
         "--hold-limit",
         type=float,
         default=HOLD_LIMIT,
@@ -148,23 +172,35 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+def _policies(path: Path | None) -> PolicyStore:
+    """What may be done, as the files say; raises PolicyError with all that is wrong."""
+    uid = os.geteuid()
+    return PolicyStore(configuration.load(path, uid), uid)
+
+
 def _run_private(descriptor: int, main: TracerMain) -> None:
+    store = _policies(None)
     os.closerange(3, descriptor)
     os.closerange(descriptor + 1, os.sysconf("SC_OPEN_MAX"))
     # Nothing of the client's surroundings is held while it may be gone already.
     os.chdir("/")
     with socket.socket(fileno=descriptor) as sock:
-        asyncio.run(_serve(main, sock, private=True))
+        asyncio.run(_serve(main, sock, store, private=True))
     # The client waits for our end, and taking down the interpreter would only make it later.
     os._exit(0)
 
 
-def _run_public(path: Path | None, main: TracerMain, hold_limit: float) -> None:
+def _run_public(
+    path: Path | None, main: TracerMain, config: Path | None, hold_limit: float
+) -> None:
+    store = _policies(config)
+    if os.geteuid() == 0:
+        preload()
     if path is None:
         path = default_socket(os.geteuid())
         _private_folder(path.parent)
     with listening_socket(path) as sock:
-        asyncio.run(_serve(main, sock, private=False, hold_limit=hold_limit))
+        asyncio.run(_serve(main, sock, store, private=False, hold_limit=hold_limit))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -176,14 +212,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     os.close(descriptor)
     level = logging.INFO if options.private is None else logging.WARNING
     logging.basicConfig(format="dprobed: %(message)s", level=level, stream=sys.stderr)
-    # Here, so that every tracer forked later shares these pages.
-    from dprobed.engine import tracer
-
     try:
+        if options.check_config:
+            _policies(options.config)
+            return
+        # Here, so that every tracer forked later shares these pages.
+        from dprobed.engine import tracer
+
         if options.private is not None:
             _run_private(options.private, tracer.main)
         else:
-            _run_public(options.socket, tracer.main, options.hold_limit)
+            _run_public(options.socket, tracer.main, options.config, options.hold_limit)
+    except PolicyError as error:
+        text = str(error)
+        if options.private is not None:  # Its client shows one line.
+            text = f"{text.splitlines()[0]} (`dprobed --check-config` shows all)"
+        print(f"dprobed: {text}", file=sys.stderr)
+        sys.exit(2)
     except StartError as error:
         print(f"dprobed: {error}", file=sys.stderr)
         sys.exit(1)

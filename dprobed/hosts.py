@@ -23,20 +23,37 @@ _ENDED: Final = 64
 
 
 class Host:
-    """A tracer and its targets. ``user``: uid and gid, if further targets may come into it."""
+    """A tracer and its targets. ``user``: uid and gid, if further targets may come into it.
 
-    def __init__(self, user: tuple[int, int] | None) -> None:
+    ``warm``: it stays when its last target has gone, for the next one.
+    """
+
+    def __init__(self, user: tuple[int, int] | None, warm: bool) -> None:
         self.tracer: Tracer
         self.user: Final = user
+        self.warm = warm and user is not None
         self.targets: dict[int, Target] = {}
         #: By the number of a place, whose it is.
         self.by_place: dict[int, Target] = {}
+        #: Places in followed children of which the tracer has not told yet, by their process.
+        self._early: dict[int, dict[int, protocol.Place]] = {}
         self._ended: dict[int, Target] = {}
 
     def add(self, target: Target) -> None:
         """A target of this tracer from now on."""
         self.targets[target.pid] = target
         target.host = self
+        for number, place in self._early.pop(target.pid, {}).items():
+            self.place(number, place)
+
+    def place(self, number: int, place: protocol.Place) -> None:
+        """Records will speak of a place by this number."""
+        target = self.targets.get(place.pid)
+        if target is None:
+            self._early.setdefault(place.pid, {})[number] = place
+        else:
+            target.places[number] = (place.module, place.place)
+            self.by_place[number] = target
 
     def drop(self, target: Target) -> None:
         """It has ended; with the last one the tracer does."""
@@ -47,8 +64,13 @@ class Host:
             del self._ended[next(iter(self._ended))]
         for number in target.places:
             self.by_place.pop(number, None)
-        if not self.targets:
+        if self.is_over:
             self.tracer.close()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has no target, and waits for none."""
+        return not self.targets and not self.warm
 
     def parent(self, pid: int) -> Target | None:
         """A target of this tracer, also one that has ended a short time ago."""
@@ -68,7 +90,17 @@ class Hosts:
         self._on_event: Final = on_event
         self._on_gone: Final = on_gone
         self._shared: list[Host] = []
+        self._warm = False
         self._choosing = asyncio.Lock()
+
+    def keep_warm(self, warm: bool) -> None:
+        """Whether targets are to be expected any moment: a shared tracer then outlives its last
+        one, because to start one takes longer than all the rest."""
+        self._warm = warm
+        for host in self._shared:
+            host.warm = warm
+            if host.is_over:
+                host.tracer.close()
 
     async def place(self, target: Target, uid: int, gid: int, *, shared: bool) -> None:
         """Give a target its host; raises OSError when no tracer can be started."""
@@ -77,7 +109,9 @@ class Hosts:
             return
         async with self._choosing:
             for host in self._shared:
-                if host.user == (uid, gid) and 0 < len(host.targets) < SHARED:
+                if host.user != (uid, gid) or host.is_over:
+                    continue
+                if len(host.targets) < SHARED:
                     host.add(target)
                     return
             self._shared.append(await self._start(target, uid, gid, (uid, gid)))
@@ -85,7 +119,7 @@ class Hosts:
     async def _start(
         self, target: Target, uid: int, gid: int, user: tuple[int, int] | None
     ) -> Host:
-        host = Host(user)
+        host = Host(user, self._warm)
         host.tracer = await self._supervisor.start(
             lambda event: self._on_event(host, event), uid=uid, gid=gid
         )

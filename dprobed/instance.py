@@ -11,6 +11,7 @@ import msgspec
 
 from dprobed.control import messages
 from dprobed.engine import protocol
+from dprobed.policy.model import Decision
 from dprobed.program import Program
 from dprobed.supervisor import TracerGone, TracerRefused
 
@@ -28,6 +29,8 @@ class Client(Protocol):
     pid: int
     uid: int
     gid: int
+    #: What it inserts stays when it is gone.
+    kept: bool
 
     def offer(self, lines: bytes) -> bool:
         """Send record lines if there is room; False: there was not, and nothing was sent."""
@@ -38,17 +41,36 @@ class Client(Protocol):
         ...
 
 
+class Asker(Protocol):
+    """A user, as the kernel told us: a connection, or what it left in the daemon."""
+
+    uid: int
+    gid: int
+
+
 class Entry:
-    """One program in one target. ``owner`` is None for a program that is kept."""
+    """One program in one target. ``owner`` is None for a program that is kept.
+
+    ``by``: whose it is, ``uid`` and ``gid``, also when it is kept.
+    """
 
     def __init__(
-        self, number: int, label: str, program: Program, target: Target, owner: Client | None
+        self,
+        number: int,
+        label: str,
+        program: Program,
+        target: Target,
+        owner: Client | None,
+        by: Asker,
+        budget: messages.Budget | None = None,
     ) -> None:
         self.number = number
         self.label = label
         self.program = program
         self.target = target
         self.owner = owner
+        self.uid, self.gid = by.uid, by.gid
+        self.budget = budget
         self.probes = {probe.index: probe for probe in program.probes}
         self.dropped = dict.fromkeys(self.probes, 0)
         #: Probe → handler → reports that the handler had no room for.
@@ -68,7 +90,7 @@ class Entry:
             probes=len(self.probes),
             vars=header.vars,
             gvars=header.gvars,
-            kept=self.owner is None,
+            kept=self.owner is None or self.owner.kept,
         )
 
     def probe_infos(self) -> Iterator[messages.ProbeInfo]:
@@ -97,6 +119,7 @@ class Entry:
             missed=status.missed,
             dropped=status.dropped + self.dropped[status.probe],
             faulted=status.faulted,
+            passed=status.passed,
             addresses=status.addresses,
             handler_drops=self.handler_drops.get(status.probe, {}),
         )
@@ -138,8 +161,10 @@ class Target:
         self.follow_forks = follow_forks
         self.comm = process_name(pid)
         self.lock = asyncio.Lock()
-        #: The tracer that it is in.
+        #: The tracer that it is in, and the user as whom that runs.
         self.host: Host | None = None
+        self.uid = -1
+        self.decision: Decision | None = None
         self.attached = False
         self.holders: set[Client] = set()
         self.entries: dict[int, Entry] = {}
@@ -177,7 +202,9 @@ class Target:
         except TracerGone as error:
             await self.finished.wait()
             raise Refusal(self.reason or str(error)) from None
-        self.take(answer.probes)
+        # What it said at its end, which may have come with the answer, is newer.
+        last = {status.program for status in self.ended.probes} if self.ended is not None else ()
+        self.take(status for status in answer.probes if status.program not in last)
         return answer
 
     def clients(self) -> set[Client]:

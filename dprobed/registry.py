@@ -18,9 +18,10 @@ import logging
 import os
 import weakref
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Container, Coroutine, Iterable
 from typing import Any, Final
 
+from dprobed import process as processes
 from dprobed.control import messages
 from dprobed.engine import protocol
 from dprobed.handler.dispatcher import AtHit, Dispatcher
@@ -28,12 +29,23 @@ from dprobed.handler.external import External
 from dprobed.handler.trace.session import Traces
 from dprobed.hosts import Host, Hosts
 from dprobed.instance import DEFECT, Client, Entry, Refusal, Target, describe_end
-from dprobed.program import Program, ProgramError, decode
+from dprobed.policy.gate import Admission, Gate
+from dprobed.policy.model import Decision
+from dprobed.policy.rights import Right
+from dprobed.program import Program, ProgramError, decode, encode
 from dprobed.report import RecordLog, exit_names, record_line
+from dprobed.rescue import rescue
 from dprobed.supervisor import Supervisor
+from dprobed.target import procfs
 
 #: Ended targets of which ``query`` still shows the last counters.
 PAST_TARGETS: Final = 64
+#: Programs that one user of root's daemon may have in, other than root.
+OF_A_USER: Final = 1000
+#: Targets out of which programs are taken at the same time.
+_AT_ONCE: Final = 16
+#: Seconds in which a tracer says of a process that is dead that it has ended.
+_LAST_WORDS: Final = 5.0
 
 _log = logging.getLogger("dprobed")
 
@@ -41,11 +53,16 @@ _log = logging.getLogger("dprobed")
 class Registry:
     """All targets and programs of this daemon, and the requests that change them.
 
-    Requests raise Refusal. ``keep_log``: keep records for ``log`` (a private daemon need not).
-    ``hold_limit``: seconds that ``exit debugger`` holds a process without a debugger.
+    Requests raise Refusal. ``gate``: who may do what. ``keep_log``: keep records for ``log`` (a
+    private daemon need not). ``hold_limit``: seconds that ``exit debugger`` holds a process without
+    a debugger.
     """
 
-    def __init__(self, supervisor: Supervisor, *, keep_log: bool, hold_limit: float) -> None:
+    def __init__(
+        self, supervisor: Supervisor, gate: Gate, *, keep_log: bool, hold_limit: float
+    ) -> None:
+        self.gate = gate
+        gate.store.is_ours = lambda pid: pid == os.getpid() or pid in supervisor.tracers
         self._hold_limit = hold_limit
         self._supervisor = supervisor
         self._hosts = Hosts(supervisor, self._event, self._lost)
@@ -82,8 +99,10 @@ class Registry:
         """
         if pid in (os.getpid(), client.pid) or pid in self._supervisor.tracers:
             raise Refusal(f"process {pid} is part of dprobed itself, and cannot be probed by it")
+        admission = self.gate.admit(client, pid)
         while True:
-            target = self._targets.setdefault(pid, Target(pid, follow_forks))
+            followed = follow_forks or admission.decision.follow_forks
+            target = self._targets.setdefault(pid, Target(pid, followed))
             async with target.lock:
                 if target.finished.is_set():
                     continue  # It was just let go: begin anew.
@@ -92,17 +111,19 @@ class Registry:
                         f"process {pid} is traced already, without its children; "
                         "first take out what is in it (dprobe remove)"
                     )
+                if target.attached:
+                    self.gate.join(client, target, admission)
                 target.holders.add(client)
                 if not target.attached:
-                    await self._start(target, client, launch, shared)
+                    await self._start(target, client, launch, shared, admission)
                 return
 
-    async def _start(self, target: Target, client: Client, launch: bool, shared: bool) -> None:
-        root = os.geteuid() == 0
-        uid = client.uid if root else os.geteuid()
-        gid = client.gid if root else os.getegid()
+    async def _start(
+        self, target: Target, client: Client, launch: bool, shared: bool, admission: Admission
+    ) -> None:
         try:
-            await self._hosts.place(target, uid, gid, shared=shared)
+            target.uid, target.decision = admission.uid, admission.decision
+            await self._hosts.place(target, admission.uid, admission.gid, shared=shared)
         except OSError as error:
             target.holders.discard(client)
             self._finish(target, None, "")
@@ -115,8 +136,12 @@ class Registry:
                     launch=launch,
                     hold_limit=self._hold_limit,
                     follow_forks=target.follow_forks,
+                    hold_thread=admission.decision.hold == "thread",
+                    budget=admission.decision.limits,
                 )
             )
+            if not self.gate.admit(client, target.pid).same_as(admission):
+                raise Refusal(f"process {target.pid} became another one meanwhile; try again")
         except Refusal:
             target.holders.discard(client)
             if not target.finished.is_set():
@@ -127,34 +152,124 @@ class Registry:
 
     async def _tracer_ended(self, target: Target) -> None:
         """Wait for the end of the tracer, if this was its only target."""
-        if target.host is not None and not target.host.targets:
+        if target.host is not None and target.host.is_over:
             await asyncio.shield(target.host.tracer.gone)
 
-    async def insert(
-        self, client: Client, pid: int, uploads: list[messages.Upload], keep: bool, check: bool
-    ) -> list[Entry]:
+    async def insert(self, client: Client, request: messages.Insert) -> list[Entry]:
         """Put programs into a target that ``client`` holds: all of them, or none."""
-        target = self._held(client, pid)
-        programs = [(upload, self._decode(upload)) for upload in uploads]
-        entries: list[Entry] = []
+        target = self._held(client, request.pid)
+        programs = [(upload, self.decode(upload)) for upload in request.programs]
+        for upload, program in programs:
+            self.gate.allow(client, target.pid, upload.label, program)
+        self._make_room(client, len(programs))
         async with target.lock:
+            replaced = [
+                entry
+                for entry in target.entries.values()
+                if self.gate.sees(client, entry.uid)
+                and any(_is_in_the_way(entry, request, *each) for each in programs)
+            ]
+            for entry in replaced:
+                await self._take_out(entry)
+            owner = None if request.keep else client
+            entries: list[Entry] = []
             try:
                 for upload, program in programs:
-                    self._last_number += 1
-                    owner = None if keep else client
-                    entry = Entry(self._last_number, upload.label, program, target, owner)
-                    # Known before it is in: its records may come before the answer.
-                    target.entries[entry.number] = entry
+                    number = self.next_number()
+                    entry = Entry(
+                        number, upload.label, program, target, owner, client, upload.budget
+                    )
+                    await self._place(entry, upload.bytecode, request.check_opcode)
                     entries.append(entry)
-                    await target.ask(self._insertion(entry, upload.bytecode, check))
             except Refusal:
-                target.entries.pop(entries.pop().number)
                 for entry in entries:
                     await self._take_out(entry)
+                for entry in replaced:
+                    await self._place(entry, encode(entry.program), request.check_opcode)
                 raise
         names = ", ".join(entry.label for entry in entries)
-        _log.info("process %d: user %d inserted %s", pid, client.uid, names)
+        _log.info("process %d: user %d inserted %s", request.pid, client.uid, names)
         return entries
+
+    def _make_room(self, client: Client, more: int) -> None:
+        """Nobody fills root's daemon with programs; raises Refusal."""
+        if not self.gate.commands(client):
+            own = sum(entry.uid == client.uid for entry in self.select(client, messages.Select()))
+            if own + more > OF_A_USER:
+                raise Refusal(
+                    f"{own} programs of user {client.uid} are in already, and {OF_A_USER} may be; "
+                    "take some out, or start a dprobed of your own"
+                )
+
+    async def put(
+        self,
+        client: Client,
+        pid: int,
+        upload: messages.Upload,
+        number: int,
+        *,
+        check_opcode: bool,
+        follow_forks: bool,
+    ) -> Entry:
+        """One program, which has its number, into ``pid``, which is traced as long as it is in.
+
+        ``follow_forks``: unless somebody traces it already, without its children.
+        """
+        follow_forks = follow_forks and pid not in self._targets
+        await self.attach(client, pid, follow_forks=follow_forks, shared=True)
+        target = self._held(client, pid)
+        async with target.lock:
+            program = self.decode(upload)
+            entry = Entry(number, upload.label, program, target, client, client, upload.budget)
+            try:
+                self.gate.allow(client, pid, upload.label, entry.program)
+                await self._place(entry, upload.bytecode, check_opcode)
+            finally:
+                target.holders.discard(client)
+                if not target.entries:
+                    await self._empty(target, [])
+        return entry
+
+    async def _place(self, entry: Entry, bytecode: bytes, check_opcode: bool) -> None:
+        """Put a program in; the caller has the target's lock. Raises Refusal."""
+        # Known before it is in: its records may come before the answer.
+        entry.target.entries[entry.number] = entry
+        try:
+            await entry.target.ask(self._insertion(entry, bytecode, check_opcode))
+        except Refusal:
+            entry.target.entries.pop(entry.number)
+            raise
+
+    async def take_out(self, client: Client, pid: int) -> None:
+        """Take what ``client`` put into ``pid`` out; that it has ended is no error."""
+        target = self._targets.get(pid)
+        if target is not None:
+            async with target.lock:
+                own = [entry for entry in target.entries.values() if entry.owner is client]
+                await self._empty(target, own)
+
+    def next_number(self) -> int:
+        """A number for a program."""
+        self._last_number += 1
+        return self._last_number
+
+    @property
+    def tracers(self) -> Container[int]:
+        """The processes that trace."""
+        return self._supervisor.tracers
+
+    def keep_warm(self, warm: bool) -> None:
+        """Whether ``put`` is to be expected any moment."""
+        self._hosts.keep_warm(warm)
+
+    def entry(self, pid: int, number: int) -> Entry | None:
+        """The program of this number in a process."""
+        target = self._targets.get(pid)
+        return target.entries.get(number) if target is not None else None
+
+    def is_target(self, pid: int) -> bool:
+        """Whether a process is traced, or about to be, at a client's wish."""
+        return pid in self._targets
 
     def _insertion(
         self, entry: Entry, bytecode: bytes, check: bool
@@ -168,9 +283,10 @@ class Registry:
             facilities=self.dispatcher.facilities,
             acting=self.dispatcher.acting,
             label=entry.label,
+            budget=_limits(entry.budget),
         )
 
-    def _decode(self, upload: messages.Upload) -> Program:
+    def decode(self, upload: messages.Upload) -> Program:
         """The program, verified here as well: a client is not trusted; raises Refusal."""
         try:
             program = decode(upload.bytecode)
@@ -202,29 +318,42 @@ class Registry:
         self, client: Client, select: messages.Select
     ) -> tuple[list[messages.ProbeInfo], int]:
         """Take the selected programs out; last counters, and the overhead of their targets."""
-        removed: list[Entry] = []
-        overhead = 0
+        removed: dict[Entry, None] = {}
+        targets: dict[Target, list[Entry]] = {}
+        turns = asyncio.Semaphore(_AT_ONCE)
         # Again: a target may have forked before it lost the program.
-        while chosen := [entry for entry in self.select(select) if entry not in removed]:
-            for target in dict.fromkeys(entry.target for entry in chosen):
-                own = [entry for entry in chosen if entry.target is target]
-                async with target.lock:
-                    await self._empty(target, own)
-                self._tell_owners(target, own, client)
-                overhead += target.overhead_ns
-                if target in self._past:
-                    for entry in own:
-                        del target.entries[entry.number]
-                    if not target.entries:
-                        self._past.remove(target)
-            removed += chosen
+        while chosen := [entry for entry in self.select(client, select) if entry not in removed]:
+            those: dict[Target, list[Entry]] = {}
+            for entry in chosen:
+                those.setdefault(entry.target, []).append(entry)
+            await asyncio.gather(
+                *(self._remove(turns, client, target, own) for target, own in those.items())
+            )
+            removed.update(dict.fromkeys(chosen))
+            targets |= those
         if not removed and select != messages.Select():
             raise Refusal("no such program is in; `dprobe programs` lists them")
-        return [info for entry in removed for info in entry.probe_infos()], overhead
+        if removed:
+            names = ", ".join(dict.fromkeys(entry.label for entry in removed))
+            pids = [target.pid for target in targets]
+            where = f"process {pids[0]}" if len(pids) == 1 else f"{len(pids)} processes"
+            _log.info("%s: user %d removed %s", where, client.uid, names)
+        infos = [info for entry in removed for info in entry.probe_infos()]
+        return infos, sum(target.overhead_ns for target in targets)
+
+    async def _remove(
+        self, turns: asyncio.Semaphore, client: Client, target: Target, own: list[Entry]
+    ) -> None:
+        async with turns, target.lock:
+            await self._empty(target, own)
+        self._tell_owners(target, own, client)
+        if target in self._past:
+            for entry in own:
+                del target.entries[entry.number]
+            if not target.entries:
+                self._past.remove(target)
 
     def _tell_owners(self, target: Target, entries: list[Entry], remover: Client) -> None:
-        names = ", ".join(entry.label for entry in entries)
-        _log.info("process %d: user %d removed %s", target.pid, remover.uid, names)
         for entry in entries:
             if entry.owner is not None and entry.owner is not remover:
                 entry.end(protocol.State.REMOVED, "taken out by another client")
@@ -232,29 +361,36 @@ class Registry:
                     messages.StateChange(pid=target.pid, probes=list(entry.probe_infos()))
                 )
 
-    async def query(self, select: messages.Select) -> list[Target]:
+    async def query(self, client: Client, select: messages.Select) -> list[Target]:
         """The selected targets, with fresh states and counters."""
-        chosen = {entry.target for entry in self.select(select)}
+        chosen = {entry.target for entry in self.select(client, select)}
         if select == messages.Select():
-            chosen |= {target for target in self._targets.values() if target.attached}
+            chosen |= {target for target in self._targets.values() if self._sees(client, target)}
         live = [t for t in chosen if t.attached and not t.finished.is_set()]
-        await asyncio.gather(*(self._refresh(target) for target in live))
+        await asyncio.gather(*(self.refresh(target) for target in live))
         return sorted(chosen, key=lambda target: target.pid)
 
-    async def variables(self, wanted: messages.Vars) -> list[int]:
+    async def variables(self, client: Client, wanted: messages.Vars) -> list[int]:
         """The locals of a program, or the globals of a process."""
         number = wanted.number
         if number is not None:
-            entries = self.select(messages.Select(number=number, pid=wanted.pid))
+            entries = self.select(client, messages.Select(number=number, pid=wanted.pid))
             live = [entry for entry in entries if not entry.target.finished.is_set()] or entries
             if not live:
                 raise Refusal(f"there is no program {number}; `dprobe programs` lists them")
             if len(live) > 1:
                 pids = ", ".join(str(entry.target.pid) for entry in live)
                 raise Refusal(f"program {number} is in several processes; name one of {pids}")
-            target = self._live(live[0].target.pid)
+            target = self._live(client, live[0].target.pid)
         elif wanted.pid is not None:
-            target = self._live(wanted.pid)
+            target = self._live(client, wanted.pid)
+            self.gate.require(client, wanted.pid, Right.OBSERVE)
+            others = (e for e in target.entries.values() if not self.gate.sees(client, e.uid))
+            if wanted.reset and any(entry.program.header.gvars for entry in others):
+                raise Refusal(
+                    f"programs of other users in process {wanted.pid} use its globals too: only "
+                    "root may reset them"
+                )
         else:
             raise Refusal("name either a program, for its locals, or a process, for the globals")
         answer = await target.ask(
@@ -269,19 +405,25 @@ class Registry:
         )
         return answer.words
 
-    async def dump(self, pid: int, zstd: bool) -> protocol.DumpStatus:
+    async def dump(self, client: Client, pid: int, zstd: bool) -> protocol.DumpStatus:
         """Write a core of a process."""
-        answer = await self._live(pid).ask(lambda seq: protocol.Dump(seq=seq, pid=pid, zstd=zstd))
+        target = self._live(client, pid)
+        self.gate.require(client, pid, Right.DUMP)
+        answer = await target.ask(lambda seq: protocol.Dump(seq=seq, pid=pid, zstd=zstd))
         if answer.dump is None:
             raise Refusal(f"the tracer of process {pid} did not say where the core is")
         return answer.dump
 
-    async def resume(self, pid: int | None, tid: int | None) -> list[int]:
+    async def resume(self, client: Client, pid: int | None, tid: int | None) -> list[int]:
         """Let threads go on that ``suspend`` holds, and processes that wait for a debugger."""
-        targets = [self._live(pid)] if pid is not None else list(self._targets.values())
+        if pid is not None:
+            targets = [self._live(client, pid)]
+            self.gate.require(client, pid, Right.DEBUG)
+        else:
+            targets = [each for each in self._targets.values() if self._sees(client, each)]
         tids: list[int] = []
         for target in targets:
-            if target.attached:
+            if pid is not None or self.gate.has(client, target.pid, Right.DEBUG):
                 its_pid = target.pid
                 answer = await target.ask(
                     lambda seq, its_pid=its_pid: protocol.Resume(seq=seq, pid=its_pid, tid=tid)  # type: ignore[misc]
@@ -291,13 +433,13 @@ class Registry:
             raise Refusal(f"thread {tid} is not held")
         return tids
 
-    def select(self, select: messages.Select) -> list[Entry]:
-        """The programs that are meant, those of ended targets included."""
+    def select(self, client: Client, select: messages.Select) -> list[Entry]:
+        """The programs of ``client``'s user that are meant, those of ended targets included."""
         return [
             entry
             for target in (*self._past, *self._targets.values())
             for entry in target.entries.values()
-            if entry.matches(select)
+            if entry.matches(select) and self.gate.sees(client, entry.uid)
         ]
 
     # -- the end of clients and of the daemon -----------------------------------------------------
@@ -313,7 +455,7 @@ class Registry:
                 host = target.host
                 if not target.attached and host is not None and host.user is None:
                     host.tracer.close()
-                self._later(self._release(target, client))
+                self.later(self._release(target, client))
 
     async def _release(self, target: Target, client: Client) -> None:
         async with target.lock:
@@ -324,6 +466,55 @@ class Registry:
             except Refusal as refusal:
                 _log.warning("process %d: %s", target.pid, refusal)
 
+    async def check_again(self) -> None:
+        """The policies are others: what they do not allow any longer goes out."""
+        targets = [target for target in self._targets.values() if target.attached]
+        await asyncio.gather(*(self._check_again(target) for target in targets))
+
+    async def _check_again(self, target: Target) -> None:
+        """A process executed another program, or the policies changed: what may stay in it?"""
+        async with target.lock:
+            process = processes.read(target.pid)
+            if process is None or target.finished.is_set():
+                return
+            await self._adjust(target, self.gate.policies.decide(process))
+            for holder in list(target.holders):
+                if self.gate.denial(holder, process, frozenset()) is not None:
+                    target.holders.discard(holder)
+            denied = {
+                entry: why
+                for entry in target.entries.values()
+                if (why := self.gate.keeps(entry, process, entry.label, entry.program))
+            }
+            if not denied and target.clients():
+                return
+            try:
+                await self._empty(target, denied)
+            except Refusal as refusal:
+                _log.warning("process %d: %s", target.pid, refusal)
+        for entry, why in denied.items():
+            entry.end(protocol.State.REMOVED, why)
+            if entry.owner is not None:
+                entry.owner.tell(
+                    messages.StateChange(pid=target.pid, probes=list(entry.probe_infos()))
+                )
+
+    @staticmethod
+    async def _adjust(target: Target, decision: Decision) -> None:
+        """Have a process treated as is decided now."""
+        before, target.decision = target.decision, decision
+        if before is not None and (before.budget, before.hold) == (decision.budget, decision.hold):
+            return
+        with contextlib.suppress(Refusal):  # It is about to end.
+            await target.ask(
+                lambda seq: protocol.Adjust(
+                    seq=seq,
+                    pid=target.pid,
+                    hold_thread=decision.hold == "thread",
+                    budget=decision.limits,
+                )
+            )
+
     async def stop(self, patience: float) -> None:
         """Take everything out of every target; waits at most ``patience`` seconds."""
         left = await self._supervisor.stop(patience)
@@ -331,26 +522,36 @@ class Registry:
         if left:
             _log.warning("%d tracers are still waiting for their target to stop; they go on", left)
 
-    def _later(self, work: Coroutine[Any, Any, None]) -> None:
+    def later(self, work: Coroutine[Any, Any, None]) -> None:
+        """Have it done beside everything else."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     # -- inside -------------------------------------------------------------------------------
 
-    def _live(self, pid: int) -> Target:
+    def _sees(self, client: Client, target: Target) -> bool:
+        """Whether a traced process concerns a client's user."""
+        return target.attached and (
+            self.gate.sees(client, target.uid)
+            or client in target.clients()
+            or any(entry.uid == client.uid for entry in target.entries.values())
+        )
+
+    def _live(self, client: Client, pid: int) -> Target:
         target = self._targets.get(pid)
-        if target is None or not target.attached:
+        if target is None or not self._sees(client, target):
             raise Refusal(f"process {pid} is not traced by this daemon")
         return target
 
     def _held(self, client: Client, pid: int) -> Target:
-        target = self._live(pid)
+        target = self._live(client, pid)
         if client not in target.holders:
             raise Refusal(f"process {pid} is not attached by this connection; send `attach` first")
         return target
 
-    async def _refresh(self, target: Target) -> None:
+    async def refresh(self, target: Target) -> None:
+        """Ask the tracer for the present states and counters."""
         try:
             answer = await target.ask(lambda seq: protocol.Query(seq=seq, pid=target.pid))
         except Refusal:
@@ -364,7 +565,8 @@ class Registry:
 
         The caller has the target's lock. A target that ended meanwhile is no error.
         """
-        own = list(own)
+        # One that was just being put in when it was chosen may have been refused.
+        own = [entry for entry in own if target.entries.get(entry.number) is entry]
         if target.finished.is_set() or target.host is None:
             return
         stays = target.entries.keys() - {entry.number for entry in own}
@@ -372,15 +574,23 @@ class Registry:
             if stays or target.holders:
                 for entry in own:
                     await self._take_out(entry)
-                await self._refresh(target)
+                await self.refresh(target)
                 return
             answer = await target.ask(lambda seq: protocol.Detach(seq=seq, pid=target.pid))
             target.overhead_ns = max(target.overhead_ns, answer.overhead_ns)
         except Refusal:
-            if not target.finished.is_set():
+            if not await self._ends(target):
                 raise
         await target.finished.wait()
         await self._tracer_ended(target)
+
+    @staticmethod
+    async def _ends(target: Target) -> bool:
+        """Whether a target has ended, or has just died and its tracer is about to say so."""
+        if not target.finished.is_set() and procfs.run_state(target.pid) in ("", "Z", "X"):
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(target.finished.wait(), _LAST_WORDS)
+        return target.finished.is_set()
 
     async def _take_out(self, entry: Entry) -> None:
         number = entry.number
@@ -396,9 +606,7 @@ class Registry:
                 self._records(host, event.records)
             case protocol.Places():
                 for number, place in event.places.items():
-                    if (owner := host.targets.get(place.pid)) is not None:
-                        owner.places[number] = (place.module, place.place)
-                        host.by_place[number] = owner
+                    host.place(number, place)
             case protocol.Forked():
                 self._forked(host, event)
             case _:
@@ -415,6 +623,8 @@ class Registry:
             case protocol.TargetEvent():
                 if event.kind in ("dump", "debugger"):
                     _log.info("process %d: %s", event.pid, event.text)
+                if event.kind == "exec":
+                    self.later(self._check_again(target))
                 notice = messages.Notice(
                     kind=event.kind, pid=event.pid, tid=event.tid, text=event.text
                 )
@@ -436,20 +646,30 @@ class Registry:
         self._targets[event.pid] = target
         if parent is not None:
             target.holders |= parent.holders
+            target.uid, target.decision = parent.uid, parent.decision
             numbers = {status.program for status in event.probes}
             for entry in parent.entries.values():
                 if entry.number in numbers:
                     target.entries[entry.number] = Entry(
-                        entry.number, entry.label, entry.program, target, entry.owner
+                        entry.number,
+                        entry.label,
+                        entry.program,
+                        target,
+                        entry.owner,
+                        entry,
+                        entry.budget,
                     )
             target.take(event.probes)
         clients = target.clients()
         for client in clients - set(self._gone):
             client.tell(messages.Forked(pid=event.pid, parent=event.parent))
         for client in clients & set(self._gone):
-            self._later(self._release(target, client))
+            self.later(self._release(target, client))
         if not clients and not target.entries:
-            self._later(self._let_go(target))
+            self.later(self._let_go(target))
+        elif self.gate.policies.policies:
+            # It has another parent, for one: another policy may be the one that decides.
+            self.later(self._check_again(target))
 
     async def _let_go(self, target: Target) -> None:
         async with target.lock:
@@ -465,12 +685,14 @@ class Registry:
             if entry is None:
                 continue
             line = record_line(entry, raw, self.dispatcher.name_of(raw.exit))
-            readers = self.followers if entry.owner is None else {entry.owner, *self.followers}
+            readers = {each for each in self.followers if self.gate.sees(each, entry.uid)}
+            if entry.owner is not None:
+                readers.add(entry.owner)
             for client in readers:
                 lines.setdefault(client, []).append(line)
                 entries.setdefault(client, []).append((entry, raw.probe))
             if self.log is not None:
-                self.log.add(line)
+                self.log.add(line, entry.uid)
             self.traces.see(entry, raw, line)
             self.dispatcher.dispatch(entry, raw, line)
         for client, its_lines in lines.items():
@@ -481,7 +703,7 @@ class Registry:
     def _facilities_changed(self) -> None:
         for target in self._targets.values():
             if target.attached:
-                self._later(self._tell_facilities(target))
+                self.later(self._tell_facilities(target))
 
     async def _tell_facilities(self, target: Target) -> None:
         facilities, acting = self.dispatcher.facilities, self.dispatcher.acting
@@ -498,7 +720,10 @@ class Registry:
 
     def _lost(self, host: Host, failure: str) -> None:
         """A tracer is gone, and with it the targets that it still had."""
-        for target in list(host.targets.values()):
+        targets = list(host.targets.values())
+        for target in targets:
+            rescue(target.pid)  # At once, all of them: each may run into a breakpoint any moment.
+        for target in targets:
             self._finish(target, None, failure or "its tracer ended without a word")
 
     def _finish(self, target: Target, ended: protocol.Ended | None, failure: str) -> None:
@@ -537,3 +762,25 @@ class Registry:
             _log.info(
                 "process %d (%s) with %d programs: %s", target.pid, target.comm, len(kept), text
             )
+
+
+def _limits(budget: messages.Budget | None) -> protocol.Limits | None:
+    if budget is None:
+        return None
+    return protocol.Limits(budget.share, budget.hits, budget.remove)
+
+
+def _is_in_the_way(
+    entry: Entry, request: messages.Insert, upload: messages.Upload, program: Program
+) -> bool:
+    """Whether a program that is in has to go before ``upload`` comes; raises Refusal."""
+    module = program.header.name
+    if entry.owner is not None or entry.program.header.name != module:
+        return False
+    if request.present == "refuse" and entry.label == upload.label:
+        raise Refusal(
+            f"{upload.label}: a program of that name for {module} is in process {request.pid} "
+            f"already (number {entry.number}); --merge puts it in besides, --replace takes those "
+            "for that module out first"
+        )
+    return request.present == "replace"

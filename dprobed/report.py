@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
+from collections.abc import Callable
 from typing import Final
 
 from dprobed.control.messages import Raised, Record, encode
@@ -63,21 +64,26 @@ def raised(triple: tuple[int, int, int]) -> Raised:
 
 
 class RecordLog:
-    """The last records of all programs, at most LOG_BYTES of them."""
+    """The last records of all programs, at most LOG_BYTES of them, by whose program it was."""
 
     def __init__(self) -> None:
-        self._lines: deque[bytes] = deque()
+        self._lines: deque[tuple[int, bytes]] = deque()
         self._bytes = 0
-        self.forgotten = 0
+        self._forgotten: Counter[int] = Counter()
 
-    def add(self, line: bytes) -> None:
+    def add(self, line: bytes, uid: int) -> None:
         """Keep a record, and forget the oldest ones where that takes room."""
-        self._lines.append(line)
+        self._lines.append((uid, line))
         self._bytes += len(line)
         while self._bytes > LOG_BYTES:
-            self._bytes -= len(self._lines.popleft())
-            self.forgotten += 1
+            owner, oldest = self._lines.popleft()
+            self._bytes -= len(oldest)
+            self._forgotten[owner] += 1
 
-    def lines(self) -> list[bytes]:
-        """What is kept, oldest first."""
-        return list(self._lines)
+    def lines(self, sees: Callable[[int], bool]) -> list[bytes]:
+        """What is kept of those whom the reader ``sees``, oldest first."""
+        return [line for uid, line in self._lines if sees(uid)]
+
+    def forgotten(self, sees: Callable[[int], bool]) -> int:
+        """How many of theirs are not kept any longer."""
+        return sum(count for uid, count in self._forgotten.items() if sees(uid))

@@ -10,20 +10,41 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import importlib
 import os
 import signal
 import socket
 import sys
+import time
 import traceback
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Final, NoReturn
 
 from dprobed.engine import protocol
+from dprobed.engine.follow import keep_way_back
 
 #: What a tracer process runs; it returns when the socket is at its end.
 TracerMain = Callable[[socket.socket], None]
+#: What a tracer imports only when it needs it, and a test compares with its sources.
+LATE: Final = (
+    "bisect",
+    "ctypes",
+    "difflib",
+    "fnmatch",
+    "hashlib",
+    "zlib",
+    "iced_x86",
+    "dprobed.location.boundary",
+    "dprobed.location.cache",
+    "dprobed.location.dwarf",
+    "dprobed.location.relocations",
+    "dprobed.location.suggest",
+    "dprobed.location.unwind",
+)
 #: Room for the records that come while the daemon is busy elsewhere.
 _SOCKET_BUFFER = 4 << 20
+#: Seconds between one collection of garbage and the next, where tracers are started.
+_COLLECT = 10.0
 
 
 class TracerRefused(Exception):
@@ -42,7 +63,8 @@ class Tracer(asyncio.Protocol):
     not by plain exit, else with "".
     """
 
-    def __init__(self, on_event: Callable[[protocol.Event], None]) -> None:
+    def __init__(self, sock: socket.socket, on_event: Callable[[protocol.Event], None]) -> None:
+        self._sock = sock
         self.gone: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._on_event = on_event
         self._unpacker = protocol.Unpacker()
@@ -91,12 +113,23 @@ class Tracer(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The tracer is ending; who waits for an answer gets none (asyncio)."""
+        if exc is not None and not self._protocol_error:
+            self._read_rest()
         for answer in self._waiting.values():
             if not answer.done():
                 answer.set_exception(TracerGone(self._why()))
         self._waiting.clear()
         self._closed = True
         self._settle()
+
+    def _read_rest(self) -> None:
+        """What the tracer said before it closed its end.
+
+        A request that we write just then fails, and asyncio gives the connection up unread.
+        """
+        with contextlib.suppress(OSError):
+            while data := self._sock.recv(1 << 18):
+                self.data_received(data)
 
     def _settle(self) -> None:
         if self._closed and self._exit is not None and not self.gone.done():
@@ -131,6 +164,12 @@ class Tracer(asyncio.Protocol):
         loop.add_reader(pidfd, ended)
 
 
+def preload() -> None:
+    """Import what tracers may need: as another user they may not be able to read our files."""
+    for name in LATE:
+        importlib.import_module(name)
+
+
 def _how_it_ended(status: int) -> str:
     if status == 0:
         return ""
@@ -148,6 +187,7 @@ class Supervisor:
 
     def __init__(self, main: TracerMain) -> None:
         self._main = main
+        self._collected = time.monotonic()
         self.tracers: dict[int, Tracer] = {}
 
     async def start(
@@ -162,6 +202,11 @@ class Supervisor:
             try:
                 for end in (ours, theirs):
                     end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BUFFER)
+                # Freezing and its undoing make all objects old, and the collector looks at old
+                # ones only when many young ones have got old by themselves.
+                if time.monotonic() > self._collected + _COLLECT:
+                    gc.collect()
+                    self._collected = time.monotonic()
                 # Frozen, the child's collector leaves the pages that it shares with us alone.
                 gc.freeze()
                 child = os.fork()
@@ -172,7 +217,7 @@ class Supervisor:
                 _be_tracer(self._main, theirs, uid, gid)
             gc.unfreeze()
         loop = asyncio.get_running_loop()
-        tracer = Tracer(on_event)
+        tracer = Tracer(ours, on_event)
         tracer.watch(child)
         self.tracers[child] = tracer
         tracer.gone.add_done_callback(lambda _: self.tracers.pop(child, None))
@@ -206,6 +251,7 @@ def _be_tracer(main: TracerMain, sock: socket.socket, uid: int, gid: int) -> NoR
         keep = sock.fileno()
         os.closerange(3, keep)
         os.closerange(keep + 1, os.sysconf("SC_OPEN_MAX"))
+        keep_way_back()
         become(uid, gid)
         main(sock)
         status = 0

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Makes a machine ready for `make GOAL`: Debian packages, the virtual environment, dprobed in it.
 #
-#   etc/setup.sh demo | test | bench
+#   etc/setup.sh demo | hunt | test | bench
 #
 # Does nothing, in a few milliseconds, where all is there. What is missing is looked for by what it
 # gives (a command, a header), not by package name, so that other distributions work as well.
@@ -40,9 +40,11 @@ installed() { [ -x "$python" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$key" ]; }
 installed || need python3-venv find_python
 if [ "$goal" != demo ]; then
     need gcc command -v gcc
-    need g++ command -v g++
     need libc6-dev test -e /usr/include/stdio.h
     need gdb command -v gdb
+fi
+if [ "$goal" != demo ] && [ "$goal" != hunt ]; then
+    need g++ command -v g++
     need elfutils command -v eu-stack
     need zstd command -v zstd
     need lldb command -v lldb

@@ -197,3 +197,10 @@ def babeltrace(folder: Path) -> list[dict[str, Any]]:
     events = [each for each in found if "name" in each]
     assert sum("{ target = " in each for each in done.stdout.splitlines()) == len(events)
     return found
+
+
+class Root:
+    """Whose the programs of these tests are."""
+
+    uid = 0
+    gid = 0

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from dprobe.output import Output, complain
 from dprobe.session import Session, Waker, daemon, load_programs
+from dprobed.control import messages
 
 
 class _Stop:
@@ -41,13 +42,14 @@ def attach(
     form: str,
     path: str | None,
     follow_forks: bool,
+    budget: messages.Budget | None,
 ) -> int:
-    """Probes in ``pid`` until Ctrl-C, ``duration`` seconds, or its end; the exit status.
+    """Probes in ``pid`` until Ctrl-C, ``duration`` seconds, its end or theirs; the exit status.
 
     With ``follow_forks`` until the end of its children, too.
     """
     with daemon(socket) as connect:
-        uploads = load_programs(programs, defines, groups, types)
+        uploads = load_programs(programs, defines, groups, types, budget)
         output = Output(form, path, 1)
         stop = _Stop()
         numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -59,12 +61,16 @@ def attach(
             until = "Ctrl-C" if duration is None else f"{duration:g} s are over"
             probes = "1 probe" if count == 1 else f"{count} probes"
             complain(f"{probes} in process {pid}, until {until}")
-            while not session.over and stop.signal is None and not output.broken:
+            while not (session.over or session.spent or stop.signal or output.broken):
                 left = None if deadline is None else deadline - time.monotonic()
                 if left is not None and left <= 0:
                     break
                 if waker.wait(connection, left):
                     session.receive()
+            if session.spent and not session.over:
+                complain(
+                    "no probe is there that could fire" if session.vain else "no probe is left"
+                )
             failed = session.ended is not None and session.ended.how == "failed"
             output.summary(session.detach())
             output.close()
@@ -73,4 +79,6 @@ def attach(
         connection.close()
     if stop.signal in (signal.SIGTERM, signal.SIGHUP):
         return 128 + stop.signal
+    if session.vain:
+        return 2
     return 1 if failed or output.broken else 0

@@ -3,51 +3,104 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from dprobe import options
+from dprobe.budget import chosen
+
+if TYPE_CHECKING:
+    from dprobed.control import messages
 
 
 @click.command(
     "insert",
     epilog="""\b
-example:
-  dprobe insert alloc.rpn --pid 1234
+examples:
+  dprobe insert alloc.rpn --pid 1234         # one process
+  dprobe insert alloc.rpn --exe nginx        # each nginx, those to come too
+  dprobe insert alloc.rpn --exe '/opt/*' --user www-data
+  dprobe insert alloc.rpn --unit 'redis*.service' --limit 10
+  dprobe insert alloc.rpn --all --replace    # instead of those for that module
 """,
 )
-@click.option("--pid", type=options.pid_type, required=True, help="The process.")
+@click.option("--pid", type=options.pid_type, help="This process, and no other.")
+@click.option(
+    "--exe", metavar="GLOB", help="Processes that execute it: a path, or without / a base name."
+)
+@click.option("--user", metavar="USER", help="Processes of this user (name or number).")
+@click.option("--unit", metavar="GLOB", help="Processes of this systemd unit.")
+@click.option("--all", "everything", is_flag=True, help="Every process that maps the module.")
+@click.option("--limit", type=click.IntRange(1), metavar="N", help="At most N processes at a time.")
+@click.option("--merge", is_flag=True, help="Besides a program of the same name that is in.")
+@click.option("--replace", is_flag=True, help="Take those for the same module out first.")
 @options.selecting
 @options.json
 @click.argument("programs", nargs=-1, required=True, type=options.program_file)
-@click.pass_obj
+@click.pass_context
 def insert_command(
-    socket: Path | None,
-    pid: int,
+    ctx: click.Context,
+    pid: int | None,
+    exe: str | None,
+    user: str | None,
+    unit: str | None,
+    everything: bool,
+    limit: int | None,
+    merge: bool,
+    replace: bool,
     programs: tuple[str, ...],
     defines: tuple[str, ...],
     groups: tuple[int, ...],
     types: tuple[int, ...],
     no_opcode_check: bool,
     follow_forks: bool,
+    budget: messages.Budget | None,
+    over: str | None,
     json: bool,
 ) -> None:
-    """Put programs into process --pid; they stay until `dprobe remove` or the end of it."""
-    from dprobe import manage
-    from dprobe.session import parse_defines
+    """Put programs into a process, or into all that fit; they stay until `dprobe remove`.
 
-    with manage.connect(socket) as daemon:
-        manage.insert(
-            daemon,
-            programs,
-            pid,
-            defines=parse_defines(defines),
-            groups=groups,
-            types=types,
-            check_opcode=not no_opcode_check,
-            follow_forks=follow_forks,
-            json=json,
-        )
+    With --pid they go into that process, or are refused, at once. With --exe, --user and --unit
+    (all that is given must hold) or --all they go into each such process that maps the program's
+    module, now or later; --exe takes those as well that do not map it yet.
+    """
+    narrowed = (exe, user, unit) != (None, None, None)
+    if (pid is not None) + narrowed + everything != 1:
+        raise click.UsageError("say --pid, or which processes, or --all", ctx)
+    if merge and replace:
+        raise click.UsageError("--merge and --replace exclude each other", ctx)
+    if limit is not None and pid is not None:
+        raise click.UsageError("--limit does not go with --pid", ctx)
+    if follow_forks and pid is None:
+        raise click.UsageError("--follow-forks goes with --pid; else children are followed", ctx)
+    from dprobe import manage
+    from dprobe.session import load_programs, parse_defines
+    from dprobed.control import messages
+
+    uploads = load_programs(programs, parse_defines(defines), groups, types, chosen(budget, over))
+    present: messages.Present = "merge" if merge else "replace" if replace else "refuse"
+    with manage.connect(ctx.obj) as daemon:
+        if pid is not None:
+            manage.insert(
+                daemon,
+                uploads,
+                pid,
+                check_opcode=not no_opcode_check,
+                present=present,
+                follow_forks=follow_forks,
+                json=json,
+            )
+        else:
+            manage.deploy(
+                daemon,
+                uploads,
+                messages.Selection(exe=exe, user=user, unit=unit),
+                limit=limit,
+                check_opcode=not no_opcode_check,
+                present=present,
+                json=json,
+            )
 
 
 @click.command(
@@ -111,6 +164,49 @@ def query_command(
 
     with manage.connect(socket) as daemon:
         manage.query(daemon, manage.selection(program, pid=pid), extended=extended, json=json)
+
+
+@click.command(
+    "top",
+    epilog="""\b
+keys:
+  h hits/s   t hits   o overhead   p pid   n name     sort by it
+  tab        probes or processes
+  space      pause, go on
+  up down    choose a line; d removes it (y: yes)
+  q          quit
+\b
+examples:
+  dprobe top
+  dprobe top --once --interval 5
+  dprobe top --json | jq .rate
+""",
+)
+@click.option(
+    "--interval",
+    type=click.FloatRange(0.1, 3600),
+    default=1.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="From one look to the next.",
+)
+@click.option("--once", is_flag=True, help="One look, as plain text; so it is in a pipe anyway.")
+@options.json
+@click.pass_obj
+def top_command(socket: Path | None, interval: float, once: bool, json: bool) -> None:
+    """Watch probes and processes by hits and overhead.
+
+    Overhead is the share of the time for which threads of the process stood for probes.
+    """
+    import sys
+
+    from dprobe import manage, top
+
+    with manage.connect(socket) as daemon:
+        if once or json or not (sys.stdin.isatty() and sys.stdout.isatty()):
+            top.once(daemon, interval, json=json)
+        else:
+            top.run(daemon, interval)
 
 
 @click.command(

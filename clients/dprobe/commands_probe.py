@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from dprobe import options
+from dprobe.budget import chosen
 
 
 class _RunCommand(click.Command):
@@ -84,8 +85,9 @@ def attach_command(
 ) -> int:
     """Put the programs' probes into process PID, and show what they report.
 
-    Ends at Ctrl-C, after the time given, or with PID (with -f: and all its children that were
-    followed); the processes go on without probes.
+    Ends at Ctrl-C, after the time given, with PID (with -f: and all its children that were
+    followed), or when every probe is disabled or removed; the processes go on without probes.
+    Status 2: none of the probes has a place where it could fire.
     """
     from dprobe.attach import attach
 
@@ -103,4 +105,5 @@ def _session_options(given: dict[str, Any]) -> dict[str, Any]:
         "form": given["form"],
         "path": given["path"],
         "follow_forks": given["follow_forks"],
+        "budget": chosen(given["budget"], given["over"]),
     }

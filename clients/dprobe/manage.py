@@ -6,10 +6,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
+
 from dprobe.connection import Connection
-from dprobe.errors import UserError
+from dprobe.errors import NoDaemonError, UserError
 from dprobe.output import Output, complain
-from dprobe.session import load_programs
 from dprobe.tables import show
 from dprobed.control import messages
 
@@ -38,6 +39,7 @@ _PROBE_COLUMNS_EXTENDED = (
     ("missed", "missed"),
     ("dropped", "dropped"),
     ("faulted", "faulted"),
+    ("passed over", "passed"),
     ("handler drops", "handler_drops"),
     ("addresses", "addresses"),
     ("reason", "reason"),
@@ -60,6 +62,20 @@ _PROGRAM_COLUMNS = (
     ("vars", "vars"),
     ("gvars", "gvars"),
     ("kept", "kept"),
+)
+_DEPLOYMENT_COLUMNS = (
+    ("no", "number"),
+    ("program", "program"),
+    ("module", "module"),
+    ("processes", "selection"),
+    ("state", "state"),
+    ("in", "processes"),
+    ("ever", "entered"),
+    ("missed", "missed"),
+    ("unseen", "unseen"),
+    ("refused", "refused"),
+    ("hits", "hits"),
+    ("dropped", "dropped"),
 )
 _NOTHING = "nothing is inserted"
 
@@ -84,25 +100,27 @@ def selection(
 
 def insert(
     daemon: Connection,
-    paths: Sequence[str],
+    uploads: list[messages.Upload],
     pid: int,
     *,
-    defines: dict[str, str],
-    groups: Sequence[int],
-    types: Sequence[int],
     check_opcode: bool,
+    present: messages.Present,
     follow_forks: bool,
     json: bool,
 ) -> None:
     """Put programs into ``pid``, to stay until they are removed."""
-    uploads = load_programs(paths, defines, groups, types)
     daemon.request(
         lambda number: messages.Attach(id=number, pid=pid, follow_forks=follow_forks),
         messages.Attached,
     )
     answer = daemon.request(
         lambda number: messages.Insert(
-            id=number, pid=pid, programs=uploads, keep=True, check_opcode=check_opcode
+            id=number,
+            pid=pid,
+            programs=uploads,
+            keep=True,
+            check_opcode=check_opcode,
+            present=present,
         ),
         messages.Inserted,
     )
@@ -110,23 +128,98 @@ def insert(
     _explain(answer.probes)
 
 
+def deploy(
+    daemon: Connection,
+    uploads: list[messages.Upload],
+    selection: messages.Selection,
+    *,
+    limit: int | None,
+    check_opcode: bool,
+    present: messages.Present,
+    json: bool,
+) -> None:
+    """Put programs into all processes that are meant, to stay until they are removed."""
+    answer = daemon.request(
+        lambda number: messages.Deploy(
+            id=number,
+            programs=uploads,
+            selection=selection,
+            limit=limit,
+            keep=True,
+            check_opcode=check_opcode,
+            present=present,
+        ),
+        messages.Deployed,
+    )
+    show_deployments(answer.deployments, json=json)
+    if not json:
+        complain("they go in now; `dprobe query` shows where they are")
+
+
+def show_deployments(deployments: Sequence[messages.DeploymentInfo], *, json: bool) -> None:
+    """Programs that belong to a selection of processes."""
+    rows: list[dict[str, object]] = []
+    for each in deployments:
+        row = msgspec.to_builtins(each)
+        if not json:
+            row["selection"] = selection_text(each.selection, each.limit)
+            row["refused"] = sum(each.refused.values())
+        rows.append(row)
+    show(rows, _DEPLOYMENT_COLUMNS, json=json, empty=_NOTHING)
+
+
+def selection_text(selection: messages.Selection, limit: int | None) -> str:
+    """A selection as it is written on the command line."""
+    given = {
+        "exe": selection.exe,
+        "user": selection.user,
+        "unit": selection.unit,
+        "policy": selection.policy,
+        "limit": limit,
+    }
+    words = [f"--{name} {value}" for name, value in given.items() if value is not None]
+    if selection == messages.Selection():
+        words.insert(0, "--all")
+    return " ".join(words)
+
+
 def _explain(probes: Sequence[messages.ProbeInfo]) -> None:
     for probe in probes:
         if probe.reason:
             name = f"{probe.program} {probe.major}.{probe.minor} at {probe.place}"
-            complain(f"{name}: {probe.state}: {probe.reason}")
+            passed = f"; at least {probe.passed} hits passed over" if probe.passed else ""
+            complain(f"{name}: {probe.state}: {probe.reason}{passed}")
 
 
 def remove(daemon: Connection, selects: Sequence[messages.Select], *, json: bool) -> None:
     """Take programs out; their last counters are shown."""
     probes = []
+    deployments = []
     for select in selects:
         answer = daemon.request(
             lambda number, select=select: messages.Remove(id=number, select=select),  # type: ignore[misc]
             messages.Removed,
         )
         probes += answer.probes
-    show(probes, _PROBE_COLUMNS, json=json, empty=_NOTHING)
+        deployments += answer.deployments
+    _show_all(deployments, probes, _PROBE_COLUMNS, json=json)
+
+
+def _show_all(
+    deployments: Sequence[messages.DeploymentInfo],
+    probes: Sequence[messages.ProbeInfo],
+    columns: Sequence[tuple[str, str]],
+    *,
+    json: bool,
+) -> None:
+    """Deployments, if there are any, and below them the probes, process by process."""
+    if deployments:
+        show_deployments(deployments, json=json)
+        if not probes:
+            return
+        if not json:
+            print()
+    show(probes, columns, json=json, empty=_NOTHING)
 
 
 def query(daemon: Connection, select: messages.Select, *, extended: bool, json: bool) -> None:
@@ -139,7 +232,26 @@ def query(daemon: Connection, select: messages.Select, *, extended: bool, json: 
         if not json and answer.targets:
             print()
     columns = _PROBE_COLUMNS_EXTENDED if extended else _PROBE_COLUMNS
-    show(answer.probes, columns, json=json, empty=_NOTHING)
+    _show_all(answer.deployments, answer.probes, columns, json=json)
+    if not json:
+        _explain_deployments(answer, extended=extended)
+
+
+def _explain_deployments(answer: messages.Status, *, extended: bool) -> None:
+    """Why deployments are not in processes that they are meant for."""
+    for each in answer.deployments:
+        for reason, count in each.refused.items():
+            complain(
+                f"{each.program}: refused in {count} process{'es' if count > 1 else ''}: {reason}"
+            )
+        for pid, reason in each.refusals.items() if extended else ():
+            complain(f"{each.program}: process {pid}: {reason}")
+    discovery = answer.discovery
+    if answer.deployments and discovery is not None and discovery.lost:
+        complain(
+            f"events of processes were lost {discovery.lost} times; "
+            "short processes may have been missed without being counted"
+        )
 
 
 def programs(daemon: Connection, select: messages.Select, *, json: bool) -> None:
@@ -147,6 +259,12 @@ def programs(daemon: Connection, select: messages.Select, *, json: bool) -> None
     answer = daemon.request(
         lambda number: messages.Programs(id=number, select=select), messages.Listing
     )
+    if answer.deployments:
+        show_deployments(answer.deployments, json=json)
+        if not answer.programs:
+            return
+        if not json:
+            print()
     show(answer.programs, _PROGRAM_COLUMNS, json=json, empty=_NOTHING)
 
 
@@ -182,7 +300,10 @@ def variables(
         )
         found = answer.programs
         if not found:
-            raise UserError(f"there is no program {program}")
+            where = "goes into several processes; say which by --pid"
+            raise UserError(
+                f"{program} {where}" if answer.deployments else f"there is no program {program}"
+            )
         numbers = sorted({each.number for each in found})
         if len(numbers) > 1:
             them = ", ".join(map(str, numbers))
@@ -233,8 +354,17 @@ def resume(daemon: Connection, pid: int | None, tid: int | None, *, json: bool) 
 
 
 def connect(path: Path | None) -> Connection:
-    """The running daemon; raises NoDaemonError."""
+    """The running daemon: the user's own, else root's; raises NoDaemonError."""
     import os
 
     sys.stdout.flush()
-    return Connection.open(path or messages.default_socket(os.getuid()))
+    if path is not None:
+        return Connection.open(path)
+    own = messages.default_socket(os.getuid())
+    try:
+        return Connection.open(own)
+    except NoDaemonError:
+        roots = messages.default_socket(0)
+        if own == roots or not roots.exists():
+            raise
+        return Connection.open(roots)

@@ -7,6 +7,8 @@ from typing import Any, TypeVar
 
 import click
 
+from dprobe.budget import BudgetType
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 define = click.option(
@@ -26,6 +28,18 @@ follow_forks = click.option(
     "--follow-forks",
     is_flag=True,
     help="Put the probes into the children of the process, too, and into theirs, as they begin.",
+)
+budget = click.option(
+    "--budget",
+    type=BudgetType(),
+    metavar="5%,1000/s",
+    help="What each program may cost a process: a share of its time, hits a second, or both.",
+)
+over_budget = click.option(
+    "--over-budget",
+    "over",
+    type=click.Choice(["throttle", "remove"]),
+    help="What becomes of one that costs more: it sleeps for a while (the default), or goes.",
 )
 format_ = click.option(
     "--format",
@@ -54,6 +68,6 @@ def output(default: str) -> Callable[[F], F]:
 
 def selecting(function: F) -> F:
     """What ``run``, ``attach`` and ``insert`` know about their programs."""
-    for option in (no_opcode_check, follow_forks, type_, group, define):
+    for option in (over_budget, budget, no_opcode_check, follow_forks, type_, group, define):
         function = option(function)
     return function

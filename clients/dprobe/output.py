@@ -20,7 +20,7 @@ from dprobed.handler.trace.text import record_text
 
 
 class SummaryProbe(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One probe in the summary; ``reason`` and ``faulted`` are there where they say something."""
+    """One probe in the summary; what comes behind ``dropped`` is there where it says something."""
 
     program: str
     major: int
@@ -32,6 +32,7 @@ class SummaryProbe(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     missed: int
     dropped: int
     faulted: int = 0
+    passed: int = 0
     reason: str = ""
 
 
@@ -64,6 +65,7 @@ def _total(probes: list[messages.ProbeInfo]) -> SummaryProbe:
         missed=sum(probe.missed for probe in probes),
         dropped=sum(probe.dropped for probe in probes),
         faulted=sum(probe.faulted for probe in probes),
+        passed=sum(probe.passed for probe in probes),
         reason=shown.reason,
     )
 
@@ -171,7 +173,8 @@ def summary_text(summary: Summary) -> str:
     for probe in summary.probes:
         if probe.reason:
             name = f"{probe.program} {probe.major}.{probe.minor} {probe.place}"
-            lines.append(f"{name}: {probe.state}: {probe.reason}")
+            passed = f"; at least {probe.passed} hits passed over" if probe.passed else ""
+            lines.append(f"{name}: {probe.state}: {probe.reason}{passed}")
     lines.append(f"time spent in probes: {summary.overhead_ns / 1e9:.6f} s")
     return "\n".join(lines)
 

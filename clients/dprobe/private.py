@@ -13,7 +13,7 @@ import sys
 from types import TracebackType
 
 from dprobe.connection import Connection
-from dprobe.errors import DaemonGoneError
+from dprobe.errors import DaemonGoneError, UserError
 
 _FD = 3
 
@@ -45,11 +45,15 @@ class PrivateDaemon:
             )
 
     def connect(self) -> Connection:
-        """The connection to it; raises DaemonGoneError when it could not start."""
+        """The connection to it; raises DaemonGoneError or UserError when it did not start."""
         try:
             return Connection(self._sock, self.pid, private=True)
         except DaemonGoneError as error:
             said = self.complaint()
+            # 2: by its configuration or its policies, which the user can change.
+            ended = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
+            if ended is not None and (ended.si_code, ended.si_status) == (os.CLD_EXITED, 2):
+                raise UserError(said.removeprefix("dprobed: ")) from None
             raise DaemonGoneError(f"the private daemon did not start: {said or error}") from None
 
     def complaint(self) -> str:

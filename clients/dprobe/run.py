@@ -15,6 +15,7 @@ from dprobe.errors import DaemonGoneError
 from dprobe.launch import Launched, find_command, original_environment, take_signals
 from dprobe.output import Output, complain
 from dprobe.session import Session, Waker, daemon, load_programs
+from dprobed.control import messages
 
 #: Seconds that the daemon has to report the end of a command that has ended.
 _LAST_WORDS: Final = 10.0
@@ -32,6 +33,7 @@ def run(
     form: str,
     path: str | None,
     follow_forks: bool,
+    budget: messages.Budget | None,
 ) -> int:
     """Start ``argv`` with the programs in, until it ends; the exit status as in a shell.
 
@@ -42,7 +44,7 @@ def run(
     command = find_command(argv[0], environment)
     with daemon(socket) as connect:
         # Assembled while a private daemon starts.
-        uploads = load_programs(programs, defines, groups, types)
+        uploads = load_programs(programs, defines, groups, types, budget)
         output = Output(form, path, 2)
         connection = connect()
         launched = Launched(command, argv, environment, ignored, connection.pid)
@@ -88,7 +90,8 @@ class _Command:
                 if self._status is not None:
                     if self._session.over or self._stopped or self._connection is None:
                         break
-                    deadline = deadline or time.monotonic() + _LAST_WORDS
+                    if deadline is None or self._session.dumping:
+                        deadline = time.monotonic() + _LAST_WORDS
                     if self._session.ended is not None:
                         deadline = math.inf  # for its children
                     elif time.monotonic() > deadline:

@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 
 #: States of a probe that works, or may yet; every other one is told to the user when it comes.
 _QUIET = frozenset({"active", "pending", "compiled", "disabled", "removed"})
+#: States of a probe that fires, or may yet.
+_ALIVE = frozenset({"active", "pending", "compiled"})
+#: States of a probe that did what it was there for.
+_DONE = frozenset({"disabled", "removed"})
 
 
 def parse_defines(pairs: Sequence[str]) -> dict[str, str]:
@@ -45,6 +49,7 @@ def load_programs(
     defines: Mapping[str, str],
     groups: Sequence[int] = (),
     types: Sequence[int] = (),
+    budget: messages.Budget | None = None,
 ) -> list[messages.Upload]:
     """The programs, assembled and verified here; raises UserError with all that is wrong."""
     from dprobed.program import NothingSelectedError, ProgramError, encode, load_file, select
@@ -57,7 +62,8 @@ def load_programs(
             if groups or types:
                 program = select(program, frozenset(groups), frozenset(types))
             label = readable(Path(path).stem)[:255]
-            uploads.append(messages.Upload(label=label, bytecode=encode(program)))
+            bytecode = encode(program)
+            uploads.append(messages.Upload(label=label, bytecode=bytecode, budget=budget))
         except ProgramError as error:
             errors.append(str(error))
         except NothingSelectedError as error:
@@ -112,6 +118,9 @@ class Session:
         self._last: list[messages.ProbeInfo] = []
         self._overhead_ns = 0
         self._removed: list[messages.ProbeInfo] = []
+        #: The target has ended, and the daemon says so when its core has been written.
+        self.dumping = False
+        self._states: dict[tuple[int, int, int], str] = {}
         self._told: set[tuple[int, int, str, str]] = set()
         connection.on_record = output.record
         connection.on_report = self._report
@@ -134,8 +143,20 @@ class Session:
             ),
             messages.Inserted,
         )
-        self._tell(answer.probes)
+        self._note(answer.probes)
         return len(answer.probes)
+
+    @property
+    def spent(self) -> bool:
+        """Whether there is no probe that could still fire in a process that goes on."""
+        return not any(
+            pid in self._alive and state in _ALIVE for (pid, *_), state in self._states.items()
+        )
+
+    @property
+    def vain(self) -> bool:
+        """Whether there never was one."""
+        return (_ALIVE | _DONE).isdisjoint(self._states.values())
 
     def receive(self) -> None:
         """Take in what came, and write the records of it."""
@@ -176,16 +197,25 @@ class Session:
     def _report(self, report: messages.Report) -> None:
         if isinstance(report, messages.StateChange):
             self._removed += (probe for probe in report.probes if probe.state == "removed")
-            self._tell(report.probes)
+            self._note(report.probes)
         elif isinstance(report, messages.Forked):
             self._alive[report.pid] = None
         elif isinstance(report, messages.Ended):
             if report.pid == self._pid:
                 self.ended = report
             self._note_end(report.pid, report.probes, report.overhead_ns)
+        elif isinstance(report, messages.Notice) and report.kind in ("dump", "dumping"):
+            self.dumping = report.kind == "dumping"
+            complain(report.text)
         elif isinstance(report, messages.Notice) and report.kind in ("suspend", "debugger"):
             private = " (of a running dprobed; this private one lets it go at its end)"
             complain(report.text + (private if self._private else ""))
+
+    def _note(self, probes: Sequence[messages.ProbeInfo]) -> None:
+        self._states.update(
+            {(probe.pid, probe.number, probe.probe): probe.state for probe in probes}
+        )
+        self._tell(probes)
 
     def _tell(self, probes: Sequence[messages.ProbeInfo]) -> None:
         """Say once of each probe that it does not work."""

@@ -29,6 +29,7 @@ Label = Annotated[str, msgspec.Meta(max_length=255)]
 Seconds = Annotated[float, msgspec.Meta(ge=0.001, le=3600)]
 Queue = Annotated[int, msgspec.Meta(ge=1, le=1 << 16)]
 Bytes = Annotated[int, msgspec.Meta(ge=1, lt=1 << 53)]
+Present = Literal["merge", "replace", "refuse"]
 Labels = Annotated[list[Label], msgspec.Meta(min_length=1, max_length=1024)]
 
 
@@ -67,24 +68,69 @@ class Detach(_Request, frozen=True):
     pid: Pid
 
 
+class Budget(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a program may cost a process: ``share`` of its time (1 is all of one CPU's), ``hits`` a
+    second. What is over it sleeps until it is within it again, or with ``remove`` is taken out."""
+
+    share: Annotated[float, msgspec.Meta(gt=0, le=1)] | None = None
+    hits: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    remove: bool = False
+
+
 class Upload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One program: ``bytecode`` is a ``.dpb`` file, ``label`` the name that its records carry."""
+    """One program: ``bytecode`` is a ``.dpb`` file, ``label`` the name that its records carry,
+    ``budget`` what it may cost each process that it is in."""
 
     label: Label
     bytecode: bytes
+    budget: Budget | None = None
 
 
 class Insert(_Request, frozen=True):
     """Put programs into ``pid``, all of them or none; an ``attach`` of this connection comes first.
 
     ``keep`` leaves them in when the connection ends, until they are removed. Without
-    ``check_opcode`` the byte at a probe's place is not compared with its ``opcode``.
+    ``check_opcode`` the byte at a probe's place is not compared with its ``opcode``. ``present``:
+    what to do about programs that are kept in ``pid`` already: put these in besides (``merge``),
+    take those for the same modules out first (``replace``), or refuse a program of the same name
+    for the same module.
     """
 
     pid: Pid
     programs: Annotated[list[Upload], msgspec.Meta(min_length=1, max_length=1000)]
     keep: bool = False
     check_opcode: bool = True
+    present: Present = "merge"
+
+
+class Selection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which processes are meant, those to come included: all for which all that is given holds.
+
+    ``exe``: a glob for the path of the executable; without a slash for its base name. ``user``: a
+    name or number. ``unit``: a glob for the systemd unit. ``policy``: those that the policy of that
+    name decides about. Nothing given: every process.
+    """
+
+    exe: Annotated[str, msgspec.Meta(min_length=1, max_length=4096)] | None = None
+    user: Label | None = None
+    unit: Label | None = None
+    policy: Label | None = None
+
+
+class Deploy(_Request, frozen=True):
+    """Put programs into all processes that ``selection`` means and that map the program's module.
+
+    With ``exe`` those that do not map it yet are taken too. ``limit``: into so many at a time at
+    most. ``keep`` and ``check_opcode`` as in ``insert``; ``present`` is about programs that are
+    kept for the same selection.
+    """
+
+    programs: Annotated[list[Upload], msgspec.Meta(min_length=1, max_length=1000)]
+    selection: Selection
+    limit: Annotated[int, msgspec.Meta(ge=1, le=1 << 22)] | None = None
+    keep: bool = False
+    check_opcode: bool = True
+    present: Present = "merge"
 
 
 class Select(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -124,7 +170,8 @@ class Vars(_Request, frozen=True):
     """Read the locals of program ``number`` (in ``pid``, if it is in several processes), or the
     globals of ``pid``.
 
-    ``count`` words from ``first`` on are answered (``None``: all there are); ``reset`` sets them
+    A program that is in several processes has its locals in each. ``count`` words from ``first``
+    on are answered (``None``: all there are); ``reset`` sets them
     to 0 after they were read.
     """
 
@@ -235,10 +282,25 @@ class TraceList(_Request, frozen=True):
     """Ask for the trace sessions."""
 
 
+class PolicyList(_Request, frozen=True):
+    """Ask for the policies in force."""
+
+
+class PolicyExplain(_Request, frozen=True):
+    """Ask which policy decides about ``pid``, and why."""
+
+    pid: Pid
+
+
+class PolicyReload(_Request, frozen=True):
+    """Read the policy files anew; where one is wrong, those in force stay."""
+
+
 Request = (
-    Hello | Attach | Detach | Insert | Remove | Query | Programs | Vars | Log | Dump | Resume
-    | Register | Deregister | Handlers | Arm | Disarm
+    Hello | Attach | Detach | Insert | Deploy | Remove | Query | Programs | Vars | Log | Dump
+    | Resume | Register | Deregister | Handlers | Arm | Disarm
     | TraceStart | TraceStop | TraceSave | TraceList
+    | PolicyList | PolicyExplain | PolicyReload
 )  # fmt: skip
 
 
@@ -272,6 +334,7 @@ class ProbeInfo(msgspec.Struct, frozen=True, kw_only=True, tag="probe"):
     served, ``dropped`` records that were lost on their way to a reader, ``faulted`` records
     withdrawn because the probed instruction itself faulted. ``reason`` says why a state is what it
     is, where that needs saying. ``handler_drops``: reports that handlers (by name) had no room for.
+    ``passed``: hits while the probe was throttled, at least so many.
     """
 
     program: str
@@ -292,6 +355,51 @@ class ProbeInfo(msgspec.Struct, frozen=True, kw_only=True, tag="probe"):
     faulted: int
     addresses: list[int]
     handler_drops: dict[str, int] = {}
+    passed: int = 0
+
+
+class DeploymentInfo(msgspec.Struct, frozen=True, kw_only=True, tag="deployment"):
+    """A program that is put into all processes that ``selection`` means.
+
+    ``state``: ``pending`` (in no process yet) or ``active``. ``processes``: how many it is in,
+    ``waiting``: how many are about to get it, ``entered``: how many it was ever in. ``missed``:
+    processes that ended before it was in, ``unseen``: processes that ended before anybody could
+    tell whether they were meant, ``refused``: those that could not be probed, by reason (for those
+    still there ``refusals`` says which). ``hits`` and the rest: sums over all of its probes, in
+    processes that ended too.
+    """
+
+    number: int
+    program: str
+    program_id: int
+    module: str
+    major: int
+    probes: int
+    selection: Selection
+    limit: int | None
+    kept: bool
+    uid: int
+    state: str
+    processes: int
+    waiting: int
+    entered: int
+    missed: int
+    unseen: int
+    refused: dict[str, int]
+    refusals: dict[int, str]
+    hits: int
+    ran: int
+    missed_hits: int
+    dropped: int
+    overhead_ns: int
+
+
+class DiscoveryInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """How the daemon hears of processes: ``source`` (empty: nobody is interested), and ``lost``:
+    how often events were lost, and all processes looked at anew."""
+
+    source: str
+    lost: int
 
 
 class HandlerInfo(msgspec.Struct, frozen=True, kw_only=True, tag="handler"):
@@ -339,6 +447,69 @@ class TraceInfo(msgspec.Struct, frozen=True, kw_only=True, tag="trace"):
     bytes: int
     chunks: int
     problem: str
+
+
+class LimitsInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What may be spent: a ``share`` of a process's time (0…1), hits a second; null: no limit.
+
+    ``over``: what becomes of a program that spends more.
+    """
+
+    share: float | None
+    hits_per_second: float | None
+    over: Literal["throttle", "remove"]
+
+
+class PolicyInfo(msgspec.Struct, frozen=True, kw_only=True, tag="policy"):
+    """A policy in force; ``place``: ``file:line``. ``match``: its conditions, as text.
+
+    ``programs`` it puts into processes, for ``seconds``, in so many ``processes`` at most, within
+    ``limits``; ``budget``: for all programs in a process.
+    """
+
+    name: str
+    place: str
+    match: list[str]
+    rights: dict[str, list[str]]
+    programs: list[str]
+    seconds: float | None
+    processes: int | None
+    limits: LimitsInfo
+    budget: LimitsInfo
+    follow_forks: bool
+    hold: Literal["thread", "process"]
+
+
+class PolicyStep(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of one policy: its conditions up to the one that decided, as text."""
+
+    policy: str
+    place: str
+    matches: bool
+    tested: list[str]
+
+
+class Explanation(msgspec.Struct, frozen=True, kw_only=True, tag="explanation"):
+    """Which rule decides about a process (``default``: no policy matches), and what follows.
+
+    ``protected``: why nobody may touch it, else empty; ``obstacle``: why it cannot be probed in any
+    case. ``rights``: who may do what. ``programs``: what the policy puts in.
+    """
+
+    pid: int
+    comm: str
+    exe: str
+    uid: int
+    rule: str
+    place: str
+    protected: str
+    obstacle: str
+    steps: list[PolicyStep]
+    rights: dict[str, list[str]]
+    programs: list[str]
+    budget: LimitsInfo
+    follow_forks: bool
+    hold: Literal["thread", "process"]
 
 
 class DebuggerInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -393,11 +564,18 @@ class Inserted(_Reply, frozen=True):
     probes: list[ProbeInfo]
 
 
+class Deployed(_Reply, frozen=True):
+    """Answers ``deploy``, before any process was looked at."""
+
+    deployments: list[DeploymentInfo]
+
+
 class Removed(_Reply, frozen=True):
     """Answers ``remove`` and ``detach``: what was taken out, with its last counters."""
 
     probes: list[ProbeInfo]
     overhead_ns: int
+    deployments: list[DeploymentInfo] = []
 
 
 class Status(_Reply, frozen=True):
@@ -405,12 +583,16 @@ class Status(_Reply, frozen=True):
 
     targets: list[TargetInfo]
     probes: list[ProbeInfo]
+    deployments: list[DeploymentInfo] = []
+    discovery: DiscoveryInfo | None = None
 
 
 class Listing(_Reply, frozen=True):
-    """Answers ``programs``."""
+    """Answers ``programs``. Those in ``deployments`` are not in ``programs`` as well, unless one
+    process was asked for."""
 
     programs: list[ProgramInfo]
+    deployments: list[DeploymentInfo] = []
 
 
 class Words(_Reply, frozen=True):
@@ -470,6 +652,25 @@ class TraceSaved(_Reply, frozen=True):
     """Answers ``tracesave``: how many records are written."""
 
     records: int
+
+
+class PolicyListing(_Reply, frozen=True):
+    """Answers ``policylist`` and ``policyreload``; ``folder``: where the files are.
+
+    ``problem``: what is wrong with the files; then ``policies`` are those of before. ``protect``:
+    the kinds of processes that nobody may touch.
+    """
+
+    policies: list[PolicyInfo]
+    folder: str
+    problem: str
+    protect: list[str]
+
+
+class PolicyExplained(_Reply, frozen=True):
+    """Answers ``policyexplain``."""
+
+    explanation: Explanation
 
 
 class Error(msgspec.Struct, frozen=True, kw_only=True, tag="error"):
@@ -563,8 +764,9 @@ class Handling(msgspec.Struct, frozen=True, kw_only=True, tag="report"):
 
 Report = Record | StateChange | Notice | Forked | Ended | Handling
 Reply = (
-    Welcome | Attached | Inserted | Removed | Status | Listing | Words | Logged | Dumped | Resumed
-    | Registered | HandlerListing | TraceListing | TraceSaved | Error
+    Welcome | Attached | Inserted | Deployed | Removed | Status | Listing | Words | Logged
+    | Dumped | Resumed | Registered | HandlerListing | TraceListing | TraceSaved
+    | PolicyListing | PolicyExplained | Error
 )  # fmt: skip
 
 

@@ -20,17 +20,35 @@ from typing import Final
 import msgspec
 
 from dprobed import __version__
+from dprobed.applied import Applied
 from dprobed.control import messages
+from dprobed.deployment import Deployment
+from dprobed.deployments import Deployments, listed
 from dprobed.handler.dispatcher import DispatchError
 from dprobed.handler.trace.session import TraceError
 from dprobed.instance import Refusal
 from dprobed.registry import Registry
 
+#: What concerns everybody in a daemon that serves everybody: it is the machine's root who says.
+_FOR_ROOT: Final = {
+    messages.Register: "only root may register handlers with root's dprobed: they get the records "
+    "of all users; start a dprobed of your own",
+    messages.Arm: "only root may arm handlers of root's dprobed",
+    messages.Disarm: "only root may disarm handlers of root's dprobed",
+    messages.TraceStart: "only root may start traces in root's dprobed: they are written as root; "
+    "use `dprobe run --format json -o FILE`, or a dprobed of your own",
+    messages.TraceStop: "the traces of root's dprobed are root's",
+    messages.TraceSave: "the traces of root's dprobed are root's",
+    messages.TraceList: "the traces of root's dprobed are root's",
+    messages.PolicyReload: "only root may have the policies of root's dprobed read anew",
+}
 #: Bytes of records that may wait for a client.
 RECORD_QUEUE: Final = 8 << 20
 #: Bytes of anything that may wait for a client before it is cut off.
 HARD_LIMIT: Final = 64 << 20
 MAX_CONNECTIONS: Final = 128
+#: Those of one user other than root and the daemon's own: nobody can keep the others out.
+MAX_OF_A_USER: Final = 32
 #: Seconds that a new connection has for its ``hello``.
 HELLO_SECONDS: Final = 10.0
 _PIPELINE: Final = 16
@@ -43,8 +61,10 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, server: Server) -> None:
         self.pid = self.uid = self.gid = -1
+        self.kept = False
         self._server = server
         self._registry = server.registry
+        self._deployments = server.deployments
         self._transport: asyncio.Transport | None = None
         self._buffer = bytearray()
         self._lines: deque[bytes] = deque()
@@ -106,6 +126,7 @@ class Connection(asyncio.Protocol):
         self._writable.set()
         self._lost = True
         self._server.leave(self)
+        self._deployments.release(self)
         self._registry.release(self)
 
     def pause_writing(self) -> None:
@@ -158,6 +179,7 @@ class Connection(asyncio.Protocol):
         self._worker = None
         if self._lost:
             # What the last request did came after the end of the connection.
+            self._deployments.release(self)
             self._registry.release(self)
 
     async def _answer(self, line: bytes) -> None:
@@ -220,6 +242,9 @@ class Connection(asyncio.Protocol):
 
     async def _do(self, request: messages.Request) -> messages.Reply:
         registry = self._registry
+        refusal = _FOR_ROOT.get(type(request))
+        if refusal is not None and not registry.gate.commands(self):
+            raise Refusal(refusal)
         match request:
             case messages.Attach(id=number, pid=pid, launch=launch, follow_forks=follow):
                 await registry.attach(self, pid, launch, follow_forks=follow)
@@ -228,17 +253,20 @@ class Connection(asyncio.Protocol):
                 probes, overhead = await registry.detach(self, pid)
                 return messages.Removed(id=number, probes=probes, overhead_ns=overhead)
             case messages.Insert(id=number, pid=pid):
-                entries = await registry.insert(
-                    self, pid, request.programs, request.keep, request.check_opcode
-                )
+                entries = await registry.insert(self, request)
                 return messages.Inserted(
                     id=number,
                     programs=[entry.info() for entry in entries],
                     probes=[info for entry in entries for info in entry.probe_infos()],
                 )
+            case messages.Deploy(id=number):
+                made = await self._deployments.deploy(self, request)
+                return messages.Deployed(id=number, deployments=listed(made))
             case messages.Remove(id=number, select=select):
-                probes, overhead = await registry.remove(self, select)
-                return messages.Removed(id=number, probes=probes, overhead_ns=overhead)
+                probes, overhead, chosen = await self._deployments.remove(self, select)
+                return messages.Removed(
+                    id=number, probes=probes, overhead_ns=overhead, deployments=listed(chosen)
+                )
             case _:
                 return await self._look(request)
 
@@ -246,26 +274,36 @@ class Connection(asyncio.Protocol):
         registry = self._registry
         match request:
             case messages.Query(id=number, select=select):
-                targets = await registry.query(select)
-                chosen = registry.select(select)
+                targets = await registry.query(self, select)
+                chosen = registry.select(self, select)
                 return messages.Status(
                     id=number,
                     targets=[target.info() for target in targets],
                     probes=[info for entry in chosen for info in entry.probe_infos()],
+                    deployments=listed(self._deployments.select(self, select)),
+                    discovery=self._deployments.discovery(),
                 )
             case messages.Programs(id=number, select=select):
-                chosen = registry.select(select)
-                return messages.Listing(id=number, programs=[entry.info() for entry in chosen])
+                deployments = self._deployments.select(self, select)
+                return messages.Listing(
+                    id=number,
+                    programs=[
+                        entry.info()
+                        for entry in registry.select(self, select)
+                        if select.pid is not None or not isinstance(entry.owner, Deployment)
+                    ],
+                    deployments=listed(deployments) if select.pid is None else [],
+                )
             case messages.Vars(id=number, first=first):
-                words = await registry.variables(request)
+                words = await registry.variables(self, request)
                 return messages.Words(id=number, first=first, words=words)
             case messages.Log(id=number, follow=follow):
                 return self._log(number, follow)
             case messages.Dump(id=number, pid=pid, zstd=zstd):
-                done = await registry.dump(pid, zstd)
+                done = await registry.dump(self, pid, zstd)
                 return messages.Dumped(id=number, **msgspec.structs.asdict(done))
             case messages.Resume(id=number, pid=pid, tid=tid):
-                return messages.Resumed(id=number, tids=await registry.resume(pid, tid))
+                return messages.Resumed(id=number, tids=await registry.resume(self, pid, tid))
             case _:
                 return await self._handle(request)
 
@@ -302,17 +340,51 @@ class Connection(asyncio.Protocol):
             case messages.TraceList(id=number):
                 return messages.TraceListing(id=number, traces=traces.infos())
             case _:
+                return await self._policy(request)
+
+    async def _policy(self, request: messages.Request) -> messages.Reply:
+        # Here, because only `dprobe policy` needs it.
+        from dprobed.policy import describe
+
+        gate = self._registry.gate
+        match request:
+            case messages.PolicyExplain(id=number, pid=pid):
+                process = gate.show(self, pid)
+                explanation = describe.explain(gate.policies, process)
+                return messages.PolicyExplained(id=number, explanation=explanation)
+            case messages.PolicyList(id=number):
+                return self._policies(number)
+            case messages.PolicyReload(id=number):
+                await self._server.reload()
+                return self._policies(number)
+            case _:
                 raise Refusal("hello was said already")
+
+    def _policies(self, number: int) -> messages.PolicyListing:
+        from dprobed.policy import describe
+
+        store = self._registry.gate.store
+        return messages.PolicyListing(
+            id=number,
+            policies=[describe.policy_info(each) for each in store.policies.policies],
+            folder=str(store.config.policies),
+            problem=store.problem,
+            protect=sorted(store.policies.protect),
+        )
 
     def _log(self, number: int, follow: bool) -> messages.Logged:
         log = self._registry.log
         if log is None:
             raise Refusal("a private daemon keeps no log")
+
+        def sees(uid: int) -> bool:
+            return self._registry.gate.sees(self, uid)
+
         if self._transport is not None:
-            self._transport.write(b"".join(log.lines()))
+            self._transport.write(b"".join(log.lines(sees)))
         if follow:
             self._registry.followers.add(self)
-        return messages.Logged(id=number, forgotten=log.forgotten)
+        return messages.Logged(id=number, forgotten=log.forgotten(sees))
 
 
 class Server:
@@ -320,18 +392,24 @@ class Server:
 
     def __init__(self, registry: Registry, on_last_gone: Callable[[], None] | None = None) -> None:
         self.registry = registry
+        self.deployments = Deployments(registry)
+        self._applied = Applied(self.deployments, registry.gate.store)
         self._on_last_gone = on_last_gone
         self._connections: set[Connection] = set()
         self._listener: asyncio.Server | None = None
 
     def admit(self, connection: Connection) -> str:
         """Why this client may not command; empty if it may."""
-        own = os.geteuid()
-        if connection.uid not in (0, own):
+        own, uid = os.geteuid(), connection.uid
+        if own != 0 and uid not in (0, own):
             return f"only root and user {own} may command this dprobed; start one of your own"
-        if len(self._connections) >= MAX_CONNECTIONS:
+        same = sum(each.uid == uid for each in self._connections)
+        if uid not in (0, own) and same >= MAX_OF_A_USER:
+            return f"{MAX_OF_A_USER} clients of user {uid} are connected already; try again later"
+        if len(self._connections) >= MAX_CONNECTIONS * (2 if uid == 0 else 1):
             return f"{MAX_CONNECTIONS} clients are connected already; try again later"
         self._connections.add(connection)
+        self.deployments.clients.add(connection)
         return ""
 
     def leave(self, connection: Connection) -> None:
@@ -352,7 +430,22 @@ class Server:
         loop = asyncio.get_running_loop()
         await loop.create_connection(lambda: Connection(self), sock=sock)
 
+    async def apply(self) -> None:
+        """Put in what the policies put in by themselves."""
+        await self._applied.update()
+
+    async def reload(self) -> None:
+        """Read the policy files anew, and hold what is in to what they say."""
+        if problem := self.registry.gate.store.reload():
+            _log.error("%s", problem)
+            return
+        _log.info("the policies were read anew")
+        await self.registry.check_again()
+        await self.apply()
+        self.deployments.look_again()
+
     def stop(self) -> None:
-        """Take no further connections."""
+        """Take no further connections, and put nothing into further processes."""
+        self.deployments.stop()
         if self._listener is not None:
             self._listener.close()

@@ -68,6 +68,8 @@ class Debugger:
     def __init__(self, world: World, engine: TrapEngine, pid: int, host: Host) -> None:
         #: Seconds that the target is held without a debugger.
         self.limit = LIMIT
+        #: Without a debugger only the thread that hit is held, and the others run.
+        self.holds_thread = False
         #: How often that limit was reached.
         self.expired = 0
         self.path = ""
@@ -100,6 +102,11 @@ class Debugger:
         return self._session is not None
 
     @property
+    def is_expected(self) -> bool:
+        """Whether ``attend`` is to be called often: a debugger is there, or invited."""
+        return self.is_attached or bool(self._held_at)
+
+    @property
     def held(self) -> list[int]:
         """The threads for whose sake the target is held without a debugger, the first first."""
         if self._session is not None:
@@ -127,7 +134,7 @@ class Debugger:
         self.control.signalled(thread)
 
     def hit(self, thread: Thread) -> None:
-        """A program ended by ``exit debugger``: hold the process."""
+        """A program ended by ``exit debugger``: hold the thread or the process."""
         if thread.tgid == self._pid:
             self.control.note(thread, Event(thread.tid, signal.SIGTRAP))
 
@@ -148,9 +155,10 @@ class Debugger:
 
     def attend(self) -> None:
         """Do what there is to do; after it the target runs, or is held."""
-        if self.control.is_ready and not self.control.holds:
+        ready = self.control.is_ready
+        if ready and not (self.holds_thread and self._session is None):
             self.control.hold()
-        if self.control.holds and not self._held_at:
+        if (ready or self.control.holds) and not self._held_at:
             self._begin_hold()
         self._accept()
         session = self._session
@@ -187,9 +195,12 @@ class Debugger:
             self.release()
             return
         tid = self.control.events[0].tid if self.control.events else self._pid
+        what = f"process {self._pid} is held at a probe, thread {tid}"
+        if self.holds_thread:
+            what = f"thread {tid} of process {self._pid} is held at a probe"
         self._tell(
             "debugger",
-            f"process {self._pid} is held at a probe, thread {tid}: dprobe debug {self._pid}, or "
+            f"{what}: dprobe debug {self._pid}, or "
             f"gdb -ex 'target remote {self.path}'; `dprobe resume` lets it go",
             tid,
         )

@@ -33,13 +33,14 @@ class TrapLoop:
         tracees.serve_hit = self.serve_hit
 
     def run(self) -> None:
-        """Serve stops until something else wants attention, or no thread is left."""
+        """Serve stops until something else wants attention, or nothing is left to wait for."""
         tracees, waitpid, call = self._tracees, _waitpid, _call
         words, registers = self._words, self._registers
-        threads, status, status_address = tracees.threads, tracees.status, tracees.status_address
+        threads, others = tracees.threads, tracees.others
+        status, status_address = tracees.status, tracees.status_address
         clock = time.monotonic_ns
         turns = _SWEEP
-        while not tracees.attention and threads:
+        while not tracees.attention and (threads or others):
             turns -= 1
             if not turns:
                 turns = self._sweep()

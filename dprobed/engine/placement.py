@@ -33,6 +33,7 @@ from dprobed.location.maps import (
 )
 from dprobed.program import Header, ProbeDefinition
 from dprobed.target import procfs
+from dprobed.target.memory import USER_END
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +212,8 @@ class Placement:
             addresses = [number_of(number)]
             name = f"{addresses[0]:#x}"
             length = number_of(size) if size else 1
+            if addresses[0] >= USER_END:
+                return Unplaced(State.INVALID_OFFSET, f"{name} is not an address of a process")
         else:
             elf = loaded.elf()
             place = resolve_data(elf, text)

@@ -7,9 +7,11 @@ line can have several). Hits are counted from -pass_count, and the program runs 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Final
 
+from dprobed.engine.budget import Account
 from dprobed.engine.protocol import ProbeStatus, State
 from dprobed.engine.space import Site
 from dprobed.program import Context, Outcome, ProbeDefinition
@@ -45,6 +47,7 @@ class Probe:
     """State and counters of one probe."""
 
     __slots__ = (
+        "accounts",
         "attachments",
         "definition",
         "dropped",
@@ -53,10 +56,12 @@ class Probe:
         "hits",
         "index",
         "last",
+        "mark",
         "missed",
         "module",
         "over",
         "pass_count",
+        "passed",
         "place",
         "program",
         "ran",
@@ -64,6 +69,8 @@ class Probe:
         "retry",
         "revocable",
         "state",
+        "throttled",
+        "throttled_until",
     )
 
     def __init__(
@@ -96,6 +103,15 @@ class Probe:
         self.missed = 0
         self.dropped = 0
         self.faulted = 0
+        #: What its hits are charged to.
+        self.accounts: tuple[Account, ...] = ()
+        #: Hits while it was throttled, as far as can be told: at least so many.
+        self.passed = 0
+        #: Its hits when it was last put in after that.
+        self.mark = 0
+        #: Until when it is shown as throttled, though it may be in for a moment (monotonic ns).
+        self.throttled_until = 0
+        self.throttled = ""
 
     def set(self, state: State, reason: str = "") -> None:
         """Enter a state; ``reason`` is shown with it."""
@@ -105,17 +121,21 @@ class Probe:
 
     def status(self) -> ProbeStatus:
         """As the daemon wants to hear it."""
+        state, reason = self.state, self.reason
+        if state is State.ACTIVE and time.monotonic_ns() < self.throttled_until:
+            state, reason = State.THROTTLED, self.throttled
         return ProbeStatus(
             program=self.program,
             probe=self.definition.index,
-            state=self.state,
+            state=state,
             module=self.module,
             place=self.place,
-            reason=self.reason,
+            reason=reason,
             hits=self.hits,
             ran=self.ran,
             missed=self.missed,
             dropped=self.dropped,
             faulted=self.faulted,
             addresses=sorted(each.address for each in self.attachments),
+            passed=self.passed,
         )

@@ -14,6 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
+import msgspec
+
 from dprobed.debugger.invitation import FACILITY as DEBUGGER
 from dprobed.debugger.invitation import Debugger, Host
 from dprobed.engine import protocol
@@ -25,6 +27,7 @@ from dprobed.engine.sigtrap import Sigtrap
 from dprobed.engine.snapshot import FACILITY as DUMP
 from dprobed.engine.snapshot import Dumps, Result
 from dprobed.engine.space import Space, SpaceError
+from dprobed.engine.throttle import Throttle
 from dprobed.engine.trap import TrapEngine
 from dprobed.program import Outcome
 from dprobed.target import procfs
@@ -61,17 +64,20 @@ class Common:
 class TracedProcess:
     """A target from when it is attached to until it has ended or is let go."""
 
-    def __init__(self, common: Common, pid: int, hold_limit: float, follow_forks: bool) -> None:
+    def __init__(self, common: Common, pid: int, options: protocol.Attach) -> None:
+        """``options`` say how it is treated; those of the parent for a followed child."""
         self.pid = pid
         self.world = World(self, common.tracees)
         self.engine = TrapEngine(self.world, common.reporter, common.registers, common.follower)
         self.programs = Programs(pid, self.world, self.engine, common.reporter, self._tell)
         self.debugger = Debugger(self.world, self.engine, pid, self._debugger_host())
-        self.debugger.limit = hold_limit
+        self.debugger.limit = options.hold_limit
+        self._throttle = Throttle(self.programs, self.world.want)
+        self._options = options
+        self.adjust(options.hold_thread, options.budget)
         #: How it ended, and with which status; None while it is a target.
         self.end: tuple[str, int] | None = None
         self._common = common
-        self._follow_forks = follow_forks
         self._dumps = Dumps(self.engine, self._describe, self._tell)
         self._end_status = ("gone", 0)
         self._retired = False
@@ -82,6 +88,7 @@ class TracedProcess:
         self._at_fork: dict[int, Variables] = {}
         #: Called when it has been let go, once that was asked for.
         self._leaving: Callable[[], None] | None = None
+        self.engine.overdrawn = self._throttle.note
         self.engine.retire = self._note_retired
         self.engine.resume = self._note_resume
         self.engine.suspended = self._tell_suspended
@@ -133,6 +140,14 @@ class TracedProcess:
                     "(vfork or CLONE_VM) and would run into the probes; try again when that ended"
                 )
 
+    def adjust(self, hold_thread: bool, budget: protocol.Limits | None) -> None:
+        """Treat it, and children that are followed, so from now on."""
+        self._options = msgspec.structs.replace(
+            self._options, hold_thread=hold_thread, budget=budget
+        )
+        self.debugger.holds_thread = hold_thread
+        self.programs.set_budget(budget)
+
     # --- the main loop ---
 
     def attend(self) -> None:
@@ -148,6 +163,8 @@ class TracedProcess:
         if self._retired:
             self._retired = False
             self.programs.take_out_retired()
+        if self.end is None:
+            self._keep_budgets()
         if self.end is None and self.debugger.is_invited:
             self.debugger.attend()
         if self._leaving is not None and not self._dumps.busy:
@@ -156,8 +173,18 @@ class TracedProcess:
             else:
                 self._common.reporter.arm()
 
+    def _keep_budgets(self) -> None:
+        try:
+            self._throttle.attend()
+        except Gone:
+            return  # its end comes next
+        if self._throttle.is_asleep:
+            self._common.reporter.arm()
+
     def tick(self) -> None:
         """What is looked at now and then."""
+        if self._throttle.is_asleep:
+            self.world.want()
         self.programs.retry_pending()
         self.programs.watch_late()
         if self._leaving is not None or self._dumps.busy:
@@ -265,7 +292,7 @@ class TracedProcess:
 
     def forked(self, child: int) -> None:
         """What the child begins with is what there is now, whenever its first stop comes."""
-        if self._follow_forks:
+        if self._options.follow_forks:
             self._at_fork[child] = self.programs.variables_now()
 
     def begin(self, thread: Thread, shares_memory: bool) -> None:
@@ -276,7 +303,7 @@ class TracedProcess:
             self.engine.begin(thread)
             return
         try:
-            if self._follow_forks and self._follow(thread, copied=True) is not None:
+            if self._options.follow_forks and self._follow(thread, copied=True) is not None:
                 return
             self.engine.release_child(thread)
         except Gone:
@@ -288,7 +315,7 @@ class TracedProcess:
 
         ``copied``: its memory is a copy of ours; else it has just got new one. Raises Gone.
         """
-        child = TracedProcess(self._common, thread.tgid, self.debugger.limit, True)
+        child = TracedProcess(self._common, thread.tgid, self._options)
         try:
             space = self.engine.space.copy(self.world, thread) if copied else None
         except OSError:
@@ -313,7 +340,7 @@ class TracedProcess:
             if space is not None:
                 child.programs.take_over_space(self.programs, space)
                 child.begin_copied(thread, self.engine.sigtrap)
-                if self.world.is_stopped:
+                if self.world.is_stopped or self._throttle.is_asleep:
                     child.complete_later()
         except Gone:
             pass  # killed; its exit status comes next
@@ -360,7 +387,7 @@ class TracedProcess:
         """A vfork child has memory of its own now."""
         child = None
         try:
-            if self._follow_forks:
+            if self._options.follow_forks:
                 child = self._follow(thread, copied=False)
         except Gone:
             return
@@ -397,6 +424,8 @@ class TracedProcess:
         if not any(t.tgid == self.pid for t in self.world.threads.values()):
             self.end = self._end_status
             self.world.want()
+            if self._dumps.busy:
+                self._tell("dumping", "the process has ended; its core is being written")
 
     # --- leaving ---
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final, NamedTuple
 
 from dprobed.engine import protocol
+from dprobed.engine.budget import Account
 from dprobed.engine.hooks import Hooks
 from dprobed.engine.placement import Loaded, Placement, Spot, Unplaced
 from dprobed.engine.probe import Attachment, Probe
@@ -44,6 +46,9 @@ class Inserted:
     executor: Executor
     check_opcode: bool
     label: str = ""
+    budget: protocol.Limits | None = None
+    #: What hits of this program are charged to, besides that of all.
+    account: Account | None = None
     probes: list[Probe] = field(default_factory=list)
 
 
@@ -69,6 +74,8 @@ class Programs:
         self.globals: list[int] = []
         #: Nothing is placed before the target's ``exec``.
         self.launching = False
+        #: What hits of all programs are charged to.
+        self._account: Account | None = None
         self._pid: Final = pid
         self._world: Final = world
         self._engine: Final = engine
@@ -88,7 +95,8 @@ class Programs:
         """Their states and counters."""
         return [probe.status() for probe in self.probes()]
 
-    def _changed(self, probes: Iterable[Probe]) -> None:
+    def tell_changed(self, probes: Iterable[Probe]) -> None:
+        """Tell the daemon the states of these."""
         statuses = [probe.status() for probe in probes]
         if statuses:
             self._reporter.send(protocol.Changed(self._pid, statuses))
@@ -128,7 +136,7 @@ class Programs:
                 self._lose(gone)
             if new:
                 self._hooks.hook_signals(new)
-                self._changed(self._place(self.inserted.values(), new))
+                self.tell_changed(self._place(self.inserted.values(), new))
         except (SpaceError, LocationError) as error:
             _log.warning("modules of process %d: %s", self._pid, error)
             self._tell("loader", f"a new module got no probes: {' '.join(str(error).split())}")
@@ -182,8 +190,16 @@ class Programs:
             executor = Executor(program, self.globals, facilities)
         except ProgramError as error:
             raise RequestError(str(error)) from error
-        inserted = Inserted(request.program, program, executor, request.check_opcode, request.label)
-        inserted.probes = _probes_of(inserted)
+        inserted = Inserted(
+            request.program,
+            program,
+            executor,
+            request.check_opcode,
+            request.label,
+            request.budget,
+        )
+        inserted.probes = self._probes_of(inserted)
+        self._charge(inserted)
         self.inserted[request.program] = inserted
         if not self.launching:
             try:
@@ -203,15 +219,23 @@ class Programs:
             if any(probe.state is ProbeState.PENDING and probe.retry for probe in inserted.probes)
         ]
         if waiting:
-            self._place_again(waiting)
+            self.tell_changed(self._place_again(waiting))
 
-    def _place_again(self, programs: Iterable[Inserted]) -> None:
+    def place_again(self, probes: Iterable[Probe]) -> None:
+        """Put probes in that were taken out for a while; the daemon hears of those that fail."""
+        numbers = dict.fromkeys(probe.program for probe in probes)
+        again = [self.inserted[each] for each in numbers if each in self.inserted]
+        placed = self._place_again(again)
+        self.tell_changed(probe for probe in placed if probe.state is not ProbeState.ACTIVE)
+
+    def _place_again(self, programs: Iterable[Inserted]) -> list[Probe]:
         if not self._prepared:
-            return
+            return []
         try:
-            self._changed(self._place(programs, list(self._placement.loaded.values())))
+            return self._place(programs, list(self._placement.loaded.values()))
         except (SpaceError, LocationError, Gone) as error:
             _log.warning("process %d: %s", self._pid, error)
+            return []
 
     def _place(self, programs: Iterable[Inserted], among: list[Loaded]) -> list[Probe]:
         """Put probes of these programs into these modules; those whose state changed.
@@ -222,7 +246,7 @@ class Programs:
         changed: list[Probe] = []
         for inserted in programs:
             for probe in inserted.probes:
-                if probe.over or probe.state is ProbeState.FAILED:
+                if probe.over or probe.state in (ProbeState.FAILED, ProbeState.THROTTLED):
                     continue
                 have = {attachment.address for attachment in probe.attachments}
                 spots, trouble = self._placement.find(
@@ -374,13 +398,17 @@ class Programs:
                 inserted.executor.copy(self.globals),
                 inserted.check_opcode,
                 inserted.label,
+                inserted.budget,
             )
             if inserted.number in variables.locals:
                 twin.executor.locals[:] = variables.locals[inserted.number]
-            twin.probes = _probes_of(twin)
+            twin.probes = self._probes_of(twin)
+            self._charge(twin)
             for old, new in zip(inserted.probes, twin.probes, strict=True):
                 new.module, new.place, new.retry = old.module, old.place, old.retry
                 new.set(old.state, old.reason)
+                if old.state is ProbeState.THROTTLED:
+                    new.set(ProbeState.PENDING, "its parent's is throttled")
             self.inserted[twin.number] = twin
 
     def take_over_space(self, other: Programs, space: Space) -> None:
@@ -412,7 +440,7 @@ class Programs:
 
     def complete(self) -> None:
         """Place what could not be taken over, because it came into the parent after the fork."""
-        self._place_again(list(self.inserted.values()))
+        self.tell_changed(self._place_again(list(self.inserted.values())))
 
     # --- out ---
 
@@ -436,7 +464,7 @@ class Programs:
         ]
         if done:
             self.detach(done)
-            self._changed(done)
+            self.tell_changed(done)
 
     def detach(self, probes: list[Probe]) -> None:
         """Take probes off their sites and registers, and sites without probes out of the text."""
@@ -477,7 +505,32 @@ class Programs:
             probe.attachments = rest
             if not rest and not probe.over:
                 probe.set(ProbeState.PENDING, "its module was unmapped")
-        self._changed(lost)
+        self.tell_changed(lost)
+
+    def set_budget(self, limits: protocol.Limits | None) -> None:
+        """What all programs together may cost the target from now on."""
+        now = time.monotonic_ns()
+        self._account = Account(limits, f"process {self._pid}", now) if limits else None
+        for inserted in self.inserted.values():
+            self._charge(inserted)
+
+    def _charge(self, inserted: Inserted) -> None:
+        accounts = tuple(each for each in (self._account, inserted.account) if each is not None)
+        self._engine.metered = self._engine.metered or bool(accounts)
+        for probe in inserted.probes:
+            probe.accounts = accounts
+
+    def _probes_of(self, inserted: Inserted) -> list[Probe]:
+        program = inserted.program
+        if inserted.budget is not None:
+            owner = inserted.label or program.header.name
+            inserted.account = Account(inserted.budget, owner, time.monotonic_ns())
+        return [
+            Probe(
+                inserted.number, probe, inserted.executor.entries[probe.index], program.header.name
+            )
+            for probe in program.probes
+        ]
 
     # --- variables ---
 
@@ -494,11 +547,3 @@ class Programs:
         if request.reset:
             words[request.first : request.first + len(values)] = [0] * len(values)
         return values
-
-
-def _probes_of(inserted: Inserted) -> list[Probe]:
-    program = inserted.program
-    return [
-        Probe(inserted.number, probe, inserted.executor.entries[probe.index], program.header.name)
-        for probe in program.probes
-    ]

@@ -27,7 +27,21 @@ class State(StrEnum):
     NO_DEBUG_REGISTER = "no debug register"
     WATCHPOINT_LENGTH = "watchpoint length invalid"
     EXCLUDED = "excluded"
+    THROTTLED = "throttled"
     FAILED = "failed"
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """What may be spent: ``share`` of the target's time (above 0, up to 1), ``hits`` a second.
+
+    ``remove``: what is over them is taken out for good; else until it is within them again.
+    ``rule``: what says so, for people; empty: whoever inserted the program.
+    """
+
+    share: float | None = None
+    hits: float | None = None
+    remove: bool = False
+    rule: str = ""
 
 
 class Attach(msgspec.Struct, tag=True, frozen=True):
@@ -36,6 +50,7 @@ class Attach(msgspec.Struct, tag=True, frozen=True):
     ``launch``: the process waits at a gate before its ``exec``; probes go in right after it, before
     the first instruction of the new image. ``hold_limit``: for how many seconds ``exit debugger``
     holds it without a debugger. ``follow_forks``: its children become targets, and theirs.
+    ``hold_thread``: it holds only the thread that hit. ``budget``: for all programs in it.
     """
 
     seq: int
@@ -43,13 +58,25 @@ class Attach(msgspec.Struct, tag=True, frozen=True):
     launch: bool = False
     hold_limit: float = 600.0
     follow_forks: bool = False
+    hold_thread: bool = False
+    budget: Limits | None = None
+
+
+class Adjust(msgspec.Struct, tag=True, frozen=True):
+    """Treat a target otherwise from now on: ``hold_thread`` and ``budget`` as in ``Attach``."""
+
+    seq: int
+    pid: int
+    hold_thread: bool = False
+    budget: Limits | None = None
 
 
 class Insert(msgspec.Struct, tag=True, frozen=True):
     """Put a program in: ``program`` is the daemon's number for it, ``bytecode`` a ``.dpb`` file.
 
     ``check_opcode`` false skips the comparison with the probe's ``opcode`` key. ``facilities``: as
-    in ``Facilities``, as ``acting``. ``label``: its name, for those who read of it.
+    in ``Facilities``, as ``acting``. ``label``: its name, for those who read of it. ``budget``:
+    what it may cost in this target.
     """
 
     seq: int
@@ -60,6 +87,7 @@ class Insert(msgspec.Struct, tag=True, frozen=True):
     facilities: dict[str, int] = {}
     acting: list[int] | None = None
     label: str = ""
+    budget: Limits | None = None
 
 
 class Remove(msgspec.Struct, tag=True, frozen=True):
@@ -126,7 +154,7 @@ class Detach(msgspec.Struct, tag=True, frozen=True):
     pid: int
 
 
-Request = Attach | Insert | Remove | Query | Vars | Facilities | Dump | Resume | Detach
+Request = Attach | Adjust | Insert | Remove | Query | Vars | Facilities | Dump | Resume | Detach
 
 
 class ProbeStatus(msgspec.Struct, frozen=True, array_like=True):
@@ -136,6 +164,7 @@ class ProbeStatus(msgspec.Struct, frozen=True, array_like=True):
     every hit, ``ran`` those whose program ran, ``missed`` those that could not be served,
     ``dropped`` records that were lost on the way to the daemon, ``faulted`` records withdrawn
     because the probed instruction itself faulted. ``addresses``: where the probe is in memory.
+    ``passed``: hits while it was throttled, at least so many.
     """
 
     program: int
@@ -150,6 +179,7 @@ class ProbeStatus(msgspec.Struct, frozen=True, array_like=True):
     dropped: int
     faulted: int
     addresses: list[int]
+    passed: int = 0
 
 
 class DumpStatus(msgspec.Struct, frozen=True, array_like=True):

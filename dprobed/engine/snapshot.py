@@ -441,8 +441,7 @@ class Dumps:
         if child == 0:
             # Of a target held for a debugger; the number will be another file's here.
             signal.set_wakeup_fd(-1)
-            with contextlib.suppress(OSError):
-                os.sched_setaffinity(0, self._engine.anywhere)
+            self._engine.follower.wander()
             keep = sorted((0, 1, 2, job.memory.mem, job.memory.pagemap, job.smaps, writing))
             for low, high in zip(keep, [*keep[1:], os.sysconf("SC_OPEN_MAX")], strict=True):
                 os.closerange(low + 1, high)

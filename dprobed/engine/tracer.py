@@ -27,7 +27,7 @@ from typing import Final
 
 from dprobed.debugger.invitation import TICK as DEBUGGER_TICK
 from dprobed.engine import protocol
-from dprobed.engine.follow import Follower
+from dprobed.engine.follow import Follower, become_group
 from dprobed.engine.loop import TrapLoop
 from dprobed.engine.process import LATE_PAUSE, Common, TracedProcess
 from dprobed.engine.programs import RequestError
@@ -40,6 +40,8 @@ from dprobed.target.ptrace import Gone, Registers
 from dprobed.target.tracees import ORPHAN_PATIENCE, Tracees
 
 _IDLE: Final = 5.0
+#: What is answered of a target that has ended already, and is not reported yet.
+_OF_AN_ENDED: Final = (protocol.Query, protocol.Detach)
 #: Targets at once; further children are not followed. Each has a descriptor open.
 MOST: Final = 1000
 _DESCRIPTORS: Final = MOST + 256
@@ -52,14 +54,14 @@ _log = logging.getLogger(__name__)
 class Tracer:
     """Serves targets until its socket ends."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, follower: Follower) -> None:
         self._sock = sock
         self._unpacker = protocol.Unpacker()
         self._reporter = Reporter(sock, self._arm)
         self._tracees = Tracees()
         registers = Registers()
         self._loop = TrapLoop(self._tracees, registers)
-        self._follower = Follower()
+        self._follower = follower
         self._common = Common(self._tracees, registers, self._follower, self._reporter, self._adopt)
         self._targets: dict[int, TracedProcess] = {}
         #: Those that have ended, and when: a child of theirs may still come.
@@ -110,7 +112,7 @@ class Tracer:
             self._tracees.drain()
         elif waiting:
             self._wait_for_debuggers(waiting)
-        elif self._tracees.threads:
+        elif self._tracees.threads or self._tracees.others:
             self._loop.run()
         elif self._departed:
             self._tracees.await_orphans()
@@ -169,7 +171,7 @@ class Tracer:
         targets = self._targets.values()
         served = sum(target.engine.served for target in targets)
         if served == self._served:
-            debugged = any(target.debugger.is_attached for target in targets)
+            debugged = any(target.debugger.is_expected for target in targets)
             idle = DEBUGGER_TICK if debugged else _IDLE
             signal.setitimer(signal.ITIMER_REAL, idle, idle)
             self._follower.wander()
@@ -265,8 +267,13 @@ class Tracer:
     def _ask(self, target: TracedProcess, request: protocol.Request) -> protocol.Ok | None:
         """Do what concerns one target; None: it answers later."""
         self._tracees.blamed = target.world
+        if target.end is not None and not isinstance(request, _OF_AN_ENDED):
+            raise Gone(target.pid)
         seq = request.seq
         match request:
+            case protocol.Adjust():
+                target.adjust(request.hold_thread, request.budget)
+                return protocol.Ok(seq)
             case protocol.Insert():
                 self._use_facilities(request.facilities, request.acting)
                 probes = target.programs.insert(request, self._common.facilities)
@@ -320,7 +327,7 @@ class Tracer:
             raise RequestError(f"process {request.pid} is a target of this tracer already")
         if len(self._targets) >= MOST:
             raise RequestError(f"a tracer has {MOST} targets at most")
-        target = TracedProcess(self._common, request.pid, request.hold_limit, request.follow_forks)
+        target = TracedProcess(self._common, request.pid, request)
         self._take(target)
         self._tracees.blamed = target.world
         try:
@@ -409,4 +416,4 @@ def _allow_descriptors() -> None:
 def main(sock: socket.socket) -> None:
     """Run a tracer that speaks ``protocol`` on ``sock``; returns when its work is done."""
     gc.disable()
-    Tracer(sock).run()
+    Tracer(sock, Follower(become_group())).run()

@@ -28,6 +28,7 @@ from ptrace.binding.func import (
     PTRACE_POKEUSER,
 )
 
+from dprobed.engine.budget import STOP_NS, Account
 from dprobed.engine.context import HitContext
 from dprobed.engine.follow import Follower
 from dprobed.engine.probe import Attachment
@@ -100,13 +101,14 @@ class TrapEngine:
         self.resume: Callable[[], None] = lambda: None
         #: Called at a hit that a program ended by ``exit n``: for what acts while it stands there.
         self.facility: Callable[[Thread, Attachment, Outcome], None] = lambda *_: None
+        #: Whether any probe has a budget, and what is called when one is overdrawn.
+        self.metered = False
+        self.overdrawn: Callable[[Account], None] = lambda account: None
         self._reporter: Final = reporter
         self._registers: Final = registers
         self._words: Final = registers.words
         self._context: Final = HitContext(registers)
-        self._follower: Final = follower
-        #: The CPUs that we may use.
-        self.anywhere: Final = follower.anywhere
+        self.follower: Final = follower
         self.served = 0
         world.traps = self
 
@@ -195,7 +197,7 @@ class TrapEngine:
                     thread.cpu = context.cpu
                     thread.cpu_until = now + _CPU_NS
                 cpu = thread.cpu
-                self._follower.hit(cpu)
+                self.follower.hit(cpu)
                 self._reporter.add(
                     probe,
                     (
@@ -232,9 +234,20 @@ class TrapEngine:
                 self.resume()
         if context.fp_dirty:
             context.leave()
+        if self.metered:
+            self._charge(attachments, now)
         self.served = served = self.served + 1
         if not served & 31:
-            self._follower.hit(context.cpu)
+            self.follower.hit(context.cpu)
+            self.follower.review(thread, 32, now)
+
+    def _charge(self, attachments: Iterable[Attachment], now: int) -> None:
+        """What this hit cost, to all who have to pay for it."""
+        after = time.monotonic_ns()
+        for account in {each for hit in attachments for each in hit.probe.accounts}:
+            if account.charge(after - now + STOP_NS, after) and not account.noted:
+                account.noted = True
+                self.overdrawn(account)
 
     def _identify(self, thread: Thread, now: int) -> None:
         """Read again what changes seldom: name, user, and whether SIGTRAP means anything."""

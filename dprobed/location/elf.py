@@ -54,6 +54,7 @@ SHF_COMPRESSED: Final = 0x800
 
 DT_PLTRELSZ, DT_STRTAB, DT_SYMTAB, DT_RELA, DT_RELASZ, DT_STRSZ = 2, 5, 6, 7, 8, 10
 DT_SONAME, DT_JMPREL, DT_GNU_HASH, DT_HASH = 14, 23, 0x6FFFFEF5, 4
+_DT_NEEDED = 1
 _DT_FLAGS_1, _DF_1_PIE = 0x6FFFFFFB, 0x08000000
 
 #: No header table or section may be larger than this; the largest real ones are far below.
@@ -286,6 +287,22 @@ class ElfFile:
             raise self.damaged("the name of the library is outside the file")
         raw = self.read(start + offset, min(4096, self.size - start - offset))
         return text_of(string_at(raw, 0))
+
+    @cached_property
+    def needed(self) -> tuple[str, ...]:
+        """The libraries that the loader maps with it: its own DT_NEEDED, not theirs."""
+        header = self._header(_PT_DYNAMIC)
+        start = self.vaddr_to_offset(self.dynamic.get(DT_STRTAB, -1))
+        if header is None or start is None:
+            return ()
+        names = []
+        for tag, offset in _DYN.iter_unpack(self.read(header[0], header[2] & ~15)):
+            if not tag:
+                break
+            if tag == _DT_NEEDED and start + offset < self.size:
+                raw = self.read(start + offset, min(4096, self.size - start - offset))
+                names.append(text_of(string_at(raw, 0)))
+        return tuple(names)
 
     def _find_kind(self) -> str:
         interpreted = self._header(_PT_INTERP) is not None

@@ -308,7 +308,8 @@ class Instruction:
     time (``pops`` is then the least that is needed). ``pops_each``, ``pushes_each``: words more for
     each unit of the count operand (for registers, ``pops_each`` says that it is a pop). ``peeks``:
     words below those popped that are looked at and stay. ``writes``: the program alters registers
-    or memory of the target with it.
+    or memory of the target (or the kernel) with it. ``holds``: it makes threads of the target stand
+    still, or go on.
     """
 
     name: str
@@ -325,6 +326,7 @@ class Instruction:
     flow: Flow = Flow.NEXT
     kernel_only: bool = False
     writes: bool = False
+    holds: bool = False
 
     @property
     def spelling(self) -> str:
@@ -400,8 +402,10 @@ def _control() -> list[Instruction]:
         one("exit", 0x0D, "End; log.", flow=Flow.END),
         one("exit", 0x0E, "End; log, then hand over to the facility of this number or name.",
             operands=(Operand.FACILITY,), raises=_OPERAND, flow=Flow.END),
-        one("suspend", 0x0F, "Hold the thread after the program has ended, until it is resumed."),
-        one("resume", 0x10, "Let go every thread of this target that a `suspend` holds."),
+        one("suspend", 0x0F, "Hold the thread after the program has ended, until it is resumed.",
+            holds=True),
+        one("resume", 0x10, "Let go every thread of this target that a `suspend` holds.",
+            holds=True),
     ]  # fmt: skip
     return found
 
@@ -651,7 +655,8 @@ def _kernel() -> list[Instruction]:
         )  # fmt: skip
 
     found = [
-        one("callk", 0x8D, "Call the registered hook whose number is TOS.", pops=1, pushes=None),
+        one("callk", 0x8D, "Call the registered hook whose number is TOS.", pops=1, pushes=None,
+            writes=True),
         one("seg2lin", 0xB0, "Linear address of selector NOS, offset TOS.", pops=2, pushes=1,
             raises=(_X.SEG_FAULT,)),
     ]  # fmt: skip

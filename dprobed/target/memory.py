@@ -18,7 +18,7 @@ from typing import Final
 from dprobed.program.context import MemoryFault
 
 PAGE: Final = 4096
-_ADDRESS_END: Final = 1 << 47
+USER_END: Final = 1 << 47
 _CHUNK: Final = 1 << 16
 
 
@@ -44,7 +44,7 @@ _there_at: Final = ctypes.addressof(_there)
 
 def read_partial(tid: int, address: int, length: int) -> bytes:
     """As much as can be read from ``address`` on, up to ``length`` bytes."""
-    if address >= _ADDRESS_END:
+    if address >= USER_END:
         return b""
     if length <= _CHUNK:
         _here.length = _there.length = length
@@ -55,7 +55,7 @@ def read_partial(tid: int, address: int, length: int) -> bytes:
         # A fault in the first page returns -1; in a later one, what came before it, but only in
         # whole iovec elements before Linux 3.16: go on by pages.
     parts = []
-    end = min(address + length, _ADDRESS_END)
+    end = min(address + length, USER_END)
     while address < end:
         step = min(end, (address // PAGE + 1) * PAGE) - address
         _here.length = _there.length = step
@@ -81,7 +81,7 @@ def write(tid: int, address: int, data: bytes) -> None:
     if first < len(data) and not writable(tid, address + first):
         raise MemoryFault(address + first)
     length = len(data)
-    if address >= _ADDRESS_END or length > _CHUNK:
+    if address >= USER_END or length > _CHUNK:
         raise MemoryFault(address)
     _buffer[:length] = data
     _here.length = _there.length = length

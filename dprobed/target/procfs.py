@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 # include/linux/sched.h
 _PF_KTHREAD: Final = 0x0020_0000
@@ -32,6 +32,7 @@ class Status:
     tracer: int
     uids: tuple[int, ...]
     gids: tuple[int, ...]
+    groups: tuple[int, ...]
     capabilities: int
     pending: int
     blocked: int
@@ -62,6 +63,7 @@ def status(tid: int) -> Status | None:
         tracer=number(b"TracerPid"),
         uids=tuple(map(int, fields[b"Uid"].split())),
         gids=tuple(map(int, fields[b"Gid"].split())),
+        groups=tuple(map(int, fields.get(b"Groups", b"").split())),
         capabilities=number(b"CapPrm", 16),
         pending=number(b"SigPnd", 16),
         blocked=number(b"SigBlk", 16),
@@ -98,6 +100,44 @@ def run_state(tid: int) -> str:
     """The state's letter in ``/proc/PID/stat``: D sleeps uninterruptibly; empty when gone."""
     found = _stat(tid)
     return found[0].decode() if found is not None else ""
+
+
+def is_kernel_thread(pid: int) -> bool:
+    """Whether it is a thread of the kernel's, without user space."""
+    found = birth(pid)
+    return found is not None and found.kernel_thread
+
+
+class Birth(NamedTuple):
+    """What a process has from its birth; ``start``: in clock ticks since boot. With the id it
+    names a process for good."""
+
+    parent: int
+    start: int
+    kernel_thread: bool
+
+
+def birth(pid: int) -> Birth | None:
+    """``None`` when the process is gone."""
+    found = _stat(pid)
+    if found is None:
+        return None
+    return Birth(int(found[1]), int(found[19]), bool(int(found[6]) & _PF_KTHREAD))
+
+
+def start_time(pid: int) -> int | None:
+    """``Birth.start``, by itself."""
+    found = birth(pid)
+    return found.start if found is not None else None
+
+
+def executable(pid: int) -> str:
+    """The path of what it runs, also where that was replaced; empty when it cannot be read."""
+    try:
+        path = str(Path(f"/proc/{pid}/exe").readlink())
+    except OSError:
+        return ""
+    return path.removesuffix(" (deleted)")
 
 
 def parent(pid: int) -> int:
@@ -159,8 +199,7 @@ def refusal(pid: int) -> str | None:
     if found is None:
         return f"process {pid} is gone (no such process)"
     name = found.name.decode(errors="replace")
-    stat = _stat(pid)
-    if stat is not None and int(stat[6]) & _PF_KTHREAD:
+    if is_kernel_thread(pid):
         return f"process {pid} ({name}) is a kernel thread: it has no user space to probe"
     if found.state in "ZX":
         return f"process {pid} ({name}) has ended (zombie): its parent has not collected it yet"

@@ -19,6 +19,7 @@ from dprobed.instance import Entry, Target
 from dprobed.program import assemble
 from tests.benchmarks.driver import by_load
 from tests.benchmarks.figures import Figure
+from tests.trace_support import Root
 
 PROMISED = 300_000
 ROUNDS = 5
@@ -38,7 +39,7 @@ def _entry() -> Entry:
     target = Target(os.getpid())
     target.places[1] = ("/lib/libc.so.6", "write+0x0")
     program = assemble("name = libc.so.6\noffset = write\nexit trace\n", "bench.rpn")
-    return Entry(1, "writes", program, target, None)
+    return Entry(1, "writes", program, target, None, Root())
 
 
 def _records(count: int, log: bytes, raw: tuple[int, ...]) -> list[RawRecord]:

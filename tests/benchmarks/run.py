@@ -13,6 +13,7 @@ import sys
 
 from tests.benchmarks import (
     bench_debug,
+    bench_discovery,
     bench_dump,
     bench_interpreter,
     bench_many,
@@ -31,6 +32,7 @@ BENCHES = {
     "trace": bench_trace,
     "dump": bench_dump,
     "debug": bench_debug,
+    "discovery": bench_discovery,
     "soak": bench_soak,
 }
 

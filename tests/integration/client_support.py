@@ -9,10 +9,13 @@ import signal
 import socket as sockets
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
+
+#: Seconds in which anything that a test waits for happens.
+PATIENCE: Final = 20.0
 
 DPROBE = Path(sys.executable).with_name("dprobe")
 DPROBED = Path(sys.executable).with_name("dprobed")
@@ -88,9 +91,9 @@ def tracer_of(pid: int) -> int:
 class Cat:
     """`cat`: passes each line on by one write(2), when it is told to."""
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, command: Sequence[str | Path] = ("cat",), **options: Any) -> None:
         self.process = subprocess.Popen(
-            ["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, **options
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, **options
         )
         self.pid = self.process.pid
         self.say("started")
@@ -101,6 +104,8 @@ class Cat:
         assert self.process.stdout is not None
         self.process.stdin.write(line.encode() + b"\n")
         self.process.stdin.flush()
+        # One that is held would keep a test that failed from its end.
+        assert select.select([self.process.stdout], [], [], PATIENCE)[0]
         assert self.process.stdout.readline() == line.encode() + b"\n"
 
     def end(self) -> int:
@@ -111,9 +116,12 @@ class Cat:
 
 
 @contextmanager
-def cat(**options: Any) -> Iterator[Cat]:
-    """A `cat` that ends well: whoever traced it has let it go unharmed."""
-    target = Cat(**options)
+def cat(command: Sequence[str | Path] = ("cat",), **options: Any) -> Iterator[Cat]:
+    """A `cat` that ends well: whoever traced it has let it go unharmed.
+
+    ``command``: what becomes one.
+    """
+    target = Cat(command, **options)
     try:
         yield target
         if target.process.poll() is None:
@@ -131,10 +139,12 @@ def cat(**options: Any) -> Iterator[Cat]:
 class Daemon:
     """A `dprobed` of our own, at a socket of its own."""
 
-    def __init__(self, socket: Path, **options: Any) -> None:
+    def __init__(
+        self, socket: Path, *arguments: object, before: Sequence[str] = (), **options: Any
+    ) -> None:
         self.socket = socket
         self.process = subprocess.Popen(
-            [str(DPROBED), "--socket", str(socket)],
+            [*before, str(DPROBED), "--socket", str(socket), *map(str, arguments)],
             stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
@@ -162,9 +172,14 @@ class Daemon:
 
 
 @contextmanager
-def running_daemon(folder: Path, **options: Any) -> Iterator[Daemon]:
-    """A daemon for a test; it ends well, and leaves neither file nor process."""
-    daemon = Daemon(folder / "control.sock", **options)
+def running_daemon(
+    folder: Path, *arguments: object, before: Sequence[str] = (), **options: Any
+) -> Iterator[Daemon]:
+    """A daemon for a test; it ends well, and leaves neither file nor process.
+
+    ``before``: a command that executes it.
+    """
+    daemon = Daemon(folder / "control.sock", *arguments, before=before, **options)
     try:
         yield daemon
         if daemon.process.poll() is None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from dprobed.engine.protocol import Limits
 from tests.integration.harness import Target, TracerProcess
 
 Start = Callable[..., Target]
@@ -35,11 +36,13 @@ def trace(start: Start) -> Iterator[Trace]:
     """A tracer, attached to a target (if one is given). It detaches before the target is ended."""
     tracers: list[TracerProcess] = []
 
-    def begin(target: Target | None = None, uid: int = 0) -> TracerProcess:
+    def begin(
+        target: Target | None = None, uid: int = 0, **options: bool | float | Limits
+    ) -> TracerProcess:
         tracer = TracerProcess(uid)
         tracers.append(tracer)
         if target is not None:
-            tracer.attach(target.pid)
+            tracer.attach(target.pid, **options)
             target.tracer = tracer
         return tracer
 

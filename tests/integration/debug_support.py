@@ -53,7 +53,7 @@ def await_hold(tracer: TracerProcess) -> protocol.DebuggerStatus:
 
 def put(tracer: TracerProcess, source: str) -> int:
     """A program that may end with ``exit debugger``."""
-    number, probes = tracer.insert(source, debugger=DEBUGGER)
+    number, probes = tracer.insert(source, facilities={"debugger": DEBUGGER})
     assert probes and all(each.state == "active" for each in probes), probes
     return number
 

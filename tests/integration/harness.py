@@ -191,18 +191,30 @@ class TracerProcess:
         """The last message about the target."""
         return self.ends.get(self.target)
 
-    def attach(self, pid: int, **options: bool | float) -> None:
+    def attach(self, pid: int, **options: bool | float | protocol.Limits) -> None:
         """Begin to trace."""
         self.target = self.target or pid
         self.request(protocol.Attach(self.next(), pid, **options))  # type: ignore[arg-type]
 
-    def insert(self, source: str, pid: int = 0, **facilities: int) -> tuple[int, list[ProbeStatus]]:
+    def insert(
+        self,
+        source: str,
+        pid: int = 0,
+        *,
+        facilities: dict[str, int] | None = None,
+        budget: protocol.Limits | None = None,
+    ) -> tuple[int, list[ProbeStatus]]:
         """Put a program in: its number, and how its probes are."""
         self._program += 1
         bytecode = encode(assemble(source, "test.rpn"))
         answer = self.request(
             protocol.Insert(
-                self.next(), pid or self.target, self._program, bytecode, facilities=facilities
+                self.next(),
+                pid or self.target,
+                self._program,
+                bytecode,
+                facilities=facilities or {},
+                budget=budget,
             )
         )
         return self._program, answer.probes

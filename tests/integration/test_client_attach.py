@@ -158,3 +158,52 @@ def test_a_private_daemon_that_cannot_start_is_told_in_one_line(tmp_path: Path) 
     done = dprobe("attach", os.getpid(), program(tmp_path), env=environment)
     assert done.returncode == 1
     assert done.stderr == ("dprobe: the private daemon did not start: ImportError: broken here\n")
+
+
+def test_until_no_probe_is_left(tmp_path: Path) -> None:
+    """One removes itself, the other is disabled."""
+    ends = "name = libc.so.6\noffset = write\n    rem\noffset = write\nmax_hits = 2\n    exit\n"
+    with cat() as target:
+        process = subprocess.Popen(
+            [DPROBE, "attach", "--format", "json", str(target.pid), program(tmp_path, ends)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stderr is not None
+        process.stderr.readline()
+        target.say("one")
+        target.say("two")
+        stdout, stderr = process.communicate(timeout=30)
+        assert (process.returncode, stderr) == (0, "dprobe: no probe is left\n")
+        *records, summary = parsed(stdout)
+        assert [record["exit"] for record in records] == ["rem", "exit", "exit"]
+        assert [probe["state"] for probe in summary["probes"]] == ["removed", "disabled"]
+        assert tracer_of(target.pid) == 0
+
+
+@pytest.mark.parametrize(
+    ("place", "reason"),
+    [
+        (
+            "offset = nosuch",
+            "invalid offset: /usr/lib/x86_64-linux-gnu/libc.so.6: no symbol nosuch",
+        ),
+        ("address = 0x1001:8\nwatchpoint = w", "watchpoint length invalid: 8 bytes at 0x1001"),
+        (
+            "address = 0xffffffff81000000:8\nwatchpoint = w",
+            "invalid offset: 0xffffffff81000000 is not an address of a process",
+        ),
+    ],
+)
+def test_where_no_probe_can_fire_nothing_is_waited_for(
+    tmp_path: Path, place: str, reason: str
+) -> None:
+    with cat() as target:
+        source = program(tmp_path, f"name = libc.so.6\n{place}\n    exit\n", "vain")
+        done = dprobe("attach", target.pid, source)
+        assert done.returncode == 2
+        assert f": {reason}" in done.stderr
+        assert done.stderr.endswith("\ndprobe: no probe is there that could fire\n")
+        assert tracer_of(target.pid) == 0

@@ -72,7 +72,7 @@ def test_programs_are_numbered_and_chosen(daemon: Daemon, target: Cat, tmp_path:
     other = "name = libc.so.6\nid = 9\noffset = read\n    exit\n"
     daemon.json("insert", program(tmp_path), "--pid", target.pid)
     daemon.json("insert", program(tmp_path, other, "reads"), "--pid", target.pid)
-    daemon.json("insert", program(tmp_path), "--pid", target.pid)
+    daemon.json("insert", program(tmp_path), "--pid", target.pid, "--merge")
     rows = daemon.json("programs")
     assert [(row["number"], row["program"], row["program_id"]) for row in rows] == [
         (1, "writes", 0),

@@ -136,7 +136,7 @@ def test_completion_completes() -> None:
         (["attach"], "Missing argument 'PID'."),
         (["query", "--colour"], "No such option"),
         (["--socket"], "requires an argument"),
-        (["insert", "a.rpn"], "Missing option '--pid'."),
+        (["insert", "a.rpn"], "say --pid, or which processes, or --all"),
         (["attach", "--duration", "0", "1", "a.rpn"], "is not in the range"),
     ],
 )

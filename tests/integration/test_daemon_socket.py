@@ -15,6 +15,9 @@ from pathlib import Path
 import pytest
 
 from dprobed.control.server import Connection, Server
+from dprobed.policy.config import Config
+from dprobed.policy.gate import Gate
+from dprobed.policy.store import PolicyStore
 from dprobed.registry import Registry
 from dprobed.supervisor import Supervisor
 from tests.integration.client_support import (
@@ -50,13 +53,18 @@ def start_fails(*arguments: object) -> str:
     return done.stderr
 
 
-def test_only_its_owner_can_connect(daemon: Daemon) -> None:
-    assert stat.S_IMODE(daemon.socket.stat().st_mode) == 0o600
+def test_only_its_owner_can_connect_but_to_roots_everybody(daemon: Daemon) -> None:
+    mode = 0o666 if os.geteuid() == 0 else 0o600
+    assert stat.S_IMODE(daemon.socket.stat().st_mode) == mode
 
 
-def test_only_its_user_and_root_may_command() -> None:
-    server = Server(Registry(Supervisor(lambda sock: None), keep_log=False, hold_limit=600))
-    for uid, admitted in ((0, True), (os.geteuid(), True), (os.geteuid() + 1, False)):
+def test_a_users_daemon_serves_only_that_user_and_root(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1234)
+    gate = Gate(PolicyStore(Config(tmp_path), 1234))
+    server = Server(Registry(Supervisor(lambda sock: None), gate, keep_log=False, hold_limit=600))
+    for uid, admitted in ((0, True), (1234, True), (1235, False)):
         connection = Connection(server)
         connection.uid = uid
         assert (server.admit(connection) == "") is admitted

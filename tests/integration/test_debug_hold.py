@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import stat
 import subprocess
 from pathlib import Path
@@ -491,3 +492,55 @@ def test_run_says_where_a_debugger_can_come(debugged: Path, tmp_path: Path) -> N
             process.wait()
         for stream in (process.stdin, process.stdout, process.stderr):
             stream.close()
+
+
+def order(target: Target, letter: bytes) -> None:
+    target.process.stdin.write(letter)
+    target.process.stdin.flush()
+
+
+def test_the_thread_alone_is_held_where_that_is_wanted(
+    build_target: BuildTarget, start: Start, trace: Trace
+) -> None:
+    """The others go on until a debugger is there, and again when it is not there any more."""
+    program = build_target("debug_serves.c", "-pthread")
+    target = start(program)
+    tracer = trace(target, hold_thread=True)
+    put(tracer, holding(program, "probed"))
+    order(target, b"w")
+    found = await_hold(tracer)
+    (held,) = found.held
+    assert held != target.pid
+    assert told(tracer)[-1].text.startswith(f"thread {held} of process {target.pid} is held")
+    order(target, b"p")
+    target.expect("here")
+    assert tracer.request(protocol.Resume(tracer.next(), tracer.target, held)).tids == [held]
+    target.expect("worked")
+
+    order(target, b"w")
+    found = await_hold(tracer)
+    client = Client(found.socket)
+    assert client.ask(b"?").startswith(b"T05")
+    order(target, b"p")
+    # All of it stands still for the debugger.
+    assert not select.select([target.process.stdout], [], [], 0)[0]
+    assert client.ask(b"D") == b"OK"
+    assert {target.line(), target.line()} == {"here", "worked"}
+    order(target, b"e")
+    target.expect("OK")
+    assert [each.hits for each in tracer.wait().probes] == [2]
+
+
+def test_a_held_thread_goes_on_after_the_limit(
+    build_target: BuildTarget, start: Start, trace: Trace
+) -> None:
+    program = build_target("debug_serves.c", "-pthread")
+    target = start(program)
+    tracer = trace(target, hold_thread=True, hold_limit=0.2)
+    put(tracer, holding(program, "probed"))
+    order(target, b"w")
+    target.expect("worked")
+    assert status(tracer).expired == 1
+    assert "goes on" in told(tracer)[-1].text
+    order(target, b"e")
+    target.expect("OK")

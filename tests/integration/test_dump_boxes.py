@@ -66,7 +66,7 @@ def test_boxes(
         assert "seccomp" in about(core)["why_stopped"]
         assert "in main (" in gdb(boxed, core, "backtrace")
     else:
-        tracer.insert(PROGRAM.format(module=boxed, passed=0), dump=3)
+        tracer.insert(PROGRAM.format(module=boxed, passed=0), facilities={"dump": 3})
         target.go()
         core = core_of(tracer)
         target.expect("stopped")
@@ -91,7 +91,7 @@ def test_a_child_in_vfork(boxed: Path, folder: Path, start: Start, trace: Trace)
     """It is the child that is at the probe; the parent sleeps and cannot be borrowed."""
     target = start(boxed, "vfork")
     tracer = trace(target)
-    tracer.insert(PROGRAM.format(module=boxed, passed=0), dump=3)
+    tracer.insert(PROGRAM.format(module=boxed, passed=0), facilities={"dump": 3})
     target.go()
     core = core_of(tracer)
     target.expect("inside")

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import select
 import socket
+import subprocess
+from array import array
 from pathlib import Path
+
+from elftools.elf.elffile import ELFFile
 
 from tests.integration.client_support import Cat, cat, dprobe, parsed, program, running_daemon
 from tests.integration.dump_support import about, gdb
@@ -89,6 +94,19 @@ def test_exit_dump_and_the_journal(tmp_path: Path) -> None:
         daemon.dprobe("remove", "--all")
 
 
+def test_where_the_core_is_of_a_command_that_is_run(tmp_path: Path) -> None:
+    """Also of one that ends before its core is written; and why there is no second one."""
+    env = environment(tmp_path, DPROBED_DUMPS_COUNT="1")
+    source = program(tmp_path, DUMPS, "dumping")
+    done = dprobe("run", source, "--", "cat", "/etc/hostname", env=env)
+    assert done.returncode == 0
+    [core] = (tmp_path / "cores").glob("*.core")
+    assert f"\ndprobe: core: {core}\n" in done.stderr
+    done = dprobe("run", source, "--", "cat", "/etc/hostname", env=env)
+    assert done.returncode == 0
+    assert re.search(r"^dprobe: no dump: .*, and 1 are allowed", done.stderr, re.MULTILINE)
+
+
 def _disarmed(run: object, target: Cat, tmp_path: Path) -> None:
     """Nothing is dumped while the handler is disarmed."""
     assert callable(run)
@@ -112,3 +130,42 @@ def test_refusals(tmp_path: Path) -> None:
     done = dprobe("dump", 1 << 22, env=environment(tmp_path))
     assert done.returncode == 2
     assert "no such process" in done.stderr
+
+
+#: Prints where 160 MiB are, of which every third page is zero and every other one has its number.
+LARGE = """
+import array, sys
+count = 40960
+words = array.array("Q", bytes(count * 4096))
+for page in range(count):
+    if page % 3:
+        words[page * 512 + 7] = page
+print(words.buffer_info()[0], flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_large_core_is_whole(tmp_path: Path) -> None:
+    """Two processes write it, each what the other has not begun."""
+    target = subprocess.Popen(
+        ["/usr/bin/python3", "-c", LARGE], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    with target:
+        assert target.stdout is not None
+        start = int(target.stdout.readline())
+        done = dprobe("dump", target.pid, env=environment(tmp_path))
+        assert target.stdin is not None
+        target.stdin.close()
+    assert (done.returncode, target.returncode) == (0, 0), done.stderr
+    with Path(done.stdout.strip()).open("rb") as core:
+        [segment] = [
+            each
+            for each in ELFFile(core).iter_segments("PT_LOAD")
+            if each["p_vaddr"] <= start < each["p_vaddr"] + each["p_filesz"]
+        ]
+        core.seek(segment["p_offset"] + start - segment["p_vaddr"])
+        words = array("Q", core.read(40960 * 4096))
+        status = os.fstat(core.fileno())
+    assert words[7::512].tolist() == [page if page % 3 else 0 for page in range(40960)]
+    assert not any(words[0::512]) and not any(words[8::512])
+    assert status.st_size - status.st_blocks * 512 > 40960 // 3 * 4096 * 0.9

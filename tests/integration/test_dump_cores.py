@@ -33,7 +33,9 @@ def program(build_target: BuildTarget) -> Path:
 
 def put(tracer: TracerProcess, module: Path, passed: int = 0) -> int:
     """The program that exits to dump."""
-    number, probes = tracer.insert(PROGRAM.format(module=module, passed=passed), dump=3)
+    number, probes = tracer.insert(
+        PROGRAM.format(module=module, passed=passed), facilities={"dump": 3}
+    )
     assert [each.state for each in probes] == ["active"]
     return number
 
@@ -128,6 +130,29 @@ def test_other_tools_read_it(cores: Path, program: Path, start: Start, trace: Tr
         ("FILE", 1),
     ):
         assert len(re.findall(rf"\d  {kind}$", notes, re.MULTILINE)) == count, (kind, notes)
+    finish(target, tracer)
+
+
+def test_lldb_reads_it(cores: Path, program: Path, start: Start, trace: Trace) -> None:
+    target = start(program)
+    tracer = trace(target)
+    put(tracer, program, passed=40)
+    target.go()
+    core = core_of(tracer)
+    target.expect("stopped")
+    orders = ("thread list", "register read rip", "bt", "up", "frame variable local", "p calls")
+    command: list[str | Path] = ["lldb", "-x", "-b", "-c", core, program]
+    for order in orders:
+        command += ["-o", order]
+    said = subprocess.run(
+        command, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL
+    ).stdout
+    assert re.search(rf"^\* thread #1: tid = {target.pid}, .*`probed.* SIGTRAP$", said, re.M), said
+    assert re.search(r"thread #[23]: .*`__libc_pause .*\n", said)
+    assert re.search(r"rip = 0x\w+ .*`probed$", said, re.M)
+    assert re.search(r"\* frame #0: .*`probed\n +frame #1: .*`work\(.*\n +frame #2: .*`main", said)
+    assert '(detail) local = (number = 40, text = "here' in said
+    assert "(long) $0 = 40" in said
     finish(target, tracer)
 
 

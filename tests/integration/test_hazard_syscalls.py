@@ -92,12 +92,18 @@ def test_calls_that_signals_interrupt(
     tracer = trace(target)
     number = tracer.put(counting(program, "slot_read_syscall", "handler"))
     target.go()
+    target.expect("leaving")
+    assert tracer.hits(number)[0] == target.number("returned")
+    target.go()
     target.expect("stopped")
     hits = tracer.hits(number)
     tracer.detach()
     assert text(target.pid) == before
     target.finish()
-    assert hits[0] == target.number("reads")
+    # A signal that came before the call had begun, and whose handler jumped away: the next call
+    # looks as if it were the same (docs/architecture.md, "What is left over").
+    left = target.number("reads") - target.number("returned")
+    assert 0.8 * left <= hits[0] - target.number("returned") <= left
 
 
 def test_probes_come_and_go_while_signals_interrupt(
@@ -107,6 +113,10 @@ def test_probes_come_and_go_while_signals_interrupt(
     target = start(program)
     tracer = trace(target)
     kept = tracer.put(counting(program, "slot_read"))
+    target.go()
+    for _ in range(25):
+        tracer.remove(tracer.put(counting(program, "slot_read_syscall", "handler")))
+    target.expect("leaving")
     target.go()
     for _ in range(25):
         tracer.remove(tracer.put(counting(program, "slot_read_syscall", "handler")))

@@ -517,12 +517,12 @@ def test_logonfault(lab: Lab, keep: bool) -> None:
 def test_exits(lab: Lab) -> None:
     source = lab.source("push 3\nlog 1\nexit {}", "hook", "", "")
     for name, facilities, number in (("7", {}, 7), ("dump", {"dump": 2}, 2)):
-        program, _ = lab.tracer.insert(source.format(name), **facilities)
+        program, _ = lab.tracer.insert(source.format(name), facilities=facilities)
         lab.command("h")
         (record,) = lab.records(program)
         assert (record.exit, words(record)) == (number, [3])
     with pytest.raises(RefusedError, match=r"no facility is called `nobody`.*there are: dump"):
-        lab.tracer.insert(source.format("nobody"), dump=2)
+        lab.tracer.insert(source.format("nobody"), facilities={"dump": 2})
     assert lab.command("h") == {"hook": 1}
 
 

@@ -194,7 +194,7 @@ def test_one_is_held_for_a_debugger_while_another_is_hit(
         target.tracer = tracer
     source = f'name = "{held}"\noffset = probed\npass_count = 9\nmax_hits = 1\nexit debugger\n'
     number = tracer.put(counting(free, "probed", body=LOGGING), targets[1].pid)
-    tracer.insert(source, debugger=1)
+    tracer.insert(source, facilities={"debugger": 1})
     targets[0].go()
     assert await_hold(tracer).held == [targets[0].pid]
     targets[1].go()

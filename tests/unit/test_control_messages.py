@@ -21,9 +21,12 @@ def test_a_request_is_one_line_of_json() -> None:
         "type": "insert",
         "id": 2,
         "pid": 1234,
-        "programs": [{"label": "alloc", "bytecode": base64.b64encode(b"\x00\xff").decode()}],
+        "programs": [
+            {"label": "alloc", "bytecode": base64.b64encode(b"\x00\xff").decode(), "budget": None}
+        ],
         "keep": False,
         "check_opcode": True,
+        "present": "merge",
     }
     assert messages.decode_request(line) == messages.Insert(id=2, pid=1234, programs=[upload])
 

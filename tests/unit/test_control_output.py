@@ -85,7 +85,7 @@ def test_an_exception_is_named() -> None:
 
 
 def test_the_summary_gives_reasons_below_the_table() -> None:
-    probes = [probe(), probe(minor=3, state="mismatch", reason="found 0x90")]
+    probes = [probe(), probe(minor=3, probe=1, state="mismatch", reason="found 0x90")]
     text = summary_text(summarize(probes, 1_500_000))
     assert text.splitlines() == [
         "program  probe  place       state     hits  ran  missed  dropped",

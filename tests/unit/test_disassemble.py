@@ -120,7 +120,8 @@ def sources(draw: st.DrawFn) -> str:
     probes = draw(st.integers(1, 3))
     for probe in range(probes):
         keyword = draw(st.sampled_from(["offset", "address"]))
-        lines.append(f"{keyword} = {quoted(draw(_TEXT))}")
+        # Behind a colon an address has a length, which only a watchpoint may have.
+        lines.append(f"{keyword} = {quoted(draw(_TEXT).replace(':', '.'))}")
         lines.append(f"minor = {draw(st.integers(1, 65535))}")
         lines.append(f"ex_mask = {draw(st.integers(0, 65535))}")
         depth = 0

@@ -77,6 +77,17 @@ def test_coredump_filter(wanted: int, sizes: list[int]) -> None:
     assert [dumped_size(area, wanted, area.offset == 0) for area in areas] == sizes
 
 
+@pytest.mark.parametrize(("resident", "full"), [(b"32", True), (b"28", False), (b"0", False)])
+def test_where_every_page_is_there(resident: bytes, full: bool) -> None:
+    """Then none needs to be looked for."""
+    text = (
+        b"01000000-01008000 rw-p 00000000 00:00 0 [heap]\nRss:    "
+        + resident
+        + b" kB\nPss: 32 kB\n"
+    )
+    assert [area.full for area in parse_smaps(text)] == [full]
+
+
 def test_our_pages_are_cut_out() -> None:
     areas = parse_smaps(SMAPS)[:3]
     left = list(without(areas, [(0x401000, 0x402000), (0x1002000, 0x1003000)]))

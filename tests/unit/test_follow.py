@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import threading
+from pathlib import Path
 
 import pytest
 
-from dprobed.engine.follow import Follower
+from dprobed.engine import follow
+from dprobed.engine.follow import Follower, become_group
+from dprobed.target.lifecycle import State
+from dprobed.target.thread import Thread
 
 
 @pytest.fixture
@@ -62,3 +68,140 @@ def test_a_cpuset_that_keeps_us_out_is_no_error(monkeypatch: pytest.MonkeyPatch)
     follower = Follower()
     settle(follower, 1)
     follower.wander()
+
+
+class Machine:
+    """What the tracer sees of one: its own policy, and how long it was kept waiting."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.idle = False
+        self.run = self.waited = 0
+        self.now = 1_000_000_000
+        self.refuses = False
+        monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})
+        monkeypatch.setattr(os, "sched_setaffinity", lambda pid, cpus: None)
+        monkeypatch.setattr(os, "sched_setscheduler", self._set)
+        monkeypatch.setattr(follow, "_times", lambda pid: (self.run, self.waited))
+
+    def _set(self, pid: int, policy: int, param: object) -> None:
+        if self.refuses and policy == os.SCHED_OTHER:
+            raise PermissionError
+        if threading.current_thread() is threading.main_thread():
+            self.idle = policy == os.SCHED_IDLE
+
+    def hits(self, follower: Follower, *tids: int, stray: bool = True, waited: float = 0.0) -> None:
+        """256 hits in 4 ms, by these threads in turn; ``waited``: this share of it for others."""
+        for number in range(256):
+            follower.hit(number // 8 % 2 if stray else 0)
+            if not (number + 1) % 32:
+                self.now += 500_000
+                self.waited += int(500_000 * waited)
+                tid = tids[number // 32 % len(tids)]
+                follower.review(Thread(tid, 7, State.RUNNING), 32, self.now)
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
+    return Machine(monkeypatch)
+
+
+def test_it_makes_way_where_the_hits_of_one_thread_stray(machine: Machine) -> None:
+    follower = Follower(alone=True)
+    machine.hits(follower, 7)
+    assert not machine.idle  # nothing to compare with yet
+    machine.hits(follower, 7)
+    assert machine.idle
+    machine.hits(follower, 7, stray=False)
+    assert machine.idle
+
+
+@pytest.mark.parametrize(
+    ("tids", "stray", "waited"), [((7,), False, 0), ((7, 8), True, 0), ((7,), True, 0.5)]
+)
+def test_it_does_not_without_need_or_beside_others(
+    machine: Machine, tids: tuple[int, ...], stray: bool, waited: float
+) -> None:
+    follower = Follower(alone=True)
+    for _ in range(4):
+        machine.hits(follower, *tids, stray=stray, waited=waited)
+    assert not machine.idle
+
+
+def test_only_a_group_of_its_own_with_a_way_back_makes_way(machine: Machine) -> None:
+    for alone, refuses in [(False, False), (True, True)]:
+        machine.refuses = refuses
+        follower = Follower(alone)
+        for _ in range(4):
+            machine.hits(follower, 7)
+        assert not machine.idle
+
+
+def test_kept_waiting_it_insists_for_longer_each_time(machine: Machine) -> None:
+    follower = Follower(alone=True)
+    rounds: list[int] = []
+    for _ in range(3):
+        while not machine.idle:
+            machine.hits(follower, 7)
+        began = machine.now
+        machine.hits(follower, 7, waited=0.5)
+        assert not machine.idle
+        while not machine.idle:
+            machine.hits(follower, 7)
+        rounds.append(machine.now - began)
+        machine.hits(follower, 7, waited=0.5)
+    assert rounds == sorted(rounds)
+    assert rounds[2] > 3 * rounds[0] > 1_000_000_000
+
+
+def test_without_hits_it_is_as_others_again(machine: Machine) -> None:
+    follower = Follower(alone=True)
+    machine.hits(follower, 7)
+    machine.hits(follower, 7)
+    follower.wander()
+    assert not machine.idle
+    machine.hits(follower, 7)
+    assert machine.idle  # it was not wrong
+
+
+def surroundings(root: Path, cgroup: str, *, autogroup: str = "1", weighed: str = "") -> None:
+    (root / "proc/sys/kernel").mkdir(parents=True)
+    (root / "proc/sys/kernel/sched_autogroup_enabled").write_text(autogroup + "\n")
+    (root / "proc/self/ns").mkdir(parents=True)
+    (root / "proc/self/ns/cgroup").symlink_to("cgroup:[4026531835]")
+    (root / "proc/self/cgroup").write_text(cgroup)
+    folder = root / "sys/fs/cgroup" / weighed
+    folder.mkdir(parents=True)
+    if weighed:
+        (folder / "cpu.weight").write_text("100\n")
+
+
+@pytest.mark.parametrize(
+    ("cgroup", "others", "groups"),
+    [
+        ("0::/a/b\n", {}, True),
+        ("0::/a/b\n", {"weighed": "a"}, False),
+        ("0::/a/b\n", {"weighed": "a/b"}, False),
+        ("0::/a/b\n", {"weighed": "c"}, True),
+        ("0::/a/b\n", {"autogroup": "0"}, False),
+        ("4:memory:/x\n2:cpu,cpuacct:/\n0::/\n", {}, True),
+        ("2:cpu,cpuacct:/x\n0::/\n", {}, False),
+    ],
+)
+def test_sessions_are_groups_where_no_cgroup_is_in_the_way(
+    tmp_path: Path, cgroup: str, others: dict[str, str], groups: bool
+) -> None:
+    surroundings(tmp_path, cgroup, **others)
+    child = os.fork()
+    if child == 0:
+        status = 2
+        with contextlib.suppress(BaseException):
+            status = int(become_group(tmp_path) and os.getsid(0) == os.getpid())
+        os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == groups
+
+
+def test_from_inside_a_namespace_nothing_can_be_said(tmp_path: Path) -> None:
+    surroundings(tmp_path, "0::/\n")
+    (tmp_path / "proc/self/ns/cgroup").unlink()
+    (tmp_path / "proc/self/ns/cgroup").symlink_to("cgroup:[4026532262]")
+    assert not become_group(tmp_path)

@@ -21,6 +21,7 @@ from dprobed.handler.dispatcher import (
 )
 from dprobed.instance import Entry, Target
 from dprobed.program import assemble
+from tests.trace_support import Root
 
 SOURCE = "name = a\noffset = f\n  exit 3\n"
 
@@ -63,7 +64,9 @@ class Bench:
         self.changes = 0
         self.seen: list[tuple[str, int]] = []
         self.dispatcher = Dispatcher(self._changed, lambda: self.time)
-        self.entry = Entry(1, "demo", assemble(SOURCE, "demo.rpn"), Target(os.getpid()), None)
+        self.entry = Entry(
+            1, "demo", assemble(SOURCE, "demo.rpn"), Target(os.getpid()), None, Root()
+        )
         self._hit = 0
 
     def _changed(self) -> None:

@@ -21,14 +21,14 @@ from dprobed.handler.trace.reader import merged, open_all
 from dprobed.handler.trace.session import TraceError, Traces
 from dprobed.instance import Entry, Target
 from dprobed.program import assemble
-from tests.trace_support import EXITS, line, raw, write
+from tests.trace_support import EXITS, Root, line, raw, write
 
 
 def entry() -> Entry:
     target = Target(os.getpid())
     target.places[1] = ("/lib/libc.so.6", "write+0x0")
     program = assemble("name = libc.so.6\noffset = write\nexit trace\n", "x.rpn")
-    return Entry(1, "writes", program, target, None)
+    return Entry(1, "writes", program, target, None, Root())
 
 
 def records(count: int, **changes: Any) -> Iterator[RawRecord]:

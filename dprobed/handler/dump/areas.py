@@ -25,6 +25,7 @@ _HEADER: Final = re.compile(
     rb"^([0-9a-f]+)-([0-9a-f]+) (\S{4}) ([0-9a-f]+) (\S+) (\d+) *(.*)$", re.MULTILINE
 )
 _OWN_PAGES: Final = re.compile(rb"^(?:Anonymous|Swap): +[1-9]", re.MULTILINE)
+_RESIDENT: Final = re.compile(rb"^Rss: +(\d+) kB$", re.MULTILINE)
 _FLAGS: Final = re.compile(rb"^VmFlags: (.*)$", re.MULTILINE)
 _DELETED: Final = b" (deleted)"
 #: Other mappings with a name in brackets are the kernel's.
@@ -33,7 +34,10 @@ _ANONYMOUS: Final = (b"[heap]", b"[stack]", b"[anon:")
 
 @dataclass(frozen=True, slots=True)
 class Area:
-    """One mapping. ``own``: a private one with pages of its own; ``flags``: of VmFlags."""
+    """One mapping. ``own``: a private one with pages of its own; ``flags``: of VmFlags.
+
+    ``full``: all of its pages were there when it was looked at.
+    """
 
     start: int
     end: int
@@ -43,6 +47,7 @@ class Area:
     path: bytes
     own: bool
     flags: frozenset[bytes]
+    full: bool
 
     @property
     def is_file(self) -> bool:
@@ -64,6 +69,7 @@ def parse_smaps(text: bytes) -> list[Area]:
     for header, end in zip(found, ends, strict=True):
         body = text[header.end() : end]
         flags = _FLAGS.search(body)
+        resident = _RESIDENT.search(body)
         start, stop, perms, offset, _, inode, path = header.groups()
         areas.append(
             Area(
@@ -75,6 +81,7 @@ def parse_smaps(text: bytes) -> list[Area]:
                 path.replace(b"\\012", b"\n"),
                 _OWN_PAGES.search(body) is not None,
                 frozenset(flags[1].split() if flags else ()),
+                resident is not None and int(resident[1]) << 10 == int(stop, 16) - int(start, 16),
             )
         )
     return areas

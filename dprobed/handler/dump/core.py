@@ -51,7 +51,7 @@ _AMD_PKRU: Final = 2432
 _INTEL_OPMASK: Final = 1088
 _INTEL_PKRU: Final = 2688
 
-_PIECE: Final = 32 << 20
+_PIECE: Final = 8 << 20
 _CHUNK: Final = 1 << 19
 _ZEROS: Final = bytes(PAGE)
 _CHUNK_ZEROS: Final = bytes(_CHUNK)
@@ -292,6 +292,9 @@ class _Reader:
 
     def _touched(self, area: Area, low: int, high: int) -> Iterator[tuple[int, int]]:
         """The ranges of a part of a mapping that may be other than zero."""
+        if area.full:
+            yield low, high
+            return
         known = area.is_anonymous and not any(
             at < high and low < at + len(data) for at, data in self._memory.kept
         )

@@ -17,6 +17,7 @@ import signal
 import struct
 import subprocess
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NoReturn
@@ -44,7 +45,7 @@ _HEADERS: Final = 4096
 #: Bytes between two looks at how much the file has on disk.
 _LOOK: Final = 64 << 20
 #: Pieces of memory that are worth a second process.
-_WORTH_TWO: Final = 4
+_WORTH_TWO: Final = 16
 _FIELD_LIMIT: Final = 64 << 10
 
 
@@ -133,25 +134,29 @@ def dump(job: Job) -> Done:
 
 
 def _write_sparse(sink: Sparse, pieces: list[Piece], memory: Memory) -> None:
-    """Two processes, so that one reads while the other writes; raises what either of them does."""
+    """Two processes, so that one reads while the other writes; raises what either of them does.
+
+    Each takes the next piece when it has done one: where one of them has a busy CPU, the other does
+    the more.
+    """
     if len(pieces) < _WORTH_TWO:
         write_pieces(sink, pieces, memory)
         return
-    turn = os.memfd_create("dprobed-turn")
+    turns = _Turns(pieces)
     reading, writing = os.pipe()
     helper = os.fork()
     if helper == 0:
         try:
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-            sink.take_turns(turn)
-            failure = _failure(sink, pieces[1::2], memory)
+            sink.turns = turns = turns.of_another()
+            failure = _failure(sink, turns.pieces(), memory)
             os.write(writing, msgspec.msgpack.encode(failure))
         finally:
             os._exit(0)
     os.close(writing)
     try:
-        sink.take_turns(turn)
-        write_pieces(sink, pieces[::2], memory)
+        sink.turns = turns
+        write_pieces(sink, turns.pieces(), memory)
         said = os.read(reading, 1 << 16)
     finally:
         os.kill(helper, signal.SIGKILL)
@@ -165,7 +170,7 @@ def _write_sparse(sink: Sparse, pieces: list[Piece], memory: Memory) -> None:
         raise OSError(int(text), os.strerror(int(text)))
 
 
-def _failure(sink: Sparse, pieces: list[Piece], memory: Memory) -> tuple[str, str]:
+def _failure(sink: Sparse, pieces: Iterable[Piece], memory: Memory) -> tuple[str, str]:
     """Write; what went wrong, in a form that can be sent."""
     try:
         write_pieces(sink, pieces, memory)
@@ -220,32 +225,60 @@ def _peek(job: Job, address: int, length: int) -> bytes:
         return b""
 
 
+class _Turns:
+    """Two processes write one file: which piece is next, and whose turn to write it is.
+
+    The kernel lets one at a time write to a file, and the other would spin meanwhile.
+    """
+
+    def __init__(self, pieces: list[Piece], descriptor: int = -1) -> None:
+        self._pieces = pieces
+        self._descriptor = os.memfd_create("dprobed-turns") if descriptor < 0 else descriptor
+
+    def of_another(self) -> _Turns:
+        """The same, for the other process: locks belong to what was opened."""
+        path = f"/proc/self/fd/{self._descriptor}"
+        return _Turns(self._pieces, os.open(path, os.O_RDWR | os.O_CLOEXEC))
+
+    def take(self) -> None:
+        """Wait until it is our turn."""
+        fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+
+    def give(self) -> None:
+        """Let the other one have its turn."""
+        fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+
+    def pieces(self) -> Iterator[Piece]:
+        """Pieces that nobody has begun."""
+        while True:
+            self.take()
+            number = int.from_bytes(os.pread(self._descriptor, 4, 0), "little")
+            os.pwrite(self._descriptor, (number + 1).to_bytes(4, "little"), 0)
+            self.give()
+            if number >= len(self._pieces):
+                return
+            yield self._pieces[number]
+
+
 class Sparse:
-    """A file with holes."""
+    """A file with holes. ``turns``: where another process writes, too."""
 
     def __init__(self, descriptor: int, room: int) -> None:
         self._descriptor = descriptor
         self._room = room
         self._unseen = 0
-        self._turn = -1
-
-    def take_turns(self, descriptor: int) -> None:
-        """Write only while we have the lock on this file: another process writes, too.
-
-        The kernel lets one at a time write to a file, and the other would spin meanwhile.
-        """
-        self._turn = os.open(f"/proc/self/fd/{descriptor}", os.O_RDWR | os.O_CLOEXEC)
+        self.turns: _Turns | None = None
 
     def put(self, offset: int, data: bytes | memoryview) -> None:
         """See core.Sink."""
-        if self._turn >= 0:
-            fcntl.flock(self._turn, fcntl.LOCK_EX)
+        if self.turns is not None:
+            self.turns.take()
         while data:
             written = os.pwrite(self._descriptor, data, offset)
             data, offset = data[written:], offset + written
             self._unseen += written
-        if self._turn >= 0:
-            fcntl.flock(self._turn, fcntl.LOCK_UN)
+        if self.turns is not None:
+            self.turns.give()
         if self._unseen >= _LOOK:
             self._unseen = 0
             check(self._descriptor, self._room)

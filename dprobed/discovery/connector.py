@@ -1,0 +1,135 @@
+"""Process events from the kernel's proc connector (Documentation/driver-api/connector.rst).
+
+A netlink socket on which the kernel sends one small datagram for each fork, exec and exit on the
+machine, from the moment that it happens. Only root may listen, and only in the first pid and user
+namespace. Where we read too slowly the kernel drops events and says so (ENOBUFS).
+
+Read by hand: of all messages we need two numbers at a fixed place, some thousand times a second.
+A netlink library decodes each into a dictionary, and is 14 MB of the daemon's memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import socket
+import struct
+from typing import Final
+
+from dprobed.discovery.source import Kind, Sink
+
+# include/uapi/linux/netlink.h, connector.h, cn_proc.h; include/uapi/asm-generic/socket.h
+_NETLINK_CONNECTOR: Final = 11
+_NLMSG_DONE: Final = 3
+_CN_IDX_PROC: Final = 1
+_CN_VAL_PROC: Final = 1
+_LISTEN: Final = 1
+_SO_RCVBUFFORCE: Final = 33
+
+_NETLINK: Final = struct.Struct("=IHHII")  # length, type, flags, sequence, port
+_MESSAGE: Final = struct.Struct("=IIIIHH")  # index, value, sequence, acknowledged, length, flags
+#: After both headers: what, cpu, time stamp, and the first four numbers of what it is about.
+_EVENT: Final = struct.Struct("=IIQIIII")
+_EVENT_AT: Final = _NETLINK.size + _MESSAGE.size
+
+_NONE: Final = 0
+_FORK: Final = 0x1
+_EXEC: Final = 0x2
+_UID: Final = 0x4
+_EXIT: Final = 0x8000_0000
+
+#: Room for the events of a busy second.
+_BUFFER: Final = 8 << 20
+#: Events taken in before the loop may do something else.
+_BATCH: Final = 256
+
+
+class Connector:
+    """Hears of every process of the machine."""
+
+    name = "connector"
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+        self._socket: socket.socket | None = None
+
+    def start(self) -> None:
+        """Listen; raises OSError where we may not."""
+        sock = socket.socket(
+            socket.AF_NETLINK,
+            socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK,
+            _NETLINK_CONNECTOR,
+        )
+        try:
+            sock.bind((0, _CN_IDX_PROC))
+            sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)
+            # Since Linux 6.6 the kernel can be told what to leave out; earlier ones do not know
+            # the longer request, and do not answer it.
+            wanted = struct.pack("=II", _LISTEN, _FORK | _EXEC | _UID | _EXIT)
+            if not _asked(sock, wanted) and not _asked(sock, wanted[:4]):
+                raise PermissionError(errno.EPERM, "the kernel does not answer here")
+        except OSError:
+            sock.close()
+            raise
+        self._socket = sock
+        asyncio.get_running_loop().add_reader(sock, self._read)
+
+    def stop(self) -> None:
+        """Hear no more."""
+        if self._socket is not None:
+            asyncio.get_running_loop().remove_reader(self._socket)
+            self._socket.close()
+            self._socket = None
+
+    def _read(self) -> None:
+        for _ in range(_BATCH):
+            if self._socket is None:
+                return  # Who heard the last event wanted no more.
+            try:
+                data = self._socket.recv(4096)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
+                self._sink.on_lost()
+                continue
+            event = event_of(data)
+            if event is not None:
+                self._sink.on_event(*event)
+
+
+def event_of(data: bytes) -> tuple[Kind, int, int] | None:
+    """What a datagram says of a process: what happened, to which, and who forked it (else 0).
+
+    None: it is about a thread, or something else.
+    """
+    if len(data) < _EVENT_AT + _EVENT.size:
+        return None
+    what, _, _, one, two, three, four = _EVENT.unpack_from(data, _EVENT_AT)
+    if what == _FORK:  # parent's thread, parent, child's thread, child
+        return (Kind.FORK, four, two) if three == four else None
+    if what == _EXEC:  # By whichever thread: it is the leading one afterwards.
+        return Kind.EXEC, two, 0
+    if one != two:
+        return None
+    if what == _EXIT:
+        return Kind.EXIT, two, 0
+    return (Kind.UID, two, 0) if what == _UID else None
+
+
+def _asked(sock: socket.socket, wanted: bytes) -> bool:
+    """Ask to listen; whether the kernel agreed. Its answer is there when ``send`` returns."""
+    message = _MESSAGE.pack(_CN_IDX_PROC, _CN_VAL_PROC, 0, 0, len(wanted), 0) + wanted
+    header = _NETLINK.pack(_NETLINK.size + len(message), _NLMSG_DONE, 0, 0, os.getpid())
+    sock.send(header + message)
+    while True:
+        try:
+            data = sock.recv(4096)
+        except BlockingIOError:
+            return False
+        if len(data) >= _EVENT_AT + _EVENT.size:
+            what, _, _, refused, *_ = _EVENT.unpack_from(data, _EVENT_AT)
+            if what == _NONE:
+                return not refused

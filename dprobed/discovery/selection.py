@@ -1,0 +1,79 @@
+"""Whether a process is among those that a client means."""
+
+from __future__ import annotations
+
+import os
+import pwd
+from collections.abc import Callable, Sequence
+from fnmatch import fnmatchcase
+
+from dprobed.control import messages
+from dprobed.process import Process
+
+
+class SelectionError(ValueError):
+    """A selection that cannot be; the text says why."""
+
+
+class Selector:
+    """A selection, ready to be asked; raises SelectionError for a user that does not exist.
+
+    ``rule``: the name of the policy that decides about a process; none does where it is not given.
+    """
+
+    def __init__(
+        self, selection: messages.Selection, rule: Callable[[Process], str] = lambda process: ""
+    ) -> None:
+        self.selection = selection
+        self._rule = rule
+        self._uid = None if selection.user is None else _uid(selection.user)
+
+    @property
+    def takes_unmapped(self) -> bool:
+        """Whether a process is taken that does not map the module: its executable was named."""
+        return self.selection.exe is not None
+
+    @property
+    def needs_facts(self) -> bool:
+        """Whether it depends on more than the executable."""
+        wanted = self.selection
+        return (self._uid, wanted.unit, wanted.policy) != (None, None, None)
+
+    def may_select(self, paths: Sequence[str]) -> bool:
+        """Whether a process whose executable has these paths can be meant at all."""
+        wanted = self.selection.exe
+        if wanted is None:
+            return True
+        if "/" not in wanted:
+            return fnmatchcase(paths[0].rpartition("/")[2], wanted)
+        return any(fnmatchcase(path, wanted) for path in paths)
+
+    def selects(self, process: Process) -> bool:
+        """Whether what does not depend on the executable holds for the process."""
+        unit, policy = self.selection.unit, self.selection.policy
+        return (
+            self._uid in (None, process.uid)
+            and (unit is None or bool(process.unit and fnmatchcase(process.unit, unit)))
+            and policy in (None, self._rule(process))
+        )
+
+
+def paths_of(pid: int) -> list[str]:
+    """The paths of what a process executes: as its mount namespace has it, and as the process
+    itself does where it has another root (chroot). Empty where that cannot be read."""
+    # For every new process of the machine: a Path would take ten times as long as the kernel.
+    try:
+        exe = os.readlink(f"/proc/{pid}/exe").removesuffix(" (deleted)")  # noqa: PTH115
+        root = os.readlink(f"/proc/{pid}/root")  # noqa: PTH115
+    except OSError:
+        return []
+    return [exe, exe.removeprefix(root)] if root != "/" and exe.startswith(root + "/") else [exe]
+
+
+def _uid(user: str) -> int:
+    if user.isdecimal():
+        return int(user)
+    try:
+        return pwd.getpwnam(user).pw_uid
+    except KeyError:
+        raise SelectionError(f"there is no user {user}") from None

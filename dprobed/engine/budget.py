@@ -1,0 +1,100 @@
+"""What probes may cost their target: accounts, to which each hit is charged.
+
+An account belongs to what has limits: a program in one target, or all programs in it. Time and hits
+flow in at the rate of the limits, up to what comes in a tenth of a second, and each hit takes out
+what it cost. An account that is overdrawn is *over* until it has half of that again. So whatever is
+too expensive is noticed within a second, and a throttled probe sleeps and works in turns of about
+a twentieth of a second.
+
+Time is that for which a thread stood still for us. The tracer measures what it does at a hit; what
+the stop itself takes it cannot see, and ``STOP_NS`` stands for it. The time of a process is taken
+as that of one CPU, whatever the number of its threads.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from dprobed.engine.protocol import Limits
+
+#: What a stop and the continuation cost the thread besides what the tracer does in between, where
+#: both are on one CPU. On a machine that is busy it can be more.
+STOP_NS: Final = 10_000
+#: Nanoseconds of income that an account can hold.
+_HOLD_NS: Final = 100_000_000
+_SECOND: Final = 1_000_000_000
+
+
+class _Bucket:
+    """Fills at ``rate`` a nanosecond, from ``now`` on; begins full."""
+
+    __slots__ = ("_level", "_rate", "_size", "_then")
+
+    def __init__(self, rate: float, least: float, now: int) -> None:
+        self._rate = rate
+        self._size = self._level = max(rate * _HOLD_NS, least)
+        self._then = now
+
+    def take(self, amount: float, now: int) -> bool:
+        """Whether it was not more than there is; it is taken out in any case."""
+        self._level = min(self._size, self._level + (now - self._then) * self._rate) - amount
+        self._then = now
+        return self._level >= 0
+
+    def half_full(self) -> int:
+        """When it will be half full, if nothing is taken out."""
+        return self._then + int(max(0.0, self._size / 2 - self._level) / self._rate)
+
+
+class Account:
+    """What is left of some limits. ``owner``: whose they are, for people."""
+
+    def __init__(self, limits: Limits, owner: str, now: int) -> None:
+        self.limits = limits
+        self.owner = owner
+        self.begin(now)
+
+    def begin(self, now: int) -> None:
+        """Full, and nothing taken out yet: also when what made it go over is gone."""
+        limits = self.limits
+        #: When it will not be over any more (monotonic ns); 0: it is not over.
+        self.over_until = 0
+        #: Since when its probes have been in; whether somebody was told that it is over since.
+        self.opened = now
+        self.noted = False
+        self._time = _Bucket(limits.share, 1.0, now) if limits.share is not None else None
+        self._hits = _Bucket(limits.hits / _SECOND, 1.0, now) if limits.hits is not None else None
+
+    def charge(self, spent: int, now: int, hits: int = 1) -> bool:
+        """Take out ``spent`` ns and ``hits``; whether the account is over by that."""
+        fine = True
+        if self._time is not None and not self._time.take(spent, now):
+            fine = False
+        if self._hits is not None and not self._hits.take(hits, now):
+            fine = False
+        if fine:
+            return False
+        self.over_until = max(
+            bucket.half_full() for bucket in (self._time, self._hits) if bucket is not None
+        )
+        return True
+
+    def reopen(self, now: int) -> bool:
+        """Whether it was over and is not any more."""
+        if not self.over_until or now < self.over_until:
+            return False
+        self.over_until = 0
+        self.opened = now
+        self.noted = False
+        return True
+
+    def reason(self) -> str:
+        """Why its probes do not run, for people."""
+        limits = self.limits
+        allowed = []
+        if limits.share is not None:
+            allowed.append(f"{100 * limits.share:g} % of the time")
+        if limits.hits is not None:
+            allowed.append(f"{limits.hits:g} hits a second")
+        rule = f" ({limits.rule})" if limits.rule else ""
+        return f"over the budget of {self.owner}: {', '.join(allowed)}{rule}"

@@ -1,0 +1,79 @@
+"""The daemon's configuration file: what root (or a user, for a daemon of the user's own) decides.
+
+``dprobed.toml`` says where the policies are and which kinds of processes are protected whatever
+those say. Without the file, the default holds.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from dprobed.policy.protected import KINDS
+from dprobed.policy.source import PolicyError, Source, distrusted
+from dprobed.program import Diagnostic
+
+_KEYS: Final = ("policies", "protect")
+NAME: Final = "dprobed.toml"
+
+
+@dataclass(frozen=True)
+class Config:
+    """``policies``: the folder of the policy files; ``protect``: kinds of protected.py."""
+
+    policies: Path
+    protect: frozenset[str] = frozenset(KINDS)
+
+
+def default_folder(uid: int, environ: Mapping[str, str] = os.environ) -> Path:
+    """Where a user's configuration is: ``/etc/dprobed`` for root."""
+    if uid == 0:
+        return Path("/etc/dprobed")
+    given = environ.get("XDG_CONFIG_HOME", "")
+    if given.startswith("/"):
+        return Path(given) / "dprobed"
+    try:
+        home = pwd.getpwuid(uid).pw_dir
+    except KeyError:
+        home = environ.get("HOME", "/nonexistent")
+    return Path(home) / ".config" / "dprobed"
+
+
+def load(path: Path | None, uid: int) -> Config:
+    """The configuration in ``path``, which must be there; None: that at its usual place, if any.
+
+    Raises PolicyError with all that is wrong.
+    """
+    folder = default_folder(uid)
+    config = Config(folder / "policies.d")
+    if path is None:
+        path = folder / NAME
+        if not path.exists():
+            return config
+    source = Source(path)
+    if not source.faults and (why := distrusted(path, uid)):
+        source.faults.append(Diagnostic(str(path), 0, 0, why))
+    if not source.faults:
+        config = _read(source, config)
+    if source.faults:
+        raise PolicyError(source.faults)
+    return config
+
+
+def _read(source: Source, config: Config) -> Config:
+    table = source.table((), source.data, _KEYS)
+    folder, protect = config.policies, config.protect
+    if "policies" in table:
+        text = source.of_type(("policies",), table["policies"], str)
+        folder = source.path.parent / (text or "")
+    if "protect" in table:
+        at = ("protect",)
+        # An empty list is meant: nothing is protected.
+        words = source.strings(at, table["protect"]) if table["protect"] != [] else []
+        kinds = [source.choice(each, word, KINDS, "kind of process") for each, word in words]
+        protect = frozenset(kind for kind in kinds if kind is not None)
+    return Config(folder, protect)

@@ -1,0 +1,270 @@
+"""Policies, and what they decide about a process.
+
+The first policy that matches decides, in the order of the files' names and, in a file, from its
+top. Whom its rights do not name has what the default gives: root all, the process's own user all,
+nobody else anything. Where none matches, the default is all there is.
+"""
+
+from __future__ import annotations
+
+import pwd
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+from dprobed.engine import protocol
+from dprobed.policy.match import Facts, Match, Tested
+from dprobed.policy.protected import KINDS, protection
+from dprobed.policy.rights import ALL, Right, words
+from dprobed.process import Process
+
+Action = Literal["throttle", "remove"]
+Hold = Literal["thread", "process"]
+#: The name of the rule that decides where no policy does.
+DEFAULT: Final = "default"
+
+
+@dataclass(frozen=True)
+class Rights:
+    """Who may do what; an empty set is a refusal (``deny``), which nothing else makes up for.
+
+    ``own``: the process's own user, None where that user is not named.
+    """
+
+    own: frozenset[Right] | None = None
+    users: Mapping[int, frozenset[Right]] = field(default_factory=dict)
+    groups: Mapping[int, frozenset[Right]] = field(default_factory=dict)
+
+    def named(self, uid: int, gids: frozenset[int]) -> frozenset[Right] | None:
+        """What a user has by name or by group; None where neither is named."""
+        grants = [self.users[uid]] if uid in self.users else []
+        grants += [rights for gid, rights in self.groups.items() if gid in gids]
+        if not grants:
+            return None
+        return frozenset().union(*grants) if all(grants) else frozenset()
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What may be spent: ``share`` of a process's time (0..1), ``hits`` a second; None: no limit.
+
+    ``action``: what becomes of a program that is over it.
+    """
+
+    share: float | None = None
+    hits: float | None = None
+    action: Action = "throttle"
+
+    def as_limits(self, rule: str = "") -> protocol.Limits | None:
+        """As a tracer wants to hear it, of a rule; None: there are none."""
+        if self.share is None and self.hits is None:
+            return None
+        return protocol.Limits(self.share, self.hits, self.action == "remove", rule)
+
+
+@dataclass(frozen=True)
+class AppliedProgram:
+    """A program that a policy puts in: its file, its name in records, and its bytes (``.dpb``)."""
+
+    path: str
+    label: str
+    bytecode: bytes
+    needs: Mapping[Right, str]
+
+
+@dataclass(frozen=True)
+class Application:
+    """What a policy puts into the processes that it decides about (``Decision.application``).
+
+    ``seconds``: for how long in each; ``processes``: in how many at once; None: no limit.
+    ``limits``: on its own programs in one process, besides the policy's budget.
+    """
+
+    policy: str
+    place: str
+    programs: tuple[AppliedProgram, ...]
+    seconds: float | None = None
+    processes: int | None = None
+    limits: Limits = Limits()
+
+
+@dataclass(frozen=True)
+class Policy:
+    """One policy; ``place``: ``file:line`` of it. ``budget``: for all programs in a process."""
+
+    name: str
+    place: str
+    match: Match
+    rights: Rights = Rights()
+    application: Application | None = None
+    budget: Limits = Limits()
+    follow_forks: bool = False
+    hold: Hold = "process"
+
+
+@dataclass(frozen=True)
+class Denial:
+    """Why something is not done; ``text`` is one line for people, ``short`` only says which rule
+    it was, where there are many processes."""
+
+    text: str
+    short: str
+    rule: str
+    place: str
+    pid: int
+    uid: int
+    missing: frozenset[Right]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What is decided about one process. ``protected``: why nobody may touch it, else empty."""
+
+    process: Process
+    policy: Policy | None
+    protected: str = ""
+
+    @property
+    def rule(self) -> str:
+        """The name of the policy, or ``default``."""
+        return self.policy.name if self.policy else DEFAULT
+
+    @property
+    def place(self) -> str:
+        """``file:line`` of the policy, empty for the default."""
+        return self.policy.place if self.policy else ""
+
+    @property
+    def budget(self) -> Limits:
+        """What all programs in it may spend."""
+        return self.policy.budget if self.policy else Limits()
+
+    @property
+    def limits(self) -> protocol.Limits | None:
+        """That budget, as a tracer wants to hear it."""
+        return self.budget.as_limits(self.rule_text)
+
+    @property
+    def follow_forks(self) -> bool:
+        """Whether its children are probed as it is."""
+        return self.policy is not None and self.policy.follow_forks
+
+    @property
+    def hold(self) -> Hold:
+        """What ``exit debugger`` makes stand still."""
+        return self.policy.hold if self.policy else "process"
+
+    @property
+    def application(self) -> Application | None:
+        """What is put into it without anybody asking."""
+        if self.policy is None or self.protected or self.process.kernel_thread:
+            return None
+        return self.policy.application
+
+    def rights(self, uid: int, gids: frozenset[int]) -> frozenset[Right]:
+        """What a user may do to it."""
+        if self.protected:
+            return frozenset()
+        rights = self.policy.rights if self.policy else Rights()
+        named = rights.named(uid, gids)
+        if uid == 0:
+            return ALL if named is None else named
+        if named == frozenset() or set(self.process.uids) != {uid}:
+            return named or frozenset()
+        own = ALL if rights.own is None else rights.own
+        return own | (named or frozenset()) if own else own
+
+    def by_name(self, uid: int, gids: frozenset[int]) -> bool:
+        """Whether a policy gives the user rights over a process of somebody else."""
+        return uid not in {0, *self.process.uids} and bool(self.rights(uid, gids))
+
+    def check(
+        self, uid: int, gids: frozenset[int], needs: frozenset[Right], reason: str = ""
+    ) -> Denial | None:
+        """Why a user may not do what needs these rights; ``reason``: what asks for them.
+
+        Without any needs: whether the user has any right at all.
+        """
+        have = self.rights(uid, gids)
+        missing = needs - have
+        if not missing and have:
+            return None
+        verb = words(missing or needs) if needs else "touch"
+        process = f"process {self.process.pid} ({self.process.comm})"
+        text = f"{user_name(uid)} may not {verb} {process}: {self._why(uid, gids, have)}"
+        if reason:
+            text += f"; {reason}"
+        short = f"protected: {self.protected}" if self.protected else f"denied by {self.rule_text}"
+        return Denial(text, short, self.rule, self.place, self.process.pid, uid, missing)
+
+    @property
+    def rule_text(self) -> str:
+        """The rule for people, with its place."""
+        return f"policy {self.rule} ({self.place})" if self.policy else "the default policy"
+
+    def _why(self, uid: int, gids: frozenset[int], have: frozenset[Right]) -> str:
+        if self.protected:
+            return f"{self.protected}, and `protect` of dprobed.toml protects that"
+        default = "no policy matches, and by default"
+        if self.policy is not None:
+            if uid in self.process.uids or self.policy.rights.named(uid, gids) is not None:
+                return f"{self.rule_text} gives {words(have)}"
+            default = f"{self.rule_text} does not name that user, and by default"
+        if len(set(self.process.uids)) == 1:
+            return f"{default} only root and {user_name(self.process.uid)}, whose it is, may"
+        return f"{default} only root may, because it runs with the rights of two users"
+
+
+@dataclass(frozen=True)
+class Step:
+    """What came of one policy on the way to a decision."""
+
+    policy: str
+    place: str
+    matches: bool
+    tested: tuple[Tested, ...]
+
+
+@dataclass(frozen=True)
+class Policies:
+    """A whole set, in order. ``protect``: kinds of processes that are protected (protected.py).
+
+    ``is_ours``: whether a process is the daemon or a tracer of it.
+    """
+
+    policies: tuple[Policy, ...] = ()
+    protect: frozenset[str] = frozenset(KINDS)
+    is_ours: Callable[[int], bool] = lambda pid: False
+
+    def decide(self, process: Process) -> Decision:
+        """The decision about a process."""
+        facts = Facts(process)
+        protected = protection(facts, self.protect)
+        if self.is_ours(process.pid):
+            protected = "it is part of dprobed itself"
+        found = next((each for each in self.policies if each.match.holds(facts)), None)
+        return Decision(process, found, protected)
+
+    def explain(self, process: Process) -> list[Step]:
+        """How it came to that: each policy up to the one that decides."""
+        facts = Facts(process)
+        steps = []
+        for policy in self.policies:
+            tested = tuple(policy.match.explain(facts))
+            held = policy.match.holds(facts)
+            steps.append(Step(policy.name, policy.place, held, tested))
+            if held:
+                break
+        return steps
+
+    def applications(self) -> list[Application]:
+        """What policies put in by themselves, in order."""
+        return [each.application for each in self.policies if each.application is not None]
+
+
+def user_name(uid: int) -> str:
+    """A user for people."""
+    try:
+        return f"user {uid} ({pwd.getpwuid(uid).pw_name})"
+    except KeyError:
+        return f"user {uid}"

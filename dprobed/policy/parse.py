@@ -1,0 +1,315 @@
+"""Policy files into policies; docs/policies.md says what may be in them.
+
+All files are read to their ends, and everything wrong with any of them is reported at once, the
+programs that they name included: those are assembled, verified and kept as bytes here, so that what
+is in force does not change with the files.
+"""
+
+from __future__ import annotations
+
+import grp
+import pwd
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Final, Literal, cast
+
+from dprobed.policy.glob import GlobError, translate
+from dprobed.policy.locate import KeyPath
+from dprobed.policy.match import KEYS, TEXTS, Condition, Match
+from dprobed.policy.model import (
+    DEFAULT,
+    Action,
+    Application,
+    AppliedProgram,
+    Hold,
+    Limits,
+    Policy,
+    Rights,
+)
+from dprobed.policy.rights import ALL, Right, needs
+from dprobed.policy.source import PolicyError, Source, distrusted, suggestion
+from dprobed.program import Diagnostic, ProgramError, encode, load_file
+
+_NAME: Final = re.compile(r"[A-Za-z0-9][\w.-]{0,63}", re.ASCII)
+_POLICY: Final = ("name", "match", "rights", "apply", "budget", "follow_forks", "hold")
+_LIMITS: Final = ("share", "hits_per_second")
+_APPLY: Final = ("programs", "for", "processes", *_LIMITS)
+#: Further words for sets of rights.
+_SETS: Final = {"all": ALL, "deny": frozenset[Right]()}
+_RIGHT_WORDS: Final = (*Right, *_SETS)
+
+
+def parse(paths: Iterable[Path], *, trust: int | None = None) -> tuple[Policy, ...]:
+    """The policies of these files, in order; raises PolicyError with all that is wrong.
+
+    ``trust``: the user whose daemon will do what they say, which then must not be what others
+    could have written.
+    """
+    faults: list[Diagnostic] = []
+    found: list[Policy] = []
+    names: dict[str, str] = {}
+    for path in paths:
+        reader = _Reader(path, names, trust)
+        found += reader.policies()
+        faults += sorted(reader.source.faults, key=lambda fault: (fault.line, fault.column))
+    if faults:
+        raise PolicyError(faults)
+    return tuple(found)
+
+
+class _Reader:
+    """Reads one file. ``names``: of policies read so far, and where they are."""
+
+    def __init__(self, path: Path, names: dict[str, str], trust: int | None) -> None:
+        self.source = Source(path)
+        self._names = names
+        self._trust = trust
+        self._folder = path.parent
+
+    def policies(self) -> list[Policy]:
+        """All policies of the file."""
+        source = self.source
+        if self._trust is not None and (why := distrusted(source.path, self._trust)):
+            if not source.faults:
+                source.faults.append(Diagnostic(str(source.path), 0, 0, why))
+            return []
+        tables = source.table((), source.data, ("policy",)).get("policy", [])
+        if not isinstance(tables, list):
+            source.fault_key(("policy",), "`policy` is a list of tables", "write [[policy]]")
+            return []
+        return [self._policy(("policy", number), each) for number, each in enumerate(tables)]
+
+    def _policy(self, path: KeyPath, value: Any) -> Policy:
+        source = self.source
+        table = source.table(path, value, _POLICY)
+        name = self._name(path, table)
+        if "match" not in table:
+            hint = 'a policy for every process: match.exe = "**"'
+            source.fault_key(path, "this policy has no `match`", hint)
+            match = Match(())
+        else:
+            match = self._match((*path, "match"), table["match"])
+        place = source.place(path)
+        budget = (*path, "budget")
+        own_action = source.table(budget, table.get("budget", {}), (*_LIMITS, "over"))
+        action = source.choice((*budget, "over"), own_action.pop("over", "throttle"), _ACTIONS)
+        hold = source.choice((*path, "hold"), table.get("hold", "process"), ("thread", "process"))
+        follow = source.of_type((*path, "follow_forks"), table.get("follow_forks", False), bool)
+        over = cast(Action, action or "throttle")
+        return Policy(
+            name=name,
+            place=place,
+            match=match,
+            rights=self._rights((*path, "rights"), table.get("rights", {})),
+            application=self._apply((*path, "apply"), table.get("apply"), name, place, over),
+            budget=self._limits(budget, own_action, over),
+            follow_forks=bool(follow),
+            hold=cast(Hold, hold or "process"),
+        )
+
+    def _name(self, path: KeyPath, table: dict[str, Any]) -> str:
+        source = self.source
+        if "name" not in table:
+            source.fault_key(path, "this policy has no `name`", 'write name = "something"')
+            return ""
+        at = (*path, "name")
+        name = source.of_type(at, table["name"], str) or ""
+        if name and not _NAME.fullmatch(name):
+            source.fault(at, f"`{name}` is no name: letters, digits, `_`, `.` and `-`, at most 64")
+        elif name == DEFAULT:
+            source.fault(
+                at, f"`{DEFAULT}` is what holds where no policy matches; name it otherwise"
+            )
+        elif name in self._names:
+            source.fault(at, f"there is a policy {name} already, at {self._names[name]}")
+        elif name:
+            self._names[name] = source.place(path)
+        return name
+
+    # -- match -------------------------------------------------------------------------------------
+
+    def _match(self, path: KeyPath, value: Any) -> Match:
+        source = self.source
+        conditions: list[Condition] = []
+        exclude: list[Match] = []
+        if value == {}:
+            whole = 'for every process: match.exe = "**"'
+            hint = whole if path[-1] == "match" else "leave it out, or say what is left out"
+            source.fault(path, "this match is empty", hint)
+        for key, each in source.table(path, value, KEYS).items():
+            at = (*path, key)
+            if key == "not":
+                exclude += self._not(at, each)
+            elif key == "environment":
+                conditions += self._environment(at, each)
+            elif key == "user":
+                conditions.append(self._ids(at, each, _uid))
+            elif key == "group":
+                conditions.append(self._ids(at, each, _gid))
+            else:
+                conditions.append(self._text(at, each, path_like=TEXTS[key].path))
+        return Match(tuple(conditions), tuple(exclude))
+
+    def _not(self, path: KeyPath, value: Any) -> list[Match]:
+        if isinstance(value, list):
+            return [self._match((*path, number), each) for number, each in enumerate(value)]
+        return [self._match(path, value)]
+
+    def _environment(self, path: KeyPath, value: Any) -> list[Condition]:
+        names = value if isinstance(value, dict) else ()
+        table = self.source.table(path, value, names)
+        found = []
+        for name, each in table.items():
+            condition = self._text((*path, name), each, path_like=False, empty=True)
+            found.append(
+                Condition("environment", condition.written, condition.patterns, variable=name)
+            )
+        return found
+
+    def _text(
+        self, path: KeyPath, value: Any, *, path_like: bool, empty: bool = False
+    ) -> Condition:
+        written, patterns = [], []
+        for at, pattern in self.source.strings(path, value):
+            try:
+                patterns.append(
+                    re.compile("") if empty and not pattern else translate(pattern, path=path_like)
+                )
+            except GlobError as error:
+                self.source.fault_within(at, error.at, str(error))
+            written.append(pattern)
+        return Condition(str(path[-1]), tuple(written), tuple(patterns))
+
+    def _ids(self, path: KeyPath, value: Any, find: Callable[[str], int | str]) -> Condition:
+        texts = self.source.strings(path, value)
+        ids = [self._id(at, text, find) for at, text in texts]
+        known = frozenset(each for each in ids if each is not None)
+        return Condition(str(path[-1]), tuple(text for _, text in texts), ids=known)
+
+    def _id(self, path: KeyPath, name: str, find: Callable[[str], int | str]) -> int | None:
+        found = find(name)
+        if isinstance(found, int):
+            return found
+        kind = "user" if find is _uid else "group"
+        self.source.fault(path, f"there is no {kind} `{name}`", found)
+        return None
+
+    # -- rights ------------------------------------------------------------------------------------
+
+    def _rights(self, path: KeyPath, value: Any) -> Rights:
+        source = self.source
+        table = source.table(path, value, ("self", "user", "group"))
+        own = self._set((*path, "self"), table["self"]) if "self" in table else None
+        return Rights(
+            own=own,
+            users=self._who((*path, "user"), table.get("user", {}), _uid),
+            groups=self._who((*path, "group"), table.get("group", {}), _gid),
+        )
+
+    def _who(
+        self, path: KeyPath, value: Any, find: Callable[[str], int | str]
+    ) -> dict[int, frozenset[Right]]:
+        found: dict[int, frozenset[Right]] = {}
+        names = value if isinstance(value, dict) else ()
+        for name, each in self.source.table(path, value, names).items():
+            rights = self._set((*path, name), each)
+            result = find(name)
+            if isinstance(result, int):
+                found[result] = rights
+            else:
+                self.source.fault_key((*path, name), f"there is no {path[-1]} `{name}`", result)
+        return found
+
+    def _set(self, path: KeyPath, value: Any) -> frozenset[Right]:
+        source = self.source
+        words = [
+            (at, source.choice(at, word, _RIGHT_WORDS, "right"))
+            for at, word in source.strings(path, value)
+        ]
+        rights: frozenset[Right] = frozenset()
+        for at, word in words:
+            if word in _SETS and len(words) > 1:
+                source.fault(at, f"`{word}` stands alone", f'write "{word}" and nothing else')
+            elif word is not None:
+                rights |= _SETS[word] if word in _SETS else {Right(word)}
+        return rights
+
+    # -- apply, budget -----------------------------------------------------------------------------
+
+    def _limits(self, path: KeyPath, table: dict[str, Any], action: Action) -> Limits:
+        source = self.source
+        share = hits = None
+        if "share" in table:
+            share = source.share((*path, "share"), table["share"])
+        if "hits_per_second" in table:
+            hits = source.positive((*path, "hits_per_second"), table["hits_per_second"])
+        return Limits(share, hits, action)
+
+    def _apply(
+        self, path: KeyPath, value: Any, name: str, place: str, action: Action
+    ) -> Application | None:
+        if value is None:
+            return None
+        source = self.source
+        table = source.table(path, value, _APPLY)
+        if "programs" not in table:
+            source.fault_key(path, "`apply` without `programs` puts nothing in")
+        seconds = processes = None
+        if "for" in table:
+            seconds = source.duration((*path, "for"), table["for"])
+        if "processes" in table:
+            processes = source.positive((*path, "processes"), table["processes"])
+        return Application(
+            policy=name,
+            place=place,
+            programs=self._programs((*path, "programs"), table.get("programs", [])),
+            seconds=seconds,
+            processes=processes,
+            limits=self._limits(path, table, action),
+        )
+
+    def _programs(self, path: KeyPath, value: Any) -> tuple[AppliedProgram, ...]:
+        if value == []:
+            return ()
+        texts = self.source.strings(path, value)
+        read = [self._program(at, self._folder / text) for at, text in texts]
+        return tuple(program for program in read if program is not None)
+
+    def _program(self, at: KeyPath, path: Path) -> AppliedProgram | None:
+        source = self.source
+        try:
+            if self._trust is not None and (why := distrusted(path, self._trust)):
+                source.fault(at, f"{path} {why}")
+                return None
+            program = load_file(str(path))
+        except ProgramError as error:
+            source.fault(at, f"{path} is refused", note=str(error))
+            return None
+        if program.header.kernel:
+            source.fault(at, f"{path} is for the kernel, and goes into no process")
+            return None
+        return AppliedProgram(str(path), path.stem[:255], encode(program), needs(program))
+
+
+_ACTIONS: Final[tuple[Literal["throttle"], Literal["remove"]]] = ("throttle", "remove")
+
+
+def _uid(name: str) -> int | str:
+    """A user's number, or a hint."""
+    if name.isdecimal():
+        return int(name)
+    try:
+        return pwd.getpwnam(name).pw_uid
+    except KeyError:
+        return suggestion(name, (each.pw_name for each in pwd.getpwall()))
+
+
+def _gid(name: str) -> int | str:
+    """A group's number, or a hint."""
+    if name.isdecimal():
+        return int(name)
+    try:
+        return grp.getgrnam(name).gr_gid
+    except KeyError:
+        return suggestion(name, (each.gr_name for each in grp.getgrall()))

@@ -1,0 +1,83 @@
+"""What may be done to a process, and which of it a program does.
+
+What a program needs is read off its instructions by the one table (program/table.py), in the code
+of those of its probes that are selected. It cannot be got around: what no instruction of a program
+says, the program cannot do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from enum import StrEnum
+from typing import Final
+
+from dprobed.program import Program
+from dprobed.program.table import Instruction, Operand, decode_at
+
+
+class Right(StrEnum):
+    """One thing that may be done to a process; none of them includes another.
+
+    OBSERVE: have probes in it, and read with them. ALTER: change its registers and memory.
+    DUMP: write a core of it. DEBUG: make its threads stand still, hand it to a debugger.
+    """
+
+    OBSERVE = "observe"
+    ALTER = "alter"
+    DUMP = "dump"
+    DEBUG = "debug"
+
+
+ALL: Final = frozenset(Right)
+#: Facilities with effects on the process itself (the original's numbers: handler/dispatcher.py).
+_FACILITIES: Final[Mapping[int | str, Right]] = {
+    "dump": Right.DUMP,
+    3: Right.DUMP,
+    "debugger": Right.DEBUG,
+    1: Right.DEBUG,
+}
+
+
+def needs(program: Program) -> dict[Right, str]:
+    """The rights that a verified program needs, each with the first instruction that asks."""
+    found = {Right.OBSERVE: ""}
+    for offset, instruction, operands in _instructions(program):
+        right = right_of(instruction, operands, program.facilities)
+        if right is not Right.OBSERVE and right not in found:
+            found[right] = f"`{instruction.spelling}`{_place(program, offset)}"
+    return found
+
+
+def right_of(
+    instruction: Instruction, operands: tuple[int, ...], facilities: tuple[int | str, ...]
+) -> Right:
+    """The right that one instruction needs; ``facilities``: those of its program."""
+    if instruction.writes:
+        return Right.ALTER
+    if instruction.holds:
+        return Right.DEBUG
+    if Operand.FACILITY in instruction.operands:
+        return _FACILITIES.get(facilities[operands[0]], Right.OBSERVE)
+    return Right.OBSERVE
+
+
+def _instructions(program: Program) -> Iterator[tuple[int, Instruction, tuple[int, ...]]]:
+    for probe in program.probes:
+        offset = probe.entry
+        while offset < probe.end:
+            instruction, operands, following = decode_at(program.code, offset)
+            yield offset, instruction, operands
+            offset = following
+
+
+def _place(program: Program, offset: int) -> str:
+    for at, source, line in program.lines:
+        if at == offset:
+            return f" in {program.sources[source]}:{line}"
+    return ""
+
+
+def words(rights: Iterable[Right]) -> str:
+    """Rights as people read them, in their fixed order."""
+    chosen = set(rights)
+    return ", ".join(right for right in Right if right in chosen) or "nothing"

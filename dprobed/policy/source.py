@@ -1,0 +1,223 @@
+"""A TOML file while it is checked: what is in it, where each thing stands, what is wrong with it.
+
+Whoever reads a value gets something usable or None; that something was wrong is noted here, so
+that a file is read to its end and everything wrong with it is told at once.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterable
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from dprobed.policy.locate import KeyPath, Places, Span
+from dprobed.program import Diagnostic
+
+T = TypeVar("T")
+
+_AT: Final = re.compile(r"(.*?) \(at (?:line (\d+), column (\d+)|end of document)\)", re.DOTALL)
+_DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([smhd])")
+_SECONDS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_PERCENT: Final = re.compile(r"(\d+(?:\.\d+)?)\s*%")
+_TYPES: Final[dict[type, str]] = {
+    bool: "true or false",
+    str: "text",
+    int: "a whole number",
+    float: "a number",
+    list: "a list",
+    dict: "a table",
+}
+
+
+class PolicyError(Exception):
+    """Files that are refused, with everything that is wrong with them."""
+
+    def __init__(self, diagnostics: Iterable[Diagnostic]) -> None:
+        self.diagnostics = tuple(diagnostics)
+        super().__init__(self.diagnostics)
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.diagnostics))
+
+
+class Source:
+    """One file. ``data``: what is in it; empty where it could not be read or parsed."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.faults: list[Diagnostic] = []
+        self.data: dict[str, Any] = {}
+        self._places: Places | None = None
+        try:
+            text = path.read_text(encoding="utf-8")
+        except OSError as error:
+            self._plain(f"cannot be read: {error.strerror}")
+            return
+        except UnicodeDecodeError as error:
+            self._plain(f"is no UTF-8 (at byte {error.start})")
+            return
+        try:
+            self.data = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            self._syntax(text, str(error))
+            return
+        self._places = Places(text)
+
+    # -- what is wrong -----------------------------------------------------------------------------
+
+    def fault(self, path: KeyPath, message: str, hint: str = "", note: str = "") -> None:
+        """Something is wrong with a value."""
+        assert self._places is not None
+        self._note(self._places.value(path), message, hint, note)
+
+    def fault_key(self, path: KeyPath, message: str, hint: str = "") -> None:
+        """Something is wrong with a key, or with a whole table."""
+        assert self._places is not None
+        self._note(self._places.key(path), message, hint)
+
+    def fault_within(self, path: KeyPath, at: int, message: str) -> None:
+        """Something is wrong at the letter ``at`` of a text."""
+        assert self._places is not None
+        span = self._places.value(path)
+        line = self._places.line(span.line)
+        # Behind the quote, if the text is written as it is.
+        if span.length > at + 2 and "\\" not in line:
+            span = Span(span.line, span.column + 1 + at, 1)
+        self._note(span, message, "")
+
+    def place(self, path: KeyPath) -> str:
+        """``file:line`` of a key."""
+        assert self._places is not None
+        return f"{self.path}:{self._places.key(path).line}"
+
+    def _note(self, span: Span, message: str, hint: str, note: str = "") -> None:
+        assert self._places is not None
+        text = self._places.line(span.line)
+        self.faults.append(
+            Diagnostic(
+                str(self.path), span.line, span.column, message, hint, text, span.length, note
+            )
+        )
+
+    def _plain(self, message: str) -> None:
+        self.faults.append(Diagnostic(str(self.path), 0, 0, message))
+
+    def _syntax(self, text: str, message: str) -> None:
+        match = _AT.match(message)
+        lines = text.split("\n")
+        if match is None:
+            self._plain(message)
+            return
+        line = int(match[2]) if match[2] else len(lines)
+        column = int(match[3]) if match[3] else len(lines[-1]) + 1
+        what = match[1][:1].lower() + match[1][1:]
+        line_text = lines[line - 1] if line <= len(lines) else ""
+        self.faults.append(
+            Diagnostic(str(self.path), line, column, f"no TOML: {what}", "", line_text.rstrip())
+        )
+
+    # -- values ------------------------------------------------------------------------------------
+
+    def table(self, path: KeyPath, value: object, known: Iterable[str]) -> dict[str, Any]:
+        """A table with no other keys than those known; the others are left out."""
+        if not isinstance(value, dict):
+            name = path[-1] if isinstance(path[-1], str) else path[-2]
+            self.fault(path, f"`{name}` is a table, not {_kind(value)}")
+            return {}
+        names = list(known)
+        for key in value:
+            if key not in names:
+                self.fault_key((*path, key), f"unknown key `{key}`", suggestion(key, names))
+        return {key: each for key, each in value.items() if key in names}
+
+    def of_type(self, path: KeyPath, value: object, kind: type[T]) -> T | None:
+        """A value of a type."""
+        if isinstance(value, kind) and not (isinstance(value, bool) and kind is not bool):
+            return value
+        self.fault(path, f"`{path[-1]}` is {_TYPES[kind]}, not {_kind(value)}")
+        return None
+
+    def choice(
+        self, path: KeyPath, value: object, names: Iterable[str], what: str = "word"
+    ) -> str | None:
+        """One of several words; ``what`` they are."""
+        known = list(names)
+        text = self.of_type(path, value, str)
+        if text is None or text in known:
+            return text
+        hint = suggestion(text, known) or f"it is one of: {', '.join(known)}"
+        self.fault(path, f"unknown {what} `{text}`", hint)
+        return None
+
+    def strings(self, path: KeyPath, value: object) -> list[tuple[KeyPath, str]]:
+        """A text, or a list of them, each with its path."""
+        if isinstance(value, str):
+            return [(path, value)]
+        if not isinstance(value, list):
+            self.fault(path, f"`{path[-1]}` is text or a list of texts, not {_kind(value)}")
+            return []
+        if not value:
+            self.fault(
+                path, f"`{path[-1]}` is an empty list", "leave the key out, or fill the list"
+            )
+        found = []
+        for number, each in enumerate(value):
+            if isinstance(each, str):
+                found.append(((*path, number), each))
+            else:
+                self.fault((*path, number), f"`{path[-1]}` has texts in it, not {_kind(each)}")
+        return found
+
+    def duration(self, path: KeyPath, value: object) -> float | None:
+        """Seconds."""
+        match = _DURATION.fullmatch(value) if isinstance(value, str) else None
+        if match is None or not float(match[1]):
+            self.fault(path, f"`{path[-1]}` is a time", 'write "30s", "10m", "2h" or "1d"')
+            return None
+        return float(match[1]) * _SECONDS[match[2]]
+
+    def share(self, path: KeyPath, value: object) -> float | None:
+        """A share: more than nothing, at most all."""
+        match = _PERCENT.fullmatch(value) if isinstance(value, str) else None
+        if match is None or not 0 < float(match[1]) <= 100:
+            hint = 'write "5%": more than 0 and at most 100'
+            self.fault(path, f"`{path[-1]}` is a share of the time", hint)
+            return None
+        return float(match[1]) / 100
+
+    def positive(self, path: KeyPath, value: object) -> int | None:
+        """A whole number from 1 on."""
+        number = self.of_type(path, value, int)
+        if number is not None and number < 1:
+            self.fault(path, f"`{path[-1]}` is 1 or more")
+            return None
+        return number
+
+
+def suggestion(name: str, names: Iterable[str]) -> str:
+    """Did you mean."""
+    near = get_close_matches(name, list(names), 1, 0.6)
+    return f"did you mean `{near[0]}`?" if near else ""
+
+
+def _kind(value: object) -> str:
+    return _TYPES.get(type(value), "a date or a time")
+
+
+def distrusted(path: Path, uid: int) -> str:
+    """Why a daemon of user ``uid`` must not do what a file says; empty: it may.
+
+    Whoever can write to what root's daemon reads could do with it whatever root can.
+    """
+    try:
+        status = path.stat()
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    if status.st_uid not in (0, uid):
+        return f"belongs to user {status.st_uid}; run: chown {uid} {path}"
+    if status.st_mode & (0o022 if uid == 0 else 0o002):
+        return f"can be written to by others; run: chmod go-w {path}"
+    return ""

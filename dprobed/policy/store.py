@@ -1,0 +1,62 @@
+"""The policies that are in force, and how they come to be: read as a whole, or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from dprobed.policy.config import Config
+from dprobed.policy.model import Policies, Policy
+from dprobed.policy.source import PolicyError, distrusted
+from dprobed.program import Diagnostic
+
+
+class PolicyStore:
+    """The set in force. ``problem``: what is wrong with it, or with the files since; else empty.
+
+    ``uid``: the user whose daemon this is. Raises PolicyError where the first set is bad.
+    """
+
+    def __init__(self, config: Config, uid: int) -> None:
+        self.config = config
+        self.problem = ""
+        #: Whether a process is the daemon or one of its tracers.
+        self.is_ours: Callable[[int], bool] = lambda pid: False
+        self._uid = uid
+        self.policies = self._load()
+
+    def reload(self) -> str:
+        """Read all files anew; what is wrong, and then the last good set stays in force."""
+        try:
+            self.policies = self._load()
+            self.problem = ""
+        except PolicyError as error:
+            self.problem = f"the policies stay as they were:\n{error}"
+        return self.problem
+
+    def note(self, problem: str) -> None:
+        """Something is wrong with what is in force."""
+        self.problem = f"{self.problem}\n{problem}".strip()
+
+    def _load(self) -> Policies:
+        paths = files(self.config.policies, self._uid)
+        policies: tuple[Policy, ...] = ()
+        if paths:
+            # Where there is no policy (for most of those who run a program once), not imported.
+            from dprobed.policy.parse import parse
+
+            policies = parse(paths, trust=self._uid)
+        return Policies(policies, self.config.protect, lambda pid: self.is_ours(pid))
+
+
+def files(folder: Path, uid: int) -> list[Path]:
+    """The policy files of a folder, in the order in which they count; raises PolicyError."""
+    try:
+        found = sorted(path for path in folder.iterdir() if path.suffix == ".toml")
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise PolicyError([Diagnostic(str(folder), 0, 0, str(error.strerror))]) from None
+    if found and (why := distrusted(folder, uid)):
+        raise PolicyError([Diagnostic(str(folder), 0, 0, why)])
+    return found

@@ -1,0 +1,161 @@
+"""Probes at a place that is passed a million times a second, and what they may cost."""
+
+from __future__ import annotations
+
+import pytest
+
+from dprobed.engine.protocol import Changed, Limits, State
+from tests.conftest import BuildTarget
+from tests.integration.conftest import Start, Trace
+from tests.integration.harness import Target, TracerProcess, counting, text
+
+
+@pytest.fixture
+def rushing(build_target: BuildTarget, start: Start) -> Target:
+    """It has measured itself, and waits."""
+    target = start(build_target("busy.c"))
+    target.go()
+    target.expect("probed")
+    return target
+
+
+def changes(tracer: TracerProcess) -> list[tuple[State, str]]:
+    return [
+        (status.state, status.reason)
+        for event in tracer.events
+        if isinstance(event, Changed)
+        for status in event.probes
+    ]
+
+
+def rush(target: Target) -> float:
+    """Run it to its end; its speed while probed, as a share of that alone."""
+    target.go()
+    target.expect("stopped")
+    return target.number("third") / target.number("alone")
+
+
+@pytest.mark.parametrize("whose", ["program", "process"])
+def test_what_is_over_its_share_is_throttled(rushing: Target, trace: Trace, whose: str) -> None:
+    limits = Limits(share=0.1)
+    program = counting(rushing.process.args[0], "probed")
+    before = text(rushing.pid)
+    if whose == "program":
+        tracer = trace(rushing)
+        number, _ = tracer.insert(program, budget=limits)
+    else:
+        tracer = trace(rushing, budget=limits)
+        number, _ = tracer.insert(program)
+    speed = rush(rushing)
+    (status,) = tracer.query(number)
+    assert status.state is State.THROTTLED
+    assert status.reason.startswith("over the budget of ")
+    assert status.reason.endswith(": 10 % of the time")
+    # Shown once, not each time that it sleeps.
+    assert changes(tracer) == [(State.THROTTLED, status.reason)]
+    # Probed all the time it would be a hundredth of that.
+    assert speed > 0.02
+    # It ran in turns all the time, and what it passed over is no more than what there was.
+    assert 1_000 < status.ran == status.hits
+    assert status.hits < status.passed < rushing.number("calls")
+    tracer.detach()
+    assert text(rushing.pid) == before
+    rushing.finish()
+
+
+def test_so_many_hits_a_second(rushing: Target, trace: Trace) -> None:
+    tracer = trace(rushing)
+    program = counting(rushing.process.args[0], "probed")
+    number, _ = tracer.insert(program, budget=Limits(hits=2_000))
+    rush(rushing)
+    (status,) = tracer.query(number)
+    assert status.reason.endswith(": 2000 hits a second")
+    # In two seconds; more only for what came until it was out.
+    assert 2_000 < status.hits < 6_000
+    tracer.detach()
+    rushing.finish()
+
+
+def test_what_is_over_its_budget_is_taken_out(rushing: Target, trace: Trace) -> None:
+    tracer = trace(rushing)
+    program = counting(rushing.process.args[0], "probed")
+    before = text(rushing.pid)
+    number, _ = tracer.insert(program, budget=Limits(share=0.1, remove=True))
+    speed = rush(rushing)
+    (status,) = tracer.query(number)
+    assert (status.state, status.addresses) == (State.DISABLED, [])
+    assert status.reason.endswith(": 10 % of the time")
+    assert changes(tracer) == [(State.DISABLED, status.reason)]
+    # It was within a second, so from then on there is nothing to see.
+    assert speed > 0.02
+    assert status.hits < 100_000
+    tracer.detach()
+    assert text(rushing.pid) == before
+    rushing.finish()
+
+
+def test_within_its_budget_nothing_is_passed_over(
+    build_target: BuildTarget, start: Start, trace: Trace
+) -> None:
+    program = build_target("threads.c", "-pthread")
+    target = start(program)
+    tracer = trace(target, budget=Limits(share=1.0, hits=1e6))
+    number = tracer.put(counting(program, "probed"))
+    target.go()
+    target.expect("running")
+    target.go()
+    target.expect("stopped")
+    (status,) = tracer.query(number)
+    tracer.detach()
+    assert (status.hits, status.passed) == (target.finish(), 0)
+
+
+def test_many_threads_are_throttled_and_unharmed(
+    build_target: BuildTarget, start: Start, trace: Trace
+) -> None:
+    """Probes go in and out all the time while threads come and go."""
+    program = build_target("threads.c", "-pthread")
+    target = start(program)
+    before = text(target.pid)
+    tracer = trace(target)
+    number, _ = tracer.insert(counting(program, "probed"), budget=Limits(share=0.02))
+    target.go()
+    target.expect("running")
+    while not tracer.query(number)[0].passed:
+        pass
+    target.go()
+    target.expect("stopped")
+    (status,) = tracer.query(number)
+    tracer.detach()
+    assert text(target.pid) == before
+    assert 0 < status.hits < target.finish()
+
+
+def test_a_watchpoint_is_throttled(rushing: Target, trace: Trace) -> None:
+    program = f'name = "{rushing.process.args[0]}"\naddress = calls:8\nwatchpoint = w\nexit\n'
+    tracer = trace(rushing)
+    number, _ = tracer.insert(program, budget=Limits(share=0.1))
+    speed = rush(rushing)
+    (status,) = tracer.query(number)
+    tracer.detach()
+    assert status.state is State.THROTTLED
+    assert status.passed > 0
+    assert status.hits > 100
+    assert speed > 0.02
+    rushing.finish()
+
+
+def test_other_probes_on_the_site_stay(rushing: Target, trace: Trace) -> None:
+    """What is throttled is a program, not a place."""
+    path = rushing.process.args[0]
+    tracer = trace(rushing)
+    cheap, _ = tracer.insert(counting(path, "probed"), budget=Limits(hits=50))
+    dear = tracer.put(counting(path, "probed"))
+    rush(rushing)
+    assert tracer.query(cheap)[0].state is State.THROTTLED
+    (status,) = tracer.query(dear)
+    assert status.state is State.ACTIVE
+    assert status.hits == rushing.number("calls") - rushing.number("before")
+    assert status.hits > 2 * tracer.query(cheap)[0].hits
+    tracer.detach()
+    rushing.finish()

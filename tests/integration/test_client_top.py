@@ -1,0 +1,156 @@
+"""`dprobe top` on a terminal, and in a pipe."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import select
+import struct
+import subprocess
+import termios
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.integration.client_support import (
+    DPROBE,
+    Cat,
+    Daemon,
+    cat,
+    program,
+    running_daemon,
+    tracer_of,
+)
+
+_CONTROLS = re.compile(rb"\x1b\[[0-9;?]*[A-Za-z]")
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[Daemon]:
+    with running_daemon(tmp_path) as running:
+        yield running
+
+
+@pytest.fixture
+def target() -> Iterator[Cat]:
+    with cat() as running:
+        yield running
+
+
+class Terminal:
+    """A command on a terminal of its own, 120 columns wide."""
+
+    def __init__(self, *command: str | Path) -> None:
+        self._ours, theirs = os.openpty()
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 120, 0, 0))
+        self.before = termios.tcgetattr(theirs)
+        self.process = subprocess.Popen(
+            command,
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            env={**os.environ, "TERM": "xterm"},
+            start_new_session=True,
+        )
+        self._theirs = theirs
+        self._said = b""
+
+    def press(self, keys: str) -> None:
+        """Keys, and forget what was on the screen before."""
+        self._said = b""
+        os.write(self._ours, keys.encode())
+
+    def until(self, pattern: str) -> str:
+        """Wait until something is on the screen."""
+        deadline = time.monotonic() + 30
+        while True:
+            text = _CONTROLS.sub(b"", self._said).decode(errors="replace")
+            if found := re.search(pattern, text):
+                return found[0]
+            ready, _, _ = select.select([self._ours], [], [], deadline - time.monotonic())
+            assert ready, text
+            self._said += os.read(self._ours, 1 << 16)
+
+    def end(self) -> int:
+        """Its exit status; the terminal is as it was."""
+        while self.process.poll() is None:
+            if select.select([self._ours], [], [], 0.05)[0]:
+                os.read(self._ours, 1 << 16)
+        assert termios.tcgetattr(self._theirs) == self.before
+        return self.process.returncode
+
+    def close(self) -> None:
+        """Leave nothing behind."""
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        os.close(self._ours)
+        os.close(self._theirs)
+
+
+@contextmanager
+def top(daemon: Daemon, *arguments: str) -> Iterator[Terminal]:
+    terminal = Terminal(DPROBE, "--socket", daemon.socket, "top", *arguments)
+    try:
+        yield terminal
+    finally:
+        terminal.close()
+
+
+def test_the_live_screen(daemon: Daemon, target: Cat, tmp_path: Path) -> None:
+    daemon.json("insert", program(tmp_path), "--pid", target.pid)
+    with top(daemon, "--interval", "0.1") as screen:
+        screen.until(rf"{target.pid} +cat +writes +1 +write\+0x0 +active +0 ")
+        target.say("x")
+        screen.until(rf"{target.pid} +cat +writes +1 +write\+0x0 +active +1 ")
+        screen.press("\t")
+        screen.until(rf"probes +hits +hits/s\*[^0-9]*{target.pid} +cat +1 +1 ")
+        screen.press("t")
+        screen.until(r"hits\* +hits/s")
+        screen.press(" ")
+        screen.until("paused")
+        screen.press(" \t")
+        screen.until("write")
+        screen.press("d")
+        screen.until(rf"remove program 1 \(writes\) from process {target.pid}\?")
+        assert tracer_of(target.pid)
+        screen.press("y")
+        screen.until("1 probes were removed")
+        assert tracer_of(target.pid) == 0
+        screen.press("q")
+        assert screen.end() == 0
+
+
+def test_ctrl_c_ends_it(daemon: Daemon) -> None:
+    with top(daemon) as screen:
+        screen.until("quit")
+        screen.process.send_signal(2)
+        assert screen.end() == 0
+
+
+def test_the_end_of_the_daemon_ends_it(tmp_path: Path) -> None:
+    with running_daemon(tmp_path) as daemon, top(daemon, "--interval", "0.1") as screen:
+        screen.until("quit")
+        daemon.stop()
+        screen.until("dprobe: the daemon is gone")
+        assert screen.end() == 1
+
+
+def test_in_a_pipe(daemon: Daemon, target: Cat, tmp_path: Path) -> None:
+    daemon.json("insert", program(tmp_path), "--pid", target.pid)
+    target.say("x")
+    done = daemon.dprobe("top", "--interval", "0.1")
+    assert done.returncode == 0
+    lines = done.stdout.splitlines()
+    assert lines[0] == "1 processes   1 probes   0 hits/s"
+    assert re.fullmatch(rf" *{target.pid} +cat +1 +1 +0.0 +0.0", lines[3])
+    assert re.match(rf" *{target.pid} +cat +writes +1 +write\+0x0 +active +1 ", lines[6])
+    (row,) = map(
+        json.loads, daemon.dprobe("top", "--interval", "0.1", "--json").stdout.splitlines()
+    )
+    assert (row["pid"], row["hits"], row["rate"]) == (target.pid, 1, 0.0)

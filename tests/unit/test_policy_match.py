@@ -1,0 +1,372 @@
+"""Globs, conditions, and which policy decides what about a process."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dprobed import process as processes
+from dprobed.policy.glob import GlobError, translate
+from dprobed.policy.match import Facts
+from dprobed.policy.model import Decision, Limits, Policies
+from dprobed.policy.parse import parse
+from dprobed.policy.protected import KINDS
+from dprobed.policy.rights import ALL, Right
+from dprobed.policy.source import PolicyError, distrusted
+from dprobed.policy.store import files
+from dprobed.process import Process
+
+REFUSALS = Path(__file__).parents[1] / "policies" / "refusals"
+NOBODY = 65534
+OBSERVE = frozenset({Right.OBSERVE})
+
+
+def process(**facts: Any) -> Process:
+    uid = facts.pop("uid", 33)
+    plain: dict[str, Any] = {
+        "pid": 4321,
+        "start": 1,
+        "parent": os.getpid(),
+        "comm": "nginx",
+        "exe": "/usr/sbin/nginx",
+        "cmdline": ("nginx", "-g", "daemon on;"),
+        "uids": (uid, uid, uid),
+        "gids": (33, 33, 33),
+        "groups": (33, 4),
+        "cgroup": "/system.slice/nginx.service",
+        "unit": "nginx.service",
+        "user_unit": "",
+        "container": "",
+        "foreign": False,
+        "kernel_thread": False,
+    }
+    return Process(**plain | facts)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "text", "fits"),
+    [
+        ("/usr/sbin/nginx", "/usr/sbin/nginx", True),
+        ("/usr/sbin/nginx", "/usr/sbin/nginx2", False),
+        ("nginx", "/usr/sbin/nginx", True),
+        ("ngin?", "/usr/sbin/nginx", True),
+        ("/usr/*", "/usr/nginx", True),
+        ("/usr/*", "/usr/sbin/nginx", False),
+        ("/usr/**", "/usr/sbin/nginx", True),
+        ("**", "/usr/sbin/nginx", True),
+        ("/usr/?bin/nginx", "/usr/sbin/nginx", True),
+        ("/usr?sbin/nginx", "/usr/sbin/nginx", False),
+        ("/opt/py[0-9]", "/opt/py3", True),
+        ("/opt/py[!0-9]", "/opt/py3", False),
+        ("/opt/py[]]", "/opt/py]", True),
+        ("/opt/[[]x", "/opt/[x", True),
+        ("/opt/[a^]x", "/opt/^x", True),
+        ("/opt/{a,bc*}/d", "/opt/bcd/d", True),
+        ("/opt/{a,bc*}/d", "/opt/b/d", False),
+        ("/opt/{a,{b,c}d}", "/opt/cd", True),
+        ("/opt/a.b", "/opt/axb", False),
+        ("/opt/a,b}", "/opt/a,b}", True),
+        ("/opt/a\nb", "/opt/a\nb", True),
+    ],
+)
+def test_globs_of_paths(pattern: str, text: str, fits: bool) -> None:
+    assert bool(translate(pattern, path=True).fullmatch(text)) is fits
+
+
+def test_a_glob_of_what_is_no_path_does_not_stop_at_slashes() -> None:
+    assert translate("*--conf=/etc/*", path=False).fullmatch("x --conf=/etc/a/b\nc")
+    assert not translate("conf", path=False).fullmatch("x/conf")
+
+
+@pytest.mark.parametrize(("pattern", "at"), [("", 0), ("ab[", 2), ("a{b", 1), ("[z-a]", 0)])
+def test_bad_globs(pattern: str, at: int) -> None:
+    with pytest.raises(GlobError) as error:
+        translate(pattern, path=True)
+    assert error.value.at == at
+
+
+def policies(folder: Path, text: str) -> Policies:
+    path = folder / "test.toml"
+    path.write_text(text)
+    return Policies(parse([path]))
+
+
+def one(folder: Path, match: str) -> Policies:
+    return policies(folder, f'[[policy]]\nname = "p"\nmatch = {{ {match} }}\n')
+
+
+@pytest.mark.parametrize(
+    ("match", "fits"),
+    [
+        ('exe = "nginx"', True),
+        ('exe = ["apache2", "nginx"]', True),
+        ('exe = "apache2"', False),
+        ('cmdline = "* daemon on;"', True),
+        ('user = "www-data"', True),
+        ('user = ["root", "33"]', True),
+        ('user = "root"', False),
+        ('group = "adm"', True),
+        ('group = "root"', False),
+        ('cgroup = "/system.slice/**"', True),
+        ('unit = "nginx.service"', True),
+        ('unit = "nginx*", user = "root"', False),
+        ('user_unit = "**"', False),
+        ('container = "*"', False),
+        ('parent = "python*"', True),
+        ('parent = "bash"', False),
+        ('exe = "nginx", not = { container = "*" }', True),
+        ('exe = "nginx", not = { user = "www-data" }', False),
+        ('exe = "nginx", not = { user = "www-data", unit = "x" }', True),
+        ('exe = "nginx", not = [{ unit = "x" }, { group = "adm" }]', False),
+        ('not = { exe = "nginx" }', False),
+        ('not = { exe = "apache2" }', True),
+    ],
+)
+def test_conditions(tmp_path: Path, match: str, fits: bool) -> None:
+    found = one(tmp_path, match)
+    decision = found.decide(process())
+    assert decision.rule == ("p" if fits else "default")
+    steps = found.explain(process())
+    assert [step.matches for step in steps] == [fits]
+    # The last condition that was looked at is the one that decided.
+    last = steps[0].tested[-1]
+    assert fits == (last.holds is not last.excluded)
+
+
+def test_what_is_not_known_fits_nothing(tmp_path: Path) -> None:
+    unknown = process(exe="", cmdline=(), cgroup="", unit="", parent=0)
+    for key in ("exe", "cmdline", "cgroup", "unit", "container", "parent"):
+        assert one(tmp_path, f'{key} = "**"').decide(unknown).rule == "default"
+
+
+@pytest.fixture
+def sleeper() -> Iterator[Process]:
+    # Only what it says shows that its exec, which sets the environment up, is over.
+    command = ["sh", "-c", "echo; read it"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, env={"MODE": "x/y", "EMPTY": ""}, **pipes) as child:  # type: ignore[call-overload]
+        assert child.stdout.readline()
+        found = processes.read(child.pid)
+        assert found is not None
+        yield found
+
+
+@pytest.mark.parametrize(
+    ("match", "fits"),
+    [
+        ('environment.MODE = "x/*"', True),
+        ('environment = { MODE = ["a", "*y"], EMPTY = "" }', True),
+        ('environment.EMPTY = "*"', True),
+        ('environment.MODE = ""', False),
+        ('environment.OTHER = "*"', False),
+        ('environment.MODE = "*", not = { environment.EMPTY = "*" }', False),
+    ],
+)
+def test_the_environment(tmp_path: Path, sleeper: Process, match: str, fits: bool) -> None:
+    assert one(tmp_path, match).decide(sleeper).rule == ("p" if fits else "default")
+
+
+RULES = """
+[[policy]]
+name = "first"
+match.exe = "nginx"
+rights = { self = ["observe"], user = { nobody = "dump" }, group = { adm = ["observe", "debug"] } }
+
+[[policy]]
+name = "second"
+match.unit = "nginx.service"
+
+[[policy]]
+name = "secret"
+match.exe = "/usr/bin/gpg-agent"
+rights = { self = "deny", user.nobody = "deny", user.root = ["observe"], group.adm = "all" }
+follow_forks = true
+hold = "thread"
+budget = { share = "12.5%", hits_per_second = 100, over = "remove" }
+"""
+
+
+def rights(decision: Decision, uid: int, *gids: int) -> set[str]:
+    return set(decision.rights(uid, frozenset(gids)))
+
+
+def test_the_first_that_matches_decides(tmp_path: Path) -> None:
+    found = policies(tmp_path, RULES)
+    decision = found.decide(process())
+    assert (decision.rule, decision.place) == ("first", f"{tmp_path}/test.toml:2")
+    assert [step.policy for step in found.explain(process())] == ["first"]
+    assert rights(decision, 0) == ALL
+    assert rights(decision, 33) == {"observe"}
+    assert rights(decision, 33, 4) == {"observe", "debug"}
+    assert rights(decision, NOBODY) == {"dump"}
+    assert rights(decision, NOBODY, 4) == {"dump", "observe", "debug"}
+    assert rights(decision, 1234) == set()
+    assert (decision.follow_forks, decision.hold, decision.budget) == (False, "process", Limits())
+    other = found.decide(process(exe="/usr/sbin/nginx-debug"))
+    assert other.rule == "second"
+    assert rights(other, 33) == ALL
+    assert [step.matches for step in found.explain(other.process)] == [False, True]
+
+
+def test_deny_is_stronger_than_anything(tmp_path: Path) -> None:
+    decision = policies(tmp_path, RULES).decide(process(exe="/usr/bin/gpg-agent", unit=""))
+    assert decision.rule == "secret"
+    assert rights(decision, 33, 4) == set()
+    assert rights(decision, NOBODY, 4) == set()
+    assert rights(decision, 1234, 4) == ALL
+    assert rights(decision, 0) == {"observe"}
+    assert decision.follow_forks
+    assert decision.hold == "thread"
+    assert decision.budget == Limits(0.125, 100, "remove")
+
+
+def test_the_default() -> None:
+    decision = Policies().decide(process())
+    assert (decision.rule, decision.place) == ("default", "")
+    assert rights(decision, 0) == rights(decision, 33) == ALL
+    assert rights(decision, 1234) == set()
+    # A program that runs with the rights of another user is not the user's own.
+    assert rights(Policies().decide(process(uids=(33, 0, 0))), 33) == set()
+
+
+def test_what_a_denial_says(tmp_path: Path) -> None:
+    found = policies(tmp_path, RULES).decide(process())
+    assert found.check(0, frozenset(), ALL) is None
+    assert found.check(33, frozenset(), OBSERVE) is None
+    denial = found.check(33, frozenset(), ALL, "fake_uid needs alter for `pop r` in a.rpn:3")
+    assert denial is not None
+    assert denial.text == (
+        "user 33 (www-data) may not alter, dump, debug process 4321 (nginx): policy first "
+        f"({tmp_path}/test.toml:2) gives observe; fake_uid needs alter for `pop r` in a.rpn:3"
+    )
+    assert denial.missing == ALL - OBSERVE
+    none = found.check(1234, frozenset(), frozenset())
+    assert none is not None
+    assert none.text == (
+        "user 1234 may not touch process 4321 (nginx): policy first "
+        f"({tmp_path}/test.toml:2) does not name that user, and by default only root and user 33 "
+        "(www-data), whose it is, may"
+    )
+    default = Policies().decide(process()).check(1234, frozenset(), OBSERVE)
+    assert default is not None
+    assert "no policy matches, and by default only root and user 33" in default.text
+    mixed = Policies().decide(process(uids=(33, 0, 0))).check(33, frozenset(), OBSERVE)
+    assert mixed is not None
+    assert "only root may, because it runs with the rights of two users" in mixed.text
+
+
+@pytest.mark.parametrize(
+    ("kind", "facts"),
+    [
+        ("init", {"pid": 1}),
+        ("dbus", {"exe": "/usr/bin/dbus-daemon"}),
+        ("systemd", {"exe": "/usr/lib/systemd/systemd-logind"}),
+        ("systemd", {"exe": "/lib/systemd/systemd", "cmdline": ("systemd", "--user")}),
+        ("sshd", {"exe": "/usr/sbin/sshd"}),
+    ],
+)
+def test_protected_whatever_the_policies_say(
+    tmp_path: Path, kind: str, facts: dict[str, Any]
+) -> None:
+    subject = process(**facts)
+    found = policies(
+        tmp_path, '[[policy]]\nname = "p"\nmatch.exe = "**"\nrights.user.root = "all"\n'
+    )
+    decision = found.decide(subject)
+    assert decision.rule == "p"
+    assert f"(`{kind}`)" in decision.protected
+    assert decision.application is None
+    denial = decision.check(0, frozenset(), OBSERVE)
+    assert denial is not None
+    assert "`protect` of dprobed.toml" in denial.text
+    others = frozenset(KINDS) - {kind}
+    assert Policies(found.policies, others).decide(subject).check(0, frozenset(), ALL) is None
+
+
+def test_what_is_not_protected() -> None:
+    for exe in ("/home/a/dbus-daemon", "/usr/bin/systemctl", "/opt/lib/systemd/x", "/tmp/sshd"):
+        assert not Policies().decide(process(exe=exe)).protected
+    assert Policies(is_ours=lambda pid: pid == 4321).decide(process()).protected
+
+
+def test_a_session_of_ssh_is_not_its_listener() -> None:
+    facts = Facts(process(exe="/usr/sbin/sshd"))
+    facts.__dict__["parent_exe"] = "/usr/sbin/sshd"
+    assert not KINDS["sshd"][0](facts)
+
+
+def test_applications(tmp_path: Path) -> None:
+    (tmp_path / "a.rpn").write_text("name = libc.so.6\noffset = malloc\npush 0\npop r,rax\nexit\n")
+    text = """
+    [[policy]]
+    name = "p"
+    match.exe = "nginx"
+    apply = { programs = ["a.rpn"], for = "1.5h", processes = 3, share = "5%" }
+    budget.over = "remove"
+    """
+    found = policies(tmp_path, text)
+    (application,) = found.applications()
+    assert (application.policy, application.place) == ("p", f"{tmp_path}/test.toml:2")
+    assert (application.seconds, application.processes) == (5400, 3)
+    assert application.limits == Limits(0.05, None, "remove")
+    (program,) = application.programs
+    assert (program.label, set(program.needs)) == ("a", {Right.OBSERVE, Right.ALTER})
+    assert found.decide(process()).application is application
+    assert found.decide(process(exe="/bin/cat")).application is None
+    assert found.decide(process(kernel_thread=True)).application is None
+
+
+@pytest.mark.parametrize("path", sorted(REFUSALS.glob("*.toml")), ids=lambda path: path.stem)
+def test_refusals(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole report, word for word."""
+    monkeypatch.chdir(REFUSALS)
+    with pytest.raises(PolicyError) as error:
+        parse([Path(path.name)])
+    assert str(error.value) + "\n" == path.with_suffix(".expected").read_text()
+
+
+def test_all_files_are_checked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REFUSALS)
+    with pytest.raises(PolicyError) as error:
+        parse([Path("syntax.toml"), Path("table.toml"), Path("missing.toml")])
+    assert [each.file for each in error.value.diagnostics] == [
+        "syntax.toml",
+        "table.toml",
+        "missing.toml",
+    ]
+
+
+def test_names_are_unique_over_all_files(tmp_path: Path) -> None:
+    for name in ("b", "a"):
+        text = '[[policy]]\nname = "p"\nmatch.exe = "x"\n'
+        (tmp_path / f"{name}.toml").write_text(text)
+    (tmp_path / "c.txt").write_text("not a policy")
+    found = files(tmp_path, os.getuid())
+    assert [path.name for path in found] == ["a.toml", "b.toml"]
+    with pytest.raises(PolicyError, match=f"already, at {tmp_path}/a.toml:1"):
+        parse(found)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives files to another user")
+def test_files_that_others_can_write_are_not_trusted(tmp_path: Path) -> None:
+    program = tmp_path / "a.rpn"
+    program.write_text("name = libc.so.6\noffset = malloc\nexit\n")
+    path = tmp_path / "p.toml"
+    path.write_text('[[policy]]\nname = "p"\nmatch.exe = "x"\napply.programs = "a.rpn"\n')
+    assert len(parse([path], trust=0)) == 1
+    program.chmod(0o666)
+    with pytest.raises(PolicyError, match=f"p.toml:4:18: error: {program} can be written to"):
+        parse([path], trust=0)
+    path.chmod(0o620)
+    with pytest.raises(PolicyError, match=f"run: chmod go-w {path}"):
+        parse([path], trust=0)
+    path.chmod(0o600)
+    os.chown(path, NOBODY, NOBODY)
+    with pytest.raises(PolicyError, match=f"run: chown 0 {path}"):
+        parse([path], trust=0)
+    assert distrusted(path, NOBODY) == ""

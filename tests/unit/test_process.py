@@ -1,0 +1,135 @@
+"""What a live process is said to be, and what its cgroup means."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from dprobed import process
+
+ID = "0123456789abcdef" * 4
+
+
+def test_ourselves() -> None:
+    found = process.read(os.getpid())
+    assert found is not None
+    assert found.pid == os.getpid()
+    assert found.parent == os.getppid()
+    assert found.uids == os.getresuid()
+    assert found.gids == os.getresgid()
+    assert (found.uid, found.gid) == (os.getuid(), os.getgid())
+    assert set(found.groups) == set(os.getgroups())
+    assert found.exe == str(Path(sys.executable).resolve())
+    assert found.cmdline[1:] == tuple(sys.orig_argv[1:])
+    assert not found.foreign
+    assert not found.kernel_thread
+    assert process.environment(found) is not None
+
+
+def test_a_child_that_ends_and_its_environment() -> None:
+    # Only what it says shows that its exec, which sets arguments and environment up, is over.
+    command = ["cat", "-u"]
+    with subprocess.Popen(
+        command, env={"A": "b=c", "E": ""}, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        child.stdin.write(b"x\n")
+        child.stdin.flush()
+        assert child.stdout.readline() == b"x\n"
+        found = process.read(child.pid)
+        assert found is not None
+        assert (found.comm, found.cmdline) == ("cat", ("cat", "-u"))
+        assert process.environment(found) == {"A": "b=c", "E": ""}
+        child.stdin.close()
+    assert process.read(child.pid) is None
+    assert process.environment(found) is None
+
+
+def test_a_program_that_was_replaced(tmp_path: Path) -> None:
+    program = tmp_path / "napping"
+    shutil.copy(shutil.which("sleep") or "", program)
+    with subprocess.Popen([program, "1000"]) as child:
+        try:
+            program.unlink()
+            found = process.read(child.pid)
+            assert found is not None
+            assert found.exe == str(program)
+        finally:
+            child.send_signal(signal.SIGKILL)
+
+
+def test_a_thread_is_no_process() -> None:
+    done = threading.Event()
+    thread = threading.Thread(target=done.wait)
+    thread.start()
+    try:
+        assert process.read(thread.native_id or 0) is None
+    finally:
+        done.set()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("lines", "path"),
+    [
+        ("0::/system.slice/nginx.service\n", "/system.slice/nginx.service"),
+        ("4:memory:/a\n1:name=systemd:/b.slice\n0::/c\n", "/b.slice"),
+        ("4:memory:/docker/1\n1:name=systemd:/\n0::/\n", "/docker/1"),
+        ("4:cpu,cpuacct:/x:y\n", "/x:y"),
+        ("1:name=systemd:/\n0::/\n", "/"),
+        ("", ""),
+    ],
+)
+def test_which_path(lines: str, path: str) -> None:
+    assert process.cgroup_path(lines.encode()) == path
+
+
+@pytest.mark.parametrize(
+    ("cgroup", "unit", "own"),
+    [
+        ("/system.slice/nginx.service", "nginx.service", ""),
+        ("/system.slice/system-pg.slice/pg@15-main.service", "pg@15-main.service", ""),
+        ("/system.slice/docker.service/payload/x.service", "docker.service", ""),
+        ("/user.slice/user-1000.slice/session-3.scope", "session-3.scope", ""),
+        (
+            "/user.slice/user-1000.slice/user@1000.service/app.slice/a.service/b.service",
+            "user@1000.service",
+            "a.service",
+        ),
+        ("/user.slice/user-1000.slice/user@1000.service", "user@1000.service", ""),
+        ("/init.scope", "init.scope", ""),
+        ("/", "", ""),
+        ("", "", ""),
+    ],
+)
+def test_units(cgroup: str, unit: str, own: str) -> None:
+    assert process.units(cgroup) == (unit, own)
+
+
+@pytest.mark.parametrize(
+    ("cgroup", "name"),
+    [
+        (f"/docker/{ID}", ID),
+        (f"/system.slice/docker-{ID}.scope", ID),
+        (f"/machine.slice/libpod-{ID}.scope/container", ID),
+        (f"/kubepods.slice/kubepods-pod1.slice/cri-containerd-{ID}.scope", ID),
+        (f"/kubepods/burstable/pod1/{ID}", ID),
+        ("/lxc/web", "web"),
+        ("/lxc.payload.web/system.slice", "web"),
+        ("/lxc.payload/web", "web"),
+        (r"/machine.slice/machine-my\x2dbox.scope/payload", "my-box"),
+        ("/machine.slice/systemd-nspawn@box.service/payload", "box"),
+        ("/system.slice/nginx.service", ""),
+        ("/lxc", ""),
+    ],
+)
+def test_containers(cgroup: str, name: str) -> None:
+    assert process.container(cgroup) == name

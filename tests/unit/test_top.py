@@ -1,0 +1,113 @@
+"""What `dprobe top` makes of answers and keys."""
+
+from __future__ import annotations
+
+from dprobe.top import Sample, View, split_keys
+
+from dprobed.control import messages
+
+
+def target(pid: int, overhead_ns: int, ended: str = "") -> messages.TargetInfo:
+    return messages.TargetInfo(
+        pid=pid, comm=f"c{pid}", ended=ended, overhead_ns=overhead_ns, suspended=[]
+    )
+
+
+def probe(pid: int, program: str, number: int, hits: int) -> messages.ProbeInfo:
+    return messages.ProbeInfo(
+        program=program,
+        number=number,
+        probe=0,
+        major=1,
+        minor=1,
+        group=0,
+        pid=pid,
+        module="m",
+        place="f+0x0",
+        state="active",
+        reason="",
+        hits=hits,
+        ran=hits,
+        missed=0,
+        dropped=0,
+        faulted=0,
+        addresses=[],
+    )
+
+
+def status(hits: tuple[int, int, int], overhead: tuple[int, int]) -> messages.Status:
+    return messages.Status(
+        id=1,
+        targets=[target(7, overhead[0]), target(9, overhead[1]), target(3, 0, "exited")],
+        probes=[
+            probe(7, "b", 1, hits[0]),
+            probe(7, "a", 2, hits[1]),
+            probe(9, "b", 1, hits[2]),
+            probe(3, "b", 1, 5),
+        ],
+    )
+
+
+def samples() -> Sample:
+    first = Sample.take(status((10, 0, 100), (0, 50)), 1.0, None)
+    assert all(row["rate"] == 0 for row in first.probes)
+    return Sample.take(status((30, 4, 110), (200_000_000, 50)), 3.0, first)
+
+
+def test_rates_and_overhead() -> None:
+    sample = samples()
+    assert [(row["pid"], row["rate"], row["overhead"]) for row in sample.probes] == [
+        (7, 10.0, 10.0),
+        (7, 2.0, 10.0),
+        (9, 5.0, 0.0),
+    ]
+    assert [(row["pid"], row["probes"], row["hits"], row["rate"]) for row in sample.processes] == [
+        (7, 2, 34, 12.0),
+        (9, 1, 110, 5.0),
+    ]
+    assert sample.summary() == "2 processes   3 probes   17 hits/s"
+
+
+def test_keys_sort_and_choose() -> None:
+    view, sample = View(), samples()
+
+    def order() -> list[tuple[int, int]]:
+        return [(row["pid"], row["hits"]) for row in view.rows(sample)]
+
+    assert order() == [(7, 30), (9, 110), (7, 4)]
+    for key, expected in (
+        ("t", [(9, 110), (7, 30), (7, 4)]),
+        ("o", [(7, 4), (7, 30), (9, 110)]),
+        ("p", [(7, 4), (7, 30), (9, 110)]),
+        ("n", [(7, 4), (7, 30), (9, 110)]),
+    ):
+        assert view.press(key) is None
+        assert order() == expected, key
+    view.press("\t")
+    assert order() == [(7, 34), (9, 110)]
+    view.press(" ")
+    assert view.paused
+    view.press("q")
+    assert view.over
+
+
+def test_removal_is_asked_for() -> None:
+    view, sample = View(), samples()
+    view.rows(sample)
+    for _ in range(5):
+        view.press("down")
+    view.rows(sample)
+    view.press("up")
+    assert view.press("d") is None
+    assert view.note.startswith("remove program 1 (b) from process 9?")
+    assert view.press("n") is None
+    assert view.press("d") is None
+    assert view.press("y") == messages.Select(number=1, pid=9)
+    view.press("\t")
+    view.rows(sample)
+    view.press("d")
+    assert view.press("y") == messages.Select(pid=9)
+
+
+def test_keys_of_several_bytes() -> None:
+    assert split_keys(b"h\x1b[A\x1bOBq\xff") == ["h", "up", "down", "q", "\ufffd"]
