@@ -6,12 +6,16 @@ import asyncio
 import os
 import subprocess
 from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
 
 import pytest
 
 from dprobed import hosts
 from dprobed.control import messages
 from dprobed.engine import tracer
+from dprobed.policy.config import Config
+from dprobed.policy.gate import Gate
+from dprobed.policy.store import PolicyStore
 from dprobed.program import assemble, encode
 from dprobed.registry import Registry
 from dprobed.supervisor import Supervisor
@@ -25,6 +29,7 @@ class Owner:
     def __init__(self) -> None:
         self.pid, self.uid, self.gid = os.getppid(), os.geteuid(), os.getegid()
         self.told: list[messages.Report] = []
+        self.kept = False
 
     def offer(self, lines: bytes) -> bool:
         return True
@@ -44,11 +49,12 @@ def sleepers() -> Iterator[list[int]]:
 
 
 def within_daemon(
-    work: Callable[[Registry, Supervisor, Owner], Coroutine[None, None, None]],
+    folder: Path, work: Callable[[Registry, Supervisor, Owner], Coroutine[None, None, None]]
 ) -> None:
     async def main() -> None:
         supervisor = Supervisor(tracer.main)
-        registry = Registry(supervisor, keep_log=False, hold_limit=600.0)
+        gate = Gate(PolicyStore(Config(folder), os.geteuid()))
+        registry = Registry(supervisor, gate, keep_log=False, hold_limit=600.0)
         try:
             await work(registry, supervisor, Owner())
         finally:
@@ -61,11 +67,13 @@ def within_daemon(
 async def put_in(registry: Registry, owner: Owner, pid: int, *, shared: bool) -> None:
     await registry.attach(owner, pid, shared=shared)
     upload = messages.Upload(label="x", bytecode=PROGRAM)
-    [entry] = await registry.insert(owner, pid, [upload], False, True)
+    [entry] = await registry.insert(owner, messages.Insert(id=0, pid=pid, programs=[upload]))
     assert [info.state for info in entry.probe_infos()] == ["active"]
 
 
-def test_shared_as_far_as_it_goes(sleepers: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shared_as_far_as_it_goes(
+    sleepers: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(hosts, "SHARED", 3)
 
     async def work(registry: Registry, supervisor: Supervisor, owner: Owner) -> None:
@@ -73,7 +81,7 @@ def test_shared_as_far_as_it_goes(sleepers: list[int], monkeypatch: pytest.Monke
         assert len(supervisor.tracers) == 2
         for pid in sleepers[:3]:
             await registry.detach(owner, pid)
-        assert len(await registry.query(messages.Select())) == 2
+        assert len(await registry.query(owner, messages.Select())) == 2
         # Those that are left are served, and there is room again.
         await put_in(registry, owner, sleepers[0], shared=True)
         assert len(supervisor.tracers) <= 2
@@ -85,10 +93,10 @@ def test_shared_as_far_as_it_goes(sleepers: list[int], monkeypatch: pytest.Monke
             await registry.detach(owner, pid)
         assert supervisor.tracers == {}
 
-    within_daemon(work)
+    within_daemon(tmp_path, work)
 
 
-def test_a_tracer_that_is_refused_one_keeps_the_others(sleepers: list[int]) -> None:
+def test_a_tracer_that_is_refused_one_keeps_the_others(sleepers: list[int], tmp_path: Path) -> None:
     async def work(registry: Registry, supervisor: Supervisor, owner: Owner) -> None:
         await put_in(registry, owner, sleepers[0], shared=True)
         with pytest.raises(Exception, match="kernel thread"):
@@ -97,19 +105,21 @@ def test_a_tracer_that_is_refused_one_keeps_the_others(sleepers: list[int]) -> N
         assert len(supervisor.tracers) == 1
         os.kill(next(iter(supervisor.tracers)), 0)
 
-    within_daemon(work)
+    within_daemon(tmp_path, work)
 
 
-def test_what_a_client_leaves_goes_out_of_shared_tracers(sleepers: list[int]) -> None:
+def test_what_a_client_leaves_goes_out_of_shared_tracers(
+    sleepers: list[int], tmp_path: Path
+) -> None:
     async def work(registry: Registry, supervisor: Supervisor, owner: Owner) -> None:
         other = Owner()
         await put_in(registry, owner, sleepers[0], shared=True)
         await put_in(registry, other, sleepers[1], shared=True)
         registry.release(owner)
-        while len(await registry.query(messages.Select())) > 1:
+        while len(await registry.query(other, messages.Select())) > 1:
             await asyncio.sleep(0)
         assert len(supervisor.tracers) == 1
-        [target] = await registry.query(messages.Select())
+        [target] = await registry.query(other, messages.Select())
         assert target.pid == sleepers[1]
 
-    within_daemon(work)
+    within_daemon(tmp_path, work)
