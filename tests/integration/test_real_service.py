@@ -67,7 +67,9 @@ def by_policy(service: Nginx, folder: Path) -> Path:
     policies = folder / "policies.d"
     policies.mkdir()
     names = [str(path) for path in sources(folder)]
-    (policies / "nginx.toml").write_text(POLICY.format(exe=service.executable, programs=json.dumps(names)))
+    (policies / "nginx.toml").write_text(
+        POLICY.format(exe=service.executable, programs=json.dumps(names))
+    )
     path = folder / "dprobed.toml"
     path.write_text('policies = "policies.d"\n')
     return path
