@@ -28,4 +28,4 @@ def main(seconds: float) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(float(sys.argv[1]) if len(sys.argv) > 1 else 540.0))
+    sys.exit(main(float(sys.argv[1]) if len(sys.argv) > 1 else 600.0))
