@@ -223,6 +223,8 @@ class Deployments:
                 each.refuse(pid, f"over the limit ({each.limit})")
         wanting = [each for each in chosen if each.wants(pid)]
         verdict = Verdict.SETTLED if len(chosen) == len(self._all) else Verdict.LATER
+        if not possible:
+            return Verdict.OTHER
         if not wanting:
             return verdict
         try:
@@ -350,9 +352,9 @@ class Deployments:
                     _log.exception("process %d did not get %s", pid, each.upload.label)
                     each.refuse(pid, "the daemon failed; its log says how")
             self._queued.discard(pid)
-            self._look_again(pid)
+            self._queue_again(pid)
 
-    def _look_again(self, pid: int) -> None:
+    def _queue_again(self, pid: int) -> None:
         """Where the process became another one, and back, while it was served."""
         left = [each for each in self._all.values() if pid in each.waiting]
         if left and procfs.run_state(pid) not in _DEAD:

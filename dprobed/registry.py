@@ -667,6 +667,9 @@ class Registry:
             self.later(self._release(target, client))
         if not clients and not target.entries:
             self.later(self._let_go(target))
+        elif self.gate.policies.policies:
+            # It has another parent, for one: another policy may be the one that decides.
+            self.later(self._check_again(target))
 
     async def _let_go(self, target: Target) -> None:
         async with target.lock:

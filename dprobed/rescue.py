@@ -6,8 +6,8 @@ as in the file that is mapped. Where a page of it was written to (the kernel has
 ``pagemap`` shows) and has a breakpoint that is not in the file, the file's byte is put back.
 
 What is left over: a thread that the tracer had stopped at a breakpoint goes on behind it, in the
-middle of an instruction; one that runs into a breakpoint before we get here dies; a watchpoint stays
-in its debug register. The slots stay mapped, because threads may be in them.
+middle of an instruction; one that runs into a breakpoint before we get here dies; a watchpoint
+stays in its debug register. The slots stay mapped, because threads may be in them.
 """
 
 from __future__ import annotations

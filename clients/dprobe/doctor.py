@@ -215,6 +215,19 @@ def _cpu(_: Path | None) -> Check:
     return Check("cpu", "fxsr" in have, True, f"{os.cpu_count()} CPUs; {' '.join(have)}")
 
 
+def _process_events(_: Path | None) -> Check:
+    """How soon `insert --exe` and the like are in a new process."""
+    from dprobed.discovery.connector import listening
+
+    name = "process events"
+    try:
+        listening().close()
+    except OSError as error:
+        detail = f"{os_error_text(error)}: new processes are looked for once a second"
+        return Check(name, False, False, detail)
+    return Check(name, True, False, "the kernel tells of new processes as they begin")
+
+
 def _daemon(socket: Path | None) -> Check:
     path = socket or default_socket(os.getuid())
     try:
@@ -245,5 +258,6 @@ _CHECKS: Final[tuple[Callable[[Path | None], Check], ...]] = (
     _debug_registers,
     _map_files,
     _seccomp,
+    _process_events,
     _daemon,
 )

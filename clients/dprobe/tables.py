@@ -31,7 +31,9 @@ def show(
         return
     titles = [title for title, _ in columns]
     cells = [[_text(mapping[field]) for _, field in columns] for mapping in mappings]
-    numeric = [all(isinstance(mapping[field], int) for mapping in mappings) for _, field in columns]
+    numeric = [
+        all(isinstance(mapping[field], int | float) for mapping in mappings) for _, field in columns
+    ]
     if sys.stdout.isatty():
         _show_rich(titles, cells, numeric)
     else:

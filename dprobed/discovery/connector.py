@@ -11,6 +11,7 @@ A netlink library decodes each into a dictionary, and is 14 MB of the daemon's m
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 import socket
@@ -25,6 +26,7 @@ _NLMSG_DONE: Final = 3
 _CN_IDX_PROC: Final = 1
 _CN_VAL_PROC: Final = 1
 _LISTEN: Final = 1
+_IGNORE: Final = 2
 _SO_RCVBUFFORCE: Final = 33
 
 _NETLINK: Final = struct.Struct("=IHHII")  # length, type, flags, sequence, port
@@ -56,30 +58,16 @@ class Connector:
 
     def start(self) -> None:
         """Listen; raises OSError where we may not."""
-        sock = socket.socket(
-            socket.AF_NETLINK,
-            socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK,
-            _NETLINK_CONNECTOR,
-        )
-        try:
-            # Before the first event can come.
-            sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)
-            sock.bind((0, _CN_IDX_PROC))
-            # Since Linux 6.6 the kernel can be told what to leave out; earlier ones do not know
-            # the longer request, and do not answer it.
-            wanted = struct.pack("=II", _LISTEN, _FORK | _EXEC | _UID | _EXIT)
-            if not _asked(sock, wanted) and not _asked(sock, wanted[:4]):
-                raise PermissionError(errno.EPERM, "the kernel does not answer here")
-        except OSError:
-            sock.close()
-            raise
-        self._socket = sock
-        asyncio.get_running_loop().add_reader(sock, self._read)
+        self._socket = listening()
+        asyncio.get_running_loop().add_reader(self._socket, self._read)
 
     def stop(self) -> None:
         """Hear no more."""
         if self._socket is not None:
             asyncio.get_running_loop().remove_reader(self._socket)
+            with contextlib.suppress(OSError):
+                # Earlier kernels count listeners by what they say, not by their sockets.
+                _ask(self._socket, struct.pack("=I", _IGNORE))
             self._socket.close()
             self._socket = None
 
@@ -101,27 +89,56 @@ class Connector:
                 self._sink.on_event(*event)
 
 
-def event_of(data: bytes) -> tuple[Kind, int] | None:
-    """What a datagram says of a process; None: it is about a thread, or something else."""
+def listening() -> socket.socket:
+    """A socket to which the kernel sends what happens to processes; raises OSError."""
+    sock = socket.socket(
+        socket.AF_NETLINK,
+        socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK,
+        _NETLINK_CONNECTOR,
+    )
+    try:
+        # Before the first event can come.
+        sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)
+        sock.bind((0, _CN_IDX_PROC))
+        # Since Linux 6.6 the kernel can be told what to leave out; earlier ones do not know
+        # the longer request, and do not answer it.
+        wanted = struct.pack("=II", _LISTEN, _FORK | _EXEC | _UID | _EXIT)
+        if not _asked(sock, wanted) and not _asked(sock, wanted[:4]):
+            raise PermissionError(errno.EPERM, "the kernel does not answer here")
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def event_of(data: bytes) -> tuple[Kind, int, int] | None:
+    """What a datagram says of a process: what happened, to which, and who forked it (else 0).
+
+    None: it is about a thread, or something else.
+    """
     if len(data) < _EVENT_AT + _EVENT.size:
         return None
     what, _, _, one, two, three, four = _EVENT.unpack_from(data, _EVENT_AT)
     if what == _FORK:  # parent's thread, parent, child's thread, child
-        return (Kind.FORK, four) if three == four else None
+        return (Kind.FORK, four, two) if three == four else None
     if what == _EXEC:  # By whichever thread: it is the leading one afterwards.
-        return Kind.EXEC, two
+        return Kind.EXEC, two, 0
     if one != two:
         return None
     if what == _EXIT:
-        return Kind.EXIT, two
-    return (Kind.UID, two) if what == _UID else None
+        return Kind.EXIT, two, 0
+    return (Kind.UID, two, 0) if what == _UID else None
+
+
+def _ask(sock: socket.socket, what: bytes) -> None:
+    message = _MESSAGE.pack(_CN_IDX_PROC, _CN_VAL_PROC, 0, 0, len(what), 0) + what
+    header = _NETLINK.pack(_NETLINK.size + len(message), _NLMSG_DONE, 0, 0, os.getpid())
+    sock.send(header + message)
 
 
 def _asked(sock: socket.socket, wanted: bytes) -> bool:
     """Ask to listen; whether the kernel agreed. Its answer is there when ``send`` returns."""
-    message = _MESSAGE.pack(_CN_IDX_PROC, _CN_VAL_PROC, 0, 0, len(wanted), 0) + wanted
-    header = _NETLINK.pack(_NETLINK.size + len(message), _NLMSG_DONE, 0, 0, os.getpid())
-    sock.send(header + message)
+    _ask(sock, wanted)
     while True:
         try:
             data = sock.recv(4096)

@@ -19,8 +19,11 @@ class Kind(Enum):
 class Sink(Protocol):
     """Who hears of processes. Threads are not told of."""
 
-    def on_event(self, kind: Kind, pid: int) -> None:
-        """Something happened to process ``pid``, at most a moment ago: it may be gone."""
+    def on_event(self, kind: Kind, pid: int, parent: int = 0) -> None:
+        """Something happened to process ``pid``, at most a moment ago: it may be gone.
+
+        ``parent``: whose copy it is, where it was forked and the source knows.
+        """
         ...
 
     def on_lost(self) -> None:

@@ -39,6 +39,8 @@ class Verdict(Enum):
     SOON = "soon"
     #: Not what is looked for, which may change without an event.
     LATER = "later"
+    #: It executes what nobody looks for; so do its children, until they execute something else.
+    OTHER = "other"
     #: It had ended before it could be looked at.
     GONE = "gone"
 
@@ -58,11 +60,12 @@ class Judge(Protocol):
 class _Watched:
     """What is remembered of one process."""
 
-    __slots__ = ("delay", "looked_at", "timer")
+    __slots__ = ("delay", "looked_at", "timer", "verdict")
 
     def __init__(self) -> None:
         self.delay = FIRST
         self.looked_at = False
+        self.verdict: Verdict | None = None
         self.timer: asyncio.TimerHandle | None = None
 
     def cancel(self) -> None:
@@ -126,7 +129,7 @@ class Watcher:
 
     # -- what the source says ------------------------------------------------------------------
 
-    def on_event(self, kind: Kind, pid: int) -> None:
+    def on_event(self, kind: Kind, pid: int, parent: int = 0) -> None:
         """Look at once: a short process is there for a millisecond."""
         if kind is Kind.EXIT:
             watched = self._watched.pop(pid, None)
@@ -138,6 +141,10 @@ class Watcher:
             self.on_event(Kind.EXIT, pid)  # An end that was not told.
         watched = self._watched.setdefault(pid, _Watched())
         watched.delay = FIRST
+        origin = self._watched.get(parent)
+        if origin is not None and origin.verdict is Verdict.OTHER:
+            watched.verdict, watched.looked_at = Verdict.OTHER, True
+            return
         watched.looked_at = False
         self._look(pid, watched, kind)
 
@@ -166,6 +173,7 @@ class Watcher:
             verdict = Verdict.LATER
         if self._watched.get(pid) is not watched:
             return
+        watched.verdict = verdict
         if verdict is Verdict.GONE:
             return  # Its end is told by the source.
         watched.looked_at = True
@@ -182,6 +190,8 @@ class Watcher:
         )
 
     def _look_at_all(self) -> None:
+        for watched in self._watched.values():
+            watched.verdict = None  # A child that is forked before its parent's turn is looked at.
         if self._rescan is not None:
             self._rescan.cancel()
         self._rescan = asyncio.get_running_loop().create_task(self._scan())

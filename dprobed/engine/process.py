@@ -14,12 +14,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
+import msgspec
+
 from dprobed.debugger.invitation import FACILITY as DEBUGGER
 from dprobed.debugger.invitation import Debugger, Host
 from dprobed.engine import protocol
 from dprobed.engine.follow import Follower
 from dprobed.engine.probe import Attachment
-from dprobed.engine.programs import Programs, RequestError
+from dprobed.engine.programs import Programs, RequestError, Variables
 from dprobed.engine.reporter import Reporter
 from dprobed.engine.sigtrap import Sigtrap
 from dprobed.engine.snapshot import FACILITY as DUMP
@@ -71,17 +73,19 @@ class TracedProcess:
         self.debugger = Debugger(self.world, self.engine, pid, self._debugger_host())
         self.debugger.limit = options.hold_limit
         self._throttle = Throttle(self.programs, self.world.want)
+        self._options = options
         self.adjust(options.hold_thread, options.budget)
         #: How it ended, and with which status; None while it is a target.
         self.end: tuple[str, int] | None = None
         self._common = common
-        self._options = options
         self._dumps = Dumps(self.engine, self._describe, self._tell)
         self._end_status = ("gone", 0)
         self._retired = False
         self._resume = False
         self._incomplete = False
         self._given_up = False
+        #: The variables of the programs when a child was made that has not begun yet.
+        self._at_fork: dict[int, Variables] = {}
         #: Called when it has been let go, once that was asked for.
         self._leaving: Callable[[], None] | None = None
         self.engine.overdrawn = self._throttle.note
@@ -137,7 +141,10 @@ class TracedProcess:
                 )
 
     def adjust(self, hold_thread: bool, budget: protocol.Limits | None) -> None:
-        """Treat it so from now on."""
+        """Treat it, and children that are followed, so from now on."""
+        self._options = msgspec.structs.replace(
+            self._options, hold_thread=hold_thread, budget=budget
+        )
         self.debugger.holds_thread = hold_thread
         self.programs.set_budget(budget)
 
@@ -283,8 +290,15 @@ class TracedProcess:
         self.engine.deliver(thread)
         self.debugger.signalled(thread)
 
+    def forked(self, child: int) -> None:
+        """What the child begins with is what there is now, whenever its first stop comes."""
+        if self._options.follow_forks:
+            self._at_fork[child] = self.programs.variables_now()
+
     def begin(self, thread: Thread, shares_memory: bool) -> None:
         """A new thread joins; a forked process is followed, or let go without our changes."""
+        if self.end is not None:
+            self.world.want()  # there was nothing to wait for but this
         if shares_memory:
             self.engine.begin(thread)
             return
@@ -318,8 +332,13 @@ class TracedProcess:
         try:
             if space is not None:
                 child.engine.space = space
-            child.programs.take_over(self.programs, space)
+            variables = self._at_fork.pop(thread.tid, None) or self.programs.variables_now()
+            child.programs.take_over(self.programs, variables)
+            self._common.reporter.send(
+                protocol.Forked(child.pid, self.pid, child.programs.statuses())
+            )
             if space is not None:
+                child.programs.take_over_space(self.programs, space)
                 child.begin_copied(thread, self.engine.sigtrap)
                 if self.world.is_stopped or self._throttle.is_asleep:
                     child.complete_later()
@@ -329,7 +348,6 @@ class TracedProcess:
             # It stays where it is until our changes are out of it.
             thread.pinned = True
             child.world.fail(error)
-        self._common.reporter.send(protocol.Forked(child.pid, self.pid, child.programs.statuses()))
         return child
 
     def begin_copied(self, thread: Thread, sigtrap: Sigtrap) -> None:
@@ -399,6 +417,7 @@ class TracedProcess:
 
     def forgotten(self, thread: Thread, stop: Stop) -> None:
         """A thread ended; with the last one, the target."""
+        self._at_fork.pop(thread.tid, None)
         self.debugger.forgotten(thread)
         if thread.tid == self.pid:
             self._end_status = ("exited" if stop.kind is Kind.EXITED else "killed", stop.value)
@@ -412,10 +431,17 @@ class TracedProcess:
 
     @property
     def is_over(self) -> bool:
-        """Whether it has ended, and a core of it is not being written any more."""
-        if self.end is None and not self.world.threads:
+        """Whether it has ended, a core of it is not being written any more, and all children that
+        it told of have begun."""
+        threads = self.world.threads.values()
+        if self.end is None and not threads:
             self.end = self._end_status
-        return self.end is not None and self._leaving is None and not self._dumps.busy
+        return (
+            self.end is not None
+            and self._leaving is None
+            and not self._dumps.busy
+            and not any(thread.state is State.STARTING for thread in threads)
+        )
 
     def leave_when_idle(self, then: Callable[[], None]) -> None:
         """Let the target go as soon as no core is being written and all threads can be."""

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 
 from dprobed.engine import protocol
 from dprobed.engine.budget import Account
@@ -50,6 +50,13 @@ class Inserted:
     #: What hits of this program are charged to, besides that of all.
     account: Account | None = None
     probes: list[Probe] = field(default_factory=list)
+
+
+class Variables(NamedTuple):
+    """``locals`` by the number of the program."""
+
+    globals: list[int]
+    locals: dict[int, list[int]]
 
 
 class Programs:
@@ -370,15 +377,20 @@ class Programs:
 
     # --- a child ---
 
-    def take_over(self, other: Programs, space: Space | None) -> None:
-        """Begin with the programs of the parent, and with what their variables are now.
+    def variables_now(self) -> Variables:
+        """A copy of the variables."""
+        locals_ = {each.number: list(each.executor.locals) for each in self.inserted.values()}
+        return Variables(list(self.globals), locals_)
 
-        ``space``: the child's, if it has a copy of the parent's; there the probes are as they are
-        in the parent. Without it they wait for ``enter_image``.
+    def take_over(self, other: Programs, variables: Variables) -> None:
+        """Begin with the programs of the parent; ``variables``: what it had at the fork.
+
+        They are nowhere yet: ``take_over_space`` or ``enter_image`` comes next.
         """
-        self.globals[:] = other.globals
+        self.globals[:] = variables.globals
+        # A program may have come since, with more.
+        self.globals += other.globals[len(self.globals) :]
         self.launching = other.launching
-        twins: dict[Probe, Probe] = {}
         for inserted in other.inserted.values():
             twin = Inserted(
                 inserted.number,
@@ -388,25 +400,25 @@ class Programs:
                 inserted.label,
                 inserted.budget,
             )
+            if inserted.number in variables.locals:
+                twin.executor.locals[:] = variables.locals[inserted.number]
             twin.probes = self._probes_of(twin)
             self._charge(twin)
-            twins.update(zip(inserted.probes, twin.probes, strict=True))
+            for old, new in zip(inserted.probes, twin.probes, strict=True):
+                new.module, new.place, new.retry = old.module, old.place, old.retry
+                new.set(old.state, old.reason)
+                if old.state is ProbeState.THROTTLED:
+                    new.set(ProbeState.PENDING, "its parent's is throttled")
             self.inserted[twin.number] = twin
-        for old, new in twins.items():
-            new.module, new.place, new.retry = old.module, old.place, old.retry
-            new.set(old.state, old.reason)
-            if old.state is ProbeState.THROTTLED:
-                new.set(ProbeState.PENDING, "its parent's is throttled")
-        if space is None:
-            return
+
+    def take_over_space(self, other: Programs, space: Space) -> None:
+        """``space`` is a copy of the parent's: there the probes are as they are in the parent."""
         self.use_space(space)
         self._placement.take_over(other._placement)
         self._prepared = other._prepared
         self._hooks.take_over(other._hooks)
-        self._take_over_sites(other, twins)
-
-    def _take_over_sites(self, other: Programs, twins: dict[Probe, Probe]) -> None:
-        engine, space = self._engine, self._engine.space
+        engine = self._engine
+        twins = dict(zip(other.probes(), self.probes(), strict=True))
         attachments: dict[Attachment, Attachment] = {}
         hung = [old for site in other._engine.space.sites() for old in site.attachments]
         for old in [*hung, *other._engine.watch.attachments()]:

@@ -360,7 +360,11 @@ class Tracer:
             if target.world.failure is not None:
                 self._fail(target, target.world.failure)
             elif target.is_over and target.end is not None:
-                self._depart(target, target.end)
+                # Children that share its memory may be left.
+                if not target.world.threads or self._leave(target):
+                    self._depart(target, target.end)
+                else:
+                    self._arm()
 
     def _depart(self, target: TracedProcess, end: tuple[str, int]) -> None:
         target.depart(end)

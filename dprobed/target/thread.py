@@ -105,6 +105,10 @@ class Engine(Protocol):
         """``thread.signal`` is about to be delivered."""
         ...
 
+    def forked(self, child: int) -> None:
+        """A thread is in ``fork``; its child's first stop is yet to come, or to be told."""
+        ...
+
     def begin(self, thread: Thread, shares_memory: bool) -> None:
         """A new thread or process made its first stop."""
         ...

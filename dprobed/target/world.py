@@ -21,7 +21,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
 from dprobed.target import memory, procfs, ptrace
@@ -79,6 +79,8 @@ class World:
         self._expected: dict[int, bool] = {}
         #: The child that an injected ``clone`` has just made.
         self._born = 0
+        #: Signals to send again when a thread is not borrowed any more: process, number.
+        self._again: list[tuple[int, int]] = []
         self._registers = Registers()
         self._late: list[Thread] = []
 
@@ -237,6 +239,8 @@ class World:
         tgid = parent.tgid if is_thread else child
         thread = self.add(Thread(child, tgid, State.STARTING))
         self._expected[child] = shares
+        if not shares:
+            self._engine.forked(child)
         early = self.tracees.early.pop(child, None)
         if early is not None:
             thread.state = State.STOPPED
@@ -443,12 +447,25 @@ class World:
                 thread.signal = stop.value
                 thread.siginfo = ptrace.get_siginfo(thread.tid)
             else:
-                # Two at once: only SIGSTOP can get past the mask; it is sent again.
-                os.kill(thread.tgid, stop.value)
+                # Two at once; only SIGSTOP can get past the mask. Sent again now, it would come
+                # back before the thread executes anything.
+                self._again.append((thread.tgid, stop.value))
         elif stop.kind is Kind.GROUP_STOP:
             thread.relisten = True
         elif stop.kind is Kind.CLONE:
             self._born = ptrace.event_message(thread.tid)
+
+    @contextmanager
+    def _sending_again(self) -> Iterator[None]:
+        """Send again at the end what ``park`` had no room for."""
+        outer, self._again = self._again, []
+        try:
+            yield
+        finally:
+            again, self._again = self._again, outer
+            for pid, number in again:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, number)
 
     def step(self, thread: Thread) -> Stop:
         """Execute one instruction of a stopped thread; asynchronous signals are held back.
@@ -461,7 +478,7 @@ class World:
             thread.siginfo = ptrace.get_siginfo(tid)
         if thread.listen:
             thread.listen, thread.relisten = False, True
-        with self._signals_held(thread):
+        with self._sending_again(), self._signals_held(thread):
             while True:
                 ptrace.step(tid)
                 stop = self._wait_for(thread)
@@ -498,7 +515,7 @@ class World:
             return
         if thread.listen:
             thread.listen, thread.relisten = False, True
-        with self._signals_held(thread):
+        with self._sending_again(), self._signals_held(thread):
             stops = 0
             while stops < 2:
                 ptrace.to_syscall(thread.tid)
@@ -602,15 +619,16 @@ class World:
         instruction.
         """
         make_again = thread.listen or thread.relisten
-        while trap_is_pending(thread.tid):
-            ptrace.cont(thread.tid)
-            stop = self._wait_for(thread)
-            thread.clean = True
-            thread.listen = False
-            if stop.kind is Kind.TRAP:
-                self._engine.serve_trap(thread)
-                break
-            self.park(thread, stop)
+        with self._sending_again():
+            while trap_is_pending(thread.tid):
+                ptrace.cont(thread.tid)
+                stop = self._wait_for(thread)
+                thread.clean = True
+                thread.listen = False
+                if stop.kind is Kind.TRAP:
+                    self._engine.serve_trap(thread)
+                    break
+                self.park(thread, stop)
         thread.relisten = thread.relisten or make_again
 
     def lender(self, tgid: int) -> Thread:

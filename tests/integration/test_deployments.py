@@ -304,6 +304,27 @@ def test_at_most_so_many_processes(hearing: Daemon, own_cat: Path, tmp_path: Pat
         until(hearing, lambda row: other.pid in probes(hearing))
 
 
+def test_a_child_beyond_the_limit_loses_it(hearing: Daemon, tmp_path: Path) -> None:
+    shutil.copy("/bin/dash", tmp_path / "dash")
+    hearing.json("insert", program(tmp_path), "--exe", tmp_path / "dash", "--limit", 1)
+    script = "read -r word; (while read -r word; do echo $word; done); exit"
+    with subprocess.Popen(
+        [tmp_path / "dash", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as target:
+        until(hearing, lambda row: row["processes"] == 1)
+        assert target.stdin is not None and target.stdout is not None
+        target.stdin.write(b"fork\none\n")
+        target.stdin.flush()
+        assert target.stdout.readline() == b"one\n"
+        row = until(hearing, lambda row: row["processes"] == 1 and row["refused"] != {})
+        assert row["refused"] == {"over the limit (1)": 1}
+        (child,) = children(target.pid)
+        while tracer_of(child):
+            pass
+        assert tracer_of(target.pid)
+        target.communicate(timeout=60)
+
+
 def test_removed_from_one_process_it_stays_out_of_that(
     hearing: Daemon, own_cat: Path, tmp_path: Path
 ) -> None:

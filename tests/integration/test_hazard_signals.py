@@ -105,6 +105,30 @@ def test_job_control_works_as_without_us(
     assert target.number("times") == 3
 
 
+def test_stopped_at_once_after_it_was_continued(
+    build_target: BuildTarget, start: Start, trace: Trace
+) -> None:
+    """SIGSTOP comes while a thread that we borrow has SIGCONT on its way already."""
+    program = build_target("stops.c", "-pthread")
+    target = start(program)
+    tracer = trace(target)
+    number = tracer.put(counting(program, "probed"))
+    target.go()
+    target.expect("running")
+    for _ in range(100):
+        os.kill(target.pid, signal.SIGSTOP)
+        assert os.WSTOPSIG(wait_for(target, os.WUNTRACED)) == signal.SIGSTOP
+        os.kill(target.pid, signal.SIGCONT)
+        assert os.WIFCONTINUED(wait_for(target, os.WCONTINUED))
+    target.go()
+    target.expect("stopped")
+    hits = tracer.hits(number)
+    tracer.detach()
+    assert [target.finish()] == hits
+    # A SIGCONT that is still pending is discarded by SIGSTOP.
+    assert 0 < target.number("times") <= 100
+
+
 def test_a_stopped_target_stays_stopped_when_we_come_and_go(
     build_target: BuildTarget, start: Start, trace: Trace
 ) -> None:

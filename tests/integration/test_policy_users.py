@@ -27,6 +27,7 @@ from tests.integration.client_support import (
     Json,
     Peer,
     cat,
+    children,
     parsed,
     program,
     running_daemon,
@@ -152,6 +153,11 @@ def ids(pid: int) -> tuple[int, ...]:
     return (*found.uids, *found.gids)
 
 
+def is_traced_by(daemon: Daemon, pid: int) -> bool:
+    """Whether this daemon traces a process; another one on this machine may, too."""
+    return tracer_of(pid) in children(daemon.process.pid)
+
+
 def test_users_and_root_by_default(place: Place) -> None:
     """Each user what is the user's own, and nothing of anybody else; root all."""
     with place.daemon() as daemon, cat_of(NOBODY) as own, cat_of(DAEMON) as other:
@@ -161,7 +167,7 @@ def test_users_and_root_by_default(place: Place) -> None:
                 f"user 65534 (nobody) may not touch process {other.pid} (cat): no policy matches, "
                 "and by default only root and user 1 (daemon), whose it is, may"
             )
-            assert tracer_of(other.pid) == 0
+            assert not is_traced_by(daemon, other.pid)
             entry = place.entry()
             assert entry["MESSAGE"] == f"denied: {text}"
             assert entry["DPROBE_UID"] == str(NOBODY)
@@ -464,7 +470,7 @@ def test_a_policy_alone_puts_a_program_in(place: Place) -> None:
                 [5],
                 [3],
             ]
-            assert tracer_of(other.pid) == 0
+            assert not is_traced_by(daemon, other.pid)
             (found,) = daemon.json("policy", "explain", new.pid)
             assert found["programs"] == [str(place.policies / "writes.rpn")]
 
@@ -475,7 +481,7 @@ def test_a_policy_alone_puts_a_program_in(place: Place) -> None:
             rule.unlink()
             assert daemon.dprobe("policy", "reload").returncode == 0
             assert daemon.json("query") == []
-            assert tracer_of(new.pid) == 0
+            assert not is_traced_by(daemon, new.pid)
 
 
 def test_a_policy_whose_program_has_no_facility_says_so(place: Place) -> None:
@@ -513,7 +519,7 @@ def test_denied_processes_of_a_deployment_are_counted(place: Place) -> None:
         row = until(daemon, lambda row: row["processes"] == 1)
         row = until(daemon, lambda row: str(other.pid) in row["refusals"])
         assert row["refusals"][str(other.pid)] == "denied by the default policy"
-        assert tracer_of(other.pid) == 0
+        assert not is_traced_by(daemon, other.pid)
         assert ids(tracer_of(own.pid)) == (NOBODY,) * 8
         with asking(daemon, DAEMON) as stranger:
             listing = answer(stranger, {"type": "query", "id": 2})
@@ -605,3 +611,31 @@ def test_policies_that_are_read_anew_change_the_budget(place: Place) -> None:
         assert daemon.dprobe("policy", "reload").returncode == 0
         change = report(peer, "state")["probes"][0]
         assert (change["program"], change["state"]) == ("loud", "disabled")
+
+
+def test_a_child_that_is_followed_is_decided_about_by_itself(place: Place) -> None:
+    rule = place.write(
+        '[[policy]]\nname = "p"\nmatch = { exe = "dash", parent = "dash" }\nrights.self = "deny"\n'
+    )
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    command = ["dash", "-c", "read a; (read b; echo child); echo parent"]
+    with (
+        place.daemon() as daemon,
+        subprocess.Popen(command, user=NOBODY, group=NOBODY, **pipes) as target,
+        asking(daemon) as peer,
+    ):
+        assert target.stdin is not None
+        assert target.stdout is not None
+        answer(peer, {"type": "attach", "id": 1, "pid": target.pid, "follow_forks": True})
+        assert insert(peer, target.pid)["type"] == "inserted"
+        target.stdin.write(b"go\n")
+        target.stdin.flush()
+        child = report(peer, "forked")["pid"]
+        while (change := report(peer, "state"))["probes"][0]["state"] != "removed":
+            pass
+        assert change["pid"] == child
+        assert f"policy p ({rule}:1) gives nothing" in change["probes"][0]["reason"]
+        target.stdin.write(b"go\n")
+        target.stdin.flush()
+        assert target.stdout.read() == b"child\nparent\n"
+        assert target.wait(20) == 0

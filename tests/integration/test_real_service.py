@@ -68,9 +68,8 @@ def by_policy(service: Nginx, folder: Path) -> Path:
     policies = folder / "policies.d"
     policies.mkdir()
     names = [str(path) for path in sources(folder)]
-    (policies / "nginx.toml").write_text(
-        POLICY.format(exe=service.executable, programs=json.dumps(names))
-    )
+    text = POLICY.format(exe=service.executable, programs=json.dumps(names))
+    (policies / "nginx.toml").write_text(text)
     path = folder / "dprobed.toml"
     path.write_text('policies = "policies.d"\n')
     return path

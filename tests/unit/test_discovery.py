@@ -35,7 +35,7 @@ class Heard:
         self.events: list[tuple[Kind, int]] = []
         self.lost = 0
 
-    def on_event(self, kind: Kind, pid: int) -> None:
+    def on_event(self, kind: Kind, pid: int, parent: int = 0) -> None:
         self.events.append((kind, pid))
 
     def on_lost(self) -> None:
@@ -94,17 +94,17 @@ def event(what: int, *numbers: int) -> bytes:
 @pytest.mark.parametrize(
     ("datagram", "expected"),
     [
-        (event(0x1, 10, 10, 20, 20), (Kind.FORK, 20)),
+        (event(0x1, 10, 10, 20, 20), (Kind.FORK, 20, 10)),
         (event(0x1, 10, 10, 21, 10), None),  # a thread
-        (event(0x2, 20, 20, 0, 0), (Kind.EXEC, 20)),
-        (event(0x4, 20, 20, 1, 1), (Kind.UID, 20)),
-        (event(0x80000000, 20, 20, 0, 17), (Kind.EXIT, 20)),
+        (event(0x2, 20, 20, 0, 0), (Kind.EXEC, 20, 0)),
+        (event(0x4, 20, 20, 1, 1), (Kind.UID, 20, 0)),
+        (event(0x80000000, 20, 20, 0, 17), (Kind.EXIT, 20, 0)),
         (event(0x80000000, 21, 20, 0, 17), None),
         (event(0x200, 20, 20, 0, 0), None),
         (event(0x1, 10, 10, 20, 20)[:60], None),
     ],
 )
-def test_datagrams(datagram: bytes, expected: tuple[Kind, int] | None) -> None:
+def test_datagrams(datagram: bytes, expected: tuple[Kind, int, int] | None) -> None:
     assert event_of(datagram) == expected
 
 
@@ -155,7 +155,12 @@ class Looks:
 
 @pytest.mark.parametrize(
     ("verdict", "looks", "looked_at"),
-    [(Verdict.SETTLED, 1, True), (Verdict.LATER, 1, True), (Verdict.GONE, 1, False)],
+    [
+        (Verdict.SETTLED, 1, True),
+        (Verdict.LATER, 1, True),
+        (Verdict.OTHER, 1, True),
+        (Verdict.GONE, 1, False),
+    ],
 )
 def test_what_is_settled_is_left_alone(verdict: Verdict, looks: int, looked_at: bool) -> None:
     async def judge() -> Looks:
@@ -174,6 +179,35 @@ def test_what_is_settled_is_left_alone(verdict: Verdict, looks: int, looked_at: 
     found = asyncio.run(judge())
     assert found.looks == [(1 << 22, Kind.EXEC)] * looks
     assert found.ends == [(1 << 22, looked_at)]
+
+
+def test_children_of_what_nobody_looks_for_are_not_looked_at() -> None:
+    async def judge() -> Looks:
+        judge = Looks(Verdict.OTHER)
+        watcher = Watcher(judge)
+        parent, child = (1 << 22) - 1, 1 << 22
+        watcher.on_event(Kind.EXEC, parent)
+        watcher.on_event(Kind.FORK, child, parent)
+        watcher.on_event(Kind.EXIT, child)
+        watcher.on_event(Kind.FORK, child, parent)
+        watcher.on_event(Kind.EXEC, child)
+        judge.verdict = Verdict.GONE
+        watcher.on_event(Kind.EXEC, parent)
+        watcher.on_event(Kind.EXIT, child)
+        watcher.on_event(Kind.FORK, child, parent)
+        watcher.on_event(Kind.EXIT, child)
+        watcher.stop()
+        return judge
+
+    parent, child = (1 << 22) - 1, 1 << 22
+    found = asyncio.run(judge())
+    assert found.looks == [
+        (parent, Kind.EXEC),
+        (child, Kind.EXEC),
+        (parent, Kind.EXEC),
+        (child, Kind.FORK),
+    ]
+    assert found.ends == [(child, True), (child, True), (child, False)]
 
 
 def test_what_may_change_soon_is_looked_at_ever_more_rarely() -> None:

@@ -1,0 +1,127 @@
+"""`--follow-forks` as a user sees it: real programs with children."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from tests.integration.client_support import (
+    DPROBE,
+    Json,
+    dprobe,
+    parsed,
+    program,
+    running_daemon,
+)
+
+#: A child that writes as often as it is told, made by multiprocessing's fork.
+FORKS = """
+import multiprocessing, os, sys
+def work(times):
+    for _ in range(times): os.write(1, b"child")
+for times in (3, 4):
+    child = multiprocessing.get_context("fork").Process(target=work, args=(times,))
+    child.start()
+    child.join()
+os.write(1, b"parent!")
+"""
+
+
+def run(folder: Path, *command: object, follow: bool = True) -> tuple[int, list[Json], Json]:
+    """The exit status of a command, its records and the summary."""
+    report = folder / "report"
+    options = ("--format", "json", "-o", report, *(["-f"] if follow else []))
+    done = dprobe("run", *options, program(folder), "--", *command)
+    *records, summary = parsed(report.read_text())
+    return done.returncode, records, summary
+
+
+def test_a_pipeline_of_the_shell(tmp_path: Path) -> None:
+    script = "printf 12345 | cat; /bin/echo 1234567; exit 5"
+    status, records, summary = run(tmp_path, "sh", "-c", script)
+    assert status == 5
+    assert {record["comm"] for record in records} >= {"cat", "echo"}
+    assert len({record["pid"] for record in records}) >= 3
+    [probe] = summary["probes"]
+    assert (probe["hits"], probe["state"]) == (len(records), "active")
+
+
+def test_multiprocessing(tmp_path: Path) -> None:
+    status, records, summary = run(tmp_path, sys.executable, "-c", FORKS)
+    assert status == 0
+    by_pid: dict[int, int] = {}
+    for record in records:
+        by_pid[record["pid"]] = by_pid.get(record["pid"], 0) + 1
+    assert sorted(by_pid.values()) == [1, 3, 4]
+    assert summary["probes"][0]["hits"] == 8
+    # Counters are each process's own.
+    assert sorted(record["hit"] for record in records) == [1, 1, 1, 2, 2, 3, 3, 4]
+
+
+def test_children_are_let_go_unless_asked_for(tmp_path: Path) -> None:
+    status, records, _ = run(tmp_path, sys.executable, "-c", FORKS, follow=False)
+    assert (status, len(records)) == (0, 1)
+
+
+def test_it_waits_for_the_last_child_and_has_the_status_of_the_command(tmp_path: Path) -> None:
+    read, write = os.pipe()
+    script = f"(head -c1 <&{read} >/dev/null; /bin/echo late) & exit 3"
+    command = [str(DPROBE), "run", "-f", "--format", "json", str(program(tmp_path))]
+    command += ["--", "bash", "-c", script]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, pass_fds=[read], text=True
+    )
+    os.close(read)
+    assert process.stdout is not None
+    # Nothing ends before the child may; then all of it does.
+    os.write(write, b"x")
+    os.close(write)
+    stdout, stderr = process.communicate(timeout=30)
+    assert (process.returncode, stdout) == (3, "late\n")
+    assert "echo" in {record["comm"] for record in parsed(stderr) if record["type"] == "record"}
+
+
+def test_ctrl_c_when_only_children_are_left(tmp_path: Path) -> None:
+    """They go on, without probes."""
+    script = "(exec 2>&-; read x; echo done) <&0 & echo $$; exit 4"
+    process = subprocess.Popen(
+        [DPROBE, "run", "-f", "--format", "json", program(tmp_path), "--", "bash", "-c", script],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert process.stdout is not None and process.stdin is not None
+    command = Path("/proc") / process.stdout.readline().strip()
+    deadline = time.monotonic() + 30
+    while command.exists():  # until its end was taken note of
+        assert time.monotonic() < deadline
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 4
+    process.stdin.write("x\n")
+    process.stdin.flush()
+    assert process.stdout.read() == "done\n"
+
+
+def test_programs_that_stay(tmp_path: Path) -> None:
+    with running_daemon(tmp_path) as daemon:
+        target = subprocess.Popen(
+            [sys.executable, "-c", f"input(){FORKS}input()"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert target.stdin is not None
+        try:
+            inserted = daemon.dprobe("insert", "-f", "--pid", target.pid, program(tmp_path))
+            assert inserted.returncode == 0, inserted.stderr
+        finally:
+            target.stdin.write("\n\n")
+            target.stdin.close()
+            target.wait(30)
+        shown = daemon.dprobe("query", "--json")
+        assert sorted(row["hits"] for row in parsed(shown.stdout) if "hits" in row) == [1, 3, 4]
