@@ -152,8 +152,10 @@ class Tracer:
         fcntl.fcntl(self._sock, fcntl.F_SETFL, flags | os.O_ASYNC)
 
     def _arm(self) -> None:
-        """Something waits to be sent: tick soon."""
-        signal.setitimer(signal.ITIMER_REAL, FLUSH, FLUSH)
+        """Something waits to be sent: tick soon. Who asks all the time does not put that off."""
+        left, _ = signal.getitimer(signal.ITIMER_REAL)
+        if not 0 < left <= FLUSH:
+            signal.setitimer(signal.ITIMER_REAL, FLUSH, FLUSH)
 
     def _attend(self) -> None:
         if self._tick:

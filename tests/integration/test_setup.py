@@ -21,7 +21,7 @@ def test_make_help_lists_the_goals() -> None:
             check=True,
         )
         goals = [line.split()[1] for line in done.stdout.splitlines()]
-        assert goals == ["demo", "hunt", "test", "check", "bench", "clean"]
+        assert goals == ["demo", "hunt", "test", "check", "bench", "soak", "clean"]
 
 
 def test_who_is_not_root_is_told_what_to_install(tmp_path: Path) -> None:
