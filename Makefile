@@ -2,7 +2,7 @@
 
 python := .venv/bin/python
 
-.PHONY: help demo hunt test check bench clean setup-demo setup-hunt setup-test setup-bench
+.PHONY: help demo hunt test check bench soak clean setup-demo setup-hunt setup-test setup-bench
 
 help:
 	@echo 'make demo    a real program, several threads, probe programs put in and out, live'
@@ -10,6 +10,7 @@ help:
 	@echo 'make test    check, then every test'
 	@echo 'make check   format, lint, types, generated files'
 	@echo 'make bench   the figures that we promise, side by side with what we compare to'
+	@echo 'make soak    ten minutes of processes that come and go, and of a service under load'
 	@echo 'make clean   remove what the other goals made, the virtual environment too'
 
 demo: setup-demo
@@ -29,6 +30,9 @@ check: setup-test
 
 bench: setup-bench
 	@$(python) -m tests.benchmarks.run
+
+soak: setup-test
+	@$(python) -m tests.soak.run
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -52,6 +52,8 @@ if [ "$goal" != demo ] && [ "$goal" != hunt ]; then
     need python3-bt2 /usr/bin/python3 -c 'import bt2'
     need systemd test -x /lib/systemd/systemd-journald
     need strace command -v strace
+    need nginx test -x /usr/sbin/nginx
+    need redis-server test -x /usr/bin/redis-server
 fi
 # The programs that the demo and the tests probe.
 need python3 test -x /usr/bin/python3

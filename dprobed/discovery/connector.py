@@ -97,8 +97,9 @@ def listening() -> socket.socket:
         _NETLINK_CONNECTOR,
     )
     try:
-        sock.bind((0, _CN_IDX_PROC))
+        # Before the first event can come.
         sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)
+        sock.bind((0, _CN_IDX_PROC))
         # Since Linux 6.6 the kernel can be told what to leave out; earlier ones do not know
         # the longer request, and do not answer it.
         wanted = struct.pack("=II", _LISTEN, _FORK | _EXEC | _UID | _EXIT)

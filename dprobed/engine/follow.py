@@ -142,7 +142,6 @@ class Follower:
         if cpu == self.cpu:
             self._elsewhere = 0
             return
-        self._strayed += 1
         self._elsewhere += 1
         if self._elsewhere >= _AFTER:
             self._elsewhere = 0
@@ -151,10 +150,12 @@ class Follower:
             with contextlib.suppress(OSError):
                 os.sched_setaffinity(0, {cpu})
 
-    def review(self, thread: Thread, hits: int, now: int) -> None:
-        """``hits`` more were served, the last of ``thread``: is the policy still right?"""
+    def review(self, thread: Thread, cpu: int, hits: int, now: int) -> None:
+        """``hits`` more were served, the last of ``thread`` on ``cpu``: is the policy right?"""
         if self._may is False:
             return
+        if cpu != self.cpu:
+            self._strayed += hits
         if self._tid != thread.tid:
             self._tid = thread.tid if not self._tid else -1
         self._turns -= hits

@@ -57,7 +57,7 @@ class Throttle:
             for probe in self._programs.probes()
             if account in probe.accounts and probe.attachments and not probe.over
         ]
-        if account.limits.remove:
+        if account.limits.remove or not probes:
             self._remove(account, probes, now)
             return
         fresh = [probe for probe in probes if now > probe.throttled_until]

@@ -238,8 +238,9 @@ class TrapEngine:
             self._charge(attachments, now)
         self.served = served = self.served + 1
         if not served & 31:
-            self.follower.hit(context.cpu)
-            self.follower.review(thread, 32, now)
+            cpu = context.cpu
+            self.follower.review(thread, cpu, 32, now)
+            self.follower.hit(cpu)
 
     def _charge(self, attachments: Iterable[Attachment], now: int) -> None:
         """What this hit cost, to all who have to pay for it."""

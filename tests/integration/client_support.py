@@ -20,6 +20,9 @@ PATIENCE: Final = 20.0
 DPROBE = Path(sys.executable).with_name("dprobe")
 DPROBED = Path(sys.executable).with_name("dprobed")
 
+#: Before a daemon's command: without this capability the kernel tells it of no processes.
+WITHOUT_EVENTS: Final = ("setpriv", "--inh-caps=-net_admin", "--bounding-set=-net_admin")
+
 #: Logs the length of each write(2) through libc: one record for each line that `cat` passes on.
 WRITES = """
 name = libc.so.6

@@ -13,6 +13,7 @@ import pytest
 
 from tests.conftest import BuildTarget
 from tests.integration.client_support import (
+    WITHOUT_EVENTS,
     WRITES,
     Daemon,
     Json,
@@ -27,9 +28,6 @@ from tests.integration.client_support import (
 )
 from tests.integration.conftest import Start
 from tests.integration.harness import text
-
-#: Without this capability the kernel tells nobody of its processes.
-WITHOUT_EVENTS = ("setpriv", "--inh-caps=-net_admin", "--bounding-set=-net_admin")
 
 
 @pytest.fixture(params=["connector", "polling"])

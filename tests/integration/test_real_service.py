@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.client_support import (
+    WITHOUT_EVENTS,
     Daemon,
     children,
     running_daemon,
@@ -98,11 +99,13 @@ def test_without_probes_no_request_fails(service: Nginx) -> None:
     assert service.complaints() == []
 
 
+@pytest.mark.parametrize("before", [(), WITHOUT_EVENTS], ids=["connector", "polling"])
 def test_by_a_policy_alone_every_request_is_counted_and_none_fails(
-    service: Nginx, tmp_path: Path
+    service: Nginx, tmp_path: Path, before: tuple[str, ...]
 ) -> None:
     """Master and workers get the programs as they start, and no client says anything."""
-    with running_daemon(tmp_path, "--config", by_policy(service, tmp_path)) as daemon:
+    configuration = by_policy(service, tmp_path)
+    with running_daemon(tmp_path, "--config", configuration, before=before) as daemon:
         service.start()
         wait_probed(daemon, service)
         with followed(daemon, tmp_path) as records:

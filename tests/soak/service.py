@@ -1,7 +1,5 @@
 """nginx under load for a minute, with probes in and out while everything happens to it.
 
-    python -m tests.soak.service [SECONDS]
-
 Round after round: as many requests without probes as with them, which are compared; then a worker
 is replaced, the service reloaded, a library upgraded on disk and the program executed anew, with
 the probes in. No request may fail.
@@ -9,7 +7,6 @@ the probes in. No request may fail.
 
 from __future__ import annotations
 
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -111,11 +108,3 @@ def soak(seconds: float) -> Report:
         report.logged = service.logged().total()
         report.complaints = service.complaints()
     return report
-
-
-if __name__ == "__main__":
-    outcome = soak(float(sys.argv[1]) if len(sys.argv) > 1 else 60.0)
-    print("\n".join(outcome.lines()))
-    found = outcome.check()
-    print("\n".join(found))
-    sys.exit(bool(found))

@@ -96,6 +96,17 @@ def test_the_summary_gives_reasons_below_the_table() -> None:
     ]
 
 
+def test_the_summary_is_of_all_processes_together() -> None:
+    probes = [
+        probe(state="pending", place="malloc", reason="no mapped module", hits=0, ran=0, missed=0),
+        probe(pid=11),
+        probe(pid=12, dropped=2),
+    ]
+    [total] = summarize(probes, 1).probes
+    assert (total.place, total.state, total.reason) == ("malloc+0x4", "active", "")
+    assert (total.hits, total.ran, total.missed, total.dropped) == (10, 8, 2, 2)
+
+
 def test_output_survives_a_descriptor_that_does_not_block(tmp_path: Path) -> None:
     """A terminal that the command made non-blocking is the same for us."""
     read, write = os.pipe2(os.O_NONBLOCK)

@@ -91,13 +91,13 @@ class Machine:
 
     def hits(self, follower: Follower, *tids: int, stray: bool = True, waited: float = 0.0) -> None:
         """256 hits in 4 ms, by these threads in turn; ``waited``: this share of it for others."""
-        for number in range(256):
-            follower.hit(number // 8 % 2 if stray else 0)
-            if not (number + 1) % 32:
-                self.now += 500_000
-                self.waited += int(500_000 * waited)
-                tid = tids[number // 32 % len(tids)]
-                follower.review(Thread(tid, 7, State.RUNNING), 32, self.now)
+        for number in range(8):
+            self.now += 500_000
+            self.waited += int(500_000 * waited)
+            cpu = 1 - follower.cpu if stray else 0
+            thread = Thread(tids[number % len(tids)], 7, State.RUNNING)
+            follower.review(thread, cpu, 32, self.now)
+            follower.hit(cpu)
 
 
 @pytest.fixture
