@@ -159,7 +159,23 @@ def test_what_ends_too_soon_is_counted(hearing: Daemon, tmp_path: Path) -> None:
     # Others start processes on this machine, too; those are not meant, but may be unseen as well.
     assert row["entered"] + row["missed"] <= 20
     assert row["entered"] + row["missed"] + row["unseen"] >= 20
-    assert row["missed"] > 0
+    assert row["refused"] == {}
+
+
+def test_what_ends_on_its_way_in_is_missed(hearing: Daemon, own_cat: Path, tmp_path: Path) -> None:
+    hearing.json("insert", program(tmp_path), "--exe", own_cat)
+    with cat([own_cat]):
+        until(hearing, lambda row: row["processes"] == 1)
+    until(hearing, lambda row: row["processes"] == 0)
+    (tracer,) = children(hearing.process.pid)  # It waits for the next one.
+    os.kill(tracer, signal.SIGSTOP)
+    try:
+        with cat([own_cat]):
+            until(hearing, lambda row: row["waiting"] == 1)
+    finally:
+        os.kill(tracer, signal.SIGCONT)
+    row = until(hearing, lambda row: row["waiting"] == 0)
+    assert (row["entered"], row["missed"], row["refused"]) == (1, 1, {})
 
 
 @pytest.fixture
