@@ -41,8 +41,6 @@ OF_A_USER: Final = 64
 RETRY: Final = 1.0
 #: What dprobed itself executes.
 _OWN_EXE: Final = os.path.realpath("/proc/self/exe")
-#: States of a process that has ended; none: it has been collected, too.
-_DEAD: Final = ("", "Z", "X")
 #: Jobs: whether there is time, a serial number, the process.
 Queue = asyncio.PriorityQueue[tuple[bool, int, int]]
 #: In the queue: what ends a worker.
@@ -238,7 +236,7 @@ class Deployments:
 
     def _look_at_nothing(self, pid: int) -> Verdict:
         """A process of which nothing can be read: dead, the kernel's own, or another user's."""
-        if procfs.run_state(pid) in _DEAD:
+        if procfs.has_ended(pid):
             return Verdict.GONE
         if procfs.is_kernel_thread(pid):
             return Verdict.SETTLED
@@ -357,7 +355,7 @@ class Deployments:
     def _queue_again(self, pid: int) -> None:
         """Where the process became another one, and back, while it was served."""
         left = [each for each in self._all.values() if pid in each.waiting]
-        if left and procfs.run_state(pid) not in _DEAD:
+        if left and not procfs.has_ended(pid):
             for each in left:
                 each.waiting.discard(pid)
             self._watcher.again(pid)
@@ -387,7 +385,7 @@ class Deployments:
         except Refusal as refusal:
             if deployment.arrive(pid):
                 deployment.forget(pid)
-            elif pid in deployment.waiting and procfs.run_state(pid) not in _DEAD:
+            elif pid in deployment.waiting and not procfs.has_ended(pid):
                 deployment.refuse(pid, str(refusal))
                 self._watcher.again(pid, RETRY)
             return  # Else it is gone, and that is counted when its end is told.

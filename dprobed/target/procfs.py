@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 # include/linux/sched.h
+_PF_EXITING: Final = 0x4
 _PF_KTHREAD: Final = 0x0020_0000
 _PF_IO_WORKER: Final = 0x10
 _PF_USER_WORKER: Final = 0x4000
@@ -100,6 +101,12 @@ def run_state(tid: int) -> str:
     """The state's letter in ``/proc/PID/stat``: D sleeps uninterruptibly; empty when gone."""
     found = _stat(tid)
     return found[0].decode() if found is not None else ""
+
+
+def has_ended(pid: int) -> bool:
+    """Whether a process is gone, a zombie, or on its way there: it runs no user code any more."""
+    found = _stat(pid)
+    return found is None or found[0] in (b"Z", b"X") or bool(int(found[6]) & _PF_EXITING)
 
 
 def is_kernel_thread(pid: int) -> bool:
