@@ -35,7 +35,7 @@ _AFTER: Final = 4
 _REVIEW: Final = 256
 _REVIEW_NS: Final = 5_000_000
 #: Share of our time for which we may be kept waiting for a CPU.
-_WAITING: Final = 0.25
+_WAITING: Final = 0.7
 #: Nanoseconds for which it stays away from SCHED_IDLE after that: the first, and the longest.
 _PATIENCE: Final = 250_000_000
 _LONGEST: Final = 16_000_000_000
