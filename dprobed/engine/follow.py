@@ -177,7 +177,10 @@ class Follower:
 
         What the target runs does not count: it takes the CPU when we let it go, before we sleep.
         """
-        before, self._then = self._then, (pid, now, *_times(pid))
+        try:
+            before, self._then = self._then, (pid, now, *_times(pid))
+        except OSError:  # no descriptor is left, or this kernel does not count it
+            return True
         if before[0] != pid:
             return True
         passed, run, waited = (self._then[each] - before[each] for each in (1, 2, 3))

@@ -23,12 +23,14 @@ SIGTRAP but not everything, set by a system call of its own, is not seen.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import signal
 from typing import Final
 
 from dprobed.engine.space import Space, SpaceError
-from dprobed.target import procfs, ptrace
+from dprobed.program.context import MemoryFault
+from dprobed.target import memory, procfs, ptrace
 from dprobed.target.ptrace import RDI, RSI, RSP, Registers
 from dprobed.target.thread import Thread
 from dprobed.target.world import World
@@ -195,8 +197,19 @@ class Sigtrap:
 
     def restore_in_child(self, thread: Thread) -> None:
         """The same in a process that has a copy of the kernel's state. Raises Gone."""
-        if self._stale and self.disposition is not None:
-            self._store(thread, self.disposition)
+        if not self._stale or self.disposition is None:
+            return
+        # By the thread's id: ``space.memory`` is the parent's, which goes on already.
+        scratch = (self._registers.load(thread.tid)[RSP] - _SCRATCH) & ~15
+        saved = memory.read_partial(thread.tid, scratch, _ACTION_SIZE)
+        if len(saved) < _ACTION_SIZE:
+            return
+        with contextlib.suppress(MemoryFault):
+            memory.write(thread.tid, scratch, self.disposition)
+            try:
+                self._sigaction(thread, scratch, 0)
+            finally:
+                memory.write(thread.tid, scratch, saved)
 
     def new_image(self, thread: Thread) -> None:
         """``exec``: handlers are gone, "ignored" stays. Raises Gone."""
