@@ -1,13 +1,10 @@
-"""What is inserted where, and what is done with what comes out.
+"""What is inserted where.
 
 Everything here runs in the daemon's event loop. A target is in one tracer and lives as long as a
 client holds it or a program is in it. A followed child of a target begins as its parent is: with
 the same holders, and the same programs under the same numbers. What a client inserted is taken out
-when its connection ends, unless it asked to keep it. Records go to the client that inserted the
-program, to all who follow the log, and into the log; where a reader has no room, the loss is
-counted with the probe. Those of programs that ended with ``exit FACILITY`` go through the
-facility's handlers besides (dprobed/handler/dispatcher.py), and tracers hear which facilities there
-are.
+when its connection ends, unless it asked to keep it. What comes out goes to ``delivery``; which
+facilities there are, the tracers hear from here.
 """
 
 from __future__ import annotations
@@ -23,17 +20,14 @@ from typing import Any, Final
 
 from dprobed import process as processes
 from dprobed.control import messages
+from dprobed.delivery import Delivery
 from dprobed.engine import protocol
-from dprobed.handler.dispatcher import AtHit, Dispatcher
-from dprobed.handler.external import External
-from dprobed.handler.trace.session import Traces
 from dprobed.hosts import Host, Hosts
 from dprobed.instance import DEFECT, Client, Entry, Refusal, Target, describe_end
 from dprobed.policy.gate import Admission, Gate
 from dprobed.policy.model import Decision
 from dprobed.policy.rights import Right
 from dprobed.program import Program, ProgramError, decode, encode
-from dprobed.report import RecordLog, exit_names, record_line
 from dprobed.rescue import rescue
 from dprobed.supervisor import Supervisor
 from dprobed.target import procfs
@@ -72,15 +66,7 @@ class Registry:
         self._past: deque[Target] = deque(maxlen=PAST_TARGETS)
         self._last_number = 0
         self._tasks: set[asyncio.Task[None]] = set()
-        self.followers: set[Client] = set()
-        self.log = RecordLog() if keep_log else None
-        self.dispatcher = Dispatcher(self._facilities_changed)
-        self.dispatcher.declare("trace")
-        self.dispatcher.register(AtHit("dump"))
-        self.dispatcher.register(AtHit("debugger"))
-        self.dispatcher.arm(["dump", "debugger"])
-        self.external = External(self.dispatcher)
-        self.traces = Traces(self.dispatcher, lambda: exit_names(self.dispatcher))
+        self.delivery = Delivery(gate, keep_log=keep_log, changed=self._facilities_changed)
 
     # -- requests ------------------------------------------------------------------------------
 
@@ -280,8 +266,8 @@ class Registry:
             program=entry.number,
             bytecode=bytecode,
             check_opcode=check,
-            facilities=self.dispatcher.facilities,
-            acting=self.dispatcher.acting,
+            facilities=self.delivery.dispatcher.facilities,
+            acting=self.delivery.dispatcher.acting,
             label=entry.label,
             budget=_limits(entry.budget),
         )
@@ -292,7 +278,7 @@ class Registry:
             program = decode(upload.bytecode)
         except ProgramError as error:
             raise Refusal(f"{upload.label}: {error}") from None
-        facilities = self.dispatcher.facilities
+        facilities = self.delivery.dispatcher.facilities
         known = {*facilities, *facilities.values()}
         unknown = [str(facility) for facility in program.facilities if facility not in known]
         if unknown:
@@ -447,8 +433,7 @@ class Registry:
     def release(self, client: Client) -> None:
         """The connection of ``client`` has ended: what it did not ask to keep goes out."""
         self._gone.add(client)
-        self.followers.discard(client)
-        self.external.release(client)
+        self.delivery.release(client)
         for target in list(self._targets.values()):
             own = [entry for entry in target.entries.values() if entry.owner is client]
             if client in target.holders or own:
@@ -518,7 +503,7 @@ class Registry:
     async def stop(self, patience: float) -> None:
         """Take everything out of every target; waits at most ``patience`` seconds."""
         left = await self._supervisor.stop(patience)
-        self.traces.close()
+        self.delivery.close()
         if left:
             _log.warning("%d tracers are still waiting for their target to stop; they go on", left)
 
@@ -603,7 +588,7 @@ class Registry:
     def _event(self, host: Host, event: protocol.Event) -> None:
         match event:
             case protocol.Records():
-                self._records(host, event.records)
+                self.delivery.take(host, event.records)
             case protocol.Places():
                 for number, place in event.places.items():
                     host.place(number, place)
@@ -675,38 +660,13 @@ class Registry:
         async with target.lock:
             await self._empty(target, ())
 
-    def _records(self, host: Host, records: list[protocol.RawRecord]) -> None:
-        """Hand a batch on; a reader without room for all that is for it gets none of the batch."""
-        lines: dict[Client, list[bytes]] = {}
-        entries: dict[Client, list[tuple[Entry, int]]] = {}
-        for raw in records:
-            target = host.by_place.get(raw.place)
-            entry = target.entries.get(raw.program) if target is not None else None
-            if entry is None:
-                continue
-            line = record_line(entry, raw, self.dispatcher.name_of(raw.exit))
-            readers = {each for each in self.followers if self.gate.sees(each, entry.uid)}
-            if entry.owner is not None:
-                readers.add(entry.owner)
-            for client in readers:
-                lines.setdefault(client, []).append(line)
-                entries.setdefault(client, []).append((entry, raw.probe))
-            if self.log is not None:
-                self.log.add(line, entry.uid)
-            self.traces.see(entry, raw, line)
-            self.dispatcher.dispatch(entry, raw, line)
-        for client, its_lines in lines.items():
-            if not client.offer(b"".join(its_lines)):
-                for entry, probe in entries[client]:
-                    entry.dropped[probe] += 1
-
     def _facilities_changed(self) -> None:
         for target in self._targets.values():
             if target.attached:
                 self.later(self._tell_facilities(target))
 
     async def _tell_facilities(self, target: Target) -> None:
-        facilities, acting = self.dispatcher.facilities, self.dispatcher.acting
+        facilities, acting = self.delivery.dispatcher.facilities, self.delivery.dispatcher.acting
         with contextlib.suppress(Refusal):  # It is about to end.
             await target.ask(
                 lambda seq: protocol.Facilities(seq=seq, facilities=facilities, acting=acting)

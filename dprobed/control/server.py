@@ -229,14 +229,14 @@ class Connection(asyncio.Protocol):
                 version=__version__,
                 pid=os.getpid(),
                 uid=os.geteuid(),
-                facilities=self._registry.dispatcher.facilities,
+                facilities=self._registry.delivery.dispatcher.facilities,
             )
         )
 
     def _heard(self, answer: messages.Answer) -> None:
         """A handler's answer. It does not wait for the client to read: it may have much to read."""
         if self._greeted:
-            self._registry.external.answer(self, answer)
+            self._registry.delivery.external.answer(self, answer)
         else:
             self._hang_up(messages.Error(error="the first message must be hello"))
 
@@ -308,7 +308,8 @@ class Connection(asyncio.Protocol):
                 return await self._handle(request)
 
     async def _handle(self, request: messages.Request) -> messages.Reply:
-        external, dispatcher = self._registry.external, self._registry.dispatcher
+        delivery = self._registry.delivery
+        external, dispatcher = delivery.external, delivery.dispatcher
         match request:
             case messages.Register(id=number, name=name):
                 facility = external.register(self, request)
@@ -328,7 +329,7 @@ class Connection(asyncio.Protocol):
                 return await self._trace(request)
 
     async def _trace(self, request: messages.Request) -> messages.Reply:
-        traces = self._registry.traces
+        traces = self._registry.delivery.traces
         match request:
             case messages.TraceStart(id=number):
                 return messages.TraceListing(id=number, traces=[traces.start(request)])
@@ -373,7 +374,7 @@ class Connection(asyncio.Protocol):
         )
 
     def _log(self, number: int, follow: bool) -> messages.Logged:
-        log = self._registry.log
+        log = self._registry.delivery.log
         if log is None:
             raise Refusal("a private daemon keeps no log")
 
@@ -383,7 +384,7 @@ class Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.write(b"".join(log.lines(sees)))
         if follow:
-            self._registry.followers.add(self)
+            self._registry.delivery.followers.add(self)
         return messages.Logged(id=number, forgotten=log.forgotten(sees))
 
 
