@@ -51,7 +51,8 @@ class Asker(Protocol):
 class Entry:
     """One program in one target. ``owner`` is None for a program that is kept.
 
-    ``by``: whose it is, ``uid`` and ``gid``, also when it is kept.
+    ``by``: whose it is, ``uid`` and ``gid``, also when it is kept. ``follow_forks``: children of
+    the target get it, too.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Entry:
         owner: Client | None,
         by: Asker,
         budget: messages.Budget | None = None,
+        follow_forks: bool = False,
     ) -> None:
         self.number = number
         self.label = label
@@ -71,6 +73,7 @@ class Entry:
         self.owner = owner
         self.uid, self.gid = by.uid, by.gid
         self.budget = budget
+        self.follow_forks = follow_forks
         self.probes = {probe.index: probe for probe in program.probes}
         self.dropped = dict.fromkeys(self.probes, 0)
         #: Probe → handler → reports that the handler had no room for.
@@ -154,11 +157,10 @@ class Entry:
 
 
 class Target:
-    """One traced process. ``follow_forks``: its children become targets, too."""
+    """One traced process."""
 
-    def __init__(self, pid: int, follow_forks: bool = False) -> None:
+    def __init__(self, pid: int) -> None:
         self.pid = pid
-        self.follow_forks = follow_forks
         self.comm = process_name(pid)
         self.lock = asyncio.Lock()
         #: The tracer that it is in, and the user as whom that runs.
@@ -167,6 +169,8 @@ class Target:
         self.decision: Decision | None = None
         self.attached = False
         self.holders: set[Client] = set()
+        #: Those of the holders who want its children, too.
+        self.followers: set[Client] = set()
         self.entries: dict[int, Entry] = {}
         self.places: dict[int, tuple[str, str]] = {}
         self.suspended: list[int] = []
@@ -206,6 +210,11 @@ class Target:
         last = {status.program for status in self.ended.probes} if self.ended is not None else ()
         self.take(status for status in answer.probes if status.program not in last)
         return answer
+
+    def let_go(self, client: Client) -> None:
+        """A client holds it no longer."""
+        self.holders.discard(client)
+        self.followers.discard(client)
 
     def clients(self) -> set[Client]:
         """Who holds it, or has a program in it."""

@@ -1,10 +1,10 @@
 """What is inserted where.
 
 Everything here runs in the daemon's event loop. A target is in one tracer and lives as long as a
-client holds it or a program is in it. A followed child of a target begins as its parent is: with
-the same holders, and the same programs under the same numbers. What a client inserted is taken out
-when its connection ends, unless it asked to keep it. What comes out goes to ``delivery``; which
-facilities there are, the tracers hear from here.
+client holds it or a program is in it. A followed child of a target begins with those of the
+parent's programs that follow, under the same numbers, and with the holders who want it. What a
+client inserted is taken out when its connection ends, unless it asked to keep it. What comes out
+goes to ``delivery``; which facilities there are, the tracers hear from here.
 """
 
 from __future__ import annotations
@@ -81,25 +81,22 @@ class Registry:
     ) -> None:
         """Trace ``pid`` for ``client``; one that is traced already is for all who asked.
 
+        ``follow_forks``: children get what this client puts in, and are held by it.
         ``shared``: in a tracer that has other targets of the client's user, too.
         """
         if pid in (os.getpid(), client.pid) or pid in self._supervisor.tracers:
             raise Refusal(f"process {pid} is part of dprobed itself, and cannot be probed by it")
         admission = self.gate.admit(client, pid)
         while True:
-            followed = follow_forks or admission.decision.follow_forks
-            target = self._targets.setdefault(pid, Target(pid, followed))
+            target = self._targets.setdefault(pid, Target(pid))
             async with target.lock:
                 if target.finished.is_set():
                     continue  # It was just let go: begin anew.
-                if follow_forks and not target.follow_forks:
-                    raise Refusal(
-                        f"process {pid} is traced already, without its children; "
-                        "first take out what is in it (dprobe remove)"
-                    )
                 if target.attached:
                     self.gate.join(client, target, admission)
                 target.holders.add(client)
+                if follow_forks:
+                    target.followers.add(client)
                 if not target.attached:
                     await self._start(target, client, launch, shared, admission)
                 return
@@ -111,7 +108,7 @@ class Registry:
             target.uid, target.decision = admission.uid, admission.decision
             await self._hosts.place(target, admission.uid, admission.gid, shared=shared)
         except OSError as error:
-            target.holders.discard(client)
+            target.let_go(client)
             self._finish(target, None, "")
             raise Refusal(f"no tracer could be started: {error.strerror}") from None
         try:
@@ -121,7 +118,7 @@ class Registry:
                     pid=target.pid,
                     launch=launch,
                     hold_limit=self._hold_limit,
-                    follow_forks=target.follow_forks,
+                    follow_forks=admission.decision.follow_forks,
                     hold_thread=admission.decision.hold == "thread",
                     budget=admission.decision.limits,
                 )
@@ -129,7 +126,7 @@ class Registry:
             if not self.gate.admit(client, target.pid).same_as(admission):
                 raise Refusal(f"process {target.pid} became another one meanwhile; try again")
         except Refusal:
-            target.holders.discard(client)
+            target.let_go(client)
             if not target.finished.is_set():
                 self._finish(target, None, "")
             await self._tracer_ended(target)
@@ -163,7 +160,14 @@ class Registry:
                 for upload, program in programs:
                     number = self.next_number()
                     entry = Entry(
-                        number, upload.label, program, target, owner, client, upload.budget
+                        number,
+                        upload.label,
+                        program,
+                        target,
+                        owner,
+                        client,
+                        upload.budget,
+                        client in target.followers,
                     )
                     await self._place(entry, upload.bytecode, request.check_opcode)
                     entries.append(entry)
@@ -197,21 +201,26 @@ class Registry:
         check_opcode: bool,
         follow_forks: bool,
     ) -> Entry:
-        """One program, which has its number, into ``pid``, which is traced as long as it is in.
-
-        ``follow_forks``: unless somebody traces it already, without its children.
-        """
-        follow_forks = follow_forks and pid not in self._targets
-        await self.attach(client, pid, follow_forks=follow_forks, shared=True)
+        """One program, which has its number, into ``pid``, which is traced as long as it is in."""
+        await self.attach(client, pid, shared=True)
         target = self._held(client, pid)
         async with target.lock:
             program = self.decode(upload)
-            entry = Entry(number, upload.label, program, target, client, client, upload.budget)
+            entry = Entry(
+                number,
+                upload.label,
+                program,
+                target,
+                client,
+                client,
+                upload.budget,
+                follow_forks,
+            )
             try:
                 self.gate.allow(client, pid, upload.label, entry.program)
                 await self._place(entry, upload.bytecode, check_opcode)
             finally:
-                target.holders.discard(client)
+                target.let_go(client)
                 if not target.entries:
                     await self._empty(target, [])
         return entry
@@ -270,6 +279,7 @@ class Registry:
             acting=self.delivery.dispatcher.acting,
             label=entry.label,
             budget=_limits(entry.budget),
+            follow_forks=entry.follow_forks,
         )
 
     def decode(self, upload: messages.Upload) -> Program:
@@ -296,7 +306,7 @@ class Registry:
         target = self._held(client, pid)
         own = [entry for entry in target.entries.values() if entry.owner is client]
         async with target.lock:
-            target.holders.discard(client)
+            target.let_go(client)
             await self._empty(target, own)
         return [info for entry in own for info in entry.probe_infos()], target.overhead_ns
 
@@ -444,7 +454,7 @@ class Registry:
 
     async def _release(self, target: Target, client: Client) -> None:
         async with target.lock:
-            target.holders.discard(client)
+            target.let_go(client)
             own = [entry for entry in target.entries.values() if entry.owner is client]
             try:
                 await self._empty(target, own)
@@ -465,7 +475,7 @@ class Registry:
             await self._adjust(target, self.gate.policies.decide(process))
             for holder in list(target.holders):
                 if self.gate.denial(holder, process, frozenset()) is not None:
-                    target.holders.discard(holder)
+                    target.let_go(holder)
             denied = {
                 entry: why
                 for entry in target.entries.values()
@@ -488,13 +498,14 @@ class Registry:
     async def _adjust(target: Target, decision: Decision) -> None:
         """Have a process treated as is decided now."""
         before, target.decision = target.decision, decision
-        if before is not None and (before.budget, before.hold) == (decision.budget, decision.hold):
+        if before is not None and before.treatment == decision.treatment:
             return
         with contextlib.suppress(Refusal):  # It is about to end.
             await target.ask(
                 lambda seq: protocol.Adjust(
                     seq=seq,
                     pid=target.pid,
+                    follow_forks=decision.follow_forks,
                     hold_thread=decision.hold == "thread",
                     budget=decision.limits,
                 )
@@ -623,15 +634,18 @@ class Registry:
                 asyncio.get_running_loop().call_soon(self._finish, target, event, "")
 
     def _forked(self, host: Host, event: protocol.Forked) -> None:
-        """A child of a target is one as well: its parent's holders hold it."""
+        """A child of a target is one as well, for those who want its parent's children."""
         parent = host.parent(event.parent)
-        target = Target(event.pid, follow_forks=True)
+        target = Target(event.pid)
         target.attached = True
         host.add(target)
         self._targets[event.pid] = target
         if parent is not None:
-            target.holders |= parent.holders
             target.uid, target.decision = parent.uid, parent.decision
+            target.followers |= parent.followers
+            target.holders |= parent.followers
+            if target.decision is not None and target.decision.follow_forks:
+                target.holders |= parent.holders
             numbers = {status.program for status in event.probes}
             for entry in parent.entries.values():
                 if entry.number in numbers:
@@ -643,6 +657,7 @@ class Registry:
                         entry.owner,
                         entry,
                         entry.budget,
+                        entry.follow_forks,
                     )
             target.take(event.probes)
         clients = target.clients()

@@ -1,9 +1,10 @@
 """One traced process: a target of a tracer, with its threads, programs, dumps and debugger.
 
-What a ``fork`` child gets depends on whether forks are followed. If not, our changes are undone in
-it, and it is let go. If so, it becomes a target of its own before it has run an instruction: the
-breakpoints in its copy of the memory are taken over as they are, the programs' variables begin with
-what they are in the parent, counters with 0. A child that shares the memory (``vfork``) belongs to
+Whether a ``fork`` child is followed, each program says for itself. If none does, our changes are
+undone in the child, and it is let go. Else it becomes a target of its own before it has run an
+instruction: the breakpoints in its copy of the memory are taken over as they are, the variables of
+programs that follow begin with what they are in the parent, counters with 0; other programs are
+taken out of it. A child that shares the memory (``vfork``) belongs to
 its parent's target until it has memory of its own, at ``exec``.
 """
 
@@ -74,7 +75,11 @@ class TracedProcess:
         self.debugger.limit = options.hold_limit
         self._throttle = Throttle(self.programs, self.world.want)
         self._options = options
-        self.adjust(options.hold_thread, options.budget)
+        self.adjust(
+            follow_forks=options.follow_forks,
+            hold_thread=options.hold_thread,
+            budget=options.budget,
+        )
         #: How it ended, and with which status; None while it is a target.
         self.end: tuple[str, int] | None = None
         self._common = common
@@ -140,11 +145,14 @@ class TracedProcess:
                     "(vfork or CLONE_VM) and would run into the probes; try again when that ended"
                 )
 
-    def adjust(self, hold_thread: bool, budget: protocol.Limits | None) -> None:
+    def adjust(
+        self, *, follow_forks: bool, hold_thread: bool, budget: protocol.Limits | None
+    ) -> None:
         """Treat it, and children that are followed, so from now on."""
         self._options = msgspec.structs.replace(
-            self._options, hold_thread=hold_thread, budget=budget
+            self._options, follow_forks=follow_forks, hold_thread=hold_thread, budget=budget
         )
+        self.programs.follows_forks = follow_forks
         self.debugger.holds_thread = hold_thread
         self.programs.set_budget(budget)
 
@@ -292,7 +300,7 @@ class TracedProcess:
 
     def forked(self, child: int) -> None:
         """What the child begins with is what there is now, whenever its first stop comes."""
-        if self._options.follow_forks:
+        if self.programs.that_follow():
             self._at_fork[child] = self.programs.variables_now()
 
     def begin(self, thread: Thread, shares_memory: bool) -> None:
@@ -303,7 +311,7 @@ class TracedProcess:
             self.engine.begin(thread)
             return
         try:
-            if self._options.follow_forks and self._follow(thread, copied=True) is not None:
+            if self.programs.that_follow() and self._follow(thread, copied=True) is not None:
                 return
             self.engine.release_child(thread)
         except Gone:
@@ -387,7 +395,7 @@ class TracedProcess:
         """A vfork child has memory of its own now."""
         child = None
         try:
-            if self._options.follow_forks:
+            if self.programs.that_follow():
                 child = self._follow(thread, copied=False)
         except Gone:
             return

@@ -47,6 +47,8 @@ class Inserted:
     check_opcode: bool
     label: str = ""
     budget: protocol.Limits | None = None
+    #: Children get it, too.
+    follow_forks: bool = False
     #: What hits of this program are charged to, besides that of all.
     account: Account | None = None
     probes: list[Probe] = field(default_factory=list)
@@ -72,6 +74,8 @@ class Programs:
     ) -> None:
         self.inserted: dict[int, Inserted] = {}
         self.globals: list[int] = []
+        #: Children get all of them, whatever each says.
+        self.follows_forks = False
         #: Nothing is placed before the target's ``exec``.
         self.launching = False
         #: What hits of all programs are charged to.
@@ -197,6 +201,7 @@ class Programs:
             request.check_opcode,
             request.label,
             request.budget,
+            request.follow_forks,
         )
         inserted.probes = self._probes_of(inserted)
         self._charge(inserted)
@@ -377,13 +382,17 @@ class Programs:
 
     # --- a child ---
 
+    def that_follow(self) -> list[Inserted]:
+        """Those that children get, too."""
+        return [each for each in self.inserted.values() if self.follows_forks or each.follow_forks]
+
     def variables_now(self) -> Variables:
         """A copy of the variables."""
         locals_ = {each.number: list(each.executor.locals) for each in self.inserted.values()}
         return Variables(list(self.globals), locals_)
 
     def take_over(self, other: Programs, variables: Variables) -> None:
-        """Begin with the programs of the parent; ``variables``: what it had at the fork.
+        """Begin with what follows from the parent; ``variables``: what it had at the fork.
 
         They are nowhere yet: ``take_over_space`` or ``enter_image`` comes next.
         """
@@ -391,7 +400,7 @@ class Programs:
         # A program may have come since, with more.
         self.globals += other.globals[len(self.globals) :]
         self.launching = other.launching
-        for inserted in other.inserted.values():
+        for inserted in other.that_follow():
             twin = Inserted(
                 inserted.number,
                 inserted.program,
@@ -399,6 +408,7 @@ class Programs:
                 inserted.check_opcode,
                 inserted.label,
                 inserted.budget,
+                inserted.follow_forks,
             )
             if inserted.number in variables.locals:
                 twin.executor.locals[:] = variables.locals[inserted.number]
@@ -418,11 +428,15 @@ class Programs:
         self._prepared = other._prepared
         self._hooks.take_over(other._hooks)
         engine = self._engine
-        twins = dict(zip(other.probes(), self.probes(), strict=True))
+        twins = {
+            old: new
+            for twin in self.inserted.values()
+            for old, new in zip(other.inserted[twin.number].probes, twin.probes, strict=True)
+        }
         attachments: dict[Attachment, Attachment] = {}
         hung = [old for site in other._engine.space.sites() for old in site.attachments]
         for old in [*hung, *other._engine.watch.attachments()]:
-            probe = twins.get(old.probe)  # none: it is a debugger's
+            probe = twins.get(old.probe)  # none: it does not follow, or is a debugger's
             site = None if old.site is None else space.by_trap.get(old.site.trap)
             if probe is None or (site is None and old.site is not None):
                 continue

@@ -49,7 +49,7 @@ class Attach(msgspec.Struct, tag=True, frozen=True):
 
     ``launch``: the process waits at a gate before its ``exec``; probes go in right after it, before
     the first instruction of the new image. ``hold_limit``: for how many seconds ``exit debugger``
-    holds it without a debugger. ``follow_forks``: its children become targets, and theirs.
+    holds it without a debugger. ``follow_forks``: its children get all programs, and theirs.
     ``hold_thread``: it holds only the thread that hit. ``budget``: for all programs in it.
     """
 
@@ -63,10 +63,11 @@ class Attach(msgspec.Struct, tag=True, frozen=True):
 
 
 class Adjust(msgspec.Struct, tag=True, frozen=True):
-    """Treat a target otherwise from now on: ``hold_thread`` and ``budget`` as in ``Attach``."""
+    """Treat a target otherwise from now on; what is given is as in ``Attach``."""
 
     seq: int
     pid: int
+    follow_forks: bool = False
     hold_thread: bool = False
     budget: Limits | None = None
 
@@ -76,7 +77,7 @@ class Insert(msgspec.Struct, tag=True, frozen=True):
 
     ``check_opcode`` false skips the comparison with the probe's ``opcode`` key. ``facilities``: as
     in ``Facilities``, as ``acting``. ``label``: its name, for those who read of it. ``budget``:
-    what it may cost in this target.
+    what it may cost in this target. ``follow_forks``: children of the target get it, and theirs.
     """
 
     seq: int
@@ -88,6 +89,7 @@ class Insert(msgspec.Struct, tag=True, frozen=True):
     acting: list[int] | None = None
     label: str = ""
     budget: Limits | None = None
+    follow_forks: bool = False
 
 
 class Remove(msgspec.Struct, tag=True, frozen=True):

@@ -274,7 +274,11 @@ class Tracer:
         seq = request.seq
         match request:
             case protocol.Adjust():
-                target.adjust(request.hold_thread, request.budget)
+                target.adjust(
+                    follow_forks=request.follow_forks,
+                    hold_thread=request.hold_thread,
+                    budget=request.budget,
+                )
                 return protocol.Ok(seq)
             case protocol.Insert():
                 self._use_facilities(request.facilities, request.acting)

@@ -155,6 +155,11 @@ class Decision:
         return self.policy.hold if self.policy else "process"
 
     @property
+    def treatment(self) -> tuple[bool, Hold, Limits]:
+        """All that a tracer has to know of the decision."""
+        return self.follow_forks, self.hold, self.budget
+
+    @property
     def application(self) -> Application | None:
         """What is put into it without anybody asking."""
         if self.policy is None or self.protected or self.process.kernel_thread:

@@ -7,7 +7,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from subprocess import PIPE, Popen
+
+import pytest
 
 from tests.integration.client_support import (
     DPROBE,
@@ -72,9 +77,7 @@ def test_it_waits_for_the_last_child_and_has_the_status_of_the_command(tmp_path:
     script = f"(head -c1 <&{read} >/dev/null; /bin/echo late) & exit 3"
     command = [str(DPROBE), "run", "-f", "--format", "json", str(program(tmp_path))]
     command += ["--", "bash", "-c", script]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, pass_fds=[read], text=True
-    )
+    process = Popen(command, stdout=PIPE, stderr=PIPE, pass_fds=[read], text=True)
     os.close(read)
     assert process.stdout is not None
     # Nothing ends before the child may; then all of it does.
@@ -88,10 +91,10 @@ def test_it_waits_for_the_last_child_and_has_the_status_of_the_command(tmp_path:
 def test_ctrl_c_when_only_children_are_left(tmp_path: Path) -> None:
     """They go on, without probes."""
     script = "(exec 2>&-; read x; echo done) <&0 & echo $$; exit 4"
-    process = subprocess.Popen(
+    process = Popen(
         [DPROBE, "run", "-f", "--format", "json", program(tmp_path), "--", "bash", "-c", script],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
+        stdin=PIPE,
+        stdout=PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
     )
@@ -109,10 +112,10 @@ def test_ctrl_c_when_only_children_are_left(tmp_path: Path) -> None:
 
 def test_programs_that_stay(tmp_path: Path) -> None:
     with running_daemon(tmp_path) as daemon:
-        target = subprocess.Popen(
+        target = Popen(
             [sys.executable, "-c", f"input(){FORKS}input()"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
+            stdin=PIPE,
+            stdout=PIPE,
             text=True,
         )
         assert target.stdin is not None
@@ -125,3 +128,63 @@ def test_programs_that_stay(tmp_path: Path) -> None:
             target.wait(30)
         shown = daemon.dprobe("query", "--json")
         assert sorted(row["hits"] for row in parsed(shown.stdout) if "hits" in row) == [1, 3, 4]
+
+
+@contextmanager
+def forking() -> Iterator[Popen[str]]:
+    """A process that makes its children at a first line, and ends at a second."""
+    script = f"input(){FORKS}print(flush=True)\ninput()"
+    target = Popen([sys.executable, "-c", script], stdin=PIPE, stdout=PIPE, text=True)
+    assert target.stdin is not None and target.stdout is not None
+    try:
+        yield target
+        target.stdin.write("\n")
+        target.stdin.close()
+        assert target.wait(30) == 0
+    finally:
+        target.kill()
+        target.wait()
+        target.stdout.close()
+
+
+def make_children(target: Popen[str]) -> None:
+    assert target.stdin is not None and target.stdout is not None
+    target.stdin.write("\n")
+    target.stdin.flush()
+    assert "parent!" in target.stdout.readline()
+
+
+@pytest.mark.parametrize("order", [("-f", ""), ("", "-f")], ids=["followed-first", "last"])
+def test_each_program_says_whether_children_get_it(tmp_path: Path, order: tuple[str, str]) -> None:
+    with running_daemon(tmp_path) as daemon, forking() as target:
+        for option in order:
+            source = program(tmp_path, name=f"writes{option}")
+            done = daemon.dprobe("insert", *filter(None, [option]), "--pid", target.pid, source)
+            assert done.returncode == 0, done.stderr
+        make_children(target)
+        rows = [row for row in daemon.json("query") if "hits" in row]
+        hits = {
+            name: sorted(row["hits"] for row in rows if row["program"] == name)
+            for name in ("writes", "writes-f")
+        }
+        # The last write is that of the line that says that all is done.
+        assert hits == {"writes": [2], "writes-f": [2, 3, 4]}
+        logged = [record["program"] for record in daemon.json("log")]
+        assert (logged.count("writes"), logged.count("writes-f")) == (2, 9)
+
+
+def test_attach_to_a_process_whose_children_somebody_else_follows(tmp_path: Path) -> None:
+    with running_daemon(tmp_path) as daemon, forking() as target:
+        inserted = daemon.dprobe("insert", "-f", "--pid", target.pid, program(tmp_path))
+        assert inserted.returncode == 0, inserted.stderr
+        own = program(tmp_path, name="own")
+        command = [str(DPROBE), "--socket", str(daemon.socket), "attach", "--format", "json"]
+        attached = Popen([*command, str(target.pid), str(own)], stdout=PIPE, stderr=PIPE, text=True)
+        assert attached.stderr is not None
+        assert "until Ctrl-C" in attached.stderr.readline()
+        make_children(target)
+        attached.send_signal(signal.SIGINT)
+        report, _ = attached.communicate(timeout=30)
+        *records, summary = parsed(report)
+        assert [record["pid"] for record in records] == [target.pid] * 2
+        assert [probe["hits"] for probe in summary["probes"]] == [2]
