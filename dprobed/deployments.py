@@ -19,6 +19,8 @@ from collections.abc import Iterable
 from pathlib import PurePath
 from typing import Final
 
+import msgspec
+
 from dprobed import process
 from dprobed.control import messages
 from dprobed.deployment import Deployment
@@ -130,9 +132,7 @@ class Deployments:
             for each in there:
                 await self.remove(client, messages.Select(number=each.number))
 
-    async def remove(
-        self, client: Client, select: messages.Select
-    ) -> tuple[list[messages.ProbeInfo], int, list[Deployment]]:
+    async def remove(self, client: Client, select: messages.Select) -> messages.Removed:
         """Take programs out, of every process or of one; see ``Registry.remove``."""
         chosen = [] if select.pid is not None else self.select(client, select)
         for each in chosen:
@@ -144,17 +144,16 @@ class Deployments:
         for owner, pid in instances:
             if isinstance(owner, Deployment) and not owner.over:
                 owner.excluded.add(pid)
-        probes: list[messages.ProbeInfo] = []
-        overhead = 0
+        removed = messages.Removed(id=0, probes=[], overhead_ns=0)
         if entries or not chosen:
-            probes, overhead = await self._registry.remove(client, select)
+            removed = await self._registry.remove(client, select)
         for owner, pid in instances:
             if isinstance(owner, Deployment):
                 owner.leave(pid)
         for each in chosen:
             await each.settled()
         self._rest()
-        return probes, overhead, chosen
+        return msgspec.structs.replace(removed, deployments=listed(chosen))
 
     def select(self, client: Client, select: messages.Select) -> list[Deployment]:
         """The deployments of ``client``'s user that are meant; with ``pid``, those that have to do

@@ -14,7 +14,6 @@ import contextlib
 import logging
 import os
 import weakref
-from collections import deque
 from collections.abc import Callable, Container, Coroutine, Iterable
 from typing import Any, Final
 
@@ -24,6 +23,7 @@ from dprobed.delivery import Delivery
 from dprobed.engine import protocol
 from dprobed.hosts import Host, Hosts
 from dprobed.instance import DEFECT, Client, Entry, Refusal, Target, describe_end
+from dprobed.past import Past
 from dprobed.policy.gate import Admission, Gate
 from dprobed.policy.model import Decision
 from dprobed.policy.rights import Right
@@ -32,8 +32,6 @@ from dprobed.rescue import rescue
 from dprobed.supervisor import Supervisor
 from dprobed.target import procfs
 
-#: Ended targets of which ``query`` still shows the last counters.
-PAST_TARGETS: Final = 64
 #: Programs that one user of root's daemon may have in, other than root.
 OF_A_USER: Final = 1000
 #: Targets out of which programs are taken at the same time.
@@ -63,7 +61,7 @@ class Registry:
         #: Whose connection has ended: a child of a target of theirs may still be reported.
         self._gone: weakref.WeakSet[Client] = weakref.WeakSet()
         self._targets: dict[int, Target] = {}
-        self._past: deque[Target] = deque(maxlen=PAST_TARGETS)
+        self._past = Past()
         self._last_number = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self.delivery = Delivery(gate, keep_log=keep_log, changed=self._facilities_changed)
@@ -310,10 +308,8 @@ class Registry:
             await self._empty(target, own)
         return [info for entry in own for info in entry.probe_infos()], target.overhead_ns
 
-    async def remove(
-        self, client: Client, select: messages.Select
-    ) -> tuple[list[messages.ProbeInfo], int]:
-        """Take the selected programs out; last counters, and the overhead of their targets."""
+    async def remove(self, client: Client, select: messages.Select) -> messages.Removed:
+        """Take the selected programs out."""
         removed: dict[Entry, None] = {}
         targets: dict[Target, list[Entry]] = {}
         turns = asyncio.Semaphore(_AT_ONCE)
@@ -327,15 +323,22 @@ class Registry:
             )
             removed.update(dict.fromkeys(chosen))
             targets |= those
-        if not removed and select != messages.Select():
+        earlier = self.earlier(client, select)
+        for entry in self._earlier(client, select):
+            self._past.forget(entry)
+        if not removed and not earlier and select != messages.Select():
             raise Refusal("no such program is in; `dprobe programs` lists them")
         if removed:
             names = ", ".join(dict.fromkeys(entry.label for entry in removed))
             pids = [target.pid for target in targets]
             where = f"process {pids[0]}" if len(pids) == 1 else f"{len(pids)} processes"
             _log.info("%s: user %d removed %s", where, client.uid, names)
-        infos = [info for entry in removed for info in entry.probe_infos()]
-        return infos, sum(target.overhead_ns for target in targets)
+        return messages.Removed(
+            id=0,
+            probes=[info for entry in removed for info in entry.probe_infos()],
+            overhead_ns=sum(target.overhead_ns for target in targets),
+            earlier=earlier,
+        )
 
     async def _remove(
         self, turns: asyncio.Semaphore, client: Client, target: Target, own: list[Entry]
@@ -344,10 +347,7 @@ class Registry:
             await self._empty(target, own)
         self._tell_owners(target, own, client)
         if target in self._past:
-            for entry in own:
-                del target.entries[entry.number]
-            if not target.entries:
-                self._past.remove(target)
+            self._past.remove(target, own)
 
     def _tell_owners(self, target: Target, entries: list[Entry], remover: Client) -> None:
         for entry in entries:
@@ -437,6 +437,13 @@ class Registry:
             for entry in target.entries.values()
             if entry.matches(select) and self.gate.sees(client, entry.uid)
         ]
+
+    def _earlier(self, client: Client, select: messages.Select) -> list[Entry]:
+        return [each for each in self._past.earlier(select) if self.gate.sees(client, each.uid)]
+
+    def earlier(self, client: Client, select: messages.Select) -> list[messages.EarlierInfo]:
+        """What the selected programs counted in processes that ended long ago."""
+        return [self._past.info(entry) for entry in self._earlier(client, select)]
 
     # -- the end of clients and of the daemon -----------------------------------------------------
 
@@ -731,8 +738,7 @@ class Registry:
             )
         kept = [entry for entry in target.entries.values() if entry.owner is None]
         if kept and how != "detached":
-            target.entries = {entry.number: entry for entry in kept}
-            self._past.append(target)
+            self._past.add(target, kept)
             text = target.reason or (describe_end(ended) if ended else "")
             _log.info(
                 "process %d (%s) with %d programs: %s", target.pid, target.comm, len(kept), text

@@ -77,6 +77,14 @@ _DEPLOYMENT_COLUMNS = (
     ("hits", "hits"),
     ("dropped", "dropped"),
 )
+_EARLIER_COLUMNS = (
+    ("processes that ended earlier", "processes"),
+    ("program", "program"),
+    ("no", "number"),
+    ("hits", "hits"),
+    ("missed", "missed"),
+    ("dropped", "dropped"),
+)
 _NOTHING = "nothing is inserted"
 
 
@@ -195,6 +203,7 @@ def remove(daemon: Connection, selects: Sequence[messages.Select], *, json: bool
     """Take programs out; their last counters are shown."""
     probes = []
     deployments = []
+    earlier = []
     for select in selects:
         answer = daemon.request(
             lambda number, select=select: messages.Remove(id=number, select=select),  # type: ignore[misc]
@@ -202,24 +211,29 @@ def remove(daemon: Connection, selects: Sequence[messages.Select], *, json: bool
         )
         probes += answer.probes
         deployments += answer.deployments
-    _show_all(deployments, probes, _PROBE_COLUMNS, json=json)
+        earlier += answer.earlier
+    _show_all(deployments, probes, earlier, _PROBE_COLUMNS, json=json)
 
 
 def _show_all(
     deployments: Sequence[messages.DeploymentInfo],
     probes: Sequence[messages.ProbeInfo],
+    earlier: Sequence[messages.EarlierInfo],
     columns: Sequence[tuple[str, str]],
     *,
     json: bool,
 ) -> None:
-    """Deployments, if there are any, and below them the probes, process by process."""
+    """Deployments, the probes, process by process, and what is left of processes long ended."""
     if deployments:
         show_deployments(deployments, json=json)
-        if not probes:
-            return
+    if deployments and probes and not json:
+        print()
+    if probes or not deployments:
+        show(probes, columns, json=json, empty=_NOTHING)
+    if earlier:
         if not json:
             print()
-    show(probes, columns, json=json, empty=_NOTHING)
+        show(earlier, _EARLIER_COLUMNS, json=json, empty="")
 
 
 def query(daemon: Connection, select: messages.Select, *, extended: bool, json: bool) -> None:
@@ -232,7 +246,7 @@ def query(daemon: Connection, select: messages.Select, *, extended: bool, json: 
         if not json and answer.targets:
             print()
     columns = _PROBE_COLUMNS_EXTENDED if extended else _PROBE_COLUMNS
-    _show_all(answer.deployments, answer.probes, columns, json=json)
+    _show_all(answer.deployments, answer.probes, answer.earlier, columns, json=json)
     if not json:
         _explain_deployments(answer, extended=extended)
 

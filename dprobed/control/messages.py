@@ -358,6 +358,22 @@ class ProbeInfo(msgspec.Struct, frozen=True, kw_only=True, tag="probe"):
     passed: int = 0
 
 
+class EarlierInfo(msgspec.Struct, frozen=True, kw_only=True, tag="earlier"):
+    """What a program counted in ``processes`` that have ended, and of which nothing else is known
+    any longer: sums over its probes, as in ``probe``."""
+
+    number: int
+    program: str
+    module: str
+    processes: int
+    hits: int
+    ran: int
+    missed: int
+    dropped: int
+    faulted: int
+    passed: int
+
+
 class DeploymentInfo(msgspec.Struct, frozen=True, kw_only=True, tag="deployment"):
     """A program that is put into all processes that ``selection`` means.
 
@@ -576,6 +592,7 @@ class Removed(_Reply, frozen=True):
     probes: list[ProbeInfo]
     overhead_ns: int
     deployments: list[DeploymentInfo] = []
+    earlier: list[EarlierInfo] = []
 
 
 class Status(_Reply, frozen=True):
@@ -585,6 +602,7 @@ class Status(_Reply, frozen=True):
     probes: list[ProbeInfo]
     deployments: list[DeploymentInfo] = []
     discovery: DiscoveryInfo | None = None
+    earlier: list[EarlierInfo] = []
 
 
 class Listing(_Reply, frozen=True):

@@ -263,10 +263,8 @@ class Connection(asyncio.Protocol):
                 made = await self._deployments.deploy(self, request)
                 return messages.Deployed(id=number, deployments=listed(made))
             case messages.Remove(id=number, select=select):
-                probes, overhead, chosen = await self._deployments.remove(self, select)
-                return messages.Removed(
-                    id=number, probes=probes, overhead_ns=overhead, deployments=listed(chosen)
-                )
+                removed = await self._deployments.remove(self, select)
+                return msgspec.structs.replace(removed, id=number)
             case _:
                 return await self._look(request)
 
@@ -282,6 +280,7 @@ class Connection(asyncio.Protocol):
                     probes=[info for entry in chosen for info in entry.probe_infos()],
                     deployments=listed(self._deployments.select(self, select)),
                     discovery=self._deployments.discovery(),
+                    earlier=registry.earlier(self, select),
                 )
             case messages.Programs(id=number, select=select):
                 deployments = self._deployments.select(self, select)

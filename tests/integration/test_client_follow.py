@@ -21,6 +21,7 @@ from tests.integration.client_support import (
     parsed,
     program,
     running_daemon,
+    wait_end,
 )
 
 #: A child that writes as often as it is told, made by multiprocessing's fork.
@@ -188,3 +189,25 @@ def test_attach_to_a_process_whose_children_somebody_else_follows(tmp_path: Path
         *records, summary = parsed(report)
         assert [record["pid"] for record in records] == [target.pid] * 2
         assert [probe["hits"] for probe in summary["probes"]] == [2]
+
+
+def test_no_count_of_a_child_is_lost_however_many_there_were(tmp_path: Path) -> None:
+    script = "read x; for i in $(seq 100); do (echo hello); done; echo last"
+    with running_daemon(tmp_path) as daemon:
+        target = Popen(["bash", "-c", script], stdin=PIPE, stdout=PIPE, text=True)
+        inserted = daemon.dprobe("insert", "-f", "--pid", target.pid, program(tmp_path))
+        assert inserted.returncode == 0, inserted.stderr
+        assert target.communicate("go\n", timeout=60)[0].count("hello") == 100
+        wait_end(target.pid)
+        *probes, earlier = daemon.json("query")
+        while len(probes) < 64:  # the last of them have just ended
+            *probes, earlier = daemon.json("query")
+        assert [probe["hits"] for probe in probes] == [1] * 64
+        # The children before those, seq among them; the parent was the last to end.
+        assert (earlier["type"], earlier["processes"], earlier["hits"]) == ("earlier", 38, 38)
+        assert earlier["program"] == "writes"
+        table = daemon.dprobe("query").stdout
+        assert table.splitlines()[-1].split() == ["38", "writes", "1", "38", "0", "0"]
+        *_, removed = daemon.json("remove", "writes")
+        assert removed == earlier
+        assert daemon.json("query") == []
