@@ -42,9 +42,10 @@ class Breakpoints:
         engine: TrapEngine,
         control: Control,
         detach: Callable[[list[Probe]], None],
-        apply: Callable[[], None],
+        apply: Callable[[], str],
     ) -> None:
-        """``detach`` takes probes off their places; ``apply`` gives threads the registers."""
+        """``detach`` takes probes off their places; ``apply`` gives threads the registers, or says
+        why not all could get them."""
         self._world: Final = world
         self._engine: Final = engine
         self._control: Final = control
@@ -139,7 +140,9 @@ class Breakpoints:
         attachment = Attachment(probe, 0, "", address, None, None, index)
         self._engine.watch.attach(index, attachment)
         probe.attachments.append(attachment)
-        self._apply()
+        if trouble := self._apply():
+            self._detach([probe])
+            raise Refused(trouble)
 
     def remove(self, kind: int, address: int, length: int) -> None:
         """``z``; one that is not there is no error."""

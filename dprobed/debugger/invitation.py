@@ -55,11 +55,11 @@ def socket_folder() -> Path:
 
 class Host(NamedTuple):
     """What the tracer does for it: ``tell`` the daemon (kind, text, thread), ``detach`` probes from
-    their places, ``apply`` the debug registers to every thread."""
+    their places, ``apply`` the debug registers to every thread (why not, if it could not be)."""
 
     tell: Callable[[str, str, int], None]
     detach: Callable[[list[Probe]], None]
-    apply: Callable[[], None]
+    apply: Callable[[], str]
 
 
 class Debugger:

@@ -97,6 +97,7 @@ class TracedProcess:
         self.engine.retire = self._note_retired
         self.engine.resume = self._note_resume
         self.engine.suspended = self._tell_suspended
+        self.engine.unwatched = self.programs.unwatched
         self.engine.facility = self._act
 
     # --- attaching ---

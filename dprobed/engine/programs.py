@@ -54,6 +54,10 @@ class Inserted:
     probes: list[Probe] = field(default_factory=list)
 
 
+def _unwatched(tid: int, error: PtraceError) -> str:
+    return f"not in thread {tid}: {error.strerror}; perf may be using its debug registers"
+
+
 class Variables(NamedTuple):
     """``locals`` by the number of the program."""
 
@@ -271,6 +275,7 @@ class Programs:
             for spot in spots
         ]
         space = self._engine.space
+        before = set(self._engine.watch.attachments())
         if wanted:
             space.reserve(self._world, wanted)
         try:
@@ -284,7 +289,9 @@ class Programs:
                     self._connect(probe, spot, site)
                 sites = [site for _, _, site in ready if site is not None]
                 self._engine.take_in(site for site in sites if site.trap in space.by_trap)
-                if any(spot.length for _, spot, _ in ready):
+                watching = [probe for probe, spot, _ in ready if spot.length]
+                if watching and (unwatched := self._apply_watches(late)):
+                    self._give_up_watches(watching, before, unwatched)
                     self._apply_watches(late)
                 self._engine.classify()
         finally:
@@ -360,25 +367,57 @@ class Programs:
             self._places[module, place] = number
         return number
 
-    def apply_watches(self) -> None:
-        """Give every thread the debug registers as they are now."""
-        with self._world.stopped() as late:
-            self._apply_watches(late)
+    def _give_up_watches(
+        self, probes: Iterable[Probe], before: set[Attachment], trouble: str
+    ) -> None:
+        """Watchpoints that not all threads can have are in none; ``before``: those that were in."""
+        for probe in probes:
+            for attachment in probe.attachments:
+                if attachment.site is None and attachment not in before:
+                    self._engine.watch.detach(attachment)
+            probe.attachments = [
+                each for each in probe.attachments if each.site is not None or each in before
+            ]
+            if not probe.attachments:
+                probe.set(ProbeState.NO_DEBUG_REGISTER, trouble)
 
-    def _apply_watches(self, late: list[Thread]) -> None:
+    def apply_watches(self) -> str:
+        """Give every thread the debug registers as they are now; why not all could get them."""
+        with self._world.stopped() as late:
+            return self._apply_watches(late)
+
+    def _apply_watches(self, late: list[Thread]) -> str:
         """Those that could not be stopped get them later."""
         self._unwatched = {thread.tid for thread in late}
+        trouble = ""
         for thread in self._world.threads.values():
             if thread.state in (State.STOPPED, State.HELD):
                 try:
                     self._engine.watch.apply(thread.tid)
-                except (Gone, PtraceError) as error:
-                    _log.warning("thread %d has no watchpoints: %s", thread.tid, error)
+                except Gone:
+                    continue
+                except PtraceError as error:
+                    trouble = _unwatched(thread.tid, error)
+        return trouble
+
+    def unwatched(self, tid: int, error: PtraceError) -> None:
+        """A thread that has just begun could not be given all watchpoints."""
+        self._note_unwatched(_unwatched(tid, error))
+
+    def _note_unwatched(self, trouble: str) -> None:
+        """Watchpoints are not in all threads; empty: they are."""
+        watching = {each.probe for each in self._engine.watch.attachments()}
+        changed = [
+            probe for probe in self.probes() if probe in watching and probe.reason != trouble
+        ]
+        for probe in changed:
+            probe.set(probe.state, trouble)
+        self.tell_changed(changed)
 
     def watch_late(self) -> None:
         """Threads that were asleep in the kernel when the watchpoints changed."""
         if self._unwatched & self._world.threads.keys():
-            self.apply_watches()
+            self._note_unwatched(self.apply_watches())
 
     # --- a child ---
 
@@ -495,10 +534,13 @@ class Programs:
             probe.attachments.clear()
         empty = [site for site in sites.values() if not site.attachments and site.callback is None]
         if empty or watched:
+            trouble = ""
             with self._world.stopped() as late:
                 self._engine.remove(empty, late)
                 if watched:
-                    self._apply_watches(late)
+                    trouble = self._apply_watches(late)
+            if watched:
+                self._note_unwatched(trouble)
 
     def _lose(self, keys: set[Hashable]) -> None:
         """Modules that are not mapped any more: their sites are not ours to touch."""

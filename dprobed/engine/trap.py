@@ -104,6 +104,8 @@ class TrapEngine:
         #: Whether any probe has a budget, and what is called when one is overdrawn.
         self.metered = False
         self.overdrawn: Callable[[Account], None] = lambda account: None
+        #: A thread could not be given all watchpoints.
+        self.unwatched: Callable[[int, ptrace.PtraceError], None] = lambda tid, error: None
         self._reporter: Final = reporter
         self._registers: Final = registers
         self._words: Final = registers.words
@@ -318,7 +320,7 @@ class TrapEngine:
         if code == _TRAP_HWBKPT:
             if not self._serve_watch(thread, now):
                 # One that was taken out while this thread could not be stopped.
-                self.watch.apply(thread.tid)
+                self._watch(thread)
             return
         self._target_trap(thread, code)
 
@@ -521,12 +523,17 @@ class TrapEngine:
     def begin(self, thread: Thread) -> None:
         """A thread joins, or a process that shares the memory."""
         try:
-            self.watch.apply(thread.tid)
             self.sigtrap.observe_thread(thread)
+            self._watch(thread)
         except Gone:
             return
+
+    def _watch(self, thread: Thread) -> None:
+        """Give a thread the debug registers as they are now; raises Gone."""
+        try:
+            self.watch.apply(thread.tid)
         except ptrace.PtraceError as error:
-            _log.warning("thread %d has no watchpoints: %s", thread.tid, error)
+            self.unwatched(thread.tid, error)
 
     def release_child(self, thread: Thread) -> None:
         """A ``fork`` child has a copy of our changes: undo them there, and let it go.

@@ -76,19 +76,34 @@ class DebugRegisters:
         self._settings = [None] * COUNT
 
     def apply(self, tid: int) -> None:
-        """Give a stopped thread the registers as they are now; raises Gone and PtraceError."""
+        """Give a stopped thread the registers as they are now.
+
+        Raises Gone; and PtraceError where it cannot have them all (perf may use some): it has the
+        others then.
+        """
+        if not any(self._settings) and not ptrace.peek_debug(tid, _CONTROL):
+            return
+        trouble: ptrace.PtraceError | None = None
         control = 0
+        # An address may only change while its register is off.
+        ptrace.poke_debug(tid, _CONTROL, 0)
         for index, setting in enumerate(self._settings):
-            if setting is not None:
-                kind, _, length = setting
-                control |= 1 << 2 * index
-                control |= (_KINDS[kind] | _LENGTHS[length] << 2) << (16 + 4 * index)
-        if control or ptrace.peek_debug(tid, _CONTROL):
-            # An address may only change while its register is off.
-            ptrace.poke_debug(tid, _CONTROL, 0)
-            for index, setting in enumerate(self._settings):
-                ptrace.poke_debug(tid, index, setting[1] if setting is not None else 0)
-            ptrace.poke_debug(tid, _CONTROL, control)
+            if setting is None:
+                # Not touched if it is 0: whatever was written to takes one from the kernel's four.
+                if ptrace.peek_debug(tid, index):
+                    ptrace.poke_debug(tid, index, 0)
+                continue
+            kind, address, length = setting
+            try:
+                ptrace.poke_debug(tid, index, address)
+            except ptrace.PtraceError as error:
+                trouble = error
+                continue
+            control |= 1 << 2 * index
+            control |= (_KINDS[kind] | _LENGTHS[length] << 2) << (16 + 4 * index)
+        ptrace.poke_debug(tid, _CONTROL, control)
+        if trouble is not None:
+            raise trouble
 
     def fired(self, tid: int) -> list[Attachment]:
         """Whose registers the thread's latest debug trap was; its note of it is cleared."""

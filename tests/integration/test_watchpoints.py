@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import errno
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from dprobed.engine.protocol import State
+from dprobed.target import ptrace
 from tests.conftest import BuildTarget
 from tests.integration.conftest import Start, Trace
 from tests.integration.harness import text
@@ -116,6 +122,82 @@ def test_what_cannot_be_watched(program: Path, start: Start, trace: Trace) -> No
     target.expect("watched")
     hits = [each.hits for each in tracer.query(1)]
     assert hits[0] == hits[7] == hits[3] == TOUCHES
+    tracer.detach()
+    target.go()
+    target.expect("stopped")
+    target.finish()
+
+
+_SYS_PERF_EVENT_OPEN = 298
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+@contextlib.contextmanager
+def perf_watches(tid: int, count: int) -> Iterator[None]:
+    """Has perf use so many debug registers of a thread (perf_event_open(2))."""
+    attributes = bytearray(128)
+    attributes[0:8] = (5 | len(attributes) << 32).to_bytes(8, "little")  # PERF_TYPE_BREAKPOINT
+    attributes[40:48] = (1 << 5).to_bytes(8, "little")  # exclude_kernel
+    attributes[52:56] = (2).to_bytes(4, "little")  # HW_BREAKPOINT_W
+    attributes[64:72] = (8).to_bytes(8, "little")  # its length
+    descriptors = []
+    try:
+        for number in range(count):
+            attributes[56:64] = (0x10000 + 8 * number).to_bytes(8, "little")  # its address
+            event = (ctypes.c_char * len(attributes)).from_buffer(attributes)
+            found = _libc.syscall(_SYS_PERF_EVENT_OPEN, event, tid, -1, -1, 0)
+            assert found >= 0, os.strerror(ctypes.get_errno())
+            descriptors.append(found)
+        yield
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="Debian lets only root use perf")
+def test_a_watchpoint_that_one_thread_cannot_have_is_in_none(
+    program: Path, start: Start, trace: Trace
+) -> None:
+    target = start(program)
+    tracer = trace(target)
+    with perf_watches(target.pid, 3):
+        # Three of the four are perf's: there is one for us.
+        first = tracer.put(watch(program, ("w", "eight:8")))
+        second, [probe] = tracer.insert(watch(program, ("w", "four:4")))
+        assert probe.state is State.NO_DEBUG_REGISTER
+        assert f"not in thread {target.pid}" in probe.reason
+    third = tracer.put(watch(program, ("w", "two:2")))
+    target.go()
+    target.expect("watched")
+    assert [tracer.hits(each) for each in (first, second, third)] == [[TOUCHES], [0], [TOUCHES]]
+    tracer.detach()
+    target.go()
+    target.expect("stopped")
+    target.finish()
+
+
+def test_a_new_thread_that_cannot_have_a_watchpoint_is_named(
+    program: Path, start: Start, trace: Trace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = start(program)
+    there = {each.name for each in Path(f"/proc/{target.pid}/task").iterdir()}
+    poke = ptrace.poke_debug
+
+    def poke_those_that_are_there(tid: int, index: int, value: int) -> None:
+        if index == 0 and str(tid) not in there:
+            raise ptrace.PtraceError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        poke(tid, index, value)
+
+    monkeypatch.setattr(ptrace, "poke_debug", poke_those_that_are_there)
+    tracer = trace(target)
+    number = tracer.put(watch(program, ("w", "eight:8"), ("w", "four:4")))
+    target.go()
+    target.expect("watched")
+    probes = tracer.query(number)
+    # Of 50 threads 30 were there; the others have at least the register that can be had.
+    assert [probe.hits for probe in probes] == [300, TOUCHES]
+    assert {probe.state for probe in probes} == {State.ACTIVE}
+    assert all("No space left" in probe.reason for probe in probes)
     tracer.detach()
     target.go()
     target.expect("stopped")
