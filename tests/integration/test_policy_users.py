@@ -639,3 +639,40 @@ def test_a_child_that_is_followed_is_decided_about_by_itself(place: Place) -> No
         target.stdin.flush()
         assert target.stdout.read() == b"child\nparent\n"
         assert target.wait(20) == 0
+
+
+def test_policies_that_are_read_anew_say_whether_forks_are_followed(place: Place) -> None:
+    policy = '[[policy]]\nname = "p"\nmatch = {{ exe = "dash" }}\nfollow_forks = {follow}\n'
+    place.write(policy.format(follow="false"))
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    command = ["dash", "-c", "while read line; do (echo child); done"]
+    with (
+        place.daemon() as daemon,
+        subprocess.Popen(command, user=NOBODY, group=NOBODY, **pipes) as target,
+        asking(daemon) as peer,
+    ):
+        assert target.stdin is not None
+        assert target.stdout is not None
+
+        def fork() -> None:
+            assert target.stdin is not None
+            assert target.stdout is not None
+            target.stdin.write(b"go\n")
+            target.stdin.flush()
+            assert target.stdout.readline() == b"child\n"
+
+        attach(peer, target.pid)
+        assert insert(peer, target.pid)["type"] == "inserted"
+        fork()
+        assert report(peer, "notice")["text"] == "a child was let go without probes"
+        place.write(policy.format(follow="true"))
+        assert daemon.dprobe("policy", "reload").returncode == 0
+        fork()
+        child = report(peer, "forked")["pid"]
+        assert report(peer, "record")["pid"] == child
+        place.write(policy.format(follow="false"))
+        assert daemon.dprobe("policy", "reload").returncode == 0
+        fork()
+        assert report(peer, "notice")["text"] == "a child was let go without probes"
+        target.stdin.close()
+        assert target.wait(20) == 0
