@@ -15,6 +15,10 @@ thread of the target waits with it. These keep that away:
 * It is done only where it can be undone: RLIMIT_NICE or CAP_SYS_NICE must allow the way back.
 * It is done only while one thread makes the hits and nobody else wants its CPU: ``review`` looks
   every few hits, and stays away from it for a while after it was wrong.
+
+Where it cannot be done (nobody but root has the way back), the tracer *polls* instead while hits
+stray and come close together, on a CPU that nobody else wants: it does not sleep between them, so
+that only the thread has to be woken. Then it does not follow the thread.
 """
 
 from __future__ import annotations
@@ -36,7 +40,11 @@ _REVIEW: Final = 256
 _REVIEW_NS: Final = 5_000_000
 #: Share of our time for which we may be kept waiting for a CPU.
 _WAITING: Final = 0.7
-#: Nanoseconds for which it stays away from SCHED_IDLE after that: the first, and the longest.
+#: Nanoseconds between hits that are close enough together to poll for.
+_CLOSE: Final = 150_000
+#: Share of our time for which one who polls may be kept waiting.
+_POLL_WAITING: Final = 0.1
+#: Nanoseconds for which it stays away from either after that: the first, and the longest.
 _PATIENCE: Final = 250_000_000
 _LONGEST: Final = 16_000_000_000
 #: RLIMIT_NICE that allows nice 0: 20 - nice (getrlimit(2)).
@@ -125,6 +133,8 @@ class Follower:
         self.anywhere: Final = os.sched_getaffinity(0)
         #: Whether it is SCHED_IDLE.
         self.makes_way = False
+        #: Whether it is to look for the next stop for a while before it sleeps.
+        self.polls = False
         self._may: bool | None = None if alone else False
         self._elsewhere = 0
         self._strayed = 0
@@ -139,7 +149,7 @@ class Follower:
 
     def hit(self, cpu: int) -> None:
         """A hit happened on ``cpu``."""
-        if cpu == self.cpu:
+        if cpu == self.cpu or self.polls:
             self._elsewhere = 0
             return
         self._elsewhere += 1
@@ -152,8 +162,6 @@ class Follower:
 
     def review(self, thread: Thread, cpu: int, hits: int, now: int) -> None:
         """``hits`` more were served, the last of ``thread`` on ``cpu``: is the policy right?"""
-        if self._may is False:
-            return
         if cpu != self.cpu:
             self._strayed += hits
         if self._tid != thread.tid:
@@ -163,46 +171,58 @@ class Follower:
             self._look(thread.tgid, now)
 
     def _look(self, pid: int, now: int) -> None:
-        alone = self._tid > 0 and not self._is_kept_waiting(pid, now)
+        before = self._then[1]
+        waited = self._kept_waiting(pid, now)
+        alone = self._tid > 0 and waited <= _WAITING
         strays = 4 * self._strayed > _REVIEW
+        close = now - before < _CLOSE * (_REVIEW - self._turns) and waited <= _POLL_WAITING
         self._tid, self._strayed, self._turns = 0, 0, _REVIEW
         if self.makes_way:
             if not alone:
                 self._insist(now)
+        elif self.polls:
+            # Now and then it sees whether to follow the thread is right again.
+            if not (alone and strays and close) or now - self._since > _LONGEST:
+                self._insist(now)
         elif alone and strays and now > self._not_before:
-            self._make_way(now)
+            self._make_way(now, close)
 
-    def _is_kept_waiting(self, pid: int, now: int) -> bool:
-        """Whether others than the target have had the CPU that we wanted since the last look.
+    def _kept_waiting(self, pid: int, now: int) -> float:
+        """For which share of the time since the last look others than the target have had the CPU
+        that we wanted; 1 where that is not known.
 
         What the target runs does not count: it takes the CPU when we let it go, before we sleep.
         """
         try:
             before, self._then = self._then, (pid, now, *_times(pid))
         except OSError:  # no descriptor is left, or this kernel does not count it
-            return True
+            return 1.0
         if before[0] != pid:
-            return True
+            return 1.0
         passed, run, waited = (self._then[each] - before[each] for each in (1, 2, 3))
-        return waited - run > _WAITING * passed
+        return (waited - run) / max(passed, 1)
 
-    def _make_way(self, now: int) -> None:
+    def _make_way(self, now: int, close: bool) -> None:
         if self._may is None:
             self._may = _can_come_back()
+        self._since = now
         if self._may:
             os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-            self.makes_way, self._since = True, now
+            self.makes_way = True
+        else:
+            self.polls = close
 
     def _insist(self, now: int) -> None:
-        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
-        self.makes_way = False
+        if self.makes_way:
+            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+        self.makes_way = self.polls = False
         lasted = now - self._since
         self._patience = _PATIENCE if lasted > _LONGEST else min(2 * self._patience, _LONGEST)
         self._not_before = now + self._patience
 
     def wander(self) -> None:
         """No hits for a while: let the scheduler place us again."""
-        if self.makes_way:
+        if self.makes_way or self.polls:
             self._insist(time.monotonic_ns())
             self._not_before, self._patience = 0, _PATIENCE
         if self.cpu >= 0:

@@ -8,6 +8,7 @@ from typing import Final
 
 from ptrace.binding.func import PTRACE_CONT, PTRACE_GETREGS
 
+from dprobed.engine.follow import Follower
 from dprobed.target import ptrace
 from dprobed.target.lifecycle import State
 from dprobed.target.ptrace import RIP, WALL, Registers
@@ -17,6 +18,8 @@ from dprobed.target.tracees import Tracees
 
 #: Stops served between two looks at every thread, at least.
 _SWEEP: Final = 64
+#: Nanoseconds for which one who polls does so.
+_POLL: Final = 50_000
 
 _call = ptrace.raw_ptrace
 _waitpid = ptrace.raw_waitpid
@@ -25,9 +28,10 @@ _waitpid = ptrace.raw_waitpid
 class TrapLoop:
     """One for each tracer; the targets' engines do the work of a hit."""
 
-    def __init__(self, tracees: Tracees, registers: Registers) -> None:
+    def __init__(self, tracees: Tracees, registers: Registers, follower: Follower) -> None:
         """``registers``: the ones that the targets' engines look at, too."""
         self._tracees: Final = tracees
+        self._follower: Final = follower
         self._registers: Final[int] = registers.address
         self._words: Final = registers.words
         tracees.serve_hit = self.serve_hit
@@ -37,6 +41,7 @@ class TrapLoop:
         tracees, waitpid, call = self._tracees, _waitpid, _call
         words, registers = self._words, self._registers
         threads, others = tracees.threads, tracees.others
+        follower = self._follower
         status, status_address = tracees.status, tracees.status_address
         clock = time.monotonic_ns
         turns = _SWEEP
@@ -45,7 +50,9 @@ class TrapLoop:
             if not turns:
                 turns = self._sweep()
                 continue
-            tid = waitpid(-1, status_address, WALL)
+            tid = self._poll() if follower.polls else 0
+            if not tid:
+                tid = waitpid(-1, status_address, WALL)
             if tid <= 0:
                 if not tracees.attention:
                     tracees.drain()
@@ -86,6 +93,16 @@ class TrapLoop:
                     continue
             tracees.dispatch(tid, status.value)
             engine.overhead_ns += clock() - now
+
+    def _poll(self) -> int:
+        """A stop that comes in the next moment, without sleep; 0: none did."""
+        tracees = self._tracees
+        status_address, until = tracees.status_address, time.monotonic_ns() + _POLL
+        while not tracees.attention:
+            tid = _waitpid(-1, status_address, WALL | os.WNOHANG)
+            if tid or time.monotonic_ns() > until:
+                return int(tid)
+        return -1
 
     def serve_hit(self, thread: Thread, now: int) -> bool:
         """Serve a SIGTRAP stop that is a breakpoint and nothing else; false: nothing was done.

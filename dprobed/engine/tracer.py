@@ -60,8 +60,8 @@ class Tracer:
         self._reporter = Reporter(sock, self._arm)
         self._tracees = Tracees()
         registers = Registers()
-        self._loop = TrapLoop(self._tracees, registers)
         self._follower = follower
+        self._loop = TrapLoop(self._tracees, registers, follower)
         self._common = Common(self._tracees, registers, self._follower, self._reporter, self._adopt)
         self._targets: dict[int, TracedProcess] = {}
         #: Those that have ended, and when: a child of theirs may still come.

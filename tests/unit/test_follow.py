@@ -89,12 +89,23 @@ class Machine:
         if threading.current_thread() is threading.main_thread():
             self.idle = policy == os.SCHED_IDLE
 
-    def hits(self, follower: Follower, *tids: int, stray: bool = True, waited: float = 0.0) -> None:
-        """256 hits in 4 ms, by these threads in turn; ``waited``: this share of it for others."""
+    def hits(
+        self,
+        follower: Follower,
+        *tids: int,
+        stray: bool = True,
+        waited: float = 0.0,
+        each: int = 500_000,
+        bound: int | None = None,
+    ) -> None:
+        """256 hits in 4 ms, by these threads in turn; ``waited``: this share of it for others.
+
+        ``each``: nanoseconds of 32 hits; ``bound``: the CPU of the threads.
+        """
         for number in range(8):
-            self.now += 500_000
-            self.waited += int(500_000 * waited)
-            cpu = 1 - follower.cpu if stray else 0
+            self.now += each
+            self.waited += int(each * waited)
+            cpu = (1 - follower.cpu if stray else 0) if bound is None else bound
             thread = Thread(tids[number % len(tids)], 7, State.RUNNING)
             follower.review(thread, cpu, 32, self.now)
             follower.hit(cpu)
@@ -134,6 +145,62 @@ def test_only_a_group_of_its_own_with_a_way_back_makes_way(machine: Machine) -> 
         for _ in range(4):
             machine.hits(follower, 7)
         assert not machine.idle
+
+
+def polling(machine: Machine) -> Follower:
+    """One that has no way back from SCHED_IDLE, when it has begun to poll."""
+    machine.refuses = True
+    follower = Follower(alone=True)
+    machine.hits(follower, 7)
+    machine.hits(follower, 7)
+    assert follower.polls
+    assert not machine.idle
+    return follower
+
+
+def test_without_a_way_back_it_polls_where_it_is(machine: Machine, calls: list[set[int]]) -> None:
+    follower = polling(machine)
+    del calls[:]
+    machine.hits(follower, 7)
+    assert follower.polls
+    assert calls == []
+    follower.wander()
+    assert not follower.polls
+
+
+@pytest.mark.parametrize(
+    ("tids", "stray", "waited", "each"),
+    [
+        ((7,), False, 0, 500_000),
+        ((7, 8), True, 0, 500_000),
+        ((7,), True, 0.2, 500_000),
+        ((7,), True, 0, 32_000_000),
+    ],
+    ids=["bound", "threads", "busy", "rare"],
+)
+def test_it_polls_only_while_that_helps_and_hurts_nobody(
+    machine: Machine, tids: tuple[int, ...], stray: bool, waited: float, each: int
+) -> None:
+    if stray:
+        follower = polling(machine)
+        for _ in range(2):
+            machine.hits(follower, *tids, waited=waited, each=each)
+        assert not follower.polls
+    fresh = Follower()
+    for _ in range(4):
+        machine.hits(fresh, *tids, stray=stray, waited=waited, each=each)
+    assert not fresh.polls
+
+
+def test_one_who_polls_finds_a_thread_that_was_bound_to_a_cpu(
+    machine: Machine, calls: list[set[int]]
+) -> None:
+    follower = polling(machine)
+    ends = machine.now + 20_000_000_000
+    while machine.now < ends:
+        machine.hits(follower, 7, bound=9)
+    assert calls[-1] == {9}
+    assert not follower.polls
 
 
 def test_kept_waiting_it_insists_for_longer_each_time(machine: Machine) -> None:
