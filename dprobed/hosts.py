@@ -23,15 +23,17 @@ _ENDED: Final = 64
 
 
 class Host:
-    """A tracer and its targets. ``user``: uid and gid, if further targets may come into it.
+    """A tracer and its targets. ``user``: uid and gid as whom it runs.
 
-    ``warm``: it stays when its last target has gone, for the next one.
+    ``shared``: further targets may come into it. ``warm``: it stays when its last target has gone,
+    for the next one.
     """
 
-    def __init__(self, user: tuple[int, int] | None, warm: bool) -> None:
+    def __init__(self, user: tuple[int, int], *, shared: bool, warm: bool) -> None:
         self.tracer: Tracer
         self.user: Final = user
-        self.warm = warm and user is not None
+        self.shared: Final = shared
+        self.warm = warm and shared
         self.targets: dict[int, Target] = {}
         #: By the number of a place, whose it is.
         self.by_place: dict[int, Target] = {}
@@ -105,7 +107,7 @@ class Hosts:
     async def place(self, target: Target, uid: int, gid: int, *, shared: bool) -> None:
         """Give a target its host; raises OSError when no tracer can be started."""
         if not shared:
-            host = await self._start(target, uid, gid, None)
+            await self._start(target, (uid, gid), shared=False)
             return
         async with self._choosing:
             for host in self._shared:
@@ -114,12 +116,11 @@ class Hosts:
                 if len(host.targets) < SHARED:
                     host.add(target)
                     return
-            self._shared.append(await self._start(target, uid, gid, (uid, gid)))
+            self._shared.append(await self._start(target, (uid, gid), shared=True))
 
-    async def _start(
-        self, target: Target, uid: int, gid: int, user: tuple[int, int] | None
-    ) -> Host:
-        host = Host(user, self._warm)
+    async def _start(self, target: Target, user: tuple[int, int], *, shared: bool) -> Host:
+        host = Host(user, shared=shared, warm=self._warm)
+        uid, gid = user
         host.tracer = await self._supervisor.start(
             lambda event: self._on_event(host, event), uid=uid, gid=gid
         )

@@ -28,7 +28,7 @@ from dprobed.policy.gate import Admission, Gate
 from dprobed.policy.model import Decision
 from dprobed.policy.rights import Right
 from dprobed.program import Program, ProgramError, decode, encode
-from dprobed.rescue import rescue
+from dprobed.rescue import clear_watchpoints, rescue
 from dprobed.supervisor import Supervisor
 from dprobed.target import procfs
 
@@ -455,7 +455,7 @@ class Registry:
             own = [entry for entry in target.entries.values() if entry.owner is client]
             if client in target.holders or own:
                 host = target.host
-                if not target.attached and host is not None and host.user is None:
+                if not target.attached and host is not None and not host.shared:
                     host.tracer.close()
                 self.later(self._release(target, client))
 
@@ -702,11 +702,20 @@ class Registry:
 
     def _lost(self, host: Host, failure: str) -> None:
         """A tracer is gone, and with it the targets that it still had."""
+        failure = failure or "its tracer ended without a word"
         targets = list(host.targets.values())
         for target in targets:
             rescue(target.pid)  # At once, all of them: each may run into a breakpoint any moment.
         for target in targets:
-            self._finish(target, None, failure or "its tracer ended without a word")
+            probes = (probe for entry in target.entries.values() for probe in entry.program.probes)
+            if any(probe.watchpoint for probe in probes):
+                self.later(self._clear_watchpoints(host, target, failure))
+            else:
+                self._finish(target, None, failure)
+
+    async def _clear_watchpoints(self, host: Host, target: Target, failure: str) -> None:
+        await clear_watchpoints(self._supervisor, target.pid, *host.user)
+        self._finish(target, None, failure)
 
     def _finish(self, target: Target, ended: protocol.Ended | None, failure: str) -> None:
         """The target has ended, is let go, or was lost with its tracer (``failure``: how)."""

@@ -1,13 +1,15 @@
-"""After a tracer was killed: its breakpoints are taken out of the processes that it leaves behind.
+"""After a tracer was killed: what it had in processes is taken out of them.
 
 Without its tracer a process dies of the next breakpoint that it runs into, and whatever it forks of
 the same. Nothing is known here of what the tracer had written where, and nothing need be: code is
 as in the file that is mapped. Where a page of it was written to (the kernel has made a copy, which
 ``pagemap`` shows) and has a breakpoint that is not in the file, the file's byte is put back.
 
+Debug registers only a tracer can write to, so for watchpoints another one comes and goes.
+
 What is left over: a thread that the tracer had stopped at a breakpoint goes on behind it, in the
-middle of an instruction; one that runs into a breakpoint before we get here dies; a watchpoint
-stays in its debug register. The slots stay mapped, because threads may be in them.
+middle of an instruction; one that runs into a breakpoint or a watchpoint before we get here dies.
+The slots stay mapped, because threads may be in them.
 """
 
 from __future__ import annotations
@@ -17,8 +19,10 @@ import struct
 from collections.abc import Iterator
 from typing import Final
 
+from dprobed.engine import protocol
 from dprobed.location import LocationError, maps
 from dprobed.location.elf import ElfFile
+from dprobed.supervisor import Supervisor, TracerGone, TracerRefused
 from dprobed.target import procfs
 from dprobed.target.memory import PAGE, Memory
 
@@ -45,6 +49,24 @@ def rescue(pid: int) -> None:
         else:
             if count:
                 _log.warning("process %d: %d breakpoints of its lost tracer taken out", each, count)
+
+
+async def clear_watchpoints(supervisor: Supervisor, pid: int, uid: int, gid: int) -> None:
+    """Have a tracer of ``uid`` and ``gid`` come and go: it leaves debug registers empty."""
+    try:
+        tracer = await supervisor.start(lambda event: None, uid=uid, gid=gid)
+    except OSError as error:
+        _log.warning("process %d may have watchpoints of ours: %s", pid, error.strerror)
+        return
+    try:
+        await tracer.request(lambda seq: protocol.Attach(seq, pid))
+        await tracer.request(lambda seq: protocol.Detach(seq, pid))
+    except (TracerRefused, TracerGone) as error:
+        _log.warning("process %d may have watchpoints of ours: %s", pid, error)
+    else:
+        _log.warning("process %d: the watchpoints of its lost tracer are taken out", pid)
+    finally:
+        tracer.close()
 
 
 def restore_text(pid: int) -> int:

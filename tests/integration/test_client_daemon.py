@@ -6,6 +6,7 @@ import os
 import select
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -283,6 +284,30 @@ def test_a_tracer_that_dies_is_told_and_the_daemon_goes_on(
         pass
     assert rows[0]["reason"] == "the tracer was killed by SIGKILL"
     daemon.json("remove", "--all")
+
+
+def test_watchpoints_of_a_tracer_that_dies_are_taken_out(daemon: Daemon, tmp_path: Path) -> None:
+    """Left in the debug registers they would be the target's end at the next access."""
+    script = (
+        "import ctypes, sys\n"
+        "watched = ctypes.c_int.in_dll(ctypes.CDLL(None), 'optind')\n"
+        "for line in sys.stdin:\n"
+        "    watched.value += 1\n"
+        "    sys.stdout.write(line)\n"
+        "    sys.stdout.flush()\n"
+    )
+    source = "name = libc.so.6\naddress = optind:4\nwatchpoint = w\n    exit\n"
+    with cat([sys.executable, "-c", script]) as target:
+        daemon.json("insert", program(tmp_path, source), "--pid", target.pid)
+        target.say("watched")
+        assert daemon.json("query")[0]["hits"] == 1
+        tracer = tracer_of(target.pid)
+        os.kill(tracer, signal.SIGKILL)
+        assert wait_end(tracer)
+        while (rows := daemon.json("query"))[0]["state"] != "failed":
+            pass
+        assert tracer_of(target.pid) == 0
+        target.say("not any longer")
 
 
 def test_without_a_daemon_it_says_how_to_start_one(tmp_path: Path) -> None:
