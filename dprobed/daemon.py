@@ -128,7 +128,7 @@ async def _serve(
         loop.add_signal_handler(number, end.set)
     registry = Registry(Supervisor(main), Gate(store), keep_log=not private, hold_limit=hold_limit)
     server = Server(registry, on_last_gone=end.set if private else None)
-    hangup = end.set if private else lambda: registry.later(server.reload())
+    hangup = end.set if private else lambda: registry.targets.later(server.reload())
     loop.add_signal_handler(signal.SIGHUP, hangup)
     if private:
         await server.serve_one(sock)

@@ -139,7 +139,7 @@ class Deployments:
             each.over = True
             each.waiting.clear()
             del self._all[each.number]
-        entries = self._registry.select(client, select)
+        entries = self._registry.targets.select(client, select)
         instances = [(entry.owner, entry.target.pid) for entry in entries]
         for owner, pid in instances:
             if isinstance(owner, Deployment) and not owner.over:
@@ -322,7 +322,7 @@ class Deployments:
         deployment.waiting.discard(pid)
         deployment.refusals.pop(pid, None)
         if pid in deployment.instances:
-            self._registry.later(self._take_out(deployment, pid))
+            self._registry.targets.later(self._take_out(deployment, pid))
 
     async def _take_out(self, deployment: Deployment, pid: int) -> None:
         try:
@@ -407,7 +407,7 @@ class Deployments:
         """The time that a program may be in a process is over."""
         if deployment.instances.get(pid) is entry:
             deployment.excluded.add(pid)
-            self._registry.later(self._take_out(deployment, pid))
+            self._registry.targets.later(self._take_out(deployment, pid))
 
 
 def listed(deployments: Iterable[Deployment]) -> list[messages.DeploymentInfo]:

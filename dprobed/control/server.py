@@ -273,7 +273,7 @@ class Connection(asyncio.Protocol):
         match request:
             case messages.Query(id=number, select=select):
                 targets = await registry.query(self, select)
-                chosen = registry.select(self, select)
+                chosen = registry.targets.select(self, select)
                 return messages.Status(
                     id=number,
                     targets=[target.info() for target in targets],
@@ -288,7 +288,7 @@ class Connection(asyncio.Protocol):
                     id=number,
                     programs=[
                         entry.info()
-                        for entry in registry.select(self, select)
+                        for entry in registry.targets.select(self, select)
                         if select.pid is not None or not isinstance(entry.owner, Deployment)
                     ],
                     deployments=listed(deployments) if select.pid is None else [],
@@ -440,7 +440,7 @@ class Server:
             _log.error("%s", problem)
             return
         _log.info("the policies were read anew")
-        await self.registry.check_again()
+        await self.registry.targets.check_again()
         await self.apply()
         self.deployments.look_again()
 
