@@ -151,23 +151,25 @@ class Tracees:
 
     # --- children without a parent ---
 
-    def adopt_orphans(self, executing: int = 0) -> None:
+    def adopt_orphans(self, executing: Thread | None = None) -> None:
         """Children whose parent was killed before it could tell us of them.
 
-        ``executing``: a process whose other threads are gone, and with them what they had to tell.
+        ``executing``: of a process whose other threads are gone, and with them what they had to
+        tell; only children of that target are looked for.
         """
         if not self.early:
             return
-        parents = {thread.tgid for thread in self.threads.values()} - {executing}
+        parents = {thread.tgid for thread in self.threads.values()}
+        if executing is not None:
+            parents.discard(executing.tgid)
         for tid, stop in list(self.early.items()):
             found = procfs.status(tid)
-            parent = procfs.parent(tid)
-            if found is None or found.tgid != tid or parent in parents:
+            if found is None or found.tgid != tid or procfs.parent(tid) in parents:
                 continue
-            if executing and parent != executing:
+            world = self._origin(tid)
+            if executing is not None and world is not executing.world:
                 continue
             del self.early[tid]
-            world = self._origin(tid)
             if world is None:
                 # Nothing of ours is in it.
                 with contextlib.suppress(Gone):

@@ -289,7 +289,7 @@ class World:
         for other in [t for t in self.threads.values() if t.tgid == thread.tgid]:
             if other.tid != thread.tid:
                 self.drop(other.tid)
-        self.tracees.adopt_orphans(thread.tgid)
+        self._await_children(thread)
         thread.signal = 0
         thread.siginfo = None
         thread.listen = thread.relisten = thread.held = thread.pinned = False
@@ -299,6 +299,30 @@ class World:
         thread.trap_mask = None
         thread.identity_until = 0
         self._engine.new_image(thread)
+
+    def _await_children(self, thread: Thread) -> None:
+        """Before ``exec`` is followed up: children that have a copy of the old memory begin.
+
+        A thread that ``exec`` took away may have gone before it could tell of its child, and its
+        child may not have stopped yet. All those threads are gone (de_thread, fs/exec.c) and the
+        one that is left makes none now, so every such child is known to the kernel.
+        """
+        self.tracees.adopt_orphans(thread)
+        known = self.tracees.threads.keys() | self.tracees.others.keys()
+        for child in procfs.children(thread.tgid):
+            if child not in known and self._is_ours(child):
+                shares = self.shares_memory(child)
+                self.add(Thread(child, child, State.STARTING))
+                self._expected[child] = shares
+        while waiting := [
+            each
+            for each in self.threads.values()
+            if each.state is State.STARTING and each.tid == each.tgid
+        ]:
+            if not self.tracees.wait(self):
+                for each in waiting:
+                    if not procfs.run_state(each.tid):
+                        self._forget(each, Stop(Kind.EXITED, 0))
 
     # --- resuming ---
 
