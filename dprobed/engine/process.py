@@ -413,7 +413,16 @@ class TracedProcess:
 
     def left_copy(self, pid: int) -> bool:
         """See thread.Engine."""
-        return self.engine.has_space and self.engine.space.is_copied_in(pid)
+        if not self.engine.has_space:
+            return False
+        # One of ours for as long as it may have to open its memory to us.
+        thread = self.world.add(Thread(pid, pid, State.STOPPED))
+        try:
+            return self.engine.space.is_copied_in(self.world, thread)
+        except (Gone, SpaceError):
+            return False
+        finally:
+            self.world.drop(pid)
 
     def forgotten(self, thread: Thread, stop: Stop) -> None:
         """A thread ended; with the last one, the target."""

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final
 from dprobed.engine.relocate import Displaced, Position, RelocationError, Where, displace
 from dprobed.target import procfs, ptrace
 from dprobed.target.memory import PAGE, Memory
-from dprobed.target.ptrace import RIP, Registers
+from dprobed.target.ptrace import RIP, Gone, Registers
 from dprobed.target.thread import Thread
 from dprobed.target.world import InjectionError, World
 
@@ -120,7 +120,7 @@ def _maps(tid: int) -> list[bytes]:
             "the target has made itself not dumpable, so its list of mappings is root's; ask root"
         ) from None
     except OSError:
-        raise ptrace.Gone(tid) from None
+        raise Gone(tid) from None
 
 
 class Space:
@@ -405,12 +405,15 @@ class Space:
                 memory.poke(address, original)
         return other
 
-    def is_copied_in(self, pid: int) -> bool:
-        """Whether a process that was forked from an unknown one has our slots in its memory."""
+    def is_copied_in(self, world: World, thread: Thread) -> bool:
+        """Whether a child that was forked from an unknown process has our slots in its memory.
+
+        Raises Gone, and SpaceError when that cannot be seen.
+        """
         try:
-            memory = Memory(pid)
+            memory = self._open_copy(world, thread)
         except OSError:
-            return False
+            raise Gone(thread.tid) from None
         try:
             return any(
                 memory.peek(site.slot, len(site.displaced.code)) == site.displaced.code
