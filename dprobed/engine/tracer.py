@@ -114,6 +114,8 @@ class Tracer:
             self._wait_for_debuggers(waiting)
         elif self._tracees.threads or self._tracees.others:
             self._loop.run()
+        elif self._tracees.has_strangers:
+            self._tracees.await_stranger()
         elif self._departed:
             self._tracees.await_orphans()
             for _, target in self._departed:
@@ -362,11 +364,11 @@ class Tracer:
             if target.world.failure is not None:
                 self._fail(target, target.world.failure)
             elif target.is_over and target.end is not None:
-                # Children that share its memory may be left.
-                if not target.world.threads or self._leave(target):
-                    self._depart(target, target.end)
-                else:
+                # Children that share its memory may be left, and one of which nobody has told.
+                if target.world.threads and not self._leave(target):
                     self._arm()
+                elif not self._tracees.has_strangers:
+                    self._depart(target, target.end)
 
     def _depart(self, target: TracedProcess, end: tuple[str, int]) -> None:
         target.depart(end)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from dprobed.target.world import World
 
 #: Seconds within which a child's first stop comes after its parent's end.
-ORPHAN_PATIENCE: Final = 2.0
+ORPHAN_PATIENCE: Final = 10.0
 _PAUSE: Final = 0.001
 
 
@@ -185,6 +185,24 @@ class Tracees:
             if world.shares_memory(tid):
                 return world
         return next((world for world in self.worlds if world.left_copy(tid)), None)
+
+    @property
+    def has_strangers(self) -> bool:
+        """Whether there is a child of which nobody told us, now that all that we know of have
+        ended: the kernel would have us wait for it."""
+        if self.threads or self.others:
+            return False
+        try:
+            os.waitid(os.P_ALL, 0, os.WEXITED | os.WSTOPPED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return False
+        return True
+
+    def await_stranger(self) -> None:
+        """Until such a child stops, or a signal comes."""
+        tid = _waitpid(-1, self.status_address, WALL)
+        if tid > 0:
+            self.dispatch(tid, self.status.value)
 
     def await_orphans(self) -> None:
         """When the targets have ended: children that they have just made are to be let go."""

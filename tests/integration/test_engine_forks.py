@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import subprocess
 from collections.abc import Iterator
 
@@ -11,16 +13,20 @@ import pytest
 from tests.conftest import BuildTarget
 from tests.integration.conftest import Start, Trace
 from tests.integration.harness import counting
+from tests.integration.test_engine_threads import await_child, await_state, stall
+
+#: Children do not inherit that their parent goes before others (sched(7)).
+USUAL_FOR_CHILDREN = os.SCHED_OTHER | os.SCHED_RESET_ON_FORK
 
 both = pytest.mark.parametrize("follow", [False, True], ids=["let go", "followed"])
 
 
 @contextlib.contextmanager
-def no_cpu_idle() -> Iterator[None]:
-    """So that a new process waits for its first turn."""
+def no_cpu_idle() -> Iterator[list[int]]:
+    """So that a new process waits for its first turn; yields those that have all of them."""
     busy = [subprocess.Popen(["sh", "-c", "while :; do :; done"]) for _ in range(4)]
     try:
-        yield
+        yield [each.pid for each in busy]
     finally:
         for each in busy:
             each.kill()
@@ -62,3 +68,44 @@ def test_a_child_has_what_its_parent_set_for_sigtrap(
     assert tracer.hits(number) == [10]
     tracer.detach()
     target.finish()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="lets processes wait behind others")
+def test_the_end_of_a_process_is_not_told_before_its_child(
+    build_target: BuildTarget, start: Start, trace: Trace
+) -> None:
+    """Who follows forks until all have ended would go too early.
+
+    The parent is killed in its fork event, which nobody sees, before the child has its first turn.
+    """
+    program = build_target("engine_fork.c")
+    with no_cpu_idle() as busy:
+        one = {max(os.sched_getaffinity(0))}
+        for pid in busy:
+            go_first(pid, one)
+        for _ in range(5):
+            target = start(program, "followed")
+            tracer = trace(target, follow_forks=True)
+            number = tracer.put(counting(program, "probed"))
+            os.sched_setscheduler(target.pid, USUAL_FOR_CHILDREN, os.sched_param(0))
+            go_first(target.pid, one)
+            stall(tracer)
+            target.go()
+            await_child(target.pid)
+            os.kill(target.pid, signal.SIGKILL)
+            await_state(target.pid, "Z")
+            os.kill(tracer.pid, signal.SIGCONT)
+            while tracer.ends.keys() != {target.pid, *(each.pid for each in tracer.forked)}:
+                tracer.receive()
+            [forked] = tracer.forked
+            assert [(each.program, each.hits) for each in tracer.ends[forked.pid].probes] == [
+                (number, 1)
+            ]
+            target.tracer = None
+            assert target.line() == "child clean"
+
+
+def go_first(pid: int, cpus: set[int]) -> None:
+    """Before others, on these."""
+    os.setpriority(os.PRIO_PROCESS, pid, -15)
+    os.sched_setaffinity(pid, cpus)
