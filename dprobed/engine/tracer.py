@@ -373,6 +373,10 @@ class Tracer:
     def _depart(self, target: TracedProcess, end: tuple[str, int]) -> None:
         target.depart(end)
         self._targets.pop(target.pid, None)
+        if end[0] == "detached":
+            # All its threads stood still, and had told of their children.
+            self._forget(target)
+            return
         self._departed.append((time.monotonic(), target))
         if len(self._departed) > _DEPARTED:
             self._forget(self._departed.popleft()[1])
@@ -404,7 +408,8 @@ class Tracer:
                     del self._targets[target.pid]
             if self._targets:
                 self._tracees.pause(LATE_PAUSE)
-        self._tracees.await_orphans()
+        if self._departed:
+            self._tracees.await_orphans()
         if self._defect is not None:
             raise self._defect
 

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 #: Seconds within which a child's first stop comes after its parent's end.
 ORPHAN_PATIENCE: Final = 10.0
+#: The same where it cannot be told whether there is one.
+_PATIENCE_IN_VAIN: Final = 2.0
 _PAUSE: Final = 0.001
 
 
@@ -49,6 +51,8 @@ class Tracees:
         self.worlds: list[World] = []
         #: Processes that we wait for besides the targets': who is told of each of their stops.
         self.others: dict[int, Callable[[Stop], None]] = {}
+        #: Leading threads that have ended, of processes that were let go: we stay their tracer.
+        self.zombies: set[int] = set()
         #: First stops of children whose parent's event has not come yet.
         self.early: dict[int, Stop] = {}
         #: Whose work is being done: a defect is that target's.
@@ -145,6 +149,7 @@ class Tracees:
             other(stop)
         elif stop.kind in (Kind.EXITED, Kind.KILLED):
             self.early.pop(tid, None)
+            self.zombies.discard(tid)
         elif stop.kind in (Kind.STOP, Kind.GROUP_STOP):
             self.early[tid] = stop
             self.attention = True
@@ -190,7 +195,7 @@ class Tracees:
     def has_strangers(self) -> bool:
         """Whether there is a child of which nobody told us, now that all that we know of have
         ended: the kernel would have us wait for it."""
-        if self.threads or self.others:
+        if self.threads or self.others or self.zombies:
             return False
         try:
             os.waitid(os.P_ALL, 0, os.WEXITED | os.WSTOPPED | os.WNOHANG | os.WNOWAIT)
@@ -206,7 +211,8 @@ class Tracees:
 
     def await_orphans(self) -> None:
         """When the targets have ended: children that they have just made are to be let go."""
-        deadline = time.monotonic() + ORPHAN_PATIENCE
+        in_vain = self.others or self.zombies
+        deadline = time.monotonic() + (_PATIENCE_IN_VAIN if in_vain else ORPHAN_PATIENCE)
         while time.monotonic() < deadline:
             tid = _waitpid(-1, self.status_address, WALL | os.WNOHANG)
             if tid > 0:

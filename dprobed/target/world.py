@@ -167,6 +167,7 @@ class World:
         for thread in list(self.threads.values()):
             if thread.state is State.ENDED:
                 self.drop(thread.tid)
+                self.tracees.zombies.add(thread.tid)
             elif thread.state in (State.STOPPED, State.HELD) and not thread.waits:
                 self.detach(thread)
 

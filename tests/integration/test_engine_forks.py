@@ -70,6 +70,78 @@ def test_a_child_has_what_its_parent_set_for_sigtrap(
     target.finish()
 
 
+#: Ways to make children, and how many of them execute the program again: five calls each.
+WAYS = {
+    "vforks": 48,
+    "shares": 0,
+    "siblings": 0,
+    "pidfds": 0,
+    "handler": 0,
+    "daemons": 0,
+    "leaderless": 12,
+}
+
+
+@both
+@pytest.mark.parametrize("way", WAYS)
+def test_children_made_in_less_usual_ways(
+    build_target: BuildTarget, start: Start, trace: Trace, way: str, follow: bool
+) -> None:
+    program = build_target("engine_forkers.c", "-pthread")
+    target = start(program, way)
+    tracer = trace(target, follow_forks=follow)
+    number = tracer.put(counting(program, "probed"))
+    others = tracer.put(counting(program, "make_syscall"))
+    tracer.put(counting("libc.so.6", "fork", "vfork"))
+    target.go()
+    target.expect("stopped")
+    [hits] = tracer.hits(number)
+    for forked in tracer.forked:
+        ended = tracer.ends_of(forked.pid)
+        assert ended.how == "exited"
+        for each in ended.probes:
+            assert (each.missed, each.ran) == (0, each.hits), each
+        hits += sum(each.hits for each in ended.probes if each.program == number)
+    tracer.remove(others)
+    tracer.detach()
+    own = target.finish()
+    assert hits == (target.number("total") + 5 * WAYS[way] if follow else own)
+
+
+def test_a_child_that_its_parent_traces(
+    build_target: BuildTarget, start: Start, trace: Trace
+) -> None:
+    program = build_target("engine_forkers.c", "-pthread")
+    target = start(program, "traces")
+    tracer = trace(target)
+    number = tracer.put(counting(program, "probed"))
+    target.go()
+    target.expect("stopped")
+    hits = tracer.hits(number)
+    tracer.detach()
+    assert hits == [target.finish()]
+
+
+def test_a_child_ends_after_its_parent_without_a_leading_thread_was_let_go(
+    build_target: BuildTarget, start: Start, trace: Trace
+) -> None:
+    """The parent's zombie stays with the tracer, and is no child that may still come."""
+    program = build_target("engine_forkers.c", "-pthread")
+    target = start(program, "outlives")
+    tracer = trace(target, follow_forks=True)
+    tracer.put(counting(program, "probed"))
+    target.go()
+    target.expect("child")
+    while not tracer.forked:
+        tracer.receive()
+    tracer.let_go(target.pid)
+    target.go()
+    [forked] = tracer.forked
+    assert tracer.ends_of(forked.pid).probes[0].hits == 2
+    target.expect("stopped")
+    target.finish()
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="lets processes wait behind others")
 def test_the_end_of_a_process_is_not_told_before_its_child(
     build_target: BuildTarget, start: Start, trace: Trace
