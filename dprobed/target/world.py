@@ -418,7 +418,10 @@ class World:
                     return []
                 if not self.tracees.wait(self):
                     late = self._unstoppable()
-                    if late is not None and (not late or time.monotonic() > deadline):
+                    if late is None:
+                        continue
+                    # Who sleeps in ``vfork`` does so until its child, which stands still, goes on.
+                    if all(each.waits for each in late) or time.monotonic() > deadline:
                         return late
         finally:
             signal.setitimer(signal.ITIMER_REAL, *previous)
