@@ -5,6 +5,9 @@ it, and it is let go. If so, it becomes a target of its own before it has run an
 breakpoints in its copy of the memory are taken over as they are, the programs' variables begin with
 what they are in the parent, counters with 0. A child that shares the memory (``vfork``) belongs to
 its parent's target until it has memory of its own, at ``exec``.
+
+A child into whose memory no way leads is *kept*: a target without programs, which nobody is told
+of, whose breakpoints do nothing, until it ends or executes another program.
 """
 
 from __future__ import annotations
@@ -55,6 +58,8 @@ class Common:
     reporter: Reporter
     #: A followed child is a target from now on; false: there are too many, and it was not taken.
     adopt: Callable[[TracedProcess], bool]
+    #: A child that cannot be let go is a target from now on.
+    keep: Callable[[TracedProcess], None]
     #: One dictionary for all executors, which ask it again at each hit.
     facilities: dict[str, int] = field(default_factory=dict)
     #: For which of them something is done at the hit; None: for all.
@@ -168,9 +173,9 @@ class TracedProcess:
         if self.end is None and self.debugger.is_invited:
             self.debugger.attend()
         if self._leaving is not None and not self._dumps.busy:
-            if self.end is not None or self.leave():
+            if (self.end is not None and not self.is_kept) or self.leave():
                 self._leaving()
-            else:
+            elif not self.is_kept:
                 self._common.reporter.arm()
 
     def _keep_budgets(self) -> None:
@@ -306,9 +311,33 @@ class TracedProcess:
             if self._options.follow_forks and self._follow(thread, copied=True) is not None:
                 return
             self.engine.release_child(thread)
+        except SpaceError as error:
+            self._keep(thread)
+            self._tell(
+                "fork",
+                "a child stays traced, without probes, until it ends or executes a program, "
+                f"because our breakpoints cannot be taken out of it: {error}",
+                thread.tid,
+            )
+            return
         except Gone:
             return
         self._tell("fork", "a child was let go without probes", thread.tid)
+
+    def _keep(self, thread: Thread) -> None:
+        """A child keeps its copy of our changes, and would die of them alone."""
+        options = msgspec.structs.replace(self._options, follow_forks=False)
+        child = TracedProcess(self._common, thread.tgid, options)
+        self._common.keep(child)
+        self.world.hand_over(thread, child.world)
+        child.engine.space = self.engine.space.sealed_copy(thread.tgid)
+        child.engine.classify()
+        child.engine.begin(thread)
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether it is a child that could not be let go."""
+        return self.engine.has_space and self.engine.space.sealed
 
     def _follow(self, thread: Thread, copied: bool) -> TracedProcess | None:
         """Make a child a target of its own; None: it could not be, and nothing was done.
@@ -372,6 +401,10 @@ class TracedProcess:
         """``exec`` took the old address space away: put the probes into the new one."""
         if thread.tgid != self.pid:
             self._part(thread)
+            return
+        if self.is_kept:
+            self.world.detach(thread)
+            self.world.want()
             return
         self.debugger.new_image(thread)
         self._leave_space()
@@ -478,6 +511,9 @@ class TracedProcess:
     def leave(self) -> bool:
         """Take every change back and let every thread go; false: one sleeps in the kernel and
         keeps its slots, ask again."""
+        if self.is_kept:
+            self.world.tracees.serve_noted(self.world)
+            return not self.world.threads
         self.debugger.leave()
         for probe in self.programs.probes():
             probe.attachments.clear()

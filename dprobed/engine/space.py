@@ -130,6 +130,8 @@ class Space:
         """``memory`` is closed with it."""
         self.tgid = tgid
         self.memory = memory
+        #: Our changes cannot be taken out.
+        self.sealed = False
         self.by_trap: dict[int, Site] = {}
         self.areas: list[Area] = []
         #: A debugger's breakpoints where no site can be (a return to the stack): what was there.
@@ -438,6 +440,16 @@ class Space:
         for address, original in self.raw.items():
             if memory.peek(address, 1) == INT3:
                 memory.poke(address, original)
+        return other
+
+    def sealed_copy(self, tgid: int) -> Space:
+        """The space of a ``fork`` child whose memory is closed to us: our changes stay in it."""
+        other = Space(tgid, Memory.closed())
+        other.sealed = True
+        other.areas = [area.copy() for area in self.areas]
+        for site in self._slots.values():
+            twin = Site(site.address, site.original, site.slot, site.displaced)
+            other._slots[twin.slot] = other.by_trap[twin.trap] = twin
         return other
 
     def _other(self, world: World, thread: Thread) -> Space:

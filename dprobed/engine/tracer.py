@@ -62,7 +62,9 @@ class Tracer:
         registers = Registers()
         self._loop = TrapLoop(self._tracees, registers)
         self._follower = follower
-        self._common = Common(self._tracees, registers, self._follower, self._reporter, self._adopt)
+        self._common = Common(
+            self._tracees, registers, self._follower, self._reporter, self._adopt, self._keep
+        )
         self._targets: dict[int, TracedProcess] = {}
         #: Those that have ended, and when: a child of theirs may still come.
         self._departed: deque[tuple[float, TracedProcess]] = deque()
@@ -347,6 +349,10 @@ class Tracer:
         self._take(child)
         return True
 
+    def _keep(self, child: TracedProcess) -> None:
+        self._take(child)
+        child.leave_when_idle(lambda: self._depart(child, child.end or ("detached", 0)))
+
     def _take(self, target: TracedProcess) -> None:
         self._targets[target.pid] = target
         self._tracees.worlds.append(target.world)
@@ -406,8 +412,14 @@ class Tracer:
                 except Exception as error:
                     self._defect = error
                     del self._targets[target.pid]
-            if self._targets:
+            if any(not target.is_kept for target in self._targets.values()):
                 self._tracees.pause(LATE_PAUSE)
+            elif self._targets:
+                # Perhaps for a long time.
+                self._tracees.attention = False
+                self._tracees.serve_noted()
+                self._tracees.adopt_orphans()
+                self._loop.run()
         if self._departed:
             self._tracees.await_orphans()
         if self._defect is not None:

@@ -310,7 +310,11 @@ class TrapEngine:
             if code != _SI_KERNEL:
                 self._target_trap(thread, code)
             return
-        if code == _SI_KERNEL and self.space.memory.peek(words[RIP] - 1, 1) != INT3:
+        if (
+            code == _SI_KERNEL
+            and not self.space.sealed
+            and self.space.memory.peek(words[RIP] - 1, 1) != INT3
+        ):
             # A breakpoint of ours that was taken out while this SIGTRAP was on its way.
             words[RIP] -= 1
             self._registers.store(thread.tid)
@@ -531,7 +535,7 @@ class TrapEngine:
     def release_child(self, thread: Thread) -> None:
         """A ``fork`` child has a copy of our changes: undo them there, and let it go.
 
-        Raises Gone.
+        Raises Gone, and SpaceError when there is no way into its memory.
         """
         try:
             copy = self.space.undone_copy(self.world, thread)

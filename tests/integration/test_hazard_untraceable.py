@@ -170,6 +170,41 @@ def test_it_stops_being_dumpable_and_is_killed_in_fork(
     assert target.line() == "child clean"
 
 
+@pytest.mark.parametrize("follow", [False, True], ids=["let go", "followed"])
+@pytest.mark.parametrize("child", ["ends", "executes"])
+@pytest.mark.parametrize("we", ["stay", "leave"])
+def test_it_closes_itself_altogether_and_forks(
+    build_target: BuildTarget,
+    everybodys: Path,
+    start: Start,
+    trace: Trace,
+    follow: bool,
+    child: str,
+    we: str,
+) -> None:
+    """No way leads into the child's memory: it cannot be let go with our breakpoints in it."""
+    program = Path(shutil.copy(build_target("engine_closed.c"), everybodys / "closed"))
+    target = start(program, child, **as_user(NOBODY))
+    tracer = trace(uid=NOBODY)
+    tracer.attach(target.pid, follow_forks=follow)
+    target.tracer = tracer
+    number = tracer.put(counting(program, "probed"))
+    target.go()
+    target.expect("grandchild")
+    notices = [each for each in tracer.events if isinstance(each, protocol.TargetEvent)]
+    told = [(each.kind, each.pid) for each in notices if "stays traced" in each.text]
+    assert told[0] == ("fork", target.pid)
+    if we == "leave":
+        tracer.close()
+    target.go()
+    target.expect("stopped")
+    if we == "stay":
+        assert tracer.hits(number) == [2]
+        tracer.detach()
+    assert tracer.forked == []
+    assert target.finish() == 2
+
+
 def test_a_32_bit_program(build_target: BuildTarget, start: Start, trace: Trace) -> None:
     target = start(build_target("small32.s", "-m32", "-nostdlib", "-static"))
     assert "32-bit" in refusal(trace(), target.pid)
