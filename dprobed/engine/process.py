@@ -6,6 +6,9 @@ instruction: the breakpoints in its copy of the memory are taken over as they ar
 programs that follow begin with what they are in the parent, counters with 0; other programs are
 taken out of it. A child that shares the memory (``vfork``) belongs to
 its parent's target until it has memory of its own, at ``exec``.
+
+A child into whose memory no way leads is *kept*: a target without programs, which nobody is told
+of, whose breakpoints do nothing, until it ends or executes another program.
 """
 
 from __future__ import annotations
@@ -56,6 +59,8 @@ class Common:
     reporter: Reporter
     #: A followed child is a target from now on; false: there are too many, and it was not taken.
     adopt: Callable[[TracedProcess], bool]
+    #: A child that cannot be let go is a target from now on.
+    keep: Callable[[TracedProcess], None]
     #: One dictionary for all executors, which ask it again at each hit.
     facilities: dict[str, int] = field(default_factory=dict)
     #: For which of them something is done at the hit; None: for all.
@@ -177,9 +182,9 @@ class TracedProcess:
         if self.end is None and self.debugger.is_invited:
             self.debugger.attend()
         if self._leaving is not None and not self._dumps.busy:
-            if self.end is not None or self.leave():
+            if (self.end is not None and not self.is_kept) or self.leave():
                 self._leaving()
-            else:
+            elif not self.is_kept:
                 self._common.reporter.arm()
 
     def _keep_budgets(self) -> None:
@@ -315,9 +320,33 @@ class TracedProcess:
             if self.programs.that_follow() and self._follow(thread, copied=True) is not None:
                 return
             self.engine.release_child(thread)
+        except SpaceError as error:
+            self._keep(thread)
+            self._tell(
+                "fork",
+                "a child stays traced, without probes, until it ends or executes a program, "
+                f"because our breakpoints cannot be taken out of it: {error}",
+                thread.tid,
+            )
+            return
         except Gone:
             return
         self._tell("fork", "a child was let go without probes", thread.tid)
+
+    def _keep(self, thread: Thread) -> None:
+        """A child keeps its copy of our changes, and would die of them alone."""
+        options = msgspec.structs.replace(self._options, follow_forks=False)
+        child = TracedProcess(self._common, thread.tgid, options)
+        self._common.keep(child)
+        self.world.hand_over(thread, child.world)
+        child.engine.space = self.engine.space.sealed_copy(thread.tgid)
+        child.engine.classify()
+        child.engine.begin(thread)
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether it is a child that could not be let go."""
+        return self.engine.has_space and self.engine.space.sealed
 
     def _follow(self, thread: Thread, copied: bool) -> TracedProcess | None:
         """Make a child a target of its own; None: it could not be, and nothing was done.
@@ -382,6 +411,10 @@ class TracedProcess:
         if thread.tgid != self.pid:
             self._part(thread)
             return
+        if self.is_kept:
+            self.world.detach(thread)
+            self.world.want()
+            return
         self.debugger.new_image(thread)
         self._leave_space()
         self.programs.forget_places()
@@ -422,7 +455,16 @@ class TracedProcess:
 
     def left_copy(self, pid: int) -> bool:
         """See thread.Engine."""
-        return self.engine.has_space and self.engine.space.is_copied_in(pid)
+        if not self.engine.has_space:
+            return False
+        # One of ours for as long as it may have to open its memory to us.
+        thread = self.world.add(Thread(pid, pid, State.STOPPED))
+        try:
+            return self.engine.space.is_copied_in(self.world, thread)
+        except (Gone, SpaceError):
+            return False
+        finally:
+            self.world.drop(pid)
 
     def forgotten(self, thread: Thread, stop: Stop) -> None:
         """A thread ended; with the last one, the target."""
@@ -478,6 +520,9 @@ class TracedProcess:
     def leave(self) -> bool:
         """Take every change back and let every thread go; false: one sleeps in the kernel and
         keeps its slots, ask again."""
+        if self.is_kept:
+            self.world.tracees.serve_noted(self.world)
+            return not self.world.threads
         self.debugger.leave()
         for probe in self.programs.probes():
             probe.attachments.clear()

@@ -23,14 +23,12 @@ SIGTRAP but not everything, set by a system call of its own, is not seen.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import signal
 from typing import Final
 
 from dprobed.engine.space import Space, SpaceError
-from dprobed.program.context import MemoryFault
-from dprobed.target import memory, procfs, ptrace
+from dprobed.target import procfs, ptrace
 from dprobed.target.ptrace import RDI, RSI, RSP, Registers
 from dprobed.target.thread import Thread
 from dprobed.target.world import World
@@ -123,8 +121,6 @@ class Sigtrap:
         handler = word(0)
         if handler == _SIG_DFL:
             self.disposition = None
-        elif handler == _SIG_IGN:
-            self.disposition = _SIG_IGN.to_bytes(_ACTION_SIZE, "little")
         else:
             flags = word(_LIBC_FLAGS, 4) | _SA_RESTORER
             parts = (handler, flags, self.restorer, word(_LIBC_MASK))
@@ -193,23 +189,13 @@ class Sigtrap:
         if self._stale and self._concerns(thread):
             self._stale = False
             if self.disposition is not None:
-                self._store(thread, self.disposition)
+                self._store(thread, self.disposition, self.space)
 
-    def restore_in_child(self, thread: Thread) -> None:
-        """The same in a process that has a copy of the kernel's state. Raises Gone."""
-        if not self._stale or self.disposition is None:
-            return
-        # By the thread's id: ``space.memory`` is the parent's, which goes on already.
-        scratch = (self._registers.load(thread.tid)[RSP] - _SCRATCH) & ~15
-        saved = memory.read_partial(thread.tid, scratch, _ACTION_SIZE)
-        if len(saved) < _ACTION_SIZE:
-            return
-        with contextlib.suppress(MemoryFault):
-            memory.write(thread.tid, scratch, self.disposition)
-            try:
-                self._sigaction(thread, scratch, 0)
-            finally:
-                memory.write(thread.tid, scratch, saved)
+    def restore_in_child(self, thread: Thread, space: Space) -> None:
+        """The same in a process that has a copy of the kernel's state, and whose memory ``space``
+        is: the parent's goes on already. Raises Gone."""
+        if self._stale and self.disposition is not None:
+            self._store(thread, self.disposition, space)
 
     def new_image(self, thread: Thread) -> None:
         """``exec``: handlers are gone, "ignored" stays. Raises Gone."""
@@ -218,36 +204,34 @@ class Sigtrap:
         if ignored:
             self.disposition = _SIG_IGN.to_bytes(_ACTION_SIZE, "little")
             if stale:
-                self._store(thread, self.disposition)
+                self._store(thread, self.disposition, self.space)
 
     # --- system calls of a borrowed thread ---
 
     def _query(self, thread: Thread) -> bytes | None:
-        scratch, saved = self._scratch(thread)
+        scratch, saved = self._scratch(thread, self.space)
         try:
-            result = self._sigaction(thread, 0, scratch)
+            result = self._sigaction(thread, 0, scratch, self.space)
             action = self.space.memory.peek(scratch, _ACTION_SIZE)
         finally:
             self.space.memory.poke(scratch, saved)
         return action if result == 0 and len(action) == _ACTION_SIZE else None
 
-    def _store(self, thread: Thread, action: bytes) -> None:
-        scratch, saved = self._scratch(thread)
+    def _store(self, thread: Thread, action: bytes, space: Space) -> None:
+        scratch, saved = self._scratch(thread, space)
         try:
-            self.space.memory.poke(scratch, action)
-            self._sigaction(thread, scratch, 0)
+            space.memory.poke(scratch, action)
+            self._sigaction(thread, scratch, 0, space)
         finally:
-            self.space.memory.poke(scratch, saved)
+            space.memory.poke(scratch, saved)
 
-    def _scratch(self, thread: Thread) -> tuple[int, bytes]:
+    def _scratch(self, thread: Thread, space: Space) -> tuple[int, bytes]:
         address = (self._registers.load(thread.tid)[RSP] - _SCRATCH) & ~15
-        return address, self.space.memory.peek(address, _ACTION_SIZE)
+        return address, space.memory.peek(address, _ACTION_SIZE)
 
-    def _sigaction(self, thread: Thread, new: int, old: int) -> int:
+    def _sigaction(self, thread: Thread, new: int, old: int, space: Space) -> int:
         try:
-            return self.space.call(
-                self._world, thread, _SYS_RT_SIGACTION, signal.SIGTRAP, new, old, 8
-            )
+            return space.call(self._world, thread, _SYS_RT_SIGACTION, signal.SIGTRAP, new, old, 8)
         except SpaceError as error:
-            _log.warning("process %d: SIGTRAP's handler: %s", self.space.tgid, error)
+            _log.warning("process %d: SIGTRAP's handler: %s", space.tgid, error)
             return -1

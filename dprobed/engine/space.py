@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Final
 from dprobed.engine.relocate import Displaced, Position, RelocationError, Where, displace
 from dprobed.target import procfs, ptrace
 from dprobed.target.memory import PAGE, Memory
+from dprobed.target.ptrace import RIP, Gone, Registers
 from dprobed.target.thread import Thread
 from dprobed.target.world import InjectionError, World
 
@@ -119,7 +120,7 @@ def _maps(tid: int) -> list[bytes]:
             "the target has made itself not dumpable, so its list of mappings is root's; ask root"
         ) from None
     except OSError:
-        raise ptrace.Gone(tid) from None
+        raise Gone(tid) from None
 
 
 class Space:
@@ -129,6 +130,8 @@ class Space:
         """``memory`` is closed with it."""
         self.tgid = tgid
         self.memory = memory
+        #: Our changes cannot be taken out.
+        self.sealed = False
         self.by_trap: dict[int, Site] = {}
         self.areas: list[Area] = []
         #: A debugger's breakpoints where no site can be (a return to the stack): what was there.
@@ -251,7 +254,11 @@ class Space:
 
         Raises SpaceError and Gone.
         """
-        gate = self.gate(thread.tid)
+        return self._call_at(self.gate(thread.tid), world, thread, number, arguments)
+
+    def _call_at(
+        self, gate: int, world: World, thread: Thread, number: int, arguments: tuple[int, ...]
+    ) -> int:
         found = procfs.status(thread.tid)
         if found is None or not found.seccomp:
             return self._inject(world, thread, gate, number, arguments)
@@ -283,7 +290,7 @@ class Space:
 
         Raises SpaceError.
         """
-        if self._gate and self.text(self._gate, 2) == _SYSCALL:
+        if self._gate and self.memory.peek(self._gate, 2) == _SYSCALL:
             return self._gate
         for line in sorted(_maps(tid), key=lambda each: b"[vdso]" not in each):
             fields = line.split(None, 5)
@@ -377,7 +384,7 @@ class Space:
         slot, in which the child's thread may be. Raises OSError when the child is gone, SpaceError
         and Gone.
         """
-        other = Space(thread.tgid, self._open_copy(world, thread))
+        other = self._other(world, thread)
         memory = other.memory
         for area in self.areas:
             if memory.peek(area.start, 1):
@@ -400,12 +407,15 @@ class Space:
                 memory.poke(address, original)
         return other
 
-    def is_copied_in(self, pid: int) -> bool:
-        """Whether a process that was forked from an unknown one has our slots in its memory."""
+    def is_copied_in(self, world: World, thread: Thread) -> bool:
+        """Whether a child that was forked from an unknown process has our slots in its memory.
+
+        Raises Gone, and SpaceError when that cannot be seen.
+        """
         try:
-            memory = Memory(pid)
+            memory = self._open_copy(world, thread)
         except OSError:
-            return False
+            raise Gone(thread.tid) from None
         try:
             return any(
                 memory.peek(site.slot, len(site.displaced.code)) == site.displaced.code
@@ -414,26 +424,38 @@ class Space:
         finally:
             memory.close()
 
-    def restore_copy(self, world: World, thread: Thread) -> bool:
-        """Put the original bytes into a ``fork`` child's copy of this space; false: it is gone.
+    def undone_copy(self, world: World, thread: Thread) -> Space:
+        """The space of a ``fork`` child that is let go, with our changes of its text undone.
 
-        Raises SpaceError and Gone.
+        Raises OSError when the child is gone, SpaceError and Gone.
         """
-        try:
-            copy = self._open_copy(world, thread)
-        except OSError:
-            return False
-        try:
-            # Also those taken out while a thread, perhaps in ``fork``, could not be stopped.
-            for site in self._slots.values():
-                if not site.gone and copy.peek(site.address, 1) == INT3:
-                    copy.poke(site.address, site.original[:1])
-            for address, original in self.raw.items():
-                if copy.peek(address, 1) == INT3:
-                    copy.poke(address, original)
-        finally:
-            copy.close()
-        return True
+        other = self._other(world, thread)
+        memory = other.memory
+        other.areas = [area.copy() for area in self.areas]
+        other._slots = dict(self._slots)
+        # Also those taken out while a thread, perhaps in ``fork``, could not be stopped.
+        for site in self._slots.values():
+            if not site.gone and memory.peek(site.address, 1) == INT3:
+                memory.poke(site.address, site.original[:1])
+        for address, original in self.raw.items():
+            if memory.peek(address, 1) == INT3:
+                memory.poke(address, original)
+        return other
+
+    def sealed_copy(self, tgid: int) -> Space:
+        """The space of a ``fork`` child whose memory is closed to us: our changes stay in it."""
+        other = Space(tgid, Memory.closed())
+        other.sealed = True
+        other.areas = [area.copy() for area in self.areas]
+        for site in self._slots.values():
+            twin = Site(site.address, site.original, site.slot, site.displaced)
+            other._slots[twin.slot] = other.by_trap[twin.trap] = twin
+        return other
+
+    def _other(self, world: World, thread: Thread) -> Space:
+        other = Space(thread.tgid, self._open_copy(world, thread))
+        other._gate = self._gate
+        return other
 
     def _open_copy(self, world: World, thread: Thread) -> Memory:
         """Raises OSError when the child is gone, SpaceError and Gone."""
@@ -441,12 +463,15 @@ class Space:
             return Memory(thread.tid)
         except PermissionError:
             # Not dumpable, which it has from its parent, and we are not root: its memory is closed
-            # to us, but not its registers. So it opens it itself for that moment.
-            self.call(world, thread, _SYS_PRCTL, _PR_SET_DUMPABLE, 1)
+            # to us, but not its registers. So it opens it itself for that moment. It has just come
+            # out of the system call that made it, whose instruction is the way in again: of the
+            # parent's memory, in which others are known, nothing may be left.
+            gate = Registers().load(thread.tid)[RIP] - len(_SYSCALL)
+            self._call_at(gate, world, thread, _SYS_PRCTL, (_PR_SET_DUMPABLE, 1))
             try:
                 return Memory(thread.tid)
             finally:
-                self.call(world, thread, _SYS_PRCTL, _PR_SET_DUMPABLE, 0)
+                self._call_at(gate, world, thread, _SYS_PRCTL, (_PR_SET_DUMPABLE, 0))
 
     def unmap_areas(self, world: World, thread: Thread) -> None:
         """Have ``thread``'s process unmap the areas; raises SpaceError and Gone."""

@@ -62,7 +62,9 @@ class Tracer:
         registers = Registers()
         self._follower = follower
         self._loop = TrapLoop(self._tracees, registers, follower)
-        self._common = Common(self._tracees, registers, self._follower, self._reporter, self._adopt)
+        self._common = Common(
+            self._tracees, registers, self._follower, self._reporter, self._adopt, self._keep
+        )
         self._targets: dict[int, TracedProcess] = {}
         #: Those that have ended, and when: a child of theirs may still come.
         self._departed: deque[tuple[float, TracedProcess]] = deque()
@@ -114,6 +116,8 @@ class Tracer:
             self._wait_for_debuggers(waiting)
         elif self._tracees.threads or self._tracees.others:
             self._loop.run()
+        elif self._tracees.has_strangers:
+            self._tracees.await_stranger()
         elif self._departed:
             self._tracees.await_orphans()
             for _, target in self._departed:
@@ -349,6 +353,10 @@ class Tracer:
         self._take(child)
         return True
 
+    def _keep(self, child: TracedProcess) -> None:
+        self._take(child)
+        child.leave_when_idle(lambda: self._depart(child, child.end or ("detached", 0)))
+
     def _take(self, target: TracedProcess) -> None:
         self._targets[target.pid] = target
         self._tracees.worlds.append(target.world)
@@ -366,15 +374,19 @@ class Tracer:
             if target.world.failure is not None:
                 self._fail(target, target.world.failure)
             elif target.is_over and target.end is not None:
-                # Children that share its memory may be left.
-                if not target.world.threads or self._leave(target):
-                    self._depart(target, target.end)
-                else:
+                # Children that share its memory may be left, and one of which nobody has told.
+                if target.world.threads and not self._leave(target):
                     self._arm()
+                elif not self._tracees.has_strangers:
+                    self._depart(target, target.end)
 
     def _depart(self, target: TracedProcess, end: tuple[str, int]) -> None:
         target.depart(end)
         self._targets.pop(target.pid, None)
+        if end[0] == "detached":
+            # All its threads stood still, and had told of their children.
+            self._forget(target)
+            return
         self._departed.append((time.monotonic(), target))
         if len(self._departed) > _DEPARTED:
             self._forget(self._departed.popleft()[1])
@@ -404,9 +416,16 @@ class Tracer:
                 except Exception as error:
                     self._defect = error
                     del self._targets[target.pid]
-            if self._targets:
+            if any(not target.is_kept for target in self._targets.values()):
                 self._tracees.pause(LATE_PAUSE)
-        self._tracees.await_orphans()
+            elif self._targets:
+                # Perhaps for a long time.
+                self._tracees.attention = False
+                self._tracees.serve_noted()
+                self._tracees.adopt_orphans()
+                self._loop.run()
+        if self._departed:
+            self._tracees.await_orphans()
         if self._defect is not None:
             raise self._defect
 

@@ -36,7 +36,7 @@ from dprobed.engine.protocol import State as ProbeState
 from dprobed.engine.relocate import Position, Where
 from dprobed.engine.reporter import Reporter
 from dprobed.engine.sigtrap import Sigtrap
-from dprobed.engine.space import INT3, Site, Space, SpaceError
+from dprobed.engine.space import INT3, Site, Space
 from dprobed.engine.watch import DebugRegisters
 from dprobed.program import ABORT, REM, Outcome
 from dprobed.target import memory, procfs, ptrace
@@ -312,7 +312,11 @@ class TrapEngine:
             if code != _SI_KERNEL:
                 self._target_trap(thread, code)
             return
-        if code == _SI_KERNEL and self.space.memory.peek(words[RIP] - 1, 1) != INT3:
+        if (
+            code == _SI_KERNEL
+            and not self.space.sealed
+            and self.space.memory.peek(words[RIP] - 1, 1) != INT3
+        ):
             # A breakpoint of ours that was taken out while this SIGTRAP was on its way.
             words[RIP] -= 1
             self._registers.store(thread.tid)
@@ -538,23 +542,26 @@ class TrapEngine:
     def release_child(self, thread: Thread) -> None:
         """A ``fork`` child has a copy of our changes: undo them there, and let it go.
 
-        Raises Gone.
+        Raises Gone, and SpaceError when there is no way into its memory.
         """
         try:
-            self.space.restore_copy(self.world, thread)
-        except SpaceError as error:
-            _log.error("child %d keeps breakpoints of ours: %s", thread.tid, error)
-        self._registers.load(thread.tid)
-        found = self.space.slot_at(self._words[RIP])
-        if found is not None:
-            self._take(found[0].position(found[1]))
-            self._registers.store(thread.tid)
+            copy = self.space.undone_copy(self.world, thread)
+        except OSError:
+            raise Gone(thread.tid) from None
         try:
-            self.space.unmap_areas(self.world, thread)
-        except Exception as error:
-            # It keeps a few pages that nothing refers to.
-            _log.warning("child %d keeps our pages: %s", thread.tid, error)
-        self.sigtrap.restore_in_child(thread)
+            self._registers.load(thread.tid)
+            found = copy.slot_at(self._words[RIP])
+            if found is not None:
+                self._take(found[0].position(found[1]))
+                self._registers.store(thread.tid)
+            try:
+                copy.unmap_areas(self.world, thread)
+            except Exception as error:
+                # It keeps a few pages that nothing refers to.
+                _log.warning("child %d keeps our pages: %s", thread.tid, error)
+            self.sigtrap.restore_in_child(thread, copy)
+        finally:
+            copy.close()
         self.world.detach(thread)
 
     # --- changes: the world is stopped ---

@@ -111,6 +111,13 @@ class Memory:
         """Raises OSError when ``tid`` is gone or may not be traced."""
         self._fd = os.open(f"/proc/{tid}/mem", os.O_RDWR | os.O_CLOEXEC)
 
+    @classmethod
+    def closed(cls) -> Memory:
+        """Of a process that lets nobody in: nothing is ever there."""
+        memory = cls.__new__(cls)
+        memory._fd = -1
+        return memory
+
     def close(self) -> None:
         """Give the descriptor back."""
         if self._fd >= 0:

@@ -32,7 +32,9 @@ if TYPE_CHECKING:
     from dprobed.target.world import World
 
 #: Seconds within which a child's first stop comes after its parent's end.
-ORPHAN_PATIENCE: Final = 2.0
+ORPHAN_PATIENCE: Final = 10.0
+#: The same where it cannot be told whether there is one.
+_PATIENCE_IN_VAIN: Final = 2.0
 _PAUSE: Final = 0.001
 
 
@@ -49,6 +51,8 @@ class Tracees:
         self.worlds: list[World] = []
         #: Processes that we wait for besides the targets': who is told of each of their stops.
         self.others: dict[int, Callable[[Stop], None]] = {}
+        #: Leading threads that have ended, of processes that were let go: we stay their tracer.
+        self.zombies: set[int] = set()
         #: First stops of children whose parent's event has not come yet.
         self.early: dict[int, Stop] = {}
         #: Whose work is being done: a defect is that target's.
@@ -145,29 +149,32 @@ class Tracees:
             other(stop)
         elif stop.kind in (Kind.EXITED, Kind.KILLED):
             self.early.pop(tid, None)
+            self.zombies.discard(tid)
         elif stop.kind in (Kind.STOP, Kind.GROUP_STOP):
             self.early[tid] = stop
             self.attention = True
 
     # --- children without a parent ---
 
-    def adopt_orphans(self, executing: int = 0) -> None:
+    def adopt_orphans(self, executing: Thread | None = None) -> None:
         """Children whose parent was killed before it could tell us of them.
 
-        ``executing``: a process whose other threads are gone, and with them what they had to tell.
+        ``executing``: of a process whose other threads are gone, and with them what they had to
+        tell; only children of that target are looked for.
         """
         if not self.early:
             return
-        parents = {thread.tgid for thread in self.threads.values()} - {executing}
+        parents = {thread.tgid for thread in self.threads.values()}
+        if executing is not None:
+            parents.discard(executing.tgid)
         for tid, stop in list(self.early.items()):
             found = procfs.status(tid)
-            parent = procfs.parent(tid)
-            if found is None or found.tgid != tid or parent in parents:
+            if found is None or found.tgid != tid or procfs.parent(tid) in parents:
                 continue
-            if executing and parent != executing:
+            world = self._origin(tid)
+            if executing is not None and world is not executing.world:
                 continue
             del self.early[tid]
-            world = self._origin(tid)
             if world is None:
                 # Nothing of ours is in it.
                 with contextlib.suppress(Gone):
@@ -184,9 +191,28 @@ class Tracees:
                 return world
         return next((world for world in self.worlds if world.left_copy(tid)), None)
 
+    @property
+    def has_strangers(self) -> bool:
+        """Whether there is a child of which nobody told us, now that all that we know of have
+        ended: the kernel would have us wait for it."""
+        if self.threads or self.others or self.zombies:
+            return False
+        try:
+            os.waitid(os.P_ALL, 0, os.WEXITED | os.WSTOPPED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return False
+        return True
+
+    def await_stranger(self) -> None:
+        """Until such a child stops, or a signal comes."""
+        tid = _waitpid(-1, self.status_address, WALL)
+        if tid > 0:
+            self.dispatch(tid, self.status.value)
+
     def await_orphans(self) -> None:
         """When the targets have ended: children that they have just made are to be let go."""
-        deadline = time.monotonic() + ORPHAN_PATIENCE
+        in_vain = self.others or self.zombies
+        deadline = time.monotonic() + (_PATIENCE_IN_VAIN if in_vain else ORPHAN_PATIENCE)
         while time.monotonic() < deadline:
             tid = _waitpid(-1, self.status_address, WALL | os.WNOHANG)
             if tid > 0:

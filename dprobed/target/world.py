@@ -167,6 +167,7 @@ class World:
         for thread in list(self.threads.values()):
             if thread.state is State.ENDED:
                 self.drop(thread.tid)
+                self.tracees.zombies.add(thread.tid)
             elif thread.state in (State.STOPPED, State.HELD) and not thread.waits:
                 self.detach(thread)
 
@@ -289,7 +290,7 @@ class World:
         for other in [t for t in self.threads.values() if t.tgid == thread.tgid]:
             if other.tid != thread.tid:
                 self.drop(other.tid)
-        self.tracees.adopt_orphans(thread.tgid)
+        self._await_children(thread)
         thread.signal = 0
         thread.siginfo = None
         thread.listen = thread.relisten = thread.held = thread.pinned = False
@@ -299,6 +300,30 @@ class World:
         thread.trap_mask = None
         thread.identity_until = 0
         self._engine.new_image(thread)
+
+    def _await_children(self, thread: Thread) -> None:
+        """Before ``exec`` is followed up: children that have a copy of the old memory begin.
+
+        A thread that ``exec`` took away may have gone before it could tell of its child, and its
+        child may not have stopped yet. All those threads are gone (de_thread, fs/exec.c) and the
+        one that is left makes none now, so every such child is known to the kernel.
+        """
+        self.tracees.adopt_orphans(thread)
+        known = self.tracees.threads.keys() | self.tracees.others.keys()
+        for child in procfs.children(thread.tgid):
+            if child not in known and self._is_ours(child):
+                shares = self.shares_memory(child)
+                self.add(Thread(child, child, State.STARTING))
+                self._expected[child] = shares
+        while waiting := [
+            each
+            for each in self.threads.values()
+            if each.state is State.STARTING and each.tid == each.tgid
+        ]:
+            if not self.tracees.wait(self):
+                for each in waiting:
+                    if not procfs.run_state(each.tid):
+                        self._forget(each, Stop(Kind.EXITED, 0))
 
     # --- resuming ---
 
@@ -393,7 +418,10 @@ class World:
                     return []
                 if not self.tracees.wait(self):
                     late = self._unstoppable()
-                    if late is not None and (not late or time.monotonic() > deadline):
+                    if late is None:
+                        continue
+                    # Who sleeps in ``vfork`` does so until its child, which stands still, goes on.
+                    if all(each.waits for each in late) or time.monotonic() > deadline:
                         return late
         finally:
             signal.setitimer(signal.ITIMER_REAL, *previous)

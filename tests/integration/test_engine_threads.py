@@ -154,6 +154,25 @@ def test_probes_come_and_go_while_a_parent_is_in_vfork(
     target.finish()
 
 
+def test_who_sleeps_in_vfork_is_not_waited_for(
+    build_target: BuildTarget, start: Start, trace: Trace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All others would stand still meanwhile, each time."""
+    monkeypatch.setattr("dprobed.target.world._STOP_PATIENCE", float("inf"))
+    program = build_target("engine_vfork.c")
+    target = start(program)
+    tracer = trace(target)
+    kept = tracer.put(counting(program, "probed"))
+    target.go()
+    target.expect("child")
+    tracer.remove(tracer.put(counting(program, "probed", "probed+0x8")))
+    target.go()
+    target.expect("stopped")
+    assert tracer.hits(kept) == [6]
+    tracer.detach()
+    target.finish()
+
+
 def let_go_in_vfork(target: Target, tracer: TracerProcess) -> None:
     """Ask to detach; the parent can only be let go when the child has ended."""
     tracer.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from dprobed.engine import protocol
 from tests.conftest import BuildTarget
 from tests.integration.conftest import Start, Trace
 from tests.integration.harness import RefusedError, TracerProcess, counting, text
+from tests.integration.test_engine_threads import await_child, await_state, stall
 
 NOBODY = 65534
 SOMEBODY = 65533
@@ -145,6 +147,62 @@ def test_it_stops_being_dumpable_and_forks(
     assert tracer.hits(number) == [21]
     tracer.detach()
     assert target.finish() == 21
+
+
+def test_it_stops_being_dumpable_and_is_killed_in_fork(
+    build_target: BuildTarget, everybodys: Path, start: Start, trace: Trace
+) -> None:
+    """Nobody says whose the child is, and its memory, which would tell, is closed."""
+    program = Path(shutil.copy(build_target("engine_fork.c"), everybodys / "forks"))
+    target = start(program, "hides", **as_user(NOBODY))
+    tracer = trace(uid=NOBODY)
+    tracer.attach(target.pid)
+    target.tracer = tracer
+    tracer.put(counting(program, "probed"))
+    stall(tracer)
+    target.go()
+    await_child(target.pid)
+    os.kill(target.pid, signal.SIGKILL)
+    await_state(target.pid, "Z")
+    os.kill(tracer.pid, signal.SIGCONT)
+    assert tracer.wait().how == "killed"
+    target.tracer = None
+    assert target.line() == "child clean"
+
+
+@pytest.mark.parametrize("follow", [False, True], ids=["let go", "followed"])
+@pytest.mark.parametrize("child", ["ends", "executes"])
+@pytest.mark.parametrize("we", ["stay", "leave"])
+def test_it_closes_itself_altogether_and_forks(
+    build_target: BuildTarget,
+    everybodys: Path,
+    start: Start,
+    trace: Trace,
+    follow: bool,
+    child: str,
+    we: str,
+) -> None:
+    """No way leads into the child's memory: it cannot be let go with our breakpoints in it."""
+    program = Path(shutil.copy(build_target("engine_closed.c"), everybodys / "closed"))
+    target = start(program, child, **as_user(NOBODY))
+    tracer = trace(uid=NOBODY)
+    tracer.attach(target.pid, follow_forks=follow)
+    target.tracer = tracer
+    number = tracer.put(counting(program, "probed"))
+    target.go()
+    target.expect("grandchild")
+    notices = [each for each in tracer.events if isinstance(each, protocol.TargetEvent)]
+    told = [(each.kind, each.pid) for each in notices if "stays traced" in each.text]
+    assert told[0] == ("fork", target.pid)
+    if we == "leave":
+        tracer.close()
+    target.go()
+    target.expect("stopped")
+    if we == "stay":
+        assert tracer.hits(number) == [2]
+        tracer.detach()
+    assert tracer.forked == []
+    assert target.finish() == 2
 
 
 def test_a_32_bit_program(build_target: BuildTarget, start: Start, trace: Trace) -> None:

@@ -249,7 +249,7 @@ def test_the_copy_of_a_forked_child_is_cleaned(child: Child, space: Space) -> No
     try:
         memory = Memory(copy.pid)
         memory.poke(child.code, raw)
-        assert space.restore_copy(NOBODY_BORROWED, Thread(copy.pid, copy.pid, State.STOPPED))
+        space.undone_copy(NOBODY_BORROWED, Thread(copy.pid, copy.pid, State.STOPPED)).close()
         assert memory.peek(child.code, len(CODE)) == CODE
         memory.close()
     finally:
@@ -279,4 +279,5 @@ def test_no_copy_of_a_child_that_is_gone(space: Space) -> None:
         os._exit(0)
     os.waitpid(pid, 0)
     assert not Path(f"/proc/{pid}").exists()
-    assert not space.restore_copy(NOBODY_BORROWED, Thread(pid, pid, State.STOPPED))
+    with pytest.raises(OSError):
+        space.undone_copy(NOBODY_BORROWED, Thread(pid, pid, State.STOPPED))
