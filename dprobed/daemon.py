@@ -23,6 +23,7 @@ from dprobed.policy import config as configuration
 from dprobed.policy.gate import Gate
 from dprobed.policy.source import PolicyError
 from dprobed.policy.store import PolicyStore
+from dprobed.printable import printable
 from dprobed.registry import Registry
 from dprobed.supervisor import Supervisor, TracerMain, preload
 
@@ -32,6 +33,14 @@ PATIENCE: Final = 10.0
 HOLD_LIMIT: Final = 600.0
 
 _log = logging.getLogger("dprobed")
+
+
+class _Lines(logging.Formatter):
+    """Messages that cannot be taken for others: their further lines are indented."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The message, with a traceback if there is one."""
+        return printable(super().format(record), "\n\t").replace("\n", "\n    ")
 
 
 class StartError(Exception):
@@ -211,7 +220,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         pass
     os.close(descriptor)
     level = logging.INFO if options.private is None else logging.WARNING
-    logging.basicConfig(format="dprobed: %(message)s", level=level, stream=sys.stderr)
+    log = logging.StreamHandler(sys.stderr)
+    log.setFormatter(_Lines("dprobed: %(message)s"))
+    logging.basicConfig(level=level, handlers=[log])
     try:
         if options.check_config:
             _policies(options.config)

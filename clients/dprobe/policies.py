@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from dprobe import manage
-from dprobe.errors import UserError
+from dprobe.errors import UserError, readable
 from dprobe.output import complain
 from dprobe.tables import show
 from dprobed.control import messages
+from dprobed.printable import printable
 
 if TYPE_CHECKING:
     from dprobed.program import Diagnostic
@@ -83,11 +84,11 @@ def check(paths: Sequence[Path], *, json: bool) -> None:
     rows = []
     for name in dict.fromkeys([*map(str, paths), *(fault.file for fault in faults)]):
         own = [str(fault) for fault in faults if fault.file == name]
-        rows.append({"file": name, "ok": not own, "error": "\n".join(own)})
+        rows.append({"file": readable(name), "ok": not own, "error": readable("\n".join(own))})
     show(rows, (("file", "file"), ("ok", "ok")), json=json, empty="there is no policy file")
     if faults:
         sys.stdout.flush()
-        raise UserError("\n".join(map(str, faults)))
+        raise UserError(readable("\n".join(map(str, faults))))
 
 
 def explain(socket: Path | None, pid: int, *, json: bool) -> None:
@@ -123,7 +124,7 @@ def _tell(explanation: messages.Explanation, *, json: bool) -> None:
         print(msgspec.json.encode(explanation).decode())
         return
     for line in _lines(explanation):
-        print(line)
+        print(printable(line))
 
 
 def _lines(found: messages.Explanation) -> Iterator[str]:

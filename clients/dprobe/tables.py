@@ -8,6 +8,8 @@ from typing import Any
 
 import msgspec
 
+from dprobed.printable import printable
+
 
 def show(
     rows: Iterable[Any],
@@ -30,7 +32,7 @@ def show(
         print(empty, file=sys.stderr)
         return
     titles = [title for title, _ in columns]
-    cells = [[_text(mapping[field]) for _, field in columns] for mapping in mappings]
+    cells = [[printable(_text(mapping[field])) for _, field in columns] for mapping in mappings]
     numeric = [
         all(isinstance(mapping[field], int | float) for mapping in mappings) for _, field in columns
     ]

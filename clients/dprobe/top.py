@@ -21,6 +21,7 @@ from dprobe.connection import Connection
 from dprobe.errors import UserError
 from dprobe.tables import show
 from dprobed.control import messages
+from dprobed.printable import printable
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -271,10 +272,10 @@ def _draw(view: View, sample: Sample, height: int) -> RenderableType:
             title + mark, justify="right" if numeric else "left", no_wrap=True, overflow="ellipsis"
         )
     for index, row in enumerate(rows[first : first + room], start=first):
-        cells = (Text(str(row[name])) for _, name in view.columns)
+        cells = (Text(printable(str(row[name]))) for _, name in view.columns)
         table.add_row(*cells, style="reverse" if index == view.selected else "")
     paused = Text("paused   ", style="bold") if view.paused else Text("")
-    help_ = Text(view.note or _HELP, no_wrap=True, overflow="ellipsis", style="dim")
+    help_ = Text(printable(view.note) or _HELP, no_wrap=True, overflow="ellipsis", style="dim")
     return Group(paused + Text(sample.summary()), table, help_)
 
 
