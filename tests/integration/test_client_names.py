@@ -77,6 +77,21 @@ def test_what_is_no_utf8(tmp_path: Path) -> None:
         assert done.stderr == (
             "dprobe: c\ufffdt: it is no UTF-8, and only such text can be asked for\n"
         )
+    folder = tmp_path / os.fsdecode(b"l\xffb")
+    folder.mkdir()
+    shutil.copy("/lib/x86_64-linux-gnu/libc.so.6", folder)
+    with (
+        cat(env={**os.environ, "LD_LIBRARY_PATH": str(folder)}) as target,
+        running_daemon(tmp_path) as daemon,
+    ):
+        done = daemon.dprobe("insert", "--pid", target.pid, program(tmp_path), "--json")
+        if os.geteuid() == 0:
+            assert done.returncode == 0, done.stderr
+            target.say("one")
+            (probe,) = daemon.json("query")
+            assert (probe["module"], probe["hits"]) == (f"{tmp_path}/l\\xffb/libc.so.6", 1)
+        else:  # It cannot be opened by its mapping.
+            assert done.returncode == 2
     rule = tmp_path / os.fsdecode(b"\xff.toml")
     rule.write_text("x = 1\n")
     done = dprobe("policy", "check", rule, "--json")
