@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 examples:
   dprobe insert alloc.rpn --pid 1234         # one process
   dprobe insert alloc.rpn --exe nginx        # each nginx, those to come too
-  dprobe insert alloc.rpn --exe '/opt/*' --user www-data
+  dprobe insert alloc.rpn --exe '/opt/**' --user www-data
   dprobe insert alloc.rpn --unit 'redis*.service' --limit 10
   dprobe insert alloc.rpn --all --replace    # instead of those for that module
 """,
@@ -63,7 +63,8 @@ def insert_command(
 
     With --pid they go into that process, or are refused, at once. With --exe, --user and --unit
     (all that is given must hold) or --all they go into each such process that maps the program's
-    module, now or later; --exe takes those as well that do not map it yet.
+    module, now or later; --exe takes those as well that do not map it yet. A GLOB is like those of
+    policies: *, ?, [a-z], [!a-z], {one,other}; in a path * stops at a slash, and ** does not.
     """
     narrowed = (exe, user, unit) != (None, None, None)
     if (pid is not None) + narrowed + everything != 1:

@@ -16,7 +16,7 @@ from typing import Any, Final, Literal, cast
 
 from dprobed.policy.glob import GlobError, translate
 from dprobed.policy.locate import KeyPath
-from dprobed.policy.match import KEYS, TEXTS, Condition, Match
+from dprobed.policy.match import KEYS, TEXTS, Condition, Match, user_number
 from dprobed.policy.model import (
     DEFAULT,
     Action,
@@ -295,17 +295,9 @@ class _Reader:
 _ACTIONS: Final[tuple[Literal["throttle"], Literal["remove"]]] = ("throttle", "remove")
 
 
-#: What the kernel has for a user or group, without the one that means none.
-_ID: Final = re.compile(r"0|[1-9]\d{0,9}", re.ASCII)
-
-
-def _number(name: str) -> int | None:
-    return int(name) if _ID.fullmatch(name) and int(name) < (1 << 32) - 1 else None
-
-
 def _uid(name: str) -> int | str:
     """A user's number, or a hint."""
-    if (number := _number(name)) is not None:
+    if (number := user_number(name)) is not None:
         return number
     try:
         return pwd.getpwnam(name).pw_uid
@@ -315,7 +307,7 @@ def _uid(name: str) -> int | str:
 
 def _gid(name: str) -> int | str:
     """A group's number, or a hint."""
-    if (number := _number(name)) is not None:
+    if (number := user_number(name)) is not None:
         return number
     try:
         return grp.getgrnam(name).gr_gid

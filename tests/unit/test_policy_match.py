@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import random
+import re
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -77,6 +80,63 @@ def process(**facts: Any) -> Process:
 )
 def test_globs_of_paths(pattern: str, text: str, fits: bool) -> None:
     assert bool(translate(pattern, path=True).fullmatch(text)) is fits
+
+
+def plainly(pattern: str, path: bool) -> re.Pattern[str]:
+    """A pattern as an expression that tries everything."""
+    one, many = ("[^/]", "[^/]*") if path else (".", ".*")
+    words = {"**": ".*", "*": many, "?": one, "[!a]": f"(?!{'/' * path or '$^'})[^a]"}
+    words |= {"{": "(?:", "}": ")", ",": "|"}
+    parts = re.findall(r"\*+|\[!a\]|.", pattern)
+    if path and "/" not in pattern and pattern != "**":
+        parts = ["**", "/", *parts]
+    return re.compile("".join(words.get(each, each) for each in parts))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_globs_find_what_they_would_if_they_tried_everything(seed: int) -> None:
+    choose = random.Random(seed)
+    pieces = (
+        "a",
+        "b",
+        "/",
+        "*",
+        "**",
+        "?",
+        "[!a]",
+        "a*",
+        "/*",
+        "**/",
+        "{a*,ab}",
+        "{,b/}",
+        "{a,*b}",
+    )
+    for _ in range(100):
+        pattern = "".join(choose.choices(pieces, k=choose.randint(1, 6)))
+        pattern = re.sub(r"\*{3,}", "**", pattern)
+        path = choose.random() < 0.7
+        quick, plain = translate(pattern, path=path), plainly(pattern, path)
+        for _ in range(20):
+            text = "".join(choose.choices("ab/", k=choose.randint(0, 9)))
+            assert bool(quick.fullmatch(text)) == bool(plain.fullmatch(text)), (pattern, text, path)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "text", "path"),
+    [
+        ("*--a*b*c*", "--a" * 200_000 + "b" * 200_000, False),
+        ("{*a,*b}*a*b*{c,d}", "ab" * 300_000, False),
+        ("/**/*a*a*a*b/c", "/" + "a" * 255 + "/" + "a" * 255, True),
+        ("**a**a**a**b", "/a" * 2000, True),
+    ],
+)
+def test_no_text_makes_a_glob_slow(pattern: str, text: str, path: bool) -> None:
+    """In a process of its own, which can be ended: an expression that is at work cannot."""
+    code = "import sys; from dprobed.policy.glob import translate as t\n"
+    code += f"sys.exit(bool(t({pattern!r}, path={path}).fullmatch(sys.stdin.read())))"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, input=text, text=True, timeout=20, check=False)
+    assert done.returncode == 0
 
 
 def test_a_glob_of_what_is_no_path_does_not_stop_at_slashes() -> None:
