@@ -249,7 +249,7 @@ def _explain_deployments(answer: messages.Status, *, extended: bool) -> None:
     discovery = answer.discovery
     if answer.deployments and discovery is not None and discovery.lost:
         complain(
-            f"events of processes were lost {discovery.lost} times; "
+            f"events of processes were lost {discovery.lost} time{'s' * (discovery.lost > 1)}; "
             "short processes may have been missed without being counted"
         )
 
