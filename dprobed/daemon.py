@@ -144,7 +144,7 @@ async def _serve(
     else:
         await server.listen(sock)
         _log.info("dprobed %s listens at %s", __version__, sock.getsockname())
-        await server.apply()
+        await server.begin()
     await end.wait()
     server.stop()
     await registry.stop(PATIENCE)
