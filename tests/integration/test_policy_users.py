@@ -402,6 +402,10 @@ def test_explanations(place: Place) -> None:
         text = daemon.dprobe("policy", "explain", own.pid).stdout
         assert f"policy observers ({rule}:2) does not match" in text
         assert "decides: default: no policy matches" in text
+        # That the daemon itself traces it keeps nobody from it.
+        daemon.json("insert", "--pid", own.pid, program(place.folder))
+        (found,) = daemon.json("policy", "explain", own.pid)
+        assert found["obstacle"] == ""
         with asking(daemon, 4) as peer:
             message = {"type": "policyexplain", "id": 1, "pid": own.pid}
             assert "may not touch" in refused(peer.ask(message))
@@ -424,6 +428,27 @@ def test_protected_processes(place: Place) -> None:
     with place.daemon() as daemon:
         (found,) = daemon.json("policy", "explain", 1)
         assert found["protected"] == ""
+
+
+def test_the_first_process_is_refused_where_it_is_meant(place: Place) -> None:
+    """As protected; on many machines nothing of it can be read, for root neither."""
+    first = "protected: it is the first process (`init`)"
+    path = place.folder / "own_cat"
+    shutil.copy("/usr/bin/cat", path)
+    program(place.folder)
+    place.write(f'[[policy]]\nname = "p"\nmatch.exe = "{path}"\napply.programs = "../writes.rpn"\n')
+    with place.daemon() as daemon, cat([path]) as target:
+        until(daemon, lambda row: row["processes"] > 0)
+        assert is_traced_by(daemon, target.pid)
+        nowhere = program(place.folder, "name = libnone.so\noffset = f\nexit\n", "nowhere")
+        daemon.json("insert", "--user", "root", nowhere)
+        with cat([path]) as later:  # Who was there before has been looked at when it is in.
+            while not is_traced_by(daemon, later.pid):
+                pass
+            applied, roots, *_ = daemon.json("query")
+        assert applied["selection"]["policy"] == "p"
+        assert "1" not in applied["refusals"]
+        assert roots["refusals"].get("1", first) == first
 
 
 def test_one_user_cannot_keep_the_others_out(place: Place) -> None:
