@@ -167,6 +167,10 @@ def query_command(
         manage.query(daemon, manage.selection(program, pid=pid), extended=extended, json=json)
 
 
+#: Terminals on which nothing can be drawn.
+_DUMB = ("", "dumb", "unknown")
+
+
 @click.command(
     "top",
     epilog="""\b
@@ -191,7 +195,11 @@ examples:
     metavar="SECONDS",
     help="From one look to the next.",
 )
-@click.option("--once", is_flag=True, help="One look, as plain text; so it is in a pipe anyway.")
+@click.option(
+    "--once",
+    is_flag=True,
+    help="One look, as plain text; so it is in a pipe, or on a dumb terminal, anyway.",
+)
 @options.json
 @click.pass_obj
 def top_command(socket: Path | None, interval: float, once: bool, json: bool) -> None:
@@ -199,12 +207,17 @@ def top_command(socket: Path | None, interval: float, once: bool, json: bool) ->
 
     Overhead is the share of the time for which threads of the process stood for probes.
     """
+    import math
+    import os
     import sys
 
     from dprobe import manage, top
 
+    if math.isnan(interval):
+        raise click.UsageError("--interval is a number of seconds", click.get_current_context())
+    live = sys.stdin.isatty() and sys.stdout.isatty() and os.environ.get("TERM", "") not in _DUMB
     with manage.connect(socket) as daemon:
-        if once or json or not (sys.stdin.isatty() and sys.stdout.isatty()):
+        if once or json or not live:
             top.once(daemon, interval, json=json)
         else:
             top.run(daemon, interval)

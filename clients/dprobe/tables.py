@@ -71,7 +71,10 @@ def _show_rich(titles: list[str], cells: list[list[str]], numeric: list[bool]) -
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for title, right in zip(titles, numeric, strict=True):
-        table.add_column(title, justify="right" if right else "left", overflow="fold")
+        # A number that is folded reads as two.
+        table.add_column(
+            title, justify="right" if right else "left", overflow="fold", no_wrap=right
+        )
     for row in cells:
         table.add_row(*(Text(cell) for cell in row))
     Console().print(table)
