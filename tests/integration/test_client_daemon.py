@@ -6,10 +6,7 @@ import os
 import select
 import signal
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 from tests.integration.client_support import (
     DPROBE,
@@ -25,18 +22,6 @@ from tests.integration.client_support import (
     wait_end,
     words,
 )
-
-
-@pytest.fixture
-def daemon(tmp_path: Path) -> Iterator[Daemon]:
-    with running_daemon(tmp_path) as running:
-        yield running
-
-
-@pytest.fixture
-def target() -> Iterator[Cat]:
-    with cat() as running:
-        yield running
 
 
 def test_insert_stays_until_remove(daemon: Daemon, target: Cat, tmp_path: Path) -> None:

@@ -16,32 +16,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
-
 from dprobed.target.procfs import run_state
 from tests.integration.client_support import (
     DPROBE,
     Cat,
     Daemon,
-    cat,
     program,
     running_daemon,
     tracer_of,
 )
 
 _CONTROLS = re.compile(rb"\x1b\[[0-9;?]*[A-Za-z]")
-
-
-@pytest.fixture
-def daemon(tmp_path: Path) -> Iterator[Daemon]:
-    with running_daemon(tmp_path) as running:
-        yield running
-
-
-@pytest.fixture
-def target() -> Iterator[Cat]:
-    with cat() as running:
-        yield running
 
 
 class Terminal:
