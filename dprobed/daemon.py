@@ -150,6 +150,15 @@ async def _serve(
     await registry.stop(PATIENCE)
 
 
+def _seconds(text: str) -> float:
+    """A time that passes, and ends."""
+    with contextlib.suppress(ValueError):
+        seconds = float(text)
+        if 0 < seconds < float("inf"):
+            return seconds
+    raise argparse.ArgumentTypeError(f"{text} is no number of seconds above 0")
+
+
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="dprobed",
@@ -172,7 +181,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--hold-limit",
-        type=float,
+        type=_seconds,
         default=HOLD_LIMIT,
         metavar="SECONDS",
         help="how long `exit debugger` holds a process without a debugger (default: %(default)g)",

@@ -211,6 +211,7 @@ def _show_all(
     columns: Sequence[tuple[str, str]],
     *,
     json: bool,
+    empty: str = _NOTHING,
 ) -> None:
     """Deployments, if there are any, and below them the probes, process by process."""
     if deployments:
@@ -219,7 +220,7 @@ def _show_all(
             return
         if not json:
             print()
-    show(probes, columns, json=json, empty=_NOTHING)
+    show(probes, columns, json=json, empty=empty)
 
 
 def query(daemon: Connection, select: messages.Select, *, extended: bool, json: bool) -> None:
@@ -232,7 +233,8 @@ def query(daemon: Connection, select: messages.Select, *, extended: bool, json: 
         if not json and answer.targets:
             print()
     columns = _PROBE_COLUMNS_EXTENDED if extended else _PROBE_COLUMNS
-    _show_all(answer.deployments, answer.probes, columns, json=json)
+    empty = _NOTHING if select == messages.Select() else "no such program is in"
+    _show_all(answer.deployments, answer.probes, columns, json=json, empty=empty)
     if not json:
         _explain_deployments(answer, extended=extended)
 

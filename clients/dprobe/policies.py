@@ -73,11 +73,14 @@ def check(paths: Sequence[Path], *, json: bool) -> None:
     from dprobed.policy.source import PolicyError
 
     trust = None
+    empty = ""
     faults: tuple[Diagnostic, ...] = ()
     try:
         if not paths:
             trust = os.geteuid()
-            paths = store.files(config.load(None, trust).policies, trust)
+            folder = config.load(None, trust).policies
+            empty = f"there is no policy file in {readable(str(folder))}"
+            paths = store.files(folder, trust)
         parse(paths, trust=trust)
     except PolicyError as error:
         faults = error.diagnostics
@@ -85,7 +88,7 @@ def check(paths: Sequence[Path], *, json: bool) -> None:
     for name in dict.fromkeys([*map(str, paths), *(fault.file for fault in faults)]):
         own = [str(fault) for fault in faults if fault.file == name]
         rows.append({"file": readable(name), "ok": not own, "error": readable("\n".join(own))})
-    show(rows, (("file", "file"), ("ok", "ok")), json=json, empty="there is no policy file")
+    show(rows, (("file", "file"), ("ok", "ok")), json=json, empty=empty)
     if faults:
         sys.stdout.flush()
         raise UserError(readable("\n".join(map(str, faults))))
@@ -117,6 +120,11 @@ def test(path: Path, pid: int, *, json: bool) -> None:
     if found is None:
         raise UserError(procfs.refusal(pid) or f"process {pid} is gone (no such process)")
     _tell(describe.explain(policies, found), json=json)
+    if not found.exe and not found.kernel_thread:
+        complain(
+            f"what process {pid} executes, and its environment, may not be read by user "
+            f"{os.geteuid()}: for root's dprobed another policy may match"
+        )
 
 
 def _tell(explanation: messages.Explanation, *, json: bool) -> None:

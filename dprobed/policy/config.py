@@ -57,7 +57,7 @@ def load(path: Path | None, uid: int) -> Config:
     if not source.faults:
         config = _read(source, config)
     if source.faults:
-        raise PolicyError(source.faults)
+        raise PolicyError(sorted(source.faults, key=lambda fault: (fault.line, fault.column)))
     return config
 
 

@@ -73,6 +73,16 @@ def test_programs_are_numbered_and_chosen(daemon: Daemon, target: Cat, tmp_path:
     assert daemon.json("programs") == []
 
 
+def test_query_says_when_there_is_no_such_program(daemon: Daemon) -> None:
+    for arguments, text in (
+        ((), "nothing is inserted"),
+        (("other",), "no such program is in"),
+        (("--pid", os.getpid()), "no such program is in"),
+    ):
+        done = daemon.dprobe("query", *arguments)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", f"{text}\n")
+
+
 def test_remove_says_when_there_is_nothing_to_remove(daemon: Daemon) -> None:
     assert daemon.dprobe("remove", "--all").returncode == 0
     done = daemon.dprobe("remove", "nothing")

@@ -496,6 +496,11 @@ def test_a_daemon_does_not_start_with_policies_that_are_wrong(place: Place) -> N
     assert "dprobed.toml:1:1: error: unknown key `policy`" in done.stderr
     assert "hint: did you mean `policies`?" in done.stderr
     assert "dprobed.toml:2:12: error: unknown kind of process `dbs`" in done.stderr
+    for seconds in ("nan", "-5", "x"):
+        limit = ["--check-config", "--hold-limit", seconds]
+        done = subprocess.run([DPROBED, *limit], capture_output=True, text=True, check=False)
+        assert done.returncode == 2
+        assert f"{seconds} is no number of seconds above 0" in done.stderr
 
 
 APPLY = """
