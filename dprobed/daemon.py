@@ -23,6 +23,7 @@ from dprobed.policy import config as configuration
 from dprobed.policy.gate import Gate
 from dprobed.policy.source import PolicyError
 from dprobed.policy.store import PolicyStore
+from dprobed.printable import printable
 from dprobed.registry import Registry
 from dprobed.supervisor import Supervisor, TracerMain, preload
 
@@ -32,6 +33,14 @@ PATIENCE: Final = 10.0
 HOLD_LIMIT: Final = 600.0
 
 _log = logging.getLogger("dprobed")
+
+
+class _Lines(logging.Formatter):
+    """Messages that cannot be taken for others: their further lines are indented."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The message, with a traceback if there is one."""
+        return printable(super().format(record), "\n\t").replace("\n", "\n    ")
 
 
 class StartError(Exception):
@@ -135,10 +144,19 @@ async def _serve(
     else:
         await server.listen(sock)
         _log.info("dprobed %s listens at %s", __version__, sock.getsockname())
-        await server.apply()
+        await server.begin()
     await end.wait()
     server.stop()
     await registry.stop(PATIENCE)
+
+
+def _seconds(text: str) -> float:
+    """A time that passes, and ends."""
+    with contextlib.suppress(ValueError):
+        seconds = float(text)
+        if 0 < seconds < float("inf"):
+            return seconds
+    raise argparse.ArgumentTypeError(f"{text} is no number of seconds above 0")
 
 
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -163,7 +181,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--hold-limit",
-        type=float,
+        type=_seconds,
         default=HOLD_LIMIT,
         metavar="SECONDS",
         help="how long `exit debugger` holds a process without a debugger (default: %(default)g)",
@@ -211,7 +229,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         pass
     os.close(descriptor)
     level = logging.INFO if options.private is None else logging.WARNING
-    logging.basicConfig(format="dprobed: %(message)s", level=level, stream=sys.stderr)
+    log = logging.StreamHandler(sys.stderr)
+    log.setFormatter(_Lines("dprobed: %(message)s"))
+    logging.basicConfig(level=level, handlers=[log])
     try:
         if options.check_config:
             _policies(options.config)

@@ -19,6 +19,7 @@ from dprobed.discovery.selection import Selector
 from dprobed.instance import Client, Entry
 from dprobed.policy.rights import needs
 from dprobed.program import Program
+from dprobed.target import procfs
 
 #: Reasons that are counted each by itself; the rest is counted as one.
 _REASONS: Final = 32
@@ -180,11 +181,19 @@ class Deployment:
                 self.refuse(message.pid, message.reason)
                 self.excluded.add(message.pid)
         elif isinstance(message, messages.StateChange):
-            entry = self.instances.get(message.pid)
-            if entry is not None and entry.number not in entry.target.entries:
-                self.leave(message.pid)  # A policy does not allow it there any longer.
+            self._changed(message)
         if self.owner is not None:
             self.owner.tell(message)
+
+    def _changed(self, message: messages.StateChange) -> None:
+        pid = message.pid
+        entry = self.instances.get(pid)
+        if pid in self.arriving or (entry and entry.number in entry.target.entries):
+            return
+        self.leave(pid)
+        if not (self.over or pid in self.excluded or procfs.has_ended(pid)):
+            # A policy does not allow it there any longer.
+            self.refuse(pid, message.probes[0].reason)
 
     # -- as the client sees it -----------------------------------------------------------------
 

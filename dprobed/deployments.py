@@ -234,15 +234,30 @@ class Deployments:
         return verdict if len(ready) == len(wanting) else Verdict.SOON
 
     def _look_at_nothing(self, pid: int) -> Verdict:
-        """A process of which nothing can be read: dead, the kernel's own, or another user's."""
+        """A process of which nothing can be read: dead, the kernel's own, or kept from us."""
         if procfs.has_ended(pid):
             return Verdict.GONE
         if procfs.is_kernel_thread(pid):
             return Verdict.SETTLED
+        facts = process.read(pid)
+        if facts is None:
+            return Verdict.GONE
         for each in self._all.values():
-            if each.wants(pid) and each.selector.selection.exe is None:
-                each.refuse(pid, "another user's: what it maps cannot be read")
+            if not each.wants(pid) or each.selector.selection.exe is not None:
+                continue
+            if each.selector.selects(facts):
+                each.refuse(pid, self._why_not(each, facts))
+            else:
+                each.refusals.pop(pid, None)
         return Verdict.LATER
+
+    def _why_not(self, deployment: Deployment, facts: Process) -> str:
+        """Why nothing can be read of a process that is meant."""
+        if denial := self._registry.gate.denial(deployment, facts, frozenset(deployment.needs)):
+            return denial.short
+        if os.geteuid() != 0:
+            return "another user's: what it maps cannot be read"
+        return "the kernel does not let us read what it maps"
 
     def _chosen(self, pid: int, exe: str, possible: list[Deployment]) -> list[Deployment] | None:
         """Those of the possible ones that mean the process; None: it is gone."""

@@ -8,6 +8,7 @@ likes. Rights should hang on the former.
 
 from __future__ import annotations
 
+import os
 import re
 from functools import cache
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Final
 
 import msgspec
 
+from dprobed.printable import printable
 from dprobed.target import procfs
 
 _UNIT: Final = re.compile(r".+\.(service|scope|socket|mount|swap)\Z")
@@ -36,7 +38,8 @@ class Process(msgspec.Struct, frozen=True, kw_only=True):
     """A process as it was at one moment; ``pid`` and ``start`` name it for good.
 
     ``exe``: the path of what it runs, as the process's own mount namespace has it, empty for a
-    thread of the kernel's and where we may not know. ``uids``, ``gids``: real, effective, saved.
+    thread of the kernel's and where we may not know. ``comm``: what does not show is escaped.
+    ``uids``, ``gids``: real, effective, saved.
     ``unit``: the unit of the system's manager; ``user_unit``: that of the user's own, below it.
     ``foreign``: it has another process or mount namespace than we.
     """
@@ -81,8 +84,9 @@ def read(pid: int) -> Process | None:
             pid=pid,
             start=birth.start,
             parent=birth.parent,
-            comm=procfs.comm(pid).decode(errors="replace"),
-            exe=procfs.executable(pid),
+            comm=printable(procfs.comm(pid).decode(errors="replace")),
+            # A path may be no UTF-8, and messages are.
+            exe=os.fsencode(procfs.executable(pid)).decode(errors="replace"),
             cmdline=_strings(_read(f"/proc/{pid}/cmdline")),
             uids=(found.uids[0], found.uids[1], found.uids[2]),
             gids=(found.gids[0], found.gids[1], found.gids[2]),

@@ -81,9 +81,11 @@ class Tracer(asyncio.Protocol):
         if self._transport is None or self._transport.is_closing() or self._ending:
             raise TracerGone(self._why())
         self._seq += 1
+        # Before anybody waits for its answer: what cannot be sent has none.
+        message = protocol.pack(make(self._seq))
         answer: asyncio.Future[protocol.Ok] = asyncio.get_running_loop().create_future()
         self._waiting[self._seq] = answer
-        self._transport.write(protocol.pack(make(self._seq)))
+        self._transport.write(message)
         return await answer
 
     def close(self) -> None:

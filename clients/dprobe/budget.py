@@ -9,6 +9,8 @@ import click
 if TYPE_CHECKING:
     from dprobed.control import messages
 
+#: Hits a second: no process comes near it.
+_MOST = 1_000_000_000
 _FORM = "say a share of the time, hits a second, or both: 5%, 1000/s, 5%,1000/s"
 
 
@@ -33,7 +35,7 @@ class BudgetType(click.ParamType):  # type: ignore[type-arg]
                 self.fail(f"{value!r} is no budget: {_FORM}", param, ctx)
             if unit == "%" and share is None and 0 < amount <= 100:
                 share = amount / 100
-            elif unit == "/s" and hits is None and amount > 0:
+            elif unit == "/s" and hits is None and 0 < amount <= _MOST:
                 hits = amount
             else:
                 self.fail(f"{value!r} is no budget: {_FORM}", param, ctx)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 examples:
   dprobe insert alloc.rpn --pid 1234         # one process
   dprobe insert alloc.rpn --exe nginx        # each nginx, those to come too
-  dprobe insert alloc.rpn --exe '/opt/*' --user www-data
+  dprobe insert alloc.rpn --exe '/opt/**' --user www-data
   dprobe insert alloc.rpn --unit 'redis*.service' --limit 10
   dprobe insert alloc.rpn --all --replace    # instead of those for that module
 """,
@@ -63,7 +63,8 @@ def insert_command(
 
     With --pid they go into that process, or are refused, at once. With --exe, --user and --unit
     (all that is given must hold) or --all they go into each such process that maps the program's
-    module, now or later; --exe takes those as well that do not map it yet.
+    module, now or later; --exe takes those as well that do not map it yet. A GLOB is like those of
+    policies: *, ?, [a-z], [!a-z], {one,other}; in a path * stops at a slash, and ** does not.
     """
     narrowed = (exe, user, unit) != (None, None, None)
     if (pid is not None) + narrowed + everything != 1:
@@ -166,6 +167,10 @@ def query_command(
         manage.query(daemon, manage.selection(program, pid=pid), extended=extended, json=json)
 
 
+#: Terminals on which nothing can be drawn.
+_DUMB = ("", "dumb", "unknown")
+
+
 @click.command(
     "top",
     epilog="""\b
@@ -190,7 +195,11 @@ examples:
     metavar="SECONDS",
     help="From one look to the next.",
 )
-@click.option("--once", is_flag=True, help="One look, as plain text; so it is in a pipe anyway.")
+@click.option(
+    "--once",
+    is_flag=True,
+    help="One look, as plain text; so it is in a pipe, or on a dumb terminal, anyway.",
+)
 @options.json
 @click.pass_obj
 def top_command(socket: Path | None, interval: float, once: bool, json: bool) -> None:
@@ -198,12 +207,17 @@ def top_command(socket: Path | None, interval: float, once: bool, json: bool) ->
 
     Overhead is the share of the time for which threads of the process stood for probes.
     """
+    import math
+    import os
     import sys
 
     from dprobe import manage, top
 
+    if math.isnan(interval):
+        raise click.UsageError("--interval is a number of seconds", click.get_current_context())
+    live = sys.stdin.isatty() and sys.stdout.isatty() and os.environ.get("TERM", "") not in _DUMB
     with manage.connect(socket) as daemon:
-        if once or json or not (sys.stdin.isatty() and sys.stdout.isatty()):
+        if once or json or not live:
             top.once(daemon, interval, json=json)
         else:
             top.run(daemon, interval)

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
-from dprobe.errors import DaemonGoneError, NoDaemonError, UserError, os_error_text
+from dprobe.errors import DaemonGoneError, NoDaemonError, UserError, os_error_text, readable
 from dprobed.control import messages
 
 #: How every record line begins: the tag comes first.
@@ -99,7 +99,14 @@ class Connection:
         """
         self._last_id += 1
         try:
-            self._sock.sendall(messages.encode(make(self._last_id)))
+            line = messages.encode(make(self._last_id))
+        except UnicodeEncodeError as error:
+            word = readable(error.object)
+            raise UserError(
+                f"{word}: it is no UTF-8, and only such text can be asked for"
+            ) from None
+        try:
+            self._sock.sendall(line)
         except OSError:
             # The daemon may have said why before it hung up.
             while not self._replies:

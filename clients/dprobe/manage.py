@@ -222,6 +222,7 @@ def _show_all(
     columns: Sequence[tuple[str, str]],
     *,
     json: bool,
+    empty: str = _NOTHING,
 ) -> None:
     """Deployments, the probes, process by process, and what is left of processes long ended."""
     if deployments:
@@ -229,7 +230,7 @@ def _show_all(
     if deployments and probes and not json:
         print()
     if probes or not deployments:
-        show(probes, columns, json=json, empty=_NOTHING)
+        show(probes, columns, json=json, empty=empty)
     if earlier:
         if not json:
             print()
@@ -246,7 +247,8 @@ def query(daemon: Connection, select: messages.Select, *, extended: bool, json: 
         if not json and answer.targets:
             print()
     columns = _PROBE_COLUMNS_EXTENDED if extended else _PROBE_COLUMNS
-    _show_all(answer.deployments, answer.probes, answer.earlier, columns, json=json)
+    empty = _NOTHING if select == messages.Select() else "no such program is in"
+    _show_all(answer.deployments, answer.probes, answer.earlier, columns, json=json, empty=empty)
     if not json:
         _explain_deployments(answer, extended=extended)
 
@@ -263,7 +265,7 @@ def _explain_deployments(answer: messages.Status, *, extended: bool) -> None:
     discovery = answer.discovery
     if answer.deployments and discovery is not None and discovery.lost:
         complain(
-            f"events of processes were lost {discovery.lost} times; "
+            f"events of processes were lost {discovery.lost} time{'s' * (discovery.lost > 1)}; "
             "short processes may have been missed without being counted"
         )
 

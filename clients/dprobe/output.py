@@ -17,6 +17,10 @@ import msgspec
 from dprobe.errors import UserError, os_error_text
 from dprobed.control import messages
 from dprobed.handler.trace.text import record_text
+from dprobed.printable import printable
+
+#: Of what does not show, this is ours in messages: lines, and how source code is indented.
+_KEPT = "\n\t"
 
 
 class SummaryProbe(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -73,7 +77,7 @@ def _total(probes: list[messages.ProbeInfo]) -> SummaryProbe:
 def complain(text: str) -> None:
     """A line to the user, on standard error; a standard error that is gone takes none."""
     with contextlib.suppress(OSError):
-        _write_all(2, f"dprobe: {text}\n".encode(errors="replace"))
+        _write_all(2, f"dprobe: {printable(text, _KEPT)}\n".encode(errors="replace"))
 
 
 def _write_all(descriptor: int, data: bytes) -> None:
@@ -176,7 +180,7 @@ def summary_text(summary: Summary) -> str:
             passed = f"; at least {probe.passed} hits passed over" if probe.passed else ""
             lines.append(f"{name}: {probe.state}: {probe.reason}{passed}")
     lines.append(f"time spent in probes: {summary.overhead_ns / 1e9:.6f} s")
-    return "\n".join(lines)
+    return printable("\n".join(lines), "\n")
 
 
 def default_descriptor(command_has_stdout: bool) -> int:

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from dprobe import manage
-from dprobe.errors import UserError
+from dprobe.errors import UserError, readable
 from dprobe.output import complain
 from dprobe.tables import show
 from dprobed.control import messages
+from dprobed.printable import printable
 
 if TYPE_CHECKING:
     from dprobed.program import Diagnostic
@@ -72,22 +73,25 @@ def check(paths: Sequence[Path], *, json: bool) -> None:
     from dprobed.policy.source import PolicyError
 
     trust = None
+    empty = ""
     faults: tuple[Diagnostic, ...] = ()
     try:
         if not paths:
             trust = os.geteuid()
-            paths = store.files(config.load(None, trust).policies, trust)
+            folder = config.load(None, trust).policies
+            empty = f"there is no policy file in {readable(str(folder))}"
+            paths = store.files(folder, trust)
         parse(paths, trust=trust)
     except PolicyError as error:
         faults = error.diagnostics
     rows = []
     for name in dict.fromkeys([*map(str, paths), *(fault.file for fault in faults)]):
         own = [str(fault) for fault in faults if fault.file == name]
-        rows.append({"file": name, "ok": not own, "error": "\n".join(own)})
-    show(rows, (("file", "file"), ("ok", "ok")), json=json, empty="there is no policy file")
+        rows.append({"file": readable(name), "ok": not own, "error": readable("\n".join(own))})
+    show(rows, (("file", "file"), ("ok", "ok")), json=json, empty=empty)
     if faults:
         sys.stdout.flush()
-        raise UserError("\n".join(map(str, faults)))
+        raise UserError(readable("\n".join(map(str, faults))))
 
 
 def explain(socket: Path | None, pid: int, *, json: bool) -> None:
@@ -116,6 +120,11 @@ def test(path: Path, pid: int, *, json: bool) -> None:
     if found is None:
         raise UserError(procfs.refusal(pid) or f"process {pid} is gone (no such process)")
     _tell(describe.explain(policies, found), json=json)
+    if not found.exe and not found.kernel_thread:
+        complain(
+            f"what process {pid} executes, and its environment, may not be read by user "
+            f"{os.geteuid()}: for root's dprobed another policy may match"
+        )
 
 
 def _tell(explanation: messages.Explanation, *, json: bool) -> None:
@@ -123,7 +132,7 @@ def _tell(explanation: messages.Explanation, *, json: bool) -> None:
         print(msgspec.json.encode(explanation).decode())
         return
     for line in _lines(explanation):
-        print(line)
+        print(printable(line))
 
 
 def _lines(found: messages.Explanation) -> Iterator[str]:

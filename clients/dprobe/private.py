@@ -60,7 +60,7 @@ class PrivateDaemon:
         """The last line that it wrote to its standard error."""
         size = os.fstat(self._stderr).st_size
         lines = os.pread(self._stderr, size, 0).decode(errors="replace").split("\n")
-        return next((line for line in reversed(lines) if line.strip()), "")
+        return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
     def __enter__(self) -> PrivateDaemon:
         return self

@@ -8,6 +8,8 @@ from typing import Any
 
 import msgspec
 
+from dprobed.printable import printable
+
 
 def show(
     rows: Iterable[Any],
@@ -30,7 +32,7 @@ def show(
         print(empty, file=sys.stderr)
         return
     titles = [title for title, _ in columns]
-    cells = [[_text(mapping[field]) for _, field in columns] for mapping in mappings]
+    cells = [[printable(_text(mapping[field])) for _, field in columns] for mapping in mappings]
     numeric = [
         all(isinstance(mapping[field], int | float) for mapping in mappings) for _, field in columns
     ]
@@ -69,7 +71,10 @@ def _show_rich(titles: list[str], cells: list[list[str]], numeric: list[bool]) -
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for title, right in zip(titles, numeric, strict=True):
-        table.add_column(title, justify="right" if right else "left", overflow="fold")
+        # A number that is folded reads as two.
+        table.add_column(
+            title, justify="right" if right else "left", overflow="fold", no_wrap=right
+        )
     for row in cells:
         table.add_row(*(Text(cell) for cell in row))
     Console().print(table)

@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import sys
 import termios
 import time
 import tty
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from dprobe.connection import Connection
 from dprobe.errors import UserError
 from dprobe.tables import show
 from dprobed.control import messages
+from dprobed.printable import printable
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -56,14 +58,36 @@ _SORTS: Final = {
     "p": ("pid", False),
     "n": ("program", False),
 }
+#: The longest that fits is shown.
 _HELP: Final = (
-    "sort: h hits/s  t hits  o overhead  p pid  n name   "
-    "tab: probes/processes   space: pause   arrows, d: remove   q: quit"
+    "q: quit   space: pause   tab: probes/processes   arrows, d: remove   "
+    "sort: h hits/s  t hits  o overhead  p pid  n name",
+    "q quit  space pause  tab probes/processes  arrows d remove  sort h t o p n",
+    "q quit  space pause  tab view  d remove",
+    "q quit",
 )
+#: Where the terminal is too narrow, text is cut first, down to so many letters; then columns are
+#: left out, these first. A number is never cut.
+_LEAST: Final = {"comm": 7, "program": 7, "place": 8}
+_EXPENDABLE: Final = (
+    "number",
+    "dropped",
+    "missed",
+    "place",
+    "hits",
+    "program",
+    "state",
+    "probes",
+    "overhead",
+    "comm",
+)
+#: Between two columns.
+_GAP: Final = 2
 #: What terminals send for keys of more than one byte.
 _ESCAPES: Final = {b"\x1b[A": "up", b"\x1b[B": "down", b"\x1bOA": "up", b"\x1bOB": "down"}
-#: Lines of the screen that are no rows: summary, head of the table with its lines, help.
-_FRAME: Final = 6
+#: Lines of the screen that are no rows: summary, an empty one, head of the table, help.
+_FRAME: Final = 4
+_SUSPEND: Final = "\x1a"
 
 
 @dataclass(frozen=True)
@@ -126,8 +150,8 @@ class Sample:
         """One line for all of it."""
         deployments = self.status.deployments
         parts = [
-            f"{len(self.processes)} processes",
-            f"{len(self.probes)} probes",
+            _count(len(self.processes), "process", "es"),
+            _count(len(self.probes), "probe"),
             f"{sum(row['rate'] for row in self.probes):.0f} hits/s",
         ]
         if deployments:
@@ -143,6 +167,10 @@ def _key(probe: messages.ProbeInfo) -> tuple[object, ...]:
     return probe.number, probe.pid, probe.probe, probe.module, probe.place
 
 
+def _count(number: int, what: str, plural: str = "s") -> str:
+    return f"{number} {what}{plural if number != 1 else ''}"
+
+
 def _per(amount: float, seconds: float) -> float:
     return round(amount / seconds, 1) if seconds > 0 else 0.0
 
@@ -156,6 +184,10 @@ class View:
     paused: bool = False
     selected: int = 0
     over: bool = False
+    #: Ctrl-Z was pressed.
+    suspended: bool = False
+    #: Which row it was that the arrows chose, if they were used: it stays chosen where it goes.
+    _chosen: tuple[object, ...] | None = None
     #: What is to be removed as soon as the user says yes.
     asked: messages.Select | None = None
     note: str = ""
@@ -174,6 +206,10 @@ class View:
             key=lambda row: (row["pid"], row["program"]),
         )
         self._rows = sorted(rows, key=lambda row: row[name], reverse=largest)
+        if self._chosen is not None:
+            names = [_name(row) for row in self._rows]
+            if self._chosen in names:
+                self.selected = names.index(self._chosen)
         self.selected = max(0, min(self.selected, len(self._rows) - 1))
         return self._rows
 
@@ -189,8 +225,12 @@ class View:
             self.of_processes = not self.of_processes
         elif key == " ":
             self.paused = not self.paused
-        elif key in ("up", "down"):
-            self.selected = max(0, self.selected + (1 if key == "down" else -1))
+        elif key in ("up", "down") and self._rows:
+            index = self.selected + (1 if key == "down" else -1)
+            self.selected = max(0, min(index, len(self._rows) - 1))
+            self._chosen = _name(self._rows[self.selected])
+        elif key == _SUSPEND:
+            self.suspended = True
         elif key == "d" and self._rows:
             self._ask(self._rows[min(self.selected, len(self._rows) - 1)])
         elif key == "q":
@@ -201,7 +241,38 @@ class View:
         number = None if self.of_processes else row["number"]
         self.asked = messages.Select(number=number, pid=row["pid"])
         what = "all programs" if number is None else f"program {number} ({row['program']})"
-        self.note = f"remove {what} from process {row['pid']}? y: yes, any other key: no"
+        self.note = f"y: remove {what} from process {row['pid']}; any other key: no"
+
+
+def _name(row: Row) -> tuple[object, ...]:
+    """What a row is about, whatever it counts."""
+    return tuple(row.get(field) for field in ("pid", "number", "program", "place"))
+
+
+def layout(
+    columns: Sequence[tuple[str, str]], rows: Sequence[Row], width: int
+) -> list[tuple[str, str, int]]:
+    """(Title, field, width) of the columns that a terminal has room for."""
+    shown = [
+        (title, name, max([len(title), *(len(_cell(row, name)) for row in rows)]))
+        for title, name in columns
+    ]
+    expendable = [name for name in _EXPENDABLE if any(name == each for _, each, _ in shown)]
+    while True:
+        over = sum(size + _GAP for _, _, size in shown) - _GAP - width
+        cut = []
+        for title, name, size in shown:
+            spare = min(max(over, 0), max(0, size - _LEAST.get(name, size)))
+            over -= spare
+            cut.append((title, name, size - spare))
+        if over <= 0 or not expendable:
+            return cut
+        left_out = expendable.pop(0)
+        shown = [each for each in shown if each[1] != left_out]
+
+
+def _cell(row: Row, name: str) -> str:
+    return printable(str(row[name]))
 
 
 def once(daemon: Connection, interval: float, *, json: bool) -> None:
@@ -225,14 +296,19 @@ def run(daemon: Connection, interval: float) -> None:
 
     view = View()
     sample = Sample.take(_ask(daemon), time.monotonic(), None)
-    with _keys() as read, Live(screen=True, auto_refresh=False) as live:
+    with _keys() as keys, Live(screen=True, auto_refresh=False) as live:
         due = time.monotonic() + interval
         while not view.over:
-            live.update(_draw(view, sample, live.console.height), refresh=True)
-            for key in read(max(0.0, due - time.monotonic())):
+            live.update(_draw(view, sample, *live.console.size), refresh=True)
+            for key in keys.read(max(0.0, due - time.monotonic())):
                 select_ = view.press(key)
                 if select_ is not None:
                     view.note = _remove(daemon, select_)
+            if view.suspended:
+                view.suspended = False
+                live.stop()
+                keys.suspend()
+                live.start()
             if time.monotonic() >= due:
                 due = time.monotonic() + interval
                 if not view.paused:
@@ -250,53 +326,99 @@ def _remove(daemon: Connection, chosen: messages.Select) -> str:
         )
     except UserError as error:
         return str(error)
-    return f"{len(answer.probes)} probes were removed"
+    return f"{_count(len(answer.probes), 'probe')} removed"
 
 
-def _draw(view: View, sample: Sample, height: int) -> RenderableType:
-    from rich import box
+def _draw(view: View, sample: Sample, width: int, height: int) -> RenderableType:
+    from rich.cells import set_cell_size
     from rich.console import Group
-    from rich.table import Table
     from rich.text import Text
+
+    def line(text: str, style: str = "") -> RenderableType:
+        return Text(text, style, no_wrap=True, overflow="ellipsis")
 
     rows = view.rows(sample)
     room = max(1, height - _FRAME)
     first = max(0, min(view.selected - room + 1, len(rows) - room))
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, expand=True)
+    visible = rows[first : first + room]
     sorted_by = _SORTS[view.sort][0]
-    for title, name in view.columns:
-        numeric = bool(rows) and isinstance(rows[0][name], int | float)
-        mark = "*" if name == sorted_by else ""
-        table.add_column(
-            title + mark, justify="right" if numeric else "left", no_wrap=True, overflow="ellipsis"
-        )
-    for index, row in enumerate(rows[first : first + room], start=first):
-        cells = (Text(str(row[name])) for _, name in view.columns)
-        table.add_row(*cells, style="reverse" if index == view.selected else "")
-    paused = Text("paused   ", style="bold") if view.paused else Text("")
-    help_ = Text(view.note or _HELP, no_wrap=True, overflow="ellipsis", style="dim")
-    return Group(paused + Text(sample.summary()), table, help_)
+    columns = [(f"{title}{'*' * (name == sorted_by)}", name) for title, name in view.columns]
+    shown = layout(columns, visible, width)
+    numeric = {name for _, name in columns if rows and isinstance(rows[0][name], int | float)}
+
+    def across(texts: Sequence[str]) -> str:
+        cells = []
+        for text, (_, name, size) in zip(texts, shown, strict=True):
+            if name in numeric:
+                cells.append(text.rjust(size))
+            else:
+                # A text that is cut says so; some letters are as wide as two.
+                cut = text if len(text) <= size else text[: size - 1] + "…"
+                cells.append(set_cell_size(cut, size))
+        return (" " * _GAP).join(cells).ljust(width)
+
+    summary = ("paused   " if view.paused else "") + sample.summary()
+    lines = [line(summary, "bold" if view.paused else ""), line("")]
+    lines.append(line(across([title for title, _, _ in shown]), "bold"))
+    for index, row in enumerate(visible, start=first):
+        style = "reverse" if index == view.selected else ""
+        lines.append(line(across([_cell(row, name) for _, name, _ in shown]), style))
+    if not rows:
+        lines.append(line("nothing is inserted"))
+    help_ = next((each for each in _HELP if len(each) <= width), _HELP[-1])
+    lines.append(line(printable(view.note) or help_, "dim"))
+    return Group(*lines)
+
+
+class _Keys:
+    """The terminal gives keys as they are pressed."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._before = termios.tcgetattr(descriptor)
+
+    def take(self) -> None:
+        """Have each key as it is pressed, Ctrl-Z included."""
+        tty.setcbreak(self._descriptor)
+        now = termios.tcgetattr(self._descriptor)
+        now[6][termios.VSUSP] = b"\0"
+        termios.tcsetattr(self._descriptor, termios.TCSADRAIN, now)
+
+    def give_back(self) -> None:
+        """The terminal is as it was."""
+        termios.tcsetattr(self._descriptor, termios.TCSADRAIN, self._before)
+
+    def read(self, seconds: float) -> list[str]:
+        """What is pressed in so many seconds at most."""
+        if not select.select([self._descriptor], [], [], seconds)[0]:
+            return []
+        data = os.read(self._descriptor, 1024)
+        return split_keys(data) if data else ["q"]  # The terminal is gone.
+
+    def suspend(self) -> None:
+        """Stop, as at Ctrl-Z elsewhere, until the shell lets us go on."""
+        self.give_back()
+        os.kill(0, signal.SIGTSTP)
+        self.take()
 
 
 @contextmanager
-def _keys() -> Iterator[Callable[[float], list[str]]]:
-    """The terminal gives keys as they are pressed; the function waits at most so many seconds."""
-    descriptor = sys.stdin.fileno()
-    before = termios.tcgetattr(descriptor)
+def _keys() -> Iterator[_Keys]:
+    """Keys, until Ctrl-C; whatever ends us, the terminal is given back."""
 
-    def read(seconds: float) -> list[str]:
-        if not select.select([descriptor], [], [], seconds)[0]:
-            return []
-        data = os.read(descriptor, 1024)
-        return split_keys(data) if data else ["q"]  # The terminal is gone.
+    def end(*_: object) -> NoReturn:
+        raise SystemExit(128 + signal.SIGTERM)
 
+    keys = _Keys(sys.stdin.fileno())
+    before = signal.signal(signal.SIGTERM, end)
     try:
-        tty.setcbreak(descriptor)
-        yield read
+        keys.take()
+        yield keys
     except KeyboardInterrupt:
         pass
     finally:
-        termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
+        keys.give_back()
+        signal.signal(signal.SIGTERM, before)
 
 
 def split_keys(data: bytes) -> list[str]:

@@ -18,6 +18,7 @@ from dprobed.handler.trace import choose, lines, stat
 from dprobed.handler.trace.reader import Recording, TraceError, merged, open_all
 from dprobed.handler.trace.rewrite import write_ctf
 from dprobed.handler.trace.text import record_text
+from dprobed.printable import printable
 
 _COLUMNS = (
     ("session", "name"),
@@ -173,7 +174,7 @@ def statistics(
     if not json and of is not None:
         for group in groups:
             if group.numbers:
-                print(f"\n{of} of {group.key}:")
+                print(f"\n{printable(of)} of {printable(group.key)}:")
                 print("\n".join(stat.histogram(group)))
     _warn(chunks)
     return 0

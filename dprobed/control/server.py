@@ -24,6 +24,7 @@ from dprobed.applied import Applied
 from dprobed.control import messages
 from dprobed.deployment import Deployment
 from dprobed.deployments import Deployments, listed
+from dprobed.discovery.identity import Identities
 from dprobed.handler.dispatcher import DispatchError
 from dprobed.handler.trace.session import TraceError
 from dprobed.instance import Refusal
@@ -394,6 +395,11 @@ class Server:
         self.registry = registry
         self.deployments = Deployments(registry)
         self._applied = Applied(self.deployments, registry.gate.store)
+        self._identities = Identities(registry.is_target, self._decide_again)
+        #: What is in is about to be decided about anew.
+        self._deciding = False
+        #: Two who have the policies read anew at the same time would put programs in twice.
+        self._reloading = asyncio.Lock()
         self._on_last_gone = on_last_gone
         self._connections: set[Connection] = set()
         self._listener: asyncio.Server | None = None
@@ -430,22 +436,37 @@ class Server:
         loop = asyncio.get_running_loop()
         await loop.create_connection(lambda: Connection(self), sock=sock)
 
-    async def apply(self) -> None:
-        """Put in what the policies put in by themselves."""
-        await self._applied.update()
+    async def begin(self) -> None:
+        """Put in what the policies put in by themselves, and hold all to what they say."""
+        if os.geteuid() == 0:  # Others do not serve several users.
+            self._identities.start()
+        async with self._reloading:
+            await self._applied.update()
 
     async def reload(self) -> None:
         """Read the policy files anew, and hold what is in to what they say."""
-        if problem := self.registry.gate.store.reload():
-            _log.error("%s", problem)
-            return
-        _log.info("the policies were read anew")
+        async with self._reloading:
+            if problem := self.registry.gate.store.reload():
+                _log.error("%s", problem)
+                return
+            _log.info("the policies were read anew")
+            await self.registry.targets.check_again()
+            await self._applied.update()
+            self.deployments.look_again()
+
+    def _decide_again(self) -> None:
+        """A probed process is another user's now: once for all that come in the same moment."""
+        if not self._deciding:
+            self._deciding = True
+            self.registry.targets.later(self._check_again())
+
+    async def _check_again(self) -> None:
+        self._deciding = False
         await self.registry.targets.check_again()
-        await self.apply()
-        self.deployments.look_again()
 
     def stop(self) -> None:
         """Take no further connections, and put nothing into further processes."""
         self.deployments.stop()
+        self._identities.stop()
         if self._listener is not None:
             self._listener.close()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
 from collections.abc import Callable, Sequence
-from fnmatch import fnmatchcase
 
 from dprobed.control import messages
+from dprobed.policy.glob import GlobError, translate
+from dprobed.policy.match import user_number
 from dprobed.process import Process
 
 
@@ -16,7 +18,7 @@ class SelectionError(ValueError):
 
 
 class Selector:
-    """A selection, ready to be asked; raises SelectionError for a user that does not exist.
+    """A selection, ready to be asked; raises SelectionError where it can mean no process.
 
     ``rule``: the name of the policy that decides about a process; none does where it is not given.
     """
@@ -27,6 +29,8 @@ class Selector:
         self.selection = selection
         self._rule = rule
         self._uid = None if selection.user is None else _uid(selection.user)
+        self._exe = None if selection.exe is None else _pattern("exe", selection.exe, path=True)
+        self._unit = None if selection.unit is None else _pattern("unit", selection.unit)
 
     @property
     def takes_unmapped(self) -> bool:
@@ -41,20 +45,14 @@ class Selector:
 
     def may_select(self, paths: Sequence[str]) -> bool:
         """Whether a process whose executable has these paths can be meant at all."""
-        wanted = self.selection.exe
-        if wanted is None:
-            return True
-        if "/" not in wanted:
-            return fnmatchcase(paths[0].rpartition("/")[2], wanted)
-        return any(fnmatchcase(path, wanted) for path in paths)
+        return self._exe is None or any(map(self._exe.fullmatch, paths))
 
     def selects(self, process: Process) -> bool:
         """Whether what does not depend on the executable holds for the process."""
-        unit, policy = self.selection.unit, self.selection.policy
         return (
             self._uid in (None, process.uid)
-            and (unit is None or bool(process.unit and fnmatchcase(process.unit, unit)))
-            and policy in (None, self._rule(process))
+            and (self._unit is None or bool(process.unit and self._unit.fullmatch(process.unit)))
+            and self.selection.policy in (None, self._rule(process))
         )
 
 
@@ -71,9 +69,17 @@ def paths_of(pid: int) -> list[str]:
 
 
 def _uid(user: str) -> int:
-    if user.isdecimal():
-        return int(user)
+    if (number := user_number(user)) is not None:
+        return number
     try:
         return pwd.getpwnam(user).pw_uid
-    except KeyError:
+    except (KeyError, ValueError):
         raise SelectionError(f"there is no user {user}") from None
+
+
+def _pattern(what: str, pattern: str, *, path: bool = False) -> re.Pattern[str]:
+    try:
+        return translate(pattern, path=path)
+    except GlobError as error:
+        where = f" (at letter {error.at + 1})" if pattern else ""
+        raise SelectionError(f"--{what} {pattern!r} is no pattern: {error}{where}") from None

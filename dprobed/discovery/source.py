@@ -11,7 +11,7 @@ class Kind(Enum):
 
     FORK = "fork"
     EXEC = "exec"
-    #: It runs as another user now.
+    #: It runs as another user, or with another group, now.
     UID = "uid"
     EXIT = "exit"
 

@@ -91,7 +91,9 @@ def _read(pid: int) -> bytes:
 
 
 def _path(raw: bytes) -> tuple[str, bool]:
-    path = os.fsdecode(raw)
+    # Paths go into messages, which are UTF-8. One that is not is opened by its mapping, or not at
+    # all: a tracer that could not speak of it died of it, with all its targets.
+    path = raw.decode(errors="backslashreplace")
     if "\\012" in path:  # the only character that the kernel escapes here
         path = path.replace("\\012", "\n")
     if path.endswith(_DELETED):

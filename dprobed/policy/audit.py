@@ -7,12 +7,11 @@ with the next one that is.
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Callable
 from typing import Final
 
-from dprobed.handler.dump import journal
+from dprobed.handler import journal
 from dprobed.policy.model import Denial
 from dprobed.policy.rights import words
 
@@ -59,5 +58,4 @@ class Audit:
             "DPROBE_RULE_PLACE": denial.place,
             "DPROBE_RIGHTS": words(denial.missing),
         }
-        socket = os.environ.get("DPROBED_JOURNAL_SOCKET") or journal.SOCKET
-        journal.send({name: value.encode() for name, value in fields.items()}, socket)
+        journal.post(fields)

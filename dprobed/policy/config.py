@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from dprobed.policy.protected import KINDS
-from dprobed.policy.source import PolicyError, Source, distrusted
-from dprobed.program import Diagnostic
+from dprobed.policy.source import PolicyError, Source
 
 _KEYS: Final = ("policies", "protect")
 NAME: Final = "dprobed.toml"
@@ -52,15 +51,13 @@ def load(path: Path | None, uid: int) -> Config:
     config = Config(folder / "policies.d")
     if path is None:
         path = folder / NAME
-        if not path.exists():
+        if not os.path.lexists(path):  # A link to nowhere is a mistake, and not passed over.
             return config
-    source = Source(path)
-    if not source.faults and (why := distrusted(path, uid)):
-        source.faults.append(Diagnostic(str(path), 0, 0, why))
+    source = Source(path, uid)
     if not source.faults:
         config = _read(source, config)
     if source.faults:
-        raise PolicyError(source.faults)
+        raise PolicyError(sorted(source.faults, key=lambda fault: (fault.line, fault.column)))
     return config
 
 
@@ -70,6 +67,11 @@ def _read(source: Source, config: Config) -> Config:
     if "policies" in table:
         text = source.of_type(("policies",), table["policies"], str)
         folder = source.path.parent / (text or "")
+        # Else a slip of the pen would allow whatever the policies there forbid. The usual folder
+        # need not be there.
+        usual = source.path.parent / config.policies.name
+        if text is not None and folder != usual and not os.path.isdir(folder):  # noqa: PTH112
+            source.fault(("policies",), f"there is no folder {folder}")
     if "protect" in table:
         at = ("protect",)
         # An empty list is meant: nothing is protected.

@@ -43,7 +43,7 @@ def explain(policies: Policies, process: Process) -> messages.Explanation:
         rule=decision.rule,
         place=decision.place,
         protected=decision.protected,
-        obstacle=procfs.refusal(process.pid) or "",
+        obstacle=_obstacle(policies, process.pid),
         steps=[
             messages.PolicyStep(
                 policy=step.policy,
@@ -59,6 +59,14 @@ def explain(policies: Policies, process: Process) -> messages.Explanation:
         follow_forks=decision.follow_forks,
         hold=decision.hold,
     )
+
+
+def _obstacle(policies: Policies, pid: int) -> str:
+    """Why it cannot be probed, whoever asks. That we probe it already is no reason."""
+    status = procfs.status(pid)
+    if status is not None and status.tracer and policies.is_ours(status.tracer):
+        return ""
+    return procfs.refusal(pid) or ""
 
 
 def _rights(decision: Decision) -> dict[str, list[str]]:

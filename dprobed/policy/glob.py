@@ -1,7 +1,17 @@
-"""Patterns of policies: ``*``, ``?``, ``[a-z]``, ``[!a-z]``, ``{one,other}``.
+"""Patterns of policies and selections: ``*``, ``?``, ``[a-z]``, ``[!a-z]``, ``{one,other}``.
 
-In a path, ``*`` and ``?`` stop at a slash, ``**`` does not. A pattern matches the whole text, and
-an empty text matches nothing: it is what is not known, or not there.
+In a path, only ``**`` and a slash itself match a slash. A pattern matches the whole text, and an
+empty text matches nothing: it is what is not known, or not there.
+
+What a process says of itself may be megabytes that are made for a pattern to be slow on, so that
+no star is ever tried twice. With braces written out, a pattern is fixed pieces with stars between
+them, and where the first possible place for a piece does not lead to a match no later one does:
+
+- after a ``*`` in a path: two places of a piece have no slash between them, so that what can be
+  reached from the later can be reached from the earlier;
+- after a ``**``: the same holds for all that stands before the next ``**``, taken as one.
+
+So each of those is an atomic group. The last ``**`` alone tries all places, from the end.
 """
 
 from __future__ import annotations
@@ -10,6 +20,13 @@ import re
 from typing import Final
 
 _CLASS: Final = re.compile(r"\[(!?)(\]?[^\]]*)\]")
+#: Patterns that one with braces stands for, at most.
+_MOST: Final = 256
+#: Stars among the tokens of a pattern; every other token is a regular expression for one letter.
+_ONE: Final = "*"
+_MANY: Final = "**"
+
+_Tokens = tuple[str, ...]
 
 
 class GlobError(Exception):
@@ -27,35 +44,77 @@ def translate(pattern: str, *, path: bool) -> re.Pattern[str]:
     """
     if not pattern:
         raise GlobError(0, "an empty pattern matches nothing")
-    parts = [".*/"] if path and "/" not in pattern and pattern != "**" else []
-    one, many = ("[^/]", "[^/]*") if path else (".", ".*")
-    at = depth = opened = 0
+    whole = (_MANY, "/") if path and "/" not in pattern and pattern != "**" else ()
+    found = [_expression((*whole, *tokens)) for tokens in _written_out(pattern, path)]
+    return re.compile(f"(?s:{'|'.join(found)})")
+
+
+def _written_out(pattern: str, path: bool) -> list[_Tokens]:
+    """The patterns without braces that a pattern stands for."""
+    #: For each brace that is open: where it is, the alternatives so far, and what was before it.
+    braces: list[tuple[int, list[_Tokens], list[_Tokens]]] = []
+    current: list[_Tokens] = [()]
+    at = 0
     while at < len(pattern):
         letter = pattern[at]
+        token = ""
         if letter == "*":
             run = len(pattern[at:]) - len(pattern[at:].lstrip("*"))
-            parts.append(many if run == 1 else ".*")
+            token = _ONE if run == 1 and path else _MANY
             at += run - 1
         elif letter == "?":
-            parts.append(one)
+            token = "[^/]" if path else "."
         elif letter == "[":
             match = _CLASS.match(pattern, at)
             if match is None:
                 raise GlobError(at, "`[` is not closed; write `[[]` for the letter itself")
-            parts.append(_set(match, at))
+            token = "(?!/)" * path + _set(match, at)
             at = match.end() - 1
         elif letter == "{":
-            depth, opened = depth + 1, at
-            parts.append("(?:")
-        elif letter == "}" and depth:
-            depth -= 1
-            parts.append(")")
+            braces.append((at, [], current))
+            current = [()]
+        elif letter == "," and braces:
+            braces[-1][1].extend(current)
+            current = [()]
+        elif letter == "}" and braces:
+            opened, alternatives, before = braces.pop()
+            alternatives += current
+            if len(before) * len(alternatives) > _MOST:
+                raise GlobError(opened, f"these braces stand for more than {_MOST} patterns")
+            current = [(*first, *then) for first in before for then in alternatives]
         else:
-            parts.append("|" if letter == "," and depth else re.escape(letter))
+            token = re.escape(letter)
+        if token:
+            current = [(*tokens, token) for tokens in current]
         at += 1
-    if depth:
-        raise GlobError(opened, "`{` is not closed; write `[{]` for the letter itself")
-    return re.compile("(?s:" + "".join(parts) + ")")
+    if braces:
+        raise GlobError(braces[-1][0], "`{` is not closed; write `[{]` for the letter itself")
+    return current
+
+
+def _expression(tokens: _Tokens) -> str:
+    first, *further = _split(tokens, _MANY)
+    if not further:
+        return _run(first, ends=True)
+    middle = (f"(?>.*?{_run(each, ends=False)})" for each in further[:-1])
+    return f"{_run(first, ends=False)}{''.join(middle)}.*{_run(further[-1], ends=True)}"
+
+
+def _run(tokens: _Tokens, *, ends: bool) -> str:
+    """Pieces with stars between them that stop at a slash; ``ends``: nothing comes after them."""
+    first, *further = ("".join(piece) for piece in _split(tokens, _ONE))
+    last = f"[^/]*{further.pop()}" if ends and further else ""
+    return first + "".join(f"(?>[^/]*?{piece})" for piece in further) + last
+
+
+def _split(tokens: _Tokens, star: str) -> list[_Tokens]:
+    parts: list[_Tokens] = []
+    start = 0
+    for at, token in enumerate(tokens):
+        if token == star:
+            parts.append(tokens[start:at])
+            start = at + 1
+    return [*parts, tokens[start:]]
 
 
 def _set(match: re.Match[str], at: int) -> str:

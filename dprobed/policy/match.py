@@ -16,6 +16,16 @@ from typing import Final, NamedTuple
 from dprobed import process as processes
 from dprobed.process import Process
 
+#: What the kernel has for a user or group, without the one that means none.
+_ID: Final = re.compile(r"0|[1-9]\d{0,9}", re.ASCII)
+#: Letters of a fact that people are shown.
+_SHOWN: Final = 200
+
+
+def user_number(text: str) -> int | None:
+    """The number of a user or group that is written as one; None: it is a name."""
+    return int(text) if _ID.fullmatch(text) and int(text) < (1 << 32) - 1 else None
+
 
 class Facts:
     """A process, and what is only looked up when a condition asks for it."""
@@ -117,7 +127,10 @@ class Tested:
         wanted = " or ".join(self.wanted)
         verb = "fits" if self.holds else "does not fit"
         where = "not." if self.excluded else ""
-        return f"{where}{self.key}: {self.found or 'nothing'} {verb} {wanted}"
+        found = self.found or "nothing"
+        if len(found) > _SHOWN:
+            found = f"{found[:_SHOWN]}… ({len(found)} letters)"
+        return f"{where}{self.key}: {found} {verb} {wanted}"
 
 
 @dataclass(frozen=True)

@@ -215,6 +215,8 @@ class Decision:
             if uid in self.process.uids or self.policy.rights.named(uid, gids) is not None:
                 return f"{self.rule_text} gives {words(have)}"
             default = f"{self.rule_text} does not name that user, and by default"
+        if set(self.process.uids) == {0}:
+            return f"{default} only root may"
         if len(set(self.process.uids)) == 1:
             return f"{default} only root and {user_name(self.process.uid)}, whose it is, may"
         return f"{default} only root may, because it runs with the rights of two users"

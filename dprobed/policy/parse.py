@@ -16,7 +16,7 @@ from typing import Any, Final, Literal, cast
 
 from dprobed.policy.glob import GlobError, translate
 from dprobed.policy.locate import KeyPath
-from dprobed.policy.match import KEYS, TEXTS, Condition, Match
+from dprobed.policy.match import KEYS, TEXTS, Condition, Match, user_number
 from dprobed.policy.model import (
     DEFAULT,
     Action,
@@ -28,7 +28,7 @@ from dprobed.policy.model import (
     Rights,
 )
 from dprobed.policy.rights import ALL, Right, needs
-from dprobed.policy.source import PolicyError, Source, distrusted, suggestion
+from dprobed.policy.source import PolicyError, Source, read, suggestion
 from dprobed.program import Diagnostic, ProgramError, encode, load_file
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][\w.-]{0,63}", re.ASCII)
@@ -62,7 +62,7 @@ class _Reader:
     """Reads one file. ``names``: of policies read so far, and where they are."""
 
     def __init__(self, path: Path, names: dict[str, str], trust: int | None) -> None:
-        self.source = Source(path)
+        self.source = Source(path, trust)
         self._names = names
         self._trust = trust
         self._folder = path.parent
@@ -70,10 +70,6 @@ class _Reader:
     def policies(self) -> list[Policy]:
         """All policies of the file."""
         source = self.source
-        if self._trust is not None and (why := distrusted(source.path, self._trust)):
-            if not source.faults:
-                source.faults.append(Diagnostic(str(source.path), 0, 0, why))
-            return []
         tables = source.table((), source.data, ("policy",)).get("policy", [])
         if not isinstance(tables, list):
             source.fault_key(("policy",), "`policy` is a list of tables", "write [[policy]]")
@@ -153,6 +149,8 @@ class _Reader:
 
     def _not(self, path: KeyPath, value: Any) -> list[Match]:
         if isinstance(value, list):
+            if not value:
+                self.source.fault(path, "`not` is an empty list", "leave the key out, or fill it")
             return [self._match((*path, number), each) for number, each in enumerate(value)]
         return [self._match(path, value)]
 
@@ -215,7 +213,11 @@ class _Reader:
         for name, each in self.source.table(path, value, names).items():
             rights = self._set((*path, name), each)
             result = find(name)
-            if isinstance(result, int):
+            if isinstance(result, int) and result in found:
+                self.source.fault_key(
+                    (*path, name), f"{path[-1]} {result} is named twice here", "keep one of them"
+                )
+            elif isinstance(result, int):
                 found[result] = rights
             else:
                 self.source.fault_key((*path, name), f"there is no {path[-1]} `{name}`", result)
@@ -260,29 +262,27 @@ class _Reader:
             seconds = source.duration((*path, "for"), table["for"])
         if "processes" in table:
             processes = source.positive((*path, "processes"), table["processes"])
+        programs: tuple[AppliedProgram, ...] = ()
+        if "programs" in table:
+            programs = self._programs((*path, "programs"), table["programs"])
         return Application(
             policy=name,
             place=place,
-            programs=self._programs((*path, "programs"), table.get("programs", [])),
+            programs=programs,
             seconds=seconds,
             processes=processes,
             limits=self._limits(path, table, action),
         )
 
     def _programs(self, path: KeyPath, value: Any) -> tuple[AppliedProgram, ...]:
-        if value == []:
-            return ()
         texts = self.source.strings(path, value)
-        read = [self._program(at, self._folder / text) for at, text in texts]
-        return tuple(program for program in read if program is not None)
+        programs = [self._program(at, self._folder / text) for at, text in texts]
+        return tuple(program for program in programs if program is not None)
 
     def _program(self, at: KeyPath, path: Path) -> AppliedProgram | None:
         source = self.source
         try:
-            if self._trust is not None and (why := distrusted(path, self._trust)):
-                source.fault(at, f"{path} {why}")
-                return None
-            program = load_file(str(path))
+            program = load_file(str(path), read=lambda path, most: read(path, most, self._trust))
         except ProgramError as error:
             source.fault(at, f"{path} is refused", note=str(error))
             return None
@@ -297,19 +297,19 @@ _ACTIONS: Final[tuple[Literal["throttle"], Literal["remove"]]] = ("throttle", "r
 
 def _uid(name: str) -> int | str:
     """A user's number, or a hint."""
-    if name.isdecimal():
-        return int(name)
+    if (number := user_number(name)) is not None:
+        return number
     try:
         return pwd.getpwnam(name).pw_uid
-    except KeyError:
+    except (KeyError, ValueError):  # ValueError: a name with a zero byte.
         return suggestion(name, (each.pw_name for each in pwd.getpwall()))
 
 
 def _gid(name: str) -> int | str:
     """A group's number, or a hint."""
-    if name.isdecimal():
-        return int(name)
+    if (number := user_number(name)) is not None:
+        return number
     try:
         return grp.getgrnam(name).gr_gid
-    except KeyError:
+    except (KeyError, ValueError):
         return suggestion(name, (each.gr_name for each in grp.getgrall()))

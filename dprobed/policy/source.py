@@ -6,7 +6,10 @@ that a file is read to its end and everything wrong with it is told at once.
 
 from __future__ import annotations
 
+import errno
+import os
 import re
+import stat
 import tomllib
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -19,9 +22,15 @@ from dprobed.program import Diagnostic
 T = TypeVar("T")
 
 _AT: Final = re.compile(r"(.*?) \(at (?:line (\d+), column (\d+)|end of document)\)", re.DOTALL)
-_DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([smhd])")
+_DURATION: Final = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)\s*([smhd])", re.ASCII)
 _SECONDS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_PERCENT: Final = re.compile(r"(\d+(?:\.\d+)?)\s*%")
+_PERCENT: Final = re.compile(r"(\d{1,3}(?:\.\d{1,9})?)\s*%", re.ASCII)
+#: Numbers in a file are at most this: nothing that is counted comes near it.
+_MOST: Final = 1_000_000_000
+#: Bytes that a file may have: a mistake is not read to the end of memory.
+_MAX_FILE: Final = 1 << 20
+#: More digits than Python would convert.
+_LONG_NUMBER: Final = re.compile(r"[0-9][0-9_]{4000,}")
 _TYPES: Final[dict[type, str]] = {
     bool: "true or false",
     str: "text",
@@ -44,27 +53,49 @@ class PolicyError(Exception):
 
 
 class Source:
-    """One file. ``data``: what is in it; empty where it could not be read or parsed."""
+    """One file. ``data``: what is in it; empty where it could not be read or parsed.
 
-    def __init__(self, path: Path) -> None:
+    ``trust``: the user whose daemon will do what it says; None: it is only looked at.
+    """
+
+    def __init__(self, path: Path, trust: int | None = None) -> None:
         self.path = path
         self.faults: list[Diagnostic] = []
         self.data: dict[str, Any] = {}
         self._places: Places | None = None
         try:
-            text = path.read_text(encoding="utf-8")
+            data = read(path, _MAX_FILE, trust)
+        except UntrustedError as error:
+            self._plain(str(error.strerror))
+            return
         except OSError as error:
             self._plain(f"cannot be read: {error.strerror}")
             return
+        try:
+            text = data.decode()
         except UnicodeDecodeError as error:
-            self._plain(f"is no UTF-8 (at byte {error.start})")
+            before = data[: error.start].decode().split("\n")
+            self._at(len(before), len(before[-1]) + 1, "this is no UTF-8", "save the file as UTF-8")
             return
+        if text.startswith("\ufeff"):
+            self._at(1, 1, "the file begins with a byte order mark", "save it without one")
+            return
+        self._parse(text)
+
+    def _parse(self, text: str) -> None:
         try:
             self.data = tomllib.loads(text)
+            self._places = Places(text)
         except tomllib.TOMLDecodeError as error:
             self._syntax(text, str(error))
-            return
-        self._places = Places(text)
+        except RecursionError:
+            self.data = {}
+            self._plain("is no policy: lists or tables stand in each other without end")
+        except ValueError:
+            # Python's own limit on the digits of a number, which tomllib does not know of.
+            found = _LONG_NUMBER.search(text)
+            lines = text[: found.start() if found else 0].split("\n")
+            self._at(len(lines), len(lines[-1]) + 1, "this number is too large")
 
     # -- what is wrong -----------------------------------------------------------------------------
 
@@ -105,6 +136,9 @@ class Source:
     def _plain(self, message: str) -> None:
         self.faults.append(Diagnostic(str(self.path), 0, 0, message))
 
+    def _at(self, line: int, column: int, message: str, hint: str = "") -> None:
+        self.faults.append(Diagnostic(str(self.path), line, column, message, hint))
+
     def _syntax(self, text: str, message: str) -> None:
         match = _AT.match(message)
         lines = text.split("\n")
@@ -124,8 +158,7 @@ class Source:
     def table(self, path: KeyPath, value: object, known: Iterable[str]) -> dict[str, Any]:
         """A table with no other keys than those known; the others are left out."""
         if not isinstance(value, dict):
-            name = path[-1] if isinstance(path[-1], str) else path[-2]
-            self.fault(path, f"`{name}` is a table, not {_kind(value)}")
+            self.fault(path, f"`{_name(path)}` is a table, not {_kind(value)}")
             return {}
         names = list(known)
         for key in value:
@@ -135,9 +168,12 @@ class Source:
 
     def of_type(self, path: KeyPath, value: object, kind: type[T]) -> T | None:
         """A value of a type."""
+        if isinstance(value, str) and "\0" in value:
+            self.fault(path, f"`{_name(path)}` has a zero byte in it")
+            return None
         if isinstance(value, kind) and not (isinstance(value, bool) and kind is not bool):
             return value
-        self.fault(path, f"`{path[-1]}` is {_TYPES[kind]}, not {_kind(value)}")
+        self.fault(path, f"`{_name(path)}` is {_TYPES[kind]}, not {_kind(value)}")
         return None
 
     def choice(
@@ -155,7 +191,7 @@ class Source:
     def strings(self, path: KeyPath, value: object) -> list[tuple[KeyPath, str]]:
         """A text, or a list of them, each with its path."""
         if isinstance(value, str):
-            return [(path, value)]
+            return [] if self.of_type(path, value, str) is None else [(path, value)]
         if not isinstance(value, list):
             self.fault(path, f"`{path[-1]}` is text or a list of texts, not {_kind(value)}")
             return []
@@ -166,7 +202,7 @@ class Source:
         found = []
         for number, each in enumerate(value):
             if isinstance(each, str):
-                found.append(((*path, number), each))
+                found += self.strings((*path, number), each)
             else:
                 self.fault((*path, number), f"`{path[-1]}` has texts in it, not {_kind(each)}")
         return found
@@ -191,10 +227,15 @@ class Source:
     def positive(self, path: KeyPath, value: object) -> int | None:
         """A whole number from 1 on."""
         number = self.of_type(path, value, int)
-        if number is not None and number < 1:
-            self.fault(path, f"`{path[-1]}` is 1 or more")
+        if number is not None and not 1 <= number <= _MOST:
+            self.fault(path, f"`{path[-1]}` is {'1 or more' if number < 1 else f'at most {_MOST}'}")
             return None
         return number
+
+
+def _name(path: KeyPath) -> str | int:
+    """What people call it: of what stands in a list, the list."""
+    return path[-1] if isinstance(path[-1], str) else path[-2]
 
 
 def suggestion(name: str, names: Iterable[str]) -> str:
@@ -207,8 +248,32 @@ def _kind(value: object) -> str:
     return _TYPES.get(type(value), "a date or a time")
 
 
+class UntrustedError(OSError):
+    """A file that others could have written; ``strerror`` says so."""
+
+
+def read(path: Path, most: int, trust: int | None) -> bytes:
+    """The bytes of a file, at most so many, that user ``trust`` may rely on; raises OSError.
+
+    What is checked is what is read: nobody can put another file in its place in between. A pipe or
+    a device could keep the daemon waiting, and is not read; None: whoever asks may wait.
+    """
+    # Else the opening of a pipe waits already.
+    waits = 0 if trust is None else os.O_NONBLOCK
+    with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | waits), "rb") as file:
+        status = os.fstat(file.fileno())
+        if trust is not None and not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file")
+        if trust is not None and (why := _distrusted(status, path, trust)):
+            raise UntrustedError(errno.EPERM, why)
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise OSError(errno.EFBIG, f"it has more than {most} bytes")
+    return data
+
+
 def distrusted(path: Path, uid: int) -> str:
-    """Why a daemon of user ``uid`` must not do what a file says; empty: it may.
+    """Why a daemon of user ``uid`` must not do what is in a file or folder; empty: it may.
 
     Whoever can write to what root's daemon reads could do with it whatever root can.
     """
@@ -216,6 +281,10 @@ def distrusted(path: Path, uid: int) -> str:
         status = path.stat()
     except OSError as error:
         return f"cannot be read: {error.strerror}"
+    return _distrusted(status, path, uid)
+
+
+def _distrusted(status: os.stat_result, path: Path, uid: int) -> str:
     if status.st_uid not in (0, uid):
         return f"belongs to user {status.st_uid}; run: chown {uid} {path}"
     if status.st_mode & (0o022 if uid == 0 else 0o002):

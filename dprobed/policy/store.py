@@ -52,7 +52,12 @@ class PolicyStore:
 def files(folder: Path, uid: int) -> list[Path]:
     """The policy files of a folder, in the order in which they count; raises PolicyError."""
     try:
-        found = sorted(path for path in folder.iterdir() if path.suffix == ".toml")
+        # What begins with a dot is an editor's, and no `*.toml` for a shell either.
+        found = sorted(
+            path
+            for path in folder.iterdir()
+            if path.suffix == ".toml" and not path.name.startswith(".")
+        )
     except FileNotFoundError:
         return []
     except OSError as error:

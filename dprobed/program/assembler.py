@@ -29,7 +29,13 @@ from dprobed.program.keywords import (
 )
 from dprobed.program.lexer import Faults, Kind, Line, Token, unquote, written
 from dprobed.program.model import Diagnostic, Header, ProbeDefinition, Program, ProgramError
-from dprobed.program.preprocess import Preprocessor, SourceError, read_file, read_source
+from dprobed.program.preprocess import (
+    Preprocessor,
+    Reader,
+    SourceError,
+    read_file,
+    read_source,
+)
 from dprobed.program.table import (
     BY_KEY,
     INSTRUCTIONS,
@@ -511,14 +517,19 @@ def _others(words: Sequence[Token]) -> str:
     return "known: " + ", ".join(f"`{key}`" for key in keys[:12])
 
 
-def assemble(source: str, filename: str, defines: Mapping[str, str] | None = None) -> Program:
+def assemble(
+    source: str,
+    filename: str,
+    defines: Mapping[str, str] | None = None,
+    read: Reader = read_file,
+) -> Program:
     """A verified program from source text; raises ProgramError.
 
     ``filename``: for diagnostics, and ``#include`` looks in its directory. ``defines``: macros, as
-    with ``-D``.
+    with ``-D``. ``read``: how included files are read.
     """
     assembler = _Assembler(filename)
-    preprocessor = Preprocessor(assembler.faults, defines or {})
+    preprocessor = Preprocessor(assembler.faults, defines or {}, read)
     for line in preprocessor.lines(source, filename):
         assembler.line(line)
     if preprocessor.gave_up:
@@ -526,18 +537,21 @@ def assemble(source: str, filename: str, defines: Mapping[str, str] | None = Non
     return assembler.verify()
 
 
-def load_file(path: str | Path, defines: Mapping[str, str] | None = None) -> Program:
+def load_file(
+    path: str | Path, defines: Mapping[str, str] | None = None, read: Reader = read_file
+) -> Program:
     """The verified program of a ``.rpn`` (assembled) or ``.dpb`` file (decoded).
 
-    Raises ProgramError, also when the file cannot be read.
+    ``read``: how it, and what it includes, is read. Raises ProgramError, also when the file cannot
+    be read.
     """
     path = Path(path)
     try:
         if path.suffix == ".dpb":
-            return decode(read_file(path, MAX_FILE), str(path))
-        text = read_source(path)
+            return decode(read(path, MAX_FILE), str(path))
+        text = read_source(path, read)
     except (OSError, SourceError) as error:
         reason = str(error.strerror if isinstance(error, OSError) else error)
         fault = Diagnostic(str(path), 0, 0, f"cannot read the program: {reason}")
         raise ProgramError((fault,)) from error
-    return assemble(text, str(path), defines)
+    return assemble(text, str(path), defines, read)

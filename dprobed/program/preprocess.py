@@ -7,7 +7,7 @@ however hostile, takes for ever.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,10 +69,14 @@ def read_file(path: Path, most: int) -> bytes:
     return data
 
 
-def read_source(path: Path) -> str:
+#: How a file is read: its path, and the most bytes that it may have. Raises as ``read_file`` does.
+Reader = Callable[[Path, int], bytes]
+
+
+def read_source(path: Path, read: Reader = read_file) -> str:
     """The text of a source file; raises OSError, and SourceError when it is no text."""
     try:
-        return read_file(path, MAX_SOURCE).decode()
+        return read(path, MAX_SOURCE).decode()
     except UnicodeDecodeError as error:
         raise SourceError(f"it is not UTF-8 text (byte {error.start})") from error
 
@@ -80,11 +84,15 @@ def read_source(path: Path) -> str:
 class Preprocessor:
     """Yields the lines that are left; what is wrong goes to ``faults``.
 
-    ``gave_up``: macros made too much, and the rest of the source was not read.
+    ``gave_up``: macros made too much, and the rest of the source was not read. ``read``: how
+    included files are read.
     """
 
-    def __init__(self, faults: Faults, defines: Mapping[str, str]) -> None:
+    def __init__(
+        self, faults: Faults, defines: Mapping[str, str], read: Reader = read_file
+    ) -> None:
         self._faults = faults
+        self._read = read
         self.gave_up = False
         self._macros: dict[str, _Macro] = {}
         self._budget = MAX_TOKENS
@@ -349,7 +357,7 @@ class Preprocessor:
             return
         path = Path(file).parent / unquote(rest[0].text)
         try:
-            text = read_source(path)
+            text = read_source(path, self._read)
         except (OSError, SourceError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             self._faults.at(rest[0], f"cannot read {path}: {reason}")

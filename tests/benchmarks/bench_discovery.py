@@ -26,6 +26,7 @@ from dprobed.control import messages
 from dprobed.program import assemble, encode
 from tests.benchmarks.driver import compiled
 from tests.benchmarks.figures import Figure
+from tests.integration.client_support import WITHOUT_EVENTS
 
 PROGRAM = """
 name = "{binary}"
@@ -36,7 +37,6 @@ exit
 
 #: Tasks that begin on the machine in a second, for it to count as quiet.
 QUIET = 20
-WITHOUT_EVENTS = ("setpriv", "--inh-caps=-net_admin", "--bounding-set=-net_admin")
 
 
 class Deployed:

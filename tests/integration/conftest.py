@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from dprobed.engine.protocol import Limits
+from tests.integration.client_support import Cat, Daemon, cat, running_daemon
 from tests.integration.harness import Target, TracerProcess
 
 Start = Callable[..., Target]
@@ -49,3 +50,17 @@ def trace(start: Start) -> Iterator[Trace]:
     yield begin
     for tracer in tracers:
         tracer.end()
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[Daemon]:
+    """A daemon of the test's own."""
+    with running_daemon(tmp_path) as running:
+        yield running
+
+
+@pytest.fixture
+def target() -> Iterator[Cat]:
+    """A `cat` to probe, which ends well."""
+    with cat() as running:
+        yield running

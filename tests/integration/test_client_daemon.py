@@ -7,10 +7,7 @@ import select
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 from tests.integration.client_support import (
     DPROBE,
@@ -26,18 +23,6 @@ from tests.integration.client_support import (
     wait_end,
     words,
 )
-
-
-@pytest.fixture
-def daemon(tmp_path: Path) -> Iterator[Daemon]:
-    with running_daemon(tmp_path) as running:
-        yield running
-
-
-@pytest.fixture
-def target() -> Iterator[Cat]:
-    with cat() as running:
-        yield running
 
 
 def test_insert_stays_until_remove(daemon: Daemon, target: Cat, tmp_path: Path) -> None:
@@ -87,6 +72,16 @@ def test_programs_are_numbered_and_chosen(daemon: Daemon, target: Cat, tmp_path:
     assert daemon.json("query")[0]["hits"] == 1
     assert daemon.json("remove", "--module", "libc.so.6", "--pid", target.pid)[0]["number"] == 1
     assert daemon.json("programs") == []
+
+
+def test_query_says_when_there_is_no_such_program(daemon: Daemon) -> None:
+    for arguments, text in (
+        ((), "nothing is inserted"),
+        (("other",), "no such program is in"),
+        (("--pid", os.getpid()), "no such program is in"),
+    ):
+        done = daemon.dprobe("query", *arguments)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", f"{text}\n")
 
 
 def test_remove_says_when_there_is_nothing_to_remove(daemon: Daemon) -> None:
@@ -304,7 +299,7 @@ def test_watchpoints_of_a_tracer_that_dies_are_taken_out(daemon: Daemon, tmp_pat
         tracer = tracer_of(target.pid)
         os.kill(tracer, signal.SIGKILL)
         assert wait_end(tracer)
-        while (rows := daemon.json("query"))[0]["state"] != "failed":
+        while daemon.json("query")[0]["state"] != "failed":
             pass
         assert tracer_of(target.pid) == 0
         target.say("not any longer")

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import select
+import signal
 import struct
 import subprocess
 import termios
@@ -15,13 +16,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
-
+from dprobed.target.procfs import run_state
 from tests.integration.client_support import (
     DPROBE,
     Cat,
     Daemon,
-    cat,
     program,
     running_daemon,
     tracer_of,
@@ -30,22 +29,10 @@ from tests.integration.client_support import (
 _CONTROLS = re.compile(rb"\x1b\[[0-9;?]*[A-Za-z]")
 
 
-@pytest.fixture
-def daemon(tmp_path: Path) -> Iterator[Daemon]:
-    with running_daemon(tmp_path) as running:
-        yield running
-
-
-@pytest.fixture
-def target() -> Iterator[Cat]:
-    with cat() as running:
-        yield running
-
-
 class Terminal:
     """A command on a terminal of its own, 120 columns wide."""
 
-    def __init__(self, *command: str | Path) -> None:
+    def __init__(self, *command: str | Path, term: str = "xterm") -> None:
         self._ours, theirs = os.openpty()
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 120, 0, 0))
         self.before = termios.tcgetattr(theirs)
@@ -54,8 +41,8 @@ class Terminal:
             stdin=theirs,
             stdout=theirs,
             stderr=theirs,
-            env={**os.environ, "TERM": "xterm"},
-            start_new_session=True,
+            env={**os.environ, "TERM": term},
+            process_group=0,  # In a session of its own nobody could let it go on.
         )
         self._theirs = theirs
         self._said = b""
@@ -79,10 +66,26 @@ class Terminal:
     def end(self) -> int:
         """Its exit status; the terminal is as it was."""
         while self.process.poll() is None:
-            if select.select([self._ours], [], [], 0.05)[0]:
-                os.read(self._ours, 1 << 16)
-        assert termios.tcgetattr(self._theirs) == self.before
+            self._take()
+        while self._take():
+            pass
+        assert self.is_as_before()
         return self.process.returncode
+
+    def _take(self) -> bool:
+        if not select.select([self._ours], [], [], 0.05)[0]:
+            return False
+        self._said += os.read(self._ours, 1 << 16)
+        return True
+
+    def is_as_before(self) -> bool:
+        """Whether the terminal is."""
+        return termios.tcgetattr(self._theirs) == self.before
+
+    @property
+    def shown(self) -> str:
+        """All that came since the last keys."""
+        return self._said.decode(errors="replace")
 
     def close(self) -> None:
         """Leave nothing behind."""
@@ -94,8 +97,8 @@ class Terminal:
 
 
 @contextmanager
-def top(daemon: Daemon, *arguments: str) -> Iterator[Terminal]:
-    terminal = Terminal(DPROBE, "--socket", daemon.socket, "top", *arguments)
+def top(daemon: Daemon, *arguments: str, term: str = "xterm") -> Iterator[Terminal]:
+    terminal = Terminal(DPROBE, "--socket", daemon.socket, "top", *arguments, term=term)
     try:
         yield terminal
     finally:
@@ -117,10 +120,10 @@ def test_the_live_screen(daemon: Daemon, target: Cat, tmp_path: Path) -> None:
         screen.press(" \t")
         screen.until("write")
         screen.press("d")
-        screen.until(rf"remove program 1 \(writes\) from process {target.pid}\?")
+        screen.until(rf"y: remove program 1 \(writes\) from process {target.pid};")
         assert tracer_of(target.pid)
         screen.press("y")
-        screen.until("1 probes were removed")
+        screen.until("1 probe removed")
         assert tracer_of(target.pid) == 0
         screen.press("q")
         assert screen.end() == 0
@@ -131,6 +134,37 @@ def test_ctrl_c_ends_it(daemon: Daemon) -> None:
         screen.until("quit")
         screen.process.send_signal(2)
         assert screen.end() == 0
+
+
+def test_sigterm_gives_the_terminal_back(daemon: Daemon) -> None:
+    with top(daemon) as screen:
+        screen.until("quit")
+        screen.process.send_signal(signal.SIGTERM)
+        assert screen.end() == 143
+        # The screen from before, with its cursor.
+        assert "\x1b[?1049l" in screen.shown
+        assert "\x1b[?25h" in screen.shown
+
+
+def test_ctrl_z_stops_it_and_it_goes_on(daemon: Daemon) -> None:
+    with top(daemon, "--interval", "0.1") as screen:
+        screen.until("quit")
+        screen.press("\x1a")
+        while run_state(screen.process.pid) != "T":
+            pass
+        assert screen.is_as_before()
+        screen.process.send_signal(signal.SIGCONT)
+        screen.press("")
+        screen.until("quit")
+        screen.press("q")
+        assert screen.end() == 0
+
+
+def test_a_dumb_terminal_gets_one_look(daemon: Daemon) -> None:
+    with top(daemon, "--interval", "0.1", term="dumb") as screen:
+        screen.until("0 processes   0 probes")
+        assert screen.end() == 0
+        assert "\x1b" not in screen.shown
 
 
 def test_the_end_of_the_daemon_ends_it(tmp_path: Path) -> None:
@@ -147,7 +181,7 @@ def test_in_a_pipe(daemon: Daemon, target: Cat, tmp_path: Path) -> None:
     done = daemon.dprobe("top", "--interval", "0.1")
     assert done.returncode == 0
     lines = done.stdout.splitlines()
-    assert lines[0] == "1 processes   1 probes   0 hits/s"
+    assert lines[0] == "1 process   1 probe   0 hits/s"
     assert re.fullmatch(rf" *{target.pid} +cat +1 +1 +0.0 +0.0", lines[3])
     assert re.match(rf" *{target.pid} +cat +writes +1 +write\+0x0 +active +1 ", lines[6])
     (row,) = map(

@@ -9,7 +9,6 @@ import signal
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -30,18 +29,6 @@ from tests.integration.client_support import (
     program,
     running_daemon,
 )
-
-
-@pytest.fixture
-def daemon(tmp_path: Path) -> Iterator[Daemon]:
-    with running_daemon(tmp_path) as running:
-        yield running
-
-
-@pytest.fixture
-def target() -> Iterator[Cat]:
-    with cat() as running:
-        yield running
 
 
 def start_fails(*arguments: object) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import socket
@@ -127,6 +128,21 @@ def test_a_request_is_answered_refused_or_has_nobody_to_answer() -> None:
             await tracer.request(lambda seq: protocol.Vars(seq=seq, pid=1))
 
     assert asyncio.run(watch(main, act)) == ([], "")
+
+
+def test_a_request_that_cannot_be_sent_waits_for_no_answer() -> None:
+    unheard: list[object] = []
+
+    async def act(tracer: Tracer) -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda loop, context: unheard.append(context))
+        with pytest.raises(OverflowError):
+            await tracer.request(lambda seq: protocol.Vars(seq=seq, pid=1 << 70))
+        tracer.close()
+
+    assert asyncio.run(watch(until_end, act)) == ([], "")
+    gc.collect()  # What nobody heard is told when it goes.
+    assert unheard == []
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")

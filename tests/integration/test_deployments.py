@@ -135,7 +135,7 @@ def test_a_program_that_is_executed_and_one_that_is_left(
         assert probes(daemon)[target.pid]["hits"] == 1
     # And the other way: what a process executes next is not meant any longer.
     daemon.json("remove", "--all")
-    daemon.json("insert", program(tmp_path), "--exe", f"*/{tmp_path.name}/dash")
+    daemon.json("insert", program(tmp_path), "--exe", f"**/{tmp_path.name}/dash")
     shutil.copy("/bin/dash", tmp_path / "dash")
     with cat([tmp_path / "dash", "-c", script, "cat"]) as target:
         until(daemon, lambda row: row["processes"] == 1)
@@ -460,9 +460,18 @@ def test_what_cannot_be_is_refused_at_once(hearing: Daemon, tmp_path: Path) -> N
     done = hearing.dprobe("insert", source, "--user", "nobody-of-that-name")
     assert done.returncode == 2
     assert done.stderr == "dprobe: there is no user nobody-of-that-name\n"
+    done = hearing.dprobe("insert", source, "--exe", "/opt/{a,b")
+    assert done.returncode == 2
+    assert done.stderr == (
+        "dprobe: --exe '/opt/{a,b' is no pattern: `{` is not closed; write `[{]` for the letter "
+        "itself (at letter 6)\n"
+    )
     for arguments in (
         [],
         ["--all", "--exe", "x"],
+        ["--exe", ""],
+        ["--unit", "a[z-a]"],
+        ["--user", "99999999999999999999"],
         ["--all", "--pid", "1"],
         ["--pid", "1", "--limit", "1"],
     ):

@@ -7,7 +7,6 @@ import select
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,27 +16,13 @@ from tests.integration.client_support import (
     Daemon,
     Json,
     Peer,
-    cat,
     program,
-    running_daemon,
     words,
 )
 
 EXAMPLE = Path(__file__).parents[2] / "clients" / "examples" / "handler.py"
 #: Hands the length of each write to facility `mail`.
 MAILS = "name = libc.so.6\noffset = write\n    push r,rdx\n    log 1\n    exit mail\n"
-
-
-@pytest.fixture
-def daemon(tmp_path: Path) -> Iterator[Daemon]:
-    with running_daemon(tmp_path) as running:
-        yield running
-
-
-@pytest.fixture
-def target() -> Iterator[Cat]:
-    with cat() as running:
-        yield running
 
 
 class Handler(Peer):

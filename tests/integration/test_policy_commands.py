@@ -68,6 +68,26 @@ def test_what_a_file_would_decide(tmp_path: Path) -> None:
     assert f"{path}:1:1: error: unknown key `x`" in done.stderr
 
 
+def test_who_may_not_read_a_process_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Root's daemon may: then another policy decides than the test says."""
+    from dprobe import policies
+
+    from dprobed.target import procfs
+
+    path = rule(tmp_path, '[[policy]]\nname = "p"\nmatch.exe = "**"\n')
+    said: list[str] = []
+    monkeypatch.setattr(policies, "complain", said.append)
+    policies.test(path, os.getpid(), json=True)
+    assert said == []
+    monkeypatch.setattr(procfs, "executable", lambda pid: "")
+    policies.test(path, os.getpid(), json=True)
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["rule"] == "default"
+    (line,) = said
+    assert line.startswith(f"what process {os.getpid()} executes, and its environment, may not be")
+
+
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_every_example_is_right(path: Path) -> None:
     done = dprobe("policy", "check", path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+import shutil
 import signal
 import socket as sockets
 import subprocess
@@ -18,6 +19,7 @@ import pytest
 
 from dprobed.program import assemble, encode
 from dprobed.target import procfs
+from tests.conftest import BuildTarget
 from tests.integration.client_support import (
     DPROBED,
     PATIENCE,
@@ -335,6 +337,35 @@ def test_a_process_that_executes_what_is_denied(place: Place) -> None:
             assert target.wait(20) == 0
 
 
+def test_a_process_that_becomes_another_users(place: Place, build_target: BuildTarget) -> None:
+    path = place.folder / "becomes"
+    shutil.copy(build_target("becomes.c"), path)
+    place.write(
+        f'[[policy]]\nname = "roots"\nmatch = {{ exe = "{path}", user = "root" }}\n'
+        'rights.user.nobody = ["observe"]\n'
+    )
+    with place.daemon() as daemon, cat([path, str(DAEMON)]) as target, asking(daemon) as peer:
+        assert attach(peer, target.pid) == {"type": "attached", "pid": target.pid, "id": 1}
+        assert insert(peer, target.pid)["type"] == "inserted"
+        deploy: Json = {"type": "deploy", "id": 3, "selection": {"exe": str(path)}}
+        made = answer(peer, {**deploy, "programs": [upload(label="everywhere")]})
+        assert made["type"] == "deployed"
+        deadline = time.monotonic() + PATIENCE
+        while daemon.json("query")[0].get("processes") != 1:
+            assert time.monotonic() < deadline
+        target.say("go")
+        denied = report(peer, "state")["probes"][0]
+        assert denied["state"] == "removed"
+        assert "may not observe process" in denied["reason"]
+        assert "only root and user 1 (daemon), whose it is, may" in denied["reason"]
+        while tracer_of(target.pid):
+            assert time.monotonic() < deadline
+        target.say("not seen")
+        (row,) = daemon.json("query")
+        assert (row["processes"], row["hits"]) == (0, 1)
+        assert row["refused"] == {"user nobody may not observe becomes": 1}
+
+
 def test_what_only_root_may_ask_of_roots_daemon(place: Place) -> None:
     requests: list[Json] = [
         {"type": "register", "name": "a", "facility": "trace"},
@@ -371,6 +402,10 @@ def test_explanations(place: Place) -> None:
         text = daemon.dprobe("policy", "explain", own.pid).stdout
         assert f"policy observers ({rule}:2) does not match" in text
         assert "decides: default: no policy matches" in text
+        # That the daemon itself traces it keeps nobody from it.
+        daemon.json("insert", "--pid", own.pid, program(place.folder))
+        (found,) = daemon.json("policy", "explain", own.pid)
+        assert found["obstacle"] == ""
         with asking(daemon, 4) as peer:
             message = {"type": "policyexplain", "id": 1, "pid": own.pid}
             assert "may not touch" in refused(peer.ask(message))
@@ -393,6 +428,27 @@ def test_protected_processes(place: Place) -> None:
     with place.daemon() as daemon:
         (found,) = daemon.json("policy", "explain", 1)
         assert found["protected"] == ""
+
+
+def test_the_first_process_is_refused_where_it_is_meant(place: Place) -> None:
+    """As protected; on many machines nothing of it can be read, for root neither."""
+    first = "protected: it is the first process (`init`)"
+    path = place.folder / "own_cat"
+    shutil.copy("/usr/bin/cat", path)
+    program(place.folder)
+    place.write(f'[[policy]]\nname = "p"\nmatch.exe = "{path}"\napply.programs = "../writes.rpn"\n')
+    with place.daemon() as daemon, cat([path]) as target:
+        until(daemon, lambda row: row["processes"] > 0)
+        assert is_traced_by(daemon, target.pid)
+        nowhere = program(place.folder, "name = libnone.so\noffset = f\nexit\n", "nowhere")
+        daemon.json("insert", "--user", "root", nowhere)
+        with cat([path]) as later:  # Who was there before has been looked at when it is in.
+            while not is_traced_by(daemon, later.pid):
+                pass
+            applied, roots, *_ = daemon.json("query")
+        assert applied["selection"]["policy"] == "p"
+        assert "1" not in applied["refusals"]
+        assert roots["refusals"].get("1", first) == first
 
 
 def test_one_user_cannot_keep_the_others_out(place: Place) -> None:
@@ -440,6 +496,11 @@ def test_a_daemon_does_not_start_with_policies_that_are_wrong(place: Place) -> N
     assert "dprobed.toml:1:1: error: unknown key `policy`" in done.stderr
     assert "hint: did you mean `policies`?" in done.stderr
     assert "dprobed.toml:2:12: error: unknown kind of process `dbs`" in done.stderr
+    for seconds in ("nan", "-5", "x"):
+        limit = ["--check-config", "--hold-limit", seconds]
+        done = subprocess.run([DPROBED, *limit], capture_output=True, text=True, check=False)
+        assert done.returncode == 2
+        assert f"{seconds} is no number of seconds above 0" in done.stderr
 
 
 APPLY = """
@@ -482,6 +543,25 @@ def test_a_policy_alone_puts_a_program_in(place: Place) -> None:
             assert daemon.dprobe("policy", "reload").returncode == 0
             assert daemon.json("query") == []
             assert not is_traced_by(daemon, new.pid)
+
+
+def test_policies_that_are_read_anew_twice_at_once(place: Place) -> None:
+    path = place.folder / "own_cat"
+    shutil.copy("/usr/bin/cat", path)
+    program(place.folder)
+    rule = f'[[policy]]\nname = "p"\nmatch.exe = "{path}"\napply.programs = "../writes.rpn"\n'
+    place.write(rule)
+    deadline = time.monotonic() + PATIENCE
+    with cat([path]) as target, place.daemon() as daemon:
+        while not tracer_of(target.pid):
+            assert time.monotonic() < deadline
+        place.write(rule + 'apply.for = "1h"\n')
+        with Peer(daemon) as one, Peer(daemon) as other:
+            for peer in (one, other):
+                peer.send({"type": "policyreload", "id": 1})
+            assert [peer.read()["type"] for peer in (one, other)] == ["policylisting"] * 2  # type: ignore[index]
+        rows = daemon.json("query")
+        assert [row["type"] for row in rows].count("deployment") == 1
 
 
 def test_a_policy_whose_program_has_no_facility_says_so(place: Place) -> None:

@@ -12,7 +12,7 @@ from typing import Final
 
 import pytest
 
-from tests.integration.client_support import Daemon, Json, running_daemon, tracer_of
+from tests.integration.client_support import Daemon, Json, tracer_of
 from tests.service.nginx import wait_until
 
 #: Requests of the load, of each of two kinds.
@@ -104,12 +104,6 @@ def server(tmp_path: Path) -> Iterator[Redis]:
     running = Redis(tmp_path)
     yield running
     running.close()
-
-
-@pytest.fixture
-def daemon(tmp_path: Path) -> Iterator[Daemon]:
-    with running_daemon(tmp_path) as running:
-        yield running
 
 
 def probes(daemon: Daemon, place: str) -> list[Json]:

@@ -48,12 +48,6 @@ STEP = 1500
 
 
 @pytest.fixture
-def daemon(tmp_path: Path) -> Iterator[Daemon]:
-    with running_daemon(tmp_path) as running:
-        yield running
-
-
-@pytest.fixture
 def service() -> Iterator[Nginx]:
     with nginx() as ready:
         yield ready

@@ -45,12 +45,6 @@ minor = 3
 PATIENCE = 20.0
 
 
-@pytest.fixture
-def daemon(tmp_path: Path) -> Iterator[Daemon]:
-    with running_daemon(tmp_path) as running:
-        yield running
-
-
 def insert(daemon: Daemon, folder: Path, target: Cat, end: str = "exit trace") -> None:
     name = end.replace(" ", "_")
     path = program(folder, LINES.format(end=end), name)

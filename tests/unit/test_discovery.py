@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
+import socket
 import struct
 import subprocess
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,7 +19,7 @@ import pytest
 from dprobed.control import messages
 from dprobed.deployment import kind_of
 from dprobed.discovery import connector, polling, watch
-from dprobed.discovery.connector import Connector, event_of
+from dprobed.discovery.connector import Connector, event_of, listening
 from dprobed.discovery.modules import Modules
 from dprobed.discovery.polling import Polling
 from dprobed.discovery.selection import SelectionError, Selector
@@ -86,6 +89,45 @@ def test_events_that_the_kernel_dropped_are_noticed(monkeypatch: pytest.MonkeyPa
     assert asyncio.run(listen()) >= 1
 
 
+def datagrams(sock: socket.socket) -> Iterator[bytes]:
+    """What is waiting."""
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            yield sock.recv(4096)
+
+
+@as_root
+def test_threads_do_not_take_the_room_of_processes() -> None:
+    with listening() as sock:
+        for _ in range(50):
+            thread = threading.Thread(target=int)
+            thread.start()
+            thread.join()
+        child = subprocess.Popen(["true"])
+        child.wait()
+        waiting = list(datagrams(sock))
+    assert waiting
+    events = [event for each in waiting if (event := event_of(each)) is not None]
+    assert len(events) == len(waiting)
+    assert [kind for kind, pid, _ in events if pid == child.pid] == [
+        Kind.FORK,
+        Kind.EXEC,
+        Kind.EXIT,
+    ]
+
+
+@as_root
+@pytest.mark.parametrize("change", ["--reuid", "--regid"])
+def test_only_what_is_asked_for_is_heard(change: str) -> None:
+    with listening({Kind.UID}) as sock:
+        child = subprocess.Popen(["setpriv", change, "65534", "--clear-groups", "true"])
+        child.wait()
+        events = [event_of(each) for each in datagrams(sock)]
+    assert (Kind.UID, child.pid, 0) in events
+    assert {event[0] for event in events if event is not None} == {Kind.UID}
+    assert None not in events
+
+
 def event(what: int, *numbers: int) -> bytes:
     """A datagram of the connector: netlink header, connector header, event."""
     return bytes(36) + struct.pack("=IIQ4I", what, 0, 0, *numbers) + bytes(8)
@@ -98,6 +140,7 @@ def event(what: int, *numbers: int) -> bytes:
         (event(0x1, 10, 10, 21, 10), None),  # a thread
         (event(0x2, 20, 20, 0, 0), (Kind.EXEC, 20, 0)),
         (event(0x4, 20, 20, 1, 1), (Kind.UID, 20, 0)),
+        (event(0x40, 20, 20, 1, 1), (Kind.UID, 20, 0)),
         (event(0x80000000, 20, 20, 0, 17), (Kind.EXIT, 20, 0)),
         (event(0x80000000, 21, 20, 0, 17), None),
         (event(0x200, 20, 20, 0, 0), None),

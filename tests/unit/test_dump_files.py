@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import socket
-import struct
 from pathlib import Path
 
 import pytest
 from elftools.elf.elffile import ELFFile
 
-from dprobed.handler.dump import journal, store
+from dprobed.handler.dump import store
 from dprobed.handler.dump.areas import PAGE, dumped_size, parse_smaps, without
 from dprobed.handler.dump.core import (
     Memory,
@@ -152,29 +150,6 @@ def test_vector_registers_where_debuggers_look() -> None:
     assert (moved[1088:1152], moved[1152:2688]) == (b"k" * 64, b"z" * 1536)
     assert moved[2688:] == b"pkru...."
     assert portable_xstate(bytes(amd[:832])) == bytes(amd[:832])
-
-
-@pytest.mark.parametrize("value", [b"short", b"two\nlines", b"x\n" * 300_000])
-def test_journal(tmp_path: Path, value: bytes) -> None:
-    """What does not fit into a datagram comes as a file."""
-    path = str(tmp_path / "socket")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-        sock.bind(path)
-        assert journal.send({"MESSAGE_ID": journal.MESSAGE_ID.encode(), "A": value}, path)
-        data, descriptors, _, _ = socket.recv_fds(sock, 1 << 20, 1)
-    if descriptors:
-        data = os.pread(descriptors[0], 1 << 20, 0)
-        os.close(descriptors[0])
-    assert data.startswith(b"MESSAGE_ID=fc2e22bc6ee647b6b90729ab34a250b1\n")
-    rest = data.split(b"\n", 1)[1]
-    if b"\n" in value:
-        assert rest == b"A\n" + struct.pack("<Q", len(value)) + value + b"\n"
-    else:
-        assert rest == b"A=" + value + b"\n"
-
-
-def test_no_journal(tmp_path: Path) -> None:
-    assert not journal.send({"MESSAGE": b"x"}, str(tmp_path / "none"))
 
 
 def test_limits(tmp_path: Path) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import random
+import re
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,7 @@ from typing import Any
 import pytest
 
 from dprobed import process as processes
+from dprobed.policy import config
 from dprobed.policy.glob import GlobError, translate
 from dprobed.policy.match import Facts
 from dprobed.policy.model import Decision, Limits, Policies
@@ -76,6 +80,63 @@ def process(**facts: Any) -> Process:
 )
 def test_globs_of_paths(pattern: str, text: str, fits: bool) -> None:
     assert bool(translate(pattern, path=True).fullmatch(text)) is fits
+
+
+def plainly(pattern: str, path: bool) -> re.Pattern[str]:
+    """A pattern as an expression that tries everything."""
+    one, many = ("[^/]", "[^/]*") if path else (".", ".*")
+    words = {"**": ".*", "*": many, "?": one, "[!a]": f"(?!{'/' * path or '$^'})[^a]"}
+    words |= {"{": "(?:", "}": ")", ",": "|"}
+    parts = re.findall(r"\*+|\[!a\]|.", pattern)
+    if path and "/" not in pattern and pattern != "**":
+        parts = ["**", "/", *parts]
+    return re.compile("".join(words.get(each, each) for each in parts))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_globs_find_what_they_would_if_they_tried_everything(seed: int) -> None:
+    choose = random.Random(seed)
+    pieces = (
+        "a",
+        "b",
+        "/",
+        "*",
+        "**",
+        "?",
+        "[!a]",
+        "a*",
+        "/*",
+        "**/",
+        "{a*,ab}",
+        "{,b/}",
+        "{a,*b}",
+    )
+    for _ in range(100):
+        pattern = "".join(choose.choices(pieces, k=choose.randint(1, 6)))
+        pattern = re.sub(r"\*{3,}", "**", pattern)
+        path = choose.random() < 0.7
+        quick, plain = translate(pattern, path=path), plainly(pattern, path)
+        for _ in range(20):
+            text = "".join(choose.choices("ab/", k=choose.randint(0, 9)))
+            assert bool(quick.fullmatch(text)) == bool(plain.fullmatch(text)), (pattern, text, path)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "text", "path"),
+    [
+        ("*--a*b*c*", "--a" * 200_000 + "b" * 200_000, False),
+        ("{*a,*b}*a*b*{c,d}", "ab" * 300_000, False),
+        ("/**/*a*a*a*b/c", "/" + "a" * 255 + "/" + "a" * 255, True),
+        ("**a**a**a**b", "/a" * 2000, True),
+    ],
+)
+def test_no_text_makes_a_glob_slow(pattern: str, text: str, path: bool) -> None:
+    """In a process of its own, which can be ended: an expression that is at work cannot."""
+    code = "import sys; from dprobed.policy.glob import translate as t\n"
+    code += f"sys.exit(bool(t({pattern!r}, path={path}).fullmatch(sys.stdin.read())))"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, input=text, text=True, timeout=20, check=False)
+    assert done.returncode == 0
 
 
 def test_a_glob_of_what_is_no_path_does_not_stop_at_slashes() -> None:
@@ -360,8 +421,21 @@ def test_files_that_others_can_write_are_not_trusted(tmp_path: Path) -> None:
     path.write_text('[[policy]]\nname = "p"\nmatch.exe = "x"\napply.programs = "a.rpn"\n')
     assert len(parse([path], trust=0)) == 1
     program.chmod(0o666)
-    with pytest.raises(PolicyError, match=f"p.toml:4:18: error: {program} can be written to"):
+    with pytest.raises(PolicyError, match=f"p.toml:4:18: error: {program} is refused") as error:
         parse([path], trust=0)
+    assert f"cannot read the program: can be written to by others; run: chmod go-w {program}" in (
+        str(error.value)
+    )
+    program.chmod(0o644)
+    included = tmp_path / "more.inc"
+    included.write_text("offset = malloc\nexit\n")
+    program.write_text('name = libc.so.6\n#include "more.inc"\n')
+    assert len(parse([path], trust=0)) == 1
+    os.chown(included, NOBODY, NOBODY)
+    with pytest.raises(PolicyError, match=f"a.rpn:2:10: .*run: chown 0 {included}"):
+        parse([path], trust=0)
+    assert len(parse([path])) == 1
+    os.chown(included, 0, 0)
     path.chmod(0o620)
     with pytest.raises(PolicyError, match=f"run: chmod go-w {path}"):
         parse([path], trust=0)
@@ -370,3 +444,56 @@ def test_files_that_others_can_write_are_not_trusted(tmp_path: Path) -> None:
     with pytest.raises(PolicyError, match=f"run: chown 0 {path}"):
         parse([path], trust=0)
     assert distrusted(path, NOBODY) == ""
+
+
+def test_what_is_no_file_keeps_no_daemon_waiting(tmp_path: Path) -> None:
+    path = tmp_path / "pipe.toml"
+    os.mkfifo(path)
+    with pytest.raises(PolicyError, match=r"pipe\.toml: error: cannot be read: it is no regular"):
+        parse([path], trust=os.getuid())
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        (b'[[policy]]\nname = "p\xff"\n', ":2:10: error: this is no UTF-8"),
+        (b'\xef\xbb\xbf[[policy]]\nname = "p"\n', ":1:1: error: the file begins with a byte"),
+        (b"a = " + b"[" * 5000, ": error: is no policy: lists or tables stand in each other"),
+        (b'[[policy]]\nname = "p"\nhold = ' + b"9" * 5000, ":3:8: error: this number is too large"),
+        (b'[[policy]]\rname = "p"\n', ":1:11: error: no TOML"),
+        (b"#" * (1 << 20) + b"#", ": error: cannot be read: it has more than 1048576 bytes"),
+    ],
+    ids=["latin", "mark", "deep", "digits", "return", "huge"],
+)
+def test_files_that_are_hardly_toml(tmp_path: Path, text: bytes, fault: str) -> None:
+    path = tmp_path / "x.toml"
+    path.write_bytes(text)
+    with pytest.raises(PolicyError) as error:
+        parse([path])
+    assert str(error.value).startswith(f"{path}{fault}")
+
+
+def test_hidden_files_are_no_policies(tmp_path: Path) -> None:
+    (tmp_path / ".#p.toml").symlink_to("editor@host.1234")
+    (tmp_path / "p.toml").write_text("")
+    assert files(tmp_path, os.getuid()) == [tmp_path / "p.toml"]
+
+
+def test_a_configuration_says_what_it_names_and_is_not_there(tmp_path: Path) -> None:
+    path = tmp_path / "dprobed.toml"
+    path.write_text('policies = "policies.d"\n')
+    assert config.load(path, os.getuid()).policies == tmp_path / "policies.d"
+    path.write_text('policies = "polices.d"\n')
+    with pytest.raises(PolicyError, match=f":1:12: error: there is no folder {tmp_path}/polices.d"):
+        config.load(path, os.getuid())
+
+
+def test_a_configuration_that_leads_nowhere_is_not_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    (tmp_path / "dprobed").mkdir()
+    config.load(None, NOBODY)
+    (tmp_path / "dprobed" / "dprobed.toml").symlink_to("nowhere")
+    with pytest.raises(PolicyError, match="cannot be read: No such file"):
+        config.load(None, NOBODY)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dprobe.top import Sample, View, split_keys
+import pytest
+from dprobe.top import Sample, View, layout, split_keys
 
 from dprobed.control import messages
 
@@ -99,7 +100,7 @@ def test_removal_is_asked_for() -> None:
     view.rows(sample)
     view.press("up")
     assert view.press("d") is None
-    assert view.note.startswith("remove program 1 (b) from process 9?")
+    assert view.note == "y: remove program 1 (b) from process 9; any other key: no"
     assert view.press("n") is None
     assert view.press("d") is None
     assert view.press("y") == messages.Select(number=1, pid=9)
@@ -111,3 +112,35 @@ def test_removal_is_asked_for() -> None:
 
 def test_keys_of_several_bytes() -> None:
     assert split_keys(b"h\x1b[A\x1bOBq\xff") == ["h", "up", "down", "q", "\ufffd"]
+
+
+def test_what_was_chosen_stays_chosen_where_it_goes() -> None:
+    view, sample = View(), samples()
+    assert view.rows(sample)[view.selected]["hits"] == 30
+    view.press("down")
+    assert view.rows(sample)[view.selected]["hits"] == 110
+    for key in ("t", "p", "n"):
+        view.press(key)
+        assert view.rows(sample)[view.selected]["hits"] == 110
+    # What has gone leaves the place to another.
+    less = Sample.take(messages.Status(id=1, targets=[target(7, 0)], probes=[]), 4.0, sample)
+    assert list(view.rows(less)) == []
+    view.press("d")
+    assert view.asked is None
+
+
+@pytest.mark.parametrize("width", range(10, 160, 7))
+def test_no_number_is_cut(width: int) -> None:
+    row: dict[str, object] = {name: 123456 for _, name in View().columns}
+    row |= {"comm": "a" * 15, "program": "b" * 30, "place": "c" * 40, "state": "active"}
+    shown = layout(View().columns, [row], width)
+    names = [name for _, name, _ in shown]
+    assert names[0] == "pid"
+    assert "rate" in names
+    for title, name, size in shown:
+        if name not in ("comm", "program", "place"):
+            assert size == max(len(title), len(str(row[name])))
+    total = sum(size + 2 for _, _, size in shown) - 2
+    assert total <= max(width, 14)
+    if width >= 80:
+        assert {"comm", "program", "hits", "overhead"} <= set(names)

@@ -24,7 +24,7 @@ from typing import Any, Final, NoReturn
 
 import msgspec
 
-from dprobed.handler.dump import journal
+from dprobed.handler import journal
 from dprobed.handler.dump.areas import Area, dumped_size, parse_smaps, without
 from dprobed.handler.dump.core import (
     Memory,
@@ -411,6 +411,10 @@ def _process_limits(pid: int) -> dict[str, list[str]]:
     return found
 
 
+#: SD_MESSAGE_COREDUMP (systemd/sd-messages.h): coredumpctl lists entries with it.
+_COREDUMP: Final = b"fc2e22bc6ee647b6b90729ab34a250b1"
+
+
 def _tell_journal(job: Job, path: Path) -> None:
     """Make the core known to coredumpctl, where there is a journal."""
     thread = job.process.threads[0]
@@ -419,7 +423,7 @@ def _tell_journal(job: Job, path: Path) -> None:
     text = f"Process {job.pid} ({comm}) of user {job.process.uid} was dumped by dprobed."
     fields = {
         "MESSAGE": text.encode(),
-        "MESSAGE_ID": journal.MESSAGE_ID.encode(),
+        "MESSAGE_ID": _COREDUMP,
         "PRIORITY": b"5",
         "SYSLOG_IDENTIFIER": b"dprobed",
         "COREDUMP_PID": str(job.pid).encode(),
@@ -436,5 +440,4 @@ def _tell_journal(job: Job, path: Path) -> None:
         "COREDUMP_FILENAME": os.fsencode(path),
         **job.facts,
     }
-    socket = os.environ.get("DPROBED_JOURNAL_SOCKET") or journal.SOCKET
-    journal.send({name: value[:_FIELD_LIMIT] for name, value in fields.items()}, socket)
+    journal.post({name: value[:_FIELD_LIMIT] for name, value in fields.items()})

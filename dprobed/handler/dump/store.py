@@ -140,8 +140,8 @@ def admit(limit: Limits) -> int:
     used = sum(core.bytes for core in have)
     if len(have) >= limit.count:
         raise StoreError(
-            f"{len(have)} cores are in {limit.folder}, and {limit.count} are allowed; "
-            "`dprobe dumps remove` makes room"
+            f"{len(have)} {'core is' if len(have) == 1 else 'cores are'} in {limit.folder}, and "
+            f"{limit.count} may be there; `dprobe dumps remove` makes room"
         )
     if used >= limit.bytes:
         raise StoreError(

@@ -1,25 +1,16 @@
-"""Records to the systemd journal, by its native protocol.
-
-One datagram an entry: a line ``NAME=value`` for each field, or, where the value has line feeds,
-``NAME``, a line feed, its length (64 bits, little-endian), the value and a line feed. What no
-datagram can hold goes as a sealed file in memory (systemd.io, "Native Journal Protocol").
-libsystemd speaks it too, but only with the system's journal, not with that of a namespace.
-"""
+"""Records to the systemd journal, at a bounded rate."""
 
 from __future__ import annotations
 
-import array
-import errno
-import fcntl
-import os
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
 
 from dprobed.control.messages import Record
+from dprobed.handler.journal import entry, send
 from dprobed.handler.trace.lines import items_by_name
 from dprobed.handler.trace.text import record_text
 
@@ -30,23 +21,6 @@ _INFO: Final = "6"
 _WARNING: Final = "4"
 
 _decode = msgspec.json.Decoder(Record).decode
-
-
-def socket_path(namespace: str) -> str:
-    """Where the journal of a namespace (empty: the system's) takes entries."""
-    return f"/run/systemd/journal{'.' + namespace if namespace else ''}/socket"
-
-
-def entry(fields: Mapping[str, str]) -> bytes:
-    """The fields as they go to the journal."""
-    parts = []
-    for name, value in fields.items():
-        data = value.encode(errors="surrogateescape")
-        if b"\n" in data:
-            parts.append(name.encode() + b"\n" + len(data).to_bytes(8, "little") + data + b"\n")
-        else:
-            parts.append(name.encode() + b"=" + data + b"\n")
-    return b"".join(parts)
 
 
 def fields(record: Record) -> dict[str, str]:
@@ -96,7 +70,7 @@ class Journal:
         sent = 0
         try:
             for line in lines[:allowed]:
-                self._send(entry(fields(_decode(line))))
+                send(self._socket, entry(fields(_decode(line))), self._path)
                 self._tokens -= 1
                 sent += 1
         except OSError:
@@ -107,39 +81,18 @@ class Journal:
         return lost
 
     def _say_lost(self) -> None:
-        self._send(
-            entry(
-                {
-                    "MESSAGE": f"{self._unsaid} records are not in the journal: they came faster "
-                    f"than {RATE} a second",
-                    "PRIORITY": _WARNING,
-                    "SYSLOG_IDENTIFIER": "dprobed",
-                    "DPROBE_DROPPED": str(self._unsaid),
-                }
-            )
+        text = (
+            f"{self._unsaid} records are not in the journal: they came faster than {RATE} a second"
         )
+        about = {
+            "MESSAGE": text,
+            "PRIORITY": _WARNING,
+            "SYSLOG_IDENTIFIER": "dprobed",
+            "DPROBE_DROPPED": str(self._unsaid),
+        }
+        send(self._socket, entry(about), self._path)
         self._unsaid = 0
         self._tokens -= 1
-
-    def _send(self, data: bytes) -> None:
-        try:
-            self._socket.sendto(data, self._path)
-        except OSError as error:
-            if error.errno != errno.EMSGSIZE:
-                raise
-            self._send_large(data)
-
-    def _send_large(self, data: bytes) -> None:
-        descriptor = os.memfd_create("dprobed-journal", os.MFD_ALLOW_SEALING | os.MFD_CLOEXEC)
-        try:
-            os.write(descriptor, data)
-            seals = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
-            fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
-            rights = array.array("i", [descriptor]).tobytes()
-            control = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)]
-            self._socket.sendmsg([b""], control, 0, self._path)
-        finally:
-            os.close(descriptor)
 
     def close(self) -> None:
         """Nothing more comes; what was lost last is said."""

@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from dprobed.control.messages import TraceInfo, TraceStart
 from dprobed.handler.dispatcher import NUMBERS, Dispatcher, Handler, Report, Verdict
-from dprobed.handler.trace import journal, store
+from dprobed.handler.journal import socket_path
+from dprobed.handler.trace import store
 from dprobed.handler.trace.ctf import Block, Stream, Trace
 from dprobed.handler.trace.lines import FORMATS
 from dprobed.handler.trace.writer import Limits, Writer
@@ -448,7 +449,7 @@ def _file_maker(name: str) -> Callable[[Path, int], store.Chunk]:
 
 
 def _journal_maker(namespace: str) -> Callable[[Path, int], store.Chunk]:
-    return lambda folder, number: store.JournalChunk(journal.socket_path(namespace))
+    return lambda folder, number: store.JournalChunk(socket_path(namespace))
 
 
 def _block_bytes(what: TraceStart) -> int:

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from dprobed.control.messages import Record
+from dprobed.printable import printable
 
 
 def record_text(record: Record) -> str:
@@ -28,7 +29,7 @@ def record_text(record: Record) -> str:
         parts.append(f"[{raised.name} {word_text(raised.parm1)} {word_text(raised.parm2)}]")
     elif record.exit != "exit":
         parts.append(f"[{record.exit}]")
-    return " ".join(parts)
+    return printable(" ".join(parts))
 
 
 def word_text(word: int) -> str:

@@ -1,0 +1,50 @@
+"""Processes that become another user's while they are probed.
+
+A service begins as root and goes on as its own user; who may observe the one need not be allowed to
+observe the other. The kernel tells root's daemon of each such change, and all else is left out
+there, so that to listen costs nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from dprobed.discovery.connector import Connector
+from dprobed.discovery.source import Kind
+
+_log = logging.getLogger("dprobed")
+
+
+class Identities:
+    """Calls ``changed`` when a process for which ``concerns`` holds runs as another user or group,
+    and when that may have been missed."""
+
+    def __init__(self, concerns: Callable[[int], bool], changed: Callable[[], None]) -> None:
+        self._concerns = concerns
+        self._changed = changed
+        self._source = Connector(self, {Kind.UID})
+
+    def start(self) -> None:
+        """Listen, where the kernel tells us."""
+        try:
+            self._source.start()
+        except OSError as error:
+            _log.info(
+                "processes that become another user's are not told of (%s): they are decided about "
+                "when they execute something",
+                error.strerror or error,
+            )
+
+    def stop(self) -> None:
+        """Hear no more."""
+        self._source.stop()
+
+    def on_event(self, kind: Kind, pid: int, parent: int = 0) -> None:
+        """A process runs as another user or group."""
+        if self._concerns(pid):
+            self._changed()
+
+    def on_lost(self) -> None:
+        """Any process may run as another user now."""
+        self._changed()

@@ -1,0 +1,22 @@
+"""Text of others on a terminal or in a log: what a process chose as its name may be anything.
+
+Names of processes, paths and arguments may have control characters in them, which a terminal
+obeys, and line feeds, with which a line of somebody else's making looks like one of ours.
+"""
+
+from __future__ import annotations
+
+
+def printable(text: str, keep: str = "") -> str:
+    """The text with every character escaped that does not show: ``\\x1b``, ``\\n``, ``\\u202e``.
+
+    ``keep``: those that stay as they are.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        letter
+        if letter.isprintable() or letter in keep
+        else letter.encode("unicode_escape").decode()
+        for letter in text
+    )

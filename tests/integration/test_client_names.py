@@ -1,0 +1,99 @@
+"""Processes with names that are made to deceive: control characters, line feeds, no UTF-8."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.client_support import Cat, cat, dprobe, program, running_daemon
+
+#: Of at most 15 letters, that it is a process's whole name; it turns a terminal red.
+NASTY = "\x1b[31m\ndprobed:"
+
+
+@pytest.fixture
+def nasty(tmp_path: Path) -> Iterator[Cat]:
+    path = tmp_path / NASTY
+    shutil.copy("/usr/bin/cat", path)
+    with cat([path]) as running:
+        yield running
+
+
+def test_names_neither_command_the_terminal_nor_begin_lines(nasty: Cat, tmp_path: Path) -> None:
+    policy = tmp_path / "p.toml"
+    policy.write_text('[[policy]]\nname = "p"\nmatch.exe = "**"\nrights.user.root = "deny"\n')
+    outputs = [dprobe("policy", "test", policy, nasty.pid)]
+    with running_daemon(tmp_path) as daemon:
+        outputs += [
+            daemon.dprobe("policy", "explain", nasty.pid),
+            daemon.dprobe("insert", "--pid", nasty.pid, program(tmp_path)),
+        ]
+        nasty.say("one")
+        outputs += [
+            daemon.dprobe("query", "-x"),
+            daemon.dprobe("top", "--once", "--interval", "0.1"),
+            daemon.dprobe("log"),
+            daemon.dprobe("remove", "--all"),
+        ]
+    for done in outputs:
+        assert done.returncode == 0, done.stderr
+        for line in (*done.stdout.split("\n"), *done.stderr.split("\n")):
+            assert line.isprintable()
+            assert not line.startswith("dprobed:")
+    assert "(\\x1b[31m\\ndprobed:): " in outputs[0].stdout
+    assert " \\x1b[31m\\ndprobed:[" in outputs[5].stdout
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a policy for root's daemon")
+def test_a_line_of_the_log_is_a_line(nasty: Cat, tmp_path: Path) -> None:
+    folder = tmp_path / "policies.d"
+    folder.mkdir()
+    rule = '[[policy]]\nname = "p"\nmatch.exe = "**"\nrights.user.root = "deny"\n'
+    (folder / "p.toml").write_text(rule)
+    config = tmp_path / "dprobed.toml"
+    config.write_text('policies = "policies.d"\n')
+    with running_daemon(tmp_path, "--config", config) as daemon:
+        done = daemon.dprobe("insert", "--pid", nasty.pid, program(tmp_path))
+        assert done.returncode == 2
+        assert done.stderr.removesuffix("\n").isprintable()
+        assert daemon.process.stderr is not None
+        line = daemon.process.stderr.readline()
+        assert line.startswith("dprobed: denied: user 0 (root) may not touch process")
+        assert "\\x1b[31m\\ndprobed:): policy p" in line
+
+
+def test_what_is_no_utf8(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"c\xfft")
+    shutil.copy("/usr/bin/cat", path)
+    with cat([path]) as target, running_daemon(tmp_path) as daemon:
+        (found,) = daemon.json("policy", "explain", target.pid)
+        assert found["exe"] == f"{tmp_path}/c\ufffdt"
+        done = daemon.dprobe("insert", "--exe", path.name, program(tmp_path))
+        assert done.returncode == 2
+        assert done.stderr == (
+            "dprobe: c\ufffdt: it is no UTF-8, and only such text can be asked for\n"
+        )
+    folder = tmp_path / os.fsdecode(b"l\xffb")
+    folder.mkdir()
+    shutil.copy("/lib/x86_64-linux-gnu/libc.so.6", folder)
+    with (
+        cat(env={**os.environ, "LD_LIBRARY_PATH": str(folder)}) as target,
+        running_daemon(tmp_path) as daemon,
+    ):
+        done = daemon.dprobe("insert", "--pid", target.pid, program(tmp_path), "--json")
+        if os.geteuid() == 0:
+            assert done.returncode == 0, done.stderr
+            target.say("one")
+            (probe,) = daemon.json("query")
+            assert (probe["module"], probe["hits"]) == (f"{tmp_path}/l\\xffb/libc.so.6", 1)
+        else:  # It cannot be opened by its mapping.
+            assert done.returncode == 2
+    rule = tmp_path / os.fsdecode(b"\xff.toml")
+    rule.write_text("x = 1\n")
+    done = dprobe("policy", "check", rule, "--json")
+    assert done.returncode == 2
+    assert f'{tmp_path}/\ufffd.toml","ok":false' in done.stdout
