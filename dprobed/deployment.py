@@ -93,6 +93,11 @@ class Deployment:
         """Whether it may go into a process that fits."""
         return not (self.over or pid in self.instances or pid in self.excluded)
 
+    def follows(self, pid: int) -> bool:
+        """Whether a process has it, and children of that process get it from the tracer."""
+        entry = self.instances.get(pid)
+        return entry is not None and entry.follows
+
     @property
     def is_full(self) -> bool:
         """Whether it is in as many processes as it may be."""

@@ -64,6 +64,10 @@ class Deployments:
         self._queued: set[int] = set()
         self._serial = 0
         self._workers: list[asyncio.Task[None]] = []
+        #: New processes that their parent's tracer is about to tell of, for these.
+        self._followed: dict[int, list[Deployment]] = {}
+        #: Processes that are just being made, and are to get these.
+        self._made: dict[int, list[Deployment]] = {}
         #: Connections, whose processes are not to be probed for what they show.
         self.clients: set[Client] = set()
 
@@ -195,15 +199,19 @@ class Deployments:
                 self._queue.put_nowait(_ENOUGH)
             self._workers = []
             self._queued.clear()
+            self._followed.clear()
+            self._made.clear()
             self._queue = asyncio.PriorityQueue()
 
     # -- discovery.watch.Judge -----------------------------------------------------------------
 
-    def look(self, pid: int, kind: Kind | None) -> Verdict:
+    def look(self, pid: int, kind: Kind | None, parent: int) -> Verdict:
         """Which deployments are to be in this process; it is put on the way to them.
 
         The cheapest question comes first: many a process has half a millisecond to live.
         """
+        followed = self._followed_in(pid, kind, parent)
+        self._made.pop(pid, None)
         paths = paths_of(pid)
         if not paths:
             return self._look_at_nothing(pid)
@@ -218,20 +226,26 @@ class Deployments:
                 # A child that began with the program is one too many.
                 self._deselect(each, pid)
                 each.refuse(pid, f"over the limit ({each.limit})")
-        wanting = [each for each in chosen if each.wants(pid)]
+        wanting = [each for each in chosen if each.wants(pid) and each not in followed]
         verdict = Verdict.SETTLED if len(chosen) == len(self._all) else Verdict.LATER
         if not possible:
             return Verdict.OTHER
-        if not wanting:
-            return verdict
+        if followed and not wanting:
+            return Verdict.SOON
         try:
-            ready = self._ready(pid, wanting)
+            ready = self._ready(pid, wanting) if wanting else []
         except LocationError:
             return self._look_at_nothing(pid)
-        if self._is_in_between(pid, kind):
-            return Verdict.SOON
-        self._line_up(pid, self._allowed(pid, ready), fresh=kind is not None)
-        return verdict if len(ready) == len(wanting) else Verdict.SOON
+        if wanting and self._is_in_between(pid, kind):
+            self._made[pid] = ready
+            verdict = Verdict.SOON
+        else:
+            self._line_up(pid, self._allowed(pid, ready), fresh=kind is not None)
+        if len(ready) < len(wanting):
+            verdict = Verdict.SOON
+        # A process that is on its way out shows less and less of what it was.
+        unsure = len(chosen) < len(possible) or len(ready) < len(wanting)
+        return Verdict.GONE if unsure and procfs.has_ended(pid) else verdict
 
     def _look_at_nothing(self, pid: int) -> Verdict:
         """A process of which nothing can be read: dead, the kernel's own, or kept from us."""
@@ -286,10 +300,28 @@ class Deployments:
 
     def ended(self, pid: int, looked_at: bool) -> None:
         """Count what the process has missed."""
+        followed, made = self._followed.pop(pid, []), self._made.pop(pid, [])
         for each in self._all.values():
-            if not looked_at and pid not in each.waiting and pid not in each.instances:
-                each.unseen += 1
+            if each not in followed and pid not in each.waiting and pid not in each.instances:
+                each.unseen += not looked_at
+                each.missed += each in made
             each.forget(pid)
+
+    def _followed_in(self, pid: int, kind: Kind | None, parent: int) -> list[Deployment]:
+        """Those that the tracer is about to tell of in this process, whatever is seen of it.
+
+        It may let go of the child instead: then it is a process like any other.
+        """
+        if kind is Kind.FORK:
+            self._followed.pop(pid, None)
+            if followed := [each for each in self._all.values() if each.follows(parent)]:
+                self._followed[pid] = followed
+        elif pid in self._followed:
+            found = procfs.status(pid)
+            held = found is None or found.tracer in self._registry.tracers
+            if not held or self._registry.is_target(pid):
+                del self._followed[pid]
+        return self._followed.get(pid, [])
 
     def _is_ours(self, facts: Process) -> bool:
         """Whether it is dprobed itself, this or another one, or shows what dprobed found."""

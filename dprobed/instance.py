@@ -80,6 +80,12 @@ class Entry:
         self.handler_drops: dict[int, dict[str, int]] = {}
         self.statuses: dict[int, list[protocol.ProbeStatus]] = {}
 
+    @property
+    def follows(self) -> bool:
+        """Whether children of the process get it from the tracer."""
+        decision = self.target.decision
+        return self.follow_forks or (decision is not None and decision.follow_forks)
+
     def info(self) -> messages.ProgramInfo:
         """The program as ``dprobe programs`` lists it."""
         header = self.program.header

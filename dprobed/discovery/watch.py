@@ -48,8 +48,9 @@ class Verdict(Enum):
 class Judge(Protocol):
     """Who is interested in processes."""
 
-    def look(self, pid: int, kind: Kind | None) -> Verdict:
-        """Look at a process; ``kind``: what has just happened to it, if anything."""
+    def look(self, pid: int, kind: Kind | None, parent: int) -> Verdict:
+        """Look at a process; ``kind``: what has just happened to it, if anything. ``parent``: whose
+        copy it is, where it was just forked and that is known."""
         ...
 
     def ended(self, pid: int, looked_at: bool) -> None:
@@ -146,7 +147,7 @@ class Watcher:
             watched.verdict, watched.looked_at = Verdict.OTHER, True
             return
         watched.looked_at = False
-        self._look(pid, watched, kind)
+        self._look(pid, watched, kind, parent)
 
     def on_lost(self) -> None:
         """Events were lost: look at everything anew."""
@@ -163,10 +164,10 @@ class Watcher:
             watched.delay = max(watched.delay, seconds)
             self._schedule(pid, watched, watched.delay)
 
-    def _look(self, pid: int, watched: _Watched, kind: Kind | None = None) -> None:
+    def _look(self, pid: int, watched: _Watched, kind: Kind | None = None, parent: int = 0) -> None:
         watched.cancel()
         try:
-            verdict = self._judge.look(pid, kind)
+            verdict = self._judge.look(pid, kind, parent)
         except Exception:
             # Of one process: it must not keep us from the others.
             _log.exception("looking at process %d failed", pid)

@@ -756,3 +756,29 @@ def test_policies_that_are_read_anew_say_whether_forks_are_followed(place: Place
         assert report(peer, "notice")["text"] == "a child was let go without probes"
         target.stdin.close()
         assert target.wait(20) == 0
+
+
+@pytest.mark.parametrize("follow", ["true", "false"])
+def test_each_short_child_is_probed_or_counted(place: Place, follow: str) -> None:
+    """Children of a probed process live for a moment; those not followed are found like any."""
+    shell = Path(shutil.copy("/bin/dash", place.folder / "own_dash"))
+    program(place.policies)
+    place.write(
+        f'[[policy]]\nname = "p"\nmatch = {{ exe = "{shell}" }}\nfollow_forks = {follow}\n'
+        'apply.programs = ["writes.rpn"]\n'
+    )
+    script = "read go; n=0; while [ $n -lt 200 ]; do (echo a); n=$((n+1)); done"
+    with place.daemon() as daemon:
+        with subprocess.Popen(
+            [shell, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        ) as target:
+            until(daemon, lambda row: row["processes"] == 1)
+            output, _ = target.communicate(b"go\n", timeout=60)
+            assert output == b"a\n" * 200
+        row = until(daemon, lambda row: row["processes"] == 0)
+        if follow == "true":
+            assert (row["entered"], row["hits"], row["missed"]) == (201, 200, 0)
+        else:
+            # Other processes of the machine may be among the unseen.
+            counted = row["entered"] + row["missed"] + row["unseen"]
+            assert counted + sum(row["refused"].values()) >= 201
