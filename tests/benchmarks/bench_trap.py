@@ -42,9 +42,14 @@ def gdb(binary: Path, hits: int, cpu: int | None) -> float:
     return float(numbers[0])
 
 
-def ours(binary: Path, rounds: int, hits: int, cpu: int | None) -> Iterator[float]:
+def ours(
+    binary: Path, rounds: int, hits: int, cpu: int | None = None, *, as_nobody: bool = False
+) -> Iterator[float]:
     """Nanoseconds of a hit of ours, once for each round; the target is kept on ``cpu`` if given."""
-    with Target(binary, cpu) as target, Tracer(target.pid) as tracer:
+    with (
+        Target(binary, cpu, as_nobody=as_nobody) as target,
+        Tracer(target.pid, as_nobody=as_nobody) as tracer,
+    ):
         tracer.insert(TICK_PROGRAM.format(binary=binary))
         for _ in range(rounds):
             target.tell(str(hits))
@@ -74,6 +79,7 @@ def measure(smoke: bool) -> tuple[list[Figure], list[str]]:
     free: list[float] = []
     loop: list[float] = []
     gdb_pinned: list[float] = []
+    nobodys: list[float] = []
     gdb_free: list[float] = []
     with compiled("tick") as tick, compiled("ptrace_loop") as ptrace_loop:
         hit = ours(tick, rounds, hits, cpu)
@@ -83,15 +89,21 @@ def measure(smoke: bool) -> tuple[list[Figure], list[str]]:
             loop.append(c_loop(ptrace_loop, hits, cpu))
             gdb_pinned.append(gdb(tick, fewer, cpu))
         next(hit, None)
-        hit = ours(tick, rounds, hits, None)
+        hit = ours(tick, rounds, hits)
         for _ in range(rounds):
             free.append(next(hit))
+            gdb_free.append(gdb(tick, fewer, None))
+        next(hit, None)
+        hit = ours(tick, rounds, hits, as_nobody=os.geteuid() == 0)
+        for _ in range(rounds):
+            nobodys.append(next(hit))
             gdb_free.append(gdb(tick, fewer, None))
         next(hit, None)
     return [
         _beside("trap hit, one CPU", pinned, "C ptrace loop", loop, most=1.6),
         _beside("trap hit, one CPU", pinned, "gdb, false condition", gdb_pinned),
         _beside("trap hit, scheduled freely", free, "gdb, false condition", gdb_free, least=12),
+        _beside("the same, without any rights", nobodys, "gdb, false condition", gdb_free),
     ], ["one CPU: both are kept to the one of their target; ours goes there by itself"]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import select
 import socket
 import subprocess
@@ -19,6 +20,7 @@ import psutil
 
 from dprobed.engine import protocol, tracer
 from dprobed.program import assemble, encode
+from dprobed.supervisor import preload
 
 #: Three instructions, at the function that ``tick.c`` calls.
 TICK_PROGRAM = """
@@ -36,6 +38,7 @@ HERE = Path(__file__).parent
 def compiled(name: str) -> Iterator[Path]:
     """The C program ``name`` of this folder, compiled for as long as the block lasts."""
     with tempfile.TemporaryDirectory(prefix="dprobed-bench-") as folder:
+        Path(folder).chmod(0o755)  # It may run as another user.
         binary = Path(folder) / name
         source = HERE / f"{name}.c"
         subprocess.run(
@@ -50,18 +53,37 @@ def by_load() -> list[int]:
     return sorted(os.sched_getaffinity(0), key=lambda cpu: busy[cpu])
 
 
+#: A user without any rights (Debian's nobody).
+NOBODY = 65534
+
+
+def _become_nobody() -> None:
+    """Without a trace of root's rights, that of raising a priority included."""
+    resource.setrlimit(resource.RLIMIT_NICE, (0, 0))
+    os.setgroups([])
+    os.setresgid(NOBODY, NOBODY, NOBODY)
+    os.setresuid(NOBODY, NOBODY, NOBODY)
+
+
 class Target:
     """A running program that is told what to do on its standard input, one line at a time."""
 
     def __init__(
-        self, binary: Path, cpu: int | None = None, arguments: tuple[str, ...] = ()
+        self,
+        binary: Path,
+        cpu: int | None = None,
+        arguments: tuple[str, ...] = (),
+        *,
+        as_nobody: bool = False,
     ) -> None:
-        def pin() -> None:
+        def prepare() -> None:
             if cpu is not None:
                 os.sched_setaffinity(0, {cpu})
+            if as_nobody:
+                _become_nobody()
 
         self.process = subprocess.Popen(
-            [binary, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, preexec_fn=pin
+            [binary, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, preexec_fn=prepare
         )
 
     @property
@@ -100,13 +122,16 @@ class Target:
 class Tracer:
     """A tracer process, spoken to as the daemon does, whose records are counted and dropped."""
 
-    def __init__(self, pid: int) -> None:
+    def __init__(self, pid: int, *, as_nobody: bool = False) -> None:
         ours, theirs = socket.socketpair()
         self.pid = os.fork()
         if self.pid == 0:
             status = 1
             try:
                 ours.close()
+                if as_nobody:
+                    preload()
+                    _become_nobody()
                 tracer.main(theirs)
                 status = 0
             finally:
