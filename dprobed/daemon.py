@@ -23,7 +23,7 @@ from dprobed.policy import config as configuration
 from dprobed.policy.gate import Gate
 from dprobed.policy.source import PolicyError
 from dprobed.policy.store import PolicyStore
-from dprobed.printable import printable
+from dprobed.printable import LAYOUT, printable
 from dprobed.registry import Registry
 from dprobed.supervisor import Supervisor, TracerMain, preload
 
@@ -40,7 +40,7 @@ class _Lines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """The message, with a traceback if there is one."""
-        return printable(super().format(record), "\n\t").replace("\n", "\n    ")
+        return printable(super().format(record), LAYOUT).replace("\n", "\n    ")
 
 
 class StartError(Exception):

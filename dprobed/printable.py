@@ -6,6 +6,11 @@ obeys, and line feeds, with which a line of somebody else's making looks like on
 
 from __future__ import annotations
 
+from typing import Final
+
+#: What does not show and is ours in messages of several lines, with source code in them.
+LAYOUT: Final = "\n\t"
+
 
 def printable(text: str, keep: str = "") -> str:
     """The text with every character escaped that does not show: ``\\x1b``, ``\\n``, ``\\u202e``.

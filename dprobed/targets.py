@@ -181,6 +181,12 @@ class Targets:
 
     # -- policies ------------------------------------------------------------------------------
 
+    def became_another(self, pid: int) -> None:
+        """A process runs as another user: what may stay in it?"""
+        target = self.by_pid.get(pid)
+        if target is not None and target.attached:
+            self.later(self._check_again(target))
+
     async def check_again(self) -> None:
         """The policies are others: what they do not allow any longer goes out."""
         targets = [target for target in self.by_pid.values() if target.attached]

@@ -14,7 +14,7 @@ import click
 
 from dprobe.errors import DprobeError, os_error_text
 from dprobed import __version__
-from dprobed.printable import printable
+from dprobed.printable import LAYOUT, printable
 
 #: Command → module in which it is defined, and one line for the list of commands.
 _COMMANDS = {
@@ -41,9 +41,6 @@ _COMMANDS = {
     "doctor": ("commands_local", "Show what works on this machine, and why not."),
     "completion": ("commands_local", "Print the completion script for a shell."),
 }
-
-#: Of what does not show, this is ours in messages: lines, and how source code is indented.
-_KEPT = "\n\t"
 
 _EPILOG = """\b
 examples:
@@ -141,7 +138,7 @@ def _one_line(error: click.ClickException) -> str:
 
 
 def _say(text: str) -> None:
-    print(f"dprobe: {printable(text, _KEPT)}", file=sys.stderr)
+    print(f"dprobe: {printable(text, LAYOUT)}", file=sys.stderr)
 
 
 if __name__ == "__main__":

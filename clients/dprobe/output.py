@@ -17,10 +17,7 @@ import msgspec
 from dprobe.errors import UserError, os_error_text
 from dprobed.control import messages
 from dprobed.handler.trace.text import record_text
-from dprobed.printable import printable
-
-#: Of what does not show, this is ours in messages: lines, and how source code is indented.
-_KEPT = "\n\t"
+from dprobed.printable import LAYOUT, printable
 
 
 class SummaryProbe(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -77,7 +74,7 @@ def _total(probes: list[messages.ProbeInfo]) -> SummaryProbe:
 def complain(text: str) -> None:
     """A line to the user, on standard error; a standard error that is gone takes none."""
     with contextlib.suppress(OSError):
-        _write_all(2, f"dprobe: {printable(text, _KEPT)}\n".encode(errors="replace"))
+        _write_all(2, f"dprobe: {printable(text, LAYOUT)}\n".encode(errors="replace"))
 
 
 def _write_all(descriptor: int, data: bytes) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dprobe.errors import UserError, os_error_text, readable
 from dprobe.tables import show
-from dprobed.printable import printable
+from dprobed.printable import LAYOUT, printable
 
 #: Where the dynamic linker of Debian looks by itself, besides its cache (ld.so(8)).
 _LIBRARY_FOLDERS = (
@@ -68,7 +68,7 @@ def disasm(path: str, defines: Mapping[str, str]) -> None:
     from dprobed.program import ProgramError, disassemble, load_file
 
     try:
-        print(printable(disassemble(load_file(path, defines)), "\n\t"), end="")
+        print(printable(disassemble(load_file(path, defines)), LAYOUT), end="")
     except ProgramError as error:
         raise UserError(str(error)) from None
     except OSError as error:

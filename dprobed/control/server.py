@@ -395,7 +395,7 @@ class Server:
         self.registry = registry
         self.deployments = Deployments(registry)
         self._applied = Applied(self.deployments, registry.gate.store)
-        self._identities = Identities(registry.is_target, self._decide_again)
+        self._identities = Identities(registry.targets.became_another, self._decide_again)
         #: What is in is about to be decided about anew.
         self._deciding = False
         #: Two who have the policies read anew at the same time would put programs in twice.
@@ -455,7 +455,7 @@ class Server:
             self.deployments.look_again()
 
     def _decide_again(self) -> None:
-        """A probed process is another user's now: once for all that come in the same moment."""
+        """Any process may be another user's now: once for all times that come together."""
         if not self._deciding:
             self._deciding = True
             self.registry.targets.later(self._check_again())

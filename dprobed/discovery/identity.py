@@ -17,12 +17,12 @@ _log = logging.getLogger("dprobed")
 
 
 class Identities:
-    """Calls ``changed`` when a process for which ``concerns`` holds runs as another user or group,
-    and when that may have been missed."""
+    """Calls ``changed`` with each process that runs as another user or group, and ``missed`` when
+    any may have."""
 
-    def __init__(self, concerns: Callable[[int], bool], changed: Callable[[], None]) -> None:
-        self._concerns = concerns
+    def __init__(self, changed: Callable[[int], None], missed: Callable[[], None]) -> None:
         self._changed = changed
+        self._missed = missed
         self._source = Connector(self, {Kind.UID})
 
     def start(self) -> None:
@@ -42,9 +42,8 @@ class Identities:
 
     def on_event(self, kind: Kind, pid: int, parent: int = 0) -> None:
         """A process runs as another user or group."""
-        if self._concerns(pid):
-            self._changed()
+        self._changed(pid)
 
     def on_lost(self) -> None:
         """Any process may run as another user now."""
-        self._changed()
+        self._missed()
