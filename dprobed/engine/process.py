@@ -415,6 +415,7 @@ class TracedProcess:
             self.world.detach(thread)
             self.world.want()
             return
+        self.world.await_children(thread)
         self.debugger.new_image(thread)
         self._leave_space()
         self.programs.forget_places()
@@ -427,6 +428,8 @@ class TracedProcess:
 
     def _part(self, thread: Thread) -> None:
         """A vfork child has memory of its own now."""
+        if self.end is not None:
+            self.world.want()  # there was nothing to wait for but this
         child = None
         try:
             if self.programs.that_follow():
@@ -449,7 +452,9 @@ class TracedProcess:
             with self.world.stopped() as late:
                 engine.remove(engine.space.sites(), late)
                 for thread in heirs:
-                    if thread.state in (State.STOPPED, State.HELD):
+                    # Not one that has left us meanwhile, to be a target of its own.
+                    here = thread.world is self.world and not thread.busy
+                    if here and thread.state in (State.STOPPED, State.HELD):
                         self.world.detach(thread)
         engine.space.close()
 

@@ -97,6 +97,8 @@ class Tracer:
             self._attend()
             tracees.serve_noted()
             tracees.adopt_orphans()
+            if tracees.early:
+                self._arm()
         except Exception as error:
             self._blame(error)
         self._look_at_ends()

@@ -8,7 +8,8 @@ The kernel tells of all tracees through one ``waitpid``. What it says goes to th
   and dispatched by the main loop right after. So no work on a target begins inside that on another.
 * A child can make its first stop before its parent's event says whose it is (``early``), and its
   parent may be killed before it says so. Such an orphan is known by the copy of our changes that it
-  has in its memory, also for a while after its parent's end.
+  has in its memory, also for a while after its parent's end. Who made it cannot be seen where it is
+  a child of a target that lives (CLONE_PARENT): then it is one when nobody has told for a while.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 ORPHAN_PATIENCE: Final = 10.0
 #: The same where it cannot be told whether there is one.
 _PATIENCE_IN_VAIN: Final = 2.0
+#: Seconds within which the parent's event comes, if it does.
+_EVENT_PATIENCE: Final = 0.1
 _PAUSE: Final = 0.001
 
 
@@ -53,8 +56,8 @@ class Tracees:
         self.others: dict[int, Callable[[Stop], None]] = {}
         #: Leading threads that have ended, of processes that were let go: we stay their tracer.
         self.zombies: set[int] = set()
-        #: First stops of children whose parent's event has not come yet.
-        self.early: dict[int, Stop] = {}
+        #: First stops of children whose parent's event has not come yet, and when they came.
+        self.early: dict[int, tuple[Stop, float]] = {}
         #: Whose work is being done: a defect is that target's.
         self.blamed: World | None = None
         #: Serves a SIGTRAP stop that is a plain hit; false: it is not, nothing was done.
@@ -124,6 +127,8 @@ class Tracees:
     def serve_noted(self, world: World | None = None) -> None:
         """Dispatch what was noted: all of it, or what is of ``world``."""
         for _ in range(len(self._noted)):
+            if not self._noted:
+                return  # what was dispatched made others be
             tid, status = self._noted.popleft()
             thread = self.threads.get(tid)
             if world is None or (thread is not None and thread.world is world):
@@ -151,7 +156,7 @@ class Tracees:
             self.early.pop(tid, None)
             self.zombies.discard(tid)
         elif stop.kind in (Kind.STOP, Kind.GROUP_STOP):
-            self.early[tid] = stop
+            self.early[tid] = stop, time.monotonic()
             self.attention = True
 
     # --- children without a parent ---
@@ -167,12 +172,15 @@ class Tracees:
         parents = {thread.tgid for thread in self.threads.values()}
         if executing is not None:
             parents.discard(executing.tgid)
-        for tid, stop in list(self.early.items()):
+        now = time.monotonic()
+        for tid, (stop, since) in list(self.early.items()):
             found = procfs.status(tid)
-            if found is None or found.tgid != tid or procfs.parent(tid) in parents:
+            if found is None or found.tgid != tid:
                 continue
-            world = self._origin(tid)
-            if executing is not None and world is not executing.world:
+            if procfs.parent(tid) in parents and now < since + _EVENT_PATIENCE:
+                continue
+            world = self._origin(tid, self.worlds if executing is None else [executing.world])
+            if world is None and executing is not None:
                 continue
             del self.early[tid]
             if world is None:
@@ -184,12 +192,13 @@ class Tracees:
             world.adopt_orphan(tid, stop)
             self.blamed = before
 
-    def _origin(self, tid: int) -> World | None:
+    @staticmethod
+    def _origin(tid: int, worlds: list[World]) -> World | None:
         """Whose child an orphan is: whose memory it shares, or has a copy of."""
-        for world in self.worlds:
+        for world in worlds:
             if world.shares_memory(tid):
                 return world
-        return next((world for world in self.worlds if world.left_copy(tid)), None)
+        return next((world for world in worlds if world.left_copy(tid)), None)
 
     @property
     def has_strangers(self) -> bool:

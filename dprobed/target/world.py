@@ -154,9 +154,9 @@ class World:
                 known = early.pop(tid, None) is not None
                 self.add(Thread(tid, pid, State.STOPPED if known else State.RUNNING))
         for child in procfs.children(pid):
-            stop = early.pop(child, None)
-            if stop is not None:
-                self.adopt_orphan(child, stop)
+            first = early.pop(child, None)
+            if first is not None:
+                self.adopt_orphan(child, first[0])
 
     def _is_ours(self, tid: int) -> bool:
         found = procfs.status(tid)
@@ -245,7 +245,7 @@ class World:
         early = self.tracees.early.pop(child, None)
         if early is not None:
             thread.state = State.STOPPED
-            self._begin(thread, early)
+            self._begin(thread, early[0])
 
     def _forget(self, thread: Thread, stop: Stop) -> None:
         self.drop(thread.tid)
@@ -290,7 +290,6 @@ class World:
         for other in [t for t in self.threads.values() if t.tgid == thread.tgid]:
             if other.tid != thread.tid:
                 self.drop(other.tid)
-        self._await_children(thread)
         thread.signal = 0
         thread.siginfo = None
         thread.listen = thread.relisten = thread.held = thread.pinned = False
@@ -301,17 +300,22 @@ class World:
         thread.identity_until = 0
         self._engine.new_image(thread)
 
-    def _await_children(self, thread: Thread) -> None:
-        """Before ``exec`` is followed up: children that have a copy of the old memory begin.
+    def await_children(self, thread: Thread) -> None:
+        """Before the target's ``exec`` is followed up: who has a copy of the old memory begins.
 
         A thread that ``exec`` took away may have gone before it could tell of its child, and its
         child may not have stopped yet. All those threads are gone (de_thread, fs/exec.c) and the
         one that is left makes none now, so every such child is known to the kernel.
         """
+        self.tracees.serve_noted(self)
         self.tracees.adopt_orphans(thread)
         known = self.tracees.threads.keys() | self.tracees.others.keys()
         for child in procfs.children(thread.tgid):
-            if child not in known and self._is_ours(child):
+            if child in known or not self._is_ours(child):
+                continue
+            if (early := self.tracees.early.pop(child, None)) is not None:
+                self.adopt_orphan(child, early[0])
+            else:
                 shares = self.shares_memory(child)
                 self.add(Thread(child, child, State.STARTING))
                 self._expected[child] = shares
@@ -401,7 +405,7 @@ class World:
         asked: set[int] = set()
         self.tracees.serve_noted(self)
         deadline = time.monotonic() + _STOP_PATIENCE
-        previous = signal.getitimer(signal.ITIMER_REAL)
+        left, interval = signal.getitimer(signal.ITIMER_REAL)
         signal.setitimer(signal.ITIMER_REAL, _TICK, _TICK)
         try:
             while True:
@@ -424,7 +428,8 @@ class World:
                     if all(each.waits for each in late) or time.monotonic() > deadline:
                         return late
         finally:
-            signal.setitimer(signal.ITIMER_REAL, *previous)
+            # Nothing is left between its end and its signal: 0 would be the end of all ticks.
+            signal.setitimer(signal.ITIMER_REAL, left or interval, interval)
 
     def _interrupt(self, thread: Thread) -> None:
         try:

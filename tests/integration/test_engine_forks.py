@@ -142,6 +142,27 @@ def test_a_child_ends_after_its_parent_without_a_leading_thread_was_let_go(
     target.finish()
 
 
+@both
+def test_processes_end_in_the_middle_of_making_children(
+    build_target: BuildTarget, start: Start, trace: Trace, follow: bool
+) -> None:
+    """The target waits for all of them: who was lost would stand still, and it with them."""
+    program = build_target("engine_forkstorm.c", "-pthread")
+    target = start(program)
+    tracer = trace(target, follow_forks=follow)
+    tracer.put(counting(program, "probed"))
+    tracer.put(counting("libc.so.6", "fork", "vfork"))
+    target.go()
+    target.expect("stopped")
+    assert bool(tracer.forked) == follow
+    for forked in tracer.forked:
+        ended = tracer.ends_of(forked.pid)
+        assert (ended.how, ended.status) in (("exited", 0), ("killed", signal.SIGKILL))
+        assert [each.missed for each in ended.probes] == [0] * len(ended.probes)
+    tracer.detach()
+    target.finish()
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="lets processes wait behind others")
 def test_the_end_of_a_process_is_not_told_before_its_child(
     build_target: BuildTarget, start: Start, trace: Trace
