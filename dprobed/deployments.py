@@ -211,7 +211,8 @@ class Deployments:
         The cheapest question comes first: many a process has half a millisecond to live.
         """
         followed = self._followed_in(pid, kind, parent)
-        self._made.pop(pid, None)
+        if kind is not None:
+            self._made.pop(pid, None)
         paths = paths_of(pid)
         if not paths:
             return self._look_at_nothing(pid)
@@ -236,16 +237,17 @@ class Deployments:
             ready = self._ready(pid, wanting) if wanting else []
         except LocationError:
             return self._look_at_nothing(pid)
-        if wanting and self._is_in_between(pid, kind):
-            self._made[pid] = ready
-            verdict = Verdict.SOON
+        if between := bool(wanting) and self._is_in_between(pid, kind):
+            self._made.setdefault(pid, ready)
         else:
             self._line_up(pid, self._allowed(pid, ready), fresh=kind is not None)
-        if len(ready) < len(wanting):
-            verdict = Verdict.SOON
         # A process that is on its way out shows less and less of what it was.
         unsure = len(chosen) < len(possible) or len(ready) < len(wanting)
-        return Verdict.GONE if unsure and procfs.has_ended(pid) else verdict
+        if unsure and procfs.has_ended(pid):
+            return Verdict.GONE
+        if not between:
+            self._made.pop(pid, None)
+        return Verdict.SOON if between or len(ready) < len(wanting) else verdict
 
     def _look_at_nothing(self, pid: int) -> Verdict:
         """A process of which nothing can be read: dead, the kernel's own, or kept from us."""
