@@ -260,7 +260,7 @@ class Targets:
             case protocol.Changed():
                 self._changed(target, target.take(event.probes))
             case protocol.TargetEvent():
-                if event.kind in ("dump", "debugger"):
+                if event.kind in ("dump", "debugger", "loader", "unprobed"):
                     _log.info("process %d: %s", event.pid, event.text)
                 if event.kind == "exec":
                     self.later(self._check_again(target))

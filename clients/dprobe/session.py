@@ -122,6 +122,7 @@ class Session:
         self.dumping = False
         self._states: dict[tuple[int, int, int], str] = {}
         self._told: set[tuple[int, int, str, str]] = set()
+        self._complained: set[str] = set()
         connection.on_record = output.record
         connection.on_report = self._report
 
@@ -207,6 +208,10 @@ class Session:
         elif isinstance(report, messages.Notice) and report.kind in ("dump", "dumping"):
             self.dumping = report.kind == "dumping"
             complain(report.text)
+        elif isinstance(report, messages.Notice) and report.kind in ("loader", "unprobed"):
+            if report.text not in self._complained:
+                self._complained.add(report.text)
+                complain(f"process {report.pid}: {report.text}")
         elif isinstance(report, messages.Notice) and report.kind in ("suspend", "debugger"):
             private = " (of a running dprobed; this private one lets it go at its end)"
             complain(report.text + (private if self._private else ""))

@@ -740,7 +740,7 @@ class StateChange(msgspec.Struct, frozen=True, kw_only=True, tag="state"):
 
 
 class Notice(msgspec.Struct, frozen=True, kw_only=True, tag="notice"):
-    """Something of note in a target of this connection: ``exec``, ``fork``, ``suspend``."""
+    """Something of note in a target of this connection: ``exec``, ``fork``, ``suspend``…"""
 
     kind: str
     pid: int

@@ -323,7 +323,7 @@ class TracedProcess:
         except SpaceError as error:
             self._keep(thread)
             self._tell(
-                "fork",
+                "unprobed",
                 "a child stays traced, without probes, until it ends or executes a program, "
                 f"because our breakpoints cannot be taken out of it: {error}",
                 thread.tid,
@@ -359,12 +359,12 @@ class TracedProcess:
         except OSError:
             raise Gone(thread.tid) from None
         except SpaceError as error:
-            _log.warning("child %d: %s", thread.tid, error)
+            self._tell("unprobed", f"a child is not followed: {error}", thread.tid)
             return None
         if not self._common.adopt(child):
             if space is not None:
                 space.close()
-            self._tell("fork", "too many processes: a child is not followed", thread.tid)
+            self._tell("unprobed", "too many processes: a child is not followed", thread.tid)
             return None
         self.world.hand_over(thread, child.world)
         try:

@@ -44,7 +44,8 @@ _IDLE: Final = 5.0
 _OF_AN_ENDED: Final = (protocol.Query, protocol.Detach)
 #: Targets at once; further children are not followed. Each has a descriptor open.
 MOST: Final = 1000
-_DESCRIPTORS: Final = MOST + 256
+#: Descriptors for everything else, where the limit is not lower.
+_OTHERS: Final = 256
 #: Targets that have ended, of which a child may still come.
 _DEPARTED: Final = 64
 
@@ -66,6 +67,7 @@ class Tracer:
             self._tracees, registers, self._follower, self._reporter, self._adopt, self._keep
         )
         self._targets: dict[int, TracedProcess] = {}
+        self._most = MOST
         #: Those that have ended, and when: a child of theirs may still come.
         self._departed: deque[tuple[float, TracedProcess]] = deque()
         self._wakeup: tuple[int, int] | None = None
@@ -80,7 +82,7 @@ class Tracer:
     def run(self) -> None:
         """Until the socket ends; the targets are whole afterwards. Raises what broke the loop."""
         self._hear_signals()
-        _allow_descriptors()
+        self._most = _allow_descriptors()
         try:
             while not self._closing:
                 self._turn()
@@ -337,8 +339,8 @@ class Tracer:
     def _attach(self, request: protocol.Attach) -> protocol.Ok:
         if request.pid in self._targets:
             raise RequestError(f"process {request.pid} is a target of this tracer already")
-        if len(self._targets) >= MOST:
-            raise RequestError(f"a tracer has {MOST} targets at most")
+        if len(self._targets) >= self._most:
+            raise RequestError(f"a tracer has {self._most} targets at most")
         target = TracedProcess(self._common, request.pid, request)
         self._take(target)
         self._tracees.blamed = target.world
@@ -350,7 +352,7 @@ class Tracer:
         return protocol.Ok(request.seq)
 
     def _adopt(self, child: TracedProcess) -> bool:
-        if self._closing or len(self._targets) >= MOST or child.pid in self._targets:
+        if self._closing or len(self._targets) >= self._most or child.pid in self._targets:
             return False
         self._take(child)
         return True
@@ -432,12 +434,15 @@ class Tracer:
             raise self._defect
 
 
-def _allow_descriptors() -> None:
-    """As many as there can be targets, where the limit allows that."""
+def _allow_descriptors() -> int:
+    """As many as MOST targets need, where the limit allows that; how many targets there may be."""
+    needed = MOST + _OTHERS
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _DESCRIPTORS)
-    if soft < most:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return MOST
+    allowed = needed if hard == resource.RLIM_INFINITY else min(hard, needed)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    return max(1, allowed - min(_OTHERS, allowed // 2))
 
 
 def main(sock: socket.socket) -> None:

@@ -211,3 +211,37 @@ def test_no_count_of_a_child_is_lost_however_many_there_were(tmp_path: Path) -> 
         *_, removed = daemon.json("remove", "writes")
         assert removed == earlier
         assert daemon.json("query") == []
+
+
+#: Children that are all there at the same time.
+MANY = """
+import os
+read, write = os.pipe()
+for number in range(60):
+    if os.fork() == 0:
+        os.close(write)
+        os.read(read, 1)
+        os.write(1, b"child ")
+        os._exit(0)
+os.close(write)
+while True:
+    try:
+        _, status = os.wait()
+    except ChildProcessError:
+        break
+    assert status == 0, status
+"""
+
+
+def test_more_children_than_we_may_have_files_open(tmp_path: Path) -> None:
+    """Those beyond what the limit allows go on without probes, and nobody is harmed."""
+    report, source = tmp_path / "report", program(tmp_path)
+    command = ["prlimit", "--nofile=80:80", str(DPROBE), "run", "-f", "--format", "json"]
+    command += ["-o", str(report), str(source), "--", sys.executable, "-c", MANY]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (0, "child " * 60), done.stderr
+    (told,) = done.stderr.splitlines()
+    assert told.endswith(": too many processes: a child is not followed")
+    *records, summary = parsed(report.read_text())
+    assert 20 < len(records) < 60
+    assert summary["probes"][0]["hits"] == len(records)

@@ -193,7 +193,7 @@ def test_it_closes_itself_altogether_and_forks(
     target.expect("grandchild")
     notices = [each for each in tracer.events if isinstance(each, protocol.TargetEvent)]
     told = [(each.kind, each.pid) for each in notices if "stays traced" in each.text]
-    assert told[0] == ("fork", target.pid)
+    assert told[0] == ("unprobed", target.pid)
     if we == "leave":
         tracer.close()
     target.go()
