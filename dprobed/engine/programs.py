@@ -133,7 +133,7 @@ class Programs:
         self._prepared = True
         trouble = self._hooks.hook_loader()
         if trouble is not None:
-            self._tell("loader", f"later modules get no probes: {trouble}")
+            self._tell_trouble(f"later modules get no probes: {trouble}")
         self._hooks.hook_signals(list(self._placement.loaded.values()))
 
     def _modules_changed(self, thread: Thread) -> None:
@@ -146,8 +146,12 @@ class Programs:
                 self._hooks.hook_signals(new)
                 self.tell_changed(self._place(self.inserted.values(), new))
         except (SpaceError, LocationError) as error:
-            _log.warning("modules of process %d: %s", self._pid, error)
-            self._tell("loader", f"a new module got no probes: {' '.join(str(error).split())}")
+            self._tell_trouble(f"a new module got no probes: {' '.join(str(error).split())}")
+
+    def _tell_trouble(self, text: str) -> None:
+        """Modules are not probed; of a process that is on its way out that is nobody's concern."""
+        if not procfs.has_ended(self._pid):
+            self._tell("loader", text)
 
     def forget_places(self) -> None:
         """The address space is gone: all probes wait for their module."""
