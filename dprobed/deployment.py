@@ -198,7 +198,8 @@ class Deployment:
         self.leave(pid)
         if not (self.over or pid in self.excluded or procfs.has_ended(pid)):
             # A policy does not allow it there any longer.
-            self.refuse(pid, message.probes[0].reason)
+            reasons = [probe.reason for probe in message.probes]
+            self.refuse(pid, reasons[0] if reasons else "taken out")
 
     # -- as the client sees it -----------------------------------------------------------------
 

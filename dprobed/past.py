@@ -6,6 +6,7 @@ process which forks for years loses no count and takes no memory.
 
 from __future__ import annotations
 
+import logging
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from typing import Final
@@ -17,6 +18,8 @@ from dprobed.instance import Entry, Target
 WHOLE: Final = 64
 #: Programs of which sums are kept.
 _PROGRAMS: Final = 1000
+
+_log = logging.getLogger("dprobed")
 
 
 class Past:
@@ -50,7 +53,16 @@ class Past:
             for name in ("hits", "ran", "missed", "dropped", "faulted", "passed"):
                 sums[name] += getattr(probe, name)
         while len(self._sums) > _PROGRAMS:
-            del self._sums[next(iter(self._sums))]
+            oldest = next(iter(self._sums))
+            forgotten, its_sums = self._sums.pop(oldest)
+            _log.warning(
+                "program %d (%s): its %d hits in %d ended processes are forgotten; "
+                "`dprobe remove` of programs that are not wanted makes room",
+                oldest,
+                forgotten.label,
+                its_sums["hits"],
+                its_sums["processes"],
+            )
 
     def remove(self, target: Target, entries: Iterable[Entry]) -> None:
         """These programs of an ended process are not wanted any longer."""

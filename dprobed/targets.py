@@ -334,8 +334,10 @@ class Targets:
                 self.finish(target, None, failure)
 
     async def _clear_watchpoints(self, host: Host, target: Target, failure: str) -> None:
-        await clear_watchpoints(self._supervisor, target.pid, *host.user)
-        self.finish(target, None, failure)
+        try:
+            await clear_watchpoints(self._supervisor, target.pid, *host.user)
+        finally:
+            self.finish(target, None, failure)
 
     def finish(self, target: Target, ended: protocol.Ended | None, failure: str) -> None:
         """The target has ended, is let go, or was lost with its tracer (``failure``: how)."""

@@ -54,7 +54,7 @@ class Inserted:
     probes: list[Probe] = field(default_factory=list)
 
 
-def _unwatched(tid: int, error: PtraceError) -> str:
+def _why_unwatched(tid: int, error: PtraceError) -> str:
     return f"not in thread {tid}: {error.strerror}; perf may be using its debug registers"
 
 
@@ -294,9 +294,12 @@ class Programs:
                 sites = [site for _, _, site in ready if site is not None]
                 self._engine.take_in(site for site in sites if site.trap in space.by_trap)
                 watching = [probe for probe, spot, _ in ready if spot.length]
-                if watching and (unwatched := self._apply_watches(late)):
-                    self._give_up_watches(watching, before, unwatched)
-                    self._apply_watches(late)
+                if watching:
+                    unwatched = self._apply_watches(late)
+                    if unwatched:
+                        self._give_up_watches(watching, before, unwatched)
+                        unwatched = self._apply_watches(late)
+                    self._note_unwatched(unwatched)
                 self._engine.classify()
         finally:
             space.discard_unarmed()
@@ -401,12 +404,12 @@ class Programs:
                 except Gone:
                     continue
                 except PtraceError as error:
-                    trouble = _unwatched(thread.tid, error)
+                    trouble = _why_unwatched(thread.tid, error)
         return trouble
 
     def unwatched(self, tid: int, error: PtraceError) -> None:
         """A thread that has just begun could not be given all watchpoints."""
-        self._note_unwatched(_unwatched(tid, error))
+        self._note_unwatched(_why_unwatched(tid, error))
 
     def _note_unwatched(self, trouble: str) -> None:
         """Watchpoints are not in all threads; empty: they are."""

@@ -402,9 +402,7 @@ class Space:
             elif not site.gone and memory.peek(site.address, 1) == INT3:
                 # Taken out while a thread, perhaps in ``fork``, could not be stopped.
                 memory.poke(site.address, site.original[:1])
-        for address, original in self.raw.items():
-            if memory.peek(address, 1) == INT3:
-                memory.poke(address, original)
+        self._undo_raw(memory)
         return other
 
     def is_copied_in(self, world: World, thread: Thread) -> bool:
@@ -437,10 +435,14 @@ class Space:
         for site in self._slots.values():
             if not site.gone and memory.peek(site.address, 1) == INT3:
                 memory.poke(site.address, site.original[:1])
+        self._undo_raw(memory)
+        return other
+
+    def _undo_raw(self, memory: Memory) -> None:
+        """Take a debugger's breakpoints out of a copy of this space."""
         for address, original in self.raw.items():
             if memory.peek(address, 1) == INT3:
                 memory.poke(address, original)
-        return other
 
     def sealed_copy(self, tgid: int) -> Space:
         """The space of a ``fork`` child whose memory is closed to us: our changes stay in it."""
