@@ -562,7 +562,9 @@ def test_suspended_threads_go_on_when_a_program_says_so(lab: Lab) -> None:
     events = [e for e in lab.tracer.events if isinstance(e, protocol.TargetEvent)]
     assert [(event.kind, event.tid) for event in events] == [("suspend", tid)]
     lab.command("o")
-    lab.target.expect("thread done")
+    # The thread that was let go may have ended before the command did.
+    if "thread done" not in lab.target.said:
+        lab.target.expect("thread done")
     assert "hook 1" in lab.target.said
     assert [words(record) for record in lab.records(holds)] == [[6, 7]]
     assert [record.exit for record in lab.records(resumes)] == [0]
