@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from dprobed.engine.protocol import Limits
 from tests.integration.client_support import Cat, Daemon, cat, running_daemon
 from tests.integration.harness import Target, TracerProcess
+from tests.integration.policy_support import Place
 
 Start = Callable[..., Target]
 Trace = Callable[..., TracerProcess]
@@ -64,3 +66,12 @@ def target() -> Iterator[Cat]:
     """A `cat` to probe, which ends well."""
     with cat() as running:
         yield running
+
+
+@pytest.fixture
+def place() -> Iterator[Place]:
+    with tempfile.TemporaryDirectory(dir="/tmp") as name:
+        Path(name).chmod(0o755)
+        found = Place(Path(name))
+        yield found
+        found.journal.close()

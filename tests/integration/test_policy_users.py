@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import base64
 import os
 import shutil
 import signal
-import socket as sockets
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,14 +14,11 @@ from typing import Any
 
 import pytest
 
-from dprobed.program import assemble, encode
 from dprobed.target import procfs
 from tests.conftest import BuildTarget
 from tests.integration.client_support import (
     DPROBED,
     PATIENCE,
-    WRITES,
-    Cat,
     Daemon,
     Json,
     Peer,
@@ -32,15 +26,25 @@ from tests.integration.client_support import (
     children,
     parsed,
     program,
-    running_daemon,
     tracer_of,
     words,
+)
+from tests.integration.policy_support import (
+    DAEMON,
+    NOBODY,
+    Place,
+    answer,
+    asking,
+    attach,
+    cat_of,
+    insert,
+    refused,
+    report,
+    upload,
 )
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can serve other users")
 
-NOBODY = 65534
-DAEMON = 1
 #: Makes write(2) of libc claim one byte more than there is: it alters.
 ALTERS = """
 name = libc.so.6
@@ -50,103 +54,6 @@ offset = write
     exit
 """
 HOLDS = "name = libc.so.6\noffset = write\nsuspend\nexit\n"
-
-
-class Place:
-    """A folder that every user can look into, with a configuration, policies and a journal."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.policies = folder / "policies.d"
-        self.policies.mkdir()
-        self.config = folder / "dprobed.toml"
-        self.config.write_text('policies = "policies.d"\n')
-        self.journal = sockets.socket(sockets.AF_UNIX, sockets.SOCK_DGRAM)
-        self.journal.bind(str(folder / "journal"))
-        self.journal.settimeout(20)
-
-    def write(self, text: str, name: str = "test") -> Path:
-        """A policy file."""
-        path = self.policies / f"{name}.toml"
-        path.write_text(text)
-        return path
-
-    def entry(self) -> dict[str, str]:
-        """The next entry of the journal."""
-        lines = self.journal.recv(1 << 16).decode().splitlines()
-        return dict(line.split("=", 1) for line in lines)
-
-    @contextmanager
-    def daemon(self) -> Iterator[Daemon]:
-        """Root's daemon, by this configuration."""
-        environment = {**os.environ, "DPROBED_JOURNAL_SOCKET": str(self.folder / "journal")}
-        with running_daemon(self.folder, "--config", self.config, env=environment) as daemon:
-            yield daemon
-
-
-@pytest.fixture
-def place() -> Iterator[Place]:
-    with tempfile.TemporaryDirectory(dir="/tmp") as name:
-        Path(name).chmod(0o755)
-        found = Place(Path(name))
-        yield found
-        found.journal.close()
-
-
-@contextmanager
-def asking(daemon: Daemon, uid: int = NOBODY) -> Iterator[Peer]:
-    """A connection of another user: the kernel tells the daemon who connected."""
-    os.setegid(uid)
-    os.seteuid(uid)
-    try:
-        peer = Peer(daemon)
-    finally:
-        os.seteuid(0)
-        os.setegid(0)
-    with peer:
-        yield peer
-
-
-@contextmanager
-def cat_of(uid: int) -> Iterator[Cat]:
-    with cat(user=uid, group=uid, extra_groups=[]) as target:
-        yield target
-
-
-def upload(text: str = WRITES, label: str = "writes") -> Json:
-    code = encode(assemble(text, f"{label}.rpn"))
-    return {"label": label, "bytecode": base64.b64encode(code).decode()}
-
-
-def attach(peer: Peer, pid: int) -> Json:
-    return answer(peer, {"type": "attach", "id": 1, "pid": pid})
-
-
-def insert(peer: Peer, pid: int, *uploads: Json, keep: bool = False) -> Json:
-    message = {"type": "insert", "id": 2, "pid": pid, "keep": keep}
-    return answer(peer, {**message, "programs": list(uploads or [upload()])})
-
-
-def answer(peer: Peer, message: Json) -> Json:
-    """The reply; reports that come before it are left out."""
-    peer.send(message)
-    while (found := peer.read()) is not None and "id" not in found:
-        pass
-    assert found is not None
-    return found
-
-
-def report(peer: Peer, kind: str) -> Json:
-    """The next report of a kind."""
-    while (found := peer.read()) is not None:
-        if found["type"] == kind:
-            return found
-    raise AssertionError(f"no {kind}")
-
-
-def refused(found: Json) -> str:
-    assert found["type"] == "error", found
-    return str(found["error"])
 
 
 def ids(pid: int) -> tuple[int, ...]:
