@@ -142,7 +142,7 @@ async def _serve(
     if private:
         await server.serve_one(sock)
     else:
-        await server.listen(sock)
+        server.listen(sock)
         _log.info("dprobed %s listens at %s", __version__, sock.getsockname())
         await server.begin()
     await end.wait()

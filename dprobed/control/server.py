@@ -1,7 +1,8 @@
 """The daemon's side of the control socket: connections, who may command, requests to the registry.
 
-A connection's requests are done one after the other. What a client does not read stays in a queue
-of bounded size: records beyond it are dropped and counted with their probe; a client that takes
+A connection's requests are done one after the other, and those of all connections in turns, so
+that nobody waits for somebody else's thousand. What a client does not read stays in a queue of
+bounded size: records beyond it are dropped and counted with their probe; a client that takes
 neither replies nor reports is cut off. While a client leaves replies unread, its further requests
 wait.
 """
@@ -11,9 +12,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import select as selecting
 import socket
 import struct
-from collections import deque
+import time
 from collections.abc import Callable
 from typing import Final
 
@@ -21,7 +23,7 @@ import msgspec
 
 from dprobed import __version__
 from dprobed.applied import Applied
-from dprobed.control import messages
+from dprobed.control import messages, peer
 from dprobed.deployment import Deployment
 from dprobed.deployments import Deployments, listed
 from dprobed.discovery.identity import Identities
@@ -50,9 +52,20 @@ HARD_LIMIT: Final = 64 << 20
 MAX_CONNECTIONS: Final = 128
 #: Those of one user other than root and the daemon's own: nobody can keep the others out.
 MAX_OF_A_USER: Final = 32
+#: Bytes that all connections of one such user may have us hold, read and not yet done or sent and
+#: not yet read: four times the longest message.
+BYTES_OF_A_USER: Final = 64 << 20
+#: Bytes of a connection that are counted among these only beyond it.
+_LITTLE: Final = 1 << 20
 #: Seconds that a new connection has for its ``hello``.
 HELLO_SECONDS: Final = 10.0
-_PIPELINE: Final = 16
+#: Bytes of whole requests that are read ahead of the one that is being done. (The end of a
+#: connection is only seen by reading on.)
+_AHEAD: Final = 1 << 20
+#: Seconds for which requests of one connection are done before others have their turn.
+_TURN: Final = 0.001
+#: Seconds until a connection is taken again after one could not be.
+_ACCEPT_AGAIN: Final = 0.5
 
 _log = logging.getLogger("dprobed")
 
@@ -68,7 +81,10 @@ class Connection(asyncio.Protocol):
         self._deployments = server.deployments
         self._transport: asyncio.Transport | None = None
         self._buffer = bytearray()
-        self._lines: deque[bytes] = deque()
+        #: How much of it is whole lines.
+        self._whole = 0
+        #: Nothing more will come, and what has come is still to be done.
+        self._ended = False
         self._worker: asyncio.Task[None] | None = None
         self._writable = asyncio.Event()
         self._writable.set()
@@ -100,25 +116,34 @@ class Connection(asyncio.Protocol):
         """Cut what came into lines."""
         if self._transport is None or self._transport.is_closing():
             return
-        if b"\n" in data:
-            *lines, rest = (self._buffer + data).split(b"\n")
-        else:
-            self._buffer += data
-            lines, rest = [], self._buffer
-        if max(map(len, (*lines, rest))) > messages.MAX_LINE:
+        if (end := data.rfind(b"\n")) >= 0:
+            self._whole = len(self._buffer) + end + 1
+        self._buffer += data
+        if len(self._buffer) - self._whole > messages.MAX_LINE:
             text = f"a message is longer than {messages.MAX_LINE} bytes; closing"
             self._hang_up(messages.Error(error=text))
             return
-        self._buffer = rest
-        self._lines += (bytes(line) for line in lines)
-        if len(self._lines) > _PIPELINE:
+        if len(self._buffer) > _LITTLE and not self._server.has_room(self):
+            text = f"the connections of user {self.uid} hold more than {BYTES_OF_A_USER} bytes"
+            self._hang_up(messages.Error(error=f"{text}; closing"))
+            return
+        if self._whole > _AHEAD:
             self._transport.pause_reading()
-        if self._lines and self._worker is None:
+        if self._whole and self._worker is None:
             self._worker = asyncio.get_running_loop().create_task(self._work())
 
     def eof_received(self) -> bool:
-        """The client has nothing more to ask: that ends the connection."""
-        return False
+        """The client has nothing more to ask: the connection ends when that is answered, or at
+        once where nobody is there any longer to read it."""
+        self._ended = self._worker is not None and not self._is_gone()
+        return self._ended
+
+    def _is_gone(self) -> bool:
+        """Whether the other end is closed, and not just shut for writing."""
+        assert self._transport is not None
+        poll = selecting.poll()
+        poll.register(self._transport.get_extra_info("socket").fileno(), 0)
+        return bool(poll.poll(0))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Whatever this client did not ask to keep goes out."""
@@ -145,7 +170,10 @@ class Connection(asyncio.Protocol):
         transport = self._transport
         if transport is None or transport.is_closing():
             return False
-        if transport.get_write_buffer_size() + len(lines) > RECORD_QUEUE:
+        waiting = transport.get_write_buffer_size()
+        if waiting + len(lines) > RECORD_QUEUE:
+            return False
+        if waiting > _LITTLE and not self._server.has_room(self):
             return False
         transport.write(lines)
         return True
@@ -155,33 +183,54 @@ class Connection(asyncio.Protocol):
         transport = self._transport
         if transport is None or transport.is_closing():
             return
-        if transport.get_write_buffer_size() > HARD_LIMIT:
+        waiting = transport.get_write_buffer_size()
+        if waiting > HARD_LIMIT or (waiting > _LITTLE and not self._server.has_room(self)):
             _log.warning("client %d does not read what it is sent: cut off", self.pid)
             transport.abort()
             return
         transport.write(messages.encode(message))
 
+    @property
+    def held(self) -> int:
+        """Bytes that we hold for it."""
+        unread = self._transport.get_write_buffer_size() if self._transport is not None else 0
+        return len(self._buffer) + unread
+
     # -- requests ------------------------------------------------------------------------------
 
     def _hang_up(self, message: messages.Error) -> None:
         self.tell(message)
-        self._lines.clear()
+        self._buffer.clear()
+        self._whole = 0
         if self._transport is not None:
             self._transport.close()
 
     async def _work(self) -> None:
         """Do the requests that have come, in order."""
         assert self._transport is not None
-        while self._lines and not self._lost and not self._transport.is_closing():
-            line = self._lines.popleft()
-            if len(self._lines) < _PIPELINE:
-                self._transport.resume_reading()
-            await self._answer(line)
+        turn = time.monotonic() + _TURN
+        while self._whole and not self._lost and not self._transport.is_closing():
+            await self._answer(self._next_line())
+            if time.monotonic() > turn:
+                await asyncio.sleep(0)
+                turn = time.monotonic() + _TURN
         self._worker = None
         if self._lost:
             # What the last request did came after the end of the connection.
             self._deployments.release(self)
             self._registry.release(self)
+        elif self._ended:
+            self._transport.close()
+
+    def _next_line(self) -> bytes:
+        assert self._transport is not None
+        end = self._buffer.index(b"\n")
+        line = bytes(self._buffer[:end])
+        del self._buffer[: end + 1]
+        self._whole -= end + 1
+        if self._whole <= _AHEAD:
+            self._transport.resume_reading()
+        return line
 
     async def _answer(self, line: bytes) -> None:
         request_id: int | None = None
@@ -197,17 +246,20 @@ class Connection(asyncio.Protocol):
                 return
             self.tell(await self._do(request))
         except messages.MessageError as error:
-            answer = messages.Error(error=str(error), id=error.id)
-            if self._greeted:
-                self.tell(answer)
-            else:
-                self._hang_up(answer)
+            await self._refuse(messages.Error(error=str(error), id=error.id))
         except (Refusal, DispatchError, TraceError) as refusal:
-            self.tell(messages.Error(error=str(refusal), id=request_id))
+            await self._refuse(messages.Error(error=str(refusal), id=request_id))
         except Exception:
             _log.exception("a request of client %d failed", self.pid)
             text = "the daemon failed on this request; its log says how"
             self.tell(messages.Error(error=text, id=request_id))
+
+    async def _refuse(self, error: messages.Error) -> None:
+        await self._writable.wait()
+        if self._greeted:
+            self.tell(error)
+        else:
+            self._hang_up(error)
 
     def _greet(self, request: messages.Request) -> None:
         if not isinstance(request, messages.Hello):
@@ -402,7 +454,8 @@ class Server:
         self._reloading = asyncio.Lock()
         self._on_last_gone = on_last_gone
         self._connections: set[Connection] = set()
-        self._listener: asyncio.Server | None = None
+        self._listener: socket.socket | None = None
+        self._out_of_room = False
 
     def admit(self, connection: Connection) -> str:
         """Why this client may not command; empty if it may."""
@@ -426,10 +479,44 @@ class Server:
         if not self._connections and self._on_last_gone is not None:
             self._on_last_gone()
 
-    async def listen(self, sock: socket.socket) -> None:
+    def has_room(self, connection: Connection) -> bool:
+        """Whether the user of a connection leaves room for others."""
+        if self.registry.gate.commands(connection):
+            return True
+        its = (each.held for each in self._connections if each.uid == connection.uid)
+        return sum(its) <= BYTES_OF_A_USER
+
+    def listen(self, sock: socket.socket) -> None:
         """Take connections on a listening socket."""
+        peer.never_wait()
+        sock.setblocking(False)
+        self._listener = sock
+        self._take_connections()
+
+    def _take_connections(self) -> None:
+        if self._listener is not None:
+            asyncio.get_running_loop().add_reader(self._listener, self._accept, self._listener)
+
+    def _accept(self, listener: socket.socket) -> None:
         loop = asyncio.get_running_loop()
-        self._listener = await loop.create_unix_server(lambda: Connection(self), sock=sock)
+        try:
+            sock = peer.accept(listener)
+        except (BlockingIOError, ConnectionAbortedError):
+            return
+        except OSError as error:
+            # It is ready as long as it has not been taken.
+            if not self._out_of_room:
+                _log.error("no connection can be taken: %s", error.strerror)
+            self._out_of_room = True
+            loop.remove_reader(listener)
+            loop.call_later(_ACCEPT_AGAIN, self._take_connections)
+            return
+        self._out_of_room = False
+        sock.setblocking(False)
+        self.registry.targets.later(self._serve(sock))
+
+    async def _serve(self, sock: socket.socket) -> None:
+        await asyncio.get_running_loop().connect_accepted_socket(lambda: Connection(self), sock)
 
     async def serve_one(self, sock: socket.socket) -> None:
         """Serve a socket that is connected already."""
@@ -469,4 +556,5 @@ class Server:
         self.deployments.stop()
         self._identities.stop()
         if self._listener is not None:
-            self._listener.close()
+            asyncio.get_running_loop().remove_reader(self._listener)
+            self._listener = None
