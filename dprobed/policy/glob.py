@@ -20,8 +20,13 @@ import re
 from typing import Final
 
 _CLASS: Final = re.compile(r"\[(!?)(\]?[^\]]*)\]")
-#: Patterns that one with braces stands for, at most.
+#: Patterns that one with braces stands for, at most, and their letters together: enough for four of
+#: the longest path, and read in a fraction of a second.
 _MOST: Final = 256
+_LETTERS: Final = 1 << 14
+#: Length of the expression for them, sets of letters included.
+_LONGEST: Final = 1 << 18
+_TOO_LONG: Final = f"with its braces written out it has more than {_LETTERS} letters"
 #: Stars among the tokens of a pattern; every other token is a regular expression for one letter.
 _ONE: Final = "*"
 _MANY: Final = "**"
@@ -45,8 +50,10 @@ def translate(pattern: str, *, path: bool) -> re.Pattern[str]:
     if not pattern:
         raise GlobError(0, "an empty pattern matches nothing")
     whole = (_MANY, "/") if path and "/" not in pattern and pattern != "**" else ()
-    found = [_expression((*whole, *tokens)) for tokens in _written_out(pattern, path)]
-    return re.compile(f"(?s:{'|'.join(found)})")
+    found = "|".join(_expression((*whole, *tokens)) for tokens in _written_out(pattern, path))
+    if len(found) > _LONGEST:
+        raise GlobError(0, _TOO_LONG)
+    return re.compile(f"(?s:{found})")
 
 
 def _written_out(pattern: str, path: bool) -> list[_Tokens]:
@@ -86,6 +93,8 @@ def _written_out(pattern: str, path: bool) -> list[_Tokens]:
             token = re.escape(letter)
         if token:
             current = [(*tokens, token) for tokens in current]
+            if sum(map(len, current)) > _LETTERS:
+                raise GlobError(at, _TOO_LONG)
         at += 1
     if braces:
         raise GlobError(braces[-1][0], "`{` is not closed; write `[{]` for the letter itself")

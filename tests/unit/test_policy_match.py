@@ -139,6 +139,20 @@ def test_no_text_makes_a_glob_slow(pattern: str, text: str, path: bool) -> None:
     assert done.returncode == 0
 
 
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "{a,b}" * 8 + "[!abc]*?" * 500,
+        "{a,b}" * 8 + f"[{'abcdefgh' * 400}]",
+        f"[{'abcdefgh' * 400}]" + "{a,b}" * 8,
+    ],
+)
+def test_globs_that_would_take_long_to_read_are_refused(pattern: str) -> None:
+    with pytest.raises(GlobError, match="with its braces written out it has more than 16384"):
+        translate(pattern, path=True)
+    assert translate("/" + "{a,b}" * 8 + "x" * 50, path=True).fullmatch("/" + "ab" * 4 + "x" * 50)
+
+
 def test_a_glob_of_what_is_no_path_does_not_stop_at_slashes() -> None:
     assert translate("*--conf=/etc/*", path=False).fullmatch("x --conf=/etc/a/b\nc")
     assert not translate("conf", path=False).fullmatch("x/conf")
