@@ -8,6 +8,7 @@ import contextlib
 import fcntl
 import logging
 import os
+import resource
 import signal
 import socket
 import stat
@@ -29,6 +30,8 @@ from dprobed.supervisor import Supervisor, TracerMain, preload
 
 #: Seconds that tracers have at our end to take their probes out; they go on by themselves after it.
 PATIENCE: Final = 10.0
+#: Descriptors that it may have open, where the limit can be raised to that: every tracer takes two.
+DESCRIPTORS: Final = 1 << 14
 #: Seconds that a process is held without a debugger.
 HOLD_LIMIT: Final = 600.0
 
@@ -208,10 +211,18 @@ def _run_private(descriptor: int, main: TracerMain) -> None:
     os._exit(0)
 
 
+def _allow_descriptors() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if resource.RLIM_INFINITY != soft < DESCRIPTORS:
+        allowed = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+
+
 def _run_public(
     path: Path | None, main: TracerMain, config: Path | None, hold_limit: float
 ) -> None:
     store = _policies(config)
+    _allow_descriptors()
     if os.geteuid() == 0:
         preload()
     if path is None:

@@ -28,6 +28,7 @@ from dprobed.discovery.modules import Modules
 from dprobed.discovery.selection import SelectionError, Selector, paths_of
 from dprobed.discovery.source import Kind
 from dprobed.discovery.watch import Verdict, Watcher
+from dprobed.history import some
 from dprobed.instance import Client, Entry, Refusal
 from dprobed.location import LocationError
 from dprobed.process import Process
@@ -77,7 +78,7 @@ class Deployments:
         self, client: Client, request: messages.Deploy, seconds: float | None = None
     ) -> list[Deployment]:
         """Put programs into the selected processes, from now on; for ``seconds`` in each."""
-        programs = [(upload, self._registry.decode(upload)) for upload in request.programs]
+        programs = [(upload, await self._registry.decode(upload)) for upload in request.programs]
         own = len(self.select(client, messages.Select())) + len(programs)
         if own > OF_A_USER and not self._registry.gate.commands(client):
             raise Refusal(
@@ -97,7 +98,11 @@ class Deployments:
             made.append(Deployment(number, upload, program, selector, client, request, entry_in))
             made[-1].seconds = seconds
             self._all[number] = made[-1]
-            _log.info("user %d deployed %s as %d", client.uid, upload.label, number)
+        labels = some(upload.label for upload, _ in programs)
+        numbers = f"{made[0].number}" + (f" to {made[-1].number}" if len(made) > 1 else "")
+        self._registry.gate.history.note(
+            client.uid, f"user {client.uid} deployed {labels} as {numbers}"
+        )
         if not self._workers:
             loop = asyncio.get_running_loop()
             self._workers = [loop.create_task(self._work(self._queue)) for _ in range(WORKERS)]
@@ -425,6 +430,7 @@ class Deployments:
                 deployment,
                 pid,
                 deployment.upload,
+                deployment.program,
                 deployment.number,
                 check_opcode=deployment.check_opcode,
                 # Of what a policy puts in the policy says so.

@@ -11,12 +11,14 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Container
+from collections import Counter
+from collections.abc import Callable, Container, Iterable, Iterator
 from typing import Final
 
 from dprobed.control import messages
 from dprobed.delivery import Delivery
 from dprobed.engine import protocol
+from dprobed.history import some
 from dprobed.hosts import Host
 from dprobed.instance import Client, Entry, Refusal, Target
 from dprobed.policy.gate import Admission, Gate
@@ -25,8 +27,14 @@ from dprobed.program import Program, ProgramError, decode, encode
 from dprobed.supervisor import Supervisor, TracerGone
 from dprobed.targets import Targets
 
-#: Programs that one user of root's daemon may have in, other than root.
+#: What one user of root's daemon may have in, other than root: programs, and probes in all of them.
 OF_A_USER: Final = 1000
+PROBES_OF_A_USER: Final = 20_000
+#: Tracers that such a user's attached processes may have.
+TRACERS_OF_A_USER: Final = 100
+#: Bytes of a program that are verified in a millisecond or two; what has more is not verified
+#: in the loop.
+_SMALL: Final = 4096
 #: Targets out of which programs are taken at the same time.
 _AT_ONCE: Final = 16
 
@@ -49,6 +57,9 @@ class Registry:
         self._hold_limit = hold_limit
         self._supervisor = supervisor
         self._last_number = 0
+        #: By user: programs that are on their way in, and their probes.
+        self._arriving: Counter[int] = Counter()
+        self._probes_arriving: Counter[int] = Counter()
         self.targets = Targets(
             supervisor, gate, lambda host, records: self.delivery.take(host, records)
         )
@@ -91,11 +102,15 @@ class Registry:
         self, target: Target, client: Client, launch: bool, shared: bool, admission: Admission
     ) -> None:
         try:
+            if not shared:
+                self._make_room_for_tracer(client)
             target.uid, target.decision = admission.uid, admission.decision
             await self.targets.hosts.place(target, admission.uid, admission.gid, shared=shared)
-        except OSError as error:
+        except (OSError, Refusal) as error:
             target.let_go(client)
             self.targets.finish(target, None, "")
+            if isinstance(error, Refusal):
+                raise
             raise Refusal(f"no tracer could be started: {error.strerror}") from None
         try:
             await target.ask(
@@ -121,64 +136,121 @@ class Registry:
 
     async def insert(self, client: Client, request: messages.Insert) -> list[Entry]:
         """Put programs into a target that ``client`` holds: all of them, or none."""
+        self.targets.held(client, request.pid)
+        programs = [(upload, await self.decode(upload)) for upload in request.programs]
+        # It may have been let go, and attached to anew, meanwhile.
         target = self.targets.held(client, request.pid)
-        programs = [(upload, self.decode(upload)) for upload in request.programs]
-        for upload, program in programs:
-            self.gate.allow(client, target.pid, upload.label, program)
-        self._make_room(client, len(programs))
-        async with target.lock:
-            replaced = [
-                entry
-                for entry in target.entries.values()
-                if self.gate.sees(client, entry.uid)
-                and any(_is_in_the_way(entry, request, *each) for each in programs)
-            ]
-            for entry in replaced:
-                await self.targets.take_out(entry)
-            owner = None if request.keep else client
-            entries: list[Entry] = []
-            try:
-                for upload, program in programs:
-                    number = self.next_number()
-                    entry = Entry(
-                        number,
-                        upload.label,
-                        program,
-                        target,
-                        owner,
-                        client,
-                        upload.budget,
-                        client in target.followers,
-                    )
-                    await self._place(entry, upload.bytecode, request.check_opcode)
-                    entries.append(entry)
-            except Refusal:
-                for entry in entries:
-                    await self.targets.take_out(entry)
-                for entry in replaced:
-                    await self._place(entry, encode(entry.program), request.check_opcode)
-                raise
-        names = ", ".join(entry.label for entry in entries)
-        _log.info("process %d: user %d inserted %s", request.pid, client.uid, names)
+        with self._room_for(client, [program for _, program in programs]):
+            async with target.lock:
+                entries = await self._insert(client, target, request, programs)
+        names = some(entry.label for entry in entries)
+        self.gate.history.note(
+            client.uid, f"process {request.pid}: user {client.uid} inserted {names}"
+        )
         return entries
 
-    def _make_room(self, client: Client, more: int) -> None:
+    async def _insert(
+        self,
+        client: Client,
+        target: Target,
+        request: messages.Insert,
+        programs: list[tuple[messages.Upload, Program]],
+    ) -> list[Entry]:
+        """``insert`` while the target is locked: what is allowed now stays so until all are in."""
+        if client not in target.holders:
+            raise Refusal(target.reason or f"process {target.pid} was let go meanwhile")
+        for upload, program in programs:
+            self.gate.allow(client, target.pid, upload.label, program)
+            await asyncio.sleep(0)
+        replaced = [
+            entry
+            for entry in target.entries.values()
+            if self.gate.sees(client, entry.uid)
+            and any(_is_in_the_way(entry, request, *each) for each in programs)
+        ]
+        for entry in replaced:
+            await self.targets.take_out(entry)
+        owner = None if request.keep else client
+        entries: list[Entry] = []
+        try:
+            for upload, program in programs:
+                number = self.next_number()
+                entry = Entry(
+                    number,
+                    upload.label,
+                    program,
+                    target,
+                    owner,
+                    client,
+                    upload.budget,
+                    client in target.followers,
+                )
+                await self._place(entry, upload.bytecode, request.check_opcode)
+                entries.append(entry)
+        except Refusal:
+            for entry in entries:
+                await self.targets.take_out(entry)
+            for entry in replaced:
+                await self._place(entry, encode(entry.program), request.check_opcode)
+            raise
+        return entries
+
+    @contextlib.contextmanager
+    def _room_for(self, client: Client, programs: list[Program]) -> Iterator[None]:
         """Nobody fills root's daemon with programs; raises Refusal."""
+        probes = sum(len(program.probes) for program in programs)
         if not self.gate.commands(client):
-            own = sum(
-                entry.uid == client.uid for entry in self.targets.select(client, messages.Select())
-            )
-            if own + more > OF_A_USER:
+            uid = client.uid
+            entries = self.targets.select(client, messages.Select())
+            own = len(entries) + self._arriving[uid]
+            if own + len(programs) > OF_A_USER:
                 raise Refusal(
-                    f"{own} programs of user {client.uid} are in already, and {OF_A_USER} may be; "
+                    f"{own} programs of user {uid} are in already, and {OF_A_USER} may be; "
                     "take some out, or start a dprobed of your own"
                 )
+            self._make_room_for_probes(client, entries, probes)
+        self._arriving[client.uid] += len(programs)
+        self._probes_arriving[client.uid] += probes
+        try:
+            yield
+        finally:
+            self._arriving[client.uid] -= len(programs)
+            self._probes_arriving[client.uid] -= probes
+
+    def _make_room_for_probes(self, client: Client, entries: Iterable[Entry], more: int) -> None:
+        own = sum(len(entry.probes) for entry in entries) + self._probes_arriving[client.uid]
+        if own + more > PROBES_OF_A_USER:
+            raise Refusal(
+                f"{own} probes of user {client.uid} are in already, and {PROBES_OF_A_USER} may be; "
+                "take some out, or start a dprobed of your own"
+            )
+
+    def _make_room_for_tracer(self, client: Client) -> None:
+        """Nobody takes all descriptors and memory for his tracers; raises Refusal."""
+        if self.gate.commands(client):
+            return
+        hosts = [
+            target.host
+            for target in self.targets.by_pid.values()
+            if (target.host is None or not target.host.shared)
+            and client.uid
+            in {each.uid for each in target.holders}.union(
+                entry.uid for entry in target.entries.values()
+            )
+        ]
+        # Those without one are about to get it.
+        if len(set(hosts) - {None}) + hosts.count(None) > TRACERS_OF_A_USER:
+            raise Refusal(
+                f"{TRACERS_OF_A_USER} processes are traced for user {client.uid} already; let some "
+                "go, put the program into a selection of processes, or start a dprobed of your own"
+            )
 
     async def put(
         self,
         client: Client,
         pid: int,
         upload: messages.Upload,
+        program: Program,
         number: int,
         *,
         check_opcode: bool,
@@ -188,7 +260,6 @@ class Registry:
         await self.attach(client, pid, shared=True)
         target = self.targets.held(client, pid)
         async with target.lock:
-            program = self.decode(upload)
             entry = Entry(
                 number,
                 upload.label,
@@ -200,7 +271,11 @@ class Registry:
                 follow_forks,
             )
             try:
-                self.gate.allow(client, pid, upload.label, entry.program)
+                self._check_facilities(upload.label, program)
+                if not self.gate.commands(client):
+                    entries = self.targets.select(client, messages.Select())
+                    self._make_room_for_probes(client, entries, len(program.probes))
+                self.gate.allow(client, pid, upload.label, program)
                 await self._place(entry, upload.bytecode, check_opcode)
             finally:
                 target.let_go(client)
@@ -265,24 +340,31 @@ class Registry:
             follow_forks=entry.follow_forks,
         )
 
-    def decode(self, upload: messages.Upload) -> Program:
+    async def decode(self, upload: messages.Upload) -> Program:
         """The program, verified here as well: a client is not trusted; raises Refusal."""
         try:
-            program = decode(upload.bytecode)
+            if len(upload.bytecode) <= _SMALL:
+                program = decode(upload.bytecode)
+                await asyncio.sleep(0)  # There may be a thousand of them.
+            else:
+                program = await asyncio.to_thread(decode, upload.bytecode)
         except ProgramError as error:
             raise Refusal(f"{upload.label}: {error}") from None
+        self._check_facilities(upload.label, program)
+        if program.header.kernel:
+            raise Refusal(
+                f"{upload.label}: programs for the kernel cannot be inserted into a process"
+            )
+        return program
+
+    def _check_facilities(self, label: str, program: Program) -> None:
         facilities = self.delivery.dispatcher.facilities
         known = {*facilities, *facilities.values()}
         unknown = [str(facility) for facility in program.facilities if facility not in known]
         if unknown:
             names = ", ".join(unknown)
             have = ", ".join(f"{name} ({number})" for name, number in facilities.items())
-            raise Refusal(f"{upload.label}: no facility {names} is registered; registered: {have}")
-        if program.header.kernel:
-            raise Refusal(
-                f"{upload.label}: programs for the kernel cannot be inserted into a process"
-            )
-        return program
+            raise Refusal(f"{label}: no facility {names} is registered; registered: {have}")
 
     async def detach(self, client: Client, pid: int) -> tuple[list[messages.ProbeInfo], int]:
         """Take out what ``client`` put into ``pid``; last counters and the target's overhead."""
@@ -316,10 +398,10 @@ class Registry:
         if not removed and not earlier and select != messages.Select():
             raise Refusal("no such program is in; `dprobe programs` lists them")
         if removed:
-            names = ", ".join(dict.fromkeys(entry.label for entry in removed))
+            names = some(entry.label for entry in removed)
             pids = [target.pid for target in targets]
             where = f"process {pids[0]}" if len(pids) == 1 else f"{len(pids)} processes"
-            _log.info("%s: user %d removed %s", where, client.uid, names)
+            self.gate.history.note(client.uid, f"{where}: user {client.uid} removed {names}")
         return messages.Removed(
             id=0,
             probes=[info for entry in removed for info in entry.probe_infos()],

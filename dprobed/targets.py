@@ -261,7 +261,7 @@ class Targets:
                 self._changed(target, target.take(event.probes))
             case protocol.TargetEvent():
                 if event.kind in ("dump", "debugger", "loader", "unprobed"):
-                    _log.info("process %d: %s", event.pid, event.text)
+                    self._gate.history.note(target.uid, f"process {event.pid}: {event.text}")
                 if event.kind == "exec":
                     self.later(self._check_again(target))
                 notice = messages.Notice(
@@ -371,6 +371,5 @@ class Targets:
         if kept and how != "detached":
             self.past.add(target, kept)
             text = target.reason or (describe_end(ended) if ended else "")
-            _log.info(
-                "process %d (%s) with %d programs: %s", target.pid, target.comm, len(kept), text
-            )
+            what = f"process {target.pid} ({target.comm}) with {len(kept)} programs"
+            self._gate.history.note(target.uid, f"{what}: {text}")

@@ -1,4 +1,4 @@
-"""Refusals in the daemon's log and in the journal, at a bounded rate.
+"""Refusals in the daemon's log and in the journal, at a bounded rate for each user.
 
 A user who is refused may ask a thousand times a second; what is not written is counted, and said
 with the next one that is.
@@ -12,39 +12,29 @@ from collections.abc import Callable
 from typing import Final
 
 from dprobed.handler import journal
+from dprobed.history import Pace
 from dprobed.policy.model import Denial
 from dprobed.policy.rights import words
 
-#: Refusals a second at most, and how many may come at once after a pause.
-RATE: Final = 5.0
-BURST: Final = 50
 _NOTICE: Final = "5"
 
 _log = logging.getLogger("dprobed")
 
 
 class Audit:
-    """Writes refusals down. ``silent`` counts those that were not written since the last one."""
+    """Writes refusals down."""
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
-        self._now = now
-        self._tokens = float(BURST)
-        self._filled = now()
-        self.silent = 0
+        self._pace = Pace(now)
 
     def deny(self, denial: Denial) -> None:
         """Note a refusal."""
-        now = self._now()
-        self._tokens = min(BURST, self._tokens + (now - self._filled) * RATE)
-        self._filled = now
-        if self._tokens < 1:
-            self.silent += 1
+        silent = self._pace.take(denial.uid)
+        if silent is None:
             return
-        self._tokens -= 1
         text = f"denied: {denial.text}"
-        if self.silent:
-            text += f" ({self.silent} more were denied since the last that was written)"
-            self.silent = 0
+        if silent:
+            text += f" ({silent} more were denied since the last that was written)"
         _log.warning("%s", text)
         fields = {
             "MESSAGE": text,

@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from typing import NamedTuple, NoReturn
 
 from dprobed import process as processes
+from dprobed.history import History
 from dprobed.instance import Asker, Refusal, Target
 from dprobed.policy.audit import Audit
 from dprobed.policy.model import Decision, Denial, Policies
@@ -48,6 +49,7 @@ class Gate:
     def __init__(self, store: PolicyStore) -> None:
         self.store = store
         self._audit = Audit()
+        self.history = History()
         self._serves_all = os.geteuid() == 0
 
     @property

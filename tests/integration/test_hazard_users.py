@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+import resource
 import socket as sockets
 import struct
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 
 import pytest
 
-from tests.integration.client_support import Daemon, Peer
+from tests.integration.client_support import PATIENCE, Daemon, Peer
 from tests.integration.policy_support import (
     DAEMON,
     NOBODY,
@@ -23,6 +26,7 @@ from tests.integration.policy_support import (
     cat_of,
     insert,
     refused,
+    upload,
 )
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can serve other users")
@@ -151,3 +155,110 @@ def test_requests_are_answered_after_the_last_of_them_was_sent(place: Place) -> 
             once.socket.shutdown(sockets.SHUT_WR)
             assert [once.read()["type"] for _ in range(2)] == ["status", "listing"]  # type: ignore[index]
             assert once.read() is None
+
+
+def large(probes: int = 10_000) -> str:
+    """A program of the largest size."""
+    probe = "offset = fsync\n    push r,rdi\n    log 1\n    exit\n"
+    return "name = libc.so.6\n" + probe * probes
+
+
+def test_large_programs_hold_nobody_up(place: Place) -> None:
+    """Verifying one takes half a second."""
+    with place.daemon() as daemon, cat_of(NOBODY) as own, asking(daemon) as peer:
+        attach(peer, own.pid)
+        programs = [upload(large(), "large")] * 4 + [{"label": "bad", "bytecode": "AAAA"}]
+        peer.send({"type": "insert", "id": 2, "pid": own.pid, "programs": programs})
+        waits = []
+        with asking(daemon, DAEMON) as other, ThreadPoolExecutor() as threads:
+            answered = threads.submit(peer.read)
+            while not answered.done():
+                began = time.monotonic()
+                other.ask({"type": "programs", "id": 1})
+                waits.append(time.monotonic() - began)
+            assert refused(answered.result() or {}).startswith("bad: ")
+        assert max(waits) < PROMPTLY
+
+
+def test_one_user_cannot_fill_the_daemon_with_probes(place: Place) -> None:
+    with place.daemon() as daemon, cat_of(NOBODY) as own, asking(daemon) as peer:
+        half = upload(large(), "half")
+        attach(peer, own.pid)
+        assert insert(peer, own.pid, half)["type"] == "inserted"
+        text = refused(insert(peer, own.pid, half, upload()))
+        assert text.startswith("10000 probes of user 65534 are in already, and 20000 may be")
+        assert insert(peer, own.pid, half)["type"] == "inserted"
+        # Whichever way they come.
+        deploy = {"type": "deploy", "id": 3, "selection": {"user": "nobody"}}
+        assert answer(peer, {**deploy, "programs": [upload()]})["type"] == "deployed"
+        reason = ""
+        deadline = time.monotonic() + PATIENCE
+        while "20000 probes of user 65534 are in already" not in reason:
+            assert time.monotonic() < deadline, reason
+            (row,) = (row for row in daemon.json("query") if row["type"] == "deployment")
+            reason = row["refusals"].get(str(own.pid), "")
+        assert answer(peer, {"type": "remove", "id": 4})["type"] == "removed"
+        assert insert(peer, own.pid, half)["type"] == "inserted"
+
+
+def test_one_user_cannot_have_a_tracer_for_each_of_a_thousand_processes(place: Place) -> None:
+    with place.daemon() as daemon, ExitStack() as stack:
+        command = ["sleep", "600"]
+        own = [
+            stack.enter_context(subprocess.Popen(command, user=NOBODY, group=NOBODY))
+            for _ in range(101)
+        ]
+        for process in own:
+            stack.callback(process.kill)
+        peers = [stack.enter_context(asking(daemon)) for _ in range(2)]
+        for number, process in enumerate(own[:-1]):
+            assert attach(peers[number % 2], process.pid)["type"] == "attached"
+        text = refused(attach(peers[0], own[-1].pid))
+        assert text.startswith("100 processes are traced for user 65534 already; let some go")
+        assert attach(peers[0], own[1].pid)["type"] == "attached"  # It has its tracer.
+        with cat_of(DAEMON) as others, asking(daemon, DAEMON) as other:
+            assert attach(other, others.pid)["type"] == "attached"
+        answer(peers[0], {"type": "detach", "id": 1, "pid": own[0].pid})
+        assert attach(peers[0], own[-1].pid)["type"] == "attached"
+        assert all(process.poll() is None for process in own)
+
+
+def test_what_one_user_does_over_and_over_does_not_fill_the_log(place: Place) -> None:
+    with place.daemon() as daemon, cat_of(NOBODY) as own, asking(daemon) as peer:
+        attach(peer, own.pid)
+        evil = {**upload(), "label": "\x1b[31m\n" + "x" * 240}
+        began = time.monotonic()
+        for _ in range(100):
+            assert insert(peer, own.pid, *[evil] * 3)["type"] == "inserted"
+            answer(peer, {"type": "remove", "id": 1})
+            deploy = {"type": "deploy", "id": 3, "selection": {"exe": "/none"}}
+            assert answer(peer, {**deploy, "programs": [evil] * 3})["type"] == "deployed"
+            answer(peer, {"type": "remove", "id": 1})
+        seconds = time.monotonic() - began
+        daemon.stop()
+        assert daemon.process.stderr is not None
+        lines = daemon.process.stderr.readlines()
+        assert len(lines) <= 50 + 5 * (seconds + 1)
+        assert max(map(len, lines)) < 200
+        assert all(line.startswith("dprobed: ") and line[:-1].isprintable() for line in lines)
+
+
+def test_a_daemon_without_descriptors_says_so_once_and_goes_on(place: Place) -> None:
+    with place.daemon() as daemon:
+        opened = len(os.listdir(f"/proc/{daemon.process.pid}/fd"))  # noqa: PTH208
+        with asking(daemon) as peer:
+            limit = daemon.process.pid, resource.RLIMIT_NOFILE
+            before = resource.prlimit(*limit)
+            resource.prlimit(*limit, (opened + 1, before[1]))
+            with Peer(daemon, None) as waits:
+                waits.send({"type": "hello", "id": 0, "protocol": 1})
+                assert answer(peer, {"type": "programs", "id": 1})["type"] == "listing"
+                assert daemon.process.stderr is not None
+                line = daemon.process.stderr.readline()
+                assert line == "dprobed: no connection can be taken: Too many open files\n"
+                resource.prlimit(*limit, before)
+                found = waits.read()
+                assert found is not None
+                assert found["type"] == "welcome"
+        daemon.stop()
+        assert daemon.process.stderr.read() == ""

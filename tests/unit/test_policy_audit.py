@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from dprobed.policy.audit import BURST, Audit
+from dprobed.history import BURST, History, some
+from dprobed.policy.audit import Audit
 from dprobed.policy.model import Denial
 from dprobed.policy.rights import Right
 
@@ -30,3 +31,41 @@ def test_a_flood_is_cut_and_counted(
     )
     audit.deny(denial)
     assert caplog.records[-1].getMessage() == "denied: no"
+
+
+def test_a_flood_of_one_user_hides_nothing_of_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("DPROBED_JOURNAL_SOCKET", str(tmp_path / "none"))
+    audit = Audit(lambda: 100.0)
+    for uid in (1000, 1001):
+        denial = Denial("no", "no", "default", "", 1, uid, frozenset({Right.ALTER}))
+        caplog.clear()
+        caplog.set_level(logging.WARNING)
+        for _ in range(BURST + 1):
+            audit.deny(denial)
+        assert len(caplog.records) == BURST
+
+
+def test_what_users_do_is_cut_and_counted_but_not_what_root_does(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    now = 100.0
+    history = History(lambda: now)
+    caplog.set_level(logging.INFO)
+    for uid, written in ((1000, BURST), (0, BURST + 30)):
+        caplog.clear()
+        for _ in range(BURST + 30):
+            history.note(uid, "done")
+        assert len(caplog.records) == written
+    now += 1
+    history.note(1000, "done")
+    assert caplog.records[-1].getMessage() == (
+        "done (30 more lines about user 1000 were left out before)"
+    )
+
+
+def test_many_and_long_labels_make_a_short_line() -> None:
+    assert some(["a", "b", "a"]) == "a, b"
+    assert some(str(number) for number in range(8)) == "0, 1, 2, 3, 4 and 3 more"
+    assert some(["x" * 255]) == "x" * 64 + "…"
