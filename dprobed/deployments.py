@@ -395,15 +395,17 @@ class Deployments:
                 return
             tried: set[int] = set()
             # What comes for it meanwhile is done here as well: one worker for one process.
-            while (each := self._next_for(pid, tried)) is not None:
+            # (After a rest others are at work, and what is in their queue is theirs.)
+            while queue is self._queue and (each := self._next_for(pid, tried)) is not None:
                 tried.add(each.number)
                 try:
                     await self._put(each, pid)
                 except Exception:
                     _log.exception("process %d did not get %s", pid, each.upload.label)
                     each.refuse(pid, "the daemon failed; its log says how")
-            self._queued.discard(pid)
-            self._queue_again(pid)
+            if queue is self._queue:
+                self._queued.discard(pid)
+                self._queue_again(pid)
 
     def _queue_again(self, pid: int) -> None:
         """Where the process became another one, and back, while it was served."""

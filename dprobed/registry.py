@@ -496,9 +496,14 @@ class Registry:
         for target in targets:
             if pid is not None or self.gate.has(client, target.pid, Right.DEBUG):
                 its_pid = target.pid
-                answer = await target.ask(
-                    lambda seq, its_pid=its_pid: protocol.Resume(seq=seq, pid=its_pid, tid=tid)  # type: ignore[misc]
-                )
+                try:
+                    answer = await target.ask(
+                        lambda seq, its_pid=its_pid: protocol.Resume(seq=seq, pid=its_pid, tid=tid)  # type: ignore[misc]
+                    )
+                except Refusal:
+                    if pid is not None:
+                        raise
+                    continue  # It was let go, or ended, meanwhile, and the others are still held.
                 tids += answer.tids
         if tid is not None and not tids:
             raise Refusal(f"thread {tid} is not held")

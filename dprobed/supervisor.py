@@ -232,11 +232,12 @@ class Supervisor:
 
         Those go on by themselves: a target in uninterruptible sleep can only be let go after it.
         """
-        for tracer in self.tracers.values():
-            tracer.close()
-        waiting = [tracer.gone for tracer in self.tracers.values()]
-        if waiting:
-            await asyncio.wait(waiting, timeout=patience)
+        end = time.monotonic() + patience
+        # Again: one may have been on its way.
+        while self.tracers and (left := end - time.monotonic()) > 0:
+            for tracer in self.tracers.values():
+                tracer.close()
+            await asyncio.wait([tracer.gone for tracer in self.tracers.values()], timeout=left)
         return len(self.tracers)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import socket as sockets
 import struct
 import subprocess
@@ -12,10 +13,11 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import pytest
 
-from tests.integration.client_support import PATIENCE, Daemon, Peer
+from tests.integration.client_support import PATIENCE, Daemon, Peer, cat
 from tests.integration.policy_support import (
     DAEMON,
     NOBODY,
@@ -181,7 +183,9 @@ def test_large_programs_hold_nobody_up(place: Place) -> None:
 
 
 def test_one_user_cannot_fill_the_daemon_with_probes(place: Place) -> None:
-    with place.daemon() as daemon, cat_of(NOBODY) as own, asking(daemon) as peer:
+    path = shutil.copy("/usr/bin/cat", place.folder / "own_cat")
+    who: dict[str, Any] = {"user": NOBODY, "group": NOBODY, "extra_groups": []}
+    with place.daemon() as daemon, cat([path], **who) as own, asking(daemon) as peer:
         half = upload(large(), "half")
         attach(peer, own.pid)
         assert insert(peer, own.pid, half)["type"] == "inserted"
@@ -189,7 +193,7 @@ def test_one_user_cannot_fill_the_daemon_with_probes(place: Place) -> None:
         assert text.startswith("10000 probes of user 65534 are in already, and 20000 may be")
         assert insert(peer, own.pid, half)["type"] == "inserted"
         # Whichever way they come.
-        deploy = {"type": "deploy", "id": 3, "selection": {"user": "nobody"}}
+        deploy = {"type": "deploy", "id": 3, "selection": {"exe": str(path)}}
         assert answer(peer, {**deploy, "programs": [upload()]})["type"] == "deployed"
         reason = ""
         deadline = time.monotonic() + PATIENCE
@@ -262,3 +266,46 @@ def test_a_daemon_without_descriptors_says_so_once_and_goes_on(place: Place) -> 
                 assert found["type"] == "welcome"
         daemon.stop()
         assert daemon.process.stderr.read() == ""
+
+
+def test_a_selection_anew_while_the_last_is_on_its_way_in(place: Place) -> None:
+    """Nobody is at work for two at a time: what is put in twice is refused, and nobody has it."""
+    path = shutil.copy("/usr/bin/cat", place.folder / "own_cat")
+    who: dict[str, Any] = {"user": NOBODY, "group": NOBODY, "extra_groups": []}
+    deploy = {"type": "deploy", "id": 1, "selection": {"exe": str(path)}, "programs": [upload()]}
+    with place.daemon() as daemon, ExitStack() as stack:
+        for _ in range(4):
+            stack.enter_context(cat([path], **who))
+        for turn in range(100):
+            with asking(daemon) as once:
+                assert answer(once, deploy)["type"] == "deployed"
+                for _ in range(turn % 5):  # It is as far as it is by then.
+                    answer(once, {"type": "query", "id": 2})
+        peer = stack.enter_context(asking(daemon))
+        assert answer(peer, deploy)["type"] == "deployed"
+        deadline = time.monotonic() + PATIENCE
+        while (row := answer(peer, {"type": "query", "id": 4})["deployments"][0])["processes"] < 4:
+            assert time.monotonic() < deadline, row
+        assert not row["refused"]
+        daemon.stop()
+        assert daemon.process.stderr is not None
+        assert "Traceback" not in daemon.process.stderr.read()
+
+
+def test_all_are_resumed_while_others_are_let_go(place: Place) -> None:
+    with place.daemon() as daemon, cat_of(NOBODY) as own, ExitStack() as stack:
+        comes_and_goes, peer = (stack.enter_context(asking(daemon)) for _ in range(2))
+        turns = 100
+        for _ in range(turns):
+            comes_and_goes.send({"type": "attach", "id": 1, "pid": own.pid})
+            comes_and_goes.send({"type": "detach", "id": 2, "pid": own.pid})
+        with ThreadPoolExecutor() as threads:
+            gone = threads.submit(
+                lambda: [comes_and_goes.lines.readline() for _ in range(turns * 2)]
+            )
+            while not gone.done():
+                assert answer(peer, {"type": "resume", "id": 4}) == {
+                    "type": "resumed",
+                    "id": 4,
+                    "tids": [],
+                }
