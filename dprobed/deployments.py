@@ -31,6 +31,7 @@ from dprobed.discovery.watch import Verdict, Watcher
 from dprobed.history import some
 from dprobed.instance import Client, Entry, Refusal
 from dprobed.location import LocationError
+from dprobed.location.maps import TooMuch
 from dprobed.process import Process
 from dprobed.registry import Registry
 from dprobed.target import procfs
@@ -240,6 +241,12 @@ class Deployments:
             return Verdict.SOON
         try:
             ready = self._ready(pid, wanting) if wanting else []
+        except TooMuch:
+            ready = [each for each in wanting if each.selector.takes_unmapped]
+            for each in wanting:
+                if each not in ready:
+                    each.refuse(pid, "it maps too much to look for the module in it; use --exe")
+            wanting, verdict = ready, Verdict.LATER
         except LocationError:
             return self._look_at_nothing(pid)
         if between := bool(wanting) and self._is_in_between(pid, kind):

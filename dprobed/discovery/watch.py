@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import time
 from enum import Enum
 from typing import Final, Protocol
 
@@ -24,8 +25,8 @@ from dprobed.discovery.source import Kind, Source
 FIRST: Final = 0.001
 #: Seconds between looks, at last.
 SLOWEST: Final = 30.0
-#: Processes of a rescan that are looked at before the loop may do something else.
-_BATCH: Final = 32
+#: Seconds for which a rescan looks at processes before the loop may do something else.
+_TURN: Final = 0.005
 
 _log = logging.getLogger("dprobed")
 
@@ -202,8 +203,10 @@ class Watcher:
         there = [int(name) for name in os.listdir("/proc") if name.isdecimal()]  # noqa: PTH208
         for pid in self._watched.keys() - set(there):
             self.on_event(Kind.EXIT, pid)
-        for count, pid in enumerate(there, start=1):
+        turn = time.monotonic() + _TURN
+        for pid in there:
             watched = self._watched.setdefault(pid, _Watched())
             self._look(pid, watched)
-            if count % _BATCH == 0:
+            if time.monotonic() > turn:
                 await asyncio.sleep(0)
+                turn = time.monotonic() + _TURN

@@ -70,13 +70,21 @@ class Module(NamedTuple):
         return self.mappings[0].deleted
 
 
-def _read(pid: int) -> bytes:
+class TooMuch(LocationError):
+    """It takes too long to read what a process maps."""
+
+
+def _read(pid: int, most: int | None = None) -> bytes:
     try:
         fd = os.open(f"/proc/{pid}/maps", os.O_RDONLY | os.O_CLOEXEC)
         try:
             parts = []
+            length = 0
             while part := os.read(fd, 1 << 16):
                 parts.append(part)
+                length += len(part)
+                if most is not None and length > most:
+                    raise TooMuch(f"/proc/{pid}/maps has more than {most} bytes")
         finally:
             os.close(fd)
     except ProcessLookupError as error:
@@ -117,10 +125,13 @@ def read_maps(pid: int) -> list[Mapping]:
     ]
 
 
-def modules(pid: int) -> list[Module]:
-    """The files of which a process maps code, by address; raises LocationError."""
+def modules(pid: int, most: int | None = None) -> list[Module]:
+    """The files of which a process maps code, by address; raises LocationError.
+
+    ``most``: bytes of ``/proc/PID/maps`` beyond which it is TooMuch.
+    """
     groups: dict[bytes, list[tuple[bytes, ...]]] = {}
-    for fields in _FILE_LINE.findall(_read(pid)):
+    for fields in _FILE_LINE.findall(_read(pid, most)):
         group = groups.get(fields[4])  # device and inode
         if group is None:
             groups[fields[4]] = [fields]

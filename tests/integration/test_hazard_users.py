@@ -8,6 +8,7 @@ import shutil
 import socket as sockets
 import struct
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -309,3 +310,49 @@ def test_all_are_resumed_while_others_are_let_go(place: Place) -> None:
                     "id": 4,
                     "tids": [],
                 }
+
+
+#: Maps one page of a file with a path of 3,500 letters as often as it can, and waits.
+MAPS_MUCH = """
+import ctypes, os, sys
+os.chdir(sys.argv[1])
+for _ in range(14):
+    os.mkdir("d" * 250)
+    os.chdir("d" * 250)
+file = os.open("f", os.O_RDWR | os.O_CREAT)
+os.ftruncate(file, 8192)
+mmap = ctypes.CDLL(None).mmap
+mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+for number in range(50_000):
+    mmap(None, 4096, 5 if number % 2 else 1, 2, file, 0)
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_process_that_maps_very_much_holds_nobody_up(place: Place) -> None:
+    folder = place.folder / "deep"
+    folder.mkdir()
+    command = [sys.executable, "-c", MAPS_MUCH, str(folder)]
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    name = place.folder.name
+    word = {**os.environ, "DPROBE_WORD": name}
+    policy = f'[[policy]]\nname = "{name}"\nmatch.environment.DPROBE_WORD = "{name}"\n'
+    place.write(policy)
+    with place.daemon() as daemon, subprocess.Popen(command, env=word, **pipes) as target:
+        assert target.stdout is not None
+        assert target.stdout.readline() == b"ready\n"
+        nowhere = upload("name = libnowhere.so\noffset = f\nexit\n", "nowhere")
+        with Peer(daemon) as peer:
+            request = {"type": "deploy", "id": 1, "selection": {"policy": name}}
+            assert answer(peer, {**request, "programs": [nowhere]})["type"] == "deployed"
+            reason = ""
+            deadline = time.monotonic() + PATIENCE
+            while not reason:
+                assert time.monotonic() < deadline
+                assert greets_and_asks(daemon) < PROMPTLY
+                (row,) = answer(peer, {"type": "query", "id": 2})["deployments"]
+                reason = row["refusals"].get(str(target.pid), "")
+            assert reason == "it maps too much to look for the module in it; use --exe"
+        target.communicate(timeout=PATIENCE)
+        assert target.returncode == 0
