@@ -203,6 +203,9 @@ class Target:
         """One request to the tracer, its answer noted; raises Refusal."""
         if self.host is None:
             raise Refusal(f"process {self.pid} is not traced")
+        if self.finished.is_set():
+            # Its tracer may have the same process again, as another target.
+            raise Refusal(self.reason or f"process {self.pid} was let go")
         try:
             answer = await self.host.tracer.request(make)
         except TracerRefused as error:

@@ -157,8 +157,7 @@ class Registry:
         programs: list[tuple[messages.Upload, Program]],
     ) -> list[Entry]:
         """``insert`` while the target is locked: what is allowed now stays so until all are in."""
-        if client not in target.holders:
-            raise Refusal(target.reason or f"process {target.pid} was let go meanwhile")
+        self._check_held(client, target)
         for upload, program in programs:
             self.gate.allow(client, target.pid, upload.label, program)
             await asyncio.sleep(0)
@@ -194,6 +193,13 @@ class Registry:
                 await self._place(entry, encode(entry.program), request.check_opcode)
             raise
         return entries
+
+    @staticmethod
+    def _check_held(client: Client, target: Target) -> None:
+        """That the target is still what ``client`` attached to: the policies may be others, or the
+        process another target by now; raises Refusal. The caller has the target's lock."""
+        if client not in target.holders or target.finished.is_set():
+            raise Refusal(target.reason or f"process {target.pid} was let go meanwhile")
 
     @contextlib.contextmanager
     def _room_for(self, client: Client, programs: list[Program]) -> Iterator[None]:
@@ -260,6 +266,7 @@ class Registry:
         await self.attach(client, pid, shared=True)
         target = self.targets.held(client, pid)
         async with target.lock:
+            self._check_held(client, target)
             entry = Entry(
                 number,
                 upload.label,
