@@ -8,7 +8,6 @@ likes. Rights should hang on the former.
 
 from __future__ import annotations
 
-import os
 import re
 from functools import cache
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Final
 
 import msgspec
 
-from dprobed.printable import printable
+from dprobed.printable import printable, readable
 from dprobed.target import procfs
 
 _UNIT: Final = re.compile(r".+\.(service|scope|socket|mount|swap)\Z")
@@ -86,7 +85,7 @@ def read(pid: int) -> Process | None:
             parent=birth.parent,
             comm=printable(procfs.comm(pid).decode(errors="replace")),
             # A path may be no UTF-8, and messages are.
-            exe=os.fsencode(procfs.executable(pid)).decode(errors="replace"),
+            exe=readable(procfs.executable(pid)),
             cmdline=_strings(_read(f"/proc/{pid}/cmdline")),
             uids=(found.uids[0], found.uids[1], found.uids[2]),
             gids=(found.gids[0], found.gids[1], found.gids[2]),

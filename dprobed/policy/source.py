@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from dprobed.policy.locate import KeyPath, Places, Span
+from dprobed.printable import readable
 from dprobed.program import Diagnostic
 
 T = TypeVar("T")
@@ -60,6 +61,7 @@ class Source:
 
     def __init__(self, path: Path, trust: int | None = None) -> None:
         self.path = path
+        self._name = readable(path)
         self.faults: list[Diagnostic] = []
         self.data: dict[str, Any] = {}
         self._places: Places | None = None
@@ -122,22 +124,20 @@ class Source:
     def place(self, path: KeyPath) -> str:
         """``file:line`` of a key."""
         assert self._places is not None
-        return f"{self.path}:{self._places.key(path).line}"
+        return f"{self._name}:{self._places.key(path).line}"
 
     def _note(self, span: Span, message: str, hint: str, note: str = "") -> None:
         assert self._places is not None
         text = self._places.line(span.line)
         self.faults.append(
-            Diagnostic(
-                str(self.path), span.line, span.column, message, hint, text, span.length, note
-            )
+            Diagnostic(self._name, span.line, span.column, message, hint, text, span.length, note)
         )
 
     def _plain(self, message: str) -> None:
-        self.faults.append(Diagnostic(str(self.path), 0, 0, message))
+        self.faults.append(Diagnostic(self._name, 0, 0, message))
 
     def _at(self, line: int, column: int, message: str, hint: str = "") -> None:
-        self.faults.append(Diagnostic(str(self.path), line, column, message, hint))
+        self.faults.append(Diagnostic(self._name, line, column, message, hint))
 
     def _syntax(self, text: str, message: str) -> None:
         match = _AT.match(message)
@@ -150,7 +150,7 @@ class Source:
         what = match[1][:1].lower() + match[1][1:]
         line_text = lines[line - 1] if line <= len(lines) else ""
         self.faults.append(
-            Diagnostic(str(self.path), line, column, f"no TOML: {what}", "", line_text.rstrip())
+            Diagnostic(self._name, line, column, f"no TOML: {what}", "", line_text.rstrip())
         )
 
     # -- values ------------------------------------------------------------------------------------
@@ -286,7 +286,7 @@ def distrusted(path: Path, uid: int) -> str:
 
 def _distrusted(status: os.stat_result, path: Path, uid: int) -> str:
     if status.st_uid not in (0, uid):
-        return f"belongs to user {status.st_uid}; run: chown {uid} {path}"
+        return f"belongs to user {status.st_uid}; run: chown {uid} {readable(path)}"
     if status.st_mode & (0o022 if uid == 0 else 0o002):
-        return f"can be written to by others; run: chmod go-w {path}"
+        return f"can be written to by others; run: chmod go-w {readable(path)}"
     return ""
