@@ -74,7 +74,7 @@ def _uid(user: str) -> int:
     try:
         return pwd.getpwnam(user).pw_uid
     except (KeyError, ValueError):
-        raise SelectionError(f"there is no user {user}") from None
+        raise SelectionError(f"there is no user `{user}`") from None
 
 
 def _pattern(what: str, pattern: str, *, path: bool = False) -> re.Pattern[str]:

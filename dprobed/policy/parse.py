@@ -256,7 +256,7 @@ class _Reader:
             return None
         source = self.source
         table = source.table(path, value, _APPLY)
-        if "programs" not in table:
+        if isinstance(value, dict) and "programs" not in table:
             source.fault_key(path, "`apply` without `programs` puts nothing in")
         seconds = processes = None
         if "for" in table:

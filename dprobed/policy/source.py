@@ -38,7 +38,7 @@ _TYPES: Final[dict[type, str]] = {
     bool: "true or false",
     str: "text",
     int: "a whole number",
-    float: "a number",
+    float: "a decimal number",
     list: "a list",
     dict: "a table",
 }
@@ -195,7 +195,8 @@ class Source:
         if isinstance(value, str):
             return [] if self.of_type(path, value, str) is None else [(path, value)]
         if not isinstance(value, list):
-            self.fault(path, f"`{path[-1]}` is text or a list of texts, not {_kind(value)}")
+            message = f"`{path[-1]}` is text or a list of texts, not {_kind(value)}"
+            self.fault(path, message, _quoted(value))
             return []
         if not value:
             self.fault(
@@ -206,7 +207,8 @@ class Source:
             if isinstance(each, str):
                 found += self.strings((*path, number), each)
             else:
-                self.fault((*path, number), f"`{path[-1]}` has texts in it, not {_kind(each)}")
+                message = f"`{path[-1]}` has texts in it, not {_kind(each)}"
+                self.fault((*path, number), message, _quoted(each))
         return found
 
     def duration(self, path: KeyPath, value: object) -> float | None:
@@ -244,6 +246,11 @@ def suggestion(name: str, names: Iterable[str]) -> str:
     """Did you mean."""
     near = get_close_matches(name, list(names), 1, 0.6)
     return f"did you mean `{near[0]}`?" if near else ""
+
+
+def _quoted(value: object) -> str:
+    """A hint for who wrote the number of a user as one."""
+    return f'write "{value}"' if type(value) is int else ""
 
 
 def _kind(value: object) -> str:

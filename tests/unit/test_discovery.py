@@ -355,7 +355,7 @@ def test_selections() -> None:
     assert may("/bin/x", "/srv/box/bin/x", "/bin/x")
     assert not may("/bin/x", "/srv/box/bin/x")
     assert Selector(messages.Selection()).may_select(["/any"])
-    with pytest.raises(SelectionError, match="there is no user nobody-of-that-name"):
+    with pytest.raises(SelectionError, match="there is no user `nobody-of-that-name`"):
         Selector(messages.Selection(user="nobody-of-that-name"))
 
 
