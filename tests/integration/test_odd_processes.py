@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import shutil
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import BuildTarget
 from tests.integration.client_support import (
+    PATIENCE,
     Daemon,
+    Json,
     cat,
+    children,
     program,
     running_daemon,
     tracer_of,
@@ -38,10 +43,66 @@ def daemon(tmp_path: Path, policies: Path) -> Iterator[Daemon]:
         yield running
 
 
+def eventually(daemon: Daemon, holds: Callable[[list[Json]], bool]) -> list[Json]:
+    """What ``query`` lists, as soon as it is as it should be."""
+    deadline = time.monotonic() + PATIENCE
+    while not holds(found := daemon.json("query")):
+        assert time.monotonic() < deadline, found
+    return found
+
+
+def is_in(pid: int) -> Callable[[list[Json]], bool]:
+    """Whether a probe is in place in this process."""
+    return lambda rows: any(row.get("pid") == pid and row["state"] == "active" for row in rows)
+
+
+def is_refused(pid: int) -> Callable[[list[Json]], bool]:
+    """Whether it could not be put into this process."""
+    return lambda rows: str(pid) in rows[0]["refusals"]
+
+
 def peak(pid: int) -> int:
     """The most memory that a process ever had, in megabytes."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) >> 10
+
+
+def test_a_number_that_goes_to_another_process_at_once(
+    daemon: Daemon, build_target: BuildTarget, tmp_path: Path
+) -> None:
+    """While the program is on its way into the first, or its end is not known everywhere yet."""
+    own_cat = tmp_path / "cat"
+    shutil.copy("/bin/cat", own_cat)
+    daemon.json("insert", program(tmp_path), "--exe", own_cat)
+    for _ in range(10):
+        with cat([build_target("reborn.c"), "3", own_cat]) as target:
+            (child,) = children(target.pid)
+            eventually(daemon, is_in(child))
+            target.say("x")
+            (row,) = [row for row in daemon.json("query") if row.get("pid") == child]
+            assert row["hits"] == 1
+
+
+def test_a_process_that_is_denied_by_the_time_it_is_attached_to_is_let_go(
+    daemon: Daemon, policies: Path, build_target: BuildTarget, tmp_path: Path
+) -> None:
+    allowed, denied = tmp_path / "turns-allowed", tmp_path / "turns-denied"
+    for path in (allowed, denied):
+        shutil.copy(build_target("turns.c"), path)
+    policies.write_text(
+        f'[[policy]]\nname = "p"\nmatch.exe = "{denied}"\nrights.user.root = "deny"\n'
+    )
+    assert daemon.dprobe("policy", "reload").returncode == 0
+    daemon.json("insert", program(tmp_path), "--exe", f"{tmp_path}/turns-*")
+    for _ in range(6):
+        with cat([allowed, "60", allowed, denied]) as target:
+            eventually(daemon, is_in(target.pid))
+        with cat([denied, "60", denied, allowed]) as target:
+            eventually(daemon, is_refused(target.pid))
+            deadline = time.monotonic() + PATIENCE
+            while tracer_of(target.pid):
+                assert time.monotonic() < deadline
+            assert not is_in(target.pid)(daemon.json("query"))
 
 
 @pytest.mark.parametrize("what", ["arguments", "environment"])
