@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ from tests.integration.client_support import (
     running_daemon,
     tracer_of,
 )
+from tests.integration.conftest import Start
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root's daemon hears of everything")
 
@@ -126,3 +128,43 @@ def test_what_a_process_says_of_itself_has_an_end(
         assert done.returncode == 0, done.stderr
         assert peak(tracer) < tracer_before + 24
     assert peak(daemon.process.pid) < before + 24
+
+
+@pytest.mark.parametrize("killed", [False, True])
+@pytest.mark.parametrize("there", ["already", "later"])
+def test_a_process_whose_first_thread_has_ended(
+    daemon: Daemon,
+    policies: Path,
+    build_target: BuildTarget,
+    start: Start,
+    tmp_path: Path,
+    there: str,
+    killed: bool,
+) -> None:
+    """While others go on: /proc shows what it has by those alone, and its end is told by nobody."""
+    binary = build_target("engine_leader.c", "-pthread")
+    policies.write_text(f'[[policy]]\nname = "p"\nmatch.exe = "{binary}"\nbudget.share = "50%"\n')
+    assert daemon.dprobe("policy", "reload").returncode == 0
+    counting = program(tmp_path, f'name = "{binary}"\noffset = probed\nabort\n')
+    if there == "later":
+        daemon.json("insert", counting, "--exe", binary)
+    target = start(binary)
+    target.go()
+    target.expect("alone")
+    if there == "already":
+        daemon.json("insert", counting, "--exe", binary)
+    eventually(daemon, is_in(target.pid))
+    (found,) = daemon.json("policy", "explain", target.pid)
+    assert (found["exe"], found["rule"]) == (str(binary), "p")
+    if killed:
+        # What its tracer leaves is taken out of it as of any other.
+        (tracer,) = children(daemon.process.pid)
+        os.kill(tracer, signal.SIGKILL)
+        eventually(daemon, lambda rows: not rows[0]["processes"])
+    target.go()
+    target.expect("worked")
+    target.go()
+    target.expect("stopped")
+    assert target.finish() == 20
+    (row,) = eventually(daemon, lambda rows: not rows[0]["processes"])
+    assert (row["hits"], row["entered"], row["missed"]) == (0 if killed else 20, 1, 0)
