@@ -93,8 +93,18 @@ class Deployments:
         made = []
         for upload, program in programs:
             number = self._registry.next_number()
-            entry_in = self._registry.entry
-            made.append(Deployment(number, upload, program, selector, client, request, entry_in))
+            made.append(
+                Deployment(
+                    number,
+                    upload,
+                    program,
+                    selector,
+                    client,
+                    request,
+                    self._registry.entry,
+                    self._watcher.again,
+                )
+            )
             made[-1].seconds = seconds
             self._all[number] = made[-1]
             _log.info("user %d deployed %s as %d", client.uid, upload.label, number)
@@ -345,7 +355,7 @@ class Deployments:
     def _ready(self, pid: int, wanting: list[Deployment]) -> list[Deployment]:
         """Those whose module the process maps or is about to map; raises LocationError."""
         names = {each.module for each in wanting if not each.selector.takes_unmapped}
-        there = self._modules.mapped(pid, names) if names else set()
+        there = self._modules.mapped(procfs.witness(pid), names) if names else set()
         if names - there:
             there |= self._modules.expected(pid, names - there)
         return [each for each in wanting if each.selector.takes_unmapped or each.module in there]
@@ -433,6 +443,7 @@ class Deployments:
         except Refusal as refusal:
             if deployment.arrive(pid):
                 deployment.forget(pid)
+                self._watcher.again(pid)
             elif pid in deployment.waiting and not procfs.has_ended(pid):
                 deployment.refuse(pid, str(refusal))
                 self._watcher.again(pid, RETRY)
@@ -445,7 +456,8 @@ class Deployments:
         if not meant:
             # Taken out, or no longer meant, in the meantime.
             await self._take_out(deployment, pid)
-        deployment.arrive(pid)
+        if deployment.arrive(pid):
+            self._watcher.again(pid)  # Another process may have its number already.
         if entry.target.finished.is_set():
             deployment.leave(pid)
         elif deployment.seconds is not None:

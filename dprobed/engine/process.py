@@ -119,7 +119,7 @@ class TracedProcess:
         try:
             self.world.seize(self.pid)
             # Not before: an ``exec`` in between would leave us with the memory that it gave up.
-            self.programs.use_space(Space(self.pid, Memory(self.pid)))
+            self.programs.use_space(Space(self.pid, Memory(procfs.witness(self.pid))))
         except (Gone, OSError) as error:
             # It may have ended, or got another tracer, since the look.
             _log.info("process %d: %s", self.pid, error)
@@ -139,12 +139,13 @@ class TracedProcess:
     def _check_alone(self) -> None:
         """A process that shares the memory but is not traced would die of our breakpoints."""
         own = self._common.tracees.threads
+        witness = procfs.witness(self.pid)
         parent = procfs.parent(self.pid)
         for other in [parent, *procfs.children(self.pid)]:
             found = procfs.status(other)
             if found is None or other in own:
                 continue
-            if procfs.shares_memory(self.pid, other):
+            if procfs.shares_memory(witness, procfs.witness(other)):
                 raise RequestError(
                     f"its {'parent' if other == parent else 'child'} {other} "
                     f"({found.name.decode(errors='replace')}) shares its memory "

@@ -105,7 +105,19 @@ def run_state(tid: int) -> str:
 
 def has_ended(pid: int) -> bool:
     """Whether a process is gone, a zombie, or on its way there: it runs no user code any more."""
-    found = _stat(pid)
+    return _has_ended(pid) and witness(pid) == pid
+
+
+def witness(pid: int) -> int:
+    """The thread of whom to ask what a process has: memory, files, executable. That is its first,
+    which shows nothing when it has ended, while others may go on."""
+    if not _has_ended(pid):
+        return pid
+    return next((tid for tid in threads(pid) if not _has_ended(tid)), pid)
+
+
+def _has_ended(tid: int) -> bool:
+    found = _stat(tid)
     return found is None or found[0] in (b"Z", b"X") or bool(int(found[6]) & _PF_EXITING)
 
 
@@ -208,7 +220,7 @@ def refusal(pid: int) -> str | None:
     name = found.name.decode(errors="replace")
     if is_kernel_thread(pid):
         return f"process {pid} ({name}) is a kernel thread: it has no user space to probe"
-    if found.state in "ZX":
+    if found.state in "ZX" and witness(pid) == pid:
         return f"process {pid} ({name}) has ended (zombie): its parent has not collected it yet"
     if found.tgid != pid:
         return f"{pid} is a thread of process {found.tgid} ({name}): give the process"

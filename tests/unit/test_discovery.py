@@ -25,6 +25,7 @@ from dprobed.discovery.polling import Polling
 from dprobed.discovery.selection import SelectionError, Selector
 from dprobed.discovery.source import Kind
 from dprobed.discovery.watch import Verdict, Watcher
+from dprobed.target import procfs
 from tests.conftest import BuildTarget
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="the kernel tells root only")
@@ -228,6 +229,29 @@ def test_what_is_settled_is_left_alone(verdict: Verdict, looks: int, looked_at: 
     found = asyncio.run(judge())
     assert found.looks == [(1 << 22, Kind.EXEC)] * looks
     assert found.ends == [(1 << 22, looked_at)]
+
+
+def test_the_end_of_the_first_thread_need_not_be_that_of_the_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of the last thread's nobody tells: that nothing is there any more is seen."""
+    monkeypatch.setattr(procfs, "has_ended", lambda pid: False)
+
+    async def judge() -> None:
+        judge = Looks(Verdict.LATER)
+        watcher = Watcher(judge)
+        watcher.on_event(Kind.EXEC, 1 << 22)
+        watcher.on_event(Kind.EXIT, 1 << 22)
+        await until(lambda: len(judge.looks) == 2)
+        assert judge.ends == []
+        judge.verdict = Verdict.GONE
+        watcher.again(1 << 22)
+        await until(lambda: judge.ends)
+        assert judge.ends == [(1 << 22, True)]
+        watcher.stop()
+
+    monkeypatch.setattr("dprobed.discovery.watch.SLOWEST", 0.01)
+    asyncio.run(judge())
 
 
 def test_children_of_what_nobody_looks_for_are_not_looked_at() -> None:
