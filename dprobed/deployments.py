@@ -29,7 +29,7 @@ from dprobed.discovery.selection import SelectionError, Selector, paths_of
 from dprobed.discovery.source import Kind
 from dprobed.discovery.watch import Verdict, Watcher
 from dprobed.instance import Client, Entry, Refusal
-from dprobed.location import LocationError
+from dprobed.location import CrowdedError, LocationError
 from dprobed.process import Process
 from dprobed.registry import Registry
 from dprobed.target import procfs
@@ -245,6 +245,10 @@ class Deployments:
             return Verdict.SOON
         try:
             ready = self._ready(pid, wanting) if wanting else []
+        except CrowdedError as error:
+            for each in self._allowed(pid, wanting):
+                each.refuse(pid, error.message)
+            return Verdict.SETTLED  # It would take as long each time.
         except LocationError:
             return self._look_at_nothing(pid)
         if between := bool(wanting) and self._is_in_between(pid, kind):

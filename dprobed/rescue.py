@@ -79,7 +79,7 @@ def restore_text(pid: int) -> int:
     unread: LocationError | None = None
     count = 0
     try:
-        for module in maps.modules(pid):
+        for module in maps.modules(pid, however_many=True):
             written = [
                 (mapping, page)
                 for mapping in module.mappings

@@ -412,8 +412,7 @@ class Dumps:
         """Mappings that ``fork`` leaves out (MADV_DONTFORK), read now."""
 
         def ranges(pid: int) -> set[bytes]:
-            text = Path(f"/proc/{pid}/maps").read_bytes()
-            return {line.split(b" ", 1)[0] for line in text.splitlines()}
+            return {line.split(b" ", 1)[0] for line in procfs.mappings(pid).splitlines()}
 
         missing = ranges(tid) - ranges(copy)
         if not missing:

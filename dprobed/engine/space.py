@@ -14,6 +14,7 @@ Rules:
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final
@@ -113,13 +114,14 @@ class Area:
 def _maps(tid: int) -> list[bytes]:
     """The lines of a thread's list of mappings; raises Gone and SpaceError."""
     try:
-        with open(f"/proc/{tid}/maps", "rb") as maps:
-            return maps.read().splitlines()
+        return procfs.mappings(tid).splitlines()
     except PermissionError:
         raise SpaceError(
             "the target has made itself not dumpable, so its list of mappings is root's; ask root"
         ) from None
-    except OSError:
+    except OSError as error:
+        if error.errno == errno.EFBIG:
+            raise SpaceError(f"its list of mappings is {error.strerror}") from None
         raise Gone(tid) from None
 
 

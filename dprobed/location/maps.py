@@ -1,24 +1,26 @@
 """The modules of a process: which files it maps, where, and which file that really is.
 
-``read_maps`` and ``modules`` run in the tracer while every thread of the target is stopped: one
-regular expression reads the whole of ``/proc/PID/maps``.
+``modules`` runs in the tracer while every thread of the target is stopped, and hits of others wait:
+one regular expression reads the whole of ``/proc/PID/maps``, and that has an end.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import sys
 from functools import lru_cache
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from dprobed.location.elf import ElfFile, build_id_in_notes, open_fd, open_path
-from dprobed.location.errors import LocationError
+from dprobed.location.errors import CrowdedError, LocationError
+from dprobed.target import procfs
 
 _PAGE: Final = 4096
-_LINE: Final = re.compile(
-    rb"^([0-9a-f]+)-([0-9a-f]+) (\S+) ([0-9a-f]+) (\S+) (\d+) *(.*)$", re.MULTILINE
-)
+#: Files of a process that are opened to see what they are.
+_MOST: Final = 4096
 _FILE_LINE: Final = re.compile(
     rb"^([0-9a-f]+)-([0-9a-f]+) (\S+) ([0-9a-f]+) (\S+ \d+) +(/.*)$", re.MULTILINE
 )
@@ -70,24 +72,18 @@ class Module(NamedTuple):
         return self.mappings[0].deleted
 
 
-def _read(pid: int) -> bytes:
+def _read(pid: int, most: int) -> bytes:
     try:
-        fd = os.open(f"/proc/{pid}/maps", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            parts = []
-            while part := os.read(fd, 1 << 16):
-                parts.append(part)
-        finally:
-            os.close(fd)
+        return procfs.mappings(pid, most)
     except ProcessLookupError as error:
         raise LocationError(f"process {pid} is gone") from error
     except FileNotFoundError as error:
         raise LocationError(f"no process {pid}") from error
     except OSError as error:
-        raise LocationError(
-            f"/proc/{pid}/maps: {error.strerror}", "the process must be one that you may trace"
-        ) from error
-    return b"".join(parts)
+        what = f"/proc/{pid}/maps: {error.strerror}"
+        if error.errno == errno.EFBIG:
+            raise CrowdedError(what) from error
+        raise LocationError(what, "the process must be one that you may trace") from error
 
 
 def _path(raw: bytes) -> tuple[str, bool]:
@@ -101,26 +97,14 @@ def _path(raw: bytes) -> tuple[str, bool]:
     return path, False
 
 
-def read_maps(pid: int) -> list[Mapping]:
-    """All mappings of a process, by address; raises LocationError."""
-    return [
-        Mapping(
-            int(start, 16),
-            int(end, 16),
-            perms.decode("ascii"),
-            int(offset, 16),
-            dev.decode("ascii"),
-            int(inode),
-            *_path(path),
-        )
-        for start, end, perms, offset, dev, inode, path in _LINE.findall(_read(pid))
-    ]
+def modules(pid: int, *, however_many: bool = False) -> list[Module]:
+    """The files of which a process maps code, by address; raises LocationError.
 
-
-def modules(pid: int) -> list[Module]:
-    """The files of which a process maps code, by address; raises LocationError."""
+    CrowdedError: they are more than are looked through, unless that is asked for.
+    """
     groups: dict[bytes, list[tuple[bytes, ...]]] = {}
-    for fields in _FILE_LINE.findall(_read(pid)):
+    most = sys.maxsize if however_many else procfs.MOST_OF_MAPS
+    for fields in _FILE_LINE.findall(_read(pid, most)):
         group = groups.get(fields[4])  # device and inode
         if group is None:
             groups[fields[4]] = [fields]
@@ -149,6 +133,8 @@ def modules(pid: int) -> list[Module]:
             ]
         )
         found.append(Module(pid, path, (device, number), mappings))
+    if len(found) > _MOST and not however_many:
+        raise CrowdedError(f"process {pid} maps code of more than {_MOST} files")
     return found
 
 

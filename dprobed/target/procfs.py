@@ -6,6 +6,7 @@ says EPERM. ``refusal`` finds out which rule it was, in the order in which the k
 
 from __future__ import annotations
 
+import errno
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ _CAP_SYS_PTRACE: Final = 19
 _CAP_SYS_ADMIN: Final = 21
 _SYS_KCMP: Final = 312
 _KCMP_VM: Final = 1
+#: Bytes of a list of mappings that are read: what servers with 262,144 mappings have fits well.
+MOST_OF_MAPS: Final = 32 << 20
 _YAMA: Final = "/proc/sys/kernel/yama/ptrace_scope"
 
 
@@ -89,6 +92,23 @@ def threads(pid: int) -> list[int]:
         return [int(each.name) for each in Path(f"/proc/{pid}/task").iterdir()]
     except OSError:
         return []
+
+
+def mappings(tid: int, most: int = MOST_OF_MAPS) -> bytes:
+    """``/proc/TID/maps``; raises OSError, EFBIG where it is longer than ``most`` bytes.
+
+    Any process can make it as long as 65,530 mappings (vm.max_map_count) of paths of 4,095 letters
+    are, which takes seconds to read, while others wait.
+    """
+    parts = []
+    left = most
+    with open(f"/proc/{tid}/maps", "rb", buffering=0) as maps:
+        while part := maps.read(1 << 16):
+            left -= len(part)
+            if left < 0:
+                raise OSError(errno.EFBIG, f"longer than {most >> 20} MB")
+            parts.append(part)
+    return b"".join(parts)
 
 
 def is_kernels_own(tid: int) -> bool:

@@ -168,3 +168,43 @@ def test_a_process_whose_first_thread_has_ended(
     assert target.finish() == 20
     (row,) = eventually(daemon, lambda rows: not rows[0]["processes"])
     assert (row["hits"], row["entered"], row["missed"]) == (0 if killed else 20, 1, 0)
+
+
+@pytest.mark.parametrize(
+    ("what", "why"), [("mappings", "longer than 32 MB"), ("files", "code of more than 4096 files")]
+)
+def test_a_process_that_maps_too_much_is_refused(
+    daemon: Daemon, build_target: BuildTarget, tmp_path: Path, what: str, why: str
+) -> None:
+    """Others would wait for us to look through it."""
+    binary = build_target("crowded.c")
+    with cat([binary], cwd=tmp_path) as target:
+        target.say(what)
+        done = daemon.dprobe("insert", program(tmp_path), "--pid", target.pid)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert why in done.stderr and done.stderr.count("\n") == 1
+        daemon.json("insert", program(tmp_path), "--exe", binary)
+        (row,) = eventually(daemon, is_refused(target.pid))
+        assert why in row["refusals"][str(target.pid)]
+        assert not tracer_of(target.pid)
+
+
+@pytest.mark.parametrize("killed", [False, True])
+@pytest.mark.parametrize("what", ["mappings", "files"])
+def test_a_process_that_maps_too_much_later_is_left_whole(
+    daemon: Daemon, build_target: BuildTarget, tmp_path: Path, what: str, killed: bool
+) -> None:
+    binary = build_target("crowded.c")
+    with cat([binary], cwd=tmp_path) as target:
+        daemon.json("insert", program(tmp_path), "--pid", target.pid)
+        target.say(what)
+        if killed:
+            (tracer,) = children(daemon.process.pid)
+            os.kill(tracer, signal.SIGKILL)
+            eventually(daemon, lambda rows: not is_in(target.pid)(rows))
+        else:
+            (row,) = daemon.json("query")
+            assert (row["state"], row["hits"]) == ("active", 1)
+            (removed,) = daemon.json("remove", "--pid", target.pid)
+            assert removed["hits"] == 1
+        target.say("whole")
