@@ -54,9 +54,13 @@ class Mapping(NamedTuple):
 
 
 class Module(NamedTuple):
-    """One mapped file of process ``pid``; it may be mapped several times (dlmopen)."""
+    """One mapped file of process ``pid``; it may be mapped several times (dlmopen).
+
+    ``born`` tells the process from others that have had its number (``procfs.Birth.start``).
+    """
 
     pid: int
+    born: int | None
     path: str
     key: tuple[str, int]
     mappings: tuple[Mapping, ...]
@@ -110,6 +114,7 @@ def modules(pid: int, *, however_many: bool = False) -> list[Module]:
             groups[fields[4]] = [fields]
         else:
             group.append(fields)
+    born = procfs.start_time(pid)
     found = []
     for file, group in groups.items():
         if not any(fields[2] in _EXECUTABLE for fields in group):
@@ -132,7 +137,7 @@ def modules(pid: int, *, however_many: bool = False) -> list[Module]:
                 for start, end, perms, offset, _, _ in group
             ]
         )
-        found.append(Module(pid, path, (device, number), mappings))
+        found.append(Module(pid, born, path, (device, number), mappings))
     if len(found) > _MOST and not however_many:
         raise CrowdedError(f"process {pid} maps code of more than {_MOST} files")
     return found
@@ -238,24 +243,24 @@ def matches(module: Module, elf: ElfFile | None, name: str) -> bool:
     if "/" in name:
         if not name.startswith("/"):
             return path.endswith("/" + os.path.normpath(name))
-        return path == name or _real_of(module.pid, name) == path
+        return path == name or _real_of(module.pid, module.born, name) == path
     folder, _, base = path.rpartition("/")
     if name == base:
         return True
     if elf is not None and (name == elf.soname or name.lower() == elf.build_id):
         return True
     # python3 is python3.11, libz.so is libz.so.1.2.13: a link beside the module itself.
-    return _link_target(module.pid, f"{folder}/{name}") == path
+    return _link_target(module.pid, module.born, f"{folder}/{name}") == path
 
 
-# Remembered: the engine asks for every probe of a program and every module of a process.
+# Remembered, for this one process: the engine asks for every probe of a program and every module.
 @lru_cache(maxsize=4096)
-def _real_of(pid: int, path: str) -> str:
+def _real_of(pid: int, born: int | None, path: str) -> str:
     return _real(_root_of(pid), path)
 
 
 @lru_cache(maxsize=4096)
-def _link_target(pid: int, path: str) -> str | None:
+def _link_target(pid: int, born: int | None, path: str) -> str | None:
     """What a symbolic link leads to in the end; ``None`` if ``path`` is none."""
     root = _root_of(pid)
     return _real(root, path) if Path(root + path).is_symlink() else None
