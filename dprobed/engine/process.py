@@ -122,7 +122,8 @@ class TracedProcess:
             self.programs.use_space(Space(self.pid, Memory(procfs.witness(self.pid))))
         except (Gone, OSError) as error:
             # It may have ended, or got another tracer, since the look.
-            _log.info("process %d: %s", self.pid, error)
+            if not procfs.has_ended(self.pid):
+                _log.info("process %d: %s", self.pid, error)
             reason = procfs.refusal(self.pid) or procfs.denial(self.pid)
             self._leave_now()
             raise RequestError(reason) from error
