@@ -299,6 +299,13 @@ class TracerProcess:
             self.reap()
 
 
+def until_it_reads(task: str) -> None:
+    """Wait until this process or thread (``PID``, ``PID/task/TID``) is in ``read``."""
+    deadline = time.monotonic() + PATIENCE
+    while not Path(f"/proc/{task}/syscall").read_text().startswith("0 "):
+        assert time.monotonic() < deadline
+
+
 def counting(module: Path | str, *places: str, body: str = "abort") -> str:
     """A program with a probe at each place."""
     parts = [f'name = "{module}"\nmajor = 7\n']
