@@ -555,6 +555,11 @@ class World:
                 stop = self._wait_for(thread)
                 if stop.kind is Kind.SYSCALL:
                     stops += 1
+                elif stop.value == signal.SIGSYS and not _was_sent(ptrace.get_siginfo(thread.tid)):
+                    raise InjectionError(
+                        "the target has system calls dispatched to itself "
+                        "(PR_SET_SYSCALL_USER_DISPATCH), and ours would be, too"
+                    )
                 else:
                     self.park(thread, stop)
             if thread.signal:
