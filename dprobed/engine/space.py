@@ -265,6 +265,11 @@ class Space:
         whole = self.whole_areas()
         for area in self.areas:
             area.lost = area.lost or area not in whole
+        self.areas = [
+            area
+            for area in self.areas
+            if area in whole or any(area.start <= slot < area.end for slot in self._slots)
+        ]
         usable = [area for area in whole if not area.lost]
         room = {id(area): len(area.free) for area in usable}
         for address in sorted(addresses):
@@ -287,7 +292,9 @@ class Space:
         return abs(address - start) < _REACH and abs(end - address) < _REACH
 
     def _map_area(self, world: World, thread: Thread, low: int, high: int, size: int) -> None:
-        for start in self._gaps(thread.tid, low, high, size):
+        # A thread on its way to a slot that is not there any more must not find another there.
+        lost = [(area.start, area.end) for area in self.areas if area.lost]
+        for start in self._gaps(thread.tid, low, high, size, lost):
             result = self.call(
                 world,
                 thread,
@@ -314,8 +321,10 @@ class Space:
         raise SpaceError(f"no free address for slots within 2 GiB of {low:#x}")
 
     @staticmethod
-    def _gaps(tid: int, low: int, high: int, size: int) -> list[int]:
-        """Free addresses within reach, the nearest first.
+    def _gaps(
+        tid: int, low: int, high: int, size: int, taken: Iterable[tuple[int, int]] = ()
+    ) -> list[int]:
+        """Free addresses within reach, the nearest first; not in what is ``taken``.
 
         Preferred is the upper end of a gap, away from what grows up (the heap); below the stack,
         which grows down, its lower end. Hundreds of threads leave no other gap near libraries:
@@ -323,12 +332,14 @@ class Space:
         """
         found: list[tuple[int, int]] = []
         floor = _LOWEST
-        for line in [*_maps(tid), b"%x-%x ---p 0 0 0 end" % (_HIGHEST, _HIGHEST)]:
+        mapped = [(start, end, False) for start, end in (*taken, (_HIGHEST, _HIGHEST))]
+        for line in _maps(tid):
             bounds = line.split(b" ", 1)[0].split(b"-")
-            start, end = int(bounds[0], 16), int(bounds[1], 16)
+            mapped.append((int(bounds[0], 16), int(bounds[1], 16), line.endswith(b"[stack]")))
+        for start, end, is_stack in sorted(mapped):
             if start > _HIGHEST:
                 break
-            if line.endswith(b"[stack]"):
+            if is_stack:
                 here = (floor + _GAP) // PAGE * PAGE
                 fits = start - here - size >= _STACK_ROOM
             else:
@@ -340,7 +351,7 @@ class Space:
                 distance = max(abs(here - low), abs(here + size - high))
                 if distance < _REACH and abs(here + size - low) < _REACH:
                     found.append((distance, here))
-            floor = end
+            floor = max(floor, end)
         return [here for _, here in sorted(found)]
 
     def call(self, world: World, thread: Thread, number: int, *arguments: int) -> int:

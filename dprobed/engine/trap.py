@@ -13,8 +13,9 @@ What makes it exact, beyond the plain way int3 → program → slot:
   withdrawn (unless ``logonfault``).
 * Where a slot cannot stand for the place, because the target took its memory away, or because the
   kernel judges a system call by its address, the thread goes back to the place, whose probes go.
-* An int3's SIGTRAP can still be pending when our interrupt stops the thread first. Before a site
-  goes, such a thread is let run into it; otherwise the SIGTRAP would kill the target later.
+* An int3's SIGTRAP can still be pending when our interrupt stops the thread first, or the signal of
+  a fault in a slot. Before a site goes, such a thread is let run into it; otherwise the SIGTRAP
+  would kill the target later, and the fault be reported elsewhere.
 """
 
 from __future__ import annotations
@@ -659,10 +660,12 @@ class TrapEngine:
         ]
 
     def _collect_pending(self, thread: Thread, removing: set[Site]) -> None:
-        """Serve a breakpoint that this thread executed but has not reported yet."""
+        """Serve a breakpoint or a fault in a slot that this thread has not reported yet."""
         try:
-            words = self._registers.load(thread.tid)
-            if self.space.by_trap.get(words[RIP]) in removing and not thread.signal:
+            rip = self._registers.load(thread.tid)[RIP]
+            found = self.space.slot_at(rip)
+            site = self.space.by_trap.get(rip) if found is None else found[0]
+            if site in removing and not thread.signal:
                 self.world.collect(thread)
         except Gone:
             return

@@ -63,6 +63,10 @@ class Target:
         assert not text.startswith("FAILED"), text
         return text
 
+    def has_said(self) -> bool:
+        """Whether it said something more, or ended."""
+        return bool(select.select([self.process.stdout], [], [], 0)[0])
+
     def expect(self, word: str) -> None:
         """Read lines up to this one."""
         while (line := self.line()) is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from dprobed.engine.protocol import State
 from dprobed.target import procfs
 from tests.conftest import BuildTarget
 from tests.integration.conftest import Start, Trace
-from tests.integration.harness import Target, TracerProcess, counting, until_it_reads
+from tests.integration.harness import RefusedError, Target, TracerProcess, counting, until_it_reads
 
 CHANGED = "the target changed its code there"
 TOOK_AWAY = "the target took away the memory in which the probed instructions run"
@@ -116,3 +117,26 @@ def test_a_child_that_is_not_given_the_memory_that_is_ours(
     target.expect("left")
     assert tracer.hits(number) == [30, 1]
     leave(target, tracer)
+
+
+def test_the_memory_that_is_ours_is_taken_away_again_and_again(
+    program: Path, start: Start, trace: Trace
+) -> None:
+    """In whatever moment: the target is none the worse, and each probe is in or says why not."""
+    target = start(program, "hunts")
+    tracer = trace(target)
+    target.go()
+    lost = 0
+    while not target.has_said():
+        with contextlib.suppress(RefusedError):  # not even the room for our own places was left
+            number, probes = tracer.insert(counting(program, "alone", "alone+8"))
+            while any(each.state is State.ACTIVE for each in probes) and not target.has_said():
+                probes = tracer.query(number)
+            assert all(each.reason or each.state is State.ACTIVE for each in probes)
+            lost += [each.reason for each in probes].count(TOOK_AWAY)
+            tracer.remove(number)
+    assert lost > 0
+    target.expect("hunted")
+    target.expect("stopped")
+    tracer.let_go(target.pid)
+    target.finish()

@@ -1,5 +1,7 @@
 /* Changes its own address space, as its argument says: the page of its probed code, or whatever
- * executable memory it finds mapped that it knows nothing of. Without probes that is none. */
+ * executable memory it finds mapped that it knows nothing of. Without probes that is none.
+ *
+ * "hunts": unmaps that again and again, while two threads call what is probed. */
 #include "hazard.h"
 #include <dlfcn.h>
 #include <pthread.h>
@@ -123,11 +125,45 @@ static void *read_on(void *unused)
     return 0;
 }
 
+static volatile int over;
+
+static void *call_on(void *unused)
+{
+    (void)unused;
+    while (!over)
+        alone();
+    return 0;
+}
+
+static void hunt(void)
+{
+    pthread_t callers[2];
+    for (int i = 0; i < 2; i++)
+        CHECK(pthread_create(&callers[i], 0, call_on, 0) == 0);
+    gate("ready");
+    for (int i = 0; i < 300; i++) {
+        found = 0;
+        find_strange();
+        for (struct strange *each = strange; each < strange + found; each++)
+            CHECK(munmap(each->start, each->size) == 0);
+        usleep(5000);
+    }
+    say("hunted\n");
+    over = 1;
+    for (int i = 0; i < 2; i++)
+        CHECK(pthread_join(callers[i], 0) == 0);
+    gate("stopped");
+}
+
 int main(int argc, char **argv)
 {
     pthread_t reader;
     CHECK(argc == 2 && pipe(ends) == 0);
     const char *how = argv[1];
+    if (!strcmp(how, "hunts")) {
+        hunt();
+        return finish();
+    }
     gate("ready");
     if (strcmp(how, "replaces"))
         CHECK(pthread_create(&reader, 0, read_on, 0) == 0);
