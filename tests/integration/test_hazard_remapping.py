@@ -95,10 +95,15 @@ def test_code_that_is_overwritten_with_breakpoints(
 def test_the_memory_that_is_ours_is_taken_away(
     program: Path, start: Start, trace: Trace, how: str
 ) -> None:
+    """A thread in it, and one on its way there, find themselves in the code that was probed."""
     target, tracer, number = begin(program, start, trace, how)
     target.go()
-    target.expect("changed")
+    target.expect("touched")
     assert target.number("strange") > 0
+    elsewhere = tracer.put(counting(program, "reads"))
+    target.go()
+    target.expect("changed")
+    assert tracer.hits(elsewhere) == [0]
     assert states(tracer, number) == [(State.FAILED, 10, TOOK_AWAY), (State.FAILED, 1, TOOK_AWAY)]
     again = tracer.put(counting(program, "alone"))
     target.go()
@@ -111,6 +116,8 @@ def test_a_child_that_is_not_given_the_memory_that_is_ours(
     program: Path, start: Start, trace: Trace
 ) -> None:
     target, tracer, number = begin(program, start, trace, "keeps")
+    target.go()
+    target.expect("touched")
     target.go()
     target.expect("changed")
     target.go()

@@ -86,6 +86,7 @@ static void touch(const char *how)
         else
             take(each);
     }
+    gate("touched");
 }
 
 static void in_child(void)
