@@ -246,13 +246,19 @@ class Space:
         return not lines  # the leading thread has ended, and shows nothing
 
     def whole_areas(self) -> list[Area]:
-        """Those that are still ours, not unmapped by the target nor put to its own use."""
+        """Those that are still ours, not unmapped by the target nor put to its own use.
+
+        All of them where the target executes another program: that we are to hear of.
+        """
         peek = self.memory.peek
-        return [
+        whole = [
             area
             for area in self.areas
             if all(peek(mark, len(MARK)) == MARK for mark in area.marks())
         ]
+        if len(whole) < len(self.areas) and self.memory.is_gone():
+            return list(self.areas)
+        return whole
 
     # --- preparing: nothing of the target's own is changed ---
 
@@ -456,7 +462,12 @@ class Space:
     # --- changing text: the world is stopped ---
 
     def arm(self, site: Site) -> bool:
-        """Write the breakpoint; false when the original instruction is not there any more."""
+        """Write the breakpoint; false when the original instruction is not there any more.
+
+        Nor for a site of the memory that was there before the target executed another program.
+        """
+        if self._slots.get(site.slot) is not site:
+            return False
         if self.by_trap.get(site.trap) is site:
             if self.stands(site):
                 return True

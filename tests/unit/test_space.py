@@ -47,11 +47,11 @@ class Child:
             os.read(ours, 1)
             os._exit(0)
         os.close(ours)
-        self._hold = theirs
+        self.hold = theirs
 
     def end(self) -> None:
         """Let it go."""
-        os.close(self._hold)
+        os.close(self.hold)
         os.waitpid(self.pid, 0)
         self._map.close()
 
@@ -349,3 +349,25 @@ def test_no_copy_of_a_child_that_is_gone(space: Space) -> None:
     assert not Path(f"/proc/{pid}").exists()
     with pytest.raises(OSError):
         space.undone_copy(NOBODY_BORROWED, Thread(pid, pid, State.STOPPED))
+
+
+def test_areas_of_a_process_that_executes_another_program_are_not_judged(
+    child: Child, space: Space
+) -> None:
+    """Its memory is gone a moment before we are told."""
+    for mark in space.areas[0].marks():
+        space.memory.poke(mark, MARK)
+    assert not space.memory.is_gone()
+    os.write(child.hold, b"\n")
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert space.memory.is_gone()
+    assert space.whole_areas() == space.areas
+
+
+def test_a_site_of_the_memory_before_exec_is_not_armed(child: Child, space: Space) -> None:
+    """The same program again may be at the same addresses."""
+    site = space.make_site(child.code)
+    after = Space(child.pid, Memory(child.pid))
+    assert not after.arm(site)
+    after.close()
+    assert space.memory.peek(child.code, len(CODE)) == CODE
