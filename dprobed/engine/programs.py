@@ -595,7 +595,7 @@ class Programs:
         space = self._engine.space
         sites = {a.site for probe in self.probes() for a in probe.attachments if a.site is not None}
         overwritten = [
-            site for site in sites if space.memory.peek(site.address, 1) and not space.stands(site)
+            site for site in sites if not space.stands(site) and space.memory.peek(site.address, 1)
         ]
         if overwritten:
             self.give_up(overwritten, "the target changed its code there")
