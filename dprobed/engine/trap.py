@@ -60,7 +60,6 @@ from dprobed.target.thread import Thread
 from dprobed.target.world import World
 
 _SI_KERNEL: Final = 0x80
-_TRAP_TRACE: Final = 2
 _TRAP_HWBKPT: Final = 4
 _SI_ADDR: Final = slice(16, 24)
 #: Signals that the kernel sends a thread for what it does.
