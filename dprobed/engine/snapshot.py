@@ -400,7 +400,7 @@ class Dumps:
             memory=memory,
             smaps=smaps,
             limits=current.limits,
-            omitted=[(area.start, area.end) for area in space.areas],
+            omitted=[(area.start, area.end) for area in space.whole_areas()],
             extra=extra,
             about={},
             exe=image.link(pid, "exe"),
