@@ -50,6 +50,23 @@ class StartError(Exception):
     """The daemon cannot start; the text says why and what to do."""
 
 
+def _check_proc() -> None:
+    """That /proc shows the processes that our numbers mean; raises StartError.
+
+    In a new process namespace it is still that of the old one until somebody mounts it anew: what
+    is decided about the one process would then be done to another.
+    """
+    try:
+        shown = str(Path("/proc/self").readlink())
+    except OSError as error:
+        raise StartError(f"/proc/self: {error.strerror}; run: mount -t proc proc /proc") from None
+    if shown != str(os.getpid()):
+        raise StartError(
+            f"/proc is that of another process namespace (this process is {os.getpid()}, and "
+            f"{shown} there); run: mount -t proc proc /proc"
+        )
+
+
 def _private_folder(path: Path) -> None:
     """Make the socket's folder, or check that nobody else can put anything into it.
 
@@ -247,6 +264,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if options.check_config:
             _policies(options.config)
             return
+        _check_proc()
         # Here, so that every tracer forked later shares these pages.
         from dprobed.engine import tracer
 

@@ -31,7 +31,8 @@ class Deployment:
     """One program and its selection; ``dprobed.instance.Client`` for the registry.
 
     ``owner`` is the connection that it ends with; None: it is kept. ``entry_in``: the program of a
-    number in a process, for a child that began with its parent's programs.
+    number in a process, for a child that began with its parent's programs. ``left``: it has left a
+    process by that one's end, and may have been taken to be in another one that has its number.
     """
 
     def __init__(
@@ -43,8 +44,10 @@ class Deployment:
         client: Client,
         request: messages.Deploy,
         entry_in: Callable[[int, int], Entry | None],
+        left: Callable[[int], None],
     ) -> None:
         self._entry_in = entry_in
+        self._left = left
         self.number = number
         self.upload = upload
         self.program = program
@@ -181,6 +184,7 @@ class Deployment:
                 self.enter(entry)
         elif isinstance(message, messages.Ended):
             self.leave(message.pid)
+            self._left(message.pid)
             if message.how == "failed":
                 # Its tracer died in it: whatever is left there is not to be built on.
                 self.refuse(message.pid, message.reason)

@@ -30,8 +30,7 @@ from dprobed.discovery.source import Kind
 from dprobed.discovery.watch import Verdict, Watcher
 from dprobed.history import some
 from dprobed.instance import Client, Entry, Refusal
-from dprobed.location import LocationError
-from dprobed.location.maps import TooMuch
+from dprobed.location import CrowdedError, LocationError
 from dprobed.process import Process
 from dprobed.registry import Registry
 from dprobed.target import procfs
@@ -95,8 +94,18 @@ class Deployments:
         made = []
         for upload, program in programs:
             number = self._registry.next_number()
-            entry_in = self._registry.entry
-            made.append(Deployment(number, upload, program, selector, client, request, entry_in))
+            made.append(
+                Deployment(
+                    number,
+                    upload,
+                    program,
+                    selector,
+                    client,
+                    request,
+                    self._registry.entry,
+                    self._watcher.again,
+                )
+            )
             made[-1].seconds = seconds
             self._all[number] = made[-1]
         labels = some(upload.label for upload, _ in programs)
@@ -241,12 +250,10 @@ class Deployments:
             return Verdict.SOON
         try:
             ready = self._ready(pid, wanting) if wanting else []
-        except TooMuch:
-            ready = [each for each in wanting if each.selector.takes_unmapped]
-            for each in wanting:
-                if each not in ready:
-                    each.refuse(pid, "it maps too much to look for the module in it; use --exe")
-            wanting, verdict = ready, Verdict.LATER
+        except CrowdedError as error:
+            for each in self._allowed(pid, wanting):
+                each.refuse(pid, error.message)
+            return Verdict.SETTLED  # It would take as long each time.
         except LocationError:
             return self._look_at_nothing(pid)
         if between := bool(wanting) and self._is_in_between(pid, kind):
@@ -357,7 +364,7 @@ class Deployments:
     def _ready(self, pid: int, wanting: list[Deployment]) -> list[Deployment]:
         """Those whose module the process maps or is about to map; raises LocationError."""
         names = {each.module for each in wanting if not each.selector.takes_unmapped}
-        there = self._modules.mapped(pid, names) if names else set()
+        there = self._modules.mapped(procfs.witness(pid), names) if names else set()
         if names - there:
             there |= self._modules.expected(pid, names - there)
         return [each for each in wanting if each.selector.takes_unmapped or each.module in there]
@@ -448,6 +455,7 @@ class Deployments:
         except Refusal as refusal:
             if deployment.arrive(pid):
                 deployment.forget(pid)
+                self._watcher.again(pid)
             elif pid in deployment.waiting and not procfs.has_ended(pid):
                 deployment.refuse(pid, str(refusal))
                 self._watcher.again(pid, RETRY)
@@ -460,7 +468,8 @@ class Deployments:
         if not meant:
             # Taken out, or no longer meant, in the meantime.
             await self._take_out(deployment, pid)
-        deployment.arrive(pid)
+        if deployment.arrive(pid):
+            self._watcher.again(pid)  # Another process may have its number already.
         if entry.target.finished.is_set():
             deployment.leave(pid)
         elif deployment.seconds is not None:

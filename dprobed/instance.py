@@ -201,16 +201,14 @@ class Target:
 
     async def ask(self, make: Callable[[int], protocol.Request]) -> protocol.Ok:
         """One request to the tracer, its answer noted; raises Refusal."""
-        if self.host is None:
-            raise Refusal(f"process {self.pid} is not traced")
-        if self.finished.is_set():
-            # Its tracer may have the same process again, as another target.
-            raise Refusal(self.reason or f"process {self.pid} was let go")
+        if self.host is None or self.finished.is_set():
+            # Its tracer may have another process of that number by now.
+            raise Refusal(self.reason or f"process {self.pid}: {self.end or 'not traced'}")
         try:
             answer = await self.host.tracer.request(make)
         except TracerRefused as error:
             if self.ended is not None:
-                raise Refusal(f"process {self.pid}: {describe_end(self.ended)}") from None
+                raise Refusal(f"process {self.pid}: {self.end}") from None
             raise Refusal(str(error)) from None
         except TracerGone as error:
             await self.finished.wait()
@@ -219,6 +217,11 @@ class Target:
         last = {status.program for status in self.ended.probes} if self.ended is not None else ()
         self.take(status for status in answer.probes if status.program not in last)
         return answer
+
+    @property
+    def end(self) -> str:
+        """How it ended, in a few words; empty where no tracer has said so."""
+        return describe_end(self.ended) if self.ended is not None else ""
 
     def let_go(self, client: Client) -> None:
         """A client holds it no longer."""
@@ -243,9 +246,7 @@ class Target:
 
     def info(self) -> messages.TargetInfo:
         """The process as ``dprobe query`` lists it."""
-        ended = ""
-        if self.finished.is_set():
-            ended = self.reason or (describe_end(self.ended) if self.ended else "")
+        ended = (self.reason or self.end) if self.finished.is_set() else ""
         return messages.TargetInfo(
             pid=self.pid,
             comm=self.comm,

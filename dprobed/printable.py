@@ -6,6 +6,8 @@ obeys, and line feeds, with which a line of somebody else's making looks like on
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Final
 
 #: What does not show and is ours in messages of several lines, with source code in them.
@@ -25,3 +27,9 @@ def printable(text: str, keep: str = "") -> str:
         else letter.encode("unicode_escape").decode()
         for letter in text
     )
+
+
+def readable(name: str | Path) -> str:
+    """A file's name, or what it is in, as text that can be sent and printed: a name may have bytes
+    that are no UTF-8."""
+    return os.fsencode(name).decode(errors="replace")

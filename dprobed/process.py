@@ -8,7 +8,6 @@ likes. Rights should hang on the former.
 
 from __future__ import annotations
 
-import os
 import re
 from functools import cache
 from pathlib import Path
@@ -16,9 +15,12 @@ from typing import Final
 
 import msgspec
 
-from dprobed.printable import printable
+from dprobed.printable import printable, readable
 from dprobed.target import procfs
 
+#: Bytes of its arguments, and of its environment, that are looked at. Where they are and how long
+#: is for the process to say (prctl PR_SET_MM_MAP); it need not have the memory that it speaks of.
+_MOST: Final = 128 << 10
 _UNIT: Final = re.compile(r".+\.(service|scope|socket|mount|swap)\Z")
 _USER_MANAGER: Final = re.compile(r"user@\d+\.service\Z")
 #: One component of a cgroup path that stands for a container, its id or name in the first group.
@@ -78,7 +80,8 @@ def read(pid: int) -> Process | None:
         found = procfs.status(pid)
         if birth is None or found is None or found.tgid != pid:
             return None
-        cgroup = cgroup_path(_read(f"/proc/{pid}/cgroup"))
+        witness = pid if found.state not in "ZX" else procfs.witness(pid)
+        cgroup = cgroup_path(_read(f"/proc/{witness}/cgroup"))
         unit, user_unit = units(cgroup)
         process = Process(
             pid=pid,
@@ -86,8 +89,9 @@ def read(pid: int) -> Process | None:
             parent=birth.parent,
             comm=printable(procfs.comm(pid).decode(errors="replace")),
             # A path may be no UTF-8, and messages are.
-            exe=os.fsencode(procfs.executable(pid)).decode(errors="replace"),
-            cmdline=_strings(_read(f"/proc/{pid}/cmdline")),
+            exe=readable(procfs.executable(witness)),
+            # One that wrote over its arguments may have filled their place up with zeros.
+            cmdline=_strings(_read(f"/proc/{witness}/cmdline", _MOST).rstrip(b"\0")),
             uids=(found.uids[0], found.uids[1], found.uids[2]),
             gids=(found.gids[0], found.gids[1], found.gids[2]),
             groups=found.groups,
@@ -95,7 +99,7 @@ def read(pid: int) -> Process | None:
             unit=unit,
             user_unit=user_unit,
             container=container(cgroup),
-            foreign=_is_foreign(pid),
+            foreign=_is_foreign(witness),
             kernel_thread=birth.kernel_thread,
         )
         # Its number may have gone to another process while we read.
@@ -106,9 +110,12 @@ def read(pid: int) -> Process | None:
 def environment(process: Process) -> dict[str, str] | None:
     """What ``/proc`` says of its environment; ``None``: it is gone, or we may not know."""
     try:
-        data = Path(f"/proc/{process.pid}/environ").read_bytes()
+        with open(f"/proc/{procfs.witness(process.pid)}/environ", "rb") as file:
+            data = file.read(_MOST)
     except OSError:
         return None
+    if len(data) == _MOST:
+        data, _, _ = data.rpartition(b"\0")  # Of the last one not all may be there.
     if procfs.start_time(process.pid) != process.start:
         return None
     pairs = (each.partition("=") for each in _strings(data))
@@ -168,9 +175,10 @@ def _own_namespaces() -> tuple[int, int]:
     return _namespaces("self")
 
 
-def _read(path: str) -> bytes:
+def _read(path: str, most: int = -1) -> bytes:
     try:
-        return Path(path).read_bytes()
+        with open(path, "rb") as file:
+            return file.read(most)
     except OSError:
         return b""
 

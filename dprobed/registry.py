@@ -83,8 +83,9 @@ class Registry:
         """
         if pid in (os.getpid(), client.pid) or pid in self._supervisor.tracers:
             raise Refusal(f"process {pid} is part of dprobed itself, and cannot be probed by it")
-        admission = self.gate.admit(client, pid)
         while True:
+            # Each time: while we waited for a target to end, its number may have got another owner.
+            admission = self.gate.admit(client, pid)
             target = self.targets.by_pid.setdefault(pid, Target(pid))
             async with target.lock:
                 if target.finished.is_set():
@@ -124,13 +125,20 @@ class Registry:
                     budget=admission.decision.limits,
                 )
             )
-            if not self.gate.admit(client, target.pid).same_as(admission):
-                raise Refusal(f"process {target.pid} became another one meanwhile; try again")
         except Refusal:
             target.let_go(client)
             if not target.finished.is_set():
                 self.targets.finish(target, None, "")
             await self.targets.tracer_ended(target)
+            raise
+        try:
+            if not self.gate.admit(client, target.pid).same_as(admission):
+                raise Refusal(f"process {target.pid} became another one meanwhile; try again")
+        except Refusal:
+            # A tracer that has other targets would keep it for ever.
+            target.let_go(client)
+            with contextlib.suppress(Refusal):
+                await self.targets.empty(target, ())
             raise
         target.attached = True
 

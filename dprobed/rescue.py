@@ -74,11 +74,12 @@ def restore_text(pid: int) -> int:
 
     LocationError also where the file of a module cannot be read: its breakpoints are still there.
     """
+    pid = procfs.witness(pid)
     memory = Memory(pid)
     unread: LocationError | None = None
     count = 0
     try:
-        for module in maps.modules(pid):
+        for module in maps.modules(pid, however_many=True):
             written = [
                 (mapping, page)
                 for mapping in module.mappings

@@ -19,7 +19,7 @@ from dprobed import process as processes
 from dprobed.control import messages
 from dprobed.engine import protocol
 from dprobed.hosts import Host, Hosts
-from dprobed.instance import DEFECT, Client, Entry, Refusal, Target, describe_end
+from dprobed.instance import DEFECT, Client, Entry, Refusal, Target
 from dprobed.past import Past
 from dprobed.policy.gate import Gate
 from dprobed.policy.model import Decision
@@ -370,6 +370,6 @@ class Targets:
         kept = [entry for entry in target.entries.values() if entry.owner is None]
         if kept and how != "detached":
             self.past.add(target, kept)
-            text = target.reason or (describe_end(ended) if ended else "")
+            text = target.reason or target.end
             what = f"process {target.pid} ({target.comm}) with {len(kept)} programs"
             self._gate.history.note(target.uid, f"{what}: {text}")

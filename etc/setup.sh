@@ -54,6 +54,7 @@ if [ "$goal" != demo ] && [ "$goal" != hunt ]; then
     need strace command -v strace
     need nginx test -x /usr/sbin/nginx
     need redis-server test -x /usr/bin/redis-server
+    need postgresql sh -c 'ls /usr/lib/postgresql/*/bin/postgres'
 fi
 # The programs that the demo and the tests probe.
 need python3 test -x /usr/bin/python3

@@ -32,7 +32,7 @@ examples:
 @click.option("--user", metavar="USER", help="Processes of this user (name or number).")
 @click.option("--unit", metavar="GLOB", help="Processes of this systemd unit.")
 @click.option("--all", "everything", is_flag=True, help="Every process that maps the module.")
-@click.option("--limit", type=click.IntRange(1), metavar="N", help="At most N processes at a time.")
+@click.option("--limit", type=options.pid_type, metavar="N", help="At most N processes at a time.")
 @click.option("--merge", is_flag=True, help="Besides a program of the same name that is in.")
 @click.option("--replace", is_flag=True, help="Take those for the same module out first.")
 @options.selecting

@@ -18,8 +18,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
-from dprobe.errors import DaemonGoneError, NoDaemonError, UserError, os_error_text, readable
+from dprobe.errors import DaemonGoneError, NoDaemonError, UserError, os_error_text
 from dprobed.control import messages
+from dprobed.printable import readable
 
 #: How every record line begins: the tag comes first.
 _RECORD = b'{"type":"record",'

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 
 class DprobeError(Exception):
     """One clear line (a program's faults: several) for the user; ``status`` is the exit status."""
@@ -35,11 +33,6 @@ class CommandNotExecutableError(DprobeError):
     """The command of ``run`` cannot be executed; the status is the shell's for that."""
 
     status = 126
-
-
-def readable(name: str) -> str:
-    """A file's name as text that can be printed: it may have bytes that are no UTF-8."""
-    return os.fsencode(name).decode(errors="replace")
 
 
 def os_error_text(error: OSError) -> str:

@@ -11,6 +11,18 @@ from dprobe.budget import BudgetType
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+
+class _Pids(click.IntRange):
+    """Numbers that a process can have, and so how many there can be."""
+
+    name = "whole number"
+
+    def __init__(self) -> None:
+        super().__init__(1, 1 << 22)
+
+
+pid_type = _Pids()
+
 define = click.option(
     "-D", "defines", multiple=True, metavar="NAME=VALUE", help="Define a name for the preprocessor."
 )
@@ -50,9 +62,8 @@ format_ = click.option(
     help="Lines for people, or one JSON object a line.",
 )
 json = click.option("--json", is_flag=True, help="One JSON object a line.")
-pid_option = click.option("--pid", type=click.IntRange(1, 1 << 22), help="Only in this process.")
+pid_option = click.option("--pid", type=pid_type, help="Only in this process.")
 program_file = click.Path(dir_okay=False)
-pid_type = click.IntRange(1, 1 << 22)
 
 
 def output(default: str) -> Callable[[F], F]:

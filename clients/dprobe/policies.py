@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from dprobe import manage
-from dprobe.errors import UserError, readable
+from dprobe.errors import UserError
 from dprobe.output import complain
 from dprobe.tables import show
 from dprobed.control import messages
-from dprobed.printable import printable
+from dprobed.printable import printable, readable
 
 if TYPE_CHECKING:
     from dprobed.program import Diagnostic
@@ -79,19 +79,19 @@ def check(paths: Sequence[Path], *, json: bool) -> None:
         if not paths:
             trust = os.geteuid()
             folder = config.load(None, trust).policies
-            empty = f"there is no policy file in {readable(str(folder))}"
+            empty = f"there is no policy file in {readable(folder)}"
             paths = store.files(folder, trust)
         parse(paths, trust=trust)
     except PolicyError as error:
         faults = error.diagnostics
     rows = []
-    for name in dict.fromkeys([*map(str, paths), *(fault.file for fault in faults)]):
+    for name in dict.fromkeys([*map(readable, paths), *(fault.file for fault in faults)]):
         own = [str(fault) for fault in faults if fault.file == name]
-        rows.append({"file": readable(name), "ok": not own, "error": readable("\n".join(own))})
+        rows.append({"file": name, "ok": not own, "error": "\n".join(own)})
     show(rows, (("file", "file"), ("ok", "ok")), json=json, empty=empty)
     if faults:
         sys.stdout.flush()
-        raise UserError(readable("\n".join(map(str, faults))))
+        raise UserError("\n".join(map(str, faults)))
 
 
 def explain(socket: Path | None, pid: int, *, json: bool) -> None:

@@ -16,11 +16,11 @@ from dprobe.errors import (
     NoDaemonError,
     UserError,
     os_error_text,
-    readable,
 )
 from dprobe.output import Output, Summary, complain, summarize
 from dprobe.private import PrivateDaemon
 from dprobed.control import messages
+from dprobed.printable import readable
 
 if TYPE_CHECKING:
     from types import FrameType

@@ -7,9 +7,9 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from dprobe.errors import UserError, os_error_text, readable
+from dprobe.errors import UserError, os_error_text
 from dprobe.tables import show
-from dprobed.printable import LAYOUT, printable
+from dprobed.printable import LAYOUT, printable, readable
 
 #: Where the dynamic linker of Debian looks by itself, besides its cache (ld.so(8)).
 _LIBRARY_FOLDERS = (

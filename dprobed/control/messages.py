@@ -111,7 +111,7 @@ class Selection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     name decides about. Nothing given: every process.
     """
 
-    exe: Annotated[str, msgspec.Meta(min_length=1, max_length=4096)] | None = None
+    exe: Annotated[str, msgspec.Meta(max_length=4096)] | None = None
     user: Label | None = None
     unit: Label | None = None
     policy: Label | None = None

@@ -30,6 +30,7 @@ from dprobed.discovery.identity import Identities
 from dprobed.handler.dispatcher import DispatchError
 from dprobed.handler.trace.session import TraceError
 from dprobed.instance import Refusal
+from dprobed.printable import readable
 from dprobed.registry import Registry
 
 #: What concerns everybody in a daemon that serves everybody: it is the machine's root who says.
@@ -420,7 +421,7 @@ class Connection(asyncio.Protocol):
         return messages.PolicyListing(
             id=number,
             policies=[describe.policy_info(each) for each in store.policies.policies],
-            folder=str(store.config.policies),
+            folder=readable(store.config.policies),
             problem=store.problem,
             protect=sorted(store.policies.protect),
         )

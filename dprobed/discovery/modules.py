@@ -22,9 +22,6 @@ from dprobed.location.elf import ElfFile
 
 #: Answers that are remembered; then all are forgotten.
 _ROOM: Final = 1 << 14
-#: Bytes of ``/proc/PID/maps`` that are read of a process: some 20,000 mappings, in 50 ms. A process
-#: can have 65,000 of files with paths of 4,000 letters, and everybody waits while we look at it.
-_MOST: Final = 2 << 20
 
 
 class _Program:
@@ -47,11 +44,10 @@ class Modules:
         self._programs: dict[Hashable, _Program] = {}
 
     def mapped(self, pid: int, names: Collection[str]) -> set[str]:
-        """Those of the names whose module the process maps code of; raises LocationError, and
-        TooMuch where that would take long."""
+        """Those of the names whose module the process maps code of; raises LocationError."""
         found: dict[str, maps.Module] = {}
         namespace = _inode(f"/proc/{pid}/ns/mnt")
-        modules = maps.modules(pid, _MOST)
+        modules = maps.modules(pid)
         for module in modules:
             for name in names:
                 if name not in found and self._is(namespace, module, name):

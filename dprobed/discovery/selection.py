@@ -11,6 +11,7 @@ from dprobed.control import messages
 from dprobed.policy.glob import GlobError, translate
 from dprobed.policy.match import user_number
 from dprobed.process import Process
+from dprobed.target import procfs
 
 
 class SelectionError(ValueError):
@@ -64,7 +65,8 @@ def paths_of(pid: int) -> list[str]:
         exe = os.readlink(f"/proc/{pid}/exe").removesuffix(" (deleted)")  # noqa: PTH115
         root = os.readlink(f"/proc/{pid}/root")  # noqa: PTH115
     except OSError:
-        return []
+        witness = procfs.witness(pid)
+        return paths_of(witness) if witness != pid else []
     return [exe, exe.removeprefix(root)] if root != "/" and exe.startswith(root + "/") else [exe]
 
 
@@ -74,7 +76,7 @@ def _uid(user: str) -> int:
     try:
         return pwd.getpwnam(user).pw_uid
     except (KeyError, ValueError):
-        raise SelectionError(f"there is no user {user}") from None
+        raise SelectionError(f"there is no user `{user}`") from None
 
 
 def _pattern(what: str, pattern: str, *, path: bool = False) -> re.Pattern[str]:

@@ -20,6 +20,7 @@ from typing import Final, Protocol
 from dprobed.discovery.connector import Connector
 from dprobed.discovery.polling import Polling
 from dprobed.discovery.source import Kind, Source
+from dprobed.target import procfs
 
 #: Seconds until the second look.
 FIRST: Final = 0.001
@@ -62,10 +63,12 @@ class Judge(Protocol):
 class _Watched:
     """What is remembered of one process."""
 
-    __slots__ = ("delay", "looked_at", "timer", "verdict")
+    __slots__ = ("delay", "headless", "looked_at", "timer", "verdict")
 
     def __init__(self) -> None:
         self.delay = FIRST
+        #: Its first thread has ended, and nobody tells of the end of the last one.
+        self.headless = False
         self.looked_at = False
         self.verdict: Verdict | None = None
         self.timer: asyncio.TimerHandle | None = None
@@ -134,15 +137,12 @@ class Watcher:
     def on_event(self, kind: Kind, pid: int, parent: int = 0) -> None:
         """Look at once: a short process is there for a millisecond."""
         if kind is Kind.EXIT:
-            watched = self._watched.pop(pid, None)
-            if watched is not None:
-                watched.cancel()
-                self._judge.ended(pid, watched.looked_at)
+            self._first_thread_ended(pid)
             return
         if kind is Kind.FORK and pid in self._watched:
-            self.on_event(Kind.EXIT, pid)  # An end that was not told.
+            self._ended(pid)  # That was not told.
         watched = self._watched.setdefault(pid, _Watched())
-        watched.delay = FIRST
+        watched.delay, watched.headless = FIRST, False
         origin = self._watched.get(parent)
         if origin is not None and origin.verdict is Verdict.OTHER:
             watched.verdict, watched.looked_at = Verdict.OTHER, True
@@ -155,6 +155,21 @@ class Watcher:
         self.lost += 1
         _log.warning("events of processes were lost: looking at all processes anew")
         self._look_at_all()
+
+    def _first_thread_ended(self, pid: int) -> None:
+        """Mostly the end of the process; but others may go on."""
+        watched = self._watched.get(pid)
+        if watched is None or watched.verdict is Verdict.OTHER or procfs.has_ended(pid):
+            self._ended(pid)
+        else:
+            watched.delay, watched.headless = FIRST, True
+            self._schedule(pid, watched, FIRST)
+
+    def _ended(self, pid: int) -> None:
+        watched = self._watched.pop(pid, None)
+        if watched is not None:
+            watched.cancel()
+            self._judge.ended(pid, watched.looked_at)
 
     # -- looking ---------------------------------------------------------------------------------
 
@@ -177,11 +192,13 @@ class Watcher:
             return
         watched.verdict = verdict
         if verdict is Verdict.GONE:
-            return  # Its end is told by the source.
+            if watched.headless:
+                self._ended(pid)
+            return  # Else its end is told by the source.
         watched.looked_at = True
         if verdict is Verdict.SOON:
             self._schedule(pid, watched, watched.delay)
-        elif verdict is Verdict.LATER:
+        elif verdict is Verdict.LATER or watched.headless:
             self._schedule(pid, watched, SLOWEST)
 
     def _schedule(self, pid: int, watched: _Watched, seconds: float) -> None:
@@ -202,10 +219,11 @@ class Watcher:
         """Every process there is, a few at a time."""
         there = [int(name) for name in os.listdir("/proc") if name.isdecimal()]  # noqa: PTH208
         for pid in self._watched.keys() - set(there):
-            self.on_event(Kind.EXIT, pid)
+            self._ended(pid)
         turn = time.monotonic() + _TURN
         for pid in there:
             watched = self._watched.setdefault(pid, _Watched())
+            watched.headless = procfs.witness(pid) != pid
             self._look(pid, watched)
             if time.monotonic() > turn:
                 await asyncio.sleep(0)

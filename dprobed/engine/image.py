@@ -62,8 +62,9 @@ class Images:
         stat = _stat(pid)
         found = procfs.status(pid)
         arguments = b""
-        with contextlib.suppress(OSError):
-            arguments = Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0")
+        # As many as a core has room for: a process may say that it has gigabytes of them.
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/cmdline", "rb") as file:
+            arguments = file.read(80).rstrip(b"\0")
         auxv = b""
         with contextlib.suppress(OSError):
             auxv = Path(f"/proc/{pid}/auxv").read_bytes()

@@ -30,7 +30,7 @@ from dprobed.engine.reporter import Reporter
 from dprobed.engine.sigtrap import Sigtrap
 from dprobed.engine.snapshot import FACILITY as DUMP
 from dprobed.engine.snapshot import Dumps, Result
-from dprobed.engine.space import Space, SpaceError
+from dprobed.engine.space import Site, Space, SpaceError
 from dprobed.engine.throttle import Throttle
 from dprobed.engine.trap import TrapEngine
 from dprobed.program import Outcome
@@ -91,6 +91,7 @@ class TracedProcess:
         self._dumps = Dumps(self.engine, self._describe, self._tell)
         self._end_status = ("gone", 0)
         self._retired = False
+        self._lost: list[tuple[Thread, list[Site], str]] = []
         self._resume = False
         self._incomplete = False
         self._given_up = False
@@ -103,6 +104,7 @@ class TracedProcess:
         self.engine.resume = self._note_resume
         self.engine.suspended = self._tell_suspended
         self.engine.unwatched = self.programs.unwatched
+        self.engine.lost = self._note_lost
         self.engine.facility = self._act
 
     # --- attaching ---
@@ -119,10 +121,11 @@ class TracedProcess:
         try:
             self.world.seize(self.pid)
             # Not before: an ``exec`` in between would leave us with the memory that it gave up.
-            self.programs.use_space(Space(self.pid, Memory(self.pid)))
+            self.programs.use_space(Space(self.pid, Memory(procfs.witness(self.pid))))
         except (Gone, OSError) as error:
             # It may have ended, or got another tracer, since the look.
-            _log.info("process %d: %s", self.pid, error)
+            if not procfs.has_ended(self.pid):
+                _log.info("process %d: %s", self.pid, error)
             reason = procfs.refusal(self.pid) or procfs.denial(self.pid)
             self._leave_now()
             raise RequestError(reason) from error
@@ -139,12 +142,13 @@ class TracedProcess:
     def _check_alone(self) -> None:
         """A process that shares the memory but is not traced would die of our breakpoints."""
         own = self._common.tracees.threads
+        witness = procfs.witness(self.pid)
         parent = procfs.parent(self.pid)
         for other in [parent, *procfs.children(self.pid)]:
             found = procfs.status(other)
             if found is None or other in own:
                 continue
-            if procfs.shares_memory(self.pid, other):
+            if procfs.shares_memory(witness, procfs.witness(other)):
                 raise RequestError(
                     f"its {'parent' if other == parent else 'child'} {other} "
                     f"({found.name.decode(errors='replace')}) shares its memory "
@@ -177,6 +181,7 @@ class TracedProcess:
         if self._retired:
             self._retired = False
             self.programs.take_out_retired()
+        self._give_up_lost()
         if self.end is None:
             self._keep_budgets()
         if self.end is None and self.debugger.is_invited:
@@ -186,6 +191,13 @@ class TracedProcess:
                 self._leaving()
             elif not self.is_kept:
                 self._common.reporter.arm()
+
+    def _give_up_lost(self) -> None:
+        lost, self._lost = self._lost, []
+        for thread, sites, reason in lost:
+            if self.end is None:
+                self.programs.give_up(sites, reason)
+            self.world.unpin(thread)
 
     def _keep_budgets(self) -> None:
         try:
@@ -216,6 +228,8 @@ class TracedProcess:
 
     def query(self, seq: int) -> protocol.Ok:
         """States and counters."""
+        if self.end is None:
+            self.programs.give_up_overwritten()
         return protocol.Ok(
             seq,
             probes=self.programs.statuses(),
@@ -276,6 +290,10 @@ class TracedProcess:
         self._resume = True
         self.world.want()
 
+    def _note_lost(self, thread: Thread, sites: list[Site], reason: str) -> None:
+        self._lost.append((thread, sites, reason))
+        self.world.want()
+
     def _tell_suspended(self, thread: Thread) -> None:
         self._tell(
             "suspend", f"thread {thread.tid} is held; 'dprobe resume' lets it go", thread.tid
@@ -302,7 +320,8 @@ class TracedProcess:
     def deliver(self, thread: Thread) -> None:
         """See TrapEngine; a debugger is asked first."""
         self.engine.deliver(thread)
-        self.debugger.signalled(thread)
+        if thread.signal:
+            self.debugger.signalled(thread)
 
     def forked(self, child: int) -> None:
         """What the child begins with is what there is now, whenever its first stop comes."""
@@ -529,6 +548,7 @@ class TracedProcess:
             self.world.tracees.serve_noted(self.world)
             return not self.world.threads
         self.debugger.leave()
+        self.programs.give_up_overwritten()
         for probe in self.programs.probes():
             probe.attachments.clear()
         self.engine.watch.clear()

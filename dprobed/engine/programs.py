@@ -570,6 +570,36 @@ class Programs:
                 probe.set(ProbeState.PENDING, "its module was unmapped")
         self.tell_changed(lost)
 
+    def give_up(self, sites: list[Site], reason: str) -> None:
+        """Places at which no probe can be any more in this address space."""
+        there = set(self._engine.space.sites())
+        sites = [site for site in sites if site in there]
+        probes = {each.probe for site in sites for each in site.attachments}
+        for site in sites:
+            for attachment in site.attachments:
+                attachment.probe.attachments.remove(attachment)
+            site.attachments.clear()
+        for probe in probes:
+            if not probe.attachments and not probe.over:
+                probe.set(ProbeState.FAILED, reason)
+        if any(site.callback is not None for site in sites):
+            self._tell_trouble(f"later modules get no probes: {reason}")
+        with self._world.stopped() as late:
+            self._engine.remove(sites, late)
+        self.tell_changed(probe for probe in self.probes() if probe in probes)
+
+    def give_up_overwritten(self) -> None:
+        """Places whose breakpoints are there no more, because the target changed its code."""
+        if not self._prepared:
+            return
+        space = self._engine.space
+        sites = {a.site for probe in self.probes() for a in probe.attachments if a.site is not None}
+        overwritten = [
+            site for site in sites if not space.stands(site) and space.memory.peek(site.address, 1)
+        ]
+        if overwritten:
+            self.give_up(overwritten, "the target changed its code there")
+
     def set_budget(self, limits: protocol.Limits | None) -> None:
         """What all programs together may cost the target from now on."""
         now = time.monotonic_ns()

@@ -43,6 +43,7 @@ _JMP_REL32: Final = b"\xe9"
 _MOV_RCX_IMM64: Final = b"\x48\xb9"
 
 
+_POP_FLAGS: Final = frozenset((Mnemonic.POPF, Mnemonic.POPFD, Mnemonic.POPFQ))
 _PUSH_FLAGS: Final = frozenset((Mnemonic.PUSHF, Mnemonic.PUSHFD, Mnemonic.PUSHFQ))
 
 
@@ -178,6 +179,9 @@ def displace(code: bytes, address: int, slot: int) -> Displaced:
     length = instruction.len
     if code[0] == _INT3:
         raise RelocationError("a breakpoint of another debugger is there (int3)")
+    if instruction.mnemonic in _POP_FLAGS:
+        # The trap flag fires behind the instruction that follows, which would be the slot's jump.
+        raise RelocationError("it can begin single stepping, which would show")
     made = _Slot(instruction, code[:length], address, slot)
     flow = instruction.flow_control
     if flow == FlowControl.NEXT:

@@ -400,7 +400,7 @@ class Dumps:
             memory=memory,
             smaps=smaps,
             limits=current.limits,
-            omitted=[(area.start, area.end) for area in space.areas],
+            omitted=[(area.start, area.end) for area in space.whole_areas()],
             extra=extra,
             about={},
             exe=image.link(pid, "exe"),
@@ -412,8 +412,7 @@ class Dumps:
         """Mappings that ``fork`` leaves out (MADV_DONTFORK), read now."""
 
         def ranges(pid: int) -> set[bytes]:
-            text = Path(f"/proc/{pid}/maps").read_bytes()
-            return {line.split(b" ", 1)[0] for line in text.splitlines()}
+            return {line.split(b" ", 1)[0] for line in procfs.mappings(pid).splitlines()}
 
         missing = ranges(tid) - ranges(copy)
         if not missing:

@@ -7,13 +7,18 @@ Rules:
 * Text is changed while the world is stopped, one byte a site, and only where the byte is what we
   expect: ours when we take a site out (a module may have been unmapped and another mapped in its
   place), the original one when we put it in.
+* An ``int3`` alone does not tell that it is ours: programs fill memory with them. Nor does text
+  without a file tell that it is not: some programs move theirs to huge pages. What is around does.
 * Slots lie in *areas*: pages that the target maps for us within reach of the module. A slot is used
   again only after every thread has been taken out of it.
+* A target may unmap what it did not map itself, and map what is its own there. So each page of an
+  area ends with a mark, and nothing is written there, nor unmapped, without a look at that.
 * The undo is known before the change: a site is in ``by_trap`` before its byte is written.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final
@@ -30,6 +35,10 @@ if TYPE_CHECKING:
 
 INT3: Final = b"\xcc"
 SLOT: Final = 64
+#: In the last slot of each page of an area: ud2, and whose it is.
+MARK: Final = b"\x0f\x0bslots of dprobed"
+#: Bytes of text before and behind a site, of its page, by which it is known again.
+_AROUND: Final = 16
 _REACH: Final = (1 << 31) - (1 << 20)
 _GAP: Final = 16 * PAGE
 #: What the stack may still grow; the kernel leaves 128 MiB at least (mmap_base, arch/x86/mm).
@@ -54,6 +63,7 @@ class Site:
 
     __slots__ = (
         "address",
+        "around",
         "attachments",
         "callback",
         "displaced",
@@ -64,13 +74,22 @@ class Site:
         "trap",
     )
 
-    def __init__(self, address: int, original: bytes, slot: int, displaced: Displaced) -> None:
+    def __init__(
+        self,
+        address: int,
+        original: bytes,
+        slot: int,
+        displaced: Displaced,
+        around: tuple[bytes, bytes],
+    ) -> None:
         self.address: Final = address
         #: Where a thread's rip is after the breakpoint fired.
         self.trap: Final = address + 1
         self.original: Final = original
         self.slot: Final = slot
         self.displaced: Final = displaced
+        #: The text before and behind its first byte.
+        self.around: Final = around
         self.attachments: list[Attachment] = []
         #: Of the tracer itself (the dynamic loader's notification); called at each hit.
         self.callback: Callable[[Thread], None] | None = None
@@ -78,6 +97,12 @@ class Site:
         self.gone = False
         #: A SIGTRAP behind it is its breakpoint and calls for its programs only (``classify``).
         self.plain = False
+
+    def twin(self) -> Site:
+        """The same in a copy of the memory."""
+        other = Site(self.address, self.original, self.slot, self.displaced, self.around)
+        other.gone = self.gone
+        return other
 
     def position(self, offset: int) -> Position:
         """What a thread is equivalent to that stands ``offset`` bytes into the slot."""
@@ -95,31 +120,42 @@ def _pushes(displaced: Displaced) -> bool:
 class Area:
     """Pages in the target that hold slots."""
 
-    __slots__ = ("end", "free", "start")
+    __slots__ = ("end", "free", "lost", "start")
 
     def __init__(self, start: int, size: int) -> None:
         self.start: Final = start
         self.end = start + size
-        self.free = list(range(start + size - SLOT, start - SLOT, -SLOT))
+        #: The target did something to it: no place for new slots.
+        self.lost = False
+        marks = self.marks()
+        self.free = [
+            slot for slot in range(start + size - SLOT, start - SLOT, -SLOT) if slot not in marks
+        ]
+
+    def marks(self) -> range:
+        """Where its marks are."""
+        return range(self.start + PAGE - SLOT, self.end, PAGE)
 
     def copy(self) -> Area:
         """The same pages in another process."""
         other = Area(self.start, 0)
         other.end = self.end
         other.free = list(self.free)
+        other.lost = self.lost
         return other
 
 
 def _maps(tid: int) -> list[bytes]:
     """The lines of a thread's list of mappings; raises Gone and SpaceError."""
     try:
-        with open(f"/proc/{tid}/maps", "rb") as maps:
-            return maps.read().splitlines()
+        return procfs.mappings(tid).splitlines()
     except PermissionError:
         raise SpaceError(
             "the target has made itself not dumpable, so its list of mappings is root's; ask root"
         ) from None
-    except OSError:
+    except OSError as error:
+        if error.errno == errno.EFBIG:
+            raise SpaceError(f"its list of mappings is {error.strerror}") from None
         raise Gone(tid) from None
 
 
@@ -167,6 +203,65 @@ class Space:
         """All that have a slot, armed or not."""
         return list(self._slots.values())
 
+    def lose_area_of(self, site: Site) -> list[Site]:
+        """Slots in the same area as this site's cannot be used any more: whose these are."""
+        lost = []
+        for area in self.areas:
+            if area.start <= site.slot < area.end:
+                area.lost = True
+                lost += [
+                    each for slot, each in self._slots.items() if area.start <= slot < area.end
+                ]
+        return lost
+
+    def stands(self, site: Site) -> bool:
+        """Whether the ``int3`` at this site is there, and ours."""
+        before, behind = site.around
+        expected = before + INT3 + behind
+        found = self.memory.peek(site.address - len(before), len(expected))
+        if found == expected:
+            return True
+        if found[len(before) : len(before) + 1] != INT3:
+            return False
+        # Other sites may be near.
+        if self._around(site.address) == site.around:
+            return True
+        # Either the target patched its code close by, or something else is mapped there.
+        return not site.gone and self._is_of_a_file(site.address)
+
+    def _around(self, address: int) -> tuple[bytes, bytes]:
+        before = min(_AROUND, address % PAGE)
+        behind = min(_AROUND, PAGE - 1 - address % PAGE)
+        return self.text(address - before, before), self.text(address + 1, behind)
+
+    def _is_of_a_file(self, address: int) -> bool:
+        """Whether a file is mapped there; also if that cannot be told."""
+        try:
+            lines = _maps(self.tgid)
+        except (Gone, SpaceError):
+            return True
+        for line in lines:
+            bounds, _, _, _, inode = line.split(None, 5)[:5]
+            start, end = (int(word, 16) for word in bounds.split(b"-"))
+            if start <= address < end:
+                return inode != b"0"
+        return not lines  # the leading thread has ended, and shows nothing
+
+    def whole_areas(self) -> list[Area]:
+        """Those that are still ours, not unmapped by the target nor put to its own use.
+
+        All of them where the target executes another program: that we are to hear of.
+        """
+        peek = self.memory.peek
+        whole = [
+            area
+            for area in self.areas
+            if all(peek(mark, len(MARK)) == MARK for mark in area.marks())
+        ]
+        if len(whole) < len(self.areas) and self.memory.is_gone():
+            return list(self.areas)
+        return whole
+
     # --- preparing: nothing of the target's own is changed ---
 
     def reserve(self, world: World, addresses: Iterable[int]) -> None:
@@ -175,9 +270,18 @@ class Space:
         Raises SpaceError and Gone.
         """
         missing: list[int] = []
-        room = {id(area): len(area.free) for area in self.areas}
+        whole = self.whole_areas()
+        for area in self.areas:
+            area.lost = area.lost or area not in whole
+        self.areas = [
+            area
+            for area in self.areas
+            if area in whole or any(area.start <= slot < area.end for slot in self._slots)
+        ]
+        usable = [area for area in whole if not area.lost]
+        room = {id(area): len(area.free) for area in usable}
         for address in sorted(addresses):
-            for area in self.areas:
+            for area in usable:
                 if self._reaches(area.start, area.end, address) and room[id(area)] > 0:
                     room[id(area)] -= 1
                     break
@@ -186,7 +290,7 @@ class Space:
         while missing:
             first = missing[0]
             group = [address for address in missing if address - first < _REACH // 2]
-            size = -(-len(group) * SLOT // PAGE) * PAGE
+            size = -(-len(group) // (PAGE // SLOT - 1)) * PAGE
             with world.borrowed(self.tgid) as thread:
                 self._map_area(world, thread, group[0], group[-1], size)
             missing = missing[len(group) :]
@@ -196,7 +300,9 @@ class Space:
         return abs(address - start) < _REACH and abs(end - address) < _REACH
 
     def _map_area(self, world: World, thread: Thread, low: int, high: int, size: int) -> None:
-        for start in self._gaps(thread.tid, low, high, size):
+        # A thread on its way to a slot that is not there any more must not find another there.
+        lost = [(area.start, area.end) for area in self.areas if area.lost]
+        for start in self._gaps(thread.tid, low, high, size, lost):
             result = self.call(
                 world,
                 thread,
@@ -209,7 +315,10 @@ class Space:
                 0,
             )
             if result == start:
-                self.areas.append(Area(start, size))
+                area = Area(start, size)
+                for mark in area.marks():
+                    self.memory.poke(mark, MARK)
+                self.areas.append(area)
                 return
             if result > 0:  # before Linux 4.17 the flag is only a hint
                 self.call(world, thread, _SYS_MUNMAP, result, size)
@@ -220,8 +329,10 @@ class Space:
         raise SpaceError(f"no free address for slots within 2 GiB of {low:#x}")
 
     @staticmethod
-    def _gaps(tid: int, low: int, high: int, size: int) -> list[int]:
-        """Free addresses within reach, the nearest first.
+    def _gaps(
+        tid: int, low: int, high: int, size: int, taken: Iterable[tuple[int, int]] = ()
+    ) -> list[int]:
+        """Free addresses within reach, the nearest first; not in what is ``taken``.
 
         Preferred is the upper end of a gap, away from what grows up (the heap); below the stack,
         which grows down, its lower end. Hundreds of threads leave no other gap near libraries:
@@ -229,12 +340,14 @@ class Space:
         """
         found: list[tuple[int, int]] = []
         floor = _LOWEST
-        for line in [*_maps(tid), b"%x-%x ---p 0 0 0 end" % (_HIGHEST, _HIGHEST)]:
+        mapped = [(start, end, False) for start, end in (*taken, (_HIGHEST, _HIGHEST))]
+        for line in _maps(tid):
             bounds = line.split(b" ", 1)[0].split(b"-")
-            start, end = int(bounds[0], 16), int(bounds[1], 16)
+            mapped.append((int(bounds[0], 16), int(bounds[1], 16), line.endswith(b"[stack]")))
+        for start, end, is_stack in sorted(mapped):
             if start > _HIGHEST:
                 break
-            if line.endswith(b"[stack]"):
+            if is_stack:
                 here = (floor + _GAP) // PAGE * PAGE
                 fits = start - here - size >= _STACK_ROOM
             else:
@@ -246,7 +359,7 @@ class Space:
                 distance = max(abs(here - low), abs(here + size - high))
                 if distance < _REACH and abs(here + size - low) < _REACH:
                     found.append((distance, here))
-            floor = end
+            floor = max(floor, end)
         return [here for _, here in sorted(found)]
 
     def call(self, world: World, thread: Thread, number: int, *arguments: int) -> int:
@@ -317,7 +430,7 @@ class Space:
         if not code:
             raise SpaceError(f"no memory is mapped at {address:#x}")
         for area in self.areas:
-            if area.free and self._reaches(area.start, area.end, address):
+            if area.free and not area.lost and self._reaches(area.start, area.end, address):
                 break
         else:
             raise SpaceError(f"no slot is free within 2 GiB of {address:#x}")
@@ -333,7 +446,8 @@ class Space:
         if len(displaced.code) > SLOT or not self.memory.poke(slot, displaced.code):
             raise SpaceError(f"the slot for {address:#x} cannot be written")
         area.free.pop()
-        site = Site(address, code[: displaced.length], slot, displaced)
+        around = self._around(address)
+        site = Site(address, code[: displaced.length], slot, displaced, around)
         self._slots[slot] = self._unarmed[address] = site
         return site
 
@@ -350,9 +464,16 @@ class Space:
     # --- changing text: the world is stopped ---
 
     def arm(self, site: Site) -> bool:
-        """Write the breakpoint; false when the original instruction is not there any more."""
+        """Write the breakpoint; false when the original instruction is not there any more.
+
+        Nor for a site of the memory that was there before the target executed another program.
+        """
+        if self._slots.get(site.slot) is not site:
+            return False
         if self.by_trap.get(site.trap) is site:
-            return True
+            if self.stands(site):
+                return True
+            del self.by_trap[site.trap]  # the target got rid of it: what is there is its own
         if self.text(site.address, site.displaced.length) != site.original:
             return False
         self.by_trap[site.trap] = site
@@ -366,9 +487,12 @@ class Space:
         """Put the original byte back, if it is our breakpoint that stands there."""
         if self.by_trap.get(site.trap) is not site:
             return
-        if not site.gone and self.memory.peek(site.address, 1) == INT3:
-            self.memory.poke(site.address, site.original[:1])
+        self._put_back(site)
         del self.by_trap[site.trap]
+
+    def _put_back(self, site: Site) -> None:
+        if self.stands(site):
+            self.memory.poke(site.address, site.original[:1])
 
     def free(self, site: Site) -> None:
         """Give a disarmed site's slot back; no thread may be in it."""
@@ -389,19 +513,19 @@ class Space:
         for area in self.areas:
             if memory.peek(area.start, 1):
                 other.areas.append(area.copy())
-        for site in self._slots.values():
-            if memory.peek(site.slot, len(site.displaced.code)) != site.displaced.code:
-                continue
-            twin = Site(site.address, site.original, site.slot, site.displaced)
-            twin.gone = site.gone
-            other._slots[twin.slot] = twin
-            if self.by_trap.get(site.trap) is site and (
-                site.gone or memory.peek(site.address, 1) == INT3 or other.arm(twin)
-            ):
-                other.by_trap[twin.trap] = twin
-            elif not site.gone and memory.peek(site.address, 1) == INT3:
-                # Taken out while a thread, perhaps in ``fork``, could not be stopped.
-                memory.poke(site.address, site.original[:1])
+        twins = {site: site.twin() for site in self._slots.values()}
+        # Any breakpoint of these may be there.
+        other.by_trap.update((twin.trap, twin) for twin in twins.values())
+        for site, twin in twins.items():
+            has_slot = memory.peek(site.slot, len(site.displaced.code)) == site.displaced.code
+            if has_slot:
+                other._slots[twin.slot] = twin
+                if self.by_trap.get(site.trap) is site and (site.gone or other.arm(twin)):
+                    continue
+            # Taken out while a thread, perhaps in ``fork``, could not be stopped; or the child was
+            # not given the area (MADV_DONTFORK).
+            other._put_back(twin)
+            other.by_trap.pop(twin.trap, None)
         self._undo_raw(memory)
         return other
 
@@ -432,9 +556,9 @@ class Space:
         other.areas = [area.copy() for area in self.areas]
         other._slots = dict(self._slots)
         # Also those taken out while a thread, perhaps in ``fork``, could not be stopped.
+        other.by_trap.update((site.trap, site) for site in self._slots.values())
         for site in self._slots.values():
-            if not site.gone and memory.peek(site.address, 1) == INT3:
-                memory.poke(site.address, site.original[:1])
+            other.disarm(site)
         self._undo_raw(memory)
         return other
 
@@ -450,7 +574,7 @@ class Space:
         other.sealed = True
         other.areas = [area.copy() for area in self.areas]
         for site in self._slots.values():
-            twin = Site(site.address, site.original, site.slot, site.displaced)
+            twin = site.twin()
             other._slots[twin.slot] = other.by_trap[twin.trap] = twin
         return other
 
@@ -476,8 +600,11 @@ class Space:
                 self._call_at(gate, world, thread, _SYS_PRCTL, (_PR_SET_DUMPABLE, 0))
 
     def unmap_areas(self, world: World, thread: Thread) -> None:
-        """Have ``thread``'s process unmap the areas; raises SpaceError and Gone."""
-        for area in self.areas:
+        """Have ``thread``'s process unmap the areas that are still ours.
+
+        Raises SpaceError and Gone.
+        """
+        for area in self.whole_areas():
             self.call(world, thread, _SYS_MUNMAP, area.start, area.end - area.start)
 
     def close(self) -> None:

@@ -11,8 +11,11 @@ What makes it exact, beyond the plain way int3 → program → slot:
   arch/x86/kernel/signal.c) and the answer is read, and put right, in the signal frame.
 * A fault of the copied instruction is reported at the original address, and the hit's record is
   withdrawn (unless ``logonfault``).
-* An int3's SIGTRAP can still be pending when our interrupt stops the thread first. Before a site
-  goes, such a thread is let run into it; otherwise the SIGTRAP would kill the target later.
+* Where a slot cannot stand for the place, because the target took its memory away, or because the
+  kernel judges a system call by its address, the thread goes back to the place, whose probes go.
+* An int3's SIGTRAP can still be pending when our interrupt stops the thread first, or the signal of
+  a fault in a slot. Before a site goes, such a thread is let run into it; otherwise the SIGTRAP
+  would kill the target later, and the fault be reported elsewhere.
 """
 
 from __future__ import annotations
@@ -59,7 +62,21 @@ from dprobed.target.world import World
 _SI_KERNEL: Final = 0x80
 _TRAP_HWBKPT: Final = 4
 _SI_ADDR: Final = slice(16, 24)
-_FAULTS: Final = frozenset((signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL))
+#: Signals that the kernel sends a thread for what it does.
+_SYNCHRONOUS: Final = frozenset(
+    (
+        signal.SIGSEGV,
+        signal.SIGBUS,
+        signal.SIGFPE,
+        signal.SIGILL,
+        signal.SIGTRAP,
+        signal.SIGSYS,
+    )
+)
+_UNMAPPED: Final = "the target took away the memory in which the probed instructions run"
+_JUDGED: Final = (
+    "the target has system calls trapped (seccomp, SYSCALL_USER_DISPATCH), this one too"
+)
 #: ERESTARTSYS, ERESTARTNOINTR, ERESTARTNOHAND, ERESTART_RESTARTBLOCK (include/linux/errno.h).
 _RESTARTS: Final = frozenset((1 << 64) - number for number in (512, 513, 514, 516))
 #: In ``struct rt_sigframe`` (arch/x86/include/asm/sigframe.h), from rsp at a handler's first
@@ -104,6 +121,9 @@ class TrapEngine:
         #: Whether any probe has a budget, and what is called when one is overdrawn.
         self.metered = False
         self.overdrawn: Callable[[Account], None] = lambda account: None
+        #: Slots cannot stand for these places any more, for that reason. The thread waits for their
+        #: being taken out (``Thread.pinned``).
+        self.lost: Callable[[Thread, list[Site], str], None] = lambda *_: None
         #: A thread could not be given all watchpoints.
         self.unwatched: Callable[[int, ptrace.PtraceError], None] = lambda tid, error: None
         self._reporter: Final = reporter
@@ -428,11 +448,14 @@ class TrapEngine:
             return
         site, offset = found
         position = site.position(offset)
-        if thread.signal in _FAULTS:
-            info = ptrace.get_siginfo(thread.tid)
+        if thread.signal in _SYNCHRONOUS:
+            info = thread.siginfo or ptrace.get_siginfo(thread.tid)
             if int.from_bytes(info[8:12], "little", signed=True) > 0:
-                self._fault(thread, site, position, info)
+                self._own_doing(thread, site, position, info)
                 return
+        self._leave_slot(thread, site, position)
+
+    def _leave_slot(self, thread: Thread, site: Site, position: Position) -> None:
         if position.where is Where.AFTER:
             if site.displaced.is_syscall and self._restarts():
                 if self._is_caught(thread):
@@ -454,13 +477,42 @@ class TrapEngine:
         found = procfs.status(thread.tid)
         return found is not None and bool(found.caught >> (thread.signal - 1) & 1)
 
-    def _fault(self, thread: Thread, site: Site, position: Position, info: bytes) -> None:
+    def _own_doing(self, thread: Thread, site: Site, position: Position, info: bytes) -> None:
+        """The kernel's signal about what the thread did in the slot; its siginfo shows where."""
+        here = self._words[RIP]
+        is_here = int.from_bytes(info[_SI_ADDR], "little") == here
+        if thread.signal == signal.SIGSYS:
+            if not self.space.sealed:
+                # The system call was not made. Whether it is one to be made can depend on where.
+                self._lose(thread, Position(Where.BEFORE, site.address), [site], _JUDGED)
+                return
+            self._leave_slot(thread, site, position)
+        elif thread.signal == signal.SIGTRAP:
+            self._leave_slot(thread, site, position)
+        elif thread.signal == signal.SIGSEGV and is_here and not self.space.sealed:
+            # What could not be read is the slot.
+            self._lose(thread, position, self.space.lose_area_of(site), _UNMAPPED)
+            return
+        else:
+            self._fault(thread, site, position)
+        if is_here:
+            there = self._words[RIP].to_bytes(8, "little")
+            info = info[: _SI_ADDR.start] + there + info[_SI_ADDR.stop :]
+            if thread.siginfo is not None:
+                thread.siginfo = info
+            else:
+                ptrace.set_siginfo(thread.tid, info)
+
+    def _lose(self, thread: Thread, position: Position, sites: list[Site], reason: str) -> None:
+        """To the place itself, without the signal; it goes on when the sites are out."""
+        thread.signal, thread.siginfo = 0, None
+        self._take(position)
+        self._registers.store(thread.tid)
+        thread.pinned = True
+        self.lost(thread, sites, reason)
+
+    def _fault(self, thread: Thread, site: Site, position: Position) -> None:
         """The copied instruction itself faulted: report it at the original address."""
-        reported = int.from_bytes(info[_SI_ADDR], "little")
-        if reported == self._words[RIP]:
-            ptrace.set_siginfo(
-                thread.tid, info[:16] + site.address.to_bytes(8, "little") + info[24:]
-            )
         self._take(Position(Where.BEFORE, site.address, position.rsp_delta))
         self._registers.store(thread.tid)
         for batch, index in thread.revocable:
@@ -607,10 +659,12 @@ class TrapEngine:
         ]
 
     def _collect_pending(self, thread: Thread, removing: set[Site]) -> None:
-        """Serve a breakpoint that this thread executed but has not reported yet."""
+        """Serve a breakpoint or a fault in a slot that this thread has not reported yet."""
         try:
-            words = self._registers.load(thread.tid)
-            if self.space.by_trap.get(words[RIP]) in removing and not thread.signal:
+            rip = self._registers.load(thread.tid)[RIP]
+            found = self.space.slot_at(rip)
+            site = self.space.by_trap.get(rip) if found is None else found[0]
+            if site in removing and not thread.signal:
                 self.world.collect(thread)
         except Gone:
             return

@@ -28,7 +28,7 @@ refused. Everything here raises LocationError and nothing else for what a file o
 from __future__ import annotations
 
 from dprobed.location.elf import ElfFile, Segment, open_path
-from dprobed.location.errors import LocationError
+from dprobed.location.errors import CrowdedError, LocationError
 from dprobed.location.relocations import ifunc_slots, import_slots
 from dprobed.location.resolve import (
     NO_OFFSET,
@@ -42,6 +42,7 @@ from dprobed.location.resolve import (
 
 __all__ = [
     "NO_OFFSET",
+    "CrowdedError",
     "ElfFile",
     "LocationError",
     "Place",

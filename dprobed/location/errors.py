@@ -1,4 +1,4 @@
-"""The one error of this package."""
+"""The errors of this package."""
 
 from __future__ import annotations
 
@@ -24,3 +24,7 @@ class LocationError(Exception):
         if self.hint:
             lines.append(f"hint: {self.hint}")
         return "\n".join(lines)
+
+
+class CrowdedError(LocationError):
+    """A process that maps more than anybody would wait for us to look through."""

@@ -1,24 +1,26 @@
 """The modules of a process: which files it maps, where, and which file that really is.
 
-``read_maps`` and ``modules`` run in the tracer while every thread of the target is stopped: one
-regular expression reads the whole of ``/proc/PID/maps``.
+``modules`` runs in the tracer while every thread of the target is stopped, and hits of others wait:
+one regular expression reads the whole of ``/proc/PID/maps``, and that has an end.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import sys
 from functools import lru_cache
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from dprobed.location.elf import ElfFile, build_id_in_notes, open_fd, open_path
-from dprobed.location.errors import LocationError
+from dprobed.location.errors import CrowdedError, LocationError
+from dprobed.target import procfs
 
 _PAGE: Final = 4096
-_LINE: Final = re.compile(
-    rb"^([0-9a-f]+)-([0-9a-f]+) (\S+) ([0-9a-f]+) (\S+) (\d+) *(.*)$", re.MULTILINE
-)
+#: Files of a process that are opened to see what they are.
+_MOST: Final = 4096
 _FILE_LINE: Final = re.compile(
     rb"^([0-9a-f]+)-([0-9a-f]+) (\S+) ([0-9a-f]+) (\S+ \d+) +(/.*)$", re.MULTILINE
 )
@@ -52,9 +54,13 @@ class Mapping(NamedTuple):
 
 
 class Module(NamedTuple):
-    """One mapped file of process ``pid``; it may be mapped several times (dlmopen)."""
+    """One mapped file of process ``pid``; it may be mapped several times (dlmopen).
+
+    ``born`` tells the process from others that have had its number (``procfs.Birth.start``).
+    """
 
     pid: int
+    born: int | None
     path: str
     key: tuple[str, int]
     mappings: tuple[Mapping, ...]
@@ -70,32 +76,18 @@ class Module(NamedTuple):
         return self.mappings[0].deleted
 
 
-class TooMuch(LocationError):
-    """It takes too long to read what a process maps."""
-
-
-def _read(pid: int, most: int | None = None) -> bytes:
+def _read(pid: int, most: int) -> bytes:
     try:
-        fd = os.open(f"/proc/{pid}/maps", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            parts = []
-            length = 0
-            while part := os.read(fd, 1 << 16):
-                parts.append(part)
-                length += len(part)
-                if most is not None and length > most:
-                    raise TooMuch(f"/proc/{pid}/maps has more than {most} bytes")
-        finally:
-            os.close(fd)
+        return procfs.mappings(pid, most)
     except ProcessLookupError as error:
         raise LocationError(f"process {pid} is gone") from error
     except FileNotFoundError as error:
         raise LocationError(f"no process {pid}") from error
     except OSError as error:
-        raise LocationError(
-            f"/proc/{pid}/maps: {error.strerror}", "the process must be one that you may trace"
-        ) from error
-    return b"".join(parts)
+        what = f"/proc/{pid}/maps: {error.strerror}"
+        if error.errno == errno.EFBIG:
+            raise CrowdedError(what) from error
+        raise LocationError(what, "the process must be one that you may trace") from error
 
 
 def _path(raw: bytes) -> tuple[str, bool]:
@@ -109,34 +101,20 @@ def _path(raw: bytes) -> tuple[str, bool]:
     return path, False
 
 
-def read_maps(pid: int) -> list[Mapping]:
-    """All mappings of a process, by address; raises LocationError."""
-    return [
-        Mapping(
-            int(start, 16),
-            int(end, 16),
-            perms.decode("ascii"),
-            int(offset, 16),
-            dev.decode("ascii"),
-            int(inode),
-            *_path(path),
-        )
-        for start, end, perms, offset, dev, inode, path in _LINE.findall(_read(pid))
-    ]
-
-
-def modules(pid: int, most: int | None = None) -> list[Module]:
+def modules(pid: int, *, however_many: bool = False) -> list[Module]:
     """The files of which a process maps code, by address; raises LocationError.
 
-    ``most``: bytes of ``/proc/PID/maps`` beyond which it is TooMuch.
+    CrowdedError: they are more than are looked through, unless that is asked for.
     """
     groups: dict[bytes, list[tuple[bytes, ...]]] = {}
+    most = sys.maxsize if however_many else procfs.MOST_OF_MAPS
     for fields in _FILE_LINE.findall(_read(pid, most)):
         group = groups.get(fields[4])  # device and inode
         if group is None:
             groups[fields[4]] = [fields]
         else:
             group.append(fields)
+    born = procfs.start_time(pid)
     found = []
     for file, group in groups.items():
         if not any(fields[2] in _EXECUTABLE for fields in group):
@@ -159,7 +137,9 @@ def modules(pid: int, most: int | None = None) -> list[Module]:
                 for start, end, perms, offset, _, _ in group
             ]
         )
-        found.append(Module(pid, path, (device, number), mappings))
+        found.append(Module(pid, born, path, (device, number), mappings))
+    if len(found) > _MOST and not however_many:
+        raise CrowdedError(f"process {pid} maps code of more than {_MOST} files")
     return found
 
 
@@ -263,24 +243,24 @@ def matches(module: Module, elf: ElfFile | None, name: str) -> bool:
     if "/" in name:
         if not name.startswith("/"):
             return path.endswith("/" + os.path.normpath(name))
-        return path == name or _real_of(module.pid, name) == path
+        return path == name or _real_of(module.pid, module.born, name) == path
     folder, _, base = path.rpartition("/")
     if name == base:
         return True
     if elf is not None and (name == elf.soname or name.lower() == elf.build_id):
         return True
     # python3 is python3.11, libz.so is libz.so.1.2.13: a link beside the module itself.
-    return _link_target(module.pid, f"{folder}/{name}") == path
+    return _link_target(module.pid, module.born, f"{folder}/{name}") == path
 
 
-# Remembered: the engine asks for every probe of a program and every module of a process.
+# Remembered, for this one process: the engine asks for every probe of a program and every module.
 @lru_cache(maxsize=4096)
-def _real_of(pid: int, path: str) -> str:
+def _real_of(pid: int, born: int | None, path: str) -> str:
     return _real(_root_of(pid), path)
 
 
 @lru_cache(maxsize=4096)
-def _link_target(pid: int, path: str) -> str | None:
+def _link_target(pid: int, born: int | None, path: str) -> str | None:
     """What a symbolic link leads to in the end; ``None`` if ``path`` is none."""
     root = _root_of(pid)
     return _real(root, path) if Path(root + path).is_symlink() else None

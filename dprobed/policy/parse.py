@@ -29,6 +29,7 @@ from dprobed.policy.model import (
 )
 from dprobed.policy.rights import ALL, Right, needs
 from dprobed.policy.source import PolicyError, Source, read, suggestion
+from dprobed.printable import readable
 from dprobed.program import Diagnostic, ProgramError, encode, load_file
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][\w.-]{0,63}", re.ASCII)
@@ -255,7 +256,7 @@ class _Reader:
             return None
         source = self.source
         table = source.table(path, value, _APPLY)
-        if "programs" not in table:
+        if isinstance(value, dict) and "programs" not in table:
             source.fault_key(path, "`apply` without `programs` puts nothing in")
         seconds = processes = None
         if "for" in table:
@@ -284,12 +285,14 @@ class _Reader:
         try:
             program = load_file(str(path), read=lambda path, most: read(path, most, self._trust))
         except ProgramError as error:
-            source.fault(at, f"{path} is refused", note=str(error))
+            source.fault(at, f"{readable(path)} is refused", note=readable(str(error)))
             return None
         if program.header.kernel:
-            source.fault(at, f"{path} is for the kernel, and goes into no process")
+            source.fault(at, f"{readable(path)} is for the kernel, and goes into no process")
             return None
-        return AppliedProgram(str(path), path.stem[:255], encode(program), needs(program))
+        return AppliedProgram(
+            readable(path), readable(path.stem)[:255], encode(program), needs(program)
+        )
 
 
 _ACTIONS: Final[tuple[Literal["throttle"], Literal["remove"]]] = ("throttle", "remove")

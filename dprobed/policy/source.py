@@ -11,12 +11,13 @@ import os
 import re
 import stat
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from dprobed.policy.locate import KeyPath, Places, Span
+from dprobed.printable import readable
 from dprobed.program import Diagnostic
 
 T = TypeVar("T")
@@ -29,13 +30,15 @@ _PERCENT: Final = re.compile(r"(\d{1,3}(?:\.\d{1,9})?)\s*%", re.ASCII)
 _MOST: Final = 1_000_000_000
 #: Bytes that a file may have: a mistake is not read to the end of memory.
 _MAX_FILE: Final = 1 << 20
+#: Symbolic links on the way to a file, as many as the kernel follows.
+_MOST_LINKS: Final = 40
 #: More digits than Python would convert.
 _LONG_NUMBER: Final = re.compile(r"[0-9][0-9_]{4000,}")
 _TYPES: Final[dict[type, str]] = {
     bool: "true or false",
     str: "text",
     int: "a whole number",
-    float: "a number",
+    float: "a decimal number",
     list: "a list",
     dict: "a table",
 }
@@ -60,6 +63,7 @@ class Source:
 
     def __init__(self, path: Path, trust: int | None = None) -> None:
         self.path = path
+        self._name = readable(path)
         self.faults: list[Diagnostic] = []
         self.data: dict[str, Any] = {}
         self._places: Places | None = None
@@ -122,22 +126,20 @@ class Source:
     def place(self, path: KeyPath) -> str:
         """``file:line`` of a key."""
         assert self._places is not None
-        return f"{self.path}:{self._places.key(path).line}"
+        return f"{self._name}:{self._places.key(path).line}"
 
     def _note(self, span: Span, message: str, hint: str, note: str = "") -> None:
         assert self._places is not None
         text = self._places.line(span.line)
         self.faults.append(
-            Diagnostic(
-                str(self.path), span.line, span.column, message, hint, text, span.length, note
-            )
+            Diagnostic(self._name, span.line, span.column, message, hint, text, span.length, note)
         )
 
     def _plain(self, message: str) -> None:
-        self.faults.append(Diagnostic(str(self.path), 0, 0, message))
+        self.faults.append(Diagnostic(self._name, 0, 0, message))
 
     def _at(self, line: int, column: int, message: str, hint: str = "") -> None:
-        self.faults.append(Diagnostic(str(self.path), line, column, message, hint))
+        self.faults.append(Diagnostic(self._name, line, column, message, hint))
 
     def _syntax(self, text: str, message: str) -> None:
         match = _AT.match(message)
@@ -150,7 +152,7 @@ class Source:
         what = match[1][:1].lower() + match[1][1:]
         line_text = lines[line - 1] if line <= len(lines) else ""
         self.faults.append(
-            Diagnostic(str(self.path), line, column, f"no TOML: {what}", "", line_text.rstrip())
+            Diagnostic(self._name, line, column, f"no TOML: {what}", "", line_text.rstrip())
         )
 
     # -- values ------------------------------------------------------------------------------------
@@ -193,7 +195,8 @@ class Source:
         if isinstance(value, str):
             return [] if self.of_type(path, value, str) is None else [(path, value)]
         if not isinstance(value, list):
-            self.fault(path, f"`{path[-1]}` is text or a list of texts, not {_kind(value)}")
+            message = f"`{path[-1]}` is text or a list of texts, not {_kind(value)}"
+            self.fault(path, message, _quoted(value))
             return []
         if not value:
             self.fault(
@@ -204,7 +207,8 @@ class Source:
             if isinstance(each, str):
                 found += self.strings((*path, number), each)
             else:
-                self.fault((*path, number), f"`{path[-1]}` has texts in it, not {_kind(each)}")
+                message = f"`{path[-1]}` has texts in it, not {_kind(each)}"
+                self.fault((*path, number), message, _quoted(each))
         return found
 
     def duration(self, path: KeyPath, value: object) -> float | None:
@@ -244,6 +248,11 @@ def suggestion(name: str, names: Iterable[str]) -> str:
     return f"did you mean `{near[0]}`?" if near else ""
 
 
+def _quoted(value: object) -> str:
+    """A hint for who wrote the number of a user as one."""
+    return f'write "{value}"' if type(value) is int else ""
+
+
 def _kind(value: object) -> str:
     return _TYPES.get(type(value), "a date or a time")
 
@@ -258,6 +267,8 @@ def read(path: Path, most: int, trust: int | None) -> bytes:
     What is checked is what is read: nobody can put another file in its place in between. A pipe or
     a device could keep the daemon waiting, and is not read; None: whoever asks may wait.
     """
+    if trust is not None and (why := _distrusted_way(path, trust)):
+        raise UntrustedError(errno.EPERM, why)
     # Else the opening of a pipe waits already.
     waits = 0 if trust is None else os.O_NONBLOCK
     with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | waits), "rb") as file:
@@ -273,20 +284,64 @@ def read(path: Path, most: int, trust: int | None) -> bytes:
 
 
 def distrusted(path: Path, uid: int) -> str:
-    """Why a daemon of user ``uid`` must not do what is in a file or folder; empty: it may.
+    """Why a daemon of user ``uid`` must not do what is in a folder; empty: it may.
 
-    Whoever can write to what root's daemon reads could do with it whatever root can.
+    Whoever can write to what root's daemon reads could do with it whatever root can. Raises
+    OSError.
     """
-    try:
-        status = path.stat()
-    except OSError as error:
-        return f"cannot be read: {error.strerror}"
-    return _distrusted(status, path, uid)
+    return _distrusted_way(path, uid) or _distrusted(path.stat(), path, uid)
+
+
+def _distrusted_way(path: Path, uid: int) -> str:
+    """Why somebody else could put another file in its place; empty: nobody can. Raises OSError.
+
+    Where nobody else can write to the folders that lead there, from the root on, what they lead to
+    stays the same after this look, too.
+    """
+    for step, status in _way(path):
+        if stat.S_ISLNK(status.st_mode):
+            # Whoever owns it where all may write (/tmp) can put another one there.
+            if status.st_uid not in (0, uid):
+                return f"the link {readable(step)} on the way to it belongs to {status.st_uid}"
+        # In a folder with the sticky bit each entry is its owner's, who is looked at as well.
+        elif (why := _distrusted(status, step, uid)) and (
+            status.st_uid not in (0, uid) or not status.st_mode & stat.S_ISVTX
+        ):
+            return f"the folder {readable(step)} on the way to it {why}"
+    return ""
+
+
+def _way(path: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    """The folders and symbolic links that lead to a file, from the root on; raises OSError."""
+    at = Path("/")
+    left = list(reversed((path if path.is_absolute() else Path.cwd() / path).parts[1:]))
+    links = 0
+    yield at, at.lstat()
+    while left:
+        name = left.pop()
+        if name == "..":
+            at = at.parent
+            continue
+        step = at / name
+        status = step.lstat()
+        if not stat.S_ISLNK(status.st_mode):
+            if left:
+                yield step, status
+            at = step
+            continue
+        yield step, status
+        links += 1
+        if links > _MOST_LINKS:
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+        target = step.readlink()
+        if target.is_absolute():
+            at = Path("/")
+        left += reversed(target.parts[1:] if target.is_absolute() else target.parts)
 
 
 def _distrusted(status: os.stat_result, path: Path, uid: int) -> str:
     if status.st_uid not in (0, uid):
-        return f"belongs to user {status.st_uid}; run: chown {uid} {path}"
+        return f"belongs to user {status.st_uid}; run: chown {uid} {readable(path)}"
     if status.st_mode & (0o022 if uid == 0 else 0o002):
-        return f"can be written to by others; run: chmod go-w {path}"
+        return f"can be written to by others; run: chmod go-w {readable(path)}"
     return ""

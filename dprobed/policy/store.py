@@ -8,6 +8,7 @@ from pathlib import Path
 from dprobed.policy.config import Config
 from dprobed.policy.model import Policies, Policy
 from dprobed.policy.source import PolicyError, distrusted
+from dprobed.printable import readable
 from dprobed.program import Diagnostic
 
 
@@ -23,6 +24,7 @@ class PolicyStore:
         #: Whether a process is the daemon or one of its tracers.
         self.is_ours: Callable[[int], bool] = lambda pid: False
         self._uid = uid
+        self.policies = Policies()
         self.policies = self._load()
 
     def reload(self) -> str:
@@ -39,7 +41,12 @@ class PolicyStore:
         self.problem = f"{self.problem}\n{problem}".strip()
 
     def _load(self) -> Policies:
-        paths = files(self.config.policies, self._uid)
+        folder = self.config.policies
+        paths = files(folder, self._uid)
+        if not paths and self.policies.policies and not folder.is_dir():
+            # That would allow whatever the policies forbid.
+            hint = "make an empty one there if no policy is to be in force"
+            raise _refused(folder, "is gone", hint)
         policies: tuple[Policy, ...] = ()
         if paths:
             # Where there is no policy (for most of those who run a program once), not imported.
@@ -50,7 +57,10 @@ class PolicyStore:
 
 
 def files(folder: Path, uid: int) -> list[Path]:
-    """The policy files of a folder, in the order in which they count; raises PolicyError."""
+    """The policy files of a folder, in the order in which they count; none where it is not there.
+
+    Raises PolicyError.
+    """
     try:
         # What begins with a dot is an editor's, and no `*.toml` for a shell either.
         found = sorted(
@@ -58,10 +68,16 @@ def files(folder: Path, uid: int) -> list[Path]:
             for path in folder.iterdir()
             if path.suffix == ".toml" and not path.name.startswith(".")
         )
-    except FileNotFoundError:
-        return []
+        why = distrusted(folder, uid) if found else ""
     except OSError as error:
-        raise PolicyError([Diagnostic(str(folder), 0, 0, str(error.strerror))]) from None
-    if found and (why := distrusted(folder, uid)):
-        raise PolicyError([Diagnostic(str(folder), 0, 0, why)])
+        # A link to nowhere is a mistake, and not passed over.
+        if isinstance(error, FileNotFoundError) and not folder.is_symlink():
+            return []
+        raise _refused(folder, f"cannot be read: {error.strerror}") from None
+    if why:
+        raise _refused(folder, why)
     return found
+
+
+def _refused(folder: Path, why: str, hint: str = "") -> PolicyError:
+    return PolicyError([Diagnostic(readable(folder), 0, 0, why, hint)])

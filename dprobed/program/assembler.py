@@ -218,9 +218,9 @@ class _Assembler:
         else:
             text = _AROUND.sub(r"\1", written(value))
             message = text_fault(keyword, text) or plain_place_fault(keyword, text)
-            hint = "write symbol, symbol+0x10, file.c:12 or 0x1234; quote other symbols"
+            hint = "write symbol, symbol+0x10, file.c:12 or 0x1234; all in quotes where it is odd"
             if keyword.value is Value.ADDRESS:
-                hint = "write symbol, 0x1234 or symbol:8; quote other symbols"
+                hint = "write symbol, 0x1234 or symbol:8; all in quotes where it is odd"
         if message is not None:
             self._at(value, message, hint)
             return None

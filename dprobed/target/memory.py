@@ -131,6 +131,14 @@ class Memory:
         except (OSError, OverflowError):
             return b""
 
+    def is_gone(self) -> bool:
+        """Whether the address space is no process's any more."""
+        try:
+            # Where nothing is mapped that would be an error (mem_rw, fs/proc/base.c).
+            return not os.pread(self._fd, 1, PAGE)
+        except OSError:
+            return False
+
     def poke(self, address: int, data: bytes) -> bool:
         """Store bytes; false when the page is not there (any more)."""
         try:

@@ -6,6 +6,7 @@ says EPERM. ``refusal`` finds out which rule it was, in the order in which the k
 
 from __future__ import annotations
 
+import errno
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ _CAP_SYS_PTRACE: Final = 19
 _CAP_SYS_ADMIN: Final = 21
 _SYS_KCMP: Final = 312
 _KCMP_VM: Final = 1
+#: Bytes of a list of mappings that are read: what servers with 262,144 mappings have fits well.
+MOST_OF_MAPS: Final = 32 << 20
 _YAMA: Final = "/proc/sys/kernel/yama/ptrace_scope"
 
 
@@ -91,6 +94,23 @@ def threads(pid: int) -> list[int]:
         return []
 
 
+def mappings(tid: int, most: int = MOST_OF_MAPS) -> bytes:
+    """``/proc/TID/maps``; raises OSError, EFBIG where it is longer than ``most`` bytes.
+
+    Any process can make it as long as 65,530 mappings (vm.max_map_count) of paths of 4,095 letters
+    are, which takes seconds to read, while others wait.
+    """
+    parts = []
+    left = most
+    with open(f"/proc/{tid}/maps", "rb", buffering=0) as maps:
+        while part := maps.read(1 << 16):
+            left -= len(part)
+            if left < 0:
+                raise OSError(errno.EFBIG, f"longer than {most >> 20} MB")
+            parts.append(part)
+    return b"".join(parts)
+
+
 def is_kernels_own(tid: int) -> bool:
     """Whether a process's thread is one of the kernel's (io_uring, vhost): no user code runs."""
     found = _stat(tid)
@@ -105,7 +125,19 @@ def run_state(tid: int) -> str:
 
 def has_ended(pid: int) -> bool:
     """Whether a process is gone, a zombie, or on its way there: it runs no user code any more."""
-    found = _stat(pid)
+    return _has_ended(pid) and witness(pid) == pid
+
+
+def witness(pid: int) -> int:
+    """The thread of whom to ask what a process has: memory, files, executable. That is its first,
+    which shows nothing when it has ended, while others may go on."""
+    if not _has_ended(pid):
+        return pid
+    return next((tid for tid in threads(pid) if not _has_ended(tid)), pid)
+
+
+def _has_ended(tid: int) -> bool:
+    found = _stat(tid)
     return found is None or found[0] in (b"Z", b"X") or bool(int(found[6]) & _PF_EXITING)
 
 
@@ -208,7 +240,7 @@ def refusal(pid: int) -> str | None:
     name = found.name.decode(errors="replace")
     if is_kernel_thread(pid):
         return f"process {pid} ({name}) is a kernel thread: it has no user space to probe"
-    if found.state in "ZX":
+    if found.state in "ZX" and witness(pid) == pid:
         return f"process {pid} ({name}) has ended (zombie): its parent has not collected it yet"
     if found.tgid != pid:
         return f"{pid} is a thread of process {found.tgid} ({name}): give the process"

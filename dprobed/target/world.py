@@ -555,6 +555,11 @@ class World:
                 stop = self._wait_for(thread)
                 if stop.kind is Kind.SYSCALL:
                     stops += 1
+                elif stop.value == signal.SIGSYS and not _was_sent(ptrace.get_siginfo(thread.tid)):
+                    raise InjectionError(
+                        "the target has system calls dispatched to itself "
+                        "(PR_SET_SYSCALL_USER_DISPATCH), and ours would be, too"
+                    )
                 else:
                     self.park(thread, stop)
             if thread.signal:
@@ -645,21 +650,25 @@ class World:
                 thread.listen, thread.relisten = True, False
 
     def collect(self, thread: Thread) -> None:
-        """Serve a SIGTRAP that is pending for a stopped thread; raises Gone.
+        """Serve a signal of its own doing that is pending for a stopped thread; raises Gone.
 
-        It is of a breakpoint that the thread executed just before our interrupt, which the kernel
-        reports first (get_signal). When the thread goes on, the SIGTRAP comes before it runs any
-        instruction.
+        It is of a breakpoint that the thread executed, or of a fault that it made, just before our
+        interrupt, which the kernel reports first (get_signal). When the thread goes on, the signal
+        comes before it runs any instruction.
         """
         make_again = thread.listen or thread.relisten
         with self._sending_again():
-            while trap_is_pending(thread.tid):
+            while is_pending(thread.tid, _SYNCHRONOUS):
                 ptrace.cont(thread.tid)
                 stop = self._wait_for(thread)
                 thread.clean = True
                 thread.listen = False
                 if stop.kind is Kind.TRAP:
                     self._engine.serve_trap(thread)
+                    break
+                if stop.kind is Kind.SIGNAL and _SYNCHRONOUS >> (stop.value - 1) & 1:
+                    thread.signal = stop.value
+                    self._engine.deliver(thread)
                     break
                 self.park(thread, stop)
         thread.relisten = thread.relisten or make_again
@@ -717,8 +726,13 @@ def _was_sent(info: bytes) -> bool:
 
 def trap_is_pending(tid: int) -> bool:
     """Whether a SIGTRAP waits for this stopped thread, and not for its being unblocked."""
+    return is_pending(tid, _TRAP)
+
+
+def is_pending(tid: int, signals: int) -> bool:
+    """Whether one of these waits for this stopped thread, and not for its being unblocked."""
     found = procfs.status(tid)
-    return found is not None and bool(found.pending & ~found.blocked & _TRAP)
+    return found is not None and bool(found.pending & ~found.blocked & signals)
 
 
 class InjectionError(Exception):

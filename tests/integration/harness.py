@@ -63,6 +63,10 @@ class Target:
         assert not text.startswith("FAILED"), text
         return text
 
+    def has_said(self) -> bool:
+        """Whether it said something more, or ended."""
+        return bool(select.select([self.process.stdout], [], [], 0)[0])
+
     def expect(self, word: str) -> None:
         """Read lines up to this one."""
         while (line := self.line()) is not None:
@@ -297,6 +301,13 @@ class TracerProcess:
                 while not self.closed:
                     self.receive()
             self.reap()
+
+
+def until_it_reads(task: str) -> None:
+    """Wait until this process or thread (``PID``, ``PID/task/TID``) is in ``read``."""
+    deadline = time.monotonic() + PATIENCE
+    while not Path(f"/proc/{task}/syscall").read_text().startswith("0 "):
+        assert time.monotonic() < deadline
 
 
 def counting(module: Path | str, *places: str, body: str = "abort") -> str:

@@ -123,7 +123,7 @@ def test_two_at_once_each_have_their_own(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("pid", "text"),
-    [(str(2**22 - 3), "is gone"), ("0", "is not in the range"), ("x", "not a valid integer")],
+    [(str(2**22 - 3), "is gone"), ("0", "is not in the range"), ("x", "not a valid whole number")],
 )
 def test_a_process_that_cannot_be_is_refused(tmp_path: Path, pid: str, text: str) -> None:
     done = dprobe("attach", pid, program(tmp_path))

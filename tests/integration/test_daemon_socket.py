@@ -20,6 +20,7 @@ from dprobed.policy.store import PolicyStore
 from dprobed.registry import Registry
 from dprobed.supervisor import Supervisor
 from tests.integration.client_support import (
+    DPROBE,
     DPROBED,
     Cat,
     Daemon,
@@ -61,6 +62,30 @@ def test_a_second_daemon_is_refused_and_the_first_goes_on(daemon: Daemon) -> Non
     text = start_fails("--socket", daemon.socket)
     assert text.startswith(f"dprobed: another dprobed listens at {daemon.socket}; ")
     assert daemon.json("query") == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="makes namespaces")
+@pytest.mark.parametrize("program", ["dprobed", "dprobe"])
+def test_a_proc_that_is_another_namespaces_is_refused(tmp_path: Path, program: str) -> None:
+    """What is decided about a process by what it shows would be done to another one."""
+    command: list[object] = [
+        "unshare",
+        "-pf",
+        "--kill-child",
+        DPROBED,
+        "--socket",
+        tmp_path / "control.sock",
+    ]
+    if program == "dprobe":
+        code = tmp_path / "writes.rpn"
+        code.write_text("name = libc.so.6\noffset = write\nexit\n")
+        command = ["unshare", "-pf", "--kill-child", DPROBE, "run", code, "--", "/bin/true"]
+    done = subprocess.run(
+        list(map(str, command)), capture_output=True, text=True, timeout=20, check=False
+    )
+    assert done.returncode == 1
+    assert "/proc is that of another process namespace" in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 def test_the_socket_of_a_dead_daemon_is_taken_over(tmp_path: Path) -> None:

@@ -459,7 +459,7 @@ def test_what_cannot_be_is_refused_at_once(hearing: Daemon, tmp_path: Path) -> N
     source = program(tmp_path)
     done = hearing.dprobe("insert", source, "--user", "nobody-of-that-name")
     assert done.returncode == 2
-    assert done.stderr == "dprobe: there is no user nobody-of-that-name\n"
+    assert done.stderr == "dprobe: there is no user `nobody-of-that-name`\n"
     done = hearing.dprobe("insert", source, "--exe", "/opt/{a,b")
     assert done.returncode == 2
     assert done.stderr == (
@@ -474,10 +474,14 @@ def test_what_cannot_be_is_refused_at_once(hearing: Daemon, tmp_path: Path) -> N
         ["--user", "99999999999999999999"],
         ["--all", "--pid", "1"],
         ["--pid", "1", "--limit", "1"],
+        ["--exe", "x", "--limit", "99999999999999999999"],
+        ["--pid", "one"],
     ):
         done = hearing.dprobe("insert", source, *arguments)
         assert done.returncode == 2
         assert done.stderr.count("\n") == 1
+        # Nothing that only who knows the protocol understands, or Python.
+        assert not any(word in done.stderr for word in ("message", "range.", "`str`"))
     assert hearing.json("query") == []
 
 

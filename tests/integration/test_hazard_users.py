@@ -353,6 +353,5 @@ def test_a_process_that_maps_very_much_holds_nobody_up(place: Place) -> None:
                 assert greets_and_asks(daemon) < PROMPTLY
                 (row,) = answer(peer, {"type": "query", "id": 2})["deployments"]
                 reason = row["refusals"].get(str(target.pid), "")
-            assert reason == "it maps too much to look for the module in it; use --exe"
         target.communicate(timeout=PATIENCE)
         assert target.returncode == 0

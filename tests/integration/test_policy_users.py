@@ -24,6 +24,7 @@ from tests.integration.client_support import (
     Peer,
     cat,
     children,
+    dprobe,
     parsed,
     program,
     tracer_of,
@@ -219,6 +220,35 @@ def test_policies_that_are_read_anew_hold_for_what_is_in(place: Place) -> None:
         assert report(peer, "state")["probes"][0]["program"] == "writes"
         assert "may not" in refused(attach(peer, own.pid))
     assert "denied" in place.entry()["MESSAGE"]
+
+
+def test_files_whose_names_are_no_utf8(place: Place) -> None:
+    """They are policies like others, and what is wrong with them can be told."""
+    strange = os.fsdecode(b"\xff")
+    programs = place.folder / strange
+    programs.mkdir()
+    program(programs)
+    text = '[[policy]]\nname = "p"\nmatch.exe = "cat"\nrights.self = "deny"\n'
+    path = place.policies / f"{strange}.toml"
+    path.write_text(text)
+    shown = f"{place.policies}/\ufffd.toml"
+    with place.daemon() as daemon, cat() as target:
+        (row,) = daemon.json("policy", "list")
+        assert (row["name"], row["place"]) == ("p", f"{shown}:1")
+        (found,) = daemon.json("policy", "explain", target.pid)
+        assert found["place"] == f"{shown}:1"
+        (place.policies / "link").symlink_to(programs)
+        path.write_text(f'{text}apply.programs = "link/writes.rpn"\nx = 1\n')
+        programs.chmod(0o777)
+        done = daemon.dprobe("policy", "reload")
+        assert done.returncode == 2
+        assert f"{shown}:6:1: error: unknown key `x`" in done.stderr
+        assert f"the folder {place.folder}/\ufffd on the way to it can be" in done.stderr
+        done = dprobe("policy", "check", "--json", path)
+        assert done.returncode == 2
+        (row,) = parsed(done.stdout)
+        assert (row["file"], row["ok"]) == (shown, False)
+        assert done.stderr == f"dprobe: {row['error']}\n"
 
 
 def test_a_process_that_executes_what_is_denied(place: Place) -> None:

@@ -25,6 +25,7 @@ from dprobed.discovery.polling import Polling
 from dprobed.discovery.selection import SelectionError, Selector
 from dprobed.discovery.source import Kind
 from dprobed.discovery.watch import Verdict, Watcher
+from dprobed.target import procfs
 from tests.conftest import BuildTarget
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="the kernel tells root only")
@@ -230,6 +231,29 @@ def test_what_is_settled_is_left_alone(verdict: Verdict, looks: int, looked_at: 
     assert found.ends == [(1 << 22, looked_at)]
 
 
+def test_the_end_of_the_first_thread_need_not_be_that_of_the_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of the last thread's nobody tells: that nothing is there any more is seen."""
+    monkeypatch.setattr(procfs, "has_ended", lambda pid: False)
+
+    async def judge() -> None:
+        judge = Looks(Verdict.LATER)
+        watcher = Watcher(judge)
+        watcher.on_event(Kind.EXEC, 1 << 22)
+        watcher.on_event(Kind.EXIT, 1 << 22)
+        await until(lambda: len(judge.looks) == 2)
+        assert judge.ends == []
+        judge.verdict = Verdict.GONE
+        watcher.again(1 << 22)
+        await until(lambda: judge.ends)
+        assert judge.ends == [(1 << 22, True)]
+        watcher.stop()
+
+    monkeypatch.setattr("dprobed.discovery.watch.SLOWEST", 0.01)
+    asyncio.run(judge())
+
+
 def test_children_of_what_nobody_looks_for_are_not_looked_at() -> None:
     async def judge() -> Looks:
         judge = Looks(Verdict.OTHER)
@@ -355,7 +379,7 @@ def test_selections() -> None:
     assert may("/bin/x", "/srv/box/bin/x", "/bin/x")
     assert not may("/bin/x", "/srv/box/bin/x")
     assert Selector(messages.Selection()).may_select(["/any"])
-    with pytest.raises(SelectionError, match="there is no user nobody-of-that-name"):
+    with pytest.raises(SelectionError, match="there is no user `nobody-of-that-name`"):
         Selector(messages.Selection(user="nobody-of-that-name"))
 
 

@@ -1,34 +1,30 @@
-"""Targets, as the daemon knows them."""
+"""One process with probes, as the daemon knows it."""
 
 from __future__ import annotations
 
 import asyncio
-from types import SimpleNamespace
-from typing import Any
+from typing import cast
 
 import pytest
 
 from dprobed.engine import protocol
+from dprobed.hosts import Host
 from dprobed.instance import Refusal, Target
 
 
-def test_nothing_is_asked_about_a_target_that_was_let_go() -> None:
-    """Its tracer may have the same process again: what is put into that one, nobody would know."""
-    asked: list[protocol.Request] = []
+class _Host:
+    """A tracer that has another process of the target's number by now."""
 
-    async def request(make: Any) -> protocol.Ok:
-        asked.append(make(1))
-        return protocol.Ok(1)
+    class tracer:
+        @staticmethod
+        async def request(make: object) -> protocol.Ok:
+            raise AssertionError("what was meant for one process came to another")
 
-    async def ask(target: Target) -> None:
-        await target.ask(lambda seq: protocol.Detach(seq=seq, pid=target.pid))
 
-    target = Target(1)
-    host: Any = SimpleNamespace(tracer=SimpleNamespace(request=request))
-    target.host = host
-    asyncio.run(ask(target))
-    assert len(asked) == 1
+def test_nothing_is_asked_of_a_target_that_has_ended() -> None:
+    target = Target(1 << 22)
+    target.host = cast("Host", _Host())
+    target.ended = protocol.Ended(target.pid, "exited", 3, probes=[], overhead_ns=0)
     target.finished.set()
-    with pytest.raises(Refusal, match="process 1 was let go"):
-        asyncio.run(ask(target))
-    assert len(asked) == 1
+    with pytest.raises(Refusal, match="exited with status 3"):
+        asyncio.run(target.ask(lambda seq: protocol.Remove(seq=seq, pid=target.pid)))

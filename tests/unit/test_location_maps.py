@@ -119,18 +119,16 @@ def test_imported_ifunc_is_found_in_the_process() -> None:
         assert chosen - bias != resolver.vaddr
 
 
-def test_modules_and_maps() -> None:
+def test_modules() -> None:
     with running(program()) as pid:
-        text = Path(f"/proc/{pid}/maps").read_text().splitlines()
-        mappings = maps.read_maps(pid)
-        assert [f"{m.start:x}-{m.end:x} {m.perms}" for m in mappings] == [
-            " ".join(line.split()[:2]).replace("-0", "-") for line in text
-        ]
-        paths = {line.split()[5] for line in text if " r-xp " in line and "/" in line}
+        lines = [line.split() for line in Path(f"/proc/{pid}/maps").read_text().splitlines()]
+        paths = {line[5] for line in lines if line[1] == "r-xp" and "/" in line[-1]}
         modules = maps.modules(pid)
         assert {module.path for module in modules} == paths
         for module in modules:
-            assert list(module.mappings) == [m for m in mappings if m.path == module.path]
+            assert [f"{m.start:x}-{m.end:x} {m.perms}" for m in module.mappings] == [
+                f"{line[0]} {line[1]}" for line in lines if line[5:] == [module.path]
+            ]
             assert module.base == min(m.start for m in module.mappings)
             assert not module.deleted
             assert module.key == (module.mappings[0].dev, module.mappings[0].inode)
@@ -142,7 +140,7 @@ def test_names_of_a_module(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(path.name)
     (tmp_path / "other").symlink_to(LIBC)
     mapping = maps.Mapping(0x1000, 0x2000, "r-xp", 0, "00:01", 5, str(path), False)
-    module = maps.Module(os.getpid(), str(path), ("00:01", 5), (mapping,))
+    module = maps.Module(os.getpid(), 1, str(path), ("00:01", 5), (mapping,))
     elf = open_elf(str(path))
     assert elf.build_id is not None
     names = [str(path), path.name, "libversions.so.1", elf.build_id, elf.build_id.upper(), "link"]
@@ -159,6 +157,16 @@ def test_names_of_a_module(tmp_path: Path) -> None:
         assert not maps.matches(module, elf, name), name
     assert maps.matches(module, None, "named 1.2")
     assert not maps.matches(module, None, "libversions.so.1")
+
+
+def test_links_are_looked_at_anew_for_another_process_of_the_same_number(tmp_path: Path) -> None:
+    path, link = tmp_path / "named 1.2", tmp_path / "link"
+    first = maps.Module(os.getpid(), 1, str(path), ("00:01", 5), ())
+    names = (str(link), link.name)
+    assert not any(maps.matches(first, None, name) for name in names)
+    link.symlink_to(path.name)
+    second = first._replace(born=2)
+    assert all(maps.matches(second, None, name) for name in names)
 
 
 def test_symbolic_links_of_another_root(tmp_path: Path) -> None:
@@ -297,7 +305,7 @@ def test_two_segments_that_share_a_page_of_the_file(tmp_path: Path) -> None:
         maps.Mapping(start, start + 0x1000, "r-xp", 0x1000, "00:01", 5, str(path), False)
         for start in (0x7F0000001000, 0x7F0000501000)
     )
-    module = maps.Module(os.getpid(), str(path), ("00:01", 5), mappings)
+    module = maps.Module(os.getpid(), 1, str(path), ("00:01", 5), mappings)
     elf = open_elf(str(path))
     assert maps.biases(module, elf) == [0x7F0000000000]
     assert maps.address_of(module, elf, 0x1100) == [0x7F0000001100]

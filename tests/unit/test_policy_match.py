@@ -22,7 +22,7 @@ from dprobed.policy.parse import parse
 from dprobed.policy.protected import KINDS
 from dprobed.policy.rights import ALL, Right
 from dprobed.policy.source import PolicyError, distrusted
-from dprobed.policy.store import files
+from dprobed.policy.store import PolicyStore, files
 from dprobed.process import Process
 
 REFUSALS = Path(__file__).parents[1] / "policies" / "refusals"
@@ -458,6 +458,98 @@ def test_files_that_others_can_write_are_not_trusted(tmp_path: Path) -> None:
     with pytest.raises(PolicyError, match=f"run: chown 0 {path}"):
         parse([path], trust=0)
     assert distrusted(path, NOBODY) == ""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives folders to another user")
+def test_folders_in_which_others_could_put_another_file_are_not_trusted(tmp_path: Path) -> None:
+    """Of policies and of their programs alike, from the root on."""
+    outer, policies, programs = tmp_path / "o", tmp_path / "o" / "p", tmp_path / "o" / "q"
+    for folder in (outer, policies, programs):
+        folder.mkdir(mode=0o755)
+    (programs / "a.rpn").write_text("name = libc.so.6\noffset = malloc\nexit\n")
+    path = policies / "p.toml"
+    path.write_text('[[policy]]\nname = "p"\nmatch.exe = "x"\napply.programs = "../q/a.rpn"\n')
+
+    def fault() -> str:
+        """What is wrong with the whole folder, as a daemon of root's reads it."""
+        try:
+            assert len(parse(files(policies, 0), trust=0)) == 1
+        except PolicyError as error:
+            return str(error)
+        return ""
+
+    assert fault() == ""
+    for folder, prefix in (
+        (programs, "cannot read the program: "),
+        (outer, f"{policies}: error: "),
+    ):
+        on_the_way = f"{prefix}the folder {folder} on the way to it "
+        folder.chmod(0o777)
+        assert f"{on_the_way}can be written to by others; run: chmod go-w {folder}" in fault()
+        # As in /tmp, where nobody may put another file in the place of ours.
+        folder.chmod(0o1777)
+        assert fault() == ""
+        os.chown(folder, NOBODY, NOBODY)
+        assert f"{on_the_way}belongs to user {NOBODY}; run: chown 0 {folder}" in fault()
+        os.chown(folder, 0, 0)
+        folder.chmod(0o755)
+    policies.chmod(0o1777)  # Where others could put further policies.
+    assert fault() == f"{policies}: error: can be written to by others; run: chmod go-w {policies}"
+    policies.chmod(0o755)
+    config_file = policies / "dprobed.toml"
+    config_file.write_text("protect = []\n")
+    outer.chmod(0o775)
+    with pytest.raises(PolicyError, match=f"error: the folder {outer} on the way to it can be"):
+        config.load(config_file, 0)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives a link to another user")
+def test_links_that_others_could_put_elsewhere_are_not_trusted(tmp_path: Path) -> None:
+    shared, real = tmp_path / "shared", tmp_path / "real"
+    for folder, mode in ((shared, 0o1777), (real, 0o755)):
+        folder.mkdir()
+        folder.chmod(mode)
+    text = '[[policy]]\nname = "p"\nmatch.exe = "x"\n'
+    (real / "p.toml").write_text(text)
+    link = shared / "link"
+    link.symlink_to("../real")
+    (real / "q.toml").symlink_to(link / "p.toml")
+    assert len(parse([link / "p.toml"], trust=0)) == len(parse([real / "q.toml"], trust=0)) == 1
+    os.chown(link, NOBODY, NOBODY, follow_symlinks=False)
+    for path in (link / "p.toml", real / "q.toml"):
+        with pytest.raises(PolicyError, match=f"{path}: error: the link {link} on the way to it"):
+            parse([path], trust=0)
+        assert len(parse([path], trust=NOBODY)) == 1
+    (real / "r.toml").symlink_to("r.toml")
+    with pytest.raises(PolicyError, match="cannot be read: Too many levels of symbolic links"):
+        parse([real / "r.toml"], trust=0)
+
+
+def test_a_folder_of_policies_that_goes_away_takes_no_policy_with_it(tmp_path: Path) -> None:
+    folder, elsewhere = tmp_path / "policies.d", tmp_path / "elsewhere"
+    store = PolicyStore(config.Config(folder), os.getuid())
+    assert (store.policies.policies, store.reload()) == ((), "")  # It never was there.
+    folder.mkdir()
+    path = folder / "p.toml"
+    path.write_text('[[policy]]\nname = "p"\nmatch.exe = "x"\n')
+
+    def names() -> list[str]:
+        return [each.name for each in store.policies.policies]
+
+    assert (store.reload(), names()) == ("", ["p"])
+    folder.rename(elsewhere)
+    stays = "the policies stay as they were"
+    assert store.reload().startswith(f"{stays}:\n{folder}: error: is gone\n    hint: make an empty")
+    folder.symlink_to("nowhere")
+    assert store.reload().startswith(f"{stays}:\n{folder}: error: cannot be read: No such file")
+    assert names() == ["p"]
+    with pytest.raises(PolicyError, match="cannot be read: No such file"):
+        PolicyStore(config.Config(folder), os.getuid())
+    folder.unlink()
+    elsewhere.rename(folder)
+    assert (store.reload(), names(), store.problem) == ("", ["p"], "")
+    path.unlink()  # Whoever takes the files away means it.
+    assert (store.reload(), names()) == ("", [])
 
 
 def test_what_is_no_file_keeps_no_daemon_waiting(tmp_path: Path) -> None:

@@ -66,6 +66,26 @@ def test_a_program_that_was_replaced(tmp_path: Path) -> None:
             child.send_signal(signal.SIGKILL)
 
 
+def test_arguments_that_were_written_over() -> None:
+    """What is left of their place, as PostgreSQL leaves it, is filled up with zeros."""
+    code = (
+        "import ctypes, sys; fields = open('/proc/self/stat').read().rpartition(')')[2].split();"
+        "start, end = int(fields[45]), int(fields[46]);"
+        "ctypes.memset(start, 0, end - start); ctypes.memmove(start, b'other: idle', 11);"
+        "print('ready', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"ready\n"
+        found = process.read(child.pid)
+        assert found is not None
+        assert found.cmdline == ("other: idle",)
+        assert child.stdin is not None
+        child.stdin.close()
+
+
 def test_a_thread_is_no_process() -> None:
     done = threading.Event()
     thread = threading.Thread(target=done.wait)

@@ -190,6 +190,8 @@ def test_flags(code: str, is_syscall: bool, is_rep: bool, may_fault: bool, branc
         ("66 48 26 e8 00 00 00 00", NEAR, "a near branch with an operand size prefix"),
         ("66 c3", NEAR, "a near branch with an operand size prefix: processors differ"),
         ("66 c7 f8 00 00", NEAR, "xbegin with an operand size prefix"),
+        ("9d", NEAR, "it can begin single stepping, which would show"),
+        ("66 9d", NEAR, "it can begin single stepping, which would show"),
         ("ff d4", NEAR, "call rsp: the push that stands for it changes the target"),
         ("ff 54 24 f8", NEAR, "a call through a stack word that the call itself may write"),
         ("67 ff 54 24 f1", NEAR, "a call through a stack word that the call itself may write"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 
 from dprobed.engine import space as space_module
 from dprobed.engine.relocate import Where
-from dprobed.engine.space import INT3, SLOT, Area, Space, SpaceError
+from dprobed.engine.space import INT3, MARK, SLOT, Area, Space, SpaceError
 from dprobed.target import procfs
 from dprobed.target.lifecycle import State
 from dprobed.target.memory import PAGE, Memory
@@ -46,11 +47,11 @@ class Child:
             os.read(ours, 1)
             os._exit(0)
         os.close(ours)
-        self._hold = theirs
+        self.hold = theirs
 
     def end(self) -> None:
         """Let it go."""
-        os.close(self._hold)
+        os.close(self.hold)
         os.waitpid(self.pid, 0)
         self._map.close()
 
@@ -200,8 +201,75 @@ def test_what_an_unmapped_module_leaves_is_not_touched(child: Child, space: Spac
     site = space.make_site(child.code)
     space.arm(site)
     site.gone = True
+    space.memory.poke(child.code, INT3 * len(CODE))
     space.disarm(site)
-    assert space.memory.peek(child.code, 1) == INT3
+    assert space.memory.peek(child.code, len(CODE)) == INT3 * len(CODE)
+
+
+def test_text_that_is_of_no_file_any_more_is_put_right(child: Child, space: Space) -> None:
+    site = space.make_site(child.code)
+    space.arm(site)
+    site.gone = True
+    space.disarm(site)
+    assert space.memory.peek(child.code, len(CODE)) == CODE
+
+
+def test_what_fills_the_memory_of_another_program_is_not_touched(
+    child: Child, space: Space
+) -> None:
+    site = space.make_site(child.code)
+    space.arm(site)
+    space.memory.poke(child.code, INT3 * len(CODE))
+    assert not space.stands(site)
+    assert not space.arm(site)
+    space.disarm(site)
+    assert space.memory.peek(child.code, len(CODE)) == INT3 * len(CODE)
+
+
+def test_code_that_was_patched_close_by_is_put_right(space: Space) -> None:
+    """In memory of a file, which nothing but this code can be."""
+    with Path(sys.executable).open("rb") as file:
+        mapped = mmap.mmap(
+            file.fileno(), 0, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE
+        )
+    mapped[: len(CODE)] = CODE
+    anchor = ctypes.c_char.from_buffer(mapped)
+    code = ctypes.addressof(anchor)
+    copy = Child()
+    other = Space(copy.pid, Memory(copy.pid))
+    other.areas.append(Area(copy.slots, PAGE))
+    try:
+        site = other.make_site(code)
+        other.arm(site)
+        other.memory.poke(code + 1, b"\x90\x90\x90")
+        assert other.stands(site)
+        other.disarm(site)
+        assert other.memory.peek(code, 4) == CODE[:1] + b"\x90\x90\x90"
+    finally:
+        other.close()
+        copy.end()
+        del anchor
+        mapped.close()
+
+
+def test_a_breakpoint_that_vanished_is_written_again(child: Child, space: Space) -> None:
+    site = space.make_site(child.code)
+    space.arm(site)
+    space.memory.poke(child.code, CODE)
+    assert not space.stands(site)
+    assert space.arm(space.make_site(child.code))
+    assert space.stands(site)
+
+
+def test_nothing_is_put_into_an_area_that_is_not_ours_any_more(child: Child, space: Space) -> None:
+    for mark in space.areas[0].marks():
+        space.memory.poke(mark, MARK)
+    assert space.whole_areas() == space.areas
+    space.make_site(child.code)
+    space.memory.poke(child.slots, bytes(PAGE))
+    assert space.whole_areas() == []
+    space.unmap_areas(NOBODY_BORROWED, Thread(child.pid, child.pid, State.STOPPED))
+    assert space.memory.peek(child.slots, PAGE) == bytes(PAGE)
 
 
 def test_where_no_site_can_be(child: Child, space: Space) -> None:
@@ -210,15 +278,15 @@ def test_where_no_site_can_be(child: Child, space: Space) -> None:
     with pytest.raises(SpaceError, match="no memory is mapped"):
         space.make_site(1 << 20)
     assert space.sites() == []
-    assert len(space.areas[0].free) == PAGE // SLOT
+    assert len(space.areas[0].free) == PAGE // SLOT - 1
 
 
 def test_a_full_area(child: Child, space: Space) -> None:
     space.memory.poke(child.code, b"\x90" * PAGE)
-    for offset in range(PAGE // SLOT):
+    for offset in range(PAGE // SLOT - 1):
         space.make_site(child.code + offset)
     with pytest.raises(SpaceError, match="no slot is free"):
-        space.make_site(child.code + PAGE // SLOT)
+        space.make_site(child.code + PAGE // SLOT - 1)
 
 
 def test_an_area_out_of_reach(child: Child, space: Space) -> None:
@@ -281,3 +349,25 @@ def test_no_copy_of_a_child_that_is_gone(space: Space) -> None:
     assert not Path(f"/proc/{pid}").exists()
     with pytest.raises(OSError):
         space.undone_copy(NOBODY_BORROWED, Thread(pid, pid, State.STOPPED))
+
+
+def test_areas_of_a_process_that_executes_another_program_are_not_judged(
+    child: Child, space: Space
+) -> None:
+    """Its memory is gone a moment before we are told."""
+    for mark in space.areas[0].marks():
+        space.memory.poke(mark, MARK)
+    assert not space.memory.is_gone()
+    os.write(child.hold, b"\n")
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert space.memory.is_gone()
+    assert space.whole_areas() == space.areas
+
+
+def test_a_site_of_the_memory_before_exec_is_not_armed(child: Child, space: Space) -> None:
+    """The same program again may be at the same addresses."""
+    site = space.make_site(child.code)
+    after = Space(child.pid, Memory(child.pid))
+    assert not after.arm(site)
+    after.close()
+    assert space.memory.peek(child.code, len(CODE)) == CODE
