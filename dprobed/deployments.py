@@ -38,8 +38,6 @@ from dprobed.target import procfs
 #: Processes that get their programs at the same time: enough to keep every CPU at it, few enough
 #: to leave the machine to others.
 WORKERS: Final = 2 * (os.cpu_count() or 1)
-#: Deployments that one user of root's daemon may have, other than root.
-OF_A_USER: Final = 64
 #: Seconds until a process that could not be probed is tried again, the first time.
 RETRY: Final = 1.0
 #: What dprobed itself executes.
@@ -80,11 +78,7 @@ class Deployments:
         """Put programs into the selected processes, from now on; for ``seconds`` in each."""
         programs = [(upload, await self._registry.decode(upload)) for upload in request.programs]
         own = len(self.select(client, messages.Select())) + len(programs)
-        if own > OF_A_USER and not self._registry.gate.commands(client):
-            raise Refusal(
-                f"user {client.uid} may have {OF_A_USER} programs for selections of processes; "
-                "take some out, or start a dprobed of your own"
-            )
+        self._registry.quota.check_deployments(client, own)
         try:
             selector = Selector(request.selection, self._rule)
         except SelectionError as error:

@@ -11,8 +11,7 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections import Counter
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Container
 from typing import Final
 
 from dprobed.control import messages
@@ -24,14 +23,10 @@ from dprobed.instance import Client, Entry, Refusal, Target
 from dprobed.policy.gate import Admission, Gate
 from dprobed.policy.rights import Right
 from dprobed.program import Program, ProgramError, decode, encode
+from dprobed.quota import Quota
 from dprobed.supervisor import Supervisor, TracerGone
 from dprobed.targets import Targets
 
-#: What one user of root's daemon may have in, other than root: programs, and probes in all of them.
-OF_A_USER: Final = 1000
-PROBES_OF_A_USER: Final = 20_000
-#: Tracers that such a user's attached processes may have.
-TRACERS_OF_A_USER: Final = 100
 #: Bytes of a program that are verified in a millisecond or two; what has more is not verified
 #: in the loop.
 _SMALL: Final = 4096
@@ -57,12 +52,10 @@ class Registry:
         self._hold_limit = hold_limit
         self._supervisor = supervisor
         self._last_number = 0
-        #: By user: programs that are on their way in, and their probes.
-        self._arriving: Counter[int] = Counter()
-        self._probes_arriving: Counter[int] = Counter()
         self.targets = Targets(
             supervisor, gate, lambda host, records: self.delivery.take(host, records)
         )
+        self.quota = Quota(gate, self.targets)
         self.delivery = Delivery(gate, keep_log=keep_log, changed=self._facilities_changed)
 
     # -- requests ------------------------------------------------------------------------------
@@ -104,7 +97,7 @@ class Registry:
     ) -> None:
         try:
             if not shared:
-                self._make_room_for_tracer(client)
+                self.quota.check_tracers(client)
             target.uid, target.decision = admission.uid, admission.decision
             await self.targets.hosts.place(target, admission.uid, admission.gid, shared=shared)
         except (OSError, Refusal) as error:
@@ -148,7 +141,7 @@ class Registry:
         programs = [(upload, await self.decode(upload)) for upload in request.programs]
         # It may have been let go, and attached to anew, meanwhile.
         target = self.targets.held(client, request.pid)
-        with self._room_for(client, [program for _, program in programs]):
+        with self.quota.room_for(client, [program for _, program in programs]):
             async with target.lock:
                 entries = await self._insert(client, target, request, programs)
         names = some(entry.label for entry in entries)
@@ -209,56 +202,6 @@ class Registry:
         if client not in target.holders or target.finished.is_set():
             raise Refusal(target.reason or f"process {target.pid} was let go meanwhile")
 
-    @contextlib.contextmanager
-    def _room_for(self, client: Client, programs: list[Program]) -> Iterator[None]:
-        """Nobody fills root's daemon with programs; raises Refusal."""
-        probes = sum(len(program.probes) for program in programs)
-        if not self.gate.commands(client):
-            uid = client.uid
-            entries = self.targets.select(client, messages.Select())
-            own = len(entries) + self._arriving[uid]
-            if own + len(programs) > OF_A_USER:
-                raise Refusal(
-                    f"{own} programs of user {uid} are in already, and {OF_A_USER} may be; "
-                    "take some out, or start a dprobed of your own"
-                )
-            self._make_room_for_probes(client, entries, probes)
-        self._arriving[client.uid] += len(programs)
-        self._probes_arriving[client.uid] += probes
-        try:
-            yield
-        finally:
-            self._arriving[client.uid] -= len(programs)
-            self._probes_arriving[client.uid] -= probes
-
-    def _make_room_for_probes(self, client: Client, entries: Iterable[Entry], more: int) -> None:
-        own = sum(len(entry.probes) for entry in entries) + self._probes_arriving[client.uid]
-        if own + more > PROBES_OF_A_USER:
-            raise Refusal(
-                f"{own} probes of user {client.uid} are in already, and {PROBES_OF_A_USER} may be; "
-                "take some out, or start a dprobed of your own"
-            )
-
-    def _make_room_for_tracer(self, client: Client) -> None:
-        """Nobody takes all descriptors and memory for his tracers; raises Refusal."""
-        if self.gate.commands(client):
-            return
-        hosts = [
-            target.host
-            for target in self.targets.by_pid.values()
-            if (target.host is None or not target.host.shared)
-            and client.uid
-            in {each.uid for each in target.holders}.union(
-                entry.uid for entry in target.entries.values()
-            )
-        ]
-        # Those without one are about to get it.
-        if len(set(hosts) - {None}) + hosts.count(None) > TRACERS_OF_A_USER:
-            raise Refusal(
-                f"{TRACERS_OF_A_USER} processes are traced for user {client.uid} already; let some "
-                "go, put the program into a selection of processes, or start a dprobed of your own"
-            )
-
     async def put(
         self,
         client: Client,
@@ -287,11 +230,9 @@ class Registry:
             )
             try:
                 self._check_facilities(upload.label, program)
-                if not self.gate.commands(client):
-                    entries = self.targets.select(client, messages.Select())
-                    self._make_room_for_probes(client, entries, len(program.probes))
                 self.gate.allow(client, pid, upload.label, program)
-                await self._place(entry, upload.bytecode, check_opcode)
+                with self.quota.room_for_probes(client, [program]):
+                    await self._place(entry, upload.bytecode, check_opcode)
             finally:
                 target.let_go(client)
                 if not target.entries:
