@@ -401,7 +401,7 @@ class Space:
     def gate(self, tid: int) -> int:
         """The address of a ``syscall`` instruction: in the vDSO, else in any code there is.
 
-        Raises SpaceError.
+        Raises SpaceError and Gone.
         """
         if self._gate and self.memory.peek(self._gate, 2) == _SYSCALL:
             return self._gate
@@ -419,6 +419,8 @@ class Space:
                 if not chunk:
                     break
                 start += len(chunk)
+        if self.memory.is_gone():
+            raise Gone(tid)
         raise SpaceError("the target has no syscall instruction to borrow")
 
     def make_site(self, address: int) -> Site:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 
+_KILL: Final = 1 << (signal.SIGKILL - 1)
 # include/linux/sched.h
 _PF_EXITING: Final = 0x4
 _PF_KTHREAD: Final = 0x0020_0000
@@ -133,7 +135,14 @@ def witness(pid: int) -> int:
     which shows nothing when it has ended, while others may go on."""
     if not _has_ended(pid):
         return pid
-    return next((tid for tid in threads(pid) if not _has_ended(tid)), pid)
+    return next((tid for tid in threads(pid) if not (_has_ended(tid) or _is_doomed(tid))), pid)
+
+
+def _is_doomed(tid: int) -> bool:
+    """Whether a thread is about to end because its process does (zap_other_threads, kernel/
+    signal.c): it has only not heard of it yet."""
+    found = status(tid)
+    return found is None or bool(found.pending & _KILL)
 
 
 def _has_ended(tid: int) -> bool:

@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -166,6 +167,26 @@ def test_a_zombie_is_refused(fork: Fork) -> None:
     reason = procfs.refusal(child.pid)
     assert reason is not None
     assert "zombie" in reason
+
+
+@pytest.mark.parametrize("signals", [0, 1 << (signal.SIGUSR1 - 1)])
+def test_threads_that_are_about_to_end_are_no_witnesses(
+    monkeypatch: pytest.MonkeyPatch, signals: int
+) -> None:
+    """A process that ends tells each of its threads by a SIGKILL, which they find one by one."""
+    dead, lives = 1 << 22, 1 << 23
+    own = procfs.status(os.getpid())
+    stat = procfs._stat(os.getpid())
+    assert own is not None and stat is not None
+    pending = {lives: signals}
+    monkeypatch.setattr(procfs, "_stat", lambda tid: stat if tid == lives else None)
+    monkeypatch.setattr(procfs, "threads", lambda pid: [dead, lives])
+    monkeypatch.setattr(procfs, "status", lambda tid: replace(own, pending=pending[tid]))
+    assert procfs.witness(dead) == lives
+    assert not procfs.has_ended(dead)
+    pending[lives] |= 1 << (signal.SIGKILL - 1)
+    assert procfs.witness(dead) == dead
+    assert procfs.has_ended(dead)
 
 
 def test_no_reason_to_refuse_a_child_of_ours(fork: Fork) -> None:
