@@ -558,4 +558,5 @@ class Server:
         self._identities.stop()
         if self._listener is not None:
             asyncio.get_running_loop().remove_reader(self._listener)
+            self._listener.close()  # Who comes now is refused, and does not wait for our end.
             self._listener = None

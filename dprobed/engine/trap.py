@@ -57,22 +57,11 @@ from dprobed.target.ptrace import (
 )
 from dprobed.target.status import Kind
 from dprobed.target.thread import Thread
-from dprobed.target.world import World
+from dprobed.target.world import SYNCHRONOUS, World
 
 _SI_KERNEL: Final = 0x80
 _TRAP_HWBKPT: Final = 4
 _SI_ADDR: Final = slice(16, 24)
-#: Signals that the kernel sends a thread for what it does.
-_SYNCHRONOUS: Final = frozenset(
-    (
-        signal.SIGSEGV,
-        signal.SIGBUS,
-        signal.SIGFPE,
-        signal.SIGILL,
-        signal.SIGTRAP,
-        signal.SIGSYS,
-    )
-)
 _UNMAPPED: Final = "the target took away the memory in which the probed instructions run"
 _JUDGED: Final = (
     "the target has system calls trapped (seccomp, SYSCALL_USER_DISPATCH), this one too"
@@ -448,7 +437,7 @@ class TrapEngine:
             return
         site, offset = found
         position = site.position(offset)
-        if thread.signal in _SYNCHRONOUS:
+        if thread.signal in SYNCHRONOUS:
             info = thread.siginfo or ptrace.get_siginfo(thread.tid)
             if int.from_bytes(info[8:12], "little", signed=True) > 0:
                 self._own_doing(thread, site, position, info)

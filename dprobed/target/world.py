@@ -46,9 +46,8 @@ _LENDER_PATIENCE: Final = 5.0
 _LENDER_PAUSE: Final = 0.01
 #: Signals that an instruction raises about itself. They stay unblocked while a thread is borrowed:
 #: a blocked one would make the kernel reset its handler (force_sig_info_to_task).
-_SYNCHRONOUS: Final = sum(
-    1 << (number - 1)
-    for number in (
+SYNCHRONOUS: Final = frozenset(
+    (
         signal.SIGSEGV,
         signal.SIGBUS,
         signal.SIGFPE,
@@ -57,8 +56,9 @@ _SYNCHRONOUS: Final = sum(
         signal.SIGSYS,
     )
 )
+_MASK: Final = sum(1 << (number - 1) for number in SYNCHRONOUS)
 _TRAP: Final = 1 << (signal.SIGTRAP - 1)
-ALL_BUT_SYNCHRONOUS: Final = 0xFFFF_FFFF_FFFF_FFFF & ~_SYNCHRONOUS
+ALL_BUT_SYNCHRONOUS: Final = 0xFFFF_FFFF_FFFF_FFFF & ~_MASK
 _USER_CODE_32: Final = 0x23
 
 
@@ -517,7 +517,7 @@ class World:
                 stop = self._wait_for(thread)
                 if stop.kind is Kind.TRAP and not _was_sent(ptrace.get_siginfo(tid)):
                     return stop
-                if stop.kind is Kind.SIGNAL and _SYNCHRONOUS >> (stop.value - 1) & 1:
+                if stop.kind is Kind.SIGNAL and stop.value in SYNCHRONOUS:
                     return stop
                 self.park(thread, stop)
 
@@ -658,7 +658,7 @@ class World:
         """
         make_again = thread.listen or thread.relisten
         with self._sending_again():
-            while is_pending(thread.tid, _SYNCHRONOUS):
+            while is_pending(thread.tid, _MASK):
                 ptrace.cont(thread.tid)
                 stop = self._wait_for(thread)
                 thread.clean = True
@@ -666,7 +666,7 @@ class World:
                 if stop.kind is Kind.TRAP:
                     self._engine.serve_trap(thread)
                     break
-                if stop.kind is Kind.SIGNAL and _SYNCHRONOUS >> (stop.value - 1) & 1:
+                if stop.kind is Kind.SIGNAL and stop.value in SYNCHRONOUS:
                     thread.signal = stop.value
                     self._engine.deliver(thread)
                     break

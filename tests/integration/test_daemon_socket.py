@@ -6,6 +6,7 @@ import json
 import os
 import select
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -86,6 +87,22 @@ def test_a_proc_that_is_another_namespaces_is_refused(tmp_path: Path, program: s
     assert done.returncode == 1
     assert "/proc is that of another process namespace" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_who_comes_while_it_ends_is_refused(daemon: Daemon, target: Cat, tmp_path: Path) -> None:
+    """And does not wait until the last tracer has let go of its process."""
+    daemon.json("insert", program(tmp_path), "--pid", target.pid)
+    (tracer,) = children(daemon.process.pid)
+    os.kill(tracer, signal.SIGSTOP)
+    try:
+        daemon.process.send_signal(signal.SIGTERM)
+        with pytest.raises(ConnectionRefusedError):
+            while daemon.process.poll() is None:
+                with socket.socket(socket.AF_UNIX) as late:
+                    late.connect(str(daemon.socket))
+    finally:
+        os.kill(tracer, signal.SIGCONT)
+    assert daemon.process.wait(20) == 0
 
 
 def test_the_socket_of_a_dead_daemon_is_taken_over(tmp_path: Path) -> None:
