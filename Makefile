@@ -26,7 +26,7 @@ check: setup-test
 	@$(python) -m ruff format --check --quiet .
 	@$(python) -m ruff check --quiet .
 	@$(python) -m mypy --strict dprobed clients tests etc
-	@$(python) -m dprobed.program.reference --check
+	@$(python) -m dprobed.program.rpn.reference --check
 
 bench: setup-bench
 	@$(python) -m tests.benchmarks.run

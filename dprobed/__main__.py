@@ -1,5 +1,5 @@
 """``python -m dprobed``."""
 
-from dprobed.daemon import main
+from dprobed.daemon.main import main
 
 main()

@@ -9,12 +9,12 @@ from pathlib import Path
 from struct import pack
 from typing import Any
 
-from dprobed.control.messages import Record, encode
-from dprobed.engine.protocol import RawRecord
-from dprobed.handler.trace.ctf import Stream, Trace
-from dprobed.handler.trace.store import CtfChunk
-from dprobed.program import decode_log
-from dprobed.report import raised
+from dprobed.daemon.records.recent import raised
+from dprobed.program.exec.log import decode_log
+from dprobed.trace.ctf import Stream, Trace
+from dprobed.trace.store import CtfChunk
+from dprobed.wire.messages import Record, encode
+from dprobed.wire.protocol import RawRecord
 
 EXITS = {0: "exit", -2: "rem", -3: "exception", -4: "budget", 3: "dump", 4: "trace"}
 PID = 4242

@@ -12,34 +12,34 @@ from typing import Any, NoReturn
 
 import click
 
-from dprobe.errors import DprobeError, os_error_text
+from dprobe.lib.errors import DprobeError, os_error_text
 from dprobed import __version__
 from dprobed.printable import LAYOUT, printable
 
 #: Command → module in which it is defined, and one line for the list of commands.
 _COMMANDS = {
-    "run": ("commands_probe", "Start a command with probes in it."),
-    "attach": ("commands_probe", "Put probes into a running process for a while."),
-    "insert": ("commands_daemon", "Put programs into processes, to stay."),
-    "remove": ("commands_daemon", "Take programs out."),
-    "query": ("commands_daemon", "Show probes: states, hits, missed, dropped."),
-    "top": ("commands_daemon", "Watch probes and processes, by hits and overhead."),
-    "programs": ("commands_daemon", "List the programs that are in."),
-    "vars": ("commands_daemon", "Show (and reset) variables of programs."),
-    "log": ("commands_daemon", "Show records."),
-    "resume": ("commands_daemon", "Let held threads and processes go on."),
-    "debug": ("commands_debug", "List processes held for a debugger; start gdb on one."),
-    "handlers": ("commands_handlers", "Show who gets what programs hand over; arm, disarm."),
-    "policy": ("commands_policy", "Show and check who may do what to which process."),
-    "trace": ("commands_trace", "Write records to files or the journal; read and draw them."),
-    "dump": ("commands_dump", "Write a core of a running process, which goes on."),
-    "dumps": ("commands_dump", "List cores, or remove them."),
-    "compile": ("commands_local", "Assemble a program to a .dpb file."),
-    "check": ("commands_local", "Check programs without inserting them."),
-    "disasm": ("commands_local", "Show a program as source."),
-    "places": ("commands_local", "List what can be probed in a file."),
-    "doctor": ("commands_local", "Show what works on this machine, and why not."),
-    "completion": ("commands_local", "Print the completion script for a shell."),
+    "run": ("probe", "Start a command with probes in it."),
+    "attach": ("probe", "Put probes into a running process for a while."),
+    "insert": ("daemon", "Put programs into processes, to stay."),
+    "remove": ("daemon", "Take programs out."),
+    "query": ("daemon", "Show probes: states, hits, missed, dropped."),
+    "top": ("daemon", "Watch probes and processes, by hits and overhead."),
+    "programs": ("daemon", "List the programs that are in."),
+    "vars": ("daemon", "Show (and reset) variables of programs."),
+    "log": ("daemon", "Show records."),
+    "resume": ("daemon", "Let held threads and processes go on."),
+    "debug": ("debug", "List processes held for a debugger; start gdb on one."),
+    "handlers": ("handlers", "Show who gets what programs hand over; arm, disarm."),
+    "policy": ("policy", "Show and check who may do what to which process."),
+    "trace": ("trace", "Write records to files or the journal; read and draw them."),
+    "dump": ("dump", "Write a core of a running process, which goes on."),
+    "dumps": ("dump", "List cores, or remove them."),
+    "compile": ("local", "Assemble a program to a .dpb file."),
+    "check": ("local", "Check programs without inserting them."),
+    "disasm": ("local", "Show a program as source."),
+    "places": ("local", "List what can be probed in a file."),
+    "doctor": ("local", "Show what works on this machine, and why not."),
+    "completion": ("local", "Print the completion script for a shell."),
 }
 
 _EPILOG = """\b
@@ -60,7 +60,7 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
-        module = importlib.import_module(f"dprobe.{_COMMANDS[cmd_name][0]}")
+        module = importlib.import_module(f"dprobe.commands.{_COMMANDS[cmd_name][0]}")
         command: click.Command = getattr(module, f"{cmd_name}_command")
         return command
 

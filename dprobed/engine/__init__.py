@@ -1,1 +1,1 @@
-"""How a probe fires: the tracer, its sites and slots, and what it says to the daemon."""
+"""How a probe fires: the mechanisms, and the address space that they change."""

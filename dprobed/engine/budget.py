@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from dprobed.engine.protocol import Limits
+from dprobed.wire.protocol import Limits
 
 #: What a stop and the continuation cost the thread besides what the tracer does in between, where
 #: both are on one CPU. On a machine that is busy it can be more.

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 
-from dprobed.program.context import Registers as Words
-from dprobed.target import memory, procfs, ptrace
-from dprobed.target.ptrace import FPREGS_SIZE, Block, Registers
-from dprobed.target.thread import Thread
+from dprobed.proc import procfs
+from dprobed.program.exec.interface import Registers as Words
+from dprobed.tracee import memory, ptrace
+from dprobed.tracee.ptrace import FPREGS_SIZE, Block, Registers
+from dprobed.tracee.thread import Thread
 
 
 class HitContext:

@@ -11,10 +11,12 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from dprobed.engine.address_space import Site
 from dprobed.engine.budget import Account
-from dprobed.engine.protocol import ProbeStatus, State
-from dprobed.engine.space import Site
-from dprobed.program import Context, Outcome, ProbeDefinition
+from dprobed.program.exec.interface import Context
+from dprobed.program.exec.outcome import Outcome
+from dprobed.program.model import ProbeDefinition
+from dprobed.wire.protocol import ProbeStatus, State
 
 
 class Attachment:

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Final, NamedTuple
 
-from dprobed import process as processes
-from dprobed.process import Process
+from dprobed.proc import processes
+from dprobed.proc.processes import Process
 
 #: What the kernel has for a user or group, without the one that means none.
 _ID: Final = re.compile(r"0|[1-9]\d{0,9}", re.ASCII)

@@ -12,11 +12,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-from dprobed.engine import protocol
 from dprobed.policy.match import Facts, Match, Tested
 from dprobed.policy.protected import KINDS, protection
 from dprobed.policy.rights import ALL, Right, words
-from dprobed.process import Process
+from dprobed.proc.processes import Process
+from dprobed.wire import protocol
 
 Action = Literal["throttle", "remove"]
 Hold = Literal["thread", "process"]

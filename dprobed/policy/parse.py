@@ -30,7 +30,9 @@ from dprobed.policy.model import (
 from dprobed.policy.rights import ALL, Right, needs
 from dprobed.policy.source import PolicyError, Source, read, suggestion
 from dprobed.printable import readable
-from dprobed.program import Diagnostic, ProgramError, encode, load_file
+from dprobed.program.bytecode import encode
+from dprobed.program.model import Diagnostic, ProgramError
+from dprobed.program.rpn.parser import load_file
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][\w.-]{0,63}", re.ASCII)
 _POLICY: Final = ("name", "match", "rights", "apply", "budget", "follow_forks", "hold")

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from enum import StrEnum
 from typing import Final
 
-from dprobed.program import Program
-from dprobed.program.table import Instruction, Operand, decode_at
+from dprobed.program.isa import Instruction, Operand, decode_at
+from dprobed.program.model import Program
 
 
 class Right(StrEnum):

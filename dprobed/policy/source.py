@@ -18,7 +18,7 @@ from typing import Any, Final, TypeVar
 
 from dprobed.policy.locate import KeyPath, Places, Span
 from dprobed.printable import readable
-from dprobed.program import Diagnostic
+from dprobed.program.model import Diagnostic
 
 T = TypeVar("T")
 

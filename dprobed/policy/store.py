@@ -9,7 +9,7 @@ from dprobed.policy.config import Config
 from dprobed.policy.model import Policies, Policy
 from dprobed.policy.source import PolicyError, distrusted
 from dprobed.printable import readable
-from dprobed.program import Diagnostic
+from dprobed.program.model import Diagnostic
 
 
 class PolicyStore:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from dprobed.program.table import Flow, Instruction, Operand, decode_at
+from dprobed.program.isa import Flow, Instruction, Operand, decode_at
 
 
 @dataclass(frozen=True)

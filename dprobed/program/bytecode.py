@@ -62,8 +62,8 @@ import zlib
 from collections.abc import Iterable
 from typing import Final
 
+from dprobed.program.isa import ModType, Watch
 from dprobed.program.model import Diagnostic, Header, ProbeDefinition, Program, ProgramError
-from dprobed.program.table import ModType, Watch
 from dprobed.program.verifier import verify
 
 MAGIC: Final = b"\x89DPB"

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from dprobed.program.table import CALL_FRAMES, STACK_WORDS, Flow, Instruction, Operand
+from dprobed.program.isa import CALL_FRAMES, STACK_WORDS, Flow, Instruction, Operand
 
 Interval = tuple[int, int]
 _ANY: Final[Interval] = (0, STACK_WORDS)

@@ -12,8 +12,8 @@ from dataclasses import MISSING, dataclass, fields
 from enum import Enum
 from typing import Final
 
+from dprobed.program.isa import MAX_VARIABLES
 from dprobed.program.model import Header, ProbeDefinition
-from dprobed.program.table import MAX_VARIABLES
 
 _POSITIVE = (1 << 31) - 1
 

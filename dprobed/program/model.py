@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Final
 
-from dprobed.program.table import DEFAULT_EX_MASK
+from dprobed.program.isa import DEFAULT_EX_MASK
 
 
 @dataclass(frozen=True)

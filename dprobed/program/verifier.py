@@ -16,6 +16,16 @@ from dataclasses import dataclass
 
 from dprobed.program.disassembler import format_instruction
 from dprobed.program.flow import Analysis, Decoded
+from dprobed.program.isa import (
+    MAX_CODE,
+    MAX_VARIABLES,
+    REGISTERS,
+    STACK_WORDS,
+    DecodeError,
+    Flow,
+    Operand,
+    decode_at,
+)
 from dprobed.program.keywords import (
     HEADER,
     MAX_OPCODE,
@@ -33,16 +43,6 @@ from dprobed.program.model import (
     ProbeDefinition,
     Program,
     ProgramError,
-)
-from dprobed.program.table import (
-    MAX_CODE,
-    MAX_VARIABLES,
-    REGISTERS,
-    STACK_WORDS,
-    DecodeError,
-    Flow,
-    Operand,
-    decode_at,
 )
 
 #: Probes, facilities and source files of one program.

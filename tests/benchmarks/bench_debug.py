@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from statistics import median
 
-from dprobed.engine import protocol
+from dprobed.wire import protocol
 from tests.benchmarks.driver import Target, Tracer, by_load, compiled
 from tests.benchmarks.figures import Figure
 

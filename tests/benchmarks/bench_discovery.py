@@ -20,10 +20,11 @@ from pathlib import Path
 from statistics import median, quantiles
 
 import psutil
-from dprobe.connection import Connection
+from dprobe.lib.connection import Connection
 
-from dprobed.control import messages
-from dprobed.program import assemble, encode
+from dprobed.program.bytecode import encode
+from dprobed.program.rpn.parser import assemble
+from dprobed.wire import messages
 from tests.benchmarks.driver import compiled
 from tests.benchmarks.figures import Figure
 from tests.integration.client_support import WITHOUT_EVENTS

@@ -9,7 +9,8 @@ from __future__ import annotations
 import time
 from statistics import median
 
-from dprobed.program import Executor, assemble
+from dprobed.program.exec.python import Executor
+from dprobed.program.rpn.parser import assemble
 from tests.benchmarks.figures import Figure, show
 from tests.programs.cases import Case
 

@@ -32,8 +32,8 @@ PARTS = (
     "elftools.elf.elffile",
     "iced_x86",
     "dprobed.location",
-    "dprobed.engine.tracer",
-    "dprobed.daemon",
+    "dprobed.tracer.main",
+    "dprobed.daemon.main",
     "dprobe.main",
 )
 

@@ -10,13 +10,13 @@ from pathlib import Path
 from statistics import median
 from struct import pack
 
-from dprobed.control.messages import TraceStart
-from dprobed.engine.protocol import RawRecord
-from dprobed.handler.dispatcher import Dispatcher
-from dprobed.handler.trace.reader import Chunk
-from dprobed.handler.trace.session import Traces
-from dprobed.instance import Entry, Target
-from dprobed.program import assemble
+from dprobed.daemon.records.dispatcher import Dispatcher
+from dprobed.daemon.records.trace_sessions import Traces
+from dprobed.daemon.target import Entry, Target
+from dprobed.program.rpn.parser import assemble
+from dprobed.trace.reader import Chunk
+from dprobed.wire.messages import TraceStart
+from dprobed.wire.protocol import RawRecord
 from tests.benchmarks.driver import by_load
 from tests.benchmarks.figures import Figure
 from tests.trace_support import Root

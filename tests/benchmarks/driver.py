@@ -18,9 +18,11 @@ from typing import IO, Any, Self
 
 import psutil
 
-from dprobed.engine import protocol, tracer
-from dprobed.program import assemble, encode
-from dprobed.supervisor import preload
+from dprobed.daemon.tracer_process import preload
+from dprobed.program.bytecode import encode
+from dprobed.program.rpn.parser import assemble
+from dprobed.tracer.main import main as tracer_main
+from dprobed.wire import protocol
 
 #: Three instructions, at the function that ``tick.c`` calls.
 TICK_PROGRAM = """
@@ -132,7 +134,7 @@ class Tracer:
                 if as_nobody:
                     preload()
                     _become_nobody()
-                tracer.main(theirs)
+                tracer_main(theirs)
                 status = 0
             finally:
                 os._exit(status)

@@ -9,8 +9,8 @@ import socket
 import subprocess
 from pathlib import Path
 
-from dprobed.debugger import rsp
-from dprobed.engine import protocol
+from dprobed.tracer.debug import rsp
+from dprobed.wire import protocol
 from tests.integration.harness import PATIENCE, Target, TracerProcess
 
 DEBUGGER = 1

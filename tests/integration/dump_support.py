@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from dprobed.engine.protocol import TargetEvent
+from dprobed.wire.protocol import TargetEvent
 from tests.integration.harness import TracerProcess
 
 PROGRAM = """

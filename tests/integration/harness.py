@@ -21,9 +21,11 @@ import traceback
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from dprobed.engine import protocol, tracer
-from dprobed.engine.protocol import ProbeStatus, RawRecord, State
-from dprobed.program import assemble, encode
+from dprobed.program.bytecode import encode
+from dprobed.program.rpn.parser import assemble
+from dprobed.tracer.main import main as tracer_main
+from dprobed.wire import protocol
+from dprobed.wire.protocol import ProbeStatus, RawRecord, State
 
 PATIENCE = 60.0
 
@@ -143,7 +145,7 @@ class TracerProcess:
                 os.setgroups([])
                 os.setresgid(uid, uid, uid)
                 os.setresuid(uid, uid, uid)
-            tracer.main(sock)
+            tracer_main(sock)
             status = 0
         except BaseException:
             traceback.print_exc()

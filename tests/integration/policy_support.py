@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from dprobed.program import assemble, encode
+from dprobed.program.bytecode import encode
+from dprobed.program.rpn.parser import assemble
 from tests.integration.client_support import WRITES, Cat, Daemon, Json, Peer, cat, running_daemon
 
 NOBODY: Final = 65534

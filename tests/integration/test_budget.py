@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dprobed.engine.protocol import Changed, Limits, State
+from dprobed.wire.protocol import Changed, Limits, State
 from tests.conftest import BuildTarget
 from tests.integration.conftest import Start, Trace
 from tests.integration.harness import Target, TracerProcess, counting, text

@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from dprobe.errors import UserError
-from dprobe.launch import find_command
+from dprobe.lib.errors import UserError
+from dprobe.lib.launch import find_command
 
 from tests.integration.client_support import (
     DPROBE,

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from dprobed.target.procfs import run_state
+from dprobed.proc.procfs import run_state
 from tests.integration.client_support import (
     DPROBE,
     Cat,

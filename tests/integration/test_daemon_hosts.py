@@ -10,15 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from dprobed import hosts
-from dprobed.control import messages
-from dprobed.engine import tracer
+from dprobed.daemon import tracer_pool
+from dprobed.daemon.gate import Gate
+from dprobed.daemon.requests import Registry
+from dprobed.daemon.tracer_process import Supervisor
 from dprobed.policy.config import Config
-from dprobed.policy.gate import Gate
 from dprobed.policy.store import PolicyStore
-from dprobed.program import assemble, encode
-from dprobed.registry import Registry
-from dprobed.supervisor import Supervisor
+from dprobed.program.bytecode import encode
+from dprobed.program.rpn.parser import assemble
+from dprobed.tracer.main import main as tracer_main
+from dprobed.wire import messages
 
 PROGRAM = encode(assemble("name = libc.so.6\noffset = getppid\nabort\n", "x.rpn"))
 
@@ -52,7 +53,7 @@ def within_daemon(
     folder: Path, work: Callable[[Registry, Supervisor, Owner], Coroutine[None, None, None]]
 ) -> None:
     async def main() -> None:
-        supervisor = Supervisor(tracer.main)
+        supervisor = Supervisor(tracer_main)
         gate = Gate(PolicyStore(Config(folder), os.geteuid()))
         registry = Registry(supervisor, gate, keep_log=False, hold_limit=600.0)
         try:
@@ -74,7 +75,7 @@ async def put_in(registry: Registry, owner: Owner, pid: int, *, shared: bool) ->
 def test_shared_as_far_as_it_goes(
     sleepers: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hosts, "SHARED", 3)
+    monkeypatch.setattr(tracer_pool, "SHARED", 3)
 
     async def work(registry: Registry, supervisor: Supervisor, owner: Owner) -> None:
         await asyncio.gather(*(put_in(registry, owner, pid, shared=True) for pid in sleepers))

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from dprobed.control.server import Connection, Server
+from dprobed.daemon.gate import Gate
+from dprobed.daemon.requests import Registry
+from dprobed.daemon.server import Connection, Server
+from dprobed.daemon.tracer_process import Supervisor
 from dprobed.policy.config import Config
-from dprobed.policy.gate import Gate
 from dprobed.policy.store import PolicyStore
-from dprobed.registry import Registry
-from dprobed.supervisor import Supervisor
 from tests.integration.client_support import (
     DPROBE,
     DPROBED,

@@ -11,8 +11,8 @@ from collections.abc import Callable
 
 import pytest
 
-from dprobed.engine import protocol
-from dprobed.supervisor import Supervisor, Tracer, TracerGone, TracerRefused, become
+from dprobed.daemon.tracer_process import Supervisor, Tracer, TracerGone, TracerRefused, become
+from dprobed.wire import protocol
 
 Main = Callable[[socket.socket], None]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dprobed.engine import protocol
+from dprobed.wire import protocol
 from tests.conftest import BuildTarget
 from tests.integration.client_support import DPROBE, running_daemon
 from tests.integration.conftest import Start, Trace

@@ -410,8 +410,9 @@ def test_merge_and_replace_in_one_process(hearing: Daemon, own_cat: Path, tmp_pa
 def test_it_goes_with_the_connection_that_wanted_it(
     hearing: Daemon, own_cat: Path, tmp_path: Path
 ) -> None:
-    from dprobed.control import messages
-    from dprobed.program import assemble, encode
+    from dprobed.program.bytecode import encode
+    from dprobed.program.rpn.parser import assemble
+    from dprobed.wire import messages
 
     bytecode = encode(assemble(WRITES, "writes.rpn"))
     request = messages.Deploy(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dprobed.engine import protocol
+from dprobed.wire import protocol
 from tests.conftest import BuildTarget
 from tests.integration.conftest import Start, Trace
 from tests.integration.dump_support import PROGRAM, about, children, core_of, gdb

@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
+from dprobed.engine.address_space import Space
 from dprobed.engine.context import HitContext
-from dprobed.engine.reporter import Reporter
-from dprobed.engine.space import Space
-from dprobed.engine.trap import TrapEngine
-from dprobed.target.world import World
+from dprobed.engine.trap.engine import TrapEngine
+from dprobed.tracee.thread_group import World
+from dprobed.tracer.reporter import Reporter
 from tests.conftest import BuildTarget
 from tests.integration.conftest import Start
 from tests.integration.harness import RefusedError, TracerProcess, counting, text

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from dprobed.engine import protocol
-from dprobed.target import procfs, ptrace
+from dprobed.proc import procfs
+from dprobed.tracee import ptrace
+from dprobed.wire import protocol
 from tests.conftest import BuildTarget
 from tests.integration.conftest import Start
 from tests.integration.harness import RefusedError, Target, TracerProcess, counting

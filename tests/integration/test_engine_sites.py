@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import signal
 
-from dprobed.engine import protocol
-from dprobed.engine.protocol import State, TargetEvent
-from dprobed.program import assemble, encode
+from dprobed.program.bytecode import encode
+from dprobed.program.rpn.parser import assemble
+from dprobed.wire import protocol
+from dprobed.wire.protocol import State, TargetEvent
 from tests.conftest import BuildTarget
 from tests.integration.conftest import Start, Trace
 from tests.integration.harness import TracerProcess, counting, text

@@ -6,8 +6,9 @@ import os
 import signal
 import time
 
-from dprobed.engine import protocol
-from dprobed.program import assemble, encode
+from dprobed.program.bytecode import encode
+from dprobed.program.rpn.parser import assemble
+from dprobed.wire import protocol
 from tests.conftest import BuildTarget
 from tests.integration.conftest import Start
 from tests.integration.harness import PATIENCE, Target, TracerProcess, counting, text

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from dprobed.engine import protocol
-from dprobed.engine.protocol import State, TargetEvent
-from dprobed.program import assemble, encode
-from dprobed.target import procfs
+from dprobed.proc import procfs
+from dprobed.program.bytecode import encode
+from dprobed.program.rpn.parser import assemble
+from dprobed.wire import protocol
+from dprobed.wire.protocol import State, TargetEvent
 from tests.conftest import BuildTarget
 from tests.integration.conftest import Start, Trace
 from tests.integration.harness import PATIENCE, Target, TracerProcess, counting, text
@@ -158,7 +159,7 @@ def test_who_sleeps_in_vfork_is_not_waited_for(
     build_target: BuildTarget, start: Start, trace: Trace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All others would stand still meanwhile, each time."""
-    monkeypatch.setattr("dprobed.target.world._STOP_PATIENCE", float("inf"))
+    monkeypatch.setattr("dprobed.tracee.thread_group._STOP_PATIENCE", float("inf"))
     program = build_target("engine_vfork.c")
     target = start(program)
     tracer = trace(target)

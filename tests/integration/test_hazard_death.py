@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from dprobed.engine.protocol import TargetEvent
+from dprobed.wire.protocol import TargetEvent
 from tests.conftest import BuildTarget
 from tests.integration.client_support import DPROBE, children, running_daemon, tracer_of, wait_end
 from tests.integration.conftest import Start, Trace

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dprobed.engine.protocol import State
+from dprobed.wire.protocol import State
 from tests.conftest import BuildTarget
 from tests.integration.conftest import Start, Trace
 from tests.integration.harness import RefusedError, counting, until_it_reads

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dprobed.engine.protocol import Changed, State, TargetEvent
+from dprobed.wire.protocol import Changed, State, TargetEvent
 from tests.conftest import BuildTarget
 from tests.integration.conftest import Start, Trace
 from tests.integration.harness import counting, text

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from dprobed.engine.protocol import State
-from dprobed.target import procfs
+from dprobed.proc import procfs
+from dprobed.wire.protocol import State
 from tests.conftest import BuildTarget
 from tests.integration.conftest import Start, Trace
 from tests.integration.harness import RefusedError, Target, TracerProcess, counting, until_it_reads

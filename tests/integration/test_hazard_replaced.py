@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from dprobed.engine.protocol import State
+from dprobed.wire.protocol import State
 from tests.conftest import BuildTarget
 from tests.integration.conftest import Start, Trace
 from tests.integration.harness import counting, text

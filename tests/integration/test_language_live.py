@@ -15,19 +15,15 @@ from typing import Any
 
 import pytest
 
-from dprobed.engine import protocol
-from dprobed.engine.protocol import ProbeStatus, RawRecord, State
-from dprobed.program import (
-    BUDGET,
-    EXCEPTION,
-    REM,
-    assemble,
-    decode_log,
-    encode,
-    select,
-)
-from dprobed.program.table import REGISTERS, ExCode
-from dprobed.target import ptrace
+from dprobed.program.bytecode import encode
+from dprobed.program.exec.log import decode_log
+from dprobed.program.exec.outcome import BUDGET, EXCEPTION, REM
+from dprobed.program.isa import REGISTERS, ExCode
+from dprobed.program.model import select
+from dprobed.program.rpn.parser import assemble
+from dprobed.tracee import ptrace
+from dprobed.wire import protocol
+from dprobed.wire.protocol import ProbeStatus, RawRecord, State
 from tests.conftest import BuildTarget
 from tests.integration.conftest import Start, Trace
 from tests.integration.harness import RefusedError, Target, TracerProcess, text

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from dprobed.engine import protocol
-from dprobed.engine.space import Site
-from dprobed.engine.trap import TrapEngine
-from dprobed.target.thread import Thread
+from dprobed.engine.address_space import Site
+from dprobed.engine.trap.engine import TrapEngine
+from dprobed.tracee.thread import Thread
+from dprobed.wire import protocol
 from tests.conftest import BuildTarget
 from tests.integration.conftest import Start, Trace
 from tests.integration.debug_support import await_hold

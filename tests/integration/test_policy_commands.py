@@ -72,9 +72,9 @@ def test_who_may_not_read_a_process_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Root's daemon may: then another policy decides than the test says."""
-    from dprobe import policies
+    from dprobe.lib import policies
 
-    from dprobed.target import procfs
+    from dprobed.proc import procfs
 
     path = rule(tmp_path, '[[policy]]\nname = "p"\nmatch.exe = "**"\n')
     said: list[str] = []

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from dprobed.target import procfs
+from dprobed.proc import procfs
 from tests.conftest import BuildTarget
 from tests.integration.client_support import (
     DPROBED,

@@ -8,11 +8,11 @@ from pathlib import Path
 from struct import pack
 from typing import Any
 
-from dprobed.engine.protocol import RawRecord
-from dprobed.handler.trace.ctf import Trace
-from dprobed.handler.trace.lines import items_by_name
-from dprobed.handler.trace.reader import Chunk
-from dprobed.handler.trace.store import CtfChunk
+from dprobed.trace.ctf import Trace
+from dprobed.trace.lines import items_by_name
+from dprobed.trace.reader import Chunk
+from dprobed.trace.store import CtfChunk
+from dprobed.wire.protocol import RawRecord
 from tests.trace_support import EXITS, LOGS, all_kinds, babeltrace, decoded, put, raw, write
 
 

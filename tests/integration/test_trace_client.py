@@ -8,7 +8,7 @@ from struct import pack
 
 import pytest
 
-from dprobed.engine.protocol import RawRecord
+from dprobed.wire.protocol import RawRecord
 from tests.integration.client_support import dprobe, parsed
 from tests.trace_support import all_kinds, babeltrace, decoded, line, raw, write
 

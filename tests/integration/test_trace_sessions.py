@@ -13,9 +13,9 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from dprobe.connection import Connection
+from dprobe.lib.connection import Connection
 
-from dprobed.control import messages
+from dprobed.wire import messages
 from tests.integration.client_support import (
     Cat,
     Daemon,

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from dprobed.engine.protocol import State
-from dprobed.target import ptrace
+from dprobed.tracee import ptrace
+from dprobed.wire.protocol import State
 from tests.conftest import BuildTarget
 from tests.integration.conftest import Start, Trace
 from tests.integration.harness import text

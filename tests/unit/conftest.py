@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dprobed.location import cache
+from dprobed.binary import cache
 
 
 @pytest.fixture(autouse=True)

@@ -9,18 +9,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dprobed.program import (
+from dprobed.program.bytecode import encode
+from dprobed.program.isa import decode_at
+from dprobed.program.model import (
     Header,
     NothingSelectedError,
     ProbeDefinition,
     Program,
     ProgramError,
-    assemble,
-    encode,
-    load_file,
     select,
 )
-from dprobed.program.table import decode_at
+from dprobed.program.rpn.parser import assemble, load_file
 
 REFUSALS = Path(__file__).parents[1] / "programs" / "refusals"
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import click
 import pytest
-from dprobe.budget import BudgetType
+from dprobe.commands.budget import BudgetType
 
-from dprobed.control.messages import Budget
+from dprobed.wire.messages import Budget
 
 
 @pytest.mark.parametrize(

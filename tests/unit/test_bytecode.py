@@ -11,7 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dprobed.program import ProgramError, assemble, decode, encode, select
+from dprobed.program.bytecode import decode, encode
+from dprobed.program.model import ProgramError, select
+from dprobed.program.rpn.parser import assemble
 
 GOLDEN = Path(__file__).parents[1] / "programs" / "golden"
 PREFIX = 16

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from dprobed.program import Executor, Outcome, Program, ProgramError, assemble, decode, encode
 from dprobed.program.blocks import find_blocks
-from dprobed.program.table import INSTRUCTIONS
+from dprobed.program.bytecode import decode, encode
+from dprobed.program.exec.outcome import Outcome
+from dprobed.program.exec.python import Executor
+from dprobed.program.isa import INSTRUCTIONS
+from dprobed.program.model import Program, ProgramError
+from dprobed.program.rpn.parser import assemble
 from tests.programs.cases import Case, Result, Run, all_cases, check
 
 CASES = all_cases()

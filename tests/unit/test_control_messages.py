@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from dprobed.control import messages
+from dprobed.wire import messages
 
 
 def test_a_request_is_one_line_of_json() -> None:

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dprobe.output import Output, summarize, summary_text
+from dprobe.view.output import Output, summarize, summary_text
 
-from dprobed.control.messages import ProbeInfo, Raised, Record, encode
-from dprobed.handler.trace.text import record_text, word_text
+from dprobed.record.text import record_text, word_text
+from dprobed.wire.messages import ProbeInfo, Raised, Record, encode
 
 
 def record(**changes: Any) -> Record:

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dprobed.debugger import rsp
-from dprobed.debugger.rsp import Action, Item, Reader, Signal, ThreadId
+from dprobed.tracer.debug import rsp
+from dprobed.tracer.debug.rsp import Action, Item, Reader, Signal, ThreadId
 
 
 def items(reader: Reader, data: bytes) -> list[Item]:

@@ -8,16 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dprobed.program import (
-    ProgramError,
-    assemble,
-    decode,
-    disassemble,
-    encode,
-    load_file,
-    select,
-)
-from dprobed.program.table import INSTRUCTIONS, REGISTERS, STACK_WORDS, Instruction, Operand
+from dprobed.program.bytecode import decode, encode
+from dprobed.program.disassembler import disassemble
+from dprobed.program.isa import INSTRUCTIONS, REGISTERS, STACK_WORDS, Instruction, Operand
+from dprobed.program.model import ProgramError, select
+from dprobed.program.rpn.parser import assemble, load_file
 
 ROOT = Path(__file__).parents[2]
 PROGRAMS = [

@@ -16,16 +16,16 @@ from pathlib import Path
 
 import pytest
 
-from dprobed.control import messages
-from dprobed.deployment import kind_of
-from dprobed.discovery import connector, polling, watch
-from dprobed.discovery.connector import Connector, event_of, listening
-from dprobed.discovery.modules import Modules
-from dprobed.discovery.polling import Polling
-from dprobed.discovery.selection import SelectionError, Selector
-from dprobed.discovery.source import Kind
-from dprobed.discovery.watch import Verdict, Watcher
-from dprobed.target import procfs
+from dprobed.daemon.deploy import watcher
+from dprobed.daemon.deploy.deployment import kind_of
+from dprobed.daemon.deploy.modules import Modules
+from dprobed.daemon.deploy.selection import SelectionError, Selector
+from dprobed.daemon.deploy.watcher import Verdict, Watcher
+from dprobed.proc import connector, polling, procfs
+from dprobed.proc.connector import Connector, event_of, listening
+from dprobed.proc.events import Kind
+from dprobed.proc.polling import Polling
+from dprobed.wire import messages
 from tests.conftest import BuildTarget
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="the kernel tells root only")
@@ -250,7 +250,7 @@ def test_the_end_of_the_first_thread_need_not_be_that_of_the_process(
         assert judge.ends == [(1 << 22, True)]
         watcher.stop()
 
-    monkeypatch.setattr("dprobed.discovery.watch.SLOWEST", 0.01)
+    monkeypatch.setattr("dprobed.daemon.deploy.watcher.SLOWEST", 0.01)
     asyncio.run(judge())
 
 
@@ -297,7 +297,7 @@ def test_what_may_change_soon_is_looked_at_ever_more_rarely() -> None:
         return [late - early for early, late in pairwise(times)]
 
     gaps = asyncio.run(judge())
-    assert all(gap >= 0.9 * watch.FIRST * 2**count for count, gap in enumerate(gaps, start=1))
+    assert all(gap >= 0.9 * watcher.FIRST * 2**count for count, gap in enumerate(gaps, start=1))
 
 
 def test_a_rescan_tells_of_what_ended_meanwhile() -> None:

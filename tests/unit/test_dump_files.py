@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from elftools.elf.elffile import ELFFile
 
-from dprobed.handler.dump import store
-from dprobed.handler.dump.areas import PAGE, dumped_size, parse_smaps, without
-from dprobed.handler.dump.core import (
+from dprobed.corefile import store
+from dprobed.corefile.areas import PAGE, dumped_size, parse_smaps, without
+from dprobed.corefile.writer import (
     Memory,
     ProcessImage,
     ThreadImage,
@@ -18,7 +18,7 @@ from dprobed.handler.dump.core import (
     portable_xstate,
     write_pieces,
 )
-from dprobed.handler.dump.dumper import Sparse
+from dprobed.tracer.dump.dumper import Sparse
 
 SMAPS = b"""\
 00400000-00402000 r--p 00000000 fe:00 77 /bin/x (deleted)

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from dprobed.engine import follow
-from dprobed.engine.follow import Follower, become_group
-from dprobed.target.lifecycle import State
-from dprobed.target.thread import Thread
+from dprobed.engine import affinity
+from dprobed.engine.affinity import Follower, become_group
+from dprobed.tracee.lifecycle import State
+from dprobed.tracee.thread import Thread
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ class Machine:
         monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})
         monkeypatch.setattr(os, "sched_setaffinity", lambda pid, cpus: None)
         monkeypatch.setattr(os, "sched_setscheduler", self._set)
-        monkeypatch.setattr(follow, "_times", lambda pid: (self.run, self.waited))
+        monkeypatch.setattr(affinity, "_times", lambda pid: (self.run, self.waited))
 
     def _set(self, pid: int, policy: int, param: object) -> None:
         if self.refuses and policy == os.SCHED_OTHER:

@@ -16,14 +16,16 @@ from unittest import mock
 from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 
-from dprobed.program import Executor, Outcome, ProgramError, decode_log, interpreter, verify
 from dprobed.program.blocks import Step
-from dprobed.program.codegen import Emitter
-from dprobed.program.context import USER_REGS
-from dprobed.program.emit import emit
+from dprobed.program.exec import python
+from dprobed.program.exec.codegen import Emitter
+from dprobed.program.exec.emit import emit
+from dprobed.program.exec.interface import USER_REGS
+from dprobed.program.exec.log import decode_log
+from dprobed.program.exec.outcome import Outcome
+from dprobed.program.exec.python import Executor
 from dprobed.program.flow import Analysis, Decoded
-from dprobed.program.model import Header, ProbeDefinition, Program
-from dprobed.program.table import (
+from dprobed.program.isa import (
     BY_KEY,
     INSTRUCTIONS,
     REGISTERS,
@@ -35,6 +37,8 @@ from dprobed.program.table import (
     decode_at,
     encode_one,
 )
+from dprobed.program.model import Header, ProbeDefinition, Program, ProgramError
+from dprobed.program.verifier import verify
 from tests.programs.cases import Case, FakeContext, Region
 
 BUDGET = 3000
@@ -160,7 +164,7 @@ def _context() -> FakeContext:
 
 @contextmanager
 def _small_budget() -> Iterator[None]:
-    with mock.patch("dprobed.program.codegen.INSTRUCTION_BUDGET", BUDGET):
+    with mock.patch("dprobed.program.exec.codegen.INSTRUCTION_BUDGET", BUDGET):
         yield
 
 
@@ -274,9 +278,9 @@ def _emit_claim(e: Emitter, step: Step) -> None:
 def test_the_depths_are_what_the_verifier_said(program: Program) -> None:
     _verified(program)
     claims = _Claims(program)
-    names = {**interpreter._NAMES, "claim": claims}
+    names = {**python._NAMES, "claim": claims}
     with (
-        mock.patch.object(interpreter, "emit", _emit_claim),
-        mock.patch.object(interpreter, "_NAMES", names),
+        mock.patch.object(python, "emit", _emit_claim),
+        mock.patch.object(python, "_NAMES", names),
     ):
         _run(program, static=False)

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from dprobed.engine.protocol import RawRecord
-from dprobed.handler.dispatcher import (
+from dprobed.daemon.records.dispatcher import (
     MAX_HANDLERS,
     PAST_HANDLERS,
     AtHit,
@@ -19,8 +18,9 @@ from dprobed.handler.dispatcher import (
     Report,
     Verdict,
 )
-from dprobed.instance import Entry, Target
-from dprobed.program import assemble
+from dprobed.daemon.target import Entry, Target
+from dprobed.program.rpn.parser import assemble
+from dprobed.wire.protocol import RawRecord
 from tests.trace_support import Root
 
 SOURCE = "name = a\noffset = f\n  exit 3\n"

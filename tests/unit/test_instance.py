@@ -7,9 +7,9 @@ from typing import cast
 
 import pytest
 
-from dprobed.engine import protocol
-from dprobed.hosts import Host
-from dprobed.instance import Refusal, Target
+from dprobed.daemon.target import Refusal, Target
+from dprobed.daemon.tracer_pool import Host
+from dprobed.wire import protocol
 
 
 class _Host:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dprobed.handler import journal
+from dprobed import journal
 
 
 @pytest.mark.parametrize("value", [b"short", b"two\nlines", b"x\n" * 300_000])

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from dprobed.target.lifecycle import TABLE, Reaction, State, react
-from dprobed.target.status import Kind
+from dprobed.tracee.lifecycle import TABLE, Reaction, State, react
+from dprobed.tracee.status import Kind
 
 ENDS = {Kind.EXITED: Reaction.FORGET, Kind.KILLED: Reaction.FORGET}
 #: What ptrace(2) says can be reported of a thread in each state, and what is to be done then.

@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from dprobed.location import ElfFile, LocationError, Place, boundary, open_elf, place_at, resolve
+from dprobed.binary import boundary
+from dprobed.binary.elf import ElfFile, open_path
+from dprobed.binary.errors import LocationError
+from dprobed.binary.places import Place, place_at, resolve
 from tests.unit.location_files import LIBC, objcopy, program, run
 
 
@@ -32,17 +35,17 @@ def test_every_byte_of_a_function(strip: bool) -> None:
     """With symbols, and by unwind entries alone."""
     whole = program("-rdynamic")
     path = objcopy(whole, "allbytes", "--strip-all") if strip else whole
-    elf = open_elf(str(path))
+    elf = open_path(str(path))
     starts = disassembled(whole)
     for name in ("main", "location_main.c:helper", "location_other", "strong_function"):
-        (place,) = resolve(open_elf(str(whole)), name)
+        (place,) = resolve(open_path(str(whole)), name)
         for vaddr in range(place.vaddr, place.vaddr + place.size):
             assert at(elf, vaddr) == ("ok" if vaddr in starts else "inside"), hex(vaddr)
 
 
 @pytest.mark.parametrize("name", ["malloc", "vfprintf", "qsort"])
 def test_functions_of_libc(name: str) -> None:
-    elf = open_elf(LIBC)
+    elf = open_path(LIBC)
     (place,) = resolve(elf, name)
     end = place.vaddr + place.size
     starts = disassembled(LIBC, f"--start-address={place.vaddr}", f"--stop-address={end}")
@@ -52,7 +55,7 @@ def test_functions_of_libc(name: str) -> None:
 
 def test_stripped_program_of_debian() -> None:
     """gdb has 15 MB of code, of which unwind entries alone say where functions begin."""
-    elf = open_elf(str(Path(shutil.which("gdb", path="/usr/bin") or "/usr/bin/gdb").resolve()))
+    elf = open_path(str(Path(shutil.which("gdb", path="/usr/bin") or "/usr/bin/gdb").resolve()))
     segment = next(segment for segment in elf.segments if segment.executable)
     for start in range(segment.vaddr + 0x10000, segment.vaddr + segment.file_size, 0x80000):
         found = sorted(
@@ -68,7 +71,7 @@ def test_stripped_program_of_debian() -> None:
 def test_large_functions(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those that are not remembered give the same answers."""
     monkeypatch.setattr(boundary, "_REMEMBERED", 8)
-    elf = open_elf(str(program("-DLARGE")))
+    elf = open_path(str(program("-DLARGE")))
     starts = disassembled(elf.path)
     (place,) = resolve(elf, "main")
     for vaddr in range(place.vaddr, place.vaddr + place.size):
@@ -78,7 +81,7 @@ def test_large_functions(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(boundary, "_MOST_BYTES", 1000)
-    elf = open_elf(LIBC)
+    elf = open_path(LIBC)
     places: list[Place] = []
     for name in ("malloc", "free", "calloc", "realloc", "fopen", "fclose", "qsort", "strtol"):
         places += resolve(elf, f"{name}+0")
@@ -88,11 +91,11 @@ def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_message_says_where_instructions_begin() -> None:
     with pytest.raises(LocationError) as caught:
-        resolve(open_elf(str(program())), "bare_label+3")
+        resolve(open_path(str(program())), "bare_label+3")
     assert "bare_label+0x3 is inside an instruction (mov eax,11223344h)" in caught.value.message
     assert "3 bytes before, the next one 2 bytes after" in caught.value.hint
     for spec in ("bare_label", "bare_label+5"):
-        assert resolve(open_elf(str(program())), spec)[0].boundary == "ok"
+        assert resolve(open_path(str(program())), spec)[0].boundary == "ok"
 
 
 def test_bytes_that_are_no_instruction_prove_nothing(tmp_path: Path) -> None:
@@ -104,6 +107,6 @@ def test_bytes_that_are_no_instruction_prove_nothing(tmp_path: Path) -> None:
         "int main(void) { return 0; }\n"
     )
     run("gcc", source, "-o", tmp_path / "mixed")
-    elf = open_elf(str(tmp_path / "mixed"))
+    elf = open_path(str(tmp_path / "mixed"))
     assert resolve(elf, "mixed+3")[0].boundary == "unknown"
     assert resolve(elf, "mixed+4")[0].boundary == "unknown"

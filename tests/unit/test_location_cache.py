@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from dprobed.location import ElfFile, cache, open_elf, resolve
-from dprobed.location import symbols as symbols_module
+from dprobed.binary import cache
+from dprobed.binary import symbols as symbols_module
+from dprobed.binary.elf import ElfFile, open_path
+from dprobed.binary.places import resolve
 from tests.unit.location_files import LIBC, objcopy, program
 
 
@@ -133,5 +135,5 @@ def test_folder(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_same_file_opened_twice_sorts_once(packed: list[int]) -> None:
     for _ in range(3):
-        assert resolve(open_elf(str(program("-DTWICE"))), "main")
+        assert resolve(open_path(str(program("-DTWICE"))), "main")
     assert len(packed) == 1

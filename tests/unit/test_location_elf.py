@@ -9,21 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from dprobed.location import (
-    LocationError,
-    ifunc_slots,
-    import_slots,
-    list_places,
-    open_elf,
-    resolve,
-)
-from dprobed.location import elf as elf_module
+from dprobed.binary import elf as elf_module
+from dprobed.binary.elf import open_path
+from dprobed.binary.errors import LocationError
+from dprobed.binary.places import list_places, resolve
+from dprobed.binary.relocations import ifunc_slots, import_slots
 from tests.unit.location_files import FOLDER, LIBC, library, objcopy, program, run
 
 
 def refused(path: Path | str) -> str:
     with pytest.raises(LocationError) as caught:
-        open_elf(str(path))
+        open_path(str(path))
     assert str(path) in caught.value.message
     assert "\n" not in caught.value.message
     return caught.value.message
@@ -59,7 +55,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     assert "relocatable object" in refused(changed("object", (16, b"\1\0")))
     assert "core dump" in refused(changed("core", (16, b"\4\0")))
     with pytest.raises(LocationError, match="embedded null"):
-        open_elf("a\0b")
+        open_path("a\0b")
 
 
 def test_cut_off_files_are_refused(tmp_path: Path) -> None:
@@ -72,13 +68,13 @@ def test_cut_off_files_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "cut-sections"
     path.write_bytes(raw[:-64])
     with pytest.raises(LocationError, match="damaged ELF file"):
-        resolve(open_elf(str(path)), "main")
+        resolve(open_path(str(path)), "main")
 
 
 def everything(path: Path) -> None:
     """Use all of a file; only LocationError may come out."""
     try:
-        elf = open_elf(str(path))
+        elf = open_path(str(path))
     except LocationError:
         return
     for spec in (
@@ -143,11 +139,11 @@ def hand_made(path: Path, *headers: tuple[int, int, int, int, int], size: int = 
 
 def test_file_without_symbols_or_unwind_entries(tmp_path: Path) -> None:
     path = hand_made(tmp_path / "bare", (1, 4, 0, 0x10000, 0x1000), (1, 5, 0x1000, 0x20000, 0x1000))
-    (place,) = resolve(open_elf(str(path)), "0x1800")
+    (place,) = resolve(open_path(str(path)), "0x1800")
     assert (place.vaddr, place.name, place.boundary) == (0x20800, "0x1800", "unknown")
     for offset in ("0x800", "0x2000", "0x20800"):
         with pytest.raises(LocationError, match="not in an executable segment"):
-            resolve(open_elf(str(path)), offset)
+            resolve(open_path(str(path)), offset)
 
 
 def test_hostile_headers(tmp_path: Path) -> None:
@@ -166,18 +162,18 @@ def test_hostile_headers(tmp_path: Path) -> None:
 def test_one_object_for_one_unchanged_file(tmp_path: Path) -> None:
     path = tmp_path / "copy"
     path.write_bytes(library().read_bytes())
-    first = open_elf(str(path))
-    assert open_elf(str(path)) is first
+    first = open_path(str(path))
+    assert open_path(str(path)) is first
     other = tmp_path / "other"
     other.write_bytes(program().read_bytes())
     other.replace(path)
-    assert open_elf(str(path)).build_id != first.build_id
+    assert open_path(str(path)).build_id != first.build_id
     # The one that was opened before still is what it was.
     assert resolve(first, "plain")[0].symbol == "plain"
 
 
 def test_a_forked_child_opens_files_anew() -> None:
-    elf = open_elf(LIBC)
+    elf = open_path(LIBC)
     pid = os.fork()
     if not pid:
         status = 1
@@ -186,7 +182,7 @@ def test_a_forked_child_opens_files_anew() -> None:
             # and their numbers become other files'.
             os.closerange(3, 64)
             descriptors = [os.open("/dev/zero", os.O_RDONLY) for _ in range(20)]
-            again = open_elf(LIBC)
+            again = open_path(LIBC)
             fine = again is not elf and resolve(again, "malloc+4")[0].boundary == "ok"
             try:
                 elf.read(0, 4)
@@ -203,7 +199,7 @@ def test_opened_files_are_bounded_and_closed(tmp_path: Path) -> None:
     for number in range(200):
         path = tmp_path / f"copy{number}"
         path.write_bytes(raw)
-        open_elf(str(path))
+        open_path(str(path))
         path.unlink()
     assert len(list(Path("/proc/self/fd").iterdir())) <= before + elf_module._CACHE_SIZE + 1
 
@@ -211,7 +207,7 @@ def test_opened_files_are_bounded_and_closed(tmp_path: Path) -> None:
 def test_files_that_shrink_are_an_error_not_a_death(tmp_path: Path) -> None:
     path = tmp_path / "shrinking"
     path.write_bytes(program().read_bytes())
-    elf = open_elf(str(path))
+    elf = open_path(str(path))
     os.truncate(path, 100)
     with pytest.raises(LocationError, match="became shorter"):
         resolve(elf, "main")
@@ -225,16 +221,16 @@ def test_relocations_against_readelf() -> None:
         if " printf@" in line and ("JUMP_SLO" in line or "GLOB_DAT" in line)
     ]
     assert slots
-    elf = open_elf(str(path))
+    elf = open_path(str(path))
     assert import_slots(elf, "printf") == slots
     assert import_slots(elf, "printf", "GLIBC_2.2.5") == slots
     assert import_slots(elf, "printf", "GLIBC_9") == []
     assert import_slots(elf, "print") == []
-    resolver = resolve(open_elf(LIBC), "memcpy")[0]
+    resolver = resolve(open_path(LIBC), "memcpy")[0]
     chosen = [
         int(line.split()[0], 16)
         for line in run("readelf", "-rW", LIBC).splitlines()
         if "IRELATIV" in line and int(line.split()[-1], 16) == resolver.vaddr
     ]
     assert resolver.kind == "ifunc"
-    assert ifunc_slots(open_elf(LIBC), resolver.vaddr) == chosen
+    assert ifunc_slots(open_path(LIBC), resolver.vaddr) == chosen

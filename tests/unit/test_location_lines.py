@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from dprobed.location import LocationError, Place, debugfile, open_elf, resolve
+from dprobed.binary import debug_files
+from dprobed.binary.elf import open_path
+from dprobed.binary.errors import LocationError
+from dprobed.binary.places import Place, resolve
 from tests.unit.location_files import LIBC, TARGETS, objcopy, program, run
 
 FORMATS = ["-gdwarf-2", "-gdwarf-3", "-gdwarf-4", "-gdwarf-5", "-gdwarf64"]
@@ -20,7 +23,7 @@ LOOP = next(
 
 
 def places(path: Path | str, spec: str) -> list[Place]:
-    return resolve(open_elf(str(path)), spec)
+    return resolve(open_path(str(path)), spec)
 
 
 def refusal(path: Path | str, spec: str) -> LocationError:
@@ -149,9 +152,9 @@ def split(*flags: str) -> tuple[Path, Path]:
 
 
 def test_debug_file_by_build_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(debugfile, "_DEBUG_FOLDER", str(tmp_path))
+    monkeypatch.setattr(debug_files, "_DEBUG_FOLDER", str(tmp_path))
     stripped, debug = split("-rdynamic")
-    build_id = open_elf(str(stripped)).build_id
+    build_id = open_path(str(stripped)).build_id
     assert build_id is not None
     folder = tmp_path / ".build-id" / build_id[:2]
     folder.mkdir(parents=True)
@@ -159,16 +162,16 @@ def test_debug_file_by_build_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     whole = program("-rdynamic")
     for spec in ("location_main.c:helper", f"location_main.c:{LOOP}", "location_main.c:helper+4"):
         assert places(stripped, spec) == places(whole, spec)
-    assert resolve(open_elf(str(stripped)), "strong_function")[0].boundary == "ok"
+    assert resolve(open_path(str(stripped)), "strong_function")[0].boundary == "ok"
 
 
 def test_debug_file_of_another_build_is_not_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(debugfile, "_DEBUG_FOLDER", str(tmp_path))
+    monkeypatch.setattr(debug_files, "_DEBUG_FOLDER", str(tmp_path))
     stripped, _ = split("-rdynamic", "-DONE")
     _, other = split("-rdynamic", "-O2")
-    build_id = open_elf(str(stripped)).build_id or ""
+    build_id = open_path(str(stripped)).build_id or ""
     folder = tmp_path / ".build-id" / build_id[:2]
     folder.mkdir(parents=True)
     shutil.copy(other, folder / f"{build_id[2:]}.debug")
@@ -182,7 +185,7 @@ def test_debug_file_of_another_build_is_not_used(
 def test_debug_link(
     place: str, identified: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(debugfile, "_DEBUG_FOLDER", str(tmp_path / "global"))
+    monkeypatch.setattr(debug_files, "_DEBUG_FOLDER", str(tmp_path / "global"))
     flags = ("-rdynamic", f"-Wl,{identified}")
     stripped, debug = split(*flags)
     linked = tmp_path / "linked"
@@ -193,7 +196,7 @@ def test_debug_link(
         "global": Path(f"{tmp_path}/global{tmp_path}"),
     }[place]
     folder.mkdir(parents=True, exist_ok=True)
-    whole = open_elf(str(program(*flags)))
+    whole = open_path(str(program(*flags)))
     assert "no symbol helper" in refusal(linked, "helper").message
     shutil.copy(debug, folder / debug.name)
     again = tmp_path / "again"  # another file: what is known of an opened one stays as it is
@@ -203,7 +206,7 @@ def test_debug_link(
 
 
 def test_debug_link_to_a_changed_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(debugfile, "_DEBUG_FOLDER", str(tmp_path / "none"))
+    monkeypatch.setattr(debug_files, "_DEBUG_FOLDER", str(tmp_path / "none"))
     stripped, debug = split("-rdynamic", "-Wl,--build-id=none")
     linked = tmp_path / "linked"
     run("objcopy", f"--add-gnu-debuglink={debug}", stripped, linked)
@@ -215,7 +218,7 @@ def test_prelinked_after_the_debug_file_was_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The library was moved as ``prelink`` does it: its addresses differ from its debug file's."""
-    monkeypatch.setattr(debugfile, "_DEBUG_FOLDER", str(tmp_path / "none"))
+    monkeypatch.setattr(debug_files, "_DEBUG_FOLDER", str(tmp_path / "none"))
     source = TARGETS / "location_other.c"
     flags = ("-g", "-O1", "-shared", "-fPIC", "-Wl,--build-id=none")
     for name, base in (("here.so", "0x41000000"), ("there.so", "0x0")):
@@ -233,8 +236,8 @@ def test_prelinked_after_the_debug_file_was_made(
 
 def test_lines_of_libc_or_why_not() -> None:
     """With libc6-dbg the lines of a real library, with 1,700 line tables; else the reason."""
-    elf = open_elf(LIBC)
-    debug = debugfile.find(elf)
+    elf = open_path(LIBC)
+    debug = debug_files.find(elf)
     if debug is None:
         assert "no line numbers" in refusal(LIBC, "malloc.c:3300").message
         return

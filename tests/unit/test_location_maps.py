@@ -12,17 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from dprobed.location import (
-    ElfFile,
-    LocationError,
-    ifunc_slots,
-    import_slots,
-    maps,
-    open_elf,
-    place_at,
-    resolve,
-    resolve_data,
-)
+from dprobed.binary import maps
+from dprobed.binary.elf import ElfFile, open_path
+from dprobed.binary.errors import LocationError
+from dprobed.binary.places import place_at, resolve, resolve_data
+from dprobed.binary.relocations import ifunc_slots, import_slots
 from tests.unit.location_files import LIBC, library, program, run
 
 
@@ -141,7 +135,7 @@ def test_names_of_a_module(tmp_path: Path) -> None:
     (tmp_path / "other").symlink_to(LIBC)
     mapping = maps.Mapping(0x1000, 0x2000, "r-xp", 0, "00:01", 5, str(path), False)
     module = maps.Module(os.getpid(), 1, str(path), ("00:01", 5), (mapping,))
-    elf = open_elf(str(path))
+    elf = open_path(str(path))
     assert elf.build_id is not None
     names = [str(path), path.name, "libversions.so.1", elf.build_id, elf.build_id.upper(), "link"]
     names += [
@@ -220,7 +214,7 @@ class TestWithoutMapFiles:
             _, elf = module_of(pid, program().name)
             assert resolve(elf, "main")
             _, libc = module_of(pid, "libc.so.6")
-            assert libc.build_id == open_elf(LIBC).build_id
+            assert libc.build_id == open_path(LIBC).build_id
 
     @pytest.mark.parametrize("how", ["replaced", "deleted", "moved back"])
     def test_replaced_file_is_refused(self, how: str, tmp_path: Path) -> None:
@@ -263,8 +257,8 @@ class TestWithoutMapFiles:
         with running(path, "unshare", *user, "--mount", "sh", "-c", script) as pid:
             module, elf = module_of(pid, str(path))
             assert elf.root == f"/proc/{pid}/root"
-            assert elf.build_id == open_elf(str(program())).build_id
-            assert elf.build_id != open_elf(str(path)).build_id
+            assert elf.build_id == open_path(str(program())).build_id
+            assert elf.build_id != open_path(str(path)).build_id
             (place,) = resolve(elf, "main")
             (address,) = maps.address_of(module, elf, place.file_offset)
             assert memory(pid, address, 8) == elf.read(place.file_offset, 8)
@@ -306,7 +300,7 @@ def test_two_segments_that_share_a_page_of_the_file(tmp_path: Path) -> None:
         for start in (0x7F0000001000, 0x7F0000501000)
     )
     module = maps.Module(os.getpid(), 1, str(path), ("00:01", 5), mappings)
-    elf = open_elf(str(path))
+    elf = open_path(str(path))
     assert maps.biases(module, elf) == [0x7F0000000000]
     assert maps.address_of(module, elf, 0x1100) == [0x7F0000001100]
     assert maps.address_of(module, elf, 0x1400) == [0x7F0000501400]

@@ -7,18 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from dprobed.location import (
+from dprobed.binary.elf import open_path
+from dprobed.binary.errors import LocationError
+from dprobed.binary.places import (
     NO_OFFSET,
-    LocationError,
     Place,
     list_places,
     number_of,
-    open_elf,
     place_at,
     resolve,
     resolve_data,
 )
-from dprobed.location.symbols import STT_FUNC
+from dprobed.binary.symbols import STT_FUNC
 from tests.unit.location_files import FOLDER, LIBC, address, library, nm, objcopy, program, run
 
 KINDS = {
@@ -30,17 +30,17 @@ KINDS = {
 
 
 def code(path: Path | str, spec: str) -> Place:
-    (place,) = resolve(open_elf(str(path)), spec)
+    (place,) = resolve(open_path(str(path)), spec)
     return place
 
 
 def data(path: Path | str, spec: str) -> Place:
-    return resolve_data(open_elf(str(path)), spec)
+    return resolve_data(open_path(str(path)), spec)
 
 
 def refusal(path: Path | str, spec: str) -> LocationError:
     with pytest.raises(LocationError) as caught:
-        resolve(open_elf(str(path)), spec)
+        resolve(open_path(str(path)), spec)
     return caught.value
 
 
@@ -51,13 +51,13 @@ def any_program(request: pytest.FixtureRequest) -> Path:
 
 def test_kind_and_build_id() -> None:
     for flags, kind in zip(KINDS.values(), ("pie", "exec", "static", "static"), strict=True):
-        elf = open_elf(str(program(*flags)))
+        elf = open_path(str(program(*flags)))
         assert elf.kind == kind
         assert elf.build_id is not None
         assert elf.build_id in run("readelf", "-n", program(*flags))
-    assert open_elf(str(library())).kind == "dyn"
-    assert open_elf(str(library())).soname == "libversions.so.1"
-    assert open_elf(LIBC).kind == "dyn"
+    assert open_path(str(library())).kind == "dyn"
+    assert open_path(str(library())).soname == "libversions.so.1"
+    assert open_path(LIBC).kind == "dyn"
 
 
 @pytest.mark.parametrize("name", ["strong_function", "weak_function", "alias_function", "main"])
@@ -129,7 +129,7 @@ def test_local_symbols_in_files_of_one_name(tmp_path: Path) -> None:
         offsets = [candidate.split()[0] for candidate in error.candidates]
         assert [code(tmp_path / "both", offset).vaddr for offset in offsets] == wanted
         assert all("same.c:twin" in candidate for candidate in error.candidates)
-    for place in list_places(open_elf(str(tmp_path / "both")), "twin"):
+    for place in list_places(open_path(str(tmp_path / "both")), "twin"):
         assert code(tmp_path / "both", place.spec).vaddr == place.vaddr
 
 
@@ -139,7 +139,7 @@ def test_names_that_would_upset_a_terminal(tmp_path: Path) -> None:
     run("gcc", source, "-o", tmp_path / "odd")
     raw = (tmp_path / "odd").read_bytes().replace(b"harmless_name\0", b"\x1b[31m\nredname\0")
     (tmp_path / "odd").write_bytes(raw)
-    places = list(list_places(open_elf(str(tmp_path / "odd")), "*redname"))
+    places = list(list_places(open_path(str(tmp_path / "odd")), "*redname"))
     assert [place.symbol for place in places] == ["\\x1b[31m\\nredname"]
     for place in places:
         assert code(tmp_path / "odd", place.spec).vaddr == place.vaddr
@@ -213,13 +213,13 @@ def test_data(any_program: Path) -> None:
     place = data(any_program, "global_data")
     assert (place.kind, place.size) == ("data", 4)
     assert place.vaddr == address(any_program, "global_data")
-    assert open_elf(str(any_program)).read(place.file_offset, 4) == b"\7\0\0\0"
+    assert open_path(str(any_program)).read(place.file_offset, 4) == b"\7\0\0\0"
     assert data(any_program, "global_data:2").size == 2
     zeroed = data(any_program, "zeroed_data")
     assert (zeroed.file_offset, zeroed.vaddr) == (NO_OFFSET, address(any_program, "zeroed_data"))
     third = data(any_program, "location_main.c:static_data+8")
     assert (third.name, third.size) == ("static_data+0x8", 8)
-    assert open_elf(str(any_program)).read(third.file_offset, 4) == b"\3\0\0\0"
+    assert open_path(str(any_program)).read(third.file_offset, 4) == b"\3\0\0\0"
     assert data(any_program, "location_main.c:static_data+8:0x4").size == 4
     assert data(any_program, "main:1").kind == "code"
     for spec, reason in (
@@ -285,17 +285,17 @@ def test_prelinked_load_address() -> None:
 
 def test_several_executable_segments() -> None:
     path = program("-no-pie", "-Wl,--section-start=far_code=0x900000")
-    assert sum(segment.executable for segment in open_elf(str(path)).segments) == 2
+    assert sum(segment.executable for segment in open_path(str(path)).segments) == 2
     for name in ("far_function", "main"):
         place = code(path, name)
         assert place.vaddr == address(path, name)
-        assert place_at(open_elf(str(path)), place.vaddr).file_offset == place.file_offset
+        assert place_at(open_path(str(path)), place.vaddr).file_offset == place.file_offset
     assert code(path, "far_function").vaddr >= 0x900000
 
 
 def test_code_and_data_in_one_segment() -> None:
     path = program("-Wl,-z,noseparate-code")
-    elf = open_elf(str(path))
+    elf = open_path(str(path))
     assert code(path, "main").vaddr == address(path, "main")
     assert data(path, "constant_data").kind == "data"
     offset = data(path, "constant_data").file_offset
@@ -304,7 +304,7 @@ def test_code_and_data_in_one_segment() -> None:
 
 
 def test_every_listed_place_resolves_to_itself(any_program: Path) -> None:
-    elf = open_elf(str(any_program))
+    elf = open_path(str(any_program))
     places = list(list_places(elf))
     assert {"main", "strong_function", "bare_label"} <= {place.symbol for place in places}
     code = [place for place in places if place.kind != "data"]
@@ -328,7 +328,7 @@ def test_debian_binaries_against_nm(path: str) -> None:
     found = (
         path if "/" in path else str(Path(shutil.which(path, path="/usr/bin") or path).resolve())
     )
-    elf = open_elf(found)
+    elf = open_path(found)
     wanted: dict[str, set[int]] = {}
     for value, letter, name in nm(found, "-D"):
         if letter in "TWi" and ("@" not in name or "@@" in name) and name != "data_start":
@@ -341,7 +341,7 @@ def test_debian_binaries_against_nm(path: str) -> None:
 
 
 def test_old_versions_of_libc() -> None:
-    elf = open_elf(LIBC)
+    elf = open_path(LIBC)
     for value, letter, name in nm(LIBC, "-D"):
         if letter in "TWi" and "@" in name:
             (place,) = resolve(elf, name)
@@ -354,7 +354,7 @@ def test_symbols_are_those_of_readelf(any_program: Path) -> None:
         for parts in map(str.split, run("readelf", "-sW", any_program).splitlines())
         if len(parts) == 8 and parts[3] == "FUNC" and parts[6] != "UND"
     }
-    table = open_elf(str(any_program)).symbols
+    table = open_path(str(any_program)).symbols
     found = {
         (symbol.value, symbol.name)
         for symbol in map(table.__getitem__, range(len(table)))

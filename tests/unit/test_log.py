@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dprobed.program import decode_log
-from dprobed.program.log import (
+from dprobed.program.exec.log import (
     NONE,
+    decode_log,
     fault_item,
     frame_body,
     memory_item,
@@ -19,7 +19,7 @@ from dprobed.program.log import (
     variables_item,
     words_item,
 )
-from dprobed.program.table import Token
+from dprobed.program.isa import Token
 from tests.programs.cases import Case, FakeContext, Region
 
 

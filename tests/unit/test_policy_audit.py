@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from dprobed.history import BURST, History, some
-from dprobed.policy.audit import Audit
+from dprobed.daemon.audit import Audit
+from dprobed.daemon.history import BURST, History, some
 from dprobed.policy.model import Denial
 from dprobed.policy.rights import Right
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from dprobed import process as processes
 from dprobed.policy import config
 from dprobed.policy.glob import GlobError, translate
 from dprobed.policy.match import Facts
@@ -23,7 +22,8 @@ from dprobed.policy.protected import KINDS
 from dprobed.policy.rights import ALL, Right
 from dprobed.policy.source import PolicyError, distrusted
 from dprobed.policy.store import PolicyStore, files
-from dprobed.process import Process
+from dprobed.proc import processes
+from dprobed.proc.processes import Process
 
 REFUSALS = Path(__file__).parents[1] / "policies" / "refusals"
 NOBODY = 65534

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 
 from dprobed.policy.rights import Right, needs, right_of, words
-from dprobed.program import assemble, decode, encode, select
-from dprobed.program.table import INSTRUCTIONS, Instruction, Operand
+from dprobed.program.bytecode import decode, encode
+from dprobed.program.isa import INSTRUCTIONS, Instruction, Operand
+from dprobed.program.model import select
+from dprobed.program.rpn.parser import assemble
 
 #: Every instruction that needs more than to observe; all others are asked for here, too.
 MORE = {

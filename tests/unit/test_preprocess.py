@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from dprobed.program.lexer import Faults, written
-from dprobed.program.preprocess import MAX_INCLUDES, Preprocessor
+from dprobed.program.rpn.lexer import Faults, written
+from dprobed.program.rpn.preprocessor import MAX_INCLUDES, Preprocessor
 
 
 def run(text: str, file: str = "x.rpn", **defines: str) -> tuple[list[str], list[str]]:

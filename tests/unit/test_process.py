@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from dprobed import process
+from dprobed.proc import processes
 
 ID = "0123456789abcdef" * 4
 
 
 def test_ourselves() -> None:
-    found = process.read(os.getpid())
+    found = processes.read(os.getpid())
     assert found is not None
     assert found.pid == os.getpid()
     assert found.parent == os.getppid()
@@ -30,7 +30,7 @@ def test_ourselves() -> None:
     assert found.cmdline[1:] == tuple(sys.orig_argv[1:])
     assert not found.foreign
     assert not found.kernel_thread
-    assert process.environment(found) is not None
+    assert processes.environment(found) is not None
 
 
 def test_a_child_that_ends_and_its_environment() -> None:
@@ -44,13 +44,13 @@ def test_a_child_that_ends_and_its_environment() -> None:
         child.stdin.write(b"x\n")
         child.stdin.flush()
         assert child.stdout.readline() == b"x\n"
-        found = process.read(child.pid)
+        found = processes.read(child.pid)
         assert found is not None
         assert (found.comm, found.cmdline) == ("cat", ("cat", "-u"))
-        assert process.environment(found) == {"A": "b=c", "E": ""}
+        assert processes.environment(found) == {"A": "b=c", "E": ""}
         child.stdin.close()
-    assert process.read(child.pid) is None
-    assert process.environment(found) is None
+    assert processes.read(child.pid) is None
+    assert processes.environment(found) is None
 
 
 def test_a_program_that_was_replaced(tmp_path: Path) -> None:
@@ -59,7 +59,7 @@ def test_a_program_that_was_replaced(tmp_path: Path) -> None:
     with subprocess.Popen([program, "1000"]) as child:
         try:
             program.unlink()
-            found = process.read(child.pid)
+            found = processes.read(child.pid)
             assert found is not None
             assert found.exe == str(program)
         finally:
@@ -79,7 +79,7 @@ def test_arguments_that_were_written_over() -> None:
     ) as child:
         assert child.stdout is not None
         assert child.stdout.readline() == b"ready\n"
-        found = process.read(child.pid)
+        found = processes.read(child.pid)
         assert found is not None
         assert found.cmdline == ("other: idle",)
         assert child.stdin is not None
@@ -91,7 +91,7 @@ def test_a_thread_is_no_process() -> None:
     thread = threading.Thread(target=done.wait)
     thread.start()
     try:
-        assert process.read(thread.native_id or 0) is None
+        assert processes.read(thread.native_id or 0) is None
     finally:
         done.set()
         thread.join()
@@ -109,7 +109,7 @@ def test_a_thread_is_no_process() -> None:
     ],
 )
 def test_which_path(lines: str, path: str) -> None:
-    assert process.cgroup_path(lines.encode()) == path
+    assert processes.cgroup_path(lines.encode()) == path
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_which_path(lines: str, path: str) -> None:
     ],
 )
 def test_units(cgroup: str, unit: str, own: str) -> None:
-    assert process.units(cgroup) == (unit, own)
+    assert processes.units(cgroup) == (unit, own)
 
 
 @pytest.mark.parametrize(
@@ -152,4 +152,4 @@ def test_units(cgroup: str, unit: str, own: str) -> None:
     ],
 )
 def test_containers(cgroup: str, name: str) -> None:
-    assert process.container(cgroup) == name
+    assert processes.container(cgroup) == name

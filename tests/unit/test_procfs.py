@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import pytest
 
-from dprobed.target import procfs
+from dprobed.proc import procfs
 
 
 class Child:

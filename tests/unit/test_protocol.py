@@ -5,8 +5,8 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from dprobed.engine import protocol
-from dprobed.engine.protocol import (
+from dprobed.wire import protocol
+from dprobed.wire.protocol import (
     HEADER_SIZE,
     MAX_MESSAGE,
     ProtocolError,

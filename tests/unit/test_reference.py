@@ -7,21 +7,21 @@ from pathlib import Path
 
 import pytest
 
-from dprobed.program import assemble
+from dprobed.program.isa import BY_KEY, EXCEPTIONS, INSTRUCTIONS, REGISTERS, TOKENS
 from dprobed.program.keywords import HEADER, PROBE
-from dprobed.program.reference import PAGE, main, page, stack_text
-from dprobed.program.table import BY_KEY, EXCEPTIONS, INSTRUCTIONS, REGISTERS, TOKENS
+from dprobed.program.rpn.parser import assemble
+from dprobed.program.rpn.reference import PAGE, main, page, stack_text
 
 TEXT = page()
 
 
 def test_page_is_up_to_date() -> None:
-    assert PAGE.read_text() == TEXT, "run `python -m dprobed.program.reference`"
+    assert PAGE.read_text() == TEXT, "run `python -m dprobed.program.rpn.reference`"
 
 
 def test_check_fails_on_another_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     other = tmp_path / "docs" / "page.md"
-    monkeypatch.setattr("dprobed.program.reference.PAGE", other)
+    monkeypatch.setattr("dprobed.program.rpn.reference.PAGE", other)
     assert main(["--check"]) == 1
     assert main([]) == 0
     assert main(["--check"]) == 0

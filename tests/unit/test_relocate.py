@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 from iced_x86 import Decoder, FlowControl, Instruction, Mnemonic, Register
 
-from dprobed.engine.relocate import (
+from dprobed.arch.x86_64.relocation import (
     MAX_SLOT,
     Displaced,
     Position,

@@ -8,11 +8,15 @@ from collections.abc import Iterator
 
 import pytest
 
-from dprobed.engine import protocol, reporter
 from dprobed.engine.probe import Probe
-from dprobed.engine.protocol import RawRecord, Records
-from dprobed.engine.reporter import Reporter
-from dprobed.program import Context, Outcome, ProbeDefinition, assemble
+from dprobed.program.exec.interface import Context
+from dprobed.program.exec.outcome import Outcome
+from dprobed.program.model import ProbeDefinition
+from dprobed.program.rpn.parser import assemble
+from dprobed.tracer import reporter
+from dprobed.tracer.reporter import Reporter
+from dprobed.wire import protocol
+from dprobed.wire.protocol import RawRecord, Records
 
 
 def definition() -> ProbeDefinition:

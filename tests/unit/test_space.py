@@ -13,15 +13,15 @@ from typing import cast
 
 import pytest
 
-from dprobed.engine import space as space_module
-from dprobed.engine.relocate import Where
-from dprobed.engine.space import INT3, MARK, SLOT, Area, Space, SpaceError
-from dprobed.target import procfs
-from dprobed.target.lifecycle import State
-from dprobed.target.memory import PAGE, Memory
-from dprobed.target.ptrace import Gone
-from dprobed.target.thread import Thread
-from dprobed.target.world import World
+from dprobed.arch.x86_64.relocation import Where
+from dprobed.engine import address_space as space_module
+from dprobed.engine.address_space import INT3, MARK, SLOT, Area, Space, SpaceError
+from dprobed.proc import procfs
+from dprobed.tracee.lifecycle import State
+from dprobed.tracee.memory import PAGE, Memory
+from dprobed.tracee.ptrace import Gone
+from dprobed.tracee.thread import Thread
+from dprobed.tracee.thread_group import World
 
 GIB = 1 << 30
 #: A world is only asked where a child has to be borrowed.

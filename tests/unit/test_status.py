@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from dprobed.target.status import TRAP_STATUS, Kind, Stop, decode
+from dprobed.tracee.status import TRAP_STATUS, Kind, Stop, decode
 
 FORK, VFORK, CLONE, EXEC, VFORK_DONE, EXIT, SECCOMP, STOP = 1, 2, 3, 4, 5, 6, 7, 128
 

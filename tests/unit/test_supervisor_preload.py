@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import dprobed
-from dprobed.supervisor import LATE
+from dprobed.daemon.tracer_process import LATE
 
 #: What runs in a tracer.
-_PACKAGES = ("engine", "location", "target", "debugger", "handler/dump", "program")
+_PACKAGES = ("engine", "binary", "tracee", "tracer", "corefile", "program", "arch")
 
 
 def late_imports(path: Path) -> Iterator[str]:
@@ -26,5 +26,5 @@ def late_imports(path: Path) -> Iterator[str]:
 
 def test_the_list_is_that_of_the_sources() -> None:
     root = Path(dprobed.__file__).parent
-    files = [path for package in _PACKAGES for path in (root / package).glob("*.py")]
+    files = [path for package in _PACKAGES for path in (root / package).rglob("*.py")]
     assert sorted({name for path in files for name in late_imports(path)}) == sorted(LATE)

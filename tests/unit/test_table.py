@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from dprobed.program.assembler import assemble
 from dprobed.program.disassembler import disassemble
-from dprobed.program.table import (
+from dprobed.program.isa import (
     BY_KEY,
     EXCEPTIONS,
     GROUPS,
@@ -19,6 +18,7 @@ from dprobed.program.table import (
     decode_at,
     encode_one,
 )
+from dprobed.program.rpn.parser import assemble
 
 #: The numbers that the original language gave (its manual's and kernel sources' facts).
 ORIGINAL = {

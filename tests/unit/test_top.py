@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from dprobe.top import Sample, View, layout, split_keys
+from dprobe.view.top import Sample, View, layout, split_keys
 
-from dprobed.control import messages
+from dprobed.wire import messages
 
 
 def target(pid: int, overhead_ns: int, ended: str = "") -> messages.TargetInfo:

@@ -11,7 +11,7 @@ from struct import pack
 
 import pytest
 
-from dprobed.handler.trace.journal import BURST, RATE, Journal
+from dprobed.trace.journal import BURST, RATE, Journal
 from tests.trace_support import line, raw
 
 

@@ -6,7 +6,7 @@ import json
 import math
 from typing import Any
 
-from dprobed.handler.trace.lines import FORMATS
+from dprobed.trace.lines import FORMATS
 from tests.trace_support import LOGS, all_kinds, decoded, line, raw
 
 

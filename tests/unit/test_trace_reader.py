@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dprobed.control.messages import Record
-from dprobed.engine.protocol import RawRecord
-from dprobed.handler.trace.ctf import PACKET, Trace
-from dprobed.handler.trace.reader import Chunk, TraceError, merged, open_all
-from dprobed.handler.trace.store import CtfChunk
+from dprobed.trace.ctf import PACKET, Trace
+from dprobed.trace.reader import Chunk, TraceError, merged, open_all
+from dprobed.trace.store import CtfChunk
+from dprobed.wire.messages import Record
+from dprobed.wire.protocol import RawRecord
 from tests.trace_support import EXITS, Names, all_kinds, decoded, line, put, raw, write
 
 WORD = st.integers(0, (1 << 64) - 1)

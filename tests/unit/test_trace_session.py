@@ -13,14 +13,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from dprobed.control.messages import TraceInfo, TraceStart
-from dprobed.engine.protocol import RawRecord
-from dprobed.handler.dispatcher import Dispatcher
-from dprobed.handler.trace import writer
-from dprobed.handler.trace.reader import merged, open_all
-from dprobed.handler.trace.session import TraceError, Traces
-from dprobed.instance import Entry, Target
-from dprobed.program import assemble
+from dprobed.daemon.records.dispatcher import Dispatcher
+from dprobed.daemon.records.trace_sessions import TraceError, Traces
+from dprobed.daemon.target import Entry, Target
+from dprobed.program.rpn.parser import assemble
+from dprobed.trace import writer
+from dprobed.trace.reader import merged, open_all
+from dprobed.wire.messages import TraceInfo, TraceStart
+from dprobed.wire.protocol import RawRecord
 from tests.trace_support import EXITS, Root, line, raw, write
 
 

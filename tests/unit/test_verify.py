@@ -8,16 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dprobed.program import Header, ProbeDefinition, Program, ProgramError, assemble, verify
-from dprobed.program.model import MAX_DIAGNOSTICS
-from dprobed.program.table import (
-    BY_KEY,
-    INSTRUCTIONS,
-    REGISTER_INDEX,
-    Instruction,
-    encode_one,
-)
-from dprobed.program.verifier import check
+from dprobed.program.isa import BY_KEY, INSTRUCTIONS, REGISTER_INDEX, Instruction, encode_one
+from dprobed.program.model import MAX_DIAGNOSTICS, Header, ProbeDefinition, Program, ProgramError
+from dprobed.program.rpn.parser import assemble
+from dprobed.program.verifier import check, verify
 
 
 def code_of(*steps: tuple[str, int] | str) -> bytes:

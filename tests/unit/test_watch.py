@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from dprobed.engine.probe import Attachment
-from dprobed.engine.watch import COUNT, DebugRegisters, is_length_valid
-from dprobed.target import ptrace
+from dprobed.engine.watch.registers import COUNT, DebugRegisters, is_length_valid
+from dprobed.tracee import ptrace
 from tests.unit.test_reporter import make_probe
 
 

@@ -1,0 +1,1 @@
+"""The commands of ``dprobe``, as click sees them."""

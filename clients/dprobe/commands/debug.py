@@ -1,0 +1,104 @@
+"""`dprobe debug`: processes held for a debugger, and gdb on one of them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dprobe.commands import options
+from dprobe.lib.errors import UserError
+from dprobed.wire import messages
+
+_COLUMNS = (
+    ("pid", "pid"),
+    ("command", "comm"),
+    ("state", "state"),
+    ("threads", "threads"),
+    ("for, s", "seconds"),
+    ("went on alone", "expired"),
+    ("socket", "socket"),
+)
+
+
+def _state(found: messages.DebuggerInfo) -> str:
+    if found.attached:
+        return "debugged"
+    return "held" if found.held else "runs"
+
+
+def _row(target: messages.TargetInfo, found: messages.DebuggerInfo) -> dict[str, Any]:
+    return {
+        "pid": target.pid,
+        "comm": target.comm,
+        "state": _state(found),
+        "threads": " ".join(map(str, found.held)),
+        "seconds": int(found.seconds),
+        "expired": found.expired,
+        "socket": found.socket,
+    }
+
+
+def _debugged(targets: list[messages.TargetInfo]) -> list[dict[str, Any]]:
+    """A row for each process to which a debugger was ever invited."""
+    return [
+        _row(target, target.debugger)
+        for target in targets
+        if target.debugger is not None and target.debugger.socket
+    ]
+
+
+def gdb_command(pid: int, socket: str, more: tuple[str, ...] = ()) -> list[str]:
+    """The command line of gdb on a held process."""
+    command = ["gdb", "-q"]
+    try:
+        if Path(f"/proc/{pid}/root").samefile("/"):
+            # gdb reads programs and libraries itself; else it would ask the tracer for each.
+            command += ["-iex", "set sysroot /"]
+    except OSError:
+        pass
+    # A path with what gdb takes for syntax does not occur: the tracer chose it.
+    return [*command, "-ex", f"target remote {socket}", *more]
+
+
+@click.command(
+    "debug",
+    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+    epilog="""\b
+examples:
+  dprobe debug                       # what is held
+  dprobe debug 1234                  # gdb on process 1234
+  dprobe debug 1234 -batch -ex bt    # the rest is for gdb
+""",
+)
+@options.json
+@click.argument("pid", type=options.pid_type, required=False)
+@click.argument("gdb", nargs=-1, type=click.UNPROCESSED)
+@click.pass_obj
+def debug_command(socket: Path | None, pid: int | None, gdb: tuple[str, ...], json: bool) -> None:
+    """List the processes held because a program ended with `exit debugger`, or start gdb on PID.
+
+    While gdb is on it, probes stay in and work. When gdb detaches or ends, the process goes on.
+    """
+    from dprobe.lib import manage
+    from dprobe.view.tables import show
+
+    with manage.connect(socket) as daemon:
+        answer = daemon.request(
+            lambda number: messages.Query(id=number, select=messages.Select(pid=pid)),
+            messages.Status,
+        )
+    rows = _debugged(answer.targets)
+    if pid is None:
+        show(rows, _COLUMNS, json=json, empty="no process is held for a debugger")
+        return
+    if not rows:
+        raise UserError(f"process {pid} is not held for a debugger; `dprobe debug` lists those")
+    if rows[0]["state"] == "debugged":
+        raise UserError(f"a debugger is on process {pid} already")
+    if shutil.which("gdb") is None:
+        raise UserError("gdb is not installed; run: apt-get install gdb")
+    os.execvp("gdb", gdb_command(pid, rows[0]["socket"], gdb))

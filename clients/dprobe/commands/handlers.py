@@ -1,0 +1,96 @@
+"""`dprobe handlers`: who gets the reports of programs that end with `exit FACILITY`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from dprobe.commands import options
+from dprobed.wire import messages
+
+_COLUMNS = (
+    ("facility", "facility"),
+    ("no", "number"),
+    ("handler", "handler"),
+    ("owner", "owner"),
+    ("order", "order"),
+    ("armed", "armed"),
+    ("reports", "reports"),
+    ("waiting", "waiting"),
+    ("timeouts", "timeouts"),
+    ("drops", "drops"),
+    ("failures", "failures"),
+)
+
+
+def _show(handlers: Sequence[messages.HandlerInfo], *, json: bool) -> None:
+    import msgspec
+
+    from dprobe.view.tables import show
+
+    rows = [msgspec.to_builtins(handler) for handler in handlers]
+    if not json:
+        for row in rows:
+            row["armed"] = row["armed"] if row["alive"] else "dead"
+    show(rows, _COLUMNS, json=json, empty="no handler is registered")
+
+
+def _switch(
+    socket: Path | None, kind: type[messages.Arm | messages.Disarm], names: tuple[str, ...]
+) -> list[messages.HandlerInfo]:
+    from dprobe.lib import manage
+
+    with manage.connect(socket) as daemon:
+        answer = daemon.request(
+            lambda number: kind(id=number, names=list(names)), messages.HandlerListing
+        )
+    return [handler for handler in answer.handlers if handler.handler in names]
+
+
+@click.group(
+    "handlers",
+    invoke_without_command=True,
+    epilog="""\b
+examples:
+  dprobe handlers
+  dprobe handlers disarm mailer pager     # both, or neither
+""",
+)
+@options.json
+@click.pass_context
+def handlers_command(ctx: click.Context, json: bool) -> None:
+    """Show the handlers of each facility, in the order in which they get its reports.
+
+    A handler that is armed gets the reports of programs that end with `exit FACILITY`. `timeouts`
+    counts those that it did not answer in time, `drops` those that it had no room for (`dprobe
+    query -x` shows of which probes they were), `failures` how often it died.
+    """
+    if ctx.invoked_subcommand is not None:
+        return
+    from dprobe.lib import manage
+
+    with manage.connect(ctx.obj) as daemon:
+        answer = daemon.request(
+            lambda number: messages.Handlers(id=number), messages.HandlerListing
+        )
+    _show(answer.handlers, json=json)
+
+
+@handlers_command.command("arm", epilog="\b\nexample:\n  dprobe handlers arm mailer pager\n")
+@options.json
+@click.argument("names", nargs=-1, required=True)
+@click.pass_obj
+def arm_command(socket: Path | None, names: tuple[str, ...], json: bool) -> None:
+    """Let handlers get reports from now on: all that are named, or none."""
+    _show(_switch(socket, messages.Arm, names), json=json)
+
+
+@handlers_command.command("disarm", epilog="\b\nexample:\n  dprobe handlers disarm mailer\n")
+@options.json
+@click.argument("names", nargs=-1, required=True)
+@click.pass_obj
+def disarm_command(socket: Path | None, names: tuple[str, ...], json: bool) -> None:
+    """Let handlers get no further reports: all that are named, or none."""
+    _show(_switch(socket, messages.Disarm, names), json=json)

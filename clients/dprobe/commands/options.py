@@ -1,0 +1,84 @@
+"""Options and arguments that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from dprobe.commands.budget import BudgetType
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class _Pids(click.IntRange):
+    """Numbers that a process can have, and so how many there can be."""
+
+    name = "whole number"
+
+    def __init__(self) -> None:
+        super().__init__(1, 1 << 22)
+
+
+pid_type = _Pids()
+
+define = click.option(
+    "-D", "defines", multiple=True, metavar="NAME=VALUE", help="Define a name for the preprocessor."
+)
+group = click.option(
+    "--group", "groups", multiple=True, type=int, metavar="N", help="Only probes of this group."
+)
+type_ = click.option(
+    "--type", "types", multiple=True, type=int, metavar="N", help="Only probes of this type."
+)
+no_opcode_check = click.option(
+    "--no-opcode-check", is_flag=True, help="Do not compare a probe's place with its `opcode`."
+)
+follow_forks = click.option(
+    "-f",
+    "--follow-forks",
+    is_flag=True,
+    help="Put the probes into the children of the process, too, and into theirs, as they begin.",
+)
+budget = click.option(
+    "--budget",
+    type=BudgetType(),
+    metavar="5%,1000/s",
+    help="What each program may cost a process: a share of its time, hits a second, or both.",
+)
+over_budget = click.option(
+    "--over-budget",
+    "over",
+    type=click.Choice(["throttle", "remove"]),
+    help="What becomes of one that costs more: it sleeps for a while (the default), or goes.",
+)
+format_ = click.option(
+    "--format",
+    "form",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="Lines for people, or one JSON object a line.",
+)
+json = click.option("--json", is_flag=True, help="One JSON object a line.")
+pid_option = click.option("--pid", type=pid_type, help="Only in this process.")
+program_file = click.Path(dir_okay=False)
+
+
+def output(default: str) -> Callable[[F], F]:
+    """``-o FILE``, where ``default`` says where records go without it."""
+    return click.option(
+        "-o",
+        "path",
+        metavar="FILE",
+        type=click.Path(dir_okay=False, allow_dash=True),
+        help=f"Write records to FILE (- is standard output); else to {default}.",
+    )
+
+
+def selecting(function: F) -> F:
+    """What ``run``, ``attach`` and ``insert`` know about their programs."""
+    for option in (over_budget, budget, no_opcode_check, follow_forks, type_, group, define):
+        function = option(function)
+    return function

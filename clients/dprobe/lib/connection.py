@@ -1,0 +1,151 @@
+"""The client library: one connection to a daemon, requests and reports over it.
+
+    with Connection.open(default_socket(os.getuid())) as daemon:
+        status = daemon.request(lambda number: Query(id=number), Status)
+
+Replies are awaited; what else comes in the meantime goes to ``on_record`` (the line as it came) and
+``on_report``.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import TypeVar
+
+from dprobe.lib.errors import DaemonGoneError, NoDaemonError, UserError, os_error_text
+from dprobed.printable import readable
+from dprobed.wire import messages
+
+#: How every record line begins: the tag comes first.
+_RECORD = b'{"type":"record",'
+
+R = TypeVar("R", bound=messages.Reply)
+
+
+def _ignore(_: object) -> None:
+    pass
+
+
+class Connection:
+    """A connection that said hello.
+
+    ``pid`` is the daemon's process id as this process sees it; ``private``: it is ours alone.
+    """
+
+    def __init__(self, sock: socket.socket, daemon_pid: int, *, private: bool = False) -> None:
+        self.pid = daemon_pid
+        self.private = private
+        self.on_record: Callable[[bytes], None] = _ignore
+        self.on_report: Callable[[messages.Report], None] = _ignore
+        self._sock = sock
+        self._buffer = bytearray()
+        self._replies: deque[messages.Reply] = deque()
+        self._last_id = 0
+        self.welcome = self.request(
+            lambda number: messages.Hello(id=number, protocol=messages.PROTOCOL),
+            messages.Welcome,
+        )
+
+    @classmethod
+    def open(cls, path: Path) -> Connection:
+        """Connect to the daemon that listens at ``path``; raises NoDaemonError."""
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            sock.connect(str(path))
+            # struct ucred (include/linux/socket.h): pid, uid, gid.
+            credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+            pid, uid, _ = struct.unpack("iII", credentials)
+            if uid not in (0, os.getuid()) and os.getuid() != 0:
+                raise NoDaemonError(f"{path} belongs to user {uid}: not a dprobed to trust")
+            return cls(sock, pid)
+        except (FileNotFoundError, ConnectionRefusedError):
+            sock.close()
+            raise NoDaemonError(f"no dprobed listens at {path}; start one: dprobed &") from None
+        except OSError as error:
+            sock.close()
+            raise NoDaemonError(f"{path}: {os_error_text(error)}") from None
+        except BaseException:
+            sock.close()
+            raise
+
+    def __enter__(self) -> Connection:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def fileno(self) -> int:
+        """The socket's descriptor, to wait on."""
+        return self._sock.fileno()
+
+    def close(self) -> None:
+        """End the connection: what was not asked to be kept is taken out."""
+        self._sock.close()
+
+    def request(self, make: Callable[[int], messages.Request], kind: type[R]) -> R:
+        """Send a request and wait for its answer, which must be a ``kind``.
+
+        Raises UserError (the daemon's refusal), DaemonGoneError.
+        """
+        self._last_id += 1
+        try:
+            line = messages.encode(make(self._last_id))
+        except UnicodeEncodeError as error:
+            word = readable(error.object)
+            raise UserError(
+                f"{word}: it is no UTF-8, and only such text can be asked for"
+            ) from None
+        try:
+            self._sock.sendall(line)
+        except OSError:
+            # The daemon may have said why before it hung up.
+            while not self._replies:
+                self.receive()
+        while not self._replies:
+            self.receive()
+        reply = self._replies.popleft()
+        if isinstance(reply, messages.Error):
+            raise UserError(reply.error)
+        if not isinstance(reply, kind) or reply.id != self._last_id:
+            raise DaemonGoneError("the daemon gave the answer to another question")
+        return reply
+
+    def receive(self) -> None:
+        """Take in what the daemon sent, waiting for it if need be; raises DaemonGoneError."""
+        try:
+            data = self._sock.recv(1 << 18)
+        except OSError as error:
+            raise DaemonGoneError(f"the daemon is gone: {os_error_text(error)}") from None
+        if not data:
+            raise DaemonGoneError("the daemon is gone")
+        if b"\n" not in data:
+            self._buffer += data
+            return
+        *lines, rest = (bytes(self._buffer) + data).split(b"\n")
+        self._buffer = bytearray(rest)
+        for line in lines:
+            self._take(line)
+
+    def _take(self, line: bytes) -> None:
+        if line.startswith(_RECORD):
+            self.on_record(line)
+            return
+        try:
+            message = messages.decode_from_daemon(line)
+        except messages.MessageError as error:
+            raise DaemonGoneError(f"the daemon makes no sense: {error}") from None
+        if isinstance(message, messages.Reply):
+            self._replies.append(message)
+        elif not isinstance(message, messages.Record):
+            self.on_report(message)

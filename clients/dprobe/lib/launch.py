@@ -1,0 +1,165 @@
+"""The command of ``dprobe run``: forked here, so that it is what it would be without us.
+
+It has the terminal, process group, session, environment, descriptors, signal dispositions and mask
+that ``dprobe`` was given; only its parent is ``dprobe``. Before its ``exec`` it waits at a gate (a
+pipe) until the probes are in; the gate's end without a word ends it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+import signal
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+
+from dprobe.lib.errors import (
+    CommandNotExecutableError,
+    CommandNotFoundError,
+    UserError,
+    os_error_text,
+)
+
+#: prctl(2); without it Yama lets only a process's ancestors trace it.
+_PR_SET_PTRACER = 0x59616D61
+_YAMA = Path("/proc/sys/kernel/yama/ptrace_scope")
+#: Python sets these to "ignored" at its start, which the command would inherit.
+_CHANGED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
+
+
+def original_environment() -> dict[bytes, bytes]:
+    """The environment that this process was started with.
+
+    Python may have added to its own (LC_CTYPE in the C locale, PEP 538).
+    """
+    try:
+        block = Path("/proc/self/environ").read_bytes()
+    except OSError:
+        return dict(os.environb)
+    pairs = (entry.partition(b"=") for entry in block.split(b"\0") if entry)
+    return {name: value for name, equals, value in pairs if equals}
+
+
+def take_signals() -> frozenset[signal.Signals]:
+    """Make SIGCHLD waitable for this process; which signals the command is to find ignored."""
+    watched = (signal.SIGINT, signal.SIGCHLD)
+    ignored = frozenset(n for n in watched if signal.getsignal(n) is signal.SIG_IGN)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    return ignored
+
+
+def find_command(name: str, environment: Mapping[bytes, bytes]) -> str:
+    """The file that ``name`` stands for, as a shell finds it.
+
+    Raises CommandNotFoundError, CommandNotExecutableError, UserError (a file that gains rights).
+    """
+    if not name:
+        raise CommandNotFoundError("'': command not found")
+    if "/" in name:
+        candidates = [name]
+    else:
+        path = os.fsdecode(environment.get(b"PATH", b"/bin:/usr/bin"))
+        candidates = [os.path.join(folder or ".", name) for folder in path.split(":")]  # noqa: PTH118
+    unusable = ""
+    for candidate in candidates:
+        try:
+            status = os.stat(candidate)  # noqa: PTH116
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR) or "/" in name:
+                unusable = unusable or f"{candidate}: {os_error_text(error)}"
+                if error.errno in (errno.ENOENT, errno.ENOTDIR):
+                    raise CommandNotFoundError(f"{name}: no such file") from None
+            continue
+        if stat.S_ISREG(status.st_mode) and os.access(candidate, os.X_OK, effective_ids=True):
+            _refuse_gaining_rights(candidate, status)
+            return candidate
+        what = "is a folder" if stat.S_ISDIR(status.st_mode) else "permission denied"
+        unusable = unusable or f"{candidate}: {what}"
+    if unusable:
+        raise CommandNotExecutableError(unusable)
+    raise CommandNotFoundError(f"{name}: command not found")
+
+
+def _refuse_gaining_rights(path: str, status: os.stat_result) -> None:
+    """The kernel takes away what a traced program would gain (``execve(2)``) without root."""
+    if os.geteuid() == 0 or os.statvfs(path).f_flag & os.ST_NOSUID:
+        return
+    if status.st_mode & stat.S_ISUID:
+        why = "is set-user-ID"
+    elif status.st_mode & stat.S_ISGID and status.st_mode & stat.S_IXGRP:
+        why = "is set-group-ID"
+    else:
+        try:
+            os.getxattr(path, "security.capability")
+        except OSError:
+            return
+        why = "has file capabilities"
+    raise UserError(f"{path} {why} and would run without those rights when probed; do it as root")
+
+
+class Launched:
+    """The command, waiting at its gate; ``pid`` is its process id.
+
+    ``ignored``: what ``take_signals`` said; ``daemon``: the process whose tracers may trace it (0:
+    not known here).
+    """
+
+    def __init__(
+        self,
+        path: str,
+        argv: list[str],
+        environment: Mapping[bytes, bytes],
+        ignored: frozenset[signal.Signals],
+        daemon: int,
+    ) -> None:
+        gate, self._open_gate = os.pipe()
+        # No handler of ours may run in the child.
+        mask = signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
+        try:
+            self.pid = os.fork()
+            if self.pid == 0:
+                with contextlib.suppress(BaseException):
+                    os.close(self._open_gate)
+                    _restore(ignored, mask, daemon)
+                    if os.read(gate, 1):
+                        _exec(path, argv, environment)
+                os._exit(126)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        os.close(gate)
+
+    def open_gate(self) -> None:
+        """Let it go on to its ``exec``."""
+        os.write(self._open_gate, b"!")
+        self.close_gate()
+
+    def close_gate(self) -> None:
+        """Give up the gate; a command that was not let through ends at once."""
+        if self._open_gate >= 0:
+            os.close(self._open_gate)
+            self._open_gate = -1
+
+
+def _restore(
+    ignored: frozenset[signal.Signals], mask: set[int | signal.Signals], daemon: int
+) -> None:
+    """In the child: the signals as ``dprobe`` found them, and leave to be traced."""
+    for number in (*_CHANGED_BY_PYTHON, signal.SIGINT, signal.SIGCHLD):
+        signal.signal(number, signal.SIG_IGN if number in ignored else signal.SIG_DFL)
+    if _YAMA.exists():
+        ctypes.CDLL(None).prctl(_PR_SET_PTRACER, ctypes.c_ulong(daemon or -1), 0, 0, 0)
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _exec(path: str, argv: list[str], environment: Mapping[bytes, bytes]) -> None:
+    try:
+        os.execve(path, argv, environment)
+    except OSError as error:
+        if error.errno == errno.ENOEXEC:
+            # A script without #! is the shell's, as execvp(3) has it.
+            os.execve("/bin/sh", ["/bin/sh", path, *argv[1:]], environment)
+        os.write(2, f"dprobe: {path}: {os_error_text(error)}\n".encode())
+        os._exit(127 if error.errno == errno.ENOENT else 126)

@@ -1,0 +1,77 @@
+"""A private daemon: started where none runs, for the lifetime of one command.
+
+It shares nothing with the terminal (own session, /dev/null) and hangs on one socket: when this
+process ends, however it ends, the daemon takes all probes out and ends too. It has no file.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+from types import TracebackType
+
+from dprobe.lib.connection import Connection
+from dprobe.lib.errors import DaemonGoneError, UserError
+
+_FD = 3
+
+
+class PrivateDaemon:
+    """A private daemon that was started; ``connect`` waits until it is ready."""
+
+    def __init__(self) -> None:
+        self._sock, theirs = socket.socketpair()
+        # What it may have to say before it can speak over the socket.
+        self._stderr = os.memfd_create("dprobed-stderr")
+        actions = [
+            (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDWR, 0),
+            (os.POSIX_SPAWN_DUP2, 0, 1),
+            (os.POSIX_SPAWN_DUP2, self._stderr, 2),
+            (os.POSIX_SPAWN_DUP2, theirs.fileno(), _FD),
+        ]
+        # -P: the current folder is not a place to import from.
+        argv = [sys.executable, "-P", "-m", "dprobed", "--private", str(_FD)]
+        with theirs:
+            self.pid = os.posix_spawn(
+                sys.executable,
+                argv,
+                os.environ,
+                file_actions=actions,
+                setsid=True,
+                setsigmask=(),
+                setsigdef=(signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP),
+            )
+
+    def connect(self) -> Connection:
+        """The connection to it; raises DaemonGoneError or UserError when it did not start."""
+        try:
+            return Connection(self._sock, self.pid, private=True)
+        except DaemonGoneError as error:
+            said = self.complaint()
+            # 2: by its configuration or its policies, which the user can change.
+            ended = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
+            if ended is not None and (ended.si_code, ended.si_status) == (os.CLD_EXITED, 2):
+                raise UserError(said.removeprefix("dprobed: ")) from None
+            raise DaemonGoneError(f"the private daemon did not start: {said or error}") from None
+
+    def complaint(self) -> str:
+        """The last line that it wrote to its standard error."""
+        size = os.fstat(self._stderr).st_size
+        lines = os.pread(self._stderr, size, 0).decode(errors="replace").split("\n")
+        return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+    def __enter__(self) -> PrivateDaemon:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Let it end, and wait until it has: then every probe is out."""
+        self._sock.close()
+        os.waitpid(self.pid, 0)
+        os.close(self._stderr)

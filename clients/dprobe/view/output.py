@@ -1,0 +1,188 @@
+"""Where records and the summary go, and what they look like.
+
+Output that can no longer be written (full disk, broken pipe) is given up with one line; what is
+probed is never affected by it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import sys
+from collections.abc import Sequence
+
+import msgspec
+
+from dprobe.lib.errors import UserError, os_error_text
+from dprobed.printable import LAYOUT, printable
+from dprobed.record.text import record_text
+from dprobed.wire import messages
+
+
+class SummaryProbe(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One probe in the summary; what comes behind ``dropped`` is there where it says something."""
+
+    program: str
+    major: int
+    minor: int
+    place: str
+    state: str
+    hits: int
+    ran: int
+    missed: int
+    dropped: int
+    faulted: int = 0
+    passed: int = 0
+    reason: str = ""
+
+
+class Summary(msgspec.Struct, frozen=True, kw_only=True, tag="summary"):
+    """The last line: every probe's state and counters, those of all processes together."""
+
+    probes: list[SummaryProbe]
+    overhead_ns: int
+
+
+def summarize(probes: Sequence[messages.ProbeInfo], overhead_ns: int) -> Summary:
+    """The summary of a run, from the last counters of its probes in every process."""
+    same: dict[tuple[int, int], list[messages.ProbeInfo]] = {}
+    for probe in probes:
+        same.setdefault((probe.number, probe.probe), []).append(probe)
+    return Summary(probes=[_total(each) for each in same.values()], overhead_ns=overhead_ns)
+
+
+def _total(probes: list[messages.ProbeInfo]) -> SummaryProbe:
+    """One probe in all processes; its state is that of where it was hit first."""
+    shown = next((probe for probe in probes if probe.hits), probes[0])
+    return SummaryProbe(
+        program=shown.program,
+        major=shown.major,
+        minor=shown.minor,
+        place=shown.place,
+        state=shown.state,
+        hits=sum(probe.hits for probe in probes),
+        ran=sum(probe.ran for probe in probes),
+        missed=sum(probe.missed for probe in probes),
+        dropped=sum(probe.dropped for probe in probes),
+        faulted=sum(probe.faulted for probe in probes),
+        passed=sum(probe.passed for probe in probes),
+        reason=shown.reason,
+    )
+
+
+def complain(text: str) -> None:
+    """A line to the user, on standard error; a standard error that is gone takes none."""
+    with contextlib.suppress(OSError):
+        _write_all(2, f"dprobe: {printable(text, LAYOUT)}\n".encode(errors="replace"))
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    """Write everything; raises OSError. The descriptor may be non-blocking: it is shared."""
+    view = memoryview(data)
+    while view:
+        try:
+            view = view[os.write(descriptor, view) :]
+        except BlockingIOError:
+            poll = select.poll()
+            poll.register(descriptor, select.POLLOUT)
+            poll.poll()
+
+
+class Output:
+    """Records and the summary, as ``text`` or ``json``, to a file or an open descriptor.
+
+    Raises UserError when the file cannot be made. Lines are held back until ``flush``.
+    """
+
+    def __init__(self, form: str, path: str | None, descriptor: int) -> None:
+        self._form = form
+        self._name = path or {1: "standard output", 2: "standard error"}.get(descriptor, "output")
+        self._own = path is not None and path != "-"
+        self._descriptor = 1 if path == "-" else descriptor
+        self._lines: list[bytes] = []
+        self._decode = msgspec.json.Decoder(messages.Record).decode
+        self.broken = False
+        if path is not None and self._own:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+            try:
+                self._descriptor = os.open(path, flags, 0o666)
+            except OSError as error:
+                raise UserError(f"{path}: {os_error_text(error)}") from None
+
+    def record(self, line: bytes) -> None:
+        """A record, as the daemon's line."""
+        if self.broken:
+            return
+        if self._form == "json":
+            self._lines.append(line)
+        else:
+            self._lines.append(record_text(self._decode(line)).encode(errors="replace"))
+
+    def flush(self) -> None:
+        """Write what has come so far."""
+        if not self._lines or self.broken:
+            self._lines.clear()
+            return
+        self._lines.append(b"")
+        data = b"\n".join(self._lines)
+        self._lines.clear()
+        try:
+            _write_all(self._descriptor, data)
+        except OSError as error:
+            self.broken = True
+            if not isinstance(error, BrokenPipeError):
+                complain(f"{self._name}: {os_error_text(error)}; no further records are written")
+
+    def summary(self, summary: Summary) -> None:
+        """The last line, or the table at the end."""
+        if self._form == "json":
+            self._lines.append(msgspec.json.encode(summary))
+        else:
+            self._lines.append(summary_text(summary).encode(errors="replace"))
+        self.flush()
+
+    def close(self) -> None:
+        """Close a file of our own; a disk that is full only then says so."""
+        if self._own:
+            self._own = False
+            try:
+                os.close(self._descriptor)
+            except OSError as error:
+                self.broken = True
+                complain(f"{self._name}: {os_error_text(error)}")
+
+
+_COLUMNS = ("program", "probe", "place", "state", "hits", "ran", "missed", "dropped")
+
+
+def summary_text(summary: Summary) -> str:
+    """The summary as a table, with the reason of every state that has one, and the overhead."""
+    rows = [_COLUMNS]
+    for probe in summary.probes:
+        counts = (probe.hits, probe.ran, probe.missed, probe.dropped)
+        names = (probe.program, f"{probe.major}.{probe.minor}", probe.place, probe.state)
+        rows.append((*names, *map(str, counts)))  # type: ignore[arg-type]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = [
+            cell.rjust(width) if index >= 4 else cell.ljust(width)
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    for probe in summary.probes:
+        if probe.reason:
+            name = f"{probe.program} {probe.major}.{probe.minor} {probe.place}"
+            passed = f"; at least {probe.passed} hits passed over" if probe.passed else ""
+            lines.append(f"{name}: {probe.state}: {probe.reason}{passed}")
+    lines.append(f"time spent in probes: {summary.overhead_ns / 1e9:.6f} s")
+    return printable("\n".join(lines), "\n")
+
+
+def default_descriptor(command_has_stdout: bool) -> int:
+    """Records go where they do not mix with a command's output: standard error beside a command."""
+    if command_has_stdout:
+        return 2
+    sys.stdout.flush()
+    return 1

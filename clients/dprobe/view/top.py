@@ -1,0 +1,431 @@
+"""`dprobe top`: probes and processes by hits and overhead, live.
+
+``Sample`` is one answer of the daemon compared with the one before; ``View`` is what the keys have
+chosen. Both are values without a terminal; ``run`` is the loop around them.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import sys
+import termios
+import time
+import tty
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+from dprobe.lib.connection import Connection
+from dprobe.lib.errors import UserError
+from dprobe.view.tables import show
+from dprobed.printable import printable
+from dprobed.wire import messages
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+Row = Mapping[str, Any]
+
+_PROBE_COLUMNS: Final = (
+    ("pid", "pid"),
+    ("command", "comm"),
+    ("program", "program"),
+    ("no", "number"),
+    ("place", "place"),
+    ("state", "state"),
+    ("hits", "hits"),
+    ("hits/s", "rate"),
+    ("overhead %", "overhead"),
+    ("missed", "missed"),
+    ("dropped", "dropped"),
+)
+_PROCESS_COLUMNS: Final = (
+    ("pid", "pid"),
+    ("command", "comm"),
+    ("probes", "probes"),
+    ("hits", "hits"),
+    ("hits/s", "rate"),
+    ("overhead %", "overhead"),
+)
+#: Key → (what to sort by, whether the largest comes first).
+_SORTS: Final = {
+    "h": ("rate", True),
+    "t": ("hits", True),
+    "o": ("overhead", True),
+    "p": ("pid", False),
+    "n": ("program", False),
+}
+#: The longest that fits is shown.
+_HELP: Final = (
+    "q: quit   space: pause   tab: probes/processes   arrows, d: remove   "
+    "sort: h hits/s  t hits  o overhead  p pid  n name",
+    "q quit  space pause  tab probes/processes  arrows d remove  sort h t o p n",
+    "q quit  space pause  tab view  d remove",
+    "q quit",
+)
+#: Where the terminal is too narrow, text is cut first, down to so many letters; then columns are
+#: left out, these first. A number is never cut.
+_LEAST: Final = {"comm": 7, "program": 7, "place": 8}
+_EXPENDABLE: Final = (
+    "number",
+    "dropped",
+    "missed",
+    "place",
+    "hits",
+    "program",
+    "state",
+    "probes",
+    "overhead",
+    "comm",
+)
+#: Between two columns.
+_GAP: Final = 2
+#: What terminals send for keys of more than one byte.
+_ESCAPES: Final = {b"\x1b[A": "up", b"\x1b[B": "down", b"\x1bOA": "up", b"\x1bOB": "down"}
+#: Lines of the screen that are no rows: summary, an empty one, head of the table, help.
+_FRAME: Final = 4
+_SUSPEND: Final = "\x1a"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One answer of the daemon, at a time (in s), and what changed since the one before."""
+
+    status: messages.Status
+    at: float
+    probes: Sequence[Row] = ()
+    processes: Sequence[Row] = ()
+
+    @classmethod
+    def take(cls, status: messages.Status, at: float, last: Sample | None) -> Sample:
+        """Compare with the last one; without one all rates are 0."""
+        seconds = at - last.at if last is not None else 0.0
+        before_hits = {_key(each): each.hits for each in last.status.probes} if last else {}
+        before_time = {each.pid: each.overhead_ns for each in last.status.targets} if last else {}
+        overhead = {
+            target.pid: _per(
+                (target.overhead_ns - before_time.get(target.pid, target.overhead_ns)) / 1e7,
+                seconds,
+            )
+            for target in status.targets
+        }
+        names = {target.pid: target.comm for target in status.targets if not target.ended}
+        probes: list[dict[str, Any]] = [
+            {
+                "pid": each.pid,
+                "comm": names[each.pid],
+                "program": each.program,
+                "number": each.number,
+                "place": each.place,
+                "state": each.state,
+                "hits": each.hits,
+                "rate": _per(each.hits - before_hits.get(_key(each), each.hits), seconds),
+                "overhead": overhead.get(each.pid, 0.0),
+                "missed": each.missed,
+                "dropped": each.dropped,
+            }
+            for each in status.probes
+            if each.pid in names
+        ]
+        processes = [
+            {
+                "pid": target.pid,
+                "comm": target.comm,
+                "program": target.comm,
+                "probes": len(own),
+                "hits": sum(row["hits"] for row in own),
+                "rate": round(sum(row["rate"] for row in own), 1),
+                "overhead": overhead[target.pid],
+            }
+            for target in status.targets
+            if target.pid in names
+            for own in [[row for row in probes if row["pid"] == target.pid]]
+        ]
+        return cls(status, at, probes, processes)
+
+    def summary(self) -> str:
+        """One line for all of it."""
+        deployments = self.status.deployments
+        parts = [
+            _count(len(self.processes), "process", "es"),
+            _count(len(self.probes), "probe"),
+            f"{sum(row['rate'] for row in self.probes):.0f} hits/s",
+        ]
+        if deployments:
+            refused = sum(sum(each.refused.values()) for each in deployments)
+            parts.append(
+                f"processes missed {sum(each.missed for each in deployments)}, "
+                f"unseen {max(each.unseen for each in deployments)}, refused {refused}"
+            )
+        return "   ".join(parts)
+
+
+def _key(probe: messages.ProbeInfo) -> tuple[object, ...]:
+    return probe.number, probe.pid, probe.probe, probe.module, probe.place
+
+
+def _count(number: int, what: str, plural: str = "s") -> str:
+    return f"{number} {what}{plural if number != 1 else ''}"
+
+
+def _per(amount: float, seconds: float) -> float:
+    return round(amount / seconds, 1) if seconds > 0 else 0.0
+
+
+@dataclass
+class View:
+    """What the keys have chosen."""
+
+    sort: str = "h"
+    of_processes: bool = False
+    paused: bool = False
+    selected: int = 0
+    over: bool = False
+    #: Ctrl-Z was pressed.
+    suspended: bool = False
+    #: Which row it was that the arrows chose, if they were used: it stays chosen where it goes.
+    _chosen: tuple[object, ...] | None = None
+    #: What is to be removed as soon as the user says yes.
+    asked: messages.Select | None = None
+    note: str = ""
+    _rows: Sequence[Row] = field(default=())
+
+    @property
+    def columns(self) -> Sequence[tuple[str, str]]:
+        """(Title, field) of what is shown."""
+        return _PROCESS_COLUMNS if self.of_processes else _PROBE_COLUMNS
+
+    def rows(self, sample: Sample) -> Sequence[Row]:
+        """What is shown, in its order; equal ones stay where they are."""
+        name, largest = _SORTS[self.sort]
+        rows = sorted(
+            sample.processes if self.of_processes else sample.probes,
+            key=lambda row: (row["pid"], row["program"]),
+        )
+        self._rows = sorted(rows, key=lambda row: row[name], reverse=largest)
+        if self._chosen is not None:
+            names = [_name(row) for row in self._rows]
+            if self._chosen in names:
+                self.selected = names.index(self._chosen)
+        self.selected = max(0, min(self.selected, len(self._rows) - 1))
+        return self._rows
+
+    def press(self, key: str) -> messages.Select | None:
+        """A key; what is to be removed now, if anything."""
+        if self.asked is not None:
+            chosen, self.asked, self.note = self.asked, None, ""
+            return chosen if key == "y" else None
+        self.note = ""
+        if key in _SORTS:
+            self.sort = key
+        elif key == "\t":
+            self.of_processes = not self.of_processes
+        elif key == " ":
+            self.paused = not self.paused
+        elif key in ("up", "down") and self._rows:
+            index = self.selected + (1 if key == "down" else -1)
+            self.selected = max(0, min(index, len(self._rows) - 1))
+            self._chosen = _name(self._rows[self.selected])
+        elif key == _SUSPEND:
+            self.suspended = True
+        elif key == "d" and self._rows:
+            self._ask(self._rows[min(self.selected, len(self._rows) - 1)])
+        elif key == "q":
+            self.over = True
+        return None
+
+    def _ask(self, row: Row) -> None:
+        number = None if self.of_processes else row["number"]
+        self.asked = messages.Select(number=number, pid=row["pid"])
+        what = "all programs" if number is None else f"program {number} ({row['program']})"
+        self.note = f"y: remove {what} from process {row['pid']}; any other key: no"
+
+
+def _name(row: Row) -> tuple[object, ...]:
+    """What a row is about, whatever it counts."""
+    return tuple(row.get(field) for field in ("pid", "number", "program", "place"))
+
+
+def layout(
+    columns: Sequence[tuple[str, str]], rows: Sequence[Row], width: int
+) -> list[tuple[str, str, int]]:
+    """(Title, field, width) of the columns that a terminal has room for."""
+    shown = [
+        (title, name, max([len(title), *(len(_cell(row, name)) for row in rows)]))
+        for title, name in columns
+    ]
+    expendable = [name for name in _EXPENDABLE if any(name == each for _, each, _ in shown)]
+    while True:
+        over = sum(size + _GAP for _, _, size in shown) - _GAP - width
+        cut = []
+        for title, name, size in shown:
+            spare = min(max(over, 0), max(0, size - _LEAST.get(name, size)))
+            over -= spare
+            cut.append((title, name, size - spare))
+        if over <= 0 or not expendable:
+            return cut
+        left_out = expendable.pop(0)
+        shown = [each for each in shown if each[1] != left_out]
+
+
+def _cell(row: Row, name: str) -> str:
+    return printable(str(row[name]))
+
+
+def once(daemon: Connection, interval: float, *, json: bool) -> None:
+    """Two samples, and what happened between them, as plain tables."""
+    first = Sample.take(_ask(daemon), time.monotonic(), None)
+    time.sleep(interval)
+    sample = Sample.take(_ask(daemon), time.monotonic(), first)
+    view = View()
+    if json:
+        show(view.rows(sample), view.columns, json=True, empty="")
+        return
+    print(sample.summary())
+    for view.of_processes in (True, False):
+        print()
+        show(view.rows(sample), view.columns, json=False, empty="nothing is inserted")
+
+
+def run(daemon: Connection, interval: float) -> None:
+    """The live screen, until `q` or Ctrl-C."""
+    from rich.live import Live
+
+    view = View()
+    sample = Sample.take(_ask(daemon), time.monotonic(), None)
+    with _keys() as keys, Live(screen=True, auto_refresh=False) as live:
+        due = time.monotonic() + interval
+        while not view.over:
+            live.update(_draw(view, sample, *live.console.size), refresh=True)
+            for key in keys.read(max(0.0, due - time.monotonic())):
+                select_ = view.press(key)
+                if select_ is not None:
+                    view.note = _remove(daemon, select_)
+            if view.suspended:
+                view.suspended = False
+                live.stop()
+                keys.suspend()
+                live.start()
+            if time.monotonic() >= due:
+                due = time.monotonic() + interval
+                if not view.paused:
+                    sample = Sample.take(_ask(daemon), time.monotonic(), sample)
+
+
+def _ask(daemon: Connection) -> messages.Status:
+    return daemon.request(lambda number: messages.Query(id=number), messages.Status)
+
+
+def _remove(daemon: Connection, chosen: messages.Select) -> str:
+    try:
+        answer = daemon.request(
+            lambda number: messages.Remove(id=number, select=chosen), messages.Removed
+        )
+    except UserError as error:
+        return str(error)
+    return f"{_count(len(answer.probes), 'probe')} removed"
+
+
+def _draw(view: View, sample: Sample, width: int, height: int) -> RenderableType:
+    from rich.cells import set_cell_size
+    from rich.console import Group
+    from rich.text import Text
+
+    def line(text: str, style: str = "") -> RenderableType:
+        return Text(text, style, no_wrap=True, overflow="ellipsis")
+
+    rows = view.rows(sample)
+    room = max(1, height - _FRAME)
+    first = max(0, min(view.selected - room + 1, len(rows) - room))
+    visible = rows[first : first + room]
+    sorted_by = _SORTS[view.sort][0]
+    columns = [(f"{title}{'*' * (name == sorted_by)}", name) for title, name in view.columns]
+    shown = layout(columns, visible, width)
+    numeric = {name for _, name in columns if rows and isinstance(rows[0][name], int | float)}
+
+    def across(texts: Sequence[str]) -> str:
+        cells = []
+        for text, (_, name, size) in zip(texts, shown, strict=True):
+            if name in numeric:
+                cells.append(text.rjust(size))
+            else:
+                # A text that is cut says so; some letters are as wide as two.
+                cut = text if len(text) <= size else text[: size - 1] + "…"
+                cells.append(set_cell_size(cut, size))
+        return (" " * _GAP).join(cells).ljust(width)
+
+    summary = ("paused   " if view.paused else "") + sample.summary()
+    lines = [line(summary, "bold" if view.paused else ""), line("")]
+    lines.append(line(across([title for title, _, _ in shown]), "bold"))
+    for index, row in enumerate(visible, start=first):
+        style = "reverse" if index == view.selected else ""
+        lines.append(line(across([_cell(row, name) for _, name, _ in shown]), style))
+    if not rows:
+        lines.append(line("nothing is inserted"))
+    help_ = next((each for each in _HELP if len(each) <= width), _HELP[-1])
+    lines.append(line(printable(view.note) or help_, "dim"))
+    return Group(*lines)
+
+
+class _Keys:
+    """The terminal gives keys as they are pressed."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._before = termios.tcgetattr(descriptor)
+
+    def take(self) -> None:
+        """Have each key as it is pressed, Ctrl-Z included."""
+        tty.setcbreak(self._descriptor)
+        now = termios.tcgetattr(self._descriptor)
+        now[6][termios.VSUSP] = b"\0"
+        termios.tcsetattr(self._descriptor, termios.TCSADRAIN, now)
+
+    def give_back(self) -> None:
+        """The terminal is as it was."""
+        termios.tcsetattr(self._descriptor, termios.TCSADRAIN, self._before)
+
+    def read(self, seconds: float) -> list[str]:
+        """What is pressed in so many seconds at most."""
+        if not select.select([self._descriptor], [], [], seconds)[0]:
+            return []
+        data = os.read(self._descriptor, 1024)
+        return split_keys(data) if data else ["q"]  # The terminal is gone.
+
+    def suspend(self) -> None:
+        """Stop, as at Ctrl-Z elsewhere, until the shell lets us go on."""
+        self.give_back()
+        os.kill(0, signal.SIGTSTP)
+        self.take()
+
+
+@contextmanager
+def _keys() -> Iterator[_Keys]:
+    """Keys, until Ctrl-C; whatever ends us, the terminal is given back."""
+
+    def end(*_: object) -> NoReturn:
+        raise SystemExit(128 + signal.SIGTERM)
+
+    keys = _Keys(sys.stdin.fileno())
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        keys.take()
+        yield keys
+    except KeyboardInterrupt:
+        pass
+    finally:
+        keys.give_back()
+        signal.signal(signal.SIGTERM, before)
+
+
+def split_keys(data: bytes) -> list[str]:
+    """What a terminal sent, as keys."""
+    keys = []
+    while data:
+        length = 3 if data[:3] in _ESCAPES else 1
+        head, data = data[:length], data[length:]
+        keys.append(_ESCAPES.get(head) or head.decode("ascii", errors="replace"))
+    return keys

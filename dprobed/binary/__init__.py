@@ -1,0 +1,1 @@
+"""ELF and DWARF files: symbols, lines, separate debug files, boundaries of instructions."""

@@ -1,0 +1,128 @@
+"""Where the symbols of a file come from, and the cache that spares sorting them again.
+
+A cache file ``BUILD-ID.symbols`` holds
+
+    magic 8, digest 16, crc32 u32 of what follows, then a packed table (``symbols``)
+
+The digest is of the symbol sections themselves (with those of the separate debug file): what is
+in the cache was surely made from them. So a file with another file's build-id, or debug symbols
+installed later, never get the wrong table. A cache file that is damaged, of another version or
+not ours is made again; a folder that cannot be written is done without.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import Final
+
+from dprobed.binary import debug_files
+from dprobed.binary.elf import ElfFile
+from dprobed.binary.symbols import RawSymbols, SymbolTable, has_symbol_table, pack, raw_tables
+
+_MAGIC: Final = b"DPCACHE\1"
+_HEADER_SIZE: Final = 8 + 16 + 4
+#: Fewer symbols than this are sorted faster than a cache file is checked.
+_WORTHWHILE: Final = 500
+
+
+def load_symbols(elf: ElfFile) -> SymbolTable:
+    """All defined symbols of a file and of its separate debug file; raises LocationError."""
+    tables = [(table, 0) for table in raw_tables(elf)]
+    if not has_symbol_table(elf):
+        debug = debug_files.find(elf)
+        if debug is not None:
+            tables += [(table, debug_files.shift(elf, debug)) for table in raw_tables(debug)]
+    if elf.build_id is None or sum(len(table.symbols) for table, _ in tables) < 24 * _WORTHWHILE:
+        return pack(tables)
+    digest = _digest(tables)
+    path = folder() / f"{elf.build_id}.symbols"
+    table = _load(path, digest)
+    if table is None:
+        table = pack(tables)
+        _store(path, digest, table.data)
+    return table
+
+
+def stripped(elf: ElfFile) -> bool:
+    """Whether only the dynamic symbols are known: neither the file nor a debug file has more."""
+    if has_symbol_table(elf):
+        return False
+    debug = debug_files.find(elf)
+    return debug is None or not has_symbol_table(debug)
+
+
+def _digest(tables: list[tuple[RawSymbols, int]]) -> bytes:
+    from hashlib import blake2b
+
+    state = blake2b(digest_size=16)
+    for table, shift in tables:
+        names = repr(sorted(table.version_names.items())).encode()
+        for part in (table.symbols, table.strings, table.versions, names):
+            state.update(len(part).to_bytes(8, "little"))
+            state.update(part)
+        state.update(shift.to_bytes(16, "little", signed=True))
+    return state.digest()
+
+
+def folder() -> Path:
+    """Where cache files are kept for the user that we run as.
+
+    After a change of user the environment is still the former user's: a folder that it names
+    is used only if it is ours (see ``_ours``).
+    """
+    if os.geteuid() == 0:
+        return Path("/var/cache/dprobed")
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    if base.startswith("/"):
+        return Path(base, "dprobed")
+    return Path(os.path.expanduser("~"), ".cache", "dprobed")  # noqa: PTH111 (never raises)
+
+
+def _ours(status: os.stat_result) -> bool:
+    return status.st_uid == os.geteuid() and not status.st_mode & 0o022
+
+
+def _load(path: Path, digest: bytes) -> SymbolTable | None:
+    import zlib
+
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with open(fd, "rb", buffering=0) as file:
+            status = os.fstat(fd)
+            if not stat.S_ISREG(status.st_mode) or not _ours(status):
+                return None
+            header = file.read(_HEADER_SIZE)
+            if header[:24] != _MAGIC + digest:
+                return None
+            data = file.read()
+        if zlib.crc32(data).to_bytes(4, "little") != header[24:]:
+            return None
+        return SymbolTable(data)
+    except (OSError, ValueError):
+        return None
+
+
+def _store(path: Path, digest: bytes, data: bytes) -> None:
+    import zlib
+
+    temporary = path.with_suffix(f".{os.getpid()}")
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not _ours(path.parent.stat()):
+            return
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+        fd = os.open(temporary, flags, 0o600)
+        try:
+            with open(fd, "wb", buffering=0) as file:
+                whole = _MAGIC + digest + zlib.crc32(data).to_bytes(4, "little") + data
+                written = file.write(whole)
+            if written == len(whole):
+                temporary.replace(path)
+                return
+        except OSError:
+            pass
+        temporary.unlink()
+    except OSError:
+        return  # the cache only saves time

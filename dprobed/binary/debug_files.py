@@ -1,0 +1,80 @@
+"""Separate debug files: by build-id, and by the name and checksum in .gnu_debuglink.
+
+As GDB's manual says in "Debugging Information in Separate Files".
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Final
+
+from dprobed.binary.elf import ElfFile, open_path
+from dprobed.binary.errors import LocationError
+
+_DEBUG_FOLDER: Final = "/usr/lib/debug"
+
+
+def find(elf: ElfFile) -> ElfFile | None:
+    """The separate debug file of ``elf``, if one is installed that surely belongs to it."""
+    if elf.debug_file:
+        return None
+    if elf.build_id is not None and len(elf.build_id) > 2:
+        path = f"{_DEBUG_FOLDER}/.build-id/{elf.build_id[:2]}/{elf.build_id[2:]}.debug"
+        # What is installed in the process's own file system first, then here: a build-id is
+        # the same everywhere.
+        for root in dict.fromkeys((elf.root, "")):
+            found = _open(path, root)
+            if found is not None and found.build_id == elf.build_id:
+                return found
+    return _by_link(elf)
+
+
+def _open(path: str, root: str) -> ElfFile | None:
+    try:
+        return open_path(path, root, debug_file=True)
+    except LocationError:
+        return None  # a debug file that cannot be used is as good as none
+
+
+def _by_link(elf: ElfFile) -> ElfFile | None:
+    section = elf.section(".gnu_debuglink")
+    if section is None:
+        return None
+    raw = elf.content(section)
+    end = raw.find(b"\0")
+    if end <= 0 or len(raw) < (end + 4 & ~3) + 4:
+        return None
+    name = os.fsdecode(raw[:end])
+    if "/" in name:
+        return None
+    checksum = int.from_bytes(raw[(end + 4 & ~3) : (end + 4 & ~3) + 4], "little")
+    folder = Path(elf.path if elf.root else os.path.realpath(elf.path)).parent
+    for path in (
+        f"{folder}/{name}",
+        f"{folder}/.debug/{name}",
+        f"{_DEBUG_FOLDER}{folder}/{name}",
+    ):
+        found = _open(path, elf.root)
+        if found is None or found.identity[:2] == elf.identity[:2]:
+            continue
+        if elf.build_id is not None and found.build_id is not None:
+            if found.build_id == elf.build_id:
+                return found
+        elif _checksum(found) == checksum:
+            return found
+    return None
+
+
+def _checksum(file: ElfFile) -> int:
+    import zlib
+
+    value = 0
+    for offset in range(0, file.size, 1 << 20):
+        value = zlib.crc32(file.read(offset, min(1 << 20, file.size - offset)), value)
+    return value
+
+
+def shift(elf: ElfFile, debug: ElfFile) -> int:
+    """What to add to addresses of the debug file: not 0 where ``elf`` was prelinked later."""
+    return elf.segments[0].vaddr - debug.segments[0].vaddr

@@ -1,0 +1,519 @@
+"""One ELF file, read piece by piece.
+
+Only what a probe needs is read, with ``pread``: never through a memory mapping, since a file cut
+short under a mapping kills the reader with SIGBUS, and the reader is a tracer whose target would
+be left with its probes in. Every offset and size in the file is taken as hostile: a read that
+leaves the file raises LocationError, and no loop is longer than the file gives reason for.
+
+Layout: System V ABI, chapters 4 and 5, and its AMD64 supplement.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import struct
+from functools import cached_property
+from typing import TYPE_CHECKING, Final, NamedTuple
+from weakref import WeakSet
+
+from dprobed.binary.errors import LocationError
+
+if TYPE_CHECKING:
+    from dprobed.binary.lines import Lines
+    from dprobed.binary.symbols import SymbolTable
+
+_EHDR: Final = struct.Struct("<16sHHIQQQIHHHHHH")
+_PHDR: Final = struct.Struct("<IIQQQQQQ")
+_SHDR: Final = struct.Struct("<IIQQQQIIQQ")
+_DYN: Final = struct.Struct("<QQ")
+_NOTE: Final = struct.Struct("<III")
+
+_EM_X86_64: Final = 62
+_MACHINES: Final = {
+    3: "i386",
+    8: "MIPS",
+    20: "PowerPC",
+    21: "PowerPC 64",
+    22: "S/390",
+    40: "ARM",
+    183: "AArch64",
+    243: "RISC-V",
+    258: "LoongArch",
+}
+_ET_REL, _ET_EXEC, _ET_DYN, _ET_CORE = 1, 2, 3, 4
+_PT_LOAD, _PT_DYNAMIC, _PT_INTERP, _PT_NOTE, _PT_GNU_EH_FRAME = 1, 2, 3, 4, 0x6474E550
+_PF_X, _PF_W = 1, 2
+_NT_GNU_BUILD_ID: Final = 3
+_PN_XNUM: Final = 0xFFFF
+
+SHT_NOBITS: Final = 8
+SHF_ALLOC: Final = 2
+SHF_EXECINSTR: Final = 4
+SHF_COMPRESSED: Final = 0x800
+
+DT_PLTRELSZ, DT_STRTAB, DT_SYMTAB, DT_RELA, DT_RELASZ, DT_STRSZ = 2, 5, 6, 7, 8, 10
+DT_SONAME, DT_JMPREL, DT_GNU_HASH, DT_HASH = 14, 23, 0x6FFFFEF5, 4
+_DT_NEEDED = 1
+_DT_FLAGS_1, _DF_1_PIE = 0x6FFFFFFB, 0x08000000
+
+#: No header table or section may be larger than this; the largest real ones are far below.
+_SIZE_LIMIT: Final = 1 << 31
+
+
+class Segment(NamedTuple):
+    """One PT_LOAD program header: what is mapped, where."""
+
+    offset: int
+    vaddr: int
+    file_size: int
+    memory_size: int
+    executable: bool
+    writable: bool
+
+
+class Section(NamedTuple):
+    """One section header."""
+
+    name: str
+    type: int
+    flags: int
+    address: int
+    offset: int
+    size: int
+    link: int
+    info: int
+    entry_size: int
+
+    @property
+    def executable(self) -> bool:
+        """Whether it holds instructions."""
+        return bool(self.flags & SHF_EXECINSTR)
+
+
+def text_of(raw: bytes) -> str:
+    """A name in a file as text that can be shown: whatever it holds, one line of it."""
+    text = raw.decode("utf-8", "backslashreplace")
+    return text if text.isprintable() else text.encode("unicode_escape").decode("ascii")
+
+
+def name_bytes(text: str) -> bytes:
+    """A name that a user gave, as the file may have it."""
+    return text.encode("utf-8", "replace")
+
+
+def string_at(table: bytes, offset: int) -> bytes:
+    """The NUL-terminated string at ``offset``; empty where there is none."""
+    end = table.find(b"\0", offset)
+    return table[offset:end] if end >= 0 else table[offset:]
+
+
+class ElfFile:
+    """An opened x86-64 executable or shared library.
+
+    ``path`` is what to call it in messages; ``build_id`` hex digits; ``kind`` one of ``exec``,
+    ``pie``, ``dyn`` (a shared library) and ``static``. ``root`` is put before paths when separate
+    debug files are searched (``/proc/PID/root`` for a process in another mount namespace).
+    ``debug_file`` opens separate debug files, which have the segments' addresses only.
+
+    Raises LocationError for whatever is not a sound x86-64 ELF file.
+    """
+
+    def __init__(self, fd: int, path: str, root: str = "", *, debug_file: bool = False) -> None:
+        self._fd = fd  # owned from here on, closed by __del__
+        self.path = path
+        self.root = root
+        self.debug_file = debug_file
+        #: For ``boundary``: start of a function → where its instructions begin.
+        self.boundaries: dict[int, bytearray] = {}
+        self.boundary_bytes = 0
+        #: For ``dwarf``: the line tables, and for a source file: path → line → addresses.
+        self.line_tables: tuple[Lines, int] | None = None
+        self.found_lines: dict[str, dict[str, dict[int, list[int]]]] = {}
+        _open_files.add(self)
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise LocationError(f"{path}: not a regular file")
+        self.size = status.st_size
+        self.identity = (
+            status.st_dev,
+            status.st_ino,
+            status.st_size,
+            status.st_mtime_ns,
+            status.st_ctime_ns,
+        )
+        self._read_headers()
+        self.build_id = self._find_build_id()
+        self.soname = self._find_soname()
+        self.kind = self._find_kind()
+
+    def __del__(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def __repr__(self) -> str:
+        return f"<ElfFile {self.path} {self.kind} build-id {self.build_id}>"
+
+    def damaged(self, what: str) -> LocationError:
+        """The error that says that this file is not sound."""
+        return LocationError(
+            f"{self.path}: damaged ELF file: {what}", "install the package that owns it again"
+        )
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Exactly ``size`` bytes of the file; raises LocationError where it has fewer."""
+        if offset < 0 or size < 0 or offset + size > self.size:
+            raise self.damaged(f"{size:#x} bytes at {offset:#x} reach past its end")
+        parts = []
+        while size:
+            try:
+                part = os.pread(self._fd, size, offset)
+            except OSError as error:
+                raise LocationError(f"{self.path}: cannot read: {error.strerror}") from error
+            if not part:
+                raise self.damaged("it became shorter while it was read")
+            parts.append(part)
+            offset += len(part)
+            size -= len(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _read_headers(self) -> None:
+        if self.size < 20 or self.read(0, 4) != b"\x7fELF":
+            raise LocationError(f"{self.path}: not an ELF file")
+        ident = self.read(0, 20)
+        self._check_machine(ident)
+        if self.size < _EHDR.size:
+            raise self.damaged("its header is cut off")
+        header = _EHDR.unpack(self.read(0, _EHDR.size))
+        self._type: int = header[1]
+        self.entry: int = header[4]
+        phoff, self._shoff = header[5], header[6]
+        phentsize, phnum, shentsize, self._shnum, self._shstrndx = header[9:14]
+        if self._type not in (_ET_EXEC, _ET_DYN):
+            what = {_ET_REL: "a relocatable object", _ET_CORE: "a core dump"}.get(
+                self._type, f"of ELF type {self._type}"
+            )
+            raise LocationError(
+                f"{self.path}: {what}, not an executable or shared library",
+                "name the file that processes map",
+            )
+        if self._shoff and shentsize != _SHDR.size:
+            raise self.damaged(f"section headers of {shentsize} bytes")
+        if phnum == _PN_XNUM and self._shoff:
+            phnum = _SHDR.unpack(self.read(self._shoff, _SHDR.size))[7]
+        if phentsize != _PHDR.size or not phnum:
+            raise self.damaged("it has no program headers")
+        self._program_headers = list(_PHDR.iter_unpack(self.read(phoff, phnum * _PHDR.size)))
+        self.segments = tuple(self._load_segments())
+        if not self.segments:
+            raise self.damaged("nothing in it is to be loaded")
+
+    def _check_machine(self, ident: bytes) -> None:
+        number = int.from_bytes(ident[18:20], "big" if ident[5] == 2 else "little")
+        machine = _MACHINES.get(number, f"machine {number}")
+        if ident[4] not in (1, 2):
+            raise self.damaged(f"class {ident[4]}")
+        if ident[4] == 1:
+            if number == _EM_X86_64:
+                machine = "x32"
+            raise LocationError(
+                f"{self.path}: a 32-bit ELF file ({machine})", "only x86-64 code can be probed"
+            )
+        if ident[5] != 1 or number != _EM_X86_64:
+            raise LocationError(
+                f"{self.path}: an ELF file for {machine}", "only x86-64 code can be probed"
+            )
+
+    def _load_segments(self) -> list[Segment]:
+        segments = []
+        for kind, flags, offset, vaddr, _, file_size, memory_size, _ in self._program_headers:
+            if kind != _PT_LOAD:
+                continue
+            if vaddr + memory_size > 1 << 64 or file_size > memory_size:
+                raise self.damaged(f"a segment at {vaddr:#x} of {memory_size:#x} bytes")
+            if not self.debug_file and offset + file_size > self.size:
+                raise self.damaged(f"its segment at {offset:#x} reaches past its end")
+            segments.append(
+                Segment(
+                    offset, vaddr, file_size, memory_size, bool(flags & _PF_X), bool(flags & _PF_W)
+                )
+            )
+        return segments
+
+    def _header(self, kind: int) -> tuple[int, int, int, int] | None:
+        """Offset, vaddr, file size and memory size of the first program header of ``kind``."""
+        for header in self._program_headers:
+            if header[0] == kind:
+                return header[2], header[3], header[5], header[6]
+        return None
+
+    @property
+    def relocated(self) -> bool:
+        """Whether the file can be mapped anywhere (PIE, shared library)."""
+        return self._type == _ET_DYN
+
+    @cached_property
+    def dynamic(self) -> dict[int, int]:
+        """The dynamic section: tag → value (the last one where a tag is repeated)."""
+        header = self._header(_PT_DYNAMIC)
+        if header is None or self.debug_file or not header[2]:
+            return {}
+        found: dict[int, int] = {}
+        for tag, value in _DYN.iter_unpack(self.read(header[0], header[2] & ~15)):
+            if not tag:
+                break
+            found[tag] = value
+        return found
+
+    def _find_build_id(self) -> str | None:
+        for header in self._program_headers:
+            if header[0] == _PT_NOTE and not self.debug_file:
+                found = build_id_in_notes(self.read(header[2], min(header[5], 1 << 16)))
+                if found:
+                    return found
+        if self.debug_file or not any(header[0] == _PT_NOTE for header in self._program_headers):
+            section = self.section(".note.gnu.build-id")
+            if section is not None and section.type != SHT_NOBITS:
+                return build_id_in_notes(self.read(section.offset, min(section.size, 1 << 16)))
+        return None
+
+    def _find_soname(self) -> str | None:
+        offset = self.dynamic.get(DT_SONAME)
+        if offset is None or DT_STRTAB not in self.dynamic:
+            return None
+        start = self.vaddr_to_offset(self.dynamic[DT_STRTAB])
+        if start is None or start + offset >= self.size:
+            raise self.damaged("the name of the library is outside the file")
+        raw = self.read(start + offset, min(4096, self.size - start - offset))
+        return text_of(string_at(raw, 0))
+
+    @cached_property
+    def needed(self) -> tuple[str, ...]:
+        """The libraries that the loader maps with it: its own DT_NEEDED, not theirs."""
+        header = self._header(_PT_DYNAMIC)
+        start = self.vaddr_to_offset(self.dynamic.get(DT_STRTAB, -1))
+        if header is None or start is None:
+            return ()
+        names = []
+        for tag, offset in _DYN.iter_unpack(self.read(header[0], header[2] & ~15)):
+            if not tag:
+                break
+            if tag == _DT_NEEDED and start + offset < self.size:
+                raw = self.read(start + offset, min(4096, self.size - start - offset))
+                names.append(text_of(string_at(raw, 0)))
+        return tuple(names)
+
+    def _find_kind(self) -> str:
+        interpreted = self._header(_PT_INTERP) is not None
+        if self._type == _ET_EXEC:
+            return "exec" if interpreted or self.dynamic else "static"
+        if self.dynamic.get(_DT_FLAGS_1, 0) & _DF_1_PIE:
+            return "pie" if interpreted else "static"
+        # libc.so.6 has an interpreter too; what makes it a library is its name.
+        return "pie" if interpreted and self.soname is None else "dyn"
+
+    @cached_property
+    def sections(self) -> tuple[Section, ...]:
+        """All section headers; none where they were stripped off."""
+        if not self._shoff:
+            return ()
+        count, names = self._shnum, self._shstrndx
+        first = _SHDR.unpack(self.read(self._shoff, _SHDR.size))
+        count = count or first[5]
+        if names == _PN_XNUM:
+            names = first[6]
+        headers = list(_SHDR.iter_unpack(self.read(self._shoff, count * _SHDR.size)))
+        if not headers:
+            return ()
+        if names >= len(headers):
+            raise self.damaged(f"section names in section {names} of {len(headers)}")
+        table = self.read(headers[names][4], headers[names][5])
+        return tuple(
+            Section(text_of(string_at(table, h[0])), h[1], h[2], h[3], h[4], h[5], h[6], h[7], h[9])
+            for h in headers
+        )
+
+    def section(self, name: str) -> Section | None:
+        """The first section of this name."""
+        return next((section for section in self.sections if section.name == name), None)
+
+    def content(self, section: Section) -> bytes:
+        """The section's bytes, decompressed; raises LocationError."""
+        if section.type == SHT_NOBITS:
+            return b""
+        raw = self.read(section.offset, section.size)
+        return self._decompress(section.name, raw) if section.flags & SHF_COMPRESSED else raw
+
+    def _decompress(self, name: str, raw: bytes) -> bytes:
+        import zlib
+
+        if len(raw) < 24:
+            raise self.damaged(f"section {name} is cut off")
+        kind, _, size, _ = struct.unpack_from("<IIQQ", raw)
+        if kind != 1:
+            raise LocationError(
+                f"{self.path}: section {name} is compressed in an unknown way ({kind})",
+                "decompress it: objcopy --decompress-debug-sections",
+            )
+        if size > _SIZE_LIMIT:
+            raise self.damaged(f"section {name} says that it has {size:#x} bytes")
+        try:
+            data = zlib.decompressobj().decompress(memoryview(raw)[24:], size or 1)
+        except zlib.error as error:
+            raise self.damaged(f"section {name}: {error}") from error
+        if len(data) != size:
+            raise self.damaged(f"section {name} has {len(data):#x} bytes, not {size:#x}")
+        return data
+
+    def vaddr_to_offset(self, vaddr: int) -> int | None:
+        """Where the byte at ``vaddr`` lies in the file; ``None`` for .bss and what is nowhere."""
+        for segment in self.segments:
+            if segment.vaddr <= vaddr < segment.vaddr + segment.file_size:
+                return vaddr - segment.vaddr + segment.offset
+        return None
+
+    def segment_at(self, vaddr: int) -> Segment | None:
+        """The segment in whose memory ``vaddr`` lies."""
+        for segment in self.segments:
+            if segment.vaddr <= vaddr < segment.vaddr + segment.memory_size:
+                return segment
+        return None
+
+    def code_segment(self, file_offset: int) -> Segment | None:
+        """The executable segment that holds this byte of the file."""
+        for segment in self.segments:
+            if segment.executable and 0 <= file_offset - segment.offset < segment.file_size:
+                return segment
+        return None
+
+    @cached_property
+    def allocated(self) -> tuple[Section, ...]:
+        """The sections that are mapped, by address (thread-local .tbss takes no room)."""
+        return tuple(
+            sorted(
+                (
+                    s
+                    for s in self.sections
+                    if s.flags & SHF_ALLOC and s.size and not s.flags & 0x400
+                ),
+                key=lambda s: s.address,
+            )
+        )
+
+    def section_at(self, vaddr: int) -> Section | None:
+        """The mapped section that holds ``vaddr``."""
+        from bisect import bisect_right
+
+        index = bisect_right(self._section_starts, vaddr) - 1
+        if index < 0:
+            return None
+        section = self.allocated[index]
+        return section if vaddr < section.address + section.size else None
+
+    @cached_property
+    def _section_starts(self) -> list[int]:
+        return [section.address for section in self.allocated]
+
+    @cached_property
+    def symbols(self) -> SymbolTable:
+        """All defined symbols, also those of the separate debug file; raises LocationError."""
+        from dprobed.binary.cache import load_symbols
+
+        return load_symbols(self)
+
+    @cached_property
+    def unwind_table(self) -> bytes:
+        """The content of .eh_frame_hdr; empty if there is none."""
+        if self.unwind_header is None or self.vaddr_to_offset(self.unwind_header[0]) is None:
+            return b""
+        return self.read_vaddr(*self.unwind_header)
+
+    @cached_property
+    def unwind_header(self) -> tuple[int, int] | None:
+        """Address and size of .eh_frame_hdr."""
+        header = self._header(_PT_GNU_EH_FRAME)
+        return (header[1], header[2]) if header else None
+
+    def read_vaddr(self, vaddr: int, size: int) -> bytes:
+        """``size`` bytes as they are mapped at ``vaddr``; raises LocationError."""
+        offset = self.vaddr_to_offset(vaddr)
+        if offset is None:
+            raise self.damaged(f"{vaddr:#x} is not in the file")
+        return self.read(offset, size)
+
+    @property
+    def note_vaddrs(self) -> list[tuple[int, int]]:
+        """Address and size of each PT_NOTE."""
+        return [(h[3], h[5]) for h in self._program_headers if h[0] == _PT_NOTE]
+
+
+def build_id_in_notes(notes: bytes) -> str | None:
+    """The build-id (hex) among the notes of a PT_NOTE segment or section."""
+    position = 0
+    while position + _NOTE.size <= len(notes):
+        name_size, size, kind = _NOTE.unpack_from(notes, position)
+        start = position + _NOTE.size
+        description = start + (name_size + 3 & ~3)
+        if kind == _NT_GNU_BUILD_ID and notes[start : start + name_size] == b"GNU\0":
+            found = notes[description : description + size]
+            return found.hex() if size and len(found) == size else None
+        # gABI says 8-byte alignment for 64-bit files; only .note.gnu.property follows it, and its
+        # notes are multiples of 8 anyway.
+        position = description + (size + 3 & ~3)
+    return None
+
+
+_open_files: WeakSet[ElfFile] = WeakSet()
+
+
+def _close_in_child() -> None:
+    # A forked tracer closes the descriptors that it does not know: a number kept here would then
+    # be another file's. The child opens its files anew.
+    for file in list(_open_files):
+        if file._fd >= 0:
+            os.close(file._fd)
+            file._fd = -1
+    _cache.clear()
+
+
+os.register_at_fork(after_in_child=_close_in_child)
+
+#: Opened files by identity (device, inode, size, times), the most recently used last.
+_cache: dict[tuple[int, ...], ElfFile] = {}
+_CACHE_SIZE: Final = 64
+
+
+def open_fd(fd: int, path: str, root: str = "", *, debug_file: bool = False) -> ElfFile:
+    """The file behind ``fd``, which is taken over; one ElfFile for one unchanged file."""
+    status = os.fstat(fd)
+    identity = (
+        status.st_dev,
+        status.st_ino,
+        status.st_size,
+        status.st_mtime_ns,
+        status.st_ctime_ns,
+    )
+    known = _cache.pop(identity, None)
+    if known is not None and (known.path, known.root, known.debug_file) == (path, root, debug_file):
+        os.close(fd)
+        _cache[identity] = known
+        return known
+    file = ElfFile(fd, path, root, debug_file=debug_file)
+    _cache[identity] = file
+    while len(_cache) > _CACHE_SIZE:
+        del _cache[next(iter(_cache))]
+    return file
+
+
+def open_path(path: str, root: str = "", *, debug_file: bool = False) -> ElfFile:
+    """Open ``root`` + ``path``; raises LocationError."""
+    try:
+        # O_NONBLOCK: a FIFO must not hold us.
+        fd = os.open(root + path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise LocationError(
+            f"{path}: {reason}", "name a file that exists and can be read"
+        ) from error
+    return open_fd(fd, path, root, debug_file=debug_file)

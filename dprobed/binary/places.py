@@ -1,0 +1,423 @@
+"""From the text of a program's ``offset`` or ``address`` key to places in a file.
+
+    symbol  symbol+n  symbol-n  symbol@VERSION  file.c:symbol  n (a file offset)  file.c:line
+    and for data: symbol:length
+
+Of several symbols of one name a global or weak one is meant, of several versions the default one.
+Local symbols of the same name are never chosen among: that is an error that lists them, each in a
+form that names it alone.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import Final, NamedTuple
+
+from dprobed.binary.elf import ElfFile
+from dprobed.binary.errors import LocationError
+from dprobed.binary.symbols import (
+    CODE_TYPES,
+    STT_GNU_IFUNC,
+    STT_NOTYPE,
+    STT_TLS,
+    Rank,
+    Symbol,
+    SymbolTable,
+)
+
+_NUMBER: Final = r"0[xX][0-9a-fA-F]+|[0-9]+"
+_OFFSET_SPEC: Final = re.compile(rf"(?:{_NUMBER})\Z")
+_LINE_SPEC: Final = re.compile(r"(?P<file>.+):(?P<line>[0-9]+)\Z")
+_SYMBOL_SPEC: Final = re.compile(
+    rf"(?:(?P<source>[^:]+\.[A-Za-z0-9+]+):)?(?P<name>.+?)"
+    rf"(?:\s*(?P<sign>[+-])\s*(?P<addend>{_NUMBER}))?\Z"
+)
+_LENGTH_SPEC: Final = re.compile(rf"(?P<symbol>.+):(?P<length>{_NUMBER})\Z")
+_ADDRESS_END: Final = 1 << 64
+
+#: ``Place.file_offset`` of data that has no bytes in the file (.bss).
+NO_OFFSET: Final = -1
+
+
+class Place(NamedTuple):
+    """Where a probe goes, in one file.
+
+    ``name`` is for people (``malloc+0x0``). ``spec`` names exactly this place to ``resolve``.
+    ``kind``: ``code``; ``ifunc``: ``vaddr`` is the resolver's, ``symbol_offset`` counts from the
+    function that it chose in the process; ``data``. ``boundary``: ``ok`` if an instruction begins
+    here, ``unknown`` if nothing can tell (no symbol and no unwind entry covers it).
+    ``size`` is the symbol's, or the length asked for; 0 if unknown. ``version`` and ``source`` (the
+    source file of a local symbol) are empty if unknown.
+    """
+
+    file_offset: int
+    vaddr: int
+    name: str
+    symbol: str
+    symbol_offset: int
+    kind: str
+    size: int
+    boundary: str
+    version: str = ""
+    source: str = ""
+    spec: str = ""
+
+
+def number_of(text: str) -> int:
+    """A number in C's forms: 0x…, octal with a leading 0, decimal; raises LocationError."""
+    try:
+        if text[:2].lower() == "0x":
+            return int(text, 16)
+        return int(text, 8) if len(text) > 1 and text[0] == "0" else int(text)
+    except ValueError:
+        raise LocationError(f"{text[:40]!r} is not a number that can be used here") from None
+
+
+def resolve(elf: ElfFile, spec: str) -> list[Place]:
+    """The code that ``spec`` means: one place, or several for ``file.c:line``.
+
+    Raises LocationError for what is unknown, ambiguous, not code, or not where an instruction
+    begins.
+    """
+    spec = spec.strip()
+    if not spec.isprintable():
+        raise LocationError(f"{spec!r} is not a place")
+    if not spec:
+        raise LocationError("an empty place", "give a symbol, symbol+n, file.c:line or file offset")
+    if _OFFSET_SPEC.match(spec):
+        return [_at_offset(elf, number_of(spec))]
+    line = _LINE_SPEC.match(spec)
+    if line:
+        return _at_line(elf, line["file"], number_of(line["line"].lstrip("0") or "0"))
+    symbol, addend = _find(elf, spec, code=True)
+    return [_code_place(elf, symbol, addend)]
+
+
+def resolve_data(elf: ElfFile, spec: str) -> Place:
+    """The data (or code) that a watchpoint's ``address`` names: ``symbol[±n][:length]``.
+
+    Without a length ``size`` is what is left of the symbol. Raises LocationError. An absolute
+    address is not a matter of any file: the caller reads it with ``number_of``.
+    """
+    spec = spec.strip()
+    if not spec.isprintable():
+        raise LocationError(f"{spec!r} is not a place")
+    length = 0
+    match = _LENGTH_SPEC.match(spec)
+    if match:
+        spec, length = match["symbol"], number_of(match["length"])
+    symbol, addend = _find(elf, spec, code=False)
+    if symbol.type in CODE_TYPES and _in_code(elf, symbol.value):
+        place = _code_place(elf, symbol, addend)
+        return place._replace(size=length) if length else place
+    if elf.segment_at(symbol.value + addend) is None:
+        raise LocationError(f"{elf.path}: {_named(symbol, addend)} is not in any segment")
+    return _data_place(elf, symbol, addend, length)
+
+
+def _data_place(elf: ElfFile, symbol: Symbol, addend: int, length: int) -> Place:
+    """Data at a symbol; length 0: what is left of the symbol."""
+    vaddr = symbol.value + addend
+    offset = elf.vaddr_to_offset(vaddr)
+    left = symbol.size - addend if 0 <= addend < symbol.size else 0
+    return Place(
+        NO_OFFSET if offset is None else offset,
+        vaddr,
+        _named(symbol, addend),
+        symbol.name,
+        addend,
+        "data",
+        length or left,
+        "ok",
+        symbol.version,
+        symbol.source,
+        _spec_of(elf.symbols, symbol, addend),
+    )
+
+
+def place_at(elf: ElfFile, vaddr: int) -> Place:
+    """The code at an address of the file, named after what it belongs to; raises LocationError."""
+    segment = elf.segment_at(vaddr)
+    if segment is None:
+        raise LocationError(f"{elf.path}: {vaddr:#x} is not in any segment")
+    if not segment.executable or vaddr - segment.vaddr >= segment.file_size:
+        raise LocationError(f"{elf.path}: {vaddr:#x} is not in an executable segment")
+    offset = vaddr - segment.vaddr + segment.offset
+    symbol = elf.symbols.code_at(vaddr)
+    if symbol is None or (not symbol.size and not _same_section(elf, symbol.value, vaddr)):
+        return _checked(
+            elf,
+            Place(offset, vaddr, f"{offset:#x}", "", 0, "code", 0, "unknown", spec=f"{offset:#x}"),
+        )
+    addend = vaddr - symbol.value
+    return _checked(
+        elf,
+        Place(
+            offset,
+            vaddr,
+            _named(symbol, addend),
+            symbol.name,
+            addend,
+            "code",
+            symbol.size,
+            "unknown",
+            symbol.version,
+            symbol.source,
+            f"{offset:#x}",
+        ),
+    )
+
+
+def list_places(elf: ElfFile, pattern: str = "*") -> Iterator[Place]:
+    """What can be probed by name: code by address, then data (for watchpoints) by address.
+
+    ``pattern`` is a shell pattern for symbol names.
+    """
+    from fnmatch import translate
+
+    wanted = re.compile(translate(pattern)).match
+    seen: set[tuple[str, int]] = set()
+    table = elf.symbols
+    for symbol in table.code():
+        if not wanted(symbol.name) or not _in_code(elf, symbol.value):
+            continue
+        if symbol.type == STT_NOTYPE and not symbol.size and symbol.rank == Rank.LOCAL:
+            continue  # assembler's labels
+        spec = _spec_of(table, symbol, 0)
+        if (spec, symbol.value) not in seen:
+            seen.add((spec, symbol.value))
+            yield _code_place(elf, symbol, 0)
+    for symbol in table.variables():
+        spec = _spec_of(table, symbol, 0)
+        if wanted(symbol.name) and _fits(elf, symbol, code=False) and (spec, 0) not in seen:
+            seen.add((spec, 0))
+            yield _data_place(elf, symbol, 0, 0)
+
+
+def _at_offset(elf: ElfFile, offset: int) -> Place:
+    segment = elf.code_segment(offset)
+    if segment is None:
+        hint = "code lies at " + ", ".join(
+            f"{s.offset:#x}..{s.offset + s.file_size:#x}" for s in elf.segments if s.executable
+        )
+        meant = elf.segment_at(offset)
+        if meant is not None and meant.executable and offset - meant.vaddr < meant.file_size:
+            hint = (
+                f"{offset:#x} is an address; its file offset is "
+                f"{offset - meant.vaddr + meant.offset:#x}"
+            )
+        raise LocationError(
+            f"{elf.path}: file offset {offset:#x} is not in an executable segment", hint
+        )
+    return place_at(elf, offset - segment.offset + segment.vaddr)
+
+
+def _at_line(elf: ElfFile, file: str, line: int) -> list[Place]:
+    from dprobed.binary.lines import addresses_of_line
+
+    places = []
+    functions: set[int] = set()
+    for vaddr in addresses_of_line(elf, file, line):
+        segment = elf.segment_at(vaddr)
+        if segment is None or not segment.executable:
+            continue  # code that the linker threw away keeps its lines
+        symbol = elf.symbols.code_at(vaddr)
+        # One place in each function: the first, as loops come back to their line.
+        if symbol is not None and symbol.size:
+            if symbol.value in functions:
+                continue
+            functions.add(symbol.value)
+        places.append(place_at(elf, vaddr))
+    if not places:
+        raise LocationError(f"{elf.path}: the code of {file}:{line} is not in this file")
+    return places
+
+
+class _Wanted(NamedTuple):
+    name: str
+    version: str
+    source: str
+    addend: int
+
+
+def _parse(spec: str) -> _Wanted:
+    match = _SYMBOL_SPEC.match(spec)
+    if match is None:
+        raise LocationError(f"{spec!r} is not a place", "give a symbol, symbol+n or file.c:line")
+    addend = number_of(match["addend"]) if match["addend"] else 0
+    name, _, version = match["name"].partition("@")
+    return _Wanted(
+        name,
+        version.removeprefix("@"),
+        match["source"] or "",
+        -addend if match["sign"] == "-" else addend,
+    )
+
+
+def _find(elf: ElfFile, spec: str, *, code: bool) -> tuple[Symbol, int]:
+    wanted = _parse(spec)
+    table = elf.symbols
+    # A name may itself look like another form (C++'s operators do not, Go's methods do).
+    named = table.find(wanted.name)
+    found = [
+        symbol
+        for symbol in named
+        if (not wanted.version or symbol.version == wanted.version)
+        and (not wanted.source or _is_source(symbol.source, wanted.source))
+    ]
+    if not found:
+        raise _unknown(elf, wanted, named)
+    fitting = [symbol for symbol in found if _fits(elf, symbol, code=code)]
+    if not fitting:
+        raise _unfit(elf, found[0], code=code)
+    best = min(symbol.rank for symbol in fitting)
+    places = {symbol.value: symbol for symbol in fitting if symbol.rank == best}
+    if len(places) > 1:
+        raise _ambiguous(elf, wanted, list(places.values()))
+    return next(iter(places.values())), wanted.addend
+
+
+def _is_source(source: str, wanted: str) -> bool:
+    return source == wanted or source.endswith("/" + wanted)
+
+
+def _in_code(elf: ElfFile, vaddr: int) -> bool:
+    segment = elf.segment_at(vaddr)
+    if segment is None or not segment.executable or vaddr - segment.vaddr >= segment.file_size:
+        return False
+    section = elf.section_at(vaddr)
+    return section is None or section.executable
+
+
+def _same_section(elf: ElfFile, one: int, other: int) -> bool:
+    return elf.section_at(one) == elf.section_at(other)
+
+
+def _fits(elf: ElfFile, symbol: Symbol, *, code: bool) -> bool:
+    if symbol.type == STT_TLS:
+        return False
+    if code:
+        return symbol.type in CODE_TYPES and _in_code(elf, symbol.value)
+    return elf.segment_at(symbol.value) is not None
+
+
+def _unfit(elf: ElfFile, symbol: Symbol, *, code: bool) -> LocationError:
+    if symbol.type == STT_TLS:
+        return LocationError(
+            f"{elf.path}: {symbol.name} is thread-local: it has another address in each thread",
+            "watch an absolute address",
+        )
+    if code and symbol.type not in CODE_TYPES:
+        return LocationError(
+            f"{elf.path}: {symbol.name} is data, not code", "use a watchpoint with address="
+        )
+    return LocationError(
+        f"{elf.path}: {symbol.name} at {symbol.value:#x} is not "
+        + ("code" if code else "in any segment")
+    )
+
+
+def _unknown(elf: ElfFile, wanted: _Wanted, named: list[Symbol]) -> LocationError:
+    if named:
+        forms = tuple(sorted({_described(elf, symbol) for symbol in named}))
+        what = f"version {wanted.version}" if wanted.version else f"source file {wanted.source}"
+        return LocationError(f"{elf.path}: no {wanted.name} of {what}", "use one of these", forms)
+    from dprobed.binary.relocations import imports
+
+    if wanted.name in imports(elf):
+        return LocationError(
+            f"{elf.path}: {wanted.name} is not in this file, which takes it from a library",
+            "name the library as the program's module",
+        )
+    from dprobed.binary.cache import stripped
+    from dprobed.binary.suggest import similar
+
+    close = similar(wanted.name, elf.symbols.names())
+    hints = ["the candidates have similar names"] if close else []
+    if stripped(elf):
+        hints.append("the file is stripped: install its debug symbols, or use a file offset")
+    return LocationError(f"{elf.path}: no symbol {wanted.name}", " ".join(hints), tuple(close))
+
+
+def _ambiguous(elf: ElfFile, wanted: _Wanted, found: list[Symbol]) -> LocationError:
+    return LocationError(
+        f"{elf.path}: {wanted.name} is ambiguous: {len(found)} symbols have this name",
+        "name one of them as file.c:symbol, symbol@VERSION or by its file offset",
+        tuple(_described(elf, symbol) for symbol in found),
+    )
+
+
+def _described(elf: ElfFile, symbol: Symbol) -> str:
+    spec = _spec_of(elf.symbols, symbol, 0)
+    if not spec:
+        offset = elf.vaddr_to_offset(symbol.value)
+        spec = f"{symbol.value:#x}" if offset is None else f"{offset:#x}"
+    name = f"{symbol.source}:{symbol.name}" if symbol.source else symbol.name
+    return (
+        f"{spec} ({name} at {symbol.value:#x})" if name != spec else f"{spec} at {symbol.value:#x}"
+    )
+
+
+def _named(symbol: Symbol, addend: int) -> str:
+    version = f"@{symbol.version}" if symbol.rank == Rank.OLD_VERSION else ""
+    sign = "-" if addend < 0 else "+"
+    return f"{symbol.name}{version}{sign}{abs(addend):#x}"
+
+
+def _spec_of(table: SymbolTable, symbol: Symbol, addend: int) -> str:
+    """A text that means this symbol and no other."""
+    same = table.find(symbol.name)
+    suffix = f"{'-' if addend < 0 else '+'}{abs(addend):#x}" if addend else ""
+
+    def alone(others: Iterable[Symbol]) -> bool:
+        return all(other.value == symbol.value for other in others)
+
+    if not same:
+        return ""  # a name that cannot be written
+    if alone(s for s in same if s.rank <= symbol.rank):
+        return symbol.name + suffix
+    versioned = [s for s in same if s.version == symbol.version]
+    if symbol.version and alone(versioned):
+        return f"{symbol.name}@{symbol.version}{suffix}"
+    sourced = [s for s in same if _is_source(s.source, symbol.source)]
+    if symbol.source and alone(sourced):
+        return f"{symbol.source}:{symbol.name}{suffix}"
+    return ""
+
+
+def _code_place(elf: ElfFile, symbol: Symbol, addend: int) -> Place:
+    vaddr = symbol.value + addend
+    segment = elf.segment_at(vaddr)
+    if segment is None or not segment.executable or vaddr - segment.vaddr >= segment.file_size:
+        raise LocationError(f"{elf.path}: {_named(symbol, addend)} is not in an executable segment")
+    offset = vaddr - segment.vaddr + segment.offset
+    ifunc = symbol.type == STT_GNU_IFUNC
+    place = Place(
+        offset,
+        vaddr,
+        _named(symbol, addend),
+        symbol.name,
+        addend,
+        "ifunc" if ifunc else "code",
+        symbol.size,
+        "ok" if not addend else "unknown",
+        symbol.version,
+        symbol.source,
+        _spec_of(elf.symbols, symbol, addend) or f"{offset:#x}",
+    )
+    if ifunc:
+        return place._replace(file_offset=offset - addend, vaddr=symbol.value)
+    return place if not addend else _checked(elf, place)
+
+
+def _checked(elf: ElfFile, place: Place) -> Place:
+    """The place, its boundary known; raises LocationError if no instruction begins there."""
+    from dprobed.binary.boundary import check
+
+    section = elf.section_at(place.vaddr)
+    if section is not None and not section.executable:
+        raise LocationError(
+            f"{elf.path}: {place.name} is in section {section.name}, which is not code"
+        )
+    return place._replace(boundary=check(elf, place.vaddr, place.name))

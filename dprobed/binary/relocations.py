@@ -1,0 +1,141 @@
+"""Which words of a module the dynamic linker fills with the address of a function.
+
+For IFUNC symbols: the file has only the resolver; which function it chose is seen in the live
+process, in a word that the dynamic linker (or the start-up code of a static program) has filled.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from typing import Final
+
+from dprobed.binary.elf import (
+    DT_JMPREL,
+    DT_PLTRELSZ,
+    DT_RELA,
+    DT_RELASZ,
+    SHF_ALLOC,
+    ElfFile,
+    name_bytes,
+)
+from dprobed.binary.symbols import SYMBOL, RawSymbols, raw_tables
+
+_RELA: Final = struct.Struct("<QQq")
+_SHT_RELA: Final = 4
+_SHT_DYNSYM: Final = 11
+_R_GLOB_DAT, _R_JUMP_SLOT, _R_IRELATIVE = 6, 7, 37
+_INFO: Final = 8  # where in a relocation its type, symbol and addend begin
+
+
+def _relocations(elf: ElfFile) -> Iterator[bytes]:
+    """The tables of relocations."""
+    if elf.dynamic:
+        for start, size in ((DT_JMPREL, DT_PLTRELSZ), (DT_RELA, DT_RELASZ)):
+            if start in elf.dynamic and elf.dynamic.get(size):
+                yield elf.read_vaddr(elf.dynamic[start], elf.dynamic[size])
+    else:
+        # A static program has no dynamic section; its start-up code applies .rela.plt itself.
+        for section in elf.sections:
+            if section.type == _SHT_RELA and section.flags & SHF_ALLOC and section.size:
+                yield elf.content(section)
+
+
+def _records(table: bytes, size: int, field: int, value: bytes) -> Iterator[int]:
+    """Where in a table the records of ``size`` bytes begin that have ``value`` at ``field``.
+
+    By searching bytes: libpython alone has 30,000 relocations, and every thread waits.
+    """
+    position = table.find(value, field)
+    while position >= 0:
+        if position % size == field and position - field + size <= len(table):
+            yield position - field
+        position = table.find(value, position + 1)
+
+
+def _slots(elf: ElfFile, field: int, values: list[bytes]) -> list[int]:
+    return sorted(
+        {
+            _RELA.unpack_from(table, record)[0]
+            for table in _relocations(elf)
+            for value in values
+            for record in _records(table, _RELA.size, field, value)
+        }
+    )
+
+
+def ifunc_slots(elf: ElfFile, resolver_vaddr: int) -> list[int]:
+    """The words in this module that hold what the resolver at ``resolver_vaddr`` chose."""
+    return _slots(elf, _INFO, [struct.pack("<QQ", _R_IRELATIVE, resolver_vaddr)])
+
+
+def import_slots(elf: ElfFile, symbol: str, version: str = "") -> list[int]:
+    """The words by which this module refers to ``symbol``, wherever that is defined.
+
+    With lazy binding a word may still lead into this module's own procedure linkage table.
+    ``version`` tells symbols of one name apart, where the module says which it wants.
+    """
+    wanted: list[bytes] = []
+    for table in raw_tables(elf, (_SHT_DYNSYM,)):
+        needed: dict[int, bytes] | None = None
+        for number in _numbers_of(table, symbol):
+            if version:
+                needed = _needed_versions(elf, table) if needed is None else needed
+                index = _version_index(table, number)
+                name = needed.get(index) or table.version_names.get(index, b"")
+                if name and name != name_bytes(version):
+                    continue
+            wanted += [struct.pack("<II", kind, number) for kind in (_R_GLOB_DAT, _R_JUMP_SLOT)]
+    return _slots(elf, _INFO, wanted) if wanted else []
+
+
+def _numbers_of(table: RawSymbols, symbol: str) -> Iterator[int]:
+    """The numbers of the symbols of this name. Names may share their ends."""
+    name = name_bytes(symbol) + b"\0"
+    position = table.strings.find(name)
+    while position >= 0:
+        for record in _records(table.symbols, SYMBOL.size, 0, position.to_bytes(4, "little")):
+            yield record // SYMBOL.size
+        position = table.strings.find(name, position + 1)
+
+
+def _version_index(table: RawSymbols, number: int) -> int:
+    entry = table.versions[number * 2 : number * 2 + 2]
+    return int.from_bytes(entry, "little") & 0x7FFF
+
+
+def _needed_versions(elf: ElfFile, table: RawSymbols) -> dict[int, bytes]:
+    """Version index → name, from .gnu.version_r."""
+    section = next((s for s in elf.sections if s.type == 0x6FFFFFFE), None)
+    names: dict[int, bytes] = {}
+    if section is None:
+        return names
+    raw = elf.content(section)
+    position = 0
+    while position + 16 <= len(raw):
+        _, count, _, auxiliary, step = struct.unpack_from("<HHIII", raw, position)
+        where = position + auxiliary
+        for _ in range(count):
+            if where + 16 > len(raw):
+                break
+            _, _, index, name, next_one = struct.unpack_from("<IHHII", raw, where)
+            end = table.strings.find(b"\0", name)
+            names[index & 0x7FFF] = table.strings[name:end] if end >= 0 else b""
+            if not next_one:
+                break
+            where += next_one
+        if not step:
+            break
+        position += step
+    return names
+
+
+def imports(elf: ElfFile) -> set[str]:
+    """The names that the file takes from other modules."""
+    found: set[str] = set()
+    for table in raw_tables(elf, (_SHT_DYNSYM,)):
+        for offset, _, _, section, _, _ in SYMBOL.iter_unpack(table.symbols):
+            if not section:
+                end = table.strings.find(b"\0", offset)
+                found.add(table.strings[offset : max(end, offset)].decode("utf-8", "replace"))
+    return found

@@ -1,0 +1,71 @@
+"""Where code begins and ends by .eh_frame, through the sorted table of .eh_frame_hdr.
+
+Format: Linux Standard Base Core, "Exception Frames"; pointer encodings as DW_EH_PE_*.
+"""
+
+from __future__ import annotations
+
+import struct
+from bisect import bisect_right
+
+from dprobed.binary.elf import ElfFile
+
+# The one form of table that linkers write: version 1, pointer to .eh_frame relative to itself,
+# 4-byte count, pairs of 4-byte numbers relative to the header.
+_HEADER = b"\x01\x1b\x03\x3b"
+
+
+def fde_range(elf: ElfFile, vaddr: int) -> tuple[int, int] | None:
+    """Start and end of the unwind entry that covers ``vaddr``; ``None`` if there is none."""
+    if elf.unwind_header is None:
+        return None
+    base = elf.unwind_header[0]
+    raw = elf.unwind_table
+    if raw[:4] != _HEADER or len(raw) < 12:
+        return None
+    count = min(int.from_bytes(raw[8:12], "little"), (len(raw) - 12) // 8)
+    table = memoryview(raw)[12 : 12 + count * 8].cast("i")
+    index = bisect_right(table[::2], vaddr - base) - 1
+    if index < 0:
+        return None
+    start = base + table[2 * index]
+    length = _length(elf, base + table[2 * index + 1])
+    return (start, start + length) if start <= vaddr < start + length else None
+
+
+def _length(elf: ElfFile, fde: int) -> int:
+    """How many bytes of code an entry covers; 0 if it cannot be told."""
+    offset = elf.vaddr_to_offset(fde)
+    if offset is None or offset + 8 > elf.size:
+        return 0
+    entry = elf.read(offset, min(24, elf.size - offset))
+    (back,) = struct.unpack_from("<I", entry, 4)
+    size = _pointer_size(elf, offset + 4 - back)
+    field = entry[8 + size : 8 + 2 * size]
+    return int.from_bytes(field, "little") if size and len(field) == size else 0
+
+
+def _pointer_size(elf: ElfFile, cie: int) -> int:
+    """The size of code pointers in entries of this CIE, from its augmentation."""
+    if cie < 0 or cie + 9 > elf.size:
+        return 0
+    raw = elf.read(cie, min(64, elf.size - cie))
+    end = raw.find(b"\0", 9)
+    augmentation = raw[9:end] if end > 0 else b""
+    if not augmentation.startswith(b"z"):
+        return 8 if end == 9 else 0
+    position = end + 1
+    for _ in range(4):  # code and data alignment, return register, length of what follows
+        while position < len(raw) and raw[position] & 0x80:
+            position += 1
+        position += 1
+    for letter in augmentation[1:]:
+        if position >= len(raw):
+            return 0
+        if letter == ord("R"):
+            return {0x0: 8, 0x2: 2, 0x3: 4, 0x4: 8}.get(raw[position] & 7, 0)
+        if letter == ord("P"):
+            position += 1 + {0x0: 8, 0x2: 2, 0x3: 4, 0x4: 8}.get(raw[position] & 7, 0)
+        elif letter == ord("L"):
+            position += 1
+    return 0

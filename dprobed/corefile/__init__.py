@@ -1,0 +1,1 @@
+"""Core dumps as files: what goes in, the ELF file, where it is kept."""

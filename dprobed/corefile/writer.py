@@ -1,0 +1,349 @@
+"""The ELF core file: layout, notes, and memory with holes where it is zero.
+
+    ELF header | program headers (PT_NOTE, one PT_LOAD a mapping) | notes | pad | memory
+    (a 65,535th program header moves the count into section header 0, elf(5) PN_XNUM)
+
+Notes as the kernel writes them: NT_PRSTATUS of the first thread, then what concerns the process,
+then that thread's other registers; then PRSTATUS and the rest of each further thread. Debuggers
+take the first thread for the current one.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import struct
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple, Protocol
+
+from dprobed.corefile.areas import PAGE, Area
+
+NT_PRSTATUS: Final = 1
+NT_PRFPREG: Final = 2
+NT_PRPSINFO: Final = 3
+NT_AUXV: Final = 6
+NT_X86_XSTATE: Final = 0x202
+NT_SIGINFO: Final = 0x53494749
+NT_FILE: Final = 0x46494C45
+
+_EHDR: Final = struct.Struct("<16sHHIQQQIHHHHHH")
+_PHDR: Final = struct.Struct("<IIQQQQQQ")
+_SHDR: Final = struct.Struct("<IIQQQQIIQQ")
+_IDENT: Final = b"\x7fELF\x02\x01\x01" + bytes(9)
+_ET_CORE: Final = 4
+_EM_X86_64: Final = 62
+_PT_LOAD: Final = 1
+_PT_NOTE: Final = 4
+_PN_XNUM: Final = 0xFFFF
+#: struct elf_prstatus, struct elf_prpsinfo (include/linux/elfcore.h).
+_PRSTATUS: Final = struct.Struct("<3ihxxQQ4i8Q216si4x")
+_PRPSINFO: Final = struct.Struct("<b1sbb4xQII4i16s80s")
+_STATES: Final = "RSDTZW"
+
+#: In an XSAVE area: XCR0, as the kernel leaves it there, and where its parts are (CPUID 0xd);
+#: the mask registers are followed by the upper halves, then by zmm16 to zmm31.
+_XCR0: Final = slice(464, 472)
+_AVX512: Final = 0xE0
+_AMD_OPMASK: Final = 832
+_AMD_PKRU: Final = 2432
+_INTEL_OPMASK: Final = 1088
+_INTEL_PKRU: Final = 2688
+
+_PIECE: Final = 8 << 20
+_CHUNK: Final = 1 << 19
+_ZEROS: Final = bytes(PAGE)
+_CHUNK_ZEROS: Final = bytes(_CHUNK)
+#: In an entry of /proc/PID/pagemap: bit 63 present, bit 62 swapped. By its highest byte.
+_TOUCHED: Final = bytes(1 if byte & 0xC0 else 0 for byte in range(256))
+_RUN: Final = re.compile(rb"\x01+")
+
+
+@dataclass(slots=True)
+class ThreadImage:
+    """One thread. ``registers``: a user_regs_struct; ``times``: four pairs (s, µs)."""
+
+    tid: int
+    registers: bytes
+    fpregs: bytes = b""
+    xstate: bytes = b""
+    signal: int = 0
+    siginfo: bytes = b""
+    pending: int = 0
+    blocked: int = 0
+    ids: tuple[int, int, int, int] = (0, 0, 0, 0)
+    times: tuple[int, ...] = (0,) * 8
+
+
+@dataclass(slots=True)
+class ProcessImage:
+    """What a core says of a process besides its memory; the first thread is the current one."""
+
+    threads: list[ThreadImage]
+    state: str
+    nice: int
+    flags: int
+    uid: int
+    gid: int
+    ids: tuple[int, int, int, int]
+    name: bytes
+    arguments: bytes
+    auxv: bytes
+
+
+@dataclass(slots=True)
+class Memory:
+    """Where memory is read: ``mem`` and ``pagemap`` are descriptors of /proc/PID's files.
+
+    ``original``: bytes under our breakpoints; ``kept``: ranges that were read before.
+    """
+
+    mem: int
+    pagemap: int
+    original: dict[int, int] = field(default_factory=dict)
+    kept: list[tuple[int, bytes]] = field(default_factory=list)
+
+
+class VanishedError(Exception):
+    """The process whose memory is read has ended."""
+
+
+class Sink(Protocol):
+    """Takes a file's parts, in the order of their places; what is left out is zero."""
+
+    def put(self, offset: int, data: bytes | memoryview) -> None:
+        """Store bytes at a place behind all that were stored before."""
+        ...
+
+    def finish(self, size: int) -> None:
+        """The file is this long."""
+        ...
+
+
+def _note(name: bytes, kind: int, data: bytes) -> bytes:
+    head = struct.pack("<III", len(name) + 1, len(data), kind)
+    return head + _padded(name + b"\0") + _padded(data)
+
+
+def _padded(data: bytes) -> bytes:
+    return data + bytes(-len(data) % 4)
+
+
+def portable_xstate(data: bytes) -> bytes:
+    """An XSAVE area with AVX-512 and PKRU where Intel's processors have them.
+
+    AMD's have them earlier, and a core does not say where: up to version 13, gdb knows Intel's
+    places only, and would read none of the vector registers.
+    """
+    mask = int.from_bytes(data[_XCR0], "little")
+    if mask & _AVX512 != _AVX512 or len(data) not in (_AMD_PKRU, _AMD_PKRU + 8):
+        return data
+    moved = bytearray(data[:_AMD_OPMASK].ljust(_INTEL_PKRU, b"\0"))
+    moved[_INTEL_OPMASK : _INTEL_OPMASK + 64] = data[_AMD_OPMASK : _AMD_OPMASK + 64]
+    moved[_INTEL_OPMASK + 64 :] = data[_AMD_OPMASK + 64 : _AMD_PKRU]
+    return bytes(moved) + data[_AMD_PKRU:]
+
+
+def prstatus(thread: ThreadImage) -> bytes:
+    """A ``struct elf_prstatus``."""
+    code, error = struct.unpack_from("<ii", thread.siginfo.ljust(12, b"\0"), 4)[::-1]
+    return _PRSTATUS.pack(
+        thread.signal,
+        code,
+        error,
+        thread.signal,
+        thread.pending,
+        thread.blocked,
+        *thread.ids,
+        *thread.times,
+        thread.registers,
+        bool(thread.fpregs),
+    )
+
+
+def _prpsinfo(process: ProcessImage) -> bytes:
+    number = max(_STATES.find(process.state), 0)
+    return _PRPSINFO.pack(
+        number,
+        process.state.encode(),
+        process.state == "Z",
+        process.nice,
+        process.flags,
+        process.uid,
+        process.gid,
+        *process.ids,
+        process.name[:15],
+        process.arguments[:79],
+    )
+
+
+def _nt_file(areas: Iterable[Area]) -> bytes:
+    files = [area for area in areas if area.is_file]
+    ranges = b"".join(struct.pack("<QQQ", a.start, a.end, a.offset // PAGE) for a in files)
+    names = b"".join(area.path + b"\0" for area in files)
+    return struct.pack("<QQ", len(files), PAGE) + ranges + names
+
+
+def notes(process: ProcessImage, areas: Iterable[Area]) -> bytes:
+    """The contents of PT_NOTE."""
+    parts = []
+    for index, thread in enumerate(process.threads):
+        parts.append(_note(b"CORE", NT_PRSTATUS, prstatus(thread)))
+        if index == 0:
+            parts += [
+                _note(b"CORE", NT_PRPSINFO, _prpsinfo(process)),
+                _note(b"CORE", NT_SIGINFO, thread.siginfo.ljust(128, b"\0")),
+                _note(b"CORE", NT_AUXV, process.auxv),
+                _note(b"CORE", NT_FILE, _nt_file(areas)),
+            ]
+        elif thread.siginfo:
+            parts.append(_note(b"CORE", NT_SIGINFO, thread.siginfo))
+        if thread.fpregs:
+            parts.append(_note(b"CORE", NT_PRFPREG, thread.fpregs))
+        if thread.xstate:
+            parts.append(_note(b"LINUX", NT_X86_XSTATE, portable_xstate(thread.xstate)))
+    return b"".join(parts)
+
+
+class Piece(NamedTuple):
+    """A part of a mapping, not too large, that goes to ``place`` in the file."""
+
+    area: Area
+    start: int
+    end: int
+    place: int
+
+
+def layout(
+    process: ProcessImage, segments: list[tuple[Area, int]]
+) -> tuple[bytes, list[Piece], int]:
+    """What the file begins with, where memory goes, and the file's size.
+
+    ``segments``: each mapping with how much of it goes in.
+    """
+    note = notes(process, [area for area, _ in segments])
+    count = len(segments) + 1
+    many = count >= _PN_XNUM
+    headers_end = _EHDR.size + count * _PHDR.size
+    note_at = headers_end + (_SHDR.size if many else 0)
+    at = -(-(note_at + len(note)) // PAGE) * PAGE
+    header = _EHDR.pack(
+        _IDENT,
+        _ET_CORE,
+        _EM_X86_64,
+        1,
+        0,
+        _EHDR.size,
+        headers_end if many else 0,
+        0,
+        _EHDR.size,
+        _PHDR.size,
+        _PN_XNUM if many else count,
+        _SHDR.size if many else 0,
+        int(many),
+        0,
+    )
+    parts = [header, _PHDR.pack(_PT_NOTE, 0, note_at, 0, 0, len(note), 0, 4)]
+    pieces = []
+    for area, size in segments:
+        rights = sum(4 >> bit for bit, letter in enumerate(b"rwx") if area.perms[bit] == letter)
+        length = area.end - area.start
+        parts.append(_PHDR.pack(_PT_LOAD, rights, at, area.start, 0, size, length, PAGE))
+        for start in range(area.start, area.start + size, _PIECE):
+            end = min(area.start + size, start + _PIECE)
+            pieces.append(Piece(area, start, end, at + start - area.start))
+        at += size
+    if many:
+        parts.append(_SHDR.pack(0, 0, 0, 0, 0, 0, 0, count, 0, 0))
+    return b"".join([*parts, note]), pieces, at
+
+
+def write_pieces(sink: Sink, pieces: Iterable[Piece], memory: Memory) -> None:
+    """Write memory.
+
+    What cannot be read is zero: a page behind the end of a mapped file, or a guard. Raises
+    VanishedError.
+    """
+    reader = _Reader(memory)
+    for piece in pieces:
+        for address, data in reader.pages(piece):
+            sink.put(piece.place + address - piece.start, data)
+
+
+class _Reader:
+    """Memory of the process, the parts that are not zero."""
+
+    def __init__(self, memory: Memory) -> None:
+        self._memory = memory
+        self._buffer = bytearray(_CHUNK)
+        self._view = memoryview(self._buffer)
+        self._patched = sorted(memory.original)
+
+    def pages(self, piece: Piece) -> Iterator[tuple[int, memoryview]]:
+        """Runs of pages that are not zero; a view is good until the next one is asked for."""
+        for low, high in self._touched(piece.area, piece.start, piece.end):
+            for address in range(low, high, _CHUNK):
+                length = min(_CHUNK, high - address)
+                self._read(address, length)
+                self._restore(address, length)
+                for start, end in self._filled(length):
+                    yield address + start, self._view[start:end]
+
+    def _touched(self, area: Area, low: int, high: int) -> Iterator[tuple[int, int]]:
+        """The ranges of a part of a mapping that may be other than zero."""
+        if area.full:
+            yield low, high
+            return
+        known = area.is_anonymous and not any(
+            at < high and low < at + len(data) for at, data in self._memory.kept
+        )
+        size = (high - low) // PAGE * 8
+        entries = os.pread(self._memory.pagemap, size, low // PAGE * 8) if known else b""
+        if len(entries) != size:  # or not readable for us
+            yield low, high
+            return
+        for run in _RUN.finditer(entries[7::8].translate(_TOUCHED)):
+            yield low + run.start() * PAGE, low + run.end() * PAGE
+
+    def _read(self, address: int, length: int) -> None:
+        for at, data in self._memory.kept:
+            if at <= address and address + length <= at + len(data):
+                self._view[:length] = data[address - at : address - at + length]
+                return
+        # Not process_vm_readv: it pins pages, and the kernel gives a pinned page that is shared
+        # after a ``fork`` a copy of its own (gup_must_unshare): all memory twice.
+        done = 0
+        while done < length:
+            try:
+                got = os.preadv(self._memory.mem, [self._view[done:length]], address + done)
+            except OSError:
+                got = PAGE
+                self._view[done : done + PAGE] = _ZEROS
+            if not got:  # nobody uses that memory any longer (mem_rw, fs/proc/base.c)
+                raise VanishedError
+            done += got
+
+    def _restore(self, address: int, length: int) -> None:
+        first = bisect_left(self._patched, address)
+        for at in self._patched[first:]:
+            if at >= address + length:
+                break
+            if self._buffer[at - address] == 0xCC:
+                self._buffer[at - address] = self._memory.original[at]
+
+    def _filled(self, length: int) -> Iterator[tuple[int, int]]:
+        """Runs of pages in the buffer that are not zero."""
+        buffer = self._buffer
+        if length == _CHUNK and buffer == _CHUNK_ZEROS:
+            return
+        start = -1
+        for at in range(0, length, PAGE):
+            if buffer[at] or buffer[at : at + PAGE] != _ZEROS:
+                if start < 0:
+                    start = at
+            elif start >= 0:
+                yield start, at
+                start = -1
+        if start >= 0:
+            yield start, length

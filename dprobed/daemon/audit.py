@@ -1,0 +1,51 @@
+"""Refusals in the daemon's log and in the journal, at a bounded rate for each user.
+
+A user who is refused may ask a thousand times a second; what is not written is counted, and said
+with the next one that is.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Final
+
+from dprobed import journal
+from dprobed.daemon.history import Pace
+from dprobed.policy.model import Denial
+from dprobed.policy.rights import words
+
+_NOTICE: Final = "5"
+
+_log = logging.getLogger("dprobed")
+
+
+class Audit:
+    """Writes refusals down."""
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self._pace = Pace(now)
+
+    def deny(self, denial: Denial) -> None:
+        """Note a refusal."""
+        silent = self._pace.take(denial.uid)
+        if silent is None:
+            return
+        text = f"denied: {denial.text}"
+        if silent:
+            text += f" ({silent} more were denied since the last that was written)"
+        _log.warning("%s", text)
+        fields = {
+            "MESSAGE": text,
+            "PRIORITY": _NOTICE,
+            "SYSLOG_IDENTIFIER": "dprobed",
+            "OBJECT_PID": str(denial.pid),
+            "DPROBE_EVENT": "denied",
+            "DPROBE_UID": str(denial.uid),
+            "DPROBE_PID": str(denial.pid),
+            "DPROBE_RULE": denial.rule,
+            "DPROBE_RULE_PLACE": denial.place,
+            "DPROBE_RIGHTS": words(denial.missing),
+        }
+        journal.post(fields)

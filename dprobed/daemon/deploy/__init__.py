@@ -1,0 +1,1 @@
+"""Global probepoints: programs for a selection of processes, those to come included."""

@@ -1,0 +1,87 @@
+"""Whether a process is among those that a client means."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import re
+from collections.abc import Callable, Sequence
+
+from dprobed.policy.glob import GlobError, translate
+from dprobed.policy.match import user_number
+from dprobed.proc import procfs
+from dprobed.proc.processes import Process
+from dprobed.wire import messages
+
+
+class SelectionError(ValueError):
+    """A selection that cannot be; the text says why."""
+
+
+class Selector:
+    """A selection, ready to be asked; raises SelectionError where it can mean no process.
+
+    ``rule``: the name of the policy that decides about a process; none does where it is not given.
+    """
+
+    def __init__(
+        self, selection: messages.Selection, rule: Callable[[Process], str] = lambda process: ""
+    ) -> None:
+        self.selection = selection
+        self._rule = rule
+        self._uid = None if selection.user is None else _uid(selection.user)
+        self._exe = None if selection.exe is None else _pattern("exe", selection.exe, path=True)
+        self._unit = None if selection.unit is None else _pattern("unit", selection.unit)
+
+    @property
+    def takes_unmapped(self) -> bool:
+        """Whether a process is taken that does not map the module: its executable was named."""
+        return self.selection.exe is not None
+
+    @property
+    def needs_facts(self) -> bool:
+        """Whether it depends on more than the executable."""
+        wanted = self.selection
+        return (self._uid, wanted.unit, wanted.policy) != (None, None, None)
+
+    def may_select(self, paths: Sequence[str]) -> bool:
+        """Whether a process whose executable has these paths can be meant at all."""
+        return self._exe is None or any(map(self._exe.fullmatch, paths))
+
+    def selects(self, process: Process) -> bool:
+        """Whether what does not depend on the executable holds for the process."""
+        return (
+            self._uid in (None, process.uid)
+            and (self._unit is None or bool(process.unit and self._unit.fullmatch(process.unit)))
+            and self.selection.policy in (None, self._rule(process))
+        )
+
+
+def paths_of(pid: int) -> list[str]:
+    """The paths of what a process executes: as its mount namespace has it, and as the process
+    itself does where it has another root (chroot). Empty where that cannot be read."""
+    # For every new process of the machine: a Path would take ten times as long as the kernel.
+    try:
+        exe = os.readlink(f"/proc/{pid}/exe").removesuffix(" (deleted)")  # noqa: PTH115
+        root = os.readlink(f"/proc/{pid}/root")  # noqa: PTH115
+    except OSError:
+        witness = procfs.witness(pid)
+        return paths_of(witness) if witness != pid else []
+    return [exe, exe.removeprefix(root)] if root != "/" and exe.startswith(root + "/") else [exe]
+
+
+def _uid(user: str) -> int:
+    if (number := user_number(user)) is not None:
+        return number
+    try:
+        return pwd.getpwnam(user).pw_uid
+    except (KeyError, ValueError):
+        raise SelectionError(f"there is no user `{user}`") from None
+
+
+def _pattern(what: str, pattern: str, *, path: bool = False) -> re.Pattern[str]:
+    try:
+        return translate(pattern, path=path)
+    except GlobError as error:
+        where = f" (at letter {error.at + 1})" if pattern else ""
+        raise SelectionError(f"--{what} {pattern!r} is no pattern: {error}{where}") from None

@@ -1,0 +1,122 @@
+"""Policies and decisions as messages, for `dprobe policy`."""
+
+from __future__ import annotations
+
+import grp
+from collections.abc import Iterator
+
+from dprobed.policy.match import Condition, Match
+from dprobed.policy.model import Decision, Limits, Policies, Policy, Rights, user_name
+from dprobed.policy.rights import ALL, Right
+from dprobed.proc import procfs
+from dprobed.proc.processes import Process
+from dprobed.wire import messages
+
+
+def policy_info(policy: Policy) -> messages.PolicyInfo:
+    """A policy as it is listed."""
+    application = policy.application
+    return messages.PolicyInfo(
+        name=policy.name,
+        place=policy.place,
+        match=list(_match(policy.match)),
+        rights={who: _words(rights) for who, rights in _named(policy.rights)},
+        programs=[each.path for each in application.programs] if application else [],
+        seconds=application.seconds if application else None,
+        processes=application.processes if application else None,
+        limits=_limits(application.limits if application else Limits()),
+        budget=_limits(policy.budget),
+        follow_forks=policy.follow_forks,
+        hold=policy.hold,
+    )
+
+
+def explain(policies: Policies, process: Process) -> messages.Explanation:
+    """Which rule decides about a process, how it came to that, and what follows."""
+    decision = policies.decide(process)
+    application = decision.application
+    return messages.Explanation(
+        pid=process.pid,
+        comm=process.comm,
+        exe=process.exe,
+        uid=process.uid,
+        rule=decision.rule,
+        place=decision.place,
+        protected=decision.protected,
+        obstacle=_obstacle(policies, process.pid),
+        steps=[
+            messages.PolicyStep(
+                policy=step.policy,
+                place=step.place,
+                matches=step.matches,
+                tested=[str(tested) for tested in step.tested],
+            )
+            for step in policies.explain(process)
+        ],
+        rights=_rights(decision),
+        programs=[each.path for each in application.programs] if application else [],
+        budget=_limits(decision.budget),
+        follow_forks=decision.follow_forks,
+        hold=decision.hold,
+    )
+
+
+def _obstacle(policies: Policies, pid: int) -> str:
+    """Why it cannot be probed, whoever asks. That we probe it already is no reason."""
+    status = procfs.status(pid)
+    if status is not None and status.tracer and policies.is_ours(status.tracer):
+        return ""
+    return procfs.refusal(pid) or ""
+
+
+def _rights(decision: Decision) -> dict[str, list[str]]:
+    """What everybody may do whom the rule or the default gives something."""
+    process = decision.process
+    found = {"root": decision.rights(0, frozenset({0}))}
+    if len(set(process.uids)) == 1 and process.uid != 0:
+        found[f"{user_name(process.uid)}, whose it is"] = decision.rights(
+            process.uid, frozenset(process.gids)
+        )
+    if decision.policy is not None and not decision.protected:
+        for uid in decision.policy.rights.users:
+            if uid not in (0, process.uid):
+                found[user_name(uid)] = decision.rights(uid, frozenset())
+        for gid, rights in decision.policy.rights.groups.items():
+            found[group_name(gid)] = rights
+    return {who: _words(rights) for who, rights in found.items()}
+
+
+def _named(rights: Rights) -> Iterator[tuple[str, frozenset[Right]]]:
+    if rights.own is not None:
+        yield "self", rights.own
+    for uid, each in rights.users.items():
+        yield user_name(uid), each
+    for gid, each in rights.groups.items():
+        yield group_name(gid), each
+
+
+def group_name(gid: int) -> str:
+    """A group for people."""
+    try:
+        return f"group {gid} ({grp.getgrgid(gid).gr_name})"
+    except KeyError:
+        return f"group {gid}"
+
+
+def _words(rights: frozenset[Right]) -> list[str]:
+    return [str(right) for right in Right if right in rights & ALL] or ["deny"]
+
+
+def _match(match: Match, before: str = "") -> Iterator[str]:
+    for condition in match.conditions:
+        yield before + _condition(condition)
+    for excluded in match.exclude:
+        yield from _match(excluded, "not ")
+
+
+def _condition(condition: Condition) -> str:
+    return f"{condition.name}: {' or '.join(condition.written)}"
+
+
+def _limits(limits: Limits) -> messages.LimitsInfo:
+    return messages.LimitsInfo(share=limits.share, hits_per_second=limits.hits, over=limits.action)

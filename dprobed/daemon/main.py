@@ -1,0 +1,285 @@
+"""``dprobed``: the daemon's command line, its socket on disk, its start and its end."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import fcntl
+import logging
+import os
+import resource
+import signal
+import socket
+import stat
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+from dprobed import __version__
+from dprobed.daemon.gate import Gate
+from dprobed.daemon.requests import Registry
+from dprobed.daemon.server import Server
+from dprobed.daemon.tracer_process import Supervisor, TracerMain, preload
+from dprobed.policy import config as configuration
+from dprobed.policy.source import PolicyError
+from dprobed.policy.store import PolicyStore
+from dprobed.printable import LAYOUT, printable
+from dprobed.wire.messages import default_socket
+
+#: Seconds that tracers have at our end to take their probes out; they go on by themselves after it.
+PATIENCE: Final = 10.0
+#: Descriptors that it may have open, where the limit can be raised to that: every tracer takes two.
+DESCRIPTORS: Final = 1 << 14
+#: Seconds that a process is held without a debugger.
+HOLD_LIMIT: Final = 600.0
+
+_log = logging.getLogger("dprobed")
+
+
+class _Lines(logging.Formatter):
+    """Messages that cannot be taken for others: their further lines are indented."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The message, with a traceback if there is one."""
+        return printable(super().format(record), LAYOUT).replace("\n", "\n    ")
+
+
+class StartError(Exception):
+    """The daemon cannot start; the text says why and what to do."""
+
+
+def _check_proc() -> None:
+    """That /proc shows the processes that our numbers mean; raises StartError.
+
+    In a new process namespace it is still that of the old one until somebody mounts it anew: what
+    is decided about the one process would then be done to another.
+    """
+    try:
+        shown = str(Path("/proc/self").readlink())
+    except OSError as error:
+        raise StartError(f"/proc/self: {error.strerror}; run: mount -t proc proc /proc") from None
+    if shown != str(os.getpid()):
+        raise StartError(
+            f"/proc is that of another process namespace (this process is {os.getpid()}, and "
+            f"{shown} there); run: mount -t proc proc /proc"
+        )
+
+
+def _private_folder(path: Path) -> None:
+    """Make the socket's folder, or check that nobody else can put anything into it.
+
+    Raises StartError.
+    """
+    public = os.geteuid() == 0 and path == Path("/run/dprobed")
+    try:
+        with contextlib.suppress(FileExistsError):
+            path.mkdir(mode=0o755 if public else 0o700)
+        status = path.lstat()
+    except OSError as error:
+        raise StartError(f"{path}: {error.strerror}; choose another place by --socket") from None
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
+        raise StartError(
+            f"{path} is not a folder of user {os.geteuid()}; remove it, or use --socket"
+        )
+    if status.st_mode & 0o022:
+        raise StartError(f"{path} can be written to by others; run: chmod go-w {path}")
+
+
+@contextlib.contextmanager
+def listening_socket(path: Path) -> Iterator[socket.socket]:
+    """A listening socket at ``path``: only its owner (and root) can connect to it; to root's, all.
+
+    A lock beside it tells a daemon that runs from a socket that a dead one left; raises StartError.
+    """
+    lock_path = path.with_name(path.name + ".lock")
+    try:
+        lock = _lock(lock_path)
+    except BlockingIOError:
+        raise StartError(f"another dprobed listens at {path}; use --socket for a second") from None
+    except OSError as error:
+        raise StartError(f"{lock_path}: {error.strerror}") from None
+    try:
+        try:
+            if path.exists() or path.is_symlink():
+                if not stat.S_ISSOCK(path.lstat().st_mode):
+                    raise StartError(
+                        f"{path} is there and is no socket; remove it, or use --socket"
+                    )
+                path.unlink()
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            # Who may do what by root's daemon is for the policies to say.
+            mask = os.umask(0o111 if os.geteuid() == 0 else 0o177)
+            try:
+                sock.bind(str(path))
+            finally:
+                os.umask(mask)
+        except OSError as error:
+            raise StartError(f"{path}: {error.strerror or error}") from None
+        with sock:
+            sock.listen(64)
+            yield sock
+        path.unlink(missing_ok=True)
+    finally:
+        lock_path.unlink(missing_ok=True)
+        os.close(lock)
+
+
+def _lock(path: Path) -> int:
+    """An exclusive lock on a file that is still there under its name when it is locked."""
+    while True:
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(lock), path.stat()):
+                return lock
+        except FileNotFoundError:
+            pass  # Its owner ended between our open and our lock.
+        except BaseException:
+            os.close(lock)
+            raise
+        os.close(lock)
+
+
+async def _serve(
+    main: TracerMain,
+    sock: socket.socket,
+    store: PolicyStore,
+    *,
+    private: bool,
+    hold_limit: float = HOLD_LIMIT,
+) -> None:
+    """Serve until a signal, or (a private daemon) until its client is gone."""
+    loop = asyncio.get_running_loop()
+    end = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, end.set)
+    registry = Registry(Supervisor(main), Gate(store), keep_log=not private, hold_limit=hold_limit)
+    server = Server(registry, on_last_gone=end.set if private else None)
+    hangup = end.set if private else lambda: registry.targets.later(server.reload())
+    loop.add_signal_handler(signal.SIGHUP, hangup)
+    if private:
+        await server.serve_one(sock)
+    else:
+        server.listen(sock)
+        _log.info("dprobed %s listens at %s", __version__, sock.getsockname())
+        await server.begin()
+    await end.wait()
+    server.stop()
+    await registry.stop(PATIENCE)
+
+
+def _seconds(text: str) -> float:
+    """A time that passes, and ends."""
+    with contextlib.suppress(ValueError):
+        seconds = float(text)
+        if 0 < seconds < float("inf"):
+            return seconds
+    raise argparse.ArgumentTypeError(f"{text} is no number of seconds above 0")
+
+
+def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="dprobed",
+        description="Puts probes into running programs, as `dprobe` asks it to.",
+        epilog="examples:\n  dprobed &\n  dprobed --socket ./my.sock  # dprobe --socket ./my.sock",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"dprobed {__version__}")
+    parser.add_argument("--socket", type=Path, help=f"default: {default_socket(os.geteuid())}")
+    parser.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help=f"default: {configuration.default_folder(os.geteuid()) / configuration.NAME}",
+    )
+    parser.add_argument(
+        "--check-config",
+        action="store_true",
+        help="check the configuration and all policies, say what is wrong, and end",
+    )
+    parser.add_argument(
+        "--hold-limit",
+        type=_seconds,
+        default=HOLD_LIMIT,
+        metavar="SECONDS",
+        help="how long `exit debugger` holds a process without a debugger (default: %(default)g)",
+    )
+    parser.add_argument("--private", type=int, metavar="FD", help=argparse.SUPPRESS)
+    return parser.parse_args(arguments)
+
+
+def _policies(path: Path | None) -> PolicyStore:
+    """What may be done, as the files say; raises PolicyError with all that is wrong."""
+    uid = os.geteuid()
+    return PolicyStore(configuration.load(path, uid), uid)
+
+
+def _run_private(descriptor: int, main: TracerMain) -> None:
+    store = _policies(None)
+    os.closerange(3, descriptor)
+    os.closerange(descriptor + 1, os.sysconf("SC_OPEN_MAX"))
+    # Nothing of the client's surroundings is held while it may be gone already.
+    os.chdir("/")
+    with socket.socket(fileno=descriptor) as sock:
+        asyncio.run(_serve(main, sock, store, private=True))
+    # The client waits for our end, and taking down the interpreter would only make it later.
+    os._exit(0)
+
+
+def _allow_descriptors() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if resource.RLIM_INFINITY != soft < DESCRIPTORS:
+        allowed = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+
+
+def _run_public(
+    path: Path | None, main: TracerMain, config: Path | None, hold_limit: float
+) -> None:
+    store = _policies(config)
+    _allow_descriptors()
+    if os.geteuid() == 0:
+        preload()
+    if path is None:
+        path = default_socket(os.geteuid())
+        _private_folder(path.parent)
+    with listening_socket(path) as sock:
+        asyncio.run(_serve(main, sock, store, private=False, hold_limit=hold_limit))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command ``dprobed``."""
+    options = _arguments(arguments)
+    # What is opened later must not become a standard stream that we were started without.
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(descriptor)
+    level = logging.INFO if options.private is None else logging.WARNING
+    log = logging.StreamHandler(sys.stderr)
+    log.setFormatter(_Lines("dprobed: %(message)s"))
+    logging.basicConfig(level=level, handlers=[log])
+    try:
+        if options.check_config:
+            _policies(options.config)
+            return
+        _check_proc()
+        # Here, so that every tracer forked later shares these pages.
+        from dprobed.tracer.main import main as tracer_main
+
+        if options.private is not None:
+            _run_private(options.private, tracer_main)
+        else:
+            _run_public(options.socket, tracer_main, options.config, options.hold_limit)
+    except PolicyError as error:
+        text = str(error)
+        if options.private is not None:  # Its client shows one line.
+            text = f"{text.splitlines()[0]} (`dprobed --check-config` shows all)"
+        print(f"dprobed: {text}", file=sys.stderr)
+        sys.exit(2)
+    except StartError as error:
+        print(f"dprobed: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)  # Before there was anything to take out.

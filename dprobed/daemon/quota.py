@@ -1,0 +1,102 @@
+"""What one user of root's daemon may have in it: nobody can fill it, or keep others out.
+
+Root and the daemon's own user may have what they like. What is on its way in counts as in: a
+thousand requests at once are no way around.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Collection, Iterator
+from typing import Final
+
+from dprobed.daemon.gate import Gate
+from dprobed.daemon.target import Client, Refusal
+from dprobed.daemon.targets import Targets
+from dprobed.program.model import Program
+from dprobed.wire import messages
+
+#: Programs in processes, and probes in all of them.
+PROGRAMS: Final = 1000
+PROBES: Final = 20_000
+#: Tracers of attached processes.
+TRACERS: Final = 100
+#: Programs for selections of processes.
+DEPLOYMENTS: Final = 64
+
+_ELSE: Final = "take some out, or start a dprobed of your own"
+
+
+class Quota:
+    """Counts what users have in. All that it refuses raises Refusal."""
+
+    def __init__(self, gate: Gate, targets: Targets) -> None:
+        self._gate = gate
+        self._targets = targets
+        #: By user: programs that are on their way in, and their probes.
+        self._programs: Counter[int] = Counter()
+        self._probes: Counter[int] = Counter()
+
+    @contextlib.contextmanager
+    def room_for(self, client: Client, programs: Collection[Program]) -> Iterator[None]:
+        """Keep room for programs of a client, which are in at the end or will never be."""
+        uid = client.uid
+        if not self._gate.commands(client):
+            own = len(self._targets.select(client, messages.Select())) + self._programs[uid]
+            if own + len(programs) > PROGRAMS:
+                raise Refusal(
+                    f"{own} programs of user {uid} are in already, and {PROGRAMS} may be; {_ELSE}"
+                )
+        with self.room_for_probes(client, programs):
+            self._programs[uid] += len(programs)
+            try:
+                yield
+            finally:
+                self._programs[uid] -= len(programs)
+
+    @contextlib.contextmanager
+    def room_for_probes(self, client: Client, programs: Collection[Program]) -> Iterator[None]:
+        """The same for a program of a deployment, which may be in many processes."""
+        uid = client.uid
+        probes = sum(len(program.probes) for program in programs)
+        if not self._gate.commands(client):
+            entries = self._targets.select(client, messages.Select())
+            own = sum(len(entry.probes) for entry in entries) + self._probes[uid]
+            if own + probes > PROBES:
+                raise Refusal(
+                    f"{own} probes of user {uid} are in already, and {PROBES} may be; {_ELSE}"
+                )
+        self._probes[uid] += probes
+        try:
+            yield
+        finally:
+            self._probes[uid] -= probes
+
+    def check_tracers(self, client: Client) -> None:
+        """That there may be one more for a process that the client attaches to."""
+        if self._gate.commands(client):
+            return
+        hosts = [
+            target.host
+            for target in self._targets.by_pid.values()
+            if (target.host is None or not target.host.shared)
+            and client.uid
+            in {each.uid for each in target.holders}.union(
+                entry.uid for entry in target.entries.values()
+            )
+        ]
+        # Those without one are about to get it.
+        if len(set(hosts) - {None}) + hosts.count(None) > TRACERS:
+            raise Refusal(
+                f"{TRACERS} processes are traced for user {client.uid} already; let some go, put "
+                "the program into a selection of processes, or start a dprobed of your own"
+            )
+
+    def check_deployments(self, client: Client, wanted: int) -> None:
+        """That the client's user may have that many."""
+        if wanted > DEPLOYMENTS and not self._gate.commands(client):
+            raise Refusal(
+                f"user {client.uid} may have {DEPLOYMENTS} programs for selections of processes; "
+                f"{_ELSE}"
+            )

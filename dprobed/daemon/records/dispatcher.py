@@ -1,0 +1,427 @@
+"""Facilities, the handlers on each, and the way of a report through them. No I/O.
+
+A *facility* is what a program names in ``exit NAME``; its number is the record's ``exit``. It is
+there while it is declared (``declare``: what the daemon itself offers) or while a live handler is
+registered on it. A name keeps its number for as long as the daemon runs, so a facility that went
+away and came back is the same one to programs that are in.
+
+A *handler* is an object of a subclass of ``Handler``; ``register`` puts it on its facility and
+``arm`` makes it get reports. To plug one in:
+
+    class Session(Handler):
+        def offer(self, report: Report) -> Verdict:
+            if self._queue_is_full:
+                return Verdict.DROPPED
+            self._queue.append(report)
+            return Verdict.CONTINUE
+
+    dispatcher.declare("trace")
+    session = Session("trace.1", facility="trace", owner="dprobed")
+    dispatcher.register(session)
+    dispatcher.arm([session.name])
+
+Rules:
+
+1. Order: the *first*, then those registered *lifo* (the newest in front), then those by *default*
+   (the newest behind), then the *last*. There is one first and one last; a second is refused.
+2. Only armed handlers are called. ``arm`` and ``disarm`` take a set and do all of it or nothing. A
+   report goes to those that were armed when it came: no report meets one half of a set.
+3. ``offer`` runs in the daemon's event loop and returns at once. ``CONTINUE``: the next one gets
+   the report too. ``TERMINATE``: none does. ``DROPPED``: no room; the report goes on, the loss is
+   counted with the handler and the probe. ``PENDING``: ``Dispatcher.answer`` will be called with
+   the report's ``id``, later; the report waits.
+4. At most ``limit`` reports wait for one handler; further ones it does not get (dropped, as above).
+   It has answered nothing for ``timeout`` seconds: reports that old go on, counted as timeouts.
+5. ``offer`` raised, or ``lose`` was called because the owner died: the handler is disarmed for
+   good, counted in ``failures``, and what waits for it falls to the next. It stays in the listing;
+   one of that name that is registered later takes its counters over.
+6. What a tracer does at the hit itself is listed, armed and disarmed as an ``AtHit`` handler; what
+   other handlers answer comes too late for it.
+7. The record reaches its client, the followers and the log whatever handlers do.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from enum import Enum, StrEnum
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from dprobed.daemon.target import Entry
+    from dprobed.wire.protocol import RawRecord
+
+#: Facilities with a number that programs know: the original's.
+NUMBERS: Final = {"debugger": 1, "dump": 3, "trace": 4}
+#: Others are numbered from here.
+FIRST_OTHER: Final = 16
+MAX_HANDLERS: Final = 256
+#: Handlers that died, of which the last counters are still listed.
+PAST_HANDLERS: Final = 64
+#: Names of facilities that there ever were; what comes after is refused.
+_MAX_NAMES: Final = 4096
+#: What else a record's ``exit`` can say.
+_NOT_FACILITIES: Final = ("exit", "abort", "rem", "exception", "budget")
+_NAME: Final = re.compile(r"[A-Za-z_][\w.-]{0,63}", re.ASCII)
+
+_log = logging.getLogger("dprobed")
+
+
+class DispatchError(Exception):
+    """The request cannot be done, and nothing of it is; one line."""
+
+
+class Order(StrEnum):
+    """Where on its facility a handler is put."""
+
+    FIRST = "first"
+    LIFO = "lifo"
+    DEFAULT = "default"
+    LAST = "last"
+
+
+_RANK: Final = {order: rank for rank, order in enumerate(Order)}
+
+
+class Verdict(Enum):
+    """What a handler says to a report."""
+
+    CONTINUE = "continue"
+    TERMINATE = "terminate"
+    PENDING = "pending"
+    DROPPED = "dropped"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Report:
+    """One record on its way through the handlers of its facility.
+
+    ``raw.exit`` is the facility's number, ``entry`` the program that sent it, ``line`` the record
+    as clients get it (JSON, with its newline). ``id`` is unique in this daemon.
+    """
+
+    id: int
+    entry: Entry
+    raw: RawRecord
+    line: bytes
+
+
+class Handler(ABC):
+    """Gets the reports of one facility.
+
+    ``owner``: whose it is, for people. ``reports`` counts what it took, ``timeouts`` what it did
+    not answer in time, ``drops`` what it had no room for, ``failures`` how often it died.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        facility: str,
+        owner: str,
+        order: Order = Order.DEFAULT,
+        limit: int = 8192,
+        timeout: float = 1.0,
+    ) -> None:
+        self.name: Final = name
+        self.facility: Final = facility
+        self.owner: Final = owner
+        self.order: Final = order
+        self.limit: Final = limit
+        self.timeout: Final = timeout
+        self.armed = False
+        self.alive = True
+        self.reports = self.timeouts = self.drops = self.failures = 0
+        self._waiting: dict[int, _Journey] = {}
+        self._progress = 0.0
+
+    @abstractmethod
+    def offer(self, report: Report) -> Verdict:
+        """Take a report; must return at once. What it raises disarms the handler."""
+
+    @property
+    def waiting(self) -> int:
+        """Reports that it has and has not answered."""
+        return len(self._waiting)
+
+
+class AtHit(Handler):
+    """What a tracer does by itself while the thread stands at its hit: a dump, an invitation.
+
+    It is done before any handler gets the report, so it comes first; only while it is armed.
+    """
+
+    def __init__(self, facility: str) -> None:
+        super().__init__(facility, facility=facility, owner="dprobed", order=Order.FIRST)
+
+    def offer(self, report: Report) -> Verdict:
+        """It has been done."""
+        return Verdict.CONTINUE
+
+
+@dataclass(slots=True, eq=False)
+class _Journey:
+    """A report and those that are still to get it; ``since``: when it began to wait."""
+
+    report: Report
+    ahead: Iterator[Handler]
+    since: float = 0.0
+
+
+class Dispatcher:
+    """All facilities and handlers of a daemon.
+
+    ``changed`` is called after a facility came or went away, or ``acting`` changed. ``waits`` is
+    called with the time at which a report that begins to wait will have waited too long: ``expire``
+    is to be called then.
+    """
+
+    def __init__(
+        self,
+        changed: Callable[[], None] = lambda: None,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.changed = changed
+        self.waits: Callable[[float], None] = lambda when: None
+        self._now = now
+        self._numbers = dict(NUMBERS)
+        self._names = {number: name for name, number in NUMBERS.items()}
+        self._declared: set[str] = set()
+        #: Live handlers by name, in the order of their registration.
+        self._handlers: dict[str, Handler] = {}
+        self._past: dict[str, Handler] = {}
+        self._armed: dict[int, tuple[Handler, ...]] = {}
+        self._facilities: dict[str, int] = {}
+        self._acting: list[int] = []
+        self._last_id = 0
+
+    # -- facilities ----------------------------------------------------------------------------
+
+    @property
+    def facilities(self) -> dict[str, int]:
+        """The facilities that are there, with their numbers (a copy)."""
+        return dict(self._facilities)
+
+    @property
+    def numbers(self) -> dict[str, int]:
+        """All names that have a number, also those of facilities that are not there (a copy)."""
+        return dict(self._numbers)
+
+    @property
+    def acting(self) -> list[int]:
+        """The facilities for which a tracer does something itself, at the hit (``AtHit``)."""
+        return list(self._acting)
+
+    def declare(self, name: str) -> int:
+        """Offer a facility, with handlers or without; its number."""
+        number = self._number(name)
+        self._declared.add(name)
+        self._rebuild()
+        return number
+
+    def name_of(self, number: int) -> str:
+        """The name that belongs to a number, also of a facility that is gone; empty: none."""
+        return self._names.get(number, "")
+
+    def number_of(self, name: str) -> int:
+        """The number that belongs to a facility, also to one that is gone."""
+        return self._numbers[name]
+
+    def _number(self, name: str) -> int:
+        if not _NAME.fullmatch(name):
+            raise DispatchError(
+                f"`{name}` is no name of a facility: letters, digits, `_`, `.` and `-`, at most 64"
+            )
+        if name in _NOT_FACILITIES:
+            raise DispatchError(f"`{name}` is another way in which a program ends: no facility")
+        number = self._numbers.get(name)
+        if number is None:
+            if len(self._numbers) >= _MAX_NAMES:
+                raise DispatchError(f"there were {_MAX_NAMES} facilities: no further name is taken")
+            number = FIRST_OTHER + len(self._numbers) - len(NUMBERS)
+            self._numbers[name] = number
+            self._names[number] = name
+        return number
+
+    # -- handlers ------------------------------------------------------------------------------
+
+    def register(self, handler: Handler) -> int:
+        """Put a handler on its facility, not armed; the facility's number."""
+        name = handler.name
+        if not _NAME.fullmatch(name):
+            raise DispatchError(
+                f"`{name}` is no name of a handler: letters, digits, `_`, `.` and `-`, at most 64"
+            )
+        if name in self._handlers:
+            owner = self._handlers[name].owner
+            raise DispatchError(f"a handler {name} is registered already, by {owner}")
+        if len(self._handlers) >= MAX_HANDLERS:
+            raise DispatchError(f"{MAX_HANDLERS} handlers are registered already")
+        if handler.order in (Order.FIRST, Order.LAST):
+            for other in self._handlers.values():
+                if other.facility == handler.facility and other.order is handler.order:
+                    raise DispatchError(
+                        f"{handler.facility} has a {handler.order} handler already: {other.name}"
+                    )
+        number = self._number(handler.facility)
+        past = self._past.pop(name, None)
+        if past is not None:
+            handler.reports, handler.timeouts = past.reports, past.timeouts
+            handler.drops, handler.failures = past.drops, past.failures
+        self._handlers[name] = handler
+        self._rebuild()
+        return number
+
+    def deregister(self, handler: Handler) -> None:
+        """Take a handler off; what waits for it goes on to the next."""
+        if self._handlers.get(handler.name) is handler:
+            self._remove(handler)
+
+    def lose(self, handler: Handler) -> None:
+        """The handler died: as ``deregister``, but it is counted, and stays in the listing."""
+        if self._handlers.get(handler.name) is not handler:
+            return
+        handler.failures += 1
+        self._past[handler.name] = handler
+        while len(self._past) > PAST_HANDLERS:
+            del self._past[next(iter(self._past))]
+        self._remove(handler)
+
+    def _remove(self, handler: Handler) -> None:
+        handler.alive = handler.armed = False
+        del self._handlers[handler.name]
+        self._rebuild()
+        journeys = list(handler._waiting.values())
+        handler._waiting.clear()
+        for journey in journeys:
+            self._go_on(journey)
+
+    def arm(self, names: Iterable[str]) -> None:
+        """Arm these handlers, all of them or none."""
+        self._switch(names, armed=True)
+
+    def disarm(self, names: Iterable[str]) -> None:
+        """Disarm these handlers, all of them or none; they may still answer what they have."""
+        self._switch(names, armed=False)
+
+    def _switch(self, names: Iterable[str], *, armed: bool) -> None:
+        chosen = []
+        for name in names:
+            handler = self._handlers.get(name)
+            if handler is None:
+                why = "is dead" if name in self._past else "is not registered"
+                raise DispatchError(f"handler {name} {why}; `dprobe handlers` lists them")
+            chosen.append(handler)
+        for handler in chosen:
+            handler.armed = armed
+        self._rebuild()
+
+    def handlers(self) -> list[Handler]:
+        """All handlers, by facility and in their order there; of each facility the dead last."""
+        return sorted(
+            [*self._in_order(), *self._past.values()],
+            key=lambda handler: (self._numbers[handler.facility], not handler.alive),
+        )
+
+    def _in_order(self) -> list[Handler]:
+        ranked = [
+            (_RANK[handler.order], -age if handler.order is Order.LIFO else age, handler)
+            for age, handler in enumerate(self._handlers.values())
+        ]
+        return [handler for _, _, handler in sorted(ranked, key=lambda each: each[:2])]
+
+    def _rebuild(self) -> None:
+        armed: dict[int, list[Handler]] = {}
+        for handler in self._in_order():
+            if handler.armed:
+                armed.setdefault(self._numbers[handler.facility], []).append(handler)
+        self._armed = {number: tuple(chain) for number, chain in armed.items()}
+        there = self._declared | {handler.facility for handler in self._handlers.values()}
+        facilities = {name: number for name, number in self._numbers.items() if name in there}
+        acting = [
+            number
+            for number, chain in sorted(self._armed.items())
+            if any(isinstance(handler, AtHit) for handler in chain)
+        ]
+        if (facilities, acting) != (self._facilities, self._acting):
+            self._facilities, self._acting = facilities, acting
+            self.changed()
+
+    # -- reports -------------------------------------------------------------------------------
+
+    def dispatch(self, entry: Entry, raw: RawRecord, line: bytes) -> None:
+        """Give a record to the handlers of its facility (``raw.exit``), if any is armed."""
+        chain = self._armed.get(raw.exit)
+        if chain:
+            self._last_id += 1
+            self._go_on(_Journey(Report(self._last_id, entry, raw, line), iter(chain)))
+
+    def answer(self, handler: Handler, report_id: int, verdict: Verdict) -> bool:
+        """The answer to a report that waits; False: it does not (it timed out, or never did)."""
+        journey = handler._waiting.pop(report_id, None)
+        if journey is None:
+            return False
+        handler._progress = self._now()
+        if verdict is not Verdict.TERMINATE:
+            self._go_on(journey)
+        return True
+
+    def expire(self) -> None:
+        """Let go on what has waited too long."""
+        now = self._now()
+        for handler in list(self._handlers.values()):
+            if now < handler._progress + handler.timeout:
+                continue
+            late = []
+            for journey in handler._waiting.values():
+                if now < journey.since + handler.timeout:
+                    break
+                late.append(journey)
+            handler.timeouts += len(late)
+            for journey in late:
+                del handler._waiting[journey.report.id]
+            for journey in late:
+                self._go_on(journey)
+
+    def next_expiry(self) -> float | None:
+        """When ``expire`` has something to do, by the clock given; None: nothing waits."""
+        times = [
+            handler.timeout + max(handler._progress, next(iter(handler._waiting.values())).since)
+            for handler in self._handlers.values()
+            if handler._waiting
+        ]
+        return min(times, default=None)
+
+    def _go_on(self, journey: _Journey) -> None:
+        report = journey.report
+        for handler in journey.ahead:
+            if not handler.alive:
+                continue
+            verdict = self._offer(handler, report)
+            if verdict is Verdict.PENDING:
+                journey.since = self._now()
+                handler._waiting[report.id] = journey
+                self.waits(journey.since + handler.timeout)
+                return
+            if verdict is Verdict.TERMINATE:
+                return
+
+    def _offer(self, handler: Handler, report: Report) -> Verdict:
+        verdict = Verdict.DROPPED
+        if len(handler._waiting) < handler.limit:
+            try:
+                verdict = handler.offer(report)
+            except Exception:
+                _log.exception("handler %s failed, and is disarmed", handler.name)
+                self.lose(handler)
+                return Verdict.CONTINUE
+        if verdict is Verdict.DROPPED:
+            handler.drops += 1
+            report.entry.lose(report.raw.probe, handler.name)
+        else:
+            handler.reports += 1
+        return verdict

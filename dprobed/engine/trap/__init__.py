@@ -1,0 +1,1 @@
+"""The trap engine: breakpoints, whose instructions run displaced."""

@@ -1,0 +1,238 @@
+"""What the target believes of SIGTRAP, kept true although our breakpoints raise it.
+
+The kernel *forces* an int3's SIGTRAP (force_sig_info_to_task, kernel/signal.c): if the thread
+blocks or ignores SIGTRAP, it first resets the handler to the default and unblocks the signal. The
+tracer only sees what is left. A target that never touches SIGTRAP does not notice and pays nothing
+here.
+For one that does:
+
+* The *disposition* is known from /proc and an injected ``rt_sigaction`` when we come, and from then
+  on from a hook on libc's ``sigaction``. When a hit has destroyed it, it is put back before anybody
+  can see it: when a SIGTRAP is delivered, at the next ``sigaction``, in a forked child, at ``exec``
+  and when we leave.
+* Whether a thread *blocks* SIGTRAP is known from its mask when we come or when it begins, and, once
+  the target has a disposition, from a hook on ``pthread_sigmask``. A mask that changed otherwise
+  tells by itself: one that has everything but SIGTRAP has lost SIGTRAP to us. The bit is put back
+  at each hit.
+
+A child that shares the memory (``vfork``) has handlers of its own, about which nothing is done.
+
+Left over: a disposition set by a system call of the program's own is seen 0.1 s later; a mask with
+SIGTRAP but not everything, set by a system call of its own, is not seen.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+from typing import Final
+
+from dprobed.engine.address_space import Space, SpaceError
+from dprobed.proc import procfs
+from dprobed.tracee import ptrace
+from dprobed.tracee.ptrace import RDI, RSI, RSP, Registers
+from dprobed.tracee.thread import Thread
+from dprobed.tracee.thread_group import World
+
+_BIT: Final = 1 << (signal.SIGTRAP - 1)
+#: SIGKILL and SIGSTOP cannot be blocked; glibc never lets 32 and 33 be.
+_UNDECIDED: Final = 1 << 8 | 1 << 18 | 1 << 31 | 1 << 32
+_EVERYTHING: Final = 0xFFFF_FFFF_FFFF_FFFF & ~_UNDECIDED
+_SYS_RT_SIGACTION: Final = 13
+_SIG_DFL: Final = 0
+_SIG_IGN: Final = 1
+_SIG_BLOCK: Final = 0
+_SIG_UNBLOCK: Final = 1
+#: ``struct kernel_sigaction``: handler, flags, restorer, mask.
+_ACTION_SIZE: Final = 32
+#: libc's ``struct sigaction``: handler 0, mask 8 (128 bytes), flags 136.
+_LIBC_FLAGS: Final = 136
+_LIBC_MASK: Final = 8
+_SA_RESTORER: Final = 0x0400_0000
+#: Below the red zone of a borrowed stack (System V ABI, 3.2.2).
+_SCRATCH: Final = 512
+
+#: ``__restore_rt``: mov rax, 15 (rt_sigreturn); syscall. Unwinders know it by these bytes, too.
+RESTORER_CODE: Final = b"\x48\xc7\xc0\x0f\x00\x00\x00\x0f\x05"
+
+_log = logging.getLogger(__name__)
+
+
+class Sigtrap:
+    """One target's view of SIGTRAP."""
+
+    def __init__(self, world: World) -> None:
+        self._world: Final = world
+        self._registers: Final = Registers()
+        self.space: Space
+        #: What the target set; None is the default.
+        self.disposition: bytes | None = None
+        #: A hit has reset it in the kernel.
+        self._stale = False
+        #: ``__restore_rt`` of libc, which every handler's frame returns to.
+        self.restorer = 0
+
+    def take_over(self, other: Sigtrap) -> None:
+        """What a ``fork`` child has from its parent."""
+        self.disposition, self._stale = other.disposition, other._stale
+
+    @property
+    def calm(self) -> bool:
+        """SIGTRAP means nothing to the target: one sent to it would be its end.
+
+        So a SIGTRAP that comes where a breakpoint is, is the breakpoint's.
+        """
+        return self.disposition is None
+
+    # --- learning ---
+
+    def is_meant_by(self, found: procfs.Status) -> bool:
+        """Whether the kernel has SIGTRAP caught or ignored."""
+        return bool((found.caught | found.ignored) & _BIT)
+
+    def observe_process(self, thread: Thread) -> None:
+        """Learn the disposition; ``thread`` is stopped and can be borrowed. Raises Gone."""
+        found = procfs.status(thread.tid)
+        if found is None or self._stale or not self._concerns(thread):
+            return
+        self.disposition = self._query(thread) if self.is_meant_by(found) else None
+
+    def _concerns(self, thread: Thread) -> bool:
+        return thread.tgid == self.space.tgid
+
+    @staticmethod
+    def observe_thread(thread: Thread) -> None:
+        """Learn whether a stopped thread blocks SIGTRAP; raises Gone."""
+        mask = ptrace.get_sigmask(thread.tid)
+        thread.trap_mask = mask if mask & _BIT else None
+
+    def changes(self, thread: Thread) -> None:
+        """At the entry of ``sigaction``: what it is about to set. Raises Gone."""
+        words = self._registers.load(thread.tid)
+        if words[RDI] != signal.SIGTRAP or not self._concerns(thread):
+            return
+        new = words[RSI]
+        self.restore(thread)
+        if not new:
+            return
+
+        def word(offset: int, size: int = 8) -> int:
+            return int.from_bytes(self.space.memory.peek(new + offset, size), "little")
+
+        handler = word(0)
+        if handler == _SIG_DFL:
+            self.disposition = None
+        else:
+            flags = word(_LIBC_FLAGS, 4) | _SA_RESTORER
+            parts = (handler, flags, self.restorer, word(_LIBC_MASK))
+            self.disposition = b"".join(part.to_bytes(8, "little") for part in parts)
+
+    def masks(self, thread: Thread) -> None:
+        """At the entry of ``pthread_sigmask``: the mask that the thread is about to have."""
+        words = self._registers.load(thread.tid)
+        how, where = words[RDI] & 0xFFFF_FFFF, words[RSI]
+        data = self.space.memory.peek(where, 8) if where else b""
+        if len(data) != 8:
+            return
+        change = int.from_bytes(data, "little")
+        mask = ptrace.get_sigmask(thread.tid)
+        if how == _SIG_BLOCK:
+            mask |= change
+        elif how == _SIG_UNBLOCK:
+            mask &= ~change
+        else:
+            mask = change
+        thread.trap_mask = mask if mask & _BIT else None
+
+    # --- repairing ---
+
+    def after_hit(self, thread: Thread) -> bool:
+        """Put back what a breakpoint's SIGTRAP changed; whether the thread blocks SIGTRAP.
+
+        Raises Gone.
+        """
+        mask = ptrace.get_sigmask(thread.tid)
+        if mask & _BIT:
+            # The kernel found it pending and blocked, and left the mask alone; or it was put back.
+            return True
+        was = thread.trap_mask
+        same = was is not None and not (mask ^ was) & _EVERYTHING & ~_BIT
+        blocks = same or not ~mask & _EVERYTHING & ~_BIT
+        if self.disposition is not None and (blocks or self.is_ignored) and self._concerns(thread):
+            self._stale = True
+        if not blocks:
+            thread.trap_mask = None
+            return False
+        thread.trap_mask = mask | _BIT
+        ptrace.set_sigmask(thread.tid, mask | _BIT)
+        return True
+
+    def was_forced(self) -> None:
+        """A single step of ours ended with a forced SIGTRAP."""
+        if self.is_ignored:
+            self._stale = True
+
+    @property
+    def is_ignored(self) -> bool:
+        """Whether the target ignores SIGTRAP."""
+        return (
+            self.disposition is not None
+            and self.disposition[0] == _SIG_IGN
+            and not any(self.disposition[1:8])
+        )
+
+    def would_kill(self, thread: Thread) -> bool:
+        """Whether an int3 of the target's own ends it: it blocks or ignores SIGTRAP."""
+        return thread.trap_mask is not None or self.is_ignored
+
+    def restore(self, thread: Thread) -> None:
+        """Give the kernel the target's disposition again; ``thread`` is borrowed. Raises Gone."""
+        if self._stale and self._concerns(thread):
+            self._stale = False
+            if self.disposition is not None:
+                self._store(thread, self.disposition, self.space)
+
+    def restore_in_child(self, thread: Thread, space: Space) -> None:
+        """The same in a process that has a copy of the kernel's state, and whose memory ``space``
+        is: the parent's goes on already. Raises Gone."""
+        if self._stale and self.disposition is not None:
+            self._store(thread, self.disposition, space)
+
+    def new_image(self, thread: Thread) -> None:
+        """``exec``: handlers are gone, "ignored" stays. Raises Gone."""
+        ignored, stale = self.is_ignored, self._stale
+        self.disposition, self._stale = None, False
+        if ignored:
+            self.disposition = _SIG_IGN.to_bytes(_ACTION_SIZE, "little")
+            if stale:
+                self._store(thread, self.disposition, self.space)
+
+    # --- system calls of a borrowed thread ---
+
+    def _query(self, thread: Thread) -> bytes | None:
+        scratch, saved = self._scratch(thread, self.space)
+        try:
+            result = self._sigaction(thread, 0, scratch, self.space)
+            action = self.space.memory.peek(scratch, _ACTION_SIZE)
+        finally:
+            self.space.memory.poke(scratch, saved)
+        return action if result == 0 and len(action) == _ACTION_SIZE else None
+
+    def _store(self, thread: Thread, action: bytes, space: Space) -> None:
+        scratch, saved = self._scratch(thread, space)
+        try:
+            space.memory.poke(scratch, action)
+            self._sigaction(thread, scratch, 0, space)
+        finally:
+            space.memory.poke(scratch, saved)
+
+    def _scratch(self, thread: Thread, space: Space) -> tuple[int, bytes]:
+        address = (self._registers.load(thread.tid)[RSP] - _SCRATCH) & ~15
+        return address, space.memory.peek(address, _ACTION_SIZE)
+
+    def _sigaction(self, thread: Thread, new: int, old: int, space: Space) -> int:
+        try:
+            return space.call(self._world, thread, _SYS_RT_SIGACTION, signal.SIGTRAP, new, old, 8)
+        except SpaceError as error:
+            _log.warning("process %d: SIGTRAP's handler: %s", space.tgid, error)
+            return -1

@@ -1,0 +1,1 @@
+"""The watchpoint engine: the debug registers of the processor."""

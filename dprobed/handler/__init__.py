@@ -1,1 +1,0 @@
-"""What is done with the report of a program that ends with ``exit FACILITY``."""

@@ -1,0 +1,1 @@
+"""What the kernel says of processes in general: /proc, and the events of processes."""

@@ -1,0 +1,1 @@
+"""Executors: from a verified program to what one hit of a probe does."""

@@ -1,0 +1,152 @@
+"""The executor that defines the language: each probe's code becomes a Python function.
+
+The source that ``codegen`` writes for a probe does not depend on where the probe is nor on its
+record's numbers, so that a thousand probes with the same instructions are compiled once, and a
+program that is in many targets as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from copy import copy as shallow_copy
+from functools import lru_cache
+from types import CodeType
+from typing import Final
+
+from dprobed.program.exec import log, machine, memory
+from dprobed.program.exec.codegen import UNROLL, Emitter, Unit
+from dprobed.program.exec.emit import emit
+from dprobed.program.exec.interface import Context, MemoryFault
+from dprobed.program.exec.outcome import Outcome
+from dprobed.program.isa import Token
+from dprobed.program.model import Diagnostic, ProbeDefinition, Program, ProgramError
+
+Entry = Callable[[Context], Outcome]
+
+#: The names that generated code uses, apart from those of one probe.
+_NAMES: Final[dict[str, object]] = {
+    "Frame": machine.Frame,
+    "GLOBALS": Token.GLOBALS,
+    "Heap": machine.Heap,
+    "LOCALS": Token.LOCALS,
+    "Machine": machine.Machine,
+    "MemoryFault": MemoryFault,
+    "Outcome": Outcome,
+    "comm_words": machine.comm_words,
+    "cut_log": machine.cut_log,
+    "fill": machine.fill,
+    "first_bad_index": machine.first_bad_index,
+    "fp_get": machine.fp_get,
+    "fp_set": machine.fp_set,
+    "from_bytes": int.from_bytes,
+    "load_elements": machine.load_elements,
+    "memory_item": log.memory_item,
+    "mxcsr_set": machine.mxcsr_set,
+    "pack": log.word_packer,
+    "put": machine.put,
+    "readable": memory.readable,
+    "signed_div": machine.signed_div,
+    "stack_item": machine.stack_item,
+    "store_elements": machine.store_elements,
+    "string_item": log.string_item,
+    "take": machine.take,
+    "variables_item": log.variables_item,
+    **{f"pack{count}": log.word_packer(count) for count in range(1, UNROLL + 1)},
+}
+
+
+@lru_cache(maxsize=256)
+def _compiled(source: str) -> CodeType:
+    return compile(source, "<probe program>", "exec")
+
+
+@lru_cache(maxsize=1024)
+def _code_of(unit: Unit, static: bool) -> tuple[CodeType, Mapping[int, str]]:
+    """A probe's code, and the names of the code offsets in it."""
+    emitter = Emitter(unit, emit, static)
+    return _compiled(emitter.source()), emitter.offsets
+
+
+class Executor:
+    """Runs a program's probes on behalf of one target.
+
+    ``entries``: for each probe's index the function that runs it for one hit and raises nothing but
+    what ``Context``'s methods raise, except MemoryFault. ``locals``: the program's local variables.
+    ``globals_`` are the target's global variables: one list for all of its programs, which grows
+    here to what this program needs. Both lists are kept: reset them in place.
+
+    ``facilities`` maps names to numbers and is asked again at each `exit n`. ``static`` false keeps
+    every stack in memory: slower, with the same results. Raises ProgramError if the program hands
+    over to a facility whose name is not known.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        globals_: list[int],
+        facilities: Mapping[str, int],
+        *,
+        static: bool = True,
+    ) -> None:
+        self._numbers = _facility_numbers(program, facilities)
+        self.program = program
+        self.locals = [0] * program.header.vars
+        globals_.extend([0] * (program.header.gvars - len(globals_)))
+        self._globals = globals_
+        self._facilities = facilities
+        self._static = static
+        self._known = frozenset(facilities.values())
+        self.entries: dict[int, Entry] = {
+            probe.index: self._entry(probe) for probe in program.probes
+        }
+
+    def copy(self, globals_: list[int]) -> Executor:
+        """The same program for another target, which begins with what the variables are now."""
+        # Not made anew: a facility that it names may be gone by now.
+        other = shallow_copy(self)
+        other.locals, other._globals = list(self.locals), globals_
+        other.entries = {probe.index: other._entry(probe) for probe in self.program.probes}
+        return other
+
+    def source(self, probe: ProbeDefinition) -> str:
+        """The Python source of a probe's function."""
+        return Emitter(self._unit(probe), emit, self._static).source()
+
+    def _unit(self, probe: ProbeDefinition) -> Unit:
+        program = self.program
+        return Unit(
+            program.header, program.code, probe.entry, probe.ex_mask, probe.heap, self._numbers
+        )
+
+    def _entry(self, probe: ProbeDefinition) -> Entry:
+        code, offsets = _code_of(self._unit(probe), self._static)
+        names: dict[str, object] = {
+            **_NAMES,
+            "L": self.locals,
+            "G": self._globals,
+            "MAJ": self.program.header.major,
+            "MNR": probe.minor,
+            "gone": self._facility_gone,
+            **{name: offset for offset, name in offsets.items()},
+        }
+        exec(code, names)
+        return names["run"]  # type: ignore[return-value]
+
+    def _facility_gone(self, number: int) -> bool:
+        """Whether a facility that had a name when the program was put in has it no more."""
+        return number in self._known and number not in self._facilities.values()
+
+
+def _facility_numbers(program: Program, facilities: Mapping[str, int]) -> tuple[int, ...]:
+    """The number of each facility of the program; raises ProgramError for unknown names."""
+    unknown = [f for f in program.facilities if isinstance(f, str) and f not in facilities]
+    if unknown:
+        known = ", ".join(sorted(facilities)) or "none"
+        file = program.source_name or program.header.name
+        raise ProgramError(
+            tuple(
+                Diagnostic(file, 0, 0, f"no facility is called `{name}`", f"there are: {known}")
+                for name in unknown
+            )
+        )
+    return tuple(f if isinstance(f, int) else facilities[f] for f in program.facilities)

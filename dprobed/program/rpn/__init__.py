@@ -1,0 +1,1 @@
+"""The original language: source text to programs, and its reference."""

@@ -1,0 +1,500 @@
+"""Writes docs/language.md, the reference of the probe language, from the tables.
+
+    python -m dprobed.program.rpn.reference            write it
+    python -m dprobed.program.rpn.reference --check    fail if it is not what would be written
+
+What the tables cannot say is in the texts below; every example among them is assembled by a test.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from dprobed.program import bytecode
+from dprobed.program.exec.outcome import INSTRUCTION_BUDGET
+from dprobed.program.isa import (
+    CALL_FRAMES,
+    EXCEPTIONS,
+    GROUPS,
+    INSTRUCTIONS,
+    MAX_CODE,
+    REGISTERS,
+    STACK_WORDS,
+    TOKENS,
+    Instruction,
+    Operand,
+    Register,
+)
+from dprobed.program.keywords import HEADER, PROBE, Keyword, Value, defaults
+from dprobed.program.model import Header, ProbeDefinition, ProgramError
+from dprobed.program.rpn.expression import LEVELS
+from dprobed.program.rpn.parser import assemble
+from dprobed.program.rpn.preprocessor import MAX_INCLUDES, MAX_TOKENS
+from dprobed.program.verifier import MAX_FACILITIES, MAX_PROBES
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "language.md"
+
+INTRODUCTION = """\
+<!-- Written by `python -m dprobed.program.rpn.reference`; change that, not this. -->
+# The probe language
+
+A probe program says where probes go and what happens when one is hit: a small stack program that
+looks at registers and memory, keeps counts, logs what is of interest, and may alter what it found.
+It is checked before any process is touched, it always ends, and an access to bad memory is an
+exception in the program, never in the process.
+
+```rpn
+// Every allocation of a mebibyte and more: its size, and how many there have been.
+#ifndef LEAST
+#define LEAST 0x100000
+#endif
+
+name = libc.so.6
+vars = 1
+
+offset = malloc
+    push r,rdi          // the size asked for
+    push LEAST
+    sub                 // size - LEAST; jumps test the word on top
+    jlt small
+    inc lv,0
+    push lv,0
+    push r,rdi
+    log 2               // the size, then the count
+    exit
+small:
+    abort               // nothing is logged
+```
+
+    dprobe run -D LEAST=4096 big.rpn -- ls -l
+
+Contents: [source files](#source-files) · [header](#header-keywords) · [probes](#probe-keywords) ·
+[places](#places) · [machine](#the-machine) · [instructions](#instructions) ·
+[registers](#registers) · [exceptions](#exceptions) · [log](#the-log) ·
+[what is refused](#what-is-refused) · [bytecode](#bytecode) · [.dpb files](#dpb-files)
+"""
+
+SOURCE = f"""\
+## Source files
+
+A `.rpn` file is a header, then one or more probe definitions. A line is empty, or holds labels and
+then nothing or one of these:
+
+- `keyword = value`. Before the first `offset` or `address` line it belongs to the header; such a
+  line begins a probe definition, and the keywords after it belong to that. Text with blanks or
+  other unusual characters in it is written in double quotes.
+- an instruction and its operand. Blanks and commas separate words alike: `push r,rdi`. The
+  instructions of a probe follow its keywords, up to the next definition; running past the last one
+  ends the program as `exit` does.
+
+**Labels** are written `name:` and hold for the whole file. Jumps and exception handlers (`sx`)
+must stay within the instructions of one probe; `call` may go to any label of the file, so a
+subroutine can be written behind the `exit` of any probe and be called by all.
+
+**Numbers** are those of C: `10`, `0x0a`, `012` (octal), `0b1010`, `'\\n'`, with a suffix `u`, `l`
+if you like. Operands and values are constant expressions with brackets, the operators `- + ~ !` of
+one operand, and from the weakest: {{operators}}. The exception codes have names: {{codes}}. Other
+names must be macros.
+
+**Comments** are `// …` and `/* … */`.
+
+**The preprocessor** is a small C preprocessor: `#define NAME text`, `#define NAME(a, b) text`,
+`#undef`, `#include "file"` (looked for beside the file that says it), `#if` (with `defined`),
+`#ifdef`, `#ifndef`, `#elif`, `#else`, `#endif`, `#error text`, `#line n "file"`. A `\\` at the end
+of a line joins the next to it. `-D NAME=text` on the command line is a `#define` before the first
+line (`-D NAME` alone: 1). Files include each other at most {MAX_INCLUDES} deep, and macros make at
+most {MAX_TOKENS:,} words. There are no `#` and `##` operators.
+
+```rpn
+#define ARG1 rdi
+#define LOG_STRING(register, most) push most
+
+name = libc.so.6
+offset = puts
+    LOG_STRING(ARG1, 64)
+    push r,ARG1
+    log str
+    call count          // a subroutine of the next probe
+    exit
+
+offset = putchar
+    call count
+    exit
+count:
+    push tid
+    log 1
+    ret
+```
+"""
+
+PLACES = """\
+## Places
+
+| `offset =` | |
+| --- | --- |
+| `malloc` | a function of the module; an IFUNC: what it resolves to |
+| `malloc+0x4`, `malloc-8` | bytes from it, which must be where an instruction begins |
+| `sort.c:120` | the code of a source line, by the debug information; maybe several places |
+| `0x1234` | a position in the file |
+
+| `address =` | |
+| --- | --- |
+| `counter` | a symbol |
+| `counter:8` | for a watchpoint: with its length; without, the symbol's own size |
+| `0x7f0012340000` | an absolute address |
+
+```rpn
+name = a.out
+vars = 1
+
+address = counter:8
+watchpoint = w
+max_hits = 100          // then the probe is disabled
+    push r,rip
+    log 1
+```
+
+Hits are counted from -`pass_count`; the program runs while the count is 0 or more. A probe that is
+hit by what its own program does is not run again; it is counted as missed.
+"""
+
+MACHINE = f"""\
+## The machine
+
+- A **word** has 64 bits. Arithmetic wraps.
+- The **stack** has {STACK_WORDS} words and is circular. TOS is its top, NOS the word below. It is
+  empty and all zeros at each hit. Pushing more words than it has, or popping more than there are,
+  wraps around silently, unless RPN_STACK_WRAP is in `ex_mask`: then it raises that. SBP is the
+  position of the base of the current frame: 0 at first, and in a subroutine the depth at its call.
+- The **call stack** has {CALL_FRAMES} nested calls. A frame holds where to return to, its
+  exception handler, what traces show of it, and the caller's SBP.
+- **Local variables** (`vars`) belong to the program: all its probes in a process share them, and
+  they keep their values from hit to hit. **Global variables** (`gvars`) are shared by all programs
+  in a process. All are 0 at first.
+- The **heap** (`heap`), the **log** and the **exception trace** are empty at each hit.
+- A program ends by `exit`, `exit` with a facility, `abort`, `rem`, an exception that nothing
+  handles, or by running past its last instruction. Everything that was logged is one record then;
+  after `abort` there is none.
+- It always ends: at most `jmpmax` jumps are taken in one hit (MAX_JMPS), and at most
+  {INSTRUCTION_BUDGET:,} instructions, after which it is ended, with its log and the exit `budget`.
+- `suspend` does not stop the program. When it has ended, its thread is held before the probed
+  instruction until `dprobe resume`, or until a program in the same process executes `resume`,
+  which lets go all threads that are held there.
+- `exit FACILITY` names who gets the record, by number or by name. Each must exist when the program
+  is inserted, else it is refused; one that has gone since raises INVALID_OPERAND.
+"""
+
+REGISTERS_TEXT = """\
+## Registers
+
+`push r` and `pop r` know these names; `push u` and `pop u` the same in a user program, and in a
+kernel program those of the task in user mode. A register of two words is pushed with its low word
+on TOS, and popped in that order. Popping the low half of a general register clears its upper half,
+as the processor does; of a narrower one the low bits count. Popping `rip` makes the thread go on
+there, in place of the probed instruction.
+
+| registers | bits | words | may be popped by | |
+| --- | --- | --- | --- | --- |
+"""
+
+EXCEPTIONS_TEXT = """\
+## Exceptions
+
+An instruction that fails has popped its operands and done nothing else (only `log str` and `log
+mrf` have logged what they could read, and a fault item), and raises an exception: three words,
+parm2, parm1 and the code on TOS, are pushed, and the program goes on at the handler
+that the current frame has set by `sx`. That handler is then no longer set. A frame without one is
+left as by `ret`, and its caller's is taken; where there is none at all the program ends with its
+log, and the record names the exception.
+
+A code that is not in the probe's `ex_mask` reaches no handler: it ends the program if it is within
+0x0fff, and is ignored otherwise. `rx` raises any code.
+
+With `autostacktrace = yes` every exception appends a trace to the exception trace, which follows
+the log in the record; `log st` does so at any time. A trace shows of each frame what `trace pv`,
+`trace lv` and `trace gv` have asked for.
+
+```rpn
+name = libc.so.6
+offset = strlen
+    sx unreadable
+    push r,rdi
+    push mem,u64        // raises INVALID_ADDR where there is no memory
+    log 1
+    exit
+unreadable:
+    log 2               // the code and the address
+    ros 1
+    exit
+```
+
+| exception | code | parm1 | parm2 | |
+| --- | --- | --- | --- | --- |
+"""
+
+LOG_TEXT = """\
+## The log
+
+The log of a hit is a row of items, at most `logmax` bytes in all; an item is in it as a whole or
+not at all (LOG_OVERFLOW). `log` with a count writes words without any prefix, TOS first. All other
+items begin with a token byte (signed) and a 16-bit count; all numbers are little-endian.
+
+`log str` and `log mrf` of memory that cannot all be read log what lies before the first byte that
+cannot, if there is any, then a memory fault with the address of that byte, and raise INVALID_ADDR
+with the same address. With no handler the record has all of it, and its exit is `exception`; with
+one the program goes on and may log more.
+
+```rpn
+name = libc.so.6
+offset = open
+    sx bad
+    push 4096
+    push r,rdi
+    log str             // the path, or as much of it as there is, and the fault
+bad:
+    push r,rsi
+    log 1               // the flags, in either case
+```
+
+| token | item | the count is of | then |
+| --- | --- | --- | --- |
+"""
+
+REFUSED_SOURCE = """\
+name = libc.so.6
+offset = malloc
+    push r,rdj
+    push lv,1
+    add
+    jmp again
+    callk
+"""
+
+REFUSED_TEXT = f"""\
+## What is refused
+
+Before any process is touched a program is checked, all of it, and everything that is wrong with it
+is reported at once, with its place, the line and what to do. Refused are: unknown keywords,
+instructions, registers and labels; values and operands out of range, among them variables that the
+header does not ask for; jumps out of the program, into the middle of an instruction or into
+another probe; what only kernel programs may use; a stack that on every path is too shallow or too
+deep for an instruction, `ret` outside of any subroutine, calls that nest too deep or can never
+return; and what is too large: more than {MAX_CODE:,} bytes of code, {MAX_PROBES:,} probes or
+{MAX_FACILITIES} facilities. What cannot be proved is checked while the program runs.
+
+"""
+
+BYTECODE_TEXT = """\
+## Bytecode
+
+An instruction is its code, one byte, and its operands, little-endian and without padding:
+
+| operand | bytes | value |
+| --- | --- | --- |
+"""
+
+_OPERAND_MEANING: Mapping[Operand, str] = {
+    Operand.WORD: "any word",
+    Operand.U16: "an index of a variable, or a number",
+    Operand.COUNT16: "how many words",
+    Operand.COUNT8: "how many words",
+    Operand.SHIFT: "how many bits",
+    Operand.BIT: "which bit, from the least significant one",
+    Operand.SLOT: "which stack word from SBP or TOS, signed",
+    Operand.LABEL: "offset of an instruction in the code",
+    Operand.REGISTER: "number of a register, in the order of the table above",
+    Operand.FACILITY: "index in the program's list of facilities",
+}
+
+
+def _table_row(*cells: str) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _default(keyword: Keyword, unset: Mapping[str, object]) -> str:
+    value = unset.get(keyword.name)
+    if keyword.name in ("name", "offset"):
+        return "required"
+    if keyword.value is Value.YES_NO:
+        return "no"
+    if keyword.name == "ex_mask":
+        return f"{value:#06x}"
+    return "" if value is None else str(value)
+
+
+def _keywords(known: Mapping[str, Keyword], model: type[Header | ProbeDefinition]) -> Iterator[str]:
+    unset = defaults(model)
+    yield "| keyword | value | default | meaning |"
+    yield "| --- | --- | --- | --- |"
+    for name, keyword in known.items():
+        yield _table_row(f"`{name}`", keyword.range, _default(keyword, unset), keyword.meaning)
+
+
+def stack_text(instruction: Instruction) -> str:
+    """What an instruction takes off the stack and puts on it: ``2 → 1``."""
+    register = Operand.REGISTER in instruction.operands
+    unit = "words" if register else "count"
+    if register:
+        return f"{unit} → 0" if instruction.pops_each else f"0 → {unit}"
+
+    def side(fixed: int, each: int) -> str:
+        parts = [str(fixed)] if fixed or not each else []
+        return " + ".join(parts + [unit] * each)
+
+    pops = side(instruction.pops, instruction.pops_each)
+    if instruction.pushes is None:
+        return f"{pops}… → …"
+    if instruction.peeks:
+        pops += f", looks at {instruction.peeks}"
+    return f"{pops} → {side(instruction.pushes, instruction.pushes_each)}"
+
+
+def _group(group: str) -> Iterator[str]:
+    yield f"### {GROUPS[group]}\n"
+    yield "| code | instruction | stack | meaning | raises |"
+    yield "| --- | --- | --- | --- | --- |"
+    for instruction in INSTRUCTIONS:
+        if instruction.group != group:
+            continue
+        written = instruction.spelling
+        if instruction.operands:
+            written = instruction.key.replace(
+                instruction.operands[0].text, instruction.operands[0].text.upper()
+            )
+        raises = ", ".join(code.name for code in instruction.raises)
+        yield _table_row(
+            f"{instruction.opcode:02x}",
+            f"`{written}`",
+            stack_text(instruction),
+            instruction.meaning,
+            "any" if len(instruction.raises) == len(EXCEPTIONS) else raises,
+        )
+    yield ""
+
+
+def _who_pops(register: Register) -> str:
+    if register.kernel_only:
+        return "nobody; kernel programs only"
+    if register.pop_user and register.pop_kernel:
+        return "all"
+    return "user programs" if register.pop_user else "nobody"
+
+
+def _register_rows() -> Iterator[str]:
+    """One row for each run of registers that differ in nothing but their names."""
+    runs: list[list[Register]] = []
+    for register in REGISTERS:
+        meaning = register.meaning if register.part_of is None else "low half"
+        last = runs[-1][0] if runs else None
+        same = last is not None and (
+            last._replace(name="", meaning="", part_of=None)
+            == register._replace(name="", meaning="", part_of=None)
+            and meaning == (last.meaning if last.part_of is None else "low half")
+        )
+        if same:
+            runs[-1].append(register)
+        else:
+            runs.append([register])
+    for run in runs:
+        first = run[0]
+        meaning = first.meaning
+        if first.part_of is not None:
+            meaning = "low halves of " + ", ".join(str(r.part_of) for r in run)
+        yield _table_row(
+            " ".join(f"`{register.name}`" for register in run),
+            str(first.bits),
+            str(first.words),
+            _who_pops(first),
+            meaning,
+        )
+
+
+def _refusal() -> str:
+    """The real report on REFUSED_SOURCE."""
+    try:
+        assemble(REFUSED_SOURCE, "wrong.rpn")
+    except ProgramError as error:
+        return str(error)
+    raise AssertionError("the example of a refused program is not refused")
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"    {line}".rstrip() for line in text.splitlines())
+
+
+def _parts() -> Iterator[str]:
+    yield INTRODUCTION
+    operators = ", then ".join(" ".join(f"`{name}`" for name in names) for names in LEVELS)
+    codes = ", ".join(f"`EX_{info.code.name}`" for info in EXCEPTIONS)
+    yield SOURCE.replace("{operators}", operators).replace("{codes}", codes)
+    yield "## Header keywords\n"
+    yield from _keywords(HEADER, Header)
+    yield "\n## Probe keywords\n"
+    yield from _keywords(PROBE, ProbeDefinition)
+    yield ""
+    yield PLACES
+    yield MACHINE
+    yield "## Instructions\n"
+    yield (
+        "*stack*: words popped → words pushed; *count* is the operand, *words* those of the\n"
+        "register, and … what only run time tells. Where an instruction has two forms, the one\n"
+        "with an operand takes it from there, the other from the stack. Any instruction may\n"
+        "raise RPN_STACK_WRAP.\n"
+    )
+    for group in GROUPS:
+        yield from _group(group)
+    yield REGISTERS_TEXT.rstrip("\n")
+    yield from _register_rows()
+    yield ""
+    yield EXCEPTIONS_TEXT.rstrip("\n")
+    for info in EXCEPTIONS:
+        yield _table_row(info.code.name, f"{info.code:#06x}", info.parm1, info.parm2, info.meaning)
+    yield ""
+    yield LOG_TEXT.rstrip("\n")
+    for token in TOKENS:
+        name = token.token.name.lower().replace("_", " ")
+        yield _table_row(str(int(token.token)), name, token.counts, token.body)
+    yield ""
+    yield REFUSED_TEXT + _indented(_refusal()) + "\n"
+    yield BYTECODE_TEXT.rstrip("\n")
+    for kind in Operand:
+        limits = f"{_OPERAND_MEANING[kind]}: {kind.low} to {kind.high}"
+        if kind in (Operand.WORD, Operand.LABEL, Operand.REGISTER, Operand.FACILITY):
+            limits = _OPERAND_MEANING[kind]
+        yield _table_row(kind.name.lower(), str(kind.size), limits)
+    yield "\n## .dpb files\n"
+    yield from _layout((bytecode.__doc__ or "").splitlines())
+
+
+def _layout(lines: Iterable[str]) -> Iterator[str]:
+    """The documentation of the format without its title, its drawing as a block of its own."""
+    text = list(lines)[2:]
+    yield "`dprobe compile` writes a verified program as a `.dpb` file.\n"
+    yield "\n".join(text).strip("\n")
+
+
+def page() -> str:
+    """The whole page."""
+    return "\n".join(_parts()).rstrip("\n") + "\n"
+
+
+def main(arguments: list[str]) -> int:
+    """Write or check the page; the process's exit status."""
+    if arguments not in ([], ["--check"]):
+        print("usage: python -m dprobed.program.rpn.reference [--check]", file=sys.stderr)
+        return 2
+    text = page()
+    if not arguments:
+        PAGE.parent.mkdir(exist_ok=True)
+        PAGE.write_text(text)
+        return 0
+    if PAGE.exists() and PAGE.read_text() == text:
+        return 0
+    print(f"{PAGE} is out of date: run `python -m dprobed.program.rpn.reference`", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

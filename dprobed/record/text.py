@@ -1,0 +1,61 @@
+"""A record as one line for people."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from dprobed.printable import printable
+from dprobed.wire.messages import Record
+
+
+def record_text(record: Record) -> str:
+    """A record for people: time in s, who, which probe, what it logged, how it ended."""
+    thread = f"{record.comm}[{record.pid}]"
+    if record.tid != record.pid:
+        thread = f"{record.comm}[{record.pid}/{record.tid}]"
+    parts = [
+        f"{record.time // 1_000_000_000}.{record.time // 1000 % 1_000_000:06d}",
+        f"cpu{record.cpu}",
+        thread,
+        f"{record.program} {record.major}.{record.minor}",
+        record.place,
+        f"#{record.hit}:",
+    ]
+    parts += [text for item in record.log for text in _item_text(item)]
+    if record.exception is not None:
+        raised = record.exception
+        parts.append(f"[{raised.name} {word_text(raised.parm1)} {word_text(raised.parm2)}]")
+    elif record.exit != "exit":
+        parts.append(f"[{record.exit}]")
+    return printable(" ".join(parts))
+
+
+def word_text(word: int) -> str:
+    """A 64-bit word: decimal where it is small (also below zero), else hexadecimal."""
+    if word < 1 << 20:
+        return str(word)
+    if word >= (1 << 64) - 4096:
+        return str(word - (1 << 64))
+    return f"{word:#x}"
+
+
+def _item_text(item: dict[str, Any]) -> list[str]:
+    match item:
+        case {"words": list(words)}:
+            return [word_text(word) for word in words]
+        case {"string": str(string)}:
+            return [msgspec.json.encode(string).decode()]
+        case {"memory": str(memory), "address": int(address)}:
+            return [f"{address:#x}:<{memory}>"]
+        case {"fault": int(address)}:
+            return [f"<fault at {address:#x}>"]
+        case _:
+            return [f"{key}={_value_text(value)}" for key, value in item.items()]
+
+
+def _value_text(value: object) -> str:
+    if isinstance(value, int):
+        return word_text(value)
+    return msgspec.json.encode(value).decode()

@@ -1,1 +1,0 @@
-"""One process seen through ptrace: threads, registers, memory, injected system calls."""

@@ -1,0 +1,78 @@
+"""Which records are meant: conditions like ``pid=1234``, ``word_0>=0x1000``, ``string_0=*.so``.
+
+A name is a field of the record or of its log as ``lines.items_by_name`` names them; of a string,
+``=`` and ``!=`` take a pattern (``*``, ``?``, ``[…]``). Numbers are compared as the unsigned words
+that they are; a value below zero means the word that it is stored as.
+"""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Callable, Sequence
+from fnmatch import fnmatchcase
+from typing import Any, Final
+
+from dprobed.trace.lines import items_by_name
+from dprobed.wire.messages import Record
+
+_CONDITION: Final = re.compile(r"\s*(\w+)\s*(>=|<=|!=|=|>|<)\s*(.*?)\s*")
+_OPERATORS: Final[dict[str, Callable[[Any, Any], bool]]] = {
+    "=": operator.eq,
+    "!=": operator.ne,
+    ">": operator.gt,
+    "<": operator.lt,
+    ">=": operator.ge,
+    "<=": operator.le,
+}
+_PLAIN: Final = frozenset(Record.__struct_fields__) - {"log", "exception"}
+
+Test = Callable[[Record], bool]
+
+
+class ConditionError(Exception):
+    """What was written is no condition; one line."""
+
+
+def value_of(record: Record, name: str) -> object:
+    """A field of a record or of its log, by name; None: it has none of that name."""
+    if name in _PLAIN:
+        found: object = getattr(record, name)
+        return found
+    return items_by_name(record).get(name)
+
+
+def condition(text: str) -> Test:
+    """The condition as a function of the record; raises ConditionError."""
+    match = _CONDITION.fullmatch(text)
+    if match is None:
+        raise ConditionError(f"`{text}` is no condition; write NAME=VALUE, or word_0>=100")
+    name, sign, wanted = match[1], match[2], match[3]
+    compare = _OPERATORS[sign]
+    number = _number(wanted)
+
+    def test(record: Record) -> bool:
+        value = value_of(record, name)
+        if isinstance(value, int):
+            return number is not None and compare(value, number)
+        if not isinstance(value, str):
+            return False
+        if sign in ("=", "!="):
+            return fnmatchcase(value, wanted) is (sign == "=")
+        return compare(value, wanted)
+
+    return test
+
+
+def _number(text: str) -> int | None:
+    try:
+        number = int(text, 0)
+    except ValueError:
+        return None
+    return number if number >= 0 else number & (1 << 64) - 1
+
+
+def all_of(texts: Sequence[str]) -> Test:
+    """A record for which every condition holds; raises ConditionError."""
+    tests = [condition(text) for text in texts]
+    return lambda record: all(test(record) for test in tests)

@@ -1,0 +1,103 @@
+"""Records to the systemd journal, at a bounded rate."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+
+from dprobed.journal import entry, send
+from dprobed.record.text import record_text
+from dprobed.trace.lines import items_by_name
+from dprobed.wire.messages import Record
+
+#: Entries a second at most, and how many may come at once after a pause.
+RATE: Final = 200
+BURST: Final = 1000
+_INFO: Final = "6"
+_WARNING: Final = "4"
+
+_decode = msgspec.json.Decoder(Record).decode
+
+
+def fields(record: Record) -> dict[str, str]:
+    """A record as fields of the journal."""
+    found = {
+        "MESSAGE": record_text(record),
+        "PRIORITY": _INFO,
+        "SYSLOG_IDENTIFIER": "dprobed",
+        # The journal adds what it knows of this process.
+        "OBJECT_PID": str(record.pid),
+    }
+    about: dict[str, Any] = {
+        name: getattr(record, name)
+        for name in record.__struct_fields__
+        if name not in ("log", "exception")
+    }
+    for name, value in (about | items_by_name(record)).items():
+        text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
+        found[f"DPROBE_{name.upper()}"] = text
+    return found
+
+
+class Journal:
+    """The journal as a place for blocks of JSON lines, at a bounded rate."""
+
+    def __init__(self, path: str, now: Callable[[], float] = time.monotonic) -> None:
+        self._path = path
+        self._now = now
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        # It waits for a journal that is busy, but not for ever for one that hangs.
+        self._socket.settimeout(2.0)
+        self._tokens = float(BURST)
+        self._filled = now()
+        self._unsaid = 0
+
+    def write(self, lines: list[bytes]) -> int:
+        """Send records; the number of those that were not.
+
+        Raises OSError if it is all of them, and not only because they came too fast.
+        """
+        now = self._now()
+        self._tokens = min(BURST, self._tokens + (now - self._filled) * RATE)
+        self._filled = now
+        if self._unsaid and self._tokens >= 1:
+            self._say_lost()
+        allowed = min(len(lines), int(self._tokens))
+        sent = 0
+        try:
+            for line in lines[:allowed]:
+                send(self._socket, entry(fields(_decode(line))), self._path)
+                self._tokens -= 1
+                sent += 1
+        except OSError:
+            if not sent:
+                raise
+        lost = len(lines) - sent
+        self._unsaid += lost
+        return lost
+
+    def _say_lost(self) -> None:
+        text = (
+            f"{self._unsaid} records are not in the journal: they came faster than {RATE} a second"
+        )
+        about = {
+            "MESSAGE": text,
+            "PRIORITY": _WARNING,
+            "SYSLOG_IDENTIFIER": "dprobed",
+            "DPROBE_DROPPED": str(self._unsaid),
+        }
+        send(self._socket, entry(about), self._path)
+        self._unsaid = 0
+        self._tokens -= 1
+
+    def close(self) -> None:
+        """Nothing more comes; what was lost last is said."""
+        try:
+            if self._unsaid:
+                self._say_lost()
+        finally:
+            self._socket.close()

@@ -1,0 +1,112 @@
+"""Records as lines: for people, as JSON, or as events of Chrome's and Perfetto's trace viewers.
+
+A file of the latter is one JSON array; viewers accept one whose end is missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+
+from dprobed.record.text import record_text
+from dprobed.wire.messages import Record
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(Record).decode
+
+
+@dataclass(frozen=True)
+class Format:
+    """``line`` makes one line; ``begin`` and ``end`` stand around all, ``between`` between two."""
+
+    suffix: str
+    line: Callable[[bytes], bytes]
+    begin: bytes = b""
+    between: bytes = b"\n"
+    end: bytes = b""
+
+    def lines(self, records: Sequence[bytes]) -> bytes:
+        """Records (as lines of JSON), each behind what stands ``between``, but for text formats
+        before it."""
+        made = [self.line(record) for record in records]
+        if self.between == b"\n":
+            return b"".join(each + b"\n" for each in made)
+        return b"".join(self.between + each for each in made)
+
+
+def items_by_name(record: Record) -> dict[str, Any]:
+    """What was logged, by the names that the fields have in CTF: word_0, string_0…"""
+    named: dict[str, Any] = {}
+    numbers: dict[str, int] = {}
+    words = 0
+    for item in record.log:
+        name = next(iter(item))
+        if name == "words":
+            for word in item["words"]:
+                named[f"word_{words}"] = word
+                words += 1
+            continue
+        number = numbers.get(name, 0)
+        numbers[name] = number + 1
+        named[f"{name}_{number}"] = item[name]
+        if name == "memory":
+            named[f"{name}_{number}_address"] = item["address"]
+    if record.exception is not None:
+        raised = record.exception
+        named["exception"] = raised.name
+        named["exception_code"] = raised.code
+        named["exception_parm1"] = raised.parm1
+        named["exception_parm2"] = raised.parm2
+    return named
+
+
+def _chrome(line: bytes) -> bytes:
+    record = _decode(line)
+    about = {
+        "module": record.module,
+        "major": record.major,
+        "minor": record.minor,
+        "comm": record.comm,
+        "uid": record.uid,
+        "cpu": record.cpu,
+        "hit": record.hit,
+        "exit": record.exit,
+        "time_ns": record.time,
+    }
+    return _encode(
+        {
+            "name": f"{record.program}:{record.place}",
+            "cat": record.program,
+            "ph": "i",
+            "s": "t",
+            "ts": record.time / 1000,
+            "pid": record.pid,
+            "tid": record.tid,
+            # A viewer's numbers are doubles: larger ones would be another number there.
+            "args": about | {name: _exact(value) for name, value in items_by_name(record).items()},
+        }
+    )
+
+
+def _exact(value: object) -> object:
+    if isinstance(value, int) and value >= 1 << 53:
+        return hex(value)
+    if isinstance(value, list):
+        return [_exact(each) for each in value]
+    if isinstance(value, dict):
+        return {key: _exact(each) for key, each in value.items()}
+    return value
+
+
+def _text(line: bytes) -> bytes:
+    return record_text(_decode(line)).encode(errors="replace")
+
+
+FORMATS: Final = {
+    "text": Format("txt", _text),
+    "json": Format("jsonl", bytes.rstrip),
+    "chrome": Format("json", _chrome, begin=b"[", between=b",\n", end=b"\n]\n"),
+}

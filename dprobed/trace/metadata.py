@@ -1,0 +1,230 @@
+"""The metadata of a CTF 1.8 trace: TSDL, the language that says how the packets are laid out.
+
+Our own reader needs no parser of TSDL: what it wants to know of a class of events stands in its
+``model.emf.uri``, which viewers show or ignore, and of the trace in ``env``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import parse_qsl, urlencode
+from uuid import UUID
+
+from dprobed import __version__
+from dprobed.trace.shape import fields
+
+#: The first line: without it, text metadata is not accepted.
+_SIGNATURE: Final = "/* CTF 1.8 */\n"
+_URI: Final = "dprobed:class?"
+
+_HEAD: Final = """
+typealias integer {{ size = 8; align = 8; signed = false; base = 16; }} := hex8_t;
+typealias integer {{ size = 8; align = 8; signed = false; encoding = UTF8; }} := text_t;
+typealias integer {{ size = 16; align = 8; signed = false; }} := uint16_t;
+typealias integer {{ size = 32; align = 8; signed = false; }} := uint32_t;
+typealias integer {{ size = 32; align = 8; signed = true; }} := int32_t;
+typealias integer {{ size = 64; align = 8; signed = false; }} := uint64_t;
+typealias integer {{ size = 64; align = 8; signed = false; base = 16; }} := hex64_t;
+
+trace {{
+    major = 1;
+    minor = 8;
+    uuid = "{uuid}";
+    byte_order = le;
+    packet.header := struct {{
+        uint32_t magic;
+        hex8_t uuid[16];
+        uint32_t stream_id;
+        uint64_t stream_instance_id;
+    }};
+}};
+
+env {{
+    domain = "dprobed";
+    hostname = "{hostname}";
+    tracer_name = "dprobed";
+    tracer_version = "{version}";
+    exits = "{exits}";
+}};
+
+clock {{
+    name = monotonic;
+    description = "CLOCK_MONOTONIC";
+    freq = 1000000000;
+    precision = 1;
+    offset_s = {offset_s};
+    offset = {offset};
+    absolute = true;
+}};
+
+typealias integer {{
+    size = 64; align = 8; signed = false; map = clock.monotonic.value;
+}} := stamp_t;
+
+struct stack_frame {{
+    hex64_t called;
+    hex64_t return_to;
+    uint16_t stack_length;
+    uint64_t stack[stack_length];
+    uint16_t locals_length;
+    uint64_t locals[locals_length];
+    uint16_t globals_length;
+    uint64_t globals[globals_length];
+}};
+
+struct stack_trace {{
+    uint64_t code;
+    hex64_t handler;
+    uint64_t parm1;
+    uint64_t parm2;
+    uint16_t frames_length;
+    struct stack_frame frames[frames_length];
+}};
+
+stream {{
+    id = 0;
+    packet.context := struct {{
+        stamp_t timestamp_begin;
+        stamp_t timestamp_end;
+        uint64_t content_size;
+        uint64_t packet_size;
+        uint64_t events_discarded;
+        uint64_t packet_seq_num;
+        uint32_t target;
+    }};
+    event.header := struct {{
+        uint32_t id;
+        stamp_t timestamp;
+    }};
+    event.context := struct {{
+        uint32_t pid;
+        uint32_t tid;
+        uint32_t uid;
+        uint32_t cpu;
+        uint64_t hit;
+        enum : int32_t {{
+{exit_labels}
+        }} exit;
+        uint64_t major;
+        uint64_t minor;
+        text_t comm[16];
+    }};
+}};
+"""
+
+
+@dataclass(frozen=True)
+class EventClass:
+    """Events of one probe at one place, with logs of one shape."""
+
+    program: str
+    probe: int
+    module: str
+    place: str
+    shape: str
+
+
+def head(uuid: UUID, hostname: str, offset_ns: int, exits: Mapping[int, str]) -> str:
+    """All but the events. ``offset_ns``: what to add to monotonic time for the time of day."""
+    # The offset in clock ticks must not be negative.
+    offset_s, offset = divmod(offset_ns, 1_000_000_000)
+    labels = (f"            {_quote(name)} = {number}" for number, name in exits.items())
+    return _SIGNATURE + _HEAD.format(
+        uuid=uuid,
+        hostname=_escape(hostname),
+        version=__version__,
+        exits=_escape(urlencode({str(number): name for number, name in exits.items()})),
+        exit_labels=",\n".join(labels),
+        offset_s=offset_s,
+        offset=offset,
+    )
+
+
+def more_exits(exits: Mapping[int, str]) -> str:
+    """Names of exits that came after the beginning: an enumeration cannot grow, so for us only."""
+    return f"\n/* dprobed exits: {urlencode({str(key): name for key, name in exits.items()})} */\n"
+
+
+def event(number: int, described: EventClass) -> str:
+    """The declaration of one class of events."""
+    uri = _URI + urlencode(
+        {
+            "program": described.program,
+            "probe": described.probe,
+            "module": described.module,
+            "place": described.place,
+            "shape": described.shape,
+        },
+        errors="surrogateescape",
+    )
+    name = f"{described.program}:{described.place}"
+    lines = "".join(f"        {field}\n" for field in fields(described.shape))
+    return (
+        f"\nevent {{\n    name = {_quote(name)};\n    id = {number};\n    stream_id = 0;\n"
+        f'    model.emf.uri = "{uri}";\n    fields := struct {{\n{lines}    }};\n}};\n'
+    )
+
+
+def _escape(text: str) -> str:
+    """As it may stand between quotes in TSDL: no control characters."""
+    printable = "".join(letter if letter.isprintable() else "?" for letter in text)
+    return printable.replace("\\", "\\\\").replace('"', '\\"')
+
+
+def _quote(text: str) -> str:
+    return f'"{_escape(text)}"'
+
+
+class MetadataError(Exception):
+    """The metadata is not ours."""
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What the reader wants to know: the time of day at monotonic 0, exits and classes."""
+
+    uuid: UUID
+    offset_ns: int
+    exits: dict[int, str]
+    classes: dict[int, EventClass]
+
+
+_TRACE: Final = re.compile(
+    r'uuid = "([-0-9a-f]{36})".*tracer_name = "dprobed";.*exits = "([^"]*)";'
+    r".*offset_s = (-?\d+);\s*offset = (\d+);",
+    re.DOTALL,
+)
+_EXITS: Final = re.compile(r"^/\* dprobed exits: (\S*) \*/$", re.MULTILINE)
+_EVENT: Final = re.compile(
+    r'^    id = (\d+);\n    stream_id = 0;\n    model\.emf\.uri = "dprobed:class\?([^"]*)";$',
+    re.MULTILINE,
+)
+
+
+def parse(text: str) -> Metadata:
+    """Metadata that ``head`` and ``event`` wrote; raises MetadataError."""
+    found = _TRACE.search(text)
+    if not text.startswith(_SIGNATURE) or found is None:
+        raise MetadataError("this is no trace of dprobed")
+    texts = [found[2], *_EXITS.findall(text)]
+    exits = {int(number): name for each in texts for number, name in parse_qsl(each)}
+    offset_ns = int(found[3]) * 1_000_000_000 + int(found[4])
+    return Metadata(UUID(found[1]), offset_ns, exits, dict(_classes(text)))
+
+
+def _classes(text: str) -> Iterator[tuple[int, EventClass]]:
+    for match in _EVENT.finditer(text):
+        values = dict(parse_qsl(match[2], keep_blank_values=True, errors="surrogateescape"))
+        yield (
+            int(match[1]),
+            EventClass(
+                program=values["program"],
+                probe=int(values["probe"]),
+                module=values["module"],
+                place=values["place"],
+                shape=values["shape"],
+            ),
+        )

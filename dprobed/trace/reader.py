@@ -1,0 +1,219 @@
+"""Reads traces of ours back: records in the order of their time, from one or more chunks.
+
+What a daemon that was killed (or is still writing) left is read up to its last whole packet.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from pathlib import Path
+from struct import error as StructError
+from typing import Final, Protocol
+
+import msgspec
+
+from dprobed.program.isa import ExCode
+from dprobed.trace import metadata
+from dprobed.trace.ctf import EVENT, MAGIC, PACKET
+from dprobed.trace.shape import Cursor, reader
+from dprobed.wire.messages import Raised, Record
+
+METADATA: Final = "metadata"
+
+
+class TraceError(Exception):
+    """What is there is no trace of ours, or is damaged."""
+
+
+class Recording(Protocol):
+    """One chunk that can be read. ``cut``: files whose end is missing."""
+
+    cut: list[Path]
+    discarded: int
+    #: What to add to a record's time for the time of day, where that is known.
+    offset_ns: int | None
+
+    def begin(self) -> int:
+        """The time of the first record; 0 where that is not known without reading."""
+        ...
+
+    def records(self) -> Iterator[Record]:
+        """All records, in the order of their time; raises TraceError."""
+        ...
+
+
+def open_all(path: Path) -> list[Recording]:
+    """The chunks at and below ``path``, in the order of their names; raises TraceError.
+
+    CTF traces of ours, and files of JSON lines.
+    """
+    if path.is_file() and path.name != METADATA:
+        return [JsonLines(path)]
+    if not path.exists():
+        raise TraceError(f"{path}: there is no such file or folder")
+    folder = path.parent if path.is_file() else path
+    found: list[Recording] = [Chunk(each.parent) for each in sorted(folder.rglob(METADATA))]
+    found += map(JsonLines, sorted(folder.rglob("*.jsonl")))
+    if not found:
+        raise TraceError(f"{path}: there is no trace (CTF, or JSON lines) in it")
+    return found
+
+
+class JsonLines:
+    """A file of records, each a line of JSON; other lines (a summary) are passed over."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.cut: list[Path] = []
+        self.discarded = 0
+        self.offset_ns: int | None = None
+
+    def begin(self) -> int:
+        """Not known."""
+        return 0
+
+    def records(self) -> Iterator[Record]:
+        """All records, in the order that they have in the file."""
+        decode = msgspec.json.Decoder(Record).decode
+        with self._path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                if not line.endswith(b"\n"):
+                    self.cut.append(self._path)
+                    return
+                if not line.startswith(b'{"type":"record",'):
+                    if not line.startswith(b"{"):
+                        raise TraceError(f"{self._path}:{number}: no record")
+                    continue
+                try:
+                    yield decode(line)
+                except (msgspec.MsgspecError, UnicodeDecodeError):
+                    raise TraceError(f"{self._path}:{number}: no record") from None
+
+
+class Chunk:
+    """One CTF trace: its metadata is read at once, its streams as they are needed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        try:
+            text = (folder / METADATA).read_text(encoding="utf-8", errors="replace")
+            self.metadata = metadata.parse(text)
+        except (metadata.MetadataError, ValueError, KeyError) as error:
+            raise TraceError(f"{folder / METADATA}: {error}") from None
+        self.discarded = 0
+        self.offset_ns: int | None = self.metadata.offset_ns
+        #: Files whose last packet is cut off.
+        self.cut: list[Path] = []
+        self._readers = {
+            number: (each, reader(each.shape)) for number, each in self.metadata.classes.items()
+        }
+
+    def _streams(self) -> list[Path]:
+        return sorted(
+            path for path in self.folder.iterdir() if path.is_file() and path.name != METADATA
+        )
+
+    def begin(self) -> int:
+        """The time of the first record; 0 where there is none."""
+        return min(map(_begin, self._streams()), default=0)
+
+    def records(self) -> Iterator[Record]:
+        """All records, in the order of their time."""
+        return _merge([(_begin(path), partial(self._packets, path)) for path in self._streams()])
+
+    def _packets(self, path: Path) -> Iterator[Record]:
+        discarded = 0
+        with path.open("rb") as file:
+            while header := file.read(PACKET.size):
+                fields = PACKET.unpack(header) if len(header) == PACKET.size else None
+                if fields is None:
+                    self.cut.append(path)
+                    break
+                size = fields[7] // 8 - PACKET.size
+                if fields[0] != MAGIC or size < 0:
+                    at = file.tell() - PACKET.size
+                    raise TraceError(f"{path}: no packet begins at byte {at}")
+                content = file.read(size)
+                if len(content) != size:
+                    self.cut.append(path)
+                    break
+                discarded = fields[8]
+                yield from self._events(path, content)
+        self.discarded += discarded
+
+    def _events(self, path: Path, content: bytes) -> Iterator[Record]:
+        cursor = Cursor(content, 0)
+        exits = self.metadata.exits
+        try:
+            while cursor.at < len(content):
+                (number, time, pid, tid, uid, cpu, hit, exit_, major, minor, comm) = (
+                    EVENT.unpack_from(content, cursor.at)
+                )
+                cursor.at += EVENT.size
+                described, read = self._readers[number]
+                log, exception = read(cursor)
+                yield Record(
+                    program=described.program,
+                    major=major,
+                    minor=minor,
+                    module=described.module,
+                    place=described.place,
+                    pid=pid,
+                    tid=tid,
+                    comm=comm.rstrip(b"\0").decode(errors="replace"),
+                    uid=uid,
+                    cpu=cpu,
+                    time=time,
+                    hit=hit,
+                    exit=exits.get(exit_) or str(exit_),
+                    log=log,
+                    exception=_raised(exception) if exception else None,
+                )
+        except (StructError, KeyError):
+            raise TraceError(f"{path}: a packet is damaged") from None
+
+
+def _raised(triple: tuple[int, int, int]) -> Raised:
+    code, parm1, parm2 = triple
+    name = ExCode(code).name if code in ExCode._value2member_map_ else "USER"
+    return Raised(code=code, name=name, parm1=parm1, parm2=parm2)
+
+
+def _begin(path: Path) -> int:
+    """The time at which a stream begins."""
+    with path.open("rb") as file:
+        header = file.read(PACKET.size)
+    return int(PACKET.unpack(header)[4]) if len(header) == PACKET.size else 0
+
+
+def merged(chunks: Iterable[Recording]) -> Iterator[Record]:
+    """The records of several chunks, in the order of their time."""
+    return _merge([(chunk.begin(), chunk.records) for chunk in chunks])
+
+
+def _merge(sources: list[tuple[int, Callable[[], Iterator[Record]]]]) -> Iterator[Record]:
+    """Merge what is in order of time each; a source is opened when its first time has come.
+
+    A trace may have more files than can be open at once.
+    """
+    waiting = deque(sorted(sources, key=lambda source: source[0]))
+    heap: list[tuple[int, int, Record, Iterator[Record]]] = []
+    order = 0
+    while waiting or heap:
+        while waiting and (not heap or waiting[0][0] <= heap[0][0]):
+            records = waiting.popleft()[1]()
+            order += 1
+            if (first := next(records, None)) is not None:
+                heapq.heappush(heap, (first.time, order, first, records))
+        if not heap:
+            continue
+        _, number, record, records = heap[0]
+        yield record
+        following = next(records, None)
+        if following is None:
+            heapq.heappop(heap)
+        else:
+            heapq.heapreplace(heap, (following.time, number, following, records))

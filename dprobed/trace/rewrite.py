@@ -1,0 +1,168 @@
+"""Records that were read are written as a CTF trace again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from struct import pack
+from typing import Any, Final
+
+from dprobed.daemon.records.dispatcher import NUMBERS
+from dprobed.program.exec.log import NONE, fault_item, frame_body, trace_item, words_item
+from dprobed.program.exec.outcome import BUDGET, EXCEPTION, REM
+from dprobed.program.isa import Token
+from dprobed.trace.ctf import Stream, Trace
+from dprobed.trace.store import CtfChunk
+from dprobed.wire.messages import Record
+from dprobed.wire.protocol import RawRecord
+
+#: Exits that have a number of their own; others get one as they come.
+_EXITS: Final = {
+    "exit": 0,
+    "rem": REM,
+    "exception": EXCEPTION,
+    "budget": BUDGET,
+    **NUMBERS,
+}
+_FIRST_OTHER: Final = 1 << 16
+_UNLIMITED: Final = 1 << 40
+_MAX_COUNT: Final = 0xFFFF
+_TOKENS: Final = {"stack": Token.STACK, "locals": Token.LOCALS, "globals": Token.GLOBALS}
+
+
+class _Names:
+    """Numbers for names, and a source of records that gives the names back."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self._programs: dict[str, int] = {}
+        self._places: dict[tuple[str, str], int] = {}
+        self._labels: list[str] = []
+        self._where: list[tuple[str, str]] = []
+
+    def program(self, label: str) -> int:
+        if label not in self._programs:
+            self._programs[label] = len(self._labels)
+            self._labels.append(label)
+        return self._programs[label]
+
+    def place_number(self, where: tuple[str, str]) -> int:
+        if where not in self._places:
+            self._places[where] = len(self._where)
+            self._where.append(where)
+        return self._places[where]
+
+    def label(self, program: int) -> str:
+        return self._labels[program]
+
+    def place(self, place: int) -> tuple[str, str]:
+        return self._where[place]
+
+
+def write_ctf(records: Callable[[], Iterator[Record]], folder: Path, offset_ns: int | None) -> None:
+    """Write ``records``, which come in the order of time, as one trace into a new folder.
+
+    They are asked for twice: the metadata begins with the names of all exits. ``offset_ns``: what
+    to add to their time for the time of day; None: as it is now. Raises OSError.
+    """
+    numbers = dict(_EXITS)
+    for record in records():
+        if record.exit not in numbers:
+            known = record.exit.isdecimal() and int(record.exit) < _FIRST_OTHER
+            numbers[record.exit] = int(record.exit) if known else _FIRST_OTHER + len(numbers)
+    names_of_exits = {number: name for name, number in numbers.items()}
+    trace = Trace(lambda: names_of_exits)
+    if offset_ns is not None:
+        trace.offset_ns = offset_ns
+    streams: dict[int, tuple[_Names, Stream]] = {}
+    chunk = CtfChunk(folder, trace)
+    try:
+        for record in records():
+            found = streams.get(record.pid)
+            if found is None:
+                names = _Names(record.pid)
+                found = streams[record.pid] = names, trace.stream(names)
+            names, stream = found
+            stream.add([_raw(record, names, numbers[record.exit])])
+            for block in stream.take(all_=False):
+                chunk.write(block)
+        for _, stream in streams.values():
+            for block in stream.take(all_=True):
+                chunk.write(block)
+    finally:
+        chunk.close()
+
+
+def _raw(record: Record, names: _Names, exit_: int) -> RawRecord:
+    log, bare = log_bytes(record.log)
+    raised = record.exception
+    return RawRecord(
+        program=names.program(record.program),
+        probe=0,
+        place=names.place_number((record.module, record.place)),
+        pid=record.pid,
+        tid=record.tid,
+        comm=record.comm.encode(errors="replace"),
+        uid=record.uid,
+        cpu=record.cpu,
+        time=record.time,
+        hit=record.hit,
+        exit=exit_,
+        major=record.major,
+        minor=record.minor,
+        log=log,
+        raw=bare,
+        exception=(raised.code, raised.parm1, raised.parm2) if raised is not None else None,
+    )
+
+
+def log_bytes(items: Iterable[dict[str, Any]]) -> tuple[bytes, tuple[int, ...]]:
+    """A log as the program wrote it, and where bare words lie in it: undoes ``decode_log``.
+
+    Words are bare, whether they had a prefix or not; bytes of a string that are no UTF-8 stay the
+    text that stands for them.
+    """
+    log = b""
+    bare: list[int] = []
+    for item in items:
+        match item:
+            case {"words": list(words)}:
+                bare += (len(log), len(words))
+                log += pack(f"<{len(words)}Q", *words)
+            case {"string": str(text)}:
+                data = text.encode(errors="replace")[:_MAX_COUNT]
+                log += pack("<bH", Token.STRING, len(data)) + data
+            case {"memory": str(text), "address": int(address)}:
+                data = bytes.fromhex(text)
+                log += pack("<bHQ", Token.MEMORY, len(data), address) + data
+            case {"fault": int(address)}:
+                log += fault_item(address)
+            case {"trace": dict(trace)}:
+                log += _trace(trace)
+            case {"undecoded": str(text)}:
+                log += bytes.fromhex(text)
+            case _:
+                name, words = next(iter(item.items()))
+                log += words_item(_TOKENS[name], words)
+    return log, tuple(bare)
+
+
+def _trace(trace: dict[str, Any]) -> bytes:
+    frames = [
+        frame_body(
+            _offset(frame["called"]),
+            _offset(frame["return"]),
+            frame["stack"],
+            frame["locals"],
+            frame["globals"],
+        )
+        for frame in trace["frames"]
+    ]
+    handler = _offset(trace["handler"])
+    return trace_item(
+        trace["code"], handler, trace["parm1"], trace["parm2"], frames, room=_UNLIMITED
+    )
+
+
+def _offset(value: int | None) -> int:
+    return NONE if value is None else value

@@ -1,0 +1,318 @@
+"""How the log of one hit becomes typed fields of a CTF event, and is read again.
+
+A *shape* names the items of a log in their order, one letter each::
+
+    wN   N words without prefix            word_I...
+    t    words with a prefix               words_K_length, words_K[]
+    s    a string                          string_K_length, string_K[] (text)
+    m    memory                            memory_K_length, memory_K_address, memory_K[]
+    f    an address that cannot be read    fault_K
+    k l g  stack, locals, globals          stack_K_length, stack_K[]...
+    x    a stack trace                     trace_K { code, handler, parm1, parm2, frames[] }
+    *    a log that is none of this: raw_length, raw[], log_length, log[]
+    E    behind all: the exception that ended the program
+
+The payload of an event is the log without what the shape says already (tokens, number of bare
+words): mostly it is copied as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from struct import Struct
+from struct import error as StructError
+from typing import Final
+
+from dprobed.program.exec.log import NONE, Json, decode_log
+from dprobed.program.isa import Token
+
+#: Bare words of one run that get a field each; longer runs become one array.
+_SINGLE_WORDS: Final = 32
+
+_PREFIX: Final = Struct("<bH")
+_COUNT: Final = Struct("<H")
+_WORD: Final = Struct("<Q")
+_MEMORY: Final = Struct("<HQ")
+_FOUR: Final = Struct("<4Q")
+_TWO: Final = Struct("<2Q")
+_EXCEPTION: Final = Struct("<3Q")
+
+#: The enum's member is slow to look up, and most items are strings.
+_STRING: Final = int(Token.STRING)
+_WORDS: Final = {Token.WORDS: "t", Token.STACK: "k", Token.LOCALS: "l", Token.GLOBALS: "g"}
+_NAMES: Final = {"t": "words", "k": "stack", "l": "locals", "g": "globals"}
+_LETTERS: Final = {int(token): letter for token, letter in _WORDS.items()}
+
+
+class _OddError(Exception):
+    """The log is not made of whole items."""
+
+
+def split(log: bytes, raw: Sequence[int]) -> tuple[str, bytes]:
+    """The shape of a log, and the payload of its event."""
+    if not raw and log:
+        # One string and nothing else: the most usual log that is not words.
+        size = len(log) - 3
+        if log[0] == Token.STRING and log[1] | log[2] << 8 == size:
+            return "s", log[1:]
+    try:
+        return _split(log, raw)
+    except (_OddError, StructError, IndexError):
+        return undivided(log, raw)
+
+
+def undivided(log: bytes, raw: Sequence[int]) -> tuple[str, bytes]:
+    """The shape and the payload of a log that is kept as it is."""
+    head = _COUNT.pack(len(raw)) + b"".join(map(_WORD.pack, raw))
+    return "*", head + len(log).to_bytes(4, "little") + log
+
+
+def _split(log: bytes, raw: Sequence[int]) -> tuple[str, bytes]:
+    found = ""
+    parts = []
+    at = index = 0
+    size = len(log)
+    run = raw[0] if raw else -1
+    while at < size:
+        if at == run:
+            count = raw[index + 1]
+            index += 2
+            run = raw[index] if index < len(raw) else -1
+            end = at + 8 * count
+            found += f"w{count}"
+            parts.append(log[at:end])
+        elif log[at] == _STRING:
+            end = at + 3 + (log[at + 1] | log[at + 2] << 8)
+            found += "s"
+            parts.append(log[at + 1 : end])
+        else:
+            letter, end, part = _item(log, at)
+            found += letter
+            parts.append(part)
+        if end > size or end <= at:
+            raise _OddError
+        at = end
+    return found, b"".join(parts)
+
+
+def _item(log: bytes, at: int) -> tuple[str, int, bytes]:
+    """The item at ``at``: its letter, where it ends, and what of it goes into the payload."""
+    token, count = _PREFIX.unpack_from(log, at)
+    if token == Token.MEMORY:
+        end = at + 11 + count
+        return "m", end, log[at + 1 : end]
+    if token == Token.MEMORY_FAULT and count == 8:
+        return "f", at + 11, log[at + 3 : at + 11]
+    if token == Token.STACK_TRACE:
+        end, part = _trace(log, at + 3)
+        return "x", end, part
+    letter = _LETTERS.get(token)
+    if letter is None:
+        raise _OddError
+    end = at + 3 + 8 * count
+    return letter, end, log[at + 1 : end]
+
+
+def _trace(log: bytes, at: int) -> tuple[int, bytes]:
+    """A stack trace without its tokens."""
+    parts = [log[at : at + 32]]
+    token, frames = _PREFIX.unpack_from(log, at + 32)
+    if token != Token.FRAME:
+        raise _OddError
+    parts.append(_COUNT.pack(frames))
+    at += 35
+    for _ in range(frames):
+        parts.append(log[at : at + 16])
+        at += 16
+        for wanted in (Token.STACK, Token.LOCALS, Token.GLOBALS):
+            token, count = _PREFIX.unpack_from(log, at)
+            end = at + 3 + 8 * count
+            if token != wanted or end > len(log):
+                raise _OddError
+            parts.append(log[at + 1 : end])
+            at = end
+    return at, b"".join(parts)
+
+
+def with_exception(
+    shape: str, payload: bytes, exception: tuple[int, int, int]
+) -> tuple[str, bytes]:
+    """The same with the exception that ended the program."""
+    return shape + "E", payload + _EXCEPTION.pack(*exception)
+
+
+def parts(shape: str) -> list[tuple[str, int]]:
+    """The letters of a shape, with the number of words of ``w`` (0 for others)."""
+    found: list[tuple[str, int]] = []
+    for letter in shape:
+        if letter.isdigit():
+            kind, count = found[-1]
+            found[-1] = (kind, 10 * count + int(letter))
+        else:
+            found.append((letter, 0))
+    return found
+
+
+def fields(shape: str) -> list[str]:
+    """The fields of an event of this shape, as declarations in TSDL."""
+    declared: list[str] = []
+    words = 0
+    seen: dict[str, int] = {}
+    for letter, count in parts(shape):
+        number = seen.get(letter, 0)
+        seen[letter] = number + 1
+        if letter == "w" and count <= _SINGLE_WORDS:
+            declared += [f"uint64_t word_{words + index};" for index in range(count)]
+            words += count
+        elif letter == "w":
+            declared.append(f"uint64_t word_{words}[{count}];")
+            words += count
+        else:
+            declared += _fields(letter, number)
+    return declared
+
+
+def _fields(letter: str, number: int) -> list[str]:
+    if letter in _NAMES:
+        name = f"{_NAMES[letter]}_{number}"
+        return [f"uint16_t {name}_length;", f"uint64_t {name}[{name}_length];"]
+    if letter == "s":
+        name = f"string_{number}"
+        return [f"uint16_t {name}_length;", f"text_t {name}[{name}_length];"]
+    if letter == "m":
+        name = f"memory_{number}"
+        return [
+            f"uint16_t {name}_length;",
+            f"hex64_t {name}_address;",
+            f"hex8_t {name}[{name}_length];",
+        ]
+    if letter == "f":
+        return [f"hex64_t fault_{number};"]
+    if letter == "x":
+        return [f"struct stack_trace trace_{number};"]
+    if letter == "E":
+        return [f"uint64_t exception_{each};" for each in ("code", "parm1", "parm2")]
+    return [
+        "uint16_t raw_length;",
+        "uint64_t raw[raw_length];",
+        "uint32_t log_length;",
+        "hex8_t log[log_length];",
+    ]
+
+
+class Cursor:
+    """A place in bytes that are read one item after the other."""
+
+    __slots__ = ("at", "data")
+
+    def __init__(self, data: bytes, at: int) -> None:
+        self.data = data
+        self.at = at
+
+    def take(self, struct: Struct) -> tuple[int, ...]:
+        """The numbers there; raises struct.error at the end of the bytes."""
+        values = struct.unpack_from(self.data, self.at)
+        self.at += struct.size
+        return values
+
+    def bytes(self, size: int) -> bytes:
+        """So many bytes."""
+        end = self.at + size
+        found = self.data[self.at : end]
+        if len(found) != size:
+            raise StructError("the data is cut off")
+        self.at = end
+        return found
+
+    def words(self) -> list[Json]:
+        """Words behind their number."""
+        (count,) = self.take(_COUNT)
+        return list(self.take(Struct(f"<{count}Q")))
+
+
+_Reader = Callable[[Cursor], "dict[str, Json]"]
+
+
+def _read_string(cursor: Cursor) -> dict[str, Json]:
+    (size,) = cursor.take(_COUNT)
+    return {"string": cursor.bytes(size).decode("utf-8", "backslashreplace")}
+
+
+def _read_memory(cursor: Cursor) -> dict[str, Json]:
+    size, address = cursor.take(_MEMORY)
+    return {"memory": cursor.bytes(size).hex(), "address": address}
+
+
+def _read_fault(cursor: Cursor) -> dict[str, Json]:
+    return {"fault": cursor.take(_WORD)[0]}
+
+
+def _read_trace(cursor: Cursor) -> dict[str, Json]:
+    code, handler, parm1, parm2 = cursor.take(_FOUR)
+    (count,) = cursor.take(_COUNT)
+    frames: list[Json] = []
+    for _ in range(count):
+        called, returns = cursor.take(_TWO)
+        frame: dict[str, Json] = {"called": _offset(called), "return": _offset(returns)}
+        for name in ("stack", "locals", "globals"):
+            frame[name] = cursor.words()
+        frames.append(frame)
+    trace: dict[str, Json] = {
+        "code": code,
+        "handler": _offset(handler),
+        "parm1": parm1,
+        "parm2": parm2,
+        "frames": frames,
+    }
+    return {"trace": trace}
+
+
+def _offset(value: int) -> Json:
+    return None if value == NONE else value
+
+
+def _read_words(name: str) -> _Reader:
+    return lambda cursor: {name: cursor.words()}
+
+
+def _read_bare(count: int) -> _Reader:
+    struct = Struct(f"<{count}Q")
+    return lambda cursor: {"words": list(cursor.take(struct))}
+
+
+_READERS: Final[dict[str, _Reader]] = {
+    "s": _read_string,
+    "m": _read_memory,
+    "f": _read_fault,
+    "x": _read_trace,
+    **{letter: _read_words(name) for letter, name in _NAMES.items()},
+}
+
+#: The items of a log, and the exception.
+Payload = tuple["list[dict[str, Json]]", "tuple[int, int, int] | None"]
+
+
+def reader(shape: str) -> Callable[[Cursor], Payload]:
+    """What reads payloads of this shape; it raises struct.error on one that is cut off."""
+    letters = parts(shape)
+    raises = ("E", 0) in letters
+    readers = [
+        _read_bare(count) if letter == "w" else _READERS[letter]
+        for letter, count in letters
+        if letter not in "*E"
+    ]
+
+    def read(cursor: Cursor) -> Payload:
+        if ("*", 0) in letters:
+            (count,) = cursor.take(_COUNT)
+            raw = cursor.take(Struct(f"<{count}Q"))
+            size = int.from_bytes(cursor.bytes(4), "little")
+            items = decode_log(cursor.bytes(size), raw)
+        else:
+            items = [read_item(cursor) for read_item in readers]
+        if not raises:
+            return items, None
+        code, parm1, parm2 = cursor.take(_EXCEPTION)
+        return items, (code, parm1, parm2)
+
+    return read

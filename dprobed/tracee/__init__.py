@@ -1,0 +1,1 @@
+"""One traced process through ptrace: threads, registers, memory, remote system calls."""

@@ -1,0 +1,147 @@
+"""Memory of a target.
+
+Two ways, for two purposes:
+
+* *Text* (``peek``, ``poke``) goes through ``/proc/PID/mem``: it ignores page protection, which is
+  what changing text needs (the kernel copies the private page). The descriptor holds the memory
+  itself, so it also serves when the leading thread has ended.
+* *A program's accesses* (``read``, ``write``) go through ``process_vm_readv``/``writev`` with the
+  thread that hit the probe: they fault where the target's own access would fault.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from typing import Final
+
+from dprobed.program.exec.interface import MemoryFault
+
+PAGE: Final = 4096
+USER_END: Final = 1 << 47
+_CHUNK: Final = 1 << 16
+
+
+class _Iovec(ctypes.Structure):
+    _fields_ = (("base", ctypes.c_uint64), ("length", ctypes.c_uint64))
+
+
+_libc = ctypes.PyDLL(None)
+_readv = _libc.process_vm_readv
+_writev = _libc.process_vm_writev
+for _function in (_readv, _writev):
+    _function.argtypes = [ctypes.c_long, ctypes.c_void_p, ctypes.c_ulong, ctypes.c_void_p]
+    _function.argtypes += [ctypes.c_ulong, ctypes.c_ulong]
+    _function.restype = ctypes.c_long
+
+_buffer = bytearray(_CHUNK)
+_anchor = (ctypes.c_char * _CHUNK).from_buffer(_buffer)
+_here = _Iovec(ctypes.addressof(_anchor), 0)
+_there = _Iovec(0, 0)
+_here_at: Final = ctypes.addressof(_here)
+_there_at: Final = ctypes.addressof(_there)
+
+
+def read_partial(tid: int, address: int, length: int) -> bytes:
+    """As much as can be read from ``address`` on, up to ``length`` bytes."""
+    if address >= USER_END:
+        return b""
+    if length <= _CHUNK:
+        _here.length = _there.length = length
+        _there.base = address
+        got = _readv(tid, _here_at, 1, _there_at, 1, 0)
+        if got == length:
+            return bytes(_buffer[:length])
+        # A fault in the first page returns -1; in a later one, what came before it, but only in
+        # whole iovec elements before Linux 3.16: go on by pages.
+    parts = []
+    end = min(address + length, USER_END)
+    while address < end:
+        step = min(end, (address // PAGE + 1) * PAGE) - address
+        _here.length = _there.length = step
+        _there.base = address
+        if _readv(tid, _here_at, 1, _there_at, 1, 0) != step:
+            break
+        parts.append(bytes(_buffer[:step]))
+        address += step
+    return b"".join(parts)
+
+
+def read(tid: int, address: int, length: int) -> bytes:
+    """Exactly ``length`` bytes; raises MemoryFault."""
+    data = read_partial(tid, address, length)
+    if len(data) != length:
+        raise MemoryFault((address + len(data)) & 0xFFFF_FFFF_FFFF_FFFF)
+    return data
+
+
+def write(tid: int, address: int, data: bytes) -> None:
+    """Write where the target itself may write; raises MemoryFault, then nothing is written."""
+    first = min(len(data), PAGE - address % PAGE)
+    if first < len(data) and not writable(tid, address + first):
+        raise MemoryFault(address + first)
+    length = len(data)
+    if address >= USER_END or length > _CHUNK:
+        raise MemoryFault(address)
+    _buffer[:length] = data
+    _here.length = _there.length = length
+    _there.base = address
+    if _writev(tid, _here_at, 1, _there_at, 1, 0) != length:
+        raise MemoryFault(address)
+
+
+def writable(tid: int, address: int) -> bool:
+    """Whether the target may write the byte at ``address``, from its list of mappings."""
+    try:
+        with open(f"/proc/{tid}/maps", "rb") as maps:
+            for line in maps:
+                bounds, permissions = line.split(b" ", 2)[:2]
+                low, high = bounds.split(b"-")
+                if int(low, 16) <= address < int(high, 16):
+                    return permissions[1:2] == b"w"
+    except OSError:
+        pass
+    return False
+
+
+class Memory:
+    """The text and data of one address space, whatever its pages' protection."""
+
+    def __init__(self, tid: int) -> None:
+        """Raises OSError when ``tid`` is gone or may not be traced."""
+        self._fd = os.open(f"/proc/{tid}/mem", os.O_RDWR | os.O_CLOEXEC)
+
+    @classmethod
+    def closed(cls) -> Memory:
+        """Of a process that lets nobody in: nothing is ever there."""
+        memory = cls.__new__(cls)
+        memory._fd = -1
+        return memory
+
+    def close(self) -> None:
+        """Give the descriptor back."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def peek(self, address: int, length: int) -> bytes:
+        """Up to ``length`` bytes: fewer at the end of a mapping, none where there is none."""
+        try:
+            return os.pread(self._fd, length, address)
+        except (OSError, OverflowError):
+            return b""
+
+    def is_gone(self) -> bool:
+        """Whether the address space is no process's any more."""
+        try:
+            # Where nothing is mapped that would be an error (mem_rw, fs/proc/base.c).
+            return not os.pread(self._fd, 1, PAGE)
+        except OSError:
+            return False
+
+    def poke(self, address: int, data: bytes) -> bool:
+        """Store bytes; false when the page is not there (any more)."""
+        try:
+            return os.pwrite(self._fd, data, address) == len(data)
+        except (OSError, OverflowError):
+            return False

@@ -1,0 +1,1 @@
+"""The tracer process: its loop, its targets, the programs inserted into them."""

@@ -1,0 +1,371 @@
+"""Holding the target for a debugger, and letting it go on as the debugger says.
+
+All-stop: while the target is held the world is stopped (``World.stopped``), so probes go in and out
+as ever, and nothing of the target runs. When the debugger lets it go on, hits are served at full
+speed; only while a thread is stepped every stop takes the long way through ``World.dispatch``.
+
+A thread that was held at a hit stands in the slot, its programs have run. The debugger sees it at
+the probed instruction. What it is to do when it goes on from there must not be a second hit: the
+places where hits have been served are noted with the stack pointer (``_served``), because the
+debugger may set other registers in between and put these back (it does to call a function).
+"""
+
+from __future__ import annotations
+
+import signal
+from collections import deque
+from collections.abc import Sequence, Set
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Final
+
+from dprobed.arch.x86_64.relocation import Where
+from dprobed.engine.trap.engine import TrapEngine
+from dprobed.tracee import ptrace
+from dprobed.tracee.lifecycle import State
+from dprobed.tracee.ptrace import RCX, RIP, RSP, Gone, PtraceError, Registers
+from dprobed.tracee.thread import Thread
+from dprobed.tracee.thread_group import World
+from dprobed.tracer.debug import rsp
+
+_SI_KERNEL: Final = 0x80
+_WORD: Final = 0xFFFF_FFFF_FFFF_FFFF
+#: Noted places of one thread; more would be inferior calls nested as deep.
+_SERVED: Final = 16
+
+
+#: A breakpoint of the debugger, which takes them out and puts them in at each stop.
+Place = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Event:
+    """Why the target stands still; ``detail`` goes into the stop reply as it is.
+
+    ``place``: the breakpoint or watchpoint of the debugger that was hit (kind, address, length).
+    """
+
+    tid: int
+    signal: int
+    detail: bytes = b""
+    place: Place | None = None
+
+
+class Control:
+    """One target's threads, as a debugger stops and resumes them."""
+
+    def __init__(self, world: World, engine: TrapEngine, pid: int) -> None:
+        self._world: Final = world
+        self._engine: Final = engine
+        self._pid: Final = pid
+        #: Whether the target is held.
+        self.holds = False
+        #: Whether a debugger is there to be told of signals.
+        self.attached = False
+        #: Stops that the debugger has not been told of.
+        self.events: deque[Event] = deque()
+        #: Signals that the debugger does not want to hear of, by Linux number.
+        self.passed: frozenset[int] = frozenset()
+        #: What the debugger told threads to step through: pc range, or (0, 0).
+        self.steps: dict[int, tuple[int, int]] = {}
+        self._stack = ExitStack()
+        self._ours: set[int] = set()
+        #: Threads that the debugger did not let go on last: what they have to tell waits.
+        self._left: set[int] = set()
+        #: Threads whose signal the debugger was told of, and may take back.
+        self._told: set[int] = set()
+        self._sent: set[tuple[int, int]] = set()
+        self._served: dict[int, list[tuple[int, int]]] = {}
+        self._registers: Final = Registers()
+
+    # --- stopping ---
+
+    def threads(self) -> list[Thread]:
+        """The target's threads that stand still and can be looked at."""
+        return [
+            thread
+            for thread in self._world.threads.values()
+            if thread.tgid == self._pid and thread.state in (State.STOPPED, State.HELD)
+        ]
+
+    def thread(self, tid: int) -> Thread | None:
+        """A thread that can be looked at."""
+        thread = self._world.threads.get(tid)
+        if thread is None or thread.state not in (State.STOPPED, State.HELD):
+            return None
+        return thread
+
+    def owns(self, tid: int) -> bool:
+        """Whether a thread is held for the debugger."""
+        return tid in self._ours
+
+    def note(self, thread: Thread, event: Event) -> None:
+        """Hold a thread that has just stopped; the debugger hears of it."""
+        thread.held = True
+        thread.stepping = False
+        self._ours.add(thread.tid)
+        self.events.append(event)
+        self._world.want()
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether there is a stop to tell of."""
+        return any(event.tid not in self._left for event in self.events)
+
+    def take(self) -> Event:
+        """The first stop that is to be told of."""
+        event = next(event for event in self.events if event.tid not in self._left)
+        self.events.remove(event)
+        return event
+
+    def hold(self) -> None:
+        """Stop everything."""
+        if self.holds:
+            return
+        self.holds = True
+        self._stack.enter_context(self._world.stopped())
+        self.steps.clear()
+        for thread in self._world.threads.values():
+            thread.stepping = False
+        for thread in self.threads():
+            self._note_served(thread)
+
+    def _note_served(self, thread: Thread) -> None:
+        try:
+            place = self._hit_of(thread)
+        except Gone:
+            return
+        if place is not None:
+            places = self._served.setdefault(thread.tid, [])
+            if place not in places:
+                places.append(place)
+                del places[:-_SERVED]
+
+    def _hit_of(self, thread: Thread) -> tuple[int, int] | None:
+        """The hit that a thread in a slot has yet to carry out: address and rsp; raises Gone."""
+        words = self._registers.load(thread.tid)
+        found = self._engine.space.slot_at(words[RIP])
+        if found is None:
+            return None
+        position = found[0].position(found[1])
+        if position.where is Where.AFTER:
+            return None
+        return found[0].address, words[RSP] + position.rsp_delta & _WORD
+
+    def interrupt(self, tid: int) -> None:
+        """Stop at the debugger's wish; ``tid`` is shown if it is there."""
+        self.hold()
+        if not self.is_ready:
+            there = [thread.tid for thread in self.threads() if thread.tid not in self._left]
+            shown = tid if tid in there or not there else there[0]
+            self._left.discard(shown)
+            self.events.append(Event(shown, signal.SIGINT))
+
+    # --- going on ---
+
+    def resume(self, actions: Sequence[rsp.Action], is_in: Set[Place]) -> None:
+        """Let threads go on; those for whom there is no action stay.
+
+        ``is_in``: the breakpoints that are in now. If one of the threads has something to tell
+        already, nothing goes on: there is a stop to tell of.
+        """
+        chosen: dict[int, rsp.Action] = {}
+        for thread in self.threads():
+            for action in actions:
+                if action.threads.covers(thread.tid):
+                    if action.kind != "t":
+                        chosen[thread.tid] = action
+                    break
+        for tid, action in chosen.items():
+            self._give_signal(self._world.threads[tid], rsp.from_gdb(action.signal))
+        # Of a breakpoint that was taken out meanwhile nothing is to be told.
+        self.events = deque(
+            event
+            for event in self.events
+            if event.tid not in chosen or event.place is None or event.place in is_in
+        )
+        self._left = {thread.tid for thread in self.threads()} - chosen.keys()
+        if self.is_ready:
+            return
+        for thread in self.threads():
+            to_do = chosen.get(thread.tid)
+            if to_do is None:
+                if not thread.held:
+                    thread.held = True
+                    self._ours.add(thread.tid)
+                continue
+            self._enter_slot(thread)
+            if to_do.kind == "s":
+                thread.stepping = True
+                self.steps[thread.tid] = (to_do.start, to_do.end)
+            self._free(thread)
+        self._go()
+
+    def _go(self) -> None:
+        self.holds = False
+        self._stack.close()
+
+    def _free(self, thread: Thread) -> None:
+        """Not held any more, if it was for the debugger."""
+        if thread.tid in self._ours:
+            self._ours.discard(thread.tid)
+            thread.held = False
+            if thread.state is State.HELD:
+                thread.state = State.STOPPED
+
+    def _give_signal(self, thread: Thread, number: int) -> None:
+        """The signal that a thread goes on with: the one that it stopped for, none, or another."""
+        if thread.tid in self._told:
+            self._told.discard(thread.tid)
+            if thread.signal == number:
+                return
+            thread.signal, thread.siginfo = 0, None
+        if number:
+            # Not every stop can deliver one: it is sent, and let pass when it comes.
+            self._sent.add((thread.tid, number))
+            ptrace.send(thread.tgid, thread.tid, number)
+
+    def _enter_slot(self, thread: Thread) -> None:
+        """Where a hit has been served already, the thread goes on in the slot."""
+        places = self._served.get(thread.tid)
+        if not places:
+            return
+        try:
+            place = self._hit_of(thread)
+            words = self._registers.words
+            stands = (words[RIP], words[RSP])
+            if (place or stands) not in places:
+                return
+            places.remove(place or stands)
+            site = self._engine.space.by_trap.get(stands[0] + 1)
+            if place is None and site is not None:
+                words[RIP] = site.slot
+                self._registers.store(thread.tid)
+        except Gone:
+            return
+
+    def release(self, leaving: bool = False) -> list[int]:
+        """Let everything go on that is held for a debugger; the threads that had stopped for it.
+
+        ``leaving``: the threads stay where they are, because the tracer is about to detach.
+        """
+        freed = sorted(self._ours)
+        self.events.clear()
+        for tid in freed:
+            thread = self._world.threads.get(tid)
+            if thread is not None:
+                self._enter_slot(thread)
+                if not leaving:
+                    self._free(thread)
+        if not leaving:
+            for thread in self._world.threads.values():
+                thread.stepping = False
+        self.steps.clear()
+        self._ours.clear()
+        self._left.clear()
+        self._told.clear()
+        self._served.clear()
+        if self.holds:
+            self._go()
+        else:
+            for tid in freed:
+                thread = self._world.threads.get(tid)
+                if thread is not None and not leaving:
+                    self._world.go(thread)
+        return freed
+
+    # --- what happens while it runs ---
+
+    def serve_trap(self, thread: Thread) -> bool:
+        """A SIGTRAP stop of a thread that is being stepped; false: it is not, nothing was done."""
+        if not thread.stepping:
+            return False
+        try:
+            info = ptrace.get_siginfo(thread.tid)
+            code = int.from_bytes(info[8:12], "little", signed=True)
+            entered = thread.entering is not None
+            if entered or code <= 0 or code == _SI_KERNEL:
+                # A handler's first instruction, a SIGTRAP that was sent, or a breakpoint.
+                self._engine.serve_trap(thread)
+                if entered:
+                    self._arrived(thread)
+                return True
+            if self._engine.end_step(thread):
+                self._arrived(thread)
+        except (Gone, PtraceError):
+            return True
+        return True
+
+    def _arrived(self, thread: Thread) -> None:
+        if thread.held:
+            return  # a watchpoint, of which the debugger hears
+        start, end = self.steps.get(thread.tid, (0, 0))
+        if not start <= self._registers.load(thread.tid)[RIP] < end:
+            self.note(thread, Event(thread.tid, signal.SIGTRAP))
+
+    def signalled(self, thread: Thread) -> None:
+        """A signal is about to be delivered: the debugger is asked."""
+        number = thread.signal
+        if (thread.tid, number) in self._sent:
+            self._sent.discard((thread.tid, number))
+        elif number and self.attached and thread.tgid == self._pid and number not in self.passed:
+            self._told.add(thread.tid)
+            self.note(thread, Event(thread.tid, number))
+
+    def forget(self, tid: int) -> None:
+        """A thread ended."""
+        self._ours.discard(tid)
+        self._left.discard(tid)
+        self._told.discard(tid)
+        self._served.pop(tid, None)
+        self.steps.pop(tid, None)
+        self.events = deque(event for event in self.events if event.tid != tid)
+
+    def new_image(self, thread: Thread, path: bytes) -> None:
+        """``exec``: the thread is the only one, and nothing that was noted holds."""
+        for noted in (
+            self._ours,
+            self._left,
+            self._told,
+            self._sent,
+            self._served,
+            self.steps,
+            self.events,
+        ):
+            noted.clear()
+        thread.stepping = False
+        if self.attached:
+            self.note(thread, Event(thread.tid, signal.SIGTRAP, b"exec:%s;" % path.hex().encode()))
+
+    # --- registers, as they would be without us ---
+
+    def read_general(self, thread: Thread) -> bytearray:
+        """The general registers; raises Gone."""
+        words = self._registers.load(thread.tid)
+        found = self._engine.space.slot_at(words[RIP])
+        if found is not None:
+            position = found[0].position(found[1])
+            words[RIP] = position.address
+            words[RSP] = words[RSP] + position.rsp_delta & _WORD
+            if position.rcx is not None:
+                words[RCX] = position.rcx
+        return bytearray(self._registers.data)
+
+    def write_general(self, thread: Thread, data: bytearray) -> None:
+        """Set the general registers; raises Gone.
+
+        A thread whose pc stays stays in its slot; with another stack it is not that hit any more.
+        """
+        shown = self.read_general(thread)
+        if data == shown:
+            return
+        new, old = memoryview(data).cast("Q"), memoryview(shown).cast("Q")
+        words = self._registers.load(thread.tid)
+        if (new[RIP], new[RSP]) != (old[RIP], old[RSP]):
+            self._registers.data[:] = data
+            thread.skip = None
+        else:
+            for index in range(len(new)):
+                if new[index] != old[index]:
+                    words[index] = words[index] + new[index] - old[index] & _WORD
+        self._registers.store(thread.tid)

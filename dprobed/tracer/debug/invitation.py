@@ -1,0 +1,301 @@
+"""The tracer's side of debugging: who holds the target, for whom, and for how long.
+
+A program that ends by ``exit debugger`` holds the whole process. A debugger is invited: a socket is
+made in a folder that only its owner can open, and stays until the tracer ends; one debugger at a
+time. While the target is held the tracer waits on its sockets, too (``descriptors``); while it runs
+with a debugger on it, SIGIO says when the debugger wants something. A target without a debugger
+pays nothing.
+
+A target is not held for ever: without a debugger it goes on after a limit, and when a debugger's
+connection ends, it goes on as if that had detached.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import select
+import shutil
+import signal
+import socket
+import struct
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from dprobed.engine.probe import Probe
+from dprobed.engine.trap.engine import TrapEngine
+from dprobed.tracee.ptrace import Gone
+from dprobed.tracee.thread import Thread
+from dprobed.tracee.thread_group import World
+from dprobed.tracer.debug.breakpoints import Breakpoints
+from dprobed.tracer.debug.control import Control, Event
+from dprobed.tracer.debug.stub import Session
+from dprobed.wire.protocol import DebuggerStatus
+
+#: The number of the facility ``debugger``.
+FACILITY: Final = 1
+#: Seconds that a process is held without a debugger.
+LIMIT: Final = 600.0
+#: Seconds between two looks at the debugger's socket while the target runs: SIGIO says when it has
+#: something, but that can be just before the tracer begins to wait.
+TICK: Final = 0.25
+
+_log = logging.getLogger(__name__)
+
+
+def socket_folder() -> Path:
+    """Where the user's private folders are made."""
+    runtime = Path(f"/run/user/{os.geteuid()}")
+    return runtime if os.access(runtime, os.W_OK) else Path(tempfile.gettempdir())
+
+
+class Host(NamedTuple):
+    """What the tracer does for it: ``tell`` the daemon (kind, text, thread), ``detach`` probes from
+    their places, ``apply`` the debug registers to every thread (why not, if it could not be)."""
+
+    tell: Callable[[str, str, int], None]
+    detach: Callable[[list[Probe]], None]
+    apply: Callable[[], str]
+
+
+class Debugger:
+    """Holds one target for debuggers."""
+
+    def __init__(self, world: World, engine: TrapEngine, pid: int, host: Host) -> None:
+        #: Seconds that the target is held without a debugger.
+        self.limit = LIMIT
+        #: Without a debugger only the thread that hit is held, and the others run.
+        self.holds_thread = False
+        #: How often that limit was reached.
+        self.expired = 0
+        self.path = ""
+        self._world: Final = world
+        self._engine: Final = engine
+        self._pid: Final = pid
+        self._tell: Final = host.tell
+        self.control: Final = Control(world, engine, pid)
+        self._points: Final = Breakpoints(world, engine, self.control, host.detach, host.apply)
+        self._listener: socket.socket | None = None
+        self._session: Session | None = None
+        self._deadline = 0.0
+        self._held_at = 0.0
+
+    # --- what is going on ---
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether the tracer is to wait on ``descriptors``, too."""
+        return self.control.holds or bool(self.control.steps)
+
+    @property
+    def is_invited(self) -> bool:
+        """Whether ``attend`` has something to look at."""
+        return self._listener is not None or self.control.is_ready or self.control.holds
+
+    @property
+    def is_attached(self) -> bool:
+        """Whether a debugger is connected."""
+        return self._session is not None
+
+    @property
+    def is_expected(self) -> bool:
+        """Whether ``attend`` is to be called often: a debugger is there, or invited."""
+        return self.is_attached or bool(self._held_at)
+
+    @property
+    def held(self) -> list[int]:
+        """The threads for whose sake the target is held without a debugger, the first first."""
+        if self._session is not None:
+            return []
+        return list(dict.fromkeys(event.tid for event in self.control.events))
+
+    def status(self) -> DebuggerStatus:
+        """As the daemon wants to hear it."""
+        since = time.monotonic() - self._held_at if self._held_at else 0.0
+        return DebuggerStatus(self.held, self.path, self.is_attached, since, self.expired)
+
+    # --- from the engine ---
+
+    def serve_trap(self, thread: Thread) -> bool:
+        """Whether a SIGTRAP stop concerns the debugger only."""
+        try:
+            if self._engine.space.raw and self._points.serve_trap(thread):
+                return True
+        except Gone:
+            return True
+        return self.control.serve_trap(thread)
+
+    def signalled(self, thread: Thread) -> None:
+        """See Control."""
+        self.control.signalled(thread)
+
+    def hit(self, thread: Thread) -> None:
+        """A program ended by ``exit debugger``: hold the thread or the process."""
+        if thread.tgid == self._pid:
+            self.control.note(thread, Event(thread.tid, signal.SIGTRAP))
+
+    def forgotten(self, thread: Thread) -> None:
+        """A thread ended."""
+        self.control.forget(thread.tid)
+
+    def new_image(self, thread: Thread) -> None:
+        """``exec``."""
+        self._points.forget()
+        try:
+            path = os.fsencode(Path(f"/proc/{self._pid}/exe").readlink())
+        except OSError:
+            path = b""
+        self.control.new_image(thread, path)
+
+    # --- the loop ---
+
+    def attend(self) -> None:
+        """Do what there is to do; after it the target runs, or is held."""
+        ready = self.control.is_ready
+        if ready and not (self.holds_thread and self._session is None):
+            self.control.hold()
+        if (ready or self.control.holds) and not self._held_at:
+            self._begin_hold()
+        self._accept()
+        session = self._session
+        if session is not None:
+            # What a debugger asks can lead to a stop that it is to be told of at once.
+            session.serve()
+            while not session.over and session.waits and self.control.is_ready:
+                self.control.hold()
+                session.report()
+                session.serve()
+            if session.over:
+                self._end_session()
+        elif self._held_at and time.monotonic() >= self._deadline:
+            self.expired += 1
+            self._tell(
+                "debugger",
+                f"no debugger came within {self.limit:g} s: process {self._pid} goes on",
+                self._pid,
+            )
+            self.release()
+        if not self.control.holds and not self.control.is_ready:
+            self._held_at = 0.0
+
+    def _begin_hold(self) -> None:
+        self._held_at = time.monotonic()
+        self._deadline = self._held_at + self.limit
+        if self._session is not None:
+            return
+        try:
+            self._invite()
+        except OSError as error:
+            _log.warning("process %d: no socket for a debugger: %s", self._pid, error)
+            self.expired += 1
+            self.release()
+            return
+        tid = self.control.events[0].tid if self.control.events else self._pid
+        what = f"process {self._pid} is held at a probe, thread {tid}"
+        if self.holds_thread:
+            what = f"thread {tid} of process {self._pid} is held at a probe"
+        self._tell(
+            "debugger",
+            f"{what}: dprobe debug {self._pid}, or "
+            f"gdb -ex 'target remote {self.path}'; `dprobe resume` lets it go",
+            tid,
+        )
+
+    def descriptors(self) -> list[tuple[int, int]]:
+        """To wait on, and for which events of ``poll``."""
+        if self._session is not None:
+            events = select.POLLIN | (select.POLLOUT if self._session.wants_to_write else 0)
+            return [(self._session.fileno(), events)]
+        return [(self._listener.fileno(), select.POLLIN)] if self._listener is not None else []
+
+    @property
+    def patience(self) -> float:
+        """Seconds after which ``attend`` has something to do at the latest."""
+        if self._session is None and self._held_at:
+            return max(0.0, self._deadline - time.monotonic())
+        return 1.0
+
+    # --- debuggers ---
+
+    def _invite(self) -> None:
+        if self._listener is not None:
+            return
+        folder = tempfile.mkdtemp(prefix="dprobed-debug-", dir=socket_folder())
+        self.path = f"{folder}/{self._pid}"
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        mask = os.umask(0o177)
+        try:
+            listener.bind(self.path)
+        finally:
+            os.umask(mask)
+        listener.listen(4)
+        listener.setblocking(False)
+        self._listener = listener
+        _raise_sigio(listener)
+
+    def _accept(self) -> None:
+        while self._listener is not None:
+            try:
+                sock, _ = self._listener.accept()
+            except OSError:
+                return
+            # struct ucred (include/linux/socket.h): pid, uid, gid.
+            credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+            _, uid, _ = struct.unpack("iII", credentials)
+            if self._session is not None or uid not in (0, os.geteuid()):
+                sock.close()
+                continue
+            sock.setblocking(False)
+            _raise_sigio(sock)
+            signal.setitimer(signal.ITIMER_REAL, TICK, TICK)
+            self.control.attached = True
+            self.control.hold()
+            self._session = Session(sock, self._pid, self._engine, self.control, self._points)
+
+    def _end_session(self) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            session.close()
+        self.control.attached = False
+        self.control.passed = frozenset()
+        with self._world.stopped():
+            self._points.clear()
+        self.release()
+
+    def release(self) -> list[int]:
+        """Let a process go on that is held without a debugger; the threads let go."""
+        if self._session is not None:
+            return []
+        freed = self.control.release()
+        self._held_at = 0.0
+        return freed
+
+    # --- the end ---
+
+    def ended(self, how: str, status: int) -> None:
+        """The target is at its end, unless it is only let go."""
+        if self._session is not None and how in ("exited", "killed"):
+            self._session.ended(how, status)
+
+    def leave(self) -> None:
+        """The tracer is about to detach: nothing of a debugger stays in the target."""
+        if self._session is not None:
+            self._session.close()
+            self._session = None
+        self.control.attached = False
+        self._points.clear()
+        self.control.release(leaving=True)
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+            shutil.rmtree(Path(self.path).parent, ignore_errors=True)
+
+
+def _raise_sigio(sock: socket.socket) -> None:
+    fcntl.fcntl(sock, fcntl.F_SETOWN, os.getpid())
+    flags = fcntl.fcntl(sock, fcntl.F_GETFL)
+    fcntl.fcntl(sock, fcntl.F_SETFL, flags | os.O_ASYNC)

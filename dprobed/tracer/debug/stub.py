@@ -1,0 +1,492 @@
+"""The server's packets: what a debugger asks, answered from a target that is held.
+
+``Session`` is one debugger on one socket. It does not wait for anything: ``serve`` takes in what
+has come and answers; ``report`` tells of a stop. All-stop mode of the GDB remote protocol, with the
+stop that a continue ends in as that packet's answer.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from dprobed.arch.x86_64.gdb_registers import Layout
+from dprobed.engine.address_space import Space
+from dprobed.engine.trap.engine import TrapEngine
+from dprobed.proc import procfs
+from dprobed.tracee import ptrace
+from dprobed.tracee.ptrace import Gone, PtraceError
+from dprobed.tracee.thread import Thread
+from dprobed.tracer.debug import rsp
+from dprobed.tracer.debug.breakpoints import Breakpoints, Refused, Unsupported
+from dprobed.tracer.debug.control import Control, Event
+from dprobed.tracer.debug.files import Files
+
+_FEATURES: Final = (
+    "PacketSize=%x;QStartNoAckMode+;qXfer:features:read+;qXfer:auxv:read+;qXfer:threads:read+;"
+    "qXfer:exec-file:read+;qXfer:siginfo:read+;QPassSignals+;vContSupported+;swbreak+;hwbreak+;"
+    "exec-events+%s"
+)
+_ERROR: Final = b"E01"
+_GONE: Final = b"E03"
+_XSAVE_AVX: Final = 832
+_EXPEDITED: Final = ("rbp", "rsp", "rip")
+_BACKLOG: Final = 4 << 20
+
+#: In libc: bits, number and offset of ``l_tls_modid`` in ``struct link_map`` (nptl_db).
+_MODID_LAYOUT: Final = b"_thread_db_link_map_l_tls_modid"
+_UNALLOCATED: Final = 1 << 63
+
+_log = logging.getLogger(__name__)
+
+
+def _hex(data: bytes) -> bytes:
+    return data.hex().encode()
+
+
+def overlaid(space: Space, address: int, length: int) -> bytes:
+    """Memory with the original bytes where ours are; short where it ends."""
+    data = bytearray(space.memory.peek(address, length))
+    end = address + len(data)
+    for site in space.by_trap.values():
+        if address <= site.address < end and not site.gone:
+            data[site.address - address] = site.original[0]
+    for where, original in space.raw.items():
+        if address <= where < end:
+            data[where - address] = original[0]
+    return bytes(data)
+
+
+class Session:
+    """One debugger that is connected."""
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        pid: int,
+        engine: TrapEngine,
+        control: Control,
+        points: Breakpoints,
+    ) -> None:
+        #: The debugger is gone, or has said goodbye.
+        self.over = False
+        self._sock = sock
+        self._pid = pid
+        self._engine = engine
+        self._control = control
+        self._points = points
+        self._files = Files(pid)
+        self._reader = rsp.Reader()
+        self._out = bytearray()
+        self._last = b""
+        self._acks = True
+        self._multiprocess = False
+        self._swbreak = False
+        self._tid = pid
+        self._stop: Event | None = None
+        #: A continue is on its way, or has been answered.
+        self.waits = False
+        self._layout: Layout | None = None
+        self._modid_layout = 0
+        self._packets: dict[bytes, Callable[[bytes], bytes | None]] = {
+            b"?": self._why,
+            b"g": lambda _: self._registers(),
+            b"G": self._set_registers,
+            b"p": self._register,
+            b"P": self._set_register,
+            b"m": self._read,
+            b"M": self._write_hex,
+            b"X": self._write,
+            b"H": self._select,
+            b"T": self._is_alive,
+            b"Z": self._insert,
+            b"z": self._remove,
+            b"c": lambda rest: self._plain("c", b"", rest),
+            b"s": lambda rest: self._plain("s", b"", rest),
+            b"C": lambda rest: self._plain("c", *rest.partition(b";")[::2]),
+            b"S": lambda rest: self._plain("s", *rest.partition(b";")[::2]),
+            b"D": self._detach,
+            b"k": self._kill,
+        }
+        self._named: dict[bytes, Callable[[bytes], bytes | None]] = {
+            b"qSupported": self._supported,
+            b"QStartNoAckMode": self._no_acks,
+            b"qC": lambda _: b"QC" + self._name(self._tid),
+            b"qAttached": lambda _: b"1",
+            b"qSymbol": self._symbol,
+            b"qGetTLSAddr": self._thread_local,
+            b"qfThreadInfo": self._thread_ids,
+            b"qsThreadInfo": lambda _: b"l",
+            b"qXfer": self._transfer,
+            b"QPassSignals": self._pass_signals,
+            b"qHostInfo": lambda _: b"triple:%s;ptrsize:8;endian:little;" % _hex(_TRIPLE),
+            b"qProcessInfo": lambda _: (
+                b"pid:%x;triple:%s;ostype:linux;ptrsize:8;endian:little;"
+                % (self._pid, _hex(_TRIPLE))
+            ),
+            b"vCont?": lambda _: b"vCont;c;C;s;S;t;r",
+            b"vCont": self._vcont,
+            b"vFile": self._files.serve,
+            b"vKill": self._kill_politely,
+        }
+
+    # --- the socket ---
+
+    def fileno(self) -> int:
+        """To wait on."""
+        return self._sock.fileno()
+
+    @property
+    def wants_to_write(self) -> bool:
+        """Whether answers wait for the debugger to take them."""
+        return bool(self._out)
+
+    def serve(self) -> None:
+        """Take in what has come, and answer it."""
+        while not self.over:
+            try:
+                data = self._sock.recv(1 << 18)
+            except BlockingIOError:
+                break
+            except OSError:
+                data = b""
+            if not data:
+                self.over = True
+                return
+            self._reader.feed(data)
+            while not self.over and (item := self._reader.next()) is not None:
+                self._take(item)
+        self.push()
+
+    def _take(self, item: rsp.Item) -> None:
+        if isinstance(item, bytes):
+            if self._acks:
+                self._out += b"+"
+            self._answer(item)
+        elif item is rsp.Signal.INTERRUPT:
+            if self.waits:
+                self._control.interrupt(self._tid)
+        elif item is rsp.Signal.CORRUPT and self._acks:
+            self._out += b"-"
+        elif item is rsp.Signal.NACK and self._acks:
+            self._out += self._last
+
+    def _answer(self, packet: bytes) -> None:
+        try:
+            answer = self._do(packet)
+        except Gone:
+            answer = _GONE
+        except (rsp.PacketError, PtraceError, OSError, IndexError) as error:
+            _log.info("debugger: %r: %s", packet[:60], error)
+            answer = _ERROR
+        except Exception:
+            # A defect of ours is not the target's: it is let go when the debugger gives up.
+            _log.exception("debugger: %r failed", packet[:60])
+            answer = _ERROR
+        if answer is not None:
+            self._send(answer)
+
+    def _do(self, packet: bytes) -> bytes | None:
+        if packet[:1] in (b"q", b"Q", b"v"):
+            cut = min((at for at in map(packet.find, (b":", b";", b",")) if at > 0), default=None)
+            handler = self._named.get(packet[:cut])
+            rest = b"" if cut is None else packet[cut + 1 :]
+        else:
+            handler, rest = self._packets.get(packet[:1]), packet[1:]
+        return b"" if handler is None else handler(rest)
+
+    def _send(self, payload: bytes) -> None:
+        self._last = rsp.frame(payload)
+        self._out += self._last
+
+    def push(self) -> None:
+        """Give the socket what it takes."""
+        while self._out:
+            try:
+                sent = self._sock.send(self._out, socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                if len(self._out) > _BACKLOG:
+                    self.over = True
+                return
+            except OSError:
+                self.over = True
+                return
+            del self._out[:sent]
+
+    def close(self) -> None:
+        """Nothing more is said."""
+        self.push()
+        self._files.close()
+        self._sock.close()
+
+    # --- stops ---
+
+    def report(self) -> None:
+        """Tell the first stop that the debugger has not heard of; it has asked for one."""
+        self._stop = self._control.take()
+        self._tid = self._stop.tid
+        self.waits = False
+        self._send(self._stop_reply(self._stop))
+        self.push()
+
+    def ended(self, how: str, status: int) -> None:
+        """The target is at its end."""
+        letter = b"X" if how == "killed" else b"W"
+        code = rsp.to_gdb(status) if how == "killed" else status
+        process = b";process:%x" % self._pid if self._multiprocess else b""
+        self._send(letter + b"%02x" % code + process)
+        self.push()
+
+    def _stop_reply(self, event: Event) -> bytes:
+        parts = [b"T%02xthread:%s;" % (rsp.to_gdb(event.signal), self._name(event.tid))]
+        detail = event.detail
+        if detail.startswith((b"swbreak", b"hwbreak")) and not self._swbreak:
+            detail = b""
+        parts.append(detail)
+        thread = self._control.thread(event.tid)
+        if thread is not None:
+            try:
+                general, layout = bytes(self._control.read_general(thread)), self._table(thread)
+                for name in _EXPEDITED:
+                    number = layout.numbers[name]
+                    parts.append(b"%x:%s;" % (number, _hex(layout.read(number, general, b""))))
+            except (Gone, PtraceError):
+                pass
+        return b"".join(parts)
+
+    def _why(self, _: bytes) -> bytes:
+        if self._stop is None and self._control.is_ready:
+            self._stop = self._control.take()
+            self._tid = self._stop.tid
+        if self._stop is None:
+            threads = self._control.threads()
+            self._tid = threads[0].tid if threads else self._pid
+            self._stop = Event(self._tid, 0)
+        return self._stop_reply(self._stop)
+
+    # --- threads ---
+
+    def _name(self, tid: int) -> bytes:
+        return b"p%x.%x" % (self._pid, tid) if self._multiprocess else b"%x" % tid
+
+    def _select(self, rest: bytes) -> bytes:
+        if rest[:1] == b"c":
+            return b"OK"
+        wanted = rsp.thread_id(rest[1:])
+        if wanted.tid > 0:
+            if self._control.thread(wanted.tid) is None:
+                return _ERROR
+            self._tid = wanted.tid
+        return b"OK"
+
+    def _thread(self) -> Thread:
+        thread = self._control.thread(self._tid)
+        if thread is None:
+            raise Gone(self._tid)
+        return thread
+
+    def _is_alive(self, rest: bytes) -> bytes:
+        return b"OK" if self._control.thread(rsp.thread_id(rest).tid) is not None else _ERROR
+
+    def _thread_ids(self, _: bytes) -> bytes:
+        return b"m" + b",".join(self._name(thread.tid) for thread in self._control.threads())
+
+    # --- registers and memory ---
+
+    def _table(self, thread: Thread) -> Layout:
+        if self._layout is None:
+            self._layout = Layout(avx=len(ptrace.get_xstate(thread.tid)) >= _XSAVE_AVX)
+        return self._layout
+
+    def _registers(self) -> bytes:
+        thread = self._thread()
+        general = bytes(self._control.read_general(thread))
+        return _hex(self._table(thread).read_all(general, ptrace.get_xstate(thread.tid)))
+
+    def _register(self, rest: bytes) -> bytes:
+        thread = self._thread()
+        general = bytes(self._control.read_general(thread))
+        table = self._table(thread)
+        return _hex(table.read(rsp.number(rest), general, ptrace.get_xstate(thread.tid)))
+
+    def _set_registers(self, rest: bytes) -> bytes:
+        data = rsp.unhex(rest)
+        return self._change(lambda table, blocks: table.write_all(data, *blocks))
+
+    def _set_register(self, rest: bytes) -> bytes:
+        name, _, value = rest.partition(b"=")
+        number, data = rsp.number(name), rsp.unhex(value)
+        return self._change(lambda table, blocks: table.write(number, data, *blocks))
+
+    def _change(self, change: Callable[[Layout, tuple[bytearray, bytearray]], None]) -> bytes:
+        thread = self._thread()
+        general = self._control.read_general(thread)
+        xsave = bytearray(ptrace.get_xstate(thread.tid))
+        before = bytes(xsave)
+        change(self._table(thread), (general, xsave))
+        self._control.write_general(thread, general)
+        if xsave != before:
+            ptrace.set_xstate(thread.tid, bytes(xsave))
+        return b"OK"
+
+    def _read(self, rest: bytes) -> bytes:
+        address, length = rsp.numbers(rest, 2)
+        data = overlaid(self._engine.space, address, min(length, rsp.MAX_PACKET // 2))
+        return _hex(data) if data or not length else _ERROR
+
+    def _write_hex(self, rest: bytes) -> bytes:
+        where, _, data = rest.partition(b":")
+        return self._store(where, rsp.unhex(data))
+
+    def _write(self, rest: bytes) -> bytes:
+        where, _, data = rest.partition(b":")
+        return self._store(where, data)
+
+    def _store(self, where: bytes, data: bytes) -> bytes:
+        address, length = rsp.numbers(where, 2)
+        if length != len(data):
+            return _ERROR
+        space = self._engine.space
+        for site in space.by_trap.values():
+            start, end = site.address, site.address + site.displaced.length
+            if start < address + length and address < end:
+                # What runs there is our copy: the code of a probe cannot be changed under it.
+                return _ERROR
+        return b"OK" if not data or space.memory.poke(address, data) else _ERROR
+
+    def _symbol(self, rest: bytes) -> bytes:
+        """The debugger can look symbols up: where glibc says how its link_map is laid out."""
+        value, _, name = rest.partition(b":")
+        if name == _hex(_MODID_LAYOUT):
+            self._modid_layout = rsp.number(value) if value else 0
+            return b"OK"
+        return b"qSymbol:" + _hex(_MODID_LAYOUT)
+
+    def _thread_local(self, rest: bytes) -> bytes:
+        """Where a thread has a variable: its thread, the offset in the module, the link_map."""
+        who, _, where = rest.partition(b",")
+        offset, link_map = rsp.numbers(where, 2)
+        thread = self._control.thread(rsp.thread_id(who).tid)
+        if thread is None or not self._modid_layout:
+            return _ERROR
+        words = memoryview(self._control.read_general(thread)).cast("Q")
+        layout = self._word(self._modid_layout + 8) & 0xFFFF_FFFF
+        module = self._word(link_map + layout)
+        # tcbhead_t's second word (nptl's tls.h), an array of dtv_t: a pointer and what to free.
+        block = self._word(self._word(words[ptrace.FS_BASE] + 8) + 16 * module)
+        # Not allocated yet: the thread has not used any variable of that module.
+        return _ERROR if not module or block >= _UNALLOCATED else b"%x" % (block + offset)
+
+    def _word(self, address: int) -> int:
+        data = self._engine.space.memory.peek(address, 8)
+        if len(data) != 8:
+            raise rsp.PacketError(f"no memory at {address:#x}")
+        return int.from_bytes(data, "little")
+
+    # --- breakpoints ---
+
+    def _insert(self, rest: bytes) -> bytes:
+        kind, address, length = rsp.numbers(rest.partition(b";")[0], 3)
+        try:
+            self._points.insert(kind, address, length)
+        except Unsupported:
+            return b""
+        except Refused as error:
+            _log.info("debugger: breakpoint at %#x: %s", address, error)
+            return _ERROR
+        return b"OK"
+
+    def _remove(self, rest: bytes) -> bytes:
+        self._points.remove(*rsp.numbers(rest.partition(b";")[0], 3))
+        return b"OK"
+
+    # --- going on ---
+
+    def _vcont(self, rest: bytes) -> None:
+        self._resume(rsp.actions(rest))
+
+    def _plain(self, kind: str, number: bytes, address: bytes) -> None:
+        """The packets from before ``vCont``: a step is of the thread chosen, with the others."""
+        if address:
+            raise rsp.PacketError("going on elsewhere: set the pc first")
+        signal_ = rsp.number(number) if number else 0
+        chosen = rsp.ThreadId(0, self._tid)
+        self._resume([rsp.Action(kind, signal_, chosen), rsp.Action("c", 0, rsp.ALL)])
+
+    def _resume(self, actions: list[rsp.Action]) -> None:
+        self._stop = None
+        self.waits = True
+        self._control.resume(actions, self._points.places)
+
+    def _detach(self, _: bytes) -> None:
+        self._send(b"OK")
+        self.over = True
+
+    def _kill(self, _: bytes) -> None:
+        self.over = True
+        try:
+            os.kill(self._pid, signal.SIGKILL)
+        except ProcessLookupError:
+            return
+
+    def _kill_politely(self, rest: bytes) -> None:
+        self._send(b"OK")
+        self._kill(rest)
+
+    # --- what is asked once ---
+
+    def _supported(self, rest: bytes) -> bytes:
+        theirs = rest.split(b";")
+        self._multiprocess = b"multiprocess+" in theirs
+        self._swbreak = b"swbreak+" in theirs
+        more = ";multiprocess+" if self._multiprocess else ""
+        return (_FEATURES % (rsp.MAX_PACKET, more)).encode()
+
+    def _no_acks(self, _: bytes) -> bytes:
+        self._acks = False
+        return b"OK"
+
+    def _pass_signals(self, rest: bytes) -> bytes:
+        wanted = (rsp.from_gdb(rsp.number(each)) for each in rest.split(b";") if each)
+        self._control.passed = frozenset(wanted)
+        return b"OK"
+
+    def _transfer(self, rest: bytes) -> bytes:
+        parts = rest.split(b":")
+        if len(parts) != 4 or parts[1] != b"read":
+            return b""
+        kind, _, annex, where = parts
+        match kind:
+            case b"features" if annex == b"target.xml":
+                data = self._table(self._thread()).description
+            case b"auxv":
+                with open(f"/proc/{self._pid}/auxv", "rb") as auxv:
+                    data = auxv.read()
+            case b"exec-file":
+                data = os.fsencode(Path(f"/proc/{self._pid}/exe").readlink())
+            case b"threads":
+                data = self._threads_xml()
+            case b"siginfo":
+                thread = self._thread()
+                data = thread.siginfo or ptrace.get_siginfo(thread.tid)
+            case _:
+                return b"" if kind != b"features" else b"E00"
+        return rsp.window(data, where)
+
+    def _threads_xml(self) -> bytes:
+        lines = []
+        for thread in self._control.threads():
+            name = procfs.comm(thread.tid).decode(errors="replace")
+            safe = name.replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;")
+            core = procfs.cpu(thread.tid)
+            ident = self._name(thread.tid).decode()
+            lines.append(f'<thread id="{ident}" core="{core}" name="{safe}"/>')
+        return f"<threads>{''.join(lines)}</threads>".encode()
+
+
+_TRIPLE: Final = b"x86_64-pc-linux-gnu"

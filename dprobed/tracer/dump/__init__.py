@@ -1,0 +1,1 @@
+"""Cores of a live process: the snapshot, and the process that writes it."""

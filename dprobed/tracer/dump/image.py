@@ -1,0 +1,185 @@
+"""What a core says of a process and its threads, as they would be without us.
+
+A thread in a slot is shown at the equivalent place, one that has just executed a breakpoint before
+it; one that sleeps in the kernel and cannot be stopped as /proc tells it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from pathlib import Path
+from typing import Final
+
+from dprobed.corefile.writer import NT_PRFPREG, NT_X86_XSTATE, ProcessImage, ThreadImage
+from dprobed.engine.trap.engine import TrapEngine
+from dprobed.proc import procfs
+from dprobed.tracee import ptrace
+from dprobed.tracee.lifecycle import State
+from dprobed.tracee.ptrace import (
+    ORIG_RAX,
+    RCX,
+    RDI,
+    RIP,
+    RSI,
+    RSP,
+    Block,
+    Gone,
+    PtraceError,
+    Registers,
+)
+from dprobed.tracee.thread import Thread
+from dprobed.tracee.thread_group import trap_is_pending
+
+_XSTATE_ROOM: Final = 64 << 10
+_TRAP_BRKPT: Final = 1
+
+
+class Images:
+    """Takes them; the world is stopped."""
+
+    def __init__(self, engine: TrapEngine) -> None:
+        self._engine: Final = engine
+        self._registers: Final = Registers()
+        self._xstate: Final = Block(_XSTATE_ROOM)
+
+    def process(self, pid: int, tid: int) -> ProcessImage:
+        """The stopped process; its first thread is ``tid``, or the leading one."""
+        current = tid or pid
+        images = []
+        for thread in list(self._engine.world.threads.values()):
+            if thread.tgid != pid or thread.state is State.ENDED:
+                continue
+            image = self._thread(thread)
+            if image is not None:
+                if tid == thread.tid and not image.signal:
+                    image.signal = signal.SIGTRAP
+                    image.siginfo = _breakpoint_info(image.registers)
+                images.append(image)
+        if not images:
+            raise Gone(pid)
+        images.sort(key=lambda image: (image.tid != current, image.tid))
+        stat = _stat(pid)
+        found = procfs.status(pid)
+        arguments = b""
+        # As many as a core has room for: a process may say that it has gigabytes of them.
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/cmdline", "rb") as file:
+            arguments = file.read(80).rstrip(b"\0")
+        auxv = b""
+        with contextlib.suppress(OSError):
+            auxv = Path(f"/proc/{pid}/auxv").read_bytes()
+        return ProcessImage(
+            threads=images,
+            state="R",
+            nice=int(stat[16]) if stat else 0,
+            flags=int(stat[6]) if stat else 0,
+            uid=found.uids[0] if found is not None else 0,
+            gid=found.gids[0] if found is not None else 0,
+            ids=_ids(pid, stat),
+            name=procfs.comm(pid),
+            arguments=arguments.replace(b"\0", b" "),
+            auxv=auxv,
+        )
+
+    def _thread(self, thread: Thread) -> ThreadImage | None:
+        tid = thread.tid
+        stat = _stat(tid)
+        if not stat:
+            return None
+        try:
+            image = ThreadImage(tid, self._shown(tid))
+            image.fpregs = ptrace.get_regset(tid, NT_PRFPREG, self._xstate)
+            with contextlib.suppress(PtraceError):  # a machine without XSAVE
+                image.xstate = ptrace.get_regset(tid, NT_X86_XSTATE, self._xstate)
+            image.blocked = ptrace.get_sigmask(tid)
+            if thread.signal:
+                image.signal = thread.signal
+                image.siginfo = thread.siginfo or ptrace.get_siginfo(tid)
+        except (Gone, PtraceError):
+            words = _sleeping(tid)
+            if words is None:
+                return None
+            image = ThreadImage(tid, words)
+        image.ids = _ids(tid, stat)
+        found = procfs.status(tid)
+        image.pending = found.pending if found is not None else 0
+        hertz = os.sysconf("SC_CLK_TCK")
+        ticks = [int(field) for field in stat[11:15]]
+        image.times = tuple(
+            part for each in ticks for part in (each // hertz, each % hertz * 1_000_000 // hertz)
+        )
+        return image
+
+    def _shown(self, tid: int) -> bytes:
+        """A stopped thread's registers as they would be without us; raises Gone."""
+        words = self._registers.load(tid)
+        found = self._engine.space.slot_at(words[RIP])
+        if found is not None:
+            position = found[0].position(found[1])
+            words[RIP] = position.address
+            words[RSP] = words[RSP] + position.rsp_delta & 0xFFFF_FFFF_FFFF_FFFF
+            if position.rcx is not None:
+                words[RCX] = position.rcx
+        else:
+            site = self._engine.space.by_trap.get(words[RIP])
+            if site is not None and trap_is_pending(tid):
+                words[RIP] = site.address
+        return bytes(self._registers.data)
+
+
+def _stat(tid: int) -> list[bytes]:
+    """The fields of ``/proc/TID/stat`` from the third on; empty when it is gone."""
+    try:
+        data = Path(f"/proc/{tid}/stat").read_bytes()
+    except OSError:
+        return []
+    return data[data.rindex(b")") + 2 :].split()
+
+
+def _ids(tid: int, stat: list[bytes]) -> tuple[int, int, int, int]:
+    """Thread, parent, process group and session, as a core has them."""
+    return (tid, *(int(each) for each in stat[1:4])) if stat else (tid, 0, 0, 0)  # type: ignore[return-value]
+
+
+def _breakpoint_info(registers: bytes) -> bytes:
+    """The siginfo_t of a breakpoint at the thread's place."""
+    address = registers[8 * RIP : 8 * RIP + 8]
+    head = b"".join(number.to_bytes(4, "little") for number in (signal.SIGTRAP, 0, _TRAP_BRKPT, 0))
+    return (head + address).ljust(128, b"\0")
+
+
+def _sleeping(tid: int) -> bytes | None:
+    """What /proc tells of a thread that sleeps in the kernel and cannot be stopped."""
+    try:
+        fields = Path(f"/proc/{tid}/syscall").read_text().split()
+    except OSError:
+        return None
+    if len(fields) < 3:
+        return None
+    registers = Registers()
+    order = (ORIG_RAX, RDI, RSI, ptrace.RDX, ptrace.R10, ptrace.R8, ptrace.R9)
+    for index, text in zip(order, fields[:-2], strict=False):
+        registers.words[index] = int(text, 0) & 0xFFFF_FFFF_FFFF_FFFF
+    registers.words[RSP], registers.words[RIP] = (int(text, 16) for text in fields[-2:])
+    return bytes(registers.data)
+
+
+def link(pid: int, name: str) -> str:
+    """Where a link of /proc/PID leads; empty when it is gone."""
+    try:
+        return str(Path(f"/proc/{pid}/{name}").readlink())
+    except OSError:
+        return ""
+
+
+def facts(pid: int) -> dict[str, bytes]:
+    """Further fields of the journal's entry."""
+    facts = {
+        "COREDUMP_CWD": os.fsencode(link(pid, "cwd")),
+        "COREDUMP_ROOT": os.fsencode(link(pid, "root")),
+    }
+    with contextlib.suppress(OSError):
+        groups = Path(f"/proc/{pid}/cgroup").read_bytes().splitlines()
+        facts["COREDUMP_CGROUP"] = groups[-1].split(b":", 2)[2]
+    return facts

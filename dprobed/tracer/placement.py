@@ -1,0 +1,277 @@
+"""Where the probes of a program go in this target: modules and places to addresses.
+
+Looks only; nothing is changed here. Files are opened once for each mapping of a module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+
+from dprobed.binary.elf import ElfFile
+from dprobed.binary.errors import LocationError
+from dprobed.binary.maps import (
+    Module,
+    address_of,
+    biases,
+    data_address_of,
+    matches,
+    modules,
+    open_module,
+)
+from dprobed.binary.places import Place, number_of, place_at, resolve, resolve_data
+from dprobed.binary.relocations import ifunc_slots, import_slots
+from dprobed.engine.address_space import Space
+from dprobed.engine.watch.registers import is_length_valid
+from dprobed.proc import procfs
+from dprobed.program.model import Header, ProbeDefinition
+from dprobed.tracee.memory import USER_END
+from dprobed.wire.protocol import State
+
+
+@dataclass(frozen=True, slots=True)
+class Spot:
+    """One address at which a probe is to be. ``length``: of a watch, else 0."""
+
+    address: int
+    place: str
+    module: str
+    key: Hashable
+    length: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Unplaced:
+    """Why a probe has no place in a module that it names."""
+
+    state: State
+    reason: str
+
+
+class Loaded:
+    """One module as it is mapped, with its file."""
+
+    def __init__(self, module: Module) -> None:
+        self.module = module
+        self._elf: ElfFile | LocationError | None = None
+
+    def of_process(self, pid: int) -> Loaded:
+        """The same mapping in a ``fork`` child."""
+        other = Loaded(self.module._replace(pid=pid))
+        other._elf = self._elf
+        return other
+
+    @property
+    def key(self) -> Hashable:
+        """Tells this mapping of this file from any other."""
+        return self.module.key, self.module.base
+
+    def elf(self) -> ElfFile:
+        """Its file; raises LocationError."""
+        if self._elf is None:
+            try:
+                self._elf = open_module(self.module.pid, self.module)
+            except LocationError as error:
+                self._elf = error
+        if isinstance(self._elf, LocationError):
+            raise self._elf
+        return self._elf
+
+    def named(self, name: str) -> bool:
+        """Whether a program's ``name`` means this module."""
+        if matches(self.module, None, name):
+            return True
+        try:
+            return matches(self.module, self.elf(), name)
+        except LocationError:
+            return False
+
+    def has(self, symbol: str, name: str) -> bool:
+        """Whether it is the library ``name``, or a static program, and has this function."""
+        try:
+            elf = self.elf()
+            return (elf.soname == name or elf.kind == "static") and bool(resolve(elf, symbol))
+        except LocationError:
+            return False
+
+    def holds_code(self, address: int) -> bool:
+        """Whether the address is in code of this module."""
+        return any(
+            mapping.executable and mapping.start <= address < mapping.end
+            for mapping in self.module.mappings
+        )
+
+
+class Placement:
+    """The modules of one address space."""
+
+    def __init__(self, pid: int, space: Space) -> None:
+        self._pid = pid
+        self._space = space
+        self.loaded: dict[Hashable, Loaded] = {}
+
+    def take_over(self, other: Placement) -> None:
+        """The modules of the space that this one is a copy of."""
+        for loaded in other.loaded.values():
+            twin = loaded.of_process(self._pid)
+            self.loaded[twin.key] = twin
+
+    def refresh(self, tid: int) -> tuple[list[Loaded], set[Hashable]]:
+        """Read the list of mappings; what is new, and the keys of what is gone.
+
+        ``tid``: a living thread, for when the leading one has ended, which shows nothing then.
+        Raises LocationError when it is gone.
+        """
+        # Files are opened later: by then any thread but the leading one may have ended.
+        witness = tid if procfs.run_state(self._pid) in "ZX" else self._pid
+        now = {each.key: each for each in map(Loaded, modules(witness))}
+        new = [each for key, each in now.items() if key not in self.loaded]
+        gone = self.loaded.keys() - now.keys()
+        for key in gone:
+            del self.loaded[key]
+        for each in new:
+            self.loaded[each.key] = each
+        return new, set(gone)
+
+    def find(
+        self, header: Header, probe: ProbeDefinition, among: list[Loaded]
+    ) -> tuple[list[Spot], Unplaced | None]:
+        """The spots of a probe in these modules, and what went wrong where it has none."""
+        spots: list[Spot] = []
+        trouble: Unplaced | None = None
+        for loaded in among:
+            if not loaded.named(header.name):
+                continue
+            try:
+                found = self._in_module(loaded, probe)
+            except LocationError as error:
+                trouble = Unplaced(State.INVALID_OFFSET, _one_line(error))
+                continue
+            if isinstance(found, Unplaced):
+                trouble = found
+            else:
+                spots += found
+        return spots, trouble
+
+    @staticmethod
+    def address_of(loaded: Loaded, symbol: str) -> int:
+        """Where a function of a module is; raises LocationError."""
+        elf = loaded.elf()
+        addresses = address_of(loaded.module, elf, resolve(elf, symbol)[0].file_offset)
+        if not addresses:
+            raise LocationError(f"{symbol} is not mapped")
+        return addresses[0]
+
+    def _in_module(self, loaded: Loaded, probe: ProbeDefinition) -> list[Spot] | Unplaced:
+        if probe.watchpoint is not None:
+            return self._watch(loaded, probe, probe.watchpoint)
+        elf = loaded.elf()
+        if probe.offset is not None:
+            places = resolve(elf, probe.offset)
+        else:
+            places = self._at_address(loaded, elf, probe.address or "")
+        spots: list[Spot] = []
+        for place in places:
+            if place.kind == "ifunc":
+                addresses = self._chosen(loaded, elf, place, probe.opcode is not None)
+                if not addresses:
+                    return Unplaced(
+                        State.PENDING, f"{place.name}: the loader has not chosen a variant yet"
+                    )
+            else:
+                _check_boundary(place, probe.opcode is not None)
+                addresses = address_of(loaded.module, elf, place.file_offset)
+            spots += [
+                Spot(address, place.name, loaded.module.path, loaded.key) for address in addresses
+            ]
+        if not spots:
+            raise LocationError(f"{probe.offset or probe.address}: the module does not map it")
+        return spots
+
+    def _at_address(self, loaded: Loaded, elf: ElfFile, text: str) -> list[Place]:
+        """A code probe given by address: in memory as it is now, or a symbol."""
+        if not text[:1].isdigit():
+            return resolve(elf, text)
+        address = number_of(text)
+        for mapping in loaded.module.mappings:
+            if mapping.executable and mapping.start <= address < mapping.end:
+                return resolve(elf, hex(address - mapping.start + mapping.offset))
+        raise LocationError(f"{text} is not in the code of {loaded.module.path}")
+
+    def _watch(self, loaded: Loaded, probe: ProbeDefinition, kind: str) -> list[Spot] | Unplaced:
+        text = probe.address or ""
+        if text[:1].isdigit():
+            number, _, size = text.partition(":")
+            addresses = [number_of(number)]
+            name = f"{addresses[0]:#x}"
+            length = number_of(size) if size else 1
+            if addresses[0] >= USER_END:
+                return Unplaced(State.INVALID_OFFSET, f"{name} is not an address of a process")
+        else:
+            elf = loaded.elf()
+            place = resolve_data(elf, text)
+            name = place.name
+            addresses = data_address_of(loaded.module, elf, place.vaddr)
+            length = place.size if ":" in text else min(place.size or 1, 8)
+            if kind == "x":
+                length = 1
+        for address in addresses:
+            if not is_length_valid(kind, address, length):
+                return Unplaced(
+                    State.WATCHPOINT_LENGTH,
+                    f"{length} bytes at {address:#x}: a watchpoint has 1, 2, 4 or 8 bytes (x: 1), "
+                    "aligned to its length; write it as symbol:length",
+                )
+        return [Spot(each, name, loaded.module.path, loaded.key, length) for each in addresses]
+
+    def _chosen(self, loaded: Loaded, elf: ElfFile, place: Place, asserted: bool) -> list[int]:
+        """What the resolver of an IFUNC returned, as the loader stored it in this process."""
+        for bias in biases(loaded.module, elf):
+            for slot in ifunc_slots(elf, place.vaddr):
+                found = self._pointer(slot + bias)
+                if loaded.holds_code(found) and found != place.vaddr + bias:
+                    return [self._inside(elf, place, found, bias, asserted)]
+        for other in list(self.loaded.values()):
+            try:
+                other_elf = other.elf()
+                slots = import_slots(other_elf, place.symbol, place.version)
+            except LocationError:
+                continue
+            for slot in slots:
+                for address in data_address_of(other.module, other_elf, slot):
+                    found = self._pointer(address)
+                    # A slot that was not used yet points back into its own module.
+                    if loaded is not other and loaded.holds_code(found):
+                        bias = biases(loaded.module, elf)[0]
+                        return [self._inside(elf, place, found, bias, asserted)]
+        return []
+
+    @staticmethod
+    def _inside(elf: ElfFile, place: Place, chosen: int, bias: int, asserted: bool) -> int:
+        """The asked offset into the chosen function; raises LocationError for no boundary."""
+        if not place.symbol_offset:
+            return chosen
+        there = place_at(elf, chosen - bias + place.symbol_offset)
+        _check_boundary(there, asserted)
+        return there.vaddr + bias
+
+    def _pointer(self, address: int) -> int:
+        return int.from_bytes(self._space.memory.peek(address, 8), "little")
+
+
+def _check_boundary(place: Place, asserted: bool) -> None:
+    """Raises LocationError where perhaps no instruction begins, unless the user says which."""
+    if place.boundary == "unknown" and not asserted:
+        raise LocationError(
+            f"nothing tells whether an instruction begins at {place.name}",
+            "give the expected bytes with 'opcode ='",
+        )
+
+
+def _one_line(error: LocationError) -> str:
+    parts = [error.message]
+    if error.candidates:
+        parts.append("candidates: " + ", ".join(error.candidates))
+    if error.hint:
+        parts.append(error.hint)
+    return "; ".join(parts)

@@ -1,0 +1,130 @@
+"""From the tracer to the daemon: batches of records, and everything else in order.
+
+The target never waits for the daemon. Records are collected and sent at the latest ``FLUSH``
+seconds later; what the socket does not take at once waits in a bounded buffer; what does not fit
+there is dropped, and counted at its probe.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+import time
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from dprobed.engine.probe import Probe
+from dprobed.wire.protocol import HEADER_SIZE, Event, Place, Places, Reply, pack
+
+#: Seconds until a record is on its way.
+FLUSH: Final = 0.05
+_BATCH: Final = 1024
+_BACKLOG: Final = 8 << 20
+_PATIENCE: Final = 5.0
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class Reporter:
+    """The sending half of the socket to the daemon."""
+
+    def __init__(self, sock: socket.socket, arm: Callable[[], None]) -> None:
+        """``arm`` is called when something begins to wait for ``tick``."""
+        self._sock: Final = sock
+        #: Something is to be done soon.
+        self.arm: Final = arm
+        #: The batch: (record fields in protocol order, probe) and None for withdrawn ones.
+        self.records: list[tuple[object, ...] | None] = []
+        self._probes: list[Probe] = []
+        #: The number of the present batch.
+        self._batch = 0
+        self._backlog = bytearray()
+        self._places = 0
+        self._new_places: dict[int, Place] = {}
+        self.gone = False
+
+    def place(self, place: Place) -> int:
+        """A number for a place, by which records speak of it."""
+        number = self._places
+        self._places += 1
+        self._new_places[number] = place
+        return number
+
+    def add(self, probe: Probe, record: tuple[object, ...]) -> None:
+        """One record."""
+        records = self.records
+        if not records:
+            self.arm()
+        records.append(record)
+        self._probes.append(probe)
+        if len(records) >= _BATCH:
+            self.flush()
+
+    def latest(self) -> tuple[tuple[int, int], ...]:
+        """A note by which ``withdraw`` finds the record added last; none when it is on its way."""
+        count = len(self.records)
+        return ((self._batch, count - 1),) if count else ()
+
+    def flush(self) -> None:
+        """Send the batch, or drop it when the daemon has fallen too far behind."""
+        if not self.records:
+            self._push()
+            return
+        batch = [record for record in self.records if record is not None]
+        if self.gone or len(self._backlog) > _BACKLOG:
+            for record, probe in zip(self.records, self._probes, strict=True):
+                probe.dropped += record is not None
+        elif batch:
+            self._send_places()
+            # The shape of protocol.Records, whose decoder the daemon uses: the records are tuples
+            # here because building one is all that a hit can pay for.
+            body = _encode({"type": "Records", "records": batch})
+            self._backlog += len(body).to_bytes(HEADER_SIZE, "little") + body
+        self._batch += 1
+        self.records = []
+        self._probes = []
+        self._push()
+
+    def withdraw(self, batch: int, index: int) -> Probe | None:
+        """Take a record back whose instruction faulted; None when it has been sent."""
+        if batch != self._batch or self.records[index] is None:
+            return None
+        self.records[index] = None
+        return self._probes[index]
+
+    def send(self, message: Event | Reply) -> None:
+        """Anything but records; they keep their order with it."""
+        if self.records:
+            self.flush()
+        self._send_places()
+        self._backlog += pack(message)
+        self._push()
+
+    def _send_places(self) -> None:
+        if self._new_places:
+            self._backlog += pack(Places(self._new_places))
+            self._new_places = {}
+
+    def _push(self) -> None:
+        while self._backlog and not self.gone:
+            try:
+                sent = self._sock.send(self._backlog, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+            except BlockingIOError:
+                self.arm()
+                return
+            except OSError:
+                self.gone = True
+                break
+            del self._backlog[:sent]
+        if self.gone:
+            self._backlog.clear()
+
+    def finish(self) -> None:
+        """Wait, but not for ever, until the daemon has taken everything."""
+        self.flush()
+        deadline = time.monotonic() + _PATIENCE
+        while self._backlog and not self.gone and time.monotonic() < deadline:
+            select.select([], [self._sock], [], 0.1)
+            self._push()
