@@ -75,7 +75,7 @@ def restore_text(pid: int) -> int:
 
     LocationError also where the file of a module cannot be read: its breakpoints are still there.
     """
-    pid = procfs.witness(pid)
+    pid = procfs.live_thread(pid)
     memory = Memory(pid)
     unread: LocationError | None = None
     count = 0

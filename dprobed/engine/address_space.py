@@ -29,7 +29,7 @@ from dprobed.tracee import ptrace
 from dprobed.tracee.memory import PAGE, Memory
 from dprobed.tracee.ptrace import RIP, Gone, Registers
 from dprobed.tracee.thread import Thread
-from dprobed.tracee.thread_group import InjectionError, World
+from dprobed.tracee.thread_group import InjectionError, ThreadGroup
 
 if TYPE_CHECKING:
     from dprobed.engine.probe import Attachment
@@ -160,7 +160,7 @@ def _maps(tid: int) -> list[bytes]:
         raise Gone(tid) from None
 
 
-class Space:
+class AddressSpace:
     """One address space: the target's, or what is left of it after ``exec`` in a CLONE_VM child."""
 
     def __init__(self, tgid: int, memory: Memory) -> None:
@@ -265,7 +265,7 @@ class Space:
 
     # --- preparing: nothing of the target's own is changed ---
 
-    def reserve(self, world: World, addresses: Iterable[int]) -> None:
+    def reserve(self, group: ThreadGroup, addresses: Iterable[int]) -> None:
         """Have the target map room for slots near these addresses; stops the world.
 
         Raises SpaceError and Gone.
@@ -290,22 +290,22 @@ class Space:
                 missing.append(address)
         while missing:
             first = missing[0]
-            group = [address for address in missing if address - first < _REACH // 2]
-            size = -(-len(group) // (PAGE // SLOT - 1)) * PAGE
-            with world.borrowed(self.tgid) as thread:
-                self._map_area(world, thread, group[0], group[-1], size)
-            missing = missing[len(group) :]
+            cluster = [address for address in missing if address - first < _REACH // 2]
+            size = -(-len(cluster) // (PAGE // SLOT - 1)) * PAGE
+            with group.borrowed(self.tgid) as thread:
+                self._map_area(group, thread, cluster[0], cluster[-1], size)
+            missing = missing[len(cluster) :]
 
     @staticmethod
     def _reaches(start: int, end: int, address: int) -> bool:
         return abs(address - start) < _REACH and abs(end - address) < _REACH
 
-    def _map_area(self, world: World, thread: Thread, low: int, high: int, size: int) -> None:
+    def _map_area(self, group: ThreadGroup, thread: Thread, low: int, high: int, size: int) -> None:
         # A thread on its way to a slot that is not there any more must not find another there.
         lost = [(area.start, area.end) for area in self.areas if area.lost]
         for start in self._gaps(thread.tid, low, high, size, lost):
             result = self.call(
-                world,
+                group,
                 thread,
                 _SYS_MMAP,
                 start,
@@ -322,7 +322,7 @@ class Space:
                 self.areas.append(area)
                 return
             if result > 0:  # before Linux 4.17 the flag is only a hint
-                self.call(world, thread, _SYS_MUNMAP, result, size)
+                self.call(group, thread, _SYS_MUNMAP, result, size)
             elif result != -17:  # EEXIST: somebody was faster
                 raise SpaceError(
                     f"the target cannot map {size} bytes for slots: {os.strerror(-result)}"
@@ -363,19 +363,19 @@ class Space:
             floor = max(floor, end)
         return [here for _, here in sorted(found)]
 
-    def call(self, world: World, thread: Thread, number: int, *arguments: int) -> int:
+    def call(self, group: ThreadGroup, thread: Thread, number: int, *arguments: int) -> int:
         """An injected system call, past a seccomp filter where that is allowed.
 
         Raises SpaceError and Gone.
         """
-        return self._call_at(self.gate(thread.tid), world, thread, number, arguments)
+        return self._call_at(self.gate(thread.tid), group, thread, number, arguments)
 
     def _call_at(
-        self, gate: int, world: World, thread: Thread, number: int, arguments: tuple[int, ...]
+        self, gate: int, group: ThreadGroup, thread: Thread, number: int, arguments: tuple[int, ...]
     ) -> int:
         found = procfs.status(thread.tid)
         if found is None or not found.seccomp:
-            return self._inject(world, thread, gate, number, arguments)
+            return self._inject(group, thread, gate, number, arguments)
         if not procfs.may_suspend_seccomp():
             raise SpaceError(
                 "the target has a seccomp filter, which may kill it for a system call of ours; "
@@ -386,16 +386,16 @@ class Space:
         except ptrace.PtraceError as error:
             raise SpaceError(f"the target's seccomp filter cannot be suspended: {error}") from error
         try:
-            return self._inject(world, thread, gate, number, arguments)
+            return self._inject(group, thread, gate, number, arguments)
         finally:
             ptrace.set_options(thread.tid, ptrace.OPTIONS)
 
     @staticmethod
     def _inject(
-        world: World, thread: Thread, gate: int, number: int, arguments: tuple[int, ...]
+        group: ThreadGroup, thread: Thread, gate: int, number: int, arguments: tuple[int, ...]
     ) -> int:
         try:
-            return world.inject(thread, gate, number, *arguments)
+            return group.inject(thread, gate, number, *arguments)
         except InjectionError as error:
             raise SpaceError(str(error)) from error
 
@@ -504,14 +504,14 @@ class Space:
             if area.start <= site.slot < area.end:
                 area.free.append(site.slot)
 
-    def copy(self, world: World, thread: Thread) -> Space:
+    def copy(self, group: ThreadGroup, thread: Thread) -> AddressSpace:
         """The space of a ``fork`` child that keeps its copy of our changes.
 
         Without what came after the ``fork``. A site that is not armed any more is there with its
         slot, in which the child's thread may be. Raises OSError when the child is gone, SpaceError
         and Gone.
         """
-        other = self._other(world, thread)
+        other = self._other(group, thread)
         memory = other.memory
         for area in self.areas:
             if memory.peek(area.start, 1):
@@ -532,13 +532,13 @@ class Space:
         self._undo_raw(memory)
         return other
 
-    def is_copied_in(self, world: World, thread: Thread) -> bool:
+    def is_copied_in(self, group: ThreadGroup, thread: Thread) -> bool:
         """Whether a child that was forked from an unknown process has our slots in its memory.
 
         Raises Gone, and SpaceError when that cannot be seen.
         """
         try:
-            memory = self._open_copy(world, thread)
+            memory = self._open_copy(group, thread)
         except OSError:
             raise Gone(thread.tid) from None
         try:
@@ -549,12 +549,12 @@ class Space:
         finally:
             memory.close()
 
-    def undone_copy(self, world: World, thread: Thread) -> Space:
+    def undone_copy(self, group: ThreadGroup, thread: Thread) -> AddressSpace:
         """The space of a ``fork`` child that is let go, with our changes of its text undone.
 
         Raises OSError when the child is gone, SpaceError and Gone.
         """
-        other = self._other(world, thread)
+        other = self._other(group, thread)
         memory = other.memory
         other.areas = [area.copy() for area in self.areas]
         other._slots = dict(self._slots)
@@ -571,9 +571,9 @@ class Space:
             if memory.peek(address, 1) == INT3:
                 memory.poke(address, original)
 
-    def sealed_copy(self, tgid: int) -> Space:
+    def sealed_copy(self, tgid: int) -> AddressSpace:
         """The space of a ``fork`` child whose memory is closed to us: our changes stay in it."""
-        other = Space(tgid, Memory.closed())
+        other = AddressSpace(tgid, Memory.closed())
         other.sealed = True
         other.areas = [area.copy() for area in self.areas]
         for site in self._slots.values():
@@ -581,12 +581,12 @@ class Space:
             other._slots[twin.slot] = other.by_trap[twin.trap] = twin
         return other
 
-    def _other(self, world: World, thread: Thread) -> Space:
-        other = Space(thread.tgid, self._open_copy(world, thread))
+    def _other(self, group: ThreadGroup, thread: Thread) -> AddressSpace:
+        other = AddressSpace(thread.tgid, self._open_copy(group, thread))
         other._gate = self._gate
         return other
 
-    def _open_copy(self, world: World, thread: Thread) -> Memory:
+    def _open_copy(self, group: ThreadGroup, thread: Thread) -> Memory:
         """Raises OSError when the child is gone, SpaceError and Gone."""
         try:
             return Memory(thread.tid)
@@ -596,19 +596,19 @@ class Space:
             # out of the system call that made it, whose instruction is the way in again: of the
             # parent's memory, in which others are known, nothing may be left.
             gate = Registers().load(thread.tid)[RIP] - len(_SYSCALL)
-            self._call_at(gate, world, thread, _SYS_PRCTL, (_PR_SET_DUMPABLE, 1))
+            self._call_at(gate, group, thread, _SYS_PRCTL, (_PR_SET_DUMPABLE, 1))
             try:
                 return Memory(thread.tid)
             finally:
-                self._call_at(gate, world, thread, _SYS_PRCTL, (_PR_SET_DUMPABLE, 0))
+                self._call_at(gate, group, thread, _SYS_PRCTL, (_PR_SET_DUMPABLE, 0))
 
-    def unmap_areas(self, world: World, thread: Thread) -> None:
+    def unmap_areas(self, group: ThreadGroup, thread: Thread) -> None:
         """Have ``thread``'s process unmap the areas that are still ours.
 
         Raises SpaceError and Gone.
         """
         for area in self.whole_areas():
-            self.call(world, thread, _SYS_MUNMAP, area.start, area.end - area.start)
+            self.call(group, thread, _SYS_MUNMAP, area.start, area.end - area.start)
 
     def close(self) -> None:
         """Forget everything; what is in the target stays."""

@@ -122,7 +122,7 @@ def _can_come_back() -> bool:
     return result
 
 
-class Follower:
+class Affinity:
     """Affinity and policy of this process. ``cpu`` is where it keeps itself, -1 for ``anywhere``.
 
     ``alone``: it is a scheduling group of its own.

@@ -80,8 +80,8 @@ def read(pid: int) -> Process | None:
         found = procfs.status(pid)
         if birth is None or found is None or found.tgid != pid:
             return None
-        witness = pid if found.state not in "ZX" else procfs.witness(pid)
-        cgroup = cgroup_path(_read(f"/proc/{witness}/cgroup"))
+        live_thread = pid if found.state not in "ZX" else procfs.live_thread(pid)
+        cgroup = cgroup_path(_read(f"/proc/{live_thread}/cgroup"))
         unit, user_unit = units(cgroup)
         process = Process(
             pid=pid,
@@ -89,9 +89,9 @@ def read(pid: int) -> Process | None:
             parent=birth.parent,
             comm=printable(procfs.comm(pid).decode(errors="replace")),
             # A path may be no UTF-8, and messages are.
-            exe=readable(procfs.executable(witness)),
+            exe=readable(procfs.executable(live_thread)),
             # One that wrote over its arguments may have filled their place up with zeros.
-            cmdline=_strings(_read(f"/proc/{witness}/cmdline", _MOST).rstrip(b"\0")),
+            cmdline=_strings(_read(f"/proc/{live_thread}/cmdline", _MOST).rstrip(b"\0")),
             uids=(found.uids[0], found.uids[1], found.uids[2]),
             gids=(found.gids[0], found.gids[1], found.gids[2]),
             groups=found.groups,
@@ -99,7 +99,7 @@ def read(pid: int) -> Process | None:
             unit=unit,
             user_unit=user_unit,
             container=container(cgroup),
-            foreign=_is_foreign(witness),
+            foreign=_is_foreign(live_thread),
             kernel_thread=birth.kernel_thread,
         )
         # Its number may have gone to another process while we read.
@@ -110,7 +110,7 @@ def read(pid: int) -> Process | None:
 def environment(process: Process) -> dict[str, str] | None:
     """What ``/proc`` says of its environment; ``None``: it is gone, or we may not know."""
     try:
-        with open(f"/proc/{procfs.witness(process.pid)}/environ", "rb") as file:
+        with open(f"/proc/{procfs.live_thread(process.pid)}/environ", "rb") as file:
             data = file.read(_MOST)
     except OSError:
         return None

@@ -127,10 +127,10 @@ def run_state(tid: int) -> str:
 
 def has_ended(pid: int) -> bool:
     """Whether a process is gone, a zombie, or on its way there: it runs no user code any more."""
-    return _has_ended(pid) and witness(pid) == pid
+    return _has_ended(pid) and live_thread(pid) == pid
 
 
-def witness(pid: int) -> int:
+def live_thread(pid: int) -> int:
     """The thread of whom to ask what a process has: memory, files, executable. That is its first,
     which shows nothing when it has ended, while others may go on."""
     if not _has_ended(pid):
@@ -249,7 +249,7 @@ def refusal(pid: int) -> str | None:
     name = found.name.decode(errors="replace")
     if is_kernel_thread(pid):
         return f"process {pid} ({name}) is a kernel thread: it has no user space to probe"
-    if found.state in "ZX" and witness(pid) == pid:
+    if found.state in "ZX" and live_thread(pid) == pid:
         return f"process {pid} ({name}) has ended (zombie): its parent has not collected it yet"
     if found.tgid != pid:
         return f"{pid} is a thread of process {found.tgid} ({name}): give the process"

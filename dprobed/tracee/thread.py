@@ -10,7 +10,7 @@ from dprobed.tracee.status import Stop
 if TYPE_CHECKING:
     from dprobed.engine.address_space import Site
     from dprobed.engine.trap.engine import TrapEngine
-    from dprobed.tracee.thread_group import World
+    from dprobed.tracee.thread_group import ThreadGroup
 
 
 class Thread:
@@ -25,6 +25,7 @@ class Thread:
         "cpu_until",
         "entering",
         "executed",
+        "group",
         "held",
         "identity_until",
         "listen",
@@ -42,7 +43,6 @@ class Thread:
         "trap_mask",
         "traps",
         "waits",
-        "world",
     )
 
     def __init__(self, tid: int, tgid: int, state: State) -> None:
@@ -50,7 +50,7 @@ class Thread:
         self.tgid = tgid
         self.state = state
         #: Whose it is, and who serves its hits.
-        self.world: World
+        self.group: ThreadGroup
         self.traps: TrapEngine
         #: The signal of a signal-delivery-stop, to be delivered when the thread goes on.
         self.signal = 0

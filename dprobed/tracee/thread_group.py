@@ -63,7 +63,7 @@ ALL_BUT_SYNCHRONOUS: Final = 0xFFFF_FFFF_FFFF_FFFF & ~_MASK
 _USER_CODE_32: Final = 0x23
 
 
-class World:
+class ThreadGroup:
     """The traced threads of one target; its CLONE_VM children are here too."""
 
     def __init__(self, engine: Engine, tracees: Tracees) -> None:
@@ -95,9 +95,9 @@ class World:
         self.want()
 
     def add(self, thread: Thread) -> Thread:
-        """A thread of this target, new or handed over by another world."""
+        """A thread of this target, new or handed over by another group."""
         self.threads[thread.tid] = self.tracees.threads[thread.tid] = thread
-        thread.world, thread.traps = self, self.traps
+        thread.group, thread.traps = self, self.traps
         return thread
 
     def drop(self, tid: int) -> None:
@@ -106,7 +106,7 @@ class World:
             del self.tracees.threads[tid]
         self._expected.pop(tid, None)
 
-    def hand_over(self, thread: Thread, heir: World) -> None:
+    def hand_over(self, thread: Thread, heir: ThreadGroup) -> None:
         """A child that is a target of its own from now on."""
         self.drop(thread.tid)
         heir.add(thread)
@@ -141,7 +141,7 @@ class World:
                         continue
                     if self.threads:
                         with self.stopped():
-                            self.let_go()
+                            self.detach_all()
                     raise
                 self.add(Thread(tid, pid, State.RUNNING))
         if not self.threads:
@@ -163,7 +163,7 @@ class World:
         found = procfs.status(tid)
         return found is not None and found.tracer == os.getpid()
 
-    def let_go(self) -> None:
+    def detach_all(self) -> None:
         """Detach from every stopped thread but those in ``vfork``; the world must be stopped."""
         for thread in list(self.threads.values()):
             if thread.state is State.ENDED:
@@ -219,14 +219,14 @@ class World:
             case _:
                 thread.listen = False
         thread.busy = False
-        thread.world.go(thread)
+        thread.group.go(thread)
 
     def _begin(self, thread: Thread, stop: Stop) -> None:
         thread.listen = stop.kind is Kind.GROUP_STOP
         self._engine.begin(thread, self._expected.pop(thread.tid, True))
         thread.busy = False
         if thread.tid in self.tracees.threads:
-            thread.world.go(thread)
+            thread.group.go(thread)
 
     def _adopt(self, parent: Thread) -> None:
         try:

@@ -1,7 +1,7 @@
 """All traced threads of one tracer process, whosever they are, and what the kernel says of them.
 
 The kernel tells of all tracees through one ``waitpid``. What it says goes to the thread's own
-``World``, with two exceptions that keep the targets of a tracer apart:
+``ThreadGroup``, with two exceptions that keep the targets of a tracer apart:
 
 * While one target is waited for (its world is being stopped), stops of *other* targets are not
   reacted to from within: a plain hit is served, because that stops nobody; everything else is noted
@@ -31,7 +31,7 @@ from dprobed.tracee.status import TRAP_STATUS, Kind, Stop, decode
 from dprobed.tracee.thread import Thread
 
 if TYPE_CHECKING:
-    from dprobed.tracee.thread_group import World
+    from dprobed.tracee.thread_group import ThreadGroup
 
 #: Seconds within which a child's first stop comes after its parent's end.
 ORPHAN_PATIENCE: Final = 10.0
@@ -52,7 +52,7 @@ class Tracees:
         self.status = ctypes.c_int(0)
         self.status_address: Final[int] = ctypes.addressof(self.status)
         #: Those of the targets, and of targets that ended while a child of theirs may still come.
-        self.worlds: list[World] = []
+        self.worlds: list[ThreadGroup] = []
         #: Processes that we wait for besides the targets': who is told of each of their stops.
         self.others: dict[int, Callable[[Stop], None]] = {}
         #: Leading threads that have ended, of processes that were let go: we stay their tracer.
@@ -60,21 +60,21 @@ class Tracees:
         #: First stops of children whose parent's event has not come yet, and when they came.
         self.early: dict[int, tuple[Stop, float]] = {}
         #: Whose work is being done: a defect is that target's.
-        self.blamed: World | None = None
+        self.blamed: ThreadGroup | None = None
         #: Serves a SIGTRAP stop that is a plain hit; false: it is not, nothing was done.
         self.serve_hit: Callable[[Thread, int], bool] = lambda thread, now: False
         self._noted: deque[tuple[int, int]] = deque()
 
     # --- waiting ---
 
-    def wait(self, world: World) -> bool:
-        """Wait for one stop, on behalf of ``world``. False: a signal ended the wait, or nobody is
+    def wait(self, group: ThreadGroup) -> bool:
+        """Wait for one stop, on behalf of ``group``. False: a signal ended the wait, or nobody is
         left."""
         tid = _waitpid(-1, self.status_address, WALL)
         if tid <= 0:
             self._nobody()
             return False
-        self._sort(tid, self.status.value, world)
+        self._sort(tid, self.status.value, group)
         return True
 
     def pause(self, seconds: float) -> None:
@@ -103,13 +103,13 @@ class Tracees:
     def _nobody(self) -> None:
         if ctypes.get_errno() != errno.EINTR:  # ECHILD
             for thread in list(self.threads.values()):
-                thread.world.drop(thread.tid)
+                thread.group.drop(thread.tid)
             self.attention = True
 
-    def _sort(self, tid: int, status: int, world: World | None) -> None:
-        """React to a stop if it is of ``world`` or a plain hit; else note it."""
+    def _sort(self, tid: int, status: int, group: ThreadGroup | None) -> None:
+        """React to a stop if it is of ``group`` or a plain hit; else note it."""
         thread = self.threads.get(tid)
-        if thread is None or thread.world is world:
+        if thread is None or thread.group is group:
             self.dispatch(tid, status)
             return
         if status == TRAP_STATUS:
@@ -120,19 +120,19 @@ class Tracees:
             except Exception as error:
                 # Not the fault of whom we wait for.
                 self.blamed = before
-                thread.world.fail(error)
+                thread.group.fail(error)
                 return
         self._noted.append((tid, status))
         self.attention = True
 
-    def serve_noted(self, world: World | None = None) -> None:
-        """Dispatch what was noted: all of it, or what is of ``world``."""
+    def serve_noted(self, group: ThreadGroup | None = None) -> None:
+        """Dispatch what was noted: all of it, or what is of ``group``."""
         for _ in range(len(self._noted)):
             if not self._noted:
                 return  # what was dispatched made others be
             tid, status = self._noted.popleft()
             thread = self.threads.get(tid)
-            if world is None or (thread is not None and thread.world is world):
+            if group is None or (thread is not None and thread.group is group):
                 self.dispatch(tid, status)
             else:
                 self._noted.append((tid, status))
@@ -146,8 +146,8 @@ class Tracees:
         """Give one wait status to whom it concerns."""
         thread = self.threads.get(tid)
         if thread is not None:
-            before, self.blamed = self.blamed, thread.world
-            thread.world.dispatch(thread, decode(status))
+            before, self.blamed = self.blamed, thread.group
+            thread.group.dispatch(thread, decode(status))
             self.blamed = before
             return
         stop = decode(status)
@@ -180,26 +180,26 @@ class Tracees:
                 continue
             if procfs.parent(tid) in parents and now < since + _EVENT_PATIENCE:
                 continue
-            world = self._origin(tid, self.worlds if executing is None else [executing.world])
-            if world is None and executing is not None:
+            group = self._origin(tid, self.worlds if executing is None else [executing.group])
+            if group is None and executing is not None:
                 continue
             del self.early[tid]
-            if world is None:
+            if group is None:
                 # Nothing of ours is in it.
                 with contextlib.suppress(Gone):
                     ptrace.detach(tid)
                 continue
-            before, self.blamed = self.blamed, world
-            world.adopt_orphan(tid, stop)
+            before, self.blamed = self.blamed, group
+            group.adopt_orphan(tid, stop)
             self.blamed = before
 
     @staticmethod
-    def _origin(tid: int, worlds: list[World]) -> World | None:
+    def _origin(tid: int, worlds: list[ThreadGroup]) -> ThreadGroup | None:
         """Whose child an orphan is: whose memory it shares, or has a copy of."""
-        for world in worlds:
-            if world.shares_memory(tid):
-                return world
-        return next((world for world in worlds if world.left_copy(tid)), None)
+        for group in worlds:
+            if group.shares_memory(tid):
+                return group
+        return next((group for group in worlds if group.left_copy(tid)), None)
 
     @property
     def has_strangers(self) -> bool:

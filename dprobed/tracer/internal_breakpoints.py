@@ -15,7 +15,7 @@ from dprobed.engine.trap.engine import TrapEngine
 from dprobed.engine.trap.sigtrap import RESTORER_CODE
 from dprobed.proc import procfs
 from dprobed.tracee.thread import Thread
-from dprobed.tracee.thread_group import World
+from dprobed.tracee.thread_group import ThreadGroup
 from dprobed.tracer.placement import Loaded, Placement
 
 _AT_BASE: Final = 7
@@ -28,18 +28,18 @@ _SIGMASK: Final = "pthread_sigmask"
 _log = logging.getLogger(__name__)
 
 
-class Hooks:
+class InternalBreakpoints:
     """The hooks of one address space."""
 
     def __init__(
         self,
-        world: World,
+        group: ThreadGroup,
         engine: TrapEngine,
         placement: Placement,
         modules_changed: Callable[[Thread], None],
     ) -> None:
         """``modules_changed`` is called with the thread that mapped or unmapped one."""
-        self._world: Final = world
+        self._group: Final = group
         self._engine: Final = engine
         self._placement: Final = placement
         self._pid: Final = engine.space.tgid
@@ -55,7 +55,7 @@ class Hooks:
         self._hooked: dict[int, str] = {}
         engine.sigtrap.restorer = 0
 
-    def take_over(self, other: Hooks) -> None:
+    def take_over(self, other: InternalBreakpoints) -> None:
         """The hooks of the space that this one is a copy of."""
         for address, symbol in other._hooked.items():
             site = self._engine.space.by_trap.get(address + 1)
@@ -117,11 +117,11 @@ class Hooks:
         """A site of our own; raises LocationError, SpaceError and Gone."""
         space = self._engine.space
         address = self._placement.address_of(loaded, symbol)
-        space.reserve(self._world, [address])
+        space.reserve(self._group, [address])
         site = space.make_site(address)
         site.callback = self._callbacks[symbol]
         self._hooked[address] = symbol
-        with self._world.stopped():
+        with self._group.stopped():
             space.arm(site)
             self._engine.classify()
         space.discard_unarmed()

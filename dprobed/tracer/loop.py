@@ -8,7 +8,7 @@ from typing import Final
 
 from ptrace.binding.func import PTRACE_CONT, PTRACE_GETREGS
 
-from dprobed.engine.affinity import Follower
+from dprobed.engine.affinity import Affinity
 from dprobed.tracee import ptrace
 from dprobed.tracee.lifecycle import State
 from dprobed.tracee.ptrace import RIP, WALL, Registers
@@ -28,10 +28,10 @@ _waitpid = ptrace.raw_waitpid
 class TrapLoop:
     """One for each tracer; the targets' engines do the work of a hit."""
 
-    def __init__(self, tracees: Tracees, registers: Registers, follower: Follower) -> None:
+    def __init__(self, tracees: Tracees, registers: Registers, affinity: Affinity) -> None:
         """``registers``: the ones that the targets' engines look at, too."""
         self._tracees: Final = tracees
-        self._follower: Final = follower
+        self._follower: Final = affinity
         self._registers: Final[int] = registers.address
         self._words: Final = registers.words
         tracees.serve_hit = self.serve_hit
@@ -41,7 +41,7 @@ class TrapLoop:
         tracees, waitpid, call = self._tracees, _waitpid, _call
         words, registers = self._words, self._registers
         threads, others = tracees.threads, tracees.others
-        follower = self._follower
+        affinity = self._follower
         status, status_address = tracees.status, tracees.status_address
         clock = time.monotonic_ns
         turns = _SWEEP
@@ -50,7 +50,7 @@ class TrapLoop:
             if not turns:
                 turns = self._sweep()
                 continue
-            tid = self._poll() if follower.polls else 0
+            tid = self._poll() if affinity.polls else 0
             if not tid:
                 tid = waitpid(-1, status_address, WALL)
             if tid <= 0:
@@ -80,7 +80,7 @@ class TrapLoop:
                     try:
                         engine.hit(thread, site, now)
                     except BaseException:
-                        tracees.blamed = thread.world
+                        tracees.blamed = thread.group
                         thread.state = State.STOPPED
                         engine.abandon(thread)
                         raise
@@ -128,7 +128,7 @@ class TrapLoop:
         try:
             engine.hit(thread, site, now)
         except BaseException:
-            self._tracees.blamed = thread.world
+            self._tracees.blamed = thread.group
             thread.state = State.STOPPED
             engine.abandon(thread)
             raise

@@ -28,7 +28,7 @@ from typing import Final
 from dprobed.binary.errors import LocationError
 from dprobed.corefile.store import StoreError
 from dprobed.engine.address_space import SpaceError
-from dprobed.engine.affinity import Follower, become_group
+from dprobed.engine.affinity import Affinity, become_group
 from dprobed.tracee.ptrace import Gone, Registers
 from dprobed.tracee.tracees import ORPHAN_PATIENCE, Tracees
 from dprobed.tracer.debug.invitation import TICK as DEBUGGER_TICK
@@ -55,14 +55,14 @@ _log = logging.getLogger(__name__)
 class Tracer:
     """Serves targets until its socket ends."""
 
-    def __init__(self, sock: socket.socket, follower: Follower) -> None:
+    def __init__(self, sock: socket.socket, affinity: Affinity) -> None:
         self._sock = sock
         self._unpacker = protocol.Unpacker()
         self._reporter = Reporter(sock, self._arm)
         self._tracees = Tracees()
         registers = Registers()
-        self._follower = follower
-        self._loop = TrapLoop(self._tracees, registers, follower)
+        self._follower = affinity
+        self._loop = TrapLoop(self._tracees, registers, affinity)
         self._common = Common(
             self._tracees, registers, self._follower, self._reporter, self._adopt, self._keep
         )
@@ -132,8 +132,8 @@ class Tracer:
 
     def _blame(self, error: Exception) -> None:
         """A defect of ours: the target's whose work was being done, else the tracer's end."""
-        world = self._tracees.blamed
-        target = next((each for each in self._targets.values() if each.world is world), None)
+        group = self._tracees.blamed
+        target = next((each for each in self._targets.values() if each.group is group), None)
         if target is None:
             raise error
         self._fail(target, error)
@@ -170,8 +170,8 @@ class Tracer:
             self._tick = False
             self._do_tick()
         for target in list(self._targets.values()):
-            if target.world.wants or target.debugger.is_invited:
-                self._tracees.blamed = target.world
+            if target.group.wants or target.debugger.is_invited:
+                self._tracees.blamed = target.group
                 target.attend()
         self._tracees.blamed = None
         self._listen()
@@ -188,7 +188,7 @@ class Tracer:
             self._forget_departed()
         self._served = served
         for target in targets:
-            self._tracees.blamed = target.world
+            self._tracees.blamed = target.group
             target.tick()
         self._tracees.blamed = None
 
@@ -276,7 +276,7 @@ class Tracer:
 
     def _ask(self, target: TracedProcess, request: protocol.Request) -> protocol.Ok | None:
         """Do what concerns one target; None: it answers later."""
-        self._tracees.blamed = target.world
+        self._tracees.blamed = target.group
         if target.end is not None and not isinstance(request, _OF_AN_ENDED):
             raise Gone(target.pid)
         seq = request.seq
@@ -343,7 +343,7 @@ class Tracer:
             raise RequestError(f"a tracer has {self._most} targets at most")
         target = TracedProcess(self._common, request.pid, request)
         self._take(target)
-        self._tracees.blamed = target.world
+        self._tracees.blamed = target.group
         try:
             target.attach(request.launch)
         except RequestError:
@@ -363,23 +363,23 @@ class Tracer:
 
     def _take(self, target: TracedProcess) -> None:
         self._targets[target.pid] = target
-        self._tracees.worlds.append(target.world)
+        self._tracees.worlds.append(target.group)
 
     def _drop(self, target: TracedProcess) -> None:
         del self._targets[target.pid]
         self._forget(target)
 
     def _forget(self, target: TracedProcess) -> None:
-        self._tracees.worlds.remove(target.world)
+        self._tracees.worlds.remove(target.group)
 
     def _look_at_ends(self) -> None:
         """Targets that have ended, and those that a defect showed itself in."""
         for target in list(self._targets.values()):
-            if target.world.failure is not None:
-                self._fail(target, target.world.failure)
+            if target.group.failure is not None:
+                self._fail(target, target.group.failure)
             elif target.is_over and target.end is not None:
                 # Children that share its memory may be left, and one of which nobody has told.
-                if target.world.threads and not self._leave(target):
+                if target.group.threads and not self._leave(target):
                     self._arm()
                 elif not self._tracees.has_strangers:
                     self._depart(target, target.end)
@@ -448,4 +448,4 @@ def _allow_descriptors() -> int:
 def main(sock: socket.socket) -> None:
     """Run a tracer that speaks ``protocol`` on ``sock``; returns when its work is done."""
     gc.disable()
-    Tracer(sock, Follower(become_group())).run()
+    Tracer(sock, Affinity(become_group())).run()

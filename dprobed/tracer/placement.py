@@ -21,7 +21,7 @@ from dprobed.binary.maps import (
 )
 from dprobed.binary.places import Place, number_of, place_at, resolve, resolve_data
 from dprobed.binary.relocations import ifunc_slots, import_slots
-from dprobed.engine.address_space import Space
+from dprobed.engine.address_space import AddressSpace
 from dprobed.engine.watch.registers import is_length_valid
 from dprobed.proc import procfs
 from dprobed.program.model import Header, ProbeDefinition
@@ -105,7 +105,7 @@ class Loaded:
 class Placement:
     """The modules of one address space."""
 
-    def __init__(self, pid: int, space: Space) -> None:
+    def __init__(self, pid: int, space: AddressSpace) -> None:
         self._pid = pid
         self._space = space
         self.loaded: dict[Hashable, Loaded] = {}
@@ -123,8 +123,8 @@ class Placement:
         Raises LocationError when it is gone.
         """
         # Files are opened later: by then any thread but the leading one may have ended.
-        witness = tid if procfs.run_state(self._pid) in "ZX" else self._pid
-        now = {each.key: each for each in map(Loaded, modules(witness))}
+        live_thread = tid if procfs.run_state(self._pid) in "ZX" else self._pid
+        now = {each.key: each for each in map(Loaded, modules(live_thread))}
         new = [each for key, each in now.items() if key not in self.loaded]
         gone = self.loaded.keys() - now.keys()
         for key in gone:

@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import Final, NamedTuple
 
 from dprobed.binary.errors import LocationError
-from dprobed.engine.address_space import Site, Space, SpaceError
+from dprobed.engine.address_space import AddressSpace, Site, SpaceError
 from dprobed.engine.budget import Account
 from dprobed.engine.probe import Attachment, Probe
 from dprobed.engine.trap.engine import TrapEngine
@@ -22,8 +22,8 @@ from dprobed.tracee.lifecycle import State
 from dprobed.tracee.memory import Memory
 from dprobed.tracee.ptrace import Gone, PtraceError
 from dprobed.tracee.thread import Thread
-from dprobed.tracee.thread_group import World
-from dprobed.tracer.internal_breakpoints import Hooks
+from dprobed.tracee.thread_group import ThreadGroup
+from dprobed.tracer.internal_breakpoints import InternalBreakpoints
 from dprobed.tracer.placement import Loaded, Placement, Spot, Unplaced
 from dprobed.tracer.reporter import Reporter
 from dprobed.wire import protocol
@@ -73,7 +73,7 @@ class Programs:
     def __init__(
         self,
         pid: int,
-        world: World,
+        group: ThreadGroup,
         engine: TrapEngine,
         reporter: Reporter,
         tell: Callable[[str, str], None],
@@ -87,12 +87,12 @@ class Programs:
         #: What hits of all programs are charged to.
         self._account: Account | None = None
         self._pid: Final = pid
-        self._world: Final = world
+        self._group: Final = group
         self._engine: Final = engine
         self._reporter: Final = reporter
         self._tell: Final = tell
         self._placement: Placement
-        self._hooks: Hooks
+        self._internal: InternalBreakpoints
         self._places: dict[tuple[str, str], int] = {}
         self._prepared = False
         self._unwatched: set[int] = set()
@@ -113,30 +113,32 @@ class Programs:
 
     # --- address spaces ---
 
-    def use_space(self, space: Space) -> None:
+    def use_space(self, space: AddressSpace) -> None:
         """Begin with an address space in which nothing is yet."""
         engine = self._engine
         engine.space = space
         self._placement = Placement(self._pid, space)
         self._prepared = False
-        self._hooks = Hooks(self._world, engine, self._placement, self._modules_changed)
+        self._internal = InternalBreakpoints(
+            self._group, engine, self._placement, self._modules_changed
+        )
 
     def prepare(self) -> None:
         """Before the first probe of an address space: its modules, and to hear of new ones."""
         if self._prepared:
             return
-        engine, world = self._engine, self._world
-        with world.borrowed(self._pid) as lender:
+        engine, group = self._engine, self._group
+        with group.borrowed(self._pid) as lender:
             self._placement.refresh(lender.tid)
             engine.sigtrap.observe_process(lender)
-            for thread in list(world.threads.values()):
+            for thread in list(group.threads.values()):
                 if thread.state in (State.STOPPED, State.HELD):
                     engine.sigtrap.observe_thread(thread)
         self._prepared = True
-        trouble = self._hooks.hook_loader()
+        trouble = self._internal.hook_loader()
         if trouble is not None:
             self._tell_trouble(f"later modules get no probes: {trouble}")
-        self._hooks.hook_signals(list(self._placement.loaded.values()))
+        self._internal.hook_signals(list(self._placement.loaded.values()))
 
     def _modules_changed(self, thread: Thread) -> None:
         """The loader's notification: follow what was mapped and unmapped since the last look."""
@@ -145,7 +147,7 @@ class Programs:
             if gone:
                 self._lose(gone)
             if new:
-                self._hooks.hook_signals(new)
+                self._internal.hook_signals(new)
                 self.tell_changed(self._place(self.inserted.values(), new))
         except (SpaceError, LocationError) as error:
             self._tell_trouble(f"a new module got no probes: {' '.join(str(error).split())}")
@@ -167,7 +169,7 @@ class Programs:
         """Put the programs into the new image after ``exec``; raises Gone."""
         self.launching = False
         try:
-            self.use_space(Space(self._pid, Memory(self._pid)))
+            self.use_space(AddressSpace(self._pid, Memory(self._pid)))
             self._engine.sigtrap.new_image(thread)
             if procfs.elf_class(self._pid) == 32:
                 self._exclude("the new program is a 32-bit one")
@@ -283,14 +285,14 @@ class Programs:
         space = self._engine.space
         before = set(self._engine.watch.attachments())
         if wanted:
-            space.reserve(self._world, wanted)
+            space.reserve(self._group, wanted)
         try:
             ready = [
                 (probe, spot, self._ready(inserted, probe, spot))
                 for inserted, probe, spots in found
                 for spot in spots
             ]
-            with self._world.stopped() as late:
+            with self._group.stopped() as late:
                 for probe, spot, site in ready:
                     self._connect(probe, spot, site)
                 sites = [site for _, _, site in ready if site is not None]
@@ -392,14 +394,14 @@ class Programs:
 
     def apply_watches(self) -> str:
         """Give every thread the debug registers as they are now; why not all could get them."""
-        with self._world.stopped() as late:
+        with self._group.stopped() as late:
             return self._apply_watches(late)
 
     def _apply_watches(self, late: list[Thread]) -> str:
         """Those that could not be stopped get them later."""
         self._unwatched = {thread.tid for thread in late}
         trouble = ""
-        for thread in self._world.threads.values():
+        for thread in self._group.threads.values():
             if thread.state in (State.STOPPED, State.HELD):
                 try:
                     self._engine.watch.apply(thread.tid)
@@ -425,7 +427,7 @@ class Programs:
 
     def watch_late(self) -> None:
         """Threads that were asleep in the kernel when the watchpoints changed."""
-        if self._unwatched & self._world.threads.keys():
+        if self._unwatched & self._group.threads.keys():
             self._note_unwatched(self.apply_watches())
 
     # --- a child ---
@@ -469,12 +471,12 @@ class Programs:
                     new.set(ProbeState.PENDING, "its parent's is throttled")
             self.inserted[twin.number] = twin
 
-    def take_over_space(self, other: Programs, space: Space) -> None:
+    def take_over_space(self, other: Programs, space: AddressSpace) -> None:
         """``space`` is a copy of the parent's: there the probes are as they are in the parent."""
         self.use_space(space)
         self._placement.take_over(other._placement)
         self._prepared = other._prepared
-        self._hooks.take_over(other._hooks)
+        self._internal.take_over(other._internal)
         engine = self._engine
         twins = {
             old: new
@@ -544,7 +546,7 @@ class Programs:
         empty = [site for site in sites.values() if not site.attachments and site.callback is None]
         if empty or watched:
             trouble = ""
-            with self._world.stopped() as late:
+            with self._group.stopped() as late:
                 self._engine.remove(empty, late)
                 if watched:
                     trouble = self._apply_watches(late)
@@ -586,7 +588,7 @@ class Programs:
                 probe.set(ProbeState.FAILED, reason)
         if any(site.callback is not None for site in sites):
             self._tell_trouble(f"later modules get no probes: {reason}")
-        with self._world.stopped() as late:
+        with self._group.stopped() as late:
             self._engine.remove(sites, late)
         self.tell_changed(probe for probe in self.probes() if probe in probes)
 

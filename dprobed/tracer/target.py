@@ -20,8 +20,8 @@ from typing import Final
 
 import msgspec
 
-from dprobed.engine.address_space import Site, Space, SpaceError
-from dprobed.engine.affinity import Follower
+from dprobed.engine.address_space import AddressSpace, Site, SpaceError
+from dprobed.engine.affinity import Affinity
 from dprobed.engine.probe import Attachment
 from dprobed.engine.trap.engine import TrapEngine
 from dprobed.engine.trap.sigtrap import Sigtrap
@@ -32,7 +32,7 @@ from dprobed.tracee.memory import Memory
 from dprobed.tracee.ptrace import Gone, PtraceError, Registers
 from dprobed.tracee.status import Kind, Stop
 from dprobed.tracee.thread import Thread
-from dprobed.tracee.thread_group import World
+from dprobed.tracee.thread_group import ThreadGroup
 from dprobed.tracee.tracees import Tracees
 from dprobed.tracer.debug.invitation import FACILITY as DEBUGGER
 from dprobed.tracer.debug.invitation import Debugger, Host
@@ -55,7 +55,7 @@ class Common:
 
     tracees: Tracees
     registers: Registers
-    follower: Follower
+    affinity: Affinity
     reporter: Reporter
     #: A followed child is a target from now on; false: there are too many, and it was not taken.
     adopt: Callable[[TracedProcess], bool]
@@ -73,12 +73,12 @@ class TracedProcess:
     def __init__(self, common: Common, pid: int, options: protocol.Attach) -> None:
         """``options`` say how it is treated; those of the parent for a followed child."""
         self.pid = pid
-        self.world = World(self, common.tracees)
-        self.engine = TrapEngine(self.world, common.reporter, common.registers, common.follower)
-        self.programs = Programs(pid, self.world, self.engine, common.reporter, self._tell)
-        self.debugger = Debugger(self.world, self.engine, pid, self._debugger_host())
+        self.group = ThreadGroup(self, common.tracees)
+        self.engine = TrapEngine(self.group, common.reporter, common.registers, common.affinity)
+        self.programs = Programs(pid, self.group, self.engine, common.reporter, self._tell)
+        self.debugger = Debugger(self.group, self.engine, pid, self._debugger_host())
         self.debugger.limit = options.hold_limit
-        self._throttle = Throttle(self.programs, self.world.want)
+        self._throttle = Throttle(self.programs, self.group.want)
         self._options = options
         self.adjust(
             follow_forks=options.follow_forks,
@@ -119,9 +119,9 @@ class TracedProcess:
         self._check_alone()
         self.programs.launching = launch
         try:
-            self.world.seize(self.pid)
+            self.group.seize(self.pid)
             # Not before: an ``exec`` in between would leave us with the memory that it gave up.
-            self.programs.use_space(Space(self.pid, Memory(procfs.witness(self.pid))))
+            self.programs.use_space(AddressSpace(self.pid, Memory(procfs.live_thread(self.pid))))
         except (Gone, OSError) as error:
             # It may have ended, or got another tracer, since the look.
             if not procfs.has_ended(self.pid):
@@ -142,13 +142,13 @@ class TracedProcess:
     def _check_alone(self) -> None:
         """A process that shares the memory but is not traced would die of our breakpoints."""
         own = self._common.tracees.threads
-        witness = procfs.witness(self.pid)
+        live_thread = procfs.live_thread(self.pid)
         parent = procfs.parent(self.pid)
         for other in [parent, *procfs.children(self.pid)]:
             found = procfs.status(other)
             if found is None or other in own:
                 continue
-            if procfs.shares_memory(witness, procfs.witness(other)):
+            if procfs.shares_memory(live_thread, procfs.live_thread(other)):
                 raise RequestError(
                     f"its {'parent' if other == parent else 'child'} {other} "
                     f"({found.name.decode(errors='replace')}) shares its memory "
@@ -170,7 +170,7 @@ class TracedProcess:
 
     def attend(self) -> None:
         """Do what has become due; the main loop calls it when the world wants it."""
-        self.world.wants = False
+        self.group.wants = False
         if self._incomplete:
             self._incomplete = False
             self.programs.complete()
@@ -197,7 +197,7 @@ class TracedProcess:
         for thread, sites, reason in lost:
             if self.end is None:
                 self.programs.give_up(sites, reason)
-            self.world.unpin(thread)
+            self.group.unpin(thread)
 
     def _keep_budgets(self) -> None:
         try:
@@ -210,11 +210,11 @@ class TracedProcess:
     def tick(self) -> None:
         """What is looked at now and then."""
         if self._throttle.is_asleep:
-            self.world.want()
+            self.group.want()
         self.programs.retry_pending()
         self.programs.watch_late()
         if self._leaving is not None or self._dumps.busy:
-            self.world.want()
+            self.group.want()
 
     # --- what is asked besides programs ---
 
@@ -222,7 +222,7 @@ class TracedProcess:
         """Threads that a program's ``suspend`` holds."""
         return [
             thread
-            for thread in self.world.threads.values()
+            for thread in self.group.threads.values()
             if thread.held and not self.debugger.control.owns(thread.tid)
         ]
 
@@ -241,7 +241,7 @@ class TracedProcess:
     def _release(self, tid: int | None) -> list[int]:
         held = [thread for thread in self._suspended() if tid in (None, thread.tid)]
         for thread in held:
-            self.world.release(thread)
+            self.group.release(thread)
         return [thread.tid for thread in held]
 
     def let_on(self, tid: int | None) -> list[int]:
@@ -284,15 +284,15 @@ class TracedProcess:
 
     def _note_retired(self) -> None:
         self._retired = True
-        self.world.want()
+        self.group.want()
 
     def _note_resume(self) -> None:
         self._resume = True
-        self.world.want()
+        self.group.want()
 
     def _note_lost(self, thread: Thread, sites: list[Site], reason: str) -> None:
         self._lost.append((thread, sites, reason))
-        self.world.want()
+        self.group.want()
 
     def _tell_suspended(self, thread: Thread) -> None:
         self._tell(
@@ -331,7 +331,7 @@ class TracedProcess:
     def begin(self, thread: Thread, shares_memory: bool) -> None:
         """A new thread joins; a forked process is followed, or let go without our changes."""
         if self.end is not None:
-            self.world.want()  # there was nothing to wait for but this
+            self.group.want()  # there was nothing to wait for but this
         if shares_memory:
             self.engine.begin(thread)
             return
@@ -357,7 +357,7 @@ class TracedProcess:
         options = msgspec.structs.replace(self._options, follow_forks=False)
         child = TracedProcess(self._common, thread.tgid, options)
         self._common.keep(child)
-        self.world.hand_over(thread, child.world)
+        self.group.hand_over(thread, child.group)
         child.engine.space = self.engine.space.sealed_copy(thread.tgid)
         child.engine.classify()
         child.engine.begin(thread)
@@ -374,7 +374,7 @@ class TracedProcess:
         """
         child = TracedProcess(self._common, thread.tgid, self._options)
         try:
-            space = self.engine.space.copy(self.world, thread) if copied else None
+            space = self.engine.space.copy(self.group, thread) if copied else None
         except OSError:
             raise Gone(thread.tid) from None
         except SpaceError as error:
@@ -385,7 +385,7 @@ class TracedProcess:
                 space.close()
             self._tell("unprobed", "too many processes: a child is not followed", thread.tid)
             return None
-        self.world.hand_over(thread, child.world)
+        self.group.hand_over(thread, child.group)
         try:
             if space is not None:
                 child.engine.space = space
@@ -397,14 +397,14 @@ class TracedProcess:
             if space is not None:
                 child.programs.take_over_space(self.programs, space)
                 child.begin_copied(thread, self.engine.sigtrap)
-                if self.world.is_stopped or self._throttle.is_asleep:
+                if self.group.is_stopped or self._throttle.is_asleep:
                     child.complete_later()
         except Gone:
             pass  # killed; its exit status comes next
         except Exception as error:
             # It stays where it is until our changes are out of it.
             thread.pinned = True
-            child.world.fail(error)
+            child.group.fail(error)
         return child
 
     def begin_copied(self, thread: Thread, sigtrap: Sigtrap) -> None:
@@ -423,7 +423,7 @@ class TracedProcess:
     def complete_later(self) -> None:
         """The parent was being changed when it forked: look for what is not in this copy."""
         self._incomplete = True
-        self.world.want()
+        self.group.want()
 
     def new_image(self, thread: Thread) -> None:
         """``exec`` took the old address space away: put the probes into the new one."""
@@ -431,10 +431,10 @@ class TracedProcess:
             self._part(thread)
             return
         if self.is_kept:
-            self.world.detach(thread)
-            self.world.want()
+            self.group.detach(thread)
+            self.group.want()
             return
-        self.world.await_children(thread)
+        self.group.await_children(thread)
         self.debugger.new_image(thread)
         self._leave_space()
         self.programs.forget_places()
@@ -448,7 +448,7 @@ class TracedProcess:
     def _part(self, thread: Thread) -> None:
         """A vfork child has memory of its own now."""
         if self.end is not None:
-            self.world.want()  # there was nothing to wait for but this
+            self.group.want()  # there was nothing to wait for but this
         child = None
         try:
             if self.programs.that_follow():
@@ -456,8 +456,8 @@ class TracedProcess:
         except Gone:
             return
         if child is None:
-            self.world.detach(thread)
-        elif child.world.failure is None:
+            self.group.detach(thread)
+        elif child.group.failure is None:
             child.new_image(thread)
 
     def _leave_space(self) -> None:
@@ -466,15 +466,15 @@ class TracedProcess:
         if not engine.has_space:
             return
         engine.watch.clear()
-        heirs = [t for t in self.world.threads.values() if t.tgid != self.pid]
+        heirs = [t for t in self.group.threads.values() if t.tgid != self.pid]
         if heirs:
-            with self.world.stopped() as late:
+            with self.group.stopped() as late:
                 engine.remove(engine.space.sites(), late)
                 for thread in heirs:
                     # Not one that has left us meanwhile, to be a target of its own.
-                    here = thread.world is self.world and not thread.busy
+                    here = thread.group is self.group and not thread.busy
                     if here and thread.state in (State.STOPPED, State.HELD):
-                        self.world.detach(thread)
+                        self.group.detach(thread)
         engine.space.close()
 
     def left_copy(self, pid: int) -> bool:
@@ -482,13 +482,13 @@ class TracedProcess:
         if not self.engine.has_space:
             return False
         # One of ours for as long as it may have to open its memory to us.
-        thread = self.world.add(Thread(pid, pid, State.STOPPED))
+        thread = self.group.add(Thread(pid, pid, State.STOPPED))
         try:
-            return self.engine.space.is_copied_in(self.world, thread)
+            return self.engine.space.is_copied_in(self.group, thread)
         except (Gone, SpaceError):
             return False
         finally:
-            self.world.drop(pid)
+            self.group.drop(pid)
 
     def forgotten(self, thread: Thread, stop: Stop) -> None:
         """A thread ended; with the last one, the target."""
@@ -496,9 +496,9 @@ class TracedProcess:
         self.debugger.forgotten(thread)
         if thread.tid == self.pid:
             self._end_status = ("exited" if stop.kind is Kind.EXITED else "killed", stop.value)
-        if not any(t.tgid == self.pid for t in self.world.threads.values()):
+        if not any(t.tgid == self.pid for t in self.group.threads.values()):
             self.end = self._end_status
-            self.world.want()
+            self.group.want()
             if self._dumps.busy:
                 self._tell("dumping", "the process has ended; its core is being written")
 
@@ -508,7 +508,7 @@ class TracedProcess:
     def is_over(self) -> bool:
         """Whether it has ended, a core of it is not being written any more, and all children that
         it told of have begun."""
-        threads = self.world.threads.values()
+        threads = self.group.threads.values()
         if self.end is None and not threads:
             self.end = self._end_status
         return (
@@ -521,7 +521,7 @@ class TracedProcess:
     def leave_when_idle(self, then: Callable[[], None]) -> None:
         """Let the target go as soon as no core is being written and all threads can be."""
         self._leaving = then
-        self.world.want()
+        self.group.want()
 
     def depart(self, end: tuple[str, int]) -> None:
         """The target has ended, or was let go: nothing but its last words is left."""
@@ -538,41 +538,41 @@ class TracedProcess:
         """There was a defect of ours: find again whom it lost, and answer who waits."""
         self._given_up = True
         self.engine.give_up()
-        self.world.find_lost(self.pid)
+        self.group.find_lost(self.pid)
         self._dumps.abandon("its tracer failed; the log says more")
 
     def leave(self) -> bool:
         """Take every change back and let every thread go; false: one sleeps in the kernel and
         keeps its slots, ask again."""
         if self.is_kept:
-            self.world.tracees.serve_noted(self.world)
-            return not self.world.threads
+            self.group.tracees.serve_noted(self.group)
+            return not self.group.threads
         self.debugger.leave()
         self.programs.give_up_overwritten()
         for probe in self.programs.probes():
             probe.attachments.clear()
         self.engine.watch.clear()
-        with self.world.stopped() as late:
+        with self.group.stopped() as late:
             self._withdraw(late)
-        return not self.world.threads
+        return not self.group.threads
 
     def _withdraw(self, late: list[Thread]) -> None:
-        engine, world = self.engine, self.world
+        engine, group = self.engine, self.group
         if engine.has_space:
             space = engine.space
             try:
                 engine.remove(space.sites(), late)
                 if not late and space.areas:
-                    lender = world.lender(space.tgid)
+                    lender = group.lender(space.tgid)
                     engine.sigtrap.restore(lender)
-                    space.unmap_areas(world, lender)
+                    space.unmap_areas(group, lender)
                     space.areas.clear()
             except (Gone, SpaceError) as error:
                 _log.warning("process %d keeps pages of ours: %s", self.pid, error)
-        for thread in list(world.threads.values()):
+        for thread in list(group.threads.values()):
             if thread.state in (State.STOPPED, State.HELD):
                 try:
                     engine.watch.apply(thread.tid)
                 except (Gone, PtraceError):
                     continue
-        world.let_go()
+        group.detach_all()

@@ -123,20 +123,20 @@ offset = write
 def test_log_follows(daemon: Daemon, target: Cat, tmp_path: Path) -> None:
     daemon.json("insert", program(tmp_path), "--pid", target.pid)
     target.say("before")
-    follower = subprocess.Popen(
+    affinity = subprocess.Popen(
         [DPROBE, "--socket", daemon.socket, "log", "-f", "--json"],
         stdout=subprocess.PIPE,
         text=True,
     )
-    assert follower.stdout is not None
-    assert words(parsed(follower.stdout.readline())[0]) == [7]
+    assert affinity.stdout is not None
+    assert words(parsed(affinity.stdout.readline())[0]) == [7]
     # The follower is there when one more of our lines reaches it.
-    while not select.select([follower.stdout], [], [], 0)[0]:
+    while not select.select([affinity.stdout], [], [], 0)[0]:
         target.say("then")
-    assert words(parsed(follower.stdout.readline())[0]) == [5]
-    follower.send_signal(signal.SIGINT)
-    assert follower.wait(20) == 0
-    follower.stdout.close()
+    assert words(parsed(affinity.stdout.readline())[0]) == [5]
+    affinity.send_signal(signal.SIGINT)
+    assert affinity.wait(20) == 0
+    affinity.stdout.close()
 
 
 def test_suspended_threads_wait_for_resume(daemon: Daemon, tmp_path: Path) -> None:

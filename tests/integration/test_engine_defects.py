@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from dprobed.engine.address_space import Space
+from dprobed.engine.address_space import AddressSpace
 from dprobed.engine.context import HitContext
 from dprobed.engine.trap.engine import TrapEngine
-from dprobed.tracee.thread_group import World
+from dprobed.tracee.thread_group import ThreadGroup
 from dprobed.tracer.reporter import Reporter
 from tests.conftest import BuildTarget
 from tests.integration.conftest import Start
@@ -56,12 +56,12 @@ def break_at(
         (TrapEngine, "_serve_site", 1),
         (TrapEngine, "begin", 20),
         (TrapEngine, "serve_trap", 1),
-        (World, "dispatch", 5),
-        (World, "dispatch", 400),
-        (World, "go", 5),
-        (World, "go", 400),
-        (Space, "disarm", 1),
-        (Space, "unmap_areas", 1),
+        (ThreadGroup, "dispatch", 5),
+        (ThreadGroup, "dispatch", 400),
+        (ThreadGroup, "go", 5),
+        (ThreadGroup, "go", 400),
+        (AddressSpace, "disarm", 1),
+        (AddressSpace, "unmap_areas", 1),
         (TrapEngine, "settle", 1),
     ],
 )

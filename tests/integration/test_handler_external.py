@@ -150,10 +150,10 @@ def test_a_slow_handler_loses_reports_and_nobody_waits(
         insert(daemon, target, tmp_path)
         for _ in range(20):
             target.say("a")
-        with Peer(daemon) as follower:
-            follower.send({"type": "log", "id": 1, "follow": True})
+        with Peer(daemon) as affinity:
+            affinity.send({"type": "log", "id": 1, "follow": True})
             for _ in range(20):
-                record = follower.read()
+                record = affinity.read()
                 assert record is not None and record["type"] in ("record", "logged")
         counted = listed(daemon)["slow"]
         assert (counted["reports"], counted["waiting"], counted["drops"]) == (2, 2, 18)
@@ -233,18 +233,18 @@ def test_what_acts_at_the_hit_does_so_only_while_it_is_armed(
 ) -> None:
     insert(daemon, target, tmp_path, MAILS.replace("mail", "debugger"))
     daemon.dprobe("handlers", "disarm", "debugger")
-    with Peer(daemon) as follower:
-        follower.send({"type": "log", "id": 1, "follow": True})
-        assert (follower.read() or {})["type"] == "logged"
+    with Peer(daemon) as affinity:
+        affinity.send({"type": "log", "id": 1, "follow": True})
+        assert (affinity.read() or {})["type"] == "logged"
         target.say("it goes on")
         # Its report has come when it is armed: what comes later is counted.
-        assert (follower.read() or {})["exit"] == "debugger"
+        assert (affinity.read() or {})["exit"] == "debugger"
         daemon.dprobe("handlers", "arm", "debugger")
         stdin, stdout = target.process.stdin, target.process.stdout
         assert stdin is not None and stdout is not None
         stdin.write(b"it is held\n")
         stdin.flush()
-        assert (follower.read() or {})["exit"] == "debugger"
+        assert (affinity.read() or {})["exit"] == "debugger"
     (held,) = daemon.json("handlers", "arm", "debugger")
     assert (held["reports"], held["order"], held["owner"]) == (1, "first", "dprobed")
     assert not select.select([stdout], [], [], 0)[0]

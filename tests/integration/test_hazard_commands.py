@@ -73,17 +73,17 @@ def test_ctrl_c_and_ctrl_z_on_a_terminal(build_target: BuildTarget, tmp_path: Pa
     """A shell with job control, the target a job of it: stopped, continued, interrupted."""
     program = build_target("stops.c", "-pthread")
     rpn = write_program(tmp_path, program)
-    leader, follower = pty.openpty()
+    leader, affinity = pty.openpty()
     shell = subprocess.Popen(
         ["bash", "--norc", "--noprofile", "-i"],
-        stdin=follower,
-        stdout=follower,
-        stderr=follower,
+        stdin=affinity,
+        stdout=affinity,
+        stderr=affinity,
         start_new_session=True,
         env={**os.environ, "PS1": "$ ", "TERM": "dumb"},
         preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
     )
-    os.close(follower)
+    os.close(affinity)
     said = b""
 
     def until(word: bytes) -> None:

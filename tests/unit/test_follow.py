@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from dprobed.engine import affinity
-from dprobed.engine.affinity import Follower, become_group
+from dprobed.engine.affinity import Affinity, become_group
 from dprobed.tracee.lifecycle import State
 from dprobed.tracee.thread import Thread
 
@@ -24,39 +24,39 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[set[int]]:
     return made
 
 
-def settle(follower: Follower, cpu: int) -> None:
+def settle(affinity: Affinity, cpu: int) -> None:
     for _ in range(4):
-        follower.hit(cpu)
+        affinity.hit(cpu)
 
 
 def test_it_goes_where_hits_come_from(calls: list[set[int]]) -> None:
-    follower = Follower()
+    affinity = Affinity()
     for _ in range(3):
-        follower.hit(1)
+        affinity.hit(1)
     assert calls == []
-    follower.hit(1)
+    affinity.hit(1)
     assert calls == [{1}]
-    settle(follower, 2)
+    settle(affinity, 2)
     assert calls == [{1}, {2}]
 
 
 def test_now_and_then_a_hit_elsewhere_moves_nothing(calls: list[set[int]]) -> None:
-    follower = Follower()
-    settle(follower, 1)
+    affinity = Affinity()
+    settle(affinity, 1)
     del calls[:]
     for _ in range(10):
-        follower.hit(2)
-        follower.hit(2)
-        follower.hit(1)
+        affinity.hit(2)
+        affinity.hit(2)
+        affinity.hit(1)
     assert calls == []
 
 
 def test_without_hits_it_runs_anywhere_again(calls: list[set[int]]) -> None:
-    follower = Follower()
-    follower.wander()
+    affinity = Affinity()
+    affinity.wander()
     assert calls == []
-    settle(follower, 1)
-    follower.wander()
+    settle(affinity, 1)
+    affinity.wander()
     assert calls == [{1}, {0, 1, 2}]
 
 
@@ -65,9 +65,9 @@ def test_a_cpuset_that_keeps_us_out_is_no_error(monkeypatch: pytest.MonkeyPatch)
         raise OSError(22, "Invalid argument")
 
     monkeypatch.setattr(os, "sched_setaffinity", refuse)
-    follower = Follower()
-    settle(follower, 1)
-    follower.wander()
+    affinity = Affinity()
+    settle(affinity, 1)
+    affinity.wander()
 
 
 class Machine:
@@ -91,7 +91,7 @@ class Machine:
 
     def hits(
         self,
-        follower: Follower,
+        affinity: Affinity,
         *tids: int,
         stray: bool = True,
         waited: float = 0.0,
@@ -105,10 +105,10 @@ class Machine:
         for number in range(8):
             self.now += each
             self.waited += int(each * waited)
-            cpu = (1 - follower.cpu if stray else 0) if bound is None else bound
+            cpu = (1 - affinity.cpu if stray else 0) if bound is None else bound
             thread = Thread(tids[number % len(tids)], 7, State.RUNNING)
-            follower.review(thread, cpu, 32, self.now)
-            follower.hit(cpu)
+            affinity.review(thread, cpu, 32, self.now)
+            affinity.hit(cpu)
 
 
 @pytest.fixture
@@ -117,12 +117,12 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
 
 
 def test_it_makes_way_where_the_hits_of_one_thread_stray(machine: Machine) -> None:
-    follower = Follower(alone=True)
-    machine.hits(follower, 7)
+    affinity = Affinity(alone=True)
+    machine.hits(affinity, 7)
     assert not machine.idle  # nothing to compare with yet
-    machine.hits(follower, 7)
+    machine.hits(affinity, 7)
     assert machine.idle
-    machine.hits(follower, 7, stray=False)
+    machine.hits(affinity, 7, stray=False)
     assert machine.idle
 
 
@@ -132,40 +132,40 @@ def test_it_makes_way_where_the_hits_of_one_thread_stray(machine: Machine) -> No
 def test_it_does_not_without_need_or_beside_others(
     machine: Machine, tids: tuple[int, ...], stray: bool, waited: float
 ) -> None:
-    follower = Follower(alone=True)
+    affinity = Affinity(alone=True)
     for _ in range(4):
-        machine.hits(follower, *tids, stray=stray, waited=waited)
+        machine.hits(affinity, *tids, stray=stray, waited=waited)
     assert not machine.idle
 
 
 def test_only_a_group_of_its_own_with_a_way_back_makes_way(machine: Machine) -> None:
     for alone, refuses in [(False, False), (True, True)]:
         machine.refuses = refuses
-        follower = Follower(alone)
+        affinity = Affinity(alone)
         for _ in range(4):
-            machine.hits(follower, 7)
+            machine.hits(affinity, 7)
         assert not machine.idle
 
 
-def polling(machine: Machine) -> Follower:
+def polling(machine: Machine) -> Affinity:
     """One that has no way back from SCHED_IDLE, when it has begun to poll."""
     machine.refuses = True
-    follower = Follower(alone=True)
-    machine.hits(follower, 7)
-    machine.hits(follower, 7)
-    assert follower.polls
+    affinity = Affinity(alone=True)
+    machine.hits(affinity, 7)
+    machine.hits(affinity, 7)
+    assert affinity.polls
     assert not machine.idle
-    return follower
+    return affinity
 
 
 def test_without_a_way_back_it_polls_where_it_is(machine: Machine, calls: list[set[int]]) -> None:
-    follower = polling(machine)
+    affinity = polling(machine)
     del calls[:]
-    machine.hits(follower, 7)
-    assert follower.polls
+    machine.hits(affinity, 7)
+    assert affinity.polls
     assert calls == []
-    follower.wander()
-    assert not follower.polls
+    affinity.wander()
+    assert not affinity.polls
 
 
 @pytest.mark.parametrize(
@@ -182,11 +182,11 @@ def test_it_polls_only_while_that_helps_and_hurts_nobody(
     machine: Machine, tids: tuple[int, ...], stray: bool, waited: float, each: int
 ) -> None:
     if stray:
-        follower = polling(machine)
+        affinity = polling(machine)
         for _ in range(2):
-            machine.hits(follower, *tids, waited=waited, each=each)
-        assert not follower.polls
-    fresh = Follower()
+            machine.hits(affinity, *tids, waited=waited, each=each)
+        assert not affinity.polls
+    fresh = Affinity()
     for _ in range(4):
         machine.hits(fresh, *tids, stray=stray, waited=waited, each=each)
     assert not fresh.polls
@@ -195,38 +195,38 @@ def test_it_polls_only_while_that_helps_and_hurts_nobody(
 def test_one_who_polls_finds_a_thread_that_was_bound_to_a_cpu(
     machine: Machine, calls: list[set[int]]
 ) -> None:
-    follower = polling(machine)
+    affinity = polling(machine)
     ends = machine.now + 20_000_000_000
     while machine.now < ends:
-        machine.hits(follower, 7, bound=9)
+        machine.hits(affinity, 7, bound=9)
     assert calls[-1] == {9}
-    assert not follower.polls
+    assert not affinity.polls
 
 
 def test_kept_waiting_it_insists_for_longer_each_time(machine: Machine) -> None:
-    follower = Follower(alone=True)
+    affinity = Affinity(alone=True)
     rounds: list[int] = []
     for _ in range(3):
         while not machine.idle:
-            machine.hits(follower, 7)
+            machine.hits(affinity, 7)
         began = machine.now
-        machine.hits(follower, 7, waited=0.9)
+        machine.hits(affinity, 7, waited=0.9)
         assert not machine.idle
         while not machine.idle:
-            machine.hits(follower, 7)
+            machine.hits(affinity, 7)
         rounds.append(machine.now - began)
-        machine.hits(follower, 7, waited=0.9)
+        machine.hits(affinity, 7, waited=0.9)
     assert rounds == sorted(rounds)
     assert rounds[2] > 3 * rounds[0] > 1_000_000_000
 
 
 def test_without_hits_it_is_as_others_again(machine: Machine) -> None:
-    follower = Follower(alone=True)
-    machine.hits(follower, 7)
-    machine.hits(follower, 7)
-    follower.wander()
+    affinity = Affinity(alone=True)
+    machine.hits(affinity, 7)
+    machine.hits(affinity, 7)
+    affinity.wander()
     assert not machine.idle
-    machine.hits(follower, 7)
+    machine.hits(affinity, 7)
     assert machine.idle  # it was not wrong
 
 

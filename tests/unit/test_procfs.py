@@ -182,10 +182,10 @@ def test_threads_that_are_about_to_end_are_no_witnesses(
     monkeypatch.setattr(procfs, "_stat", lambda tid: stat if tid == lives else None)
     monkeypatch.setattr(procfs, "threads", lambda pid: [dead, lives])
     monkeypatch.setattr(procfs, "status", lambda tid: replace(own, pending=pending[tid]))
-    assert procfs.witness(dead) == lives
+    assert procfs.live_thread(dead) == lives
     assert not procfs.has_ended(dead)
     pending[lives] |= 1 << (signal.SIGKILL - 1)
-    assert procfs.witness(dead) == dead
+    assert procfs.live_thread(dead) == dead
     assert procfs.has_ended(dead)
 
 

@@ -15,17 +15,17 @@ import pytest
 
 from dprobed.arch.x86_64.relocation import Where
 from dprobed.engine import address_space as space_module
-from dprobed.engine.address_space import INT3, MARK, SLOT, Area, Space, SpaceError
+from dprobed.engine.address_space import INT3, MARK, SLOT, AddressSpace, Area, SpaceError
 from dprobed.proc import procfs
 from dprobed.tracee.lifecycle import State
 from dprobed.tracee.memory import PAGE, Memory
 from dprobed.tracee.ptrace import Gone
 from dprobed.tracee.thread import Thread
-from dprobed.tracee.thread_group import World
+from dprobed.tracee.thread_group import ThreadGroup
 
 GIB = 1 << 30
 #: A world is only asked where a child has to be borrowed.
-NOBODY_BORROWED = cast(World, None)
+NOBODY_BORROWED = cast(ThreadGroup, None)
 #: push rbp; mov rbp,rsp; mov eax,1; pop rbp; ret; then int3 as padding
 CODE = bytes.fromhex("55 48 89 e5 b8 01 00 00 00 5d c3") + INT3 * 16
 
@@ -64,8 +64,8 @@ def child() -> Iterator[Child]:
 
 
 @pytest.fixture
-def space(child: Child) -> Iterator[Space]:
-    made = Space(child.pid, Memory(child.pid))
+def space(child: Child) -> Iterator[AddressSpace]:
+    made = AddressSpace(child.pid, Memory(child.pid))
     made.areas.append(Area(child.slots, PAGE))
     yield made
     made.close()
@@ -94,7 +94,7 @@ def test_a_gap_between_two_modules(monkeypatch: pytest.MonkeyPatch) -> None:
     low = 0x7F00_0000_0000
     taken = [(low, low + 64 * PAGE), (low + GIB, low + GIB + 64 * PAGE)]
     maps(monkeypatch, *((a, b, "/lib/x.so") for a, b in taken))
-    found = Space._gaps(1, low, low + PAGE, 2 * PAGE)
+    found = AddressSpace._gaps(1, low, low + PAGE, 2 * PAGE)
     check_gaps(found, low, 2 * PAGE, taken)
     # at the upper end of a gap, away from what grows up
     assert any(taken[1][0] - GIB // 2 < start < taken[1][0] for start in found)
@@ -103,14 +103,14 @@ def test_a_gap_between_two_modules(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_no_gap_where_everything_near_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     low = 0x7F00_0000_0000
     maps(monkeypatch, (low - 3 * GIB, low + 3 * GIB, "/huge"))
-    assert Space._gaps(1, low, low, PAGE) == []
+    assert AddressSpace._gaps(1, low, low, PAGE) == []
 
 
 def test_a_gap_too_small_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
     low = 0x7F00_0000_0000
     hole = (low + GIB, low + GIB + 8 * PAGE)
     maps(monkeypatch, (low - 3 * GIB, hole[0], "/a"), (hole[1], low + 3 * GIB, "/b"))
-    assert Space._gaps(1, low, low, PAGE) == []
+    assert AddressSpace._gaps(1, low, low, PAGE) == []
 
 
 def test_the_stack_has_room_to_grow(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,7 +118,7 @@ def test_the_stack_has_room_to_grow(monkeypatch: pytest.MonkeyPatch) -> None:
     stack = (low + GIB, low + GIB + 32 * PAGE)
     taken = [(low - 3 * GIB, low + 16 * PAGE), stack]
     maps(monkeypatch, (*taken[0], "/lib/x.so"), (*stack, "[stack]"), (stack[1], 1 << 47, "/top"))
-    found = Space._gaps(1, low, low, PAGE)
+    found = AddressSpace._gaps(1, low, low, PAGE)
     check_gaps(found, low, PAGE, taken)
     assert all(stack[0] - start > 32 << 20 for start in found)
 
@@ -126,7 +126,7 @@ def test_the_stack_has_room_to_grow(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_nothing_below_the_first_megabyte(monkeypatch: pytest.MonkeyPatch) -> None:
     low = 0x40_0000
     maps(monkeypatch, (low, low + 16 * PAGE, "/bin/static"))
-    found = Space._gaps(1, low, low, PAGE)
+    found = AddressSpace._gaps(1, low, low, PAGE)
     check_gaps(found, low, PAGE, [(low, low + 16 * PAGE)])
     assert all(start >= 1 << 20 for start in found)
 
@@ -137,12 +137,12 @@ def test_a_process_that_is_gone() -> None:
         os._exit(0)
     os.waitpid(pid, 0)
     with pytest.raises(Gone):
-        Space._gaps(pid, 0x40_0000, 0x40_0000, PAGE)
+        AddressSpace._gaps(pid, 0x40_0000, 0x40_0000, PAGE)
     with pytest.raises(OSError, match="No such"):
         Memory(pid)
 
 
-def test_text_is_shown_as_it_is_without_us(child: Child, space: Space) -> None:
+def test_text_is_shown_as_it_is_without_us(child: Child, space: AddressSpace) -> None:
     for offset in (0, 1, 4):
         assert space.arm(space.make_site(child.code + offset))
     raw = space.memory.peek(child.code, len(CODE))
@@ -151,7 +151,7 @@ def test_text_is_shown_as_it_is_without_us(child: Child, space: Space) -> None:
     assert space.text(child.code + 1, 3) == CODE[1:4]
 
 
-def test_disarmed_text_is_what_it_was(child: Child, space: Space) -> None:
+def test_disarmed_text_is_what_it_was(child: Child, space: AddressSpace) -> None:
     sites = [space.make_site(child.code + offset) for offset in (0, 1)]
     for site in sites:
         assert space.arm(site)
@@ -163,7 +163,7 @@ def test_disarmed_text_is_what_it_was(child: Child, space: Space) -> None:
     assert space.sites() == []
 
 
-def test_one_site_an_address_armed_or_not(child: Child, space: Space) -> None:
+def test_one_site_an_address_armed_or_not(child: Child, space: AddressSpace) -> None:
     site = space.make_site(child.code)
     assert space.make_site(child.code) is site
     space.arm(site)
@@ -171,7 +171,7 @@ def test_one_site_an_address_armed_or_not(child: Child, space: Space) -> None:
     assert len(space.sites()) == 1
 
 
-def test_what_was_not_armed_gives_its_slot_back(child: Child, space: Space) -> None:
+def test_what_was_not_armed_gives_its_slot_back(child: Child, space: AddressSpace) -> None:
     room = len(space.areas[0].free)
     kept = space.make_site(child.code)
     space.make_site(child.code + 1)
@@ -181,7 +181,7 @@ def test_what_was_not_armed_gives_its_slot_back(child: Child, space: Space) -> N
     assert len(space.areas[0].free) == room - 1
 
 
-def test_code_that_changed_is_not_patched(child: Child, space: Space) -> None:
+def test_code_that_changed_is_not_patched(child: Child, space: AddressSpace) -> None:
     site = space.make_site(child.code)
     space.memory.poke(child.code, b"\x90")
     assert not space.arm(site)
@@ -189,7 +189,7 @@ def test_code_that_changed_is_not_patched(child: Child, space: Space) -> None:
     assert space.by_trap == {}
 
 
-def test_code_that_somebody_else_changed_is_not_put_back(child: Child, space: Space) -> None:
+def test_code_that_somebody_else_changed_is_not_put_back(child: Child, space: AddressSpace) -> None:
     site = space.make_site(child.code)
     space.arm(site)
     space.memory.poke(child.code, b"\x90")
@@ -197,7 +197,7 @@ def test_code_that_somebody_else_changed_is_not_put_back(child: Child, space: Sp
     assert space.memory.peek(child.code, 1) == b"\x90"
 
 
-def test_what_an_unmapped_module_leaves_is_not_touched(child: Child, space: Space) -> None:
+def test_what_an_unmapped_module_leaves_is_not_touched(child: Child, space: AddressSpace) -> None:
     site = space.make_site(child.code)
     space.arm(site)
     site.gone = True
@@ -206,7 +206,7 @@ def test_what_an_unmapped_module_leaves_is_not_touched(child: Child, space: Spac
     assert space.memory.peek(child.code, len(CODE)) == INT3 * len(CODE)
 
 
-def test_text_that_is_of_no_file_any_more_is_put_right(child: Child, space: Space) -> None:
+def test_text_that_is_of_no_file_any_more_is_put_right(child: Child, space: AddressSpace) -> None:
     site = space.make_site(child.code)
     space.arm(site)
     site.gone = True
@@ -215,7 +215,7 @@ def test_text_that_is_of_no_file_any_more_is_put_right(child: Child, space: Spac
 
 
 def test_what_fills_the_memory_of_another_program_is_not_touched(
-    child: Child, space: Space
+    child: Child, space: AddressSpace
 ) -> None:
     site = space.make_site(child.code)
     space.arm(site)
@@ -226,7 +226,7 @@ def test_what_fills_the_memory_of_another_program_is_not_touched(
     assert space.memory.peek(child.code, len(CODE)) == INT3 * len(CODE)
 
 
-def test_code_that_was_patched_close_by_is_put_right(space: Space) -> None:
+def test_code_that_was_patched_close_by_is_put_right(space: AddressSpace) -> None:
     """In memory of a file, which nothing but this code can be."""
     with Path(sys.executable).open("rb") as file:
         mapped = mmap.mmap(
@@ -236,7 +236,7 @@ def test_code_that_was_patched_close_by_is_put_right(space: Space) -> None:
     anchor = ctypes.c_char.from_buffer(mapped)
     code = ctypes.addressof(anchor)
     copy = Child()
-    other = Space(copy.pid, Memory(copy.pid))
+    other = AddressSpace(copy.pid, Memory(copy.pid))
     other.areas.append(Area(copy.slots, PAGE))
     try:
         site = other.make_site(code)
@@ -252,7 +252,7 @@ def test_code_that_was_patched_close_by_is_put_right(space: Space) -> None:
         mapped.close()
 
 
-def test_a_breakpoint_that_vanished_is_written_again(child: Child, space: Space) -> None:
+def test_a_breakpoint_that_vanished_is_written_again(child: Child, space: AddressSpace) -> None:
     site = space.make_site(child.code)
     space.arm(site)
     space.memory.poke(child.code, CODE)
@@ -261,7 +261,9 @@ def test_a_breakpoint_that_vanished_is_written_again(child: Child, space: Space)
     assert space.stands(site)
 
 
-def test_nothing_is_put_into_an_area_that_is_not_ours_any_more(child: Child, space: Space) -> None:
+def test_nothing_is_put_into_an_area_that_is_not_ours_any_more(
+    child: Child, space: AddressSpace
+) -> None:
     for mark in space.areas[0].marks():
         space.memory.poke(mark, MARK)
     assert space.whole_areas() == space.areas
@@ -272,7 +274,7 @@ def test_nothing_is_put_into_an_area_that_is_not_ours_any_more(child: Child, spa
     assert space.memory.peek(child.slots, PAGE) == bytes(PAGE)
 
 
-def test_where_no_site_can_be(child: Child, space: Space) -> None:
+def test_where_no_site_can_be(child: Child, space: AddressSpace) -> None:
     with pytest.raises(SpaceError, match="another debugger"):
         space.make_site(child.code + len(CODE) - 1)
     with pytest.raises(SpaceError, match="no memory is mapped"):
@@ -281,7 +283,7 @@ def test_where_no_site_can_be(child: Child, space: Space) -> None:
     assert len(space.areas[0].free) == PAGE // SLOT - 1
 
 
-def test_a_full_area(child: Child, space: Space) -> None:
+def test_a_full_area(child: Child, space: AddressSpace) -> None:
     space.memory.poke(child.code, b"\x90" * PAGE)
     for offset in range(PAGE // SLOT - 1):
         space.make_site(child.code + offset)
@@ -289,13 +291,13 @@ def test_a_full_area(child: Child, space: Space) -> None:
         space.make_site(child.code + PAGE // SLOT - 1)
 
 
-def test_an_area_out_of_reach(child: Child, space: Space) -> None:
+def test_an_area_out_of_reach(child: Child, space: AddressSpace) -> None:
     space.areas[:] = [Area(child.code + 3 * GIB, PAGE)]
     with pytest.raises(SpaceError, match="no slot is free within 2 GiB"):
         space.make_site(child.code)
 
 
-def test_which_slot_a_thread_is_in(child: Child, space: Space) -> None:
+def test_which_slot_a_thread_is_in(child: Child, space: AddressSpace) -> None:
     site = space.make_site(child.code + 1)
     assert space.slot_at(site.slot) == (site, 0)
     assert space.slot_at(site.slot + 3) == (site, 3)
@@ -306,7 +308,7 @@ def test_which_slot_a_thread_is_in(child: Child, space: Space) -> None:
     assert site.position(3).address == child.code + 4
 
 
-def test_the_copy_of_a_forked_child_is_cleaned(child: Child, space: Space) -> None:
+def test_the_copy_of_a_forked_child_is_cleaned(child: Child, space: AddressSpace) -> None:
     """Also of a site that was taken out while a thread could not be stopped."""
     armed, removed = (space.make_site(child.code + offset) for offset in (0, 1))
     for site in (armed, removed):
@@ -326,7 +328,7 @@ def test_the_copy_of_a_forked_child_is_cleaned(child: Child, space: Space) -> No
 
 
 def test_a_call_under_a_shadow_stack_is_refused(
-    child: Child, space: Space, monkeypatch: pytest.MonkeyPatch
+    child: Child, space: AddressSpace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No machine of ours has one: what /proc says is made up."""
     space.memory.poke(child.code, b"\xe8\x00\x00\x00\x00")
@@ -341,7 +343,7 @@ def test_a_call_under_a_shadow_stack_is_refused(
     space.make_site(child.code)
 
 
-def test_no_copy_of_a_child_that_is_gone(space: Space) -> None:
+def test_no_copy_of_a_child_that_is_gone(space: AddressSpace) -> None:
     pid = os.fork()
     if pid == 0:
         os._exit(0)
@@ -352,7 +354,7 @@ def test_no_copy_of_a_child_that_is_gone(space: Space) -> None:
 
 
 def test_areas_of_a_process_that_executes_another_program_are_not_judged(
-    child: Child, space: Space
+    child: Child, space: AddressSpace
 ) -> None:
     """Its memory is gone a moment before we are told."""
     for mark in space.areas[0].marks():
@@ -364,10 +366,10 @@ def test_areas_of_a_process_that_executes_another_program_are_not_judged(
     assert space.whole_areas() == space.areas
 
 
-def test_a_site_of_the_memory_before_exec_is_not_armed(child: Child, space: Space) -> None:
+def test_a_site_of_the_memory_before_exec_is_not_armed(child: Child, space: AddressSpace) -> None:
     """The same program again may be at the same addresses."""
     site = space.make_site(child.code)
-    after = Space(child.pid, Memory(child.pid))
+    after = AddressSpace(child.pid, Memory(child.pid))
     assert not after.arm(site)
     after.close()
     assert space.memory.peek(child.code, len(CODE)) == CODE

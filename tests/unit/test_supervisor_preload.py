@@ -10,7 +10,7 @@ import dprobed
 from dprobed.daemon.tracer_process import LATE
 
 #: What runs in a tracer.
-_PACKAGES = ("engine", "binary", "tracee", "tracer", "corefile", "program", "arch")
+_PACKAGES = ("engine", "binary", "tracee", "tracer", "corefile", "program", "arch", "proc")
 
 
 def late_imports(path: Path) -> Iterator[str]:

@@ -357,7 +357,7 @@ class Deployments:
     def _ready(self, pid: int, wanting: list[Deployment]) -> list[Deployment]:
         """Those whose module the process maps or is about to map; raises LocationError."""
         names = {each.module for each in wanting if not each.selector.takes_unmapped}
-        there = self._modules.mapped(procfs.witness(pid), names) if names else set()
+        there = self._modules.mapped(procfs.live_thread(pid), names) if names else set()
         if names - there:
             there |= self._modules.expected(pid, names - there)
         return [each for each in wanting if each.selector.takes_unmapped or each.module in there]

@@ -65,8 +65,8 @@ def paths_of(pid: int) -> list[str]:
         exe = os.readlink(f"/proc/{pid}/exe").removesuffix(" (deleted)")  # noqa: PTH115
         root = os.readlink(f"/proc/{pid}/root")  # noqa: PTH115
     except OSError:
-        witness = procfs.witness(pid)
-        return paths_of(witness) if witness != pid else []
+        live_thread = procfs.live_thread(pid)
+        return paths_of(live_thread) if live_thread != pid else []
     return [exe, exe.removeprefix(root)] if root != "/" and exe.startswith(root + "/") else [exe]
 
 

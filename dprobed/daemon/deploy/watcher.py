@@ -223,7 +223,7 @@ class Watcher:
         turn = time.monotonic() + _TURN
         for pid in there:
             watched = self._watched.setdefault(pid, _Watched())
-            watched.headless = procfs.witness(pid) != pid
+            watched.headless = procfs.live_thread(pid) != pid
             self._look(pid, watched)
             if time.monotonic() > turn:
                 await asyncio.sleep(0)

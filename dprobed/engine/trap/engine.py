@@ -32,8 +32,8 @@ from ptrace.binding.func import (
 )
 
 from dprobed.arch.x86_64.relocation import Position, Where
-from dprobed.engine.address_space import INT3, Site, Space
-from dprobed.engine.affinity import Follower
+from dprobed.engine.address_space import INT3, AddressSpace, Site
+from dprobed.engine.affinity import Affinity
 from dprobed.engine.budget import STOP_NS, Account
 from dprobed.engine.context import HitContext
 from dprobed.engine.probe import Attachment
@@ -46,7 +46,7 @@ from dprobed.tracee.lifecycle import State
 from dprobed.tracee.ptrace import ORIG_RAX, RAX, RCX, RDI, RIP, RSI, RSP, Gone, Registers
 from dprobed.tracee.status import Kind
 from dprobed.tracee.thread import Thread
-from dprobed.tracee.thread_group import SYNCHRONOUS, World
+from dprobed.tracee.thread_group import SYNCHRONOUS, ThreadGroup
 from dprobed.tracer.reporter import Reporter
 from dprobed.wire.protocol import State as ProbeState
 
@@ -80,12 +80,12 @@ class TrapEngine:
     """Serves the stops of a target's threads; knows sites and programs, not how they got there."""
 
     def __init__(
-        self, world: World, reporter: Reporter, registers: Registers, follower: Follower
+        self, group: ThreadGroup, reporter: Reporter, registers: Registers, affinity: Affinity
     ) -> None:
         """``registers`` and ``follower`` are those of all targets of this tracer."""
-        self.world: Final = world
-        self.sigtrap: Final = Sigtrap(world)
-        self._space: Space
+        self.group: Final = group
+        self.sigtrap: Final = Sigtrap(group)
+        self._space: AddressSpace
         #: Of the present space: by what a thread's rip is after the breakpoint.
         self.by_trap: dict[int, Site] = {}
         self.watch = DebugRegisters()
@@ -110,9 +110,9 @@ class TrapEngine:
         self._registers: Final = registers
         self._words: Final = registers.words
         self._context: Final = HitContext(registers)
-        self.follower: Final = follower
+        self.affinity: Final = affinity
         self.served = 0
-        world.traps = self
+        group.traps = self
 
     @property
     def has_space(self) -> bool:
@@ -120,12 +120,12 @@ class TrapEngine:
         return hasattr(self, "_space")
 
     @property
-    def space(self) -> Space:
+    def space(self) -> AddressSpace:
         """The target's present address space."""
         return self._space
 
     @space.setter
-    def space(self, space: Space) -> None:
+    def space(self, space: AddressSpace) -> None:
         self._space = space
         self.by_trap = space.by_trap
         self._limbo.clear()
@@ -199,7 +199,7 @@ class TrapEngine:
                     thread.cpu = context.cpu
                     thread.cpu_until = now + _CPU_NS
                 cpu = thread.cpu
-                self.follower.hit(cpu)
+                self.affinity.hit(cpu)
                 self._reporter.add(
                     probe,
                     (
@@ -241,8 +241,8 @@ class TrapEngine:
         self.served = served = self.served + 1
         if not served & 31:
             cpu = context.cpu
-            self.follower.review(thread, cpu, 32, now)
-            self.follower.hit(cpu)
+            self.affinity.review(thread, cpu, 32, now)
+            self.affinity.hit(cpu)
 
     def _charge(self, attachments: Iterable[Attachment], now: int) -> None:
         """What this hit cost, to all who have to pay for it."""
@@ -278,7 +278,7 @@ class TrapEngine:
         probe.set(ProbeState.FAILED, f"internal error: {type(error).__name__}: {error}")
         self.retire()
 
-    # --- stops off the fast path (see world.Engine) ---
+    # --- stops off the fast path (see thread.Engine) ---
 
     def serve_trap(self, thread: Thread) -> None:
         """A SIGTRAP stop: our breakpoint, a watchpoint, a handler entered, or the target's own."""
@@ -355,7 +355,7 @@ class TrapEngine:
                 self._registers.store(thread.tid)
                 return
         if site.callback is not None:
-            if self.world.is_stopped:
+            if self.group.is_stopped:
                 # What stops it has looked at modules and sites already, and is about to change
                 # them: this thread calls again when that is done.
                 self._words[RIP] = site.address
@@ -518,7 +518,7 @@ class TrapEngine:
     def _step_out(self, thread: Thread, site: Site) -> None:
         """Let the copied instruction finish before the signal is delivered."""
         for _ in range(len(site.displaced.positions) + 1):
-            stop = self.world.step(thread)
+            stop = self.group.step(thread)
             self.sigtrap.was_forced()
             words = self._registers.load(thread.tid)
             found = self.space.slot_at(words[RIP])
@@ -577,7 +577,7 @@ class TrapEngine:
         Raises Gone, and SpaceError when there is no way into its memory.
         """
         try:
-            copy = self.space.undone_copy(self.world, thread)
+            copy = self.space.undone_copy(self.group, thread)
         except OSError:
             raise Gone(thread.tid) from None
         try:
@@ -587,14 +587,14 @@ class TrapEngine:
                 self._take(found[0].position(found[1]))
                 self._registers.store(thread.tid)
             try:
-                copy.unmap_areas(self.world, thread)
+                copy.unmap_areas(self.group, thread)
             except Exception as error:
                 # It keeps a few pages that nothing refers to.
                 _log.warning("child %d keeps our pages: %s", thread.tid, error)
             self.sigtrap.restore_in_child(thread, copy)
         finally:
             copy.close()
-        self.world.detach(thread)
+        self.group.detach(thread)
 
     # --- changes: the world is stopped ---
 
@@ -634,7 +634,7 @@ class TrapEngine:
     def _standing(self) -> list[Thread]:
         return [
             thread
-            for thread in list(self.world.threads.values())
+            for thread in list(self.group.threads.values())
             if thread.state in (State.STOPPED, State.HELD)
         ]
 
@@ -645,7 +645,7 @@ class TrapEngine:
             found = self.space.slot_at(rip)
             site = self.space.by_trap.get(rip) if found is None else found[0]
             if site in removing and not thread.signal:
-                self.world.collect(thread)
+                self.group.collect(thread)
         except Gone:
             return
 

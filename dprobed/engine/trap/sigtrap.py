@@ -27,12 +27,12 @@ import logging
 import signal
 from typing import Final
 
-from dprobed.engine.address_space import Space, SpaceError
+from dprobed.engine.address_space import AddressSpace, SpaceError
 from dprobed.proc import procfs
 from dprobed.tracee import ptrace
 from dprobed.tracee.ptrace import RDI, RSI, RSP, Registers
 from dprobed.tracee.thread import Thread
-from dprobed.tracee.thread_group import World
+from dprobed.tracee.thread_group import ThreadGroup
 
 _BIT: Final = 1 << (signal.SIGTRAP - 1)
 #: SIGKILL and SIGSTOP cannot be blocked; glibc never lets 32 and 33 be.
@@ -61,10 +61,10 @@ _log = logging.getLogger(__name__)
 class Sigtrap:
     """One target's view of SIGTRAP."""
 
-    def __init__(self, world: World) -> None:
-        self._world: Final = world
+    def __init__(self, group: ThreadGroup) -> None:
+        self._group: Final = group
         self._registers: Final = Registers()
-        self.space: Space
+        self.space: AddressSpace
         #: What the target set; None is the default.
         self.disposition: bytes | None = None
         #: A hit has reset it in the kernel.
@@ -192,7 +192,7 @@ class Sigtrap:
             if self.disposition is not None:
                 self._store(thread, self.disposition, self.space)
 
-    def restore_in_child(self, thread: Thread, space: Space) -> None:
+    def restore_in_child(self, thread: Thread, space: AddressSpace) -> None:
         """The same in a process that has a copy of the kernel's state, and whose memory ``space``
         is: the parent's goes on already. Raises Gone."""
         if self._stale and self.disposition is not None:
@@ -218,7 +218,7 @@ class Sigtrap:
             self.space.memory.poke(scratch, saved)
         return action if result == 0 and len(action) == _ACTION_SIZE else None
 
-    def _store(self, thread: Thread, action: bytes, space: Space) -> None:
+    def _store(self, thread: Thread, action: bytes, space: AddressSpace) -> None:
         scratch, saved = self._scratch(thread, space)
         try:
             space.memory.poke(scratch, action)
@@ -226,13 +226,13 @@ class Sigtrap:
         finally:
             space.memory.poke(scratch, saved)
 
-    def _scratch(self, thread: Thread, space: Space) -> tuple[int, bytes]:
+    def _scratch(self, thread: Thread, space: AddressSpace) -> tuple[int, bytes]:
         address = (self._registers.load(thread.tid)[RSP] - _SCRATCH) & ~15
         return address, space.memory.peek(address, _ACTION_SIZE)
 
-    def _sigaction(self, thread: Thread, new: int, old: int, space: Space) -> int:
+    def _sigaction(self, thread: Thread, new: int, old: int, space: AddressSpace) -> int:
         try:
-            return space.call(self._world, thread, _SYS_RT_SIGACTION, signal.SIGTRAP, new, old, 8)
+            return space.call(self._group, thread, _SYS_RT_SIGACTION, signal.SIGTRAP, new, old, 8)
         except SpaceError as error:
             _log.warning("process %d: SIGTRAP's handler: %s", space.tgid, error)
             return -1

@@ -19,7 +19,7 @@ from dprobed.program.exec.outcome import ABORT, Outcome
 from dprobed.program.model import ProbeDefinition
 from dprobed.tracee.ptrace import RIP, Gone, Registers
 from dprobed.tracee.thread import Thread
-from dprobed.tracee.thread_group import World
+from dprobed.tracee.thread_group import ThreadGroup
 from dprobed.tracer.debug.control import Control, Event, Place
 
 #: Z1 to Z4 on debug registers; the processor cannot watch reads alone (Z3).
@@ -40,7 +40,7 @@ class Breakpoints:
 
     def __init__(
         self,
-        world: World,
+        group: ThreadGroup,
         engine: TrapEngine,
         control: Control,
         detach: Callable[[list[Probe]], None],
@@ -48,7 +48,7 @@ class Breakpoints:
     ) -> None:
         """``detach`` takes probes off their places; ``apply`` gives threads the registers, or says
         why not all could get them."""
-        self._world: Final = world
+        self._group: Final = group
         self._engine: Final = engine
         self._control: Final = control
         self._detach: Final = detach
@@ -75,7 +75,7 @@ class Breakpoints:
         control = self._control
 
         def entry(context: Context) -> Outcome:
-            thread = self._world.threads.get(context.tid)
+            thread = self._group.threads.get(context.tid)
             if thread is not None and context.pid == self._world_pid:
                 control.note(thread, Event(thread.tid, signal.SIGTRAP, detail, key))
             return Outcome(ABORT, b"", (), 0, 0, None, False, False)
@@ -120,10 +120,10 @@ class Breakpoints:
 
     def _arm(self, probe: Probe, address: int) -> None:
         space = self._engine.space
-        space.reserve(self._world, [address])
+        space.reserve(self._group, [address])
         try:
             site = space.make_site(address)
-            with self._world.stopped():
+            with self._group.stopped():
                 if not space.arm(site):
                     raise SpaceError(f"the code at {address:#x} changed meanwhile")
                 self._engine.take_in([site])

@@ -1,8 +1,9 @@
 """Holding the target for a debugger, and letting it go on as the debugger says.
 
-All-stop: while the target is held the world is stopped (``World.stopped``), so probes go in and out
-as ever, and nothing of the target runs. When the debugger lets it go on, hits are served at full
-speed; only while a thread is stepped every stop takes the long way through ``World.dispatch``.
+All-stop: while the target is held all its threads are stopped (``ThreadGroup.stopped``), so probes
+go in and out as ever, and nothing of the target runs. When the debugger lets it go on, hits are
+served at full speed; only while a thread is stepped every stop takes the long way through
+``ThreadGroup.dispatch``.
 
 A thread that was held at a hit stands in the slot, its programs have run. The debugger sees it at
 the probed instruction. What it is to do when it goes on from there must not be a second hit: the
@@ -25,7 +26,7 @@ from dprobed.tracee import ptrace
 from dprobed.tracee.lifecycle import State
 from dprobed.tracee.ptrace import RCX, RIP, RSP, Gone, PtraceError, Registers
 from dprobed.tracee.thread import Thread
-from dprobed.tracee.thread_group import World
+from dprobed.tracee.thread_group import ThreadGroup
 from dprobed.tracer.debug import rsp
 
 _SI_KERNEL: Final = 0x80
@@ -54,8 +55,8 @@ class Event:
 class Control:
     """One target's threads, as a debugger stops and resumes them."""
 
-    def __init__(self, world: World, engine: TrapEngine, pid: int) -> None:
-        self._world: Final = world
+    def __init__(self, group: ThreadGroup, engine: TrapEngine, pid: int) -> None:
+        self._group: Final = group
         self._engine: Final = engine
         self._pid: Final = pid
         #: Whether the target is held.
@@ -84,13 +85,13 @@ class Control:
         """The target's threads that stand still and can be looked at."""
         return [
             thread
-            for thread in self._world.threads.values()
+            for thread in self._group.threads.values()
             if thread.tgid == self._pid and thread.state in (State.STOPPED, State.HELD)
         ]
 
     def thread(self, tid: int) -> Thread | None:
         """A thread that can be looked at."""
-        thread = self._world.threads.get(tid)
+        thread = self._group.threads.get(tid)
         if thread is None or thread.state not in (State.STOPPED, State.HELD):
             return None
         return thread
@@ -105,7 +106,7 @@ class Control:
         thread.stepping = False
         self._ours.add(thread.tid)
         self.events.append(event)
-        self._world.want()
+        self._group.want()
 
     @property
     def is_ready(self) -> bool:
@@ -123,9 +124,9 @@ class Control:
         if self.holds:
             return
         self.holds = True
-        self._stack.enter_context(self._world.stopped())
+        self._stack.enter_context(self._group.stopped())
         self.steps.clear()
-        for thread in self._world.threads.values():
+        for thread in self._group.threads.values():
             thread.stepping = False
         for thread in self.threads():
             self._note_served(thread)
@@ -177,7 +178,7 @@ class Control:
                         chosen[thread.tid] = action
                     break
         for tid, action in chosen.items():
-            self._give_signal(self._world.threads[tid], rsp.from_gdb(action.signal))
+            self._give_signal(self._group.threads[tid], rsp.from_gdb(action.signal))
         # Of a breakpoint that was taken out meanwhile nothing is to be told.
         self.events = deque(
             event
@@ -252,13 +253,13 @@ class Control:
         freed = sorted(self._ours)
         self.events.clear()
         for tid in freed:
-            thread = self._world.threads.get(tid)
+            thread = self._group.threads.get(tid)
             if thread is not None:
                 self._enter_slot(thread)
                 if not leaving:
                     self._free(thread)
         if not leaving:
-            for thread in self._world.threads.values():
+            for thread in self._group.threads.values():
                 thread.stepping = False
         self.steps.clear()
         self._ours.clear()
@@ -269,9 +270,9 @@ class Control:
             self._go()
         else:
             for tid in freed:
-                thread = self._world.threads.get(tid)
+                thread = self._group.threads.get(tid)
                 if thread is not None and not leaving:
-                    self._world.go(thread)
+                    self._group.go(thread)
         return freed
 
     # --- what happens while it runs ---

@@ -30,7 +30,7 @@ from dprobed.engine.probe import Probe
 from dprobed.engine.trap.engine import TrapEngine
 from dprobed.tracee.ptrace import Gone
 from dprobed.tracee.thread import Thread
-from dprobed.tracee.thread_group import World
+from dprobed.tracee.thread_group import ThreadGroup
 from dprobed.tracer.debug.breakpoints import Breakpoints
 from dprobed.tracer.debug.control import Control, Event
 from dprobed.tracer.debug.stub import Session
@@ -65,7 +65,7 @@ class Host(NamedTuple):
 class Debugger:
     """Holds one target for debuggers."""
 
-    def __init__(self, world: World, engine: TrapEngine, pid: int, host: Host) -> None:
+    def __init__(self, group: ThreadGroup, engine: TrapEngine, pid: int, host: Host) -> None:
         #: Seconds that the target is held without a debugger.
         self.limit = LIMIT
         #: Without a debugger only the thread that hit is held, and the others run.
@@ -73,12 +73,12 @@ class Debugger:
         #: How often that limit was reached.
         self.expired = 0
         self.path = ""
-        self._world: Final = world
+        self._group: Final = group
         self._engine: Final = engine
         self._pid: Final = pid
         self._tell: Final = host.tell
-        self.control: Final = Control(world, engine, pid)
-        self._points: Final = Breakpoints(world, engine, self.control, host.detach, host.apply)
+        self.control: Final = Control(group, engine, pid)
+        self._points: Final = Breakpoints(group, engine, self.control, host.detach, host.apply)
         self._listener: socket.socket | None = None
         self._session: Session | None = None
         self._deadline = 0.0
@@ -262,7 +262,7 @@ class Debugger:
             session.close()
         self.control.attached = False
         self.control.passed = frozenset()
-        with self._world.stopped():
+        with self._group.stopped():
             self._points.clear()
         self.release()
 

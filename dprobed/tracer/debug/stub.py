@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from dprobed.arch.x86_64.gdb_registers import Layout
-from dprobed.engine.address_space import Space
+from dprobed.engine.address_space import AddressSpace
 from dprobed.engine.trap.engine import TrapEngine
 from dprobed.proc import procfs
 from dprobed.tracee import ptrace
@@ -49,7 +49,7 @@ def _hex(data: bytes) -> bytes:
     return data.hex().encode()
 
 
-def overlaid(space: Space, address: int, length: int) -> bytes:
+def overlaid(space: AddressSpace, address: int, length: int) -> bytes:
     """Memory with the original bytes where ours are; short where it ends."""
     data = bytearray(space.memory.peek(address, length))
     end = address + len(data)

@@ -48,7 +48,7 @@ class Images:
         """The stopped process; its first thread is ``tid``, or the leading one."""
         current = tid or pid
         images = []
-        for thread in list(self._engine.world.threads.values()):
+        for thread in list(self._engine.group.threads.values()):
             if thread.tgid != pid or thread.state is State.ENDED:
                 continue
             image = self._thread(thread)

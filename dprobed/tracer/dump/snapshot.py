@@ -35,7 +35,7 @@ from dprobed.corefile import store
 from dprobed.corefile.areas import Area, parse_smaps
 from dprobed.corefile.store import Limits, StoreError
 from dprobed.corefile.writer import Memory, ProcessImage
-from dprobed.engine.address_space import Space, SpaceError
+from dprobed.engine.address_space import AddressSpace, SpaceError
 from dprobed.engine.probe import Attachment
 from dprobed.engine.trap.engine import TrapEngine
 from dprobed.proc import procfs
@@ -46,7 +46,7 @@ from dprobed.tracee.lifecycle import State
 from dprobed.tracee.ptrace import ORIG_RAX, RAX, RDI, RIP, RSI, WALL, Gone, PtraceError, Registers
 from dprobed.tracee.status import Kind, Stop
 from dprobed.tracee.thread import Thread
-from dprobed.tracee.thread_group import World
+from dprobed.tracee.thread_group import ThreadGroup
 from dprobed.tracer.dump import dumper, image
 
 #: The number of ``exit dump``.
@@ -138,11 +138,11 @@ class Dumps:
         self._limits: Limits | None = None
 
     @property
-    def _world(self) -> World:
-        return self._engine.world
+    def _group(self) -> ThreadGroup:
+        return self._engine.group
 
     @property
-    def _space(self) -> Space:
+    def _space(self) -> AddressSpace:
         return self._engine.space
 
     @property
@@ -183,7 +183,7 @@ class Dumps:
         }
         self._wanted.append(_Wanted(thread, key, about))
         thread.pinned = True
-        self._world.want()
+        self._group.want()
 
     def _admit(self, key: tuple[int, int]) -> None:
         if self.busy:
@@ -225,8 +225,8 @@ class Dumps:
             try:
                 self._begin_at_hit(wanted)
             finally:
-                if wanted.thread.tid in self._world.threads:
-                    self._world.unpin(wanted.thread)
+                if wanted.thread.tid in self._group.threads:
+                    self._group.unpin(wanted.thread)
         current = self._current
         if current is None:
             return
@@ -262,7 +262,7 @@ class Dumps:
         while self.busy:
             self.attend()
             if self.busy:
-                self._world.tracees.wait(self._world)
+                self._group.tracees.wait(self._group)
 
     def abandon(self, reason: str) -> None:
         """Give up the dump that is being written."""
@@ -324,9 +324,9 @@ class Dumps:
     def _enter(self, stack: ExitStack, pid: int, current: _Current) -> str:
         """Stop the target, and copy it; why there is no copy, if there is none."""
         try:
-            lender = stack.enter_context(self._world.borrowed(pid))
+            lender = stack.enter_context(self._group.borrowed(pid))
         except Gone:
-            stack.enter_context(self._world.stopped())
+            stack.enter_context(self._group.stopped())
             return "no thread could be borrowed"
         try:
             self._copy(lender, current)
@@ -336,9 +336,9 @@ class Dumps:
 
     def _copy(self, lender: Thread, current: _Current) -> None:
         """Have a stopped thread make a copy of its process; raises SpaceError and Gone."""
-        world, space = self._world, self._space
-        inner = space.call(world, lender, _SYS_CLONE, _CLONE_FILES, 0, 0, 0, 0)
-        copy = world.take_born()
+        group, space = self._group, self._space
+        inner = space.call(group, lender, _SYS_CLONE, _CLONE_FILES, 0, 0, 0, 0)
+        copy = group.take_born()
         if inner < 0:
             raise SpaceError(f"the process could not be copied: {os.strerror(-inner)}")
         if copy is None:
@@ -346,7 +346,7 @@ class Dumps:
         current.copy, current.inner_pid = copy, inner
         try:
             # Linux 5.9. Before, the copy shares the descriptors, which then stay open as long.
-            space.call(world, copy, _SYS_CLOSE_RANGE, 0, 0xFFFF_FFFF, _CLOSE_RANGE_UNSHARE)
+            space.call(group, copy, _SYS_CLOSE_RANGE, 0, 0xFFFF_FFFF, _CLOSE_RANGE_UNSHARE)
             found = procfs.status(copy.tid)
             options = ptrace.OPTIONS | ptrace.PTRACE_O_EXITKILL
             if found is not None and found.seccomp:
@@ -355,10 +355,10 @@ class Dumps:
         except (Gone, PtraceError) as error:
             self._bury(lender, current)
             raise SpaceError(f"the copy of the process was lost: {error}") from error
-        world.tracees.others[copy.tid] = lambda stop: self._copy_stopped(current, stop)
+        group.tracees.others[copy.tid] = lambda stop: self._copy_stopped(current, stop)
 
     def _any_thread(self, pid: int) -> int:
-        for thread in self._world.threads.values():
+        for thread in self._group.threads.values():
             if thread.tgid == pid and thread.state is not State.ENDED:
                 return thread.tid
         raise Gone(pid)
@@ -432,7 +432,7 @@ class Dumps:
         if child == 0:
             # Of a target held for a debugger; the number will be another file's here.
             signal.set_wakeup_fd(-1)
-            self._engine.follower.wander()
+            self._engine.affinity.wander()
             keep = sorted((0, 1, 2, job.memory.mem, job.memory.pagemap, job.smaps, writing))
             for low, high in zip(keep, [*keep[1:], os.sysconf("SC_OPEN_MAX")], strict=True):
                 os.closerange(low + 1, high)
@@ -442,11 +442,11 @@ class Dumps:
 
         def ended(stop: Stop) -> None:
             if stop.kind in (Kind.EXITED, Kind.KILLED):
-                self._world.tracees.others.pop(child, None)
+                self._group.tracees.others.pop(child, None)
                 current.ended = stop
-                self._world.want()
+                self._group.want()
 
-        self._world.tracees.others[child] = ended
+        self._group.tracees.others[child] = ended
 
     # --- the end of a dump ---
 
@@ -517,14 +517,14 @@ class Dumps:
                 ptrace.to_syscall(copy.tid)
                 return
         current.copy_is_over = True
-        self._world.want()
+        self._group.want()
 
     def _close(self, current: _Current) -> None:
         """Bury the copy; later, if no thread can be borrowed for it now."""
         if current.copy is not None:
-            with self._world.stopped():
+            with self._group.stopped():
                 try:
-                    lender = self._world.lender(current.pid)
+                    lender = self._group.lender(current.pid)
                 except Gone:
                     if self._is_alive(current.pid):
                         return
@@ -536,7 +536,7 @@ class Dumps:
     def _is_alive(self, pid: int) -> bool:
         return any(
             thread.tgid == pid and thread.state is not State.ENDED
-            for thread in self._world.threads.values()
+            for thread in self._group.threads.values()
         )
 
     def _bury(self, lender: Thread | None, current: _Current) -> None:
@@ -544,7 +544,7 @@ class Dumps:
         copy, current.copy = current.copy, None
         if copy is None:
             return
-        self._world.tracees.others.pop(copy.tid, None)
+        self._group.tracees.others.pop(copy.tid, None)
         with contextlib.suppress(ProcessLookupError):
             os.kill(copy.tid, signal.SIGKILL)
         with contextlib.suppress(ChildProcessError):
@@ -554,7 +554,7 @@ class Dumps:
                     break
         if lender is not None:
             with contextlib.suppress(Gone, SpaceError):
-                self._space.call(self._world, lender, _SYS_WAIT4, current.inner_pid, 0, WALL, 0)
+                self._space.call(self._group, lender, _SYS_WAIT4, current.inner_pid, 0, WALL, 0)
 
     def _undo(self, current: _Current) -> None:
         """A dump could not be begun: leave nothing of it."""
