@@ -300,7 +300,7 @@ def test_a_process_that_becomes_another_users(place: Place, build_target: BuildT
         target.say("not seen")
         (row,) = daemon.json("query")
         assert (row["processes"], row["hits"]) == (0, 1)
-        assert row["refused"] == {"user nobody may not observe becomes": 1}
+        assert row["refused"] == {"user nobody may not observe becomes": 1}, row
 
 
 def test_what_only_root_may_ask_of_roots_daemon(place: Place) -> None:

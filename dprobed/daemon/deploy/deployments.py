@@ -309,7 +309,10 @@ class Deployments:
             if denial is None:
                 allowed.append(each)
             else:
-                each.refuse(pid, denial.short)
+                # Why it was taken out says the same with more words; whether this look comes before
+                # or after that is chance.
+                reason = each.refusals.get(pid, "")
+                each.refuse(pid, reason if reason.startswith(denial.text) else denial.short)
         return allowed
 
     def ended(self, pid: int, looked_at: bool) -> None:
