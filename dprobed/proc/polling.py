@@ -64,9 +64,11 @@ class Polling:
             if known is not None and known.inode == inode and known.exe == exe:
                 continue
             start = procfs.start_time(pid)
+            if known is not None and start is None:
+                continue  # Gone since it was listed, which the next list tells.
             self._known[pid] = _Known(inode, start, exe)
             if known is not None and known.start == start:
-                if known.exe != exe:
+                if known.exe != exe and not procfs.has_ended(pid):
                     self._sink.on_event(Kind.EXEC, pid)
                 continue
             if known is not None:

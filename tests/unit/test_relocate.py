@@ -291,7 +291,7 @@ def compare(
         if rcx is not None:
             final["rcx"] = rcx
         if where is Where.INSIDE:
-            # The word that the push wrote is dead. Some processors write it as well, natively, before
+            # The word that the push wrote is dead. Some processors natively write it as well before
             # they find that the target is no address: then nothing differs.
             written = 8
             dead = range(final["rsp"] - 8, final["rsp"])
