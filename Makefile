@@ -2,16 +2,19 @@
 
 python := .venv/bin/python
 
-.PHONY: help demo hunt test check bench soak clean setup-demo setup-hunt setup-test setup-bench
+.PHONY: help demo hunt test test-quick test-bare check bench soak clean
+.PHONY: setup-demo setup-hunt setup-test setup-bench
 
 help:
-	@echo 'make demo    a real program, several threads, probe programs put in and out, live'
-	@echo 'make hunt    who damages the data of a program? a core, a watchpoint, a core, a repair'
-	@echo 'make test    check, then every test'
-	@echo 'make check   format, lint, types, generated files'
-	@echo 'make bench   the figures that we promise, side by side with what we compare to'
-	@echo 'make soak    ten minutes of processes that come and go, and of a service under load'
-	@echo 'make clean   remove what the other goals made, the virtual environment too'
+	@echo 'make demo        a real program, several threads, probe programs put in and out, live'
+	@echo 'make hunt        who damages the data of a program? a core, a watchpoint, a core, a repair'
+	@echo 'make test        check, then every test, and which of them took longest'
+	@echo 'make test-quick  the tests of the parts, and one of each way through the whole'
+	@echo 'make test-bare   demo and test on a bare Debian in a folder (root, mmdebstrap)'
+	@echo 'make check       format, lint, types, layers, generated files'
+	@echo 'make bench       the figures that we promise, side by side with what we compare to'
+	@echo 'make soak        ten minutes of processes that come and go, and of a service under load'
+	@echo 'make clean       remove what the other goals made, the virtual environment too'
 
 demo: setup-demo
 	@$(python) etc/demo.py
@@ -20,12 +23,19 @@ hunt: setup-hunt
 	@$(python) etc/examples/hunt/hunt.py
 
 test: check
-	@$(python) -m pytest
+	@$(python) -m pytest --durations=20
+
+test-quick: setup-test
+	@$(python) -m pytest --quiet --durations=5 @tests/quick.txt
+
+test-bare:
+	@python3 etc/bare.py
 
 check: setup-test
 	@$(python) -m ruff format --check --quiet .
 	@$(python) -m ruff check --quiet .
 	@$(python) -m mypy --strict dprobed clients tests etc
+	@$(python) -m pytest --quiet tests/test_layers.py
 	@$(python) -m dprobed.program.rpn.reference --check
 
 bench: setup-bench

@@ -16,6 +16,13 @@ need() { # need PACKAGE TEST...: the package is missing unless the test command 
     "$@" >/dev/null 2>&1 || missing="$missing $package"
 }
 
+# Whether the debug information of libc is there, by which debuggers find threads and their variables.
+libc_debug() {
+    libc=$(gcc -print-file-name=libc.so.6)
+    build=$(readelf -n "$libc" | sed -n 's/.*Build ID: \(..\)/\1\//p')
+    [ -n "$build" ] && [ -e "/usr/lib/debug/.build-id/$build.debug" ]
+}
+
 # Prints the first Python that can make a virtual environment and is new enough.
 find_python() {
     for candidate in python3 /usr/bin/python3 python3.13 python3.12 python3.11; do
@@ -45,6 +52,7 @@ if [ "$goal" != demo ]; then
 fi
 if [ "$goal" != demo ] && [ "$goal" != hunt ]; then
     need g++ command -v g++
+    need libc6-dbg libc_debug
     need elfutils command -v eu-stack
     need zstd command -v zstd
     need lldb command -v lldb
