@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 #: Seconds in which anything that a test waits for happens.
-PATIENCE: Final = 20.0
+PATIENCE: Final = 60.0
 
 DPROBE = Path(sys.executable).with_name("dprobe")
 DPROBED = Path(sys.executable).with_name("dprobed")
@@ -52,7 +52,7 @@ def dprobe(*arguments: object, **options: Any) -> subprocess.CompletedProcess[st
     """One command of the client, to its end."""
     command = [str(DPROBE), *map(str, arguments)]
     options = {"stdin": subprocess.DEVNULL, "capture_output": True, **options}
-    return subprocess.run(command, text=True, timeout=60, check=False, **options)
+    return subprocess.run(command, text=True, timeout=2 * PATIENCE, check=False, **options)
 
 
 def parsed(text: str) -> list[Json]:
@@ -71,7 +71,7 @@ def children(pid: int) -> list[int]:
     return [int(child) for child in text.split()]
 
 
-def wait_end(pid: int, seconds: float = 20) -> bool:
+def wait_end(pid: int, seconds: float = PATIENCE) -> bool:
     """Wait until a process that need not be ours is gone (a zombie is)."""
     try:
         descriptor = os.pidfd_open(pid)
@@ -115,7 +115,7 @@ class Cat:
         """The end of its input; its exit status."""
         assert self.process.stdin is not None
         self.process.stdin.close()
-        return self.process.wait(20)
+        return self.process.wait(PATIENCE)
 
 
 @contextmanager
@@ -170,7 +170,7 @@ class Daemon:
         """Ask it to end; it must, and take its tracers with it."""
         tracers = children(self.process.pid)
         self.process.send_signal(signal.SIGTERM)
-        assert self.process.wait(20) == 0
+        assert self.process.wait(PATIENCE) == 0
         assert all(map(wait_end, tracers))
 
 
@@ -201,7 +201,7 @@ class Peer:
 
     def __init__(self, daemon: Daemon, hello: Json | None = HELLO) -> None:
         self.socket = sockets.socket(sockets.AF_UNIX)
-        self.socket.settimeout(20)
+        self.socket.settimeout(PATIENCE)
         self.socket.connect(str(daemon.socket))
         self.lines = self.socket.makefile("rb")
         if hello is not None:

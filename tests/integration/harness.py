@@ -74,8 +74,9 @@ class Target:
         while (line := self.line()) is not None:
             if line == word:
                 return
+        status = self.process.wait(PATIENCE)
         raise AssertionError(
-            f"no {word!r} from the target, only {self.said}; it ended with {self.process.wait(10)}"
+            f"no {word!r} from the target, only {self.said}; it ended with {status}"
         )
 
     def go(self) -> None:

@@ -12,7 +12,16 @@ from typing import Final
 
 from dprobed.program.bytecode import encode
 from dprobed.program.rpn.parser import assemble
-from tests.integration.client_support import WRITES, Cat, Daemon, Json, Peer, cat, running_daemon
+from tests.integration.client_support import (
+    PATIENCE,
+    WRITES,
+    Cat,
+    Daemon,
+    Json,
+    Peer,
+    cat,
+    running_daemon,
+)
 
 NOBODY: Final = 65534
 DAEMON: Final = 1
@@ -29,7 +38,7 @@ class Place:
         self.config.write_text('policies = "policies.d"\n')
         self.journal = sockets.socket(sockets.AF_UNIX, sockets.SOCK_DGRAM)
         self.journal.bind(str(folder / "journal"))
-        self.journal.settimeout(20)
+        self.journal.settimeout(PATIENCE)
 
     def write(self, text: str, name: str = "test") -> Path:
         """A policy file."""
@@ -65,8 +74,8 @@ def asking(daemon: Daemon, uid: int = NOBODY) -> Iterator[Peer]:
 
 
 @contextmanager
-def cat_of(uid: int) -> Iterator[Cat]:
-    with cat(user=uid, group=uid, extra_groups=[]) as target:
+def cat_of(uid: int, path: Path | str = "cat") -> Iterator[Cat]:
+    with cat([path], user=uid, group=uid, extra_groups=[]) as target:
         yield target
 
 

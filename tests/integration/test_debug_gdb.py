@@ -172,6 +172,7 @@ def test_a_function_is_called_from_gdb(debugged: Path, start: Start, trace: Trac
 
 
 def test_registers_are_read_and_written(debugged: Path, start: Start, trace: Trace) -> None:
+    avx = "avx" in Path("/proc/cpuinfo").read_text().split()
     target = start(debugged)
     tracer = trace(target)
     put(tracer, holding(debugged, "probed", when("rdi", 50)))
@@ -186,10 +187,10 @@ def test_registers_are_read_and_written(debugged: Path, start: Start, trace: Tra
         "print $st0",
         "print/x $mxcsr",
         "print $fs_base != 0",
-        "print $ymm3.v4_int64[1] == $xmm3.v2_int64[1]",
+        *(["print $ymm3.v4_int64[1] == $xmm3.v2_int64[1]"] if avx else []),
         "continue",
     )
-    wanted = ["150", "0x1234567812345678", "2.5", "0x1f80", "1", "1"]
+    wanted = ["150", "0x1234567812345678", "2.5", "0x1f80", "1", *(["1"] if avx else [])]
     assert values(output) == wanted, output
     assert ending(target, tracer) == (5150, [100])
 

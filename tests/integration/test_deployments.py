@@ -97,7 +97,7 @@ def test_processes_that_run_already_and_removal_from_all(
     daemon: Daemon, own_cat: Path, tmp_path: Path
 ) -> None:
     with cat([own_cat]) as one, cat([own_cat]) as two:
-        daemon.json("insert", program(tmp_path), "--exe", "c?t", "--user", "0")
+        daemon.json("insert", program(tmp_path), "--exe", f"{tmp_path}/c?t", "--user", "0")
         until(daemon, lambda row: {one.pid, two.pid} <= probes(daemon).keys())
         one.say("x")
         rows = daemon.json("remove", "writes")
@@ -135,7 +135,9 @@ def test_a_program_that_is_executed_and_one_that_is_left(
         assert probes(daemon)[target.pid]["hits"] == 1
     # And the other way: what a process executes next is not meant any longer.
     daemon.json("remove", "--all")
-    daemon.json("insert", program(tmp_path), "--exe", f"**/{tmp_path.name}/dash")
+    daemon.json(
+        "insert", program(tmp_path), "--exe", f"**/{tmp_path.parent.name}/{tmp_path.name}/dash"
+    )
     shutil.copy("/bin/dash", tmp_path / "dash")
     with cat([tmp_path / "dash", "-c", script, "cat"]) as target:
         until(daemon, lambda row: row["processes"] == 1)
@@ -181,7 +183,7 @@ def test_what_ends_on_its_way_in_is_missed(hearing: Daemon, own_cat: Path, tmp_p
 @pytest.fixture
 def libraries(build_target: BuildTarget) -> tuple[Path, Path]:
     """A library that nobody else maps, and a program that opens and closes it."""
-    library = build_target("plug.c", "-shared", "-fPIC", output="libdeployed.so")
+    library = build_target("plug.c", "-shared", "-fPIC", output=f"libdeployed{os.getpid()}.so")
     return library, build_target("loads.c", "-ldl")
 
 
@@ -214,19 +216,22 @@ def test_a_module_in_another_mount_namespace(
     """The program is a file that does not exist where the daemon looks."""
     binary = build_target("threads.c", "-pthread")
     inside = tmp_path / "box"
+    name = f"deployed-in-{os.getpid()}"  # Nobody else on this machine runs one.
     inside.mkdir()
     script = (
         f"mount -t tmpfs none {inside} && mkdir -p {inside}/lib64 {inside}/lib/x86_64-linux-gnu && "
-        f"cp {binary} {inside}/deployed-in-box && cp /lib64/ld-linux-x86-64.so.2 {inside}/lib64 && "
+        f"cp {binary} {inside}/{name} && cp /lib64/ld-linux-x86-64.so.2 {inside}/lib64 && "
         f"cp /lib/x86_64-linux-gnu/libc.so.6 /lib/x86_64-linux-gnu/libpthread.so.0 "
-        f"{inside}/lib/x86_64-linux-gnu && exec chroot {inside} /deployed-in-box"
+        f"{inside}/lib/x86_64-linux-gnu && exec chroot {inside} /{name}"
     )
-    by_name = "name = deployed-in-box\noffset = probed\n    abort\n"
-    by_path = f'name = "{inside}/deployed-in-box"\noffset = main\n    abort\n'
+    by_name = f"name = {name}\noffset = probed\n    abort\n"
+    by_path = f'name = "{inside}/{name}"\noffset = main\n    abort\n'
     daemon.json("insert", program(tmp_path, by_name, "named"), "--all")
-    daemon.json("insert", program(tmp_path, by_path, "by_path"), "--exe", "/deployed-in-*")
+    daemon.json(
+        "insert", program(tmp_path, by_path, "by_path"), "--exe", f"/deployed-*-{os.getpid()}"
+    )
     target = start("unshare", "-m", "sh", "-c", script)
-    assert not (inside / "deployed-in-box").exists()
+    assert not (inside / name).exists()
     while len(found := [row for row in daemon.json("query") if row["type"] == "probe"]) < 2:
         pass
     target.go()

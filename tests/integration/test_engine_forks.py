@@ -24,7 +24,8 @@ both = pytest.mark.parametrize("follow", [False, True], ids=["let go", "followed
 @contextlib.contextmanager
 def no_cpu_idle() -> Iterator[list[int]]:
     """So that a new process waits for its first turn; yields those that have all of them."""
-    busy = [subprocess.Popen(["sh", "-c", "while :; do :; done"]) for _ in range(4)]
+    count = 2 * len(os.sched_getaffinity(0))
+    busy = [subprocess.Popen(["sh", "-c", "while :; do :; done"]) for _ in range(count)]
     try:
         yield [each.pid for each in busy]
     finally:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.client_support import (
+    PATIENCE,
     Cat,
     Daemon,
     Json,
@@ -23,6 +24,10 @@ from tests.integration.client_support import (
 EXAMPLE = Path(__file__).parents[2] / "clients" / "examples" / "handler.py"
 #: Hands the length of each write to facility `mail`.
 MAILS = "name = libc.so.6\noffset = write\n    push r,rdx\n    log 1\n    exit mail\n"
+
+
+#: A handler that is not late on a machine where others are at work.
+PATIENT: dict[str, object] = {"timeout": PATIENCE}
 
 
 class Handler(Peer):
@@ -84,7 +89,10 @@ def test_the_example_gets_what_programs_hand_over(
 def test_reports_pass_handlers_in_order_until_one_ends_them(
     daemon: Daemon, target: Cat, tmp_path: Path
 ) -> None:
-    with Handler(daemon, "second") as second, Handler(daemon, "first", order="first") as first:
+    with (
+        Handler(daemon, "second", **PATIENT) as second,
+        Handler(daemon, "first", order="first", **PATIENT) as first,
+    ):
         insert(daemon, target, tmp_path)
         target.say("a")
         target.say("bb")
@@ -126,7 +134,7 @@ def test_one_that_does_not_answer_is_passed_over(
 ) -> None:
     with (
         Handler(daemon, "silent", order="first", timeout=0.05) as silent,
-        Handler(daemon, "next") as following,
+        Handler(daemon, "next", **PATIENT) as following,
     ):
         insert(daemon, target, tmp_path)
         target.say("a")

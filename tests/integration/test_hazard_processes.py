@@ -177,4 +177,4 @@ def test_the_end_of_the_target_is_reported(
     ended = tracer.wait()
     assert (ended.how, ended.status) == ("killed", signal.SIGKILL)
     assert ended.probes[0].hits == ended.probes[0].ran
-    assert target.process.wait(10) == -signal.SIGKILL
+    assert target.process.wait(60) == -signal.SIGKILL

@@ -524,13 +524,14 @@ def until(daemon: Daemon, holds: Callable[[Json], bool]) -> Json:
 
 
 def test_denied_processes_of_a_deployment_are_counted(place: Place) -> None:
+    path = shutil.copy("/usr/bin/cat", place.folder / "own_cat")
     with (
         place.daemon() as daemon,
-        cat_of(NOBODY) as own,
-        cat_of(DAEMON) as other,
+        cat_of(NOBODY, path) as own,
+        cat_of(DAEMON, path) as other,
         asking(daemon) as peer,
     ):
-        deploy = {"type": "deploy", "id": 1, "selection": {"exe": "/usr/bin/cat"}}
+        deploy = {"type": "deploy", "id": 1, "selection": {"exe": str(path)}}
         found = answer(peer, {**deploy, "programs": [upload()]})
         assert found["type"] == "deployed"
         row = until(daemon, lambda row: row["processes"] == 1)

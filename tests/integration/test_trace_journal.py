@@ -36,7 +36,7 @@ def journal(namespace: str) -> Iterator[subprocess.Popen[bytes]]:
 
 def wait_for(path: Path, process: subprocess.Popen[bytes]) -> None:
     """Wait until journald takes entries: it says so to nobody, so it is asked again and again."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         while True:
             try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import subprocess
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -266,7 +267,7 @@ def runner(build_target: Callable[..., Path]) -> Iterator[Runner]:
 
     yield run
     stdin.close()
-    assert process.wait(10) == 0
+    assert process.wait(60) == 0
     stdout.close()
 
 
@@ -378,6 +379,17 @@ KINDS: list[tuple[str, dict[str, int], object]] = [
 ]
 
 
+@cache
+def natively_missing() -> frozenset[str]:
+    """Those that fault in their place on this machine: its processor has no such vectors, or its
+    kernel no 32-bit system calls."""
+    has = Path("/proc/cpuinfo").read_text().split()
+    missing = {code for code, *_ in KINDS if code[:2] == "62" and "avx512f" not in has}
+    missing |= {code for code, *_ in KINDS if code[:2] == "c5" and "avx" not in has}
+    emulation = Path("/proc/sys/abi/vsyscall32")  # CONFIG_IA32_EMULATION
+    return frozenset(missing if emulation.exists() else missing | {"cd 80"})
+
+
 def kind_id(kind: object) -> str:
     return kind if isinstance(kind, str) else ""
 
@@ -388,6 +400,8 @@ def test_each_kind_of_instruction(
     runner: Runner, code: str, given: dict[str, int], end: object, slot: int
 ) -> None:
     raw = bytes.fromhex(code)
+    if code in natively_missing():
+        end = 0
     if slot == FAR and Decoder(64, raw, ip=ADDRESS).decode().is_ip_rel_memory_operand:
         slot = ADDRESS + 0x30000000
     final, displaced = compare(runner, raw, slot, registers(**given))
