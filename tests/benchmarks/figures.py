@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
 
 from rich.console import Console
@@ -50,9 +52,17 @@ def ratio_of_medians(ours: list[float], theirs: list[float]) -> float:
     return median(ours) / median(theirs)
 
 
+def processor() -> str:
+    """The model of this machine's processors, and how many of them there are for us."""
+    lines = (line.partition(":") for line in Path("/proc/cpuinfo").read_text().splitlines())
+    models = (value.strip() for key, _, value in lines if key.strip() == "model name")
+    return f"{next(models, 'unknown processor')}, {len(os.sched_getaffinity(0))} CPUs"
+
+
 def show(title: str, figures: list[Figure], notes: list[str]) -> None:
-    """Print the figures as a table, and what explains them below it."""
-    table = Table(title=title, title_justify="left")
+    """Print the figures as a table, with the processor that they are of, and what explains them
+    below it."""
+    table = Table(title=f"{title}\n{processor()}", title_justify="left")
     for name in ("what", "unit", "ours", "theirs", "beside", "ratio", "bound", ""):
         table.add_column(name, justify="right" if name in ("ours", "theirs", "ratio") else "left")
     for figure in figures:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.benchmarks.figures import processor
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -25,3 +27,4 @@ def test_bench_works(name: str) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "theirs" in done.stdout
+    assert processor() in done.stdout
