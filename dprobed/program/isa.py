@@ -1,7 +1,7 @@
 """The one table of instructions of the probe language, and the small tables around it.
 
 Assembler, verifier, disassembler, executors and the reference page are all derived from what is
-here; no other module knows an opcode, a register or an exception code by number.
+here; no other module knows an opcode or an exception code by number. (Registers: ``registers``.)
 
 An instruction is one opcode byte and its operands, little-endian, without padding:
 
@@ -16,7 +16,7 @@ SHIFT    1     0..63: how many bits
 BIT      1     1..64: which bit, from the least significant
 SLOT     2     -1024..1023, signed: a stack word relative to SBP or TOS
 LABEL    4     offset of an instruction in the program's code
-REGISTER 1     index in ``REGISTERS``
+REGISTER 1     index in ``registers.REGISTERS``
 FACILITY 2     index in the program's ``facilities``
 ======== ===== ==============================================================================
 
@@ -29,6 +29,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum, IntEnum
 from typing import Final, NamedTuple
+
+from dprobed.program.registers import REGISTERS
 
 #: Words on the evaluation stack, and frames on the call stack.
 STACK_WORDS: Final = 1024
@@ -214,88 +216,6 @@ class Watch(IntEnum):
     W = 1
     IO = 2
     RW = 3
-
-
-class Register(NamedTuple):
-    """A register that `push r`, `pop r`, `push u` and `pop u` know by name.
-
-    ``words`` are pushed, the low one on TOS; ``takes`` are popped first by a push (the number of a
-    model-specific register, the leaf of ``cpuid``). ``user``/``kernel``: whether programs for user
-    and kernel modules may pop it. ``part_of``: the register whose low 32 bits this one is; popping
-    it clears the upper half, as the processor does.
-    """
-
-    name: str
-    bits: int
-    meaning: str
-    words: int = 1
-    takes: int = 0
-    pop_user: bool = True
-    pop_kernel: bool = True
-    kernel_only: bool = False
-    part_of: str | None = None
-
-    def may_pop(self, kernel: bool) -> bool:
-        """Whether a program for a kernel (or user) module may alter it."""
-        return self.pop_kernel if kernel else self.pop_user
-
-
-def _general() -> list[Register]:
-    whole = ["rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp"]
-    halves = {name: "e" + name[1:] for name in whole}
-    for number in range(8, 16):
-        whole.append(f"r{number}")
-        halves[f"r{number}"] = f"r{number}d"
-    found = [Register(name, 64, "general register") for name in whole]
-    found.append(Register("rsp", 64, "stack pointer", pop_kernel=False))
-    found.append(
-        Register("rip", 64, "address of the probed instruction; popped: go on there",
-                 pop_kernel=False)
-    )  # fmt: skip
-    found.append(Register("rflags", 64, "flags; popped: all but the trap flag", pop_kernel=False))
-    found.extend(
-        Register(half, 32, f"low half of {name}", part_of=name) for name, half in halves.items()
-    )
-    # A stack pointer or program counter cut to 32 bits can only crash the target: never popped.
-    for half, name in (("esp", "rsp"), ("eip", "rip")):
-        found.append(
-            Register(half, 32, f"low half of {name}", pop_user=False, pop_kernel=False,
-                     part_of=name)
-        )  # fmt: skip
-    found.append(Register("eflags", 32, "low half of rflags", pop_kernel=False, part_of="rflags"))
-    return found
-
-
-def _fixed(name: str, bits: int, meaning: str, words: int = 1, takes: int = 0) -> Register:
-    return Register(name, bits, meaning, words, takes, pop_user=False, pop_kernel=False)
-
-
-def _registers() -> tuple[Register, ...]:
-    found = _general()
-    found.extend(
-        _fixed(name, 16, "segment register") for name in ("cs", "ss", "ds", "es", "fs", "gs")
-    )
-    found.extend(_fixed(f"{name}_base", 64, f"base of segment {name}") for name in ("fs", "gs"))
-    found.append(Register("fcw", 16, "x87 control word"))
-    found.append(Register("fsw", 16, "x87 status word"))
-    found.append(Register("ftw", 8, "x87 tag word, abridged as FXSAVE stores it"))
-    found.append(Register("mxcsr", 32, "SSE control and status; popped: the low 16 bits"))
-    found.extend(Register(f"fr{n}", 80, "x87 data register, ST order", 2) for n in range(8))
-    found.extend(Register(f"xmm{n}", 128, "SSE register", 2) for n in range(16))
-    kernel = [_fixed(f"cr{n}", 64, "control register") for n in (0, 2, 3, 4)]
-    kernel.extend(_fixed(f"dr{n}", 64, "debug register") for n in range(8))
-    kernel.append(_fixed("gdtr", 80, "base (TOS) and limit of the GDT", 2))
-    kernel.append(_fixed("idtr", 80, "base (TOS) and limit of the IDT", 2))
-    kernel.append(_fixed("ldtr", 16, "selector of the LDT"))
-    kernel.append(_fixed("tr", 16, "selector of the task segment"))
-    kernel.append(_fixed("msr", 64, "the model-specific register whose number is on TOS", 1, 1))
-    kernel.append(_fixed("cpuid", 128, "the leaf on TOS: eax (TOS), ebx, ecx, edx", 4, 1))
-    found.extend(register._replace(kernel_only=True) for register in kernel)
-    return tuple(found)
-
-
-REGISTERS: Final[tuple[Register, ...]] = _registers()
-REGISTER_INDEX: Final[dict[str, int]] = {r.name: i for i, r in enumerate(REGISTERS)}
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import pytest
 
 from dprobed.program.blocks import find_blocks
 from dprobed.program.bytecode import decode, encode
-from dprobed.program.exec.outcome import Outcome
+from dprobed.program.exec.interface import Outcome
 from dprobed.program.exec.python import Executor
 from dprobed.program.isa import INSTRUCTIONS
 from dprobed.program.model import Program, ProgramError

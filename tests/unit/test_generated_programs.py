@@ -20,15 +20,13 @@ from dprobed.program.blocks import Step
 from dprobed.program.exec import python
 from dprobed.program.exec.codegen import Emitter
 from dprobed.program.exec.emit import emit
-from dprobed.program.exec.interface import USER_REGS
+from dprobed.program.exec.interface import Outcome
 from dprobed.program.exec.log import decode_log
-from dprobed.program.exec.outcome import Outcome
 from dprobed.program.exec.python import Executor
 from dprobed.program.flow import Analysis, Decoded
 from dprobed.program.isa import (
     BY_KEY,
     INSTRUCTIONS,
-    REGISTERS,
     STACK_WORDS,
     WORD_MASK,
     Flow,
@@ -38,6 +36,7 @@ from dprobed.program.isa import (
     encode_one,
 )
 from dprobed.program.model import Header, ProbeDefinition, Program, ProgramError
+from dprobed.program.registers import REGISTERS, USER_REGS
 from dprobed.program.verifier import verify
 from tests.programs.cases import Case, FakeContext, Region
 

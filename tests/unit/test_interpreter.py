@@ -8,10 +8,10 @@ import pytest
 
 from dprobed.program.blocks import find_blocks, is_acyclic, static_depths
 from dprobed.program.exec.emit import EMITTERS
-from dprobed.program.exec.interface import MemoryFault
+from dprobed.program.exec.interface import MemoryFault, Outcome
 from dprobed.program.exec.log import decode_log
-from dprobed.program.exec.outcome import BUDGET, INSTRUCTION_BUDGET, Outcome
 from dprobed.program.exec.python import Executor
+from dprobed.program.exits import BUDGET, INSTRUCTION_BUDGET
 from dprobed.program.isa import BY_KEY, INSTRUCTIONS, ExCode, Operand, encode_one
 from dprobed.program.model import Header, ProbeDefinition, Program, ProgramError
 from dprobed.program.rpn.parser import assemble

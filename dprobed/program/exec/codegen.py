@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from dprobed.program.blocks import Step, find_blocks, is_acyclic, static_depths
-from dprobed.program.exec.outcome import BUDGET, EXCEPTION, INSTRUCTION_BUDGET
+from dprobed.program.exits import BUDGET, EXCEPTION, INSTRUCTION_BUDGET
 from dprobed.program.isa import FATAL_EX_MASK, STACK_WORDS, ExCode, Flow
 from dprobed.program.model import Header
 

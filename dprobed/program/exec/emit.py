@@ -12,9 +12,8 @@ from typing import Final
 
 from dprobed.program.blocks import Step
 from dprobed.program.exec.codegen import INDEX_MASK, MASK, UNROLL, Emitter
-from dprobed.program.exec.interface import USER_REGS
-from dprobed.program.exec.memory import ADDRESS_END
-from dprobed.program.exec.outcome import ABORT, REM
+from dprobed.program.exec.interface import ADDRESS_END
+from dprobed.program.exits import ABORT, REM
 from dprobed.program.isa import (
     CALL_FRAMES,
     FATAL_EX_MASK,
@@ -23,13 +22,12 @@ from dprobed.program.isa import (
     OPERAND_FACILITY,
     OPERAND_GLOBAL,
     OPERAND_LOCAL,
-    REGISTERS,
     STACK_WORDS,
     WORD_BITS,
     WORD_MASK,
     ExCode,
-    Register,
 )
+from dprobed.program.registers import REGISTERS
 
 Emit = Callable[[Emitter, Step], None]
 
@@ -476,26 +474,6 @@ def _restore_tsp(e: Emitter, step: Step) -> None:
 
 #: In rflags; a thread that goes on with it set traps at its next instruction, and dies of that.
 _TRAP_FLAG: Final = 0x100
-_FP_FIELDS: Final = {"fcw": (0, 2), "fsw": (2, 2), "ftw": (4, 1), "mxcsr": (24, 4)}
-
-
-def _fp_words(register: Register) -> list[tuple[int, int]]:
-    """(offset in the FXSAVE image, bytes) of each word of a register, the low one first."""
-    if register.name in _FP_FIELDS:
-        return [_FP_FIELDS[register.name]]
-    number = int(register.name.removeprefix("xmm").removeprefix("fr"))
-    if register.name.startswith("fr"):
-        return [(32 + 16 * number, 8), (40 + 16 * number, 2)]
-    return [(160 + 16 * number, 8), (168 + 16 * number, 8)]
-
-
-def _is_fp(register: Register) -> bool:
-    return register.name in _FP_FIELDS or register.name.startswith(("xmm", "fr"))
-
-
-def _user_register(register: Register) -> str:
-    name = register.part_of or register.name
-    return f"regs[{USER_REGS.index('eflags' if name == 'rflags' else name)}]"
 
 
 @_for("push r,register", "push u,register")
@@ -503,12 +481,12 @@ def _push_register(e: Emitter, step: Step) -> None:
     register = REGISTERS[step.operands[0]]
     if register.kernel_only:
         e.invalid(step)
-    elif _is_fp(register):
-        for offset, size in reversed(_fp_words(register)):
+    elif register.fxsave:
+        for offset, size in reversed(register.fxsave):
             e.push(e.let(f"fp_get(ctx, {offset}, {size})"))
     else:
         mask = "" if register.bits == WORD_BITS else f" & {(1 << register.bits) - 1:#x}"
-        e.push(e.let(_user_register(register) + mask))
+        e.push(e.let(f"regs[{register.user_index}]{mask}"))
 
 
 @_for("pop r,register", "pop u,register")
@@ -516,16 +494,16 @@ def _pop_register(e: Emitter, step: Step) -> None:
     register = REGISTERS[step.operands[0]]
     if not register.may_pop(kernel=False):
         e.invalid(step)
-    elif _is_fp(register):
+    elif register.fxsave:
         function = "mxcsr_set" if register.name == "mxcsr" else "fp_set"
-        for offset, size in _fp_words(register):
+        for offset, size in register.fxsave:
             e.line(f"{function}(ctx, {offset}, {size}, {e.pop()})")
     else:
         mask = (1 << register.bits) - 1
         if "rflags" in (register.name, register.part_of):
             mask &= ~_TRAP_FLAG
         kept = "" if mask == WORD_MASK else f" & {mask:#x}"
-        e.line(f"{_user_register(register)} = {e.pop()}{kept}")
+        e.line(f"regs[{register.user_index}] = {e.pop()}{kept}")
 
 
 @_for("push word")

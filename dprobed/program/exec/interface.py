@@ -6,15 +6,12 @@ implements it on a stopped thread; the case files of the tests implement it on a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final, Protocol
 
-#: Names of ``struct user_regs_struct`` in the kernel's order (arch/x86/include/asm/user_64.h); the
-#: index of a name is its index in ``Context.regs``.
-USER_REGS: Final[tuple[str, ...]] = (
-    "r15", "r14", "r13", "r12", "rbp", "rbx", "r11", "r10", "r9", "r8", "rax", "rcx", "rdx",
-    "rsi", "rdi", "orig_rax", "rip", "cs", "eflags", "rsp", "ss", "fs_base", "gs_base", "ds",
-    "es", "fs", "gs",
-)  # fmt: skip
+#: Addresses from here on are never a user's (the highest bit of 57-bit addresses is the kernel's);
+#: a ``Context`` is only asked for lower ones.
+ADDRESS_END: Final = 1 << 56
 
 
 class MemoryFault(Exception):
@@ -99,3 +96,59 @@ class Context(Protocol):
     def writable(self, address: int) -> bool:
         """Whether the byte at ``address`` may be written by the target itself."""
         ...
+
+
+def read_some(context: Context, address: int, length: int) -> bytes:
+    """As many of ``length`` bytes from any ``address`` on as can be read."""
+    length = min(length, ADDRESS_END - address)
+    return context.read_partial(address, length) if length > 0 else b""
+
+
+def readable(context: Context, address: int) -> bool:
+    """Whether the byte at any ``address`` can be read."""
+    return len(read_some(context, address, 1)) == 1
+
+
+class Outcome:
+    """The result of one hit.
+
+    ``exit``: 0 for a plain end, n > 0 for facility n, or a code of ``dprobed.program.exits``.
+    ``log``: the items, the exception trace last; ``raw``: where words without prefix lie in it, a
+    flat run of (byte offset, number of words). ``major``, ``minor``: the record's numbers.
+    ``exception``: code, parm1 and parm2 of the exception that ended the program. ``suspend``: hold
+    the thread; ``resume``: let go every thread of the target that is held.
+    """
+
+    __slots__ = ("exception", "exit", "log", "major", "minor", "raw", "resume", "suspend")
+
+    def __init__(
+        self,
+        exit_: int,
+        log: bytes,
+        raw: tuple[int, ...],
+        major: int,
+        minor: int,
+        exception: tuple[int, int, int] | None,
+        suspend: bool,
+        resume: bool,
+    ) -> None:
+        self.exit = exit_
+        self.log = log
+        self.raw = raw
+        self.major = major
+        self.minor = minor
+        self.exception = exception
+        self.suspend = suspend
+        self.resume = resume
+
+    def _values(self) -> Sequence[object]:
+        return [getattr(self, name) for name in self.__slots__]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Outcome) and self._values() == other._values()
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        shown = zip(self.__slots__, self._values(), strict=True)
+        return f"Outcome({', '.join(f'{name}={value!r}' for name, value in shown)})"

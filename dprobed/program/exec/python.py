@@ -13,11 +13,10 @@ from functools import lru_cache
 from types import CodeType
 from typing import Final
 
-from dprobed.program.exec import log, machine, memory
+from dprobed.program.exec import log, machine
 from dprobed.program.exec.codegen import UNROLL, Emitter, Unit
 from dprobed.program.exec.emit import emit
-from dprobed.program.exec.interface import Context, MemoryFault
-from dprobed.program.exec.outcome import Outcome
+from dprobed.program.exec.interface import Context, MemoryFault, Outcome, readable
 from dprobed.program.isa import Token
 from dprobed.program.model import Diagnostic, ProbeDefinition, Program, ProgramError
 
@@ -44,7 +43,7 @@ _NAMES: Final[dict[str, object]] = {
     "mxcsr_set": machine.mxcsr_set,
     "pack": log.word_packer,
     "put": machine.put,
-    "readable": memory.readable,
+    "readable": readable,
     "signed_div": machine.signed_div,
     "stack_item": machine.stack_item,
     "store_elements": machine.store_elements,
