@@ -7,7 +7,8 @@ import pytest
 from dprobed.program.blocks import find_blocks
 from dprobed.program.bytecode import decode, encode
 from dprobed.program.exec.interface import Outcome
-from dprobed.program.exec.python import Executor
+from dprobed.program.exec.python import PythonExecutor
+from dprobed.program.exec.variables import ListVariables
 from dprobed.program.isa import INSTRUCTIONS
 from dprobed.program.model import Program, ProgramError
 from dprobed.program.rpn.parser import assemble
@@ -26,17 +27,18 @@ def _name(case: Case) -> str:
 def _interpreter(static: bool) -> Run:
     def run(case: Case, program: Program) -> Result:
         facilities = dict(case.facilities)
-        globals_ = list(case.globals)
-        executor = Executor(program, globals_, facilities, static=static)
-        executor.locals[: len(case.locals)] = case.locals
+        globals_ = ListVariables(len(case.globals))
+        globals_.write(0, case.globals)
+        executor = PythonExecutor(program, globals_, facilities, static=static)
+        executor.locals.write(0, case.locals)
         for name in case.lost:
             del facilities[name]
         context = case.context()
         outcome: Outcome | None = None
         for _ in range(case.runs):
-            outcome = executor.entries[0](context)
+            outcome = executor.entry(0)(context)
         assert outcome is not None
-        return Result(outcome, context, executor.locals, globals_)
+        return Result(outcome, context, executor.locals.read(), globals_.read())
 
     return run
 
@@ -55,7 +57,7 @@ def test_interpreter_with_the_stack_in_memory(case: Case) -> None:
 @pytest.mark.parametrize("case", REFUSED, ids=_name)
 def test_refused(case: Case) -> None:
     with pytest.raises(ProgramError) as caught:
-        Executor(assemble(case.source(), case.place), [], case.facilities)
+        PythonExecutor(assemble(case.source(), case.place), ListVariables(), case.facilities)
     for text in case.refused:
         assert text in str(caught.value)
 

@@ -22,7 +22,8 @@ from dprobed.program.exec.codegen import Emitter
 from dprobed.program.exec.emit import emit
 from dprobed.program.exec.interface import Outcome
 from dprobed.program.exec.log import decode_log
-from dprobed.program.exec.python import Executor
+from dprobed.program.exec.python import PythonExecutor
+from dprobed.program.exec.variables import ListVariables
 from dprobed.program.flow import Analysis, Decoded
 from dprobed.program.isa import (
     BY_KEY,
@@ -188,14 +189,15 @@ class Run:
 
 
 def _run(program: Program, static: bool) -> Run:
-    globals_: list[int] = [5]
+    globals_ = ListVariables(1)
+    globals_.write(0, [5])
     with _small_budget():
-        executor = Executor(program, globals_, FACILITIES, static=static)
+        executor = PythonExecutor(program, globals_, FACILITIES, static=static)
     context = _context()
     # Twice: what stays of the first hit are variables, registers and memory, nothing else.
-    executor.entries[0](context)
-    outcome = executor.entries[0](context)
-    return Run(outcome, context, (executor.locals, globals_))
+    executor.entry(0)(context)
+    outcome = executor.entry(0)(context)
+    return Run(outcome, context, (executor.locals.read(), globals_.read()))
 
 
 def _verified(program: Program) -> Program:

@@ -1,13 +1,18 @@
-"""What a running probe program can see and alter of the thread that hit the probe.
+"""The seam between those who run probe programs and those who place probes.
 
-The executors know nothing of ptrace: they are given an object of this shape. The trap engine
-implements it on a stopped thread; the case files of the tests implement it on a table of memory.
+An ``Executor`` holds one program, ready to run, on behalf of one target. For each hit it is given
+a ``Context``, all that the program can see and alter of the thread that hit the probe, and hands
+back an ``Outcome``. Executors know nothing of ptrace: the trap engine implements ``Context`` on a
+stopped thread, the tests on a table of memory. ``Variables`` outlast hits; where they are kept (a
+list, pages that native code shares, the kernel) is known only to the executor that uses them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Final, Protocol
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol, TypeVar
+
+from dprobed.program.model import Program
 
 #: Addresses from here on are never a user's (the highest bit of 57-bit addresses is the kernel's);
 #: a ``Context`` is only asked for lower ones.
@@ -152,3 +157,62 @@ class Outcome:
     def __repr__(self) -> str:
         shown = zip(self.__slots__, self._values(), strict=True)
         return f"Outcome({', '.join(f'{name}={value!r}' for name, value in shown)})"
+
+
+class Variables(Protocol):
+    """Words that outlast hits: the local variables of a program or the global ones of a target.
+
+    They are numbered from 0; each is 0 at first.
+    """
+
+    def __len__(self) -> int:
+        """How many there are."""
+        ...
+
+    def read(self, first: int = 0, count: int | None = None) -> list[int]:
+        """The values of ``count`` from ``first`` on, as far as there are; all that are left."""
+        ...
+
+    def write(self, first: int, words: Sequence[int]) -> None:
+        """Give the ones from ``first`` on these values, as far as there are variables."""
+        ...
+
+    def reset(self, first: int = 0, count: int | None = None) -> None:
+        """Set ``count`` from ``first`` on to 0, as far as there are; all that are left."""
+        ...
+
+    def grow(self, count: int) -> None:
+        """Be ``count`` at least; the new ones are 0. There are never fewer than before."""
+        ...
+
+
+#: The kind of variables that an executor works on.
+Kept = TypeVar("Kept", bound=Variables, contravariant=True)
+
+
+class Executor(Protocol[Kept]):
+    """One verified program, ready to run its probes on behalf of one target."""
+
+    @property
+    def program(self) -> Program:
+        """What it runs."""
+        ...
+
+    @property
+    def locals(self) -> Variables:
+        """The program's local variables."""
+        ...
+
+    def entry(self, index: int) -> Callable[[Context], Outcome]:
+        """The function that runs the probe with this index for one hit.
+
+        It raises nothing but what the methods of ``Context`` raise, except MemoryFault.
+        """
+        ...
+
+    def copy(self, globals_: Kept) -> Executor[Kept]:
+        """The same program for a fork child, which begins with what the local variables are now.
+
+        ``globals_``: the global variables of the child.
+        """
+        ...

@@ -17,6 +17,7 @@ from dprobed.program.exec import log, machine
 from dprobed.program.exec.codegen import UNROLL, Emitter, Unit
 from dprobed.program.exec.emit import emit
 from dprobed.program.exec.interface import Context, MemoryFault, Outcome, readable
+from dprobed.program.exec.variables import ListVariables
 from dprobed.program.isa import Token
 from dprobed.program.model import Diagnostic, ProbeDefinition, Program, ProgramError
 
@@ -66,46 +67,49 @@ def _code_of(unit: Unit, static: bool) -> tuple[CodeType, Mapping[int, str]]:
     return _compiled(emitter.source()), emitter.offsets
 
 
-class Executor:
-    """Runs a program's probes on behalf of one target.
+class PythonExecutor:
+    """Runs a program's probes on behalf of one target; see ``Executor``.
 
-    ``entries``: for each probe's index the function that runs it for one hit and raises nothing but
-    what ``Context``'s methods raise, except MemoryFault. ``locals``: the program's local variables.
-    ``globals_`` are the target's global variables: one list for all of its programs, which grows
-    here to what this program needs. Both lists are kept: reset them in place.
-
-    ``facilities`` maps names to numbers and is asked again at each `exit n`. ``static`` false keeps
-    every stack in memory: slower, with the same results. Raises ProgramError if the program hands
-    over to a facility whose name is not known.
+    ``globals_`` are the target's global variables, the same for all of its programs; they grow here
+    to what this program needs. ``facilities`` maps names to numbers and is asked again at each
+    `exit n`. ``static`` false keeps every stack in memory: slower, with the same results. Raises
+    ProgramError if the program hands over to a facility whose name is not known.
     """
 
     def __init__(
         self,
         program: Program,
-        globals_: list[int],
+        globals_: ListVariables,
         facilities: Mapping[str, int],
         *,
         static: bool = True,
     ) -> None:
-        self._numbers = _facility_numbers(program, facilities)
+        self._numbers = facility_numbers(program, facilities)
         self.program = program
-        self.locals = [0] * program.header.vars
-        globals_.extend([0] * (program.header.gvars - len(globals_)))
+        self.locals = ListVariables(program.header.vars)
+        globals_.grow(program.header.gvars)
         self._globals = globals_
         self._facilities = facilities
         self._static = static
         self._known = frozenset(facilities.values())
-        self.entries: dict[int, Entry] = {
-            probe.index: self._entry(probe) for probe in program.probes
-        }
+        self._entries = self._all_entries()
 
-    def copy(self, globals_: list[int]) -> Executor:
-        """The same program for another target, which begins with what the variables are now."""
+    def entry(self, index: int) -> Entry:
+        """The function that runs the probe with this index for one hit."""
+        return self._entries[index]
+
+    def copy(self, globals_: ListVariables) -> PythonExecutor:
+        """The same program for a fork child, which begins with what the local variables are now."""
         # Not made anew: a facility that it names may be gone by now.
         other = shallow_copy(self)
-        other.locals, other._globals = list(self.locals), globals_
-        other.entries = {probe.index: other._entry(probe) for probe in self.program.probes}
+        other.locals = ListVariables(len(self.locals))
+        other.locals.write(0, self.locals.read())
+        other._globals = globals_
+        other._entries = other._all_entries()
         return other
+
+    def _all_entries(self) -> dict[int, Entry]:
+        return {probe.index: self._entry(probe) for probe in self.program.probes}
 
     def source(self, probe: ProbeDefinition) -> str:
         """The Python source of a probe's function."""
@@ -121,8 +125,8 @@ class Executor:
         code, offsets = _code_of(self._unit(probe), self._static)
         names: dict[str, object] = {
             **_NAMES,
-            "L": self.locals,
-            "G": self._globals,
+            "L": self.locals.words,
+            "G": self._globals.words,
             "MAJ": self.program.header.major,
             "MNR": probe.minor,
             "gone": self._facility_gone,
@@ -136,7 +140,7 @@ class Executor:
         return number in self._known and number not in self._facilities.values()
 
 
-def _facility_numbers(program: Program, facilities: Mapping[str, int]) -> tuple[int, ...]:
+def facility_numbers(program: Program, facilities: Mapping[str, int]) -> tuple[int, ...]:
     """The number of each facility of the program; raises ProgramError for unknown names."""
     unknown = [f for f in program.facilities if isinstance(f, str) and f not in facilities]
     if unknown:
