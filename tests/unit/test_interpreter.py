@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import pytest
 
 from dprobed.program.blocks import find_blocks, is_acyclic, static_depths
-from dprobed.program.exec.emit import EMITTERS
+from dprobed.program.exec import ir
 from dprobed.program.exec.interface import MemoryFault, Outcome
 from dprobed.program.exec.log import decode_log
+from dprobed.program.exec.lower import LOWERINGS
 from dprobed.program.exec.python import PythonExecutor
+from dprobed.program.exec.python_source import PRINTERS
 from dprobed.program.exec.variables import ListVariables
 from dprobed.program.exits import BUDGET, INSTRUCTION_BUDGET
 from dprobed.program.isa import BY_KEY, INSTRUCTIONS, ExCode, Operand, encode_one
 from dprobed.program.model import Header, ProbeDefinition, Program, ProgramError
 from dprobed.program.rpn.parser import assemble
 from tests.programs.cases import Case, FakeContext
+from tests.programs.walking import WALKERS
 
 
 def program(text: str) -> Program:
@@ -37,7 +40,11 @@ def words(executor: PythonExecutor, index: int = 0) -> list[object]:
 
 
 def test_every_instruction_is_implemented() -> None:
-    assert EMITTERS.keys() == BY_KEY.keys()
+    assert LOWERINGS.keys() == BY_KEY.keys()
+
+
+def test_every_operation_is_printed_and_walked() -> None:
+    assert PRINTERS.keys() == WALKERS.keys() == set(get_args(ir.Op))
 
 
 def test_kernel_instructions_are_invalid_opcodes_to_this_executor() -> None:
@@ -47,7 +54,7 @@ def test_kernel_instructions_are_invalid_opcodes_to_this_executor() -> None:
             continue
         code = encode_one(instruction, ()) + encode_one(BY_KEY["exit"], ())
         pushes = encode_one(BY_KEY["push word"], (1,)) * 2
-        made = Program(Header("x"), (ProbeDefinition(0),), pushes + code)
+        made = Program(Header("x"), (ProbeDefinition(0, end=len(pushes + code)),), pushes + code)
         for static in (True, False):
             outcome = PythonExecutor(made, ListVariables(), {}, static=static).entry(0)(context())
             assert outcome.exception == (ExCode.INVALID_OPCODE, instruction.opcode, 0)

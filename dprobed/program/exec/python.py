@@ -1,8 +1,8 @@
 """The executor that defines the language: each probe's code becomes a Python function.
 
-The source that ``codegen`` writes for a probe does not depend on where the probe is nor on its
-record's numbers, so that a thousand probes with the same instructions are compiled once, and a
-program that is in many targets as well.
+The source that is made of a probe does not depend on where the probe is nor on its record's
+numbers, so that a thousand probes with the same instructions are compiled once, and a program that
+is in many targets as well.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from types import CodeType
 from typing import Final
 
 from dprobed.program.exec import log, machine
-from dprobed.program.exec.codegen import UNROLL, Emitter, Unit
-from dprobed.program.exec.emit import emit
 from dprobed.program.exec.interface import Context, MemoryFault, Outcome, readable
+from dprobed.program.exec.lower import lower
+from dprobed.program.exec.lowering import UNROLL, Unit
+from dprobed.program.exec.python_source import source
 from dprobed.program.exec.variables import ListVariables
-from dprobed.program.isa import Token
+from dprobed.program.isa import Operand, Token, decode_at
 from dprobed.program.model import Diagnostic, ProbeDefinition, Program, ProgramError
 
 Entry = Callable[[Context], Outcome]
@@ -56,15 +57,24 @@ _NAMES: Final[dict[str, object]] = {
 
 
 @lru_cache(maxsize=256)
-def _compiled(source: str) -> CodeType:
-    return compile(source, "<probe program>", "exec")
+def _compiled(text: str) -> CodeType:
+    return compile(text, "<probe program>", "exec")
 
 
 @lru_cache(maxsize=1024)
-def _code_of(unit: Unit, static: bool) -> tuple[CodeType, Mapping[int, str]]:
-    """A probe's code, and the names of the code offsets in it."""
-    emitter = Emitter(unit, emit, static)
-    return _compiled(emitter.source()), emitter.offsets
+def _code_of(unit: Unit, static: bool) -> tuple[CodeType, tuple[int, ...]]:
+    """A probe's code, and the code offsets that it names."""
+    function = lower(unit, static)
+    return _compiled(source(function)), function.offsets
+
+
+def _has_labels(code: bytes, start: int, end: int) -> bool:
+    """Whether an instruction between two code offsets names another one."""
+    while start < end:
+        instruction, _, start = decode_at(code, start)
+        if Operand.LABEL in instruction.operands:
+            return True
+    return False
 
 
 class PythonExecutor:
@@ -113,16 +123,22 @@ class PythonExecutor:
 
     def source(self, probe: ProbeDefinition) -> str:
         """The Python source of a probe's function."""
-        return Emitter(self._unit(probe), emit, self._static).source()
+        return source(lower(self._unit(probe)[0], self._static))
 
-    def _unit(self, probe: ProbeDefinition) -> Unit:
+    def _unit(self, probe: ProbeDefinition) -> tuple[Unit, int]:
+        """What is compiled for a probe, and where in the program's code that code begins."""
         program = self.program
-        return Unit(
-            program.header, program.code, probe.entry, probe.ex_mask, probe.heap, self._numbers
-        )
+        code, start = program.code, 0
+        if not _has_labels(code, probe.entry, probe.end):
+            # It stands for itself, so that others with the same instructions need no work at all.
+            code, start = code[probe.entry : probe.end], probe.entry
+        entry = probe.entry - start
+        unit = Unit(program.header, code, entry, probe.ex_mask, probe.heap, self._numbers)
+        return unit, start
 
     def _entry(self, probe: ProbeDefinition) -> Entry:
-        code, offsets = _code_of(self._unit(probe), self._static)
+        unit, start = self._unit(probe)
+        code, offsets = _code_of(unit, self._static)
         names: dict[str, object] = {
             **_NAMES,
             "L": self.locals.words,
@@ -130,7 +146,7 @@ class PythonExecutor:
             "MAJ": self.program.header.major,
             "MNR": probe.minor,
             "gone": self._facility_gone,
-            **{name: offset for offset, name in offsets.items()},
+            **{f"AT{number}": start + offset for number, offset in enumerate(offsets)},
         }
         exec(code, names)
         return names["run"]  # type: ignore[return-value]
