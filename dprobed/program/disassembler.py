@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from dprobed.program.isa import REGISTERS, WORD_MASK, Instruction, Operand, decode_at
+from dprobed.program.isa import WORD_MASK, Instruction, Operand, decode_at
 from dprobed.program.keywords import HEADER, PROBE, Keyword, Value, defaults, quote, quoted
 from dprobed.program.model import Diagnostic, Header, ProbeDefinition, Program, ProgramError
+from dprobed.program.registers import REGISTERS
 
 _HEX_FROM = 1024
 

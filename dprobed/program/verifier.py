@@ -19,7 +19,6 @@ from dprobed.program.flow import Analysis, Decoded
 from dprobed.program.isa import (
     MAX_CODE,
     MAX_VARIABLES,
-    REGISTERS,
     STACK_WORDS,
     DecodeError,
     Flow,
@@ -44,6 +43,7 @@ from dprobed.program.model import (
     Program,
     ProgramError,
 )
+from dprobed.program.registers import REGISTERS
 
 #: Probes, facilities and source files of one program.
 MAX_PROBES = 10_000

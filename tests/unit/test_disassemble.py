@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from dprobed.program.bytecode import decode, encode
 from dprobed.program.disassembler import disassemble
-from dprobed.program.isa import INSTRUCTIONS, REGISTERS, STACK_WORDS, Instruction, Operand
+from dprobed.program.isa import INSTRUCTIONS, STACK_WORDS, Instruction, Operand
 from dprobed.program.model import ProgramError, select
+from dprobed.program.registers import REGISTERS
 from dprobed.program.rpn.parser import assemble, load_file
 
 ROOT = Path(__file__).parents[2]

@@ -16,15 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from dprobed.program.bytecode import MAX_FILE, decode
-from dprobed.program.isa import (
-    BY_KEY,
-    INSTRUCTIONS,
-    REGISTER_INDEX,
-    ExCode,
-    Instruction,
-    Operand,
-    encode_one,
-)
+from dprobed.program.isa import BY_KEY, INSTRUCTIONS, ExCode, Instruction, Operand, encode_one
 from dprobed.program.keywords import (
     HEADER,
     PROBE,
@@ -36,6 +28,7 @@ from dprobed.program.keywords import (
     text_fault,
 )
 from dprobed.program.model import Diagnostic, Header, ProbeDefinition, Program, ProgramError
+from dprobed.program.registers import REGISTER_INDEX
 from dprobed.program.rpn.expression import ExpressionError, evaluate
 from dprobed.program.rpn.lexer import Faults, Kind, Line, Token, unquote, written
 from dprobed.program.rpn.preprocessor import (
