@@ -62,7 +62,6 @@ ROOMS: dict[str, tuple[str, ...]] = {
 STILL: frozenset[tuple[str, str]] = frozenset(
     {
         ("dprobe.lib.policies", "dprobed.daemon.describe"),
-        ("dprobed.arch.x86_64.gdb_registers", "dprobed.program.exec.interface"),
         ("dprobed.binary.elf", "dprobed.binary.cache"),
         ("dprobed.binary.elf", "dprobed.binary.lines"),
         ("dprobed.binary.elf", "dprobed.binary.symbols"),

@@ -23,11 +23,12 @@ import os
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final
 
+from dprobed.arch.x86_64.registers import RIP
 from dprobed.arch.x86_64.relocation import Displaced, Position, RelocationError, Where, displace
 from dprobed.proc import procfs
 from dprobed.tracee import ptrace
 from dprobed.tracee.memory import PAGE, Memory
-from dprobed.tracee.ptrace import RIP, Gone, Registers
+from dprobed.tracee.ptrace import Gone, Registers
 from dprobed.tracee.thread import Thread
 from dprobed.tracee.thread_group import InjectionError, ThreadGroup
 

@@ -4,14 +4,9 @@ from __future__ import annotations
 
 import signal
 from enum import Enum, auto
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
-from ptrace.binding.func import (
-    PTRACE_EVENT_CLONE,
-    PTRACE_EVENT_EXEC,
-    PTRACE_EVENT_FORK,
-    PTRACE_EVENT_VFORK,
-)
+from dprobed.arch.x86_64.python_ptrace import binding
 
 PTRACE_EVENT_STOP = 128
 #: The raw status of a plain SIGTRAP stop; the trap engine's loop compares with it before anything.
@@ -47,11 +42,11 @@ class Stop(NamedTuple):
     value: int
 
 
-_EVENTS = {
-    PTRACE_EVENT_CLONE: Kind.CLONE,
-    PTRACE_EVENT_FORK: Kind.FORK,
-    PTRACE_EVENT_VFORK: Kind.VFORK,
-    PTRACE_EVENT_EXEC: Kind.EXEC,
+_EVENTS: Final[dict[int, Kind]] = {
+    binding.PTRACE_EVENT_CLONE: Kind.CLONE,
+    binding.PTRACE_EVENT_FORK: Kind.FORK,
+    binding.PTRACE_EVENT_VFORK: Kind.VFORK,
+    binding.PTRACE_EVENT_EXEC: Kind.EXEC,
 }
 
 

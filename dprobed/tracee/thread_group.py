@@ -24,10 +24,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
+from dprobed.arch.x86_64.registers import CS, ORIG_RAX, R8, R9, R10, RAX, RDI, RDX, RIP, RSI
 from dprobed.proc import procfs
 from dprobed.tracee import memory, ptrace
 from dprobed.tracee.lifecycle import Reaction, State, react
-from dprobed.tracee.ptrace import CS, ORIG_RAX, RAX, RIP, WALL, Gone, Registers
+from dprobed.tracee.ptrace import WALL, Gone, Registers
 from dprobed.tracee.ptrace import raw_waitpid as _waitpid
 from dprobed.tracee.status import Kind, Stop, decode
 from dprobed.tracee.thread import Engine, Thread
@@ -279,9 +280,9 @@ class ThreadGroup:
         if number == _SYS_VFORK:
             return True, False
         if number == _SYS_CLONE:
-            flags = words[ptrace.RDI]
+            flags = words[RDI]
         elif number == _SYS_CLONE3:
-            flags = int.from_bytes(memory.read_partial(parent.tid, words[ptrace.RDI], 8), "little")
+            flags = int.from_bytes(memory.read_partial(parent.tid, words[RDI], 8), "little")
         else:
             flags = 0
         return bool(flags & _CLONE_VM), bool(flags & _CLONE_THREAD)
@@ -601,7 +602,7 @@ class ThreadGroup:
         words[RIP] = gate
         words[RAX] = number
         words[ORIG_RAX] = 0xFFFF_FFFF_FFFF_FFFF
-        order = (ptrace.RDI, ptrace.RSI, ptrace.RDX, ptrace.R10, ptrace.R8, ptrace.R9)
+        order = (RDI, RSI, RDX, R10, R8, R9)
         for index, value in zip(order, arguments, strict=False):
             words[index] = value
         self._registers.store(thread.tid)

@@ -27,10 +27,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from ptrace.binding.func import (
-    PTRACE_POKEUSER,
-)
-
+from dprobed.arch.x86_64.registers import ORIG_RAX, RAX, RCX, RDI, RIP, RSI, RSP
 from dprobed.arch.x86_64.relocation import Position, Where
 from dprobed.engine.address_space import INT3, AddressSpace, Site
 from dprobed.engine.affinity import Affinity
@@ -43,7 +40,7 @@ from dprobed.proc import procfs
 from dprobed.program.exec.outcome import ABORT, REM, Outcome
 from dprobed.tracee import memory, ptrace
 from dprobed.tracee.lifecycle import State
-from dprobed.tracee.ptrace import ORIG_RAX, RAX, RCX, RDI, RIP, RSI, RSP, Gone, Registers
+from dprobed.tracee.ptrace import PTRACE_POKEUSER, Gone, Registers
 from dprobed.tracee.status import Kind
 from dprobed.tracee.thread import Thread
 from dprobed.tracee.thread_group import SYNCHRONOUS, ThreadGroup

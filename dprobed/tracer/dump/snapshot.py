@@ -31,6 +31,7 @@ from typing import Any, Final
 
 import msgspec
 
+from dprobed.arch.x86_64.registers import ORIG_RAX, RAX, RDI, RIP, RSI
 from dprobed.corefile import store
 from dprobed.corefile.areas import Area, parse_smaps
 from dprobed.corefile.store import Limits, StoreError
@@ -43,7 +44,7 @@ from dprobed.program.exec.log import decode_log
 from dprobed.program.exec.outcome import Outcome
 from dprobed.tracee import ptrace
 from dprobed.tracee.lifecycle import State
-from dprobed.tracee.ptrace import ORIG_RAX, RAX, RDI, RIP, RSI, WALL, Gone, PtraceError, Registers
+from dprobed.tracee.ptrace import WALL, Gone, PtraceError, Registers
 from dprobed.tracee.status import Kind, Stop
 from dprobed.tracee.thread import Thread
 from dprobed.tracee.thread_group import ThreadGroup
