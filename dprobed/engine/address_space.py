@@ -29,8 +29,9 @@ from dprobed.proc import procfs
 from dprobed.tracee import ptrace
 from dprobed.tracee.memory import PAGE, Memory
 from dprobed.tracee.ptrace import Gone, Registers
+from dprobed.tracee.remote_syscall import RemoteSyscallError
 from dprobed.tracee.thread import Thread
-from dprobed.tracee.thread_group import InjectionError, ThreadGroup
+from dprobed.tracee.thread_group import ThreadGroup
 
 if TYPE_CHECKING:
     from dprobed.engine.probe import Attachment
@@ -293,7 +294,7 @@ class AddressSpace:
             first = missing[0]
             cluster = [address for address in missing if address - first < _REACH // 2]
             size = -(-len(cluster) // (PAGE // SLOT - 1)) * PAGE
-            with group.borrowed(self.tgid) as thread:
+            with group.borrower.borrowed(self.tgid) as thread:
                 self._map_area(group, thread, cluster[0], cluster[-1], size)
             missing = missing[len(cluster) :]
 
@@ -396,8 +397,8 @@ class AddressSpace:
         group: ThreadGroup, thread: Thread, gate: int, number: int, arguments: tuple[int, ...]
     ) -> int:
         try:
-            return group.inject(thread, gate, number, *arguments)
-        except InjectionError as error:
+            return group.remote.make(thread, gate, number, *arguments)
+        except RemoteSyscallError as error:
             raise SpaceError(str(error)) from error
 
     def gate(self, tid: int) -> int:

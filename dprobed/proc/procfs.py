@@ -21,8 +21,6 @@ _PF_IO_WORKER: Final = 0x10
 _PF_USER_WORKER: Final = 0x4000
 _CAP_SYS_PTRACE: Final = 19
 _CAP_SYS_ADMIN: Final = 21
-_SYS_KCMP: Final = 312
-_KCMP_VM: Final = 1
 #: Bytes of a list of mappings that are read: what servers with 262,144 mappings have fits well.
 MOST_OF_MAPS: Final = 32 << 20
 _YAMA: Final = "/proc/sys/kernel/yama/ptrace_scope"
@@ -313,13 +311,6 @@ def yama_scope() -> int:
         return int(Path(_YAMA).read_text())
     except (OSError, ValueError):
         return 0
-
-
-def shares_memory(one: int, other: int) -> bool:
-    """Whether two processes have one address space (kcmp(2); false where the kernel has it not)."""
-    import ctypes
-
-    return bool(ctypes.CDLL(None).syscall(_SYS_KCMP, one, other, _KCMP_VM, 0, 0) == 0)
 
 
 def children(pid: int) -> list[int]:

@@ -13,6 +13,7 @@ from dataclasses import replace
 import pytest
 
 from dprobed.proc import procfs
+from dprobed.proc.shared_memory import shares_memory
 
 
 class Child:
@@ -124,7 +125,7 @@ def test_what_is_gone(fork: Fork) -> None:
     assert procfs.auxv(pid) == {}
     assert procfs.elf_class(pid) is None
     assert procfs.children(pid) == []
-    assert not procfs.shares_memory(os.getpid(), pid)
+    assert not shares_memory(os.getpid(), pid)
     assert procfs.refusal(pid) == f"process {pid} is gone (no such process)"
 
 
@@ -143,14 +144,14 @@ def test_threads_and_children(fork: Fork) -> None:
     ready.wait()
     try:
         assert thread.native_id in procfs.threads(os.getpid())
-        assert procfs.shares_memory(os.getpid(), thread.native_id or 0)
+        assert shares_memory(os.getpid(), thread.native_id or 0)
         reason = procfs.refusal(thread.native_id or 0)
         assert reason is not None
         assert f"is a thread of process {os.getpid()}" in reason
     finally:
         done.set()
         thread.join()
-    assert not procfs.shares_memory(os.getpid(), child.pid)
+    assert not shares_memory(os.getpid(), child.pid)
 
 
 def test_the_auxiliary_vector() -> None:

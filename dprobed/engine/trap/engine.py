@@ -41,9 +41,10 @@ from dprobed.program.exec.outcome import ABORT, REM, Outcome
 from dprobed.tracee import memory, ptrace
 from dprobed.tracee.lifecycle import State
 from dprobed.tracee.ptrace import PTRACE_POKEUSER, Gone, Registers
+from dprobed.tracee.signals import SYNCHRONOUS
 from dprobed.tracee.status import Kind
 from dprobed.tracee.thread import Thread
-from dprobed.tracee.thread_group import SYNCHRONOUS, ThreadGroup
+from dprobed.tracee.thread_group import ThreadGroup
 from dprobed.tracer.reporter import Reporter
 from dprobed.wire.protocol import State as ProbeState
 
@@ -515,7 +516,7 @@ class TrapEngine:
     def _step_out(self, thread: Thread, site: Site) -> None:
         """Let the copied instruction finish before the signal is delivered."""
         for _ in range(len(site.displaced.positions) + 1):
-            stop = self.group.step(thread)
+            stop = self.group.borrower.step(thread)
             self.sigtrap.was_forced()
             words = self._registers.load(thread.tid)
             found = self.space.slot_at(words[RIP])
@@ -642,7 +643,7 @@ class TrapEngine:
             found = self.space.slot_at(rip)
             site = self.space.by_trap.get(rip) if found is None else found[0]
             if site in removing and not thread.signal:
-                self.group.collect(thread)
+                self.group.borrower.collect(thread)
         except Gone:
             return
 

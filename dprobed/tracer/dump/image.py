@@ -19,8 +19,8 @@ from dprobed.proc import procfs
 from dprobed.tracee import ptrace
 from dprobed.tracee.lifecycle import State
 from dprobed.tracee.ptrace import Block, Gone, PtraceError, Registers
+from dprobed.tracee.signals import trap_is_pending
 from dprobed.tracee.thread import Thread
-from dprobed.tracee.thread_group import trap_is_pending
 
 _XSTATE_ROOM: Final = 64 << 10
 _TRAP_BRKPT: Final = 1
