@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Final
 
 from dprobed.arch.x86_64.registers import RIP
 from dprobed.arch.x86_64.relocation import Displaced, Position, RelocationError, Where, displace
-from dprobed.proc import procfs
+from dprobed.proc import procfs, refusals
 from dprobed.tracee import ptrace
 from dprobed.tracee.memory import PAGE, Memory
 from dprobed.tracee.ptrace import Gone, Registers
@@ -378,7 +378,7 @@ class AddressSpace:
         found = procfs.status(thread.tid)
         if found is None or not found.seccomp:
             return self._inject(group, thread, gate, number, arguments)
-        if not procfs.may_suspend_seccomp():
+        if not refusals.may_suspend_seccomp():
             raise SpaceError(
                 "the target has a seccomp filter, which may kill it for a system call of ours; "
                 "as root it can be suspended for that moment"

@@ -25,7 +25,7 @@ from dprobed.engine.affinity import Affinity
 from dprobed.engine.probe import Attachment
 from dprobed.engine.trap.engine import TrapEngine
 from dprobed.engine.trap.sigtrap import Sigtrap
-from dprobed.proc import procfs
+from dprobed.proc import procfs, refusals
 from dprobed.proc.shared_memory import shares_memory
 from dprobed.program.exec.outcome import Outcome
 from dprobed.tracee.attach import attach, find_lost
@@ -113,7 +113,7 @@ class TracedProcess:
 
     def attach(self, launch: bool) -> None:
         """Trace the process; raises RequestError, and nothing is traced then."""
-        reason = procfs.refusal(self.pid)
+        reason = refusals.refusal(self.pid)
         if reason is not None:
             raise RequestError(reason)
         # Looked at again when no more children can come; here because it refuses at once, and a
@@ -128,7 +128,7 @@ class TracedProcess:
             # It may have ended, or got another tracer, since the look.
             if not procfs.has_ended(self.pid):
                 _log.info("process %d: %s", self.pid, error)
-            reason = procfs.refusal(self.pid) or procfs.denial(self.pid)
+            reason = refusals.refusal(self.pid) or refusals.denial(self.pid)
             self._leave_now()
             raise RequestError(reason) from error
         try:
