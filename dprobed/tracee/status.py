@@ -1,4 +1,4 @@
-"""A wait status, decoded once into a value. Nothing else looks at raw status bits."""
+"""A wait status of ``waitpid``, decoded once into a value. Nothing else looks at its bits."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Kind(Enum):
 
     EXITED = auto()
     KILLED = auto()
-    #: SIGTRAP: a breakpoint, a debug register, a single step, or somebody's SIGTRAP.
+    #: SIGTRAP: a breakpoint, a debug register, a single step, or a SIGTRAP that was sent.
     TRAP = auto()
     SIGNAL = auto()
     #: PTRACE_EVENT_STOP with a stopping signal: job control stopped the process.
@@ -29,14 +29,14 @@ class Kind(Enum):
     FORK = auto()
     VFORK = auto()
     EXEC = auto()
-    #: Entry or exit of a system call, while one is injected (PTRACE_O_TRACESYSGOOD).
+    #: Entry or exit of a system call, during a remote one (PTRACE_O_TRACESYSGOOD).
     SYSCALL = auto()
-    #: An event that we did not ask for.
+    #: A PTRACE_EVENT that we did not ask for.
     OTHER = auto()
 
 
 class Stop(NamedTuple):
-    """``value``: the exit code, or the signal."""
+    """One stop, or the end, of a thread. ``value``: the exit code, or the signal."""
 
     kind: Kind
     value: int
@@ -51,7 +51,7 @@ _EVENTS: Final[dict[int, Kind]] = {
 
 
 def decode(status: int) -> Stop:
-    """What a status of ``waitpid`` says."""
+    """The stop that a wait status says."""
     low = status & 0x7F
     if low == 0:
         return Stop(Kind.EXITED, (status >> 8) & 0xFF)

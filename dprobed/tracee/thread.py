@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Thread:
-    """One traced thread and the plan for its next resumption."""
+    """One traced thread (tracee), and the plan for when it is resumed."""
 
     __slots__ = (
         "busy",
