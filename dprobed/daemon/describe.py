@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dprobed.policy.match import Condition, Match
 from dprobed.policy.model import Decision, Limits, Policies, Policy, Rights, user_name
 from dprobed.policy.rights import ALL, Right
-from dprobed.proc import procfs
+from dprobed.proc import procfs, refusals
 from dprobed.proc.processes import Process
 from dprobed.wire import messages
 
@@ -66,7 +66,7 @@ def _obstacle(policies: Policies, pid: int) -> str:
     status = procfs.status(pid)
     if status is not None and status.tracer and policies.is_ours(status.tracer):
         return ""
-    return procfs.refusal(pid) or ""
+    return refusals.refusal(pid) or ""
 
 
 def _rights(decision: Decision) -> dict[str, list[str]]:

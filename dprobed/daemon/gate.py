@@ -24,7 +24,7 @@ from dprobed.daemon.target import Asker, Refusal, Target
 from dprobed.policy.model import Decision, Denial, Policies
 from dprobed.policy.rights import Right, needs
 from dprobed.policy.store import PolicyStore
-from dprobed.proc import processes, procfs
+from dprobed.proc import processes, refusals
 from dprobed.proc.processes import Process
 from dprobed.program.model import Program
 
@@ -124,7 +124,7 @@ class Gate:
     def _decide(self, pid: int) -> Decision:
         process = processes.read(pid)
         if process is None:
-            raise Refusal(procfs.refusal(pid) or f"process {pid} is gone (no such process)")
+            raise Refusal(refusals.refusal(pid) or f"process {pid} is gone (no such process)")
         return self.policies.decide(process)
 
     def _check(

@@ -23,13 +23,15 @@ import os
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final
 
+from dprobed.arch.x86_64.registers import RIP
 from dprobed.arch.x86_64.relocation import Displaced, Position, RelocationError, Where, displace
-from dprobed.proc import procfs
+from dprobed.proc import procfs, refusals
 from dprobed.tracee import ptrace
 from dprobed.tracee.memory import PAGE, Memory
-from dprobed.tracee.ptrace import RIP, Gone, Registers
+from dprobed.tracee.ptrace import Gone, Registers
+from dprobed.tracee.remote_syscall import RemoteSyscallError
 from dprobed.tracee.thread import Thread
-from dprobed.tracee.thread_group import InjectionError, ThreadGroup
+from dprobed.tracee.thread_group import ThreadGroup
 
 if TYPE_CHECKING:
     from dprobed.engine.probe import Attachment
@@ -292,7 +294,7 @@ class AddressSpace:
             first = missing[0]
             cluster = [address for address in missing if address - first < _REACH // 2]
             size = -(-len(cluster) // (PAGE // SLOT - 1)) * PAGE
-            with group.borrowed(self.tgid) as thread:
+            with group.borrower.borrowed(self.tgid) as thread:
                 self._map_area(group, thread, cluster[0], cluster[-1], size)
             missing = missing[len(cluster) :]
 
@@ -376,7 +378,7 @@ class AddressSpace:
         found = procfs.status(thread.tid)
         if found is None or not found.seccomp:
             return self._inject(group, thread, gate, number, arguments)
-        if not procfs.may_suspend_seccomp():
+        if not refusals.may_suspend_seccomp():
             raise SpaceError(
                 "the target has a seccomp filter, which may kill it for a system call of ours; "
                 "as root it can be suspended for that moment"
@@ -395,8 +397,8 @@ class AddressSpace:
         group: ThreadGroup, thread: Thread, gate: int, number: int, arguments: tuple[int, ...]
     ) -> int:
         try:
-            return group.inject(thread, gate, number, *arguments)
-        except InjectionError as error:
+            return group.remote.make(thread, gate, number, *arguments)
+        except RemoteSyscallError as error:
             raise SpaceError(str(error)) from error
 
     def gate(self, tid: int) -> int:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 
+from dprobed.arch.x86_64.registers import FPREGS_SIZE
 from dprobed.proc import procfs
 from dprobed.program.exec.interface import Registers as Words
 from dprobed.tracee import memory, ptrace
-from dprobed.tracee.ptrace import FPREGS_SIZE, Block, Registers
+from dprobed.tracee.ptrace import Block, Registers
 from dprobed.tracee.thread import Thread
 
 

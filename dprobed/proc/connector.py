@@ -7,8 +7,9 @@ namespace. Where we read too slowly the kernel drops events and says so (ENOBUFS
 Most events of a busy machine are about threads. A filter in the kernel leaves those out: they cost
 us nothing, and the room that there is holds processes only.
 
-Read by hand: of all messages we need two numbers at a fixed place, some thousand times a second.
-A netlink library decodes each into a dictionary, and is 14 MB of the daemon's memory.
+Read by hand: of each message we need two numbers at a fixed place, some thousand times a second. A
+netlink library (pyroute2) decodes each event into a dictionary, and takes 14 MB of memory in the
+daemon.
 """
 
 from __future__ import annotations
@@ -56,10 +57,11 @@ _KINDS: Final = {
     _EXIT: Kind.EXIT,
 }
 
-#: Room for 80,000 events (the kernel counts 832 bytes for each, and allows twice what is asked):
-#: many seconds of a machine that starts a thousand processes in each. It is taken when needed.
+#: Receive buffer for 80,000 events (the kernel counts 832 bytes for each, and allows twice what is
+#: asked): many seconds of a machine that starts a thousand processes a second. The kernel takes the
+#: memory only when it is needed.
 _BUFFER: Final = 32 << 20
-#: Events taken in before the loop may do something else.
+#: Events read before the event loop may do something else.
 _BATCH: Final = 256
 
 
@@ -74,7 +76,8 @@ _WHOLE: Final = 0xFFFF_FFFF
 
 
 class Connector:
-    """Hears of every process of the machine: of what is in ``kinds``, in any case of no thread."""
+    """Listens to the kernel for events of all processes of the machine, of the given kinds; events
+    of threads are left out."""
 
     name = "connector"
 
@@ -89,7 +92,7 @@ class Connector:
         asyncio.get_running_loop().add_reader(self._socket, self._read)
 
     def stop(self) -> None:
-        """Hear no more."""
+        """Stop listening."""
         if self._socket is not None:
             asyncio.get_running_loop().remove_reader(self._socket)
             with contextlib.suppress(OSError):
@@ -101,7 +104,7 @@ class Connector:
     def _read(self) -> None:
         for _ in range(_BATCH):
             if self._socket is None:
-                return  # Who heard the last event wanted no more.
+                return  # The sink stopped us at the last event.
             try:
                 data = self._socket.recv(4096)
             except BlockingIOError:
@@ -117,7 +120,7 @@ class Connector:
 
 
 def listening(kinds: Collection[Kind] = tuple(Kind)) -> socket.socket:
-    """A socket to which the kernel sends what happens to processes; raises OSError."""
+    """A socket to which the kernel sends events of processes; raises OSError where we may not."""
     events = [event for event, kind in _KINDS.items() if kind in kinds]
     sock = socket.socket(
         socket.AF_NETLINK,
@@ -141,7 +144,7 @@ def listening(kinds: Collection[Kind] = tuple(Kind)) -> socket.socket:
 
 
 def event_of(data: bytes) -> tuple[Kind, int, int] | None:
-    """What a datagram says of a process: what happened, to which, and who forked it (else 0).
+    """The event in a datagram: what happened, to which process, and its parent at a fork (else 0).
 
     None: it is about a thread, or something else.
     """
@@ -157,7 +160,8 @@ def event_of(data: bytes) -> tuple[Kind, int, int] | None:
 
 
 def _attach_filter(sock: socket.socket, events: Collection[int]) -> None:
-    """Have the kernel leave out what ``event_of`` makes nothing of, and what is not asked for."""
+    """Have the kernel drop events of threads and of other kinds before they take room (a BPF filter
+    of the socket)."""
     first = _EVENT_AT + 16  # the numbers behind what, cpu and time stamp
     program = [(_LOAD, 0, 0, _EVENT_AT)]
     for event in events:

@@ -1,4 +1,8 @@
-"""What a source of process events says, and to whom."""
+"""Events of processes (fork, exec, change of user, exit): what a source tells, and to whom.
+
+Two sources: the kernel's ``connector``, and ``polling`` of /proc. psutil has none: its
+``process_iter`` is polling too, and does not see an ``exec``.
+"""
 
 from __future__ import annotations
 
@@ -11,18 +15,18 @@ class Kind(Enum):
 
     FORK = "fork"
     EXEC = "exec"
-    #: It runs as another user, or with another group, now.
+    #: It changed its user or its group.
     UID = "uid"
     EXIT = "exit"
 
 
 class Sink(Protocol):
-    """Who hears of processes. Threads are not told of."""
+    """Who is told of events of processes; there are none of threads."""
 
     def on_event(self, kind: Kind, pid: int, parent: int = 0) -> None:
-        """Something happened to process ``pid``, at most a moment ago: it may be gone.
+        """Something happened to process ``pid``, a moment ago: it may be gone by now.
 
-        ``parent``: whose copy it is, where it was forked and the source knows.
+        ``parent``: the process that forked it, at a fork, where the source knows; else 0.
         """
         ...
 
@@ -32,13 +36,13 @@ class Sink(Protocol):
 
 
 class Source(Protocol):
-    """Something that hears of processes, from ``start`` to ``stop``."""
+    """Tells a sink of events of processes, from ``start`` to ``stop``."""
 
-    #: For people: what it is.
+    #: What it is, for messages and the log.
     name: str
 
     def start(self) -> None:
-        """Begin; raises OSError where this source cannot be used."""
+        """Begin to tell of events; raises OSError where this source cannot be used."""
         ...
 
     def stop(self) -> None:

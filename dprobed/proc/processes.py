@@ -4,6 +4,11 @@ Of these facts some are the kernel's word (user, group, parent, the system's cgr
 process's own: it may write its command line and its environment, and whoever may make namespaces
 or owns a part of the cgroup tree (``user@1000.service``) may name files and groups there as he
 likes. Rights should hang on the former.
+
+Read by hand, once for each process that is looked at: psutil does not tell supplementary groups,
+cgroup, unit, container, namespaces, nor a kernel thread, and nothing of a process whose leader is a
+zombie. Its name, executable, command line, ids, parent and start time take 177 us, all of these
+facts together 241 us here.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The life of one traced thread as a table: (state, stop) to reaction.
+"""The lifecycle of one traced thread as a table: (state, stop) to reaction.
 
-Pure: the tracer carries reactions out. A pair that is not in the table cannot happen; the tracer
-treats it as a defect of ours and lets the thread go on.
+Pure: ``thread_group`` carries the reactions out. A pair that is not in the table cannot happen; it
+is taken for a defect of ours, and the thread goes on.
 """
 
 from __future__ import annotations
@@ -13,31 +13,40 @@ from dprobed.tracee.status import Kind
 
 
 class State(Enum):
-    """Where a traced thread is."""
+    """The state of a traced thread, as far as its stops have told us."""
 
-    #: Created by a traced thread; its first stop has not been seen.
+    #: A new thread or fork child whose first stop has not been seen.
     STARTING = auto()
     RUNNING = auto()
-    #: In a trace stop that we have seen; it runs again when we say so.
+    #: In a ptrace-stop that we have seen; it runs again when we resume it.
     STOPPED = auto()
     #: In a group-stop, left there with PTRACE_LISTEN.
     LISTENING = auto()
-    #: Held by a program's ``suspend`` (a stop that lasts until the client resumes it).
+    #: In a ptrace-stop that lasts: until a client resumes it (a program's ``suspend``), a debugger
+    #: does, or the tracer is done with it.
     HELD = auto()
-    #: The leading thread after its own end: a zombie, reported when the last other thread ends.
+    #: A zombie leader: its own end is reported when the last other thread of the process ends.
     ENDED = auto()
 
 
 class Reaction(Enum):
     """What the tracer does about a stop."""
 
+    #: The thread has ended.
     FORGET = auto()
+    #: A SIGTRAP: find out what it is, and run the programs of a hit.
     SERVE_TRAP = auto()
+    #: Resume it with the signal.
     DELIVER_SIGNAL = auto()
+    #: Leave it in its group-stop (PTRACE_LISTEN).
     STAY_IN_GROUP_STOP = auto()
+    #: Resume it.
     GO_ON = auto()
+    #: The first stop of a new thread or fork child.
     BEGIN = auto()
+    #: It made a thread or a process, which is traced by us already.
     ADOPT_CHILD = auto()
+    #: It did ``exec``: the process has a new address space and no other threads.
     NEW_IMAGE = auto()
 
 
@@ -55,8 +64,8 @@ _RUNS: Final[dict[Kind, Reaction]] = {
     Kind.OTHER: Reaction.GO_ON,
 }
 
-#: A thread in a stop of ours can still die of SIGKILL, or vanish in another thread's ``exec``, and
-#: the leader gets the new image then.
+#: A stopped thread can still be killed by SIGKILL, or vanish in another thread's ``exec``, and the
+#: leader gets the new image then.
 _STANDS: Final[dict[Kind, Reaction]] = {
     Kind.EXITED: Reaction.FORGET,
     Kind.KILLED: Reaction.FORGET,
@@ -83,5 +92,5 @@ TABLE: Final[dict[tuple[State, Kind], Reaction]] = {
 
 
 def react(state: State, kind: Kind) -> Reaction | None:
-    """What to do about a stop; ``None`` for a pair that the kernel's rules exclude."""
+    """What to do about a stop; ``None`` for a pair that the kernel's rules rule out."""
     return TABLE.get((state, kind))

@@ -1,10 +1,8 @@
-"""Memory of a target.
-
-Two ways, for two purposes:
+"""To read and write the memory of a target, in two ways for two purposes.
 
 * *Text* (``peek``, ``poke``) goes through ``/proc/PID/mem``: it ignores page protection, which is
-  what changing text needs (the kernel copies the private page). The descriptor holds the memory
-  itself, so it also serves when the leading thread has ended.
+  what changing text needs (the kernel copies the private page). The descriptor holds the address
+  space itself, so it also serves when the leader is a zombie.
 * *A program's accesses* (``read``, ``write``) go through ``process_vm_readv``/``writev`` with the
   thread that hit the probe: they fault where the target's own access would fault.
 """
@@ -15,15 +13,12 @@ import ctypes
 import os
 from typing import Final
 
+from dprobed.arch.x86_64.python_ptrace import structures
 from dprobed.program.exec.interface import MemoryFault
 
 PAGE: Final = 4096
 USER_END: Final = 1 << 47
 _CHUNK: Final = 1 << 16
-
-
-class _Iovec(ctypes.Structure):
-    _fields_ = (("base", ctypes.c_uint64), ("length", ctypes.c_uint64))
 
 
 _libc = ctypes.PyDLL(None)
@@ -36,19 +31,19 @@ for _function in (_readv, _writev):
 
 _buffer = bytearray(_CHUNK)
 _anchor = (ctypes.c_char * _CHUNK).from_buffer(_buffer)
-_here = _Iovec(ctypes.addressof(_anchor), 0)
-_there = _Iovec(0, 0)
+_here = structures.iovec_struct(ctypes.addressof(_anchor), 0)
+_there = structures.iovec_struct(0, 0)
 _here_at: Final = ctypes.addressof(_here)
 _there_at: Final = ctypes.addressof(_there)
 
 
 def read_partial(tid: int, address: int, length: int) -> bytes:
-    """As much as can be read from ``address`` on, up to ``length`` bytes."""
+    """As many bytes as can be read from ``address`` on, up to ``length``: maybe none."""
     if address >= USER_END:
         return b""
     if length <= _CHUNK:
-        _here.length = _there.length = length
-        _there.base = address
+        _here.len = _there.len = length
+        _there.buf = address
         got = _readv(tid, _here_at, 1, _there_at, 1, 0)
         if got == length:
             return bytes(_buffer[:length])
@@ -58,8 +53,8 @@ def read_partial(tid: int, address: int, length: int) -> bytes:
     end = min(address + length, USER_END)
     while address < end:
         step = min(end, (address // PAGE + 1) * PAGE) - address
-        _here.length = _there.length = step
-        _there.base = address
+        _here.len = _there.len = step
+        _there.buf = address
         if _readv(tid, _here_at, 1, _there_at, 1, 0) != step:
             break
         parts.append(bytes(_buffer[:step]))
@@ -84,8 +79,8 @@ def write(tid: int, address: int, data: bytes) -> None:
     if address >= USER_END or length > _CHUNK:
         raise MemoryFault(address)
     _buffer[:length] = data
-    _here.length = _there.length = length
-    _there.base = address
+    _here.len = _there.len = length
+    _there.buf = address
     if _writev(tid, _here_at, 1, _there_at, 1, 0) != length:
         raise MemoryFault(address)
 
@@ -107,19 +102,20 @@ def writable(tid: int, address: int) -> bool:
 class Memory:
     """The text and data of one address space, whatever its pages' protection."""
 
-    def __init__(self, tid: int) -> None:
-        """Raises OSError when ``tid`` is gone or may not be traced."""
-        self._fd = os.open(f"/proc/{tid}/mem", os.O_RDWR | os.O_CLOEXEC)
+    def __init__(self, tid: int | None) -> None:
+        """Of a thread; ``None``: of a process that lets nobody in, where nothing is ever read.
+
+        Raises OSError when the thread is gone or may not be traced.
+        """
+        self._fd = -1 if tid is None else os.open(f"/proc/{tid}/mem", os.O_RDWR | os.O_CLOEXEC)
 
     @classmethod
     def closed(cls) -> Memory:
-        """Of a process that lets nobody in: nothing is ever there."""
-        memory = cls.__new__(cls)
-        memory._fd = -1
-        return memory
+        """The memory of a process that lets nobody in: nothing is ever read there."""
+        return cls(None)
 
     def close(self) -> None:
-        """Give the descriptor back."""
+        """Close the descriptor; nothing is read or written from now on."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -132,7 +128,7 @@ class Memory:
             return b""
 
     def is_gone(self) -> bool:
-        """Whether the address space is no process's any more."""
+        """Whether no process has this address space any more."""
         try:
             # Where nothing is mapped that would be an error (mem_rw, fs/proc/base.c).
             return not os.pread(self._fd, 1, PAGE)

@@ -1,17 +1,12 @@
-"""A wait status, decoded once into a value. Nothing else looks at raw status bits."""
+"""A wait status of ``waitpid``, decoded once into a value. Nothing else looks at its bits."""
 
 from __future__ import annotations
 
 import signal
 from enum import Enum, auto
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
-from ptrace.binding.func import (
-    PTRACE_EVENT_CLONE,
-    PTRACE_EVENT_EXEC,
-    PTRACE_EVENT_FORK,
-    PTRACE_EVENT_VFORK,
-)
+from dprobed.arch.x86_64.python_ptrace import binding
 
 PTRACE_EVENT_STOP = 128
 #: The raw status of a plain SIGTRAP stop; the trap engine's loop compares with it before anything.
@@ -23,7 +18,7 @@ class Kind(Enum):
 
     EXITED = auto()
     KILLED = auto()
-    #: SIGTRAP: a breakpoint, a debug register, a single step, or somebody's SIGTRAP.
+    #: SIGTRAP: a breakpoint, a debug register, a single step, or a SIGTRAP that was sent.
     TRAP = auto()
     SIGNAL = auto()
     #: PTRACE_EVENT_STOP with a stopping signal: job control stopped the process.
@@ -34,29 +29,29 @@ class Kind(Enum):
     FORK = auto()
     VFORK = auto()
     EXEC = auto()
-    #: Entry or exit of a system call, while one is injected (PTRACE_O_TRACESYSGOOD).
+    #: Entry or exit of a system call, during a remote one (PTRACE_O_TRACESYSGOOD).
     SYSCALL = auto()
-    #: An event that we did not ask for.
+    #: A PTRACE_EVENT that we did not ask for.
     OTHER = auto()
 
 
 class Stop(NamedTuple):
-    """``value``: the exit code, or the signal."""
+    """One stop, or the end, of a thread. ``value``: the exit code, or the signal."""
 
     kind: Kind
     value: int
 
 
-_EVENTS = {
-    PTRACE_EVENT_CLONE: Kind.CLONE,
-    PTRACE_EVENT_FORK: Kind.FORK,
-    PTRACE_EVENT_VFORK: Kind.VFORK,
-    PTRACE_EVENT_EXEC: Kind.EXEC,
+_EVENTS: Final[dict[int, Kind]] = {
+    binding.PTRACE_EVENT_CLONE: Kind.CLONE,
+    binding.PTRACE_EVENT_FORK: Kind.FORK,
+    binding.PTRACE_EVENT_VFORK: Kind.VFORK,
+    binding.PTRACE_EVENT_EXEC: Kind.EXEC,
 }
 
 
 def decode(status: int) -> Stop:
-    """What a status of ``waitpid`` says."""
+    """The stop that a wait status says."""
     low = status & 0x7F
     if low == 0:
         return Stop(Kind.EXITED, (status >> 8) & 0xFF)

@@ -1,4 +1,4 @@
-"""One traced thread, and what it asks of the engine above."""
+"""One traced thread, and what is asked about it: of the group that it is in, and of the engine."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from dprobed.tracee.status import Stop
 if TYPE_CHECKING:
     from dprobed.engine.address_space import Site
     from dprobed.engine.trap.engine import TrapEngine
-    from dprobed.tracee.thread_group import ThreadGroup
 
 
 class Thread:
-    """One traced thread and the plan for its next resumption."""
+    """One traced thread (tracee), and the plan for when it is resumed."""
 
     __slots__ = (
         "busy",
-        "clean",
         "comm",
         "cpu",
         "cpu_address",
         "cpu_until",
         "entering",
-        "executed",
+        "exec_status",
         "group",
         "held",
         "identity_until",
+        "in_syscall",
+        "in_vfork",
         "listen",
         "owner",
         "pinned",
@@ -42,15 +42,15 @@ class Thread:
         "tid",
         "trap_mask",
         "traps",
-        "waits",
     )
 
-    def __init__(self, tid: int, tgid: int, state: State) -> None:
+    def __init__(self, tid: int, tgid: int, state: State, group: Group) -> None:
         self.tid = tid
         self.tgid = tgid
         self.state = state
-        #: Whose it is, and who serves its hits.
-        self.group: ThreadGroup
+        #: Those that it is traced with: the target's threads.
+        self.group = group
+        #: Serves its hits.
         self.traps: TrapEngine
         #: The signal of a signal-delivery-stop, to be delivered when the thread goes on.
         self.signal = 0
@@ -58,6 +58,7 @@ class Thread:
         self.siginfo: bytes | None = None
         #: Its stop is being reacted to; it goes on after that, not before.
         self.busy = False
+        #: In a group-stop (job control stopped the process), and stays there.
         self.listen = False
         #: In a group-stop that we left in order to borrow the thread: it has to go back.
         self.relisten = False
@@ -67,13 +68,13 @@ class Thread:
         self.stepping = False
         #: Held by the tracer itself until what it does at this hit is done (``unpin``).
         self.pinned = False
-        #: Whether the stop is between user instructions. At a clone or exec event the thread is
-        #: inside its system call, and the return value is still to be stored.
-        self.clean = True
+        #: Stopped inside a system call, whose return value is still to be stored (at a clone or
+        #: exec event); else between user instructions.
+        self.in_syscall = False
         #: The wait status of an ``exec`` that came while we borrowed the thread.
-        self.executed = 0
+        self.exec_status = 0
         #: In ``vfork``, about to sleep until the child has done ``exec`` or ended.
-        self.waits = False
+        self.in_vfork = False
         #: (address of the breakpoint, rsp, more registers): the next hit with these is a restart.
         self.skip: tuple[int, ...] | None = None
         #: The site in whose slot it is while a handler is set up; then it stops at the handler.
@@ -88,6 +89,47 @@ class Thread:
         self.cpu_address = -1
         #: The signal mask, if it blocks SIGTRAP as far as we know.
         self.trap_mask: int | None = None
+
+
+class Group(Protocol):
+    """What is asked of the group of traced threads that a thread is in."""
+
+    @property
+    def threads(self) -> dict[int, Thread]:
+        """All of them, by thread id."""
+        ...
+
+    def dispatch(self, thread: Thread, stop: Stop) -> None:
+        """React to a stop of one of them."""
+        ...
+
+    def go(self, thread: Thread) -> None:
+        """Resume one of them, as its plan says, unless something holds it."""
+        ...
+
+    def drop(self, tid: int) -> None:
+        """One is not traced with them any more."""
+        ...
+
+    def forget(self, thread: Thread, stop: Stop) -> None:
+        """One has ended."""
+        ...
+
+    def fail(self, error: Exception) -> None:
+        """Note a defect of ours in the handling of one."""
+        ...
+
+    def adopt_orphan(self, tid: int, stop: Stop) -> None:
+        """A child in its first stop, whose parent cannot tell us of it any more, is theirs."""
+        ...
+
+    def shares_memory(self, pid: int) -> bool:
+        """Whether a process shares memory with them."""
+        ...
+
+    def left_copy(self, pid: int) -> bool:
+        """Whether a process has a copy of their memory, as far as our changes show it."""
+        ...
 
 
 class Engine(Protocol):

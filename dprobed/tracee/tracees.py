@@ -1,15 +1,17 @@
-"""All traced threads of one tracer process, whosever they are, and what the kernel says of them.
+"""All tracees of a tracer process, of whatever target, and what ``waitpid`` says of them.
 
-The kernel tells of all tracees through one ``waitpid``. What it says goes to the thread's own
-``ThreadGroup``, with two exceptions that keep the targets of a tracer apart:
+The kernel tells of all tracees through one ``waitpid``. Each wait status goes to the thread's own
+group, with two exceptions that keep the targets of a tracer apart:
 
-* While one target is waited for (its world is being stopped), stops of *other* targets are not
-  reacted to from within: a plain hit is served, because that stops nobody; everything else is noted
-  and dispatched by the main loop right after. So no work on a target begins inside that on another.
-* A child can make its first stop before its parent's event says whose it is (``early``), and its
-  parent may be killed before it says so. Such an orphan is known by the copy of our changes that it
-  has in its memory, also for a while after its parent's end. Who made it cannot be seen where it is
-  a child of a target that lives (CLONE_PARENT): then it is one when nobody has told for a while.
+* While one target is waited for (its threads are being stopped), stops of *other* targets are not
+  reacted to from within: a plain hit is served, because that stops nobody; everything else is
+  deferred, and dispatched by the main loop right after. So no work on a target begins inside that
+  on another.
+* A child can make its first stop before its parent's event says whose it is (``first_stops``), and
+  its parent may be killed before it says so. Such an orphan is known by the copy of our changes
+  that it has in its memory, also for a while after its parent's end. Who made it cannot be seen
+  where it is a child of a target that lives (CLONE_PARENT): then it is an orphan when no event has
+  told of it for a while.
 """
 
 from __future__ import annotations
@@ -21,29 +23,33 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from dprobed.proc import procfs
 from dprobed.tracee import ptrace
 from dprobed.tracee.ptrace import WALL, Gone
 from dprobed.tracee.ptrace import raw_waitpid as _waitpid
 from dprobed.tracee.status import TRAP_STATUS, Kind, Stop, decode
-from dprobed.tracee.thread import Thread
+from dprobed.tracee.thread import Group, Thread
 
-if TYPE_CHECKING:
-    from dprobed.tracee.thread_group import ThreadGroup
-
-#: Seconds within which a child's first stop comes after its parent's end.
-ORPHAN_PATIENCE: Final = 10.0
-#: The same where it cannot be told whether there is one.
-_PATIENCE_IN_VAIN: Final = 2.0
-#: Seconds within which the parent's event comes, if it does.
-_EVENT_PATIENCE: Final = 0.1
+#: Seconds for which we wait for a child's first stop after its parent's end.
+ORPHAN_TIMEOUT: Final = 10.0
+#: The same where it cannot be told whether there is such a child.
+_UNSURE_ORPHAN_TIMEOUT: Final = 2.0
+#: Seconds within which the parent's event comes after its child's first stop, if it comes at all.
+_EVENT_TIMEOUT: Final = 0.1
+#: Seconds between two looks for a stop.
 _PAUSE: Final = 0.001
 
 
+def is_ours(tid: int) -> bool:
+    """Whether we are the tracer of a thread."""
+    found = procfs.status(tid)
+    return found is not None and found.tracer == os.getpid()
+
+
 class Tracees:
-    """One for each tracer process."""
+    """The tracees of this tracer process, and the one place that waits for them."""
 
     def __init__(self) -> None:
         self.threads: dict[int, Thread] = {}
@@ -52,27 +58,27 @@ class Tracees:
         self.status = ctypes.c_int(0)
         self.status_address: Final[int] = ctypes.addressof(self.status)
         #: Those of the targets, and of targets that ended while a child of theirs may still come.
-        self.worlds: list[ThreadGroup] = []
-        #: Processes that we wait for besides the targets': who is told of each of their stops.
+        self.groups: list[Group] = []
+        #: Processes that we wait for besides the targets', and who is told of each of their stops.
         self.others: dict[int, Callable[[Stop], None]] = {}
-        #: Leading threads that have ended, of processes that were let go: we stay their tracer.
+        #: Zombie leaders of processes that we detached from: we stay their tracer.
         self.zombies: set[int] = set()
         #: First stops of children whose parent's event has not come yet, and when they came.
-        self.early: dict[int, tuple[Stop, float]] = {}
-        #: Whose work is being done: a defect is that target's.
-        self.blamed: ThreadGroup | None = None
+        self.first_stops: dict[int, tuple[Stop, float]] = {}
+        #: The group that work is being done for: a defect that shows itself is laid to it.
+        self.blamed: Group | None = None
         #: Serves a SIGTRAP stop that is a plain hit; false: it is not, nothing was done.
         self.serve_hit: Callable[[Thread, int], bool] = lambda thread, now: False
-        self._noted: deque[tuple[int, int]] = deque()
+        self._deferred: deque[tuple[int, int]] = deque()
 
     # --- waiting ---
 
-    def wait(self, group: ThreadGroup) -> bool:
-        """Wait for one stop, on behalf of ``group``. False: a signal ended the wait, or nobody is
-        left."""
+    def wait(self, group: Group) -> bool:
+        """Wait for one stop, on behalf of ``group``; false when a signal ended the wait, or no
+        tracee is left."""
         tid = _waitpid(-1, self.status_address, WALL)
         if tid <= 0:
-            self._nobody()
+            self._none_left()
             return False
         self._sort(tid, self.status.value, group)
         return True
@@ -91,23 +97,23 @@ class Tracees:
 
     def drain(self) -> None:
         """Dispatch every stop that is there already."""
-        self.serve_noted()
+        self.dispatch_deferred()
         while self.threads:
             tid = _waitpid(-1, self.status_address, WALL | os.WNOHANG)
             if tid <= 0:
                 if tid < 0:
-                    self._nobody()
+                    self._none_left()
                 return
             self.dispatch(tid, self.status.value)
 
-    def _nobody(self) -> None:
+    def _none_left(self) -> None:
         if ctypes.get_errno() != errno.EINTR:  # ECHILD
             for thread in list(self.threads.values()):
                 thread.group.drop(thread.tid)
             self.attention = True
 
-    def _sort(self, tid: int, status: int, group: ThreadGroup | None) -> None:
-        """React to a stop if it is of ``group`` or a plain hit; else note it."""
+    def _sort(self, tid: int, status: int, group: Group | None) -> None:
+        """React to a stop if it is of ``group`` or a plain hit; else defer it."""
         thread = self.threads.get(tid)
         if thread is None or thread.group is group:
             self.dispatch(tid, status)
@@ -118,32 +124,27 @@ class Tracees:
                 if self.serve_hit(thread, time.monotonic_ns()):
                     return
             except Exception as error:
-                # Not the fault of whom we wait for.
+                # It is no defect in the handling of the target that we wait for.
                 self.blamed = before
                 thread.group.fail(error)
                 return
-        self._noted.append((tid, status))
+        self._deferred.append((tid, status))
         self.attention = True
 
-    def serve_noted(self, group: ThreadGroup | None = None) -> None:
-        """Dispatch what was noted: all of it, or what is of ``group``."""
-        for _ in range(len(self._noted)):
-            if not self._noted:
-                return  # what was dispatched made others be
-            tid, status = self._noted.popleft()
+    def dispatch_deferred(self, group: Group | None = None) -> None:
+        """Dispatch the stops that were deferred: all of them, or those of ``group``."""
+        for _ in range(len(self._deferred)):
+            if not self._deferred:
+                return  # dispatching one dispatched the others
+            tid, status = self._deferred.popleft()
             thread = self.threads.get(tid)
             if group is None or (thread is not None and thread.group is group):
                 self.dispatch(tid, status)
             else:
-                self._noted.append((tid, status))
-
-    @property
-    def has_noted(self) -> bool:
-        """Whether ``serve_noted`` has something to do."""
-        return bool(self._noted)
+                self._deferred.append((tid, status))
 
     def dispatch(self, tid: int, status: int) -> None:
-        """Give one wait status to whom it concerns."""
+        """Decode a wait status and give it to the group, or the process, that it concerns."""
         thread = self.threads.get(tid)
         if thread is not None:
             before, self.blamed = self.blamed, thread.group
@@ -154,38 +155,38 @@ class Tracees:
         if (other := self.others.get(tid)) is not None:
             other(stop)
         elif stop.kind in (Kind.EXITED, Kind.KILLED):
-            self.early.pop(tid, None)
+            self.first_stops.pop(tid, None)
             self.zombies.discard(tid)
         elif stop.kind in (Kind.STOP, Kind.GROUP_STOP):
-            self.early[tid] = stop, time.monotonic()
+            self.first_stops[tid] = stop, time.monotonic()
             self.attention = True
 
-    # --- children without a parent ---
+    # --- orphans: children that no parent's event told of ---
 
     def adopt_orphans(self, executing: Thread | None = None) -> None:
-        """Children whose parent was killed before it could tell us of them.
+        """Adopt the fork children whose parent was killed before its event told us of them.
 
-        ``executing``: of a process whose other threads are gone, and with them what they had to
-        tell; only children of that target are looked for.
+        ``executing``: a thread in ``exec``, whose process's other threads are gone, and with them
+        their events; only children of that target are looked for.
         """
-        if not self.early:
+        if not self.first_stops:
             return
         parents = {thread.tgid for thread in self.threads.values()}
         if executing is not None:
             parents.discard(executing.tgid)
         now = time.monotonic()
-        for tid, (stop, since) in list(self.early.items()):
+        for tid, (stop, since) in list(self.first_stops.items()):
             found = procfs.status(tid)
             if found is None or found.tgid != tid:
                 continue
-            if procfs.parent(tid) in parents and now < since + _EVENT_PATIENCE:
+            if procfs.parent(tid) in parents and now < since + _EVENT_TIMEOUT:
                 continue
-            group = self._origin(tid, self.worlds if executing is None else [executing.group])
+            group = self._origin(tid, self.groups if executing is None else [executing.group])
             if group is None and executing is not None:
                 continue
-            del self.early[tid]
+            del self.first_stops[tid]
             if group is None:
-                # Nothing of ours is in it.
+                # None of our breakpoints is in it.
                 with contextlib.suppress(Gone):
                     ptrace.detach(tid)
                 continue
@@ -194,17 +195,17 @@ class Tracees:
             self.blamed = before
 
     @staticmethod
-    def _origin(tid: int, worlds: list[ThreadGroup]) -> ThreadGroup | None:
-        """Whose child an orphan is: whose memory it shares, or has a copy of."""
-        for group in worlds:
+    def _origin(tid: int, groups: list[Group]) -> Group | None:
+        """The group that an orphan is a child of: it shares their memory, or has a copy of it."""
+        for group in groups:
             if group.shares_memory(tid):
                 return group
-        return next((group for group in worlds if group.left_copy(tid)), None)
+        return next((group for group in groups if group.left_copy(tid)), None)
 
     @property
-    def has_strangers(self) -> bool:
-        """Whether there is a child of which nobody told us, now that all that we know of have
-        ended: the kernel would have us wait for it."""
+    def has_unreported_children(self) -> bool:
+        """Whether we are the tracer of a child that no event told us of, now that all tracees that
+        we know of have ended: ``waitpid`` would wait for it."""
         if self.threads or self.others or self.zombies:
             return False
         try:
@@ -213,16 +214,17 @@ class Tracees:
             return False
         return True
 
-    def await_stranger(self) -> None:
-        """Until such a child stops, or a signal comes."""
+    def await_unreported_child(self) -> None:
+        """Wait until such a child stops, or a signal comes."""
         tid = _waitpid(-1, self.status_address, WALL)
         if tid > 0:
             self.dispatch(tid, self.status.value)
 
     def await_orphans(self) -> None:
-        """When the targets have ended: children that they have just made are to be let go."""
-        in_vain = self.others or self.zombies
-        deadline = time.monotonic() + (_PATIENCE_IN_VAIN if in_vain else ORPHAN_PATIENCE)
+        """Wait, when all targets have ended, for fork children that they have just made, and detach
+        from these."""
+        unsure = self.others or self.zombies
+        deadline = time.monotonic() + (_UNSURE_ORPHAN_TIMEOUT if unsure else ORPHAN_TIMEOUT)
         while time.monotonic() < deadline:
             tid = _waitpid(-1, self.status_address, WALL | os.WNOHANG)
             if tid > 0:

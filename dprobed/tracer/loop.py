@@ -6,12 +6,11 @@ import os
 import time
 from typing import Final
 
-from ptrace.binding.func import PTRACE_CONT, PTRACE_GETREGS
-
+from dprobed.arch.x86_64.registers import RIP
 from dprobed.engine.affinity import Affinity
 from dprobed.tracee import ptrace
 from dprobed.tracee.lifecycle import State
-from dprobed.tracee.ptrace import RIP, WALL, Registers
+from dprobed.tracee.ptrace import PTRACE_CONT, PTRACE_GETREGS, WALL, Registers
 from dprobed.tracee.status import TRAP_STATUS
 from dprobed.tracee.thread import Thread
 from dprobed.tracee.tracees import Tracees

@@ -30,7 +30,7 @@ from dprobed.corefile.store import StoreError
 from dprobed.engine.address_space import SpaceError
 from dprobed.engine.affinity import Affinity, become_group
 from dprobed.tracee.ptrace import Gone, Registers
-from dprobed.tracee.tracees import ORPHAN_PATIENCE, Tracees
+from dprobed.tracee.tracees import ORPHAN_TIMEOUT, Tracees
 from dprobed.tracer.debug.invitation import TICK as DEBUGGER_TICK
 from dprobed.tracer.dump.snapshot import DumpError, Result
 from dprobed.tracer.loop import TrapLoop
@@ -97,9 +97,9 @@ class Tracer:
         tracees.blamed = None
         try:
             self._attend()
-            tracees.serve_noted()
+            tracees.dispatch_deferred()
             tracees.adopt_orphans()
-            if tracees.early:
+            if tracees.first_stops:
                 self._arm()
         except Exception as error:
             self._blame(error)
@@ -120,8 +120,8 @@ class Tracer:
             self._wait_for_debuggers(waiting)
         elif self._tracees.threads or self._tracees.others:
             self._loop.run()
-        elif self._tracees.has_strangers:
-            self._tracees.await_stranger()
+        elif self._tracees.has_unreported_children:
+            self._tracees.await_unreported_child()
         elif self._departed:
             self._tracees.await_orphans()
             for _, target in self._departed:
@@ -363,14 +363,14 @@ class Tracer:
 
     def _take(self, target: TracedProcess) -> None:
         self._targets[target.pid] = target
-        self._tracees.worlds.append(target.group)
+        self._tracees.groups.append(target.group)
 
     def _drop(self, target: TracedProcess) -> None:
         del self._targets[target.pid]
         self._forget(target)
 
     def _forget(self, target: TracedProcess) -> None:
-        self._tracees.worlds.remove(target.group)
+        self._tracees.groups.remove(target.group)
 
     def _look_at_ends(self) -> None:
         """Targets that have ended, and those that a defect showed itself in."""
@@ -381,7 +381,7 @@ class Tracer:
                 # Children that share its memory may be left, and one of which nobody has told.
                 if target.group.threads and not self._leave(target):
                     self._arm()
-                elif not self._tracees.has_strangers:
+                elif not self._tracees.has_unreported_children:
                     self._depart(target, target.end)
 
     def _depart(self, target: TracedProcess, end: tuple[str, int]) -> None:
@@ -397,7 +397,7 @@ class Tracer:
 
     def _forget_departed(self) -> None:
         """No child of those can come any more."""
-        before = time.monotonic() - ORPHAN_PATIENCE
+        before = time.monotonic() - ORPHAN_TIMEOUT
         while self._departed and self._departed[0][0] < before:
             self._forget(self._departed.popleft()[1])
 
@@ -425,7 +425,7 @@ class Tracer:
             elif self._targets:
                 # Perhaps for a long time.
                 self._tracees.attention = False
-                self._tracees.serve_noted()
+                self._tracees.dispatch_deferred()
                 self._tracees.adopt_orphans()
                 self._loop.run()
         if self._departed:

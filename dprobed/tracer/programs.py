@@ -131,7 +131,7 @@ class Programs:
         if self._prepared:
             return
         engine, group = self._engine, self._group
-        with group.borrowed(self._pid) as lender:
+        with group.borrower.borrowed(self._pid) as lender:
             self._placement.refresh(lender.tid)
             engine.sigtrap.observe_process(lender)
             for thread in list(group.threads.values()):

@@ -25,8 +25,10 @@ from dprobed.engine.affinity import Affinity
 from dprobed.engine.probe import Attachment
 from dprobed.engine.trap.engine import TrapEngine
 from dprobed.engine.trap.sigtrap import Sigtrap
-from dprobed.proc import procfs
+from dprobed.proc import procfs, refusals
+from dprobed.proc.shared_memory import shares_memory
 from dprobed.program.exec.interface import Outcome
+from dprobed.tracee.attach import attach, find_lost
 from dprobed.tracee.lifecycle import State
 from dprobed.tracee.memory import Memory
 from dprobed.tracee.ptrace import Gone, PtraceError, Registers
@@ -111,7 +113,7 @@ class TracedProcess:
 
     def attach(self, launch: bool) -> None:
         """Trace the process; raises RequestError, and nothing is traced then."""
-        reason = procfs.refusal(self.pid)
+        reason = refusals.refusal(self.pid)
         if reason is not None:
             raise RequestError(reason)
         # Looked at again when no more children can come; here because it refuses at once, and a
@@ -119,14 +121,14 @@ class TracedProcess:
         self._check_alone()
         self.programs.launching = launch
         try:
-            self.group.seize(self.pid)
+            attach(self.group, self.pid)
             # Not before: an ``exec`` in between would leave us with the memory that it gave up.
             self.programs.use_space(AddressSpace(self.pid, Memory(procfs.live_thread(self.pid))))
         except (Gone, OSError) as error:
             # It may have ended, or got another tracer, since the look.
             if not procfs.has_ended(self.pid):
                 _log.info("process %d: %s", self.pid, error)
-            reason = procfs.refusal(self.pid) or procfs.denial(self.pid)
+            reason = refusals.refusal(self.pid) or refusals.denial(self.pid)
             self._leave_now()
             raise RequestError(reason) from error
         try:
@@ -148,7 +150,7 @@ class TracedProcess:
             found = procfs.status(other)
             if found is None or other in own:
                 continue
-            if procfs.shares_memory(live_thread, procfs.live_thread(other)):
+            if shares_memory(live_thread, procfs.live_thread(other)):
                 raise RequestError(
                     f"its {'parent' if other == parent else 'child'} {other} "
                     f"({found.name.decode(errors='replace')}) shares its memory "
@@ -482,7 +484,7 @@ class TracedProcess:
         if not self.engine.has_space:
             return False
         # One of ours for as long as it may have to open its memory to us.
-        thread = self.group.add(Thread(pid, pid, State.STOPPED))
+        thread = self.group.add(Thread(pid, pid, State.STOPPED, self.group))
         try:
             return self.engine.space.is_copied_in(self.group, thread)
         except (Gone, SpaceError):
@@ -538,14 +540,14 @@ class TracedProcess:
         """There was a defect of ours: find again whom it lost, and answer who waits."""
         self._given_up = True
         self.engine.give_up()
-        self.group.find_lost(self.pid)
+        find_lost(self.group, self.pid)
         self._dumps.abandon("its tracer failed; the log says more")
 
     def leave(self) -> bool:
         """Take every change back and let every thread go; false: one sleeps in the kernel and
         keeps its slots, ask again."""
         if self.is_kept:
-            self.group.tracees.serve_noted(self.group)
+            self.group.tracees.dispatch_deferred(self.group)
             return not self.group.threads
         self.debugger.leave()
         self.programs.give_up_overwritten()
@@ -563,7 +565,7 @@ class TracedProcess:
             try:
                 engine.remove(space.sites(), late)
                 if not late and space.areas:
-                    lender = group.lender(space.tgid)
+                    lender = group.borrower.lender(space.tgid)
                     engine.sigtrap.restore(lender)
                     space.unmap_areas(group, lender)
                     space.areas.clear()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -20,18 +21,21 @@ BODY = "push r,rdi\nlog 1\npush r,xmm0\npop r,xmm0\nexit"
 
 def kill_at(monkeypatch: pytest.MonkeyPatch, pid: int, calls: int) -> None:
     """Have the target killed before the tracer's n-th call; done when the kernel shows it."""
-    works = ptrace.call
     left = [calls]
 
-    def call(*arguments: Any) -> int:
-        left[0] -= 1
-        if left[0] == 0:
-            os.kill(pid, signal.SIGKILL)
-            while procfs.run_state(pid) not in ("Z", "X", ""):
-                os.sched_yield()
-        return works(*arguments)
+    def killing_before(works: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            left[0] -= 1
+            if left[0] == 0:
+                os.kill(pid, signal.SIGKILL)
+                while procfs.run_state(pid) not in ("Z", "X", ""):
+                    os.sched_yield()
+            return works(*arguments)
 
-    monkeypatch.setattr(ptrace, "call", call)
+        return call
+
+    for way in ("call", "bound_call"):
+        monkeypatch.setattr(ptrace, way, killing_before(getattr(ptrace, way)))
 
 
 def live(target: Target, tracer: TracerProcess, program: object) -> None:

@@ -159,7 +159,7 @@ def test_who_sleeps_in_vfork_is_not_waited_for(
     build_target: BuildTarget, start: Start, trace: Trace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All others would stand still meanwhile, each time."""
-    monkeypatch.setattr("dprobed.tracee.thread_group._STOP_PATIENCE", float("inf"))
+    monkeypatch.setattr("dprobed.tracee.stop_the_world._TIMEOUT", float("inf"))
     program = build_target("engine_vfork.c")
     target = start(program)
     tracer = trace(target)

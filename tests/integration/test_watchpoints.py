@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from dprobed.arch.x86_64.syscalls import SYS_PERF_EVENT_OPEN
 from dprobed.tracee import ptrace
 from dprobed.wire.protocol import State
 from tests.conftest import BuildTarget
@@ -128,7 +129,6 @@ def test_what_cannot_be_watched(program: Path, start: Start, trace: Trace) -> No
     target.finish()
 
 
-_SYS_PERF_EVENT_OPEN = 298
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -145,7 +145,7 @@ def perf_watches(tid: int, count: int) -> Iterator[None]:
         for number in range(count):
             attributes[56:64] = (0x10000 + 8 * number).to_bytes(8, "little")  # its address
             event = (ctypes.c_char * len(attributes)).from_buffer(attributes)
-            found = _libc.syscall(_SYS_PERF_EVENT_OPEN, event, tid, -1, -1, 0)
+            found = _libc.syscall(SYS_PERF_EVENT_OPEN, event, tid, -1, -1, 0)
             assert found >= 0, os.strerror(ctypes.get_errno())
             descriptors.append(found)
         yield

@@ -6,13 +6,17 @@ import contextlib
 import os
 import threading
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from dprobed.engine import affinity
 from dprobed.engine.affinity import Affinity, become_group
 from dprobed.tracee.lifecycle import State
-from dprobed.tracee.thread import Thread
+from dprobed.tracee.thread import Group, Thread
+
+#: Nobody asks whose thread it is.
+NO_GROUP = cast(Group, None)
 
 
 @pytest.fixture
@@ -106,7 +110,7 @@ class Machine:
             self.now += each
             self.waited += int(each * waited)
             cpu = (1 - affinity.cpu if stray else 0) if bound is None else bound
-            thread = Thread(tids[number % len(tids)], 7, State.RUNNING)
+            thread = Thread(tids[number % len(tids)], 7, State.RUNNING, NO_GROUP)
             affinity.review(thread, cpu, 32, self.now)
             affinity.hit(cpu)
 

@@ -12,7 +12,8 @@ from dataclasses import replace
 
 import pytest
 
-from dprobed.proc import procfs
+from dprobed.proc import procfs, refusals
+from dprobed.proc.shared_memory import shares_memory
 
 
 class Child:
@@ -124,8 +125,8 @@ def test_what_is_gone(fork: Fork) -> None:
     assert procfs.auxv(pid) == {}
     assert procfs.elf_class(pid) is None
     assert procfs.children(pid) == []
-    assert not procfs.shares_memory(os.getpid(), pid)
-    assert procfs.refusal(pid) == f"process {pid} is gone (no such process)"
+    assert not shares_memory(os.getpid(), pid)
+    assert refusals.refusal(pid) == f"process {pid} is gone (no such process)"
 
 
 def test_threads_and_children(fork: Fork) -> None:
@@ -143,14 +144,14 @@ def test_threads_and_children(fork: Fork) -> None:
     ready.wait()
     try:
         assert thread.native_id in procfs.threads(os.getpid())
-        assert procfs.shares_memory(os.getpid(), thread.native_id or 0)
-        reason = procfs.refusal(thread.native_id or 0)
+        assert shares_memory(os.getpid(), thread.native_id or 0)
+        reason = refusals.refusal(thread.native_id or 0)
         assert reason is not None
         assert f"is a thread of process {os.getpid()}" in reason
     finally:
         done.set()
         thread.join()
-    assert not procfs.shares_memory(os.getpid(), child.pid)
+    assert not shares_memory(os.getpid(), child.pid)
 
 
 def test_the_auxiliary_vector() -> None:
@@ -164,7 +165,7 @@ def test_a_zombie_is_refused(fork: Fork) -> None:
     os.kill(child.pid, signal.SIGKILL)
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
     assert procfs.run_state(child.pid) == "Z"
-    reason = procfs.refusal(child.pid)
+    reason = refusals.refusal(child.pid)
     assert reason is not None
     assert "zombie" in reason
 
@@ -191,19 +192,19 @@ def test_threads_that_are_about_to_end_are_no_witnesses(
 
 def test_no_reason_to_refuse_a_child_of_ours(fork: Fork) -> None:
     child = fork()
-    assert procfs.refusal(child.pid) is None
+    assert refusals.refusal(child.pid) is None
     assert procfs.elf_class(child.pid) == 64
 
 
 def test_ourselves_are_refused() -> None:
-    assert procfs.refusal(os.getpid()) == "a tracer cannot trace itself"
+    assert refusals.refusal(os.getpid()) == "a tracer cannot trace itself"
 
 
 def test_a_traced_process_is_refused_with_its_tracer(fork: Fork) -> None:
     def be_traced() -> None:
         assert ctypes.CDLL(None).ptrace(0, 0, 0, 0) == 0  # PTRACE_TRACEME
 
-    reason = procfs.refusal(fork(be_traced).pid)
+    reason = refusals.refusal(fork(be_traced).pid)
     assert reason is not None
     assert f"already traced by process {os.getpid()}" in reason
 
@@ -238,15 +239,15 @@ def test_the_rule_that_denies(fork: Fork, monkeypatch: pytest.MonkeyPatch) -> No
         return prepare
 
     monkeypatch.setattr(procfs, "status", as_user)
-    assert "uid: it runs as uid 0, we as 1000" in procfs.denial(fork().pid)
-    assert "uid: it runs as uid 1001" in procfs.denial(fork(become(1001, 1000)).pid)
-    assert "gid: it runs as gid 1001" in procfs.denial(fork(become(1000, 1001)).pid)
+    assert "uid: it runs as uid 0, we as 1000" in refusals.denial(fork().pid)
+    assert "uid: it runs as uid 1001" in refusals.denial(fork(become(1001, 1000)).pid)
+    assert "gid: it runs as gid 1001" in refusals.denial(fork(become(1000, 1001)).pid)
     # Who gave up another identity is not dumpable any more.
     same = fork(become(1000, 1000))
-    assert "dumpable" in procfs.denial(same.pid)
-    monkeypatch.setattr(procfs, "dumpable", lambda pid, uid: True)
+    assert "dumpable" in refusals.denial(same.pid)
+    monkeypatch.setattr(refusals, "dumpable", lambda pid, uid: True)
     for scope in (1, 2, 3):
-        monkeypatch.setattr(procfs, "yama_scope", lambda scope=scope: scope)
-        assert f"ptrace_scope is {scope}" in procfs.denial(same.pid)
-    monkeypatch.setattr(procfs, "yama_scope", lambda: 0)
-    assert "none of the rules" in procfs.denial(same.pid)
+        monkeypatch.setattr(refusals, "yama_scope", lambda scope=scope: scope)
+        assert f"ptrace_scope is {scope}" in refusals.denial(same.pid)
+    monkeypatch.setattr(refusals, "yama_scope", lambda: 0)
+    assert "none of the rules" in refusals.denial(same.pid)

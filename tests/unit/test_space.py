@@ -270,7 +270,7 @@ def test_nothing_is_put_into_an_area_that_is_not_ours_any_more(
     space.make_site(child.code)
     space.memory.poke(child.slots, bytes(PAGE))
     assert space.whole_areas() == []
-    space.unmap_areas(NOBODY_BORROWED, Thread(child.pid, child.pid, State.STOPPED))
+    space.unmap_areas(NOBODY_BORROWED, Thread(child.pid, child.pid, State.STOPPED, NOBODY_BORROWED))
     assert space.memory.peek(child.slots, PAGE) == bytes(PAGE)
 
 
@@ -319,7 +319,9 @@ def test_the_copy_of_a_forked_child_is_cleaned(child: Child, space: AddressSpace
     try:
         memory = Memory(copy.pid)
         memory.poke(child.code, raw)
-        space.undone_copy(NOBODY_BORROWED, Thread(copy.pid, copy.pid, State.STOPPED)).close()
+        space.undone_copy(
+            NOBODY_BORROWED, Thread(copy.pid, copy.pid, State.STOPPED, NOBODY_BORROWED)
+        ).close()
         assert memory.peek(child.code, len(CODE)) == CODE
         memory.close()
     finally:
@@ -350,7 +352,7 @@ def test_no_copy_of_a_child_that_is_gone(space: AddressSpace) -> None:
     os.waitpid(pid, 0)
     assert not Path(f"/proc/{pid}").exists()
     with pytest.raises(OSError):
-        space.undone_copy(NOBODY_BORROWED, Thread(pid, pid, State.STOPPED))
+        space.undone_copy(NOBODY_BORROWED, Thread(pid, pid, State.STOPPED, NOBODY_BORROWED))
 
 
 def test_areas_of_a_process_that_executes_another_program_are_not_judged(

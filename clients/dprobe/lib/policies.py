@@ -110,7 +110,7 @@ def test(path: Path, pid: int, *, json: bool) -> None:
     from dprobed.policy.model import Policies
     from dprobed.policy.parse import parse
     from dprobed.policy.source import PolicyError
-    from dprobed.proc import processes, procfs
+    from dprobed.proc import processes, refusals
 
     try:
         policies = Policies(parse([path]), config.load(None, os.geteuid()).protect)
@@ -118,7 +118,7 @@ def test(path: Path, pid: int, *, json: bool) -> None:
         raise UserError(str(error)) from None
     found = processes.read(pid)
     if found is None:
-        raise UserError(procfs.refusal(pid) or f"process {pid} is gone (no such process)")
+        raise UserError(refusals.refusal(pid) or f"process {pid} is gone (no such process)")
     _tell(describe.explain(policies, found), json=json)
     if not found.exe and not found.kernel_thread:
         complain(

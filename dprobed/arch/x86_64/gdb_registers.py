@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from dprobed.program.registers import USER_REGS
+from dprobed.arch.x86_64.registers import REGISTER_NAMES
 
 Buffer = bytes | bytearray
 
@@ -48,7 +48,7 @@ def _core() -> list[Register]:
     table = []
     for name in _GENERAL:
         size = 4 if name in _SHORT else 8
-        table.append(Register(name, size, 0, 8 * USER_REGS.index(name), size))
+        table.append(Register(name, size, 0, 8 * REGISTER_NAMES.index(name), size))
     table += [Register(f"st{n}", 10, 1, 32 + 16 * n, 10, 1) for n in range(8)]
     places = {"fctrl": 0, "fstat": 2, "ftag": 4, "fop": 6, "fioff": 8, "fiseg": 12}
     places |= {"fooff": 16, "foseg": 20}
@@ -124,7 +124,7 @@ class Layout:
         sse = [Register(f"xmm{n}", 16, 1, 160 + 16 * n, 16, _SSE_BIT) for n in range(16)]
         sse.append(Register("mxcsr", 4, 1, 24, 4, _SSE_BIT))
         words = ("orig_rax", "fs_base", "gs_base")
-        orig, fs, gs = (Register(name, 8, 0, 8 * USER_REGS.index(name), 8) for name in words)
+        orig, fs, gs = (Register(name, 8, 0, 8 * REGISTER_NAMES.index(name), 8) for name in words)
         features = [("core", _core()), ("sse", sse), ("linux", [orig]), ("segments", [fs, gs])]
         if avx:
             high = [Register(f"ymm{n}h", 16, 1, _AVX + 16 * n, 16, _AVX_BIT) for n in range(16)]

@@ -32,6 +32,7 @@ from dprobed.daemon.target import Client, Entry, Refusal
 from dprobed.proc import processes, procfs
 from dprobed.proc.events import Kind
 from dprobed.proc.processes import Process
+from dprobed.proc.shared_memory import shares_memory
 from dprobed.wire import messages
 
 #: Processes that get their programs at the same time: enough to keep every CPU at it, few enough
@@ -355,7 +356,7 @@ class Deployments:
         found = procfs.status(pid)
         if found is not None and found.tracer in self._registry.tracers:
             return not self._registry.is_target(pid)
-        return kind is Kind.FORK and procfs.shares_memory(pid, procfs.parent(pid))
+        return kind is Kind.FORK and shares_memory(pid, procfs.parent(pid))
 
     def _ready(self, pid: int, wanting: list[Deployment]) -> list[Deployment]:
         """Those whose module the process maps or is about to map; raises LocationError."""

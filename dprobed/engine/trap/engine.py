@@ -27,10 +27,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from ptrace.binding.func import (
-    PTRACE_POKEUSER,
-)
-
+from dprobed.arch.x86_64.registers import ORIG_RAX, RAX, RCX, RDI, RIP, RSI, RSP
 from dprobed.arch.x86_64.relocation import Position, Where
 from dprobed.engine.address_space import INT3, AddressSpace, Site
 from dprobed.engine.affinity import Affinity
@@ -44,10 +41,11 @@ from dprobed.program.exec.interface import Outcome
 from dprobed.program.exits import ABORT, REM
 from dprobed.tracee import memory, ptrace
 from dprobed.tracee.lifecycle import State
-from dprobed.tracee.ptrace import ORIG_RAX, RAX, RCX, RDI, RIP, RSI, RSP, Gone, Registers
+from dprobed.tracee.ptrace import PTRACE_POKEUSER, Gone, Registers
+from dprobed.tracee.signals import SYNCHRONOUS
 from dprobed.tracee.status import Kind
 from dprobed.tracee.thread import Thread
-from dprobed.tracee.thread_group import SYNCHRONOUS, ThreadGroup
+from dprobed.tracee.thread_group import ThreadGroup
 from dprobed.tracer.reporter import Reporter
 from dprobed.wire.protocol import State as ProbeState
 
@@ -519,7 +517,7 @@ class TrapEngine:
     def _step_out(self, thread: Thread, site: Site) -> None:
         """Let the copied instruction finish before the signal is delivered."""
         for _ in range(len(site.displaced.positions) + 1):
-            stop = self.group.step(thread)
+            stop = self.group.borrower.step(thread)
             self.sigtrap.was_forced()
             words = self._registers.load(thread.tid)
             found = self.space.slot_at(words[RIP])
@@ -646,7 +644,7 @@ class TrapEngine:
             found = self.space.slot_at(rip)
             site = self.space.by_trap.get(rip) if found is None else found[0]
             if site in removing and not thread.signal:
-                self.group.collect(thread)
+                self.group.borrower.collect(thread)
         except Gone:
             return
 

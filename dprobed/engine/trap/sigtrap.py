@@ -27,10 +27,11 @@ import logging
 import signal
 from typing import Final
 
+from dprobed.arch.x86_64.registers import RDI, RSI, RSP
 from dprobed.engine.address_space import AddressSpace, SpaceError
 from dprobed.proc import procfs
 from dprobed.tracee import ptrace
-from dprobed.tracee.ptrace import RDI, RSI, RSP, Registers
+from dprobed.tracee.ptrace import Registers
 from dprobed.tracee.thread import Thread
 from dprobed.tracee.thread_group import ThreadGroup
 

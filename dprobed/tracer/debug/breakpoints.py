@@ -10,6 +10,7 @@ import signal
 from collections.abc import Callable, Set
 from typing import Final
 
+from dprobed.arch.x86_64.registers import RIP
 from dprobed.engine.address_space import INT3, SpaceError
 from dprobed.engine.probe import Attachment, Probe
 from dprobed.engine.trap.engine import TrapEngine
@@ -17,7 +18,7 @@ from dprobed.engine.watch.registers import is_length_valid
 from dprobed.program.exec.interface import Context, Outcome
 from dprobed.program.exits import ABORT
 from dprobed.program.model import ProbeDefinition
-from dprobed.tracee.ptrace import RIP, Gone, Registers
+from dprobed.tracee.ptrace import Gone, Registers
 from dprobed.tracee.thread import Thread
 from dprobed.tracee.thread_group import ThreadGroup
 from dprobed.tracer.debug.control import Control, Event, Place

@@ -20,11 +20,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Final
 
+from dprobed.arch.x86_64.registers import RCX, RIP, RSP
 from dprobed.arch.x86_64.relocation import Where
 from dprobed.engine.trap.engine import TrapEngine
 from dprobed.tracee import ptrace
 from dprobed.tracee.lifecycle import State
-from dprobed.tracee.ptrace import RCX, RIP, RSP, Gone, PtraceError, Registers
+from dprobed.tracee.ptrace import Gone, PtraceError, Registers
 from dprobed.tracee.thread import Thread
 from dprobed.tracee.thread_group import ThreadGroup
 from dprobed.tracer.debug import rsp

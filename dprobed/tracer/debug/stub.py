@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from dprobed.arch.x86_64.gdb_registers import Layout
+from dprobed.arch.x86_64.registers import FS_BASE
 from dprobed.engine.address_space import AddressSpace
 from dprobed.engine.trap.engine import TrapEngine
 from dprobed.proc import procfs
@@ -378,7 +379,7 @@ class Session:
         layout = self._word(self._modid_layout + 8) & 0xFFFF_FFFF
         module = self._word(link_map + layout)
         # tcbhead_t's second word (nptl's tls.h), an array of dtv_t: a pointer and what to free.
-        block = self._word(self._word(words[ptrace.FS_BASE] + 8) + 16 * module)
+        block = self._word(self._word(words[FS_BASE] + 8) + 16 * module)
         # Not allocated yet: the thread has not used any variable of that module.
         return _ERROR if not module or block >= _UNALLOCATED else b"%x" % (block + offset)
 

@@ -12,25 +12,15 @@ import signal
 from pathlib import Path
 from typing import Final
 
+from dprobed.arch.x86_64.registers import ORIG_RAX, R8, R9, R10, RCX, RDI, RDX, RIP, RSI, RSP
 from dprobed.corefile.writer import NT_PRFPREG, NT_X86_XSTATE, ProcessImage, ThreadImage
 from dprobed.engine.trap.engine import TrapEngine
 from dprobed.proc import procfs
 from dprobed.tracee import ptrace
 from dprobed.tracee.lifecycle import State
-from dprobed.tracee.ptrace import (
-    ORIG_RAX,
-    RCX,
-    RDI,
-    RIP,
-    RSI,
-    RSP,
-    Block,
-    Gone,
-    PtraceError,
-    Registers,
-)
+from dprobed.tracee.ptrace import Block, Gone, PtraceError, Registers
+from dprobed.tracee.signals import trap_is_pending
 from dprobed.tracee.thread import Thread
-from dprobed.tracee.thread_group import trap_is_pending
 
 _XSTATE_ROOM: Final = 64 << 10
 _TRAP_BRKPT: Final = 1
@@ -158,7 +148,7 @@ def _sleeping(tid: int) -> bytes | None:
     if len(fields) < 3:
         return None
     registers = Registers()
-    order = (ORIG_RAX, RDI, RSI, ptrace.RDX, ptrace.R10, ptrace.R8, ptrace.R9)
+    order = (ORIG_RAX, RDI, RSI, RDX, R10, R8, R9)
     for index, text in zip(order, fields[:-2], strict=False):
         registers.words[index] = int(text, 0) & 0xFFFF_FFFF_FFFF_FFFF
     registers.words[RSP], registers.words[RIP] = (int(text, 16) for text in fields[-2:])

@@ -31,6 +31,7 @@ from typing import Any, Final
 
 import msgspec
 
+from dprobed.arch.x86_64.registers import ORIG_RAX, RAX, RDI, RIP, RSI
 from dprobed.corefile import store
 from dprobed.corefile.areas import Area, parse_smaps
 from dprobed.corefile.store import Limits, StoreError
@@ -43,7 +44,7 @@ from dprobed.program.exec.interface import Outcome
 from dprobed.program.exec.log import decode_log
 from dprobed.tracee import ptrace
 from dprobed.tracee.lifecycle import State
-from dprobed.tracee.ptrace import ORIG_RAX, RAX, RDI, RIP, RSI, WALL, Gone, PtraceError, Registers
+from dprobed.tracee.ptrace import WALL, Gone, PtraceError, Registers
 from dprobed.tracee.status import Kind, Stop
 from dprobed.tracee.thread import Thread
 from dprobed.tracee.thread_group import ThreadGroup
@@ -324,7 +325,7 @@ class Dumps:
     def _enter(self, stack: ExitStack, pid: int, current: _Current) -> str:
         """Stop the target, and copy it; why there is no copy, if there is none."""
         try:
-            lender = stack.enter_context(self._group.borrowed(pid))
+            lender = stack.enter_context(self._group.borrower.borrowed(pid))
         except Gone:
             stack.enter_context(self._group.stopped())
             return "no thread could be borrowed"
@@ -338,7 +339,7 @@ class Dumps:
         """Have a stopped thread make a copy of its process; raises SpaceError and Gone."""
         group, space = self._group, self._space
         inner = space.call(group, lender, _SYS_CLONE, _CLONE_FILES, 0, 0, 0, 0)
-        copy = group.take_born()
+        copy = group.remote.take_child()
         if inner < 0:
             raise SpaceError(f"the process could not be copied: {os.strerror(-inner)}")
         if copy is None:
@@ -524,7 +525,7 @@ class Dumps:
         if current.copy is not None:
             with self._group.stopped():
                 try:
-                    lender = self._group.lender(current.pid)
+                    lender = self._group.borrower.lender(current.pid)
                 except Gone:
                     if self._is_alive(current.pid):
                         return

@@ -1,0 +1,61 @@
+"""To attach to a process: become the tracer of each of its threads, without stopping any."""
+
+from __future__ import annotations
+
+from dprobed.proc import procfs
+from dprobed.tracee import ptrace
+from dprobed.tracee.lifecycle import State
+from dprobed.tracee.ptrace import Gone, PtraceError
+from dprobed.tracee.thread import Thread
+from dprobed.tracee.thread_group import ThreadGroup
+from dprobed.tracee.tracees import is_ours
+
+
+def attach(group: ThreadGroup, pid: int) -> None:
+    """Trace every thread of ``pid``; raises PtraceError and Gone, then nothing is traced."""
+    others: set[int] = set()
+    while fresh := set(procfs.threads(pid)) - group.threads.keys() - others:
+        for tid in sorted(fresh):
+            # One of the kernel's would stop for us, but never come to make a remote system call.
+            if procfs.is_kernels_own(tid) or not _seize(group, pid, tid):
+                others.add(tid)
+    if not group.threads:
+        raise Gone(pid)
+
+
+def _seize(group: ThreadGroup, pid: int, tid: int) -> bool:
+    """Trace one thread; false when it is about to end. Raises PtraceError, and nothing is traced.
+
+    Nor is one that has ended already: it is not there at the next look.
+    """
+    try:
+        ptrace.seize(tid)
+    except Gone:
+        return True
+    except PtraceError:
+        # A thread that a traced one just made is traced already.
+        if tid in group.threads:
+            return True
+        if not is_ours(tid):
+            # One that is ending cannot be traced (ptrace_attach: exit_state, EPERM).
+            if procfs.run_state(tid) in ("Z", "X", ""):
+                return False
+            if group.threads:
+                with group.stopped():
+                    group.detach_all()
+            raise
+    group.add(Thread(tid, pid, State.RUNNING, group))
+    return True
+
+
+def find_lost(group: ThreadGroup, pid: int) -> None:
+    """Threads and children that are traced but, by a defect of ours, not among the threads."""
+    tracees = group.tracees
+    for tid in procfs.threads(pid):
+        if tid not in tracees.threads and is_ours(tid):
+            known = tracees.first_stops.pop(tid, None) is not None
+            group.add(Thread(tid, pid, State.STOPPED if known else State.RUNNING, group))
+    for child in procfs.children(pid):
+        first = tracees.first_stops.pop(child, None)
+        if first is not None:
+            group.adopt_orphan(child, first[0])

@@ -1,0 +1,226 @@
+"""To borrow a stopped thread: have it execute something for us, and leave it as it was.
+
+What comes in between for the thread itself, a signal or a group-stop, is kept in its plan and
+delivered when it goes on; only signals that an instruction raises about itself reach it meanwhile.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Final
+
+from dprobed.arch.x86_64 import siginfo
+from dprobed.proc.shared_memory import shares_memory
+from dprobed.tracee import ptrace
+from dprobed.tracee.lifecycle import State
+from dprobed.tracee.ptrace import WALL, Gone
+from dprobed.tracee.ptrace import raw_waitpid as _waitpid
+from dprobed.tracee.signals import (
+    ALL_BUT_SYNCHRONOUS_SET,
+    SIGTRAP_SET,
+    SYNCHRONOUS,
+    SYNCHRONOUS_SET,
+    is_pending,
+)
+from dprobed.tracee.status import Kind, Stop, decode
+from dprobed.tracee.stop_the_world import StopTheWorld
+from dprobed.tracee.thread import Engine, Group, Thread
+from dprobed.tracee.tracees import Tracees
+
+#: Seconds for which we wait for a thread that can be borrowed, and between two attempts.
+_TIMEOUT: Final = 5.0
+_PAUSE: Final = 0.01
+
+
+class Borrower:
+    """Borrows the threads of one group."""
+
+    def __init__(
+        self, group: Group, tracees: Tracees, engine: Engine, stopping: StopTheWorld
+    ) -> None:
+        self._group: Final = group
+        self._tracees: Final = tracees
+        self._engine: Final = engine
+        self._stopping: Final = stopping
+        #: The child that a borrowed thread has just made, 0 when none.
+        self.last_child = 0
+        #: Signals to send again when a thread is not borrowed any more: process, number.
+        self._again: list[tuple[int, int]] = []
+
+    # --- which thread ---
+
+    @contextmanager
+    def borrowed(self, tgid: int) -> Iterator[Thread]:
+        """The world stopped, and a thread of the process to borrow; raises Gone.
+
+        Waits a while for one where all sleep in the kernel, as a process does in ``vfork``.
+        """
+        deadline = time.monotonic() + _TIMEOUT
+        while True:
+            with self._stopping.stopped() as unstoppable:
+                try:
+                    thread = self.lender(tgid)
+                except Gone:
+                    is_last = time.monotonic() > deadline
+                    if self._stopping.is_nested or not unstoppable or is_last:
+                        raise
+                else:
+                    yield thread
+                    return
+            self._tracees.pause(_PAUSE)
+
+    def lender(self, tgid: int) -> Thread:
+        """A stopped thread that can be borrowed; raises Gone when there is none.
+
+        One of the process, or of a child that shares its memory: a parent in ``vfork`` sleeps.
+        """
+        candidates = [
+            thread
+            for thread in self._group.threads.values()
+            if thread.state in (State.STOPPED, State.HELD) and not thread.in_vfork
+        ]
+
+        def order(each: Thread) -> tuple[object, ...]:
+            return each.tgid != tgid, bool(each.signal), each.in_syscall, each.held, each.tid
+
+        for thread in sorted(candidates, key=order):
+            if thread.tgid != tgid and not shares_memory(tgid, thread.tgid):
+                continue
+            try:
+                self.leave_syscall(thread)
+                if not thread.signal:
+                    self.collect(thread)
+            except Gone:
+                continue
+            return thread
+        raise Gone(tgid)
+
+    # --- what it does for us ---
+
+    def step(self, thread: Thread) -> Stop:
+        """Execute one instruction of a stopped thread; asynchronous signals are held back.
+
+        Returns the stop that ended it: TRAP, or SIGNAL when the instruction itself raised one (then
+        ``thread.signal`` is what it was before). Raises Gone.
+        """
+        tid = thread.tid
+        if thread.signal and thread.siginfo is None:
+            thread.siginfo = ptrace.get_siginfo(tid)
+        with self.signals_held(thread):
+            while True:
+                ptrace.step(tid)
+                stop = self.wait_for(thread)
+                if stop.kind is Kind.TRAP and not siginfo.was_sent(ptrace.get_siginfo(tid)):
+                    return stop
+                if stop.kind is Kind.SIGNAL and stop.value in SYNCHRONOUS:
+                    return stop
+                self.park(thread, stop)
+
+    def leave_syscall(self, thread: Thread) -> None:
+        """Bring a thread that stopped inside a system call to the edge of user space.
+
+        Raises Gone.
+        """
+        while thread.in_syscall:
+            ptrace.interrupt(thread.tid)
+            ptrace.cont(thread.tid)
+            stop = self.wait_for(thread)
+            thread.in_syscall = stop.kind not in (Kind.STOP, Kind.SIGNAL, Kind.GROUP_STOP)
+            if stop.kind is Kind.SIGNAL:
+                thread.signal = stop.value
+            if stop.kind is Kind.GROUP_STOP:
+                thread.listen, thread.relisten = True, False
+
+    def collect(self, thread: Thread) -> None:
+        """Serve a synchronous signal that is pending for a stopped thread; raises Gone.
+
+        It is of a breakpoint that the thread executed, or of a fault that it made, just before our
+        interrupt, which the kernel reports first (get_signal). When the thread goes on, the signal
+        comes before it runs any instruction.
+        """
+        listens = thread.listen or thread.relisten
+        with self._sending_again():
+            while is_pending(thread.tid, SYNCHRONOUS_SET):
+                ptrace.cont(thread.tid)
+                stop = self.wait_for(thread)
+                thread.in_syscall = False
+                thread.listen = False
+                if stop.kind is Kind.TRAP:
+                    self._engine.serve_trap(thread)
+                    break
+                if stop.kind is Kind.SIGNAL and stop.value in SYNCHRONOUS:
+                    thread.signal = stop.value
+                    self._engine.deliver(thread)
+                    break
+                self.park(thread, stop)
+        thread.relisten = thread.relisten or listens
+
+    # --- what comes in between ---
+
+    def wait_for(self, thread: Thread) -> Stop:
+        """The next stop of this thread; raises Gone when it ends instead."""
+        while True:
+            tid = _waitpid(thread.tid, self._tracees.status_address, WALL)
+            if tid == thread.tid:
+                break
+            if tid < 0 and ctypes.get_errno() != errno.EINTR:
+                raise Gone(thread.tid)
+        stop = decode(self._tracees.status.value)
+        if stop.kind in (Kind.EXITED, Kind.KILLED):
+            self._group.forget(thread, stop)
+            raise Gone(thread.tid)
+        if stop.kind is Kind.EXEC:
+            # Another thread, which we could not stop, was in it: it is followed up on resuming.
+            thread.exec_status = self._tracees.status.value
+            raise Gone(thread.tid)
+        return stop
+
+    def park(self, thread: Thread, stop: Stop) -> None:
+        """Note what a stop that came while we borrowed the thread asks for afterwards."""
+        if stop.kind in (Kind.SIGNAL, Kind.TRAP):
+            if not thread.signal:
+                thread.signal = stop.value
+                thread.siginfo = ptrace.get_siginfo(thread.tid)
+            else:
+                # Two at once; only SIGSTOP can get past the mask. Sent again now, it would come
+                # back before the thread executes anything.
+                self._again.append((thread.tgid, stop.value))
+        elif stop.kind is Kind.GROUP_STOP:
+            thread.relisten = True
+        elif stop.kind is Kind.CLONE:
+            self.last_child = ptrace.event_message(thread.tid)
+
+    @contextmanager
+    def signals_held(self, thread: Thread) -> Iterator[None]:
+        """Only what an instruction raises itself reaches the thread within; it leaves a group-stop,
+        to which it goes back when it is resumed.
+
+        SIGTRAP among it: a blocked one would make the kernel reset its handler. Raises Gone.
+        """
+        if thread.listen:
+            thread.listen, thread.relisten = False, True
+        with self._sending_again():
+            mask = ptrace.get_sigmask(thread.tid)
+            ptrace.set_sigmask(thread.tid, (mask | ALL_BUT_SYNCHRONOUS_SET) & ~SIGTRAP_SET)
+            try:
+                yield
+            finally:
+                if thread.tid in self._group.threads:
+                    ptrace.set_sigmask(thread.tid, mask)
+
+    @contextmanager
+    def _sending_again(self) -> Iterator[None]:
+        """Send again at the end what ``park`` had no room for."""
+        outer, self._again = self._again, []
+        try:
+            yield
+        finally:
+            again, self._again = self._again, outer
+            for pid, number in again:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, number)

@@ -1,0 +1,201 @@
+"""To stop all threads of a target ("stop the world"), and to resume them, each by its plan.
+
+* While the world is stopped, plans wait. So a hit that arrives while we stop the others is served
+  at once, but its thread goes on only with all others.
+* A thread in uninterruptible sleep cannot be stopped. It runs no code of the target either; the
+  stop reaches it when it wakes. ``stopped`` goes ahead without it and says so.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from dprobed.proc import procfs
+from dprobed.tracee import ptrace
+from dprobed.tracee.lifecycle import State
+from dprobed.tracee.ptrace import WALL, Gone
+from dprobed.tracee.ptrace import raw_waitpid as _waitpid
+from dprobed.tracee.status import Kind, Stop
+from dprobed.tracee.thread import Engine, Group, Thread
+from dprobed.tracee.tracees import Tracees
+
+#: Seconds after which threads in uninterruptible sleep are not waited for any more.
+_TIMEOUT: Final = 0.2
+#: Seconds from one look at which threads still run to the next.
+_TICK: Final = 0.02
+
+
+class StopTheWorld:
+    """Stops the threads of one group, and resumes them."""
+
+    def __init__(self, group: Group, tracees: Tracees, engine: Engine) -> None:
+        self._group: Final = group
+        self._tracees: Final = tracees
+        self._engine: Final = engine
+        #: How many ``stopped`` we are within.
+        self._depth = 0
+        self._unstoppable: list[Thread] = []
+
+    # --- resuming ---
+
+    def go(self, thread: Thread) -> None:
+        """Carry out the thread's plan, unless the world is stopped or the thread is held."""
+        if self._depth or thread.busy or thread.state is not State.STOPPED:
+            return
+        if thread.exec_status:
+            status, thread.exec_status = thread.exec_status, 0
+            self._tracees.dispatch(thread.tid, status)
+            return
+        if thread.held or thread.pinned:
+            thread.state = State.HELD
+            return
+        try:
+            self._resume(thread)
+        except Gone:
+            # Killed: its exit status is what comes next.
+            thread.state = State.RUNNING
+
+    @staticmethod
+    def _resume(thread: Thread) -> None:
+        if thread.listen:
+            thread.state = State.LISTENING
+            ptrace.listen(thread.tid)
+            return
+        thread.state = State.RUNNING
+        if thread.siginfo is not None:
+            ptrace.set_siginfo(thread.tid, thread.siginfo)
+            thread.siginfo = None
+        if thread.relisten:
+            thread.relisten = False
+            ptrace.interrupt(thread.tid)
+        number, thread.signal = thread.signal, 0
+        if thread.entering is not None or thread.stepping:
+            ptrace.step(thread.tid, number)
+        else:
+            ptrace.cont(thread.tid, number)
+
+    def release(self, thread: Thread) -> None:
+        """Resume a thread that a program's ``suspend`` holds."""
+        thread.held = False
+        self._resume_held(thread)
+
+    def unpin(self, thread: Thread) -> None:
+        """Resume a thread that the tracer pinned, unless ``suspend`` holds it."""
+        thread.pinned = False
+        self._resume_held(thread)
+
+    def _resume_held(self, thread: Thread) -> None:
+        if thread.state is State.HELD:
+            thread.state = State.STOPPED
+            self.go(thread)
+
+    # --- stopping ---
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether we are within ``stopped``."""
+        return self._depth > 0
+
+    @property
+    def is_nested(self) -> bool:
+        """Whether we are within ``stopped`` more than once: to leave it resumes nobody."""
+        return self._depth > 1
+
+    @contextmanager
+    def stopped(self) -> Iterator[list[Thread]]:
+        """Every thread stopped within; yields those that are in uninterruptible sleep.
+
+        A thread in ``vfork`` is among these: it will sleep before it does anything else.
+        """
+        self._depth += 1
+        try:
+            if self._depth == 1:
+                self._unstoppable = self._stop_all()
+                threads = self._group.threads.values()
+                self._unstoppable += [thread for thread in threads if thread.in_vfork]
+            yield self._unstoppable
+        finally:
+            self._depth -= 1
+            if not self._depth:
+                for thread in list(self._group.threads.values()):
+                    self.go(thread)
+
+    def _stop_all(self) -> list[Thread]:
+        asked: set[int] = set()
+        self._tracees.dispatch_deferred(self._group)
+        deadline = time.monotonic() + _TIMEOUT
+        left, interval = signal.getitimer(signal.ITIMER_REAL)
+        signal.setitimer(signal.ITIMER_REAL, _TICK, _TICK)
+        try:
+            while self._interrupt_running(asked):
+                if self._tracees.wait(self._group):
+                    continue
+                asleep = self._all_asleep()
+                # A parent in ``vfork`` sleeps until its child, which is stopped, goes on.
+                if asleep is not None and (
+                    all(each.in_vfork for each in asleep) or time.monotonic() > deadline
+                ):
+                    return asleep
+            return []
+        finally:
+            # Nothing is left between its end and its signal: 0 would be the end of all ticks.
+            signal.setitimer(signal.ITIMER_REAL, left or interval, interval)
+
+    def _interrupt_running(self, asked: set[int]) -> bool:
+        """Interrupt each running thread that is not in ``asked``; false when none runs any more."""
+        runs = False
+        for thread in list(self._group.threads.values()):
+            if thread.state in (State.RUNNING, State.LISTENING):
+                runs = True
+                if thread.tid not in asked:
+                    asked.add(thread.tid)
+                    self._interrupt(thread)
+            elif thread.state is State.STARTING:
+                runs = True
+        return runs
+
+    @staticmethod
+    def _interrupt(thread: Thread) -> None:
+        try:
+            ptrace.interrupt(thread.tid)
+        except (Gone, ptrace.PtraceError):
+            # It is dying: its exit status comes.
+            return
+
+    def _all_asleep(self) -> list[Thread] | None:
+        """Those that still run, if each of them is in uninterruptible sleep; else ``None``.
+
+        A zombie leader is no such thread; one that is not there at all is forgotten.
+        """
+        asleep: list[Thread] = []
+        runs = False
+        for thread in list(self._group.threads.values()):
+            if thread.state not in (State.RUNNING, State.LISTENING, State.STARTING):
+                continue
+            state = procfs.run_state(thread.tid)
+            if not state:
+                self._group.forget(thread, Stop(Kind.EXITED, 0))
+            elif state == "Z" and thread.tid == thread.tgid:
+                thread.state = State.ENDED
+            elif state == "D":
+                asleep.append(thread)
+            elif state == "t" and not self._take_status(thread.tid):
+                # Its stop was taken from the kernel but, by a defect of ours, not reacted to.
+                thread.state = State.STOPPED
+                self._engine.abandon(thread)
+            else:
+                runs = True
+        return None if runs else asleep
+
+    def _take_status(self, tid: int) -> bool:
+        """Dispatch what the kernel has to say of a thread; false when that is nothing."""
+        tracees = self._tracees
+        if _waitpid(tid, tracees.status_address, WALL | os.WNOHANG) != tid:
+            return False
+        tracees.dispatch(tid, tracees.status.value)
+        return True
