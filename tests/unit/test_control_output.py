@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dprobe.view.output import Output, summarize, summary_text
+from dprobe.lib.summary import summarize
+from dprobe.view.output import Output, summary_text
 
 from dprobed.record.text import record_text, word_text
 from dprobed.wire.messages import ProbeInfo, Raised, Record, encode

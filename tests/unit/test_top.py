@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from dprobe.view.top import Sample, View, layout, split_keys
+from dprobe.commands.top import split_keys
+from dprobe.view.top import Sample, View, layout
 
 from dprobed.wire import messages
 

@@ -1,26 +1,15 @@
-"""`dprobe top`: probes and processes by hits and overhead, live.
+"""What `dprobe top` shows: probes and processes by hits and overhead.
 
 ``Sample`` is one answer of the daemon compared with the one before; ``View`` is what the keys have
-chosen. Both are values without a terminal; ``run`` is the loop around them.
+chosen. Both are values: no terminal and no daemon is needed for them.
 """
 
 from __future__ import annotations
 
-import os
-import select
-import signal
-import sys
-import termios
-import time
-import tty
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final
 
-from dprobe.lib.connection import Connection
-from dprobe.lib.errors import UserError
-from dprobe.view.tables import show
 from dprobed.printable import printable
 from dprobed.wire import messages
 
@@ -83,8 +72,6 @@ _EXPENDABLE: Final = (
 )
 #: Between two columns.
 _GAP: Final = 2
-#: What terminals send for keys of more than one byte.
-_ESCAPES: Final = {b"\x1b[A": "up", b"\x1b[B": "down", b"\x1bOA": "up", b"\x1bOB": "down"}
 #: Lines of the screen that are no rows: summary, an empty one, head of the table, help.
 _FRAME: Final = 4
 _SUSPEND: Final = "\x1a"
@@ -150,8 +137,8 @@ class Sample:
         """One line for all of it."""
         deployments = self.status.deployments
         parts = [
-            _count(len(self.processes), "process", "es"),
-            _count(len(self.probes), "probe"),
+            count_text(len(self.processes), "process", "es"),
+            count_text(len(self.probes), "probe"),
             f"{sum(row['rate'] for row in self.probes):.0f} hits/s",
         ]
         if deployments:
@@ -167,7 +154,8 @@ def _key(probe: messages.ProbeInfo) -> tuple[object, ...]:
     return probe.number, probe.pid, probe.probe, probe.module, probe.place
 
 
-def _count(number: int, what: str, plural: str = "s") -> str:
+def count_text(number: int, what: str, plural: str = "s") -> str:
+    """``1 probe``, ``2 probes``."""
     return f"{number} {what}{plural if number != 1 else ''}"
 
 
@@ -275,61 +263,8 @@ def _cell(row: Row, name: str) -> str:
     return printable(str(row[name]))
 
 
-def once(daemon: Connection, interval: float, *, json: bool) -> None:
-    """Two samples, and what happened between them, as plain tables."""
-    first = Sample.take(_ask(daemon), time.monotonic(), None)
-    time.sleep(interval)
-    sample = Sample.take(_ask(daemon), time.monotonic(), first)
-    view = View()
-    if json:
-        show(view.rows(sample), view.columns, json=True, empty="")
-        return
-    print(sample.summary())
-    for view.of_processes in (True, False):
-        print()
-        show(view.rows(sample), view.columns, json=False, empty="nothing is inserted")
-
-
-def run(daemon: Connection, interval: float) -> None:
-    """The live screen, until `q` or Ctrl-C."""
-    from rich.live import Live
-
-    view = View()
-    sample = Sample.take(_ask(daemon), time.monotonic(), None)
-    with _keys() as keys, Live(screen=True, auto_refresh=False) as live:
-        due = time.monotonic() + interval
-        while not view.over:
-            live.update(_draw(view, sample, *live.console.size), refresh=True)
-            for key in keys.read(max(0.0, due - time.monotonic())):
-                select_ = view.press(key)
-                if select_ is not None:
-                    view.note = _remove(daemon, select_)
-            if view.suspended:
-                view.suspended = False
-                live.stop()
-                keys.suspend()
-                live.start()
-            if time.monotonic() >= due:
-                due = time.monotonic() + interval
-                if not view.paused:
-                    sample = Sample.take(_ask(daemon), time.monotonic(), sample)
-
-
-def _ask(daemon: Connection) -> messages.Status:
-    return daemon.request(lambda number: messages.Query(id=number), messages.Status)
-
-
-def _remove(daemon: Connection, chosen: messages.Select) -> str:
-    try:
-        answer = daemon.request(
-            lambda number: messages.Remove(id=number, select=chosen), messages.Removed
-        )
-    except UserError as error:
-        return str(error)
-    return f"{_count(len(answer.probes), 'probe')} removed"
-
-
-def _draw(view: View, sample: Sample, width: int, height: int) -> RenderableType:
+def draw(view: View, sample: Sample, width: int, height: int) -> RenderableType:
+    """The whole screen."""
     from rich.cells import set_cell_size
     from rich.console import Group
     from rich.text import Text
@@ -368,64 +303,3 @@ def _draw(view: View, sample: Sample, width: int, height: int) -> RenderableType
     help_ = next((each for each in _HELP if len(each) <= width), _HELP[-1])
     lines.append(line(printable(view.note) or help_, "dim"))
     return Group(*lines)
-
-
-class _Keys:
-    """The terminal gives keys as they are pressed."""
-
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-        self._before = termios.tcgetattr(descriptor)
-
-    def take(self) -> None:
-        """Have each key as it is pressed, Ctrl-Z included."""
-        tty.setcbreak(self._descriptor)
-        now = termios.tcgetattr(self._descriptor)
-        now[6][termios.VSUSP] = b"\0"
-        termios.tcsetattr(self._descriptor, termios.TCSADRAIN, now)
-
-    def give_back(self) -> None:
-        """The terminal is as it was."""
-        termios.tcsetattr(self._descriptor, termios.TCSADRAIN, self._before)
-
-    def read(self, seconds: float) -> list[str]:
-        """What is pressed in so many seconds at most."""
-        if not select.select([self._descriptor], [], [], seconds)[0]:
-            return []
-        data = os.read(self._descriptor, 1024)
-        return split_keys(data) if data else ["q"]  # The terminal is gone.
-
-    def suspend(self) -> None:
-        """Stop, as at Ctrl-Z elsewhere, until the shell lets us go on."""
-        self.give_back()
-        os.kill(0, signal.SIGTSTP)
-        self.take()
-
-
-@contextmanager
-def _keys() -> Iterator[_Keys]:
-    """Keys, until Ctrl-C; whatever ends us, the terminal is given back."""
-
-    def end(*_: object) -> NoReturn:
-        raise SystemExit(128 + signal.SIGTERM)
-
-    keys = _Keys(sys.stdin.fileno())
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        keys.take()
-        yield keys
-    except KeyboardInterrupt:
-        pass
-    finally:
-        keys.give_back()
-        signal.signal(signal.SIGTERM, before)
-
-
-def split_keys(data: bytes) -> list[str]:
-    """What a terminal sent, as keys."""
-    keys = []
-    while data:
-        length = 3 if data[:3] in _ESCAPES else 1
-        head, data = data[:length], data[length:]
-        keys.append(_ESCAPES.get(head) or head.decode("ascii", errors="replace"))
-    return keys

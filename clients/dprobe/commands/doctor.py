@@ -1,4 +1,4 @@
-"""``dprobe doctor``: tries on this machine, as this user, what probing needs.
+"""``dprobe doctor``: try on this machine, as this user, what probing needs.
 
 Each check does the thing itself on a process forked for it, and says why where it does not work.
 """
@@ -16,6 +16,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NamedTuple
 
+import click
+
+from dprobe.commands import options
 from dprobe.lib.connection import Connection
 from dprobe.lib.errors import DprobeError, os_error_text
 from dprobe.view.tables import show
@@ -45,23 +48,6 @@ class Check(NamedTuple):
     ok: bool
     needed: bool
     detail: str
-
-
-def report(socket: Path | None, *, json: bool) -> int:
-    """Print all checks; 0 when everything that is needed works."""
-    checks = [check(socket) for check in _CHECKS]
-    rows = [
-        {
-            "check": check.name,
-            "result": "ok" if check.ok else "FAILS" if check.needed else "no",
-            "needed": check.needed,
-            "detail": check.detail,
-        }
-        for check in checks
-    ]
-    columns = (("check", "check"), ("result", "result"), ("detail", "detail"))
-    show(rows, columns, json=json, empty="")
-    return 0 if all(check.ok for check in checks if check.needed) else 1
 
 
 class _PtraceError(Exception):
@@ -261,3 +247,32 @@ _CHECKS: Final[tuple[Callable[[Path | None], Check], ...]] = (
     _process_events,
     _daemon,
 )
+
+
+@click.command(
+    "doctor",
+    epilog="""\b
+example:
+  dprobe doctor
+""",
+)
+@options.json
+@click.pass_obj
+def doctor_command(socket: Path | None, json: bool) -> int:
+    """Show what works on this machine for this user, and why what does not does not.
+
+    The exit status is 0 when everything that `run` and `attach` need works.
+    """
+    checks = [check(socket) for check in _CHECKS]
+    rows = [
+        {
+            "check": check.name,
+            "result": "ok" if check.ok else "FAILS" if check.needed else "no",
+            "needed": check.needed,
+            "detail": check.detail,
+        }
+        for check in checks
+    ]
+    columns = (("check", "check"), ("result", "result"), ("detail", "detail"))
+    show(rows, columns, json=json, empty="")
+    return 0 if all(check.ok for check in checks if check.needed) else 1
