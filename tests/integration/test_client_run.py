@@ -425,9 +425,9 @@ def test_all_faults_of_all_programs_are_told_and_nothing_runs(tmp_path: Path) ->
     assert not marker.exists()
 
 
-def test_a_place_that_is_not_there_is_told_and_the_command_runs(tmp_path: Path) -> None:
+def test_a_place_that_is_not_there_is_told_and_the_command_runs_if_asked_to(tmp_path: Path) -> None:
     source = "name = libc.so.6\noffset = no_such_function\n    exit\n"
-    done = dprobe("run", program(tmp_path, source), "--", "echo", "x")
+    done = dprobe("run", "--missing", "warn", program(tmp_path, source), "--", "echo", "x")
     assert (done.returncode, done.stdout) == (0, "x\n")
     assert "invalid offset" in done.stderr
     assert "no_such_function" in done.stderr

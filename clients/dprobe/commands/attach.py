@@ -53,7 +53,7 @@ def attach_command(
     Status 2: none of the probes has a place where it could fire.
     """
     with running_or_private(socket) as connect:
-        uploads = load_programs(programs, choice)
+        uploads = [each.upload for each in load_programs(programs, choice)]
         output = Output(form, path, 1)
         stop = _Stop()
         numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

@@ -70,7 +70,7 @@ def insert_command(
         raise click.UsageError("--limit does not go with --pid", ctx)
     if follow_forks and pid is None:
         raise click.UsageError("--follow-forks goes with --pid; else children are followed", ctx)
-    uploads = load_programs(programs, choice)
+    uploads = [each.upload for each in load_programs(programs, choice)]
     present: messages.Present = "merge" if merge else "replace" if replace else "refuse"
     with running(ctx.obj) as daemon:
         if pid is not None:

@@ -2,29 +2,15 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable
-from pathlib import Path
-
 import click
 
 from dprobe.commands import options
 from dprobe.lib.errors import UserError
+from dprobe.lib.places import find_module
 from dprobe.view.tables import show
 from dprobed.binary.elf import open_path
 from dprobed.binary.errors import LocationError
 from dprobed.binary.places import list_places
-
-#: Where the dynamic linker of Debian looks by itself, besides its cache (ld.so(8)).
-_LIBRARY_FOLDERS = (
-    "/lib/x86_64-linux-gnu",
-    "/usr/lib/x86_64-linux-gnu",
-    "/usr/local/lib",
-    "/lib64",
-    "/usr/lib64",
-    "/lib",
-    "/usr/lib",
-)
 
 
 @click.command(
@@ -45,7 +31,7 @@ def places_command(module: str, pattern: str, json: bool) -> None:
 
     PATTERN may have * and ? in it.
     """
-    path = _find_module(module)
+    path = find_module(module)
     try:
         found = list(list_places(open_path(path), pattern))
     except LocationError as error:
@@ -64,25 +50,3 @@ def places_command(module: str, pattern: str, json: bool) -> None:
     ]
     columns = (("address", "address"), ("size", "size"), ("kind", "kind"), ("place", "place"))
     show(rows, columns, json=json, empty=f"nothing in {path} matches {pattern}")
-
-
-def _find_module(name: str) -> str:
-    """The file that a module's name stands for: a path, a command, or a library.
-
-    Raises UserError.
-    """
-    if "/" in name:
-        return name
-    commands = os.environ.get("PATH", "/bin:/usr/bin").split(":")
-    for path in _candidates(name, (*_LIBRARY_FOLDERS, *commands)):
-        if path.is_file():
-            return str(path)
-    if Path(name).is_file():
-        return name
-    raise UserError(f"{name}: no such library or command here; give its path")
-
-
-def _candidates(name: str, folders: Iterable[str]) -> Iterable[Path]:
-    for folder in folders:
-        if folder:
-            yield Path(folder) / name

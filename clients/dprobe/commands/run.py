@@ -6,17 +6,17 @@ import math
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import click
 
 from dprobe.commands import options
 from dprobe.lib.connection import Connection
-from dprobe.lib.errors import DaemonGoneError
+from dprobe.lib.errors import DaemonGoneError, UserError
 from dprobe.lib.launch import Launched, find_command, original_environment, take_signals
 from dprobe.lib.private import running_or_private
-from dprobe.lib.programs import Choice, load_programs
+from dprobe.lib.programs import Choice, Loaded, load_programs
 from dprobe.lib.session import Session
 from dprobe.lib.waker import Waker
 from dprobe.view.output import Output, complain
@@ -52,6 +52,13 @@ examples:
 )
 @options.selecting
 @options.inserting
+@click.option(
+    "--missing",
+    type=click.Choice(["refuse", "warn"]),
+    default="refuse",
+    show_default=True,
+    help="What to do about a probe whose place is not in COMMAND's program or libraries.",
+)
 @options.format_
 @options.output("standard error, so that COMMAND's output stays its own")
 @click.argument("programs", nargs=-1, type=options.program_file)
@@ -62,6 +69,7 @@ def run_command(
     choice: Choice,
     no_opcode_check: bool,
     follow_forks: bool,
+    missing: str,
     form: str,
     path: str | None,
 ) -> int:
@@ -70,6 +78,9 @@ def run_command(
     Probes are in before COMMAND's first instruction, and in libraries as they are loaded. The exit
     status is COMMAND's own (128+n when signal n killed it). With -f it ends when the last of its
     children has ended, or at Ctrl-C after COMMAND's end.
+
+    A place that is not there, in the executable or in a library that it loads at its start, is
+    refused before COMMAND runs. A probe for another module waits until that is mapped.
     """
     socket, argv = ctx.obj
     if not programs:
@@ -81,7 +92,10 @@ def run_command(
     command = find_command(argv[0], environment)
     with running_or_private(socket) as connect:
         # Assembled while a private daemon starts.
-        uploads = load_programs(programs, choice)
+        loaded = load_programs(programs, choice)
+        if missing == "refuse":
+            _refuse_missing(loaded, command, environment)
+        uploads = [each.upload for each in loaded]
         output = Output(form, path, 2)
         connection = connect()
         launched = Launched(command, argv, environment, ignored, connection.pid)
@@ -104,6 +118,20 @@ def run_command(
             output.summary(session.detach())
         output.close()
     return status
+
+
+def _refuse_missing(
+    programs: Sequence[Loaded], command: str, environment: Mapping[bytes, bytes]
+) -> None:
+    """Raise UserError where a place cannot be in what the command will map."""
+    # Imported late: a private daemon starts in the meantime.
+    from dprobe.lib import places
+
+    try:
+        places.refuse_missing(programs, places.files_of_command(command, environment).files)
+    except UserError as error:
+        hint = "(`--missing warn` runs the command without such probes)"
+        raise UserError(f"{error}\n{hint}") from None
 
 
 class _Launch:

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dprobe.lib.errors import UserError, os_error_text
 from dprobed.printable import readable
 from dprobed.wire import messages
+
+if TYPE_CHECKING:
+    from dprobed.program.model import Program
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,15 @@ class Choice:
     budget: messages.Budget | None = None
 
 
+@dataclass(frozen=True)
+class Loaded:
+    """A program of the file ``path``, and what a daemon is sent of it."""
+
+    path: str
+    program: Program
+    upload: messages.Upload
+
+
 def parse_defines(pairs: Sequence[str]) -> dict[str, str]:
     """``NAME=VALUE`` (``NAME`` alone: 1) as a mapping; raises UserError."""
     defines = {}
@@ -33,27 +46,26 @@ def parse_defines(pairs: Sequence[str]) -> dict[str, str]:
     return defines
 
 
-def load_programs(paths: Sequence[str], choice: Choice) -> list[messages.Upload]:
+def load_programs(paths: Sequence[str], choice: Choice) -> list[Loaded]:
     """The programs, assembled and verified here; raises UserError with all that is wrong."""
     # Imported late: a private daemon starts in the meantime.
     from dprobed.program.bytecode import encode
     from dprobed.program.model import NothingSelectedError, ProgramError, select
     from dprobed.program.rpn.parser import load_file
 
-    uploads = []
+    loaded = []
     errors = []
     for path in paths:
         try:
             program = load_file(path, choice.defines)
             if choice.groups or choice.types:
                 program = select(program, frozenset(choice.groups), frozenset(choice.types))
-            uploads.append(
-                messages.Upload(
-                    label=readable(Path(path).stem)[:255],
-                    bytecode=encode(program),
-                    budget=choice.budget,
-                )
+            upload = messages.Upload(
+                label=readable(Path(path).stem)[:255],
+                bytecode=encode(program),
+                budget=choice.budget,
             )
+            loaded.append(Loaded(path, program, upload))
         except ProgramError as error:
             errors.append(str(error))
         except NothingSelectedError as error:
@@ -62,4 +74,4 @@ def load_programs(paths: Sequence[str], choice: Choice) -> list[messages.Upload]
             errors.append(f"{path}: {os_error_text(error)}")
     if errors:
         raise UserError("\n".join(errors))
-    return uploads
+    return loaded
