@@ -11,7 +11,7 @@ from dprobe.commands import options
 from dprobe.commands.budget import chosen
 
 if TYPE_CHECKING:
-    from dprobed.wire import messages
+    from dprobed.wire.limits import Limits
 
 
 @click.command(
@@ -55,7 +55,7 @@ def insert_command(
     types: tuple[int, ...],
     no_opcode_check: bool,
     follow_forks: bool,
-    budget: messages.Budget | None,
+    budget: Limits | None,
     over: str | None,
     json: bool,
 ) -> None:

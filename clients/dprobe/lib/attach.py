@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dprobe.lib.session import Session, Waker, daemon, load_programs
 from dprobe.view.output import Output, complain
-from dprobed.wire import messages
+from dprobed.wire.limits import Limits
 
 
 class _Stop:
@@ -42,7 +42,7 @@ def attach(
     form: str,
     path: str | None,
     follow_forks: bool,
-    budget: messages.Budget | None,
+    budget: Limits | None,
 ) -> int:
     """Probes in ``pid`` until Ctrl-C, ``duration`` seconds, its end or theirs; the exit status.
 

@@ -15,7 +15,7 @@ from dprobe.lib.errors import DaemonGoneError
 from dprobe.lib.launch import Launched, find_command, original_environment, take_signals
 from dprobe.lib.session import Session, Waker, daemon, load_programs
 from dprobe.view.output import Output, complain
-from dprobed.wire import messages
+from dprobed.wire.limits import Limits
 
 #: Seconds that the daemon has to report the end of a command that has ended.
 _LAST_WORDS: Final = 10.0
@@ -33,7 +33,7 @@ def run(
     form: str,
     path: str | None,
     follow_forks: bool,
-    budget: messages.Budget | None,
+    budget: Limits | None,
 ) -> int:
     """Start ``argv`` with the programs in, until it ends; the exit status as in a shell.
 

@@ -16,6 +16,7 @@ from dprobe.lib.private import PrivateDaemon
 from dprobe.view.output import Output, Summary, complain, summarize
 from dprobed.printable import readable
 from dprobed.wire import messages
+from dprobed.wire.limits import Limits
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -44,7 +45,7 @@ def load_programs(
     defines: Mapping[str, str],
     groups: Sequence[int] = (),
     types: Sequence[int] = (),
-    budget: messages.Budget | None = None,
+    budget: Limits | None = None,
 ) -> list[messages.Upload]:
     """The programs, assembled and verified here; raises UserError with all that is wrong."""
     from dprobed.program.bytecode import encode
