@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from dprobed.wire.protocol import Changed, Limits, State
+from dprobed.wire.limits import Limits
+from dprobed.wire.protocol import Changed, State
 from tests.conftest import BuildTarget
 from tests.integration.conftest import Start, Trace
 from tests.integration.harness import Target, TracerProcess, counting, text

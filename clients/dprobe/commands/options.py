@@ -12,6 +12,7 @@ from dprobe.commands.budget import BudgetType, chosen
 
 if TYPE_CHECKING:
     from dprobed.wire import messages
+    from dprobed.wire.limits import Limits
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -90,7 +91,7 @@ def selecting(function: F) -> F:
         defines: tuple[str, ...],
         groups: tuple[int, ...],
         types: tuple[int, ...],
-        budget: messages.Budget | None,
+        budget: Limits | None,
         over: str | None,
         **rest: Any,
     ) -> Any:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from dprobe.lib.errors import UserError, os_error_text
 from dprobed.printable import readable
 from dprobed.wire import messages
+from dprobed.wire.limits import Limits
 
 if TYPE_CHECKING:
     from dprobed.program.model import Program
@@ -23,7 +24,7 @@ class Choice:
     defines: Mapping[str, str] = field(default_factory=dict)
     groups: Sequence[int] = ()
     types: Sequence[int] = ()
-    budget: messages.Budget | None = None
+    budget: Limits | None = None
 
 
 @dataclass(frozen=True)
