@@ -58,6 +58,13 @@ over_budget = click.option(
     type=click.Choice(["throttle", "remove"]),
     help="What becomes of one that costs more: it sleeps for a while (the default), or goes.",
 )
+engine = click.option(
+    "--engine",
+    type=click.Choice(["auto", "trap"]),
+    default="auto",
+    show_default=True,
+    help="How probes fire: the engine that suits each (auto), or always a breakpoint (trap).",
+)
 format_ = click.option(
     "--format",
     "form",
@@ -93,14 +100,15 @@ def selecting(function: F) -> F:
         types: tuple[int, ...],
         budget: Limits | None,
         over: str | None,
+        engine: str,
         **rest: Any,
     ) -> Any:
         from dprobe.lib.programs import Choice, parse_defines
 
-        choice = Choice(parse_defines(defines), groups, types, chosen(budget, over))
+        choice = Choice(parse_defines(defines), groups, types, chosen(budget, over), engine)
         return function(*arguments, choice=choice, **rest)
 
-    for option in (over_budget, budget, type_, group, define):
+    for option in (engine, over_budget, budget, type_, group, define):
         collected = option(collected)
     return cast("F", collected)
 

@@ -21,7 +21,7 @@ from dprobe.commands import options
 from dprobe.lib.connection import Connection, running
 from dprobe.lib.errors import UserError
 from dprobe.view.tables import show
-from dprobe.view.top import Sample, View, count_text, draw
+from dprobe.view.top import OWN_COLUMNS, Sample, View, count_text, draw
 from dprobed.wire import messages
 
 #: What terminals send for keys of more than one byte.
@@ -43,7 +43,7 @@ keys:
 examples:
   dprobe top
   dprobe top --once --interval 5
-  dprobe top --json | jq .rate
+  dprobe top --json | jq 'select(.hits).rate'
 """,
 )
 @click.option(
@@ -64,7 +64,8 @@ examples:
 def top_command(socket: Path | None, interval: float, once: bool, json: bool) -> None:
     """Watch probes and processes by hits and overhead.
 
-    Overhead is the share of the time for which threads of the process stood for probes.
+    Overhead is the share of the time for which threads of the process were stopped for probes. CPU
+    and memory of the daemon and its tracers are shown, too.
     """
     if math.isnan(interval):
         raise click.UsageError("--interval is a number of seconds", click.get_current_context())
@@ -78,17 +79,21 @@ def top_command(socket: Path | None, interval: float, once: bool, json: bool) ->
 
 def _once(daemon: Connection, interval: float, *, json: bool) -> None:
     """Two samples, and what happened between them, as plain tables."""
-    first = Sample.take(_ask(daemon), time.monotonic(), None)
+    first = _sample(daemon, None)
     time.sleep(interval)
-    sample = Sample.take(_ask(daemon), time.monotonic(), first)
+    sample = _sample(daemon, first)
     view = View()
     if json:
-        show(view.rows(sample), view.columns, json=True, empty="")
+        own = [{"type": "usage", **row} for row in sample.own]
+        show([*view.rows(sample), *own], view.columns, json=True, empty="")
         return
     print(sample.summary())
     for view.of_processes in (True, False):
         print()
         show(view.rows(sample), view.columns, json=False, empty="nothing is inserted")
+    if sample.own:
+        print()
+        show(sample.own, OWN_COLUMNS, json=False, empty="")
 
 
 def _run(daemon: Connection, interval: float) -> None:
@@ -96,7 +101,7 @@ def _run(daemon: Connection, interval: float) -> None:
     from rich.live import Live
 
     view = View()
-    sample = Sample.take(_ask(daemon), time.monotonic(), None)
+    sample = _sample(daemon, None)
     with _keys() as keys, Live(screen=True, auto_refresh=False) as live:
         due = time.monotonic() + interval
         while not view.over:
@@ -113,11 +118,21 @@ def _run(daemon: Connection, interval: float) -> None:
             if time.monotonic() >= due:
                 due = time.monotonic() + interval
                 if not view.paused:
-                    sample = Sample.take(_ask(daemon), time.monotonic(), sample)
+                    sample = _sample(daemon, sample)
 
 
-def _ask(daemon: Connection) -> messages.Status:
-    return daemon.request(lambda number: messages.Query(id=number), messages.Status)
+def _sample(daemon: Connection, last: Sample | None) -> Sample:
+    status = daemon.request(lambda number: messages.Query(id=number), messages.Status)
+    return Sample.take(status, time.monotonic(), last, _usage(daemon))
+
+
+def _usage(daemon: Connection) -> list[messages.ProcessUsage]:
+    """What dprobed's own processes use; nothing where the daemon is too old to say."""
+    try:
+        answer = daemon.request(lambda number: messages.Usage(id=number), messages.UsageInfo)
+    except UserError:
+        return []
+    return answer.processes
 
 
 def _remove(daemon: Connection, chosen: messages.Select) -> str:

@@ -19,12 +19,14 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Choice:
     """What is made of program files: the preprocessor's ``defines``, which probes (of these
-    ``groups`` and ``types``; empty: all), and the ``budget`` of each program."""
+    ``groups`` and ``types``; empty: all), the ``budget`` of each program, and by which ``engine``
+    its probes fire."""
 
     defines: Mapping[str, str] = field(default_factory=dict)
     groups: Sequence[int] = ()
     types: Sequence[int] = ()
     budget: Limits | None = None
+    engine: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,7 @@ def load_programs(paths: Sequence[str], choice: Choice) -> list[Loaded]:
                 label=readable(Path(path).stem)[:255],
                 bytecode=encode(program),
                 budget=choice.budget,
+                engine=choice.engine,
             )
             loaded.append(Loaded(path, program, upload))
         except ProgramError as error:

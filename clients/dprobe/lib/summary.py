@@ -17,6 +17,7 @@ class SummaryProbe(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     minor: int
     place: str
     state: str
+    engine: str
     hits: int
     ran: int
     missed: int
@@ -50,6 +51,7 @@ def _total(probes: list[messages.ProbeInfo]) -> SummaryProbe:
         minor=shown.minor,
         place=shown.place,
         state=shown.state,
+        engine=shown.engine,
         hits=sum(probe.hits for probe in probes),
         ran=sum(probe.ran for probe in probes),
         missed=sum(probe.missed for probe in probes),

@@ -101,7 +101,9 @@ class Output:
                 complain(f"{self._name}: {os_error_text(error)}")
 
 
-_COLUMNS = ("program", "probe", "place", "state", "hits", "ran", "missed", "dropped")
+#: The first column that is a number.
+_NUMBERS = 5
+_COLUMNS = ("program", "probe", "place", "state", "engine", "hits", "ran", "missed", "dropped")
 
 
 def summary_text(summary: Summary) -> str:
@@ -109,13 +111,19 @@ def summary_text(summary: Summary) -> str:
     rows = [_COLUMNS]
     for probe in summary.probes:
         counts = (probe.hits, probe.ran, probe.missed, probe.dropped)
-        names = (probe.program, f"{probe.major}.{probe.minor}", probe.place, probe.state)
+        names = (
+            probe.program,
+            f"{probe.major}.{probe.minor}",
+            probe.place,
+            probe.state,
+            probe.engine,
+        )
         rows.append((*names, *map(str, counts)))  # type: ignore[arg-type]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for row in rows:
         cells = [
-            cell.rjust(width) if index >= 4 else cell.ljust(width)
+            cell.rjust(width) if index >= _NUMBERS else cell.ljust(width)
             for index, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
         lines.append("  ".join(cells).rstrip())

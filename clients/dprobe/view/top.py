@@ -39,6 +39,13 @@ _PROCESS_COLUMNS: Final = (
     ("hits/s", "rate"),
     ("overhead %", "overhead"),
 )
+#: Of dprobed's own processes.
+OWN_COLUMNS: Final = (
+    ("pid", "pid"),
+    ("what", "what"),
+    ("CPU %", "cpu"),
+    ("memory, MB", "memory"),
+)
 #: Key → (what to sort by, whether the largest comes first).
 _SORTS: Final = {
     "h": ("rate", True),
@@ -72,8 +79,8 @@ _EXPENDABLE: Final = (
 )
 #: Between two columns.
 _GAP: Final = 2
-#: Lines of the screen that are no rows: summary, an empty one, head of the table, help.
-_FRAME: Final = 4
+#: Lines of the screen that are no rows: summary, usage, an empty one, head of the table, help.
+_FRAME: Final = 5
 _SUSPEND: Final = "\x1a"
 
 
@@ -85,9 +92,18 @@ class Sample:
     at: float
     probes: Sequence[Row] = ()
     processes: Sequence[Row] = ()
+    #: What each of dprobed's own processes uses.
+    own: Sequence[Row] = ()
+    usage: Sequence[messages.ProcessUsage] = ()
 
     @classmethod
-    def take(cls, status: messages.Status, at: float, last: Sample | None) -> Sample:
+    def take(
+        cls,
+        status: messages.Status,
+        at: float,
+        last: Sample | None,
+        usage: Sequence[messages.ProcessUsage] = (),
+    ) -> Sample:
         """Compare with the last one; without one all rates are 0."""
         seconds = at - last.at if last is not None else 0.0
         before_hits = {_key(each): each.hits for each in last.status.probes} if last else {}
@@ -131,7 +147,19 @@ class Sample:
             if target.pid in names
             for own in [[row for row in probes if row["pid"] == target.pid]]
         ]
-        return cls(status, at, probes, processes)
+        before_cpu = {each.pid: each.cpu_seconds for each in last.usage} if last else {}
+        own = [
+            {
+                "pid": each.pid,
+                "what": each.what,
+                "cpu": _per(
+                    100 * (each.cpu_seconds - before_cpu.get(each.pid, each.cpu_seconds)), seconds
+                ),
+                "memory": round(each.memory / 1e6, 1),
+            }
+            for each in usage
+        ]
+        return cls(status, at, probes, processes, own, usage)
 
     def summary(self) -> str:
         """One line for all of it."""
@@ -147,6 +175,16 @@ class Sample:
                 f"processes missed {sum(each.missed for each in deployments)}, "
                 f"unseen {max(each.unseen for each in deployments)}, refused {refused}"
             )
+        return "   ".join(parts)
+
+    def usage_text(self) -> str:
+        """One line for what dprobed itself uses: daemon, tracers, resolvers."""
+        parts = []
+        for what in dict.fromkeys(row["what"] for row in self.own):
+            rows = [row for row in self.own if row["what"] == what]
+            name = f"{what} {rows[0]['pid']}" if len(rows) == 1 else f"{len(rows)} {what}s"
+            cpu, memory = (sum(row[each] for row in rows) for each in ("cpu", "memory"))
+            parts.append(f"{name}: {cpu:.1f} % CPU, {memory:.0f} MB")
         return "   ".join(parts)
 
 
@@ -293,7 +331,7 @@ def draw(view: View, sample: Sample, width: int, height: int) -> RenderableType:
         return (" " * _GAP).join(cells).ljust(width)
 
     summary = ("paused   " if view.paused else "") + sample.summary()
-    lines = [line(summary, "bold" if view.paused else ""), line("")]
+    lines = [line(summary, "bold" if view.paused else ""), line(sample.usage_text()), line("")]
     lines.append(line(across([title for title, _, _ in shown]), "bold"))
     for index, row in enumerate(visible, start=first):
         style = "reverse" if index == view.selected else ""
