@@ -1,4 +1,4 @@
-"""``dprobe``: the client command, and the library under it.
+"""``dprobe``: the client command (``main``, ``commands``, ``view``), and the library under it.
 
-Programs in Python use ``dprobe.connection.Connection``; ``dprobe.main`` is the command.
+Programs in Python use ``dprobe.lib``, for instance ``dprobe.lib.connection.Connection``.
 """

@@ -11,35 +11,36 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import click
+from click.shell_completion import CompletionItem
 
 from dprobe.lib.errors import DprobeError, os_error_text
 from dprobed import __version__
 from dprobed.printable import LAYOUT, printable
 
-#: Command → module in which it is defined, and one line for the list of commands.
+#: Command (its module in ``commands`` has its name) → one line for the list of commands.
 _COMMANDS = {
-    "run": ("probe", "Start a command with probes in it."),
-    "attach": ("probe", "Put probes into a running process for a while."),
-    "insert": ("daemon", "Put programs into processes, to stay."),
-    "remove": ("daemon", "Take programs out."),
-    "query": ("daemon", "Show probes: states, hits, missed, dropped."),
-    "top": ("daemon", "Watch probes and processes, by hits and overhead."),
-    "programs": ("daemon", "List the programs that are in."),
-    "vars": ("daemon", "Show (and reset) variables of programs."),
-    "log": ("daemon", "Show records."),
-    "resume": ("daemon", "Let held threads and processes go on."),
-    "debug": ("debug", "List processes held for a debugger; start gdb on one."),
-    "handlers": ("handlers", "Show who gets what programs hand over; arm, disarm."),
-    "policy": ("policy", "Show and check who may do what to which process."),
-    "trace": ("trace", "Write records to files or the journal; read and draw them."),
-    "dump": ("dump", "Write a core of a running process, which goes on."),
-    "dumps": ("dump", "List cores, or remove them."),
-    "compile": ("local", "Assemble a program to a .dpb file."),
-    "check": ("local", "Check programs without inserting them."),
-    "disasm": ("local", "Show a program as source."),
-    "places": ("local", "List what can be probed in a file."),
-    "doctor": ("local", "Show what works on this machine, and why not."),
-    "completion": ("local", "Print the completion script for a shell."),
+    "run": "Start a command with probes in it.",
+    "attach": "Put probes into a running process for a while.",
+    "insert": "Put programs into processes, to stay.",
+    "remove": "Take programs out.",
+    "query": "Show probes: states, hits, missed, dropped.",
+    "top": "Watch probes and processes, by hits and overhead.",
+    "programs": "List the programs that are in.",
+    "vars": "Show (and reset) variables of programs.",
+    "log": "Show records.",
+    "resume": "Let held threads and processes go on.",
+    "debug": "List processes held for a debugger; start gdb on one.",
+    "handlers": "Show who gets what programs hand over; arm, disarm.",
+    "policy": "Show and check who may do what to which process.",
+    "trace": "Write records to files or the journal; read and draw them.",
+    "dump": "Write a core of a running process, which goes on.",
+    "dumps": "List cores, or remove them.",
+    "compile": "Assemble a program to a .dpb file.",
+    "check": "Check programs without inserting them.",
+    "disasm": "Show a program as source.",
+    "places": "List what can be probed in a file.",
+    "doctor": "Show what works on this machine, and why not.",
+    "completion": "Print the completion script for a shell.",
 }
 
 _EPILOG = """\b
@@ -52,7 +53,7 @@ examples:
 
 
 class _Commands(click.Group):
-    """Loads a command's module when the command is used: a version is asked for quickly."""
+    """Imports a command's module when the command is used, so that `--version` is quick."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)
@@ -60,13 +61,22 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
-        module = importlib.import_module(f"dprobe.commands.{_COMMANDS[cmd_name][0]}")
+        module = importlib.import_module(f"dprobe.commands.{cmd_name}")
         command: click.Command = getattr(module, f"{cmd_name}_command")
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in _COMMANDS.items()])
+            formatter.write_dl(list(_COMMANDS.items()))
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Names of commands, from the table: a TAB must not import them all."""
+        names = [
+            CompletionItem(name, help=text)
+            for name, text in _COMMANDS.items()
+            if name.startswith(incomplete)
+        ]
+        return [*names, *click.Command.shell_complete(self, ctx, incomplete)]
 
 
 @click.group(

@@ -33,7 +33,7 @@ class StoreError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class StoreLimits:
     """What is in force: cores and bytes in the folder, cores of one probe in an hour.
 
     ``zstd``: compress. ``stopped``: seconds that a process may stand still for its dump where it
@@ -52,7 +52,7 @@ class Limits:
         return asdict(self) | {"folder": str(self.folder)}
 
 
-def limits(environ: Mapping[str, str] = os.environ) -> Limits:
+def limits(environ: Mapping[str, str] = os.environ) -> StoreLimits:
     """The limits in force for this user; raises StoreError on a value that makes no sense."""
     values: dict[str, int] = {}
     for name in ("count", "bytes", "hourly", "stopped", "zstd"):
@@ -63,7 +63,7 @@ def limits(environ: Mapping[str, str] = os.environ) -> Limits:
             values[name] = int(text)
     folder = Path(environ.get("DPROBED_DUMPS") or default_folder())
     zstd = bool(values.pop("zstd", 0))
-    return Limits(folder, **values, zstd=zstd)
+    return StoreLimits(folder, **values, zstd=zstd)
 
 
 def default_folder() -> Path:
@@ -133,7 +133,7 @@ def remove(folder: Path, name: str) -> Core:
     raise StoreError(f"there is no core {name} in {folder}; `dprobe dumps` lists them")
 
 
-def admit(limit: Limits) -> int:
+def admit(limit: StoreLimits) -> int:
     """How many bytes a new core may have; raises StoreError when there may be none."""
     _prepare(limit.folder)
     have = cores(limit.folder)

@@ -1,7 +1,7 @@
-"""Refusals in the daemon's log and in the journal, at a bounded rate for each user.
+"""Refusals in the daemon's log and in the journal, rate-limited for each user.
 
-A user who is refused may ask a thousand times a second; what is not written is counted, and said
-with the next one that is.
+A user who is refused may ask a thousand times a second; what is left out is counted, and the next
+line of that user says how much it was.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Final
 
 from dprobed import journal
-from dprobed.daemon.history import Pace
+from dprobed.daemon.history import UserRates
 from dprobed.policy.model import Denial
 from dprobed.policy.rights import words
 
@@ -25,11 +25,11 @@ class Audit:
     """Writes refusals down."""
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
-        self._pace = Pace(now)
+        self._rates = UserRates(now)
 
     def deny(self, denial: Denial) -> None:
         """Note a refusal."""
-        silent = self._pace.take(denial.uid)
+        silent = self._rates.take(denial.uid)
         if silent is None:
             return
         text = f"denied: {denial.text}"

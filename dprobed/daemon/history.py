@@ -1,22 +1,24 @@
-"""What users do, in the daemon's log: at a bounded rate, and in lines of bounded length.
+"""What users do, in the daemon's log: rate-limited for each user, in lines of bounded length.
 
-Whoever asks a thousand times a second is not to fill the disk, nor to hide in that what others do:
-each user has a rate of their own, and what is not written is counted, and said with the next line.
+Whoever asks a thousand times a second must neither fill the disk nor hide what others do. What is
+left out is counted, and the next line of that user says how much it was.
 """
 
 from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Final
 
 from dprobed.printable import printable
+from dprobed.rate_limit import TokenBucket
 
 #: Lines a second about one user, and how many may come at once after a pause.
 RATE: Final = 5.0
 BURST: Final = 50
-#: Users who are kept account of; then all begin anew.
+#: Users of whom rates are kept; with one more, all begin anew.
 _USERS: Final = 1 << 12
 #: Labels in a line, and letters of each.
 _LABELS: Final = 5
@@ -25,45 +27,38 @@ _LETTERS: Final = 64
 _log = logging.getLogger("dprobed")
 
 
-class _Account:
-    def __init__(self, now: float) -> None:
-        self.tokens = float(BURST)
-        self.filled = now
-        self.silent = 0
-
-
-class Pace:
-    """Says for each line about a user whether it is to be written."""
+class UserRates:
+    """A rate limit for each user: says for each line about one whether it is to be written."""
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
-        self._accounts: dict[int, _Account] = {}
+        self._buckets: dict[int, TokenBucket] = {}
+        self._left_out: Counter[int] = Counter()
 
     def take(self, uid: int) -> int | None:
-        """How many were not written since the last one that was; None: nor is this one to be."""
+        """How many were left out since the last one that was written; None: so is this one."""
         now = self._now()
-        if uid not in self._accounts and len(self._accounts) >= _USERS:
-            self._accounts.clear()
-        account = self._accounts.setdefault(uid, _Account(now))
-        account.tokens = min(BURST, account.tokens + (now - account.filled) * RATE)
-        account.filled = now
-        if account.tokens < 1:
-            account.silent += 1
+        bucket = self._buckets.get(uid)
+        if bucket is None:
+            if len(self._buckets) >= _USERS:
+                self._buckets.clear()
+                self._left_out.clear()
+            bucket = self._buckets[uid] = TokenBucket(RATE, BURST, now)
+        if not bucket.take(now):
+            self._left_out[uid] += 1
             return None
-        account.tokens -= 1
-        silent, account.silent = account.silent, 0
-        return silent
+        return self._left_out.pop(uid, 0)
 
 
 class History:
     """Writes down what users have done. Of root's everything is written."""
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
-        self._pace = Pace(now)
+        self._rates = UserRates(now)
 
     def note(self, uid: int, text: str) -> None:
         """A line about something that is user ``uid``'s."""
-        silent = self._pace.take(uid) if uid != 0 else 0
+        silent = self._rates.take(uid) if uid != 0 else 0
         if silent is None:
             return
         if silent:

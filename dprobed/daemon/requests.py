@@ -292,7 +292,7 @@ class Registry:
             facilities=self.delivery.dispatcher.facilities,
             acting=self.delivery.dispatcher.acting,
             label=entry.label,
-            budget=_limits(entry.budget),
+            budget=entry.budget,
             follow_forks=entry.follow_forks,
         )
 
@@ -497,12 +497,6 @@ class Registry:
             await host.tracer.request(
                 lambda seq: protocol.Facilities(seq=seq, facilities=facilities, acting=acting)
             )
-
-
-def _limits(budget: messages.Budget | None) -> protocol.Limits | None:
-    if budget is None:
-        return None
-    return protocol.Limits(budget.share, budget.hits, budget.remove)
 
 
 def _is_in_the_way(

@@ -399,7 +399,7 @@ class Connection(asyncio.Protocol):
 
     async def _policy(self, request: messages.Request) -> messages.Reply:
         # Here, because only `dprobe policy` needs it.
-        from dprobed.daemon import describe
+        from dprobed.policy import describe
 
         gate = self._registry.gate
         match request:
@@ -416,7 +416,7 @@ class Connection(asyncio.Protocol):
                 raise Refusal("hello was said already")
 
     def _policies(self, number: int) -> messages.PolicyListing:
-        from dprobed.daemon import describe
+        from dprobed.policy import describe
 
         store = self._registry.gate.store
         return messages.PolicyListing(

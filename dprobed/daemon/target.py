@@ -13,6 +13,7 @@ from dprobed.daemon.tracer_process import TracerGone, TracerRefused
 from dprobed.policy.model import Decision
 from dprobed.program.model import Program
 from dprobed.wire import messages, protocol
+from dprobed.wire.limits import Limits
 
 if TYPE_CHECKING:
     from dprobed.daemon.tracer_pool import Host
@@ -62,7 +63,7 @@ class Entry:
         target: Target,
         owner: Client | None,
         by: Asker,
-        budget: messages.Budget | None = None,
+        budget: Limits | None = None,
         follow_forks: bool = False,
     ) -> None:
         self.number = number
@@ -130,6 +131,7 @@ class Entry:
             passed=status.passed,
             addresses=status.addresses,
             handler_drops=self.handler_drops.get(status.probe, {}),
+            engine=status.engine,
         )
 
     def lose(self, probe: int, handler: str) -> None:

@@ -12,6 +12,7 @@ import contextlib
 import gc
 import importlib
 import os
+import resource
 import signal
 import socket
 import sys
@@ -20,8 +21,8 @@ import traceback
 from collections.abc import Callable
 from typing import Final, NoReturn
 
-from dprobed.engine.affinity import keep_way_back
 from dprobed.wire import protocol
+from dprobed.wire.framing import ProtocolError, Unpacker
 
 #: What a tracer process runs; it returns when the socket is at its end.
 TracerMain = Callable[[socket.socket], None]
@@ -43,6 +44,8 @@ LATE: Final = (
 )
 #: Room for the records that come while the daemon is busy elsewhere.
 _SOCKET_BUFFER = 4 << 20
+#: RLIMIT_NICE that allows nice 0: 20 - nice (getrlimit(2)).
+_NICE_0: Final = 20
 #: Seconds between one collection of garbage and the next, where tracers are started.
 _COLLECT = 10.0
 
@@ -67,7 +70,7 @@ class Tracer(asyncio.Protocol):
         self._sock = sock
         self.gone: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._on_event = on_event
-        self._unpacker = protocol.Unpacker()
+        self._unpacker = Unpacker()
         self._transport: asyncio.Transport | None = None
         self._waiting: dict[int, asyncio.Future[protocol.Ok]] = {}
         self._seq = 0
@@ -108,7 +111,7 @@ class Tracer(asyncio.Protocol):
         try:
             while (body := self._unpacker.next()) is not None:
                 self._dispatch(protocol.decode_from_tracer(body))
-        except protocol.ProtocolError as error:
+        except ProtocolError as error:
             self._protocol_error = f"its tracer spoke nonsense: {error}"
             if self._transport is not None:
                 self._transport.abort()
@@ -254,7 +257,7 @@ def _be_tracer(main: TracerMain, sock: socket.socket, uid: int, gid: int) -> NoR
         keep = sock.fileno()
         os.closerange(3, keep)
         os.closerange(keep + 1, os.sysconf("SC_OPEN_MAX"))
-        keep_way_back()
+        _keep_way_back()
         become(uid, gid)
         main(sock)
         status = 0
@@ -265,6 +268,13 @@ def _be_tracer(main: TracerMain, sock: socket.socket, uid: int, gid: int) -> NoR
         with contextlib.suppress(Exception):
             sys.stderr.flush()
         os._exit(status)
+
+
+def _keep_way_back() -> None:
+    """Before root gives up its rights: leave open the way back from SCHED_IDLE, which a tracer
+    makes itself where its hits come from one thread (engine/affinity.py)."""
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NICE, (_NICE_0, _NICE_0))
 
 
 def become(uid: int, gid: int) -> None:

@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import resource
 import threading
 import time
 from pathlib import Path
@@ -47,18 +46,10 @@ _POLL_WAITING: Final = 0.1
 #: Nanoseconds for which it stays away from either after that: the first, and the longest.
 _PATIENCE: Final = 250_000_000
 _LONGEST: Final = 16_000_000_000
-#: RLIMIT_NICE that allows nice 0: 20 - nice (getrlimit(2)).
-_NICE_0: Final = 20
 #: The inode number of the first cgroup namespace (PROC_CGROUP_INIT_INO, include/linux/proc_ns.h).
 _FIRST_NAMESPACE: Final = "cgroup:[4026531835]"
 #: CPUCLOCK_SCHED (include/linux/posix-timers.h): the CPU time of a process is a clock of its own.
 _CPUCLOCK_SCHED: Final = 2
-
-
-def keep_way_back() -> None:
-    """Before root gives up its rights: the way back from SCHED_IDLE stays open."""
-    with contextlib.suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_NICE, (_NICE_0, _NICE_0))
 
 
 def become_group(root: Path = Path("/")) -> bool:

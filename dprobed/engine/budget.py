@@ -15,7 +15,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from dprobed.wire.protocol import Limits
+from dprobed.rate_limit import TokenBucket
+from dprobed.wire.limits import Limits
 
 #: What a stop and the continuation cost the thread besides what the tracer does in between, where
 #: both are on one CPU. On a machine that is busy it can be more.
@@ -23,27 +24,6 @@ STOP_NS: Final = 10_000
 #: Nanoseconds of income that an account can hold.
 _HOLD_NS: Final = 100_000_000
 _SECOND: Final = 1_000_000_000
-
-
-class _Bucket:
-    """Fills at ``rate`` a nanosecond, from ``now`` on; begins full."""
-
-    __slots__ = ("_level", "_rate", "_size", "_then")
-
-    def __init__(self, rate: float, least: float, now: int) -> None:
-        self._rate = rate
-        self._size = self._level = max(rate * _HOLD_NS, least)
-        self._then = now
-
-    def take(self, amount: float, now: int) -> bool:
-        """Whether it was not more than there is; it is taken out in any case."""
-        self._level = min(self._size, self._level + (now - self._then) * self._rate) - amount
-        self._then = now
-        return self._level >= 0
-
-    def half_full(self) -> int:
-        """When it will be half full, if nothing is taken out."""
-        return self._then + int(max(0.0, self._size / 2 - self._level) / self._rate)
 
 
 class Account:
@@ -62,20 +42,20 @@ class Account:
         #: Since when its probes have been in; whether somebody was told that it is over since.
         self.opened = now
         self.noted = False
-        self._time = _Bucket(limits.share, 1.0, now) if limits.share is not None else None
-        self._hits = _Bucket(limits.hits / _SECOND, 1.0, now) if limits.hits is not None else None
+        self._time = _bucket(limits.share, now) if limits.share is not None else None
+        self._hits = _bucket(limits.hits / _SECOND, now) if limits.hits is not None else None
 
     def charge(self, spent: int, now: int, hits: int = 1) -> bool:
         """Take out ``spent`` ns and ``hits``; whether the account is over by that."""
         fine = True
-        if self._time is not None and not self._time.take(spent, now):
+        if self._time is not None and not self._time.charge(spent, now):
             fine = False
-        if self._hits is not None and not self._hits.take(hits, now):
+        if self._hits is not None and not self._hits.charge(hits, now):
             fine = False
         if fine:
             return False
         self.over_until = max(
-            bucket.half_full() for bucket in (self._time, self._hits) if bucket is not None
+            int(bucket.half_full()) for bucket in (self._time, self._hits) if bucket is not None
         )
         return True
 
@@ -98,3 +78,7 @@ class Account:
             allowed.append(f"{limits.hits:g} hits a second")
         rule = f" ({limits.rule})" if limits.rule else ""
         return f"over the budget of {self.owner}: {', '.join(allowed)}{rule}"
+
+
+def _bucket(rate: float, now: int) -> TokenBucket:
+    return TokenBucket(rate, max(rate * _HOLD_NS, 1.0), now)

@@ -16,12 +16,12 @@ from dprobed.policy.match import Facts, Match, Tested
 from dprobed.policy.protected import KINDS, protection
 from dprobed.policy.rights import ALL, Right, words
 from dprobed.proc.processes import Process
-from dprobed.wire import protocol
+from dprobed.wire.limits import Limits
 
-Action = Literal["throttle", "remove"]
 Hold = Literal["thread", "process"]
 #: The name of the rule that decides where no policy does.
 DEFAULT: Final = "default"
+UNLIMITED: Final = Limits()
 
 
 @dataclass(frozen=True)
@@ -42,24 +42,6 @@ class Rights:
         if not grants:
             return None
         return frozenset().union(*grants) if all(grants) else frozenset()
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What may be spent: ``share`` of a process's time (0..1), ``hits`` a second; None: no limit.
-
-    ``action``: what becomes of a program that is over it.
-    """
-
-    share: float | None = None
-    hits: float | None = None
-    action: Action = "throttle"
-
-    def as_limits(self, rule: str = "") -> protocol.Limits | None:
-        """As a tracer wants to hear it, of a rule; None: there are none."""
-        if self.share is None and self.hits is None:
-            return None
-        return protocol.Limits(self.share, self.hits, self.action == "remove", rule)
 
 
 @dataclass(frozen=True)
@@ -85,7 +67,7 @@ class Application:
     programs: tuple[AppliedProgram, ...]
     seconds: float | None = None
     processes: int | None = None
-    limits: Limits = Limits()
+    limits: Limits = UNLIMITED
 
 
 @dataclass(frozen=True)
@@ -97,7 +79,7 @@ class Policy:
     match: Match
     rights: Rights = Rights()
     application: Application | None = None
-    budget: Limits = Limits()
+    budget: Limits = UNLIMITED
     follow_forks: bool = False
     hold: Hold = "process"
 
@@ -137,12 +119,12 @@ class Decision:
     @property
     def budget(self) -> Limits:
         """What all programs in it may spend."""
-        return self.policy.budget if self.policy else Limits()
+        return self.policy.budget if self.policy else UNLIMITED
 
     @property
-    def limits(self) -> protocol.Limits | None:
+    def limits(self) -> Limits | None:
         """That budget, as a tracer wants to hear it."""
-        return self.budget.as_limits(self.rule_text)
+        return self.budget.set_by(self.rule_text)
 
     @property
     def follow_forks(self) -> bool:

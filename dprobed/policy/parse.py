@@ -12,18 +12,16 @@ import pwd
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, cast
 
 from dprobed.policy.glob import GlobError, translate
 from dprobed.policy.locate import KeyPath
 from dprobed.policy.match import KEYS, TEXTS, Condition, Match, user_number
 from dprobed.policy.model import (
     DEFAULT,
-    Action,
     Application,
     AppliedProgram,
     Hold,
-    Limits,
     Policy,
     Rights,
 )
@@ -33,10 +31,12 @@ from dprobed.printable import readable
 from dprobed.program.bytecode import encode
 from dprobed.program.model import Diagnostic, ProgramError
 from dprobed.program.rpn.parser import load_file
+from dprobed.wire.limits import Limits
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][\w.-]{0,63}", re.ASCII)
 _POLICY: Final = ("name", "match", "rights", "apply", "budget", "follow_forks", "hold")
 _LIMITS: Final = ("share", "hits_per_second")
+_ACTIONS: Final = ("throttle", "remove")
 _APPLY: Final = ("programs", "for", "processes", *_LIMITS)
 #: Further words for sets of rights.
 _SETS: Final = {"all": ALL, "deny": frozenset[Right]()}
@@ -92,17 +92,17 @@ class _Reader:
         place = source.place(path)
         budget = (*path, "budget")
         own_action = source.table(budget, table.get("budget", {}), (*_LIMITS, "over"))
-        action = source.choice((*budget, "over"), own_action.pop("over", "throttle"), _ACTIONS)
+        over = own_action.pop("over", "throttle")
+        remove = source.choice((*budget, "over"), over, _ACTIONS) == "remove"
         hold = source.choice((*path, "hold"), table.get("hold", "process"), ("thread", "process"))
         follow = source.of_type((*path, "follow_forks"), table.get("follow_forks", False), bool)
-        over = cast(Action, action or "throttle")
         return Policy(
             name=name,
             place=place,
             match=match,
             rights=self._rights((*path, "rights"), table.get("rights", {})),
-            application=self._apply((*path, "apply"), table.get("apply"), name, place, over),
-            budget=self._limits(budget, own_action, over),
+            application=self._apply((*path, "apply"), table.get("apply"), name, place, remove),
+            budget=self._limits(budget, own_action, remove),
             follow_forks=bool(follow),
             hold=cast(Hold, hold or "process"),
         )
@@ -242,17 +242,17 @@ class _Reader:
 
     # -- apply, budget -----------------------------------------------------------------------------
 
-    def _limits(self, path: KeyPath, table: dict[str, Any], action: Action) -> Limits:
+    def _limits(self, path: KeyPath, table: dict[str, Any], remove: bool) -> Limits:
         source = self.source
         share = hits = None
         if "share" in table:
             share = source.share((*path, "share"), table["share"])
         if "hits_per_second" in table:
             hits = source.positive((*path, "hits_per_second"), table["hits_per_second"])
-        return Limits(share, hits, action)
+        return Limits(share, hits, remove)
 
     def _apply(
-        self, path: KeyPath, value: Any, name: str, place: str, action: Action
+        self, path: KeyPath, value: Any, name: str, place: str, remove: bool
     ) -> Application | None:
         if value is None:
             return None
@@ -274,7 +274,7 @@ class _Reader:
             programs=programs,
             seconds=seconds,
             processes=processes,
-            limits=self._limits(path, table, action),
+            limits=self._limits(path, table, remove),
         )
 
     def _programs(self, path: KeyPath, value: Any) -> tuple[AppliedProgram, ...]:
@@ -295,9 +295,6 @@ class _Reader:
         return AppliedProgram(
             readable(path), readable(path.stem)[:255], encode(program), needs(program)
         )
-
-
-_ACTIONS: Final[tuple[Literal["throttle"], Literal["remove"]]] = ("throttle", "remove")
 
 
 def _uid(name: str) -> int | str:

@@ -10,6 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from dprobed.journal import entry, send
+from dprobed.rate_limit import TokenBucket
 from dprobed.record.text import record_text
 from dprobed.trace.lines import items_by_name
 from dprobed.wire.messages import Record
@@ -52,8 +53,7 @@ class Journal:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         # It waits for a journal that is busy, but not for ever for one that hangs.
         self._socket.settimeout(2.0)
-        self._tokens = float(BURST)
-        self._filled = now()
+        self._bucket = TokenBucket(RATE, BURST, now())
         self._unsaid = 0
 
     def write(self, lines: list[bytes]) -> int:
@@ -62,16 +62,14 @@ class Journal:
         Raises OSError if it is all of them, and not only because they came too fast.
         """
         now = self._now()
-        self._tokens = min(BURST, self._tokens + (now - self._filled) * RATE)
-        self._filled = now
-        if self._unsaid and self._tokens >= 1:
+        if self._unsaid and self._bucket.take(now):
             self._say_lost()
-        allowed = min(len(lines), int(self._tokens))
+        allowed = min(len(lines), int(self._bucket.level(now)))
         sent = 0
         try:
             for line in lines[:allowed]:
                 send(self._socket, entry(fields(_decode(line))), self._path)
-                self._tokens -= 1
+                self._bucket.charge(1, now)
                 sent += 1
         except OSError:
             if not sent:
@@ -92,7 +90,6 @@ class Journal:
         }
         send(self._socket, entry(about), self._path)
         self._unsaid = 0
-        self._tokens -= 1
 
     def close(self) -> None:
         """Nothing more comes; what was lost last is said."""

@@ -31,7 +31,7 @@ MakeChunk = Callable[[Path, int], store.Chunk]
 
 
 @dataclass(frozen=True)
-class Limits:
+class RotationLimits:
     """What a session may keep, and when it begins a new chunk; None: no limit."""
 
     max_bytes: int | None = None
@@ -61,7 +61,7 @@ class Writer:
         name: str,
         folder: Path | None,
         make: MakeChunk,
-        limits: Limits,
+        limits: RotationLimits,
         tell: Callable[[str], None],
     ) -> None:
         self._tell = tell

@@ -38,6 +38,7 @@ from dprobed.tracer.programs import RequestError
 from dprobed.tracer.reporter import FLUSH, Reporter
 from dprobed.tracer.target import LATE_PAUSE, Common, TracedProcess
 from dprobed.wire import protocol
+from dprobed.wire.framing import Unpacker
 
 _IDLE: Final = 5.0
 #: What is answered of a target that has ended already, and is not reported yet.
@@ -57,7 +58,7 @@ class Tracer:
 
     def __init__(self, sock: socket.socket, affinity: Affinity) -> None:
         self._sock = sock
-        self._unpacker = protocol.Unpacker()
+        self._unpacker = Unpacker()
         self._reporter = Reporter(sock, self._arm)
         self._tracees = Tracees()
         registers = Registers()

@@ -30,6 +30,7 @@ from dprobed.tracer.internal_breakpoints import InternalBreakpoints
 from dprobed.tracer.placement import Loaded, Placement, Spot, Unplaced
 from dprobed.tracer.reporter import Reporter
 from dprobed.wire import protocol
+from dprobed.wire.limits import Limits
 from dprobed.wire.protocol import State as ProbeState
 
 _log = logging.getLogger(__name__)
@@ -51,7 +52,7 @@ class Inserted:
     executor: Executor[ListVariables]
     check_opcode: bool
     label: str = ""
-    budget: protocol.Limits | None = None
+    budget: Limits | None = None
     #: Children get it, too.
     follow_forks: bool = False
     #: What hits of this program are charged to, besides that of all.
@@ -608,7 +609,7 @@ class Programs:
         if overwritten:
             self.give_up(overwritten, "the target changed its code there")
 
-    def set_budget(self, limits: protocol.Limits | None) -> None:
+    def set_budget(self, limits: Limits | None) -> None:
         """What all programs together may cost the target from now on."""
         now = time.monotonic_ns()
         self._account = Account(limits, f"process {self._pid}", now) if limits else None

@@ -16,7 +16,8 @@ from typing import Final
 import msgspec
 
 from dprobed.engine.probe import Probe
-from dprobed.wire.protocol import HEADER_SIZE, Event, Place, Places, Reply, pack
+from dprobed.wire.framing import HEADER_SIZE
+from dprobed.wire.protocol import Event, Place, Places, Reply, pack
 
 #: Seconds until a record is on its way.
 FLUSH: Final = 0.05

@@ -44,6 +44,7 @@ from dprobed.tracer.programs import Programs, RequestError, Variables
 from dprobed.tracer.reporter import Reporter
 from dprobed.tracer.throttle import Throttle
 from dprobed.wire import protocol
+from dprobed.wire.limits import Limits
 
 #: Seconds between two attempts to let threads go that sleep in the kernel.
 LATE_PAUSE: Final = 0.05
@@ -157,9 +158,7 @@ class TracedProcess:
                     "(vfork or CLONE_VM) and would run into the probes; try again when that ended"
                 )
 
-    def adjust(
-        self, *, follow_forks: bool, hold_thread: bool, budget: protocol.Limits | None
-    ) -> None:
+    def adjust(self, *, follow_forks: bool, hold_thread: bool, budget: Limits | None) -> None:
         """Treat it, and children that are followed, so from now on."""
         self._options = msgspec.structs.replace(
             self._options, follow_forks=follow_forks, hold_thread=hold_thread, budget=budget

@@ -16,6 +16,8 @@ from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
+from dprobed.wire.limits import Limits
+
 #: Changes only when an old client could misunderstand a new daemon, or the reverse.
 PROTOCOL: Final = 1
 #: Longest line that is accepted, in bytes; a program of the largest size fits several times.
@@ -24,6 +26,9 @@ MAX_LINE: Final = 16 << 20
 Id = Annotated[int, msgspec.Meta(ge=0, lt=1 << 53)]
 #: PID_MAX_LIMIT of the kernel (include/linux/threads.h).
 Pid = Annotated[int, msgspec.Meta(ge=1, le=1 << 22)]
+#: The backend that records and targets are from where nothing else is said: a tracer process.
+TRACER: Final = "tracer"
+
 Index = Annotated[int, msgspec.Meta(ge=0, le=1 << 16)]
 Label = Annotated[str, msgspec.Meta(max_length=255)]
 Seconds = Annotated[float, msgspec.Meta(ge=0.001, le=3600)]
@@ -68,22 +73,21 @@ class Detach(_Request, frozen=True):
     pid: Pid
 
 
-class Budget(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a program may cost a process: ``share`` of its time (1 is all of one CPU's), ``hits`` a
-    second. What is over it sleeps until it is within it again, or with ``remove`` is taken out."""
-
-    share: Annotated[float, msgspec.Meta(gt=0, le=1)] | None = None
-    hits: Annotated[float, msgspec.Meta(gt=0)] | None = None
-    remove: bool = False
-
-
 class Upload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One program: ``bytecode`` is a ``.dpb`` file, ``label`` the name that its records carry,
-    ``budget`` what it may cost each process that it is in."""
+    ``budget`` what it may cost each process that it is in (a client names no ``rule`` in it).
+    ``engine``: by which engine its probes are to fire; ``auto``: whichever suits each.
+    """
 
     label: Label
     bytecode: bytes
-    budget: Budget | None = None
+    budget: Limits | None = None
+    engine: Annotated[str, msgspec.Meta(max_length=64)] = "auto"
+
+    def __post_init__(self) -> None:
+        """Refuse what would have its limits look like a policy's."""
+        if self.budget is not None and self.budget.rule:
+            raise ValueError("`rule` of a budget is for the daemon to say")
 
 
 class Insert(_Request, frozen=True):
@@ -296,11 +300,15 @@ class PolicyReload(_Request, frozen=True):
     """Read the policy files anew; where one is wrong, those in force stay."""
 
 
+class Usage(_Request, frozen=True):
+    """Ask what the daemon's own processes use."""
+
+
 Request = (
     Hello | Attach | Detach | Insert | Deploy | Remove | Query | Programs | Vars | Log | Dump
     | Resume | Register | Deregister | Handlers | Arm | Disarm
     | TraceStart | TraceStop | TraceSave | TraceList
-    | PolicyList | PolicyExplain | PolicyReload
+    | PolicyList | PolicyExplain | PolicyReload | Usage
 )  # fmt: skip
 
 
@@ -334,7 +342,8 @@ class ProbeInfo(msgspec.Struct, frozen=True, kw_only=True, tag="probe"):
     served, ``dropped`` records that were lost on their way to a reader, ``faulted`` records
     withdrawn because the probed instruction itself faulted. ``reason`` says why a state is what it
     is, where that needs saying. ``handler_drops``: reports that handlers (by name) had no room for.
-    ``passed``: hits while the probe was throttled, at least so many.
+    ``passed``: hits while the probe was throttled, at least so many. ``engine``: which serves it;
+    empty where none does.
     """
 
     program: str
@@ -356,6 +365,7 @@ class ProbeInfo(msgspec.Struct, frozen=True, kw_only=True, tag="probe"):
     addresses: list[int]
     handler_drops: dict[str, int] = {}
     passed: int = 0
+    engine: str = ""
 
 
 class EarlierInfo(msgspec.Struct, frozen=True, kw_only=True, tag="earlier"):
@@ -546,7 +556,7 @@ class TargetInfo(msgspec.Struct, frozen=True, kw_only=True, tag="target"):
     """A process with probes. ``suspended``: its threads held by ``suspend``.
 
     ``ended`` is empty while it is traced, then says how that ended. ``overhead_ns``: the time that
-    its threads spent stopped for probes.
+    its threads spent stopped for probes. ``backend``: who holds its probes.
     """
 
     pid: int
@@ -555,6 +565,7 @@ class TargetInfo(msgspec.Struct, frozen=True, kw_only=True, tag="target"):
     overhead_ns: int
     suspended: list[int]
     debugger: DebuggerInfo | None = None
+    backend: str = TRACER
 
 
 class Welcome(_Reply, frozen=True):
@@ -691,6 +702,22 @@ class PolicyExplained(_Reply, frozen=True):
     explanation: Explanation
 
 
+class ProcessUsage(msgspec.Struct, frozen=True, kw_only=True):
+    """What one process of dprobed uses. ``what``: ``daemon``, ``tracer`` or ``resolver``;
+    ``cpu_seconds`` since it began, of user and kernel; ``memory``: resident bytes."""
+
+    pid: int
+    what: str
+    cpu_seconds: float
+    memory: int
+
+
+class UsageInfo(_Reply, frozen=True):
+    """Answers ``usage``: the daemon first."""
+
+    processes: list[ProcessUsage]
+
+
 class Error(msgspec.Struct, frozen=True, kw_only=True, tag="error"):
     """Answers a request that is not done, nor any part of it. ``id`` is null if none was read."""
 
@@ -713,6 +740,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, tag="record", omit_defau
     ``time``: monotonic, in ns. ``hit``: the probe's count of hits, from 1. ``exit``: ``exit``, the
     facility that the program chose, ``rem``, ``budget`` or ``exception``. ``log``: what was logged,
     in order: ``words``, ``string``, ``memory`` (hex) with its ``address``, ``fault``, ``stack``…
+    ``backend``: who held the probe; left out where it was a tracer.
     """
 
     program: str
@@ -730,6 +758,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, tag="record", omit_defau
     exit: str
     log: list[dict[str, Any]]
     exception: Raised | None = None
+    backend: str = TRACER
 
 
 class StateChange(msgspec.Struct, frozen=True, kw_only=True, tag="state"):
@@ -784,7 +813,7 @@ Report = Record | StateChange | Notice | Forked | Ended | Handling
 Reply = (
     Welcome | Attached | Inserted | Deployed | Removed | Status | Listing | Words | Logged
     | Dumped | Resumed | Registered | HandlerListing | TraceListing | TraceSaved
-    | PolicyListing | PolicyExplained | Error
+    | PolicyListing | PolicyExplained | UsageInfo | Error
 )  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """What the daemon and a tracer say to each other.
 
-A connected stream socket; each message is a 4-byte little-endian length and a msgpack body. The
-daemon sends ``Request``s, the tracer answers each by one ``Reply`` with the same ``seq`` and sends
+A connected stream socket; each message is a length and a msgpack body (framing.py). The daemon
+sends ``Request``s, the tracer answers each by one ``Reply`` with the same ``seq`` and sends
 ``Event``s whenever it likes. ``pid`` says which of its targets a message is about. The daemon
 closes the socket to end a tracer: it takes its probes out of all targets, detaches and exits.
 Codec only: nothing here opens a socket.
@@ -12,6 +12,9 @@ from __future__ import annotations
 from enum import StrEnum
 
 import msgspec
+
+from dprobed.wire.framing import ProtocolError, frame
+from dprobed.wire.limits import Limits
 
 
 class State(StrEnum):
@@ -29,19 +32,6 @@ class State(StrEnum):
     EXCLUDED = "excluded"
     THROTTLED = "throttled"
     FAILED = "failed"
-
-
-class Limits(msgspec.Struct, frozen=True):
-    """What may be spent: ``share`` of the target's time (above 0, up to 1), ``hits`` a second.
-
-    ``remove``: what is over them is taken out for good; else until it is within them again.
-    ``rule``: what says so, for people; empty: whoever inserted the program.
-    """
-
-    share: float | None = None
-    hits: float | None = None
-    remove: bool = False
-    rule: str = ""
 
 
 class Attach(msgspec.Struct, tag=True, frozen=True):
@@ -78,6 +68,7 @@ class Insert(msgspec.Struct, tag=True, frozen=True):
     ``check_opcode`` false skips the comparison with the probe's ``opcode`` key. ``facilities``: as
     in ``Facilities``, as ``acting``. ``label``: its name, for those who read of it. ``budget``:
     what it may cost in this target. ``follow_forks``: children of the target get it, and theirs.
+    ``engine``: the one that is to serve its probes, or ``auto``.
     """
 
     seq: int
@@ -90,6 +81,7 @@ class Insert(msgspec.Struct, tag=True, frozen=True):
     label: str = ""
     budget: Limits | None = None
     follow_forks: bool = False
+    engine: str = "auto"
 
 
 class Remove(msgspec.Struct, tag=True, frozen=True):
@@ -166,7 +158,7 @@ class ProbeStatus(msgspec.Struct, frozen=True, array_like=True):
     every hit, ``ran`` those whose program ran, ``missed`` those that could not be served,
     ``dropped`` records that were lost on the way to the daemon, ``faulted`` records withdrawn
     because the probed instruction itself faulted. ``addresses``: where the probe is in memory.
-    ``passed``: hits while it was throttled, at least so many.
+    ``passed``: hits while it was throttled, at least so many. ``engine``: which serves it.
     """
 
     program: int
@@ -182,6 +174,7 @@ class ProbeStatus(msgspec.Struct, frozen=True, array_like=True):
     faulted: int
     addresses: list[int]
     passed: int = 0
+    engine: str = ""
 
 
 class DumpStatus(msgspec.Struct, frozen=True, array_like=True):
@@ -323,46 +316,14 @@ class Ended(msgspec.Struct, tag=True, frozen=True):
 
 Event = Records | Places | Changed | TargetEvent | Forked | Ended
 
-HEADER_SIZE = 4
-MAX_MESSAGE = 64 << 20
-
 _encode = msgspec.msgpack.Encoder().encode
 _decode_request = msgspec.msgpack.Decoder(Request).decode
 _decode_from_tracer = msgspec.msgpack.Decoder(Reply | Event).decode
 
 
-class ProtocolError(Exception):
-    """The peer sent something that is not a message."""
-
-
 def pack(message: Request | Reply | Event) -> bytes:
     """The message as it goes over the socket, its length first."""
-    body = _encode(message)
-    return len(body).to_bytes(HEADER_SIZE, "little") + body
-
-
-class Unpacker:
-    """Bytes in, bodies out. Feed what came; take bodies until ``None``, which says "more"."""
-
-    def __init__(self) -> None:
-        self._buffer = bytearray()
-
-    def feed(self, data: bytes) -> None:
-        """Add bytes as they came from the socket."""
-        self._buffer += data
-
-    def next(self) -> bytes | None:
-        """The next whole body; raises ProtocolError on a length that cannot be."""
-        if len(self._buffer) < HEADER_SIZE:
-            return None
-        length = int.from_bytes(self._buffer[:HEADER_SIZE], "little")
-        if length > MAX_MESSAGE:
-            raise ProtocolError(f"a message of {length} bytes; at most {MAX_MESSAGE} are allowed")
-        if len(self._buffer) < HEADER_SIZE + length:
-            return None
-        body = bytes(self._buffer[HEADER_SIZE : HEADER_SIZE + length])
-        del self._buffer[: HEADER_SIZE + length]
-        return body
+    return frame(_encode(message))
 
 
 def decode_request(body: bytes) -> Request:

@@ -23,6 +23,7 @@ from dprobed.program.bytecode import encode
 from dprobed.program.rpn.parser import assemble
 from dprobed.tracer.main import main as tracer_main
 from dprobed.wire import protocol
+from dprobed.wire.framing import Unpacker
 
 #: Three instructions, at the function that ``tick.c`` calls.
 TICK_PROGRAM = """
@@ -141,7 +142,7 @@ class Tracer:
         theirs.close()
         self.records = 0
         self._socket = ours
-        self._unpacker = protocol.Unpacker()
+        self._unpacker = Unpacker()
         self._seq = 0
         self._target = pid
         self.ask(protocol.Attach(seq=self._next(), pid=pid))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dprobed.wire.protocol import Limits
+from dprobed.wire.limits import Limits
 from tests.integration.client_support import Cat, Daemon, cat, running_daemon
 from tests.integration.harness import Target, TracerProcess
 from tests.integration.policy_support import Place

@@ -25,6 +25,8 @@ from dprobed.program.bytecode import encode
 from dprobed.program.rpn.parser import assemble
 from dprobed.tracer.main import main as tracer_main
 from dprobed.wire import protocol
+from dprobed.wire.framing import Unpacker
+from dprobed.wire.limits import Limits
 from dprobed.wire.protocol import ProbeStatus, RawRecord, State
 
 PATIENCE = 60.0
@@ -124,7 +126,7 @@ class TracerProcess:
         self.ends: dict[int, protocol.Ended] = {}
         self.forked: list[protocol.Forked] = []
         self.closed = False
-        self._unpacker = protocol.Unpacker()
+        self._unpacker = Unpacker()
         self._answers: dict[int, protocol.Reply] = {}
         self._seq = 0
         self._program = 0
@@ -198,7 +200,7 @@ class TracerProcess:
         """The last message about the target."""
         return self.ends.get(self.target)
 
-    def attach(self, pid: int, **options: bool | float | protocol.Limits) -> None:
+    def attach(self, pid: int, **options: bool | float | Limits) -> None:
         """Begin to trace."""
         self.target = self.target or pid
         self.request(protocol.Attach(self.next(), pid, **options))  # type: ignore[arg-type]
@@ -209,7 +211,7 @@ class TracerProcess:
         pid: int = 0,
         *,
         facilities: dict[str, int] | None = None,
-        budget: protocol.Limits | None = None,
+        budget: Limits | None = None,
     ) -> tuple[int, list[ProbeStatus]]:
         """Put a program in: its number, and how its probes are."""
         self._program += 1

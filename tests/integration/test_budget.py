@@ -6,7 +6,8 @@ import time
 
 import pytest
 
-from dprobed.wire.protocol import Changed, Limits, State
+from dprobed.wire.limits import Limits
+from dprobed.wire.protocol import Changed, State
 from tests.conftest import BuildTarget
 from tests.integration.conftest import Start, Trace
 from tests.integration.harness import Target, TracerProcess, counting, text

@@ -244,7 +244,9 @@ def test_a_command_outlives_the_end_of_the_daemon(tmp_path: Path) -> None:
         process.stdin.flush()
         assert process.stdout.readline() == b"one\n"
         daemon.stop()
-        line = b"dprobe: dprobed has let the command go; the command goes on without probes\n"
+        line = (
+            b"dprobe: dprobed has detached from the command; the command goes on without probes\n"
+        )
         assert process.stderr.readline() == line
         stdout, _ = process.communicate(b"two\n", timeout=30)
         assert (process.returncode, stdout) == (0, b"two\n")

@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
+from dprobe.commands.doctor import doctor_command
 
 from tests.integration.client_support import DPROBE, dprobe, parsed, program
 
@@ -80,6 +82,16 @@ def test_doctor_finds_this_machine_fit(tmp_path: Path) -> None:
     assert results["ptrace of own processes"] == "ok"
     assert results["python packages"] == "ok"
     assert set(results.values()) <= {"ok", "no"}
+
+
+def test_doctor_names_packages_that_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = ["click>=8", "no-such-package~=1.0", 'neither ; extra == "dev"']
+    monkeypatch.setattr("importlib.metadata.requires", lambda name: asked)
+    done = CliRunner().invoke(doctor_command, ["--json"], standalone_mode=False)
+    assert done.return_value == 1
+    last = parsed(done.output)[-1]
+    assert (last["check"], last["result"]) == ("python packages", "FAILS")
+    assert last["detail"] == "missing: no-such-package; run: pip install no-such-package"
 
 
 def test_version_is_quick() -> None:

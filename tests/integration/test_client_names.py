@@ -74,9 +74,7 @@ def test_what_is_no_utf8(tmp_path: Path) -> None:
         assert found["exe"] == f"{tmp_path}/c\ufffdt"
         done = daemon.dprobe("insert", "--exe", path.name, program(tmp_path))
         assert done.returncode == 2
-        assert done.stderr == (
-            "dprobe: c\ufffdt: it is no UTF-8, and only such text can be asked for\n"
-        )
+        assert done.stderr == ("dprobe: c\ufffdt: not UTF-8, and only such text can be asked for\n")
     folder = tmp_path / os.fsdecode(b"l\xffb")
     folder.mkdir()
     shutil.copy("/lib/x86_64-linux-gnu/libc.so.6", folder)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from dprobe.lib.errors import UserError
 from dprobe.lib.launch import find_command
+from dprobe.lib.programs import Choice, load_programs
 
 from tests.integration.client_support import (
     DPROBE,
@@ -75,6 +76,7 @@ def test_records_and_summary_are_as_promised(tmp_path: Path) -> None:
             "minor": 3,
             "place": "write+0x0",
             "state": summary["probes"][0]["state"],
+            "engine": summary["probes"][0]["engine"],
             "hits": 1,
             "ran": 1,
             "missed": 0,
@@ -88,8 +90,8 @@ def test_text_goes_to_standard_error_beside_the_commands_output(tmp_path: Path) 
     assert done.stdout == "hello\n"
     record, title, row, overhead = done.stderr.splitlines()
     assert record.endswith(" writes 7.3 write+0x0 #1: 6")
-    assert title.split()[:4] == ["program", "probe", "place", "state"]
-    assert title.split()[4:] == ["hits", "ran", "missed", "dropped"]
+    assert title.split()[:5] == ["program", "probe", "place", "state", "engine"]
+    assert title.split()[5:] == ["hits", "ran", "missed", "dropped"]
     assert row.split()[-4:] == ["1", "1", "0", "0"]
     assert overhead.startswith("time spent in probes: ")
 
@@ -351,6 +353,18 @@ def test_a_definition_changes_the_program(tmp_path: Path) -> None:
     assert words(parsed(done.stdout)[0]) == [42]
 
 
+def test_the_engine_is_chosen(tmp_path: Path) -> None:
+    source = program(tmp_path)
+    assert load_programs([str(source)], Choice())[0].upload.engine == "auto"
+    assert load_programs([str(source)], Choice(engine="trap"))[0].upload.engine == "trap"
+    done = dprobe("run", "--engine", "trap", *JSON, source, "--", "echo", "x")
+    assert done.returncode == 0
+    assert parsed(done.stdout.splitlines()[-1])[0]["probes"][0]["hits"] == 1
+    done = dprobe("run", "--engine", "magic", source, "--", "echo", "x")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "'magic' is not one of 'auto', 'trap'" in done.stderr
+
+
 def test_groups_select_probes(tmp_path: Path) -> None:
     source = """
 name = libc.so.6
@@ -425,9 +439,9 @@ def test_all_faults_of_all_programs_are_told_and_nothing_runs(tmp_path: Path) ->
     assert not marker.exists()
 
 
-def test_a_place_that_is_not_there_is_told_and_the_command_runs(tmp_path: Path) -> None:
+def test_a_place_that_is_not_there_is_told_and_the_command_runs_if_asked_to(tmp_path: Path) -> None:
     source = "name = libc.so.6\noffset = no_such_function\n    exit\n"
-    done = dprobe("run", program(tmp_path, source), "--", "echo", "x")
+    done = dprobe("run", "--missing", "warn", program(tmp_path, source), "--", "echo", "x")
     assert (done.returncode, done.stdout) == (0, "x\n")
     assert "invalid offset" in done.stderr
     assert "no_such_function" in done.stderr

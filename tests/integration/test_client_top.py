@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import re
 import select
@@ -21,6 +20,7 @@ from tests.integration.client_support import (
     DPROBE,
     Cat,
     Daemon,
+    parsed,
     program,
     running_daemon,
     tracer_of,
@@ -184,7 +184,6 @@ def test_in_a_pipe(daemon: Daemon, target: Cat, tmp_path: Path) -> None:
     assert lines[0] == "1 process   1 probe   0 hits/s"
     assert re.fullmatch(rf" *{target.pid} +cat +1 +1 +0.0 +0.0", lines[3])
     assert re.match(rf" *{target.pid} +cat +writes +1 +write\+0x0 +active +1 ", lines[6])
-    (row,) = map(
-        json.loads, daemon.dprobe("top", "--interval", "0.1", "--json").stdout.splitlines()
-    )
+    rows = parsed(daemon.dprobe("top", "--interval", "0.1", "--json").stdout)
+    (row,) = [each for each in rows if each.get("type") != "usage"]
     assert (row["pid"], row["hits"], row["rate"]) == (target.pid, 1, 0.0)

@@ -13,6 +13,7 @@ import pytest
 
 from dprobed.daemon.tracer_process import Supervisor, Tracer, TracerGone, TracerRefused, become
 from dprobed.wire import protocol
+from dprobed.wire.framing import Unpacker
 
 Main = Callable[[socket.socket], None]
 
@@ -110,7 +111,7 @@ def test_how_it_ended_is_told(main: Main, how: str) -> None:
 
 def test_a_request_is_answered_refused_or_has_nobody_to_answer() -> None:
     def main(sock: socket.socket) -> None:
-        unpacker = protocol.Unpacker()
+        unpacker = Unpacker()
         answers = iter((protocol.Ok(1, words=[7]), protocol.Refused(2, "no"), None))
         for answer in answers:
             while (body := unpacker.next()) is None:

@@ -72,17 +72,18 @@ def test_who_may_not_read_a_process_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Root's daemon may: then another policy decides than the test says."""
-    from dprobe.lib import policies
+    from dprobe.commands import policy
 
     from dprobed.proc import procfs
 
     path = rule(tmp_path, '[[policy]]\nname = "p"\nmatch.exe = "**"\n')
     said: list[str] = []
-    monkeypatch.setattr(policies, "complain", said.append)
-    policies.test(path, os.getpid(), json=True)
+    monkeypatch.setattr(policy, "complain", said.append)
+    assert policy.test_command.callback is not None
+    policy.test_command.callback(path, os.getpid(), json=True)
     assert said == []
     monkeypatch.setattr(procfs, "executable", lambda pid: "")
-    policies.test(path, os.getpid(), json=True)
+    policy.test_command.callback(path, os.getpid(), json=True)
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["rule"] == "default"
     (line,) = said
     assert line.startswith(f"what process {os.getpid()} executes, and its environment, may not be")

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dprobed.engine.budget import Account
-from dprobed.wire.protocol import Limits
+from dprobed.wire.limits import Limits
 
 SECOND = 1_000_000_000
 

@@ -6,7 +6,7 @@ import click
 import pytest
 from dprobe.commands.budget import BudgetType
 
-from dprobed.wire.messages import Budget
+from dprobed.wire.limits import Limits
 
 
 @pytest.mark.parametrize(
@@ -20,7 +20,7 @@ from dprobed.wire.messages import Budget
     ],
 )
 def test_budgets(text: str, share: float | None, hits: float | None) -> None:
-    assert BudgetType().convert(text, None, None) == Budget(share=share, hits=hits)
+    assert BudgetType().convert(text, None, None) == Limits(share=share, hits=hits)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,12 @@ def test_a_request_is_one_line_of_json() -> None:
         "id": 2,
         "pid": 1234,
         "programs": [
-            {"label": "alloc", "bytecode": base64.b64encode(b"\x00\xff").decode(), "budget": None}
+            {
+                "label": "alloc",
+                "bytecode": base64.b64encode(b"\x00\xff").decode(),
+                "budget": None,
+                "engine": "auto",
+            }
         ],
         "keep": False,
         "check_opcode": True,
@@ -61,6 +66,12 @@ def test_every_request_says_what_it_is(kind: type[msgspec.Struct]) -> None:
             b'{"type":"insert","id":9,"pid":2,"programs":[{"label":"a","bytecode":"!"}]}',
             9,
             "base64",
+        ),
+        (
+            b'{"type":"insert","id":9,"pid":2,"programs":'
+            b'[{"label":"a","bytecode":"","budget":{"hits":1,"rule":"policy web"}}]}',
+            9,
+            "rule",
         ),
     ],
 )

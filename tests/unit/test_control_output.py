@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dprobe.view.output import Output, summarize, summary_text
+from dprobe.lib.summary import summarize
+from dprobe.view.output import Output, summary_text
 
 from dprobed.record.text import record_text, word_text
 from dprobed.wire.messages import ProbeInfo, Raised, Record, encode
@@ -52,6 +53,7 @@ def probe(**changes: Any) -> ProbeInfo:
         "dropped": 0,
         "faulted": 0,
         "addresses": [],
+        "engine": "trap",
     }
     return ProbeInfo(**fields | changes)
 
@@ -85,12 +87,12 @@ def test_an_exception_is_named() -> None:
 
 
 def test_the_summary_gives_reasons_below_the_table() -> None:
-    probes = [probe(), probe(minor=3, probe=1, state="mismatch", reason="found 0x90")]
+    probes = [probe(), probe(minor=3, probe=1, engine="", state="mismatch", reason="found 0x90")]
     text = summary_text(summarize(probes, 1_500_000))
     assert text.splitlines() == [
-        "program  probe  place       state     hits  ran  missed  dropped",
-        "alloc    1.2    malloc+0x4  active       5    4       1        0",
-        "alloc    1.3    malloc+0x4  mismatch     5    4       1        0",
+        "program  probe  place       state     engine  hits  ran  missed  dropped",
+        "alloc    1.2    malloc+0x4  active    trap       5    4       1        0",
+        "alloc    1.3    malloc+0x4  mismatch             5    4       1        0",
         "alloc 1.3 malloc+0x4: mismatch: found 0x90",
         "time spent in probes: 0.001500 s",
     ]

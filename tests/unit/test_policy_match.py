@@ -16,7 +16,7 @@ import pytest
 from dprobed.policy import config
 from dprobed.policy.glob import GlobError, translate
 from dprobed.policy.match import Facts
-from dprobed.policy.model import Decision, Limits, Policies
+from dprobed.policy.model import Decision, Policies
 from dprobed.policy.parse import parse
 from dprobed.policy.protected import KINDS
 from dprobed.policy.rights import ALL, Right
@@ -24,6 +24,7 @@ from dprobed.policy.source import PolicyError, distrusted
 from dprobed.policy.store import PolicyStore, files
 from dprobed.proc import processes
 from dprobed.proc.processes import Process
+from dprobed.wire.limits import Limits
 
 REFUSALS = Path(__file__).parents[1] / "policies" / "refusals"
 NOBODY = 65534
@@ -297,7 +298,7 @@ def test_deny_is_stronger_than_anything(tmp_path: Path) -> None:
     assert rights(decision, 0) == {"observe"}
     assert decision.follow_forks
     assert decision.hold == "thread"
-    assert decision.budget == Limits(0.125, 100, "remove")
+    assert decision.budget == Limits(0.125, 100, remove=True)
 
 
 def test_the_default() -> None:
@@ -388,7 +389,7 @@ def test_applications(tmp_path: Path) -> None:
     (application,) = found.applications()
     assert (application.policy, application.place) == ("p", f"{tmp_path}/test.toml:2")
     assert (application.seconds, application.processes) == (5400, 3)
-    assert application.limits == Limits(0.05, None, "remove")
+    assert application.limits == Limits(0.05, None, remove=True)
     (program,) = application.programs
     assert (program.label, set(program.needs)) == ("a", {Right.OBSERVE, Right.ALTER})
     assert found.decide(process()).application is application

@@ -6,12 +6,9 @@ import msgspec
 import pytest
 
 from dprobed.wire import protocol
+from dprobed.wire.framing import HEADER_SIZE, MAX_MESSAGE, ProtocolError, Unpacker
 from dprobed.wire.protocol import (
-    HEADER_SIZE,
-    MAX_MESSAGE,
-    ProtocolError,
     State,
-    Unpacker,
     decode_from_tracer,
     decode_request,
     pack,

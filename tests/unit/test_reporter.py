@@ -15,6 +15,7 @@ from dprobed.program.rpn.parser import assemble
 from dprobed.tracer import reporter
 from dprobed.tracer.reporter import Reporter
 from dprobed.wire import protocol
+from dprobed.wire.framing import Unpacker
 from dprobed.wire.protocol import RawRecord, Records
 
 
@@ -40,7 +41,7 @@ class Daemon:
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
-        self._unpacker = protocol.Unpacker()
+        self._unpacker = Unpacker()
 
     def messages(self) -> list[protocol.Event | protocol.Reply]:
         """All that has arrived."""

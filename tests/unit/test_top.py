@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from dprobe.view.top import Sample, View, layout, split_keys
+from dprobe.commands.top import split_keys
+from dprobe.view.top import Sample, View, layout
 
 from dprobed.wire import messages
 
@@ -67,6 +68,24 @@ def test_rates_and_overhead() -> None:
         (9, 1, 110, 5.0),
     ]
     assert sample.summary() == "2 processes   3 probes   17 hits/s"
+
+
+def test_what_dprobed_itself_uses() -> None:
+    def usage(pid: int, what: str, cpu: float) -> messages.ProcessUsage:
+        return messages.ProcessUsage(pid=pid, what=what, cpu_seconds=cpu, memory=40_000_000)
+
+    answer = status((0, 0, 0), (0, 0))
+    first = Sample.take(answer, 1.0, None, [usage(5, "daemon", 3.0), usage(6, "tracer", 1.0)])
+    assert first.usage_text() == "daemon 5: 0.0 % CPU, 40 MB   tracer 6: 0.0 % CPU, 40 MB"
+    now = [usage(5, "daemon", 3.1), usage(6, "tracer", 2.0), usage(8, "tracer", 9.0)]
+    sample = Sample.take(answer, 3.0, first, now)
+    assert [(row["pid"], row["cpu"], row["memory"]) for row in sample.own] == [
+        (5, 5.0, 40.0),
+        (6, 50.0, 40.0),
+        (8, 0.0, 40.0),
+    ]
+    assert sample.usage_text() == "daemon 5: 5.0 % CPU, 40 MB   2 tracers: 50.0 % CPU, 80 MB"
+    assert Sample.take(answer, 1.0, None).usage_text() == ""
 
 
 def test_keys_sort_and_choose() -> None:

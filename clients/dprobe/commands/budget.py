@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from dprobed.wire import messages
+    from dprobed.wire.limits import Limits
 
 #: Hits a second: no process comes near it.
 _MOST = 1_000_000_000
@@ -21,9 +21,9 @@ class BudgetType(click.ParamType):  # type: ignore[type-arg]
 
     def convert(
         self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> messages.Budget:
+    ) -> Limits:
         """The budget that the text means (click)."""
-        from dprobed.wire import messages
+        from dprobed.wire.limits import Limits
 
         share: float | None = None
         hits: float | None = None
@@ -39,15 +39,15 @@ class BudgetType(click.ParamType):  # type: ignore[type-arg]
                 hits = amount
             else:
                 self.fail(f"{value!r} is no budget: {_FORM}", param, ctx)
-        return messages.Budget(share=share, hits=hits)
+        return Limits(share=share, hits=hits)
 
 
-def chosen(budget: messages.Budget | None, over: str | None) -> messages.Budget | None:
+def chosen(budget: Limits | None, over: str | None) -> Limits | None:
     """What the two options say together; raises click.UsageError."""
-    from dprobed.wire import messages
+    from dprobed.wire.limits import Limits
 
     if budget is None:
         if over is not None:
             raise click.UsageError("--over-budget needs --budget")
         return None
-    return messages.Budget(share=budget.share, hits=budget.hits, remove=over == "remove")
+    return Limits(share=budget.share, hits=budget.hits, remove=over == "remove")

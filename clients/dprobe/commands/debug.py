@@ -10,7 +10,9 @@ from typing import Any
 import click
 
 from dprobe.commands import options
+from dprobe.lib.connection import running
 from dprobe.lib.errors import UserError
+from dprobe.view.tables import show
 from dprobed.wire import messages
 
 _COLUMNS = (
@@ -83,10 +85,7 @@ def debug_command(socket: Path | None, pid: int | None, gdb: tuple[str, ...], js
 
     While gdb is on it, probes stay in and work. When gdb detaches or ends, the process goes on.
     """
-    from dprobe.lib import manage
-    from dprobe.view.tables import show
-
-    with manage.connect(socket) as daemon:
+    with running(socket) as daemon:
         answer = daemon.request(
             lambda number: messages.Query(id=number, select=messages.Select(pid=pid)),
             messages.Status,

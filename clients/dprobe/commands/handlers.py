@@ -6,8 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import click
+import msgspec
 
 from dprobe.commands import options
+from dprobe.lib.connection import running
+from dprobe.view.tables import show
 from dprobed.wire import messages
 
 _COLUMNS = (
@@ -26,10 +29,6 @@ _COLUMNS = (
 
 
 def _show(handlers: Sequence[messages.HandlerInfo], *, json: bool) -> None:
-    import msgspec
-
-    from dprobe.view.tables import show
-
     rows = [msgspec.to_builtins(handler) for handler in handlers]
     if not json:
         for row in rows:
@@ -40,9 +39,7 @@ def _show(handlers: Sequence[messages.HandlerInfo], *, json: bool) -> None:
 def _switch(
     socket: Path | None, kind: type[messages.Arm | messages.Disarm], names: tuple[str, ...]
 ) -> list[messages.HandlerInfo]:
-    from dprobe.lib import manage
-
-    with manage.connect(socket) as daemon:
+    with running(socket) as daemon:
         answer = daemon.request(
             lambda number: kind(id=number, names=list(names)), messages.HandlerListing
         )
@@ -69,9 +66,7 @@ def handlers_command(ctx: click.Context, json: bool) -> None:
     """
     if ctx.invoked_subcommand is not None:
         return
-    from dprobe.lib import manage
-
-    with manage.connect(ctx.obj) as daemon:
+    with running(ctx.obj) as daemon:
         answer = daemon.request(
             lambda number: messages.Handlers(id=number), messages.HandlerListing
         )

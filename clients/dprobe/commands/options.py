@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
-from dprobe.commands.budget import BudgetType
+from dprobe.commands.budget import BudgetType, chosen
+
+if TYPE_CHECKING:
+    from dprobed.wire import messages
+    from dprobed.wire.limits import Limits
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -53,6 +58,13 @@ over_budget = click.option(
     type=click.Choice(["throttle", "remove"]),
     help="What becomes of one that costs more: it sleeps for a while (the default), or goes.",
 )
+engine = click.option(
+    "--engine",
+    type=click.Choice(["auto", "trap"]),
+    default="auto",
+    show_default=True,
+    help="How probes fire: the engine that suits each (auto), or always a breakpoint (trap).",
+)
 format_ = click.option(
     "--format",
     "form",
@@ -78,7 +90,51 @@ def output(default: str) -> Callable[[F], F]:
 
 
 def selecting(function: F) -> F:
-    """What ``run``, ``attach`` and ``insert`` know about their programs."""
-    for option in (over_budget, budget, no_opcode_check, follow_forks, type_, group, define):
+    """The options of ``run``, ``attach`` and ``insert`` about their programs; as ``choice``."""
+
+    @functools.wraps(function)
+    def collected(
+        *arguments: Any,
+        defines: tuple[str, ...],
+        groups: tuple[int, ...],
+        types: tuple[int, ...],
+        budget: Limits | None,
+        over: str | None,
+        engine: str,
+        **rest: Any,
+    ) -> Any:
+        from dprobe.lib.programs import Choice, parse_defines
+
+        choice = Choice(parse_defines(defines), groups, types, chosen(budget, over), engine)
+        return function(*arguments, choice=choice, **rest)
+
+    for option in (engine, over_budget, budget, type_, group, define):
+        collected = option(collected)
+    return cast("F", collected)
+
+
+def inserting(function: F) -> F:
+    """The options of ``run``, ``attach`` and ``insert`` about putting programs in."""
+    for option in (no_opcode_check, follow_forks):
         function = option(function)
     return function
+
+
+def selection(
+    program: str | None,
+    *,
+    module: str | None = None,
+    program_id: int | None = None,
+    pid: int | None = None,
+) -> messages.Select:
+    """The programs that are meant; ``program`` is a number or a name of ``dprobe programs``."""
+    from dprobed.wire import messages
+
+    number = int(program) if program is not None and program.isdecimal() else None
+    return messages.Select(
+        number=number,
+        label=program if number is None else None,
+        module=module,
+        program_id=program_id,
+        pid=pid,
+    )

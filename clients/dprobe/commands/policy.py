@@ -2,12 +2,35 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
+import msgspec
 
 from dprobe.commands import options
+from dprobe.lib.connection import running
+from dprobe.lib.errors import UserError
+from dprobe.view.output import complain
+from dprobe.view.tables import show
+from dprobed.policy import config, describe, store
+from dprobed.policy.model import Policies
+from dprobed.policy.parse import parse
+from dprobed.policy.source import PolicyError
+from dprobed.printable import printable, readable
+from dprobed.proc import processes, refusals
+from dprobed.program.model import Diagnostic
+from dprobed.wire import messages
 
+_COLUMNS = (
+    ("policy", "name"),
+    ("match", "match"),
+    ("rights", "rights"),
+    ("programs", "programs"),
+    ("at", "place"),
+)
 _file = click.Path(dir_okay=False, path_type=Path)
 
 
@@ -34,9 +57,13 @@ def policy_command() -> None:
 @click.pass_obj
 def list_command(socket: Path | None, json: bool) -> None:
     """List the policies in force, in the order in which they are tried."""
-    from dprobe.lib import policies
-
-    policies.list_(socket, json=json)
+    with running(socket) as daemon:
+        answer = daemon.request(
+            lambda number: messages.PolicyList(id=number), messages.PolicyListing
+        )
+    _show(answer, json=json)
+    if answer.problem:
+        complain(answer.problem)
 
 
 @policy_command.command(
@@ -54,9 +81,26 @@ def check_command(files: tuple[Path, ...], json: bool) -> None:
 
     No daemon is needed.
     """
-    from dprobe.lib import policies
-
-    policies.check(files, json=json)
+    trust = None
+    empty = ""
+    faults: tuple[Diagnostic, ...] = ()
+    try:
+        if not files:
+            trust = os.geteuid()
+            folder = config.load(None, trust).policies
+            empty = f"there is no policy file in {readable(folder)}"
+            files = tuple(store.files(folder, trust))
+        parse(files, trust=trust)
+    except PolicyError as error:
+        faults = error.diagnostics
+    rows = []
+    for name in dict.fromkeys([*map(readable, files), *(fault.file for fault in faults)]):
+        own = [str(fault) for fault in faults if fault.file == name]
+        rows.append({"file": name, "ok": not own, "error": "\n".join(own)})
+    show(rows, (("file", "file"), ("ok", "ok")), json=json, empty=empty)
+    if faults:
+        sys.stdout.flush()
+        raise UserError("\n".join(map(str, faults)))
 
 
 @policy_command.command("explain", epilog="\b\nexample:\n  dprobe policy explain 1234\n")
@@ -65,9 +109,11 @@ def check_command(files: tuple[Path, ...], json: bool) -> None:
 @click.pass_obj
 def explain_command(socket: Path | None, pid: int, json: bool) -> None:
     """Show which policy in force decides about process PID, why that one, and what follows."""
-    from dprobe.lib import policies
-
-    policies.explain(socket, pid, json=json)
+    with running(socket) as daemon:
+        answer = daemon.request(
+            lambda number: messages.PolicyExplain(id=number, pid=pid), messages.PolicyExplained
+        )
+    _tell(answer.explanation, json=json)
 
 
 @policy_command.command("reload", epilog="\b\nexample:\n  dprobe policy reload\n")
@@ -79,9 +125,14 @@ def reload_command(socket: Path | None, json: bool) -> None:
     Where anything is wrong in any file, those in force stay, all that is wrong is shown, and the
     exit status is 2. Programs that are no longer allowed where they are go out.
     """
-    from dprobe.lib import policies
-
-    policies.reload(socket, json=json)
+    with running(socket) as daemon:
+        answer = daemon.request(
+            lambda number: messages.PolicyReload(id=number), messages.PolicyListing
+        )
+    _show(answer, json=json)
+    if answer.problem:
+        sys.stdout.flush()
+        raise UserError(answer.problem)
 
 
 @policy_command.command("test", epilog="\b\nexample:\n  dprobe policy test 10-web.toml 1234\n")
@@ -93,6 +144,71 @@ def test_command(file: Path, pid: int, json: bool) -> None:
 
     No daemon is needed, and nothing changes.
     """
-    from dprobe.lib import policies
+    try:
+        policies = Policies(parse([file]), config.load(None, os.geteuid()).protect)
+    except PolicyError as error:
+        raise UserError(str(error)) from None
+    found = processes.read(pid)
+    if found is None:
+        raise UserError(refusals.refusal(pid) or f"process {pid} is gone (no such process)")
+    _tell(describe.explain(policies, found), json=json)
+    if not found.exe and not found.kernel_thread:
+        complain(
+            f"what process {pid} executes, and its environment, may not be read by user "
+            f"{os.geteuid()}: for root's dprobed another policy may match"
+        )
 
-    policies.test(file, pid, json=json)
+
+def _show(answer: messages.PolicyListing, *, json: bool) -> None:
+    rows = [msgspec.to_builtins(each) for each in answer.policies]
+    if not json:
+        for row in rows:
+            row["match"] = "; ".join(row["match"])
+            row["rights"] = _rights(row["rights"])
+    empty = f"no policy in {answer.folder}: root may all, and users with what is theirs"
+    show(rows, _COLUMNS, json=json, empty=empty)
+
+
+def _rights(rights: dict[str, list[str]]) -> str:
+    return "; ".join(f"{who}: {', '.join(words)}" for who, words in rights.items())
+
+
+def _tell(explanation: messages.Explanation, *, json: bool) -> None:
+    if json:
+        print(msgspec.json.encode(explanation).decode())
+        return
+    for line in _lines(explanation):
+        print(printable(line))
+
+
+def _lines(found: messages.Explanation) -> Iterator[str]:
+    yield f"process {found.pid} ({found.comm}): {found.exe or 'executable not known'}"
+    for step in found.steps:
+        verb = "matches" if step.matches else "does not match"
+        yield f"  policy {step.policy} ({step.place}) {verb}"
+        for tested in step.tested:
+            yield f"    {tested}"
+    place = f" ({found.place})" if found.place else ": no policy matches"
+    yield f"decides: {found.rule}{place}"
+    if found.protected:
+        yield f"protected: {found.protected}; nobody may touch it"
+    elif found.obstacle:
+        yield f"cannot be probed: {found.obstacle}"
+    for who, words in found.rights.items():
+        yield f"  {who}: {', '.join(words)}"
+    if found.programs:
+        yield f"programs: {', '.join(found.programs)}"
+    budget = _budget(found.budget)
+    if budget:
+        yield f"budget: {budget}"
+    yield f"forks: {'followed' if found.follow_forks else 'not followed'}"
+    yield f"exit debugger holds: the {found.hold}"
+
+
+def _budget(limits: messages.LimitsInfo) -> str:
+    parts = []
+    if limits.share is not None:
+        parts.append(f"{limits.share:.3g} of its time")
+    if limits.hits_per_second is not None:
+        parts.append(f"{limits.hits_per_second:g} hits a second")
+    return f"{', '.join(parts)}, else {limits.over}" if parts else ""

@@ -2,14 +2,42 @@
 
 from __future__ import annotations
 
+import itertools
 import re
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 
 from dprobe.commands import options
+from dprobe.lib.connection import running
+from dprobe.lib.errors import DprobeError, UserError, os_error_text
+from dprobe.view.output import complain
+from dprobe.view.tables import show
+from dprobed.printable import printable
+from dprobed.record.text import record_text
+from dprobed.trace import choose, lines, stat
+from dprobed.trace.reader import Recording, TraceError, merged, open_all
+from dprobed.trace.rewrite import write_ctf
+from dprobed.wire import messages
 
+_COLUMNS = (
+    ("session", "name"),
+    ("format", "format"),
+    ("records", "records"),
+    ("written", "written"),
+    ("held", "held"),
+    ("dropped", "dropped"),
+    ("bytes", "bytes"),
+    ("chunks", "chunks"),
+    ("folder", "folder"),
+    ("problem", "problem"),
+)
+_NONE = "no trace session is there"
+_LINES = 4096
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -79,33 +107,76 @@ examples:
 @click.option("--namespace", default="", help="The journal's namespace.")
 @options.json
 @click.pass_context
-def start_command(ctx: click.Context, /, folder: Path | None, form: str, **options_: Any) -> None:
+def start_command(
+    ctx: click.Context,
+    folder: Path | None,
+    name: str | None,
+    form: str,
+    everything: bool,
+    flight: int | None,
+    max_size: int | None,
+    max_age: float | None,
+    rotate_size: int | None,
+    rotate_age: float | None,
+    namespace: str,
+    json: bool,
+) -> None:
     """Begin to write records into FOLDER, until `dprobe trace stop`."""
     if (folder is None) != (form == "journal"):
         raise click.UsageError("give a folder, or --format journal, which needs none", ctx)
-    from dprobe.lib import manage, traces
+    where = None
+    if folder is not None:
+        try:
+            where = str(folder.absolute())
+            where.encode()
+        except (OSError, UnicodeEncodeError):
+            raise UserError(f"{folder}: a folder must have a name of UTF-8") from None
+    with running(ctx.obj) as daemon:
+        answer = daemon.request(
+            lambda number: messages.TraceStart(
+                id=number,
+                name=name or (folder.absolute().name if folder is not None else form),
+                folder=where,
+                format=form,  # type: ignore[arg-type]  # click checked it
+                everything=everything,
+                flight_bytes=flight,
+                max_bytes=max_size,
+                max_seconds=max_age,
+                rotate_bytes=rotate_size,
+                rotate_seconds=rotate_age,
+                namespace=namespace,
+            ),
+            messages.TraceListing,
+        )
+    show(answer.traces, _COLUMNS, json=json, empty=_NONE)
 
-    with manage.connect(ctx.obj) as daemon:
-        traces.start(daemon, folder, form, **options_)
+
+@trace_command.command("stop", epilog="\b\nexample:\n  dprobe trace stop t\n")
+@click.argument("session")
+@options.json
+@click.pass_obj
+def stop_command(socket: Path | None, session: str, json: bool) -> None:
+    """End a session; what it still holds is written."""
+    with running(socket) as daemon:
+        answer = daemon.request(
+            lambda number: messages.TraceStop(id=number, name=session), messages.TraceListing
+        )
+    show(answer.traces, _COLUMNS, json=json, empty=_NONE)
 
 
-def _session(name: str, help_: str) -> Any:
-    """`stop` and `save`, which differ in what they ask for."""
-
-    @click.argument("session")
-    @options.json
-    @click.pass_obj
-    def command(socket: Path | None, session: str, json: bool) -> None:
-        from dprobe.lib import manage, traces
-
-        with manage.connect(socket) as daemon:
-            getattr(traces, name)(daemon, session, json=json)
-
-    return trace_command.command(name, help=help_)(command)
-
-
-_session("stop", "End a session; what it still has is written.")
-_session("save", "Write what a flight recorder has in memory, as a chunk of its own.")
+@trace_command.command("save", epilog="\b\nexample:\n  dprobe trace save crash\n")
+@click.argument("session")
+@options.json
+@click.pass_obj
+def save_command(socket: Path | None, session: str, json: bool) -> None:
+    """Write what a flight recorder has in memory, as a chunk of its own."""
+    with running(socket) as daemon:
+        answer = daemon.request(
+            lambda number: messages.TraceSave(id=number, name=session), messages.TraceSaved
+        )
+    rows = [{"session": session, "records": answer.records}]
+    columns = (("session", "session"), ("records", "records"))
+    show(rows, columns, json=json, empty=_NONE)
 
 
 @trace_command.command("list")
@@ -113,10 +184,9 @@ _session("save", "Write what a flight recorder has in memory, as a chunk of its 
 @click.pass_obj
 def list_command(socket: Path | None, json: bool) -> None:
     """List the sessions: what came, what was written and dropped, what is wrong."""
-    from dprobe.lib import manage, traces
-
-    with manage.connect(socket) as daemon:
-        traces.list_(daemon, json=json)
+    with running(socket) as daemon:
+        answer = daemon.request(lambda number: messages.TraceList(id=number), messages.TraceListing)
+    show(answer.traces, _COLUMNS, json=json, empty=_NONE)
 
 
 @trace_command.command(
@@ -133,9 +203,15 @@ examples:
 @click.option("-n", "count", type=click.IntRange(min=1), help="Only the first N.")
 def show_command(trace: Path, conditions: tuple[str, ...], form: str, count: int | None) -> int:
     """Print records, all or those for which every CONDITION holds."""
-    from dprobe.lib import traces
-
-    return traces.show_records(trace, conditions, form, count)
+    chunks, records = _chosen(trace, conditions)
+    out = sys.stdout
+    for record in itertools.islice(records, count):
+        if form == "json":
+            out.write(messages.encode(record).decode())
+        else:
+            out.write(record_text(record) + "\n")
+    _warn(chunks)
+    return 0
 
 
 @trace_command.command(
@@ -158,11 +234,41 @@ examples:
 )
 @click.option("-n", "count", type=click.IntRange(min=1), help="Only the N largest groups.")
 @options.json
-def stat_command(trace: Path, conditions: tuple[str, ...], **rest: Any) -> int:
+def stat_command(
+    trace: Path,
+    conditions: tuple[str, ...],
+    of: str | None,
+    by: str,
+    count: int | None,
+    json: bool,
+) -> int:
     """Count records, and draw a histogram of a number that they logged."""
-    from dprobe.lib import traces
-
-    return traces.statistics(trace, conditions, **rest)
+    chunks, records = _chosen(trace, conditions)
+    groups = stat.groups(records, by, of)[:count]
+    rows = [
+        {
+            "key": group.key,
+            "records": group.count,
+            "rate": round(group.rate, 1),
+            "numbers": group.numbers,
+            "least": group.least,
+            "average": round(group.total / group.numbers, 1) if group.numbers else 0,
+            "most": group.most,
+            "buckets": {stat.bucket_name(each): n for each, n in sorted(group.buckets.items())},
+        }
+        for group in groups
+    ]
+    columns = [(by, "key"), ("records", "records"), ("records/s", "rate")]
+    if of is not None:
+        columns += [(of, "numbers"), ("least", "least"), ("average", "average"), ("most", "most")]
+    show(rows, columns, json=json, empty="there are no such records")
+    if not json and of is not None:
+        for group in groups:
+            if group.numbers:
+                print(f"\n{printable(of)} of {printable(group.key)}:")
+                print("\n".join(stat.histogram(group)))
+    _warn(chunks)
+    return 0
 
 
 @trace_command.command(
@@ -187,6 +293,52 @@ examples:
 )
 def convert_command(trace: Path, conditions: tuple[str, ...], form: str, path: Path) -> int:
     """Write a trace anew, in another format, or only a part of it."""
-    from dprobe.lib import traces
+    chunks, records = _chosen(trace, conditions)
+    try:
+        if form == "ctf":
+            offsets = [offset for chunk in chunks if (offset := chunk.offset_ns) is not None]
+            write_ctf(lambda: _chosen(trace, conditions)[1], path, offsets[0] if offsets else None)
+        else:
+            _write_lines(records, path, lines.FORMATS[form])
+    except OSError as error:
+        raise DprobeError(f"{path}: {os_error_text(error)}") from None
+    _warn(chunks)
+    return 0
 
-    return traces.convert(trace, conditions, form, path)
+
+def _chosen(
+    path: Path, conditions: Sequence[str]
+) -> tuple[list[Recording], Iterator[messages.Record]]:
+    """The chunks of a trace, and their records that are meant; raises UserError."""
+    try:
+        test = choose.all_of(conditions)
+        chunks = open_all(path)
+    except (choose.ConditionError, TraceError) as error:
+        raise UserError(str(error)) from None
+
+    def records() -> Iterator[messages.Record]:
+        try:
+            yield from filter(test, merged(chunks)) if conditions else merged(chunks)
+        except TraceError as error:
+            raise DprobeError(str(error)) from None
+
+    return chunks, records()
+
+
+def _warn(chunks: Sequence[Recording]) -> None:
+    for path in (path for chunk in chunks for path in chunk.cut):
+        complain(f"{path}: the end is cut off; read up to there")
+    lost = sum(chunk.discarded for chunk in chunks)
+    if lost:
+        complain(f"{lost} records were dropped when the trace was written")
+
+
+def _write_lines(records: Iterator[messages.Record], path: Path, form: lines.Format) -> None:
+    with path.open("xb") as file:
+        file.write(form.begin)
+        first = True
+        while batch := list(itertools.islice(records, _LINES)):
+            data = form.lines([msgspec.json.encode(record) for record in batch])
+            file.write(data[1:] if first and form.end else data)
+            first = False
+        file.write(form.end)

@@ -1,17 +1,16 @@
-"""The client library: one connection to a daemon, requests and reports over it.
+"""One connection to a daemon: requests with their replies, records and reports.
 
-    with Connection.open(default_socket(os.getuid())) as daemon:
+    with running() as daemon:
         status = daemon.request(lambda number: Query(id=number), Status)
 
-Replies are awaited; what else comes in the meantime goes to ``on_record`` (the line as it came) and
-``on_report``.
+A request waits for its reply; what else comes in the meantime goes to ``on_record`` (the line as
+it came) and ``on_report``.
 """
 
 from __future__ import annotations
 
 import os
 import socket
-import struct
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import TypeVar
 
 from dprobe.lib.errors import DaemonGoneError, NoDaemonError, UserError, os_error_text
 from dprobed.printable import readable
+from dprobed.proc.peer import credentials
 from dprobed.wire import messages
 
 #: How every record line begins: the tag comes first.
@@ -33,9 +33,10 @@ def _ignore(_: object) -> None:
 
 
 class Connection:
-    """A connection that said hello.
+    """A connection on which both sides have said hello.
 
-    ``pid`` is the daemon's process id as this process sees it; ``private``: it is ours alone.
+    ``pid``: the daemon's process id as this process sees it; ``private``: the daemon serves nobody
+    else.
     """
 
     def __init__(self, sock: socket.socket, daemon_pid: int, *, private: bool = False) -> None:
@@ -58,12 +59,10 @@ class Connection:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             sock.connect(str(path))
-            # struct ucred (include/linux/socket.h): pid, uid, gid.
-            credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-            pid, uid, _ = struct.unpack("iII", credentials)
-            if uid not in (0, os.getuid()) and os.getuid() != 0:
-                raise NoDaemonError(f"{path} belongs to user {uid}: not a dprobed to trust")
-            return cls(sock, pid)
+            peer = credentials(sock)
+            if peer.uid not in (0, os.getuid()) and os.getuid() != 0:
+                raise NoDaemonError(f"{path} belongs to user {peer.uid}: not a dprobed to trust")
+            return cls(sock, peer.pid)
         except (FileNotFoundError, ConnectionRefusedError):
             sock.close()
             raise NoDaemonError(f"no dprobed listens at {path}; start one: dprobed &") from None
@@ -103,9 +102,7 @@ class Connection:
             line = messages.encode(make(self._last_id))
         except UnicodeEncodeError as error:
             word = readable(error.object)
-            raise UserError(
-                f"{word}: it is no UTF-8, and only such text can be asked for"
-            ) from None
+            raise UserError(f"{word}: not UTF-8, and only such text can be asked for") from None
         try:
             self._sock.sendall(line)
         except OSError:
@@ -118,7 +115,7 @@ class Connection:
         if isinstance(reply, messages.Error):
             raise UserError(reply.error)
         if not isinstance(reply, kind) or reply.id != self._last_id:
-            raise DaemonGoneError("the daemon gave the answer to another question")
+            raise DaemonGoneError("protocol error: the daemon answered another request")
         return reply
 
     def receive(self) -> None:
@@ -144,8 +141,25 @@ class Connection:
         try:
             message = messages.decode_from_daemon(line)
         except messages.MessageError as error:
-            raise DaemonGoneError(f"the daemon makes no sense: {error}") from None
+            raise DaemonGoneError(f"protocol error from the daemon: {error}") from None
         if isinstance(message, messages.Reply):
             self._replies.append(message)
         elif not isinstance(message, messages.Record):
             self.on_report(message)
+
+
+def running(path: Path | None = None) -> Connection:
+    """Connect to the running daemon: at ``path``, else the user's own, else root's.
+
+    Raises NoDaemonError.
+    """
+    if path is not None:
+        return Connection.open(path)
+    own = messages.default_socket(os.getuid())
+    try:
+        return Connection.open(own)
+    except NoDaemonError:
+        roots = messages.default_socket(0)
+        if own == roots or not roots.exists():
+            raise
+        return Connection.open(roots)

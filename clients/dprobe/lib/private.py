@@ -1,19 +1,24 @@
 """A private daemon: started where none runs, for the lifetime of one command.
 
-It shares nothing with the terminal (own session, /dev/null) and hangs on one socket: when this
-process ends, however it ends, the daemon takes all probes out and ends too. It has no file.
+It has a session of its own, /dev/null instead of the terminal, and no file. Its one connection is a
+socket pair with this process: when this process ends, however it ends, the daemon takes all probes
+out and ends too.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
 import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import TracebackType
 
 from dprobe.lib.connection import Connection
-from dprobe.lib.errors import DaemonGoneError, UserError
+from dprobe.lib.errors import DaemonGoneError, NoDaemonError, UserError
+from dprobed.wire import messages
 
 _FD = 3
 
@@ -23,7 +28,7 @@ class PrivateDaemon:
 
     def __init__(self) -> None:
         self._sock, theirs = socket.socketpair()
-        # What it may have to say before it can speak over the socket.
+        # For what it has to say before the socket works.
         self._stderr = os.memfd_create("dprobed-stderr")
         actions = [
             (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDWR, 0),
@@ -71,7 +76,31 @@ class PrivateDaemon:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Let it end, and wait until it has: then every probe is out."""
+        """Close the socket, and wait until the daemon has ended: then every probe is out."""
         self._sock.close()
         os.waitpid(self.pid, 0)
         os.close(self._stderr)
+
+
+@contextlib.contextmanager
+def running_or_private(path: Path | None) -> Iterator[Callable[[], Connection]]:
+    """The running daemon, or a private one that starts now; call for the connection when needed.
+
+    ``path``: a socket at which there must be a daemon.
+    """
+    try:
+        connection = Connection.open(path or messages.default_socket(os.getuid()))
+    except NoDaemonError:
+        if path is not None:
+            raise
+    else:
+        with connection:
+            yield lambda: connection
+        return
+    with PrivateDaemon() as private:
+        try:
+            yield private.connect
+        except DaemonGoneError as error:
+            said = private.complaint()
+            more = f": {said}" if said and said not in str(error) else ""
+            raise DaemonGoneError(f"{error}{more}") from None

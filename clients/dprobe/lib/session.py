@@ -1,24 +1,13 @@
-"""What ``run`` and ``attach`` have in common: programs, a daemon, and reports until the end."""
+"""Programs in one process for the time of a connection, and what is reported until the end."""
 
 from __future__ import annotations
 
-import contextlib
-import os
-import select
-import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
 
 from dprobe.lib.connection import Connection
-from dprobe.lib.errors import DaemonGoneError, NoDaemonError, UserError, os_error_text
-from dprobe.lib.private import PrivateDaemon
-from dprobe.view.output import Output, Summary, complain, summarize
-from dprobed.printable import readable
+from dprobe.lib.errors import UserError
+from dprobe.lib.summary import Summary, summarize
 from dprobed.wire import messages
-
-if TYPE_CHECKING:
-    from types import FrameType
 
 #: States of a probe that works, or may yet; every other one is told to the user when it comes.
 _QUIET = frozenset({"active", "pending", "compiled", "disabled", "removed"})
@@ -28,86 +17,25 @@ _ALIVE = frozenset({"active", "pending", "compiled"})
 _DONE = frozenset({"disabled", "removed"})
 
 
-def parse_defines(pairs: Sequence[str]) -> dict[str, str]:
-    """``-D NAME=VALUE`` (``-D NAME``: 1) as a mapping."""
-    defines = {}
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if not name.isidentifier():
-            raise UserError(f"-D {pair}: write -D NAME=VALUE, with a name as in C")
-        defines[name] = value if equals else "1"
-    return defines
-
-
-def load_programs(
-    paths: Sequence[str],
-    defines: Mapping[str, str],
-    groups: Sequence[int] = (),
-    types: Sequence[int] = (),
-    budget: messages.Budget | None = None,
-) -> list[messages.Upload]:
-    """The programs, assembled and verified here; raises UserError with all that is wrong."""
-    from dprobed.program.bytecode import encode
-    from dprobed.program.model import NothingSelectedError, ProgramError, select
-    from dprobed.program.rpn.parser import load_file
-
-    uploads = []
-    errors = []
-    for path in paths:
-        try:
-            program = load_file(path, defines)
-            if groups or types:
-                program = select(program, frozenset(groups), frozenset(types))
-            label = readable(Path(path).stem)[:255]
-            bytecode = encode(program)
-            uploads.append(messages.Upload(label=label, bytecode=bytecode, budget=budget))
-        except ProgramError as error:
-            errors.append(str(error))
-        except NothingSelectedError as error:
-            errors.append(f"{path}: {error}")
-        except OSError as error:
-            errors.append(f"{path}: {os_error_text(error)}")
-    if errors:
-        raise UserError("\n".join(errors))
-    return uploads
-
-
-@contextlib.contextmanager
-def daemon(path: Path | None) -> Iterator[Callable[[], Connection]]:
-    """The running daemon, or a private one that starts now; call for the connection when needed.
-
-    ``path``: the socket that the user named; there must be a daemon then.
-    """
-    try:
-        connection = Connection.open(path or messages.default_socket(os.getuid()))
-    except NoDaemonError:
-        if path is not None:
-            raise
-    else:
-        with connection:
-            yield lambda: connection
-        return
-    with PrivateDaemon() as private:
-        try:
-            yield private.connect
-        except DaemonGoneError as error:
-            said = private.complaint()
-            more = f": {said}" if said and said not in str(error) else ""
-            raise DaemonGoneError(f"{error}{more}") from None
-
-
 class Session:
-    """One target and the children of it that are followed, their programs, and what they report.
+    """A process, those of its children that are followed, and the programs in them.
 
-    ``ended``: how the target did.
+    ``on_record`` is called with each record (the daemon's line), ``say`` with each line for the
+    user: a probe that does not work, a thread that is held. ``ended``: how the process ended.
     """
 
     def __init__(
-        self, connection: Connection, output: Output, pid: int, *, follow_forks: bool
+        self,
+        connection: Connection,
+        pid: int,
+        *,
+        follow_forks: bool,
+        on_record: Callable[[bytes], None],
+        say: Callable[[str], None],
     ) -> None:
         self._connection = connection
         self._private = connection.private
-        self._output = output
+        self._say = say
         self._pid = pid
         self._follow_forks = follow_forks
         self.ended: messages.Ended | None = None
@@ -115,12 +43,12 @@ class Session:
         self._last: list[messages.ProbeInfo] = []
         self._overhead_ns = 0
         self._removed: list[messages.ProbeInfo] = []
-        #: The target has ended, and the daemon says so when its core has been written.
+        #: The process has ended, and the daemon will say so when its core has been written.
         self.dumping = False
         self._states: dict[tuple[int, int, int], str] = {}
         self._told: set[tuple[int, int, str, str]] = set()
         self._complained: set[str] = set()
-        connection.on_record = output.record
+        connection.on_record = on_record
         connection.on_report = self._report
 
     def insert(self, uploads: list[messages.Upload], *, launch: bool, check_opcode: bool) -> int:
@@ -153,23 +81,22 @@ class Session:
 
     @property
     def vain(self) -> bool:
-        """Whether there never was one."""
+        """Whether no probe ever had a place where it could fire."""
         return (_ALIVE | _DONE).isdisjoint(self._states.values())
 
     def receive(self) -> None:
-        """Take in what came, and write the records of it."""
+        """Take in what the daemon sent, waiting for it if need be; raises DaemonGoneError."""
         self._connection.receive()
-        self._output.flush()
 
     @property
     def over(self) -> bool:
-        """Whether the target and all followed children have ended."""
+        """Whether the process and all its followed children have ended."""
         return not self._alive
 
     def detach(self) -> Summary:
-        """Take the programs out and let all processes go; the summary."""
+        """Take the programs out of all processes and detach from them; the summary."""
         while self._alive:
-            # A child that comes meanwhile is told before the answer.
+            # A child that is forked meanwhile is reported before the answer.
             pid = next(iter(self._alive))
             try:
                 answer = self._connection.request(
@@ -204,14 +131,14 @@ class Session:
             self._note_end(report.pid, report.probes, report.overhead_ns)
         elif isinstance(report, messages.Notice) and report.kind in ("dump", "dumping"):
             self.dumping = report.kind == "dumping"
-            complain(report.text)
+            self._say(report.text)
         elif isinstance(report, messages.Notice) and report.kind in ("loader", "unprobed"):
             if report.text not in self._complained:
                 self._complained.add(report.text)
-                complain(f"process {report.pid}: {report.text}")
+                self._say(f"process {report.pid}: {report.text}")
         elif isinstance(report, messages.Notice) and report.kind in ("suspend", "debugger"):
             private = " (of a running dprobed; this private one lets it go at its end)"
-            complain(report.text + (private if self._private else ""))
+            self._say(report.text + (private if self._private else ""))
 
     def _note(self, probes: Sequence[messages.ProbeInfo]) -> None:
         self._states.update(
@@ -220,7 +147,7 @@ class Session:
         self._tell(probes)
 
     def _tell(self, probes: Sequence[messages.ProbeInfo]) -> None:
-        """Say once of each probe that it does not work."""
+        """Say once of each probe why it does not work."""
         for probe in probes:
             key = (probe.number, probe.probe, probe.state, probe.reason)
             by_others = probe.state == "removed" and probe.reason
@@ -228,46 +155,4 @@ class Session:
                 continue
             self._told.add(key)
             name = f"{probe.program} {probe.major}.{probe.minor} at {probe.place}"
-            complain(f"{name}: {probe.state}" + (f": {probe.reason}" if probe.reason else ""))
-
-
-class Waker:
-    """Signals as something to wait for together with the connection.
-
-    Within the context each signal of ``handlers`` runs its function, and ends a ``wait``.
-    """
-
-    def __init__(self, handlers: Mapping[signal.Signals, Callable[[], None]]) -> None:
-        self._handlers = handlers
-        self._before: dict[signal.Signals, object] = {}
-        self._read, self._write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-
-    def __enter__(self) -> Waker:
-        signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
-        for number, function in self._handlers.items():
-            self._before[number] = signal.signal(number, self._handler(function))
-        return self
-
-    @staticmethod
-    def _handler(function: Callable[[], None]) -> Callable[[int, FrameType | None], None]:
-        return lambda number, frame: function()
-
-    def __exit__(self, *_: object) -> None:
-        for number, before in self._before.items():
-            signal.signal(number, before)  # type: ignore[arg-type]
-        signal.set_wakeup_fd(-1)
-        os.close(self._read)
-        os.close(self._write)
-
-    def wait(self, connection: Connection | None, seconds: float | None) -> bool:
-        """Until the connection has something (True), a signal came or the time is over (False)."""
-        poll = select.poll()
-        poll.register(self._read, select.POLLIN)
-        if connection is not None:
-            poll.register(connection, select.POLLIN)
-        milliseconds = None if seconds is None else max(0, int(seconds * 1000) + 1)
-        ready = {descriptor for descriptor, _ in poll.poll(milliseconds)}
-        if self._read in ready:
-            with contextlib.suppress(BlockingIOError):
-                os.read(self._read, 4096)
-        return connection is not None and connection.fileno() in ready
+            self._say(f"{name}: {probe.state}" + (f": {probe.reason}" if probe.reason else ""))

@@ -9,66 +9,14 @@ from __future__ import annotations
 import contextlib
 import os
 import select
-import sys
-from collections.abc import Sequence
 
 import msgspec
 
 from dprobe.lib.errors import UserError, os_error_text
+from dprobe.lib.summary import Summary
 from dprobed.printable import LAYOUT, printable
 from dprobed.record.text import record_text
 from dprobed.wire import messages
-
-
-class SummaryProbe(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One probe in the summary; what comes behind ``dropped`` is there where it says something."""
-
-    program: str
-    major: int
-    minor: int
-    place: str
-    state: str
-    hits: int
-    ran: int
-    missed: int
-    dropped: int
-    faulted: int = 0
-    passed: int = 0
-    reason: str = ""
-
-
-class Summary(msgspec.Struct, frozen=True, kw_only=True, tag="summary"):
-    """The last line: every probe's state and counters, those of all processes together."""
-
-    probes: list[SummaryProbe]
-    overhead_ns: int
-
-
-def summarize(probes: Sequence[messages.ProbeInfo], overhead_ns: int) -> Summary:
-    """The summary of a run, from the last counters of its probes in every process."""
-    same: dict[tuple[int, int], list[messages.ProbeInfo]] = {}
-    for probe in probes:
-        same.setdefault((probe.number, probe.probe), []).append(probe)
-    return Summary(probes=[_total(each) for each in same.values()], overhead_ns=overhead_ns)
-
-
-def _total(probes: list[messages.ProbeInfo]) -> SummaryProbe:
-    """One probe in all processes; its state is that of where it was hit first."""
-    shown = next((probe for probe in probes if probe.hits), probes[0])
-    return SummaryProbe(
-        program=shown.program,
-        major=shown.major,
-        minor=shown.minor,
-        place=shown.place,
-        state=shown.state,
-        hits=sum(probe.hits for probe in probes),
-        ran=sum(probe.ran for probe in probes),
-        missed=sum(probe.missed for probe in probes),
-        dropped=sum(probe.dropped for probe in probes),
-        faulted=sum(probe.faulted for probe in probes),
-        passed=sum(probe.passed for probe in probes),
-        reason=shown.reason,
-    )
 
 
 def complain(text: str) -> None:
@@ -153,7 +101,9 @@ class Output:
                 complain(f"{self._name}: {os_error_text(error)}")
 
 
-_COLUMNS = ("program", "probe", "place", "state", "hits", "ran", "missed", "dropped")
+#: The first column that is a number.
+_NUMBERS = 5
+_COLUMNS = ("program", "probe", "place", "state", "engine", "hits", "ran", "missed", "dropped")
 
 
 def summary_text(summary: Summary) -> str:
@@ -161,13 +111,19 @@ def summary_text(summary: Summary) -> str:
     rows = [_COLUMNS]
     for probe in summary.probes:
         counts = (probe.hits, probe.ran, probe.missed, probe.dropped)
-        names = (probe.program, f"{probe.major}.{probe.minor}", probe.place, probe.state)
+        names = (
+            probe.program,
+            f"{probe.major}.{probe.minor}",
+            probe.place,
+            probe.state,
+            probe.engine,
+        )
         rows.append((*names, *map(str, counts)))  # type: ignore[arg-type]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for row in rows:
         cells = [
-            cell.rjust(width) if index >= 4 else cell.ljust(width)
+            cell.rjust(width) if index >= _NUMBERS else cell.ljust(width)
             for index, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
         lines.append("  ".join(cells).rstrip())
@@ -178,11 +134,3 @@ def summary_text(summary: Summary) -> str:
             lines.append(f"{name}: {probe.state}: {probe.reason}{passed}")
     lines.append(f"time spent in probes: {summary.overhead_ns / 1e9:.6f} s")
     return printable("\n".join(lines), "\n")
-
-
-def default_descriptor(command_has_stdout: bool) -> int:
-    """Records go where they do not mix with a command's output: standard error beside a command."""
-    if command_has_stdout:
-        return 2
-    sys.stdout.flush()
-    return 1

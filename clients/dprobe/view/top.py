@@ -1,26 +1,15 @@
-"""`dprobe top`: probes and processes by hits and overhead, live.
+"""What `dprobe top` shows: probes and processes by hits and overhead.
 
 ``Sample`` is one answer of the daemon compared with the one before; ``View`` is what the keys have
-chosen. Both are values without a terminal; ``run`` is the loop around them.
+chosen. Both are values: no terminal and no daemon is needed for them.
 """
 
 from __future__ import annotations
 
-import os
-import select
-import signal
-import sys
-import termios
-import time
-import tty
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final
 
-from dprobe.lib.connection import Connection
-from dprobe.lib.errors import UserError
-from dprobe.view.tables import show
 from dprobed.printable import printable
 from dprobed.wire import messages
 
@@ -49,6 +38,13 @@ _PROCESS_COLUMNS: Final = (
     ("hits", "hits"),
     ("hits/s", "rate"),
     ("overhead %", "overhead"),
+)
+#: Of dprobed's own processes.
+OWN_COLUMNS: Final = (
+    ("pid", "pid"),
+    ("what", "what"),
+    ("CPU %", "cpu"),
+    ("memory, MB", "memory"),
 )
 #: Key → (what to sort by, whether the largest comes first).
 _SORTS: Final = {
@@ -83,10 +79,8 @@ _EXPENDABLE: Final = (
 )
 #: Between two columns.
 _GAP: Final = 2
-#: What terminals send for keys of more than one byte.
-_ESCAPES: Final = {b"\x1b[A": "up", b"\x1b[B": "down", b"\x1bOA": "up", b"\x1bOB": "down"}
-#: Lines of the screen that are no rows: summary, an empty one, head of the table, help.
-_FRAME: Final = 4
+#: Lines of the screen that are no rows: summary, usage, an empty one, head of the table, help.
+_FRAME: Final = 5
 _SUSPEND: Final = "\x1a"
 
 
@@ -98,9 +92,18 @@ class Sample:
     at: float
     probes: Sequence[Row] = ()
     processes: Sequence[Row] = ()
+    #: What each of dprobed's own processes uses.
+    own: Sequence[Row] = ()
+    usage: Sequence[messages.ProcessUsage] = ()
 
     @classmethod
-    def take(cls, status: messages.Status, at: float, last: Sample | None) -> Sample:
+    def take(
+        cls,
+        status: messages.Status,
+        at: float,
+        last: Sample | None,
+        usage: Sequence[messages.ProcessUsage] = (),
+    ) -> Sample:
         """Compare with the last one; without one all rates are 0."""
         seconds = at - last.at if last is not None else 0.0
         before_hits = {_key(each): each.hits for each in last.status.probes} if last else {}
@@ -144,14 +147,26 @@ class Sample:
             if target.pid in names
             for own in [[row for row in probes if row["pid"] == target.pid]]
         ]
-        return cls(status, at, probes, processes)
+        before_cpu = {each.pid: each.cpu_seconds for each in last.usage} if last else {}
+        own = [
+            {
+                "pid": each.pid,
+                "what": each.what,
+                "cpu": _per(
+                    100 * (each.cpu_seconds - before_cpu.get(each.pid, each.cpu_seconds)), seconds
+                ),
+                "memory": round(each.memory / 1e6, 1),
+            }
+            for each in usage
+        ]
+        return cls(status, at, probes, processes, own, usage)
 
     def summary(self) -> str:
         """One line for all of it."""
         deployments = self.status.deployments
         parts = [
-            _count(len(self.processes), "process", "es"),
-            _count(len(self.probes), "probe"),
+            count_text(len(self.processes), "process", "es"),
+            count_text(len(self.probes), "probe"),
             f"{sum(row['rate'] for row in self.probes):.0f} hits/s",
         ]
         if deployments:
@@ -162,12 +177,23 @@ class Sample:
             )
         return "   ".join(parts)
 
+    def usage_text(self) -> str:
+        """One line for what dprobed itself uses: daemon, tracers, resolvers."""
+        parts = []
+        for what in dict.fromkeys(row["what"] for row in self.own):
+            rows = [row for row in self.own if row["what"] == what]
+            name = f"{what} {rows[0]['pid']}" if len(rows) == 1 else f"{len(rows)} {what}s"
+            cpu, memory = (sum(row[each] for row in rows) for each in ("cpu", "memory"))
+            parts.append(f"{name}: {cpu:.1f} % CPU, {memory:.0f} MB")
+        return "   ".join(parts)
+
 
 def _key(probe: messages.ProbeInfo) -> tuple[object, ...]:
     return probe.number, probe.pid, probe.probe, probe.module, probe.place
 
 
-def _count(number: int, what: str, plural: str = "s") -> str:
+def count_text(number: int, what: str, plural: str = "s") -> str:
+    """``1 probe``, ``2 probes``."""
     return f"{number} {what}{plural if number != 1 else ''}"
 
 
@@ -275,61 +301,8 @@ def _cell(row: Row, name: str) -> str:
     return printable(str(row[name]))
 
 
-def once(daemon: Connection, interval: float, *, json: bool) -> None:
-    """Two samples, and what happened between them, as plain tables."""
-    first = Sample.take(_ask(daemon), time.monotonic(), None)
-    time.sleep(interval)
-    sample = Sample.take(_ask(daemon), time.monotonic(), first)
-    view = View()
-    if json:
-        show(view.rows(sample), view.columns, json=True, empty="")
-        return
-    print(sample.summary())
-    for view.of_processes in (True, False):
-        print()
-        show(view.rows(sample), view.columns, json=False, empty="nothing is inserted")
-
-
-def run(daemon: Connection, interval: float) -> None:
-    """The live screen, until `q` or Ctrl-C."""
-    from rich.live import Live
-
-    view = View()
-    sample = Sample.take(_ask(daemon), time.monotonic(), None)
-    with _keys() as keys, Live(screen=True, auto_refresh=False) as live:
-        due = time.monotonic() + interval
-        while not view.over:
-            live.update(_draw(view, sample, *live.console.size), refresh=True)
-            for key in keys.read(max(0.0, due - time.monotonic())):
-                select_ = view.press(key)
-                if select_ is not None:
-                    view.note = _remove(daemon, select_)
-            if view.suspended:
-                view.suspended = False
-                live.stop()
-                keys.suspend()
-                live.start()
-            if time.monotonic() >= due:
-                due = time.monotonic() + interval
-                if not view.paused:
-                    sample = Sample.take(_ask(daemon), time.monotonic(), sample)
-
-
-def _ask(daemon: Connection) -> messages.Status:
-    return daemon.request(lambda number: messages.Query(id=number), messages.Status)
-
-
-def _remove(daemon: Connection, chosen: messages.Select) -> str:
-    try:
-        answer = daemon.request(
-            lambda number: messages.Remove(id=number, select=chosen), messages.Removed
-        )
-    except UserError as error:
-        return str(error)
-    return f"{_count(len(answer.probes), 'probe')} removed"
-
-
-def _draw(view: View, sample: Sample, width: int, height: int) -> RenderableType:
+def draw(view: View, sample: Sample, width: int, height: int) -> RenderableType:
+    """The whole screen."""
     from rich.cells import set_cell_size
     from rich.console import Group
     from rich.text import Text
@@ -358,7 +331,7 @@ def _draw(view: View, sample: Sample, width: int, height: int) -> RenderableType
         return (" " * _GAP).join(cells).ljust(width)
 
     summary = ("paused   " if view.paused else "") + sample.summary()
-    lines = [line(summary, "bold" if view.paused else ""), line("")]
+    lines = [line(summary, "bold" if view.paused else ""), line(sample.usage_text()), line("")]
     lines.append(line(across([title for title, _, _ in shown]), "bold"))
     for index, row in enumerate(visible, start=first):
         style = "reverse" if index == view.selected else ""
@@ -368,64 +341,3 @@ def _draw(view: View, sample: Sample, width: int, height: int) -> RenderableType
     help_ = next((each for each in _HELP if len(each) <= width), _HELP[-1])
     lines.append(line(printable(view.note) or help_, "dim"))
     return Group(*lines)
-
-
-class _Keys:
-    """The terminal gives keys as they are pressed."""
-
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-        self._before = termios.tcgetattr(descriptor)
-
-    def take(self) -> None:
-        """Have each key as it is pressed, Ctrl-Z included."""
-        tty.setcbreak(self._descriptor)
-        now = termios.tcgetattr(self._descriptor)
-        now[6][termios.VSUSP] = b"\0"
-        termios.tcsetattr(self._descriptor, termios.TCSADRAIN, now)
-
-    def give_back(self) -> None:
-        """The terminal is as it was."""
-        termios.tcsetattr(self._descriptor, termios.TCSADRAIN, self._before)
-
-    def read(self, seconds: float) -> list[str]:
-        """What is pressed in so many seconds at most."""
-        if not select.select([self._descriptor], [], [], seconds)[0]:
-            return []
-        data = os.read(self._descriptor, 1024)
-        return split_keys(data) if data else ["q"]  # The terminal is gone.
-
-    def suspend(self) -> None:
-        """Stop, as at Ctrl-Z elsewhere, until the shell lets us go on."""
-        self.give_back()
-        os.kill(0, signal.SIGTSTP)
-        self.take()
-
-
-@contextmanager
-def _keys() -> Iterator[_Keys]:
-    """Keys, until Ctrl-C; whatever ends us, the terminal is given back."""
-
-    def end(*_: object) -> NoReturn:
-        raise SystemExit(128 + signal.SIGTERM)
-
-    keys = _Keys(sys.stdin.fileno())
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        keys.take()
-        yield keys
-    except KeyboardInterrupt:
-        pass
-    finally:
-        keys.give_back()
-        signal.signal(signal.SIGTERM, before)
-
-
-def split_keys(data: bytes) -> list[str]:
-    """What a terminal sent, as keys."""
-    keys = []
-    while data:
-        length = 3 if data[:3] in _ESCAPES else 1
-        head, data = data[:length], data[length:]
-        keys.append(_ESCAPES.get(head) or head.decode("ascii", errors="replace"))
-    return keys

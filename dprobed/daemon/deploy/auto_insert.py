@@ -64,10 +64,7 @@ class Applied:
                 await self._apply(application)
 
     async def _apply(self, application: Application) -> None:
-        limits = application.limits.as_limits()
-        budget = None
-        if limits is not None:
-            budget = messages.Budget(share=limits.share, hits=limits.hits, remove=limits.remove)
+        budget = application.limits.set_by("")
         request = messages.Deploy(
             id=0,
             programs=[

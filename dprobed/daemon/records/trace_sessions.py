@@ -25,7 +25,7 @@ from dprobed.journal import socket_path
 from dprobed.trace import store
 from dprobed.trace.ctf import Block, Stream, Trace
 from dprobed.trace.lines import FORMATS
-from dprobed.trace.writer import Limits, Writer
+from dprobed.trace.writer import RotationLimits, Writer
 from dprobed.wire.messages import TraceInfo, TraceStart
 
 if TYPE_CHECKING:
@@ -465,7 +465,7 @@ def _limited(what: TraceStart) -> bool:
     )
 
 
-def _limits(what: TraceStart) -> Limits:
+def _limits(what: TraceStart) -> RotationLimits:
     """The limits; where a whole is limited and its parts are not, they are an eighth of it."""
     rotate_bytes, rotate_seconds = what.rotate_bytes, what.rotate_seconds
     if what.max_bytes is not None:
@@ -473,7 +473,7 @@ def _limits(what: TraceStart) -> Limits:
         rotate_bytes = min(rotate_bytes or eighth, max(1, what.max_bytes // 2))
     if what.max_seconds is not None:
         rotate_seconds = min(rotate_seconds or what.max_seconds, what.max_seconds / FOLDER_CHUNKS)
-    return Limits(what.max_bytes, what.max_seconds, rotate_bytes, rotate_seconds)
+    return RotationLimits(what.max_bytes, what.max_seconds, rotate_bytes, rotate_seconds)
 
 
 def _try_folder(folder: Path) -> None:

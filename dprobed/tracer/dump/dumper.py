@@ -27,7 +27,7 @@ import msgspec
 from dprobed import journal
 from dprobed.binary.elf import build_id_in_notes
 from dprobed.corefile.areas import Area, dumped_size, parse_smaps, without
-from dprobed.corefile.store import Draft, Limits, StoreError, admit, new_name
+from dprobed.corefile.store import Draft, StoreError, StoreLimits, admit, new_name
 from dprobed.corefile.writer import Memory, Piece, ProcessImage, VanishedError, layout, write_pieces
 from dprobed.program.registers import USER_REGS
 
@@ -65,7 +65,7 @@ class Job:
     process: ProcessImage
     memory: Memory
     smaps: int
-    limits: Limits
+    limits: StoreLimits
     omitted: list[tuple[int, int]]
     extra: list[Area]
     about: dict[str, Any]

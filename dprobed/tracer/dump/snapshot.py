@@ -34,7 +34,7 @@ import msgspec
 from dprobed.arch.x86_64.registers import ORIG_RAX, RAX, RDI, RIP, RSI
 from dprobed.corefile import store
 from dprobed.corefile.areas import Area, parse_smaps
-from dprobed.corefile.store import Limits, StoreError
+from dprobed.corefile.store import StoreError, StoreLimits
 from dprobed.corefile.writer import Memory, ProcessImage
 from dprobed.engine.address_space import AddressSpace, SpaceError
 from dprobed.engine.probe import Attachment
@@ -91,7 +91,7 @@ class _Current:
 
     pid: int
     answer: Callable[[Result], None]
-    limits: Limits
+    limits: StoreLimits
     how: str
     began: float
     pause_ns: int = 0
@@ -136,7 +136,7 @@ class Dumps:
         self._recent: dict[tuple[int, int], deque[float]] = {}
         self._refused = 0
         self._quiet_until = 0.0
-        self._limits: Limits | None = None
+        self._limits: StoreLimits | None = None
 
     @property
     def _group(self) -> ThreadGroup:
@@ -286,7 +286,7 @@ class Dumps:
         pid: int,
         tid: int,
         about: dict[str, Any],
-        limits: Limits,
+        limits: StoreLimits,
         answer: Callable[[Result], None],
     ) -> None:
         store.admit(limits)

@@ -1,4 +1,4 @@
-"""``dprobe doctor``: tries on this machine, as this user, what probing needs.
+"""``dprobe doctor``: try on this machine, as this user, what probing needs.
 
 Each check does the thing itself on a process forked for it, and says why where it does not work.
 """
@@ -6,16 +6,19 @@ Each check does the thing itself on a process forked for it, and says why where 
 from __future__ import annotations
 
 import ctypes
-import importlib
 import importlib.metadata
 import os
 import platform
+import re
 import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NamedTuple
 
+import click
+
+from dprobe.commands import options
 from dprobe.lib.connection import Connection
 from dprobe.lib.errors import DprobeError, os_error_text
 from dprobe.view.tables import show
@@ -23,13 +26,10 @@ from dprobed.wire.messages import default_socket
 
 # include/uapi/linux/ptrace.h
 _PTRACE_POKEUSER: Final = 6
-_PTRACE_CONT: Final = 7
-_PTRACE_DETACH: Final = 17
 _PTRACE_SEIZE: Final = 0x4206
 _PTRACE_INTERRUPT: Final = 0x4207
 #: offsetof(struct user, u_debugreg) on x86-64 (arch/x86/include/asm/user_64.h).
 _DEBUG_REGISTERS: Final = 848
-_PACKAGES: Final = ("click", "iced-x86", "msgspec", "psutil", "pyelftools", "python-ptrace", "rich")
 _YAMA: Final = {
     0: "any process of the same user may be traced",
     1: "only descendants may be traced: `run` works, `attach` needs root",
@@ -47,34 +47,14 @@ class Check(NamedTuple):
     detail: str
 
 
-def report(socket: Path | None, *, json: bool) -> int:
-    """Print all checks; 0 when everything that is needed works."""
-    checks = [check(socket) for check in _CHECKS]
-    rows = [
-        {
-            "check": check.name,
-            "result": "ok" if check.ok else "FAILS" if check.needed else "no",
-            "needed": check.needed,
-            "detail": check.detail,
-        }
-        for check in checks
-    ]
-    columns = (("check", "check"), ("result", "result"), ("detail", "detail"))
-    show(rows, columns, json=json, empty="")
-    return 0 if all(check.ok for check in checks if check.needed) else 1
-
-
-class _PtraceError(Exception):
-    pass
+class _RefusedError(Exception):
+    """The kernel refused a ptrace call; why."""
 
 
 class _Traced:
     """A child that does nothing, traced and stopped."""
 
     def __init__(self) -> None:
-        self._libc = ctypes.CDLL(None, use_errno=True)
-        self._libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_ulong, ctypes.c_ulong]
-        self._libc.ptrace.restype = ctypes.c_long
         self.pid = os.fork()
         if self.pid == 0:
             while True:
@@ -91,9 +71,13 @@ class _Traced:
         return self
 
     def ptrace(self, request: int, address: int, data: int) -> None:
-        """One ptrace call; raises _PtraceError with the reason."""
-        if self._libc.ptrace(request, self.pid, address, data) == -1:
-            raise _PtraceError(os.strerror(ctypes.get_errno()).lower())
+        """One ptrace call; raises _RefusedError."""
+        from ptrace.binding.func import PtraceError, ptrace
+
+        try:
+            ptrace(request, self.pid, address, data)
+        except PtraceError as error:
+            raise _RefusedError(os.strerror(error.errno or 0).lower()) from None
 
     def __exit__(self, *_: object) -> None:
         os.kill(self.pid, signal.SIGKILL)
@@ -111,23 +95,34 @@ def _python(_: Path | None) -> Check:
 
 
 def _packages(_: Path | None) -> Check:
-    found, missing = [], []
-    for name in _PACKAGES:
+    """Whether what this installation asks for is there."""
+    name = "python packages"
+    try:
+        asked = importlib.metadata.requires("dprobed") or []
+    except importlib.metadata.PackageNotFoundError:
+        return Check(name, False, False, "dprobed was not installed by pip: they are not known")
+    missing = []
+    for requirement in asked:
+        if "extra ==" in requirement:
+            continue
+        package = re.split(r"[^\w.-]", requirement, maxsplit=1)[0]
         try:
-            found.append(f"{name} {importlib.metadata.version(name)}")
+            importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
-            missing.append(name)
-    if missing:
-        return Check("python packages", False, True, f"missing: {', '.join(missing)}")
-    return Check("python packages", True, True, ", ".join(found))
+            missing.append(package)
+    detail = f"missing: {', '.join(missing)}; run: pip install {' '.join(missing)}"
+    return Check(name, not missing, True, detail if missing else "all are there")
 
 
 def _ptrace(_: Path | None) -> Check:
     try:
         with _Traced():
             pass
-    except _PtraceError as error:
-        detail = f"ptrace: {error}; is this a container without SYS_PTRACE, or a seccomp filter?"
+    except _RefusedError as error:
+        # A seccomp filter (1: strict, 2: filter) may forbid the call.
+        filtered = bool(_status_field("Seccomp", 10))
+        why = "a seccomp filter is on this process" if filtered else "no seccomp filter is on"
+        detail = f"{error}; {why}; a container needs the capability SYS_PTRACE"
         return Check("ptrace of own processes", False, True, detail)
     return Check("ptrace of own processes", True, True, "a child could be seized and stopped")
 
@@ -139,11 +134,11 @@ def _others(_: Path | None) -> Check:
     return Check("ptrace of others' processes", capable, False, detail)
 
 
-def _yama(_: Path | None) -> Check:
+def _yama(_: Path | None) -> Check | None:
     try:
         scope = int(Path("/proc/sys/kernel/yama/ptrace_scope").read_text())
     except FileNotFoundError:
-        return Check("Yama", True, False, "not in this kernel: no further restriction")
+        return None  # not in this kernel: it forbids nothing
     capable = bool(_status_field("CapEff", 16) >> 19 & 1)
     ok = scope == 0 or (capable and scope < 3)
     text = _YAMA.get(scope, "unknown to this version")
@@ -161,7 +156,7 @@ def _debug_registers(_: Path | None) -> Check:
             # DR7: register 0 enabled, write, 8 bytes (Intel SDM vol. 3, 18.2.4).
             child.ptrace(_PTRACE_POKEUSER, _DEBUG_REGISTERS + 7 * 8, 0x1 | 0b1001 << 16)
             child.ptrace(_PTRACE_POKEUSER, _DEBUG_REGISTERS + 7 * 8, 0)
-    except _PtraceError as error:
+    except _RefusedError as error:
         return Check(name, False, False, f"no watchpoints here: {error}")
     return Check(name, True, False, "a watchpoint could be set")
 
@@ -192,27 +187,11 @@ def _memory(_: Path | None) -> Check:
                 os.pwrite(memory, os.pread(memory, 1, address), address)
             finally:
                 os.close(memory)
-    except (_PtraceError, OSError) as error:
+    except _RefusedError as error:
         return Check(name, False, True, str(error))
+    except OSError as error:
+        return Check(name, False, True, os_error_text(error))
     return Check(name, True, True, "the code of a traced child could be written")
-
-
-def _seccomp(_: Path | None) -> Check:
-    mode = _status_field("Seccomp", 10)
-    if mode == 0:
-        return Check("seccomp", True, False, "no filter on this process")
-    return Check("seccomp", True, False, f"mode {mode}: a filter is on; the tries above passed it")
-
-
-def _cpu(_: Path | None) -> Check:
-    flags = ""
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("flags"):
-            flags = line
-            break
-    wanted = ("fxsr", "sse2", "xsave", "avx", "avx512f", "user_shstk", "ibt")
-    have = [flag for flag in wanted if f" {flag}" in f"{flags} "]
-    return Check("cpu", "fxsr" in have, True, f"{os.cpu_count()} CPUs; {' '.join(have)}")
 
 
 def _process_events(_: Path | None) -> Check:
@@ -246,18 +225,45 @@ def _status_field(name: str, base: int) -> int:
     return 0
 
 
-_CHECKS: Final[tuple[Callable[[Path | None], Check], ...]] = (
-    _machine,
-    _python,
-    _packages,
-    _cpu,
+#: What can be tried where the first three are well.
+_CHECKS: Final[tuple[Callable[[Path | None], Check | None], ...]] = (
     _ptrace,
     _memory,
     _others,
     _yama,
     _debug_registers,
     _map_files,
-    _seccomp,
     _process_events,
     _daemon,
 )
+
+
+@click.command(
+    "doctor",
+    epilog="""\b
+example:
+  dprobe doctor
+""",
+)
+@options.json
+@click.pass_obj
+def doctor_command(socket: Path | None, json: bool) -> int:
+    """Show what works on this machine for this user, and why what does not does not.
+
+    The exit status is 0 when everything that `run` and `attach` need works.
+    """
+    checks = [_machine(socket), _python(socket), _packages(socket)]
+    if all(check.ok for check in checks):
+        checks += [found for check in _CHECKS if (found := check(socket)) is not None]
+    rows = [
+        {
+            "check": check.name,
+            "result": "ok" if check.ok else "FAILS" if check.needed else "no",
+            "needed": check.needed,
+            "detail": check.detail,
+        }
+        for check in checks
+    ]
+    columns = (("check", "check"), ("result", "result"), ("detail", "detail"))
+    show(rows, columns, json=json, empty="")
+    return 0 if all(check.ok for check in checks if check.needed) else 1

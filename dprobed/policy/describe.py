@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import grp
 from collections.abc import Iterator
+from typing import Literal
 
 from dprobed.policy.match import Condition, Match
-from dprobed.policy.model import Decision, Limits, Policies, Policy, Rights, user_name
+from dprobed.policy.model import Decision, Policies, Policy, Rights, user_name
 from dprobed.policy.rights import ALL, Right
 from dprobed.proc import procfs, refusals
 from dprobed.proc.processes import Process
 from dprobed.wire import messages
+from dprobed.wire.limits import Limits
 
 
 def policy_info(policy: Policy) -> messages.PolicyInfo:
@@ -119,4 +121,5 @@ def _condition(condition: Condition) -> str:
 
 
 def _limits(limits: Limits) -> messages.LimitsInfo:
-    return messages.LimitsInfo(share=limits.share, hits_per_second=limits.hits, over=limits.action)
+    over: Literal["throttle", "remove"] = "remove" if limits.remove else "throttle"
+    return messages.LimitsInfo(share=limits.share, hits_per_second=limits.hits, over=over)

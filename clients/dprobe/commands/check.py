@@ -1,0 +1,99 @@
+"""``dprobe check``: assemble and verify programs without inserting them."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dprobe.commands import options
+from dprobe.lib.errors import UserError, os_error_text
+from dprobe.lib.programs import parse_defines
+from dprobe.view.output import complain
+from dprobe.view.tables import show
+from dprobed.printable import readable
+from dprobed.program.model import Program, ProgramError
+from dprobed.program.rpn.parser import load_file
+
+if TYPE_CHECKING:
+    from dprobe.lib import places
+
+
+@click.command(
+    "check",
+    epilog="""\b
+examples:
+  dprobe check *.rpn
+  dprobe check --in 1234 alloc.rpn         # are its places in process 1234?
+  dprobe check --in /usr/sbin/nginx *.rpn  # in what nginx maps when it is started?
+""",
+)
+@options.define
+@click.option(
+    "--in",
+    "where",
+    metavar="PID|EXECUTABLE",
+    help="Look for the places, too: in a process, or in an executable and its libraries.",
+)
+@options.json
+@click.argument("files", nargs=-1, required=True, type=options.program_file)
+def check_command(
+    files: tuple[str, ...], defines: tuple[str, ...], where: str | None, json: bool
+) -> None:
+    """Assemble and verify FILES; exit status 2 and all that is wrong where one is refused.
+
+    With --in each place is looked for, too. `pending` counts probes for modules that are not mapped
+    there (yet). No process is touched.
+    """
+    known = parse_defines(defines)
+    mapped = None if where is None else _files(where)
+    rows = []
+    errors = []
+    for path in files:
+        row: dict[str, Any] = {"file": readable(path), "ok": True, "probes": 0, "bytes": 0}
+        row |= {"error": ""} if mapped is None else {"placed": 0, "pending": 0, "error": ""}
+        try:
+            program = load_file(path, known)
+            row["probes"], row["bytes"] = len(program.probes), len(program.code)
+            if mapped is not None:
+                row |= _placed(program, mapped, path)
+        except ProgramError as error:
+            row.update(ok=False, error=str(error))
+        except OSError as error:
+            row.update(ok=False, error=f"{path}: {os_error_text(error)}")
+        rows.append(row)
+        if not row["ok"]:
+            errors.append(str(row["error"]))
+    columns = [("file", "file"), ("ok", "ok"), ("probes", "probes"), ("bytes of code", "bytes")]
+    if mapped is not None:
+        columns += [("placed", "placed"), ("pending", "pending")]
+    show(rows, columns, json=json, empty="")
+    if errors:
+        sys.stdout.flush()
+        raise UserError("\n".join(errors))
+
+
+def _files(where: str) -> list[places.File]:
+    """The files of a process, or of an executable; raises UserError."""
+    from dprobe.lib import places
+
+    if where.isdecimal():
+        return places.files_of_process(int(where)).files
+    path = places.find_module(where)
+    known = places.files_of_command(path, dict(os.environb))
+    if not known.files:
+        raise UserError(f"{path}: not an executable whose files are known")
+    if not known.complete:
+        complain(f"{path}: not all of its libraries are known; probes in others are `pending`")
+    return known.files
+
+
+def _placed(program: Program, files: list[places.File], path: str) -> dict[str, Any]:
+    """What to show of the places of one program."""
+    from dprobe.lib import places
+
+    found = places.find(program, files, path)
+    error = "\n".join(map(str, found.faults))
+    return {"ok": not error, "placed": found.placed, "pending": found.pending, "error": error}

@@ -1,0 +1,37 @@
+"""``dprobe compile``: a program's source to a .dpb file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from dprobe.commands import options
+from dprobe.lib.errors import UserError, os_error_text
+from dprobe.lib.programs import parse_defines
+from dprobed.program.bytecode import encode
+from dprobed.program.model import ProgramError
+from dprobed.program.rpn.parser import load_file
+
+
+@click.command(
+    "compile",
+    epilog="""\b
+example:
+  dprobe compile -D MIN=4096 alloc.rpn -o alloc4k.dpb
+""",
+)
+@options.define
+@click.option("-o", "output", type=click.Path(dir_okay=False), help="Default: FILE.dpb beside it.")
+@click.argument("source", type=options.program_file)
+def compile_command(source: str, output: str | None, defines: tuple[str, ...]) -> None:
+    """Assemble SOURCE to a .dpb file, which can be inserted without its source."""
+    target = Path(output) if output else Path(source).with_suffix(".dpb")
+    if not output and target == Path(source):
+        raise UserError(f"{source} is compiled already; name the output by -o")
+    try:
+        target.write_bytes(encode(load_file(source, parse_defines(defines))))
+    except ProgramError as error:
+        raise UserError(str(error)) from None
+    except OSError as error:
+        raise UserError(f"{error.filename or source}: {os_error_text(error)}") from None

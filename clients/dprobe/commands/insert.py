@@ -1,0 +1,109 @@
+"""``dprobe insert``: put programs into processes, to stay."""
+
+from __future__ import annotations
+
+import click
+
+from dprobe.commands import options
+from dprobe.lib.connection import running
+from dprobe.lib.programs import Choice, load_programs
+from dprobe.view import probes
+from dprobe.view.output import complain
+from dprobed.wire import messages
+
+
+@click.command(
+    "insert",
+    epilog="""\b
+examples:
+  dprobe insert alloc.rpn --pid 1234         # one process
+  dprobe insert alloc.rpn --exe nginx        # each nginx, those to come too
+  dprobe insert alloc.rpn --exe '/opt/**' --user www-data
+  dprobe insert alloc.rpn --unit 'redis*.service' --limit 10
+  dprobe insert alloc.rpn --all --replace    # instead of those for that module
+""",
+)
+@click.option("--pid", type=options.pid_type, help="This process, and no other.")
+@click.option(
+    "--exe", metavar="GLOB", help="Processes that execute it: a path, or without / a base name."
+)
+@click.option("--user", metavar="USER", help="Processes of this user (name or number).")
+@click.option("--unit", metavar="GLOB", help="Processes of this systemd unit.")
+@click.option("--all", "everything", is_flag=True, help="Every process that maps the module.")
+@click.option("--limit", type=options.pid_type, metavar="N", help="At most N processes at a time.")
+@click.option("--merge", is_flag=True, help="Besides a program of the same name that is in.")
+@click.option("--replace", is_flag=True, help="Take those for the same module out first.")
+@options.selecting
+@options.inserting
+@options.json
+@click.argument("programs", nargs=-1, required=True, type=options.program_file)
+@click.pass_context
+def insert_command(
+    ctx: click.Context,
+    pid: int | None,
+    exe: str | None,
+    user: str | None,
+    unit: str | None,
+    everything: bool,
+    limit: int | None,
+    merge: bool,
+    replace: bool,
+    programs: tuple[str, ...],
+    choice: Choice,
+    no_opcode_check: bool,
+    follow_forks: bool,
+    json: bool,
+) -> None:
+    """Put programs into a process, or into all that fit; they stay until `dprobe remove`.
+
+    With --pid they go into that process, or are refused, at once. With --exe, --user and --unit
+    (all that is given must hold) or --all they go into each such process that maps the program's
+    module, now or later; --exe takes those as well that do not map it yet. A GLOB is like those of
+    policies: *, ?, [a-z], [!a-z], {one,other}; in a path * stops at a slash, and ** does not.
+    """
+    narrowed = (exe, user, unit) != (None, None, None)
+    if (pid is not None) + narrowed + everything != 1:
+        raise click.UsageError("say --pid, or which processes, or --all", ctx)
+    if merge and replace:
+        raise click.UsageError("--merge and --replace exclude each other", ctx)
+    if limit is not None and pid is not None:
+        raise click.UsageError("--limit does not go with --pid", ctx)
+    if follow_forks and pid is None:
+        raise click.UsageError("--follow-forks goes with --pid; else children are followed", ctx)
+    uploads = [each.upload for each in load_programs(programs, choice)]
+    present: messages.Present = "merge" if merge else "replace" if replace else "refuse"
+    with running(ctx.obj) as daemon:
+        if pid is not None:
+            daemon.request(
+                lambda number: messages.Attach(id=number, pid=pid, follow_forks=follow_forks),
+                messages.Attached,
+            )
+            inserted = daemon.request(
+                lambda number: messages.Insert(
+                    id=number,
+                    pid=pid,
+                    programs=uploads,
+                    keep=True,
+                    check_opcode=not no_opcode_check,
+                    present=present,
+                ),
+                messages.Inserted,
+            )
+            probes.show_probes(inserted.probes, json=json)
+            probes.explain_probes(inserted.probes)
+            return
+        deployed = daemon.request(
+            lambda number: messages.Deploy(
+                id=number,
+                programs=uploads,
+                selection=messages.Selection(exe=exe, user=user, unit=unit),
+                limit=limit,
+                keep=True,
+                check_opcode=not no_opcode_check,
+                present=present,
+            ),
+            messages.Deployed,
+        )
+    probes.show_deployments(deployed.deployments, json=json)
+    if not json:
+        complain("they are being inserted; `dprobe query` shows where they are")

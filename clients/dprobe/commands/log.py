@@ -1,0 +1,46 @@
+"""``dprobe log``: the records that a daemon keeps, and new ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from dprobe.commands import options
+from dprobe.lib.connection import running
+from dprobe.view.output import Output, complain
+from dprobed.wire import messages
+
+
+@click.command(
+    "log",
+    epilog="""\b
+examples:
+  dprobe log --format json
+  dprobe log -f
+""",
+)
+@click.option("-f", "follow", is_flag=True, help="Go on with new records, until Ctrl-C.")
+@options.format_
+@click.option("--json", is_flag=True, help="The same as --format json.")
+@options.output("standard output")
+@click.pass_obj
+def log_command(socket: Path | None, follow: bool, form: str, json: bool, path: str | None) -> int:
+    """Show the records that the daemon keeps (the last 2 MiB of them)."""
+    with running(socket) as daemon:
+        output = Output("json" if json else form, path, 1)
+        daemon.on_record = output.record
+        answer = daemon.request(
+            lambda number: messages.Log(id=number, follow=follow), messages.Logged
+        )
+        if answer.forgotten:
+            complain(f"{answer.forgotten} older records are no longer kept")
+        output.flush()
+        try:
+            while follow and not output.broken:
+                daemon.receive()
+                output.flush()
+        except KeyboardInterrupt:
+            pass
+        output.close()
+        return 1 if output.broken else 0

@@ -1,0 +1,34 @@
+"""``dprobe resume``: let held threads and processes go on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from dprobe.commands import options
+from dprobe.lib.connection import running
+from dprobe.view.tables import show
+from dprobed.wire import messages
+
+
+@click.command(
+    "resume",
+    epilog="""\b
+examples:
+  dprobe resume              # all that are held
+  dprobe resume 1234 1240    # thread 1240 of process 1234
+""",
+)
+@options.json
+@click.argument("pid", type=options.pid_type, required=False)
+@click.argument("tid", type=options.pid_type, required=False)
+@click.pass_obj
+def resume_command(socket: Path | None, pid: int | None, tid: int | None, json: bool) -> None:
+    """Let threads go on that `suspend` of a program holds, and processes held for a debugger."""
+    with running(socket) as daemon:
+        answer = daemon.request(
+            lambda number: messages.Resume(id=number, pid=pid, tid=tid), messages.Resumed
+        )
+    rows = [{"tid": each} for each in answer.tids]
+    show(rows, (("resumed", "tid"),), json=json, empty="nothing is held")

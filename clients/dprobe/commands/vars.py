@@ -1,0 +1,92 @@
+"""``dprobe vars``: local and global variables of programs."""
+
+from __future__ import annotations
+
+import click
+
+from dprobe.commands import options
+from dprobe.lib.connection import Connection, running
+from dprobe.lib.errors import UserError
+from dprobe.view.tables import show
+from dprobed.wire import messages
+
+
+@click.command(
+    "vars",
+    epilog="""\b
+examples:
+  dprobe vars 3              # all local variables of program 3
+  dprobe vars alloc 0-7      # eight of them, by the program's name
+  dprobe vars 3 --pid 1234   # of program 3 in one of several processes
+  dprobe vars --global 1234  # the global variables in process 1234
+""",
+)
+@click.option("--global", "globals_", type=options.pid_type, metavar="PID", help="Globals of PID.")
+@options.pid_option
+@click.option("--reset", is_flag=True, help="Set those shown to 0.")
+@options.json
+@click.argument("what", nargs=-1, metavar="[PROGRAM] [FIRST[-LAST]]")
+@click.pass_context
+def vars_command(
+    ctx: click.Context,
+    what: tuple[str, ...],
+    globals_: int | None,
+    pid: int | None,
+    reset: bool,
+    json: bool,
+) -> None:
+    """Show the local variables of a program, or the global ones of a process."""
+    wanted = 1 if globals_ is None else 0
+    if not wanted <= len(what) <= wanted + 1 or (globals_ is not None and pid is not None):
+        raise click.UsageError("name one program, or a process with --global", ctx)
+    program = what[0] if globals_ is None else None
+    first, count = parse_range(what[wanted] if len(what) > wanted else None)
+    with running(ctx.obj) as daemon:
+        number, pid = (None, globals_) if program is None else _find(daemon, program, pid)
+        words = daemon.request(
+            lambda request: messages.Vars(
+                id=request, number=number, pid=pid, first=first, count=count, reset=reset
+            ),
+            messages.Words,
+        )
+    rows = [
+        {"index": words.first + index, "value": word, "hex": f"{word:#x}"}
+        for index, word in enumerate(words.words)
+    ]
+    columns = (("index", "index"), ("value", "value"), ("hex", "hex"))
+    show(rows, columns, json=json, empty="there are no such variables")
+
+
+def _find(daemon: Connection, program: str, pid: int | None) -> tuple[int, int]:
+    """The number of a program, and the process that it is in; raises UserError."""
+    select = options.selection(program, pid=pid)
+    answer = daemon.request(
+        lambda number: messages.Programs(id=number, select=select), messages.Listing
+    )
+    found = answer.programs
+    if not found:
+        where = "goes into several processes; say which by --pid"
+        raise UserError(
+            f"{program} {where}" if answer.deployments else f"there is no program {program}"
+        )
+    numbers = sorted({each.number for each in found})
+    if len(numbers) > 1:
+        them = ", ".join(map(str, numbers))
+        raise UserError(f"several programs are called {program}; give a number: {them}")
+    if len(found) > 1:
+        them = ", ".join(str(each.pid) for each in found)
+        raise UserError(f"program {program} is in several processes; give --pid: {them}")
+    return found[0].number, found[0].pid
+
+
+def parse_range(text: str | None) -> tuple[int, int | None]:
+    """``3``, ``3-7`` or nothing as first index and count; raises UserError."""
+    if text is None:
+        return 0, None
+    first, dash, last = text.partition("-")
+    if not first.isdecimal() or (dash and not last.isdecimal()):
+        raise UserError(f"{text} is no range of indices; write 3 or 3-7")
+    end = int(last) if dash else int(first)
+    if end < int(first) or end > 1 << 15:
+        raise UserError(f"{text} is no range of indices; the second must not be the smaller")
+    return int(first), end - int(first) + 1

@@ -1,0 +1,144 @@
+"""Which files a command will map when it is executed: its program, and libraries that it needs.
+
+Which library a name stands for is decided by RPATH, RUNPATH, LD_LIBRARY_PATH, LD_PRELOAD, the
+loader's cache, its default folders and the CPU (ld.so(8)). So the dynamic loader itself is asked,
+as ldd(1) does: ``ld.so --list PROGRAM`` maps the libraries and executes nothing of them.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from dprobed.binary.elf import ElfFile, open_path
+from dprobed.binary.errors import LocationError
+
+#: The loader of glibc on x86-64; others have other rules, and are not asked.
+_LOADER: Final = "ld-linux-x86-64.so.2"
+#: Only these variables say where libraries are; LD_AUDIT, for one, would execute something.
+_VARIABLES: Final = frozenset({b"LD_LIBRARY_PATH", b"LD_PRELOAD", b"GLIBC_TUNABLES"})
+#: ``libc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x00007f…)``, or a path alone.
+_LINE: Final = re.compile(r"\t(?:.* => )?(/.*) \(0x[0-9a-f]+\)")
+_SECONDS: Final = 10.0
+#: Interpreters of interpreters that the kernel follows (fs/exec.c), and the bytes of a line that it
+#: reads (BINPRM_BUF_SIZE).
+_DEPTH: Final = 5
+_HEAD: Final = 256
+
+
+def program_of(path: str) -> str | None:
+    """The file that the kernel maps to execute ``path``: itself, or a script's interpreter.
+
+    None where that is not known.
+    """
+    for _ in range(_DEPTH):
+        try:
+            with open(path, "rb") as file:
+                head = file.read(_HEAD)
+        except (OSError, ValueError):
+            return None
+        if head.startswith(b"\x7fELF"):
+            return path
+        if not head.startswith(b"#!"):
+            # As execvp(3) has it; but the kernel may know of others (binfmt_misc).
+            script = head and b"\0" not in head and os.access(path, os.X_OK)
+            return program_of("/bin/sh") if script else None
+        words = head[2:].split(b"\n", 1)[0].split()
+        if not words:
+            return None
+        path = os.fsdecode(words[0])
+    return None
+
+
+class Mapped(NamedTuple):
+    """Files that are surely mapped; ``complete``: all those that are mapped at the start."""
+
+    files: list[ElfFile]
+    complete: bool
+
+
+def files_of(program: str, environment: Mapping[bytes, bytes]) -> Mapped:
+    """The files that are mapped when ``program`` is executed, the program first.
+
+    Those that cannot be read are left out. Where the loader cannot be asked, its libraries are not
+    known: a file with rights of its own (set-user-ID), for one, gets others than this user would.
+    """
+    elf = _open(program)
+    if elf is None:
+        return Mapped([], False)
+    loader = _interpreter(elf)
+    if loader is None:
+        return Mapped([elf], elf.kind == "static")
+    libraries = _listed(loader, elf, environment) if _trusted(loader, elf) else None
+    paths = dict.fromkeys([os.path.realpath(loader), *(libraries or ())])
+    found = [other for other in map(_open, paths) if other is not None]
+    return Mapped([elf, *found], libraries is not None and len(found) == len(paths))
+
+
+def _open(path: str) -> ElfFile | None:
+    """As it will be shown in ``/proc/PID/maps``: without symbolic links."""
+    try:
+        return open_path(os.path.realpath(path))
+    except LocationError:
+        return None
+
+
+def _interpreter(elf: ElfFile) -> str | None:
+    """The loader that the program names."""
+    try:
+        section = elf.section(".interp")
+        if section is None:
+            return None
+        return os.fsdecode(elf.content(section).split(b"\0", 1)[0]) or None
+    except LocationError:
+        return None
+
+
+def _trusted(loader: str, elf: ElfFile) -> bool:
+    """Whether it may be executed on this file, and answers for what will happen.
+
+    A file that is made to deceive can take over the loader that maps it, so whoever made program
+    and loader must be root or ourselves.
+    """
+    if Path(loader).name != _LOADER or not Path(loader).is_absolute():
+        return False
+    try:
+        statuses = [os.stat(loader), os.stat(elf.path)]  # noqa: PTH116
+    except OSError:
+        return False
+    gains = any(status.st_mode & (stat.S_ISUID | stat.S_ISGID) for status in statuses)
+    ours = all(status.st_uid in (0, os.geteuid()) for status in statuses)
+    return ours and not gains and not _has_capabilities(elf.path)
+
+
+def _has_capabilities(path: str) -> bool:
+    try:
+        return bool(os.getxattr(path, "security.capability"))
+    except OSError:
+        return False
+
+
+def _listed(loader: str, elf: ElfFile, environment: Mapping[bytes, bytes]) -> list[str] | None:
+    """The libraries, by the loader's own word; None where it does not find all of them."""
+    try:
+        done = subprocess.run(
+            [loader, "--list", elf.path],
+            env={name: value for name, value in environment.items() if name in _VARIABLES},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            timeout=_SECONDS,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    lines = os.fsdecode(done.stdout).split("\n")
+    paths = [os.path.realpath(match[1]) for line in lines if (match := _LINE.fullmatch(line))]
+    return (
+        paths if done.returncode == 0 and not any("not found" in line for line in lines) else None
+    )

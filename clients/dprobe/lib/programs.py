@@ -1,0 +1,81 @@
+"""Probe programs from their files: assembled, verified and ready to be sent to a daemon."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dprobe.lib.errors import UserError, os_error_text
+from dprobed.printable import readable
+from dprobed.wire import messages
+from dprobed.wire.limits import Limits
+
+if TYPE_CHECKING:
+    from dprobed.program.model import Program
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What is made of program files: the preprocessor's ``defines``, which probes (of these
+    ``groups`` and ``types``; empty: all), the ``budget`` of each program, and by which ``engine``
+    its probes fire."""
+
+    defines: Mapping[str, str] = field(default_factory=dict)
+    groups: Sequence[int] = ()
+    types: Sequence[int] = ()
+    budget: Limits | None = None
+    engine: str = "auto"
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A program of the file ``path``, and what a daemon is sent of it."""
+
+    path: str
+    program: Program
+    upload: messages.Upload
+
+
+def parse_defines(pairs: Sequence[str]) -> dict[str, str]:
+    """``NAME=VALUE`` (``NAME`` alone: 1) as a mapping; raises UserError."""
+    defines = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not name.isidentifier():
+            raise UserError(f"-D {pair}: write -D NAME=VALUE, with a name as in C")
+        defines[name] = value if equals else "1"
+    return defines
+
+
+def load_programs(paths: Sequence[str], choice: Choice) -> list[Loaded]:
+    """The programs, assembled and verified here; raises UserError with all that is wrong."""
+    # Imported late: a private daemon starts in the meantime.
+    from dprobed.program.bytecode import encode
+    from dprobed.program.model import NothingSelectedError, ProgramError, select
+    from dprobed.program.rpn.parser import load_file
+
+    loaded = []
+    errors = []
+    for path in paths:
+        try:
+            program = load_file(path, choice.defines)
+            if choice.groups or choice.types:
+                program = select(program, frozenset(choice.groups), frozenset(choice.types))
+            upload = messages.Upload(
+                label=readable(Path(path).stem)[:255],
+                bytecode=encode(program),
+                budget=choice.budget,
+                engine=choice.engine,
+            )
+            loaded.append(Loaded(path, program, upload))
+        except ProgramError as error:
+            errors.append(str(error))
+        except NothingSelectedError as error:
+            errors.append(f"{path}: {error}")
+        except OSError as error:
+            errors.append(f"{path}: {os_error_text(error)}")
+    if errors:
+        raise UserError("\n".join(errors))
+    return loaded

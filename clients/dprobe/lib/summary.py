@@ -1,0 +1,62 @@
+"""The summary of a run: every probe's state and its counters over all processes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from dprobed.wire import messages
+
+
+class SummaryProbe(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One probe in the summary; what comes behind ``dropped`` is there where it says something."""
+
+    program: str
+    major: int
+    minor: int
+    place: str
+    state: str
+    engine: str
+    hits: int
+    ran: int
+    missed: int
+    dropped: int
+    faulted: int = 0
+    passed: int = 0
+    reason: str = ""
+
+
+class Summary(msgspec.Struct, frozen=True, kw_only=True, tag="summary"):
+    """The last line: every probe's state and counters, those of all processes together."""
+
+    probes: list[SummaryProbe]
+    overhead_ns: int
+
+
+def summarize(probes: Sequence[messages.ProbeInfo], overhead_ns: int) -> Summary:
+    """The summary of a run, from the last counters of its probes in every process."""
+    same: dict[tuple[int, int], list[messages.ProbeInfo]] = {}
+    for probe in probes:
+        same.setdefault((probe.number, probe.probe), []).append(probe)
+    return Summary(probes=[_total(each) for each in same.values()], overhead_ns=overhead_ns)
+
+
+def _total(probes: list[messages.ProbeInfo]) -> SummaryProbe:
+    """One probe in all processes; its state is that of where it was hit first."""
+    shown = next((probe for probe in probes if probe.hits), probes[0])
+    return SummaryProbe(
+        program=shown.program,
+        major=shown.major,
+        minor=shown.minor,
+        place=shown.place,
+        state=shown.state,
+        engine=shown.engine,
+        hits=sum(probe.hits for probe in probes),
+        ran=sum(probe.ran for probe in probes),
+        missed=sum(probe.missed for probe in probes),
+        dropped=sum(probe.dropped for probe in probes),
+        faulted=sum(probe.faulted for probe in probes),
+        passed=sum(probe.passed for probe in probes),
+        reason=shown.reason,
+    )

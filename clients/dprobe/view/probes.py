@@ -1,0 +1,174 @@
+"""Probes, and what they belong to, as tables: processes, deployments, processes that ended."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from dprobe.view.output import complain
+from dprobe.view.tables import show
+from dprobed.wire import messages
+
+_PROBE_COLUMNS = (
+    ("pid", "pid"),
+    ("program", "program"),
+    ("no", "number"),
+    ("place", "place"),
+    ("state", "state"),
+    ("engine", "engine"),
+    ("hits", "hits"),
+    ("missed", "missed"),
+    ("dropped", "dropped"),
+)
+_PROBE_COLUMNS_EXTENDED = (
+    ("pid", "pid"),
+    ("program", "program"),
+    ("no", "number"),
+    ("major", "major"),
+    ("minor", "minor"),
+    ("group", "group"),
+    ("module", "module"),
+    ("place", "place"),
+    ("state", "state"),
+    ("engine", "engine"),
+    ("hits", "hits"),
+    ("ran", "ran"),
+    ("missed", "missed"),
+    ("dropped", "dropped"),
+    ("faulted", "faulted"),
+    ("passed over", "passed"),
+    ("handler drops", "handler_drops"),
+    ("addresses", "addresses"),
+    ("reason", "reason"),
+)
+_TARGET_COLUMNS = (
+    ("pid", "pid"),
+    ("command", "comm"),
+    ("time in probes, ns", "overhead_ns"),
+    ("suspended", "suspended"),
+    ("ended", "ended"),
+)
+_DEPLOYMENT_COLUMNS = (
+    ("no", "number"),
+    ("program", "program"),
+    ("module", "module"),
+    ("processes", "selection"),
+    ("state", "state"),
+    ("in", "processes"),
+    ("ever", "entered"),
+    ("missed", "missed"),
+    ("unseen", "unseen"),
+    ("refused", "refused"),
+    ("hits", "hits"),
+    ("dropped", "dropped"),
+)
+_EARLIER_COLUMNS = (
+    ("processes that ended earlier", "processes"),
+    ("program", "program"),
+    ("no", "number"),
+    ("hits", "hits"),
+    ("missed", "missed"),
+    ("dropped", "dropped"),
+)
+NOTHING = "nothing is inserted"
+
+
+def show_probes(probes: Sequence[messages.ProbeInfo], *, json: bool) -> None:
+    """Probes with their states and counters."""
+    show(probes, _PROBE_COLUMNS, json=json, empty=NOTHING)
+
+
+def show_deployments(deployments: Sequence[messages.DeploymentInfo], *, json: bool) -> None:
+    """Deployments: programs with the selection of processes that they are for."""
+    rows: list[dict[str, object]] = []
+    for each in deployments:
+        row = msgspec.to_builtins(each)
+        if not json:
+            row["selection"] = selection_text(each.selection, each.limit)
+            row["refused"] = sum(each.refused.values())
+        rows.append(row)
+    show(rows, _DEPLOYMENT_COLUMNS, json=json, empty=NOTHING)
+
+
+def selection_text(selection: messages.Selection, limit: int | None) -> str:
+    """A selection as it is written on the command line."""
+    given = {
+        "exe": selection.exe,
+        "user": selection.user,
+        "unit": selection.unit,
+        "policy": selection.policy,
+        "limit": limit,
+    }
+    words = [f"--{name} {value}" for name, value in given.items() if value is not None]
+    if selection == messages.Selection():
+        words.insert(0, "--all")
+    return " ".join(words)
+
+
+def explain_probes(probes: Sequence[messages.ProbeInfo]) -> None:
+    """Say why a probe's state is what it is, where that needs saying."""
+    for probe in probes:
+        if probe.reason:
+            name = f"{probe.program} {probe.major}.{probe.minor} at {probe.place}"
+            passed = f"; at least {probe.passed} hits passed over" if probe.passed else ""
+            complain(f"{name}: {probe.state}: {probe.reason}{passed}")
+
+
+def show_all(
+    deployments: Sequence[messages.DeploymentInfo],
+    probes: Sequence[messages.ProbeInfo],
+    earlier: Sequence[messages.EarlierInfo],
+    *,
+    json: bool,
+    extended: bool = False,
+    empty: str = NOTHING,
+) -> None:
+    """Deployments, probes process by process, and sums over processes that ended long ago."""
+    if deployments:
+        show_deployments(deployments, json=json)
+    if deployments and probes and not json:
+        print()
+    if probes or not deployments:
+        columns = _PROBE_COLUMNS_EXTENDED if extended else _PROBE_COLUMNS
+        show(probes, columns, json=json, empty=empty)
+    if earlier:
+        if not json:
+            print()
+        show(earlier, _EARLIER_COLUMNS, json=json, empty="")
+
+
+def show_status(answer: messages.Status, *, extended: bool, everything: bool, json: bool) -> None:
+    """The answer to a query; ``extended``: with the processes, and all columns."""
+    if extended:
+        show(answer.targets, _TARGET_COLUMNS, json=json, empty="no process is traced")
+        if not json and answer.targets:
+            print()
+    empty = NOTHING if everything else "no such program is in"
+    show_all(
+        answer.deployments,
+        answer.probes,
+        answer.earlier,
+        json=json,
+        extended=extended,
+        empty=empty,
+    )
+    if not json:
+        _explain_deployments(answer, extended=extended)
+
+
+def _explain_deployments(answer: messages.Status, *, extended: bool) -> None:
+    """Say why deployments are not in processes that they are meant for."""
+    for each in answer.deployments:
+        for reason, count in each.refused.items():
+            complain(
+                f"{each.program}: refused in {count} process{'es' if count > 1 else ''}: {reason}"
+            )
+        for pid, reason in each.refusals.items() if extended else ():
+            complain(f"{each.program}: process {pid}: {reason}")
+    discovery = answer.discovery
+    if answer.deployments and discovery is not None and discovery.lost:
+        complain(
+            f"events of processes were lost {discovery.lost} time{'s' * (discovery.lost > 1)}; "
+            "short processes may have been missed without being counted"
+        )
