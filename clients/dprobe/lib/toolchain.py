@@ -104,8 +104,8 @@ def _candidates(name: str, folders: Iterable[str]) -> Iterable[Path]:
 
 def places(module: str, pattern: str, *, json: bool) -> None:
     """List what of a file can be probed by name: code, and variables for watchpoints."""
-    from dprobed.binary.elf import open_path
     from dprobed.binary.errors import LocationError
+    from dprobed.binary.file import open_path
     from dprobed.binary.places import list_places
 
     path = find_module(module)
