@@ -6,10 +6,11 @@ As GDB's manual says in "Debugging Information in Separate Files".
 from __future__ import annotations
 
 import os
+import zlib
 from pathlib import Path
 from typing import Final
 
-from dprobed.binary.elf import ElfFile, open_path
+from dprobed.binary.elf import ElfFile, descriptor_of
 from dprobed.binary.errors import LocationError
 
 _DEBUG_FOLDER: Final = "/usr/lib/debug"
@@ -32,7 +33,7 @@ def find(elf: ElfFile) -> ElfFile | None:
 
 def _open(path: str, root: str) -> ElfFile | None:
     try:
-        return open_path(path, root, debug_file=True)
+        return ElfFile(descriptor_of(root + path), path, root, debug_file=True)
     except LocationError:
         return None  # a debug file that cannot be used is as good as none
 
@@ -67,8 +68,6 @@ def _by_link(elf: ElfFile) -> ElfFile | None:
 
 
 def _checksum(file: ElfFile) -> int:
-    import zlib
-
     value = 0
     for offset in range(0, file.size, 1 << 20):
         value = zlib.crc32(file.read(offset, min(1 << 20, file.size - offset)), value)

@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 from dprobed.binary import debug_files
 from dprobed.binary.elf import ElfFile, name_bytes, string_at, text_of
 from dprobed.binary.errors import LocationError
+from dprobed.binary.suggest import similar
 
 _LNCT_PATH, _LNCT_DIRECTORY_INDEX = 1, 2
 _FORM_BLOCK, _FORM_STRING, _FORM_STRP, _FORM_UDATA = 0x09, 0x08, 0x0E, 0x0F
@@ -336,33 +337,43 @@ def _ends_with(path: str, wanted: str) -> bool:
     return not path.startswith("/") and wanted.startswith("/") and wanted.endswith("/" + path)
 
 
-def _lines_of(elf: ElfFile) -> tuple[Lines, int]:
-    """The line tables of a file, or of its separate debug file; what to add to addresses."""
-    kept = elf.line_tables
-    if kept is not None:
-        return kept
-    source: ElfFile | None = elf
-    if elf.section(".debug_line") is None:
-        source = debug_files.find(elf)
-    if source is None or source.section(".debug_line") is None:
-        raise LocationError(
-            f"{elf.path}: it has no line numbers",
-            "compile with -g, or install its debug symbols; or use a symbol",
-        )
-    lines = Lines(source), 0 if source is elf else debug_files.shift(elf, source)
-    if lines[0].size <= _KEPT_SIZE:
-        elf.line_tables = lines
-    return lines
+class LineCache:
+    """What is remembered of the lines of one file, and looked up there."""
 
+    def __init__(self) -> None:
+        #: The line tables, and what to add to their addresses.
+        self._tables: tuple[Lines, int] | None = None
+        #: For a source file: path → line → addresses.
+        self._found: dict[str, dict[str, dict[int, list[int]]]] = {}
 
-def addresses_of_line(elf: ElfFile, file: str, line: int) -> list[int]:
-    """Where the code of a line begins, each place of it; raises LocationError.
+    @property
+    def size(self) -> int:
+        """About how many bytes it takes."""
+        lines = sum(len(table) for files in self._found.values() for table in files.values())
+        return (self._tables[0].size if self._tables is not None else 0) + 200 * lines
 
-    ``file`` is a path or the end of one.
-    """
-    tables = elf.found_lines.get(file)
-    if tables is None:
-        lines, shift = _lines_of(elf)
+    def addresses(self, elf: ElfFile, file: str, line: int) -> list[int]:
+        """Where the code of a line begins, each place of it; raises LocationError.
+
+        ``file`` is a path or the end of one.
+        """
+        tables = self._found.get(file)
+        if tables is None:
+            tables = self._find(elf, file)
+        having = {path: table for path, table in tables.items() if line in table}
+        if not having:
+            raise _no_code(elf, tables, file, line)
+        longest = max(having, key=len)
+        if not all(_ends_with(longest, path) for path in having):
+            raise LocationError(
+                f"{elf.path}: {file}:{line} is ambiguous: {len(having)} files end so",
+                "give more of the path",
+                tuple(f"{path}:{line}" for path in sorted(having)),
+            )
+        return sorted({address for table in having.values() for address in table[line]})
+
+    def _find(self, elf: ElfFile, file: str) -> dict[str, dict[int, list[int]]]:
+        lines, shift = self._lines_of(elf)
         tables = {
             path: {
                 number: [address + shift & _MASK for address in addresses]
@@ -372,20 +383,27 @@ def addresses_of_line(elf: ElfFile, file: str, line: int) -> list[int]:
         }
         if not tables:
             raise _unknown_file(elf, lines, file)
-        if len(elf.found_lines) >= _KEPT_FILES:
-            elf.found_lines.clear()
-        elf.found_lines[file] = tables
-    having = {path: table for path, table in tables.items() if line in table}
-    if not having:
-        raise _no_code(elf, tables, file, line)
-    longest = max(having, key=len)
-    if not all(_ends_with(longest, path) for path in having):
-        raise LocationError(
-            f"{elf.path}: {file}:{line} is ambiguous: {len(having)} files end so",
-            "give more of the path",
-            tuple(f"{path}:{line}" for path in sorted(having)),
-        )
-    return sorted({address for table in having.values() for address in table[line]})
+        if len(self._found) >= _KEPT_FILES:
+            self._found.clear()
+        self._found[file] = tables
+        return tables
+
+    def _lines_of(self, elf: ElfFile) -> tuple[Lines, int]:
+        """The line tables of a file, or of its separate debug file; what to add to addresses."""
+        if self._tables is not None:
+            return self._tables
+        source: ElfFile | None = elf
+        if elf.section(".debug_line") is None:
+            source = debug_files.find(elf)
+        if source is None or source.section(".debug_line") is None:
+            raise LocationError(
+                f"{elf.path}: it has no line numbers",
+                "compile with -g, or install its debug symbols; or use a symbol",
+            )
+        lines = Lines(source), 0 if source is elf else debug_files.shift(elf, source)
+        if lines[0].size <= _KEPT_SIZE:
+            self._tables = lines
+        return lines
 
 
 def _no_code(
@@ -402,8 +420,6 @@ def _no_code(
 
 
 def _unknown_file(elf: ElfFile, lines: Lines, file: str) -> LocationError:
-    from dprobed.binary.suggest import similar
-
     names = sorted({posixpath.basename(path) for path in lines.files()})
     close = tuple(similar(posixpath.basename(file), names))
     return LocationError(

@@ -12,10 +12,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from typing import Final, NamedTuple
+from fnmatch import translate
+from typing import Final, Literal, NamedTuple
 
-from dprobed.binary.elf import ElfFile
+from dprobed.binary.boundary import Boundary
 from dprobed.binary.errors import LocationError
+from dprobed.binary.file import Binary
+from dprobed.binary.numbers import number_of
+from dprobed.binary.relocations import imports
+from dprobed.binary.suggest import similar
 from dprobed.binary.symbols import (
     CODE_TYPES,
     STT_GNU_IFUNC,
@@ -56,25 +61,15 @@ class Place(NamedTuple):
     name: str
     symbol: str
     symbol_offset: int
-    kind: str
+    kind: Literal["code", "ifunc", "data"]
     size: int
-    boundary: str
+    boundary: Boundary
     version: str = ""
     source: str = ""
     spec: str = ""
 
 
-def number_of(text: str) -> int:
-    """A number in C's forms: 0x…, octal with a leading 0, decimal; raises LocationError."""
-    try:
-        if text[:2].lower() == "0x":
-            return int(text, 16)
-        return int(text, 8) if len(text) > 1 and text[0] == "0" else int(text)
-    except ValueError:
-        raise LocationError(f"{text[:40]!r} is not a number that can be used here") from None
-
-
-def resolve(elf: ElfFile, spec: str) -> list[Place]:
+def resolve(elf: Binary, spec: str) -> list[Place]:
     """The code that ``spec`` means: one place, or several for ``file.c:line``.
 
     Raises LocationError for what is unknown, ambiguous, not code, or not where an instruction
@@ -94,11 +89,11 @@ def resolve(elf: ElfFile, spec: str) -> list[Place]:
     return [_code_place(elf, symbol, addend)]
 
 
-def resolve_data(elf: ElfFile, spec: str) -> Place:
+def resolve_data(elf: Binary, spec: str) -> Place:
     """The data (or code) that a watchpoint's ``address`` names: ``symbol[±n][:length]``.
 
     Without a length ``size`` is what is left of the symbol. Raises LocationError. An absolute
-    address is not a matter of any file: the caller reads it with ``number_of``.
+    address is not a matter of any file: the caller reads it with ``numbers.number_of``.
     """
     spec = spec.strip()
     if not spec.isprintable():
@@ -116,7 +111,7 @@ def resolve_data(elf: ElfFile, spec: str) -> Place:
     return _data_place(elf, symbol, addend, length)
 
 
-def _data_place(elf: ElfFile, symbol: Symbol, addend: int, length: int) -> Place:
+def _data_place(elf: Binary, symbol: Symbol, addend: int, length: int) -> Place:
     """Data at a symbol; length 0: what is left of the symbol."""
     vaddr = symbol.value + addend
     offset = elf.vaddr_to_offset(vaddr)
@@ -136,7 +131,7 @@ def _data_place(elf: ElfFile, symbol: Symbol, addend: int, length: int) -> Place
     )
 
 
-def place_at(elf: ElfFile, vaddr: int) -> Place:
+def place_at(elf: Binary, vaddr: int) -> Place:
     """The code at an address of the file, named after what it belongs to; raises LocationError."""
     segment = elf.segment_at(vaddr)
     if segment is None:
@@ -169,13 +164,11 @@ def place_at(elf: ElfFile, vaddr: int) -> Place:
     )
 
 
-def list_places(elf: ElfFile, pattern: str = "*") -> Iterator[Place]:
+def list_places(elf: Binary, pattern: str = "*") -> Iterator[Place]:
     """What can be probed by name: code by address, then data (for watchpoints) by address.
 
     ``pattern`` is a shell pattern for symbol names.
     """
-    from fnmatch import translate
-
     wanted = re.compile(translate(pattern)).match
     seen: set[tuple[str, int]] = set()
     table = elf.symbols
@@ -195,7 +188,7 @@ def list_places(elf: ElfFile, pattern: str = "*") -> Iterator[Place]:
             yield _data_place(elf, symbol, 0, 0)
 
 
-def _at_offset(elf: ElfFile, offset: int) -> Place:
+def _at_offset(elf: Binary, offset: int) -> Place:
     segment = elf.code_segment(offset)
     if segment is None:
         hint = "code lies at " + ", ".join(
@@ -213,12 +206,10 @@ def _at_offset(elf: ElfFile, offset: int) -> Place:
     return place_at(elf, offset - segment.offset + segment.vaddr)
 
 
-def _at_line(elf: ElfFile, file: str, line: int) -> list[Place]:
-    from dprobed.binary.lines import addresses_of_line
-
+def _at_line(elf: Binary, file: str, line: int) -> list[Place]:
     places = []
     functions: set[int] = set()
-    for vaddr in addresses_of_line(elf, file, line):
+    for vaddr in elf.lines.addresses(elf, file, line):
         segment = elf.segment_at(vaddr)
         if segment is None or not segment.executable:
             continue  # code that the linker threw away keeps its lines
@@ -255,7 +246,7 @@ def _parse(spec: str) -> _Wanted:
     )
 
 
-def _find(elf: ElfFile, spec: str, *, code: bool) -> tuple[Symbol, int]:
+def _find(elf: Binary, spec: str, *, code: bool) -> tuple[Symbol, int]:
     wanted = _parse(spec)
     table = elf.symbols
     # A name may itself look like another form (C++'s operators do not, Go's methods do).
@@ -282,7 +273,7 @@ def _is_source(source: str, wanted: str) -> bool:
     return source == wanted or source.endswith("/" + wanted)
 
 
-def _in_code(elf: ElfFile, vaddr: int) -> bool:
+def _in_code(elf: Binary, vaddr: int) -> bool:
     segment = elf.segment_at(vaddr)
     if segment is None or not segment.executable or vaddr - segment.vaddr >= segment.file_size:
         return False
@@ -290,11 +281,11 @@ def _in_code(elf: ElfFile, vaddr: int) -> bool:
     return section is None or section.executable
 
 
-def _same_section(elf: ElfFile, one: int, other: int) -> bool:
+def _same_section(elf: Binary, one: int, other: int) -> bool:
     return elf.section_at(one) == elf.section_at(other)
 
 
-def _fits(elf: ElfFile, symbol: Symbol, *, code: bool) -> bool:
+def _fits(elf: Binary, symbol: Symbol, *, code: bool) -> bool:
     if symbol.type == STT_TLS:
         return False
     if code:
@@ -302,7 +293,7 @@ def _fits(elf: ElfFile, symbol: Symbol, *, code: bool) -> bool:
     return elf.segment_at(symbol.value) is not None
 
 
-def _unfit(elf: ElfFile, symbol: Symbol, *, code: bool) -> LocationError:
+def _unfit(elf: Binary, symbol: Symbol, *, code: bool) -> LocationError:
     if symbol.type == STT_TLS:
         return LocationError(
             f"{elf.path}: {symbol.name} is thread-local: it has another address in each thread",
@@ -318,29 +309,24 @@ def _unfit(elf: ElfFile, symbol: Symbol, *, code: bool) -> LocationError:
     )
 
 
-def _unknown(elf: ElfFile, wanted: _Wanted, named: list[Symbol]) -> LocationError:
+def _unknown(elf: Binary, wanted: _Wanted, named: list[Symbol]) -> LocationError:
     if named:
         forms = tuple(sorted({_described(elf, symbol) for symbol in named}))
         what = f"version {wanted.version}" if wanted.version else f"source file {wanted.source}"
         return LocationError(f"{elf.path}: no {wanted.name} of {what}", "use one of these", forms)
-    from dprobed.binary.relocations import imports
-
     if wanted.name in imports(elf):
         return LocationError(
             f"{elf.path}: {wanted.name} is not in this file, which takes it from a library",
             "name the library as the program's module",
         )
-    from dprobed.binary.cache import stripped
-    from dprobed.binary.suggest import similar
-
     close = similar(wanted.name, elf.symbols.names())
     hints = ["the candidates have similar names"] if close else []
-    if stripped(elf):
+    if elf.is_stripped:
         hints.append("the file is stripped: install its debug symbols, or use a file offset")
     return LocationError(f"{elf.path}: no symbol {wanted.name}", " ".join(hints), tuple(close))
 
 
-def _ambiguous(elf: ElfFile, wanted: _Wanted, found: list[Symbol]) -> LocationError:
+def _ambiguous(elf: Binary, wanted: _Wanted, found: list[Symbol]) -> LocationError:
     return LocationError(
         f"{elf.path}: {wanted.name} is ambiguous: {len(found)} symbols have this name",
         "name one of them as file.c:symbol, symbol@VERSION or by its file offset",
@@ -348,7 +334,7 @@ def _ambiguous(elf: ElfFile, wanted: _Wanted, found: list[Symbol]) -> LocationEr
     )
 
 
-def _described(elf: ElfFile, symbol: Symbol) -> str:
+def _described(elf: Binary, symbol: Symbol) -> str:
     spec = _spec_of(elf.symbols, symbol, 0)
     if not spec:
         offset = elf.vaddr_to_offset(symbol.value)
@@ -386,7 +372,7 @@ def _spec_of(table: SymbolTable, symbol: Symbol, addend: int) -> str:
     return ""
 
 
-def _code_place(elf: ElfFile, symbol: Symbol, addend: int) -> Place:
+def _code_place(elf: Binary, symbol: Symbol, addend: int) -> Place:
     vaddr = symbol.value + addend
     segment = elf.segment_at(vaddr)
     if segment is None or not segment.executable or vaddr - segment.vaddr >= segment.file_size:
@@ -411,13 +397,11 @@ def _code_place(elf: ElfFile, symbol: Symbol, addend: int) -> Place:
     return place if not addend else _checked(elf, place)
 
 
-def _checked(elf: ElfFile, place: Place) -> Place:
+def _checked(elf: Binary, place: Place) -> Place:
     """The place, its boundary known; raises LocationError if no instruction begins there."""
-    from dprobed.binary.boundary import check
-
     section = elf.section_at(place.vaddr)
     if section is not None and not section.executable:
         raise LocationError(
             f"{elf.path}: {place.name} is in section {section.name}, which is not code"
         )
-    return place._replace(boundary=check(elf, place.vaddr, place.name))
+    return place._replace(boundary=elf.boundary(place.vaddr, place.name))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from difflib import SequenceMatcher
 from typing import Final
 
 _MOST: Final = 5
@@ -9,8 +10,6 @@ _MOST: Final = 5
 
 def similar(name: str, names: list[str]) -> list[str]:
     """At most five of ``names`` that ``name`` may stand for, the nearest first."""
-    from difflib import SequenceMatcher
-
     lower = name.lower()
     letters = set(lower)
     scored: list[tuple[float, str]] = []

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
+from dprobed.proc.maps import detailed
+
 PAGE: Final = 4096
 #: Bits of /proc/PID/coredump_filter (core(5)).
 ANONYMOUS_PRIVATE: Final = 1 << 0
@@ -21,9 +23,6 @@ ELF_HEADERS: Final = 1 << 4
 HUGE_PRIVATE: Final = 1 << 5
 HUGE_SHARED: Final = 1 << 6
 
-_HEADER: Final = re.compile(
-    rb"^([0-9a-f]+)-([0-9a-f]+) (\S{4}) ([0-9a-f]+) (\S+) (\d+) *(.*)$", re.MULTILINE
-)
 _OWN_PAGES: Final = re.compile(rb"^(?:Anonymous|Swap): +[1-9]", re.MULTILINE)
 _RESIDENT: Final = re.compile(rb"^Rss: +(\d+) kB$", re.MULTILINE)
 _FLAGS: Final = re.compile(rb"^VmFlags: (.*)$", re.MULTILINE)
@@ -63,25 +62,21 @@ class Area:
 
 def parse_smaps(text: bytes) -> list[Area]:
     """The mappings that ``/proc/PID/smaps`` tells, by address."""
-    found = list(_HEADER.finditer(text))
-    ends = [each.start() for each in found[1:]] + [len(text)]
     areas = []
-    for header, end in zip(found, ends, strict=True):
-        body = text[header.end() : end]
+    for line, body in detailed(text):
         flags = _FLAGS.search(body)
         resident = _RESIDENT.search(body)
-        start, stop, perms, offset, _, inode, path = header.groups()
         areas.append(
             Area(
-                int(start, 16),
-                int(stop, 16),
-                perms,
-                int(offset, 16),
-                int(inode),
-                path.replace(b"\\012", b"\n"),
+                line.start,
+                line.end,
+                line.perms,
+                line.offset,
+                line.inode,
+                line.name.replace(b"\\012", b"\n"),
                 _OWN_PAGES.search(body) is not None,
                 frozenset(flags[1].split() if flags else ()),
-                resident is not None and int(resident[1]) << 10 == int(stop, 16) - int(start, 16),
+                resident is not None and int(resident[1]) << 10 == line.end - line.start,
             )
         )
     return areas

@@ -21,7 +21,7 @@ from dprobed import __version__
 from dprobed.daemon.gate import Gate
 from dprobed.daemon.requests import Registry
 from dprobed.daemon.server import Server
-from dprobed.daemon.tracer_process import Supervisor, TracerMain, preload
+from dprobed.daemon.tracer_process import Supervisor, TracerMain
 from dprobed.policy import config as configuration
 from dprobed.policy.source import PolicyError
 from dprobed.policy.store import PolicyStore
@@ -240,8 +240,6 @@ def _run_public(
 ) -> None:
     store = _policies(config)
     _allow_descriptors()
-    if os.geteuid() == 0:
-        preload()
     if path is None:
         path = default_socket(os.geteuid())
         _private_folder(path.parent)

@@ -15,21 +15,24 @@ The slots stay mapped, because threads may be in them.
 from __future__ import annotations
 
 import logging
+import os
 import struct
 from collections.abc import Iterator
 from typing import Final
 
-from dprobed.binary import maps
-from dprobed.binary.elf import ElfFile
-from dprobed.binary.errors import LocationError
 from dprobed.daemon.tracer_process import Supervisor, TracerGone, TracerRefused
-from dprobed.proc import procfs
+from dprobed.proc import maps, procfs
+from dprobed.resolver.errors import LocationError
+from dprobed.resolver.modules import is_mapped_inode, open_module, replaced
 from dprobed.tracee.memory import PAGE, Memory
 from dprobed.wire import protocol
 
 _log = logging.getLogger("dprobed")
 
 _INT3: Final = 0xCC
+#: Bytes of a file that are compared with what is mapped, and what a build-id's note begins with.
+_HEAD: Final = 1 << 16
+_BUILD_ID: Final = b"\x03\0\0\0GNU\0"
 # Documentation/admin-guide/mm/pagemap.rst
 _PRESENT_OR_SWAPPED: Final = 3 << 62
 _OF_FILE: Final = 1 << 61
@@ -45,7 +48,7 @@ def rescue(pid: int) -> None:
             continue  # It is gone, or somebody else's breakpoints are in it.
         try:
             count = restore_text(each)
-        except (OSError, LocationError) as error:
+        except (OSError, maps.MapsError, LocationError) as error:
             _log.warning("process %d may have breakpoints of ours: %s", each, error)
         else:
             if count:
@@ -71,9 +74,8 @@ async def clear_watchpoints(supervisor: Supervisor, pid: int, uid: int, gid: int
 
 
 def restore_text(pid: int) -> int:
-    """How many breakpoints were taken out of a process; raises OSError and LocationError.
-
-    LocationError also where the file of a module cannot be read: its breakpoints are still there.
+    """How many breakpoints were taken out of a process; raises OSError, MapsError and
+    LocationError: where the file of a module cannot be read: its breakpoints are still there.
     """
     pid = procfs.live_thread(pid)
     memory = Memory(pid)
@@ -90,17 +92,40 @@ def restore_text(pid: int) -> int:
             if not written:
                 continue
             try:
-                file = maps.open_module(pid, module)
+                file = _open(memory, module)
             except LocationError as error:
                 unread = error
                 continue
-            for mapping, page in written:
-                count += _restore(memory, file, page, mapping.offset + page - mapping.start)
+            try:
+                for mapping, page in written:
+                    count += _restore(memory, file, page, mapping.offset + page - mapping.start)
+            finally:
+                os.close(file)
     finally:
         memory.close()
     if unread is not None:
         raise unread
     return count
+
+
+def _open(memory: Memory, module: maps.Module) -> int:
+    """A descriptor of the file that is mapped; raises LocationError.
+
+    Nothing of it is decoded: a file that only has the module's path is that file if it has its
+    number, or if what the process maps first is the same, with the build-id in it.
+    """
+    opened = open_module(module)
+    if opened.sure or is_mapped_inode(module, opened.identity):
+        return opened.descriptor
+    first = next((each for each in module.mappings if each.offset == 0), None)
+    if first is not None:
+        size = min(first.end - first.start, _HEAD)
+        now, on_disk = memory.peek(first.start, size), os.pread(opened.descriptor, size, 0)
+        same = all(a in (b, _INT3) for a, b in zip(now, on_disk, strict=False))
+        if same and len(on_disk) <= len(now) and _BUILD_ID in on_disk:
+            return opened.descriptor
+    os.close(opened.descriptor)
+    raise replaced(module)
 
 
 def _written_pages(pid: int, mapping: maps.Mapping) -> Iterator[int]:
@@ -114,12 +139,12 @@ def _written_pages(pid: int, mapping: maps.Mapping) -> Iterator[int]:
             yield mapping.start + index * PAGE
 
 
-def _restore(memory: Memory, file: ElfFile, page: int, offset: int) -> int:
+def _restore(memory: Memory, file: int, page: int, offset: int) -> int:
     """Put a page's bytes back where a breakpoint is; how many there were."""
     now = memory.peek(page, PAGE)
     count = 0
     at = now.find(_INT3)
-    original = file.read(offset, min(PAGE, file.size - offset)) if at >= 0 else b""
+    original = os.pread(file, PAGE, offset) if at >= 0 else b""
     while 0 <= at < len(original):
         if original[at] != _INT3:
             count += memory.poke(page + at, original[at : at + 1])

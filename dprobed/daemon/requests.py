@@ -18,6 +18,7 @@ from dprobed.daemon.gate import Admission, Gate
 from dprobed.daemon.history import some
 from dprobed.daemon.quota import Quota
 from dprobed.daemon.records.routing import Delivery
+from dprobed.daemon.resolver_process import Resolvers
 from dprobed.daemon.target import Client, Entry, Refusal, Target
 from dprobed.daemon.targets import Targets
 from dprobed.daemon.tracer_pool import Host
@@ -48,7 +49,7 @@ class Registry:
         self, supervisor: Supervisor, gate: Gate, *, keep_log: bool, hold_limit: float
     ) -> None:
         self.gate = gate
-        gate.store.is_ours = lambda pid: pid == os.getpid() or pid in supervisor.tracers
+        gate.store.is_ours = lambda pid: pid == os.getpid() or supervisor.is_ours(pid)
         self._hold_limit = hold_limit
         self._supervisor = supervisor
         self._last_number = 0
@@ -74,7 +75,7 @@ class Registry:
         ``follow_forks``: children get what this client puts in, and are held by it.
         ``shared``: in a tracer that has other targets of the client's user, too.
         """
-        if pid in (os.getpid(), client.pid) or pid in self._supervisor.tracers:
+        if pid in (os.getpid(), client.pid) or self._supervisor.is_ours(pid):
             raise Refusal(f"process {pid} is part of dprobed itself, and cannot be probed by it")
         while True:
             # Each time: while we waited for a target to end, its number may have got another owner.
@@ -261,6 +262,11 @@ class Registry:
         """A number for a program."""
         self._last_number += 1
         return self._last_number
+
+    @property
+    def resolvers(self) -> Resolvers:
+        """The processes that read what targets map."""
+        return self._supervisor.resolvers
 
     @property
     def tracers(self) -> Container[int]:

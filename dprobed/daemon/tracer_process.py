@@ -9,45 +9,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
-import importlib
 import os
 import resource
 import signal
 import socket
-import sys
 import time
-import traceback
 from collections.abc import Callable
-from typing import Final, NoReturn
+from typing import Final
 
+from dprobed.daemon.child_process import User, fork_as, how_it_ended
+from dprobed.daemon.resolver_process import Resolvers
 from dprobed.wire import protocol
 from dprobed.wire.framing import ProtocolError, Unpacker
 
-#: What a tracer process runs; it returns when the socket is at its end.
-TracerMain = Callable[[socket.socket], None]
-#: What a tracer imports only when it needs it, and a test compares with its sources.
-LATE: Final = (
-    "bisect",
-    "ctypes",
-    "difflib",
-    "fnmatch",
-    "hashlib",
-    "zlib",
-    "iced_x86",
-    "dprobed.binary.boundary",
-    "dprobed.binary.cache",
-    "dprobed.binary.lines",
-    "dprobed.binary.relocations",
-    "dprobed.binary.suggest",
-    "dprobed.binary.unwind",
-)
+#: What a tracer process runs, with its socket and the mailbox of its user's resolver; it returns
+#: when the socket is at its end.
+TracerMain = Callable[[socket.socket, socket.socket], None]
 #: Room for the records that come while the daemon is busy elsewhere.
 _SOCKET_BUFFER = 4 << 20
 #: RLIMIT_NICE that allows nice 0: 20 - nice (getrlimit(2)).
 _NICE_0: Final = 20
-#: Seconds between one collection of garbage and the next, where tracers are started.
-_COLLECT = 10.0
 
 
 class TracerRefused(Exception):
@@ -163,28 +144,10 @@ class Tracer(asyncio.Protocol):
         def ended() -> None:
             loop.remove_reader(pidfd)
             os.close(pidfd)
-            self._exit = _how_it_ended(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+            self._exit = how_it_ended("tracer", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
             self._settle()
 
         loop.add_reader(pidfd, ended)
-
-
-def preload() -> None:
-    """Import what tracers may need: as another user they may not be able to read our files."""
-    for name in LATE:
-        importlib.import_module(name)
-
-
-def _how_it_ended(status: int) -> str:
-    if status == 0:
-        return ""
-    if status > 0:
-        return f"the tracer failed (exit status {status}; its log says more)"
-    try:
-        name = signal.Signals(-status).name
-    except ValueError:
-        name = f"signal {-status}"
-    return f"the tracer was killed by {name}"
 
 
 class Supervisor:
@@ -192,7 +155,7 @@ class Supervisor:
 
     def __init__(self, main: TracerMain) -> None:
         self._main = main
-        self._collected = time.monotonic()
+        self.resolvers = Resolvers()
         self.tracers: dict[int, Tracer] = {}
 
     async def start(
@@ -202,33 +165,43 @@ class Supervisor:
 
         Raises OSError when the machine has no room for one more process.
         """
+        user = uid, gid
+        mailbox = self.resolvers.take(user)
         ours, theirs = socket.socketpair()
         with theirs:
             try:
                 for end in (ours, theirs):
                     end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BUFFER)
-                # Freezing and its undoing make all objects old, and the collector looks at old
-                # ones only when many young ones have got old by themselves.
-                if time.monotonic() > self._collected + _COLLECT:
-                    gc.collect()
-                    self._collected = time.monotonic()
-                # Frozen, the child's collector leaves the pages that it shares with us alone.
-                gc.freeze()
-                child = os.fork()
-            except OSError:
+                child = fork_as(user, (theirs, mailbox), self._run)
+            except BaseException:
                 ours.close()
+                self.resolvers.give_back(user)
                 raise
-            if child == 0:
-                _be_tracer(self._main, theirs, uid, gid)
-            gc.unfreeze()
         loop = asyncio.get_running_loop()
         tracer = Tracer(ours, on_event)
         tracer.watch(child)
         self.tracers[child] = tracer
-        tracer.gone.add_done_callback(lambda _: self.tracers.pop(child, None))
+        tracer.gone.add_done_callback(lambda _: self._ended(child, user))
         ours.setblocking(False)
         await loop.create_connection(lambda: tracer, sock=ours)
         return tracer
+
+    def _run(self, become: Callable[[], None], sock: socket.socket, mailbox: socket.socket) -> None:
+        """The life of a tracer process."""
+        # A signal meant for the daemon must not leave breakpoints behind; only the socket ends us.
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
+            signal.signal(number, signal.SIG_IGN)
+        _keep_way_back()
+        become()
+        self._main(sock, mailbox)
+
+    def _ended(self, child: int, user: User) -> None:
+        self.tracers.pop(child, None)
+        self.resolvers.give_back(user)
+
+    def is_ours(self, pid: int) -> bool:
+        """Whether it is a tracer or a resolver of this daemon."""
+        return pid in self.tracers or pid in self.resolvers.processes
 
     async def stop(self, patience: float) -> int:
         """End all tracers, wait at most ``patience`` seconds; how many are still at it is returned.
@@ -241,33 +214,8 @@ class Supervisor:
             for tracer in self.tracers.values():
                 tracer.close()
             await asyncio.wait([tracer.gone for tracer in self.tracers.values()], timeout=left)
+        self.resolvers.stop()
         return len(self.tracers)
-
-
-def _be_tracer(main: TracerMain, sock: socket.socket, uid: int, gid: int) -> NoReturn:
-    """The child's whole life; never returns into the daemon's event loop."""
-    status = 1
-    try:
-        signal.set_wakeup_fd(-1)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
-            signal.signal(number, signal.SIG_DFL)
-        # A signal meant for the daemon must not leave breakpoints behind; only the socket ends us.
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
-            signal.signal(number, signal.SIG_IGN)
-        keep = sock.fileno()
-        os.closerange(3, keep)
-        os.closerange(keep + 1, os.sysconf("SC_OPEN_MAX"))
-        _keep_way_back()
-        become(uid, gid)
-        main(sock)
-        status = 0
-    except BaseException:
-        with contextlib.suppress(Exception):
-            traceback.print_exc()
-    finally:
-        with contextlib.suppress(Exception):
-            sys.stderr.flush()
-        os._exit(status)
 
 
 def _keep_way_back() -> None:
@@ -275,22 +223,3 @@ def _keep_way_back() -> None:
     makes itself where its hits come from one thread (engine/affinity.py)."""
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NICE, (_NICE_0, _NICE_0))
-
-
-def become(uid: int, gid: int) -> None:
-    """Take the identity of a user for good, with the groups that the system gives that user.
-
-    The kernel then checks the tracer's ptrace calls as that user's own. Nothing changes where the
-    process has this identity already.
-    """
-    if os.geteuid() == uid:
-        return
-    import pwd
-
-    try:
-        groups = os.getgrouplist(pwd.getpwuid(uid).pw_name, gid)
-    except KeyError:
-        groups = [gid]
-    os.setgroups(groups)
-    os.setresgid(gid, gid, gid)
-    os.setresuid(uid, uid, uid)

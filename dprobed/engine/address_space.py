@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Final
 
 from dprobed.arch.x86_64.registers import RIP
 from dprobed.arch.x86_64.relocation import Displaced, Position, RelocationError, Where, displace
-from dprobed.proc import procfs, refusals
+from dprobed.proc import maps, procfs, refusals
 from dprobed.tracee import ptrace
 from dprobed.tracee.memory import PAGE, Memory
 from dprobed.tracee.ptrace import Gone, Registers
@@ -148,10 +148,10 @@ class Area:
         return other
 
 
-def _maps(tid: int) -> list[bytes]:
-    """The lines of a thread's list of mappings; raises Gone and SpaceError."""
+def _maps(tid: int) -> list[maps.Line]:
+    """A thread's mappings; raises Gone and SpaceError."""
     try:
-        return procfs.mappings(tid).splitlines()
+        return maps.lines(procfs.mappings(tid))
     except PermissionError:
         raise SpaceError(
             "the target has made itself not dumpable, so its list of mappings is root's; ask root"
@@ -244,10 +244,8 @@ class AddressSpace:
         except (Gone, SpaceError):
             return True
         for line in lines:
-            bounds, _, _, _, inode = line.split(None, 5)[:5]
-            start, end = (int(word, 16) for word in bounds.split(b"-"))
-            if start <= address < end:
-                return inode != b"0"
+            if line.start <= address < line.end:
+                return line.inode != 0
         return not lines  # the leading thread has ended, and shows nothing
 
     def whole_areas(self) -> list[Area]:
@@ -345,8 +343,7 @@ class AddressSpace:
         floor = _LOWEST
         mapped = [(start, end, False) for start, end in (*taken, (_HIGHEST, _HIGHEST))]
         for line in _maps(tid):
-            bounds = line.split(b" ", 1)[0].split(b"-")
-            mapped.append((int(bounds[0], 16), int(bounds[1], 16), line.endswith(b"[stack]")))
+            mapped.append((line.start, line.end, line.name == b"[stack]"))
         for start, end, is_stack in sorted(mapped):
             if start > _HIGHEST:
                 break
@@ -408,11 +405,10 @@ class AddressSpace:
         """
         if self._gate and self.memory.peek(self._gate, 2) == _SYSCALL:
             return self._gate
-        for line in sorted(_maps(tid), key=lambda each: b"[vdso]" not in each):
-            fields = line.split(None, 5)
-            if b"x" not in fields[1] or b"[vsyscall]" in line:
+        for line in sorted(_maps(tid), key=lambda each: each.name != b"[vdso]"):
+            if b"x" not in line.perms or line.name == b"[vsyscall]":
                 continue
-            start, end = (int(word, 16) for word in fields[0].split(b"-"))
+            start, end = line.start, line.end
             while start < end:
                 chunk = self.memory.peek(start, min(end - start, 1 << 20))
                 at = chunk.find(_SYSCALL)

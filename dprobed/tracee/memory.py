@@ -14,6 +14,7 @@ import os
 from typing import Final
 
 from dprobed.arch.x86_64.python_ptrace import structures
+from dprobed.proc import maps
 from dprobed.program.exec.interface import MemoryFault
 
 PAGE: Final = 4096
@@ -88,15 +89,10 @@ def write(tid: int, address: int, data: bytes) -> None:
 def writable(tid: int, address: int) -> bool:
     """Whether the target may write the byte at ``address``, from its list of mappings."""
     try:
-        with open(f"/proc/{tid}/maps", "rb") as maps:
-            for line in maps:
-                bounds, permissions = line.split(b" ", 2)[:2]
-                low, high = bounds.split(b"-")
-                if int(low, 16) <= address < int(high, 16):
-                    return permissions[1:2] == b"w"
+        found = maps.at(tid, address)
     except OSError:
-        pass
-    return False
+        return False
+    return found is not None and found.perms[1:2] == b"w"
 
 
 class Memory:

@@ -9,11 +9,11 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
-from dprobed.binary.errors import LocationError
 from dprobed.engine.address_space import SpaceError
 from dprobed.engine.trap.engine import TrapEngine
 from dprobed.engine.trap.sigtrap import RESTORER_CODE
 from dprobed.proc import procfs
+from dprobed.resolver.errors import LocationError
 from dprobed.tracee.thread import Thread
 from dprobed.tracee.thread_group import ThreadGroup
 from dprobed.tracer.placement import Loaded, Placement

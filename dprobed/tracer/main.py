@@ -25,10 +25,12 @@ import time
 from collections import deque
 from typing import Final
 
-from dprobed.binary.errors import LocationError
 from dprobed.corefile.store import StoreError
 from dprobed.engine.address_space import SpaceError
 from dprobed.engine.affinity import Affinity, become_group
+from dprobed.proc.maps import MapsError
+from dprobed.resolver.client import Resolver, wait_for
+from dprobed.resolver.errors import LocationError
 from dprobed.tracee.ptrace import Gone, Registers
 from dprobed.tracee.tracees import ORPHAN_TIMEOUT, Tracees
 from dprobed.tracer.debug.invitation import TICK as DEBUGGER_TICK
@@ -41,8 +43,12 @@ from dprobed.wire import protocol
 from dprobed.wire.framing import Unpacker
 
 _IDLE: Final = 5.0
+#: Seconds between two looks for hits while a resolver reads.
+_RESOLVER_PAUSE: Final = 0.001
 #: What is answered of a target that has ended already, and is not reported yet.
 _OF_AN_ENDED: Final = (protocol.Query, protocol.Detach)
+#: Why a request is refused.
+_REFUSALS: Final = (RequestError, SpaceError, MapsError, LocationError, DumpError, StoreError)
 #: Targets at once; further children are not followed. Each has a descriptor open.
 MOST: Final = 1000
 #: Descriptors for everything else, where the limit is not lower.
@@ -56,7 +62,7 @@ _log = logging.getLogger(__name__)
 class Tracer:
     """Serves targets until its socket ends."""
 
-    def __init__(self, sock: socket.socket, affinity: Affinity) -> None:
+    def __init__(self, sock: socket.socket, mailbox: socket.socket, affinity: Affinity) -> None:
         self._sock = sock
         self._unpacker = Unpacker()
         self._reporter = Reporter(sock, self._arm)
@@ -65,7 +71,13 @@ class Tracer:
         self._follower = affinity
         self._loop = TrapLoop(self._tracees, registers, affinity)
         self._common = Common(
-            self._tracees, registers, self._follower, self._reporter, self._adopt, self._keep
+            self._tracees,
+            registers,
+            self._follower,
+            self._reporter,
+            Resolver(mailbox, self._await_resolver),
+            self._adopt,
+            self._keep,
         )
         self._targets: dict[int, TracedProcess] = {}
         self._most = MOST
@@ -130,6 +142,15 @@ class Tracer:
             self._departed.clear()
         else:
             select.select([self._sock], [], [], _IDLE)
+
+    def _await_resolver(self, channel: socket.socket, seconds: float) -> bool:
+        """Wait for an answer; if it is not there at once, plain hits are served meanwhile."""
+        deadline = time.monotonic() + seconds
+        while not wait_for(channel, _RESOLVER_PAUSE):
+            if time.monotonic() > deadline:
+                return False
+            self._tracees.pause(0.0)
+        return True
 
     def _blame(self, error: Exception) -> None:
         """A defect of ours: the target's whose work was being done, else the tracer's end."""
@@ -256,7 +277,7 @@ class Tracer:
                     answer = protocol.Ok(request.seq)
                 case _:
                     answer = self._ask(self._target(request.pid), request)
-        except (RequestError, SpaceError, LocationError, DumpError, StoreError) as error:
+        except _REFUSALS as error:
             self._reporter.send(protocol.Refused(request.seq, " ".join(str(error).split())))
         except Gone as error:
             self._reporter.send(protocol.Refused(request.seq, f"process {error.tid} is gone"))
@@ -446,7 +467,10 @@ def _allow_descriptors() -> int:
     return max(1, allowed - min(_OTHERS, allowed // 2))
 
 
-def main(sock: socket.socket) -> None:
-    """Run a tracer that speaks ``protocol`` on ``sock``; returns when its work is done."""
+def main(sock: socket.socket, mailbox: socket.socket) -> None:
+    """Run a tracer that speaks ``protocol`` on ``sock``; returns when its work is done.
+
+    ``mailbox``: that of its user's resolver.
+    """
     gc.disable()
-    Tracer(sock, Affinity(become_group())).run()
+    Tracer(sock, mailbox, Affinity(become_group())).run()

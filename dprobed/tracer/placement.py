@@ -1,32 +1,28 @@
 """Where the probes of a program go in this target: modules and places to addresses.
 
-Looks only; nothing is changed here. Files are opened once for each mapping of a module.
+Looks only; nothing is changed here. What is in files the resolver says.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass
+from typing import Final
 
-from dprobed.binary.elf import ElfFile
-from dprobed.binary.errors import LocationError
-from dprobed.binary.maps import (
-    Module,
-    address_of,
-    biases,
-    data_address_of,
-    matches,
-    modules,
-    open_module,
-)
-from dprobed.binary.places import Place, number_of, place_at, resolve, resolve_data
-from dprobed.binary.relocations import ifunc_slots, import_slots
 from dprobed.engine.address_space import AddressSpace
 from dprobed.engine.watch.registers import is_length_valid
 from dprobed.proc import procfs
+from dprobed.proc.maps import Module, modules
 from dprobed.program.model import Header, ProbeDefinition
+from dprobed.resolver.addresses import address_of, biases, data_address_of
+from dprobed.resolver.client import MappedFile, Resolver
+from dprobed.resolver.errors import LocationError, number_of
+from dprobed.resolver.modules import matches
 from dprobed.tracee.memory import USER_END
 from dprobed.wire.protocol import State
+from dprobed.wire.resolver import Place
+
+_MASK: Final = (1 << 64) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +47,16 @@ class Unplaced:
 class Loaded:
     """One module as it is mapped, with its file."""
 
-    def __init__(self, module: Module) -> None:
+    def __init__(self, module: Module, resolver: Resolver) -> None:
         self.module = module
-        self._elf: ElfFile | LocationError | None = None
+        self._resolver = resolver
+        self._file: MappedFile | LocationError | None = None
 
     def of_process(self, pid: int) -> Loaded:
         """The same mapping in a ``fork`` child."""
-        other = Loaded(self.module._replace(pid=pid))
-        other._elf = self._elf
+        other = Loaded(self.module._replace(pid=pid), self._resolver)
+        known = self._file
+        other._file = known.of_module(other.module) if isinstance(known, MappedFile) else known
         return other
 
     @property
@@ -66,31 +64,32 @@ class Loaded:
         """Tells this mapping of this file from any other."""
         return self.module.key, self.module.base
 
-    def elf(self) -> ElfFile:
+    def file(self) -> MappedFile:
         """Its file; raises LocationError."""
-        if self._elf is None:
+        if self._file is None:
             try:
-                self._elf = open_module(self.module.pid, self.module)
+                self._file = self._resolver.describe(self.module)
             except LocationError as error:
-                self._elf = error
-        if isinstance(self._elf, LocationError):
-            raise self._elf
-        return self._elf
+                self._file = error
+        if isinstance(self._file, LocationError):
+            raise self._file
+        return self._file
 
     def named(self, name: str) -> bool:
         """Whether a program's ``name`` means this module."""
         if matches(self.module, None, name):
             return True
         try:
-            return matches(self.module, self.elf(), name)
+            return self.file().named(name)
         except LocationError:
             return False
 
     def has(self, symbol: str, name: str) -> bool:
         """Whether it is the library ``name``, or a static program, and has this function."""
         try:
-            elf = self.elf()
-            return (elf.soname == name or elf.kind == "static") and bool(resolve(elf, symbol))
+            file = self.file()
+            is_it = file.facts.soname == name or file.facts.kind == "static"
+            return is_it and bool(file.resolve(symbol))
         except LocationError:
             return False
 
@@ -105,8 +104,9 @@ class Loaded:
 class Placement:
     """The modules of one address space."""
 
-    def __init__(self, pid: int, space: AddressSpace) -> None:
+    def __init__(self, pid: int, space: AddressSpace, resolver: Resolver) -> None:
         self._pid = pid
+        self._resolver = resolver
         self._space = space
         self.loaded: dict[Hashable, Loaded] = {}
 
@@ -120,11 +120,12 @@ class Placement:
         """Read the list of mappings; what is new, and the keys of what is gone.
 
         ``tid``: a living thread, for when the leading one has ended, which shows nothing then.
-        Raises LocationError when it is gone.
+        Raises MapsError when it is gone.
         """
         # Files are opened later: by then any thread but the leading one may have ended.
         live_thread = tid if procfs.run_state(self._pid) in "ZX" else self._pid
-        now = {each.key: each for each in map(Loaded, modules(live_thread))}
+        found = (Loaded(module, self._resolver) for module in modules(live_thread))
+        now = {each.key: each for each in found}
         new = [each for key, each in now.items() if key not in self.loaded]
         gone = self.loaded.keys() - now.keys()
         for key in gone:
@@ -156,8 +157,9 @@ class Placement:
     @staticmethod
     def address_of(loaded: Loaded, symbol: str) -> int:
         """Where a function of a module is; raises LocationError."""
-        elf = loaded.elf()
-        addresses = address_of(loaded.module, elf, resolve(elf, symbol)[0].file_offset)
+        file = loaded.file()
+        (place, *_) = file.resolve(symbol)
+        addresses = address_of(loaded.module, file.facts, place.file_offset)
         if not addresses:
             raise LocationError(f"{symbol} is not mapped")
         return addresses[0]
@@ -165,22 +167,22 @@ class Placement:
     def _in_module(self, loaded: Loaded, probe: ProbeDefinition) -> list[Spot] | Unplaced:
         if probe.watchpoint is not None:
             return self._watch(loaded, probe, probe.watchpoint)
-        elf = loaded.elf()
+        file = loaded.file()
         if probe.offset is not None:
-            places = resolve(elf, probe.offset)
+            places = file.resolve(probe.offset)
         else:
-            places = self._at_address(loaded, elf, probe.address or "")
+            places = self._at_address(loaded, file, probe.address or "")
         spots: list[Spot] = []
         for place in places:
             if place.kind == "ifunc":
-                addresses = self._chosen(loaded, elf, place, probe.opcode is not None)
+                addresses = self._chosen(loaded, file, place, probe.opcode is not None)
                 if not addresses:
                     return Unplaced(
                         State.PENDING, f"{place.name}: the loader has not chosen a variant yet"
                     )
             else:
                 _check_boundary(place, probe.opcode is not None)
-                addresses = address_of(loaded.module, elf, place.file_offset)
+                addresses = address_of(loaded.module, file.facts, place.file_offset)
             spots += [
                 Spot(address, place.name, loaded.module.path, loaded.key) for address in addresses
             ]
@@ -188,14 +190,15 @@ class Placement:
             raise LocationError(f"{probe.offset or probe.address}: the module does not map it")
         return spots
 
-    def _at_address(self, loaded: Loaded, elf: ElfFile, text: str) -> list[Place]:
+    @staticmethod
+    def _at_address(loaded: Loaded, file: MappedFile, text: str) -> tuple[Place, ...]:
         """A code probe given by address: in memory as it is now, or a symbol."""
         if not text[:1].isdigit():
-            return resolve(elf, text)
+            return file.resolve(text)
         address = number_of(text)
         for mapping in loaded.module.mappings:
             if mapping.executable and mapping.start <= address < mapping.end:
-                return resolve(elf, hex(address - mapping.start + mapping.offset))
+                return file.resolve(hex(address - mapping.start + mapping.offset))
         raise LocationError(f"{text} is not in the code of {loaded.module.path}")
 
     def _watch(self, loaded: Loaded, probe: ProbeDefinition, kind: str) -> list[Spot] | Unplaced:
@@ -208,10 +211,10 @@ class Placement:
             if addresses[0] >= USER_END:
                 return Unplaced(State.INVALID_OFFSET, f"{name} is not an address of a process")
         else:
-            elf = loaded.elf()
-            place = resolve_data(elf, text)
+            file = loaded.file()
+            place = file.resolve_data(text)
             name = place.name
-            addresses = data_address_of(loaded.module, elf, place.vaddr)
+            addresses = data_address_of(loaded.module, file.facts, place.vaddr)
             length = place.size if ":" in text else min(place.size or 1, 8)
             if kind == "x":
                 length = 1
@@ -224,34 +227,34 @@ class Placement:
                 )
         return [Spot(each, name, loaded.module.path, loaded.key, length) for each in addresses]
 
-    def _chosen(self, loaded: Loaded, elf: ElfFile, place: Place, asserted: bool) -> list[int]:
+    def _chosen(self, loaded: Loaded, file: MappedFile, place: Place, asserted: bool) -> list[int]:
         """What the resolver of an IFUNC returned, as the loader stored it in this process."""
-        for bias in biases(loaded.module, elf):
-            for slot in ifunc_slots(elf, place.vaddr):
+        for bias in biases(loaded.module, file.facts):
+            for slot in file.ifunc_slots(place.vaddr):
                 found = self._pointer(slot + bias)
                 if loaded.holds_code(found) and found != place.vaddr + bias:
-                    return [self._inside(elf, place, found, bias, asserted)]
+                    return [self._inside(file, place, found, bias, asserted)]
         for other in list(self.loaded.values()):
             try:
-                other_elf = other.elf()
-                slots = import_slots(other_elf, place.symbol, place.version)
+                there = other.file()
+                slots = there.import_slots(place.symbol, place.version)
             except LocationError:
                 continue
             for slot in slots:
-                for address in data_address_of(other.module, other_elf, slot):
+                for address in data_address_of(other.module, there.facts, slot):
                     found = self._pointer(address)
                     # A slot that was not used yet points back into its own module.
                     if loaded is not other and loaded.holds_code(found):
-                        bias = biases(loaded.module, elf)[0]
-                        return [self._inside(elf, place, found, bias, asserted)]
+                        bias = biases(loaded.module, file.facts)[0]
+                        return [self._inside(file, place, found, bias, asserted)]
         return []
 
     @staticmethod
-    def _inside(elf: ElfFile, place: Place, chosen: int, bias: int, asserted: bool) -> int:
+    def _inside(file: MappedFile, place: Place, chosen: int, bias: int, asserted: bool) -> int:
         """The asked offset into the chosen function; raises LocationError for no boundary."""
         if not place.symbol_offset:
             return chosen
-        there = place_at(elf, chosen - bias + place.symbol_offset)
+        there = file.place_at(chosen - bias + place.symbol_offset & _MASK)
         _check_boundary(there, asserted)
         return there.vaddr + bias
 

@@ -9,18 +9,20 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final, NamedTuple
 
-from dprobed.binary.errors import LocationError
 from dprobed.engine.address_space import AddressSpace, Site, SpaceError
 from dprobed.engine.budget import Account
 from dprobed.engine.probe import Attachment, Probe
 from dprobed.engine.trap.engine import TrapEngine
 from dprobed.proc import procfs
+from dprobed.proc.maps import MapsError
 from dprobed.program.bytecode import decode
 from dprobed.program.exec.interface import Executor
 from dprobed.program.exec.interface import Variables as ProgramVariables
 from dprobed.program.exec.python import PythonExecutor
 from dprobed.program.exec.variables import ListVariables
 from dprobed.program.model import Program, ProgramError
+from dprobed.resolver.client import Resolver
+from dprobed.resolver.errors import LocationError
 from dprobed.tracee.lifecycle import State
 from dprobed.tracee.memory import Memory
 from dprobed.tracee.ptrace import Gone, PtraceError
@@ -80,6 +82,7 @@ class Programs:
         group: ThreadGroup,
         engine: TrapEngine,
         reporter: Reporter,
+        resolver: Resolver,
         tell: Callable[[str, str], None],
     ) -> None:
         self.inserted: dict[int, Inserted] = {}
@@ -94,6 +97,7 @@ class Programs:
         self._group: Final = group
         self._engine: Final = engine
         self._reporter: Final = reporter
+        self._resolver: Final = resolver
         self._tell: Final = tell
         self._placement: Placement
         self._internal: InternalBreakpoints
@@ -121,7 +125,7 @@ class Programs:
         """Begin with an address space in which nothing is yet."""
         engine = self._engine
         engine.space = space
-        self._placement = Placement(self._pid, space)
+        self._placement = Placement(self._pid, space, self._resolver)
         self._prepared = False
         self._internal = InternalBreakpoints(
             self._group, engine, self._placement, self._modules_changed
@@ -153,7 +157,7 @@ class Programs:
             if new:
                 self._internal.hook_signals(new)
                 self.tell_changed(self._place(self.inserted.values(), new))
-        except (SpaceError, LocationError) as error:
+        except (SpaceError, MapsError, LocationError) as error:
             self._tell_trouble(f"a new module got no probes: {' '.join(str(error).split())}")
 
     def _tell_trouble(self, text: str) -> None:
@@ -180,7 +184,7 @@ class Programs:
             elif self.inserted:
                 self.prepare()
                 self._place(self.inserted.values(), list(self._placement.loaded.values()))
-        except (OSError, SpaceError, LocationError) as error:
+        except (OSError, SpaceError, MapsError, LocationError) as error:
             self._exclude(" ".join(str(error).split()))
 
     def _exclude(self, reason: str) -> None:
@@ -196,7 +200,7 @@ class Programs:
     ) -> list[protocol.ProbeStatus]:
         """Put a program in, all of it or nothing.
 
-        Raises RequestError, SpaceError, LocationError, Gone.
+        Raises RequestError, SpaceError, MapsError, LocationError, Gone.
         """
         if request.program in self.inserted:
             raise RequestError(f"program {request.program} is in already")
@@ -226,7 +230,7 @@ class Programs:
             try:
                 self.prepare()
                 self._place([inserted], list(self._placement.loaded.values()))
-            except (SpaceError, LocationError, Gone):
+            except (SpaceError, MapsError, LocationError, Gone):
                 self.detach([*inserted.probes])
                 del self.inserted[request.program]
                 raise
@@ -254,7 +258,7 @@ class Programs:
             return []
         try:
             return self._place(programs, list(self._placement.loaded.values()))
-        except (SpaceError, LocationError, Gone) as error:
+        except (SpaceError, MapsError, LocationError, Gone) as error:
             _log.warning("process %d: %s", self._pid, error)
             return []
 

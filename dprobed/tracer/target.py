@@ -28,6 +28,7 @@ from dprobed.engine.trap.sigtrap import Sigtrap
 from dprobed.proc import procfs, refusals
 from dprobed.proc.shared_memory import shares_memory
 from dprobed.program.exec.interface import Outcome
+from dprobed.resolver.client import Resolver
 from dprobed.tracee.attach import attach, find_lost
 from dprobed.tracee.lifecycle import State
 from dprobed.tracee.memory import Memory
@@ -60,6 +61,7 @@ class Common:
     registers: Registers
     affinity: Affinity
     reporter: Reporter
+    resolver: Resolver
     #: A followed child is a target from now on; false: there are too many, and it was not taken.
     adopt: Callable[[TracedProcess], bool]
     #: A child that cannot be let go is a target from now on.
@@ -78,7 +80,9 @@ class TracedProcess:
         self.pid = pid
         self.group = ThreadGroup(self, common.tracees)
         self.engine = TrapEngine(self.group, common.reporter, common.registers, common.affinity)
-        self.programs = Programs(pid, self.group, self.engine, common.reporter, self._tell)
+        self.programs = Programs(
+            pid, self.group, self.engine, common.reporter, common.resolver, self._tell
+        )
         self.debugger = Debugger(self.group, self.engine, pid, self._debugger_host())
         self.debugger.limit = options.hold_limit
         self._throttle = Throttle(self.programs, self.group.want)

@@ -11,16 +11,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import IO, Any, NoReturn, Self
 
 import psutil
 
-from dprobed.daemon.tracer_process import preload
 from dprobed.program.bytecode import encode
 from dprobed.program.rpn.parser import assemble
+from dprobed.resolver.service import main as resolver_main
 from dprobed.tracer.main import main as tracer_main
 from dprobed.wire import protocol
 from dprobed.wire.framing import Unpacker
@@ -127,25 +127,36 @@ class Tracer:
 
     def __init__(self, pid: int, *, as_nobody: bool = False) -> None:
         ours, theirs = socket.socketpair()
+        mailbox, reading = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._resolver = os.fork()
+        if self._resolver == 0:
+            self._live(as_nobody, (ours, theirs, mailbox), lambda: resolver_main(reading))
         self.pid = os.fork()
         if self.pid == 0:
-            status = 1
-            try:
-                ours.close()
-                if as_nobody:
-                    preload()
-                    _become_nobody()
-                tracer_main(theirs)
-                status = 0
-            finally:
-                os._exit(status)
-        theirs.close()
+            self._live(as_nobody, (ours, reading), lambda: tracer_main(theirs, mailbox))
+        for end in (theirs, mailbox, reading):
+            end.close()
         self.records = 0
         self._socket = ours
         self._unpacker = Unpacker()
         self._seq = 0
         self._target = pid
         self.ask(protocol.Attach(seq=self._next(), pid=pid))
+
+    @staticmethod
+    def _live(
+        as_nobody: bool, others: tuple[socket.socket, ...], main: Callable[[], None]
+    ) -> NoReturn:
+        status = 1
+        try:
+            for end in others:
+                end.close()
+            if as_nobody:
+                _become_nobody()
+            main()
+            status = 0
+        finally:
+            os._exit(status)
 
     def _next(self) -> int:
         self._seq += 1
@@ -218,6 +229,7 @@ class Tracer:
             self.ask(protocol.Detach(seq=self._next(), pid=self._target))
         self._socket.close()
         os.waitpid(self.pid, 0)
+        os.waitpid(self._resolver, 0)
 
 
 def timed(command: list[str | Path]) -> float:

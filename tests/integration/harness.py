@@ -18,11 +18,13 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from dprobed.program.bytecode import encode
 from dprobed.program.rpn.parser import assemble
+from dprobed.resolver import limits
+from dprobed.resolver.service import main as resolver_main
 from dprobed.tracer.main import main as tracer_main
 from dprobed.wire import protocol
 from dprobed.wire.framing import Unpacker
@@ -130,25 +132,32 @@ class TracerProcess:
         self._answers: dict[int, protocol.Reply] = {}
         self._seq = 0
         self._program = 0
+        mailbox, reading = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._resolver = os.fork()
+        if self._resolver == 0:
+            limits.LINGER = 3600.0  # type: ignore[misc]
+            self._live(uid, [reading], lambda: resolver_main(reading))
         self.pid = os.fork()
         if self.pid == 0:
-            self._serve(theirs, uid)
-        theirs.close()
+            self._live(uid, [theirs, mailbox], lambda: tracer_main(theirs, mailbox))
+        for end in (theirs, mailbox, reading):
+            end.close()
 
     @staticmethod
-    def _serve(sock: socket.socket, uid: int) -> None:
+    def _live(uid: int, keep: list[socket.socket], main: Callable[[], None]) -> None:
         status = 1
         try:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
-            os.closerange(3, sock.fileno())
-            os.closerange(sock.fileno() + 1, 1024)
+            for number in set(range(3, 1024)) - {each.fileno() for each in keep}:
+                with contextlib.suppress(OSError):
+                    os.close(number)
             # The handlers that are there write to what was just closed.
             logging.root.handlers = [logging.StreamHandler(sys.stderr)]
             if uid:
                 os.setgroups([])
                 os.setresgid(uid, uid, uid)
                 os.setresuid(uid, uid, uid)
-            tracer_main(sock)
+            main()
             status = 0
         except BaseException:
             traceback.print_exc()
@@ -295,6 +304,7 @@ class TracerProcess:
         if self.pid:
             pid, self.pid = self.pid, 0
             _, status = os.waitpid(pid, 0)
+            os.waitpid(self._resolver, 0)
             self.sock.close()
             assert status == 0, f"the tracer ended with wait status {status:#x}"
 

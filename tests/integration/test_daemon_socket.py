@@ -52,7 +52,9 @@ def test_a_users_daemon_serves_only_that_user_and_root(
 ) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1234)
     gate = Gate(PolicyStore(Config(tmp_path), 1234))
-    server = Server(Registry(Supervisor(lambda sock: None), gate, keep_log=False, hold_limit=600))
+    server = Server(
+        Registry(Supervisor(lambda sock, mailbox: None), gate, keep_log=False, hold_limit=600)
+    )
     for uid, admitted in ((0, True), (1234, True), (1235, False)):
         connection = Connection(server)
         connection.uid = uid

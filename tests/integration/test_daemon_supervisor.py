@@ -11,11 +11,12 @@ from collections.abc import Callable
 
 import pytest
 
-from dprobed.daemon.tracer_process import Supervisor, Tracer, TracerGone, TracerRefused, become
+from dprobed.daemon.child_process import become
+from dprobed.daemon.tracer_process import Supervisor, Tracer, TracerGone, TracerRefused
 from dprobed.wire import protocol
 from dprobed.wire.framing import Unpacker
 
-Main = Callable[[socket.socket], None]
+Main = Callable[[socket.socket, socket.socket], None]
 
 
 def say(sock: socket.socket, text: str) -> None:
@@ -56,16 +57,17 @@ def until_end(sock: socket.socket) -> None:
 
 
 def test_the_end_of_its_socket_ends_it_and_its_last_words_are_heard() -> None:
-    def main(sock: socket.socket) -> None:
+    def main(sock: socket.socket, mailbox: socket.socket) -> None:
         until_end(sock)
         say(sock, "last words")
 
     assert asyncio.run(watch(main)) == (["last words"], "")
 
 
-def test_it_inherits_nothing_but_its_socket() -> None:
-    def main(sock: socket.socket) -> None:
-        say(sock, str([number for number in range(3, 256) if is_open(number)] == [sock.fileno()]))
+def test_it_inherits_nothing_but_its_sockets() -> None:
+    def main(sock: socket.socket, mailbox: socket.socket) -> None:
+        kept = sorted((sock.fileno(), mailbox.fileno()))
+        say(sock, str([number for number in range(3, 256) if is_open(number)] == kept))
 
     read, write = os.pipe()
     try:
@@ -77,22 +79,22 @@ def test_it_inherits_nothing_but_its_socket() -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_signals_meant_for_the_daemon_do_not_end_it(number: signal.Signals) -> None:
-    def main(sock: socket.socket) -> None:
+    def main(sock: socket.socket, mailbox: socket.socket) -> None:
         os.kill(os.getpid(), number)
         say(sock, "still here")
 
     assert asyncio.run(watch(main)) == (["still here"], "")
 
 
-def crash(sock: socket.socket) -> None:
+def crash(sock: socket.socket, mailbox: socket.socket) -> None:
     raise RuntimeError("a defect")
 
 
-def die(sock: socket.socket) -> None:
+def die(sock: socket.socket, mailbox: socket.socket) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def babble(sock: socket.socket) -> None:
+def babble(sock: socket.socket, mailbox: socket.socket) -> None:
     sock.sendall(b"\xff" * 100)
     until_end(sock)
 
@@ -110,7 +112,7 @@ def test_how_it_ended_is_told(main: Main, how: str) -> None:
 
 
 def test_a_request_is_answered_refused_or_has_nobody_to_answer() -> None:
-    def main(sock: socket.socket) -> None:
+    def main(sock: socket.socket, mailbox: socket.socket) -> None:
         unpacker = Unpacker()
         answers = iter((protocol.Ok(1, words=[7]), protocol.Refused(2, "no"), None))
         for answer in answers:
@@ -141,14 +143,14 @@ def test_a_request_that_cannot_be_sent_waits_for_no_answer() -> None:
             await tracer.request(lambda seq: protocol.Vars(seq=seq, pid=1 << 70))
         tracer.close()
 
-    assert asyncio.run(watch(until_end, act)) == ([], "")
+    assert asyncio.run(watch(lambda sock, mailbox: until_end(sock), act)) == ([], "")
     gc.collect()  # What nobody heard is told when it goes.
     assert unheard == []
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
 def test_it_takes_the_identity_of_who_asked_for_good() -> None:
-    def main(sock: socket.socket) -> None:
+    def main(sock: socket.socket, mailbox: socket.socket) -> None:
         become(65534, 65534)
         say(sock, f"{os.getresuid()} {os.getresgid()} {os.getgroups()}")
         try:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dprobed.binary import cache
+from dprobed.resolver import cache
 
 
 @pytest.fixture(autouse=True)

@@ -3,15 +3,47 @@
 from __future__ import annotations
 
 import functools
+import os
 import subprocess
 import tempfile
 from pathlib import Path
+from typing import TypeVar
+
+from dprobed.binary.elf import descriptor_of
+from dprobed.binary.file import Binary
+from dprobed.resolver.files import Steps
+from dprobed.resolver.service import Files, Reader
 
 TARGETS = Path(__file__).parent.parent / "targets"
 LIBC = "/lib/x86_64-linux-gnu/libc.so.6"
 
 _directory = tempfile.TemporaryDirectory(prefix="location-")
 FOLDER = Path(_directory.name)
+
+
+T = TypeVar("T")
+
+
+_files = Files()
+
+
+def open_path(path: str) -> Binary:
+    """A file as a resolver opens it: what it has made of an unchanged one it keeps."""
+    found = _files.open(descriptor_of(path), path, "")
+    _files.shrink()
+    return found
+
+
+def look(steps: Steps[T]) -> T:
+    """What a resolver finds out, in this process."""
+    reader = Reader()
+    try:
+        ask = next(steps)
+        while True:
+            ask = steps.send(reader.look(ask.question, os.dup(ask.descriptor)))
+    except StopIteration as end:
+        result: T = end.value
+        return result
 
 
 def run(*command: str | Path) -> str:

@@ -10,7 +10,7 @@ import socket
 import struct
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Coroutine, Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from dprobed.daemon.deploy.deployment import kind_of
 from dprobed.daemon.deploy.modules import Modules
 from dprobed.daemon.deploy.selection import SelectionError, Selector
 from dprobed.daemon.deploy.watcher import Verdict, Watcher
+from dprobed.daemon.resolver_process import Resolvers
 from dprobed.proc import connector, polling, procfs
 from dprobed.proc.connector import Connector, event_of, listening
 from dprobed.proc.events import Kind
@@ -314,26 +315,55 @@ def test_a_rescan_tells_of_what_ended_meanwhile() -> None:
     assert asyncio.run(judge()).ends == [(1 << 22, True)]
 
 
+def with_modules(judge: Callable[[Modules], Coroutine[None, None, None]]) -> None:
+    """Judge by modules that have resolvers to ask."""
+
+    async def main() -> None:
+        resolvers = Resolvers()
+        await judge(Modules(resolvers, lambda pid: None))
+        resolvers.stop()
+
+    asyncio.run(asyncio.wait_for(main(), 60))
+
+
+async def known(
+    modules: Modules,
+    method: Callable[[int, Collection[str]], set[str]],
+    pid: int,
+    names: Collection[str],
+) -> set[str]:
+    """What is said of a process when all that had to be asked is answered."""
+    method(pid, names)
+    await modules.settled()
+    found = method(pid, names)
+    await modules.settled()
+    return found
+
+
 def test_modules_that_are_mapped_and_those_that_will_be(build_target: BuildTarget) -> None:
     library = build_target("plug.c", "-shared", "-fPIC", "-Wl,-soname,libsoname.so.1")
-    modules = Modules()
     names = ["libc.so.6", library.name, "libsoname.so.1", str(library), "none.so", "loads"]
     program = build_target("loads.c", "-ldl")
+
+    async def judge(pid: int, modules: Modules) -> None:
+        assert await known(modules, modules.mapped, pid, names) == {"libc.so.6"}
+        # Linked with it: every process of this program is going to map it.
+        assert await known(modules, modules.expected, pid, names) == {"libc.so.6"}
+        assert child.stdin is not None and child.stdout is not None
+        child.stdin.write(b"\n")
+        child.stdin.flush()
+        assert child.stdout.readline() == b"loaded\n"
+        opened = {"libsoname.so.1", library.name, str(library)}
+        assert await known(modules, modules.mapped, pid, names) == {"libc.so.6"} | opened
+        # Opened by this process: that says nothing of the next one.
+        assert await known(modules, modules.expected, pid, names) == {"libc.so.6"}
+
     with subprocess.Popen(
         [program, library], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as child:
         assert child.stdin is not None and child.stdout is not None
         assert child.stdout.readline() == b"ready\n"
-        assert modules.mapped(child.pid, names) == {"libc.so.6"}
-        # Linked with it: every process of this program is going to map it.
-        assert modules.expected(child.pid, names) == {"libc.so.6"}
-        child.stdin.write(b"\n")
-        child.stdin.flush()
-        assert child.stdout.readline() == b"loaded\n"
-        opened = {"libsoname.so.1", library.name, str(library)}
-        assert modules.mapped(child.pid, names) == {"libc.so.6"} | opened
-        # Opened by this process: that says nothing of the next one.
-        assert modules.expected(child.pid, names) == {"libc.so.6"}
+        with_modules(lambda modules: judge(child.pid, modules))
         child.stdin.write(b"\n\n")
         child.communicate()
 
@@ -341,7 +371,6 @@ def test_modules_that_are_mapped_and_those_that_will_be(build_target: BuildTarge
 def test_a_library_that_another_one_needs_is_expected_after_the_first_time(
     build_target: BuildTarget, tmp_path: Path
 ) -> None:
-    modules = Modules()
     inner = build_target(
         "plug.c", "-shared", "-fPIC", "-Wl,-soname,libinner.so", output="libinner.so"
     )
@@ -359,12 +388,16 @@ def test_a_library_that_another_one_needs_is_expected_after_the_first_time(
     main = tmp_path / "main"
     subprocess.run([*gcc, "-o", main, source, outer], check=True)
     names = ["libinner.so", "libouter.so"]
+
+    async def judge(pid: int, modules: Modules) -> None:
+        assert await known(modules, modules.expected, pid, names) == {"libouter.so"}
+        assert await known(modules, modules.mapped, pid, names) == set(names)
+        assert await known(modules, modules.expected, pid, names) == set(names)
+
     with subprocess.Popen([main], stdin=subprocess.PIPE) as child:
         while "libinner.so" not in Path(f"/proc/{child.pid}/maps").read_text():
             pass
-        assert modules.expected(child.pid, names) == {"libouter.so"}
-        assert modules.mapped(child.pid, names) == set(names)
-        assert modules.expected(child.pid, names) == set(names)
+        with_modules(lambda modules: judge(child.pid, modules))
         child.communicate()
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from dprobed.binary import boundary
-from dprobed.binary.elf import ElfFile, open_path
 from dprobed.binary.errors import LocationError
+from dprobed.binary.file import Binary
 from dprobed.binary.places import Place, place_at, resolve
-from tests.unit.location_files import LIBC, objcopy, program, run
+from tests.unit.location_files import LIBC, objcopy, open_path, program, run
 
 
 def disassembled(path: Path | str, *options: str) -> set[int]:
@@ -21,7 +21,7 @@ def disassembled(path: Path | str, *options: str) -> set[int]:
     return {int(match, 16) for match in re.findall(r"^ *([0-9a-f]+):\t", text, re.MULTILINE)}
 
 
-def at(elf: ElfFile, vaddr: int) -> str:
+def at(elf: Binary, vaddr: int) -> str:
     """``ok``, ``unknown`` or ``inside``."""
     try:
         return place_at(elf, vaddr).boundary
@@ -76,7 +76,7 @@ def test_large_functions(monkeypatch: pytest.MonkeyPatch) -> None:
     (place,) = resolve(elf, "main")
     for vaddr in range(place.vaddr, place.vaddr + place.size):
         assert at(elf, vaddr) == ("ok" if vaddr in starts else "inside")
-    assert not elf.boundaries
+    assert not elf.boundaries.known
 
 
 def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,7 +86,9 @@ def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("malloc", "free", "calloc", "realloc", "fopen", "fclose", "qsort", "strtol"):
         places += resolve(elf, f"{name}+0")
         at(elf, places[-1].vaddr + 1)
-        assert len(elf.boundaries) <= 1 or sum(map(len, elf.boundaries.values())) <= 1000
+        assert (
+            len(elf.boundaries.known) <= 1 or sum(map(len, elf.boundaries.known.values())) <= 1000
+        )
 
 
 def test_message_says_where_instructions_begin() -> None:

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from dprobed.binary import cache
 from dprobed.binary import symbols as symbols_module
-from dprobed.binary.elf import ElfFile, open_path
+from dprobed.binary.file import Binary
 from dprobed.binary.places import resolve
+from dprobed.resolver import cache
+from dprobed.resolver.service import Files
 from tests.unit.location_files import LIBC, objcopy, program
 
 
@@ -34,9 +35,9 @@ def packed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return calls
 
 
-def fresh(path: Path | str) -> ElfFile:
+def fresh(path: Path | str) -> Binary:
     """Opened as by another process, which knows nothing yet."""
-    return ElfFile(os.open(path, os.O_RDONLY), str(path))
+    return Binary(os.open(path, os.O_RDONLY), str(path), packer=cache.packed)
 
 
 def test_second_process_takes_it_from_the_cache(cache_folder: Path, packed: list[int]) -> None:
@@ -134,6 +135,8 @@ def test_folder(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_same_file_opened_twice_sorts_once(packed: list[int]) -> None:
+    files = Files()
+    path = str(program("-DTWICE"))
     for _ in range(3):
-        assert resolve(open_path(str(program("-DTWICE"))), "main")
+        assert resolve(files.open(os.open(path, os.O_RDONLY), path, ""), "main")
     assert len(packed) == 1

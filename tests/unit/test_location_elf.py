@@ -9,12 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from dprobed.binary import elf as elf_module
-from dprobed.binary.elf import open_path
 from dprobed.binary.errors import LocationError
 from dprobed.binary.places import list_places, resolve
 from dprobed.binary.relocations import ifunc_slots, import_slots
-from tests.unit.location_files import FOLDER, LIBC, library, objcopy, program, run
+from tests.unit.location_files import FOLDER, LIBC, library, objcopy, open_path, program, run
 
 
 def refused(path: Path | str) -> str:
@@ -157,51 +155,6 @@ def test_hostile_headers(tmp_path: Path) -> None:
     ):
         assert reason in refused(hand_made(tmp_path / "hostile", *headers))
         (tmp_path / "hostile").unlink()
-
-
-def test_one_object_for_one_unchanged_file(tmp_path: Path) -> None:
-    path = tmp_path / "copy"
-    path.write_bytes(library().read_bytes())
-    first = open_path(str(path))
-    assert open_path(str(path)) is first
-    other = tmp_path / "other"
-    other.write_bytes(program().read_bytes())
-    other.replace(path)
-    assert open_path(str(path)).build_id != first.build_id
-    # The one that was opened before still is what it was.
-    assert resolve(first, "plain")[0].symbol == "plain"
-
-
-def test_a_forked_child_opens_files_anew() -> None:
-    elf = open_path(LIBC)
-    pid = os.fork()
-    if not pid:
-        status = 1
-        try:
-            # As a tracer does after the fork: all descriptors that it does not know are closed,
-            # and their numbers become other files'.
-            os.closerange(3, 64)
-            descriptors = [os.open("/dev/zero", os.O_RDONLY) for _ in range(20)]
-            again = open_path(LIBC)
-            fine = again is not elf and resolve(again, "malloc+4")[0].boundary == "ok"
-            try:
-                elf.read(0, 4)
-            except LocationError:
-                status = 0 if fine and len(descriptors) == 20 else 1
-        finally:
-            os._exit(status)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-
-
-def test_opened_files_are_bounded_and_closed(tmp_path: Path) -> None:
-    before = len(list(Path("/proc/self/fd").iterdir()))
-    raw = library().read_bytes()
-    for number in range(200):
-        path = tmp_path / f"copy{number}"
-        path.write_bytes(raw)
-        open_path(str(path))
-        path.unlink()
-    assert len(list(Path("/proc/self/fd").iterdir())) <= before + elf_module._CACHE_SIZE + 1
 
 
 def test_files_that_shrink_are_an_error_not_a_death(tmp_path: Path) -> None:

@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 
 from dprobed.binary import debug_files
-from dprobed.binary.elf import open_path
 from dprobed.binary.errors import LocationError
 from dprobed.binary.places import Place, resolve
-from tests.unit.location_files import LIBC, TARGETS, objcopy, program, run
+from tests.unit.location_files import LIBC, TARGETS, objcopy, open_path, program, run
 
 FORMATS = ["-gdwarf-2", "-gdwarf-3", "-gdwarf-4", "-gdwarf-5", "-gdwarf64"]
 LOOP = next(

@@ -12,12 +12,17 @@ from pathlib import Path
 
 import pytest
 
-from dprobed.binary import maps
-from dprobed.binary.elf import ElfFile, open_path
 from dprobed.binary.errors import LocationError
+from dprobed.binary.file import Binary
 from dprobed.binary.places import place_at, resolve, resolve_data
 from dprobed.binary.relocations import ifunc_slots, import_slots
-from tests.unit.location_files import LIBC, library, program, run
+from dprobed.proc import maps
+from dprobed.proc.maps import MapsError
+from dprobed.resolver import modules as resolver_modules
+from dprobed.resolver.addresses import address_of, biases, data_address_of
+from dprobed.resolver.files import Files
+from dprobed.resolver.modules import matches
+from tests.unit.location_files import LIBC, library, look, open_path, program, run
 
 
 @contextmanager
@@ -32,15 +37,22 @@ def running(path: Path | str, *before: str) -> Iterator[int]:
         process.communicate()
 
 
-def module_of(pid: int, name: str) -> tuple[maps.Module, ElfFile]:
+def module_of(pid: int, name: str) -> tuple[maps.Module, Binary]:
     found = [
         (module, elf)
         for module in maps.modules(pid)
-        for elf in [maps.open_module(pid, module)]
-        if maps.matches(module, elf, name)
+        for elf in [open_module(module)]
+        if matches(module, elf, name)
     ]
     assert len(found) == 1, name
     return found[0]
+
+
+def open_module(module: maps.Module) -> Binary:
+    """The mapped file, as far as it is surely that."""
+    look(Files().describe(module))
+    opened = resolver_modules.open_module(module)
+    return Binary(opened.descriptor, module.path, opened.root)
 
 
 def memory(pid: int, address: int, size: int) -> bytes:
@@ -73,13 +85,13 @@ def test_addresses_in_the_process(flags: tuple[str, ...]) -> None:
         module, elf = module_of(pid, path.name)
         for name in ("main", "far_function", "location_main.c:helper"):
             (place,) = resolve(elf, name)
-            (address,) = maps.address_of(module, elf, place.file_offset)
+            (address,) = address_of(module, elf, place.file_offset)
             assert memory(pid, address, 8) == elf.read(place.file_offset, 8)
-            assert [address] == maps.data_address_of(module, elf, place.vaddr)
+            assert [address] == data_address_of(module, elf, place.vaddr)
         # Data: the program's own, and what it has in .bss.
-        (address,) = maps.data_address_of(module, elf, resolve_data(elf, "global_data").vaddr)
+        (address,) = data_address_of(module, elf, resolve_data(elf, "global_data").vaddr)
         assert memory(pid, address, 4) == struct.pack("<i", 7)
-        (address,) = maps.data_address_of(module, elf, resolve_data(elf, "zeroed_data").vaddr)
+        (address,) = data_address_of(module, elf, resolve_data(elf, "zeroed_data").vaddr)
         assert memory(pid, address, 4) == bytes(4)
 
 
@@ -88,12 +100,12 @@ def test_ifunc_is_found_in_the_process(flags: tuple[str, ...]) -> None:
     path = program(*flags)
     with running(path) as pid:
         module, elf = module_of(pid, path.name)
-        (bias,) = maps.biases(module, elf)
+        (bias,) = biases(module, elf)
         (resolver,) = resolve(elf, "chosen_at_start")
         slots = ifunc_slots(elf, resolver.vaddr)
         assert slots
         for slot in slots:
-            (address,) = maps.data_address_of(module, elf, slot)
+            (address,) = data_address_of(module, elf, slot)
             (chosen,) = struct.unpack("<Q", memory(pid, address, 8))
             assert place_at(elf, chosen - bias).name == "chosen+0x0"
 
@@ -103,11 +115,11 @@ def test_imported_ifunc_is_found_in_the_process() -> None:
     with running(path) as pid:
         module, elf = module_of(pid, path.name)
         library_module, libc = module_of(pid, "libc.so.6")
-        (bias,) = maps.biases(library_module, libc)
+        (bias,) = biases(library_module, libc)
         (resolver,) = resolve(libc, "strrchr")
         assert resolver.kind == "ifunc"
         (slot,) = import_slots(elf, resolver.symbol, resolver.version)
-        (address,) = maps.data_address_of(module, elf, slot)
+        (address,) = data_address_of(module, elf, slot)
         (chosen,) = struct.unpack("<Q", memory(pid, address, 8))
         assert place_at(libc, chosen - bias).boundary == "ok"
         assert chosen - bias != resolver.vaddr
@@ -144,23 +156,23 @@ def test_names_of_a_module(tmp_path: Path) -> None:
         f"./{tmp_path.name}//named 1.2",
     ]
     for name in names:
-        assert maps.matches(module, elf, name), name
+        assert matches(module, elf, name), name
     for name in ("a\0b", "/a\0b", "\ud800"):
-        assert not maps.matches(module, elf, name), name
+        assert not matches(module, elf, name), name
     for name in ("named", "libversions.so", elf.build_id[:-1], "other", str(tmp_path), "1.2", LIBC):
-        assert not maps.matches(module, elf, name), name
-    assert maps.matches(module, None, "named 1.2")
-    assert not maps.matches(module, None, "libversions.so.1")
+        assert not matches(module, elf, name), name
+    assert matches(module, None, "named 1.2")
+    assert not matches(module, None, "libversions.so.1")
 
 
 def test_links_are_looked_at_anew_for_another_process_of_the_same_number(tmp_path: Path) -> None:
     path, link = tmp_path / "named 1.2", tmp_path / "link"
     first = maps.Module(os.getpid(), 1, str(path), ("00:01", 5), ())
     names = (str(link), link.name)
-    assert not any(maps.matches(first, None, name) for name in names)
+    assert not any(matches(first, None, name) for name in names)
     link.symlink_to(path.name)
     second = first._replace(born=2)
-    assert all(maps.matches(second, None, name) for name in names)
+    assert all(matches(second, None, name) for name in names)
 
 
 def test_symbolic_links_of_another_root(tmp_path: Path) -> None:
@@ -168,9 +180,9 @@ def test_symbolic_links_of_another_root(tmp_path: Path) -> None:
     (tmp_path / "lib").symlink_to("/usr/lib")
     (tmp_path / "usr/lib/x.so").symlink_to("../../usr/./lib/x.so.1")
     (tmp_path / "loop").symlink_to("loop")
-    assert maps._real(str(tmp_path), "/lib/x.so") == "/usr/lib/x.so.1"
-    assert maps._real(str(tmp_path), "/../lib/y") == "/usr/lib/y"
-    assert maps._real(str(tmp_path), "/loop") == "/loop"
+    assert resolver_modules._real(str(tmp_path), "/lib/x.so") == "/usr/lib/x.so.1"
+    assert resolver_modules._real(str(tmp_path), "/../lib/y") == "/usr/lib/y"
+    assert resolver_modules._real(str(tmp_path), "/loop") == "/loop"
 
 
 def test_odd_paths(tmp_path: Path) -> None:
@@ -183,12 +195,12 @@ def test_odd_paths(tmp_path: Path) -> None:
         assert resolve(elf, "main")
 
 
-def replaced(tmp_path: Path) -> tuple[Path, ElfFile, Path]:
+def replaced(tmp_path: Path) -> tuple[Path, Binary, Path]:
     path = tmp_path / "prog"
     shutil.copy(program(), path)
     new = tmp_path / "new"
     shutil.copy(program("-O2"), new)
-    return path, ElfFile(os.open(path, os.O_RDONLY), str(path)), new
+    return path, Binary(os.open(path, os.O_RDONLY), str(path)), new
 
 
 @pytest.mark.parametrize("how", ["replaced", "deleted"])
@@ -203,7 +215,7 @@ def test_mapped_file_counts_not_the_one_on_disk(how: str, tmp_path: Path) -> Non
         assert (module.path, module.deleted) == (str(path), True)
         assert elf.build_id == old.build_id
         (place,) = resolve(elf, "strong_function")
-        (address,) = maps.address_of(module, elf, place.file_offset)
+        (address,) = address_of(module, elf, place.file_offset)
         assert memory(pid, address, 16) == old.read(place.file_offset, 16)
 
 
@@ -230,21 +242,21 @@ class TestWithoutMapFiles:
                     mappings=tuple(m._replace(deleted=False) for m in module.mappings)
                 )
             with pytest.raises(LocationError, match="was replaced or deleted since process"):
-                maps.open_module(pid, module)
+                open_module(module)
 
     def test_without_build_id_the_inode_decides(self, tmp_path: Path) -> None:
         path = tmp_path / "anonymous"
         shutil.copy(program("-Wl,--build-id=none"), path)
         with running(path) as pid:
             (module,) = [m for m in maps.modules(pid) if m.path == str(path)]
-            assert maps.open_module(pid, module).build_id is None
+            assert open_module(module).build_id is None
             shutil.copy(path, tmp_path / "copy")
             (tmp_path / "copy").replace(path)
             module = module._replace(
                 mappings=tuple(m._replace(deleted=False) for m in module.mappings)
             )
             with pytest.raises(LocationError, match="without a build-id"):
-                maps.open_module(pid, module)
+                open_module(module)
 
     def test_other_mount_namespace(self, tmp_path: Path) -> None:
         """The process sees another file at the same path as we do."""
@@ -260,7 +272,7 @@ class TestWithoutMapFiles:
             assert elf.build_id == open_path(str(program())).build_id
             assert elf.build_id != open_path(str(path)).build_id
             (place,) = resolve(elf, "main")
-            (address,) = maps.address_of(module, elf, place.file_offset)
+            (address,) = address_of(module, elf, place.file_offset)
             assert memory(pid, address, 8) == elf.read(place.file_offset, 8)
 
 
@@ -278,12 +290,12 @@ def test_one_file_mapped_twice(tmp_path: Path) -> None:
     with running(tmp_path / "twice") as pid:
         module, elf = module_of(pid, "libversions.so.1")
         (place,) = resolve(elf, "plain")
-        addresses = maps.address_of(module, elf, place.file_offset)
+        addresses = address_of(module, elf, place.file_offset)
         assert len(set(addresses)) == 2
-        assert sorted(addresses) == sorted(maps.data_address_of(module, elf, place.vaddr))
+        assert sorted(addresses) == sorted(data_address_of(module, elf, place.vaddr))
         for address in addresses:
             assert memory(pid, address, 8) == elf.read(place.file_offset, 8)
-        assert maps.address_of(module, elf, 0) == []
+        assert address_of(module, elf, 0) == []
 
 
 def test_two_segments_that_share_a_page_of_the_file(tmp_path: Path) -> None:
@@ -301,15 +313,15 @@ def test_two_segments_that_share_a_page_of_the_file(tmp_path: Path) -> None:
     )
     module = maps.Module(os.getpid(), 1, str(path), ("00:01", 5), mappings)
     elf = open_path(str(path))
-    assert maps.biases(module, elf) == [0x7F0000000000]
-    assert maps.address_of(module, elf, 0x1100) == [0x7F0000001100]
-    assert maps.address_of(module, elf, 0x1400) == [0x7F0000501400]
+    assert biases(module, elf) == [0x7F0000000000]
+    assert address_of(module, elf, 0x1100) == [0x7F0000001100]
+    assert address_of(module, elf, 0x1400) == [0x7F0000501400]
 
 
 def test_processes_that_are_gone_or_have_no_maps() -> None:
     child = subprocess.Popen(["true"])
     child.wait()
-    with pytest.raises(LocationError, match=f"no process {child.pid}"):
+    with pytest.raises(MapsError, match=f"no process {child.pid}"):
         maps.modules(child.pid)
     pid = os.fork()
     if not pid:

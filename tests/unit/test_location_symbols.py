@@ -7,19 +7,28 @@ from pathlib import Path
 
 import pytest
 
-from dprobed.binary.elf import open_path
 from dprobed.binary.errors import LocationError
+from dprobed.binary.numbers import number_of
 from dprobed.binary.places import (
     NO_OFFSET,
     Place,
     list_places,
-    number_of,
     place_at,
     resolve,
     resolve_data,
 )
 from dprobed.binary.symbols import STT_FUNC
-from tests.unit.location_files import FOLDER, LIBC, address, library, nm, objcopy, program, run
+from tests.unit.location_files import (
+    FOLDER,
+    LIBC,
+    address,
+    library,
+    nm,
+    objcopy,
+    open_path,
+    program,
+    run,
+)
 
 KINDS = {
     "pie": (),

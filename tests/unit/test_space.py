@@ -17,6 +17,7 @@ from dprobed.arch.x86_64.relocation import Where
 from dprobed.engine import address_space as space_module
 from dprobed.engine.address_space import INT3, MARK, SLOT, AddressSpace, Area, SpaceError
 from dprobed.proc import procfs
+from dprobed.proc.maps import lines as parsed
 from dprobed.tracee.lifecycle import State
 from dprobed.tracee.memory import PAGE, Memory
 from dprobed.tracee.ptrace import Gone
@@ -73,10 +74,9 @@ def space(child: Child) -> Iterator[AddressSpace]:
 
 def maps(monkeypatch: pytest.MonkeyPatch, *ranges: tuple[int, int, str]) -> None:
     """Give every process these mappings."""
-    lines = [
-        f"{low:x}-{high:x} r-xp 00000000 00:00 0 {name}".encode() for low, high, name in ranges
-    ]
-    monkeypatch.setattr(space_module, "_maps", lambda tid: [line.rstrip() for line in lines])
+    lines = [f"{low:x}-{high:x} r-xp 00000000 00:00 0 {name}\n" for low, high, name in ranges]
+    found = parsed("".join(lines).encode())
+    monkeypatch.setattr(space_module, "_maps", lambda tid: found)
 
 
 def check_gaps(found: list[int], low: int, size: int, taken: list[tuple[int, int]]) -> None:

@@ -8,8 +8,8 @@ from dprobe.commands import options
 from dprobe.lib.errors import UserError
 from dprobe.lib.places import find_module
 from dprobe.view.tables import show
-from dprobed.binary.elf import open_path
 from dprobed.binary.errors import LocationError
+from dprobed.binary.file import open_path
 from dprobed.binary.places import list_places
 
 

@@ -15,8 +15,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from dprobed.binary.elf import ElfFile, open_path
 from dprobed.binary.errors import LocationError
+from dprobed.binary.file import Binary, open_path
 
 #: The loader of glibc on x86-64; others have other rules, and are not asked.
 _LOADER: Final = "ld-linux-x86-64.so.2"
@@ -58,7 +58,7 @@ def program_of(path: str) -> str | None:
 class Mapped(NamedTuple):
     """Files that are surely mapped; ``complete``: all those that are mapped at the start."""
 
-    files: list[ElfFile]
+    files: list[Binary]
     complete: bool
 
 
@@ -80,7 +80,7 @@ def files_of(program: str, environment: Mapping[bytes, bytes]) -> Mapped:
     return Mapped([elf, *found], libraries is not None and len(found) == len(paths))
 
 
-def _open(path: str) -> ElfFile | None:
+def _open(path: str) -> Binary | None:
     """As it will be shown in ``/proc/PID/maps``: without symbolic links."""
     try:
         return open_path(os.path.realpath(path))
@@ -88,7 +88,7 @@ def _open(path: str) -> ElfFile | None:
         return None
 
 
-def _interpreter(elf: ElfFile) -> str | None:
+def _interpreter(elf: Binary) -> str | None:
     """The loader that the program names."""
     try:
         section = elf.section(".interp")
@@ -99,7 +99,7 @@ def _interpreter(elf: ElfFile) -> str | None:
         return None
 
 
-def _trusted(loader: str, elf: ElfFile) -> bool:
+def _trusted(loader: str, elf: Binary) -> bool:
     """Whether it may be executed on this file, and answers for what will happen.
 
     A file that is made to deceive can take over the loader that maps it, so whoever made program
@@ -123,7 +123,7 @@ def _has_capabilities(path: str) -> bool:
         return False
 
 
-def _listed(loader: str, elf: ElfFile, environment: Mapping[bytes, bytes]) -> list[str] | None:
+def _listed(loader: str, elf: Binary, environment: Mapping[bytes, bytes]) -> list[str] | None:
     """The libraries, by the loader's own word; None where it does not find all of them."""
     try:
         done = subprocess.run(

@@ -16,11 +16,13 @@ from dprobe.lib import loader
 from dprobe.lib.errors import UserError
 from dprobe.lib.programs import Loaded
 from dprobe.lib.source import place_of
-from dprobed.binary.elf import ElfFile
 from dprobed.binary.errors import LocationError
-from dprobed.binary.maps import Module, matches, modules, open_module
+from dprobed.binary.file import Binary
 from dprobed.binary.places import Place, resolve, resolve_data
+from dprobed.proc.maps import MapsError, Module, modules
 from dprobed.program.model import Diagnostic, ProbeDefinition, Program
+from dprobed.resolver.image import build_id_of_image
+from dprobed.resolver.modules import disproof, matches, open_module
 
 #: Where the dynamic loader of Debian looks by itself, besides its cache (ld.so(8)).
 _LIBRARY_FOLDERS = (
@@ -41,7 +43,7 @@ class File:
     """One mapped file. ``elf``: None where it cannot be read, which says nothing of its places."""
 
     module: Module
-    elf: ElfFile | None
+    elf: Binary | None
 
     def named(self, name: str) -> bool:
         """Whether a program's ``name`` means this file."""
@@ -86,15 +88,34 @@ def files_of_command(path: str, environment: Mapping[bytes, bytes]) -> Files:
 def files_of_process(pid: int) -> Files:
     """The files of which a process maps code; raises UserError."""
     try:
-        return Files([File(module, _opened(pid, module)) for module in modules(pid)], True)
-    except LocationError as error:
+        return Files([File(module, _opened(module)) for module in modules(pid)], True)
+    except MapsError as error:
         raise UserError(str(error)) from None
 
 
-def _opened(pid: int, module: Module) -> ElfFile | None:
+def _opened(module: Module) -> Binary | None:
+    """The mapped file; None where it cannot be opened, or another may have its path now."""
     try:
-        return open_module(pid, module)
+        opened = open_module(module)
+        file = Binary(opened.descriptor, module.path, opened.root)
+        if opened.sure or disproof(module, opened.identity, file.build_id, _inside(module)) is None:
+            return file
     except LocationError:
+        pass
+    return None
+
+
+def _inside(module: Module) -> str | None:
+    """The build-id that a process has in its memory; None where that cannot be read."""
+    start = next((each.start for each in module.mappings if each.offset == 0), None)
+    if start is None:
+        return None
+    try:
+        with open(f"/proc/{module.pid}/mem", "rb", buffering=0) as memory:
+            return build_id_of_image(
+                lambda address, size: os.pread(memory.fileno(), size, address), start
+            )
+    except (OSError, OverflowError):
         return None
 
 
@@ -132,7 +153,7 @@ def _fault(probe: ProbeDefinition, files: Sequence[File]) -> LocationError | Non
     return fault
 
 
-def _places(elf: ElfFile, probe: ProbeDefinition) -> Sequence[Place]:
+def _places(elf: Binary, probe: ProbeDefinition) -> Sequence[Place]:
     """The probe's places in a file; none for an address in memory, which is not the file's matter.
 
     Raises LocationError.

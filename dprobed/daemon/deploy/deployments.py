@@ -21,7 +21,6 @@ from typing import Final
 
 import msgspec
 
-from dprobed.binary.errors import CrowdedError, LocationError
 from dprobed.daemon.deploy.deployment import Deployment
 from dprobed.daemon.deploy.modules import Modules
 from dprobed.daemon.deploy.selection import SelectionError, Selector, paths_of
@@ -31,6 +30,7 @@ from dprobed.daemon.requests import Registry
 from dprobed.daemon.target import Client, Entry, Refusal
 from dprobed.proc import processes, procfs
 from dprobed.proc.events import Kind
+from dprobed.proc.maps import CrowdedError, MapsError
 from dprobed.proc.processes import Process
 from dprobed.proc.shared_memory import shares_memory
 from dprobed.wire import messages
@@ -55,8 +55,8 @@ class Deployments:
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
-        self._modules = Modules()
         self._watcher = Watcher(self)
+        self._modules = Modules(registry.resolvers, self._watcher.again)
         self._all: dict[int, Deployment] = {}
         self._queue: Queue = asyncio.PriorityQueue()
         #: Processes in the queue, or with a worker.
@@ -67,6 +67,8 @@ class Deployments:
         self._followed: dict[int, list[Deployment]] = {}
         #: Processes that are just being made, and are to get these.
         self._made: dict[int, list[Deployment]] = {}
+        #: Of which it is not known yet whether a process maps their module.
+        self._undecided: dict[int, list[Deployment]] = {}
         #: Connections, whose processes are not to be probed for what they show.
         self.clients: set[Client] = set()
 
@@ -196,6 +198,7 @@ class Deployments:
     def stop(self) -> None:
         """Put nothing into any further process."""
         self._all.clear()
+        self._modules.stop()
         self._rest()
 
     def _rest(self) -> None:
@@ -210,6 +213,7 @@ class Deployments:
             self._queued.clear()
             self._followed.clear()
             self._made.clear()
+            self._undecided.clear()
             self._queue = asyncio.PriorityQueue()
 
     # -- discovery.watch.Judge -----------------------------------------------------------------
@@ -246,10 +250,14 @@ class Deployments:
             ready = self._ready(pid, wanting) if wanting else []
         except CrowdedError as error:
             for each in self._allowed(pid, wanting):
-                each.refuse(pid, error.message)
+                each.refuse(pid, str(error))
             return Verdict.SETTLED  # It would take as long each time.
-        except LocationError:
+        except MapsError:
             return self._look_at_nothing(pid)
+        if self._modules.is_asking(pid):
+            self._undecided[pid] = [each for each in wanting if each not in ready]
+        else:
+            self._undecided.pop(pid, None)
         if between := bool(wanting) and self._is_in_between(pid, kind):
             self._made.setdefault(pid, ready)
         else:
@@ -319,9 +327,10 @@ class Deployments:
     def ended(self, pid: int, looked_at: bool) -> None:
         """Count what the process has missed."""
         followed, made = self._followed.pop(pid, []), self._made.pop(pid, [])
+        undecided = self._undecided.pop(pid, [])
         for each in self._all.values():
             if each not in followed and pid not in each.waiting and pid not in each.instances:
-                each.unseen += not looked_at
+                each.unseen += not looked_at or each in undecided
                 each.missed += each in made
             each.forget(pid)
 
@@ -359,7 +368,7 @@ class Deployments:
         return kind is Kind.FORK and shares_memory(pid, procfs.parent(pid))
 
     def _ready(self, pid: int, wanting: list[Deployment]) -> list[Deployment]:
-        """Those whose module the process maps or is about to map; raises LocationError."""
+        """Those whose module the process maps or is about to map; raises MapsError."""
         names = {each.module for each in wanting if not each.selector.takes_unmapped}
         there = self._modules.mapped(procfs.live_thread(pid), names) if names else set()
         if names - there:

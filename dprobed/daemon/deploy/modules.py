@@ -7,22 +7,39 @@ the links that lead to it), so that is found out once and remembered.
 A process that has just executed a program has not mapped its libraries yet. It surely will where
 the program asks for them (DT_NEEDED), or one of the libraries that it asks for does, which is
 learned from the first process that executes it.
+
+What is in a file is asked of the resolver of the user whose process it is: a file that takes long
+holds up nobody but its user's own processes. Nothing waits here: what is not known yet is asked
+for, the answer until then is no, and when it has come the process is looked at again.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import logging
 import os
-from collections.abc import Collection, Hashable
+import time
+from collections.abc import Callable, Collection, Coroutine, Hashable
 from pathlib import Path, PurePath
-from typing import Final
+from typing import Any, Final
 
-from dprobed.binary import maps
-from dprobed.binary.elf import ElfFile
-from dprobed.binary.errors import LocationError
+from dprobed.daemon.child_process import User
+from dprobed.daemon.resolver_process import Resolvers
+from dprobed.proc import maps, procfs
+from dprobed.resolver.errors import LocationError, LostError
+from dprobed.resolver.files import Files
+from dprobed.resolver.modules import matches
+from dprobed.wire.resolver import Facts
 
 #: Answers that are remembered; then all are forgotten.
 _ROOM: Final = 1 << 14
+#: Seconds until a file is asked about again that could not be read (by way of this process), and
+#: one of whose question its resolver has died.
+_UNREADABLE: Final = 1.0
+_SHUNNED: Final = 60.0
+
+_log = logging.getLogger("dprobed")
 
 
 class _Program:
@@ -37,15 +54,26 @@ class _Program:
 
 
 class Modules:
-    """What is known of processes' modules."""
+    """What is known of processes' modules. ``again`` is called when more is known of one."""
 
-    def __init__(self) -> None:
-        #: (mount namespace, file, path, name) → whether the file is the module of that name.
+    def __init__(self, resolvers: Resolvers, again: Callable[[int], None]) -> None:
+        self._resolvers = resolvers
+        self._again = again
+        #: Users' files apart: whose file it is, his resolver answers, and may be made to lie.
+        self._files: dict[User, Files] = {}
+        #: (mount namespace, file, path, name) → whether its path is the module of that name.
         self._verdicts: dict[Hashable, bool] = {}
+        #: (user, mount namespace, file, path, content) → what is in it; None: it has no answer now.
+        self._facts: dict[Hashable, Facts | None] = {}
         self._programs: dict[Hashable, _Program] = {}
+        #: What is being asked, and the processes that wait for it.
+        self._asking: dict[Hashable, set[int]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        #: What was refused, until when it is not asked again.
+        self._refused: dict[Hashable, float] = {}
 
     def mapped(self, pid: int, names: Collection[str]) -> set[str]:
-        """Those of the names whose module the process maps code of; raises LocationError."""
+        """Those of the names whose module the process maps code of; raises MapsError."""
         found: dict[str, maps.Module] = {}
         namespace = _inode(f"/proc/{pid}/ns/mnt")
         modules = maps.modules(pid)
@@ -59,8 +87,10 @@ class Modules:
 
     def expected(self, pid: int, names: Collection[str]) -> set[str]:
         """Those of the names whose module the loader will map, by what the program asks for."""
-        program = self._program(pid)
+        key, program = self._program(pid)
         if program is None:
+            if key is not None:
+                self._ask(key, pid, lambda: self._read_program(key, pid))
             return set()
         return {
             name
@@ -68,62 +98,155 @@ class Modules:
             if name in program.linked or PurePath(name).name in program.linked
         }
 
-    def _program(self, pid: int) -> _Program | None:
-        """What is known of the program that a process executes; None where it cannot be read."""
-        try:
-            status = Path(f"/proc/{pid}/exe").stat()
-            key = (status.st_dev, status.st_ino, status.st_mtime_ns)
-            known = self._programs.get(key)
-            if known is None:
-                if len(self._programs) >= _ROOM:
-                    self._programs.clear()
-                known = self._programs[key] = _Program(_needed(pid))
-        except OSError:
-            return None
-        return known
+    def is_asking(self, pid: int) -> bool:
+        """Whether something is being asked that may change what is said of a process."""
+        return any(pid in waiting for waiting in self._asking.values())
 
-    def _learn(self, pid: int, modules: list[maps.Module], found: dict[str, maps.Module]) -> None:
-        """Note whether what was found is there from the start, or because of a ``dlopen``."""
-        program = self._program(pid)
-        if program is None:
-            return
-        new = found.keys() - program.linked - program.opened
-        if not new:
-            return
-        linked = _closure(pid, program.linked, modules)
-        for name in new:
-            (program.linked if found[name] in linked else program.opened).add(name)
+    async def settled(self) -> None:
+        """Wait until nothing is being asked."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def stop(self) -> None:
+        """Ask nothing more."""
+        for task in self._tasks:
+            task.cancel()
+
+    # --- what is in a file ---
 
     def _is(self, namespace: int, module: maps.Module, name: str) -> bool:
         key: Hashable = (namespace, module.key, module.path, name)
         verdict = self._verdicts.get(key)
         if verdict is None:
-            verdict = maps.matches(module, None, name)
-            self._remember(key, verdict)
+            verdict = matches(module, None, name)
+            if len(self._verdicts) >= _ROOM:
+                self._verdicts.clear()
+            self._verdicts[key] = verdict
         if verdict or "/" in name:
             return verdict
         # By soname or build-id: that is what is in the file, and an inode may get another file.
-        mapping = next(each for each in module.mappings if each.executable)
-        try:
-            link = f"/proc/{module.pid}/map_files/{mapping.start:x}-{mapping.end:x}"
-            status = Path(link).stat()
-            content: Hashable = (status.st_mtime_ns, status.st_size)
-        except OSError:
-            content = None
-        key = (key, content)
-        verdict = self._verdicts.get(key)
-        if verdict is None:
-            try:
-                verdict = maps.matches(module, maps.open_module(module.pid, module), name)
-            except LocationError:
-                return False  # Not remembered: another process may be readable.
-            self._remember(key, verdict)
-        return verdict
+        user = _user_of(module.pid)
+        file = (user, namespace, module.key, module.path, _content(module))
+        facts = self._facts.get(file)
+        if facts is None:
+            self._ask(file, module.pid, lambda: self._read_module(file, user, module))
+            return False
+        return name == facts.soname or name.lower() == facts.build_id
 
-    def _remember(self, key: Hashable, verdict: bool) -> None:
-        if len(self._verdicts) >= _ROOM:
-            self._verdicts.clear()
-        self._verdicts[key] = verdict
+    async def _read_module(self, key: Hashable, user: User, module: maps.Module) -> None:
+        steps = self._files_of(user).describe(module)
+        facts, _ = await self._resolvers.run(user, steps)
+        if len(self._facts) >= _ROOM:
+            self._facts.clear()
+        self._facts[key] = facts
+
+    def _files_of(self, user: User) -> Files:
+        if len(self._files) >= _ROOM:
+            self._files.clear()
+        return self._files.setdefault(user, Files())
+
+    def _ask(self, key: Hashable, pid: int, make: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Begin to find something out, if that is not being done or was in vain."""
+        if key in self._asking:
+            self._asking[key].add(pid)
+            return
+        if time.monotonic() < self._refused.get(key, 0.0):
+            return
+        self._asking[key] = {pid}
+        task = asyncio.get_running_loop().create_task(self._find_out(key, make()))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _find_out(self, key: Hashable, question: Coroutine[Any, Any, None]) -> None:
+        try:
+            await question
+        except LocationError as error:
+            lost = isinstance(error, LostError)
+            if lost:
+                _log.warning("%s", error.message)
+            if len(self._refused) >= _ROOM:
+                self._refused.clear()
+            # Otherwise by way of another process it may be readable.
+            self._refused[key] = time.monotonic() + (_SHUNNED if lost else _UNREADABLE)
+        except OSError:
+            pass  # The process has ended.
+        except Exception:
+            _log.exception("finding out about a file failed")
+            self._refused[key] = time.monotonic() + _SHUNNED
+        finally:
+            waiting = self._asking.pop(key)
+        for pid in waiting:
+            self._again(pid)
+
+    # --- what a program has from its start ---
+
+    def _program(self, pid: int) -> tuple[Hashable, _Program | None]:
+        """The program that a process executes, and what is known of it; None if that is gone."""
+        try:
+            status = Path(f"/proc/{pid}/exe").stat()
+        except OSError:
+            return None, None
+        key = (_user_of(pid), status.st_dev, status.st_ino, status.st_mtime_ns)
+        return key, self._programs.get(key)
+
+    async def _read_program(self, key: Hashable, pid: int) -> None:
+        user = _user_of(pid)
+        steps = self._files_of(user).describe_file(f"/proc/{pid}/exe")
+        needed: set[str] = set()
+        try:
+            needed = set((await self._resolvers.run(user, steps)).needed)
+        except LostError:
+            raise
+        except LocationError:
+            if not Path(f"/proc/{pid}/exe").exists():
+                raise
+        self._know(key, needed)
+
+    def _know(self, key: Hashable, needed: set[str]) -> _Program:
+        if len(self._programs) >= _ROOM:
+            self._programs.clear()
+        return self._programs.setdefault(key, _Program(needed))
+
+    def _learn(self, pid: int, modules: list[maps.Module], found: dict[str, maps.Module]) -> None:
+        """Note whether what was found is there from the start, or because of a ``dlopen``."""
+        key, program = self._program(pid)
+        if key is None:
+            return
+        if program is not None and not found.keys() - program.linked - program.opened:
+            return
+        self._ask(("learn", key), 0, lambda: self._read_closure(key, pid, modules, found))
+
+    async def _read_closure(
+        self, key: Hashable, pid: int, modules: list[maps.Module], found: dict[str, maps.Module]
+    ) -> None:
+        if key not in self._programs:
+            await self._read_program(key, pid)
+        program = self._programs[key]
+        linked = await self._closure(pid, program.linked, modules)
+        for name in found.keys() - program.linked - program.opened:
+            (program.linked if found[name] in linked else program.opened).add(name)
+
+    async def _closure(
+        self, pid: int, needed: Collection[str], modules: list[maps.Module]
+    ) -> set[maps.Module]:
+        """The modules that are there because the program, or one of them, asks for them."""
+        user = _user_of(pid)
+        files: dict[str, tuple[maps.Module, Facts]] = {}
+        for module in modules:
+            with contextlib.suppress(LocationError):
+                steps = self._files_of(user).describe(module)
+                facts, _ = await self._resolvers.run(user, steps)
+                files[PurePath(module.path).name] = module, facts
+                if facts.soname is not None:
+                    files[facts.soname] = module, facts
+        asked = list(needed)
+        closure: set[maps.Module] = set()
+        while asked:
+            module_and_facts = files.get(asked.pop())
+            if module_and_facts is not None and module_and_facts[0] not in closure:
+                closure.add(module_and_facts[0])
+                asked += module_and_facts[1].needed
+        return closure
 
 
 def _inode(path: str) -> int:
@@ -133,29 +256,17 @@ def _inode(path: str) -> int:
         return 0
 
 
-def _needed(pid: int) -> set[str]:
-    """The libraries that the program of a process asks for; raises OSError."""
-    path = f"/proc/{pid}/exe"
+def _user_of(pid: int) -> User:
+    """Whose process it is; ours if it is gone."""
+    found = procfs.status(pid)
+    return (found.uids[0], found.gids[0]) if found is not None else (os.geteuid(), os.getegid())
+
+
+def _content(module: maps.Module) -> Hashable:
+    """What changes with the content of the file that is mapped, as far as we may see it."""
+    mapping = next(each for each in module.mappings if each.executable)
     try:
-        return set(ElfFile(os.open(path, os.O_RDONLY | os.O_CLOEXEC), path).needed)
-    except LocationError:
-        return set()
-
-
-def _closure(pid: int, needed: Collection[str], modules: list[maps.Module]) -> set[maps.Module]:
-    """The modules that are there because the program, or one of them, asks for them."""
-    files: dict[str, tuple[maps.Module, ElfFile]] = {}
-    for module in modules:
-        with contextlib.suppress(LocationError):
-            elf = maps.open_module(pid, module)
-            files[PurePath(module.path).name] = module, elf
-            if elf.soname is not None:
-                files[elf.soname] = module, elf
-    asked = list(needed)
-    closure: set[maps.Module] = set()
-    while asked:
-        module_and_file = files.get(asked.pop())
-        if module_and_file is not None and module_and_file[0] not in closure:
-            closure.add(module_and_file[0])
-            asked += module_and_file[1].needed
-    return closure
+        status = Path(f"/proc/{module.pid}/map_files/{mapping.start:x}-{mapping.end:x}").stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size

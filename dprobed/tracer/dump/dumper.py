@@ -19,22 +19,21 @@ import subprocess
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
 import msgspec
 
 from dprobed import journal
-from dprobed.binary.elf import build_id_in_notes
 from dprobed.corefile.areas import Area, dumped_size, parse_smaps, without
 from dprobed.corefile.store import Draft, StoreError, StoreLimits, admit, new_name
 from dprobed.corefile.writer import Memory, Piece, ProcessImage, VanishedError, layout, write_pieces
 from dprobed.program.registers import USER_REGS
+from dprobed.resolver.image import build_id_of_image
 
 _PR_SET_PDEATHSIG: Final = 1
 _DEFAULT_FILTER: Final = 0x33
-_PT_NOTE: Final = 4
-_HEADERS: Final = 4096
 #: Bytes between two looks at how much the file has on disk.
 _LOOK: Final = 64 << 20
 #: Pieces of memory that are worth a second process.
@@ -214,7 +213,7 @@ def _is_elf(job: Job, area: Area) -> bool:
 def _peek(job: Job, address: int, length: int) -> bytes:
     try:
         return os.pread(job.memory.mem, length, address)
-    except OSError:
+    except (OSError, OverflowError):
         return b""
 
 
@@ -345,30 +344,13 @@ def _build_ids(job: Job, areas: list[Area]) -> list[dict[str, Any]]:
     for area in areas:
         if area.path in found or not _is_elf(job, area):
             continue
-        build_id = _build_id(job, area.start)
+        build_id = build_id_of_image(partial(_peek, job), area.start)
         found[area.path] = {
             "path": area.path.decode(errors="replace"),
             "start": area.start,
             "build_id": build_id,
         }
     return list(found.values())
-
-
-def _build_id(job: Job, start: int) -> str | None:
-    header = _peek(job, start, _HEADERS)
-    if len(header) < 64:
-        return None
-    offset, size, count = struct.unpack_from("<Q14xHH", header, 32)
-    for index in range(count):
-        at = offset + index * size
-        if at + 56 > len(header):
-            break
-        kind, _, place, _, _, length = struct.unpack_from("<IIQQQQ", header, at)
-        if kind == _PT_NOTE and place + length <= len(header):
-            build_id = build_id_in_notes(header[place : place + length])
-            if build_id is not None:
-                return build_id
-    return None
 
 
 def _about(job: Job, areas: list[Area], size: int, compressed: bool) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Where the symbols of a file come from, and the cache that spares sorting them again.
+"""The cache of symbols on disk, which spares sorting them again.
 
 A cache file ``BUILD-ID.symbols`` holds
 
@@ -14,12 +14,13 @@ from __future__ import annotations
 
 import os
 import stat
+import zlib
+from hashlib import blake2b
 from pathlib import Path
 from typing import Final
 
-from dprobed.binary import debug_files
 from dprobed.binary.elf import ElfFile
-from dprobed.binary.symbols import RawSymbols, SymbolTable, has_symbol_table, pack, raw_tables
+from dprobed.binary.symbols import RawSymbols, SymbolTable, pack
 
 _MAGIC: Final = b"DPCACHE\1"
 _HEADER_SIZE: Final = 8 + 16 + 4
@@ -27,13 +28,8 @@ _HEADER_SIZE: Final = 8 + 16 + 4
 _WORTHWHILE: Final = 500
 
 
-def load_symbols(elf: ElfFile) -> SymbolTable:
-    """All defined symbols of a file and of its separate debug file; raises LocationError."""
-    tables = [(table, 0) for table in raw_tables(elf)]
-    if not has_symbol_table(elf):
-        debug = debug_files.find(elf)
-        if debug is not None:
-            tables += [(table, debug_files.shift(elf, debug)) for table in raw_tables(debug)]
+def packed(elf: ElfFile, tables: list[tuple[RawSymbols, int]]) -> SymbolTable:
+    """The symbols in these tables, sorted: from the cache, else they go into it."""
     if elf.build_id is None or sum(len(table.symbols) for table, _ in tables) < 24 * _WORTHWHILE:
         return pack(tables)
     digest = _digest(tables)
@@ -45,17 +41,7 @@ def load_symbols(elf: ElfFile) -> SymbolTable:
     return table
 
 
-def stripped(elf: ElfFile) -> bool:
-    """Whether only the dynamic symbols are known: neither the file nor a debug file has more."""
-    if has_symbol_table(elf):
-        return False
-    debug = debug_files.find(elf)
-    return debug is None or not has_symbol_table(debug)
-
-
 def _digest(tables: list[tuple[RawSymbols, int]]) -> bytes:
-    from hashlib import blake2b
-
     state = blake2b(digest_size=16)
     for table, shift in tables:
         names = repr(sorted(table.version_names.items())).encode()
@@ -85,8 +71,6 @@ def _ours(status: os.stat_result) -> bool:
 
 
 def _load(path: Path, digest: bytes) -> SymbolTable | None:
-    import zlib
-
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         with open(fd, "rb", buffering=0) as file:
@@ -105,8 +89,6 @@ def _load(path: Path, digest: bytes) -> SymbolTable | None:
 
 
 def _store(path: Path, digest: bytes, data: bytes) -> None:
-    import zlib
-
     temporary = path.with_suffix(f".{os.getpid()}")
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -1,0 +1,69 @@
+"""A file and what is made of it once and kept: symbols, line tables, instruction boundaries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+
+from dprobed.binary import debug_files
+from dprobed.binary.boundary import Boundaries, Boundary
+from dprobed.binary.elf import ElfFile, descriptor_of
+from dprobed.binary.lines import LineCache
+from dprobed.binary.symbols import RawSymbols, SymbolTable, has_symbol_table, pack, raw_tables
+
+#: From a file and its raw symbol tables (with what to add to their addresses) to all its symbols.
+Packer = Callable[[ElfFile, list[tuple[RawSymbols, int]]], SymbolTable]
+
+
+def pack_anew(elf: ElfFile, tables: list[tuple[RawSymbols, int]]) -> SymbolTable:
+    """Sort the symbols; nothing is kept on disk."""
+    return pack(tables)
+
+
+class Binary(ElfFile):
+    """An ELF file with its symbols and lines, also those of its separate debug file.
+
+    ``packer`` makes the symbol table, or knows it from before.
+    """
+
+    def __init__(self, fd: int, path: str, root: str = "", *, packer: Packer = pack_anew) -> None:
+        super().__init__(fd, path, root)
+        self._packer = packer
+        self.lines = LineCache()
+        self.boundaries = Boundaries()
+
+    @cached_property
+    def symbols(self) -> SymbolTable:
+        """All defined symbols; raises LocationError."""
+        tables = [(table, 0) for table in raw_tables(self)]
+        if not has_symbol_table(self):
+            debug = debug_files.find(self)
+            if debug is not None:
+                tables += [(table, debug_files.shift(self, debug)) for table in raw_tables(debug)]
+        return self._packer(self, tables)
+
+    @property
+    def is_stripped(self) -> bool:
+        """Whether only the dynamic symbols are known: neither it nor a debug file has more."""
+        if has_symbol_table(self):
+            return False
+        debug = debug_files.find(self)
+        return debug is None or not has_symbol_table(debug)
+
+    def boundary(self, vaddr: int, name: str) -> Boundary:
+        """Whether an instruction begins there: ``ok`` or ``unknown``; raises LocationError."""
+        return self.boundaries.check(self, self.symbols, vaddr, name)
+
+    @property
+    def kept(self) -> int:
+        """About how many bytes are kept of it in memory."""
+        symbols = self.__dict__.get("symbols")
+        unwind = self.__dict__.get("unwind_table", b"")
+        sections = 300 * len(self.__dict__.get("sections", ()))
+        table = len(symbols.data) if isinstance(symbols, SymbolTable) else 0
+        return table + len(unwind) + sections + self.lines.size + self.boundaries.size
+
+
+def open_path(path: str, root: str = "") -> Binary:
+    """Open ``root`` + ``path``; raises LocationError."""
+    return Binary(descriptor_of(root + path), path, root)

@@ -1,0 +1,100 @@
+"""Processes forked from the daemon, which become the user for whom they are."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from typing import Final, NoReturn
+
+#: uid and gid.
+User = tuple[int, int]
+#: What a child runs: it is given what makes it the user, and the two sockets that it keeps.
+Life = Callable[[Callable[[], None], socket.socket, socket.socket], None]
+
+#: Seconds between one collection of garbage and the next, where children are started.
+_COLLECT: Final = 10.0
+_collected = time.monotonic()
+
+
+def fork_as(user: User, sockets: tuple[socket.socket, socket.socket], life: Life) -> int:
+    """A child that keeps nothing open but two sockets (which may be the same); its pid.
+
+    Its pages stay shared with ours. Raises OSError when the machine has no room for one more.
+    """
+    global _collected
+    # Freezing and its undoing make all objects old, and the collector looks at old ones only when
+    # many young ones have got old by themselves.
+    if time.monotonic() > _collected + _COLLECT:
+        gc.collect()
+        _collected = time.monotonic()
+    # Frozen, the child's collector leaves the pages that it shares with us alone.
+    gc.freeze()
+    try:
+        child = os.fork()
+        if child == 0:
+            _live(user, sockets, life)
+    finally:
+        gc.unfreeze()
+    return child
+
+
+def _live(user: User, sockets: tuple[socket.socket, socket.socket], life: Life) -> NoReturn:
+    """The child's whole life; never returns into the daemon's event loop."""
+    status = 1
+    try:
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
+            signal.signal(number, signal.SIG_DFL)
+        first = 3
+        for keep in sorted({each.fileno() for each in sockets}):
+            os.closerange(first, keep)
+            first = keep + 1
+        os.closerange(first, os.sysconf("SC_OPEN_MAX"))
+        life(lambda: become(*user), *sockets)
+        status = 0
+    except BaseException:
+        with contextlib.suppress(Exception):
+            traceback.print_exc()
+    finally:
+        with contextlib.suppress(Exception):
+            sys.stderr.flush()
+        os._exit(status)
+
+
+def how_it_ended(what: str, status: int) -> str:
+    """A line about an exit status; empty if it was 0."""
+    if status == 0:
+        return ""
+    if status > 0:
+        return f"the {what} failed (exit status {status}; its log says more)"
+    try:
+        name = signal.Signals(-status).name
+    except ValueError:
+        name = f"signal {-status}"
+    return f"the {what} was killed by {name}"
+
+
+def become(uid: int, gid: int) -> None:
+    """Take the identity of a user for good, with the groups that the system gives that user.
+
+    The kernel then checks the tracer's ptrace calls as that user's own. Nothing changes where the
+    process has this identity already.
+    """
+    if os.geteuid() == uid:
+        return
+    import pwd
+
+    try:
+        groups = os.getgrouplist(pwd.getpwuid(uid).pw_name, gid)
+    except KeyError:
+        groups = [gid]
+    os.setgroups(groups)
+    os.setresgid(gid, gid, gid)
+    os.setresuid(uid, uid, uid)

@@ -1,0 +1,232 @@
+"""Resolver processes, one for each user who asks: started when first needed, and again after death.
+
+Both ends of a user's mailbox are open here. The tracers of that user inherit the one end, the
+resolver the other: what is sent while there is no resolver waits for the next one, which is started
+because there is something to be read. A resolver ends when nobody is connected for a while, or when
+the daemon and all tracers of its user are gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, TypeVar
+
+from dprobed.daemon.child_process import User, fork_as, how_it_ended
+from dprobed.resolver.client import PATIENCE, open_channel, received
+from dprobed.resolver.errors import LocationError, LostError
+from dprobed.resolver.files import Ask, Steps
+from dprobed.wire import resolver as wire
+from dprobed.wire.resolver import Answer
+
+#: A resolver that ends sooner than this is started again after as long.
+_SHORT: Final = 1.0
+#: Seconds that the daemon's own channel to a resolver stays open after its last question.
+_IDLE: Final = 30.0
+
+T = TypeVar("T")
+
+_log = logging.getLogger("dprobed")
+
+
+def _run(become: Callable[[], None], mailbox: socket.socket, _: socket.socket) -> None:
+    """The life of a resolver process."""
+    # Like a tracer it ends with its socket, not by what is typed at a terminal.
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_IGN)
+    # Before it is another user, who may not be able to read our files. Nobody else needs these.
+    from dprobed.resolver.service import main
+
+    Path("/proc/self/comm").write_text("dprobed-resolve")
+    become()
+    main(mailbox)
+
+
+class _Resolver:
+    """That of one user: its mailbox, its process if there is one, and our own channel to it."""
+
+    def __init__(self, user: User, processes: dict[int, User]) -> None:
+        self._user = user
+        self._processes = processes
+        self.mailbox, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        #: How many tracers may ask.
+        self.tracers = 0
+        self.is_running = False
+        self._stopped = False
+        self._channel: socket.socket | None = None
+        self._asking = asyncio.Lock()
+        self._asked_at = 0.0
+        self._listen()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nobody may ask."""
+        return not (self.tracers or self.is_running or self._asking.locked() or self._channel)
+
+    def stop(self) -> None:
+        """Nobody here asks any more; the process ends when no tracer can ask."""
+        self._stopped = True
+        self._hang_up()
+        asyncio.get_running_loop().remove_reader(self._theirs)
+        self._theirs.close()
+        self.mailbox.close()
+
+    # --- its process ---
+
+    def _listen(self) -> None:
+        """Start it as soon as somebody asks."""
+        if not self._stopped:
+            asyncio.get_running_loop().add_reader(self._theirs, self.start)
+
+    def start(self) -> None:
+        """Start it, if it is not there."""
+        loop = asyncio.get_running_loop()
+        if self.is_running or self._stopped:
+            return
+        loop.remove_reader(self._theirs)
+        try:
+            child = fork_as(self._user, (self._theirs, self._theirs), _run)
+            pidfd = os.pidfd_open(child)
+        except OSError as error:
+            _log.warning("no resolver can be started: %s", error.strerror)
+            loop.call_later(_SHORT, self._listen)
+            return
+        self.is_running = True
+        self._processes[child] = self._user
+        since = time.monotonic()
+
+        def ended() -> None:
+            loop.remove_reader(pidfd)
+            os.close(pidfd)
+            how = how_it_ended("resolver", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+            if how:
+                _log.warning("%s (it reads files for user %d)", how, self._user[0])
+            del self._processes[child]
+            self.is_running = False
+            soon = how and time.monotonic() < since + _SHORT
+            loop.call_later(_SHORT if soon else 0, self._listen)
+
+        loop.add_reader(pidfd, ended)
+
+    # --- our own questions ---
+
+    async def ask(self, ask: Ask) -> Answer:
+        """The answer to a question of the daemon's own; raises LocationError."""
+        async with self._asking:
+            end = time.monotonic() + PATIENCE
+            while True:
+                try:
+                    return await asyncio.wait_for(self._try(ask), max(0, end - time.monotonic()))
+                except TimeoutError:
+                    self._hang_up()
+                    raise LostError(
+                        f"{ask.question.path}: the resolver did not answer in {PATIENCE:g} s"
+                    ) from None
+                except LostError as error:
+                    self._hang_up()
+                    if not error.innocent or time.monotonic() > end:
+                        raise
+
+    async def _try(self, ask: Ask) -> Answer:
+        loop = asyncio.get_running_loop()
+        self._asked_at = time.monotonic()
+        try:
+            if self._channel is None:
+                self._channel = open_channel(self.mailbox)
+                loop.call_later(_IDLE, self._look_if_idle)
+            socket.send_fds(self._channel, [wire.pack(ask.question)], [ask.descriptor])
+        except (BrokenPipeError, ConnectionResetError):
+            raise LostError(f"{ask.question.path}: the resolver ended", innocent=True) from None
+        except OSError as error:
+            raise LocationError(
+                f"{ask.question.path}: no resolver to ask: {error.strerror}"
+            ) from error
+        channel = self._channel
+        ready = asyncio.Event()
+        loop.add_reader(channel, ready.set)
+        try:
+            await ready.wait()
+        finally:
+            loop.remove_reader(channel)
+        return received(channel, ask, self._asked_at)
+
+    def _look_if_idle(self) -> None:
+        if self._channel is None:
+            return
+        left = self._asked_at + _IDLE - time.monotonic()
+        if left > 0 or self._asking.locked():
+            asyncio.get_running_loop().call_later(max(left, 1.0), self._look_if_idle)
+        else:
+            self._hang_up()
+
+    def _hang_up(self) -> None:
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
+
+
+class Resolvers:
+    """Those of all users."""
+
+    def __init__(self) -> None:
+        self._by_user: dict[User, _Resolver] = {}
+        #: The processes, and for whom they are.
+        self.processes: dict[int, User] = {}
+
+    def _of(self, user: User) -> _Resolver:
+        found = self._by_user.get(user)
+        if found is None:
+            for each in [each for each, resolver in self._by_user.items() if resolver.is_idle]:
+                self._by_user.pop(each).stop()
+            found = self._by_user[user] = _Resolver(user, self.processes)
+        return found
+
+    def take(self, user: User) -> socket.socket:
+        """The mailbox by which a new tracer of this user asks, until ``give_back``."""
+        resolver = self._of(user)
+        resolver.tracers += 1
+        return resolver.mailbox
+
+    def give_back(self, user: User) -> None:
+        """A tracer has ended."""
+        resolver = self._by_user.get(user)
+        if resolver is not None:
+            resolver.tracers -= 1
+
+    def expect(self, user: User) -> None:
+        """Start the resolver of a user: it will be asked in a moment."""
+        self._of(user).start()
+
+    async def run(self, user: User, steps: Steps[T]) -> T:
+        """Take all steps of a question of our own, asked of a user's resolver; their result.
+
+        Raises LocationError.
+        """
+        if os.geteuid() != 0:
+            user = os.geteuid(), os.getegid()
+        try:
+            ask = next(steps)
+            while True:
+                try:
+                    answer = await self._of(user).ask(ask)
+                except LocationError as error:
+                    ask = steps.throw(error)
+                else:
+                    ask = steps.send(answer)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+        finally:
+            steps.close()
+
+    def stop(self) -> None:
+        """Nobody of the daemon asks any more."""
+        for resolver in self._by_user.values():
+            resolver.stop()
+        self._by_user.clear()

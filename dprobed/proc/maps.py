@@ -1,0 +1,184 @@
+"""The mappings of a process: the one parser of ``/proc/PID/maps`` (and the heads of ``smaps``).
+
+``modules`` runs in the tracer while every thread of the target is stopped, and hits of others wait:
+one regular expression reads the whole text, and that has an end.
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+import sys
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+from dprobed.proc import procfs
+
+#: Files of a process that are looked at to see what they are.
+_MOST: Final = 4096
+_HEAD: Final = rb"^([0-9a-f]+)-([0-9a-f]+) (\S{4}) ([0-9a-f]+) (\S+) (\d+) *"
+_LINE: Final = re.compile(_HEAD + rb"(.*)$", re.MULTILINE)
+_FILE_LINE: Final = re.compile(_HEAD + rb"(/.*)$", re.MULTILINE)
+_PERMS: Final = {
+    f"{r}{w}{x}{s}".encode(): f"{r}{w}{x}{s}"
+    for r in "r-"
+    for w in "w-"
+    for x in "x-"
+    for s in "ps"
+}
+_EXECUTABLE: Final = frozenset(perms for perms in _PERMS if perms[2] == ord("x"))
+_DELETED: Final = " (deleted)"
+
+
+class MapsError(Exception):
+    """The mappings of a process cannot be read; one line."""
+
+
+class CrowdedError(MapsError):
+    """A process that maps more than anybody would wait for us to look through."""
+
+
+class Line(NamedTuple):
+    """One mapping, its name as the kernel writes it: a path, ``[stack]``, or nothing."""
+
+    start: int
+    end: int
+    perms: bytes
+    offset: int
+    device: bytes
+    inode: int
+    name: bytes
+
+
+class Mapping(NamedTuple):
+    """One mapping of a file; ``path`` without the mark of a deleted file."""
+
+    start: int
+    end: int
+    perms: str
+    offset: int
+    dev: str
+    inode: int
+    path: str
+    deleted: bool
+
+    @property
+    def executable(self) -> bool:
+        """Whether code in it can run."""
+        return self.perms[2] == "x"
+
+
+class Module(NamedTuple):
+    """One mapped file of process ``pid``; it may be mapped several times (dlmopen).
+
+    ``born`` tells the process from others that have had its number (``procfs.Birth.start``).
+    """
+
+    pid: int
+    born: int | None
+    path: str
+    key: tuple[str, int]
+    mappings: tuple[Mapping, ...]
+
+    @property
+    def base(self) -> int:
+        """The lowest address of the module."""
+        return self.mappings[0].start
+
+    @property
+    def deleted(self) -> bool:
+        """Whether the mapped file is no longer at ``path``."""
+        return self.mappings[0].deleted
+
+
+def lines(text: bytes) -> list[Line]:
+    """All mappings, by address."""
+    return [_line(found) for found in _LINE.findall(text)]
+
+
+def _line(fields: tuple[bytes, ...]) -> Line:
+    start, end, perms, offset, device, inode, name = fields
+    return Line(int(start, 16), int(end, 16), perms, int(offset, 16), device, int(inode), name)
+
+
+def at(tid: int, address: int) -> Line | None:
+    """The mapping that holds an address, by the thread's list of mappings; raises OSError."""
+    with open(f"/proc/{tid}/maps", "rb") as file:
+        for text in file:
+            found = _LINE.match(text)
+            if found is not None and (line := _line(found.groups())).end > address:
+                return line if line.start <= address else None
+    return None
+
+
+def detailed(smaps: bytes) -> Iterator[tuple[Line, bytes]]:
+    """The mappings that ``/proc/PID/smaps`` tells, each with the lines that say more of it."""
+    found = list(_LINE.finditer(smaps))
+    ends = [each.start() for each in found[1:]] + [len(smaps)]
+    for head, end in zip(found, ends, strict=True):
+        yield _line(head.groups()), smaps[head.end() : end]
+
+
+def _read(pid: int, most: int) -> bytes:
+    try:
+        return procfs.mappings(pid, most)
+    except ProcessLookupError as error:
+        raise MapsError(f"process {pid} is gone") from error
+    except FileNotFoundError as error:
+        raise MapsError(f"no process {pid}") from error
+    except OSError as error:
+        what = f"/proc/{pid}/maps: {error.strerror}"
+        if error.errno == errno.EFBIG:
+            raise CrowdedError(what) from error
+        raise MapsError(f"{what}\nhint: the process must be one that you may trace") from error
+
+
+def _path(raw: bytes) -> tuple[str, bool]:
+    # Paths go into messages, which are UTF-8. One that is not is opened by its mapping, or not at
+    # all: a tracer that could not speak of it died of it, with all its targets.
+    path = raw.decode(errors="backslashreplace")
+    if "\\012" in path:  # the only character that the kernel escapes here
+        path = path.replace("\\012", "\n")
+    if path.endswith(_DELETED):
+        return path.removesuffix(_DELETED), True
+    return path, False
+
+
+def modules(pid: int, *, however_many: bool = False) -> list[Module]:
+    """The files of which a process maps code, by address; raises MapsError.
+
+    CrowdedError: they are more than are looked through, unless that is asked for.
+    """
+    groups: dict[tuple[bytes, bytes], list[tuple[bytes, ...]]] = {}
+    most = sys.maxsize if however_many else procfs.MOST_OF_MAPS
+    for fields in _FILE_LINE.findall(_read(pid, most)):
+        group = groups.get(fields[4:6])  # device and inode
+        if group is None:
+            groups[fields[4:6]] = [fields]
+        else:
+            group.append(fields)
+    born = procfs.start_time(pid)
+    found = []
+    for (device, inode), group in groups.items():
+        if not any(fields[2] in _EXECUTABLE for fields in group):
+            continue
+        key = device.decode("ascii"), int(inode)
+        path, deleted = _path(group[0][6])
+        mappings = tuple(
+            [
+                Mapping(
+                    int(start, 16),
+                    int(end, 16),
+                    _PERMS.get(perms) or perms.decode("ascii"),
+                    int(offset, 16),
+                    *key,
+                    path,
+                    deleted,
+                )
+                for start, end, perms, offset, _, _, _ in group
+            ]
+        )
+        found.append(Module(pid, born, path, key, mappings))
+    if len(found) > _MOST and not however_many:
+        raise CrowdedError(f"process {pid} maps code of more than {_MOST} files")
+    return found

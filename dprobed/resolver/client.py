@@ -1,0 +1,209 @@
+"""To ask a resolver and wait for its answer, as tracers do.
+
+A resolver begins with one question after the other and dies of one that takes too long. Its end
+while a question is unread is no fault of that question, and it is asked again: the kernel then says
+ECONNRESET; where it was read, the end of the connection.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import time
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+from dprobed.proc.maps import Module
+from dprobed.resolver.errors import LocationError, LostError
+from dprobed.resolver.files import Ask, Files, Steps, answer_of
+from dprobed.resolver.limits import CPU_SECONDS, DEADLINE
+from dprobed.resolver.modules import Identity, identity_of, matches
+from dprobed.wire import resolver as wire
+from dprobed.wire.resolver import Answer, Facts, Place, Question
+
+#: Seconds until an answer is no longer waited for: others' questions come first, and may each take
+#: the resolver all of its time.
+PATIENCE: Final = 2 * DEADLINE + 2
+#: Seconds that a file is not asked about again of whose question the resolver has died.
+_SHUNNED: Final = 60.0
+_MOST_SHUNNED: Final = 1024
+
+#: Waits until a socket can be read, or so many seconds; false: it cannot.
+Wait = Callable[[socket.socket, float], bool]
+T = TypeVar("T")
+
+
+def wait_for(sock: socket.socket, seconds: float) -> bool:
+    """Wait and do nothing else."""
+    poll = select.poll()
+    poll.register(sock, select.POLLIN)
+    return bool(poll.poll(1000 * seconds))
+
+
+def open_channel(mailbox: socket.socket) -> socket.socket:
+    """A channel to whoever reads the mailbox; raises OSError when it is full, or nobody will."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with theirs:
+        try:
+            socket.send_fds(mailbox, [wire.HELLO], [theirs.fileno()], socket.MSG_DONTWAIT)
+        except BaseException:
+            ours.close()
+            raise
+    return ours
+
+
+def received(sock: socket.socket, ask: Ask, asked_at: float) -> Answer:
+    """The checked answer that a channel has; raises LostError."""
+    path = ask.question.path
+    try:
+        body = sock.recv(wire.MAX_MESSAGE + 1)
+    except ConnectionResetError:
+        raise LostError(f"{path}: the resolver ended", innocent=True) from None
+    if not body:
+        raise lost(path, time.monotonic() - asked_at)
+    try:
+        if len(body) > wire.MAX_MESSAGE:
+            raise wire.ResolverProtocolError("an answer that is too long")
+        answer = wire.decode_answer(body)
+        wire.check(ask.question, answer, ask.facts)
+    except wire.ResolverProtocolError as error:
+        raise LostError(f"{path}: protocol error from the resolver: {error}") from error
+    return answer
+
+
+def lost(path: str, seconds: float) -> LostError:
+    """The error that says that the resolver ended while it read this file."""
+    if seconds >= CPU_SECONDS - 0.1:
+        return LostError(
+            f"{path}: reading it took too long (the limit is {DEADLINE:g} s)",
+            "the file is damaged, or its debug information is too large",
+        )
+    return LostError(
+        f"{path}: the resolver, which reads such files, ended while it read this one",
+        "the log of dprobed says how",
+    )
+
+
+class Resolver:
+    """The resolver of this user, asked synchronously.
+
+    ``wait`` is told to wait for an answer, and may serve others meanwhile.
+    """
+
+    def __init__(self, mailbox: socket.socket, wait: Wait = wait_for) -> None:
+        self._mailbox = mailbox
+        self._wait = wait
+        self._channel: socket.socket | None = None
+        self._files = Files()
+        #: Files of which a resolver has died: why, and until when they are not asked about.
+        self._shunned: dict[Identity, tuple[str, str, float]] = {}
+
+    def describe(self, module: Module) -> MappedFile:
+        """The file that a module is; raises LocationError."""
+        facts, identity = self.run(self._files.describe(module))
+        return MappedFile(self, module, facts, identity)
+
+    def ask(self, file: MappedFile, question: Question) -> Answer:
+        """The answer to a question about a file; raises LocationError."""
+        return self.run(self._files.ask(file.module, file.identity, file.facts, question))
+
+    def run(self, steps: Steps[T]) -> T:
+        """Take all steps; their result. Raises LocationError."""
+        try:
+            ask = next(steps)
+            while True:
+                try:
+                    answer = self._answer(ask)
+                except LocationError as error:
+                    ask = steps.throw(error)
+                else:
+                    ask = steps.send(answer)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+
+    def _answer(self, ask: Ask) -> Answer:
+        identity = identity_of(os.fstat(ask.descriptor))
+        message, hint, until = self._shunned.get(identity, ("", "", 0.0))
+        if time.monotonic() < until:
+            raise LostError(message, hint)
+        end = time.monotonic() + PATIENCE
+        while True:
+            try:
+                return self._try(ask, end)
+            except LostError as error:
+                self._hang_up()
+                if error.innocent and time.monotonic() < end:
+                    continue
+                self._shunned[identity] = (error.message, error.hint, time.monotonic() + _SHUNNED)
+                if len(self._shunned) > _MOST_SHUNNED:
+                    del self._shunned[next(iter(self._shunned))]
+                raise
+
+    def _try(self, ask: Ask, end: float) -> Answer:
+        path = ask.question.path
+        asked_at = time.monotonic()
+        try:
+            if self._channel is None:
+                self._channel = open_channel(self._mailbox)
+            channel = self._channel
+            socket.send_fds(channel, [wire.pack(ask.question)], [ask.descriptor])
+        except (BrokenPipeError, ConnectionResetError):
+            raise LostError(f"{path}: the resolver ended", innocent=True) from None
+        except OSError as error:
+            raise LocationError(f"{path}: no resolver to ask: {error.strerror}") from error
+        if not self._wait(channel, max(0.0, end - asked_at)):
+            raise LostError(f"{path}: the resolver did not answer in {PATIENCE:g} s")
+        return received(channel, ask, asked_at)
+
+    def _hang_up(self) -> None:
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
+
+
+class MappedFile:
+    """A file as a process maps it. Its questions raise LocationError."""
+
+    def __init__(
+        self, resolver: Resolver, module: Module, facts: Facts, identity: Identity
+    ) -> None:
+        self._resolver = resolver
+        self.module = module
+        self.facts = facts
+        self.identity = identity
+
+    def of_module(self, module: Module) -> MappedFile:
+        """The same file, as another process maps it."""
+        return MappedFile(self._resolver, module, self.facts, self.identity)
+
+    def named(self, name: str) -> bool:
+        """Whether a program's ``name`` means it."""
+        return matches(self.module, self.facts, name)
+
+    def resolve(self, spec: str) -> tuple[Place, ...]:
+        """The code that a text means: one place, or several for ``file.c:line``."""
+        return self._places(wire.Resolve(self.module.path, "", spec))
+
+    def resolve_data(self, spec: str) -> Place:
+        """The data (or code) that a watchpoint's ``address`` names."""
+        return self._places(wire.ResolveData(self.module.path, "", spec))[0]
+
+    def place_at(self, vaddr: int) -> Place:
+        """The code at an address of the file."""
+        return self._places(wire.PlaceAt(self.module.path, "", vaddr))[0]
+
+    def ifunc_slots(self, resolver_vaddr: int) -> tuple[int, ...]:
+        """The words in this module that hold what an IFUNC's resolver function chose."""
+        return self._slots(wire.IfuncSlots(self.module.path, "", resolver_vaddr))
+
+    def import_slots(self, symbol: str, version: str) -> tuple[int, ...]:
+        """The words by which this module refers to a symbol, wherever that is defined."""
+        return self._slots(wire.ImportSlots(self.module.path, "", symbol, version))
+
+    def _places(self, question: Question) -> tuple[Place, ...]:
+        return answer_of(self._resolver.ask(self, question), wire.Places).places
+
+    def _slots(self, question: Question) -> tuple[int, ...]:
+        return answer_of(self._resolver.ask(self, question), wire.Slots).vaddrs

@@ -1,0 +1,131 @@
+"""What is known of files that processes map, and the questions that find it out.
+
+The one who asks opens the file, hands its descriptor over, and checks the answer. Questions are
+steps of a generator: a tracer takes them one after the other and waits (``client``), the daemon's
+event loop does something else meanwhile.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator
+from typing import Final, NamedTuple, TypeVar
+
+import msgspec
+
+from dprobed.binary.errors import LocationError
+from dprobed.proc.maps import Module
+from dprobed.resolver import modules
+from dprobed.resolver.modules import Identity, Opened
+from dprobed.wire import resolver as wire
+from dprobed.wire.resolver import Answer, Facts, Question
+
+#: Files, and answers about their places, that are remembered; the oldest go first.
+_MOST_FILES: Final = 2048
+_MOST_ANSWERS: Final = 4096
+
+T = TypeVar("T")
+
+
+class Ask(NamedTuple):
+    """A question, and the descriptor that goes with it: its asker's, who closes it."""
+
+    question: Question
+    descriptor: int
+    facts: Facts | None = None
+
+
+#: Yields what is to be asked, is sent the answers, and ends with the result; raises LocationError.
+Steps = Generator[Ask, Answer, T]
+
+
+def answer_of(answer: Answer, kind: type[T]) -> T:
+    """The answer, or LocationError for what was refused."""
+    if isinstance(answer, wire.Refused):
+        raise LocationError(answer.message, answer.hint, answer.candidates)
+    assert isinstance(answer, kind)  # ``wire.check`` has seen it
+    return answer
+
+
+class Files:
+    """What one asker knows of files."""
+
+    def __init__(self) -> None:
+        self._facts: dict[tuple[Identity, str, str], Facts] = {}
+        self._answers: dict[tuple[Identity, Question], Answer] = {}
+
+    def describe(self, module: Module) -> Steps[tuple[Facts, Identity]]:
+        """The file that a module is."""
+        opened = modules.open_module(module)
+        try:
+            facts = yield from self._facts_of(opened, module.path)
+            if not opened.sure:
+                yield from self._prove(module, opened, facts)
+        finally:
+            os.close(opened.descriptor)
+        return facts, opened.identity
+
+    def describe_file(self, path: str) -> Steps[Facts]:
+        """The file that has a path of ours."""
+        descriptor = modules.descriptor_of(path)
+        try:
+            identity = modules.identity_of(os.fstat(descriptor))
+            return (yield from self._facts_of(Opened(descriptor, identity, "", True), path))
+        finally:
+            os.close(descriptor)
+
+    def _facts_of(self, opened: Opened, path: str) -> Steps[Facts]:
+        key = opened.identity, path, opened.root
+        facts = self._facts.pop(key, None)
+        if facts is None:
+            answer = yield Ask(wire.Describe(path, opened.root), opened.descriptor)
+            facts = answer_of(answer, Facts)
+        _remember(self._facts, key, facts, _MOST_FILES)
+        return facts
+
+    @staticmethod
+    def _prove(module: Module, opened: Opened, facts: Facts) -> Steps[None]:
+        """Raises LocationError where another file has the path of the mapped one."""
+        inside = None
+        first = next((each for each in module.mappings if each.offset == 0), None)
+        if first is not None:
+            try:
+                memory = os.open(f"/proc/{module.pid}/mem", os.O_RDONLY | os.O_CLOEXEC)
+            except OSError as error:
+                raise LocationError(f"/proc/{module.pid}/mem: {error.strerror}") from error
+            try:
+                question = wire.ImageBuildId(f"process {module.pid}", "", first.start)
+                answer = yield Ask(question, memory)
+                inside = answer_of(answer, wire.Image).build_id
+            finally:
+                os.close(memory)
+        wrong = modules.disproof(module, opened.identity, facts.build_id, inside)
+        if wrong is not None:
+            raise wrong
+
+    def ask(
+        self, module: Module, identity: Identity, facts: Facts, question: Question
+    ) -> Steps[Answer]:
+        """The answer to a question about a file that was described before; ``root`` is put in."""
+        key = identity, question
+        answer = self._answers.pop(key, None)
+        if answer is None:
+            opened = modules.open_module(module)
+            try:
+                if opened.identity != identity:
+                    raise modules.replaced(module)
+                there = msgspec.structs.replace(question, root=opened.root)
+                answer = yield Ask(there, opened.descriptor, facts)
+            finally:
+                os.close(opened.descriptor)
+        _remember(self._answers, key, answer, _MOST_ANSWERS)
+        return answer
+
+
+K = TypeVar("K")
+
+
+def _remember(kept: dict[K, T], key: K, value: T, most: int) -> None:
+    kept[key] = value
+    while len(kept) > most:
+        del kept[next(iter(kept))]

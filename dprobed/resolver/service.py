@@ -1,0 +1,243 @@
+"""The resolver process: reads the files that it is handed, and answers what is in them.
+
+One thread, one question after the other. What it reads is hostile, so that it is limited in all
+ways (``limits``) and simply dies where a limit is reached: SIGALRM after the time for one question,
+SIGXCPU after that of the CPU. Whoever waits sees its channel end; the daemon starts it again when
+somebody asks the next time. It ends when nobody can ask any more, or nobody has for a while.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import resource
+import select
+import signal
+import socket
+from pathlib import Path
+from typing import Final
+
+from dprobed.binary.elf import identity_of
+from dprobed.binary.errors import LocationError
+from dprobed.binary.file import Binary
+from dprobed.binary.places import Place as Found
+from dprobed.binary.places import place_at, resolve, resolve_data
+from dprobed.binary.relocations import ifunc_slots, import_slots
+from dprobed.resolver import limits
+from dprobed.resolver.cache import packed
+from dprobed.resolver.image import build_id_of_image
+from dprobed.wire import resolver as wire
+from dprobed.wire.resolver import Answer, Question
+
+_PAGE: Final = 4096
+_DESCRIPTORS: Final = 4096
+#: Larger sizes are no symbol's, and do not go into a message.
+_LARGEST: Final = 1 << 62
+_MASK: Final = (1 << 64) - 1
+
+
+class Files:
+    """Opened files by identity, the most recently used last: bounded in number and bytes."""
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[tuple[int, ...], str, str], Binary] = {}
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def open(self, descriptor: int, path: str, root: str) -> Binary:
+        """The file behind a descriptor, which is taken over; one object for one unchanged file.
+
+        Raises LocationError.
+        """
+        key = identity_of(os.fstat(descriptor)), path, root
+        known = self._kept.pop(key, None)
+        if known is not None:
+            os.close(descriptor)
+        else:
+            known = Binary(descriptor, path, root, packer=packed)
+        self._kept[key] = known
+        return known
+
+    def shrink(self) -> None:
+        """Forget the oldest files beyond what may be kept."""
+        sizes = {key: file.kept for key, file in self._kept.items()}
+        left = sum(sizes.values())
+        for key, size in sizes.items():
+            if left <= limits.MOST_KEPT and len(self._kept) <= limits.MOST_FILES:
+                break
+            del self._kept[key]
+            left -= size
+
+    def forget(self) -> None:
+        """Forget all files."""
+        self._kept.clear()
+
+
+class Reader:
+    """Looks into files."""
+
+    def __init__(self) -> None:
+        self.files = Files()
+
+    def look(self, question: Question, descriptor: int) -> Answer:
+        """The answer to a question; takes the descriptor over. Raises LocationError."""
+        if isinstance(question, wire.ImageBuildId):
+            try:
+                return wire.Image(
+                    build_id_of_image(
+                        lambda address, size: os.pread(descriptor, size, address), question.start
+                    )
+                )
+            except (OSError, OverflowError) as error:
+                raise LocationError(f"{question.path}: cannot read its memory: {error}") from error
+            finally:
+                os.close(descriptor)
+        file = self.files.open(descriptor, question.path, question.root)
+        match question:
+            case wire.Describe():
+                return facts_of(file)
+            case wire.Resolve():
+                return _places(*resolve(file, question.spec))
+            case wire.ResolveData():
+                return _places(resolve_data(file, question.spec))
+            case wire.PlaceAt():
+                return _places(place_at(file, question.vaddr))
+            case wire.IfuncSlots():
+                return wire.Slots(tuple(ifunc_slots(file, question.vaddr & _MASK)))
+            case wire.ImportSlots():
+                return wire.Slots(tuple(import_slots(file, question.symbol, question.version)))
+
+
+class Service:
+    """Answers the questions of all channels that come through a mailbox."""
+
+    def __init__(self, mailbox: socket.socket) -> None:
+        self._mailbox = mailbox
+        self._reader = Reader()
+        self._channels: dict[int, socket.socket] = {}
+        self._poll = select.poll()
+        self._poll.register(mailbox, select.POLLIN)
+
+    def run(self) -> None:
+        """Until nobody can ask any more, or nobody is connected for a while."""
+        while True:
+            patience = None if self._channels else 1000 * limits.LINGER
+            ready = self._poll.poll(patience)
+            if not ready:
+                return
+            for number, _ in ready:
+                if number in self._channels:
+                    self._listen(self._channels[number])
+                elif not self._connect():
+                    return
+
+    def _connect(self) -> bool:
+        """Take in a channel; false: there will be no more."""
+        message, descriptors, _, _ = socket.recv_fds(self._mailbox, len(wire.HELLO), 1)
+        if not message and not descriptors:
+            return False
+        for descriptor in descriptors:
+            channel = socket.socket(fileno=descriptor)
+            self._channels[descriptor] = channel
+            self._poll.register(channel, select.POLLIN)
+        return True
+
+    def _listen(self, channel: socket.socket) -> None:
+        try:
+            body, descriptors, _, _ = socket.recv_fds(channel, wire.MAX_MESSAGE, 1)
+        except OSError:
+            body, descriptors = b"", []
+        if body and len(descriptors) == 1:
+            answer = self._pack(self._answer(body, descriptors[0]))
+            try:
+                channel.send(answer, socket.MSG_DONTWAIT)
+            except OSError:
+                body = b""
+        else:
+            for descriptor in descriptors:
+                os.close(descriptor)
+        if not body or len(descriptors) != 1:
+            self._poll.unregister(channel)
+            del self._channels[channel.fileno()]
+            channel.close()
+
+    @staticmethod
+    def _pack(answer: Answer) -> bytes:
+        try:
+            body = wire.pack(answer)
+        except (OverflowError, ValueError) as error:
+            body = wire.pack(wire.Refused(f"the answer cannot be said: {error}"))
+        if len(body) > wire.MAX_MESSAGE:
+            body = wire.pack(wire.Refused("too many places: the answer is too long"))
+        return body
+
+    def _answer(self, body: bytes, descriptor: int) -> Answer:
+        limit_question()
+        path = "a file"
+        try:
+            question = wire.decode_question(body)
+            path = question.path
+            return self._reader.look(question, descriptor)
+        except LocationError as error:
+            return wire.Refused(error.message, error.hint, error.candidates)
+        except MemoryError:
+            self._reader.files.forget()
+            return wire.Refused(
+                f"{path}: reading it takes more than {limits.ADDRESS_SPACE >> 20} MB of memory",
+                "the file is damaged, or its debug information is too large",
+            )
+        except Exception as error:  # a defect of ours, or a form of damage that nobody thought of
+            return wire.Refused(f"{path}: the resolver failed: {type(error).__name__}: {error}")
+        finally:
+            self._reader.files.shrink()
+            signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def facts_of(file: Binary) -> wire.Facts:
+    """What others need to know of a file; raises LocationError."""
+    return wire.Facts(
+        file.build_id,
+        file.soname,
+        file.kind,
+        file.relocated,
+        file.needed,
+        tuple(wire.Segment(*each) for each in file.segments),
+    )
+
+
+def _places(*found: Found) -> wire.Places:
+    places = (wire.Place(*each._replace(size=min(each.size, _LARGEST))) for each in found)
+    return wire.Places(tuple(places))
+
+
+def limit_question() -> None:
+    """What one question may take, from now on."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    seconds = math.ceil(used.ru_utime + used.ru_stime) + limits.CPU_SECONDS
+    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    if hard == resource.RLIM_INFINITY or seconds < hard:
+        resource.setrlimit(resource.RLIMIT_CPU, (seconds, hard))
+    signal.setitimer(signal.ITIMER_REAL, limits.DEADLINE)
+
+
+def limit_process() -> None:
+    """What this process may take in all, from now on."""
+    for number in (signal.SIGALRM, signal.SIGXCPU):
+        signal.signal(number, signal.SIG_DFL)
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    room = pages * _PAGE + limits.ADDRESS_SPACE
+    if hard == resource.RLIM_INFINITY or room < hard:
+        resource.setrlimit(resource.RLIMIT_AS, (room, hard))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if resource.RLIM_INFINITY != soft < _DESCRIPTORS:
+        room = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _DESCRIPTORS)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (room, hard))
+
+
+def main(mailbox: socket.socket) -> None:
+    """Answer what comes through a mailbox; returns when nobody asks any more."""
+    limit_process()
+    Service(mailbox).run()

@@ -1,0 +1,251 @@
+"""What a resolver is asked and answers.
+
+Connected SOCK_SEQPACKET sockets: each message is one msgpack body. A *channel* carries questions,
+each with the descriptor of the file that it is about, and one answer to each, in order. Channels
+reach the resolver through its user's *mailbox*: a message ``HELLO`` with the descriptor of the
+channel's other end. A resolver may be lying: ``check`` says whether an answer can be true.
+Codec only: nothing here opens a socket.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final, Literal, NamedTuple
+
+import msgspec
+
+#: What a mailbox takes.
+HELLO: Final = b"channel"
+#: Bytes of the longest question and answer: what a socket of this kind takes as one message.
+MAX_MESSAGE: Final = 128 << 10
+
+_ADDRESS_END: Final = 1 << 64
+_OFFSET_END: Final = 1 << 63
+_MOST_SEGMENTS: Final = 256
+_LONGEST_NAME: Final = 4096
+
+
+class Segment(NamedTuple):
+    """One PT_LOAD program header: what is mapped, where."""
+
+    offset: int
+    vaddr: int
+    file_size: int
+    memory_size: int
+    executable: bool
+    writable: bool
+
+
+class Place(NamedTuple):
+    """Where a probe goes, in one file; see ``binary.places.Place``."""
+
+    file_offset: int
+    vaddr: int
+    name: str
+    symbol: str
+    symbol_offset: int
+    kind: Literal["code", "ifunc", "data"]
+    size: int
+    boundary: Literal["ok", "unknown"]
+    version: str = ""
+    source: str = ""
+    spec: str = ""
+
+
+class _Question(msgspec.Struct, tag=True, frozen=True):
+    """``path`` is what to call the file; ``root`` is put before paths of separate debug files."""
+
+    path: str
+    root: str
+
+
+class Describe(_Question, frozen=True):
+    """What file is it? Answered by ``Facts``."""
+
+
+class Resolve(_Question, frozen=True):
+    """Where is this place (symbol, symbol+n, file.c:line, file offset)? ``Places``."""
+
+    spec: str
+
+
+class ResolveData(_Question, frozen=True):
+    """Where is this data, ``symbol[±n][:length]``? ``Places``, one."""
+
+    spec: str
+
+
+class PlaceAt(_Question, frozen=True):
+    """What is at this address of the file, and does an instruction begin there? ``Places``, one."""
+
+    vaddr: int
+
+
+class IfuncSlots(_Question, frozen=True):
+    """Which words hold what the IFUNC resolver at ``vaddr`` has chosen? ``Slots``."""
+
+    vaddr: int
+
+
+class ImportSlots(_Question, frozen=True):
+    """By which words does the file refer to a symbol of another module? ``Slots``."""
+
+    symbol: str
+    version: str
+
+
+class ImageBuildId(_Question, frozen=True):
+    """The build-id in the memory of a process, whose descriptor comes instead of a file's: of the
+    image whose first page is at ``start``. ``Image``."""
+
+    start: int
+
+
+Question = Describe | Resolve | ResolveData | PlaceAt | IfuncSlots | ImportSlots | ImageBuildId
+
+
+class Facts(msgspec.Struct, tag=True, frozen=True):
+    """A file. ``kind``: exec, pie, dyn or static; ``relocated``: it can be mapped anywhere."""
+
+    build_id: str | None
+    soname: str | None
+    kind: Literal["exec", "pie", "dyn", "static"]
+    relocated: bool
+    needed: tuple[str, ...]
+    segments: tuple[Segment, ...]
+
+
+class Places(msgspec.Struct, tag=True, frozen=True):
+    """One place, or several of a line."""
+
+    places: tuple[Place, ...]
+
+
+class Slots(msgspec.Struct, tag=True, frozen=True):
+    """Addresses of words, as the file has them."""
+
+    vaddrs: tuple[int, ...]
+
+
+class Image(msgspec.Struct, tag=True, frozen=True):
+    """What was found in memory."""
+
+    build_id: str | None
+
+
+class Refused(msgspec.Struct, tag=True, frozen=True):
+    """Why there is no answer; the fields are LocationError's."""
+
+    message: str
+    hint: str = ""
+    candidates: tuple[str, ...] = ()
+
+
+Answer = Facts | Places | Slots | Image | Refused
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode_question = msgspec.msgpack.Decoder(Question).decode
+_decode_answer = msgspec.msgpack.Decoder(Answer).decode
+
+
+class ResolverProtocolError(Exception):
+    """The peer sent something that is not a message, or cannot be true."""
+
+
+def pack(message: Question | Answer) -> bytes:
+    """The message's body."""
+    return _encode(message)
+
+
+def decode_question(body: bytes) -> Question:
+    """What was asked; raises ResolverProtocolError."""
+    try:
+        message: Question = _decode_question(body)
+    except (msgspec.MsgspecError, UnicodeError) as error:
+        raise ResolverProtocolError(str(error)) from error
+    return message
+
+
+def decode_answer(body: bytes) -> Answer:
+    """What was answered; raises ResolverProtocolError."""
+    try:
+        message: Answer = _decode_answer(body)
+    except (msgspec.MsgspecError, UnicodeError) as error:
+        raise ResolverProtocolError(str(error)) from error
+    return message
+
+
+#: What may answer a question, besides ``Refused``.
+_FITTING: Final[dict[type[Question], type[Answer]]] = {
+    Describe: Facts,
+    Resolve: Places,
+    ResolveData: Places,
+    PlaceAt: Places,
+    IfuncSlots: Slots,
+    ImportSlots: Slots,
+    ImageBuildId: Image,
+}
+
+
+def check(question: Question, answer: Answer, facts: Facts | None) -> None:
+    """Raises ResolverProtocolError if that cannot be the answer, for a file of these facts."""
+    if isinstance(answer, Refused):
+        _check_names((answer.message, answer.hint, *answer.candidates))
+        return
+    if not isinstance(answer, _FITTING[type(question)]):
+        raise ResolverProtocolError(f"{type(answer).__name__} as answer to {type(question)}")
+    match answer:
+        case Facts():
+            _check_facts(answer)
+        case Places():
+            if not answer.places or (len(answer.places) > 1 and not isinstance(question, Resolve)):
+                raise ResolverProtocolError(f"{len(answer.places)} places")
+            for place in answer.places:
+                _check_place(place, facts.segments if facts is not None else ())
+        case Slots():
+            for vaddr in answer.vaddrs:
+                if facts is None or segment_at(facts.segments, vaddr) is None:
+                    raise ResolverProtocolError(f"a word at {vaddr:#x}, outside of the module")
+        case _:
+            _check_names((answer.build_id or "",))
+
+
+def _check_names(names: tuple[str, ...]) -> None:
+    if any(len(name) > _LONGEST_NAME for name in names):
+        raise ResolverProtocolError(f"a text of more than {_LONGEST_NAME} characters")
+
+
+def _check_facts(facts: Facts) -> None:
+    _check_names((facts.build_id or "", facts.soname or "", *facts.needed))
+    if not 0 < len(facts.segments) <= _MOST_SEGMENTS:
+        raise ResolverProtocolError(f"{len(facts.segments)} segments")
+    for each in facts.segments:
+        sizes = 0 <= each.file_size <= each.memory_size
+        inside = each.vaddr >= 0 and each.vaddr + each.memory_size <= _ADDRESS_END
+        if not (sizes and inside and 0 <= each.offset < _OFFSET_END - each.file_size):
+            raise ResolverProtocolError(f"a segment at {each.vaddr:#x}")
+
+
+def _check_place(place: Place, segments: tuple[Segment, ...]) -> None:
+    _check_names((place.name, place.symbol, place.version, place.source, place.spec))
+    segment = segment_at(segments, place.vaddr)
+    if segment is None:
+        raise ResolverProtocolError(f"{place.name} at {place.vaddr:#x}, outside of the module")
+    if place.size < 0 or abs(place.symbol_offset) > _ADDRESS_END:
+        raise ResolverProtocolError(f"{place.name} of {place.size} bytes")
+    if place.kind == "data":
+        return
+    there = place.vaddr - segment.vaddr
+    if not segment.executable or there >= segment.file_size:
+        raise ResolverProtocolError(f"{place.name} at {place.vaddr:#x}, outside of its code")
+    if place.file_offset != there + segment.offset:
+        raise ResolverProtocolError(f"{place.name} at file offset {place.file_offset:#x}")
+
+
+def segment_at(segments: tuple[Segment, ...], vaddr: int) -> Segment | None:
+    """The segment in whose memory an address lies."""
+    return next(_holding(segments, vaddr), None)
+
+
+def _holding(segments: tuple[Segment, ...], vaddr: int) -> Iterator[Segment]:
+    return (each for each in segments if each.vaddr <= vaddr < each.vaddr + each.memory_size)
