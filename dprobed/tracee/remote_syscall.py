@@ -70,7 +70,7 @@ class RemoteSyscalls:
         if thread.signal:
             stop = self._borrower.step(thread)
             if stop.kind is not Kind.TRAP:
-                raise RemoteSyscallError(f"the injected system call raised signal {stop.value}")
+                raise RemoteSyscallError(f"the remote system call raised signal {stop.value}")
             return
         with self._borrower.signals_held(thread):
             self._enter_and_leave(thread)

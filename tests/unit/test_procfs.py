@@ -171,7 +171,7 @@ def test_a_zombie_is_refused(fork: Fork) -> None:
 
 
 @pytest.mark.parametrize("signals", [0, 1 << (signal.SIGUSR1 - 1)])
-def test_threads_that_are_about_to_end_are_no_witnesses(
+def test_threads_that_are_about_to_end_are_no_live_threads(
     monkeypatch: pytest.MonkeyPatch, signals: int
 ) -> None:
     """A process that ends tells each of its threads by a SIGKILL, which they find one by one."""

@@ -1,0 +1,306 @@
+"""A traced process without any probe: attach, stop the world, remote system calls, detach."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from dprobed.arch.x86_64.registers import RIP
+from dprobed.arch.x86_64.syscalls import SYS_CLONE, SYS_MMAP, SYS_MUNMAP
+from dprobed.proc import procfs
+from dprobed.tracee import ptrace
+from dprobed.tracee.attach import attach, find_lost
+from dprobed.tracee.clone import child_of
+from dprobed.tracee.lifecycle import State
+from dprobed.tracee.ptrace import Gone, PtraceError, Registers
+from dprobed.tracee.signals import SIGTRAP_SET, is_pending
+from dprobed.tracee.status import Kind, Stop
+from dprobed.tracee.thread import Thread
+from dprobed.tracee.thread_group import ThreadGroup
+from dprobed.tracee.tracees import Tracees, is_ours
+
+SYS_GETPID = 39
+#: SIGALRM is the tick of who stops the world.
+pytestmark = pytest.mark.timeout(method="thread")
+
+
+class Watcher:
+    """Nothing is done about stops but to note them."""
+
+    def __init__(self) -> None:
+        self.traps: list[int] = []
+        self.signals: list[int] = []
+        self.begun: list[tuple[int, bool]] = []
+        self.forks: list[int] = []
+        self.images: list[int] = []
+        self.ends: list[tuple[int, Stop]] = []
+
+    def serve_hit(self, thread: Thread, now: int) -> bool:
+        return False
+
+    def serve_trap(self, thread: Thread) -> None:
+        self.traps.append(thread.tid)
+
+    def abandon(self, thread: Thread) -> None:
+        raise AssertionError("no stop is lost")
+
+    def deliver(self, thread: Thread) -> None:
+        self.signals.append(thread.signal)
+
+    def forked(self, child: int) -> None:
+        self.forks.append(child)
+
+    def begin(self, thread: Thread, shares_memory: bool) -> None:
+        self.begun.append((thread.tid, shares_memory))
+
+    def new_image(self, thread: Thread) -> None:
+        self.images.append(thread.tid)
+
+    def left_copy(self, pid: int) -> bool:
+        return False
+
+    def forgotten(self, thread: Thread, stop: Stop) -> None:
+        self.ends.append((thread.tid, stop))
+
+
+class Child:
+    """A process that answers each byte that it reads with one that it writes."""
+
+    def __init__(self, does: Callable[[], object] = lambda: None) -> None:
+        theirs, self._ours = os.pipe()
+        self._answers, answer = os.pipe()
+        self.pid = os.fork()
+        if self.pid == 0:
+            os.close(self._ours)
+            while os.read(theirs, 1):
+                does()
+                os.write(answer, b"x")
+            os._exit(7)
+        os.close(theirs)
+        os.close(answer)
+
+    def ask(self) -> None:
+        os.write(self._ours, b"x")
+
+    def answers(self, seconds: float = 10.0) -> bool:
+        """Whether it answers within that time."""
+        if not select.select([self._answers], [], [], seconds)[0]:
+            return False
+        return os.read(self._answers, 1) == b"x"
+
+    def end(self) -> None:
+        os.close(self._ours)
+        os.close(self._answers)
+
+
+class Lab:
+    """A child that is traced."""
+
+    def __init__(self, does: Callable[[], object] = lambda: None) -> None:
+        self.child = Child(does)
+        self.pid = self.child.pid
+        self.watcher = Watcher()
+        self.tracees = Tracees()
+        self.group = ThreadGroup(self.watcher, self.tracees)
+        vars(self.group).update(traps=None)
+        self.tracees.groups.append(self.group)
+        attach(self.group, self.pid)
+
+    def serve_until(self, holds: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 10
+        while not holds():
+            assert time.monotonic() < deadline
+            self.tracees.drain()
+            time.sleep(0.001)
+
+    def asleep(self) -> None:
+        """Until it waits in ``read``."""
+        self.serve_until(lambda: procfs.run_state(self.pid) == "S")
+
+    def gate(self, thread: Thread) -> int:
+        """The ``syscall`` instruction that the child has stopped behind."""
+        return Registers().load(thread.tid)[RIP] - 2
+
+    def detach(self) -> None:
+        with self.group.stopped():
+            self.group.detach_all()
+        assert not self.tracees.threads
+
+
+@pytest.fixture
+def lab() -> Iterator[Callable[..., Lab]]:
+    made: list[Lab] = []
+    handler = signal.signal(signal.SIGALRM, lambda number, frame: None)
+
+    def begin(does: Callable[[], object] = lambda: None) -> Lab:
+        made.append(Lab(does))
+        return made[-1]
+
+    yield begin
+    for each in made:
+        each.child.end()
+        with contextlib.suppress(ProcessLookupError, ChildProcessError):  # it was killed already
+            os.kill(each.pid, signal.SIGKILL)
+            while not os.WIFSIGNALED(os.waitpid(each.pid, 0)[1]):
+                pass
+    signal.signal(signal.SIGALRM, handler)
+
+
+def test_attached_and_detached_it_goes_on(lab: Callable[..., Lab]) -> None:
+    made = lab()
+    (thread,) = made.group.threads.values()
+    assert (thread.tid, thread.state, thread.group) == (made.pid, State.RUNNING, made.group)
+    assert is_ours(made.pid)
+    made.child.ask()
+    assert made.child.answers()
+    made.detach()
+    assert not is_ours(made.pid)
+    made.child.ask()
+    assert made.child.answers()
+    assert not made.watcher.signals and not made.watcher.traps and not made.watcher.ends
+
+
+def test_who_cannot_be_attached_to() -> None:
+    other = ThreadGroup(Watcher(), Tracees())
+    vars(other).update(traps=None)
+    with pytest.raises(PtraceError):
+        attach(other, os.getpid())
+    with pytest.raises(Gone):
+        attach(other, (1 << 22) + 1)
+    assert not other.threads
+
+
+def test_while_the_world_is_stopped_nothing_runs(lab: Callable[..., Lab]) -> None:
+    made = lab()
+    with made.group.stopped() as unstoppable:
+        assert not unstoppable
+        assert made.group.is_stopped
+        made.child.ask()
+        assert not made.child.answers(0.05)
+        with made.group.stopped():
+            assert made.group.is_stopped
+        assert not made.child.answers(0.05)
+    assert not made.group.is_stopped
+    assert made.child.answers()
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_a_remote_system_call_leaves_nothing_behind(lab: Callable[..., Lab], asked: bool) -> None:
+    """The child sleeps in ``read``, which is restarted as if nothing had been."""
+    made = lab()
+    made.asleep()
+    with made.group.borrower.borrowed(made.pid) as thread:
+        if asked:
+            made.child.ask()
+        before, mask = bytes(load(thread)), ptrace.get_sigmask(thread.tid)
+        gate = made.gate(thread)
+        assert made.group.remote.make(thread, gate, SYS_GETPID) == made.pid
+        there = made.group.remote.make(thread, gate, SYS_MMAP, 0, 4096, 1, 0x22, (1 << 64) - 1, 0)
+        assert there > 0
+        assert made.group.remote.make(thread, gate, SYS_MUNMAP, there, 4096) == 0
+        assert made.group.remote.make(thread, gate, SYS_MUNMAP, 1, 4096) == -22  # EINVAL
+        assert (bytes(load(thread)), ptrace.get_sigmask(thread.tid)) == (before, mask)
+        assert not thread.in_syscall
+    if not asked:
+        made.child.ask()
+    assert made.child.answers()
+    made.detach()
+
+
+def load(thread: Thread) -> bytearray:
+    registers = Registers()
+    registers.load(thread.tid)
+    return registers.data
+
+
+def test_a_signal_that_comes_meanwhile_is_delivered_afterwards(lab: Callable[..., Lab]) -> None:
+    made = lab()
+    made.asleep()
+    with made.group.borrower.borrowed(made.pid) as thread:
+        os.kill(made.pid, signal.SIGWINCH)
+        os.kill(made.pid, signal.SIGCONT)
+        assert made.group.remote.make(thread, made.gate(thread), SYS_GETPID) == made.pid
+        assert not is_pending(thread.tid, SIGTRAP_SET)
+        assert not made.watcher.signals
+    made.serve_until(lambda: len(made.watcher.signals) == 2)
+    assert set(made.watcher.signals) == {signal.SIGWINCH, signal.SIGCONT}
+    made.child.ask()
+    assert made.child.answers()
+
+
+def test_a_group_stop_is_gone_back_to(lab: Callable[..., Lab]) -> None:
+    made = lab()
+    made.asleep()
+    os.kill(made.pid, signal.SIGSTOP)
+    (thread,) = made.group.threads.values()
+    made.serve_until(lambda: thread.state is State.LISTENING)
+    with made.group.borrower.borrowed(made.pid) as borrowed:
+        assert borrowed is thread
+        assert made.group.remote.make(thread, made.gate(thread), SYS_GETPID) == made.pid
+    made.serve_until(lambda: thread.state is State.LISTENING)
+    made.child.ask()
+    assert not made.child.answers(0.05)
+    os.kill(made.pid, signal.SIGCONT)
+    made.serve_until(lambda: made.child.answers(0))
+
+
+def test_a_remote_clone_is_no_tracee_of_the_group(lab: Callable[..., Lab]) -> None:
+    made = lab()
+    made.asleep()
+    with made.group.borrower.borrowed(made.pid) as thread:
+        inner = made.group.remote.make(thread, made.gate(thread), SYS_CLONE, 0, 0, 0, 0, 0)
+        copy = made.group.remote.take_child()
+        assert copy is not None and copy.tid == inner
+        assert copy.tid not in made.tracees.threads
+        assert made.group.remote.take_child() is None
+        assert made.group.remote.make(copy, made.gate(thread), SYS_GETPID) == copy.tid
+        os.kill(copy.tid, signal.SIGKILL)
+    made.serve_until(lambda: procfs.run_state(copy.tid) in ("Z", ""))
+
+
+def test_a_fork_child_is_traced_from_its_first_instruction(lab: Callable[..., Lab]) -> None:
+    made = lab(fork_and_wait)
+    made.child.ask()
+    made.serve_until(lambda: made.child.answers(0))
+    ((forked, shares),) = made.watcher.begun
+    assert made.watcher.forks == [forked]
+    assert not shares
+    assert (forked, Stop(Kind.EXITED, 3)) in made.watcher.ends
+
+
+def fork_and_wait() -> None:
+    pid = os.fork()
+    if pid == 0:
+        os._exit(3)
+    os.waitpid(pid, 0)
+
+
+def test_killed_while_the_world_is_stopped(lab: Callable[..., Lab]) -> None:
+    made = lab()
+    made.asleep()
+    with made.group.borrower.borrowed(made.pid) as thread:
+        gate = made.gate(thread)
+        os.kill(made.pid, signal.SIGKILL)
+        while procfs.run_state(made.pid) != "Z":
+            os.sched_yield()
+        with pytest.raises(Gone):
+            made.group.remote.make(thread, gate, SYS_GETPID)
+        with pytest.raises(Gone):
+            child_of(thread.tid, Registers())
+    made.serve_until(lambda: not made.tracees.threads)
+    assert made.watcher.ends == [(made.pid, Stop(Kind.KILLED, signal.SIGKILL))]
+
+
+def test_what_a_defect_lost_is_found_again(lab: Callable[..., Lab]) -> None:
+    made = lab()
+    made.group.drop(made.pid)
+    find_lost(made.group, made.pid)
+    (thread,) = made.group.threads.values()
+    assert thread.state is State.RUNNING
+    made.detach()
