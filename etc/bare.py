@@ -38,7 +38,7 @@ PASSED: Final = re.compile(r"PIP_\w+|(https?|no|all)_proxy|SSL_CERT_\w+|\w+_CA_B
 #: Of apt's configuration: how it fetches, and not what it does besides on this machine.
 FETCHING: Final = re.compile(r"Acquire::(?!IndexTargets|Languages|CompressionTypes|Changelogs)")
 #: Seconds that an interrupted goal has to clean up behind itself.
-PATIENCE: Final = 30.0
+PATIENCE: Final = 60.0
 #: Makes the folder that it is started in the root of a mount namespace of its own. A chroot would
 #: not do: its root is no mount point, and what is run in it makes namespaces, too.
 ENTER: Final = r"""

@@ -53,9 +53,9 @@ def own_cat(tmp_path: Path) -> Path:
     return path
 
 
-def deployments(daemon: Daemon, *arguments: object) -> list[Json]:
+def deployments(daemon: Daemon) -> list[Json]:
     """The programs that belong to a selection of processes."""
-    return [row for row in daemon.json("query", *arguments) if row["type"] == "deployment"]
+    return [row for row in daemon.query() if row["type"] == "deployment"]
 
 
 def until(daemon: Daemon, condition: Callable[[Json], bool]) -> Json:
@@ -68,7 +68,7 @@ def until(daemon: Daemon, condition: Callable[[Json], bool]) -> Json:
 
 def probes(daemon: Daemon) -> dict[int, Json]:
     """The probe in each process."""
-    return {row["pid"]: row for row in daemon.json("query") if row["type"] == "probe"}
+    return {row["pid"]: row for row in daemon.query() if row["type"] == "probe"}
 
 
 def test_a_program_waits_for_processes_and_follows_them(
@@ -232,7 +232,7 @@ def test_a_module_in_another_mount_namespace(
     )
     target = start("unshare", "-m", "sh", "-c", script)
     assert not (inside / name).exists()
-    while len(found := [row for row in daemon.json("query") if row["type"] == "probe"]) < 2:
+    while len(found := [row for row in daemon.query() if row["type"] == "probe"]) < 2:
         pass
     target.go()
     target.expect("running")
@@ -383,7 +383,7 @@ def test_merge_and_replace(hearing: Daemon, own_cat: Path, tmp_path: Path) -> No
         other = program(tmp_path, "name = libc.so.6\noffset = read\n    abort\n", "reads")
         hearing.json("insert", other, *where)
         hearing.json("insert", program(tmp_path), *where, "--merge")
-        while len(deployments(hearing, "--pid", target.pid)) < 3:
+        while [row["processes"] for row in deployments(hearing)] != [1, 1, 1]:
             pass
         hearing.json("insert", program(tmp_path), *where, "--replace")
         until(hearing, lambda row: row["processes"] == 1)

@@ -153,7 +153,7 @@ def test_descriptors_that_are_sent_along_hold_nobody_up(place: Place) -> None:
         opened = len(os.listdir(f"/proc/{daemon.process.pid}/fd"))  # noqa: PTH208
         began = time.monotonic()
         greets_and_asks(daemon)
-        assert time.monotonic() - began < LINGER / 2
+        assert time.monotonic() - began < LINGER  # One of them would take as long.
         assert opened < 20
         assert [peer.read() for peer in peers] == [None] * 3
         peers[2].__exit__()

@@ -48,7 +48,7 @@ def daemon(tmp_path: Path, policies: Path) -> Iterator[Daemon]:
 def eventually(daemon: Daemon, holds: Callable[[list[Json]], bool]) -> list[Json]:
     """What ``query`` lists, as soon as it is as it should be."""
     deadline = time.monotonic() + PATIENCE
-    while not holds(found := daemon.json("query")):
+    while not holds(found := daemon.query()):
         assert time.monotonic() < deadline, found
     return found
 

@@ -288,7 +288,7 @@ def test_a_process_that_becomes_another_users(place: Place, build_target: BuildT
         made = answer(peer, {**deploy, "programs": [upload(label="everywhere")]})
         assert made["type"] == "deployed"
         deadline = time.monotonic() + PATIENCE
-        while daemon.json("query")[0].get("processes") != 1:
+        while daemon.query()[0].get("processes") != 1:
             assert time.monotonic() < deadline
         target.say("go")
         denied = report(peer, "state")["probes"][0]
@@ -517,7 +517,7 @@ def until(daemon: Daemon, holds: Callable[[Json], bool]) -> Json:
     """The deployment, as soon as it is as it should be."""
     deadline = time.monotonic() + PATIENCE
     while True:
-        found = [row for row in daemon.json("query") if row["type"] == "deployment"]
+        found = [row for row in daemon.query() if row["type"] == "deployment"]
         if len(found) == 1 and holds(found[0]):
             return found[0]
         assert time.monotonic() < deadline, found
@@ -613,7 +613,7 @@ def test_what_a_policy_applies_has_a_budget_of_its_own(place: Place, over: str, 
         until(daemon, lambda row: row["hits"] > 0)
         state_now = "active"
         while state_now == "active":
-            (probe,) = (e for e in daemon.json("query", "--pid", pid) if e["type"] == "probe")
+            (probe,) = (each for each in daemon.query() if each["type"] == "probe")
             state_now = probe["state"]
         assert (probe["pid"], state_now) == (pid, state)
         assert probe["reason"] == "over the budget of loud: 100 hits a second"
