@@ -27,6 +27,7 @@ from dprobed.engine.trap.engine import TrapEngine
 from dprobed.engine.trap.sigtrap import Sigtrap
 from dprobed.proc import procfs
 from dprobed.program.exec.interface import Outcome
+from dprobed.program.exits import DEBUGGER, DUMP
 from dprobed.tracee.lifecycle import State
 from dprobed.tracee.memory import Memory
 from dprobed.tracee.ptrace import Gone, PtraceError, Registers
@@ -34,9 +35,7 @@ from dprobed.tracee.status import Kind, Stop
 from dprobed.tracee.thread import Thread
 from dprobed.tracee.thread_group import ThreadGroup
 from dprobed.tracee.tracees import Tracees
-from dprobed.tracer.debug.invitation import FACILITY as DEBUGGER
 from dprobed.tracer.debug.invitation import Debugger, Host
-from dprobed.tracer.dump.snapshot import FACILITY as DUMP
 from dprobed.tracer.dump.snapshot import Dumps, Result
 from dprobed.tracer.programs import Programs, RequestError, Variables
 from dprobed.tracer.reporter import Reporter

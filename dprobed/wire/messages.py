@@ -12,9 +12,13 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
+
+# Both are messages of this protocol, too.
+from dprobed.record.record import Raised as Raised
+from dprobed.record.record import Record as Record
 
 #: Changes only when an old client could misunderstand a new daemon, or the reverse.
 PROTOCOL: Final = 1
@@ -696,40 +700,6 @@ class Error(msgspec.Struct, frozen=True, kw_only=True, tag="error"):
 
     error: str
     id: int | None = None
-
-
-class Raised(msgspec.Struct, frozen=True, kw_only=True):
-    """The exception that ended a program: its ``code``, the code's ``name`` and two parameters."""
-
-    code: int
-    name: str
-    parm1: int
-    parm2: int
-
-
-class Record(msgspec.Struct, frozen=True, kw_only=True, tag="record", omit_defaults=True):
-    """What one hit of one probe reported.
-
-    ``time``: monotonic, in ns. ``hit``: the probe's count of hits, from 1. ``exit``: ``exit``, the
-    facility that the program chose, ``rem``, ``budget`` or ``exception``. ``log``: what was logged,
-    in order: ``words``, ``string``, ``memory`` (hex) with its ``address``, ``fault``, ``stack``…
-    """
-
-    program: str
-    major: int
-    minor: int
-    module: str
-    place: str
-    pid: int
-    tid: int
-    comm: str
-    uid: int
-    cpu: int
-    time: int
-    hit: int
-    exit: str
-    log: list[dict[str, Any]]
-    exception: Raised | None = None
 
 
 class StateChange(msgspec.Struct, frozen=True, kw_only=True, tag="state"):

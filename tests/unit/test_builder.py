@@ -6,11 +6,11 @@ import pytest
 
 from dprobed.program.builder import Builder
 from dprobed.program.bytecode import decode, encode
-from dprobed.program.exec.log import decode_log
 from dprobed.program.exec.variables import ListVariables
 from dprobed.program.isa import ExCode
 from dprobed.program.model import ProgramError, SourcePlace, select
 from dprobed.program.rpn.parser import assemble
+from dprobed.record.log import decode_log
 from tests.programs.cases import Case
 from tests.programs.executors import EXECUTORS, Maker
 

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from dprobe.view.output import Output, summarize, summary_text
 
+from dprobed.record.record import Raised, Record
 from dprobed.record.text import record_text, word_text
-from dprobed.wire.messages import ProbeInfo, Raised, Record, encode
+from dprobed.wire.messages import ProbeInfo, encode
 
 
 def record(**changes: Any) -> Record:
