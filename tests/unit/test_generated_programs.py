@@ -24,7 +24,7 @@ from dprobed.program.exec.interface import Outcome
 from dprobed.program.exec.lower import lower_step
 from dprobed.program.exec.lowering import Lowering
 from dprobed.program.exec.python import PythonExecutor
-from dprobed.program.exec.python_source import PRINTERS, Printer, word
+from dprobed.program.exec.python_printer import PRINTERS, Printer, word
 from dprobed.program.exec.variables import ListVariables
 from dprobed.program.flow import Analysis, Decoded
 from dprobed.program.isa import (

@@ -11,7 +11,7 @@ from dprobed.program.exec import ir
 from dprobed.program.exec.interface import MemoryFault, Outcome
 from dprobed.program.exec.lower import LOWERINGS
 from dprobed.program.exec.python import PythonExecutor
-from dprobed.program.exec.python_source import PRINTERS
+from dprobed.program.exec.python_printer import PRINTERS
 from dprobed.program.exec.variables import ListVariables
 from dprobed.program.exits import BUDGET, INSTRUCTION_BUDGET
 from dprobed.program.isa import BY_KEY, INSTRUCTIONS, ExCode, Operand, encode_one
