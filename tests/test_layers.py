@@ -36,7 +36,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
                        "dprobed.arch.x86_64"),
     "dprobed.resolver": ("dprobed.binary", "dprobed.proc", "dprobed.wire"),
     "dprobed.corefile": ("dprobed.arch.x86_64", "dprobed.proc"),
-    "dprobed.trace": (*_FLOORS, "dprobed.journal", "dprobed.rate_limit"),
+    "dprobed.trace": (*_FLOORS, "dprobed", "dprobed.journal", "dprobed.rate_limit"),
     "dprobed.policy": ("dprobed.printable", "dprobed.program", "dprobed.program.rpn",
                        "dprobed.proc", "dprobed.wire"),
     "dprobed.engine": ("dprobed.rate_limit", "dprobed.program", "dprobed.program.exec",
@@ -70,17 +70,11 @@ ROOMS: dict[str, tuple[str, ...]] = {
 #: Arrows that are still to go: (from, to). Only ever shorter.
 STILL: frozenset[tuple[str, str]] = frozenset(
     {
-        ("dprobed.daemon.records.recent", "dprobed.program.exec.log"),
         ("dprobed.daemon.recovery", "dprobed.tracee.memory"),
         ("dprobed.daemon.target", "dprobed.daemon.tracer_pool"),
         ("dprobed.engine.address_space", "dprobed.engine.probe"),
         ("dprobed.engine.trap.engine", "dprobed.engine.watch.registers"),
         ("dprobed.engine.trap.engine", "dprobed.tracer.reporter"),
-        ("dprobed.record.text", "dprobed.wire.messages"),
-        ("dprobed.trace.metadata", "dprobed"),
-        ("dprobed.trace.rewrite", "dprobed.daemon.records.dispatcher"),
-        ("dprobed.trace.rewrite", "dprobed.program.exec.log"),
-        ("dprobed.trace.shape", "dprobed.program.exec.log"),
         ("dprobed.tracee.thread", "dprobed.engine.address_space"),
         ("dprobed.tracee.thread", "dprobed.engine.trap.engine"),
         ("dprobed.tracee.thread_group", "dprobed.engine.trap.engine"),

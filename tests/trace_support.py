@@ -9,11 +9,11 @@ from pathlib import Path
 from struct import pack
 from typing import Any
 
-from dprobed.daemon.records.recent import raised
-from dprobed.program.exec.log import decode_log
+from dprobed.record.log import decode_log
+from dprobed.record.record import Record, raised
 from dprobed.trace.ctf import Stream, Trace
 from dprobed.trace.store import CtfChunk
-from dprobed.wire.messages import Record, encode
+from dprobed.wire.messages import encode
 from dprobed.wire.protocol import RawRecord
 
 EXITS = {0: "exit", -2: "rem", -3: "exception", -4: "budget", 3: "dump", 4: "trace"}

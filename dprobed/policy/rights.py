@@ -1,6 +1,6 @@
 """What may be done to a process, and which of it a program does.
 
-What a program needs is read off its instructions by the one table (program/table.py), in the code
+What a program needs is read off its instructions by the one table (program/isa.py), in the code
 of those of its probes that are selected. It cannot be got around: what no instruction of a program
 says, the program cannot do.
 """
@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from enum import StrEnum
 from typing import Final
 
+from dprobed.program.exits import DEBUGGER, DUMP
 from dprobed.program.isa import Instruction, Operand, decode_at
 from dprobed.program.model import Program
 
@@ -29,12 +30,12 @@ class Right(StrEnum):
 
 
 ALL: Final = frozenset(Right)
-#: Facilities with effects on the process itself (the original's numbers: handler/dispatcher.py).
+#: Facilities with effects on the process itself, by name and by number.
 _FACILITIES: Final[Mapping[int | str, Right]] = {
     "dump": Right.DUMP,
-    3: Right.DUMP,
+    DUMP: Right.DUMP,
     "debugger": Right.DEBUG,
-    1: Right.DEBUG,
+    DEBUGGER: Right.DEBUG,
 }
 
 

@@ -17,14 +17,16 @@ EXCEPTION: Final = -3
 #: The program did more than ``INSTRUCTION_BUDGET`` allows; what was logged is in the record.
 BUDGET: Final = -4
 
-#: Exits that are no facility's, by the name that a record gives them.
+#: The exits of records that are no facility's, by the name that a record gives them.
 EXIT_NAMES: Final = {
     EXIT: "exit",
-    ABORT: "abort",
     REM: "rem",
     EXCEPTION: "exception",
     BUDGET: "budget",
 }
+
+#: Names of ways to end that no facility can have.
+NOT_FACILITIES: Final = (*EXIT_NAMES.values(), "abort")
 
 #: Facilities with a number that programs know (the original's).
 DEBUGGER: Final = 1

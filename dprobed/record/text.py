@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from dprobed.printable import printable
-from dprobed.wire.messages import Record
+from dprobed.record.record import Record
 
 
 def record_text(record: Record) -> str:

@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, Final
 
+from dprobed.record.record import Record
 from dprobed.trace.lines import items_by_name
-from dprobed.wire.messages import Record
 
 _CONDITION: Final = re.compile(r"\s*(\w+)\s*(>=|<=|!=|=|>|<)\s*(.*?)\s*")
 _OPERATORS: Final[dict[str, Callable[[Any, Any], bool]]] = {

@@ -11,9 +11,9 @@ import msgspec
 
 from dprobed.journal import entry, send
 from dprobed.rate_limit import TokenBucket
+from dprobed.record.record import Record
 from dprobed.record.text import record_text
 from dprobed.trace.lines import items_by_name
-from dprobed.wire.messages import Record
 
 #: Entries a second at most, and how many may come at once after a pause.
 RATE: Final = 200

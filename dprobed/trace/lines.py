@@ -11,8 +11,8 @@ from typing import Any, Final
 
 import msgspec
 
+from dprobed.record.record import Record
 from dprobed.record.text import record_text
-from dprobed.wire.messages import Record
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Record).decode

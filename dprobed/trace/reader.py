@@ -15,11 +15,10 @@ from typing import Final, Protocol
 
 import msgspec
 
-from dprobed.program.isa import ExCode
+from dprobed.record.record import Record, raised
 from dprobed.trace import metadata
 from dprobed.trace.ctf import EVENT, MAGIC, PACKET
 from dprobed.trace.shape import Cursor, reader
-from dprobed.wire.messages import Raised, Record
 
 METADATA: Final = "metadata"
 
@@ -170,16 +169,10 @@ class Chunk:
                     hit=hit,
                     exit=exits.get(exit_) or str(exit_),
                     log=log,
-                    exception=_raised(exception) if exception else None,
+                    exception=raised(exception) if exception else None,
                 )
         except (StructError, KeyError):
             raise TraceError(f"{path}: a packet is damaged") from None
-
-
-def _raised(triple: tuple[int, int, int]) -> Raised:
-    code, parm1, parm2 = triple
-    name = ExCode(code).name if code in ExCode._value2member_map_ else "USER"
-    return Raised(code=code, name=name, parm1=parm1, parm2=parm2)
 
 
 def _begin(path: Path) -> int:

@@ -4,29 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from struct import pack
 from typing import Any, Final
 
-from dprobed.daemon.records.dispatcher import NUMBERS
-from dprobed.program.exec.log import NONE, fault_item, frame_body, trace_item, words_item
-from dprobed.program.exits import BUDGET, EXCEPTION, REM
+from dprobed.program.exits import EXIT_NAMES, FACILITIES
 from dprobed.program.isa import Token
+from dprobed.program.items import (
+    MAX_COUNT,
+    NONE,
+    fault_item,
+    frame_body,
+    memory_item,
+    string_item,
+    trace_item,
+    word_packer,
+    words_item,
+)
+from dprobed.record.record import Record
 from dprobed.trace.ctf import Stream, Trace
 from dprobed.trace.store import CtfChunk
-from dprobed.wire.messages import Record
 from dprobed.wire.protocol import RawRecord
 
 #: Exits that have a number of their own; others get one as they come.
-_EXITS: Final = {
-    "exit": 0,
-    "rem": REM,
-    "exception": EXCEPTION,
-    "budget": BUDGET,
-    **NUMBERS,
-}
+_EXITS: Final = {**{name: number for number, name in EXIT_NAMES.items()}, **FACILITIES}
 _FIRST_OTHER: Final = 1 << 16
 _UNLIMITED: Final = 1 << 40
-_MAX_COUNT: Final = 0xFFFF
 _TOKENS: Final = {"stack": Token.STACK, "locals": Token.LOCALS, "globals": Token.GLOBALS}
 
 
@@ -128,13 +129,11 @@ def log_bytes(items: Iterable[dict[str, Any]]) -> tuple[bytes, tuple[int, ...]]:
         match item:
             case {"words": list(words)}:
                 bare += (len(log), len(words))
-                log += pack(f"<{len(words)}Q", *words)
+                log += word_packer(len(words))(*words)
             case {"string": str(text)}:
-                data = text.encode(errors="replace")[:_MAX_COUNT]
-                log += pack("<bH", Token.STRING, len(data)) + data
+                log += string_item(text.encode(errors="replace")[:MAX_COUNT])
             case {"memory": str(text), "address": int(address)}:
-                data = bytes.fromhex(text)
-                log += pack("<bHQ", Token.MEMORY, len(data), address) + data
+                log += memory_item(address, bytes.fromhex(text))
             case {"fault": int(address)}:
                 log += fault_item(address)
             case {"trace": dict(trace)}:

@@ -23,15 +23,14 @@ from struct import Struct
 from struct import error as StructError
 from typing import Final
 
-from dprobed.program.exec.log import NONE, Json, decode_log
 from dprobed.program.isa import Token
+from dprobed.program.items import NONE, PREFIX, WORD
+from dprobed.record.log import Json, decode_log
 
 #: Bare words of one run that get a field each; longer runs become one array.
 _SINGLE_WORDS: Final = 32
 
-_PREFIX: Final = Struct("<bH")
 _COUNT: Final = Struct("<H")
-_WORD: Final = Struct("<Q")
 _MEMORY: Final = Struct("<HQ")
 _FOUR: Final = Struct("<4Q")
 _TWO: Final = Struct("<2Q")
@@ -53,7 +52,7 @@ def split(log: bytes, raw: Sequence[int]) -> tuple[str, bytes]:
     if not raw and log:
         # One string and nothing else: the most usual log that is not words.
         size = len(log) - 3
-        if log[0] == Token.STRING and log[1] | log[2] << 8 == size:
+        if size >= 0 and log[0] == _STRING and log[1] | log[2] << 8 == size:
             return "s", log[1:]
     try:
         return _split(log, raw)
@@ -63,7 +62,7 @@ def split(log: bytes, raw: Sequence[int]) -> tuple[str, bytes]:
 
 def undivided(log: bytes, raw: Sequence[int]) -> tuple[str, bytes]:
     """The shape and the payload of a log that is kept as it is."""
-    head = _COUNT.pack(len(raw)) + b"".join(map(_WORD.pack, raw))
+    head = _COUNT.pack(len(raw)) + b"".join(map(WORD.pack, raw))
     return "*", head + len(log).to_bytes(4, "little") + log
 
 
@@ -97,7 +96,7 @@ def _split(log: bytes, raw: Sequence[int]) -> tuple[str, bytes]:
 
 def _item(log: bytes, at: int) -> tuple[str, int, bytes]:
     """The item at ``at``: its letter, where it ends, and what of it goes into the payload."""
-    token, count = _PREFIX.unpack_from(log, at)
+    token, count = PREFIX.unpack_from(log, at)
     if token == Token.MEMORY:
         end = at + 11 + count
         return "m", end, log[at + 1 : end]
@@ -116,7 +115,7 @@ def _item(log: bytes, at: int) -> tuple[str, int, bytes]:
 def _trace(log: bytes, at: int) -> tuple[int, bytes]:
     """A stack trace without its tokens."""
     parts = [log[at : at + 32]]
-    token, frames = _PREFIX.unpack_from(log, at + 32)
+    token, frames = PREFIX.unpack_from(log, at + 32)
     if token != Token.FRAME:
         raise _OddError
     parts.append(_COUNT.pack(frames))
@@ -125,7 +124,7 @@ def _trace(log: bytes, at: int) -> tuple[int, bytes]:
         parts.append(log[at : at + 16])
         at += 16
         for wanted in (Token.STACK, Token.LOCALS, Token.GLOBALS):
-            token, count = _PREFIX.unpack_from(log, at)
+            token, count = PREFIX.unpack_from(log, at)
             end = at + 3 + 8 * count
             if token != wanted or end > len(log):
                 raise _OddError
@@ -244,7 +243,7 @@ def _read_memory(cursor: Cursor) -> dict[str, Json]:
 
 
 def _read_fault(cursor: Cursor) -> dict[str, Json]:
-    return {"fault": cursor.take(_WORD)[0]}
+    return {"fault": cursor.take(WORD)[0]}
 
 
 def _read_trace(cursor: Cursor) -> dict[str, Json]:

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
+from dprobed.record.record import Record
 from dprobed.trace.choose import value_of
-from dprobed.wire.messages import Record
 
 _BAR: Final = 40
 _SIGN: Final = 1 << 63

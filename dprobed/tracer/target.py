@@ -28,6 +28,7 @@ from dprobed.engine.trap.sigtrap import Sigtrap
 from dprobed.proc import procfs, refusals
 from dprobed.proc.shared_memory import shares_memory
 from dprobed.program.exec.interface import Outcome
+from dprobed.program.exits import DEBUGGER, DUMP
 from dprobed.resolver.client import Resolver
 from dprobed.tracee.attach import attach, find_lost
 from dprobed.tracee.lifecycle import State
@@ -37,9 +38,7 @@ from dprobed.tracee.status import Kind, Stop
 from dprobed.tracee.thread import Thread
 from dprobed.tracee.thread_group import ThreadGroup
 from dprobed.tracee.tracees import Tracees
-from dprobed.tracer.debug.invitation import FACILITY as DEBUGGER
 from dprobed.tracer.debug.invitation import Debugger, Host
-from dprobed.tracer.dump.snapshot import FACILITY as DUMP
 from dprobed.tracer.dump.snapshot import Dumps, Result
 from dprobed.tracer.programs import Programs, RequestError, Variables
 from dprobed.tracer.reporter import Reporter

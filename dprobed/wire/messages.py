@@ -12,10 +12,14 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 
+# Both are messages of this protocol, too.
+from dprobed.record.record import TRACER as TRACER
+from dprobed.record.record import Raised as Raised
+from dprobed.record.record import Record as Record
 from dprobed.wire.limits import Limits
 
 #: Changes only when an old client could misunderstand a new daemon, or the reverse.
@@ -26,8 +30,6 @@ MAX_LINE: Final = 16 << 20
 Id = Annotated[int, msgspec.Meta(ge=0, lt=1 << 53)]
 #: PID_MAX_LIMIT of the kernel (include/linux/threads.h).
 Pid = Annotated[int, msgspec.Meta(ge=1, le=1 << 22)]
-#: The backend that records and targets are from where nothing else is said: a tracer process.
-TRACER: Final = "tracer"
 
 Index = Annotated[int, msgspec.Meta(ge=0, le=1 << 16)]
 Label = Annotated[str, msgspec.Meta(max_length=255)]
@@ -723,42 +725,6 @@ class Error(msgspec.Struct, frozen=True, kw_only=True, tag="error"):
 
     error: str
     id: int | None = None
-
-
-class Raised(msgspec.Struct, frozen=True, kw_only=True):
-    """The exception that ended a program: its ``code``, the code's ``name`` and two parameters."""
-
-    code: int
-    name: str
-    parm1: int
-    parm2: int
-
-
-class Record(msgspec.Struct, frozen=True, kw_only=True, tag="record", omit_defaults=True):
-    """What one hit of one probe reported.
-
-    ``time``: monotonic, in ns. ``hit``: the probe's count of hits, from 1. ``exit``: ``exit``, the
-    facility that the program chose, ``rem``, ``budget`` or ``exception``. ``log``: what was logged,
-    in order: ``words``, ``string``, ``memory`` (hex) with its ``address``, ``fault``, ``stack``…
-    ``backend``: who held the probe; left out where it was a tracer.
-    """
-
-    program: str
-    major: int
-    minor: int
-    module: str
-    place: str
-    pid: int
-    tid: int
-    comm: str
-    uid: int
-    cpu: int
-    time: int
-    hit: int
-    exit: str
-    log: list[dict[str, Any]]
-    exception: Raised | None = None
-    backend: str = TRACER
 
 
 class StateChange(msgspec.Struct, frozen=True, kw_only=True, tag="state"):

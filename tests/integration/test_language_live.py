@@ -16,12 +16,12 @@ from typing import Any
 import pytest
 
 from dprobed.program.bytecode import encode
-from dprobed.program.exec.log import decode_log
 from dprobed.program.exits import BUDGET, EXCEPTION, REM
 from dprobed.program.isa import ExCode
 from dprobed.program.model import select
 from dprobed.program.registers import REGISTERS
 from dprobed.program.rpn.parser import assemble
+from dprobed.record.log import decode_log
 from dprobed.tracee import ptrace
 from dprobed.wire import protocol
 from dprobed.wire.protocol import ProbeStatus, RawRecord, State

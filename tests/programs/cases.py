@@ -43,11 +43,11 @@ from pathlib import Path
 from typing import Any, cast
 
 from dprobed.program.exec.interface import MemoryFault, Outcome, Registers
-from dprobed.program.exec.log import decode_log
 from dprobed.program.exits import ABORT, BUDGET, EXCEPTION, REM
 from dprobed.program.isa import ExCode
 from dprobed.program.model import Program
 from dprobed.program.registers import USER_REGS
+from dprobed.record.log import decode_log
 
 FOLDER = Path(__file__).parent
 _FIELDS = {"fcw": (0, 2), "fsw": (2, 2), "ftw": (4, 1), "mxcsr": (24, 4), "mxcsr_mask": (28, 4)}

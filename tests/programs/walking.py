@@ -487,14 +487,12 @@ def _cut_log(hit: _Hit, op: ir.CutLog) -> None:
     machine.cut_log(hit.log, hit.raw, hit.starts, hit.value(op.length))
 
 
-@walks(ir.SetMajor)
-def _set_major(hit: _Hit, op: ir.SetMajor) -> None:
-    hit.major = hit.value(op.word)
-
-
-@walks(ir.SetMinor)
-def _set_minor(hit: _Hit, op: ir.SetMinor) -> None:
-    hit.minor = hit.value(op.word)
+@walks(ir.SetNumber)
+def _set_number(hit: _Hit, op: ir.SetNumber) -> None:
+    if op.major:
+        hit.major = hit.value(op.word)
+    else:
+        hit.minor = hit.value(op.word)
 
 
 @walks(ir.Suspend)

@@ -10,8 +10,9 @@ import pytest
 from dprobe.lib.summary import summarize
 from dprobe.view.output import Output, summary_text
 
+from dprobed.record.record import Raised, Record
 from dprobed.record.text import record_text, word_text
-from dprobed.wire.messages import ProbeInfo, Raised, Record, encode
+from dprobed.wire.messages import ProbeInfo, encode
 
 
 def record(**changes: Any) -> Record:

@@ -21,11 +21,10 @@ from hypothesis import strategies as st
 from dprobed.program.blocks import Step
 from dprobed.program.exec import ir, lower, python
 from dprobed.program.exec.interface import Outcome
-from dprobed.program.exec.log import decode_log
 from dprobed.program.exec.lower import lower_step
 from dprobed.program.exec.lowering import Lowering
 from dprobed.program.exec.python import PythonExecutor
-from dprobed.program.exec.python_source import PRINTERS, Printer, word
+from dprobed.program.exec.python_printer import PRINTERS, Printer, word
 from dprobed.program.exec.variables import ListVariables
 from dprobed.program.flow import Analysis, Decoded
 from dprobed.program.isa import (
@@ -42,6 +41,7 @@ from dprobed.program.isa import (
 from dprobed.program.model import Header, ProbeDefinition, Program, ProgramError
 from dprobed.program.registers import REGISTERS, USER_REGS
 from dprobed.program.verifier import verify
+from dprobed.record.log import decode_log
 from tests.programs.cases import Case, FakeContext, Region
 from tests.programs.executors import EXECUTORS, Maker
 

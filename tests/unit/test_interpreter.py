@@ -9,15 +9,15 @@ import pytest
 from dprobed.program.blocks import find_blocks, is_acyclic, static_depths
 from dprobed.program.exec import ir
 from dprobed.program.exec.interface import MemoryFault, Outcome
-from dprobed.program.exec.log import decode_log
 from dprobed.program.exec.lower import LOWERINGS
 from dprobed.program.exec.python import PythonExecutor
-from dprobed.program.exec.python_source import PRINTERS
+from dprobed.program.exec.python_printer import PRINTERS
 from dprobed.program.exec.variables import ListVariables
 from dprobed.program.exits import BUDGET, INSTRUCTION_BUDGET
 from dprobed.program.isa import BY_KEY, INSTRUCTIONS, ExCode, Operand, encode_one
 from dprobed.program.model import Header, ProbeDefinition, Program, ProgramError
 from dprobed.program.rpn.parser import assemble
+from dprobed.record.log import decode_log
 from tests.programs.cases import Case, FakeContext
 from tests.programs.walking import WALKERS
 

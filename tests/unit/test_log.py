@@ -8,18 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dprobed.program.exec.log import (
-    NONE,
-    decode_log,
-    fault_item,
-    frame_body,
-    memory_item,
-    string_item,
-    trace_item,
-    variables_item,
-    words_item,
-)
+from dprobed.program.exec.log import memory_item, string_item, variables_item
 from dprobed.program.isa import Token
+from dprobed.program.items import NONE, fault_item, frame_body, trace_item, words_item
+from dprobed.record.log import decode_log
 from tests.programs.cases import Case, FakeContext, Region
 
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from dprobed.record.record import Record
 from dprobed.trace import stat
 from dprobed.trace.choose import ConditionError, all_of
 from dprobed.trace.stat import Group
-from dprobed.wire.messages import Record
 from tests.trace_support import decoded, raw
 
 

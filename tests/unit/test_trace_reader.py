@@ -7,13 +7,13 @@ from pathlib import Path
 from struct import pack
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from dprobed.record.record import Record
 from dprobed.trace.ctf import PACKET, Trace
 from dprobed.trace.reader import Chunk, TraceError, merged, open_all
 from dprobed.trace.store import CtfChunk
-from dprobed.wire.messages import Record
 from dprobed.wire.protocol import RawRecord
 from tests.trace_support import EXITS, Names, all_kinds, decoded, line, put, raw, write
 
@@ -68,6 +68,8 @@ def read(folder: Path) -> list[Record]:
 
 @settings(max_examples=150, deadline=None)
 @given(st.lists(logs(), min_size=1, max_size=8))
+@example([(b"\x01", ())])
+@example([(b"\x01\x00", ())])
 def test_any_log_is_read_back(
     tmp_path_factory: pytest.TempPathFactory, made: list[tuple[bytes, tuple[int, ...]]]
 ) -> None:

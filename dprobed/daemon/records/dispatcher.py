@@ -51,12 +51,12 @@ from dataclasses import dataclass
 from enum import Enum, StrEnum
 from typing import TYPE_CHECKING, Final
 
+from dprobed.program.exits import FACILITIES, NOT_FACILITIES
+
 if TYPE_CHECKING:
     from dprobed.daemon.target import Entry
     from dprobed.wire.protocol import RawRecord
 
-#: Facilities with a number that programs know: the original's.
-NUMBERS: Final = {"debugger": 1, "dump": 3, "trace": 4}
 #: Others are numbered from here.
 FIRST_OTHER: Final = 16
 MAX_HANDLERS: Final = 256
@@ -64,8 +64,6 @@ MAX_HANDLERS: Final = 256
 PAST_HANDLERS: Final = 64
 #: Names of facilities that there ever were; what comes after is refused.
 _MAX_NAMES: Final = 4096
-#: What else a record's ``exit`` can say.
-_NOT_FACILITIES: Final = ("exit", "abort", "rem", "exception", "budget")
 _NAME: Final = re.compile(r"[A-Za-z_][\w.-]{0,63}", re.ASCII)
 
 _log = logging.getLogger("dprobed")
@@ -188,8 +186,8 @@ class Dispatcher:
         self.changed = changed
         self.waits: Callable[[float], None] = lambda when: None
         self._now = now
-        self._numbers = dict(NUMBERS)
-        self._names = {number: name for name, number in NUMBERS.items()}
+        self._numbers = dict(FACILITIES)
+        self._names = {number: name for name, number in FACILITIES.items()}
         self._declared: set[str] = set()
         #: Live handlers by name, in the order of their registration.
         self._handlers: dict[str, Handler] = {}
@@ -236,13 +234,13 @@ class Dispatcher:
             raise DispatchError(
                 f"`{name}` is no name of a facility: letters, digits, `_`, `.` and `-`, at most 64"
             )
-        if name in _NOT_FACILITIES:
+        if name in NOT_FACILITIES:
             raise DispatchError(f"`{name}` is another way in which a program ends: no facility")
         number = self._numbers.get(name)
         if number is None:
             if len(self._numbers) >= _MAX_NAMES:
                 raise DispatchError(f"there were {_MAX_NAMES} facilities: no further name is taken")
-            number = FIRST_OTHER + len(self._numbers) - len(NUMBERS)
+            number = FIRST_OTHER + len(self._numbers) - len(FACILITIES)
             self._numbers[name] = number
             self._names[number] = name
         return number

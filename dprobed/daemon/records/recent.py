@@ -8,26 +8,19 @@ from typing import Final
 
 from dprobed.daemon.records.dispatcher import Dispatcher
 from dprobed.daemon.target import Entry
-from dprobed.program.exec.log import decode_log
-from dprobed.program.exits import BUDGET, EXCEPTION, REM
-from dprobed.program.isa import ExCode
-from dprobed.wire.messages import Raised, Record, encode
+from dprobed.program.exits import EXIT_NAMES
+from dprobed.record.log import decode_log
+from dprobed.record.record import Record, raised
+from dprobed.wire.messages import encode
 from dprobed.wire.protocol import RawRecord
 
 #: Bytes of records kept for ``log``.
 LOG_BYTES: Final = 2 << 20
 
-_EXITS: Final = {
-    0: "exit",
-    REM: "rem",
-    EXCEPTION: "exception",
-    BUDGET: "budget",
-}
-
 
 def exit_names(dispatcher: Dispatcher) -> dict[int, str]:
     """What a record's ``exit`` can be, as far as it is known now."""
-    return _EXITS | {number: name for name, number in dispatcher.numbers.items()}
+    return EXIT_NAMES | {number: name for name, number in dispatcher.numbers.items()}
 
 
 def record_line(entry: Entry, raw: RawRecord, facility: str) -> bytes:
@@ -47,21 +40,11 @@ def record_line(entry: Entry, raw: RawRecord, facility: str) -> bytes:
             cpu=raw.cpu,
             time=raw.time,
             hit=raw.hit,
-            exit=_EXITS.get(raw.exit) or facility or str(raw.exit),
+            exit=EXIT_NAMES.get(raw.exit) or facility or str(raw.exit),
             log=decode_log(raw.log, raw.raw),
             exception=raised(raw.exception) if raw.exception else None,
         )
     )
-
-
-def raised(triple: tuple[int, int, int]) -> Raised:
-    """The exception of a record, by name."""
-    code, parm1, parm2 = triple
-    try:
-        name = ExCode(code).name
-    except ValueError:
-        name = "USER"
-    return Raised(code=code, name=name, parm1=parm1, parm2=parm2)
 
 
 class RecordLog:

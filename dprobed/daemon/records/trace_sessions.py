@@ -20,8 +20,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
-from dprobed.daemon.records.dispatcher import NUMBERS, Dispatcher, Handler, Report, Verdict
+from dprobed.daemon.records.dispatcher import Dispatcher, Handler, Report, Verdict
 from dprobed.journal import socket_path
+from dprobed.program.exits import DUMP, TRACE
 from dprobed.trace import store
 from dprobed.trace.ctf import Block, Stream, Trace
 from dprobed.trace.lines import FORMATS
@@ -46,8 +47,6 @@ _SETTLE: Final = 0.2
 _SAVE_PAUSE: Final = 1.0
 #: Seconds that the end of the daemon waits for a session's disk.
 _PATIENCE: Final = 5.0
-_DUMP: Final = NUMBERS["dump"]
-_TRACE: Final = NUMBERS["trace"]
 _NAME: Final = re.compile(r"[A-Za-z0-9][\w.-]{0,39}", re.ASCII)
 FOLDER_CHUNKS: Final = 8
 
@@ -376,9 +375,9 @@ class Traces:
     def see(self, entry: Entry, raw: RawRecord, line: bytes) -> None:
         """A record, before it goes through its facility's handlers."""
         for session in self._watching:
-            if raw.exit != _TRACE and session.armed:
+            if raw.exit != TRACE and session.armed:
                 # The record that asks for the writing is part of what is written.
-                asks = raw.exit == _DUMP and session.what.flight_bytes is not None
+                asks = raw.exit == DUMP and session.what.flight_bytes is not None
                 if asks or session.what.everything:
                     session.offer(Report(0, entry, raw, line))
                 if asks:

@@ -354,27 +354,21 @@ class CutLog:
 
 
 @dataclass(slots=True)
-class SetMajor:
-    """The record's major number; ``word`` fits into 16 bits."""
+class SetNumber:
+    """The record's major number, or its minor one; ``word`` fits into 16 bits."""
 
-    word: Word
-
-
-@dataclass(slots=True)
-class SetMinor:
-    """The record's minor number; ``word`` fits into 16 bits."""
-
+    major: bool
     word: Word
 
 
 @dataclass(slots=True)
 class Suspend:
-    """The outcome says: hold the thread."""
+    """The outcome says to hold the thread."""
 
 
 @dataclass(slots=True)
 class Resume:
-    """The outcome says: let go the threads that are held."""
+    """The outcome says to resume every thread that is held."""
 
 
 @dataclass(slots=True)
@@ -665,7 +659,7 @@ Op: TypeAlias = (
     | Load | Store | CheckAccess
     | ReadVariable | WriteVariable | AddToVariable | GuardRun
     | LogWords | LogStack | LogVariables | LogMemory | LogLength | LastItem | CutLog
-    | SetMajor | SetMinor | Suspend | Resume | Charge
+    | SetNumber | Suspend | Resume | Charge
     | StackLoad | StackStore | MoveDepth | DropWords | SetDepth | PushCopies
     | ReadFrameBase | SetFrameBase | MoveSlots
     | SetHandler | ClearHandler | LastException | ShowInTraces | AppendTrace | TraceLength

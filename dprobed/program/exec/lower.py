@@ -160,18 +160,10 @@ def _resume(to: Lowering, step: Step) -> None:
 # -- log --------------------------------------------------------------------------------------
 
 
-@_for("setmin index", "setmin")
-def _set_minor(to: Lowering, step: Step) -> None:
-    to.add(ir.SetMinor(_record_number(to, step)))
-
-
-@_for("setmaj index", "setmaj")
-def _set_major(to: Lowering, step: Step) -> None:
-    to.add(ir.SetMajor(_record_number(to, step)))
-
-
-def _record_number(to: Lowering, step: Step) -> Word:
-    return step.operands[0] if step.operands else to.compute(WordOp.AND, to.pop(), 0xFFFF)
+@_for("setmin index", "setmin", "setmaj index", "setmaj")
+def _set_number(to: Lowering, step: Step) -> None:
+    word = step.operands[0] if step.operands else to.compute(WordOp.AND, to.pop(), 0xFFFF)
+    to.add(ir.SetNumber(step.instruction.name == "setmaj", word))
 
 
 @_for("log str", "log mrf")

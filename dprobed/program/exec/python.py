@@ -20,6 +20,7 @@ from dprobed.program.exec.lowering import UNROLL, Unit
 from dprobed.program.exec.python_source import source
 from dprobed.program.exec.variables import ListVariables
 from dprobed.program.isa import Operand, Token, decode_at
+from dprobed.program.items import word_packer
 from dprobed.program.model import Diagnostic, ProbeDefinition, Program, ProgramError
 
 Entry = Callable[[Context], Outcome]
@@ -43,7 +44,7 @@ _NAMES: Final[dict[str, object]] = {
     "load_elements": machine.load_elements,
     "memory_item": log.memory_item,
     "mxcsr_set": machine.mxcsr_set,
-    "pack": log.word_packer,
+    "pack": word_packer,
     "put": machine.put,
     "readable": readable,
     "signed_div": machine.signed_div,
@@ -52,7 +53,7 @@ _NAMES: Final[dict[str, object]] = {
     "string_item": log.string_item,
     "take": machine.take,
     "variables_item": log.variables_item,
-    **{f"pack{count}": log.word_packer(count) for count in range(1, UNROLL + 1)},
+    **{f"pack{count}": word_packer(count) for count in range(1, UNROLL + 1)},
 }
 
 

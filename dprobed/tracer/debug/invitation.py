@@ -36,8 +36,6 @@ from dprobed.tracer.debug.control import Control, Event
 from dprobed.tracer.debug.stub import Session
 from dprobed.wire.protocol import DebuggerStatus
 
-#: The number of the facility ``debugger``.
-FACILITY: Final = 1
 #: Seconds that a process is held without a debugger.
 LIMIT: Final = 600.0
 #: Seconds between two looks at the debugger's socket while the target runs: SIGIO says when it has

@@ -41,7 +41,7 @@ from dprobed.engine.probe import Attachment
 from dprobed.engine.trap.engine import TrapEngine
 from dprobed.proc import procfs
 from dprobed.program.exec.interface import Outcome
-from dprobed.program.exec.log import decode_log
+from dprobed.record.log import decode_log
 from dprobed.tracee import ptrace
 from dprobed.tracee.lifecycle import State
 from dprobed.tracee.ptrace import WALL, Gone, PtraceError, Registers
@@ -50,8 +50,6 @@ from dprobed.tracee.thread import Thread
 from dprobed.tracee.thread_group import ThreadGroup
 from dprobed.tracer.dump import dumper, image
 
-#: The number of ``exit dump``.
-FACILITY: Final = 3
 _SYS_MUNMAP: Final = 11
 _SYS_CLONE: Final = 56
 _SYS_WAIT4: Final = 61

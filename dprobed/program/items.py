@@ -1,0 +1,108 @@
+"""The items of the log of one hit: their layout, and how each is packed.
+
+All numbers are little-endian. An item is a token byte (signed), a 16-bit count and a body::
+
+    token  count            body
+    -1     8                u64 address that could not be read
+     0     bytes            u64 address, bytes
+     1     bytes            bytes of the string, without NUL
+     2     1                u64 code, handler, parm1, parm2; then one item 3
+     3     frames           innermost first, each: u64 called, return; then items 4, 5 and 6
+     4 5 6 7  words         u64 words (of the stack, locals, globals, off the stack)
+
+``handler``, ``called`` and ``return`` are offsets in the program's code, ``NONE`` where there is
+none. Words that `log count` wrote have no prefix; where they lie is known beside the log (``raw``,
+pairs of byte offset and number of words). An item is in the log as a whole or not at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
+from struct import Struct
+from typing import Final
+
+from dprobed.program.isa import WORD_MASK, Token
+
+#: A code offset that is not one: no handler, no return address (0xffff…).
+NONE: Final = WORD_MASK
+
+#: The count of an item has 16 bits.
+MAX_COUNT: Final = 0xFFFF
+
+#: Token and count, as every item begins.
+PREFIX: Final = Struct("<bH")
+#: An item of memory up to its bytes, the address last.
+MEMORY: Final = Struct("<bHQ")
+#: A stack trace up to its frames: code, handler, parm1, parm2.
+TRACE: Final = Struct("<bHQQQQ")
+#: A frame up to its words: called, return.
+FRAME: Final = Struct("<QQ")
+WORD: Final = Struct("<Q")
+
+#: An enum's member is slow to look up and to pack, and most items are strings.
+_STRING: Final = int(Token.STRING)
+_MEMORY: Final = int(Token.MEMORY)
+
+
+@cache
+def word_packer(count: int) -> Callable[..., bytes]:
+    """The function that packs ``count`` words."""
+    return Struct(f"<{count}Q").pack
+
+
+def words_item(token: Token, words: Sequence[int]) -> bytes:
+    """An item of words: their number, then the words."""
+    return PREFIX.pack(token, len(words)) + word_packer(len(words))(*words)
+
+
+def words_fit(count: int, room: int) -> bool:
+    """Whether an item of ``count`` words fits into ``room`` bytes (and into its count)."""
+    return count <= MAX_COUNT and PREFIX.size + 8 * count <= room
+
+
+def fault_item(address: int) -> bytes:
+    """The item that says that ``address`` could not be read."""
+    return PREFIX.pack(Token.MEMORY_FAULT, 8) + WORD.pack(address)
+
+
+def string_item(data: bytes) -> bytes:
+    """The item of a string: ``data`` are its bytes, without NUL."""
+    return PREFIX.pack(_STRING, len(data)) + data
+
+
+def memory_item(address: int, data: bytes) -> bytes:
+    """The item of the memory at an address."""
+    return MEMORY.pack(_MEMORY, len(data), address) + data
+
+
+def trace_item(
+    code: int, handler: int, parm1: int, parm2: int, frames: Iterable[bytes], room: int
+) -> bytes:
+    """A stack trace of as many ``frames`` (the innermost first) as fit into ``room`` bytes.
+
+    Empty where not even the head fits.
+    """
+    head = TRACE.pack(Token.STACK_TRACE, 1, code, handler, parm1, parm2)
+    size = len(head) + PREFIX.size
+    kept = []
+    for frame in frames:
+        size += len(frame)
+        if size > room:
+            break
+        kept.append(frame)
+    if len(head) + PREFIX.size > room:
+        return b""
+    return head + PREFIX.pack(Token.FRAME, len(kept)) + b"".join(kept)
+
+
+def frame_body(
+    called: int, returns: int, stack: Sequence[int], locals_: Sequence[int], globals_: Sequence[int]
+) -> bytes:
+    """One frame of a stack trace: where it is, and the words that it shows."""
+    return (
+        FRAME.pack(called, returns)
+        + words_item(Token.STACK, stack)
+        + words_item(Token.LOCALS, locals_)
+        + words_item(Token.GLOBALS, globals_)
+    )

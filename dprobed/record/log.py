@@ -1,0 +1,128 @@
+"""The log of a hit as values of JSON, item by item; ``dprobed.program.items`` has the layout."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from struct import Struct
+from typing import Final, TypeAlias
+
+from dprobed.program.isa import Token
+from dprobed.program.items import NONE, PREFIX
+
+#: A value of JSON; what ``decode_log`` makes of an item is an object of these.
+Json: TypeAlias = "int | str | list[Json] | dict[str, Json] | None"
+
+
+class _Malformed(Exception):
+    """The bytes from here on are not an item."""
+
+
+def _take(log: bytes, at: int, size: int) -> int:
+    if size < 0 or at + size > len(log):
+        raise _Malformed
+    return at + size
+
+
+def _words(log: bytes, at: int, count: int) -> tuple[list[Json], int]:
+    end = _take(log, at, 8 * count)
+    return list(Struct(f"<{count}Q").unpack_from(log, at)), end
+
+
+def _prefix(log: bytes, at: int) -> tuple[int, int, int]:
+    end = _take(log, at, PREFIX.size)
+    token, count = PREFIX.unpack_from(log, at)
+    return token, count, end
+
+
+def _expect(log: bytes, at: int, wanted: Token) -> tuple[int, int]:
+    token, count, at = _prefix(log, at)
+    if token != wanted:
+        raise _Malformed
+    return count, at
+
+
+def _code_offset(value: Json) -> Json:
+    return None if value == NONE else value
+
+
+_SHOWN: Final = ((Token.STACK, "stack"), (Token.LOCALS, "locals"), (Token.GLOBALS, "globals"))
+
+
+def _decode_trace(log: bytes, at: int) -> tuple[Json, int]:
+    (code, handler, parm1, parm2), at = _words(log, at, 4)
+    count, at = _expect(log, at, Token.FRAME)
+    frames: list[Json] = []
+    for _ in range(count):
+        (called, returns), at = _words(log, at, 2)
+        frame: dict[str, Json] = {
+            "called": _code_offset(called),
+            "return": _code_offset(returns),
+        }
+        for token, name in _SHOWN:
+            words, at = _expect(log, at, token)
+            frame[name], at = _words(log, at, words)
+        frames.append(frame)
+    trace: dict[str, Json] = {
+        "code": code,
+        "handler": _code_offset(handler),
+        "parm1": parm1,
+        "parm2": parm2,
+        "frames": frames,
+    }
+    return trace, at
+
+
+_WORD_ITEMS: Final = {
+    Token.STACK: "stack",
+    Token.LOCALS: "locals",
+    Token.GLOBALS: "globals",
+    Token.WORDS: "words",
+}
+
+
+def _decode_item(log: bytes, at: int) -> tuple[dict[str, Json], int]:
+    """The item at ``at`` and the offset after it; raises _Malformed."""
+    token, count, at = _prefix(log, at)
+    name = _WORD_ITEMS.get(token)  # type: ignore[call-overload]
+    if name is not None:
+        words, at = _words(log, at, count)
+        return {name: words}, at
+    if token == Token.STRING:
+        end = _take(log, at, count)
+        return {"string": log[at:end].decode("utf-8", "backslashreplace")}, end
+    if token == Token.MEMORY:
+        (address,), at = _words(log, at, 1)
+        end = _take(log, at, count)
+        return {"memory": log[at:end].hex(), "address": address}, end
+    if token == Token.MEMORY_FAULT and count == 8:
+        (address,), at = _words(log, at, 1)
+        return {"fault": address}, at
+    if token == Token.STACK_TRACE:
+        trace, at = _decode_trace(log, at)
+        return {"trace": trace}, at
+    raise _Malformed
+
+
+def decode_log(log: bytes, raw: Sequence[int]) -> list[dict[str, Json]]:
+    """The items of a log in their order, each an object of JSON with one of these keys.
+
+    ``words``, ``string`` (bytes that are not UTF-8 as ``\\xNN``), ``memory`` (hex, with
+    ``address``), ``fault`` (an address), ``stack``, ``locals``, ``globals``, ``trace``. Raises
+    nothing: what is not an item ends the list as ``undecoded`` (hex).
+    """
+    runs = dict(zip(raw[::2], raw[1::2], strict=False))
+    items: list[dict[str, Json]] = []
+    at = 0
+    while at < len(log):
+        try:
+            if at in runs:
+                words, end = _words(log, at, runs.pop(at))
+                items.append({"words": words})
+            else:
+                item, end = _decode_item(log, at)
+                items.append(item)
+        except _Malformed:
+            items.append({"undecoded": log[at:].hex()})
+            break
+        at = end
+    return items
