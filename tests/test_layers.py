@@ -63,13 +63,12 @@ ROOMS: dict[str, tuple[str, ...]] = {
 #: Arrows that are still to go: (from, to). Only ever shorter.
 STILL: frozenset[tuple[str, str]] = frozenset(
     {
-        ("dprobe.lib.policies", "dprobed.daemon.describe"),
         ("dprobed.arch.x86_64.gdb_registers", "dprobed.program.exec.interface"),
         ("dprobed.binary.elf", "dprobed.binary.cache"),
         ("dprobed.binary.elf", "dprobed.binary.lines"),
         ("dprobed.binary.elf", "dprobed.binary.symbols"),
         ("dprobed.binary.maps", "dprobed.proc.procfs"),
-        ("dprobed.daemon.deploy.deployments", "dprobed.binary.errors"),
+        ("dprobed.daemon.deploy.decisions", "dprobed.binary.errors"),
         ("dprobed.daemon.deploy.modules", "dprobed.binary.elf"),
         ("dprobed.daemon.deploy.modules", "dprobed.binary.errors"),
         ("dprobed.daemon.deploy.modules", "dprobed.binary.maps"),
@@ -79,7 +78,6 @@ STILL: frozenset[tuple[str, str]] = frozenset(
         ("dprobed.daemon.recovery", "dprobed.binary.errors"),
         ("dprobed.daemon.recovery", "dprobed.binary.maps"),
         ("dprobed.daemon.recovery", "dprobed.tracee.memory"),
-        ("dprobed.daemon.target", "dprobed.daemon.tracer_pool"),
         ("dprobed.engine.address_space", "dprobed.engine.probe"),
         ("dprobed.engine.trap.engine", "dprobed.engine.watch.registers"),
         ("dprobed.engine.trap.engine", "dprobed.tracer.reporter"),

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import socket
-import struct
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import TypeVar
 
 from dprobe.lib.errors import DaemonGoneError, NoDaemonError, UserError, os_error_text
 from dprobed.printable import readable
+from dprobed.proc import peer
 from dprobed.wire import messages
 
 #: How every record line begins: the tag comes first.
@@ -58,9 +58,7 @@ class Connection:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             sock.connect(str(path))
-            # struct ucred (include/linux/socket.h): pid, uid, gid.
-            credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-            pid, uid, _ = struct.unpack("iII", credentials)
+            pid, uid, _ = peer.credentials(sock)
             if uid not in (0, os.getuid()) and os.getuid() != 0:
                 raise NoDaemonError(f"{path} belongs to user {uid}: not a dprobed to trust")
             return cls(sock, pid)

@@ -69,8 +69,8 @@ def _rights(rights: dict[str, list[str]]) -> str:
 def check(paths: Sequence[Path], *, json: bool) -> None:
     """Check files, or all that are in force for this user; raises UserError with all faults."""
     from dprobed.policy import config, store
+    from dprobed.policy.errors import PolicyError
     from dprobed.policy.parse import parse
-    from dprobed.policy.source import PolicyError
 
     trust = None
     empty = ""
@@ -105,11 +105,10 @@ def explain(socket: Path | None, pid: int, *, json: bool) -> None:
 
 def test(path: Path, pid: int, *, json: bool) -> None:
     """Show what one file would decide about a process."""
-    from dprobed.daemon import describe
-    from dprobed.policy import config
+    from dprobed.policy import config, describe
+    from dprobed.policy.errors import PolicyError
     from dprobed.policy.model import Policies
     from dprobed.policy.parse import parse
-    from dprobed.policy.source import PolicyError
     from dprobed.proc import processes, procfs
 
     try:
