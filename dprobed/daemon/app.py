@@ -67,7 +67,7 @@ _TRACE: Final = (
     "--format json -o FILE`, or a dprobed of your own"
 )
 _TRACES: Final = "the traces of root's dprobed are root's"
-_RELOAD: Final = "only root may have the policies of root's dprobed read anew"
+_RELOAD: Final = "only root may reload the policies of root's dprobed"
 
 _log = logging.getLogger("dprobed")
 
@@ -213,7 +213,10 @@ class App:
         if self._public is not None:
             self._public.traces.close()
         if left:
-            _log.warning("%d tracers are still waiting for their target to stop; they go on", left)
+            _log.warning(
+                "%d tracers are still waiting for their target to stop; they go on by themselves",
+                left,
+            )
 
 
 @dataclass(frozen=True)

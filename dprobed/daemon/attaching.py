@@ -103,7 +103,7 @@ class Attaching:
             raise
         try:
             if not self._gate.admit(client, target.pid).same_as(admission):
-                raise Refusal(f"process {target.pid} became another one meanwhile; try again")
+                raise Refusal(f"process {target.pid} is another one by now; try again")
         except Refusal:
             # A tracer that has other targets would keep it for ever.
             target.dismiss(client)

@@ -112,7 +112,9 @@ class Connection(asyncio.Protocol):
             return
         self._deadline = asyncio.get_running_loop().call_later(
             HELLO_SECONDS,
-            lambda: self._hang_up(messages.Error(error="no hello came; closing")),
+            lambda: self._hang_up(
+                messages.Error(error=f"no hello came within {HELLO_SECONDS:g} s; closing")
+            ),
         )
 
     def data_received(self, data: bytes) -> None:
@@ -185,7 +187,7 @@ class Connection(asyncio.Protocol):
             return
         waiting = transport.get_write_buffer_size()
         if waiting > HARD_LIMIT or (waiting > _LITTLE and not self._connections.has_room(self)):
-            _log.warning("client %d does not read what it is sent: cut off", self.pid)
+            _log.warning("client %d does not read what it is sent: connection closed", self.pid)
             transport.abort()
             return
         transport.write(messages.encode(message))

@@ -180,7 +180,7 @@ def _is_in_the_way(
     if request.present == "refuse" and entry.label == upload.label:
         raise Refusal(
             f"{upload.label}: a program of that name for {module} is in process {request.pid} "
-            f"already (number {entry.number}); --merge puts it in besides, --replace takes those "
-            "for that module out first"
+            f"already (number {entry.number}); --merge inserts it as well, --replace removes those "
+            "for that module first"
         )
     return request.present == "replace"

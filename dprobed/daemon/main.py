@@ -81,7 +81,7 @@ def _private_folder(path: Path) -> None:
             f"{path} is not a folder of user {os.geteuid()}; remove it, or use --socket"
         )
     if status.st_mode & 0o022:
-        raise StartError(f"{path} can be written to by others; run: chmod go-w {path}")
+        raise StartError(f"{path} is writable by others; run: chmod go-w {path}")
 
 
 @contextlib.contextmanager
@@ -102,7 +102,7 @@ def listening_socket(path: Path) -> Iterator[socket.socket]:
             if path.exists() or path.is_symlink():
                 if not stat.S_ISSOCK(path.lstat().st_mode):
                     raise StartError(
-                        f"{path} is there and is no socket; remove it, or use --socket"
+                        f"{path} exists and is not a socket; remove it, or use --socket"
                     )
                 path.unlink()
             sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

@@ -42,7 +42,7 @@ class PolicyReload:
             if problem := self._store.reload():
                 _log.error("%s", problem)
                 return
-            _log.info("the policies were read anew")
+            _log.info("policies reloaded")
             await self._enforcement.check_all()
             await self._auto_insert.update()
             self._deployments.look_again()

@@ -45,7 +45,9 @@ class Quota:
         if not self._gate.commands(client):
             own = len(self._targets.select(client, messages.Select())) + self._programs[uid]
             if own + len(programs) > PROGRAMS:
-                raise Refusal(f"user {uid} has {own} programs inserted (limit {PROGRAMS}); {_ELSE}")
+                raise Refusal(
+                    f"user {uid} has {_count(own, 'program')} inserted (limit {PROGRAMS}); {_ELSE}"
+                )
         with self.room_for_probes(client, programs):
             self._programs[uid] += len(programs)
             try:
@@ -62,7 +64,9 @@ class Quota:
             entries = self._targets.select(client, messages.Select())
             own = sum(len(entry.probes) for entry in entries) + self._probes[uid]
             if own + probes > PROBES:
-                raise Refusal(f"user {uid} has {own} probes inserted (limit {PROBES}); {_ELSE}")
+                raise Refusal(
+                    f"user {uid} has {_count(own, 'probe')} inserted (limit {PROBES}); {_ELSE}"
+                )
         self._probes[uid] += probes
         try:
             yield
@@ -96,3 +100,7 @@ class Quota:
             raise Refusal(
                 f"user {client.uid} would have {wanted} deployments (limit {DEPLOYMENTS}); {_ELSE}"
             )
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"

@@ -163,7 +163,7 @@ class TracerEvents:
         # Here: in a private daemon few ever need it. (Another has it loaded from the beginning.)
         from dprobed.daemon.recovery import rescue
 
-        failure = failure or "its tracer ended without a word"
+        failure = failure or "the tracer ended without saying why"
         for target in targets:
             rescue(target.pid)  # At once, all of them: each may run into a breakpoint any moment.
         for target in targets:

@@ -142,7 +142,7 @@ class TracerProcess(asyncio.Protocol):
             self.gone.set_result(self._failure or self._exit)
 
     def _why(self) -> str:
-        return self._failure or "its tracer ended"
+        return self._failure or "the tracer ended"
 
     def _dispatch(self, message: protocol.Reply | protocol.Event) -> None:
         if isinstance(message, protocol.Ok | protocol.Refused):

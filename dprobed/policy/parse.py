@@ -117,11 +117,12 @@ class _Reader:
         at = (*path, "name")
         name = source.of_type(at, table["name"], str) or ""
         if name and not _NAME.fullmatch(name):
-            source.fault(at, f"`{name}` is no name: letters, digits, `_`, `.` and `-`, at most 64")
-        elif name == DEFAULT:
             source.fault(
-                at, f"`{DEFAULT}` is what holds where no policy matches; name it otherwise"
+                at,
+                f"`{name}` is not a valid name: use letters, digits, `_`, `.` and `-`, at most 64",
             )
+        elif name == DEFAULT:
+            source.fault(at, f"`{DEFAULT}` names the default policy; choose another name")
         elif name in self._names:
             source.fault(at, f"there is a policy {name} already, at {self._names[name]}")
         elif name:
@@ -237,7 +238,11 @@ class _Reader:
         rights: frozenset[Right] = frozenset()
         for at, word in words:
             if word in _SETS and len(words) > 1:
-                source.fault(at, f"`{word}` stands alone", f'write "{word}" and nothing else')
+                source.fault(
+                    at,
+                    f"`{word}` cannot be combined with other rights",
+                    f'write "{word}" and nothing else',
+                )
             elif word is not None:
                 rights |= _SETS[word] if word in _SETS else {Right(word)}
         return rights
@@ -261,7 +266,7 @@ class _Reader:
         source = self.source
         table = source.table(path, value, _APPLY)
         if isinstance(value, dict) and "programs" not in table:
-            source.fault_key(path, "`apply` without `programs` puts nothing in")
+            source.fault_key(path, "`apply` without `programs` inserts nothing")
         seconds = processes = None
         if "for" in table:
             seconds = source.duration((*path, "for"), table["for"])
@@ -292,7 +297,9 @@ class _Reader:
             source.fault(at, f"{readable(path)} is refused", note=readable(str(error)))
             return None
         if program.header.kernel:
-            source.fault(at, f"{readable(path)} is for the kernel, and goes into no process")
+            source.fault(
+                at, f"{readable(path)} is for the kernel and cannot be inserted into a process"
+            )
             return None
         return AppliedProgram(
             readable(path), readable(path.stem)[:255], encode(program), needs(program)

@@ -64,7 +64,9 @@ class PolicyFile:
             text = data.decode()
         except UnicodeDecodeError as error:
             before = data[: error.start].decode().split("\n")
-            self._at(len(before), len(before[-1]) + 1, "this is no UTF-8", "save the file as UTF-8")
+            self._at(
+                len(before), len(before[-1]) + 1, "this is not UTF-8", "save the file as UTF-8"
+            )
             return
         if text.startswith("\ufeff"):
             self._at(1, 1, "the file begins with a byte order mark", "save it without one")
@@ -79,7 +81,7 @@ class PolicyFile:
             self._syntax(text, str(error))
         except RecursionError:
             self.data = {}
-            self._plain("is no policy: lists or tables stand in each other without end")
+            self._plain("is not a policy: lists or tables are nested too deeply")
         except ValueError:
             # Python's own limit on the digits of a number, which tomllib does not know of.
             found = _LONG_NUMBER.search(text)
@@ -156,7 +158,7 @@ class PolicyFile:
     def of_type(self, path: KeyPath, value: object, kind: type[T]) -> T | None:
         """A value of a type."""
         if isinstance(value, str) and "\0" in value:
-            self.fault(path, f"`{_name(path)}` has a zero byte in it")
+            self.fault(path, f"`{_name(path)}` contains a NUL byte")
             return None
         if isinstance(value, kind) and not (isinstance(value, bool) and kind is not bool):
             return value

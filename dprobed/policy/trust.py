@@ -35,7 +35,7 @@ def read(path: Path, most: int, trust: int | None) -> bytes:
     with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | waits), "rb") as file:
         status = os.fstat(file.fileno())
         if trust is not None and not stat.S_ISREG(status.st_mode):
-            raise OSError(errno.EINVAL, "it is no regular file")
+            raise OSError(errno.EINVAL, "it is not a regular file")
         if trust is not None and (why := _distrusted(status, path, trust)):
             raise UntrustedError(errno.EPERM, why)
         data = file.read(most + 1)
@@ -104,5 +104,5 @@ def _distrusted(status: os.stat_result, path: Path, uid: int) -> str:
     if status.st_uid not in (0, uid):
         return f"belongs to user {status.st_uid}; run: chown {uid} {readable(path)}"
     if status.st_mode & (0o022 if uid == 0 else 0o002):
-        return f"can be written to by others; run: chmod go-w {readable(path)}"
+        return f"is writable by others; run: chmod go-w {readable(path)}"
     return ""

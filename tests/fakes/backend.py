@@ -76,7 +76,7 @@ class FakeBackend:
     async def request(self, make: Callable[[int], protocol.Request]) -> protocol.Ok:
         """Do what the script says, else what a good tracer would."""
         if self.closed or self.gone.done():
-            raise BackendGone("its tracer ended")
+            raise BackendGone("the tracer ended")
         request = make(len(self.asked) + 1)
         self.asked.append(request)
         if pauses := self._pauses.get(type(request)):
@@ -87,7 +87,7 @@ class FakeBackend:
             go.cancel()
         await asyncio.sleep(0)
         if self.gone.done():
-            raise BackendGone("its tracer ended")
+            raise BackendGone("the tracer ended")
         if refusals := self._refusals.get(type(request)):
             raise BackendRefused(refusals.pop(0))
         return self._done(request)

@@ -118,7 +118,7 @@ def test_the_socket_of_a_dead_daemon_is_taken_over(tmp_path: Path) -> None:
 def test_what_is_no_socket_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "precious"
     path.write_text("data")
-    assert "is no socket" in start_fails("--socket", path)
+    assert "is not a socket" in start_fails("--socket", path)
     assert path.read_text() == "data"
     assert list(tmp_path.iterdir()) == [path]
 

@@ -508,7 +508,7 @@ def test_a_policy_whose_program_has_no_facility_says_so(place: Place) -> None:
     with place.daemon() as daemon:
         listed = daemon.dprobe("policy", "list")
         assert listed.returncode == 0
-        assert f"policy writers ({rule}:2) puts nothing in: writes: no facility mailer" in (
+        assert f"policy writers ({rule}:2) inserts nothing: writes: no facility mailer" in (
             listed.stderr
         )
 
@@ -553,7 +553,7 @@ def test_one_user_cannot_fill_the_daemon(place: Place) -> None:
         attach(peer, own.pid)
         assert insert(peer, own.pid)["type"] == "inserted"
         text = refused(insert(peer, own.pid, *[upload()] * 1000))
-        assert text.startswith("user 65534 has 1 programs inserted (limit 1000)")
+        assert text.startswith("user 65534 has 1 program inserted (limit 1000)")
 
 
 @contextmanager

@@ -334,11 +334,11 @@ def test_the_originals_numbers(bench: Bench) -> None:
 @pytest.mark.parametrize(
     ("how", "words"),
     [
-        ({"name": "a b"}, "`a b` is no name of a handler"),
-        ({"name": ""}, "no name of a handler"),
-        ({"name": "x" * 65}, "no name of a handler"),
-        ({"name": "h", "facility": "1"}, "`1` is no name of a facility"),
-        ({"name": "h", "facility": "budget"}, "`budget` is another way"),
+        ({"name": "a b"}, "`a b` is not a valid handler name"),
+        ({"name": ""}, "not a valid handler name"),
+        ({"name": "x" * 65}, "not a valid handler name"),
+        ({"name": "h", "facility": "1"}, "`1` is not a valid facility name"),
+        ({"name": "h", "facility": "budget"}, "`budget` is reserved"),
         ({"name": "taken"}, "a handler taken is registered already, by test"),
     ],
 )

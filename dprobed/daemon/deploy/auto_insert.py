@@ -77,7 +77,7 @@ class AutoInsert:
         try:
             made = await self._deployments.begin(self._client, request, application.seconds)
         except Refusal as refusal:
-            text = f"policy {application.policy} ({application.place}) puts nothing in: {refusal}"
+            text = f"policy {application.policy} ({application.place}) inserts nothing: {refusal}"
             _log.error("%s", text)
             self._store.note(text)
             return

@@ -144,9 +144,9 @@ class Deployments:
             same = next((each for each in there if each.upload.label == label), None)
             if same is not None:
                 raise Refusal(
-                    f"{label}: a program of that name for {module} is in already (number "
-                    f"{same.number}) for the same processes; --merge puts it in besides, "
-                    "--replace takes those for that module out first"
+                    f"{label}: a program of that name for {module} is inserted already (number "
+                    f"{same.number}) for the same processes; --merge inserts it as well, "
+                    "--replace removes those for that module first"
                 )
         elif request.present == "replace":
             for each in there:

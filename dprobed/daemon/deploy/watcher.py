@@ -125,7 +125,11 @@ class Watcher:
             try:
                 source.start()
             except OSError as error:
-                _log.info("no process events by %s: %s", source.name, error.strerror or error)
+                _log.info(
+                    "process events are not available from the %s: %s",
+                    source.name,
+                    error.strerror or error,
+                )
                 continue
             return source
         source = self._sources[-1](self)
@@ -153,7 +157,7 @@ class Watcher:
     def on_lost(self) -> None:
         """Events were lost: look at everything anew."""
         self.lost += 1
-        _log.warning("events of processes were lost: looking at all processes anew")
+        _log.warning("process events were lost: looking at all processes again")
         self._look_at_all()
 
     def _first_thread_ended(self, pid: int) -> None:
@@ -186,7 +190,7 @@ class Watcher:
             verdict = self._judge.look(pid, kind, parent)
         except Exception:
             # Of one process: it must not keep us from the others.
-            _log.exception("looking at process %d failed", pid)
+            _log.exception("internal error while looking at process %d", pid)
             verdict = LookResult.LATER
         if self._watched.get(pid) is not watched:
             return

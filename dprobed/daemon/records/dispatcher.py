@@ -237,10 +237,11 @@ class Dispatcher:
     def _number(self, name: str) -> int:
         if not _NAME.fullmatch(name):
             raise DispatchError(
-                f"`{name}` is no name of a facility: letters, digits, `_`, `.` and `-`, at most 64"
+                f"`{name}` is not a valid facility name: use at most 64 letters, digits, `_`, `.` "
+                "and `-`"
             )
         if name in _NOT_FACILITIES:
-            raise DispatchError(f"`{name}` is another way in which a program ends: no facility")
+            raise DispatchError(f"`{name}` is reserved and cannot name a facility")
         number = self._numbers.get(name)
         if number is None:
             if len(self._numbers) >= _MAX_NAMES:
@@ -257,7 +258,8 @@ class Dispatcher:
         name = handler.name
         if not _NAME.fullmatch(name):
             raise DispatchError(
-                f"`{name}` is no name of a handler: letters, digits, `_`, `.` and `-`, at most 64"
+                f"`{name}` is not a valid handler name: use at most 64 letters, digits, `_`, `.` "
+                "and `-`"
             )
         if name in self._handlers:
             owner = self._handlers[name].owner

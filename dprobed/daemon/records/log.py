@@ -39,7 +39,7 @@ class RecordLog:
         """Send what is kept of those whom the client sees, oldest first, and let it follow."""
         lines = [line for uid, line in self._lines if self._gate.sees(client, uid)]
         if lines and not client.offer(b"".join(lines)):
-            raise Refusal("too much of what was sent is still to be read; try again after that")
+            raise Refusal("too much of what was sent is still unread; read it, and ask again")
         if request.follow:
             self.followers.add(client)
         counts = self._forgotten.items()

@@ -93,11 +93,11 @@ class TraceSessions:
     def _check(self, what: TraceStart) -> None:
         if not _NAME.fullmatch(what.name):
             raise TraceError(
-                f"`{what.name}` is no name of a session: letters, digits, `_`, `.` and `-`; "
-                "give one by --name"
+                f"`{what.name}` is not a valid session name: use letters, digits, `_`, `.` and "
+                "`-`; give one by --name"
             )
         if what.name in self._sessions:
-            raise TraceError(f"a session {what.name} is there already; `dprobe trace list`")
+            raise TraceError(f"a session {what.name} exists already; `dprobe trace list` shows it")
         for limit in (what.flight_bytes, what.max_bytes, what.rotate_bytes):
             if limit is not None and limit < _LEAST_BYTES:
                 raise TraceError(f"a size of {limit} bytes is too small; at least {_LEAST_BYTES}")
@@ -106,7 +106,7 @@ class TraceSessions:
                 raise TraceError("the journal takes neither folder nor limits nor flight recorder")
             return
         if what.folder is None or not what.folder.startswith("/"):
-            raise TraceError("a session needs the whole path of a folder")
+            raise TraceError("a session needs the absolute path of a folder")
         for other in self._sessions.values():
             if other.what.folder is not None and _same(other.what.folder, what.folder):
                 raise TraceError(f"session {other.what.name} writes into {what.folder} already")
@@ -147,7 +147,9 @@ class TraceSessions:
         """Have a flight recorder written; the number of records."""
         session = self._get(name)
         if session.what.flight_bytes is None:
-            raise TraceError(f"session {name} is no flight recorder: all it gets is written")
+            raise TraceError(
+                f"session {name} is not a flight recorder: what it gets is written at once"
+            )
         return session.save()
 
     def _get(self, name: str) -> TraceSession:
@@ -200,9 +202,11 @@ def _teller(name: str, loop: asyncio.AbstractEventLoop) -> Callable[[str], None]
 
     def log(problem: str) -> None:
         if problem:
-            _log.warning("trace %s: %s; what comes is dropped until it can go on", name, problem)
+            _log.warning(
+                "trace %s: %s; records are dropped until it can be written again", name, problem
+            )
         else:
-            _log.info("trace %s goes on", name)
+            _log.info("trace %s is being written again", name)
 
     def tell(problem: str) -> None:
         with contextlib.suppress(RuntimeError):  # The daemon has ended its loop.

@@ -55,7 +55,7 @@ def test_a_process_is_another_one_by_the_time_it_is_attached(run: Run) -> None:
         while not daemon.backends.made:
             await asyncio.sleep(0)
         daemon.processes[PID] = facts(PID, start=2)
-        with pytest.raises(Refusal, match="became another one meanwhile"):
+        with pytest.raises(Refusal, match="is another one by now"):
             await attach
         (backend,) = daemon.backends.made
         assert len(backend.of(protocol.Detach)) == 1
