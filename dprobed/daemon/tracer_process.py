@@ -237,7 +237,8 @@ class TracerProcesses:
     async def stop(self, patience: float) -> int:
         """End all tracers, wait at most ``patience`` seconds; how many are still at it is returned.
 
-        Those go on by themselves: a target in uninterruptible sleep can only be let go after it.
+        Those go on by themselves: from a target in uninterruptible sleep they can only detach after
+        that.
         """
         end = time.monotonic() + patience
         # Again: one may have been on its way.
