@@ -187,7 +187,7 @@ class App:
         self.traced: Final = traced
         self.table: Final = table
         self.server: Final = server
-        self._public: Final = public
+        self.public: Final = public
 
     async def serve_one(self, sock: socket.socket) -> None:
         """Serve a socket that is connected already."""
@@ -196,22 +196,22 @@ class App:
     async def listen(self, sock: socket.socket) -> None:
         """Take connections on a listening socket, and put in what the policies put in."""
         self.server.listen(sock)
-        if self._public is not None:
-            await self._public.begin()
+        if self.public is not None:
+            await self.public.begin()
 
     def reload(self) -> None:
         """Read the policies anew (SIGHUP)."""
-        if self._public is not None:
-            self.core.tasks.start(self._public.reload.reload())
+        if self.public is not None:
+            self.core.tasks.start(self.public.reload.reload())
 
     async def stop(self, patience: float) -> None:
         """Take everything out of every target; waits at most ``patience`` seconds."""
-        if self._public is not None:
-            self._public.stop()
+        if self.public is not None:
+            self.public.stop()
         self.server.stop()
         left = await self.core.backends.stop(patience)
-        if self._public is not None:
-            self._public.traces.close()
+        if self.public is not None:
+            self.public.traces.close()
         if left:
             _log.warning(
                 "%d tracers are still waiting for their target to stop; they go on by themselves",
@@ -226,7 +226,7 @@ class Public:
     reload: PolicyReload
     identities: IdentityChanges
     traces: TraceSessions
-    stop_deployments: Callable[[], None]
+    deployments: Deployments
 
     async def begin(self) -> None:
         """Put in what the policies put in by themselves, and hold all to what they say."""
@@ -236,7 +236,7 @@ class Public:
 
     def stop(self) -> None:
         """Put nothing into further processes."""
-        self.stop_deployments()
+        self.deployments.stop()
         self.identities.stop()
 
 
@@ -305,7 +305,7 @@ def build_public(
     _managing(table, deployments, log, handlers, traces, policies, usage)
     releases = (deployments.release, log.release, handlers.release)
     server = _server(core, table, handlers.answer, releases, _nothing)
-    public = Public(reload, identities, traces, deployments.stop)
+    public = Public(reload, identities, traces, deployments)
     return App(core, traced, table, server, public)
 
 
