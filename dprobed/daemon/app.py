@@ -13,6 +13,7 @@ import os
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from dprobed.backend import Backends
@@ -35,6 +36,8 @@ from dprobed.daemon.targets import Targets
 from dprobed.daemon.tasks import Tasks
 from dprobed.daemon.tracer_events import TracerEvents
 from dprobed.daemon.tracer_pool import TracerPool
+from dprobed.daemon.tracer_process import TracerMain, TracerProcesses
+from dprobed.policy import config as configuration
 from dprobed.policy.store import PolicyStore
 from dprobed.wire import messages
 
@@ -240,9 +243,20 @@ class Public:
         self.identities.stop()
 
 
-def is_ours(backends: Backends) -> Callable[[int], bool]:
-    """Whether a process is the daemon or one of its tracers."""
-    return lambda pid: pid == os.getpid() or pid in backends.pids
+def begin(main: TracerMain, config: Path | None) -> tuple[TracerProcesses, Gate]:
+    """What a daemon begins with: tracer processes, which run ``main``, and the policies.
+
+    ``config``: the configuration file; None: that at its usual place. Raises PolicyError with all
+    that is wrong.
+    """
+    uid = os.geteuid()
+    tracers = TracerProcesses(main)
+    store = PolicyStore(
+        configuration.load(config, uid),
+        uid,
+        lambda pid: pid == os.getpid() or pid in tracers.pids,
+    )
+    return tracers, Gate(store)
 
 
 def build_private(
@@ -257,9 +271,7 @@ def build_private(
     return App(core, traced, table, _server(core, table, None, (), on_last_gone))
 
 
-def build_public(
-    backends: Backends, gate: Gate, store: PolicyStore, *, hold_limit: float = HOLD_LIMIT
-) -> App:
+def build_public(backends: Backends, gate: Gate, *, hold_limit: float = HOLD_LIMIT) -> App:
     """The daemon that listens."""
     # Here, because a private daemon needs none of it, and is to be ready at once. The last for the
     # day on which a tracer dies: then its targets cannot wait.
@@ -294,7 +306,7 @@ def build_public(
         tracers=backends.pids,
         clients=core.clients,
     )
-    enforcement = core.enforcement
+    enforcement, store = core.enforcement, gate.store
     reload = PolicyReload(store, enforcement, AutoInsert(deployments, store), deployments)
     identities = IdentityChanges(enforcement.process_changed, enforcement.any_may_have_changed)
     policies = PolicyRequests(gate, store, reload.reload)

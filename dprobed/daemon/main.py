@@ -18,9 +18,8 @@ from pathlib import Path
 from typing import Final
 
 from dprobed import __version__
-from dprobed.daemon.app import HOLD_LIMIT, App, build_private, build_public, is_ours
-from dprobed.daemon.gate import Gate
-from dprobed.daemon.tracer_process import TracerMain, TracerProcesses, preload
+from dprobed.daemon.app import HOLD_LIMIT, App, begin, build_private, build_public
+from dprobed.daemon.tracer_process import TracerMain, preload
 from dprobed.policy import config as configuration
 from dprobed.policy.errors import PolicyError
 from dprobed.policy.store import PolicyStore
@@ -200,16 +199,8 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _policies(path: Path | None, tracers: TracerProcesses | None = None) -> PolicyStore:
-    """What may be done, as the files say; raises PolicyError with all that is wrong."""
-    uid = os.geteuid()
-    config = configuration.load(path, uid)
-    return PolicyStore(config, uid, is_ours(tracers)) if tracers else PolicyStore(config, uid)
-
-
 def _run_private(descriptor: int, main: TracerMain) -> None:
-    tracers = TracerProcesses(main)
-    gate = Gate(_policies(None, tracers))
+    tracers, gate = begin(main, None)
     os.closerange(3, descriptor)
     os.closerange(descriptor + 1, os.sysconf("SC_OPEN_MAX"))
     # Nothing of the client's surroundings is held while it may be gone already.
@@ -230,9 +221,7 @@ def _allow_descriptors() -> None:
 def _run_public(
     path: Path | None, main: TracerMain, config: Path | None, hold_limit: float
 ) -> None:
-    tracers = TracerProcesses(main)
-    store = _policies(config, tracers)
-    gate = Gate(store)
+    tracers, gate = begin(main, config)
     _allow_descriptors()
     if os.geteuid() == 0:
         preload()
@@ -240,9 +229,7 @@ def _run_public(
         path = default_socket(os.geteuid())
         _private_folder(path.parent)
     with listening_socket(path) as sock:
-        asyncio.run(
-            _serve(lambda _: build_public(tracers, gate, store, hold_limit=hold_limit), sock)
-        )
+        asyncio.run(_serve(lambda _: build_public(tracers, gate, hold_limit=hold_limit), sock))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -258,7 +245,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.basicConfig(level=level, handlers=[log])
     try:
         if options.check_config:
-            _policies(options.config)
+            PolicyStore(configuration.load(options.config, os.geteuid()), os.geteuid())
             return
         _check_proc()
         # Here, so that every tracer forked later shares these pages.

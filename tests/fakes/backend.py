@@ -227,7 +227,7 @@ class FakeDaemon:
         self.backends = FakeBackends()
         self.processes = {pid: facts(pid) for pid in range(PID, PID + 100)}
         store = PolicyStore(config, 0)
-        self.app: App = build_public(self.backends, Gate(store, process=self.processes.get), store)
+        self.app: App = build_public(self.backends, Gate(store, process=self.processes.get))
 
     async def ask(self, client: FakeClient, request: messages.Request, kind: type[R]) -> R:
         """A request of a client, answered by a ``kind``; raises Refusal."""

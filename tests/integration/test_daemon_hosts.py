@@ -55,7 +55,7 @@ def within_daemon(
     async def main() -> None:
         tracers = TracerProcesses(tracer_main)
         store = PolicyStore(Config(folder), os.geteuid())
-        app = build_public(tracers, Gate(store), store)
+        app = build_public(tracers, Gate(store))
         try:
             await work(app, tracers, Owner())
         finally:

@@ -51,7 +51,7 @@ def test_a_users_daemon_serves_only_that_user_and_root(
 ) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1234)
     store = PolicyStore(Config(tmp_path), 1234)
-    server = build_public(TracerProcesses(lambda sock: None), Gate(store), store).server
+    server = build_public(TracerProcesses(lambda sock: None), Gate(store)).server
     for uid, admitted in ((0, True), (1234, True), (1235, False)):
         connection = server.connection()
         connection.uid = uid
