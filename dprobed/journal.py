@@ -3,7 +3,11 @@
 One datagram an entry: a line ``NAME=value`` for each field, or, where the value has line feeds,
 ``NAME``, a line feed, its length (64 bits, little-endian), the value and a line feed. What no
 datagram can hold goes as a sealed file in memory (systemd.io, "Native Journal Protocol").
-libsystemd speaks it too, but only with the system's journal, not with that of a namespace.
+
+By hand, and not by systemd-python: libsystemd's ``sd_journal_sendv`` knows the system's journal
+alone, and traces go to that of a namespace too; it blocks where the journal is busy, and the
+daemon's loop must not. It would save nothing: making and sending an entry of seven fields takes
+8 µs here, most of it the kernel's.
 """
 
 from __future__ import annotations

@@ -71,7 +71,6 @@ ROOMS: dict[str, tuple[str, ...]] = {
 STILL: frozenset[tuple[str, str]] = frozenset(
     {
         ("dprobed.daemon.recovery", "dprobed.tracee.memory"),
-        ("dprobed.daemon.target", "dprobed.daemon.tracer_pool"),
         ("dprobed.engine.address_space", "dprobed.engine.probe"),
         ("dprobed.engine.trap.engine", "dprobed.engine.watch.registers"),
         ("dprobed.engine.trap.engine", "dprobed.tracer.reporter"),

@@ -34,7 +34,7 @@ class Audit:
             return
         text = f"denied: {denial.text}"
         if silent:
-            text += f" ({silent} more were denied since the last that was written)"
+            text += f" ({silent} more denials since the last one logged)"
         _log.warning("%s", text)
         fields = {
             "MESSAGE": text,

@@ -73,7 +73,7 @@ def how_it_ended(what: str, status: int) -> str:
     if status == 0:
         return ""
     if status > 0:
-        return f"the {what} failed (exit status {status}; its log says more)"
+        return f"internal error in the {what} (exit status {status}; see the log)"
     try:
         name = signal.Signals(-status).name
     except ValueError:

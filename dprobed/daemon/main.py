@@ -13,17 +13,15 @@ import signal
 import socket
 import stat
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
 from dprobed import __version__
-from dprobed.daemon.gate import Gate
-from dprobed.daemon.requests import Registry
-from dprobed.daemon.server import Server
-from dprobed.daemon.tracer_process import Supervisor, TracerMain
+from dprobed.daemon.app import HOLD_LIMIT, App, begin, build_private, build_public
+from dprobed.daemon.tracer_process import TracerMain
 from dprobed.policy import config as configuration
-from dprobed.policy.source import PolicyError
+from dprobed.policy.errors import PolicyError
 from dprobed.policy.store import PolicyStore
 from dprobed.printable import LAYOUT, printable
 from dprobed.wire.messages import default_socket
@@ -32,8 +30,6 @@ from dprobed.wire.messages import default_socket
 PATIENCE: Final = 10.0
 #: Descriptors that it may have open, where the limit can be raised to that: every tracer takes two.
 DESCRIPTORS: Final = 1 << 14
-#: Seconds that a process is held without a debugger.
-HOLD_LIMIT: Final = 600.0
 
 _log = logging.getLogger("dprobed")
 
@@ -84,7 +80,7 @@ def _private_folder(path: Path) -> None:
             f"{path} is not a folder of user {os.geteuid()}; remove it, or use --socket"
         )
     if status.st_mode & 0o022:
-        raise StartError(f"{path} can be written to by others; run: chmod go-w {path}")
+        raise StartError(f"{path} is writable by others; run: chmod go-w {path}")
 
 
 @contextlib.contextmanager
@@ -105,7 +101,7 @@ def listening_socket(path: Path) -> Iterator[socket.socket]:
             if path.exists() or path.is_symlink():
                 if not stat.S_ISSOCK(path.lstat().st_mode):
                     raise StartError(
-                        f"{path} is there and is no socket; remove it, or use --socket"
+                        f"{path} exists and is not a socket; remove it, or use --socket"
                     )
                 path.unlink()
             sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -142,32 +138,25 @@ def _lock(path: Path) -> int:
         os.close(lock)
 
 
-async def _serve(
-    main: TracerMain,
-    sock: socket.socket,
-    store: PolicyStore,
-    *,
-    private: bool,
-    hold_limit: float = HOLD_LIMIT,
-) -> None:
-    """Serve until a signal, or (a private daemon) until its client is gone."""
+async def _serve(build: Callable[[Callable[[], None]], App], sock: socket.socket) -> None:
+    """Serve a listening socket until a signal, or one that is connected until its end.
+
+    ``build``: makes the daemon; it is given what ends this.
+    """
     loop = asyncio.get_running_loop()
     end = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, end.set)
-    registry = Registry(Supervisor(main), Gate(store), keep_log=not private, hold_limit=hold_limit)
-    server = Server(registry, on_last_gone=end.set if private else None)
-    hangup = end.set if private else lambda: registry.targets.later(server.reload())
-    loop.add_signal_handler(signal.SIGHUP, hangup)
-    if private:
-        await server.serve_one(sock)
-    else:
-        server.listen(sock)
+    app = build(end.set)
+    if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        loop.add_signal_handler(signal.SIGHUP, app.reload)
         _log.info("dprobed %s listens at %s", __version__, sock.getsockname())
-        await server.begin()
+        await app.listen(sock)
+    else:
+        loop.add_signal_handler(signal.SIGHUP, end.set)
+        await app.serve_one(sock)
     await end.wait()
-    server.stop()
-    await registry.stop(PATIENCE)
+    await app.stop(PATIENCE)
 
 
 def _seconds(text: str) -> float:
@@ -210,20 +199,14 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _policies(path: Path | None) -> PolicyStore:
-    """What may be done, as the files say; raises PolicyError with all that is wrong."""
-    uid = os.geteuid()
-    return PolicyStore(configuration.load(path, uid), uid)
-
-
 def _run_private(descriptor: int, main: TracerMain) -> None:
-    store = _policies(None)
+    tracers, gate = begin(main, None)
     os.closerange(3, descriptor)
     os.closerange(descriptor + 1, os.sysconf("SC_OPEN_MAX"))
     # Nothing of the client's surroundings is held while it may be gone already.
     os.chdir("/")
     with socket.socket(fileno=descriptor) as sock:
-        asyncio.run(_serve(main, sock, store, private=True))
+        asyncio.run(_serve(lambda end: build_private(tracers, gate, on_last_gone=end), sock))
     # The client waits for our end, and taking down the interpreter would only make it later.
     os._exit(0)
 
@@ -238,13 +221,17 @@ def _allow_descriptors() -> None:
 def _run_public(
     path: Path | None, main: TracerMain, config: Path | None, hold_limit: float
 ) -> None:
-    store = _policies(config)
+    tracers, gate = begin(main, config)
     _allow_descriptors()
     if path is None:
         path = default_socket(os.geteuid())
         _private_folder(path.parent)
+
+    def build(_: Callable[[], None]) -> App:
+        return build_public(tracers, gate, tracers.resolvers, hold_limit=hold_limit)
+
     with listening_socket(path) as sock:
-        asyncio.run(_serve(main, sock, store, private=False, hold_limit=hold_limit))
+        asyncio.run(_serve(build, sock))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -260,7 +247,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.basicConfig(level=level, handlers=[log])
     try:
         if options.check_config:
-            _policies(options.config)
+            PolicyStore(configuration.load(options.config, os.geteuid()), os.geteuid())
             return
         _check_proc()
         # Here, so that every tracer forked later shares these pages.

@@ -20,7 +20,7 @@ import struct
 from collections.abc import Iterator
 from typing import Final
 
-from dprobed.daemon.tracer_process import Supervisor, TracerGone, TracerRefused
+from dprobed.backend import BackendGone, BackendRefused, Backends
 from dprobed.proc import maps, procfs
 from dprobed.resolver.errors import LocationError
 from dprobed.resolver.modules import is_mapped_inode, open_module, replaced
@@ -55,17 +55,17 @@ def rescue(pid: int) -> None:
                 _log.warning("process %d: %d breakpoints of its lost tracer taken out", each, count)
 
 
-async def clear_watchpoints(supervisor: Supervisor, pid: int, uid: int, gid: int) -> None:
+async def clear_watchpoints(backends: Backends, pid: int, uid: int, gid: int) -> None:
     """Have a tracer of ``uid`` and ``gid`` come and go: it leaves debug registers empty."""
     try:
-        tracer = await supervisor.start(lambda event: None, uid=uid, gid=gid)
+        tracer = await backends.start(lambda _, event: None, uid=uid, gid=gid)
     except OSError as error:
         _log.warning("process %d may have watchpoints of ours: %s", pid, error.strerror)
         return
     try:
         await tracer.request(lambda seq: protocol.Attach(seq, pid))
         await tracer.request(lambda seq: protocol.Detach(seq, pid))
-    except (TracerRefused, TracerGone) as error:
+    except (BackendRefused, BackendGone) as error:
         _log.warning("process %d may have watchpoints of ours: %s", pid, error)
     else:
         _log.warning("process %d: the watchpoints of its lost tracer are taken out", pid)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final, cast
 
+from dprobed.policy.errors import PolicyError
 from dprobed.policy.glob import GlobError, translate
 from dprobed.policy.locate import KeyPath
 from dprobed.policy.match import KEYS, TEXTS, Condition, Match, user_number
@@ -26,7 +27,8 @@ from dprobed.policy.model import (
     Rights,
 )
 from dprobed.policy.rights import ALL, Right, needs
-from dprobed.policy.source import PolicyError, Source, read, suggestion
+from dprobed.policy.source import PolicyFile, suggestion
+from dprobed.policy.trust import read
 from dprobed.printable import readable
 from dprobed.program.bytecode import encode
 from dprobed.program.model import Diagnostic, ProgramError
@@ -65,7 +67,7 @@ class _Reader:
     """Reads one file. ``names``: of policies read so far, and where they are."""
 
     def __init__(self, path: Path, names: dict[str, str], trust: int | None) -> None:
-        self.source = Source(path, trust)
+        self.source = PolicyFile(path, trust)
         self._names = names
         self._trust = trust
         self._folder = path.parent
@@ -115,11 +117,12 @@ class _Reader:
         at = (*path, "name")
         name = source.of_type(at, table["name"], str) or ""
         if name and not _NAME.fullmatch(name):
-            source.fault(at, f"`{name}` is no name: letters, digits, `_`, `.` and `-`, at most 64")
-        elif name == DEFAULT:
             source.fault(
-                at, f"`{DEFAULT}` is what holds where no policy matches; name it otherwise"
+                at,
+                f"`{name}` is not a valid name: use letters, digits, `_`, `.` and `-`, at most 64",
             )
+        elif name == DEFAULT:
+            source.fault(at, f"`{DEFAULT}` names the default policy; choose another name")
         elif name in self._names:
             source.fault(at, f"there is a policy {name} already, at {self._names[name]}")
         elif name:
@@ -235,7 +238,11 @@ class _Reader:
         rights: frozenset[Right] = frozenset()
         for at, word in words:
             if word in _SETS and len(words) > 1:
-                source.fault(at, f"`{word}` stands alone", f'write "{word}" and nothing else')
+                source.fault(
+                    at,
+                    f"`{word}` cannot be combined with other rights",
+                    f'write "{word}" and nothing else',
+                )
             elif word is not None:
                 rights |= _SETS[word] if word in _SETS else {Right(word)}
         return rights
@@ -259,7 +266,7 @@ class _Reader:
         source = self.source
         table = source.table(path, value, _APPLY)
         if isinstance(value, dict) and "programs" not in table:
-            source.fault_key(path, "`apply` without `programs` puts nothing in")
+            source.fault_key(path, "`apply` without `programs` inserts nothing")
         seconds = processes = None
         if "for" in table:
             seconds = source.duration((*path, "for"), table["for"])
@@ -290,7 +297,9 @@ class _Reader:
             source.fault(at, f"{readable(path)} is refused", note=readable(str(error)))
             return None
         if program.header.kernel:
-            source.fault(at, f"{readable(path)} is for the kernel, and goes into no process")
+            source.fault(
+                at, f"{readable(path)} is for the kernel and cannot be inserted into a process"
+            )
             return None
         return AppliedProgram(
             readable(path), readable(path.stem)[:255], encode(program), needs(program)

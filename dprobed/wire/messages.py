@@ -57,7 +57,7 @@ class Hello(_Request, frozen=True):
 
 
 class Attach(_Request, frozen=True):
-    """Trace ``pid`` for this connection; it is let go when the connection ends.
+    """Trace ``pid`` for this connection, until ``detach`` or the end of the connection.
 
     ``launch``: the process waits at a gate before its ``exec``, and probes go in right after it.
     ``follow_forks``: its children, and theirs, get the same programs as they begin; each is a
@@ -70,7 +70,7 @@ class Attach(_Request, frozen=True):
 
 
 class Detach(_Request, frozen=True):
-    """Take out of ``pid`` what this connection put in, and let it go."""
+    """Take out of ``pid`` what this connection put in, and detach from it."""
 
     pid: Pid
 
@@ -167,7 +167,7 @@ class Query(_Request, frozen=True):
 
 
 class Programs(_Request, frozen=True):
-    """Ask for the programs that are in."""
+    """Ask for the programs that are inserted."""
 
     select: Select = Select()
 
@@ -423,8 +423,8 @@ class DeploymentInfo(msgspec.Struct, frozen=True, kw_only=True, tag="deployment"
 
 
 class DiscoveryInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """How the daemon hears of processes: ``source`` (empty: nobody is interested), and ``lost``:
-    how often events were lost, and all processes looked at anew."""
+    """How the daemon hears of processes: ``source`` (empty: there is no deployment), and ``lost``:
+    how often events were lost, and all processes looked at again."""
 
     source: str
     lost: int
@@ -655,7 +655,7 @@ class Dumped(_Reply, frozen=True):
 
 
 class Resumed(_Reply, frozen=True):
-    """Answers ``resume``: the threads that were let go."""
+    """Answers ``resume``: the threads that go on."""
 
     tids: list[int]
 

@@ -116,7 +116,7 @@ class Vars(msgspec.Struct, tag=True, frozen=True):
 class Facilities(msgspec.Struct, tag=True, frozen=True):
     """What ``exit NAME`` can name from now on: names and their numbers.
 
-    In programs that are in, ``exit`` to a facility that is no longer there raises INVALID_OPERAND.
+    In inserted programs, ``exit`` to a facility that is no longer there raises INVALID_OPERAND.
     ``acting``: those for which the tracer does something itself; None: all that it can.
     """
 
@@ -203,7 +203,7 @@ class DebuggerStatus(msgspec.Struct, frozen=True, array_like=True):
 
 class Ok(msgspec.Struct, tag=True, frozen=True):
     """The request is done. ``probes``: for Insert, Remove and Query; ``words``: for Vars;
-    ``tids``: for Resume, the threads let go; ``suspended``: for Query, the threads still held;
+    ``tids``: for Resume, the threads that go on; ``suspended``: for Query, the threads still held;
     ``debugger``: for Query; ``dump``: for Dump."""
 
     seq: int
@@ -281,7 +281,8 @@ class Changed(msgspec.Struct, tag=True, frozen=True):
 
 
 class TargetEvent(msgspec.Struct, tag=True, frozen=True):
-    """Something of note in the target: ``exec``, ``fork`` (child cleaned and let go), ``suspend``.
+    """Something of note in the target: ``exec``, ``fork`` (the child was cleaned, and is not
+    followed), ``suspend``.
 
     ``text``: one line.
     """

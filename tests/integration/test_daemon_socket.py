@@ -14,10 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from dprobed.daemon.app import build_public
 from dprobed.daemon.gate import Gate
-from dprobed.daemon.requests import Registry
-from dprobed.daemon.server import Connection, Server
-from dprobed.daemon.tracer_process import Supervisor
+from dprobed.daemon.tracer_process import TracerProcesses
 from dprobed.policy.config import Config
 from dprobed.policy.store import PolicyStore
 from tests.integration.client_support import (
@@ -51,12 +50,11 @@ def test_a_users_daemon_serves_only_that_user_and_root(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1234)
-    gate = Gate(PolicyStore(Config(tmp_path), 1234))
-    server = Server(
-        Registry(Supervisor(lambda sock, mailbox: None), gate, keep_log=False, hold_limit=600)
-    )
+    store = PolicyStore(Config(tmp_path), 1234)
+    tracers = TracerProcesses(lambda sock, mailbox: None)
+    server = build_public(tracers, Gate(store), tracers.resolvers).server
     for uid, admitted in ((0, True), (1234, True), (1235, False)):
-        connection = Connection(server)
+        connection = server.connection()
         connection.uid = uid
         assert (server.admit(connection) == "") is admitted
 
@@ -121,7 +119,7 @@ def test_the_socket_of_a_dead_daemon_is_taken_over(tmp_path: Path) -> None:
 def test_what_is_no_socket_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "precious"
     path.write_text("data")
-    assert "is no socket" in start_fails("--socket", path)
+    assert "is not a socket" in start_fails("--socket", path)
     assert path.read_text() == "data"
     assert list(tmp_path.iterdir()) == [path]
 

@@ -376,9 +376,9 @@ def test_merge_and_replace(hearing: Daemon, own_cat: Path, tmp_path: Path) -> No
         done = hearing.dprobe("insert", program(tmp_path), *where)
         assert done.returncode == 2
         assert done.stderr == (
-            "dprobe: writes: a program of that name for libc.so.6 is in already (number 1) for the "
-            "same processes; --merge puts it in besides, --replace takes those for that module out "
-            "first\n"
+            "dprobe: writes: a program of that name for libc.so.6 is inserted already (number 1) "
+            "for the same processes; --merge inserts it as well, --replace removes those for that "
+            "module first\n"
         )
         other = program(tmp_path, "name = libc.so.6\noffset = read\n    abort\n", "reads")
         hearing.json("insert", other, *where)
@@ -469,8 +469,8 @@ def test_what_cannot_be_is_refused_at_once(hearing: Daemon, tmp_path: Path) -> N
     done = hearing.dprobe("insert", source, "--exe", "/opt/{a,b")
     assert done.returncode == 2
     assert done.stderr == (
-        "dprobe: --exe '/opt/{a,b' is no pattern: `{` is not closed; write `[{]` for the letter "
-        "itself (at letter 6)\n"
+        "dprobe: --exe '/opt/{a,b' is not a valid pattern: `{` is not closed; write `[{]` for the "
+        "character itself (at letter 6)\n"
     )
     for arguments in (
         [],

@@ -285,8 +285,8 @@ def test_what_is_refused(daemon: Daemon) -> None:
         for message, words_ in [
             ({**register, "order": "last"}, "mail has a last handler already: a"),
             ({**register, "name": "a"}, "a handler a is registered already, by "),
-            ({**register, "name": "a b"}, "`a b` is no name of a handler"),
-            ({**register, "facility": "4"}, "`4` is no name of a facility"),
+            ({**register, "name": "a b"}, "`a b` is not a valid handler name"),
+            ({**register, "facility": "4"}, "`4` is not a valid facility name"),
             ({**register, "order": "middle"}, "not a message: Invalid enum value 'middle'"),
             ({**register, "timeout": 0}, "not a message: Expected `float` >= 0.001"),
             ({**register, "queue": 0}, "not a message: Expected `int` >= 1"),

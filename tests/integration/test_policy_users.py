@@ -508,7 +508,7 @@ def test_a_policy_whose_program_has_no_facility_says_so(place: Place) -> None:
     with place.daemon() as daemon:
         listed = daemon.dprobe("policy", "list")
         assert listed.returncode == 0
-        assert f"policy writers ({rule}:2) puts nothing in: writes: no facility mailer" in (
+        assert f"policy writers ({rule}:2) inserts nothing: writes: no facility mailer" in (
             listed.stderr
         )
 
@@ -550,11 +550,11 @@ def test_denied_processes_of_a_deployment_are_counted(place: Place) -> None:
 def test_one_user_cannot_fill_the_daemon(place: Place) -> None:
     with place.daemon() as daemon, cat_of(NOBODY) as own, asking(daemon) as peer:
         deploy = {"type": "deploy", "id": 1, "selection": {}, "programs": [upload()] * 65}
-        assert "may have 64 programs" in refused(answer(peer, deploy))
+        assert "would have 65 deployments (limit 64)" in refused(answer(peer, deploy))
         attach(peer, own.pid)
         assert insert(peer, own.pid)["type"] == "inserted"
         text = refused(insert(peer, own.pid, *[upload()] * 1000))
-        assert text.startswith("1 programs of user 65534 are in already, and 1000 may be")
+        assert text.startswith("user 65534 has 1 program inserted (limit 1000)")
 
 
 @contextmanager

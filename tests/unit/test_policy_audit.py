@@ -27,7 +27,7 @@ def test_a_flood_is_cut_and_counted(
     now += 1
     audit.deny(denial)
     assert caplog.records[-1].getMessage() == (
-        "denied: no (30 more were denied since the last that was written)"
+        "denied: no (30 more denials since the last one logged)"
     )
     audit.deny(denial)
     assert caplog.records[-1].getMessage() == "denied: no"

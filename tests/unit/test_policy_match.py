@@ -14,14 +14,15 @@ from typing import Any
 import pytest
 
 from dprobed.policy import config
+from dprobed.policy.errors import PolicyError
 from dprobed.policy.glob import GlobError, translate
 from dprobed.policy.match import Facts
 from dprobed.policy.model import Decision, Policies
 from dprobed.policy.parse import parse
 from dprobed.policy.protected import KINDS
 from dprobed.policy.rights import ALL, Right
-from dprobed.policy.source import PolicyError, distrusted
 from dprobed.policy.store import PolicyStore, files
+from dprobed.policy.trust import distrusted
 from dprobed.proc import processes
 from dprobed.proc.processes import Process
 from dprobed.wire.limits import Limits
@@ -149,7 +150,7 @@ def test_no_text_makes_a_glob_slow(pattern: str, text: str, path: bool) -> None:
     ],
 )
 def test_globs_that_would_take_long_to_read_are_refused(pattern: str) -> None:
-    with pytest.raises(GlobError, match="with its braces written out it has more than 16384"):
+    with pytest.raises(GlobError, match="with its braces expanded it has more than 16384"):
         translate(pattern, path=True)
     assert translate("/" + "{a,b}" * 8 + "x" * 50, path=True).fullmatch("/" + "ab" * 4 + "x" * 50)
 
@@ -438,7 +439,7 @@ def test_files_that_others_can_write_are_not_trusted(tmp_path: Path) -> None:
     program.chmod(0o666)
     with pytest.raises(PolicyError, match=f"p.toml:4:18: error: {program} is refused") as error:
         parse([path], trust=0)
-    assert f"cannot read the program: can be written to by others; run: chmod go-w {program}" in (
+    assert f"cannot read the program: is writable by others; run: chmod go-w {program}" in (
         str(error.value)
     )
     program.chmod(0o644)
@@ -486,7 +487,7 @@ def test_folders_in_which_others_could_put_another_file_are_not_trusted(tmp_path
     ):
         on_the_way = f"{prefix}the folder {folder} on the way to it "
         folder.chmod(0o777)
-        assert f"{on_the_way}can be written to by others; run: chmod go-w {folder}" in fault()
+        assert f"{on_the_way}is writable by others; run: chmod go-w {folder}" in fault()
         # As in /tmp, where nobody may put another file in the place of ours.
         folder.chmod(0o1777)
         assert fault() == ""
@@ -495,12 +496,14 @@ def test_folders_in_which_others_could_put_another_file_are_not_trusted(tmp_path
         os.chown(folder, 0, 0)
         folder.chmod(0o755)
     policies.chmod(0o1777)  # Where others could put further policies.
-    assert fault() == f"{policies}: error: can be written to by others; run: chmod go-w {policies}"
+    assert fault() == f"{policies}: error: is writable by others; run: chmod go-w {policies}"
     policies.chmod(0o755)
     config_file = policies / "dprobed.toml"
     config_file.write_text("protect = []\n")
     outer.chmod(0o775)
-    with pytest.raises(PolicyError, match=f"error: the folder {outer} on the way to it can be"):
+    with pytest.raises(
+        PolicyError, match=f"error: the folder {outer} on the way to it is writable"
+    ):
         config.load(config_file, 0)
 
 
@@ -556,16 +559,18 @@ def test_a_folder_of_policies_that_goes_away_takes_no_policy_with_it(tmp_path: P
 def test_what_is_no_file_keeps_no_daemon_waiting(tmp_path: Path) -> None:
     path = tmp_path / "pipe.toml"
     os.mkfifo(path)
-    with pytest.raises(PolicyError, match=r"pipe\.toml: error: cannot be read: it is no regular"):
+    with pytest.raises(
+        PolicyError, match=r"pipe\.toml: error: cannot be read: it is not a regular"
+    ):
         parse([path], trust=os.getuid())
 
 
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
-        (b'[[policy]]\nname = "p\xff"\n', ":2:10: error: this is no UTF-8"),
+        (b'[[policy]]\nname = "p\xff"\n', ":2:10: error: this is not UTF-8"),
         (b'\xef\xbb\xbf[[policy]]\nname = "p"\n', ":1:1: error: the file begins with a byte"),
-        (b"a = " + b"[" * 5000, ": error: is no policy: lists or tables stand in each other"),
+        (b"a = " + b"[" * 5000, ": error: is not a policy: lists or tables are nested too deeply"),
         (b'[[policy]]\nname = "p"\nhold = ' + b"9" * 5000, ":3:8: error: this number is too large"),
         (b'[[policy]]\rname = "p"\n', ":1:11: error: no TOML"),
         (b"#" * (1 << 20) + b"#", ": error: cannot be read: it has more than 1048576 bytes"),

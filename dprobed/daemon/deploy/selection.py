@@ -84,4 +84,6 @@ def _pattern(what: str, pattern: str, *, path: bool = False) -> re.Pattern[str]:
         return translate(pattern, path=path)
     except GlobError as error:
         where = f" (at letter {error.at + 1})" if pattern else ""
-        raise SelectionError(f"--{what} {pattern!r} is no pattern: {error}{where}") from None
+        raise SelectionError(
+            f"--{what} {pattern!r} is not a valid pattern: {error}{where}"
+        ) from None

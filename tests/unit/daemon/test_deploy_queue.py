@@ -1,0 +1,141 @@
+"""Deployments on a fake backend: programs on their way into processes, and what comes between."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from dprobed.daemon.deploy.deployment import Deployment
+from dprobed.daemon.deploy.deployments import Deployments
+from dprobed.proc import procfs
+from dprobed.wire import messages, protocol
+from tests.fakes.backend import PID, PROGRAM, FakeBackend, FakeClient, FakeDaemon, Pause
+
+Run = Callable[[Callable[[FakeDaemon], Awaitable[None]]], None]
+
+
+@pytest.fixture(autouse=True)
+def all_are_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The processes of the fakes are not in /proc."""
+    monkeypatch.setattr(procfs, "has_ended", lambda pid: False)
+
+
+async def deployed(
+    daemon: FakeDaemon, client: FakeClient, count: int = 1
+) -> tuple[Deployments, list[Deployment]]:
+    """Deployments that no process of this machine is meant by."""
+    assert daemon.app.public is not None
+    deployments = daemon.app.public.deployments
+    request = messages.Deploy(
+        id=1,
+        programs=[messages.Upload(label=f"x{n}", bytecode=PROGRAM) for n in range(count)],
+        selection=messages.Selection(exe="/nowhere/at/all"),
+    )
+    return deployments, await deployments.begin(client, request)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    while not condition():
+        await asyncio.sleep(0)
+
+
+def test_a_process_gets_what_it_waits_for_by_one_worker(run: Run) -> None:
+    async def script(daemon: FakeDaemon) -> None:
+        client = FakeClient()
+        deployments, made = await deployed(daemon, client, 2)
+        deployments._queue.line_up(PID, made, fresh=True)
+        await until(lambda: all(PID in each.instances for each in made))
+        (backend,) = daemon.backends.made
+        assert [type(each) for each in backend.asked] == [
+            protocol.Attach,
+            protocol.Insert,
+            protocol.Insert,
+        ]
+        listing = await daemon.ask(client, messages.Programs(id=2), messages.Listing)
+        assert (listing.programs, len(listing.deployments)) == ([], 2)
+        of_one = messages.Programs(id=2, select=messages.Select(pid=PID))
+        assert len((await daemon.ask(client, of_one, messages.Listing)).programs) == 2
+        # A tracer that others may follow into stays for them.
+        removed = await daemon.ask(client, messages.Remove(id=3), messages.Removed)
+        assert (len(removed.probes), len(removed.deployments)) == (2, 2)
+        assert PID not in daemon.app.core.targets
+
+    run(script)
+
+
+def test_removed_while_it_is_on_its_way(run: Run) -> None:
+    async def script(daemon: FakeDaemon) -> None:
+        client = FakeClient()
+        deployments, made = await deployed(daemon, client)
+        await deployed(daemon, client)  # So that there is one still.
+        pause = await _at_insert(daemon, deployments, made)
+        remove = messages.Remove(id=3, select=messages.Select(number=made[0].number))
+        removing = asyncio.ensure_future(daemon.ask(client, remove, messages.Removed))
+        await asyncio.sleep(0)
+        pause.go.set()
+        await removing
+        await until(lambda: PID not in daemon.app.core.targets)
+        assert (made[0].over, made[0].instances) == (True, {})
+
+    run(script)
+
+
+def test_its_process_ends_while_it_is_on_its_way(run: Run) -> None:
+    async def script(daemon: FakeDaemon) -> None:
+        client = FakeClient()
+        deployments, made = await deployed(daemon, client)
+        pause = await _at_insert(daemon, deployments, made)
+        _backend(daemon).refuse(protocol.Insert, f"process {PID} is gone (no such process)")
+        _backend(daemon).tell(protocol.Ended(PID, "exited", 0, [], 0))
+        deployments._decisions.ended(PID, looked_at=True)
+        pause.go.set()
+        await until(lambda: not made[0].arriving)
+        info = made[0].info()
+        assert (info.processes, info.waiting, info.missed, info.unseen) == (0, 0, 1, 0)
+
+    run(script)
+
+
+def test_refused_by_the_tracer(run: Run) -> None:
+    async def script(daemon: FakeDaemon) -> None:
+        client = FakeClient()
+        deployments, made = await deployed(daemon, client)
+        pause = await _at_insert(daemon, deployments, made)
+        _backend(daemon).refuse(protocol.Insert, "no room for it")
+        pause.go.set()
+        await until(lambda: made[0].refusals)
+        assert made[0].refusals == {PID: "no room for it"}
+        assert made[0].info().refused == {"no room for it": 1}
+        await until(lambda: PID not in daemon.app.core.targets)
+
+    run(script)
+
+
+def test_its_client_goes(run: Run) -> None:
+    async def script(daemon: FakeDaemon) -> None:
+        client = FakeClient()
+        deployments, made = await deployed(daemon, client)
+        deployments._queue.line_up(PID, made, fresh=True)
+        await until(lambda: PID in made[0].instances)
+        deployments.release(client)
+        await until(lambda: PID not in daemon.app.core.targets)
+        assert made[0].instances == {}
+        # What it counted there stays counted, and nobody waits for more.
+        assert deployments.discovery().source == ""
+
+    run(script)
+
+
+def _backend(daemon: FakeDaemon) -> FakeBackend:
+    return daemon.backends.made[-1]
+
+
+async def _at_insert(daemon: FakeDaemon, deployments: Deployments, made: list[Deployment]) -> Pause:
+    """Have a process get programs, up to the request that inserts the first."""
+    deployments._queue.line_up(PID, made, fresh=True)
+    await until(lambda: daemon.backends.made)
+    pause = _backend(daemon).pause(protocol.Insert)
+    await pause.came.wait()
+    return pause
