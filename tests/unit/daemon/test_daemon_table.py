@@ -97,7 +97,7 @@ def test_usage_of_the_daemon_and_its_tracers() -> None:
     children = [subprocess.Popen(["sleep", "100"]) for _ in range(2)]
     tracer, resolver = (child.pid for child in children)
     try:
-        usage = OwnUsage(frozenset({tracer})).usage
+        usage = OwnUsage(frozenset({resolver})).usage
         info = asyncio.run(usage(FakeClient(1000), messages.Usage(id=3)))
         found = {each.pid: each for each in info.processes}
         assert info.processes[0].pid == os.getpid()
