@@ -8,14 +8,16 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
-from click.shell_completion import CompletionItem
 
 from dprobe.lib.errors import DprobeError, os_error_text
 from dprobed import __version__
 from dprobed.printable import LAYOUT, printable
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 #: Command (its module in ``commands`` has its name) → one line for the list of commands.
 _COMMANDS = {
@@ -71,6 +73,8 @@ class _Commands(click.Group):
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         """Names of commands, from the table: a TAB must not import them all."""
+        from click.shell_completion import CompletionItem
+
         names = [
             CompletionItem(name, help=text)
             for name, text in _COMMANDS.items()

@@ -180,8 +180,8 @@ def test_where_the_loader_may_not_be_asked_only_the_program_is_known(tmp_path: P
     alone = [str(copy), os.path.realpath("/lib64/ld-linux-x86-64.so.2")]
 
     def known() -> tuple[list[str], bool]:
-        mapped = loader.files_of(str(copy), dict(os.environb))
-        return [elf.path for elf in mapped.files], mapped.complete
+        known = loader.files_of_command(str(copy), dict(os.environb))
+        return [file.module.path for file in known.files], known.complete
 
     assert known()[1] and known()[0] > alone
     copy.chmod(0o4755)

@@ -18,7 +18,7 @@ from dprobed.program.model import Program, ProgramError
 from dprobed.program.rpn.parser import load_file
 
 if TYPE_CHECKING:
-    from dprobe.lib import places
+    from dprobe.lib.mapped import File
 
 
 @click.command(
@@ -75,14 +75,14 @@ def check_command(
         raise UserError("\n".join(errors))
 
 
-def _files(where: str) -> list[places.File]:
+def _files(where: str) -> list[File]:
     """The files of a process, or of an executable; raises UserError."""
-    from dprobe.lib import places
+    from dprobe.lib import loader, mapped
 
     if where.isdecimal():
-        return places.files_of_process(int(where)).files
-    path = places.find_module(where)
-    known = places.files_of_command(path, dict(os.environb))
+        return mapped.files_of_process(int(where))
+    path = loader.find_module(where)
+    known = loader.files_of_command(path, dict(os.environb))
     if not known.files:
         raise UserError(f"{path}: not an executable whose files are known")
     if not known.complete:
@@ -90,7 +90,7 @@ def _files(where: str) -> list[places.File]:
     return known.files
 
 
-def _placed(program: Program, files: list[places.File], path: str) -> dict[str, Any]:
+def _placed(program: Program, files: list[File], path: str) -> dict[str, Any]:
     """What to show of the places of one program."""
     from dprobe.lib import places
 
