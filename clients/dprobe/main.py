@@ -24,23 +24,23 @@ _COMMANDS = {
     "run": "Start a command with probes in it.",
     "attach": "Put probes into a running process for a while.",
     "insert": "Put programs into processes, to stay.",
-    "remove": "Take programs out.",
-    "query": "Show probes: states, hits, missed, dropped.",
-    "top": "Watch probes and processes, by hits and overhead.",
+    "remove": "Take programs out of processes.",
+    "query": "Show probes: states, engines, hits, missed, dropped.",
+    "top": "Watch hits and overhead live, and what dprobed uses.",
     "programs": "List the programs that are in.",
     "vars": "Show (and reset) variables of programs.",
     "log": "Show records.",
     "resume": "Let held threads and processes go on.",
     "debug": "List processes held for a debugger; start gdb on one.",
-    "handlers": "Show who gets what programs hand over; arm, disarm.",
+    "handlers": "Show who handles records of `exit NAME`; arm, disarm.",
     "policy": "Show and check who may do what to which process.",
     "trace": "Write records to files or the journal; read and draw them.",
     "dump": "Write a core of a running process, which goes on.",
     "dumps": "List cores, or remove them.",
     "compile": "Assemble a program to a .dpb file.",
-    "check": "Check programs without inserting them.",
+    "check": "Check programs, and whether their places are there.",
     "disasm": "Show a program as source.",
-    "places": "List what can be probed in a file.",
+    "places": "List what can be probed in a file, by name.",
     "doctor": "Show what works on this machine, and why not.",
     "completion": "Print the completion script for a shell.",
 }
@@ -100,7 +100,8 @@ class _Commands(click.Group):
 def cli(ctx: click.Context, socket: Path | None) -> None:
     """Put small verified programs into running programs, and see what they report.
 
-    `run` and `attach` need nothing set up; the other commands talk to a running `dprobed`.
+    `run`, `attach` and `dump` need nothing set up; those from `insert` to `trace` talk to a running
+    `dprobed`; the others read files only.
     """
     ctx.obj = socket
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 examples:
   dprobe check *.rpn
   dprobe check --in 1234 alloc.rpn         # are its places in process 1234?
-  dprobe check --in /usr/sbin/nginx *.rpn  # in what nginx maps when it is started?
+  dprobe check --in nginx *.rpn            # in what nginx maps at its start?
 """,
 )
 @options.define

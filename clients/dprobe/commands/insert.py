@@ -20,10 +20,10 @@ examples:
   dprobe insert alloc.rpn --exe nginx        # each nginx, those to come too
   dprobe insert alloc.rpn --exe '/opt/**' --user www-data
   dprobe insert alloc.rpn --unit 'redis*.service' --limit 10
-  dprobe insert alloc.rpn --all --replace    # instead of those for that module
+  dprobe insert alloc.rpn --all --replace    # instead of those that are in
 """,
 )
-@click.option("--pid", type=options.pid_type, help="This process, and no other.")
+@click.option("--pid", type=options.pid_type, metavar="PID", help="This process, and no other.")
 @click.option(
     "--exe", metavar="GLOB", help="Processes that execute it: a path, or without / a base name."
 )
@@ -31,8 +31,8 @@ examples:
 @click.option("--unit", metavar="GLOB", help="Processes of this systemd unit.")
 @click.option("--all", "everything", is_flag=True, help="Every process that maps the module.")
 @click.option("--limit", type=options.pid_type, metavar="N", help="At most N processes at a time.")
-@click.option("--merge", is_flag=True, help="Besides a program of the same name that is in.")
-@click.option("--replace", is_flag=True, help="Take those for the same module out first.")
+@click.option("--merge", is_flag=True, help="Also where a program of the same name is in already.")
+@click.option("--replace", is_flag=True, help="Remove the programs for the same module first.")
 @options.selecting
 @options.inserting
 @options.json
@@ -54,7 +54,7 @@ def insert_command(
     follow_forks: bool,
     json: bool,
 ) -> None:
-    """Put programs into a process, or into all that fit; they stay until `dprobe remove`.
+    """Put programs into one process, or all that match; they stay until `dprobe remove`.
 
     With --pid they go into that process, or are refused, at once. With --exe, --user and --unit
     (all that is given must hold) or --all they go into each such process that maps the program's

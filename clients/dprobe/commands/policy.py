@@ -52,7 +52,11 @@ def policy_command() -> None:
     """
 
 
-@policy_command.command("list", epilog="\b\nexample:\n  dprobe policy list --json\n")
+@policy_command.command(
+    "list",
+    short_help="List the policies in force.",
+    epilog="\b\nexample:\n  dprobe policy list --json\n",
+)
 @options.json
 @click.pass_obj
 def list_command(socket: Path | None, json: bool) -> None:
@@ -68,6 +72,7 @@ def list_command(socket: Path | None, json: bool) -> None:
 
 @policy_command.command(
     "check",
+    short_help="Check policy files.",
     epilog="""\b
 examples:
   dprobe policy check                 # all that are in policies.d
@@ -103,7 +108,11 @@ def check_command(files: tuple[Path, ...], json: bool) -> None:
         raise UserError("\n".join(map(str, faults)))
 
 
-@policy_command.command("explain", epilog="\b\nexample:\n  dprobe policy explain 1234\n")
+@policy_command.command(
+    "explain",
+    short_help="Show which policy decides about a process.",
+    epilog="\b\nexample:\n  dprobe policy explain 1234\n",
+)
 @options.json
 @click.argument("pid", type=options.pid_type)
 @click.pass_obj
@@ -135,7 +144,11 @@ def reload_command(socket: Path | None, json: bool) -> None:
         raise UserError(answer.problem)
 
 
-@policy_command.command("test", epilog="\b\nexample:\n  dprobe policy test 10-web.toml 1234\n")
+@policy_command.command(
+    "test",
+    short_help="Show what one file would decide about a process.",
+    epilog="\b\nexample:\n  dprobe policy test 10-web.toml 1234\n",
+)
 @options.json
 @click.argument("file", type=_file)
 @click.argument("pid", type=options.pid_type)

@@ -46,7 +46,7 @@ class _RunCommand(click.Command):
     epilog="""\b
 examples:
   dprobe run alloc.rpn -- sort /etc/services
-  dprobe run -D MIN=4096 --format json -o out.json alloc.rpn opens.rpn -- python3 job.py
+  dprobe run -D MIN=4096 --format json -o out.json alloc.rpn -- python3 job.py
   dprobe run -f opens.rpn -- make
 """,
 )

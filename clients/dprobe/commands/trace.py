@@ -69,7 +69,15 @@ _where = click.option(
 )
 
 
-@click.group("trace", no_args_is_help=True)
+@click.group(
+    "trace",
+    no_args_is_help=True,
+    epilog="""\b
+examples:
+  dprobe trace start /var/tmp/t    # then: list, stop
+  dprobe trace show /var/tmp/t
+""",
+)
 def trace_command() -> None:
     """Write records to files or to the journal, and read them again.
 
@@ -82,9 +90,9 @@ def trace_command() -> None:
     "start",
     epilog="""\b
 examples:
-  dprobe trace start /var/tmp/t                    # CTF: babeltrace2 /var/tmp/t
+  dprobe trace start /var/tmp/t            # CTF: babeltrace2 /var/tmp/t
   dprobe trace start --all --max-size 100M --max-age 2d ./t
-  dprobe trace start --flight 16M ./crash          # written on `exit dump`, or by `save`
+  dprobe trace start --flight 16M ./crash  # written on `exit dump`, or by `save`
   dprobe trace start --format journal
 """,
 )
@@ -164,7 +172,11 @@ def stop_command(socket: Path | None, session: str, json: bool) -> None:
     show(answer.traces, _COLUMNS, json=json, empty=_NONE)
 
 
-@trace_command.command("save", epilog="\b\nexample:\n  dprobe trace save crash\n")
+@trace_command.command(
+    "save",
+    short_help="Write what a flight recorder holds.",
+    epilog="\b\nexample:\n  dprobe trace save crash\n",
+)
 @click.argument("session")
 @options.json
 @click.pass_obj
@@ -179,7 +191,9 @@ def save_command(socket: Path | None, session: str, json: bool) -> None:
     show(rows, columns, json=json, empty=_NONE)
 
 
-@trace_command.command("list")
+@trace_command.command(
+    "list", short_help="List the sessions.", epilog="\b\nexample:\n  dprobe trace list --json\n"
+)
 @options.json
 @click.pass_obj
 def list_command(socket: Path | None, json: bool) -> None:
@@ -275,8 +289,8 @@ def stat_command(
     "convert",
     epilog="""\b
 examples:
-  dprobe trace convert /var/tmp/t --format chrome -o t.json    # ui.perfetto.dev
-  dprobe trace convert /var/tmp/t --format ctf -o /var/tmp/one # one trace, without what is cut
+  dprobe trace convert /var/tmp/t --format chrome -o t.json  # for Perfetto
+  dprobe trace convert /var/tmp/t --format ctf -o /var/tmp/one
 """,
 )
 @_source
