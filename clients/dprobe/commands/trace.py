@@ -92,7 +92,7 @@ def trace_command() -> None:
 examples:
   dprobe trace start /var/tmp/t            # CTF: babeltrace2 /var/tmp/t
   dprobe trace start --all --max-size 100M --max-age 2d ./t
-  dprobe trace start --flight 16M ./crash  # written on `exit dump`, or by `save`
+  dprobe trace start --flight 16M ./crash  # written on `exit dump` or `save`
   dprobe trace start --format journal
 """,
 )
@@ -232,8 +232,8 @@ def show_command(trace: Path, conditions: tuple[str, ...], form: str, count: int
     "stat",
     epilog="""\b
 examples:
-  dprobe trace stat /var/tmp/t                     # how many, how fast, by probe
-  dprobe trace stat /var/tmp/t --of word_0         # and how the first word is distributed
+  dprobe trace stat /var/tmp/t              # how many, how fast, by probe
+  dprobe trace stat /var/tmp/t --of word_0  # and how the first word is spread
   dprobe trace stat /var/tmp/t --of word_1 --by string_0
 """,
 )
