@@ -13,8 +13,7 @@ from typing import Final
 
 from dprobed.engine.address_space import Site
 from dprobed.engine.budget import Account
-from dprobed.program.exec.interface import Context
-from dprobed.program.exec.outcome import Outcome
+from dprobed.program.exec.interface import Context, Outcome
 from dprobed.program.model import ProbeDefinition
 from dprobed.wire.protocol import ProbeStatus, State
 

@@ -4,7 +4,7 @@ All numbers are little-endian; a *string* is a 16-bit count of bytes and that mu
 
     offset bytes
          0     4  magic 89 'D' 'P' 'B'
-         4     2  version, 1
+         4     2  version, 2
          6     2  0
          8     4  bytes of the whole file
         12     4  CRC-32 of everything from offset 16 on
@@ -44,15 +44,21 @@ All numbers are little-endian; a *string* is a 16-bit count of bytes and that mu
          .     .  place: string
     each facility
          0     1  0: a number follows, 16 bits; 1: a name follows, a string
-    code (``table`` says how instructions are encoded)
+    code (``isa`` says how instructions are encoded)
     each source file
          0     .  name: string
     each line, in the order of the code offsets
          0     4  code offset
          4     2  number of the source file, from 0
          6     4  line
+        10     2  column, 0: not known
+where the module's name is written, then where the place of each probe is
+         0     2  number of the source file
+         2     4  line; 0: not known, and all else is 0
+         6     2  column, 0: not known
 
-What the format leaves open is refused: another version, flags that are not 0, bytes after the end.
+What the format leaves open is refused: another version (1 had no columns and
+no places; `dprobe compile` makes such a file again), flags that are not 0, bytes after the end.
 """
 
 from __future__ import annotations
@@ -60,21 +66,31 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Final
 
 from dprobed.program.isa import ModType, Watch
-from dprobed.program.model import Diagnostic, Header, ProbeDefinition, Program, ProgramError
+from dprobed.program.model import (
+    Diagnostic,
+    Header,
+    ProbeDefinition,
+    Program,
+    ProgramError,
+    Written,
+)
 from dprobed.program.verifier import verify
 
 MAGIC: Final = b"\x89DPB"
-VERSION: Final = 1
+VERSION: Final = 2
 #: Bytes of a ``.dpb`` file at most: what is longer is not read at all.
 MAX_FILE: Final = 16 << 20
 
 _PREFIX = struct.Struct("<4sHHII")
 _HEADER = struct.Struct("<BBHHHHHIIIIIIIII")
 _PROBE = struct.Struct("<IIIIIIHHHHBBB")
-_LINE = struct.Struct("<IHI")
+_LINE = struct.Struct("<IHIH")
+_WRITTEN = struct.Struct("<HIH")
+_NOWHERE = Written(0, 0, 0)
 _NO_WATCH = 255
 _LOGONFAULT, _IS_ADDRESS = 1, 2
 
@@ -109,7 +125,10 @@ def encode(program: Program) -> bytes:
         body.append(struct.pack("<BH", 0, facility) if number else b"\x01" + _string(str(facility)))
     body.append(program.code)
     body += map(_string, program.sources)
-    body += [_LINE.pack(*line) for line in program.lines]
+    columns = program.columns or [0] * len(program.lines)
+    body += [_LINE.pack(*line, column) for line, column in zip(program.lines, columns, strict=True)]
+    places = program.probes_at or [None] * len(program.probes)
+    body += [_WRITTEN.pack(*(place or _NOWHERE)) for place in (program.name_at, *places)]
     rest = b"".join(body)
     return _PREFIX.pack(MAGIC, VERSION, 0, _PREFIX.size + len(rest), zlib.crc32(rest)) + rest
 
@@ -213,18 +232,28 @@ def _read(data: bytes) -> Program:
         facilities=tuple(_read_facility(reader) for _ in reader.times(facilities, 3, "facilities")),
         code=reader.bytes(code, "code"),
         sources=tuple(reader.string("sources") for _ in reader.times(sources, 2, "sources")),
-        lines=tuple(
-            _line(reader.unpack(_LINE, "lines")) for _ in reader.times(lines, _LINE.size, "lines")
-        ),
     )
+    rows = [reader.unpack(_LINE, "lines") for _ in reader.times(lines, _LINE.size, "lines")]
+    columns = tuple(column for *_, column in rows)
+    places = [_read_written(reader) for _ in range(1 + len(program.probes))]
     if reader.at != len(data):
         raise _FormatError("there are bytes after its end")
-    return program
+    return replace(
+        program,
+        lines=tuple((offset, source, line) for offset, source, line, _ in rows),
+        columns=columns if any(columns) else (),
+        name_at=places[0],
+        probes_at=tuple(places[1:]) if any(places[1:]) else (),
+    )
 
 
-def _line(fields: tuple[int, ...]) -> tuple[int, int, int]:
-    offset, source, line = fields
-    return offset, source, line
+def _read_written(reader: _Reader) -> Written | None:
+    source, line, column = reader.unpack(_WRITTEN, "places")
+    if line:
+        return Written(source, line, column)
+    if source or column:
+        raise _FormatError("a place in its source has a value that is not known")
+    return None
 
 
 def _read_header(reader: _Reader, fixed: tuple[int, ...]) -> Header:

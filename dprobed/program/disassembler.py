@@ -1,17 +1,26 @@
 """A program back into source text, from which the same bytes are assembled again.
 
-``#line`` directives carry the files and lines of the first source, so that not even the debug
-information differs. A program of which only a part was selected is refused: its probes keep their
-index and their code, which no source text can say.
+``#line`` directives carry the files and lines of the first source, and what has a column there is
+indented to it, so that not even the debug information differs (but for a column that a macro's use
+has, where the text does not fit in front of it). A program of which only a part was selected is
+refused: its probes keep their index and their code, which no source text can say.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from dprobed.program.isa import REGISTERS, WORD_MASK, Instruction, Operand, decode_at
+from dprobed.program.isa import WORD_MASK, Instruction, Operand, decode_at
 from dprobed.program.keywords import HEADER, PROBE, Keyword, Value, defaults, quote, quoted
-from dprobed.program.model import Diagnostic, Header, ProbeDefinition, Program, ProgramError
+from dprobed.program.model import (
+    Diagnostic,
+    Header,
+    ProbeDefinition,
+    Program,
+    ProgramError,
+    Written,
+)
+from dprobed.program.registers import REGISTERS
 
 _HEX_FROM = 1024
 
@@ -82,24 +91,48 @@ class _Writer:
 
     def __init__(self, program: Program) -> None:
         self._program = program
-        self._lines = {offset: (source, line) for offset, source, line in program.lines}
+        columns = program.columns or (0,) * len(program.lines)
+        self._places = {
+            offset: Written(source, line, column)
+            for (offset, source, line), column in zip(program.lines, columns, strict=True)
+        }
         self.text: list[str] = []
         self._next: tuple[int, int] | None = None
 
     def plain(self, line: str = "") -> None:
+        """A line that may be taken for any of the source."""
         self.text.append(line)
         if self._next is not None:
             self._next = (self._next[0], self._next[1] + 1)
 
+    def keyword(self, line: str, value_at: Written | None) -> None:
+        """A keyword's line, with its value where it was written."""
+        indent = ""
+        if value_at is not None:
+            self._go_to(value_at)
+            name, _, value = line.partition(" = ")
+            indent = " " * (value_at.column - len(line) + len(value) - 1)
+            if value_at.column == len(name) + 2:
+                line = f"{name}={value}"
+        self.plain(indent + line)
+
     def instruction(self, offset: int, text: str) -> None:
-        wanted = self._lines.get(offset)
-        if wanted is not None and wanted != self._next:
-            source, line = wanted
-            named = self._next is None or self._next[0] != source
-            name = " " + quote(self._program.sources[source]) if named else ""
-            self.text.append(f"#line {line}{name}")
+        """An instruction, where it was written."""
+        at = self._places.get(offset)
+        indent = "    "
+        if at is not None:
+            self._go_to(at)
+            indent = " " * (at.column - 1) if at.column else indent
+        self.plain(f"{indent}{text:<32}// {offset:#06x}")
+
+    def _go_to(self, at: Written) -> None:
+        """Let the next line be taken for the one of a place."""
+        wanted = at.source, at.line
+        if wanted != self._next:
+            named = self._next is None or self._next[0] != at.source
+            name = " " + quote(self._program.sources[at.source]) if named else ""
+            self.text.append(f"#line {at.line}{name}")
             self._next = wanted
-        self.plain(f"    {text:<32}// {offset:#06x}")
 
 
 def _check_whole(program: Program) -> None:
@@ -128,14 +161,16 @@ def disassemble(program: Program) -> str:
     labels = _labels(program)
     writer = _Writer(program)
     for line in _keywords(HEADER, program.header):
-        writer.plain(line)
-    starts = {probe.entry: probe for probe in program.probes}
+        writer.keyword(line, program.name_at if line.startswith("name = ") else None)
+    places = program.probes_at or (None,) * len(program.probes)
+    starts = {probe.entry: (probe, at) for probe, at in zip(program.probes, places, strict=True)}
     offset = 0
     while offset < len(program.code):
         if offset in starts:
             writer.plain()
-            for line in _keywords(PROBE, starts[offset]):
-                writer.plain(line)
+            probe, at = starts[offset]
+            for line in _keywords(PROBE, probe):
+                writer.keyword(line, at if line.startswith(("offset = ", "address = ")) else None)
         if offset in labels:
             writer.plain(f"{labels[offset]}:")
         instruction, operands, following = decode_at(program.code, offset)

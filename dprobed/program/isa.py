@@ -1,7 +1,7 @@
 """The one table of instructions of the probe language, and the small tables around it.
 
 Assembler, verifier, disassembler, executors and the reference page are all derived from what is
-here; no other module knows an opcode, a register or an exception code by number.
+here; no other module knows an opcode or an exception code by number. (Registers: ``registers``.)
 
 An instruction is one opcode byte and its operands, little-endian, without padding:
 
@@ -16,7 +16,7 @@ SHIFT    1     0..63: how many bits
 BIT      1     1..64: which bit, from the least significant
 SLOT     2     -1024..1023, signed: a stack word relative to SBP or TOS
 LABEL    4     offset of an instruction in the program's code
-REGISTER 1     index in ``REGISTERS``
+REGISTER 1     index in ``registers.REGISTERS``
 FACILITY 2     index in the program's ``facilities``
 ======== ===== ==============================================================================
 
@@ -28,7 +28,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum, IntEnum
+from functools import cached_property, partial
 from typing import Final, NamedTuple
+
+from dprobed.program.registers import REGISTERS
 
 #: Words on the evaluation stack, and frames on the call stack.
 STACK_WORDS: Final = 1024
@@ -216,86 +219,7 @@ class Watch(IntEnum):
     RW = 3
 
 
-class Register(NamedTuple):
-    """A register that `push r`, `pop r`, `push u` and `pop u` know by name.
-
-    ``words`` are pushed, the low one on TOS; ``takes`` are popped first by a push (the number of a
-    model-specific register, the leaf of ``cpuid``). ``user``/``kernel``: whether programs for user
-    and kernel modules may pop it. ``part_of``: the register whose low 32 bits this one is; popping
-    it clears the upper half, as the processor does.
-    """
-
-    name: str
-    bits: int
-    meaning: str
-    words: int = 1
-    takes: int = 0
-    pop_user: bool = True
-    pop_kernel: bool = True
-    kernel_only: bool = False
-    part_of: str | None = None
-
-    def may_pop(self, kernel: bool) -> bool:
-        """Whether a program for a kernel (or user) module may alter it."""
-        return self.pop_kernel if kernel else self.pop_user
-
-
-def _general() -> list[Register]:
-    whole = ["rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp"]
-    halves = {name: "e" + name[1:] for name in whole}
-    for number in range(8, 16):
-        whole.append(f"r{number}")
-        halves[f"r{number}"] = f"r{number}d"
-    found = [Register(name, 64, "general register") for name in whole]
-    found.append(Register("rsp", 64, "stack pointer", pop_kernel=False))
-    found.append(
-        Register("rip", 64, "address of the probed instruction; popped: go on there",
-                 pop_kernel=False)
-    )  # fmt: skip
-    found.append(Register("rflags", 64, "flags; popped: all but the trap flag", pop_kernel=False))
-    found.extend(
-        Register(half, 32, f"low half of {name}", part_of=name) for name, half in halves.items()
-    )
-    # A stack pointer or program counter cut to 32 bits can only crash the target: never popped.
-    for half, name in (("esp", "rsp"), ("eip", "rip")):
-        found.append(
-            Register(half, 32, f"low half of {name}", pop_user=False, pop_kernel=False,
-                     part_of=name)
-        )  # fmt: skip
-    found.append(Register("eflags", 32, "low half of rflags", pop_kernel=False, part_of="rflags"))
-    return found
-
-
-def _fixed(name: str, bits: int, meaning: str, words: int = 1, takes: int = 0) -> Register:
-    return Register(name, bits, meaning, words, takes, pop_user=False, pop_kernel=False)
-
-
-def _registers() -> tuple[Register, ...]:
-    found = _general()
-    found.extend(
-        _fixed(name, 16, "segment register") for name in ("cs", "ss", "ds", "es", "fs", "gs")
-    )
-    found.extend(_fixed(f"{name}_base", 64, f"base of segment {name}") for name in ("fs", "gs"))
-    found.append(Register("fcw", 16, "x87 control word"))
-    found.append(Register("fsw", 16, "x87 status word"))
-    found.append(Register("ftw", 8, "x87 tag word, abridged as FXSAVE stores it"))
-    found.append(Register("mxcsr", 32, "SSE control and status; popped: the low 16 bits"))
-    found.extend(Register(f"fr{n}", 80, "x87 data register, ST order", 2) for n in range(8))
-    found.extend(Register(f"xmm{n}", 128, "SSE register", 2) for n in range(16))
-    kernel = [_fixed(f"cr{n}", 64, "control register") for n in (0, 2, 3, 4)]
-    kernel.extend(_fixed(f"dr{n}", 64, "debug register") for n in range(8))
-    kernel.append(_fixed("gdtr", 80, "base (TOS) and limit of the GDT", 2))
-    kernel.append(_fixed("idtr", 80, "base (TOS) and limit of the IDT", 2))
-    kernel.append(_fixed("ldtr", 16, "selector of the LDT"))
-    kernel.append(_fixed("tr", 16, "selector of the task segment"))
-    kernel.append(_fixed("msr", 64, "the model-specific register whose number is on TOS", 1, 1))
-    kernel.append(_fixed("cpuid", 128, "the leaf on TOS: eax (TOS), ebx, ecx, edx", 4, 1))
-    found.extend(register._replace(kernel_only=True) for register in kernel)
-    return tuple(found)
-
-
-REGISTERS: Final[tuple[Register, ...]] = _registers()
-REGISTER_INDEX: Final[dict[str, int]] = {r.name: i for i, r in enumerate(REGISTERS)}
+_WIDTHS: Final = {"u8": 1, "u16": 2, "u32": 4, "u64": 8}
 
 
 @dataclass(frozen=True)
@@ -309,7 +233,9 @@ class Instruction:
     each unit of the count operand (for registers, ``pops_each`` says that it is a pop). ``peeks``:
     words below those popped that are looked at and stay. ``writes``: the program alters registers
     or memory of the target (or the kernel) with it. ``holds``: it makes threads of the target stand
-    still, or go on.
+    still, or go on. ``frames``: it looks at positions of the stack, at the frames of the call stack
+    or at the exception trace, which are then kept in memory. ``varies``: what it takes of the
+    instruction budget depends on a value.
     """
 
     name: str
@@ -327,13 +253,15 @@ class Instruction:
     kernel_only: bool = False
     writes: bool = False
     holds: bool = False
+    frames: bool = False
+    varies: bool = False
 
-    @property
+    @cached_property
     def spelling(self) -> str:
         """The name as it is written: ``push mem,u8``."""
         return self.name.replace(" ", "\0", 1).replace(" ", ",").replace("\0", " ")
 
-    @property
+    @cached_property
     def key(self) -> str:
         """The spelling with the operands' kinds, unique: ``push gv`` and ``push gv,index``."""
         if not self.operands:
@@ -341,10 +269,15 @@ class Instruction:
         separator = "," if " " in self.name else " "
         return self.spelling + separator + self.operands[0].text
 
-    @property
+    @cached_property
     def size(self) -> int:
         """Bytes of the encoded instruction."""
         return 1 + sum(operand.size for operand in self.operands)
+
+    @cached_property
+    def width(self) -> int:
+        """Bytes of each number that it moves to or from memory, by its name (u8 to u64)."""
+        return _WIDTHS[self.name.split()[-1]]
 
     def effect(self, operands: tuple[int, ...]) -> tuple[int, int | None]:
         """(words needed, words more afterwards); the latter None where only run time tells."""
@@ -394,9 +327,9 @@ def _control() -> list[Instruction]:
         one("loop", 0x08, "Decrement TOS and jump if it is not 0; TOS stays. Always counted.",
             operands=label, peeks=1, raises=_JMP, flow=Flow.BRANCH),
         one("call", 0x09, "Call a subroutine: a new frame, SBP is its base.", operands=label,
-            raises=(_X.CALL_STACK_OVERFLOW,), flow=Flow.CALL),
+            raises=(_X.CALL_STACK_OVERFLOW,), flow=Flow.CALL, frames=True),
         one("ret", 0x0A, "Return from a subroutine.", raises=(_X.CALL_STACK_OVERFLOW,),
-            flow=Flow.RETURN),
+            flow=Flow.RETURN, frames=True),
         one("abort", 0x0B, "End; nothing is logged.", flow=Flow.END),
         one("rem", 0x0C, "End; log, then remove this probe.", flow=Flow.END),
         one("exit", 0x0D, "End; log.", flow=Flow.END),
@@ -421,20 +354,20 @@ def _log() -> list[Instruction]:
         one("setmaj", 0x13, "Set the record's major number.", operands=u16),
         one("setmaj", 0x14, "Set the record's major number to TOS (16 bits).", pops=1),
         one("log str", 0x15, "Log the string at address TOS, at most NOS bytes, up to its NUL.",
-            pops=2, raises=_LOG_MEMORY),
+            pops=2, raises=_LOG_MEMORY, varies=True),
         one("log mrf", 0x17, "Log the memory at address TOS, NOS bytes.", pops=2,
-            raises=_LOG_MEMORY),
+            raises=_LOG_MEMORY, varies=True),
         one("log", 0x1B, "Log so many words off the stack, raw (no prefix), TOS first.",
             operands=(Operand.COUNT16,), pops_each=1, raises=_LOG),
         one("push lp", 0x70, "Push the length of the log.", pushes=1),
         one("push plp", 0x71, "Push the length of the log before its last item.", pushes=1),
         one("pop lp", 0x72, "Cut the log to TOS bytes; it never grows by this.", pops=1),
         one("log", 0x8A, "Log TOS words off the stack below it, with a prefix.", pops=1,
-            pushes=None, raises=_LOG),
+            pushes=None, raises=_LOG, varies=True),
         one("log lv", 0x8B, "Log TOS local variables from index NOS on.", pops=2,
-            raises=(_X.INVALID_OPERAND, _X.LOG_OVERFLOW)),
+            raises=(_X.INVALID_OPERAND, _X.LOG_OVERFLOW), varies=True),
         one("log gv", 0x8C, "Log TOS global variables from index NOS on.", pops=2,
-            raises=(_X.INVALID_OPERAND, _X.LOG_OVERFLOW)),
+            raises=(_X.INVALID_OPERAND, _X.LOG_OVERFLOW), varies=True),
     ]  # fmt: skip
 
 
@@ -524,28 +457,29 @@ def _stack() -> list[Instruction]:
         one("dup", 0x43, "Push so many more copies of TOS.", operands=count8, pops=1, pushes=1,
             pushes_each=1),
         one("dup", 0x44, "Pop the value TOS and the count NOS (8 bits); push count + 1 copies.",
-            pops=2, pushes=None),
+            pops=2, pushes=None, varies=True),
         one("ros", 0x45, "Drop so many words.", operands=count8, pops_each=1),
     ]  # fmt: skip
+    framed = partial(one, frames=True)
     slot = (Operand.SLOT,)
     for base, number, copy in (("sbp", 0, 0x88), ("tsp", 2, 0x89)):
         word = f"the stack word at {base.upper() if base == 'sbp' else 'TOS'} + "
         found += [
-            one(f"push {base}", 0x78 + number, f"Push {word}TOS (popped).", pops=1, pushes=1),
-            one(f"pop {base}", 0x79 + number, f"Store TOS to {word}NOS (both popped).", pops=2),
-            one(f"push {base}", 0x7C + number, f"Push {word}slot.", operands=slot, pushes=1),
-            one(f"pop {base}", 0x7D + number, f"Pop into {word}slot, as it was before the pop.",
+            framed(f"push {base}", 0x78 + number, f"Push {word}TOS (popped).", pops=1, pushes=1),
+            framed(f"pop {base}", 0x79 + number, f"Store TOS to {word}NOS (both popped).", pops=2),
+            framed(f"push {base}", 0x7C + number, f"Push {word}slot.", operands=slot, pushes=1),
+            framed(f"pop {base}", 0x7D + number, f"Pop into {word}slot, as it was before the pop.",
                 operands=slot, pops=1),
-            one(f"copy {base}", 0x80 + number // 2, f"Store TOS (it stays) to {word}slot.",
+            framed(f"copy {base}", 0x80 + number // 2, f"Store TOS (it stays) to {word}slot.",
                 operands=slot, peeks=1),
-            one(f"copy {base}", copy, f"Pop n; store the new TOS (it stays) to {word}n.", pops=1,
+            framed(f"copy {base}", copy, f"Pop n; store the new TOS (it stays) to {word}n.", pops=1,
                 peeks=1),
         ]  # fmt: skip
     found += [
-        one("save sbp", 0x84, "Push SBP.", pushes=1),
-        one("restore sbp", 0x85, "Pop SBP (modulo 1024).", pops=1),
-        one("save tsp", 0x86, "Push the stack pointer as it was before.", pushes=1),
-        one("restore tsp", 0x87, "Pop the stack pointer (modulo 1024).", pops=1, pushes=None),
+        framed("save sbp", 0x84, "Push SBP.", pushes=1),
+        framed("restore sbp", 0x85, "Pop SBP (modulo 1024).", pops=1),
+        framed("save tsp", 0x86, "Push the stack pointer as it was before.", pushes=1),
+        framed("restore tsp", 0x87, "Pop the stack pointer (modulo 1024).", pops=1, pushes=None),
     ]
     return found
 
@@ -607,29 +541,30 @@ def _exceptions() -> list[Instruction]:
 
     return [
         one("sx", 0x6C, "Set this frame's exception handler; it serves one exception.",
-            operands=(Operand.LABEL,), flow=Flow.HANDLER),
-        one("ux", 0x6D, "Unset this frame's exception handler."),
+            operands=(Operand.LABEL,), flow=Flow.HANDLER, frames=True),
+        one("ux", 0x6D, "Unset this frame's exception handler.", frames=True),
         one("rx", 0x6E, "Raise the exception with code TOS, parm1 NOS and parm2 below.", pops=3,
             raises=tuple(ExCode), flow=Flow.RAISE),
         one("push x", 0x6F, "Push the last exception: parm2, parm1, code (TOS).", pushes=3),
-        one("log st", 0x73, "Append a stack trace to the exception trace."),
-        one("purge st", 0x74, "Empty the exception trace."),
+        one("log st", 0x73, "Append a stack trace to the exception trace.", frames=True,
+            varies=True),
+        one("purge st", 0x74, "Empty the exception trace.", frames=True),
         one("trace lv", 0x75, "Traces show TOS local variables from index NOS on for this frame.",
-            pops=2),
+            pops=2, frames=True),
         one("trace gv", 0x76, "Traces show TOS global variables from index NOS on for this frame.",
-            pops=2),
+            pops=2, frames=True),
         one("trace pv", 0x77, "Traces show TOS stack words from position NOS on for this frame.",
-            pops=2),
-        one("push stp", 0x82, "Push the length of the exception trace.", pushes=1),
+            pops=2, frames=True),
+        one("push stp", 0x82, "Push the length of the exception trace.", pushes=1, frames=True),
         one("pop stp", 0x83, "Cut the exception trace to TOS bytes; it never grows by this.",
-            pops=1),
+            pops=1, frames=True),
     ]  # fmt: skip
 
 
 def _heap() -> list[Instruction]:
     found = [
         Instruction("malloc", 0x8E, "heap", "Pop a size in bytes, push the handle of a new block.",
-                    pops=1, pushes=1, raises=(_X.HEAP_NOMEM,)),
+                    pops=1, pushes=1, raises=(_X.HEAP_NOMEM,), varies=True),
         Instruction("free", 0x8F, "heap", "Free the block with handle TOS.", pops=1,
                     raises=(_X.HEAP_INVALID_HANDLE,)),
     ]  # fmt: skip

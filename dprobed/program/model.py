@@ -7,10 +7,12 @@ past its end), so every range stands for itself, also when ``select`` takes its 
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass, replace
-from typing import Final
+from operator import itemgetter
+from typing import Final, NamedTuple
 
-from dprobed.program.isa import DEFAULT_EX_MASK
+from dprobed.program.isa import DEFAULT_EX_MASK, Operand, decode_at
 
 
 @dataclass(frozen=True)
@@ -65,12 +67,38 @@ class ProbeDefinition:
     end: int = 0
 
 
+class Written(NamedTuple):
+    """Where something is written: the index of its file in ``Program.sources``, line, column.
+
+    Both count from 1; a column of 0 is not known.
+    """
+
+    source: int
+    line: int
+    column: int
+
+
+class SourcePlace(NamedTuple):
+    """A place in the source of a program, as people read it."""
+
+    file: str
+    line: int
+    column: int
+
+    def __str__(self) -> str:
+        place = f"{self.file}:{self.line}"
+        return f"{place}:{self.column}" if self.column else place
+
+
 @dataclass(frozen=True)
 class Program:
     """A whole verified program.
 
     ``facilities``: what ``exit`` hands over to, by number or by name. ``lines``: for each
-    instruction its code offset, the index of its file in ``sources`` and its line there.
+    instruction its code offset, the index of its file in ``sources`` and its line there;
+    ``columns``: its column, for each of the lines. ``name_at``, ``probes_at``: where the module's
+    name and the place of each probe are written. Any of these may be empty: a program need not
+    have source text. Ask ``name_place``, ``probe_place``, ``code_place`` and ``facility_places``.
     """
 
     header: Header
@@ -79,6 +107,44 @@ class Program:
     facilities: tuple[int | str, ...] = ()
     lines: tuple[tuple[int, int, int], ...] = ()
     sources: tuple[str, ...] = ()
+    columns: tuple[int, ...] = ()
+    name_at: Written | None = None
+    probes_at: tuple[Written | None, ...] = ()
+
+    def name_place(self) -> SourcePlace | None:
+        """Where the name of the module is written."""
+        return self._place(self.name_at)
+
+    def probe_place(self, probe: ProbeDefinition) -> SourcePlace | None:
+        """Where the offset or address of one of the probes is written."""
+        if not self.probes_at:
+            return None
+        return self._place(self.probes_at[self.probes.index(probe)])
+
+    def code_place(self, offset: int) -> SourcePlace | None:
+        """Where the instruction at (or around) a code offset is written."""
+        number = bisect_right(self.lines, offset, key=itemgetter(0)) - 1
+        if number < 0:
+            return None
+        _, source, line = self.lines[number]
+        return self._place(Written(source, line, self.columns[number] if self.columns else 0))
+
+    def facility_places(self, facility: int | str) -> tuple[SourcePlace, ...]:
+        """Where each `exit FACILITY` of the probes is written that hands over to this one."""
+        places = []
+        for probe in self.probes:
+            offset = probe.entry
+            while offset < probe.end:
+                instruction, operands, following = decode_at(self.code, offset)
+                if Operand.FACILITY in instruction.operands:
+                    place = self.code_place(offset)
+                    if place is not None and self.facilities[operands[0]] == facility:
+                        places.append(place)
+                offset = following
+        return tuple(places)
+
+    def _place(self, at: Written | None) -> SourcePlace | None:
+        return None if at is None else SourcePlace(self.sources[at.source], at.line, at.column)
 
     @property
     def source_name(self) -> str:
@@ -152,4 +218,6 @@ def select(
     if not kept:
         have = ", ".join(sorted({f"group {p.group} type {p.type}" for p in program.probes}))
         raise NothingSelectedError(f"no probe has that group and type; there are: {have}")
-    return replace(program, probes=kept)
+    places = dict(zip(program.probes, program.probes_at, strict=False))
+    probes_at = tuple(places[probe] for probe in kept) if places else ()
+    return replace(program, probes=kept, probes_at=probes_at)

@@ -19,7 +19,6 @@ from dprobed.program.flow import Analysis, Decoded
 from dprobed.program.isa import (
     MAX_CODE,
     MAX_VARIABLES,
-    REGISTERS,
     STACK_WORDS,
     DecodeError,
     Flow,
@@ -44,6 +43,7 @@ from dprobed.program.model import (
     Program,
     ProgramError,
 )
+from dprobed.program.registers import REGISTERS
 
 #: Probes, facilities and source files of one program.
 MAX_PROBES = 10_000
@@ -175,6 +175,20 @@ def _check_tables(program: Program) -> list[Fault]:
         found.append(Fault("the lines' code offsets do not ascend"))
     if any(s >= len(program.sources) or not 0 < n < 1 << 31 for _, s, n in program.lines):
         found.append(Fault("a line's number or source file does not exist"))
+    found += _check_places(program)
+    return found
+
+
+def _check_places(program: Program) -> list[Fault]:
+    """Where in the source things are written."""
+    found = []
+    if program.columns and len(program.columns) != len(program.lines):
+        found.append(Fault("there is not one column for each line"))
+    if program.probes_at and len(program.probes_at) != len(program.probes):
+        found.append(Fault("there is not one place in the source for each probe"))
+    places = [place for place in (program.name_at, *program.probes_at) if place is not None]
+    if any(p.source >= len(program.sources) or not 0 < p.line < 1 << 31 for p in places):
+        found.append(Fault("a place's line or source file does not exist"))
     return found
 
 

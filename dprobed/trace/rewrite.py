@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from dprobed.daemon.records.dispatcher import NUMBERS
 from dprobed.program.exec.log import NONE, fault_item, frame_body, trace_item, words_item
-from dprobed.program.exec.outcome import BUDGET, EXCEPTION, REM
+from dprobed.program.exits import BUDGET, EXCEPTION, REM
 from dprobed.program.isa import Token
 from dprobed.trace.ctf import Stream, Trace
 from dprobed.trace.store import CtfChunk

@@ -37,7 +37,7 @@ from ptrace.binding.func import (
     PTRACE_SYSCALL,
 )
 
-from dprobed.program.exec.interface import USER_REGS
+from dprobed.program.registers import USER_REGS
 
 # <linux/ptrace.h>; python-ptrace does not know those that came with PTRACE_SEIZE (Linux 3.4).
 PTRACE_SEIZE: Final = 0x4206

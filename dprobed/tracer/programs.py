@@ -16,7 +16,10 @@ from dprobed.engine.probe import Attachment, Probe
 from dprobed.engine.trap.engine import TrapEngine
 from dprobed.proc import procfs
 from dprobed.program.bytecode import decode
-from dprobed.program.exec.python import Executor
+from dprobed.program.exec.interface import Executor
+from dprobed.program.exec.interface import Variables as ProgramVariables
+from dprobed.program.exec.python import PythonExecutor
+from dprobed.program.exec.variables import ListVariables
 from dprobed.program.model import Program, ProgramError
 from dprobed.tracee.lifecycle import State
 from dprobed.tracee.memory import Memory
@@ -46,7 +49,7 @@ class Inserted:
 
     number: int
     program: Program
-    executor: Executor
+    executor: Executor[ListVariables]
     check_opcode: bool
     label: str = ""
     budget: Limits | None = None
@@ -80,7 +83,7 @@ class Programs:
         tell: Callable[[str, str], None],
     ) -> None:
         self.inserted: dict[int, Inserted] = {}
-        self.globals: list[int] = []
+        self.globals: Final = ListVariables()
         #: Children get all of them, whatever each says.
         self.follows_forks = False
         #: Nothing is placed before the target's ``exec``.
@@ -204,7 +207,7 @@ class Programs:
                     f"{program.header.name}: a program with modtype {program.header.modtype} goes "
                     "into the kernel, not into a process"
                 )
-            executor = Executor(program, self.globals, facilities)
+            executor = PythonExecutor(program, self.globals, facilities)
         except ProgramError as error:
             raise RequestError(str(error)) from error
         inserted = Inserted(
@@ -439,17 +442,18 @@ class Programs:
 
     def variables_now(self) -> Variables:
         """A copy of the variables."""
-        locals_ = {each.number: list(each.executor.locals) for each in self.inserted.values()}
-        return Variables(list(self.globals), locals_)
+        locals_ = {each.number: each.executor.locals.read() for each in self.inserted.values()}
+        return Variables(self.globals.read(), locals_)
 
     def take_over(self, other: Programs, variables: Variables) -> None:
         """Begin with what follows from the parent; ``variables``: what it had at the fork.
 
         They are nowhere yet: ``take_over_space`` or ``enter_image`` comes next.
         """
-        self.globals[:] = variables.globals
+        self.globals.grow(len(other.globals))
         # A program may have come since, with more.
-        self.globals += other.globals[len(self.globals) :]
+        self.globals.write(0, other.globals.read())
+        self.globals.write(0, variables.globals)
         self.launching = other.launching
         for inserted in other.that_follow():
             twin = Inserted(
@@ -462,7 +466,7 @@ class Programs:
                 inserted.follow_forks,
             )
             if inserted.number in variables.locals:
-                twin.executor.locals[:] = variables.locals[inserted.number]
+                twin.executor.locals.write(0, variables.locals[inserted.number])
             twin.probes = self._probes_of(twin)
             self._charge(twin)
             for old, new in zip(inserted.probes, twin.probes, strict=True):
@@ -624,9 +628,7 @@ class Programs:
             owner = inserted.label or program.header.name
             inserted.account = Account(inserted.budget, owner, time.monotonic_ns())
         return [
-            Probe(
-                inserted.number, probe, inserted.executor.entries[probe.index], program.header.name
-            )
+            Probe(inserted.number, probe, inserted.executor.entry(probe.index), program.header.name)
             for probe in program.probes
         ]
 
@@ -634,14 +636,14 @@ class Programs:
 
     def variables(self, request: protocol.Vars) -> list[int]:
         """Read them, and reset them if asked to; raises RequestError."""
+        words: ProgramVariables
         if request.program is None:
             words = self.globals
         elif request.program in self.inserted:
             words = self.inserted[request.program].executor.locals
         else:
             raise RequestError(f"program {request.program} is not in")
-        end = None if request.count is None else request.first + request.count
-        values = list(words[request.first : end])
+        values = words.read(request.first, request.count)
         if request.reset:
-            words[request.first : request.first + len(values)] = [0] * len(values)
+            words.reset(request.first, request.count)
         return values

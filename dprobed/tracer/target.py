@@ -26,7 +26,7 @@ from dprobed.engine.probe import Attachment
 from dprobed.engine.trap.engine import TrapEngine
 from dprobed.engine.trap.sigtrap import Sigtrap
 from dprobed.proc import procfs
-from dprobed.program.exec.outcome import Outcome
+from dprobed.program.exec.interface import Outcome
 from dprobed.tracee.lifecycle import State
 from dprobed.tracee.memory import Memory
 from dprobed.tracee.ptrace import Gone, PtraceError, Registers

@@ -9,7 +9,8 @@ from __future__ import annotations
 import time
 from statistics import median
 
-from dprobed.program.exec.python import Executor
+from dprobed.program.exec.python import PythonExecutor
+from dprobed.program.exec.variables import ListVariables
 from dprobed.program.rpn.parser import assemble
 from tests.benchmarks.figures import Figure, show
 from tests.programs.cases import Case
@@ -46,9 +47,9 @@ ROUNDS = 40_000
 INSTRUCTIONS_A_ROUND = 10
 
 
-def _seconds(executor: Executor, hits: int) -> float:
+def _seconds(executor: PythonExecutor, hits: int) -> float:
     """One hit, by the average of so many."""
-    entry = executor.entries[0]
+    entry = executor.entry(0)
     context = Case("", "").context()
     start = time.perf_counter()
     for _ in range(hits):
@@ -75,16 +76,19 @@ def _ready(probes: int) -> float:
     )
     program = assemble(ENTRY + more, "many.rpn")
     start = time.perf_counter()
-    Executor(program, [], {})
+    PythonExecutor(program, ListVariables(), {})
     return time.perf_counter() - start
 
 
 def measure(smoke: bool) -> tuple[list[Figure], list[str]]:
     """The figures, and what explains them."""
     rounds, hits = (1, 100) if smoke else (7, 100_000)
-    entry = Executor(assemble(ENTRY, "entry.rpn"), [], {})
+    entry = PythonExecutor(assemble(ENTRY, "entry.rpn"), ListVariables(), {})
     loop = assemble(LOOP, "loop.rpn")
-    fast, slow = Executor(loop, [], {}), Executor(loop, [], {}, static=False)
+    fast, slow = (
+        PythonExecutor(loop, ListVariables(), {}),
+        PythonExecutor(loop, ListVariables(), {}, static=False),
+    )
     times: dict[str, list[float]] = {"entry": [], "bare": [], "fast": [], "slow": []}
     for _ in range(rounds):
         times["entry"].append(_seconds(entry, hits))

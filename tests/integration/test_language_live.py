@@ -17,9 +17,10 @@ import pytest
 
 from dprobed.program.bytecode import encode
 from dprobed.program.exec.log import decode_log
-from dprobed.program.exec.outcome import BUDGET, EXCEPTION, REM
-from dprobed.program.isa import REGISTERS, ExCode
+from dprobed.program.exits import BUDGET, EXCEPTION, REM
+from dprobed.program.isa import ExCode
 from dprobed.program.model import select
+from dprobed.program.registers import REGISTERS
 from dprobed.program.rpn.parser import assemble
 from dprobed.tracee import ptrace
 from dprobed.wire import protocol

@@ -42,11 +42,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from dprobed.program.exec.interface import USER_REGS, MemoryFault, Registers
+from dprobed.program.exec.interface import MemoryFault, Outcome, Registers
 from dprobed.program.exec.log import decode_log
-from dprobed.program.exec.outcome import ABORT, BUDGET, EXCEPTION, REM, Outcome
+from dprobed.program.exits import ABORT, BUDGET, EXCEPTION, REM
 from dprobed.program.isa import ExCode
 from dprobed.program.model import Program
+from dprobed.program.registers import USER_REGS
 
 FOLDER = Path(__file__).parent
 _FIELDS = {"fcw": (0, 2), "fsw": (2, 2), "ftw": (4, 1), "mxcsr": (24, 4), "mxcsr_mask": (28, 4)}

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dprobed.program.bytecode import decode, encode
-from dprobed.program.model import ProgramError, select
+from dprobed.program.model import ProgramError, Written, select
 from dprobed.program.rpn.parser import assemble
 
 GOLDEN = Path(__file__).parents[1] / "programs" / "golden"
@@ -22,7 +22,7 @@ PROGRAM = assemble((GOLDEN / "everything.rpn").read_text(), "everything.rpn")
 DATA = encode(PROGRAM)
 
 
-def sealed(rest: bytes, version: int = 1, flags: int = 0) -> bytes:
+def sealed(rest: bytes, version: int = 2, flags: int = 0) -> bytes:
     """These bytes with a first part that is right for them."""
     first = struct.pack("<4sHHII", b"\x89DPB", version, flags, PREFIX + len(rest), zlib.crc32(rest))
     return first + rest
@@ -41,7 +41,7 @@ def test_golden_file() -> None:
 
 
 def test_layout_is_as_drawn() -> None:
-    assert DATA[:8] == b"\x89DPB\x01\x00\x00\x00"
+    assert DATA[:8] == b"\x89DPB\x02\x00\x00\x00"
     assert struct.unpack_from("<II", DATA, 8) == (len(DATA), zlib.crc32(DATA[16:]))
     assert struct.unpack_from("<BBHHHHH", DATA, 16) == (1, 1, 7, 8, 3, 2, 0)
     assert struct.unpack_from("<IIII", DATA, 28) == (1000, 2048, 512, 4096)
@@ -52,6 +52,11 @@ def test_layout_is_as_drawn() -> None:
     assert first == (0, 0, PROGRAM.probes[0].end, 5, 6, 128, 2, 3, 4, 0x2FFF, 255, 1, 3)
     assert DATA[110:113] == b"\x55\x48\x89"
     assert DATA[113:125] == b"\x0a\x00malloc+0x4"
+    places = struct.unpack("<" + 3 * "HIH", DATA[-24:])
+    at = [PROGRAM.name_at, *PROGRAM.probes_at]
+    assert places == tuple(number for place in at if place is not None for number in place)
+    last = struct.unpack("<IHIH", DATA[-36:-24])
+    assert last == (*PROGRAM.lines[-1], PROGRAM.columns[-1])
 
 
 def test_round_trip() -> None:
@@ -59,6 +64,15 @@ def test_round_trip() -> None:
     part = select(PROGRAM, frozenset({3}))
     assert len(part.probes) == 1
     assert decode(encode(part)) == part
+
+
+def test_a_program_without_places_comes_back_without() -> None:
+    bare = replace(PROGRAM, columns=(), name_at=None, probes_at=())
+    assert decode(encode(bare)) == bare
+    unknown = encode(bare)[PREFIX:-1]
+    assert "a place in its source has a value" in refused(sealed(unknown + b"\x01"))
+    beyond = replace(PROGRAM, name_at=Written(7, 1, 1))
+    assert "a place's line or source file does not exist" in refused(encode(beyond))
 
 
 @pytest.mark.parametrize(
@@ -70,7 +84,8 @@ def test_round_trip() -> None:
         (DATA[:-1], f"it says {len(DATA)} bytes, and there are {len(DATA) - 1}"),
         (DATA + b"\0", f"it says {len(DATA)} bytes, and there are {len(DATA) + 1}"),
         (sealed(DATA[16:] + b"\0"), "there are bytes after its end"),
-        (sealed(DATA[16:], version=2), "it has version 2; version 1 is known"),
+        (sealed(DATA[16:], version=1), "it has version 1; version 2 is known"),
+        (sealed(DATA[16:], version=3), "it has version 3; version 2 is known"),
         (sealed(DATA[16:], flags=1), "it has unknown flags"),
         (DATA[:20] + b"\xff" + DATA[21:], "its check sum is wrong"),
         (sealed(b""), "cut short in its header"),

@@ -1,4 +1,4 @@
-"""Every case file, through the executor in both ways that it keeps the stack."""
+"""Every case file, through each executor, in both ways that it keeps the stack."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import pytest
 
 from dprobed.program.blocks import find_blocks
 from dprobed.program.bytecode import decode, encode
-from dprobed.program.exec.outcome import Outcome
-from dprobed.program.exec.python import Executor
+from dprobed.program.exec.interface import Outcome
+from dprobed.program.exec.python import PythonExecutor
+from dprobed.program.exec.variables import ListVariables
 from dprobed.program.isa import INSTRUCTIONS
 from dprobed.program.model import Program, ProgramError
 from dprobed.program.rpn.parser import assemble
 from tests.programs.cases import Case, Result, Run, all_cases, check
+from tests.programs.executors import EXECUTORS, Maker
 
 CASES = all_cases()
 RUN = [case for case in CASES if not case.refused and not case.accepted]
@@ -23,39 +25,42 @@ def _name(case: Case) -> str:
     return f"{case.place} {case.name}"
 
 
-def _interpreter(static: bool) -> Run:
+def _with(executor: Maker, static: bool) -> Run:
     def run(case: Case, program: Program) -> Result:
         facilities = dict(case.facilities)
-        globals_ = list(case.globals)
-        executor = Executor(program, globals_, facilities, static=static)
-        executor.locals[: len(case.locals)] = case.locals
+        globals_ = ListVariables(len(case.globals))
+        globals_.write(0, case.globals)
+        made = executor(program, globals_, facilities, static=static)
+        made.locals.write(0, case.locals)
         for name in case.lost:
             del facilities[name]
         context = case.context()
         outcome: Outcome | None = None
         for _ in range(case.runs):
-            outcome = executor.entries[0](context)
+            outcome = made.entry(0)(context)
         assert outcome is not None
-        return Result(outcome, context, executor.locals, globals_)
+        return Result(outcome, context, made.locals.read(), globals_.read())
 
     return run
 
 
+@pytest.mark.parametrize("executor", EXECUTORS)
 @pytest.mark.parametrize("case", RUN, ids=_name)
-def test_interpreter(case: Case) -> None:
-    check(case, assemble(case.source(), case.place), _interpreter(static=True))
+def test_case(case: Case, executor: Maker) -> None:
+    check(case, assemble(case.source(), case.place), _with(executor, static=True))
 
 
+@pytest.mark.parametrize("executor", EXECUTORS)
 @pytest.mark.parametrize("case", RUN, ids=_name)
-def test_interpreter_with_the_stack_in_memory(case: Case) -> None:
+def test_case_with_the_stack_in_memory(case: Case, executor: Maker) -> None:
     program = decode(encode(assemble(case.source(), case.place)))
-    check(case, program, _interpreter(static=False))
+    check(case, program, _with(executor, static=False))
 
 
 @pytest.mark.parametrize("case", REFUSED, ids=_name)
 def test_refused(case: Case) -> None:
     with pytest.raises(ProgramError) as caught:
-        Executor(assemble(case.source(), case.place), [], case.facilities)
+        PythonExecutor(assemble(case.source(), case.place), ListVariables(), case.facilities)
     for text in case.refused:
         assert text in str(caught.value)
 

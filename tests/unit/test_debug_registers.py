@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 import pytest
 
 from dprobed.arch.x86_64.gdb_registers import Layout
-from dprobed.program.exec.interface import USER_REGS
+from dprobed.program.registers import USER_REGS
 
 GENERAL = b"".join((0x1111_0000_0000_0000 + n).to_bytes(8, "little") for n in range(27))
 

@@ -8,10 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dprobed.program.builder import Builder
 from dprobed.program.bytecode import decode, encode
 from dprobed.program.disassembler import disassemble
-from dprobed.program.isa import INSTRUCTIONS, REGISTERS, STACK_WORDS, Instruction, Operand
+from dprobed.program.isa import INSTRUCTIONS, STACK_WORDS, Instruction, Operand
 from dprobed.program.model import ProgramError, select
+from dprobed.program.registers import REGISTERS
 from dprobed.program.rpn.parser import assemble, load_file
 
 ROOT = Path(__file__).parents[2]
@@ -47,26 +49,44 @@ def test_what_it_looks_like() -> None:
         sub: abort
     """
     assert disassemble(assemble(source, "x.rpn")) == (
-        "name = x\n"
+        '#line 2 "x.rpn"\n'
+        "        name = x\n"
         "gvars = 2\n"
         "\n"
-        "offset = malloc\n"
+        "        offset = malloc\n"
         "minor = 3\n"
         "L1:\n"
-        '#line 7 "x.rpn"\n'
-        "    push -1                         // 0x0000\n"
-        "    push 0x12345                    // 0x0009\n"
-        "    jnz L1                          // 0x0012\n"
-        "    push gv,1                       // 0x0017\n"
-        "    exit dump                       // 0x001a\n"
+        "#line 7\n"
+        "              push -1                         // 0x0000\n"
+        "        push 0x12345                    // 0x0009\n"
+        "        jnz L1                          // 0x0012\n"
+        "        push gv,1                       // 0x0017\n"
+        "        exit dump                       // 0x001a\n"
         "\n"
-        'address = "two words"\n'
+        '        address = "two words"\n'
         "watchpoint = w\n"
-        "    call L2                         // 0x001d\n"
+        "        call L2                         // 0x001d\n"
         "L2:\n"
         "#line 16\n"
-        "    abort                           // 0x0022\n"
+        "             abort                           // 0x0022\n"
     )
+
+
+def test_a_program_that_never_had_a_source() -> None:
+    builder = Builder(name="x")
+    builder.probe(offset="malloc")
+    builder.add("push word", 7)
+    program = builder.build()
+    text = disassemble(program)
+    assert text == (
+        "name = x\n"
+        "\n"
+        "offset = malloc\n"
+        "    push 7                          // 0x0000\n"
+        "    exit                            // 0x0009\n"
+    )
+    again = assemble(text, "made.rpn")
+    assert (again.code, again.probes) == (program.code, program.probes)
 
 
 @pytest.mark.parametrize("group", [1, 2])

@@ -1,9 +1,10 @@
 """Any program that the verifier lets through ends, and does nothing but what it may.
 
 Programs are drawn at random: some subroutines, jumps within each, a stack that is mostly deep
-enough. Each one is run with the stack in variables and in memory, which must come to the same, and
-once more with every instruction reporting the depth of the stack, which must be what the verifier
-said. The instruction budget is small here, so that programs which use it up do so quickly.
+enough. Each one is run by every executor, with the stack in variables and in memory, which must
+come to the same, and once more with every instruction reporting the depth of the stack, which must
+be what the verifier said. The instruction budget is small here, so that programs which use it up do
+so quickly.
 """
 
 from __future__ import annotations
@@ -11,24 +12,25 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import cast
 from unittest import mock
 
 from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 
 from dprobed.program.blocks import Step
-from dprobed.program.exec import python
-from dprobed.program.exec.codegen import Emitter
-from dprobed.program.exec.emit import emit
-from dprobed.program.exec.interface import USER_REGS
+from dprobed.program.exec import ir, lower, python
+from dprobed.program.exec.interface import Outcome
 from dprobed.program.exec.log import decode_log
-from dprobed.program.exec.outcome import Outcome
-from dprobed.program.exec.python import Executor
+from dprobed.program.exec.lower import lower_step
+from dprobed.program.exec.lowering import Lowering
+from dprobed.program.exec.python import PythonExecutor
+from dprobed.program.exec.python_source import PRINTERS, Printer, word
+from dprobed.program.exec.variables import ListVariables
 from dprobed.program.flow import Analysis, Decoded
 from dprobed.program.isa import (
     BY_KEY,
     INSTRUCTIONS,
-    REGISTERS,
     STACK_WORDS,
     WORD_MASK,
     Flow,
@@ -38,8 +40,10 @@ from dprobed.program.isa import (
     encode_one,
 )
 from dprobed.program.model import Header, ProbeDefinition, Program, ProgramError
+from dprobed.program.registers import REGISTERS, USER_REGS
 from dprobed.program.verifier import verify
 from tests.programs.cases import Case, FakeContext, Region
+from tests.programs.executors import EXECUTORS, Maker
 
 BUDGET = 3000
 FACILITIES = {"mine": 9}
@@ -164,7 +168,7 @@ def _context() -> FakeContext:
 
 @contextmanager
 def _small_budget() -> Iterator[None]:
-    with mock.patch("dprobed.program.exec.codegen.INSTRUCTION_BUDGET", BUDGET):
+    with mock.patch("dprobed.program.exec.lowering.INSTRUCTION_BUDGET", BUDGET):
         yield
 
 
@@ -188,15 +192,16 @@ class Run:
         ]
 
 
-def _run(program: Program, static: bool) -> Run:
-    globals_: list[int] = [5]
+def _run(program: Program, static: bool, maker: Maker = PythonExecutor) -> Run:
+    globals_ = ListVariables(1)
+    globals_.write(0, [5])
     with _small_budget():
-        executor = Executor(program, globals_, FACILITIES, static=static)
+        executor = maker(program, globals_, FACILITIES, static=static)
     context = _context()
     # Twice: what stays of the first hit are variables, registers and memory, nothing else.
-    executor.entries[0](context)
-    outcome = executor.entries[0](context)
-    return Run(outcome, context, (executor.locals, globals_))
+    executor.entry(0)(context)
+    outcome = executor.entry(0)(context)
+    return Run(outcome, context, (executor.locals.read(), globals_.read()))
 
 
 def _verified(program: Program) -> Program:
@@ -245,6 +250,14 @@ def test_where_the_stack_is_kept_makes_no_difference(program: Program) -> None:
     assert _run(program, static=True).state() == _run(program, static=False).state()
 
 
+@SETTINGS
+@given(programs(), st.booleans())
+def test_executors_agree(program: Program, static: bool) -> None:
+    _verified(program)
+    first, *others = (_run(program, static, maker).state() for maker in EXECUTORS)
+    assert all(state == first for state in others)
+
+
 class _Claims:
     """Holds the depths at run time to what the verifier said of each instruction."""
 
@@ -268,9 +281,21 @@ class _Claims:
             assert low <= depth <= high, f"{offset:#x}: {depth}, not {low}..{high}"
 
 
-def _emit_claim(e: Emitter, step: Step) -> None:
-    e.line(f"claim({step.offset}, {e.depth()})")
-    emit(e, step)
+@dataclass(slots=True)
+class _Claim:
+    """An operation of these tests alone: hand the depth of the stack to the claims."""
+
+    offset: int
+    depth: ir.Depth
+
+
+def _lower_with_claim(to: Lowering, step: Step) -> None:
+    to.add(cast(ir.Op, _Claim(step.offset, to.depth())))
+    lower_step(to, step)
+
+
+def _print_claim(to: Printer, op: _Claim) -> None:
+    to.line(f"claim({op.offset}, {word(op.depth)})")
 
 
 @SETTINGS
@@ -278,9 +303,11 @@ def _emit_claim(e: Emitter, step: Step) -> None:
 def test_the_depths_are_what_the_verifier_said(program: Program) -> None:
     _verified(program)
     claims = _Claims(program)
-    names = {**python._NAMES, "claim": claims}
+    python._code_of.cache_clear()
     with (
-        mock.patch.object(python, "emit", _emit_claim),
-        mock.patch.object(python, "_NAMES", names),
+        mock.patch.object(lower, "lower_step", _lower_with_claim),
+        mock.patch.dict(PRINTERS, {_Claim: _print_claim}),
+        mock.patch.dict(python._NAMES, {"claim": claims}),
     ):
         _run(program, static=False)
+    python._code_of.cache_clear()

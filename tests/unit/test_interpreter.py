@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import pytest
 
 from dprobed.program.blocks import find_blocks, is_acyclic, static_depths
-from dprobed.program.exec.emit import EMITTERS
-from dprobed.program.exec.interface import MemoryFault
+from dprobed.program.exec import ir
+from dprobed.program.exec.interface import MemoryFault, Outcome
 from dprobed.program.exec.log import decode_log
-from dprobed.program.exec.outcome import BUDGET, INSTRUCTION_BUDGET, Outcome
-from dprobed.program.exec.python import Executor
+from dprobed.program.exec.lower import LOWERINGS
+from dprobed.program.exec.python import PythonExecutor
+from dprobed.program.exec.python_source import PRINTERS
+from dprobed.program.exec.variables import ListVariables
+from dprobed.program.exits import BUDGET, INSTRUCTION_BUDGET
 from dprobed.program.isa import BY_KEY, INSTRUCTIONS, ExCode, Operand, encode_one
 from dprobed.program.model import Header, ProbeDefinition, Program, ProgramError
 from dprobed.program.rpn.parser import assemble
 from tests.programs.cases import Case, FakeContext
+from tests.programs.walking import WALKERS
 
 
 def program(text: str) -> Program:
@@ -30,13 +34,17 @@ def context() -> FakeContext:
     return Case("", "").context()
 
 
-def words(executor: Executor, index: int = 0) -> list[object]:
-    outcome = executor.entries[index](context())
+def words(executor: PythonExecutor, index: int = 0) -> list[object]:
+    outcome = executor.entry(index)(context())
     return [item["words"] for item in decode_log(outcome.log, outcome.raw)]
 
 
 def test_every_instruction_is_implemented() -> None:
-    assert EMITTERS.keys() == BY_KEY.keys()
+    assert LOWERINGS.keys() == BY_KEY.keys()
+
+
+def test_every_operation_is_printed_and_walked() -> None:
+    assert PRINTERS.keys() == WALKERS.keys() == set(get_args(ir.Op))
 
 
 def test_kernel_instructions_are_invalid_opcodes_to_this_executor() -> None:
@@ -46,41 +54,70 @@ def test_kernel_instructions_are_invalid_opcodes_to_this_executor() -> None:
             continue
         code = encode_one(instruction, ()) + encode_one(BY_KEY["exit"], ())
         pushes = encode_one(BY_KEY["push word"], (1,)) * 2
-        made = Program(Header("x"), (ProbeDefinition(0),), pushes + code)
+        made = Program(Header("x"), (ProbeDefinition(0, end=len(pushes + code)),), pushes + code)
         for static in (True, False):
-            outcome = Executor(made, [], {}, static=static).entries[0](context())
+            outcome = PythonExecutor(made, ListVariables(), {}, static=static).entry(0)(context())
             assert outcome.exception == (ExCode.INVALID_OPCODE, instruction.opcode, 0)
 
 
 @pytest.mark.parametrize("static", [True, False])
 def test_probes_of_a_program_share_locals(static: bool) -> None:
     made = program("vars = 1\noffset = 0x1000\ninc lv,0\noffset = 0x2000\npush lv,0\nlog 1\n")
-    executor = Executor(made, [], {}, static=static)
-    executor.entries[0](context())
-    executor.entries[0](context())
+    executor = PythonExecutor(made, ListVariables(), {}, static=static)
+    executor.entry(0)(context())
+    executor.entry(0)(context())
     assert words(executor, 1) == [[2]]
-    executor.locals[0] = 40
+    executor.locals.write(0, [40])
     assert words(executor, 1) == [[40]]
 
 
 def test_programs_share_globals_which_only_grow() -> None:
-    globals_: list[int] = [7]
-    one = Executor(probe("inc gv,1\n", "gvars = 2"), globals_, {})
-    assert globals_ == [7, 0]
-    two = Executor(probe("push gv,0\npush gv,1\nlog 2\n", "gvars = 4"), globals_, {})
-    assert globals_ == [7, 0, 0, 0]
-    Executor(probe("nop\n", "gvars = 1"), globals_, {})
+    globals_ = ListVariables(1)
+    globals_.write(0, [7])
+    one = PythonExecutor(probe("inc gv,1\n", "gvars = 2"), globals_, {})
+    assert globals_.read() == [7, 0]
+    two = PythonExecutor(probe("push gv,0\npush gv,1\nlog 2\n", "gvars = 4"), globals_, {})
+    assert globals_.read() == [7, 0, 0, 0]
+    PythonExecutor(probe("nop\n", "gvars = 1"), globals_, {})
     assert len(globals_) == 4
-    one.entries[0](context())
+    one.entry(0)(context())
     assert words(two) == [[1, 7]]
-    globals_[0] = 9
+    globals_.write(0, [9])
     assert words(two) == [[1, 9]]
+
+
+def test_variables_are_read_written_and_reset_only_where_there_are_some() -> None:
+    variables = ListVariables(3)
+    kept = variables.words
+    variables.write(1, [5, 6, 7])
+    assert variables.read() == [0, 5, 6]
+    assert (variables.read(1, 1), variables.read(2, 9), variables.read(9)) == ([5], [6], [])
+    variables.reset(2, 9)
+    variables.write(7, [1])
+    assert variables.read() == [0, 5, 0]
+    variables.grow(2)
+    variables.grow(4)
+    assert variables.read() == [0, 5, 0, 0]
+    variables.reset()
+    assert not any(variables.read())
+    assert variables.words is kept
+
+
+def test_a_fork_child_goes_on_with_what_the_variables_were() -> None:
+    executor = PythonExecutor(
+        probe("inc lv,0\ninc gv,0\n", "vars = 1\ngvars = 1"), ListVariables(), {}
+    )
+    executor.entry(0)(context())
+    globals_ = ListVariables(1)
+    child = executor.copy(globals_)
+    child.entry(0)(context())
+    assert (child.locals.read(), executor.locals.read(), globals_.read()) == ([2], [1], [1])
 
 
 def test_a_facility_that_nobody_knows_is_refused_with_those_there_are() -> None:
     made = probe("exit mine\n")
     with pytest.raises(ProgramError) as caught:
-        Executor(made, [], {"dump": 2, "other": 8})
+        PythonExecutor(made, ListVariables(), {"dump": 2, "other": 8})
     assert "test.rpn: error: no facility is called `mine`" in str(caught.value)
     assert "there are: dump, other" in str(caught.value)
 
@@ -127,12 +164,14 @@ GONE = [
 @pytest.mark.parametrize("text", GONE)
 def test_what_a_context_raises_goes_to_the_caller(text: str, static: bool) -> None:
     gone = GoneContext([], Case("", "").thread)
-    executor = Executor(probe("sx on\n" + text + "exit\non:\nnop\n"), [], {}, static=static)
+    executor = PythonExecutor(
+        probe("sx on\n" + text + "exit\non:\nnop\n"), ListVariables(), {}, static=static
+    )
     with pytest.raises(Gone):
-        executor.entries[0](gone)
-    executor = Executor(probe(text), [], {}, static=static)
+        executor.entry(0)(gone)
+    executor = PythonExecutor(probe(text), ListVariables(), {}, static=static)
     with pytest.raises(Gone):
-        executor.entries[0](gone)
+        executor.entry(0)(gone)
 
 
 class FickleContext(FakeContext):
@@ -151,7 +190,9 @@ class FickleContext(FakeContext):
 
 def test_a_fault_is_the_program_s_own_and_only_of_that_hit() -> None:
     fickle = FickleContext()
-    entry = Executor(probe("push 0x1000\npush mem,u16\nlog 1\n"), [], {}).entries[0]
+    entry = PythonExecutor(probe("push 0x1000\npush mem,u16\nlog 1\n"), ListVariables(), {}).entry(
+        0
+    )
     assert entry(fickle).exception == (ExCode.INVALID_ADDR, 0x1000, 0)
     outcome = entry(fickle)
     assert (outcome.exit, outcome.exception) == (0, None)
@@ -160,9 +201,11 @@ def test_a_fault_is_the_program_s_own_and_only_of_that_hit() -> None:
 
 def _instructions_run(header: str, text: str) -> int:
     """How often the loop in ``text`` went around (it counts in local 0) before the budget ended."""
-    executor = Executor(probe(text, f"jmpmax = 2147483647\nvars = 1\n{header}"), [], {})
-    assert executor.entries[0](context()).exit == BUDGET
-    return executor.locals[0]
+    executor = PythonExecutor(
+        probe(text, f"jmpmax = 2147483647\nvars = 1\n{header}"), ListVariables(), {}
+    )
+    assert executor.entry(0)(context()).exit == BUDGET
+    return executor.locals.words[0]
 
 
 def test_the_budget_is_charged_by_the_instruction() -> None:
@@ -187,10 +230,10 @@ class EndlessContext(FakeContext):
 def test_bytes_that_are_logged_cost_of_the_budget() -> None:
     text = "again:\ninc lv,0\npush 64000\npush 0x1000\nlog mrf\npush 0\npop lp\njmp again\n"
     made = probe(text, "jmpmax = 2147483647\nvars = 1\nlogmax = 65536")
-    executor = Executor(made, [], {})
+    executor = PythonExecutor(made, ListVariables(), {})
     endless = EndlessContext([], Case("", "").thread)
-    assert executor.entries[0](endless).exit == BUDGET
-    assert executor.locals[0] == INSTRUCTION_BUDGET // (7 + 64000 // 64) + 1
+    assert executor.entry(0)(endless).exit == BUDGET
+    assert executor.locals.words[0] == INSTRUCTION_BUDGET // (7 + 64000 // 64) + 1
 
 
 def test_what_is_read_and_then_not_logged_costs_as_well() -> None:
@@ -201,10 +244,10 @@ def test_what_is_read_and_then_not_logged_costs_as_well() -> None:
         def read_partial(self, address: int, length: int) -> bytes:
             return b"x" * length
 
-    executor = Executor(made, [], {})
-    outcome = executor.entries[0](Unending([], Case("", "").thread))
+    executor = PythonExecutor(made, ListVariables(), {})
+    outcome = executor.entry(0)(Unending([], Case("", "").thread))
     assert (outcome.exit, outcome.log) == (BUDGET, b"")
-    assert executor.locals[0] == INSTRUCTION_BUDGET // (5 + 6400 // 64) + 1
+    assert executor.locals.words[0] == INSTRUCTION_BUDGET // (5 + 6400 // 64) + 1
 
 
 def test_heap_that_is_cleared_costs_as_well() -> None:
@@ -216,7 +259,7 @@ def test_heap_that_is_cleared_costs_as_well() -> None:
 @pytest.mark.parametrize("static", [True, False])
 def test_a_program_without_loops_can_use_up_its_budget(static: bool) -> None:
     made = probe("push 1\nlog 1\npush 1\njz on\non:\n" + "dup 240\nros 240\n" * 16_300)
-    outcome = Executor(made, [], {}, static=static).entries[0](context())
+    outcome = PythonExecutor(made, ListVariables(), {}, static=static).entry(0)(context())
     assert outcome.exit == BUDGET
     assert decode_log(outcome.log, outcome.raw) == [{"words": [1]}]
 
@@ -226,8 +269,8 @@ def test_a_program_without_loops_can_use_up_its_budget(static: bool) -> None:
 )
 def test_probes_with_the_same_instructions_share_their_code(code: str) -> None:
     text = "".join(f"offset = {n}\nminor = {n}\n" + code.format(n) for n in range(1, 4))
-    executor = Executor(program(text), [], {})
-    outcomes = [entry(context()) for entry in executor.entries.values()]
+    executor = PythonExecutor(program(text), ListVariables(), {})
+    outcomes = [executor.entry(p.index)(context()) for p in executor.program.probes]
     assert [outcome.minor for outcome in outcomes] == [1, 2, 3]
     sources = {executor.source(p) for p in executor.program.probes}
     assert len(sources) == 1
@@ -237,9 +280,9 @@ def test_probes_that_call_one_subroutine_share_their_code() -> None:
     """Each trace says where its own probe called from, and all the same subroutine."""
     calls = "".join(f"offset = {n}\ncall common\nexit\n" for n in range(1, 4))
     made = program(f"{calls}common:\nlog st\nret\n")
-    executor = Executor(made, [], {})
+    executor = PythonExecutor(made, ListVariables(), {})
     assert len({executor.source(p) for p in made.probes}) == 1
-    traces = [_frames(entry(context())) for entry in executor.entries.values()]
+    traces = [_frames(executor.entry(p.index)(context())) for p in made.probes]
     common = made.code.index(BY_KEY["log st"].opcode)
     after_call = BY_KEY["call label"].size
     assert traces == [
@@ -256,7 +299,7 @@ def _frames(outcome: Outcome) -> list[dict[str, object]]:
 
 def test_a_straight_program_takes_no_stack_no_buffer_and_no_counters() -> None:
     made = probe("push r,rdi\nlog 1\nexit\n")
-    source = Executor(made, [], {}).source(made.probes[0])
+    source = PythonExecutor(made, ListVariables(), {}).source(made.probes[0])
     assert source.splitlines()[1:] == [
         " regs = ctx.regs",
         " t1 = regs[14]",
@@ -293,9 +336,9 @@ def test_every_block_ends_where_another_can_begin() -> None:
 
 def test_traces_of_every_probe_name_offsets_in_the_program() -> None:
     made = program("".join(f"offset = {n}\nsx on{n}\nlog st\non{n}:\nexit\n" for n in (1, 2)))
-    executor = Executor(made, [], {})
+    executor = PythonExecutor(made, ListVariables(), {})
     for defined in made.probes:
-        outcome = executor.entries[defined.index](context())
+        outcome = executor.entry(defined.index)(context())
         (item,) = decode_log(outcome.log, outcome.raw)
         trace = item["trace"]
         assert isinstance(trace, dict)

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from dprobed.program.isa import BY_KEY, EXCEPTIONS, INSTRUCTIONS, REGISTERS, TOKENS
+from dprobed.program.isa import BY_KEY, EXCEPTIONS, INSTRUCTIONS, TOKENS
 from dprobed.program.keywords import HEADER, PROBE
+from dprobed.program.registers import REGISTERS
 from dprobed.program.rpn.parser import assemble
 from dprobed.program.rpn.reference import PAGE, main, page, stack_text
 

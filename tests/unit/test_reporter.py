@@ -9,8 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from dprobed.engine.probe import Probe
-from dprobed.program.exec.interface import Context
-from dprobed.program.exec.outcome import Outcome
+from dprobed.program.exec.interface import Context, Outcome
 from dprobed.program.model import ProbeDefinition
 from dprobed.program.rpn.parser import assemble
 from dprobed.tracer import reporter

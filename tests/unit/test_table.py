@@ -10,7 +10,6 @@ from dprobed.program.isa import (
     EXCEPTIONS,
     GROUPS,
     INSTRUCTIONS,
-    REGISTERS,
     DecodeError,
     ExCode,
     Instruction,
@@ -18,6 +17,7 @@ from dprobed.program.isa import (
     decode_at,
     encode_one,
 )
+from dprobed.program.registers import REGISTERS
 from dprobed.program.rpn.parser import assemble
 
 #: The numbers that the original language gave (its manual's and kernel sources' facts).

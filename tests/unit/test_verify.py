@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dprobed.program.isa import BY_KEY, INSTRUCTIONS, REGISTER_INDEX, Instruction, encode_one
+from dprobed.program.isa import BY_KEY, INSTRUCTIONS, Instruction, encode_one
 from dprobed.program.model import MAX_DIAGNOSTICS, Header, ProbeDefinition, Program, ProgramError
+from dprobed.program.registers import REGISTER_INDEX
 from dprobed.program.rpn.parser import assemble
 from dprobed.program.verifier import check, verify
 

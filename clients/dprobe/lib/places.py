@@ -13,7 +13,7 @@ from typing import Final
 from dprobe.lib.errors import UserError
 from dprobe.lib.mapped import File
 from dprobe.lib.programs import Loaded
-from dprobe.lib.source import place_of
+from dprobe.lib.source import excerpt
 from dprobed.binary.elf import ElfFile
 from dprobed.binary.errors import LocationError
 from dprobed.binary.places import Place, resolve, resolve_data
@@ -103,7 +103,7 @@ def _check_boundary(place: Place, probe: ProbeDefinition) -> None:
 def _diagnostic(
     program: Program, probe: ProbeDefinition, fault: LocationError, source: str
 ) -> Diagnostic:
-    where = place_of(program, probe, source)
+    where = excerpt(program, probe, source)
     hint, note = fault.hint, "\n".join(fault.candidates)
     if _SIMILAR in hint:
         names = ", ".join(f"`{name}`" for name in fault.candidates)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from dprobed.program.exec.interface import USER_REGS
+from dprobed.program.registers import USER_REGS
 
 Buffer = bytes | bytearray
 

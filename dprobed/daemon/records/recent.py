@@ -9,7 +9,7 @@ from typing import Final
 from dprobed.daemon.records.dispatcher import Dispatcher
 from dprobed.daemon.target import Entry
 from dprobed.program.exec.log import decode_log
-from dprobed.program.exec.outcome import BUDGET, EXCEPTION, REM
+from dprobed.program.exits import BUDGET, EXCEPTION, REM
 from dprobed.program.isa import ExCode
 from dprobed.wire.messages import Raised, Record, encode
 from dprobed.wire.protocol import RawRecord

@@ -40,7 +40,8 @@ from dprobed.engine.probe import Attachment
 from dprobed.engine.trap.sigtrap import Sigtrap
 from dprobed.engine.watch.registers import DebugRegisters
 from dprobed.proc import procfs
-from dprobed.program.exec.outcome import ABORT, REM, Outcome
+from dprobed.program.exec.interface import Outcome
+from dprobed.program.exits import ABORT, REM
 from dprobed.tracee import memory, ptrace
 from dprobed.tracee.lifecycle import State
 from dprobed.tracee.ptrace import ORIG_RAX, RAX, RCX, RDI, RIP, RSI, RSP, Gone, Registers

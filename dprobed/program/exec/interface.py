@@ -1,20 +1,22 @@
-"""What a running probe program can see and alter of the thread that hit the probe.
+"""The seam between those who run probe programs and those who place probes.
 
-The executors know nothing of ptrace: they are given an object of this shape. The trap engine
-implements it on a stopped thread; the case files of the tests implement it on a table of memory.
+An ``Executor`` holds one program, ready to run, on behalf of one target. For each hit it is given
+a ``Context``, all that the program can see and alter of the thread that hit the probe, and hands
+back an ``Outcome``. Executors know nothing of ptrace: the trap engine implements ``Context`` on a
+stopped thread, the tests on a table of memory. ``Variables`` outlast hits; where they are kept (a
+list, pages that native code shares, the kernel) is known only to the executor that uses them.
 """
 
 from __future__ import annotations
 
-from typing import Final, Protocol
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol, TypeVar
 
-#: Names of ``struct user_regs_struct`` in the kernel's order (arch/x86/include/asm/user_64.h); the
-#: index of a name is its index in ``Context.regs``.
-USER_REGS: Final[tuple[str, ...]] = (
-    "r15", "r14", "r13", "r12", "rbp", "rbx", "r11", "r10", "r9", "r8", "rax", "rcx", "rdx",
-    "rsi", "rdi", "orig_rax", "rip", "cs", "eflags", "rsp", "ss", "fs_base", "gs_base", "ds",
-    "es", "fs", "gs",
-)  # fmt: skip
+from dprobed.program.model import Program
+
+#: Addresses from here on are never a user's (the highest bit of 57-bit addresses is the kernel's);
+#: a ``Context`` is only asked for lower ones.
+ADDRESS_END: Final = 1 << 56
 
 
 class MemoryFault(Exception):
@@ -98,4 +100,119 @@ class Context(Protocol):
 
     def writable(self, address: int) -> bool:
         """Whether the byte at ``address`` may be written by the target itself."""
+        ...
+
+
+def read_some(context: Context, address: int, length: int) -> bytes:
+    """As many of ``length`` bytes from any ``address`` on as can be read."""
+    length = min(length, ADDRESS_END - address)
+    return context.read_partial(address, length) if length > 0 else b""
+
+
+def readable(context: Context, address: int) -> bool:
+    """Whether the byte at any ``address`` can be read."""
+    return len(read_some(context, address, 1)) == 1
+
+
+class Outcome:
+    """The result of one hit.
+
+    ``exit``: 0 for a plain end, n > 0 for facility n, or a code of ``dprobed.program.exits``.
+    ``log``: the items, the exception trace last; ``raw``: where words without prefix lie in it, a
+    flat run of (byte offset, number of words). ``major``, ``minor``: the record's numbers.
+    ``exception``: code, parm1 and parm2 of the exception that ended the program. ``suspend``: hold
+    the thread; ``resume``: let go every thread of the target that is held.
+    """
+
+    __slots__ = ("exception", "exit", "log", "major", "minor", "raw", "resume", "suspend")
+
+    def __init__(
+        self,
+        exit_: int,
+        log: bytes,
+        raw: tuple[int, ...],
+        major: int,
+        minor: int,
+        exception: tuple[int, int, int] | None,
+        suspend: bool,
+        resume: bool,
+    ) -> None:
+        self.exit = exit_
+        self.log = log
+        self.raw = raw
+        self.major = major
+        self.minor = minor
+        self.exception = exception
+        self.suspend = suspend
+        self.resume = resume
+
+    def _values(self) -> Sequence[object]:
+        return [getattr(self, name) for name in self.__slots__]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Outcome) and self._values() == other._values()
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        shown = zip(self.__slots__, self._values(), strict=True)
+        return f"Outcome({', '.join(f'{name}={value!r}' for name, value in shown)})"
+
+
+class Variables(Protocol):
+    """Words that outlast hits: the local variables of a program or the global ones of a target.
+
+    They are numbered from 0; each is 0 at first.
+    """
+
+    def __len__(self) -> int:
+        """How many there are."""
+        ...
+
+    def read(self, first: int = 0, count: int | None = None) -> list[int]:
+        """The values of ``count`` from ``first`` on, as far as there are; all that are left."""
+        ...
+
+    def write(self, first: int, words: Sequence[int]) -> None:
+        """Give the ones from ``first`` on these values, as far as there are variables."""
+        ...
+
+    def reset(self, first: int = 0, count: int | None = None) -> None:
+        """Set ``count`` from ``first`` on to 0, as far as there are; all that are left."""
+        ...
+
+    def grow(self, count: int) -> None:
+        """Be ``count`` at least; the new ones are 0. There are never fewer than before."""
+        ...
+
+
+#: The kind of variables that an executor works on.
+Kept = TypeVar("Kept", bound=Variables, contravariant=True)
+
+
+class Executor(Protocol[Kept]):
+    """One verified program, ready to run its probes on behalf of one target."""
+
+    @property
+    def program(self) -> Program:
+        """What it runs."""
+        ...
+
+    @property
+    def locals(self) -> Variables:
+        """The program's local variables."""
+        ...
+
+    def entry(self, index: int) -> Callable[[Context], Outcome]:
+        """The function that runs the probe with this index for one hit.
+
+        It raises nothing but what the methods of ``Context`` raise, except MemoryFault.
+        """
+        ...
+
+    def copy(self, globals_: Kept) -> Executor[Kept]:
+        """The same program for a fork child, which begins with what the local variables are now.
+
+        ``globals_``: the global variables of the child.
+        """
         ...

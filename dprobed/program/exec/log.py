@@ -22,8 +22,7 @@ from functools import cache
 from struct import Struct
 from typing import Final, TypeAlias
 
-from dprobed.program.exec.interface import Context
-from dprobed.program.exec.memory import read_some
+from dprobed.program.exec.interface import Context, read_some
 from dprobed.program.isa import WORD_MASK, Token
 
 #: A value of JSON; what ``decode_log`` makes of an item is an object of these.

@@ -1,8 +1,8 @@
 """The executor that defines the language: each probe's code becomes a Python function.
 
-The source that ``codegen`` writes for a probe does not depend on where the probe is nor on its
-record's numbers, so that a thousand probes with the same instructions are compiled once, and a
-program that is in many targets as well.
+The source that is made of a probe does not depend on where the probe is nor on its record's
+numbers, so that a thousand probes with the same instructions are compiled once, and a program that
+is in many targets as well.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ from functools import lru_cache
 from types import CodeType
 from typing import Final
 
-from dprobed.program.exec import log, machine, memory
-from dprobed.program.exec.codegen import UNROLL, Emitter, Unit
-from dprobed.program.exec.emit import emit
-from dprobed.program.exec.interface import Context, MemoryFault
-from dprobed.program.exec.outcome import Outcome
-from dprobed.program.isa import Token
+from dprobed.program.exec import log, machine
+from dprobed.program.exec.interface import Context, MemoryFault, Outcome, readable
+from dprobed.program.exec.lower import lower
+from dprobed.program.exec.lowering import UNROLL, Unit
+from dprobed.program.exec.python_source import source
+from dprobed.program.exec.variables import ListVariables
+from dprobed.program.isa import Operand, Token, decode_at
 from dprobed.program.model import Diagnostic, ProbeDefinition, Program, ProgramError
 
 Entry = Callable[[Context], Outcome]
@@ -44,7 +45,7 @@ _NAMES: Final[dict[str, object]] = {
     "mxcsr_set": machine.mxcsr_set,
     "pack": log.word_packer,
     "put": machine.put,
-    "readable": memory.readable,
+    "readable": readable,
     "signed_div": machine.signed_div,
     "stack_item": machine.stack_item,
     "store_elements": machine.store_elements,
@@ -56,78 +57,96 @@ _NAMES: Final[dict[str, object]] = {
 
 
 @lru_cache(maxsize=256)
-def _compiled(source: str) -> CodeType:
-    return compile(source, "<probe program>", "exec")
+def _compiled(text: str) -> CodeType:
+    return compile(text, "<probe program>", "exec")
 
 
 @lru_cache(maxsize=1024)
-def _code_of(unit: Unit, static: bool) -> tuple[CodeType, Mapping[int, str]]:
-    """A probe's code, and the names of the code offsets in it."""
-    emitter = Emitter(unit, emit, static)
-    return _compiled(emitter.source()), emitter.offsets
+def _code_of(unit: Unit, static: bool) -> tuple[CodeType, tuple[int, ...]]:
+    """A probe's code, and the code offsets that it names."""
+    function = lower(unit, static)
+    return _compiled(source(function)), function.offsets
 
 
-class Executor:
-    """Runs a program's probes on behalf of one target.
+def _has_labels(code: bytes, start: int, end: int) -> bool:
+    """Whether an instruction between two code offsets names another one."""
+    while start < end:
+        instruction, _, start = decode_at(code, start)
+        if Operand.LABEL in instruction.operands:
+            return True
+    return False
 
-    ``entries``: for each probe's index the function that runs it for one hit and raises nothing but
-    what ``Context``'s methods raise, except MemoryFault. ``locals``: the program's local variables.
-    ``globals_`` are the target's global variables: one list for all of its programs, which grows
-    here to what this program needs. Both lists are kept: reset them in place.
 
-    ``facilities`` maps names to numbers and is asked again at each `exit n`. ``static`` false keeps
-    every stack in memory: slower, with the same results. Raises ProgramError if the program hands
-    over to a facility whose name is not known.
+class PythonExecutor:
+    """Runs a program's probes on behalf of one target; see ``Executor``.
+
+    ``globals_`` are the target's global variables, the same for all of its programs; they grow here
+    to what this program needs. ``facilities`` maps names to numbers and is asked again at each
+    `exit n`. ``static`` false keeps every stack in memory: slower, with the same results. Raises
+    ProgramError if the program hands over to a facility whose name is not known.
     """
 
     def __init__(
         self,
         program: Program,
-        globals_: list[int],
+        globals_: ListVariables,
         facilities: Mapping[str, int],
         *,
         static: bool = True,
     ) -> None:
-        self._numbers = _facility_numbers(program, facilities)
+        self._numbers = facility_numbers(program, facilities)
         self.program = program
-        self.locals = [0] * program.header.vars
-        globals_.extend([0] * (program.header.gvars - len(globals_)))
+        self.locals = ListVariables(program.header.vars)
+        globals_.grow(program.header.gvars)
         self._globals = globals_
         self._facilities = facilities
         self._static = static
         self._known = frozenset(facilities.values())
-        self.entries: dict[int, Entry] = {
-            probe.index: self._entry(probe) for probe in program.probes
-        }
+        self._entries = self._all_entries()
 
-    def copy(self, globals_: list[int]) -> Executor:
-        """The same program for another target, which begins with what the variables are now."""
+    def entry(self, index: int) -> Entry:
+        """The function that runs the probe with this index for one hit."""
+        return self._entries[index]
+
+    def copy(self, globals_: ListVariables) -> PythonExecutor:
+        """The same program for a fork child, which begins with what the local variables are now."""
         # Not made anew: a facility that it names may be gone by now.
         other = shallow_copy(self)
-        other.locals, other._globals = list(self.locals), globals_
-        other.entries = {probe.index: other._entry(probe) for probe in self.program.probes}
+        other.locals = ListVariables(len(self.locals))
+        other.locals.write(0, self.locals.read())
+        other._globals = globals_
+        other._entries = other._all_entries()
         return other
+
+    def _all_entries(self) -> dict[int, Entry]:
+        return {probe.index: self._entry(probe) for probe in self.program.probes}
 
     def source(self, probe: ProbeDefinition) -> str:
         """The Python source of a probe's function."""
-        return Emitter(self._unit(probe), emit, self._static).source()
+        return source(lower(self._unit(probe)[0], self._static))
 
-    def _unit(self, probe: ProbeDefinition) -> Unit:
+    def _unit(self, probe: ProbeDefinition) -> tuple[Unit, int]:
+        """What is compiled for a probe, and where in the program's code that code begins."""
         program = self.program
-        return Unit(
-            program.header, program.code, probe.entry, probe.ex_mask, probe.heap, self._numbers
-        )
+        code, start = program.code, 0
+        if not _has_labels(code, probe.entry, probe.end):
+            # It stands for itself, so that others with the same instructions need no work at all.
+            code, start = code[probe.entry : probe.end], probe.entry
+        entry = probe.entry - start
+        unit = Unit(program.header, code, entry, probe.ex_mask, probe.heap, self._numbers)
+        return unit, start
 
     def _entry(self, probe: ProbeDefinition) -> Entry:
-        code, offsets = _code_of(self._unit(probe), self._static)
+        unit, start = self._unit(probe)
+        code, offsets = _code_of(unit, self._static)
         names: dict[str, object] = {
             **_NAMES,
-            "L": self.locals,
-            "G": self._globals,
+            "L": self.locals.words,
+            "G": self._globals.words,
             "MAJ": self.program.header.major,
             "MNR": probe.minor,
             "gone": self._facility_gone,
-            **{name: offset for offset, name in offsets.items()},
+            **{f"AT{number}": start + offset for number, offset in enumerate(offsets)},
         }
         exec(code, names)
         return names["run"]  # type: ignore[return-value]
@@ -137,7 +156,7 @@ class Executor:
         return number in self._known and number not in self._facilities.values()
 
 
-def _facility_numbers(program: Program, facilities: Mapping[str, int]) -> tuple[int, ...]:
+def facility_numbers(program: Program, facilities: Mapping[str, int]) -> tuple[int, ...]:
     """The number of each facility of the program; raises ProgramError for unknown names."""
     unknown = [f for f in program.facilities if isinstance(f, str) and f not in facilities]
     if unknown:

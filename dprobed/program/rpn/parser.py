@@ -1,9 +1,9 @@
 """Source text into a verified program.
 
-Four passes: ``preprocess`` leaves lines of tokens; each line is parsed into labels, keywords and
-instructions; the instructions are laid out and encoded, labels become code offsets; ``verifier``
-checks the bytes. An instruction that is refused still takes its place (as one whose effect is not
-known), so that everything wrong with a file is reported at once and nothing twice.
+Four passes: ``preprocessor`` leaves lines of tokens; each line is parsed into labels, keywords and
+instructions; the ``builder`` makes a program of them; ``verifier`` checks the bytes. An instruction
+that is refused still takes its place (as one whose effect is not known), so that everything wrong
+with a file is reported at once and nothing twice.
 """
 
 from __future__ import annotations
@@ -15,16 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dprobed.program.builder import Builder, Label
 from dprobed.program.bytecode import MAX_FILE, decode
-from dprobed.program.isa import (
-    BY_KEY,
-    INSTRUCTIONS,
-    REGISTER_INDEX,
-    ExCode,
-    Instruction,
-    Operand,
-    encode_one,
-)
+from dprobed.program.isa import BY_KEY, INSTRUCTIONS, ExCode, Instruction, Operand
 from dprobed.program.keywords import (
     HEADER,
     PROBE,
@@ -35,7 +28,8 @@ from dprobed.program.keywords import (
     plain_place_fault,
     text_fault,
 )
-from dprobed.program.model import Diagnostic, Header, ProbeDefinition, Program, ProgramError
+from dprobed.program.model import Diagnostic, Program, ProgramError, SourcePlace
+from dprobed.program.registers import REGISTER_INDEX
 from dprobed.program.rpn.expression import ExpressionError, evaluate
 from dprobed.program.rpn.lexer import Faults, Kind, Line, Token, unquote, written
 from dprobed.program.rpn.preprocessor import (
@@ -70,7 +64,7 @@ class _Step:
     token: Token
     width: int
     operand: list[Token]
-    value: int = 0
+    value: int | str = 0
     label: Token | None = None
     broken: bool = False
 
@@ -84,7 +78,6 @@ class _Section:
     values: dict[str, Any] = field(default_factory=dict)
     places: dict[str, tuple[Token, int]] = field(default_factory=dict)
     steps: list[_Step] = field(default_factory=list)
-    ends_with_label: bool = False
 
 
 class _Assembler:
@@ -94,7 +87,6 @@ class _Assembler:
         self.header = _Section(HEADER)
         self.probes: list[_Section] = []
         self.labels: dict[str, tuple[Token, int, int]] = {}
-        self.facilities: list[int | str] = []
 
     # -- parsing ------------------------------------------------------------------------------
 
@@ -130,7 +122,6 @@ class _Assembler:
             self.faults.at(token, "a label before the first probe definition", _BEGIN)
         else:
             section = self.probes[-1]
-            section.ends_with_label = True
             self.labels[token.text] = token, len(self.probes) - 1, len(section.steps)
 
     # keywords
@@ -248,7 +239,6 @@ class _Assembler:
             self.faults.at(tokens[0], "an instruction before the first probe definition", _BEGIN)
             return
         section = self.probes[-1]
-        section.ends_with_label = False
         for count in range(min(_LONGEST, len(words)), 0, -1):
             forms = _FORMS.get(tuple(token.text for token in words[:count]))
             if forms is not None and not self._misspelt(words, count):
@@ -324,9 +314,7 @@ class _Assembler:
                     tokens, f"`{facility}` is not a facility", "a number from 1 to 65535, or a name"
                 )
             return
-        if facility not in self.facilities:
-            self.facilities.append(facility)
-        step.value = self.facilities.index(facility)
+        step.value = facility
 
     @staticmethod
     def _misspelt(words: list[Token], count: int) -> bool:
@@ -375,69 +363,61 @@ class _Assembler:
 
     def program(self) -> tuple[Program, dict[int, _Step]]:
         """The program as far as it can be made, and the instruction at each code offset."""
-        for section in self.probes:
-            self._finish(section)
-        offsets: list[list[int]] = []
-        offset = 0
-        for section in self.probes:
-            offsets.append([])
-            for step in section.steps:
-                offsets[-1].append(offset)
-                offset += step.instruction.size
-        self._resolve(offsets)
-        steps = {
-            at: step
-            for section, places in zip(self.probes, offsets, strict=True)
-            for at, step in zip(places, section.steps, strict=True)
-        }
-        code = b"".join(encode_one(s.instruction, _operands(s)) for s in steps.values())
-        sources: dict[str, int] = {}
-        lines = []
-        for at, step in steps.items():
-            origin = step.token.origin
-            lines.append((at, sources.setdefault(origin.file, len(sources)), origin.line))
-        entries = [*(places[0] for places in offsets), len(code)]
-        probes = tuple(
-            ProbeDefinition(index=i, entry=entries[i], end=entries[i + 1], **_usable(section))
-            for i, section in enumerate(self.probes)
-        )
-        header = Header(**{"name": "-", **_usable(self.header)})
-        program = Program(
-            header, probes, code, tuple(self.facilities), tuple(lines), tuple(sources)
-        )
-        return program, steps
+        place = self.header.places.get("name")
+        name_at = None if place is None else _source_place(place[0])
+        builder = Builder(name_at=name_at, **{"name": "-", **_usable(self.header)})
+        labels = {name: builder.label() for name in self.labels}
+        placed: dict[tuple[int, int], list[Label]] = {}
+        for name, (_, probe, position) in self.labels.items():
+            placed.setdefault((probe, position), []).append(labels[name])
+        steps: dict[int, _Step] = {}
+        for number, section in enumerate(self.probes):
+            assert section.first is not None
+            token = next((section.places[n][0] for n in STARTERS if n in section.places),
+                         section.first)  # fmt: skip
+            builder.probe(at=_source_place(token), **_usable(section))
+            for position, step in enumerate(section.steps):
+                for label in placed.get((number, position), ()):
+                    builder.place(label)
+                operand = self._encoded(step, labels)
+                steps[builder.add(step.instruction.key, operand, _source_place(step.token))] = step
+            for label in placed.get((number, len(section.steps)), ()):
+                builder.place(label)
+            steps |= self._end(builder, section)
+        return builder.program(), steps
 
-    def _finish(self, section: _Section) -> None:
+    def _end(self, builder: Builder, section: _Section) -> dict[int, _Step]:
         """Let the probe end by `exit` where its instructions do not end it."""
         assert section.first is not None
         token, width = section.first, section.first.width
         if section.steps:
             last = section.steps[-1]
             token, width = last.token, last.width
-            if not (section.ends_with_label or last.broken):
-                flow = last.instruction.flow
-                if not flow.falls_through:
-                    return
+            if last.broken:
+                # Nobody knows where it would have gone on.
+                return {
+                    builder.add(_EXIT.key, at=_source_place(token)): _Step(_EXIT, token, width, [])
+                }
         else:
             self.faults.at(section.first, "the probe has no instructions", "write at least `exit`")
-        section.steps.append(_Step(_EXIT, token, width, []))
+        added = builder.end_probe()
+        return {} if added is None else {added: _Step(_EXIT, token, width, [])}
 
-    def _resolve(self, offsets: list[list[int]]) -> None:
-        for section in self.probes:
-            for step in section.steps:
-                if step.label is None:
-                    continue
-                known = self.labels.get(step.label.text)
-                if known is None:
-                    step.broken = True
-                    self.faults.at(
-                        step.label,
-                        f"there is no label `{step.label.text}`",
-                        _nearest(step.label.text, self.labels),
-                    )
-                else:
-                    _, probe, position = known
-                    step.value = offsets[probe][position]
+    def _encoded(self, step: _Step, labels: Mapping[str, Label]) -> int | str | Label | None:
+        """The operand as the builder takes it."""
+        if not step.instruction.operands:
+            return None
+        if step.label is not None and step.label.text not in labels:
+            step.broken = True
+            self.faults.at(
+                step.label,
+                f"there is no label `{step.label.text}`",
+                _nearest(step.label.text, self.labels),
+            )
+        if step.broken:
+            # What was refused is encoded as a value that cannot be wrong a second time.
+            return max(step.instruction.operands[0].low, 1)
+        return step.value if step.label is None else labels[step.label.text]
 
     def verify(self) -> Program:
         """Check the whole; raise ProgramError with all that was found."""
@@ -498,11 +478,8 @@ def _bad(section: _Section) -> list[str]:
     return [name for name, value in section.values.items() if value is None]
 
 
-def _operands(step: _Step) -> tuple[int, ...]:
-    if not step.instruction.operands:
-        return ()
-    # What was refused is encoded as a value that cannot be wrong a second time.
-    return (max(step.instruction.operands[0].low, 0) if step.broken else step.value,)
+def _source_place(token: Token) -> SourcePlace:
+    return SourcePlace(token.origin.file, token.origin.line, token.column)
 
 
 def _nearest(text: str, known: Mapping[str, object] | set[str]) -> str:

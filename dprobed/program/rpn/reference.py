@@ -13,22 +13,21 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from dprobed.program import bytecode
-from dprobed.program.exec.outcome import INSTRUCTION_BUDGET
+from dprobed.program.exits import INSTRUCTION_BUDGET
 from dprobed.program.isa import (
     CALL_FRAMES,
     EXCEPTIONS,
     GROUPS,
     INSTRUCTIONS,
     MAX_CODE,
-    REGISTERS,
     STACK_WORDS,
     TOKENS,
     Instruction,
     Operand,
-    Register,
 )
 from dprobed.program.keywords import HEADER, PROBE, Keyword, Value, defaults
 from dprobed.program.model import Header, ProbeDefinition, ProgramError
+from dprobed.program.registers import REGISTERS, Register
 from dprobed.program.rpn.expression import LEVELS
 from dprobed.program.rpn.parser import assemble
 from dprobed.program.rpn.preprocessor import MAX_INCLUDES, MAX_TOKENS

@@ -14,8 +14,8 @@ from dprobed.engine.address_space import INT3, SpaceError
 from dprobed.engine.probe import Attachment, Probe
 from dprobed.engine.trap.engine import TrapEngine
 from dprobed.engine.watch.registers import is_length_valid
-from dprobed.program.exec.interface import Context
-from dprobed.program.exec.outcome import ABORT, Outcome
+from dprobed.program.exec.interface import Context, Outcome
+from dprobed.program.exits import ABORT
 from dprobed.program.model import ProbeDefinition
 from dprobed.tracee.ptrace import RIP, Gone, Registers
 from dprobed.tracee.thread import Thread

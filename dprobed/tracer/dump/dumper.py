@@ -29,7 +29,7 @@ from dprobed.binary.elf import build_id_in_notes
 from dprobed.corefile.areas import Area, dumped_size, parse_smaps, without
 from dprobed.corefile.store import Draft, StoreError, StoreLimits, admit, new_name
 from dprobed.corefile.writer import Memory, Piece, ProcessImage, VanishedError, layout, write_pieces
-from dprobed.program.exec.interface import USER_REGS
+from dprobed.program.registers import USER_REGS
 
 _PR_SET_PDEATHSIG: Final = 1
 _DEFAULT_FILTER: Final = 0x33

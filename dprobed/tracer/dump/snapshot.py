@@ -39,8 +39,8 @@ from dprobed.engine.address_space import AddressSpace, SpaceError
 from dprobed.engine.probe import Attachment
 from dprobed.engine.trap.engine import TrapEngine
 from dprobed.proc import procfs
+from dprobed.program.exec.interface import Outcome
 from dprobed.program.exec.log import decode_log
-from dprobed.program.exec.outcome import Outcome
 from dprobed.tracee import ptrace
 from dprobed.tracee.lifecycle import State
 from dprobed.tracee.ptrace import ORIG_RAX, RAX, RDI, RIP, RSI, WALL, Gone, PtraceError, Registers

@@ -1,0 +1,706 @@
+"""The intermediate representation of one probe's code, which every executor prints or walks.
+
+``lower`` makes a ``Function`` of a probe's bytecode, each instruction once; whoever runs it starts
+from that: Python source is made of it, an interpreter can walk it, native code can be printed from
+it. It is typed: every value is a word of 64 bits, unsigned; what is no word (an item of the log, a
+heap block) never leaves an operation.
+
+Blocks are straight runs of operations; the last one, the block's ``end``, says where it goes on.
+Within a block a value is a ``Temp``, which is assigned once. The program's stack is
+
+- gone, where its depth is one number on every path to each block (``Function.static``): its words
+  are ``Slot`` variables between blocks, and an exception that is raised ends the program, or
+- in memory: a circular stack of ``STACK_WORDS`` words with ``Depth`` of them on it, a call stack of
+  frames and the trace of exceptions. An operation that can fail has a ``Raise``, which first brings
+  the stack up to date; the way on is then that of the handler, if there is one.
+
+Operations that cannot do what they shall raise before they have done anything of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import TypeAlias
+
+from dprobed.program.model import Header
+
+# -- values -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Temp:
+    """A word that an operation of this block has computed."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """A word of a static stack, by its position from the bottom."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Depth:
+    """How many words are on the stack in memory, plus a number."""
+
+    plus: int
+
+
+@dataclass(frozen=True, slots=True)
+class CodeOffset:
+    """An offset in the program's code, by its index in ``Function.offsets``."""
+
+    number: int
+
+
+Word: TypeAlias = int | Temp | Slot | Depth | CodeOffset
+
+
+@dataclass(slots=True)
+class TopWords:
+    """So many words from the top of the stack in memory on, TOS first; they stay there."""
+
+    count: int
+
+
+Words: TypeAlias = tuple[Word, ...] | TopWords
+
+
+@dataclass(slots=True)
+class Raise:
+    """How an operation fails: which exception, and how the stack in memory is brought up to date.
+
+    ``stores``: (position above the depth, word), then the depth grows by ``moved``; only then
+    ``code``, ``parm1`` and ``parm2`` are looked at.
+    """
+
+    code: Word
+    parm1: Word
+    parm2: Word
+    stores: tuple[tuple[int, Word], ...] = ()
+    moved: int = 0
+
+
+# -- words ------------------------------------------------------------------------------------
+
+
+class WordOp(Enum):
+    """Operations on two words, modulo 2**64. Bits are counted from 1, the least significant."""
+
+    ADD = auto()
+    SUB = auto()
+    MUL = auto()
+    AND = auto()
+    OR = auto()
+    XOR = auto()
+    ROL = auto()  # by less than 64
+    ROR = auto()
+    SHL = auto()  # 64 and more give 0
+    SHR = auto()
+    COPY_LEFT = auto()  # bit n to all bits left of it
+    COPY_RIGHT = auto()
+    ZERO_LEFT = auto()  # the bits left of bit n
+    ZERO_RIGHT = auto()
+
+
+@dataclass(slots=True)
+class Compute:
+    """``result`` = ``left`` ``op`` ``right``."""
+
+    result: Temp
+    op: WordOp
+    left: Word
+    right: Word
+
+
+@dataclass(slots=True)
+class Divide:
+    """Quotient, rounded to 0, and remainder; ``divisor`` is not 0."""
+
+    quotient: Temp
+    remainder: Temp
+    dividend: Word
+    divisor: Word
+    signed: bool
+
+
+@dataclass(slots=True)
+class Guard:
+    """Raise unless ``low`` <= ``word`` <= ``high``, unsigned; None is no bound."""
+
+    word: Word
+    low: int | None
+    high: Word | None
+    fault: Raise
+
+
+@dataclass(slots=True)
+class Fail:
+    """Raise in any case."""
+
+    fault: Raise
+
+
+# -- the thread -------------------------------------------------------------------------------
+
+
+class Fact(Enum):
+    """A number that the context knows of the thread or of the moment."""
+
+    TID = auto()
+    PID = auto()
+    UID = auto()
+    GID = auto()
+    CPU = auto()
+    NOW = auto()
+
+
+@dataclass(slots=True)
+class ReadFact:
+    """What the context says."""
+
+    result: Temp
+    fact: Fact
+
+
+@dataclass(slots=True)
+class ReadName:
+    """The thread's name in two words, the first eight bytes in ``low``."""
+
+    low: Temp
+    high: Temp
+
+
+@dataclass(slots=True)
+class ReadRegister:
+    """The bits in ``mask`` of a register, which is given by its index in ``USER_REGS``."""
+
+    result: Temp
+    index: int
+    mask: int
+
+
+@dataclass(slots=True)
+class WriteRegister:
+    """A register becomes the bits of ``word`` that are in ``mask``."""
+
+    index: int
+    word: Word
+    mask: int
+
+
+@dataclass(slots=True)
+class ReadFxsave:
+    """A number of ``size`` bytes at ``offset`` in the thread's FXSAVE image."""
+
+    result: Temp
+    offset: int
+    size: int
+
+
+@dataclass(slots=True)
+class WriteFxsave:
+    """Put the low ``size`` bytes of ``word`` there; of ``mxcsr`` only bits that the CPU has."""
+
+    offset: int
+    size: int
+    word: Word
+    mxcsr: bool
+
+
+@dataclass(slots=True)
+class Load:
+    """A number of ``width`` bytes of the target's memory."""
+
+    result: Temp
+    address: Word
+    width: int
+    fault: Raise
+
+
+@dataclass(slots=True)
+class Store:
+    """``word`` fits into ``width`` bytes."""
+
+    address: Word
+    word: Word
+    width: int
+    fault: Raise
+
+
+@dataclass(slots=True)
+class CheckAccess:
+    """0 if the byte at ``address`` can be read (and, with ``write``, written), else 1."""
+
+    result: Temp
+    address: Word
+    write: bool
+
+
+# -- variables --------------------------------------------------------------------------------
+
+
+class Space(Enum):
+    """Whose variables: the program's, or the target's."""
+
+    LOCAL = auto()
+    GLOBAL = auto()
+
+
+@dataclass(slots=True)
+class ReadVariable:
+    """``index`` is in range."""
+
+    result: Temp
+    space: Space
+    index: Word
+
+
+@dataclass(slots=True)
+class WriteVariable:
+    """``index`` is in range."""
+
+    space: Space
+    index: Word
+    word: Word
+
+
+@dataclass(slots=True)
+class AddToVariable:
+    """``index`` is in range; ``number`` may be negative."""
+
+    space: Space
+    index: Word
+    number: int
+
+
+@dataclass(slots=True)
+class GuardRun:
+    """Raise unless ``count`` variables from ``index`` on are below ``size``; ``bad``: the first."""
+
+    bad: Temp
+    index: Word
+    count: Word
+    size: int
+    fault: Raise
+
+
+# -- the log and the outcome ------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class LogWords:
+    """Append words without prefix. ``overflow``: raised where they do not fit; None: go on."""
+
+    words: Words
+    overflow: Raise | None
+
+
+@dataclass(slots=True)
+class LogStack:
+    """Append an item of the ``count`` words above the depth (those just dropped)."""
+
+    count: Word
+    overflow: Raise | None
+
+
+@dataclass(slots=True)
+class LogVariables:
+    """Append an item of variables; they are in range."""
+
+    space: Space
+    index: Word
+    count: Word
+    overflow: Raise | None
+
+
+@dataclass(slots=True)
+class LogMemory:
+    """Append an item of memory, or of a ``string`` in it, as far as it can be read.
+
+    ``bad``: the address that could not be read, which is a ``fault`` after what was logged.
+    """
+
+    bad: Temp
+    string: bool
+    address: Word
+    length: Word
+    overflow: Raise | None
+    fault: Raise
+
+
+@dataclass(slots=True)
+class LogLength:
+    """The bytes of the log now."""
+
+    result: Temp
+
+
+@dataclass(slots=True)
+class LastItem:
+    """Where the last item of the log begins, 0 if there is none."""
+
+    result: Temp
+
+
+@dataclass(slots=True)
+class CutLog:
+    """Keep the items within ``length`` bytes."""
+
+    length: Word
+
+
+@dataclass(slots=True)
+class SetMajor:
+    """The record's major number; ``word`` fits into 16 bits."""
+
+    word: Word
+
+
+@dataclass(slots=True)
+class SetMinor:
+    """The record's minor number; ``word`` fits into 16 bits."""
+
+    word: Word
+
+
+@dataclass(slots=True)
+class Suspend:
+    """The outcome says: hold the thread."""
+
+
+@dataclass(slots=True)
+class Resume:
+    """The outcome says: let go the threads that are held."""
+
+
+@dataclass(slots=True)
+class Charge:
+    """Take ``word`` (``at_most`` at most), divided by 2**``shift``, off the instruction budget."""
+
+    word: Word
+    at_most: int | None
+    shift: int
+
+
+# -- the stack in memory ----------------------------------------------------------------------
+
+
+class Base(Enum):
+    """What a stack position is relative to: the depth, or the base of the frame."""
+
+    DEPTH = auto()
+    FRAME = auto()
+
+
+@dataclass(slots=True)
+class StackLoad:
+    """The stack word at ``base`` + ``plus`` + ``index``, modulo the size of the stack."""
+
+    result: Temp
+    base: Base
+    plus: int
+    index: Word | None = None
+
+
+@dataclass(slots=True)
+class StackStore:
+    """As ``StackLoad``, the other way."""
+
+    word: Word
+    base: Base
+    plus: int
+    index: Word | None = None
+
+
+@dataclass(slots=True)
+class MoveDepth:
+    """Add a number to the depth."""
+
+    words: int
+
+
+@dataclass(slots=True)
+class DropWords:
+    """Take ``count`` off the depth, modulo the size of the stack where it falls below 0."""
+
+    count: Word
+
+
+@dataclass(slots=True)
+class SetDepth:
+    """The depth becomes ``word``, modulo the size of the stack."""
+
+    word: Word
+
+
+@dataclass(slots=True)
+class PushCopies:
+    """Push ``count`` copies of ``word``."""
+
+    count: Word
+    word: Word
+
+
+@dataclass(slots=True)
+class ReadFrameBase:
+    """SBP, modulo the size of the stack."""
+
+    result: Temp
+
+
+@dataclass(slots=True)
+class SetFrameBase:
+    """SBP becomes ``word``, modulo the size of the stack."""
+
+    word: Word
+
+
+@dataclass(slots=True)
+class MoveSlots:
+    """Assign words to slots of a static stack, all at once."""
+
+    slots: tuple[Slot, ...]
+    words: tuple[Word, ...]
+
+
+# -- exceptions -------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class SetHandler:
+    """The frame's next exception goes to a block, which is at a code offset."""
+
+    block: int
+    at: CodeOffset
+
+
+@dataclass(slots=True)
+class ClearHandler:
+    """The frame has no handler any more."""
+
+
+@dataclass(slots=True)
+class LastException:
+    """The last exception of the hit, or zeros."""
+
+    code: Temp
+    parm1: Temp
+    parm2: Temp
+
+
+class Shown(Enum):
+    """What the traces of a frame can show a range of."""
+
+    STACK = auto()
+    LOCALS = auto()
+    GLOBALS = auto()
+
+
+@dataclass(slots=True)
+class ShowInTraces:
+    """Traces show these of the frame."""
+
+    shown: Shown
+    first: Word
+    count: Word
+
+
+@dataclass(slots=True)
+class AppendTrace:
+    """Append a stack trace to the exception trace, and charge what it takes."""
+
+
+@dataclass(slots=True)
+class TraceLength:
+    """The bytes of the exception trace now."""
+
+    result: Temp
+
+
+@dataclass(slots=True)
+class CutTrace:
+    """Keep the traces within ``length`` bytes."""
+
+    length: Word
+
+
+# -- the heap ---------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Allocate:
+    """The handle of a new block of zeros."""
+
+    result: Temp
+    size: Word
+    fault: Raise
+
+
+@dataclass(slots=True)
+class Free:
+    """Give a block back."""
+
+    handle: Word
+    fault: Raise
+
+
+@dataclass(slots=True)
+class HeapPlace:
+    """``count`` numbers of ``width`` bytes in a heap block, and what is raised where it is none."""
+
+    handle: Word
+    offset: Word
+    width: int
+    count: int
+    no_block: Raise
+    outside: Raise
+
+
+@dataclass(slots=True)
+class HeapLoad:
+    """Load the numbers at a place, one for each result."""
+
+    results: tuple[Temp, ...]
+    place: HeapPlace
+
+
+@dataclass(slots=True)
+class HeapPush:
+    """Push the numbers at a place on the stack in memory; the first becomes TOS."""
+
+    place: HeapPlace
+
+
+@dataclass(slots=True)
+class HeapStore:
+    """Store the low bytes of each word to a place."""
+
+    words: Words
+    place: HeapPlace
+
+
+# -- control ----------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class CountJump:
+    """Take one off the jumps that are left to the hit, or raise."""
+
+    fault: Raise
+
+
+@dataclass(slots=True)
+class GuardFacility:
+    """Raise if the facility with this number is gone."""
+
+    number: int
+    fault: Raise
+
+
+@dataclass(slots=True)
+class Jump:
+    """Go on at a block."""
+
+    block: int
+
+
+class Test(Enum):
+    """What a word, signed, is compared with 0 for."""
+
+    LT = auto()
+    LE = auto()
+    GT = auto()
+    GE = auto()
+    EQ = auto()
+    NE = auto()
+
+
+@dataclass(slots=True)
+class Branch:
+    """Go on at ``block``, ``counted`` as a jump, or else at ``otherwise``."""
+
+    test: Test
+    word: Word
+    counted: CountJump | None
+    block: int
+    otherwise: int
+
+
+@dataclass(slots=True)
+class Call:
+    """Begin a frame: SBP is the depth, and `ret` goes on at block ``back``.
+
+    ``called`` and ``returns`` are the code offsets of both.
+    """
+
+    block: int
+    called: CodeOffset
+    back: int
+    returns: CodeOffset
+    fault: Raise
+
+
+@dataclass(slots=True)
+class Return:
+    """End the frame."""
+
+    fault: Raise
+
+
+@dataclass(slots=True)
+class End:
+    """End the program; ``logged`` false drops what it logged."""
+
+    exit: int
+    logged: bool = True
+
+
+Op: TypeAlias = (
+    Compute | Divide | Guard | Fail
+    | ReadFact | ReadName | ReadRegister | WriteRegister | ReadFxsave | WriteFxsave
+    | Load | Store | CheckAccess
+    | ReadVariable | WriteVariable | AddToVariable | GuardRun
+    | LogWords | LogStack | LogVariables | LogMemory | LogLength | LastItem | CutLog
+    | SetMajor | SetMinor | Suspend | Resume | Charge
+    | StackLoad | StackStore | MoveDepth | DropWords | SetDepth | PushCopies
+    | ReadFrameBase | SetFrameBase | MoveSlots
+    | SetHandler | ClearHandler | LastException | ShowInTraces | AppendTrace | TraceLength
+    | CutTrace
+    | Allocate | Free | HeapLoad | HeapPush | HeapStore
+    | CountJump | GuardFacility
+)  # fmt: skip
+
+Ending: TypeAlias = Jump | Branch | Call | Return | End
+
+
+@dataclass(slots=True)
+class Block:
+    """``cost``: what it takes of the instruction budget before it begins."""
+
+    cost: int
+    ops: tuple[Op, ...]
+    end: Ending
+
+
+@dataclass(frozen=True)
+class Function:
+    """One probe's code; it begins at block 0.
+
+    ``offsets``: the code offsets that it names, the one of the probe's first instruction first.
+    ``acyclic``: no block can run twice in one hit. ``budget``: the instruction budget, None where
+    it cannot be used up; ``counts_jumps``: whether jmpmax can be reached.
+    """
+
+    header: Header
+    ex_mask: int
+    heap: int
+    blocks: tuple[Block, ...]
+    offsets: tuple[int, ...]
+    static: bool
+    acyclic: bool
+    budget: int | None
+    counts_jumps: bool
