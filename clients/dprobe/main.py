@@ -1,4 +1,4 @@
-"""The command line of ``dprobe``. Only ``main`` turns what went wrong into an exit status."""
+"""The command line of ``dprobe``. Only ``main`` turns exceptions into exit statuses."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except (KeyboardInterrupt, click.Abort):
         status = 130
     except BrokenPipeError:
-        # Whoever read our output has enough; Python would complain once more at its end.
+        # Nobody reads our output any more; Python would complain of that once more at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         status = 1
     except OSError as error:
@@ -138,7 +138,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def _occupy_standard_descriptors() -> None:
-    """Keep what is opened later from becoming a standard stream that we were started without."""
+    """Open /dev/null as each standard stream that is closed, so that no later file becomes one."""
     while (descriptor := os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)) <= 2:
         pass
     os.close(descriptor)

@@ -42,7 +42,7 @@ examples:
 def check_command(
     files: tuple[str, ...], defines: tuple[str, ...], where: str | None, json: bool
 ) -> None:
-    """Assemble and verify FILES; exit status 2 and all that is wrong where one is refused.
+    """Assemble and verify FILES; show all faults, with exit status 2 if there are any.
 
     With --in each place is looked for, too. `pending` counts probes for modules that are not mapped
     there (yet). No process is touched.

@@ -1,4 +1,4 @@
-"""`dprobe policy`: who may do what to which process, and what is put in by itself."""
+"""``dprobe policy``: who may do what to which process, and which programs are auto-inserted."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ examples:
 @options.json
 @click.argument("files", nargs=-1, type=_file)
 def check_command(files: tuple[Path, ...], json: bool) -> None:
-    """Check FILES, or those in policies.d; exit status 2 and all that is wrong if anything is.
+    """Check FILES, or those in policies.d; show all faults, with exit status 2 if there are any.
 
     No daemon is needed.
     """
@@ -131,8 +131,8 @@ def explain_command(socket: Path | None, pid: int, json: bool) -> None:
 def reload_command(socket: Path | None, json: bool) -> None:
     """Have the daemon read the policy files anew, and list them.
 
-    Where anything is wrong in any file, those in force stay, all that is wrong is shown, and the
-    exit status is 2. Programs that are no longer allowed where they are go out.
+    Where a file has a fault, the policies in force stay, all faults are shown, and the exit status
+    is 2. Programs are removed from processes where they are no longer allowed.
     """
     with running(socket) as daemon:
         answer = daemon.request(

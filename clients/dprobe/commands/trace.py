@@ -1,4 +1,4 @@
-"""`dprobe trace`: sessions of the daemon, and what they wrote, on the command line."""
+"""``dprobe trace``: trace sessions of the daemon, and reading what they wrote."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ _COLUMNS = (
     ("folder", "folder"),
     ("problem", "problem"),
 )
-_NONE = "no trace session is there"
+_NONE = "there is no trace session"
 _LINES = 4096
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 class _Quantity(click.ParamType[float | int]):
-    """A number with a unit."""
+    """A number with a unit: a size or a duration (click)."""
 
     def __init__(self, name: str, units: dict[str, int], example: str) -> None:
         self.name = name
@@ -138,7 +138,7 @@ def start_command(
             where = str(folder.absolute())
             where.encode()
         except (OSError, UnicodeEncodeError):
-            raise UserError(f"{folder}: a folder must have a name of UTF-8") from None
+            raise UserError(f"{folder}: the name of a folder must be UTF-8") from None
     with running(ctx.obj) as daemon:
         answer = daemon.request(
             lambda number: messages.TraceStart(
@@ -341,7 +341,7 @@ def _chosen(
 
 def _warn(chunks: Sequence[Recording]) -> None:
     for path in (path for chunk in chunks for path in chunk.cut):
-        complain(f"{path}: the end is cut off; read up to there")
+        complain(f"{path}: its end is cut off; what is before that was read")
     lost = sum(chunk.discarded for chunk in chunks)
     if lost:
         complain(f"{lost} records were dropped when the trace was written")
