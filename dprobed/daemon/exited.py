@@ -11,7 +11,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from dprobed.daemon.target import Entry, Target
+from dprobed.daemon.target import InsertedProgram, Target
 from dprobed.wire import messages
 
 #: Ended processes of which ``query`` still shows each probe.
@@ -22,13 +22,13 @@ _PROGRAMS: Final = 1000
 _log = logging.getLogger("dprobed")
 
 
-class Past:
+class ExitedProcesses:
     """The ended processes of this daemon."""
 
     def __init__(self) -> None:
         self._targets: deque[Target] = deque()
         #: By a program's number: the last of its entries, and what all of them counted.
-        self._sums: dict[int, tuple[Entry, Counter[str]]] = {}
+        self._sums: dict[int, tuple[InsertedProgram, Counter[str]]] = {}
 
     def __iter__(self) -> Iterator[Target]:
         """Those that are kept as they were, the oldest first."""
@@ -37,7 +37,7 @@ class Past:
     def __contains__(self, target: Target) -> bool:
         return target in self._targets
 
-    def add(self, target: Target, entries: Iterable[Entry]) -> None:
+    def add(self, target: Target, entries: Iterable[InsertedProgram]) -> None:
         """A process has ended with these programs in it."""
         target.entries = {entry.number: entry for entry in entries}
         self._targets.append(target)
@@ -45,7 +45,7 @@ class Past:
             for entry in self._targets.popleft().entries.values():
                 self._add(entry)
 
-    def _add(self, entry: Entry) -> None:
+    def _add(self, entry: InsertedProgram) -> None:
         _, sums = self._sums.pop(entry.number, (entry, Counter()))
         self._sums[entry.number] = entry, sums
         sums["processes"] += 1
@@ -64,21 +64,21 @@ class Past:
                 its_sums["processes"],
             )
 
-    def remove(self, target: Target, entries: Iterable[Entry]) -> None:
+    def remove(self, target: Target, entries: Iterable[InsertedProgram]) -> None:
         """These programs of an ended process are not wanted any longer."""
         for entry in entries:
             del target.entries[entry.number]
         if not target.entries:
             self._targets.remove(target)
 
-    def earlier(self, select: messages.Select) -> list[Entry]:
+    def earlier(self, select: messages.Select) -> list[InsertedProgram]:
         """For each selected program one of its entries in the processes that only sums are kept of;
         of a single process none are."""
         if select.pid is not None:
             return []
         return [entry for entry, _ in self._sums.values() if entry.matches(select)]
 
-    def info(self, entry: Entry) -> messages.EarlierInfo:
+    def info(self, entry: InsertedProgram) -> messages.EarlierInfo:
         """The sums of an entry's program."""
         _, sums = self._sums[entry.number]
         return messages.EarlierInfo(
@@ -94,6 +94,6 @@ class Past:
             passed=sums["passed"],
         )
 
-    def forget(self, entry: Entry) -> None:
+    def forget(self, entry: InsertedProgram) -> None:
         """The sums of an entry's program are not wanted any longer."""
         self._sums.pop(entry.number, None)

@@ -15,12 +15,13 @@ from __future__ import annotations
 
 import os
 import pwd
-from collections.abc import Mapping
-from typing import NamedTuple, NoReturn
+from collections.abc import Callable, Mapping
+from typing import Final, NamedTuple, NoReturn
 
 from dprobed.daemon.audit import Audit
+from dprobed.daemon.client import Refusal, User
 from dprobed.daemon.history import History
-from dprobed.daemon.target import Asker, Refusal, Target
+from dprobed.daemon.target import Target
 from dprobed.policy.model import Decision, Denial, Policies
 from dprobed.policy.rights import Right, needs
 from dprobed.policy.store import PolicyStore
@@ -43,9 +44,17 @@ class Admission(NamedTuple):
 
 
 class Gate:
-    """Decides requests by the policies in force; what is not to be raises Refusal."""
+    """Decides requests by the policies in force; what is not to be raises Refusal.
 
-    def __init__(self, store: PolicyStore) -> None:
+    ``process``: reads the facts of a process; None: it is gone.
+    """
+
+    def __init__(
+        self,
+        store: PolicyStore,
+        process: Callable[[int], Process | None] = processes.read,
+    ) -> None:
+        self.process: Final = process
         self.store = store
         self._audit = Audit()
         self.history = History()
@@ -58,88 +67,88 @@ class Gate:
 
     # -- people ------------------------------------------------------------------------------------
 
-    def commands(self, asker: Asker) -> bool:
-        """Whether everything in this daemon is the asker's: root, or it is a user's own daemon."""
-        return not self._serves_all or asker.uid == 0
+    def commands(self, user: User) -> bool:
+        """Whether everything in this daemon is the user's: root, or it is a user's own daemon."""
+        return not self._serves_all or user.uid == 0
 
-    def sees(self, asker: Asker, uid: int) -> bool:
-        """Whether what user ``uid`` has in this daemon concerns the asker."""
-        return self.commands(asker) or asker.uid == uid
+    def sees(self, user: User, uid: int) -> bool:
+        """Whether what user ``uid`` has in this daemon concerns the user."""
+        return self.commands(user) or user.uid == uid
 
-    def show(self, asker: Asker, pid: int) -> Process:
-        """The process, where the asker may know what is decided about it."""
+    def show(self, user: User, pid: int) -> Process:
+        """The process, where the user may know what is decided about it."""
         decision = self._decide(pid)
-        if not self.commands(asker) and asker.uid not in decision.process.uids:
-            self._check(decision, asker, frozenset())
+        if not self.commands(user) and user.uid not in decision.process.uids:
+            self._check(decision, user, frozenset())
         return decision.process
 
     # -- processes ---------------------------------------------------------------------------------
 
     def denial(
-        self, asker: Asker, process: Process, wanted: frozenset[Right], reason: str = ""
+        self, user: User, process: Process, wanted: frozenset[Right], reason: str = ""
     ) -> Denial | None:
         """Why not, without a word to anybody; None: it may be."""
-        gids = frozenset(groups_of(asker.uid, asker.gid))
-        return self.policies.decide(process).check(asker.uid, gids, wanted, reason)
+        gids = frozenset(groups_of(user.uid, user.gid))
+        return self.policies.decide(process).check(user.uid, gids, wanted, reason)
 
-    def admit(self, asker: Asker, pid: int) -> Admission:
-        """That the asker may have anything to do with a process."""
+    def admit(self, user: User, pid: int) -> Admission:
+        """That the user may have anything to do with a process."""
         decision = self._decide(pid)
-        self._check(decision, asker, frozenset())
+        self._check(decision, user, frozenset())
         own = (os.geteuid(), os.getegid())
-        identity = self._identity(decision, asker) if self._serves_all else own
+        identity = self._identity(decision, user) if self._serves_all else own
         return Admission(*identity, decision)
 
-    def join(self, asker: Asker, target: Target, admission: Admission) -> None:
-        """That the asker may share a process that is traced already."""
-        if admission.uid != target.uid and not self.commands(asker):
+    def join(self, user: User, target: Target, admission: Admission) -> None:
+        """That the user may share a process that is traced already."""
+        if admission.uid != target.uid and not self.commands(user):
             raise Refusal(
                 f"process {target.pid} ({target.comm}) is traced for user {target.uid} already, "
                 "and a process has one tracer at a time; try again when that has ended"
             )
 
-    def require(self, asker: Asker, pid: int, right: Right) -> None:
-        """That the asker has a right over a process."""
-        self._check(self._decide(pid), asker, frozenset({right}))
+    def require(self, user: User, pid: int, right: Right) -> None:
+        """That the user has a right over a process."""
+        self._check(self._decide(pid), user, frozenset({right}))
 
-    def has(self, asker: Asker, pid: int, right: Right) -> bool:
-        """Whether the asker has a right over a process, without a word to anybody."""
-        process = processes.read(pid)
-        return process is not None and self.denial(asker, process, frozenset({right})) is None
+    def has(self, user: User, pid: int, right: Right) -> bool:
+        """Whether the user has a right over a process, without a word to anybody."""
+        process = self.process(pid)
+        return process is not None and self.denial(user, process, frozenset({right})) is None
 
-    def allow(self, asker: Asker, pid: int, label: str, program: Program) -> None:
-        """That the asker may have a program run in a process."""
+    def allow(self, user: User, pid: int, label: str, program: Program) -> None:
+        """That the user may have a program run in a process."""
         wanted = needs(program)
-        self._check(self._decide(pid), asker, frozenset(wanted), reason_for(label, wanted))
+        self._check(self._decide(pid), user, frozenset(wanted), reason_for(label, wanted))
 
-    def keeps(self, asker: Asker, process: Process, label: str, program: Program) -> str:
+    def keeps(self, user: User, process: Process, label: str, program: Program) -> str:
         """Why a program may not stay in a process; empty: it may. A refusal is written down."""
         wanted = needs(program)
-        denial = self.denial(asker, process, frozenset(wanted), reason_for(label, wanted))
+        denial = self.denial(user, process, frozenset(wanted), reason_for(label, wanted))
         if denial is None:
             return ""
         self._audit.deny(denial)
         return denial.text
 
     def _decide(self, pid: int) -> Decision:
-        process = processes.read(pid)
+        process = self.process(pid)
         if process is None:
             raise Refusal(procfs.refusal(pid) or f"process {pid} is gone (no such process)")
         return self.policies.decide(process)
 
     def _check(
-        self, decision: Decision, asker: Asker, wanted: frozenset[Right], reason: str = ""
+        self, decision: Decision, user: User, wanted: frozenset[Right], reason: str = ""
     ) -> None:
-        gids = frozenset(groups_of(asker.uid, asker.gid))
-        denial = decision.check(asker.uid, gids, wanted, reason)
+        gids = frozenset(groups_of(user.uid, user.gid))
+        denial = decision.check(user.uid, gids, wanted, reason)
         if denial is not None:
             self._refuse(denial)
 
-    def _identity(self, decision: Decision, asker: Asker) -> tuple[int, int]:
+    def _identity(self, decision: Decision, user: User) -> tuple[int, int]:
         process = decision.process
-        gids = frozenset(groups_of(asker.uid, asker.gid))
-        if not decision.by_name(asker.uid, gids):
-            return asker.uid, asker.gid
+        gids = frozenset(groups_of(user.uid, user.gid))
+        if not decision.by_name(user.uid, gids):
+            return user.uid, user.gid
         if len(set(process.uids)) > 1 or len(set(process.gids)) > 1:
             raise Refusal(
                 f"process {process.pid} ({process.comm}) runs with the rights of two users: "

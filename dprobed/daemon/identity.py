@@ -16,7 +16,7 @@ from dprobed.proc.events import Kind
 _log = logging.getLogger("dprobed")
 
 
-class Identities:
+class IdentityChanges:
     """Calls ``changed`` with each process that runs as another user or group, and ``missed`` when
     any may have."""
 

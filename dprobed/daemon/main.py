@@ -13,17 +13,16 @@ import signal
 import socket
 import stat
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
 from dprobed import __version__
+from dprobed.daemon.app import HOLD_LIMIT, App, build_private, build_public, is_ours
 from dprobed.daemon.gate import Gate
-from dprobed.daemon.requests import Registry
-from dprobed.daemon.server import Server
-from dprobed.daemon.tracer_process import Supervisor, TracerMain, preload
+from dprobed.daemon.tracer_process import TracerMain, TracerProcesses, preload
 from dprobed.policy import config as configuration
-from dprobed.policy.source import PolicyError
+from dprobed.policy.errors import PolicyError
 from dprobed.policy.store import PolicyStore
 from dprobed.printable import LAYOUT, printable
 from dprobed.wire.messages import default_socket
@@ -32,8 +31,6 @@ from dprobed.wire.messages import default_socket
 PATIENCE: Final = 10.0
 #: Descriptors that it may have open, where the limit can be raised to that: every tracer takes two.
 DESCRIPTORS: Final = 1 << 14
-#: Seconds that a process is held without a debugger.
-HOLD_LIMIT: Final = 600.0
 
 _log = logging.getLogger("dprobed")
 
@@ -142,32 +139,25 @@ def _lock(path: Path) -> int:
         os.close(lock)
 
 
-async def _serve(
-    main: TracerMain,
-    sock: socket.socket,
-    store: PolicyStore,
-    *,
-    private: bool,
-    hold_limit: float = HOLD_LIMIT,
-) -> None:
-    """Serve until a signal, or (a private daemon) until its client is gone."""
+async def _serve(build: Callable[[Callable[[], None]], App], sock: socket.socket) -> None:
+    """Serve a listening socket until a signal, or one that is connected until its end.
+
+    ``build``: makes the daemon; it is given what ends this.
+    """
     loop = asyncio.get_running_loop()
     end = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, end.set)
-    registry = Registry(Supervisor(main), Gate(store), keep_log=not private, hold_limit=hold_limit)
-    server = Server(registry, on_last_gone=end.set if private else None)
-    hangup = end.set if private else lambda: registry.targets.later(server.reload())
-    loop.add_signal_handler(signal.SIGHUP, hangup)
-    if private:
-        await server.serve_one(sock)
-    else:
-        server.listen(sock)
+    app = build(end.set)
+    if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        loop.add_signal_handler(signal.SIGHUP, app.reload)
         _log.info("dprobed %s listens at %s", __version__, sock.getsockname())
-        await server.begin()
+        await app.listen(sock)
+    else:
+        loop.add_signal_handler(signal.SIGHUP, end.set)
+        await app.serve_one(sock)
     await end.wait()
-    server.stop()
-    await registry.stop(PATIENCE)
+    await app.stop(PATIENCE)
 
 
 def _seconds(text: str) -> float:
@@ -210,20 +200,22 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _policies(path: Path | None) -> PolicyStore:
+def _policies(path: Path | None, tracers: TracerProcesses | None = None) -> PolicyStore:
     """What may be done, as the files say; raises PolicyError with all that is wrong."""
     uid = os.geteuid()
-    return PolicyStore(configuration.load(path, uid), uid)
+    config = configuration.load(path, uid)
+    return PolicyStore(config, uid, is_ours(tracers)) if tracers else PolicyStore(config, uid)
 
 
 def _run_private(descriptor: int, main: TracerMain) -> None:
-    store = _policies(None)
+    tracers = TracerProcesses(main)
+    gate = Gate(_policies(None, tracers))
     os.closerange(3, descriptor)
     os.closerange(descriptor + 1, os.sysconf("SC_OPEN_MAX"))
     # Nothing of the client's surroundings is held while it may be gone already.
     os.chdir("/")
     with socket.socket(fileno=descriptor) as sock:
-        asyncio.run(_serve(main, sock, store, private=True))
+        asyncio.run(_serve(lambda end: build_private(tracers, gate, on_last_gone=end), sock))
     # The client waits for our end, and taking down the interpreter would only make it later.
     os._exit(0)
 
@@ -238,7 +230,9 @@ def _allow_descriptors() -> None:
 def _run_public(
     path: Path | None, main: TracerMain, config: Path | None, hold_limit: float
 ) -> None:
-    store = _policies(config)
+    tracers = TracerProcesses(main)
+    store = _policies(config, tracers)
+    gate = Gate(store)
     _allow_descriptors()
     if os.geteuid() == 0:
         preload()
@@ -246,7 +240,9 @@ def _run_public(
         path = default_socket(os.geteuid())
         _private_folder(path.parent)
     with listening_socket(path) as sock:
-        asyncio.run(_serve(main, sock, store, private=False, hold_limit=hold_limit))
+        asyncio.run(
+            _serve(lambda _: build_public(tracers, gate, store, hold_limit=hold_limit), sock)
+        )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

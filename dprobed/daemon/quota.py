@@ -11,8 +11,8 @@ from collections import Counter
 from collections.abc import Collection, Iterator
 from typing import Final
 
+from dprobed.daemon.client import Client, Refusal
 from dprobed.daemon.gate import Gate
-from dprobed.daemon.target import Client, Refusal
 from dprobed.daemon.targets import Targets
 from dprobed.program.model import Program
 from dprobed.wire import messages
@@ -25,7 +25,7 @@ TRACERS: Final = 100
 #: Programs for selections of processes.
 DEPLOYMENTS: Final = 64
 
-_ELSE: Final = "take some out, or start a dprobed of your own"
+_ELSE: Final = "remove some, or start a dprobed of your own"
 
 
 class Quota:
@@ -45,9 +45,7 @@ class Quota:
         if not self._gate.commands(client):
             own = len(self._targets.select(client, messages.Select())) + self._programs[uid]
             if own + len(programs) > PROGRAMS:
-                raise Refusal(
-                    f"{own} programs of user {uid} are in already, and {PROGRAMS} may be; {_ELSE}"
-                )
+                raise Refusal(f"user {uid} has {own} programs inserted (limit {PROGRAMS}); {_ELSE}")
         with self.room_for_probes(client, programs):
             self._programs[uid] += len(programs)
             try:
@@ -64,9 +62,7 @@ class Quota:
             entries = self._targets.select(client, messages.Select())
             own = sum(len(entry.probes) for entry in entries) + self._probes[uid]
             if own + probes > PROBES:
-                raise Refusal(
-                    f"{own} probes of user {uid} are in already, and {PROBES} may be; {_ELSE}"
-                )
+                raise Refusal(f"user {uid} has {own} probes inserted (limit {PROBES}); {_ELSE}")
         self._probes[uid] += probes
         try:
             yield
@@ -77,26 +73,26 @@ class Quota:
         """That there may be one more for a process that the client attaches to."""
         if self._gate.commands(client):
             return
-        hosts = [
-            target.host
+        tracers = [
+            target.tracer
             for target in self._targets.by_pid.values()
-            if (target.host is None or not target.host.shared)
+            if (target.tracer is None or not target.tracer.shared)
             and client.uid
             in {each.uid for each in target.holders}.union(
                 entry.uid for entry in target.entries.values()
             )
         ]
         # Those without one are about to get it.
-        if len(set(hosts) - {None}) + hosts.count(None) > TRACERS:
+        if len(set(tracers) - {None}) + tracers.count(None) > TRACERS:
             raise Refusal(
-                f"{TRACERS} processes are traced for user {client.uid} already; let some go, put "
-                "the program into a selection of processes, or start a dprobed of your own"
+                f"user {client.uid} has {TRACERS} processes traced (limit {TRACERS}); detach from "
+                "some, deploy the program to a selection of processes, or start a dprobed of your "
+                "own"
             )
 
     def check_deployments(self, client: Client, wanted: int) -> None:
         """That the client's user may have that many."""
         if wanted > DEPLOYMENTS and not self._gate.commands(client):
             raise Refusal(
-                f"user {client.uid} may have {DEPLOYMENTS} programs for selections of processes; "
-                f"{_ELSE}"
+                f"user {client.uid} would have {wanted} deployments (limit {DEPLOYMENTS}); {_ELSE}"
             )

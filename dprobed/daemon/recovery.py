@@ -19,10 +19,10 @@ import struct
 from collections.abc import Iterator
 from typing import Final
 
+from dprobed.backend import BackendGone, BackendRefused, Backends
 from dprobed.binary import maps
 from dprobed.binary.elf import ElfFile
 from dprobed.binary.errors import LocationError
-from dprobed.daemon.tracer_process import Supervisor, TracerGone, TracerRefused
 from dprobed.proc import procfs
 from dprobed.tracee.memory import PAGE, Memory
 from dprobed.wire import protocol
@@ -52,17 +52,17 @@ def rescue(pid: int) -> None:
                 _log.warning("process %d: %d breakpoints of its lost tracer taken out", each, count)
 
 
-async def clear_watchpoints(supervisor: Supervisor, pid: int, uid: int, gid: int) -> None:
+async def clear_watchpoints(backends: Backends, pid: int, uid: int, gid: int) -> None:
     """Have a tracer of ``uid`` and ``gid`` come and go: it leaves debug registers empty."""
     try:
-        tracer = await supervisor.start(lambda event: None, uid=uid, gid=gid)
+        tracer = await backends.start(lambda _, event: None, uid=uid, gid=gid)
     except OSError as error:
         _log.warning("process %d may have watchpoints of ours: %s", pid, error.strerror)
         return
     try:
         await tracer.request(lambda seq: protocol.Attach(seq, pid))
         await tracer.request(lambda seq: protocol.Detach(seq, pid))
-    except (TracerRefused, TracerGone) as error:
+    except (BackendRefused, BackendGone) as error:
         _log.warning("process %d may have watchpoints of ours: %s", pid, error)
     else:
         _log.warning("process %d: the watchpoints of its lost tracer are taken out", pid)

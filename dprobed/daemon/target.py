@@ -1,90 +1,87 @@
-"""One process with probes: its tracer, the programs in it, their states and counters."""
+"""A target, the tracer that it is in, and the programs that are inserted in it."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Final
 
 import msgspec
 
-from dprobed.daemon.tracer_process import TracerGone, TracerRefused
+from dprobed.backend import Backend, BackendGone, BackendRefused
+from dprobed.daemon.client import Client, Refusal, User
 from dprobed.policy.model import Decision
+from dprobed.proc import procfs
 from dprobed.program.model import Program
 from dprobed.wire import messages, protocol
 from dprobed.wire.limits import Limits
 
-if TYPE_CHECKING:
-    from dprobed.daemon.tracer_pool import Host
+#: Ended targets of a tracer of which a followed child may still be reported.
+_ENDED: Final = 64
+#: Processes that a tracer may name in places before it tells of them as targets.
+_EARLY: Final = 1024
+#: What is said of a target whose tracer failed on it, and detached from it.
+DEFECT: Final = "internal error in the tracer; detached from the process (see the log)"
+_COUNTERS: Final = ("hits", "ran", "missed", "dropped", "faulted", "passed")
+
+_log = logging.getLogger("dprobed")
 
 
-class Refusal(Exception):
-    """The request cannot be done; the text says why and what to do."""
+@dataclass(frozen=True)
+class Insertion:
+    """A program as somebody wants it inserted, and how.
+
+    ``deployed``: it is one of a deployment's many. ``follow_forks``: children of the process get
+    it, too.
+    """
+
+    number: int
+    upload: messages.Upload
+    program: Program
+    check_opcode: bool = True
+    follow_forks: bool = False
+    deployed: bool = False
 
 
-class Client(Protocol):
-    """A connection, as the registry sees it."""
+class InsertedProgram:
+    """One program in one process. ``owner``: the client that it goes out with; None: it is kept.
 
-    pid: int
-    uid: int
-    gid: int
-    #: What it inserts stays when it is gone.
-    kept: bool
-
-    def offer(self, lines: bytes) -> bool:
-        """Send record lines if there is room; False: there was not, and nothing was sent."""
-        ...
-
-    def tell(self, message: messages.Report) -> None:
-        """Send what must not be lost."""
-        ...
-
-
-class Asker(Protocol):
-    """A user, as the kernel told us: a connection, or what it left in the daemon."""
-
-    uid: int
-    gid: int
-
-
-class Entry:
-    """One program in one target. ``owner`` is None for a program that is kept.
-
-    ``by``: whose it is, ``uid`` and ``gid``, also when it is kept. ``follow_forks``: children of
-    the target get it, too.
+    ``uid`` and ``gid``: whose it is, also when it is kept.
     """
 
     def __init__(
-        self,
-        number: int,
-        label: str,
-        program: Program,
-        target: Target,
-        owner: Client | None,
-        by: Asker,
-        budget: Limits | None = None,
-        follow_forks: bool = False,
+        self, insertion: Insertion, target: Target, owner: Client | None, by: User
     ) -> None:
-        self.number = number
-        self.label = label
-        self.program = program
-        self.target = target
-        self.owner = owner
+        self.insertion: Final = insertion
+        self.number: Final = insertion.number
+        self.label: Final = insertion.upload.label
+        self.program: Final = insertion.program
+        self.target: Final = target
+        self.owner: Final = owner
         self.uid, self.gid = by.uid, by.gid
-        self.budget = budget
-        self.follow_forks = follow_forks
-        self.probes = {probe.index: probe for probe in program.probes}
-        self.dropped = dict.fromkeys(self.probes, 0)
+        self.probes: Final = {probe.index: probe for probe in self.program.probes}
+        self.dropped: Final = dict.fromkeys(self.probes, 0)
         #: Probe → handler → reports that the handler had no room for.
-        self.handler_drops: dict[int, dict[str, int]] = {}
-        self.statuses: dict[int, list[protocol.ProbeStatus]] = {}
+        self.handler_drops: Final[dict[int, dict[str, int]]] = {}
+        self.statuses: Final[dict[int, list[protocol.ProbeStatus]]] = {}
+
+    def in_child(self, child: Target) -> InsertedProgram:
+        """The same program in a followed child, which began with it."""
+        return InsertedProgram(self.insertion, child, self.owner, self)
+
+    @property
+    def budget(self) -> Limits | None:
+        """What it may cost the process."""
+        return self.insertion.upload.budget
 
     @property
     def follows(self) -> bool:
         """Whether children of the process get it from the tracer."""
         decision = self.target.decision
-        return self.follow_forks or (decision is not None and decision.follow_forks)
+        return self.insertion.follow_forks or (decision is not None and decision.follow_forks)
 
     def info(self) -> messages.ProgramInfo:
         """The program as ``dprobe programs`` lists it."""
@@ -134,6 +131,14 @@ class Entry:
             engine=status.engine,
         )
 
+    def note(self, probe: int, statuses: list[protocol.ProbeStatus]) -> None:
+        """Note what the tracer says of a probe; it may be at several places.
+
+        Counters only rise: where a tracer says less than it did before, what it said before holds.
+        """
+        before = self.statuses.get(probe, ())
+        self.statuses[probe] = _not_below(_totals(before), statuses)
+
     def lose(self, probe: int, handler: str) -> None:
         """A handler had no room for a report of this probe."""
         drops = self.handler_drops.setdefault(probe, {})
@@ -164,21 +169,21 @@ class Entry:
 
 
 class Target:
-    """One traced process."""
+    """One traced process. Whoever changes it has its ``lock``."""
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
-        self.comm = process_name(pid)
+        self.comm = procfs.comm(pid).decode(errors="replace") or "?"
         self.lock = asyncio.Lock()
         #: The tracer that it is in, and the user as whom that runs.
-        self.host: Host | None = None
+        self.tracer: TargetsTracer | None = None
         self.uid = -1
         self.decision: Decision | None = None
         self.attached = False
         self.holders: set[Client] = set()
         #: Those of the holders who want its children, too.
         self.followers: set[Client] = set()
-        self.entries: dict[int, Entry] = {}
+        self.entries: dict[int, InsertedProgram] = {}
         self.places: dict[int, tuple[str, str]] = {}
         self.suspended: list[int] = []
         self.debugger: protocol.DebuggerStatus | None = None
@@ -196,35 +201,38 @@ class Target:
         for (number, probe), its_statuses in fresh.items():
             entry = self.entries.get(number)
             if entry is not None and probe in entry.probes:
-                entry.statuses[probe] = its_statuses
-                infos += [entry.probe_info(status) for status in its_statuses]
+                entry.note(probe, its_statuses)
+                infos += [entry.probe_info(status) for status in entry.statuses[probe]]
         return infos
 
     async def ask(self, make: Callable[[int], protocol.Request]) -> protocol.Ok:
         """One request to the tracer, its answer noted; raises Refusal."""
-        if self.host is None or self.finished.is_set():
+        if self.tracer is None or self.finished.is_set():
             # Its tracer may have another process of that number by now.
             raise Refusal(self.reason or f"process {self.pid}: {self.end or 'not traced'}")
         try:
-            answer = await self.host.tracer.request(make)
-        except TracerRefused as error:
-            if self.ended is not None:
-                raise Refusal(f"process {self.pid}: {self.end}") from None
-            raise Refusal(str(error)) from None
-        except TracerGone as error:
-            await self.finished.wait()
-            raise Refusal(self.reason or str(error)) from None
+            answer = await self.tracer.backend.request(make)
+        except (BackendRefused, BackendGone) as error:
+            if isinstance(error, BackendGone):
+                await self.finished.wait()
+            ended = f"process {self.pid}: {self.end}" if self.ended is not None else str(error)
+            raise Refusal(self.reason or ended) from None
         # What it said at its end, which may have come with the answer, is newer.
         last = {status.program for status in self.ended.probes} if self.ended is not None else ()
         self.take(status for status in answer.probes if status.program not in last)
+        self.spent(answer.overhead_ns)
         return answer
+
+    def spent(self, overhead_ns: int) -> None:
+        """Its threads have been stopped for probes for so long, in all."""
+        self.overhead_ns = max(self.overhead_ns, overhead_ns)
 
     @property
     def end(self) -> str:
         """How it ended, in a few words; empty where no tracer has said so."""
         return describe_end(self.ended) if self.ended is not None else ""
 
-    def let_go(self, client: Client) -> None:
+    def dismiss(self, client: Client) -> None:
         """A client holds it no longer."""
         self.holders.discard(client)
         self.followers.discard(client)
@@ -234,10 +242,9 @@ class Target:
         owners = {entry.owner for entry in self.entries.values() if entry.owner is not None}
         return self.holders | owners
 
-    def owner_of(self, number: int) -> Client | None:
-        """Whose program ``number`` is; None: it is kept, or gone."""
-        entry = self.entries.get(number)
-        return entry.owner if entry is not None else None
+    def owned_by(self, client: Client) -> list[InsertedProgram]:
+        """The programs in it that go out with a client."""
+        return [entry for entry in self.entries.values() if entry.owner is client]
 
     def fail(self, reason: str) -> None:
         """The tracer died: no probe works any longer; what they counted last is all there is."""
@@ -255,6 +262,7 @@ class Target:
             overhead_ns=self.overhead_ns,
             suspended=self.suspended,
             debugger=self._debugger_info() if not ended else None,
+            backend=self.tracer.backend.name if self.tracer is not None else "",
         )
 
     def _debugger_info(self) -> messages.DebuggerInfo | None:
@@ -270,8 +278,66 @@ class Target:
         )
 
 
-#: What is said of a target whose tracer had a defect, and let it go.
-DEFECT = "the tracer failed on it, and let it go (its log says more)"
+class TargetsTracer:
+    """A tracer with the targets that are in it. ``user``: uid and gid as whom it runs.
+
+    ``shared``: further targets may come into it. ``warm``: it stays when its last target has gone,
+    for the next one.
+    """
+
+    def __init__(
+        self, backend: Backend, user: tuple[int, int], *, shared: bool, warm: bool
+    ) -> None:
+        self.backend: Final = backend
+        self.user: Final = user
+        self.shared: Final = shared
+        self.warm = warm and shared
+        self.targets: dict[int, Target] = {}
+        #: By the number of a place, whose it is.
+        self.by_place: dict[int, Target] = {}
+        #: Places in followed children of which the tracer has not told yet, by their process.
+        self._early: dict[int, dict[int, protocol.Place]] = {}
+        self._ended: dict[int, Target] = {}
+
+    def add(self, target: Target) -> None:
+        """A target of this tracer from now on."""
+        self.targets[target.pid] = target
+        target.tracer = self
+        for number, place in self._early.pop(target.pid, {}).items():
+            self.place(number, place)
+
+    def place(self, number: int, place: protocol.Place) -> None:
+        """Records will speak of a place by this number."""
+        target = self.targets.get(place.pid)
+        if target is not None:
+            target.places[number] = (place.module, place.place)
+            self.by_place[number] = target
+            return
+        self._early.setdefault(place.pid, {})[number] = place
+        if len(self._early) > _EARLY:
+            pid, _ = self._early.popitem()
+            _log.error("a tracer speaks of places in process %d, which it never told of", pid)
+
+    def drop(self, target: Target) -> None:
+        """It has ended; with the last one the tracer does."""
+        if self.targets.get(target.pid) is target:
+            del self.targets[target.pid]
+        self._ended[target.pid] = target
+        while len(self._ended) > _ENDED:
+            del self._ended[next(iter(self._ended))]
+        for number in target.places:
+            self.by_place.pop(number, None)
+        if self.is_over:
+            self.backend.close()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has no target, and waits for none."""
+        return not self.targets and not self.warm
+
+    def parent(self, pid: int) -> Target | None:
+        """A target of this tracer, also one that has ended a short time ago."""
+        return self.targets.get(pid) or self._ended.get(pid)
 
 
 def describe_end(ended: protocol.Ended) -> str:
@@ -285,9 +351,23 @@ def describe_end(ended: protocol.Ended) -> str:
     return ended.how
 
 
-def process_name(pid: int) -> str:
-    """What the kernel calls the process; ``?``: it is gone."""
-    try:
-        return Path(f"/proc/{pid}/comm").read_bytes().decode(errors="replace").rstrip("\n")
-    except OSError:
-        return "?"
+def _totals(statuses: Iterable[protocol.ProbeStatus]) -> dict[str, int]:
+    """The sums of a probe's counters over its places."""
+    totals = dict.fromkeys(_COUNTERS, 0)
+    for status in statuses:
+        for name in _COUNTERS:
+            totals[name] += getattr(status, name)
+    return totals
+
+
+def _not_below(
+    before: dict[str, int], statuses: list[protocol.ProbeStatus]
+) -> list[protocol.ProbeStatus]:
+    """The statuses; what their counters lack of those ``before`` is added to the first one's."""
+    now = _totals(statuses)
+    lacking = {name: before[name] - now[name] for name in _COUNTERS if now[name] < before[name]}
+    if not lacking or not statuses:
+        return statuses
+    first, *others = statuses
+    whole = {name: getattr(first, name) + count for name, count in lacking.items()}
+    return [msgspec.structs.replace(first, **whole), *others]

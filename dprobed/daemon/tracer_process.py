@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import gc
 import importlib
+import logging
 import os
 import resource
 import signal
@@ -18,10 +19,11 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, KeysView
 from typing import Final, NoReturn
 
-from dprobed.wire import protocol
+from dprobed.backend import BackendGone, BackendRefused, OnEvent
+from dprobed.wire import messages, protocol
 from dprobed.wire.framing import ProtocolError, Unpacker
 
 #: What a tracer process runs; it returns when the socket is at its end.
@@ -49,40 +51,31 @@ _NICE_0: Final = 20
 #: Seconds between one collection of garbage and the next, where tracers are started.
 _COLLECT = 10.0
 
-
-class TracerRefused(Exception):
-    """The tracer answered that it did not do it; the text is one line for the user."""
+_log = logging.getLogger("dprobed")
 
 
-class TracerGone(Exception):
-    """The tracer's socket came to its end before the answer."""
+class TracerProcess(asyncio.Protocol):
+    """One tracer process, seen from the daemon's event loop: a ``Backend``."""
 
+    name: Final = messages.TRACER
 
-class Tracer(asyncio.Protocol):
-    """One tracer process, seen from the daemon's event loop.
-
-    ``on_event`` is called with each event, in order, from the loop. ``gone`` is done when the
-    process has ended and all that it said was read: with a line that says how it ended if that was
-    not by plain exit, else with "".
-    """
-
-    def __init__(self, sock: socket.socket, on_event: Callable[[protocol.Event], None]) -> None:
+    def __init__(self, sock: socket.socket, on_event: OnEvent) -> None:
         self._sock = sock
-        self.gone: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.gone: Final[asyncio.Future[str]] = asyncio.get_running_loop().create_future()
         self._on_event = on_event
         self._unpacker = Unpacker()
         self._transport: asyncio.Transport | None = None
         self._waiting: dict[int, asyncio.Future[protocol.Ok]] = {}
         self._seq = 0
-        self._protocol_error = ""
+        self._failure = ""
         self._ending = False
         self._closed = False
         self._exit: str | None = None
 
     async def request(self, make: Callable[[int], protocol.Request]) -> protocol.Ok:
-        """Send ``make(seq)`` and wait for the answer; raises TracerRefused, TracerGone."""
+        """Send ``make(seq)`` and wait for the answer; raises BackendRefused, BackendGone."""
         if self._transport is None or self._transport.is_closing() or self._ending:
-            raise TracerGone(self._why())
+            raise BackendGone(self._why())
         self._seq += 1
         # Before anybody waits for its answer: what cannot be sent has none.
         message = protocol.pack(make(self._seq))
@@ -112,17 +105,25 @@ class Tracer(asyncio.Protocol):
             while (body := self._unpacker.next()) is not None:
                 self._dispatch(protocol.decode_from_tracer(body))
         except ProtocolError as error:
-            self._protocol_error = f"its tracer spoke nonsense: {error}"
-            if self._transport is not None:
-                self._transport.abort()
+            self._give_up(f"protocol error from the tracer: {error}")
+        except Exception:
+            # Else the rest of what it says would be read without what came of this: it is given up
+            # as a whole, and takes its probes out when it sees that.
+            _log.exception("internal error in the daemon")
+            self._give_up("internal error in the daemon (see its log)")
+
+    def _give_up(self, why: str) -> None:
+        self._failure = why
+        if self._transport is not None:
+            self._transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The tracer is ending; who waits for an answer gets none (asyncio)."""
-        if exc is not None and not self._protocol_error:
+        if exc is not None and not self._failure:
             self._read_rest()
         for answer in self._waiting.values():
             if not answer.done():
-                answer.set_exception(TracerGone(self._why()))
+                answer.set_exception(BackendGone(self._why()))
         self._waiting.clear()
         self._closed = True
         self._settle()
@@ -138,10 +139,10 @@ class Tracer(asyncio.Protocol):
 
     def _settle(self) -> None:
         if self._closed and self._exit is not None and not self.gone.done():
-            self.gone.set_result(self._protocol_error or self._exit)
+            self.gone.set_result(self._failure or self._exit)
 
     def _why(self) -> str:
-        return self._protocol_error or "its tracer ended"
+        return self._failure or "its tracer ended"
 
     def _dispatch(self, message: protocol.Reply | protocol.Event) -> None:
         if isinstance(message, protocol.Ok | protocol.Refused):
@@ -151,9 +152,9 @@ class Tracer(asyncio.Protocol):
             if isinstance(message, protocol.Ok):
                 answer.set_result(message)
             else:
-                answer.set_exception(TracerRefused(message.reason))
+                answer.set_exception(BackendRefused(message.reason))
         else:
-            self._on_event(message)
+            self._on_event(self, message)
 
     def watch(self, child: int) -> None:
         """Wait for the process ``child`` without blocking the loop; its end completes ``gone``."""
@@ -179,7 +180,7 @@ def _how_it_ended(status: int) -> str:
     if status == 0:
         return ""
     if status > 0:
-        return f"the tracer failed (exit status {status}; its log says more)"
+        return f"internal error in the tracer (exit status {status}; see the log)"
     try:
         name = signal.Signals(-status).name
     except ValueError:
@@ -187,17 +188,20 @@ def _how_it_ended(status: int) -> str:
     return f"the tracer was killed by {name}"
 
 
-class Supervisor:
-    """Starts tracers. ``main`` is what they run."""
+class TracerProcesses:
+    """Starts tracer processes: ``Backends``. ``main`` is what they run."""
 
     def __init__(self, main: TracerMain) -> None:
         self._main = main
         self._collected = time.monotonic()
-        self.tracers: dict[int, Tracer] = {}
+        self._running: dict[int, TracerProcess] = {}
 
-    async def start(
-        self, on_event: Callable[[protocol.Event], None], *, uid: int, gid: int
-    ) -> Tracer:
+    @property
+    def pids(self) -> KeysView[int]:
+        """The processes that they are."""
+        return self._running.keys()
+
+    async def start(self, on_event: OnEvent, *, uid: int, gid: int) -> TracerProcess:
         """A tracer without targets yet; it runs with the rights of ``uid`` and ``gid``.
 
         Raises OSError when the machine has no room for one more process.
@@ -222,10 +226,10 @@ class Supervisor:
                 _be_tracer(self._main, theirs, uid, gid)
             gc.unfreeze()
         loop = asyncio.get_running_loop()
-        tracer = Tracer(ours, on_event)
+        tracer = TracerProcess(ours, on_event)
         tracer.watch(child)
-        self.tracers[child] = tracer
-        tracer.gone.add_done_callback(lambda _: self.tracers.pop(child, None))
+        self._running[child] = tracer
+        tracer.gone.add_done_callback(lambda _: self._running.pop(child, None))
         ours.setblocking(False)
         await loop.create_connection(lambda: tracer, sock=ours)
         return tracer
@@ -237,11 +241,11 @@ class Supervisor:
         """
         end = time.monotonic() + patience
         # Again: one may have been on its way.
-        while self.tracers and (left := end - time.monotonic()) > 0:
-            for tracer in self.tracers.values():
+        while self._running and (left := end - time.monotonic()) > 0:
+            for tracer in self._running.values():
                 tracer.close()
-            await asyncio.wait([tracer.gone for tracer in self.tracers.values()], timeout=left)
-        return len(self.tracers)
+            await asyncio.wait([tracer.gone for tracer in self._running.values()], timeout=left)
+        return len(self._running)
 
 
 def _be_tracer(main: TracerMain, sock: socket.socket, uid: int, gid: int) -> NoReturn:

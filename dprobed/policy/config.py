@@ -11,10 +11,13 @@ import pwd
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
+from dprobed.policy.errors import PolicyError
 from dprobed.policy.protected import KINDS
-from dprobed.policy.source import PolicyError, Source
+
+if TYPE_CHECKING:
+    from dprobed.policy.source import PolicyFile
 
 _KEYS: Final = ("policies", "protect")
 NAME: Final = "dprobed.toml"
@@ -53,7 +56,10 @@ def load(path: Path | None, uid: int) -> Config:
         path = folder / NAME
         if not os.path.lexists(path):  # A link to nowhere is a mistake, and not passed over.
             return config
-    source = Source(path, uid)
+    # Where there is no such file, as for most who run a program once, not imported.
+    from dprobed.policy.source import PolicyFile
+
+    source = PolicyFile(path, uid)
     if not source.faults:
         config = _read(source, config)
     if source.faults:
@@ -61,7 +67,7 @@ def load(path: Path | None, uid: int) -> Config:
     return config
 
 
-def _read(source: Source, config: Config) -> Config:
+def _read(source: PolicyFile, config: Config) -> Config:
     table = source.table((), source.data, _KEYS)
     folder, protect = config.policies, config.protect
     if "policies" in table:

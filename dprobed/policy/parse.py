@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final, cast
 
+from dprobed.policy.errors import PolicyError
 from dprobed.policy.glob import GlobError, translate
 from dprobed.policy.locate import KeyPath
 from dprobed.policy.match import KEYS, TEXTS, Condition, Match, user_number
@@ -26,7 +27,8 @@ from dprobed.policy.model import (
     Rights,
 )
 from dprobed.policy.rights import ALL, Right, needs
-from dprobed.policy.source import PolicyError, Source, read, suggestion
+from dprobed.policy.source import PolicyFile, suggestion
+from dprobed.policy.trust import read
 from dprobed.printable import readable
 from dprobed.program.bytecode import encode
 from dprobed.program.model import Diagnostic, ProgramError
@@ -65,7 +67,7 @@ class _Reader:
     """Reads one file. ``names``: of policies read so far, and where they are."""
 
     def __init__(self, path: Path, names: dict[str, str], trust: int | None) -> None:
-        self.source = Source(path, trust)
+        self.source = PolicyFile(path, trust)
         self._names = names
         self._trust = trust
         self._folder = path.parent

@@ -6,17 +6,15 @@ that a file is read to its end and everything wrong with it is told at once.
 
 from __future__ import annotations
 
-import errno
-import os
 import re
-import stat
 import tomllib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from dprobed.policy.locate import KeyPath, Places, Span
+from dprobed.policy.trust import UntrustedError, read
 from dprobed.printable import readable
 from dprobed.program.model import Diagnostic
 
@@ -30,8 +28,6 @@ _PERCENT: Final = re.compile(r"(\d{1,3}(?:\.\d{1,9})?)\s*%", re.ASCII)
 _MOST: Final = 1_000_000_000
 #: Bytes that a file may have: a mistake is not read to the end of memory.
 _MAX_FILE: Final = 1 << 20
-#: Symbolic links on the way to a file, as many as the kernel follows.
-_MOST_LINKS: Final = 40
 #: More digits than Python would convert.
 _LONG_NUMBER: Final = re.compile(r"[0-9][0-9_]{4000,}")
 _TYPES: Final[dict[type, str]] = {
@@ -44,18 +40,7 @@ _TYPES: Final[dict[type, str]] = {
 }
 
 
-class PolicyError(Exception):
-    """Files that are refused, with everything that is wrong with them."""
-
-    def __init__(self, diagnostics: Iterable[Diagnostic]) -> None:
-        self.diagnostics = tuple(diagnostics)
-        super().__init__(self.diagnostics)
-
-    def __str__(self) -> str:
-        return "\n".join(map(str, self.diagnostics))
-
-
-class Source:
+class PolicyFile:
     """One file. ``data``: what is in it; empty where it could not be read or parsed.
 
     ``trust``: the user whose daemon will do what it says; None: it is only looked at.
@@ -255,93 +240,3 @@ def _quoted(value: object) -> str:
 
 def _kind(value: object) -> str:
     return _TYPES.get(type(value), "a date or a time")
-
-
-class UntrustedError(OSError):
-    """A file that others could have written; ``strerror`` says so."""
-
-
-def read(path: Path, most: int, trust: int | None) -> bytes:
-    """The bytes of a file, at most so many, that user ``trust`` may rely on; raises OSError.
-
-    What is checked is what is read: nobody can put another file in its place in between. A pipe or
-    a device could keep the daemon waiting, and is not read; None: whoever asks may wait.
-    """
-    if trust is not None and (why := _distrusted_way(path, trust)):
-        raise UntrustedError(errno.EPERM, why)
-    # Else the opening of a pipe waits already.
-    waits = 0 if trust is None else os.O_NONBLOCK
-    with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | waits), "rb") as file:
-        status = os.fstat(file.fileno())
-        if trust is not None and not stat.S_ISREG(status.st_mode):
-            raise OSError(errno.EINVAL, "it is no regular file")
-        if trust is not None and (why := _distrusted(status, path, trust)):
-            raise UntrustedError(errno.EPERM, why)
-        data = file.read(most + 1)
-    if len(data) > most:
-        raise OSError(errno.EFBIG, f"it has more than {most} bytes")
-    return data
-
-
-def distrusted(path: Path, uid: int) -> str:
-    """Why a daemon of user ``uid`` must not do what is in a folder; empty: it may.
-
-    Whoever can write to what root's daemon reads could do with it whatever root can. Raises
-    OSError.
-    """
-    return _distrusted_way(path, uid) or _distrusted(path.stat(), path, uid)
-
-
-def _distrusted_way(path: Path, uid: int) -> str:
-    """Why somebody else could put another file in its place; empty: nobody can. Raises OSError.
-
-    Where nobody else can write to the folders that lead there, from the root on, what they lead to
-    stays the same after this look, too.
-    """
-    for step, status in _way(path):
-        if stat.S_ISLNK(status.st_mode):
-            # Whoever owns it where all may write (/tmp) can put another one there.
-            if status.st_uid not in (0, uid):
-                return f"the link {readable(step)} on the way to it belongs to {status.st_uid}"
-        # In a folder with the sticky bit each entry is its owner's, who is looked at as well.
-        elif (why := _distrusted(status, step, uid)) and (
-            status.st_uid not in (0, uid) or not status.st_mode & stat.S_ISVTX
-        ):
-            return f"the folder {readable(step)} on the way to it {why}"
-    return ""
-
-
-def _way(path: Path) -> Iterator[tuple[Path, os.stat_result]]:
-    """The folders and symbolic links that lead to a file, from the root on; raises OSError."""
-    at = Path("/")
-    left = list(reversed((path if path.is_absolute() else Path.cwd() / path).parts[1:]))
-    links = 0
-    yield at, at.lstat()
-    while left:
-        name = left.pop()
-        if name == "..":
-            at = at.parent
-            continue
-        step = at / name
-        status = step.lstat()
-        if not stat.S_ISLNK(status.st_mode):
-            if left:
-                yield step, status
-            at = step
-            continue
-        yield step, status
-        links += 1
-        if links > _MOST_LINKS:
-            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
-        target = step.readlink()
-        if target.is_absolute():
-            at = Path("/")
-        left += reversed(target.parts[1:] if target.is_absolute() else target.parts)
-
-
-def _distrusted(status: os.stat_result, path: Path, uid: int) -> str:
-    if status.st_uid not in (0, uid):
-        return f"belongs to user {status.st_uid}; run: chown {uid} {readable(path)}"
-    if status.st_mode & (0o022 if uid == 0 else 0o002):
-        return f"can be written to by others; run: chmod go-w {readable(path)}"
-    return ""

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dprobed.policy.config import Config
+from dprobed.policy.errors import PolicyError
 from dprobed.policy.model import Policies, Policy
-from dprobed.policy.source import PolicyError, distrusted
 from dprobed.printable import readable
 from dprobed.program.model import Diagnostic
 
@@ -15,14 +15,16 @@ from dprobed.program.model import Diagnostic
 class PolicyStore:
     """The set in force. ``problem``: what is wrong with it, or with the files since; else empty.
 
-    ``uid``: the user whose daemon this is. Raises PolicyError where the first set is bad.
+    ``uid``: the user whose daemon this is; ``is_ours``: whether a process is the daemon or one of
+    its tracers. Raises PolicyError where the first set is bad.
     """
 
-    def __init__(self, config: Config, uid: int) -> None:
+    def __init__(
+        self, config: Config, uid: int, is_ours: Callable[[int], bool] = lambda pid: False
+    ) -> None:
         self.config = config
         self.problem = ""
-        #: Whether a process is the daemon or one of its tracers.
-        self.is_ours: Callable[[int], bool] = lambda pid: False
+        self._is_ours = is_ours
         self._uid = uid
         self.policies = Policies()
         self.policies = self._load()
@@ -53,7 +55,7 @@ class PolicyStore:
             from dprobed.policy.parse import parse
 
             policies = parse(paths, trust=self._uid)
-        return Policies(policies, self.config.protect, lambda pid: self.is_ours(pid))
+        return Policies(policies, self.config.protect, self._is_ours)
 
 
 def files(folder: Path, uid: int) -> list[Path]:
@@ -68,7 +70,12 @@ def files(folder: Path, uid: int) -> list[Path]:
             for path in folder.iterdir()
             if path.suffix == ".toml" and not path.name.startswith(".")
         )
-        why = distrusted(folder, uid) if found else ""
+        if not found:
+            return []
+        # Where there is no policy, as for most who run a program once, not imported.
+        from dprobed.policy.trust import distrusted
+
+        why = distrusted(folder, uid)
     except OSError as error:
         # A link to nowhere is a mistake, and not passed over.
         if isinstance(error, FileNotFoundError) and not folder.is_symlink():

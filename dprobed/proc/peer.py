@@ -1,4 +1,4 @@
-"""Who is at the other end of a Unix socket."""
+"""Who is at the other end of a socket, as the kernel says."""
 
 from __future__ import annotations
 
@@ -10,18 +10,15 @@ from typing import Final, NamedTuple
 _UCRED: Final = struct.Struct("iII")
 
 
-class Peer(NamedTuple):
-    """The process that connected or listened, as the kernel noted it then.
-
-    ``pid`` is 0 where that process is not in our pid namespace.
-    """
+class Credentials(NamedTuple):
+    """A process, and the user and group as whom it connected."""
 
     pid: int
     uid: int
     gid: int
 
 
-def credentials(sock: socket.socket) -> Peer:
-    """The peer of a connected Unix socket (SO_PEERCRED, unix(7)); raises OSError."""
+def credentials(sock: socket.socket) -> Credentials:
+    """Those of the process that connected or listens at the other end (SO_PEERCRED, unix(7))."""
     data = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
-    return Peer(*_UCRED.unpack(data))
+    return Credentials(*_UCRED.unpack(data))

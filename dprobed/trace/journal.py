@@ -13,7 +13,7 @@ from dprobed.journal import entry, send
 from dprobed.rate_limit import TokenBucket
 from dprobed.record.text import record_text
 from dprobed.trace.lines import items_by_name
-from dprobed.wire.messages import Record
+from dprobed.wire.messages import TRACER, Record
 
 #: Entries a second at most, and how many may come at once after a pause.
 RATE: Final = 200
@@ -36,8 +36,10 @@ def fields(record: Record) -> dict[str, str]:
     about: dict[str, Any] = {
         name: getattr(record, name)
         for name in record.__struct_fields__
-        if name not in ("log", "exception")
+        if name not in ("log", "exception", "backend")
     }
+    if record.backend != TRACER:
+        about["backend"] = record.backend
     for name, value in (about | items_by_name(record)).items():
         text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
         found[f"DPROBE_{name.upper()}"] = text

@@ -11,11 +11,11 @@ from statistics import median
 from struct import pack
 
 from dprobed.daemon.records.dispatcher import Dispatcher
-from dprobed.daemon.records.trace_sessions import Traces
-from dprobed.daemon.target import Entry, Target
+from dprobed.daemon.records.trace_sessions import TraceSessions
+from dprobed.daemon.target import InsertedProgram, Insertion, Target
 from dprobed.program.rpn.parser import assemble
 from dprobed.trace.reader import Chunk
-from dprobed.wire.messages import TraceStart
+from dprobed.wire.messages import TraceStart, Upload
 from dprobed.wire.protocol import RawRecord
 from tests.benchmarks.driver import by_load
 from tests.benchmarks.figures import Figure
@@ -34,12 +34,13 @@ _LOGS = {
 }
 
 
-def _entry() -> Entry:
+def _entry() -> InsertedProgram:
     """A program in a process."""
     target = Target(os.getpid())
     target.places[1] = ("/lib/libc.so.6", "write+0x0")
     program = assemble("name = libc.so.6\noffset = write\nexit trace\n", "bench.rpn")
-    return Entry(1, "writes", program, target, None, Root())
+    upload = Upload(label="writes", bytecode=b"")
+    return InsertedProgram(Insertion(1, upload, program), target, None, Root())
 
 
 def _records(count: int, log: bytes, raw: tuple[int, ...]) -> list[RawRecord]:
@@ -57,7 +58,7 @@ async def _round(records: list[RawRecord]) -> float:
     """
     dispatcher = Dispatcher()
     dispatcher.declare("trace")
-    traces = Traces(dispatcher, lambda: {4: "trace"})
+    traces = TraceSessions(dispatcher, lambda: {4: "trace"})
     entry = _entry()
     with tempfile.TemporaryDirectory(prefix="dprobed-bench-") as folder:
         traces.start(TraceStart(id=1, name="bench", folder=f"{folder}/t"))

@@ -88,7 +88,7 @@ def test_remove_says_when_there_is_nothing_to_remove(daemon: Daemon) -> None:
     assert daemon.dprobe("remove", "--all").returncode == 0
     done = daemon.dprobe("remove", "nothing")
     assert done.returncode == 2
-    assert done.stderr == "dprobe: no such program is in; `dprobe programs` lists them\n"
+    assert done.stderr == "dprobe: no such program is inserted; `dprobe programs` lists them\n"
     assert daemon.dprobe("remove").returncode == 2
     assert daemon.dprobe("remove", "--all", "writes").returncode == 2
 
@@ -218,7 +218,7 @@ def test_a_client_is_told_when_another_takes_its_program_out(
     assert "1 probe in process" in process.stderr.readline()
     target.say("x")
     assert daemon.json("remove", "writes")[0]["hits"] == 1
-    line = "dprobe: writes 7.3 at write+0x0: removed: taken out by another client\n"
+    line = "dprobe: writes 7.3 at write+0x0: removed: removed by another client\n"
     assert process.stderr.readline() == line
     process.send_signal(signal.SIGINT)
     stdout, _ = process.communicate(timeout=30)

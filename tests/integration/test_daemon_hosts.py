@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from dprobed.daemon import tracer_pool
+from dprobed.daemon.app import App, build_public
 from dprobed.daemon.gate import Gate
-from dprobed.daemon.requests import Registry
-from dprobed.daemon.tracer_process import Supervisor
+from dprobed.daemon.tracer_process import TracerProcesses
 from dprobed.policy.config import Config
 from dprobed.policy.store import PolicyStore
 from dprobed.program.bytecode import encode
@@ -50,26 +50,37 @@ def sleepers() -> Iterator[list[int]]:
 
 
 def within_daemon(
-    folder: Path, work: Callable[[Registry, Supervisor, Owner], Coroutine[None, None, None]]
+    folder: Path, work: Callable[[App, TracerProcesses, Owner], Coroutine[None, None, None]]
 ) -> None:
     async def main() -> None:
-        supervisor = Supervisor(tracer_main)
-        gate = Gate(PolicyStore(Config(folder), os.geteuid()))
-        registry = Registry(supervisor, gate, keep_log=False, hold_limit=600.0)
+        tracers = TracerProcesses(tracer_main)
+        store = PolicyStore(Config(folder), os.geteuid())
+        app = build_public(tracers, Gate(store), store)
         try:
-            await work(registry, supervisor, Owner())
+            await work(app, tracers, Owner())
         finally:
-            await registry.stop(20)
-        assert supervisor.tracers == {}
+            await app.stop(20)
+        assert tracers.pids == set()
 
     asyncio.run(asyncio.wait_for(main(), 60))
 
 
-async def put_in(registry: Registry, owner: Owner, pid: int, *, shared: bool) -> None:
-    await registry.attach(owner, pid, shared=shared)
+async def put_in(app: App, owner: Owner, pid: int, *, shared: bool) -> None:
+    await app.traced.attaching.hold(owner, pid, shared=shared)
     upload = messages.Upload(label="x", bytecode=PROGRAM)
-    [entry] = await registry.insert(owner, messages.Insert(id=0, pid=pid, programs=[upload]))
-    assert [info.state for info in entry.probe_infos()] == ["active"]
+    request = messages.Insert(id=0, pid=pid, programs=[upload])
+    inserted = await app.traced.inserting.insert(owner, request)
+    assert [info.state for info in inserted.probes] == ["active"]
+
+
+async def detach(app: App, owner: Owner, pid: int) -> None:
+    await app.core.detaching.detach(owner, messages.Detach(id=0, pid=pid))
+
+
+async def targets(app: App, owner: Owner) -> list[messages.TargetInfo]:
+    answer = await app.table.answer(owner, messages.Query(id=0))
+    assert isinstance(answer, messages.Status)
+    return answer.targets
 
 
 def test_shared_as_far_as_it_goes(
@@ -77,34 +88,34 @@ def test_shared_as_far_as_it_goes(
 ) -> None:
     monkeypatch.setattr(tracer_pool, "SHARED", 3)
 
-    async def work(registry: Registry, supervisor: Supervisor, owner: Owner) -> None:
-        await asyncio.gather(*(put_in(registry, owner, pid, shared=True) for pid in sleepers))
-        assert len(supervisor.tracers) == 2
+    async def work(app: App, tracers: TracerProcesses, owner: Owner) -> None:
+        await asyncio.gather(*(put_in(app, owner, pid, shared=True) for pid in sleepers))
+        assert len(tracers.pids) == 2
         for pid in sleepers[:3]:
-            await registry.detach(owner, pid)
-        assert len(await registry.query(owner, messages.Select())) == 2
+            await detach(app, owner, pid)
+        assert len(await targets(app, owner)) == 2
         # Those that are left are served, and there is room again.
-        await put_in(registry, owner, sleepers[0], shared=True)
-        assert len(supervisor.tracers) <= 2
+        await put_in(app, owner, sleepers[0], shared=True)
+        assert len(tracers.pids) <= 2
         # Somebody who asks for one process gets a tracer for it.
-        before = len(supervisor.tracers)
-        await put_in(registry, owner, sleepers[1], shared=False)
-        assert len(supervisor.tracers) == before + 1
+        before = len(tracers.pids)
+        await put_in(app, owner, sleepers[1], shared=False)
+        assert len(tracers.pids) == before + 1
         for pid in (*sleepers[3:], *sleepers[:2]):
-            await registry.detach(owner, pid)
-        assert supervisor.tracers == {}
+            await detach(app, owner, pid)
+        assert tracers.pids == set()
 
     within_daemon(tmp_path, work)
 
 
 def test_a_tracer_that_is_refused_one_keeps_the_others(sleepers: list[int], tmp_path: Path) -> None:
-    async def work(registry: Registry, supervisor: Supervisor, owner: Owner) -> None:
-        await put_in(registry, owner, sleepers[0], shared=True)
+    async def work(app: App, tracers: TracerProcesses, owner: Owner) -> None:
+        await put_in(app, owner, sleepers[0], shared=True)
         with pytest.raises(Exception, match="kernel thread"):
-            await registry.attach(owner, 2, shared=True)
-        await put_in(registry, owner, sleepers[1], shared=True)
-        assert len(supervisor.tracers) == 1
-        os.kill(next(iter(supervisor.tracers)), 0)
+            await app.traced.attaching.hold(owner, 2, shared=True)
+        await put_in(app, owner, sleepers[1], shared=True)
+        assert len(tracers.pids) == 1
+        os.kill(next(iter(tracers.pids)), 0)
 
     within_daemon(tmp_path, work)
 
@@ -112,15 +123,15 @@ def test_a_tracer_that_is_refused_one_keeps_the_others(sleepers: list[int], tmp_
 def test_what_a_client_leaves_goes_out_of_shared_tracers(
     sleepers: list[int], tmp_path: Path
 ) -> None:
-    async def work(registry: Registry, supervisor: Supervisor, owner: Owner) -> None:
+    async def work(app: App, tracers: TracerProcesses, owner: Owner) -> None:
         other = Owner()
-        await put_in(registry, owner, sleepers[0], shared=True)
-        await put_in(registry, other, sleepers[1], shared=True)
-        registry.release(owner)
-        while len(await registry.query(other, messages.Select())) > 1:
+        await put_in(app, owner, sleepers[0], shared=True)
+        await put_in(app, other, sleepers[1], shared=True)
+        app.core.detaching.release(owner)
+        while len(await targets(app, other)) > 1:
             await asyncio.sleep(0)
-        assert len(supervisor.tracers) == 1
-        [target] = await registry.query(other, messages.Select())
+        assert len(tracers.pids) == 1
+        [target] = await targets(app, other)
         assert target.pid == sleepers[1]
 
     within_daemon(tmp_path, work)

@@ -14,10 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from dprobed.daemon.app import build_public
 from dprobed.daemon.gate import Gate
-from dprobed.daemon.requests import Registry
-from dprobed.daemon.server import Connection, Server
-from dprobed.daemon.tracer_process import Supervisor
+from dprobed.daemon.tracer_process import TracerProcesses
 from dprobed.policy.config import Config
 from dprobed.policy.store import PolicyStore
 from tests.integration.client_support import (
@@ -51,10 +50,10 @@ def test_a_users_daemon_serves_only_that_user_and_root(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1234)
-    gate = Gate(PolicyStore(Config(tmp_path), 1234))
-    server = Server(Registry(Supervisor(lambda sock: None), gate, keep_log=False, hold_limit=600))
+    store = PolicyStore(Config(tmp_path), 1234)
+    server = build_public(TracerProcesses(lambda sock: None), Gate(store), store).server
     for uid, admitted in ((0, True), (1234, True), (1235, False)):
-        connection = Connection(server)
+        connection = server.connection()
         connection.uid = uid
         assert (server.admit(connection) == "") is admitted
 

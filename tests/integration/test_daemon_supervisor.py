@@ -11,7 +11,8 @@ from collections.abc import Callable
 
 import pytest
 
-from dprobed.daemon.tracer_process import Supervisor, Tracer, TracerGone, TracerRefused, become
+from dprobed.backend import Backend, BackendGone, BackendRefused
+from dprobed.daemon.tracer_process import TracerProcess, TracerProcesses, become
 from dprobed.wire import protocol
 from dprobed.wire.framing import Unpacker
 
@@ -23,23 +24,42 @@ def say(sock: socket.socket, text: str) -> None:
 
 
 async def watch(
-    main: Main, act: Callable[[Tracer], object] = Tracer.close
+    main: Main, act: Callable[[TracerProcess], object] = TracerProcess.close
 ) -> tuple[list[str], str]:
     """Start a tracer that runs ``main``, act on it; what it said, and how it ended."""
     said: list[str] = []
 
-    def note(event: protocol.Event) -> None:
+    def note(_: Backend, event: protocol.Event) -> None:
         assert isinstance(event, protocol.TargetEvent)
         said.append(event.text)
 
-    supervisor = Supervisor(main)
+    supervisor = TracerProcesses(main)
     tracer = await supervisor.start(note, uid=os.geteuid(), gid=os.getegid())
     result = act(tracer)
     if asyncio.iscoroutine(result):
         await result
     how = await asyncio.wait_for(tracer.gone, 20)
-    assert supervisor.tracers == {}
+    assert supervisor.pids == set()
     return said, how
+
+
+def test_an_event_on_which_the_daemon_fails_ends_the_tracer_and_nothing_hangs() -> None:
+    def main(sock: socket.socket) -> None:
+        say(sock, "one")
+        say(sock, "two")
+        until_end(sock)
+
+    def fail(_: Backend, event: protocol.Event) -> None:
+        raise LookupError("a defect")
+
+    async def act() -> str:
+        tracers = TracerProcesses(main)
+        tracer = await tracers.start(fail, uid=os.geteuid(), gid=os.getegid())
+        with pytest.raises(BackendGone, match="internal error in the daemon"):
+            await tracer.request(lambda seq: protocol.Query(seq, 1))
+        return await asyncio.wait_for(tracer.gone, 20)
+
+    assert asyncio.run(act()) == "internal error in the daemon (see its log)"
 
 
 def is_open(descriptor: int) -> bool:
@@ -100,9 +120,9 @@ def babble(sock: socket.socket) -> None:
 @pytest.mark.parametrize(
     ("main", "how"),
     [
-        (crash, "the tracer failed (exit status 1; its log says more)"),
+        (crash, "internal error in the tracer (exit status 1; see the log)"),
         (die, "the tracer was killed by SIGKILL"),
-        (babble, "its tracer spoke nonsense: a message of 4294967295 bytes"),
+        (babble, "protocol error from the tracer: a message of 4294967295 bytes"),
     ],
 )
 def test_how_it_ended_is_told(main: Main, how: str) -> None:
@@ -120,12 +140,12 @@ def test_a_request_is_answered_refused_or_has_nobody_to_answer() -> None:
             if answer is not None:
                 sock.sendall(protocol.pack(answer))
 
-    async def act(tracer: Tracer) -> None:
+    async def act(tracer: TracerProcess) -> None:
         answer = await tracer.request(lambda seq: protocol.Vars(seq=seq, pid=1))
         assert answer.words == [7]
-        with pytest.raises(TracerRefused, match="no"):
+        with pytest.raises(BackendRefused, match="no"):
             await tracer.request(lambda seq: protocol.Vars(seq=seq, pid=1))
-        with pytest.raises(TracerGone):
+        with pytest.raises(BackendGone):
             await tracer.request(lambda seq: protocol.Vars(seq=seq, pid=1))
 
     assert asyncio.run(watch(main, act)) == ([], "")
@@ -134,7 +154,7 @@ def test_a_request_is_answered_refused_or_has_nobody_to_answer() -> None:
 def test_a_request_that_cannot_be_sent_waits_for_no_answer() -> None:
     unheard: list[object] = []
 
-    async def act(tracer: Tracer) -> None:
+    async def act(tracer: TracerProcess) -> None:
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(lambda loop, context: unheard.append(context))
         with pytest.raises(OverflowError):

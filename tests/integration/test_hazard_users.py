@@ -202,14 +202,14 @@ def test_one_user_cannot_fill_the_daemon_with_probes(place: Place) -> None:
         attach(peer, own.pid)
         assert insert(peer, own.pid, half)["type"] == "inserted"
         text = refused(insert(peer, own.pid, half, upload()))
-        assert text.startswith("10000 probes of user 65534 are in already, and 20000 may be")
+        assert text.startswith("user 65534 has 10000 probes inserted (limit 20000)")
         assert insert(peer, own.pid, half)["type"] == "inserted"
         # Whichever way they come.
         deploy = {"type": "deploy", "id": 3, "selection": {"exe": str(path)}}
         assert answer(peer, {**deploy, "programs": [upload()]})["type"] == "deployed"
         reason = ""
         deadline = time.monotonic() + PATIENCE
-        while "20000 probes of user 65534 are in already" not in reason:
+        while "user 65534 has 20000 probes inserted" not in reason:
             assert time.monotonic() < deadline, reason
             (row,) = (row for row in daemon.json("query") if row["type"] == "deployment")
             reason = row["refusals"].get(str(own.pid), "")
@@ -230,7 +230,7 @@ def test_one_user_cannot_have_a_tracer_for_each_of_a_thousand_processes(place: P
         for number, process in enumerate(own[:-1]):
             assert attach(peers[number % 2], process.pid)["type"] == "attached"
         text = refused(attach(peers[0], own[-1].pid))
-        assert text.startswith("100 processes are traced for user 65534 already; let some go")
+        assert text.startswith("user 65534 has 100 processes traced (limit 100); detach from some")
         assert attach(peers[0], own[1].pid)["type"] == "attached"  # It has its tracer.
         with cat_of(DAEMON) as others, asking(daemon, DAEMON) as other:
             assert attach(other, others.pid)["type"] == "attached"

@@ -112,7 +112,7 @@ def test_a_users_own_policies_hold_for_the_users_own_daemon(
 ) -> None:
     """As the daemon reads them: a test cannot count on a Python that other users may read."""
     from dprobed.policy import config
-    from dprobed.policy.source import PolicyError
+    from dprobed.policy.errors import PolicyError
     from dprobed.policy.store import PolicyStore
 
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))

@@ -549,11 +549,11 @@ def test_denied_processes_of_a_deployment_are_counted(place: Place) -> None:
 def test_one_user_cannot_fill_the_daemon(place: Place) -> None:
     with place.daemon() as daemon, cat_of(NOBODY) as own, asking(daemon) as peer:
         deploy = {"type": "deploy", "id": 1, "selection": {}, "programs": [upload()] * 65}
-        assert "may have 64 programs" in refused(answer(peer, deploy))
+        assert "would have 65 deployments (limit 64)" in refused(answer(peer, deploy))
         attach(peer, own.pid)
         assert insert(peer, own.pid)["type"] == "inserted"
         text = refused(insert(peer, own.pid, *[upload()] * 1000))
-        assert text.startswith("1 programs of user 65534 are in already, and 1000 may be")
+        assert text.startswith("user 65534 has 1 programs inserted (limit 1000)")
 
 
 @contextmanager

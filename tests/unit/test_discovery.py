@@ -20,7 +20,7 @@ from dprobed.daemon.deploy import watcher
 from dprobed.daemon.deploy.deployment import kind_of
 from dprobed.daemon.deploy.modules import Modules
 from dprobed.daemon.deploy.selection import SelectionError, Selector
-from dprobed.daemon.deploy.watcher import Verdict, Watcher
+from dprobed.daemon.deploy.watcher import LookResult, Watcher
 from dprobed.proc import connector, polling, procfs
 from dprobed.proc.connector import Connector, event_of, listening
 from dprobed.proc.events import Kind
@@ -190,12 +190,12 @@ def test_polling_tells_of_processes(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 class Looks:
     """A judge that always says the same."""
 
-    def __init__(self, verdict: Verdict) -> None:
+    def __init__(self, verdict: LookResult) -> None:
         self.verdict = verdict
         self.looks: list[tuple[int, Kind | None]] = []
         self.ends: list[tuple[int, bool]] = []
 
-    def look(self, pid: int, kind: Kind | None, parent: int) -> Verdict:
+    def look(self, pid: int, kind: Kind | None, parent: int) -> LookResult:
         self.looks.append((pid, kind))
         return self.verdict
 
@@ -206,18 +206,18 @@ class Looks:
 @pytest.mark.parametrize(
     ("verdict", "looks", "looked_at"),
     [
-        (Verdict.SETTLED, 1, True),
-        (Verdict.LATER, 1, True),
-        (Verdict.OTHER, 1, True),
-        (Verdict.GONE, 1, False),
+        (LookResult.SETTLED, 1, True),
+        (LookResult.LATER, 1, True),
+        (LookResult.OTHER, 1, True),
+        (LookResult.GONE, 1, False),
     ],
 )
-def test_what_is_settled_is_left_alone(verdict: Verdict, looks: int, looked_at: bool) -> None:
+def test_what_is_settled_is_left_alone(verdict: LookResult, looks: int, looked_at: bool) -> None:
     async def judge() -> Looks:
         judge = Looks(verdict)
         watcher = Watcher(judge)
         watcher.on_event(Kind.EXEC, 1 << 22)
-        other = Looks(Verdict.SOON)
+        other = Looks(LookResult.SOON)
         beside = Watcher(other)
         beside.on_event(Kind.EXEC, 1 << 22)
         await until(lambda: len(other.looks) == 5)
@@ -238,13 +238,13 @@ def test_the_end_of_the_first_thread_need_not_be_that_of_the_process(
     monkeypatch.setattr(procfs, "has_ended", lambda pid: False)
 
     async def judge() -> None:
-        judge = Looks(Verdict.LATER)
+        judge = Looks(LookResult.LATER)
         watcher = Watcher(judge)
         watcher.on_event(Kind.EXEC, 1 << 22)
         watcher.on_event(Kind.EXIT, 1 << 22)
         await until(lambda: len(judge.looks) == 2)
         assert judge.ends == []
-        judge.verdict = Verdict.GONE
+        judge.verdict = LookResult.GONE
         watcher.again(1 << 22)
         await until(lambda: judge.ends)
         assert judge.ends == [(1 << 22, True)]
@@ -256,7 +256,7 @@ def test_the_end_of_the_first_thread_need_not_be_that_of_the_process(
 
 def test_children_of_what_nobody_looks_for_are_not_looked_at() -> None:
     async def judge() -> Looks:
-        judge = Looks(Verdict.OTHER)
+        judge = Looks(LookResult.OTHER)
         watcher = Watcher(judge)
         parent, child = (1 << 22) - 1, 1 << 22
         watcher.on_event(Kind.EXEC, parent)
@@ -264,7 +264,7 @@ def test_children_of_what_nobody_looks_for_are_not_looked_at() -> None:
         watcher.on_event(Kind.EXIT, child)
         watcher.on_event(Kind.FORK, child, parent)
         watcher.on_event(Kind.EXEC, child)
-        judge.verdict = Verdict.GONE
+        judge.verdict = LookResult.GONE
         watcher.on_event(Kind.EXEC, parent)
         watcher.on_event(Kind.EXIT, child)
         watcher.on_event(Kind.FORK, child, parent)
@@ -285,7 +285,7 @@ def test_children_of_what_nobody_looks_for_are_not_looked_at() -> None:
 
 def test_what_may_change_soon_is_looked_at_ever_more_rarely() -> None:
     async def judge() -> list[float]:
-        judge = Looks(Verdict.SOON)
+        judge = Looks(LookResult.SOON)
         watcher = Watcher(judge)
         loop = asyncio.get_running_loop()
         times = []
@@ -302,7 +302,7 @@ def test_what_may_change_soon_is_looked_at_ever_more_rarely() -> None:
 
 def test_a_rescan_tells_of_what_ended_meanwhile() -> None:
     async def judge() -> Looks:
-        judge = Looks(Verdict.SETTLED)
+        judge = Looks(LookResult.SETTLED)
         watcher = Watcher(judge)
         watcher.on_event(Kind.EXEC, 1 << 22)
         watcher.on_lost()

@@ -18,8 +18,9 @@ from dprobed.daemon.records.dispatcher import (
     Report,
     Verdict,
 )
-from dprobed.daemon.target import Entry, Target
+from dprobed.daemon.target import InsertedProgram, Insertion, Target
 from dprobed.program.rpn.parser import assemble
+from dprobed.wire.messages import Upload
 from dprobed.wire.protocol import RawRecord
 from tests.trace_support import Root
 
@@ -63,13 +64,13 @@ class Bench:
         self.time = 100.0
         self.changes = 0
         self.seen: list[tuple[str, int]] = []
-        self.dispatcher = Dispatcher(self._changed, lambda: self.time)
-        self.entry = Entry(
-            1, "demo", assemble(SOURCE, "demo.rpn"), Target(os.getpid()), None, Root()
-        )
+        self.dispatcher = Dispatcher(self._changed, now=lambda: self.time)
+        upload = Upload(label="demo", bytecode=b"")
+        insertion = Insertion(1, upload, assemble(SOURCE, "demo.rpn"))
+        self.entry = InsertedProgram(insertion, Target(os.getpid()), None, Root())
         self._hit = 0
 
-    def _changed(self) -> None:
+    def _changed(self, facilities: dict[str, int], acting: list[int]) -> None:
         self.changes += 1
 
     def add(self, name: str, verdict: Verdict = Verdict.CONTINUE, **how: object) -> Recorder:

@@ -7,15 +7,15 @@ from typing import cast
 
 import pytest
 
-from dprobed.daemon.target import Refusal, Target
-from dprobed.daemon.tracer_pool import Host
+from dprobed.daemon.client import Refusal
+from dprobed.daemon.target import Target, TargetsTracer
 from dprobed.wire import protocol
 
 
-class _Host:
+class _Tracer:
     """A tracer that has another process of the target's number by now."""
 
-    class tracer:
+    class backend:
         @staticmethod
         async def request(make: object) -> protocol.Ok:
             raise AssertionError("what was meant for one process came to another")
@@ -23,7 +23,7 @@ class _Host:
 
 def test_nothing_is_asked_of_a_target_that_has_ended() -> None:
     target = Target(1 << 22)
-    target.host = cast("Host", _Host())
+    target.tracer = cast("TargetsTracer", _Tracer())
     target.ended = protocol.Ended(target.pid, "exited", 3, probes=[], overhead_ns=0)
     target.finished.set()
     with pytest.raises(Refusal, match="exited with status 3"):

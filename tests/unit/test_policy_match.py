@@ -14,14 +14,15 @@ from typing import Any
 import pytest
 
 from dprobed.policy import config
+from dprobed.policy.errors import PolicyError
 from dprobed.policy.glob import GlobError, translate
 from dprobed.policy.match import Facts
 from dprobed.policy.model import Decision, Policies
 from dprobed.policy.parse import parse
 from dprobed.policy.protected import KINDS
 from dprobed.policy.rights import ALL, Right
-from dprobed.policy.source import PolicyError, distrusted
 from dprobed.policy.store import PolicyStore, files
+from dprobed.policy.trust import distrusted
 from dprobed.proc import processes
 from dprobed.proc.processes import Process
 from dprobed.wire.limits import Limits

@@ -14,21 +14,22 @@ import msgspec
 import pytest
 
 from dprobed.daemon.records.dispatcher import Dispatcher
-from dprobed.daemon.records.trace_sessions import TraceError, Traces
-from dprobed.daemon.target import Entry, Target
+from dprobed.daemon.records.trace_sessions import TraceError, TraceSessions
+from dprobed.daemon.target import InsertedProgram, Insertion, Target
 from dprobed.program.rpn.parser import assemble
 from dprobed.trace import writer
 from dprobed.trace.reader import merged, open_all
-from dprobed.wire.messages import TraceInfo, TraceStart
+from dprobed.wire.messages import TraceInfo, TraceStart, Upload
 from dprobed.wire.protocol import RawRecord
 from tests.trace_support import EXITS, Root, line, raw, write
 
 
-def entry() -> Entry:
+def entry() -> InsertedProgram:
     target = Target(os.getpid())
     target.places[1] = ("/lib/libc.so.6", "write+0x0")
     program = assemble("name = libc.so.6\noffset = write\nexit trace\n", "x.rpn")
-    return Entry(1, "writes", program, target, None, Root())
+    upload = Upload(label="writes", bytecode=b"")
+    return InsertedProgram(Insertion(1, upload, program), target, None, Root())
 
 
 def records(count: int, **changes: Any) -> Iterator[RawRecord]:
@@ -44,7 +45,7 @@ class Fed:
         self.exits = dict(EXITS)
         self.dispatcher = Dispatcher()
         self.dispatcher.declare("trace")
-        self.traces = Traces(self.dispatcher, lambda: dict(self.exits))
+        self.traces = TraceSessions(self.dispatcher, lambda: dict(self.exits))
         self.traces.start(what)
         self.entry = entry()
         self.name = what.name

@@ -16,9 +16,9 @@ from dprobe.lib.errors import UserError
 from dprobe.view.output import complain
 from dprobe.view.tables import show
 from dprobed.policy import config, describe, store
+from dprobed.policy.errors import PolicyError
 from dprobed.policy.model import Policies
 from dprobed.policy.parse import parse
-from dprobed.policy.source import PolicyError
 from dprobed.printable import printable, readable
 from dprobed.proc import processes, procfs
 from dprobed.program.model import Diagnostic

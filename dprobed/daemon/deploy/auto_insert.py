@@ -1,4 +1,4 @@
-"""What policies put into processes by themselves: a deployment for each program of each policy.
+"""Auto-insert: what policies put into processes by themselves, a deployment for each program.
 
 The daemon is their client. ``dprobe remove`` takes them out like any other, until the policies are
 read anew.
@@ -9,9 +9,9 @@ from __future__ import annotations
 import logging
 import os
 
+from dprobed.daemon.client import Refusal
 from dprobed.daemon.deploy.deployment import Deployment
 from dprobed.daemon.deploy.deployments import Deployments
-from dprobed.daemon.target import Refusal
 from dprobed.policy.model import Application
 from dprobed.policy.store import PolicyStore
 from dprobed.wire import messages
@@ -19,8 +19,8 @@ from dprobed.wire import messages
 _log = logging.getLogger("dprobed")
 
 
-class _Daemon:
-    """The daemon as ``daemon.target.Client``: what it is told is in the log for all."""
+class _DaemonAsClient:
+    """The daemon as the client of its own deployments: what it is told is in the log for all."""
 
     kept = True
 
@@ -35,13 +35,13 @@ class _Daemon:
         """States are in ``query``."""
 
 
-class Applied:
+class AutoInsert:
     """The applications of the policies in force."""
 
     def __init__(self, deployments: Deployments, store: PolicyStore) -> None:
         self._deployments = deployments
         self._store = store
-        self._client = _Daemon()
+        self._client = _DaemonAsClient()
         self._made: list[tuple[Application, list[Deployment]]] = []
 
     async def update(self) -> None:
@@ -54,9 +54,8 @@ class Applied:
                 continue
             for each in made:
                 if not each.over:
-                    await self._deployments.remove(
-                        self._client, messages.Select(number=each.number)
-                    )
+                    select = messages.Select(number=each.number)
+                    await self._deployments.take_out(self._client, select)
         self._made = stays
         there = [application for application, _ in stays]
         for application in wanted:
@@ -76,7 +75,7 @@ class Applied:
             keep=True,
         )
         try:
-            made = await self._deployments.deploy(self._client, request, application.seconds)
+            made = await self._deployments.begin(self._client, request, application.seconds)
         except Refusal as refusal:
             text = f"policy {application.policy} ({application.place}) puts nothing in: {refusal}"
             _log.error("%s", text)

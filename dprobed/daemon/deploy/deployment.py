@@ -1,8 +1,8 @@
 """A program that belongs to a selection of processes, and no process in particular.
 
-A deployment is the client of the registry for each process that its program is in (an *instance*):
-so it hears of their ends and adds up what they counted. It knows the processes that its program
-waits to get into, and why it could not get into others. It decides nothing: ``deployments`` does.
+A deployment is the client for each process that its program is in (an *instance*): so it hears of
+their ends and adds up what they counted. It knows the processes that its program
+waits to get into, and why it could not get into others. It decides nothing: decisions.py does.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterable
 from pathlib import PurePath
 from typing import Final
 
+from dprobed.daemon.client import Client
 from dprobed.daemon.deploy.selection import Selector
-from dprobed.daemon.target import Client, Entry
+from dprobed.daemon.target import InsertedProgram, Insertion
 from dprobed.policy.rights import needs
 from dprobed.proc import procfs
-from dprobed.program.model import Program
 from dprobed.wire import messages
 
 #: Reasons that are counted each by itself; the rest is counted as one.
@@ -28,41 +28,40 @@ _NAMED: Final = 200
 
 
 class Deployment:
-    """One program and its selection; ``dprobed.daemon.target.Client`` for the registry.
+    """One program and its selection; a ``Client`` for each process that its program is in.
 
-    ``owner`` is the connection that it ends with; None: it is kept. ``entry_in``: the program of a
+    ``owner`` is the connection that it ends with; None: it is kept. ``seconds``: for how long it is
+    in each process; None: without an end. ``entry_in``: the program of a
     number in a process, for a child that began with its parent's programs. ``left``: it has left a
     process by that one's end, and may have been taken to be in another one that has its number.
     """
 
     def __init__(
         self,
-        number: int,
-        upload: messages.Upload,
-        program: Program,
+        insertion: Insertion,
         selector: Selector,
         client: Client,
         request: messages.Deploy,
-        entry_in: Callable[[int, int], Entry | None],
+        seconds: float | None,
+        entry_in: Callable[[int, int], InsertedProgram | None],
         left: Callable[[int], None],
     ) -> None:
         self._entry_in = entry_in
         self._left = left
-        self.number = number
-        self.upload = upload
-        self.program = program
-        self.needs = needs(program)
+        self.insertion = insertion
+        self.number = insertion.number
+        self.upload = insertion.upload
+        self.program = insertion.program
+        self.needs = needs(self.program)
         self.selector = selector
         self.owner = None if request.keep else client
         self.kept = request.keep
         self.limit = request.limit
-        self.check_opcode = request.check_opcode
         self.pid, self.uid, self.gid = client.pid, client.uid, client.gid
-        #: For how long it is in each process; None: without an end.
-        self.seconds: float | None = None
+        self.seconds = seconds
         #: It was taken out: whoever is about to put it into a process must not.
         self.over = False
-        self.instances: dict[int, Entry] = {}
+        self.instances: dict[int, InsertedProgram] = {}
         self.waiting: set[int] = set()
         #: Processes that it is being put into → whether they have ended meanwhile.
         self.arriving: dict[int, bool] = {}
@@ -113,7 +112,7 @@ class Deployment:
 
     # -- processes ---------------------------------------------------------------------------------
 
-    def enter(self, entry: Entry) -> None:
+    def enter(self, entry: InsertedProgram) -> None:
         """Its program is in a process."""
         pid = entry.target.pid
         self.waiting.discard(pid)
@@ -163,14 +162,14 @@ class Deployment:
         counts[kind if kind in counts or len(counts) < _REASONS else "other reasons"] += 1
 
     @staticmethod
-    def _add(sums: Counter[str], entry: Entry) -> None:
+    def _add(sums: Counter[str], entry: InsertedProgram) -> None:
         for probe in entry.probe_infos():
             sums["hits"] += probe.hits
             sums["ran"] += probe.ran
             sums["missed_hits"] += probe.missed
             sums["dropped"] += probe.dropped
 
-    # --- as a target.Client ---
+    # --- as a Client ---
 
     def offer(self, lines: bytes) -> bool:
         """Records go to the owner; those of a kept one are in the log."""
@@ -203,7 +202,7 @@ class Deployment:
         if not (self.over or pid in self.excluded or procfs.has_ended(pid)):
             # A policy does not allow it there any longer.
             reasons = [probe.reason for probe in message.probes]
-            self.refuse(pid, reasons[0] if reasons else "taken out")
+            self.refuse(pid, reasons[0] if reasons else "removed")
 
     # -- as the client sees it -----------------------------------------------------------------
 

@@ -32,7 +32,7 @@ _TURN: Final = 0.005
 _log = logging.getLogger("dprobed")
 
 
-class Verdict(Enum):
+class LookResult(Enum):
     """What came of a look at a process."""
 
     #: Nothing more to do before its next event.
@@ -50,7 +50,7 @@ class Verdict(Enum):
 class Judge(Protocol):
     """Who is interested in processes."""
 
-    def look(self, pid: int, kind: Kind | None, parent: int) -> Verdict:
+    def look(self, pid: int, kind: Kind | None, parent: int) -> LookResult:
         """Look at a process; ``kind``: what has just happened to it, if anything. ``parent``: whose
         copy it is, where it was just forked and that is known."""
         ...
@@ -70,7 +70,7 @@ class _Watched:
         #: Its first thread has ended, and nobody tells of the end of the last one.
         self.headless = False
         self.looked_at = False
-        self.verdict: Verdict | None = None
+        self.verdict: LookResult | None = None
         self.timer: asyncio.TimerHandle | None = None
 
     def cancel(self) -> None:
@@ -144,8 +144,8 @@ class Watcher:
         watched = self._watched.setdefault(pid, _Watched())
         watched.delay, watched.headless = FIRST, False
         origin = self._watched.get(parent)
-        if origin is not None and origin.verdict is Verdict.OTHER:
-            watched.verdict, watched.looked_at = Verdict.OTHER, True
+        if origin is not None and origin.verdict is LookResult.OTHER:
+            watched.verdict, watched.looked_at = LookResult.OTHER, True
             return
         watched.looked_at = False
         self._look(pid, watched, kind, parent)
@@ -159,7 +159,7 @@ class Watcher:
     def _first_thread_ended(self, pid: int) -> None:
         """Mostly the end of the process; but others may go on."""
         watched = self._watched.get(pid)
-        if watched is None or watched.verdict is Verdict.OTHER or procfs.has_ended(pid):
+        if watched is None or watched.verdict is LookResult.OTHER or procfs.has_ended(pid):
             self._ended(pid)
         else:
             watched.delay, watched.headless = FIRST, True
@@ -187,18 +187,18 @@ class Watcher:
         except Exception:
             # Of one process: it must not keep us from the others.
             _log.exception("looking at process %d failed", pid)
-            verdict = Verdict.LATER
+            verdict = LookResult.LATER
         if self._watched.get(pid) is not watched:
             return
         watched.verdict = verdict
-        if verdict is Verdict.GONE:
+        if verdict is LookResult.GONE:
             if watched.headless:
                 self._ended(pid)
             return  # Else its end is told by the source.
         watched.looked_at = True
-        if verdict is Verdict.SOON:
+        if verdict is LookResult.SOON:
             self._schedule(pid, watched, watched.delay)
-        elif verdict is Verdict.LATER or watched.headless:
+        elif verdict is LookResult.LATER or watched.headless:
             self._schedule(pid, watched, SLOWEST)
 
     def _schedule(self, pid: int, watched: _Watched, seconds: float) -> None:

@@ -8,7 +8,7 @@ away and came back is the same one to programs that are in.
 A *handler* is an object of a subclass of ``Handler``; ``register`` puts it on its facility and
 ``arm`` makes it get reports. To plug one in:
 
-    class Session(Handler):
+    class Recorder(Handler):
         def offer(self, report: Report) -> Verdict:
             if self._queue_is_full:
                 return Verdict.DROPPED
@@ -16,9 +16,9 @@ A *handler* is an object of a subclass of ``Handler``; ``register`` puts it on i
             return Verdict.CONTINUE
 
     dispatcher.declare("trace")
-    session = Session("trace.1", facility="trace", owner="dprobed")
-    dispatcher.register(session)
-    dispatcher.arm([session.name])
+    recorder = Recorder("trace.1", facility="trace", owner="dprobed")
+    dispatcher.register(recorder)
+    dispatcher.arm([recorder.name])
 
 Rules:
 
@@ -51,8 +51,10 @@ from dataclasses import dataclass
 from enum import Enum, StrEnum
 from typing import TYPE_CHECKING, Final
 
+from dprobed.daemon.client import Refusal
+
 if TYPE_CHECKING:
-    from dprobed.daemon.target import Entry
+    from dprobed.daemon.target import InsertedProgram
     from dprobed.wire.protocol import RawRecord
 
 #: Facilities with a number that programs know: the original's.
@@ -71,7 +73,7 @@ _NAME: Final = re.compile(r"[A-Za-z_][\w.-]{0,63}", re.ASCII)
 _log = logging.getLogger("dprobed")
 
 
-class DispatchError(Exception):
+class DispatchError(Refusal):
     """The request cannot be done, and nothing of it is; one line."""
 
 
@@ -105,7 +107,7 @@ class Report:
     """
 
     id: int
-    entry: Entry
+    entry: InsertedProgram
     raw: RawRecord
     line: bytes
 
@@ -175,18 +177,19 @@ class _Journey:
 class Dispatcher:
     """All facilities and handlers of a daemon.
 
-    ``changed`` is called after a facility came or went away, or ``acting`` changed. ``waits`` is
-    called with the time at which a report that begins to wait will have waited too long: ``expire``
-    is to be called then.
+    ``changed`` is called with the facilities and ``acting`` after either changed. ``alarm`` is
+    called with a time, by the clock ``now``, and what is to be called then: a report that begins to
+    wait will have waited too long.
     """
 
     def __init__(
         self,
-        changed: Callable[[], None] = lambda: None,
+        changed: Callable[[dict[str, int], list[int]], None] = lambda facilities, acting: None,
+        alarm: Callable[[float, Callable[[], None]], None] = lambda when, ring: None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.changed = changed
-        self.waits: Callable[[float], None] = lambda when: None
+        self._changed = changed
+        self._alarm = alarm
         self._now = now
         self._numbers = dict(NUMBERS)
         self._names = {number: name for name, number in NUMBERS.items()}
@@ -349,11 +352,11 @@ class Dispatcher:
         ]
         if (facilities, acting) != (self._facilities, self._acting):
             self._facilities, self._acting = facilities, acting
-            self.changed()
+            self._changed(self.facilities, self.acting)
 
     # -- reports -------------------------------------------------------------------------------
 
-    def dispatch(self, entry: Entry, raw: RawRecord, line: bytes) -> None:
+    def dispatch(self, entry: InsertedProgram, raw: RawRecord, line: bytes) -> None:
         """Give a record to the handlers of its facility (``raw.exit``), if any is armed."""
         chain = self._armed.get(raw.exit)
         if chain:
@@ -387,8 +390,14 @@ class Dispatcher:
             for journey in late:
                 self._go_on(journey)
 
+    def _ring(self) -> None:
+        self.expire()
+        when = self.next_expiry()
+        if when is not None:
+            self._alarm(when, self._ring)
+
     def next_expiry(self) -> float | None:
-        """When ``expire`` has something to do, by the clock given; None: nothing waits."""
+        """When ``expire`` has something to do; None: nothing waits."""
         times = [
             handler.timeout + max(handler._progress, next(iter(handler._waiting.values())).since)
             for handler in self._handlers.values()
@@ -405,7 +414,7 @@ class Dispatcher:
             if verdict is Verdict.PENDING:
                 journey.since = self._now()
                 handler._waiting[report.id] = journey
-                self.waits(journey.since + handler.timeout)
+                self._alarm(journey.since + handler.timeout, self._ring)
                 return
             if verdict is Verdict.TERMINATE:
                 return

@@ -7,11 +7,12 @@ answered, and by the bytes that its connection holds for it.
 
 from __future__ import annotations
 
-import asyncio
 from typing import Final
 
 import msgspec
+import psutil
 
+from dprobed.daemon.client import Client
 from dprobed.daemon.records.dispatcher import (
     Dispatcher,
     DispatchError,
@@ -20,7 +21,6 @@ from dprobed.daemon.records.dispatcher import (
     Report,
     Verdict,
 )
-from dprobed.daemon.target import Client, process_name
 from dprobed.wire import messages
 
 _VERDICTS: Final = {"continue": Verdict.CONTINUE, "terminate": Verdict.TERMINATE}
@@ -33,7 +33,7 @@ class ExternalHandler(Handler):
         super().__init__(
             request.name,
             facility=request.facility,
-            owner=f"{process_name(client.pid)}[{client.pid}], user {client.uid}",
+            owner=f"{_name(client.pid)}[{client.pid}], user {client.uid}",
             order=Order(request.order),
             limit=request.queue,
             timeout=request.timeout,
@@ -52,30 +52,43 @@ class ExternalHandler(Handler):
         return Verdict.PENDING if sent else Verdict.DROPPED
 
 
-class External:
-    """The handlers of all connections, and the clock that ends the dispatcher's waiting."""
+class ExternalHandlers:
+    """The handlers of all connections."""
 
     def __init__(self, dispatcher: Dispatcher) -> None:
         self._dispatcher = dispatcher
         self._handlers: dict[Client, dict[str, ExternalHandler]] = {}
-        self._timer: asyncio.TimerHandle | None = None
-        dispatcher.waits = self._wait_until
 
-    def register(self, client: Client, request: messages.Register) -> int:
-        """A new handler of ``client``; the number of its facility. Raises DispatchError."""
+    async def register(self, client: Client, request: messages.Register) -> messages.Registered:
+        """A new handler of ``client``; raises DispatchError."""
         handler = ExternalHandler(client, request)
         number = self._dispatcher.register(handler)
         self._handlers.setdefault(client, {})[handler.name] = handler
         if request.armed:
             self._dispatcher.arm([handler.name])
-        return number
+        return messages.Registered(id=request.id, handler=handler.name, number=number)
 
-    def deregister(self, client: Client, name: str) -> None:
+    async def deregister(self, client: Client, request: messages.Deregister) -> messages.Registered:
         """Take a handler of this ``client`` off; raises DispatchError."""
-        handler = self._handlers.get(client, {}).pop(name, None)
+        handler = self._handlers.get(client, {}).pop(request.name, None)
         if handler is None:
-            raise DispatchError(f"this connection has no handler {name}")
+            raise DispatchError(f"this connection has no handler {request.name}")
         self._dispatcher.deregister(handler)
+        return messages.Registered(id=request.id, handler=request.name)
+
+    async def list_all(self, client: Client, request: messages.Handlers) -> messages.HandlerListing:
+        """All handlers, external or not."""
+        return messages.HandlerListing(id=request.id, handlers=self.infos())
+
+    async def arm(self, client: Client, request: messages.Arm) -> messages.HandlerListing:
+        """Arm handlers; raises DispatchError."""
+        self._dispatcher.arm(request.names)
+        return messages.HandlerListing(id=request.id, handlers=self.infos())
+
+    async def disarm(self, client: Client, request: messages.Disarm) -> messages.HandlerListing:
+        """Disarm handlers; raises DispatchError."""
+        self._dispatcher.disarm(request.names)
+        return messages.HandlerListing(id=request.id, handlers=self.infos())
 
     def answer(self, client: Client, answer: messages.Answer) -> None:
         """What a handler says to a report; too late is no error."""
@@ -109,20 +122,10 @@ class External:
             for handler in self._dispatcher.handlers()
         ]
 
-    def _wait_until(self, when: float) -> None:
-        # The loop's clock is the dispatcher's: both are time.monotonic.
-        if self._timer is None or when < self._timer.when():
-            if self._timer is not None:
-                self._timer.cancel()
-            self._timer = asyncio.get_running_loop().call_at(when, self._late)
 
-    def _late(self) -> None:
-        # Where the loop itself was held up, answers that have come are heard first.
-        self._timer = None
-        asyncio.get_running_loop().call_soon(self._expire)
-
-    def _expire(self) -> None:
-        self._dispatcher.expire()
-        when = self._dispatcher.next_expiry()
-        if when is not None:
-            self._wait_until(when)
+def _name(pid: int) -> str:
+    """What the kernel calls a process; ``?``: it is gone."""
+    try:
+        return psutil.Process(pid).name()
+    except psutil.Error:
+        return "?"

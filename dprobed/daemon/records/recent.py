@@ -1,21 +1,16 @@
-"""From what a tracer says of a hit to the record that readers get, and the log of past records."""
+"""From what a tracer says of a hit to the record that readers get."""
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from collections.abc import Callable
 from typing import Final
 
 from dprobed.daemon.records.dispatcher import Dispatcher
-from dprobed.daemon.target import Entry
+from dprobed.daemon.target import InsertedProgram
 from dprobed.program.exec.log import decode_log
 from dprobed.program.exits import BUDGET, EXCEPTION, REM
 from dprobed.program.isa import ExCode
-from dprobed.wire.messages import Raised, Record, encode
+from dprobed.wire.messages import TRACER, Raised, Record, encode
 from dprobed.wire.protocol import RawRecord
-
-#: Bytes of records kept for ``log``.
-LOG_BYTES: Final = 2 << 20
 
 _EXITS: Final = {
     0: "exit",
@@ -30,8 +25,11 @@ def exit_names(dispatcher: Dispatcher) -> dict[int, str]:
     return _EXITS | {number: name for name, number in dispatcher.numbers.items()}
 
 
-def record_line(entry: Entry, raw: RawRecord, facility: str) -> bytes:
-    """The record as one line of JSON; ``facility``: the name of the one that it is for."""
+def record_line(
+    entry: InsertedProgram, raw: RawRecord, facility: str, backend: str = TRACER
+) -> bytes:
+    """The record as one line of JSON; ``facility``: the name of the one that it is for;
+    ``backend``: who held the probe."""
     module, place = entry.target.places.get(raw.place, ("", ""))
     return encode(
         Record(
@@ -50,6 +48,7 @@ def record_line(entry: Entry, raw: RawRecord, facility: str) -> bytes:
             exit=_EXITS.get(raw.exit) or facility or str(raw.exit),
             log=decode_log(raw.log, raw.raw),
             exception=raised(raw.exception) if raw.exception else None,
+            backend=backend,
         )
     )
 
@@ -62,29 +61,3 @@ def raised(triple: tuple[int, int, int]) -> Raised:
     except ValueError:
         name = "USER"
     return Raised(code=code, name=name, parm1=parm1, parm2=parm2)
-
-
-class RecordLog:
-    """The last records of all programs, at most LOG_BYTES of them, by whose program it was."""
-
-    def __init__(self) -> None:
-        self._lines: deque[tuple[int, bytes]] = deque()
-        self._bytes = 0
-        self._forgotten: Counter[int] = Counter()
-
-    def add(self, line: bytes, uid: int) -> None:
-        """Keep a record, and forget the oldest ones where that takes room."""
-        self._lines.append((uid, line))
-        self._bytes += len(line)
-        while self._bytes > LOG_BYTES:
-            owner, oldest = self._lines.popleft()
-            self._bytes -= len(oldest)
-            self._forgotten[owner] += 1
-
-    def lines(self, sees: Callable[[int], bool]) -> list[bytes]:
-        """What is kept of those whom the reader ``sees``, oldest first."""
-        return [line for uid, line in self._lines if sees(uid)]
-
-    def forgotten(self, sees: Callable[[int], bool]) -> int:
-        """How many of theirs are not kept any longer."""
-        return sum(count for uid, count in self._forgotten.items() if sees(uid))

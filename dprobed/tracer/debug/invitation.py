@@ -19,7 +19,6 @@ import select
 import shutil
 import signal
 import socket
-import struct
 import tempfile
 import time
 from collections.abc import Callable
@@ -28,6 +27,7 @@ from typing import Final, NamedTuple
 
 from dprobed.engine.probe import Probe
 from dprobed.engine.trap.engine import TrapEngine
+from dprobed.proc import peer
 from dprobed.tracee.ptrace import Gone
 from dprobed.tracee.thread import Thread
 from dprobed.tracee.thread_group import ThreadGroup
@@ -243,9 +243,7 @@ class Debugger:
                 sock, _ = self._listener.accept()
             except OSError:
                 return
-            # struct ucred (include/linux/socket.h): pid, uid, gid.
-            credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-            _, uid, _ = struct.unpack("iII", credentials)
+            uid = peer.credentials(sock).uid
             if self._session is not None or uid not in (0, os.geteuid()):
                 sock.close()
                 continue

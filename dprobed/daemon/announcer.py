@@ -1,0 +1,34 @@
+"""Tells tracers which facilities there are."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Final
+
+from dprobed.backend import BackendGone, BackendRefused
+from dprobed.daemon.target import TargetsTracer
+from dprobed.daemon.targets import Targets
+from dprobed.daemon.tasks import Tasks
+from dprobed.wire import protocol
+
+
+class Announcer:
+    """For the tracers of all targets; what is inserted later brings the facilities along."""
+
+    def __init__(self, targets: Targets, tasks: Tasks) -> None:
+        self._targets: Final = targets
+        self._tasks: Final = tasks
+
+    def announce(self, facilities: dict[str, int], acting: list[int]) -> None:
+        """These facilities are there; for ``acting`` ones tracers do something at the hit."""
+        targets = self._targets.by_pid.values()
+        for tracer in {target.tracer for target in targets if target.attached}:
+            if tracer is not None:
+                self._tasks.start(self._tell(tracer, facilities, acting))
+
+    @staticmethod
+    async def _tell(tracer: TargetsTracer, facilities: dict[str, int], acting: list[int]) -> None:
+        with contextlib.suppress(BackendGone, BackendRefused):
+            await tracer.backend.request(
+                lambda seq: protocol.Facilities(seq=seq, facilities=facilities, acting=acting)
+            )

@@ -1,0 +1,353 @@
+"""The daemon put together: every part is made here, and given what it needs.
+
+Two daemons are built of the same parts. A *private* one serves one command (``dprobe run``,
+``dprobe attach``) and ends with it; it does what that command asks for, and does not even import
+the rest: deployments, handlers of others, trace sessions, the log, requests about policies. A
+*public* one listens, and does all of it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from dprobed.backend import Backends
+from dprobed.daemon.announcer import Announcer
+from dprobed.daemon.attaching import Attaching
+from dprobed.daemon.client import Client
+from dprobed.daemon.detaching import Detaching
+from dprobed.daemon.enforcement import Enforcement
+from dprobed.daemon.gate import Gate
+from dprobed.daemon.inquiry import DeploymentList, Inquiry
+from dprobed.daemon.inserting import Inserting
+from dprobed.daemon.programs import Programs
+from dprobed.daemon.quota import Quota
+from dprobed.daemon.records.dispatcher import AtHit, Dispatcher
+from dprobed.daemon.records.routing import Log, Routing, Watch
+from dprobed.daemon.removal import Removal
+from dprobed.daemon.server import Server
+from dprobed.daemon.table import RequestTable
+from dprobed.daemon.targets import Targets
+from dprobed.daemon.tasks import Tasks
+from dprobed.daemon.tracer_events import TracerEvents
+from dprobed.daemon.tracer_pool import TracerPool
+from dprobed.policy.store import PolicyStore
+from dprobed.wire import messages
+
+if TYPE_CHECKING:
+    from dprobed.daemon.connection import TakeAnswer
+    from dprobed.daemon.deploy.deployments import Deployments
+    from dprobed.daemon.identity import IdentityChanges
+    from dprobed.daemon.policy_reload import PolicyReload
+    from dprobed.daemon.policy_requests import PolicyRequests
+    from dprobed.daemon.records.alarm import Alarm
+    from dprobed.daemon.records.external import ExternalHandlers
+    from dprobed.daemon.records.log import RecordLog
+    from dprobed.daemon.records.trace_sessions import TraceSessions
+    from dprobed.daemon.usage import OwnUsage
+
+#: Seconds that a process is held without a debugger.
+HOLD_LIMIT: Final = 600.0
+#: What is said to a request that a daemon does not do.
+_NOT_PRIVATE: Final = "the dprobed of a single command does not do that; start one: dprobed &"
+_UNKNOWN: Final = "this dprobed does not know that request"
+#: What concerns everybody in a daemon that serves everybody: it is the machine's root who says.
+_REGISTER: Final = (
+    "only root may register handlers with root's dprobed: they get the records of all users; start "
+    "a dprobed of your own"
+)
+_ARM: Final = "only root may arm handlers of root's dprobed"
+_DISARM: Final = "only root may disarm handlers of root's dprobed"
+_TRACE: Final = (
+    "only root may start traces in root's dprobed: they are written as root; use `dprobe run "
+    "--format json -o FILE`, or a dprobed of your own"
+)
+_TRACES: Final = "the traces of root's dprobed are root's"
+_RELOAD: Final = "only root may have the policies of root's dprobed read anew"
+
+_log = logging.getLogger("dprobed")
+
+
+def _nothing() -> None:
+    pass
+
+
+class Core:
+    """What both daemons are made of: from clients' requests to tracers, and from their records to
+    clients."""
+
+    def __init__(
+        self,
+        backends: Backends,
+        gate: Gate,
+        *,
+        hold_limit: float,
+        alarm: Alarm | None = None,
+    ) -> None:
+        self.backends: Final = backends
+        self.gate: Final = gate
+        self.tasks: Final = Tasks()
+        self.clients: Final[set[Client]] = set()
+        self.targets: Final = Targets(gate)
+        self.quota: Final = Quota(gate, self.targets)
+        self.dispatcher: Final = _dispatcher(Announcer(self.targets, self.tasks), alarm)
+        self.programs: Final = Programs(self.dispatcher)
+        self.detaching: Final = Detaching(self.targets, self.tasks)
+        self.enforcement: Final = Enforcement(gate, self.targets, self.detaching, self.tasks)
+        self.removal: Final = Removal(gate, self.targets, self.detaching)
+        self._hold_limit: Final = hold_limit
+
+    def connect(self, log: Log | None, watch: Watch | None) -> Traced:
+        """Have tracers started, and their records go to ``log`` and ``watch`` too."""
+        routing = Routing(self.gate, self.dispatcher, log, watch)
+        events = TracerEvents(
+            self.backends,
+            self.gate,
+            self.targets,
+            self.detaching,
+            self.enforcement,
+            self.tasks,
+            routing.take,
+        )
+        pool = TracerPool(self.backends, events.on_event, events.on_gone)
+        attaching = Attaching(
+            self.gate,
+            self.targets,
+            pool,
+            self.quota,
+            self.detaching,
+            tracers=self.backends.pids,
+            hold_limit=self._hold_limit,
+        )
+        inserting = Inserting(
+            self.gate,
+            self.targets,
+            self.quota,
+            self.programs,
+            self.dispatcher,
+            attaching,
+            self.detaching,
+        )
+        return Traced(pool, attaching, inserting)
+
+
+@dataclass(frozen=True)
+class Traced:
+    """What starts tracers and puts programs into their targets."""
+
+    pool: TracerPool
+    attaching: Attaching
+    inserting: Inserting
+
+
+def _dispatcher(announcer: Announcer, alarm: Alarm | None) -> Dispatcher:
+    """With what is there from the beginning: ``trace``, and what tracers do at the hit."""
+    if alarm is None:
+        dispatcher = Dispatcher(announcer.announce)
+    else:
+        dispatcher = Dispatcher(announcer.announce, alarm.set)
+    dispatcher.declare("trace")
+    dispatcher.register(AtHit("dump"))
+    dispatcher.register(AtHit("debugger"))
+    dispatcher.arm(["dump", "debugger"])
+    return dispatcher
+
+
+def _probing(
+    table: RequestTable, core: Core, traced: Traced, deployments: DeploymentList | None
+) -> None:
+    """The requests that every daemon does."""
+    inquiry = Inquiry(core.gate, core.targets, core.detaching, deployments)
+    table.add(messages.Attach, traced.attaching.attach)
+    table.add(messages.Detach, core.detaching.detach)
+    table.add(messages.Insert, traced.inserting.insert)
+    table.add(messages.Query, inquiry.query)
+    table.add(messages.Programs, inquiry.programs)
+    table.add(messages.Vars, inquiry.variables)
+    table.add(messages.Dump, inquiry.dump)
+    table.add(messages.Resume, inquiry.resume)
+
+
+class App:
+    """A daemon. ``public``: what only one that listens has."""
+
+    def __init__(
+        self,
+        core: Core,
+        traced: Traced,
+        table: RequestTable,
+        server: Server,
+        public: Public | None = None,
+    ) -> None:
+        self.core: Final = core
+        self.traced: Final = traced
+        self.table: Final = table
+        self.server: Final = server
+        self._public: Final = public
+
+    async def serve_one(self, sock: socket.socket) -> None:
+        """Serve a socket that is connected already."""
+        await self.server.serve_one(sock)
+
+    async def listen(self, sock: socket.socket) -> None:
+        """Take connections on a listening socket, and put in what the policies put in."""
+        self.server.listen(sock)
+        if self._public is not None:
+            await self._public.begin()
+
+    def reload(self) -> None:
+        """Read the policies anew (SIGHUP)."""
+        if self._public is not None:
+            self.core.tasks.start(self._public.reload.reload())
+
+    async def stop(self, patience: float) -> None:
+        """Take everything out of every target; waits at most ``patience`` seconds."""
+        if self._public is not None:
+            self._public.stop()
+        self.server.stop()
+        left = await self.core.backends.stop(patience)
+        if self._public is not None:
+            self._public.traces.close()
+        if left:
+            _log.warning("%d tracers are still waiting for their target to stop; they go on", left)
+
+
+@dataclass(frozen=True)
+class Public:
+    """What only a daemon that listens has, as far as its start and end concern it."""
+
+    reload: PolicyReload
+    identities: IdentityChanges
+    traces: TraceSessions
+    stop_deployments: Callable[[], None]
+
+    async def begin(self) -> None:
+        """Put in what the policies put in by themselves, and hold all to what they say."""
+        if os.geteuid() == 0:  # Others do not serve several users.
+            self.identities.start()
+        await self.reload.begin()
+
+    def stop(self) -> None:
+        """Put nothing into further processes."""
+        self.stop_deployments()
+        self.identities.stop()
+
+
+def is_ours(backends: Backends) -> Callable[[int], bool]:
+    """Whether a process is the daemon or one of its tracers."""
+    return lambda pid: pid == os.getpid() or pid in backends.pids
+
+
+def build_private(
+    backends: Backends, gate: Gate, *, on_last_gone: Callable[[], None] = _nothing
+) -> App:
+    """The daemon of a single command."""
+    core = Core(backends, gate, hold_limit=HOLD_LIMIT)
+    table = RequestTable(gate.commands, _NOT_PRIVATE)
+    traced = core.connect(None, None)
+    _probing(table, core, traced, None)
+    table.add(messages.Remove, core.removal.remove)
+    return App(core, traced, table, _server(core, table, None, (), on_last_gone))
+
+
+def build_public(
+    backends: Backends, gate: Gate, store: PolicyStore, *, hold_limit: float = HOLD_LIMIT
+) -> App:
+    """The daemon that listens."""
+    # Here, because a private daemon needs none of it, and is to be ready at once. The last for the
+    # day on which a tracer dies: then its targets cannot wait.
+    import dprobed.daemon.recovery  # noqa: F401
+    from dprobed.daemon.deploy.auto_insert import AutoInsert
+    from dprobed.daemon.deploy.deployments import Deployments
+    from dprobed.daemon.identity import IdentityChanges
+    from dprobed.daemon.policy_reload import PolicyReload
+    from dprobed.daemon.policy_requests import PolicyRequests
+    from dprobed.daemon.records.alarm import Alarm
+    from dprobed.daemon.records.external import ExternalHandlers
+    from dprobed.daemon.records.log import RecordLog
+    from dprobed.daemon.records.recent import exit_names
+    from dprobed.daemon.records.trace_sessions import TraceSessions
+    from dprobed.daemon.usage import OwnUsage
+
+    core = Core(backends, gate, hold_limit=hold_limit, alarm=Alarm())
+    log = RecordLog(gate)
+    traces = TraceSessions(core.dispatcher, lambda: exit_names(core.dispatcher))
+    handlers = ExternalHandlers(core.dispatcher)
+    traced = core.connect(log, traces.see)
+    deployments = Deployments(
+        gate,
+        core.targets,
+        core.quota,
+        core.programs,
+        traced.pool,
+        traced.inserting,
+        core.detaching,
+        core.removal,
+        core.tasks,
+        tracers=backends.pids,
+        clients=core.clients,
+    )
+    enforcement = core.enforcement
+    reload = PolicyReload(store, enforcement, AutoInsert(deployments, store), deployments)
+    identities = IdentityChanges(enforcement.process_changed, enforcement.any_may_have_changed)
+    policies = PolicyRequests(gate, store, reload.reload)
+    usage = OwnUsage(backends.pids)
+
+    table = RequestTable(gate.commands, _UNKNOWN)
+    _probing(table, core, traced, deployments)
+    _managing(table, deployments, log, handlers, traces, policies, usage)
+    releases = (deployments.release, log.release, handlers.release)
+    server = _server(core, table, handlers.answer, releases, _nothing)
+    public = Public(reload, identities, traces, deployments.stop)
+    return App(core, traced, table, server, public)
+
+
+def _managing(
+    table: RequestTable,
+    deployments: Deployments,
+    log: RecordLog,
+    handlers: ExternalHandlers,
+    traces: TraceSessions,
+    policies: PolicyRequests,
+    usage: OwnUsage,
+) -> None:
+    """The requests that only a daemon that listens does."""
+    table.add(messages.Deploy, deployments.deploy)
+    table.add(messages.Remove, deployments.remove)
+    table.add(messages.Log, log.log)
+    table.add(messages.Register, handlers.register, for_root=_REGISTER)
+    table.add(messages.Deregister, handlers.deregister)
+    table.add(messages.Handlers, handlers.list_all)
+    table.add(messages.Arm, handlers.arm, for_root=_ARM)
+    table.add(messages.Disarm, handlers.disarm, for_root=_DISARM)
+    table.add(messages.TraceStart, traces.start_requested, for_root=_TRACE)
+    table.add(messages.TraceStop, traces.stop_requested, for_root=_TRACES)
+    table.add(messages.TraceSave, traces.save_requested, for_root=_TRACES)
+    table.add(messages.TraceList, traces.list_requested, for_root=_TRACES)
+    table.add(messages.PolicyExplain, policies.explain)
+    table.add(messages.PolicyList, policies.list_all)
+    table.add(messages.PolicyReload, policies.reload, for_root=_RELOAD)
+    table.add(messages.Usage, usage.usage)
+
+
+def _server(
+    core: Core,
+    table: RequestTable,
+    take_answer: TakeAnswer | None,
+    releases: tuple[Callable[[Client], None], ...],
+    on_last_gone: Callable[[], None],
+) -> Server:
+    return Server(
+        core.gate,
+        table,
+        core.tasks,
+        clients=core.clients,
+        facilities=lambda: core.dispatcher.facilities,
+        take_answer=take_answer,
+        on_release=(*releases, core.detaching.release),
+        on_last_gone=on_last_gone,
+    )

@@ -1,0 +1,125 @@
+"""Attaching: a process becomes a target, in a tracer that runs as the right user."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Container
+from typing import Final
+
+from dprobed.daemon.client import Client, Refusal
+from dprobed.daemon.detaching import Detaching
+from dprobed.daemon.gate import Admission, Gate
+from dprobed.daemon.quota import Quota
+from dprobed.daemon.target import Target
+from dprobed.daemon.targets import Targets
+from dprobed.daemon.tracer_pool import TracerPool
+from dprobed.wire import messages, protocol
+
+
+class Attaching:
+    """``tracers``: the processes of tracers; ``hold_limit``: seconds that ``exit debugger`` holds a
+    process without a debugger."""
+
+    def __init__(
+        self,
+        gate: Gate,
+        targets: Targets,
+        pool: TracerPool,
+        quota: Quota,
+        detaching: Detaching,
+        *,
+        tracers: Container[int],
+        hold_limit: float,
+    ) -> None:
+        self._gate: Final = gate
+        self._targets: Final = targets
+        self._pool: Final = pool
+        self._quota: Final = quota
+        self._detaching: Final = detaching
+        self._tracers: Final = tracers
+        self._hold_limit: Final = hold_limit
+
+    async def attach(self, client: Client, request: messages.Attach) -> messages.Attached:
+        """Trace a process for ``client``; one that is traced already is for all who asked."""
+        await self.hold(
+            client, request.pid, launch=request.launch, follow_forks=request.follow_forks
+        )
+        return messages.Attached(id=request.id, pid=request.pid)
+
+    async def hold(
+        self,
+        client: Client,
+        pid: int,
+        *,
+        launch: bool = False,
+        follow_forks: bool = False,
+        shared: bool = False,
+    ) -> None:
+        """Have ``client`` hold a target; raises Refusal.
+
+        ``follow_forks``: children get what this client puts in, and are held by it.
+        ``shared``: in a tracer that has other targets of the client's user, too.
+        """
+        if pid in (os.getpid(), client.pid) or pid in self._tracers:
+            raise Refusal(f"process {pid} is part of dprobed itself, and cannot be probed by it")
+        while True:
+            # Each time: while we waited for a target to end, its number may have got another owner.
+            admission = self._gate.admit(client, pid)
+            target = self._targets.by_pid.setdefault(pid, Target(pid))
+            async with target.lock:
+                if target.finished.is_set():
+                    continue  # It has just ended, or was detached from: begin anew.
+                if target.attached:
+                    self._gate.join(client, target, admission)
+                target.holders.add(client)
+                if follow_forks:
+                    target.followers.add(client)
+                if not target.attached:
+                    await self._begin(target, client, launch, shared, admission)
+                return
+
+    async def _begin(
+        self, target: Target, client: Client, launch: bool, shared: bool, admission: Admission
+    ) -> None:
+        try:
+            if not shared:
+                self._quota.check_tracers(client)
+            target.uid, target.decision = admission.uid, admission.decision
+            await self._pool.place(target, (admission.uid, admission.gid), shared=shared)
+        except (OSError, Refusal) as error:
+            target.dismiss(client)
+            self._targets.finish(target, None, "")
+            if isinstance(error, Refusal):
+                raise
+            raise Refusal(f"no tracer could be started: {error.strerror}") from None
+        try:
+            await target.ask(lambda seq: self._request(seq, target.pid, launch, admission))
+        except Refusal:
+            target.dismiss(client)
+            if not target.finished.is_set():
+                self._targets.finish(target, None, "")
+            await self._detaching.tracer_ended(target)
+            raise
+        try:
+            if not self._gate.admit(client, target.pid).same_as(admission):
+                raise Refusal(f"process {target.pid} became another one meanwhile; try again")
+        except Refusal:
+            # A tracer that has other targets would keep it for ever.
+            target.dismiss(client)
+            with contextlib.suppress(Refusal):
+                await self._detaching.empty(target, ())
+            raise
+        target.attached = True
+
+    def _request(self, seq: int, pid: int, launch: bool, admission: Admission) -> protocol.Attach:
+        decision = admission.decision
+        return protocol.Attach(
+            seq=seq,
+            pid=pid,
+            launch=launch,
+            hold_limit=self._hold_limit,
+            follow_forks=decision.follow_forks,
+            hold_thread=decision.hold == "thread",
+            budget=decision.limits,
+        )

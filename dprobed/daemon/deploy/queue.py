@@ -1,0 +1,177 @@
+"""The processes that are to get programs: a queue, and a few workers that put the programs in.
+
+A process that comes by an event is served before those that were there already: it may be gone in
+a millisecond. What cannot be probed is remembered with the reason, and tried again, ever more
+rarely.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from dprobed.daemon.client import Refusal
+from dprobed.daemon.deploy.deployment import Deployment
+from dprobed.daemon.detaching import Detaching
+from dprobed.daemon.inserting import Inserting
+from dprobed.daemon.target import InsertedProgram
+from dprobed.daemon.tasks import Tasks
+from dprobed.proc import procfs
+
+#: Processes that get their programs at the same time: enough to keep every CPU at it, few enough
+#: to leave the machine to others.
+WORKERS: Final = 2 * (os.cpu_count() or 1)
+#: Seconds until a process that could not be probed is tried again, the first time.
+RETRY: Final = 1.0
+#: Jobs: whether there is time, a serial number, the process.
+Jobs = asyncio.PriorityQueue[tuple[bool, int, int]]
+#: A job that ends a worker.
+_ENOUGH: Final = (False, 0, 0)
+
+_log = logging.getLogger("dprobed")
+
+
+class Queue:
+    """``again``: has a process looked at once more, so many seconds from now at the earliest."""
+
+    def __init__(
+        self,
+        deployments: Mapping[int, Deployment],
+        inserting: Inserting,
+        detaching: Detaching,
+        tasks: Tasks,
+        again: Callable[[int, float], None],
+    ) -> None:
+        self._all: Final = deployments
+        self._inserting: Final = inserting
+        self._detaching: Final = detaching
+        self._tasks: Final = tasks
+        self._again: Final = again
+        self._jobs: Jobs = asyncio.PriorityQueue()
+        #: Processes in the queue, or with a worker.
+        self._queued: set[int] = set()
+        self._serial = 0
+        self._workers: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Begin to work, if that has not begun yet."""
+        if not self._workers:
+            loop = asyncio.get_running_loop()
+            self._workers = [loop.create_task(self._work(self._jobs)) for _ in range(WORKERS)]
+
+    def rest(self) -> None:
+        """There is no deployment any longer."""
+        # A worker that is putting something in finds that it is over, and takes it out.
+        for _ in self._workers:
+            self._jobs.put_nowait(_ENOUGH)
+        self._workers = []
+        self._queued.clear()
+        self._jobs = asyncio.PriorityQueue()
+
+    def line_up(self, pid: int, ready: list[Deployment], *, fresh: bool) -> None:
+        """A process is to get these; a ``fresh`` one is served before those that were there."""
+        added = False
+        for each in ready:
+            if pid in each.waiting:
+                continue
+            if each.is_full:
+                each.refuse(pid, f"over the limit ({each.limit})")
+                self._again(pid, RETRY)
+                continue
+            each.waiting.add(pid)
+            added = True
+        if added and pid not in self._queued:
+            self._queued.add(pid)
+            self._serial += 1
+            self._jobs.put_nowait((not fresh, self._serial, pid))
+
+    def deselect(self, deployment: Deployment, pid: int) -> None:
+        """The process is not meant, or no longer: it executed another program, for one."""
+        deployment.waiting.discard(pid)
+        deployment.refusals.pop(pid, None)
+        if pid in deployment.instances:
+            self._tasks.start(self._take_out(deployment, pid))
+
+    async def _take_out(self, deployment: Deployment, pid: int) -> None:
+        try:
+            await self._detaching.take_out_of(pid, deployment)
+        except Refusal as refusal:
+            _log.warning("process %d: %s", pid, refusal)
+        deployment.leave(pid)
+
+    # -- workers -------------------------------------------------------------------------------
+
+    async def _work(self, jobs: Jobs) -> None:
+        """One worker: a process after the other."""
+        while True:
+            *_, pid = job = await jobs.get()
+            if job == _ENOUGH:
+                return
+            tried: set[int] = set()
+            # What comes for it meanwhile is done here as well: one worker for one process.
+            # (After a rest others are at work, and what is in their queue is theirs.)
+            while jobs is self._jobs and (each := self._next_for(pid, tried)) is not None:
+                tried.add(each.number)
+                try:
+                    await self._put(each, pid)
+                except Exception:
+                    _log.exception("process %d did not get %s", pid, each.upload.label)
+                    each.refuse(pid, "internal error in the daemon (see its log)")
+            if jobs is self._jobs:
+                self._queued.discard(pid)
+                self._queue_again(pid)
+
+    def _queue_again(self, pid: int) -> None:
+        """Where the process became another one, and back, while it was served."""
+        left = [each for each in self._all.values() if pid in each.waiting]
+        if left and not procfs.has_ended(pid):
+            for each in left:
+                each.waiting.discard(pid)
+            self._again(pid, 0.0)
+
+    def _next_for(self, pid: int, tried: set[int]) -> Deployment | None:
+        return next(
+            (
+                each
+                for each in self._all.values()
+                if pid in each.waiting and each.number not in tried
+            ),
+            None,
+        )
+
+    async def _put(self, deployment: Deployment, pid: int) -> None:
+        deployment.arriving[pid] = False
+        try:
+            entry = await self._inserting.put(deployment, pid, deployment.insertion)
+        except Refusal as refusal:
+            if deployment.arrive(pid):
+                deployment.forget(pid)
+                self._again(pid, 0.0)
+            elif pid in deployment.waiting and not procfs.has_ended(pid):
+                deployment.refuse(pid, str(refusal))
+                self._again(pid, RETRY)
+            return  # Else it is gone, and that is counted when its end is told.
+        except BaseException:
+            deployment.arrive(pid)
+            raise
+        meant = pid in deployment.waiting
+        deployment.enter(entry)
+        if not meant:
+            # Taken out, or no longer meant, in the meantime.
+            await self._take_out(deployment, pid)
+        if deployment.arrive(pid):
+            self._again(pid, 0.0)  # Another process may have its number already.
+        if entry.target.finished.is_set():
+            deployment.leave(pid)
+        elif deployment.seconds is not None:
+            loop = asyncio.get_running_loop()
+            loop.call_later(deployment.seconds, self._expire, deployment, pid, entry)
+
+    def _expire(self, deployment: Deployment, pid: int, entry: InsertedProgram) -> None:
+        """The time that a program may be in a process is over."""
+        if deployment.instances.get(pid) is entry:
+            deployment.excluded.add(pid)
+            self._tasks.start(self._take_out(deployment, pid))

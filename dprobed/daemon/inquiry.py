@@ -1,0 +1,150 @@
+"""Requests that look at targets, or have something done to them besides probing."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final, Protocol
+
+import msgspec
+
+from dprobed.daemon.client import Client, Refusal
+from dprobed.daemon.detaching import Detaching
+from dprobed.daemon.gate import Gate
+from dprobed.daemon.target import Target
+from dprobed.daemon.targets import Targets
+from dprobed.policy.rights import Right
+from dprobed.wire import messages, protocol
+
+
+class DeploymentList(Protocol):
+    """What there is to say of deployments."""
+
+    def infos(self, client: Client, select: messages.Select) -> list[messages.DeploymentInfo]:
+        """The selected ones, for a client that may know of them."""
+        ...
+
+    def discovery(self) -> messages.DiscoveryInfo:
+        """How the daemon hears of processes."""
+        ...
+
+
+class Inquiry:
+    """``deployments``: None in a private daemon, which has none."""
+
+    def __init__(
+        self,
+        gate: Gate,
+        targets: Targets,
+        detaching: Detaching,
+        deployments: DeploymentList | None,
+    ) -> None:
+        self._gate: Final = gate
+        self._targets: Final = targets
+        self._detaching: Final = detaching
+        self._deployments: Final = deployments
+
+    async def query(self, client: Client, request: messages.Query) -> messages.Status:
+        """The selected targets and probes, with fresh states and counters."""
+        select = request.select
+        targets = {entry.target for entry in self._targets.select(client, select)}
+        if select == messages.Select():
+            targets |= set(self._targets.seen(client))
+        live = [each for each in targets if each.attached and not each.finished.is_set()]
+        await asyncio.gather(*(self._detaching.refresh(target) for target in live))
+        chosen = self._targets.select(client, select)
+        return messages.Status(
+            id=request.id,
+            targets=[target.info() for target in sorted(targets, key=lambda each: each.pid)],
+            probes=[info for entry in chosen for info in entry.probe_infos()],
+            deployments=self._deployed(client, select),
+            discovery=self._deployments.discovery() if self._deployments is not None else None,
+            earlier=self._targets.earlier_infos(client, select),
+        )
+
+    async def programs(self, client: Client, request: messages.Programs) -> messages.Listing:
+        """The selected programs; those of deployments by process only where one is meant."""
+        select = request.select
+        return messages.Listing(
+            id=request.id,
+            programs=[
+                entry.info()
+                for entry in self._targets.select(client, select)
+                if select.pid is not None or not entry.insertion.deployed
+            ],
+            deployments=self._deployed(client, select) if select.pid is None else [],
+        )
+
+    def _deployed(self, client: Client, select: messages.Select) -> list[messages.DeploymentInfo]:
+        return self._deployments.infos(client, select) if self._deployments is not None else []
+
+    async def variables(self, client: Client, request: messages.Vars) -> messages.Words:
+        """The locals of a program, or the globals of a process."""
+        target = self._whose_variables(client, request)
+        answer = await target.ask(
+            lambda seq: protocol.Vars(
+                seq=seq,
+                pid=target.pid,
+                program=request.number,
+                first=request.first,
+                count=request.count,
+                reset=request.reset,
+            )
+        )
+        return messages.Words(id=request.id, first=request.first, words=answer.words)
+
+    def _whose_variables(self, client: Client, request: messages.Vars) -> Target:
+        number, pid = request.number, request.pid
+        if number is not None:
+            entries = self._targets.select(client, messages.Select(number=number, pid=pid))
+            live = [entry for entry in entries if not entry.target.finished.is_set()] or entries
+            if not live:
+                raise Refusal(f"there is no program {number}; `dprobe programs` lists them")
+            if len(live) > 1:
+                pids = ", ".join(str(entry.target.pid) for entry in live)
+                raise Refusal(f"program {number} is in several processes; name one of {pids}")
+            return self._targets.live(client, live[0].target.pid)
+        if pid is None:
+            raise Refusal("name either a program, for its locals, or a process, for the globals")
+        target = self._targets.live(client, pid)
+        self._gate.require(client, pid, Right.OBSERVE)
+        others = (e for e in target.entries.values() if not self._gate.sees(client, e.uid))
+        if request.reset and any(entry.program.header.gvars for entry in others):
+            raise Refusal(
+                f"programs of other users in process {pid} use its globals too: only root may "
+                "reset them"
+            )
+        return target
+
+    async def dump(self, client: Client, request: messages.Dump) -> messages.Dumped:
+        """Write a core of a process."""
+        pid = request.pid
+        target = self._targets.live(client, pid)
+        self._gate.require(client, pid, Right.DUMP)
+        answer = await target.ask(lambda seq: protocol.Dump(seq=seq, pid=pid, zstd=request.zstd))
+        if answer.dump is None:
+            raise Refusal(f"the tracer of process {pid} did not say where the core is")
+        return messages.Dumped(id=request.id, **msgspec.structs.asdict(answer.dump))
+
+    async def resume(self, client: Client, request: messages.Resume) -> messages.Resumed:
+        """Let threads go on that ``suspend`` holds, and processes that wait for a debugger."""
+        pid, tid = request.pid, request.tid
+        if pid is not None:
+            target = self._targets.live(client, pid)
+            self._gate.require(client, pid, Right.DEBUG)
+            tids = await self._resume(target, tid)
+        else:
+            tids = []
+            for target in self._targets.seen(client):
+                if self._gate.has(client, target.pid, Right.DEBUG):
+                    try:
+                        tids += await self._resume(target, tid)
+                    except Refusal:
+                        continue  # It ended meanwhile, and the others are still held.
+        if tid is not None and not tids:
+            raise Refusal(f"thread {tid} is not held")
+        return messages.Resumed(id=request.id, tids=tids)
+
+    @staticmethod
+    async def _resume(target: Target, tid: int | None) -> list[int]:
+        answer = await target.ask(lambda seq: protocol.Resume(seq=seq, pid=target.pid, tid=tid))
+        return answer.tids

@@ -1,0 +1,186 @@
+"""Inserting programs into targets: at a client's request, and for deployments."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Final
+
+from dprobed.daemon.attaching import Attaching
+from dprobed.daemon.client import Client, Refusal
+from dprobed.daemon.detaching import Detaching
+from dprobed.daemon.gate import Gate
+from dprobed.daemon.history import some
+from dprobed.daemon.programs import Programs
+from dprobed.daemon.quota import Quota
+from dprobed.daemon.records.dispatcher import Dispatcher
+from dprobed.daemon.target import InsertedProgram, Insertion, Target
+from dprobed.daemon.targets import Targets
+from dprobed.program.model import Program
+from dprobed.wire import messages, protocol
+
+_log = logging.getLogger("dprobed")
+
+
+class Inserting:
+    """Puts programs in where the policies and the quota allow it."""
+
+    def __init__(
+        self,
+        gate: Gate,
+        targets: Targets,
+        quota: Quota,
+        programs: Programs,
+        dispatcher: Dispatcher,
+        attaching: Attaching,
+        detaching: Detaching,
+    ) -> None:
+        self._gate: Final = gate
+        self._targets: Final = targets
+        self._quota: Final = quota
+        self._programs: Final = programs
+        self._dispatcher: Final = dispatcher
+        self._attaching: Final = attaching
+        self._detaching: Final = detaching
+
+    async def insert(self, client: Client, request: messages.Insert) -> messages.Inserted:
+        """Put programs into a target that ``client`` holds: all of them, or none."""
+        self._targets.held(client, request.pid)
+        programs = await self._programs.decode_all(request.programs)
+        # It may have been detached from, and attached to anew, meanwhile.
+        target = self._targets.held(client, request.pid)
+        with self._quota.room_for(client, [program for _, program in programs]):
+            async with target.lock:
+                entries = await self._insert(client, target, request, programs)
+        names = some(entry.label for entry in entries)
+        self._gate.history.note(
+            client.uid, f"process {request.pid}: user {client.uid} inserted {names}"
+        )
+        return messages.Inserted(
+            id=request.id,
+            programs=[entry.info() for entry in entries],
+            probes=[info for entry in entries for info in entry.probe_infos()],
+        )
+
+    async def _insert(
+        self,
+        client: Client,
+        target: Target,
+        request: messages.Insert,
+        programs: list[tuple[messages.Upload, Program]],
+    ) -> list[InsertedProgram]:
+        """``insert`` while the target is locked: what is allowed now stays so until all are in."""
+        self._check_held(client, target)
+        for upload, program in programs:
+            self._gate.allow(client, target.pid, upload.label, program)
+            await asyncio.sleep(0)
+        replaced = [
+            entry
+            for entry in target.entries.values()
+            if self._gate.sees(client, entry.uid)
+            and any(_is_in_the_way(entry, request, *each) for each in programs)
+        ]
+        for entry in replaced:
+            await self._detaching.take_out(target, entry)
+        owner = None if request.keep else client
+        entries: list[InsertedProgram] = []
+        try:
+            for upload, program in programs:
+                insertion = Insertion(
+                    self._programs.next_number(),
+                    upload,
+                    program,
+                    check_opcode=request.check_opcode,
+                    follow_forks=client in target.followers,
+                )
+                entry = InsertedProgram(insertion, target, owner, client)
+                await self._place(entry)
+                entries.append(entry)
+        except Refusal:
+            await self._undo(target, entries, replaced)
+            raise
+        return entries
+
+    async def _undo(
+        self, target: Target, entries: list[InsertedProgram], replaced: list[InsertedProgram]
+    ) -> None:
+        """Take out what was put in, and put back what went for it, as far as that can be done."""
+        for entry in entries:
+            try:
+                await self._detaching.take_out(target, entry)
+            except Refusal as refusal:
+                _log.warning("process %d: %s stays: %s", target.pid, entry.label, refusal)
+        for entry in replaced:
+            try:
+                await self._place(entry)
+            except Refusal as refusal:
+                _log.warning("process %d: %s is out: %s", target.pid, entry.label, refusal)
+
+    @staticmethod
+    def _check_held(client: Client, target: Target) -> None:
+        """That the target is still what ``client`` attached to: the policies may be others, or the
+        process another target by now; raises Refusal. The caller has the target's lock."""
+        if client not in target.holders or target.finished.is_set():
+            reason = target.reason or f"process {target.pid} was detached from meanwhile"
+            raise Refusal(reason)
+
+    async def put(self, client: Client, pid: int, insertion: Insertion) -> InsertedProgram:
+        """One program into ``pid``, which is traced as long as it is in; raises Refusal."""
+        await self._attaching.hold(client, pid, shared=True)
+        target = self._targets.held(client, pid)
+        program, label = insertion.program, insertion.upload.label
+        async with target.lock:
+            self._check_held(client, target)
+            entry = InsertedProgram(insertion, target, client, client)
+            try:
+                self._programs.check_facilities(label, program)
+                self._gate.allow(client, pid, label, program)
+                with self._quota.room_for_probes(client, [program]):
+                    await self._place(entry)
+            finally:
+                target.dismiss(client)
+                if not target.entries:
+                    await self._detaching.empty(target, [])
+        return entry
+
+    async def _place(self, entry: InsertedProgram) -> None:
+        """Put a program in; the caller has the target's lock. Raises Refusal."""
+        # Known before it is in: its records may come before the answer.
+        entry.target.entries[entry.number] = entry
+        try:
+            await entry.target.ask(lambda seq: self._request(seq, entry))
+        except Refusal:
+            entry.target.entries.pop(entry.number, None)
+            raise
+
+    def _request(self, seq: int, entry: InsertedProgram) -> protocol.Insert:
+        insertion = entry.insertion
+        return protocol.Insert(
+            seq=seq,
+            pid=entry.target.pid,
+            program=entry.number,
+            bytecode=insertion.upload.bytecode,
+            check_opcode=insertion.check_opcode,
+            facilities=self._dispatcher.facilities,
+            acting=self._dispatcher.acting,
+            label=entry.label,
+            budget=entry.budget,
+            follow_forks=insertion.follow_forks,
+            engine=insertion.upload.engine,
+        )
+
+
+def _is_in_the_way(
+    entry: InsertedProgram, request: messages.Insert, upload: messages.Upload, program: Program
+) -> bool:
+    """Whether a program that is in has to go before ``upload`` comes; raises Refusal."""
+    module = program.header.name
+    if entry.owner is not None or entry.program.header.name != module:
+        return False
+    if request.present == "refuse" and entry.label == upload.label:
+        raise Refusal(
+            f"{upload.label}: a program of that name for {module} is in process {request.pid} "
+            f"already (number {entry.number}); --merge puts it in besides, --replace takes those "
+            "for that module out first"
+        )
+    return request.present == "replace"

@@ -1,0 +1,68 @@
+"""Programs as they come from clients: decoded and verified again, because nobody is trusted."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from dprobed.daemon.client import Refusal
+from dprobed.daemon.records.dispatcher import Dispatcher
+from dprobed.program.bytecode import decode
+from dprobed.program.model import Program, ProgramError
+from dprobed.wire import messages
+
+#: Bytes of a program that are verified in a millisecond or two; what has more is not verified
+#: in the loop.
+_SMALL: Final = 4096
+#: By which engine probes can be asked to fire; watchpoints have one of their own in any case.
+ENGINES: Final = ("auto", "trap")
+
+
+class Programs:
+    """Makes programs of uploads, and gives out their numbers."""
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self._dispatcher: Final = dispatcher
+        self._last_number = 0
+
+    def next_number(self) -> int:
+        """A number for a program."""
+        self._last_number += 1
+        return self._last_number
+
+    async def decode_all(
+        self, uploads: list[messages.Upload]
+    ) -> list[tuple[messages.Upload, Program]]:
+        """The programs of a request; raises Refusal."""
+        return [(upload, await self._decode(upload)) for upload in uploads]
+
+    async def _decode(self, upload: messages.Upload) -> Program:
+        if upload.engine not in ENGINES:
+            known = ", ".join(ENGINES)
+            raise Refusal(
+                f"{upload.label}: there is no engine `{upload.engine}`; it is one of: {known}"
+            )
+        try:
+            if len(upload.bytecode) <= _SMALL:
+                program = decode(upload.bytecode)
+                await asyncio.sleep(0)  # There may be a thousand of them.
+            else:
+                program = await asyncio.to_thread(decode, upload.bytecode)
+        except ProgramError as error:
+            raise Refusal(f"{upload.label}: {error}") from None
+        self.check_facilities(upload.label, program)
+        if program.header.kernel:
+            raise Refusal(
+                f"{upload.label}: programs for the kernel cannot be inserted into a process"
+            )
+        return program
+
+    def check_facilities(self, label: str, program: Program) -> None:
+        """That all facilities that a program names are there; raises Refusal."""
+        facilities = self._dispatcher.facilities
+        known = {*facilities, *facilities.values()}
+        unknown = [str(facility) for facility in program.facilities if facility not in known]
+        if unknown:
+            names = ", ".join(unknown)
+            have = ", ".join(f"{name} ({number})" for name, number in facilities.items())
+            raise Refusal(f"{label}: no facility {names} is registered; registered: {have}")

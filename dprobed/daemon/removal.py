@@ -1,0 +1,78 @@
+"""Removing programs from the processes that they are in."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from dprobed.daemon.client import Client, Refusal
+from dprobed.daemon.detaching import Detaching
+from dprobed.daemon.gate import Gate
+from dprobed.daemon.history import some
+from dprobed.daemon.target import InsertedProgram, Target
+from dprobed.daemon.targets import Targets
+from dprobed.wire import messages, protocol
+
+#: Targets out of which programs are taken at the same time.
+_AT_ONCE: Final = 16
+
+
+class Removal:
+    """Removes what a client selects, whoever inserted it."""
+
+    def __init__(self, gate: Gate, targets: Targets, detaching: Detaching) -> None:
+        self._gate: Final = gate
+        self._targets: Final = targets
+        self._detaching: Final = detaching
+
+    async def remove(self, client: Client, request: messages.Remove) -> messages.Removed:
+        """Take the selected programs out; raises Refusal where there are none."""
+        select = request.select
+        removed: dict[InsertedProgram, None] = {}
+        turns = asyncio.Semaphore(_AT_ONCE)
+        # Again: a target may have forked before it lost the program.
+        while chosen := [
+            entry for entry in self._targets.select(client, select) if entry not in removed
+        ]:
+            by_target: dict[Target, list[InsertedProgram]] = {}
+            for entry in chosen:
+                by_target.setdefault(entry.target, []).append(entry)
+            await asyncio.gather(
+                *(self._remove(turns, client, target, own) for target, own in by_target.items())
+            )
+            removed.update(dict.fromkeys(chosen))
+        earlier = self._targets.earlier_infos(client, select)
+        for entry in self._targets.earlier(client, select):
+            self._targets.exited.forget(entry)
+        if not removed and not earlier and select != messages.Select():
+            raise Refusal("no such program is inserted; `dprobe programs` lists them")
+        targets = list(dict.fromkeys(entry.target for entry in removed))
+        if removed:
+            names = some(entry.label for entry in removed)
+            where = f"{len(targets)} processes"
+            if len(targets) == 1:
+                where = f"process {targets[0].pid}"
+            self._gate.history.note(client.uid, f"{where}: user {client.uid} removed {names}")
+        return messages.Removed(
+            id=request.id,
+            probes=[info for entry in removed for info in entry.probe_infos()],
+            overhead_ns=sum(target.overhead_ns for target in targets),
+            earlier=earlier,
+        )
+
+    async def _remove(
+        self,
+        turns: asyncio.Semaphore,
+        client: Client,
+        target: Target,
+        own: list[InsertedProgram],
+    ) -> None:
+        async with turns, target.lock:
+            await self._detaching.empty(target, own)
+        for entry in own:
+            if entry.owner is not None and entry.owner is not client:
+                entry.end(protocol.State.REMOVED, "removed by another client")
+                probes = list(entry.probe_infos())
+                entry.owner.tell(messages.StateChange(pid=target.pid, probes=probes))
+        if target in self._targets.exited:
+            self._targets.exited.remove(target, own)

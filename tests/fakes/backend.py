@@ -1,0 +1,259 @@
+"""A backend that follows a script: the daemon's own logic without a process.
+
+By itself it does what a good tracer would: every request is done, each probe is active at one
+place, ``Detach`` is followed by ``Ended``. A test makes it wait (``pause``), refuse (``refuse``),
+tell whatever it likes (``tell``) or die (``die``), at exactly the moment that it chooses.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TypeVar
+
+from dprobed.backend import BackendGone, BackendRefused, OnEvent
+from dprobed.daemon.app import App, build_public
+from dprobed.daemon.gate import Gate
+from dprobed.policy.config import Config
+from dprobed.policy.store import PolicyStore
+from dprobed.proc.processes import Process
+from dprobed.program.bytecode import decode, encode
+from dprobed.program.rpn.parser import assemble
+from dprobed.wire import messages, protocol
+from dprobed.wire.protocol import ProbeStatus, RawRecord, State
+
+R = TypeVar("R")
+#: Numbers of processes that no kernel gives out: PID_MAX_LIMIT is 1 << 22.
+PID = (1 << 22) + 100
+PROGRAM = encode(assemble("name = libc.so.6\noffset = getppid\nexit\n", "x.rpn"))
+
+
+def status(program: int, probe: int = 0, **changes: object) -> ProbeStatus:
+    """One probe as a tracer tells of it."""
+    given = {"hits": 0, "ran": 0, "missed": 0, "dropped": 0, "faulted": 0, **changes}
+    return ProbeStatus(
+        program=program,
+        probe=probe,
+        state=State.ACTIVE,
+        module="/lib/libc.so.6",
+        place="getppid+0x0",
+        reason="",
+        addresses=[0x1000],
+        **given,  # type: ignore[arg-type]
+    )
+
+
+def record(program: int, place: int, *, probe: int = 0, pid: int = PID, hit: int = 1) -> RawRecord:
+    """One hit as a tracer tells of it."""
+    return RawRecord(
+        program, probe, place, pid, pid, b"cat", 1000, 0, 7, hit, 0, 1, 1, b"", (), None
+    )
+
+
+class Pause:
+    """A request that waits in the backend: ``came`` when it is there, ``go`` lets it be done."""
+
+    def __init__(self) -> None:
+        self.came = asyncio.Event()
+        self.go = asyncio.Event()
+
+
+class FakeBackend:
+    """Holds probes in nothing."""
+
+    name = "fake"
+
+    def __init__(self, on_event: OnEvent, user: tuple[int, int]) -> None:
+        self.user = user
+        self.gone: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.asked: list[protocol.Request] = []
+        self.closed = False
+        self.programs: dict[int, dict[int, int]] = {}
+        self._on_event = on_event
+        self._pauses: dict[type, list[Pause]] = {}
+        self._refusals: dict[type, list[str]] = {}
+
+    async def request(self, make: Callable[[int], protocol.Request]) -> protocol.Ok:
+        """Do what the script says, else what a good tracer would."""
+        if self.closed or self.gone.done():
+            raise BackendGone("its tracer ended")
+        request = make(len(self.asked) + 1)
+        self.asked.append(request)
+        if pauses := self._pauses.get(type(request)):
+            pause = pauses.pop(0)
+            pause.came.set()
+            go = asyncio.ensure_future(pause.go.wait())
+            await asyncio.wait((go, self.gone), return_when=asyncio.FIRST_COMPLETED)
+            go.cancel()
+        await asyncio.sleep(0)
+        if self.gone.done():
+            raise BackendGone("its tracer ended")
+        if refusals := self._refusals.get(type(request)):
+            raise BackendRefused(refusals.pop(0))
+        return self._done(request)
+
+    def _done(self, request: protocol.Request) -> protocol.Ok:
+        match request:
+            case protocol.Attach():
+                self.programs[request.pid] = {}
+            case protocol.Insert():
+                count = len(decode(request.bytecode).probes)
+                self.programs[request.pid][request.program] = count
+                return protocol.Ok(request.seq, self.statuses(request.pid))
+            case protocol.Remove():
+                assert request.program is not None
+                self.programs[request.pid].pop(request.program, None)
+            case protocol.Query():
+                return protocol.Ok(request.seq, self.statuses(request.pid))
+            case protocol.Detach():
+                statuses = self.statuses(request.pid)
+                self.programs.pop(request.pid, None)
+                self.tell(protocol.Ended(request.pid, "detached", 0, statuses, 0))
+        return protocol.Ok(request.seq)
+
+    def statuses(self, pid: int) -> list[ProbeStatus]:
+        """All probes in a process."""
+        programs = self.programs.get(pid, {})
+        return [
+            status(number, probe) for number, count in programs.items() for probe in range(count)
+        ]
+
+    def close(self) -> None:
+        """End as a good tracer does."""
+        if not self.closed:
+            self.closed = True
+            asyncio.get_running_loop().call_soon(self.die, "")
+
+    # -- the script ----------------------------------------------------------------------------
+
+    def pause(self, kind: type[protocol.Request]) -> Pause:
+        """Have the next request of a type wait."""
+        pause = Pause()
+        self._pauses.setdefault(kind, []).append(pause)
+        return pause
+
+    def refuse(self, kind: type[protocol.Request], reason: str) -> None:
+        """Have the next request of a type refused."""
+        self._refusals.setdefault(kind, []).append(reason)
+
+    def tell(self, event: protocol.Event) -> None:
+        """Tell the daemon something."""
+        self._on_event(self, event)
+
+    def die(self, how: str) -> None:
+        """Come to an end."""
+        if not self.gone.done():
+            self.gone.set_result(how)
+
+    def of(self, kind: type[R]) -> list[R]:
+        """What it was asked of a type."""
+        return [request for request in self.asked if isinstance(request, kind)]
+
+
+class FakeBackends:
+    """Starts them; ``made``: all that there ever were."""
+
+    def __init__(self) -> None:
+        self.made: list[FakeBackend] = []
+        self.pids: frozenset[int] = frozenset()
+
+    async def start(self, on_event: OnEvent, *, uid: int, gid: int) -> FakeBackend:
+        """One more."""
+        backend = FakeBackend(on_event, (uid, gid))
+        self.made.append(backend)
+        await asyncio.sleep(0)
+        return backend
+
+    async def stop(self, patience: float) -> int:
+        """End all of them."""
+        for backend in self.made:
+            backend.close()
+        await asyncio.gather(*(backend.gone for backend in self.made))
+        return 0
+
+
+class FakeClient:
+    """A client that notes what it is told; ``room``: whether it takes records."""
+
+    kept = False
+
+    def __init__(self, uid: int = 1000) -> None:
+        self.pid = (1 << 22) + 1
+        self.uid = self.gid = uid
+        self.room = True
+        self.told: list[messages.Report] = []
+        self.lines = b""
+
+    def offer(self, lines: bytes) -> bool:
+        """Take records."""
+        if self.room:
+            self.lines += lines
+        return self.room
+
+    def tell(self, message: messages.Report) -> None:
+        """Take a report."""
+        self.told.append(message)
+
+    def heard(self, kind: type[R]) -> list[R]:
+        """What it was told of a type."""
+        return [message for message in self.told if isinstance(message, kind)]
+
+
+def facts(pid: int, uid: int = 1000, start: int = 1) -> Process:
+    """A process of a user, as /proc would show it."""
+    return Process(
+        pid=pid,
+        start=start,
+        parent=1,
+        comm="cat",
+        exe="/usr/bin/cat",
+        cmdline=("cat",),
+        uids=(uid, uid, uid),
+        gids=(uid, uid, uid),
+        groups=(),
+        cgroup="/",
+        unit="",
+        user_unit="",
+        container="",
+        foreign=False,
+        kernel_thread=False,
+    )
+
+
+class FakeDaemon:
+    """Root's daemon with fake backends, in a world of processes that ``processes`` is."""
+
+    def __init__(self, config: Config) -> None:
+        self.backends = FakeBackends()
+        self.processes = {pid: facts(pid) for pid in range(PID, PID + 100)}
+        store = PolicyStore(config, 0)
+        self.app: App = build_public(self.backends, Gate(store, process=self.processes.get), store)
+
+    async def ask(self, client: FakeClient, request: messages.Request, kind: type[R]) -> R:
+        """A request of a client, answered by a ``kind``; raises Refusal."""
+        reply = await self.app.table.answer(client, request)
+        assert isinstance(reply, kind)
+        return reply
+
+    async def attach(
+        self, client: FakeClient, pid: int = PID, *, follow_forks: bool = False
+    ) -> FakeBackend:
+        """Have a client hold a process; the backend that it is in."""
+        request = messages.Attach(id=1, pid=pid, follow_forks=follow_forks)
+        await self.ask(client, request, messages.Attached)
+        tracer = self.app.core.targets.by_pid[pid].tracer
+        assert tracer is not None
+        assert isinstance(tracer.backend, FakeBackend)
+        return tracer.backend
+
+    async def insert(
+        self, client: FakeClient, pid: int = PID, *, count: int = 1, **options: object
+    ) -> messages.Inserted:
+        """Have a client insert programs."""
+        uploads = [messages.Upload(label=f"x{n}", bytecode=PROGRAM) for n in range(count)]
+        request = messages.Insert(id=2, pid=pid, programs=uploads, **options)  # type: ignore[arg-type]
+        return await self.ask(client, request, messages.Inserted)
+
+    async def query(self, client: FakeClient) -> messages.Status:
+        """What a client is shown."""
+        return await self.ask(client, messages.Query(id=3), messages.Status)
