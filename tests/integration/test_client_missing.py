@@ -159,8 +159,11 @@ def test_check_in_a_process_and_in_an_executable(tmp_path: Path) -> None:
             assert dprobe("check", "--in", where, good).returncode == 0
     done = dprobe("check", "--in", target.pid, good)
     assert (done.returncode, done.stderr) == (2, f"dprobe: no process {target.pid}\n")
-    done = dprobe("check", "--in", "/etc/passwd", good)
-    assert (done.returncode, done.stdout) == (2, "")
+    os.mkfifo(tmp_path / "pipe")
+    for path in ("/etc/passwd", tmp_path / "pipe", tmp_path):
+        done = dprobe("check", "--in", path, good)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "not an executable whose files are known" in done.stderr
 
 
 def test_a_compiled_program_knows_where_it_was_written(tmp_path: Path) -> None:

@@ -49,6 +49,8 @@ def _program_of(path: str) -> str | None:
     None where that is not known.
     """
     for _ in range(_DEPTH):
+        if not Path(path).is_file():
+            return None
         try:
             with open(path, "rb") as file:
                 head = file.read(_HEAD)
@@ -56,14 +58,15 @@ def _program_of(path: str) -> str | None:
             return None
         if head.startswith(b"\x7fELF"):
             return path
-        if not head.startswith(b"#!"):
-            # As execvp(3) has it; but the kernel may know of others (binfmt_misc).
-            script = head and b"\0" not in head and os.access(path, os.X_OK)
-            return _program_of("/bin/sh") if script else None
-        words = head[2:].split(b"\n", 1)[0].split()
-        if not words:
-            return None
-        path = os.fsdecode(words[0])
+        if head.startswith(b"#!"):
+            words = head[2:].split(b"\n", 1)[0].split()
+            if not words:
+                return None
+            path = os.fsdecode(words[0])
+        elif head and b"\0" not in head and os.access(path, os.X_OK):
+            path = "/bin/sh"  # as execvp(3) has it
+        else:
+            return None  # the kernel may know of other formats (binfmt_misc)
     return None
 
 
