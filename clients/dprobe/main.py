@@ -1,4 +1,4 @@
-"""The command line of ``dprobe``. Only ``main`` turns what went wrong into an exit status."""
+"""The command line of ``dprobe``. Only ``main`` turns exceptions into exit statuses."""
 
 from __future__ import annotations
 
@@ -8,37 +8,39 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
-from click.shell_completion import CompletionItem
 
 from dprobe.lib.errors import DprobeError, os_error_text
 from dprobed import __version__
 from dprobed.printable import LAYOUT, printable
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 #: Command (its module in ``commands`` has its name) → one line for the list of commands.
 _COMMANDS = {
     "run": "Start a command with probes in it.",
     "attach": "Put probes into a running process for a while.",
     "insert": "Put programs into processes, to stay.",
-    "remove": "Take programs out.",
-    "query": "Show probes: states, hits, missed, dropped.",
-    "top": "Watch probes and processes, by hits and overhead.",
+    "remove": "Take programs out of processes.",
+    "query": "Show probes: states, engines, hits, missed, dropped.",
+    "top": "Watch hits and overhead live, and what dprobed uses.",
     "programs": "List the programs that are in.",
     "vars": "Show (and reset) variables of programs.",
     "log": "Show records.",
     "resume": "Let held threads and processes go on.",
     "debug": "List processes held for a debugger; start gdb on one.",
-    "handlers": "Show who gets what programs hand over; arm, disarm.",
+    "handlers": "Show who handles records of `exit NAME`; arm, disarm.",
     "policy": "Show and check who may do what to which process.",
     "trace": "Write records to files or the journal; read and draw them.",
     "dump": "Write a core of a running process, which goes on.",
     "dumps": "List cores, or remove them.",
     "compile": "Assemble a program to a .dpb file.",
-    "check": "Check programs without inserting them.",
+    "check": "Check programs, and whether their places are there.",
     "disasm": "Show a program as source.",
-    "places": "List what can be probed in a file.",
+    "places": "List what can be probed in a file, by name.",
     "doctor": "Show what works on this machine, and why not.",
     "completion": "Print the completion script for a shell.",
 }
@@ -71,6 +73,8 @@ class _Commands(click.Group):
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         """Names of commands, from the table: a TAB must not import them all."""
+        from click.shell_completion import CompletionItem
+
         names = [
             CompletionItem(name, help=text)
             for name, text in _COMMANDS.items()
@@ -96,7 +100,8 @@ class _Commands(click.Group):
 def cli(ctx: click.Context, socket: Path | None) -> None:
     """Put small verified programs into running programs, and see what they report.
 
-    `run` and `attach` need nothing set up; the other commands talk to a running `dprobed`.
+    `run`, `attach` and `dump` need nothing set up; those from `insert` to `trace` talk to a running
+    `dprobed`; the others read files only.
     """
     ctx.obj = socket
 
@@ -122,7 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except (KeyboardInterrupt, click.Abort):
         status = 130
     except BrokenPipeError:
-        # Whoever read our output has enough; Python would complain once more at its end.
+        # Nobody reads our output any more; Python would complain of that once more at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         status = 1
     except OSError as error:
@@ -133,7 +138,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def _occupy_standard_descriptors() -> None:
-    """Keep what is opened later from becoming a standard stream that we were started without."""
+    """Open /dev/null as each standard stream that is closed, so that no later file becomes one."""
     while (descriptor := os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)) <= 2:
         pass
     os.close(descriptor)

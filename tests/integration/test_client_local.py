@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import os
 import pty
+import re
 import resource
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 from dprobe.commands.doctor import doctor_command
+from dprobe.main import cli
+from dprobe.view.tables import show
 
 from tests.integration.client_support import DPROBE, dprobe, parsed, program
 
 COMMANDS = (
     *("run", "attach", "insert", "remove", "query", "programs", "vars", "log", "resume"),
+    *("top", "debug", "policy", "trace", "dump", "dumps"),
     *("handlers", "compile", "check", "disasm", "places", "doctor", "completion"),
 )
 
@@ -190,6 +196,43 @@ def test_tables_on_a_terminal(tmp_path: Path) -> None:
     os.close(terminal)
     assert "─".encode() in seen
     assert b"bytes of code" in seen
+
+
+def test_a_terminal_too_narrow_for_the_columns_gets_blocks(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    text = "text " * 8
+    row = {"a": text, "number": 123456789}
+    columns = (("a", "a"), ("number", "number"))
+    monkeypatch.setenv("COLUMNS", "30")
+    show([row], columns, json=False, empty="")
+    table = re.sub(r"\x1b\[\d+m", "", capsys.readouterr().out)
+    assert max(map(len, table.splitlines())) == 30
+    monkeypatch.setenv("COLUMNS", "20")
+    show([row, row], columns, json=False, empty="")
+    block = f"a       {text.rstrip()}\nnumber  123456789"
+    assert capsys.readouterr().out == f"{block}\n\n{block}\n"
+
+
+def _groups(command: click.Command, words: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Every command, and the commands below it."""
+    yield words
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            below = command.get_command(context, name)
+            assert below is not None
+            yield from _groups(below, (*words, name))
+
+
+def test_help_fits_into_80_columns() -> None:
+    for words in _groups(cli):
+        done = CliRunner().invoke(cli, [*words, "--help"], terminal_width=80, prog_name="dprobe")
+        assert done.exit_code == 0
+        wide = [line for line in done.output.splitlines() if len(line) > 80]
+        assert not wide, words
+        assert "example" in done.output, words
 
 
 def test_started_without_standard_streams(tmp_path: Path) -> None:

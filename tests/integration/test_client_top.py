@@ -119,6 +119,7 @@ def test_the_live_screen(daemon: Daemon, target: Cat, tmp_path: Path) -> None:
         screen.until("paused")
         screen.press(" \t")
         screen.until("write")
+        screen.until(rf"daemon {daemon.process.pid}: [0-9.]+ % CPU, \d+ MB +tracer \d+: ")
         screen.press("d")
         screen.until(rf"y: remove program 1 \(writes\) from process {target.pid};")
         assert tracer_of(target.pid)
@@ -187,3 +188,8 @@ def test_in_a_pipe(daemon: Daemon, target: Cat, tmp_path: Path) -> None:
     rows = parsed(daemon.dprobe("top", "--interval", "0.1", "--json").stdout)
     (row,) = [each for each in rows if each.get("type") != "usage"]
     assert (row["pid"], row["hits"], row["rate"]) == (target.pid, 1, 0.0)
+    own = {each["what"]: each for each in rows if each.get("type") == "usage"}
+    assert own["daemon"]["pid"] == daemon.process.pid
+    assert own["tracer"]["pid"] == tracer_of(target.pid)
+    assert all(each["memory"] > 1 and each["cpu"] >= 0 for each in own.values())
+    assert lines[8].split() == ["pid", "what", "CPU", "%", "memory,", "MB"]

@@ -130,7 +130,7 @@ def test_a_trace_that_is_cut_off(folder: Path, tmp_path: Path) -> None:
         opened.truncate(file.stat().st_size - 3)
     done = dprobe("trace", "show", folder)
     assert len(done.stdout.splitlines()) == 8
-    assert done.stderr == f"dprobe: {file}: the end is cut off; read up to there\n"
+    assert done.stderr == f"dprobe: {file}: its end is cut off; what is before that was read\n"
     dprobe("trace", "convert", folder, "--format", "ctf", "-o", tmp_path / "whole")
     assert len(babeltrace(tmp_path / "whole")) == 8
 

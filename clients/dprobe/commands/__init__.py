@@ -1,1 +1,1 @@
-"""The commands of ``dprobe``, as click sees them."""
+"""The commands of ``dprobe``: one module each, with its options and what it does."""

@@ -18,7 +18,7 @@ from dprobed.program.model import Program, ProgramError
 from dprobed.program.rpn.parser import load_file
 
 if TYPE_CHECKING:
-    from dprobe.lib import places
+    from dprobe.lib.mapped import File
 
 
 @click.command(
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 examples:
   dprobe check *.rpn
   dprobe check --in 1234 alloc.rpn         # are its places in process 1234?
-  dprobe check --in /usr/sbin/nginx *.rpn  # in what nginx maps when it is started?
+  dprobe check --in nginx *.rpn            # in what nginx maps at its start?
 """,
 )
 @options.define
@@ -42,7 +42,7 @@ examples:
 def check_command(
     files: tuple[str, ...], defines: tuple[str, ...], where: str | None, json: bool
 ) -> None:
-    """Assemble and verify FILES; exit status 2 and all that is wrong where one is refused.
+    """Assemble and verify FILES; show all faults, with exit status 2 if there are any.
 
     With --in each place is looked for, too. `pending` counts probes for modules that are not mapped
     there (yet). No process is touched.
@@ -75,14 +75,14 @@ def check_command(
         raise UserError("\n".join(errors))
 
 
-def _files(where: str) -> list[places.File]:
+def _files(where: str) -> list[File]:
     """The files of a process, or of an executable; raises UserError."""
-    from dprobe.lib import places
+    from dprobe.lib import loader, mapped
 
     if where.isdecimal():
-        return places.files_of_process(int(where)).files
-    path = places.find_module(where)
-    known = places.files_of_command(path, dict(os.environb))
+        return mapped.files_of_process(int(where))
+    path = loader.find_module(where)
+    known = loader.files_of_command(path, dict(os.environb))
     if not known.files:
         raise UserError(f"{path}: not an executable whose files are known")
     if not known.complete:
@@ -90,7 +90,7 @@ def _files(where: str) -> list[places.File]:
     return known.files
 
 
-def _placed(program: Program, files: list[places.File], path: str) -> dict[str, Any]:
+def _placed(program: Program, files: list[File], path: str) -> dict[str, Any]:
     """What to show of the places of one program."""
     from dprobe.lib import places
 

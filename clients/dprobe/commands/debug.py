@@ -1,4 +1,4 @@
-"""`dprobe debug`: processes held for a debugger, and gdb on one of them."""
+"""``dprobe debug``: processes held for a debugger, and gdb on one of them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _COLUMNS = (
     ("state", "state"),
     ("threads", "threads"),
     ("for, s", "seconds"),
-    ("went on alone", "expired"),
+    ("expired", "expired"),
     ("socket", "socket"),
 )
 
@@ -58,11 +58,11 @@ def gdb_command(pid: int, socket: str, more: tuple[str, ...] = ()) -> list[str]:
     command = ["gdb", "-q"]
     try:
         if Path(f"/proc/{pid}/root").samefile("/"):
-            # gdb reads programs and libraries itself; else it would ask the tracer for each.
+            # gdb reads programs and libraries itself, instead of asking the tracer for each.
             command += ["-iex", "set sysroot /"]
     except OSError:
         pass
-    # A path with what gdb takes for syntax does not occur: the tracer chose it.
+    # The tracer chose the path: nothing in it is syntax for gdb.
     return [*command, "-ex", f"target remote {socket}", *more]
 
 
@@ -83,7 +83,7 @@ examples:
 def debug_command(socket: Path | None, pid: int | None, gdb: tuple[str, ...], json: bool) -> None:
     """List the processes held because a program ended with `exit debugger`, or start gdb on PID.
 
-    While gdb is on it, probes stay in and work. When gdb detaches or ends, the process goes on.
+    Probes stay in, and work, while gdb is attached. When gdb detaches or ends, the process goes on.
     """
     with running(socket) as daemon:
         answer = daemon.request(
@@ -97,7 +97,7 @@ def debug_command(socket: Path | None, pid: int | None, gdb: tuple[str, ...], js
     if not rows:
         raise UserError(f"process {pid} is not held for a debugger; `dprobe debug` lists those")
     if rows[0]["state"] == "debugged":
-        raise UserError(f"a debugger is on process {pid} already")
+        raise UserError(f"process {pid} has a debugger already")
     if shutil.which("gdb") is None:
         raise UserError("gdb is not installed; run: apt-get install gdb")
     os.execvp("gdb", gdb_command(pid, rows[0]["socket"], gdb))

@@ -45,7 +45,7 @@ def dumps_command(ctx: click.Context, json: bool) -> None:
     show(rows, _COLUMNS, json=json, empty=f"there are no cores in {folder}")
 
 
-@dumps_command.command("remove")
+@dumps_command.command("remove", epilog="\b\nexample:\n  dprobe dumps remove --all\n")
 @click.option("--all", "everything", is_flag=True, help="All of your cores.")
 @options.json
 @click.argument("names", nargs=-1, metavar="[NAME]...")

@@ -1,4 +1,4 @@
-"""`dprobe handlers`: who gets the reports of programs that end with `exit FACILITY`."""
+"""``dprobe handlers``: who gets the reports of programs that end with ``exit FACILITY``."""
 
 from __future__ import annotations
 
@@ -60,9 +60,9 @@ examples:
 def handlers_command(ctx: click.Context, json: bool) -> None:
     """Show the handlers of each facility, in the order in which they get its reports.
 
-    A handler that is armed gets the reports of programs that end with `exit FACILITY`. `timeouts`
-    counts those that it did not answer in time, `drops` those that it had no room for (`dprobe
-    query -x` shows of which probes they were), `failures` how often it died.
+    An armed handler gets the reports of programs that end with `exit FACILITY`. `timeouts` counts
+    reports that it did not answer in time, `drops` reports that it had no room for (`dprobe query
+    -x` shows of which probes they were), `failures` how often it died.
     """
     if ctx.invoked_subcommand is not None:
         return

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import click
+import msgspec
 
 from dprobe.commands import options
-from dprobe.lib.connection import running
+from dprobe.lib.connection import Connection, running
 from dprobe.lib.programs import Choice, load_programs
 from dprobe.view import probes
 from dprobe.view.output import complain
@@ -20,10 +21,10 @@ examples:
   dprobe insert alloc.rpn --exe nginx        # each nginx, those to come too
   dprobe insert alloc.rpn --exe '/opt/**' --user www-data
   dprobe insert alloc.rpn --unit 'redis*.service' --limit 10
-  dprobe insert alloc.rpn --all --replace    # instead of those for that module
+  dprobe insert alloc.rpn --all --replace    # instead of those that are in
 """,
 )
-@click.option("--pid", type=options.pid_type, help="This process, and no other.")
+@click.option("--pid", type=options.pid_type, metavar="PID", help="This process, and no other.")
 @click.option(
     "--exe", metavar="GLOB", help="Processes that execute it: a path, or without / a base name."
 )
@@ -31,8 +32,8 @@ examples:
 @click.option("--unit", metavar="GLOB", help="Processes of this systemd unit.")
 @click.option("--all", "everything", is_flag=True, help="Every process that maps the module.")
 @click.option("--limit", type=options.pid_type, metavar="N", help="At most N processes at a time.")
-@click.option("--merge", is_flag=True, help="Besides a program of the same name that is in.")
-@click.option("--replace", is_flag=True, help="Take those for the same module out first.")
+@click.option("--merge", is_flag=True, help="Also where a program of the same name is in already.")
+@click.option("--replace", is_flag=True, help="Remove the programs for the same module first.")
 @options.selecting
 @options.inserting
 @options.json
@@ -54,7 +55,7 @@ def insert_command(
     follow_forks: bool,
     json: bool,
 ) -> None:
-    """Put programs into a process, or into all that fit; they stay until `dprobe remove`.
+    """Put programs into one process, or all that match; they stay until `dprobe remove`.
 
     With --pid they go into that process, or are refused, at once. With --exe, --user and --unit
     (all that is given must hold) or --all they go into each such process that maps the program's
@@ -72,38 +73,49 @@ def insert_command(
         raise click.UsageError("--follow-forks goes with --pid; else children are followed", ctx)
     uploads = [each.upload for each in load_programs(programs, choice)]
     present: messages.Present = "merge" if merge else "replace" if replace else "refuse"
+    check_opcode = not no_opcode_check
     with running(ctx.obj) as daemon:
         if pid is not None:
-            daemon.request(
-                lambda number: messages.Attach(id=number, pid=pid, follow_forks=follow_forks),
-                messages.Attached,
+            insert = messages.Insert(
+                id=0,
+                pid=pid,
+                programs=uploads,
+                keep=True,
+                check_opcode=check_opcode,
+                present=present,
             )
-            inserted = daemon.request(
-                lambda number: messages.Insert(
-                    id=number,
-                    pid=pid,
-                    programs=uploads,
-                    keep=True,
-                    check_opcode=not no_opcode_check,
-                    present=present,
-                ),
-                messages.Inserted,
-            )
-            probes.show_probes(inserted.probes, json=json)
-            probes.explain_probes(inserted.probes)
-            return
-        deployed = daemon.request(
-            lambda number: messages.Deploy(
-                id=number,
+            _insert(daemon, insert, follow_forks=follow_forks, json=json)
+        else:
+            deploy = messages.Deploy(
+                id=0,
                 programs=uploads,
                 selection=messages.Selection(exe=exe, user=user, unit=unit),
                 limit=limit,
                 keep=True,
-                check_opcode=not no_opcode_check,
+                check_opcode=check_opcode,
                 present=present,
-            ),
-            messages.Deployed,
-        )
-    probes.show_deployments(deployed.deployments, json=json)
+            )
+            _deploy(daemon, deploy, json=json)
+
+
+def _insert(daemon: Connection, insert: messages.Insert, *, follow_forks: bool, json: bool) -> None:
+    """Put programs into one process."""
+    daemon.request(
+        lambda number: messages.Attach(id=number, pid=insert.pid, follow_forks=follow_forks),
+        messages.Attached,
+    )
+    answer = daemon.request(
+        lambda number: msgspec.structs.replace(insert, id=number), messages.Inserted
+    )
+    probes.show_probes(answer.probes, json=json)
+    probes.explain_probes(answer.probes)
+
+
+def _deploy(daemon: Connection, deploy: messages.Deploy, *, json: bool) -> None:
+    """Put programs into all processes that match."""
+    answer = daemon.request(
+        lambda number: msgspec.structs.replace(deploy, id=number), messages.Deployed
+    )
+    probes.show_deployments(answer.deployments, json=json)
     if not json:
         complain("they are being inserted; `dprobe query` shows where they are")

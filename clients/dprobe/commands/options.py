@@ -17,13 +17,18 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class _Pids(click.IntRange):
-    """Numbers that a process can have, and so how many there can be."""
+class _Pids(click.ParamType):  # type: ignore[type-arg]
+    """Numbers that a process can have, and so how many there can be. Help shows no range."""
 
     name = "whole number"
+    _range = click.IntRange(1, 1 << 22)
+    _range.name = name
 
-    def __init__(self) -> None:
-        super().__init__(1, 1 << 22)
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int:
+        """The number (click)."""
+        return int(self._range(value, param, ctx))
 
 
 pid_type = _Pids()
@@ -44,7 +49,7 @@ follow_forks = click.option(
     "-f",
     "--follow-forks",
     is_flag=True,
-    help="Put the probes into the children of the process, too, and into theirs, as they begin.",
+    help="Follow forks: children of the process, and theirs, have the probes from their start.",
 )
 budget = click.option(
     "--budget",
@@ -56,14 +61,14 @@ over_budget = click.option(
     "--over-budget",
     "over",
     type=click.Choice(["throttle", "remove"]),
-    help="What becomes of one that costs more: it sleeps for a while (the default), or goes.",
+    help="What to do with one that costs more: let it sleep for a while (default), or remove it.",
 )
 engine = click.option(
     "--engine",
     type=click.Choice(["auto", "trap"]),
     default="auto",
     show_default=True,
-    help="How probes fire: the engine that suits each (auto), or always a breakpoint (trap).",
+    help="How probes fire: as suits each place (auto), or always by a breakpoint (trap).",
 )
 format_ = click.option(
     "--format",
@@ -74,7 +79,7 @@ format_ = click.option(
     help="Lines for people, or one JSON object a line.",
 )
 json = click.option("--json", is_flag=True, help="One JSON object a line.")
-pid_option = click.option("--pid", type=pid_type, help="Only in this process.")
+pid_option = click.option("--pid", type=pid_type, metavar="PID", help="Only in this process.")
 program_file = click.Path(dir_okay=False)
 
 

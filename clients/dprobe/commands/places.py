@@ -6,7 +6,7 @@ import click
 
 from dprobe.commands import options
 from dprobe.lib.errors import UserError
-from dprobe.lib.places import find_module
+from dprobe.lib.loader import find_module
 from dprobe.view.tables import show
 from dprobed.binary.errors import LocationError
 from dprobed.binary.file import open_path

@@ -1,4 +1,4 @@
-"""`dprobe policy`: who may do what to which process, and what is put in by itself."""
+"""``dprobe policy``: who may do what to which process, and which programs are auto-inserted."""
 
 from __future__ import annotations
 
@@ -52,7 +52,11 @@ def policy_command() -> None:
     """
 
 
-@policy_command.command("list", epilog="\b\nexample:\n  dprobe policy list --json\n")
+@policy_command.command(
+    "list",
+    short_help="List the policies in force.",
+    epilog="\b\nexample:\n  dprobe policy list --json\n",
+)
 @options.json
 @click.pass_obj
 def list_command(socket: Path | None, json: bool) -> None:
@@ -68,6 +72,7 @@ def list_command(socket: Path | None, json: bool) -> None:
 
 @policy_command.command(
     "check",
+    short_help="Check policy files.",
     epilog="""\b
 examples:
   dprobe policy check                 # all that are in policies.d
@@ -77,7 +82,7 @@ examples:
 @options.json
 @click.argument("files", nargs=-1, type=_file)
 def check_command(files: tuple[Path, ...], json: bool) -> None:
-    """Check FILES, or those in policies.d; exit status 2 and all that is wrong if anything is.
+    """Check FILES, or those in policies.d; show all faults, with exit status 2 if there are any.
 
     No daemon is needed.
     """
@@ -103,7 +108,11 @@ def check_command(files: tuple[Path, ...], json: bool) -> None:
         raise UserError("\n".join(map(str, faults)))
 
 
-@policy_command.command("explain", epilog="\b\nexample:\n  dprobe policy explain 1234\n")
+@policy_command.command(
+    "explain",
+    short_help="Show which policy decides about a process.",
+    epilog="\b\nexample:\n  dprobe policy explain 1234\n",
+)
 @options.json
 @click.argument("pid", type=options.pid_type)
 @click.pass_obj
@@ -122,8 +131,8 @@ def explain_command(socket: Path | None, pid: int, json: bool) -> None:
 def reload_command(socket: Path | None, json: bool) -> None:
     """Have the daemon read the policy files anew, and list them.
 
-    Where anything is wrong in any file, those in force stay, all that is wrong is shown, and the
-    exit status is 2. Programs that are no longer allowed where they are go out.
+    Where a file has a fault, the policies in force stay, all faults are shown, and the exit status
+    is 2. Programs are removed from processes where they are no longer allowed.
     """
     with running(socket) as daemon:
         answer = daemon.request(
@@ -135,7 +144,11 @@ def reload_command(socket: Path | None, json: bool) -> None:
         raise UserError(answer.problem)
 
 
-@policy_command.command("test", epilog="\b\nexample:\n  dprobe policy test 10-web.toml 1234\n")
+@policy_command.command(
+    "test",
+    short_help="Show what one file would decide about a process.",
+    epilog="\b\nexample:\n  dprobe policy test 10-web.toml 1234\n",
+)
 @options.json
 @click.argument("file", type=_file)
 @click.argument("pid", type=options.pid_type)

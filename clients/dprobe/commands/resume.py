@@ -25,7 +25,7 @@ examples:
 @click.argument("tid", type=options.pid_type, required=False)
 @click.pass_obj
 def resume_command(socket: Path | None, pid: int | None, tid: int | None, json: bool) -> None:
-    """Let threads go on that `suspend` of a program holds, and processes held for a debugger."""
+    """Let threads go on that a program's `suspend` holds, and processes held for a debugger."""
     with running(socket) as daemon:
         answer = daemon.request(
             lambda number: messages.Resume(id=number, pid=pid, tid=tid), messages.Resumed

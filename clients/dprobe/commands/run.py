@@ -46,7 +46,7 @@ class _RunCommand(click.Command):
     epilog="""\b
 examples:
   dprobe run alloc.rpn -- sort /etc/services
-  dprobe run -D MIN=4096 --format json -o out.json alloc.rpn opens.rpn -- python3 job.py
+  dprobe run -D MIN=4096 --format json -o out.json alloc.rpn -- python3 job.py
   dprobe run -f opens.rpn -- make
 """,
 )
@@ -125,10 +125,10 @@ def _refuse_missing(
 ) -> None:
     """Raise UserError where a place cannot be in what the command will map."""
     # Imported late: a private daemon starts in the meantime.
-    from dprobe.lib import places
+    from dprobe.lib import loader, places
 
     try:
-        places.refuse_missing(programs, places.files_of_command(command, environment).files)
+        places.refuse_missing(programs, loader.files_of_command(command, environment).files)
     except UserError as error:
         hint = "(`--missing warn` runs the command without such probes)"
         raise UserError(f"{error}\n{hint}") from None

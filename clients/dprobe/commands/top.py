@@ -21,7 +21,7 @@ from dprobe.commands import options
 from dprobe.lib.connection import Connection, running
 from dprobe.lib.errors import UserError
 from dprobe.view.tables import show
-from dprobe.view.top import OWN_COLUMNS, Sample, View, count_text, draw
+from dprobe.view.top import OWN_COLUMNS, Sample, View, count_text, draw, layout
 from dprobed.wire import messages
 
 #: What terminals send for keys of more than one byte.
@@ -52,12 +52,12 @@ examples:
     default=1.0,
     show_default=True,
     metavar="SECONDS",
-    help="From one look to the next.",
+    help="Time between two looks.",
 )
 @click.option(
     "--once",
     is_flag=True,
-    help="One look, as plain text; so it is in a pipe, or on a dumb terminal, anyway.",
+    help="Print once, as plain text (as always in a pipe, or on a dumb terminal).",
 )
 @options.json
 @click.pass_obj
@@ -90,7 +90,12 @@ def _once(daemon: Connection, interval: float, *, json: bool) -> None:
     print(sample.summary())
     for view.of_processes in (True, False):
         print()
-        show(view.rows(sample), view.columns, json=False, empty="nothing is inserted")
+        rows = view.rows(sample)
+        columns = view.columns
+        if sys.stdout.isatty():
+            width = os.get_terminal_size(1).columns
+            columns = [(title, name) for title, name, _ in layout(columns, rows, width)]
+        show(rows, columns, json=False, empty="nothing is inserted")
     if sample.own:
         print()
         show(sample.own, OWN_COLUMNS, json=False, empty="")

@@ -1,4 +1,4 @@
-"""`dprobe trace`: sessions of the daemon, and what they wrote, on the command line."""
+"""``dprobe trace``: trace sessions of the daemon, and reading what they wrote."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ _COLUMNS = (
     ("folder", "folder"),
     ("problem", "problem"),
 )
-_NONE = "no trace session is there"
+_NONE = "there is no trace session"
 _LINES = 4096
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 class _Quantity(click.ParamType[float | int]):
-    """A number with a unit."""
+    """A number with a unit: a size or a duration (click)."""
 
     def __init__(self, name: str, units: dict[str, int], example: str) -> None:
         self.name = name
@@ -69,7 +69,15 @@ _where = click.option(
 )
 
 
-@click.group("trace", no_args_is_help=True)
+@click.group(
+    "trace",
+    no_args_is_help=True,
+    epilog="""\b
+examples:
+  dprobe trace start /var/tmp/t    # then: list, stop
+  dprobe trace show /var/tmp/t
+""",
+)
 def trace_command() -> None:
     """Write records to files or to the journal, and read them again.
 
@@ -82,9 +90,9 @@ def trace_command() -> None:
     "start",
     epilog="""\b
 examples:
-  dprobe trace start /var/tmp/t                    # CTF: babeltrace2 /var/tmp/t
+  dprobe trace start /var/tmp/t            # CTF: babeltrace2 /var/tmp/t
   dprobe trace start --all --max-size 100M --max-age 2d ./t
-  dprobe trace start --flight 16M ./crash          # written on `exit dump`, or by `save`
+  dprobe trace start --flight 16M ./crash  # written on `exit dump` or `save`
   dprobe trace start --format journal
 """,
 )
@@ -130,7 +138,7 @@ def start_command(
             where = str(folder.absolute())
             where.encode()
         except (OSError, UnicodeEncodeError):
-            raise UserError(f"{folder}: a folder must have a name of UTF-8") from None
+            raise UserError(f"{folder}: the name of a folder must be UTF-8") from None
     with running(ctx.obj) as daemon:
         answer = daemon.request(
             lambda number: messages.TraceStart(
@@ -164,7 +172,11 @@ def stop_command(socket: Path | None, session: str, json: bool) -> None:
     show(answer.traces, _COLUMNS, json=json, empty=_NONE)
 
 
-@trace_command.command("save", epilog="\b\nexample:\n  dprobe trace save crash\n")
+@trace_command.command(
+    "save",
+    short_help="Write what a flight recorder holds.",
+    epilog="\b\nexample:\n  dprobe trace save crash\n",
+)
 @click.argument("session")
 @options.json
 @click.pass_obj
@@ -179,7 +191,9 @@ def save_command(socket: Path | None, session: str, json: bool) -> None:
     show(rows, columns, json=json, empty=_NONE)
 
 
-@trace_command.command("list")
+@trace_command.command(
+    "list", short_help="List the sessions.", epilog="\b\nexample:\n  dprobe trace list --json\n"
+)
 @options.json
 @click.pass_obj
 def list_command(socket: Path | None, json: bool) -> None:
@@ -218,8 +232,8 @@ def show_command(trace: Path, conditions: tuple[str, ...], form: str, count: int
     "stat",
     epilog="""\b
 examples:
-  dprobe trace stat /var/tmp/t                     # how many, how fast, by probe
-  dprobe trace stat /var/tmp/t --of word_0         # and how the first word is distributed
+  dprobe trace stat /var/tmp/t              # how many, how fast, by probe
+  dprobe trace stat /var/tmp/t --of word_0  # and how the first word is spread
   dprobe trace stat /var/tmp/t --of word_1 --by string_0
 """,
 )
@@ -275,8 +289,8 @@ def stat_command(
     "convert",
     epilog="""\b
 examples:
-  dprobe trace convert /var/tmp/t --format chrome -o t.json    # ui.perfetto.dev
-  dprobe trace convert /var/tmp/t --format ctf -o /var/tmp/one # one trace, without what is cut
+  dprobe trace convert /var/tmp/t --format chrome -o t.json  # for Perfetto
+  dprobe trace convert /var/tmp/t --format ctf -o /var/tmp/one
 """,
 )
 @_source
@@ -327,7 +341,7 @@ def _chosen(
 
 def _warn(chunks: Sequence[Recording]) -> None:
     for path in (path for chunk in chunks for path in chunk.cut):
-        complain(f"{path}: the end is cut off; read up to there")
+        complain(f"{path}: its end is cut off; what is before that was read")
     lost = sum(chunk.discarded for chunk in chunks)
     if lost:
         complain(f"{lost} records were dropped when the trace was written")

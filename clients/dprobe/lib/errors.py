@@ -1,16 +1,16 @@
-"""What a command can fail with; only ``main`` turns these into exit statuses."""
+"""What a request or a command can fail with; only ``main`` turns these into exit statuses."""
 
 from __future__ import annotations
 
 
 class DprobeError(Exception):
-    """One clear line (a program's faults: several) for the user; ``status`` is the exit status."""
+    """One line for the user (a program's faults: several); ``status`` is the exit status."""
 
     status = 1
 
 
 class UserError(DprobeError):
-    """What was asked cannot be done as it was asked."""
+    """The request cannot be done as it was made."""
 
     status = 2
 
@@ -20,17 +20,17 @@ class NoDaemonError(DprobeError):
 
 
 class DaemonGoneError(DprobeError):
-    """The daemon ended, or stopped making sense, during a request."""
+    """The daemon ended, or broke the protocol, during a request."""
 
 
 class CommandNotFoundError(DprobeError):
-    """The command of ``run`` is not there; the status is the shell's for that."""
+    """The command is not found; the status is the shell's for that."""
 
     status = 127
 
 
 class CommandNotExecutableError(DprobeError):
-    """The command of ``run`` cannot be executed; the status is the shell's for that."""
+    """The command cannot be executed; the status is the shell's for that."""
 
     status = 126
 

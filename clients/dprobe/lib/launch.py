@@ -1,8 +1,8 @@
-"""The command of ``dprobe run``: forked here, so that it is what it would be without us.
+"""A command that waits until it may start: forked here, so that it is what it would be without us.
 
 It has the terminal, process group, session, environment, descriptors, signal dispositions and mask
-that ``dprobe`` was given; only its parent is ``dprobe``. Before its ``exec`` it waits at a gate (a
-pipe) until the probes are in; the gate's end without a word ends it.
+that this process was given; only its parent is another. Before its ``exec`` it waits at a gate (a
+pipe) until the probes are in; a gate that is closed unopened ends it.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ class Launched:
 def _restore(
     ignored: frozenset[signal.Signals], mask: set[int | signal.Signals], daemon: int
 ) -> None:
-    """In the child: the signals as ``dprobe`` found them, and leave to be traced."""
+    """In the child: restore the signals as we found them, and allow the daemon to trace us."""
     for number in (*_CHANGED_BY_PYTHON, signal.SIGINT, signal.SIGCHLD):
         signal.signal(number, signal.SIG_IGN if number in ignored else signal.SIG_DFL)
     if _YAMA.exists():

@@ -1,4 +1,4 @@
-"""Which files a command will map when it is executed: its program, and libraries that it needs.
+"""Which files a command will map when it is executed: its program, and the libraries it needs.
 
 Which library a name stands for is decided by RPATH, RUNPATH, LD_LIBRARY_PATH, LD_PRELOAD, the
 loader's cache, its default folders and the CPU (ld.so(8)). So the dynamic loader itself is asked,
@@ -11,12 +11,14 @@ import os
 import re
 import stat
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from dprobe.lib.errors import UserError
+from dprobe.lib.mapped import File, open_file, to_be_mapped
 from dprobed.binary.errors import LocationError
-from dprobed.binary.file import Binary, open_path
+from dprobed.binary.file import Binary
 
 #: The loader of glibc on x86-64; others have other rules, and are not asked.
 _LOADER: Final = "ld-linux-x86-64.so.2"
@@ -29,14 +31,26 @@ _SECONDS: Final = 10.0
 #: reads (BINPRM_BUF_SIZE).
 _DEPTH: Final = 5
 _HEAD: Final = 256
+#: Where the dynamic loader of Debian looks by itself, besides its cache (ld.so(8)).
+_LIBRARY_FOLDERS = (
+    "/lib/x86_64-linux-gnu",
+    "/usr/lib/x86_64-linux-gnu",
+    "/usr/local/lib",
+    "/lib64",
+    "/usr/lib64",
+    "/lib",
+    "/usr/lib",
+)
 
 
-def program_of(path: str) -> str | None:
+def _program_of(path: str) -> str | None:
     """The file that the kernel maps to execute ``path``: itself, or a script's interpreter.
 
     None where that is not known.
     """
     for _ in range(_DEPTH):
+        if not Path(path).is_file():
+            return None
         try:
             with open(path, "rb") as file:
                 head = file.read(_HEAD)
@@ -44,46 +58,48 @@ def program_of(path: str) -> str | None:
             return None
         if head.startswith(b"\x7fELF"):
             return path
-        if not head.startswith(b"#!"):
-            # As execvp(3) has it; but the kernel may know of others (binfmt_misc).
-            script = head and b"\0" not in head and os.access(path, os.X_OK)
-            return program_of("/bin/sh") if script else None
-        words = head[2:].split(b"\n", 1)[0].split()
-        if not words:
-            return None
-        path = os.fsdecode(words[0])
+        if head.startswith(b"#!"):
+            words = head[2:].split(b"\n", 1)[0].split()
+            if not words:
+                return None
+            path = os.fsdecode(words[0])
+        elif head and b"\0" not in head and os.access(path, os.X_OK):
+            path = "/bin/sh"  # as execvp(3) has it
+        else:
+            return None  # the kernel may know of other formats (binfmt_misc)
     return None
 
 
 class Mapped(NamedTuple):
     """Files that are surely mapped; ``complete``: all those that are mapped at the start."""
 
-    files: list[Binary]
+    files: list[File]
     complete: bool
 
 
-def files_of(program: str, environment: Mapping[bytes, bytes]) -> Mapped:
-    """The files that are mapped when ``program`` is executed, the program first.
+def files_of_command(path: str, environment: Mapping[bytes, bytes]) -> Mapped:
+    """The files that are mapped when ``path`` is executed, the program (or interpreter) first.
 
     Those that cannot be read are left out. Where the loader cannot be asked, its libraries are not
     known: a file with rights of its own (set-user-ID), for one, gets others than this user would.
     """
-    elf = _open(program)
+    program = _program_of(path)
+    elf = _open(program) if program is not None else None
     if elf is None:
         return Mapped([], False)
     loader = _interpreter(elf)
     if loader is None:
-        return Mapped([elf], elf.kind == "static")
+        return Mapped([to_be_mapped(elf)], elf.kind == "static")
     libraries = _listed(loader, elf, environment) if _trusted(loader, elf) else None
     paths = dict.fromkeys([os.path.realpath(loader), *(libraries or ())])
     found = [other for other in map(_open, paths) if other is not None]
-    return Mapped([elf, *found], libraries is not None and len(found) == len(paths))
+    complete = libraries is not None and len(found) == len(paths)
+    return Mapped([to_be_mapped(each) for each in (elf, *found)], complete)
 
 
 def _open(path: str) -> Binary | None:
-    """As it will be shown in ``/proc/PID/maps``: without symbolic links."""
     try:
-        return open_path(os.path.realpath(path))
+        return open_file(path)
     except LocationError:
         return None
 
@@ -142,3 +158,25 @@ def _listed(loader: str, elf: Binary, environment: Mapping[bytes, bytes]) -> lis
     return (
         paths if done.returncode == 0 and not any("not found" in line for line in lines) else None
     )
+
+
+def find_module(name: str) -> str:
+    """The file that a module's name stands for: a path, a command, or a library.
+
+    Raises UserError.
+    """
+    if "/" in name:
+        return name
+    commands = os.environ.get("PATH", "/bin:/usr/bin").split(":")
+    for path in _candidates(name, (*_LIBRARY_FOLDERS, *commands)):
+        if path.is_file():
+            return str(path)
+    if Path(name).is_file():
+        return name
+    raise UserError(f"{name}: no such library or command here; give its path")
+
+
+def _candidates(name: str, folders: Iterable[str]) -> Iterable[Path]:
+    for folder in folders:
+        if folder:
+            yield Path(folder) / name

@@ -6,48 +6,21 @@ another module is not judged: that may come by ``dlopen`` or ``exec``; until the
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
-from dprobe.lib import loader
 from dprobe.lib.errors import UserError
+from dprobe.lib.mapped import File
 from dprobe.lib.programs import Loaded
-from dprobe.lib.source import place_of
+from dprobe.lib.source import excerpt
 from dprobed.binary.errors import LocationError
 from dprobed.binary.file import Binary
 from dprobed.binary.places import Place, resolve, resolve_data
-from dprobed.proc.maps import MapsError, Module, modules
 from dprobed.program.model import Diagnostic, ProbeDefinition, Program
-from dprobed.resolver.image import build_id_of_image
-from dprobed.resolver.modules import disproof, matches, open_module
 
-#: Where the dynamic loader of Debian looks by itself, besides its cache (ld.so(8)).
-_LIBRARY_FOLDERS = (
-    "/lib/x86_64-linux-gnu",
-    "/usr/lib/x86_64-linux-gnu",
-    "/usr/local/lib",
-    "/lib64",
-    "/usr/lib64",
-    "/lib",
-    "/usr/lib",
-)
 #: How ``resolve`` says that its candidates are names like the unknown one.
 _SIMILAR: Final = "the candidates have similar names"
-
-
-@dataclass(frozen=True)
-class File:
-    """One mapped file. ``elf``: None where it cannot be read, which says nothing of its places."""
-
-    module: Module
-    elf: Binary | None
-
-    def named(self, name: str) -> bool:
-        """Whether a program's ``name`` means this file."""
-        return matches(self.module, self.elf, name)
 
 
 @dataclass(frozen=True)
@@ -65,58 +38,6 @@ def refuse_missing(programs: Sequence[Loaded], files: Sequence[File]) -> None:
     faults = [fault for each in programs for fault in find(each.program, files, each.path).faults]
     if faults:
         raise UserError("\n".join(map(str, faults)))
-
-
-class Files(NamedTuple):
-    """Files that a process maps; ``complete``: it is known of all that it maps at its start."""
-
-    files: list[File]
-    complete: bool
-
-
-def files_of_command(path: str, environment: Mapping[bytes, bytes]) -> Files:
-    """The files that are surely mapped when the command ``path`` is executed."""
-    program = loader.program_of(path)
-    if program is None:
-        return Files([], False)
-    mapped = loader.files_of(program, environment)
-    us = os.getpid()
-    files = [File(Module(us, None, elf.path, ("", 0), ()), elf) for elf in mapped.files]
-    return Files(files, mapped.complete)
-
-
-def files_of_process(pid: int) -> Files:
-    """The files of which a process maps code; raises UserError."""
-    try:
-        return Files([File(module, _opened(module)) for module in modules(pid)], True)
-    except MapsError as error:
-        raise UserError(str(error)) from None
-
-
-def _opened(module: Module) -> Binary | None:
-    """The mapped file; None where it cannot be opened, or another may have its path now."""
-    try:
-        opened = open_module(module)
-        file = Binary(opened.descriptor, module.path, opened.root)
-        if opened.sure or disproof(module, opened.identity, file.build_id, _inside(module)) is None:
-            return file
-    except LocationError:
-        pass
-    return None
-
-
-def _inside(module: Module) -> str | None:
-    """The build-id that a process has in its memory; None where that cannot be read."""
-    start = next((each.start for each in module.mappings if each.offset == 0), None)
-    if start is None:
-        return None
-    try:
-        with open(f"/proc/{module.pid}/mem", "rb", buffering=0) as memory:
-            return build_id_of_image(
-                lambda address, size: os.pread(memory.fileno(), size, address), start
-            )
-    except (OSError, OverflowError):
-        return None
 
 
 def find(program: Program, files: Sequence[File], source: str) -> Findings:
@@ -182,7 +103,7 @@ def _check_boundary(place: Place, probe: ProbeDefinition) -> None:
 def _diagnostic(
     program: Program, probe: ProbeDefinition, fault: LocationError, source: str
 ) -> Diagnostic:
-    where = place_of(program, probe, source)
+    where = excerpt(program, probe, source)
     hint, note = fault.hint, "\n".join(fault.candidates)
     if _SIMILAR in hint:
         names = ", ".join(f"`{name}`" for name in fault.candidates)
@@ -197,25 +118,3 @@ def _diagnostic(
         where.length,
         note,
     )
-
-
-def find_module(name: str) -> str:
-    """The file that a module's name stands for: a path, a command, or a library.
-
-    Raises UserError.
-    """
-    if "/" in name:
-        return name
-    commands = os.environ.get("PATH", "/bin:/usr/bin").split(":")
-    for path in _candidates(name, (*_LIBRARY_FOLDERS, *commands)):
-        if path.is_file():
-            return str(path)
-    if Path(name).is_file():
-        return name
-    raise UserError(f"{name}: no such library or command here; give its path")
-
-
-def _candidates(name: str, folders: Iterable[str]) -> Iterable[Path]:
-    for folder in folders:
-        if folder:
-            yield Path(folder) / name

@@ -137,7 +137,7 @@ class Session:
                 self._complained.add(report.text)
                 self._say(f"process {report.pid}: {report.text}")
         elif isinstance(report, messages.Notice) and report.kind in ("suspend", "debugger"):
-            private = " (of a running dprobed; this private one lets it go at its end)"
+            private = " (of a running dprobed; this private one detaches at its end)"
             self._say(report.text + (private if self._private else ""))
 
     def _note(self, probes: Sequence[messages.ProbeInfo]) -> None:

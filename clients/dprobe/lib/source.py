@@ -8,12 +8,15 @@ from typing import Final, NamedTuple
 
 from dprobed.program.model import ProbeDefinition, Program
 
-#: The line with which a probe definition begins, and its value.
-_BEGIN: Final = re.compile(r"\s*(?:offset|address)\s*=\s*(?P<value>.*?)\s*(?://.*|/\*.*)?")
+#: The value of a keyword, up to a comment or the end of the line.
+_VALUE: Final = re.compile(r"\S.*?(?=\s*(?://.*|/\*.*)?$)")
 
 
-class SourcePlace(NamedTuple):
-    """``line`` and ``column`` from 1, or 0 where nothing but ``file`` is known."""
+class Excerpt(NamedTuple):
+    """A place in a source file: ``line`` and ``column`` from 1, or 0 where ``file`` says it all.
+
+    ``text``: the line, empty if it cannot be read; ``length``: of what is meant in it.
+    """
 
     file: str
     line: int
@@ -22,26 +25,21 @@ class SourcePlace(NamedTuple):
     length: int
 
 
-def place_of(program: Program, probe: ProbeDefinition, source: str) -> SourcePlace:
-    """The value of the probe's ``offset`` or ``address``, in the file that has it.
+def excerpt(program: Program, probe: ProbeDefinition, path: str) -> Excerpt:
+    """The value of the probe's ``offset`` or ``address``, where it is written.
 
-    ``source``: the file that the program was read from. Instructions know their lines; the
-    definition begins above the first of them. Of a ``.dpb`` file whose source is not here, or has
-    changed, only the number of the probe is known.
+    ``path``: the file that the program was read from. Of one without source text only the number of
+    the probe is known.
     """
-    nowhere = SourcePlace(f"{source}: probe {probe.index + 1}", 0, 0, "", 1)
-    at = next(((file, line) for offset, file, line in program.lines if offset == probe.entry), None)
-    if at is None:
-        return nowhere
-    name = program.sources[at[0]]
+    place = program.probe_place(probe)
+    if place is None:
+        return Excerpt(f"{path}: probe {probe.index + 1}", 0, 0, "", 1)
+    if not place.column:
+        return Excerpt(str(place), 0, 0, "", 1)
     try:
-        lines = Path(name).read_text(errors="replace").splitlines()
-    except (OSError, ValueError):
-        return nowhere
-    for number in range(min(at[1], len(lines)), 0, -1):
-        match = _BEGIN.fullmatch(lines[number - 1])
-        if match is not None:
-            start, end = match.span("value")
-            text = lines[number - 1]
-            return SourcePlace(name, number, start + 1, text, max(1, end - start))
-    return nowhere
+        text = Path(place.file).read_text(errors="replace").splitlines()[place.line - 1]
+    except (OSError, ValueError, IndexError):
+        text = ""
+    value = _VALUE.match(text, place.column - 1)
+    length = len(value[0]) if value is not None else 1
+    return Excerpt(place.file, place.line, place.column, text, length)

@@ -1,7 +1,7 @@
-"""Where records and the summary go, and what they look like.
+"""Where records and the summary are written, and what they look like.
 
-Output that can no longer be written (full disk, broken pipe) is given up with one line; what is
-probed is never affected by it.
+After a failed write (full disk, broken pipe) one line says so and nothing more is written; the
+processes with probes are never affected.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dprobed.wire import messages
 
 
 def complain(text: str) -> None:
-    """A line to the user, on standard error; a standard error that is gone takes none."""
+    """Write a line for the user to standard error; a closed standard error is no error."""
     with contextlib.suppress(OSError):
         _write_all(2, f"dprobe: {printable(text, LAYOUT)}\n".encode(errors="replace"))
 

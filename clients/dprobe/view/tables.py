@@ -1,14 +1,22 @@
-"""Listings: a table on a terminal, plain columns in a pipe, or one JSON object a line."""
+"""Listings: a table on a terminal, plain columns in a pipe, or one JSON object a line.
+
+Where a terminal is too narrow for the columns, each row is a block of lines.
+"""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from dprobed.printable import printable
+
+#: Between two columns.
+_GAP: Final = 2
+#: Text is not folded into less than this.
+_FOLDED: Final = 12
 
 
 def show(
@@ -69,12 +77,43 @@ def _show_rich(titles: list[str], cells: list[list[str]], numeric: list[bool]) -
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for title, right in zip(titles, numeric, strict=True):
+    console = Console()
+    least = [
+        _least(title, column, right)
+        for title, column, right in zip(titles, zip(*cells, strict=True), numeric, strict=True)
+    ]
+    if sum(least) + _GAP * (len(least) - 1) > console.width:
+        _show_blocks(titles, cells)
+        return
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
+    for title, width, right in zip(titles, least, numeric, strict=True):
         # A number that is folded reads as two.
         table.add_column(
-            title, justify="right" if right else "left", overflow="fold", no_wrap=right
+            title,
+            justify="right" if right else "left",
+            overflow="fold",
+            no_wrap=right,
+            min_width=width,
         )
     for row in cells:
         table.add_row(*(Text(cell) for cell in row))
-    Console().print(table)
+    console.print(table)
+
+
+def _least(title: str, cells: Sequence[str], right: bool) -> int:
+    """The narrowest that a column may be: numbers and titles stay whole, text is folded."""
+    widest = max(map(len, cells))
+    return max(len(title), widest if right else min(widest, _FOLDED))
+
+
+def _show_blocks(titles: list[str], cells: list[list[str]]) -> None:
+    """A line for each cell, and an empty one between rows: for terminals too narrow for columns."""
+    width = max(map(len, titles))
+    blocks = [
+        "\n".join(
+            f"{title.ljust(width)}  {cell}".rstrip()
+            for title, cell in zip(titles, row, strict=True)
+        )
+        for row in cells
+    ]
+    print("\n\n".join(blocks))

@@ -147,18 +147,7 @@ class Sample:
             if target.pid in names
             for own in [[row for row in probes if row["pid"] == target.pid]]
         ]
-        before_cpu = {each.pid: each.cpu_seconds for each in last.usage} if last else {}
-        own = [
-            {
-                "pid": each.pid,
-                "what": each.what,
-                "cpu": _per(
-                    100 * (each.cpu_seconds - before_cpu.get(each.pid, each.cpu_seconds)), seconds
-                ),
-                "memory": round(each.memory / 1e6, 1),
-            }
-            for each in usage
-        ]
+        own = _own(usage, last.usage if last else (), seconds)
         return cls(status, at, probes, processes, own, usage)
 
     def summary(self) -> str:
@@ -186,6 +175,22 @@ class Sample:
             cpu, memory = (sum(row[each] for row in rows) for each in ("cpu", "memory"))
             parts.append(f"{name}: {cpu:.1f} % CPU, {memory:.0f} MB")
         return "   ".join(parts)
+
+
+def _own(
+    usage: Sequence[messages.ProcessUsage], last: Sequence[messages.ProcessUsage], seconds: float
+) -> list[Row]:
+    """Rows of dprobed's own processes."""
+    before = {each.pid: each.cpu_seconds for each in last}
+    return [
+        {
+            "pid": each.pid,
+            "what": each.what,
+            "cpu": _per(100 * (each.cpu_seconds - before.get(each.pid, each.cpu_seconds)), seconds),
+            "memory": round(each.memory / 1e6, 1),
+        }
+        for each in usage
+    ]
 
 
 def _key(probe: messages.ProbeInfo) -> tuple[object, ...]:
