@@ -1,7 +1,8 @@
-"""A probe's code as straight runs of instructions, and what is known of the stack at each.
+"""A probe's code as basic blocks, and the depth of the stack at the start of each.
 
-A *block* is entered only at its first instruction and left only at its last one (or by an
-exception). Executors that compile start from these; the instruction budget is charged by the block.
+A *basic block* is a straight run of instructions: it is entered only at its first one and left only
+at its last one (or by an exception). Lowering starts from these; the instruction budget is charged
+by the block.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Block:
-    """``following``: where it goes on when it does not jump; None where it never does."""
+    """A basic block; ``following``: where it goes on when it does not jump, or None."""
 
     start: int
     steps: tuple[Step, ...]

@@ -1,4 +1,4 @@
-"""``.dpb`` files: a verified program as bytes.
+"""``.dpb`` files: encodes a verified program as bytes, and decodes it.
 
 All numbers are little-endian; a *string* is a 16-bit count of bytes and that much UTF-8.
 
@@ -44,7 +44,7 @@ All numbers are little-endian; a *string* is a 16-bit count of bytes and that mu
          .     .  place: string
     each facility
          0     1  0: a number follows, 16 bits; 1: a name follows, a string
-    code (``isa`` says how instructions are encoded)
+    code, encoded as the table of instructions says
     each source file
          0     .  name: string
     each line, in the order of the code offsets
@@ -57,8 +57,8 @@ where the module's name is written, then where the place of each probe is
          2     4  line; 0: not known, and all else is 0
          6     2  column, 0: not known
 
-What the format leaves open is refused: another version (1 had no columns and
-no places; `dprobe compile` makes such a file again), flags that are not 0, bytes after the end.
+What the format leaves open is refused: another version (1 had no columns and no places: `dprobe
+compile` makes such a file again), flags that are not 0, bytes after the end.
 """
 
 from __future__ import annotations

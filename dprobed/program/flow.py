@@ -1,4 +1,4 @@
-"""What is known of a program's stack depth and call depth before it runs.
+"""Data flow analysis: a program's stack depth and call depth before it runs.
 
 An abstract interpretation: at each instruction the depth of the evaluation stack is an interval of
 words, joined over all paths that reach it. Subroutines are first analysed by themselves, relative

@@ -1,4 +1,4 @@
-"""The values that the parts of the probe language hand to each other.
+"""Programs as values: header, probe definitions, code, diagnostics; and where each is written.
 
 A program's code is one run of bytes. Each probe owns the range ``entry..end`` of it; the last
 instruction of a range never falls through (the assembler adds an ``exit`` where the source runs

@@ -1,4 +1,4 @@
-"""Which records are meant: conditions like ``pid=1234``, ``word_0>=0x1000``, ``string_0=*.so``.
+"""Filters of records: conditions like ``pid=1234``, ``word_0>=0x1000``, ``string_0=*.so``.
 
 A name is a field of the record or of its log as ``lines.items_by_name`` names them; of a string,
 ``=`` and ``!=`` take a pattern (``*``, ``?``, ``[…]``). Numbers are compared as the unsigned words
@@ -31,11 +31,11 @@ Test = Callable[[Record], bool]
 
 
 class ConditionError(Exception):
-    """What was written is no condition; one line."""
+    """The text is not a valid condition; the message is one line."""
 
 
 def value_of(record: Record, name: str) -> object:
-    """A field of a record or of its log, by name; None: it has none of that name."""
+    """The value of a field of a record or of its log, None if it has no such field."""
     if name in _PLAIN:
         found: object = getattr(record, name)
         return found
@@ -43,7 +43,7 @@ def value_of(record: Record, name: str) -> object:
 
 
 def condition(text: str) -> Test:
-    """The condition as a function of the record; raises ConditionError."""
+    """A condition's text as a predicate on records; raises ConditionError."""
     match = _CONDITION.fullmatch(text)
     if match is None:
         raise ConditionError(f"`{text}` is no condition; write NAME=VALUE, or word_0>=100")
@@ -73,6 +73,6 @@ def _number(text: str) -> int | None:
 
 
 def all_of(texts: Sequence[str]) -> Test:
-    """A record for which every condition holds; raises ConditionError."""
+    """A predicate that holds where every condition does; raises ConditionError."""
     tests = [condition(text) for text in texts]
     return lambda record: all(test(record) for test in tests)

@@ -1,4 +1,4 @@
-"""Records to packets of a CTF 1.8 trace, in bulk.
+"""Encodes records as packets of a CTF 1.8 trace, in bulk.
 
 A trace has one stream for each target (a tracer's records come in the order of their time). Most
 logs are only words: those are copied into the event as they are, and all that is done for a record
@@ -37,7 +37,7 @@ _astuple = msgspec.structs.astuple
 
 
 class Source(Protocol):
-    """Where records come from: a target, and the names of what is in it."""
+    """Resolves the numbers in a target's records to names."""
 
     pid: int
 
@@ -52,7 +52,7 @@ class Source(Protocol):
 
 @dataclass(slots=True)
 class Block:
-    """Encoded records: what is written, or lost, as a whole."""
+    """A block of encoded records, which is written or lost as a whole."""
 
     stream: Stream | None
     data: bytes
@@ -99,7 +99,7 @@ class Trace:
 
 
 class Stream:
-    """The events of one target.
+    """One stream of the trace: the events of one target.
 
     Those that came and are not in the trace are counted in ``dropped`` by who gives blocks away,
     and in ``lost`` by who writes them: two threads, each with a number of its own.
@@ -193,7 +193,7 @@ class Stream:
 
     @property
     def size(self) -> int:
-        """Bytes of the packet that is not full yet."""
+        """Bytes in the packet that is being filled."""
         return self._size
 
     def take(self, *, all_: bool) -> list[Block]:
@@ -209,7 +209,7 @@ class Stream:
 
 
 def packet(block: Block, uuid: UUID, number: int) -> bytes:
-    """A block as a packet, the ``number``-th of its stream."""
+    """Encode a block as a packet, the ``number``-th of its stream."""
     stream = block.stream
     assert stream is not None
     stream.told = stream.dropped + stream.lost
@@ -231,5 +231,5 @@ def packet(block: Block, uuid: UUID, number: int) -> bytes:
 
 
 def new_uuid() -> UUID:
-    """A name for a trace that no other has."""
+    """A unique identifier for a trace."""
     return uuid4()

@@ -1,4 +1,4 @@
-"""Records to the systemd journal, at a bounded rate."""
+"""Writes records to the systemd journal, rate limited."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def fields(record: Record) -> dict[str, str]:
 
 
 class Journal:
-    """The journal as a place for blocks of JSON lines, at a bounded rate."""
+    """Sends blocks of JSON lines to the journal, rate limited."""
 
     def __init__(self, path: str, now: Callable[[], float] = time.monotonic) -> None:
         self._path = path
@@ -94,7 +94,7 @@ class Journal:
         self._unsaid = 0
 
     def close(self) -> None:
-        """Nothing more comes; what was lost last is said."""
+        """Report what was lost last, and close the socket."""
         try:
             if self._unsaid:
                 self._say_lost()

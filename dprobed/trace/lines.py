@@ -20,7 +20,8 @@ _decode = msgspec.json.Decoder(Record).decode
 
 @dataclass(frozen=True)
 class Format:
-    """``line`` makes one line; ``begin`` and ``end`` stand around all, ``between`` between two."""
+    """How records become text: ``line`` formats one, ``between`` stands between two, ``begin`` and
+    ``end`` around all."""
 
     suffix: str
     line: Callable[[bytes], bytes]
@@ -38,7 +39,7 @@ class Format:
 
 
 def items_by_name(record: Record) -> dict[str, Any]:
-    """What was logged, by the names that the fields have in CTF: word_0, string_0…"""
+    """The logged values by the names of their CTF fields: word_0, string_0…"""
     named: dict[str, Any] = {}
     numbers: dict[str, int] = {}
     words = 0

@@ -1,4 +1,4 @@
-"""Reads traces of ours back: records in the order of their time, from one or more chunks.
+"""Reads our traces back: records in the order of their time, from one or more chunks.
 
 What a daemon that was killed (or is still writing) left is read up to its last whole packet.
 """
@@ -24,7 +24,7 @@ METADATA: Final = "metadata"
 
 
 class TraceError(Exception):
-    """What is there is no trace of ours, or is damaged."""
+    """Not a trace of ours, or a damaged one."""
 
 
 class Recording(Protocol):

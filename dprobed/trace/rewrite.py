@@ -1,4 +1,4 @@
-"""Records that were read are written as a CTF trace again."""
+"""Writes records that were read back (from any format) as a CTF trace."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the log of one hit becomes typed fields of a CTF event, and is read again.
+"""Logs as typed fields of CTF events: encoding, declaration and reading back.
 
 A *shape* names the items of a log in their order, one letter each::
 
@@ -44,7 +44,7 @@ _LETTERS: Final = {int(token): letter for token, letter in _WORDS.items()}
 
 
 class _OddError(Exception):
-    """The log is not made of whole items."""
+    """The log is malformed: not made of whole items."""
 
 
 def split(log: bytes, raw: Sequence[int]) -> tuple[str, bytes]:
@@ -61,7 +61,7 @@ def split(log: bytes, raw: Sequence[int]) -> tuple[str, bytes]:
 
 
 def undivided(log: bytes, raw: Sequence[int]) -> tuple[str, bytes]:
-    """The shape and the payload of a log that is kept as it is."""
+    """The shape and the payload of a log that is kept as raw bytes."""
     head = _COUNT.pack(len(raw)) + b"".join(map(WORD.pack, raw))
     return "*", head + len(log).to_bytes(4, "little") + log
 
@@ -95,7 +95,7 @@ def _split(log: bytes, raw: Sequence[int]) -> tuple[str, bytes]:
 
 
 def _item(log: bytes, at: int) -> tuple[str, int, bytes]:
-    """The item at ``at``: its letter, where it ends, and what of it goes into the payload."""
+    """The item at ``at``: its letter, its end, and its part of the payload."""
     token, count = PREFIX.unpack_from(log, at)
     if token == Token.MEMORY:
         end = at + 11 + count
@@ -200,7 +200,7 @@ def _fields(letter: str, number: int) -> list[str]:
 
 
 class Cursor:
-    """A place in bytes that are read one item after the other."""
+    """A read position in bytes."""
 
     __slots__ = ("at", "data")
 
@@ -292,7 +292,7 @@ Payload = tuple["list[dict[str, Json]]", "tuple[int, int, int] | None"]
 
 
 def reader(shape: str) -> Callable[[Cursor], Payload]:
-    """What reads payloads of this shape; it raises struct.error on one that is cut off."""
+    """The decoder of payloads of this shape; it raises struct.error on one that is cut short."""
     letters = parts(shape)
     raises = ("E", 0) in letters
     readers = [

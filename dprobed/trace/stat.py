@@ -1,4 +1,4 @@
-"""What records come to: how many, how fast, and histograms of a logged number, by some field."""
+"""Statistics of records: counts, rates and histograms of a logged number, grouped by a field."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SIGN: Final = 1 << 63
 
 @dataclass
 class Group:
-    """The records that have the same value of the field they are told apart by.
+    """A group: the records that share a value of the field they are grouped by.
 
     ``buckets``: how many numbers lie from 2**(N-1) up to 2**N; 0: zeros; -1: those below zero.
     """
@@ -32,7 +32,7 @@ class Group:
     buckets: Counter[int] = field(default_factory=Counter)
 
     def add(self, time: int, number: object) -> None:
-        """One record, and the number that it logged (anything else: it logged none)."""
+        """Count a record, and the number that it logged (any other value: it logged none)."""
         if not self.count:
             self.first = time
         self.count += 1
@@ -53,7 +53,7 @@ class Group:
 
 
 def groups(records: Iterable[Record], by: str, of: str | None) -> list[Group]:
-    """The records by the field ``by``, the largest group first; ``of`` names the number."""
+    """The records grouped by field ``by``, the largest group first; ``of`` names the number."""
     found: dict[str, Group] = {}
     for record in records:
         key = _key(record, by)
@@ -74,7 +74,7 @@ def _key(record: Record, by: str) -> str:
 
 
 def histogram(group: Group) -> Iterator[str]:
-    """Lines that draw the group's numbers."""
+    """The group's histogram as lines of text."""
     low, high = min(group.buckets), max(group.buckets)
     largest = max(group.buckets.values())
     rows = [(bucket_name(bucket), group.buckets[bucket]) for bucket in range(low, high + 1)]
@@ -86,7 +86,7 @@ def histogram(group: Group) -> Iterator[str]:
 
 
 def bucket_name(bucket: int) -> str:
-    """The numbers of a bucket: from a power of two up to the next."""
+    """The range of a bucket: from a power of two up to the next."""
     if bucket < 0:
         return "below 0"
     if bucket < 2:

@@ -25,7 +25,7 @@ _CHUNK: Final = re.compile(r"(\d{6})(\.\w+)?")
 
 
 class AppendFile:
-    """A new file that only grows, by whole pieces; raises OSError."""
+    """A new file that is appended to, all or nothing; raises OSError."""
 
     def __init__(self, path: Path) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -33,7 +33,7 @@ class AppendFile:
         self.size = 0
 
     def append(self, data: bytes) -> None:
-        """Write all of it; on an error nothing of it is left."""
+        """Append all of it; on an error the file is cut back to what it was."""
         if os.fstat(self._descriptor).st_nlink == 0:
             raise FileNotFoundError(errno.ENOENT, "the trace was removed")
         view = memoryview(data)
@@ -47,14 +47,14 @@ class AppendFile:
         self.size += len(data)
 
     def close(self) -> None:
-        """Nothing more comes; raises OSError."""
+        """Close the file; raises OSError."""
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
 
 
 class Chunk(Protocol):
-    """One piece of a session's output."""
+    """A chunk: one piece of a session's output."""
 
     @property
     def path(self) -> Path:
@@ -71,11 +71,11 @@ class Chunk(Protocol):
         ...
 
     def end(self, stream: Stream) -> None:
-        """Nothing more comes from a stream."""
+        """Close a stream."""
         ...
 
     def close(self) -> None:
-        """Nothing more comes at all."""
+        """Close the chunk."""
         ...
 
 
@@ -99,7 +99,7 @@ class CtfChunk:
             raise
 
     def _describe(self, text: str) -> None:
-        """Write ``text`` and what is new: before any packet with such events."""
+        """Append to the metadata: new classes of events, before any packet that has such events."""
         exits = self._trace.exits()
         if len(exits) != len(self._exits):
             text += metadata.more_exits(exits)
@@ -141,7 +141,7 @@ class CtfChunk:
 
 
 class FileChunk:
-    """One file of lines."""
+    """A file of text lines."""
 
     def __init__(self, path: Path, form: Format) -> None:
         self.path = path
@@ -182,7 +182,7 @@ class FileChunk:
 
 
 class JournalChunk:
-    """The journal, as if it were a file without an end."""
+    """The journal as a chunk that never ends."""
 
     path = Path()
     size = 0

@@ -1,4 +1,4 @@
-"""The writing thread of a session: blocks in, chunks out, and what a full disk means.
+"""The writer thread of a trace session: takes blocks, writes chunks, survives a full disk.
 
 A block that cannot be written is lost and counted; the next one is tried anew, so a session goes on
 by itself when there is room again. A chunk whose files were removed is left, and a new one begun.
@@ -32,7 +32,7 @@ MakeChunk = Callable[[Path, int], store.Chunk]
 
 @dataclass(frozen=True)
 class RotationLimits:
-    """What a session may keep, and when it begins a new chunk; None: no limit."""
+    """When a session begins a new chunk, and how much it keeps; None: no limit."""
 
     max_bytes: int | None = None
     max_seconds: float | None = None
@@ -87,11 +87,11 @@ class Writer:
 
     @property
     def full(self) -> bool:
-        """Whether too much waits for the thread."""
+        """Whether the queue to the thread is full."""
         return self._given - self._done > QUEUE_BYTES
 
     def give(self, block: Block) -> bool:
-        """Have a block written; False: too much waits already."""
+        """Queue a block; False if the queue is full."""
         if self.full:
             return False
         self._given += len(block.data)
@@ -99,24 +99,24 @@ class Writer:
         return True
 
     def give_all(self, blocks: list[Block]) -> None:
-        """Have these blocks written as a chunk of their own."""
+        """Queue these blocks as a chunk of their own."""
         self._given += sum(len(block.data) for block in blocks)
         self._queue.put(blocks)
 
     def end_stream(self, stream: Stream) -> None:
-        """Nothing more comes from a stream."""
+        """Close a stream."""
         self._queue.put(stream)
 
     def poke(self) -> None:
-        """Time has passed: chunks may have become too old."""
+        """Look for chunks that have become too old."""
         self._queue.put(_Poke.POKE)
 
     def close(self) -> None:
-        """Nothing more comes."""
+        """End the queue: what is in it is still written."""
         self._queue.put(None)
 
     def join(self, seconds: float) -> bool:
-        """Wait until all is written; False: it is not yet."""
+        """Wait until all is written; False on a time-out."""
         self._thread.join(seconds)
         return not self._thread.is_alive()
 
@@ -188,7 +188,7 @@ class Writer:
         return seconds is not None and time.monotonic() - self._begun > seconds
 
     def _make_room(self, more: int) -> None:
-        """Remove the oldest chunks as the limits ask for it."""
+        """Remove the oldest chunks until the limits are kept."""
         limits = self._limits
         now = time.monotonic()
         while self._past:
@@ -203,7 +203,7 @@ class Writer:
             self.chunks -= 1
 
     def _forget_removed(self) -> None:
-        """Chunks that somebody else removed take no room."""
+        """Forget chunks that somebody else has removed."""
         gone = [each for each in self._past if not each[0].exists()]
         for each in gone:
             self._past.remove(each)
@@ -250,7 +250,7 @@ class Writer:
         return f"{where}: {text[:1].lower()}{text[1:]}"
 
     def _say(self, problem: str) -> None:
-        """Note what is wrong now (empty: nothing), and tell it when that is new."""
+        """Set the present error (empty: none), and report it when it changes."""
         if problem != self.problem:
             self.problem = problem
             self._tell(problem)

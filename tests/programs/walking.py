@@ -15,8 +15,7 @@ from dprobed.program.exec import ir, log, machine
 from dprobed.program.exec.interface import ADDRESS_END, Context, MemoryFault, Outcome, readable
 from dprobed.program.exec.ir import Base, Fact, Raise, Shown, Space, Test, Word, WordOp
 from dprobed.program.exec.lower import lower
-from dprobed.program.exec.lowering import Unit
-from dprobed.program.exec.python import facility_numbers
+from dprobed.program.exec.lowering import Unit, facility_numbers
 from dprobed.program.exec.variables import ListVariables
 from dprobed.program.exits import BUDGET, EXCEPTION
 from dprobed.program.isa import CALL_FRAMES, STACK_WORDS, WORD_BITS, WORD_MASK, Token

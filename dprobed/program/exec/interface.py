@@ -121,7 +121,7 @@ class Outcome:
     ``log``: the items, the exception trace last; ``raw``: where words without prefix lie in it, a
     flat run of (byte offset, number of words). ``major``, ``minor``: the record's numbers.
     ``exception``: code, parm1 and parm2 of the exception that ended the program. ``suspend``: hold
-    the thread; ``resume``: let go every thread of the target that is held.
+    the thread; ``resume``: resume every thread of the target that is held.
     """
 
     __slots__ = ("exception", "exit", "log", "major", "minor", "raw", "resume", "suspend")

@@ -5,7 +5,7 @@ from that: Python source is made of it, an interpreter can walk it, native code 
 it. It is typed: every value is a word of 64 bits, unsigned; what is no word (an item of the log, a
 heap block) never leaves an operation.
 
-Blocks are straight runs of operations; the last one, the block's ``end``, says where it goes on.
+Blocks are basic blocks: straight runs of operations, and an ``end`` that says where it goes on.
 Within a block a value is a ``Temp``, which is assigned once. The program's stack is
 
 - gone, where its depth is one number on every path to each block (``Function.static``): its words
@@ -673,7 +673,7 @@ Ending: TypeAlias = Jump | Branch | Call | Return | End
 
 @dataclass(slots=True)
 class Block:
-    """``cost``: what it takes of the instruction budget before it begins."""
+    """A basic block. ``cost``: what it takes of the instruction budget before it begins."""
 
     cost: int
     ops: tuple[Op, ...]

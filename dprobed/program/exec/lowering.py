@@ -8,6 +8,7 @@ Either way an instruction that fails writes the stack back only on the way out t
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,7 +18,7 @@ from dprobed.program.exec import ir
 from dprobed.program.exec.ir import CodeOffset, Depth, Op, Raise, Slot, Temp, Word
 from dprobed.program.exits import INSTRUCTION_BUDGET
 from dprobed.program.isa import FATAL_EX_MASK, STACK_WORDS, ExCode
-from dprobed.program.model import Header
+from dprobed.program.model import Diagnostic, Header, Program, ProgramError
 
 #: Deeper stacks than this are kept in memory, not in variables.
 _STATIC_DEPTH: Final = 64
@@ -44,6 +45,21 @@ class Unit:
     ex_mask: int
     heap: int
     facilities: tuple[int, ...]
+
+
+def facility_numbers(program: Program, facilities: Mapping[str, int]) -> tuple[int, ...]:
+    """The number of each facility of the program; raises ProgramError for unknown names."""
+    unknown = [f for f in program.facilities if isinstance(f, str) and f not in facilities]
+    if unknown:
+        known = ", ".join(sorted(facilities)) or "none"
+        file = program.source_name or program.header.name
+        raise ProgramError(
+            tuple(
+                Diagnostic(file, 0, 0, f"no facility is called `{name}`", f"there are: {known}")
+                for name in unknown
+            )
+        )
+    return tuple(f if isinstance(f, int) else facilities[f] for f in program.facilities)
 
 
 class Lowering:

@@ -1,4 +1,4 @@
-"""What generated code calls for: the parts of the machine that are not worth writing out inline.
+"""The runtime of generated code: what is not worth writing out inline.
 
 ``Machine`` is the state of one hit of a program whose stack is kept in memory: the circular stack,
 the call stack and the exception trace. The functions are the instructions whose work is a loop.

@@ -16,12 +16,12 @@ from typing import Final
 from dprobed.program.exec import log, machine
 from dprobed.program.exec.interface import Context, MemoryFault, Outcome, readable
 from dprobed.program.exec.lower import lower
-from dprobed.program.exec.lowering import UNROLL, Unit
+from dprobed.program.exec.lowering import UNROLL, Unit, facility_numbers
 from dprobed.program.exec.python_source import source
 from dprobed.program.exec.variables import ListVariables
 from dprobed.program.isa import Operand, Token, decode_at
 from dprobed.program.items import word_packer
-from dprobed.program.model import Diagnostic, ProbeDefinition, Program, ProgramError
+from dprobed.program.model import ProbeDefinition, Program
 
 Entry = Callable[[Context], Outcome]
 
@@ -155,18 +155,3 @@ class PythonExecutor:
     def _facility_gone(self, number: int) -> bool:
         """Whether a facility that had a name when the program was put in has it no more."""
         return number in self._known and number not in self._facilities.values()
-
-
-def facility_numbers(program: Program, facilities: Mapping[str, int]) -> tuple[int, ...]:
-    """The number of each facility of the program; raises ProgramError for unknown names."""
-    unknown = [f for f in program.facilities if isinstance(f, str) and f not in facilities]
-    if unknown:
-        known = ", ".join(sorted(facilities)) or "none"
-        file = program.source_name or program.header.name
-        raise ProgramError(
-            tuple(
-                Diagnostic(file, 0, 0, f"no facility is called `{name}`", f"there are: {known}")
-                for name in unknown
-            )
-        )
-    return tuple(f if isinstance(f, int) else facilities[f] for f in program.facilities)

@@ -33,7 +33,7 @@ from dprobed.program.rpn.parser import assemble
 from dprobed.program.rpn.preprocessor import MAX_INCLUDES, MAX_TOKENS
 from dprobed.program.verifier import MAX_FACILITIES, MAX_PROBES
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "language.md"
+PAGE = Path(__file__).resolve().parents[3] / "docs" / "language.md"
 
 INTRODUCTION = """\
 <!-- Written by `python -m dprobed.program.rpn.reference`; change that, not this. -->
