@@ -201,7 +201,9 @@ class Resolvers:
 
     def expect(self, user: User) -> None:
         """Start the resolver of a user: it will be asked in a moment."""
-        self._of(user).start()
+        resolver = self._by_user.get(user)
+        if resolver is not None:
+            resolver.start()
 
     async def run(self, user: User, steps: Steps[T]) -> T:
         """Take all steps of a question of our own, asked of a user's resolver; their result.

@@ -174,6 +174,8 @@ class Supervisor:
                 self.resolvers.give_back(user)
                 raise
         loop = asyncio.get_running_loop()
+        # It is asked as soon as a program is put in: until then it has been started, too.
+        loop.call_soon(self.resolvers.expect, user)
         tracer = Tracer(ours, on_event)
         tracer.watch(child)
         self.tracers[child] = tracer
