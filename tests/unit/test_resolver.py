@@ -15,7 +15,7 @@ from typing import NoReturn
 import pytest
 
 from dprobed.proc.maps import Mapping, Module
-from dprobed.resolver import limits, service
+from dprobed.resolver import client, limits, service
 from dprobed.resolver.client import MappedFile, Resolver
 from dprobed.resolver.errors import LocationError, LostError
 from dprobed.resolver.files import Ask
@@ -117,7 +117,11 @@ def test_a_dynamic_section_of_six_gigabytes_is_no_trouble(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("limit", ["time", "cpu"])
-def test_what_takes_too_long_is_refused_and_others_go_on(limit: str, tmp_path: Path) -> None:
+def test_what_takes_too_long_is_refused_and_others_go_on(
+    limit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "PATIENCE", 90.0)
+
     def prepare() -> None:
         # Only the one limit can be what ends it.
         limits.DEADLINE = 1.0 if limit == "time" else 600.0  # type: ignore[misc]
