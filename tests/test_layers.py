@@ -65,7 +65,6 @@ STILL: frozenset[tuple[str, str]] = frozenset(
         ("dprobed.arch.x86_64.gdb_registers", "dprobed.program.exec.interface"),
         ("dprobed.daemon.records.recent", "dprobed.program.exec.log"),
         ("dprobed.daemon.records.recent", "dprobed.program.exec.outcome"),
-        ("dprobed.daemon.recovery", "dprobed.tracee.memory"),
         ("dprobed.daemon.target", "dprobed.daemon.tracer_pool"),
         ("dprobed.daemon.tracer_process", "dprobed.engine.affinity"),
         ("dprobed.engine.address_space", "dprobed.engine.probe"),
