@@ -70,7 +70,6 @@ ROOMS: dict[str, tuple[str, ...]] = {
 #: Arrows that are still to go: (from, to). Only ever shorter.
 STILL: frozenset[tuple[str, str]] = frozenset(
     {
-        ("dprobed.daemon.recovery", "dprobed.tracee.memory"),
         ("dprobed.engine.address_space", "dprobed.engine.probe"),
         ("dprobed.engine.trap.engine", "dprobed.engine.watch.registers"),
         ("dprobed.engine.trap.engine", "dprobed.tracer.reporter"),

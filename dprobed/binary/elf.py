@@ -147,6 +147,10 @@ class ElfFile:
     def __repr__(self) -> str:
         return f"<ElfFile {self.path} {self.kind} build-id {self.build_id}>"
 
+    def descriptor(self) -> int:
+        """A further descriptor of the file, for who reads it by other means; raises OSError."""
+        return os.open(f"/proc/self/fd/{self._fd}", os.O_RDONLY | os.O_CLOEXEC)
+
     def damaged(self, what: str) -> LocationError:
         """The error that says that this file is not sound."""
         return LocationError(

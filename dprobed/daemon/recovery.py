@@ -18,13 +18,13 @@ import logging
 import os
 import struct
 from collections.abc import Iterator
+from mmap import PAGESIZE as PAGE
 from typing import Final
 
 from dprobed.backend import BackendGone, BackendRefused, Backends
 from dprobed.proc import maps, procfs
 from dprobed.resolver.errors import LocationError
 from dprobed.resolver.modules import is_mapped_inode, open_module, replaced
-from dprobed.tracee.memory import PAGE, Memory
 from dprobed.wire import protocol
 
 _log = logging.getLogger("dprobed")
@@ -78,7 +78,7 @@ def restore_text(pid: int) -> int:
     LocationError: where the file of a module cannot be read: its breakpoints are still there.
     """
     pid = procfs.live_thread(pid)
-    memory = Memory(pid)
+    memory = os.open(f"/proc/{pid}/mem", os.O_RDWR | os.O_CLOEXEC)
     unread: LocationError | None = None
     count = 0
     try:
@@ -102,13 +102,13 @@ def restore_text(pid: int) -> int:
             finally:
                 os.close(file)
     finally:
-        memory.close()
+        os.close(memory)
     if unread is not None:
         raise unread
     return count
 
 
-def _open(memory: Memory, module: maps.Module) -> int:
+def _open(memory: int, module: maps.Module) -> int:
     """A descriptor of the file that is mapped; raises LocationError.
 
     Nothing of it is decoded: a file that only has the module's path is that file if it has its
@@ -120,12 +120,26 @@ def _open(memory: Memory, module: maps.Module) -> int:
     first = next((each for each in module.mappings if each.offset == 0), None)
     if first is not None:
         size = min(first.end - first.start, _HEAD)
-        now, on_disk = memory.peek(first.start, size), os.pread(opened.descriptor, size, 0)
+        now, on_disk = _peek(memory, first.start, size), _peek(opened.descriptor, 0, size)
         same = all(a in (b, _INT3) for a, b in zip(now, on_disk, strict=False))
         if same and len(on_disk) <= len(now) and _BUILD_ID in on_disk:
             return opened.descriptor
     os.close(opened.descriptor)
     raise replaced(module)
+
+
+def _peek(descriptor: int, address: int, length: int) -> bytes:
+    try:
+        return os.pread(descriptor, length, address)
+    except OSError:
+        return b""
+
+
+def _poke(memory: int, address: int, data: bytes) -> bool:
+    try:
+        return os.pwrite(memory, data, address) == len(data)
+    except OSError:
+        return False
 
 
 def _written_pages(pid: int, mapping: maps.Mapping) -> Iterator[int]:
@@ -139,14 +153,14 @@ def _written_pages(pid: int, mapping: maps.Mapping) -> Iterator[int]:
             yield mapping.start + index * PAGE
 
 
-def _restore(memory: Memory, file: int, page: int, offset: int) -> int:
+def _restore(memory: int, file: int, page: int, offset: int) -> int:
     """Put a page's bytes back where a breakpoint is; how many there were."""
-    now = memory.peek(page, PAGE)
+    now = _peek(memory, page, PAGE)
     count = 0
     at = now.find(_INT3)
-    original = os.pread(file, PAGE, offset) if at >= 0 else b""
+    original = _peek(file, offset, PAGE) if at >= 0 else b""
     while 0 <= at < len(original):
         if original[at] != _INT3:
-            count += memory.poke(page + at, original[at : at + 1])
+            count += _poke(memory, page + at, original[at : at + 1])
         at = now.find(_INT3, at + 1)
     return count

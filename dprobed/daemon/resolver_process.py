@@ -19,10 +19,9 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from dprobed.daemon.child_process import User, fork_as, how_it_ended
-from dprobed.resolver.client import PATIENCE, open_channel, received
+from dprobed.resolver.client import PATIENCE, open_channel, received, send
 from dprobed.resolver.errors import LocationError, LostError
 from dprobed.resolver.files import Ask, Steps
-from dprobed.wire import resolver as wire
 from dprobed.wire.resolver import Answer
 
 #: A resolver that ends sooner than this is started again after as long.
@@ -140,14 +139,12 @@ class _Resolver:
             if self._channel is None:
                 self._channel = open_channel(self.mailbox)
                 loop.call_later(_IDLE, self._look_if_idle)
-            socket.send_fds(self._channel, [wire.pack(ask.question)], [ask.descriptor])
-        except (BrokenPipeError, ConnectionResetError):
-            raise LostError(f"{ask.question.path}: the resolver ended", innocent=True) from None
         except OSError as error:
             raise LocationError(
                 f"{ask.question.path}: no resolver to ask: {error.strerror}"
             ) from error
         channel = self._channel
+        send(channel, ask)
         ready = asyncio.Event()
         loop.add_reader(channel, ready.set)
         try:
@@ -201,7 +198,9 @@ class Resolvers:
 
     def expect(self, user: User) -> None:
         """Start the resolver of a user: it will be asked in a moment."""
-        self._of(user).start()
+        resolver = self._by_user.get(user)
+        if resolver is not None:
+            resolver.start()
 
     async def run(self, user: User, steps: Steps[T]) -> T:
         """Take all steps of a question of our own, asked of a user's resolver; their result.

@@ -53,6 +53,17 @@ def open_channel(mailbox: socket.socket) -> socket.socket:
     return ours
 
 
+def send(channel: socket.socket, ask: Ask) -> None:
+    """Ask; raises LocationError, which is LostError where the resolver ended before."""
+    path = ask.question.path
+    try:
+        socket.send_fds(channel, [wire.pack(ask.question)], [ask.descriptor])
+    except (BrokenPipeError, ConnectionResetError):
+        raise LostError(f"{path}: the resolver ended", innocent=True) from None
+    except (OSError, ValueError, OverflowError) as error:  # the latter: it cannot be said
+        raise LocationError(f"{path}: cannot ask the resolver: {error}") from error
+
+
 def received(sock: socket.socket, ask: Ask, asked_at: float) -> Answer:
     """The checked answer that a channel has; raises LostError."""
     path = ask.question.path
@@ -147,12 +158,10 @@ class Resolver:
         try:
             if self._channel is None:
                 self._channel = open_channel(self._mailbox)
-            channel = self._channel
-            socket.send_fds(channel, [wire.pack(ask.question)], [ask.descriptor])
-        except (BrokenPipeError, ConnectionResetError):
-            raise LostError(f"{path}: the resolver ended", innocent=True) from None
         except OSError as error:
             raise LocationError(f"{path}: no resolver to ask: {error.strerror}") from error
+        channel = self._channel
+        send(channel, ask)
         if not self._wait(channel, max(0.0, end - asked_at)):
             raise LostError(f"{path}: the resolver did not answer in {PATIENCE:g} s")
         return received(channel, ask, asked_at)

@@ -90,9 +90,10 @@ class Tracees:
             tid = _waitpid(-1, self.status_address, WALL | os.WNOHANG)
             if tid > 0:
                 self._sort(tid, self.status.value, None)
-            elif time.monotonic() >= deadline:
+            # Looked at in either case: many busy threads hit without end.
+            if time.monotonic() >= deadline:
                 return
-            else:
+            if tid <= 0:
                 time.sleep(_PAUSE)
 
     def drain(self) -> None:

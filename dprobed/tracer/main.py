@@ -43,8 +43,10 @@ from dprobed.wire import protocol
 from dprobed.wire.framing import Unpacker
 
 _IDLE: Final = 5.0
-#: Seconds between two looks for hits while a resolver reads.
-_RESOLVER_PAUSE: Final = 0.001
+#: Seconds in which a resolver answers mostly; then those in turn in which hits are served, and its
+#: answer is waited for.
+_RESOLVER_SOON: Final = 0.001
+_RESOLVER_TURNS: Final = (0.001, 0.0003)
 #: What is answered of a target that has ended already, and is not reported yet.
 _OF_AN_ENDED: Final = (protocol.Query, protocol.Detach)
 #: Why a request is refused.
@@ -146,11 +148,12 @@ class Tracer:
     def _await_resolver(self, channel: socket.socket, seconds: float) -> bool:
         """Wait for an answer; if it is not there at once, plain hits are served meanwhile."""
         deadline = time.monotonic() + seconds
-        while not wait_for(channel, _RESOLVER_PAUSE):
-            if time.monotonic() > deadline:
-                return False
-            self._tracees.pause(0.0)
-        return True
+        serve, listen = _RESOLVER_TURNS
+        answered = wait_for(channel, _RESOLVER_SOON)
+        while not answered and time.monotonic() < deadline:
+            self._tracees.pause(serve)
+            answered = wait_for(channel, listen)
+        return answered
 
     def _blame(self, error: Exception) -> None:
         """A defect of ours: the target's whose work was being done, else the tracer's end."""

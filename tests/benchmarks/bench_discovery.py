@@ -77,7 +77,8 @@ class Deployed:
 
     def tracers(self) -> list[psutil.Process]:
         """The processes that trace."""
-        return self.daemon.children(recursive=True)
+        children = self.daemon.children(recursive=True)
+        return [each for each in children if each.name() != "dprobed-resolve"]
 
     def busy(self) -> float:
         """Seconds of CPU that the daemon and its tracers have used."""

@@ -246,10 +246,12 @@ def dprobe(*arguments: str | Path) -> list[str | Path]:
 
 
 def relatives(client: int) -> dict[str, psutil.Process]:
-    """Our own processes of a `dprobe run`: the client, its private daemon, the tracer."""
+    """Our own processes of a `dprobe run`: the client, its private daemon, tracer and resolver."""
     found = {"client": psutil.Process(client)}
     for child in found["client"].children():
         if child.cmdline()[-3:-1] == ["dprobed", "--private"]:
             found["daemon"] = child
-            found.update(zip(("tracer",), child.children(), strict=False))
+            for process in child.children():
+                own = "resolver" if process.name() == "dprobed-resolve" else "tracer"
+                found[own] = process
     return found

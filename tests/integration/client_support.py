@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -66,10 +67,26 @@ def words(record: Json) -> list[int]:
     return [word for item in record["log"] for word in item.get("words", [])]
 
 
+#: What a resolver calls itself.
+RESOLVER = "dprobed-resolve"
+
+
+def _started(pid: int) -> list[tuple[int, str]]:
+    found = []
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        with contextlib.suppress(OSError):
+            found.append((int(child), Path(f"/proc/{child}/comm").read_text().strip()))
+    return found
+
+
 def children(pid: int) -> list[int]:
-    """The processes that ``pid`` started."""
-    text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
-    return [int(child) for child in text.split()]
+    """The processes that ``pid`` started, but for resolvers, which stay for a while."""
+    return [child for child, name in _started(pid) if name != RESOLVER]
+
+
+def resolvers(pid: int) -> list[int]:
+    """The resolvers of a daemon."""
+    return [child for child, name in _started(pid) if name == RESOLVER]
 
 
 def wait_end(pid: int, seconds: float = PATIENCE) -> bool:
@@ -178,7 +195,7 @@ class Daemon:
 
     def stop(self) -> None:
         """Ask it to end; it must, and take its tracers with it."""
-        tracers = children(self.process.pid)
+        tracers = children(self.process.pid) + resolvers(self.process.pid)
         self.process.send_signal(signal.SIGTERM)
         assert self.process.wait(PATIENCE) == 0
         assert all(map(wait_end, tracers))

@@ -112,6 +112,18 @@ class Target:
         self.process.stdout.close()
 
 
+def _keep_resolver(mailbox: socket.socket) -> None:
+    """Start a resolver, and again whenever it has died, until nobody can ask any more."""
+    limits.LINGER = 3600.0  # type: ignore[misc]
+    status = -1
+    while status:
+        pid = os.fork()
+        if pid == 0:
+            resolver_main(mailbox)
+            os._exit(0)
+        _, status = os.waitpid(pid, 0)
+
+
 class RefusedError(Exception):
     """The tracer's answer to a request was no; the text is its reason."""
 
@@ -135,8 +147,7 @@ class TracerProcess:
         mailbox, reading = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._resolver = os.fork()
         if self._resolver == 0:
-            limits.LINGER = 3600.0  # type: ignore[misc]
-            self._live(uid, [reading], lambda: resolver_main(reading))
+            self._live(uid, [reading], lambda: _keep_resolver(reading))
         self.pid = os.fork()
         if self.pid == 0:
             self._live(uid, [theirs, mailbox], lambda: tracer_main(theirs, mailbox))

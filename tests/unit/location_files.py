@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import struct
 import subprocess
 import tempfile
 from pathlib import Path
@@ -95,3 +96,55 @@ def address(path: Path | str, symbol: str, *options: str) -> int:
     found = {value for value, _, name in nm(path, *options) if name == symbol}
     assert len(found) == 1, f"{symbol}: {found}"
     return found.pop()
+
+
+def _hostile(path: Path, size: int, dynamic: tuple[int, int]) -> None:
+    """A shared library with one segment of code and a dynamic section (offset, size)."""
+    header = struct.pack(
+        "<16sHHIQQQIHHHHHH", b"\x7fELF\2\1\1", 3, 62, 1, 0, 64, 0, 0, 64, 56, 2, 64, 0, 0
+    )
+    header += struct.pack("<IIQQQQQQ", 1, 5, 0, 0, 0, size, size, 0x1000)
+    header += struct.pack("<IIQQQQQQ", 2, 4, *dynamic[:1], *dynamic[:1], 0, *dynamic[1:] * 2, 8)
+    path.write_bytes(header)
+    os.truncate(path, size)
+
+
+def endless_symbols(path: Path) -> Path:
+    """A sparse file whose symbols are counted for hours: no chain of its hash table ends."""
+    size = 6 << 30
+    _hostile(path, size, (0x1000, 64))
+    with path.open("r+b") as file:
+        file.seek(0x1000)
+        # DT_SYMTAB, DT_STRTAB and DT_GNU_HASH, with one bucket that begins at symbol 1
+        file.write(struct.pack("<6Q", 6, 0x3000, 5, 0x3000, 0x6FFFFEF5, 0x2000))
+        file.seek(0x2000)
+        file.write(struct.pack("<IIII", 1, 1, 0, 0) + struct.pack("<I", 1))
+    return path
+
+
+def endless_needs(path: Path) -> Path:
+    """A file that asks for four million libraries."""
+    entries = struct.pack("<QQ", 1, 64) * (1 << 22)
+    _hostile(path, 0x2000 + len(entries), (0x1000, len(entries) + 16))
+    with path.open("r+b") as file:
+        file.seek(0x1000)
+        file.write(struct.pack("<QQ", 5, 0) + entries)
+    return path
+
+
+def endless_dynamic(path: Path) -> Path:
+    """A sparse file with a dynamic section of 6 GB."""
+    _hostile(path, 0x1000 + (6 << 30), (0x1000, 6 << 30))
+    return path
+
+
+def endless_sections(path: Path) -> Path:
+    """A sparse file with 16 million section headers: 1 GB of them, and 10 as Python objects."""
+    count = 1 << 24
+    _hostile(path, 0x1000 + 64 * count, (0x800, 0))
+    with path.open("r+b") as file:
+        file.seek(40)
+        file.write(struct.pack("<Q", 0x1000))  # e_shoff; e_shnum 0: the first one's size says it
+        file.seek(0x1000 + 32)
+        file.write(struct.pack("<Q", count))
+    return path
