@@ -243,7 +243,7 @@ def test_files_whose_names_are_no_utf8(place: Place) -> None:
         done = daemon.dprobe("policy", "reload")
         assert done.returncode == 2
         assert f"{shown}:6:1: error: unknown key `x`" in done.stderr
-        assert f"the folder {place.folder}/\ufffd on the way to it can be" in done.stderr
+        assert f"the folder {place.folder}/\ufffd on the way to it is writable" in done.stderr
         done = dprobe("policy", "check", "--json", path)
         assert done.returncode == 2
         (row,) = parsed(done.stdout)

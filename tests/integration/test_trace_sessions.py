@@ -371,7 +371,7 @@ def test_disarmed_sessions_take_nothing(daemon: Daemon, tmp_path: Path) -> None:
         (["start", "{0}/file"], "file exists"),
         (["start", "--format", "journal", "--max-size", "1M"], "the journal takes neither"),
         (["stop", "nobody"], "there is no session nobody"),
-        (["save", "again"], "is no flight recorder"),
+        (["save", "again"], "is not a flight recorder"),
         (["show", "{0}/nothing"], "there is no such file or folder"),
         (["show", "{0}/again", "-w", "nonsense"], "is no condition"),
     ],
