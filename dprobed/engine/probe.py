@@ -53,6 +53,7 @@ class Probe:
         "attachments",
         "definition",
         "dropped",
+        "engine",
         "entry",
         "faulted",
         "hits",
@@ -96,6 +97,8 @@ class Probe:
         self.state = State.PENDING
         self.reason = "no mapped module of that name yet"
         self.module = module
+        #: The name of the engine that serves it; empty while it has no place.
+        self.engine = ""
         self.place = definition.offset or definition.address or ""
         self.attachments: list[Attachment] = []
         #: Pending for something else than its module being mapped: look again at times.
@@ -140,4 +143,5 @@ class Probe:
             faulted=self.faulted,
             addresses=sorted(each.address for each in self.attachments),
             passed=self.passed,
+            engine=self.engine if self.attachments else "",
         )

@@ -196,6 +196,9 @@ class Programs:
         """
         if request.program in self.inserted:
             raise RequestError(f"program {request.program} is in already")
+        if request.engine not in protocol.ENGINES:
+            known = ", ".join(protocol.ENGINES)
+            raise RequestError(f"there is no engine {request.engine!r}; there are: {known}")
         try:
             program = _decode(request.bytecode)
             if program.header.kernel:
@@ -367,6 +370,7 @@ class Programs:
         else:
             self._engine.watch.attach(index, attachment)
         probe.attachments.append(attachment)
+        probe.engine = "watch" if site is None else "trap"
         probe.module, probe.place = spot.module, spot.place
         probe.set(ProbeState.ACTIVE)
         probe.retry = False
@@ -497,6 +501,7 @@ class Programs:
             if site is not None:
                 site.attachments.append(new)
             probe.attachments.append(new)
+            probe.engine = old.probe.engine
         engine.watch.take_over(other._engine.watch, attachments)
         for new_probe in twins.values():
             if new_probe.state is ProbeState.ACTIVE and not new_probe.attachments:

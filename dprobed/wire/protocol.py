@@ -10,8 +10,12 @@ Codec only: nothing here opens a socket.
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Final
 
 import msgspec
+
+#: What ``Insert.engine`` can be.
+ENGINES: Final = ("auto", "trap")
 
 
 class State(StrEnum):
@@ -78,6 +82,7 @@ class Insert(msgspec.Struct, tag=True, frozen=True):
     ``check_opcode`` false skips the comparison with the probe's ``opcode`` key. ``facilities``: as
     in ``Facilities``, as ``acting``. ``label``: its name, for those who read of it. ``budget``:
     what it may cost in this target. ``follow_forks``: children of the target get it, and theirs.
+    ``engine``: which one serves its code probes (``ENGINES``); ``auto``: the cheapest that can.
     """
 
     seq: int
@@ -90,6 +95,7 @@ class Insert(msgspec.Struct, tag=True, frozen=True):
     label: str = ""
     budget: Limits | None = None
     follow_forks: bool = False
+    engine: str = "auto"
 
 
 class Remove(msgspec.Struct, tag=True, frozen=True):
@@ -166,7 +172,8 @@ class ProbeStatus(msgspec.Struct, frozen=True, array_like=True):
     every hit, ``ran`` those whose program ran, ``missed`` those that could not be served,
     ``dropped`` records that were lost on the way to the daemon, ``faulted`` records withdrawn
     because the probed instruction itself faulted. ``addresses``: where the probe is in memory.
-    ``passed``: hits while it was throttled, at least so many.
+    ``passed``: hits while it was throttled, at least so many. ``engine``: which one serves it:
+    ``trap``, or ``watch``; empty while it has no place.
     """
 
     program: int
@@ -182,6 +189,7 @@ class ProbeStatus(msgspec.Struct, frozen=True, array_like=True):
     faulted: int
     addresses: list[int]
     passed: int = 0
+    engine: str = ""
 
 
 class DumpStatus(msgspec.Struct, frozen=True, array_like=True):

@@ -68,6 +68,7 @@ def break_at(
 def test_the_target_survives(
     build_target: BuildTarget,
     start: Start,
+    engine: str,
     monkeypatch: pytest.MonkeyPatch,
     owner: type[Any],
     name: str,
@@ -77,7 +78,7 @@ def test_the_target_survives(
     target = start(program)
     before = text(target.pid)
     break_at(monkeypatch, owner, name, calls)
-    tracer = TracerProcess()
+    tracer = TracerProcess(engine=engine)
     target.tracer = tracer
     try:
         tracer.attach(target.pid)
