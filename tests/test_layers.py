@@ -79,9 +79,6 @@ STILL: frozenset[tuple[str, str]] = frozenset(
         ("dprobed.daemon.recovery", "dprobed.tracee.memory"),
         ("dprobed.daemon.target", "dprobed.daemon.tracer_pool"),
         ("dprobed.daemon.tracer_process", "dprobed.engine.affinity"),
-        ("dprobed.engine.address_space", "dprobed.engine.probe"),
-        ("dprobed.engine.trap.engine", "dprobed.engine.watch.registers"),
-        ("dprobed.engine.trap.engine", "dprobed.tracer.reporter"),
         ("dprobed.program.rpn.reference", "dprobed.program.exec.outcome"),
         ("dprobed.record.text", "dprobed.wire.messages"),
         ("dprobed.trace.metadata", "dprobed"),
@@ -89,10 +86,7 @@ STILL: frozenset[tuple[str, str]] = frozenset(
         ("dprobed.trace.rewrite", "dprobed.program.exec.log"),
         ("dprobed.trace.rewrite", "dprobed.program.exec.outcome"),
         ("dprobed.trace.shape", "dprobed.program.exec.log"),
-        ("dprobed.tracee.thread", "dprobed.engine.address_space"),
-        ("dprobed.tracee.thread", "dprobed.engine.trap.engine"),
         ("dprobed.tracee.thread", "dprobed.tracee.thread_group"),
-        ("dprobed.tracee.thread_group", "dprobed.engine.trap.engine"),
         ("dprobed.tracee.tracees", "dprobed.tracee.thread_group"),
         ("dprobed.tracer.dump.dumper", "dprobed.binary.elf"),
         ("dprobed.tracer.internal_breakpoints", "dprobed.binary.errors"),
@@ -102,6 +96,7 @@ STILL: frozenset[tuple[str, str]] = frozenset(
         ("dprobed.tracer.placement", "dprobed.binary.maps"),
         ("dprobed.tracer.placement", "dprobed.binary.places"),
         ("dprobed.tracer.placement", "dprobed.binary.relocations"),
+        ("dprobed.tracer.places", "dprobed.binary.errors"),
         ("dprobed.tracer.programs", "dprobed.binary.errors"),
     }
 )

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
-PAGE: Final = 4096
+from dprobed.arch.x86_64.paging import PAGE
+
 #: Bits of /proc/PID/coredump_filter (core(5)).
 ANONYMOUS_PRIVATE: Final = 1 << 0
 ANONYMOUS_SHARED: Final = 1 << 1

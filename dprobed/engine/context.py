@@ -4,31 +4,74 @@ from __future__ import annotations
 
 import time
 
+from dprobed.arch.x86_64.registers import FPREGS_SIZE
 from dprobed.proc import procfs
 from dprobed.program.exec.interface import Registers as Words
 from dprobed.tracee import memory, ptrace
-from dprobed.tracee.ptrace import FPREGS_SIZE, Block, Registers
+from dprobed.tracee.lifecycle import State
+from dprobed.tracee.ptrace import Block, Registers
 from dprobed.tracee.thread import Thread
+
+
+class Facts:
+    """What was last read of a thread, so that not every hit reads it.
+
+    ``cpu_address``: where its ``struct rseq`` has the CPU, 0 if it has none, -1 until that is
+    known. ``revocable``: the latest hit's records, which a fault of the instruction withdraws.
+    """
+
+    __slots__ = (
+        "comm",
+        "cpu",
+        "cpu_address",
+        "cpu_until",
+        "gid",
+        "identity_until",
+        "revocable",
+        "uid",
+    )
+
+    def __init__(self) -> None:
+        self.comm = b""
+        self.uid = 0
+        self.gid = 0
+        self.identity_until = 0
+        self.cpu = -1
+        self.cpu_until = 0
+        self.cpu_address = -1
+        self.revocable: tuple[tuple[int, int], ...] = ()
 
 
 class HitContext:
     """One object for all hits, since they are served one after the other."""
 
-    __slots__ = ("_cpu", "_fpregs", "_fpregs_loaded", "fp_dirty", "memory", "regs", "thread")
+    __slots__ = (
+        "_cpu",
+        "_facts",
+        "_fpregs",
+        "_fpregs_loaded",
+        "fp_dirty",
+        "memory",
+        "regs",
+        "thread",
+    )
 
     def __init__(self, registers: Registers) -> None:
         #: Of the present address space.
-        self.memory: memory.Memory
+        self.memory = memory.Memory.closed()
         self.regs: Words = registers.words
-        self.thread: Thread
+        #: Whose hit it is.
+        self.thread = Thread(0, 0, State.ENDED)
         self.fp_dirty = False
+        self._facts = Facts()
         self._fpregs = Block(FPREGS_SIZE)
         self._fpregs_loaded = False
         self._cpu = -1
 
-    def enter(self, thread: Thread) -> None:
+    def enter(self, thread: Thread, facts: Facts) -> None:
         """A new hit; its registers are loaded already."""
         self.thread = thread
+        self._facts = facts
         self._cpu = -1
         if self._fpregs_loaded:
             self._fpregs_loaded = False
@@ -53,17 +96,17 @@ class HitContext:
     @property
     def uid(self) -> int:
         """See Context."""
-        return self.thread.owner[0]
+        return self._facts.uid
 
     @property
     def gid(self) -> int:
         """See Context."""
-        return self.thread.owner[1]
+        return self._facts.gid
 
     @property
     def comm(self) -> bytes:
         """See Context; at most 0.1 s old."""
-        return self.thread.comm
+        return self._facts.comm
 
     @property
     def cpu(self) -> int:
@@ -73,16 +116,16 @@ class HitContext:
         return self._cpu
 
     def _find_cpu(self) -> int:
-        thread = self.thread
-        if thread.cpu_address < 0:
-            rseq = ptrace.rseq_address(thread.tid)
-            thread.cpu_address = rseq + 4 if rseq else 0
-        if thread.cpu_address:
-            found = int.from_bytes(self.memory.peek(thread.cpu_address, 4), "little")
+        tid, facts = self.thread.tid, self._facts
+        if facts.cpu_address < 0:
+            rseq = ptrace.rseq_address(tid)
+            facts.cpu_address = rseq + 4 if rseq else 0
+        if facts.cpu_address:
+            found = int.from_bytes(self.memory.peek(facts.cpu_address, 4), "little")
             # Until the thread first returns to user space the field says "uninitialized" (-1).
             if 0 <= found < 0x8000_0000:
                 return found
-        return procfs.cpu(thread.tid)
+        return procfs.cpu(tid)
 
     def fpregs(self) -> bytearray:
         """See Context."""

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from dprobed.engine.address_space import Site
 from dprobed.engine.budget import Account
 from dprobed.program.exec.interface import Context
 from dprobed.program.exec.outcome import Outcome
@@ -20,29 +19,27 @@ from dprobed.wire.protocol import ProbeStatus, State
 
 
 class Attachment:
-    """One place of a probe: ``number`` is the place's in records."""
+    """One place of a probe: ``number`` is the place's in records. Engines have their own kinds."""
 
-    __slots__ = ("address", "index", "module_key", "number", "place", "probe", "site")
+    __slots__ = ("address", "engine", "module_key", "number", "place", "probe")
 
     def __init__(
         self,
         probe: Probe,
+        engine: str,
         number: int,
         place: str,
         address: int,
         module_key: object,
-        site: Site | None = None,
-        index: int = -1,
     ) -> None:
         self.probe: Final = probe
+        #: The name of the engine that serves it.
+        self.engine: Final = engine
         self.number: Final = number
         self.place: Final = place
         self.address: Final = address
         #: The mapping of the module that it belongs to; it goes away with it.
         self.module_key: Final = module_key
-        self.site: Final = site
-        #: The debug register of a watchpoint.
-        self.index: Final = index
 
 
 class Probe:
@@ -53,7 +50,6 @@ class Probe:
         "attachments",
         "definition",
         "dropped",
-        "engine",
         "entry",
         "faulted",
         "hits",
@@ -97,8 +93,6 @@ class Probe:
         self.state = State.PENDING
         self.reason = "no mapped module of that name yet"
         self.module = module
-        #: The name of the engine that serves it; empty while it has no place.
-        self.engine = ""
         self.place = definition.offset or definition.address or ""
         self.attachments: list[Attachment] = []
         #: Pending for something else than its module being mapped: look again at times.
@@ -143,5 +137,5 @@ class Probe:
             faulted=self.faulted,
             addresses=sorted(each.address for each in self.attachments),
             passed=self.passed,
-            engine=self.engine if self.attachments else "",
+            engine=self.attachments[0].engine if self.attachments else "",
         )

@@ -1,4 +1,4 @@
-"""One traced thread, and what it asks of the engine above."""
+"""One traced thread, and what it asks of those above."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from dprobed.tracee.lifecycle import State
 from dprobed.tracee.status import Stop
 
 if TYPE_CHECKING:
-    from dprobed.engine.address_space import Site
-    from dprobed.engine.trap.engine import TrapEngine
     from dprobed.tracee.thread_group import ThreadGroup
 
 
@@ -19,29 +17,19 @@ class Thread:
     __slots__ = (
         "busy",
         "clean",
-        "comm",
-        "cpu",
-        "cpu_address",
-        "cpu_until",
-        "entering",
+        "enters_handler",
         "executed",
         "group",
         "held",
-        "identity_until",
         "listen",
-        "owner",
         "pinned",
         "relisten",
-        "revocable",
         "siginfo",
         "signal",
-        "skip",
         "state",
         "stepping",
         "tgid",
         "tid",
-        "trap_mask",
-        "traps",
         "waits",
     )
 
@@ -49,9 +37,8 @@ class Thread:
         self.tid = tid
         self.tgid = tgid
         self.state = state
-        #: Whose it is, and who serves its hits.
+        #: Whose it is.
         self.group: ThreadGroup
-        self.traps: TrapEngine
         #: The signal of a signal-delivery-stop, to be delivered when the thread goes on.
         self.signal = 0
         #: That signal's siginfo, when a stop of another kind has come in between.
@@ -74,30 +61,24 @@ class Thread:
         self.executed = 0
         #: In ``vfork``, about to sleep until the child has done ``exec`` or ended.
         self.waits = False
-        #: (address of the breakpoint, rsp, more registers): the next hit with these is a restart.
-        self.skip: tuple[int, ...] | None = None
-        #: The site in whose slot it is while a handler is set up; then it stops at the handler.
-        self.entering: Site | None = None
-        #: The latest hit's records (batch, index), which a fault of the instruction withdraws.
-        self.revocable: tuple[tuple[int, int], ...] = ()
-        self.comm = b""
-        self.owner = (0, 0)
-        self.identity_until = 0
-        self.cpu = -1
-        self.cpu_until = 0
-        self.cpu_address = -1
-        #: The signal mask, if it blocks SIGTRAP as far as we know.
-        self.trap_mask: int | None = None
+        #: It goes on by a step into a signal's handler, and stops at its first instruction.
+        self.enters_handler = False
 
 
-class Engine(Protocol):
-    """What is done about stops that concern probes. Called with the thread STOPPED."""
+class StopHandler(Protocol):
+    """What is done about stops that concern probes. Called with the thread STOPPED, but for
+    ``serve_hit``."""
+
+    def serve_hit(self, thread: Thread, now: int) -> bool:
+        """Serve a SIGTRAP stop of a RUNNING thread that is a hit and nothing else, and let the
+        thread go on; false: it is not, nothing was done."""
+        ...
 
     def serve_trap(self, thread: Thread) -> None:
         """A SIGTRAP stop: decide what it is, and leave a plan."""
         ...
 
-    def abandon(self, thread: Thread) -> None:
+    def abandon(self, thread: Thread) -> object:
         """A stop was not reacted to: a breakpoint that it may be is to be hit again."""
         ...
 

@@ -5,8 +5,8 @@ Rules:
 * One thread (of ours) owns ptrace. It waits for its tracees (``Tracees``) and for nothing else; a
   signal ends a wait early, and ``attention`` then says that there is something to do.
 * Every stop goes through ``dispatch``: the table in ``lifecycle`` says the reaction, and the
-  ``Engine`` above does what concerns probes. A reaction leaves the thread STOPPED with a *plan*
-  (which signal it gets, whether it listens); ``go`` carries the plan out.
+  ``StopHandler`` above does what concerns probes. A reaction leaves the thread STOPPED with a
+  *plan* (which signal it gets, whether it listens); ``go`` carries the plan out.
 * While the world is stopped, plans wait. So a hit that arrives while we stop the others is served
   at once, but its thread goes on only with all others.
 * A thread that sleeps uninterruptibly cannot be stopped. It runs no code of the target either; the
@@ -22,7 +22,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from dprobed.proc import procfs
 from dprobed.tracee import memory, ptrace
@@ -30,11 +30,8 @@ from dprobed.tracee.lifecycle import Reaction, State, react
 from dprobed.tracee.ptrace import CS, ORIG_RAX, RAX, RIP, WALL, Gone, Registers
 from dprobed.tracee.ptrace import raw_waitpid as _waitpid
 from dprobed.tracee.status import Kind, Stop, decode
-from dprobed.tracee.thread import Engine, Thread
+from dprobed.tracee.thread import StopHandler, Thread
 from dprobed.tracee.tracees import Tracees
-
-if TYPE_CHECKING:
-    from dprobed.engine.trap.engine import TrapEngine
 
 _CLONE_VM: Final = 0x100
 _CLONE_THREAD: Final = 0x10000
@@ -66,11 +63,13 @@ _USER_CODE_32: Final = 0x23
 class ThreadGroup:
     """The traced threads of one target; its CLONE_VM children are here too."""
 
-    def __init__(self, engine: Engine, tracees: Tracees) -> None:
+    def __init__(self, engine: StopHandler, tracees: Tracees) -> None:
         self.threads: dict[int, Thread] = {}
         self.tracees: Final = tracees
-        #: Serves the hits of these threads.
-        self.traps: TrapEngine
+        #: What is done about their stops.
+        self.handler: Final = engine
+        #: Nanoseconds for which they stood still for us.
+        self.overhead_ns = 0
         #: The main loop is to look after this target.
         self.wants = False
         #: A defect of ours in the handling of this target: its probes have to go.
@@ -97,7 +96,7 @@ class ThreadGroup:
     def add(self, thread: Thread) -> Thread:
         """A thread of this target, new or handed over by another group."""
         self.threads[thread.tid] = self.tracees.threads[thread.tid] = thread
-        thread.group, thread.traps = self, self.traps
+        thread.group = self
         return thread
 
     def drop(self, tid: int) -> None:
@@ -294,11 +293,7 @@ class ThreadGroup:
         thread.signal = 0
         thread.siginfo = None
         thread.listen = thread.relisten = thread.held = thread.pinned = False
-        thread.skip = thread.entering = None
-        thread.revocable = ()
-        thread.cpu_address = -1
-        thread.trap_mask = None
-        thread.identity_until = 0
+        thread.enters_handler = False
         self._engine.new_image(thread)
 
     def await_children(self, thread: Thread) -> None:
@@ -356,7 +351,7 @@ class ThreadGroup:
                 thread.relisten = False
                 ptrace.interrupt(thread.tid)
             number, thread.signal = thread.signal, 0
-            if thread.entering is not None or thread.stepping:
+            if thread.enters_handler or thread.stepping:
                 ptrace.step(thread.tid, number)
             else:
                 ptrace.cont(thread.tid, number)

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Final
 
 from dprobed.proc import procfs
 from dprobed.tracee import ptrace
+from dprobed.tracee.lifecycle import State
 from dprobed.tracee.ptrace import WALL, Gone
 from dprobed.tracee.ptrace import raw_waitpid as _waitpid
 from dprobed.tracee.status import TRAP_STATUS, Kind, Stop, decode
@@ -61,8 +62,6 @@ class Tracees:
         self.early: dict[int, tuple[Stop, float]] = {}
         #: Whose work is being done: a defect is that target's.
         self.blamed: ThreadGroup | None = None
-        #: Serves a SIGTRAP stop that is a plain hit; false: it is not, nothing was done.
-        self.serve_hit: Callable[[Thread, int], bool] = lambda thread, now: False
         self._noted: deque[tuple[int, int]] = deque()
 
     # --- waiting ---
@@ -112,10 +111,10 @@ class Tracees:
         if thread is None or thread.group is group:
             self.dispatch(tid, status)
             return
-        if status == TRAP_STATUS:
+        if status == TRAP_STATUS and thread.state is State.RUNNING:
             before = self.blamed
             try:
-                if self.serve_hit(thread, time.monotonic_ns()):
+                if thread.group.handler.serve_hit(thread, time.monotonic_ns()):
                     return
             except Exception as error:
                 # Not the fault of whom we wait for.

@@ -25,16 +25,19 @@ import time
 from collections import deque
 from typing import Final
 
+import msgspec
+
 from dprobed.binary.errors import LocationError
 from dprobed.corefile.store import StoreError
-from dprobed.engine.address_space import SpaceError
 from dprobed.engine.affinity import Affinity, become_group
+from dprobed.engine.errors import SpaceError
 from dprobed.tracee.ptrace import Gone, Registers
 from dprobed.tracee.tracees import ORPHAN_PATIENCE, Tracees
 from dprobed.tracer.debug.invitation import TICK as DEBUGGER_TICK
 from dprobed.tracer.dump.snapshot import DumpError, Result
-from dprobed.tracer.loop import TrapLoop
-from dprobed.tracer.programs import RequestError
+from dprobed.tracer.inheritance import Kin
+from dprobed.tracer.inserted import RequestError
+from dprobed.tracer.loop import StopLoop
 from dprobed.tracer.reporter import FLUSH, Reporter
 from dprobed.tracer.target import LATE_PAUSE, Common, TracedProcess
 from dprobed.wire import protocol
@@ -60,12 +63,9 @@ class Tracer:
         self._unpacker = protocol.Unpacker()
         self._reporter = Reporter(sock, self._arm)
         self._tracees = Tracees()
-        registers = Registers()
-        self._follower = affinity
-        self._loop = TrapLoop(self._tracees, registers, affinity)
-        self._common = Common(
-            self._tracees, registers, self._follower, self._reporter, self._adopt, self._keep
-        )
+        self._affinity = affinity
+        self._loop = StopLoop(self._tracees, affinity)
+        self._common = Common(self._tracees, Registers(), affinity, self._reporter, self)
         self._targets: dict[int, TracedProcess] = {}
         self._most = MOST
         #: Those that have ended, and when: a child of theirs may still come.
@@ -179,12 +179,12 @@ class Tracer:
     def _do_tick(self) -> None:
         self._reporter.flush()
         targets = self._targets.values()
-        served = sum(target.engine.served for target in targets)
+        served = sum(target.engines.runner.served for target in targets)
         if served == self._served:
             debugged = any(target.debugger.is_expected for target in targets)
             idle = DEBUGGER_TICK if debugged else _IDLE
             signal.setitimer(signal.ITIMER_REAL, idle, idle)
-            self._follower.wander()
+            self._affinity.wander()
             self._forget_departed()
         self._served = served
         for target in targets:
@@ -324,7 +324,7 @@ class Tracer:
     def _detached(self, seq: int, target: TracedProcess) -> None:
         self._reporter.send(
             protocol.Ok(
-                seq, probes=target.programs.statuses(), overhead_ns=target.engine.overhead_ns
+                seq, probes=target.programs.statuses(), overhead_ns=target.group.overhead_ns
             )
         )
         self._depart(target, target.end or ("detached", 0))
@@ -351,15 +351,21 @@ class Tracer:
             raise
         return protocol.Ok(request.seq)
 
-    def _adopt(self, child: TracedProcess) -> bool:
-        if self._closing or len(self._targets) >= self._most or child.pid in self._targets:
-            return False
+    def follow(self, parent: Kin, pid: int) -> TracedProcess | None:
+        """See inheritance.Births."""
+        if self._closing or len(self._targets) >= self._most or pid in self._targets:
+            return None
+        child = TracedProcess(self._common, pid, parent.options)
         self._take(child)
-        return True
+        return child
 
-    def _keep(self, child: TracedProcess) -> None:
+    def keep(self, parent: Kin, pid: int) -> TracedProcess:
+        """See inheritance.Births."""
+        options = msgspec.structs.replace(parent.options, follow_forks=False)
+        child = TracedProcess(self._common, pid, options)
         self._take(child)
         child.leave_when_idle(lambda: self._depart(child, child.end or ("detached", 0)))
+        return child
 
     def _take(self, target: TracedProcess) -> None:
         self._targets[target.pid] = target

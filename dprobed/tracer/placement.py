@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 from dataclasses import dataclass
 
+from dprobed.arch.x86_64.debug_registers import is_length_valid
 from dprobed.binary.elf import ElfFile
 from dprobed.binary.errors import LocationError
 from dprobed.binary.maps import (
@@ -22,7 +23,6 @@ from dprobed.binary.maps import (
 from dprobed.binary.places import Place, number_of, place_at, resolve, resolve_data
 from dprobed.binary.relocations import ifunc_slots, import_slots
 from dprobed.engine.address_space import AddressSpace
-from dprobed.engine.watch.registers import is_length_valid
 from dprobed.proc import procfs
 from dprobed.program.model import Header, ProbeDefinition
 from dprobed.tracee.memory import USER_END

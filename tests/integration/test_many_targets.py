@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from dprobed.engine.address_space import Site
 from dprobed.engine.trap.engine import TrapEngine
+from dprobed.engine.trap.sites import Site
 from dprobed.tracee.thread import Thread
 from dprobed.wire import protocol
 from tests.conftest import BuildTarget
@@ -134,7 +134,7 @@ def test_a_defect_in_one_is_not_the_others(
     works = TrapEngine.hit
 
     def broken(self: TrapEngine, thread: Thread, site: Site, now: int) -> Any:
-        if thread.tgid == targets[1].pid and self.served > 100:
+        if thread.tgid == targets[1].pid and self._runner.served > 100:
             raise RuntimeError("planned")
         return works(self, thread, site, now)
 

@@ -16,8 +16,6 @@ from pathlib import Path
 from typing import Final
 
 from dprobed.arch.x86_64.gdb_registers import Layout
-from dprobed.engine.address_space import AddressSpace
-from dprobed.engine.trap.engine import TrapEngine
 from dprobed.proc import procfs
 from dprobed.tracee import ptrace
 from dprobed.tracee.ptrace import Gone, PtraceError
@@ -26,6 +24,7 @@ from dprobed.tracer.debug import rsp
 from dprobed.tracer.debug.breakpoints import Breakpoints, Refused, Unsupported
 from dprobed.tracer.debug.control import Control, Event
 from dprobed.tracer.debug.files import Files
+from dprobed.tracer.engines import Engines
 
 _FEATURES: Final = (
     "PacketSize=%x;QStartNoAckMode+;qXfer:features:read+;qXfer:auxv:read+;qXfer:threads:read+;"
@@ -49,19 +48,6 @@ def _hex(data: bytes) -> bytes:
     return data.hex().encode()
 
 
-def overlaid(space: AddressSpace, address: int, length: int) -> bytes:
-    """Memory with the original bytes where ours are; short where it ends."""
-    data = bytearray(space.memory.peek(address, length))
-    end = address + len(data)
-    for site in space.by_trap.values():
-        if address <= site.address < end and not site.gone:
-            data[site.address - address] = site.original[0]
-    for where, original in space.raw.items():
-        if address <= where < end:
-            data[where - address] = original[0]
-    return bytes(data)
-
-
 class Session:
     """One debugger that is connected."""
 
@@ -69,7 +55,7 @@ class Session:
         self,
         sock: socket.socket,
         pid: int,
-        engine: TrapEngine,
+        engines: Engines,
         control: Control,
         points: Breakpoints,
     ) -> None:
@@ -77,7 +63,7 @@ class Session:
         self.over = False
         self._sock = sock
         self._pid = pid
-        self._engine = engine
+        self._engines = engines
         self._control = control
         self._points = points
         self._files = Files(pid)
@@ -336,7 +322,7 @@ class Session:
 
     def _read(self, rest: bytes) -> bytes:
         address, length = rsp.numbers(rest, 2)
-        data = overlaid(self._engine.space, address, min(length, rsp.MAX_PACKET // 2))
+        data = self._engines.original(address, min(length, rsp.MAX_PACKET // 2))
         return _hex(data) if data or not length else _ERROR
 
     def _write_hex(self, rest: bytes) -> bytes:
@@ -351,12 +337,10 @@ class Session:
         address, length = rsp.numbers(where, 2)
         if length != len(data):
             return _ERROR
-        space = self._engine.space
-        for site in space.by_trap.values():
-            start, end = site.address, site.address + site.displaced.length
-            if start < address + length and address < end:
-                # What runs there is our copy: the code of a probe cannot be changed under it.
-                return _ERROR
+        if self._engines.trap.displaces(address, length):
+            # What runs there is our copy: the code of a probe cannot be changed under it.
+            return _ERROR
+        space = self._engines.space
         return b"OK" if not data or space.memory.poke(address, data) else _ERROR
 
     def _symbol(self, rest: bytes) -> bytes:
@@ -383,7 +367,7 @@ class Session:
         return _ERROR if not module or block >= _UNALLOCATED else b"%x" % (block + offset)
 
     def _word(self, address: int) -> int:
-        data = self._engine.space.memory.peek(address, 8)
+        data = self._engines.space.memory.peek(address, 8)
         if len(data) != 8:
             raise rsp.PacketError(f"no memory at {address:#x}")
         return int.from_bytes(data, "little")

@@ -31,33 +31,34 @@ from typing import Any, Final
 
 import msgspec
 
+from dprobed.arch.x86_64.paging import PAGE, USER_END
+from dprobed.arch.x86_64.registers import NO_SYSCALL, ORIG_RAX, RAX, RDI, RIP, RSI
+from dprobed.arch.x86_64.syscalls import SYS_CLONE, SYS_CLOSE_RANGE, SYS_MUNMAP, SYS_WAIT4
 from dprobed.corefile import store
 from dprobed.corefile.areas import Area, parse_smaps
 from dprobed.corefile.store import Limits, StoreError
 from dprobed.corefile.writer import Memory, ProcessImage
-from dprobed.engine.address_space import AddressSpace, SpaceError
+from dprobed.engine.address_space import AddressSpace
+from dprobed.engine.context import Facts
+from dprobed.engine.errors import SpaceError
 from dprobed.engine.probe import Attachment
-from dprobed.engine.trap.engine import TrapEngine
 from dprobed.proc import procfs
 from dprobed.program.exec.log import decode_log
 from dprobed.program.exec.outcome import Outcome
 from dprobed.tracee import ptrace
 from dprobed.tracee.lifecycle import State
-from dprobed.tracee.ptrace import ORIG_RAX, RAX, RDI, RIP, RSI, WALL, Gone, PtraceError, Registers
+from dprobed.tracee.ptrace import WALL, Gone, PtraceError, Registers
 from dprobed.tracee.status import Kind, Stop
 from dprobed.tracee.thread import Thread
 from dprobed.tracee.thread_group import ThreadGroup
 from dprobed.tracer.dump import dumper, image
+from dprobed.tracer.engines import Engines
 
 #: The number of ``exit dump``.
 FACILITY: Final = 3
-_SYS_MUNMAP: Final = 11
-_SYS_CLONE: Final = 56
-_SYS_WAIT4: Final = 61
-_SYS_CLOSE_RANGE: Final = 436
 _CLONE_FILES: Final = 0x400
 _CLOSE_RANGE_UNSHARE: Final = 2
-_ADDRESS_END: Final = (1 << 47) - 4096
+_ADDRESS_END: Final = USER_END - PAGE
 #: MADV_DONTFORK memory is not in the copy; so much of it is read while the target is stopped.
 _NOT_COPIED: Final = 64 << 20
 _HOUR: Final = 3600.0
@@ -120,16 +121,16 @@ class Dumps:
 
     def __init__(
         self,
-        engine: TrapEngine,
+        engines: Engines,
         describe: Callable[[int], dict[str, Any]],
         tell: Callable[[str, str, int], None],
     ) -> None:
         """``describe``: what there is to say of a program; ``tell``: kind, text, thread."""
-        self._engine: Final = engine
+        self._engines: Final = engines
         self._describe: Final = describe
         self._tell: Final = tell
         self._registers: Final = Registers()
-        self._images: Final = image.Images(engine)
+        self._images: Final = image.Images(engines)
         self._wanted: list[_Wanted] = []
         self._current: _Current | None = None
         self._recent: dict[tuple[int, int], deque[float]] = {}
@@ -139,11 +140,11 @@ class Dumps:
 
     @property
     def _group(self) -> ThreadGroup:
-        return self._engine.group
+        return self._engines.group
 
     @property
     def _space(self) -> AddressSpace:
-        return self._engine.space
+        return self._engines.space
 
     @property
     def busy(self) -> bool:
@@ -152,7 +153,7 @@ class Dumps:
 
     # --- who wants one ---
 
-    def hit(self, thread: Thread, attachment: Attachment, outcome: Outcome) -> None:
+    def hit(self, thread: Thread, facts: Facts, attachment: Attachment, outcome: Outcome) -> None:
         """A program ended by ``exit dump``: keep its thread there until the dump is begun."""
         probe = attachment.probe
         key = (probe.program, probe.index)
@@ -174,8 +175,8 @@ class Dumps:
             "record": {
                 "pid": thread.tgid,
                 "tid": thread.tid,
-                "comm": thread.comm.decode(errors="replace"),
-                "uid": thread.owner[0],
+                "comm": facts.comm.decode(errors="replace"),
+                "uid": facts.uid,
                 "time": time.monotonic_ns(),
                 "hit": probe.hits,
                 "log": decode_log(outcome.log, outcome.raw),
@@ -337,7 +338,7 @@ class Dumps:
     def _copy(self, lender: Thread, current: _Current) -> None:
         """Have a stopped thread make a copy of its process; raises SpaceError and Gone."""
         group, space = self._group, self._space
-        inner = space.call(group, lender, _SYS_CLONE, _CLONE_FILES, 0, 0, 0, 0)
+        inner = space.calls.call(group, lender, SYS_CLONE, _CLONE_FILES, 0, 0, 0, 0)
         copy = group.take_born()
         if inner < 0:
             raise SpaceError(f"the process could not be copied: {os.strerror(-inner)}")
@@ -346,7 +347,7 @@ class Dumps:
         current.copy, current.inner_pid = copy, inner
         try:
             # Linux 5.9. Before, the copy shares the descriptors, which then stay open as long.
-            space.call(group, copy, _SYS_CLOSE_RANGE, 0, 0xFFFF_FFFF, _CLOSE_RANGE_UNSHARE)
+            space.calls.call(group, copy, SYS_CLOSE_RANGE, 0, 0xFFFF_FFFF, _CLOSE_RANGE_UNSHARE)
             found = procfs.status(copy.tid)
             options = ptrace.OPTIONS | ptrace.PTRACE_O_EXITKILL
             if found is not None and found.seccomp:
@@ -376,9 +377,9 @@ class Dumps:
 
             memory = Memory(opened("mem"), opened("pagemap"))
             smaps = opened("smaps")
-            memory.original = {
-                site.address: site.original[0] for site in space.sites() if not site.gone
-            } | {address: original[0] for address, original in space.raw.items()}
+            memory.original = self._engines.trap.breakpoints() | {
+                address: original[0] for address, original in space.raw.items()
+            }
             extra = (
                 self._not_copied(process.threads[0].tid, source, memory)
                 if (current.copy is not None)
@@ -392,7 +393,7 @@ class Dumps:
             memory=memory,
             smaps=smaps,
             limits=current.limits,
-            omitted=[(area.start, area.end) for area in space.whole_areas()],
+            omitted=[(area.start, area.end) for area in space.resident.whole()],
             extra=extra,
             about={},
             exe=image.link(pid, "exe"),
@@ -421,7 +422,7 @@ class Dumps:
             data = bytearray()
             while len(data) < size:
                 part = self._space.memory.peek(area.start + len(data), size - len(data))
-                data += part or bytes(4096)
+                data += part or bytes(PAGE)
             memory.kept.append((area.start, bytes(data)))
             areas.append(area)
         return areas
@@ -432,7 +433,7 @@ class Dumps:
         if child == 0:
             # Of a target held for a debugger; the number will be another file's here.
             signal.set_wakeup_fd(-1)
-            self._engine.affinity.wander()
+            self._engines.runner.affinity.wander()
             keep = sorted((0, 1, 2, job.memory.mem, job.memory.pagemap, job.smaps, writing))
             for low, high in zip(keep, [*keep[1:], os.sysconf("SC_OPEN_MAX")], strict=True):
                 os.closerange(low + 1, high)
@@ -499,8 +500,8 @@ class Dumps:
         """
         try:
             words = self._registers.load(copy.tid)
-            words[RIP] = self._space.gate(copy.tid)
-            words[RAX], words[ORIG_RAX] = _SYS_MUNMAP, 0xFFFF_FFFF_FFFF_FFFF
+            words[RIP] = self._space.calls.gate(copy.tid)
+            words[RAX], words[ORIG_RAX] = SYS_MUNMAP, NO_SYSCALL
             words[RDI], words[RSI] = 0, _ADDRESS_END
             self._registers.store(copy.tid)
             ptrace.to_syscall(copy.tid)
@@ -554,7 +555,9 @@ class Dumps:
                     break
         if lender is not None:
             with contextlib.suppress(Gone, SpaceError):
-                self._space.call(self._group, lender, _SYS_WAIT4, current.inner_pid, 0, WALL, 0)
+                self._space.calls.call(
+                    self._group, lender, SYS_WAIT4, current.inner_pid, 0, WALL, 0
+                )
 
     def _undo(self, current: _Current) -> None:
         """A dump could not be begun: leave nothing of it."""

@@ -1,0 +1,43 @@
+"""Numbers of the system calls of x86-64, from python-ptrace's table.
+
+The table is loaded from its own file: the package around it imports the decoders of the arguments
+of all system calls and runs ``ldconfig``, which takes six times as long (48 against 8 ms of CPU on
+a machine under load).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Final
+
+
+def _table() -> dict[str, int]:
+    """Number by name."""
+    package = importlib.util.find_spec("ptrace")
+    assert package is not None and package.origin is not None, "python-ptrace is not installed"
+    file = Path(package.origin).parent / "syscall" / "linux" / "x86_64.py"
+    spec = importlib.util.spec_from_file_location("dprobed.arch.x86_64._syscall_names", file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    names: dict[int, str] = module.SYSCALL_NAMES
+    # From 512 on there are those of the x32 ABI, with the same names.
+    return {name: number for number, name in names.items() if number < 512}
+
+
+_NUMBERS: Final = _table()
+
+SYS_MMAP: Final = _NUMBERS["mmap"]
+SYS_MUNMAP: Final = _NUMBERS["munmap"]
+SYS_RT_SIGACTION: Final = _NUMBERS["rt_sigaction"]
+SYS_CLONE: Final = _NUMBERS["clone"]
+SYS_VFORK: Final = _NUMBERS["vfork"]
+SYS_WAIT4: Final = _NUMBERS["wait4"]
+SYS_PTRACE: Final = _NUMBERS["ptrace"]
+SYS_PRCTL: Final = _NUMBERS["prctl"]
+SYS_TGKILL: Final = _NUMBERS["tgkill"]
+SYS_PERF_EVENT_OPEN: Final = _NUMBERS["perf_event_open"]
+SYS_KCMP: Final = _NUMBERS["kcmp"]
+SYS_CLONE3: Final = _NUMBERS["clone3"]
+SYS_CLOSE_RANGE: Final = _NUMBERS["close_range"]
