@@ -71,7 +71,11 @@ class ProgramRunner:
         ``may_fault``: the instruction itself may, which withdraws the records.
         """
         context = self.context
-        facts = self.facts.get(thread.tid) or self.facts_of(thread)
+        tid = thread.tid
+        try:
+            facts = self.facts[tid]
+        except KeyError:
+            facts = self.facts_of(thread)
         context.enter(thread, facts)
         if may_fault:
             facts.revocable = ()
@@ -104,7 +108,7 @@ class ProgramRunner:
                         probe.index,
                         attachment.number,
                         thread.tgid,
-                        thread.tid,
+                        tid,
                         facts.comm,
                         facts.uid,
                         cpu,
