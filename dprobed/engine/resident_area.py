@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from dprobed.arch.x86_64.breakpoint import UD2
-from dprobed.arch.x86_64.paging import NEAR, PAGE, USER_END
+from dprobed.arch.x86_64.paging import NEAR, PAGE, USER_END, WORD
 from dprobed.arch.x86_64.relocation import MAX_SLOT as SLOT
 from dprobed.arch.x86_64.syscalls import SYS_MMAP, SYS_MUNMAP
 from dprobed.engine import remote_calls
@@ -31,7 +31,7 @@ _LOWEST: Final = 1 << 20
 _HIGHEST: Final = USER_END - PAGE
 _PROT_READ_EXEC: Final = 5
 _MAP_PRIVATE_ANONYMOUS_FIXED_NOREPLACE: Final = 0x100022
-_NO_FILE: Final = 0xFFFF_FFFF_FFFF_FFFF
+_NO_FILE: Final = WORD
 _EEXIST: Final = -17
 
 

@@ -197,7 +197,7 @@ class Engines:
         except Gone:
             return
         except BaseException:
-            self.trap.abandon(thread)
+            self.trap.stops.abandon(thread)
             raise
 
     def _serve(self, thread: Thread, now: int) -> None:
@@ -207,7 +207,7 @@ class Engines:
         if self.trap.serve(thread, stop, now):
             return
         if not self._at_original(thread, lambda: self.watch.serve(thread, stop, now)):
-            self.trap.pass_on(thread, stop.code)
+            self.trap.stops.pass_on(thread, stop.code)
 
     def _at_original(self, thread: Thread, serve: Callable[[], bool]) -> bool:
         """Have the watch engine look; whether it was a watchpoint of ours.
@@ -217,12 +217,12 @@ class Engines:
         """
         words = self._registers.words
         before = words[RIP]
-        shown = words[RIP] = self.trap.original_place(before)
+        shown = words[RIP] = self.trap.view.original_place(before)
         served = serve()
         if words[RIP] == shown:
             words[RIP] = before
         if served:
-            self.trap.repair(thread)
+            self.trap.stops.repair(thread)
             self._registers.store(thread.tid)
         return served
 
@@ -231,11 +231,11 @@ class Engines:
 
         Raises Gone.
         """
-        self.trap.stepped(thread)
+        self.trap.stops.stepped(thread)
         self._registers.load(thread.tid)
         now = time.monotonic_ns()
         self._at_original(thread, lambda: self.watch.fired(thread, now))
-        return self.trap.end_step(thread)
+        return self.trap.stops.end_step(thread)
 
     # --- as it would be without us ---
 

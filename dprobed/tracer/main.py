@@ -34,7 +34,8 @@ from dprobed.engine.errors import SpaceError
 from dprobed.tracee.ptrace import Gone, Registers
 from dprobed.tracee.tracees import ORPHAN_PATIENCE, Tracees
 from dprobed.tracer.debug.invitation import TICK as DEBUGGER_TICK
-from dprobed.tracer.dump.snapshot import DumpError, Result
+from dprobed.tracer.dump.admission import DumpError
+from dprobed.tracer.dump.snapshot import Result
 from dprobed.tracer.inheritance import Kin
 from dprobed.tracer.inserted import RequestError
 from dprobed.tracer.loop import StopLoop
@@ -74,7 +75,7 @@ class Tracer:
         self._tick = False
         self._served = 0
         self._closing = False
-        #: What got in the way when a target was let go.
+        #: What got in the way when we detached from a target.
         self._defect: Exception | None = None
 
     # --- the loop ---

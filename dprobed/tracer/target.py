@@ -99,7 +99,7 @@ class TracedProcess:
         self.records: Final = common.reporter
         self.group: Final = ThreadGroup(self, common.tracees)
         self.engines: Final = Engines(self.group, self, common.registers, common.affinity)
-        self.serve_hit: Final = self.engines.trap.serve_hit
+        self.serve_hit: Final = self.engines.trap.stops.serve_hit
         self.programs: Final = Programs(pid, self.group, self.engines, common.reporter, self.tell)
         host = Host(self.tell, self.programs.places.take_out)
         self.debugger: Final = Debugger(self.engines, pid, host)
@@ -245,7 +245,7 @@ class TracedProcess:
         return [thread.tid for thread in held]
 
     def let_on(self, tid: int | None) -> list[int]:
-        """What ``resume`` of a client lets go: suspended threads, and who waits for a debugger.
+        """What ``resume`` of a client resumes: suspended threads, and who waits for a debugger.
 
         Raises RequestError.
         """
@@ -319,7 +319,7 @@ class TracedProcess:
 
     def serve_trap(self, thread: Thread) -> None:
         """See StopHandler; a debugger may be stepping the thread."""
-        if self._given_up and self.engines.trap.abandon(thread):
+        if self._given_up and self.engines.trap.stops.abandon(thread):
             return
         if not self.debugger.serve_trap(thread):
             self.engines.serve(thread)
@@ -328,11 +328,11 @@ class TracedProcess:
 
     def abandon(self, thread: Thread) -> None:
         """See StopHandler."""
-        self.engines.trap.abandon(thread)
+        self.engines.trap.stops.abandon(thread)
 
     def deliver(self, thread: Thread) -> None:
         """See StopHandler; a debugger is asked first."""
-        self.engines.trap.deliver(thread)
+        self.engines.trap.stops.deliver(thread)
         if thread.signal:
             self.debugger.signalled(thread)
 
@@ -399,12 +399,12 @@ class TracedProcess:
         )
 
     def leave_when_idle(self, then: Callable[[], None]) -> None:
-        """Let the target go as soon as no core is being written and all threads can be."""
+        """Detach from the target as soon as no core is being written and all threads can be."""
         self._leaving = then
         self.group.want()
 
     def depart(self, end: tuple[str, int]) -> None:
-        """The target has ended, or was let go: nothing but its last words is left."""
+        """The target has ended, or was detached from: nothing but its last words is left."""
         self.end = end
         self.debugger.ended(*end)
         self.debugger.leave()
@@ -416,12 +416,12 @@ class TracedProcess:
     def give_up(self) -> None:
         """There was a defect of ours: find again whom it lost, and answer who waits."""
         self._given_up = True
-        self.engines.trap.give_up()
+        self.engines.trap.stops.give_up()
         self.group.find_lost(self.pid)
         self._dumps.abandon("its tracer failed; the log says more")
 
     def leave(self) -> bool:
-        """Take every change back and let every thread go; false: one sleeps in the kernel and
+        """Take every change back and detach from every thread; false: one sleeps in the kernel and
         keeps its slots, ask again."""
         if self.is_kept:
             self.group.tracees.serve_noted(self.group)

@@ -18,6 +18,7 @@ from dprobed.engine.resident_area import ResidentArea
 from dprobed.engine.runner import ProgramRunner
 from dprobed.engine.trap.engine import TrapEngine
 from dprobed.engine.trap.sites import Sites
+from dprobed.engine.trap.stops import TrapStops
 from dprobed.engine.trap.takeout import TakeOut
 from dprobed.tracee.thread_group import ThreadGroup
 from dprobed.tracer.reporter import Reporter
@@ -50,14 +51,14 @@ def break_at(
 @pytest.mark.parametrize(
     ("owner", "name", "calls"),
     [
-        (TrapEngine, "hit", 50),
-        (TrapEngine, "serve_hit", 50),
+        (TrapStops, "hit", 50),
+        (TrapStops, "serve_hit", 50),
         (ProgramRunner, "run", 50),
         (HitContext, "enter", 50),
         (Reporter, "add", 50),
         (Reporter, "flush", 3),
         (ProgramRunner, "_identify", 1),
-        (TrapEngine, "_serve_site", 1),
+        (TrapStops, "_serve_site", 1),
         (TrapEngine, "begin", 20),
         (TrapEngine, "serve", 1),
         (ThreadGroup, "dispatch", 5),

@@ -9,30 +9,20 @@ otherwise the SIGTRAP would kill the target later, and the fault be reported els
 
 from __future__ import annotations
 
-import contextlib
-import signal
-import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
-from dprobed.arch.x86_64.breakpoint import INT3, SI_KERNEL, TRAP_HWBKPT
-from dprobed.arch.x86_64.paging import WORD
-from dprobed.arch.x86_64.python_ptrace import binding
-from dprobed.arch.x86_64.registers import RIP, RSP
-from dprobed.arch.x86_64.relocation import Where
 from dprobed.engine.address_space import AddressSpace
 from dprobed.engine.errors import SpaceError
 from dprobed.engine.interface import Listener, Location, Loss, Plan, Refusal, TrapStop, Twin
 from dprobed.engine.probe import Attachment, Probe
 from dprobed.engine.runner import ProgramRunner
 from dprobed.engine.trap import copies
-from dprobed.engine.trap.notes import ThreadNotes
 from dprobed.engine.trap.sigtrap import Sigtrap
 from dprobed.engine.trap.sites import Site, Sites
-from dprobed.engine.trap.slots import SlotExits, take
+from dprobed.engine.trap.stops import TrapStops
 from dprobed.engine.trap.takeout import TakeOut
-from dprobed.tracee import ptrace
-from dprobed.tracee.lifecycle import State
+from dprobed.engine.trap.view import OriginalView
 from dprobed.tracee.ptrace import Gone, Registers
 from dprobed.tracee.thread import Thread
 from dprobed.tracee.thread_group import ThreadGroup
@@ -40,12 +30,6 @@ from dprobed.wire.protocol import State as ProbeState
 
 #: Of a hit, with a short program, where tracer and thread are on one CPU.
 _COST_NS: Final = 17_000
-
-_CONT: Final[int] = binding.PTRACE_CONT
-_GETREGS: Final[int] = binding.PTRACE_GETREGS
-_POKEUSER: Final[int] = binding.PTRACE_POKEUSER
-
-_call = ptrace.raw_ptrace
 
 
 class SiteAttachment(Attachment):
@@ -61,27 +45,17 @@ class SiteAttachment(Attachment):
 
 
 class TrapEngine:
-    """Serves the stops of a target's threads; knows sites and programs, not how they got there."""
+    """For one target; knows sites and programs, not how they got there."""
 
     name: Final = "trap"
 
     def __init__(self, group: ThreadGroup, listener: Listener, runner: ProgramRunner) -> None:
         self.group: Final = group
-        self.sites = Sites(AddressSpace.nowhere(0))
-        #: The present sites' own: by what a thread's rip is after the breakpoint.
-        self.by_trap = self.sites.by_trap
-        self._notes: Final = ThreadNotes()
-        self._noted: Final = self._notes.by_tid
-        self.sigtrap: Final = Sigtrap(group, self.sites.space, self._notes)
-        self._runner: Final = runner
-        self._run: Final = runner.run
-        self._registers: Final = runner.registers
-        self._registers_at: Final[int] = runner.registers.address
-        self._words: Final = runner.registers.words
-        self._exits: Final = SlotExits(
-            group, listener, runner, self.sigtrap, self._notes, self.sites
-        )
-        self._take_out: Final = TakeOut(group, self._registers, self._notes, self._exits)
+        sites = Sites(AddressSpace.nowhere(0))
+        self.stops: Final = TrapStops(group, listener, runner, sites)
+        self.view = OriginalView(sites)
+        stops = self.stops
+        self._take_out: Final = TakeOut(group, runner.registers, stops.notes, stops.exits)
         #: Released places that ``disarm`` is to look at.
         self._released: set[Site] = set()
         #: Whether the instruction at an address is watched, too, which shows as the same place.
@@ -93,239 +67,48 @@ class TrapEngine:
 
     def use_sites(self, sites: Sites) -> None:
         """Begin with an address space in which these are."""
-        self.sites = self._exits.sites = sites
-        self.by_trap = sites.by_trap
+        self.stops.use(sites)
+        self.view = OriginalView(sites)
         self._take_out.limbo.clear()
-        self._noted.clear()
         self._released.clear()
-        self.sigtrap.space = sites.space
 
-    # --- a hit ---
+    # --- threads and their stops ---
 
-    def serve_hit(self, thread: Thread, now: int) -> bool:
-        """Serve a SIGTRAP stop of a running thread that is a breakpoint and nothing else, and let
-        the thread go on; false: it is not, nothing was done."""
-        tid = thread.tid
-        if _call(_GETREGS, tid, 0, self._registers_at) != 0:
-            return False
-        site = self.by_trap.get(self._words[RIP])
-        if (
-            site is None
-            or not site.plain
-            or tid in self._noted
-            or self.sigtrap.disposition is not None
-        ):
-            return False
-        group = self.group
-        try:
-            self.hit(thread, site, now)
-        except BaseException:
-            group.tracees.blamed = group
-            thread.state = State.STOPPED
-            self.abandon(thread)
-            raise
-        # Before it goes on: on one CPU it runs at once, and we only later.
-        group.overhead_ns += time.monotonic_ns() - now
-        if thread.held or thread.pinned:
-            thread.state = State.HELD
-        else:
-            _call(_CONT, tid, 0, 0)
-        return True
+    @property
+    def sites(self) -> Sites:
+        """Those of the present address space."""
+        return self.stops.sites
 
-    def hit(self, thread: Thread, site: Site, now: int) -> None:
-        """Run the programs of a site for a thread whose registers are loaded, and move it on."""
-        words, data = self._words, self._registers.data
-        address = words[RIP] = site.address
-        before = bytes(data)
-        try:
-            self._run(thread, site.attachments, site.displaced.may_fault, now)
-        except Gone:
-            return  # killed; its exit status comes next
-        if data == before:
-            # Nothing altered: one register is cheaper to store than all.
-            _call(_POKEUSER, thread.tid, 8 * RIP, site.slot)
-            return
-        if words[RIP] == address:
-            words[RIP] = site.slot
-        with contextlib.suppress(Gone):
-            self._registers.store(thread.tid)
+    @property
+    def by_trap(self) -> dict[int, Site]:
+        """The same that are armed, by what a thread's rip is after the breakpoint."""
+        return self.stops.by_trap
 
-    def abandon(self, thread: Thread) -> bool:
-        """A defect of ours came between a stop and what it asks for: to the instruction again.
-
-        False: the thread was not at a breakpoint.
-        """
-        with contextlib.suppress(Gone):
-            words = self._registers.load(thread.tid)
-            site = self.by_trap.get(words[RIP])
-            if site is not None:
-                words[RIP] = site.address
-                self._registers.store(thread.tid)
-                return True
-        return False
-
-    def give_up(self) -> None:
-        """Run no program any more: ``abandon`` is what is done at a breakpoint from now on."""
-        for site in self.by_trap.values():
-            site.plain = False
-
-    # --- stops off the fast path ---
+    @property
+    def sigtrap(self) -> Sigtrap:
+        """What the target is to believe of SIGTRAP."""
+        return self.stops.sigtrap
 
     def serve(self, thread: Thread, stop: TrapStop, now: int) -> bool:
         """See Engine: our breakpoint, or a handler entered."""
-        words = self._words
-        entering = self._notes.of(thread).entering
-        if entering is not None:
-            self._notes.set_entering(thread, None)
-            self._exits.fix_frame(thread, entering)
-            return True
-        code = stop.code
-        site = self.by_trap.get(words[RIP])
-        blocks = self._notes.of(thread).trap_mask is not None
-        if (
-            site is not None
-            and code != TRAP_HWBKPT
-            and (code == SI_KERNEL or blocks or site.displaced.length > 1)
-        ):
-            if code != SI_KERNEL:
-                # A SIGTRAP that was sent to the thread was pending, and took the place of the
-                # breakpoint's: there is only ever one. It is still to be delivered.
-                thread.signal, thread.siginfo = signal.SIGTRAP, stop.info
-            self._serve_site(thread, site, now)
-            if code != SI_KERNEL:
-                self.pass_on(thread, code)
-            return True
-        space = self.sites.space
-        if code == SI_KERNEL and not space.sealed and space.memory.peek(words[RIP] - 1, 1) != INT3:
-            # A breakpoint of ours that was taken out while this SIGTRAP was on its way.
-            words[RIP] -= 1
-            self._registers.store(thread.tid)
-            return True
-        return False
-
-    def pass_on(self, thread: Thread, code: int) -> None:
-        """A SIGTRAP of the target's own; raises Gone."""
-        if code != SI_KERNEL or not self.sigtrap.would_kill(thread):
-            if self.sigtrap.is_ignored and self._notes.of(thread).trap_mask is None:
-                thread.signal, thread.siginfo = 0, None
-                return
-            thread.signal = signal.SIGTRAP
-            self.sigtrap.restore(thread)
-        thread.signal = signal.SIGTRAP
-        if self._notes.of(thread).trap_mask is None:
-            self._exits.deliver(thread)
-
-    def repair(self, thread: Thread) -> None:
-        """A SIGTRAP of ours may have changed what the target believes of it; raises Gone."""
-        if not self.sigtrap.calm or self._notes.of(thread).trap_mask is not None:
-            self.sigtrap.after_hit(thread)
-
-    def _serve_site(self, thread: Thread, site: Site, now: int) -> None:
-        self.repair(thread)
-        skip = self._notes.of(thread).skip
-        if skip is not None:
-            here = self._exits.restart_mark(site)
-            again = skip == here
-            # Hits deeper in the stack are of the handler, which is yet to return. One in the same
-            # place, but with other registers, says that the handler never will (siglongjmp).
-            if again or skip[:2] == here[:2] or skip[1] < here[1]:
-                self._notes.set_skip(thread, None)
-            if again:
-                self._words[RIP] = site.slot
-                self._registers.store(thread.tid)
-                return
-        if site.callback is not None:
-            if self.group.is_stopped:
-                # What stops it has looked at modules and sites already, and is about to change
-                # them: this thread calls again when that is done.
-                self._words[RIP] = site.address
-                self._registers.store(thread.tid)
-                return
-            site.callback(thread)
-            self._registers.load(thread.tid)
-        self.hit(thread, site, now)
-
-    def deliver(self, thread: Thread) -> None:
-        """``thread.signal`` is about to be delivered: its handler must not see a slot."""
-        self._exits.deliver(thread)
-
-    def end_step(self, thread: Thread) -> bool:
-        """Registers are loaded after a single step that a debugger asked for; false while the
-        thread is still in a slot. Raises Gone."""
-        return self._exits.end_step(thread)
-
-    def stepped(self, thread: Thread) -> None:
-        """The SIGTRAP of a debugger's single step came; raises Gone."""
-        self.sigtrap.was_forced()
-        if self._notes.of(thread).trap_mask is not None:
-            self.sigtrap.after_hit(thread)
-
-    # --- threads ---
+        return self.stops.serve(thread, stop, now)
 
     def begin(self, thread: Thread) -> None:
         """See Engine."""
-        self._notes.forget(thread)
+        self.stops.notes.forget(thread)
         self.sigtrap.observe_thread(thread)
 
     def forget(self, thread: Thread) -> None:
         """See Engine."""
-        self._notes.forget(thread)
-
-    def moved(self, thread: Thread) -> None:
-        """A debugger set another pc or stack: no restart will come."""
-        self._notes.set_skip(thread, None)
+        self.stops.notes.forget(thread)
 
     def leave(self, registers: Registers) -> bool:
         """See Engine."""
-        found = self.sites.slot_at(registers.words[RIP])
-        if found is None:
-            return False
-        take(registers, found[0].position(found[1]))
-        return True
-
-    def hit_in_slot(self, registers: Registers) -> tuple[int, int] | None:
-        """Of a thread that has yet to carry out a hit in a slot: the site's address and rsp."""
-        found = self.sites.slot_at(registers.words[RIP])
-        if found is None:
-            return None
-        position = found[0].position(found[1])
-        if position.where is Where.AFTER:
-            return None
-        return found[0].address, registers.words[RSP] + position.rsp_delta & WORD
-
-    def enter_slot(self, registers: Registers) -> bool:
-        """Have loaded registers go on in the slot of the site that they are at, if there is one."""
-        site = self.by_trap.get(registers.words[RIP] + 1)
-        if site is not None:
-            registers.words[RIP] = site.slot
-        return site is not None
-
-    def original_place(self, rip: int) -> int:
-        """What a thread's rip is equivalent to."""
-        found = self.sites.slot_at(rip)
-        return rip if found is None else found[0].position(found[1]).address
-
-    def may_have_hit(self, registers: Registers) -> bool:
-        """Whether loaded registers are behind a breakpoint, whose SIGTRAP may yet come."""
-        return registers.words[RIP] in self.by_trap
-
-    def breakpoints(self) -> dict[int, int]:
-        """By address, the byte that stands under each breakpoint of ours that may be in memory."""
-        return {site.address: site.original[0] for site in self.sites.all() if not site.gone}
-
-    def displaces(self, address: int, length: int) -> bool:
-        """Whether an instruction there runs in a slot, so that what stands in memory does not."""
-        return any(
-            site.address < address + length and address < site.address + site.displaced.length
-            for site in self.by_trap.values()
-        )
+        return self.view.leave(registers)
 
     def original(self, address: int, data: bytearray) -> None:
         """See Engine."""
-        end = address + len(data)
-        for site in self.by_trap.values():
-            if address <= site.address < end and not site.gone:
-                data[site.address - address] = site.original[0]
+        self.view.original(address, data)
 
     # --- putting in ---
 
@@ -435,7 +218,7 @@ class TrapEngine:
 
     def lost(self) -> list[Loss]:
         """See Engine."""
-        lost, self._exits.lost = self._exits.lost, []
+        lost, self.stops.exits.lost = self.stops.exits.lost, []
         there = set(self.sites.all())
         return [
             self._give_up([site for site in sites if site in there], reason)

@@ -27,6 +27,7 @@ import logging
 import signal
 from typing import Final
 
+from dprobed.arch.x86_64.paging import WORD
 from dprobed.arch.x86_64.registers import RDI, RSI, RSP
 from dprobed.arch.x86_64.signal_frame import (
     KERNEL_ACTION_SIZE,
@@ -47,7 +48,7 @@ from dprobed.tracee.thread_group import ThreadGroup
 _BIT: Final = 1 << (signal.SIGTRAP - 1)
 #: SIGKILL and SIGSTOP cannot be blocked; glibc never lets 32 and 33 be.
 _UNDECIDED: Final = 1 << 8 | 1 << 18 | 1 << 31 | 1 << 32
-_EVERYTHING: Final = 0xFFFF_FFFF_FFFF_FFFF & ~_UNDECIDED
+_EVERYTHING: Final = WORD & ~_UNDECIDED
 _SIG_DFL: Final = 0
 _SIG_IGN: Final = 1
 _SIG_BLOCK: Final = 0

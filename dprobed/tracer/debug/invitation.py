@@ -264,7 +264,7 @@ class Debugger:
         self.release()
 
     def release(self) -> list[int]:
-        """Let a process go on that is held without a debugger; the threads let go."""
+        """Resume a process that is held without a debugger; the threads that were held."""
         if self._session is not None:
             return []
         freed = self.control.release()
@@ -274,7 +274,7 @@ class Debugger:
     # --- the end ---
 
     def ended(self, how: str, status: int) -> None:
-        """The target is at its end, unless it is only let go."""
+        """The target is at its end, unless we only detach from it."""
         if self._session is not None and how in ("exited", "killed"):
             self._session.ended(how, status)
 

@@ -14,6 +14,7 @@ from typing import Final
 
 from dprobed.arch.x86_64.breakpoint import TRAP_BRKPT
 from dprobed.arch.x86_64.core_notes import NT_PRFPREG
+from dprobed.arch.x86_64.paging import WORD
 from dprobed.arch.x86_64.registers import (
     NT_X86_XSTATE,
     ORIG_RAX,
@@ -34,7 +35,7 @@ _XSTATE_ROOM: Final = 64 << 10
 
 
 class Images:
-    """Takes them; the world is stopped."""
+    """Takes them; all threads are stopped."""
 
     def __init__(self, engines: Engines) -> None:
         self._engines: Final = engines
@@ -112,8 +113,8 @@ class Images:
         """A stopped thread's registers as they would be without us; raises Gone."""
         self._registers.load(tid)
         if not self._engines.leave(self._registers):
-            trap = self._engines.trap
-            if trap.may_have_hit(self._registers) and trap_is_pending(tid):
+            view = self._engines.trap.view
+            if view.may_have_hit(self._registers) and trap_is_pending(tid):
                 self._registers.words[RIP] -= 1
         return bytes(self._registers.data)
 
@@ -150,7 +151,7 @@ def _sleeping(tid: int) -> bytes | None:
     registers = Registers()
     order = (ORIG_RAX, *SYSCALL_ARGUMENTS)
     for index, text in zip(order, fields[:-2], strict=False):
-        registers.words[index] = int(text, 0) & 0xFFFF_FFFF_FFFF_FFFF
+        registers.words[index] = int(text, 0) & WORD
     registers.words[RSP], registers.words[RIP] = (int(text, 16) for text in fields[-2:])
     return bytes(registers.data)
 
