@@ -90,7 +90,7 @@ STILL: frozenset[tuple[str, str]] = frozenset(
         ("dprobed.tracee.tracees", "dprobed.tracee.thread_group"),
         ("dprobed.tracer.dump.dumper", "dprobed.binary.elf"),
         ("dprobed.tracer.internal_breakpoints", "dprobed.binary.errors"),
-        ("dprobed.tracer.main", "dprobed.binary.errors"),
+        ("dprobed.tracer.requests", "dprobed.binary.errors"),
         ("dprobed.tracer.placement", "dprobed.binary.elf"),
         ("dprobed.tracer.placement", "dprobed.binary.errors"),
         ("dprobed.tracer.placement", "dprobed.binary.maps"),
