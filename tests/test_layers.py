@@ -67,18 +67,6 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "dprobe.main": ("dprobed", "dprobed.printable", "dprobe.lib", "dprobe.commands"),
 }  # fmt: skip
 
-#: Arrows that are still to go: (from, to). Only ever shorter.
-STILL: frozenset[tuple[str, str]] = frozenset(
-    {
-        ("dprobed.engine.address_space", "dprobed.engine.probe"),
-        ("dprobed.engine.trap.engine", "dprobed.engine.watch.registers"),
-        ("dprobed.engine.trap.engine", "dprobed.tracer.reporter"),
-        ("dprobed.tracee.thread", "dprobed.engine.address_space"),
-        ("dprobed.tracee.thread", "dprobed.engine.trap.engine"),
-        ("dprobed.tracee.thread_group", "dprobed.engine.trap.engine"),
-    }
-)
-
 
 def modules() -> dict[str, Path]:
     """Every module of ours by its dotted name; a package's is that of its ``__init__``."""
@@ -125,17 +113,14 @@ def test_arrows_point_down(module: str) -> None:
     wrong = [
         f"{MODULES[module].relative_to(ROOT)}:{line}: {here} may not import {name}"
         for name, line in imported(MODULES[module])
-        if (there := room_of(name)) != here
-        and there not in ROOMS[here]
-        and (module, name) not in STILL
+        if (there := room_of(name)) != here and there not in ROOMS[here]
     ]
     assert not wrong, "\n".join(wrong)
 
 
 def test_no_module_imports_itself_by_way_of_others() -> None:
     graph = {
-        module: {n for n, _ in imported(path) if n != module and (module, n) not in STILL}
-        for module, path in MODULES.items()
+        module: {n for n, _ in imported(path) if n != module} for module, path in MODULES.items()
     }
     settled: set[str] = set()
     way: list[str] = []
@@ -159,8 +144,3 @@ def test_rooms_are_ordered() -> None:
     for room, may in ROOMS.items():
         above.discard(room)
         assert not above & (set(may) - {"dprobed"}), f"{room} imports from a room above it"
-
-
-def test_what_is_still_to_go_is_there() -> None:
-    there = {(module, name) for module, path in MODULES.items() for name, _ in imported(path)}
-    assert there >= STILL, "no longer needed: take it out of STILL"

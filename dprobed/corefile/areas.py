@@ -11,9 +11,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
+from dprobed.arch.x86_64.paging import PAGE
 from dprobed.proc.maps import detailed
 
-PAGE: Final = 4096
 #: Bits of /proc/PID/coredump_filter (core(5)).
 ANONYMOUS_PRIVATE: Final = 1 << 0
 ANONYMOUS_SHARED: Final = 1 << 1

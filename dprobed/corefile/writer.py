@@ -18,13 +18,21 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, Protocol
 
-from dprobed.corefile.areas import PAGE, Area
+from dprobed.arch.x86_64.breakpoint import INT3
+from dprobed.arch.x86_64.core_notes import (
+    EM_X86_64,
+    NT_PRFPREG,
+    PRPSINFO,
+    PRSTATUS,
+    portable_xstate,
+)
+from dprobed.arch.x86_64.paging import PAGE
+from dprobed.arch.x86_64.registers import NT_X86_XSTATE
+from dprobed.corefile.areas import Area
 
 NT_PRSTATUS: Final = 1
-NT_PRFPREG: Final = 2
 NT_PRPSINFO: Final = 3
 NT_AUXV: Final = 6
-NT_X86_XSTATE: Final = 0x202
 NT_SIGINFO: Final = 0x53494749
 NT_FILE: Final = 0x46494C45
 
@@ -33,23 +41,10 @@ _PHDR: Final = struct.Struct("<IIQQQQQQ")
 _SHDR: Final = struct.Struct("<IIQQQQIIQQ")
 _IDENT: Final = b"\x7fELF\x02\x01\x01" + bytes(9)
 _ET_CORE: Final = 4
-_EM_X86_64: Final = 62
 _PT_LOAD: Final = 1
 _PT_NOTE: Final = 4
 _PN_XNUM: Final = 0xFFFF
-#: struct elf_prstatus, struct elf_prpsinfo (include/linux/elfcore.h).
-_PRSTATUS: Final = struct.Struct("<3ihxxQQ4i8Q216si4x")
-_PRPSINFO: Final = struct.Struct("<b1sbb4xQII4i16s80s")
 _STATES: Final = "RSDTZW"
-
-#: In an XSAVE area: XCR0, as the kernel leaves it there, and where its parts are (CPUID 0xd);
-#: the mask registers are followed by the upper halves, then by zmm16 to zmm31.
-_XCR0: Final = slice(464, 472)
-_AVX512: Final = 0xE0
-_AMD_OPMASK: Final = 832
-_AMD_PKRU: Final = 2432
-_INTEL_OPMASK: Final = 1088
-_INTEL_PKRU: Final = 2688
 
 _PIECE: Final = 8 << 20
 _CHUNK: Final = 1 << 19
@@ -130,25 +125,10 @@ def _padded(data: bytes) -> bytes:
     return data + bytes(-len(data) % 4)
 
 
-def portable_xstate(data: bytes) -> bytes:
-    """An XSAVE area with AVX-512 and PKRU where Intel's processors have them.
-
-    AMD's have them earlier, and a core does not say where: up to version 13, gdb knows Intel's
-    places only, and would read none of the vector registers.
-    """
-    mask = int.from_bytes(data[_XCR0], "little")
-    if mask & _AVX512 != _AVX512 or len(data) not in (_AMD_PKRU, _AMD_PKRU + 8):
-        return data
-    moved = bytearray(data[:_AMD_OPMASK].ljust(_INTEL_PKRU, b"\0"))
-    moved[_INTEL_OPMASK : _INTEL_OPMASK + 64] = data[_AMD_OPMASK : _AMD_OPMASK + 64]
-    moved[_INTEL_OPMASK + 64 :] = data[_AMD_OPMASK + 64 : _AMD_PKRU]
-    return bytes(moved) + data[_AMD_PKRU:]
-
-
 def prstatus(thread: ThreadImage) -> bytes:
     """A ``struct elf_prstatus``."""
     code, error = struct.unpack_from("<ii", thread.siginfo.ljust(12, b"\0"), 4)[::-1]
-    return _PRSTATUS.pack(
+    return PRSTATUS.pack(
         thread.signal,
         code,
         error,
@@ -164,7 +144,7 @@ def prstatus(thread: ThreadImage) -> bytes:
 
 def _prpsinfo(process: ProcessImage) -> bytes:
     number = max(_STATES.find(process.state), 0)
-    return _PRPSINFO.pack(
+    return PRPSINFO.pack(
         number,
         process.state.encode(),
         process.state == "Z",
@@ -231,7 +211,7 @@ def layout(
     header = _EHDR.pack(
         _IDENT,
         _ET_CORE,
-        _EM_X86_64,
+        EM_X86_64,
         1,
         0,
         _EHDR.size,
@@ -329,7 +309,7 @@ class _Reader:
         for at in self._patched[first:]:
             if at >= address + length:
                 break
-            if self._buffer[at - address] == 0xCC:
+            if self._buffer[at - address] == INT3[0]:
                 self._buffer[at - address] = self._memory.original[at]
 
     def _filled(self, length: int) -> Iterator[tuple[int, int]]:

@@ -12,24 +12,66 @@ from dprobed.tracee.ptrace import Block, Registers
 from dprobed.tracee.thread import Thread
 
 
+class Facts:
+    """What was last read of a thread, so that not every hit reads it.
+
+    ``cpu_address``: where its ``struct rseq`` has the CPU, 0 if it has none, -1 until that is
+    known. ``revocable``: the latest hit's records, which a fault of the instruction withdraws.
+    """
+
+    __slots__ = (
+        "comm",
+        "cpu",
+        "cpu_address",
+        "cpu_until",
+        "gid",
+        "identity_until",
+        "revocable",
+        "uid",
+    )
+
+    def __init__(self) -> None:
+        self.comm = b""
+        self.uid = 0
+        self.gid = 0
+        self.identity_until = 0
+        self.cpu = -1
+        self.cpu_until = 0
+        self.cpu_address = -1
+        self.revocable: tuple[tuple[int, int], ...] = ()
+
+
 class HitContext:
     """One object for all hits, since they are served one after the other."""
 
-    __slots__ = ("_cpu", "_fpregs", "_fpregs_loaded", "fp_dirty", "memory", "regs", "thread")
+    __slots__ = (
+        "_cpu",
+        "_facts",
+        "_fpregs",
+        "_fpregs_loaded",
+        "_tgid",
+        "_tid",
+        "fp_dirty",
+        "memory",
+        "regs",
+    )
 
     def __init__(self, registers: Registers) -> None:
         #: Of the present address space.
-        self.memory: memory.Memory
+        self.memory = memory.Memory.closed()
         self.regs: Words = registers.words
-        self.thread: Thread
+        #: Whose hit it is.
+        self._tid = self._tgid = 0
         self.fp_dirty = False
+        self._facts = Facts()
         self._fpregs = Block(FPREGS_SIZE)
         self._fpregs_loaded = False
         self._cpu = -1
 
-    def enter(self, thread: Thread) -> None:
+    def enter(self, thread: Thread, facts: Facts) -> None:
         """A new hit; its registers are loaded already."""
-        self.thread = thread
+        self._tid, self._tgid = thread.tid, thread.tgid
+        self._facts = facts
         self._cpu = -1
         if self._fpregs_loaded:
             self._fpregs_loaded = False
@@ -38,33 +80,33 @@ class HitContext:
     def leave(self) -> None:
         """Store what the program altered besides the general registers; raises Gone."""
         if self.fp_dirty:
-            ptrace.set_fpregs(self.thread.tid, self._fpregs)
+            ptrace.set_fpregs(self._tid, self._fpregs)
             self.fp_dirty = False
 
     @property
     def pid(self) -> int:
         """See Context."""
-        return self.thread.tgid
+        return self._tgid
 
     @property
     def tid(self) -> int:
         """See Context."""
-        return self.thread.tid
+        return self._tid
 
     @property
     def uid(self) -> int:
         """See Context."""
-        return self.thread.owner[0]
+        return self._facts.uid
 
     @property
     def gid(self) -> int:
         """See Context."""
-        return self.thread.owner[1]
+        return self._facts.gid
 
     @property
     def comm(self) -> bytes:
         """See Context; at most 0.1 s old."""
-        return self.thread.comm
+        return self._facts.comm
 
     @property
     def cpu(self) -> int:
@@ -74,21 +116,21 @@ class HitContext:
         return self._cpu
 
     def _find_cpu(self) -> int:
-        thread = self.thread
-        if thread.cpu_address < 0:
-            rseq = ptrace.rseq_address(thread.tid)
-            thread.cpu_address = rseq + 4 if rseq else 0
-        if thread.cpu_address:
-            found = int.from_bytes(self.memory.peek(thread.cpu_address, 4), "little")
+        tid, facts = self._tid, self._facts
+        if facts.cpu_address < 0:
+            rseq = ptrace.rseq_address(tid)
+            facts.cpu_address = rseq + 4 if rseq else 0
+        if facts.cpu_address:
+            found = int.from_bytes(self.memory.peek(facts.cpu_address, 4), "little")
             # Until the thread first returns to user space the field says "uninitialized" (-1).
             if 0 <= found < 0x8000_0000:
                 return found
-        return procfs.cpu(thread.tid)
+        return procfs.cpu(tid)
 
     def fpregs(self) -> bytearray:
         """See Context."""
         if not self._fpregs_loaded:
-            ptrace.get_fpregs(self.thread.tid, self._fpregs)
+            ptrace.get_fpregs(self._tid, self._fpregs)
             self._fpregs_loaded = True
         return self._fpregs.data
 
@@ -98,16 +140,16 @@ class HitContext:
 
     def read(self, address: int, length: int) -> bytes:
         """See Context."""
-        return memory.read(self.thread.tid, address, length)
+        return memory.read(self._tid, address, length)
 
     def read_partial(self, address: int, length: int) -> bytes:
         """See Context."""
-        return memory.read_partial(self.thread.tid, address, length)
+        return memory.read_partial(self._tid, address, length)
 
     def write(self, address: int, data: bytes) -> None:
         """See Context."""
-        memory.write(self.thread.tid, address, data)
+        memory.write(self._tid, address, data)
 
     def writable(self, address: int) -> bool:
         """See Context."""
-        return memory.writable(self.thread.tid, address)
+        return memory.writable(self._tid, address)

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from dprobed.engine.address_space import Site
 from dprobed.engine.budget import Account
 from dprobed.program.exec.interface import Context, Outcome
 from dprobed.program.model import ProbeDefinition
@@ -19,29 +18,27 @@ from dprobed.wire.protocol import ProbeStatus, State
 
 
 class Attachment:
-    """One place of a probe: ``number`` is the place's in records."""
+    """One place of a probe: ``number`` is the place's in records. Engines have their own kinds."""
 
-    __slots__ = ("address", "index", "module_key", "number", "place", "probe", "site")
+    __slots__ = ("address", "engine", "module_key", "number", "place", "probe")
 
     def __init__(
         self,
         probe: Probe,
+        engine: str,
         number: int,
         place: str,
         address: int,
         module_key: object,
-        site: Site | None = None,
-        index: int = -1,
     ) -> None:
         self.probe: Final = probe
+        #: The name of the engine that serves it.
+        self.engine: Final = engine
         self.number: Final = number
         self.place: Final = place
         self.address: Final = address
         #: The mapping of the module that it belongs to; it goes away with it.
         self.module_key: Final = module_key
-        self.site: Final = site
-        #: The debug register of a watchpoint.
-        self.index: Final = index
 
 
 class Probe:
@@ -139,4 +136,5 @@ class Probe:
             faulted=self.faulted,
             addresses=sorted(each.address for each in self.attachments),
             passed=self.passed,
+            engine=self.attachments[0].engine if self.attachments else "",
         )

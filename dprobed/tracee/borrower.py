@@ -29,7 +29,7 @@ from dprobed.tracee.signals import (
 )
 from dprobed.tracee.status import Kind, Stop, decode
 from dprobed.tracee.stop_the_world import StopTheWorld
-from dprobed.tracee.thread import Engine, Group, Thread
+from dprobed.tracee.thread import Group, StopHandler, Thread
 from dprobed.tracee.tracees import Tracees
 
 #: Seconds for which we wait for a thread that can be borrowed, and between two attempts.
@@ -41,11 +41,11 @@ class Borrower:
     """Borrows the threads of one group."""
 
     def __init__(
-        self, group: Group, tracees: Tracees, engine: Engine, stopping: StopTheWorld
+        self, group: Group, tracees: Tracees, handler: StopHandler, stopping: StopTheWorld
     ) -> None:
         self._group: Final = group
         self._tracees: Final = tracees
-        self._engine: Final = engine
+        self._handler: Final = handler
         self._stopping: Final = stopping
         #: The child that a borrowed thread has just made, 0 when none.
         self.last_child = 0
@@ -151,11 +151,11 @@ class Borrower:
                 thread.in_syscall = False
                 thread.listen = False
                 if stop.kind is Kind.TRAP:
-                    self._engine.serve_trap(thread)
+                    self._handler.serve_trap(thread)
                     break
                 if stop.kind is Kind.SIGNAL and stop.value in SYNCHRONOUS:
                     thread.signal = stop.value
-                    self._engine.deliver(thread)
+                    self._handler.deliver(thread)
                     break
                 self.park(thread, stop)
         thread.relisten = thread.relisten or listens

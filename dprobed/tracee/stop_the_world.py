@@ -21,7 +21,7 @@ from dprobed.tracee.lifecycle import State
 from dprobed.tracee.ptrace import WALL, Gone
 from dprobed.tracee.ptrace import raw_waitpid as _waitpid
 from dprobed.tracee.status import Kind, Stop
-from dprobed.tracee.thread import Engine, Group, Thread
+from dprobed.tracee.thread import Group, StopHandler, Thread
 from dprobed.tracee.tracees import Tracees
 
 #: Seconds after which threads in uninterruptible sleep are not waited for any more.
@@ -33,10 +33,10 @@ _TICK: Final = 0.02
 class StopTheWorld:
     """Stops the threads of one group, and resumes them."""
 
-    def __init__(self, group: Group, tracees: Tracees, engine: Engine) -> None:
+    def __init__(self, group: Group, tracees: Tracees, handler: StopHandler) -> None:
         self._group: Final = group
         self._tracees: Final = tracees
-        self._engine: Final = engine
+        self._handler: Final = handler
         #: How many ``stopped`` we are within.
         self._depth = 0
         self._unstoppable: list[Thread] = []
@@ -74,7 +74,7 @@ class StopTheWorld:
             thread.relisten = False
             ptrace.interrupt(thread.tid)
         number, thread.signal = thread.signal, 0
-        if thread.entering is not None or thread.stepping:
+        if thread.enters_handler or thread.stepping:
             ptrace.step(thread.tid, number)
         else:
             ptrace.cont(thread.tid, number)
@@ -187,7 +187,7 @@ class StopTheWorld:
             elif state == "t" and not self._take_status(thread.tid):
                 # Its stop was taken from the kernel but, by a defect of ours, not reacted to.
                 thread.state = State.STOPPED
-                self._engine.abandon(thread)
+                self._handler.abandon(thread)
             else:
                 runs = True
         return None if runs else asleep

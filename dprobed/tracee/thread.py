@@ -1,15 +1,11 @@
-"""One traced thread, and what is asked about it: of the group that it is in, and of the engine."""
+"""One traced thread, and what is asked about it: of the group that it is in, and of those above."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from dprobed.tracee.lifecycle import State
 from dprobed.tracee.status import Stop
-
-if TYPE_CHECKING:
-    from dprobed.engine.address_space import Site
-    from dprobed.engine.trap.engine import TrapEngine
 
 
 class Thread:
@@ -17,31 +13,21 @@ class Thread:
 
     __slots__ = (
         "busy",
-        "comm",
-        "cpu",
-        "cpu_address",
-        "cpu_until",
-        "entering",
+        "enters_handler",
         "exec_status",
         "group",
         "held",
-        "identity_until",
         "in_syscall",
         "in_vfork",
         "listen",
-        "owner",
         "pinned",
         "relisten",
-        "revocable",
         "siginfo",
         "signal",
-        "skip",
         "state",
         "stepping",
         "tgid",
         "tid",
-        "trap_mask",
-        "traps",
     )
 
     def __init__(self, tid: int, tgid: int, state: State, group: Group) -> None:
@@ -50,8 +36,6 @@ class Thread:
         self.state = state
         #: Those that it is traced with: the target's threads.
         self.group = group
-        #: Serves its hits.
-        self.traps: TrapEngine
         #: The signal of a signal-delivery-stop, to be delivered when the thread goes on.
         self.signal = 0
         #: That signal's siginfo, when a stop of another kind has come in between.
@@ -75,20 +59,8 @@ class Thread:
         self.exec_status = 0
         #: In ``vfork``, about to sleep until the child has done ``exec`` or ended.
         self.in_vfork = False
-        #: (address of the breakpoint, rsp, more registers): the next hit with these is a restart.
-        self.skip: tuple[int, ...] | None = None
-        #: The site in whose slot it is while a handler is set up; then it stops at the handler.
-        self.entering: Site | None = None
-        #: The latest hit's records (batch, index), which a fault of the instruction withdraws.
-        self.revocable: tuple[tuple[int, int], ...] = ()
-        self.comm = b""
-        self.owner = (0, 0)
-        self.identity_until = 0
-        self.cpu = -1
-        self.cpu_until = 0
-        self.cpu_address = -1
-        #: The signal mask, if it blocks SIGTRAP as far as we know.
-        self.trap_mask: int | None = None
+        #: It goes on by a step into a signal's handler, and stops at its first instruction.
+        self.enters_handler = False
 
 
 class Group(Protocol):
@@ -98,6 +70,14 @@ class Group(Protocol):
     def threads(self) -> dict[int, Thread]:
         """All of them, by thread id."""
         ...
+
+    @property
+    def handler(self) -> StopHandler:
+        """What is done about their stops."""
+        ...
+
+    #: Nanoseconds for which they stood still for us.
+    overhead_ns: int
 
     def dispatch(self, thread: Thread, stop: Stop) -> None:
         """React to a stop of one of them."""
@@ -132,14 +112,20 @@ class Group(Protocol):
         ...
 
 
-class Engine(Protocol):
-    """What is done about stops that concern probes. Called with the thread STOPPED."""
+class StopHandler(Protocol):
+    """What is done about stops that concern probes. Called with the thread STOPPED, but for
+    ``serve_hit``."""
+
+    def serve_hit(self, thread: Thread, now: int) -> bool:
+        """Serve a SIGTRAP stop of a RUNNING thread that is a hit and nothing else, and let the
+        thread go on; false: it is not, nothing was done."""
+        ...
 
     def serve_trap(self, thread: Thread) -> None:
         """A SIGTRAP stop: decide what it is, and leave a plan."""
         ...
 
-    def abandon(self, thread: Thread) -> None:
+    def abandon(self, thread: Thread) -> object:
         """A stop was not reacted to: a breakpoint that it may be is to be hit again."""
         ...
 

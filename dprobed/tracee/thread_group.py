@@ -5,16 +5,16 @@ Rules:
 * One thread (of ours) owns ptrace. It waits for its tracees (``Tracees``) and for nothing else; a
   signal ends a wait early, and ``attention`` then says that there is something to do.
 * Every stop goes through ``dispatch``: the table in ``lifecycle`` says the reaction, and the
-  ``Engine`` above does what concerns probes. A reaction leaves the thread STOPPED with a *plan*
-  (which signal it gets, whether it listens); ``go`` carries the plan out, at once or when the world
-  is not stopped any more (``stop_the_world``).
+  ``StopHandler`` above does what concerns probes. A reaction leaves the thread STOPPED with a
+  *plan* (which signal it gets, whether it listens); ``go`` carries the plan out, at once or
+  when the world is not stopped any more (``stop_the_world``).
 * What a stopped thread is to do for us goes through ``borrower`` and ``remote``.
 """
 
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from dprobed.proc import procfs
 from dprobed.proc.shared_memory import shares_memory
@@ -26,28 +26,26 @@ from dprobed.tracee.ptrace import Gone, Registers
 from dprobed.tracee.remote_syscall import RemoteSyscalls
 from dprobed.tracee.status import Kind, Stop
 from dprobed.tracee.stop_the_world import StopTheWorld
-from dprobed.tracee.thread import Engine, Thread
+from dprobed.tracee.thread import StopHandler, Thread
 from dprobed.tracee.tracees import Tracees, is_ours
-
-if TYPE_CHECKING:
-    from dprobed.engine.trap.engine import TrapEngine
 
 
 class ThreadGroup:
     """The traced threads of one target; its CLONE_VM children are here too."""
 
-    def __init__(self, engine: Engine, tracees: Tracees) -> None:
+    def __init__(self, handler: StopHandler, tracees: Tracees) -> None:
         self.threads: Final[dict[int, Thread]] = {}
         self.tracees: Final = tracees
-        #: Serves the hits of these threads.
-        self.traps: TrapEngine
+        #: What is done about their stops.
+        self.handler: Final = handler
+        #: Nanoseconds for which they stood still for us.
+        self.overhead_ns = 0
         #: The main loop is to look after this target.
         self.wants = False
         #: A defect of ours in the handling of this target: its probes have to go.
         self.failure: Exception | None = None
-        self._engine: Final = engine
-        self._stopping: Final = StopTheWorld(self, tracees, engine)
-        self.borrower: Final = Borrower(self, tracees, engine, self._stopping)
+        self._stopping: Final = StopTheWorld(self, tracees, handler)
+        self.borrower: Final = Borrower(self, tracees, handler, self._stopping)
         self.remote: Final = RemoteSyscalls(self, tracees, self.borrower)
         #: Children whose first stop is yet to come: whether they share the memory.
         self._expected: Final[dict[int, bool]] = {}
@@ -67,7 +65,7 @@ class ThreadGroup:
     def add(self, thread: Thread) -> Thread:
         """A thread of this target, new or handed over by another group."""
         self.threads[thread.tid] = self.tracees.threads[thread.tid] = thread
-        thread.group, thread.traps = self, self.traps
+        thread.group = self
         return thread
 
     def drop(self, tid: int) -> None:
@@ -79,7 +77,7 @@ class ThreadGroup:
     def forget(self, thread: Thread, stop: Stop) -> None:
         """A thread has ended."""
         self.drop(thread.tid)
-        self._engine.forgotten(thread, stop)
+        self.handler.forgotten(thread, stop)
 
     def hand_over(self, thread: Thread, heir: ThreadGroup) -> None:
         """A child that is a target of its own from now on."""
@@ -92,7 +90,7 @@ class ThreadGroup:
 
     def left_copy(self, pid: int) -> bool:
         """Whether a process has a copy of the target's memory, as far as our changes show it."""
-        return self._engine.left_copy(pid)
+        return self.handler.left_copy(pid)
 
     # --- detaching ---
 
@@ -156,10 +154,10 @@ class ThreadGroup:
                 self.forget(thread, stop)
                 return
             case Reaction.SERVE_TRAP:
-                self._engine.serve_trap(thread)
+                self.handler.serve_trap(thread)
             case Reaction.DELIVER_SIGNAL:
                 thread.signal = stop.value
-                self._engine.deliver(thread)
+                self.handler.deliver(thread)
             case Reaction.STAY_IN_GROUP_STOP:
                 thread.listen = True
             case Reaction.BEGIN:
@@ -179,7 +177,7 @@ class ThreadGroup:
 
     def _begin(self, thread: Thread, stop: Stop) -> None:
         thread.listen = stop.kind is Kind.GROUP_STOP
-        self._engine.begin(thread, self._expected.pop(thread.tid, True))
+        self.handler.begin(thread, self._expected.pop(thread.tid, True))
         thread.busy = False
         if thread.tid in self.tracees.threads:
             thread.group.go(thread)
@@ -192,12 +190,8 @@ class ThreadGroup:
         thread.signal = 0
         thread.siginfo = None
         thread.listen = thread.relisten = thread.held = thread.pinned = False
-        thread.skip = thread.entering = None
-        thread.revocable = ()
-        thread.cpu_address = -1
-        thread.trap_mask = None
-        thread.identity_until = 0
-        self._engine.new_image(thread)
+        thread.enters_handler = False
+        self.handler.new_image(thread)
 
     # --- children: of a fork, a vfork or a clone ---
 
@@ -214,7 +208,7 @@ class ThreadGroup:
             return  # killed, or let go as an orphan
         thread = self._expect(child, parent.tgid if is_thread else child, shares)
         if not shares:
-            self._engine.forked(child)
+            self.handler.forked(child)
         first = self.tracees.first_stops.pop(child, None)
         if first is not None:
             thread.state = State.STOPPED

@@ -27,6 +27,7 @@ from typing import Final
 
 from dprobed.proc import procfs
 from dprobed.tracee import ptrace
+from dprobed.tracee.lifecycle import State
 from dprobed.tracee.ptrace import WALL, Gone
 from dprobed.tracee.ptrace import raw_waitpid as _waitpid
 from dprobed.tracee.status import TRAP_STATUS, Kind, Stop, decode
@@ -67,8 +68,6 @@ class Tracees:
         self.first_stops: dict[int, tuple[Stop, float]] = {}
         #: The group that work is being done for: a defect that shows itself is laid to it.
         self.blamed: Group | None = None
-        #: Serves a SIGTRAP stop that is a plain hit; false: it is not, nothing was done.
-        self.serve_hit: Callable[[Thread, int], bool] = lambda thread, now: False
         self._deferred: deque[tuple[int, int]] = deque()
 
     # --- waiting ---
@@ -119,10 +118,10 @@ class Tracees:
         if thread is None or thread.group is group:
             self.dispatch(tid, status)
             return
-        if status == TRAP_STATUS:
+        if status == TRAP_STATUS and thread.state is State.RUNNING:
             before = self.blamed
             try:
-                if self.serve_hit(thread, time.monotonic_ns()):
+                if thread.group.handler.serve_hit(thread, time.monotonic_ns()):
                     return
             except Exception as error:
                 # It is no defect in the handling of the target that we wait for.

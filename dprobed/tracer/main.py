@@ -17,28 +17,21 @@ import fcntl
 import gc
 import logging
 import os
-import resource
 import select
 import signal
 import socket
 import time
-from collections import deque
 from typing import Final
 
-from dprobed.corefile.store import StoreError
-from dprobed.engine.address_space import SpaceError
 from dprobed.engine.affinity import Affinity, become_group
-from dprobed.proc.maps import MapsError
 from dprobed.resolver.client import Resolver, wait_for
-from dprobed.resolver.errors import LocationError
-from dprobed.tracee.ptrace import Gone, Registers
-from dprobed.tracee.tracees import ORPHAN_TIMEOUT, Tracees
+from dprobed.tracee.tracees import Tracees
 from dprobed.tracer.debug.invitation import TICK as DEBUGGER_TICK
-from dprobed.tracer.dump.snapshot import DumpError, Result
-from dprobed.tracer.loop import TrapLoop
-from dprobed.tracer.programs import RequestError
+from dprobed.tracer.loop import StopLoop
 from dprobed.tracer.reporter import FLUSH, Reporter
-from dprobed.tracer.target import LATE_PAUSE, Common, TracedProcess
+from dprobed.tracer.requests import Requests
+from dprobed.tracer.target import TracedProcess
+from dprobed.tracer.targets import Targets
 from dprobed.wire import protocol
 from dprobed.wire.framing import Unpacker
 
@@ -47,16 +40,6 @@ _IDLE: Final = 5.0
 #: answer is waited for.
 _RESOLVER_SOON: Final = 0.001
 _RESOLVER_TURNS: Final = (0.001, 0.0003)
-#: What is answered of a target that has ended already, and is not reported yet.
-_OF_AN_ENDED: Final = (protocol.Query, protocol.Detach)
-#: Why a request is refused.
-_REFUSALS: Final = (RequestError, SpaceError, MapsError, LocationError, DumpError, StoreError)
-#: Targets at once; further children are not followed. Each has a descriptor open.
-MOST: Final = 1000
-#: Descriptors for everything else, where the limit is not lower.
-_OTHERS: Final = 256
-#: Targets that have ended, of which a child may still come.
-_DEPARTED: Final = 64
 
 _log = logging.getLogger(__name__)
 
@@ -69,40 +52,28 @@ class Tracer:
         self._unpacker = Unpacker()
         self._reporter = Reporter(sock, self._arm)
         self._tracees = Tracees()
-        registers = Registers()
-        self._follower = affinity
-        self._loop = TrapLoop(self._tracees, registers, affinity)
-        self._common = Common(
-            self._tracees,
-            registers,
-            self._follower,
-            self._reporter,
-            Resolver(mailbox, self._await_resolver),
-            self._adopt,
-            self._keep,
+        self._affinity = affinity
+        self._loop = StopLoop(self._tracees, affinity)
+        self._targets = Targets(
+            self._tracees, affinity, self._reporter, Resolver(mailbox, self._await_resolver)
         )
-        self._targets: dict[int, TracedProcess] = {}
-        self._most = MOST
-        #: Those that have ended, and when: a child of theirs may still come.
-        self._departed: deque[tuple[float, TracedProcess]] = deque()
+        self._requests = Requests(self._targets)
         self._wakeup: tuple[int, int] | None = None
         self._tick = False
         self._served = 0
         self._closing = False
-        #: What got in the way when a target was let go.
-        self._defect: Exception | None = None
 
     # --- the loop ---
 
     def run(self) -> None:
         """Until the socket ends; the targets are whole afterwards. Raises what broke the loop."""
         self._hear_signals()
-        self._most = _allow_descriptors()
         try:
             while not self._closing:
                 self._turn()
         finally:
-            self._leave_all()
+            self._targets.is_closing = True
+            self._targets.leave_all(self._loop.run)
             self._reporter.finish()
 
     def _turn(self) -> None:
@@ -118,7 +89,7 @@ class Tracer:
                 self._arm()
         except Exception as error:
             self._blame(error)
-        self._look_at_ends()
+        self._targets.look_at_ends()
         if self._closing or tracees.attention:
             return
         try:
@@ -127,7 +98,7 @@ class Tracer:
             self._blame(error)
 
     def _wait(self) -> None:
-        waiting = [each for each in self._targets.values() if each.debugger.is_waiting]
+        waiting = [each for each in self._targets if each.debugger.is_waiting]
         if self._hear_children(bool(waiting)):
             # What came before we heard.
             self._tracees.drain()
@@ -137,12 +108,7 @@ class Tracer:
             self._loop.run()
         elif self._tracees.has_unreported_children:
             self._tracees.await_unreported_child()
-        elif self._departed:
-            self._tracees.await_orphans()
-            for _, target in self._departed:
-                self._forget(target)
-            self._departed.clear()
-        else:
+        elif not self._targets.await_orphans():
             select.select([self._sock], [], [], _IDLE)
 
     def _await_resolver(self, channel: socket.socket, seconds: float) -> bool:
@@ -158,17 +124,10 @@ class Tracer:
     def _blame(self, error: Exception) -> None:
         """A defect of ours: the target's whose work was being done, else the tracer's end."""
         group = self._tracees.blamed
-        target = next((each for each in self._targets.values() if each.group is group), None)
+        target = next((each for each in self._targets if each.group is group), None)
         if target is None:
             raise error
-        self._fail(target, error)
-
-    def _fail(self, target: TracedProcess, error: Exception) -> None:
-        _log.error("process %d: its probes are taken out", target.pid, exc_info=error)
-        target.give_up()
-        while not self._leave(target):
-            self._tracees.pause(LATE_PAUSE)
-        self._depart(target, ("failed", 0))
+        self._targets.fail(target, error)
 
     def _hear_signals(self) -> None:
         def attention(number: int, frame: object) -> None:
@@ -194,7 +153,7 @@ class Tracer:
         if self._tick:
             self._tick = False
             self._do_tick()
-        for target in list(self._targets.values()):
+        for target in self._targets:
             if target.group.wants or target.debugger.is_invited:
                 self._tracees.blamed = target.group
                 target.attend()
@@ -203,14 +162,14 @@ class Tracer:
 
     def _do_tick(self) -> None:
         self._reporter.flush()
-        targets = self._targets.values()
-        served = sum(target.engine.served for target in targets)
+        targets = list(self._targets)
+        served = sum(target.engines.runner.served for target in targets)
         if served == self._served:
             debugged = any(target.debugger.is_expected for target in targets)
             idle = DEBUGGER_TICK if debugged else _IDLE
             signal.setitimer(signal.ITIMER_REAL, idle, idle)
-            self._follower.wander()
-            self._forget_departed()
+            self._affinity.wander()
+            self._targets.forget_departed()
         self._served = served
         for target in targets:
             self._tracees.blamed = target.group
@@ -240,7 +199,7 @@ class Tracer:
         poll = select.poll()
         poll.register(self._sock, select.POLLIN)
         poll.register(self._wakeup[0], select.POLLIN)
-        for target in self._targets.values():
+        for target in self._targets:
             for descriptor, events in target.debugger.descriptors():
                 poll.register(descriptor, events)
         patience = min(target.debugger.patience for target in waiting)
@@ -260,214 +219,14 @@ class Tracer:
             except OSError:
                 data = b""
             if not data:
-                self._closing = True
+                self._closing = self._targets.is_closing = True
                 break
             self._unpacker.feed(data)
         while (body := self._unpacker.next()) is not None:
-            self._serve(protocol.decode_request(body))
+            self._requests.serve(protocol.decode_request(body))
             # Who got an answer often asks again at once, and its signal may come just before we
             # wait: then the next tick, soon, is what we hear it by.
             self._arm()
-
-    def _serve(self, request: protocol.Request) -> None:
-        answer: protocol.Ok | None
-        try:
-            match request:
-                case protocol.Attach():
-                    answer = self._attach(request)
-                case protocol.Facilities():
-                    self._use_facilities(request.facilities, request.acting)
-                    answer = protocol.Ok(request.seq)
-                case _:
-                    answer = self._ask(self._target(request.pid), request)
-        except _REFUSALS as error:
-            self._reporter.send(protocol.Refused(request.seq, " ".join(str(error).split())))
-        except Gone as error:
-            self._reporter.send(protocol.Refused(request.seq, f"process {error.tid} is gone"))
-        except Exception as error:
-            reason = f"internal error: {type(error).__name__}: {error}; its probes are taken out"
-            self._reporter.send(protocol.Refused(request.seq, reason))
-            raise
-        else:
-            if answer is not None:
-                self._reporter.send(answer)
-        self._tracees.blamed = None
-
-    def _target(self, pid: int) -> TracedProcess:
-        target = self._targets.get(pid)
-        if target is None:
-            raise RequestError(f"process {pid} is no target of this tracer; attach to it first")
-        return target
-
-    def _ask(self, target: TracedProcess, request: protocol.Request) -> protocol.Ok | None:
-        """Do what concerns one target; None: it answers later."""
-        self._tracees.blamed = target.group
-        if target.end is not None and not isinstance(request, _OF_AN_ENDED):
-            raise Gone(target.pid)
-        seq = request.seq
-        match request:
-            case protocol.Adjust():
-                target.adjust(
-                    follow_forks=request.follow_forks,
-                    hold_thread=request.hold_thread,
-                    budget=request.budget,
-                )
-                return protocol.Ok(seq)
-            case protocol.Insert():
-                self._use_facilities(request.facilities, request.acting)
-                probes = target.programs.insert(request, self._common.facilities)
-                return protocol.Ok(seq, probes=probes)
-            case protocol.Remove():
-                return protocol.Ok(seq, probes=target.programs.remove(request.program))
-            case protocol.Vars():
-                return protocol.Ok(seq, words=target.programs.variables(request))
-            case protocol.Resume():
-                return protocol.Ok(seq, tids=target.let_on(request.tid))
-            case protocol.Dump():
-                target.dump(request.zstd, lambda result: self._dumped(seq, result))
-                return None
-            case protocol.Detach():
-                target.leave_when_idle(lambda: self._detached(seq, target))
-                return None
-            case _:
-                return target.query(seq)
-
-    def _dumped(self, seq: int, result: Result) -> None:
-        if result.error:
-            self._reporter.send(protocol.Refused(seq, result.error))
-            return
-        status = protocol.DumpStatus(
-            result.path,
-            result.bytes,
-            result.size,
-            result.how,
-            result.pause_ns,
-            result.seconds,
-        )
-        self._reporter.send(protocol.Ok(seq, dump=status))
-
-    def _detached(self, seq: int, target: TracedProcess) -> None:
-        self._reporter.send(
-            protocol.Ok(
-                seq, probes=target.programs.statuses(), overhead_ns=target.engine.overhead_ns
-            )
-        )
-        self._depart(target, target.end or ("detached", 0))
-
-    def _use_facilities(self, facilities: dict[str, int], acting: list[int] | None) -> None:
-        self._common.acting = acting
-        self._common.facilities.clear()
-        self._common.facilities.update(facilities)
-
-    # --- targets that come and go ---
-
-    def _attach(self, request: protocol.Attach) -> protocol.Ok:
-        if request.pid in self._targets:
-            raise RequestError(f"process {request.pid} is a target of this tracer already")
-        if len(self._targets) >= self._most:
-            raise RequestError(f"a tracer has {self._most} targets at most")
-        target = TracedProcess(self._common, request.pid, request)
-        self._take(target)
-        self._tracees.blamed = target.group
-        try:
-            target.attach(request.launch)
-        except RequestError:
-            self._drop(target)
-            raise
-        return protocol.Ok(request.seq)
-
-    def _adopt(self, child: TracedProcess) -> bool:
-        if self._closing or len(self._targets) >= self._most or child.pid in self._targets:
-            return False
-        self._take(child)
-        return True
-
-    def _keep(self, child: TracedProcess) -> None:
-        self._take(child)
-        child.leave_when_idle(lambda: self._depart(child, child.end or ("detached", 0)))
-
-    def _take(self, target: TracedProcess) -> None:
-        self._targets[target.pid] = target
-        self._tracees.groups.append(target.group)
-
-    def _drop(self, target: TracedProcess) -> None:
-        del self._targets[target.pid]
-        self._forget(target)
-
-    def _forget(self, target: TracedProcess) -> None:
-        self._tracees.groups.remove(target.group)
-
-    def _look_at_ends(self) -> None:
-        """Targets that have ended, and those that a defect showed itself in."""
-        for target in list(self._targets.values()):
-            if target.group.failure is not None:
-                self._fail(target, target.group.failure)
-            elif target.is_over and target.end is not None:
-                # Children that share its memory may be left, and one of which nobody has told.
-                if target.group.threads and not self._leave(target):
-                    self._arm()
-                elif not self._tracees.has_unreported_children:
-                    self._depart(target, target.end)
-
-    def _depart(self, target: TracedProcess, end: tuple[str, int]) -> None:
-        target.depart(end)
-        self._targets.pop(target.pid, None)
-        if end[0] == "detached":
-            # All its threads stood still, and had told of their children.
-            self._forget(target)
-            return
-        self._departed.append((time.monotonic(), target))
-        if len(self._departed) > _DEPARTED:
-            self._forget(self._departed.popleft()[1])
-
-    def _forget_departed(self) -> None:
-        """No child of those can come any more."""
-        before = time.monotonic() - ORPHAN_TIMEOUT
-        while self._departed and self._departed[0][0] < before:
-            self._forget(self._departed.popleft()[1])
-
-    def _leave(self, target: TracedProcess) -> bool:
-        """Try to let a target go, even if a defect of ours gets in the way once."""
-        try:
-            return target.leave()
-        except Exception as error:
-            _log.exception("leaving process %d failed; once more", target.pid)
-            self._defect = error
-            return target.leave()
-
-    def _leave_all(self) -> None:
-        """Let all targets go; raises, in the end, what got in the way of one."""
-        while self._targets:
-            for target in list(self._targets.values()):
-                try:
-                    if self._leave(target):
-                        self._depart(target, target.end or ("detached", 0))
-                except Exception as error:
-                    self._defect = error
-                    del self._targets[target.pid]
-            if any(not target.is_kept for target in self._targets.values()):
-                self._tracees.pause(LATE_PAUSE)
-            elif self._targets:
-                # Perhaps for a long time.
-                self._tracees.attention = False
-                self._tracees.dispatch_deferred()
-                self._tracees.adopt_orphans()
-                self._loop.run()
-        if self._departed:
-            self._tracees.await_orphans()
-        if self._defect is not None:
-            raise self._defect
-
-
-def _allow_descriptors() -> int:
-    """As many as MOST targets need, where the limit allows that; how many targets there may be."""
-    needed = MOST + _OTHERS
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY or soft >= needed:
-        return MOST
-    allowed = needed if hard == resource.RLIM_INFINITY else min(hard, needed)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
-    return max(1, allowed - min(_OTHERS, allowed // 2))
 
 
 def main(sock: socket.socket, mailbox: socket.socket) -> None:

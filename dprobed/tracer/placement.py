@@ -9,8 +9,8 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Final
 
+from dprobed.arch.x86_64.debug_registers import is_length_valid
 from dprobed.engine.address_space import AddressSpace
-from dprobed.engine.watch.registers import is_length_valid
 from dprobed.proc import procfs
 from dprobed.proc.maps import Module, modules
 from dprobed.program.model import Header, ProbeDefinition

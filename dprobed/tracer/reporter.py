@@ -13,19 +13,14 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-import msgspec
-
 from dprobed.engine.probe import Probe
-from dprobed.wire.framing import HEADER_SIZE
-from dprobed.wire.protocol import Event, Place, Places, Reply, pack
+from dprobed.wire.protocol import Event, Place, Places, RawRecord, Records, Reply, pack
 
 #: Seconds until a record is on its way.
 FLUSH: Final = 0.05
 _BATCH: Final = 1024
 _BACKLOG: Final = 8 << 20
 _PATIENCE: Final = 5.0
-
-_encode = msgspec.msgpack.Encoder().encode
 
 
 class Reporter:
@@ -36,8 +31,8 @@ class Reporter:
         self._sock: Final = sock
         #: Something is to be done soon.
         self.arm: Final = arm
-        #: The batch: (record fields in protocol order, probe) and None for withdrawn ones.
-        self.records: list[tuple[object, ...] | None] = []
+        #: The batch; None for withdrawn ones.
+        self.records: list[RawRecord | None] = []
         self._probes: list[Probe] = []
         #: The number of the present batch.
         self._batch = 0
@@ -53,7 +48,7 @@ class Reporter:
         self._new_places[number] = place
         return number
 
-    def add(self, probe: Probe, record: tuple[object, ...]) -> None:
+    def add(self, probe: Probe, record: RawRecord) -> None:
         """One record."""
         records = self.records
         if not records:
@@ -79,10 +74,7 @@ class Reporter:
                 probe.dropped += record is not None
         elif batch:
             self._send_places()
-            # The shape of protocol.Records, whose decoder the daemon uses: the records are tuples
-            # here because building one is all that a hit can pay for.
-            body = _encode({"type": "Records", "records": batch})
-            self._backlog += len(body).to_bytes(HEADER_SIZE, "little") + body
+            self._backlog += pack(Records(batch))
         self._batch += 1
         self.records = []
         self._probes = []

@@ -1,15 +1,4 @@
-"""One traced process: a target of a tracer, with its threads, programs, dumps and debugger.
-
-Whether a ``fork`` child is followed, each program says for itself. If none does, our changes are
-undone in the child, and it is let go. Else it becomes a target of its own before it has run an
-instruction: the breakpoints in its copy of the memory are taken over as they are, the variables of
-programs that follow begin with what they are in the parent, counters with 0; other programs are
-taken out of it. A child that shares the memory (``vfork``) belongs to
-its parent's target until it has memory of its own, at ``exec``.
-
-A child into whose memory no way leads is *kept*: a target without programs, which nobody is told
-of, whose breakpoints do nothing, until it ends or executes another program.
-"""
+"""One traced process: a target of a tracer, with its threads, programs, dumps and debugger."""
 
 from __future__ import annotations
 
@@ -20,11 +9,11 @@ from typing import Final
 
 import msgspec
 
-from dprobed.engine.address_space import AddressSpace, Site, SpaceError
+from dprobed.engine.address_space import AddressSpace
 from dprobed.engine.affinity import Affinity
+from dprobed.engine.budget import Account
+from dprobed.engine.errors import SpaceError
 from dprobed.engine.probe import Attachment
-from dprobed.engine.trap.engine import TrapEngine
-from dprobed.engine.trap.sigtrap import Sigtrap
 from dprobed.proc import procfs, refusals
 from dprobed.proc.shared_memory import shares_memory
 from dprobed.program.exec.interface import Outcome
@@ -33,20 +22,23 @@ from dprobed.resolver.client import Resolver
 from dprobed.tracee.attach import attach, find_lost
 from dprobed.tracee.lifecycle import State
 from dprobed.tracee.memory import Memory
-from dprobed.tracee.ptrace import Gone, PtraceError, Registers
+from dprobed.tracee.ptrace import Gone, Registers
 from dprobed.tracee.status import Kind, Stop
 from dprobed.tracee.thread import Thread
 from dprobed.tracee.thread_group import ThreadGroup
 from dprobed.tracee.tracees import Tracees
 from dprobed.tracer.debug.invitation import Debugger, Host
 from dprobed.tracer.dump.snapshot import Dumps, Result
-from dprobed.tracer.programs import Programs, RequestError, Variables
+from dprobed.tracer.engines import Engines
+from dprobed.tracer.inheritance import Births, Inheritance
+from dprobed.tracer.inserted import RequestError
+from dprobed.tracer.programs import Programs
 from dprobed.tracer.reporter import Reporter
 from dprobed.tracer.throttle import Throttle
 from dprobed.wire import protocol
 from dprobed.wire.limits import Limits
 
-#: Seconds between two attempts to let threads go that sleep in the kernel.
+#: Seconds between two attempts to detach from threads that sleep in the kernel.
 LATE_PAUSE: Final = 0.05
 
 _log = logging.getLogger(__name__)
@@ -61,57 +53,81 @@ class Common:
     affinity: Affinity
     reporter: Reporter
     resolver: Resolver
-    #: A followed child is a target from now on; false: there are too many, and it was not taken.
-    adopt: Callable[[TracedProcess], bool]
-    #: A child that cannot be let go is a target from now on.
-    keep: Callable[[TracedProcess], None]
+    births: Births
     #: One dictionary for all executors, which ask it again at each hit.
     facilities: dict[str, int] = field(default_factory=dict)
     #: For which of them something is done at the hit; None: for all.
     acting: list[int] | None = None
 
 
+def check_alone(pid: int, tracees: Tracees) -> None:
+    """A process that shares the memory but is not traced would die of our breakpoints.
+
+    Raises RequestError.
+    """
+    live_thread = procfs.live_thread(pid)
+    parent = procfs.parent(pid)
+    for other in [parent, *procfs.children(pid)]:
+        found = procfs.status(other)
+        if found is None or other in tracees.threads:
+            continue
+        if shares_memory(live_thread, procfs.live_thread(other)):
+            raise RequestError(
+                f"its {'parent' if other == parent else 'child'} {other} "
+                f"({found.name.decode(errors='replace')}) shares its memory "
+                "(vfork or CLONE_VM) and would run into the probes; try again when that ended"
+            )
+
+
+@dataclass
+class Due:
+    """What threads have asked for at their stops, and the main loop does."""
+
+    retired: bool = False
+    resume: bool = False
+    #: Pinned until their probes, which cannot be where they are, are out.
+    lost: list[Thread] = field(default_factory=list)
+
+
 class TracedProcess:
-    """A target from when it is attached to until it has ended or is let go."""
+    """A target from when it is attached to until it has ended or is detached from.
+
+    What its engines tell (``engine.interface.Listener``) and what its threads' stops ask for
+    (``tracee.thread.StopHandler``) comes here.
+    """
 
     def __init__(self, common: Common, pid: int, options: protocol.Attach) -> None:
         """``options`` say how it is treated; those of the parent for a followed child."""
-        self.pid = pid
-        self.group = ThreadGroup(self, common.tracees)
-        self.engine = TrapEngine(self.group, common.reporter, common.registers, common.affinity)
-        self.programs = Programs(
-            pid, self.group, self.engine, common.reporter, common.resolver, self._tell
+        self._common: Final = common
+        self.pid: Final = pid
+        self.records: Final = common.reporter
+        self.group: Final = ThreadGroup(self, common.tracees)
+        self.engines: Final = Engines(self.group, self, common.registers, common.affinity)
+        self.serve_hit: Final = self.engines.trap.stops.serve_hit
+        self.programs: Final = Programs(
+            pid, self.group, self.engines, common.reporter, common.resolver, self.tell
         )
-        self.debugger = Debugger(self.group, self.engine, pid, self._debugger_host())
+        host = Host(self.tell, self.programs.places.take_out)
+        self.debugger: Final = Debugger(self.engines, pid, host)
         self.debugger.limit = options.hold_limit
-        self._throttle = Throttle(self.programs, self.group.want)
-        self._options = options
+        self.inheritance: Final = Inheritance(
+            self, common.births, common.reporter, self.debugger.new_image
+        )
+        self.options = options
+        #: How it ended, and with which status; None while it is a target.
+        self.end: tuple[str, int] | None = None
+        self._throttle: Final = Throttle(self.programs, self.group.want)
+        self._dumps: Final = Dumps(self.engines, self._describe, self.tell)
+        self._due = Due()
+        self._end_status = ("gone", 0)
+        self._given_up = False
+        #: Called when we have detached from it, once that was asked for.
+        self._leaving: Callable[[], None] | None = None
         self.adjust(
             follow_forks=options.follow_forks,
             hold_thread=options.hold_thread,
             budget=options.budget,
         )
-        #: How it ended, and with which status; None while it is a target.
-        self.end: tuple[str, int] | None = None
-        self._common = common
-        self._dumps = Dumps(self.engine, self._describe, self._tell)
-        self._end_status = ("gone", 0)
-        self._retired = False
-        self._lost: list[tuple[Thread, list[Site], str]] = []
-        self._resume = False
-        self._incomplete = False
-        self._given_up = False
-        #: The variables of the programs when a child was made that has not begun yet.
-        self._at_fork: dict[int, Variables] = {}
-        #: Called when it has been let go, once that was asked for.
-        self._leaving: Callable[[], None] | None = None
-        self.engine.overdrawn = self._throttle.note
-        self.engine.retire = self._note_retired
-        self.engine.resume = self._note_resume
-        self.engine.suspended = self._tell_suspended
-        self.engine.unwatched = self.programs.unwatched
-        self.engine.lost = self._note_lost
-        self.engine.facility = self._act
 
     # --- attaching ---
 
@@ -121,8 +137,8 @@ class TracedProcess:
         if reason is not None:
             raise RequestError(reason)
         # Looked at again when no more children can come; here because it refuses at once, and a
-        # parent in vfork could not be let go before it wakes.
-        self._check_alone()
+        # parent in vfork could not be detached from before it wakes.
+        check_alone(self.pid, self._common.tracees)
         self.programs.launching = launch
         try:
             attach(self.group, self.pid)
@@ -136,7 +152,7 @@ class TracedProcess:
             self._leave_now()
             raise RequestError(reason) from error
         try:
-            self._check_alone()
+            check_alone(self.pid, self._common.tracees)
         except RequestError:
             self._leave_now()
             raise
@@ -145,26 +161,10 @@ class TracedProcess:
         while not self.leave():
             self._common.tracees.pause(LATE_PAUSE)
 
-    def _check_alone(self) -> None:
-        """A process that shares the memory but is not traced would die of our breakpoints."""
-        own = self._common.tracees.threads
-        live_thread = procfs.live_thread(self.pid)
-        parent = procfs.parent(self.pid)
-        for other in [parent, *procfs.children(self.pid)]:
-            found = procfs.status(other)
-            if found is None or other in own:
-                continue
-            if shares_memory(live_thread, procfs.live_thread(other)):
-                raise RequestError(
-                    f"its {'parent' if other == parent else 'child'} {other} "
-                    f"({found.name.decode(errors='replace')}) shares its memory "
-                    "(vfork or CLONE_VM) and would run into the probes; try again when that ended"
-                )
-
     def adjust(self, *, follow_forks: bool, hold_thread: bool, budget: Limits | None) -> None:
         """Treat it, and children that are followed, so from now on."""
-        self._options = msgspec.structs.replace(
-            self._options, follow_forks=follow_forks, hold_thread=hold_thread, budget=budget
+        self.options = msgspec.structs.replace(
+            self.options, follow_forks=follow_forks, hold_thread=hold_thread, budget=budget
         )
         self.programs.follows_forks = follow_forks
         self.debugger.holds_thread = hold_thread
@@ -173,17 +173,17 @@ class TracedProcess:
     # --- the main loop ---
 
     def attend(self) -> None:
-        """Do what has become due; the main loop calls it when the world wants it."""
+        """Do what has become due; the main loop calls it when its group wants it."""
         self.group.wants = False
-        if self._incomplete:
-            self._incomplete = False
+        if self.inheritance.is_incomplete:
+            self.inheritance.is_incomplete = False
             self.programs.complete()
         self._dumps.attend()
-        if self._resume:
-            self._resume = False
+        if self._due.resume:
+            self._due.resume = False
             self._release(None)
-        if self._retired:
-            self._retired = False
+        if self._due.retired:
+            self._due.retired = False
             self.programs.take_out_retired()
         self._give_up_lost()
         if self.end is None:
@@ -191,16 +191,16 @@ class TracedProcess:
         if self.end is None and self.debugger.is_invited:
             self.debugger.attend()
         if self._leaving is not None and not self._dumps.busy:
-            if (self.end is not None and not self.is_kept) or self.leave():
+            if (self.end is not None and not self.inheritance.is_kept) or self.leave():
                 self._leaving()
-            elif not self.is_kept:
+            elif not self.inheritance.is_kept:
                 self._common.reporter.arm()
 
     def _give_up_lost(self) -> None:
-        lost, self._lost = self._lost, []
-        for thread, sites, reason in lost:
-            if self.end is None:
-                self.programs.give_up(sites, reason)
+        lost, self._due.lost = self._due.lost, []
+        if lost and self.end is None:
+            self.programs.places.give_up_lost()
+        for thread in lost:
             self.group.unpin(thread)
 
     def _keep_budgets(self) -> None:
@@ -216,7 +216,7 @@ class TracedProcess:
         if self._throttle.is_asleep:
             self.group.want()
         self.programs.retry_pending()
-        self.programs.watch_late()
+        self.engines.watch.apply_late()
         if self._leaving is not None or self._dumps.busy:
             self.group.want()
 
@@ -233,12 +233,12 @@ class TracedProcess:
     def query(self, seq: int) -> protocol.Ok:
         """States and counters."""
         if self.end is None:
-            self.programs.give_up_overwritten()
+            self.programs.places.give_up_overwritten()
         return protocol.Ok(
             seq,
             probes=self.programs.statuses(),
             suspended=[thread.tid for thread in self._suspended()],
-            overhead_ns=self.engine.overhead_ns,
+            overhead_ns=self.group.overhead_ns,
             debugger=self.debugger.status(),
         )
 
@@ -249,7 +249,7 @@ class TracedProcess:
         return [thread.tid for thread in held]
 
     def let_on(self, tid: int | None) -> list[int]:
-        """What ``resume`` of a client lets go: suspended threads, and who waits for a debugger.
+        """What ``resume`` of a client resumes: suspended threads, and who waits for a debugger.
 
         Raises RequestError.
         """
@@ -264,18 +264,6 @@ class TracedProcess:
         """Write a core; raises DumpError, StoreError and Gone."""
         self._dumps.ask(self.pid, zstd, answer)
 
-    # --- at hits ---
-
-    def _act(self, thread: Thread, attachment: Attachment, outcome: Outcome) -> None:
-        """A facility that acts while the thread stands at its hit."""
-        acting = self._common.acting
-        if acting is not None and outcome.exit not in acting:
-            return
-        if outcome.exit == DEBUGGER:
-            self.debugger.hit(thread)
-        elif outcome.exit == DUMP:
-            self._dumps.hit(thread, attachment, outcome)
-
     def _describe(self, number: int) -> dict[str, object]:
         """A program, for the file beside a core."""
         inserted = self.programs.inserted.get(number)
@@ -283,220 +271,102 @@ class TracedProcess:
             return {}
         return {"program": inserted.label, "id": inserted.program.header.id}
 
-    def _debugger_host(self) -> Host:
-        return Host(self._tell, self.programs.detach, self.programs.apply_watches)
-
-    def _note_retired(self) -> None:
-        self._retired = True
-        self.group.want()
-
-    def _note_resume(self) -> None:
-        self._resume = True
-        self.group.want()
-
-    def _note_lost(self, thread: Thread, sites: list[Site], reason: str) -> None:
-        self._lost.append((thread, sites, reason))
-        self.group.want()
-
-    def _tell_suspended(self, thread: Thread) -> None:
-        self._tell(
-            "suspend", f"thread {thread.tid} is held; 'dprobe resume' lets it go", thread.tid
-        )
-
-    def _tell(self, kind: str, text: str, tid: int = 0) -> None:
+    def tell(self, kind: str, text: str, tid: int = 0) -> None:
+        """Tell the daemon something of note; ``tid``: of which thread."""
         self._common.reporter.send(protocol.TargetEvent(kind, self.pid, tid or self.pid, text))
 
-    # --- the target's life (thread.Engine) ---
+    # --- what engines tell (engine.interface.Listener) ---
+
+    def facility(self, thread: Thread, attachment: Attachment, outcome: Outcome) -> None:
+        """See Listener: a facility that acts while the thread stands at its hit."""
+        acting = self._common.acting
+        if acting is not None and outcome.exit not in acting:
+            return
+        if outcome.exit == DEBUGGER:
+            self.debugger.hit(thread)
+        elif outcome.exit == DUMP:
+            facts = self.engines.runner.facts_of(thread)
+            self._dumps.hit(thread, facts, attachment, outcome)
+
+    def retired(self) -> None:
+        """See Listener."""
+        self._due.retired = True
+        self.group.want()
+
+    def resume(self) -> None:
+        """See Listener."""
+        self._due.resume = True
+        self.group.want()
+
+    def lost(self, thread: Thread) -> None:
+        """See Listener."""
+        self._due.lost.append(thread)
+        self.group.want()
+
+    def suspended(self, thread: Thread) -> None:
+        """See Listener."""
+        self.tell("suspend", f"thread {thread.tid} is held; 'dprobe resume' lets it go", thread.tid)
+
+    def overdrawn(self, account: Account) -> None:
+        """See Listener."""
+        self._throttle.note(account)
+
+    def unwatched(self, trouble: str) -> None:
+        """See Listener."""
+        self.programs.places.note_unwatched(trouble)
+
+    def identified(self, thread: Thread, found: procfs.Status) -> None:
+        """See Listener."""
+        self.engines.trap.sigtrap.identified(thread, found)
+
+    # --- stops (tracee.thread.StopHandler) ---
 
     def serve_trap(self, thread: Thread) -> None:
-        """See TrapEngine; a debugger may be stepping the thread."""
-        if self._given_up and self.engine.abandon(thread):
+        """See StopHandler; a debugger may be stepping the thread."""
+        if self._given_up and self.engines.trap.stops.abandon(thread):
             return
         if not self.debugger.serve_trap(thread):
-            self.engine.serve_trap(thread)
+            self.engines.serve(thread)
         if thread.signal:
             self.debugger.signalled(thread)
 
     def abandon(self, thread: Thread) -> None:
-        """See TrapEngine."""
-        self.engine.abandon(thread)
+        """See StopHandler."""
+        self.engines.trap.stops.abandon(thread)
 
     def deliver(self, thread: Thread) -> None:
-        """See TrapEngine; a debugger is asked first."""
-        self.engine.deliver(thread)
+        """See StopHandler; a debugger is asked first."""
+        self.engines.trap.stops.deliver(thread)
         if thread.signal:
             self.debugger.signalled(thread)
 
     def forked(self, child: int) -> None:
-        """What the child begins with is what there is now, whenever its first stop comes."""
-        if self.programs.that_follow():
-            self._at_fork[child] = self.programs.variables_now()
+        """See StopHandler."""
+        self.inheritance.forked(child)
 
     def begin(self, thread: Thread, shares_memory: bool) -> None:
-        """A new thread joins; a forked process is followed, or let go without our changes."""
+        """See StopHandler; a forked process is followed, or detached from without our changes."""
         if self.end is not None:
             self.group.want()  # there was nothing to wait for but this
         if shares_memory:
-            self.engine.begin(thread)
-            return
-        try:
-            if self.programs.that_follow() and self._follow(thread, copied=True) is not None:
-                return
-            self.engine.release_child(thread)
-        except SpaceError as error:
-            self._keep(thread)
-            self._tell(
-                "unprobed",
-                "a child stays traced, without probes, until it ends or executes a program, "
-                f"because our breakpoints cannot be taken out of it: {error}",
-                thread.tid,
-            )
-            return
-        except Gone:
-            return
-        self._tell("fork", "a child was let go without probes", thread.tid)
-
-    def _keep(self, thread: Thread) -> None:
-        """A child keeps its copy of our changes, and would die of them alone."""
-        options = msgspec.structs.replace(self._options, follow_forks=False)
-        child = TracedProcess(self._common, thread.tgid, options)
-        self._common.keep(child)
-        self.group.hand_over(thread, child.group)
-        child.engine.space = self.engine.space.sealed_copy(thread.tgid)
-        child.engine.classify()
-        child.engine.begin(thread)
-
-    @property
-    def is_kept(self) -> bool:
-        """Whether it is a child that could not be let go."""
-        return self.engine.has_space and self.engine.space.sealed
-
-    def _follow(self, thread: Thread, copied: bool) -> TracedProcess | None:
-        """Make a child a target of its own; None: it could not be, and nothing was done.
-
-        ``copied``: its memory is a copy of ours; else it has just got new one. Raises Gone.
-        """
-        child = TracedProcess(self._common, thread.tgid, self._options)
-        try:
-            space = self.engine.space.copy(self.group, thread) if copied else None
-        except OSError:
-            raise Gone(thread.tid) from None
-        except SpaceError as error:
-            self._tell("unprobed", f"a child is not followed: {error}", thread.tid)
-            return None
-        if not self._common.adopt(child):
-            if space is not None:
-                space.close()
-            self._tell("unprobed", "too many processes: a child is not followed", thread.tid)
-            return None
-        self.group.hand_over(thread, child.group)
-        try:
-            if space is not None:
-                child.engine.space = space
-            variables = self._at_fork.pop(thread.tid, None) or self.programs.variables_now()
-            child.programs.take_over(self.programs, variables)
-            self._common.reporter.send(
-                protocol.Forked(child.pid, self.pid, child.programs.statuses())
-            )
-            if space is not None:
-                child.programs.take_over_space(self.programs, space)
-                child.begin_copied(thread, self.engine.sigtrap)
-                if self.group.is_stopped or self._throttle.is_asleep:
-                    child.complete_later()
-        except Gone:
-            pass  # killed; its exit status comes next
-        except Exception as error:
-            # It stays where it is until our changes are out of it.
-            thread.pinned = True
-            child.group.fail(error)
-        return child
-
-    def begin_copied(self, thread: Thread, sigtrap: Sigtrap) -> None:
-        """The first stop of a child that has a copy of its parent's memory; raises Gone.
-
-        ``sigtrap``: the parent's.
-        """
-        engine, space = self.engine, self.engine.space
-        engine.sigtrap.take_over(sigtrap)
-        # Those of the parent's debugger, and those that are there no more.
-        empty = [site for site in space.sites() if not site.attachments and site.callback is None]
-        engine.remove(empty, [])
-        engine.classify()
-        engine.begin(thread)
-
-    def complete_later(self) -> None:
-        """The parent was being changed when it forked: look for what is not in this copy."""
-        self._incomplete = True
-        self.group.want()
+            self.engines.begin(thread)
+        else:
+            self.inheritance.begin(thread)
 
     def new_image(self, thread: Thread) -> None:
-        """``exec`` took the old address space away: put the probes into the new one."""
-        if thread.tgid != self.pid:
-            self._part(thread)
-            return
-        if self.is_kept:
-            self.group.detach(thread)
-            self.group.want()
-            return
-        self.group.await_children(thread)
-        self.debugger.new_image(thread)
-        self._leave_space()
-        self.programs.forget_places()
-        try:
-            self.programs.enter_image(thread)
-        except Gone:
-            return
-        self._tell("exec", f"process {self.pid} runs a new program")
-        self._common.reporter.send(protocol.Changed(self.pid, self.programs.statuses()))
-
-    def _part(self, thread: Thread) -> None:
-        """A vfork child has memory of its own now."""
+        """See StopHandler."""
         if self.end is not None:
             self.group.want()  # there was nothing to wait for but this
-        child = None
-        try:
-            if self.programs.that_follow():
-                child = self._follow(thread, copied=False)
-        except Gone:
-            return
-        if child is None:
-            self.group.detach(thread)
-        elif child.group.failure is None:
-            child.new_image(thread)
-
-    def _leave_space(self) -> None:
-        """The old address space is gone, unless a CLONE_VM child still uses it."""
-        engine = self.engine
-        if not engine.has_space:
-            return
-        engine.watch.clear()
-        heirs = [t for t in self.group.threads.values() if t.tgid != self.pid]
-        if heirs:
-            with self.group.stopped() as late:
-                engine.remove(engine.space.sites(), late)
-                for thread in heirs:
-                    # Not one that has left us meanwhile, to be a target of its own.
-                    here = thread.group is self.group and not thread.busy
-                    if here and thread.state in (State.STOPPED, State.HELD):
-                        self.group.detach(thread)
-        engine.space.close()
+        self.inheritance.new_image(thread)
 
     def left_copy(self, pid: int) -> bool:
-        """See thread.Engine."""
-        if not self.engine.has_space:
-            return False
-        # One of ours for as long as it may have to open its memory to us.
-        thread = self.group.add(Thread(pid, pid, State.STOPPED, self.group))
-        try:
-            return self.engine.space.is_copied_in(self.group, thread)
-        except (Gone, SpaceError):
-            return False
-        finally:
-            self.group.drop(pid)
+        """See StopHandler."""
+        return self.inheritance.left_copy(pid)
 
     def forgotten(self, thread: Thread, stop: Stop) -> None:
-        """A thread ended; with the last one, the target."""
-        self._at_fork.pop(thread.tid, None)
+        """See StopHandler: with its last thread the target ended."""
+        self.inheritance.forget(thread.tid)
+        self.engines.forget(thread)
         self.debugger.forgotten(thread)
         if thread.tid == self.pid:
             self._end_status = ("exited" if stop.kind is Kind.EXITED else "killed", stop.value)
@@ -504,9 +374,19 @@ class TracedProcess:
             self.end = self._end_status
             self.group.want()
             if self._dumps.busy:
-                self._tell("dumping", "the process has ended; its core is being written")
+                self.tell("dumping", "the process has ended; its core is being written")
 
     # --- leaving ---
+
+    @property
+    def is_changing(self) -> bool:
+        """Whether throttled probes are to be put in again."""
+        return self._throttle.is_asleep
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether it is a child that we could not detach from."""
+        return self.inheritance.is_kept
 
     @property
     def is_over(self) -> bool:
@@ -523,60 +403,50 @@ class TracedProcess:
         )
 
     def leave_when_idle(self, then: Callable[[], None]) -> None:
-        """Let the target go as soon as no core is being written and all threads can be."""
+        """Detach from the target as soon as no core is being written and all threads can be."""
         self._leaving = then
         self.group.want()
 
     def depart(self, end: tuple[str, int]) -> None:
-        """The target has ended, or was let go: nothing but its last words is left."""
+        """The target has ended, or was detached from: nothing but its last words is left."""
         self.end = end
         self.debugger.ended(*end)
         self.debugger.leave()
-        if self.engine.has_space:
-            self.engine.space.memory.close()
+        self.engines.space.memory.close()
         self._common.reporter.send(
-            protocol.Ended(self.pid, *end, self.programs.statuses(), self.engine.overhead_ns)
+            protocol.Ended(self.pid, *end, self.programs.statuses(), self.group.overhead_ns)
         )
 
     def give_up(self) -> None:
         """There was a defect of ours: find again whom it lost, and answer who waits."""
         self._given_up = True
-        self.engine.give_up()
+        self.engines.trap.stops.give_up()
         find_lost(self.group, self.pid)
         self._dumps.abandon("its tracer failed; the log says more")
 
     def leave(self) -> bool:
-        """Take every change back and let every thread go; false: one sleeps in the kernel and
+        """Take every change back and detach from every thread; false: one sleeps in the kernel and
         keeps its slots, ask again."""
         if self.is_kept:
             self.group.tracees.dispatch_deferred(self.group)
             return not self.group.threads
         self.debugger.leave()
-        self.programs.give_up_overwritten()
+        self.programs.places.give_up_overwritten()
         for probe in self.programs.probes():
             probe.attachments.clear()
-        self.engine.watch.clear()
         with self.group.stopped() as late:
             self._withdraw(late)
         return not self.group.threads
 
     def _withdraw(self, late: list[Thread]) -> None:
-        engine, group = self.engine, self.group
-        if engine.has_space:
-            space = engine.space
-            try:
-                engine.remove(space.sites(), late)
-                if not late and space.areas:
-                    lender = group.borrower.lender(space.tgid)
-                    engine.sigtrap.restore(lender)
-                    space.unmap_areas(group, lender)
-                    space.areas.clear()
-            except (Gone, SpaceError) as error:
-                _log.warning("process %d keeps pages of ours: %s", self.pid, error)
-        for thread in list(group.threads.values()):
-            if thread.state in (State.STOPPED, State.HELD):
-                try:
-                    engine.watch.apply(thread.tid)
-                except (Gone, PtraceError):
-                    continue
+        engines, group, space = self.engines, self.group, self.engines.space
+        try:
+            engines.withdraw(late)
+            if not late and space.resident.areas:
+                lender = group.borrower.lender(space.tgid)
+                engines.trap.sigtrap.restore(lender)
+                space.resident.unmap(group, lender)
+                space.resident.areas.clear()
+        except (Gone, SpaceError) as error:
+            _log.warning("process %d keeps pages of ours: %s", self.pid, error)
         group.detach_all()

@@ -67,11 +67,11 @@ class Throttle:
             probe.throttled = account.reason()
             probe.throttled_until = account.over_until + _SHOWN_NS
             probe.set(State.THROTTLED, probe.throttled)
-        self._programs.detach(probes)
+        self._programs.places.take_out(probes)
         # All threads stood still for that.
         done = time.monotonic_ns()
         account.charge(done - now, done, hits=0)
-        self._programs.tell_changed(fresh)
+        self._programs.places.tell_changed(fresh)
 
     def _remove(self, account: Account, probes: list[Probe], now: int) -> None:
         """The program that was hit most goes; if that is not enough, the next one will."""
@@ -82,8 +82,8 @@ class Throttle:
             out = [probe for probe in probes if probe.program == program]
             for probe in out:
                 probe.set(State.DISABLED, account.reason())
-            self._programs.detach(out)
-            self._programs.tell_changed(out)
+            self._programs.places.take_out(out)
+            self._programs.places.tell_changed(out)
         for probe in probes:
             probe.mark = probe.hits
         account.begin(now)

@@ -10,11 +10,15 @@ Codec only: nothing here opens a socket.
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Final
 
 import msgspec
 
 from dprobed.wire.framing import ProtocolError, frame
 from dprobed.wire.limits import Limits
+
+#: What ``Insert.engine`` can be.
+ENGINES: Final = ("auto", "trap")
 
 
 class State(StrEnum):
@@ -68,7 +72,7 @@ class Insert(msgspec.Struct, tag=True, frozen=True):
     ``check_opcode`` false skips the comparison with the probe's ``opcode`` key. ``facilities``: as
     in ``Facilities``, as ``acting``. ``label``: its name, for those who read of it. ``budget``:
     what it may cost in this target. ``follow_forks``: children of the target get it, and theirs.
-    ``engine``: the one that is to serve its probes, or ``auto``.
+    ``engine``: which one serves its code probes (``ENGINES``); ``auto``: the cheapest that can.
     """
 
     seq: int
@@ -158,7 +162,8 @@ class ProbeStatus(msgspec.Struct, frozen=True, array_like=True):
     every hit, ``ran`` those whose program ran, ``missed`` those that could not be served,
     ``dropped`` records that were lost on the way to the daemon, ``faulted`` records withdrawn
     because the probed instruction itself faulted. ``addresses``: where the probe is in memory.
-    ``passed``: hits while it was throttled, at least so many. ``engine``: which serves it.
+    ``passed``: hits while it was throttled, at least so many. ``engine``: which one serves it:
+    ``trap``, or ``watch``; empty while it has no place.
     """
 
     program: int

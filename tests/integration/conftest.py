@@ -34,15 +34,22 @@ def start() -> Iterator[Start]:
         target.end()
 
 
+@pytest.fixture(params=["trap"])
+def engine(request: pytest.FixtureRequest) -> str:
+    """Which engine serves code probes: what holds of one has to hold of all."""
+    name: str = request.param
+    return name
+
+
 @pytest.fixture
-def trace(start: Start) -> Iterator[Trace]:
+def trace(start: Start, engine: str) -> Iterator[Trace]:
     """A tracer, attached to a target (if one is given). It detaches before the target is ended."""
     tracers: list[TracerProcess] = []
 
     def begin(
         target: Target | None = None, uid: int = 0, **options: bool | float | Limits
     ) -> TracerProcess:
-        tracer = TracerProcess(uid)
+        tracer = TracerProcess(uid, engine)
         tracers.append(tracer)
         if target is not None:
             tracer.attach(target.pid, **options)

@@ -129,9 +129,13 @@ class RefusedError(Exception):
 
 
 class TracerProcess:
-    """A tracer in a process of its own; ``uid`` is whom it runs as."""
+    """A tracer in a process of its own; ``uid`` is whom it runs as.
 
-    def __init__(self, uid: int = 0) -> None:
+    ``engine``: which one is to serve its code probes.
+    """
+
+    def __init__(self, uid: int = 0, engine: str = "auto") -> None:
+        self.engine = engine
         #: The process that requests are about; the one that was attached to first.
         self.target = 0
         self.sock, theirs = socket.socketpair()
@@ -232,8 +236,12 @@ class TracerProcess:
         *,
         facilities: dict[str, int] | None = None,
         budget: Limits | None = None,
+        engine: str = "",
     ) -> tuple[int, list[ProbeStatus]]:
-        """Put a program in: its number, and how its probes are."""
+        """Put a program in: its number, and how its probes are.
+
+        ``engine``: another one than the tracer's.
+        """
         self._program += 1
         bytecode = encode(assemble(source, "test.rpn"))
         answer = self.request(
@@ -244,8 +252,11 @@ class TracerProcess:
                 bytecode,
                 facilities=facilities or {},
                 budget=budget,
+                engine=engine or self.engine,
             )
         )
+        for each in answer.probes:
+            assert self.engine == "auto" or each.engine in ("", "watch", self.engine), each
         return self._program, answer.probes
 
     def put(self, source: str, pid: int = 0) -> int:

@@ -13,9 +13,13 @@ from typing import Any
 
 import pytest
 
-from dprobed.engine.address_space import AddressSpace
 from dprobed.engine.context import HitContext
+from dprobed.engine.resident_area import ResidentArea
+from dprobed.engine.runner import ProgramRunner
 from dprobed.engine.trap.engine import TrapEngine
+from dprobed.engine.trap.sites import Sites
+from dprobed.engine.trap.stops import TrapStops
+from dprobed.engine.trap.takeout import TakeOut
 from dprobed.tracee.thread_group import ThreadGroup
 from dprobed.tracer.reporter import Reporter
 from tests.conftest import BuildTarget
@@ -47,27 +51,29 @@ def break_at(
 @pytest.mark.parametrize(
     ("owner", "name", "calls"),
     [
-        (TrapEngine, "hit", 50),
-        (TrapEngine, "_run_programs", 50),
+        (TrapStops, "hit", 50),
+        (TrapStops, "serve_hit", 50),
+        (ProgramRunner, "run", 50),
         (HitContext, "enter", 50),
         (Reporter, "add", 50),
         (Reporter, "flush", 3),
-        (TrapEngine, "_identify", 1),
-        (TrapEngine, "_serve_site", 1),
+        (ProgramRunner, "_identify", 1),
+        (TrapStops, "_serve_site", 1),
         (TrapEngine, "begin", 20),
-        (TrapEngine, "serve_trap", 1),
+        (TrapEngine, "serve", 1),
         (ThreadGroup, "dispatch", 5),
         (ThreadGroup, "dispatch", 400),
         (ThreadGroup, "go", 5),
         (ThreadGroup, "go", 400),
-        (AddressSpace, "disarm", 1),
-        (AddressSpace, "unmap_areas", 1),
-        (TrapEngine, "settle", 1),
+        (Sites, "disarm", 1),
+        (ResidentArea, "unmap", 1),
+        (TakeOut, "settle", 1),
     ],
 )
 def test_the_target_survives(
     build_target: BuildTarget,
     start: Start,
+    engine: str,
     monkeypatch: pytest.MonkeyPatch,
     owner: type[Any],
     name: str,
@@ -77,7 +83,7 @@ def test_the_target_survives(
     target = start(program)
     before = text(target.pid)
     break_at(monkeypatch, owner, name, calls)
-    tracer = TracerProcess()
+    tracer = TracerProcess(engine=engine)
     target.tracer = tracer
     try:
         tracer.attach(target.pid)

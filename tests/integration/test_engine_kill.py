@@ -57,6 +57,7 @@ def live(target: Target, tracer: TracerProcess, program: object) -> None:
 def test_killed_before_the_nth_call(
     build_target: BuildTarget,
     start: Start,
+    engine: str,
     monkeypatch: pytest.MonkeyPatch,
     name: str,
     calls: int,
@@ -64,7 +65,7 @@ def test_killed_before_the_nth_call(
     program = build_target(name, "-pthread")
     target = start(program)
     kill_at(monkeypatch, target.pid, calls)
-    tracer = TracerProcess()
+    tracer = TracerProcess(engine=engine)
     try:
         live(target, tracer, program)
     except (RefusedError, AssertionError, BrokenPipeError):

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import signal
 
+import pytest
+
 from dprobed.program.bytecode import encode
 from dprobed.program.rpn.parser import assemble
 from dprobed.wire import protocol
 from dprobed.wire.protocol import State, TargetEvent
 from tests.conftest import BuildTarget
 from tests.integration.conftest import Start, Trace
-from tests.integration.harness import TracerProcess, counting, text
+from tests.integration.harness import RefusedError, TracerProcess, counting, text
 
 
 def test_two_probes_of_one_program_on_one_place(
@@ -241,3 +243,33 @@ def test_signals_while_a_site_comes_and_goes_under_a_waiting_system_call(
     tracer.detach()
     assert text(target.pid) == before
     target.finish()
+
+
+def test_which_engine_serves_a_probe(
+    build_target: BuildTarget, start: Start, trace: Trace, engine: str
+) -> None:
+    program = build_target("engine_odd.c")
+    target = start(program)
+    tracer = trace(target)
+    source = f"{counting(program, 'single')}address = watched_word:8\nwatchpoint = w\nabort\n"
+    number, probes = tracer.insert(source)
+    assert [each.engine for each in probes] == [engine, "watch"]
+    assert [each.engine for each in tracer.query(number)] == [engine, "watch"]
+    assert [each.engine for each in tracer.remove(number)] == ["", ""]
+    _, probes = tracer.insert(counting(program, "single"), engine="auto")
+    assert [each.engine for each in probes] == [engine]
+    # A place that there is not has none.
+    _, probes = tracer.insert(counting(program, "no_such_function"))
+    assert [each.engine for each in probes] == [""]
+
+
+def test_an_engine_that_there_is_not_is_refused(
+    build_target: BuildTarget, start: Start, trace: Trace
+) -> None:
+    program = build_target("engine_odd.c")
+    target = start(program)
+    before = text(target.pid)
+    tracer = trace(target)
+    with pytest.raises(RefusedError, match="no engine 'steam'; there are: auto, trap"):
+        tracer.insert(counting(program, "single"), engine="steam")
+    assert text(target.pid) == before

@@ -25,7 +25,9 @@ def await_report(target: Target, options: int) -> int:
         os.sched_yield()
 
 
-def test_no_stop_and_no_continuation_is_lost(build_target: BuildTarget, start: Start) -> None:
+def test_no_stop_and_no_continuation_is_lost(
+    build_target: BuildTarget, start: Start, engine: str
+) -> None:
     """Each round borrows a thread several times; the stop comes somewhere in it."""
     program = build_target("engine_loop.c")
     target = start(program)
@@ -33,11 +35,11 @@ def test_no_stop_and_no_continuation_is_lost(build_target: BuildTarget, start: S
     target.go()
     bytecode = encode(assemble(counting(program, "probed"), "test.rpn"))
     for delay in range(80):
-        tracer = TracerProcess()
+        tracer = TracerProcess(engine=engine)
         tracer.target = target.pid
         requests: list[protocol.Request] = [
             protocol.Attach(1, target.pid),
-            protocol.Insert(2, target.pid, 1, bytecode),
+            protocol.Insert(2, target.pid, 1, bytecode, engine=engine),
             protocol.Detach(3, target.pid),
         ]
         tracer.sock.sendall(b"".join(map(protocol.pack, requests)))

@@ -88,7 +88,7 @@ def test_libraries_are_followed_after_the_leading_thread_ended(
 
 
 def test_a_breakpoint_on_its_way_is_served_before_we_leave(
-    build_target: BuildTarget, start: Start
+    build_target: BuildTarget, start: Start, engine: str
 ) -> None:
     """A thread that only hits: our stop often finds it between int3 and the SIGTRAP."""
     program = build_target("engine_loop.c")
@@ -96,7 +96,7 @@ def test_a_breakpoint_on_its_way_is_served_before_we_leave(
     before = text(target.pid)
     target.go()
     for _ in range(60):
-        tracer = TracerProcess()
+        tracer = TracerProcess(engine=engine)
         tracer.attach(target.pid)
         for _ in range(3):
             number = tracer.put(counting(program, "probed"))

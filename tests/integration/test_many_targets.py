@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from dprobed.engine.address_space import Site
-from dprobed.engine.trap.engine import TrapEngine
+from dprobed.engine.trap.sites import Site
+from dprobed.engine.trap.stops import TrapStops
 from dprobed.tracee.thread import Thread
 from dprobed.wire import protocol
 from tests.conftest import BuildTarget
@@ -131,14 +131,14 @@ def test_a_defect_in_one_is_not_the_others(
     program = build_target("threads.c", "-pthread")
     targets = [start(program) for _ in range(3)]
     before = [text(target.pid) for target in targets]
-    works = TrapEngine.hit
+    works = TrapStops.hit
 
-    def broken(self: TrapEngine, thread: Thread, site: Site, now: int) -> Any:
-        if thread.tgid == targets[1].pid and self.served > 100:
+    def broken(self: TrapStops, thread: Thread, site: Site, now: int) -> Any:
+        if thread.tgid == targets[1].pid and self._runner.served > 100:
             raise RuntimeError("planned")
         return works(self, thread, site, now)
 
-    monkeypatch.setattr(TrapEngine, "hit", broken)
+    monkeypatch.setattr(TrapStops, "hit", broken)
     tracer, numbers = begin(trace, targets, [program] * 3)
     for target in targets:
         target.go()

@@ -8,14 +8,15 @@ from pathlib import Path
 import pytest
 from elftools.elf.elffile import ELFFile
 
+from dprobed.arch.x86_64.core_notes import portable_xstate
+from dprobed.arch.x86_64.paging import PAGE
 from dprobed.corefile import store
-from dprobed.corefile.areas import PAGE, dumped_size, parse_smaps, without
+from dprobed.corefile.areas import dumped_size, parse_smaps, without
 from dprobed.corefile.writer import (
     Memory,
     ProcessImage,
     ThreadImage,
     layout,
-    portable_xstate,
     write_pieces,
 )
 from dprobed.tracer.dump.dumper import Sparse

@@ -31,9 +31,8 @@ def make_probe(number: int = 1) -> Probe:
     return Probe(number, definition(), never, "x")
 
 
-def record(probe: Probe, hit: int, log: bytes = b"") -> tuple[object, ...]:
-    """In the order of ``RawRecord``."""
-    return (probe.program, 0, 0, 1, 1, b"", 0, 0, 0, hit, 0, 0, 0, log, (), None)
+def record(probe: Probe, hit: int, log: bytes = b"") -> RawRecord:
+    return RawRecord(probe.program, 0, 0, 1, 1, b"", 0, 0, 0, hit, 0, 0, 0, log, (), None)
 
 
 class Daemon:

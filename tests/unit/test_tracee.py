@@ -108,7 +108,6 @@ class Lab:
         self.watcher = Watcher()
         self.tracees = Tracees()
         self.group = ThreadGroup(self.watcher, self.tracees)
-        vars(self.group).update(traps=None)
         self.tracees.groups.append(self.group)
         attach(self.group, self.pid)
 
@@ -168,7 +167,6 @@ def test_attached_and_detached_it_goes_on(lab: Callable[..., Lab]) -> None:
 
 def test_who_cannot_be_attached_to() -> None:
     other = ThreadGroup(Watcher(), Tracees())
-    vars(other).update(traps=None)
     with pytest.raises(PtraceError):
         attach(other, os.getpid())
     with pytest.raises(Gone):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from dprobed.engine.probe import Attachment
-from dprobed.engine.watch.registers import COUNT, DebugRegisters, is_length_valid
+from dprobed.arch.x86_64.debug_registers import COUNT, is_length_valid
+from dprobed.engine.interface import Location
+from dprobed.engine.watch.registers import DebugRegisters, WatchAttachment
 from dprobed.tracee import ptrace
 from tests.unit.test_reporter import make_probe
 
@@ -24,11 +25,11 @@ def test_execution_is_watched_at_one_byte(address: int) -> None:
     assert not any(is_length_valid("x", address, length) for length in (0, 2, 4, 8))
 
 
-def attachment(index: int) -> Attachment:
-    return Attachment(make_probe(), 0, "f+0x0", 0x1000, None, index=index)
+def attachment(index: int) -> WatchAttachment:
+    return WatchAttachment(make_probe(), Location(0x1000, 0, "f+0x0"), index)
 
 
-def put(registers: DebugRegisters, kind: str, address: int, length: int) -> Attachment:
+def put(registers: DebugRegisters, kind: str, address: int, length: int) -> WatchAttachment:
     """Add a watch; it must find room."""
     index = registers.add(kind, address, length)
     assert index is not None

@@ -26,6 +26,8 @@ _LEGACY: Final = 512
 _STATE_BV: Final = slice(512, 520)
 #: Where the upper halves of the ymm registers are: of all processors that have them.
 _AVX: Final = 576
+#: So long an XSAVE area is at least that has them.
+XSAVE_AVX: Final = 832
 _SSE_BIT: Final = 2
 _AVX_BIT: Final = 4
 

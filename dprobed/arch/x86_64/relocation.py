@@ -29,11 +29,13 @@ from typing import Final, NamedTuple
 
 from iced_x86 import Code, Decoder, FlowControl, Instruction, Mnemonic, OpKind, Register
 
+from dprobed.arch.x86_64.breakpoint import INT3
+
 #: No slot is longer (the worst case is an indirect ``call`` with prefixes: 6 + 15 + 4 + 8 bytes).
 MAX_SLOT: Final = 64
 
 _MASK: Final = (1 << 64) - 1
-_INT3: Final = 0xCC
+
 _LEGACY_PREFIXES: Final = frozenset(
     (0x66, 0x67, 0xF2, 0xF3, 0xF0, 0x2E, 0x36, 0x3E, 0x26, 0x64, 0x65)
 )
@@ -177,7 +179,7 @@ def displace(code: bytes, address: int, slot: int) -> Displaced:
     """
     decoder, instruction = _decode(code, address)
     length = instruction.len
-    if code[0] == _INT3:
+    if code[0] == INT3[0]:
         raise RelocationError("a breakpoint of another debugger is there (int3)")
     if instruction.mnemonic in _POP_FLAGS:
         # The trap flag fires behind the instruction that follows, which would be the slot's jump.

@@ -7,13 +7,13 @@ here.
 For one that does:
 
 * The *disposition* is known from /proc and an injected ``rt_sigaction`` when we come, and from then
-  on from a hook on libc's ``sigaction``. When a hit has destroyed it, it is put back before anybody
-  can see it: when a SIGTRAP is delivered, at the next ``sigaction``, in a forked child, at ``exec``
-  and when we leave.
+  on from an internal breakpoint on libc's ``sigaction``. When a hit has destroyed it, it is put
+  back before anybody can see it: when a SIGTRAP is delivered, at the next ``sigaction``, in a
+  forked child, at ``exec`` and when we leave.
 * Whether a thread *blocks* SIGTRAP is known from its mask when we come or when it begins, and, once
-  the target has a disposition, from a hook on ``pthread_sigmask``. A mask that changed otherwise
-  tells by itself: one that has everything but SIGTRAP has lost SIGTRAP to us. The bit is put back
-  at each hit.
+  the target has a disposition, from an internal breakpoint on ``pthread_sigmask``. A mask that
+  changed otherwise tells by itself: one that has everything but SIGTRAP has lost SIGTRAP to us. The
+  bit is put back at each hit.
 
 A child that shares the memory (``vfork``) has handlers of its own, about which nothing is done.
 
@@ -27,8 +27,18 @@ import logging
 import signal
 from typing import Final
 
+from dprobed.arch.x86_64.paging import WORD
 from dprobed.arch.x86_64.registers import RDI, RSI, RSP
-from dprobed.engine.address_space import AddressSpace, SpaceError
+from dprobed.arch.x86_64.signal_frame import (
+    KERNEL_ACTION_SIZE,
+    LIBC_ACTION_FLAGS,
+    LIBC_ACTION_MASK,
+    SA_RESTORER,
+)
+from dprobed.arch.x86_64.syscalls import SYS_RT_SIGACTION
+from dprobed.engine.address_space import AddressSpace
+from dprobed.engine.errors import SpaceError
+from dprobed.engine.trap.notes import ThreadNotes
 from dprobed.proc import procfs
 from dprobed.tracee import ptrace
 from dprobed.tracee.ptrace import Registers
@@ -38,23 +48,13 @@ from dprobed.tracee.thread_group import ThreadGroup
 _BIT: Final = 1 << (signal.SIGTRAP - 1)
 #: SIGKILL and SIGSTOP cannot be blocked; glibc never lets 32 and 33 be.
 _UNDECIDED: Final = 1 << 8 | 1 << 18 | 1 << 31 | 1 << 32
-_EVERYTHING: Final = 0xFFFF_FFFF_FFFF_FFFF & ~_UNDECIDED
-_SYS_RT_SIGACTION: Final = 13
+_EVERYTHING: Final = WORD & ~_UNDECIDED
 _SIG_DFL: Final = 0
 _SIG_IGN: Final = 1
 _SIG_BLOCK: Final = 0
 _SIG_UNBLOCK: Final = 1
-#: ``struct kernel_sigaction``: handler, flags, restorer, mask.
-_ACTION_SIZE: Final = 32
-#: libc's ``struct sigaction``: handler 0, mask 8 (128 bytes), flags 136.
-_LIBC_FLAGS: Final = 136
-_LIBC_MASK: Final = 8
-_SA_RESTORER: Final = 0x0400_0000
 #: Below the red zone of a borrowed stack (System V ABI, 3.2.2).
 _SCRATCH: Final = 512
-
-#: ``__restore_rt``: mov rax, 15 (rt_sigreturn); syscall. Unwinders know it by these bytes, too.
-RESTORER_CODE: Final = b"\x48\xc7\xc0\x0f\x00\x00\x00\x0f\x05"
 
 _log = logging.getLogger(__name__)
 
@@ -62,10 +62,13 @@ _log = logging.getLogger(__name__)
 class Sigtrap:
     """One target's view of SIGTRAP."""
 
-    def __init__(self, group: ThreadGroup) -> None:
+    def __init__(self, group: ThreadGroup, space: AddressSpace, notes: ThreadNotes) -> None:
+        """``notes``: there, the signal masks of threads that block SIGTRAP."""
         self._group: Final = group
+        self._notes: Final = notes
         self._registers: Final = Registers()
-        self.space: AddressSpace
+        #: The target's present one.
+        self.space = space
         #: What the target set; None is the default.
         self.disposition: bytes | None = None
         #: A hit has reset it in the kernel.
@@ -101,11 +104,15 @@ class Sigtrap:
     def _concerns(self, thread: Thread) -> bool:
         return thread.tgid == self.space.tgid
 
-    @staticmethod
-    def observe_thread(thread: Thread) -> None:
+    def observe_thread(self, thread: Thread) -> None:
         """Learn whether a stopped thread blocks SIGTRAP; raises Gone."""
         mask = ptrace.get_sigmask(thread.tid)
-        thread.trap_mask = mask if mask & _BIT else None
+        self._notes.set_trap_mask(thread, mask if mask & _BIT else None)
+
+    def identified(self, thread: Thread, found: procfs.Status) -> None:
+        """/proc was looked at: is SIGTRAP meant by now? Raises Gone."""
+        if self.calm and self.is_meant_by(found):
+            self.observe_process(thread)
 
     def changes(self, thread: Thread) -> None:
         """At the entry of ``sigaction``: what it is about to set. Raises Gone."""
@@ -124,8 +131,8 @@ class Sigtrap:
         if handler == _SIG_DFL:
             self.disposition = None
         else:
-            flags = word(_LIBC_FLAGS, 4) | _SA_RESTORER
-            parts = (handler, flags, self.restorer, word(_LIBC_MASK))
+            flags = word(LIBC_ACTION_FLAGS, 4) | SA_RESTORER
+            parts = (handler, flags, self.restorer, word(LIBC_ACTION_MASK))
             self.disposition = b"".join(part.to_bytes(8, "little") for part in parts)
 
     def masks(self, thread: Thread) -> None:
@@ -143,7 +150,7 @@ class Sigtrap:
             mask &= ~change
         else:
             mask = change
-        thread.trap_mask = mask if mask & _BIT else None
+        self._notes.set_trap_mask(thread, mask if mask & _BIT else None)
 
     # --- repairing ---
 
@@ -156,15 +163,15 @@ class Sigtrap:
         if mask & _BIT:
             # The kernel found it pending and blocked, and left the mask alone; or it was put back.
             return True
-        was = thread.trap_mask
+        was = self._notes.of(thread).trap_mask
         same = was is not None and not (mask ^ was) & _EVERYTHING & ~_BIT
         blocks = same or not ~mask & _EVERYTHING & ~_BIT
         if self.disposition is not None and (blocks or self.is_ignored) and self._concerns(thread):
             self._stale = True
         if not blocks:
-            thread.trap_mask = None
+            self._notes.set_trap_mask(thread, None)
             return False
-        thread.trap_mask = mask | _BIT
+        self._notes.set_trap_mask(thread, mask | _BIT)
         ptrace.set_sigmask(thread.tid, mask | _BIT)
         return True
 
@@ -184,7 +191,7 @@ class Sigtrap:
 
     def would_kill(self, thread: Thread) -> bool:
         """Whether an int3 of the target's own ends it: it blocks or ignores SIGTRAP."""
-        return thread.trap_mask is not None or self.is_ignored
+        return self._notes.of(thread).trap_mask is not None or self.is_ignored
 
     def restore(self, thread: Thread) -> None:
         """Give the kernel the target's disposition again; ``thread`` is borrowed. Raises Gone."""
@@ -204,7 +211,7 @@ class Sigtrap:
         ignored, stale = self.is_ignored, self._stale
         self.disposition, self._stale = None, False
         if ignored:
-            self.disposition = _SIG_IGN.to_bytes(_ACTION_SIZE, "little")
+            self.disposition = _SIG_IGN.to_bytes(KERNEL_ACTION_SIZE, "little")
             if stale:
                 self._store(thread, self.disposition, self.space)
 
@@ -214,10 +221,10 @@ class Sigtrap:
         scratch, saved = self._scratch(thread, self.space)
         try:
             result = self._sigaction(thread, 0, scratch, self.space)
-            action = self.space.memory.peek(scratch, _ACTION_SIZE)
+            action = self.space.memory.peek(scratch, KERNEL_ACTION_SIZE)
         finally:
             self.space.memory.poke(scratch, saved)
-        return action if result == 0 and len(action) == _ACTION_SIZE else None
+        return action if result == 0 and len(action) == KERNEL_ACTION_SIZE else None
 
     def _store(self, thread: Thread, action: bytes, space: AddressSpace) -> None:
         scratch, saved = self._scratch(thread, space)
@@ -229,11 +236,13 @@ class Sigtrap:
 
     def _scratch(self, thread: Thread, space: AddressSpace) -> tuple[int, bytes]:
         address = (self._registers.load(thread.tid)[RSP] - _SCRATCH) & ~15
-        return address, space.memory.peek(address, _ACTION_SIZE)
+        return address, space.memory.peek(address, KERNEL_ACTION_SIZE)
 
     def _sigaction(self, thread: Thread, new: int, old: int, space: AddressSpace) -> int:
         try:
-            return space.call(self._group, thread, _SYS_RT_SIGACTION, signal.SIGTRAP, new, old, 8)
+            return space.calls.call(
+                self._group, thread, SYS_RT_SIGACTION, signal.SIGTRAP, new, old, 8
+            )
         except SpaceError as error:
             _log.warning("process %d: SIGTRAP's handler: %s", space.tgid, error)
             return -1

@@ -1,37 +1,41 @@
-"""Watchpoints: the debug registers of every thread (Intel SDM vol. 3B, chapter 18.2).
+"""The debug registers of every thread of a target: what each watches, and whose programs it runs.
 
-The kernel gives each thread its own four, which ptrace sets through ``u_debugreg``; a new thread
-begins with none (``flush_ptrace_hw_breakpoint``), so each is given them at its first stop. A data
-breakpoint stops the thread after the access, an execute breakpoint before the instruction. The
-kernel's own accesses for the target (``read`` into a watched buffer) are not seen.
+The kernel gives each thread its own four, which ptrace sets through ``u_debugreg``.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-from dprobed.engine.probe import Attachment
+from dprobed.arch.x86_64.debug_registers import (
+    CONTROL,
+    COUNT,
+    STATUS,
+    control_bits,
+    has_fired,
+)
+from dprobed.engine.interface import Location, Twin
+from dprobed.engine.probe import Attachment, Probe
 from dprobed.tracee import ptrace
 
-COUNT: Final = 4
-_STATUS: Final = 6
-_CONTROL: Final = 7
-_KINDS: Final = {"x": 0, "w": 1, "rw": 3}
-_LENGTHS: Final = {1: 0, 2: 1, 8: 2, 4: 3}
 
+class WatchAttachment(Attachment):
+    """A place of a probe that debug register ``index`` watches."""
 
-def is_length_valid(kind: str, address: int, length: int) -> bool:
-    """1, 2, 4 or 8 bytes, aligned to their length; an execute breakpoint has length 1."""
-    if kind == "x":
-        return length == 1
-    return length in _LENGTHS and address % length == 0
+    __slots__ = ("index",)
+
+    def __init__(self, probe: Probe, location: Location, index: int) -> None:
+        super().__init__(
+            probe, "watch", location.number, location.place, location.address, location.module_key
+        )
+        self.index: Final = index
 
 
 class DebugRegisters:
     """The same four in every thread of the target."""
 
     def __init__(self) -> None:
-        self._slots: list[tuple[Attachment, ...]] = [()] * COUNT
+        self._slots: list[tuple[WatchAttachment, ...]] = [()] * COUNT
         self._settings: list[tuple[str, int, int] | None] = [None] * COUNT
 
     def add(self, kind: str, address: int, length: int) -> int | None:
@@ -49,26 +53,34 @@ class DebugRegisters:
         """Whether execution of the instruction at ``address`` is watched."""
         return ("x", address, 1) in self._settings
 
-    def attach(self, index: int, attachment: Attachment) -> None:
+    def attach(self, index: int, attachment: WatchAttachment) -> None:
         """Have a probe run when register ``index`` fires."""
         self._slots[index] = (*self._slots[index], attachment)
 
-    def detach(self, attachment: Attachment) -> None:
+    def detach(self, attachment: WatchAttachment) -> None:
         """Undo ``attach``; the register is free when nothing hangs on it any more."""
         index = attachment.index
         self._slots[index] = tuple(each for each in self._slots[index] if each is not attachment)
         if not self._slots[index]:
             self._settings[index] = None
 
-    def attachments(self) -> list[Attachment]:
+    def attachments(self) -> list[WatchAttachment]:
         """Everything that hangs on a register."""
         return [attachment for slot in self._slots for attachment in slot]
 
-    def take_over(self, other: DebugRegisters, twins: dict[Attachment, Attachment]) -> None:
-        """Set what ``other`` has set, with the twins of its attachments; what has none is not."""
+    def take_over(self, other: DebugRegisters, twin: Twin) -> list[WatchAttachment]:
+        """Set what ``other`` has set for attachments that have a twin; the twins."""
         for index, attachments in enumerate(other._slots):
-            self._slots[index] = tuple(twins[each] for each in attachments if each in twins)
+            twins = [(old, twin(old)) for old in attachments]
+            self._slots[index] = tuple(
+                WatchAttachment(
+                    new[0], Location(old.address, new[1], old.place, old.module_key), index
+                )
+                for old, new in twins
+                if new is not None
+            )
             self._settings[index] = other._settings[index] if self._slots[index] else None
+        return self.attachments()
 
     def clear(self) -> None:
         """All four free; ``apply`` then tells a thread."""
@@ -81,12 +93,12 @@ class DebugRegisters:
         Raises Gone; and PtraceError where it cannot have them all (perf may use some): it has the
         others then.
         """
-        if not any(self._settings) and not ptrace.peek_debug(tid, _CONTROL):
+        if not any(self._settings) and not ptrace.peek_debug(tid, CONTROL):
             return
         trouble: ptrace.PtraceError | None = None
         control = 0
         # An address may only change while its register is off.
-        ptrace.poke_debug(tid, _CONTROL, 0)
+        ptrace.poke_debug(tid, CONTROL, 0)
         for index, setting in enumerate(self._settings):
             if setting is None:
                 # Not touched if it is 0: whatever was written to takes one from the kernel's four.
@@ -99,19 +111,18 @@ class DebugRegisters:
             except ptrace.PtraceError as error:
                 trouble = error
                 continue
-            control |= 1 << 2 * index
-            control |= (_KINDS[kind] | _LENGTHS[length] << 2) << (16 + 4 * index)
-        ptrace.poke_debug(tid, _CONTROL, control)
+            control |= control_bits(index, kind, length)
+        ptrace.poke_debug(tid, CONTROL, control)
         if trouble is not None:
             raise trouble
 
-    def fired(self, tid: int) -> list[Attachment]:
+    def fired(self, tid: int) -> list[WatchAttachment]:
         """Whose registers the thread's latest debug trap was; its note of it is cleared."""
-        status = ptrace.peek_debug(tid, _STATUS)
-        ptrace.poke_debug(tid, _STATUS, 0)
+        status = ptrace.peek_debug(tid, STATUS)
+        ptrace.poke_debug(tid, STATUS, 0)
         return [
             attachment
             for index in range(COUNT)
-            if status >> index & 1
+            if has_fired(status, index)
             for attachment in self._slots[index]
         ]

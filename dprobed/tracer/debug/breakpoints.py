@@ -10,18 +10,18 @@ import signal
 from collections.abc import Callable, Set
 from typing import Final
 
+from dprobed.arch.x86_64.breakpoint import INT3
 from dprobed.arch.x86_64.registers import RIP
-from dprobed.engine.address_space import INT3, SpaceError
-from dprobed.engine.probe import Attachment, Probe
-from dprobed.engine.trap.engine import TrapEngine
-from dprobed.engine.watch.registers import is_length_valid
+from dprobed.engine.errors import SpaceError
+from dprobed.engine.interface import Location, Refusal
+from dprobed.engine.probe import Probe
 from dprobed.program.exec.interface import Context, Outcome
 from dprobed.program.exits import ABORT
 from dprobed.program.model import ProbeDefinition
 from dprobed.tracee.ptrace import Gone, Registers
 from dprobed.tracee.thread import Thread
-from dprobed.tracee.thread_group import ThreadGroup
 from dprobed.tracer.debug.control import Control, Event, Place
+from dprobed.tracer.engines import Engines
 
 #: Z1 to Z4 on debug registers; the processor cannot watch reads alone (Z3).
 _KINDS: Final = {1: "x", 2: "w", 4: "rw"}
@@ -41,19 +41,15 @@ class Breakpoints:
 
     def __init__(
         self,
-        group: ThreadGroup,
-        engine: TrapEngine,
+        engines: Engines,
         control: Control,
-        detach: Callable[[list[Probe]], None],
-        apply: Callable[[], str],
+        take_out: Callable[[list[Probe]], None],
     ) -> None:
-        """``detach`` takes probes off their places; ``apply`` gives threads the registers, or says
-        why not all could get them."""
-        self._group: Final = group
-        self._engine: Final = engine
+        """``take_out``: takes probes off their places."""
+        self._group: Final = engines.group
+        self._engines: Final = engines
         self._control: Final = control
-        self._detach: Final = detach
-        self._apply: Final = apply
+        self._take_off: Final = take_out
         self._probes: dict[Place, Probe] = {}
         self._registers: Final = Registers()
 
@@ -77,16 +73,13 @@ class Breakpoints:
 
         def entry(context: Context) -> Outcome:
             thread = self._group.threads.get(context.tid)
-            if thread is not None and context.pid == self._world_pid:
+            if thread is not None and context.pid == self._engines.space.tgid:
                 control.note(thread, Event(thread.tid, signal.SIGTRAP, detail, key))
             return Outcome(ABORT, b"", (), 0, 0, None, False, False)
 
         probe = Probe(0, ProbeDefinition(0, address=hex(address)), entry, "")
         try:
-            if kind:
-                self._watch(probe, _KINDS[kind], address, key[2])
-            else:
-                self._arm(probe, address)
+            self._put(probe, _KINDS.get(kind, ""), address, key[2])
         except SpaceError as error:
             if kind:
                 raise Refused(str(error)) from error
@@ -97,7 +90,7 @@ class Breakpoints:
 
     def _write(self, address: int) -> None:
         """A breakpoint as it is: where no copy of the instruction can run, none needs to."""
-        space = self._engine.space
+        space = self._engines.space
         original = space.memory.peek(address, 1)
         if not original or not space.memory.poke(address, INT3):
             raise Refused(f"no memory at {address:#x}")
@@ -107,7 +100,7 @@ class Breakpoints:
         """Whether a SIGTRAP stop is of a breakpoint that is no site; raises Gone."""
         words = self._registers.load(thread.tid)
         place = (0, words[RIP] - 1, 1)
-        if place not in self._probes or place[1] not in self._engine.space.raw:
+        if place not in self._probes or place[1] not in self._engines.space.raw:
             return False
         words[RIP] -= 1
         self._registers.store(thread.tid)
@@ -115,37 +108,13 @@ class Breakpoints:
         self._control.note(thread, event)
         return True
 
-    @property
-    def _world_pid(self) -> int:
-        return self._engine.space.tgid
-
-    def _arm(self, probe: Probe, address: int) -> None:
-        space = self._engine.space
-        space.reserve(self._group, [address])
-        try:
-            site = space.make_site(address)
-            with self._group.stopped():
-                if not space.arm(site):
-                    raise SpaceError(f"the code at {address:#x} changed meanwhile")
-                self._engine.take_in([site])
-        finally:
-            space.discard_unarmed()
-        attachment = Attachment(probe, 0, "", address, None, site)
-        site.attachments.append(attachment)
-        probe.attachments.append(attachment)
-
-    def _watch(self, probe: Probe, kind: str, address: int, length: int) -> None:
-        if not is_length_valid(kind, address, length):
-            raise Refused("1, 2, 4 or 8 bytes, aligned to their length")
-        index = self._engine.watch.add(kind, address, length)
-        if index is None:
-            raise Refused("all four debug registers are in use")
-        attachment = Attachment(probe, 0, "", address, None, None, index)
-        self._engine.watch.attach(index, attachment)
-        probe.attachments.append(attachment)
-        if trouble := self._apply():
-            self._detach([probe])
-            raise Refused(trouble)
+    def _put(self, probe: Probe, kind: str, address: int, length: int) -> None:
+        """Raises Refused, SpaceError and Gone."""
+        where = Location(address, kind=kind, length=length if kind else 0)
+        result = self._engines.put(self._engines.offer(probe, where))
+        if isinstance(result, Refusal):
+            raise Refused(result.reason) if kind else SpaceError(result.reason)
+        probe.attachments.append(result)
 
     def remove(self, kind: int, address: int, length: int) -> None:
         """``z``; one that is not there is no error."""
@@ -154,10 +123,10 @@ class Breakpoints:
             self._take_out(address, probe)
 
     def _take_out(self, address: int, probe: Probe) -> None:
-        space = self._engine.space
+        space = self._engines.space
         original = space.raw.pop(address, None) if not probe.attachments else None
         if original is None:
-            self._detach([probe])
+            self._take_off([probe])
         elif space.memory.peek(address, 1) == INT3:
             space.memory.poke(address, original)
 

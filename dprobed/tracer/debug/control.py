@@ -20,18 +20,17 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Final
 
-from dprobed.arch.x86_64.registers import RCX, RIP, RSP
-from dprobed.arch.x86_64.relocation import Where
-from dprobed.engine.trap.engine import TrapEngine
+from dprobed.arch.x86_64.breakpoint import SI_KERNEL
+from dprobed.arch.x86_64.paging import WORD
+from dprobed.arch.x86_64.registers import RIP, RSP
+from dprobed.arch.x86_64.siginfo import code_of
 from dprobed.tracee import ptrace
 from dprobed.tracee.lifecycle import State
 from dprobed.tracee.ptrace import Gone, PtraceError, Registers
 from dprobed.tracee.thread import Thread
-from dprobed.tracee.thread_group import ThreadGroup
 from dprobed.tracer.debug import rsp
+from dprobed.tracer.engines import Engines
 
-_SI_KERNEL: Final = 0x80
-_WORD: Final = 0xFFFF_FFFF_FFFF_FFFF
 #: Noted places of one thread; more would be inferior calls nested as deep.
 _SERVED: Final = 16
 
@@ -56,9 +55,9 @@ class Event:
 class Control:
     """One target's threads, as a debugger stops and resumes them."""
 
-    def __init__(self, group: ThreadGroup, engine: TrapEngine, pid: int) -> None:
-        self._group: Final = group
-        self._engine: Final = engine
+    def __init__(self, engines: Engines, pid: int) -> None:
+        self._group: Final = engines.group
+        self._engines: Final = engines
         self._pid: Final = pid
         #: Whether the target is held.
         self.holds = False
@@ -72,7 +71,7 @@ class Control:
         self.steps: dict[int, tuple[int, int]] = {}
         self._stack = ExitStack()
         self._ours: set[int] = set()
-        #: Threads that the debugger did not let go on last: what they have to tell waits.
+        #: Threads that the debugger did not resume last: what they have to tell waits.
         self._left: set[int] = set()
         #: Threads whose signal the debugger was told of, and may take back.
         self._told: set[int] = set()
@@ -145,14 +144,8 @@ class Control:
 
     def _hit_of(self, thread: Thread) -> tuple[int, int] | None:
         """The hit that a thread in a slot has yet to carry out: address and rsp; raises Gone."""
-        words = self._registers.load(thread.tid)
-        found = self._engine.space.slot_at(words[RIP])
-        if found is None:
-            return None
-        position = found[0].position(found[1])
-        if position.where is Where.AFTER:
-            return None
-        return found[0].address, words[RSP] + position.rsp_delta & _WORD
+        self._registers.load(thread.tid)
+        return self._engines.trap.view.hit_in_slot(self._registers)
 
     def interrupt(self, tid: int) -> None:
         """Stop at the debugger's wish; ``tid`` is shown if it is there."""
@@ -239,9 +232,7 @@ class Control:
             if (place or stands) not in places:
                 return
             places.remove(place or stands)
-            site = self._engine.space.by_trap.get(stands[0] + 1)
-            if place is None and site is not None:
-                words[RIP] = site.slot
+            if place is None and self._engines.trap.view.enter_slot(self._registers):
                 self._registers.store(thread.tid)
         except Gone:
             return
@@ -283,16 +274,15 @@ class Control:
         if not thread.stepping:
             return False
         try:
-            info = ptrace.get_siginfo(thread.tid)
-            code = int.from_bytes(info[8:12], "little", signed=True)
-            entered = thread.entering is not None
-            if entered or code <= 0 or code == _SI_KERNEL:
+            code = code_of(ptrace.get_siginfo(thread.tid))
+            entered = thread.enters_handler
+            if entered or code <= 0 or code == SI_KERNEL:
                 # A handler's first instruction, a SIGTRAP that was sent, or a breakpoint.
-                self._engine.serve_trap(thread)
+                self._engines.serve(thread)
                 if entered:
                     self._arrived(thread)
                 return True
-            if self._engine.end_step(thread):
+            if self._engines.end_step(thread):
                 self._arrived(thread)
         except (Gone, PtraceError):
             return True
@@ -343,14 +333,8 @@ class Control:
 
     def read_general(self, thread: Thread) -> bytearray:
         """The general registers; raises Gone."""
-        words = self._registers.load(thread.tid)
-        found = self._engine.space.slot_at(words[RIP])
-        if found is not None:
-            position = found[0].position(found[1])
-            words[RIP] = position.address
-            words[RSP] = words[RSP] + position.rsp_delta & _WORD
-            if position.rcx is not None:
-                words[RCX] = position.rcx
+        self._registers.load(thread.tid)
+        self._engines.leave(self._registers)
         return bytearray(self._registers.data)
 
     def write_general(self, thread: Thread, data: bytearray) -> None:
@@ -365,9 +349,9 @@ class Control:
         words = self._registers.load(thread.tid)
         if (new[RIP], new[RSP]) != (old[RIP], old[RSP]):
             self._registers.data[:] = data
-            thread.skip = None
+            self._engines.trap.stops.moved(thread)
         else:
             for index in range(len(new)):
                 if new[index] != old[index]:
-                    words[index] = words[index] + new[index] - old[index] & _WORD
+                    words[index] = words[index] + new[index] - old[index] & WORD
         self._registers.store(thread.tid)

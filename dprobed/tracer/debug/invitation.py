@@ -26,14 +26,13 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from dprobed.engine.probe import Probe
-from dprobed.engine.trap.engine import TrapEngine
 from dprobed.proc import peer
 from dprobed.tracee.ptrace import Gone
 from dprobed.tracee.thread import Thread
-from dprobed.tracee.thread_group import ThreadGroup
 from dprobed.tracer.debug.breakpoints import Breakpoints
 from dprobed.tracer.debug.control import Control, Event
 from dprobed.tracer.debug.stub import Session
+from dprobed.tracer.engines import Engines
 from dprobed.wire.protocol import DebuggerStatus
 
 #: Seconds that a process is held without a debugger.
@@ -52,18 +51,16 @@ def socket_folder() -> Path:
 
 
 class Host(NamedTuple):
-    """What the tracer does for it: ``tell`` the daemon (kind, text, thread), ``detach`` probes from
-    their places, ``apply`` the debug registers to every thread (why not, if it could not be)."""
+    """What the tracer does: ``tell`` the daemon (kind, text, thread), ``take_out`` probes."""
 
     tell: Callable[[str, str, int], None]
-    detach: Callable[[list[Probe]], None]
-    apply: Callable[[], str]
+    take_out: Callable[[list[Probe]], None]
 
 
 class Debugger:
     """Holds one target for debuggers."""
 
-    def __init__(self, group: ThreadGroup, engine: TrapEngine, pid: int, host: Host) -> None:
+    def __init__(self, engines: Engines, pid: int, host: Host) -> None:
         #: Seconds that the target is held without a debugger.
         self.limit = LIMIT
         #: Without a debugger only the thread that hit is held, and the others run.
@@ -71,12 +68,12 @@ class Debugger:
         #: How often that limit was reached.
         self.expired = 0
         self.path = ""
-        self._group: Final = group
-        self._engine: Final = engine
+        self._group: Final = engines.group
+        self._engines: Final = engines
         self._pid: Final = pid
         self._tell: Final = host.tell
-        self.control: Final = Control(group, engine, pid)
-        self._points: Final = Breakpoints(group, engine, self.control, host.detach, host.apply)
+        self.control: Final = Control(engines, pid)
+        self._points: Final = Breakpoints(engines, self.control, host.take_out)
         self._listener: socket.socket | None = None
         self._session: Session | None = None
         self._deadline = 0.0
@@ -121,7 +118,7 @@ class Debugger:
     def serve_trap(self, thread: Thread) -> bool:
         """Whether a SIGTRAP stop concerns the debugger only."""
         try:
-            if self._engine.space.raw and self._points.serve_trap(thread):
+            if self._engines.space.raw and self._points.serve_trap(thread):
                 return True
         except Gone:
             return True
@@ -250,7 +247,7 @@ class Debugger:
             signal.setitimer(signal.ITIMER_REAL, TICK, TICK)
             self.control.attached = True
             self.control.hold()
-            self._session = Session(sock, self._pid, self._engine, self.control, self._points)
+            self._session = Session(sock, self._pid, self._engines, self.control, self._points)
 
     def _end_session(self) -> None:
         session, self._session = self._session, None
@@ -263,7 +260,7 @@ class Debugger:
         self.release()
 
     def release(self) -> list[int]:
-        """Let a process go on that is held without a debugger; the threads let go."""
+        """Resume a process that is held without a debugger; the threads that were held."""
         if self._session is not None:
             return []
         freed = self.control.release()
@@ -273,7 +270,7 @@ class Debugger:
     # --- the end ---
 
     def ended(self, how: str, status: int) -> None:
-        """The target is at its end, unless it is only let go."""
+        """The target is at its end, unless we only detach from it."""
         if self._session is not None and how in ("exited", "killed"):
             self._session.ended(how, status)
 

@@ -15,52 +15,26 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from dprobed.arch.x86_64.gdb_registers import Layout
-from dprobed.arch.x86_64.registers import FS_BASE
-from dprobed.engine.address_space import AddressSpace
-from dprobed.engine.trap.engine import TrapEngine
-from dprobed.proc import procfs
 from dprobed.tracee import ptrace
 from dprobed.tracee.ptrace import Gone, PtraceError
-from dprobed.tracee.thread import Thread
 from dprobed.tracer.debug import rsp
 from dprobed.tracer.debug.breakpoints import Breakpoints, Refused, Unsupported
 from dprobed.tracer.debug.control import Control, Event
 from dprobed.tracer.debug.files import Files
+from dprobed.tracer.debug.held import ERROR, OK, HeldTarget, hexed
+from dprobed.tracer.engines import Engines
 
 _FEATURES: Final = (
     "PacketSize=%x;QStartNoAckMode+;qXfer:features:read+;qXfer:auxv:read+;qXfer:threads:read+;"
     "qXfer:exec-file:read+;qXfer:siginfo:read+;QPassSignals+;vContSupported+;swbreak+;hwbreak+;"
     "exec-events+%s"
 )
-_ERROR: Final = b"E01"
 _GONE: Final = b"E03"
-_XSAVE_AVX: Final = 832
 _EXPEDITED: Final = ("rbp", "rsp", "rip")
+_TRIPLE: Final = b"x86_64-pc-linux-gnu"
 _BACKLOG: Final = 4 << 20
 
-#: In libc: bits, number and offset of ``l_tls_modid`` in ``struct link_map`` (nptl_db).
-_MODID_LAYOUT: Final = b"_thread_db_link_map_l_tls_modid"
-_UNALLOCATED: Final = 1 << 63
-
 _log = logging.getLogger(__name__)
-
-
-def _hex(data: bytes) -> bytes:
-    return data.hex().encode()
-
-
-def overlaid(space: AddressSpace, address: int, length: int) -> bytes:
-    """Memory with the original bytes where ours are; short where it ends."""
-    data = bytearray(space.memory.peek(address, length))
-    end = address + len(data)
-    for site in space.by_trap.values():
-        if address <= site.address < end and not site.gone:
-            data[site.address - address] = site.original[0]
-    for where, original in space.raw.items():
-        if address <= where < end:
-            data[where - address] = original[0]
-    return bytes(data)
 
 
 class Session:
@@ -70,7 +44,7 @@ class Session:
         self,
         sock: socket.socket,
         pid: int,
-        engine: TrapEngine,
+        engines: Engines,
         control: Control,
         points: Breakpoints,
     ) -> None:
@@ -78,7 +52,7 @@ class Session:
         self.over = False
         self._sock = sock
         self._pid = pid
-        self._engine = engine
+        self._held = HeldTarget(pid, engines, control)
         self._control = control
         self._points = points
         self._files = Files(pid)
@@ -86,25 +60,26 @@ class Session:
         self._out = bytearray()
         self._last = b""
         self._acks = True
-        self._multiprocess = False
         self._swbreak = False
-        self._tid = pid
         self._stop: Event | None = None
         #: A continue is on its way, or has been answered.
         self.waits = False
-        self._layout: Layout | None = None
-        self._modid_layout = 0
-        self._packets: dict[bytes, Callable[[bytes], bytes | None]] = {
+        self._packets: Final = self._letters()
+        self._named: Final = self._names()
+
+    def _letters(self) -> dict[bytes, Callable[[bytes], bytes | None]]:
+        """Who answers packets known by their first letter."""
+        return {
             b"?": self._why,
-            b"g": lambda _: self._registers(),
-            b"G": self._set_registers,
-            b"p": self._register,
-            b"P": self._set_register,
-            b"m": self._read,
-            b"M": self._write_hex,
-            b"X": self._write,
-            b"H": self._select,
-            b"T": self._is_alive,
+            b"g": lambda _: self._held.registers(),
+            b"G": self._held.set_registers,
+            b"p": self._held.register,
+            b"P": self._held.set_register,
+            b"m": self._held.read,
+            b"M": self._held.write_hex,
+            b"X": self._held.write,
+            b"H": self._held.select,
+            b"T": self._held.is_alive,
             b"Z": self._insert,
             b"z": self._remove,
             b"c": lambda rest: self._plain("c", b"", rest),
@@ -114,21 +89,24 @@ class Session:
             b"D": self._detach,
             b"k": self._kill,
         }
-        self._named: dict[bytes, Callable[[bytes], bytes | None]] = {
+
+    def _names(self) -> dict[bytes, Callable[[bytes], bytes | None]]:
+        """Who answers those of a name (``q``, ``Q``, ``v``)."""
+        return {
             b"qSupported": self._supported,
             b"QStartNoAckMode": self._no_acks,
-            b"qC": lambda _: b"QC" + self._name(self._tid),
+            b"qC": lambda _: b"QC" + self._held.name(self._held.tid),
             b"qAttached": lambda _: b"1",
-            b"qSymbol": self._symbol,
-            b"qGetTLSAddr": self._thread_local,
-            b"qfThreadInfo": self._thread_ids,
+            b"qSymbol": self._held.symbol,
+            b"qGetTLSAddr": self._held.thread_local,
+            b"qfThreadInfo": self._held.thread_ids,
             b"qsThreadInfo": lambda _: b"l",
             b"qXfer": self._transfer,
             b"QPassSignals": self._pass_signals,
-            b"qHostInfo": lambda _: b"triple:%s;ptrsize:8;endian:little;" % _hex(_TRIPLE),
+            b"qHostInfo": lambda _: b"triple:%s;ptrsize:8;endian:little;" % hexed(_TRIPLE),
             b"qProcessInfo": lambda _: (
                 b"pid:%x;triple:%s;ostype:linux;ptrsize:8;endian:little;"
-                % (self._pid, _hex(_TRIPLE))
+                % (self._pid, hexed(_TRIPLE))
             ),
             b"vCont?": lambda _: b"vCont;c;C;s;S;t;r",
             b"vCont": self._vcont,
@@ -171,7 +149,7 @@ class Session:
             self._answer(item)
         elif item is rsp.Signal.INTERRUPT:
             if self.waits:
-                self._control.interrupt(self._tid)
+                self._control.interrupt(self._held.tid)
         elif item is rsp.Signal.CORRUPT and self._acks:
             self._out += b"-"
         elif item is rsp.Signal.NACK and self._acks:
@@ -184,11 +162,11 @@ class Session:
             answer = _GONE
         except (rsp.PacketError, PtraceError, OSError, IndexError) as error:
             _log.info("debugger: %r: %s", packet[:60], error)
-            answer = _ERROR
+            answer = ERROR
         except Exception:
-            # A defect of ours is not the target's: it is let go when the debugger gives up.
+            # A defect of ours is not the target's: it goes on when the debugger gives up.
             _log.exception("debugger: %r failed", packet[:60])
-            answer = _ERROR
+            answer = ERROR
         if answer is not None:
             self._send(answer)
 
@@ -230,7 +208,7 @@ class Session:
     def report(self) -> None:
         """Tell the first stop that the debugger has not heard of; it has asked for one."""
         self._stop = self._control.take()
-        self._tid = self._stop.tid
+        self._held.tid = self._stop.tid
         self.waits = False
         self._send(self._stop_reply(self._stop))
         self.push()
@@ -239,12 +217,12 @@ class Session:
         """The target is at its end."""
         letter = b"X" if how == "killed" else b"W"
         code = rsp.to_gdb(status) if how == "killed" else status
-        process = b";process:%x" % self._pid if self._multiprocess else b""
+        process = b";process:%x" % self._pid if self._held.multiprocess else b""
         self._send(letter + b"%02x" % code + process)
         self.push()
 
     def _stop_reply(self, event: Event) -> bytes:
-        parts = [b"T%02xthread:%s;" % (rsp.to_gdb(event.signal), self._name(event.tid))]
+        parts = [b"T%02xthread:%s;" % (rsp.to_gdb(event.signal), self._held.name(event.tid))]
         detail = event.detail
         if detail.startswith((b"swbreak", b"hwbreak")) and not self._swbreak:
             detail = b""
@@ -252,10 +230,13 @@ class Session:
         thread = self._control.thread(event.tid)
         if thread is not None:
             try:
-                general, layout = bytes(self._control.read_general(thread)), self._table(thread)
+                general, layout = (
+                    bytes(self._control.read_general(thread)),
+                    self._held.table(thread),
+                )
                 for name in _EXPEDITED:
                     number = layout.numbers[name]
-                    parts.append(b"%x:%s;" % (number, _hex(layout.read(number, general, b""))))
+                    parts.append(b"%x:%s;" % (number, hexed(layout.read(number, general, b""))))
             except (Gone, PtraceError):
                 pass
         return b"".join(parts)
@@ -263,131 +244,12 @@ class Session:
     def _why(self, _: bytes) -> bytes:
         if self._stop is None and self._control.is_ready:
             self._stop = self._control.take()
-            self._tid = self._stop.tid
+            self._held.tid = self._stop.tid
         if self._stop is None:
             threads = self._control.threads()
-            self._tid = threads[0].tid if threads else self._pid
-            self._stop = Event(self._tid, 0)
+            self._held.tid = threads[0].tid if threads else self._pid
+            self._stop = Event(self._held.tid, 0)
         return self._stop_reply(self._stop)
-
-    # --- threads ---
-
-    def _name(self, tid: int) -> bytes:
-        return b"p%x.%x" % (self._pid, tid) if self._multiprocess else b"%x" % tid
-
-    def _select(self, rest: bytes) -> bytes:
-        if rest[:1] == b"c":
-            return b"OK"
-        wanted = rsp.thread_id(rest[1:])
-        if wanted.tid > 0:
-            if self._control.thread(wanted.tid) is None:
-                return _ERROR
-            self._tid = wanted.tid
-        return b"OK"
-
-    def _thread(self) -> Thread:
-        thread = self._control.thread(self._tid)
-        if thread is None:
-            raise Gone(self._tid)
-        return thread
-
-    def _is_alive(self, rest: bytes) -> bytes:
-        return b"OK" if self._control.thread(rsp.thread_id(rest).tid) is not None else _ERROR
-
-    def _thread_ids(self, _: bytes) -> bytes:
-        return b"m" + b",".join(self._name(thread.tid) for thread in self._control.threads())
-
-    # --- registers and memory ---
-
-    def _table(self, thread: Thread) -> Layout:
-        if self._layout is None:
-            self._layout = Layout(avx=len(ptrace.get_xstate(thread.tid)) >= _XSAVE_AVX)
-        return self._layout
-
-    def _registers(self) -> bytes:
-        thread = self._thread()
-        general = bytes(self._control.read_general(thread))
-        return _hex(self._table(thread).read_all(general, ptrace.get_xstate(thread.tid)))
-
-    def _register(self, rest: bytes) -> bytes:
-        thread = self._thread()
-        general = bytes(self._control.read_general(thread))
-        table = self._table(thread)
-        return _hex(table.read(rsp.number(rest), general, ptrace.get_xstate(thread.tid)))
-
-    def _set_registers(self, rest: bytes) -> bytes:
-        data = rsp.unhex(rest)
-        return self._change(lambda table, blocks: table.write_all(data, *blocks))
-
-    def _set_register(self, rest: bytes) -> bytes:
-        name, _, value = rest.partition(b"=")
-        number, data = rsp.number(name), rsp.unhex(value)
-        return self._change(lambda table, blocks: table.write(number, data, *blocks))
-
-    def _change(self, change: Callable[[Layout, tuple[bytearray, bytearray]], None]) -> bytes:
-        thread = self._thread()
-        general = self._control.read_general(thread)
-        xsave = bytearray(ptrace.get_xstate(thread.tid))
-        before = bytes(xsave)
-        change(self._table(thread), (general, xsave))
-        self._control.write_general(thread, general)
-        if xsave != before:
-            ptrace.set_xstate(thread.tid, bytes(xsave))
-        return b"OK"
-
-    def _read(self, rest: bytes) -> bytes:
-        address, length = rsp.numbers(rest, 2)
-        data = overlaid(self._engine.space, address, min(length, rsp.MAX_PACKET // 2))
-        return _hex(data) if data or not length else _ERROR
-
-    def _write_hex(self, rest: bytes) -> bytes:
-        where, _, data = rest.partition(b":")
-        return self._store(where, rsp.unhex(data))
-
-    def _write(self, rest: bytes) -> bytes:
-        where, _, data = rest.partition(b":")
-        return self._store(where, data)
-
-    def _store(self, where: bytes, data: bytes) -> bytes:
-        address, length = rsp.numbers(where, 2)
-        if length != len(data):
-            return _ERROR
-        space = self._engine.space
-        for site in space.by_trap.values():
-            start, end = site.address, site.address + site.displaced.length
-            if start < address + length and address < end:
-                # What runs there is our copy: the code of a probe cannot be changed under it.
-                return _ERROR
-        return b"OK" if not data or space.memory.poke(address, data) else _ERROR
-
-    def _symbol(self, rest: bytes) -> bytes:
-        """The debugger can look symbols up: where glibc says how its link_map is laid out."""
-        value, _, name = rest.partition(b":")
-        if name == _hex(_MODID_LAYOUT):
-            self._modid_layout = rsp.number(value) if value else 0
-            return b"OK"
-        return b"qSymbol:" + _hex(_MODID_LAYOUT)
-
-    def _thread_local(self, rest: bytes) -> bytes:
-        """Where a thread has a variable: its thread, the offset in the module, the link_map."""
-        who, _, where = rest.partition(b",")
-        offset, link_map = rsp.numbers(where, 2)
-        thread = self._control.thread(rsp.thread_id(who).tid)
-        if thread is None or not self._modid_layout:
-            return _ERROR
-        words = memoryview(self._control.read_general(thread)).cast("Q")
-        layout = self._word(self._modid_layout + 8) & 0xFFFF_FFFF
-        module = self._word(link_map + layout)
-        # tcbhead_t's second word (nptl's tls.h), an array of dtv_t: a pointer and what to free.
-        block = self._word(self._word(words[FS_BASE] + 8) + 16 * module)
-        # Not allocated yet: the thread has not used any variable of that module.
-        return _ERROR if not module or block >= _UNALLOCATED else b"%x" % (block + offset)
-
-    def _word(self, address: int) -> int:
-        data = self._engine.space.memory.peek(address, 8)
-        if len(data) != 8:
-            raise rsp.PacketError(f"no memory at {address:#x}")
-        return int.from_bytes(data, "little")
 
     # --- breakpoints ---
 
@@ -399,12 +261,12 @@ class Session:
             return b""
         except Refused as error:
             _log.info("debugger: breakpoint at %#x: %s", address, error)
-            return _ERROR
-        return b"OK"
+            return ERROR
+        return OK
 
     def _remove(self, rest: bytes) -> bytes:
         self._points.remove(*rsp.numbers(rest.partition(b";")[0], 3))
-        return b"OK"
+        return OK
 
     # --- going on ---
 
@@ -416,7 +278,7 @@ class Session:
         if address:
             raise rsp.PacketError("going on elsewhere: set the pc first")
         signal_ = rsp.number(number) if number else 0
-        chosen = rsp.ThreadId(0, self._tid)
+        chosen = rsp.ThreadId(0, self._held.tid)
         self._resume([rsp.Action(kind, signal_, chosen), rsp.Action("c", 0, rsp.ALL)])
 
     def _resume(self, actions: list[rsp.Action]) -> None:
@@ -425,7 +287,7 @@ class Session:
         self._control.resume(actions, self._points.places)
 
     def _detach(self, _: bytes) -> None:
-        self._send(b"OK")
+        self._send(OK)
         self.over = True
 
     def _kill(self, _: bytes) -> None:
@@ -436,26 +298,26 @@ class Session:
             return
 
     def _kill_politely(self, rest: bytes) -> None:
-        self._send(b"OK")
+        self._send(OK)
         self._kill(rest)
 
     # --- what is asked once ---
 
     def _supported(self, rest: bytes) -> bytes:
         theirs = rest.split(b";")
-        self._multiprocess = b"multiprocess+" in theirs
+        self._held.multiprocess = b"multiprocess+" in theirs
         self._swbreak = b"swbreak+" in theirs
-        more = ";multiprocess+" if self._multiprocess else ""
+        more = ";multiprocess+" if self._held.multiprocess else ""
         return (_FEATURES % (rsp.MAX_PACKET, more)).encode()
 
     def _no_acks(self, _: bytes) -> bytes:
         self._acks = False
-        return b"OK"
+        return OK
 
     def _pass_signals(self, rest: bytes) -> bytes:
         wanted = (rsp.from_gdb(rsp.number(each)) for each in rest.split(b";") if each)
         self._control.passed = frozenset(wanted)
-        return b"OK"
+        return OK
 
     def _transfer(self, rest: bytes) -> bytes:
         parts = rest.split(b":")
@@ -464,30 +326,17 @@ class Session:
         kind, _, annex, where = parts
         match kind:
             case b"features" if annex == b"target.xml":
-                data = self._table(self._thread()).description
+                data = self._held.table(self._held.thread()).description
             case b"auxv":
                 with open(f"/proc/{self._pid}/auxv", "rb") as auxv:
                     data = auxv.read()
             case b"exec-file":
                 data = os.fsencode(Path(f"/proc/{self._pid}/exe").readlink())
             case b"threads":
-                data = self._threads_xml()
+                data = self._held.threads_xml()
             case b"siginfo":
-                thread = self._thread()
+                thread = self._held.thread()
                 data = thread.siginfo or ptrace.get_siginfo(thread.tid)
             case _:
                 return b"" if kind != b"features" else b"E00"
         return rsp.window(data, where)
-
-    def _threads_xml(self) -> bytes:
-        lines = []
-        for thread in self._control.threads():
-            name = procfs.comm(thread.tid).decode(errors="replace")
-            safe = name.replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;")
-            core = procfs.cpu(thread.tid)
-            ident = self._name(thread.tid).decode()
-            lines.append(f'<thread id="{ident}" core="{core}" name="{safe}"/>')
-        return f"<threads>{''.join(lines)}</threads>".encode()
-
-
-_TRIPLE: Final = b"x86_64-pc-linux-gnu"

@@ -12,25 +12,33 @@ import signal
 from pathlib import Path
 from typing import Final
 
-from dprobed.arch.x86_64.registers import ORIG_RAX, R8, R9, R10, RCX, RDI, RDX, RIP, RSI, RSP
-from dprobed.corefile.writer import NT_PRFPREG, NT_X86_XSTATE, ProcessImage, ThreadImage
-from dprobed.engine.trap.engine import TrapEngine
+from dprobed.arch.x86_64.breakpoint import TRAP_BRKPT
+from dprobed.arch.x86_64.core_notes import NT_PRFPREG
+from dprobed.arch.x86_64.paging import WORD
+from dprobed.arch.x86_64.registers import (
+    NT_X86_XSTATE,
+    ORIG_RAX,
+    RIP,
+    RSP,
+    SYSCALL_ARGUMENTS,
+)
+from dprobed.corefile.writer import ProcessImage, ThreadImage
 from dprobed.proc import procfs
 from dprobed.tracee import ptrace
 from dprobed.tracee.lifecycle import State
 from dprobed.tracee.ptrace import Block, Gone, PtraceError, Registers
 from dprobed.tracee.signals import trap_is_pending
 from dprobed.tracee.thread import Thread
+from dprobed.tracer.engines import Engines
 
 _XSTATE_ROOM: Final = 64 << 10
-_TRAP_BRKPT: Final = 1
 
 
 class Images:
-    """Takes them; the world is stopped."""
+    """Takes them; all threads are stopped."""
 
-    def __init__(self, engine: TrapEngine) -> None:
-        self._engine: Final = engine
+    def __init__(self, engines: Engines) -> None:
+        self._engines: Final = engines
         self._registers: Final = Registers()
         self._xstate: Final = Block(_XSTATE_ROOM)
 
@@ -38,7 +46,7 @@ class Images:
         """The stopped process; its first thread is ``tid``, or the leading one."""
         current = tid or pid
         images = []
-        for thread in list(self._engine.group.threads.values()):
+        for thread in list(self._engines.group.threads.values()):
             if thread.tgid != pid or thread.state is State.ENDED:
                 continue
             image = self._thread(thread)
@@ -103,18 +111,11 @@ class Images:
 
     def _shown(self, tid: int) -> bytes:
         """A stopped thread's registers as they would be without us; raises Gone."""
-        words = self._registers.load(tid)
-        found = self._engine.space.slot_at(words[RIP])
-        if found is not None:
-            position = found[0].position(found[1])
-            words[RIP] = position.address
-            words[RSP] = words[RSP] + position.rsp_delta & 0xFFFF_FFFF_FFFF_FFFF
-            if position.rcx is not None:
-                words[RCX] = position.rcx
-        else:
-            site = self._engine.space.by_trap.get(words[RIP])
-            if site is not None and trap_is_pending(tid):
-                words[RIP] = site.address
+        self._registers.load(tid)
+        if not self._engines.leave(self._registers):
+            view = self._engines.trap.view
+            if view.may_have_hit(self._registers) and trap_is_pending(tid):
+                self._registers.words[RIP] -= 1
         return bytes(self._registers.data)
 
 
@@ -135,7 +136,7 @@ def _ids(tid: int, stat: list[bytes]) -> tuple[int, int, int, int]:
 def _breakpoint_info(registers: bytes) -> bytes:
     """The siginfo_t of a breakpoint at the thread's place."""
     address = registers[8 * RIP : 8 * RIP + 8]
-    head = b"".join(number.to_bytes(4, "little") for number in (signal.SIGTRAP, 0, _TRAP_BRKPT, 0))
+    head = b"".join(number.to_bytes(4, "little") for number in (signal.SIGTRAP, 0, TRAP_BRKPT, 0))
     return (head + address).ljust(128, b"\0")
 
 
@@ -148,9 +149,9 @@ def _sleeping(tid: int) -> bytes | None:
     if len(fields) < 3:
         return None
     registers = Registers()
-    order = (ORIG_RAX, RDI, RSI, RDX, R10, R8, R9)
+    order = (ORIG_RAX, *SYSCALL_ARGUMENTS)
     for index, text in zip(order, fields[:-2], strict=False):
-        registers.words[index] = int(text, 0) & 0xFFFF_FFFF_FFFF_FFFF
+        registers.words[index] = int(text, 0) & WORD
     registers.words[RSP], registers.words[RIP] = (int(text, 16) for text in fields[-2:])
     return bytes(registers.data)
 

@@ -1,16 +1,6 @@
 """Core dumps of the target: it is stopped, copied by a ``fork`` of its own, and goes on.
 
-The copy is made by an injected ``clone`` without exit signal: no SIGCHLD, no atfork handlers. It
-is our tracee and never runs code of the target; a forked process of ours (``handler.dump.dumper``)
-reads its memory while the target runs. Then:
-
-* The copy unmaps its memory, so that its end takes no time, and is killed and collected by us.
-* As ``clone`` made it, it is then a zombie of the target, which only a ``wait`` with __WALL or
-  __WCLONE would see. It never does: we collect it and make the target's own ``wait4`` on it while
-  every thread of the target is stopped.
-* At once after ``clone`` the copy gives up its descriptors, so that no pipe, lock or port of the
-  target stays open because of it. PTRACE_O_EXITKILL ends it with us.
-
+A forked process of ours (``dumper``) reads the copy's memory (``copied``) while the target runs.
 Where the copy cannot be had (a seccomp filter, RLIMIT_NPROC, no memory), the target stands still
 until its dump is written, for a limited time.
 """
@@ -22,52 +12,33 @@ import logging
 import os
 import signal
 import time
-from collections import deque
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
-from dprobed.arch.x86_64.registers import ORIG_RAX, RAX, RDI, RIP, RSI
 from dprobed.corefile import store
-from dprobed.corefile.areas import Area, parse_smaps
 from dprobed.corefile.store import StoreError, StoreLimits
-from dprobed.corefile.writer import Memory, ProcessImage
-from dprobed.engine.address_space import AddressSpace, SpaceError
+from dprobed.engine.address_space import AddressSpace
+from dprobed.engine.context import Facts
+from dprobed.engine.errors import SpaceError
 from dprobed.engine.probe import Attachment
-from dprobed.engine.trap.engine import TrapEngine
-from dprobed.proc import procfs
 from dprobed.program.exec.interface import Outcome
 from dprobed.record.log import decode_log
-from dprobed.tracee import ptrace
 from dprobed.tracee.lifecycle import State
-from dprobed.tracee.ptrace import WALL, Gone, PtraceError, Registers
+from dprobed.tracee.ptrace import Gone
 from dprobed.tracee.status import Kind, Stop
 from dprobed.tracee.thread import Thread
 from dprobed.tracee.thread_group import ThreadGroup
 from dprobed.tracer.dump import dumper, image
-
-_SYS_MUNMAP: Final = 11
-_SYS_CLONE: Final = 56
-_SYS_WAIT4: Final = 61
-_SYS_CLOSE_RANGE: Final = 436
-_CLONE_FILES: Final = 0x400
-_CLOSE_RANGE_UNSHARE: Final = 2
-_ADDRESS_END: Final = (1 << 47) - 4096
-#: MADV_DONTFORK memory is not in the copy; so much of it is read while the target is stopped.
-_NOT_COPIED: Final = 64 << 20
-_HOUR: Final = 3600.0
-#: Seconds between two notices that dumps are refused.
-_QUIET: Final = 10.0
+from dprobed.tracer.dump.admission import Admission, DumpError
+from dprobed.tracer.dump.copied import CopiedProcess
+from dprobed.tracer.dump.jobs import job_for
+from dprobed.tracer.engines import Engines
 
 _log = logging.getLogger(__name__)
-
-
-class DumpError(Exception):
-    """There will be no dump; one line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,11 +64,7 @@ class _Current:
     how: str
     began: float
     pause_ns: int = 0
-    #: The copy, its number in the target's own pid namespace, and the stops of its last call.
-    copy: Thread | None = None
-    inner_pid: int = 0
-    stops: int = 0
-    copy_is_over: bool = False
+    copy: CopiedProcess | None = None
     #: Held open while the target stands still for its dump.
     hold: ExitStack = field(default_factory=ExitStack)
     writer: int = 0
@@ -119,30 +86,27 @@ class Dumps:
 
     def __init__(
         self,
-        engine: TrapEngine,
+        engines: Engines,
         describe: Callable[[int], dict[str, Any]],
         tell: Callable[[str, str, int], None],
     ) -> None:
         """``describe``: what there is to say of a program; ``tell``: kind, text, thread."""
-        self._engine: Final = engine
+        self._engines: Final = engines
         self._describe: Final = describe
         self._tell: Final = tell
-        self._registers: Final = Registers()
-        self._images: Final = image.Images(engine)
+        self._admission: Final = Admission(tell)
+        self._images: Final = image.Images(engines)
         self._wanted: list[_Wanted] = []
         self._current: _Current | None = None
-        self._recent: dict[tuple[int, int], deque[float]] = {}
-        self._refused = 0
-        self._quiet_until = 0.0
         self._limits: StoreLimits | None = None
 
     @property
     def _group(self) -> ThreadGroup:
-        return self._engine.group
+        return self._engines.group
 
     @property
     def _space(self) -> AddressSpace:
-        return self._engine.space
+        return self._engines.space
 
     @property
     def busy(self) -> bool:
@@ -151,14 +115,16 @@ class Dumps:
 
     # --- who wants one ---
 
-    def hit(self, thread: Thread, attachment: Attachment, outcome: Outcome) -> None:
+    def hit(self, thread: Thread, facts: Facts, attachment: Attachment, outcome: Outcome) -> None:
         """A program ended by ``exit dump``: keep its thread there until the dump is begun."""
         probe = attachment.probe
         key = (probe.program, probe.index)
         try:
-            self._admit(key)
+            if self.busy:
+                raise DumpError("another dump of this process is being written")
+            self._limits = self._admission.admit(key)
         except (DumpError, StoreError) as error:
-            self._refuse(str(error), thread.tid)
+            self._admission.refuse(str(error), thread.tid)
             return
         about = {
             "probe": {
@@ -173,8 +139,8 @@ class Dumps:
             "record": {
                 "pid": thread.tgid,
                 "tid": thread.tid,
-                "comm": thread.comm.decode(errors="replace"),
-                "uid": thread.owner[0],
+                "comm": facts.comm.decode(errors="replace"),
+                "uid": facts.uid,
                 "time": time.monotonic_ns(),
                 "hit": probe.hits,
                 "log": decode_log(outcome.log, outcome.raw),
@@ -183,26 +149,6 @@ class Dumps:
         self._wanted.append(_Wanted(thread, key, about))
         thread.pinned = True
         self._group.want()
-
-    def _admit(self, key: tuple[int, int]) -> None:
-        if self.busy:
-            raise DumpError("another dump of this process is being written")
-        self._limits = limits = store.limits()
-        recent = self._recent.get(key, deque())
-        while recent and recent[0] < time.monotonic() - _HOUR:
-            recent.popleft()
-        if len(recent) >= limits.hourly:
-            raise DumpError(
-                f"this probe had {limits.hourly} dumps in the last hour, which is its limit"
-            )
-
-    def _refuse(self, reason: str, tid: int) -> None:
-        self._refused += 1
-        now = time.monotonic()
-        if now >= self._quiet_until:
-            self._quiet_until = now + _QUIET
-            more = f" ({self._refused} refused so far)" if self._refused > 1 else ""
-            self._tell("dump", f"no dump: {reason}{more}", tid)
 
     def ask(self, pid: int, compress: bool, answer: Callable[[Result], None]) -> None:
         """Dump the target now; raises DumpError, StoreError and Gone. ``answer`` comes later."""
@@ -233,7 +179,7 @@ class Dumps:
             self._collect_result(current)
         if current.how == "stopped" and current.ended is None:
             self._limit_stop(current)
-        if current.result is not None and (current.copy is None or current.copy_is_over):
+        if current.result is not None and (current.copy is None or current.copy.is_over):
             self._close(current)
 
     def _begin_at_hit(self, wanted: _Wanted) -> None:
@@ -250,11 +196,11 @@ class Dumps:
             if self._current is not None or self._limits is None:
                 raise DumpError("another dump of this process is being written")
             self._begin(pid, tid, wanted.about, self._limits, answer)
-            self._recent.setdefault(wanted.probe, deque()).append(time.monotonic())
+            self._admission.count(wanted.probe)
         except (DumpError, StoreError) as error:
-            self._refuse(str(error), tid)
+            self._admission.refuse(str(error), tid)
         except Gone:
-            self._refuse("the process ended", tid)
+            self._admission.refuse("the process ended", tid)
 
     def finish(self) -> None:
         """Wait until nothing is being written; the target goes on meanwhile."""
@@ -296,7 +242,8 @@ class Dumps:
                 why = self._enter(stack, pid, current)
                 source = current.copy.tid if current.copy is not None else self._any_thread(pid)
                 process = self._images.process(pid, tid)
-                job = self._job(pid, source, process, current, began)
+                copied = current.copy is not None
+                job = job_for(self._engines, pid, source, process, limits, began, copied=copied)
                 if current.copy is None:
                     current.how = "stopped"
                     current.hold = stack.pop_all()
@@ -328,33 +275,10 @@ class Dumps:
             stack.enter_context(self._group.stopped())
             return "no thread could be borrowed"
         try:
-            self._copy(lender, current)
+            current.copy = CopiedProcess.make(self._group, self._space, lender)
         except SpaceError as error:
             return str(error)
         return ""
-
-    def _copy(self, lender: Thread, current: _Current) -> None:
-        """Have a stopped thread make a copy of its process; raises SpaceError and Gone."""
-        group, space = self._group, self._space
-        inner = space.call(group, lender, _SYS_CLONE, _CLONE_FILES, 0, 0, 0, 0)
-        copy = group.remote.take_child()
-        if inner < 0:
-            raise SpaceError(f"the process could not be copied: {os.strerror(-inner)}")
-        if copy is None:
-            raise SpaceError("the copy of the process was killed at once")
-        current.copy, current.inner_pid = copy, inner
-        try:
-            # Linux 5.9. Before, the copy shares the descriptors, which then stay open as long.
-            space.call(group, copy, _SYS_CLOSE_RANGE, 0, 0xFFFF_FFFF, _CLOSE_RANGE_UNSHARE)
-            found = procfs.status(copy.tid)
-            options = ptrace.OPTIONS | ptrace.PTRACE_O_EXITKILL
-            if found is not None and found.seccomp:
-                options |= ptrace.PTRACE_O_SUSPEND_SECCOMP
-            ptrace.set_options(copy.tid, options)
-        except (Gone, PtraceError) as error:
-            self._bury(lender, current)
-            raise SpaceError(f"the copy of the process was lost: {error}") from error
-        group.tracees.others[copy.tid] = lambda stop: self._copy_stopped(current, stop)
 
     def _any_thread(self, pid: int) -> int:
         for thread in self._group.threads.values():
@@ -362,76 +286,13 @@ class Dumps:
                 return thread.tid
         raise Gone(pid)
 
-    def _job(
-        self, pid: int, source: int, process: ProcessImage, current: _Current, began: int
-    ) -> dumper.Job:
-        space = self._space
-        with ExitStack() as undo:
-
-            def opened(name: str) -> int:
-                descriptor = os.open(f"/proc/{source}/{name}", os.O_RDONLY | os.O_CLOEXEC)
-                undo.callback(os.close, descriptor)
-                return descriptor
-
-            memory = Memory(opened("mem"), opened("pagemap"))
-            smaps = opened("smaps")
-            memory.original = {
-                site.address: site.original[0] for site in space.sites() if not site.gone
-            } | {address: original[0] for address, original in space.raw.items()}
-            extra = (
-                self._not_copied(process.threads[0].tid, source, memory)
-                if (current.copy is not None)
-                else []
-            )
-            undo.pop_all()
-        return dumper.Job(
-            pid=pid,
-            source=source,
-            process=process,
-            memory=memory,
-            smaps=smaps,
-            limits=current.limits,
-            omitted=[(area.start, area.end) for area in space.whole_areas()],
-            extra=extra,
-            about={},
-            exe=image.link(pid, "exe"),
-            stopped_at=began,
-            facts=image.facts(pid),
-        )
-
-    def _not_copied(self, tid: int, copy: int, memory: Memory) -> list[Area]:
-        """Mappings that ``fork`` leaves out (MADV_DONTFORK), read now."""
-
-        def ranges(pid: int) -> set[bytes]:
-            return {line.split(b" ", 1)[0] for line in procfs.mappings(pid).splitlines()}
-
-        missing = ranges(tid) - ranges(copy)
-        if not missing:
-            return []
-        areas = []
-        room = _NOT_COPIED
-        for area in parse_smaps(Path(f"/proc/{tid}/smaps").read_bytes()):
-            if b"%08x-%08x" % (area.start, area.end) not in missing or not area.own:
-                continue
-            size = area.end - area.start
-            if b"dd" in area.flags or b"io" in area.flags or size > room:
-                continue
-            room -= size
-            data = bytearray()
-            while len(data) < size:
-                part = self._space.memory.peek(area.start + len(data), size - len(data))
-                data += part or bytes(4096)
-            memory.kept.append((area.start, bytes(data)))
-            areas.append(area)
-        return areas
-
     def _start_writer(self, job: dumper.Job, current: _Current) -> None:
         reading, writing = os.pipe()
         child = os.fork()
         if child == 0:
             # Of a target held for a debugger; the number will be another file's here.
             signal.set_wakeup_fd(-1)
-            self._engine.affinity.wander()
+            self._engines.runner.affinity.wander()
             keep = sorted((0, 1, 2, job.memory.mem, job.memory.pagemap, job.smaps, writing))
             for low, high in zip(keep, [*keep[1:], os.sysconf("SC_OPEN_MAX")], strict=True):
                 os.closerange(low + 1, high)
@@ -480,8 +341,8 @@ class Dumps:
             seconds=now - current.began,
         )
         current.hold.close()
-        if current.copy is not None and not current.copy_is_over:
-            self._empty_copy(current, current.copy)
+        if current.copy is not None:
+            current.copy.empty()
         current.answer(current.result)
 
     def _limit_stop(self, current: _Current) -> None:
@@ -490,33 +351,6 @@ class Dumps:
             current.overdue = True
             with contextlib.suppress(ProcessLookupError):
                 os.kill(current.writer, signal.SIGKILL)
-
-    def _empty_copy(self, current: _Current, copy: Thread) -> None:
-        """Have the copy unmap all of its memory: its end then takes no time.
-
-        It stops before and after the call, and goes on from neither.
-        """
-        try:
-            words = self._registers.load(copy.tid)
-            words[RIP] = self._space.gate(copy.tid)
-            words[RAX], words[ORIG_RAX] = _SYS_MUNMAP, 0xFFFF_FFFF_FFFF_FFFF
-            words[RDI], words[RSI] = 0, _ADDRESS_END
-            self._registers.store(copy.tid)
-            ptrace.to_syscall(copy.tid)
-        except (Gone, PtraceError, SpaceError):
-            current.copy_is_over = True
-
-    def _copy_stopped(self, current: _Current, stop: Stop) -> None:
-        """A stop of the copy: of its last system call, or its end."""
-        copy = current.copy
-        assert copy is not None
-        if stop.kind is Kind.SYSCALL and not current.stops:
-            current.stops = 1
-            with contextlib.suppress(Gone, PtraceError):
-                ptrace.to_syscall(copy.tid)
-                return
-        current.copy_is_over = True
-        self._group.want()
 
     def _close(self, current: _Current) -> None:
         """Bury the copy; later, if no thread can be borrowed for it now."""
@@ -539,21 +373,9 @@ class Dumps:
         )
 
     def _bury(self, lender: Thread | None, current: _Current) -> None:
-        """Kill and collect the copy; the target collects it, too, if a thread can be borrowed."""
         copy, current.copy = current.copy, None
-        if copy is None:
-            return
-        self._group.tracees.others.pop(copy.tid, None)
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(copy.tid, signal.SIGKILL)
-        with contextlib.suppress(ChildProcessError):
-            while True:
-                _, status = os.waitpid(copy.tid, WALL)
-                if os.WIFEXITED(status) or os.WIFSIGNALED(status):
-                    break
-        if lender is not None:
-            with contextlib.suppress(Gone, SpaceError):
-                self._space.call(self._group, lender, _SYS_WAIT4, current.inner_pid, 0, WALL, 0)
+        if copy is not None:
+            copy.bury(lender)
 
     def _undo(self, current: _Current) -> None:
         """A dump could not be begun: leave nothing of it."""

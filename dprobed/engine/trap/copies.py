@@ -1,0 +1,87 @@
+"""What a ``fork`` child has of its parent's sites: taken over, undone, or left as they are."""
+
+from __future__ import annotations
+
+from dprobed.engine.address_space import AddressSpace
+from dprobed.engine.trap.sites import Sites
+from dprobed.tracee.memory import Memory
+from dprobed.tracee.ptrace import Gone
+from dprobed.tracee.thread import Thread
+from dprobed.tracee.thread_group import ThreadGroup
+
+
+def copied(sites: Sites, group: ThreadGroup, thread: Thread) -> Sites:
+    """Those of a ``fork`` child that keeps its copy of our changes.
+
+    Without what came after the ``fork``. A site that is not armed any more is there with its slot,
+    in which the child's thread may be. Raises OSError when the child is gone, SpaceError and Gone.
+    """
+    space = sites.space
+    other = Sites(space.copy(group, thread))
+    memory = other.space.memory
+    for area in space.resident.areas:
+        if memory.peek(area.start, 1):
+            other.space.resident.areas.append(area.copy())
+    twins = {site: site.twin() for site in sites.slots.values()}
+    # Any breakpoint of these may be there.
+    other.by_trap.update((twin.trap, twin) for twin in twins.values())
+    for site, twin in twins.items():
+        has_slot = memory.peek(site.slot, len(site.displaced.code)) == site.displaced.code
+        if has_slot:
+            other.slots[twin.slot] = twin
+            if sites.is_armed(site) and (site.gone or other.arm(twin)):
+                continue
+        # Taken out while a thread, perhaps in ``fork``, could not be stopped; or the child was not
+        # given the area (MADV_DONTFORK).
+        other.put_back(twin)
+        other.by_trap.pop(twin.trap, None)
+    space.undo_raw(memory)
+    return other
+
+
+def undone(sites: Sites, group: ThreadGroup, thread: Thread) -> Sites:
+    """Those of a ``fork`` child that is detached from, with our changes of its text undone.
+
+    Raises OSError when the child is gone, SpaceError and Gone.
+    """
+    space = sites.space
+    other = Sites(space.copy(group, thread))
+    other.space.resident.areas += [area.copy() for area in space.resident.areas]
+    other.slots.update(sites.slots)
+    # Also those taken out while a thread, perhaps in ``fork``, could not be stopped.
+    other.by_trap.update((site.trap, site) for site in sites.slots.values())
+    for site in sites.slots.values():
+        other.disarm(site)
+    space.undo_raw(other.space.memory)
+    return other
+
+
+def sealed(sites: Sites, tgid: int) -> Sites:
+    """Those of a ``fork`` child whose memory is closed to us: our changes stay in it."""
+    other = Sites(AddressSpace(tgid, Memory.closed()))
+    other.space.sealed = True
+    other.space.resident.areas += [area.copy() for area in sites.space.resident.areas]
+    for site in sites.slots.values():
+        twin = site.twin()
+        other.slots[twin.slot] = other.by_trap[twin.trap] = twin
+    return other
+
+
+def are_in(sites: Sites, group: ThreadGroup, thread: Thread) -> bool:
+    """Whether a child that was forked from an unknown process has our slots in its memory.
+
+    Raises Gone, and SpaceError when that cannot be seen.
+    """
+    if not sites.slots:
+        return False
+    try:
+        memory = sites.space.open_copy(group, thread)
+    except OSError:
+        raise Gone(thread.tid) from None
+    try:
+        return any(
+            memory.peek(site.slot, len(site.displaced.code)) == site.displaced.code
+            for site in sites.slots.values()
+        )
+    finally:
+        memory.close()

@@ -1,0 +1,285 @@
+"""The breakpoint sites of one address space, and the slots of their displaced instructions.
+
+Rules:
+
+* A *site* is one patched place; any number of probes hang on it. Its original bytes are read once,
+  when it is made, and through the overlay of the other sites' original bytes.
+* Text is changed while all threads are stopped, one byte a site, and only where the byte is what we
+  expect: ours when we take a site out (a module may have been unmapped and another mapped in its
+  place), the original one when we put it in.
+* An ``int3`` alone does not tell that it is ours: programs fill memory with them. Nor does text
+  without a file tell that it is not: some programs move theirs to huge pages. What is around does.
+* A slot is used again only after every thread has been taken out of it.
+* The undo is known before the change: a site is in ``by_trap`` before its byte is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from dprobed.arch.x86_64.breakpoint import INT3
+from dprobed.arch.x86_64.paging import PAGE
+from dprobed.arch.x86_64.relocation import MAX_SLOT as SLOT
+from dprobed.arch.x86_64.relocation import Displaced, Position, RelocationError, Where, displace
+from dprobed.engine import remote_calls
+from dprobed.engine.address_space import AddressSpace
+from dprobed.engine.errors import SpaceError
+from dprobed.engine.probe import Attachment
+from dprobed.proc import procfs
+from dprobed.tracee.ptrace import Gone
+from dprobed.tracee.thread import Thread
+from dprobed.tracee.thread_group import ThreadGroup
+
+#: Bytes of text before and behind a site, of its page, by which it is known again.
+_AROUND: Final = 16
+#: No instruction is longer.
+_LONGEST: Final = 15
+
+
+class Site:
+    """One patched place."""
+
+    __slots__ = (
+        "address",
+        "around",
+        "attachments",
+        "callback",
+        "displaced",
+        "gone",
+        "original",
+        "plain",
+        "slot",
+        "trap",
+    )
+
+    def __init__(
+        self,
+        address: int,
+        original: bytes,
+        slot: int,
+        displaced: Displaced,
+        around: tuple[bytes, bytes],
+    ) -> None:
+        self.address: Final = address
+        #: Where a thread's rip is after the breakpoint fired.
+        self.trap: Final = address + 1
+        self.original: Final = original
+        self.slot: Final = slot
+        self.displaced: Final = displaced
+        #: The text before and behind its first byte.
+        self.around: Final = around
+        self.attachments: list[Attachment] = []
+        #: An internal breakpoint (the dynamic loader's notification); called at each hit.
+        self.callback: Callable[[Thread], None] | None = None
+        #: Its module was unmapped.
+        self.gone = False
+        #: A SIGTRAP behind it is its breakpoint and calls for its programs only (``classify``).
+        self.plain = False
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nobody needs it."""
+        return not self.attachments and self.callback is None
+
+    def twin(self) -> Site:
+        """The same in a copy of the memory."""
+        other = Site(self.address, self.original, self.slot, self.displaced, self.around)
+        other.gone = self.gone
+        return other
+
+    def position(self, offset: int) -> Position:
+        """What a thread is equivalent to that stands ``offset`` bytes into the slot."""
+        for at, position in reversed(self.displaced.positions):
+            if at <= offset:
+                return position
+        raise AssertionError("a slot has a position at offset 0")
+
+
+class Sites:
+    """All of one address space."""
+
+    def __init__(self, space: AddressSpace) -> None:
+        self.space: Final = space
+        #: Those that are armed, by what a thread's rip is after the breakpoint.
+        self.by_trap: Final[dict[int, Site]] = {}
+        #: Those that have a slot, armed or not, by where it is.
+        self.slots: Final[dict[int, Site]] = {}
+        #: By address, those that wait for ``arm``.
+        self._unarmed: Final[dict[int, Site]] = {}
+
+    # --- looking ---
+
+    def text(self, address: int, length: int) -> bytes:
+        """Code as it is without us; short or empty where nothing is mapped."""
+        data = bytearray(self.space.memory.peek(address, length))
+        for offset in range(len(data)):
+            site = self.by_trap.get(address + offset + 1)
+            if site is not None and data[offset] == INT3[0]:
+                data[offset] = site.original[0]
+            elif (original := self.space.raw.get(address + offset)) is not None:
+                data[offset] = original[0]
+        return bytes(data)
+
+    def slot_at(self, rip: int) -> tuple[Site, int] | None:
+        """The site in whose slot ``rip`` is, and how many bytes into it."""
+        area = self.space.resident.of(rip)
+        if area is None:
+            return None
+        offset = (rip - area.start) % SLOT
+        site = self.slots.get(rip - offset)
+        return None if site is None else (site, offset)
+
+    def all(self) -> list[Site]:
+        """Those that have a slot, armed or not."""
+        return list(self.slots.values())
+
+    def lose_area_of(self, site: Site) -> list[Site]:
+        """Slots in the same area as this site's cannot be used any more: whose these are."""
+        area = self.space.resident.of(site.slot)
+        if area is None:
+            return []
+        area.lost = True
+        return [each for slot, each in self.slots.items() if area.holds(slot)]
+
+    def stands(self, site: Site) -> bool:
+        """Whether the ``int3`` at this site is there, and ours."""
+        before, behind = site.around
+        expected = before + INT3 + behind
+        found = self.space.memory.peek(site.address - len(before), len(expected))
+        if found == expected:
+            return True
+        if found[len(before) : len(before) + 1] != INT3:
+            return False
+        # Other sites may be near.
+        if self._around(site.address) == site.around:
+            return True
+        # Either the target patched its code close by, or something else is mapped there.
+        return not site.gone and self._is_of_a_file(site.address)
+
+    def overwritten(self, sites: Iterable[Site]) -> list[Site]:
+        """Those whose breakpoints the target overwrote."""
+        peek = self.space.memory.peek
+        return [site for site in sites if not self.stands(site) and peek(site.address, 1)]
+
+    def _around(self, address: int) -> tuple[bytes, bytes]:
+        before = min(_AROUND, address % PAGE)
+        behind = min(_AROUND, PAGE - 1 - address % PAGE)
+        return self.text(address - before, before), self.text(address + 1, behind)
+
+    def _is_of_a_file(self, address: int) -> bool:
+        """Whether a file is mapped there; also if that cannot be told."""
+        try:
+            lines = remote_calls.mappings(self.space.tgid)
+        except (Gone, SpaceError):
+            return True
+        for line in lines:
+            if line.start <= address < line.end:
+                return line.inode != 0
+        return not lines  # the leading thread has ended, and shows nothing
+
+    # --- preparing: nothing of the target's own is changed ---
+
+    def reserve(self, group: ThreadGroup, addresses: Iterable[int]) -> None:
+        """Have the target map room for slots near these addresses; stops all threads.
+
+        Raises SpaceError and Gone.
+        """
+        self.space.resident.reserve(group, self.space.tgid, addresses, self.slots)
+
+    def make(self, address: int) -> Site:
+        """The site at an address, made ready but not armed; raises SpaceError with the reason."""
+        known = self.ready(address)
+        if known is not None:
+            return known
+        code = self.text(address, _LONGEST)
+        if not code:
+            raise SpaceError(f"no memory is mapped at {address:#x}")
+        area = self.space.resident.near(address)
+        if area is None:
+            raise SpaceError(f"no slot is free within 2 GiB of {address:#x}")
+        slot = area.free[-1]
+        try:
+            displaced = displace(code, address, slot)
+        except RelocationError as error:
+            raise SpaceError(f"the instruction at {address:#x} cannot be probed: {error}") from None
+        if _pushes(displaced) and self._has_shadow_stack():
+            raise SpaceError(
+                f"the call at {address:#x} cannot be probed: the target has a hardware shadow stack"
+            )
+        if len(displaced.code) > SLOT or not self.space.memory.poke(slot, displaced.code):
+            raise SpaceError(f"the slot for {address:#x} cannot be written")
+        area.free.pop()
+        around = self._around(address)
+        site = Site(address, code[: displaced.length], slot, displaced, around)
+        self.slots[slot] = self._unarmed[address] = site
+        return site
+
+    def ready(self, address: int) -> Site | None:
+        """The site at an address, if ``make`` has made it."""
+        return self.by_trap.get(address + 1) or self._unarmed.get(address)
+
+    def discard_unarmed(self) -> None:
+        """Give the slots back of sites that were made ready and did not come to be armed."""
+        for site in list(self._unarmed.values()):
+            self.free(site)
+        self._unarmed.clear()
+
+    def _has_shadow_stack(self) -> bool:
+        found = procfs.status(self.space.tgid)
+        return found is not None and found.shadow_stack
+
+    # --- changing text: all threads are stopped ---
+
+    def is_armed(self, site: Site) -> bool:
+        """Whether it is among those in the text."""
+        return self.by_trap.get(site.trap) is site
+
+    def arm(self, site: Site) -> bool:
+        """Write the breakpoint; false when the original instruction is not there any more.
+
+        Nor for a site of the memory that was there before the target executed another program.
+        """
+        if self.slots.get(site.slot) is not site:
+            return False
+        if self.is_armed(site):
+            if self.stands(site):
+                return True
+            del self.by_trap[site.trap]  # the target got rid of it: what is there is its own
+        if self.text(site.address, site.displaced.length) != site.original:
+            return False
+        self.by_trap[site.trap] = site
+        if self.space.memory.poke(site.address, INT3):
+            self._unarmed.pop(site.address, None)
+            return True
+        del self.by_trap[site.trap]
+        return False
+
+    def disarm(self, site: Site) -> None:
+        """Put the original byte back, if it is our breakpoint that stands there."""
+        if not self.is_armed(site):
+            return
+        self.put_back(site)
+        del self.by_trap[site.trap]
+
+    def put_back(self, site: Site) -> None:
+        """The original byte, where our breakpoint stands."""
+        if self.stands(site):
+            self.space.memory.poke(site.address, site.original[:1])
+
+    def free(self, site: Site) -> None:
+        """Give a disarmed site's slot back; no thread may be in it."""
+        if self.slots.get(site.slot) is site:
+            del self.slots[site.slot]
+            self.space.resident.give_back(site.slot)
+
+    def clear(self) -> None:
+        """Forget all; what is in the target stays."""
+        self.by_trap.clear()
+        self.slots.clear()
+        self._unarmed.clear()
+
+
+def _pushes(displaced: Displaced) -> bool:
+    """Whether a ``push`` stands for a ``call``: a shadow stack would know nothing of it."""
+    return any(position.where is Where.INSIDE for _, position in displaced.positions)

@@ -1,0 +1,232 @@
+"""The stops of a target's threads that breakpoints are the reason of, or are taken for."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import time
+from typing import Final
+
+from dprobed.arch.x86_64.breakpoint import INT3, SI_KERNEL, TRAP_HWBKPT
+from dprobed.arch.x86_64.python_ptrace import binding
+from dprobed.arch.x86_64.registers import RIP
+from dprobed.engine.interface import Listener, TrapStop
+from dprobed.engine.runner import ProgramRunner
+from dprobed.engine.trap.notes import ThreadNotes
+from dprobed.engine.trap.sigtrap import Sigtrap
+from dprobed.engine.trap.sites import Site, Sites
+from dprobed.engine.trap.slots import SlotExits
+from dprobed.tracee import ptrace
+from dprobed.tracee.lifecycle import State
+from dprobed.tracee.ptrace import Gone
+from dprobed.tracee.thread import Thread
+from dprobed.tracee.thread_group import ThreadGroup
+
+_CONT: Final[int] = binding.PTRACE_CONT
+_GETREGS: Final[int] = binding.PTRACE_GETREGS
+_POKEUSER: Final[int] = binding.PTRACE_POKEUSER
+
+_call = ptrace.raw_ptrace
+
+
+class TrapStops:
+    """Serves those of one target; the plain hit first, and fast."""
+
+    def __init__(
+        self, group: ThreadGroup, listener: Listener, runner: ProgramRunner, sites: Sites
+    ) -> None:
+        #: Of the present address space, and by what a thread's rip is after the breakpoint.
+        self.sites = sites
+        self.by_trap = sites.by_trap
+        self.notes: Final = ThreadNotes()
+        self.sigtrap: Final = Sigtrap(group, sites.space, self.notes)
+        self.exits: Final = SlotExits(group, listener, runner, self.sigtrap, self.notes, sites)
+        self._group: Final = group
+        self._runner: Final = runner
+        self._noted: Final = self.notes.by_tid
+        self._run: Final = runner.run
+        self._registers: Final = runner.registers
+        self._registers_at: Final[int] = runner.registers.address
+        self._words: Final = runner.registers.words
+
+    def use(self, sites: Sites) -> None:
+        """Begin with an address space in which these are."""
+        self.sites = self.exits.sites = sites
+        self.by_trap = sites.by_trap
+        self.sigtrap.space = sites.space
+        self._noted.clear()
+
+    # --- a hit ---
+
+    def serve_hit(self, thread: Thread, now: int) -> bool:
+        """Serve a SIGTRAP stop of a running thread that is a breakpoint and nothing else, and let
+        the thread go on; false: it is not, nothing was done."""
+        tid = thread.tid
+        if _call(_GETREGS, tid, 0, self._registers_at) != 0:
+            return False
+        site = self.by_trap.get(self._words[RIP])
+        if (
+            site is None
+            or not site.plain
+            or tid in self._noted
+            or self.sigtrap.disposition is not None
+        ):
+            return False
+        group = self._group
+        try:
+            self.hit(thread, site, now)
+        except BaseException:
+            group.tracees.blamed = group
+            thread.state = State.STOPPED
+            self.abandon(thread)
+            raise
+        # Before it goes on: on one CPU it runs at once, and we only later.
+        group.overhead_ns += time.monotonic_ns() - now
+        if thread.held or thread.pinned:
+            thread.state = State.HELD
+        else:
+            _call(_CONT, tid, 0, 0)
+        return True
+
+    def hit(self, thread: Thread, site: Site, now: int) -> None:
+        """Run the programs of a site for a thread whose registers are loaded, and move it on."""
+        words, data = self._words, self._registers.data
+        address = words[RIP] = site.address
+        before = bytes(data)
+        try:
+            self._run(thread, site.attachments, site.displaced.may_fault, now)
+        except Gone:
+            return  # killed; its exit status comes next
+        if data == before:
+            # Nothing altered: one register is cheaper to store than all.
+            _call(_POKEUSER, thread.tid, 8 * RIP, site.slot)
+            return
+        if words[RIP] == address:
+            words[RIP] = site.slot
+        with contextlib.suppress(Gone):
+            self._registers.store(thread.tid)
+
+    def abandon(self, thread: Thread) -> bool:
+        """A defect of ours came between a stop and what it asks for: to the instruction again.
+
+        False: the thread was not at a breakpoint.
+        """
+        with contextlib.suppress(Gone):
+            words = self._registers.load(thread.tid)
+            site = self.by_trap.get(words[RIP])
+            if site is not None:
+                words[RIP] = site.address
+                self._registers.store(thread.tid)
+                return True
+        return False
+
+    def give_up(self) -> None:
+        """Run no program any more: ``abandon`` is what is done at a breakpoint from now on."""
+        for site in self.by_trap.values():
+            site.plain = False
+
+    # --- stops off the fast path ---
+
+    def serve(self, thread: Thread, stop: TrapStop, now: int) -> bool:
+        """See Engine: our breakpoint, or a handler entered."""
+        words = self._words
+        entering = self.notes.of(thread).entering
+        if entering is not None:
+            self.notes.set_entering(thread, None)
+            self.exits.fix_frame(thread, entering)
+            return True
+        code = stop.code
+        site = self.by_trap.get(words[RIP])
+        blocks = self.notes.of(thread).trap_mask is not None
+        if (
+            site is not None
+            and code != TRAP_HWBKPT
+            and (code == SI_KERNEL or blocks or site.displaced.length > 1)
+        ):
+            if code != SI_KERNEL:
+                # A SIGTRAP that was sent to the thread was pending, and took the place of the
+                # breakpoint's: there is only ever one. It is still to be delivered.
+                thread.signal, thread.siginfo = signal.SIGTRAP, stop.info
+            self._serve_site(thread, site, now)
+            if code != SI_KERNEL:
+                self.pass_on(thread, code)
+            return True
+        space = self.sites.space
+        if code == SI_KERNEL and not space.sealed and space.memory.peek(words[RIP] - 1, 1) != INT3:
+            # A breakpoint of ours that was taken out while this SIGTRAP was on its way.
+            words[RIP] -= 1
+            self._registers.store(thread.tid)
+            return True
+        return False
+
+    def pass_on(self, thread: Thread, code: int) -> None:
+        """A SIGTRAP of the target's own; raises Gone."""
+        if code != SI_KERNEL or not self.sigtrap.would_kill(thread):
+            if self.sigtrap.is_ignored and self.notes.of(thread).trap_mask is None:
+                thread.signal, thread.siginfo = 0, None
+                return
+            thread.signal = signal.SIGTRAP
+            self.sigtrap.restore(thread)
+        thread.signal = signal.SIGTRAP
+        if self.notes.of(thread).trap_mask is None:
+            self.exits.deliver(thread)
+
+    def repair(self, thread: Thread) -> None:
+        """A SIGTRAP of ours may have changed what the target believes of it; raises Gone."""
+        if not self.sigtrap.calm or self.notes.of(thread).trap_mask is not None:
+            self.sigtrap.after_hit(thread)
+
+    def _serve_site(self, thread: Thread, site: Site, now: int) -> None:
+        self.repair(thread)
+        skip = self.notes.of(thread).skip
+        if skip is not None:
+            here = self.exits.restart_mark(site)
+            again = skip == here
+            # Hits deeper in the stack are of the handler, which is yet to return. One in the same
+            # place, but with other registers, says that the handler never will (siglongjmp).
+            if again or skip[:2] == here[:2] or skip[1] < here[1]:
+                self.notes.set_skip(thread, None)
+            if again:
+                self._words[RIP] = site.slot
+                self._registers.store(thread.tid)
+                return
+        if site.callback is not None:
+            if self._group.is_stopped:
+                # What stops it has looked at modules and sites already, and is about to change
+                # them: this thread calls again when that is done.
+                self._words[RIP] = site.address
+                self._registers.store(thread.tid)
+                return
+            site.callback(thread)
+            self._registers.load(thread.tid)
+        self.hit(thread, site, now)
+
+    def deliver(self, thread: Thread) -> None:
+        """``thread.signal`` is about to be delivered: its handler must not see a slot."""
+        self.exits.deliver(thread)
+
+    def end_step(self, thread: Thread) -> bool:
+        """Registers are loaded after a single step that a debugger asked for; false while the
+        thread is still in a slot. Raises Gone."""
+        return self.exits.end_step(thread)
+
+    def stepped(self, thread: Thread) -> None:
+        """The SIGTRAP of a debugger's single step came; raises Gone."""
+        self.sigtrap.was_forced()
+        if self.notes.of(thread).trap_mask is not None:
+            self.sigtrap.after_hit(thread)
+
+    # --- threads ---
+
+    def begin(self, thread: Thread) -> None:
+        """See Engine."""
+        self.notes.forget(thread)
+        self.sigtrap.observe_thread(thread)
+
+    def forget(self, thread: Thread) -> None:
+        """See Engine."""
+        self.notes.forget(thread)
+
+    def moved(self, thread: Thread) -> None:
+        """A debugger set another pc or stack: no restart will come."""
+        self.notes.set_skip(thread, None)

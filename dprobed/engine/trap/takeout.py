@@ -1,0 +1,131 @@
+"""Sites leave the text, and every thread their slots, while all threads are stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterable
+from typing import Final
+
+from dprobed.arch.x86_64.registers import RIP
+from dprobed.engine.trap.notes import ThreadNotes
+from dprobed.engine.trap.sigtrap import Sigtrap
+from dprobed.engine.trap.sites import Site, Sites
+from dprobed.engine.trap.slots import SlotExits, restarts, take
+from dprobed.tracee.lifecycle import State
+from dprobed.tracee.ptrace import Gone, Registers
+from dprobed.tracee.thread import Thread
+from dprobed.tracee.thread_group import ThreadGroup
+
+_log = logging.getLogger(__name__)
+
+
+class TakeOut:
+    """For one target."""
+
+    def __init__(
+        self, group: ThreadGroup, registers: Registers, notes: ThreadNotes, exits: SlotExits
+    ) -> None:
+        #: Disarmed while a thread could not be stopped, which may be in their slots.
+        self.limbo: set[Site] = set()
+        self._group: Final = group
+        self._registers: Final = registers
+        self._notes: Final = notes
+        self._exits: Final = exits
+
+    @property
+    def _sites(self) -> Sites:
+        return self._exits.sites
+
+    def remove(self, sites: list[Site], late: list[Thread]) -> None:
+        """Take sites out of the text and every thread out of their slots.
+
+        ``late``: threads that could not be stopped; the slots stay as long as these may be in one.
+        """
+        removing = self.limbo | set(sites)
+        for thread in self._standing():
+            self._collect_pending(thread, removing)
+        for site in sites:
+            self._sites.disarm(site)
+        for thread in self._standing():
+            try:
+                self.settle(thread, removing)
+            except Gone:
+                continue
+        if late:
+            self.limbo = removing
+            return
+        self.limbo = set()
+        for site in removing:
+            self._sites.free(site)
+
+    def take_in(self, sites: Iterable[Site]) -> None:
+        """Threads whose system call our stop interrupted at one of these new sites.
+
+        It restarts, which is not another hit: it does so in the slot.
+        """
+        behind = {
+            site.address + site.displaced.length: site
+            for site in sites
+            if site.displaced.is_syscall
+        }
+        if not behind:
+            return
+        for thread in self._standing():
+            with contextlib.suppress(Gone):
+                words = self._registers.load(thread.tid)
+                site = behind.get(words[RIP])
+                if site is not None and restarts(self._registers):
+                    words[RIP] = site.slot + site.displaced.length
+                    self._registers.store(thread.tid)
+                    if thread.signal:  # on its way since before the thread was in a slot
+                        self._exits.deliver_checked(thread)
+
+    def settle(self, thread: Thread, removing: set[Site]) -> None:
+        """Take a stopped thread out of the slots of these sites; raises Gone."""
+        words = self._registers.load(thread.tid)
+        found = self._sites.slot_at(words[RIP])
+        if found is not None and found[0] in removing:
+            take(self._registers, found[0].position(found[1]))
+            self._registers.store(thread.tid)
+        note = self._notes.of(thread)
+        if note.entering in removing:
+            self._notes.set_entering(thread, None)
+        if note.skip is not None and self._sites.by_trap.get(note.skip[0]) is None:
+            self._notes.set_skip(thread, None)
+
+    def clean_child(self, thread: Thread, copy: Sites, sigtrap: Sigtrap) -> None:
+        """A ``fork`` child is to be as if we had never been there; ``copy`` is closed. Raises
+        Gone."""
+        try:
+            self._registers.load(thread.tid)
+            found = copy.slot_at(self._registers.words[RIP])
+            if found is not None:
+                take(self._registers, found[0].position(found[1]))
+                self._registers.store(thread.tid)
+            try:
+                copy.space.resident.unmap(self._group, thread)
+            except Exception as error:
+                # It keeps a few pages that nothing refers to.
+                _log.warning("child %d keeps our pages: %s", thread.tid, error)
+            sigtrap.restore_in_child(thread, copy.space)
+        finally:
+            copy.space.close()
+
+    def _standing(self) -> list[Thread]:
+        return [
+            thread
+            for thread in list(self._group.threads.values())
+            if thread.state in (State.STOPPED, State.HELD)
+        ]
+
+    def _collect_pending(self, thread: Thread, removing: set[Site]) -> None:
+        """Serve a breakpoint or a fault in a slot that this thread has not reported yet."""
+        try:
+            rip = self._registers.load(thread.tid)[RIP]
+            found = self._sites.slot_at(rip)
+            site = self._sites.by_trap.get(rip) if found is None else found[0]
+            if site in removing and not thread.signal:
+                self._group.borrower.collect(thread)
+        except Gone:
+            return

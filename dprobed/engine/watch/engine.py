@@ -1,0 +1,201 @@
+"""The watch engine: watchpoints on debug registers, the same four in every thread of the target.
+
+A data breakpoint stops the thread after the access, an execute breakpoint before the instruction.
+The kernel's own accesses for the target (``read`` into a watched buffer) are not seen. New threads
+have none (``flush_ptrace_hw_breakpoint``), so each is given them at its first stop; a thread that
+could not be stopped gets them later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from dprobed.arch.x86_64.breakpoint import TRAP_HWBKPT
+from dprobed.arch.x86_64.debug_registers import is_length_valid
+from dprobed.engine.address_space import AddressSpace
+from dprobed.engine.interface import Listener, Location, Loss, Plan, Refusal, TrapStop, Twin
+from dprobed.engine.probe import Attachment, Probe
+from dprobed.engine.runner import ProgramRunner
+from dprobed.engine.watch.registers import DebugRegisters, WatchAttachment
+from dprobed.tracee.lifecycle import State
+from dprobed.tracee.ptrace import Gone, PtraceError, Registers
+from dprobed.tracee.thread import Thread
+from dprobed.tracee.thread_group import ThreadGroup
+from dprobed.wire.protocol import State as ProbeState
+
+#: Of a hit, with a short program, where tracer and thread are on one CPU.
+_COST_NS: Final = 21_000
+_TAKEN: Final = "all four debug registers are in use: remove another watchpoint first"
+
+
+def _why_unwatched(tid: int, error: PtraceError) -> str:
+    return f"not in thread {tid}: {error.strerror}; perf may be using its debug registers"
+
+
+class WatchEngine:
+    """For one target."""
+
+    name: Final = "watch"
+
+    def __init__(self, group: ThreadGroup, listener: Listener, runner: ProgramRunner) -> None:
+        #: Why not all threads have all watchpoints; empty: they have.
+        self.trouble = ""
+        self._group: Final = group
+        self._listener: Final = listener
+        self._runner: Final = runner
+        self._registers: Final = DebugRegisters()
+        #: Threads that could not be stopped when the registers changed.
+        self._late: set[int] = set()
+
+    def use(self, space: AddressSpace) -> None:
+        """See Engine: nothing is kept in memory."""
+
+    # --- putting in ---
+
+    def offer(self, probe: Probe, location: Location) -> Plan | Refusal:
+        """See Engine."""
+        if not is_length_valid(location.kind, location.address, location.length):
+            return Refusal(
+                ProbeState.WATCHPOINT_LENGTH, "1, 2, 4 or 8 bytes, aligned to their length"
+            )
+        return Plan(probe, location, _COST_NS)
+
+    def reserve(self, plans: Sequence[Plan]) -> list[tuple[Plan, Refusal]]:
+        """See Engine: the processor has what there is."""
+        return []
+
+    def arm(
+        self, plans: Sequence[Plan], late: list[Thread]
+    ) -> list[tuple[Plan, Attachment | Refusal]]:
+        """See Engine. A watchpoint that not all threads can have is in none."""
+        results: list[tuple[Plan, Attachment | Refusal]] = []
+        for plan in plans:
+            where = plan.location
+            index = self._registers.add(where.kind, where.address, where.length)
+            if index is None:
+                results.append((plan, Refusal(ProbeState.NO_DEBUG_REGISTER, _TAKEN)))
+                continue
+            attachment = WatchAttachment(plan.probe, where, index)
+            self._registers.attach(index, attachment)
+            results.append((plan, attachment))
+        if plans and (trouble := self._apply(late)):
+            for at, (plan, result) in enumerate(results):
+                if isinstance(result, WatchAttachment):
+                    self._registers.detach(result)
+                    results[at] = plan, Refusal(ProbeState.NO_DEBUG_REGISTER, trouble)
+            self._apply(late)
+        return results
+
+    def abandon_reserved(self) -> None:
+        """See Engine."""
+
+    # --- taking out ---
+
+    def attachments(self) -> list[Attachment]:
+        """See Engine."""
+        return list(self._registers.attachments())
+
+    def release(self, attachments: Iterable[Attachment]) -> bool:
+        """See Engine."""
+        released = list(attachments)
+        for attachment in released:
+            assert isinstance(attachment, WatchAttachment)
+            self._registers.detach(attachment)
+        return bool(released)
+
+    def disarm(self, late: list[Thread]) -> None:
+        """See Engine."""
+        self._apply(late)
+
+    def unmapped(self, attachments: Iterable[Attachment]) -> None:
+        """See Engine: nothing of ours is in memory."""
+
+    def lost(self) -> list[Loss]:
+        """See Engine: a register stays what it is."""
+        return []
+
+    def overwritten(self, attachments: Iterable[Attachment]) -> list[Loss]:
+        """See Engine."""
+        return []
+
+    def withdraw(self, late: list[Thread]) -> None:
+        """See Engine; a thread that is gone, or cannot have its registers set, has none of ours."""
+        self._registers.clear()
+        self._apply(late)
+
+    # --- threads ---
+
+    def _apply(self, late: Iterable[Thread]) -> str:
+        """Give every stopped thread the registers as they are now; why not all could get them."""
+        self._late = {thread.tid for thread in late}
+        self.trouble = ""
+        for thread in self._group.threads.values():
+            if thread.state in (State.STOPPED, State.HELD):
+                try:
+                    self._registers.apply(thread.tid)
+                except Gone:
+                    continue
+                except PtraceError as error:
+                    self.trouble = _why_unwatched(thread.tid, error)
+        return self.trouble
+
+    def apply_late(self) -> None:
+        """Threads that were asleep in the kernel when the watchpoints changed get them."""
+        if self._late & self._group.threads.keys():
+            with self._group.stopped() as late:
+                trouble = self._apply(late)
+            self._listener.unwatched(trouble)
+
+    def begin(self, thread: Thread) -> None:
+        """See Engine."""
+        try:
+            self._registers.apply(thread.tid)
+        except PtraceError as error:
+            self._listener.unwatched(_why_unwatched(thread.tid, error))
+
+    def forget(self, thread: Thread) -> None:
+        """See Engine."""
+        self._late.discard(thread.tid)
+
+    def executes(self, address: int) -> bool:
+        """Whether execution of the instruction at ``address`` is watched."""
+        return self._registers.executes(address)
+
+    # --- stops ---
+
+    def serve(self, thread: Thread, stop: TrapStop, now: int) -> bool:
+        """See Engine."""
+        if stop.code != TRAP_HWBKPT:
+            return False
+        if not self.fired(thread, now):
+            # One that was taken out while this thread could not be stopped.
+            self.begin(thread)
+        return True
+
+    def fired(self, thread: Thread, now: int) -> bool:
+        """Run the programs of what the thread's latest debug trap was of; whether that was ours.
+
+        Its registers are loaded, and show the original place. Raises Gone.
+        """
+        fired = self._registers.fired(thread.tid)
+        if fired:
+            self._runner.run(thread, fired, False, now)
+        return bool(fired)
+
+    def leave(self, registers: Registers) -> bool:
+        """See Engine: no thread runs code of this engine's."""
+        return False
+
+    def original(self, address: int, data: bytearray) -> None:
+        """See Engine: nothing is changed in memory."""
+
+    # --- other address spaces ---
+
+    def forked(self, child: WatchEngine, twin: Twin) -> list[Attachment]:
+        """See Engine."""
+        return list(child._registers.take_over(self._registers, twin))
+
+    def exec(self) -> None:
+        """See Engine; the kernel has cleared the registers of the thread that is left."""
+        self._registers.clear()

@@ -1,0 +1,126 @@
+"""A copy of a stopped process, made by a remote ``clone``, whose memory can be read in peace.
+
+``clone`` without exit signal: no SIGCHLD, no atfork handlers. The copy is our tracee and never runs
+code of the target. Then:
+
+* At once after ``clone`` the copy gives up its descriptors, so that no pipe, lock or port of the
+  target stays open because of it. PTRACE_O_EXITKILL ends it with us.
+* At the end it unmaps its memory, so that its end takes no time, and is killed and collected by us.
+* As ``clone`` made it, it is then a zombie of the target, which only a ``wait`` with __WALL or
+  __WCLONE would see. It never does: we collect it and make the target's own ``wait4`` on it while
+  every thread of the target is stopped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from typing import Final
+
+from dprobed.arch.x86_64.paging import PAGE, USER_END
+from dprobed.arch.x86_64.registers import NO_SYSCALL, ORIG_RAX, RAX, RDI, RIP, RSI
+from dprobed.arch.x86_64.syscalls import SYS_CLONE, SYS_CLOSE_RANGE, SYS_MUNMAP, SYS_WAIT4
+from dprobed.engine.address_space import AddressSpace
+from dprobed.engine.errors import SpaceError
+from dprobed.proc import procfs
+from dprobed.tracee import ptrace
+from dprobed.tracee.ptrace import WALL, Gone, PtraceError, Registers
+from dprobed.tracee.status import Kind, Stop
+from dprobed.tracee.thread import Thread
+from dprobed.tracee.thread_group import ThreadGroup
+
+_CLONE_FILES: Final = 0x400
+_CLOSE_RANGE_UNSHARE: Final = 2
+_ADDRESS_END: Final = USER_END - PAGE
+
+
+class CopiedProcess:
+    """From ``make`` to ``bury``."""
+
+    def __init__(
+        self, group: ThreadGroup, space: AddressSpace, thread: Thread, inner_pid: int
+    ) -> None:
+        """``thread``: its only one; ``inner_pid``: its number in the target's pid namespace."""
+        self.tid: Final = thread.tid
+        #: It does nothing any more, and can be buried.
+        self.is_over = False
+        self._group: Final = group
+        self._space: Final = space
+        self._inner_pid: Final = inner_pid
+        #: Stops of its last system call.
+        self._stops = 0
+
+    @classmethod
+    def make(cls, group: ThreadGroup, space: AddressSpace, lender: Thread) -> CopiedProcess:
+        """Have a stopped thread make a copy of its process; raises SpaceError and Gone."""
+        inner = space.calls.call(group, lender, SYS_CLONE, _CLONE_FILES, 0, 0, 0, 0)
+        thread = group.remote.take_child()
+        if inner < 0:
+            raise SpaceError(f"the process could not be copied: {os.strerror(-inner)}")
+        if thread is None:
+            raise SpaceError("the copy of the process was killed at once")
+        copy = cls(group, space, thread, inner)
+        try:
+            copy._set_up(thread)
+        except (Gone, PtraceError) as error:
+            copy.bury(lender)
+            raise SpaceError(f"the copy of the process was lost: {error}") from error
+        except BaseException:
+            copy.bury(lender)
+            raise
+        group.tracees.others[thread.tid] = copy._stopped
+        return copy
+
+    def _set_up(self, thread: Thread) -> None:
+        # Linux 5.9. Before, the copy shares the descriptors, which then stay open as long.
+        self._space.calls.call(
+            self._group, thread, SYS_CLOSE_RANGE, 0, 0xFFFF_FFFF, _CLOSE_RANGE_UNSHARE
+        )
+        found = procfs.status(thread.tid)
+        options = ptrace.OPTIONS | ptrace.PTRACE_O_EXITKILL
+        if found is not None and found.seccomp:
+            options |= ptrace.PTRACE_O_SUSPEND_SECCOMP
+        ptrace.set_options(thread.tid, options)
+
+    def empty(self) -> None:
+        """Have it unmap all of its memory: its end then takes no time.
+
+        It stops before and after the call, and goes on from neither.
+        """
+        if self.is_over:
+            return
+        registers = Registers()
+        try:
+            words = registers.load(self.tid)
+            words[RIP] = self._space.calls.gate(self.tid)
+            words[RAX], words[ORIG_RAX] = SYS_MUNMAP, NO_SYSCALL
+            words[RDI], words[RSI] = 0, _ADDRESS_END
+            registers.store(self.tid)
+            ptrace.to_syscall(self.tid)
+        except (Gone, PtraceError, SpaceError):
+            self.is_over = True
+
+    def _stopped(self, stop: Stop) -> None:
+        """A stop of its last system call, or its end."""
+        if stop.kind is Kind.SYSCALL and not self._stops:
+            self._stops = 1
+            with contextlib.suppress(Gone, PtraceError):
+                ptrace.to_syscall(self.tid)
+                return
+        self.is_over = True
+        self._group.want()
+
+    def bury(self, lender: Thread | None) -> None:
+        """Kill and collect it; the target collects it, too, if a thread can be borrowed."""
+        self._group.tracees.others.pop(self.tid, None)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.tid, signal.SIGKILL)
+        with contextlib.suppress(ChildProcessError):
+            while True:
+                _, status = os.waitpid(self.tid, WALL)
+                if os.WIFEXITED(status) or os.WIFSIGNALED(status):
+                    break
+        if lender is not None:
+            with contextlib.suppress(Gone, SpaceError):
+                self._space.calls.call(self._group, lender, SYS_WAIT4, self._inner_pid, 0, WALL, 0)

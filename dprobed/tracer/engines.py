@@ -1,0 +1,267 @@
+"""The engines of one target: made here, asked in turn, and shown to others as one.
+
+Two of them can show the same place: a thread in a slot of the trap engine's makes an access that is
+watched, and a watchpoint on execution behind a breakpoint of one byte stops at its address.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
+
+from dprobed.arch.x86_64.registers import RIP
+from dprobed.arch.x86_64.siginfo import code_of
+from dprobed.engine.address_space import AddressSpace
+from dprobed.engine.affinity import Affinity
+from dprobed.engine.interface import Engine, Listener, Location, Loss, Plan, Refusal, TrapStop, Twin
+from dprobed.engine.probe import Attachment, Probe
+from dprobed.engine.runner import ProgramRunner
+from dprobed.engine.trap import copies
+from dprobed.engine.trap.engine import TrapEngine
+from dprobed.engine.trap.sites import Sites
+from dprobed.engine.watch.engine import WatchEngine
+from dprobed.tracee import ptrace
+from dprobed.tracee.ptrace import Gone, Registers
+from dprobed.tracee.thread import Thread
+from dprobed.tracee.thread_group import ThreadGroup
+
+#: What became of a plan.
+Armed = tuple[Plan, Attachment | Refusal]
+
+
+class Engines:
+    """Those of one target."""
+
+    def __init__(
+        self, group: ThreadGroup, listener: Listener, registers: Registers, affinity: Affinity
+    ) -> None:
+        """``registers`` and ``affinity`` are those of all targets of this tracer."""
+        self.group: Final = group
+        self.runner: Final = ProgramRunner(listener, registers, affinity)
+        self.trap: Final = TrapEngine(group, listener, self.runner)
+        self.watch: Final = WatchEngine(group, listener, self.runner)
+        self._all: Final[tuple[Engine, ...]] = (self.trap, self.watch)
+        self._registers: Final = registers
+
+    @property
+    def space(self) -> AddressSpace:
+        """The target's present address space; nowhere at first."""
+        return self.trap.sites.space
+
+    def use(self, space: AddressSpace) -> None:
+        """Begin with an address space in which nothing is yet."""
+        for engine in self._all:
+            engine.use(space)
+        self._began()
+
+    def copied(self, thread: Thread) -> Sites:
+        """What a ``fork`` child has of our changes; raises SpaceError and Gone."""
+        try:
+            return copies.copied(self.trap.sites, self.group, thread)
+        except OSError:
+            raise Gone(thread.tid) from None
+
+    def sealed(self, tgid: int) -> Sites:
+        """The same of a child whose memory is closed to us."""
+        return copies.sealed(self.trap.sites, tgid)
+
+    def use_copy(self, sites: Sites) -> None:
+        """Begin with a copy of a parent's address space."""
+        self.trap.use_sites(sites)
+        self.watch.use(sites.space)
+        self._began()
+
+    def _began(self) -> None:
+        self.runner.context.memory = self.space.memory
+        self.runner.facts.clear()
+
+    # --- putting in ---
+
+    def _serving(self, location: Location) -> Engine:
+        """The engine for a location: the cheapest that can."""
+        return self.watch if location.kind else self.trap
+
+    def offer(self, probe: Probe, location: Location) -> Plan | Refusal:
+        """What the engine for this location says."""
+        return self._serving(location).offer(probe, location)
+
+    def reserve(self, plans: Sequence[Plan]) -> list[tuple[Plan, Refusal]]:
+        """See Engine."""
+        return [
+            refused
+            for engine in self._all
+            for refused in engine.reserve([p for p in plans if self._serving(p.location) is engine])
+        ]
+
+    def arm(self, plans: Sequence[Plan], late: list[Thread]) -> list[Armed]:
+        """See Engine."""
+        armed = [
+            result
+            for engine in self._all
+            for result in engine.arm(
+                [plan for plan in plans if self._serving(plan.location) is engine], late
+            )
+        ]
+        self.classify()
+        return armed
+
+    def abandon_reserved(self) -> None:
+        """See Engine."""
+        for engine in self._all:
+            engine.abandon_reserved()
+
+    def put(self, plan: Plan | Refusal) -> Attachment | Refusal:
+        """Put in one probe; raises SpaceError and Gone."""
+        if isinstance(plan, Refusal):
+            return plan
+        try:
+            refused = self.reserve([plan])
+            if refused:
+                return refused[0][1]
+            with self.group.stopped() as late:
+                return self.arm([plan], late)[0][1]
+        finally:
+            self.abandon_reserved()
+
+    def classify(self) -> None:
+        """See TrapEngine."""
+        self.trap.classify(self.watch.executes)
+
+    # --- taking out ---
+
+    def release(self, attachments: Iterable[Attachment]) -> None:
+        """Take these out, with all threads stopped if need be."""
+        released = list(attachments)
+        waiting = [
+            engine
+            for engine in self._all
+            if engine.release([each for each in released if each.engine == engine.name])
+        ]
+        if waiting:
+            with self.group.stopped() as late:
+                for engine in waiting:
+                    engine.disarm(late)
+
+    def unmapped(self, attachments: Iterable[Attachment]) -> None:
+        """See Engine."""
+        gone = list(attachments)
+        for engine in self._all:
+            engine.unmapped([each for each in gone if each.engine == engine.name])
+
+    def attachments(self) -> list[Attachment]:
+        """See Engine."""
+        return [each for engine in self._all for each in engine.attachments()]
+
+    def lost(self) -> list[Loss]:
+        """See Engine."""
+        return [loss for engine in self._all for loss in engine.lost()]
+
+    def overwritten(self, attachments: Iterable[Attachment]) -> list[Loss]:
+        """See Engine."""
+        there = list(attachments)
+        return [loss for engine in self._all for loss in engine.overwritten(there)]
+
+    def disarm(self) -> None:
+        """Take out what was lost."""
+        with self.group.stopped() as late:
+            for engine in self._all:
+                engine.disarm(late)
+
+    def withdraw(self, late: list[Thread]) -> None:
+        """See Engine."""
+        for engine in self._all:
+            engine.withdraw(late)
+
+    # --- threads and their stops ---
+
+    def begin(self, thread: Thread) -> None:
+        """A thread joins, or a process that shares the memory."""
+        self.runner.forget(thread.tid)
+        try:
+            for engine in self._all:
+                engine.begin(thread)
+        except Gone:
+            return
+
+    def forget(self, thread: Thread) -> None:
+        """A thread ended."""
+        self.runner.forget(thread.tid)
+        for engine in self._all:
+            engine.forget(thread)
+
+    def serve(self, thread: Thread) -> None:
+        """A SIGTRAP stop: our breakpoint, a watchpoint, a handler entered, or the target's own."""
+        try:
+            self._serve(thread, time.monotonic_ns())
+        except Gone:
+            return
+        except BaseException:
+            self.trap.stops.abandon(thread)
+            raise
+
+    def _serve(self, thread: Thread, now: int) -> None:
+        self._registers.load(thread.tid)
+        info = ptrace.get_siginfo(thread.tid)
+        stop = TrapStop(info, code_of(info))
+        if self.trap.serve(thread, stop, now):
+            return
+        if not self._at_original(thread, lambda: self.watch.serve(thread, stop, now)):
+            self.trap.stops.pass_on(thread, stop.code)
+
+    def _at_original(self, thread: Thread, serve: Callable[[], bool]) -> bool:
+        """Have the watch engine look; whether it was a watchpoint of ours.
+
+        The access can be that of a copied instruction: its program is shown the original place.
+        (Of a ``call`` it is the push, so rsp is right.)
+        """
+        words = self._registers.words
+        before = words[RIP]
+        shown = words[RIP] = self.trap.view.original_place(before)
+        served = serve()
+        if words[RIP] == shown:
+            words[RIP] = before
+        if served:
+            self.trap.stops.repair(thread)
+            self._registers.store(thread.tid)
+        return served
+
+    def end_step(self, thread: Thread) -> bool:
+        """After a single step that a debugger asked for; false while it is still in a slot.
+
+        Raises Gone.
+        """
+        self.trap.stops.stepped(thread)
+        self._registers.load(thread.tid)
+        now = time.monotonic_ns()
+        self._at_original(thread, lambda: self.watch.fired(thread, now))
+        return self.trap.stops.end_step(thread)
+
+    # --- as it would be without us ---
+
+    def leave(self, registers: Registers) -> bool:
+        """See Engine."""
+        return any(engine.leave(registers) for engine in self._all)
+
+    def original(self, address: int, length: int) -> bytes:
+        """Memory without our changes; short where it ends."""
+        data = bytearray(self.space.memory.peek(address, length))
+        for engine in self._all:
+            engine.original(address, data)
+        end = address + len(data)
+        for where, original in self.space.raw.items():
+            if address <= where < end:
+                data[where - address] = original[0]
+        return bytes(data)
+
+    # --- other address spaces ---
+
+    def forked(self, child: Engines, twin: Twin) -> list[Attachment]:
+        """See Engine."""
+        return [*self.trap.forked(child.trap, twin), *self.watch.forked(child.watch, twin)]
+
+    def exec(self) -> None:
+        """See Engine: the address space is gone, unless a CLONE_VM child still uses it."""
+        for engine in self._all:
+            engine.exec()
+        self.space.close()

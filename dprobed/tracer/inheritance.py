@@ -1,0 +1,255 @@
+"""What becomes of a target's children, and of the target itself at ``exec``.
+
+Whether a ``fork`` child is followed, each program says for itself. If none does, our changes are
+undone in the child, and we detach from it. Else it becomes a target of its own before it has run an
+instruction: the breakpoints in its copy of the memory are taken over as they are, the variables of
+programs that follow begin with what they are in the parent, counters with 0; other programs are
+taken out of it. A child that shares the memory (``vfork``) belongs to its parent's target until it
+has memory of its own, at ``exec``.
+
+A child into whose memory no way leads is *kept*: a target without programs, which nobody is told
+of, whose breakpoints do nothing, until it ends or executes another program.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from dprobed.engine.errors import SpaceError
+from dprobed.tracee.lifecycle import State
+from dprobed.tracee.ptrace import Gone
+from dprobed.tracee.thread import Thread
+from dprobed.tracee.thread_group import ThreadGroup
+from dprobed.tracer.engines import Engines
+from dprobed.tracer.inserted import Variables
+from dprobed.tracer.programs import Programs
+from dprobed.tracer.reporter import Reporter
+from dprobed.wire import protocol
+
+
+class Kin(Protocol):
+    """A target, as far as its children concern it."""
+
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        ...
+
+    @property
+    def group(self) -> ThreadGroup:
+        """Its threads."""
+        ...
+
+    @property
+    def engines(self) -> Engines:
+        """What serves its probes."""
+        ...
+
+    @property
+    def programs(self) -> Programs:
+        """What is in it."""
+        ...
+
+    @property
+    def options(self) -> protocol.Attach:
+        """How it is treated."""
+        ...
+
+    @property
+    def inheritance(self) -> Inheritance:
+        """The same for its own children."""
+        ...
+
+    @property
+    def is_changing(self) -> bool:
+        """Whether not all probes are in that are to be."""
+        ...
+
+    def tell(self, kind: str, text: str, tid: int = 0) -> None:
+        """Tell the daemon."""
+        ...
+
+
+class Births(Protocol):
+    """Makes targets of children."""
+
+    def follow(self, parent: Kin, pid: int) -> Kin | None:
+        """A target that is treated as its parent; None: there are too many."""
+        ...
+
+    def keep(self, parent: Kin, pid: int) -> Kin:
+        """One that is a target only because we cannot detach from it."""
+        ...
+
+
+class Inheritance:
+    """Of one target. ``new_image``: what else is to be done at its ``exec``."""
+
+    def __init__(
+        self,
+        target: Kin,
+        births: Births,
+        reporter: Reporter,
+        new_image: Callable[[Thread], None],
+    ) -> None:
+        #: A parent was being changed when it forked: look for what is not in this copy.
+        self.is_incomplete = False
+        self._target: Final = target
+        self._births: Final = births
+        self._reporter: Final = reporter
+        self._exec: Final = new_image
+        #: The variables of the programs when a child was made that has not begun yet.
+        self._at_fork: Final[dict[int, Variables]] = {}
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether the target is a child that we could not detach from."""
+        return self._target.engines.space.sealed
+
+    # --- children ---
+
+    def forked(self, child: int) -> None:
+        """What the child begins with is what there is now, whenever its first stop comes."""
+        if self._target.programs.that_follow():
+            self._at_fork[child] = self._target.programs.variables_now()
+
+    def forget(self, tid: int) -> None:
+        """A child ended, perhaps before it began."""
+        self._at_fork.pop(tid, None)
+
+    def begin(self, thread: Thread) -> None:
+        """A forked process made its first stop: follow it, or detach without our changes."""
+        target = self._target
+        try:
+            if target.programs.that_follow() and self._follow(thread, copied=True) is not None:
+                return
+            target.engines.trap.release_child(thread)
+        except SpaceError as error:
+            self._keep(thread)
+            target.tell(
+                "unprobed",
+                "a child stays traced, without probes, until it ends or executes a program, "
+                f"because our breakpoints cannot be taken out of it: {error}",
+                thread.tid,
+            )
+            return
+        except Gone:
+            return
+        target.tell("fork", "detached from a child, which goes on without probes", thread.tid)
+
+    def _keep(self, thread: Thread) -> None:
+        """A child keeps its copy of our changes, and would die of them alone."""
+        child = self._births.keep(self._target, thread.tgid)
+        self._target.group.hand_over(thread, child.group)
+        child.engines.use_copy(self._target.engines.sealed(thread.tgid))
+        child.engines.classify()
+        child.engines.begin(thread)
+
+    def _follow(self, thread: Thread, copied: bool) -> Kin | None:
+        """Make a child a target of its own; None: it could not be, and nothing was done.
+
+        ``copied``: its memory is a copy of ours; else it has just got new one. Raises Gone.
+        """
+        target = self._target
+        try:
+            copy = target.engines.copied(thread) if copied else None
+        except SpaceError as error:
+            target.tell("unprobed", f"a child is not followed: {error}", thread.tid)
+            return None
+        child = self._births.follow(target, thread.tgid)
+        if child is None:
+            if copy is not None:
+                copy.space.close()
+            target.tell("unprobed", "too many processes: a child is not followed", thread.tid)
+            return None
+        target.group.hand_over(thread, child.group)
+        try:
+            if copy is not None:
+                child.engines.use_copy(copy)
+            variables = self._at_fork.pop(thread.tid, None) or target.programs.variables_now()
+            child.programs.take_over(target.programs, variables)
+            self._reporter.send(protocol.Forked(child.pid, target.pid, child.programs.statuses()))
+            if copy is not None:
+                child.programs.take_over_places(target.programs)
+                child.inheritance.begin_copied(thread, target)
+        except Gone:
+            pass  # killed; its exit status comes next
+        except Exception as error:
+            # It stays where it is until our changes are out of it.
+            thread.pinned = True
+            child.group.fail(error)
+        return child
+
+    def begin_copied(self, thread: Thread, parent: Kin) -> None:
+        """The first stop of this target, which has a copy of its parent's memory; raises Gone."""
+        engines = self._target.engines
+        engines.trap.sigtrap.take_over(parent.engines.trap.sigtrap)
+        # Those of the parent's debugger, and those that are there no more.
+        engines.trap.remove_empty()
+        engines.classify()
+        engines.begin(thread)
+        if parent.group.is_stopped or parent.is_changing:
+            self.is_incomplete = True
+            self._target.group.want()
+
+    def left_copy(self, pid: int) -> bool:
+        """Whether a process has a copy of the target's memory with our changes in it."""
+        group = self._target.group
+        # One of ours for as long as it may have to open its memory to us.
+        thread = group.add(Thread(pid, pid, State.STOPPED, group))
+        try:
+            return self._target.engines.trap.left_copy(thread)
+        finally:
+            group.drop(pid)
+
+    # --- exec ---
+
+    def new_image(self, thread: Thread) -> None:
+        """``exec`` took the old address space away: put the probes into the new one."""
+        target = self._target
+        if thread.tgid != target.pid:
+            self._part(thread)
+            return
+        if self.is_kept:
+            target.group.detach(thread)
+            target.group.want()
+            return
+        target.group.await_children(thread)
+        self._exec(thread)
+        self._leave_space()
+        target.programs.places.forget()
+        try:
+            target.programs.enter_image(thread)
+        except Gone:
+            return
+        target.tell("exec", f"process {target.pid} runs a new program")
+        self._reporter.send(protocol.Changed(target.pid, target.programs.statuses()))
+
+    def _part(self, thread: Thread) -> None:
+        """A vfork child has memory of its own now."""
+        child = None
+        try:
+            if self._target.programs.that_follow():
+                child = self._follow(thread, copied=False)
+        except Gone:
+            return
+        if child is None:
+            self._target.group.detach(thread)
+        elif child.group.failure is None:
+            child.inheritance.new_image(thread)
+
+    def _leave_space(self) -> None:
+        """The old address space is gone, unless a CLONE_VM child still uses it."""
+        target = self._target
+        group = target.group
+        heirs = [t for t in group.threads.values() if t.tgid != target.pid]
+        if heirs:
+            with group.stopped() as late:
+                target.engines.trap.withdraw(late)
+                for thread in heirs:
+                    # Not one that has left us meanwhile, to be a target of its own.
+                    here = thread.group is group and not thread.busy
+                    if here and thread.state in (State.STOPPED, State.HELD):
+                        group.detach(thread)
+        target.engines.exec()

@@ -1,0 +1,123 @@
+"""What the daemon asks of a tracer, done and answered."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from dprobed.corefile.store import StoreError
+from dprobed.engine.errors import SpaceError
+from dprobed.proc.maps import MapsError
+from dprobed.resolver.errors import LocationError
+from dprobed.tracee.ptrace import Gone
+from dprobed.tracer.dump.admission import DumpError
+from dprobed.tracer.dump.snapshot import Result
+from dprobed.tracer.inserted import RequestError
+from dprobed.tracer.target import TracedProcess
+from dprobed.tracer.targets import Targets
+from dprobed.wire import protocol
+
+#: What is answered of a target that has ended already, and is not reported yet.
+_OF_AN_ENDED: Final = (protocol.Query, protocol.Detach)
+#: Why a request is refused.
+_REFUSALS: Final = (RequestError, SpaceError, MapsError, LocationError, DumpError, StoreError)
+
+
+class Requests:
+    """Serves those of one tracer."""
+
+    def __init__(self, targets: Targets) -> None:
+        self._targets: Final = targets
+        self._common: Final = targets.common
+        self._reporter: Final = targets.common.reporter
+
+    def serve(self, request: protocol.Request) -> None:
+        """Do it and answer; raises what is a defect of ours, when that has been answered."""
+        answer: protocol.Ok | None
+        try:
+            match request:
+                case protocol.Attach():
+                    self._targets.attach(request)
+                    answer = protocol.Ok(request.seq)
+                case protocol.Facilities():
+                    self._use_facilities(request.facilities, request.acting)
+                    answer = protocol.Ok(request.seq)
+                case _:
+                    answer = self._ask(self._target(request.pid), request)
+        except _REFUSALS as error:
+            self._reporter.send(protocol.Refused(request.seq, " ".join(str(error).split())))
+        except Gone as error:
+            self._reporter.send(protocol.Refused(request.seq, f"process {error.tid} is gone"))
+        except Exception as error:
+            reason = f"internal error: {type(error).__name__}: {error}; its probes are taken out"
+            self._reporter.send(protocol.Refused(request.seq, reason))
+            raise
+        else:
+            if answer is not None:
+                self._reporter.send(answer)
+        self._common.tracees.blamed = None
+
+    def _target(self, pid: int) -> TracedProcess:
+        target = self._targets.by_pid.get(pid)
+        if target is None:
+            raise RequestError(f"process {pid} is no target of this tracer; attach to it first")
+        return target
+
+    def _ask(self, target: TracedProcess, request: protocol.Request) -> protocol.Ok | None:
+        """Do what concerns one target; None: it answers later."""
+        self._common.tracees.blamed = target.group
+        if target.end is not None and not isinstance(request, _OF_AN_ENDED):
+            raise Gone(target.pid)
+        seq = request.seq
+        match request:
+            case protocol.Adjust():
+                target.adjust(
+                    follow_forks=request.follow_forks,
+                    hold_thread=request.hold_thread,
+                    budget=request.budget,
+                )
+                return protocol.Ok(seq)
+            case protocol.Insert():
+                self._use_facilities(request.facilities, request.acting)
+                probes = target.programs.insert(request, self._common.facilities)
+                return protocol.Ok(seq, probes=probes)
+            case protocol.Remove():
+                return protocol.Ok(seq, probes=target.programs.remove(request.program))
+            case protocol.Vars():
+                return protocol.Ok(seq, words=target.programs.variables(request))
+            case protocol.Resume():
+                return protocol.Ok(seq, tids=target.let_on(request.tid))
+            case protocol.Dump():
+                target.dump(request.zstd, lambda result: self._dumped(seq, result))
+                return None
+            case protocol.Detach():
+                target.leave_when_idle(lambda: self._detached(seq, target))
+                return None
+            case _:
+                return target.query(seq)
+
+    def _dumped(self, seq: int, result: Result) -> None:
+        if result.error:
+            self._reporter.send(protocol.Refused(seq, result.error))
+            return
+        status = protocol.DumpStatus(
+            result.path,
+            result.bytes,
+            result.size,
+            result.how,
+            result.pause_ns,
+            result.seconds,
+        )
+        self._reporter.send(protocol.Ok(seq, dump=status))
+
+    def _detached(self, seq: int, target: TracedProcess) -> None:
+        self._reporter.send(
+            protocol.Ok(
+                seq, probes=target.programs.statuses(), overhead_ns=target.group.overhead_ns
+            )
+        )
+        self._targets.depart(target, target.end or ("detached", 0))
+
+    def _use_facilities(self, facilities: dict[str, int], acting: list[int] | None) -> None:
+        self._common.acting = acting
+        self._common.facilities.clear()
+        self._common.facilities.update(facilities)
