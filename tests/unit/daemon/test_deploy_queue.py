@@ -9,6 +9,7 @@ import pytest
 
 from dprobed.daemon.deploy.deployment import Deployment
 from dprobed.daemon.deploy.deployments import Deployments
+from dprobed.daemon.deploy.watcher import Watcher
 from dprobed.proc import procfs
 from dprobed.wire import messages, protocol
 from tests.fakes.backend import PID, PROGRAM, FakeBackend, FakeClient, FakeDaemon, Pause
@@ -18,8 +19,9 @@ Run = Callable[[Callable[[FakeDaemon], Awaitable[None]]], None]
 
 @pytest.fixture(autouse=True)
 def all_are_alive(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The processes of the fakes are not in /proc."""
+    """The processes of the fakes are not in /proc, and those of this machine are not looked at."""
     monkeypatch.setattr(procfs, "has_ended", lambda pid: False)
+    monkeypatch.setattr(Watcher, "start", lambda self: None)
 
 
 async def deployed(
@@ -122,8 +124,7 @@ def test_its_client_goes(run: Run) -> None:
         deployments.release(client)
         await until(lambda: PID not in daemon.app.core.targets)
         assert made[0].instances == {}
-        # What it counted there stays counted, and nobody waits for more.
-        assert deployments.discovery().source == ""
+        assert deployments.select(client, messages.Select()) == []
 
     run(script)
 
