@@ -16,7 +16,7 @@ from dprobed.proc.maps import Module, modules
 from dprobed.program.model import Header, ProbeDefinition
 from dprobed.resolver.addresses import address_of, biases, data_address_of
 from dprobed.resolver.client import MappedFile, Resolver
-from dprobed.resolver.errors import LocationError, number_of
+from dprobed.resolver.errors import LocationError, LostError, number_of
 from dprobed.resolver.modules import matches
 from dprobed.tracee.memory import USER_END
 from dprobed.wire.protocol import State
@@ -69,6 +69,8 @@ class Loaded:
         if self._file is None:
             try:
                 self._file = self._resolver.describe(self.module)
+            except LostError:
+                raise  # the next resolver may have an answer
             except LocationError as error:
                 self._file = error
         if isinstance(self._file, LocationError):
