@@ -124,9 +124,12 @@ class Placement:
         ``tid``: a living thread, for when the leading one has ended, which shows nothing then.
         Raises MapsError when it is gone.
         """
-        # Files are opened later: by then any thread but the leading one may have ended.
         live_thread = tid if procfs.run_state(self._pid) in "ZX" else self._pid
-        found = (Loaded(module, self._resolver) for module in modules(live_thread))
+        # Files are opened later: by then any thread but the leading one may have vanished.
+        found = (
+            Loaded(module._replace(pid=self._pid), self._resolver)
+            for module in modules(live_thread)
+        )
         now = {each.key: each for each in found}
         new = [each for key, each in now.items() if key not in self.loaded]
         gone = self.loaded.keys() - now.keys()
