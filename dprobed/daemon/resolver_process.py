@@ -9,6 +9,7 @@ the daemon and all tracers of its user are gone.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -42,7 +43,8 @@ def _run(become: Callable[[], None], mailbox: socket.socket, _: socket.socket) -
     # Before it is another user, who may not be able to read our files. Nobody else needs these.
     from dprobed.resolver.service import main
 
-    Path("/proc/self/comm").write_text("dprobed-resolve")
+    with contextlib.suppress(OSError):
+        Path("/proc/self/comm").write_text("dprobed-resolve")
     become()
     main(mailbox)
 
@@ -140,9 +142,7 @@ class _Resolver:
                 self._channel = open_channel(self.mailbox)
                 loop.call_later(_IDLE, self._look_if_idle)
         except OSError as error:
-            raise LocationError(
-                f"{ask.question.path}: no resolver to ask: {error.strerror}"
-            ) from error
+            raise LostError(f"{ask.question.path}: no resolver to ask: {error.strerror}") from error
         channel = self._channel
         send(channel, ask)
         ready = asyncio.Event()
@@ -150,7 +150,8 @@ class _Resolver:
         try:
             await ready.wait()
         finally:
-            loop.remove_reader(channel)
+            if channel.fileno() >= 0:
+                loop.remove_reader(channel)
         return received(channel, ask, self._asked_at)
 
     def _look_if_idle(self) -> None:
@@ -164,6 +165,7 @@ class _Resolver:
 
     def _hang_up(self) -> None:
         if self._channel is not None:
+            asyncio.get_running_loop().remove_reader(self._channel)
             self._channel.close()
             self._channel = None
 

@@ -159,7 +159,7 @@ class Resolver:
             if self._channel is None:
                 self._channel = open_channel(self._mailbox)
         except OSError as error:
-            raise LocationError(f"{path}: no resolver to ask: {error.strerror}") from error
+            raise LostError(f"{path}: no resolver to ask: {error.strerror}") from error
         channel = self._channel
         send(channel, ask)
         if not self._wait(channel, max(0.0, end - asked_at)):

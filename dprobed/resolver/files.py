@@ -14,6 +14,7 @@ from typing import Final, NamedTuple, TypeVar
 import msgspec
 
 from dprobed.binary.errors import LocationError
+from dprobed.proc import procfs
 from dprobed.proc.maps import Module
 from dprobed.resolver import modules
 from dprobed.resolver.modules import Identity, Opened
@@ -90,7 +91,8 @@ class Files:
         first = next((each for each in module.mappings if each.offset == 0), None)
         if first is not None:
             try:
-                memory = os.open(f"/proc/{module.pid}/mem", os.O_RDONLY | os.O_CLOEXEC)
+                live = procfs.live_thread(module.pid)
+                memory = os.open(f"/proc/{live}/mem", os.O_RDONLY | os.O_CLOEXEC)
             except OSError as error:
                 raise LocationError(f"/proc/{module.pid}/mem: {error.strerror}") from error
             try:

@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol
 
 from dprobed.binary.elf import descriptor_of, identity_of
 from dprobed.binary.errors import LocationError
+from dprobed.proc import procfs
 from dprobed.proc.maps import Module
 
 __all__ = ["Identity", "descriptor_of", "identity_of", "matches", "open_module"]
@@ -58,6 +59,9 @@ def open_module(module: Module) -> Opened:
     try:
         descriptor = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
+        live = procfs.live_thread(module.pid)
+        if live != module.pid:  # the leading thread, which has ended, shows nothing
+            return open_module(module._replace(pid=live))
         if module.deleted:
             raise replaced(module) from None
         descriptor = descriptor_of(root + module.path)
@@ -107,7 +111,9 @@ def _root_of(pid: int) -> str:
         if Path(f"/proc/{pid}/ns/mnt").samefile("/proc/self/ns/mnt"):
             return ""
     except OSError:
-        pass
+        live = procfs.live_thread(pid)
+        if live != pid:
+            return _root_of(live)
     return f"/proc/{pid}/root"
 
 

@@ -16,7 +16,7 @@ from dprobed.proc.maps import Module, modules
 from dprobed.program.model import Header, ProbeDefinition
 from dprobed.resolver.addresses import address_of, biases, data_address_of
 from dprobed.resolver.client import MappedFile, Resolver
-from dprobed.resolver.errors import LocationError, number_of
+from dprobed.resolver.errors import LocationError, LostError, number_of
 from dprobed.resolver.modules import matches
 from dprobed.tracee.memory import USER_END
 from dprobed.wire.protocol import State
@@ -69,6 +69,8 @@ class Loaded:
         if self._file is None:
             try:
                 self._file = self._resolver.describe(self.module)
+            except LostError:
+                raise  # the next resolver may have an answer
             except LocationError as error:
                 self._file = error
         if isinstance(self._file, LocationError):
@@ -122,9 +124,12 @@ class Placement:
         ``tid``: a living thread, for when the leading one has ended, which shows nothing then.
         Raises MapsError when it is gone.
         """
-        # Files are opened later: by then any thread but the leading one may have ended.
         live_thread = tid if procfs.run_state(self._pid) in "ZX" else self._pid
-        found = (Loaded(module, self._resolver) for module in modules(live_thread))
+        # Files are opened later: by then any thread but the leading one may have vanished.
+        found = (
+            Loaded(module._replace(pid=self._pid), self._resolver)
+            for module in modules(live_thread)
+        )
         now = {each.key: each for each in found}
         new = [each for key, each in now.items() if key not in self.loaded]
         gone = self.loaded.keys() - now.keys()

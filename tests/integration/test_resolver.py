@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -12,9 +13,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 
-from dprobed.proc import procfs
 from tests.integration.client_support import Cat, Daemon, resolvers
 from tests.integration.conftest import Trace
 from tests.integration.harness import counting
@@ -92,7 +93,8 @@ def test_a_tracer_refuses_it_and_serves_others_meanwhile(trace: Trace, tmp_path:
         (after,) = tracer.hits(program, good.pid)
         assert (probe.state, waited < 9) == ("invalid offset", True)
         assert probe.reason.startswith(f"{hostile}: reading it took too long (the limit is 5 s)")
-        assert after - before > 50 * waited
+        # Where nobody is served, one waits at its breakpoint until then.
+        assert after - before > 4 * waited
         # Others' files are read as ever.
         tracer.put(counting("libc.so.6", "getenv"), bad.pid)
         for pid in (good.pid, bad.pid):
@@ -110,19 +112,18 @@ def test_the_daemon_answers_others_meanwhile(daemon: Daemon, target: Cat, tmp_pa
         with started(built(folder, "maps", MAPS), hostile, user=USER):
             # Of each process of that user is asked whether it maps that: of the hostile file, too.
             daemon.json("insert", source, "--user", USER)
-            longest, asked = 0.0, False
+            longest, busy = 0.0, 0.0
             end = time.monotonic() + 60
-            while time.monotonic() < end:
-                # It reads with the rights of him whose process it is, and dies of it.
-                statuses = map(procfs.status, resolvers(daemon.process.pid))
-                reads = any(each is not None and each.uids[0] == USER for each in statuses)
-                if asked and not reads:
-                    break
-                asked = asked or reads
+            while busy < 1 and time.monotonic() < end:
                 begun = time.monotonic()
                 daemon.json("query")
                 longest = max(longest, time.monotonic() - begun)
-            assert asked and not reads
+                for each in map(psutil.Process, resolvers(daemon.process.pid)):
+                    with contextlib.suppress(psutil.Error):
+                        # It reads with the rights of him whose process it is.
+                        if each.uids().real == USER:
+                            busy = max(busy, sum(each.cpu_times()[:2]))
+            assert busy >= 1
             assert longest < 3  # of which most is the client's own start
             source.write_text(counting("libc.so.6", "getenv"))
             (first, *_) = daemon.json("insert", source, "--pid", target.pid)

@@ -23,7 +23,6 @@ from dprobed.wire import resolver as wire
 from tests.unit.location_files import (
     LIBC,
     endless_dynamic,
-    endless_needs,
     endless_sections,
     endless_symbols,
     program,
@@ -140,8 +139,10 @@ def test_what_takes_too_long_is_refused_and_others_go_on(
 
 
 def test_the_message_after_the_deadline(tmp_path: Path) -> None:
-    with running() as (resolver, _), pytest.raises(LostError) as caught:
-        resolver.file(endless_needs(tmp_path / "hostile"))
+    with running() as (resolver, _):
+        hostile = resolver.file(endless_symbols(tmp_path / "hostile"))
+        with pytest.raises(LostError) as caught:
+            hostile.resolve("main")
     assert caught.value.message.endswith("hostile: reading it took too long (the limit is 5 s)")
 
 
