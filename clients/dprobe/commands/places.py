@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
+from typing import Any
+
 import click
 
 from dprobe.commands import options
 from dprobe.lib.errors import UserError
 from dprobe.lib.loader import find_module
+from dprobe.lib.mapped import open_file
 from dprobe.view.tables import show
 from dprobed.binary.errors import LocationError
-from dprobed.binary.file import open_path
+from dprobed.binary.file import Binary
 from dprobed.binary.places import list_places
+from dprobed.binary.static_probes import static_probes
+
+_COLUMNS = (("address", "address"), ("size", "size"), ("kind", "kind"), ("place", "place"))
+_STATIC_COLUMNS = tuple(
+    (name, name) for name in ("provider", "name", "address", "offset", "arguments", "semaphore")
+)
 
 
 @click.command(
@@ -19,24 +29,36 @@ from dprobed.binary.places import list_places
 examples:
   dprobe places libc.so.6 'mem*'
   dprobe places /usr/bin/python3 --json
+  dprobe places --usdt libstdc++.so.6    # static probes
 """,
 )
+@click.option("--usdt", is_flag=True, help="Static probes (USDT), which the module's authors set.")
 @options.json
 @click.argument("module")
 @click.argument("pattern", default="*")
-def places_command(module: str, pattern: str, json: bool) -> None:
+def places_command(module: str, pattern: str, usdt: bool, json: bool) -> None:
     """List what of MODULE (a path, a library, a command) can be probed by name.
 
-    Code is for `offset`, data for `address` with a `watchpoint`.
+    Code is for `offset`, data for `address` with a `watchpoint`. Of a static probe `offset` takes
+    what is listed as such; its arguments are written as the compiler left them: size@place.
 
-    PATTERN may have * and ? in it.
+    PATTERN may have * and ? in it; for static probes it is of provider:name, or of the name alone.
     """
     path = find_module(module)
     try:
-        found = list(list_places(open_path(path), pattern))
+        elf = open_file(path)
+        rows = _static(elf, pattern) if usdt else _named(elf, pattern)
     except LocationError as error:
         raise UserError(str(error)) from None
-    rows = [
+    rows = [{**row, "module": path} for row in rows]
+    what = "no static probe" if usdt else "nothing"
+    columns = _STATIC_COLUMNS if usdt else _COLUMNS
+    show(rows, columns, json=json, empty=f"{what} in {path} matches {pattern}")
+
+
+def _named(elf: Binary, pattern: str) -> list[dict[str, Any]]:
+    """Code and variables with names."""
+    return [
         {
             "place": place.spec or place.name,
             "kind": place.kind,
@@ -44,9 +66,27 @@ def places_command(module: str, pattern: str, json: bool) -> None:
             "file_offset": place.file_offset,
             "address": f"{place.vaddr:#x}",
             "source": place.source,
-            "module": path,
         }
-        for place in found
+        for place in list_places(elf, pattern)
     ]
-    columns = (("address", "address"), ("size", "size"), ("kind", "kind"), ("place", "place"))
-    show(rows, columns, json=json, empty=f"nothing in {path} matches {pattern}")
+
+
+def _static(elf: Binary, pattern: str) -> list[dict[str, Any]]:
+    """Static probes (USDT)."""
+    rows = []
+    for probe in static_probes(elf):
+        names = (probe.name, f"{probe.provider}:{probe.name}")
+        if not any(fnmatchcase(name, pattern) for name in names):
+            continue
+        offset = elf.vaddr_to_offset(probe.address)
+        rows.append(
+            {
+                "provider": probe.provider,
+                "name": probe.name,
+                "address": f"{probe.address:#x}",
+                "offset": "" if offset is None else f"{offset:#x}",
+                "arguments": probe.arguments,
+                "semaphore": f"{probe.semaphore:#x}" if probe.semaphore else "",
+            }
+        )
+    return rows
