@@ -1,6 +1,7 @@
 """The files that processes map, as a program's ``name`` means them.
 
-Only this module knows how a mapped file is found and opened.
+How ELF files and lists of mappings are read is for ``dprobed``; only this module asks it. Files are
+read in this process, which is the user's own: no other target waits for it, and none is harmed.
 """
 
 from __future__ import annotations
@@ -9,9 +10,11 @@ import os
 from dataclasses import dataclass
 
 from dprobe.lib.errors import UserError
+from dprobed.binary.elf import descriptor_of
 from dprobed.binary.errors import LocationError
-from dprobed.binary.file import Binary, open_path
+from dprobed.binary.file import Binary
 from dprobed.proc.maps import MapsError, Module, modules
+from dprobed.resolver.cache import packed
 from dprobed.resolver.image import build_id_of_image
 from dprobed.resolver.modules import disproof, matches, open_module
 
@@ -33,7 +36,8 @@ class File:
 
 def open_file(path: str) -> Binary:
     """An ELF file under the name that the kernel shows for it; raises LocationError."""
-    return open_path(os.path.realpath(path))
+    path = os.path.realpath(path)
+    return Binary(descriptor_of(path), path, packer=packed)
 
 
 def to_be_mapped(elf: Binary) -> File:
@@ -50,26 +54,23 @@ def files_of_process(pid: int) -> list[File]:
 
 
 def _opened(module: Module) -> Binary | None:
-    """The mapped file; None where it cannot be opened, or another may have its path now."""
+    """The mapped file; None where it cannot be read, or may be another."""
     try:
         opened = open_module(module)
-        file = Binary(opened.descriptor, module.path, opened.root)
-        if opened.sure or disproof(module, opened.identity, file.build_id, _inside(module)) is None:
-            return file
-    except LocationError:
-        pass
-    return None
+        elf = Binary(opened.descriptor, module.path, opened.root, packer=packed)
+        if not opened.sure and disproof(module, opened.identity, elf.build_id, _inside(module)):
+            return None
+    except (LocationError, OSError, OverflowError):
+        return None
+    return elf
 
 
 def _inside(module: Module) -> str | None:
-    """The build-id that a process has in its memory; None where that cannot be read."""
-    start = next((each.start for each in module.mappings if each.offset == 0), None)
-    if start is None:
+    """The build-id in the memory of the process; raises OSError, OverflowError."""
+    first = next((each for each in module.mappings if each.offset == 0), None)
+    if first is None:
         return None
-    try:
-        with open(f"/proc/{module.pid}/mem", "rb", buffering=0) as memory:
-            return build_id_of_image(
-                lambda address, size: os.pread(memory.fileno(), size, address), start
-            )
-    except (OSError, OverflowError):
-        return None
+    with open(f"/proc/{module.pid}/mem", "rb", buffering=0) as memory:
+        return build_id_of_image(
+            lambda address, size: os.pread(memory.fileno(), size, address), first.start
+        )
