@@ -19,7 +19,7 @@ class RequestError(Exception):
 
 @dataclass
 class Inserted:
-    """A program that is in. ``engine``: which one serves its code probes."""
+    """A program that is in."""
 
     number: int
     program: Program
