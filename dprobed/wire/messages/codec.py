@@ -1,0 +1,62 @@
+"""Messages to lines, and back."""
+
+from __future__ import annotations
+
+import msgspec
+
+from dprobed.wire.messages.common import Id
+from dprobed.wire.messages.replies import Reply
+from dprobed.wire.messages.reports import Report
+from dprobed.wire.messages.requests import Answer, Request
+
+
+class MessageError(Exception):
+    """The peer sent something that is not a message. ``id`` is the request's, where it has one."""
+
+    def __init__(self, text: str, request_id: int | None = None) -> None:
+        super().__init__(text)
+        self.id = request_id
+
+
+class _Envelope(msgspec.Struct):
+    id: Id | None = None
+
+
+_encoder = msgspec.json.Encoder()
+_request: msgspec.json.Decoder[Request | Answer] = msgspec.json.Decoder(Request | Answer)
+_from_daemon: msgspec.json.Decoder[Reply | Report] = msgspec.json.Decoder(Reply | Report)
+_envelope = msgspec.json.Decoder(_Envelope)
+
+
+def encode(message: Request | Reply | Report) -> bytes:
+    """The message as one line, newline included."""
+    return _encoder.encode(message) + b"\n"
+
+
+def decode_request(line: bytes) -> Request | Answer:
+    """What a client said; raises MessageError."""
+    try:
+        return _request.decode(line)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        raise MessageError(_explain(error), _id_of(line)) from None
+
+
+def decode_from_daemon(line: bytes) -> Reply | Report:
+    """What the daemon said; raises MessageError."""
+    try:
+        return _from_daemon.decode(line)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        raise MessageError(_explain(error), _id_of(line)) from None
+
+
+def _explain(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return f"not a message: {text}" if text else "not a message: nested too deeply"
+
+
+def _id_of(line: bytes) -> int | None:
+    """The id of a message that is wrong elsewhere, so that the answer can be matched to it."""
+    try:
+        return _envelope.decode(line).id
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+        return None

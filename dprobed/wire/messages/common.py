@@ -1,0 +1,55 @@
+"""What the messages of the control socket have in common: the protocol's numbers, types, bases."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+import msgspec
+
+#: Changes only when an old client could misunderstand a new daemon, or the reverse.
+PROTOCOL: Final = 1
+#: Longest line that is accepted, in bytes; a program of the largest size fits several times.
+MAX_LINE: Final = 16 << 20
+
+Id = Annotated[int, msgspec.Meta(ge=0, lt=1 << 53)]
+#: PID_MAX_LIMIT of the kernel (include/linux/threads.h).
+Pid = Annotated[int, msgspec.Meta(ge=1, le=1 << 22)]
+
+Index = Annotated[int, msgspec.Meta(ge=0, le=1 << 16)]
+Label = Annotated[str, msgspec.Meta(max_length=255)]
+Seconds = Annotated[float, msgspec.Meta(ge=0.001, le=3600)]
+Queue = Annotated[int, msgspec.Meta(ge=1, le=1 << 16)]
+Bytes = Annotated[int, msgspec.Meta(ge=1, lt=1 << 53)]
+Present = Literal["merge", "replace", "refuse"]
+Labels = Annotated[list[Label], msgspec.Meta(min_length=1, max_length=1024)]
+
+
+class RequestMessage(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag=str.lower
+):
+    """A request. ``id``: the client's number for it."""
+
+    id: Id
+
+
+class ReplyMessage(msgspec.Struct, frozen=True, kw_only=True, tag=str.lower):
+    """A reply. ``id``: that of the request."""
+
+    id: Id
+
+
+def default_socket(uid: int, environ: Mapping[str, str] = os.environ) -> Path:
+    """Where the daemon of the user ``uid`` listens.
+
+    ``/run/dprobed`` for root, else under ``XDG_RUNTIME_DIR``, else (no login session) in a folder
+    of the user's own in ``/tmp``, whose ownership both sides check.
+    """
+    if uid == 0:
+        return Path("/run/dprobed/control.sock")
+    runtime = environ.get("XDG_RUNTIME_DIR", "")
+    if runtime.startswith("/"):
+        return Path(runtime) / "dprobed" / "control.sock"
+    return Path(f"/tmp/dprobed-{uid}") / "control.sock"

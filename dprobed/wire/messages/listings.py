@@ -1,0 +1,258 @@
+"""What is listed in replies: programs, probes, deployments, handlers, traces, policies, targets."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from dprobed.record.record import TRACER
+from dprobed.wire.messages.requests import Selection
+
+
+class ProgramInfo(msgspec.Struct, frozen=True, kw_only=True, tag="program"):
+    """A program in one process. ``kept``: it stays when the client that inserted it is gone."""
+
+    number: int
+    program: str
+    program_id: int
+    pid: int
+    module: str
+    major: int
+    probes: int
+    vars: int
+    gvars: int
+    kept: bool
+
+
+class ProbeInfo(msgspec.Struct, frozen=True, kw_only=True, tag="probe"):
+    """A probe of a program in one process.
+
+    ``hits`` counts every hit, ``ran`` those whose program ran, ``missed`` those that could not be
+    served, ``dropped`` records that were lost on their way to a reader, ``faulted`` records
+    withdrawn because the probed instruction itself faulted. ``reason`` says why a state is what it
+    is, where that needs saying. ``handler_drops``: reports that handlers (by name) had no room for.
+    ``passed``: hits while the probe was throttled, at least so many. ``engine``: which serves it;
+    empty where none does.
+    """
+
+    program: str
+    number: int
+    probe: int
+    major: int
+    minor: int
+    group: int
+    pid: int
+    module: str
+    place: str
+    state: str
+    reason: str
+    hits: int
+    ran: int
+    missed: int
+    dropped: int
+    faulted: int
+    addresses: list[int]
+    handler_drops: dict[str, int] = {}
+    passed: int = 0
+    engine: str = ""
+
+
+class EarlierInfo(msgspec.Struct, frozen=True, kw_only=True, tag="earlier"):
+    """What a program counted in ``processes`` that have ended, and of which nothing else is known
+    any longer: sums over its probes, as in ``probe``."""
+
+    number: int
+    program: str
+    module: str
+    processes: int
+    hits: int
+    ran: int
+    missed: int
+    dropped: int
+    faulted: int
+    passed: int
+
+
+class DeploymentInfo(msgspec.Struct, frozen=True, kw_only=True, tag="deployment"):
+    """A program that is put into all processes that ``selection`` means.
+
+    ``state``: ``pending`` (in no process yet) or ``active``. ``processes``: how many it is in,
+    ``waiting``: how many are about to get it, ``entered``: how many it was ever in. ``missed``:
+    processes that ended before it was in, ``unseen``: processes that ended before anybody could
+    tell whether they were meant, ``refused``: those that could not be probed, by reason (for those
+    still there ``refusals`` says which). ``hits`` and the rest: sums over all of its probes, in
+    processes that ended too.
+    """
+
+    number: int
+    program: str
+    program_id: int
+    module: str
+    major: int
+    probes: int
+    selection: Selection
+    limit: int | None
+    kept: bool
+    uid: int
+    state: str
+    processes: int
+    waiting: int
+    entered: int
+    missed: int
+    unseen: int
+    refused: dict[str, int]
+    refusals: dict[int, str]
+    hits: int
+    ran: int
+    missed_hits: int
+    dropped: int
+    overhead_ns: int
+
+
+class DiscoveryInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """How the daemon hears of processes: ``source`` (empty: there is no deployment), and ``lost``:
+    how often events were lost, and all processes looked at again."""
+
+    source: str
+    lost: int
+
+
+class HandlerInfo(msgspec.Struct, frozen=True, kw_only=True, tag="handler"):
+    """A handler of a facility. ``armed``: it gets reports; ``alive`` false: its owner died.
+
+    ``reports`` counts what it took, ``waiting`` how many of those it has not answered yet,
+    ``timeouts`` those that it did not answer in time, ``drops`` those that it had no room for,
+    ``failures`` how often it died.
+    """
+
+    handler: str
+    facility: str
+    number: int
+    owner: str
+    order: str
+    armed: bool
+    alive: bool
+    reports: int
+    waiting: int
+    timeouts: int
+    drops: int
+    failures: int
+
+
+class TraceInfo(msgspec.Struct, frozen=True, kw_only=True, tag="trace"):
+    """A trace session.
+
+    ``records`` counts what came, ``written`` what is in the chunks written so far, ``held`` what
+    a flight recorder keeps in memory, ``overwritten`` what it had no room for any longer,
+    ``dropped`` what was lost. ``bytes`` and ``chunks``: what is on disk now. ``problem``: why it
+    cannot write at present.
+    """
+
+    name: str
+    folder: str
+    format: str
+    everything: bool
+    flight_bytes: int | None
+    armed: bool
+    records: int
+    written: int
+    held: int
+    dropped: int
+    overwritten: int
+    bytes: int
+    chunks: int
+    problem: str
+
+
+class LimitsInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What may be spent: a ``share`` of a process's time (0…1), hits a second; null: no limit.
+
+    ``over``: what becomes of a program that spends more.
+    """
+
+    share: float | None
+    hits_per_second: float | None
+    over: Literal["throttle", "remove"]
+
+
+class PolicyInfo(msgspec.Struct, frozen=True, kw_only=True, tag="policy"):
+    """A policy in force; ``place``: ``file:line``. ``match``: its conditions, as text.
+
+    ``programs`` it puts into processes, for ``seconds``, in so many ``processes`` at most, within
+    ``limits``; ``budget``: for all programs in a process.
+    """
+
+    name: str
+    place: str
+    match: list[str]
+    rights: dict[str, list[str]]
+    programs: list[str]
+    seconds: float | None
+    processes: int | None
+    limits: LimitsInfo
+    budget: LimitsInfo
+    follow_forks: bool
+    hold: Literal["thread", "process"]
+
+
+class PolicyStep(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of one policy: its conditions up to the one that decided, as text."""
+
+    policy: str
+    place: str
+    matches: bool
+    tested: list[str]
+
+
+class Explanation(msgspec.Struct, frozen=True, kw_only=True, tag="explanation"):
+    """Which rule decides about a process (``default``: no policy matches), and what follows.
+
+    ``protected``: why nobody may touch it, else empty; ``obstacle``: why it cannot be probed in any
+    case. ``rights``: who may do what. ``programs``: what the policy puts in.
+    """
+
+    pid: int
+    comm: str
+    exe: str
+    uid: int
+    rule: str
+    place: str
+    protected: str
+    obstacle: str
+    steps: list[PolicyStep]
+    rights: dict[str, list[str]]
+    programs: list[str]
+    budget: LimitsInfo
+    follow_forks: bool
+    hold: Literal["thread", "process"]
+
+
+class DebuggerInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """Debugging of a process. ``held``: the threads whose programs ended with ``exit debugger``,
+    while the process waits for a debugger; ``seconds``: for how long it has been held;
+    ``socket``: where a debugger connects (GDB remote protocol), empty before the first such end;
+    ``attached``: one is there; ``expired``: how often none came in time.
+    """
+
+    held: list[int]
+    socket: str
+    attached: bool
+    seconds: float
+    expired: int
+
+
+class TargetInfo(msgspec.Struct, frozen=True, kw_only=True, tag="target"):
+    """A process with probes. ``suspended``: its threads held by ``suspend``.
+
+    ``ended`` is empty while it is traced, then says how that ended. ``overhead_ns``: the time that
+    its threads spent stopped for probes. ``backend``: who holds its probes.
+    """
+
+    pid: int
+    comm: str
+    ended: str
+    overhead_ns: int
+    suspended: list[int]
+    debugger: DebuggerInfo | None = None
+    backend: str = TRACER

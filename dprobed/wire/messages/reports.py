@@ -1,0 +1,59 @@
+"""What the daemon tells a client between replies."""
+
+from __future__ import annotations
+
+import msgspec
+
+from dprobed.record.record import Record
+from dprobed.wire.messages.listings import ProbeInfo
+
+
+class StateChange(msgspec.Struct, frozen=True, kw_only=True, tag="state"):
+    """Probes of this connection whose state changed by itself."""
+
+    pid: int
+    probes: list[ProbeInfo]
+
+
+class Notice(msgspec.Struct, frozen=True, kw_only=True, tag="notice"):
+    """Something of note in a target of this connection: ``exec``, ``fork``, ``suspend``…"""
+
+    kind: str
+    pid: int
+    tid: int
+    text: str
+
+
+class Forked(msgspec.Struct, frozen=True, kw_only=True, tag="forked"):
+    """``pid``, a child of ``parent``, is a target of this connection as its parent is, with the
+    same programs under the same numbers."""
+
+    pid: int
+    parent: int
+
+
+class Ended(msgspec.Struct, frozen=True, kw_only=True, tag="ended"):
+    """A target of this connection is no longer traced; ``probes`` have their last counters.
+
+    ``how``: ``detached``, ``exited`` (``status``: exit code), ``killed`` (signal), ``gone`` or
+    ``failed`` (``reason``: why the tracer ended).
+    """
+
+    pid: int
+    how: str
+    status: int
+    reason: str
+    probes: list[ProbeInfo]
+    overhead_ns: int
+
+
+class Handling(msgspec.Struct, frozen=True, kw_only=True, tag="report"):
+    """A record for ``handler`` of this connection, to be answered by ``answer`` with its number."""
+
+    report: int
+    handler: str
+    facility: str
+    record: msgspec.Raw
+
+
+Report = Record | StateChange | Notice | Forked | Ended | Handling

@@ -1,0 +1,293 @@
+"""What clients ask of the daemon."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from dprobed.wire.limits import Limits
+from dprobed.wire.messages.common import (
+    Bytes,
+    Id,
+    Index,
+    Label,
+    Labels,
+    Pid,
+    Present,
+    Queue,
+    RequestMessage,
+    Seconds,
+)
+
+
+class Hello(RequestMessage, frozen=True):
+    """The first request: which version of this protocol the client speaks."""
+
+    protocol: int
+
+
+class Attach(RequestMessage, frozen=True):
+    """Trace ``pid`` for this connection, until ``detach`` or the end of the connection.
+
+    ``launch``: the process waits at a gate before its ``exec``, and probes go in right after it.
+    ``follow_forks``: its children, and theirs, get the same programs as they begin; each is a
+    process of its own from then on, told by ``forked``.
+    """
+
+    pid: Pid
+    launch: bool = False
+    follow_forks: bool = False
+
+
+class Detach(RequestMessage, frozen=True):
+    """Take out of ``pid`` what this connection put in, and detach from it."""
+
+    pid: Pid
+
+
+class Upload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One program: ``bytecode`` is a ``.dpb`` file, ``label`` the name that its records carry,
+    ``budget`` what it may cost each process that it is in (a client names no ``rule`` in it).
+    ``engine``: by which engine its probes are to fire; ``auto``: whichever suits each.
+    """
+
+    label: Label
+    bytecode: bytes
+    budget: Limits | None = None
+    engine: Annotated[str, msgspec.Meta(max_length=64)] = "auto"
+
+    def __post_init__(self) -> None:
+        """Refuse what would have its limits look like a policy's."""
+        if self.budget is not None and self.budget.rule:
+            raise ValueError("`rule` of a budget is for the daemon to say")
+
+
+class Insert(RequestMessage, frozen=True):
+    """Put programs into ``pid``, all of them or none; an ``attach`` of this connection comes first.
+
+    ``keep`` leaves them in when the connection ends, until they are removed. Without
+    ``check_opcode`` the byte at a probe's place is not compared with its ``opcode``. ``present``:
+    what to do about programs that are kept in ``pid`` already: put these in besides (``merge``),
+    take those for the same modules out first (``replace``), or refuse a program of the same name
+    for the same module.
+    """
+
+    pid: Pid
+    programs: Annotated[list[Upload], msgspec.Meta(min_length=1, max_length=1000)]
+    keep: bool = False
+    check_opcode: bool = True
+    present: Present = "merge"
+
+
+class Selection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which processes are meant, those to come included: all for which all that is given holds.
+
+    ``exe``: a glob for the path of the executable; without a slash for its base name. ``user``: a
+    name or number. ``unit``: a glob for the systemd unit. ``policy``: those that the policy of that
+    name decides about. Nothing given: every process.
+    """
+
+    exe: Annotated[str, msgspec.Meta(max_length=4096)] | None = None
+    user: Label | None = None
+    unit: Label | None = None
+    policy: Label | None = None
+
+
+class Deploy(RequestMessage, frozen=True):
+    """Put programs into all processes that ``selection`` means and that map the program's module.
+
+    With ``exe`` those that do not map it yet are taken too. ``limit``: into so many at a time at
+    most. ``keep`` and ``check_opcode`` as in ``insert``; ``present`` is about programs that are
+    kept for the same selection.
+    """
+
+    programs: Annotated[list[Upload], msgspec.Meta(min_length=1, max_length=1000)]
+    selection: Selection
+    limit: Annotated[int, msgspec.Meta(ge=1, le=1 << 22)] | None = None
+    keep: bool = False
+    check_opcode: bool = True
+    present: Present = "merge"
+
+
+class Select(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which programs are meant: those for which everything that is given holds.
+
+    ``number``: the daemon's number of the program; ``label``: the name it was inserted under;
+    ``program_id``: the ``id`` of its header; ``module``: the module that it is for, as written in
+    its header or as a target maps it (the base name is enough); ``pid``: the process it is in.
+    """
+
+    number: int | None = None
+    label: str | None = None
+    program_id: int | None = None
+    module: str | None = None
+    pid: int | None = None
+
+
+class Remove(RequestMessage, frozen=True):
+    """Take programs out; with nothing selected, all of them."""
+
+    select: Select = Select()
+
+
+class Query(RequestMessage, frozen=True):
+    """Ask for targets and probes, with states and counters."""
+
+    select: Select = Select()
+
+
+class Programs(RequestMessage, frozen=True):
+    """Ask for the programs that are inserted."""
+
+    select: Select = Select()
+
+
+class Vars(RequestMessage, frozen=True):
+    """Read the locals of program ``number`` (in ``pid``, if it is in several processes), or the
+    globals of ``pid``.
+
+    A program that is in several processes has its locals in each. ``count`` words from ``first``
+    on are answered (``None``: all there are); ``reset`` sets them
+    to 0 after they were read.
+    """
+
+    number: int | None = None
+    pid: Pid | None = None
+    first: Index = 0
+    count: Index | None = None
+    reset: bool = False
+
+
+class Log(RequestMessage, frozen=True):
+    """Ask for the records of all programs: those that are kept, then ``logged``.
+
+    With ``follow`` every later record comes after it, until the connection ends.
+    """
+
+    follow: bool = False
+
+
+class Dump(RequestMessage, frozen=True):
+    """Write a core of ``pid``, which this daemon traces; it is answered when that is done."""
+
+    pid: Pid
+    zstd: bool = False
+
+
+class Resume(RequestMessage, frozen=True):
+    """Let threads go on that ``suspend`` holds: one, those of ``pid``, or all.
+
+    A process that waits for a debugger goes on too, unless another thread of it is meant.
+    """
+
+    pid: Pid | None = None
+    tid: Pid | None = None
+
+
+class Register(RequestMessage, frozen=True):
+    """Become a handler of a facility, until ``deregister`` or the end of the connection.
+
+    Reports come as ``report``; at most ``queue`` of them are sent ahead of their answers. One that
+    is not answered goes on to the next handler ``timeout`` seconds later.
+    """
+
+    name: Label
+    facility: Label
+    order: Literal["first", "lifo", "default", "last"] = "default"
+    armed: bool = True
+    timeout: Seconds = 1.0
+    queue: Queue = 8192
+
+
+class Deregister(RequestMessage, frozen=True):
+    """Take a handler of this connection off."""
+
+    name: Label
+
+
+class Handlers(RequestMessage, frozen=True):
+    """Ask for all handlers."""
+
+
+class Arm(RequestMessage, frozen=True):
+    """Let these handlers get reports from now on: all of them, or none."""
+
+    names: Labels
+
+
+class Disarm(RequestMessage, frozen=True):
+    """Let these handlers get no further reports: all of them, or none."""
+
+    names: Labels
+
+
+class TraceStart(RequestMessage, frozen=True):
+    """Begin to write records: into ``folder`` (a whole path; None: the journal).
+
+    Those of programs that end by ``exit trace``; ``everything``: all records. ``flight_bytes``:
+    keep that much in memory, and write it when asked for, or when a program ends by ``exit dump``.
+    ``max_bytes``, ``max_seconds``: remove the oldest chunks beyond it. ``rotate_bytes``,
+    ``rotate_seconds``: begin a new chunk after it. ``namespace``: that of the journal.
+    """
+
+    name: Label
+    folder: str | None = None
+    format: Literal["ctf", "json", "text", "chrome", "journal"] = "ctf"
+    everything: bool = False
+    flight_bytes: Bytes | None = None
+    max_bytes: Bytes | None = None
+    max_seconds: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    rotate_bytes: Bytes | None = None
+    rotate_seconds: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    namespace: Annotated[str, msgspec.Meta(pattern=r"\A[\w.-]*\Z", max_length=64)] = ""
+
+
+class TraceStop(RequestMessage, frozen=True):
+    """End a trace session: the rest is written."""
+
+    name: Label
+
+
+class TraceSave(RequestMessage, frozen=True):
+    """Have written what a flight recorder keeps."""
+
+    name: Label
+
+
+class TraceList(RequestMessage, frozen=True):
+    """Ask for the trace sessions."""
+
+
+class PolicyList(RequestMessage, frozen=True):
+    """Ask for the policies in force."""
+
+
+class PolicyExplain(RequestMessage, frozen=True):
+    """Ask which policy decides about ``pid``, and why."""
+
+    pid: Pid
+
+
+class PolicyReload(RequestMessage, frozen=True):
+    """Read the policy files anew; where one is wrong, those in force stay."""
+
+
+class Usage(RequestMessage, frozen=True):
+    """Ask what the daemon's own processes use."""
+
+
+Request = (
+    Hello | Attach | Detach | Insert | Deploy | Remove | Query | Programs | Vars | Log | Dump
+    | Resume | Register | Deregister | Handlers | Arm | Disarm
+    | TraceStart | TraceStop | TraceSave | TraceList
+    | PolicyList | PolicyExplain | PolicyReload | Usage
+)  # fmt: skip
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="answer"):
+    """What ``handler`` says to a report; no request, and not replied to."""
+
+    handler: Label
+    report: Id
+    verdict: Literal["continue", "terminate"]
