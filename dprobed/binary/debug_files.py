@@ -10,8 +10,9 @@ import zlib
 from pathlib import Path
 from typing import Final
 
-from dprobed.binary.elf import ElfFile, descriptor_of
+from dprobed.binary.elf import ElfFile
 from dprobed.binary.errors import LocationError
+from dprobed.binary.opening import descriptor_of
 
 _DEBUG_FOLDER: Final = "/usr/lib/debug"
 

@@ -25,6 +25,7 @@ from functools import cached_property
 from typing import Final, Literal, NamedTuple
 
 from dprobed.binary.errors import LocationError
+from dprobed.binary.opening import identity_of
 
 _EHDR: Final = struct.Struct("<16sHHIQQQIHHHHHH")
 _PHDR: Final = struct.Struct("<IIQQQQQQ")
@@ -453,26 +454,3 @@ def build_id_in_notes(notes: bytes) -> str | None:
         # notes are multiples of 8 anyway.
         position = description + (size + 3 & ~3)
     return None
-
-
-def identity_of(status: os.stat_result) -> tuple[int, int, int, int, int]:
-    """What an unchanged file has for itself: device, inode, size and times."""
-    return (
-        status.st_dev,
-        status.st_ino,
-        status.st_size,
-        status.st_mtime_ns,
-        status.st_ctime_ns,
-    )
-
-
-def descriptor_of(path: str) -> int:
-    """Open a file for reading; raises LocationError."""
-    try:
-        # O_NONBLOCK: a FIFO must not hold us.
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise LocationError(
-            f"{path}: {reason}", "name a file that exists and can be read"
-        ) from error

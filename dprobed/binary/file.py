@@ -7,8 +7,9 @@ from functools import cached_property
 
 from dprobed.binary import debug_files
 from dprobed.binary.boundary import Boundaries, Boundary
-from dprobed.binary.elf import ElfFile, descriptor_of
+from dprobed.binary.elf import ElfFile
 from dprobed.binary.lines import LineCache
+from dprobed.binary.opening import descriptor_of
 from dprobed.binary.symbols import RawSymbols, SymbolTable, has_symbol_table, pack, raw_tables
 
 #: From a file and its raw symbol tables (with what to add to their addresses) to all its symbols.

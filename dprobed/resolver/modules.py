@@ -10,8 +10,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from dprobed.binary.elf import descriptor_of, identity_of
 from dprobed.binary.errors import LocationError
+from dprobed.binary.opening import descriptor_of, identity_of
 from dprobed.proc import procfs
 from dprobed.proc.maps import Module
 

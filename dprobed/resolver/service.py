@@ -17,9 +17,9 @@ import socket
 from pathlib import Path
 from typing import Final
 
-from dprobed.binary.elf import identity_of
 from dprobed.binary.errors import LocationError
 from dprobed.binary.file import Binary
+from dprobed.binary.opening import identity_of
 from dprobed.binary.places import Place as Found
 from dprobed.binary.places import place_at, resolve, resolve_data
 from dprobed.binary.relocations import ifunc_slots, import_slots

@@ -10,8 +10,8 @@ import tempfile
 from pathlib import Path
 from typing import TypeVar
 
-from dprobed.binary.elf import descriptor_of
 from dprobed.binary.file import Binary
+from dprobed.binary.opening import descriptor_of
 from dprobed.resolver.files import Steps
 from dprobed.resolver.service import Files, Reader
 

@@ -10,9 +10,9 @@ import os
 from dataclasses import dataclass
 
 from dprobe.lib.errors import UserError
-from dprobed.binary.elf import descriptor_of
 from dprobed.binary.errors import LocationError
 from dprobed.binary.file import Binary
+from dprobed.binary.opening import descriptor_of
 from dprobed.proc.maps import MapsError, Module, modules
 from dprobed.resolver.cache import packed
 from dprobed.resolver.image import build_id_of_image

@@ -77,7 +77,13 @@ def test_what_the_daemon_of_one_command_does_not_import() -> None:
         [sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True
     )
     there = set(done.stdout.split())
-    for name in ("daemon.deploy", "daemon.recovery", "daemon.identity", "daemon.usage", "binary"):
+    for name in (
+        "daemon.deploy",
+        "daemon.recovery",
+        "daemon.identity",
+        "daemon.usage",
+        "binary.elf",
+    ):
         assert f"dprobed.{name}" not in there
     for name in ("records.log", "records.external", "records.trace_sessions", "policy_requests"):
         assert f"dprobed.daemon.{name}" not in there
