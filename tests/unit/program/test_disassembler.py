@@ -16,7 +16,7 @@ from dprobed.program.model import ProgramError, select
 from dprobed.program.registers import REGISTERS
 from dprobed.program.rpn.parser import assemble, load_file
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PROGRAMS = [
     *sorted((ROOT / "etc" / "examples").glob("*.rpn")),
     ROOT / "tests" / "programs" / "golden" / "everything.rpn",

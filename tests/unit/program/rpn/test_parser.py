@@ -21,7 +21,7 @@ from dprobed.program.model import (
 )
 from dprobed.program.rpn.parser import assemble, load_file
 
-REFUSALS = Path(__file__).parents[1] / "programs" / "refusals"
+REFUSALS = Path(__file__).parents[3] / "programs" / "refusals"
 
 
 def body(text: str, header: str = "", keywords: str = "") -> Program:

@@ -15,7 +15,7 @@ from dprobed.program.bytecode import decode, encode
 from dprobed.program.model import ProgramError, Written, select
 from dprobed.program.rpn.parser import assemble
 
-GOLDEN = Path(__file__).parents[1] / "programs" / "golden"
+GOLDEN = Path(__file__).parents[2] / "programs" / "golden"
 PREFIX = 16
 
 PROGRAM = assemble((GOLDEN / "everything.rpn").read_text(), "everything.rpn")

@@ -27,7 +27,7 @@ from dprobed.proc import processes
 from dprobed.proc.processes import Process
 from dprobed.wire.limits import Limits
 
-REFUSALS = Path(__file__).parents[1] / "policies" / "refusals"
+REFUSALS = Path(__file__).parents[2] / "policies" / "refusals"
 NOBODY = 65534
 OBSERVE = frozenset({Right.OBSERVE})
 

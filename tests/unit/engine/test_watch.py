@@ -8,7 +8,7 @@ from dprobed.arch.x86_64.debug_registers import COUNT, is_length_valid
 from dprobed.engine.interface import Location
 from dprobed.engine.watch.registers import DebugRegisters, WatchAttachment
 from dprobed.tracee import ptrace
-from tests.unit.test_reporter import make_probe
+from tests.unit.tracer.test_reporter import make_probe
 
 
 @pytest.mark.parametrize("kind", ["w", "rw"])
