@@ -70,12 +70,14 @@ class Gone(Exception):
 class Block:
     """Bytes at a fixed address, to be filled and read by the kernel."""
 
-    __slots__ = ("_anchor", "address", "data")
+    __slots__ = ("_anchor", "address", "data", "pointer")
 
     def __init__(self, size: int) -> None:
         self.data = bytearray(size)
         self._anchor = (ctypes.c_char * size).from_buffer(self.data)
         self.address: Final[int] = ctypes.addressof(self._anchor)
+        #: The same as an argument of ``hit_ptrace``.
+        self.pointer: Final = ctypes.c_void_p(self.address)
 
 
 class Registers(Block):
@@ -103,6 +105,10 @@ class Registers(Block):
 raw_ptrace = _libc.ptrace
 raw_ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
 raw_ptrace.restype = ctypes.c_long
+#: The same for the four calls of a hit, at half the cost: an argument that is a ctypes object (or a
+#: small number, or None) already is not converted at each call: 0.6 against 1.1 µs. No errno.
+hit_ptrace = ctypes.PyDLL(None).ptrace
+hit_waitpid = ctypes.PyDLL(None).waitpid
 raw_waitpid = _libc.waitpid
 raw_waitpid.argtypes = [ctypes.c_long, ctypes.c_void_p, ctypes.c_long]
 raw_waitpid.restype = ctypes.c_int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import time
 from typing import Final
@@ -18,7 +19,7 @@ _SWEEP: Final = 64
 #: Nanoseconds for which one who polls does so.
 _POLL: Final = 50_000
 
-_waitpid = ptrace.raw_waitpid
+_waitpid = ptrace.hit_waitpid
 
 
 class StopLoop:
@@ -33,7 +34,7 @@ class StopLoop:
         tracees, waitpid = self._tracees, _waitpid
         threads, others = tracees.threads, tracees.others
         affinity = self._affinity
-        status, status_address = tracees.status, tracees.status_address
+        status, status_address = tracees.status, ctypes.byref(tracees.status)
         clock = time.monotonic_ns
         turns = _SWEEP
         while not tracees.attention and (threads or others):
@@ -66,7 +67,7 @@ class StopLoop:
     def _poll(self) -> int:
         """A stop that comes in the next moment, without sleep; 0: none did."""
         tracees = self._tracees
-        status_address, until = tracees.status_address, time.monotonic_ns() + _POLL
+        status_address, until = ctypes.byref(tracees.status), time.monotonic_ns() + _POLL
         while not tracees.attention:
             tid = _waitpid(-1, status_address, WALL | os.WNOHANG)
             if tid or time.monotonic_ns() > until:
@@ -83,7 +84,7 @@ class StopLoop:
         if len(tracees.threads) > 1:
             for tid, thread in list(tracees.threads.items()):
                 now = time.monotonic_ns()
-                if _waitpid(tid, tracees.status_address, WALL | os.WNOHANG) == tid:
+                if _waitpid(tid, ctypes.byref(tracees.status), WALL | os.WNOHANG) == tid:
                     tracees.dispatch(tid, tracees.status.value)
                     thread.group.overhead_ns += time.monotonic_ns() - now
         return max(_SWEEP, len(tracees.threads))

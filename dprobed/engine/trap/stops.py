@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import signal
 import time
 from typing import Final
@@ -26,7 +27,8 @@ _CONT: Final[int] = binding.PTRACE_CONT
 _GETREGS: Final[int] = binding.PTRACE_GETREGS
 _POKEUSER: Final[int] = binding.PTRACE_POKEUSER
 
-_call = ptrace.raw_ptrace
+_call = ptrace.hit_ptrace
+_RIP_OFFSET: Final = ctypes.c_void_p(8 * RIP)
 
 
 class TrapStops:
@@ -46,7 +48,7 @@ class TrapStops:
         self._noted: Final = self.notes.by_tid
         self._run: Final = runner.run
         self._registers: Final = runner.registers
-        self._registers_at: Final[int] = runner.registers.address
+        self._registers_at: Final = runner.registers.pointer
         self._words: Final = runner.registers.words
 
     def use(self, sites: Sites) -> None:
@@ -62,7 +64,7 @@ class TrapStops:
         """Serve a SIGTRAP stop of a running thread that is a breakpoint and nothing else, and let
         the thread go on; false: it is not, nothing was done."""
         tid = thread.tid
-        if _call(_GETREGS, tid, 0, self._registers_at) != 0:
+        if _call(_GETREGS, tid, None, self._registers_at) != 0:
             return False
         site = self.by_trap.get(self._words[RIP])
         if (
@@ -85,7 +87,7 @@ class TrapStops:
         if thread.held or thread.pinned:
             thread.state = State.HELD
         else:
-            _call(_CONT, tid, 0, 0)
+            _call(_CONT, tid, None, None)
         return True
 
     def hit(self, thread: Thread, site: Site, now: int) -> None:
@@ -99,7 +101,7 @@ class TrapStops:
             return  # killed; its exit status comes next
         if data == before:
             # Nothing altered: one register is cheaper to store than all.
-            _call(_POKEUSER, thread.tid, 8 * RIP, site.slot)
+            _call(_POKEUSER, thread.tid, _RIP_OFFSET, site.slot_pointer)
             return
         if words[RIP] == address:
             words[RIP] = site.slot
