@@ -37,6 +37,7 @@ check: setup-test
 	@$(python) -m mypy --strict dprobed clients tests etc
 	@$(python) -m pytest --quiet tests/test_layers.py
 	@$(python) -m dprobed.program.rpn.reference --check
+	@$(python) -m tests.tree --check
 
 bench: setup-bench
 	@$(python) -m tests.benchmarks.run
