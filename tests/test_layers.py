@@ -84,9 +84,9 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "dprobe.view": ("dprobed.printable", "dprobed.record", "dprobed.wire.messages", "dprobe.lib"),
     "dprobe.commands": ("dprobed.printable", "dprobed.program", "dprobed.program.rpn",
                         "dprobed.record", "dprobed.wire", "dprobed.wire.messages",
-                        "dprobed.proc", "dprobed.binary.errors", "dprobed.binary",
-                        "dprobed.policy", "dprobed.trace", "dprobed.corefile", "dprobe.lib",
-                        "dprobe.view"),
+                        "dprobed.arch.x86_64", "dprobed.proc", "dprobed.binary.errors",
+                        "dprobed.binary", "dprobed.policy", "dprobed.trace",
+                        "dprobed.corefile", "dprobe.lib", "dprobe.view"),
     # the commands by name, each when it is asked for
     "dprobe.main": ("dprobed", "dprobed.printable", "dprobe.lib"),
 }  # fmt: skip
