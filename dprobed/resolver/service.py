@@ -17,7 +17,7 @@ import socket
 from pathlib import Path
 from typing import Final
 
-from dprobed.arch.x86_64.paging import PAGE
+from dprobed.arch.x86_64.paging import PAGE, WORD
 from dprobed.binary.errors import LocationError
 from dprobed.binary.file import Binary
 from dprobed.binary.opening import identity_of
@@ -33,7 +33,6 @@ from dprobed.wire.resolver import Answer, Question
 _DESCRIPTORS: Final = 4096
 #: Larger sizes are no symbol's, and do not go into a message.
 _LARGEST: Final = 1 << 62
-_MASK: Final = (1 << 64) - 1
 
 
 class Files:
@@ -104,7 +103,7 @@ class Reader:
             case wire.PlaceAt():
                 return _places(place_at(file, question.vaddr))
             case wire.IfuncSlots():
-                return wire.Slots(tuple(ifunc_slots(file, question.vaddr & _MASK)))
+                return wire.Slots(tuple(ifunc_slots(file, question.vaddr & WORD)))
             case wire.ImportSlots():
                 return wire.Slots(tuple(import_slots(file, question.symbol, question.version)))
 
