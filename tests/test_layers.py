@@ -15,8 +15,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 
-#: Shared floors, which know nothing of processes.
-_FLOORS = ("dprobed.printable", "dprobed.program", "dprobed.record", "dprobed.wire")
+#: Of a file: to open it, and what is said of it. Nothing in it is read.
+_BINARY_OPENING = ("dprobed.binary.errors", "dprobed.binary.numbers", "dprobed.binary.opening")
 
 #: Room → rooms from which it may import, besides itself. Lower rooms first.
 ROOMS: dict[str, tuple[str, ...]] = {
@@ -27,45 +27,77 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "dprobed.program.exec": ("dprobed.program",),
     "dprobed.program.rpn": ("dprobed.program",),
     "dprobed.record": ("dprobed.printable", "dprobed.program"),
-    "dprobed.wire": ("dprobed.record",),
-    "dprobed.binary": (),
+    # framing and limits, then what is said to whom
+    "dprobed.wire": (),
+    "dprobed.wire.messages": ("dprobed.wire", "dprobed.record"),
+    "dprobed.wire.protocol": ("dprobed.wire",),
+    "dprobed.wire.resolver": (),
+    "dprobed.binary.errors": (),
+    "dprobed.binary.numbers": ("dprobed.binary.errors",),
+    "dprobed.binary.opening": ("dprobed.binary.errors",),
+    "dprobed.binary": _BINARY_OPENING,
     "dprobed.arch": (),
-    "dprobed.arch.x86_64": ("dprobed.program",),
+    "dprobed.arch.x86_64": (),
     "dprobed.proc": ("dprobed.printable", "dprobed.arch.x86_64"),
-    "dprobed.tracee": ("dprobed.program", "dprobed.program.exec", "dprobed.proc",
-                       "dprobed.arch.x86_64"),
-    "dprobed.resolver": ("dprobed.binary", "dprobed.proc", "dprobed.wire"),
+    "dprobed.tracee": ("dprobed.program.exec", "dprobed.proc", "dprobed.arch.x86_64"),
+    # asking; ``service`` is the process that answers
+    "dprobed.resolver": (*_BINARY_OPENING, "dprobed.proc", "dprobed.arch.x86_64",
+                         "dprobed.wire.resolver"),
+    "dprobed.resolver.cache": ("dprobed.binary",),
+    "dprobed.resolver.image": ("dprobed.binary", "dprobed.arch.x86_64"),
+    "dprobed.resolver.service": ("dprobed.binary.errors", "dprobed.binary.opening",
+                                 "dprobed.binary", "dprobed.arch.x86_64",
+                                 "dprobed.wire.resolver", "dprobed.resolver",
+                                 "dprobed.resolver.cache", "dprobed.resolver.image"),
     "dprobed.corefile": ("dprobed.arch.x86_64", "dprobed.proc"),
-    "dprobed.trace": (*_FLOORS, "dprobed", "dprobed.journal", "dprobed.rate_limit"),
+    "dprobed.trace": ("dprobed", "dprobed.journal", "dprobed.rate_limit", "dprobed.program",
+                      "dprobed.record", "dprobed.wire.protocol"),
     "dprobed.policy": ("dprobed.printable", "dprobed.program", "dprobed.program.rpn",
-                       "dprobed.proc", "dprobed.wire"),
+                       "dprobed.proc", "dprobed.wire", "dprobed.wire.messages"),
     "dprobed.engine": ("dprobed.rate_limit", "dprobed.program", "dprobed.program.exec",
-                       "dprobed.wire", "dprobed.proc", "dprobed.arch.x86_64", "dprobed.tracee"),
-    "dprobed.engine.trap": ("dprobed.engine", "dprobed.program", "dprobed.program.exec",
-                            "dprobed.wire", "dprobed.proc", "dprobed.arch.x86_64",
-                            "dprobed.tracee"),
-    "dprobed.engine.watch": ("dprobed.engine", "dprobed.program", "dprobed.program.exec",
-                             "dprobed.wire", "dprobed.proc", "dprobed.arch.x86_64",
+                       "dprobed.wire", "dprobed.wire.protocol", "dprobed.proc",
+                       "dprobed.arch.x86_64", "dprobed.tracee"),
+    "dprobed.engine.trap": ("dprobed.engine", "dprobed.wire.protocol", "dprobed.proc",
+                            "dprobed.arch.x86_64", "dprobed.tracee"),
+    "dprobed.engine.watch": ("dprobed.engine", "dprobed.wire.protocol", "dprobed.arch.x86_64",
                              "dprobed.tracee"),
-    "dprobed.tracer": (*_FLOORS, "dprobed.journal", "dprobed.program.exec", "dprobed.proc",
-                       "dprobed.arch.x86_64", "dprobed.tracee", "dprobed.engine",
-                       "dprobed.engine.trap", "dprobed.engine.watch", "dprobed.resolver",
-                       "dprobed.corefile"),
-    "dprobed.backend": ("dprobed.wire",),
-    "dprobed.daemon": (*_FLOORS, "dprobed", "dprobed.journal", "dprobed.rate_limit",
-                       "dprobed.proc", "dprobed.policy", "dprobed.trace", "dprobed.backend",
-                       "dprobed.resolver", "dprobed.tracer"),
+    # a child of the tracer, which writes one core
+    "dprobed.tracer.dump.dumper": ("dprobed.journal", "dprobed.program", "dprobed.resolver.image",
+                                   "dprobed.corefile"),
+    "dprobed.tracer": ("dprobed.program", "dprobed.program.exec", "dprobed.record",
+                       "dprobed.wire", "dprobed.wire.protocol", "dprobed.wire.resolver",
+                       "dprobed.proc", "dprobed.arch.x86_64", "dprobed.tracee",
+                       "dprobed.engine", "dprobed.engine.trap", "dprobed.engine.watch",
+                       "dprobed.resolver", "dprobed.corefile", "dprobed.tracer.dump.dumper"),
+    "dprobed.backend": ("dprobed.wire.protocol",),
+    "dprobed.daemon": ("dprobed", "dprobed.printable", "dprobed.journal", "dprobed.rate_limit",
+                       "dprobed.program", "dprobed.record", "dprobed.wire",
+                       "dprobed.wire.messages", "dprobed.wire.protocol", "dprobed.wire.resolver",
+                       "dprobed.arch.x86_64", "dprobed.proc", "dprobed.policy", "dprobed.trace",
+                       "dprobed.backend", "dprobed.resolver", "dprobed.resolver.service",
+                       "dprobed.tracer"),
     "dprobed.__main__": ("dprobed.daemon",),
     "dprobed": (),
     "dprobe": (),
-    "dprobe.lib": (*_FLOORS, "dprobed.program.rpn", "dprobed.proc", "dprobed.binary",
-                   "dprobed.resolver"),
-    "dprobe.view": (*_FLOORS, "dprobe.lib"),
-    "dprobe.commands": (*_FLOORS, "dprobe.lib", "dprobe.view", "dprobed.program.rpn",
-                        "dprobed.proc", "dprobed.binary", "dprobed.policy", "dprobed.trace",
-                        "dprobed.corefile"),
-    "dprobe.main": ("dprobed", "dprobed.printable", "dprobe.lib", "dprobe.commands"),
+    "dprobe.lib": ("dprobed.printable", "dprobed.program", "dprobed.program.rpn",
+                   "dprobed.wire", "dprobed.wire.messages", "dprobed.proc",
+                   "dprobed.binary.errors", "dprobed.binary.opening", "dprobed.binary",
+                   "dprobed.resolver", "dprobed.resolver.cache", "dprobed.resolver.image"),
+    "dprobe.view": ("dprobed.printable", "dprobed.record", "dprobed.wire.messages", "dprobe.lib"),
+    "dprobe.commands": ("dprobed.printable", "dprobed.program", "dprobed.program.rpn",
+                        "dprobed.record", "dprobed.wire", "dprobed.wire.messages",
+                        "dprobed.arch.x86_64", "dprobed.proc", "dprobed.binary.errors",
+                        "dprobed.binary", "dprobed.policy", "dprobed.trace",
+                        "dprobed.corefile", "dprobe.lib", "dprobe.view"),
+    # the commands by name, each when it is asked for
+    "dprobe.main": ("dprobed", "dprobed.printable", "dprobe.lib"),
 }  # fmt: skip
+
+#: What another process does, and the only module that may import it: the one that starts it.
+PROCESSES = {
+    "dprobed.tracer.main": "dprobed.daemon.main",
+    "dprobed.resolver.service": "dprobed.daemon.resolver_process",
+}
 
 
 def modules() -> dict[str, Path]:
@@ -116,6 +148,28 @@ def test_arrows_point_down(module: str) -> None:
         if (there := room_of(name)) != here and there not in ROOMS[here]
     ]
     assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_no_arrow_is_there_for_nothing(room: str) -> None:
+    used = {
+        room_of(name)
+        for module, path in MODULES.items()
+        if room_of(module) == room
+        for name, _ in imported(path)
+    }
+    assert used >= set(ROOMS[room])
+
+
+def test_a_process_is_entered_by_who_starts_it() -> None:
+    outside = [
+        (module, name)
+        for module, path in MODULES.items()
+        for name, _ in imported(path)
+        if (room_of(name).startswith("dprobed.tracer") and not module.startswith("dprobed.tracer"))
+        or name == "dprobed.resolver.service"
+    ]
+    assert sorted(set(outside)) == sorted((by, name) for name, by in PROCESSES.items())
 
 
 def test_no_module_imports_itself_by_way_of_others() -> None:

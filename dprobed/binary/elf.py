@@ -434,11 +434,6 @@ class ElfFile:
             raise self.damaged(f"{vaddr:#x} is not in the file")
         return self.read(offset, size)
 
-    @property
-    def note_vaddrs(self) -> list[tuple[int, int]]:
-        """Address and size of each PT_NOTE."""
-        return [(h[3], h[5]) for h in self._program_headers if h[0] == _PT_NOTE]
-
 
 def build_id_in_notes(notes: bytes) -> str | None:
     """The build-id (hex) among the notes of a PT_NOTE segment or section."""

@@ -9,7 +9,6 @@ from dprobed.binary import debug_files
 from dprobed.binary.boundary import Boundaries, Boundary
 from dprobed.binary.elf import ElfFile
 from dprobed.binary.lines import LineCache
-from dprobed.binary.opening import descriptor_of
 from dprobed.binary.symbols import RawSymbols, SymbolTable, has_symbol_table, pack, raw_tables
 
 #: From a file and its raw symbol tables (with what to add to their addresses) to all its symbols.
@@ -63,8 +62,3 @@ class Binary(ElfFile):
         sections = 300 * len(self.__dict__.get("sections", ()))
         table = len(symbols.data) if isinstance(symbols, SymbolTable) else 0
         return table + len(unwind) + sections + self.lines.size + self.boundaries.size
-
-
-def open_path(path: str, root: str = "") -> Binary:
-    """Open ``root`` + ``path``; raises LocationError."""
-    return Binary(descriptor_of(root + path), path, root)

@@ -169,11 +169,6 @@ class SymbolTable:
                     label = symbol
         return best or label
 
-    def next_code(self, vaddr: int) -> int | None:
-        """The address of the first code symbol after ``vaddr``."""
-        position = bisect_right(self._by_code, vaddr, key=self._values.__getitem__)
-        return self._values[self._by_code[position]] if position < len(self._by_code) else None
-
 
 def _plainness(symbol: Symbol) -> tuple[int, bool, int, int, str]:
     underscores = len(symbol.name) - len(symbol.name.lstrip("_"))

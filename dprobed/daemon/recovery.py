@@ -18,9 +18,10 @@ import logging
 import os
 import struct
 from collections.abc import Iterator
-from mmap import PAGESIZE as PAGE
 from typing import Final
 
+from dprobed.arch.x86_64.breakpoint import INT3
+from dprobed.arch.x86_64.paging import PAGE
 from dprobed.backend import BackendGone, BackendRefused, Backends
 from dprobed.proc import maps, procfs
 from dprobed.resolver.errors import LocationError
@@ -29,7 +30,6 @@ from dprobed.wire import protocol
 
 _log = logging.getLogger("dprobed")
 
-_INT3: Final = 0xCC
 #: Bytes of a file that are compared with what is mapped, and what a build-id's note begins with.
 _HEAD: Final = 1 << 16
 _BUILD_ID: Final = b"\x03\0\0\0GNU\0"
@@ -121,7 +121,7 @@ def _open(memory: int, module: maps.Module) -> int:
     if first is not None:
         size = min(first.end - first.start, _HEAD)
         now, on_disk = _peek(memory, first.start, size), _peek(opened.descriptor, 0, size)
-        same = all(a in (b, _INT3) for a, b in zip(now, on_disk, strict=False))
+        same = all(a in (b, INT3[0]) for a, b in zip(now, on_disk, strict=False))
         if same and len(on_disk) <= len(now) and _BUILD_ID in on_disk:
             return opened.descriptor
     os.close(opened.descriptor)
@@ -157,10 +157,10 @@ def _restore(memory: int, file: int, page: int, offset: int) -> int:
     """Put a page's bytes back where a breakpoint is; how many there were."""
     now = _peek(memory, page, PAGE)
     count = 0
-    at = now.find(_INT3)
+    at = now.find(INT3)
     original = _peek(file, offset, PAGE) if at >= 0 else b""
     while 0 <= at < len(original):
-        if original[at] != _INT3:
+        if original[at] != INT3[0]:
             count += _poke(memory, page + at, original[at : at + 1])
-        at = now.find(_INT3, at + 1)
+        at = now.find(INT3, at + 1)
     return count

@@ -43,8 +43,12 @@ class Location:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """An engine can serve the probe there; ``cost_ns``: about what a hit will cost the thread."""
+    """An engine can serve the probe there; ``cost_ns``: about what a hit will cost the thread.
 
+    ``engine``: the name of the engine that offers it.
+    """
+
+    engine: str
     probe: Probe
     location: Location
     cost_ns: int
@@ -153,8 +157,8 @@ class Engine(Protocol):
         """Begin with an address space in which nothing is yet."""
         ...
 
-    def offer(self, probe: Probe, location: Location) -> Plan | Refusal:
-        """Whether it can serve this; nothing is changed."""
+    def offer(self, probe: Probe, location: Location) -> Plan | Refusal | None:
+        """Whether it can serve this; None: it is not for such locations. Nothing is changed."""
         ...
 
     def reserve(self, plans: Sequence[Plan]) -> list[tuple[Plan, Refusal]]:

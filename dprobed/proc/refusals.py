@@ -16,9 +16,9 @@ from typing import Final
 from dprobed.proc import procfs
 
 # include/uapi/linux/capability.h
-_CAP_SYS_PTRACE: Final = 19
+CAP_SYS_PTRACE: Final = 19
 _CAP_SYS_ADMIN: Final = 21
-_YAMA: Final = "/proc/sys/kernel/yama/ptrace_scope"
+YAMA: Final = "/proc/sys/kernel/yama/ptrace_scope"
 
 
 def may_suspend_seccomp() -> bool:
@@ -60,7 +60,7 @@ def denial(pid: int) -> str:
         return f"process {pid} is gone (no such process)"
     name = found.name.decode(errors="replace")
     what = f"not permitted to trace process {pid} ({name}): "
-    if own.capabilities >> _CAP_SYS_PTRACE & 1:
+    if own.capabilities >> CAP_SYS_PTRACE & 1:
         return what + "the kernel refuses it although we have CAP_SYS_PTRACE (a security module?)"
     us = own.uids[0]
     if any(uid != us for uid in found.uids[:3]):
@@ -96,6 +96,6 @@ def dumpable(pid: int, uid: int) -> bool:
 def yama_scope() -> int:
     """``kernel.yama.ptrace_scope``, 0 where Yama is not there."""
     try:
-        return int(Path(_YAMA).read_text())
+        return int(Path(YAMA).read_text())
     except (OSError, ValueError):
         return 0

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, Protocol
+from typing import Protocol
 
+from dprobed.arch.x86_64.paging import PAGE
 from dprobed.proc.maps import Module
-
-_PAGE: Final = 4096
 
 
 class Segment(Protocol):
@@ -70,9 +69,9 @@ def biases(module: Module, file: Loadable) -> list[int]:
         if not mapping.executable:
             continue
         for segment in code:
-            if segment.offset & -_PAGE <= mapping.offset < segment.offset + segment.file_size:
+            if segment.offset & -PAGE <= mapping.offset < segment.offset + segment.file_size:
                 bias = mapping.start - (segment.vaddr + mapping.offset - segment.offset)
-                if not bias % _PAGE and bias not in found:
+                if not bias % PAGE and bias not in found:
                     found[bias] = sum(
                         _is_mapped(module, each.vaddr + bias, each.offset) for each in code
                     )

@@ -14,11 +14,12 @@ import time
 from collections.abc import Callable
 from typing import Final, TypeVar
 
+from dprobed.binary.opening import identity_of
 from dprobed.proc.maps import Module
 from dprobed.resolver.errors import LocationError, LostError
 from dprobed.resolver.files import Ask, Files, Steps, answer_of
 from dprobed.resolver.limits import CPU_SECONDS, DEADLINE
-from dprobed.resolver.modules import Identity, identity_of, matches
+from dprobed.resolver.modules import Identity, matches
 from dprobed.wire import resolver as wire
 from dprobed.wire.resolver import Answer, Facts, Place, Question
 

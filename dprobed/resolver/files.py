@@ -14,6 +14,7 @@ from typing import Final, NamedTuple, TypeVar
 import msgspec
 
 from dprobed.binary.errors import LocationError
+from dprobed.binary.opening import descriptor_of, identity_of
 from dprobed.proc import procfs
 from dprobed.proc.maps import Module
 from dprobed.resolver import modules
@@ -68,9 +69,9 @@ class Files:
 
     def describe_file(self, path: str) -> Steps[Facts]:
         """The file that has a path of ours."""
-        descriptor = modules.descriptor_of(path)
+        descriptor = descriptor_of(path)
         try:
-            identity = modules.identity_of(os.fstat(descriptor))
+            identity = identity_of(os.fstat(descriptor))
             return (yield from self._facts_of(Opened(descriptor, identity, "", True), path))
         finally:
             os.close(descriptor)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from dprobed.arch.x86_64.paging import PAGE
 from dprobed.binary.elf import build_id_in_notes
 
-_PAGE: Final = 4096
 _MOST_HEADERS: Final = 64
 _MOST_NOTES: Final = 1 << 16
 _PT_NOTE: Final = b"\x04\0\0\0"
@@ -18,7 +18,7 @@ def build_id_of_image(peek: Callable[[int, int], bytes], start: int) -> str | No
 
     ``peek`` gives as much of so many bytes at an address as there is.
     """
-    head = peek(start, _PAGE)
+    head = peek(start, PAGE)
     phoff = int.from_bytes(head[32:40], "little")
     count = int.from_bytes(head[56:58], "little")
     for number in range(min(count, _MOST_HEADERS)):

@@ -15,8 +15,6 @@ from dprobed.binary.opening import descriptor_of, identity_of
 from dprobed.proc import procfs
 from dprobed.proc.maps import Module
 
-__all__ = ["Identity", "descriptor_of", "identity_of", "matches", "open_module"]
-
 #: What tells an unchanged file from any other.
 Identity = tuple[int, int, int, int, int]
 

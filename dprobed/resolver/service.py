@@ -17,6 +17,7 @@ import socket
 from pathlib import Path
 from typing import Final
 
+from dprobed.arch.x86_64.paging import PAGE, WORD
 from dprobed.binary.errors import LocationError
 from dprobed.binary.file import Binary
 from dprobed.binary.opening import identity_of
@@ -29,11 +30,9 @@ from dprobed.resolver.image import build_id_of_image
 from dprobed.wire import resolver as wire
 from dprobed.wire.resolver import Answer, Question
 
-_PAGE: Final = 4096
 _DESCRIPTORS: Final = 4096
 #: Larger sizes are no symbol's, and do not go into a message.
 _LARGEST: Final = 1 << 62
-_MASK: Final = (1 << 64) - 1
 
 
 class Files:
@@ -104,7 +103,7 @@ class Reader:
             case wire.PlaceAt():
                 return _places(place_at(file, question.vaddr))
             case wire.IfuncSlots():
-                return wire.Slots(tuple(ifunc_slots(file, question.vaddr & _MASK)))
+                return wire.Slots(tuple(ifunc_slots(file, question.vaddr & WORD)))
             case wire.ImportSlots():
                 return wire.Slots(tuple(import_slots(file, question.symbol, question.version)))
 
@@ -227,7 +226,7 @@ def limit_process() -> None:
         signal.signal(number, signal.SIG_DFL)
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    room = pages * _PAGE + limits.ADDRESS_SPACE
+    room = pages * PAGE + limits.ADDRESS_SPACE
     if hard == resource.RLIM_INFINITY or room < hard:
         resource.setrlimit(resource.RLIMIT_AS, (room, hard))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

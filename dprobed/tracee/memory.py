@@ -13,12 +13,11 @@ import ctypes
 import os
 from typing import Final
 
+from dprobed.arch.x86_64.paging import PAGE, USER_END
 from dprobed.arch.x86_64.python_ptrace import structures
 from dprobed.proc import maps
 from dprobed.program.exec.interface import MemoryFault
 
-PAGE: Final = 4096
-USER_END: Final = 1 << 47
 _CHUNK: Final = 1 << 16
 
 

@@ -19,12 +19,15 @@ from dprobed.engine.probe import Attachment, Probe
 from dprobed.engine.runner import ProgramRunner
 from dprobed.engine.trap import copies
 from dprobed.engine.trap.engine import TrapEngine
+from dprobed.engine.trap.sigtrap import Sigtrap
 from dprobed.engine.trap.sites import Sites
+from dprobed.engine.trap.view import OriginalView
 from dprobed.engine.watch.engine import WatchEngine
 from dprobed.tracee import ptrace
 from dprobed.tracee.ptrace import Gone, Registers
 from dprobed.tracee.thread import Thread
 from dprobed.tracee.thread_group import ThreadGroup
+from dprobed.wire.protocol import AUTO
 
 #: What became of a plan.
 Armed = tuple[Plan, Attachment | Refusal]
@@ -39,15 +42,17 @@ class Engines:
         """``registers`` and ``affinity`` are those of all targets of this tracer."""
         self.group: Final = group
         self.runner: Final = ProgramRunner(listener, registers, affinity)
-        self.trap: Final = TrapEngine(group, listener, self.runner)
-        self.watch: Final = WatchEngine(group, listener, self.runner)
-        self._all: Final[tuple[Engine, ...]] = (self.trap, self.watch)
+        self._trap: Final = TrapEngine(group, listener, self.runner)
+        self._watch: Final = WatchEngine(group, listener, self.runner)
+        self._all: Final[tuple[Engine, ...]] = (self._trap, self._watch)
         self._registers: Final = registers
+        #: The hot way: see ``TrapStops``.
+        self.serve_hit: Final = self._trap.stops.serve_hit
 
     @property
     def space(self) -> AddressSpace:
         """The target's present address space; nowhere at first."""
-        return self.trap.sites.space
+        return self._trap.sites.space
 
     def use(self, space: AddressSpace) -> None:
         """Begin with an address space in which nothing is yet."""
@@ -58,19 +63,37 @@ class Engines:
     def copied(self, thread: Thread) -> Sites:
         """What a ``fork`` child has of our changes; raises SpaceError and Gone."""
         try:
-            return copies.copied(self.trap.sites, self.group, thread)
+            return copies.copied(self._trap.sites, self.group, thread)
         except OSError:
             raise Gone(thread.tid) from None
 
     def sealed(self, tgid: int) -> Sites:
         """The same of a child whose memory is closed to us."""
-        return copies.sealed(self.trap.sites, tgid)
+        return copies.sealed(self._trap.sites, tgid)
 
     def use_copy(self, sites: Sites) -> None:
         """Begin with a copy of a parent's address space."""
-        self.trap.use_sites(sites)
-        self.watch.use(sites.space)
+        self._trap.use_sites(sites)
+        self._watch.use(sites.space)
         self._began()
+        self._classify()
+
+    def take_over_copy(self, parent: Engines) -> None:
+        """What a ``fork`` child has from its parent besides places.
+
+        Those of the parent's debugger are taken out, and those that are there no more.
+        """
+        self._trap.sigtrap.take_over(parent._trap.sigtrap)
+        self._trap.remove_empty()
+        self._classify()
+
+    def release_child(self, thread: Thread) -> None:
+        """See TrapEngine."""
+        self._trap.release_child(thread)
+
+    def left_copy(self, thread: Thread) -> bool:
+        """See TrapEngine."""
+        return self._trap.left_copy(thread)
 
     def _began(self) -> None:
         self.runner.context.memory = self.space.memory
@@ -78,20 +101,26 @@ class Engines:
 
     # --- putting in ---
 
-    def _serving(self, location: Location) -> Engine:
-        """The engine for a location: the cheapest that can."""
-        return self.watch if location.kind else self.trap
+    def offer(self, probe: Probe, location: Location, asked: str = AUTO) -> Plan | Refusal:
+        """The cheapest plan for a location, or why there is none.
 
-    def offer(self, probe: Probe, location: Location) -> Plan | Refusal:
-        """What the engine for this location says."""
-        return self._serving(location).offer(probe, location)
+        ``asked``: the engine that is to serve code; a watchpoint has no choice.
+        """
+        offers = [
+            found
+            for engine in self._all
+            if location.kind or asked in (AUTO, engine.name)
+            if (found := engine.offer(probe, location)) is not None
+        ]
+        plans = [each for each in offers if isinstance(each, Plan)]
+        return min(plans, key=lambda plan: plan.cost_ns) if plans else offers[0]
 
     def reserve(self, plans: Sequence[Plan]) -> list[tuple[Plan, Refusal]]:
         """See Engine."""
         return [
             refused
             for engine in self._all
-            for refused in engine.reserve([p for p in plans if self._serving(p.location) is engine])
+            for refused in engine.reserve([plan for plan in plans if plan.engine == engine.name])
         ]
 
     def arm(self, plans: Sequence[Plan], late: list[Thread]) -> list[Armed]:
@@ -99,17 +128,23 @@ class Engines:
         armed = [
             result
             for engine in self._all
-            for result in engine.arm(
-                [plan for plan in plans if self._serving(plan.location) is engine], late
-            )
+            for result in engine.arm([plan for plan in plans if plan.engine == engine.name], late)
         ]
-        self.classify()
+        self._classify()
         return armed
 
     def abandon_reserved(self) -> None:
         """See Engine."""
         for engine in self._all:
             engine.abandon_reserved()
+
+    def call_back(self, address: int, callback: Callable[[Thread], None]) -> None:
+        """See TrapEngine."""
+        self._trap.call_back(address, callback)
+
+    def called_back(self, address: int, callback: Callable[[Thread], None]) -> bool:
+        """See TrapEngine."""
+        return self._trap.called_back(address, callback)
 
     def put(self, plan: Plan | Refusal) -> Attachment | Refusal:
         """Put in one probe; raises SpaceError and Gone."""
@@ -124,9 +159,8 @@ class Engines:
         finally:
             self.abandon_reserved()
 
-    def classify(self) -> None:
-        """See TrapEngine."""
-        self.trap.classify(self.watch.executes)
+    def _classify(self) -> None:
+        self._trap.classify(self._watch.executes)
 
     # --- taking out ---
 
@@ -197,17 +231,17 @@ class Engines:
         except Gone:
             return
         except BaseException:
-            self.trap.stops.abandon(thread)
+            self._trap.stops.abandon(thread)
             raise
 
     def _serve(self, thread: Thread, now: int) -> None:
         self._registers.load(thread.tid)
         info = ptrace.get_siginfo(thread.tid)
         stop = TrapStop(info, code_of(info))
-        if self.trap.serve(thread, stop, now):
+        if self._trap.serve(thread, stop, now):
             return
-        if not self._at_original(thread, lambda: self.watch.serve(thread, stop, now)):
-            self.trap.stops.pass_on(thread, stop.code)
+        if not self._at_original(thread, lambda: self._watch.serve(thread, stop, now)):
+            self._trap.stops.pass_on(thread, stop.code)
 
     def _at_original(self, thread: Thread, serve: Callable[[], bool]) -> bool:
         """Have the watch engine look; whether it was a watchpoint of ours.
@@ -217,12 +251,12 @@ class Engines:
         """
         words = self._registers.words
         before = words[RIP]
-        shown = words[RIP] = self.trap.view.original_place(before)
+        shown = words[RIP] = self._trap.view.original_place(before)
         served = serve()
         if words[RIP] == shown:
             words[RIP] = before
         if served:
-            self.trap.stops.repair(thread)
+            self._trap.stops.repair(thread)
             self._registers.store(thread.tid)
         return served
 
@@ -231,13 +265,52 @@ class Engines:
 
         Raises Gone.
         """
-        self.trap.stops.stepped(thread)
+        self._trap.stops.stepped(thread)
         self._registers.load(thread.tid)
         now = time.monotonic_ns()
-        self._at_original(thread, lambda: self.watch.fired(thread, now))
-        return self.trap.stops.end_step(thread)
+        self._at_original(thread, lambda: self._watch.fired(thread, now))
+        return self._trap.stops.end_step(thread)
+
+    def abandon(self, thread: Thread) -> bool:
+        """See TrapStops."""
+        return self._trap.stops.abandon(thread)
+
+    def deliver(self, thread: Thread) -> None:
+        """See TrapStops."""
+        self._trap.stops.deliver(thread)
+
+    def moved(self, thread: Thread) -> None:
+        """See TrapStops."""
+        self._trap.stops.moved(thread)
+
+    def give_up(self) -> None:
+        """See TrapStops."""
+        self._trap.stops.give_up()
+
+    def apply_late(self) -> None:
+        """See WatchEngine."""
+        self._watch.apply_late()
+
+    @property
+    def trouble(self) -> str:
+        """Why not all threads have all watchpoints; empty: they have."""
+        return self._watch.trouble
+
+    def watchpoints(self) -> list[Attachment]:
+        """All attachments that are watchpoints."""
+        return self._watch.attachments()
 
     # --- as it would be without us ---
+
+    @property
+    def sigtrap(self) -> Sigtrap:
+        """What the target is to believe of SIGTRAP."""
+        return self._trap.sigtrap
+
+    @property
+    def view(self) -> OriginalView:
+        """Threads and text without our breakpoints."""
+        return self._trap.view
 
     def leave(self, registers: Registers) -> bool:
         """See Engine."""
@@ -258,7 +331,7 @@ class Engines:
 
     def forked(self, child: Engines, twin: Twin) -> list[Attachment]:
         """See Engine."""
-        return [*self.trap.forked(child.trap, twin), *self.watch.forked(child.watch, twin)]
+        return [*self._trap.forked(child._trap, twin), *self._watch.forked(child._watch, twin)]
 
     def exec(self) -> None:
         """See Engine: the address space is gone, unless a CLONE_VM child still uses it."""

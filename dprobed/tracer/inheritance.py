@@ -124,7 +124,7 @@ class Inheritance:
         try:
             if target.programs.that_follow() and self._follow(thread, copied=True) is not None:
                 return
-            target.engines.trap.release_child(thread)
+            target.engines.release_child(thread)
         except SpaceError as error:
             self._keep(thread)
             target.tell(
@@ -143,7 +143,6 @@ class Inheritance:
         child = self._births.keep(self._target, thread.tgid)
         self._target.group.hand_over(thread, child.group)
         child.engines.use_copy(self._target.engines.sealed(thread.tgid))
-        child.engines.classify()
         child.engines.begin(thread)
 
     def _follow(self, thread: Thread, copied: bool) -> Kin | None:
@@ -184,10 +183,7 @@ class Inheritance:
     def begin_copied(self, thread: Thread, parent: Kin) -> None:
         """The first stop of this target, which has a copy of its parent's memory; raises Gone."""
         engines = self._target.engines
-        engines.trap.sigtrap.take_over(parent.engines.trap.sigtrap)
-        # Those of the parent's debugger, and those that are there no more.
-        engines.trap.remove_empty()
-        engines.classify()
+        engines.take_over_copy(parent.engines)
         engines.begin(thread)
         if parent.group.is_stopped or parent.is_changing:
             self.is_incomplete = True
@@ -199,7 +195,7 @@ class Inheritance:
         # One of ours for as long as it may have to open its memory to us.
         thread = group.add(Thread(pid, pid, State.STOPPED, group))
         try:
-            return self._target.engines.trap.left_copy(thread)
+            return self._target.engines.left_copy(thread)
         finally:
             group.drop(pid)
 
@@ -246,7 +242,7 @@ class Inheritance:
         heirs = [t for t in group.threads.values() if t.tgid != target.pid]
         if heirs:
             with group.stopped() as late:
-                target.engines.trap.withdraw(late)
+                target.engines.withdraw(late)
                 for thread in heirs:
                     # Not one that has left us meanwhile, to be a target of its own.
                     here = thread.group is group and not thread.busy

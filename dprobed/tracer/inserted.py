@@ -25,6 +25,8 @@ class Inserted:
     program: Program
     executor: Executor[ListVariables]
     check_opcode: bool
+    #: Which engine serves its code probes (``wire.protocol.ENGINES``).
+    engine: str
     label: str = ""
     budget: Limits | None = None
     #: Children get it, too.

@@ -38,30 +38,29 @@ class InternalBreakpoints:
     ) -> None:
         """``modules_changed`` is called with the thread that mapped or unmapped one."""
         self._engines: Final = engines
-        self._trap: Final = engines.trap
         self._placement: Final = placement
         self._pid: Final = engines.space.tgid
         self._callbacks: Final[dict[str, Callable[[Thread], None]]] = {
             _LOADER: modules_changed,
             _SIGACTION: self._sigaction_called,
-            _SIGMASK: engines.trap.sigtrap.masks,
+            _SIGMASK: engines.sigtrap.masks,
         }
         #: The C library, once there is one at its ``sigaction``.
         self._libc: Loaded | None = None
         self._masks_known = False
         #: By address, the symbols at which they are.
         self._symbols: dict[int, str] = {}
-        self._trap.sigtrap.restorer = 0
+        self._engines.sigtrap.restorer = 0
 
     def take_over(self, other: InternalBreakpoints) -> None:
         """Those of the space that this one is a copy of."""
         for address, symbol in other._symbols.items():
-            if self._trap.called_back(address, self._callbacks[symbol]):
+            if self._engines.called_back(address, self._callbacks[symbol]):
                 self._symbols[address] = symbol
         if other._libc is not None:
             self._libc = self._placement.loaded.get(other._libc.key)
         self._masks_known = other._masks_known
-        self._trap.sigtrap.restorer = other._trap.sigtrap.restorer
+        self._engines.sigtrap.restorer = other._engines.sigtrap.restorer
 
     def set_loader(self) -> str | None:
         """Hear of modules that come and go; why not, if that cannot be. Raises Gone."""
@@ -90,12 +89,12 @@ class InternalBreakpoints:
             if libc is not None:
                 self._set(libc, _SIGACTION)
                 self._libc = libc
-        if self._libc is not None and not self._trap.sigtrap.calm and not self._masks_known:
+        if self._libc is not None and not self._engines.sigtrap.calm and not self._masks_known:
             self._masks_known = True
             self._set(self._libc, _SIGMASK)
 
     def _sigaction_called(self, thread: Thread) -> None:
-        sigtrap = self._trap.sigtrap
+        sigtrap = self._engines.sigtrap
         if not sigtrap.restorer and self._libc is not None:
             for mapping in self._libc.module.mappings:
                 if mapping.executable:
@@ -112,5 +111,5 @@ class InternalBreakpoints:
     def _set(self, loaded: Loaded, symbol: str) -> None:
         """One at a function; raises LocationError, SpaceError and Gone."""
         address = self._placement.address_of(loaded, symbol)
-        self._trap.call_back(address, self._callbacks[symbol])
+        self._engines.call_back(address, self._callbacks[symbol])
         self._symbols[address] = symbol

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import Final
 
 from dprobed.arch.x86_64.debug_registers import is_length_valid
+from dprobed.arch.x86_64.paging import USER_END, WORD
 from dprobed.engine.address_space import AddressSpace
 from dprobed.proc import procfs
 from dprobed.proc.maps import Module, modules
@@ -18,11 +18,8 @@ from dprobed.resolver.addresses import address_of, biases, data_address_of
 from dprobed.resolver.client import MappedFile, Resolver
 from dprobed.resolver.errors import LocationError, LostError, number_of
 from dprobed.resolver.modules import matches
-from dprobed.tracee.memory import USER_END
 from dprobed.wire.protocol import State
 from dprobed.wire.resolver import Place
-
-_MASK: Final = (1 << 64) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,7 +256,7 @@ class Placement:
         """The asked offset into the chosen function; raises LocationError for no boundary."""
         if not place.symbol_offset:
             return chosen
-        there = file.place_at(chosen - bias + place.symbol_offset & _MASK)
+        there = file.place_at(chosen - bias + place.symbol_offset & WORD)
         _check_boundary(there, asserted)
         return there.vaddr + bias
 

@@ -82,7 +82,7 @@ class Places:
         """Before the first probe of an address space: its modules, and to hear of new ones."""
         if self.is_prepared:
             return
-        sigtrap, group = self._engines.trap.sigtrap, self._group
+        sigtrap, group = self._engines.sigtrap, self._group
         with group.borrower.borrowed(self._pid) as lender:
             self._placement.refresh(lender.tid)
             sigtrap.observe_process(lender)
@@ -156,7 +156,8 @@ class Places:
             changed.append(probe)
             for spot in found:
                 spots[probe, spot.address] = spot
-                plan = self._engines.offer(probe, self._location(inserted, probe, spot))
+                where = self._location(inserted, probe, spot)
+                plan = self._engines.offer(probe, where, inserted.engine)
                 if isinstance(plan, Refusal):
                     refused.append((probe, plan))
                 else:
@@ -219,7 +220,7 @@ class Places:
                 probe.set(ProbeState.ACTIVE)
                 probe.retry = False
             if any(plan.location.kind for plan in plans):
-                self.note_unwatched(self._engines.watch.trouble)
+                self.note_unwatched(self._engines.trouble)
 
     def _number(self, module: str, place: str) -> int:
         number = self._numbers.get((module, place))
@@ -230,7 +231,7 @@ class Places:
 
     def note_unwatched(self, trouble: str) -> None:
         """Watchpoints are not in all threads; empty: they are."""
-        watching = {each.probe for each in self._engines.watch.attachments()}
+        watching = {each.probe for each in self._engines.watchpoints()}
         changed = [
             probe for probe in self.probes() if probe in watching and probe.reason != trouble
         ]
@@ -266,10 +267,11 @@ class Places:
         for probe in probes:
             attachments += probe.attachments
             probe.attachments.clear()
-        watched = any(each.engine == self._engines.watch.name for each in attachments)
+        watchpoints = set(self._engines.watchpoints())
+        watched = any(each in watchpoints for each in attachments)
         self._engines.release(attachments)
         if watched:
-            self.note_unwatched(self._engines.watch.trouble)
+            self.note_unwatched(self._engines.trouble)
 
     def _lose(self, keys: set[Hashable]) -> None:
         """Modules that are not mapped any more: their sites are not ours to touch."""

@@ -82,7 +82,7 @@ class Programs:
         places = self.places
         try:
             self.use_space(AddressSpace(self._pid, Memory(self._pid)))
-            self._engines.trap.sigtrap.new_image(thread)
+            self._engines.sigtrap.new_image(thread)
             if procfs.elf_class(self._pid) == 32:
                 places.exclude("the new program is a 32-bit one")
             elif self.inserted:
@@ -111,6 +111,7 @@ class Programs:
             program,
             executor,
             request.check_opcode,
+            request.engine,
             request.label,
             request.budget,
             request.follow_forks,
@@ -187,6 +188,7 @@ class Programs:
                 inserted.program,
                 inserted.executor.copy(self.globals),
                 inserted.check_opcode,
+                inserted.engine,
                 inserted.label,
                 inserted.budget,
                 inserted.follow_forks,

@@ -103,7 +103,7 @@ class TracedProcess:
         self.records: Final = common.reporter
         self.group: Final = ThreadGroup(self, common.tracees)
         self.engines: Final = Engines(self.group, self, common.registers, common.affinity)
-        self.serve_hit: Final = self.engines.trap.stops.serve_hit
+        self.serve_hit: Final = self.engines.serve_hit
         self.programs: Final = Programs(
             pid, self.group, self.engines, common.reporter, common.resolver, self.tell
         )
@@ -216,7 +216,7 @@ class TracedProcess:
         if self._throttle.is_asleep:
             self.group.want()
         self.programs.retry_pending()
-        self.engines.watch.apply_late()
+        self.engines.apply_late()
         if self._leaving is not None or self._dumps.busy:
             self.group.want()
 
@@ -317,13 +317,13 @@ class TracedProcess:
 
     def identified(self, thread: Thread, found: procfs.Status) -> None:
         """See Listener."""
-        self.engines.trap.sigtrap.identified(thread, found)
+        self.engines.sigtrap.identified(thread, found)
 
     # --- stops (tracee.thread.StopHandler) ---
 
     def serve_trap(self, thread: Thread) -> None:
         """See StopHandler; a debugger may be stepping the thread."""
-        if self._given_up and self.engines.trap.stops.abandon(thread):
+        if self._given_up and self.engines.abandon(thread):
             return
         if not self.debugger.serve_trap(thread):
             self.engines.serve(thread)
@@ -332,11 +332,11 @@ class TracedProcess:
 
     def abandon(self, thread: Thread) -> None:
         """See StopHandler."""
-        self.engines.trap.stops.abandon(thread)
+        self.engines.abandon(thread)
 
     def deliver(self, thread: Thread) -> None:
         """See StopHandler; a debugger is asked first."""
-        self.engines.trap.stops.deliver(thread)
+        self.engines.deliver(thread)
         if thread.signal:
             self.debugger.signalled(thread)
 
@@ -420,7 +420,7 @@ class TracedProcess:
     def give_up(self) -> None:
         """There was a defect of ours: find again whom it lost, and answer who waits."""
         self._given_up = True
-        self.engines.trap.stops.give_up()
+        self.engines.give_up()
         find_lost(self.group, self.pid)
         self._dumps.abandon("its tracer failed; the log says more")
 
@@ -444,7 +444,7 @@ class TracedProcess:
             engines.withdraw(late)
             if not late and space.resident.areas:
                 lender = group.borrower.lender(space.tgid)
-                engines.trap.sigtrap.restore(lender)
+                engines.sigtrap.restore(lender)
                 space.resident.unmap(group, lender)
                 space.resident.areas.clear()
         except (Gone, SpaceError) as error:

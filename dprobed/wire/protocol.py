@@ -17,14 +17,15 @@ import msgspec
 from dprobed.wire.framing import ProtocolError, frame
 from dprobed.wire.limits import Limits
 
+#: No engine is asked for by its name: the cheapest that can.
+AUTO: Final = "auto"
 #: What ``Insert.engine`` can be.
-ENGINES: Final = ("auto", "trap")
+ENGINES: Final = (AUTO, "trap")
 
 
 class State(StrEnum):
     """State of one probe in one target (the client shows these words)."""
 
-    COMPILED = "compiled"
     PENDING = "pending"
     ACTIVE = "active"
     MISMATCH = "mismatch"
@@ -85,7 +86,7 @@ class Insert(msgspec.Struct, tag=True, frozen=True):
     label: str = ""
     budget: Limits | None = None
     follow_forks: bool = False
-    engine: str = "auto"
+    engine: str = AUTO
 
 
 class Remove(msgspec.Struct, tag=True, frozen=True):

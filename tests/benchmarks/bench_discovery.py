@@ -48,7 +48,7 @@ class Deployed:
         self._connection = connection
         #: Process → when its first hit was, in ns.
         self.first: dict[int, int] = {}
-        connection.on_record = self._record
+        connection.listen(self._record)
         bytecode = encode(assemble(PROGRAM.format(binary=binary), "bench.rpn"))
         connection.request(
             lambda number: messages.Deploy(

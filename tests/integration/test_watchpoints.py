@@ -51,6 +51,24 @@ def test_every_write_of_every_thread(program: Path, start: Start, trace: Trace) 
     target.finish()
 
 
+def test_who_keeps_the_memory_after_an_exec(
+    build_target: BuildTarget, start: Start, trace: Trace
+) -> None:
+    """A child that shares the memory is left alone when its parent executes a program, and would
+    die of a watchpoint that is still in its registers."""
+    program = build_target("heir_execs.c")
+    target = start(program)
+    tracer = trace(target)
+    number = tracer.put(watch(program, ("w", "kept:8")))
+    target.go()
+    target.expect("heir")
+    assert tracer.hits(number) == [1]
+    target.go()
+    target.expect("stopped")
+    tracer.detach()
+    target.finish()
+
+
 def test_reads_and_execution(program: Path, start: Start, trace: Trace) -> None:
     target = start(program)
     before = text(target.pid)

@@ -22,14 +22,13 @@ from dprobe.commands import options
 from dprobe.lib.connection import Connection
 from dprobe.lib.errors import DprobeError, os_error_text
 from dprobe.view.tables import show
+from dprobed.proc.refusals import CAP_SYS_PTRACE, YAMA
 from dprobed.wire.messages import default_socket
 
 # include/uapi/linux/ptrace.h
 _PTRACE_POKEUSER: Final = 6
 _PTRACE_SEIZE: Final = 0x4206
 _PTRACE_INTERRUPT: Final = 0x4207
-#: offsetof(struct user, u_debugreg) on x86-64 (arch/x86/include/asm/user_64.h).
-_DEBUG_REGISTERS: Final = 848
 _YAMA: Final = {
     0: "any process of the same user may be traced",
     1: "only descendants may be traced: `run` works, `attach` needs root",
@@ -128,18 +127,17 @@ def _ptrace(_: Path | None) -> Check:
 
 
 def _others(_: Path | None) -> Check:
-    # CAP_SYS_PTRACE is bit 19 (include/uapi/linux/capability.h).
-    capable = bool(_status_field("CapEff", 16) >> 19 & 1)
+    capable = bool(_status_field("CapEff", 16) >> CAP_SYS_PTRACE & 1)
     detail = "CAP_SYS_PTRACE" if capable else "only this user's processes; as root: every user's"
     return Check("ptrace of others' processes", capable, False, detail)
 
 
 def _yama(_: Path | None) -> Check | None:
     try:
-        scope = int(Path("/proc/sys/kernel/yama/ptrace_scope").read_text())
+        scope = int(Path(YAMA).read_text())
     except FileNotFoundError:
         return None  # not in this kernel: it forbids nothing
-    capable = bool(_status_field("CapEff", 16) >> 19 & 1)
+    capable = bool(_status_field("CapEff", 16) >> CAP_SYS_PTRACE & 1)
     ok = scope == 0 or (capable and scope < 3)
     text = _YAMA.get(scope, "unknown to this version")
     hint = "" if ok else "; sysctl kernel.yama.ptrace_scope=0 allows more"
@@ -148,14 +146,18 @@ def _yama(_: Path | None) -> Check | None:
 
 def _debug_registers(_: Path | None) -> Check:
     """Sets a data watchpoint in a child: virtual machines may not have them."""
+    # Here: it needs python-ptrace, and that may be what is missing.
+    from dprobed.arch.x86_64.debug_registers import CONTROL, control_bits
+    from dprobed.arch.x86_64.registers import DEBUGREG_OFFSET
+
     name = "debug registers"
     try:
         with _Traced() as child:
             word = ctypes.c_uint64()
-            child.ptrace(_PTRACE_POKEUSER, _DEBUG_REGISTERS, ctypes.addressof(word))
-            # DR7: register 0 enabled, write, 8 bytes (Intel SDM vol. 3, 18.2.4).
-            child.ptrace(_PTRACE_POKEUSER, _DEBUG_REGISTERS + 7 * 8, 0x1 | 0b1001 << 16)
-            child.ptrace(_PTRACE_POKEUSER, _DEBUG_REGISTERS + 7 * 8, 0)
+            child.ptrace(_PTRACE_POKEUSER, DEBUGREG_OFFSET, ctypes.addressof(word))
+            control = DEBUGREG_OFFSET + 8 * CONTROL
+            child.ptrace(_PTRACE_POKEUSER, control, control_bits(0, "w", 8))
+            child.ptrace(_PTRACE_POKEUSER, control, 0)
     except _RefusedError as error:
         return Check(name, False, False, f"no watchpoints here: {error}")
     return Check(name, True, False, "a watchpoint could be set")

@@ -29,7 +29,7 @@ def log_command(socket: Path | None, follow: bool, form: str, json: bool, path: 
     """Show the records that the daemon keeps (the last 2 MiB of them)."""
     with running(socket) as daemon:
         output = Output("json" if json else form, path, 1)
-        daemon.on_record = output.record
+        daemon.listen(output.record)
         answer = daemon.request(
             lambda number: messages.Log(id=number, follow=follow), messages.Logged
         )

@@ -3,8 +3,7 @@
     with running() as daemon:
         status = daemon.request(lambda number: Query(id=number), Status)
 
-A request waits for its reply; what else comes in the meantime goes to ``on_record`` (the line as
-it came) and ``on_report``.
+A request waits for its reply; what else comes in the meantime goes to whoever listens.
 """
 
 from __future__ import annotations
@@ -42,8 +41,8 @@ class Connection:
     def __init__(self, sock: socket.socket, daemon_pid: int, *, private: bool = False) -> None:
         self.pid = daemon_pid
         self.private = private
-        self.on_record: Callable[[bytes], None] = _ignore
-        self.on_report: Callable[[messages.Report], None] = _ignore
+        self._on_record: Callable[[bytes], None] = _ignore
+        self._on_report: Callable[[messages.Report], None] = _ignore
         self._sock = sock
         self._buffer = bytearray()
         self._replies: deque[messages.Reply] = deque()
@@ -83,6 +82,15 @@ class Connection:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    def listen(
+        self,
+        on_record: Callable[[bytes], None],
+        on_report: Callable[[messages.Report], None] = _ignore,
+    ) -> None:
+        """Call these from now on with each record (the line as it came) and each report."""
+        self._on_record = on_record
+        self._on_report = on_report
 
     def fileno(self) -> int:
         """The socket's descriptor, to wait on."""
@@ -136,7 +144,7 @@ class Connection:
 
     def _take(self, line: bytes) -> None:
         if line.startswith(_RECORD):
-            self.on_record(line)
+            self._on_record(line)
             return
         try:
             message = messages.decode_from_daemon(line)
@@ -145,7 +153,7 @@ class Connection:
         if isinstance(message, messages.Reply):
             self._replies.append(message)
         elif not isinstance(message, messages.Record):
-            self.on_report(message)
+            self._on_report(message)
 
 
 def running(path: Path | None = None) -> Connection:

@@ -10,9 +10,9 @@ from dprobe.lib.summary import Summary, summarize
 from dprobed.wire import messages
 
 #: States of a probe that works, or may yet; every other one is told to the user when it comes.
-_QUIET = frozenset({"active", "pending", "compiled", "disabled", "removed"})
+_QUIET = frozenset({"active", "pending", "disabled", "removed"})
 #: States of a probe that fires, or may yet.
-_ALIVE = frozenset({"active", "pending", "compiled"})
+_ALIVE = frozenset({"active", "pending"})
 #: States of a probe that did what it was there for.
 _DONE = frozenset({"disabled", "removed"})
 
@@ -48,8 +48,7 @@ class Session:
         self._states: dict[tuple[int, int, int], str] = {}
         self._told: set[tuple[int, int, str, str]] = set()
         self._complained: set[str] = set()
-        connection.on_record = on_record
-        connection.on_report = self._report
+        connection.listen(on_record, self._report)
 
     def insert(self, uploads: list[messages.Upload], *, launch: bool, check_opcode: bool) -> int:
         """Attach and put the programs in; how many probes there are.

@@ -30,7 +30,6 @@ RDI: Final = REGISTER_NAMES.index("rdi")
 ORIG_RAX: Final = REGISTER_NAMES.index("orig_rax")
 RIP: Final = REGISTER_NAMES.index("rip")
 CS: Final = REGISTER_NAMES.index("cs")
-EFLAGS: Final = REGISTER_NAMES.index("eflags")
 RSP: Final = REGISTER_NAMES.index("rsp")
 FS_BASE: Final = REGISTER_NAMES.index("fs_base")
 

@@ -30,11 +30,11 @@ from typing import Final, NamedTuple
 from iced_x86 import Code, Decoder, FlowControl, Instruction, Mnemonic, OpKind, Register
 
 from dprobed.arch.x86_64.breakpoint import INT3
+from dprobed.arch.x86_64.paging import WORD
 
 #: No slot is longer (the worst case is an indirect ``call`` with prefixes: 6 + 15 + 4 + 8 bytes).
 MAX_SLOT: Final = 64
 
-_MASK: Final = (1 << 64) - 1
 
 _LEGACY_PREFIXES: Final = frozenset(
     (0x66, 0x67, 0xF2, 0xF3, 0xF0, 0x2E, 0x36, 0x3E, 0x26, 0x64, 0x65)
@@ -110,7 +110,7 @@ class _Slot:
     def __init__(self, instruction: Instruction, original: bytes, address: int, slot: int) -> None:
         self.instruction = instruction
         self.original = original
-        self.next = (address + len(original)) & _MASK
+        self.next = (address + len(original)) & WORD
         self.code = bytearray()
         self.positions: list[tuple[int, Position]] = [(0, Position(Where.BEFORE, address))]
         self._slot = slot

@@ -27,5 +27,3 @@ SA_RESTORER: Final = 0x0400_0000
 #: libc's ``struct sigaction``: handler 0, mask 8 (128 bytes), flags 136.
 LIBC_ACTION_MASK: Final = 8
 LIBC_ACTION_FLAGS: Final = 136
-#: Below rsp, a function may use so much without moving it (System V ABI, 3.2.2).
-RED_ZONE: Final = 128

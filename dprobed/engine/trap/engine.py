@@ -112,15 +112,17 @@ class TrapEngine:
 
     # --- putting in ---
 
-    def offer(self, probe: Probe, location: Location) -> Plan | Refusal:
+    def offer(self, probe: Probe, location: Location) -> Plan | Refusal | None:
         """See Engine; what the instruction says to being displaced, ``reserve`` finds out."""
+        if location.kind:
+            return None
         opcode = location.opcode
         if opcode:
             actual = self.sites.text(location.address, len(opcode))
             if actual != opcode:
                 found = actual.hex(" ") or "nothing"
                 return Refusal(ProbeState.MISMATCH, f"expected {opcode.hex(' ')}, found {found}")
-        return Plan(probe, location, _COST_NS)
+        return Plan(self.name, probe, location, _COST_NS)
 
     def reserve(self, plans: Sequence[Plan]) -> list[tuple[Plan, Refusal]]:
         """See Engine: a slot for each site."""

@@ -53,13 +53,15 @@ class WatchEngine:
 
     # --- putting in ---
 
-    def offer(self, probe: Probe, location: Location) -> Plan | Refusal:
+    def offer(self, probe: Probe, location: Location) -> Plan | Refusal | None:
         """See Engine."""
+        if not location.kind:
+            return None
         if not is_length_valid(location.kind, location.address, location.length):
             return Refusal(
                 ProbeState.WATCHPOINT_LENGTH, "1, 2, 4 or 8 bytes, aligned to their length"
             )
-        return Plan(probe, location, _COST_NS)
+        return Plan(self.name, probe, location, _COST_NS)
 
     def reserve(self, plans: Sequence[Plan]) -> list[tuple[Plan, Refusal]]:
         """See Engine: the processor has what there is."""

@@ -145,7 +145,7 @@ class Control:
     def _hit_of(self, thread: Thread) -> tuple[int, int] | None:
         """The hit that a thread in a slot has yet to carry out: address and rsp; raises Gone."""
         self._registers.load(thread.tid)
-        return self._engines.trap.view.hit_in_slot(self._registers)
+        return self._engines.view.hit_in_slot(self._registers)
 
     def interrupt(self, tid: int) -> None:
         """Stop at the debugger's wish; ``tid`` is shown if it is there."""
@@ -232,7 +232,7 @@ class Control:
             if (place or stands) not in places:
                 return
             places.remove(place or stands)
-            if place is None and self._engines.trap.view.enter_slot(self._registers):
+            if place is None and self._engines.view.enter_slot(self._registers):
                 self._registers.store(thread.tid)
         except Gone:
             return
@@ -349,7 +349,7 @@ class Control:
         words = self._registers.load(thread.tid)
         if (new[RIP], new[RSP]) != (old[RIP], old[RSP]):
             self._registers.data[:] = data
-            self._engines.trap.stops.moved(thread)
+            self._engines.moved(thread)
         else:
             for index in range(len(new)):
                 if new[index] != old[index]:

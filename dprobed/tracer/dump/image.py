@@ -113,7 +113,7 @@ class Images:
         """A stopped thread's registers as they would be without us; raises Gone."""
         self._registers.load(tid)
         if not self._engines.leave(self._registers):
-            view = self._engines.trap.view
+            view = self._engines.view
             if view.may_have_hit(self._registers) and trap_is_pending(tid):
                 self._registers.words[RIP] -= 1
         return bytes(self._registers.data)

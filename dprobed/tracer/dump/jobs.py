@@ -12,7 +12,7 @@ from dprobed.corefile.areas import Area, parse_smaps
 from dprobed.corefile.store import StoreLimits
 from dprobed.corefile.writer import Memory, ProcessImage
 from dprobed.engine.address_space import AddressSpace
-from dprobed.proc import procfs
+from dprobed.proc import maps, procfs
 from dprobed.tracer.dump import dumper, image
 from dprobed.tracer.engines import Engines
 
@@ -42,7 +42,7 @@ def job_for(
         memory = Memory(opened("mem"), opened("pagemap"))
         smaps = opened("smaps")
         raw = {address: original[0] for address, original in space.raw.items()}
-        memory.original = engines.trap.view.breakpoints() | raw
+        memory.original = engines.view.breakpoints() | raw
         reader = process.threads[0].tid
         extra = _not_copied(space, reader, source, memory) if copied else []
         undo.pop_all()
@@ -65,8 +65,8 @@ def job_for(
 def _not_copied(space: AddressSpace, tid: int, copy: int, memory: Memory) -> list[Area]:
     """Mappings that ``fork`` leaves out (MADV_DONTFORK), read now."""
 
-    def ranges(pid: int) -> set[bytes]:
-        return {line.split(b" ", 1)[0] for line in procfs.mappings(pid).splitlines()}
+    def ranges(pid: int) -> set[tuple[int, int]]:
+        return {(line.start, line.end) for line in maps.lines(procfs.mappings(pid))}
 
     missing = ranges(tid) - ranges(copy)
     if not missing:
@@ -74,7 +74,7 @@ def _not_copied(space: AddressSpace, tid: int, copy: int, memory: Memory) -> lis
     areas = []
     room = _NOT_COPIED
     for area in parse_smaps(Path(f"/proc/{tid}/smaps").read_bytes()):
-        if b"%08x-%08x" % (area.start, area.end) not in missing or not area.own:
+        if (area.start, area.end) not in missing or not area.own:
             continue
         size = area.end - area.start
         if b"dd" in area.flags or b"io" in area.flags or size > room:
