@@ -24,7 +24,3 @@ class LocationError(Exception):
         if self.hint:
             lines.append(f"hint: {self.hint}")
         return "\n".join(lines)
-
-
-class CrowdedError(LocationError):
-    """A process that maps more than anybody would wait for us to look through."""

@@ -36,7 +36,7 @@ class AddressSpace:
         self.sealed = False
 
     @classmethod
-    def nowhere(cls, tgid: int) -> AddressSpace:
+    def unopened(cls, tgid: int) -> AddressSpace:
         """For a process of which we have no address space yet: nothing is ever there."""
         return cls(tgid, Memory.closed())
 

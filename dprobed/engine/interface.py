@@ -132,7 +132,7 @@ class Listener(Protocol):
         """Probes cannot be where they are (``Engine.lost``); the thread is pinned until then."""
         ...
 
-    def unwatched(self, trouble: str) -> None:
+    def unwatched(self, reason: str) -> None:
         """Not all threads have all watchpoints, and why; empty: all do."""
         ...
 
@@ -165,9 +165,9 @@ class Engine(Protocol):
         ...
 
     def arm(
-        self, plans: Sequence[Plan], late: list[Thread]
+        self, plans: Sequence[Plan], unstoppable: list[Thread]
     ) -> list[tuple[Plan, Attachment | Refusal]]:
-        """Put these in; all threads are stopped but those ``late``."""
+        """Put these in; all threads are stopped but those ``unstoppable``."""
         ...
 
     def abandon_reserved(self) -> None:
@@ -178,8 +178,8 @@ class Engine(Protocol):
         """Have these serve no more; whether there is something to ``disarm``."""
         ...
 
-    def disarm(self, late: list[Thread]) -> None:
-        """Take out what nobody needs; all threads are stopped but those ``late``."""
+    def disarm(self, unstoppable: list[Thread]) -> None:
+        """Take out what nobody needs; all threads are stopped but those ``unstoppable``."""
         ...
 
     def attachments(self) -> list[Attachment]:
@@ -228,6 +228,6 @@ class Engine(Protocol):
         """The address space is gone."""
         ...
 
-    def withdraw(self, late: list[Thread]) -> None:
-        """Take everything out; all threads are stopped but those ``late``."""
+    def disarm_all(self, unstoppable: list[Thread]) -> None:
+        """Take everything out; all threads are stopped but those ``unstoppable``."""
         ...

@@ -16,7 +16,7 @@ from typing import Final, TypeVar
 
 from dprobed.proc.maps import Module
 from dprobed.resolver.errors import LocationError, LostError
-from dprobed.resolver.files import Ask, Files, Steps, answer_of
+from dprobed.resolver.files import Ask, KnownFiles, Steps, answer_of
 from dprobed.resolver.limits import CPU_SECONDS, DEADLINE
 from dprobed.resolver.modules import Identity, identity_of, matches
 from dprobed.wire import resolver as wire
@@ -106,8 +106,8 @@ class Resolver:
         self._mailbox = mailbox
         self._wait = wait
         self._channel: socket.socket | None = None
-        self._files = Files()
-        #: Files of which a resolver has died: why, and until when they are not asked about.
+        self._files = KnownFiles()
+        #: KnownFiles of which a resolver has died: why, and until when they are not asked about.
         self._shunned: dict[Identity, tuple[str, str, float]] = {}
 
     def describe(self, module: Module) -> MappedFile:

@@ -21,7 +21,7 @@ from dprobed.resolver.modules import Identity, Opened
 from dprobed.wire import resolver as wire
 from dprobed.wire.resolver import Answer, Facts, Question
 
-#: Files, and answers about their places, that are remembered; the oldest go first.
+#: KnownFiles, and answers about their places, that are remembered; the oldest go first.
 _MOST_FILES: Final = 2048
 _MOST_ANSWERS: Final = 4096
 
@@ -48,7 +48,7 @@ def answer_of(answer: Answer, kind: type[T]) -> T:
     return answer
 
 
-class Files:
+class KnownFiles:
     """What one asker knows of files."""
 
     def __init__(self) -> None:

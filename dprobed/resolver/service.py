@@ -36,7 +36,7 @@ _LARGEST: Final = 1 << 62
 _MASK: Final = (1 << 64) - 1
 
 
-class Files:
+class OpenFiles:
     """Opened files by identity, the most recently used last: bounded in number and bytes."""
 
     def __init__(self) -> None:
@@ -74,11 +74,11 @@ class Files:
         self._kept.clear()
 
 
-class Reader:
+class FileReader:
     """Looks into files."""
 
     def __init__(self) -> None:
-        self.files = Files()
+        self.files = OpenFiles()
 
     def look(self, question: Question, descriptor: int) -> Answer:
         """The answer to a question; takes the descriptor over. Raises LocationError."""
@@ -114,7 +114,7 @@ class Service:
 
     def __init__(self, mailbox: socket.socket) -> None:
         self._mailbox = mailbox
-        self._reader = Reader()
+        self._reader = FileReader()
         self._channels: dict[int, socket.socket] = {}
         self._poll = select.poll()
         self._poll.register(mailbox, select.POLLIN)

@@ -107,7 +107,7 @@ class Group(Protocol):
         """Whether a process shares memory with them."""
         ...
 
-    def left_copy(self, pid: int) -> bool:
+    def is_fork_copy(self, pid: int) -> bool:
         """Whether a process has a copy of their memory, as far as our changes show it."""
         ...
 
@@ -145,7 +145,7 @@ class StopHandler(Protocol):
         """``exec``: the process has a new address space."""
         ...
 
-    def left_copy(self, pid: int) -> bool:
+    def is_fork_copy(self, pid: int) -> bool:
         """Whether a process has a copy of the target's memory with our changes in it."""
         ...
 

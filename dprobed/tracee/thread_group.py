@@ -41,7 +41,7 @@ class ThreadGroup:
         #: Nanoseconds for which they stood still for us.
         self.overhead_ns = 0
         #: The main loop is to look after this target.
-        self.wants = False
+        self.needs_attention = False
         #: A defect of ours in the handling of this target: its probes have to go.
         self.failure: Exception | None = None
         self._stopping: Final = StopTheWorld(self, tracees, handler)
@@ -51,14 +51,14 @@ class ThreadGroup:
         self._expected: Final[dict[int, bool]] = {}
         self._registers: Final = Registers()
 
-    def want(self) -> None:
+    def request_attention(self) -> None:
         """Have the main loop look after this target soon."""
-        self.wants = self.tracees.attention = True
+        self.needs_attention = self.tracees.attention = True
 
     def fail(self, error: Exception) -> None:
         """Note a defect that showed itself while another target was looked after."""
         self.failure = self.failure or error
-        self.want()
+        self.request_attention()
 
     # --- which threads ---
 
@@ -88,9 +88,9 @@ class ThreadGroup:
         """Whether a process that is not of this target yet shares its memory."""
         return any(shares_memory(each, pid) for each in self.threads)
 
-    def left_copy(self, pid: int) -> bool:
+    def is_fork_copy(self, pid: int) -> bool:
         """Whether a process has a copy of the target's memory, as far as our changes show it."""
-        return self.handler.left_copy(pid)
+        return self.handler.is_fork_copy(pid)
 
     # --- detaching ---
 

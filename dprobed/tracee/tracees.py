@@ -200,7 +200,7 @@ class Tracees:
         for group in groups:
             if group.shares_memory(tid):
                 return group
-        return next((group for group in groups if group.left_copy(tid)), None)
+        return next((group for group in groups if group.is_fork_copy(tid)), None)
 
     @property
     def has_unreported_children(self) -> bool:

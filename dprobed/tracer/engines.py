@@ -94,13 +94,13 @@ class Engines:
             for refused in engine.reserve([p for p in plans if self._serving(p.location) is engine])
         ]
 
-    def arm(self, plans: Sequence[Plan], late: list[Thread]) -> list[Armed]:
+    def arm(self, plans: Sequence[Plan], unstoppable: list[Thread]) -> list[Armed]:
         """See Engine."""
         armed = [
             result
             for engine in self._all
             for result in engine.arm(
-                [plan for plan in plans if self._serving(plan.location) is engine], late
+                [plan for plan in plans if self._serving(plan.location) is engine], unstoppable
             )
         ]
         self.classify()
@@ -119,8 +119,8 @@ class Engines:
             refused = self.reserve([plan])
             if refused:
                 return refused[0][1]
-            with self.group.stopped() as late:
-                return self.arm([plan], late)[0][1]
+            with self.group.stopped() as unstoppable:
+                return self.arm([plan], unstoppable)[0][1]
         finally:
             self.abandon_reserved()
 
@@ -139,9 +139,9 @@ class Engines:
             if engine.release([each for each in released if each.engine == engine.name])
         ]
         if waiting:
-            with self.group.stopped() as late:
+            with self.group.stopped() as unstoppable:
                 for engine in waiting:
-                    engine.disarm(late)
+                    engine.disarm(unstoppable)
 
     def unmapped(self, attachments: Iterable[Attachment]) -> None:
         """See Engine."""
@@ -164,14 +164,14 @@ class Engines:
 
     def disarm(self) -> None:
         """Take out what was lost."""
-        with self.group.stopped() as late:
+        with self.group.stopped() as unstoppable:
             for engine in self._all:
-                engine.disarm(late)
+                engine.disarm(unstoppable)
 
-    def withdraw(self, late: list[Thread]) -> None:
+    def disarm_all(self, unstoppable: list[Thread]) -> None:
         """See Engine."""
         for engine in self._all:
-            engine.withdraw(late)
+            engine.disarm_all(unstoppable)
 
     # --- threads and their stops ---
 

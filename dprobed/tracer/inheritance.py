@@ -28,7 +28,7 @@ from dprobed.tracer.reporter import Reporter
 from dprobed.wire import protocol
 
 
-class Kin(Protocol):
+class InheritingTarget(Protocol):
     """A target, as far as its children concern it."""
 
     @property
@@ -71,14 +71,14 @@ class Kin(Protocol):
         ...
 
 
-class Births(Protocol):
+class ChildTargets(Protocol):
     """Makes targets of children."""
 
-    def follow(self, parent: Kin, pid: int) -> Kin | None:
+    def follow(self, parent: InheritingTarget, pid: int) -> InheritingTarget | None:
         """A target that is treated as its parent; None: there are too many."""
         ...
 
-    def keep(self, parent: Kin, pid: int) -> Kin:
+    def adopt_sealed(self, parent: InheritingTarget, pid: int) -> InheritingTarget:
         """One that is a target only because we cannot detach from it."""
         ...
 
@@ -88,22 +88,22 @@ class Inheritance:
 
     def __init__(
         self,
-        target: Kin,
-        births: Births,
+        target: InheritingTarget,
+        child_targets: ChildTargets,
         reporter: Reporter,
         new_image: Callable[[Thread], None],
     ) -> None:
         #: A parent was being changed when it forked: look for what is not in this copy.
         self.is_incomplete = False
         self._target: Final = target
-        self._births: Final = births
+        self._child_targets: Final = child_targets
         self._reporter: Final = reporter
         self._exec: Final = new_image
         #: The variables of the programs when a child was made that has not begun yet.
         self._at_fork: Final[dict[int, Variables]] = {}
 
     @property
-    def is_kept(self) -> bool:
+    def is_sealed(self) -> bool:
         """Whether the target is a child that we could not detach from."""
         return self._target.engines.space.sealed
 
@@ -126,7 +126,7 @@ class Inheritance:
                 return
             target.engines.trap.release_child(thread)
         except SpaceError as error:
-            self._keep(thread)
+            self._adopt_sealed(thread)
             target.tell(
                 "unprobed",
                 "a child stays traced, without probes, until it ends or executes a program, "
@@ -138,15 +138,15 @@ class Inheritance:
             return
         target.tell("fork", "detached from a child, which goes on without probes", thread.tid)
 
-    def _keep(self, thread: Thread) -> None:
+    def _adopt_sealed(self, thread: Thread) -> None:
         """A child keeps its copy of our changes, and would die of them alone."""
-        child = self._births.keep(self._target, thread.tgid)
+        child = self._child_targets.adopt_sealed(self._target, thread.tgid)
         self._target.group.hand_over(thread, child.group)
         child.engines.use_copy(self._target.engines.sealed(thread.tgid))
         child.engines.classify()
         child.engines.begin(thread)
 
-    def _follow(self, thread: Thread, copied: bool) -> Kin | None:
+    def _follow(self, thread: Thread, copied: bool) -> InheritingTarget | None:
         """Make a child a target of its own; None: it could not be, and nothing was done.
 
         ``copied``: its memory is a copy of ours; else it has just got new one. Raises Gone.
@@ -157,7 +157,7 @@ class Inheritance:
         except SpaceError as error:
             target.tell("unprobed", f"a child is not followed: {error}", thread.tid)
             return None
-        child = self._births.follow(target, thread.tgid)
+        child = self._child_targets.follow(target, thread.tgid)
         if child is None:
             if copy is not None:
                 copy.space.close()
@@ -181,7 +181,7 @@ class Inheritance:
             child.group.fail(error)
         return child
 
-    def begin_copied(self, thread: Thread, parent: Kin) -> None:
+    def begin_copied(self, thread: Thread, parent: InheritingTarget) -> None:
         """The first stop of this target, which has a copy of its parent's memory; raises Gone."""
         engines = self._target.engines
         engines.trap.sigtrap.take_over(parent.engines.trap.sigtrap)
@@ -191,15 +191,15 @@ class Inheritance:
         engines.begin(thread)
         if parent.group.is_stopped or parent.is_changing:
             self.is_incomplete = True
-            self._target.group.want()
+            self._target.group.request_attention()
 
-    def left_copy(self, pid: int) -> bool:
+    def is_fork_copy(self, pid: int) -> bool:
         """Whether a process has a copy of the target's memory with our changes in it."""
         group = self._target.group
         # One of ours for as long as it may have to open its memory to us.
         thread = group.add(Thread(pid, pid, State.STOPPED, group))
         try:
-            return self._target.engines.trap.left_copy(thread)
+            return self._target.engines.trap.is_fork_copy(thread)
         finally:
             group.drop(pid)
 
@@ -211,9 +211,9 @@ class Inheritance:
         if thread.tgid != target.pid:
             self._part(thread)
             return
-        if self.is_kept:
+        if self.is_sealed:
             target.group.detach(thread)
-            target.group.want()
+            target.group.request_attention()
             return
         target.group.await_children(thread)
         self._exec(thread)
@@ -245,8 +245,8 @@ class Inheritance:
         group = target.group
         heirs = [t for t in group.threads.values() if t.tgid != target.pid]
         if heirs:
-            with group.stopped() as late:
-                target.engines.trap.withdraw(late)
+            with group.stopped() as unstoppable:
+                target.engines.trap.disarm_all(unstoppable)
                 for thread in heirs:
                     # Not one that has left us meanwhile, to be a target of its own.
                     here = thread.group is group and not thread.busy

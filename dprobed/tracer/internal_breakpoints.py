@@ -15,7 +15,7 @@ from dprobed.proc import procfs
 from dprobed.resolver.errors import LocationError
 from dprobed.tracee.thread import Thread
 from dprobed.tracer.engines import Engines
-from dprobed.tracer.placement import Loaded, Placement
+from dprobed.tracer.placement import LoadedModule, Placement
 
 _AT_BASE: Final = 7
 #: The dynamic loader calls it after each change of the list of modules (link.h, r_brk).
@@ -47,7 +47,7 @@ class InternalBreakpoints:
             _SIGMASK: engines.trap.sigtrap.masks,
         }
         #: The C library, once there is one at its ``sigaction``.
-        self._libc: Loaded | None = None
+        self._libc: LoadedModule | None = None
         self._masks_known = False
         #: By address, the symbols at which they are.
         self._symbols: dict[int, str] = {}
@@ -56,7 +56,7 @@ class InternalBreakpoints:
     def take_over(self, other: InternalBreakpoints) -> None:
         """Those of the space that this one is a copy of."""
         for address, symbol in other._symbols.items():
-            if self._trap.called_back(address, self._callbacks[symbol]):
+            if self._trap.adopt_internal(address, self._callbacks[symbol]):
                 self._symbols[address] = symbol
         if other._libc is not None:
             self._libc = self._placement.loaded.get(other._libc.key)
@@ -80,7 +80,7 @@ class InternalBreakpoints:
             return " ".join(str(error).split())
         return None
 
-    def set_signals(self, among: list[Loaded]) -> None:
+    def set_signals(self, among: list[LoadedModule]) -> None:
         """Hear of what the target does about SIGTRAP; from the C library only.
 
         Raises LocationError, SpaceError and Gone.
@@ -109,8 +109,8 @@ class InternalBreakpoints:
         except (LocationError, SpaceError) as error:
             _log.warning("process %d: blocked SIGTRAP: %s", self._pid, error)
 
-    def _set(self, loaded: Loaded, symbol: str) -> None:
+    def _set(self, loaded: LoadedModule, symbol: str) -> None:
         """One at a function; raises LocationError, SpaceError and Gone."""
         address = self._placement.address_of(loaded, symbol)
-        self._trap.call_back(address, self._callbacks[symbol])
+        self._trap.insert_internal(address, self._callbacks[symbol])
         self._symbols[address] = symbol

@@ -23,7 +23,7 @@ import socket
 import time
 from typing import Final
 
-from dprobed.engine.affinity import Affinity, become_group
+from dprobed.engine.affinity import Affinity, become_scheduling_group
 from dprobed.resolver.client import Resolver, wait_for
 from dprobed.tracee.tracees import Tracees
 from dprobed.tracer.debug.invitation import TICK as DEBUGGER_TICK
@@ -73,7 +73,7 @@ class Tracer:
                 self._turn()
         finally:
             self._targets.is_closing = True
-            self._targets.leave_all(self._loop.run)
+            self._targets.detach_all(self._loop.run)
             self._reporter.finish()
 
     def _turn(self) -> None:
@@ -154,7 +154,7 @@ class Tracer:
             self._tick = False
             self._do_tick()
         for target in self._targets:
-            if target.group.wants or target.debugger.is_invited:
+            if target.group.needs_attention or target.debugger.is_invited:
                 self._tracees.blamed = target.group
                 target.attend()
         self._tracees.blamed = None
@@ -168,8 +168,8 @@ class Tracer:
             debugged = any(target.debugger.is_expected for target in targets)
             idle = DEBUGGER_TICK if debugged else _IDLE
             signal.setitimer(signal.ITIMER_REAL, idle, idle)
-            self._affinity.wander()
-            self._targets.forget_departed()
+            self._affinity.release_cpu()
+            self._targets.forget_ended()
         self._served = served
         for target in targets:
             self._tracees.blamed = target.group
@@ -235,4 +235,4 @@ def main(sock: socket.socket, mailbox: socket.socket) -> None:
     ``mailbox``: that of its user's resolver.
     """
     gc.disable()
-    Tracer(sock, mailbox, Affinity(become_group())).run()
+    Tracer(sock, mailbox, Affinity(become_scheduling_group())).run()

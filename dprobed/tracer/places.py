@@ -20,7 +20,7 @@ from dprobed.tracee.thread_group import ThreadGroup
 from dprobed.tracer.engines import Engines
 from dprobed.tracer.inserted import Inserted
 from dprobed.tracer.internal_breakpoints import InternalBreakpoints
-from dprobed.tracer.placement import Loaded, Placement, Spot, Unplaced
+from dprobed.tracer.placement import LoadedModule, Placement, Spot, Unplaced
 from dprobed.tracer.reporter import Reporter
 from dprobed.wire import protocol
 from dprobed.wire.protocol import State as ProbeState
@@ -90,12 +90,12 @@ class Places:
                 if thread.state in (State.STOPPED, State.HELD):
                     sigtrap.observe_thread(thread)
         self.is_prepared = True
-        trouble = self._internal.set_loader()
-        if trouble is not None:
-            self._tell_trouble(f"later modules get no probes: {trouble}")
+        reason = self._internal.set_loader()
+        if reason is not None:
+            self._report_unprobed(f"later modules get no probes: {reason}")
         self._internal.set_signals(self.modules())
 
-    def modules(self) -> list[Loaded]:
+    def modules(self) -> list[LoadedModule]:
         """Those that are mapped."""
         return list(self._placement.loaded.values())
 
@@ -109,9 +109,9 @@ class Places:
                 self._internal.set_signals(new)
                 self.tell_changed(self.place(self._inserted.values(), new))
         except (SpaceError, MapsError, LocationError) as error:
-            self._tell_trouble(f"a new module got no probes: {' '.join(str(error).split())}")
+            self._report_unprobed(f"a new module got no probes: {' '.join(str(error).split())}")
 
-    def _tell_trouble(self, text: str) -> None:
+    def _report_unprobed(self, text: str) -> None:
         """Modules are not probed; of a process that is on its way out that is nobody's concern."""
         if not procfs.has_ended(self._pid):
             self._tell("loader", text)
@@ -141,7 +141,7 @@ class Places:
             _log.warning("process %d: %s", self._pid, error)
             return []
 
-    def place(self, programs: Iterable[Inserted], among: list[Loaded]) -> list[Probe]:
+    def place(self, programs: Iterable[Inserted], among: list[LoadedModule]) -> list[Probe]:
         """Put probes of these programs into these modules; those whose state changed.
 
         Raises SpaceError and Gone when the target has no room for slots; nothing is changed then.
@@ -150,9 +150,9 @@ class Places:
         refused: list[tuple[Probe, Refusal]] = []
         spots: dict[tuple[Probe, int], Spot] = {}
         changed: list[Probe] = []
-        for inserted, probe, found, trouble in self._found(programs, among):
-            if trouble is not None:
-                self._excuse(probe, trouble)
+        for inserted, probe, found, unplaced in self._found(programs, among):
+            if unplaced is not None:
+                self._excuse(probe, unplaced)
             changed.append(probe)
             for spot in found:
                 spots[probe, spot.address] = spot
@@ -173,7 +173,7 @@ class Places:
         return changed
 
     def _found(
-        self, programs: Iterable[Inserted], among: list[Loaded]
+        self, programs: Iterable[Inserted], among: list[LoadedModule]
     ) -> Iterable[tuple[Inserted, Probe, list[Spot], Unplaced | None]]:
         """Probes with places where they are not yet; or why they have none at all."""
         for inserted in programs:
@@ -181,19 +181,19 @@ class Places:
                 if probe.over or probe.state in (ProbeState.FAILED, ProbeState.THROTTLED):
                     continue
                 have = {attachment.address for attachment in probe.attachments}
-                spots, trouble = self._placement.find(
+                spots, unplaced = self._placement.find(
                     inserted.program.header, probe.definition, among
                 )
                 fresh = {spot.address: spot for spot in spots if spot.address not in have}
                 if fresh:
                     yield inserted, probe, list(fresh.values()), None
-                elif trouble is not None and not have:
-                    yield inserted, probe, [], trouble
+                elif unplaced is not None and not have:
+                    yield inserted, probe, [], unplaced
 
     @staticmethod
-    def _excuse(probe: Probe, trouble: Unplaced) -> None:
-        probe.set(trouble.state, trouble.reason)
-        probe.retry = trouble.state is ProbeState.PENDING
+    def _excuse(probe: Probe, unplaced: Unplaced) -> None:
+        probe.set(unplaced.state, unplaced.reason)
+        probe.retry = unplaced.state is ProbeState.PENDING
 
     def _location(self, inserted: Inserted, probe: Probe, spot: Spot) -> Location:
         number = self._number(spot.module, spot.place)
@@ -206,8 +206,8 @@ class Places:
         return Location(spot.address, number, spot.place, spot.key, opcode)
 
     def _arm(self, plans: list[Plan], spots: dict[tuple[Probe, int], Spot]) -> None:
-        with self._group.stopped() as late:
-            for plan, result in self._engines.arm(plans, late):
+        with self._group.stopped() as unstoppable:
+            for plan, result in self._engines.arm(plans, unstoppable):
                 probe = plan.probe
                 if isinstance(result, Refusal):
                     if not probe.attachments:
@@ -219,7 +219,7 @@ class Places:
                 probe.set(ProbeState.ACTIVE)
                 probe.retry = False
             if any(plan.location.kind for plan in plans):
-                self.note_unwatched(self._engines.watch.trouble)
+                self.note_unwatched(self._engines.watch.reason)
 
     def _number(self, module: str, place: str) -> int:
         number = self._numbers.get((module, place))
@@ -228,14 +228,12 @@ class Places:
             self._numbers[module, place] = number
         return number
 
-    def note_unwatched(self, trouble: str) -> None:
+    def note_unwatched(self, reason: str) -> None:
         """Watchpoints are not in all threads; empty: they are."""
         watching = {each.probe for each in self._engines.watch.attachments()}
-        changed = [
-            probe for probe in self.probes() if probe in watching and probe.reason != trouble
-        ]
+        changed = [probe for probe in self.probes() if probe in watching and probe.reason != reason]
         for probe in changed:
-            probe.set(probe.state, trouble)
+            probe.set(probe.state, reason)
         self.tell_changed(changed)
 
     # --- a child ---
@@ -260,7 +258,7 @@ class Places:
 
     # --- out ---
 
-    def take_out(self, probes: Iterable[Probe]) -> None:
+    def remove(self, probes: Iterable[Probe]) -> None:
         """Take probes off their places, and places without probes out of the target."""
         attachments: list[Attachment] = []
         for probe in probes:
@@ -269,7 +267,7 @@ class Places:
         watched = any(each.engine == self._engines.watch.name for each in attachments)
         self._engines.release(attachments)
         if watched:
-            self.note_unwatched(self._engines.watch.trouble)
+            self.note_unwatched(self._engines.watch.reason)
 
     def _lose(self, keys: set[Hashable]) -> None:
         """Modules that are not mapped any more: their sites are not ours to touch."""
@@ -283,24 +281,24 @@ class Places:
             kept.append((probe, [e for e in probe.attachments if e.module_key not in keys]))
             probe.attachments = [e for e in probe.attachments if e.module_key in keys]
             self._engines.unmapped(probe.attachments)
-        self.take_out(lost)
+        self.remove(lost)
         for probe, rest in kept:
             probe.attachments = rest
             if not rest and not probe.over:
                 probe.set(ProbeState.PENDING, "its module was unmapped")
         self.tell_changed(lost)
 
-    def give_up_lost(self) -> None:
+    def fail_lost(self) -> None:
         """Places at which no probe can be any more, as threads have found out."""
-        self._give_up(self._engines.lost())
+        self._fail(self._engines.lost())
 
-    def give_up_overwritten(self) -> None:
+    def fail_overwritten(self) -> None:
         """Places whose breakpoints are there no more, because the target changed its code."""
         if self.is_prepared:
             attachments = [each for probe in self.probes() for each in probe.attachments]
-            self._give_up(self._engines.overwritten(attachments))
+            self._fail(self._engines.overwritten(attachments))
 
-    def _give_up(self, losses: list[Loss]) -> None:
+    def _fail(self, losses: list[Loss]) -> None:
         for loss in losses:
             probes = {each.probe for each in loss.attachments}
             for attachment in loss.attachments:
@@ -309,6 +307,6 @@ class Places:
                 if not probe.attachments and not probe.over:
                     probe.set(ProbeState.FAILED, loss.reason)
             if loss.internal:
-                self._tell_trouble(f"later modules get no probes: {loss.reason}")
+                self._report_unprobed(f"later modules get no probes: {loss.reason}")
             self._engines.disarm()
             self.tell_changed(probe for probe in self.probes() if probe in probes)

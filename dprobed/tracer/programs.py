@@ -123,7 +123,7 @@ class Programs:
                 self.places.prepare()
                 self.places.place([inserted], self.places.modules())
             except (SpaceError, MapsError, LocationError, Gone):
-                self.places.take_out(inserted.probes)
+                self.places.remove(inserted.probes)
                 del self.inserted[request.program]
                 raise
         return [probe.status() for probe in inserted.probes]
@@ -224,12 +224,12 @@ class Programs:
             raise RequestError(f"program {number} is not in")
         chosen = list(self.inserted.values()) if number is None else [self.inserted[number]]
         probes = [probe for inserted in chosen for probe in inserted.probes]
-        self.places.take_out(probes)
+        self.places.remove(probes)
         for inserted in chosen:
             del self.inserted[inserted.number]
         return [probe.status() for probe in probes]
 
-    def take_out_retired(self) -> None:
+    def remove_retired(self) -> None:
         """Probes that are through: ``rem``, max_hits, or a defect of ours."""
         done = [
             probe
@@ -237,7 +237,7 @@ class Programs:
             if probe.attachments and (probe.over or probe.state is ProbeState.FAILED)
         ]
         if done:
-            self.places.take_out(done)
+            self.places.remove(done)
             self.places.tell_changed(done)
 
     def set_budget(self, limits: Limits | None) -> None:

@@ -27,8 +27,8 @@ class Requests:
 
     def __init__(self, targets: Targets) -> None:
         self._targets: Final = targets
-        self._common: Final = targets.common
-        self._reporter: Final = targets.common.reporter
+        self._context: Final = targets.context
+        self._reporter: Final = targets.context.reporter
 
     def serve(self, request: protocol.Request) -> None:
         """Do it and answer; raises what is a defect of ours, when that has been answered."""
@@ -54,7 +54,7 @@ class Requests:
         else:
             if answer is not None:
                 self._reporter.send(answer)
-        self._common.tracees.blamed = None
+        self._context.tracees.blamed = None
 
     def _target(self, pid: int) -> TracedProcess:
         target = self._targets.by_pid.get(pid)
@@ -64,7 +64,7 @@ class Requests:
 
     def _ask(self, target: TracedProcess, request: protocol.Request) -> protocol.Ok | None:
         """Do what concerns one target; None: it answers later."""
-        self._common.tracees.blamed = target.group
+        self._context.tracees.blamed = target.group
         if target.end is not None and not isinstance(request, _OF_AN_ENDED):
             raise Gone(target.pid)
         seq = request.seq
@@ -78,19 +78,19 @@ class Requests:
                 return protocol.Ok(seq)
             case protocol.Insert():
                 self._use_facilities(request.facilities, request.acting)
-                probes = target.programs.insert(request, self._common.facilities)
+                probes = target.programs.insert(request, self._context.facilities)
                 return protocol.Ok(seq, probes=probes)
             case protocol.Remove():
                 return protocol.Ok(seq, probes=target.programs.remove(request.program))
             case protocol.Vars():
                 return protocol.Ok(seq, words=target.programs.variables(request))
             case protocol.Resume():
-                return protocol.Ok(seq, tids=target.let_on(request.tid))
+                return protocol.Ok(seq, tids=target.resume_held(request.tid))
             case protocol.Dump():
                 target.dump(request.zstd, lambda result: self._dumped(seq, result))
                 return None
             case protocol.Detach():
-                target.leave_when_idle(lambda: self._detached(seq, target))
+                target.detach_when_idle(lambda: self._detached(seq, target))
                 return None
             case _:
                 return target.query(seq)
@@ -115,9 +115,9 @@ class Requests:
                 seq, probes=target.programs.statuses(), overhead_ns=target.group.overhead_ns
             )
         )
-        self._targets.depart(target, target.end or ("detached", 0))
+        self._targets.finish(target, target.end or ("detached", 0))
 
     def _use_facilities(self, facilities: dict[str, int], acting: list[int] | None) -> None:
-        self._common.acting = acting
-        self._common.facilities.clear()
-        self._common.facilities.update(facilities)
+        self._context.acting = acting
+        self._context.facilities.clear()
+        self._context.facilities.update(facilities)

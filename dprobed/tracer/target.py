@@ -27,10 +27,10 @@ from dprobed.tracee.status import Kind, Stop
 from dprobed.tracee.thread import Thread
 from dprobed.tracee.thread_group import ThreadGroup
 from dprobed.tracee.tracees import Tracees
-from dprobed.tracer.debug.invitation import Debugger, Host
+from dprobed.tracer.debug.invitation import Debugger, TracerCallbacks
 from dprobed.tracer.dump.snapshot import Dumps, Result
 from dprobed.tracer.engines import Engines
-from dprobed.tracer.inheritance import Births, Inheritance
+from dprobed.tracer.inheritance import ChildTargets, Inheritance
 from dprobed.tracer.inserted import RequestError
 from dprobed.tracer.programs import Programs
 from dprobed.tracer.reporter import Reporter
@@ -39,13 +39,13 @@ from dprobed.wire import protocol
 from dprobed.wire.limits import Limits
 
 #: Seconds between two attempts to detach from threads that sleep in the kernel.
-LATE_PAUSE: Final = 0.05
+DETACH_PAUSE: Final = 0.05
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass
-class Common:
+class TracerContext:
     """What all targets of a tracer share."""
 
     tracees: Tracees
@@ -53,7 +53,7 @@ class Common:
     affinity: Affinity
     reporter: Reporter
     resolver: Resolver
-    births: Births
+    child_targets: ChildTargets
     #: One dictionary for all executors, which ask it again at each hit.
     facilities: dict[str, int] = field(default_factory=dict)
     #: For which of them something is done at the hit; None: for all.
@@ -80,7 +80,7 @@ def check_alone(pid: int, tracees: Tracees) -> None:
 
 
 @dataclass
-class Due:
+class DeferredWork:
     """What threads have asked for at their stops, and the main loop does."""
 
     retired: bool = False
@@ -96,33 +96,33 @@ class TracedProcess:
     (``tracee.thread.StopHandler``) comes here.
     """
 
-    def __init__(self, common: Common, pid: int, options: protocol.Attach) -> None:
+    def __init__(self, context: TracerContext, pid: int, options: protocol.Attach) -> None:
         """``options`` say how it is treated; those of the parent for a followed child."""
-        self._common: Final = common
+        self._context: Final = context
         self.pid: Final = pid
-        self.records: Final = common.reporter
-        self.group: Final = ThreadGroup(self, common.tracees)
-        self.engines: Final = Engines(self.group, self, common.registers, common.affinity)
+        self.records: Final = context.reporter
+        self.group: Final = ThreadGroup(self, context.tracees)
+        self.engines: Final = Engines(self.group, self, context.registers, context.affinity)
         self.serve_hit: Final = self.engines.trap.stops.serve_hit
         self.programs: Final = Programs(
-            pid, self.group, self.engines, common.reporter, common.resolver, self.tell
+            pid, self.group, self.engines, context.reporter, context.resolver, self.tell
         )
-        host = Host(self.tell, self.programs.places.take_out)
-        self.debugger: Final = Debugger(self.engines, pid, host)
+        callbacks = TracerCallbacks(self.tell, self.programs.places.remove)
+        self.debugger: Final = Debugger(self.engines, pid, callbacks)
         self.debugger.limit = options.hold_limit
         self.inheritance: Final = Inheritance(
-            self, common.births, common.reporter, self.debugger.new_image
+            self, context.child_targets, context.reporter, self.debugger.new_image
         )
         self.options = options
         #: How it ended, and with which status; None while it is a target.
         self.end: tuple[str, int] | None = None
-        self._throttle: Final = Throttle(self.programs, self.group.want)
+        self._throttle: Final = Throttle(self.programs, self.group.request_attention)
         self._dumps: Final = Dumps(self.engines, self._describe, self.tell)
-        self._due = Due()
+        self._deferred = DeferredWork()
         self._end_status = ("gone", 0)
-        self._given_up = False
+        self._failed = False
         #: Called when we have detached from it, once that was asked for.
-        self._leaving: Callable[[], None] | None = None
+        self._on_detached: Callable[[], None] | None = None
         self.adjust(
             follow_forks=options.follow_forks,
             hold_thread=options.hold_thread,
@@ -138,7 +138,7 @@ class TracedProcess:
             raise RequestError(reason)
         # Looked at again when no more children can come; here because it refuses at once, and a
         # parent in vfork could not be detached from before it wakes.
-        check_alone(self.pid, self._common.tracees)
+        check_alone(self.pid, self._context.tracees)
         self.programs.launching = launch
         try:
             attach(self.group, self.pid)
@@ -149,17 +149,17 @@ class TracedProcess:
             if not procfs.has_ended(self.pid):
                 _log.info("process %d: %s", self.pid, error)
             reason = refusals.refusal(self.pid) or refusals.denial(self.pid)
-            self._leave_now()
+            self._detach_now()
             raise RequestError(reason) from error
         try:
-            check_alone(self.pid, self._common.tracees)
+            check_alone(self.pid, self._context.tracees)
         except RequestError:
-            self._leave_now()
+            self._detach_now()
             raise
 
-    def _leave_now(self) -> None:
-        while not self.leave():
-            self._common.tracees.pause(LATE_PAUSE)
+    def _detach_now(self) -> None:
+        while not self.detach():
+            self._context.tracees.pause(DETACH_PAUSE)
 
     def adjust(self, *, follow_forks: bool, hold_thread: bool, budget: Limits | None) -> None:
         """Treat it, and children that are followed, so from now on."""
@@ -174,32 +174,32 @@ class TracedProcess:
 
     def attend(self) -> None:
         """Do what has become due; the main loop calls it when its group wants it."""
-        self.group.wants = False
+        self.group.needs_attention = False
         if self.inheritance.is_incomplete:
             self.inheritance.is_incomplete = False
             self.programs.complete()
         self._dumps.attend()
-        if self._due.resume:
-            self._due.resume = False
+        if self._deferred.resume:
+            self._deferred.resume = False
             self._release(None)
-        if self._due.retired:
-            self._due.retired = False
-            self.programs.take_out_retired()
-        self._give_up_lost()
+        if self._deferred.retired:
+            self._deferred.retired = False
+            self.programs.remove_retired()
+        self._fail_lost()
         if self.end is None:
             self._keep_budgets()
         if self.end is None and self.debugger.is_invited:
             self.debugger.attend()
-        if self._leaving is not None and not self._dumps.busy:
-            if (self.end is not None and not self.inheritance.is_kept) or self.leave():
-                self._leaving()
-            elif not self.inheritance.is_kept:
-                self._common.reporter.arm()
+        if self._on_detached is not None and not self._dumps.busy:
+            if (self.end is not None and not self.inheritance.is_sealed) or self.detach():
+                self._on_detached()
+            elif not self.inheritance.is_sealed:
+                self._context.reporter.arm()
 
-    def _give_up_lost(self) -> None:
-        lost, self._due.lost = self._due.lost, []
+    def _fail_lost(self) -> None:
+        lost, self._deferred.lost = self._deferred.lost, []
         if lost and self.end is None:
-            self.programs.places.give_up_lost()
+            self.programs.places.fail_lost()
         for thread in lost:
             self.group.unpin(thread)
 
@@ -208,17 +208,17 @@ class TracedProcess:
             self._throttle.attend()
         except Gone:
             return  # its end comes next
-        if self._throttle.is_asleep:
-            self._common.reporter.arm()
+        if self._throttle.is_throttling:
+            self._context.reporter.arm()
 
     def tick(self) -> None:
         """What is looked at now and then."""
-        if self._throttle.is_asleep:
-            self.group.want()
+        if self._throttle.is_throttling:
+            self.group.request_attention()
         self.programs.retry_pending()
-        self.engines.watch.apply_late()
-        if self._leaving is not None or self._dumps.busy:
-            self.group.want()
+        self.engines.watch.apply_unreached()
+        if self._on_detached is not None or self._dumps.busy:
+            self.group.request_attention()
 
     # --- what is asked besides programs ---
 
@@ -233,7 +233,7 @@ class TracedProcess:
     def query(self, seq: int) -> protocol.Ok:
         """States and counters."""
         if self.end is None:
-            self.programs.places.give_up_overwritten()
+            self.programs.places.fail_overwritten()
         return protocol.Ok(
             seq,
             probes=self.programs.statuses(),
@@ -248,7 +248,7 @@ class TracedProcess:
             self.group.release(thread)
         return [thread.tid for thread in held]
 
-    def let_on(self, tid: int | None) -> list[int]:
+    def resume_held(self, tid: int | None) -> list[int]:
         """What ``resume`` of a client resumes: suspended threads, and who waits for a debugger.
 
         Raises RequestError.
@@ -262,7 +262,7 @@ class TracedProcess:
 
     def dump(self, zstd: bool, answer: Callable[[Result], None]) -> None:
         """Write a core; raises DumpError, StoreError and Gone."""
-        self._dumps.ask(self.pid, zstd, answer)
+        self._dumps.request(self.pid, zstd, answer)
 
     def _describe(self, number: int) -> dict[str, object]:
         """A program, for the file beside a core."""
@@ -273,13 +273,13 @@ class TracedProcess:
 
     def tell(self, kind: str, text: str, tid: int = 0) -> None:
         """Tell the daemon something of note; ``tid``: of which thread."""
-        self._common.reporter.send(protocol.TargetEvent(kind, self.pid, tid or self.pid, text))
+        self._context.reporter.send(protocol.TargetEvent(kind, self.pid, tid or self.pid, text))
 
     # --- what engines tell (engine.interface.Listener) ---
 
     def facility(self, thread: Thread, attachment: Attachment, outcome: Outcome) -> None:
         """See Listener: a facility that acts while the thread stands at its hit."""
-        acting = self._common.acting
+        acting = self._context.acting
         if acting is not None and outcome.exit not in acting:
             return
         if outcome.exit == DEBUGGER:
@@ -290,18 +290,18 @@ class TracedProcess:
 
     def retired(self) -> None:
         """See Listener."""
-        self._due.retired = True
-        self.group.want()
+        self._deferred.retired = True
+        self.group.request_attention()
 
     def resume(self) -> None:
         """See Listener."""
-        self._due.resume = True
-        self.group.want()
+        self._deferred.resume = True
+        self.group.request_attention()
 
     def lost(self, thread: Thread) -> None:
         """See Listener."""
-        self._due.lost.append(thread)
-        self.group.want()
+        self._deferred.lost.append(thread)
+        self.group.request_attention()
 
     def suspended(self, thread: Thread) -> None:
         """See Listener."""
@@ -311,9 +311,9 @@ class TracedProcess:
         """See Listener."""
         self._throttle.note(account)
 
-    def unwatched(self, trouble: str) -> None:
+    def unwatched(self, reason: str) -> None:
         """See Listener."""
-        self.programs.places.note_unwatched(trouble)
+        self.programs.places.note_unwatched(reason)
 
     def identified(self, thread: Thread, found: procfs.Status) -> None:
         """See Listener."""
@@ -323,7 +323,7 @@ class TracedProcess:
 
     def serve_trap(self, thread: Thread) -> None:
         """See StopHandler; a debugger may be stepping the thread."""
-        if self._given_up and self.engines.trap.stops.abandon(thread):
+        if self._failed and self.engines.trap.stops.abandon(thread):
             return
         if not self.debugger.serve_trap(thread):
             self.engines.serve(thread)
@@ -347,7 +347,7 @@ class TracedProcess:
     def begin(self, thread: Thread, shares_memory: bool) -> None:
         """See StopHandler; a forked process is followed, or detached from without our changes."""
         if self.end is not None:
-            self.group.want()  # there was nothing to wait for but this
+            self.group.request_attention()  # there was nothing to wait for but this
         if shares_memory:
             self.engines.begin(thread)
         else:
@@ -356,12 +356,12 @@ class TracedProcess:
     def new_image(self, thread: Thread) -> None:
         """See StopHandler."""
         if self.end is not None:
-            self.group.want()  # there was nothing to wait for but this
+            self.group.request_attention()  # there was nothing to wait for but this
         self.inheritance.new_image(thread)
 
-    def left_copy(self, pid: int) -> bool:
+    def is_fork_copy(self, pid: int) -> bool:
         """See StopHandler."""
-        return self.inheritance.left_copy(pid)
+        return self.inheritance.is_fork_copy(pid)
 
     def forgotten(self, thread: Thread, stop: Stop) -> None:
         """See StopHandler: with its last thread the target ended."""
@@ -372,7 +372,7 @@ class TracedProcess:
             self._end_status = ("exited" if stop.kind is Kind.EXITED else "killed", stop.value)
         if not any(t.tgid == self.pid for t in self.group.threads.values()):
             self.end = self._end_status
-            self.group.want()
+            self.group.request_attention()
             if self._dumps.busy:
                 self.tell("dumping", "the process has ended; its core is being written")
 
@@ -381,12 +381,12 @@ class TracedProcess:
     @property
     def is_changing(self) -> bool:
         """Whether throttled probes are to be put in again."""
-        return self._throttle.is_asleep
+        return self._throttle.is_throttling
 
     @property
-    def is_kept(self) -> bool:
+    def is_sealed(self) -> bool:
         """Whether it is a child that we could not detach from."""
-        return self.inheritance.is_kept
+        return self.inheritance.is_sealed
 
     @property
     def is_over(self) -> bool:
@@ -397,52 +397,52 @@ class TracedProcess:
             self.end = self._end_status
         return (
             self.end is not None
-            and self._leaving is None
+            and self._on_detached is None
             and not self._dumps.busy
             and not any(thread.state is State.STARTING for thread in threads)
         )
 
-    def leave_when_idle(self, then: Callable[[], None]) -> None:
+    def detach_when_idle(self, then: Callable[[], None]) -> None:
         """Detach from the target as soon as no core is being written and all threads can be."""
-        self._leaving = then
-        self.group.want()
+        self._on_detached = then
+        self.group.request_attention()
 
-    def depart(self, end: tuple[str, int]) -> None:
+    def finish(self, end: tuple[str, int]) -> None:
         """The target has ended, or was detached from: nothing but its last words is left."""
         self.end = end
         self.debugger.ended(*end)
-        self.debugger.leave()
+        self.debugger.close()
         self.engines.space.memory.close()
-        self._common.reporter.send(
+        self._context.reporter.send(
             protocol.Ended(self.pid, *end, self.programs.statuses(), self.group.overhead_ns)
         )
 
-    def give_up(self) -> None:
+    def stop_serving(self) -> None:
         """There was a defect of ours: find again whom it lost, and answer who waits."""
-        self._given_up = True
+        self._failed = True
         self.engines.trap.stops.give_up()
         find_lost(self.group, self.pid)
         self._dumps.abandon("its tracer failed; the log says more")
 
-    def leave(self) -> bool:
+    def detach(self) -> bool:
         """Take every change back and detach from every thread; false: one sleeps in the kernel and
         keeps its slots, ask again."""
-        if self.is_kept:
+        if self.is_sealed:
             self.group.tracees.dispatch_deferred(self.group)
             return not self.group.threads
-        self.debugger.leave()
-        self.programs.places.give_up_overwritten()
+        self.debugger.close()
+        self.programs.places.fail_overwritten()
         for probe in self.programs.probes():
             probe.attachments.clear()
-        with self.group.stopped() as late:
-            self._withdraw(late)
+        with self.group.stopped() as unstoppable:
+            self._disarm_all(unstoppable)
         return not self.group.threads
 
-    def _withdraw(self, late: list[Thread]) -> None:
+    def _disarm_all(self, unstoppable: list[Thread]) -> None:
         engines, group, space = self.engines, self.group, self.engines.space
         try:
-            engines.withdraw(late)
-            if not late and space.resident.areas:
+            engines.disarm_all(unstoppable)
+            if not unstoppable and space.resident.areas:
                 lender = group.borrower.lender(space.tgid)
                 engines.trap.sigtrap.restore(lender)
                 space.resident.unmap(group, lender)

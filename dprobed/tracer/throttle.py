@@ -23,34 +23,34 @@ _SHOWN_NS: Final = 1_000_000_000
 
 
 class Throttle:
-    """For one target. ``want`` has ``attend`` called from the main loop."""
+    """For one target. ``request_attention`` has ``attend`` called from the main loop."""
 
-    def __init__(self, programs: Programs, want: Callable[[], None]) -> None:
+    def __init__(self, programs: Programs, request_attention: Callable[[], None]) -> None:
         self._programs: Final = programs
-        self._want: Final = want
+        self._request_attention: Final = request_attention
         self._over: list[Account] = []
         #: Since when, and how many hits a nanosecond it had before.
-        self._asleep: dict[Probe, tuple[int, float]] = {}
+        self._throttled: dict[Probe, tuple[int, float]] = {}
 
     @property
-    def is_asleep(self) -> bool:
+    def is_throttling(self) -> bool:
         """Whether a probe is to be put in again: ``attend`` is to be called every now and then."""
-        return bool(self._asleep)
+        return bool(self._throttled)
 
     def note(self, account: Account) -> None:
         """An account is overdrawn; called in the middle of a hit."""
         self._over.append(account)
-        self._want()
+        self._request_attention()
 
     def attend(self) -> None:
         """Take out what is over its budget, and put in what is not any more; raises Gone."""
         over, self._over = self._over, []
         for account in over:
-            self._take_out(account)
-        if self._asleep:
-            self._wake()
+            self._throttle(account)
+        if self._throttled:
+            self._reinsert()
 
-    def _take_out(self, account: Account) -> None:
+    def _throttle(self, account: Account) -> None:
         now = time.monotonic_ns()
         probes = [
             probe
@@ -63,11 +63,11 @@ class Throttle:
         fresh = [probe for probe in probes if now > probe.throttled_until]
         for probe in probes:
             rate = (probe.hits - probe.mark) / max(now - account.opened, 1)
-            self._asleep[probe] = (now, rate)
+            self._throttled[probe] = (now, rate)
             probe.throttled = account.reason()
             probe.throttled_until = account.over_until + _SHOWN_NS
             probe.set(State.THROTTLED, probe.throttled)
-        self._programs.places.take_out(probes)
+        self._programs.places.remove(probes)
         # All threads stood still for that.
         done = time.monotonic_ns()
         account.charge(done - now, done, hits=0)
@@ -82,23 +82,23 @@ class Throttle:
             out = [probe for probe in probes if probe.program == program]
             for probe in out:
                 probe.set(State.DISABLED, account.reason())
-            self._programs.places.take_out(out)
+            self._programs.places.remove(out)
             self._programs.places.tell_changed(out)
         for probe in probes:
             probe.mark = probe.hits
         account.begin(now)
 
-    def _wake(self) -> None:
+    def _reinsert(self) -> None:
         now = time.monotonic_ns()
-        for account in {account for probe in self._asleep for account in probe.accounts}:
+        for account in {account for probe in self._throttled for account in probe.accounts}:
             account.reopen(now)
         awake = [
             probe
-            for probe in self._asleep
+            for probe in self._throttled
             if not any(account.over_until for account in probe.accounts)
         ]
         for probe in awake:
-            since, rate = self._asleep.pop(probe)
+            since, rate = self._throttled.pop(probe)
             if probe.state is not State.THROTTLED:
                 continue  # ``exec`` put it in, or it was removed
             probe.passed += int(rate * (now - since))

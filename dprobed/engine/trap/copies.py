@@ -33,7 +33,7 @@ def copied(sites: Sites, group: ThreadGroup, thread: Thread) -> Sites:
                 continue
         # Taken out while a thread, perhaps in ``fork``, could not be stopped; or the child was not
         # given the area (MADV_DONTFORK).
-        other.put_back(twin)
+        other.restore_text(twin)
         other.by_trap.pop(twin.trap, None)
     space.undo_raw(memory)
     return other

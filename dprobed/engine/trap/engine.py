@@ -18,10 +18,10 @@ from dprobed.engine.interface import Listener, Location, Loss, Plan, Refusal, Tr
 from dprobed.engine.probe import Attachment, Probe
 from dprobed.engine.runner import ProgramRunner
 from dprobed.engine.trap import copies
+from dprobed.engine.trap.removal import SiteRemoval
 from dprobed.engine.trap.sigtrap import Sigtrap
 from dprobed.engine.trap.sites import Site, Sites
 from dprobed.engine.trap.stops import TrapStops
-from dprobed.engine.trap.takeout import TakeOut
 from dprobed.engine.trap.view import OriginalView
 from dprobed.tracee.ptrace import Gone, Registers
 from dprobed.tracee.thread import Thread
@@ -51,11 +51,11 @@ class TrapEngine:
 
     def __init__(self, group: ThreadGroup, listener: Listener, runner: ProgramRunner) -> None:
         self.group: Final = group
-        sites = Sites(AddressSpace.nowhere(0))
+        sites = Sites(AddressSpace.unopened(0))
         self.stops: Final = TrapStops(group, listener, runner, sites)
         self.view = OriginalView(sites)
         stops = self.stops
-        self._take_out: Final = TakeOut(group, runner.registers, stops.notes, stops.exits)
+        self._removal: Final = SiteRemoval(group, runner.registers, stops.notes, stops.exits)
         #: Released places that ``disarm`` is to look at.
         self._released: set[Site] = set()
         #: Whether the instruction at an address is watched, too, which shows as the same place.
@@ -69,7 +69,7 @@ class TrapEngine:
         """Begin with an address space in which these are."""
         self.stops.use(sites)
         self.view = OriginalView(sites)
-        self._take_out.limbo.clear()
+        self._removal.not_freed.clear()
         self._released.clear()
 
     # --- threads and their stops ---
@@ -135,7 +135,7 @@ class TrapEngine:
         return refused
 
     def arm(
-        self, plans: Sequence[Plan], late: list[Thread]
+        self, plans: Sequence[Plan], unstoppable: list[Thread]
     ) -> list[tuple[Plan, Attachment | Refusal]]:
         """See Engine."""
         results: list[tuple[Plan, Attachment | Refusal]] = []
@@ -150,14 +150,14 @@ class TrapEngine:
             site.attachments.append(attachment)
             results.append((plan, attachment))
             armed.append(site)
-        self._take_out.take_in(armed)
+        self._removal.redirect_restarts(armed)
         return results
 
     def abandon_reserved(self) -> None:
         """See Engine."""
         self.sites.discard_unarmed()
 
-    def call_back(self, address: int, callback: Callable[[Thread], None]) -> None:
+    def insert_internal(self, address: int, callback: Callable[[Thread], None]) -> None:
         """An internal breakpoint, called at each hit; raises SpaceError and Gone."""
         self.sites.reserve(self.group, [address])
         site = self.sites.make(address)
@@ -167,7 +167,7 @@ class TrapEngine:
             self.classify(self._is_watched)
         self.sites.discard_unarmed()
 
-    def called_back(self, address: int, callback: Callable[[Thread], None]) -> bool:
+    def adopt_internal(self, address: int, callback: Callable[[Thread], None]) -> bool:
         """The same for a site that is in a copied address space; false: it is not."""
         site = self.by_trap.get(address + 1)
         if site is not None:
@@ -201,14 +201,14 @@ class TrapEngine:
                 self._released.add(attachment.site)
         return any(site.is_empty for site in self._released)
 
-    def disarm(self, late: list[Thread]) -> None:
+    def disarm(self, unstoppable: list[Thread]) -> None:
         """See Engine."""
         released, self._released = self._released, set()
-        self._take_out.remove([site for site in released if site.is_empty], late)
+        self._removal.remove([site for site in released if site.is_empty], unstoppable)
 
     def remove_empty(self) -> None:
         """Sites that nobody needs in a copied address space: all threads are stopped."""
-        self._take_out.remove([site for site in self.sites.all() if site.is_empty], [])
+        self._removal.remove([site for site in self.sites.all() if site.is_empty], [])
 
     def unmapped(self, attachments: Iterable[Attachment]) -> None:
         """See Engine."""
@@ -221,17 +221,16 @@ class TrapEngine:
         lost, self.stops.exits.lost = self.stops.exits.lost, []
         there = set(self.sites.all())
         return [
-            self._give_up([site for site in sites if site in there], reason)
-            for sites, reason in lost
+            self._lose([site for site in sites if site in there], reason) for sites, reason in lost
         ]
 
     def overwritten(self, attachments: Iterable[Attachment]) -> list[Loss]:
         """See Engine."""
         sites = {each.site for each in attachments if isinstance(each, SiteAttachment)}
         lost = self.sites.overwritten(sites)
-        return [self._give_up(lost, "the target changed its code there")] if lost else []
+        return [self._lose(lost, "the target changed its code there")] if lost else []
 
-    def _give_up(self, sites: list[Site], reason: str) -> Loss:
+    def _lose(self, sites: list[Site], reason: str) -> Loss:
         loss = Loss([], reason, any(site.callback is not None for site in sites))
         for site in sites:
             loss.attachments.extend(site.attachments)
@@ -240,10 +239,10 @@ class TrapEngine:
             self._released.add(site)
         return loss
 
-    def withdraw(self, late: list[Thread]) -> None:
+    def disarm_all(self, unstoppable: list[Thread]) -> None:
         """See Engine."""
         self._released.clear()
-        self._take_out.remove(self.sites.all(), late)
+        self._removal.remove(self.sites.all(), unstoppable)
 
     # --- other address spaces ---
 
@@ -271,10 +270,10 @@ class TrapEngine:
             copy = copies.undone(self.sites, self.group, thread)
         except OSError:
             raise Gone(thread.tid) from None
-        self._take_out.clean_child(thread, copy, self.sigtrap)
+        self._removal.clean_child(thread, copy, self.sigtrap)
         self.group.detach(thread)
 
-    def left_copy(self, thread: Thread) -> bool:
+    def is_fork_copy(self, thread: Thread) -> bool:
         """Whether an unknown process's memory is a copy of the target's."""
         try:
             return copies.are_in(self.sites, self.group, thread)

@@ -89,7 +89,7 @@ class Site:
         return other
 
     def position(self, offset: int) -> Position:
-        """What a thread is equivalent to that stands ``offset`` bytes into the slot."""
+        """What a thread is equivalent to that is_present ``offset`` bytes into the slot."""
         for at, position in reversed(self.displaced.positions):
             if at <= offset:
                 return position
@@ -142,7 +142,7 @@ class Sites:
         area.lost = True
         return [each for slot, each in self.slots.items() if area.holds(slot)]
 
-    def stands(self, site: Site) -> bool:
+    def is_present(self, site: Site) -> bool:
         """Whether the ``int3`` at this site is there, and ours."""
         before, behind = site.around
         expected = before + INT3 + behind
@@ -160,7 +160,7 @@ class Sites:
     def overwritten(self, sites: Iterable[Site]) -> list[Site]:
         """Those whose breakpoints the target overwrote."""
         peek = self.space.memory.peek
-        return [site for site in sites if not self.stands(site) and peek(site.address, 1)]
+        return [site for site in sites if not self.is_present(site) and peek(site.address, 1)]
 
     def _around(self, address: int) -> tuple[bytes, bytes]:
         before = min(_AROUND, address % PAGE)
@@ -243,7 +243,7 @@ class Sites:
         if self.slots.get(site.slot) is not site:
             return False
         if self.is_armed(site):
-            if self.stands(site):
+            if self.is_present(site):
                 return True
             del self.by_trap[site.trap]  # the target got rid of it: what is there is its own
         if self.text(site.address, site.displaced.length) != site.original:
@@ -256,15 +256,15 @@ class Sites:
         return False
 
     def disarm(self, site: Site) -> None:
-        """Put the original byte back, if it is our breakpoint that stands there."""
+        """Put the original byte back, if it is our breakpoint that is_present there."""
         if not self.is_armed(site):
             return
-        self.put_back(site)
+        self.restore_text(site)
         del self.by_trap[site.trap]
 
-    def put_back(self, site: Site) -> None:
-        """The original byte, where our breakpoint stands."""
-        if self.stands(site):
+    def restore_text(self, site: Site) -> None:
+        """The original byte, where our breakpoint is_present."""
+        if self.is_present(site):
             self.space.memory.poke(site.address, site.original[:1])
 
     def free(self, site: Site) -> None:
@@ -281,5 +281,5 @@ class Sites:
 
 
 def _pushes(displaced: Displaced) -> bool:
-    """Whether a ``push`` stands for a ``call``: a shadow stack would know nothing of it."""
+    """Whether a ``push`` is_present for a ``call``: a shadow stack would know nothing of it."""
     return any(position.where is Where.INSIDE for _, position in displaced.positions)

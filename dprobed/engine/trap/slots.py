@@ -49,7 +49,7 @@ _JUDGED: Final = (
 )
 
 
-def take(registers: Registers, position: Position) -> None:
+def move_to(registers: Registers, position: Position) -> None:
     """Set loaded registers to what a place in a slot is equivalent to."""
     words = registers.words
     words[RIP] = position.address
@@ -105,7 +105,7 @@ class SlotExits:
         if thread.signal in SYNCHRONOUS:
             info = thread.siginfo or ptrace.get_siginfo(thread.tid)
             if not was_sent(info):
-                self._own_doing(thread, site, position, info)
+                self._synchronous(thread, site, position, info)
                 return
         self._leave_slot(thread, site, position)
 
@@ -118,7 +118,7 @@ class SlotExits:
         return site.trap, words[RSP], words[RCX], words[RSI], words[RDI]
 
     def _take(self, thread: Thread, position: Position) -> None:
-        take(self._registers, position)
+        move_to(self._registers, position)
         self._registers.store(thread.tid)
 
     def _leave_slot(self, thread: Thread, site: Site, position: Position) -> None:
@@ -138,7 +138,7 @@ class SlotExits:
         found = procfs.status(thread.tid)
         return found is not None and bool(found.caught >> (thread.signal - 1) & 1)
 
-    def _own_doing(self, thread: Thread, site: Site, position: Position, info: bytes) -> None:
+    def _synchronous(self, thread: Thread, site: Site, position: Position, info: bytes) -> None:
         """The kernel's signal about what the thread did in the slot; its siginfo shows where."""
         is_here = address_of(info) == self._words[RIP]
         is_sealed = self.sites.space.sealed
@@ -175,7 +175,7 @@ class SlotExits:
 
     def _go_back(self, thread: Thread, site: Site, position: Position) -> None:
         """To the probed instruction; the hit that comes when the handler returns is the same."""
-        take(self._registers, position)
+        move_to(self._registers, position)
         self._words[RIP] = site.address
         self._registers.store(thread.tid)
         self._notes.set_skip(thread, self.restart_mark(site))

@@ -8,7 +8,7 @@ from dprobed.arch.x86_64.paging import WORD
 from dprobed.arch.x86_64.registers import RIP, RSP
 from dprobed.arch.x86_64.relocation import Where
 from dprobed.engine.trap.sites import Sites
-from dprobed.engine.trap.slots import take
+from dprobed.engine.trap.slots import move_to
 from dprobed.tracee.ptrace import Registers
 
 
@@ -23,7 +23,7 @@ class OriginalView:
         found = self._sites.slot_at(registers.words[RIP])
         if found is None:
             return False
-        take(registers, found[0].position(found[1]))
+        move_to(registers, found[0].position(found[1]))
         return True
 
     def hit_in_slot(self, registers: Registers) -> tuple[int, int] | None:

@@ -40,13 +40,13 @@ class WatchEngine:
 
     def __init__(self, group: ThreadGroup, listener: Listener, runner: ProgramRunner) -> None:
         #: Why not all threads have all watchpoints; empty: they have.
-        self.trouble = ""
+        self.reason = ""
         self._group: Final = group
         self._listener: Final = listener
         self._runner: Final = runner
         self._registers: Final = DebugRegisters()
         #: Threads that could not be stopped when the registers changed.
-        self._late: set[int] = set()
+        self._unreached: set[int] = set()
 
     def use(self, space: AddressSpace) -> None:
         """See Engine: nothing is kept in memory."""
@@ -66,7 +66,7 @@ class WatchEngine:
         return []
 
     def arm(
-        self, plans: Sequence[Plan], late: list[Thread]
+        self, plans: Sequence[Plan], unstoppable: list[Thread]
     ) -> list[tuple[Plan, Attachment | Refusal]]:
         """See Engine. A watchpoint that not all threads can have is in none."""
         results: list[tuple[Plan, Attachment | Refusal]] = []
@@ -79,12 +79,12 @@ class WatchEngine:
             attachment = WatchAttachment(plan.probe, where, index)
             self._registers.attach(index, attachment)
             results.append((plan, attachment))
-        if plans and (trouble := self._apply(late)):
+        if plans and (reason := self._apply(unstoppable)):
             for at, (plan, result) in enumerate(results):
                 if isinstance(result, WatchAttachment):
                     self._registers.detach(result)
-                    results[at] = plan, Refusal(ProbeState.NO_DEBUG_REGISTER, trouble)
-            self._apply(late)
+                    results[at] = plan, Refusal(ProbeState.NO_DEBUG_REGISTER, reason)
+            self._apply(unstoppable)
         return results
 
     def abandon_reserved(self) -> None:
@@ -104,9 +104,9 @@ class WatchEngine:
             self._registers.detach(attachment)
         return bool(released)
 
-    def disarm(self, late: list[Thread]) -> None:
+    def disarm(self, unstoppable: list[Thread]) -> None:
         """See Engine."""
-        self._apply(late)
+        self._apply(unstoppable)
 
     def unmapped(self, attachments: Iterable[Attachment]) -> None:
         """See Engine: nothing of ours is in memory."""
@@ -119,17 +119,17 @@ class WatchEngine:
         """See Engine."""
         return []
 
-    def withdraw(self, late: list[Thread]) -> None:
+    def disarm_all(self, unstoppable: list[Thread]) -> None:
         """See Engine; a thread that is gone, or cannot have its registers set, has none of ours."""
         self._registers.clear()
-        self._apply(late)
+        self._apply(unstoppable)
 
     # --- threads ---
 
-    def _apply(self, late: Iterable[Thread]) -> str:
+    def _apply(self, unstoppable: Iterable[Thread]) -> str:
         """Give every stopped thread the registers as they are now; why not all could get them."""
-        self._late = {thread.tid for thread in late}
-        self.trouble = ""
+        self._unreached = {thread.tid for thread in unstoppable}
+        self.reason = ""
         for thread in self._group.threads.values():
             if thread.state in (State.STOPPED, State.HELD):
                 try:
@@ -137,15 +137,15 @@ class WatchEngine:
                 except Gone:
                     continue
                 except PtraceError as error:
-                    self.trouble = _why_unwatched(thread.tid, error)
-        return self.trouble
+                    self.reason = _why_unwatched(thread.tid, error)
+        return self.reason
 
-    def apply_late(self) -> None:
+    def apply_unreached(self) -> None:
         """Threads that were asleep in the kernel when the watchpoints changed get them."""
-        if self._late & self._group.threads.keys():
-            with self._group.stopped() as late:
-                trouble = self._apply(late)
-            self._listener.unwatched(trouble)
+        if self._unreached & self._group.threads.keys():
+            with self._group.stopped() as unstoppable:
+                reason = self._apply(unstoppable)
+            self._listener.unwatched(reason)
 
     def begin(self, thread: Thread) -> None:
         """See Engine."""
@@ -156,7 +156,7 @@ class WatchEngine:
 
     def forget(self, thread: Thread) -> None:
         """See Engine."""
-        self._late.discard(thread.tid)
+        self._unreached.discard(thread.tid)
 
     def executes(self, address: int) -> bool:
         """Whether execution of the instruction at ``address`` is watched."""

@@ -95,7 +95,7 @@ class DebugRegisters:
         """
         if not any(self._settings) and not ptrace.peek_debug(tid, CONTROL):
             return
-        trouble: ptrace.PtraceError | None = None
+        failure: ptrace.PtraceError | None = None
         control = 0
         # An address may only change while its register is off.
         ptrace.poke_debug(tid, CONTROL, 0)
@@ -109,12 +109,12 @@ class DebugRegisters:
             try:
                 ptrace.poke_debug(tid, index, address)
             except ptrace.PtraceError as error:
-                trouble = error
+                failure = error
                 continue
             control |= control_bits(index, kind, length)
         ptrace.poke_debug(tid, CONTROL, control)
-        if trouble is not None:
-            raise trouble
+        if failure is not None:
+            raise failure
 
     def fired(self, tid: int) -> list[WatchAttachment]:
         """Whose registers the thread's latest debug trap was; its note of it is cleared."""

@@ -20,7 +20,7 @@ from dprobed.program.exits import ABORT
 from dprobed.program.model import ProbeDefinition
 from dprobed.tracee.ptrace import Gone, Registers
 from dprobed.tracee.thread import Thread
-from dprobed.tracer.debug.control import Control, Event, Place
+from dprobed.tracer.debug.control import BreakpointKey, Control, Event
 from dprobed.tracer.engines import Engines
 
 #: Z1 to Z4 on debug registers; the processor cannot watch reads alone (Z3).
@@ -43,18 +43,18 @@ class Breakpoints:
         self,
         engines: Engines,
         control: Control,
-        take_out: Callable[[list[Probe]], None],
+        remove_probes: Callable[[list[Probe]], None],
     ) -> None:
-        """``take_out``: takes probes off their places."""
+        """``remove_probes``: takes probes off their places."""
         self._group: Final = engines.group
         self._engines: Final = engines
         self._control: Final = control
-        self._take_off: Final = take_out
-        self._probes: dict[Place, Probe] = {}
+        self._remove_probes: Final = remove_probes
+        self._probes: dict[BreakpointKey, Probe] = {}
         self._registers: Final = Registers()
 
     @property
-    def places(self) -> Set[Place]:
+    def inserted(self) -> Set[BreakpointKey]:
         """Those that are in."""
         return self._probes.keys()
 
@@ -120,13 +120,13 @@ class Breakpoints:
         """``z``; one that is not there is no error."""
         probe = self._probes.pop((kind, address, length if kind > 1 else 1), None)
         if probe is not None:
-            self._take_out(address, probe)
+            self._remove(address, probe)
 
-    def _take_out(self, address: int, probe: Probe) -> None:
+    def _remove(self, address: int, probe: Probe) -> None:
         space = self._engines.space
         original = space.raw.pop(address, None) if not probe.attachments else None
         if original is None:
-            self._take_off([probe])
+            self._remove_probes([probe])
         elif space.memory.peek(address, 1) == INT3:
             space.memory.poke(address, original)
 
@@ -135,7 +135,7 @@ class Breakpoints:
         probes = [(address, probe) for (_, address, _), probe in self._probes.items()]
         self._probes.clear()
         for address, probe in probes:
-            self._take_out(address, probe)
+            self._remove(address, probe)
 
     def forget(self) -> None:
         """Their address space is gone."""

@@ -36,20 +36,20 @@ _SERVED: Final = 16
 
 
 #: A breakpoint of the debugger, which takes them out and puts them in at each stop.
-Place = tuple[int, int, int]
+BreakpointKey = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
 class Event:
     """Why the target stands still; ``detail`` goes into the stop reply as it is.
 
-    ``place``: the breakpoint or watchpoint of the debugger that was hit (kind, address, length).
+    ``breakpoint``: the debugger's breakpoint or watchpoint that was hit.
     """
 
     tid: int
     signal: int
     detail: bytes = b""
-    place: Place | None = None
+    breakpoint: BreakpointKey | None = None
 
 
 class Control:
@@ -106,7 +106,7 @@ class Control:
         thread.stepping = False
         self._ours.add(thread.tid)
         self.events.append(event)
-        self._group.want()
+        self._group.request_attention()
 
     @property
     def is_ready(self) -> bool:
@@ -158,10 +158,10 @@ class Control:
 
     # --- going on ---
 
-    def resume(self, actions: Sequence[rsp.Action], is_in: Set[Place]) -> None:
+    def resume(self, actions: Sequence[rsp.Action], inserted: Set[BreakpointKey]) -> None:
         """Let threads go on; those for whom there is no action stay.
 
-        ``is_in``: the breakpoints that are in now. If one of the threads has something to tell
+        ``inserted``: the breakpoints that are in now. If one of the threads has something to tell
         already, nothing goes on: there is a stop to tell of.
         """
         chosen: dict[int, rsp.Action] = {}
@@ -177,7 +177,7 @@ class Control:
         self.events = deque(
             event
             for event in self.events
-            if event.tid not in chosen or event.place is None or event.place in is_in
+            if event.tid not in chosen or event.breakpoint is None or event.breakpoint in inserted
         )
         self._left = {thread.tid for thread in self.threads()} - chosen.keys()
         if self.is_ready:

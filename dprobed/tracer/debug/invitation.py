@@ -50,17 +50,17 @@ def socket_folder() -> Path:
     return runtime if os.access(runtime, os.W_OK) else Path(tempfile.gettempdir())
 
 
-class Host(NamedTuple):
-    """What the tracer does: ``tell`` the daemon (kind, text, thread), ``take_out`` probes."""
+class TracerCallbacks(NamedTuple):
+    """What the tracer does: ``tell`` the daemon (kind, text, thread), ``remove_probes`` probes."""
 
     tell: Callable[[str, str, int], None]
-    take_out: Callable[[list[Probe]], None]
+    remove_probes: Callable[[list[Probe]], None]
 
 
 class Debugger:
     """Holds one target for debuggers."""
 
-    def __init__(self, engines: Engines, pid: int, host: Host) -> None:
+    def __init__(self, engines: Engines, pid: int, callbacks: TracerCallbacks) -> None:
         #: Seconds that the target is held without a debugger.
         self.limit = LIMIT
         #: Without a debugger only the thread that hit is held, and the others run.
@@ -71,9 +71,9 @@ class Debugger:
         self._group: Final = engines.group
         self._engines: Final = engines
         self._pid: Final = pid
-        self._tell: Final = host.tell
+        self._tell: Final = callbacks.tell
         self.control: Final = Control(engines, pid)
-        self._points: Final = Breakpoints(engines, self.control, host.take_out)
+        self._points: Final = Breakpoints(engines, self.control, callbacks.remove_probes)
         self._listener: socket.socket | None = None
         self._session: Session | None = None
         self._deadline = 0.0
@@ -274,7 +274,7 @@ class Debugger:
         if self._session is not None and how in ("exited", "killed"):
             self._session.ended(how, status)
 
-    def leave(self) -> None:
+    def close(self) -> None:
         """The tracer is about to detach: nothing of a debugger stays in the target."""
         if self._session is not None:
             self._session.close()

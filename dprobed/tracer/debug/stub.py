@@ -284,7 +284,7 @@ class Session:
     def _resume(self, actions: list[rsp.Action]) -> None:
         self._stop = None
         self.waits = True
-        self._control.resume(actions, self._points.places)
+        self._control.resume(actions, self._points.inserted)
 
     def _detach(self, _: bytes) -> None:
         self._send(OK)

@@ -36,7 +36,7 @@ _ADDRESS_END: Final = USER_END - PAGE
 
 
 class CopiedProcess:
-    """From ``make`` to ``bury``."""
+    """From ``make`` to ``reap``."""
 
     def __init__(
         self, group: ThreadGroup, space: AddressSpace, thread: Thread, inner_pid: int
@@ -64,10 +64,10 @@ class CopiedProcess:
         try:
             copy._set_up(thread)
         except (Gone, PtraceError) as error:
-            copy.bury(lender)
+            copy.reap(lender)
             raise SpaceError(f"the copy of the process was lost: {error}") from error
         except BaseException:
-            copy.bury(lender)
+            copy.reap(lender)
             raise
         group.tracees.others[thread.tid] = copy._stopped
         return copy
@@ -83,7 +83,7 @@ class CopiedProcess:
             options |= ptrace.PTRACE_O_SUSPEND_SECCOMP
         ptrace.set_options(thread.tid, options)
 
-    def empty(self) -> None:
+    def unmap_memory(self) -> None:
         """Have it unmap all of its memory: its end then takes no time.
 
         It stops before and after the call, and goes on from neither.
@@ -109,9 +109,9 @@ class CopiedProcess:
                 ptrace.to_syscall(self.tid)
                 return
         self.is_over = True
-        self._group.want()
+        self._group.request_attention()
 
-    def bury(self, lender: Thread | None) -> None:
+    def reap(self, lender: Thread | None) -> None:
         """Kill and collect it; the target collects it, too, if a thread can be borrowed."""
         self._group.tracees.others.pop(self.tid, None)
         with contextlib.suppress(ProcessLookupError):

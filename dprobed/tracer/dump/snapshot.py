@@ -75,7 +75,7 @@ class _Current:
 
 
 @dataclass(frozen=True, slots=True)
-class _Wanted:
+class _Requested:
     thread: Thread
     probe: tuple[int, int]
     about: dict[str, Any]
@@ -96,7 +96,7 @@ class Dumps:
         self._tell: Final = tell
         self._admission: Final = Admission(tell)
         self._images: Final = image.Images(engines)
-        self._wanted: list[_Wanted] = []
+        self._requested: list[_Requested] = []
         self._current: _Current | None = None
         self._limits: StoreLimits | None = None
 
@@ -110,8 +110,8 @@ class Dumps:
 
     @property
     def busy(self) -> bool:
-        """Whether a dump is being written, or wanted."""
-        return self._current is not None or bool(self._wanted)
+        """Whether a dump is being written, or requested."""
+        return self._current is not None or bool(self._requested)
 
     # --- who wants one ---
 
@@ -146,11 +146,11 @@ class Dumps:
                 "log": decode_log(outcome.log, outcome.raw),
             },
         }
-        self._wanted.append(_Wanted(thread, key, about))
+        self._requested.append(_Requested(thread, key, about))
         thread.pinned = True
-        self._group.want()
+        self._group.request_attention()
 
-    def ask(self, pid: int, compress: bool, answer: Callable[[Result], None]) -> None:
+    def request(self, pid: int, compress: bool, answer: Callable[[Result], None]) -> None:
         """Dump the target now; raises DumpError, StoreError and Gone. ``answer`` comes later."""
         if self._current is not None and self._current.result is not None:
             self.finish()  # what is left of it takes no time
@@ -165,13 +165,13 @@ class Dumps:
 
     def attend(self) -> None:
         """Do what has become due."""
-        while self._wanted:
-            wanted = self._wanted.pop(0)
+        while self._requested:
+            requested = self._requested.pop(0)
             try:
-                self._begin_at_hit(wanted)
+                self._begin_at_hit(requested)
             finally:
-                if wanted.thread.tid in self._group.threads:
-                    self._group.unpin(wanted.thread)
+                if requested.thread.tid in self._group.threads:
+                    self._group.unpin(requested.thread)
         current = self._current
         if current is None:
             return
@@ -182,9 +182,9 @@ class Dumps:
         if current.result is not None and (current.copy is None or current.copy.is_over):
             self._close(current)
 
-    def _begin_at_hit(self, wanted: _Wanted) -> None:
+    def _begin_at_hit(self, requested: _Requested) -> None:
         # Its own process: a child that shares the target's memory can be at the probe.
-        pid, tid = wanted.thread.tgid, wanted.thread.tid
+        pid, tid = requested.thread.tgid, requested.thread.tid
 
         def answer(result: Result) -> None:
             if result.error:
@@ -195,8 +195,8 @@ class Dumps:
         try:
             if self._current is not None or self._limits is None:
                 raise DumpError("another dump of this process is being written")
-            self._begin(pid, tid, wanted.about, self._limits, answer)
-            self._admission.count(wanted.probe)
+            self._begin(pid, tid, requested.about, self._limits, answer)
+            self._admission.count(requested.probe)
         except (DumpError, StoreError) as error:
             self._admission.refuse(str(error), tid)
         except Gone:
@@ -292,7 +292,7 @@ class Dumps:
         if child == 0:
             # Of a target held for a debugger; the number will be another file's here.
             signal.set_wakeup_fd(-1)
-            self._engines.runner.affinity.wander()
+            self._engines.runner.affinity.release_cpu()
             keep = sorted((0, 1, 2, job.memory.mem, job.memory.pagemap, job.smaps, writing))
             for low, high in zip(keep, [*keep[1:], os.sysconf("SC_OPEN_MAX")], strict=True):
                 os.closerange(low + 1, high)
@@ -304,7 +304,7 @@ class Dumps:
             if stop.kind in (Kind.EXITED, Kind.KILLED):
                 self._group.tracees.others.pop(child, None)
                 current.ended = stop
-                self._group.want()
+                self._group.request_attention()
 
         self._group.tracees.others[child] = ended
 
@@ -342,7 +342,7 @@ class Dumps:
         )
         current.hold.close()
         if current.copy is not None:
-            current.copy.empty()
+            current.copy.unmap_memory()
         current.answer(current.result)
 
     def _limit_stop(self, current: _Current) -> None:
@@ -361,9 +361,9 @@ class Dumps:
                 except Gone:
                     if self._is_alive(current.pid):
                         return
-                    self._bury(None, current)
+                    self._reap(None, current)
                 else:
-                    self._bury(lender, current)
+                    self._reap(lender, current)
         self._current = None
 
     def _is_alive(self, pid: int) -> bool:
@@ -372,13 +372,13 @@ class Dumps:
             for thread in self._group.threads.values()
         )
 
-    def _bury(self, lender: Thread | None, current: _Current) -> None:
+    def _reap(self, lender: Thread | None, current: _Current) -> None:
         copy, current.copy = current.copy, None
         if copy is not None:
-            copy.bury(lender)
+            copy.reap(lender)
 
     def _undo(self, current: _Current) -> None:
         """A dump could not be begun: leave nothing of it."""
         current.hold.close()
         self._close(current)
-        self._bury(None, current)
+        self._reap(None, current)
