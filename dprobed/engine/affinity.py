@@ -1,7 +1,7 @@
-"""Where the tracer runs: on the CPU of the threads that hit probes, which it leaves to them.
+"""CPU affinity and scheduling policy of the tracer: on the CPU of the threads that hit probes.
 
 A stop and its continuation cost a fifth there of what they cost across CPUs, so the tracer goes
-where hits come from. But a thread that it lets go is woken on an idle CPU if there is one, because
+where hits come from. But a thread that it resumes is woken on an idle CPU if there is one, because
 its own is busy with us (select_idle_sibling, kernel/sched/fair.c): hits *stray*, and tracer and
 thread run after each other. A CPU that runs nothing but SCHED_IDLE tasks counts as idle
 (sched_idle_cpu), so where hits stray the tracer becomes one: then the thread stays where it is.
@@ -53,7 +53,7 @@ _CPUCLOCK_SCHED: Final = 2
 
 
 def become_scheduling_group(root: Path = Path("/")) -> bool:
-    """Get a scheduling group of one's own, where that is a session; whether that is so.
+    """Make this process a scheduling group of its own, by a new session; whether it is one.
 
     For a process that leads no process group. ``root``: where proc and sys are.
     """
@@ -97,7 +97,7 @@ def _is_weighed(top: Path, path: str) -> bool:
 
 
 def _can_come_back() -> bool:
-    """Try it with a thread: the policy is each thread's own."""
+    """Whether we may leave SCHED_IDLE again: tried in a thread, since the policy is per thread."""
     result = False
 
     def there_and_back() -> None:
@@ -114,7 +114,7 @@ def _can_come_back() -> bool:
 
 
 class Affinity:
-    """Affinity and policy of this process. ``cpu`` is where it keeps itself, -1 for ``anywhere``.
+    """CPU affinity and scheduling policy of this process. ``cpu``: the one it is bound to, or -1.
 
     ``alone``: it is a scheduling group of its own.
     """
@@ -124,7 +124,7 @@ class Affinity:
         self.allowed: Final = os.sched_getaffinity(0)
         #: Whether it is SCHED_IDLE.
         self.is_idle_policy = False
-        #: Whether it is to look for the next stop for a while before it sleeps.
+        #: Whether it polls for the next stop for a while before it sleeps.
         self.polls = False
         self._may: bool | None = None if alone else False
         self._elsewhere = 0
@@ -182,7 +182,7 @@ class Affinity:
         """For which share of the time since the last look others than the target have had the CPU
         that we wanted; 1 where that is not known.
 
-        What the target runs does not count: it takes the CPU when we let it go, before we sleep.
+        What the target runs does not count: it takes the CPU when we resume it, before we sleep.
         """
         try:
             before, self._then = self._then, (pid, now, *_times(pid))

@@ -173,6 +173,19 @@ class Engines:
         for engine in self._all:
             engine.disarm_all(unstoppable)
 
+    def remove_all(self, unstoppable: list[Thread]) -> None:
+        """Take back every change, before a detach, with all other threads stopped.
+
+        Our pages stay while an unstoppable thread may be in one. Raises Gone and SpaceError.
+        """
+        self.disarm_all(unstoppable)
+        space = self.space
+        if not unstoppable and space.resident.areas:
+            lender = self.group.borrower.lender(space.tgid)
+            self.trap.sigtrap.restore(lender)
+            space.resident.unmap(self.group, lender)
+            space.resident.areas.clear()
+
     # --- threads and their stops ---
 
     def begin(self, thread: Thread) -> None:

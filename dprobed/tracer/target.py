@@ -4,36 +4,31 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Final
 
 import msgspec
 
 from dprobed.engine.address_space import AddressSpace
-from dprobed.engine.affinity import Affinity
-from dprobed.engine.budget import Account
 from dprobed.engine.errors import SpaceError
-from dprobed.engine.probe import Attachment
 from dprobed.proc import procfs, refusals
 from dprobed.proc.shared_memory import shares_memory
-from dprobed.program.exec.interface import Outcome
-from dprobed.program.exits import DEBUGGER, DUMP
-from dprobed.resolver.client import Resolver
 from dprobed.tracee.attach import attach, find_lost
 from dprobed.tracee.lifecycle import State
 from dprobed.tracee.memory import Memory
-from dprobed.tracee.ptrace import Gone, Registers
+from dprobed.tracee.ptrace import Gone
 from dprobed.tracee.status import Kind, Stop
 from dprobed.tracee.thread import Thread
 from dprobed.tracee.thread_group import ThreadGroup
 from dprobed.tracee.tracees import Tracees
+from dprobed.tracer.context import TracerContext
 from dprobed.tracer.debug.invitation import Debugger, TracerCallbacks
 from dprobed.tracer.dump.snapshot import Dumps, Result
 from dprobed.tracer.engines import Engines
-from dprobed.tracer.inheritance import ChildTargets, Inheritance
+from dprobed.tracer.inheritance import Inheritance
 from dprobed.tracer.inserted import RequestError
+from dprobed.tracer.listener import DeferredWork, EngineListener
 from dprobed.tracer.programs import Programs
-from dprobed.tracer.reporter import Reporter
+from dprobed.tracer.suspended import SuspendedThreads
 from dprobed.tracer.throttle import Throttle
 from dprobed.wire import protocol
 from dprobed.wire.limits import Limits
@@ -42,22 +37,6 @@ from dprobed.wire.limits import Limits
 DETACH_PAUSE: Final = 0.05
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass
-class TracerContext:
-    """What all targets of a tracer share."""
-
-    tracees: Tracees
-    registers: Registers
-    affinity: Affinity
-    reporter: Reporter
-    resolver: Resolver
-    child_targets: ChildTargets
-    #: One dictionary for all executors, which ask it again at each hit.
-    facilities: dict[str, int] = field(default_factory=dict)
-    #: For which of them something is done at the hit; None: for all.
-    acting: list[int] | None = None
 
 
 def check_alone(pid: int, tracees: Tracees) -> None:
@@ -79,30 +58,20 @@ def check_alone(pid: int, tracees: Tracees) -> None:
             )
 
 
-@dataclass
-class DeferredWork:
-    """What threads have asked for at their stops, and the main loop does."""
-
-    retired: bool = False
-    resume: bool = False
-    #: Pinned until their probes, which cannot be where they are, are out.
-    lost: list[Thread] = field(default_factory=list)
-
-
 class TracedProcess:
-    """A target from when it is attached to until it has ended or is detached from.
+    """A target, from attach to its end or detach.
 
-    What its engines tell (``engine.interface.Listener``) and what its threads' stops ask for
-    (``tracee.thread.StopHandler``) comes here.
+    Handles the stops of its threads (``tracee.thread.StopHandler``).
     """
 
     def __init__(self, context: TracerContext, pid: int, options: protocol.Attach) -> None:
         """``options`` say how it is treated; those of the parent for a followed child."""
         self._context: Final = context
         self.pid: Final = pid
-        self.records: Final = context.reporter
         self.group: Final = ThreadGroup(self, context.tracees)
-        self.engines: Final = Engines(self.group, self, context.registers, context.affinity)
+        self._deferred: Final = DeferredWork()
+        listener = EngineListener(self, self._deferred, context)
+        self.engines: Final = Engines(self.group, listener, context.registers, context.affinity)
         self.serve_hit: Final = self.engines.trap.stops.serve_hit
         self.programs: Final = Programs(
             pid, self.group, self.engines, context.reporter, context.resolver, self.tell
@@ -110,15 +79,15 @@ class TracedProcess:
         callbacks = TracerCallbacks(self.tell, self.programs.places.remove)
         self.debugger: Final = Debugger(self.engines, pid, callbacks)
         self.debugger.limit = options.hold_limit
+        self._suspended: Final = SuspendedThreads(self.group, self.debugger.control)
         self.inheritance: Final = Inheritance(
             self, context.child_targets, context.reporter, self.debugger.new_image
         )
         self.options = options
         #: How it ended, and with which status; None while it is a target.
         self.end: tuple[str, int] | None = None
-        self._throttle: Final = Throttle(self.programs, self.group.request_attention)
-        self._dumps: Final = Dumps(self.engines, self._describe, self.tell)
-        self._deferred = DeferredWork()
+        self.throttle: Final = Throttle(self.programs, self.group.request_attention)
+        self.dumps: Final = Dumps(self.engines, self._describe, self.tell)
         self._end_status = ("gone", 0)
         self._failed = False
         #: Called when we have detached from it, once that was asked for.
@@ -178,10 +147,10 @@ class TracedProcess:
         if self.inheritance.is_incomplete:
             self.inheritance.is_incomplete = False
             self.programs.complete()
-        self._dumps.attend()
+        self.dumps.attend()
         if self._deferred.resume:
             self._deferred.resume = False
-            self._release(None)
+            self._suspended.resume()
         if self._deferred.retired:
             self._deferred.retired = False
             self.programs.remove_retired()
@@ -190,7 +159,7 @@ class TracedProcess:
             self._keep_budgets()
         if self.end is None and self.debugger.is_invited:
             self.debugger.attend()
-        if self._on_detached is not None and not self._dumps.busy:
+        if self._on_detached is not None and not self.dumps.busy:
             if (self.end is not None and not self.inheritance.is_sealed) or self.detach():
                 self._on_detached()
             elif not self.inheritance.is_sealed:
@@ -205,30 +174,22 @@ class TracedProcess:
 
     def _keep_budgets(self) -> None:
         try:
-            self._throttle.attend()
+            self.throttle.attend()
         except Gone:
             return  # its end comes next
-        if self._throttle.is_throttling:
+        if self.throttle.is_throttling:
             self._context.reporter.arm()
 
     def tick(self) -> None:
         """What is looked at now and then."""
-        if self._throttle.is_throttling:
+        if self.throttle.is_throttling:
             self.group.request_attention()
         self.programs.retry_pending()
         self.engines.watch.apply_unreached()
-        if self._on_detached is not None or self._dumps.busy:
+        if self._on_detached is not None or self.dumps.busy:
             self.group.request_attention()
 
     # --- what is asked besides programs ---
-
-    def _suspended(self) -> list[Thread]:
-        """Threads that a program's ``suspend`` holds."""
-        return [
-            thread
-            for thread in self.group.threads.values()
-            if thread.held and not self.debugger.control.owns(thread.tid)
-        ]
 
     def query(self, seq: int) -> protocol.Ok:
         """States and counters."""
@@ -237,23 +198,17 @@ class TracedProcess:
         return protocol.Ok(
             seq,
             probes=self.programs.statuses(),
-            suspended=[thread.tid for thread in self._suspended()],
+            suspended=[thread.tid for thread in self._suspended.threads()],
             overhead_ns=self.group.overhead_ns,
             debugger=self.debugger.status(),
         )
-
-    def _release(self, tid: int | None) -> list[int]:
-        held = [thread for thread in self._suspended() if tid in (None, thread.tid)]
-        for thread in held:
-            self.group.release(thread)
-        return [thread.tid for thread in held]
 
     def resume_held(self, tid: int | None) -> list[int]:
         """What ``resume`` of a client resumes: suspended threads, and who waits for a debugger.
 
         Raises RequestError.
         """
-        tids = self._release(tid)
+        tids = self._suspended.resume(tid)
         if tid is None or tid in self.debugger.held:
             tids += self.debugger.release()
         if tid is not None and not tids:
@@ -262,7 +217,7 @@ class TracedProcess:
 
     def dump(self, zstd: bool, answer: Callable[[Result], None]) -> None:
         """Write a core; raises DumpError, StoreError and Gone."""
-        self._dumps.request(self.pid, zstd, answer)
+        self.dumps.request(self.pid, zstd, answer)
 
     def _describe(self, number: int) -> dict[str, object]:
         """A program, for the file beside a core."""
@@ -274,50 +229,6 @@ class TracedProcess:
     def tell(self, kind: str, text: str, tid: int = 0) -> None:
         """Tell the daemon something of note; ``tid``: of which thread."""
         self._context.reporter.send(protocol.TargetEvent(kind, self.pid, tid or self.pid, text))
-
-    # --- what engines tell (engine.interface.Listener) ---
-
-    def facility(self, thread: Thread, attachment: Attachment, outcome: Outcome) -> None:
-        """See Listener: a facility that acts while the thread stands at its hit."""
-        acting = self._context.acting
-        if acting is not None and outcome.exit not in acting:
-            return
-        if outcome.exit == DEBUGGER:
-            self.debugger.hit(thread)
-        elif outcome.exit == DUMP:
-            facts = self.engines.runner.facts_of(thread)
-            self._dumps.hit(thread, facts, attachment, outcome)
-
-    def retired(self) -> None:
-        """See Listener."""
-        self._deferred.retired = True
-        self.group.request_attention()
-
-    def resume(self) -> None:
-        """See Listener."""
-        self._deferred.resume = True
-        self.group.request_attention()
-
-    def lost(self, thread: Thread) -> None:
-        """See Listener."""
-        self._deferred.lost.append(thread)
-        self.group.request_attention()
-
-    def suspended(self, thread: Thread) -> None:
-        """See Listener."""
-        self.tell("suspend", f"thread {thread.tid} is held; 'dprobe resume' lets it go", thread.tid)
-
-    def overdrawn(self, account: Account) -> None:
-        """See Listener."""
-        self._throttle.note(account)
-
-    def unwatched(self, reason: str) -> None:
-        """See Listener."""
-        self.programs.places.note_unwatched(reason)
-
-    def identified(self, thread: Thread, found: procfs.Status) -> None:
-        """See Listener."""
-        self.engines.trap.sigtrap.identified(thread, found)
 
     # --- stops (tracee.thread.StopHandler) ---
 
@@ -373,7 +284,7 @@ class TracedProcess:
         if not any(t.tgid == self.pid for t in self.group.threads.values()):
             self.end = self._end_status
             self.group.request_attention()
-            if self._dumps.busy:
+            if self.dumps.busy:
                 self.tell("dumping", "the process has ended; its core is being written")
 
     # --- leaving ---
@@ -381,7 +292,7 @@ class TracedProcess:
     @property
     def is_changing(self) -> bool:
         """Whether throttled probes are to be put in again."""
-        return self._throttle.is_throttling
+        return self.throttle.is_throttling
 
     @property
     def is_sealed(self) -> bool:
@@ -398,7 +309,7 @@ class TracedProcess:
         return (
             self.end is not None
             and self._on_detached is None
-            and not self._dumps.busy
+            and not self.dumps.busy
             and not any(thread.state is State.STARTING for thread in threads)
         )
 
@@ -422,7 +333,7 @@ class TracedProcess:
         self._failed = True
         self.engines.trap.stops.give_up()
         find_lost(self.group, self.pid)
-        self._dumps.abandon("its tracer failed; the log says more")
+        self.dumps.abandon("its tracer failed; the log says more")
 
     def detach(self) -> bool:
         """Take every change back and detach from every thread; false: one sleeps in the kernel and
@@ -435,18 +346,9 @@ class TracedProcess:
         for probe in self.programs.probes():
             probe.attachments.clear()
         with self.group.stopped() as unstoppable:
-            self._disarm_all(unstoppable)
+            try:
+                self.engines.remove_all(unstoppable)
+            except (Gone, SpaceError) as error:
+                _log.warning("process %d keeps pages of ours: %s", self.pid, error)
+            self.group.detach_all()
         return not self.group.threads
-
-    def _disarm_all(self, unstoppable: list[Thread]) -> None:
-        engines, group, space = self.engines, self.group, self.engines.space
-        try:
-            engines.disarm_all(unstoppable)
-            if not unstoppable and space.resident.areas:
-                lender = group.borrower.lender(space.tgid)
-                engines.trap.sigtrap.restore(lender)
-                space.resident.unmap(group, lender)
-                space.resident.areas.clear()
-        except (Gone, SpaceError) as error:
-            _log.warning("process %d keeps pages of ours: %s", self.pid, error)
-        group.detach_all()

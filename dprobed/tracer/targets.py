@@ -15,10 +15,11 @@ from dprobed.engine.affinity import Affinity
 from dprobed.resolver.client import Resolver
 from dprobed.tracee.ptrace import Registers
 from dprobed.tracee.tracees import ORPHAN_TIMEOUT, Tracees
+from dprobed.tracer.context import TracerContext
 from dprobed.tracer.inheritance import InheritingTarget
 from dprobed.tracer.inserted import RequestError
 from dprobed.tracer.reporter import Reporter
-from dprobed.tracer.target import DETACH_PAUSE, TracedProcess, TracerContext
+from dprobed.tracer.target import DETACH_PAUSE, TracedProcess
 from dprobed.wire import protocol
 
 #: Targets at once; further children are not followed. Each has a descriptor open.

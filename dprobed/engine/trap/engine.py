@@ -1,10 +1,10 @@
 """The trap engine: a breakpoint fires, the tracer runs the program, the thread goes on in a slot.
 
 The plain way is int3 → program → slot, without a single step and without the breakpoint ever
-leaving the text. What signals ask for besides is in ``slots``, what the target is to believe of
-SIGTRAP in ``sigtrap``. An int3's SIGTRAP can still be pending when our interrupt stops the thread
-first, or the signal of a fault in a slot: before a site goes, such a thread is let run into it;
-otherwise the SIGTRAP would kill the target later, and the fault be reported elsewhere.
+leaving the text. Signals for threads in slots: ``slots``; the target's own use of SIGTRAP:
+``sigtrap``. An int3's SIGTRAP can still be pending when our interrupt stops the thread first,
+or the signal of a fault in a slot: before a site is removed, such a thread is resumed until it
+reports that; else the SIGTRAP would kill the target later, and the fault be reported elsewhere.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class SiteAttachment(Attachment):
 
 
 class TrapEngine:
-    """For one target; knows sites and programs, not how they got there."""
+    """The trap engine of one target."""
 
     name: Final = "trap"
 
@@ -56,7 +56,7 @@ class TrapEngine:
         self.view = OriginalView(sites)
         stops = self.stops
         self._removal: Final = SiteRemoval(group, runner.registers, stops.notes, stops.exits)
-        #: Released places that ``disarm`` is to look at.
+        #: Sites that ``disarm`` removes if no attachment is left.
         self._released: set[Site] = set()
         #: Whether the instruction at an address is watched, too, which shows as the same place.
         self._is_watched: Callable[[int], bool] = lambda address: False
@@ -66,7 +66,7 @@ class TrapEngine:
         self.use_sites(Sites(space))
 
     def use_sites(self, sites: Sites) -> None:
-        """Begin with an address space in which these are."""
+        """Start in an address space that has these sites."""
         self.stops.use(sites)
         self.view = OriginalView(sites)
         self._removal.not_freed.clear()
@@ -76,21 +76,21 @@ class TrapEngine:
 
     @property
     def sites(self) -> Sites:
-        """Those of the present address space."""
+        """The sites of the present address space."""
         return self.stops.sites
 
     @property
     def by_trap(self) -> dict[int, Site]:
-        """The same that are armed, by what a thread's rip is after the breakpoint."""
+        """The armed sites, by the rip of a thread behind the breakpoint."""
         return self.stops.by_trap
 
     @property
     def sigtrap(self) -> Sigtrap:
-        """What the target is to believe of SIGTRAP."""
+        """The target's own use of SIGTRAP."""
         return self.stops.sigtrap
 
     def serve(self, thread: Thread, stop: TrapStop, now: int) -> bool:
-        """See Engine: our breakpoint, or a handler entered."""
+        """See Engine: a breakpoint of ours, or the entry of a signal handler."""
         return self.stops.serve(thread, stop, now)
 
     def begin(self, thread: Thread) -> None:
@@ -113,7 +113,7 @@ class TrapEngine:
     # --- putting in ---
 
     def offer(self, probe: Probe, location: Location) -> Plan | Refusal:
-        """See Engine; what the instruction says to being displaced, ``reserve`` finds out."""
+        """See Engine; whether the instruction can be displaced, ``reserve`` finds out."""
         opcode = location.opcode
         if opcode:
             actual = self.sites.text(location.address, len(opcode))
@@ -158,7 +158,7 @@ class TrapEngine:
         self.sites.discard_unarmed()
 
     def insert_internal(self, address: int, callback: Callable[[Thread], None]) -> None:
-        """An internal breakpoint, called at each hit; raises SpaceError and Gone."""
+        """Insert an internal breakpoint, called at each hit; raises SpaceError and Gone."""
         self.sites.reserve(self.group, [address])
         site = self.sites.make(address)
         site.callback = callback
@@ -168,14 +168,14 @@ class TrapEngine:
         self.sites.discard_unarmed()
 
     def adopt_internal(self, address: int, callback: Callable[[Thread], None]) -> bool:
-        """The same for a site that is in a copied address space; false: it is not."""
+        """Make a site of a copied address space an internal breakpoint; false: there is none."""
         site = self.by_trap.get(address + 1)
         if site is not None:
             site.callback = callback
         return site is not None
 
     def classify(self, is_watched: Callable[[int], bool]) -> None:
-        """Tell each site whether a hit may be taken for granted (``Site.plain``).
+        """Set ``Site.plain``: whether a SIGTRAP behind a site can only be its breakpoint's.
 
         Not if it has a callback; nor if the instruction behind its one byte ``is_watched``, which
         shows the same address.
@@ -207,7 +207,7 @@ class TrapEngine:
         self._removal.remove([site for site in released if site.is_empty], unstoppable)
 
     def remove_empty(self) -> None:
-        """Sites that nobody needs in a copied address space: all threads are stopped."""
+        """Remove unneeded sites of a copied address space; all threads are stopped."""
         self._removal.remove([site for site in self.sites.all() if site.is_empty], [])
 
     def unmapped(self, attachments: Iterable[Attachment]) -> None:
@@ -262,7 +262,7 @@ class TrapEngine:
         return found
 
     def release_child(self, thread: Thread) -> None:
-        """A ``fork`` child has a copy of our changes: undo them there, and detach from it.
+        """Undo our changes in a ``fork`` child's copy of the memory, and detach from it.
 
         Raises Gone, and SpaceError when there is no way into its memory.
         """
@@ -274,7 +274,7 @@ class TrapEngine:
         self.group.detach(thread)
 
     def is_fork_copy(self, thread: Thread) -> bool:
-        """Whether an unknown process's memory is a copy of the target's."""
+        """Whether an unknown process's memory is a fork copy of the target's."""
         try:
             return copies.are_in(self.sites, self.group, thread)
         except (Gone, SpaceError):

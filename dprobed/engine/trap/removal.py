@@ -1,4 +1,4 @@
-"""Sites leave the text, and every thread their slots, while all threads are stopped."""
+"""Removes breakpoint sites, and threads from their slots, while all threads are stopped."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _log = logging.getLogger(__name__)
 
 
 class SiteRemoval:
-    """For one target."""
+    """Removes the sites of one target."""
 
     def __init__(
         self, group: ThreadGroup, registers: Registers, notes: ThreadNotes, exits: SlotExits
     ) -> None:
-        #: Disarmed while a thread could not be stopped, which may be in their slots.
+        #: Disarmed sites whose slots a thread that could not be stopped may be in.
         self.not_freed: set[Site] = set()
         self._group: Final = group
         self._registers: Final = registers
@@ -38,7 +38,7 @@ class SiteRemoval:
         return self._exits.sites
 
     def remove(self, sites: list[Site], unstoppable: list[Thread]) -> None:
-        """Take sites out of the text and every thread out of their slots.
+        """Remove sites from the text and every thread from their slots.
 
         ``unstoppable``: their slots stay for as long as these threads may be in one.
         """
@@ -60,9 +60,9 @@ class SiteRemoval:
             self._sites.free(site)
 
     def redirect_restarts(self, sites: Iterable[Site]) -> None:
-        """Threads whose system call our stop interrupted at one of these new sites.
+        """Have system calls that our stop interrupted at these new sites restart in the slot.
 
-        It restarts, which is not another hit: it does so in the slot.
+        The restart is not another hit.
         """
         behind = {
             site.address + site.displaced.length: site
@@ -95,8 +95,8 @@ class SiteRemoval:
             self._notes.set_skip(thread, None)
 
     def clean_child(self, thread: Thread, copy: Sites, sigtrap: Sigtrap) -> None:
-        """A ``fork`` child is to be as if we had never been there; ``copy`` is closed. Raises
-        Gone."""
+        """Undo what is not text in a ``fork`` child: rip, our pages, SIGTRAP. Closes ``copy``;
+        raises Gone."""
         try:
             self._registers.load(thread.tid)
             found = copy.slot_at(self._registers.words[RIP])

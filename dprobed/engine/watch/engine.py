@@ -34,7 +34,7 @@ def _why_unwatched(tid: int, error: PtraceError) -> str:
 
 
 class WatchEngine:
-    """For one target."""
+    """The watch engine of one target."""
 
     name: Final = "watch"
 
@@ -62,7 +62,7 @@ class WatchEngine:
         return Plan(probe, location, _COST_NS)
 
     def reserve(self, plans: Sequence[Plan]) -> list[tuple[Plan, Refusal]]:
-        """See Engine: the processor has what there is."""
+        """See Engine: debug registers need no preparation."""
         return []
 
     def arm(
@@ -127,7 +127,7 @@ class WatchEngine:
     # --- threads ---
 
     def _apply(self, unstoppable: Iterable[Thread]) -> str:
-        """Give every stopped thread the registers as they are now; why not all could get them."""
+        """Set the registers of every stopped thread; why not all could be set."""
         self._unreached = {thread.tid for thread in unstoppable}
         self.reason = ""
         for thread in self._group.threads.values():
@@ -141,7 +141,7 @@ class WatchEngine:
         return self.reason
 
     def apply_unreached(self) -> None:
-        """Threads that were asleep in the kernel when the watchpoints changed get them."""
+        """Set the registers of threads that could not be stopped when they changed."""
         if self._unreached & self._group.threads.keys():
             with self._group.stopped() as unstoppable:
                 reason = self._apply(unstoppable)
@@ -174,7 +174,7 @@ class WatchEngine:
         return True
 
     def fired(self, thread: Thread, now: int) -> bool:
-        """Run the programs of what the thread's latest debug trap was of; whether that was ours.
+        """Run the programs of the watchpoints that fired in the thread; false: none of ours.
 
         Its registers are loaded, and show the original place. Raises Gone.
         """

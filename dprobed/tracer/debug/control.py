@@ -4,11 +4,6 @@ All-stop: while the target is held all its threads are stopped (``ThreadGroup.st
 go in and out as ever, and nothing of the target runs. When the debugger lets it go on, hits are
 served at full speed; only while a thread is stepped every stop takes the long way through
 ``ThreadGroup.dispatch``.
-
-A thread that was held at a hit stands in the slot, its programs have run. The debugger sees it at
-the probed instruction. What it is to do when it goes on from there must not be a second hit: the
-places where hits have been served are noted with the stack pointer (``_served``), because the
-debugger may set other registers in between and put these back (it does to call a function).
 """
 
 from __future__ import annotations
@@ -29,11 +24,8 @@ from dprobed.tracee.lifecycle import State
 from dprobed.tracee.ptrace import Gone, PtraceError, Registers
 from dprobed.tracee.thread import Thread
 from dprobed.tracer.debug import rsp
+from dprobed.tracer.debug.served import ServedHits
 from dprobed.tracer.engines import Engines
-
-#: Noted places of one thread; more would be inferior calls nested as deep.
-_SERVED: Final = 16
-
 
 #: A breakpoint of the debugger, which takes them out and puts them in at each stop.
 BreakpointKey = tuple[int, int, int]
@@ -76,7 +68,7 @@ class Control:
         #: Threads whose signal the debugger was told of, and may take back.
         self._told: set[int] = set()
         self._sent: set[tuple[int, int]] = set()
-        self._served: dict[int, list[tuple[int, int]]] = {}
+        self._served: Final = ServedHits(engines)
         self._registers: Final = Registers()
 
     # --- stopping ---
@@ -129,23 +121,7 @@ class Control:
         for thread in self._group.threads.values():
             thread.stepping = False
         for thread in self.threads():
-            self._note_served(thread)
-
-    def _note_served(self, thread: Thread) -> None:
-        try:
-            place = self._hit_of(thread)
-        except Gone:
-            return
-        if place is not None:
-            places = self._served.setdefault(thread.tid, [])
-            if place not in places:
-                places.append(place)
-                del places[:-_SERVED]
-
-    def _hit_of(self, thread: Thread) -> tuple[int, int] | None:
-        """The hit that a thread in a slot has yet to carry out: address and rsp; raises Gone."""
-        self._registers.load(thread.tid)
-        return self._engines.trap.view.hit_in_slot(self._registers)
+            self._served.note(thread)
 
     def interrupt(self, tid: int) -> None:
         """Stop at the debugger's wish; ``tid`` is shown if it is there."""
@@ -189,7 +165,7 @@ class Control:
                     thread.held = True
                     self._ours.add(thread.tid)
                 continue
-            self._enter_slot(thread)
+            self._served.enter_slot(thread)
             if to_do.kind == "s":
                 thread.stepping = True
                 self.steps[thread.tid] = (to_do.start, to_do.end)
@@ -220,23 +196,6 @@ class Control:
             self._sent.add((thread.tid, number))
             ptrace.send(thread.tgid, thread.tid, number)
 
-    def _enter_slot(self, thread: Thread) -> None:
-        """Where a hit has been served already, the thread goes on in the slot."""
-        places = self._served.get(thread.tid)
-        if not places:
-            return
-        try:
-            place = self._hit_of(thread)
-            words = self._registers.words
-            stands = (words[RIP], words[RSP])
-            if (place or stands) not in places:
-                return
-            places.remove(place or stands)
-            if place is None and self._engines.trap.view.enter_slot(self._registers):
-                self._registers.store(thread.tid)
-        except Gone:
-            return
-
     def release(self, leaving: bool = False) -> list[int]:
         """Let everything go on that is held for a debugger; the threads that had stopped for it.
 
@@ -247,7 +206,7 @@ class Control:
         for tid in freed:
             thread = self._group.threads.get(tid)
             if thread is not None:
-                self._enter_slot(thread)
+                self._served.enter_slot(thread)
                 if not leaving:
                     self._free(thread)
         if not leaving:
@@ -309,7 +268,7 @@ class Control:
         self._ours.discard(tid)
         self._left.discard(tid)
         self._told.discard(tid)
-        self._served.pop(tid, None)
+        self._served.forget(tid)
         self.steps.pop(tid, None)
         self.events = deque(event for event in self.events if event.tid != tid)
 

@@ -10,14 +10,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import signal
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
-
-import msgspec
 
 from dprobed.corefile import store
 from dprobed.corefile.store import StoreError, StoreLimits
@@ -29,13 +26,13 @@ from dprobed.program.exec.interface import Outcome
 from dprobed.record.log import decode_log
 from dprobed.tracee.lifecycle import State
 from dprobed.tracee.ptrace import Gone
-from dprobed.tracee.status import Kind, Stop
 from dprobed.tracee.thread import Thread
 from dprobed.tracee.thread_group import ThreadGroup
 from dprobed.tracer.dump import dumper, image
 from dprobed.tracer.dump.admission import Admission, DumpError
 from dprobed.tracer.dump.copied import CopiedProcess
 from dprobed.tracer.dump.jobs import job_for
+from dprobed.tracer.dump.writer_process import WriterProcess
 from dprobed.tracer.engines import Engines
 
 _log = logging.getLogger(__name__)
@@ -67,10 +64,8 @@ class _Current:
     copy: CopiedProcess | None = None
     #: Held open while the target stands still for its dump.
     hold: ExitStack = field(default_factory=ExitStack)
-    writer: int = 0
-    pipe: int = -1
+    writer: WriterProcess | None = None
     overdue: bool = False
-    ended: Stop | None = None
     result: Result | None = None
 
 
@@ -175,10 +170,11 @@ class Dumps:
         current = self._current
         if current is None:
             return
-        if current.ended is not None and current.result is None:
-            self._collect_result(current)
-        if current.how == "stopped" and current.ended is None:
-            self._limit_stop(current)
+        writer = current.writer
+        if writer is not None and writer.ended is not None and current.result is None:
+            self._collect_result(current, writer)
+        if writer is not None and current.how == "stopped" and writer.ended is None:
+            self._limit_stop(current, writer)
         if current.result is not None and (current.copy is None or current.copy.is_over):
             self._close(current)
 
@@ -214,11 +210,8 @@ class Dumps:
         current = self._current
         if current is None:
             return
-        if current.pipe >= 0:
-            os.close(current.pipe)
-            current.pipe = -1
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(current.writer, signal.SIGKILL)
+        if current.writer is not None:
+            current.writer.abandon()
         self._undo(current)
         if current.result is None:
             current.answer(Result(reason))
@@ -254,7 +247,7 @@ class Dumps:
                 job.about["pause_ns"] = current.pause_ns
             if why:
                 job.about["why_stopped"] = why
-            self._start_writer(job, current)
+            current.writer = WriterProcess.start(job, self._group, self._engines.runner.affinity)
         except OSError as error:
             self._undo(current)
             raise DumpError(f"the dump could not be begun: {error.strerror or error}") from error
@@ -286,44 +279,14 @@ class Dumps:
                 return thread.tid
         raise Gone(pid)
 
-    def _start_writer(self, job: dumper.Job, current: _Current) -> None:
-        reading, writing = os.pipe()
-        child = os.fork()
-        if child == 0:
-            # Of a target held for a debugger; the number will be another file's here.
-            signal.set_wakeup_fd(-1)
-            self._engines.runner.affinity.release_cpu()
-            keep = sorted((0, 1, 2, job.memory.mem, job.memory.pagemap, job.smaps, writing))
-            for low, high in zip(keep, [*keep[1:], os.sysconf("SC_OPEN_MAX")], strict=True):
-                os.closerange(low + 1, high)
-            dumper.run(job, writing)
-        os.close(writing)
-        current.writer, current.pipe = child, reading
-
-        def ended(stop: Stop) -> None:
-            if stop.kind in (Kind.EXITED, Kind.KILLED):
-                self._group.tracees.others.pop(child, None)
-                current.ended = stop
-                self._group.request_attention()
-
-        self._group.tracees.others[child] = ended
-
     # --- the end of a dump ---
 
-    def _collect_result(self, current: _Current) -> None:
-        """The writer has ended: let the target, or its copy, go."""
-        data = b""
-        with contextlib.suppress(OSError):
-            data = os.read(current.pipe, 1 << 16)
-        os.close(current.pipe)
-        current.pipe = -1
+    def _collect_result(self, current: _Current, writer: WriterProcess) -> None:
+        """The writer has ended: resume the target, or end its copy, and answer."""
+        done = writer.result()
         now = time.monotonic()
-        try:
-            done = msgspec.msgpack.decode(data, type=dumper.Done)
-        except msgspec.MsgspecError:
-            stop = current.ended
-            how = f"signal {stop.value}" if stop and stop.kind is Kind.KILLED else "an error"
-            reason = f"its writer was ended by {how}"
+        if done is None:
+            reason = f"its writer was ended by {writer.how_it_ended()}"
             if current.overdue:
                 reason = f"the process cannot be copied, and {current.limits.stopped} s are over"
             done = dumper.Done(error=f"no core: {reason}")
@@ -345,12 +308,12 @@ class Dumps:
             current.copy.unmap_memory()
         current.answer(current.result)
 
-    def _limit_stop(self, current: _Current) -> None:
-        """A target that stands still does so for a limited time."""
+    @staticmethod
+    def _limit_stop(current: _Current, writer: WriterProcess) -> None:
+        """Kill the writer of a target that has been stopped for its dump for too long."""
         if time.monotonic() - current.began > current.limits.stopped:
             current.overdue = True
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(current.writer, signal.SIGKILL)
+            writer.kill()
 
     def _close(self, current: _Current) -> None:
         """Bury the copy; later, if no thread can be borrowed for it now."""
