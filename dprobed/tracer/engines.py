@@ -1,7 +1,7 @@
-"""The engines of one target: made here, asked in turn, and shown to others as one.
+"""The engines of one target as one: each call goes to the engine that it concerns, or to all.
 
-Two of them can show the same place: a thread in a slot of the trap engine's makes an access that is
-watched, and a watchpoint on execution behind a breakpoint of one byte stops at its address.
+Two engines can stop at the same place: a thread in a slot of the trap engine makes an access that
+is watched, or a watchpoint on execution behind a one-byte breakpoint stops at its address.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Armed = tuple[Plan, Attachment | Refusal]
 
 
 class Engines:
-    """Those of one target."""
+    """The engines of one target."""
 
     def __init__(
         self, group: ThreadGroup, listener: Listener, registers: Registers, affinity: Affinity
@@ -46,28 +46,28 @@ class Engines:
 
     @property
     def space(self) -> AddressSpace:
-        """The target's present address space; nowhere at first."""
+        """The target's present address space; a placeholder at first."""
         return self.trap.sites.space
 
     def use(self, space: AddressSpace) -> None:
-        """Begin with an address space in which nothing is yet."""
+        """Start in an address space that has none of our changes."""
         for engine in self._all:
             engine.use(space)
         self._began()
 
     def copied(self, thread: Thread) -> Sites:
-        """What a ``fork`` child has of our changes; raises SpaceError and Gone."""
+        """The sites in a ``fork`` child's copy of the memory; raises SpaceError and Gone."""
         try:
             return copies.copied(self.trap.sites, self.group, thread)
         except OSError:
             raise Gone(thread.tid) from None
 
     def sealed(self, tgid: int) -> Sites:
-        """The same of a child whose memory is closed to us."""
+        """The sites in the memory of a child that is closed to us."""
         return copies.sealed(self.trap.sites, tgid)
 
     def use_copy(self, sites: Sites) -> None:
-        """Begin with a copy of a parent's address space."""
+        """Start in a copy of a parent's address space."""
         self.trap.use_sites(sites)
         self.watch.use(sites.space)
         self._began()
@@ -112,7 +112,7 @@ class Engines:
             engine.abandon_reserved()
 
     def put(self, plan: Plan | Refusal) -> Attachment | Refusal:
-        """Put in one probe; raises SpaceError and Gone."""
+        """Insert one probe; raises SpaceError and Gone."""
         if isinstance(plan, Refusal):
             return plan
         try:
@@ -131,7 +131,7 @@ class Engines:
     # --- taking out ---
 
     def release(self, attachments: Iterable[Attachment]) -> None:
-        """Take these out, with all threads stopped if need be."""
+        """Remove these, with all threads stopped if need be."""
         released = list(attachments)
         waiting = [
             engine
@@ -163,7 +163,7 @@ class Engines:
         return [loss for engine in self._all for loss in engine.overwritten(there)]
 
     def disarm(self) -> None:
-        """Take out what was lost."""
+        """Remove what was lost."""
         with self.group.stopped() as unstoppable:
             for engine in self._all:
                 engine.disarm(unstoppable)
@@ -189,7 +189,7 @@ class Engines:
     # --- threads and their stops ---
 
     def begin(self, thread: Thread) -> None:
-        """A thread joins, or a process that shares the memory."""
+        """A new thread, or process that shares the memory, made its first stop."""
         self.runner.forget(thread.tid)
         try:
             for engine in self._all:
@@ -204,7 +204,7 @@ class Engines:
             engine.forget(thread)
 
     def serve(self, thread: Thread) -> None:
-        """A SIGTRAP stop: our breakpoint, a watchpoint, a handler entered, or the target's own."""
+        """Serve a SIGTRAP stop: breakpoint, watchpoint, handler's entry, or the target's own."""
         try:
             self._serve(thread, time.monotonic_ns())
         except Gone:
@@ -223,7 +223,7 @@ class Engines:
             self.trap.stops.pass_on(thread, stop.code)
 
     def _at_original(self, thread: Thread, serve: Callable[[], bool]) -> bool:
-        """Have the watch engine look; whether it was a watchpoint of ours.
+        """Offer the stop to the watch engine; whether it was a watchpoint of ours.
 
         The access can be that of a copied instruction: its program is shown the original place.
         (Of a ``call`` it is the push, so rsp is right.)
@@ -250,7 +250,7 @@ class Engines:
         self._at_original(thread, lambda: self.watch.fired(thread, now))
         return self.trap.stops.end_step(thread)
 
-    # --- as it would be without us ---
+    # --- original registers and memory ---
 
     def leave(self, registers: Registers) -> bool:
         """See Engine."""

@@ -1,4 +1,4 @@
-"""Internal breakpoints: what must be known of the target as it happens.
+"""Internal breakpoints: on the loader's notification, and on libc's signal functions.
 
 They are sites like any other; a user's probes may hang on the same places, and come and go.
 """
@@ -54,7 +54,7 @@ class InternalBreakpoints:
         self._trap.sigtrap.restorer = 0
 
     def take_over(self, other: InternalBreakpoints) -> None:
-        """Those of the space that this one is a copy of."""
+        """Take over the internal breakpoints of the space that this one is a copy of."""
         for address, symbol in other._symbols.items():
             if self._trap.adopt_internal(address, self._callbacks[symbol]):
                 self._symbols[address] = symbol
@@ -64,7 +64,7 @@ class InternalBreakpoints:
         self._trap.sigtrap.restorer = other._trap.sigtrap.restorer
 
     def set_loader(self) -> str | None:
-        """Hear of modules that come and go; why not, if that cannot be. Raises Gone."""
+        """Insert that of the dynamic loader; returns why not, or None. Raises Gone."""
         base = procfs.auxv(self._pid).get(_AT_BASE, 0)
         if not base:
             return None  # statically linked: no modules come or go
@@ -81,7 +81,7 @@ class InternalBreakpoints:
         return None
 
     def set_signals(self, among: list[LoadedModule]) -> None:
-        """Hear of what the target does about SIGTRAP; from the C library only.
+        """Insert those for the target's use of SIGTRAP, in the C library.
 
         Raises LocationError, SpaceError and Gone.
         """
@@ -110,7 +110,7 @@ class InternalBreakpoints:
             _log.warning("process %d: blocked SIGTRAP: %s", self._pid, error)
 
     def _set(self, loaded: LoadedModule, symbol: str) -> None:
-        """One at a function; raises LocationError, SpaceError and Gone."""
+        """Insert one at a function; raises LocationError, SpaceError and Gone."""
         address = self._placement.address_of(loaded, symbol)
         self._trap.insert_internal(address, self._callbacks[symbol])
         self._symbols[address] = symbol

@@ -1,6 +1,6 @@
-"""Where the probes of a program go in this target: modules and places to addresses.
+"""From the modules and places that programs name to addresses in one target.
 
-Looks only; nothing is changed here. What is in files the resolver says.
+Changes nothing. What is in files is asked of the resolver.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _MASK: Final = (1 << 64) - 1
 
 @dataclass(frozen=True, slots=True)
 class Spot:
-    """One address at which a probe is to be. ``length``: of a watch, else 0."""
+    """One address at which a probe is to be inserted. ``length``: of a watchpoint, else 0."""
 
     address: int
     place: str
@@ -45,7 +45,7 @@ class Unplaced:
 
 
 class LoadedModule:
-    """One module as it is mapped, with its file."""
+    """A mapped module, with its file."""
 
     def __init__(self, module: Module, resolver: Resolver) -> None:
         self.module = module
@@ -61,7 +61,7 @@ class LoadedModule:
 
     @property
     def key(self) -> Hashable:
-        """Tells this mapping of this file from any other."""
+        """Identifies this mapping of this file."""
         return self.module.key, self.module.base
 
     def file(self) -> MappedFile:
@@ -96,7 +96,7 @@ class LoadedModule:
             return False
 
     def holds_code(self, address: int) -> bool:
-        """Whether the address is in code of this module."""
+        """Whether an address is in code of this module."""
         return any(
             mapping.executable and mapping.start <= address < mapping.end
             for mapping in self.module.mappings
@@ -119,7 +119,7 @@ class Placement:
             self.loaded[twin.key] = twin
 
     def refresh(self, tid: int) -> tuple[list[LoadedModule], set[Hashable]]:
-        """Read the list of mappings; what is new, and the keys of what is gone.
+        """Read the list of mappings; returns new modules, and the keys of those that are gone.
 
         ``tid``: a living thread, for when the leading one has ended, which shows nothing then.
         Raises MapsError when it is gone.
@@ -142,7 +142,7 @@ class Placement:
     def find(
         self, header: Header, probe: ProbeDefinition, among: list[LoadedModule]
     ) -> tuple[list[Spot], Unplaced | None]:
-        """The spots of a probe in these modules, and what went wrong where it has none."""
+        """The addresses of a probe in these modules, and why it has none in one that it names."""
         spots: list[Spot] = []
         unplaced: Unplaced | None = None
         for loaded in among:
@@ -237,7 +237,7 @@ class Placement:
     def _chosen(
         self, loaded: LoadedModule, file: MappedFile, place: Place, asserted: bool
     ) -> list[int]:
-        """What the resolver of an IFUNC returned, as the loader stored it in this process."""
+        """The function that an IFUNC's resolver chose, as the loader stored it in this process."""
         for bias in biases(loaded.module, file.facts):
             for slot in file.ifunc_slots(place.vaddr):
                 found = self._pointer(slot + bias)

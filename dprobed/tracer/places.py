@@ -1,4 +1,4 @@
-"""Where the probes of a target's programs are: put in as modules come, taken out as they go."""
+"""Inserts the probes of a target's programs as modules are mapped, and removes them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _NOT_MAPPED: Final = "no mapped module of that name yet"
 
 
 class Places:
-    """Of one target, in its present address space. ``tell`` the daemon: kind, text."""
+    """The places of one target's probes. ``tell`` sends a notice to the daemon: kind, text."""
 
     def __init__(
         self,
@@ -43,8 +43,8 @@ class Places:
         inserted: dict[int, Inserted],
         tell: Callable[[str, str], None],
     ) -> None:
-        """``inserted``: the programs, as they come and go."""
-        #: Whether modules were looked at.
+        """``inserted``: the target's programs, by number; kept up to date by ``Programs``."""
+        #: Whether the list of modules was read.
         self.is_prepared = False
         self._pid: Final = pid
         self._group: Final = group
@@ -65,7 +65,7 @@ class Places:
         return (probe for inserted in self._inserted.values() for probe in inserted.probes)
 
     def tell_changed(self, probes: Iterable[Probe]) -> None:
-        """Tell the daemon the states of these."""
+        """Report the states of these probes to the daemon."""
         statuses = [probe.status() for probe in probes]
         if statuses:
             self._reporter.send(protocol.Changed(self._pid, statuses))
@@ -73,13 +73,14 @@ class Places:
     # --- address spaces ---
 
     def begin(self) -> None:
-        """The engines have an address space in which nothing is yet."""
+        """Start in an address space that has none of our changes."""
         self.is_prepared = False
         self._placement = Placement(self._pid, self._engines.space, self._resolver)
         self._internal = self._internal_breakpoints()
 
     def prepare(self) -> None:
-        """Before the first probe of an address space: its modules, and to hear of new ones."""
+        """Before the first probe of an address space: read its modules, and set the loader's
+        breakpoint."""
         if self.is_prepared:
             return
         sigtrap, group = self._engines.trap.sigtrap, self._group
@@ -96,7 +97,7 @@ class Places:
         self._internal.set_signals(self.modules())
 
     def modules(self) -> list[LoadedModule]:
-        """Those that are mapped."""
+        """The mapped modules."""
         return list(self._placement.loaded.values())
 
     def _modules_changed(self, thread: Thread) -> None:
@@ -112,7 +113,7 @@ class Places:
             self._report_unprobed(f"a new module got no probes: {' '.join(str(error).split())}")
 
     def _report_unprobed(self, text: str) -> None:
-        """Modules are not probed; of a process that is on its way out that is nobody's concern."""
+        """Report that modules are not probed, unless the process is about to end."""
         if not procfs.has_ended(self._pid):
             self._tell("loader", text)
 
@@ -129,10 +130,10 @@ class Places:
             if not probe.attachments and not probe.over:
                 probe.set(ProbeState.EXCLUDED, reason)
 
-    # --- in ---
+    # --- inserting ---
 
     def place_again(self, programs: Iterable[Inserted]) -> list[Probe]:
-        """Look once more for places of probes that have none; those whose state changed."""
+        """Try again to place probes that have no place; returns those whose state changed."""
         if not self.is_prepared:
             return []
         try:
@@ -142,7 +143,7 @@ class Places:
             return []
 
     def place(self, programs: Iterable[Inserted], among: list[LoadedModule]) -> list[Probe]:
-        """Put probes of these programs into these modules; those whose state changed.
+        """Insert probes of these programs into these modules; returns those whose state changed.
 
         Raises SpaceError and Gone when the target has no room for slots; nothing is changed then.
         """
@@ -175,7 +176,7 @@ class Places:
     def _found(
         self, programs: Iterable[Inserted], among: list[LoadedModule]
     ) -> Iterable[tuple[Inserted, Probe, list[Spot], Unplaced | None]]:
-        """Probes with places where they are not yet; or why they have none at all."""
+        """Probes with addresses at which they are not inserted; or why they have none at all."""
         for inserted in programs:
             for probe in inserted.probes:
                 if probe.over or probe.state in (ProbeState.FAILED, ProbeState.THROTTLED):
@@ -229,18 +230,18 @@ class Places:
         return number
 
     def note_unwatched(self, reason: str) -> None:
-        """Watchpoints are not in all threads; empty: they are."""
+        """Show at watchpoints why not all threads have them; empty: they have."""
         watching = {each.probe for each in self._engines.watch.attachments()}
         changed = [probe for probe in self.probes() if probe in watching and probe.reason != reason]
         for probe in changed:
             probe.set(probe.state, reason)
         self.tell_changed(changed)
 
-    # --- a child ---
+    # --- a fork child ---
 
     def take_over(self, other: Places, twins: dict[Probe, Probe]) -> None:
-        """The engines have a copy of the parent's address space: there the probes are as they are
-        in the parent. ``twins``: by the parent's."""
+        """Take over the parent's places in a copy of its address space. ``twins``: our probe by
+        the parent's."""
         self.begin()
         self._placement.take_over(other._placement)
         self.is_prepared = other.is_prepared
@@ -256,10 +257,10 @@ class Places:
             if probe.state is ProbeState.ACTIVE and not probe.attachments:
                 probe.set(ProbeState.PENDING, "not yet placed in this process")
 
-    # --- out ---
+    # --- removing ---
 
     def remove(self, probes: Iterable[Probe]) -> None:
-        """Take probes off their places, and places without probes out of the target."""
+        """Remove probes from their places, and from the target places without probes."""
         attachments: list[Attachment] = []
         for probe in probes:
             attachments += probe.attachments
@@ -270,7 +271,7 @@ class Places:
             self.note_unwatched(self._engines.watch.reason)
 
     def _lose(self, keys: set[Hashable]) -> None:
-        """Modules that are not mapped any more: their sites are not ours to touch."""
+        """Modules were unmapped: forget their sites, without writing there."""
         lost: list[Probe] = [
             probe
             for probe in self.probes()
@@ -289,11 +290,11 @@ class Places:
         self.tell_changed(lost)
 
     def fail_lost(self) -> None:
-        """Places at which no probe can be any more, as threads have found out."""
+        """Fail probes whose places have become impossible, as stops have shown."""
         self._fail(self._engines.lost())
 
     def fail_overwritten(self) -> None:
-        """Places whose breakpoints are there no more, because the target changed its code."""
+        """Fail probes whose breakpoints are gone, because the target changed its code."""
         if self.is_prepared:
             attachments = [each for probe in self.probes() for each in probe.attachments]
             self._fail(self._engines.overwritten(attachments))

@@ -1,4 +1,4 @@
-"""What the daemon asks of a tracer, done and answered."""
+"""Serves the daemon's requests to a tracer."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from dprobed.tracer.target import TracedProcess
 from dprobed.tracer.targets import Targets
 from dprobed.wire import protocol
 
-#: What is answered of a target that has ended already, and is not reported yet.
+#: Requests that are answered for a target that has ended, too, until its end is reported.
 _OF_AN_ENDED: Final = (protocol.Query, protocol.Detach)
 #: Why a request is refused.
 _REFUSALS: Final = (RequestError, SpaceError, MapsError, LocationError, DumpError, StoreError)
 
 
 class Requests:
-    """Serves those of one tracer."""
+    """Serves the requests to one tracer."""
 
     def __init__(self, targets: Targets) -> None:
         self._targets: Final = targets
@@ -31,7 +31,7 @@ class Requests:
         self._reporter: Final = targets.context.reporter
 
     def serve(self, request: protocol.Request) -> None:
-        """Do it and answer; raises what is a defect of ours, when that has been answered."""
+        """Serve a request and answer it; raises internal errors after answering them."""
         answer: protocol.Ok | None
         try:
             match request:
@@ -63,7 +63,7 @@ class Requests:
         return target
 
     def _ask(self, target: TracedProcess, request: protocol.Request) -> protocol.Ok | None:
-        """Do what concerns one target; None: it answers later."""
+        """Serve a request about one target; None: it is answered later."""
         self._context.tracees.blamed = target.group
         if target.end is not None and not isinstance(request, _OF_AN_ENDED):
             raise Gone(target.pid)

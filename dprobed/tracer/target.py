@@ -1,4 +1,4 @@
-"""One traced process: a target of a tracer, with its threads, programs, dumps and debugger."""
+"""A traced process, or target: its threads, programs, dumps and debugger."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _log = logging.getLogger(__name__)
 
 
 def check_alone(pid: int, tracees: Tracees) -> None:
-    """A process that shares the memory but is not traced would die of our breakpoints.
+    """Refuse a process whose memory an untraced one shares, which our breakpoints would kill.
 
     Raises RequestError.
     """
@@ -65,7 +65,7 @@ class TracedProcess:
     """
 
     def __init__(self, context: TracerContext, pid: int, options: protocol.Attach) -> None:
-        """``options`` say how it is treated; those of the parent for a followed child."""
+        """``options``: of the attach request; those of the parent for a followed child."""
         self._context: Final = context
         self.pid: Final = pid
         self.group: Final = ThreadGroup(self, context.tracees)
@@ -84,13 +84,13 @@ class TracedProcess:
             self, context.child_targets, context.reporter, self.debugger.new_image
         )
         self.options = options
-        #: How it ended, and with which status; None while it is a target.
+        #: How it ended (exited, killed, detached…) and its status; None while it is a target.
         self.end: tuple[str, int] | None = None
         self.throttle: Final = Throttle(self.programs, self.group.request_attention)
         self.dumps: Final = Dumps(self.engines, self._describe, self.tell)
         self._end_status = ("gone", 0)
         self._failed = False
-        #: Called when we have detached from it, once that was asked for.
+        #: A detach was asked for: called when it is done.
         self._on_detached: Callable[[], None] | None = None
         self.adjust(
             follow_forks=options.follow_forks,
@@ -105,8 +105,8 @@ class TracedProcess:
         reason = refusals.refusal(self.pid)
         if reason is not None:
             raise RequestError(reason)
-        # Looked at again when no more children can come; here because it refuses at once, and a
-        # parent in vfork could not be detached from before it wakes.
+        # Checked again when no more children can appear; here because it refuses at once, and we
+        # could not detach from a parent in vfork before it wakes.
         check_alone(self.pid, self._context.tracees)
         self.programs.launching = launch
         try:
@@ -131,7 +131,7 @@ class TracedProcess:
             self._context.tracees.pause(DETACH_PAUSE)
 
     def adjust(self, *, follow_forks: bool, hold_thread: bool, budget: Limits | None) -> None:
-        """Treat it, and children that are followed, so from now on."""
+        """Change options of the target, and of children that are followed from now on."""
         self.options = msgspec.structs.replace(
             self.options, follow_forks=follow_forks, hold_thread=hold_thread, budget=budget
         )
@@ -142,7 +142,7 @@ class TracedProcess:
     # --- the main loop ---
 
     def attend(self) -> None:
-        """Do what has become due; the main loop calls it when its group wants it."""
+        """Do deferred work; the main loop calls it when the group needs attention."""
         self.group.needs_attention = False
         if self.inheritance.is_incomplete:
             self.inheritance.is_incomplete = False
@@ -181,7 +181,7 @@ class TracedProcess:
             self._context.reporter.arm()
 
     def tick(self) -> None:
-        """What is looked at now and then."""
+        """Periodic work: throttled and pending probes, unreached threads."""
         if self.throttle.is_throttling:
             self.group.request_attention()
         self.programs.retry_pending()
@@ -189,7 +189,7 @@ class TracedProcess:
         if self._on_detached is not None or self.dumps.busy:
             self.group.request_attention()
 
-    # --- what is asked besides programs ---
+    # --- requests besides programs ---
 
     def query(self, seq: int) -> protocol.Ok:
         """States and counters."""
@@ -204,7 +204,7 @@ class TracedProcess:
         )
 
     def resume_held(self, tid: int | None) -> list[int]:
-        """What ``resume`` of a client resumes: suspended threads, and who waits for a debugger.
+        """Serve a client's ``resume``: suspended threads, and a process held for a debugger.
 
         Raises RequestError.
         """
@@ -220,14 +220,14 @@ class TracedProcess:
         self.dumps.request(self.pid, zstd, answer)
 
     def _describe(self, number: int) -> dict[str, object]:
-        """A program, for the file beside a core."""
+        """Facts about a program, for the JSON file beside a core."""
         inserted = self.programs.inserted.get(number)
         if inserted is None:
             return {}
         return {"program": inserted.label, "id": inserted.program.header.id}
 
     def tell(self, kind: str, text: str, tid: int = 0) -> None:
-        """Tell the daemon something of note; ``tid``: of which thread."""
+        """Send a notice to the daemon; ``tid``: the thread that it is about."""
         self._context.reporter.send(protocol.TargetEvent(kind, self.pid, tid or self.pid, text))
 
     # --- stops (tracee.thread.StopHandler) ---
@@ -287,7 +287,7 @@ class TracedProcess:
             if self.dumps.busy:
                 self.tell("dumping", "the process has ended; its core is being written")
 
-    # --- leaving ---
+    # --- the end of a target ---
 
     @property
     def is_changing(self) -> bool:
@@ -296,13 +296,13 @@ class TracedProcess:
 
     @property
     def is_sealed(self) -> bool:
-        """Whether it is a child that we could not detach from."""
+        """Whether it is a fork child that we could not detach from."""
         return self.inheritance.is_sealed
 
     @property
     def is_over(self) -> bool:
-        """Whether it has ended, a core of it is not being written any more, and all children that
-        it told of have begun."""
+        """Whether it has ended, no core of it is being written, and all its reported children have
+        made their first stop."""
         threads = self.group.threads.values()
         if self.end is None and not threads:
             self.end = self._end_status
@@ -319,7 +319,7 @@ class TracedProcess:
         self.group.request_attention()
 
     def finish(self, end: tuple[str, int]) -> None:
-        """The target has ended, or was detached from: nothing but its last words is left."""
+        """The target has ended, or was detached from: report it with the last counters."""
         self.end = end
         self.debugger.ended(*end)
         self.debugger.close()
@@ -329,15 +329,15 @@ class TracedProcess:
         )
 
     def stop_serving(self) -> None:
-        """There was a defect of ours: find again whom it lost, and answer who waits."""
+        """After an internal error: serve no hit any more, and find threads that were lost."""
         self._failed = True
         self.engines.trap.stops.give_up()
         find_lost(self.group, self.pid)
         self.dumps.abandon("its tracer failed; the log says more")
 
     def detach(self) -> bool:
-        """Take every change back and detach from every thread; false: one sleeps in the kernel and
-        keeps its slots, ask again."""
+        """Undo every change and detach from every thread; false: one is unstoppable, and keeps
+        its slots: try again."""
         if self.is_sealed:
             self.group.tracees.dispatch_deferred(self.group)
             return not self.group.threads

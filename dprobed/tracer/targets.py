@@ -1,4 +1,4 @@
-"""The targets of a tracer, from their coming to when no child of theirs can come any more."""
+"""The targets of a tracer, from attach until no orphan of theirs can appear any more."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from dprobed.wire import protocol
 MOST: Final = 1000
 #: Descriptors for everything else, where the limit is not lower.
 _OTHERS: Final = 256
-#: Targets that have ended, of which a child may still come.
+#: Ended targets that are remembered, since an orphan of theirs may still appear.
 _MOST_ENDED: Final = 64
 
 _log = logging.getLogger(__name__)
 
 
 class Targets:
-    """All of them."""
+    """All targets of one tracer."""
 
     def __init__(
         self, tracees: Tracees, affinity: Affinity, reporter: Reporter, resolver: Resolver
@@ -45,16 +45,16 @@ class Targets:
         #: No child is followed any more: the tracer is about to end.
         self.is_closing = False
         self._most: Final = _allow_descriptors()
-        #: Those that have ended, and when: a child of theirs may still come.
+        #: Ended targets, and when they ended: an orphan of theirs may still appear.
         self._ended: Final[deque[tuple[float, TracedProcess]]] = deque()
         self._tracees: Final = tracees
-        #: What got in the way when we detached from a target.
+        #: An internal error while detaching from a target.
         self._defect: Exception | None = None
 
     def __iter__(self) -> Iterator[TracedProcess]:
         return iter(list(self.by_pid.values()))
 
-    # --- coming ---
+    # --- new targets ---
 
     def attach(self, request: protocol.Attach) -> None:
         """Begin to trace; raises RequestError."""
@@ -72,7 +72,7 @@ class Targets:
             raise
 
     def fail(self, target: TracedProcess, error: Exception) -> None:
-        """A defect showed itself in the handling of a target: take our changes out of that one."""
+        """After an internal error in the handling of a target: detach from that one."""
         _log.error("process %d: its probes are taken out", target.pid, exc_info=error)
         target.stop_serving()
         while not self._detach(target):
@@ -107,12 +107,12 @@ class Targets:
         self._tracees.groups.remove(target.group)
 
     def look_at_ends(self) -> None:
-        """Targets that have ended, and those that a defect showed itself in."""
+        """Finish targets that have ended, and fail those with an internal error."""
         for target in list(self.by_pid.values()):
             if target.group.failure is not None:
                 self.fail(target, target.group.failure)
             elif target.is_over and target.end is not None:
-                # Children that share its memory may be left, and one of which nobody has told.
+                # Children that share its memory may be left, and one that no event has reported.
                 if target.group.threads and not self._detach(target):
                     self.context.reporter.arm()
                 elif not self._tracees.has_unreported_children:
@@ -123,7 +123,7 @@ class Targets:
         target.finish(end)
         self.by_pid.pop(target.pid, None)
         if end[0] == "detached":
-            # All its threads stood still, and had told of their children.
+            # All its threads were stopped, and their children reported.
             self._forget(target)
             return
         self._ended.append((time.monotonic(), target))
@@ -131,13 +131,13 @@ class Targets:
             self._forget(self._ended.popleft()[1])
 
     def forget_ended(self) -> None:
-        """No child of those can come any more."""
+        """Forget ended targets of which no orphan can appear any more."""
         before = time.monotonic() - ORPHAN_TIMEOUT
         while self._ended and self._ended[0][0] < before:
             self._forget(self._ended.popleft()[1])
 
     def _detach(self, target: TracedProcess) -> bool:
-        """Try to detach from a target, even if a defect of ours gets in the way once."""
+        """Try to detach from a target; after an internal error, once more."""
         try:
             return target.detach()
         except Exception as error:
@@ -146,7 +146,7 @@ class Targets:
             return target.detach()
 
     def detach_all(self, serve: Callable[[], None]) -> None:
-        """Detach from all; raises, in the end, what got in the way of one.
+        """Detach from all targets; raises an internal error at the end.
 
         ``serve`` stops meanwhile, where that takes long.
         """
@@ -172,7 +172,7 @@ class Targets:
             raise self._defect
 
     def await_orphans(self) -> bool:
-        """All have ended: see what children still come; whether there was anything to wait for."""
+        """All targets have ended: wait for orphans; false: there was nothing to wait for."""
         if not self._ended:
             return False
         self._tracees.await_orphans()

@@ -1,8 +1,8 @@
-"""The server's packets: what a debugger asks, answered from a target that is held.
+"""The remote protocol's server ("stub"): the packets of a debugger, answered from a held target.
 
-``Session`` is one debugger on one socket. It does not wait for anything: ``serve`` takes in what
-has come and answers; ``report`` tells of a stop. All-stop mode of the GDB remote protocol, with the
-stop that a continue ends in as that packet's answer.
+``Session`` is one debugger on one socket. It never waits: ``serve`` reads what has come and
+answers; ``report`` tells of a stop. All-stop mode of the GDB remote protocol: a stop is the answer
+to the packet that resumed the target.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _log = logging.getLogger(__name__)
 
 
 class Session:
-    """One debugger that is connected."""
+    """A connected debugger."""
 
     def __init__(
         self,
@@ -57,13 +57,13 @@ class Session:
         self._files = Files(pid)
         self._swbreak = False
         self._stop: Event | None = None
-        #: A continue is on its way, or has been answered.
+        #: A resume has been asked for, and no stop was reported since.
         self.waits = False
         self._packets: Final = self._letters()
         self._named: Final = self._names()
 
     def _letters(self) -> dict[bytes, Callable[[bytes], bytes | None]]:
-        """Who answers packets known by their first letter."""
+        """The handlers of packets that are known by their first letter."""
         return {
             b"?": self._why,
             b"g": lambda _: self._held.registers(),
@@ -86,7 +86,7 @@ class Session:
         }
 
     def _names(self) -> dict[bytes, Callable[[bytes], bytes | None]]:
-        """Who answers those of a name (``q``, ``Q``, ``v``)."""
+        """The handlers of packets with a name (``q``, ``Q``, ``v``)."""
         return {
             b"qSupported": self._supported,
             b"QStartNoAckMode": self._no_acks,
@@ -145,7 +145,7 @@ class Session:
             _log.info("debugger: %r: %s", packet[:60], error)
             answer = ERROR
         except Exception:
-            # A defect of ours is not the target's: it goes on when the debugger gives up.
+            # It does not harm the target, which is resumed when the debugger disconnects.
             _log.exception("debugger: %r failed", packet[:60])
             answer = ERROR
         if answer is not None:
@@ -169,7 +169,7 @@ class Session:
     # --- stops ---
 
     def report(self) -> None:
-        """Tell the first stop that the debugger has not heard of; it has asked for one."""
+        """Report the first stop that the debugger has not been told of."""
         self._stop = self._control.take()
         self._held.tid = self._stop.tid
         self.waits = False
@@ -177,7 +177,7 @@ class Session:
         self._socket.push()
 
     def ended(self, how: str, status: int) -> None:
-        """The target is at its end."""
+        """Report that the target has ended."""
         letter = b"X" if how == "killed" else b"W"
         code = rsp.to_gdb(status) if how == "killed" else status
         process = b";process:%x" % self._pid if self._held.multiprocess else b""
@@ -231,7 +231,7 @@ class Session:
         self._points.remove(*rsp.numbers(rest.partition(b";")[0], 3))
         return OK
 
-    # --- going on ---
+    # --- resuming ---
 
     def _vcont(self, rest: bytes) -> None:
         self._resume(rsp.actions(rest))
@@ -264,7 +264,7 @@ class Session:
         self._socket.send(OK)
         self._kill(rest)
 
-    # --- what is asked once ---
+    # --- features and objects ---
 
     def _supported(self, rest: bytes) -> bytes:
         theirs = rest.split(b";")

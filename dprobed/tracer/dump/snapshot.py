@@ -1,7 +1,7 @@
-"""Core dumps of the target: it is stopped, copied by a ``fork`` of its own, and goes on.
+"""Core dumps of a live target: it is stopped, copied by a ``clone`` of its own, and resumed.
 
 A forked process of ours (``dumper``) reads the copy's memory (``copied``) while the target runs.
-Where the copy cannot be had (a seccomp filter, RLIMIT_NPROC, no memory), the target stands still
+Where there can be no copy (a seccomp filter, RLIMIT_NPROC, no memory), the target stays stopped
 until its dump is written, for a limited time.
 """
 
@@ -62,7 +62,7 @@ class _Current:
     began: float
     pause_ns: int = 0
     copy: CopiedProcess | None = None
-    #: Held open while the target stands still for its dump.
+    #: Held open while the target stays stopped for its dump.
     hold: ExitStack = field(default_factory=ExitStack)
     writer: WriterProcess | None = None
     overdue: bool = False
@@ -85,7 +85,7 @@ class Dumps:
         describe: Callable[[int], dict[str, Any]],
         tell: Callable[[str, str, int], None],
     ) -> None:
-        """``describe``: what there is to say of a program; ``tell``: kind, text, thread."""
+        """``describe``: facts about a program, by number; ``tell``: kind, text, thread id."""
         self._engines: Final = engines
         self._describe: Final = describe
         self._tell: Final = tell
@@ -108,10 +108,10 @@ class Dumps:
         """Whether a dump is being written, or requested."""
         return self._current is not None or bool(self._requested)
 
-    # --- who wants one ---
+    # --- requests ---
 
     def hit(self, thread: Thread, facts: Facts, attachment: Attachment, outcome: Outcome) -> None:
-        """A program ended by ``exit dump``: keep its thread there until the dump is begun."""
+        """A program ended by ``exit dump``: pin its thread until the dump is begun."""
         probe = attachment.probe
         key = (probe.program, probe.index)
         try:
@@ -159,7 +159,7 @@ class Dumps:
     # --- the loop ---
 
     def attend(self) -> None:
-        """Do what has become due."""
+        """Begin, limit and end dumps; called by the main loop."""
         while self._requested:
             requested = self._requested.pop(0)
             try:
@@ -199,14 +199,14 @@ class Dumps:
             self._admission.refuse("the process ended", tid)
 
     def finish(self) -> None:
-        """Wait until nothing is being written; the target goes on meanwhile."""
+        """Wait until no dump is being written; the target runs meanwhile."""
         while self.busy:
             self.attend()
             if self.busy:
                 self._group.tracees.wait(self._group)
 
     def abandon(self, reason: str) -> None:
-        """Give up the dump that is being written."""
+        """Abort the dump that is being written."""
         current = self._current
         if current is None:
             return
@@ -261,7 +261,7 @@ class Dumps:
         self._current = current
 
     def _enter(self, stack: ExitStack, pid: int, current: _Current) -> str:
-        """Stop the target, and copy it; why there is no copy, if there is none."""
+        """Stop the target and copy it; returns why there is no copy, or an empty string."""
         try:
             lender = stack.enter_context(self._group.borrower.borrowed(pid))
         except Gone:
@@ -316,7 +316,7 @@ class Dumps:
             writer.kill()
 
     def _close(self, current: _Current) -> None:
-        """Bury the copy; later, if no thread can be borrowed for it now."""
+        """Reap the copy; later, if no thread can be borrowed for it now."""
         if current.copy is not None:
             with self._group.stopped():
                 try:
@@ -341,7 +341,7 @@ class Dumps:
             copy.reap(lender)
 
     def _undo(self, current: _Current) -> None:
-        """A dump could not be begun: leave nothing of it."""
+        """Undo what was done for a dump that could not be begun."""
         current.hold.close()
         self._close(current)
         self._reap(None, current)
