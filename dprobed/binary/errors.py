@@ -1,10 +1,10 @@
-"""The errors of this package."""
+"""Why a file or a place cannot be used."""
 
 from __future__ import annotations
 
 
 class LocationError(Exception):
-    """A file, place or module that cannot be used; nothing was changed anywhere.
+    """A file, place or module that cannot be used.
 
     ``message`` is one line: what, and where. ``hint`` is what to do about it, ``""`` if unknown.
     ``candidates`` are texts to choose from: places for an ambiguous name, similar names for an

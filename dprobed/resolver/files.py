@@ -1,4 +1,4 @@
-"""What is known of files that processes map, and the questions that find it out.
+"""Remembered facts about files that processes map, and the questions that get them.
 
 The one who asks opens the file, hands its descriptor over, and checks the answer. Questions are
 steps of a generator: a tracer takes them one after the other and waits (``client``), the daemon's
@@ -49,14 +49,14 @@ def answer_of(answer: Answer, kind: type[T]) -> T:
 
 
 class KnownFiles:
-    """What one asker knows of files."""
+    """The facts and answers about files that one asker remembers."""
 
     def __init__(self) -> None:
         self._facts: dict[tuple[Identity, str, str], Facts] = {}
         self._answers: dict[tuple[Identity, Question], Answer] = {}
 
     def describe(self, module: Module) -> Steps[tuple[Facts, Identity]]:
-        """The file that a module is."""
+        """The facts about a module's file."""
         opened = modules.open_module(module)
         try:
             facts = yield from self._facts_of(opened, module.path)
@@ -67,7 +67,7 @@ class KnownFiles:
         return facts, opened.identity
 
     def describe_file(self, path: str) -> Steps[Facts]:
-        """The file that has a path of ours."""
+        """The facts about a file at a path."""
         descriptor = modules.descriptor_of(path)
         try:
             identity = modules.identity_of(os.fstat(descriptor))

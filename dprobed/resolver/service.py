@@ -1,4 +1,4 @@
-"""The resolver process: reads the files that it is handed, and answers what is in them.
+"""The resolver process: reads the files whose descriptors it gets, and answers questions on them.
 
 One thread, one question after the other. What it reads is hostile, so that it is limited in all
 ways (``limits``) and simply dies where a limit is reached: SIGALRM after the time for one question,
@@ -37,7 +37,7 @@ _MASK: Final = (1 << 64) - 1
 
 
 class OpenFiles:
-    """Opened files by identity, the most recently used last: bounded in number and bytes."""
+    """Opened files by identity, the least recently used first: bounded in number and bytes."""
 
     def __init__(self) -> None:
         self._kept: dict[tuple[tuple[int, ...], str, str], Binary] = {}
@@ -75,7 +75,7 @@ class OpenFiles:
 
 
 class FileReader:
-    """Looks into files."""
+    """Answers questions about files."""
 
     def __init__(self) -> None:
         self.files = OpenFiles()
@@ -120,7 +120,7 @@ class Service:
         self._poll.register(mailbox, select.POLLIN)
 
     def run(self) -> None:
-        """Until nobody can ask any more, or nobody is connected for a while."""
+        """Answer until the mailbox is closed, or nobody is connected for a while."""
         while True:
             patience = None if self._channels else 1000 * limits.LINGER
             ready = self._poll.poll(patience)
@@ -133,7 +133,7 @@ class Service:
                     return
 
     def _connect(self) -> bool:
-        """Take in a channel; false: there will be no more."""
+        """Accept a channel from the mailbox; false: it is closed."""
         message, descriptors, _, _ = socket.recv_fds(self._mailbox, len(wire.HELLO), 1)
         if not message and not descriptors:
             return False
@@ -195,7 +195,7 @@ class Service:
 
 
 def facts_of(file: Binary) -> wire.Facts:
-    """What others need to know of a file; raises LocationError."""
+    """The facts about a file that tracers and daemon use; raises LocationError."""
     return wire.Facts(
         file.build_id,
         file.soname,
@@ -212,7 +212,7 @@ def _places(*found: Found) -> wire.Places:
 
 
 def limit_question() -> None:
-    """What one question may take, from now on."""
+    """Set the limits for one question, from now on."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     seconds = math.ceil(used.ru_utime + used.ru_stime) + limits.CPU_SECONDS
     _, hard = resource.getrlimit(resource.RLIMIT_CPU)
@@ -222,7 +222,7 @@ def limit_question() -> None:
 
 
 def limit_process() -> None:
-    """What this process may take in all, from now on."""
+    """Set the limits of this process, from now on."""
     for number in (signal.SIGALRM, signal.SIGXCPU):
         signal.signal(number, signal.SIG_DFL)
     pages = int(Path("/proc/self/statm").read_text().split()[0])
@@ -238,6 +238,6 @@ def limit_process() -> None:
 
 
 def main(mailbox: socket.socket) -> None:
-    """Answer what comes through a mailbox; returns when nobody asks any more."""
+    """Run a resolver on a mailbox; returns when nobody asks any more."""
     limit_process()
     Service(mailbox).run()
