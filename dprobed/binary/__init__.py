@@ -1,1 +1,1 @@
-"""ELF and DWARF files: symbols, lines, separate debug files, boundaries of instructions."""
+"""ELF and DWARF files: symbols, lines, separate debug files, instruction boundaries, USDT."""

@@ -1,4 +1,4 @@
-"""Whether an instruction begins at an address, by linear decoding from where code surely begins.
+"""Instruction boundaries: whether an instruction begins at an address, by linear decoding.
 
 x86-64 compilers put no data among the instructions of a function, so decoding from the start of a
 symbol with a size, or of an unwind entry (FDE), passes through every instruction up to its end.
@@ -37,7 +37,7 @@ _LEAVING: Final = (
 
 
 class Boundaries:
-    """Where instructions begin in functions of one file that were decoded."""
+    """The instruction boundaries of one file; decoded functions are remembered."""
 
     def __init__(self) -> None:
         #: Start of a function → one byte for each of its bytes.
@@ -45,7 +45,7 @@ class Boundaries:
         self.size = 0
 
     def check(self, elf: ElfFile, symbols: SymbolTable, vaddr: int, name: str) -> Boundary:
-        """``ok`` or ``unknown``; raises LocationError where surely no instruction begins."""
+        """``ok`` or ``unknown``; raises LocationError if it is inside an instruction."""
         symbol = symbols.code_at(vaddr)
         if symbol is not None and symbol.value == vaddr:
             return "ok"
@@ -94,7 +94,7 @@ class Boundaries:
 
 
 def _after_label(elf: ElfFile, start: int, vaddr: int, name: str) -> Boundary:
-    """As ``check`` from a symbol without size: sure as far as the code runs straight on."""
+    """``check`` from a symbol without size: certain as far as control flow runs straight on."""
     size = min(vaddr - start + _LONGEST, _bytes_left(elf, start))
     if vaddr - start > _LABEL_REACH or size <= vaddr - start:
         return "unknown"

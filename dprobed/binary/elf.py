@@ -15,8 +15,6 @@ Layout: System V ABI, chapters 4 and 5, and its AMD64 supplement.
 
 from __future__ import annotations
 
-import os
-import stat
 import struct
 import zlib
 from bisect import bisect_right
@@ -25,7 +23,7 @@ from functools import cached_property
 from typing import Final, Literal, NamedTuple
 
 from dprobed.binary.errors import LocationError
-from dprobed.binary.opening import identity_of
+from dprobed.binary.reading import ReadableFile
 
 _EHDR: Final = struct.Struct("<16sHHIQQQIHHHHHH")
 _PHDR: Final = struct.Struct("<IIQQQQQQ")
@@ -114,7 +112,7 @@ def string_at(table: bytes, offset: int) -> bytes:
     return table[offset:end] if end >= 0 else table[offset:]
 
 
-class ElfFile:
+class ElfFile(ReadableFile):
     """An opened x86-64 executable or shared library.
 
     ``path`` is what to call it in messages; ``build_id`` hex digits; ``kind`` one of ``exec``,
@@ -126,54 +124,16 @@ class ElfFile:
     """
 
     def __init__(self, fd: int, path: str, root: str = "", *, debug_file: bool = False) -> None:
-        self._fd = fd  # owned from here on, closed by __del__
-        self.path = path
+        super().__init__(fd, path)
         self.root = root
         self.debug_file = debug_file
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode):
-            raise LocationError(f"{path}: not a regular file")
-        self.size = status.st_size
-        self.identity = identity_of(status)
         self._read_headers()
         self.build_id = self._find_build_id()
         self.soname = self._find_soname()
         self.kind = self._find_kind()
 
-    def __del__(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
-
     def __repr__(self) -> str:
         return f"<ElfFile {self.path} {self.kind} build-id {self.build_id}>"
-
-    def descriptor(self) -> int:
-        """A further descriptor of the file, for who reads it by other means; raises OSError."""
-        return os.open(f"/proc/self/fd/{self._fd}", os.O_RDONLY | os.O_CLOEXEC)
-
-    def damaged(self, what: str) -> LocationError:
-        """The error that says that this file is not sound."""
-        return LocationError(
-            f"{self.path}: damaged ELF file: {what}", "install the package that owns it again"
-        )
-
-    def read(self, offset: int, size: int) -> bytes:
-        """Exactly ``size`` bytes of the file; raises LocationError where it has fewer."""
-        if offset < 0 or size < 0 or offset + size > self.size:
-            raise self.damaged(f"{size:#x} bytes at {offset:#x} reach past its end")
-        parts = []
-        while size:
-            try:
-                part = os.pread(self._fd, size, offset)
-            except OSError as error:
-                raise LocationError(f"{self.path}: cannot read: {error.strerror}") from error
-            if not part:
-                raise self.damaged("it became shorter while it was read")
-            parts.append(part)
-            offset += len(part)
-            size -= len(part)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def _read_headers(self) -> None:
         if self.size < 20 or self.read(0, 4) != b"\x7fELF":

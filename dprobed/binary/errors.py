@@ -1,10 +1,10 @@
-"""The errors of this package."""
+"""Why a file or a place cannot be used."""
 
 from __future__ import annotations
 
 
 class LocationError(Exception):
-    """A file, place or module that cannot be used; nothing was changed anywhere.
+    """A file, place or module that cannot be used.
 
     ``message`` is one line: what, and where. ``hint`` is what to do about it, ``""`` if unknown.
     ``candidates`` are texts to choose from: places for an ambiguous name, similar names for an
@@ -24,7 +24,3 @@ class LocationError(Exception):
         if self.hint:
             lines.append(f"hint: {self.hint}")
         return "\n".join(lines)
-
-
-class CrowdedError(LocationError):
-    """A process that maps more than anybody would wait for us to look through."""

@@ -1,4 +1,4 @@
-"""A file and what is made of it once and kept: symbols, line tables, instruction boundaries."""
+"""An ELF file with its symbols, lines and instruction boundaries, each decoded once."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def pack_anew(elf: ElfFile, tables: list[tuple[RawSymbols, int]]) -> SymbolTable
 class Binary(ElfFile):
     """An ELF file with its symbols and lines, also those of its separate debug file.
 
-    ``packer`` makes the symbol table, or knows it from before.
+    ``packer`` makes the symbol table, or gets it from a cache.
     """
 
     def __init__(self, fd: int, path: str, root: str = "", *, packer: Packer = pack_anew) -> None:
@@ -44,7 +44,7 @@ class Binary(ElfFile):
 
     @property
     def is_stripped(self) -> bool:
-        """Whether only the dynamic symbols are known: neither it nor a debug file has more."""
+        """Whether only dynamic symbols are known: neither the file nor a debug file has .symtab."""
         if has_symbol_table(self):
             return False
         debug = debug_files.find(self)
@@ -56,7 +56,7 @@ class Binary(ElfFile):
 
     @property
     def kept(self) -> int:
-        """About how many bytes are kept of it in memory."""
+        """About how many bytes of it are kept in memory."""
         symbols = self.__dict__.get("symbols")
         unwind = self.__dict__.get("unwind_table", b"")
         sections = 300 * len(self.__dict__.get("sections", ()))

@@ -2,7 +2,9 @@
 
 Only line tables are read (DWARF 5, section 6.2): a line table names its files itself, so neither
 the compilation units nor anything else of .debug_info is needed. Units whose header does not
-mention the file are passed over unread, which is what makes libc (1,700 units) quick.
+mention the file are passed over unread, which is what makes libc (1,700 units) quick. pyelftools
+reaches line tables by way of .debug_info only: to find the lines of malloc.c in libc's debug file
+it takes 4.9 s and 170 MB, this 27 ms.
 """
 
 from __future__ import annotations
@@ -241,7 +243,7 @@ class Lines:
     def _run(
         self, unit: _Unit, names: dict[int, str], found: dict[str, dict[int, list[int]]]
     ) -> None:
-        """Run a unit's program; ``found`` gets the beginning of each run of rows of one line."""
+        """Run a unit's line program; ``found`` gets the first address of each run of a line."""
         tables = {number: found.setdefault(path, {}) for number, path in names.items()}
         last = (-1, -1)
         for address, file, line, statement in self._rows(unit):
@@ -338,7 +340,7 @@ def _ends_with(path: str, wanted: str) -> bool:
 
 
 class LineCache:
-    """What is remembered of the lines of one file, and looked up there."""
+    """The lines of one file; the latest line tables and results are remembered."""
 
     def __init__(self) -> None:
         #: The line tables, and what to add to their addresses.

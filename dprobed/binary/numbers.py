@@ -1,4 +1,4 @@
-"""Numbers in the text of a place."""
+"""Numbers in the text of a place: C's notations."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dprobed.binary.errors import LocationError
 
 
 def number_of(text: str) -> int:
-    """A number in C's forms: 0x…, octal with a leading 0, decimal; raises LocationError."""
+    """A number in C's notation: 0x…, octal with a leading 0, decimal; raises LocationError."""
     try:
         if text[:2].lower() == "0x":
             return int(text, 16)

@@ -1,4 +1,4 @@
-"""Files are opened, and told from others. Nothing of them is read here."""
+"""Opens files and identifies them; reads nothing of them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dprobed.binary.errors import LocationError
 
 
 def identity_of(status: os.stat_result) -> tuple[int, int, int, int, int]:
-    """What an unchanged file has for itself: device, inode, size and times."""
+    """Identifies an unchanged file: device, inode, size and times."""
     return (
         status.st_dev,
         status.st_ino,

@@ -46,9 +46,9 @@ NO_OFFSET: Final = -1
 
 
 class Place(NamedTuple):
-    """Where a probe goes, in one file.
+    """A place in one file at which a probe can be inserted.
 
-    ``name`` is for people (``malloc+0x0``). ``spec`` names exactly this place to ``resolve``.
+    ``name``: as shown (``malloc+0x0``). ``spec``: the text from which ``resolve`` gets this place.
     ``kind``: ``code``; ``ifunc``: ``vaddr`` is the resolver's, ``symbol_offset`` counts from the
     function that it chose in the process; ``data``. ``boundary``: ``ok`` if an instruction begins
     here, ``unknown`` if nothing can tell (no symbol and no unwind entry covers it).
@@ -132,7 +132,7 @@ def _data_place(elf: Binary, symbol: Symbol, addend: int, length: int) -> Place:
 
 
 def place_at(elf: Binary, vaddr: int) -> Place:
-    """The code at an address of the file, named after what it belongs to; raises LocationError."""
+    """The code at an address of the file, named by its symbol; raises LocationError."""
     segment = elf.segment_at(vaddr)
     if segment is None:
         raise LocationError(f"{elf.path}: {vaddr:#x} is not in any segment")
@@ -352,7 +352,7 @@ def _named(symbol: Symbol, addend: int) -> str:
 
 
 def _spec_of(table: SymbolTable, symbol: Symbol, addend: int) -> str:
-    """A text that means this symbol and no other."""
+    """A text that names this symbol and no other."""
     same = table.find(symbol.name)
     suffix = f"{'-' if addend < 0 else '+'}{abs(addend):#x}" if addend else ""
 

@@ -1,4 +1,4 @@
-"""Did you mean: names like an unknown one."""
+""" "Did you mean": names that are similar to an unknown one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _MOST: Final = 5
 
 
 def similar(name: str, names: list[str]) -> list[str]:
-    """At most five of ``names`` that ``name`` may stand for, the nearest first."""
+    """At most five of ``names`` that are similar to ``name``, the nearest first."""
     lower = name.lower()
     letters = set(lower)
     scored: list[tuple[float, str]] = []

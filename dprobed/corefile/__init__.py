@@ -1,1 +1,1 @@
-"""Core dumps as files: what goes in, the ELF file, where it is kept."""
+"""Core dumps as files: which memory they contain, the ELF file, the folder of cores."""

@@ -1,7 +1,7 @@
 """Which memory goes into a core: the kernel's own rules (``vma_dump_size`` in fs/coredump.c).
 
 ``/proc/PID/smaps`` tells what the kernel looks at: VmFlags (``dd``: MADV_DONTDUMP), and whether a
-private mapping has pages of its own. Our slots are left out, wherever they are.
+private mapping has pages of its own. Our resident areas are left out.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Area:
 
 
 def parse_smaps(text: bytes) -> list[Area]:
-    """The mappings that ``/proc/PID/smaps`` tells, by address."""
+    """The mappings in ``/proc/PID/smaps``, by address."""
     areas = []
     for line, body in detailed(text):
         flags = _FLAGS.search(body)
@@ -83,7 +83,7 @@ def parse_smaps(text: bytes) -> list[Area]:
 
 
 def dumped_size(area: Area, wanted: int, is_elf: bool) -> int:
-    """How many bytes from its start on go into the core; ``wanted``: the coredump_filter."""
+    """How many bytes of a mapping go into the core; ``wanted``: the coredump_filter."""
     size = area.end - area.start
     shared = b"sh" in area.flags
     if area.path in (b"[vdso]", b"[vsyscall]"):
@@ -105,7 +105,7 @@ def dumped_size(area: Area, wanted: int, is_elf: bool) -> int:
 
 
 def without(areas: Iterable[Area], omitted: list[tuple[int, int]]) -> Iterator[Area]:
-    """The mappings without these ranges; what is left of one that has such a range is cut."""
+    """The mappings without these ranges; a mapping is cut where it overlaps one."""
     for area in areas:
         rest = [area]
         for low, high in omitted:

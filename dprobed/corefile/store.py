@@ -34,7 +34,7 @@ class StoreError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class StoreLimits:
-    """What is in force: cores and bytes in the folder, cores of one probe in an hour.
+    """The limits in force: cores and bytes in the folder, cores of one probe in an hour.
 
     ``zstd``: compress. ``stopped``: seconds that a process may stand still for its dump where it
     cannot be copied.
@@ -53,7 +53,7 @@ class StoreLimits:
 
 
 def limits(environ: Mapping[str, str] = os.environ) -> StoreLimits:
-    """The limits in force for this user; raises StoreError on a value that makes no sense."""
+    """The limits in force for this user; raises StoreError for an invalid value."""
     values: dict[str, int] = {}
     for name in ("count", "bytes", "hourly", "stopped", "zstd"):
         text = environ.get(f"DPROBED_DUMPS_{name.upper()}", "")
@@ -67,7 +67,7 @@ def limits(environ: Mapping[str, str] = os.environ) -> StoreLimits:
 
 
 def default_folder() -> Path:
-    """Where the cores of this user are."""
+    """The default folder for the cores of this user."""
     uid = os.geteuid()
     if uid == 0:
         return _ROOTS
@@ -113,7 +113,7 @@ def cores(folder: Path) -> list[Core]:
 
 
 def name_of(path: Path) -> str:
-    """The name of a core without what says how it is stored; empty: the file is no core."""
+    """The name of a core without its suffix; empty: the file is no core."""
     for suffix in SUFFIXES:
         if path.name.endswith(suffix):
             return path.name.removesuffix(suffix)
@@ -134,7 +134,7 @@ def remove(folder: Path, name: str) -> Core:
 
 
 def admit(limit: StoreLimits) -> int:
-    """How many bytes a new core may have; raises StoreError when there may be none."""
+    """How many bytes a new core may have; raises StoreError when none is allowed."""
     _prepare(limit.folder)
     have = cores(limit.folder)
     used = sum(core.bytes for core in have)
@@ -152,7 +152,7 @@ def admit(limit: StoreLimits) -> int:
 
 
 def _prepare(folder: Path) -> None:
-    """Have a folder that is ours alone, without what dead writers left."""
+    """Make the folder, check that it is ours alone, and remove what dead writers left."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = folder.lstat()
@@ -174,7 +174,7 @@ def tidy(folder: Path) -> None:
 
 
 class Draft:
-    """A core that is being written; it is gone unless it was published."""
+    """A core that is being written; ``discard`` removes it unless it was published."""
 
     def __init__(self, folder: Path, name: str, suffix: str) -> None:
         """Raises OSError."""
@@ -200,14 +200,14 @@ class Draft:
             raise
 
     def discard(self) -> None:
-        """Leave nothing of it, if it was not published."""
+        """Close it, and remove it if it was not published."""
         with contextlib.suppress(OSError):
             self._part.unlink(missing_ok=True)
         os.close(self.fd)
 
 
 def new_name(folder: Path, comm: bytes, pid: int) -> str:
-    """A name that no core has: command, process and time."""
+    """An unused name for a core: command, process and time."""
     text = "".join(
         letter if letter.isascii() and (letter.isalnum() or letter in "-_+") else "_"
         for letter in comm.decode(errors="replace")

@@ -6,6 +6,9 @@
 Notes as the kernel writes them: NT_PRSTATUS of the first thread, then what concerns the process,
 then that thread's other registers; then PRSTATUS and the rest of each further thread. Debuggers
 take the first thread for the current one.
+
+By hand: none of the libraries that the project keeps writes ELF files (pyelftools reads them, and
+the tests read cores with it).
 """
 
 from __future__ import annotations
@@ -73,7 +76,7 @@ class ThreadImage:
 
 @dataclass(slots=True)
 class ProcessImage:
-    """What a core says of a process besides its memory; the first thread is the current one."""
+    """A process in a core, besides its memory; the first thread is the current one."""
 
     threads: list[ThreadImage]
     state: str
@@ -89,7 +92,7 @@ class ProcessImage:
 
 @dataclass(slots=True)
 class Memory:
-    """Where memory is read: ``mem`` and ``pagemap`` are descriptors of /proc/PID's files.
+    """The memory to write: ``mem`` and ``pagemap`` are descriptors of /proc/PID's files.
 
     ``original``: bytes under our breakpoints; ``kept``: ranges that were read before.
     """
@@ -105,14 +108,14 @@ class VanishedError(Exception):
 
 
 class Sink(Protocol):
-    """Takes a file's parts, in the order of their places; what is left out is zero."""
+    """Receives a file's parts, in ascending order; what is left out is zero."""
 
     def put(self, offset: int, data: bytes | memoryview) -> None:
         """Store bytes at a place behind all that were stored before."""
         ...
 
     def finish(self, size: int) -> None:
-        """The file is this long."""
+        """Set the file's length."""
         ...
 
 
@@ -187,7 +190,7 @@ def notes(process: ProcessImage, areas: Iterable[Area]) -> bytes:
 
 
 class Piece(NamedTuple):
-    """A part of a mapping, not too large, that goes to ``place`` in the file."""
+    """A part of a mapping, of limited size, and its offset ``place`` in the file."""
 
     area: Area
     start: int
@@ -198,7 +201,7 @@ class Piece(NamedTuple):
 def layout(
     process: ProcessImage, segments: list[tuple[Area, int]]
 ) -> tuple[bytes, list[Piece], int]:
-    """What the file begins with, where memory goes, and the file's size.
+    """The file's headers and notes, the pieces of memory with their offsets, and its size.
 
     ``segments``: each mapping with how much of it goes in.
     """
@@ -252,7 +255,7 @@ def write_pieces(sink: Sink, pieces: Iterable[Piece], memory: Memory) -> None:
 
 
 class _Reader:
-    """Memory of the process, the parts that are not zero."""
+    """Reads the memory of the process, without pages of zeros."""
 
     def __init__(self, memory: Memory) -> None:
         self._memory = memory

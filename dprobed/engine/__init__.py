@@ -1,1 +1,1 @@
-"""How a probe fires: the mechanisms, and the address space that they change."""
+"""The engines: how a probe fires, and the address space that is changed for it."""

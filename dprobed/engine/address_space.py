@@ -1,7 +1,7 @@
-"""One address space of a target, and the way into it: what all engines of a target share.
+"""One address space of a target: what all its engines share.
 
-Its memory, the system calls that we have it make, our pages in it, and a debugger's breakpoints
-that stand in it as they are. What an engine changes in it is that engine's to know and to undo.
+Its memory, remote system calls, our resident areas, and a debugger's plain breakpoints. What an
+engine changes besides, that engine keeps and undoes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _PR_SET_DUMPABLE: Final = 4
 
 
 class AddressSpace:
-    """The target's, or what is left of it after ``exec`` in a CLONE_VM child."""
+    """A target's address space; after its ``exec`` a CLONE_VM child may go on in the old one."""
 
     def __init__(self, tgid: int, memory: Memory, calls: RemoteCalls | None = None) -> None:
         """``memory`` is closed with it."""
@@ -30,18 +30,19 @@ class AddressSpace:
         self.memory: Final = memory
         self.calls: Final = calls or RemoteCalls(memory)
         self.resident: Final = ResidentArea(memory, self.calls)
-        #: A debugger's breakpoints where no site can be (a return to the stack): what was there.
+        #: A debugger's plain breakpoints, where no site can be (a return to the stack): original
+        #: byte by address.
         self.raw: Final[dict[int, bytes]] = {}
-        #: Our changes cannot be taken out.
+        #: Our changes cannot be undone: its memory is closed to us.
         self.sealed = False
 
     @classmethod
-    def nowhere(cls, tgid: int) -> AddressSpace:
-        """For a process of which we have no address space yet: nothing is ever there."""
+    def unopened(cls, tgid: int) -> AddressSpace:
+        """A placeholder while the address space is unknown: nothing can be read there."""
         return cls(tgid, Memory.closed())
 
     def copy(self, group: ThreadGroup, thread: Thread) -> AddressSpace:
-        """That of a ``fork`` child, with nothing in it that we know of.
+        """The address space of a ``fork`` child, with none of our changes noted in it.
 
         Raises OSError when the child is gone, SpaceError and Gone.
         """

@@ -1,7 +1,7 @@
-"""Where the tracer runs: on the CPU of the threads that hit probes, which it leaves to them.
+"""CPU affinity and scheduling policy of the tracer: on the CPU of the threads that hit probes.
 
 A stop and its continuation cost a fifth there of what they cost across CPUs, so the tracer goes
-where hits come from. But a thread that it lets go is woken on an idle CPU if there is one, because
+where hits come from. But a thread that it resumes is woken on an idle CPU if there is one, because
 its own is busy with us (select_idle_sibling, kernel/sched/fair.c): hits *stray*, and tracer and
 thread run after each other. A CPU that runs nothing but SCHED_IDLE tasks counts as idle
 (sched_idle_cpu), so where hits stray the tracer becomes one: then the thread stays where it is.
@@ -52,8 +52,8 @@ _FIRST_NAMESPACE: Final = "cgroup:[4026531835]"
 _CPUCLOCK_SCHED: Final = 2
 
 
-def become_group(root: Path = Path("/")) -> bool:
-    """Get a scheduling group of one's own, where that is a session; whether that is so.
+def become_scheduling_group(root: Path = Path("/")) -> bool:
+    """Make this process a scheduling group of its own, by a new session; whether it is one.
 
     For a process that leads no process group. ``root``: where proc and sys are.
     """
@@ -97,7 +97,7 @@ def _is_weighed(top: Path, path: str) -> bool:
 
 
 def _can_come_back() -> bool:
-    """Try it with a thread: the policy is each thread's own."""
+    """Whether we may leave SCHED_IDLE again: tried in a thread, since the policy is per thread."""
     result = False
 
     def there_and_back() -> None:
@@ -114,17 +114,17 @@ def _can_come_back() -> bool:
 
 
 class Affinity:
-    """Affinity and policy of this process. ``cpu`` is where it keeps itself, -1 for ``anywhere``.
+    """CPU affinity and scheduling policy of this process. ``cpu``: the one it is bound to, or -1.
 
     ``alone``: it is a scheduling group of its own.
     """
 
     def __init__(self, alone: bool = False) -> None:
         self.cpu = -1
-        self.anywhere: Final = os.sched_getaffinity(0)
+        self.allowed: Final = os.sched_getaffinity(0)
         #: Whether it is SCHED_IDLE.
-        self.makes_way = False
-        #: Whether it is to look for the next stop for a while before it sleeps.
+        self.is_idle_policy = False
+        #: Whether it polls for the next stop for a while before it sleeps.
         self.polls = False
         self._may: bool | None = None if alone else False
         self._elsewhere = 0
@@ -158,7 +158,7 @@ class Affinity:
         if self._tid != thread.tid:
             self._tid = thread.tid if not self._tid else -1
         self._turns -= hits
-        if self._turns <= 0 or (self.makes_way and now - self._then[1] > _REVIEW_NS):
+        if self._turns <= 0 or (self.is_idle_policy and now - self._then[1] > _REVIEW_NS):
             self._look(thread.tgid, now)
 
     def _look(self, pid: int, now: int) -> None:
@@ -168,21 +168,21 @@ class Affinity:
         strays = 4 * self._strayed > _REVIEW
         close = now - before < _CLOSE * (_REVIEW - self._turns) and waited <= _POLL_WAITING
         self._tid, self._strayed, self._turns = 0, 0, _REVIEW
-        if self.makes_way:
+        if self.is_idle_policy:
             if not alone:
-                self._insist(now)
+                self._back_to_normal(now)
         elif self.polls:
             # Now and then it sees whether to follow the thread is right again.
             if not (alone and strays and close) or now - self._since > _LONGEST:
-                self._insist(now)
+                self._back_to_normal(now)
         elif alone and strays and now > self._not_before:
-            self._make_way(now, close)
+            self._yield_or_poll(now, close)
 
     def _kept_waiting(self, pid: int, now: int) -> float:
         """For which share of the time since the last look others than the target have had the CPU
         that we wanted; 1 where that is not known.
 
-        What the target runs does not count: it takes the CPU when we let it go, before we sleep.
+        What the target runs does not count: it takes the CPU when we resume it, before we sleep.
         """
         try:
             before, self._then = self._then, (pid, now, *_times(pid))
@@ -193,33 +193,33 @@ class Affinity:
         passed, run, waited = (self._then[each] - before[each] for each in (1, 2, 3))
         return (waited - run) / max(passed, 1)
 
-    def _make_way(self, now: int, close: bool) -> None:
+    def _yield_or_poll(self, now: int, close: bool) -> None:
         if self._may is None:
             self._may = _can_come_back()
         self._since = now
         if self._may:
             os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-            self.makes_way = True
+            self.is_idle_policy = True
         else:
             self.polls = close
 
-    def _insist(self, now: int) -> None:
-        if self.makes_way:
+    def _back_to_normal(self, now: int) -> None:
+        if self.is_idle_policy:
             os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
-        self.makes_way = self.polls = False
+        self.is_idle_policy = self.polls = False
         lasted = now - self._since
         self._patience = _PATIENCE if lasted > _LONGEST else min(2 * self._patience, _LONGEST)
         self._not_before = now + self._patience
 
-    def wander(self) -> None:
+    def release_cpu(self) -> None:
         """No hits for a while: let the scheduler place us again."""
-        if self.makes_way or self.polls:
-            self._insist(time.monotonic_ns())
+        if self.is_idle_policy or self.polls:
+            self._back_to_normal(time.monotonic_ns())
             self._not_before, self._patience = 0, _PATIENCE
         if self.cpu >= 0:
             self.cpu = -1
             with contextlib.suppress(OSError):
-                os.sched_setaffinity(0, self.anywhere)
+                os.sched_setaffinity(0, self.allowed)
 
 
 def _times(pid: int) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""What probes may cost their target: accounts, to which each hit is charged.
+"""Budgets: what probes may cost their target. Each hit is charged to accounts.
 
 An account belongs to what has limits: a program in one target, or all programs in it. Time and hits
 flow in at the rate of the limits, up to what comes in a tenth of a second, and each hit takes out
@@ -27,7 +27,7 @@ _SECOND: Final = 1_000_000_000
 
 
 class Account:
-    """What is left of some limits. ``owner``: whose they are, for people."""
+    """The budget of one program in a target, or of all. ``owner``: as messages name it."""
 
     def __init__(self, limits: Limits, owner: str, now: int) -> None:
         self.limits = limits
@@ -35,18 +35,18 @@ class Account:
         self.begin(now)
 
     def begin(self, now: int) -> None:
-        """Full, and nothing taken out yet: also when what made it go over is gone."""
+        """Fill it: at first, and when the program that overdrew it has been removed."""
         limits = self.limits
-        #: When it will not be over any more (monotonic ns); 0: it is not over.
+        #: Until when it is overdrawn (monotonic ns); 0: it is not.
         self.over_until = 0
-        #: Since when its probes have been in; whether somebody was told that it is over since.
+        #: Since when its probes have been inserted; whether its overdraft was reported since.
         self.opened = now
         self.noted = False
         self._time = _bucket(limits.share, now) if limits.share is not None else None
         self._hits = _bucket(limits.hits / _SECOND, now) if limits.hits is not None else None
 
     def charge(self, spent: int, now: int, hits: int = 1) -> bool:
-        """Take out ``spent`` ns and ``hits``; whether the account is over by that."""
+        """Charge ``spent`` ns and ``hits``; whether that overdraws the account."""
         fine = True
         if self._time is not None and not self._time.charge(spent, now):
             fine = False
@@ -60,7 +60,7 @@ class Account:
         return True
 
     def reopen(self, now: int) -> bool:
-        """Whether it was over and is not any more."""
+        """End an overdraft whose time has come; whether one ended."""
         if not self.over_until or now < self.over_until:
             return False
         self.over_until = 0
@@ -69,7 +69,7 @@ class Account:
         return True
 
     def reason(self) -> str:
-        """Why its probes do not run, for people."""
+        """Why its probes are throttled, for messages."""
         limits = self.limits
         allowed = []
         if limits.share is not None:

@@ -1,4 +1,4 @@
-"""What a program sees of the thread that hit its probe: ``program.context.Context`` on ptrace."""
+"""What a program reads and alters of the thread that hit: ``program.exec.interface.Context``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dprobed.tracee.thread import Thread
 
 
 class Facts:
-    """What was last read of a thread, so that not every hit reads it.
+    """Cached facts about a thread (name, user, CPU), so that not every hit reads them.
 
     ``cpu_address``: where its ``struct rseq`` has the CPU, 0 if it has none, -1 until that is
     known. ``revocable``: the latest hit's records, which a fault of the instruction withdraws.
@@ -42,7 +42,7 @@ class Facts:
 
 
 class HitContext:
-    """One object for all hits, since they are served one after the other."""
+    """The context of the hit being served; one object, since hits come one after the other."""
 
     __slots__ = (
         "_cpu",
@@ -60,7 +60,7 @@ class HitContext:
         #: Of the present address space.
         self.memory = memory.Memory.closed()
         self.regs: Words = registers.words
-        #: Whose hit it is.
+        #: The thread that hit.
         self._tid = self._tgid = 0
         self.fp_dirty = False
         self._facts = Facts()

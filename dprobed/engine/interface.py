@@ -1,10 +1,9 @@
 """What an engine is: one way in which probes fire, for one target.
 
-The order of calls, for what is put in: ``offer`` looks only; ``reserve`` may map memory, and can
-find out what ``offer`` could not see; ``arm`` with all threads stopped. For what is taken out:
-``release`` has no program run there any more; ``disarm`` with all threads stopped. A stop of a
-thread is offered to the engines in turn (``serve``); who knows it leaves the thread with a plan.
-What an engine notes of a thread is its own, and nobody else's to look at.
+To insert: ``offer`` looks only; ``reserve`` may map memory, and can find out what ``offer`` could
+not see; ``arm`` with all threads stopped. To remove: ``release`` ends the running of programs;
+``disarm`` with all threads stopped. A stop is offered to the engines in turn (``serve``); the one
+whose stop it is leaves the thread with a plan. What an engine notes of a thread is private to it.
 """
 
 from __future__ import annotations
@@ -25,10 +24,10 @@ from dprobed.wire.protocol import RawRecord, State
 
 @dataclass(frozen=True, slots=True)
 class Location:
-    """One address at which a probe is to be.
+    """One address at which a probe is to be inserted.
 
-    ``number``: the place's in records; ``place``: for people; ``module_key``: the mapping of the
-    module that it belongs to. ``opcode``: bytes that have to be there; empty: whatever is. ``kind``
+    ``number``: of the place, in records; ``place``: as shown; ``module_key``: the mapping of its
+    module. ``opcode``: bytes that have to be there; empty: any. ``kind``
     and ``length``: of a watchpoint (``x``, ``w``, ``rw``); empty and 0: for code.
     """
 
@@ -43,7 +42,8 @@ class Location:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """An engine can serve the probe there; ``cost_ns``: about what a hit will cost the thread.
+    """An engine's offer to serve a probe; ``cost_ns``: about what a hit will cost the thread.
+
 
     ``engine``: the name of the engine that offers it.
     """
@@ -56,7 +56,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """An engine cannot serve a probe: the state that it is in for that, and why, in one line."""
+    """An engine cannot serve a probe: the probe's state for that, and the reason in one line."""
 
     state: State
     reason: str
@@ -64,7 +64,7 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """Places at which no probe can be any more in this address space, and why.
+    """Places at which no probe is possible any more in this address space, and why.
 
     Their attachments are released; ``disarm`` is to come. ``internal``: an internal breakpoint was
     among them.
@@ -96,11 +96,11 @@ class RecordSink(Protocol):
         ...
 
     def latest(self) -> tuple[tuple[int, int], ...]:
-        """A note by which ``withdraw`` finds the record added last; none when it is on its way."""
+        """A handle by which ``withdraw`` finds the latest record; empty when that has been sent."""
         ...
 
     def withdraw(self, batch: int, index: int) -> Probe | None:
-        """Take a record back; its probe, or None when it is on its way."""
+        """Take a record back; its probe, or None when it has been sent."""
         ...
 
 
@@ -113,11 +113,11 @@ class Listener(Protocol):
         ...
 
     def facility(self, thread: Thread, attachment: Attachment, outcome: Outcome) -> None:
-        """A program ended by ``exit n``: for what acts while its thread stands there."""
+        """A program ended by ``exit n``: for facilities that act while its thread is stopped."""
         ...
 
     def retired(self) -> None:
-        """A probe is through with this target (``rem``, max_hits, a defect)."""
+        """A probe is finished in this target (``rem``, max_hits, a defect): remove it."""
         ...
 
     def overdrawn(self, account: Account) -> None:
@@ -125,28 +125,28 @@ class Listener(Protocol):
         ...
 
     def suspended(self, thread: Thread) -> None:
-        """A program's ``suspend`` holds the thread."""
+        """A program suspended the thread."""
         ...
 
     def resume(self) -> None:
-        """A program lets all threads go that are held."""
+        """A program resumes all suspended threads."""
         ...
 
     def lost(self, thread: Thread) -> None:
-        """Probes cannot be where they are (``Engine.lost``); the thread is pinned until then."""
+        """Probes have to be removed (``Engine.lost``); the thread is pinned until they are."""
         ...
 
-    def unwatched(self, trouble: str) -> None:
-        """Not all threads have all watchpoints, and why; empty: all do."""
+    def unwatched(self, reason: str) -> None:
+        """Why not all threads have all watchpoints; empty: they have."""
         ...
 
     def identified(self, thread: Thread, found: Status) -> None:
-        """What /proc says of a thread was read again, as it is now and then at its hits."""
+        """The status of a thread was read again from /proc, as is done now and then at its hits."""
         ...
 
 
 class Engine(Protocol):
-    """One mechanism in one target. ``name``: as it is asked for, and shown."""
+    """One mechanism in one target."""
 
     @property
     def name(self) -> str:
@@ -154,40 +154,41 @@ class Engine(Protocol):
         ...
 
     def use(self, space: AddressSpace) -> None:
-        """Begin with an address space in which nothing is yet."""
+        """Start in an address space that has none of our changes."""
         ...
 
     def offer(self, probe: Probe, location: Location) -> Plan | Refusal | None:
-        """Whether it can serve this; None: it is not for such locations. Nothing is changed."""
+        """Whether it can serve this probe there; None: it is not for such locations. Changes
+        nothing."""
         ...
 
     def reserve(self, plans: Sequence[Plan]) -> list[tuple[Plan, Refusal]]:
-        """Get ready what ``arm`` needs; those that turn out to be impossible.
+        """Prepare what ``arm`` needs, such as slots; returns the plans that are impossible.
 
         Raises SpaceError and Gone when the target has no room; nothing is changed then.
         """
         ...
 
     def arm(
-        self, plans: Sequence[Plan], late: list[Thread]
+        self, plans: Sequence[Plan], unstoppable: list[Thread]
     ) -> list[tuple[Plan, Attachment | Refusal]]:
-        """Put these in; all threads are stopped but those ``late``."""
+        """Insert these; all threads are stopped but those ``unstoppable``."""
         ...
 
     def abandon_reserved(self) -> None:
-        """Give back what ``reserve`` got and ``arm`` did not use."""
+        """Free what ``reserve`` prepared and ``arm`` did not use."""
         ...
 
     def release(self, attachments: Iterable[Attachment]) -> bool:
-        """Have these serve no more; whether there is something to ``disarm``."""
+        """Run no program at these any more; whether there is something to ``disarm``."""
         ...
 
-    def disarm(self, late: list[Thread]) -> None:
-        """Take out what nobody needs; all threads are stopped but those ``late``."""
+    def disarm(self, unstoppable: list[Thread]) -> None:
+        """Remove what no probe needs; all threads are stopped but those ``unstoppable``."""
         ...
 
     def attachments(self) -> list[Attachment]:
-        """Everything that is in."""
+        """All attachments."""
         ...
 
     def unmapped(self, attachments: Iterable[Attachment]) -> None:
@@ -195,11 +196,11 @@ class Engine(Protocol):
         ...
 
     def lost(self) -> list[Loss]:
-        """What has turned out, at stops since the last call, to be impossible."""
+        """Places that stops since the last call have shown to be impossible."""
         ...
 
     def overwritten(self, attachments: Iterable[Attachment]) -> list[Loss]:
-        """Which of these are not there any more, because the target changed its code."""
+        """Which of these are gone, because the target changed its code."""
         ...
 
     def begin(self, thread: Thread) -> None:
@@ -211,27 +212,27 @@ class Engine(Protocol):
         ...
 
     def serve(self, thread: Thread, stop: TrapStop, now: int) -> bool:
-        """A SIGTRAP stop, registers loaded; false: it is none of this engine's. Raises Gone."""
+        """Serve a SIGTRAP stop, registers loaded; false: not this engine's. Raises Gone."""
         ...
 
     def leave(self, registers: Registers) -> bool:
-        """Change loaded registers to those of the equivalent original place; whether they were in
-        code of ours."""
+        """Move loaded registers from our code to the equivalent original place; false: they were
+        not in our code."""
         ...
 
     def original(self, address: int, data: bytearray) -> None:
-        """Change memory as it was read to what it is without us."""
+        """Undo our changes in bytes that were read from memory."""
         ...
 
     def forked(self, child: Self, twin: Twin) -> list[Attachment]:
-        """Give a ``fork`` child's engine, whose memory is a copy, the same places; its
-        attachments."""
+        """Attach the twins of our probes in a ``fork`` child's engine, whose memory is a copy;
+        returns their attachments."""
         ...
 
     def exec(self) -> None:
         """The address space is gone."""
         ...
 
-    def withdraw(self, late: list[Thread]) -> None:
-        """Take everything out; all threads are stopped but those ``late``."""
+    def disarm_all(self, unstoppable: list[Thread]) -> None:
+        """Remove everything; all threads are stopped but those ``unstoppable``."""
         ...

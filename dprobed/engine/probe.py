@@ -1,8 +1,8 @@
-"""One probe of one program in this target, while it is in.
+"""One probe of an inserted program in one target.
 
-A ``Probe`` has the state and the counters; an ``Attachment`` is one place where it is (a source
-line can have several). Hits are counted from -pass_count, and the program runs when the count is
-0 or more (``language.md``), so the first ``pass_count`` hits are passed over.
+A ``Probe`` has the state and the counters; an ``Attachment`` is one address at which it is
+inserted (a source line can have several). Hits are counted from -pass_count, and the program runs
+when the count is 0 or more (``language.md``), so the first ``pass_count`` hits are passed over.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dprobed.wire.protocol import ProbeStatus, State
 
 
 class Attachment:
-    """One place of a probe: ``number`` is the place's in records. Engines have their own kinds."""
+    """A probe inserted at one address; engines subclass it. ``number``: the place's in records."""
 
     __slots__ = ("address", "engine", "module_key", "number", "place", "probe")
 
@@ -37,7 +37,7 @@ class Attachment:
         self.number: Final = number
         self.place: Final = place
         self.address: Final = address
-        #: The mapping of the module that it belongs to; it goes away with it.
+        #: The mapping of its module; removed with that.
         self.module_key: Final = module_key
 
 
@@ -94,7 +94,7 @@ class Probe:
         self.module = module
         self.place = definition.offset or definition.address or ""
         self.attachments: list[Attachment] = []
-        #: Pending for something else than its module being mapped: look again at times.
+        #: Pending though its module is mapped: place it again now and then.
         self.retry = False
         self.hits = 0
         self.ran = 0
@@ -105,9 +105,9 @@ class Probe:
         self.accounts: tuple[Account, ...] = ()
         #: Hits while it was throttled, as far as can be told: at least so many.
         self.passed = 0
-        #: Its hits when it was last put in after that.
+        #: ``hits`` when it was last inserted again after that.
         self.mark = 0
-        #: Until when it is shown as throttled, though it may be in for a moment (monotonic ns).
+        #: Until when it is shown as throttled, though it may be inserted by turns (monotonic ns).
         self.throttled_until = 0
         self.throttled = ""
 
@@ -118,7 +118,7 @@ class Probe:
         self.over = state in (State.REMOVED, State.DISABLED)
 
     def status(self) -> ProbeStatus:
-        """As the daemon wants to hear it."""
+        """Its state and counters, as the daemon is told."""
         state, reason = self.state, self.reason
         if state is State.ACTIVE and time.monotonic_ns() < self.throttled_until:
             state, reason = State.THROTTLED, self.throttled

@@ -1,4 +1,4 @@
-"""System calls that the target makes for us, at a ``syscall`` instruction of its own."""
+"""Remote system calls: the target makes them for us, at a ``syscall`` instruction of its own."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ def mappings(tid: int) -> list[maps.Line]:
 
 
 class RemoteCalls:
-    """Those of one address space."""
+    """Makes remote system calls in one address space."""
 
     def __init__(self, memory: Memory, gate: int = 0) -> None:
-        """``gate``: what ``gate`` found in the space that this one is a copy of."""
+        """``gate``: address of a ``syscall`` instruction, if that is known already."""
         self._memory: Final = memory
         self._gate = gate
 
     def of_copy(self, memory: Memory) -> RemoteCalls:
-        """Those of a copy of this address space."""
+        """The same for a copy of this address space."""
         return RemoteCalls(memory, self._gate)
 
     def call(self, group: ThreadGroup, thread: Thread, number: int, *arguments: int) -> int:
@@ -55,7 +55,7 @@ class RemoteCalls:
     def call_at(
         self, gate: int, group: ThreadGroup, thread: Thread, number: int, arguments: tuple[int, ...]
     ) -> int:
-        """The same by the ``syscall`` instruction at ``gate``."""
+        """A remote system call at the ``syscall`` instruction ``gate``."""
         found = procfs.status(thread.tid)
         if found is None or not found.seccomp:
             return self._inject(group, thread, gate, number, arguments)

@@ -1,4 +1,4 @@
-"""Our pages in a target: areas of slots, mapped by remote system calls within reach of a module.
+"""Resident areas: our pages in a target, for out-of-line slots, within reach of its modules.
 
 A target may unmap what it did not map itself, and map what is its own there. So each page of an
 area ends with a mark, and nothing is written there, nor unmapped, without a look at that.

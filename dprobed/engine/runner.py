@@ -31,7 +31,7 @@ _log = logging.getLogger(__name__)
 
 
 class ProgramRunner:
-    """For one target.
+    """Runs the programs of one target's probes.
 
     A record is made as what goes over the wire: a ``RawRecord`` takes 0.16 µs, a tuple 0.11, a
     NamedTuple 0.8 (of a hit's 17).
@@ -53,14 +53,14 @@ class ProgramRunner:
         self._latest: Final = listener.records.latest
 
     def facts_of(self, thread: Thread) -> Facts:
-        """What was last read of a thread."""
+        """The cached facts about a thread."""
         found = self.facts.get(thread.tid)
         if found is None:
             found = self.facts[thread.tid] = Facts()
         return found
 
     def forget(self, tid: int) -> None:
-        """A thread ended, or one begins that may have the number of another."""
+        """Drop the facts about a thread that has ended, or begins."""
         self.facts.pop(tid, None)
 
     def run(
@@ -68,7 +68,8 @@ class ProgramRunner:
     ) -> None:
         """Run the programs for a thread whose registers are loaded; raises Gone.
 
-        ``may_fault``: the instruction itself may, which withdraws the records.
+        ``may_fault``: the instruction itself may, which withdraws the records. One long function,
+        since it is most of a hit: each further call would cost 0.06 µs or more of a hit's 17.
         """
         context = self.context
         tid = thread.tid
@@ -152,7 +153,7 @@ class ProgramRunner:
                 probe.faulted += 1
 
     def _charge(self, attachments: Iterable[Attachment], now: int) -> None:
-        """What this hit cost, to all who have to pay for it."""
+        """Charge the cost of this hit to the accounts of its probes."""
         after = time.monotonic_ns()
         for account in {each for hit in attachments for each in hit.probe.accounts}:
             if account.charge(after - now + STOP_NS, after) and not account.noted:
@@ -160,7 +161,7 @@ class ProgramRunner:
                 self._listener.overdrawn(account)
 
     def _identify(self, thread: Thread, facts: Facts, now: int) -> None:
-        """Read again what changes seldom: name, user, and whether SIGTRAP means anything."""
+        """Read again what changes seldom: name, user, SIGTRAP's disposition."""
         facts.identity_until = now + _IDENTITY_NS
         found = procfs.status(thread.tid)
         if found is None:
@@ -170,7 +171,7 @@ class ProgramRunner:
         self._listener.identified(thread, found)
 
     def _defect(self, thread: Thread, attachment: Attachment, error: Exception) -> None:
-        """An executor broke its promise: the thread goes on unaltered, the probe goes."""
+        """Internal error in a program's executor: the thread goes on unaltered, the probe fails."""
         _log.error("the program of %s failed", attachment.place, exc_info=error)
         probe = attachment.probe
         probe.missed += 1

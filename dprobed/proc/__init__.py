@@ -1,1 +1,1 @@
-"""What the kernel says of processes in general: /proc, and the events of processes."""
+"""Processes in general: /proc, events of processes, who is at the other end of a socket."""

@@ -1,4 +1,4 @@
-"""Events of processes (fork, exec, change of user, exit): what a source tells, and to whom.
+"""Events of processes (fork, exec, change of user, exit): their sources and their sink.
 
 Two sources: the kernel's ``connector``, and ``polling`` of /proc. psutil has none: its
 ``process_iter`` is polling too, and does not see an ``exec``.
@@ -21,7 +21,7 @@ class Kind(Enum):
 
 
 class Sink(Protocol):
-    """Who is told of events of processes; there are none of threads."""
+    """Receives events of processes; there are none of threads."""
 
     def on_event(self, kind: Kind, pid: int, parent: int = 0) -> None:
         """Something happened to process ``pid``, a moment ago: it may be gone by now.
@@ -36,13 +36,13 @@ class Sink(Protocol):
 
 
 class Source(Protocol):
-    """Tells a sink of events of processes, from ``start`` to ``stop``."""
+    """Sends events of processes to a sink, from ``start`` to ``stop``."""
 
     #: What it is, for messages and the log.
     name: str
 
     def start(self) -> None:
-        """Begin to tell of events; raises OSError where this source cannot be used."""
+        """Begin to send events; raises OSError where this source cannot be used."""
         ...
 
     def stop(self) -> None:

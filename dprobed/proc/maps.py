@@ -1,7 +1,9 @@
 """The mappings of a process: the one parser of ``/proc/PID/maps`` (and the heads of ``smaps``).
 
 ``modules`` runs in the tracer while every thread of the target is stopped, and hits of others wait:
-one regular expression reads the whole text, and that has an end.
+one regular expression reads the whole text, which is limited in length. psutil's ``memory_maps``
+reads ``smaps``, for which the kernel walks all pages (5.1 ms here, these 0.7), without offset of
+a mapping, device or inode.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from typing import Final, NamedTuple
 
 from dprobed.proc import procfs
 
-#: Files of a process that are looked at to see what they are.
+#: Most mapped files of a process that are examined.
 _MOST: Final = 4096
 _HEAD: Final = rb"^([0-9a-f]+)-([0-9a-f]+) (\S{4}) ([0-9a-f]+) (\S+) (\d+) *"
 _LINE: Final = re.compile(_HEAD + rb"(.*)$", re.MULTILINE)
@@ -35,7 +37,7 @@ class MapsError(Exception):
 
 
 class CrowdedError(MapsError):
-    """A process that maps more than anybody would wait for us to look through."""
+    """A process has more mappings, or mapped files, than are examined."""
 
 
 class Line(NamedTuple):
@@ -102,7 +104,7 @@ def _line(fields: tuple[bytes, ...]) -> Line:
 
 
 def at(tid: int, address: int) -> Line | None:
-    """The mapping that holds an address, by the thread's list of mappings; raises OSError."""
+    """The mapping that contains an address, or None; raises OSError."""
     with open(f"/proc/{tid}/maps", "rb") as file:
         for text in file:
             found = _LINE.match(text)
@@ -112,7 +114,7 @@ def at(tid: int, address: int) -> Line | None:
 
 
 def detailed(smaps: bytes) -> Iterator[tuple[Line, bytes]]:
-    """The mappings that ``/proc/PID/smaps`` tells, each with the lines that say more of it."""
+    """The mappings in ``/proc/PID/smaps``, each with the lines that describe it."""
     found = list(_LINE.finditer(smaps))
     ends = [each.start() for each in found[1:]] + [len(smaps)]
     for head, end in zip(found, ends, strict=True):
@@ -147,7 +149,7 @@ def _path(raw: bytes) -> tuple[str, bool]:
 def modules(pid: int, *, however_many: bool = False) -> list[Module]:
     """The files of which a process maps code, by address; raises MapsError.
 
-    CrowdedError: they are more than are looked through, unless that is asked for.
+    CrowdedError: there are more than are examined, unless ``however_many``.
     """
     groups: dict[tuple[bytes, bytes], list[tuple[bytes, ...]]] = {}
     most = sys.maxsize if however_many else procfs.MOST_OF_MAPS

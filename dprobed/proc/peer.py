@@ -1,4 +1,4 @@
-"""Who is at the other end of a socket, as the kernel says."""
+"""Credentials of the process at the other end of a socket (SO_PEERCRED)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _UCRED: Final = struct.Struct("iII")
 
 
 class Credentials(NamedTuple):
-    """A process, and the user and group as whom it connected."""
+    """Process, user and group that connected."""
 
     pid: int
     uid: int
@@ -19,6 +19,6 @@ class Credentials(NamedTuple):
 
 
 def credentials(sock: socket.socket) -> Credentials:
-    """Those of the process that connected or listens at the other end (SO_PEERCRED, unix(7))."""
+    """The credentials of the process that connected or listens (SO_PEERCRED, unix(7))."""
     data = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
     return Credentials(*_UCRED.unpack(data))

@@ -43,7 +43,7 @@ class Polling:
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
-        """Learn which processes are there already, and tell of changes from now on."""
+        """List the present processes, and send events of changes from now on."""
         for pid, inode in _listing().items():
             self._known[pid] = _Known(inode, _process(pid), _exe(pid))
         self._timer = asyncio.get_running_loop().call_later(INTERVAL, self._look)

@@ -1,4 +1,4 @@
-"""What a live process is: the facts by which policies and discovery choose.
+"""Facts about a live process, by which policies and discovery choose it.
 
 Of these facts some are the kernel's word (user, group, parent, the system's cgroups), others the
 process's own: it may write its command line and its environment, and whoever may make namespaces
@@ -42,7 +42,7 @@ _CONTAINERS: Final = (
 
 
 class Process(msgspec.Struct, frozen=True, kw_only=True):
-    """A process as it was at one moment; ``pid`` and ``start`` name it for good.
+    """A process as it was at one moment; ``pid`` and ``start`` identify it.
 
     ``exe``: the path of what it runs, as the process's own mount namespace has it, empty for a
     thread of the kernel's and where we may not know. ``comm``: what does not show is escaped.
@@ -69,12 +69,12 @@ class Process(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def uid(self) -> int:
-        """The user whose process it is."""
+        """The real user id."""
         return self.uids[0]
 
     @property
     def gid(self) -> int:
-        """The group whose process it is."""
+        """The real group id."""
         return self.gids[0]
 
 
@@ -113,7 +113,7 @@ def read(pid: int) -> Process | None:
 
 
 def environment(process: Process) -> dict[str, str] | None:
-    """What ``/proc`` says of its environment; ``None``: it is gone, or we may not know."""
+    """Its environment in ``/proc``; ``None``: it is gone, or may not be read."""
     try:
         with open(f"/proc/{procfs.live_thread(process.pid)}/environ", "rb") as file:
             data = file.read(_MOST)
@@ -128,7 +128,7 @@ def environment(process: Process) -> dict[str, str] | None:
 
 
 def cgroup_path(data: bytes) -> str:
-    """The path that tells most, from the contents of ``/proc/PID/cgroup`` (cgroups(7)).
+    """The most specific path in the contents of ``/proc/PID/cgroup`` (cgroups(7)).
 
     Units are in systemd's own hierarchy and in the unified one; elsewhere (version 1 without
     systemd) the first controller that has a group for the process says where it is.

@@ -1,4 +1,4 @@
-"""What /proc says of processes and threads: status, run state, identity, threads and children.
+"""Processes and threads in /proc: status, run state, identity, threads and children.
 
 Read by hand, since most of it psutil does not tell: signal sets, tracer, capabilities, seccomp,
 flags of a thread. And since some is read in hot places: name and status of each thread that hits
@@ -26,7 +26,7 @@ MOST_OF_MAPS: Final = 32 << 20
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """The fields of ``/proc/TID/status`` that matter to us. Signal sets: bit n-1 is signal n.
+    """The fields of ``/proc/TID/status`` that are used. Signal sets: bit n-1 is signal n.
 
     ``state``: see ``run_state``. ``capabilities``: the permitted ones. ``pending``: of the thread
     alone, not of the process.
@@ -137,8 +137,8 @@ def live_thread(pid: int) -> int:
 
 
 def _is_doomed(tid: int) -> bool:
-    """Whether a thread is about to end because its process does (zap_other_threads, kernel/
-    signal.c): the SIGKILL of it is pending."""
+    """Whether a thread has a pending SIGKILL, because its process ends (zap_other_threads,
+    kernel/signal.c)."""
     found = status(tid)
     return found is None or bool(found.pending & _KILL)
 
@@ -155,8 +155,8 @@ def is_kernel_thread(pid: int) -> bool:
 
 
 class Birth(NamedTuple):
-    """What a process has from its birth. ``start``: in clock ticks since boot, which with the
-    process id identifies a process, also when the id is used again."""
+    """Parent, start time and kind of a process. ``start``: in clock ticks since boot; with the
+    process id it identifies a process, also when the id is used again."""
 
     parent: int
     start: int
@@ -178,7 +178,7 @@ def start_time(pid: int) -> int | None:
 
 
 def executable(pid: int) -> str:
-    """The path of what it runs, also where that was replaced; empty when it cannot be read."""
+    """The path of its executable, also of a replaced one; empty when it cannot be read."""
     try:
         path = str(Path(f"/proc/{pid}/exe").readlink())
     except OSError:
@@ -199,7 +199,7 @@ def cpu(tid: int) -> int:
 
 
 def _contents(path: str) -> bytes | None:
-    """What a file of /proc holds, ``None`` when it cannot be read."""
+    """The contents of a file of /proc, ``None`` when it cannot be read."""
     try:
         # A Path and a buffer would double what a small file costs.
         with open(path, "rb", buffering=0) as file:

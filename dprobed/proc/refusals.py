@@ -1,4 +1,4 @@
-"""Why a process cannot be traced: found out before, or after the kernel said no.
+"""Why a process cannot be traced: checked before attach, or after the kernel refused it.
 
 The kernel's check is ``__ptrace_may_access`` (kernel/ptrace.c) and then the Yama module; it only
 says EPERM. ``denial`` finds out which rule it was, in the order in which the kernel asks.
@@ -53,7 +53,7 @@ def refusal(pid: int) -> str | None:
 
 
 def denial(pid: int) -> str:
-    """Which rule denies us ``pid``, after the kernel said EPERM; one line with what to do."""
+    """Which rule denied ``pid`` to us, after EPERM from ptrace; one line with what to do."""
     found = procfs.status(pid)
     own = procfs.status(os.getpid())
     if found is None or own is None:

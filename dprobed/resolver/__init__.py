@@ -1,1 +1,1 @@
-"""The resolver process: questions about files that targets map in, small typed answers out."""
+"""The resolver process: answers questions about files that targets map, in small typed values."""

@@ -1,4 +1,4 @@
-"""Where a process has what a file has: addresses of the file and addresses in memory."""
+"""From addresses and offsets in a file to addresses in a process: load biases."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Segment(Protocol):
 
 
 class Loadable(Protocol):
-    """What is known of a file that is mapped."""
+    """The facts about a mapped file that give its load bias."""
 
     @property
     def relocated(self) -> bool:
@@ -60,7 +60,7 @@ def data_address_of(module: Module, file: Loadable, vaddr: int) -> list[int]:
 
 
 def biases(module: Module, file: Loadable) -> list[int]:
-    """What the process adds to the addresses in the file: one number for each time it is loaded."""
+    """The load biases: what to add to addresses in the file, once for each time it is loaded."""
     if not file.relocated:
         return [0]
     code = [segment for segment in file.segments if segment.executable]
@@ -82,7 +82,7 @@ def biases(module: Module, file: Loadable) -> list[int]:
 
 
 def _is_mapped(module: Module, address: int, file_offset: int) -> bool:
-    """Whether this byte of the file is at this address as code."""
+    """Whether this byte of the file is mapped as code at this address."""
     return any(
         mapping.start <= address < mapping.end
         and mapping.executable

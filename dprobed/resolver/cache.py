@@ -1,4 +1,4 @@
-"""The cache of symbols on disk, which spares sorting them again.
+"""The symbol cache on disk: symbol tables, sorted once.
 
 A cache file ``BUILD-ID.symbols`` holds
 
@@ -29,7 +29,7 @@ _WORTHWHILE: Final = 500
 
 
 def packed(elf: ElfFile, tables: list[tuple[RawSymbols, int]]) -> SymbolTable:
-    """The symbols in these tables, sorted: from the cache, else they go into it."""
+    """The sorted symbols of these tables: from the cache, else sorted and stored there."""
     if elf.build_id is None or sum(len(table.symbols) for table, _ in tables) < 24 * _WORTHWHILE:
         return pack(tables)
     digest = _digest(tables)

@@ -1,8 +1,8 @@
-"""To ask a resolver and wait for its answer, as tracers do.
+"""Asks a resolver and waits for its answer, as tracers do.
 
-A resolver begins with one question after the other and dies of one that takes too long. Its end
-while a question is unread is no fault of that question, and it is asked again: the kernel then says
-ECONNRESET; where it was read, the end of the connection.
+A resolver answers one question after the other and dies of one that takes too long. If it ends
+while a question is unread (ECONNRESET), that question is asked again; if it was read, the channel
+ends (end of file), and the file is not asked about again for a while.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Final, TypeVar
 from dprobed.binary.opening import identity_of
 from dprobed.proc.maps import Module
 from dprobed.resolver.errors import LocationError, LostError
-from dprobed.resolver.files import Ask, Files, Steps, answer_of
+from dprobed.resolver.files import Ask, KnownFiles, Steps, answer_of
 from dprobed.resolver.limits import CPU_SECONDS, DEADLINE
 from dprobed.resolver.modules import Identity, matches
 from dprobed.wire import resolver as wire
@@ -26,7 +26,7 @@ from dprobed.wire.resolver import Answer, Facts, Place, Question
 #: Seconds until an answer is no longer waited for: others' questions come first, and may each take
 #: the resolver all of its time.
 PATIENCE: Final = 2 * DEADLINE + 2
-#: Seconds that a file is not asked about again of whose question the resolver has died.
+#: Seconds that a file is not asked about again after the resolver died of it.
 _SHUNNED: Final = 60.0
 _MOST_SHUNNED: Final = 1024
 
@@ -36,14 +36,14 @@ T = TypeVar("T")
 
 
 def wait_for(sock: socket.socket, seconds: float) -> bool:
-    """Wait and do nothing else."""
+    """Wait, and serve nothing meanwhile."""
     poll = select.poll()
     poll.register(sock, select.POLLIN)
     return bool(poll.poll(1000 * seconds))
 
 
 def open_channel(mailbox: socket.socket) -> socket.socket:
-    """A channel to whoever reads the mailbox; raises OSError when it is full, or nobody will."""
+    """A channel to the resolver behind a mailbox; raises OSError when that is full or closed."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with theirs:
         try:
@@ -85,7 +85,7 @@ def received(sock: socket.socket, ask: Ask, asked_at: float) -> Answer:
 
 
 def lost(path: str, seconds: float) -> LostError:
-    """The error that says that the resolver ended while it read this file."""
+    """The error for a resolver that ended while it read this file."""
     if seconds >= CPU_SECONDS - 0.1:
         return LostError(
             f"{path}: reading it took too long (the limit is {DEADLINE:g} s)",
@@ -107,8 +107,8 @@ class Resolver:
         self._mailbox = mailbox
         self._wait = wait
         self._channel: socket.socket | None = None
-        self._files = Files()
-        #: Files of which a resolver has died: why, and until when they are not asked about.
+        self._files = KnownFiles()
+        #: KnownFiles of which a resolver has died: why, and until when they are not asked about.
         self._shunned: dict[Identity, tuple[str, str, float]] = {}
 
     def describe(self, module: Module) -> MappedFile:

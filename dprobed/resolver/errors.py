@@ -1,4 +1,4 @@
-"""Why a file or place cannot be used: what the resolver found, and what became of the resolver."""
+"""Why a file or place cannot be used, or the resolver gave no answer."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ __all__ = ["LocationError", "LostError", "number_of"]
 
 
 class LostError(LocationError):
-    """There is no answer: the resolver died of the question, was too slow, or lied.
+    """No answer: the resolver died of the question, was too slow, or broke the protocol.
 
-    ``innocent``: it had not begun with this question, which can be asked again.
+    ``innocent``: it had not read this question, which can be asked again.
     """
 
     def __init__(self, message: str, hint: str = "", *, innocent: bool = False) -> None:

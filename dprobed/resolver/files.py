@@ -1,4 +1,4 @@
-"""What is known of files that processes map, and the questions that find it out.
+"""Remembered facts about files that processes map, and the questions that get them.
 
 The one who asks opens the file, hands its descriptor over, and checks the answer. Questions are
 steps of a generator: a tracer takes them one after the other and waits (``client``), the daemon's
@@ -22,7 +22,7 @@ from dprobed.resolver.modules import Identity, Opened
 from dprobed.wire import resolver as wire
 from dprobed.wire.resolver import Answer, Facts, Question
 
-#: Files, and answers about their places, that are remembered; the oldest go first.
+#: KnownFiles, and answers about their places, that are remembered; the oldest go first.
 _MOST_FILES: Final = 2048
 _MOST_ANSWERS: Final = 4096
 
@@ -49,15 +49,15 @@ def answer_of(answer: Answer, kind: type[T]) -> T:
     return answer
 
 
-class Files:
-    """What one asker knows of files."""
+class KnownFiles:
+    """The facts and answers about files that one asker remembers."""
 
     def __init__(self) -> None:
         self._facts: dict[tuple[Identity, str, str], Facts] = {}
         self._answers: dict[tuple[Identity, Question], Answer] = {}
 
     def describe(self, module: Module) -> Steps[tuple[Facts, Identity]]:
-        """The file that a module is."""
+        """The facts about a module's file."""
         opened = modules.open_module(module)
         try:
             facts = yield from self._facts_of(opened, module.path)
@@ -68,7 +68,7 @@ class Files:
         return facts, opened.identity
 
     def describe_file(self, path: str) -> Steps[Facts]:
-        """The file that has a path of ours."""
+        """The facts about a file at a path."""
         descriptor = descriptor_of(path)
         try:
             identity = identity_of(os.fstat(descriptor))

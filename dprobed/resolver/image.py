@@ -1,4 +1,4 @@
-"""The build-id of a mapped file, as it is in the memory of a process."""
+"""The build-id of a mapped file, read from the memory of a process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a resolver may use: enough for the largest files, an end for hostile ones."""
+"""Limits of a resolver: enough for the largest files, an end for hostile ones."""
 
 from __future__ import annotations
 
@@ -14,5 +14,5 @@ ADDRESS_SPACE: Final = 2 << 30
 #: Files that are kept open, and bytes that are kept of them: the oldest are forgotten first.
 MOST_FILES: Final = 64
 MOST_KEPT: Final = 64 << 20
-#: Seconds that it stays when nobody is connected.
+#: Seconds until a resolver ends when nobody is connected.
 LINGER: Final = 10.0

@@ -1,4 +1,4 @@
-"""Which file a module really is, and whether a name means it.
+"""Opens the file that a module is, and tells whether a program's ``name`` means that module.
 
 A file that a process maps is opened here and read by the resolver.
 """
@@ -20,7 +20,7 @@ Identity = tuple[int, int, int, int, int]
 
 
 class Named(Protocol):
-    """What is known of a file."""
+    """The names of a file."""
 
     @property
     def soname(self) -> str | None:
@@ -68,7 +68,7 @@ def open_module(module: Module) -> Opened:
 
 
 def replaced(module: Module) -> LocationError:
-    """The error that says that the mapped file is not at its path any more."""
+    """The error for a mapped file that is not at its path any more."""
     return LocationError(
         f"{module.path}: the file was replaced or deleted since process {module.pid} mapped it",
         "run as root, who can read the mapped file, or start the program again",
@@ -84,7 +84,7 @@ def is_mapped_inode(module: Module, identity: Identity) -> bool:
 def disproof(
     module: Module, identity: Identity, build_id: str | None, inside: str | None
 ) -> LocationError | None:
-    """Why the file at a module's path is not the one that is mapped, or may not be.
+    """The error for a file at a module's path that is not the mapped one, or may not be.
 
     ``build_id`` is the file's, ``inside`` the one in the memory of the process.
     """

@@ -1,4 +1,4 @@
-"""The resolver process: reads the files that it is handed, and answers what is in them.
+"""The resolver process: reads the files whose descriptors it gets, and answers questions on them.
 
 One thread, one question after the other. What it reads is hostile, so that it is limited in all
 ways (``limits``) and simply dies where a limit is reached: SIGALRM after the time for one question,
@@ -35,8 +35,8 @@ _DESCRIPTORS: Final = 4096
 _LARGEST: Final = 1 << 62
 
 
-class Files:
-    """Opened files by identity, the most recently used last: bounded in number and bytes."""
+class OpenFiles:
+    """Opened files by identity, the least recently used first: bounded in number and bytes."""
 
     def __init__(self) -> None:
         self._kept: dict[tuple[tuple[int, ...], str, str], Binary] = {}
@@ -73,11 +73,11 @@ class Files:
         self._kept.clear()
 
 
-class Reader:
-    """Looks into files."""
+class FileReader:
+    """Answers questions about files."""
 
     def __init__(self) -> None:
-        self.files = Files()
+        self.files = OpenFiles()
 
     def look(self, question: Question, descriptor: int) -> Answer:
         """The answer to a question; takes the descriptor over. Raises LocationError."""
@@ -113,13 +113,13 @@ class Service:
 
     def __init__(self, mailbox: socket.socket) -> None:
         self._mailbox = mailbox
-        self._reader = Reader()
+        self._reader = FileReader()
         self._channels: dict[int, socket.socket] = {}
         self._poll = select.poll()
         self._poll.register(mailbox, select.POLLIN)
 
     def run(self) -> None:
-        """Until nobody can ask any more, or nobody is connected for a while."""
+        """Answer until the mailbox is closed, or nobody is connected for a while."""
         while True:
             patience = None if self._channels else 1000 * limits.LINGER
             ready = self._poll.poll(patience)
@@ -132,7 +132,7 @@ class Service:
                     return
 
     def _connect(self) -> bool:
-        """Take in a channel; false: there will be no more."""
+        """Accept a channel from the mailbox; false: it is closed."""
         message, descriptors, _, _ = socket.recv_fds(self._mailbox, len(wire.HELLO), 1)
         if not message and not descriptors:
             return False
@@ -194,7 +194,7 @@ class Service:
 
 
 def facts_of(file: Binary) -> wire.Facts:
-    """What others need to know of a file; raises LocationError."""
+    """The facts about a file that tracers and daemon use; raises LocationError."""
     return wire.Facts(
         file.build_id,
         file.soname,
@@ -211,7 +211,7 @@ def _places(*found: Found) -> wire.Places:
 
 
 def limit_question() -> None:
-    """What one question may take, from now on."""
+    """Set the limits for one question, from now on."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     seconds = math.ceil(used.ru_utime + used.ru_stime) + limits.CPU_SECONDS
     _, hard = resource.getrlimit(resource.RLIMIT_CPU)
@@ -221,7 +221,7 @@ def limit_question() -> None:
 
 
 def limit_process() -> None:
-    """What this process may take in all, from now on."""
+    """Set the limits of this process, from now on."""
     for number in (signal.SIGALRM, signal.SIGXCPU):
         signal.signal(number, signal.SIG_DFL)
     pages = int(Path("/proc/self/statm").read_text().split()[0])
@@ -237,6 +237,6 @@ def limit_process() -> None:
 
 
 def main(mailbox: socket.socket) -> None:
-    """Answer what comes through a mailbox; returns when nobody asks any more."""
+    """Run a resolver on a mailbox; returns when nobody asks any more."""
     limit_process()
     Service(mailbox).run()

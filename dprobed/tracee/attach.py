@@ -1,4 +1,4 @@
-"""To attach to a process: become the tracer of each of its threads, without stopping any."""
+"""Attach to a process: become the tracer of each of its threads, without stopping any."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def attach(group: ThreadGroup, pid: int) -> None:
     others: set[int] = set()
     while fresh := set(procfs.threads(pid)) - group.threads.keys() - others:
         for tid in sorted(fresh):
-            # One of the kernel's would stop for us, but never come to make a remote system call.
+            # The kernel's own threads would stop, but never make a remote system call.
             if procfs.is_kernels_own(tid) or not _seize(group, pid, tid):
                 others.add(tid)
     if not group.threads:
@@ -26,7 +26,7 @@ def attach(group: ThreadGroup, pid: int) -> None:
 def _seize(group: ThreadGroup, pid: int, tid: int) -> bool:
     """Trace one thread; false when it is about to end. Raises PtraceError, and nothing is traced.
 
-    Nor is one that has ended already: it is not there at the next look.
+    A thread that has ended already is not traced either: the next look does not find it.
     """
     try:
         ptrace.seize(tid)
@@ -49,7 +49,7 @@ def _seize(group: ThreadGroup, pid: int, tid: int) -> bool:
 
 
 def find_lost(group: ThreadGroup, pid: int) -> None:
-    """Threads and children that are traced but, by a defect of ours, not among the threads."""
+    """After an internal error: add traced threads and children that no group has."""
     tracees = group.tracees
     for tid in procfs.threads(pid):
         if tid not in tracees.threads and is_ours(tid):

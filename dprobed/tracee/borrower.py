@@ -1,4 +1,4 @@
-"""To borrow a stopped thread: have it execute something for us, and leave it as it was.
+"""Borrow a stopped thread: have it execute something for us, and leave it as it was.
 
 What comes in between for the thread itself, a signal or a group-stop, is kept in its plan and
 delivered when it goes on; only signals that an instruction raises about itself reach it meanwhile.

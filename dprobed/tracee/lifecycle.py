@@ -1,7 +1,7 @@
 """The lifecycle of one traced thread as a table: (state, stop) to reaction.
 
 Pure: ``thread_group`` carries the reactions out. A pair that is not in the table cannot happen; it
-is taken for a defect of ours, and the thread goes on.
+is taken for an internal error, and the thread is resumed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""To read and write the memory of a target, in two ways for two purposes.
+"""Reads and writes the memory of a target, in two ways for two purposes.
 
 * *Text* (``peek``, ``poke``) goes through ``/proc/PID/mem``: it ignores page protection, which is
   what changing text needs (the kernel copies the private page). The descriptor holds the address
@@ -95,10 +95,10 @@ def writable(tid: int, address: int) -> bool:
 
 
 class Memory:
-    """The text and data of one address space, whatever its pages' protection."""
+    """The memory of one address space through ``/proc/PID/mem``, whatever its pages' protection."""
 
     def __init__(self, tid: int | None) -> None:
-        """Of a thread; ``None``: of a process that lets nobody in, where nothing is ever read.
+        """The memory of a thread; ``None``: of one that may not be opened, where nothing is read.
 
         Raises OSError when the thread is gone or may not be traced.
         """
@@ -106,7 +106,7 @@ class Memory:
 
     @classmethod
     def closed(cls) -> Memory:
-        """The memory of a process that lets nobody in: nothing is ever read there."""
+        """The memory of a process that may not be opened: nothing is read there."""
         return cls(None)
 
     def close(self) -> None:

@@ -90,12 +90,12 @@ class Registers(Block):
         self.words = memoryview(self.data).cast("Q")
 
     def load(self, tid: int) -> memoryview:
-        """Fetch the registers of a stopped thread; raises Gone."""
+        """Read the registers of a stopped thread; raises Gone."""
         call(PTRACE_GETREGS, tid, 0, self.address)
         return self.words
 
     def store(self, tid: int) -> None:
-        """Give them to a stopped thread; raises Gone."""
+        """Set the registers of a stopped thread; raises Gone."""
         call(PTRACE_SETREGS, tid, 0, self.address)
 
 
@@ -121,7 +121,7 @@ def call(request: int, tid: int, address: int = 0, data: int = 0) -> None:
 
 
 def _error(tid: int, number: int) -> Gone | PtraceError:
-    """What the errno of a ptrace call says."""
+    """The exception for an errno of a ptrace call."""
     return Gone(tid) if number == errno.ESRCH else PtraceError(number, os.strerror(number))
 
 

@@ -1,8 +1,8 @@
-"""To stop all threads of a target ("stop the world"), and to resume them, each by its plan.
+"""Stop the world: stops all threads of a target, and resumes them, each by its plan.
 
 * While the world is stopped, plans wait. So a hit that arrives while we stop the others is served
   at once, but its thread goes on only with all others.
-* A thread in uninterruptible sleep cannot be stopped. It runs no code of the target either; the
+* A thread in uninterruptible sleep is unstoppable. It runs no code of the target either; the
   stop reaches it when it wakes. ``stopped`` goes ahead without it and says so.
 """
 
@@ -185,7 +185,7 @@ class StopTheWorld:
             elif state == "D":
                 asleep.append(thread)
             elif state == "t" and not self._take_status(thread.tid):
-                # Its stop was taken from the kernel but, by a defect of ours, not reacted to.
+                # Its stop was taken from the kernel but, by an internal error, not reacted to.
                 thread.state = State.STOPPED
                 self._handler.abandon(thread)
             else:
@@ -193,7 +193,7 @@ class StopTheWorld:
         return None if runs else asleep
 
     def _take_status(self, tid: int) -> bool:
-        """Dispatch what the kernel has to say of a thread; false when that is nothing."""
+        """Dispatch a wait status of this thread, if the kernel has one; false: it has none."""
         tracees = self._tracees
         if _waitpid(tid, tracees.status_address, WALL | os.WNOHANG) != tid:
             return False

@@ -1,4 +1,4 @@
-"""One traced thread, and what is asked about it: of the group that it is in, and of those above."""
+"""One traced thread, and the protocols of its thread group and of the handler of its stops."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Thread:
         self.tid = tid
         self.tgid = tgid
         self.state = state
-        #: Those that it is traced with: the target's threads.
+        #: The thread group that it is traced with.
         self.group = group
         #: The signal of a signal-delivery-stop, to be delivered when the thread goes on.
         self.signal = 0
@@ -64,7 +64,7 @@ class Thread:
 
 
 class Group(Protocol):
-    """What is asked of the group of traced threads that a thread is in."""
+    """The group of traced threads that a thread belongs to: the threads of one target."""
 
     @property
     def threads(self) -> dict[int, Thread]:
@@ -73,60 +73,60 @@ class Group(Protocol):
 
     @property
     def handler(self) -> StopHandler:
-        """What is done about their stops."""
+        """Handles their stops."""
         ...
 
-    #: Nanoseconds for which they stood still for us.
+    #: Nanoseconds for which hits and other stops have held the threads up.
     overhead_ns: int
 
     def dispatch(self, thread: Thread, stop: Stop) -> None:
-        """React to a stop of one of them."""
+        """React to a stop of a thread."""
         ...
 
     def go(self, thread: Thread) -> None:
-        """Resume one of them, as its plan says, unless something holds it."""
+        """Resume a thread as its plan says, unless it is held."""
         ...
 
     def drop(self, tid: int) -> None:
-        """One is not traced with them any more."""
+        """Remove a thread that is not traced with the group any more."""
         ...
 
     def forget(self, thread: Thread, stop: Stop) -> None:
-        """One has ended."""
+        """Remove a thread that has ended."""
         ...
 
     def fail(self, error: Exception) -> None:
-        """Note a defect of ours in the handling of one."""
+        """Note an internal error in the handling of a thread."""
         ...
 
     def adopt_orphan(self, tid: int, stop: Stop) -> None:
-        """A child in its first stop, whose parent cannot tell us of it any more, is theirs."""
+        """Add a child in its first stop, of which no event of its parent will come any more."""
         ...
 
     def shares_memory(self, pid: int) -> bool:
-        """Whether a process shares memory with them."""
+        """Whether a process shares the group's memory."""
         ...
 
-    def left_copy(self, pid: int) -> bool:
-        """Whether a process has a copy of their memory, as far as our changes show it."""
+    def is_fork_copy(self, pid: int) -> bool:
+        """Whether a process's memory is a fork copy of the group's, as our changes in it show."""
         ...
 
 
 class StopHandler(Protocol):
-    """What is done about stops that concern probes. Called with the thread STOPPED, but for
+    """Handles the stops of a group's threads. Called with the thread STOPPED, but for
     ``serve_hit``."""
 
     def serve_hit(self, thread: Thread, now: int) -> bool:
-        """Serve a SIGTRAP stop of a RUNNING thread that is a hit and nothing else, and let the
-        thread go on; false: it is not, nothing was done."""
+        """Serve a SIGTRAP stop of a RUNNING thread that is a hit and nothing else, and resume the
+        thread; false: it is not, nothing was done."""
         ...
 
     def serve_trap(self, thread: Thread) -> None:
-        """A SIGTRAP stop: decide what it is, and leave a plan."""
+        """A SIGTRAP stop: find out what it is, and leave a plan."""
         ...
 
     def abandon(self, thread: Thread) -> object:
-        """A stop was not reacted to: a breakpoint that it may be is to be hit again."""
+        """A stop was not reacted to: if it is a breakpoint, have the thread hit that again."""
         ...
 
     def deliver(self, thread: Thread) -> None:
@@ -134,7 +134,7 @@ class StopHandler(Protocol):
         ...
 
     def forked(self, child: int) -> None:
-        """A thread is in ``fork``; its child's first stop is yet to come, or to be told."""
+        """A thread is in ``fork``; its child's first stop is yet to be reported."""
         ...
 
     def begin(self, thread: Thread, shares_memory: bool) -> None:
@@ -145,8 +145,8 @@ class StopHandler(Protocol):
         """``exec``: the process has a new address space."""
         ...
 
-    def left_copy(self, pid: int) -> bool:
-        """Whether a process has a copy of the target's memory with our changes in it."""
+    def is_fork_copy(self, pid: int) -> bool:
+        """Whether a process's memory is a fork copy of the target's, with our changes in it."""
         ...
 
     def forgotten(self, thread: Thread, stop: Stop) -> None:

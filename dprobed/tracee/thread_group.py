@@ -36,13 +36,13 @@ class ThreadGroup:
     def __init__(self, handler: StopHandler, tracees: Tracees) -> None:
         self.threads: Final[dict[int, Thread]] = {}
         self.tracees: Final = tracees
-        #: What is done about their stops.
+        #: Handles their stops.
         self.handler: Final = handler
-        #: Nanoseconds for which they stood still for us.
+        #: Nanoseconds for which hits and other stops have held the threads up.
         self.overhead_ns = 0
-        #: The main loop is to look after this target.
-        self.wants = False
-        #: A defect of ours in the handling of this target: its probes have to go.
+        #: The main loop is to call this target's ``attend``.
+        self.needs_attention = False
+        #: An internal error in the handling of this target: its probes have to be removed.
         self.failure: Exception | None = None
         self._stopping: Final = StopTheWorld(self, tracees, handler)
         self.borrower: Final = Borrower(self, tracees, handler, self._stopping)
@@ -51,36 +51,36 @@ class ThreadGroup:
         self._expected: Final[dict[int, bool]] = {}
         self._registers: Final = Registers()
 
-    def want(self) -> None:
-        """Have the main loop look after this target soon."""
-        self.wants = self.tracees.attention = True
+    def request_attention(self) -> None:
+        """Have the main loop attend to this target soon."""
+        self.needs_attention = self.tracees.attention = True
 
     def fail(self, error: Exception) -> None:
-        """Note a defect that showed itself while another target was looked after."""
+        """Note an internal error that came up while another target was attended to."""
         self.failure = self.failure or error
-        self.want()
+        self.request_attention()
 
     # --- which threads ---
 
     def add(self, thread: Thread) -> Thread:
-        """A thread of this target, new or handed over by another group."""
+        """Add a thread of this target, new or handed over by another group."""
         self.threads[thread.tid] = self.tracees.threads[thread.tid] = thread
         thread.group = self
         return thread
 
     def drop(self, tid: int) -> None:
-        """A thread is not of this target any more."""
+        """Remove a thread that does not belong to this target any more."""
         if self.threads.pop(tid, None) is not None:
             del self.tracees.threads[tid]
         self._expected.pop(tid, None)
 
     def forget(self, thread: Thread, stop: Stop) -> None:
-        """A thread has ended."""
+        """Remove a thread that has ended."""
         self.drop(thread.tid)
         self.handler.forgotten(thread, stop)
 
     def hand_over(self, thread: Thread, heir: ThreadGroup) -> None:
-        """A child that is a target of its own from now on."""
+        """Hand a child, from now on a target of its own, to that target's group."""
         self.drop(thread.tid)
         heir.add(thread)
 
@@ -88,9 +88,9 @@ class ThreadGroup:
         """Whether a process that is not of this target yet shares its memory."""
         return any(shares_memory(each, pid) for each in self.threads)
 
-    def left_copy(self, pid: int) -> bool:
-        """Whether a process has a copy of the target's memory, as far as our changes show it."""
-        return self.handler.left_copy(pid)
+    def is_fork_copy(self, pid: int) -> bool:
+        """Whether a process's memory is a fork copy of the target's, as our changes in it show."""
+        return self.handler.is_fork_copy(pid)
 
     # --- detaching ---
 
@@ -196,7 +196,7 @@ class ThreadGroup:
     # --- children: of a fork, a vfork or a clone ---
 
     def _adopt_child(self, parent: Thread) -> None:
-        """The child that a thread's event tells of is traced with it."""
+        """Add the child that a thread's clone or fork event reports."""
         try:
             child = ptrace.event_message(parent.tid)
             shares, is_thread = child_of(parent.tid, self._registers)
@@ -205,7 +205,7 @@ class ThreadGroup:
         if child in self.tracees.threads:
             return  # found in /proc when we attached
         if not is_thread and not is_ours(child):
-            return  # killed, or let go as an orphan
+            return  # killed, or detached from as an orphan
         thread = self._expect(child, parent.tgid if is_thread else child, shares)
         if not shares:
             self.handler.forked(child)

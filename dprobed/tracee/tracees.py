@@ -1,12 +1,12 @@
-"""All tracees of a tracer process, of whatever target, and what ``waitpid`` says of them.
+"""All tracees of a tracer process, of all its targets, and the ``waitpid`` for them.
 
 The kernel tells of all tracees through one ``waitpid``. Each wait status goes to the thread's own
 group, with two exceptions that keep the targets of a tracer apart:
 
 * While one target is waited for (its threads are being stopped), stops of *other* targets are not
   reacted to from within: a plain hit is served, because that stops nobody; everything else is
-  deferred, and dispatched by the main loop right after. So no work on a target begins inside that
-  on another.
+  deferred, and dispatched by the main loop right after. So no work on a target begins within
+  work on another.
 * A child can make its first stop before its parent's event says whose it is (``first_stops``), and
   its parent may be killed before it says so. Such an orphan is known by the copy of our changes
   that it has in its memory, also for a while after its parent's end. Who made it cannot be seen
@@ -58,15 +58,15 @@ class Tracees:
         self.attention = False
         self.status = ctypes.c_int(0)
         self.status_address: Final[int] = ctypes.addressof(self.status)
-        #: Those of the targets, and of targets that ended while a child of theirs may still come.
+        #: The groups of the targets, and of ended ones of which a child may still appear.
         self.groups: list[Group] = []
-        #: Processes that we wait for besides the targets', and who is told of each of their stops.
+        #: Processes of ours that are waited for, too, and what is called at each of their stops.
         self.others: dict[int, Callable[[Stop], None]] = {}
         #: Zombie leaders of processes that we detached from: we stay their tracer.
         self.zombies: set[int] = set()
         #: First stops of children whose parent's event has not come yet, and when they came.
         self.first_stops: dict[int, tuple[Stop, float]] = {}
-        #: The group that work is being done for: a defect that shows itself is laid to it.
+        #: The group being worked for: an internal error is attributed to it.
         self.blamed: Group | None = None
         self._deferred: deque[tuple[int, int]] = deque()
 
@@ -124,7 +124,7 @@ class Tracees:
                 if thread.group.handler.serve_hit(thread, time.monotonic_ns()):
                     return
             except Exception as error:
-                # It is no defect in the handling of the target that we wait for.
+                # Not to be attributed to the target that we wait for.
                 self.blamed = before
                 thread.group.fail(error)
                 return
@@ -200,7 +200,7 @@ class Tracees:
         for group in groups:
             if group.shares_memory(tid):
                 return group
-        return next((group for group in groups if group.left_copy(tid)), None)
+        return next((group for group in groups if group.is_fork_copy(tid)), None)
 
     @property
     def has_unreported_children(self) -> bool:

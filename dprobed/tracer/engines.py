@@ -1,7 +1,7 @@
-"""The engines of one target: made here, asked in turn, and shown to others as one.
+"""The engines of one target as one: each call goes to the engine that it concerns, or to all.
 
-Two of them can show the same place: a thread in a slot of the trap engine's makes an access that is
-watched, and a watchpoint on execution behind a breakpoint of one byte stops at its address.
+Two engines can stop at the same place: a thread in a slot of the trap engine makes an access that
+is watched, or a watchpoint on execution behind a one-byte breakpoint stops at its address.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Armed = tuple[Plan, Attachment | Refusal]
 
 
 class Engines:
-    """Those of one target."""
+    """The engines of one target."""
 
     def __init__(
         self, group: ThreadGroup, listener: Listener, registers: Registers, affinity: Affinity
@@ -51,28 +51,28 @@ class Engines:
 
     @property
     def space(self) -> AddressSpace:
-        """The target's present address space; nowhere at first."""
+        """The target's present address space; a placeholder at first."""
         return self._trap.sites.space
 
     def use(self, space: AddressSpace) -> None:
-        """Begin with an address space in which nothing is yet."""
+        """Start in an address space that has none of our changes."""
         for engine in self._all:
             engine.use(space)
         self._began()
 
     def copied(self, thread: Thread) -> Sites:
-        """What a ``fork`` child has of our changes; raises SpaceError and Gone."""
+        """The sites in a ``fork`` child's copy of the memory; raises SpaceError and Gone."""
         try:
             return copies.copied(self._trap.sites, self.group, thread)
         except OSError:
             raise Gone(thread.tid) from None
 
     def sealed(self, tgid: int) -> Sites:
-        """The same of a child whose memory is closed to us."""
+        """The sites in the memory of a child that is closed to us."""
         return copies.sealed(self._trap.sites, tgid)
 
     def use_copy(self, sites: Sites) -> None:
-        """Begin with a copy of a parent's address space."""
+        """Start in a copy of a parent's address space."""
         self._trap.use_sites(sites)
         self._watch.use(sites.space)
         self._began()
@@ -91,9 +91,9 @@ class Engines:
         """See TrapEngine."""
         self._trap.release_child(thread)
 
-    def left_copy(self, thread: Thread) -> bool:
+    def is_fork_copy(self, thread: Thread) -> bool:
         """See TrapEngine."""
-        return self._trap.left_copy(thread)
+        return self._trap.is_fork_copy(thread)
 
     def _began(self) -> None:
         self.runner.context.memory = self.space.memory
@@ -123,12 +123,14 @@ class Engines:
             for refused in engine.reserve([plan for plan in plans if plan.engine == engine.name])
         ]
 
-    def arm(self, plans: Sequence[Plan], late: list[Thread]) -> list[Armed]:
+    def arm(self, plans: Sequence[Plan], unstoppable: list[Thread]) -> list[Armed]:
         """See Engine."""
         armed = [
             result
             for engine in self._all
-            for result in engine.arm([plan for plan in plans if plan.engine == engine.name], late)
+            for result in engine.arm(
+                [plan for plan in plans if plan.engine == engine.name], unstoppable
+            )
         ]
         self._classify()
         return armed
@@ -138,24 +140,24 @@ class Engines:
         for engine in self._all:
             engine.abandon_reserved()
 
-    def call_back(self, address: int, callback: Callable[[Thread], None]) -> None:
+    def insert_internal(self, address: int, callback: Callable[[Thread], None]) -> None:
         """See TrapEngine."""
-        self._trap.call_back(address, callback)
+        self._trap.insert_internal(address, callback)
 
-    def called_back(self, address: int, callback: Callable[[Thread], None]) -> bool:
+    def adopt_internal(self, address: int, callback: Callable[[Thread], None]) -> bool:
         """See TrapEngine."""
-        return self._trap.called_back(address, callback)
+        return self._trap.adopt_internal(address, callback)
 
     def put(self, plan: Plan | Refusal) -> Attachment | Refusal:
-        """Put in one probe; raises SpaceError and Gone."""
+        """Insert one probe; raises SpaceError and Gone."""
         if isinstance(plan, Refusal):
             return plan
         try:
             refused = self.reserve([plan])
             if refused:
                 return refused[0][1]
-            with self.group.stopped() as late:
-                return self.arm([plan], late)[0][1]
+            with self.group.stopped() as unstoppable:
+                return self.arm([plan], unstoppable)[0][1]
         finally:
             self.abandon_reserved()
 
@@ -165,7 +167,7 @@ class Engines:
     # --- taking out ---
 
     def release(self, attachments: Iterable[Attachment]) -> None:
-        """Take these out, with all threads stopped if need be."""
+        """Remove these, with all threads stopped if need be."""
         released = list(attachments)
         waiting = [
             engine
@@ -173,9 +175,9 @@ class Engines:
             if engine.release([each for each in released if each.engine == engine.name])
         ]
         if waiting:
-            with self.group.stopped() as late:
+            with self.group.stopped() as unstoppable:
                 for engine in waiting:
-                    engine.disarm(late)
+                    engine.disarm(unstoppable)
 
     def unmapped(self, attachments: Iterable[Attachment]) -> None:
         """See Engine."""
@@ -197,20 +199,33 @@ class Engines:
         return [loss for engine in self._all for loss in engine.overwritten(there)]
 
     def disarm(self) -> None:
-        """Take out what was lost."""
-        with self.group.stopped() as late:
+        """Remove what was lost."""
+        with self.group.stopped() as unstoppable:
             for engine in self._all:
-                engine.disarm(late)
+                engine.disarm(unstoppable)
 
-    def withdraw(self, late: list[Thread]) -> None:
+    def disarm_all(self, unstoppable: list[Thread]) -> None:
         """See Engine."""
         for engine in self._all:
-            engine.withdraw(late)
+            engine.disarm_all(unstoppable)
+
+    def remove_all(self, unstoppable: list[Thread]) -> None:
+        """Take back every change, before a detach, with all other threads stopped.
+
+        Our pages stay while an unstoppable thread may be in one. Raises Gone and SpaceError.
+        """
+        self.disarm_all(unstoppable)
+        space = self.space
+        if not unstoppable and space.resident.areas:
+            lender = self.group.borrower.lender(space.tgid)
+            self._trap.sigtrap.restore(lender)
+            space.resident.unmap(self.group, lender)
+            space.resident.areas.clear()
 
     # --- threads and their stops ---
 
     def begin(self, thread: Thread) -> None:
-        """A thread joins, or a process that shares the memory."""
+        """A new thread, or process that shares the memory, made its first stop."""
         self.runner.forget(thread.tid)
         try:
             for engine in self._all:
@@ -225,7 +240,7 @@ class Engines:
             engine.forget(thread)
 
     def serve(self, thread: Thread) -> None:
-        """A SIGTRAP stop: our breakpoint, a watchpoint, a handler entered, or the target's own."""
+        """Serve a SIGTRAP stop: breakpoint, watchpoint, handler's entry, or the target's own."""
         try:
             self._serve(thread, time.monotonic_ns())
         except Gone:
@@ -244,7 +259,7 @@ class Engines:
             self._trap.stops.pass_on(thread, stop.code)
 
     def _at_original(self, thread: Thread, serve: Callable[[], bool]) -> bool:
-        """Have the watch engine look; whether it was a watchpoint of ours.
+        """Offer the stop to the watch engine; whether it was a watchpoint of ours.
 
         The access can be that of a copied instruction: its program is shown the original place.
         (Of a ``call`` it is the push, so rsp is right.)
@@ -283,24 +298,24 @@ class Engines:
         """See TrapStops."""
         self._trap.stops.moved(thread)
 
-    def give_up(self) -> None:
+    def stop_serving(self) -> None:
         """See TrapStops."""
         self._trap.stops.give_up()
 
-    def apply_late(self) -> None:
+    def apply_unreached(self) -> None:
         """See WatchEngine."""
-        self._watch.apply_late()
+        self._watch.apply_unreached()
 
     @property
-    def trouble(self) -> str:
+    def unwatched_reason(self) -> str:
         """Why not all threads have all watchpoints; empty: they have."""
-        return self._watch.trouble
+        return self._watch.reason
 
     def watchpoints(self) -> list[Attachment]:
         """All attachments that are watchpoints."""
         return self._watch.attachments()
 
-    # --- as it would be without us ---
+    # --- original registers and memory ---
 
     @property
     def sigtrap(self) -> Sigtrap:

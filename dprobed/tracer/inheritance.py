@@ -1,14 +1,14 @@
-"""What becomes of a target's children, and of the target itself at ``exec``.
+"""Fork children of a target: followed or detached from; and the target itself at ``exec``.
 
-Whether a ``fork`` child is followed, each program says for itself. If none does, our changes are
-undone in the child, and we detach from it. Else it becomes a target of its own before it has run an
+Each program says whether it follows ``fork`` children. If none does, our changes are undone in the
+child, and we detach from it. Else it becomes a target of its own before it has run an
 instruction: the breakpoints in its copy of the memory are taken over as they are, the variables of
 programs that follow begin with what they are in the parent, counters with 0; other programs are
-taken out of it. A child that shares the memory (``vfork``) belongs to its parent's target until it
+removed from it. A child that shares the memory (``vfork``) belongs to its parent's target until it
 has memory of its own, at ``exec``.
 
-A child into whose memory no way leads is *kept*: a target without programs, which nobody is told
-of, whose breakpoints do nothing, until it ends or executes another program.
+A child whose memory is closed to us is *sealed*: it stays a target without programs, which nobody
+is told of, whose breakpoints do nothing, until it ends or executes another program.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from dprobed.tracer.reporter import Reporter
 from dprobed.wire import protocol
 
 
-class Kin(Protocol):
-    """A target, as far as its children concern it."""
+class InheritingTarget(Protocol):
+    """The parts of a target that its fork children inherit or need."""
 
     @property
     def pid(self) -> int:
@@ -43,27 +43,27 @@ class Kin(Protocol):
 
     @property
     def engines(self) -> Engines:
-        """What serves its probes."""
+        """The engines that serve its probes."""
         ...
 
     @property
     def programs(self) -> Programs:
-        """What is in it."""
+        """The programs inserted into it."""
         ...
 
     @property
     def options(self) -> protocol.Attach:
-        """How it is treated."""
+        """The options of its attach request, as adjusted since."""
         ...
 
     @property
     def inheritance(self) -> Inheritance:
-        """The same for its own children."""
+        """Handles its own fork children."""
         ...
 
     @property
     def is_changing(self) -> bool:
-        """Whether not all probes are in that are to be."""
+        """Whether probes are still to be inserted (throttled ones)."""
         ...
 
     def tell(self, kind: str, text: str, tid: int = 0) -> None:
@@ -71,51 +71,51 @@ class Kin(Protocol):
         ...
 
 
-class Births(Protocol):
-    """Makes targets of children."""
+class ChildTargets(Protocol):
+    """Makes targets of fork children."""
 
-    def follow(self, parent: Kin, pid: int) -> Kin | None:
-        """A target that is treated as its parent; None: there are too many."""
+    def follow(self, parent: InheritingTarget, pid: int) -> InheritingTarget | None:
+        """A followed child, with the options of its parent; None: there are too many targets."""
         ...
 
-    def keep(self, parent: Kin, pid: int) -> Kin:
-        """One that is a target only because we cannot detach from it."""
+    def adopt_sealed(self, parent: InheritingTarget, pid: int) -> InheritingTarget:
+        """A sealed child: a target only because we cannot detach from it."""
         ...
 
 
 class Inheritance:
-    """Of one target. ``new_image``: what else is to be done at its ``exec``."""
+    """Handles fork children and ``exec`` of one target. ``new_image`` is called at its ``exec``."""
 
     def __init__(
         self,
-        target: Kin,
-        births: Births,
+        target: InheritingTarget,
+        child_targets: ChildTargets,
         reporter: Reporter,
         new_image: Callable[[Thread], None],
     ) -> None:
-        #: A parent was being changed when it forked: look for what is not in this copy.
+        #: The parent was being changed when it forked: place what is missing in this copy.
         self.is_incomplete = False
         self._target: Final = target
-        self._births: Final = births
+        self._child_targets: Final = child_targets
         self._reporter: Final = reporter
         self._exec: Final = new_image
-        #: The variables of the programs when a child was made that has not begun yet.
+        #: The programs' variables at the fork of each child that has not made its first stop.
         self._at_fork: Final[dict[int, Variables]] = {}
 
     @property
-    def is_kept(self) -> bool:
+    def is_sealed(self) -> bool:
         """Whether the target is a child that we could not detach from."""
         return self._target.engines.space.sealed
 
     # --- children ---
 
     def forked(self, child: int) -> None:
-        """What the child begins with is what there is now, whenever its first stop comes."""
+        """A child is made: keep the present variables for it, until its first stop."""
         if self._target.programs.that_follow():
             self._at_fork[child] = self._target.programs.variables_now()
 
     def forget(self, tid: int) -> None:
-        """A child ended, perhaps before it began."""
+        """A child ended, perhaps before its first stop."""
         self._at_fork.pop(tid, None)
 
     def begin(self, thread: Thread) -> None:
@@ -126,7 +126,7 @@ class Inheritance:
                 return
             target.engines.release_child(thread)
         except SpaceError as error:
-            self._keep(thread)
+            self._adopt_sealed(thread)
             target.tell(
                 "unprobed",
                 "a child stays traced, without probes, until it ends or executes a program, "
@@ -138,14 +138,14 @@ class Inheritance:
             return
         target.tell("fork", "detached from a child, which goes on without probes", thread.tid)
 
-    def _keep(self, thread: Thread) -> None:
-        """A child keeps its copy of our changes, and would die of them alone."""
-        child = self._births.keep(self._target, thread.tgid)
+    def _adopt_sealed(self, thread: Thread) -> None:
+        """Adopt a sealed child: it keeps its copy of our breakpoints, which would kill it alone."""
+        child = self._child_targets.adopt_sealed(self._target, thread.tgid)
         self._target.group.hand_over(thread, child.group)
         child.engines.use_copy(self._target.engines.sealed(thread.tgid))
         child.engines.begin(thread)
 
-    def _follow(self, thread: Thread, copied: bool) -> Kin | None:
+    def _follow(self, thread: Thread, copied: bool) -> InheritingTarget | None:
         """Make a child a target of its own; None: it could not be, and nothing was done.
 
         ``copied``: its memory is a copy of ours; else it has just got new one. Raises Gone.
@@ -156,7 +156,7 @@ class Inheritance:
         except SpaceError as error:
             target.tell("unprobed", f"a child is not followed: {error}", thread.tid)
             return None
-        child = self._births.follow(target, thread.tgid)
+        child = self._child_targets.follow(target, thread.tgid)
         if child is None:
             if copy is not None:
                 copy.space.close()
@@ -175,41 +175,41 @@ class Inheritance:
         except Gone:
             pass  # killed; its exit status comes next
         except Exception as error:
-            # It stays where it is until our changes are out of it.
+            # It stays stopped until our changes are undone in it.
             thread.pinned = True
             child.group.fail(error)
         return child
 
-    def begin_copied(self, thread: Thread, parent: Kin) -> None:
+    def begin_copied(self, thread: Thread, parent: InheritingTarget) -> None:
         """The first stop of this target, which has a copy of its parent's memory; raises Gone."""
         engines = self._target.engines
         engines.take_over_copy(parent.engines)
         engines.begin(thread)
         if parent.group.is_stopped or parent.is_changing:
             self.is_incomplete = True
-            self._target.group.want()
+            self._target.group.request_attention()
 
-    def left_copy(self, pid: int) -> bool:
+    def is_fork_copy(self, pid: int) -> bool:
         """Whether a process has a copy of the target's memory with our changes in it."""
         group = self._target.group
-        # One of ours for as long as it may have to open its memory to us.
+        # Added to the group while a remote system call may have to make its memory readable.
         thread = group.add(Thread(pid, pid, State.STOPPED, group))
         try:
-            return self._target.engines.left_copy(thread)
+            return self._target.engines.is_fork_copy(thread)
         finally:
             group.drop(pid)
 
     # --- exec ---
 
     def new_image(self, thread: Thread) -> None:
-        """``exec`` took the old address space away: put the probes into the new one."""
+        """The target did ``exec``: insert the probes into the new address space."""
         target = self._target
         if thread.tgid != target.pid:
             self._part(thread)
             return
-        if self.is_kept:
+        if self.is_sealed:
             target.group.detach(thread)
-            target.group.want()
+            target.group.request_attention()
             return
         target.group.await_children(thread)
         self._exec(thread)
@@ -223,7 +223,7 @@ class Inheritance:
         self._reporter.send(protocol.Changed(target.pid, target.programs.statuses()))
 
     def _part(self, thread: Thread) -> None:
-        """A vfork child has memory of its own now."""
+        """A vfork child did ``exec``, and has memory of its own now: follow or detach."""
         child = None
         try:
             if self._target.programs.that_follow():
@@ -241,8 +241,8 @@ class Inheritance:
         group = target.group
         heirs = [t for t in group.threads.values() if t.tgid != target.pid]
         if heirs:
-            with group.stopped() as late:
-                target.engines.withdraw(late)
+            with group.stopped() as unstoppable:
+                target.engines.disarm_all(unstoppable)
                 for thread in heirs:
                     # Not one that has left us meanwhile, to be a target of its own.
                     here = thread.group is group and not thread.busy

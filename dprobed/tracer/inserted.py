@@ -1,4 +1,4 @@
-"""A program that is in a target."""
+"""Programs inserted into a target, and the values of their variables."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class RequestError(Exception):
 
 @dataclass
 class Inserted:
-    """A program that is in."""
+    """A program inserted into one target."""
 
     number: int
     program: Program
@@ -29,7 +29,7 @@ class Inserted:
     engine: str
     label: str = ""
     budget: Limits | None = None
-    #: Children get it, too.
+    #: Fork children get it, too.
     follow_forks: bool = False
     #: What hits of this program are charged to, besides that of all.
     account: Account | None = None
@@ -37,7 +37,7 @@ class Inserted:
 
 
 class Variables(NamedTuple):
-    """``locals`` by the number of the program."""
+    """The values of global and local variables; ``locals`` by the number of the program."""
 
     globals: list[int]
     locals: dict[int, list[int]]

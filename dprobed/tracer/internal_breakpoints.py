@@ -1,4 +1,4 @@
-"""Internal breakpoints: what must be known of the target as it happens.
+"""Internal breakpoints: on the loader's notification, and on libc's signal functions.
 
 They are sites like any other; a user's probes may hang on the same places, and come and go.
 """
@@ -15,7 +15,7 @@ from dprobed.proc import procfs
 from dprobed.resolver.errors import LocationError
 from dprobed.tracee.thread import Thread
 from dprobed.tracer.engines import Engines
-from dprobed.tracer.placement import Loaded, Placement
+from dprobed.tracer.placement import LoadedModule, Placement
 
 _AT_BASE: Final = 7
 #: The dynamic loader calls it after each change of the list of modules (link.h, r_brk).
@@ -46,16 +46,16 @@ class InternalBreakpoints:
             _SIGMASK: engines.sigtrap.masks,
         }
         #: The C library, once there is one at its ``sigaction``.
-        self._libc: Loaded | None = None
+        self._libc: LoadedModule | None = None
         self._masks_known = False
         #: By address, the symbols at which they are.
         self._symbols: dict[int, str] = {}
         self._engines.sigtrap.restorer = 0
 
     def take_over(self, other: InternalBreakpoints) -> None:
-        """Those of the space that this one is a copy of."""
+        """Take over the internal breakpoints of the space that this one is a copy of."""
         for address, symbol in other._symbols.items():
-            if self._engines.called_back(address, self._callbacks[symbol]):
+            if self._engines.adopt_internal(address, self._callbacks[symbol]):
                 self._symbols[address] = symbol
         if other._libc is not None:
             self._libc = self._placement.loaded.get(other._libc.key)
@@ -63,7 +63,7 @@ class InternalBreakpoints:
         self._engines.sigtrap.restorer = other._engines.sigtrap.restorer
 
     def set_loader(self) -> str | None:
-        """Hear of modules that come and go; why not, if that cannot be. Raises Gone."""
+        """Insert that of the dynamic loader; returns why not, or None. Raises Gone."""
         base = procfs.auxv(self._pid).get(_AT_BASE, 0)
         if not base:
             return None  # statically linked: no modules come or go
@@ -79,8 +79,8 @@ class InternalBreakpoints:
             return " ".join(str(error).split())
         return None
 
-    def set_signals(self, among: list[Loaded]) -> None:
-        """Hear of what the target does about SIGTRAP; from the C library only.
+    def set_signals(self, among: list[LoadedModule]) -> None:
+        """Insert those for the target's use of SIGTRAP, in the C library.
 
         Raises LocationError, SpaceError and Gone.
         """
@@ -108,8 +108,8 @@ class InternalBreakpoints:
         except (LocationError, SpaceError) as error:
             _log.warning("process %d: blocked SIGTRAP: %s", self._pid, error)
 
-    def _set(self, loaded: Loaded, symbol: str) -> None:
-        """One at a function; raises LocationError, SpaceError and Gone."""
+    def _set(self, loaded: LoadedModule, symbol: str) -> None:
+        """Insert one at a function; raises LocationError, SpaceError and Gone."""
         address = self._placement.address_of(loaded, symbol)
-        self._engines.call_back(address, self._callbacks[symbol])
+        self._engines.insert_internal(address, self._callbacks[symbol])
         self._symbols[address] = symbol

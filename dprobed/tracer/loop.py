@@ -1,4 +1,4 @@
-"""The loop that waits for the stops of all targets of a tracer, and serves their hits at once."""
+"""The loop that waits for stops of all targets of a tracer, and serves plain hits at once."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _waitpid = ptrace.hit_waitpid
 
 
 class StopLoop:
-    """One for each tracer; the targets' engines do the work of a hit."""
+    """The ``waitpid`` loop of a tracer; the targets' engines serve the hits."""
 
     def __init__(self, tracees: Tracees, affinity: Affinity) -> None:
         self._tracees: Final = tracees
         self._affinity: Final = affinity
 
     def run(self) -> None:
-        """Serve stops until something else wants attention, or nothing is left to wait for."""
+        """Serve stops until something needs attention, or nothing is left to wait for."""
         tracees, waitpid = self._tracees, _waitpid
         threads, others = tracees.threads, tracees.others
         affinity = self._affinity
@@ -65,7 +65,7 @@ class StopLoop:
             group.overhead_ns += clock() - now
 
     def _poll(self) -> int:
-        """A stop that comes in the next moment, without sleep; 0: none did."""
+        """Poll for a stop for a moment, without sleep; 0: none came."""
         tracees = self._tracees
         status_address, until = ctypes.byref(tracees.status), time.monotonic_ns() + _POLL
         while not tracees.attention:

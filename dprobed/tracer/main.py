@@ -1,4 +1,4 @@
-"""The tracer process: what the daemon asks of it, and the loop that serves its targets.
+"""The tracer process: its main loop, between requests of the daemon and stops of its targets.
 
 One blocking loop for all targets. It waits for tracees only; the socket and the clock end a wait by
 a signal (SIGIO, SIGALRM), whose handlers set ``attention``. A signal that arrives in the instant
@@ -6,8 +6,8 @@ between the look at ``attention`` and the wait is noticed at the next stop or ti
 is further away than ``_IDLE`` seconds. While a debugger holds a target, the loop waits on sockets
 and on a descriptor to which SIGCHLD writes instead.
 
-However the loop ends (asked to, the daemon is gone, a defect of ours), every change is taken back
-and every target goes on. A defect in the handling of one target takes our changes out of that one.
+However the loop ends (asked to, the daemon is gone, an internal error), every change is undone and
+every target goes on. An internal error in the handling of one target detaches from that one.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import socket
 import time
 from typing import Final
 
-from dprobed.engine.affinity import Affinity, become_group
+from dprobed.engine.affinity import Affinity, become_scheduling_group
 from dprobed.resolver.client import Resolver, wait_for
 from dprobed.tracee.tracees import Tracees
 from dprobed.tracer.debug.invitation import TICK as DEBUGGER_TICK
@@ -45,7 +45,7 @@ _log = logging.getLogger(__name__)
 
 
 class Tracer:
-    """Serves targets until its socket ends."""
+    """The tracer: serves its targets until its socket ends."""
 
     def __init__(self, sock: socket.socket, mailbox: socket.socket, affinity: Affinity) -> None:
         self._sock = sock
@@ -66,18 +66,18 @@ class Tracer:
     # --- the loop ---
 
     def run(self) -> None:
-        """Until the socket ends; the targets are whole afterwards. Raises what broke the loop."""
+        """Run until the socket ends, then detach from all. Raises the error that ended the loop."""
         self._hear_signals()
         try:
             while not self._closing:
                 self._turn()
         finally:
             self._targets.is_closing = True
-            self._targets.leave_all(self._loop.run)
+            self._targets.detach_all(self._loop.run)
             self._reporter.finish()
 
     def _turn(self) -> None:
-        """Do what there is to do, then serve stops until there is something again."""
+        """Attend to targets and requests, then serve stops until attention is needed again."""
         tracees = self._tracees
         tracees.attention = False
         tracees.blamed = None
@@ -122,7 +122,7 @@ class Tracer:
         return answered
 
     def _blame(self, error: Exception) -> None:
-        """A defect of ours: the target's whose work was being done, else the tracer's end."""
+        """Attribute an internal error to the target being worked for; without one, raise it."""
         group = self._tracees.blamed
         target = next((each for each in self._targets if each.group is group), None)
         if target is None:
@@ -144,7 +144,7 @@ class Tracer:
         fcntl.fcntl(self._sock, fcntl.F_SETFL, flags | os.O_ASYNC)
 
     def _arm(self) -> None:
-        """Something waits to be sent: tick soon. Who asks all the time does not put that off."""
+        """Something waits to be sent: tick soon; further calls do not postpone it."""
         left, _ = signal.getitimer(signal.ITIMER_REAL)
         if not 0 < left <= FLUSH:
             signal.setitimer(signal.ITIMER_REAL, FLUSH, FLUSH)
@@ -154,7 +154,7 @@ class Tracer:
             self._tick = False
             self._do_tick()
         for target in self._targets:
-            if target.group.wants or target.debugger.is_invited:
+            if target.group.needs_attention or target.debugger.is_invited:
                 self._tracees.blamed = target.group
                 target.attend()
         self._tracees.blamed = None
@@ -168,8 +168,8 @@ class Tracer:
             debugged = any(target.debugger.is_expected for target in targets)
             idle = DEBUGGER_TICK if debugged else _IDLE
             signal.setitimer(signal.ITIMER_REAL, idle, idle)
-            self._affinity.wander()
-            self._targets.forget_departed()
+            self._affinity.release_cpu()
+            self._targets.forget_ended()
         self._served = served
         for target in targets:
             self._tracees.blamed = target.group
@@ -179,7 +179,7 @@ class Tracer:
     # --- debuggers ---
 
     def _hear_children(self, wanted: bool) -> bool:
-        """SIGCHLD wakes ``poll``; where ``waitpid`` waits it would only cost. True: from now on."""
+        """Have SIGCHLD wake ``poll`` or not; whether it does from now on, and did not before."""
         if wanted and self._wakeup is None:
             self._wakeup = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
             signal.signal(signal.SIGCHLD, lambda number, frame: None)
@@ -194,7 +194,7 @@ class Tracer:
         return False
 
     def _wait_for_debuggers(self, waiting: list[TracedProcess]) -> None:
-        """Until a debugger or the daemon says something, a stop comes, or a limit is reached."""
+        """Wait for a debugger, the daemon, a stop, or the end of a limit."""
         assert self._wakeup is not None
         poll = select.poll()
         poll.register(self._sock, select.POLLIN)
@@ -235,4 +235,4 @@ def main(sock: socket.socket, mailbox: socket.socket) -> None:
     ``mailbox``: that of its user's resolver.
     """
     gc.disable()
-    Tracer(sock, mailbox, Affinity(become_group())).run()
+    Tracer(sock, mailbox, Affinity(become_scheduling_group())).run()

@@ -1,6 +1,6 @@
-"""Where the probes of a program go in this target: modules and places to addresses.
+"""From the modules and places that programs name to addresses in one target.
 
-Looks only; nothing is changed here. What is in files the resolver says.
+Changes nothing. What is in files is asked of the resolver.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from dprobed.wire.resolver import Place
 
 @dataclass(frozen=True, slots=True)
 class Spot:
-    """One address at which a probe is to be. ``length``: of a watch, else 0."""
+    """One address at which a probe is to be inserted. ``length``: of a watchpoint, else 0."""
 
     address: int
     place: str
@@ -41,24 +41,24 @@ class Unplaced:
     reason: str
 
 
-class Loaded:
-    """One module as it is mapped, with its file."""
+class LoadedModule:
+    """A mapped module, with its file."""
 
     def __init__(self, module: Module, resolver: Resolver) -> None:
         self.module = module
         self._resolver = resolver
         self._file: MappedFile | LocationError | None = None
 
-    def of_process(self, pid: int) -> Loaded:
+    def of_process(self, pid: int) -> LoadedModule:
         """The same mapping in a ``fork`` child."""
-        other = Loaded(self.module._replace(pid=pid), self._resolver)
+        other = LoadedModule(self.module._replace(pid=pid), self._resolver)
         known = self._file
         other._file = known.of_module(other.module) if isinstance(known, MappedFile) else known
         return other
 
     @property
     def key(self) -> Hashable:
-        """Tells this mapping of this file from any other."""
+        """Identifies this mapping of this file."""
         return self.module.key, self.module.base
 
     def file(self) -> MappedFile:
@@ -93,7 +93,7 @@ class Loaded:
             return False
 
     def holds_code(self, address: int) -> bool:
-        """Whether the address is in code of this module."""
+        """Whether an address is in code of this module."""
         return any(
             mapping.executable and mapping.start <= address < mapping.end
             for mapping in self.module.mappings
@@ -107,7 +107,7 @@ class Placement:
         self._pid = pid
         self._resolver = resolver
         self._space = space
-        self.loaded: dict[Hashable, Loaded] = {}
+        self.loaded: dict[Hashable, LoadedModule] = {}
 
     def take_over(self, other: Placement) -> None:
         """The modules of the space that this one is a copy of."""
@@ -115,8 +115,8 @@ class Placement:
             twin = loaded.of_process(self._pid)
             self.loaded[twin.key] = twin
 
-    def refresh(self, tid: int) -> tuple[list[Loaded], set[Hashable]]:
-        """Read the list of mappings; what is new, and the keys of what is gone.
+    def refresh(self, tid: int) -> tuple[list[LoadedModule], set[Hashable]]:
+        """Read the list of mappings; returns new modules, and the keys of those that are gone.
 
         ``tid``: a living thread, for when the leading one has ended, which shows nothing then.
         Raises MapsError when it is gone.
@@ -124,7 +124,7 @@ class Placement:
         live_thread = tid if procfs.run_state(self._pid) in "ZX" else self._pid
         # Files are opened later: by then any thread but the leading one may have vanished.
         found = (
-            Loaded(module._replace(pid=self._pid), self._resolver)
+            LoadedModule(module._replace(pid=self._pid), self._resolver)
             for module in modules(live_thread)
         )
         now = {each.key: each for each in found}
@@ -137,27 +137,27 @@ class Placement:
         return new, set(gone)
 
     def find(
-        self, header: Header, probe: ProbeDefinition, among: list[Loaded]
+        self, header: Header, probe: ProbeDefinition, among: list[LoadedModule]
     ) -> tuple[list[Spot], Unplaced | None]:
-        """The spots of a probe in these modules, and what went wrong where it has none."""
+        """The addresses of a probe in these modules, and why it has none in one that it names."""
         spots: list[Spot] = []
-        trouble: Unplaced | None = None
+        unplaced: Unplaced | None = None
         for loaded in among:
             if not loaded.named(header.name):
                 continue
             try:
                 found = self._in_module(loaded, probe)
             except LocationError as error:
-                trouble = Unplaced(State.INVALID_OFFSET, _one_line(error))
+                unplaced = Unplaced(State.INVALID_OFFSET, _one_line(error))
                 continue
             if isinstance(found, Unplaced):
-                trouble = found
+                unplaced = found
             else:
                 spots += found
-        return spots, trouble
+        return spots, unplaced
 
     @staticmethod
-    def address_of(loaded: Loaded, symbol: str) -> int:
+    def address_of(loaded: LoadedModule, symbol: str) -> int:
         """Where a function of a module is; raises LocationError."""
         file = loaded.file()
         (place, *_) = file.resolve(symbol)
@@ -166,7 +166,7 @@ class Placement:
             raise LocationError(f"{symbol} is not mapped")
         return addresses[0]
 
-    def _in_module(self, loaded: Loaded, probe: ProbeDefinition) -> list[Spot] | Unplaced:
+    def _in_module(self, loaded: LoadedModule, probe: ProbeDefinition) -> list[Spot] | Unplaced:
         if probe.watchpoint is not None:
             return self._watch(loaded, probe, probe.watchpoint)
         file = loaded.file()
@@ -193,7 +193,7 @@ class Placement:
         return spots
 
     @staticmethod
-    def _at_address(loaded: Loaded, file: MappedFile, text: str) -> tuple[Place, ...]:
+    def _at_address(loaded: LoadedModule, file: MappedFile, text: str) -> tuple[Place, ...]:
         """A code probe given by address: in memory as it is now, or a symbol."""
         if not text[:1].isdigit():
             return file.resolve(text)
@@ -203,7 +203,9 @@ class Placement:
                 return file.resolve(hex(address - mapping.start + mapping.offset))
         raise LocationError(f"{text} is not in the code of {loaded.module.path}")
 
-    def _watch(self, loaded: Loaded, probe: ProbeDefinition, kind: str) -> list[Spot] | Unplaced:
+    def _watch(
+        self, loaded: LoadedModule, probe: ProbeDefinition, kind: str
+    ) -> list[Spot] | Unplaced:
         text = probe.address or ""
         if text[:1].isdigit():
             number, _, size = text.partition(":")
@@ -229,8 +231,10 @@ class Placement:
                 )
         return [Spot(each, name, loaded.module.path, loaded.key, length) for each in addresses]
 
-    def _chosen(self, loaded: Loaded, file: MappedFile, place: Place, asserted: bool) -> list[int]:
-        """What the resolver of an IFUNC returned, as the loader stored it in this process."""
+    def _chosen(
+        self, loaded: LoadedModule, file: MappedFile, place: Place, asserted: bool
+    ) -> list[int]:
+        """The function that an IFUNC's resolver chose, as the loader stored it in this process."""
         for bias in biases(loaded.module, file.facts):
             for slot in file.ifunc_slots(place.vaddr):
                 found = self._pointer(slot + bias)

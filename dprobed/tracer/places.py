@@ -1,4 +1,4 @@
-"""Where the probes of a target's programs are: put in as modules come, taken out as they go."""
+"""Inserts the probes of a target's programs as modules are mapped, and removes them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from dprobed.tracee.thread_group import ThreadGroup
 from dprobed.tracer.engines import Engines
 from dprobed.tracer.inserted import Inserted
 from dprobed.tracer.internal_breakpoints import InternalBreakpoints
-from dprobed.tracer.placement import Loaded, Placement, Spot, Unplaced
+from dprobed.tracer.placement import LoadedModule, Placement, Spot, Unplaced
 from dprobed.tracer.reporter import Reporter
 from dprobed.wire import protocol
 from dprobed.wire.protocol import State as ProbeState
@@ -31,7 +31,7 @@ _NOT_MAPPED: Final = "no mapped module of that name yet"
 
 
 class Places:
-    """Of one target, in its present address space. ``tell`` the daemon: kind, text."""
+    """The places of one target's probes. ``tell`` sends a notice to the daemon: kind, text."""
 
     def __init__(
         self,
@@ -43,8 +43,8 @@ class Places:
         inserted: dict[int, Inserted],
         tell: Callable[[str, str], None],
     ) -> None:
-        """``inserted``: the programs, as they come and go."""
-        #: Whether modules were looked at.
+        """``inserted``: the target's programs, by number; kept up to date by ``Programs``."""
+        #: Whether the list of modules was read.
         self.is_prepared = False
         self._pid: Final = pid
         self._group: Final = group
@@ -65,7 +65,7 @@ class Places:
         return (probe for inserted in self._inserted.values() for probe in inserted.probes)
 
     def tell_changed(self, probes: Iterable[Probe]) -> None:
-        """Tell the daemon the states of these."""
+        """Report the states of these probes to the daemon."""
         statuses = [probe.status() for probe in probes]
         if statuses:
             self._reporter.send(protocol.Changed(self._pid, statuses))
@@ -73,13 +73,14 @@ class Places:
     # --- address spaces ---
 
     def begin(self) -> None:
-        """The engines have an address space in which nothing is yet."""
+        """Start in an address space that has none of our changes."""
         self.is_prepared = False
         self._placement = Placement(self._pid, self._engines.space, self._resolver)
         self._internal = self._internal_breakpoints()
 
     def prepare(self) -> None:
-        """Before the first probe of an address space: its modules, and to hear of new ones."""
+        """Before the first probe of an address space: read its modules, and set the loader's
+        breakpoint."""
         if self.is_prepared:
             return
         sigtrap, group = self._engines.sigtrap, self._group
@@ -90,13 +91,13 @@ class Places:
                 if thread.state in (State.STOPPED, State.HELD):
                     sigtrap.observe_thread(thread)
         self.is_prepared = True
-        trouble = self._internal.set_loader()
-        if trouble is not None:
-            self._tell_trouble(f"later modules get no probes: {trouble}")
+        reason = self._internal.set_loader()
+        if reason is not None:
+            self._report_unprobed(f"later modules get no probes: {reason}")
         self._internal.set_signals(self.modules())
 
-    def modules(self) -> list[Loaded]:
-        """Those that are mapped."""
+    def modules(self) -> list[LoadedModule]:
+        """The mapped modules."""
         return list(self._placement.loaded.values())
 
     def _modules_changed(self, thread: Thread) -> None:
@@ -109,10 +110,10 @@ class Places:
                 self._internal.set_signals(new)
                 self.tell_changed(self.place(self._inserted.values(), new))
         except (SpaceError, MapsError, LocationError) as error:
-            self._tell_trouble(f"a new module got no probes: {' '.join(str(error).split())}")
+            self._report_unprobed(f"a new module got no probes: {' '.join(str(error).split())}")
 
-    def _tell_trouble(self, text: str) -> None:
-        """Modules are not probed; of a process that is on its way out that is nobody's concern."""
+    def _report_unprobed(self, text: str) -> None:
+        """Report that modules are not probed, unless the process is about to end."""
         if not procfs.has_ended(self._pid):
             self._tell("loader", text)
 
@@ -129,10 +130,10 @@ class Places:
             if not probe.attachments and not probe.over:
                 probe.set(ProbeState.EXCLUDED, reason)
 
-    # --- in ---
+    # --- inserting ---
 
     def place_again(self, programs: Iterable[Inserted]) -> list[Probe]:
-        """Look once more for places of probes that have none; those whose state changed."""
+        """Try again to place probes that have no place; returns those whose state changed."""
         if not self.is_prepared:
             return []
         try:
@@ -141,8 +142,8 @@ class Places:
             _log.warning("process %d: %s", self._pid, error)
             return []
 
-    def place(self, programs: Iterable[Inserted], among: list[Loaded]) -> list[Probe]:
-        """Put probes of these programs into these modules; those whose state changed.
+    def place(self, programs: Iterable[Inserted], among: list[LoadedModule]) -> list[Probe]:
+        """Insert probes of these programs into these modules; returns those whose state changed.
 
         Raises SpaceError and Gone when the target has no room for slots; nothing is changed then.
         """
@@ -150,9 +151,9 @@ class Places:
         refused: list[tuple[Probe, Refusal]] = []
         spots: dict[tuple[Probe, int], Spot] = {}
         changed: list[Probe] = []
-        for inserted, probe, found, trouble in self._found(programs, among):
-            if trouble is not None:
-                self._excuse(probe, trouble)
+        for inserted, probe, found, unplaced in self._found(programs, among):
+            if unplaced is not None:
+                self._excuse(probe, unplaced)
             changed.append(probe)
             for spot in found:
                 spots[probe, spot.address] = spot
@@ -174,27 +175,27 @@ class Places:
         return changed
 
     def _found(
-        self, programs: Iterable[Inserted], among: list[Loaded]
+        self, programs: Iterable[Inserted], among: list[LoadedModule]
     ) -> Iterable[tuple[Inserted, Probe, list[Spot], Unplaced | None]]:
-        """Probes with places where they are not yet; or why they have none at all."""
+        """Probes with addresses at which they are not inserted; or why they have none at all."""
         for inserted in programs:
             for probe in inserted.probes:
                 if probe.over or probe.state in (ProbeState.FAILED, ProbeState.THROTTLED):
                     continue
                 have = {attachment.address for attachment in probe.attachments}
-                spots, trouble = self._placement.find(
+                spots, unplaced = self._placement.find(
                     inserted.program.header, probe.definition, among
                 )
                 fresh = {spot.address: spot for spot in spots if spot.address not in have}
                 if fresh:
                     yield inserted, probe, list(fresh.values()), None
-                elif trouble is not None and not have:
-                    yield inserted, probe, [], trouble
+                elif unplaced is not None and not have:
+                    yield inserted, probe, [], unplaced
 
     @staticmethod
-    def _excuse(probe: Probe, trouble: Unplaced) -> None:
-        probe.set(trouble.state, trouble.reason)
-        probe.retry = trouble.state is ProbeState.PENDING
+    def _excuse(probe: Probe, unplaced: Unplaced) -> None:
+        probe.set(unplaced.state, unplaced.reason)
+        probe.retry = unplaced.state is ProbeState.PENDING
 
     def _location(self, inserted: Inserted, probe: Probe, spot: Spot) -> Location:
         number = self._number(spot.module, spot.place)
@@ -207,8 +208,8 @@ class Places:
         return Location(spot.address, number, spot.place, spot.key, opcode)
 
     def _arm(self, plans: list[Plan], spots: dict[tuple[Probe, int], Spot]) -> None:
-        with self._group.stopped() as late:
-            for plan, result in self._engines.arm(plans, late):
+        with self._group.stopped() as unstoppable:
+            for plan, result in self._engines.arm(plans, unstoppable):
                 probe = plan.probe
                 if isinstance(result, Refusal):
                     if not probe.attachments:
@@ -220,7 +221,7 @@ class Places:
                 probe.set(ProbeState.ACTIVE)
                 probe.retry = False
             if any(plan.location.kind for plan in plans):
-                self.note_unwatched(self._engines.trouble)
+                self.note_unwatched(self._engines.unwatched_reason)
 
     def _number(self, module: str, place: str) -> int:
         number = self._numbers.get((module, place))
@@ -229,21 +230,19 @@ class Places:
             self._numbers[module, place] = number
         return number
 
-    def note_unwatched(self, trouble: str) -> None:
-        """Watchpoints are not in all threads; empty: they are."""
+    def note_unwatched(self, reason: str) -> None:
+        """Show at watchpoints why not all threads have them; empty: they have."""
         watching = {each.probe for each in self._engines.watchpoints()}
-        changed = [
-            probe for probe in self.probes() if probe in watching and probe.reason != trouble
-        ]
+        changed = [probe for probe in self.probes() if probe in watching and probe.reason != reason]
         for probe in changed:
-            probe.set(probe.state, trouble)
+            probe.set(probe.state, reason)
         self.tell_changed(changed)
 
-    # --- a child ---
+    # --- a fork child ---
 
     def take_over(self, other: Places, twins: dict[Probe, Probe]) -> None:
-        """The engines have a copy of the parent's address space: there the probes are as they are
-        in the parent. ``twins``: by the parent's."""
+        """Take over the parent's places in a copy of its address space. ``twins``: our probe by
+        the parent's."""
         self.begin()
         self._placement.take_over(other._placement)
         self.is_prepared = other.is_prepared
@@ -259,10 +258,10 @@ class Places:
             if probe.state is ProbeState.ACTIVE and not probe.attachments:
                 probe.set(ProbeState.PENDING, "not yet placed in this process")
 
-    # --- out ---
+    # --- removing ---
 
-    def take_out(self, probes: Iterable[Probe]) -> None:
-        """Take probes off their places, and places without probes out of the target."""
+    def remove(self, probes: Iterable[Probe]) -> None:
+        """Remove probes from their places, and from the target places without probes."""
         attachments: list[Attachment] = []
         for probe in probes:
             attachments += probe.attachments
@@ -271,10 +270,10 @@ class Places:
         watched = any(each in watchpoints for each in attachments)
         self._engines.release(attachments)
         if watched:
-            self.note_unwatched(self._engines.trouble)
+            self.note_unwatched(self._engines.unwatched_reason)
 
     def _lose(self, keys: set[Hashable]) -> None:
-        """Modules that are not mapped any more: their sites are not ours to touch."""
+        """Modules were unmapped: forget their sites, without writing there."""
         lost: list[Probe] = [
             probe
             for probe in self.probes()
@@ -285,24 +284,24 @@ class Places:
             kept.append((probe, [e for e in probe.attachments if e.module_key not in keys]))
             probe.attachments = [e for e in probe.attachments if e.module_key in keys]
             self._engines.unmapped(probe.attachments)
-        self.take_out(lost)
+        self.remove(lost)
         for probe, rest in kept:
             probe.attachments = rest
             if not rest and not probe.over:
                 probe.set(ProbeState.PENDING, "its module was unmapped")
         self.tell_changed(lost)
 
-    def give_up_lost(self) -> None:
-        """Places at which no probe can be any more, as threads have found out."""
-        self._give_up(self._engines.lost())
+    def fail_lost(self) -> None:
+        """Fail probes whose places have become impossible, as stops have shown."""
+        self._fail(self._engines.lost())
 
-    def give_up_overwritten(self) -> None:
-        """Places whose breakpoints are there no more, because the target changed its code."""
+    def fail_overwritten(self) -> None:
+        """Fail probes whose breakpoints are gone, because the target changed its code."""
         if self.is_prepared:
             attachments = [each for probe in self.probes() for each in probe.attachments]
-            self._give_up(self._engines.overwritten(attachments))
+            self._fail(self._engines.overwritten(attachments))
 
-    def _give_up(self, losses: list[Loss]) -> None:
+    def _fail(self, losses: list[Loss]) -> None:
         for loss in losses:
             probes = {each.probe for each in loss.attachments}
             for attachment in loss.attachments:
@@ -311,6 +310,6 @@ class Places:
                 if not probe.attachments and not probe.over:
                     probe.set(ProbeState.FAILED, loss.reason)
             if loss.internal:
-                self._tell_trouble(f"later modules get no probes: {loss.reason}")
+                self._report_unprobed(f"later modules get no probes: {loss.reason}")
             self._engines.disarm()
             self.tell_changed(probe for probe in self.probes() if probe in probes)

@@ -1,4 +1,4 @@
-"""The programs of one target: put in, taken out, their variables, and what they may cost."""
+"""The programs inserted into one target: insertion, removal, variables, budgets."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _decode = lru_cache(maxsize=64)(decode)
 
 
 class Programs:
-    """Those of one target. ``tell`` the daemon: kind, text."""
+    """The programs inserted into one target. ``tell`` sends a notice to the daemon: kind, text."""
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class Programs:
         self.inserted: Final[dict[int, Inserted]] = {}
         self.globals: Final = ListVariables()
         self.places: Final = Places(pid, group, engines, reporter, resolver, self.inserted, tell)
-        #: Children get all of them, whatever each says.
+        #: Fork children get all of them, whatever each says.
         self.follows_forks = False
         #: Nothing is placed before the target's ``exec``.
         self.launching = False
@@ -66,18 +66,18 @@ class Programs:
         return self.places.probes()
 
     def statuses(self) -> list[protocol.ProbeStatus]:
-        """Their states and counters."""
+        """The states and counters of all probes."""
         return [probe.status() for probe in self.probes()]
 
     # --- address spaces ---
 
     def use_space(self, space: AddressSpace) -> None:
-        """Begin with an address space in which nothing is yet."""
+        """Start in an address space that has none of our changes."""
         self._engines.use(space)
         self.places.begin()
 
     def enter_image(self, thread: Thread) -> None:
-        """Put the programs into the new image after ``exec``; raises Gone."""
+        """Insert the programs into the new image after ``exec``; raises Gone."""
         self.launching = False
         places = self.places
         try:
@@ -91,12 +91,12 @@ class Programs:
         except (OSError, SpaceError, MapsError, LocationError) as error:
             places.exclude(" ".join(str(error).split()))
 
-    # --- in ---
+    # --- inserting ---
 
     def insert(
         self, request: protocol.Insert, facilities: dict[str, int]
     ) -> list[protocol.ProbeStatus]:
-        """Put a program in, all of it or nothing.
+        """Insert a program, all of it or nothing.
 
         Raises RequestError, SpaceError, MapsError, LocationError, Gone.
         """
@@ -124,7 +124,7 @@ class Programs:
                 self.places.prepare()
                 self.places.place([inserted], self.places.modules())
             except (SpaceError, MapsError, LocationError, Gone):
-                self.places.take_out(inserted.probes)
+                self.places.remove(inserted.probes)
                 del self.inserted[request.program]
                 raise
         return [probe.status() for probe in inserted.probes]
@@ -132,7 +132,7 @@ class Programs:
     def _read(
         self, bytecode: bytes, facilities: dict[str, int]
     ) -> tuple[Program, Executor[ListVariables]]:
-        """The program and what runs it; raises RequestError."""
+        """Decode and verify a program; returns it with its executor. Raises RequestError."""
         try:
             program = _decode(bytecode)
             if program.header.kernel:
@@ -145,7 +145,7 @@ class Programs:
             raise RequestError(str(error)) from error
 
     def retry_pending(self) -> None:
-        """Variants that the loader had not chosen when their module was mapped."""
+        """Place IFUNCs whose variant the loader had not chosen when their module was mapped."""
         waiting = [
             inserted
             for inserted in self.inserted.values()
@@ -155,16 +155,16 @@ class Programs:
             self.places.tell_changed(self.places.place_again(waiting))
 
     def place_again(self, probes: Iterable[Probe]) -> None:
-        """Put probes in that were taken out for a while; the daemon hears of those that fail."""
+        """Insert throttled probes again; reports those that fail to the daemon."""
         numbers = dict.fromkeys(probe.program for probe in probes)
         again = [self.inserted[each] for each in numbers if each in self.inserted]
         placed = self.places.place_again(again)
         self.places.tell_changed(probe for probe in placed if probe.state is not ProbeState.ACTIVE)
 
-    # --- a child ---
+    # --- a fork child ---
 
     def that_follow(self) -> list[Inserted]:
-        """Those that children get, too."""
+        """The programs that fork children get, too."""
         return [each for each in self.inserted.values() if self.follows_forks or each.follow_forks]
 
     def variables_now(self) -> Variables:
@@ -173,9 +173,9 @@ class Programs:
         return Variables(self.globals.read(), locals_)
 
     def take_over(self, other: Programs, variables: Variables) -> None:
-        """Begin with what follows from the parent; ``variables``: what it had at the fork.
+        """Inherit the programs of the parent that follow; ``variables``: its values at the fork.
 
-        They are nowhere yet: ``take_over_places`` or ``enter_image`` comes next.
+        Their probes have no places yet: ``take_over_places`` or ``enter_image`` comes next.
         """
         self.globals.grow(len(other.globals))
         # A program may have come since, with more.
@@ -205,8 +205,7 @@ class Programs:
             self.inserted[twin.number] = twin
 
     def take_over_places(self, other: Programs) -> None:
-        """The engines have a copy of the parent's address space: there the probes are as they are
-        in the parent."""
+        """Take over the parent's places in a copy of its address space."""
         twins = {
             old: new
             for twin in self.inserted.values()
@@ -218,32 +217,32 @@ class Programs:
         """Place what could not be taken over, because it came into the parent after the fork."""
         self.places.tell_changed(self.places.place_again(list(self.inserted.values())))
 
-    # --- out ---
+    # --- removing ---
 
     def remove(self, number: int | None) -> list[protocol.ProbeStatus]:
-        """Take a program out, or all; raises RequestError."""
+        """Remove a program, or all; raises RequestError."""
         if number is not None and number not in self.inserted:
             raise RequestError(f"program {number} is not in")
         chosen = list(self.inserted.values()) if number is None else [self.inserted[number]]
         probes = [probe for inserted in chosen for probe in inserted.probes]
-        self.places.take_out(probes)
+        self.places.remove(probes)
         for inserted in chosen:
             del self.inserted[inserted.number]
         return [probe.status() for probe in probes]
 
-    def take_out_retired(self) -> None:
-        """Probes that are through: ``rem``, max_hits, or a defect of ours."""
+    def remove_retired(self) -> None:
+        """Remove finished probes: ``rem``, max_hits, or an internal error."""
         done = [
             probe
             for probe in self.probes()
             if probe.attachments and (probe.over or probe.state is ProbeState.FAILED)
         ]
         if done:
-            self.places.take_out(done)
+            self.places.remove(done)
             self.places.tell_changed(done)
 
     def set_budget(self, limits: Limits | None) -> None:
-        """What all programs together may cost the target from now on."""
+        """Set the budget of all programs together."""
         now = time.monotonic_ns()
         self._account = Account(limits, f"process {self._pid}", now) if limits else None
         for inserted in self.inserted.values():

@@ -1,4 +1,4 @@
-"""From the tracer to the daemon: batches of records, and everything else in order.
+"""The tracer's messages to the daemon: batches of records, and everything else in order.
 
 The target never waits for the daemon. Records are collected and sent at the latest ``FLUSH``
 seconds later; what the socket does not take at once waits in a bounded buffer; what does not fit
@@ -29,7 +29,7 @@ class Reporter:
     def __init__(self, sock: socket.socket, arm: Callable[[], None]) -> None:
         """``arm`` is called when something begins to wait for ``tick``."""
         self._sock: Final = sock
-        #: Something is to be done soon.
+        #: Has the main loop call ``flush`` soon.
         self.arm: Final = arm
         #: The batch; None for withdrawn ones.
         self.records: list[RawRecord | None] = []
@@ -42,7 +42,7 @@ class Reporter:
         self.gone = False
 
     def place(self, place: Place) -> int:
-        """A number for a place, by which records speak of it."""
+        """A number by which records name a place."""
         number = self._places
         self._places += 1
         self._new_places[number] = place
@@ -59,7 +59,7 @@ class Reporter:
             self.flush()
 
     def latest(self) -> tuple[tuple[int, int], ...]:
-        """A note by which ``withdraw`` finds the record added last; none when it is on its way."""
+        """A handle by which ``withdraw`` finds the latest record; empty when that has been sent."""
         count = len(self.records)
         return ((self._batch, count - 1),) if count else ()
 
@@ -88,7 +88,7 @@ class Reporter:
         return self._probes[index]
 
     def send(self, message: Event | Reply) -> None:
-        """Anything but records; they keep their order with it."""
+        """Send any message but records, in order with these."""
         if self.records:
             self.flush()
         self._send_places()
@@ -115,7 +115,7 @@ class Reporter:
             self._backlog.clear()
 
     def finish(self) -> None:
-        """Wait, but not for ever, until the daemon has taken everything."""
+        """Wait a limited time until the daemon has taken everything."""
         self.flush()
         deadline = time.monotonic() + _PATIENCE
         while self._backlog and not self.gone and time.monotonic() < deadline:

@@ -1,4 +1,4 @@
-"""What the daemon asks of a tracer, done and answered."""
+"""Serves the daemon's requests to a tracer."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from dprobed.tracer.target import TracedProcess
 from dprobed.tracer.targets import Targets
 from dprobed.wire import protocol
 
-#: What is answered of a target that has ended already, and is not reported yet.
+#: Requests that are answered for a target that has ended, too, until its end is reported.
 _OF_AN_ENDED: Final = (protocol.Query, protocol.Detach)
 #: Why a request is refused.
 _REFUSALS: Final = (RequestError, SpaceError, MapsError, LocationError, DumpError, StoreError)
 
 
 class Requests:
-    """Serves those of one tracer."""
+    """Serves the requests to one tracer."""
 
     def __init__(self, targets: Targets) -> None:
         self._targets: Final = targets
-        self._common: Final = targets.common
-        self._reporter: Final = targets.common.reporter
+        self._context: Final = targets.context
+        self._reporter: Final = targets.context.reporter
 
     def serve(self, request: protocol.Request) -> None:
-        """Do it and answer; raises what is a defect of ours, when that has been answered."""
+        """Serve a request and answer it; raises internal errors after answering them."""
         answer: protocol.Ok | None
         try:
             match request:
@@ -54,7 +54,7 @@ class Requests:
         else:
             if answer is not None:
                 self._reporter.send(answer)
-        self._common.tracees.blamed = None
+        self._context.tracees.blamed = None
 
     def _target(self, pid: int) -> TracedProcess:
         target = self._targets.by_pid.get(pid)
@@ -63,8 +63,8 @@ class Requests:
         return target
 
     def _ask(self, target: TracedProcess, request: protocol.Request) -> protocol.Ok | None:
-        """Do what concerns one target; None: it answers later."""
-        self._common.tracees.blamed = target.group
+        """Serve a request about one target; None: it is answered later."""
+        self._context.tracees.blamed = target.group
         if target.end is not None and not isinstance(request, _OF_AN_ENDED):
             raise Gone(target.pid)
         seq = request.seq
@@ -78,19 +78,19 @@ class Requests:
                 return protocol.Ok(seq)
             case protocol.Insert():
                 self._use_facilities(request.facilities, request.acting)
-                probes = target.programs.insert(request, self._common.facilities)
+                probes = target.programs.insert(request, self._context.facilities)
                 return protocol.Ok(seq, probes=probes)
             case protocol.Remove():
                 return protocol.Ok(seq, probes=target.programs.remove(request.program))
             case protocol.Vars():
                 return protocol.Ok(seq, words=target.programs.variables(request))
             case protocol.Resume():
-                return protocol.Ok(seq, tids=target.let_on(request.tid))
+                return protocol.Ok(seq, tids=target.resume_held(request.tid))
             case protocol.Dump():
                 target.dump(request.zstd, lambda result: self._dumped(seq, result))
                 return None
             case protocol.Detach():
-                target.leave_when_idle(lambda: self._detached(seq, target))
+                target.detach_when_idle(lambda: self._detached(seq, target))
                 return None
             case _:
                 return target.query(seq)
@@ -115,9 +115,9 @@ class Requests:
                 seq, probes=target.programs.statuses(), overhead_ns=target.group.overhead_ns
             )
         )
-        self._targets.depart(target, target.end or ("detached", 0))
+        self._targets.finish(target, target.end or ("detached", 0))
 
     def _use_facilities(self, facilities: dict[str, int], acting: list[int] | None) -> None:
-        self._common.acting = acting
-        self._common.facilities.clear()
-        self._common.facilities.update(facilities)
+        self._context.acting = acting
+        self._context.facilities.clear()
+        self._context.facilities.update(facilities)

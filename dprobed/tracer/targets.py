@@ -1,4 +1,4 @@
-"""The targets of a tracer, from their coming to when no child of theirs can come any more."""
+"""The targets of a tracer, from attach until no orphan of theirs can appear any more."""
 
 from __future__ import annotations
 
@@ -15,43 +15,46 @@ from dprobed.engine.affinity import Affinity
 from dprobed.resolver.client import Resolver
 from dprobed.tracee.ptrace import Registers
 from dprobed.tracee.tracees import ORPHAN_TIMEOUT, Tracees
-from dprobed.tracer.inheritance import Kin
+from dprobed.tracer.context import TracerContext
+from dprobed.tracer.inheritance import InheritingTarget
 from dprobed.tracer.inserted import RequestError
 from dprobed.tracer.reporter import Reporter
-from dprobed.tracer.target import LATE_PAUSE, Common, TracedProcess
+from dprobed.tracer.target import DETACH_PAUSE, TracedProcess
 from dprobed.wire import protocol
 
 #: Targets at once; further children are not followed. Each has a descriptor open.
 MOST: Final = 1000
 #: Descriptors for everything else, where the limit is not lower.
 _OTHERS: Final = 256
-#: Targets that have ended, of which a child may still come.
-_DEPARTED: Final = 64
+#: Ended targets that are remembered, since an orphan of theirs may still appear.
+_MOST_ENDED: Final = 64
 
 _log = logging.getLogger(__name__)
 
 
 class Targets:
-    """All of them."""
+    """All targets of one tracer."""
 
     def __init__(
         self, tracees: Tracees, affinity: Affinity, reporter: Reporter, resolver: Resolver
     ) -> None:
-        self.common: Final = Common(tracees, Registers(), affinity, reporter, resolver, self)
+        self.context: Final = TracerContext(
+            tracees, Registers(), affinity, reporter, resolver, self
+        )
         self.by_pid: Final[dict[int, TracedProcess]] = {}
         #: No child is followed any more: the tracer is about to end.
         self.is_closing = False
         self._most: Final = _allow_descriptors()
-        #: Those that have ended, and when: a child of theirs may still come.
-        self._departed: Final[deque[tuple[float, TracedProcess]]] = deque()
+        #: Ended targets, and when they ended: an orphan of theirs may still appear.
+        self._ended: Final[deque[tuple[float, TracedProcess]]] = deque()
         self._tracees: Final = tracees
-        #: What got in the way when we detached from a target.
+        #: An internal error while detaching from a target.
         self._defect: Exception | None = None
 
     def __iter__(self) -> Iterator[TracedProcess]:
         return iter(list(self.by_pid.values()))
 
-    # --- coming ---
+    # --- new targets ---
 
     def attach(self, request: protocol.Attach) -> None:
         """Begin to trace; raises RequestError."""
@@ -59,7 +62,7 @@ class Targets:
             raise RequestError(f"process {request.pid} is a target of this tracer already")
         if len(self.by_pid) >= self._most:
             raise RequestError(f"a tracer has {self._most} targets at most")
-        target = TracedProcess(self.common, request.pid, request)
+        target = TracedProcess(self.context, request.pid, request)
         self._take(target)
         self._tracees.blamed = target.group
         try:
@@ -69,27 +72,27 @@ class Targets:
             raise
 
     def fail(self, target: TracedProcess, error: Exception) -> None:
-        """A defect showed itself in the handling of a target: take our changes out of that one."""
+        """After an internal error in the handling of a target: detach from that one."""
         _log.error("process %d: its probes are taken out", target.pid, exc_info=error)
-        target.give_up()
-        while not self._leave(target):
-            self._tracees.pause(LATE_PAUSE)
-        self.depart(target, ("failed", 0))
+        target.stop_serving()
+        while not self._detach(target):
+            self._tracees.pause(DETACH_PAUSE)
+        self.finish(target, ("failed", 0))
 
-    def follow(self, parent: Kin, pid: int) -> TracedProcess | None:
-        """See inheritance.Births."""
+    def follow(self, parent: InheritingTarget, pid: int) -> TracedProcess | None:
+        """See inheritance.ChildTargets."""
         if self.is_closing or len(self.by_pid) >= self._most or pid in self.by_pid:
             return None
-        child = TracedProcess(self.common, pid, parent.options)
+        child = TracedProcess(self.context, pid, parent.options)
         self._take(child)
         return child
 
-    def keep(self, parent: Kin, pid: int) -> TracedProcess:
-        """See inheritance.Births."""
+    def adopt_sealed(self, parent: InheritingTarget, pid: int) -> TracedProcess:
+        """See inheritance.ChildTargets."""
         options = msgspec.structs.replace(parent.options, follow_forks=False)
-        child = TracedProcess(self.common, pid, options)
+        child = TracedProcess(self.context, pid, options)
         self._take(child)
-        child.leave_when_idle(lambda: self.depart(child, child.end or ("detached", 0)))
+        child.detach_when_idle(lambda: self.finish(child, child.end or ("detached", 0)))
         return child
 
     def _take(self, target: TracedProcess) -> None:
@@ -104,78 +107,78 @@ class Targets:
         self._tracees.groups.remove(target.group)
 
     def look_at_ends(self) -> None:
-        """Targets that have ended, and those that a defect showed itself in."""
+        """Finish targets that have ended, and fail those with an internal error."""
         for target in list(self.by_pid.values()):
             if target.group.failure is not None:
                 self.fail(target, target.group.failure)
             elif target.is_over and target.end is not None:
-                # Children that share its memory may be left, and one of which nobody has told.
-                if target.group.threads and not self._leave(target):
-                    self.common.reporter.arm()
+                # Children that share its memory may be left, and one that no event has reported.
+                if target.group.threads and not self._detach(target):
+                    self.context.reporter.arm()
                 elif not self._tracees.has_unreported_children:
-                    self.depart(target, target.end)
+                    self.finish(target, target.end)
 
-    def depart(self, target: TracedProcess, end: tuple[str, int]) -> None:
+    def finish(self, target: TracedProcess, end: tuple[str, int]) -> None:
         """A target has ended, or we have detached from it."""
-        target.depart(end)
+        target.finish(end)
         self.by_pid.pop(target.pid, None)
         if end[0] == "detached":
-            # All its threads stood still, and had told of their children.
+            # All its threads were stopped, and their children reported.
             self._forget(target)
             return
-        self._departed.append((time.monotonic(), target))
-        if len(self._departed) > _DEPARTED:
-            self._forget(self._departed.popleft()[1])
+        self._ended.append((time.monotonic(), target))
+        if len(self._ended) > _MOST_ENDED:
+            self._forget(self._ended.popleft()[1])
 
-    def forget_departed(self) -> None:
-        """No child of those can come any more."""
+    def forget_ended(self) -> None:
+        """Forget ended targets of which no orphan can appear any more."""
         before = time.monotonic() - ORPHAN_TIMEOUT
-        while self._departed and self._departed[0][0] < before:
-            self._forget(self._departed.popleft()[1])
+        while self._ended and self._ended[0][0] < before:
+            self._forget(self._ended.popleft()[1])
 
-    def _leave(self, target: TracedProcess) -> bool:
-        """Try to detach from a target, even if a defect of ours gets in the way once."""
+    def _detach(self, target: TracedProcess) -> bool:
+        """Try to detach from a target; after an internal error, once more."""
         try:
-            return target.leave()
+            return target.detach()
         except Exception as error:
             _log.exception("leaving process %d failed; once more", target.pid)
             self._defect = error
-            return target.leave()
+            return target.detach()
 
-    def leave_all(self, serve: Callable[[], None]) -> None:
-        """Detach from all; raises, in the end, what got in the way of one.
+    def detach_all(self, serve: Callable[[], None]) -> None:
+        """Detach from all targets; raises an internal error at the end.
 
         ``serve`` stops meanwhile, where that takes long.
         """
         while self.by_pid:
             for target in list(self.by_pid.values()):
                 try:
-                    if self._leave(target):
-                        self.depart(target, target.end or ("detached", 0))
+                    if self._detach(target):
+                        self.finish(target, target.end or ("detached", 0))
                 except Exception as error:
                     self._defect = error
                     del self.by_pid[target.pid]
-            if any(not target.is_kept for target in self.by_pid.values()):
-                self._tracees.pause(LATE_PAUSE)
+            if any(not target.is_sealed for target in self.by_pid.values()):
+                self._tracees.pause(DETACH_PAUSE)
             elif self.by_pid:
                 # Perhaps for a long time.
                 self._tracees.attention = False
                 self._tracees.dispatch_deferred()
                 self._tracees.adopt_orphans()
                 serve()
-        if self._departed:
+        if self._ended:
             self._tracees.await_orphans()
         if self._defect is not None:
             raise self._defect
 
     def await_orphans(self) -> bool:
-        """All have ended: see what children still come; whether there was anything to wait for."""
-        if not self._departed:
+        """All targets have ended: wait for orphans; false: there was nothing to wait for."""
+        if not self._ended:
             return False
         self._tracees.await_orphans()
-        for _, target in self._departed:
+        for _, target in self._ended:
             self._forget(target)
-        self._departed.clear()
+        self._ended.clear()
         return True
 
 

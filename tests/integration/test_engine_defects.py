@@ -17,9 +17,9 @@ from dprobed.engine.context import HitContext
 from dprobed.engine.resident_area import ResidentArea
 from dprobed.engine.runner import ProgramRunner
 from dprobed.engine.trap.engine import TrapEngine
+from dprobed.engine.trap.removal import SiteRemoval
 from dprobed.engine.trap.sites import Sites
 from dprobed.engine.trap.stops import TrapStops
-from dprobed.engine.trap.takeout import TakeOut
 from dprobed.tracee.thread_group import ThreadGroup
 from dprobed.tracer.reporter import Reporter
 from tests.conftest import BuildTarget
@@ -67,7 +67,7 @@ def break_at(
         (ThreadGroup, "go", 400),
         (Sites, "disarm", 1),
         (ResidentArea, "unmap", 1),
-        (TakeOut, "settle", 1),
+        (SiteRemoval, "leave_slots", 1),
     ],
 )
 def test_the_target_survives(

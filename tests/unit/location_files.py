@@ -13,7 +13,7 @@ from typing import TypeVar
 from dprobed.binary.file import Binary
 from dprobed.binary.opening import descriptor_of
 from dprobed.resolver.files import Steps
-from dprobed.resolver.service import Files, Reader
+from dprobed.resolver.service import FileReader, OpenFiles
 
 TARGETS = Path(__file__).parent.parent / "targets"
 LIBC = "/lib/x86_64-linux-gnu/libc.so.6"
@@ -25,7 +25,7 @@ FOLDER = Path(_directory.name)
 T = TypeVar("T")
 
 
-_files = Files()
+_files = OpenFiles()
 
 
 def open_path(path: str) -> Binary:
@@ -37,7 +37,7 @@ def open_path(path: str) -> Binary:
 
 def look(steps: Steps[T]) -> T:
     """What a resolver finds out, in this process."""
-    reader = Reader()
+    reader = FileReader()
     try:
         ask = next(steps)
         while True:

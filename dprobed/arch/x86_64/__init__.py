@@ -1,1 +1,1 @@
-"""All that is x86-64: relocated instructions, registers as debuggers number them."""
+"""All that is x86-64: instructions, registers, signal frames, system calls, core notes."""

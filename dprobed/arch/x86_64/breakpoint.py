@@ -1,4 +1,4 @@
-"""Breakpoints of the CPU: the instruction that raises one, and what the kernel says of it."""
+"""Breakpoint and system call instructions, and the kernel's ``si_code`` for breakpoints."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Final
 
 #: One byte, so that no instruction is shorter; rip is behind it when the SIGTRAP comes.
 INT3: Final = b"\xcc"
-#: The instruction of a system call, and what never is an instruction (``ud2``).
+#: The instruction of a system call, and one that is always invalid (``ud2``).
 SYSCALL: Final = b"\x0f\x05"
 UD2: Final = b"\x0f\x0b"
 #: ``si_code`` of a SIGTRAP (include/uapi/asm-generic/siginfo.h): by an ``int3``; what debuggers are

@@ -1,4 +1,4 @@
-"""What is x86-64's in a core file: the machine, the layouts of notes, and of the XSAVE area."""
+"""Core file notes of x86-64: machine number, layouts of the notes and of the XSAVE area."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The registers as a debugger numbers them, and the target description that says so.
+"""Registers in gdb's numbering, and the target description (XML) that defines it.
 
 A thread's registers are two blocks of bytes: ``struct user_regs_struct`` and the XSAVE area (Intel
 SDM vol. 1, chapter 13.4), of which ptrace gives the standard form. A register is a range of one of
@@ -154,7 +154,7 @@ class Layout:
         return value.ljust(register.size, b"\0")
 
     def write(self, number: int, value: bytes, general: bytearray, xsave: bytearray) -> None:
-        """Set one register in the block that it belongs to; raises IndexError."""
+        """Set one register in its block; raises IndexError."""
         register = self.table[number]
         if register.name == "ftag":
             value = _short_tag(int.from_bytes(value, "little")).to_bytes(2, "little")
@@ -174,7 +174,7 @@ class Layout:
         return b"".join(self.read(n, general, xsave) for n in range(len(self.table)))
 
     def write_all(self, data: bytes, general: bytearray, xsave: bytearray) -> None:
-        """What a ``G`` packet says."""
+        """Set all registers, from a ``G`` packet's bytes."""
         at = 0
         for number, register in enumerate(self.table):
             value = data[at : at + register.size]

@@ -1,4 +1,4 @@
-"""Pages, and where a process's addresses end."""
+"""Page size, end of user space, reach of a 32-bit displacement."""
 
 from __future__ import annotations
 

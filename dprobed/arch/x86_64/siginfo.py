@@ -22,7 +22,7 @@ def code_of(info: bytes) -> int:
 
 
 def was_sent(info: bytes) -> bool:
-    """Whether a signal came from a process, not from the kernel (si_code 0 or less)."""
+    """Whether a process sent the signal, not the kernel (si_code 0 or less)."""
     return code_of(info) <= 0
 
 

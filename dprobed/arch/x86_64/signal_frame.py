@@ -1,4 +1,4 @@
-"""What the kernel puts on the stack for a signal's handler, and how a system call comes back.
+"""Signal frames (``struct rt_sigframe``), restart codes of system calls, sigaction layouts.
 
 ``struct rt_sigframe`` (arch/x86/include/asm/sigframe.h), from rsp at a handler's first instruction:
 return address 8, uc_flags 8, uc_link 8, uc_stack 24, then the words of the mcontext.

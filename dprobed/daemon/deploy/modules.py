@@ -28,7 +28,7 @@ from dprobed.daemon.child_process import User
 from dprobed.daemon.resolver_process import Resolvers
 from dprobed.proc import maps, procfs
 from dprobed.resolver.errors import LocationError, LostError
-from dprobed.resolver.files import Files
+from dprobed.resolver.files import KnownFiles
 from dprobed.resolver.modules import matches
 from dprobed.wire.resolver import Facts
 
@@ -60,7 +60,7 @@ class Modules:
         self._resolvers = resolvers
         self._again = again
         #: Users' files apart: whose file it is, his resolver answers, and may be made to lie.
-        self._files: dict[User, Files] = {}
+        self._files: dict[User, KnownFiles] = {}
         #: (mount namespace, file, path, name) → whether its path is the module of that name.
         self._verdicts: dict[Hashable, bool] = {}
         #: (user, mount namespace, file, path, content) → what is in it; None: it has no answer now.
@@ -140,10 +140,10 @@ class Modules:
             self._facts.clear()
         self._facts[key] = facts
 
-    def _files_of(self, user: User) -> Files:
+    def _files_of(self, user: User) -> KnownFiles:
         if len(self._files) >= _ROOM:
             self._files.clear()
-        return self._files.setdefault(user, Files())
+        return self._files.setdefault(user, KnownFiles())
 
     def _ask(self, key: Hashable, pid: int, make: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Begin to find something out, if that is not being done or was in vain."""

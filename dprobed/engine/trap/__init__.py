@@ -1,1 +1,1 @@
-"""The trap engine: breakpoints, whose instructions run displaced."""
+"""The trap engine: int3 breakpoints, displaced instructions in out-of-line slots."""

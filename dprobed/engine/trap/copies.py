@@ -1,4 +1,4 @@
-"""What a ``fork`` child has of its parent's sites: taken over, undone, or left as they are."""
+"""Breakpoint sites in a ``fork`` child's copy of the memory: taken over, undone, or left there."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from dprobed.tracee.thread_group import ThreadGroup
 
 
 def copied(sites: Sites, group: ThreadGroup, thread: Thread) -> Sites:
-    """Those of a ``fork`` child that keeps its copy of our changes.
+    """Take over the sites in the memory of a ``fork`` child that is followed.
 
-    Without what came after the ``fork``. A site that is not armed any more is there with its slot,
-    in which the child's thread may be. Raises OSError when the child is gone, SpaceError and Gone.
+    Without those inserted after the ``fork``. A site that is not armed any more
+    keeps its slot, in which the child's thread may be. Raises OSError when the child is gone,
+    SpaceError and Gone.
     """
     space = sites.space
     other = Sites(space.copy(group, thread))
@@ -33,14 +34,14 @@ def copied(sites: Sites, group: ThreadGroup, thread: Thread) -> Sites:
                 continue
         # Taken out while a thread, perhaps in ``fork``, could not be stopped; or the child was not
         # given the area (MADV_DONTFORK).
-        other.put_back(twin)
+        other.restore_text(twin)
         other.by_trap.pop(twin.trap, None)
     space.undo_raw(memory)
     return other
 
 
 def undone(sites: Sites, group: ThreadGroup, thread: Thread) -> Sites:
-    """Those of a ``fork`` child that is detached from, with our changes of its text undone.
+    """Undo our changes in the text of a ``fork`` child that we detach from; its former sites.
 
     Raises OSError when the child is gone, SpaceError and Gone.
     """
@@ -57,7 +58,7 @@ def undone(sites: Sites, group: ThreadGroup, thread: Thread) -> Sites:
 
 
 def sealed(sites: Sites, tgid: int) -> Sites:
-    """Those of a ``fork`` child whose memory is closed to us: our changes stay in it."""
+    """The sites of a ``fork`` child whose memory is closed to us: our changes stay in it."""
     other = Sites(AddressSpace(tgid, Memory.closed()))
     other.space.sealed = True
     other.space.resident.areas += [area.copy() for area in sites.space.resident.areas]

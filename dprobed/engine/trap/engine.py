@@ -1,10 +1,10 @@
 """The trap engine: a breakpoint fires, the tracer runs the program, the thread goes on in a slot.
 
 The plain way is int3 → program → slot, without a single step and without the breakpoint ever
-leaving the text. What signals ask for besides is in ``slots``, what the target is to believe of
-SIGTRAP in ``sigtrap``. An int3's SIGTRAP can still be pending when our interrupt stops the thread
-first, or the signal of a fault in a slot: before a site goes, such a thread is let run into it;
-otherwise the SIGTRAP would kill the target later, and the fault be reported elsewhere.
+leaving the text. Signals for threads in slots: ``slots``; the target's own use of SIGTRAP:
+``sigtrap``. An int3's SIGTRAP can still be pending when our interrupt stops the thread first,
+or the signal of a fault in a slot: before a site is removed, such a thread is resumed until it
+reports that; else the SIGTRAP would kill the target later, and the fault be reported elsewhere.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from dprobed.engine.interface import Listener, Location, Loss, Plan, Refusal, Tr
 from dprobed.engine.probe import Attachment, Probe
 from dprobed.engine.runner import ProgramRunner
 from dprobed.engine.trap import copies
+from dprobed.engine.trap.removal import SiteRemoval
 from dprobed.engine.trap.sigtrap import Sigtrap
 from dprobed.engine.trap.sites import Site, Sites
 from dprobed.engine.trap.stops import TrapStops
-from dprobed.engine.trap.takeout import TakeOut
 from dprobed.engine.trap.view import OriginalView
 from dprobed.tracee.ptrace import Gone, Registers
 from dprobed.tracee.thread import Thread
@@ -45,18 +45,18 @@ class SiteAttachment(Attachment):
 
 
 class TrapEngine:
-    """For one target; knows sites and programs, not how they got there."""
+    """The trap engine of one target."""
 
     name: Final = "trap"
 
     def __init__(self, group: ThreadGroup, listener: Listener, runner: ProgramRunner) -> None:
         self.group: Final = group
-        sites = Sites(AddressSpace.nowhere(0))
+        sites = Sites(AddressSpace.unopened(0))
         self.stops: Final = TrapStops(group, listener, runner, sites)
         self.view = OriginalView(sites)
         stops = self.stops
-        self._take_out: Final = TakeOut(group, runner.registers, stops.notes, stops.exits)
-        #: Released places that ``disarm`` is to look at.
+        self._removal: Final = SiteRemoval(group, runner.registers, stops.notes, stops.exits)
+        #: Sites that ``disarm`` removes if no attachment is left.
         self._released: set[Site] = set()
         #: Whether the instruction at an address is watched, too, which shows as the same place.
         self._is_watched: Callable[[int], bool] = lambda address: False
@@ -66,31 +66,31 @@ class TrapEngine:
         self.use_sites(Sites(space))
 
     def use_sites(self, sites: Sites) -> None:
-        """Begin with an address space in which these are."""
+        """Start in an address space that has these sites."""
         self.stops.use(sites)
         self.view = OriginalView(sites)
-        self._take_out.limbo.clear()
+        self._removal.not_freed.clear()
         self._released.clear()
 
     # --- threads and their stops ---
 
     @property
     def sites(self) -> Sites:
-        """Those of the present address space."""
+        """The sites of the present address space."""
         return self.stops.sites
 
     @property
     def by_trap(self) -> dict[int, Site]:
-        """The same that are armed, by what a thread's rip is after the breakpoint."""
+        """The armed sites, by the rip of a thread behind the breakpoint."""
         return self.stops.by_trap
 
     @property
     def sigtrap(self) -> Sigtrap:
-        """What the target is to believe of SIGTRAP."""
+        """The target's own use of SIGTRAP."""
         return self.stops.sigtrap
 
     def serve(self, thread: Thread, stop: TrapStop, now: int) -> bool:
-        """See Engine: our breakpoint, or a handler entered."""
+        """See Engine: a breakpoint of ours, or the entry of a signal handler."""
         return self.stops.serve(thread, stop, now)
 
     def begin(self, thread: Thread) -> None:
@@ -113,7 +113,7 @@ class TrapEngine:
     # --- putting in ---
 
     def offer(self, probe: Probe, location: Location) -> Plan | Refusal | None:
-        """See Engine; what the instruction says to being displaced, ``reserve`` finds out."""
+        """See Engine; whether the instruction can be displaced, ``reserve`` finds out."""
         if location.kind:
             return None
         opcode = location.opcode
@@ -137,7 +137,7 @@ class TrapEngine:
         return refused
 
     def arm(
-        self, plans: Sequence[Plan], late: list[Thread]
+        self, plans: Sequence[Plan], unstoppable: list[Thread]
     ) -> list[tuple[Plan, Attachment | Refusal]]:
         """See Engine."""
         results: list[tuple[Plan, Attachment | Refusal]] = []
@@ -152,15 +152,15 @@ class TrapEngine:
             site.attachments.append(attachment)
             results.append((plan, attachment))
             armed.append(site)
-        self._take_out.take_in(armed)
+        self._removal.redirect_restarts(armed)
         return results
 
     def abandon_reserved(self) -> None:
         """See Engine."""
         self.sites.discard_unarmed()
 
-    def call_back(self, address: int, callback: Callable[[Thread], None]) -> None:
-        """An internal breakpoint, called at each hit; raises SpaceError and Gone."""
+    def insert_internal(self, address: int, callback: Callable[[Thread], None]) -> None:
+        """Insert an internal breakpoint, called at each hit; raises SpaceError and Gone."""
         self.sites.reserve(self.group, [address])
         site = self.sites.make(address)
         site.callback = callback
@@ -169,15 +169,15 @@ class TrapEngine:
             self.classify(self._is_watched)
         self.sites.discard_unarmed()
 
-    def called_back(self, address: int, callback: Callable[[Thread], None]) -> bool:
-        """The same for a site that is in a copied address space; false: it is not."""
+    def adopt_internal(self, address: int, callback: Callable[[Thread], None]) -> bool:
+        """Make a site of a copied address space an internal breakpoint; false: there is none."""
         site = self.by_trap.get(address + 1)
         if site is not None:
             site.callback = callback
         return site is not None
 
     def classify(self, is_watched: Callable[[int], bool]) -> None:
-        """Tell each site whether a hit may be taken for granted (``Site.plain``).
+        """Set ``Site.plain``: whether a SIGTRAP behind a site can only be its breakpoint's.
 
         Not if it has a callback; nor if the instruction behind its one byte ``is_watched``, which
         shows the same address.
@@ -203,14 +203,14 @@ class TrapEngine:
                 self._released.add(attachment.site)
         return any(site.is_empty for site in self._released)
 
-    def disarm(self, late: list[Thread]) -> None:
+    def disarm(self, unstoppable: list[Thread]) -> None:
         """See Engine."""
         released, self._released = self._released, set()
-        self._take_out.remove([site for site in released if site.is_empty], late)
+        self._removal.remove([site for site in released if site.is_empty], unstoppable)
 
     def remove_empty(self) -> None:
-        """Sites that nobody needs in a copied address space: all threads are stopped."""
-        self._take_out.remove([site for site in self.sites.all() if site.is_empty], [])
+        """Remove unneeded sites of a copied address space; all threads are stopped."""
+        self._removal.remove([site for site in self.sites.all() if site.is_empty], [])
 
     def unmapped(self, attachments: Iterable[Attachment]) -> None:
         """See Engine."""
@@ -223,17 +223,16 @@ class TrapEngine:
         lost, self.stops.exits.lost = self.stops.exits.lost, []
         there = set(self.sites.all())
         return [
-            self._give_up([site for site in sites if site in there], reason)
-            for sites, reason in lost
+            self._lose([site for site in sites if site in there], reason) for sites, reason in lost
         ]
 
     def overwritten(self, attachments: Iterable[Attachment]) -> list[Loss]:
         """See Engine."""
         sites = {each.site for each in attachments if isinstance(each, SiteAttachment)}
         lost = self.sites.overwritten(sites)
-        return [self._give_up(lost, "the target changed its code there")] if lost else []
+        return [self._lose(lost, "the target changed its code there")] if lost else []
 
-    def _give_up(self, sites: list[Site], reason: str) -> Loss:
+    def _lose(self, sites: list[Site], reason: str) -> Loss:
         loss = Loss([], reason, any(site.callback is not None for site in sites))
         for site in sites:
             loss.attachments.extend(site.attachments)
@@ -242,10 +241,10 @@ class TrapEngine:
             self._released.add(site)
         return loss
 
-    def withdraw(self, late: list[Thread]) -> None:
+    def disarm_all(self, unstoppable: list[Thread]) -> None:
         """See Engine."""
         self._released.clear()
-        self._take_out.remove(self.sites.all(), late)
+        self._removal.remove(self.sites.all(), unstoppable)
 
     # --- other address spaces ---
 
@@ -265,7 +264,7 @@ class TrapEngine:
         return found
 
     def release_child(self, thread: Thread) -> None:
-        """A ``fork`` child has a copy of our changes: undo them there, and detach from it.
+        """Undo our changes in a ``fork`` child's copy of the memory, and detach from it.
 
         Raises Gone, and SpaceError when there is no way into its memory.
         """
@@ -273,11 +272,11 @@ class TrapEngine:
             copy = copies.undone(self.sites, self.group, thread)
         except OSError:
             raise Gone(thread.tid) from None
-        self._take_out.clean_child(thread, copy, self.sigtrap)
+        self._removal.clean_child(thread, copy, self.sigtrap)
         self.group.detach(thread)
 
-    def left_copy(self, thread: Thread) -> bool:
-        """Whether an unknown process's memory is a copy of the target's."""
+    def is_fork_copy(self, thread: Thread) -> bool:
+        """Whether an unknown process's memory is a fork copy of the target's."""
         try:
             return copies.are_in(self.sites, self.group, thread)
         except (Gone, SpaceError):

@@ -1,4 +1,4 @@
-"""What the trap engine notes of threads at which something is unusual: of most there is nothing."""
+"""What the trap engine notes about threads in an unusual state; most threads have no note."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _NOTHING: Final = ThreadNote()
 
 
 class ThreadNotes:
-    """Of all threads of a target.
+    """The notes about a target's threads.
 
     ``by_tid`` has only those of which there is something to note, so that a hit asks one thing: is
     the thread among them?
@@ -32,11 +32,11 @@ class ThreadNotes:
         self.by_tid: Final[dict[int, ThreadNote]] = {}
 
     def of(self, thread: Thread) -> ThreadNote:
-        """What is noted of a thread."""
+        """The note about a thread."""
         return self.by_tid.get(thread.tid, _NOTHING)
 
     def forget(self, thread: Thread) -> None:
-        """It ended, or begins anew."""
+        """Drop the note about a thread that has ended, or begins."""
         self.by_tid.pop(thread.tid, None)
         thread.enters_handler = False
 

@@ -1,4 +1,4 @@
-"""What the target believes of SIGTRAP, kept true although our breakpoints raise it.
+"""The target's own SIGTRAP disposition and masks, kept although our breakpoints raise SIGTRAP.
 
 The kernel *forces* an int3's SIGTRAP (force_sig_info_to_task, kernel/signal.c): if the thread
 blocks or ignores SIGTRAP, it first resets the handler to the default and unblocks the signal. The
@@ -6,11 +6,11 @@ tracer only sees what is left. A target that never touches SIGTRAP does not noti
 here.
 For one that does:
 
-* The *disposition* is known from /proc and an injected ``rt_sigaction`` when we come, and from then
-  on from an internal breakpoint on libc's ``sigaction``. When a hit has destroyed it, it is put
+* The *disposition* is known from /proc and a remote ``rt_sigaction`` at attach, and from then on
+  from an internal breakpoint on libc's ``sigaction``. When a hit has destroyed it, it is put
   back before anybody can see it: when a SIGTRAP is delivered, at the next ``sigaction``, in a
-  forked child, at ``exec`` and when we leave.
-* Whether a thread *blocks* SIGTRAP is known from its mask when we come or when it begins, and, once
+  forked child, at ``exec`` and at detach.
+* Whether a thread *blocks* SIGTRAP is known from its mask at attach or when it begins, and, once
   the target has a disposition, from an internal breakpoint on ``pthread_sigmask``. A mask that
   changed otherwise tells by itself: one that has everything but SIGTRAP has lost SIGTRAP to us. The
   bit is put back at each hit.
@@ -60,10 +60,10 @@ _log = logging.getLogger(__name__)
 
 
 class Sigtrap:
-    """One target's view of SIGTRAP."""
+    """SIGTRAP as one target has set it: disposition, and the masks of its threads."""
 
     def __init__(self, group: ThreadGroup, space: AddressSpace, notes: ThreadNotes) -> None:
-        """``notes``: there, the signal masks of threads that block SIGTRAP."""
+        """``notes`` hold the signal masks of threads that block SIGTRAP."""
         self._group: Final = group
         self._notes: Final = notes
         self._registers: Final = Registers()
@@ -77,12 +77,12 @@ class Sigtrap:
         self.restorer = 0
 
     def take_over(self, other: Sigtrap) -> None:
-        """What a ``fork`` child has from its parent."""
+        """Inherit the disposition of the parent, in a ``fork`` child."""
         self.disposition, self._stale = other.disposition, other._stale
 
     @property
     def calm(self) -> bool:
-        """SIGTRAP means nothing to the target: one sent to it would be its end.
+        """Whether the target has SIGTRAP's default: one sent to it would kill it.
 
         So a SIGTRAP that comes where a breakpoint is, is the breakpoint's.
         """
@@ -110,12 +110,12 @@ class Sigtrap:
         self._notes.set_trap_mask(thread, mask if mask & _BIT else None)
 
     def identified(self, thread: Thread, found: procfs.Status) -> None:
-        """/proc was looked at: is SIGTRAP meant by now? Raises Gone."""
+        """A thread's status was read: learn a disposition set since. Raises Gone."""
         if self.calm and self.is_meant_by(found):
             self.observe_process(thread)
 
     def changes(self, thread: Thread) -> None:
-        """At the entry of ``sigaction``: what it is about to set. Raises Gone."""
+        """At the entry of ``sigaction``: note the disposition it will set. Raises Gone."""
         words = self._registers.load(thread.tid)
         if words[RDI] != signal.SIGTRAP or not self._concerns(thread):
             return
@@ -136,7 +136,7 @@ class Sigtrap:
             self.disposition = b"".join(part.to_bytes(8, "little") for part in parts)
 
     def masks(self, thread: Thread) -> None:
-        """At the entry of ``pthread_sigmask``: the mask that the thread is about to have."""
+        """At the entry of ``pthread_sigmask``: note the mask that the thread will have."""
         words = self._registers.load(thread.tid)
         how, where = words[RDI] & 0xFFFF_FFFF, words[RSI]
         data = self.space.memory.peek(where, 8) if where else b""

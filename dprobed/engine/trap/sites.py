@@ -2,7 +2,7 @@
 
 Rules:
 
-* A *site* is one patched place; any number of probes hang on it. Its original bytes are read once,
+* A *site* is one patched place, with any number of probes. Its original bytes are read once,
   when it is made, and through the overlay of the other sites' original bytes.
 * Text is changed while all threads are stopped, one byte a site, and only where the byte is what we
   expect: ours when we take a site out (a module may have been unmapped and another mapped in its
@@ -39,7 +39,7 @@ _LONGEST: Final = 15
 
 
 class Site:
-    """One patched place."""
+    """A breakpoint site: one patched place, and the slot of its displaced instruction."""
 
     __slots__ = (
         "address",
@@ -83,7 +83,7 @@ class Site:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nobody needs it."""
+        """Whether no probe and no callback is left."""
         return not self.attachments and self.callback is None
 
     def twin(self) -> Site:
@@ -93,7 +93,7 @@ class Site:
         return other
 
     def position(self, offset: int) -> Position:
-        """What a thread is equivalent to that stands ``offset`` bytes into the slot."""
+        """The original place that is equivalent to ``offset`` bytes into the slot."""
         for at, position in reversed(self.displaced.positions):
             if at <= offset:
                 return position
@@ -101,7 +101,7 @@ class Site:
 
 
 class Sites:
-    """All of one address space."""
+    """The breakpoint sites of one address space."""
 
     def __init__(self, space: AddressSpace) -> None:
         self.space: Final = space
@@ -115,7 +115,7 @@ class Sites:
     # --- looking ---
 
     def text(self, address: int, length: int) -> bytes:
-        """Code as it is without us; short or empty where nothing is mapped."""
+        """The original code, without our breakpoints; short or empty where nothing is mapped."""
         data = bytearray(self.space.memory.peek(address, length))
         for offset in range(len(data)):
             site = self.by_trap.get(address + offset + 1)
@@ -139,15 +139,15 @@ class Sites:
         return list(self.slots.values())
 
     def lose_area_of(self, site: Site) -> list[Site]:
-        """Slots in the same area as this site's cannot be used any more: whose these are."""
+        """Give up the area of this site's slot; all sites that have slots in it."""
         area = self.space.resident.of(site.slot)
         if area is None:
             return []
         area.lost = True
         return [each for slot, each in self.slots.items() if area.holds(slot)]
 
-    def stands(self, site: Site) -> bool:
-        """Whether the ``int3`` at this site is there, and ours."""
+    def is_present(self, site: Site) -> bool:
+        """Whether the ``int3`` of this site is in memory, and ours."""
         before, behind = site.around
         expected = before + INT3 + behind
         found = self.space.memory.peek(site.address - len(before), len(expected))
@@ -164,7 +164,7 @@ class Sites:
     def overwritten(self, sites: Iterable[Site]) -> list[Site]:
         """Those whose breakpoints the target overwrote."""
         peek = self.space.memory.peek
-        return [site for site in sites if not self.stands(site) and peek(site.address, 1)]
+        return [site for site in sites if not self.is_present(site) and peek(site.address, 1)]
 
     def _around(self, address: int) -> tuple[bytes, bytes]:
         before = min(_AROUND, address % PAGE)
@@ -224,7 +224,7 @@ class Sites:
         return self.by_trap.get(address + 1) or self._unarmed.get(address)
 
     def discard_unarmed(self) -> None:
-        """Give the slots back of sites that were made ready and did not come to be armed."""
+        """Free the slots of sites that were made ready and not armed."""
         for site in list(self._unarmed.values()):
             self.free(site)
         self._unarmed.clear()
@@ -236,7 +236,7 @@ class Sites:
     # --- changing text: all threads are stopped ---
 
     def is_armed(self, site: Site) -> bool:
-        """Whether it is among those in the text."""
+        """Whether its breakpoint is in the text."""
         return self.by_trap.get(site.trap) is site
 
     def arm(self, site: Site) -> bool:
@@ -247,7 +247,7 @@ class Sites:
         if self.slots.get(site.slot) is not site:
             return False
         if self.is_armed(site):
-            if self.stands(site):
+            if self.is_present(site):
                 return True
             del self.by_trap[site.trap]  # the target got rid of it: what is there is its own
         if self.text(site.address, site.displaced.length) != site.original:
@@ -260,15 +260,15 @@ class Sites:
         return False
 
     def disarm(self, site: Site) -> None:
-        """Put the original byte back, if it is our breakpoint that stands there."""
+        """Restore the original byte, if our breakpoint is there."""
         if not self.is_armed(site):
             return
-        self.put_back(site)
+        self.restore_text(site)
         del self.by_trap[site.trap]
 
-    def put_back(self, site: Site) -> None:
-        """The original byte, where our breakpoint stands."""
-        if self.stands(site):
+    def restore_text(self, site: Site) -> None:
+        """Restore the original byte, if our breakpoint is there; the site stays noted."""
+        if self.is_present(site):
             self.space.memory.poke(site.address, site.original[:1])
 
     def free(self, site: Site) -> None:
@@ -278,12 +278,12 @@ class Sites:
             self.space.resident.give_back(site.slot)
 
     def clear(self) -> None:
-        """Forget all; what is in the target stays."""
+        """Forget all sites; what is in the target stays."""
         self.by_trap.clear()
         self.slots.clear()
         self._unarmed.clear()
 
 
 def _pushes(displaced: Displaced) -> bool:
-    """Whether a ``push`` stands for a ``call``: a shadow stack would know nothing of it."""
+    """Whether a ``push`` stands for a ``call``: a shadow stack would not have it."""
     return any(position.where is Where.INSIDE for _, position in displaced.positions)

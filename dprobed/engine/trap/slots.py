@@ -1,4 +1,4 @@
-"""Threads in slots when a signal comes: what its handler sees is the original place.
+"""Signals for threads in out-of-line slots: the handler sees the original place.
 
 * Before a signal is delivered the thread is brought out: forward by a single step with the signal
   held back, or, where stepping could block or take long (``syscall``, ``rep``), back to the probed
@@ -10,7 +10,8 @@
 * A fault of the copied instruction is reported at the original address, and the hit's record is
   withdrawn (unless ``logonfault``).
 * Where a slot cannot stand for the place, because the target took its memory away, or because the
-  kernel judges a system call by its address, the thread goes back to the place, whose probes go.
+  kernel judges a system call by its address, the thread goes back to the place, and the probes
+  there are removed.
 """
 
 from __future__ import annotations
@@ -49,8 +50,8 @@ _JUDGED: Final = (
 )
 
 
-def take(registers: Registers, position: Position) -> None:
-    """Set loaded registers to what a place in a slot is equivalent to."""
+def move_to(registers: Registers, position: Position) -> None:
+    """Set loaded registers to an original place."""
     words = registers.words
     words[RIP] = position.address
     words[RSP] = words[RSP] + position.rsp_delta & WORD
@@ -64,7 +65,7 @@ def restarts(registers: Registers) -> bool:
 
 
 class SlotExits:
-    """Brings the threads of one target out of slots when signals ask for it."""
+    """Moves the threads of one target out of slots when signals require it."""
 
     def __init__(
         self,
@@ -77,7 +78,7 @@ class SlotExits:
     ) -> None:
         #: Of the present address space.
         self.sites = sites
-        #: Places that a thread has found to be impossible, and why.
+        #: Sites that cannot stay, as a thread's signal has shown, and why.
         self.lost: list[tuple[list[Site], str]] = []
         self._group: Final = group
         self._listener: Final = listener
@@ -105,12 +106,12 @@ class SlotExits:
         if thread.signal in SYNCHRONOUS:
             info = thread.siginfo or ptrace.get_siginfo(thread.tid)
             if not was_sent(info):
-                self._own_doing(thread, site, position, info)
+                self._synchronous(thread, site, position, info)
                 return
         self._leave_slot(thread, site, position)
 
     def restart_mark(self, site: Site) -> tuple[int, ...]:
-        """How the loaded registers are known again when the instruction begins once more.
+        """By what the loaded registers are recognised when the instruction restarts.
 
         A system call leaves rcx behind, a repeated string instruction all three.
         """
@@ -118,7 +119,7 @@ class SlotExits:
         return site.trap, words[RSP], words[RCX], words[RSI], words[RDI]
 
     def _take(self, thread: Thread, position: Position) -> None:
-        take(self._registers, position)
+        move_to(self._registers, position)
         self._registers.store(thread.tid)
 
     def _leave_slot(self, thread: Thread, site: Site, position: Position) -> None:
@@ -138,8 +139,8 @@ class SlotExits:
         found = procfs.status(thread.tid)
         return found is not None and bool(found.caught >> (thread.signal - 1) & 1)
 
-    def _own_doing(self, thread: Thread, site: Site, position: Position, info: bytes) -> None:
-        """The kernel's signal about what the thread did in the slot; its siginfo shows where."""
+    def _synchronous(self, thread: Thread, site: Site, position: Position, info: bytes) -> None:
+        """A synchronous signal for what the thread did in the slot; its siginfo shows where."""
         is_here = address_of(info) == self._words[RIP]
         is_sealed = self.sites.space.sealed
         if thread.signal == signal.SIGSYS:
@@ -166,7 +167,7 @@ class SlotExits:
                 ptrace.set_siginfo(thread.tid, info)
 
     def _lose(self, thread: Thread, position: Position, sites: list[Site], reason: str) -> None:
-        """To the place itself, without the signal; it goes on when the sites are out."""
+        """Move to the original place, drop the signal, and pin until the sites are removed."""
         thread.signal, thread.siginfo = 0, None
         self._take(thread, position)
         thread.pinned = True
@@ -174,8 +175,8 @@ class SlotExits:
         self._listener.lost(thread)
 
     def _go_back(self, thread: Thread, site: Site, position: Position) -> None:
-        """To the probed instruction; the hit that comes when the handler returns is the same."""
-        take(self._registers, position)
+        """Move back to the probed instruction; the hit when the handler returns is the same one."""
+        move_to(self._registers, position)
         self._words[RIP] = site.address
         self._registers.store(thread.tid)
         self._notes.set_skip(thread, self.restart_mark(site))
@@ -200,7 +201,7 @@ class SlotExits:
                 return
 
     def fix_frame(self, thread: Thread, site: Site) -> None:
-        """At a handler's first instruction: what will its return go back to?"""
+        """At a handler's first instruction: correct a frame that would return into the slot."""
         frame = self._words[RSP]
 
         def word(offset: int) -> int:

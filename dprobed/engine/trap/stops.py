@@ -1,4 +1,4 @@
-"""The stops of a target's threads that breakpoints are the reason of, or are taken for."""
+"""SIGTRAP stops of a target's threads: breakpoint hits, and what must be told from them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _RIP_OFFSET: Final = ctypes.c_void_p(8 * RIP)
 
 
 class TrapStops:
-    """Serves those of one target; the plain hit first, and fast."""
+    """Serves the SIGTRAP stops of one target; a plain hit first, and fast."""
 
     def __init__(
         self, group: ThreadGroup, listener: Listener, runner: ProgramRunner, sites: Sites
@@ -52,7 +52,7 @@ class TrapStops:
         self._words: Final = runner.registers.words
 
     def use(self, sites: Sites) -> None:
-        """Begin with an address space in which these are."""
+        """Start in an address space that has these sites."""
         self.sites = self.exits.sites = sites
         self.by_trap = sites.by_trap
         self.sigtrap.space = sites.space
@@ -61,8 +61,8 @@ class TrapStops:
     # --- a hit ---
 
     def serve_hit(self, thread: Thread, now: int) -> bool:
-        """Serve a SIGTRAP stop of a running thread that is a breakpoint and nothing else, and let
-        the thread go on; false: it is not, nothing was done."""
+        """Serve a SIGTRAP stop of a running thread that is a breakpoint and nothing else, and
+        resume the thread; false: it is not, nothing was done."""
         tid = thread.tid
         if _call(_GETREGS, tid, None, self._registers_at) != 0:
             return False
@@ -109,7 +109,7 @@ class TrapStops:
             self._registers.store(thread.tid)
 
     def abandon(self, thread: Thread) -> bool:
-        """A defect of ours came between a stop and what it asks for: to the instruction again.
+        """After an internal error: move a thread at a breakpoint back to its instruction.
 
         False: the thread was not at a breakpoint.
         """
@@ -123,14 +123,14 @@ class TrapStops:
         return False
 
     def give_up(self) -> None:
-        """Run no program any more: ``abandon`` is what is done at a breakpoint from now on."""
+        """After an internal error: run no program at breakpoints any more, ``abandon`` them."""
         for site in self.by_trap.values():
             site.plain = False
 
     # --- stops off the fast path ---
 
     def serve(self, thread: Thread, stop: TrapStop, now: int) -> bool:
-        """See Engine: our breakpoint, or a handler entered."""
+        """See Engine: a breakpoint of ours, or the entry of a signal handler."""
         words = self._words
         entering = self.notes.of(thread).entering
         if entering is not None:
@@ -162,7 +162,7 @@ class TrapStops:
         return False
 
     def pass_on(self, thread: Thread, code: int) -> None:
-        """A SIGTRAP of the target's own; raises Gone."""
+        """Deliver a SIGTRAP that is the target's own; raises Gone."""
         if code != SI_KERNEL or not self.sigtrap.would_kill(thread):
             if self.sigtrap.is_ignored and self.notes.of(thread).trap_mask is None:
                 thread.signal, thread.siginfo = 0, None
@@ -174,7 +174,7 @@ class TrapStops:
             self.exits.deliver(thread)
 
     def repair(self, thread: Thread) -> None:
-        """A SIGTRAP of ours may have changed what the target believes of it; raises Gone."""
+        """Restore the mask that a breakpoint's SIGTRAP may have changed; raises Gone."""
         if not self.sigtrap.calm or self.notes.of(thread).trap_mask is not None:
             self.sigtrap.after_hit(thread)
 
@@ -230,5 +230,5 @@ class TrapStops:
         self.notes.forget(thread)
 
     def moved(self, thread: Thread) -> None:
-        """A debugger set another pc or stack: no restart will come."""
+        """A debugger set another pc or stack pointer: no restart will come."""
         self.notes.set_skip(thread, None)

@@ -8,12 +8,12 @@ from dprobed.arch.x86_64.paging import WORD
 from dprobed.arch.x86_64.registers import RIP, RSP
 from dprobed.arch.x86_64.relocation import Where
 from dprobed.engine.trap.sites import Sites
-from dprobed.engine.trap.slots import take
+from dprobed.engine.trap.slots import move_to
 from dprobed.tracee.ptrace import Registers
 
 
 class OriginalView:
-    """What those see who look at a target: a debugger, a core dump, another engine."""
+    """The original registers and text, for debuggers, core dumps and other engines."""
 
     def __init__(self, sites: Sites) -> None:
         self._sites: Final = sites
@@ -23,11 +23,11 @@ class OriginalView:
         found = self._sites.slot_at(registers.words[RIP])
         if found is None:
             return False
-        take(registers, found[0].position(found[1]))
+        move_to(registers, found[0].position(found[1]))
         return True
 
     def hit_in_slot(self, registers: Registers) -> tuple[int, int] | None:
-        """Of a thread that has yet to carry out a hit in a slot: the site's address and rsp."""
+        """Address and rsp of a hit whose instruction a thread in a slot has yet to execute."""
         found = self._sites.slot_at(registers.words[RIP])
         if found is None:
             return None
@@ -37,14 +37,14 @@ class OriginalView:
         return found[0].address, registers.words[RSP] + position.rsp_delta & WORD
 
     def enter_slot(self, registers: Registers) -> bool:
-        """Have loaded registers go on in the slot of the site that they are at, if there is one."""
+        """Move loaded registers that are at a site into its slot; false: there is no site."""
         site = self._sites.by_trap.get(registers.words[RIP] + 1)
         if site is not None:
             registers.words[RIP] = site.slot
         return site is not None
 
     def original_place(self, rip: int) -> int:
-        """What a thread's rip is equivalent to."""
+        """The original place of a thread's rip."""
         found = self._sites.slot_at(rip)
         return rip if found is None else found[0].position(found[1]).address
 
@@ -53,7 +53,7 @@ class OriginalView:
         return registers.words[RIP] in self._sites.by_trap
 
     def breakpoints(self) -> dict[int, int]:
-        """By address, the byte that stands under each breakpoint of ours that may be in memory."""
+        """The original byte under each breakpoint that may be in memory, by address."""
         return {site.address: site.original[0] for site in self._sites.all() if not site.gone}
 
     def displaces(self, address: int, length: int) -> bool:

@@ -34,19 +34,19 @@ def _why_unwatched(tid: int, error: PtraceError) -> str:
 
 
 class WatchEngine:
-    """For one target."""
+    """The watch engine of one target."""
 
     name: Final = "watch"
 
     def __init__(self, group: ThreadGroup, listener: Listener, runner: ProgramRunner) -> None:
         #: Why not all threads have all watchpoints; empty: they have.
-        self.trouble = ""
+        self.reason = ""
         self._group: Final = group
         self._listener: Final = listener
         self._runner: Final = runner
         self._registers: Final = DebugRegisters()
         #: Threads that could not be stopped when the registers changed.
-        self._late: set[int] = set()
+        self._unreached: set[int] = set()
 
     def use(self, space: AddressSpace) -> None:
         """See Engine: nothing is kept in memory."""
@@ -64,11 +64,11 @@ class WatchEngine:
         return Plan(self.name, probe, location, _COST_NS)
 
     def reserve(self, plans: Sequence[Plan]) -> list[tuple[Plan, Refusal]]:
-        """See Engine: the processor has what there is."""
+        """See Engine: debug registers need no preparation."""
         return []
 
     def arm(
-        self, plans: Sequence[Plan], late: list[Thread]
+        self, plans: Sequence[Plan], unstoppable: list[Thread]
     ) -> list[tuple[Plan, Attachment | Refusal]]:
         """See Engine. A watchpoint that not all threads can have is in none."""
         results: list[tuple[Plan, Attachment | Refusal]] = []
@@ -81,12 +81,12 @@ class WatchEngine:
             attachment = WatchAttachment(plan.probe, where, index)
             self._registers.attach(index, attachment)
             results.append((plan, attachment))
-        if plans and (trouble := self._apply(late)):
+        if plans and (reason := self._apply(unstoppable)):
             for at, (plan, result) in enumerate(results):
                 if isinstance(result, WatchAttachment):
                     self._registers.detach(result)
-                    results[at] = plan, Refusal(ProbeState.NO_DEBUG_REGISTER, trouble)
-            self._apply(late)
+                    results[at] = plan, Refusal(ProbeState.NO_DEBUG_REGISTER, reason)
+            self._apply(unstoppable)
         return results
 
     def abandon_reserved(self) -> None:
@@ -106,9 +106,9 @@ class WatchEngine:
             self._registers.detach(attachment)
         return bool(released)
 
-    def disarm(self, late: list[Thread]) -> None:
+    def disarm(self, unstoppable: list[Thread]) -> None:
         """See Engine."""
-        self._apply(late)
+        self._apply(unstoppable)
 
     def unmapped(self, attachments: Iterable[Attachment]) -> None:
         """See Engine: nothing of ours is in memory."""
@@ -121,17 +121,17 @@ class WatchEngine:
         """See Engine."""
         return []
 
-    def withdraw(self, late: list[Thread]) -> None:
+    def disarm_all(self, unstoppable: list[Thread]) -> None:
         """See Engine; a thread that is gone, or cannot have its registers set, has none of ours."""
         self._registers.clear()
-        self._apply(late)
+        self._apply(unstoppable)
 
     # --- threads ---
 
-    def _apply(self, late: Iterable[Thread]) -> str:
-        """Give every stopped thread the registers as they are now; why not all could get them."""
-        self._late = {thread.tid for thread in late}
-        self.trouble = ""
+    def _apply(self, unstoppable: Iterable[Thread]) -> str:
+        """Set the registers of every stopped thread; why not all could be set."""
+        self._unreached = {thread.tid for thread in unstoppable}
+        self.reason = ""
         for thread in self._group.threads.values():
             if thread.state in (State.STOPPED, State.HELD):
                 try:
@@ -139,15 +139,15 @@ class WatchEngine:
                 except Gone:
                     continue
                 except PtraceError as error:
-                    self.trouble = _why_unwatched(thread.tid, error)
-        return self.trouble
+                    self.reason = _why_unwatched(thread.tid, error)
+        return self.reason
 
-    def apply_late(self) -> None:
-        """Threads that were asleep in the kernel when the watchpoints changed get them."""
-        if self._late & self._group.threads.keys():
-            with self._group.stopped() as late:
-                trouble = self._apply(late)
-            self._listener.unwatched(trouble)
+    def apply_unreached(self) -> None:
+        """Set the registers of threads that could not be stopped when they changed."""
+        if self._unreached & self._group.threads.keys():
+            with self._group.stopped() as unstoppable:
+                reason = self._apply(unstoppable)
+            self._listener.unwatched(reason)
 
     def begin(self, thread: Thread) -> None:
         """See Engine."""
@@ -158,7 +158,7 @@ class WatchEngine:
 
     def forget(self, thread: Thread) -> None:
         """See Engine."""
-        self._late.discard(thread.tid)
+        self._unreached.discard(thread.tid)
 
     def executes(self, address: int) -> bool:
         """Whether execution of the instruction at ``address`` is watched."""
@@ -176,7 +176,7 @@ class WatchEngine:
         return True
 
     def fired(self, thread: Thread, now: int) -> bool:
-        """Run the programs of what the thread's latest debug trap was of; whether that was ours.
+        """Run the programs of the watchpoints that fired in the thread; false: none of ours.
 
         Its registers are loaded, and show the original place. Raises Gone.
         """

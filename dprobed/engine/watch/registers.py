@@ -32,7 +32,7 @@ class WatchAttachment(Attachment):
 
 
 class DebugRegisters:
-    """The same four in every thread of the target."""
+    """The four debug registers, the same in every thread of a target."""
 
     def __init__(self) -> None:
         self._slots: list[tuple[WatchAttachment, ...]] = [()] * COUNT
@@ -58,18 +58,18 @@ class DebugRegisters:
         self._slots[index] = (*self._slots[index], attachment)
 
     def detach(self, attachment: WatchAttachment) -> None:
-        """Undo ``attach``; the register is free when nothing hangs on it any more."""
+        """Undo ``attach``; a register without attachments is free."""
         index = attachment.index
         self._slots[index] = tuple(each for each in self._slots[index] if each is not attachment)
         if not self._slots[index]:
             self._settings[index] = None
 
     def attachments(self) -> list[WatchAttachment]:
-        """Everything that hangs on a register."""
+        """All attachments."""
         return [attachment for slot in self._slots for attachment in slot]
 
     def take_over(self, other: DebugRegisters, twin: Twin) -> list[WatchAttachment]:
-        """Set what ``other`` has set for attachments that have a twin; the twins."""
+        """Set the registers of ``other`` that have attachments with a twin; returns the twins."""
         for index, attachments in enumerate(other._slots):
             twins = [(old, twin(old)) for old in attachments]
             self._slots[index] = tuple(
@@ -83,7 +83,7 @@ class DebugRegisters:
         return self.attachments()
 
     def clear(self) -> None:
-        """All four free; ``apply`` then tells a thread."""
+        """Free all four; ``apply`` then clears them in a thread."""
         self._slots = [()] * COUNT
         self._settings = [None] * COUNT
 
@@ -95,7 +95,7 @@ class DebugRegisters:
         """
         if not any(self._settings) and not ptrace.peek_debug(tid, CONTROL):
             return
-        trouble: ptrace.PtraceError | None = None
+        failure: ptrace.PtraceError | None = None
         control = 0
         # An address may only change while its register is off.
         ptrace.poke_debug(tid, CONTROL, 0)
@@ -109,15 +109,15 @@ class DebugRegisters:
             try:
                 ptrace.poke_debug(tid, index, address)
             except ptrace.PtraceError as error:
-                trouble = error
+                failure = error
                 continue
             control |= control_bits(index, kind, length)
         ptrace.poke_debug(tid, CONTROL, control)
-        if trouble is not None:
-            raise trouble
+        if failure is not None:
+            raise failure
 
     def fired(self, tid: int) -> list[WatchAttachment]:
-        """Whose registers the thread's latest debug trap was; its note of it is cleared."""
+        """The attachments whose register caused the thread's latest debug trap; clears DR6."""
         status = ptrace.peek_debug(tid, STATUS)
         ptrace.poke_debug(tid, STATUS, 0)
         return [

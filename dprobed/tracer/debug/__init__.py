@@ -1,1 +1,1 @@
-"""A GDB remote protocol server in the tracer: the target held at a probe, a debugger invited."""
+"""A GDB remote protocol server in the tracer: holds a target at a probe, invites a debugger."""

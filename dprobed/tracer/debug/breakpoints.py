@@ -1,7 +1,7 @@
 """The debugger's breakpoints and watchpoints: attachments on sites and registers, like a probe's.
 
-So they can stand where probes stand, and the probes' programs run first. What hangs there is a
-``Probe`` whose program makes no record, holds the thread and tells ``Control``.
+So they can be where probes are, and the probes' programs run first. Each is a ``Probe`` whose
+program makes no record, but holds the thread and tells ``Control``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dprobed.program.exits import ABORT
 from dprobed.program.model import ProbeDefinition
 from dprobed.tracee.ptrace import Gone, Registers
 from dprobed.tracee.thread import Thread
-from dprobed.tracer.debug.control import Control, Event, Place
+from dprobed.tracer.debug.control import BreakpointKey, Control, Event
 from dprobed.tracer.engines import Engines
 
 #: Z1 to Z4 on debug registers; the processor cannot watch reads alone (Z3).
@@ -29,33 +29,33 @@ _DETAILS: Final = {0: b"swbreak:;", 1: b"hwbreak:;", 2: b"watch:%x;", 4: b"awatc
 
 
 class Unsupported(Exception):
-    """A kind of breakpoint that there is not; the debugger looks for another way."""
+    """A kind of breakpoint that is not supported; the debugger then uses another."""
 
 
 class Refused(Exception):
-    """A breakpoint that cannot be had."""
+    """A breakpoint that cannot be inserted."""
 
 
 class Breakpoints:
-    """Those of one debugger."""
+    """The breakpoints and watchpoints of one debugger."""
 
     def __init__(
         self,
         engines: Engines,
         control: Control,
-        take_out: Callable[[list[Probe]], None],
+        remove_probes: Callable[[list[Probe]], None],
     ) -> None:
-        """``take_out``: takes probes off their places."""
+        """``remove_probes`` removes probes from their places."""
         self._group: Final = engines.group
         self._engines: Final = engines
         self._control: Final = control
-        self._take_off: Final = take_out
-        self._probes: dict[Place, Probe] = {}
+        self._remove_probes: Final = remove_probes
+        self._probes: dict[BreakpointKey, Probe] = {}
         self._registers: Final = Registers()
 
     @property
-    def places(self) -> Set[Place]:
-        """Those that are in."""
+    def inserted(self) -> Set[BreakpointKey]:
+        """The breakpoints that are inserted."""
         return self._probes.keys()
 
     def insert(self, kind: int, address: int, length: int) -> None:
@@ -89,7 +89,7 @@ class Breakpoints:
         self._probes[key] = probe
 
     def _write(self, address: int) -> None:
-        """A breakpoint as it is: where no copy of the instruction can run, none needs to."""
+        """Write a plain breakpoint, where the instruction cannot be displaced (nor needs to be)."""
         space = self._engines.space
         original = space.memory.peek(address, 1)
         if not original or not space.memory.poke(address, INT3):
@@ -97,7 +97,7 @@ class Breakpoints:
         space.raw[address] = original
 
     def serve_trap(self, thread: Thread) -> bool:
-        """Whether a SIGTRAP stop is of a breakpoint that is no site; raises Gone."""
+        """Serve a SIGTRAP stop at a plain breakpoint; false: it is none. Raises Gone."""
         words = self._registers.load(thread.tid)
         place = (0, words[RIP] - 1, 1)
         if place not in self._probes or place[1] not in self._engines.space.raw:
@@ -117,25 +117,25 @@ class Breakpoints:
         probe.attachments.append(result)
 
     def remove(self, kind: int, address: int, length: int) -> None:
-        """``z``; one that is not there is no error."""
+        """``z``; to remove one that is not inserted is no error."""
         probe = self._probes.pop((kind, address, length if kind > 1 else 1), None)
         if probe is not None:
-            self._take_out(address, probe)
+            self._remove(address, probe)
 
-    def _take_out(self, address: int, probe: Probe) -> None:
+    def _remove(self, address: int, probe: Probe) -> None:
         space = self._engines.space
         original = space.raw.pop(address, None) if not probe.attachments else None
         if original is None:
-            self._take_off([probe])
+            self._remove_probes([probe])
         elif space.memory.peek(address, 1) == INT3:
             space.memory.poke(address, original)
 
     def clear(self) -> None:
-        """Take all out."""
+        """Remove all."""
         probes = [(address, probe) for (_, address, _), probe in self._probes.items()]
         self._probes.clear()
         for address, probe in probes:
-            self._take_out(address, probe)
+            self._remove(address, probe)
 
     def forget(self) -> None:
         """Their address space is gone."""

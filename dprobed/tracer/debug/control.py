@@ -1,14 +1,9 @@
-"""Holding the target for a debugger, and letting it go on as the debugger says.
+"""All-stop: holds the target for a debugger, and resumes its threads as the debugger says.
 
-All-stop: while the target is held all its threads are stopped (``ThreadGroup.stopped``), so probes
-go in and out as ever, and nothing of the target runs. When the debugger lets it go on, hits are
+While the target is held all its threads are stopped (``ThreadGroup.stopped``), so probes are
+inserted and removed as ever, and nothing of the target runs. When the debugger resumes it, hits are
 served at full speed; only while a thread is stepped every stop takes the long way through
 ``ThreadGroup.dispatch``.
-
-A thread that was held at a hit stands in the slot, its programs have run. The debugger sees it at
-the probed instruction. What it is to do when it goes on from there must not be a second hit: the
-places where hits have been served are noted with the stack pointer (``_served``), because the
-debugger may set other registers in between and put these back (it does to call a function).
 """
 
 from __future__ import annotations
@@ -29,27 +24,24 @@ from dprobed.tracee.lifecycle import State
 from dprobed.tracee.ptrace import Gone, PtraceError, Registers
 from dprobed.tracee.thread import Thread
 from dprobed.tracer.debug import rsp
+from dprobed.tracer.debug.served import ServedHits
 from dprobed.tracer.engines import Engines
 
-#: Noted places of one thread; more would be inferior calls nested as deep.
-_SERVED: Final = 16
-
-
-#: A breakpoint of the debugger, which takes them out and puts them in at each stop.
-Place = tuple[int, int, int]
+#: A breakpoint of the debugger, which removes and inserts them at each stop: kind, address, length.
+BreakpointKey = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
 class Event:
-    """Why the target stands still; ``detail`` goes into the stop reply as it is.
+    """Why the target is held; ``detail`` goes into the stop reply as it is.
 
-    ``place``: the breakpoint or watchpoint of the debugger that was hit (kind, address, length).
+    ``breakpoint``: the debugger's breakpoint or watchpoint that was hit.
     """
 
     tid: int
     signal: int
     detail: bytes = b""
-    place: Place | None = None
+    breakpoint: BreakpointKey | None = None
 
 
 class Control:
@@ -61,28 +53,28 @@ class Control:
         self._pid: Final = pid
         #: Whether the target is held.
         self.holds = False
-        #: Whether a debugger is there to be told of signals.
+        #: Whether a debugger is connected, which hears of signals.
         self.attached = False
         #: Stops that the debugger has not been told of.
         self.events: deque[Event] = deque()
-        #: Signals that the debugger does not want to hear of, by Linux number.
+        #: Signals that are delivered without asking the debugger (QPassSignals), by Linux number.
         self.passed: frozenset[int] = frozenset()
-        #: What the debugger told threads to step through: pc range, or (0, 0).
+        #: Threads that the debugger has told to step: the pc range, or (0, 0).
         self.steps: dict[int, tuple[int, int]] = {}
         self._stack = ExitStack()
         self._ours: set[int] = set()
-        #: Threads that the debugger did not resume last: what they have to tell waits.
+        #: Threads that the debugger did not resume last: their events wait.
         self._left: set[int] = set()
-        #: Threads whose signal the debugger was told of, and may take back.
+        #: Threads whose signal the debugger was told of, and may discard.
         self._told: set[int] = set()
         self._sent: set[tuple[int, int]] = set()
-        self._served: dict[int, list[tuple[int, int]]] = {}
+        self._served: Final = ServedHits(engines)
         self._registers: Final = Registers()
 
     # --- stopping ---
 
     def threads(self) -> list[Thread]:
-        """The target's threads that stand still and can be looked at."""
+        """The target's stopped threads."""
         return [
             thread
             for thread in self._group.threads.values()
@@ -90,7 +82,7 @@ class Control:
         ]
 
     def thread(self, tid: int) -> Thread | None:
-        """A thread that can be looked at."""
+        """A stopped thread, by its id."""
         thread = self._group.threads.get(tid)
         if thread is None or thread.state not in (State.STOPPED, State.HELD):
             return None
@@ -101,26 +93,26 @@ class Control:
         return tid in self._ours
 
     def note(self, thread: Thread, event: Event) -> None:
-        """Hold a thread that has just stopped; the debugger hears of it."""
+        """Hold a thread that has just stopped, and queue the event for the debugger."""
         thread.held = True
         thread.stepping = False
         self._ours.add(thread.tid)
         self.events.append(event)
-        self._group.want()
+        self._group.request_attention()
 
     @property
     def is_ready(self) -> bool:
-        """Whether there is a stop to tell of."""
+        """Whether there is a stop to report."""
         return any(event.tid not in self._left for event in self.events)
 
     def take(self) -> Event:
-        """The first stop that is to be told of."""
+        """The first stop that is to be reported; it leaves the queue."""
         event = next(event for event in self.events if event.tid not in self._left)
         self.events.remove(event)
         return event
 
     def hold(self) -> None:
-        """Stop everything."""
+        """Stop all threads of the target, until ``resume`` or ``release``."""
         if self.holds:
             return
         self.holds = True
@@ -129,26 +121,10 @@ class Control:
         for thread in self._group.threads.values():
             thread.stepping = False
         for thread in self.threads():
-            self._note_served(thread)
-
-    def _note_served(self, thread: Thread) -> None:
-        try:
-            place = self._hit_of(thread)
-        except Gone:
-            return
-        if place is not None:
-            places = self._served.setdefault(thread.tid, [])
-            if place not in places:
-                places.append(place)
-                del places[:-_SERVED]
-
-    def _hit_of(self, thread: Thread) -> tuple[int, int] | None:
-        """The hit that a thread in a slot has yet to carry out: address and rsp; raises Gone."""
-        self._registers.load(thread.tid)
-        return self._engines.view.hit_in_slot(self._registers)
+            self._served.note(thread)
 
     def interrupt(self, tid: int) -> None:
-        """Stop at the debugger's wish; ``tid`` is shown if it is there."""
+        """Stop as the debugger asks (Ctrl-C); reported for thread ``tid`` if that is there."""
         self.hold()
         if not self.is_ready:
             there = [thread.tid for thread in self.threads() if thread.tid not in self._left]
@@ -158,11 +134,11 @@ class Control:
 
     # --- going on ---
 
-    def resume(self, actions: Sequence[rsp.Action], is_in: Set[Place]) -> None:
-        """Let threads go on; those for whom there is no action stay.
+    def resume(self, actions: Sequence[rsp.Action], inserted: Set[BreakpointKey]) -> None:
+        """Resume threads; those without an action stay.
 
-        ``is_in``: the breakpoints that are in now. If one of the threads has something to tell
-        already, nothing goes on: there is a stop to tell of.
+        ``inserted``: the present breakpoints. If one of the threads has an event already, nothing
+        is resumed: that stop is reported.
         """
         chosen: dict[int, rsp.Action] = {}
         for thread in self.threads():
@@ -173,11 +149,11 @@ class Control:
                     break
         for tid, action in chosen.items():
             self._give_signal(self._group.threads[tid], rsp.from_gdb(action.signal))
-        # Of a breakpoint that was taken out meanwhile nothing is to be told.
+        # A hit of a breakpoint that was removed meanwhile is not reported.
         self.events = deque(
             event
             for event in self.events
-            if event.tid not in chosen or event.place is None or event.place in is_in
+            if event.tid not in chosen or event.breakpoint is None or event.breakpoint in inserted
         )
         self._left = {thread.tid for thread in self.threads()} - chosen.keys()
         if self.is_ready:
@@ -189,7 +165,7 @@ class Control:
                     thread.held = True
                     self._ours.add(thread.tid)
                 continue
-            self._enter_slot(thread)
+            self._served.enter_slot(thread)
             if to_do.kind == "s":
                 thread.stepping = True
                 self.steps[thread.tid] = (to_do.start, to_do.end)
@@ -201,7 +177,7 @@ class Control:
         self._stack.close()
 
     def _free(self, thread: Thread) -> None:
-        """Not held any more, if it was for the debugger."""
+        """End the hold of a thread that is held for the debugger."""
         if thread.tid in self._ours:
             self._ours.discard(thread.tid)
             thread.held = False
@@ -220,25 +196,8 @@ class Control:
             self._sent.add((thread.tid, number))
             ptrace.send(thread.tgid, thread.tid, number)
 
-    def _enter_slot(self, thread: Thread) -> None:
-        """Where a hit has been served already, the thread goes on in the slot."""
-        places = self._served.get(thread.tid)
-        if not places:
-            return
-        try:
-            place = self._hit_of(thread)
-            words = self._registers.words
-            stands = (words[RIP], words[RSP])
-            if (place or stands) not in places:
-                return
-            places.remove(place or stands)
-            if place is None and self._engines.view.enter_slot(self._registers):
-                self._registers.store(thread.tid)
-        except Gone:
-            return
-
     def release(self, leaving: bool = False) -> list[int]:
-        """Let everything go on that is held for a debugger; the threads that had stopped for it.
+        """Resume all that is held for a debugger; returns the threads that had stopped for it.
 
         ``leaving``: the threads stay where they are, because the tracer is about to detach.
         """
@@ -247,7 +206,7 @@ class Control:
         for tid in freed:
             thread = self._group.threads.get(tid)
             if thread is not None:
-                self._enter_slot(thread)
+                self._served.enter_slot(thread)
                 if not leaving:
                     self._free(thread)
         if not leaving:
@@ -270,7 +229,7 @@ class Control:
     # --- what happens while it runs ---
 
     def serve_trap(self, thread: Thread) -> bool:
-        """A SIGTRAP stop of a thread that is being stepped; false: it is not, nothing was done."""
+        """Serve a SIGTRAP stop of a thread that is being stepped; false: nothing was done."""
         if not thread.stepping:
             return False
         try:
@@ -296,7 +255,7 @@ class Control:
             self.note(thread, Event(thread.tid, signal.SIGTRAP))
 
     def signalled(self, thread: Thread) -> None:
-        """A signal is about to be delivered: the debugger is asked."""
+        """A signal is about to be delivered: report it to the debugger first."""
         number = thread.signal
         if (thread.tid, number) in self._sent:
             self._sent.discard((thread.tid, number))
@@ -309,7 +268,7 @@ class Control:
         self._ours.discard(tid)
         self._left.discard(tid)
         self._told.discard(tid)
-        self._served.pop(tid, None)
+        self._served.forget(tid)
         self.steps.pop(tid, None)
         self.events = deque(event for event in self.events if event.tid != tid)
 
@@ -329,7 +288,7 @@ class Control:
         if self.attached:
             self.note(thread, Event(thread.tid, signal.SIGTRAP, b"exec:%s;" % path.hex().encode()))
 
-    # --- registers, as they would be without us ---
+    # --- original registers ---
 
     def read_general(self, thread: Thread) -> bytearray:
         """The general registers; raises Gone."""
@@ -340,7 +299,7 @@ class Control:
     def write_general(self, thread: Thread, data: bytearray) -> None:
         """Set the general registers; raises Gone.
 
-        A thread whose pc stays stays in its slot; with another stack it is not that hit any more.
+        A thread with the same pc stays in its slot; with another stack pointer it is another hit.
         """
         shown = self.read_general(thread)
         if data == shown:

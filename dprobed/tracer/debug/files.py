@@ -1,4 +1,4 @@
-"""``vFile``: files for the debugger to read, as the target sees them."""
+"""``vFile``: files for the debugger to read, in the target's root folder."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Files:
         try:
             match operation:
                 case b"setfs":
-                    # Whatever process is meant: the target's files are what there is to see.
+                    # Whatever process is named: only the target's files can be read.
                     return b"F0"
                 case b"open":
                     return self._do_open(rest)

@@ -23,17 +23,17 @@ _UNALLOCATED: Final = 1 << 63
 
 
 def hexed(data: bytes) -> bytes:
-    """As it goes over the wire."""
+    """Bytes in hex, as packets have them."""
     return data.hex().encode()
 
 
 class HeldTarget:
-    """Answers the packets about these; of one debugger."""
+    """Answers one debugger's packets about threads, registers and memory."""
 
     def __init__(self, pid: int, engines: Engines, control: Control) -> None:
-        #: The thread that packets are about which name none.
+        #: The thread chosen by ``H``, for packets that name none.
         self.tid = pid
-        #: Whether threads' names have their process's number.
+        #: Whether thread ids have the process id, too.
         self.multiprocess = False
         self._pid: Final = pid
         self._engines: Final = engines
@@ -44,11 +44,11 @@ class HeldTarget:
     # --- threads ---
 
     def name(self, tid: int) -> bytes:
-        """A thread, as packets name it."""
+        """A thread id, as packets have it."""
         return b"p%x.%x" % (self._pid, tid) if self.multiprocess else b"%x" % tid
 
     def select(self, rest: bytes) -> bytes:
-        """``H``: the thread that further packets are about."""
+        """``H``: choose the thread for the packets that follow."""
         if rest[:1] == b"c":
             return OK
         wanted = rsp.thread_id(rest[1:])
@@ -59,7 +59,7 @@ class HeldTarget:
         return OK
 
     def thread(self) -> Thread:
-        """That thread; raises Gone."""
+        """The chosen thread; raises Gone."""
         thread = self._control.thread(self.tid)
         if thread is None:
             raise Gone(self.tid)
@@ -76,7 +76,7 @@ class HeldTarget:
     # --- registers and memory ---
 
     def table(self, thread: Thread) -> Layout:
-        """How this machine's registers are numbered; raises Gone."""
+        """The numbering of this machine's registers; raises Gone."""
         if self._layout is None:
             self._layout = Layout(avx=len(ptrace.get_xstate(thread.tid)) >= XSAVE_AVX)
         return self._layout
@@ -117,7 +117,7 @@ class HeldTarget:
         return OK
 
     def read(self, rest: bytes) -> bytes:
-        """``m``: memory as it is without us."""
+        """``m``: memory without our changes."""
         address, length = rsp.numbers(rest, 2)
         data = self._engines.original(address, min(length, rsp.MAX_PACKET // 2))
         return hexed(data) if data or not length else ERROR
@@ -143,7 +143,7 @@ class HeldTarget:
         return OK if not data or space.memory.poke(address, data) else ERROR
 
     def symbol(self, rest: bytes) -> bytes:
-        """The debugger can look symbols up: where glibc says how its link_map is laid out."""
+        """``qSymbol``: have the debugger look up where glibc describes its link_map."""
         value, _, name = rest.partition(b":")
         if name == hexed(_MODID_LAYOUT):
             self._modid_layout = rsp.number(value) if value else 0
@@ -151,7 +151,7 @@ class HeldTarget:
         return b"qSymbol:" + hexed(_MODID_LAYOUT)
 
     def thread_local(self, rest: bytes) -> bytes:
-        """Where a thread has a variable: its thread, the offset in the module, the link_map."""
+        """``qGetTLSAddr``: the address of a thread-local variable: thread, offset, link_map."""
         who, _, where = rest.partition(b",")
         offset, link_map = rsp.numbers(where, 2)
         thread = self._control.thread(rsp.thread_id(who).tid)

@@ -1,13 +1,13 @@
-"""The tracer's side of debugging: who holds the target, for whom, and for how long.
+"""The invitation of a debugger: its socket, who may connect, and how long the target is held.
 
 A program that ends by ``exit debugger`` holds the whole process. A debugger is invited: a socket is
 made in a folder that only its owner can open, and stays until the tracer ends; one debugger at a
 time. While the target is held the tracer waits on its sockets, too (``descriptors``); while it runs
-with a debugger on it, SIGIO says when the debugger wants something. A target without a debugger
-pays nothing.
+with a debugger connected, SIGIO says when a packet has come. A target without a debugger pays
+nothing.
 
-A target is not held for ever: without a debugger it goes on after a limit, and when a debugger's
-connection ends, it goes on as if that had detached.
+A target is not held for ever: without a debugger it is resumed after a limit, and the end of a
+debugger's connection is a detach.
 """
 
 from __future__ import annotations
@@ -37,30 +37,30 @@ from dprobed.wire.protocol import DebuggerStatus
 
 #: Seconds that a process is held without a debugger.
 LIMIT: Final = 600.0
-#: Seconds between two looks at the debugger's socket while the target runs: SIGIO says when it has
-#: something, but that can be just before the tracer begins to wait.
+#: Seconds between two looks at the debugger's socket while the target runs: SIGIO says when a
+#: packet has come, but that can be just before the tracer begins to wait.
 TICK: Final = 0.25
 
 _log = logging.getLogger(__name__)
 
 
 def socket_folder() -> Path:
-    """Where the user's private folders are made."""
+    """The folder in which private folders of the user are made."""
     runtime = Path(f"/run/user/{os.geteuid()}")
     return runtime if os.access(runtime, os.W_OK) else Path(tempfile.gettempdir())
 
 
-class Host(NamedTuple):
-    """What the tracer does: ``tell`` the daemon (kind, text, thread), ``take_out`` probes."""
+class TracerCallbacks(NamedTuple):
+    """What it calls: ``tell`` sends a notice to the daemon (kind, text, thread id)."""
 
     tell: Callable[[str, str, int], None]
-    take_out: Callable[[list[Probe]], None]
+    remove_probes: Callable[[list[Probe]], None]
 
 
 class Debugger:
     """Holds one target for debuggers."""
 
-    def __init__(self, engines: Engines, pid: int, host: Host) -> None:
+    def __init__(self, engines: Engines, pid: int, callbacks: TracerCallbacks) -> None:
         #: Seconds that the target is held without a debugger.
         self.limit = LIMIT
         #: Without a debugger only the thread that hit is held, and the others run.
@@ -71,15 +71,15 @@ class Debugger:
         self._group: Final = engines.group
         self._engines: Final = engines
         self._pid: Final = pid
-        self._tell: Final = host.tell
+        self._tell: Final = callbacks.tell
         self.control: Final = Control(engines, pid)
-        self._points: Final = Breakpoints(engines, self.control, host.take_out)
+        self._points: Final = Breakpoints(engines, self.control, callbacks.remove_probes)
         self._listener: socket.socket | None = None
         self._session: Session | None = None
         self._deadline = 0.0
         self._held_at = 0.0
 
-    # --- what is going on ---
+    # --- state ---
 
     @property
     def is_waiting(self) -> bool:
@@ -88,7 +88,7 @@ class Debugger:
 
     @property
     def is_invited(self) -> bool:
-        """Whether ``attend`` has something to look at."""
+        """Whether ``attend`` may have something to do."""
         return self._listener is not None or self.control.is_ready or self.control.holds
 
     @property
@@ -103,20 +103,20 @@ class Debugger:
 
     @property
     def held(self) -> list[int]:
-        """The threads for whose sake the target is held without a debugger, the first first."""
+        """The threads that hit, in order, while the target is held without a debugger."""
         if self._session is not None:
             return []
         return list(dict.fromkeys(event.tid for event in self.control.events))
 
     def status(self) -> DebuggerStatus:
-        """As the daemon wants to hear it."""
+        """Its state, as the daemon is told."""
         since = time.monotonic() - self._held_at if self._held_at else 0.0
         return DebuggerStatus(self.held, self.path, self.is_attached, since, self.expired)
 
-    # --- from the engine ---
+    # --- from the stop handler ---
 
     def serve_trap(self, thread: Thread) -> bool:
-        """Whether a SIGTRAP stop concerns the debugger only."""
+        """Serve a SIGTRAP stop that concerns the debugger only; false: it does not."""
         try:
             if self._engines.space.raw and self._points.serve_trap(thread):
                 return True
@@ -149,7 +149,7 @@ class Debugger:
     # --- the loop ---
 
     def attend(self) -> None:
-        """Do what there is to do; after it the target runs, or is held."""
+        """Hold, connect, answer packets, and end holds; called by the main loop."""
         ready = self.control.is_ready
         if ready and not (self.holds_thread and self._session is None):
             self.control.hold()
@@ -201,7 +201,7 @@ class Debugger:
         )
 
     def descriptors(self) -> list[tuple[int, int]]:
-        """To wait on, and for which events of ``poll``."""
+        """Descriptors to wait on, with the events of ``poll``."""
         if self._session is not None:
             events = select.POLLIN | (select.POLLOUT if self._session.wants_to_write else 0)
             return [(self._session.fileno(), events)]
@@ -270,12 +270,12 @@ class Debugger:
     # --- the end ---
 
     def ended(self, how: str, status: int) -> None:
-        """The target is at its end, unless we only detach from it."""
+        """Tell the debugger that the target has ended, unless we only detach from it."""
         if self._session is not None and how in ("exited", "killed"):
             self._session.ended(how, status)
 
-    def leave(self) -> None:
-        """The tracer is about to detach: nothing of a debugger stays in the target."""
+    def close(self) -> None:
+        """Before a detach: disconnect the debugger, and remove all that is its from the target."""
         if self._session is not None:
             self._session.close()
             self._session = None

@@ -1,11 +1,13 @@
-"""The GDB remote serial protocol's framing and grammar; no socket, no target.
+"""The GDB remote serial protocol: framing and grammar, without socket or target.
+
+By hand: none of the libraries that the project keeps speaks it.
 
     $payload#cc     cc: the payload's bytes added up, modulo 256, in hex
     + -             acknowledged, send again (until QStartNoAckMode)
     0x03            interrupt
 
-In a payload ``}`` says that the next byte was xored with 0x20. ``Reader`` is fed bytes as they
-come, in pieces of any size, and gives what they say, or ``None``, which says "more".
+In a payload ``}`` means that the next byte was xored with 0x20. ``Reader`` is fed bytes as they
+come, in pieces of any size, and returns packets, or ``None`` for "more".
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ _SPECIAL: Final = frozenset(b"#$}*")
 
 
 class Signal(Enum):
-    """What is not a packet."""
+    """What is no packet: acknowledgements and the interrupt."""
 
     ACK = auto()
     NACK = auto()
@@ -34,11 +36,11 @@ _MARKS: Final = {0x2B: Signal.ACK, 0x2D: Signal.NACK, 0x03: Signal.INTERRUPT}
 
 
 class PacketError(Exception):
-    """A packet that cannot be understood; answered by an error."""
+    """A malformed packet; answered by an error."""
 
 
 def frame(payload: bytes) -> bytes:
-    """A payload as it goes over the socket."""
+    """The packet that carries a payload: escaped, with its checksum."""
     if not _SPECIAL.isdisjoint(payload):
         out = bytearray()
         for byte in payload:
@@ -51,7 +53,7 @@ def frame(payload: bytes) -> bytes:
 
 
 class Reader:
-    """Bytes in, packets out."""
+    """The packet parser: bytes in, packets out."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()
@@ -139,7 +141,7 @@ class ThreadId(NamedTuple):
     tid: int
 
     def covers(self, tid: int) -> bool:
-        """Whether thread ``tid`` is meant."""
+        """Whether thread ``tid`` is included."""
         return self.tid in (-1, 0, tid)
 
 
@@ -147,7 +149,7 @@ ALL: Final = ThreadId(0, -1)
 
 
 def thread_id(text: bytes) -> ThreadId:
-    """Raises PacketError."""
+    """The thread id in a packet; raises PacketError."""
     if not text.startswith(b"p"):
         return ThreadId(0, _signed(text))
     pid, dot, tid = text[1:].partition(b".")

@@ -1,8 +1,8 @@
-"""The server's packets: what a debugger asks, answered from a target that is held.
+"""The remote protocol's server ("stub"): the packets of a debugger, answered from a held target.
 
-``Session`` is one debugger on one socket. It does not wait for anything: ``serve`` takes in what
-has come and answers; ``report`` tells of a stop. All-stop mode of the GDB remote protocol, with the
-stop that a continue ends in as that packet's answer.
+``Session`` is one debugger on one socket. It never waits: ``serve`` reads what has come and
+answers; ``report`` tells of a stop. All-stop mode of the GDB remote protocol: a stop is the answer
+to the packet that resumed the target.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from dprobed.tracer.debug.breakpoints import Breakpoints, Refused, Unsupported
 from dprobed.tracer.debug.control import Control, Event
 from dprobed.tracer.debug.files import Files
 from dprobed.tracer.debug.held import ERROR, OK, HeldTarget, hexed
+from dprobed.tracer.debug.packets import PacketSocket
 from dprobed.tracer.engines import Engines
 
 _FEATURES: Final = (
@@ -32,13 +33,12 @@ _FEATURES: Final = (
 _GONE: Final = b"E03"
 _EXPEDITED: Final = ("rbp", "rsp", "rip")
 _TRIPLE: Final = b"x86_64-pc-linux-gnu"
-_BACKLOG: Final = 4 << 20
 
 _log = logging.getLogger(__name__)
 
 
 class Session:
-    """One debugger that is connected."""
+    """A connected debugger."""
 
     def __init__(
         self,
@@ -48,27 +48,22 @@ class Session:
         control: Control,
         points: Breakpoints,
     ) -> None:
-        #: The debugger is gone, or has said goodbye.
-        self.over = False
-        self._sock = sock
+        self._over = False
+        self._socket = PacketSocket(sock)
         self._pid = pid
         self._held = HeldTarget(pid, engines, control)
         self._control = control
         self._points = points
         self._files = Files(pid)
-        self._reader = rsp.Reader()
-        self._out = bytearray()
-        self._last = b""
-        self._acks = True
         self._swbreak = False
         self._stop: Event | None = None
-        #: A continue is on its way, or has been answered.
+        #: A resume has been asked for, and no stop was reported since.
         self.waits = False
         self._packets: Final = self._letters()
         self._named: Final = self._names()
 
     def _letters(self) -> dict[bytes, Callable[[bytes], bytes | None]]:
-        """Who answers packets known by their first letter."""
+        """The handlers of packets that are known by their first letter."""
         return {
             b"?": self._why,
             b"g": lambda _: self._held.registers(),
@@ -91,7 +86,7 @@ class Session:
         }
 
     def _names(self) -> dict[bytes, Callable[[bytes], bytes | None]]:
-        """Who answers those of a name (``q``, ``Q``, ``v``)."""
+        """The handlers of packets with a name (``q``, ``Q``, ``v``)."""
         return {
             b"qSupported": self._supported,
             b"QStartNoAckMode": self._no_acks,
@@ -117,43 +112,29 @@ class Session:
     # --- the socket ---
 
     def fileno(self) -> int:
-        """To wait on."""
-        return self._sock.fileno()
+        """The descriptor to wait on."""
+        return self._socket.fileno()
 
     @property
     def wants_to_write(self) -> bool:
         """Whether answers wait for the debugger to take them."""
-        return bool(self._out)
+        return self._socket.wants_to_write
+
+    @property
+    def over(self) -> bool:
+        """Whether the debugger has detached, killed the process, or closed the connection."""
+        return self._over or self._socket.is_closed
 
     def serve(self) -> None:
-        """Take in what has come, and answer it."""
-        while not self.over:
-            try:
-                data = self._sock.recv(1 << 18)
-            except BlockingIOError:
-                break
-            except OSError:
-                data = b""
-            if not data:
-                self.over = True
-                return
-            self._reader.feed(data)
-            while not self.over and (item := self._reader.next()) is not None:
-                self._take(item)
-        self.push()
-
-    def _take(self, item: rsp.Item) -> None:
-        if isinstance(item, bytes):
-            if self._acks:
-                self._out += b"+"
-            self._answer(item)
-        elif item is rsp.Signal.INTERRUPT:
-            if self.waits:
-                self._control.interrupt(self._held.tid)
-        elif item is rsp.Signal.CORRUPT and self._acks:
-            self._out += b"-"
-        elif item is rsp.Signal.NACK and self._acks:
-            self._out += self._last
+        """Read the packets that have come, and answer them; never waits."""
+        while not self.over and self._socket.receive():
+            while not self.over and (item := self._socket.next()) is not None:
+                if isinstance(item, bytes):
+                    self._answer(item)
+                elif self.waits:
+                    self._control.interrupt(self._held.tid)
+        if not self._socket.is_closed:
+            self._socket.push()
 
     def _answer(self, packet: bytes) -> None:
         try:
@@ -164,11 +145,11 @@ class Session:
             _log.info("debugger: %r: %s", packet[:60], error)
             answer = ERROR
         except Exception:
-            # A defect of ours is not the target's: it goes on when the debugger gives up.
+            # It does not harm the target, which is resumed when the debugger disconnects.
             _log.exception("debugger: %r failed", packet[:60])
             answer = ERROR
         if answer is not None:
-            self._send(answer)
+            self._socket.send(answer)
 
     def _do(self, packet: bytes) -> bytes | None:
         if packet[:1] in (b"q", b"Q", b"v"):
@@ -179,47 +160,29 @@ class Session:
             handler, rest = self._packets.get(packet[:1]), packet[1:]
         return b"" if handler is None else handler(rest)
 
-    def _send(self, payload: bytes) -> None:
-        self._last = rsp.frame(payload)
-        self._out += self._last
-
-    def push(self) -> None:
-        """Give the socket what it takes."""
-        while self._out:
-            try:
-                sent = self._sock.send(self._out, socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT)
-            except BlockingIOError:
-                if len(self._out) > _BACKLOG:
-                    self.over = True
-                return
-            except OSError:
-                self.over = True
-                return
-            del self._out[:sent]
-
     def close(self) -> None:
-        """Nothing more is said."""
-        self.push()
+        """Send what is left, and close the connection and the debugger's files."""
+        self._socket.push()
         self._files.close()
-        self._sock.close()
+        self._socket.close()
 
     # --- stops ---
 
     def report(self) -> None:
-        """Tell the first stop that the debugger has not heard of; it has asked for one."""
+        """Report the first stop that the debugger has not been told of."""
         self._stop = self._control.take()
         self._held.tid = self._stop.tid
         self.waits = False
-        self._send(self._stop_reply(self._stop))
-        self.push()
+        self._socket.send(self._stop_reply(self._stop))
+        self._socket.push()
 
     def ended(self, how: str, status: int) -> None:
-        """The target is at its end."""
+        """Report that the target has ended."""
         letter = b"X" if how == "killed" else b"W"
         code = rsp.to_gdb(status) if how == "killed" else status
         process = b";process:%x" % self._pid if self._held.multiprocess else b""
-        self._send(letter + b"%02x" % code + process)
-        self.push()
+        self._socket.send(letter + b"%02x" % code + process)
+        self._socket.push()
 
     def _stop_reply(self, event: Event) -> bytes:
         parts = [b"T%02xthread:%s;" % (rsp.to_gdb(event.signal), self._held.name(event.tid))]
@@ -268,7 +231,7 @@ class Session:
         self._points.remove(*rsp.numbers(rest.partition(b";")[0], 3))
         return OK
 
-    # --- going on ---
+    # --- resuming ---
 
     def _vcont(self, rest: bytes) -> None:
         self._resume(rsp.actions(rest))
@@ -284,24 +247,24 @@ class Session:
     def _resume(self, actions: list[rsp.Action]) -> None:
         self._stop = None
         self.waits = True
-        self._control.resume(actions, self._points.places)
+        self._control.resume(actions, self._points.inserted)
 
     def _detach(self, _: bytes) -> None:
-        self._send(OK)
-        self.over = True
+        self._socket.send(OK)
+        self._over = True
 
     def _kill(self, _: bytes) -> None:
-        self.over = True
+        self._over = True
         try:
             os.kill(self._pid, signal.SIGKILL)
         except ProcessLookupError:
             return
 
     def _kill_politely(self, rest: bytes) -> None:
-        self._send(OK)
+        self._socket.send(OK)
         self._kill(rest)
 
-    # --- what is asked once ---
+    # --- features and objects ---
 
     def _supported(self, rest: bytes) -> bytes:
         theirs = rest.split(b";")
@@ -311,7 +274,7 @@ class Session:
         return (_FEATURES % (rsp.MAX_PACKET, more)).encode()
 
     def _no_acks(self, _: bytes) -> bytes:
-        self._acks = False
+        self._socket.acknowledges = False
         return OK
 
     def _pass_signals(self, rest: bytes) -> bytes:

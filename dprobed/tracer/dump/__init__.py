@@ -1,1 +1,1 @@
-"""Cores of a live process: the snapshot, and the process that writes it."""
+"""Core dumps of a live process: the snapshot, and the process that writes it."""

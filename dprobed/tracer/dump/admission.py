@@ -1,4 +1,4 @@
-"""Whether a probe may have a dump: so many an hour, and who is refused is told now and then."""
+"""Limits the dumps of each probe to so many an hour, and the notices about refused ones."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _QUIET: Final = 10.0
 
 
 class DumpError(Exception):
-    """There will be no dump; one line."""
+    """A dump is refused; one line."""
 
 
 class Admission:
-    """Of one target. ``tell``: kind, text, thread."""
+    """Admits or refuses the dumps of one target. ``tell``: kind, text, thread id."""
 
     def __init__(self, tell: Callable[[str, str, int], None]) -> None:
         self._tell: Final = tell
@@ -41,11 +41,11 @@ class Admission:
         return limits
 
     def count(self, key: tuple[int, int]) -> None:
-        """A dump of this probe was begun."""
+        """Count a dump of this probe that was begun."""
         self._recent.setdefault(key, deque()).append(time.monotonic())
 
     def refuse(self, reason: str, tid: int) -> None:
-        """Tell that there is none, unless that was told just now."""
+        """Report that a dump was refused, unless one was reported just now."""
         self._refused += 1
         now = time.monotonic()
         if now >= self._quiet_until:

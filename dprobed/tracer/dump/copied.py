@@ -1,14 +1,13 @@
-"""A copy of a stopped process, made by a remote ``clone``, whose memory can be read in peace.
+"""A copy of a stopped process, made by a remote ``clone``: its memory is read while that runs on.
 
 ``clone`` without exit signal: no SIGCHLD, no atfork handlers. The copy is our tracee and never runs
 code of the target. Then:
 
 * At once after ``clone`` the copy gives up its descriptors, so that no pipe, lock or port of the
   target stays open because of it. PTRACE_O_EXITKILL ends it with us.
-* At the end it unmaps its memory, so that its end takes no time, and is killed and collected by us.
-* As ``clone`` made it, it is then a zombie of the target, which only a ``wait`` with __WALL or
-  __WCLONE would see. It never does: we collect it and make the target's own ``wait4`` on it while
-  every thread of the target is stopped.
+* At the end it unmaps its memory, so that its end takes no time, and is killed and reaped by us.
+* It is then a zombie child of the target, which only a ``wait`` with __WALL or __WCLONE would see.
+  The target never sees it: we make the target ``wait4`` for it while all its threads are stopped.
 """
 
 from __future__ import annotations
@@ -36,14 +35,14 @@ _ADDRESS_END: Final = USER_END - PAGE
 
 
 class CopiedProcess:
-    """From ``make`` to ``bury``."""
+    """The copy, from ``make`` to ``reap``."""
 
     def __init__(
         self, group: ThreadGroup, space: AddressSpace, thread: Thread, inner_pid: int
     ) -> None:
         """``thread``: its only one; ``inner_pid``: its number in the target's pid namespace."""
         self.tid: Final = thread.tid
-        #: It does nothing any more, and can be buried.
+        #: It has unmapped its memory, or ended, and can be reaped.
         self.is_over = False
         self._group: Final = group
         self._space: Final = space
@@ -64,10 +63,10 @@ class CopiedProcess:
         try:
             copy._set_up(thread)
         except (Gone, PtraceError) as error:
-            copy.bury(lender)
+            copy.reap(lender)
             raise SpaceError(f"the copy of the process was lost: {error}") from error
         except BaseException:
-            copy.bury(lender)
+            copy.reap(lender)
             raise
         group.tracees.others[thread.tid] = copy._stopped
         return copy
@@ -83,7 +82,7 @@ class CopiedProcess:
             options |= ptrace.PTRACE_O_SUSPEND_SECCOMP
         ptrace.set_options(thread.tid, options)
 
-    def empty(self) -> None:
+    def unmap_memory(self) -> None:
         """Have it unmap all of its memory: its end then takes no time.
 
         It stops before and after the call, and goes on from neither.
@@ -102,17 +101,17 @@ class CopiedProcess:
             self.is_over = True
 
     def _stopped(self, stop: Stop) -> None:
-        """A stop of its last system call, or its end."""
+        """A stop at its last system call, or its end."""
         if stop.kind is Kind.SYSCALL and not self._stops:
             self._stops = 1
             with contextlib.suppress(Gone, PtraceError):
                 ptrace.to_syscall(self.tid)
                 return
         self.is_over = True
-        self._group.want()
+        self._group.request_attention()
 
-    def bury(self, lender: Thread | None) -> None:
-        """Kill and collect it; the target collects it, too, if a thread can be borrowed."""
+    def reap(self, lender: Thread | None) -> None:
+        """Kill and reap it; the target reaps it, too, if a thread can be borrowed."""
         self._group.tracees.others.pop(self.tid, None)
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.tid, signal.SIGKILL)

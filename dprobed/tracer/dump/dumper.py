@@ -1,8 +1,8 @@
 """The process that writes one core, forked from the tracer.
 
-It reads the memory through descriptors that the tracer opened, so it needs no right to trace. It
-says how it ended over a pipe: a ``Done``, as msgpack. If it dies before, nothing is left but a file
-that the next one removes.
+It reads the memory through descriptors that the tracer opened, so it needs no right to trace. Its
+result goes over a pipe: a ``Done``, as msgpack. If it dies before, a file is left that the next one
+removes.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Job:
 
 
 def run(job: Job, result: int) -> NoReturn:
-    """The dumper's whole life: write the core, say how it went, end."""
+    """The main function of the process: write the core, send the result, exit."""
     for number in (signal.SIGIO, signal.SIGALRM, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
@@ -88,7 +88,7 @@ def run(job: Job, result: int) -> NoReturn:
 
 
 def dump(job: Job) -> Done:
-    """Write the core and what belongs to it."""
+    """Write the core and its JSON file, and enter it in the journal."""
     began = time.monotonic()
     limits = job.limits
     try:
@@ -126,7 +126,7 @@ def dump(job: Job) -> Done:
 
 
 def _write_sparse(sink: Sparse, pieces: list[Piece], memory: Memory) -> None:
-    """Two processes, so that one reads while the other writes; raises what either of them does.
+    """Write with two processes: one reads while the other writes; raises what either raises.
 
     Each takes the next piece when it has done one: where one of them has a busy CPU, the other does
     the more.
@@ -163,7 +163,7 @@ def _write_sparse(sink: Sparse, pieces: list[Piece], memory: Memory) -> None:
 
 
 def _failure(sink: Sparse, pieces: Iterable[Piece], memory: Memory) -> tuple[str, str]:
-    """Write; what went wrong, in a form that can be sent."""
+    """Write; returns the error in a form that can be sent."""
     try:
         write_pieces(sink, pieces, memory)
     except VanishedError:
@@ -218,7 +218,7 @@ def _peek(job: Job, address: int, length: int) -> bytes:
 
 
 class _Turns:
-    """Two processes write one file: which piece is next, and whose turn to write it is.
+    """A lock and a counter for two processes that write one file: the next piece, whose turn it is.
 
     The kernel lets one at a time write to a file, and the other would spin meanwhile.
     """
@@ -241,7 +241,7 @@ class _Turns:
         fcntl.flock(self._descriptor, fcntl.LOCK_UN)
 
     def pieces(self) -> Iterator[Piece]:
-        """Pieces that nobody has begun."""
+        """Pieces that neither process has begun."""
         while True:
             self.take()
             number = int.from_bytes(os.pread(self._descriptor, 4, 0), "little")
@@ -253,7 +253,7 @@ class _Turns:
 
 
 class Sparse:
-    """A file with holes. ``turns``: where another process writes, too."""
+    """A core file with holes. ``turns``: if another process writes to it, too."""
 
     def __init__(self, descriptor: int, room: int) -> None:
         self._descriptor = descriptor
@@ -291,13 +291,13 @@ def check(descriptor: int, room: int) -> None:
 
 
 class _Packed:
-    """A stream through `zstd`; holes become zeros, which cost it next to nothing."""
+    """A core file compressed by `zstd`; holes become zeros, which compress to next to nothing."""
 
     def __init__(self, descriptor: int, room: int) -> None:
         self._descriptor = descriptor
         self._room = room
         self._at = self._looked = 0
-        # Fast: a core is to be there soon, and most of what it wins it wins at once.
+        # Level 1: a core is wanted soon, and higher levels save little more.
         self._zstd = subprocess.Popen(
             ["zstd", "-q", "-1", "-c"],
             stdin=subprocess.PIPE,
@@ -354,7 +354,7 @@ def _build_ids(job: Job, areas: list[Area]) -> list[dict[str, Any]]:
 
 
 def _about(job: Job, areas: list[Area], size: int, compressed: bool) -> dict[str, Any]:
-    """The JSON file. A process that was not copied has stood still until now."""
+    """The contents of the JSON file. A process that was not copied has been stopped until now."""
     if "pause_ns" not in job.about:
         job.about["pause_ns"] = time.monotonic_ns() - job.stopped_at
     threads = job.process.threads

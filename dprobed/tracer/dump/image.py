@@ -1,7 +1,7 @@
-"""What a core says of a process and its threads, as they would be without us.
+"""Registers, signals and ids of a process for its core, as they would be without probes.
 
-A thread in a slot is shown at the equivalent place, one that has just executed a breakpoint before
-it; one that sleeps in the kernel and cannot be stopped as /proc tells it.
+A thread in a slot is shown at the original place, one that has just executed a breakpoint before
+it; one in uninterruptible sleep as /proc tells it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _XSTATE_ROOM: Final = 64 << 10
 
 
 class Images:
-    """Takes them; all threads are stopped."""
+    """Reads the images of one target's processes and threads; all threads are stopped."""
 
     def __init__(self, engines: Engines) -> None:
         self._engines: Final = engines
@@ -165,7 +165,7 @@ def link(pid: int, name: str) -> str:
 
 
 def facts(pid: int) -> dict[str, bytes]:
-    """Further fields of the journal's entry."""
+    """Working directory, root and cgroup, for the journal's entry."""
     facts = {
         "COREDUMP_CWD": os.fsencode(link(pid, "cwd")),
         "COREDUMP_ROOT": os.fsencode(link(pid, "root")),

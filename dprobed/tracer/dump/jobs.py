@@ -1,4 +1,4 @@
-"""What the process that writes a core is given: memory to read, and what there is to say."""
+"""The job of the process that writes a core: descriptors of the memory, and what the core says."""
 
 from __future__ import annotations
 
@@ -30,7 +30,10 @@ def job_for(
     *,
     copied: bool,
 ) -> dumper.Job:
-    """``source``: whose memory is read, the process's own or its copy's; raises OSError."""
+    """The job for one dump. ``source``: the process or its copy, whose memory is read.
+
+    Raises OSError.
+    """
     space = engines.space
     with ExitStack() as undo:
 
@@ -63,7 +66,7 @@ def job_for(
 
 
 def _not_copied(space: AddressSpace, tid: int, copy: int, memory: Memory) -> list[Area]:
-    """Mappings that ``fork`` leaves out (MADV_DONTFORK), read now."""
+    """Read the mappings that ``fork`` leaves out (MADV_DONTFORK)."""
 
     def ranges(pid: int) -> set[tuple[int, int]]:
         return {(line.start, line.end) for line in maps.lines(procfs.mappings(pid))}

@@ -1,7 +1,7 @@
-"""Core dumps of the target: it is stopped, copied by a ``fork`` of its own, and goes on.
+"""Core dumps of a live target: it is stopped, copied by a ``clone`` of its own, and resumed.
 
 A forked process of ours (``dumper``) reads the copy's memory (``copied``) while the target runs.
-Where the copy cannot be had (a seccomp filter, RLIMIT_NPROC, no memory), the target stands still
+Where there can be no copy (a seccomp filter, RLIMIT_NPROC, no memory), the target stays stopped
 until its dump is written, for a limited time.
 """
 
@@ -10,14 +10,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import signal
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
-
-import msgspec
 
 from dprobed.corefile import store
 from dprobed.corefile.store import StoreError, StoreLimits
@@ -29,13 +26,13 @@ from dprobed.program.exec.interface import Outcome
 from dprobed.record.log import decode_log
 from dprobed.tracee.lifecycle import State
 from dprobed.tracee.ptrace import Gone
-from dprobed.tracee.status import Kind, Stop
 from dprobed.tracee.thread import Thread
 from dprobed.tracee.thread_group import ThreadGroup
 from dprobed.tracer.dump import dumper, image
 from dprobed.tracer.dump.admission import Admission, DumpError
 from dprobed.tracer.dump.copied import CopiedProcess
 from dprobed.tracer.dump.jobs import job_for
+from dprobed.tracer.dump.writer_process import WriterProcess
 from dprobed.tracer.engines import Engines
 
 _log = logging.getLogger(__name__)
@@ -65,17 +62,15 @@ class _Current:
     began: float
     pause_ns: int = 0
     copy: CopiedProcess | None = None
-    #: Held open while the target stands still for its dump.
+    #: Held open while the target stays stopped for its dump.
     hold: ExitStack = field(default_factory=ExitStack)
-    writer: int = 0
-    pipe: int = -1
+    writer: WriterProcess | None = None
     overdue: bool = False
-    ended: Stop | None = None
     result: Result | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class _Wanted:
+class _Requested:
     thread: Thread
     probe: tuple[int, int]
     about: dict[str, Any]
@@ -90,13 +85,13 @@ class Dumps:
         describe: Callable[[int], dict[str, Any]],
         tell: Callable[[str, str, int], None],
     ) -> None:
-        """``describe``: what there is to say of a program; ``tell``: kind, text, thread."""
+        """``describe``: facts about a program, by number; ``tell``: kind, text, thread id."""
         self._engines: Final = engines
         self._describe: Final = describe
         self._tell: Final = tell
         self._admission: Final = Admission(tell)
         self._images: Final = image.Images(engines)
-        self._wanted: list[_Wanted] = []
+        self._requested: list[_Requested] = []
         self._current: _Current | None = None
         self._limits: StoreLimits | None = None
 
@@ -110,13 +105,13 @@ class Dumps:
 
     @property
     def busy(self) -> bool:
-        """Whether a dump is being written, or wanted."""
-        return self._current is not None or bool(self._wanted)
+        """Whether a dump is being written, or requested."""
+        return self._current is not None or bool(self._requested)
 
-    # --- who wants one ---
+    # --- requests ---
 
     def hit(self, thread: Thread, facts: Facts, attachment: Attachment, outcome: Outcome) -> None:
-        """A program ended by ``exit dump``: keep its thread there until the dump is begun."""
+        """A program ended by ``exit dump``: pin its thread until the dump is begun."""
         probe = attachment.probe
         key = (probe.program, probe.index)
         try:
@@ -146,11 +141,11 @@ class Dumps:
                 "log": decode_log(outcome.log, outcome.raw),
             },
         }
-        self._wanted.append(_Wanted(thread, key, about))
+        self._requested.append(_Requested(thread, key, about))
         thread.pinned = True
-        self._group.want()
+        self._group.request_attention()
 
-    def ask(self, pid: int, compress: bool, answer: Callable[[Result], None]) -> None:
+    def request(self, pid: int, compress: bool, answer: Callable[[Result], None]) -> None:
         """Dump the target now; raises DumpError, StoreError and Gone. ``answer`` comes later."""
         if self._current is not None and self._current.result is not None:
             self.finish()  # what is left of it takes no time
@@ -164,27 +159,28 @@ class Dumps:
     # --- the loop ---
 
     def attend(self) -> None:
-        """Do what has become due."""
-        while self._wanted:
-            wanted = self._wanted.pop(0)
+        """Begin, limit and end dumps; called by the main loop."""
+        while self._requested:
+            requested = self._requested.pop(0)
             try:
-                self._begin_at_hit(wanted)
+                self._begin_at_hit(requested)
             finally:
-                if wanted.thread.tid in self._group.threads:
-                    self._group.unpin(wanted.thread)
+                if requested.thread.tid in self._group.threads:
+                    self._group.unpin(requested.thread)
         current = self._current
         if current is None:
             return
-        if current.ended is not None and current.result is None:
-            self._collect_result(current)
-        if current.how == "stopped" and current.ended is None:
-            self._limit_stop(current)
+        writer = current.writer
+        if writer is not None and writer.ended is not None and current.result is None:
+            self._collect_result(current, writer)
+        if writer is not None and current.how == "stopped" and writer.ended is None:
+            self._limit_stop(current, writer)
         if current.result is not None and (current.copy is None or current.copy.is_over):
             self._close(current)
 
-    def _begin_at_hit(self, wanted: _Wanted) -> None:
+    def _begin_at_hit(self, requested: _Requested) -> None:
         # Its own process: a child that shares the target's memory can be at the probe.
-        pid, tid = wanted.thread.tgid, wanted.thread.tid
+        pid, tid = requested.thread.tgid, requested.thread.tid
 
         def answer(result: Result) -> None:
             if result.error:
@@ -195,30 +191,27 @@ class Dumps:
         try:
             if self._current is not None or self._limits is None:
                 raise DumpError("another dump of this process is being written")
-            self._begin(pid, tid, wanted.about, self._limits, answer)
-            self._admission.count(wanted.probe)
+            self._begin(pid, tid, requested.about, self._limits, answer)
+            self._admission.count(requested.probe)
         except (DumpError, StoreError) as error:
             self._admission.refuse(str(error), tid)
         except Gone:
             self._admission.refuse("the process ended", tid)
 
     def finish(self) -> None:
-        """Wait until nothing is being written; the target goes on meanwhile."""
+        """Wait until no dump is being written; the target runs meanwhile."""
         while self.busy:
             self.attend()
             if self.busy:
                 self._group.tracees.wait(self._group)
 
     def abandon(self, reason: str) -> None:
-        """Give up the dump that is being written."""
+        """Abort the dump that is being written."""
         current = self._current
         if current is None:
             return
-        if current.pipe >= 0:
-            os.close(current.pipe)
-            current.pipe = -1
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(current.writer, signal.SIGKILL)
+        if current.writer is not None:
+            current.writer.abandon()
         self._undo(current)
         if current.result is None:
             current.answer(Result(reason))
@@ -254,7 +247,7 @@ class Dumps:
                 job.about["pause_ns"] = current.pause_ns
             if why:
                 job.about["why_stopped"] = why
-            self._start_writer(job, current)
+            current.writer = WriterProcess.start(job, self._group, self._engines.runner.affinity)
         except OSError as error:
             self._undo(current)
             raise DumpError(f"the dump could not be begun: {error.strerror or error}") from error
@@ -268,7 +261,7 @@ class Dumps:
         self._current = current
 
     def _enter(self, stack: ExitStack, pid: int, current: _Current) -> str:
-        """Stop the target, and copy it; why there is no copy, if there is none."""
+        """Stop the target and copy it; returns why there is no copy, or an empty string."""
         try:
             lender = stack.enter_context(self._group.borrower.borrowed(pid))
         except Gone:
@@ -286,44 +279,14 @@ class Dumps:
                 return thread.tid
         raise Gone(pid)
 
-    def _start_writer(self, job: dumper.Job, current: _Current) -> None:
-        reading, writing = os.pipe()
-        child = os.fork()
-        if child == 0:
-            # Of a target held for a debugger; the number will be another file's here.
-            signal.set_wakeup_fd(-1)
-            self._engines.runner.affinity.wander()
-            keep = sorted((0, 1, 2, job.memory.mem, job.memory.pagemap, job.smaps, writing))
-            for low, high in zip(keep, [*keep[1:], os.sysconf("SC_OPEN_MAX")], strict=True):
-                os.closerange(low + 1, high)
-            dumper.run(job, writing)
-        os.close(writing)
-        current.writer, current.pipe = child, reading
-
-        def ended(stop: Stop) -> None:
-            if stop.kind in (Kind.EXITED, Kind.KILLED):
-                self._group.tracees.others.pop(child, None)
-                current.ended = stop
-                self._group.want()
-
-        self._group.tracees.others[child] = ended
-
     # --- the end of a dump ---
 
-    def _collect_result(self, current: _Current) -> None:
-        """The writer has ended: let the target, or its copy, go."""
-        data = b""
-        with contextlib.suppress(OSError):
-            data = os.read(current.pipe, 1 << 16)
-        os.close(current.pipe)
-        current.pipe = -1
+    def _collect_result(self, current: _Current, writer: WriterProcess) -> None:
+        """The writer has ended: resume the target, or end its copy, and answer."""
+        done = writer.result()
         now = time.monotonic()
-        try:
-            done = msgspec.msgpack.decode(data, type=dumper.Done)
-        except msgspec.MsgspecError:
-            stop = current.ended
-            how = f"signal {stop.value}" if stop and stop.kind is Kind.KILLED else "an error"
-            reason = f"its writer was ended by {how}"
+        if done is None:
+            reason = f"its writer was ended by {writer.how_it_ended()}"
             if current.overdue:
                 reason = f"the process cannot be copied, and {current.limits.stopped} s are over"
             done = dumper.Done(error=f"no core: {reason}")
@@ -342,18 +305,18 @@ class Dumps:
         )
         current.hold.close()
         if current.copy is not None:
-            current.copy.empty()
+            current.copy.unmap_memory()
         current.answer(current.result)
 
-    def _limit_stop(self, current: _Current) -> None:
-        """A target that stands still does so for a limited time."""
+    @staticmethod
+    def _limit_stop(current: _Current, writer: WriterProcess) -> None:
+        """Kill the writer of a target that has been stopped for its dump for too long."""
         if time.monotonic() - current.began > current.limits.stopped:
             current.overdue = True
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(current.writer, signal.SIGKILL)
+            writer.kill()
 
     def _close(self, current: _Current) -> None:
-        """Bury the copy; later, if no thread can be borrowed for it now."""
+        """Reap the copy; later, if no thread can be borrowed for it now."""
         if current.copy is not None:
             with self._group.stopped():
                 try:
@@ -361,9 +324,9 @@ class Dumps:
                 except Gone:
                     if self._is_alive(current.pid):
                         return
-                    self._bury(None, current)
+                    self._reap(None, current)
                 else:
-                    self._bury(lender, current)
+                    self._reap(lender, current)
         self._current = None
 
     def _is_alive(self, pid: int) -> bool:
@@ -372,13 +335,13 @@ class Dumps:
             for thread in self._group.threads.values()
         )
 
-    def _bury(self, lender: Thread | None, current: _Current) -> None:
+    def _reap(self, lender: Thread | None, current: _Current) -> None:
         copy, current.copy = current.copy, None
         if copy is not None:
-            copy.bury(lender)
+            copy.reap(lender)
 
     def _undo(self, current: _Current) -> None:
-        """A dump could not be begun: leave nothing of it."""
+        """Undo what was done for a dump that could not be begun."""
         current.hold.close()
         self._close(current)
-        self._bury(None, current)
+        self._reap(None, current)

@@ -227,7 +227,7 @@ def test_what_fills_the_memory_of_another_program_is_not_touched(
     site = sites.make(child.code)
     sites.arm(site)
     sites.space.memory.poke(child.code, INT3 * len(CODE))
-    assert not sites.stands(site)
+    assert not sites.is_present(site)
     assert not sites.arm(site)
     sites.disarm(site)
     assert sites.space.memory.peek(child.code, len(CODE)) == INT3 * len(CODE)
@@ -249,7 +249,7 @@ def test_code_that_was_patched_close_by_is_put_right(sites: Sites) -> None:
         site = other.make(code)
         other.arm(site)
         other.space.memory.poke(code + 1, b"\x90\x90\x90")
-        assert other.stands(site)
+        assert other.is_present(site)
         other.disarm(site)
         assert other.space.memory.peek(code, 4) == CODE[:1] + b"\x90\x90\x90"
     finally:
@@ -263,9 +263,9 @@ def test_a_breakpoint_that_vanished_is_written_again(child: Child, sites: Sites)
     site = sites.make(child.code)
     sites.arm(site)
     sites.space.memory.poke(child.code, CODE)
-    assert not sites.stands(site)
+    assert not sites.is_present(site)
     assert sites.arm(sites.make(child.code))
-    assert sites.stands(site)
+    assert sites.is_present(site)
 
 
 def test_nothing_is_put_into_an_area_that_is_not_ours_any_more(child: Child, sites: Sites) -> None:

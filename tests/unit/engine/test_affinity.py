@@ -11,7 +11,7 @@ from typing import cast
 import pytest
 
 from dprobed.engine import affinity
-from dprobed.engine.affinity import Affinity, become_group
+from dprobed.engine.affinity import Affinity, become_scheduling_group
 from dprobed.tracee.lifecycle import State
 from dprobed.tracee.thread import Group, Thread
 
@@ -57,10 +57,10 @@ def test_now_and_then_a_hit_elsewhere_moves_nothing(calls: list[set[int]]) -> No
 
 def test_without_hits_it_runs_anywhere_again(calls: list[set[int]]) -> None:
     affinity = Affinity()
-    affinity.wander()
+    affinity.release_cpu()
     assert calls == []
     settle(affinity, 1)
-    affinity.wander()
+    affinity.release_cpu()
     assert calls == [{1}, {0, 1, 2}]
 
 
@@ -71,7 +71,7 @@ def test_a_cpuset_that_keeps_us_out_is_no_error(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(os, "sched_setaffinity", refuse)
     affinity = Affinity()
     settle(affinity, 1)
-    affinity.wander()
+    affinity.release_cpu()
 
 
 class Machine:
@@ -120,7 +120,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     return Machine(monkeypatch)
 
 
-def test_it_makes_way_where_the_hits_of_one_thread_stray(machine: Machine) -> None:
+def test_it_becomes_idle_where_the_hits_of_one_thread_stray(machine: Machine) -> None:
     affinity = Affinity(alone=True)
     machine.hits(affinity, 7)
     assert not machine.idle  # nothing to compare with yet
@@ -142,7 +142,7 @@ def test_it_does_not_without_need_or_beside_others(
     assert not machine.idle
 
 
-def test_only_a_group_of_its_own_with_a_way_back_makes_way(machine: Machine) -> None:
+def test_only_a_scheduling_group_with_a_way_back_becomes_idle(machine: Machine) -> None:
     for alone, refuses in [(False, False), (True, True)]:
         machine.refuses = refuses
         affinity = Affinity(alone)
@@ -168,7 +168,7 @@ def test_without_a_way_back_it_polls_where_it_is(machine: Machine, calls: list[s
     machine.hits(affinity, 7)
     assert affinity.polls
     assert calls == []
-    affinity.wander()
+    affinity.release_cpu()
     assert not affinity.polls
 
 
@@ -228,7 +228,7 @@ def test_without_hits_it_is_as_others_again(machine: Machine) -> None:
     affinity = Affinity(alone=True)
     machine.hits(affinity, 7)
     machine.hits(affinity, 7)
-    affinity.wander()
+    affinity.release_cpu()
     assert not machine.idle
     machine.hits(affinity, 7)
     assert machine.idle  # it was not wrong
@@ -266,7 +266,7 @@ def test_sessions_are_groups_where_no_cgroup_is_in_the_way(
     if child == 0:
         status = 2
         with contextlib.suppress(BaseException):
-            status = int(become_group(tmp_path) and os.getsid(0) == os.getpid())
+            status = int(become_scheduling_group(tmp_path) and os.getsid(0) == os.getpid())
         os._exit(status)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == groups
 
@@ -275,4 +275,4 @@ def test_from_inside_a_namespace_nothing_can_be_said(tmp_path: Path) -> None:
     surroundings(tmp_path, "0::/\n")
     (tmp_path / "proc/self/ns/cgroup").unlink()
     (tmp_path / "proc/self/ns/cgroup").symlink_to("cgroup:[4026532262]")
-    assert not become_group(tmp_path)
+    assert not become_scheduling_group(tmp_path)

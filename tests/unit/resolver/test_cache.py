@@ -12,7 +12,7 @@ from dprobed.binary import symbols as symbols_module
 from dprobed.binary.file import Binary
 from dprobed.binary.places import resolve
 from dprobed.resolver import cache
-from dprobed.resolver.service import Files
+from dprobed.resolver.service import OpenFiles
 from tests.unit.location_files import LIBC, objcopy, program
 
 
@@ -135,7 +135,7 @@ def test_folder(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_same_file_opened_twice_sorts_once(packed: list[int]) -> None:
-    files = Files()
+    files = OpenFiles()
     path = str(program("-DTWICE"))
     for _ in range(3):
         assert resolve(files.open(os.open(path, os.O_RDONLY), path, ""), "main")

@@ -20,7 +20,7 @@ from dprobed.proc import maps
 from dprobed.proc.maps import MapsError
 from dprobed.resolver import modules as resolver_modules
 from dprobed.resolver.addresses import address_of, biases, data_address_of
-from dprobed.resolver.files import Files
+from dprobed.resolver.files import KnownFiles
 from dprobed.resolver.modules import matches
 from tests.unit.location_files import LIBC, library, look, open_path, program, run
 
@@ -50,7 +50,7 @@ def module_of(pid: int, name: str) -> tuple[maps.Module, Binary]:
 
 def open_module(module: maps.Module) -> Binary:
     """The mapped file, as far as it is surely that."""
-    look(Files().describe(module))
+    look(KnownFiles().describe(module))
     opened = resolver_modules.open_module(module)
     return Binary(opened.descriptor, module.path, opened.root)
 

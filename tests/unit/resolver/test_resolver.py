@@ -256,7 +256,7 @@ def test_files_are_bounded_in_number_and_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(limits, "MOST_FILES", 8)
-    files = service.Files()
+    files = service.OpenFiles()
     before = len(list(Path("/proc/self/fd").iterdir()))
     raw = program().read_bytes()
     for number in range(20):
@@ -277,7 +277,7 @@ def test_files_are_bounded_in_number_and_bytes(
 def test_one_object_for_one_unchanged_file(tmp_path: Path) -> None:
     path = tmp_path / "copy"
     path.write_bytes(program().read_bytes())
-    files = service.Files()
+    files = service.OpenFiles()
 
     def opened() -> object:
         return files.open(os.open(path, os.O_RDONLY), str(path), "")

@@ -62,7 +62,7 @@ class Watcher:
     def new_image(self, thread: Thread) -> None:
         self.images.append(thread.tid)
 
-    def left_copy(self, pid: int) -> bool:
+    def is_fork_copy(self, pid: int) -> bool:
         return False
 
     def forgotten(self, thread: Thread, stop: Stop) -> None:

@@ -1,4 +1,4 @@
-"""Sites leave the text, and every thread their slots, while all threads are stopped."""
+"""Removes breakpoint sites, and threads from their slots, while all threads are stopped."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dprobed.arch.x86_64.registers import RIP
 from dprobed.engine.trap.notes import ThreadNotes
 from dprobed.engine.trap.sigtrap import Sigtrap
 from dprobed.engine.trap.sites import Site, Sites
-from dprobed.engine.trap.slots import SlotExits, restarts, take
+from dprobed.engine.trap.slots import SlotExits, move_to, restarts
 from dprobed.tracee.lifecycle import State
 from dprobed.tracee.ptrace import Gone, Registers
 from dprobed.tracee.thread import Thread
@@ -20,14 +20,14 @@ from dprobed.tracee.thread_group import ThreadGroup
 _log = logging.getLogger(__name__)
 
 
-class TakeOut:
-    """For one target."""
+class SiteRemoval:
+    """Removes the sites of one target."""
 
     def __init__(
         self, group: ThreadGroup, registers: Registers, notes: ThreadNotes, exits: SlotExits
     ) -> None:
-        #: Disarmed while a thread could not be stopped, which may be in their slots.
-        self.limbo: set[Site] = set()
+        #: Disarmed sites whose slots a thread that could not be stopped may be in.
+        self.not_freed: set[Site] = set()
         self._group: Final = group
         self._registers: Final = registers
         self._notes: Final = notes
@@ -37,32 +37,32 @@ class TakeOut:
     def _sites(self) -> Sites:
         return self._exits.sites
 
-    def remove(self, sites: list[Site], late: list[Thread]) -> None:
-        """Take sites out of the text and every thread out of their slots.
+    def remove(self, sites: list[Site], unstoppable: list[Thread]) -> None:
+        """Remove sites from the text and every thread from their slots.
 
-        ``late``: threads that could not be stopped; the slots stay as long as these may be in one.
+        ``unstoppable``: their slots stay for as long as these threads may be in one.
         """
-        removing = self.limbo | set(sites)
-        for thread in self._standing():
+        removing = self.not_freed | set(sites)
+        for thread in self._stopped_threads():
             self._collect_pending(thread, removing)
         for site in sites:
             self._sites.disarm(site)
-        for thread in self._standing():
+        for thread in self._stopped_threads():
             try:
-                self.settle(thread, removing)
+                self.leave_slots(thread, removing)
             except Gone:
                 continue
-        if late:
-            self.limbo = removing
+        if unstoppable:
+            self.not_freed = removing
             return
-        self.limbo = set()
+        self.not_freed = set()
         for site in removing:
             self._sites.free(site)
 
-    def take_in(self, sites: Iterable[Site]) -> None:
-        """Threads whose system call our stop interrupted at one of these new sites.
+    def redirect_restarts(self, sites: Iterable[Site]) -> None:
+        """Have system calls that our stop interrupted at these new sites restart in the slot.
 
-        It restarts, which is not another hit: it does so in the slot.
+        The restart is not another hit.
         """
         behind = {
             site.address + site.displaced.length: site
@@ -71,7 +71,7 @@ class TakeOut:
         }
         if not behind:
             return
-        for thread in self._standing():
+        for thread in self._stopped_threads():
             with contextlib.suppress(Gone):
                 words = self._registers.load(thread.tid)
                 site = behind.get(words[RIP])
@@ -81,12 +81,12 @@ class TakeOut:
                     if thread.signal:  # on its way since before the thread was in a slot
                         self._exits.deliver_checked(thread)
 
-    def settle(self, thread: Thread, removing: set[Site]) -> None:
+    def leave_slots(self, thread: Thread, removing: set[Site]) -> None:
         """Take a stopped thread out of the slots of these sites; raises Gone."""
         words = self._registers.load(thread.tid)
         found = self._sites.slot_at(words[RIP])
         if found is not None and found[0] in removing:
-            take(self._registers, found[0].position(found[1]))
+            move_to(self._registers, found[0].position(found[1]))
             self._registers.store(thread.tid)
         note = self._notes.of(thread)
         if note.entering in removing:
@@ -95,13 +95,13 @@ class TakeOut:
             self._notes.set_skip(thread, None)
 
     def clean_child(self, thread: Thread, copy: Sites, sigtrap: Sigtrap) -> None:
-        """A ``fork`` child is to be as if we had never been there; ``copy`` is closed. Raises
-        Gone."""
+        """Undo what is not text in a ``fork`` child: rip, our pages, SIGTRAP. Closes ``copy``;
+        raises Gone."""
         try:
             self._registers.load(thread.tid)
             found = copy.slot_at(self._registers.words[RIP])
             if found is not None:
-                take(self._registers, found[0].position(found[1]))
+                move_to(self._registers, found[0].position(found[1]))
                 self._registers.store(thread.tid)
             try:
                 copy.space.resident.unmap(self._group, thread)
@@ -112,7 +112,7 @@ class TakeOut:
         finally:
             copy.space.close()
 
-    def _standing(self) -> list[Thread]:
+    def _stopped_threads(self) -> list[Thread]:
         return [
             thread
             for thread in list(self._group.threads.values())

@@ -1,0 +1,28 @@
+"""What all targets of a tracer process share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from dprobed.engine.affinity import Affinity
+from dprobed.resolver.client import Resolver
+from dprobed.tracee.ptrace import Registers
+from dprobed.tracee.tracees import Tracees
+from dprobed.tracer.inheritance import ChildTargets
+from dprobed.tracer.reporter import Reporter
+
+
+@dataclass
+class TracerContext:
+    """The tracer's own parts, which its targets use."""
+
+    tracees: Tracees
+    registers: Registers
+    affinity: Affinity
+    reporter: Reporter
+    resolver: Resolver
+    child_targets: ChildTargets
+    #: Number by name. One dictionary for all executors, which look it up at each hit.
+    facilities: dict[str, int] = field(default_factory=dict)
+    #: Facilities that the tracer carries out at the hit (dump, debugger); None: all of them.
+    acting: list[int] | None = None

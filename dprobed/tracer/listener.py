@@ -1,0 +1,125 @@
+"""What the engines of one target report: noted at the stop, and acted on by the main loop."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from dprobed.engine.budget import Account
+from dprobed.engine.probe import Attachment
+from dprobed.proc import procfs
+from dprobed.program.exec.interface import Outcome
+from dprobed.program.exits import DEBUGGER, DUMP
+from dprobed.tracee.thread import Thread
+from dprobed.tracee.thread_group import ThreadGroup
+from dprobed.tracer.context import TracerContext
+from dprobed.tracer.debug.invitation import Debugger
+from dprobed.tracer.dump.snapshot import Dumps
+from dprobed.tracer.engines import Engines
+from dprobed.tracer.programs import Programs
+from dprobed.tracer.throttle import Throttle
+
+
+@dataclass
+class DeferredWork:
+    """What stops have asked for, and the main loop does."""
+
+    #: Remove the probes that are finished.
+    retired: bool = False
+    #: Resume the threads that ``suspend`` holds.
+    resume: bool = False
+    #: Threads that are pinned until the probes that cannot stay where they are have been removed.
+    lost: list[Thread] = field(default_factory=list)
+
+
+class ListeningTarget(Protocol):
+    """The parts of a target that act on what its engines report."""
+
+    @property
+    def group(self) -> ThreadGroup:
+        """Its traced threads."""
+        ...
+
+    @property
+    def engines(self) -> Engines:
+        """The engines that serve its probes."""
+        ...
+
+    @property
+    def programs(self) -> Programs:
+        """The programs inserted into it."""
+        ...
+
+    @property
+    def debugger(self) -> Debugger:
+        """Holds it for a debugger."""
+        ...
+
+    @property
+    def dumps(self) -> Dumps:
+        """Writes its core dumps."""
+        ...
+
+    @property
+    def throttle(self) -> Throttle:
+        """Keeps its budgets."""
+        ...
+
+    def tell(self, kind: str, text: str, tid: int = 0) -> None:
+        """Send a notice to the daemon."""
+        ...
+
+
+class EngineListener:
+    """The ``engine.interface.Listener`` of one target."""
+
+    def __init__(
+        self, target: ListeningTarget, deferred: DeferredWork, context: TracerContext
+    ) -> None:
+        self.records: Final = context.reporter
+        self._target: Final = target
+        self._deferred: Final = deferred
+        self._context: Final = context
+
+    def facility(self, thread: Thread, attachment: Attachment, outcome: Outcome) -> None:
+        """See Listener: dump and debugger act while the thread stands at its hit."""
+        acting = self._context.acting
+        if acting is not None and outcome.exit not in acting:
+            return
+        if outcome.exit == DEBUGGER:
+            self._target.debugger.hit(thread)
+        elif outcome.exit == DUMP:
+            facts = self._target.engines.runner.facts_of(thread)
+            self._target.dumps.hit(thread, facts, attachment, outcome)
+
+    def retired(self) -> None:
+        """See Listener."""
+        self._deferred.retired = True
+        self._target.group.request_attention()
+
+    def resume(self) -> None:
+        """See Listener."""
+        self._deferred.resume = True
+        self._target.group.request_attention()
+
+    def lost(self, thread: Thread) -> None:
+        """See Listener."""
+        self._deferred.lost.append(thread)
+        self._target.group.request_attention()
+
+    def suspended(self, thread: Thread) -> None:
+        """See Listener."""
+        text = f"thread {thread.tid} is held; 'dprobe resume' lets it go"
+        self._target.tell("suspend", text, thread.tid)
+
+    def overdrawn(self, account: Account) -> None:
+        """See Listener."""
+        self._target.throttle.note(account)
+
+    def unwatched(self, reason: str) -> None:
+        """See Listener."""
+        self._target.programs.places.note_unwatched(reason)
+
+    def identified(self, thread: Thread, found: procfs.Status) -> None:
+        """See Listener."""
+        self._target.engines.sigtrap.identified(thread, found)
