@@ -54,8 +54,11 @@ def open_all(path: Path) -> list[Recording]:
     if not path.exists():
         raise TraceError(f"{path}: there is no such file or folder")
     folder = path.parent if path.is_file() else path
-    found: list[Recording] = [Chunk(each.parent) for each in sorted(folder.rglob(METADATA))]
-    found += map(JsonLines, sorted(folder.rglob("*.jsonl")))
+    # A folder may have such a name, too (packages of Python do).
+    found: list[Recording] = [
+        Chunk(each.parent) for each in sorted(folder.rglob(METADATA)) if each.is_file()
+    ]
+    found += [JsonLines(each) for each in sorted(folder.rglob("*.jsonl")) if each.is_file()]
     if not found:
         raise TraceError(f"{path}: there is no trace (CTF, or JSON lines) in it")
     return found

@@ -16,6 +16,9 @@ from dprobe.lib.session import Session
 from dprobe.lib.waker import Waker
 from dprobe.view.output import Output, complain
 
+#: As long as `poll` can wait (milliseconds in 32 bits): 24 days.
+_LONGEST_S = 2_000_000
+
 
 @click.command(
     "attach",
@@ -26,7 +29,10 @@ examples:
 """,
 )
 @click.option(
-    "--duration", type=click.FloatRange(0, min_open=True), metavar="S", help="Seconds to stay."
+    "--duration",
+    type=options.Seconds(0, _LONGEST_S, min_open=True),
+    metavar="S",
+    help="Seconds to stay.",
 )
 @options.selecting
 @options.inserting

@@ -30,8 +30,12 @@ def compile_command(source: str, output: str | None, defines: tuple[str, ...]) -
     if not output and target == Path(source):
         raise UserError(f"{source} is compiled already; name the output by -o")
     try:
-        target.write_bytes(encode(load_file(source, parse_defines(defines))))
+        code = encode(load_file(source, parse_defines(defines)))
     except ProgramError as error:
         raise UserError(str(error)) from None
     except OSError as error:
-        raise UserError(f"{error.filename or source}: {os_error_text(error)}") from None
+        raise UserError(f"{source}: {os_error_text(error)}") from None
+    try:
+        target.write_bytes(code)
+    except OSError as error:
+        raise UserError(f"{target}: {os_error_text(error)}") from None

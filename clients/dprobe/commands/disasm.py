@@ -25,8 +25,9 @@ example:
 def disasm_command(file: str, defines: tuple[str, ...]) -> None:
     """Show a program (.rpn or .dpb) as source that assembles to the same bytes."""
     try:
-        print(printable(disassemble(load_file(file, parse_defines(defines))), LAYOUT), end="")
+        source = disassemble(load_file(file, parse_defines(defines)))
     except ProgramError as error:
         raise UserError(str(error)) from None
     except OSError as error:
         raise UserError(f"{file}: {os_error_text(error)}") from None
+    print(printable(source, LAYOUT), end="")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -32,6 +33,20 @@ class _Pids(click.ParamType):  # type: ignore[type-arg]
 
 
 pid_type = _Pids()
+
+
+class Seconds(click.FloatRange):
+    """A number of seconds. `nan` is in every range for click, as it compares false."""
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """The number (click)."""
+        number = float(super().convert(cast(float, value), param, ctx))
+        if math.isnan(number):
+            self.fail(f"{value} is not a number of seconds.", param, ctx)
+        return number
+
 
 define = click.option(
     "-D", "defines", multiple=True, metavar="NAME=VALUE", help="Define a name for the preprocessor."

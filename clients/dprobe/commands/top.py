@@ -48,7 +48,7 @@ examples:
 )
 @click.option(
     "--interval",
-    type=click.FloatRange(0.1, 3600),
+    type=options.Seconds(0.1, 3600),
     default=1.0,
     show_default=True,
     metavar="SECONDS",

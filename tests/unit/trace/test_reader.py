@@ -195,3 +195,10 @@ def test_a_growing_trace_is_readable_at_any_time(tmp_path: Path) -> None:
         put(chunk, stream, [record])
         assert len(read(tmp_path)) == count
     chunk.close()
+
+
+def test_folders_named_like_files_of_a_trace_are_none(tmp_path: Path) -> None:
+    (tmp_path / "package" / "metadata").mkdir(parents=True)
+    (tmp_path / "more.jsonl").mkdir()
+    with pytest.raises(TraceError, match="there is no trace"):
+        open_all(tmp_path)

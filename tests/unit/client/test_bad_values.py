@@ -1,0 +1,41 @@
+"""Bad values and full disks: one line that names what is at fault, and status 2."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from dprobe.main import main
+
+_PROGRAM = "name = libc.so.6\noffset = open\n    exit\n"
+
+
+@pytest.mark.parametrize("seconds", ["nan", "inf", "1e300", "-1", "0", "x"])
+def test_a_duration_that_is_no_time_is_refused(
+    seconds: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    program = tmp_path / "p.rpn"
+    program.write_text(_PROGRAM)
+    with pytest.raises(SystemExit) as ended:
+        main(["attach", "--duration", seconds, "1", str(program)])
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "--duration" in line
+
+
+def test_an_interval_that_is_no_number_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["top", "--interval", "nan"])
+    assert ended.value.code == 2
+    assert "nan is not a number of seconds" in capsys.readouterr().err
+
+
+def test_compile_names_the_file_that_it_cannot_write(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    program = tmp_path / "p.rpn"
+    program.write_text(_PROGRAM)
+    with pytest.raises(SystemExit) as ended:
+        main(["compile", str(program), "-o", "/dev/full"])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == "dprobe: /dev/full: no space left on device\n"
