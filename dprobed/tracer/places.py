@@ -193,7 +193,7 @@ class Places:
     @staticmethod
     def _excuse(probe: Probe, trouble: Unplaced) -> None:
         probe.set(trouble.state, trouble.reason)
-        probe.retry = trouble.state is ProbeState.PENDING
+        probe.retry = trouble.retry
 
     def _location(self, inserted: Inserted, probe: Probe, spot: Spot) -> Location:
         number = self._number(spot.module, spot.place)

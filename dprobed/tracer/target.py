@@ -407,6 +407,11 @@ class TracedProcess:
         self._leaving = then
         self.group.want()
 
+    @property
+    def is_leaving(self) -> bool:
+        """Whether we are to detach from it as soon as that can be."""
+        return self._leaving is not None
+
     def depart(self, end: tuple[str, int]) -> None:
         """The target has ended, or was detached from: nothing but its last words is left."""
         self.end = end
