@@ -243,6 +243,26 @@ def test_it_is_started_again_after_it_was_killed(
     assert resolvers(daemon.process.pid) != [resolver]
 
 
+def test_one_that_is_stopped_is_replaced(daemon: Daemon, target: Cat, tmp_path: Path) -> None:
+    source = tmp_path / "x.rpn"
+    source.write_text(counting("libc.so.6", "getenv"))
+    (first, *_) = daemon.json("insert", source, "--pid", target.pid)
+    assert first["state"] == "active"
+    (before,) = resolvers(daemon.process.pid)
+    os.kill(before, signal.SIGSTOP)
+    # Another tracer wants to ask it, and has to be taken in.
+    with subprocess.Popen(["/bin/cat"], stdin=subprocess.PIPE) as other:
+        source.write_text(counting("libc.so.6", "getppid+0"))
+        end = time.monotonic() + 90
+        state = ""
+        while state != "active":
+            assert time.monotonic() < end
+            done = daemon.dprobe("insert", "--merge", source, "--pid", other.pid, "--json")
+            state = "active" if '"active"' in done.stdout else done.stdout + done.stderr
+        other.kill()
+    assert before not in resolvers(daemon.process.pid)
+
+
 def test_killed_in_the_middle_of_a_question(daemon: Daemon, tmp_path: Path) -> None:
     hostile = endless_symbols(tmp_path / "hostile.so")
     source = tmp_path / "x.rpn"
