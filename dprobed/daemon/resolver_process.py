@@ -1,4 +1,5 @@
-"""Resolver processes, one for each user who asks: started when first needed, and again after death.
+"""Resolver processes, one for each user who asks about processes of one user: started when first
+needed, and again after death. What one user's files do to a resolver nobody else's wait for.
 
 Both ends of a user's mailbox are open here. The tracers of that user inherit the one end, the
 resolver the other: what is sent while there is no resolver waits for the next one, which is started
@@ -219,33 +220,37 @@ class Resolvers:
     """Those of all users."""
 
     def __init__(self) -> None:
-        self._by_user: dict[User, _Resolver] = {}
+        #: By who asks, and whose processes are asked about.
+        self._by_user: dict[tuple[User, int], _Resolver] = {}
         #: The processes, and for whom they are.
         self.processes: dict[int, User] = {}
 
-    def _of(self, user: User) -> _Resolver:
-        found = self._by_user.get(user)
+    def _of(self, user: User, owner: int) -> _Resolver:
+        found = self._by_user.get((user, owner))
         if found is None:
             for each in [each for each, resolver in self._by_user.items() if resolver.is_idle]:
                 self._by_user.pop(each).stop()
-            found = self._by_user[user] = _Resolver(user, self.processes)
+            found = self._by_user[user, owner] = _Resolver(user, self.processes)
         return found
 
-    def take(self, user: User) -> socket.socket:
-        """The mailbox by which a new tracer of this user asks, until ``give_back``."""
-        resolver = self._of(user)
+    def take(self, user: User, owner: int) -> socket.socket:
+        """The mailbox by which a new tracer of this user asks, until ``give_back``.
+
+        ``owner``: whose processes it has.
+        """
+        resolver = self._of(user, owner)
         resolver.tracers += 1
         return resolver.mailbox
 
-    def give_back(self, user: User) -> None:
+    def give_back(self, user: User, owner: int) -> None:
         """A tracer has ended."""
-        resolver = self._by_user.get(user)
+        resolver = self._by_user.get((user, owner))
         if resolver is not None:
             resolver.tracers -= 1
 
-    def expect(self, user: User) -> None:
+    def expect(self, user: User, owner: int) -> None:
         """Start the resolver of a user: it will be asked in a moment."""
-        resolver = self._by_user.get(user)
+        resolver = self._by_user.get((user, owner))
         if resolver is not None:
             resolver.start()
 
@@ -260,7 +265,7 @@ class Resolvers:
             ask = next(steps)
             while True:
                 try:
-                    answer = await self._of(user).ask(ask)
+                    answer = await self._of(user, user[0]).ask(ask)
                 except LocationError as error:
                     ask = steps.throw(error)
                 else:
