@@ -57,9 +57,10 @@ class Backends(Protocol):
         """The processes that they are, none of which may be probed."""
         ...
 
-    async def start(self, on_event: OnEvent, *, uid: int, gid: int) -> Backend:
+    async def start(self, on_event: OnEvent, *, uid: int, gid: int, owner: int) -> Backend:
         """One without targets yet; it acts with the rights of ``uid`` and ``gid``.
 
+        ``owner``: whose processes it is to have.
         Raises OSError when the machine has no room for one more.
         """
         ...

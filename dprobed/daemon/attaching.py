@@ -86,7 +86,9 @@ class Attaching:
             if not shared:
                 self._quota.check_tracers(client)
             target.uid, target.decision = admission.uid, admission.decision
-            await self._pool.place(target, (admission.uid, admission.gid), shared=shared)
+            owner = admission.decision.process.uids[0]
+            user = admission.uid, admission.gid
+            await self._pool.place(target, user, owner, shared=shared)
         except (OSError, Refusal) as error:
             target.dismiss(client)
             self._targets.finish(target, None, "")

@@ -58,7 +58,7 @@ def rescue(pid: int) -> None:
 async def clear_watchpoints(backends: Backends, pid: int, uid: int, gid: int) -> None:
     """Have a tracer of ``uid`` and ``gid`` come and go: it leaves debug registers empty."""
     try:
-        tracer = await backends.start(lambda _, event: None, uid=uid, gid=gid)
+        tracer = await backends.start(lambda _, event: None, uid=uid, gid=gid, owner=uid)
     except OSError as error:
         _log.warning("process %d may have watchpoints of ours: %s", pid, error.strerror)
         return

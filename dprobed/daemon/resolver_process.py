@@ -1,8 +1,10 @@
-"""Resolver processes, one for each user who asks: started when first needed, and again after death.
+"""Resolver processes, one for each user who asks about processes of one user: started when first
+needed, and again after death. What one user's files do to a resolver nobody else's wait for.
 
 Both ends of a user's mailbox are open here. The tracers of that user inherit the one end, the
 resolver the other: what is sent while there is no resolver waits for the next one, which is started
-because there is something to be read. A resolver ends when nobody is connected for a while, or when
+because there is something to be read. One that does not read is killed, and another one started: it
+has nothing that could be lost. A resolver ends when nobody is connected for a while, or when
 the daemon and all tracers of its user are gone.
 """
 
@@ -20,13 +22,20 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from dprobed.daemon.child_process import User, fork_as, how_it_ended
-from dprobed.resolver.client import PATIENCE, open_channel, received, send
+from dprobed.resolver.client import PATIENCE, open_channel, received, send, wait_for
 from dprobed.resolver.errors import LocationError, LostError
 from dprobed.resolver.files import Ask, Steps
+from dprobed.resolver.limits import DEADLINE
 from dprobed.wire.resolver import Answer
 
 #: A resolver that ends sooner than this is started again after as long.
 _SHORT: Final = 1.0
+#: A resolver that takes nobody in for so many seconds, each time that is looked, is killed: by then
+#: the kernel ends it because of a question, unless it is stopped or sleeps uninterruptibly.
+_STUCK: Final = DEADLINE + 1.0
+_LOOK: Final = 0.5
+#: Killed ones of a user that have not ended, because they sleep: with as many, no other is started.
+_MOST_STUCK: Final = 4
 #: Seconds that the daemon's own channel to a resolver stays open after its last question.
 _IDLE: Final = 30.0
 
@@ -58,7 +67,10 @@ class _Resolver:
         self.mailbox, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         #: How many tracers may ask.
         self.tracers = 0
-        self.is_running = False
+        #: Its process; 0: there is none.
+        self._child = 0
+        #: Processes that were killed and have not ended yet.
+        self._dying = 0
         self._stopped = False
         self._channel: socket.socket | None = None
         self._asking = asyncio.Lock()
@@ -68,7 +80,8 @@ class _Resolver:
     @property
     def is_idle(self) -> bool:
         """Whether nobody may ask."""
-        return not (self.tracers or self.is_running or self._asking.locked() or self._channel)
+        running = self._child or self._dying
+        return not (self.tracers or running or self._asking.locked() or self._channel)
 
     def stop(self) -> None:
         """Nobody here asks any more; the process ends when no tracer can ask."""
@@ -88,9 +101,12 @@ class _Resolver:
     def start(self) -> None:
         """Start it, if it is not there."""
         loop = asyncio.get_running_loop()
-        if self.is_running or self._stopped:
+        if self._child or self._stopped:
             return
         loop.remove_reader(self._theirs)
+        if self._dying >= _MOST_STUCK:
+            loop.call_later(_STUCK, self._listen)
+            return
         try:
             child = fork_as(self._user, (self._theirs, self._theirs), _run)
             pidfd = os.pidfd_open(child)
@@ -98,22 +114,52 @@ class _Resolver:
             _log.warning("no resolver can be started: %s", error.strerror)
             loop.call_later(_SHORT, self._listen)
             return
-        self.is_running = True
+        self._child = child
         self._processes[child] = self._user
-        since = time.monotonic()
+        loop.add_reader(pidfd, self._ended, child, pidfd, time.monotonic())
+        self._watch(child)
 
-        def ended() -> None:
-            loop.remove_reader(pidfd)
-            os.close(pidfd)
-            how = how_it_ended("resolver", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-            if how:
-                _log.warning("%s (it reads files for user %d)", how, self._user[0])
-            del self._processes[child]
-            self.is_running = False
-            soon = how and time.monotonic() < since + _SHORT
-            loop.call_later(_SHORT if soon else 0, self._listen)
+    def _ended(self, child: int, pidfd: int, since: float) -> None:
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(pidfd)
+        os.close(pidfd)
+        how = how_it_ended("resolver", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        if how:
+            _log.warning("%s (it reads files for user %d)", how, self._user[0])
+        del self._processes[child]
+        if child != self._child:
+            self._dying -= 1
+            return
+        self._child = 0
+        if not self._stopped:
+            loop.remove_reader(self._theirs)
+        soon = how and time.monotonic() < since + _SHORT
+        loop.call_later(_SHORT if soon else 0, self._listen)
 
-        loop.add_reader(pidfd, ended)
+    def _watch(self, child: int) -> None:
+        """See that it takes in whoever wants to ask (who got no answer does so anew)."""
+        loop = asyncio.get_running_loop()
+
+        def there_is_mail() -> None:
+            loop.remove_reader(self._theirs)
+            loop.call_later(_LOOK, self._look, child, time.monotonic())
+
+        loop.add_reader(self._theirs, there_is_mail)
+
+    def _look(self, child: int, since: float) -> None:
+        """Whether a process still leaves somebody waiting; if so for too long, kill it."""
+        if child != self._child or self._stopped:
+            return
+        if not wait_for(self._theirs, 0):
+            self._watch(child)
+        elif time.monotonic() < since + _STUCK:
+            asyncio.get_running_loop().call_later(_LOOK, self._look, child, since)
+        else:
+            _log.warning("the resolver (it reads files for user %d) is stuck", self._user[0])
+            os.kill(child, signal.SIGKILL)
+            self._child = 0
+            self._dying += 1
+            self._listen()
 
     # --- our own questions ---
 
@@ -174,33 +220,37 @@ class Resolvers:
     """Those of all users."""
 
     def __init__(self) -> None:
-        self._by_user: dict[User, _Resolver] = {}
+        #: By who asks, and whose processes are asked about.
+        self._by_user: dict[tuple[User, int], _Resolver] = {}
         #: The processes, and for whom they are.
         self.processes: dict[int, User] = {}
 
-    def _of(self, user: User) -> _Resolver:
-        found = self._by_user.get(user)
+    def _of(self, user: User, owner: int) -> _Resolver:
+        found = self._by_user.get((user, owner))
         if found is None:
             for each in [each for each, resolver in self._by_user.items() if resolver.is_idle]:
                 self._by_user.pop(each).stop()
-            found = self._by_user[user] = _Resolver(user, self.processes)
+            found = self._by_user[user, owner] = _Resolver(user, self.processes)
         return found
 
-    def take(self, user: User) -> socket.socket:
-        """The mailbox by which a new tracer of this user asks, until ``give_back``."""
-        resolver = self._of(user)
+    def take(self, user: User, owner: int) -> socket.socket:
+        """The mailbox by which a new tracer of this user asks, until ``give_back``.
+
+        ``owner``: whose processes it has.
+        """
+        resolver = self._of(user, owner)
         resolver.tracers += 1
         return resolver.mailbox
 
-    def give_back(self, user: User) -> None:
+    def give_back(self, user: User, owner: int) -> None:
         """A tracer has ended."""
-        resolver = self._by_user.get(user)
+        resolver = self._by_user.get((user, owner))
         if resolver is not None:
             resolver.tracers -= 1
 
-    def expect(self, user: User) -> None:
+    def expect(self, user: User, owner: int) -> None:
         """Start the resolver of a user: it will be asked in a moment."""
-        resolver = self._by_user.get(user)
+        resolver = self._by_user.get((user, owner))
         if resolver is not None:
             resolver.start()
 
@@ -215,7 +265,7 @@ class Resolvers:
             ask = next(steps)
             while True:
                 try:
-                    answer = await self._of(user).ask(ask)
+                    answer = await self._of(user, user[0]).ask(ask)
                 except LocationError as error:
                     ask = steps.throw(error)
                 else:

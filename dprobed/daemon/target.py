@@ -279,17 +279,19 @@ class Target:
 
 
 class TargetsTracer:
-    """A tracer with the targets that are in it. ``user``: uid and gid as whom it runs.
+    """A tracer with the targets that are in it. ``user``: uid and gid as whom it runs; ``owner``:
+    whose processes they are.
 
     ``shared``: further targets may come into it. ``warm``: it stays when its last target has gone,
     for the next one.
     """
 
     def __init__(
-        self, backend: Backend, user: tuple[int, int], *, shared: bool, warm: bool
+        self, backend: Backend, user: tuple[int, int], owner: int, *, shared: bool, warm: bool
     ) -> None:
         self.backend: Final = backend
         self.user: Final = user
+        self.owner: Final = owner
         self.shared: Final = shared
         self.warm = warm and shared
         self.targets: dict[int, Target] = {}

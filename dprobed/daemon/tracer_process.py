@@ -170,13 +170,14 @@ class TracerProcesses:
         """The tracers' processes."""
         return self._running.keys()
 
-    async def start(self, on_event: OnEvent, *, uid: int, gid: int) -> TracerProcess:
+    async def start(self, on_event: OnEvent, *, uid: int, gid: int, owner: int) -> TracerProcess:
         """A tracer without targets yet; it runs with the rights of ``uid`` and ``gid``.
 
+        ``owner``: whose processes it is to have.
         Raises OSError when the machine has no room for one more process.
         """
         user = uid, gid
-        mailbox = self.resolvers.take(user)
+        mailbox = self.resolvers.take(user, owner)
         ours, theirs = socket.socketpair()
         with theirs:
             try:
@@ -185,15 +186,15 @@ class TracerProcesses:
                 child = fork_as(user, (theirs, mailbox), self._run)
             except BaseException:
                 ours.close()
-                self.resolvers.give_back(user)
+                self.resolvers.give_back(user, owner)
                 raise
         loop = asyncio.get_running_loop()
         # It is asked as soon as a program is put in: until then it has been started, too.
-        loop.call_soon(self.resolvers.expect, user)
+        loop.call_soon(self.resolvers.expect, user, owner)
         tracer = TracerProcess(ours, on_event)
         tracer.watch(child)
         self._running[child] = tracer
-        tracer.gone.add_done_callback(lambda _: self._ended(child, user))
+        tracer.gone.add_done_callback(lambda _: self._ended(child, user, owner))
         ours.setblocking(False)
         await loop.create_connection(lambda: tracer, sock=ours)
         return tracer
@@ -207,9 +208,9 @@ class TracerProcesses:
         become()
         self._main(sock, mailbox)
 
-    def _ended(self, child: int, user: User) -> None:
+    def _ended(self, child: int, user: User, owner: int) -> None:
         self._running.pop(child, None)
-        self.resolvers.give_back(user)
+        self.resolvers.give_back(user, owner)
 
     async def stop(self, patience: float) -> int:
         """End all tracers, wait at most ``patience`` seconds; how many are still at it is returned.

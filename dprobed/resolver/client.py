@@ -16,7 +16,7 @@ from typing import Final, TypeVar
 
 from dprobed.binary.opening import identity_of
 from dprobed.proc.maps import Module
-from dprobed.resolver.errors import LocationError, LostError
+from dprobed.resolver.errors import LocationError, LostError, SilenceError
 from dprobed.resolver.files import Ask, KnownFiles, Steps, answer_of
 from dprobed.resolver.limits import CPU_SECONDS, DEADLINE
 from dprobed.resolver.modules import Identity, matches
@@ -26,11 +26,17 @@ from dprobed.wire.resolver import Answer, Facts, Place, Question
 #: Seconds until an answer is no longer waited for: others' questions come first, and may each take
 #: the resolver all of its time.
 PATIENCE: Final = 2 * DEADLINE + 2
-#: Seconds that a file is not asked about again after the resolver died of it.
+#: Seconds in which nothing is asked of a resolver that left a question without an answer (it may be
+#: stopped, or in uninterruptible sleep), and how long it is waited for then until it answers again.
+#: Whoever waits for us, perhaps in ``dlopen``, does so for each file.
+_SILENCE: Final = 10.0
+_TRIAL: Final = 1.0
+#: Seconds that a file is not asked about again of whose question the resolver has died.
 _SHUNNED: Final = 60.0
 _MOST_SHUNNED: Final = 1024
 
-#: Waits until a socket can be read, or so many seconds; false: it cannot.
+#: Waits until a socket can be read, or so many seconds; false: it cannot. It may give up before,
+#: where the answer is wanted no longer.
 Wait = Callable[[socket.socket, float], bool]
 T = TypeVar("T")
 
@@ -108,8 +114,11 @@ class Resolver:
         self._wait = wait
         self._channel: socket.socket | None = None
         self._files = KnownFiles()
-        #: KnownFiles of which a resolver has died: why, and until when they are not asked about.
+        #: Files of which a resolver has died: why, and until when they are not asked about.
         self._shunned: dict[Identity, tuple[str, str, float]] = {}
+        #: It has not answered a question in time, nor any since; until when nothing is asked.
+        self._is_silent = False
+        self._silent_until = 0.0
 
     def describe(self, module: Module) -> MappedFile:
         """The file that a module is; raises LocationError."""
@@ -140,18 +149,35 @@ class Resolver:
         message, hint, until = self._shunned.get(identity, ("", "", 0.0))
         if time.monotonic() < until:
             raise LostError(message, hint)
-        end = time.monotonic() + PATIENCE
+        if time.monotonic() < self._silent_until:
+            raise SilenceError(f"{ask.question.path}: the resolver does not answer")
+        patience = _TRIAL if self._is_silent else PATIENCE
+        end = time.monotonic() + patience
         while True:
             try:
                 return self._try(ask, end)
+            except SilenceError as error:
+                self._hang_up()
+                if time.monotonic() >= end:
+                    # On trial, the one before this may still be what it is at.
+                    if not self._is_silent:
+                        self._shun(identity, error)
+                    self._is_silent = True
+                    self._silent_until = time.monotonic() + _SILENCE
+                raise
             except LostError as error:
+                self._is_silent = False
                 self._hang_up()
                 if error.innocent and time.monotonic() < end:
                     continue
-                self._shunned[identity] = (error.message, error.hint, time.monotonic() + _SHUNNED)
-                if len(self._shunned) > _MOST_SHUNNED:
-                    del self._shunned[next(iter(self._shunned))]
+                self._shun(identity, error)
                 raise
+
+    def _shun(self, identity: Identity, error: LostError) -> None:
+        """Ask nothing about a file for a while."""
+        self._shunned[identity] = (error.message, error.hint, time.monotonic() + _SHUNNED)
+        if len(self._shunned) > _MOST_SHUNNED:
+            del self._shunned[next(iter(self._shunned))]
 
     def _try(self, ask: Ask, end: float) -> Answer:
         path = ask.question.path
@@ -164,8 +190,11 @@ class Resolver:
         channel = self._channel
         send(channel, ask)
         if not self._wait(channel, max(0.0, end - asked_at)):
-            raise LostError(f"{path}: the resolver did not answer in {PATIENCE:g} s")
-        return received(channel, ask, asked_at)
+            waited = time.monotonic() - asked_at
+            raise SilenceError(f"{path}: the resolver did not answer in {waited:.1f} s")
+        answer = received(channel, ask, asked_at)
+        self._is_silent = False
+        return answer
 
     def _hang_up(self) -> None:
         if self._channel is not None:

@@ -17,3 +17,7 @@ class LostError(LocationError):
     def __init__(self, message: str, hint: str = "", *, innocent: bool = False) -> None:
         super().__init__(message, hint)
         self.innocent = innocent
+
+
+class SilenceError(LostError):
+    """There is no answer yet, and it is not waited for any longer."""

@@ -21,6 +21,7 @@ import select
 import signal
 import socket
 import time
+from collections import deque
 from typing import Final
 
 from dprobed.engine.affinity import Affinity, become_scheduling_group
@@ -50,6 +51,8 @@ class Tracer:
     def __init__(self, sock: socket.socket, mailbox: socket.socket, affinity: Affinity) -> None:
         self._sock = sock
         self._unpacker = Unpacker()
+        #: Requests that have come and are not served yet.
+        self._asked: deque[protocol.Request] = deque()
         self._reporter = Reporter(sock, self._arm)
         self._tracees = Tracees()
         self._affinity = affinity
@@ -112,14 +115,29 @@ class Tracer:
             select.select([self._sock], [], [], _IDLE)
 
     def _await_resolver(self, channel: socket.socket, seconds: float) -> bool:
-        """Wait for an answer; if it is not there at once, plain hits are served meanwhile."""
+        """Wait for an answer; if it is not there at once, plain hits are served meanwhile.
+
+        Given up where we are to detach from the target for which that is done.
+        """
         deadline = time.monotonic() + seconds
         serve, listen = _RESOLVER_TURNS
         answered = wait_for(channel, _RESOLVER_SOON)
-        while not answered and time.monotonic() < deadline:
+        while not answered and time.monotonic() < deadline and not self._is_to_detach():
             self._tracees.pause(serve)
             answered = wait_for(channel, listen)
         return answered
+
+    def _is_to_detach(self) -> bool:
+        """Whether we are to detach, as soon as we come to it, from what we are at work for."""
+        self._receive()
+        if self._asked:
+            self._tracees.attention = True
+        group = self._tracees.blamed
+        detaching = {each.pid for each in self._asked if isinstance(each, protocol.Detach)}
+        return self._closing or any(
+            each.group is group and (each.is_detaching or each.pid in detaching)
+            for each in self._targets
+        )
 
     def _blame(self, error: Exception) -> None:
         """Attribute an internal error to the target being worked for; without one, raise it."""
@@ -210,8 +228,9 @@ class Tracer:
 
     # --- requests ---
 
-    def _listen(self) -> None:
-        while True:
+    def _receive(self) -> None:
+        """Take in what is asked of us."""
+        while not self._closing:
             try:
                 data = self._sock.recv(1 << 16)
             except BlockingIOError:
@@ -220,10 +239,14 @@ class Tracer:
                 data = b""
             if not data:
                 self._closing = self._targets.is_closing = True
-                break
             self._unpacker.feed(data)
         while (body := self._unpacker.next()) is not None:
-            self._requests.serve(protocol.decode_request(body))
+            self._asked.append(protocol.decode_request(body))
+
+    def _listen(self) -> None:
+        self._receive()
+        while self._asked:
+            self._requests.serve(self._asked.popleft())
             # Who got an answer often asks again at once, and its signal may come just before we
             # wait: then the next tick, soon, is what we hear it by.
             self._arm()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass
+from typing import Final
 
 from dprobed.arch.x86_64.debug_registers import is_length_valid
 from dprobed.arch.x86_64.paging import USER_END, WORD
@@ -16,10 +17,12 @@ from dprobed.proc.maps import Module, modules
 from dprobed.program.model import Header, ProbeDefinition
 from dprobed.resolver.addresses import address_of, biases, data_address_of
 from dprobed.resolver.client import MappedFile, Resolver
-from dprobed.resolver.errors import LocationError, LostError, number_of
+from dprobed.resolver.errors import LocationError, LostError, SilenceError, number_of
 from dprobed.resolver.modules import matches
 from dprobed.wire.protocol import State
 from dprobed.wire.resolver import Place
+
+_NOT_FOUND: Final = "no mapped module is known to have that name"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +38,11 @@ class Spot:
 
 @dataclass(frozen=True, slots=True)
 class Unplaced:
-    """Why a probe has no place in a module that it names."""
+    """Why a probe has no place in a module that it names, and whether to look again by and by."""
 
     state: State
     reason: str
+    retry: bool = False
 
 
 class LoadedModule:
@@ -75,11 +79,13 @@ class LoadedModule:
         return self._file
 
     def named(self, name: str) -> bool:
-        """Whether a program's ``name`` means this module."""
+        """Whether a program's ``name`` means this module; raises LostError: it may."""
         if matches(self.module, None, name):
             return True
         try:
             return self.file().named(name)
+        except LostError:
+            raise
         except LocationError:
             return False
 
@@ -143,10 +149,18 @@ class Placement:
         spots: list[Spot] = []
         unplaced: Unplaced | None = None
         for loaded in among:
-            if not loaded.named(header.name):
+            try:
+                if not loaded.named(header.name):
+                    continue
+            except LostError as error:
+                reason = f"{_NOT_FOUND}; {_one_line(error)}"
+                unplaced = Unplaced(State.PENDING, reason, isinstance(error, SilenceError))
                 continue
             try:
                 found = self._in_module(loaded, probe)
+            except SilenceError as error:
+                unplaced = Unplaced(State.PENDING, _one_line(error), retry=True)
+                continue
             except LocationError as error:
                 unplaced = Unplaced(State.INVALID_OFFSET, _one_line(error))
                 continue
@@ -180,7 +194,9 @@ class Placement:
                 addresses = self._chosen(loaded, file, place, probe.opcode is not None)
                 if not addresses:
                     return Unplaced(
-                        State.PENDING, f"{place.name}: the loader has not chosen a variant yet"
+                        State.PENDING,
+                        f"{place.name}: the loader has not chosen a variant yet",
+                        retry=True,
                     )
             else:
                 _check_boundary(place, probe.opcode is not None)

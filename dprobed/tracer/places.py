@@ -195,7 +195,7 @@ class Places:
     @staticmethod
     def _excuse(probe: Probe, unplaced: Unplaced) -> None:
         probe.set(unplaced.state, unplaced.reason)
-        probe.retry = unplaced.state is ProbeState.PENDING
+        probe.retry = unplaced.retry
 
     def _location(self, inserted: Inserted, probe: Probe, spot: Spot) -> Location:
         number = self._number(spot.module, spot.place)

@@ -318,6 +318,11 @@ class TracedProcess:
         self._on_detached = then
         self.group.request_attention()
 
+    @property
+    def is_detaching(self) -> bool:
+        """Whether we are to detach from it as soon as that can be."""
+        return self._on_detached is not None
+
     def finish(self, end: tuple[str, int]) -> None:
         """The target has ended, or was detached from: report it with the last counters."""
         self.end = end

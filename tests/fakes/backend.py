@@ -158,7 +158,7 @@ class FakeBackends:
         self.made: list[FakeBackend] = []
         self.pids: frozenset[int] = frozenset()
 
-    async def start(self, on_event: OnEvent, *, uid: int, gid: int) -> FakeBackend:
+    async def start(self, on_event: OnEvent, *, uid: int, gid: int, owner: int) -> FakeBackend:
         """One more."""
         backend = FakeBackend(on_event, (uid, gid))
         self.made.append(backend)

@@ -149,8 +149,8 @@ class TracerProcess:
         self._seq = 0
         self._program = 0
         mailbox, reading = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._resolver = os.fork()
-        if self._resolver == 0:
+        self.resolver = os.fork()
+        if self.resolver == 0:
             self._live(uid, [reading], lambda: _keep_resolver(reading))
         self.pid = os.fork()
         if self.pid == 0:
@@ -326,7 +326,7 @@ class TracerProcess:
         if self.pid:
             pid, self.pid = self.pid, 0
             _, status = os.waitpid(pid, 0)
-            os.waitpid(self._resolver, 0)
+            os.waitpid(self.resolver, 0)
             self.sock.close()
             assert status == 0, f"the tracer ended with wait status {status:#x}"
 

@@ -22,6 +22,8 @@ from dprobed.tracer.main import main as tracer_main
 from dprobed.wire import messages
 
 PROGRAM = encode(assemble("name = libc.so.6\noffset = getppid\nabort\n", "x.rpn"))
+#: Nobody else's.
+USER = 54322
 
 
 class Owner:
@@ -106,6 +108,51 @@ def test_shared_as_far_as_it_goes(
         assert tracers.tracers == set()
 
     within_daemon(tmp_path, work)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root probes others' processes")
+def test_different_users_processes_share_nothing(sleepers: list[int], tmp_path: Path) -> None:
+    """What one user's processes or files make of a tracer or resolver nobody else waits for."""
+    with subprocess.Popen(["sleep", "1000"], user=USER, group=USER) as other:
+
+        async def work(app: App, tracers: TracerProcesses, owner: Owner) -> None:
+            for pid in (*sleepers[:2], other.pid):
+                await put_in(app, owner, pid, shared=True)
+            assert len(tracers.tracers) == 2
+            assert len(tracers.resolvers.processes) == 2
+            for pid in (*sleepers[:2], other.pid):
+                await detach(app, owner, pid)
+
+        try:
+            within_daemon(tmp_path, work)
+            assert other.poll() is None
+        finally:
+            other.kill()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root probes others' processes")
+def test_many_users_do_not_get_as_many_tracers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracer_pool, "OWNERS", 2)
+    others = [
+        subprocess.Popen(["sleep", "1000"], user=USER + each, group=USER) for each in range(5)
+    ]
+
+    async def work(app: App, tracers: TracerProcesses, owner: Owner) -> None:
+        for other in others:
+            await put_in(app, owner, other.pid, shared=True)
+        assert len(tracers.tracers) == 3
+        for other in others:
+            await detach(app, owner, other.pid)
+
+    try:
+        within_daemon(tmp_path, work)
+        assert all(other.poll() is None for other in others)
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
 
 
 def test_a_tracer_that_is_refused_one_keeps_the_others(sleepers: list[int], tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ async def watch(
         said.append(event.text)
 
     supervisor = TracerProcesses(main)
-    tracer = await supervisor.start(note, uid=os.geteuid(), gid=os.getegid())
+    tracer = await supervisor.start(note, uid=os.geteuid(), gid=os.getegid(), owner=0)
     result = act(tracer)
     if asyncio.iscoroutine(result):
         await result
@@ -55,7 +55,7 @@ def test_an_event_on_which_the_daemon_fails_ends_the_tracer_and_nothing_hangs() 
 
     async def act() -> str:
         tracers = TracerProcesses(main)
-        tracer = await tracers.start(fail, uid=os.geteuid(), gid=os.getegid())
+        tracer = await tracers.start(fail, uid=os.geteuid(), gid=os.getegid(), owner=0)
         with pytest.raises(BackendGone, match="internal error in the daemon"):
             await tracer.request(lambda seq: protocol.Query(seq, 1))
         return await asyncio.wait_for(tracer.gone, 20)

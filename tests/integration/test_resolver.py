@@ -16,9 +16,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from dprobed.resolver.client import PATIENCE
 from tests.integration.client_support import Cat, Daemon, resolvers
 from tests.integration.conftest import Trace
-from tests.integration.harness import counting
+from tests.integration.harness import TracerProcess, counting
 from tests.unit.location_files import endless_needs, endless_symbols
 
 #: Nobody else's.
@@ -101,6 +102,103 @@ def test_a_tracer_refuses_it_and_serves_others_meanwhile(trace: Trace, tmp_path:
             tracer.let_go(pid)
 
 
+OPENS = """
+#include <dlfcn.h>
+#include <stdio.h>
+int main(int count, char **arguments)
+{
+    puts("ready");
+    fflush(stdout);
+    for (int i = 1; i < count && getchar() != EOF; i++) {
+        printf("%s\\n", dlopen(arguments[i], RTLD_NOW) ? "opened" : "failed");
+        fflush(stdout);
+    }
+    return getchar() != EOF;
+}
+"""
+
+
+def wanted(folder: Path, name: str) -> Path:
+    """A library of which only its soname says that a program means it."""
+    source, library = folder / f"{name}.c", folder / f"{name}.so"
+    source.write_text(f"int {name}(void) {{ return 1; }}")
+    soname = f"-Wl,-soname,{name}-wanted.so"
+    subprocess.run(["gcc", "-shared", "-o", library, soname, source], check=True)
+    return library
+
+
+@contextmanager
+def stopped_resolver(tracer: TracerProcess) -> Iterator[None]:
+    """It neither answers nor dies, as in uninterruptible sleep."""
+    (resolver,) = psutil.Process(tracer.resolver).children()
+    resolver.suspend()
+    try:
+        yield
+    finally:
+        resolver.resume()
+
+
+def go(process: subprocess.Popen[bytes]) -> None:
+    """Have it open the next library."""
+    assert process.stdin is not None
+    process.stdin.write(b"\n")
+    process.stdin.flush()
+
+
+def test_a_stopped_resolver_does_not_hold_up_each_dlopen(trace: Trace, tmp_path: Path) -> None:
+    libraries = [wanted(tmp_path, name) for name in ("first", "second", "third")]
+    with started(built(tmp_path, "opens", OPENS), *libraries) as process:
+        assert process.stdout is not None
+        tracer = trace()
+        tracer.attach(process.pid)
+        tracer.put(counting("libc.so.6", "getenv"), process.pid)
+        program, _ = tracer.insert(counting("third-wanted.so", "third"), process.pid)
+        with stopped_resolver(tracer):
+            begun = time.monotonic()
+            for _ in libraries:
+                go(process)
+                assert process.stdout.readline() == b"opened\n"
+            assert time.monotonic() - begun < PATIENCE + 6
+            (probe,) = tracer.query(program, process.pid)
+            assert probe.state == "pending"
+            assert "third.so: the resolver does not answer" in probe.reason
+        # Looked for again by and by.
+        end = time.monotonic() + 60
+        while probe.state == "pending":
+            assert time.monotonic() < end
+            time.sleep(0.1)
+            (probe,) = tracer.query(program, process.pid)
+        assert probe.state == "active"
+        tracer.let_go(process.pid)
+
+
+def test_a_stopped_resolver_does_not_hold_up_detaching(trace: Trace, tmp_path: Path) -> None:
+    library = wanted(tmp_path, "first")
+    with started(built(tmp_path, "opens", OPENS), library) as process:
+        assert process.stdout is not None
+        tracer = trace()
+        tracer.attach(process.pid)
+        tracer.put(counting("libc.so.6", "getenv"), process.pid)
+        tracer.insert(counting("first-wanted.so", "first"), process.pid)
+        with stopped_resolver(tracer):
+            go(process)
+            wait_until_traced_stop(process.pid)
+            begun = time.monotonic()
+            tracer.let_go(process.pid)
+            assert time.monotonic() - begun < 5
+            assert process.stdout.readline() == b"opened\n"
+
+
+def wait_until_traced_stop(pid: int) -> None:
+    """Until the process stands in a stop for its tracer for a while."""
+    seen = 0
+    end = time.monotonic() + 60
+    while seen < 20:
+        assert time.monotonic() < end
+        seen = seen + 1 if psutil.Process(pid).status() == psutil.STATUS_TRACING_STOP else 0
+        time.sleep(0.005)
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root's daemon looks at others' processes")
 def test_the_daemon_answers_others_meanwhile(daemon: Daemon, target: Cat, tmp_path: Path) -> None:
     source = tmp_path / "x.rpn"
@@ -143,6 +241,26 @@ def test_it_is_started_again_after_it_was_killed(
     (second, *_) = daemon.json("insert", "--merge", source, "--pid", target.pid)
     assert second["state"] == "active"
     assert resolvers(daemon.process.pid) != [resolver]
+
+
+def test_one_that_is_stopped_is_replaced(daemon: Daemon, target: Cat, tmp_path: Path) -> None:
+    source = tmp_path / "x.rpn"
+    source.write_text(counting("libc.so.6", "getenv"))
+    (first, *_) = daemon.json("insert", source, "--pid", target.pid)
+    assert first["state"] == "active"
+    (before,) = resolvers(daemon.process.pid)
+    os.kill(before, signal.SIGSTOP)
+    # Another tracer wants to ask it, and has to be taken in.
+    with subprocess.Popen(["/bin/cat"], stdin=subprocess.PIPE) as other:
+        source.write_text(counting("libc.so.6", "getppid+0"))
+        end = time.monotonic() + 90
+        state = ""
+        while state != "active":
+            assert time.monotonic() < end
+            done = daemon.dprobe("insert", "--merge", source, "--pid", other.pid, "--json")
+            state = "active" if '"active"' in done.stdout else done.stdout + done.stderr
+        other.kill()
+    assert before not in resolvers(daemon.process.pid)
 
 
 def test_killed_in_the_middle_of_a_question(daemon: Daemon, tmp_path: Path) -> None:

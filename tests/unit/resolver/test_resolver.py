@@ -17,7 +17,7 @@ import pytest
 from dprobed.proc.maps import Mapping, Module
 from dprobed.resolver import client, limits, service
 from dprobed.resolver.client import MappedFile, Resolver
-from dprobed.resolver.errors import LocationError, LostError
+from dprobed.resolver.errors import LocationError, LostError, SilenceError
 from dprobed.resolver.files import Ask
 from dprobed.wire import resolver as wire
 from tests.unit.location_files import (
@@ -195,6 +195,32 @@ def test_a_question_that_it_had_not_read_is_asked_again() -> None:
     thread.join()
     mailbox.close()
     reading.close()
+
+
+def test_a_resolver_that_is_stopped_is_waited_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "PATIENCE", 1.0)
+    monkeypatch.setattr(client, "_TRIAL", 0.1)
+    monkeypatch.setattr(client, "_SILENCE", 0.4)
+    with running() as (resolver, processes):
+        assert resolver.file(program()).resolve("main")
+        os.kill(processes[0], signal.SIGSTOP)
+        try:
+            begun = time.monotonic()
+            for path in (program("-O2"), program("-O3"), LIBC):
+                with pytest.raises(SilenceError, match=r"did not answer|does not answer"):
+                    resolver.file(path)
+            assert 1 <= time.monotonic() - begun < 2
+            # It is tried again, for a short time.
+            threading.Event().wait(0.5)
+            begun = time.monotonic()
+            with pytest.raises(SilenceError, match="did not answer in 0"):
+                resolver.file(LIBC)
+            assert time.monotonic() - begun < 0.9
+        finally:
+            os.kill(processes[0], signal.SIGCONT)
+        threading.Event().wait(0.5)
+        # What was not waited for on trial may be asked about at once.
+        assert resolver.file(LIBC).resolve("getenv")
 
 
 CODE = wire.Segment(0, 0, 0x1000, 0x1000, True, False)
