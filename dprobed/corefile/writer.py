@@ -15,8 +15,9 @@ import re
 import struct
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from typing import Final, NamedTuple, Protocol
+
+import msgspec
 
 from dprobed.arch.x86_64.breakpoint import INT3
 from dprobed.arch.x86_64.core_notes import (
@@ -55,8 +56,7 @@ _TOUCHED: Final = bytes(1 if byte & 0xC0 else 0 for byte in range(256))
 _RUN: Final = re.compile(rb"\x01+")
 
 
-@dataclass(slots=True)
-class ThreadImage:
+class ThreadImage(msgspec.Struct):
     """One thread. ``registers``: a user_regs_struct; ``times``: four pairs (s, µs)."""
 
     tid: int
@@ -71,8 +71,7 @@ class ThreadImage:
     times: tuple[int, ...] = (0,) * 8
 
 
-@dataclass(slots=True)
-class ProcessImage:
+class ProcessImage(msgspec.Struct):
     """What a core says of a process besides its memory; the first thread is the current one."""
 
     threads: list[ThreadImage]
@@ -87,8 +86,7 @@ class ProcessImage:
     auxv: bytes
 
 
-@dataclass(slots=True)
-class Memory:
+class Memory(msgspec.Struct):
     """Where memory is read: ``mem`` and ``pagemap`` are descriptors of /proc/PID's files.
 
     ``original``: bytes under our breakpoints; ``kept``: ranges that were read before.
@@ -96,8 +94,8 @@ class Memory:
 
     mem: int
     pagemap: int
-    original: dict[int, int] = field(default_factory=dict)
-    kept: list[tuple[int, bytes]] = field(default_factory=list)
+    original: dict[int, int] = msgspec.field(default_factory=dict)
+    kept: list[tuple[int, bytes]] = msgspec.field(default_factory=list)
 
 
 class VanishedError(Exception):

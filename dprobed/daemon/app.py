@@ -12,9 +12,10 @@ import logging
 import os
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from dprobed.backend import Backends
 from dprobed.daemon.announcer import Announcer
@@ -139,8 +140,7 @@ class Core:
         return Traced(pool, attaching, inserting)
 
 
-@dataclass(frozen=True)
-class Traced:
+class Traced(msgspec.Struct, frozen=True):
     """What starts tracers and puts programs into their targets."""
 
     pool: TracerPool
@@ -223,8 +223,7 @@ class App:
             )
 
 
-@dataclass(frozen=True)
-class Public:
+class Public(msgspec.Struct, frozen=True):
     """What only a daemon that listens has, as far as its start and end concern it."""
 
     reload: PolicyReload

@@ -10,8 +10,9 @@ What an engine notes of a thread is its own, and nobody else's to look at.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Protocol, Self
+
+import msgspec
 
 from dprobed.engine.address_space import AddressSpace
 from dprobed.engine.budget import Account
@@ -23,8 +24,7 @@ from dprobed.tracee.thread import Thread
 from dprobed.wire.protocol import RawRecord, State
 
 
-@dataclass(frozen=True, slots=True)
-class Location:
+class Location(msgspec.Struct, frozen=True):
     """One address at which a probe is to be.
 
     ``number``: the place's in records; ``place``: for people; ``module_key``: the mapping of the
@@ -41,8 +41,7 @@ class Location:
     length: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(msgspec.Struct, frozen=True):
     """An engine can serve the probe there; ``cost_ns``: about what a hit will cost the thread."""
 
     probe: Probe
@@ -50,16 +49,14 @@ class Plan:
     cost_ns: int
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
+class Refusal(msgspec.Struct, frozen=True):
     """An engine cannot serve a probe: the state that it is in for that, and why, in one line."""
 
     state: State
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Loss:
+class Loss(msgspec.Struct, frozen=True):
     """Places at which no probe can be any more in this address space, and why.
 
     Their attachments are released; ``disarm`` is to come. ``internal``: an internal breakpoint was
@@ -71,8 +68,7 @@ class Loss:
     internal: bool
 
 
-@dataclass(frozen=True, slots=True)
-class TrapStop:
+class TrapStop(msgspec.Struct, frozen=True):
     """A SIGTRAP stop: its siginfo, and ``si_code``."""
 
     info: bytes

@@ -6,8 +6,9 @@ Looks only; nothing is changed here. What is in files the resolver says.
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from dprobed.arch.x86_64.debug_registers import is_length_valid
 from dprobed.engine.address_space import AddressSpace
@@ -25,8 +26,7 @@ from dprobed.wire.resolver import Place
 _MASK: Final = (1 << 64) - 1
 
 
-@dataclass(frozen=True, slots=True)
-class Spot:
+class Spot(msgspec.Struct, frozen=True):
     """One address at which a probe is to be. ``length``: of a watch, else 0."""
 
     address: int
@@ -36,8 +36,7 @@ class Spot:
     length: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Unplaced:
+class Unplaced(msgspec.Struct, frozen=True):
     """Why a probe has no place in a module that it names."""
 
     state: State

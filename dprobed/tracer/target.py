@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Final
 
 import msgspec
@@ -44,8 +43,7 @@ LATE_PAUSE: Final = 0.05
 _log = logging.getLogger(__name__)
 
 
-@dataclass
-class Common:
+class Common(msgspec.Struct):
     """What all targets of a tracer share."""
 
     tracees: Tracees
@@ -55,7 +53,7 @@ class Common:
     resolver: Resolver
     births: Births
     #: One dictionary for all executors, which ask it again at each hit.
-    facilities: dict[str, int] = field(default_factory=dict)
+    facilities: dict[str, int] = msgspec.field(default_factory=dict)
     #: For which of them something is done at the hit; None: for all.
     acting: list[int] | None = None
 
@@ -79,14 +77,13 @@ def check_alone(pid: int, tracees: Tracees) -> None:
             )
 
 
-@dataclass
-class Due:
+class Due(msgspec.Struct):
     """What threads have asked for at their stops, and the main loop does."""
 
     retired: bool = False
     resume: bool = False
     #: Pinned until their probes, which cannot be where they are, are out.
-    lost: list[Thread] = field(default_factory=list)
+    lost: list[Thread] = msgspec.field(default_factory=list)
 
 
 class TracedProcess:

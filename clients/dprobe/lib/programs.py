@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from dprobe.lib.errors import UserError, os_error_text
 from dprobed.printable import readable
@@ -16,21 +17,19 @@ if TYPE_CHECKING:
     from dprobed.program.model import Program
 
 
-@dataclass(frozen=True)
-class Choice:
+class Choice(msgspec.Struct, frozen=True):
     """What is made of program files: the preprocessor's ``defines``, which probes (of these
     ``groups`` and ``types``; empty: all), the ``budget`` of each program, and by which ``engine``
     its probes fire."""
 
-    defines: Mapping[str, str] = field(default_factory=dict)
+    defines: Mapping[str, str] = msgspec.field(default_factory=dict)
     groups: Sequence[int] = ()
     types: Sequence[int] = ()
     budget: Limits | None = None
     engine: str = "auto"
 
 
-@dataclass(frozen=True)
-class Loaded:
+class Loaded(msgspec.Struct, frozen=True):
     """A program of the file ``path``, and what a daemon is sent of it."""
 
     path: str

@@ -23,10 +23,10 @@ What is not kept: the x87 instruction pointer that FNSTENV and FXSAVE show is th
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum
 from typing import Final, NamedTuple
 
+import msgspec
 from iced_x86 import Code, Decoder, FlowControl, Instruction, Mnemonic, OpKind, Register
 
 from dprobed.arch.x86_64.breakpoint import INT3
@@ -79,8 +79,7 @@ class Position(NamedTuple):
     rcx: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Displaced:
+class Displaced(msgspec.Struct, frozen=True):
     """The slot of one instruction, made for one address.
 
     ``positions``: for each instruction boundary inside ``code``, ascending, its offset and what a

@@ -17,8 +17,9 @@ import signal
 from collections import deque
 from collections.abc import Sequence, Set
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from dprobed.arch.x86_64.breakpoint import SI_KERNEL
 from dprobed.arch.x86_64.paging import WORD
@@ -39,8 +40,7 @@ _SERVED: Final = 16
 Place = tuple[int, int, int]
 
 
-@dataclass(frozen=True)
-class Event:
+class Event(msgspec.Struct, frozen=True):
     """Why the target stands still; ``detail`` goes into the stop reply as it is.
 
     ``place``: the breakpoint or watchpoint of the debugger that was hit (kind, address, length).
