@@ -289,7 +289,9 @@ def build_public(
     from dprobed.daemon.records.recent import exit_names
     from dprobed.daemon.records.trace_sessions import TraceSessions
     from dprobed.daemon.usage import OwnUsage
+    from dprobed.wire.messages.codec import request_decoder
 
+    request_decoder()  # or the first request would wait for it
     core = Core(backends, gate, hold_limit=hold_limit, alarm=Alarm())
     log = RecordLog(gate)
     traces = TraceSessions(core.dispatcher, lambda: exit_names(core.dispatcher))

@@ -24,7 +24,7 @@ from dprobed.policy import config as configuration
 from dprobed.policy.errors import PolicyError
 from dprobed.policy.store import PolicyStore
 from dprobed.printable import LAYOUT, printable
-from dprobed.wire.messages import default_socket
+from dprobed.wire.socket_path import default_socket
 
 #: Seconds that tracers have at our end to take their probes out; they go on by themselves after it.
 PATIENCE: Final = 10.0
