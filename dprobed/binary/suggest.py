@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from difflib import SequenceMatcher
 from typing import Final
 
 _MOST: Final = 5
@@ -10,6 +9,9 @@ _MOST: Final = 5
 
 def similar(name: str, names: list[str]) -> list[str]:
     """At most five of ``names`` that are similar to ``name``, the nearest first."""
+    # Only who asks for what is not there waits for this import.
+    from difflib import SequenceMatcher
+
     lower = name.lower()
     letters = set(lower)
     scored: list[tuple[float, str]] = []

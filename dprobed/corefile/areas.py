@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
 from typing import Final
+
+import msgspec
 
 from dprobed.arch.x86_64.paging import PAGE
 from dprobed.proc.maps import detailed
@@ -31,8 +32,7 @@ _DELETED: Final = b" (deleted)"
 _ANONYMOUS: Final = (b"[heap]", b"[stack]", b"[anon:")
 
 
-@dataclass(frozen=True, slots=True)
-class Area:
+class Area(msgspec.Struct, frozen=True):
     """One mapping. ``own``: a private one with pages of its own; ``flags``: of VmFlags.
 
     ``full``: all of its pages were there when it was looked at.
@@ -118,7 +118,7 @@ def _cut(area: Area, low: int, high: int) -> Iterator[Area]:
         yield area
         return
     if area.start < low:
-        yield replace(area, end=low)
+        yield msgspec.structs.replace(area, end=low)
     if high < area.end:
         shift = high - area.start if area.is_file else 0
-        yield replace(area, start=high, offset=area.offset + shift)
+        yield msgspec.structs.replace(area, start=high, offset=area.offset + shift)

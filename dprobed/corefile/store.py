@@ -17,7 +17,6 @@ import pwd
 import stat
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,8 +31,7 @@ class StoreError(Exception):
     """A core cannot be stored, or removed; one line."""
 
 
-@dataclass(frozen=True, slots=True)
-class StoreLimits:
+class StoreLimits(msgspec.Struct, frozen=True):
     """The limits in force: cores and bytes in the folder, cores of one probe in an hour.
 
     ``zstd``: compress. ``stopped``: seconds that a process may stand still for its dump where it
@@ -49,7 +47,7 @@ class StoreLimits:
 
     def shown(self) -> dict[str, Any]:
         """As the JSON file has it."""
-        return asdict(self) | {"folder": str(self.folder)}
+        return msgspec.structs.asdict(self) | {"folder": str(self.folder)}
 
 
 def limits(environ: Mapping[str, str] = os.environ) -> StoreLimits:
@@ -78,8 +76,7 @@ def default_folder() -> Path:
     return Path(home) / ".local/state/dprobed/dumps"
 
 
-@dataclass(frozen=True, slots=True)
-class Core:
+class Core(msgspec.Struct, frozen=True):
     """One core in the folder; ``bytes`` on disk; ``about`` is what its JSON file says."""
 
     name: str

@@ -18,8 +18,9 @@ import re
 import struct
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from typing import Final, NamedTuple, Protocol
+
+import msgspec
 
 from dprobed.arch.x86_64.breakpoint import INT3
 from dprobed.arch.x86_64.core_notes import (
@@ -58,8 +59,7 @@ _TOUCHED: Final = bytes(1 if byte & 0xC0 else 0 for byte in range(256))
 _RUN: Final = re.compile(rb"\x01+")
 
 
-@dataclass(slots=True)
-class ThreadImage:
+class ThreadImage(msgspec.Struct):
     """One thread. ``registers``: a user_regs_struct; ``times``: four pairs (s, µs)."""
 
     tid: int
@@ -74,8 +74,7 @@ class ThreadImage:
     times: tuple[int, ...] = (0,) * 8
 
 
-@dataclass(slots=True)
-class ProcessImage:
+class ProcessImage(msgspec.Struct):
     """A process in a core, besides its memory; the first thread is the current one."""
 
     threads: list[ThreadImage]
@@ -90,8 +89,7 @@ class ProcessImage:
     auxv: bytes
 
 
-@dataclass(slots=True)
-class Memory:
+class Memory(msgspec.Struct):
     """The memory to write: ``mem`` and ``pagemap`` are descriptors of /proc/PID's files.
 
     ``original``: bytes under our breakpoints; ``kept``: ranges that were read before.
@@ -99,8 +97,8 @@ class Memory:
 
     mem: int
     pagemap: int
-    original: dict[int, int] = field(default_factory=dict)
-    kept: list[tuple[int, bytes]] = field(default_factory=list)
+    original: dict[int, int] = msgspec.field(default_factory=dict)
+    kept: list[tuple[int, bytes]] = msgspec.field(default_factory=list)
 
 
 class VanishedError(Exception):

@@ -12,9 +12,10 @@ import logging
 import os
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from dprobed.backend import Backends
 from dprobed.daemon.announcer import Announcer
@@ -139,8 +140,7 @@ class Core:
         return Traced(pool, attaching, inserting)
 
 
-@dataclass(frozen=True)
-class Traced:
+class Traced(msgspec.Struct, frozen=True):
     """What starts tracers and puts programs into their targets."""
 
     pool: TracerPool
@@ -223,8 +223,7 @@ class App:
             )
 
 
-@dataclass(frozen=True)
-class Public:
+class Public(msgspec.Struct, frozen=True):
     """What only a daemon that listens has, as far as its start and end concern it."""
 
     reload: PolicyReload
@@ -290,7 +289,9 @@ def build_public(
     from dprobed.daemon.records.recent import exit_names
     from dprobed.daemon.records.trace_sessions import TraceSessions
     from dprobed.daemon.usage import OwnUsage
+    from dprobed.wire.messages.codec import request_decoder
 
+    request_decoder()  # or the first request would wait for it
     core = Core(backends, gate, hold_limit=hold_limit, alarm=Alarm())
     log = RecordLog(gate)
     traces = TraceSessions(core.dispatcher, lambda: exit_names(core.dispatcher))

@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import contextlib
 import fcntl
+import gc
 import logging
 import os
 import resource
@@ -24,7 +25,7 @@ from dprobed.policy import config as configuration
 from dprobed.policy.errors import PolicyError
 from dprobed.policy.store import PolicyStore
 from dprobed.printable import LAYOUT, printable
-from dprobed.wire.messages import default_socket
+from dprobed.wire.socket_path import default_socket
 
 #: Seconds that tracers have at our end to take their probes out; they go on by themselves after it.
 PATIENCE: Final = 10.0
@@ -253,6 +254,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # Here, so that every tracer forked later shares these pages.
         from dprobed.tracer.main import main as tracer_main
 
+        gc.enable()
         if options.private is not None:
             _run_private(options.private, tracer_main)
         else:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -30,8 +29,7 @@ _COUNTERS: Final = ("hits", "ran", "missed", "dropped", "faulted", "passed")
 _log = logging.getLogger("dprobed")
 
 
-@dataclass(frozen=True)
-class Insertion:
+class Insertion(msgspec.Struct, frozen=True):
     """A program as somebody wants it inserted, and how.
 
     ``deployed``: it is one of a deployment's many. ``follow_forks``: children of the process get

@@ -9,8 +9,9 @@ whose stop it is leaves the thread with a plan. What an engine notes of a thread
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Protocol, Self
+
+import msgspec
 
 from dprobed.engine.address_space import AddressSpace
 from dprobed.engine.budget import Account
@@ -22,8 +23,7 @@ from dprobed.tracee.thread import Thread
 from dprobed.wire.protocol import RawRecord, State
 
 
-@dataclass(frozen=True, slots=True)
-class Location:
+class Location(msgspec.Struct, frozen=True):
     """One address at which a probe is to be inserted.
 
     ``number``: of the place, in records; ``place``: as shown; ``module_key``: the mapping of its
@@ -40,8 +40,7 @@ class Location:
     length: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(msgspec.Struct, frozen=True):
     """An engine's offer to serve a probe; ``cost_ns``: about what a hit will cost the thread.
 
 
@@ -54,16 +53,14 @@ class Plan:
     cost_ns: int
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
+class Refusal(msgspec.Struct, frozen=True):
     """An engine cannot serve a probe: the probe's state for that, and the reason in one line."""
 
     state: State
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Loss:
+class Loss(msgspec.Struct, frozen=True):
     """Places at which no probe is possible any more in this address space, and why.
 
     Their attachments are released; ``disarm`` is to come. ``internal``: an internal breakpoint was
@@ -75,8 +72,7 @@ class Loss:
     internal: bool
 
 
-@dataclass(frozen=True, slots=True)
-class TrapStop:
+class TrapStop(msgspec.Struct, frozen=True):
     """A SIGTRAP stop: its siginfo, and ``si_code``."""
 
     info: bytes

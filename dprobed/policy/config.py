@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 import pwd
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from dprobed.policy.errors import PolicyError
 from dprobed.policy.protected import KINDS
@@ -23,8 +24,7 @@ _KEYS: Final = ("policies", "protect")
 NAME: Final = "dprobed.toml"
 
 
-@dataclass(frozen=True)
-class Config:
+class Config(msgspec.Struct, frozen=True):
     """``policies``: the folder of the policy files; ``protect``: kinds of protected.py."""
 
     policies: Path

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Final, NamedTuple
+
+import msgspec
 
 from dprobed.proc import processes
 from dprobed.proc.processes import Process
@@ -78,8 +79,7 @@ KEYS: Final[dict[str, str]] = {
 }
 
 
-@dataclass(frozen=True)
-class Condition:
+class Condition(msgspec.Struct, frozen=True):
     """One condition. ``written``: its patterns as in the file.
 
     ``key``: of ``TEXTS``, ``user`` or ``group`` (then ``ids``), or ``environment`` (then
@@ -113,8 +113,7 @@ class Condition:
         return bool(text) and any(each.fullmatch(text) for each in self.patterns), text
 
 
-@dataclass(frozen=True)
-class Tested:
+class Tested(msgspec.Struct, frozen=True):
     """What a condition came to, for people; ``excluded``: it is one of ``not``."""
 
     key: str
@@ -133,8 +132,7 @@ class Tested:
         return f"{where}{self.key}: {found} {verb} {wanted}"
 
 
-@dataclass(frozen=True)
-class Match:
+class Match(msgspec.Struct, frozen=True):
     """All conditions must hold, and none of the excluded matches."""
 
     conditions: tuple[Condition, ...]

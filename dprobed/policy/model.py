@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import pwd
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Final, Literal
+
+import msgspec
 
 from dprobed.policy.match import Facts, Match, Tested
 from dprobed.policy.protected import KINDS, protection
@@ -24,16 +25,15 @@ DEFAULT: Final = "default"
 UNLIMITED: Final = Limits()
 
 
-@dataclass(frozen=True)
-class Rights:
+class Rights(msgspec.Struct, frozen=True):
     """Who may do what; an empty set is a refusal (``deny``), which nothing else makes up for.
 
     ``own``: the process's own user, None where that user is not named.
     """
 
     own: frozenset[Right] | None = None
-    users: Mapping[int, frozenset[Right]] = field(default_factory=dict)
-    groups: Mapping[int, frozenset[Right]] = field(default_factory=dict)
+    users: Mapping[int, frozenset[Right]] = msgspec.field(default_factory=dict)
+    groups: Mapping[int, frozenset[Right]] = msgspec.field(default_factory=dict)
 
     def named(self, uid: int, gids: frozenset[int]) -> frozenset[Right] | None:
         """What a user has by name or by group; None where neither is named."""
@@ -44,8 +44,7 @@ class Rights:
         return frozenset().union(*grants) if all(grants) else frozenset()
 
 
-@dataclass(frozen=True)
-class AppliedProgram:
+class AppliedProgram(msgspec.Struct, frozen=True):
     """A program that a policy puts in: its file, its name in records, and its bytes (``.dpb``)."""
 
     path: str
@@ -54,8 +53,7 @@ class AppliedProgram:
     needs: Mapping[Right, str]
 
 
-@dataclass(frozen=True)
-class Application:
+class Application(msgspec.Struct, frozen=True):
     """What a policy puts into the processes that it decides about (``Decision.application``).
 
     ``seconds``: for how long in each; ``processes``: in how many at once; None: no limit.
@@ -70,8 +68,7 @@ class Application:
     limits: Limits = UNLIMITED
 
 
-@dataclass(frozen=True)
-class Policy:
+class Policy(msgspec.Struct, frozen=True):
     """One policy; ``place``: ``file:line`` of it. ``budget``: for all programs in a process."""
 
     name: str
@@ -84,8 +81,7 @@ class Policy:
     hold: Hold = "process"
 
 
-@dataclass(frozen=True)
-class Denial:
+class Denial(msgspec.Struct, frozen=True):
     """Why something is not done; ``text`` is one line for people, ``short`` only says which rule
     it was, where there are many processes."""
 
@@ -98,8 +94,7 @@ class Denial:
     missing: frozenset[Right]
 
 
-@dataclass(frozen=True)
-class Decision:
+class Decision(msgspec.Struct, frozen=True):
     """What is decided about one process. ``protected``: why nobody may touch it, else empty."""
 
     process: Process
@@ -204,8 +199,7 @@ class Decision:
         return f"{default} only root may, because it runs with the rights of two users"
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(msgspec.Struct, frozen=True):
     """What came of one policy on the way to a decision."""
 
     policy: str
@@ -214,8 +208,7 @@ class Step:
     tested: tuple[Tested, ...]
 
 
-@dataclass(frozen=True)
-class Policies:
+class Policies(msgspec.Struct, frozen=True):
     """A whole set, in order. ``protect``: kinds of processes that are protected (protected.py).
 
     ``is_ours``: whether a process is the daemon or a tracer of it.

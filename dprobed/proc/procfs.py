@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import errno
 import signal
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
+
+import msgspec
 
 _KILL: Final = 1 << (signal.SIGKILL - 1)
 # include/linux/sched.h
@@ -24,8 +25,7 @@ _PF_USER_WORKER: Final = 0x4000
 MOST_OF_MAPS: Final = 32 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Status:
+class Status(msgspec.Struct, frozen=True):
     """The fields of ``/proc/TID/status`` that are used. Signal sets: bit n-1 is signal n.
 
     ``state``: see ``run_state``. ``capabilities``: the permitted ones. ``pending``: of the thread

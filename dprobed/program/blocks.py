@@ -7,14 +7,14 @@ by the block.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from dprobed.program.isa import Flow, Instruction, Operand, decode_at
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(msgspec.Struct, frozen=True):
     """One instruction of a block; ``next`` is the code offset of the one after it."""
 
     instruction: Instruction
@@ -23,8 +23,7 @@ class Step:
     next: int
 
 
-@dataclass(frozen=True)
-class Block:
+class Block(msgspec.Struct, frozen=True):
     """A basic block; ``following``: where it goes on when it does not jump, or None."""
 
     start: int

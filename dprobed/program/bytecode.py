@@ -66,8 +66,9 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Final
+
+import msgspec
 
 from dprobed.program.isa import ModType, Watch
 from dprobed.program.model import (
@@ -238,7 +239,7 @@ def _read(data: bytes) -> Program:
     places = [_read_written(reader) for _ in range(1 + len(program.probes))]
     if reader.at != len(data):
         raise _FormatError("there are bytes after its end")
-    return replace(
+    return msgspec.structs.replace(
         program,
         lines=tuple((offset, source, line) for offset, source, line, _ in rows),
         columns=columns if any(columns) else (),

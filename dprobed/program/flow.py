@@ -13,8 +13,9 @@ analysed within a common budget, past which their effect is unknown.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Final
+
+import msgspec
 
 from dprobed.program.isa import CALL_FRAMES, STACK_WORDS, Flow, Instruction, Operand
 
@@ -29,8 +30,7 @@ _PATIENCE: Final = 4
 _BUDGET: Final = 200_000
 
 
-@dataclass(frozen=True)
-class Decoded:
+class Decoded(msgspec.Struct, frozen=True):
     """One instruction of the code. ``broken``: it is refused already, its effect is unknown."""
 
     offset: int
@@ -47,8 +47,7 @@ class Decoded:
         return self.operands[0]
 
 
-@dataclass(frozen=True)
-class FlowFault:
+class FlowFault(msgspec.Struct, frozen=True):
     """Something provably wrong at the instruction at ``offset``. ``depth``: show the depths."""
 
     offset: int
@@ -57,15 +56,14 @@ class FlowFault:
     depth: bool = False
 
 
-@dataclass
-class _Body:
+class _Body(msgspec.Struct):
     """A subroutine: its instructions, its calls, whether it returns, and what it does to the depth.
 
     ``change`` None: it never returns.
     """
 
-    nodes: set[int] = field(default_factory=set)
-    calls: dict[int, int] = field(default_factory=dict)
+    nodes: set[int] = msgspec.field(default_factory=set)
+    calls: dict[int, int] = msgspec.field(default_factory=dict)
     change: Interval | None = None
 
 

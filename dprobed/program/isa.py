@@ -26,10 +26,11 @@ same; what is ours alone is in 0x99..0x9d, which it left free.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum, IntEnum
 from functools import cached_property, partial
 from typing import Final, NamedTuple
+
+import msgspec
 
 from dprobed.program.registers import REGISTERS
 
@@ -222,8 +223,7 @@ class Watch(IntEnum):
 _WIDTHS: Final = {"u8": 1, "u16": 2, "u32": 4, "u64": 8}
 
 
-@dataclass(frozen=True)
-class Instruction:
+class Instruction(msgspec.Struct, frozen=True, dict=True):
     """One entry of the table.
 
     ``name``: the words that are written before the operands; two entries may share it (the form

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import MISSING, dataclass, fields
 from enum import Enum
 from typing import Final
+
+import msgspec
 
 from dprobed.program.isa import MAX_VARIABLES
 from dprobed.program.model import Header, ProbeDefinition
@@ -30,8 +31,7 @@ class Value(Enum):
     BYTES = "bytes"
 
 
-@dataclass(frozen=True)
-class Keyword:
+class Keyword(msgspec.Struct, frozen=True):
     """``low``..``high``: of a number; ``choices``: of a word."""
 
     name: str
@@ -144,7 +144,8 @@ MAX_TEXT: Final = 4096
 
 def defaults(kind: type[Header] | type[ProbeDefinition]) -> dict[str, object]:
     """Field → default of a model class, without those that have none."""
-    return {f.name: f.default for f in fields(kind) if f.default is not MISSING}
+    fields = msgspec.structs.fields(kind)
+    return {f.name: f.default for f in fields if f.default is not msgspec.NODEFAULT}
 
 
 def text_fault(keyword: Keyword, text: str) -> str | None:

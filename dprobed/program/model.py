@@ -8,15 +8,15 @@ past its end), so every range stands for itself, also when ``select`` takes its 
 from __future__ import annotations
 
 from bisect import bisect_right
-from dataclasses import dataclass, replace
 from operator import itemgetter
 from typing import Final, NamedTuple
+
+import msgspec
 
 from dprobed.program.isa import DEFAULT_EX_MASK, Operand, decode_at
 
 
-@dataclass(frozen=True)
-class Header:
+class Header(msgspec.Struct, frozen=True):
     """What holds for a whole program; the defaults are those of the language.
 
     ``modtype``: user, kernel or kmod. Sizes (``logmax``, ``ex_logmax``, ``heapmax``) are bytes a
@@ -41,8 +41,7 @@ class Header:
         return self.modtype != "user"
 
 
-@dataclass(frozen=True)
-class ProbeDefinition:
+class ProbeDefinition(msgspec.Struct, frozen=True):
     """One probe of a program.
 
     ``offset`` and ``address`` are the place as written, one of them set; ``watchpoint``: x, w, rw,
@@ -90,8 +89,7 @@ class SourcePlace(NamedTuple):
         return f"{place}:{self.column}" if self.column else place
 
 
-@dataclass(frozen=True)
-class Program:
+class Program(msgspec.Struct, frozen=True):
     """A whole verified program.
 
     ``facilities``: what ``exit`` hands over to, by number or by name. ``lines``: for each
@@ -156,8 +154,7 @@ class Program:
 MAX_DIAGNOSTICS: Final = 100
 
 
-@dataclass(frozen=True)
-class Diagnostic:
+class Diagnostic(msgspec.Struct, frozen=True):
     """One fault of a program: where it is, what it is and what to do.
 
     ``line`` and ``column`` count from 1; 0 where there is none (a ``.dpb`` file), and then ``file``
@@ -220,4 +217,4 @@ def select(
         raise NothingSelectedError(f"no probe has that group and type; there are: {have}")
     places = dict(zip(program.probes, program.probes_at, strict=False))
     probes_at = tuple(places[probe] for probe in kept) if places else ()
-    return replace(program, probes=kept, probes_at=probes_at)
+    return msgspec.structs.replace(program, probes=kept, probes_at=probes_at)

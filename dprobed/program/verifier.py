@@ -12,7 +12,8 @@ from __future__ import annotations
 import bisect
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from dprobed.program.disassembler import format_instruction
 from dprobed.program.flow import Analysis, Decoded
@@ -54,8 +55,7 @@ _FACILITY = re.compile(r"[A-Za-z_][\w.-]{0,63}", re.ASCII)
 _LISTING = 12
 
 
-@dataclass(frozen=True)
-class Fault:
+class Fault(msgspec.Struct, frozen=True):
     """Something wrong, and where: at a code offset (``operand``: in that operand), or at a keyword
     of the header or of the probe at this place in ``Program.probes``."""
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from struct import Struct
 from typing import Final, Protocol
 from uuid import UUID, uuid4
@@ -50,8 +49,7 @@ class Source(Protocol):
         ...
 
 
-@dataclass(slots=True)
-class Block:
+class Block(msgspec.Struct):
     """A block of encoded records, which is written or lost as a whole."""
 
     stream: Stream | None

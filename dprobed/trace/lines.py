@@ -6,7 +6,6 @@ A file of the latter is one JSON array; viewers accept one whose end is missing.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
@@ -18,8 +17,7 @@ _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Record).decode
 
 
-@dataclass(frozen=True)
-class Format:
+class Format(msgspec.Struct, frozen=True):
     """How records become text: ``line`` formats one, ``between`` stands between two, ``begin`` and
     ``end`` around all."""
 

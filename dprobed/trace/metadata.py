@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Final
 from urllib.parse import parse_qsl, urlencode
 from uuid import UUID
+
+import msgspec
 
 from dprobed import __version__
 from dprobed.trace.shape import fields
@@ -116,8 +117,7 @@ stream {{
 """
 
 
-@dataclass(frozen=True)
-class EventClass:
+class EventClass(msgspec.Struct, frozen=True):
     """Events of one probe at one place, with logs of one shape."""
 
     program: str
@@ -182,8 +182,7 @@ class MetadataError(Exception):
     """The metadata is not ours."""
 
 
-@dataclass(frozen=True)
-class Metadata:
+class Metadata(msgspec.Struct, frozen=True):
     """What the reader wants to know: the time of day at monotonic 0, exits and classes."""
 
     uuid: UUID

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from typing import Final
+
+import msgspec
 
 from dprobed.record.record import Record
 from dprobed.trace.choose import value_of
@@ -14,8 +15,7 @@ _BAR: Final = 40
 _SIGN: Final = 1 << 63
 
 
-@dataclass
-class Group:
+class Group(msgspec.Struct):
     """A group: the records that share a value of the field they are grouped by.
 
     ``buckets``: how many numbers lie from 2**(N-1) up to 2**N; 0: zeros; -1: those below zero.
@@ -29,7 +29,7 @@ class Group:
     total: int = 0
     least: int = 0
     most: int = 0
-    buckets: Counter[int] = field(default_factory=Counter)
+    buckets: Counter[int] = msgspec.field(default_factory=Counter)
 
     def add(self, time: int, number: object) -> None:
         """Count a record, and the number that it logged (any other value: it logged none)."""

@@ -15,10 +15,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Final
+
+import msgspec
 
 from dprobed.trace import store
 from dprobed.trace.ctf import Block, Stream
@@ -30,8 +31,7 @@ QUEUE_BYTES: Final = 16 << 20
 MakeChunk = Callable[[Path, int], store.Chunk]
 
 
-@dataclass(frozen=True)
-class RotationLimits:
+class RotationLimits(msgspec.Struct, frozen=True):
     """When a session begins a new chunk, and how much it keeps; None: no limit."""
 
     max_bytes: int | None = None

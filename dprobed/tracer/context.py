@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import msgspec
 
 from dprobed.engine.affinity import Affinity
 from dprobed.resolver.client import Resolver
@@ -12,8 +12,7 @@ from dprobed.tracer.inheritance import ChildTargets
 from dprobed.tracer.reporter import Reporter
 
 
-@dataclass
-class TracerContext:
+class TracerContext(msgspec.Struct):
     """The tracer's own parts, which its targets use."""
 
     tracees: Tracees
@@ -23,6 +22,6 @@ class TracerContext:
     resolver: Resolver
     child_targets: ChildTargets
     #: Number by name. One dictionary for all executors, which look it up at each hit.
-    facilities: dict[str, int] = field(default_factory=dict)
+    facilities: dict[str, int] = msgspec.field(default_factory=dict)
     #: Facilities that the tracer carries out at the hit (dump, debugger); None: all of them.
     acting: list[int] | None = None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import NamedTuple
+
+import msgspec
 
 from dprobed.engine.budget import Account
 from dprobed.engine.probe import Probe
@@ -17,8 +18,7 @@ class RequestError(Exception):
     """A request that is refused; one line."""
 
 
-@dataclass
-class Inserted:
+class Inserted(msgspec.Struct):
     """A program inserted into one target."""
 
     number: int
@@ -33,7 +33,7 @@ class Inserted:
     follow_forks: bool = False
     #: What hits of this program are charged to, besides that of all.
     account: Account | None = None
-    probes: list[Probe] = field(default_factory=list)
+    probes: list[Probe] = msgspec.field(default_factory=list)
 
 
 class Variables(NamedTuple):

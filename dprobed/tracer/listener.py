@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Final, Protocol
+
+import msgspec
 
 from dprobed.engine.budget import Account
 from dprobed.engine.probe import Attachment
@@ -20,8 +21,7 @@ from dprobed.tracer.programs import Programs
 from dprobed.tracer.throttle import Throttle
 
 
-@dataclass
-class DeferredWork:
+class DeferredWork(msgspec.Struct):
     """What stops have asked for, and the main loop does."""
 
     #: Remove the probes that are finished.
@@ -29,7 +29,7 @@ class DeferredWork:
     #: Resume the threads that ``suspend`` holds.
     resume: bool = False
     #: Threads that are pinned until the probes that cannot stay where they are have been removed.
-    lost: list[Thread] = field(default_factory=list)
+    lost: list[Thread] = msgspec.field(default_factory=list)
 
 
 class ListeningTarget(Protocol):

@@ -6,8 +6,9 @@ Changes nothing. What is in files is asked of the resolver.
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from dprobed.arch.x86_64.debug_registers import is_length_valid
 from dprobed.arch.x86_64.paging import USER_END, WORD
@@ -25,8 +26,7 @@ from dprobed.wire.resolver import Place
 _NOT_FOUND: Final = "no mapped module is known to have that name"
 
 
-@dataclass(frozen=True, slots=True)
-class Spot:
+class Spot(msgspec.Struct, frozen=True):
     """One address at which a probe is to be inserted. ``length``: of a watchpoint, else 0."""
 
     address: int
@@ -36,8 +36,7 @@ class Spot:
     length: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Unplaced:
+class Unplaced(msgspec.Struct, frozen=True):
     """Why a probe has no place in a module that it names, and whether to look again by and by."""
 
     state: State

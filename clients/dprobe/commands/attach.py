@@ -12,9 +12,7 @@ import click
 from dprobe.commands import options
 from dprobe.lib.private import running_or_private
 from dprobe.lib.programs import Choice, load_programs
-from dprobe.lib.session import Session
 from dprobe.lib.waker import Waker
-from dprobe.view.output import Output, complain
 
 #: As long as `poll` can wait (milliseconds in 32 bits): 24 days.
 _LONGEST_S = 2_000_000
@@ -59,6 +57,10 @@ def attach_command(
     Status 2: none of the probes has a place where it could fire.
     """
     with running_or_private(socket) as connect:
+        # Imported late, and assembled here: a private daemon starts in the meantime.
+        from dprobe.lib.session import Session
+        from dprobe.view.output import Output, complain
+
         uploads = [each.upload for each in load_programs(programs, choice)]
         output = Output(form, path, 1)
         stop = _Stop()

@@ -44,10 +44,10 @@ class BudgetType(click.ParamType):  # type: ignore[type-arg]
 
 def chosen(budget: Limits | None, over: str | None) -> Limits | None:
     """What the two options say together; raises click.UsageError."""
-    from dprobed.wire.limits import Limits
-
     if budget is None:
         if over is not None:
             raise click.UsageError("--over-budget needs --budget")
         return None
+    from dprobed.wire.limits import Limits
+
     return Limits(share=budget.share, hits=budget.hits, remove=over == "remove")

@@ -23,7 +23,7 @@ from dprobe.lib.connection import Connection
 from dprobe.lib.errors import DprobeError, os_error_text
 from dprobe.view.tables import show
 from dprobed.proc.refusals import CAP_SYS_PTRACE, YAMA
-from dprobed.wire.messages import default_socket
+from dprobed.wire.socket_path import default_socket
 
 # include/uapi/linux/ptrace.h
 _PTRACE_POKEUSER: Final = 6

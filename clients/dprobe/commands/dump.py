@@ -5,11 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-import msgspec
 
 from dprobe.commands import options
 from dprobe.lib.private import running_or_private
-from dprobed.wire import messages
 
 
 @click.command(
@@ -27,6 +25,11 @@ examples:
 def dump_command(socket: Path | None, pid: int, zstd: bool, json: bool) -> None:
     """Write a core of process PID, which goes on meanwhile, and print where it is."""
     with running_or_private(socket) as connect:
+        # Imported late: a private daemon starts in the meantime.
+        import msgspec
+
+        from dprobed.wire import messages
+
         daemon = connect()
         daemon.request(lambda number: messages.Attach(id=number, pid=pid), messages.Attached)
         done = daemon.request(

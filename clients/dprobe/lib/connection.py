@@ -20,6 +20,7 @@ from dprobe.lib.errors import DaemonGoneError, NoDaemonError, UserError, os_erro
 from dprobed.printable import readable
 from dprobed.proc.peer import credentials
 from dprobed.wire import messages
+from dprobed.wire.socket_path import default_socket
 
 #: How every record line begins: the tag comes first.
 _RECORD = b'{"type":"record",'
@@ -163,11 +164,11 @@ def running(path: Path | None = None) -> Connection:
     """
     if path is not None:
         return Connection.open(path)
-    own = messages.default_socket(os.getuid())
+    own = default_socket(os.getuid())
     try:
         return Connection.open(own)
     except NoDaemonError:
-        roots = messages.default_socket(0)
+        roots = default_socket(0)
         if own == roots or not roots.exists():
             raise
         return Connection.open(roots)

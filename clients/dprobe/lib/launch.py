@@ -8,7 +8,6 @@ pipe) until the probes are in; a gate that is closed unopened ends it.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import os
 import signal
@@ -150,6 +149,8 @@ def _restore(
     for number in (*_CHANGED_BY_PYTHON, signal.SIGINT, signal.SIGCHLD):
         signal.signal(number, signal.SIG_IGN if number in ignored else signal.SIG_DFL)
     if _YAMA.exists():
+        import ctypes
+
         ctypes.CDLL(None).prctl(_PR_SET_PTRACER, ctypes.c_ulong(daemon or -1), 0, 0, 0)
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 

@@ -7,7 +7,8 @@ read in this process, which is the user's own: no other target waits for it, and
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+
+import msgspec
 
 from dprobe.lib.errors import UserError
 from dprobed.binary.errors import LocationError
@@ -19,8 +20,7 @@ from dprobed.resolver.image import build_id_of_image
 from dprobed.resolver.modules import disproof, matches, open_module
 
 
-@dataclass(frozen=True)
-class File:
+class File(msgspec.Struct, frozen=True):
     """One file that is, or will be, mapped.
 
     ``elf``: None where it cannot be read, which says nothing of the places in it.

@@ -7,8 +7,9 @@ another module is not judged: that may come by ``dlopen`` or ``exec``; until the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from dprobe.lib.errors import UserError
 from dprobe.lib.mapped import File
@@ -23,8 +24,7 @@ from dprobed.program.model import Diagnostic, ProbeDefinition, Program
 _SIMILAR: Final = "the candidates have similar names"
 
 
-@dataclass(frozen=True)
-class Findings:
+class Findings(msgspec.Struct, frozen=True):
     """What was found of one program: probes that have a place in a file, probes whose module is in
     no file known (or in one that cannot be read), and the faults of the others."""
 

@@ -3,6 +3,9 @@
 It has a session of its own, /dev/null instead of the terminal, and no file. Its one connection is a
 socket pair with this process: when this process ends, however it ends, the daemon takes all probes
 out and ends too.
+
+It is started before this process imports what it is to do itself, so that both get ready at the
+same time: what is imported here at the top is what both wait for.
 """
 
 from __future__ import annotations
@@ -14,11 +17,15 @@ import socket
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import TracebackType
+from typing import TYPE_CHECKING
 
-from dprobe.lib.connection import Connection
 from dprobe.lib.errors import DaemonGoneError, NoDaemonError, UserError
-from dprobed.wire import messages
+from dprobed.wire.socket_path import default_socket
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from dprobe.lib.connection import Connection
 
 _FD = 3
 
@@ -51,6 +58,8 @@ class PrivateDaemon:
 
     def connect(self) -> Connection:
         """The connection to it; raises DaemonGoneError or UserError when it did not start."""
+        from dprobe.lib.connection import Connection
+
         try:
             return Connection(self._sock, self.pid, private=True)
         except DaemonGoneError as error:
@@ -88,12 +97,8 @@ def running_or_private(path: Path | None) -> Iterator[Callable[[], Connection]]:
 
     ``path``: a socket at which there must be a daemon.
     """
-    try:
-        connection = Connection.open(path or messages.default_socket(os.getuid()))
-    except NoDaemonError:
-        if path is not None:
-            raise
-    else:
+    connection = _running(path)
+    if connection is not None:
         with connection:
             yield lambda: connection
         return
@@ -104,3 +109,18 @@ def running_or_private(path: Path | None) -> Iterator[Callable[[], Connection]]:
             said = private.complaint()
             more = f": {said}" if said and said not in str(error) else ""
             raise DaemonGoneError(f"{error}{more}") from None
+
+
+def _running(path: Path | None) -> Connection | None:
+    """The connection to the daemon that runs, if one does."""
+    socket_path = path or default_socket(os.getuid())
+    if path is None and not os.path.lexists(socket_path):
+        return None
+    from dprobe.lib.connection import Connection
+
+    try:
+        return Connection.open(socket_path)
+    except NoDaemonError:
+        if path is not None:
+            raise
+        return None

@@ -3,34 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, NamedTuple
 
 from dprobe.lib.errors import UserError, os_error_text
 from dprobed.printable import readable
-from dprobed.wire import messages
-from dprobed.wire.limits import Limits
 
 if TYPE_CHECKING:
     from dprobed.program.model import Program
+    from dprobed.wire import messages
+    from dprobed.wire.limits import Limits
 
 
-@dataclass(frozen=True)
-class Choice:
+class Choice(NamedTuple):
     """What is made of program files: the preprocessor's ``defines``, which probes (of these
     ``groups`` and ``types``; empty: all), the ``budget`` of each program, and by which ``engine``
     its probes fire."""
 
-    defines: Mapping[str, str] = field(default_factory=dict)
+    defines: Mapping[str, str] = MappingProxyType({})
     groups: Sequence[int] = ()
     types: Sequence[int] = ()
     budget: Limits | None = None
     engine: str = "auto"
 
 
-@dataclass(frozen=True)
-class Loaded:
+class Loaded(NamedTuple):
     """A program of the file ``path``, and what a daemon is sent of it."""
 
     path: str
@@ -55,6 +53,7 @@ def load_programs(paths: Sequence[str], choice: Choice) -> list[Loaded]:
     from dprobed.program.bytecode import encode
     from dprobed.program.model import NothingSelectedError, ProgramError, select
     from dprobed.program.rpn.parser import load_file
+    from dprobed.wire import messages
 
     loaded = []
     errors = []

@@ -9,10 +9,10 @@ import signal
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from dprobe.lib.connection import Connection
-
 if TYPE_CHECKING:
     from types import FrameType
+
+    from dprobe.lib.connection import Connection
 
 
 class Waker:

@@ -7,8 +7,9 @@ chosen. Both are values: no terminal and no daemon is needed for them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
 
 from dprobed.printable import printable
 from dprobed.wire import messages
@@ -84,8 +85,7 @@ _FRAME: Final = 5
 _SUSPEND: Final = "\x1a"
 
 
-@dataclass(frozen=True)
-class Sample:
+class Sample(msgspec.Struct, frozen=True):
     """One answer of the daemon, at a time (in s), and what changed since the one before."""
 
     status: messages.Status
@@ -206,8 +206,7 @@ def _per(amount: float, seconds: float) -> float:
     return round(amount / seconds, 1) if seconds > 0 else 0.0
 
 
-@dataclass
-class View:
+class View(msgspec.Struct):
     """What the keys have chosen."""
 
     sort: str = "h"
@@ -222,7 +221,7 @@ class View:
     #: What is to be removed as soon as the user says yes.
     asked: messages.Select | None = None
     note: str = ""
-    _rows: Sequence[Row] = field(default=())
+    _rows: Sequence[Row] = msgspec.field(default=())
 
     @property
     def columns(self) -> Sequence[tuple[str, str]]:

@@ -27,10 +27,10 @@ address, and does not tell at which places a thread can stop. iced-x86's decoder
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum
 from typing import Final, NamedTuple
 
+import msgspec
 from iced_x86 import Code, Decoder, FlowControl, Instruction, Mnemonic, OpKind, Register
 
 from dprobed.arch.x86_64.breakpoint import INT3
@@ -83,8 +83,7 @@ class Position(NamedTuple):
     rcx: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Displaced:
+class Displaced(msgspec.Struct, frozen=True):
     """A displaced instruction: the code of its slot, made for one address.
 
     ``positions``: for each instruction boundary inside ``code``, ascending, its offset and what a

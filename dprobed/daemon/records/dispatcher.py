@@ -47,9 +47,10 @@ import re
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from enum import Enum, StrEnum
 from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from dprobed.daemon.client import Refusal
 from dprobed.program.exits import FACILITIES, NOT_FACILITIES
@@ -95,8 +96,7 @@ class Verdict(Enum):
     DROPPED = "dropped"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Report:
+class Report(msgspec.Struct, frozen=True, eq=False):
     """One record on its way through the handlers of its facility.
 
     ``raw.exit`` is the facility's number, ``entry`` the program that sent it, ``line`` the record
@@ -162,8 +162,7 @@ class AtHit(Handler):
         return Verdict.CONTINUE
 
 
-@dataclass(slots=True, eq=False)
-class _Journey:
+class _Journey(msgspec.Struct, eq=False):
     """A report and those that are still to get it; ``since``: when it began to wait."""
 
     report: Report

@@ -19,38 +19,35 @@ Operations that cannot do what they shall raise before they have done anything o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum, auto
 from typing import TypeAlias
+
+import msgspec
 
 from dprobed.program.model import Header
 
 # -- values -----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Temp:
+class Temp(msgspec.Struct, frozen=True):
     """A word that an operation of this block has computed."""
 
     number: int
 
 
-@dataclass(frozen=True, slots=True)
-class Slot:
+class Slot(msgspec.Struct, frozen=True):
     """A word of a static stack, by its position from the bottom."""
 
     number: int
 
 
-@dataclass(frozen=True, slots=True)
-class Depth:
+class Depth(msgspec.Struct, frozen=True):
     """How many words are on the stack in memory, plus a number."""
 
     plus: int
 
 
-@dataclass(frozen=True, slots=True)
-class CodeOffset:
+class CodeOffset(msgspec.Struct, frozen=True):
     """An offset in the program's code, by its index in ``Function.offsets``."""
 
     number: int
@@ -59,8 +56,7 @@ class CodeOffset:
 Word: TypeAlias = int | Temp | Slot | Depth | CodeOffset
 
 
-@dataclass(slots=True)
-class TopWords:
+class TopWords(msgspec.Struct):
     """So many words from the top of the stack in memory on, TOS first; they stay there."""
 
     count: int
@@ -69,8 +65,7 @@ class TopWords:
 Words: TypeAlias = tuple[Word, ...] | TopWords
 
 
-@dataclass(slots=True)
-class Raise:
+class Raise(msgspec.Struct):
     """How an operation fails: which exception, and how the stack in memory is brought up to date.
 
     ``stores``: (position above the depth, word), then the depth grows by ``moved``; only then
@@ -106,8 +101,7 @@ class WordOp(Enum):
     ZERO_RIGHT = auto()
 
 
-@dataclass(slots=True)
-class Compute:
+class Compute(msgspec.Struct):
     """``result`` = ``left`` ``op`` ``right``."""
 
     result: Temp
@@ -116,8 +110,7 @@ class Compute:
     right: Word
 
 
-@dataclass(slots=True)
-class Divide:
+class Divide(msgspec.Struct):
     """Quotient, rounded to 0, and remainder; ``divisor`` is not 0."""
 
     quotient: Temp
@@ -127,8 +120,7 @@ class Divide:
     signed: bool
 
 
-@dataclass(slots=True)
-class Guard:
+class Guard(msgspec.Struct):
     """Raise unless ``low`` <= ``word`` <= ``high``, unsigned; None is no bound."""
 
     word: Word
@@ -137,8 +129,7 @@ class Guard:
     fault: Raise
 
 
-@dataclass(slots=True)
-class Fail:
+class Fail(msgspec.Struct):
     """Raise in any case."""
 
     fault: Raise
@@ -158,24 +149,21 @@ class Fact(Enum):
     NOW = auto()
 
 
-@dataclass(slots=True)
-class ReadFact:
+class ReadFact(msgspec.Struct):
     """What the context says."""
 
     result: Temp
     fact: Fact
 
 
-@dataclass(slots=True)
-class ReadName:
+class ReadName(msgspec.Struct):
     """The thread's name in two words, the first eight bytes in ``low``."""
 
     low: Temp
     high: Temp
 
 
-@dataclass(slots=True)
-class ReadRegister:
+class ReadRegister(msgspec.Struct):
     """The bits in ``mask`` of a register, which is given by its index in ``USER_REGS``."""
 
     result: Temp
@@ -183,8 +171,7 @@ class ReadRegister:
     mask: int
 
 
-@dataclass(slots=True)
-class WriteRegister:
+class WriteRegister(msgspec.Struct):
     """A register becomes the bits of ``word`` that are in ``mask``."""
 
     index: int
@@ -192,8 +179,7 @@ class WriteRegister:
     mask: int
 
 
-@dataclass(slots=True)
-class ReadFxsave:
+class ReadFxsave(msgspec.Struct):
     """A number of ``size`` bytes at ``offset`` in the thread's FXSAVE image."""
 
     result: Temp
@@ -201,8 +187,7 @@ class ReadFxsave:
     size: int
 
 
-@dataclass(slots=True)
-class WriteFxsave:
+class WriteFxsave(msgspec.Struct):
     """Put the low ``size`` bytes of ``word`` there; of ``mxcsr`` only bits that the CPU has."""
 
     offset: int
@@ -211,8 +196,7 @@ class WriteFxsave:
     mxcsr: bool
 
 
-@dataclass(slots=True)
-class Load:
+class Load(msgspec.Struct):
     """A number of ``width`` bytes of the target's memory."""
 
     result: Temp
@@ -221,8 +205,7 @@ class Load:
     fault: Raise
 
 
-@dataclass(slots=True)
-class Store:
+class Store(msgspec.Struct):
     """``word`` fits into ``width`` bytes."""
 
     address: Word
@@ -231,8 +214,7 @@ class Store:
     fault: Raise
 
 
-@dataclass(slots=True)
-class CheckAccess:
+class CheckAccess(msgspec.Struct):
     """0 if the byte at ``address`` can be read (and, with ``write``, written), else 1."""
 
     result: Temp
@@ -250,8 +232,7 @@ class Space(Enum):
     GLOBAL = auto()
 
 
-@dataclass(slots=True)
-class ReadVariable:
+class ReadVariable(msgspec.Struct):
     """``index`` is in range."""
 
     result: Temp
@@ -259,8 +240,7 @@ class ReadVariable:
     index: Word
 
 
-@dataclass(slots=True)
-class WriteVariable:
+class WriteVariable(msgspec.Struct):
     """``index`` is in range."""
 
     space: Space
@@ -268,8 +248,7 @@ class WriteVariable:
     word: Word
 
 
-@dataclass(slots=True)
-class AddToVariable:
+class AddToVariable(msgspec.Struct):
     """``index`` is in range; ``number`` may be negative."""
 
     space: Space
@@ -277,8 +256,7 @@ class AddToVariable:
     number: int
 
 
-@dataclass(slots=True)
-class GuardRun:
+class GuardRun(msgspec.Struct):
     """Raise unless ``count`` variables from ``index`` on are below ``size``; ``bad``: the first."""
 
     bad: Temp
@@ -291,24 +269,21 @@ class GuardRun:
 # -- the log and the outcome ------------------------------------------------------------------
 
 
-@dataclass(slots=True)
-class LogWords:
+class LogWords(msgspec.Struct):
     """Append words without prefix. ``overflow``: raised where they do not fit; None: go on."""
 
     words: Words
     overflow: Raise | None
 
 
-@dataclass(slots=True)
-class LogStack:
+class LogStack(msgspec.Struct):
     """Append an item of the ``count`` words above the depth (those just dropped)."""
 
     count: Word
     overflow: Raise | None
 
 
-@dataclass(slots=True)
-class LogVariables:
+class LogVariables(msgspec.Struct):
     """Append an item of variables; they are in range."""
 
     space: Space
@@ -317,8 +292,7 @@ class LogVariables:
     overflow: Raise | None
 
 
-@dataclass(slots=True)
-class LogMemory:
+class LogMemory(msgspec.Struct):
     """Append an item of memory, or of a ``string`` in it, as far as it can be read.
 
     ``bad``: the address that could not be read, which is a ``fault`` after what was logged.
@@ -332,47 +306,40 @@ class LogMemory:
     fault: Raise
 
 
-@dataclass(slots=True)
-class LogLength:
+class LogLength(msgspec.Struct):
     """The bytes of the log now."""
 
     result: Temp
 
 
-@dataclass(slots=True)
-class LastItem:
+class LastItem(msgspec.Struct):
     """Where the last item of the log begins, 0 if there is none."""
 
     result: Temp
 
 
-@dataclass(slots=True)
-class CutLog:
+class CutLog(msgspec.Struct):
     """Keep the items within ``length`` bytes."""
 
     length: Word
 
 
-@dataclass(slots=True)
-class SetNumber:
+class SetNumber(msgspec.Struct):
     """The record's major number, or its minor one; ``word`` fits into 16 bits."""
 
     major: bool
     word: Word
 
 
-@dataclass(slots=True)
-class Suspend:
+class Suspend(msgspec.Struct):
     """The outcome says to hold the thread."""
 
 
-@dataclass(slots=True)
-class Resume:
+class Resume(msgspec.Struct):
     """The outcome says to resume every thread that is held."""
 
 
-@dataclass(slots=True)
-class Charge:
+class Charge(msgspec.Struct):
     """Take ``word`` (``at_most`` at most), divided by 2**``shift``, off the instruction budget."""
 
     word: Word
@@ -390,8 +357,7 @@ class Base(Enum):
     FRAME = auto()
 
 
-@dataclass(slots=True)
-class StackLoad:
+class StackLoad(msgspec.Struct):
     """The stack word at ``base`` + ``plus`` + ``index``, modulo the size of the stack."""
 
     result: Temp
@@ -400,8 +366,7 @@ class StackLoad:
     index: Word | None = None
 
 
-@dataclass(slots=True)
-class StackStore:
+class StackStore(msgspec.Struct):
     """As ``StackLoad``, the other way."""
 
     word: Word
@@ -410,51 +375,44 @@ class StackStore:
     index: Word | None = None
 
 
-@dataclass(slots=True)
-class MoveDepth:
+class MoveDepth(msgspec.Struct):
     """Add a number to the depth."""
 
     words: int
 
 
-@dataclass(slots=True)
-class DropWords:
+class DropWords(msgspec.Struct):
     """Take ``count`` off the depth, modulo the size of the stack where it falls below 0."""
 
     count: Word
 
 
-@dataclass(slots=True)
-class SetDepth:
+class SetDepth(msgspec.Struct):
     """The depth becomes ``word``, modulo the size of the stack."""
 
     word: Word
 
 
-@dataclass(slots=True)
-class PushCopies:
+class PushCopies(msgspec.Struct):
     """Push ``count`` copies of ``word``."""
 
     count: Word
     word: Word
 
 
-@dataclass(slots=True)
-class ReadFrameBase:
+class ReadFrameBase(msgspec.Struct):
     """SBP, modulo the size of the stack."""
 
     result: Temp
 
 
-@dataclass(slots=True)
-class SetFrameBase:
+class SetFrameBase(msgspec.Struct):
     """SBP becomes ``word``, modulo the size of the stack."""
 
     word: Word
 
 
-@dataclass(slots=True)
-class MoveSlots:
+class MoveSlots(msgspec.Struct):
     """Assign words to slots of a static stack, all at once."""
 
     slots: tuple[Slot, ...]
@@ -464,21 +422,18 @@ class MoveSlots:
 # -- exceptions -------------------------------------------------------------------------------
 
 
-@dataclass(slots=True)
-class SetHandler:
+class SetHandler(msgspec.Struct):
     """The frame's next exception goes to a block, which is at a code offset."""
 
     block: int
     at: CodeOffset
 
 
-@dataclass(slots=True)
-class ClearHandler:
+class ClearHandler(msgspec.Struct):
     """The frame has no handler any more."""
 
 
-@dataclass(slots=True)
-class LastException:
+class LastException(msgspec.Struct):
     """The last exception of the hit, or zeros."""
 
     code: Temp
@@ -494,8 +449,7 @@ class Shown(Enum):
     GLOBALS = auto()
 
 
-@dataclass(slots=True)
-class ShowInTraces:
+class ShowInTraces(msgspec.Struct):
     """Traces show these of the frame."""
 
     shown: Shown
@@ -503,20 +457,17 @@ class ShowInTraces:
     count: Word
 
 
-@dataclass(slots=True)
-class AppendTrace:
+class AppendTrace(msgspec.Struct):
     """Append a stack trace to the exception trace, and charge what it takes."""
 
 
-@dataclass(slots=True)
-class TraceLength:
+class TraceLength(msgspec.Struct):
     """The bytes of the exception trace now."""
 
     result: Temp
 
 
-@dataclass(slots=True)
-class CutTrace:
+class CutTrace(msgspec.Struct):
     """Keep the traces within ``length`` bytes."""
 
     length: Word
@@ -525,8 +476,7 @@ class CutTrace:
 # -- the heap ---------------------------------------------------------------------------------
 
 
-@dataclass(slots=True)
-class Allocate:
+class Allocate(msgspec.Struct):
     """The handle of a new block of zeros."""
 
     result: Temp
@@ -534,16 +484,14 @@ class Allocate:
     fault: Raise
 
 
-@dataclass(slots=True)
-class Free:
+class Free(msgspec.Struct):
     """Give a block back."""
 
     handle: Word
     fault: Raise
 
 
-@dataclass(slots=True)
-class HeapPlace:
+class HeapPlace(msgspec.Struct):
     """``count`` numbers of ``width`` bytes in a heap block, and what is raised where it is none."""
 
     handle: Word
@@ -554,23 +502,20 @@ class HeapPlace:
     outside: Raise
 
 
-@dataclass(slots=True)
-class HeapLoad:
+class HeapLoad(msgspec.Struct):
     """Load the numbers at a place, one for each result."""
 
     results: tuple[Temp, ...]
     place: HeapPlace
 
 
-@dataclass(slots=True)
-class HeapPush:
+class HeapPush(msgspec.Struct):
     """Push the numbers at a place on the stack in memory; the first becomes TOS."""
 
     place: HeapPlace
 
 
-@dataclass(slots=True)
-class HeapStore:
+class HeapStore(msgspec.Struct):
     """Store the low bytes of each word to a place."""
 
     words: Words
@@ -580,23 +525,20 @@ class HeapStore:
 # -- control ----------------------------------------------------------------------------------
 
 
-@dataclass(slots=True)
-class CountJump:
+class CountJump(msgspec.Struct):
     """Take one off the jumps that are left to the hit, or raise."""
 
     fault: Raise
 
 
-@dataclass(slots=True)
-class GuardFacility:
+class GuardFacility(msgspec.Struct):
     """Raise if the facility with this number is gone."""
 
     number: int
     fault: Raise
 
 
-@dataclass(slots=True)
-class Jump:
+class Jump(msgspec.Struct):
     """Go on at a block."""
 
     block: int
@@ -613,8 +555,7 @@ class Test(Enum):
     NE = auto()
 
 
-@dataclass(slots=True)
-class Branch:
+class Branch(msgspec.Struct):
     """Go on at ``block``, ``counted`` as a jump, or else at ``otherwise``."""
 
     test: Test
@@ -624,8 +565,7 @@ class Branch:
     otherwise: int
 
 
-@dataclass(slots=True)
-class Call:
+class Call(msgspec.Struct):
     """Begin a frame: SBP is the depth, and `ret` goes on at block ``back``.
 
     ``called`` and ``returns`` are the code offsets of both.
@@ -638,15 +578,13 @@ class Call:
     fault: Raise
 
 
-@dataclass(slots=True)
-class Return:
+class Return(msgspec.Struct):
     """End the frame."""
 
     fault: Raise
 
 
-@dataclass(slots=True)
-class End:
+class End(msgspec.Struct):
     """End the program; ``logged`` false drops what it logged."""
 
     exit: int
@@ -671,8 +609,7 @@ Op: TypeAlias = (
 Ending: TypeAlias = Jump | Branch | Call | Return | End
 
 
-@dataclass(slots=True)
-class Block:
+class Block(msgspec.Struct):
     """A basic block. ``cost``: what it takes of the instruction budget before it begins."""
 
     cost: int
@@ -680,8 +617,7 @@ class Block:
     end: Ending
 
 
-@dataclass(frozen=True)
-class Function:
+class Function(msgspec.Struct, frozen=True):
     """One probe's code; it begins at block 0.
 
     ``offsets``: the code offsets that it names, the one of the probe's first instruction first.

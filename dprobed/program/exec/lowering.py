@@ -9,8 +9,9 @@ Either way an instruction that fails writes the stack back only on the way out t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from dprobed.program.blocks import Block as CodeBlock
 from dprobed.program.blocks import Step, find_blocks, is_acyclic, static_depths
@@ -32,8 +33,7 @@ _SLOTS: Final = tuple(map(Slot, range(_STATIC_DEPTH)))
 _TEMPS: Final = tuple(map(Temp, range(1024)))
 
 
-@dataclass(frozen=True)
-class Unit:
+class Unit(msgspec.Struct, frozen=True):
     """What is lowered: one probe's code and what of the program decides on how it runs.
 
     ``facilities``: the number behind each index of an `exit n`.

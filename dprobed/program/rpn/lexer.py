@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
+
+import msgspec
 
 from dprobed.program.model import MAX_DIAGNOSTICS, Diagnostic
 
@@ -48,8 +49,7 @@ class Token(NamedTuple):
         return self._replace(origin=use.origin, column=use.column, width=use.width)
 
 
-@dataclass
-class Line:
+class Line(msgspec.Struct):
     """One logical line: where it starts, and its tokens."""
 
     origin: Origin

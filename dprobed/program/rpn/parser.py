@@ -11,9 +11,10 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from dprobed.program.builder import Builder, Label
 from dprobed.program.bytecode import MAX_FILE, decode
@@ -56,8 +57,7 @@ _NOP = BY_KEY["nop"]
 _EXIT = BY_KEY["exit"]
 
 
-@dataclass
-class _Step:
+class _Step(msgspec.Struct):
     """One instruction of the source. ``operand``: the tokens of its operand."""
 
     instruction: Instruction
@@ -69,15 +69,14 @@ class _Step:
     broken: bool = False
 
 
-@dataclass
-class _Section:
+class _Section(msgspec.Struct):
     """The header, or one probe definition."""
 
     known: Mapping[str, Keyword]
     first: Token | None = None
-    values: dict[str, Any] = field(default_factory=dict)
-    places: dict[str, tuple[Token, int]] = field(default_factory=dict)
-    steps: list[_Step] = field(default_factory=list)
+    values: dict[str, Any] = msgspec.field(default_factory=dict)
+    places: dict[str, tuple[Token, int]] = msgspec.field(default_factory=dict)
+    steps: list[_Step] = msgspec.field(default_factory=list)
 
 
 class _Assembler:

@@ -8,8 +8,9 @@ however hostile, takes for ever.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from dprobed.program.rpn.expression import ExpressionError, evaluate
 from dprobed.program.rpn.lexer import (
@@ -33,14 +34,12 @@ MAX_NESTING = 100
 MAX_SOURCE = 4 << 20
 
 
-@dataclass(frozen=True)
-class _Macro:
+class _Macro(msgspec.Struct, frozen=True):
     parameters: tuple[str, ...] | None
     body: tuple[Token, ...]
 
 
-@dataclass
-class _Branch:
+class _Branch(msgspec.Struct):
     """One ``#if`` that is open: whether it is read, was ever read, and where it began."""
 
     active: bool

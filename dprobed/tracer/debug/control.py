@@ -12,8 +12,9 @@ import signal
 from collections import deque
 from collections.abc import Sequence, Set
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from dprobed.arch.x86_64.breakpoint import SI_KERNEL
 from dprobed.arch.x86_64.paging import WORD
@@ -31,8 +32,7 @@ from dprobed.tracer.engines import Engines
 BreakpointKey = tuple[int, int, int]
 
 
-@dataclass(frozen=True)
-class Event:
+class Event(msgspec.Struct, frozen=True):
     """Why the target is held; ``detail`` goes into the stop reply as it is.
 
     ``breakpoint``: the debugger's breakpoint or watchpoint that was hit.

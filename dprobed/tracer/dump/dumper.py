@@ -18,7 +18,6 @@ import struct
 import subprocess
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, NoReturn
@@ -51,8 +50,7 @@ class Done(msgspec.Struct, frozen=True):
     seconds: float = 0.0
 
 
-@dataclass(slots=True)
-class Job:
+class Job(msgspec.Struct):
     """One dump. ``source``: the process whose memory is read (the copy, or the target itself).
 
     ``omitted``: ranges that are ours. ``extra``: areas that the copy does not have. ``about``: what
@@ -70,7 +68,7 @@ class Job:
     about: dict[str, Any]
     exe: str
     stopped_at: int
-    facts: dict[str, bytes] = field(default_factory=dict)
+    facts: dict[str, bytes] = msgspec.field(default_factory=dict)
 
 
 def run(job: Job, result: int) -> NoReturn:

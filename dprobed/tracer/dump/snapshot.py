@@ -13,8 +13,9 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
 from typing import Any, Final
+
+import msgspec
 
 from dprobed.corefile import store
 from dprobed.corefile.store import StoreError, StoreLimits
@@ -38,8 +39,7 @@ from dprobed.tracer.engines import Engines
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
+class Result(msgspec.Struct, frozen=True):
     """How a dump ended; ``error`` is empty when there is a core."""
 
     error: str
@@ -51,8 +51,7 @@ class Result:
     seconds: float = 0.0
 
 
-@dataclass(slots=True)
-class _Current:
+class _Current(msgspec.Struct):
     """The dump that is being written."""
 
     pid: int
@@ -63,14 +62,13 @@ class _Current:
     pause_ns: int = 0
     copy: CopiedProcess | None = None
     #: Held open while the target stays stopped for its dump.
-    hold: ExitStack = field(default_factory=ExitStack)
+    hold: ExitStack = msgspec.field(default_factory=ExitStack)
     writer: WriterProcess | None = None
     overdue: bool = False
     result: Result | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Requested:
+class _Requested(msgspec.Struct, frozen=True):
     thread: Thread
     probe: tuple[int, int]
     about: dict[str, Any]
@@ -153,7 +151,7 @@ class Dumps:
             raise DumpError("another dump of this process is being written; try again after it")
         limits = store.limits()
         if compress:
-            limits = replace(limits, zstd=True)
+            limits = msgspec.structs.replace(limits, zstd=True)
         self._begin(pid, 0, {}, limits, answer)
 
     # --- the loop ---

@@ -23,7 +23,6 @@ from dprobed.wire.messages.common import (
     Present,
     Queue,
     Seconds,
-    default_socket,
 )
 from dprobed.wire.messages.listings import (
     DebuggerInfo,
@@ -185,6 +184,5 @@ __all__ = [
     "Words",
     "decode_from_daemon",
     "decode_request",
-    "default_socket",
     "encode",
 ]

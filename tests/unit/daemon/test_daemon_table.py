@@ -96,7 +96,21 @@ def test_what_the_daemon_of_one_command_does_not_import() -> None:
         "elftools",
         "psutil",
         "tomllib",
+        "dataclasses",
+        "difflib",
     }
+
+
+def test_the_daemon_that_a_client_starts_goes_without_openssl() -> None:
+    done = subprocess.run(
+        [sys.executable, "-P", "-X", "importtime", "-m", "dprobed", "--version"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    there = {line.split("|")[-1].strip() for line in done.stderr.splitlines()}
+    assert {"asyncio", "dprobed.daemon.app"} <= there
+    assert "_ssl" not in there
 
 
 def test_usage_of_the_daemon_and_its_tracers() -> None:

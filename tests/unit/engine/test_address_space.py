@@ -7,11 +7,11 @@ import mmap
 import os
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
 import pytest
+from msgspec.structs import replace
 
 from dprobed.arch.x86_64.breakpoint import INT3
 from dprobed.arch.x86_64.paging import PAGE

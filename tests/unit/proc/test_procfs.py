@@ -8,9 +8,9 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from dprobed.proc import procfs, refusals
 from dprobed.proc.shared_memory import shares_memory
@@ -223,7 +223,7 @@ def test_the_rule_that_denies(fork: Fork, monkeypatch: pytest.MonkeyPatch) -> No
         return procfs.Status(
             **{
                 field: getattr(found, field)
-                for field in procfs.Status.__dataclass_fields__
+                for field in procfs.Status.__struct_fields__
                 if field not in ("uids", "gids", "capabilities")
             },
             uids=(1000,) * 4,

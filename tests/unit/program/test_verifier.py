@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from dprobed.program.isa import BY_KEY, INSTRUCTIONS, Instruction, encode_one
 from dprobed.program.model import MAX_DIAGNOSTICS, Header, ProbeDefinition, Program, ProgramError
@@ -26,7 +25,7 @@ def code_of(*steps: tuple[str, int] | str) -> bytes:
 
 def program_of(code: bytes, **more: object) -> Program:
     probe = ProbeDefinition(0, offset="f", entry=0, end=len(code))
-    return replace(Program(Header("x"), (probe,), code), **more)  # type: ignore[arg-type]
+    return replace(Program(Header("x"), (probe,), code), **more)
 
 
 def said(program: Program, file: str = "") -> str:
@@ -111,7 +110,7 @@ GOOD = Program(Header("x"), (PROBE,), b"\x0d")
 )
 def test_tables(more: dict[str, object], message: str) -> None:
     verify(GOOD)
-    assert message in said(replace(GOOD, **more))  # type: ignore[arg-type]
+    assert message in said(replace(GOOD, **more))
 
 
 def test_a_range_must_not_run_into_the_next_nor_be_entered_by_a_jump() -> None:

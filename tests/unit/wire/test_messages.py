@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from dprobed.wire import messages
+from dprobed.wire.socket_path import default_socket
 
 
 def test_a_request_is_one_line_of_json() -> None:
@@ -91,13 +92,9 @@ def test_a_client_understands_a_daemon_that_says_more() -> None:
 
 
 def test_where_the_socket_is() -> None:
-    assert messages.default_socket(0, {"XDG_RUNTIME_DIR": "/x"}) == Path(
-        "/run/dprobed/control.sock"
-    )
-    assert messages.default_socket(7, {"XDG_RUNTIME_DIR": "/run/user/7"}) == Path(
+    assert default_socket(0, {"XDG_RUNTIME_DIR": "/x"}) == Path("/run/dprobed/control.sock")
+    assert default_socket(7, {"XDG_RUNTIME_DIR": "/run/user/7"}) == Path(
         "/run/user/7/dprobed/control.sock"
     )
-    assert messages.default_socket(7, {"XDG_RUNTIME_DIR": "relative"}) == Path(
-        "/tmp/dprobed-7/control.sock"
-    )
-    assert messages.default_socket(7, {}) == Path("/tmp/dprobed-7/control.sock")
+    assert default_socket(7, {"XDG_RUNTIME_DIR": "relative"}) == Path("/tmp/dprobed-7/control.sock")
+    assert default_socket(7, {}) == Path("/tmp/dprobed-7/control.sock")
