@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from dataclasses import dataclass, replace
+from functools import cached_property
 from operator import itemgetter
 from typing import Final, NamedTuple
 
@@ -117,9 +118,13 @@ class Program:
 
     def probe_place(self, probe: ProbeDefinition) -> SourcePlace | None:
         """Where the offset or address of one of the probes is written."""
-        if not self.probes_at:
-            return None
-        return self._place(self.probes_at[self.probes.index(probe)])
+        return self._place(self._probes_at.get(probe.index))
+
+    @cached_property
+    def _probes_at(self) -> dict[int, Written | None]:
+        """By the probe's index."""
+        indexes = (probe.index for probe in self.probes)
+        return dict(zip(indexes, self.probes_at, strict=False))
 
     def code_place(self, offset: int) -> SourcePlace | None:
         """Where the instruction at (or around) a code offset is written."""
