@@ -151,14 +151,14 @@ def test_lines_and_static_names_of_the_executable(tmp_path: Path) -> None:
     subprocess.run(["gcc", "-g", tmp_path / "waits.c", "-o", binary], check=True, timeout=60)
     right = program(tmp_path, "name = waits\noffset = waits.c:3\n    exit\n", "right")
     wrong = program(tmp_path, "name = waits\noffset = waits.c:2\n    exit\n", "wrong")
-    other = program(tmp_path, f"name = {binary}\noffset = thrice\n    exit\n", "other")
+    other = program(tmp_path, f"name = {binary}\noffset = twicee\n    exit\n", "other")
     with cat([binary]) as target:
         with untouched(target):
             done = dprobe("attach", target.pid, right, wrong, other)
             assert done.returncode == 2
             assert f"{right}:" not in done.stderr
             assert f"{wrong}:2:10: error: {binary}: " in done.stderr
-            assert f"{other}:2:10: error: {binary}: no symbol thrice" in done.stderr
+            assert f"{other}:2:10: error: {binary}: no symbol twicee" in done.stderr
             assert "did you mean `twice`?" in done.stderr
         # What was mapped is what counts, not what has its path now.
         binary.unlink()
@@ -208,12 +208,6 @@ def test_the_executable_of_a_selection(tmp_path: Path) -> None:
 
 def checked(peer: Peer, pid: int, *uploads: Json) -> Json:
     return answer(peer, {"type": "check", "id": 1, "pid": pid, "programs": list(uploads)})
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Place:
-    tmp_path.chmod(0o755)
-    return Place(tmp_path)
 
 
 @AS_ROOT
