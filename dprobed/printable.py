@@ -33,3 +33,8 @@ def readable(name: str | Path) -> str:
     """A file's name, or what it is in, as text that can be sent and printed: a name may have bytes
     that are no UTF-8."""
     return os.fsencode(name).decode(errors="replace")
+
+
+def located(place: str, text: str) -> str:
+    """A message with the place in a program's source that it is about, if that is known."""
+    return f"{place}: {text}" if place else text

@@ -20,6 +20,7 @@ import msgspec
 from dprobed.backend import Backends
 from dprobed.daemon.announcer import Announcer
 from dprobed.daemon.attaching import Attaching
+from dprobed.daemon.checking import Checking
 from dprobed.daemon.client import Client
 from dprobed.daemon.detaching import Detaching
 from dprobed.daemon.enforcement import Enforcement
@@ -31,6 +32,7 @@ from dprobed.daemon.quota import Quota
 from dprobed.daemon.records.dispatcher import AtHit, Dispatcher
 from dprobed.daemon.records.routing import Log, Routing, Watch
 from dprobed.daemon.removal import Removal
+from dprobed.daemon.resolver_process import Resolvers
 from dprobed.daemon.server import Server
 from dprobed.daemon.table import RequestTable
 from dprobed.daemon.targets import Targets
@@ -52,7 +54,6 @@ if TYPE_CHECKING:
     from dprobed.daemon.records.external import ExternalHandlers
     from dprobed.daemon.records.log import RecordLog
     from dprobed.daemon.records.trace_sessions import TraceSessions
-    from dprobed.daemon.resolver_process import Resolvers
     from dprobed.daemon.usage import OwnUsage
 
 #: Seconds that a process is held without a debugger.
@@ -162,10 +163,16 @@ def _dispatcher(announcer: Announcer, alarm: Alarm | None) -> Dispatcher:
 
 
 def _probing(
-    table: RequestTable, core: Core, traced: Traced, deployments: DeploymentList | None
+    table: RequestTable,
+    core: Core,
+    traced: Traced,
+    resolvers: Resolvers,
+    deployments: DeploymentList | None,
 ) -> None:
     """The requests that every daemon does."""
     inquiry = Inquiry(core.gate, core.targets, core.detaching, deployments)
+    checking = Checking(core.gate, core.quota, core.programs, traced.attaching, resolvers)
+    table.add(messages.Check, checking.check)
     table.add(messages.Attach, traced.attaching.attach)
     table.add(messages.Detach, core.detaching.detach)
     table.add(messages.Insert, traced.inserting.insert)
@@ -260,13 +267,17 @@ def begin(main: TracerMain, config: Path | None) -> tuple[TracerProcesses, Gate]
 
 
 def build_private(
-    backends: Backends, gate: Gate, *, on_last_gone: Callable[[], None] = _nothing
+    backends: Backends,
+    gate: Gate,
+    resolvers: Resolvers,
+    *,
+    on_last_gone: Callable[[], None] = _nothing,
 ) -> App:
     """The daemon of a single command."""
     core = Core(backends, gate, hold_limit=HOLD_LIMIT)
     table = RequestTable(gate.commands, _NOT_PRIVATE)
     traced = core.connect(None, None)
-    _probing(table, core, traced, None)
+    _probing(table, core, traced, resolvers, None)
     table.add(messages.Remove, core.removal.remove)
     return App(core, traced, table, _server(core, table, None, (), on_last_gone))
 
@@ -318,7 +329,7 @@ def build_public(
     usage = OwnUsage(resolvers.processes)
 
     table = RequestTable(gate.commands, _UNKNOWN)
-    _probing(table, core, traced, deployments)
+    _probing(table, core, traced, resolvers, deployments)
     _managing(table, deployments, log, handlers, traces, policies, usage)
     releases = (deployments.release, log.release, handlers.release)
     server = _server(core, table, handlers.answer, releases, _nothing)

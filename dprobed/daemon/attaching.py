@@ -61,8 +61,7 @@ class Attaching:
         ``follow_forks``: children get what this client puts in, and are held by it.
         ``shared``: in a tracer that has other targets of the client's user, too.
         """
-        if pid in (os.getpid(), client.pid) or pid in self._tracers:
-            raise Refusal(f"process {pid} is part of dprobed itself, and cannot be probed by it")
+        self.check_not_ours(client, pid)
         while True:
             # Each time: while we waited for a target to end, its number may have got another owner.
             admission = self._gate.admit(client, pid)
@@ -78,6 +77,11 @@ class Attaching:
                 if not target.attached:
                     await self._begin(target, client, launch, shared, admission)
                 return
+
+    def check_not_ours(self, client: Client, pid: int) -> None:
+        """That a process is neither the client nor of the daemon; raises Refusal."""
+        if pid in (os.getpid(), client.pid) or pid in self._tracers:
+            raise Refusal(f"process {pid} is part of dprobed itself, and cannot be probed by it")
 
     async def _begin(
         self, target: Target, client: Client, launch: bool, shared: bool, admission: Admission

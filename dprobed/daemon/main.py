@@ -207,7 +207,11 @@ def _run_private(descriptor: int, main: TracerMain) -> None:
     # Nothing of the client's surroundings is held while it may be gone already.
     os.chdir("/")
     with socket.socket(fileno=descriptor) as sock:
-        asyncio.run(_serve(lambda end: build_private(tracers, gate, on_last_gone=end), sock))
+
+        def build(end: Callable[[], None]) -> App:
+            return build_private(tracers, gate, tracers.resolvers, on_last_gone=end)
+
+        asyncio.run(_serve(build, sock))
     # The client waits for our end, and taking down the interpreter would only make it later.
     os._exit(0)
 

@@ -7,6 +7,7 @@ from typing import Final
 
 from dprobed.daemon.client import Refusal
 from dprobed.daemon.records.dispatcher import Dispatcher
+from dprobed.printable import located
 from dprobed.program.bytecode import decode
 from dprobed.program.model import Program, ProgramError
 from dprobed.wire import messages
@@ -61,8 +62,10 @@ class Programs:
         """That all facilities that a program names are there; raises Refusal."""
         facilities = self._dispatcher.facilities
         known = {*facilities, *facilities.values()}
-        unknown = [str(facility) for facility in program.facilities if facility not in known]
+        unknown = [facility for facility in program.facilities if facility not in known]
         if unknown:
-            names = ", ".join(unknown)
+            names = ", ".join(map(str, unknown))
             have = ", ".join(f"{name} ({number})" for name, number in facilities.items())
-            raise Refusal(f"{label}: no facility {names} is registered; registered: {have}")
+            text = f"{label}: no facility {names} is registered; registered: {have}"
+            place = next(iter(program.facility_places(unknown[0])), "")
+            raise Refusal(located(str(place), text))

@@ -179,6 +179,9 @@ class _Resolver:
                     self._hang_up()
                     if not error.innocent or time.monotonic() > end:
                         raise
+                except asyncio.CancelledError:
+                    self._hang_up()  # The next question is not to get this one's answer.
+                    raise
 
     async def _try(self, ask: Ask) -> Answer:
         loop = asyncio.get_running_loop()

@@ -14,7 +14,7 @@ from dprobed.backend import Backend, BackendGone, BackendRefused
 from dprobed.daemon.client import Client, Refusal, User
 from dprobed.policy.model import Decision
 from dprobed.proc import procfs
-from dprobed.program.model import Program
+from dprobed.program.model import ProbeDefinition, Program
 from dprobed.wire import messages, protocol
 from dprobed.wire.limits import Limits
 
@@ -24,6 +24,16 @@ _ENDED: Final = 64
 _EARLY: Final = 1024
 #: What is said of a target whose tracer failed on it, and detached from it.
 DEFECT: Final = "internal error in the tracer; detached from the process (see the log)"
+#: States of a probe about whose source there is nothing to say.
+_WORKING: Final = frozenset(
+    {
+        protocol.State.PENDING,
+        protocol.State.ACTIVE,
+        protocol.State.DISABLED,
+        protocol.State.REMOVED,
+        protocol.State.THROTTLED,
+    }
+)
 _COUNTERS: Final = ("hits", "ran", "missed", "dropped", "faulted", "passed")
 
 _log = logging.getLogger("dprobed")
@@ -127,7 +137,13 @@ class InsertedProgram:
             addresses=status.addresses,
             handler_drops=self.handler_drops.get(status.probe, {}),
             engine=status.engine,
+            source=self._source(probe, status),
         )
+
+    def _source(self, probe: ProbeDefinition, status: protocol.ProbeStatus) -> str:
+        """Where the place of a probe that does not work is written."""
+        place = None if status.state in _WORKING else self.program.probe_place(probe)
+        return "" if place is None else str(place)
 
     def note(self, probe: int, statuses: list[protocol.ProbeStatus]) -> None:
         """Note what the tracer says of a probe; it may be at several places.

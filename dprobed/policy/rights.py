@@ -45,7 +45,9 @@ def needs(program: Program) -> dict[Right, str]:
     for offset, instruction, operands in _instructions(program):
         right = right_of(instruction, operands, program.facilities)
         if right is not Right.OBSERVE and right not in found:
-            found[right] = f"`{instruction.spelling}`{_place(program, offset)}"
+            place = program.code_place(offset)
+            where = f" in {place}" if place is not None else ""
+            found[right] = f"`{instruction.spelling}`{where}"
     return found
 
 
@@ -69,13 +71,6 @@ def _instructions(program: Program) -> Iterator[tuple[int, Instruction, tuple[in
             instruction, operands, following = decode_at(program.code, offset)
             yield offset, instruction, operands
             offset = following
-
-
-def _place(program: Program, offset: int) -> str:
-    for at, source, line in program.lines:
-        if at == offset:
-            return f" in {program.sources[source]}:{line}"
-    return ""
 
 
 def words(rights: Iterable[Right]) -> str:

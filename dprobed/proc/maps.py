@@ -146,13 +146,16 @@ def _path(raw: bytes) -> tuple[str, bool]:
     return path, False
 
 
-def modules(pid: int, *, however_many: bool = False) -> list[Module]:
+def modules(
+    pid: int, *, however_many: bool = False, most: int = procfs.MOST_OF_MAPS
+) -> list[Module]:
     """The files of which a process maps code, by address; raises MapsError.
 
-    CrowdedError: there are more than are examined, unless ``however_many``.
+    CrowdedError: there are more than are examined (the list has at ``most`` so many bytes), unless
+    ``however_many``.
     """
     groups: dict[tuple[bytes, bytes], list[tuple[bytes, ...]]] = {}
-    most = sys.maxsize if however_many else procfs.MOST_OF_MAPS
+    most = sys.maxsize if however_many else most
     for fields in _FILE_LINE.findall(_read(pid, most)):
         group = groups.get(fields[4:6])  # device and inode
         if group is None:

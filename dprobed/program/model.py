@@ -8,6 +8,7 @@ past its end), so every range stands for itself, also when ``select`` takes its 
 from __future__ import annotations
 
 from bisect import bisect_right
+from functools import cached_property
 from operator import itemgetter
 from typing import Final, NamedTuple
 
@@ -89,7 +90,7 @@ class SourcePlace(NamedTuple):
         return f"{place}:{self.column}" if self.column else place
 
 
-class Program(msgspec.Struct, frozen=True):
+class Program(msgspec.Struct, frozen=True, dict=True):
     """A whole verified program.
 
     ``facilities``: what ``exit`` hands over to, by number or by name. ``lines``: for each
@@ -115,9 +116,13 @@ class Program(msgspec.Struct, frozen=True):
 
     def probe_place(self, probe: ProbeDefinition) -> SourcePlace | None:
         """Where the offset or address of one of the probes is written."""
-        if not self.probes_at:
-            return None
-        return self._place(self.probes_at[self.probes.index(probe)])
+        return self._place(self._probes_at.get(probe.index))
+
+    @cached_property
+    def _probes_at(self) -> dict[int, Written | None]:
+        """By the probe's index."""
+        indexes = (probe.index for probe in self.probes)
+        return dict(zip(indexes, self.probes_at, strict=False))
 
     def code_place(self, offset: int) -> SourcePlace | None:
         """Where the instruction at (or around) a code offset is written."""

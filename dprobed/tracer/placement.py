@@ -20,6 +20,7 @@ from dprobed.resolver.addresses import address_of, biases, data_address_of
 from dprobed.resolver.client import MappedFile, Resolver
 from dprobed.resolver.errors import LocationError, LostError, SilenceError, number_of
 from dprobed.resolver.modules import matches
+from dprobed.resolver.places import check_boundary, code_spec
 from dprobed.wire.protocol import State
 from dprobed.wire.resolver import Place
 
@@ -186,7 +187,7 @@ class Placement:
         if probe.offset is not None:
             places = file.resolve(probe.offset)
         else:
-            places = self._at_address(loaded, file, probe.address or "")
+            places = file.resolve(code_spec(loaded.module, probe.address or ""))
         spots: list[Spot] = []
         for place in places:
             if place.kind == "ifunc":
@@ -198,7 +199,7 @@ class Placement:
                         retry=True,
                     )
             else:
-                _check_boundary(place, probe.opcode is not None)
+                check_boundary(place, asserted=probe.opcode is not None)
                 addresses = address_of(loaded.module, file.facts, place.file_offset)
             spots += [
                 Spot(address, place.name, loaded.module.path, loaded.key) for address in addresses
@@ -206,17 +207,6 @@ class Placement:
         if not spots:
             raise LocationError(f"{probe.offset or probe.address}: the module does not map it")
         return spots
-
-    @staticmethod
-    def _at_address(loaded: LoadedModule, file: MappedFile, text: str) -> tuple[Place, ...]:
-        """A code probe given by address: in memory as it is now, or a symbol."""
-        if not text[:1].isdigit():
-            return file.resolve(text)
-        address = number_of(text)
-        for mapping in loaded.module.mappings:
-            if mapping.executable and mapping.start <= address < mapping.end:
-                return file.resolve(hex(address - mapping.start + mapping.offset))
-        raise LocationError(f"{text} is not in the code of {loaded.module.path}")
 
     def _watch(
         self, loaded: LoadedModule, probe: ProbeDefinition, kind: str
@@ -276,20 +266,11 @@ class Placement:
         if not place.symbol_offset:
             return chosen
         there = file.place_at(chosen - bias + place.symbol_offset & WORD)
-        _check_boundary(there, asserted)
+        check_boundary(there, asserted=asserted)
         return there.vaddr + bias
 
     def _pointer(self, address: int) -> int:
         return int.from_bytes(self._space.memory.peek(address, 8), "little")
-
-
-def _check_boundary(place: Place, asserted: bool) -> None:
-    """Raises LocationError where perhaps no instruction begins, unless the user says which."""
-    if place.boundary == "unknown" and not asserted:
-        raise LocationError(
-            f"nothing tells whether an instruction begins at {place.name}",
-            "give the expected bytes with 'opcode ='",
-        )
 
 
 def _one_line(error: LocationError) -> str:

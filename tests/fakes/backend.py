@@ -8,11 +8,12 @@ tell whatever it likes (``tell``) or die (``die``), at exactly the moment that i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from dprobed.backend import BackendGone, BackendRefused, OnEvent
 from dprobed.daemon.app import App, build_public
+from dprobed.daemon.child_process import User
 from dprobed.daemon.gate import Gate
 from dprobed.daemon.resolver_process import Resolvers
 from dprobed.policy.config import Config
@@ -20,8 +21,11 @@ from dprobed.policy.store import PolicyStore
 from dprobed.proc.processes import Process
 from dprobed.program.bytecode import decode, encode
 from dprobed.program.rpn.parser import assemble
+from dprobed.resolver.errors import LocationError
+from dprobed.resolver.files import Steps
 from dprobed.wire import messages, protocol
 from dprobed.wire.protocol import ProbeStatus, RawRecord, State
+from dprobed.wire.resolver import Answer, Question
 
 R = TypeVar("R")
 #: Numbers of processes that no kernel gives out: PID_MAX_LIMIT is 1 << 22.
@@ -173,6 +177,36 @@ class FakeBackends:
         return 0
 
 
+class FakeResolvers(Resolvers):
+    """Read no file: ``answer`` says what each question is answered with, and may never do it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[Question] = []
+        self.users: set[User] = set()
+        self.answer: Callable[[Question], Awaitable[Answer]] | None = None
+
+    async def run(self, user: User, steps: Steps[R]) -> R:
+        """Take all steps."""
+        self.users.add(user)
+        try:
+            ask = next(steps)
+            while True:
+                self.asked.append(ask.question)
+                assert self.answer is not None
+                try:
+                    answer = await self.answer(ask.question)
+                except LocationError as error:
+                    ask = steps.throw(error)
+                else:
+                    ask = steps.send(answer)
+        except StopIteration as end:
+            result: R = end.value
+            return result
+        finally:
+            steps.close()
+
+
 class FakeClient:
     """A client that notes what it is told; ``room``: whether it takes records."""
 
@@ -225,11 +259,12 @@ class FakeDaemon:
     """Root's daemon with fake backends, in a world of processes that ``processes`` is."""
 
     def __init__(self, config: Config) -> None:
+        self.resolvers = FakeResolvers()
         self.backends = FakeBackends()
         self.processes = {pid: facts(pid) for pid in range(PID, PID + 100)}
         store = PolicyStore(config, 0)
         self.app: App = build_public(
-            self.backends, Gate(store, process=self.processes.get), Resolvers()
+            self.backends, Gate(store, process=self.processes.get), self.resolvers
         )
 
     async def ask(self, client: FakeClient, request: messages.Request, kind: type[R]) -> R:

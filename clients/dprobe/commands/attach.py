@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from dprobe.commands import options
+from dprobe.lib.checking import check
 from dprobe.lib.private import running_or_private
 from dprobe.lib.programs import Choice, load_programs
 from dprobe.lib.waker import Waker
@@ -34,6 +35,7 @@ examples:
 )
 @options.selecting
 @options.inserting
+@options.missing
 @options.format_
 @options.output("standard output")
 @click.argument("pid", type=options.pid_type)
@@ -46,6 +48,7 @@ def attach_command(
     choice: Choice,
     no_opcode_check: bool,
     follow_forks: bool,
+    missing: str,
     duration: float | None,
     form: str,
     path: str | None,
@@ -55,13 +58,16 @@ def attach_command(
     Ends at Ctrl-C, after the time given, with PID (with -f: and all its children that were
     followed), or when every probe is disabled or removed; the processes go on without probes.
     Status 2: none of the probes has a place where it could fire.
+
+    A place that is not there, in the executable or a library of PID, is refused before the process
+    is touched. A probe for another module waits until that is mapped.
     """
     with running_or_private(socket) as connect:
         # Imported late, and assembled here: a private daemon starts in the meantime.
         from dprobe.lib.session import Session
         from dprobe.view.output import Output, complain
 
-        uploads = [each.upload for each in load_programs(programs, choice)]
+        loaded = load_programs(programs, choice)
         output = Output(form, path, 1)
         stop = _Stop()
         numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -73,6 +79,8 @@ def attach_command(
             on_record=output.record,
             say=complain,
         )
+        check(connection, pid, loaded, missing)
+        uploads = [each.upload for each in loaded]
         count = session.insert(uploads, launch=False, check_opcode=not no_opcode_check)
         deadline = None if duration is None else time.monotonic() + duration
         with Waker({number: stop.handler(number) for number in numbers}) as waker:

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Final
+
 import click
 import msgspec
 
 from dprobe.commands import options
+from dprobe.lib.checking import MISSING_WARN, check
 from dprobe.lib.connection import Connection, running
-from dprobe.lib.programs import Choice, load_programs
+from dprobe.lib.errors import UserError
+from dprobe.lib.programs import Choice, Loaded, load_programs
 from dprobe.view import probes
 from dprobe.view.output import complain
 from dprobed.wire import messages
+
+#: What is special in a glob (policies.md).
+_GLOB: Final = frozenset("*?[]{}\\")
 
 
 @click.command(
@@ -36,6 +44,7 @@ examples:
 @click.option("--replace", is_flag=True, help="Remove the programs for the same module first.")
 @options.selecting
 @options.inserting
+@options.missing
 @options.json
 @click.argument("programs", nargs=-1, required=True, type=options.program_file)
 @click.pass_context
@@ -53,6 +62,7 @@ def insert_command(
     choice: Choice,
     no_opcode_check: bool,
     follow_forks: bool,
+    missing: str,
     json: bool,
 ) -> None:
     """Put programs into one process, or all that match; they stay until `dprobe remove`.
@@ -61,6 +71,9 @@ def insert_command(
     (all that is given must hold) or --all they go into each such process that maps the program's
     module, now or later; --exe takes those as well that do not map it yet. A GLOB is like those of
     policies: *, ?, [a-z], [!a-z], {one,other}; in a path * stops at a slash, and ** does not.
+
+    A place that is not there, in a file that the process of --pid maps or in the one file that
+    --exe names, is refused before any process is touched.
     """
     narrowed = (exe, user, unit) != (None, None, None)
     if (pid is not None) + narrowed + everything != 1:
@@ -71,11 +84,13 @@ def insert_command(
         raise click.UsageError("--limit does not go with --pid", ctx)
     if follow_forks and pid is None:
         raise click.UsageError("--follow-forks goes with --pid; else children are followed", ctx)
-    uploads = [each.upload for each in load_programs(programs, choice)]
+    loaded = load_programs(programs, choice)
+    uploads = [each.upload for each in loaded]
     present: messages.Present = "merge" if merge else "replace" if replace else "refuse"
     check_opcode = not no_opcode_check
     with running(ctx.obj) as daemon:
         if pid is not None:
+            check(daemon, pid, loaded, missing)
             insert = messages.Insert(
                 id=0,
                 pid=pid,
@@ -86,6 +101,8 @@ def insert_command(
             )
             _insert(daemon, insert, follow_forks=follow_forks, json=json)
         else:
+            if exe is not None and missing == "refuse":
+                _check_executable(exe, loaded)
             deploy = messages.Deploy(
                 id=0,
                 programs=uploads,
@@ -96,6 +113,27 @@ def insert_command(
                 present=present,
             )
             _deploy(daemon, deploy, json=json)
+
+
+def _check_executable(exe: str, loaded: Sequence[Loaded]) -> None:
+    """Raise UserError for places in an executable that is named by its path, which are not there.
+
+    Its libraries are not looked at: which they are may differ from process to process.
+    """
+    if not exe.startswith("/") or set(exe) & _GLOB:
+        return
+    # Imported where they are needed: they read ELF files.
+    from dprobe.lib import mapped, places
+    from dprobed.binary.errors import LocationError
+
+    try:
+        file = mapped.to_be_mapped(mapped.open_file(exe))
+    except LocationError:
+        return
+    try:
+        places.refuse_missing(loaded, [file])
+    except UserError as error:
+        raise UserError(f"{error}\n{MISSING_WARN}") from None
 
 
 def _insert(daemon: Connection, insert: messages.Insert, *, follow_forks: bool, json: bool) -> None:

@@ -93,6 +93,13 @@ format_ = click.option(
     show_default=True,
     help="Lines for people, or one JSON object a line.",
 )
+missing = click.option(
+    "--missing",
+    type=click.Choice(["refuse", "warn"]),
+    default="refuse",
+    show_default=True,
+    help="What to do about a probe whose place is not in the program or its libraries.",
+)
 json = click.option("--json", is_flag=True, help="One JSON object a line.")
 pid_option = click.option("--pid", type=pid_type, metavar="PID", help="Only in this process.")
 program_file = click.Path(dir_okay=False)

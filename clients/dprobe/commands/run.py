@@ -41,13 +41,7 @@ examples:
 )
 @options.selecting
 @options.inserting
-@click.option(
-    "--missing",
-    type=click.Choice(["refuse", "warn"]),
-    default="refuse",
-    show_default=True,
-    help="What to do about a probe whose place is not in COMMAND's program or libraries.",
-)
+@options.missing
 @options.format_
 @options.output("standard error, so that COMMAND's output stays its own")
 @click.argument("programs", nargs=-1, type=options.program_file)

@@ -19,6 +19,7 @@ from dprobed.binary.errors import LocationError
 from dprobed.binary.file import Binary
 from dprobed.binary.places import Place, resolve, resolve_data
 from dprobed.program.model import Diagnostic, ProbeDefinition, Program
+from dprobed.resolver.places import check_boundary
 
 #: How ``resolve`` says that its candidates are names like the unknown one.
 _SIMILAR: Final = "the candidates have similar names"
@@ -50,7 +51,7 @@ def find(program: Program, files: Sequence[File], source: str) -> Findings:
     for probe in program.probes:
         fault = _fault(probe, meant)
         if fault is not None:
-            faults.append(_diagnostic(program, probe, fault, source))
+            faults.append(diagnostic(program, probe, fault, source))
         elif any(file.elf is not None for file in meant):
             placed += 1
         else:
@@ -61,12 +62,15 @@ def find(program: Program, files: Sequence[File], source: str) -> Findings:
 def _fault(probe: ProbeDefinition, files: Sequence[File]) -> LocationError | None:
     """Why a probe has a place in none of the files."""
     fault = None
+    # As for the tracer, ``opcode`` vouches for an instruction where nothing else does.
+    asserted = probe.opcode is not None or probe.watchpoint is not None
     for file in files:
         if file.elf is None:
             return None
         try:
             for place in _places(file.elf, probe):
-                _check_boundary(place, probe)
+                if place.kind == "code":
+                    check_boundary(place, asserted=asserted)
         except LocationError as error:
             fault = fault or error
         else:
@@ -87,22 +91,10 @@ def _places(elf: Binary, probe: ProbeDefinition) -> Sequence[Place]:
     return resolve(elf, text) if probe.watchpoint is None else (resolve_data(elf, text),)
 
 
-def _check_boundary(place: Place, probe: ProbeDefinition) -> None:
-    """As the tracer does: ``opcode`` vouches for an instruction where nothing else does.
-
-    Raises LocationError.
-    """
-    asserted = probe.opcode is not None or probe.watchpoint is not None
-    if place.kind == "code" and place.boundary == "unknown" and not asserted:
-        raise LocationError(
-            f"nothing tells whether an instruction begins at {place.name}",
-            "give the expected bytes with 'opcode ='",
-        )
-
-
-def _diagnostic(
+def diagnostic(
     program: Program, probe: ProbeDefinition, fault: LocationError, source: str
 ) -> Diagnostic:
+    """What is wrong with the place of a probe, with the line in which that is written."""
     where = excerpt(program, probe, source)
     hint, note = fault.hint, "\n".join(fault.candidates)
     if _SIMILAR in hint:

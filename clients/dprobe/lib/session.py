@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dprobe.lib.connection import Connection
 from dprobe.lib.errors import UserError
 from dprobe.lib.summary import Summary, summarize
+from dprobed.printable import located
 from dprobed.wire import messages
 
 #: States of a probe that works, or may yet; every other one is told to the user when it comes.
@@ -154,4 +155,5 @@ class Session:
                 continue
             self._told.add(key)
             name = f"{probe.program} {probe.major}.{probe.minor} at {probe.place}"
-            self._say(f"{name}: {probe.state}" + (f": {probe.reason}" if probe.reason else ""))
+            text = f"{name}: {probe.state}" + (f": {probe.reason}" if probe.reason else "")
+            self._say(located(probe.source, text))

@@ -25,6 +25,7 @@ class SummaryProbe(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     faulted: int = 0
     passed: int = 0
     reason: str = ""
+    source: str = ""
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True, tag="summary"):
@@ -59,4 +60,5 @@ def _total(probes: list[messages.ProbeInfo]) -> SummaryProbe:
         faulted=sum(probe.faulted for probe in probes),
         passed=sum(probe.passed for probe in probes),
         reason=shown.reason,
+        source=shown.source,
     )

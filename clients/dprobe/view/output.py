@@ -14,7 +14,7 @@ import msgspec
 
 from dprobe.lib.errors import UserError, os_error_text
 from dprobe.lib.summary import Summary
-from dprobed.printable import LAYOUT, printable
+from dprobed.printable import LAYOUT, located, printable
 from dprobed.record.text import record_text
 from dprobed.wire import messages
 
@@ -131,6 +131,7 @@ def summary_text(summary: Summary) -> str:
         if probe.reason:
             name = f"{probe.program} {probe.major}.{probe.minor} {probe.place}"
             passed = f"; at least {probe.passed} hits passed over" if probe.passed else ""
-            lines.append(f"{name}: {probe.state}: {probe.reason}{passed}")
+            text = f"{name}: {probe.state}: {probe.reason}{passed}"
+            lines.append(located(probe.source, text))
     lines.append(f"time spent in probes: {summary.overhead_ns / 1e9:.6f} s")
     return printable("\n".join(lines), "\n")

@@ -8,6 +8,7 @@ import msgspec
 
 from dprobe.view.output import complain
 from dprobe.view.tables import show
+from dprobed.printable import located
 from dprobed.wire import messages
 
 _PROBE_COLUMNS = (
@@ -41,6 +42,7 @@ _PROBE_COLUMNS_EXTENDED = (
     ("handler drops", "handler_drops"),
     ("addresses", "addresses"),
     ("reason", "reason"),
+    ("source", "source"),
 )
 _TARGET_COLUMNS = (
     ("pid", "pid"),
@@ -112,7 +114,7 @@ def explain_probes(probes: Sequence[messages.ProbeInfo]) -> None:
         if probe.reason:
             name = f"{probe.program} {probe.major}.{probe.minor} at {probe.place}"
             passed = f"; at least {probe.passed} hits passed over" if probe.passed else ""
-            complain(f"{name}: {probe.state}: {probe.reason}{passed}")
+            complain(located(probe.source, f"{name}: {probe.state}: {probe.reason}{passed}"))
 
 
 def show_all(

@@ -19,7 +19,7 @@ from dprobed.program.exec import ir
 from dprobed.program.exec.ir import CodeOffset, Depth, Op, Raise, Slot, Temp, Word
 from dprobed.program.exits import INSTRUCTION_BUDGET
 from dprobed.program.isa import FATAL_EX_MASK, STACK_WORDS, ExCode
-from dprobed.program.model import Diagnostic, Header, Program, ProgramError
+from dprobed.program.model import Diagnostic, Header, Program, ProgramError, SourcePlace
 
 #: Deeper stacks than this are kept in memory, not in variables.
 _STATIC_DEPTH: Final = 64
@@ -52,11 +52,12 @@ def facility_numbers(program: Program, facilities: Mapping[str, int]) -> tuple[i
     unknown = [f for f in program.facilities if isinstance(f, str) and f not in facilities]
     if unknown:
         known = ", ".join(sorted(facilities)) or "none"
-        file = program.source_name or program.header.name
+        nowhere = (SourcePlace(program.source_name or program.header.name, 0, 0),)
         raise ProgramError(
             tuple(
-                Diagnostic(file, 0, 0, f"no facility is called `{name}`", f"there are: {known}")
+                Diagnostic(*place, f"no facility is called `{name}`", f"there are: {known}")
                 for name in unknown
+                for place in program.facility_places(name) or nowhere
             )
         )
     return tuple(f if isinstance(f, int) else facilities[f] for f in program.facilities)

@@ -33,7 +33,8 @@ class ProbeInfo(msgspec.Struct, frozen=True, kw_only=True, tag="probe"):
     withdrawn because the probed instruction itself faulted. ``reason`` says why a state is what it
     is, where that needs saying. ``handler_drops``: reports that handlers (by name) had no room for.
     ``passed``: hits while the probe was throttled, at least so many. ``engine``: which serves it;
-    empty where none does.
+    empty where none does. ``source``: of a probe that does not work, where its place is written
+    (``file:line:column``), if that is known.
     """
 
     program: str
@@ -56,6 +57,7 @@ class ProbeInfo(msgspec.Struct, frozen=True, kw_only=True, tag="probe"):
     handler_drops: dict[str, int] = {}
     passed: int = 0
     engine: str = ""
+    source: str = ""
 
 
 class EarlierInfo(msgspec.Struct, frozen=True, kw_only=True, tag="earlier"):

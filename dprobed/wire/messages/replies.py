@@ -35,6 +35,28 @@ class Attached(ReplyMessage, frozen=True):
     pid: int
 
 
+class MissingPlace(msgspec.Struct, frozen=True, kw_only=True):
+    """A probe whose place is in no file that its module can be.
+
+    ``program``: its index in the request; ``probe``: that in the program; ``source``: the
+    ``file:line:column`` of its place, empty where that is not known. ``candidates``: what could be
+    meant, as ``hint`` says.
+    """
+
+    program: int
+    probe: int
+    source: str
+    message: str
+    hint: str = ""
+    candidates: list[str] = []
+
+
+class Checked(ReplyMessage, frozen=True):
+    """Answers ``check``."""
+
+    missing: list[MissingPlace]
+
+
 class Inserted(ReplyMessage, frozen=True):
     """Answers ``insert``."""
 
@@ -177,7 +199,7 @@ class Error(msgspec.Struct, frozen=True, kw_only=True, tag="error"):
 
 
 Reply = (
-    Welcome | Attached | Inserted | Deployed | Removed | Status | Listing | Words | Logged
+    Welcome | Attached | Checked | Inserted | Deployed | Removed | Status | Listing | Words | Logged
     | Dumped | Resumed | Registered | HandlerListing | TraceListing | TraceSaved
     | PolicyListing | PolicyExplained | UsageInfo | Error
 )  # fmt: skip

@@ -80,6 +80,19 @@ class Insert(RequestMessage, frozen=True):
     present: Present = "merge"
 
 
+class Check(RequestMessage, frozen=True):
+    """Say whether programs can be put into ``pid``; no process is touched.
+
+    It is refused as ``insert`` would be: for a program that is not well formed, a facility that is
+    not there, a right that is denied. ``places``: look also for the place of each probe in the
+    files that the process maps, and answer which are in none.
+    """
+
+    pid: Pid
+    programs: Annotated[list[Upload], msgspec.Meta(min_length=1, max_length=1000)]
+    places: bool = True
+
+
 class Selection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which processes are meant, those to come included: all for which all that is given holds.
 
@@ -278,8 +291,8 @@ class Usage(RequestMessage, frozen=True):
 
 
 Request = (
-    Hello | Attach | Detach | Insert | Deploy | Remove | Query | Programs | Vars | Log | Dump
-    | Resume | Register | Deregister | Handlers | Arm | Disarm
+    Hello | Attach | Detach | Check | Insert | Deploy | Remove | Query | Programs | Vars | Log
+    | Dump | Resume | Register | Deregister | Handlers | Arm | Disarm
     | TraceStart | TraceStop | TraceSave | TraceList
     | PolicyList | PolicyExplain | PolicyReload | Usage
 )  # fmt: skip

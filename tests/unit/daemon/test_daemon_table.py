@@ -14,6 +14,7 @@ import pytest
 from dprobed.daemon.app import build_private
 from dprobed.daemon.client import Refusal
 from dprobed.daemon.gate import Gate
+from dprobed.daemon.resolver_process import Resolvers
 from dprobed.daemon.usage import OwnUsage
 from dprobed.policy.config import Config
 from dprobed.policy.store import PolicyStore
@@ -56,7 +57,9 @@ def test_what_the_daemon_of_one_command_does_not_do_it_says(tmp_path: Path) -> N
     async def main() -> None:
         gate = Gate(PolicyStore(Config(tmp_path), os.geteuid()), process={PID: facts(PID)}.get)
         ends: list[None] = []
-        app = build_private(FakeBackends(), gate, on_last_gone=lambda: ends.append(None))
+        app = build_private(
+            FakeBackends(), gate, Resolvers(), on_last_gone=lambda: ends.append(None)
+        )
         client = FakeClient(1000)
         await app.table.answer(client, messages.Attach(id=1, pid=PID))
         status = await app.table.answer(client, messages.Query(id=1))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, cast, get_args
 
 import pytest
+from msgspec.structs import replace
 
 from dprobed.program.blocks import find_blocks, is_acyclic, static_depths
 from dprobed.program.exec import ir
@@ -118,8 +119,11 @@ def test_a_facility_that_nobody_knows_is_refused_with_those_there_are() -> None:
     made = probe("exit mine\n")
     with pytest.raises(ProgramError) as caught:
         PythonExecutor(made, ListVariables(), {"dump": 2, "other": 8})
-    assert "test.rpn: error: no facility is called `mine`" in str(caught.value)
+    assert "test.rpn:4:1: error: no facility is called `mine`" in str(caught.value)
     assert "there are: dump, other" in str(caught.value)
+    with pytest.raises(ProgramError) as caught:
+        PythonExecutor(replace(made, lines=(), columns=()), ListVariables(), {})
+    assert "test.rpn: error: no facility is called `mine`" in str(caught.value)
 
 
 class Gone(Exception):
