@@ -109,7 +109,7 @@ class EngineListener:
 
     def suspended(self, thread: Thread) -> None:
         """See Listener."""
-        text = f"thread {thread.tid} is held; 'dprobe resume' lets it go"
+        text = f"thread {thread.tid} is held; 'dprobe resume' resumes it"
         self._target.tell("suspend", text, thread.tid)
 
     def overdrawn(self, account: Account) -> None:

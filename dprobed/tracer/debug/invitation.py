@@ -196,7 +196,7 @@ class Debugger:
         self._tell(
             "debugger",
             f"{what}: dprobe debug {self._pid}, or "
-            f"gdb -ex 'target remote {self.path}'; `dprobe resume` lets it go",
+            f"gdb -ex 'target remote {self.path}'; `dprobe resume` resumes it",
             tid,
         )
 
