@@ -83,7 +83,7 @@ class Engines:
         return self.watch if location.kind else self.trap
 
     def offer(self, probe: Probe, location: Location) -> Plan | Refusal:
-        """What the engine for this location says."""
+        """Ask the engine for this location (``Engine.offer``)."""
         return self._serving(location).offer(probe, location)
 
     def reserve(self, plans: Sequence[Plan]) -> list[tuple[Plan, Refusal]]:

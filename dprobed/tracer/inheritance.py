@@ -130,7 +130,7 @@ class Inheritance:
             target.tell(
                 "unprobed",
                 "a child stays traced, without probes, until it ends or executes a program, "
-                f"because our breakpoints cannot be taken out of it: {error}",
+                f"because our breakpoints cannot be removed from it: {error}",
                 thread.tid,
             )
             return
@@ -185,7 +185,7 @@ class Inheritance:
         """The first stop of this target, which has a copy of its parent's memory; raises Gone."""
         engines = self._target.engines
         engines.trap.sigtrap.take_over(parent.engines.trap.sigtrap)
-        # Those of the parent's debugger, and those that are there no more.
+        # Sites of the parent's debugger, and of probes that do not follow.
         engines.trap.remove_empty()
         engines.classify()
         engines.begin(thread)

@@ -277,7 +277,7 @@ def test_quota(
     target.expect("stopped")
     assert tracer.hits(number) == [100]
     dump(tracer)
-    with pytest.raises(RefusedError, match=r"2 cores are in .*, and 2 may be there; `dprobe dumps"):
+    with pytest.raises(RefusedError, match=r" has 2 cores \(limit 2\); `dprobe dumps"):
         dump(tracer)
     assert len(list(cores.glob("*.core"))) == 2
     finish(target, tracer)
