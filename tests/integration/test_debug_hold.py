@@ -86,7 +86,7 @@ def test_without_a_debugger_it_goes_on_after_the_limit(
     ends_well(target)
     ended = tracer.wait()
     assert [each.hits for each in ended.probes] == [100]
-    assert "goes on" in told(tracer)[-1].text
+    assert "is resumed" in told(tracer)[-1].text
 
 
 def test_resume_resumes_it(debugged: Path, start: Start, trace: Trace) -> None:
@@ -541,6 +541,6 @@ def test_a_held_thread_goes_on_after_the_limit(
     order(target, b"w")
     target.expect("worked")
     assert status(tracer).expired == 1
-    assert "goes on" in told(tracer)[-1].text
+    assert "is resumed" in told(tracer)[-1].text
     order(target, b"e")
     target.expect("OK")
