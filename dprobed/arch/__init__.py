@@ -1,1 +1,1 @@
-"""What depends on the processor."""
+"""Processor-dependent code."""

@@ -328,7 +328,7 @@ class ElfFile(ReadableFile):
         return data
 
     def vaddr_to_offset(self, vaddr: int) -> int | None:
-        """Where the byte at ``vaddr`` lies in the file; ``None`` for .bss and what is nowhere."""
+        """The file offset of the byte at ``vaddr``; ``None`` for .bss and unmapped addresses."""
         for segment in self.segments:
             if segment.vaddr <= vaddr < segment.vaddr + segment.file_size:
                 return vaddr - segment.vaddr + segment.offset

@@ -137,12 +137,12 @@ def admit(limit: StoreLimits) -> int:
     used = sum(core.bytes for core in have)
     if len(have) >= limit.count:
         raise StoreError(
-            f"{len(have)} {'core is' if len(have) == 1 else 'cores are'} in {limit.folder}, and "
-            f"{limit.count} may be there; `dprobe dumps remove` makes room"
+            f"{limit.folder} has {len(have)} {'core' if len(have) == 1 else 'cores'} "
+            f"(limit {limit.count}); `dprobe dumps remove` makes room"
         )
     if used >= limit.bytes:
         raise StoreError(
-            f"the cores in {limit.folder} have {used} bytes, and {limit.bytes} are allowed; "
+            f"the cores in {limit.folder} have {used} bytes (limit {limit.bytes}); "
             "`dprobe dumps remove` makes room"
         )
     return limit.bytes - used

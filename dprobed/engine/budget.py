@@ -1,7 +1,7 @@
 """Budgets: what probes may cost their target. Each hit is charged to accounts.
 
 An account belongs to what has limits: a program in one target, or all programs in it. Time and hits
-flow in at the rate of the limits, up to what comes in a tenth of a second, and each hit takes out
+flow in at the rate of the limits, up to what comes in a tenth of a second, and each hit is charged
 what it cost. An account that is overdrawn is *over* until it has half of that again. So whatever is
 too expensive is noticed within a second, and a throttled probe sleeps and works in turns of about
 a twentieth of a second.

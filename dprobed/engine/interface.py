@@ -1,4 +1,4 @@
-"""What an engine is: one way in which probes fire, for one target.
+"""The engine interface: an engine is one mechanism by which probes fire, in one target.
 
 To insert: ``offer`` looks only; ``reserve`` may map memory, and can find out what ``offer`` could
 not see; ``arm`` with all threads stopped. To remove: ``release`` ends the running of programs;
@@ -113,7 +113,7 @@ class Listener(Protocol):
         ...
 
     def retired(self) -> None:
-        """A probe is finished in this target (``rem``, max_hits, a defect): remove it."""
+        """A probe is finished in this target (``rem``, max_hits, an internal error): remove it."""
         ...
 
     def overdrawn(self, account: Account) -> None:
@@ -146,7 +146,7 @@ class Engine(Protocol):
 
     @property
     def name(self) -> str:
-        """What ``ProbeStatus.engine`` says."""
+        """Its name in ``ProbeStatus.engine``."""
         ...
 
     def use(self, space: AddressSpace) -> None:

@@ -21,7 +21,7 @@ from dprobed.tracee.memory import Memory
 from dprobed.tracee.thread import Thread
 from dprobed.tracee.thread_group import ThreadGroup
 
-#: In the last slot of each page of an area: what is no instruction, and whose it is.
+#: In the last slot of each page of an area: an invalid instruction, and our name.
 MARK: Final = UD2 + b"slots of dprobed"
 _REACH: Final = NEAR - (1 << 20)
 _GAP: Final = 16 * PAGE
@@ -97,9 +97,9 @@ class ResidentArea:
                 area.free.append(slot)
 
     def whole(self) -> list[Area]:
-        """Those that are still ours, not unmapped by the target nor put to its own use.
+        """The areas that are still ours, not unmapped or reused by the target.
 
-        All of them where the target executes another program: that we are to hear of.
+        All of them while the target is in ``exec``, which is reported later.
         """
         peek = self._memory.peek
         whole = [

@@ -109,7 +109,7 @@ class KnownFiles:
     def ask(
         self, module: Module, identity: Identity, facts: Facts, question: Question
     ) -> Steps[Answer]:
-        """The answer to a question about a file that was described before; ``root`` is put in."""
+        """The answer to a question about a file that was described before; fills in ``root``."""
         key = identity, question
         answer = self._answers.pop(key, None)
         if answer is None:

@@ -186,7 +186,7 @@ class Service:
                 f"{path}: reading it takes more than {limits.ADDRESS_SPACE >> 20} MB of memory",
                 "the file is damaged, or its debug information is too large",
             )
-        except Exception as error:  # a defect of ours, or a form of damage that nobody thought of
+        except Exception as error:  # an internal error, or damage of a kind not thought of
             return wire.Refused(f"{path}: the resolver failed: {type(error).__name__}: {error}")
         finally:
             self._reader.files.shrink()

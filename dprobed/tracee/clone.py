@@ -1,4 +1,4 @@
-"""What kind of child ``fork``, ``vfork``, ``clone`` or ``clone3`` is making."""
+"""The kind of child that ``fork``, ``vfork``, ``clone`` or ``clone3`` is making."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Child(NamedTuple):
 
 
 def child_of(parent: int, registers: Registers) -> Child:
-    """What kind of child a thread makes that is in a clone, fork or vfork event; raises Gone.
+    """The kind of child of a thread that is in a clone, fork or vfork event; raises Gone.
 
     It is inside its system call, so its registers, which are loaded into ``registers``, still tell
     the arguments.

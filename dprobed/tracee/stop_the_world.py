@@ -168,7 +168,7 @@ class StopTheWorld:
             return
 
     def _all_asleep(self) -> list[Thread] | None:
-        """Those that still run, if each of them is in uninterruptible sleep; else ``None``.
+        """The threads that still run, if all are in uninterruptible sleep; else ``None``.
 
         A zombie leader is no such thread; one that is not there at all is forgotten.
         """

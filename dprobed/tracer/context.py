@@ -1,4 +1,4 @@
-"""What all targets of a tracer process share."""
+"""The parts of a tracer process that all its targets share."""
 
 from __future__ import annotations
 

@@ -130,7 +130,7 @@ class Inheritance:
             target.tell(
                 "unprobed",
                 "a child stays traced, without probes, until it ends or executes a program, "
-                f"because our breakpoints cannot be taken out of it: {error}",
+                f"because our breakpoints cannot be removed from it: {error}",
                 thread.tid,
             )
             return

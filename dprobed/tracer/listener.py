@@ -1,4 +1,4 @@
-"""What the engines of one target report: noted at the stop, and acted on by the main loop."""
+"""Receives what the engines of one target report at stops; the main loop acts on it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from dprobed.tracer.throttle import Throttle
 
 
 class DeferredWork(msgspec.Struct):
-    """What stops have asked for, and the main loop does."""
+    """Work that stops have asked for, and the main loop does."""
 
     #: Remove the probes that are finished.
     retired: bool = False
@@ -109,7 +109,7 @@ class EngineListener:
 
     def suspended(self, thread: Thread) -> None:
         """See Listener."""
-        text = f"thread {thread.tid} is held; 'dprobe resume' lets it go"
+        text = f"thread {thread.tid} is held; 'dprobe resume' resumes it"
         self._target.tell("suspend", text, thread.tid)
 
     def overdrawn(self, account: Account) -> None:

@@ -101,7 +101,7 @@ class Programs:
         Raises RequestError, SpaceError, MapsError, LocationError, Gone.
         """
         if request.program in self.inserted:
-            raise RequestError(f"program {request.program} is in already")
+            raise RequestError(f"program {request.program} is inserted already")
         if request.engine not in protocol.ENGINES:
             known = ", ".join(protocol.ENGINES)
             raise RequestError(f"there is no engine {request.engine!r}; there are: {known}")
@@ -222,7 +222,7 @@ class Programs:
     def remove(self, number: int | None) -> list[protocol.ProbeStatus]:
         """Remove a program, or all; raises RequestError."""
         if number is not None and number not in self.inserted:
-            raise RequestError(f"program {number} is not in")
+            raise RequestError(f"program {number} is not inserted")
         chosen = list(self.inserted.values()) if number is None else [self.inserted[number]]
         probes = [probe for inserted in chosen for probe in inserted.probes]
         self.places.remove(probes)
@@ -275,7 +275,7 @@ class Programs:
         elif request.program in self.inserted:
             words = self.inserted[request.program].executor.locals
         else:
-            raise RequestError(f"program {request.program} is not in")
+            raise RequestError(f"program {request.program} is not inserted")
         values = words.read(request.first, request.count)
         if request.reset:
             words.reset(request.first, request.count)

@@ -48,7 +48,7 @@ class Requests:
         except Gone as error:
             self._reporter.send(protocol.Refused(request.seq, f"process {error.tid} is gone"))
         except Exception as error:
-            reason = f"internal error: {type(error).__name__}: {error}; its probes are taken out"
+            reason = f"internal error: {type(error).__name__}: {error}; detached from the process"
             self._reporter.send(protocol.Refused(request.seq, reason))
             raise
         else:

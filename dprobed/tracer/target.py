@@ -291,7 +291,7 @@ class TracedProcess:
 
     @property
     def is_changing(self) -> bool:
-        """Whether throttled probes are to be put in again."""
+        """Whether throttled probes are to be inserted again."""
         return self.throttle.is_throttling
 
     @property
@@ -338,7 +338,7 @@ class TracedProcess:
         self._failed = True
         self.engines.stop_serving()
         find_lost(self.group, self.pid)
-        self.dumps.abandon("its tracer failed; the log says more")
+        self.dumps.abandon("internal error in the tracer (see the log)")
 
     def detach(self) -> bool:
         """Undo every change and detach from every thread; false: one is unstoppable, and keeps

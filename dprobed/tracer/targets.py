@@ -73,7 +73,7 @@ class Targets:
 
     def fail(self, target: TracedProcess, error: Exception) -> None:
         """After an internal error in the handling of a target: detach from that one."""
-        _log.error("process %d: its probes are taken out", target.pid, exc_info=error)
+        _log.error("process %d: internal error; detaching", target.pid, exc_info=error)
         target.stop_serving()
         while not self._detach(target):
             self._tracees.pause(DETACH_PAUSE)

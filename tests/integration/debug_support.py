@@ -1,4 +1,4 @@
-"""Debuggers on a held target: the real gdb, and a client that says single packets."""
+"""Debuggers on a held target: the real gdb, and a client that sends single packets."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def when(register: str, value: int) -> str:
 
 
 def status(tracer: TracerProcess) -> protocol.DebuggerStatus:
-    """What the tracer says of debugging."""
+    """The tracer's status of debugging."""
     found = tracer.request(protocol.Query(tracer.next(), tracer.target)).debugger
     assert found is not None
     return found
 
 
 def told(tracer: TracerProcess) -> list[protocol.TargetEvent]:
-    """What the daemon would have been told of debugging."""
+    """The notices to the daemon about debugging."""
     return [
         event
         for event in tracer.events
@@ -81,7 +81,7 @@ def values(output: str) -> list[str]:
 
 
 class Client:
-    """A debugger that says what a test tells it to."""
+    """A debugger that sends what a test tells it to."""
 
     def __init__(self, where: str) -> None:
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

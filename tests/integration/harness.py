@@ -125,7 +125,7 @@ def _keep_resolver(mailbox: socket.socket) -> None:
 
 
 class RefusedError(Exception):
-    """The tracer's answer to a request was no; the text is its reason."""
+    """The tracer refused a request; the text is its reason."""
 
 
 class TracerProcess:
@@ -180,7 +180,7 @@ class TracerProcess:
             os._exit(status)
 
     def receive(self) -> None:
-        """Take in what has come; waits for at least something."""
+        """Receive messages; waits for at least one."""
         ready, _, _ = select.select([self.sock], [], [], PATIENCE)
         assert ready, "the tracer is silent"
         try:
@@ -238,7 +238,7 @@ class TracerProcess:
         budget: Limits | None = None,
         engine: str = "",
     ) -> tuple[int, list[ProbeStatus]]:
-        """Put a program in: its number, and how its probes are.
+        """Insert a program: its number, and the states of its probes.
 
         ``engine``: another one than the tracer's.
         """
@@ -260,14 +260,14 @@ class TracerProcess:
         return self._program, answer.probes
 
     def put(self, source: str, pid: int = 0) -> int:
-        """Put a program in, all of whose probes must be active; its number."""
+        """Insert a program, all of whose probes must become active; its number."""
         number, probes = self.insert(source, pid)
         wrong = [(each.place, each.state, each.reason) for each in probes if each.state != "active"]
         assert probes and not wrong, wrong
         return number
 
     def remove(self, program: int | None = None, pid: int = 0) -> list[ProbeStatus]:
-        """Take a program out, or all."""
+        """Remove a program, or all."""
         return self.request(protocol.Remove(self.next(), pid or self.target, program)).probes
 
     def query(self, program: int, pid: int = 0) -> list[ProbeStatus]:
@@ -287,8 +287,8 @@ class TracerProcess:
         request = protocol.Vars(self.next(), pid or self.target, program=program, reset=reset)
         return self.request(request).words
 
-    def let_go(self, pid: int) -> protocol.Ended:
-        """Let one of several targets go."""
+    def detach_from(self, pid: int) -> protocol.Ended:
+        """Detach from one of several targets; its last message."""
         self.request(protocol.Detach(self.next(), pid))
         return self.ends_of(pid)
 
@@ -300,7 +300,7 @@ class TracerProcess:
         return self.ends[pid]
 
     def detach(self) -> protocol.Ended:
-        """Let the target go, and see the tracer end."""
+        """Detach from the target, and see the tracer end."""
         self.request(protocol.Detach(self.next(), self.target))
         return self.wait()
 
@@ -358,7 +358,7 @@ def counting(module: Path | str, *places: str, body: str = "abort") -> str:
 
 
 def active(probes: Iterable[ProbeStatus]) -> bool:
-    """Whether every probe is in."""
+    """Whether every probe is active."""
     return all(each.state is State.ACTIVE for each in probes)
 
 

@@ -81,7 +81,7 @@ def test_so_many_hits_a_second(rushing: Target, trace: Trace) -> None:
     rushing.finish()
 
 
-def test_what_is_over_its_budget_is_taken_out(rushing: Target, trace: Trace) -> None:
+def test_what_is_over_its_budget_is_removed(rushing: Target, trace: Trace) -> None:
     tracer = trace(rushing)
     program = counting(rushing.process.args[0], "probed")
     before = text(rushing.pid)

@@ -195,7 +195,7 @@ def test_registers_are_read_and_written(debugged: Path, start: Start, trace: Tra
     assert ending(target, tracer) == (5150, [100])
 
 
-def test_each_thread_that_comes_to_the_probe_is_told_of(
+def test_each_thread_that_hits_is_reported(
     build_target: BuildTarget, start: Start, trace: Trace
 ) -> None:
     program = build_target("debug_threads.c", "-pthread")

@@ -1,4 +1,4 @@
-"""A held target: who may come, who lets it go, and what single packets do."""
+"""A held target: who may connect, what resumes it, and what single packets do."""
 
 from __future__ import annotations
 
@@ -86,10 +86,10 @@ def test_without_a_debugger_it_goes_on_after_the_limit(
     ends_well(target)
     ended = tracer.wait()
     assert [each.hits for each in ended.probes] == [100]
-    assert "goes on" in told(tracer)[-1].text
+    assert "is resumed" in told(tracer)[-1].text
 
 
-def test_resume_lets_it_go(debugged: Path, start: Start, trace: Trace) -> None:
+def test_resume_resumes_it(debugged: Path, start: Start, trace: Trace) -> None:
     target = start(debugged)
     tracer = trace(target)
     held_at_50(debugged, target, tracer)
@@ -103,7 +103,7 @@ def test_resume_lets_it_go(debugged: Path, start: Start, trace: Trace) -> None:
     assert [each.hits for each in tracer.wait().probes] == [100]
 
 
-def test_our_death_lets_it_go(debugged: Path, start: Start, trace: Trace) -> None:
+def test_the_daemons_death_resumes_it(debugged: Path, start: Start, trace: Trace) -> None:
     target = start(debugged, "100", "2")
     tracer = trace(target)
     client = Client(held_at_50(debugged, target, tracer))
@@ -114,7 +114,7 @@ def test_our_death_lets_it_go(debugged: Path, start: Start, trace: Trace) -> Non
     client.close()
 
 
-def test_hung_up_it_goes_on(debugged: Path, start: Start, trace: Trace) -> None:
+def test_a_disconnect_resumes_it(debugged: Path, start: Start, trace: Trace) -> None:
     target = start(debugged, "100", "1")
     tracer = trace(target)
     where = held_at_50(debugged, target, tracer)
@@ -179,7 +179,7 @@ def test_interrupted_while_it_runs(debugged: Path, start: Start, trace: Trace) -
 
 
 @pytest.mark.parametrize("step_over", [False, True])
-def test_every_hit_of_every_thread_is_told_once(
+def test_every_hit_of_every_thread_is_reported_once(
     build_target: BuildTarget, start: Start, trace: Trace, step_over: bool
 ) -> None:
     program = build_target("debug_threads.c", "-pthread")
@@ -277,7 +277,7 @@ def test_suspended_stays_suspended(build_target: BuildTarget, start: Start, trac
     assert target.number("calls") == 4
 
 
-def test_a_breakpoint_taken_out_is_not_told_of(
+def test_a_removed_breakpoint_is_not_reported(
     build_target: BuildTarget, start: Start, trace: Trace
 ) -> None:
     program = build_target("debug_threads.c", "-pthread")
@@ -368,7 +368,7 @@ def test_a_dump_of_a_held_process(
     assert capfd.readouterr().err == ""
 
 
-def test_a_second_debugger_is_turned_away(debugged: Path, start: Start, trace: Trace) -> None:
+def test_a_second_debugger_is_refused(debugged: Path, start: Start, trace: Trace) -> None:
     target = start(debugged)
     tracer = trace(target)
     where = held_at_50(debugged, target, tracer)
@@ -411,7 +411,7 @@ def test_probes_go_in_and_out_while_it_is_held(debugged: Path, start: Start, tra
         b"vFile:open:00",
     ],
 )  # fmt: skip
-def test_nonsense_is_answered_by_an_error(
+def test_malformed_packets_are_answered_by_an_error(
     debugged: Path, start: Start, trace: Trace, packet: bytes
 ) -> None:
     target = start(debugged)
@@ -541,6 +541,6 @@ def test_a_held_thread_goes_on_after_the_limit(
     order(target, b"w")
     target.expect("worked")
     assert status(tracer).expired == 1
-    assert "goes on" in told(tracer)[-1].text
+    assert "is resumed" in told(tracer)[-1].text
     order(target, b"e")
     target.expect("OK")

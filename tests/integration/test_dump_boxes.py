@@ -55,7 +55,7 @@ def look_at_core(program: Path, core: Path, frame: str) -> None:
 def test_boxes(
     boxed: Path, folder: Path, start: Start, trace: Trace, box: str, uid: int, how: str
 ) -> None:
-    """Root suspends a seccomp filter for the copy; for others the process stands still."""
+    """Root suspends a seccomp filter for the copy; for others the process stays stopped."""
     target = start(boxed, box, user=uid, group=uid, extra_groups=[])
     tracer = trace(uid=uid)
     tracer.attach(target.pid)

@@ -1,4 +1,4 @@
-"""Cores of live processes: what debuggers see in them, and what the process sees of it."""
+"""Cores of live processes: what debuggers read in them, and that the process notices nothing."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def dump(tracer: TracerProcess, zstd: bool = False) -> protocol.DumpStatus:
 
 
 def finish(target: Target, tracer: TracerProcess) -> None:
-    """Let go and see that nothing was noticed."""
+    """Resume, and see that nothing was noticed."""
     tracer.detach()
     assert len(children(target.pid)) == 1
     assert target.finish() == 100
@@ -201,7 +201,7 @@ def test_compressed(cores: Path, program: Path, start: Start, trace: Trace) -> N
     finish(target, tracer)
 
 
-def test_a_process_that_cannot_be_copied_stands_still(
+def test_a_process_that_cannot_be_copied_stays_stopped(
     cores: Path, build_target: BuildTarget, start: Start, trace: Trace
 ) -> None:
     """RLIMIT_NPROC of a user that has no process to spare."""
@@ -277,7 +277,7 @@ def test_quota(
     target.expect("stopped")
     assert tracer.hits(number) == [100]
     dump(tracer)
-    with pytest.raises(RefusedError, match=r"2 cores are in .*, and 2 may be there; `dprobe dumps"):
+    with pytest.raises(RefusedError, match=r" has 2 cores \(limit 2\); `dprobe dumps"):
         dump(tracer)
     assert len(list(cores.glob("*.core"))) == 2
     finish(target, tracer)

@@ -1,8 +1,8 @@
-"""A defect of ours, wherever it shows itself, never harms a target.
+"""Internal errors in the tracer, wherever they occur, never harm a target.
 
 The faults are made in the tracer itself (there is no other way to make them): one of its functions
-raises at its n-th call. The tracer must then take its breakpoints out and let the target go; if
-the fault is nobody's, it does so with all targets and dies.
+raises at its n-th call. The tracer must then remove its breakpoints and detach; an error that
+belongs to no target makes it detach from all and exit.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Children that are made at awkward moments: let go clean, or followed, and none is lost."""
+"""Fork children made at awkward moments: detached from without our changes, or followed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.integration.test_engine_threads import await_child, await_state, stal
 #: Children do not inherit that their parent goes before others (sched(7)).
 USUAL_FOR_CHILDREN = os.SCHED_OTHER | os.SCHED_RESET_ON_FORK
 
-both = pytest.mark.parametrize("follow", [False, True], ids=["let go", "followed"])
+both = pytest.mark.parametrize("follow", [False, True], ids=["detached", "followed"])
 
 
 @contextlib.contextmanager
@@ -123,10 +123,10 @@ def test_a_child_that_its_parent_traces(
     assert hits == [target.finish()]
 
 
-def test_a_child_ends_after_its_parent_without_a_leading_thread_was_let_go(
+def test_a_child_ends_after_we_detached_from_its_parent_with_a_zombie_leader(
     build_target: BuildTarget, start: Start, trace: Trace
 ) -> None:
-    """The parent's zombie stays with the tracer, and is no child that may still come."""
+    """The parent's zombie leader stays with the tracer, and is not taken for an orphan."""
     program = build_target("engine_forkers.c", "-pthread")
     target = start(program, "outlives")
     tracer = trace(target, follow_forks=True)
@@ -135,7 +135,7 @@ def test_a_child_ends_after_its_parent_without_a_leading_thread_was_let_go(
     target.expect("child")
     while not tracer.forked:
         tracer.receive()
-    tracer.let_go(target.pid)
+    tracer.detach_from(target.pid)
     target.go()
     [forked] = tracer.forked
     assert tracer.ends_of(forked.pid).probes[0].hits == 2

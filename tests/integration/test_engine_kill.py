@@ -1,4 +1,4 @@
-"""SIGKILL between any two calls of ptrace: the end of the target, and news, never an accident."""
+"""SIGKILL between any two ptrace calls: the target's end is reported, and nothing else fails."""
 
 from __future__ import annotations
 

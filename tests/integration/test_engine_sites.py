@@ -1,4 +1,4 @@
-"""Sites: several probes on one, watches beside them, and instructions that are easily betrayed."""
+"""Breakpoint sites: several probes on one, watchpoints beside them, delicate instructions."""
 
 from __future__ import annotations
 
@@ -128,15 +128,15 @@ def test_a_signal_does_not_show_in_the_flags_that_a_probed_instruction_saves(
 
 
 def await_suspended(tracer: TracerProcess) -> None:
-    """Wait for the news that a thread is held."""
+    """Wait for the notice that a thread is suspended."""
     while not any(isinstance(e, TargetEvent) and e.kind == "suspend" for e in tracer.events):
         tracer.receive()
 
 
-def test_probes_are_taken_from_under_a_suspended_thread(
+def test_probes_are_removed_under_a_suspended_thread(
     build_target: BuildTarget, start: Start, trace: Trace
 ) -> None:
-    """It is held in a slot that goes away; resumed, it runs the instruction once."""
+    """It is suspended in a slot that is removed; resumed, it runs the instruction once."""
     program = build_target("engine_odd.c")
     target = start(program)
     before = text(target.pid)
@@ -177,7 +177,7 @@ def test_a_restarted_system_call_is_one_hit_whatever_its_handler_hits(
 def test_user_probes_on_the_tracers_own_places(
     build_target: BuildTarget, start: Start, trace: Trace
 ) -> None:
-    """The loader's notification and sigaction are hooked; probes there come and go beside that."""
+    """Probes are inserted and removed where internal breakpoints are: loader, sigaction."""
     program = build_target("loads.c")
     library = build_target(
         "plug.c", "-shared", "-fPIC", "-Wl,-soname,libplug.so.1", output="libp.so"
@@ -220,7 +220,7 @@ def test_a_child_in_vfork_has_handlers_of_its_own(
     target.finish()
 
 
-def test_signals_while_a_site_comes_and_goes_under_a_waiting_system_call(
+def test_signals_while_a_site_is_inserted_and_removed_under_a_waiting_system_call(
     build_target: BuildTarget, start: Start, trace: Trace
 ) -> None:
     """A handler may be on its way when its thread is taken into the slot, and out of it."""

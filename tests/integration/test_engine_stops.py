@@ -1,4 +1,4 @@
-"""Job control while we stop, borrow and let go of a target all the time."""
+"""Job control while we stop, borrow and resume a target all the time."""
 
 from __future__ import annotations
 

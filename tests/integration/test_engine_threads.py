@@ -41,7 +41,7 @@ def stall(tracer: TracerProcess) -> None:
     await_state(tracer.pid, "T")
 
 
-def test_probes_come_and_go_after_the_leading_thread_ended(
+def test_probes_come_and_go_with_a_zombie_leader(
     build_target: BuildTarget, start: Start, trace: Trace
 ) -> None:
     program = build_target("engine_leader.c", "-pthread")
@@ -63,7 +63,7 @@ def test_probes_come_and_go_after_the_leading_thread_ended(
     assert target.finish() == 20
 
 
-def test_libraries_are_followed_after_the_leading_thread_ended(
+def test_libraries_are_followed_with_a_zombie_leader(
     build_target: BuildTarget, start: Start, trace: Trace
 ) -> None:
     program = build_target("engine_leader.c", "-pthread")
@@ -150,7 +150,7 @@ def test_probes_come_and_go_while_a_parent_is_in_vfork(
         assert tracer.hits(kept) == [6]
         tracer.detach()
     else:
-        let_go_in_vfork(target, tracer)
+        detach_in_vfork(target, tracer)
     assert text(target.pid) == before
     target.finish()
 
@@ -174,8 +174,8 @@ def test_who_sleeps_in_vfork_is_not_waited_for(
     target.finish()
 
 
-def let_go_in_vfork(target: Target, tracer: TracerProcess) -> None:
-    """Ask to detach; the parent can only be let go when the child has ended."""
+def detach_in_vfork(target: Target, tracer: TracerProcess) -> None:
+    """Ask to detach; from the parent we can detach only when the child has ended."""
     tracer.close()
     target.tracer = None
     target.go()

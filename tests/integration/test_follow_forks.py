@@ -146,7 +146,7 @@ def test_a_program_whose_module_only_the_children_have(
     assert sum(hits) == 10
 
 
-def test_one_of_the_family_is_let_go(family: Path, start: Start, trace: Trace) -> None:
+def test_we_detach_from_one_of_the_family(family: Path, start: Start, trace: Trace) -> None:
     """The parent goes on without probes, the child with."""
     target = start("/usr/bin/python3", "-c", _FORKER, family)
     tracer = trace()
@@ -158,12 +158,12 @@ def test_one_of_the_family_is_let_go(family: Path, start: Start, trace: Trace) -
     while not tracer.forked:  # the parent may be faster than its child
         tracer.receive()
     [forked] = tracer.forked
-    tracer.let_go(target.pid)
+    tracer.detach_from(target.pid)
     target.go()
     target.expect("called")
     assert tracer.hits(number, forked.pid) == [10]
     assert tracer.ends[target.pid].probes[0].hits == 1
-    tracer.let_go(forked.pid)
+    tracer.detach_from(forked.pid)
     target.go()
     target.expect("OK")
 
@@ -195,7 +195,7 @@ print("OK", flush=True)
 
 
 def test_the_daemon_goes_while_the_family_grows(family: Path, start: Start, trace: Trace) -> None:
-    """Our death, as the tracer sees it: everybody is let go, clean, and nobody is lost."""
+    """The daemon's death: the tracer detaches from all, without a change left, and none is lost."""
     for _ in range(3):
         target = start(family, "storm")
         before = text(target.pid)

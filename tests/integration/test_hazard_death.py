@@ -1,4 +1,4 @@
-"""Hazard 8, as far as a tracer lives on: whoever goes away, the target is left as it was."""
+"""Hazard 8, while a tracer lives: whoever dies, the target is left unchanged."""
 
 from __future__ import annotations
 

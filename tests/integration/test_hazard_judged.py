@@ -1,4 +1,4 @@
-"""Targets whose system calls or steps end in a handler of theirs, which looks where they were."""
+"""Targets that trap their own system calls or steps, and check the address of each."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def states(tracer: TracerProcess, number: int) -> list[tuple[State, int, str]]:
 
 def leave(target: Target, tracer: TracerProcess) -> None:
     """The target goes on after us, to its end."""
-    tracer.let_go(target.pid)
+    tracer.detach_from(target.pid)
     target.finish()
 
 
@@ -145,5 +145,5 @@ def test_the_memory_that_is_ours_is_taken_away_again_and_again(
     assert lost > 0
     target.expect("hunted")
     target.expect("stopped")
-    tracer.let_go(target.pid)
+    tracer.detach_from(target.pid)
     target.finish()

@@ -153,7 +153,7 @@ def test_it_stops_being_dumpable_and_forks(
 def test_it_stops_being_dumpable_and_is_killed_in_fork(
     build_target: BuildTarget, everybodys: Path, start: Start, trace: Trace
 ) -> None:
-    """Nobody says whose the child is, and its memory, which would tell, is closed."""
+    """No event tells whose child it is, and its memory, which would, is closed."""
     program = Path(shutil.copy(build_target("engine_fork.c"), everybodys / "forks"))
     target = start(program, "hides", **as_user(NOBODY))
     tracer = trace(uid=NOBODY)
@@ -171,7 +171,7 @@ def test_it_stops_being_dumpable_and_is_killed_in_fork(
     assert target.line() == "child clean"
 
 
-@pytest.mark.parametrize("follow", [False, True], ids=["let go", "followed"])
+@pytest.mark.parametrize("follow", [False, True], ids=["detached", "followed"])
 @pytest.mark.parametrize("child", ["ends", "executes"])
 @pytest.mark.parametrize("we", ["stay", "leave"])
 def test_it_closes_itself_altogether_and_forks(
@@ -183,7 +183,7 @@ def test_it_closes_itself_altogether_and_forks(
     child: str,
     we: str,
 ) -> None:
-    """No way leads into the child's memory: it cannot be let go with our breakpoints in it."""
+    """The child's memory is closed: we cannot detach, with our breakpoints in it."""
     program = Path(shutil.copy(build_target("engine_closed.c"), everybodys / "closed"))
     target = start(program, child, **as_user(NOBODY))
     tracer = trace(uid=NOBODY)
@@ -366,7 +366,7 @@ def test_the_first_probe_while_the_parent_is_asleep_in_vfork(
 def test_detaching_while_the_parent_is_asleep_in_vfork(
     public: Path, start: Start, trace: Trace
 ) -> None:
-    """The breakpoints go at once; the sleeper is let go when it wakes."""
+    """The breakpoints are removed at once; from the sleeper we detach when it wakes."""
     target = start(public, "vfork")
     before = text(target.pid)
     tracer = trace(target)

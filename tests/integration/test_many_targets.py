@@ -56,7 +56,7 @@ def test_all_are_served(build_target: BuildTarget, start: Start, trace: Trace) -
         tracer.hits(number, target.pid) for number, target in zip(numbers, targets, strict=True)
     ]
     for target in targets:
-        tracer.let_go(target.pid)
+        tracer.detach_from(target.pid)
     assert [text(target.pid) for target in targets] == before
     tracer.close()
     for target, its_hits in zip(targets, hits, strict=True):
@@ -64,7 +64,7 @@ def test_all_are_served(build_target: BuildTarget, start: Start, trace: Trace) -
         assert its_hits == [target.finish()]
 
 
-def test_one_dies_one_executes_one_is_let_go(
+def test_one_dies_one_executes_from_one_we_detach(
     build_target: BuildTarget, start: Start, trace: Trace
 ) -> None:
     programs = [build_target("threads.c", "-pthread")] * 3 + [build_target("execs.c", "-pthread")]
@@ -80,7 +80,7 @@ def test_one_dies_one_executes_one_is_let_go(
     assert tracer.ends_of(dies.pid).how == "killed"
     executes.expect("stopped")
     assert tracer.hits(numbers[3], executes.pid) == [70]
-    assert tracer.let_go(leaves.pid).how == "detached"
+    assert tracer.detach_from(leaves.pid).how == "detached"
     for target in (leaves, stays):
         target.go()
         target.expect("stopped")
@@ -89,8 +89,8 @@ def test_one_dies_one_executes_one_is_let_go(
     assert set(tracer.ends) == {dies.pid, leaves.pid}
     with pytest.raises(RefusedError, match="no target of this tracer"):
         tracer.query(numbers[0], dies.pid)
-    tracer.let_go(stays.pid)
-    tracer.let_go(executes.pid)
+    tracer.detach_from(stays.pid)
+    tracer.detach_from(executes.pid)
     leaves.finish()
     executes.finish()
     assert hits == [stays.finish()]
@@ -118,14 +118,14 @@ def test_three_hundred_threads_beside_others(
         tracer.hits(number, target.pid) for number, target in zip(numbers, targets, strict=True)
     ]
     for target in targets:
-        tracer.let_go(target.pid)
+        tracer.detach_from(target.pid)
     [crowded] = hits.pop(0)
     # Its threads were at it before we came.
     assert 0 < crowded <= targets[0].finish()
     assert hits == [[target.finish()] for target in targets[1:]]
 
 
-def test_a_defect_in_one_is_not_the_others(
+def test_an_internal_error_in_one_spares_the_others(
     build_target: BuildTarget, start: Start, trace: Trace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program = build_target("threads.c", "-pthread")
@@ -153,7 +153,7 @@ def test_a_defect_in_one_is_not_the_others(
     targets[1].finish()
     for number, target in ((numbers[0], targets[0]), (numbers[2], targets[2])):
         hits = tracer.hits(number, target.pid)
-        tracer.let_go(target.pid)
+        tracer.detach_from(target.pid)
         assert hits == [target.finish()]
     assert set(tracer.ends) == {target.pid for target in targets}
 
@@ -202,7 +202,7 @@ def test_one_is_held_for_a_debugger_while_another_is_hit(
     targets[1].go()
     targets[1].expect("stopped")
     hits = tracer.hits(number, targets[1].pid)
-    tracer.let_go(targets[1].pid)
+    tracer.detach_from(targets[1].pid)
     assert hits == [targets[1].finish()]
     resumed = tracer.request(protocol.Resume(tracer.next(), targets[0].pid))
     assert resumed.tids == [targets[0].pid]

@@ -1,4 +1,4 @@
-"""Hostile files: the tracer refuses them and serves others, the daemon answers meanwhile."""
+"""Hostile files: the tracer refuses them and serves others; the daemon answers meanwhile."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_a_tracer_refuses_it_and_serves_others_meanwhile(trace: Trace, tmp_path:
         # Others' files are read as ever.
         tracer.put(counting("libc.so.6", "getenv"), bad.pid)
         for pid in (good.pid, bad.pid):
-            tracer.let_go(pid)
+            tracer.detach_from(pid)
 
 
 OPENS = """

@@ -15,7 +15,7 @@ behind the original one. The rules:
 - No instruction that is added touches a flag or uses a register.
 
 Every place inside a slot at which a thread can stop has an equivalent outside of it, a
-``Position``, so a thread can be taken out of a slot without running a single instruction.
+``Position``, so a thread can leave a slot without running a single instruction.
 
 Not preserved: the x87 instruction pointer that FNSTENV and FXSAVE show is the slot's.
 

@@ -201,8 +201,8 @@ class Sigtrap:
                 self._store(thread, self.disposition, self.space)
 
     def restore_in_child(self, thread: Thread, space: AddressSpace) -> None:
-        """The same in a process that has a copy of the kernel's state, and whose memory ``space``
-        is: the parent's goes on already. Raises Gone."""
+        """``restore`` in a ``fork`` child, whose memory is ``space``; the parent's state stays.
+        Raises Gone."""
         if self._stale and self.disposition is not None:
             self._store(thread, self.disposition, space)
 

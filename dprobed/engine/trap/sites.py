@@ -9,7 +9,7 @@ Rules:
   place), the original one when we put it in.
 * An ``int3`` alone does not tell that it is ours: programs fill memory with them. Nor does text
   without a file tell that it is not: some programs move theirs to huge pages. What is around does.
-* A slot is used again only after every thread has been taken out of it.
+* A slot is used again only after every thread has left it.
 * The undo is known before the change: a site is in ``by_trap`` before its byte is written.
 """
 
@@ -87,7 +87,7 @@ class Site:
         return not self.attachments and self.callback is None
 
     def twin(self) -> Site:
-        """The same in a copy of the memory."""
+        """The same site in a copy of the memory."""
         other = Site(self.address, self.original, self.slot, self.displaced, self.around)
         other.gone = self.gone
         return other
@@ -135,7 +135,7 @@ class Sites:
         return None if site is None else (site, offset)
 
     def all(self) -> list[Site]:
-        """Those that have a slot, armed or not."""
+        """All sites that have a slot, armed or not."""
         return list(self.slots.values())
 
     def lose_area_of(self, site: Site) -> list[Site]:
@@ -162,7 +162,7 @@ class Sites:
         return not site.gone and self._is_of_a_file(site.address)
 
     def overwritten(self, sites: Iterable[Site]) -> list[Site]:
-        """Those whose breakpoints the target overwrote."""
+        """The sites whose breakpoints the target overwrote."""
         peek = self.space.memory.peek
         return [site for site in sites if not self.is_present(site) and peek(site.address, 1)]
 

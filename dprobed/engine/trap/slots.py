@@ -96,7 +96,7 @@ class SlotExits:
             return
 
     def deliver_checked(self, thread: Thread) -> None:
-        """The same; raises Gone."""
+        """``deliver``, but raises Gone."""
         words = self._registers.load(thread.tid)
         found = self.sites.slot_at(words[RIP])
         if found is None:

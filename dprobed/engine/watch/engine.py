@@ -171,7 +171,7 @@ class WatchEngine:
         if stop.code != TRAP_HWBKPT:
             return False
         if not self.fired(thread, now):
-            # One that was taken out while this thread could not be stopped.
+            # A watchpoint that was removed while this thread could not be stopped.
             self.begin(thread)
         return True
 

@@ -1,4 +1,4 @@
-"""What a debugger reads and writes of a held target: threads, registers, memory."""
+"""Threads, registers and memory of a held target, for a debugger to read and write."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ def socket_folder() -> Path:
 
 
 class TracerCallbacks(NamedTuple):
-    """What it calls: ``tell`` sends a notice to the daemon (kind, text, thread id)."""
+    """Calls into the tracer. ``tell``: send a notice to the daemon (kind, text, thread id)."""
 
     tell: Callable[[str, str, int], None]
     remove_probes: Callable[[list[Probe]], None]
@@ -170,7 +170,7 @@ class Debugger:
             self.expired += 1
             self._tell(
                 "debugger",
-                f"no debugger came within {self.limit:g} s: process {self._pid} goes on",
+                f"no debugger connected within {self.limit:g} s: process {self._pid} is resumed",
                 self._pid,
             )
             self.release()
@@ -196,7 +196,7 @@ class Debugger:
         self._tell(
             "debugger",
             f"{what}: dprobe debug {self._pid}, or "
-            f"gdb -ex 'target remote {self.path}'; `dprobe resume` lets it go",
+            f"gdb -ex 'target remote {self.path}'; `dprobe resume` resumes it",
             tid,
         )
 

@@ -175,7 +175,10 @@ class Action(NamedTuple):
 
 
 def actions(text: bytes) -> list[Action]:
-    """What follows ``vCont;``; raises PacketError. The first that covers a thread is for it."""
+    """The actions of a ``vCont;``, of which the first that covers a thread counts.
+
+    Raises PacketError.
+    """
     found: list[Action] = []
     for part in text.split(b";"):
         what, colon, who = part.partition(b":")

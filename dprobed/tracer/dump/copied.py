@@ -85,7 +85,7 @@ class CopiedProcess:
     def unmap_memory(self) -> None:
         """Have it unmap all of its memory: its end then takes no time.
 
-        It stops before and after the call, and goes on from neither.
+        It stops at the entry and the exit of the call, and runs no further.
         """
         if self.is_over:
             return

@@ -226,7 +226,7 @@ class _Turns:
         self._descriptor = os.memfd_create("dprobed-turns") if descriptor < 0 else descriptor
 
     def of_another(self) -> _Turns:
-        """The same, for the other process: locks belong to what was opened."""
+        """The same for the other process, opened anew, since a lock belongs to an open file."""
         path = f"/proc/self/fd/{self._descriptor}"
         return _Turns(self._pieces, os.open(path, os.O_RDWR | os.O_CLOEXEC))
 
@@ -260,7 +260,7 @@ class Sparse:
         self.turns: _Turns | None = None
 
     def put(self, offset: int, data: bytes | memoryview) -> None:
-        """See core.Sink."""
+        """See corefile.writer.Sink."""
         if self.turns is not None:
             self.turns.take()
         while data:
@@ -274,7 +274,7 @@ class Sparse:
             check(self._descriptor, self._room)
 
     def finish(self, size: int) -> None:
-        """See core.Sink."""
+        """See corefile.writer.Sink."""
         os.ftruncate(self._descriptor, size)
         check(self._descriptor, self._room)
 
@@ -304,7 +304,7 @@ class _Packed:
         )
 
     def put(self, offset: int, data: bytes | memoryview) -> None:
-        """See core.Sink."""
+        """See corefile.writer.Sink."""
         self._fill(offset)
         self._write(data)
 
@@ -324,7 +324,7 @@ class _Packed:
             check(self._descriptor, self._room)
 
     def finish(self, size: int) -> None:
-        """See core.Sink."""
+        """See corefile.writer.Sink."""
         self._fill(size)
         self._end()
         check(self._descriptor, self._room)

@@ -141,7 +141,7 @@ def _breakpoint_info(registers: bytes) -> bytes:
 
 
 def _sleeping(tid: int) -> bytes | None:
-    """What /proc tells of a thread that sleeps in the kernel and cannot be stopped."""
+    """The registers of an unstoppable thread, as far as /proc shows them."""
     try:
         fields = Path(f"/proc/{tid}/syscall").read_text().split()
     except OSError:

@@ -48,7 +48,7 @@ class WriterProcess:
             self._group.request_attention()
 
     def result(self) -> dumper.Done | None:
-        """What a writer that has ended said; None: it ended without a word."""
+        """The result of a writer that has ended; None: it sent none."""
         data = b""
         with contextlib.suppress(OSError):
             data = os.read(self._pipe, 1 << 16)

@@ -1,4 +1,4 @@
-"""Displaced execution: encodings, refusals, and both copies run on the processor and compared."""
+"""Displaced instructions: encodings, refusals, and original and slot run and compared."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where instructions begin, compared with objdump byte by byte."""
+"""Instruction boundaries, compared with objdump byte by byte."""
 
 from __future__ import annotations
 

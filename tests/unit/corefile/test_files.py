@@ -1,4 +1,4 @@
-"""What is in a core, and where cores are kept: without a process."""
+"""Core files without a process: memory, notes, the folder of cores."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_where_every_page_is_there(resident: bytes, full: bool) -> None:
     assert [area.full for area in parse_smaps(text)] == [full]
 
 
-def test_our_pages_are_cut_out() -> None:
+def test_resident_areas_are_left_out() -> None:
     areas = parse_smaps(SMAPS)[:3]
     left = list(without(areas, [(0x401000, 0x402000), (0x1002000, 0x1003000)]))
     assert [(area.start, area.end, area.offset) for area in left] == [

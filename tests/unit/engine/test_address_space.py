@@ -1,4 +1,4 @@
-"""An address space: gaps, slots, and text as it is without us, in a real child's memory."""
+"""An address space: gaps, slots, sites and original text, in a real child's memory."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Child:
         self.hold = theirs
 
     def end(self) -> None:
-        """Let it go."""
+        """End it."""
         os.close(self.hold)
         os.waitpid(self.pid, 0)
         self._map.close()
@@ -149,7 +149,7 @@ def test_a_process_that_is_gone() -> None:
         Memory(pid)
 
 
-def test_text_is_shown_as_it_is_without_us(child: Child, sites: Sites) -> None:
+def test_original_text_is_shown(child: Child, sites: Sites) -> None:
     for offset in (0, 1, 4):
         assert sites.arm(sites.make(child.code + offset))
     raw = sites.space.memory.peek(child.code, len(CODE))
@@ -178,7 +178,7 @@ def test_one_site_an_address_armed_or_not(child: Child, sites: Sites) -> None:
     assert len(sites.all()) == 1
 
 
-def test_what_was_not_armed_gives_its_slot_back(child: Child, sites: Sites) -> None:
+def test_an_unarmed_site_frees_its_slot(child: Child, sites: Sites) -> None:
     room = len(sites.space.resident.areas[0].free)
     kept = sites.make(child.code)
     sites.make(child.code + 1)
@@ -196,7 +196,7 @@ def test_code_that_changed_is_not_patched(child: Child, sites: Sites) -> None:
     assert sites.by_trap == {}
 
 
-def test_code_that_somebody_else_changed_is_not_put_back(child: Child, sites: Sites) -> None:
+def test_code_that_the_target_changed_is_not_restored(child: Child, sites: Sites) -> None:
     site = sites.make(child.code)
     sites.arm(site)
     sites.space.memory.poke(child.code, b"\x90")
@@ -204,7 +204,7 @@ def test_code_that_somebody_else_changed_is_not_put_back(child: Child, sites: Si
     assert sites.space.memory.peek(child.code, 1) == b"\x90"
 
 
-def test_what_an_unmapped_module_leaves_is_not_touched(child: Child, sites: Sites) -> None:
+def test_an_unmapped_module_is_not_written_to(child: Child, sites: Sites) -> None:
     site = sites.make(child.code)
     sites.arm(site)
     site.gone = True
@@ -213,7 +213,7 @@ def test_what_an_unmapped_module_leaves_is_not_touched(child: Child, sites: Site
     assert sites.space.memory.peek(child.code, len(CODE)) == INT3 * len(CODE)
 
 
-def test_text_that_is_of_no_file_any_more_is_put_right(child: Child, sites: Sites) -> None:
+def test_text_without_a_file_is_restored(child: Child, sites: Sites) -> None:
     site = sites.make(child.code)
     sites.arm(site)
     site.gone = True
@@ -233,7 +233,7 @@ def test_what_fills_the_memory_of_another_program_is_not_touched(
     assert sites.space.memory.peek(child.code, len(CODE)) == INT3 * len(CODE)
 
 
-def test_code_that_was_patched_close_by_is_put_right(sites: Sites) -> None:
+def test_code_that_was_patched_close_by_is_restored(sites: Sites) -> None:
     """In memory of a file, which nothing but this code can be."""
     with Path(sys.executable).open("rb") as file:
         mapped = mmap.mmap(
@@ -315,8 +315,8 @@ def test_which_slot_a_thread_is_in(child: Child, sites: Sites) -> None:
     assert site.position(3).address == child.code + 4
 
 
-def test_the_copy_of_a_forked_child_is_cleaned(child: Child, sites: Sites) -> None:
-    """Also of a site that was taken out while a thread could not be stopped."""
+def test_changes_in_a_fork_child_are_undone(child: Child, sites: Sites) -> None:
+    """Also a site that was removed while a thread could not be stopped."""
     armed, removed = (sites.make(child.code + offset) for offset in (0, 1))
     for site in (armed, removed):
         sites.arm(site)

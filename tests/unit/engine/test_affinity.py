@@ -1,4 +1,4 @@
-"""Where the tracer runs, with the system calls of its scheduling put on record."""
+"""CPU affinity and scheduling policy of the tracer, with its system calls recorded."""
 
 from __future__ import annotations
 
@@ -196,7 +196,7 @@ def test_it_polls_only_while_that_helps_and_hurts_nobody(
     assert not fresh.polls
 
 
-def test_one_who_polls_finds_a_thread_that_was_bound_to_a_cpu(
+def test_polling_ends_when_the_thread_is_bound_to_a_cpu(
     machine: Machine, calls: list[set[int]]
 ) -> None:
     affinity = polling(machine)
@@ -207,7 +207,7 @@ def test_one_who_polls_finds_a_thread_that_was_bound_to_a_cpu(
     assert not affinity.polls
 
 
-def test_kept_waiting_it_insists_for_longer_each_time(machine: Machine) -> None:
+def test_kept_waiting_it_stays_normal_for_longer_each_time(machine: Machine) -> None:
     affinity = Affinity(alone=True)
     rounds: list[int] = []
     for _ in range(3):

@@ -1,4 +1,4 @@
-"""Accounts of what probes may cost, on a clock of their own."""
+"""Budgets: the accounts of what probes may cost, on a clock of the tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a live process is said to be, and what its cgroup means."""
+"""Facts about live processes, and the meaning of a cgroup path."""
 
 from __future__ import annotations
 

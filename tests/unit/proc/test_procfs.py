@@ -1,4 +1,4 @@
-"""What /proc says of real processes, and the reasons that it gives for a refusal."""
+"""Real processes in /proc, and the reasons for which tracing is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The cache of symbols: never wrong, never in the way."""
+"""The symbol cache: never wrong, and no error where it cannot be used."""
 
 from __future__ import annotations
 

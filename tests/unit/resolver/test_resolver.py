@@ -1,4 +1,4 @@
-"""What a resolver is asked, what it answers, and what becomes of its end and its lies."""
+"""The resolver: questions, answers, limits, its death, and answers that break the protocol."""
 
 from __future__ import annotations
 
@@ -257,7 +257,7 @@ LIES: list[tuple[type[wire.Question], bytes]] = [
 
 
 @pytest.mark.parametrize(("kind", "lie"), LIES)
-def test_lies_are_refused(kind: type[wire.Question], lie: bytes) -> None:
+def test_answers_that_break_the_protocol_are_refused(kind: type[wire.Question], lie: bytes) -> None:
     mailbox, reading = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
     def tell() -> None:

@@ -1,4 +1,4 @@
-"""The table of a thread's life: every pair of state and stop, the impossible ones too."""
+"""The lifecycle table of a thread: every pair of state and stop, the impossible ones too."""
 
 from __future__ import annotations
 

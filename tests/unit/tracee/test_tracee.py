@@ -165,7 +165,7 @@ def test_attached_and_detached_it_goes_on(lab: Callable[..., Lab]) -> None:
     assert not made.watcher.signals and not made.watcher.traps and not made.watcher.ends
 
 
-def test_who_cannot_be_attached_to() -> None:
+def test_attach_is_refused() -> None:
     other = ThreadGroup(Watcher(), Tracees())
     with pytest.raises(PtraceError):
         attach(other, os.getpid())
@@ -295,7 +295,7 @@ def test_killed_while_the_world_is_stopped(lab: Callable[..., Lab]) -> None:
     assert made.watcher.ends == [(made.pid, Stop(Kind.KILLED, signal.SIGKILL))]
 
 
-def test_what_a_defect_lost_is_found_again(lab: Callable[..., Lab]) -> None:
+def test_threads_lost_by_an_internal_error_are_found_again(lab: Callable[..., Lab]) -> None:
     made = lab()
     made.group.drop(made.pid)
     find_lost(made.group, made.pid)
