@@ -151,7 +151,7 @@ def _link_target(pid: int, born: int | None, path: str) -> str | None:
     root = _root_of(pid)
     try:
         Path(root + path).readlink()
-    except OSError:  # also where the folder may not be searched, or its file system is gone
+    except (OSError, ValueError):  # also in a folder that may not be searched, or that is gone
         return None
     return _real(root, path)
 
