@@ -147,7 +147,11 @@ def _real_of(pid: int, born: int | None, path: str) -> str:
 def _link_target(pid: int, born: int | None, path: str) -> str | None:
     """What a symbolic link leads to in the end; ``None`` if ``path`` is none."""
     root = _root_of(pid)
-    return _real(root, path) if Path(root + path).is_symlink() else None
+    try:
+        Path(root + path).readlink()
+    except (OSError, ValueError):  # also in a folder that may not be searched, or that is gone
+        return None
+    return _real(root, path)
 
 
 def _real(root: str, path: str) -> str:

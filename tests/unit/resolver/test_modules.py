@@ -329,3 +329,10 @@ def test_processes_that_are_gone_or_have_no_maps() -> None:
     os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
     assert maps.modules(pid) == []
     os.waitpid(pid, 0)
+
+
+def test_a_link_that_cannot_be_looked_for_is_none(tmp_path: Path) -> None:
+    """ENAMETOOLONG here; EACCES and ENOTCONN in folders that cannot be searched."""
+    mapping = maps.Mapping(0x1000, 0x2000, "r-xp", 0, "00:01", 7, f"{tmp_path}/lib.so", False)
+    module = maps.Module(os.getpid(), 1, f"{tmp_path}/lib.so", ("00:01", 7), (mapping,))
+    assert not matches(module, None, "x" * 300)
