@@ -258,6 +258,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # Here, so that every tracer forked later shares these pages.
         from dprobed.tracer.main import main as tracer_main
 
+        gc.freeze()  # it is all here to stay
         gc.enable()
         if options.private is not None:
             _run_private(options.private, tracer_main)
