@@ -198,6 +198,8 @@ class _Mapped:
             try:
                 answer = await self._run(self._files.ask(module, identity, facts, question))
             except LocationError:
+                # One by which a resolver died is not asked about for every other probe.
+                self._known[module] = None
                 return None
             for place in answer_of(answer, wire.Places).places:
                 if place.kind == "code":

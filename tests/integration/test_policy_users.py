@@ -157,7 +157,7 @@ def test_what_a_policy_gives_by_name(place: Place) -> None:
             text = refused(insert(peer, target.pid, upload(), upload(ALTERS, "alters")))
             assert text.startswith(f"user 65534 (nobody) may not alter process {target.pid} (cat)")
             assert f"policy observers ({rule}:2) gives observe, debug" in text
-            assert text.endswith("alters needs alter for `pop r` in alters.rpn:5")
+            assert text.endswith("alters needs alter for `pop r` in alters.rpn:5:5")
             assert daemon.json("programs") == []
             dump = {"type": "dump", "id": 3, "pid": target.pid}
             assert "may not dump" in refused(answer(peer, dump))
@@ -503,14 +503,13 @@ def test_policies_that_are_read_anew_twice_at_once(place: Place) -> None:
 
 def test_a_policy_whose_program_has_no_facility_says_so(place: Place) -> None:
     text = "name = libc.so.6\noffset = write\nexit mailer\n"
-    program(place.policies, text)
+    source = program(place.policies, text)
     rule = place.write(APPLY.format(word="x", seconds="1h"))
     with place.daemon() as daemon:
         listed = daemon.dprobe("policy", "list")
         assert listed.returncode == 0
-        assert f"policy writers ({rule}:2) inserts nothing: writes: no facility mailer" in (
-            listed.stderr
-        )
+        why = f"{source}:3:1: writes: no facility mailer"
+        assert f"policy writers ({rule}:2) inserts nothing: {why}" in listed.stderr
 
 
 def until(daemon: Daemon, holds: Callable[[Json], bool]) -> Json:

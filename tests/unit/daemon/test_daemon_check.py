@@ -177,6 +177,8 @@ def test_a_resolver_without_an_answer_is_for_the_tracer_to_wait_for(
     async def script(daemon: FakeDaemon) -> None:
         daemon.resolvers.answer = answer
         assert await check(daemon, pid) == []
+        if of is wire.Resolve:  # once for all three probes
+            assert sum(isinstance(each, of) for each in daemon.resolvers.asked) == 1
 
     run(script)
 
