@@ -169,7 +169,7 @@ def test_a_stopped_resolver_does_not_hold_up_each_dlopen(trace: Trace, tmp_path:
             time.sleep(0.1)
             (probe,) = tracer.query(program, process.pid)
         assert probe.state == "active"
-        tracer.let_go(process.pid)
+        tracer.detach_from(process.pid)
 
 
 def test_a_stopped_resolver_does_not_hold_up_detaching(trace: Trace, tmp_path: Path) -> None:
@@ -184,7 +184,7 @@ def test_a_stopped_resolver_does_not_hold_up_detaching(trace: Trace, tmp_path: P
             go(process)
             wait_until_traced_stop(process.pid)
             begun = time.monotonic()
-            tracer.let_go(process.pid)
+            tracer.detach_from(process.pid)
             assert time.monotonic() - begun < 5
             assert process.stdout.readline() == b"opened\n"
 
