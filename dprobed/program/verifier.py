@@ -14,8 +14,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from dprobed.program.decoded import Decoded
 from dprobed.program.disassembler import format_instruction
-from dprobed.program.flow import Analysis, Decoded
+from dprobed.program.flow import Analysis
 from dprobed.program.isa import (
     MAX_CODE,
     MAX_VARIABLES,
