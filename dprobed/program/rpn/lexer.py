@@ -7,7 +7,7 @@ that ends in a backslash goes on in the next.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
@@ -78,6 +78,14 @@ class Faults:
                 note,
             )
         )
+
+    def span(self, tokens: Sequence[Token], message: str, hint: str = "") -> None:
+        """Something is wrong with several tokens together."""
+        first, last = tokens[0], tokens[-1]
+        width = first.width
+        if first.origin == last.origin:
+            width = max(width, last.column + last.width - first.column)
+        self.at(first, message, hint, width)
 
     def line(self, origin: Origin, message: str, hint: str = "") -> None:
         """Something is wrong with a whole line."""

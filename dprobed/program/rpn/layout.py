@@ -1,0 +1,131 @@
+"""Lays a parsed file out as a program, has it verified, and reports at places in the source."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from dprobed.program.builder import Builder, Label
+from dprobed.program.isa import BY_KEY
+from dprobed.program.keywords import STARTERS
+from dprobed.program.model import Diagnostic, Program, ProgramError
+from dprobed.program.rpn.lexer import Faults
+from dprobed.program.rpn.sections import (
+    ParsedFile,
+    Section,
+    SourceInstruction,
+    nearest,
+    source_place,
+)
+from dprobed.program.verifier import Fault, check
+
+_EXIT = BY_KEY["exit"]
+
+
+class Layout:
+    """One file on its way to a program; ``faults``: what is wrong with it so far."""
+
+    def __init__(self, file: ParsedFile, faults: Faults) -> None:
+        self._file = file
+        self._faults = faults
+
+    def _program(self) -> tuple[Program, dict[int, SourceInstruction]]:
+        """The program as far as it can be made, and the instruction at each code offset."""
+        place = self._file.header.places.get("name")
+        name_at = None if place is None else source_place(place[0])
+        builder = Builder(name_at=name_at, **{"name": "-", **self._file.header.usable()})
+        labels = {name: builder.label() for name in self._file.labels}
+        placed: dict[tuple[int, int], list[Label]] = {}
+        for name, found in self._file.labels.items():
+            placed.setdefault((found.probe, found.position), []).append(labels[name])
+        steps: dict[int, SourceInstruction] = {}
+        for number, section in enumerate(self._file.probes):
+            assert section.first is not None
+            token = next((section.places[n][0] for n in STARTERS if n in section.places),
+                         section.first)  # fmt: skip
+            builder.probe(at=source_place(token), **section.usable())
+            for position, step in enumerate(section.instructions):
+                for label in placed.get((number, position), ()):
+                    builder.place(label)
+                operand = self._encoded(step, labels)
+                steps[builder.add(step.instruction.key, operand, source_place(step.token))] = step
+            for label in placed.get((number, len(section.instructions)), ()):
+                builder.place(label)
+            steps |= self._end(builder, section)
+        return builder.program(), steps
+
+    def _end(self, builder: Builder, section: Section) -> dict[int, SourceInstruction]:
+        """Let the probe end by `exit` where its instructions do not end it."""
+        assert section.first is not None
+        token, width = section.first, section.first.width
+        if section.instructions:
+            last = section.instructions[-1]
+            token, width = last.token, last.width
+            if last.broken:
+                # Nobody knows where it would have gone on.
+                added = builder.add(_EXIT.key, at=source_place(token))
+                return {added: SourceInstruction(_EXIT, token, width, [])}
+        else:
+            self._faults.at(section.first, "the probe has no instructions", "write at least `exit`")
+        end = builder.end_probe()
+        return {} if end is None else {end: SourceInstruction(_EXIT, token, width, [])}
+
+    def _encoded(
+        self, step: SourceInstruction, labels: Mapping[str, Label]
+    ) -> int | str | Label | None:
+        """The operand as the builder takes it."""
+        if not step.instruction.operands:
+            return None
+        if step.label is not None and step.label.text not in labels:
+            step.broken = True
+            self._faults.at(
+                step.label,
+                f"there is no label `{step.label.text}`",
+                nearest(step.label.text, self._file.labels),
+            )
+        if step.broken:
+            # What was refused is encoded as a value that cannot be wrong a second time.
+            return max(step.instruction.operands[0].low, 1)
+        return step.value if step.label is None else labels[step.label.text]
+
+    def verified(self) -> Program:
+        """The program, if nothing is wrong with it; raises ProgramError with all that was found."""
+        if "name" not in self._file.header.values and self._file.probes:
+            self._faults.add(
+                Diagnostic(
+                    self._file.name, 1, 1, "the program has no `name`", "write name = MODULE"
+                )
+            )
+        program, steps = self._program()
+        broken = frozenset(at for at, step in steps.items() if step.broken)
+        # A keyword that was refused has its default here, which says nothing of the file.
+        refused = tuple(f"write {name} =" for name in self._file.header.refused())
+        for fault in check(program, broken):
+            if not fault.hint.startswith(refused):
+                self._report(fault, steps)
+        if self._faults.found:
+            files = dict.fromkeys([self._file.name, *program.sources])
+            order = {name: number for number, name in enumerate(files)}
+            found = sorted(
+                self._faults.found, key=lambda d: (order.get(d.file, -1), d.line, d.column)
+            )
+            raise ProgramError(tuple(found))
+        return program
+
+    def _report(self, fault: Fault, steps: Mapping[int, SourceInstruction]) -> None:
+        """A fault of the bytes, at its place in the source."""
+        if fault.offset is not None:
+            step = steps[fault.offset]
+            token, width = step.token, step.width
+            if fault.operand is not None and step.operand:
+                token = step.operand[0]
+                width = token.width
+            self._faults.at(token, fault.message, fault.hint, width, fault.note)
+            return
+        section = self._file.header if fault.probe is None else self._file.probes[fault.probe]
+        place = section.places.get(fault.keyword or "")
+        if place is not None:
+            self._faults.at(place[0], fault.message, fault.hint, place[1])
+        elif section.first is not None:
+            self._faults.at(section.first, fault.message, fault.hint)
+        else:
+            self._faults.add(Diagnostic(self._file.name, 1, 1, fault.message, fault.hint))
