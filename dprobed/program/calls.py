@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from dprobed.program.decoded import Decoded, FlowFault
+from dprobed.program.decoded import Decoded, FlowFinding
 from dprobed.program.isa import CALL_FRAMES, Flow
 
 #: The lowest and the highest of a number of words.
@@ -48,7 +48,7 @@ class CallChecks:
         self._subroutines = subroutines
         self._reached = reached
 
-    def faults(self) -> Iterator[FlowFault]:
+    def findings(self) -> Iterator[FlowFinding]:
         """All of them."""
         yield from self._returns()
         yield from self._call_depth()
@@ -71,18 +71,18 @@ class CallChecks:
             waiting.extend(decoded.next_in_frame())
         return found
 
-    def _returns(self) -> Iterator[FlowFault]:
+    def _returns(self) -> Iterator[FlowFinding]:
         """A `ret` that a probe reaches outside of any call."""
         for offset in self._outermost():
             decoded = self._at[offset]
             if decoded.instruction.flow is Flow.RETURN and not decoded.broken:
-                yield FlowFault(
+                yield FlowFinding(
                     offset,
                     "`ret` is reached outside of any subroutine",
                     "end the probe with `exit` before the subroutine begins",
                 )
 
-    def _call_depth(self) -> Iterator[FlowFault]:
+    def _call_depth(self) -> Iterator[FlowFinding]:
         """Chains of calls, without recursion, that are longer than the call stack."""
         height: dict[int, int | None] = {}
         for entry in self._subroutines:
@@ -93,7 +93,7 @@ class CallChecks:
                 continue
             deep = height.get(called)
             if deep is not None and deep == CALL_FRAMES + 1:
-                yield FlowFault(
+                yield FlowFinding(
                     offset,
                     f"calls nest {deep} deep from here; {CALL_FRAMES} are possible",
                     "let fewer subroutines call each other",
@@ -121,7 +121,7 @@ class CallChecks:
                     height[top] = 1 + max((deep or 0 for deep in known), default=0)
                 path.popitem()
 
-    def _recursion(self) -> Iterator[FlowFault]:
+    def _recursion(self) -> Iterator[FlowFinding]:
         """Subroutines that call themselves on every path, until the call stack is full.
 
         In a program with an exception handler that may be what is wanted.
@@ -137,7 +137,7 @@ class CallChecks:
         else:
             return
         for entry in sorted(doomed.intersection(self._reached)):
-            yield FlowFault(
+            yield FlowFinding(
                 entry,
                 f"this subroutine always calls itself: {CALL_FRAMES} nested calls are possible",
                 "test something before the call, and `ret`",

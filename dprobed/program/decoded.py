@@ -40,7 +40,7 @@ class Decoded:
 
 
 @dataclass(frozen=True)
-class FlowFault:
+class FlowFinding:
     """Something provably wrong at the instruction at ``offset``. ``depth``: show the depths."""
 
     offset: int

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from dprobed.program.calls import CallChecks, Interval, Subroutine
-from dprobed.program.decoded import Decoded, FlowFault
+from dprobed.program.decoded import Decoded, FlowFinding
 from dprobed.program.isa import CALL_FRAMES, STACK_WORDS, Flow
 
 _ANY: Final[Interval] = (0, STACK_WORDS)
@@ -38,17 +38,17 @@ class Analysis:
         self._subroutines: dict[int, Subroutine | None] = {}
         self._budget = _BUDGET
         self.depths: dict[int, Interval] = {}
-        self.faults: list[FlowFault] = []
+        self.findings: list[FlowFinding] = []
 
     def run(self) -> None:
-        """Fill ``depths`` (code offset → interval, only what is reachable) and ``faults``."""
+        """Fill ``depths`` (code offset → interval, only what is reachable) and ``findings``."""
         self._summarize_all()
         self._solve([(entry, (0, 0)) for entry in self._entries], self.depths, _ANY)
         for offset in sorted(self.depths):
             self._check_depth(self._at[offset], self.depths[offset])
         calls = CallChecks(self._at, self._entries, self._subroutines, sorted(self.depths))
-        self.faults += calls.faults()
-        self.faults.sort(key=lambda fault: fault.offset)
+        self.findings += calls.findings()
+        self.findings.sort(key=lambda finding: finding.offset)
 
     # -- evaluation stack ---------------------------------------------------------------------
 
@@ -60,8 +60,8 @@ class Analysis:
         if depth[1] < need:
             have = "none" if depth[1] == 0 else f"only {depth[1]}"
             words = "1 word" if need == 1 else f"{need} words"
-            self.faults.append(
-                FlowFault(
+            self.findings.append(
+                FlowFinding(
                     decoded.offset,
                     f"`{name}` needs {words} on the stack; there is {have} on any path to here",
                     "push what it takes first",
@@ -69,8 +69,8 @@ class Analysis:
                 )
             )
         elif change is not None and depth[0] + change > STACK_WORDS:
-            self.faults.append(
-                FlowFault(
+            self.findings.append(
+                FlowFinding(
                     decoded.offset,
                     f"`{name}` makes the stack {depth[0] + change} words deep on any path to "
                     f"here; it has {STACK_WORDS}",

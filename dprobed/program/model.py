@@ -152,7 +152,7 @@ class Program:
         return self.sources[0] if self.sources else ""
 
 
-#: Faults of one program that are reported at most.
+#: Diagnostics of one program that are reported at most.
 MAX_DIAGNOSTICS: Final = 100
 
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from dprobed.program.isa import BY_KEY, INSTRUCTIONS, Instruction, Operand
 from dprobed.program.registers import REGISTER_INDEX
-from dprobed.program.rpn.lexer import Faults, Kind, Token, written
+from dprobed.program.rpn.lexer import Diagnostics, Kind, Token, written
 from dprobed.program.rpn.sections import SourceInstruction, evaluated, nearest
-from dprobed.program.verifier import is_facility, range_fault
+from dprobed.program.verifier import is_facility, range_error
 
 #: The words of each instruction → its forms (without and with an operand).
 _FORMS: dict[tuple[str, ...], list[Instruction]] = {}
@@ -21,10 +21,10 @@ _NOP = BY_KEY["nop"]
 
 
 class InstructionParser:
-    """Parses instructions; what is wrong with them goes to ``faults``."""
+    """Parses instructions; what is wrong with them goes to ``diagnostics``."""
 
-    def __init__(self, faults: Faults) -> None:
-        self.faults = faults
+    def __init__(self, diagnostics: Diagnostics) -> None:
+        self._diagnostics = diagnostics
 
     def parse(self, tokens: list[Token]) -> SourceInstruction:
         """The instruction that these tokens are; one that is refused is ``broken``."""
@@ -53,11 +53,11 @@ class InstructionParser:
         step = SourceInstruction(forms[0], words[0], width, [], broken=True)
         written_as = forms[0].spelling
         if operand:
-            self.faults.span(operand, f"`{written_as}` takes no operand")
+            self._diagnostics.span(operand, f"`{written_as}` takes no operand")
         else:
             kind = forms[0].operands[0].text
             separator = "," if " " in forms[0].name else " "
-            self.faults.at(
+            self._diagnostics.at(
                 words[0],
                 f"`{written_as}` takes a {kind}",
                 f"write `{written_as}{separator}{kind.upper()}`",
@@ -73,21 +73,23 @@ class InstructionParser:
                 step.label = tokens[0]
             else:
                 step.broken = True
-                self.faults.span(tokens, f"`{step.instruction.spelling}` takes the name of a label")
+                self._diagnostics.span(
+                    tokens, f"`{step.instruction.spelling}` takes the name of a label"
+                )
         elif kind is Operand.REGISTER:
             name = tokens[0].text
             step.value = REGISTER_INDEX.get(name, 0)
             if len(tokens) > 1 or name not in REGISTER_INDEX:
                 step.broken = True
                 hint = nearest(name.lower(), REGISTER_INDEX)
-                self.faults.span(tokens, f"unknown register `{written(tokens)}`", hint)
+                self._diagnostics.span(tokens, f"unknown register `{written(tokens)}`", hint)
         elif kind is Operand.FACILITY:
             self._facility(step)
         else:
-            value = evaluated(tokens, self.faults)
-            wrong = None if value is None else range_fault(kind, value)
+            value = evaluated(tokens, self._diagnostics)
+            wrong = None if value is None else range_error(kind, value)
             if wrong is not None:
-                self.faults.span(tokens, *wrong)
+                self._diagnostics.span(tokens, *wrong)
             step.broken = value is None or wrong is not None
             step.value = 0 if value is None or wrong is not None else value
 
@@ -95,11 +97,11 @@ class InstructionParser:
         tokens = step.operand
         facility: int | str | None = written(tokens)
         if tokens[0].kind is not Kind.NAME:
-            facility = evaluated(tokens, self.faults)
+            facility = evaluated(tokens, self._diagnostics)
         if facility is None or not is_facility(facility):
             step.broken = True
             if facility is not None:
-                self.faults.span(
+                self._diagnostics.span(
                     tokens, f"`{facility}` is not a facility", "a number from 1 to 65535, or a name"
                 )
             return
@@ -119,7 +121,7 @@ class InstructionParser:
         texts = [token.text for token in words[:3]]
         first = texts[0]
         if first not in _FIRST_WORDS:
-            self.faults.at(
+            self._diagnostics.at(
                 words[0], f"unknown instruction `{first}`", nearest(first.lower(), _FIRST_WORDS)
             )
             return
@@ -129,7 +131,7 @@ class InstructionParser:
             known = {" ".join(name): i[0] for name, i in _FORMS.items() if name[0] == first}
             close = difflib.get_close_matches(" ".join(texts), known, 1)
             hint = f"did you mean `{known[close[0]].spelling}`?" if close else _others(words[:1])
-        self.faults.span(words[:3], f"unknown instruction `{' '.join(texts)}`", hint)
+        self._diagnostics.span(words[:3], f"unknown instruction `{' '.join(texts)}`", hint)
 
 
 def _others(words: Sequence[Token]) -> str:

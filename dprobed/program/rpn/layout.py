@@ -8,7 +8,7 @@ from dprobed.program.builder import Builder, Label
 from dprobed.program.isa import BY_KEY
 from dprobed.program.keywords import STARTERS
 from dprobed.program.model import Diagnostic, Program, ProgramError
-from dprobed.program.rpn.lexer import Faults
+from dprobed.program.rpn.lexer import Diagnostics
 from dprobed.program.rpn.sections import (
     ParsedFile,
     Section,
@@ -16,17 +16,17 @@ from dprobed.program.rpn.sections import (
     nearest,
     source_place,
 )
-from dprobed.program.verifier import Fault, check
+from dprobed.program.verifier import Finding, check
 
 _EXIT = BY_KEY["exit"]
 
 
 class Layout:
-    """One file on its way to a program; ``faults``: what is wrong with it so far."""
+    """One file on its way to a program; ``diagnostics``: what is wrong with it so far."""
 
-    def __init__(self, file: ParsedFile, faults: Faults) -> None:
+    def __init__(self, file: ParsedFile, diagnostics: Diagnostics) -> None:
         self._file = file
-        self._faults = faults
+        self._diagnostics = diagnostics
 
     def _program(self) -> tuple[Program, dict[int, SourceInstruction]]:
         """The program as far as it can be made, and the instruction at each code offset."""
@@ -65,7 +65,9 @@ class Layout:
                 added = builder.add(_EXIT.key, at=source_place(token))
                 return {added: SourceInstruction(_EXIT, token, width, [])}
         else:
-            self._faults.at(section.first, "the probe has no instructions", "write at least `exit`")
+            self._diagnostics.at(
+                section.first, "the probe has no instructions", "write at least `exit`"
+            )
         end = builder.end_probe()
         return {} if end is None else {end: SourceInstruction(_EXIT, token, width, [])}
 
@@ -77,7 +79,7 @@ class Layout:
             return None
         if step.label is not None and step.label.text not in labels:
             step.broken = True
-            self._faults.at(
+            self._diagnostics.at(
                 step.label,
                 f"there is no label `{step.label.text}`",
                 nearest(step.label.text, self._file.labels),
@@ -90,7 +92,7 @@ class Layout:
     def verified(self) -> Program:
         """The program, if nothing is wrong with it; raises ProgramError with all that was found."""
         if "name" not in self._file.header.values and self._file.probes:
-            self._faults.add(
+            self._diagnostics.add(
                 Diagnostic(
                     self._file.name, 1, 1, "the program has no `name`", "write name = MODULE"
                 )
@@ -99,33 +101,33 @@ class Layout:
         broken = frozenset(at for at, step in steps.items() if step.broken)
         # A keyword that was refused has its default here, which says nothing of the file.
         refused = tuple(f"write {name} =" for name in self._file.header.refused())
-        for fault in check(program, broken):
-            if not fault.hint.startswith(refused):
-                self._report(fault, steps)
-        if self._faults.found:
+        for finding in check(program, broken):
+            if not finding.hint.startswith(refused):
+                self._report(finding, steps)
+        if self._diagnostics.found:
             files = dict.fromkeys([self._file.name, *program.sources])
             order = {name: number for number, name in enumerate(files)}
             found = sorted(
-                self._faults.found, key=lambda d: (order.get(d.file, -1), d.line, d.column)
+                self._diagnostics.found, key=lambda d: (order.get(d.file, -1), d.line, d.column)
             )
             raise ProgramError(tuple(found))
         return program
 
-    def _report(self, fault: Fault, steps: Mapping[int, SourceInstruction]) -> None:
-        """A fault of the bytes, at its place in the source."""
-        if fault.offset is not None:
-            step = steps[fault.offset]
+    def _report(self, finding: Finding, steps: Mapping[int, SourceInstruction]) -> None:
+        """A finding of the bytes, at its place in the source."""
+        if finding.offset is not None:
+            step = steps[finding.offset]
             token, width = step.token, step.width
-            if fault.operand is not None and step.operand:
+            if finding.operand is not None and step.operand:
                 token = step.operand[0]
                 width = token.width
-            self._faults.at(token, fault.message, fault.hint, width, fault.note)
+            self._diagnostics.at(token, finding.message, finding.hint, width, finding.note)
             return
-        section = self._file.header if fault.probe is None else self._file.probes[fault.probe]
-        place = section.places.get(fault.keyword or "")
+        section = self._file.header if finding.probe is None else self._file.probes[finding.probe]
+        place = section.places.get(finding.keyword or "")
         if place is not None:
-            self._faults.at(place[0], fault.message, fault.hint, place[1])
+            self._diagnostics.at(place[0], finding.message, finding.hint, place[1])
         elif section.first is not None:
-            self._faults.at(section.first, fault.message, fault.hint)
+            self._diagnostics.at(section.first, finding.message, finding.hint)
         else:
-            self._faults.add(Diagnostic(self._file.name, 1, 1, fault.message, fault.hint))
+            self._diagnostics.add(Diagnostic(self._file.name, 1, 1, finding.message, finding.hint))

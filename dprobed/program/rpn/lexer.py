@@ -56,7 +56,7 @@ class Line:
     tokens: list[Token]
 
 
-class Faults:
+class Diagnostics:
     """Collects what is wrong with a program, so that all of it is reported at once."""
 
     def __init__(self) -> None:
@@ -122,7 +122,7 @@ _MOST_DIGITS = 40
 _NUMBER = re.compile(r"(0[xX][0-9a-fA-F]+|0[bB][01]+|0[0-7]*|[1-9][0-9]*)[uUlL]{0,3}\Z", re.ASCII)
 
 
-def read_lines(text: str, file: str, faults: Faults) -> Iterator[Line]:
+def read_lines(text: str, file: str, diagnostics: Diagnostics) -> Iterator[Line]:
     """The logical lines of a text, the empty ones left out."""
     physical = text.split("\n")
 
@@ -134,7 +134,7 @@ def read_lines(text: str, file: str, faults: Faults) -> Iterator[Line]:
             column = match.start() - (text.rfind("\n", 0, match.start()) + 1)
             origin = Origin(file, row + 1, physical[row].rstrip("\r"))
             token = Token(Kind.PUNCTUATION, "/*", origin, column + 1, 2, False)
-            faults.at(token, "comment without an end", "close it with */")
+            diagnostics.at(token, "comment without an end", "close it with */")
         return _NOT_NEWLINE.sub(" ", match[0])
 
     rows = _COMMENTS.sub(blank, text).split("\n")

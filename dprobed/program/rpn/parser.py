@@ -17,7 +17,7 @@ from dprobed.program.keywords import HEADER, PROBE, STARTERS
 from dprobed.program.model import Diagnostic, Program, ProgramError
 from dprobed.program.rpn.instructions import InstructionParser
 from dprobed.program.rpn.layout import Layout
-from dprobed.program.rpn.lexer import Faults, Kind, Line, Token
+from dprobed.program.rpn.lexer import Diagnostics, Kind, Line, Token
 from dprobed.program.rpn.preprocessor import (
     Preprocessor,
     Reader,
@@ -32,13 +32,13 @@ _BEGIN = "a definition begins with `offset = PLACE` or `address = PLACE`"
 
 
 class _Parser:
-    """Parses lines one after the other into ``file``; what is wrong goes to ``faults``."""
+    """Parses lines one after the other into ``file``; what is wrong goes to ``diagnostics``."""
 
     def __init__(self, name: str) -> None:
         self.file = ParsedFile(name)
-        self.faults = Faults()
-        self._values = ValueParser(self.faults)
-        self._instructions = InstructionParser(self.faults)
+        self.diagnostics = Diagnostics()
+        self._values = ValueParser(self.diagnostics)
+        self._instructions = InstructionParser(self.diagnostics)
 
     def line(self, line: Line) -> None:
         """Parse one logical line."""
@@ -53,7 +53,7 @@ class _Parser:
         elif tokens[0].kind is Kind.NAME:
             self._instruction(tokens)
         else:
-            self.faults.at(
+            self.diagnostics.at(
                 tokens[0],
                 f"unexpected `{tokens[0].text}`",
                 "a line is `keyword = value`, `label:` or an instruction",
@@ -63,13 +63,13 @@ class _Parser:
         known = self.file.labels.get(token.text)
         if known is not None:
             where = known.token.origin
-            self.faults.at(
+            self.diagnostics.at(
                 token,
                 f"label `{token.text}` is there already",
                 f"it is in {where.file} line {where.line}; labels hold for the whole file",
             )
         elif not self.file.probes:
-            self.faults.at(token, "a label before the first probe definition", _BEGIN)
+            self.diagnostics.at(token, "a label before the first probe definition", _BEGIN)
         else:
             section = self.file.probes[-1]
             position = len(section.instructions)
@@ -82,7 +82,7 @@ class _Parser:
         if name.text in STARTERS:
             other = STARTERS[1 - STARTERS.index(name.text)]
             if self.file.probes and other in section.values and not section.instructions:
-                self.faults.at(
+                self.diagnostics.at(
                     name,
                     "a probe has either an `offset` or an `address`",
                     f"the definition before has `{other}` and no instructions",
@@ -95,10 +95,10 @@ class _Parser:
             self._unknown_keyword(name, section)
             return
         if name.text in section.values:
-            self.faults.at(name, f"`{name.text}` is set twice", "keep one of the two")
+            self.diagnostics.at(name, f"`{name.text}` is set twice", "keep one of the two")
             return
         if section.instructions:
-            self.faults.at(
+            self.diagnostics.at(
                 name,
                 f"`{name.text}` after the probe's instructions",
                 "keywords follow the `offset` or `address` line, then come the instructions",
@@ -106,7 +106,7 @@ class _Parser:
         section.places[name.text] = name, name.width
         section.values[name.text] = None
         if not value:
-            self.faults.at(equals, f"`{name.text}` has no value", f"it is {keyword.range}")
+            self.diagnostics.at(equals, f"`{name.text}` has no value", f"it is {keyword.range}")
             return
         last = value[-1]
         if last.origin == value[0].origin:
@@ -116,15 +116,15 @@ class _Parser:
 
     def _unknown_keyword(self, name: Token, section: Section) -> None:
         if name.text in PROBE:
-            self.faults.at(name, f"`{name.text}` before the first probe definition", _BEGIN)
+            self.diagnostics.at(name, f"`{name.text}` before the first probe definition", _BEGIN)
         elif name.text in HEADER:
-            self.faults.at(
+            self.diagnostics.at(
                 name,
                 f"`{name.text}` belongs into the header",
                 "write it before the first `offset` or `address`",
             )
         else:
-            self.faults.at(
+            self.diagnostics.at(
                 name, f"unknown keyword `{name.text}`", nearest(name.text, section.known)
             )
 
@@ -134,7 +134,9 @@ class _Parser:
         if self.file.probes:
             self.file.probes[-1].instructions.append(self._instructions.parse(tokens))
         else:
-            self.faults.at(tokens[0], "an instruction before the first probe definition", _BEGIN)
+            self.diagnostics.at(
+                tokens[0], "an instruction before the first probe definition", _BEGIN
+            )
 
 
 def assemble(
@@ -149,12 +151,12 @@ def assemble(
     with ``-D``. ``read``: how included files are read.
     """
     parser = _Parser(filename)
-    preprocessor = Preprocessor(parser.faults, defines or {}, read)
+    preprocessor = Preprocessor(parser.diagnostics, defines or {}, read)
     for line in preprocessor.lines(source, filename):
         parser.line(line)
     if preprocessor.gave_up:
-        raise ProgramError(tuple(parser.faults.found))
-    return Layout(parser.file, parser.faults).verified()
+        raise ProgramError(tuple(parser.diagnostics.found))
+    return Layout(parser.file, parser.diagnostics).verified()
 
 
 def load_file(
@@ -172,6 +174,6 @@ def load_file(
         text = read_source(path, read)
     except (OSError, SourceError) as error:
         reason = str(error.strerror if isinstance(error, OSError) else error)
-        fault = Diagnostic(str(path), 0, 0, f"cannot read the program: {reason}")
-        raise ProgramError((fault,)) from error
+        message = f"cannot read the program: {reason}"
+        raise ProgramError((Diagnostic(str(path), 0, 0, message),)) from error
     return assemble(text, str(path), defines, read)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from dprobed.program.rpn.expression import ExpressionError, evaluate
 from dprobed.program.rpn.lexer import (
-    Faults,
+    Diagnostics,
     Kind,
     Line,
     Origin,
@@ -82,16 +82,16 @@ def read_source(path: Path, read: Reader = read_file) -> str:
 
 
 class Preprocessor:
-    """Yields the lines that are left; what is wrong goes to ``faults``.
+    """Yields the lines that are left; what is wrong goes to ``diagnostics``.
 
     ``gave_up``: macros made too much, and the rest of the source was not read. ``read``: how
     included files are read.
     """
 
     def __init__(
-        self, faults: Faults, defines: Mapping[str, str], read: Reader = read_file
+        self, diagnostics: Diagnostics, defines: Mapping[str, str], read: Reader = read_file
     ) -> None:
-        self._faults = faults
+        self._diagnostics = diagnostics
         self._read = read
         self.gave_up = False
         self._macros: dict[str, _Macro] = {}
@@ -102,7 +102,7 @@ class Preprocessor:
         for name, value in defines.items():
             origin = Origin("-D", 1, f"{name}={value}")
             if not (name.isascii() and name.isidentifier()):
-                faults.line(origin, f"`{name}` is not a name that -D can define")
+                diagnostics.line(origin, f"`{name}` is not a name that -D can define")
                 continue
             self._macros[name] = _Macro(None, tuple(tokenize(value, origin)))
 
@@ -112,7 +112,7 @@ class Preprocessor:
             yield from self._lines(text, file, ())
         except _TooMuch as error:
             self.gave_up = True
-            self._faults.at(
+            self._diagnostics.at(
                 error.token,
                 "macros make too much text",
                 f"at most {MAX_TOKENS} tokens, nested at most {MAX_NESTING} deep",
@@ -122,14 +122,14 @@ class Preprocessor:
         outer = self._line_shift, self._line_file
         self._line_shift, self._line_file = 0, None
         branches: list[_Branch] = []
-        for raw in read_lines(text, file, self._faults):
+        for raw in read_lines(text, file, self._diagnostics):
             line = self._renumbered(raw)
             if line.tokens[0].text == "#":
                 yield from self._directive(line, raw, branches, file, chain)
             elif not branches or branches[-1].active:
                 yield Line(line.origin, self._expand(line.tokens, frozenset()))
         for branch in branches:
-            self._faults.at(branch.opened, "`#if` without its `#endif`")
+            self._diagnostics.at(branch.opened, "`#if` without its `#endif`")
         self._line_shift, self._line_file = outer
 
     def _renumbered(self, line: Line) -> Line:
@@ -166,11 +166,11 @@ class Preprocessor:
                 self._macros.pop(rest[0].text, None)
         elif word.text == "error":
             text = word.origin.text
-            self._faults.at(word, text[text.find("error") + 5 :].strip() or "#error")
+            self._diagnostics.at(word, text[text.find("error") + 5 :].strip() or "#error")
         elif word.text == "line":
             self._set_line(word, rest, raw)
         else:
-            self._faults.at(
+            self._diagnostics.at(
                 word,
                 f"unknown directive `#{word.text}`",
                 "known: define undef include if ifdef ifndef elif else endif error line",
@@ -179,7 +179,7 @@ class Preprocessor:
     def _one_name(self, word: Token, rest: list[Token]) -> bool:
         if len(rest) == 1 and rest[0].kind is Kind.NAME:
             return True
-        self._faults.at(rest[0] if rest else word, f"`#{word.text}` takes one name")
+        self._diagnostics.at(rest[0] if rest else word, f"`#{word.text}` takes one name")
         return False
 
     # -- conditionals -------------------------------------------------------------------------
@@ -191,13 +191,13 @@ class Preprocessor:
             branches.append(_Branch(active, active, parent, word))
             return
         if not branches:
-            self._faults.at(word, f"`#{word.text}` without an `#if`")
+            self._diagnostics.at(word, f"`#{word.text}` without an `#if`")
             return
         branch = branches[-1]
         if word.text == "endif":
             branches.pop()
         elif branch.had_else:
-            self._faults.at(word, f"`#{word.text}` after `#else`")
+            self._diagnostics.at(word, f"`#{word.text}` after `#else`")
         elif word.text == "else":
             branch.had_else = True
             branch.active = branch.parent and not branch.taken
@@ -214,7 +214,7 @@ class Preprocessor:
             tokens = self._expand(self._answer_defined(rest), frozenset())
             return evaluate(tokens, {}, unknown=0) != 0
         except ExpressionError as error:
-            self._faults.at(error.token or word, error.message, error.hint)
+            self._diagnostics.at(error.token or word, error.message, error.hint)
             return False
 
     def _answer_defined(self, tokens: list[Token]) -> list[Token]:
@@ -240,7 +240,7 @@ class Preprocessor:
 
     def _define(self, word: Token, rest: list[Token]) -> None:
         if not rest or rest[0].kind is not Kind.NAME or rest[0].text == "defined":
-            self._faults.at(rest[0] if rest else word, "`#define` takes a name")
+            self._diagnostics.at(rest[0] if rest else word, "`#define` takes a name")
             return
         name, body = rest[0], rest[1:]
         parameters: tuple[str, ...] | None = None
@@ -254,7 +254,9 @@ class Preprocessor:
                 or any(token.text != "," for token in inside[1::2])
                 or (inside and len(inside) % 2 == 0)
             ):
-                self._faults.at(body[0], f"the parameters of `{name.text}` are not a list of names")
+                self._diagnostics.at(
+                    body[0], f"the parameters of `{name.text}` are not a list of names"
+                )
                 return
             parameters = tuple(token.text for token in names)
             body = body[end + 1 :]
@@ -314,7 +316,7 @@ class Preprocessor:
                 arguments.append([])
                 continue
             arguments[-1].append(token)
-        self._faults.at(use, f"the arguments of `{use.text}` have no closing `)`")
+        self._diagnostics.at(use, f"the arguments of `{use.text}` have no closing `)`")
         return arguments, len(tokens)
 
     def _substitute(
@@ -324,7 +326,7 @@ class Preprocessor:
         if not parameters and arguments == [[]]:
             arguments = []
         if len(arguments) != len(parameters):
-            self._faults.at(
+            self._diagnostics.at(
                 use, f"`{use.text}` takes {len(parameters)} arguments, not {len(arguments)}"
             )
             # A value, so that whatever takes one does not complain as well.
@@ -350,17 +352,17 @@ class Preprocessor:
         self, word: Token, rest: list[Token], file: str, chain: tuple[str, ...]
     ) -> Iterator[Line]:
         if len(rest) != 1 or rest[0].kind is not Kind.STRING:
-            self._faults.at(rest[0] if rest else word, '`#include` takes "a file name"')
+            self._diagnostics.at(rest[0] if rest else word, '`#include` takes "a file name"')
             return
         if len(chain) >= MAX_INCLUDES:
-            self._faults.at(rest[0], f"more than {MAX_INCLUDES} files include each other")
+            self._diagnostics.at(rest[0], f"more than {MAX_INCLUDES} files include each other")
             return
         path = Path(file).parent / unquote(rest[0].text)
         try:
             text = read_source(path, self._read)
         except (OSError, SourceError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
-            self._faults.at(rest[0], f"cannot read {path}: {reason}")
+            self._diagnostics.at(rest[0], f"cannot read {path}: {reason}")
         else:
             yield from self._lines(text, str(path), (*chain, file))
 
@@ -369,7 +371,9 @@ class Preprocessor:
         value = number(rest[0]) if rest and rest[0].kind is Kind.NUMBER else None
         named = len(rest) == 2 and rest[1].kind is Kind.STRING
         if value is None or not 1 <= value < 1 << 31 or (len(rest) > 1 and not named):
-            self._faults.at(rest[0] if rest else word, '`#line` takes a number and "a file name"')
+            self._diagnostics.at(
+                rest[0] if rest else word, '`#line` takes a number and "a file name"'
+            )
             return
         self._line_shift = value - raw.tokens[-1].origin.line - 1
         if named:

@@ -15,7 +15,7 @@ from dprobed.program.isa import ExCode, Instruction
 from dprobed.program.keywords import HEADER, Keyword, Value
 from dprobed.program.model import SourcePlace
 from dprobed.program.rpn.expression import ExpressionError, evaluate
-from dprobed.program.rpn.lexer import Faults, Token
+from dprobed.program.rpn.lexer import Diagnostics, Token
 
 #: Names that every expression knows.
 CONSTANTS = {f"EX_{code.name}": int(code) for code in ExCode}
@@ -88,10 +88,10 @@ def nearest(text: str, known: Mapping[str, object] | set[str]) -> str:
     return f"did you mean `{close[0]}`?" if close else ""
 
 
-def evaluated(tokens: list[Token], faults: Faults) -> int | None:
+def evaluated(tokens: list[Token], diagnostics: Diagnostics) -> int | None:
     """The value of an expression; None where it has none, which is reported."""
     try:
         return evaluate(tokens, CONSTANTS)
     except ExpressionError as error:
-        faults.at(error.token or tokens[-1], error.message, error.hint)
+        diagnostics.at(error.token or tokens[-1], error.message, error.hint)
         return None
