@@ -20,7 +20,7 @@ from dprobed.daemon.client import Client, Refusal
 from dprobed.daemon.table import RequestTable
 from dprobed.proc import peer
 from dprobed.wire import messages
-from dprobed.wire.framing import Lines
+from dprobed.wire.framing import LineBuffer
 
 #: Bytes of records that may wait for a client.
 RECORD_QUEUE: Final = 8 << 20
@@ -88,7 +88,7 @@ class Connection(asyncio.Protocol):
         self._facilities: Final = facilities
         self._take_answer: Final = take_answer
         self._transport: asyncio.Transport | None = None
-        self._lines = Lines()
+        self._lines = LineBuffer()
         #: Nothing more will come, and what has come is still to be done.
         self._ended = False
         self._worker: asyncio.Task[None] | None = None

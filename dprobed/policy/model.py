@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-from dprobed.policy.match import Facts, Match, Tested
+from dprobed.policy.match import Match, ProcessFacts, Tested
 from dprobed.policy.protected import KINDS, protection
 from dprobed.policy.rights import ALL, Right, words
 from dprobed.proc.processes import Process
@@ -205,7 +205,7 @@ class Decision:
 
 
 @dataclass(frozen=True)
-class Step:
+class RuleStep:
     """What came of one policy on the way to a decision."""
 
     policy: str
@@ -227,21 +227,21 @@ class Policies:
 
     def decide(self, process: Process) -> Decision:
         """The decision about a process."""
-        facts = Facts(process)
+        facts = ProcessFacts(process)
         protected = protection(facts, self.protect)
         if self.is_ours(process.pid):
             protected = "it is part of dprobed itself"
         found = next((each for each in self.policies if each.match.holds(facts)), None)
         return Decision(process, found, protected)
 
-    def explain(self, process: Process) -> list[Step]:
+    def explain(self, process: Process) -> list[RuleStep]:
         """How it came to that: each policy up to the one that decides."""
-        facts = Facts(process)
+        facts = ProcessFacts(process)
         steps = []
         for policy in self.policies:
             tested = tuple(policy.match.explain(facts))
             held = policy.match.holds(facts)
-            steps.append(Step(policy.name, policy.place, held, tested))
+            steps.append(RuleStep(policy.name, policy.place, held, tested))
             if held:
                 break
         return steps

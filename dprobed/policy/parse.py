@@ -55,7 +55,7 @@ def parse(paths: Iterable[Path], *, trust: int | None = None) -> tuple[Policy, .
     found: list[Policy] = []
     names: dict[str, str] = {}
     for path in paths:
-        reader = _Reader(path, names, trust)
+        reader = _PolicyReader(path, names, trust)
         found += reader.policies()
         diagnostics += sorted(
             reader.source.diagnostics, key=lambda found: (found.line, found.column)
@@ -65,7 +65,7 @@ def parse(paths: Iterable[Path], *, trust: int | None = None) -> tuple[Policy, .
     return tuple(found)
 
 
-class _Reader:
+class _PolicyReader:
     """Reads one file. ``names``: of policies read so far, and where they are."""
 
     def __init__(self, path: Path, names: dict[str, str], trust: int | None) -> None:

@@ -13,7 +13,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from dprobed.policy.locate import KeyPath, Places, Span
+from dprobed.policy.locate import KeyPath, Span, TomlPlaces
 from dprobed.policy.trust import UntrustedError, read
 from dprobed.printable import readable
 from dprobed.program.model import Diagnostic
@@ -51,7 +51,7 @@ class PolicyFile:
         self._name = readable(path)
         self.diagnostics: list[Diagnostic] = []
         self.data: dict[str, Any] = {}
-        self._places: Places | None = None
+        self._places: TomlPlaces | None = None
         try:
             data = read(path, _MAX_FILE, trust)
         except UntrustedError as error:
@@ -76,7 +76,7 @@ class PolicyFile:
     def _parse(self, text: str) -> None:
         try:
             self.data = tomllib.loads(text)
-            self._places = Places(text)
+            self._places = TomlPlaces(text)
         except tomllib.TOMLDecodeError as error:
             self._syntax(text, str(error))
         except RecursionError:

@@ -19,7 +19,7 @@ from dprobed.proc.maps import Module
 from dprobed.resolver import modules
 from dprobed.resolver.modules import Identity, Opened
 from dprobed.wire import resolver as wire
-from dprobed.wire.resolver import Answer, Facts, Question
+from dprobed.wire.resolver import Answer, FileFacts, Question
 
 #: Files, and answers about their places, that are remembered; the oldest go first.
 _MOST_FILES: Final = 2048
@@ -33,7 +33,7 @@ class Ask(NamedTuple):
 
     question: Question
     descriptor: int
-    facts: Facts | None = None
+    facts: FileFacts | None = None
 
 
 #: Yields what is to be asked, is sent the answers, and ends with the result; raises LocationError.
@@ -52,10 +52,10 @@ class Files:
     """What one asker knows of files."""
 
     def __init__(self) -> None:
-        self._facts: dict[tuple[Identity, str, str], Facts] = {}
+        self._facts: dict[tuple[Identity, str, str], FileFacts] = {}
         self._answers: dict[tuple[Identity, Question], Answer] = {}
 
-    def describe(self, module: Module) -> Steps[tuple[Facts, Identity]]:
+    def describe(self, module: Module) -> Steps[tuple[FileFacts, Identity]]:
         """The file that a module is."""
         opened = modules.open_module(module)
         try:
@@ -66,7 +66,7 @@ class Files:
             os.close(opened.descriptor)
         return facts, opened.identity
 
-    def describe_file(self, path: str) -> Steps[Facts]:
+    def describe_file(self, path: str) -> Steps[FileFacts]:
         """The file that has a path of ours."""
         descriptor = modules.descriptor_of(path)
         try:
@@ -75,17 +75,17 @@ class Files:
         finally:
             os.close(descriptor)
 
-    def _facts_of(self, opened: Opened, path: str) -> Steps[Facts]:
+    def _facts_of(self, opened: Opened, path: str) -> Steps[FileFacts]:
         key = opened.identity, path, opened.root
         facts = self._facts.pop(key, None)
         if facts is None:
             answer = yield Ask(wire.Describe(path, opened.root), opened.descriptor)
-            facts = answer_of(answer, Facts)
+            facts = answer_of(answer, FileFacts)
         _remember(self._facts, key, facts, _MOST_FILES)
         return facts
 
     @staticmethod
-    def _prove(module: Module, opened: Opened, facts: Facts) -> Steps[None]:
+    def _prove(module: Module, opened: Opened, facts: FileFacts) -> Steps[None]:
         """Raises LocationError where another file has the path of the mapped one."""
         inside = None
         first = next((each for each in module.mappings if each.offset == 0), None)
@@ -106,7 +106,7 @@ class Files:
             raise wrong
 
     def ask(
-        self, module: Module, identity: Identity, facts: Facts, question: Question
+        self, module: Module, identity: Identity, facts: FileFacts, question: Question
     ) -> Steps[Answer]:
         """The answer to a question about a file that was described before; ``root`` is put in."""
         key = identity, question

@@ -194,9 +194,9 @@ class Service:
             signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-def facts_of(file: Binary) -> wire.Facts:
+def facts_of(file: Binary) -> wire.FileFacts:
     """What others need to know of a file; raises LocationError."""
-    return wire.Facts(
+    return wire.FileFacts(
         file.build_id,
         file.soname,
         file.kind,

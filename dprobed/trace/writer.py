@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Final
 
 from dprobed.trace import store
-from dprobed.trace.ctf import Block, Stream
+from dprobed.trace.ctf import RecordBlock, Stream
 
 #: Bytes that may wait for the thread before further blocks are refused.
 QUEUE_BYTES: Final = 16 << 20
@@ -46,7 +46,7 @@ class _Poke(Enum):
     POKE = 0
 
 
-_Work = Block | list[Block] | Stream | _Poke | None
+_Work = RecordBlock | list[RecordBlock] | Stream | _Poke | None
 
 
 class Writer:
@@ -90,7 +90,7 @@ class Writer:
         """Whether the queue to the thread is full."""
         return self._given - self._done > QUEUE_BYTES
 
-    def give(self, block: Block) -> bool:
+    def give(self, block: RecordBlock) -> bool:
         """Queue a block; False if the queue is full."""
         if self.full:
             return False
@@ -98,7 +98,7 @@ class Writer:
         self._queue.put(block)
         return True
 
-    def give_all(self, blocks: list[Block]) -> None:
+    def give_all(self, blocks: list[RecordBlock]) -> None:
         """Queue these blocks as a chunk of their own."""
         self._given += sum(len(block.data) for block in blocks)
         self._queue.put(blocks)
@@ -124,7 +124,7 @@ class Writer:
 
     def _run(self) -> None:
         while (work := self._queue.get()) is not None:
-            if isinstance(work, Block):
+            if isinstance(work, RecordBlock):
                 self._write(work)
             elif isinstance(work, Stream):
                 self._end_stream(work)
@@ -144,7 +144,7 @@ class Writer:
         if chunk is not None:
             self._quietly(lambda: chunk.end(stream))
 
-    def _write(self, block: Block, *, keep: bool = False) -> None:
+    def _write(self, block: RecordBlock, *, keep: bool = False) -> None:
         try:
             try:
                 self._put(block, keep=keep)
@@ -162,12 +162,12 @@ class Writer:
             self._say("")
         self._done += len(block.data)
 
-    def _lose(self, block: Block, count: int) -> None:
+    def _lose(self, block: RecordBlock, count: int) -> None:
         self.lost += count
         if block.stream is not None:
             block.stream.lost += count
 
-    def _put(self, block: Block, *, keep: bool) -> None:
+    def _put(self, block: RecordBlock, *, keep: bool) -> None:
         """Write a block where it belongs; raises OSError. ``keep``: never begin a new chunk."""
         chunk = self._chunk
         if chunk is not None and not keep and self._full(chunk, len(block.data)):

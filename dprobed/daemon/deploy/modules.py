@@ -30,7 +30,7 @@ from dprobed.proc import maps, procfs
 from dprobed.resolver.errors import LocationError, LostError
 from dprobed.resolver.files import Files
 from dprobed.resolver.modules import matches
-from dprobed.wire.resolver import Facts
+from dprobed.wire.resolver import FileFacts
 
 #: Answers that are remembered; then all are forgotten.
 _ROOM: Final = 1 << 14
@@ -64,7 +64,7 @@ class Modules:
         #: (mount namespace, file, path, name) → whether its path is the module of that name.
         self._verdicts: dict[Hashable, bool] = {}
         #: (user, mount namespace, file, path, content) → what is in it; None: it has no answer now.
-        self._facts: dict[Hashable, Facts | None] = {}
+        self._facts: dict[Hashable, FileFacts | None] = {}
         self._programs: dict[Hashable, _Program] = {}
         #: What is being asked, and the processes that wait for it.
         self._asking: dict[Hashable, set[int]] = {}
@@ -231,7 +231,7 @@ class Modules:
     ) -> set[maps.Module]:
         """The modules that are there because the program, or one of them, asks for them."""
         user = _user_of(pid)
-        files: dict[str, tuple[maps.Module, Facts]] = {}
+        files: dict[str, tuple[maps.Module, FileFacts]] = {}
         for module in modules:
             with contextlib.suppress(LocationError):
                 steps = self._files_of(user).describe(module)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol
 
 from dprobed.daemon.records.dispatcher import Report
-from dprobed.trace.ctf import Block, Stream, Trace
+from dprobed.trace.ctf import RecordBlock, Stream, Trace
 
 if TYPE_CHECKING:
     from dprobed.daemon.target import Target
@@ -27,7 +27,7 @@ class Encoder(Protocol):
         """A report that there is no room for."""
         ...
 
-    def take(self, *, all_: bool) -> list[Block]:
+    def take(self, *, all_: bool) -> list[RecordBlock]:
         """The blocks that are full, or whatever there is."""
         ...
 
@@ -81,7 +81,7 @@ class CtfEncoder:
         """A report that there is no room for."""
         self._stream(report)[1].dropped += 1
 
-    def take(self, *, all_: bool) -> list[Block]:
+    def take(self, *, all_: bool) -> list[RecordBlock]:
         """The packets that are full, or whatever there is."""
         blocks = []
         for source, stream in self._streams.values():
@@ -105,7 +105,7 @@ class LineEncoder:
         self._block_bytes = block_bytes
         self._lines: list[bytes] = []
         self._size = 0
-        self._full: list[Block] = []
+        self._full: list[RecordBlock] = []
 
     def add(self, report: Report) -> None:
         """One report."""
@@ -118,11 +118,11 @@ class LineEncoder:
         """Lines have no place for what is lost."""
 
     def _end_block(self) -> None:
-        self._full.append(Block(None, self._make(self._lines), len(self._lines)))
+        self._full.append(RecordBlock(None, self._make(self._lines), len(self._lines)))
         self._lines = []
         self._size = 0
 
-    def take(self, *, all_: bool) -> list[Block]:
+    def take(self, *, all_: bool) -> list[RecordBlock]:
         """The blocks that are full, or whatever there is."""
         if all_ and self._lines:
             self._end_block()

@@ -15,7 +15,7 @@ from typing import Final
 
 from dprobed.daemon.records.dispatcher import Handler, Report, Verdict
 from dprobed.daemon.records.trace_encoders import BATCH, Encoder
-from dprobed.trace.ctf import Block
+from dprobed.trace.ctf import RecordBlock
 from dprobed.trace.writer import Writer
 from dprobed.wire.messages import TraceInfo, TraceStart
 
@@ -41,7 +41,7 @@ class TraceSession(Handler):
         self._encoder = encoder
         self._loop = loop
         self._timer: asyncio.TimerHandle | None = None
-        self._ring: deque[Block] = deque()
+        self._ring: deque[RecordBlock] = deque()
         self._ring_bytes = 0
         self._saved = 0.0
         self._save_timer: asyncio.TimerHandle | None = None
@@ -75,7 +75,7 @@ class TraceSession(Handler):
             if self.what.flight_bytes is None:
                 self.writer.end_stream(stream)
 
-    def _pass_on(self, blocks: list[Block]) -> None:
+    def _pass_on(self, blocks: list[RecordBlock]) -> None:
         if self.what.flight_bytes is not None:
             self._keep(blocks, self.what.flight_bytes)
             return
@@ -85,7 +85,7 @@ class TraceSession(Handler):
                 if block.stream is not None:
                     block.stream.dropped += block.count
 
-    def _keep(self, blocks: list[Block], room: int) -> None:
+    def _keep(self, blocks: list[RecordBlock], room: int) -> None:
         self._ring.extend(blocks)
         self._ring_bytes += sum(len(block.data) for block in blocks)
         while self._ring_bytes > room:

@@ -45,7 +45,7 @@ _NAME: Final = re.compile(r"[A-Za-z0-9][\w.-]{0,39}", re.ASCII)
 _log = logging.getLogger("dprobed")
 
 
-class TraceError(Refusal):
+class TraceSessionError(Refusal):
     """A session cannot be begun, ended or written; one line."""
 
 
@@ -60,7 +60,7 @@ class TraceSessions:
         self._watching: tuple[TraceSession, ...] = ()
 
     def start(self, what: TraceStart) -> TraceInfo:
-        """Begin a session; raises TraceError and DispatchError."""
+        """Begin a session; raises TraceSessionError and DispatchError."""
         self._check(what)
         if what.format == "ctf":
             trace = Trace(self._exits, _block_bytes(what))
@@ -91,24 +91,32 @@ class TraceSessions:
 
     def _check(self, what: TraceStart) -> None:
         if not _NAME.fullmatch(what.name):
-            raise TraceError(
+            raise TraceSessionError(
                 f"`{what.name}` is not a valid session name: use letters, digits, `_`, `.` and "
                 "`-`; give one by --name"
             )
         if what.name in self._sessions:
-            raise TraceError(f"a session {what.name} exists already; `dprobe trace list` shows it")
+            raise TraceSessionError(
+                f"a session {what.name} exists already; `dprobe trace list` shows it"
+            )
         for limit in (what.flight_bytes, what.max_bytes, what.rotate_bytes):
             if limit is not None and limit < _LEAST_BYTES:
-                raise TraceError(f"a size of {limit} bytes is too small; at least {_LEAST_BYTES}")
+                raise TraceSessionError(
+                    f"a size of {limit} bytes is too small; at least {_LEAST_BYTES}"
+                )
         if what.format == "journal":
             if what.folder is not None or what.flight_bytes is not None or _limited(what):
-                raise TraceError("the journal takes neither folder nor limits nor flight recorder")
+                raise TraceSessionError(
+                    "the journal takes neither folder nor limits nor flight recorder"
+                )
             return
         if what.folder is None or not what.folder.startswith("/"):
-            raise TraceError("a session needs the absolute path of a folder")
+            raise TraceSessionError("a session needs the absolute path of a folder")
         for other in self._sessions.values():
             if other.what.folder is not None and _same(other.what.folder, what.folder):
-                raise TraceError(f"session {other.what.name} writes into {what.folder} already")
+                raise TraceSessionError(
+                    f"session {other.what.name} writes into {what.folder} already"
+                )
 
     def _choose_watching(self) -> None:
         self._watching = tuple(
@@ -146,7 +154,7 @@ class TraceSessions:
         """Have a flight recorder written; the number of records."""
         session = self._get(name)
         if session.what.flight_bytes is None:
-            raise TraceError(
+            raise TraceSessionError(
                 f"session {name} is not a flight recorder: what it gets is written at once"
             )
         return session.save()
@@ -154,7 +162,7 @@ class TraceSessions:
     def _get(self, name: str) -> TraceSession:
         session = self._sessions.get(name)
         if session is None:
-            raise TraceError(f"there is no session {name}; `dprobe trace list` shows them")
+            raise TraceSessionError(f"there is no session {name}; `dprobe trace list` shows them")
         return session
 
     def infos(self) -> list[TraceInfo]:
@@ -252,7 +260,7 @@ def _limits(what: TraceStart) -> RotationLimits:
 
 
 def _try_folder(folder: Path) -> None:
-    """Make the folder if need be; raises TraceError where nothing can be written there."""
+    """Make the folder if need be; raises TraceSessionError where nothing can be written there."""
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
         store.next_number(folder)
@@ -261,7 +269,7 @@ def _try_folder(folder: Path) -> None:
         probe.unlink()
     except OSError as error:
         text = error.strerror or str(error)
-        raise TraceError(f"{folder}: {text[:1].lower()}{text[1:]}") from None
+        raise TraceSessionError(f"{folder}: {text[:1].lower()}{text[1:]}") from None
 
 
 def _same(one: str, other: str) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from dprobed.program.blocks import Block as CodeBlock
+from dprobed.program.blocks import CodeBlock as CodeBlock
 from dprobed.program.blocks import Step, find_blocks, is_acyclic, static_depths
 from dprobed.program.exec import ir
 from dprobed.program.exec.ir import CodeOffset, Depth, Op, Raise, Slot, Temp, Word

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from dprobed.program.isa import BY_KEY, INSTRUCTIONS, Instruction, Operand
 from dprobed.program.registers import REGISTER_INDEX
-from dprobed.program.rpn.lexer import Diagnostics, Kind, Token, written
+from dprobed.program.rpn.lexer import Diagnostics, Token, TokenKind, written
 from dprobed.program.rpn.sections import SourceInstruction, evaluated, nearest
 from dprobed.program.verifier import is_facility, range_error
 
@@ -69,7 +69,7 @@ class InstructionParser:
         kind = step.instruction.operands[0]
         tokens = step.operand
         if kind is Operand.LABEL:
-            if len(tokens) == 1 and tokens[0].kind is Kind.NAME:
+            if len(tokens) == 1 and tokens[0].kind is TokenKind.NAME:
                 step.label = tokens[0]
             else:
                 step.broken = True
@@ -96,7 +96,7 @@ class InstructionParser:
     def _facility(self, step: SourceInstruction) -> None:
         tokens = step.operand
         facility: int | str | None = written(tokens)
-        if tokens[0].kind is not Kind.NAME:
+        if tokens[0].kind is not TokenKind.NAME:
             facility = evaluated(tokens, self._diagnostics)
         if facility is None or not is_facility(facility):
             step.broken = True
@@ -110,7 +110,7 @@ class InstructionParser:
     @staticmethod
     def _misspelt(words: list[Token], count: int) -> bool:
         """Whether what follows the first word is no operand, but most of another instruction."""
-        if count > 1 or len(words) == 1 or words[1].kind is not Kind.NAME:
+        if count > 1 or len(words) == 1 or words[1].kind is not TokenKind.NAME:
             return False
         first, second = words[0].text, words[1].text
         return any(name[:2] == (first, second) for name in _FORMS) or (

@@ -11,8 +11,8 @@ from dprobed.program.model import Diagnostic, Program, ProgramError
 from dprobed.program.rpn.lexer import Diagnostics
 from dprobed.program.rpn.sections import (
     ParsedFile,
-    Section,
     SourceInstruction,
+    SourceSection,
     nearest,
     source_place,
 )
@@ -21,7 +21,7 @@ from dprobed.program.verifier import Finding, check
 _EXIT = BY_KEY["exit"]
 
 
-class Layout:
+class ProgramLayout:
     """One file on its way to a program; ``diagnostics``: what is wrong with it so far."""
 
     def __init__(self, file: ParsedFile, diagnostics: Diagnostics) -> None:
@@ -53,7 +53,7 @@ class Layout:
             steps |= self._end(builder, section)
         return builder.program(), steps
 
-    def _end(self, builder: Builder, section: Section) -> dict[int, SourceInstruction]:
+    def _end(self, builder: Builder, section: SourceSection) -> dict[int, SourceInstruction]:
         """Let the probe end by `exit` where its instructions do not end it."""
         assert section.first is not None
         token, width = section.first, section.first.width

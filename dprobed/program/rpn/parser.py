@@ -16,8 +16,8 @@ from dprobed.program.bytecode import MAX_FILE, decode
 from dprobed.program.keywords import HEADER, PROBE, STARTERS
 from dprobed.program.model import Diagnostic, Program, ProgramError
 from dprobed.program.rpn.instructions import InstructionParser
-from dprobed.program.rpn.layout import Layout
-from dprobed.program.rpn.lexer import Diagnostics, Kind, Line, Token
+from dprobed.program.rpn.layout import ProgramLayout
+from dprobed.program.rpn.lexer import Diagnostics, LogicalLine, Token, TokenKind
 from dprobed.program.rpn.preprocessor import (
     Preprocessor,
     Reader,
@@ -25,13 +25,13 @@ from dprobed.program.rpn.preprocessor import (
     read_file,
     read_source,
 )
-from dprobed.program.rpn.sections import ParsedFile, Section, SourceLabel, nearest
+from dprobed.program.rpn.sections import ParsedFile, SourceLabel, SourceSection, nearest
 from dprobed.program.rpn.values import ValueParser
 
 _BEGIN = "a definition begins with `offset = PLACE` or `address = PLACE`"
 
 
-class _Parser:
+class _FileParser:
     """Parses lines one after the other into ``file``; what is wrong goes to ``diagnostics``."""
 
     def __init__(self, name: str) -> None:
@@ -40,17 +40,17 @@ class _Parser:
         self._values = ValueParser(self.diagnostics)
         self._instructions = InstructionParser(self.diagnostics)
 
-    def line(self, line: Line) -> None:
+    def line(self, line: LogicalLine) -> None:
         """Parse one logical line."""
         tokens = line.tokens
-        while len(tokens) > 1 and tokens[0].kind is Kind.NAME and tokens[1].text == ":":
+        while len(tokens) > 1 and tokens[0].kind is TokenKind.NAME and tokens[1].text == ":":
             self._label(tokens[0])
             tokens = tokens[2:]
         if not tokens:
             return
-        if len(tokens) > 1 and tokens[1].text == "=" and tokens[0].kind is Kind.NAME:
+        if len(tokens) > 1 and tokens[1].text == "=" and tokens[0].kind is TokenKind.NAME:
             self._keyword(tokens[0], tokens[1], tokens[2:])
-        elif tokens[0].kind is Kind.NAME:
+        elif tokens[0].kind is TokenKind.NAME:
             self._instruction(tokens)
         else:
             self.diagnostics.at(
@@ -88,7 +88,7 @@ class _Parser:
                     f"the definition before has `{other}` and no instructions",
                 )
                 return
-            section = Section(PROBE, name)
+            section = SourceSection(PROBE, name)
             self.file.probes.append(section)
         keyword = section.known.get(name.text)
         if keyword is None:
@@ -114,7 +114,7 @@ class _Parser:
             section.places[name.text] = value[0], width
         section.values[name.text] = self._values.parse(keyword, value)
 
-    def _unknown_keyword(self, name: Token, section: Section) -> None:
+    def _unknown_keyword(self, name: Token, section: SourceSection) -> None:
         if name.text in PROBE:
             self.diagnostics.at(name, f"`{name.text}` before the first probe definition", _BEGIN)
         elif name.text in HEADER:
@@ -150,13 +150,13 @@ def assemble(
     ``filename``: for diagnostics, and ``#include`` looks in its directory. ``defines``: macros, as
     with ``-D``. ``read``: how included files are read.
     """
-    parser = _Parser(filename)
+    parser = _FileParser(filename)
     preprocessor = Preprocessor(parser.diagnostics, defines or {}, read)
     for line in preprocessor.lines(source, filename):
         parser.line(line)
     if preprocessor.gave_up:
         raise ProgramError(tuple(parser.diagnostics.found))
-    return Layout(parser.file, parser.diagnostics).verified()
+    return ProgramLayout(parser.file, parser.diagnostics).verified()
 
 
 def load_file(

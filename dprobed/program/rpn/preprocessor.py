@@ -14,10 +14,10 @@ from pathlib import Path
 from dprobed.program.rpn.expression import ExpressionError, evaluate
 from dprobed.program.rpn.lexer import (
     Diagnostics,
-    Kind,
-    Line,
+    LogicalLine,
     Origin,
     Token,
+    TokenKind,
     number,
     read_lines,
     tokenize,
@@ -106,7 +106,7 @@ class Preprocessor:
                 continue
             self._macros[name] = _Macro(None, tuple(tokenize(value, origin)))
 
-    def lines(self, text: str, file: str) -> Iterator[Line]:
+    def lines(self, text: str, file: str) -> Iterator[LogicalLine]:
         """All lines of a text and of what it includes, macros expanded, directives obeyed."""
         try:
             yield from self._lines(text, file, ())
@@ -118,7 +118,7 @@ class Preprocessor:
                 f"at most {MAX_TOKENS} tokens, nested at most {MAX_NESTING} deep",
             )
 
-    def _lines(self, text: str, file: str, chain: tuple[str, ...]) -> Iterator[Line]:
+    def _lines(self, text: str, file: str, chain: tuple[str, ...]) -> Iterator[LogicalLine]:
         outer = self._line_shift, self._line_file
         self._line_shift, self._line_file = 0, None
         branches: list[_Branch] = []
@@ -127,12 +127,12 @@ class Preprocessor:
             if line.tokens[0].text == "#":
                 yield from self._directive(line, raw, branches, file, chain)
             elif not branches or branches[-1].active:
-                yield Line(line.origin, self._expand(line.tokens, frozenset()))
+                yield LogicalLine(line.origin, self._expand(line.tokens, frozenset()))
         for branch in branches:
             self._diagnostics.at(branch.opened, "`#if` without its `#endif`")
         self._line_shift, self._line_file = outer
 
-    def _renumbered(self, line: Line) -> Line:
+    def _renumbered(self, line: LogicalLine) -> LogicalLine:
         if self._line_file is None and not self._line_shift:
             return line
         moved: dict[Origin, Origin] = {}
@@ -144,11 +144,16 @@ class Preprocessor:
             return moved[origin]
 
         tokens = [token._replace(origin=move(token.origin)) for token in line.tokens]
-        return Line(move(line.origin), tokens)
+        return LogicalLine(move(line.origin), tokens)
 
     def _directive(
-        self, line: Line, raw: Line, branches: list[_Branch], file: str, chain: tuple[str, ...]
-    ) -> Iterator[Line]:
+        self,
+        line: LogicalLine,
+        raw: LogicalLine,
+        branches: list[_Branch],
+        file: str,
+        chain: tuple[str, ...],
+    ) -> Iterator[LogicalLine]:
         if len(line.tokens) == 1:
             return
         word, rest = line.tokens[1], line.tokens[2:]
@@ -177,7 +182,7 @@ class Preprocessor:
             )
 
     def _one_name(self, word: Token, rest: list[Token]) -> bool:
-        if len(rest) == 1 and rest[0].kind is Kind.NAME:
+        if len(rest) == 1 and rest[0].kind is TokenKind.NAME:
             return True
         self._diagnostics.at(rest[0] if rest else word, f"`#{word.text}` takes one name")
         return False
@@ -232,14 +237,14 @@ class Preprocessor:
                 name = texts[1] if bracketed else texts[0]
                 at += 3 if bracketed else 1
                 value = "1" if name in self._macros else "0"
-                token = token._replace(kind=Kind.NUMBER, text=value)
+                token = token._replace(kind=TokenKind.NUMBER, text=value)
             found.append(token)
         return found
 
     # -- macros -------------------------------------------------------------------------------
 
     def _define(self, word: Token, rest: list[Token]) -> None:
-        if not rest or rest[0].kind is not Kind.NAME or rest[0].text == "defined":
+        if not rest or rest[0].kind is not TokenKind.NAME or rest[0].text == "defined":
             self._diagnostics.at(rest[0] if rest else word, "`#define` takes a name")
             return
         name, body = rest[0], rest[1:]
@@ -250,7 +255,7 @@ class Preprocessor:
             names = inside[::2]
             if (
                 end is None
-                or any(token.kind is not Kind.NAME for token in names)
+                or any(token.kind is not TokenKind.NAME for token in names)
                 or any(token.text != "," for token in inside[1::2])
                 or (inside and len(inside) % 2 == 0)
             ):
@@ -278,7 +283,7 @@ class Preprocessor:
         while at < len(tokens):
             token = tokens[at]
             at += 1
-            macro = self._macros.get(token.text) if token.kind is Kind.NAME else None
+            macro = self._macros.get(token.text) if token.kind is TokenKind.NAME else None
             if macro is None or token.text in hidden:
                 found.append(token)
                 continue
@@ -330,7 +335,7 @@ class Preprocessor:
                 use, f"`{use.text}` takes {len(parameters)} arguments, not {len(arguments)}"
             )
             # A value, so that whatever takes one does not complain as well.
-            return [use._replace(kind=Kind.NUMBER, text="0")]
+            return [use._replace(kind=TokenKind.NUMBER, text="0")]
         values = {
             name: self._expand(argument, hidden)
             for name, argument in zip(parameters, arguments, strict=True)
@@ -350,8 +355,8 @@ class Preprocessor:
 
     def _include(
         self, word: Token, rest: list[Token], file: str, chain: tuple[str, ...]
-    ) -> Iterator[Line]:
-        if len(rest) != 1 or rest[0].kind is not Kind.STRING:
+    ) -> Iterator[LogicalLine]:
+        if len(rest) != 1 or rest[0].kind is not TokenKind.STRING:
             self._diagnostics.at(rest[0] if rest else word, '`#include` takes "a file name"')
             return
         if len(chain) >= MAX_INCLUDES:
@@ -366,10 +371,10 @@ class Preprocessor:
         else:
             yield from self._lines(text, str(path), (*chain, file))
 
-    def _set_line(self, word: Token, rest: list[Token], raw: Line) -> None:
+    def _set_line(self, word: Token, rest: list[Token], raw: LogicalLine) -> None:
         """``#line N "file"``: the next line is line N of that file."""
-        value = number(rest[0]) if rest and rest[0].kind is Kind.NUMBER else None
-        named = len(rest) == 2 and rest[1].kind is Kind.STRING
+        value = number(rest[0]) if rest and rest[0].kind is TokenKind.NUMBER else None
+        named = len(rest) == 2 and rest[1].kind is TokenKind.STRING
         if value is None or not 1 <= value < 1 << 31 or (len(rest) > 1 and not named):
             self._diagnostics.at(
                 rest[0] if rest else word, '`#line` takes a number and "a file name"'

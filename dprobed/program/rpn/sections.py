@@ -35,7 +35,7 @@ class SourceInstruction:
 
 
 @dataclass
-class Section:
+class SourceSection:
     """The header, or one probe definition."""
 
     known: Mapping[str, Keyword]
@@ -72,8 +72,8 @@ class ParsedFile:
     """A whole source file with what it includes."""
 
     name: str
-    header: Section = field(default_factory=lambda: Section(HEADER))
-    probes: list[Section] = field(default_factory=list)
+    header: SourceSection = field(default_factory=lambda: SourceSection(HEADER))
+    probes: list[SourceSection] = field(default_factory=list)
     labels: dict[str, SourceLabel] = field(default_factory=dict)
 
 

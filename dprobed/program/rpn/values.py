@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from dprobed.program.keywords import Keyword, Value, number_error, plain_place_error, text_error
-from dprobed.program.rpn.lexer import Diagnostics, Kind, Token, unquote, written
+from dprobed.program.rpn.lexer import Diagnostics, Token, TokenKind, unquote, written
 from dprobed.program.rpn.sections import evaluated
 
 #: Blanks that a place may have: around its sign or colon.
@@ -41,7 +41,7 @@ class ValueParser:
 
     def _text(self, keyword: Keyword, value: list[Token]) -> str | None:
         hint = ""
-        if len(value) == 1 and value[0].kind is Kind.STRING:
+        if len(value) == 1 and value[0].kind is TokenKind.STRING:
             text = unquote(value[0].text)
             message = text_error(keyword, text)
         elif keyword.value is Value.TEXT:

@@ -16,7 +16,7 @@ import pytest
 from dprobed.policy import config
 from dprobed.policy.errors import PolicyError
 from dprobed.policy.glob import GlobError, translate
-from dprobed.policy.match import Facts
+from dprobed.policy.match import ProcessFacts
 from dprobed.policy.model import Decision, Policies
 from dprobed.policy.parse import parse
 from dprobed.policy.protected import KINDS
@@ -372,7 +372,7 @@ def test_what_is_not_protected() -> None:
 
 
 def test_a_session_of_ssh_is_not_its_listener() -> None:
-    facts = Facts(process(exe="/usr/sbin/sshd"))
+    facts = ProcessFacts(process(exe="/usr/sbin/sshd"))
     facts.__dict__["parent_exe"] = "/usr/sbin/sshd"
     assert not KINDS["sshd"][0](facts)
 
