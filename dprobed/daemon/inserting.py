@@ -76,7 +76,7 @@ class Inserting:
             await asyncio.sleep(0)
         replaced = [
             entry
-            for entry in target.entries.values()
+            for entry in target.programs.values()
             if self._gate.sees(client, entry.uid)
             and any(_is_in_the_way(entry, request, *each) for each in programs)
         ]
@@ -139,18 +139,18 @@ class Inserting:
                     await self._place(entry)
             finally:
                 target.dismiss(client)
-                if not target.entries:
+                if not target.programs:
                     await self._detaching.empty(target, [])
         return entry
 
     async def _place(self, entry: InsertedProgram) -> None:
         """Put a program in; the caller has the target's lock. Raises Refusal."""
         # Known before it is in: its records may come before the answer.
-        entry.target.entries[entry.number] = entry
+        entry.target.programs[entry.number] = entry
         try:
             await entry.target.ask(lambda seq: self._request(seq, entry))
         except Refusal:
-            entry.target.entries.pop(entry.number, None)
+            entry.target.programs.pop(entry.number, None)
             raise
 
     def _request(self, seq: int, entry: InsertedProgram) -> protocol.Insert:

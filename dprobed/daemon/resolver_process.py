@@ -1,9 +1,9 @@
-"""Resolver processes, one for each user who asks: started when first needed, and again after death.
+"""Resolver processes, one for each user: started when first needed, restarted after they died.
 
-Both ends of a user's mailbox are open here. The tracers of that user inherit the one end, the
-resolver the other: what is sent while there is no resolver waits for the next one, which is started
-because there is something to be read. A resolver ends when nobody is connected for a while, or when
-the daemon and all tracers of its user are gone.
+The daemon keeps both ends of a user's mailbox open. The user's tracers inherit one end, the
+resolver the other: what is sent while no resolver runs waits for the next one, which is started
+when the mailbox becomes readable. A resolver ends after a time without connections, or when the
+daemon and all tracers of its user are gone.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from dprobed.resolver.errors import LocationError, LostError
 from dprobed.resolver.files import Ask, Steps
 from dprobed.wire.resolver import Answer
 
-#: A resolver that ends sooner than this is started again after as long.
-_SHORT: Final = 1.0
+#: A resolver that ends within these seconds is restarted after as many.
+_RESTART_DELAY: Final = 1.0
 #: Seconds that the daemon's own channel to a resolver stays open after its last question.
 _IDLE: Final = 30.0
 
@@ -36,11 +36,11 @@ _log = logging.getLogger("dprobed")
 
 
 def _run(become: Callable[[], None], mailbox: socket.socket, _: socket.socket) -> None:
-    """The life of a resolver process."""
-    # Like a tracer it ends with its socket, not by what is typed at a terminal.
+    """Run the resolver, in the forked child."""
+    # Like a tracer it ends with its socket, not by a signal from the terminal.
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, signal.SIG_IGN)
-    # Before it is another user, who may not be able to read our files. Nobody else needs these.
+    # Imported before it changes its user, who may not be able to read our files.
     from dprobed.resolver.service import main
 
     with contextlib.suppress(OSError):
@@ -50,13 +50,13 @@ def _run(become: Callable[[], None], mailbox: socket.socket, _: socket.socket) -
 
 
 class _Resolver:
-    """That of one user: its mailbox, its process if there is one, and our own channel to it."""
+    """One user's resolver: mailbox, process if there is one, and the daemon's channel to it."""
 
     def __init__(self, user: User, processes: dict[int, User]) -> None:
         self._user = user
         self._processes = processes
         self.mailbox, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        #: How many tracers may ask.
+        #: Running tracers that have the mailbox.
         self.tracers = 0
         self.is_running = False
         self._stopped = False
@@ -67,11 +67,11 @@ class _Resolver:
 
     @property
     def is_idle(self) -> bool:
-        """Whether nobody may ask."""
+        """Whether no tracer and no channel of the daemon needs it."""
         return not (self.tracers or self.is_running or self._asking.locked() or self._channel)
 
     def stop(self) -> None:
-        """Nobody here asks any more; the process ends when no tracer can ask."""
+        """Close the daemon's ends; the process ends when no tracer has the mailbox."""
         self._stopped = True
         self._hang_up()
         asyncio.get_running_loop().remove_reader(self._theirs)
@@ -81,12 +81,12 @@ class _Resolver:
     # --- its process ---
 
     def _listen(self) -> None:
-        """Start it as soon as somebody asks."""
+        """Start the process when the mailbox becomes readable."""
         if not self._stopped:
             asyncio.get_running_loop().add_reader(self._theirs, self.start)
 
     def start(self) -> None:
-        """Start it, if it is not there."""
+        """Start the process, unless it runs."""
         loop = asyncio.get_running_loop()
         if self.is_running or self._stopped:
             return
@@ -96,7 +96,7 @@ class _Resolver:
             pidfd = os.pidfd_open(child)
         except OSError as error:
             _log.warning("no resolver can be started: %s", error.strerror)
-            loop.call_later(_SHORT, self._listen)
+            loop.call_later(_RESTART_DELAY, self._listen)
             return
         self.is_running = True
         self._processes[child] = self._user
@@ -110,15 +110,15 @@ class _Resolver:
                 _log.warning("%s (it reads files for user %d)", how, self._user[0])
             del self._processes[child]
             self.is_running = False
-            soon = how and time.monotonic() < since + _SHORT
-            loop.call_later(_SHORT if soon else 0, self._listen)
+            soon = how and time.monotonic() < since + _RESTART_DELAY
+            loop.call_later(_RESTART_DELAY if soon else 0, self._listen)
 
         loop.add_reader(pidfd, ended)
 
-    # --- our own questions ---
+    # --- the daemon's questions ---
 
     async def ask(self, ask: Ask) -> Answer:
-        """The answer to a question of the daemon's own; raises LocationError."""
+        """Ask a question for the daemon itself; the answer. Raises LocationError."""
         async with self._asking:
             end = time.monotonic() + PATIENCE
             while True:
@@ -171,11 +171,11 @@ class _Resolver:
 
 
 class Resolvers:
-    """Those of all users."""
+    """The resolvers of all users."""
 
     def __init__(self) -> None:
         self._by_user: dict[User, _Resolver] = {}
-        #: The processes, and for whom they are.
+        #: Pids of resolver processes → their user.
         self.processes: dict[int, User] = {}
 
     def _of(self, user: User) -> _Resolver:
@@ -187,7 +187,7 @@ class Resolvers:
         return found
 
     def take(self, user: User) -> socket.socket:
-        """The mailbox by which a new tracer of this user asks, until ``give_back``."""
+        """The mailbox for a new tracer of this user, until ``give_back``."""
         resolver = self._of(user)
         resolver.tracers += 1
         return resolver.mailbox
@@ -199,13 +199,13 @@ class Resolvers:
             resolver.tracers -= 1
 
     def expect(self, user: User) -> None:
-        """Start the resolver of a user: it will be asked in a moment."""
+        """Start a user's resolver ahead of its first question."""
         resolver = self._by_user.get(user)
         if resolver is not None:
             resolver.start()
 
     async def run(self, user: User, steps: Steps[T]) -> T:
-        """Take all steps of a question of our own, asked of a user's resolver; their result.
+        """Run the steps of a question for the daemon, asked of a user's resolver; their result.
 
         Raises LocationError.
         """
@@ -227,7 +227,7 @@ class Resolvers:
             steps.close()
 
     def stop(self) -> None:
-        """Nobody of the daemon asks any more."""
+        """Stop: the daemon asks nothing more."""
         for resolver in self._by_user.values():
             resolver.stop()
         self._by_user.clear()

@@ -45,7 +45,7 @@ class Rights:
 
 
 @dataclass(frozen=True)
-class AppliedProgram:
+class AutoInsertedProgram:
     """A program that a policy puts in: its file, its name in records, and its bytes (``.dpb``)."""
 
     path: str
@@ -55,8 +55,8 @@ class AppliedProgram:
 
 
 @dataclass(frozen=True)
-class Application:
-    """What a policy puts into the processes that it decides about (``Decision.application``).
+class AutoInsertion:
+    """What a policy puts into the processes that it decides about (``Decision.auto_insertion``).
 
     ``seconds``: for how long in each; ``processes``: in how many at once; None: no limit.
     ``limits``: on its own programs in one process, besides the policy's budget.
@@ -64,7 +64,7 @@ class Application:
 
     policy: str
     place: str
-    programs: tuple[AppliedProgram, ...]
+    programs: tuple[AutoInsertedProgram, ...]
     seconds: float | None = None
     processes: int | None = None
     limits: Limits = UNLIMITED
@@ -78,7 +78,7 @@ class Policy:
     place: str
     match: Match
     rights: Rights = Rights()
-    application: Application | None = None
+    auto_insertion: AutoInsertion | None = None
     budget: Limits = UNLIMITED
     follow_forks: bool = False
     hold: Hold = "process"
@@ -142,11 +142,11 @@ class Decision:
         return self.follow_forks, self.hold, self.budget
 
     @property
-    def application(self) -> Application | None:
+    def auto_insertion(self) -> AutoInsertion | None:
         """What is put into it without anybody asking."""
         if self.policy is None or self.protected or self.process.kernel_thread:
             return None
-        return self.policy.application
+        return self.policy.auto_insertion
 
     def rights(self, uid: int, gids: frozenset[int]) -> frozenset[Right]:
         """What a user may do to it."""
@@ -246,9 +246,9 @@ class Policies:
                 break
         return steps
 
-    def applications(self) -> list[Application]:
+    def auto_insertions(self) -> list[AutoInsertion]:
         """What policies put in by themselves, in order."""
-        return [each.application for each in self.policies if each.application is not None]
+        return [each.auto_insertion for each in self.policies if each.auto_insertion is not None]
 
 
 def user_name(uid: int) -> str:

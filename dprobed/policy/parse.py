@@ -20,8 +20,8 @@ from dprobed.policy.locate import KeyPath
 from dprobed.policy.match import KEYS, TEXTS, Condition, Match, user_number
 from dprobed.policy.model import (
     DEFAULT,
-    Application,
-    AppliedProgram,
+    AutoInsertedProgram,
+    AutoInsertion,
     Hold,
     Policy,
     Rights,
@@ -105,7 +105,7 @@ class _PolicyReader:
             place=place,
             match=match,
             rights=self._rights((*path, "rights"), table.get("rights", {})),
-            application=self._apply((*path, "apply"), table.get("apply"), name, place, remove),
+            auto_insertion=self._apply((*path, "apply"), table.get("apply"), name, place, remove),
             budget=self._limits(budget, own_action, remove),
             follow_forks=bool(follow),
             hold=cast(Hold, hold or "process"),
@@ -262,7 +262,7 @@ class _PolicyReader:
 
     def _apply(
         self, path: KeyPath, value: Any, name: str, place: str, remove: bool
-    ) -> Application | None:
+    ) -> AutoInsertion | None:
         if value is None:
             return None
         source = self.source
@@ -274,10 +274,10 @@ class _PolicyReader:
             seconds = source.duration((*path, "for"), table["for"])
         if "processes" in table:
             processes = source.positive((*path, "processes"), table["processes"])
-        programs: tuple[AppliedProgram, ...] = ()
+        programs: tuple[AutoInsertedProgram, ...] = ()
         if "programs" in table:
             programs = self._programs((*path, "programs"), table["programs"])
-        return Application(
+        return AutoInsertion(
             policy=name,
             place=place,
             programs=programs,
@@ -286,12 +286,12 @@ class _PolicyReader:
             limits=self._limits(path, table, remove),
         )
 
-    def _programs(self, path: KeyPath, value: Any) -> tuple[AppliedProgram, ...]:
+    def _programs(self, path: KeyPath, value: Any) -> tuple[AutoInsertedProgram, ...]:
         texts = self.source.strings(path, value)
         programs = [self._program(at, self._folder / text) for at, text in texts]
         return tuple(program for program in programs if program is not None)
 
-    def _program(self, at: KeyPath, path: Path) -> AppliedProgram | None:
+    def _program(self, at: KeyPath, path: Path) -> AutoInsertedProgram | None:
         source = self.source
         try:
             program = load_file(str(path), read=lambda path, most: read(path, most, self._trust))
@@ -303,7 +303,7 @@ class _PolicyReader:
                 at, f"{readable(path)} is for the kernel and cannot be inserted into a process"
             )
             return None
-        return AppliedProgram(
+        return AutoInsertedProgram(
             readable(path), readable(path.stem)[:255], encode(program), needs(program)
         )
 

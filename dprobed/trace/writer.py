@@ -74,7 +74,7 @@ class Writer:
         self._chunk: store.Chunk | None = None
         self._begun = 0.0
         #: Chunks that are complete: path, bytes, when they were ended.
-        self._past: deque[tuple[Path, int, float]] = deque()
+        self._ended: deque[tuple[Path, int, float]] = deque()
         self.problem = ""
         self.written = 0
         self.lost = 0
@@ -191,22 +191,22 @@ class Writer:
         """Remove the oldest chunks until the limits are kept."""
         limits = self._limits
         now = time.monotonic()
-        while self._past:
-            path, size, ended = self._past[0]
+        while self._ended:
+            path, size, ended = self._ended[0]
             old = limits.max_seconds is not None and now - ended > limits.max_seconds
             large = limits.max_bytes is not None and self.bytes + more > limits.max_bytes
             if not old and not large:
                 break
             store.remove(path)
-            self._past.popleft()
+            self._ended.popleft()
             self.bytes -= size
             self.chunks -= 1
 
     def _forget_removed(self) -> None:
         """Forget chunks that somebody else has removed."""
-        gone = [each for each in self._past if not each[0].exists()]
+        gone = [each for each in self._ended if not each[0].exists()]
         for each in gone:
-            self._past.remove(each)
+            self._ended.remove(each)
             self.bytes -= each[1]
             self.chunks -= 1
 
@@ -232,7 +232,7 @@ class Writer:
         self._quietly(chunk.close)
         self.bytes += chunk.size - before
         if self._folder is not None:
-            self._past.append((chunk.path, chunk.size, time.monotonic()))
+            self._ended.append((chunk.path, chunk.size, time.monotonic()))
 
     def _quietly(self, work: Callable[[], None]) -> None:
         try:
