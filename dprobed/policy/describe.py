@@ -34,7 +34,7 @@ def policy_info(policy: Policy) -> messages.PolicyInfo:
 
 
 def explain(policies: Policies, process: Process) -> messages.Explanation:
-    """Which rule decides about a process, how it came to that, and what follows."""
+    """Which rule decides about a process, how, and with what effect."""
     decision = policies.decide(process)
     auto_insertion = decision.auto_insertion
     return messages.Explanation(
@@ -64,7 +64,7 @@ def explain(policies: Policies, process: Process) -> messages.Explanation:
 
 
 def _obstacle(policies: Policies, pid: int) -> str:
-    """Why it cannot be probed, whoever asks. That we probe it already is no reason."""
+    """Why it cannot be probed, whoever asks; our own tracer is no obstacle."""
     status = procfs.status(pid)
     if status is not None and status.tracer and policies.is_ours(status.tracer):
         return ""
@@ -72,7 +72,7 @@ def _obstacle(policies: Policies, pid: int) -> str:
 
 
 def _rights(decision: Decision) -> dict[str, list[str]]:
-    """What everybody may do whom the rule or the default gives something."""
+    """The rights of all users to whom the rule or the default gives any."""
     process = decision.process
     found = {"root": decision.rights(0, frozenset({0}))}
     if len(set(process.uids)) == 1 and process.uid != 0:
@@ -98,7 +98,7 @@ def _named(rights: Rights) -> Iterator[tuple[str, frozenset[Right]]]:
 
 
 def group_name(gid: int) -> str:
-    """A group for people."""
+    """A group as text: number and name."""
     try:
         return f"group {gid} ({grp.getgrgid(gid).gr_name})"
     except KeyError:

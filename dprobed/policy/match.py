@@ -1,4 +1,4 @@
-"""Whether a process is one that a policy is for.
+"""Matches processes against the conditions of policies.
 
 A match is a set of conditions, each on one fact, all of which must hold; of the patterns of one
 condition one must fit. What ``exclude`` matches is left out. What is empty or not known fits no
@@ -28,7 +28,7 @@ def user_number(text: str) -> int | None:
 
 
 class ProcessFacts:
-    """A process, and what is only looked up when a condition asks for it."""
+    """A process's facts; those that are slow to read only when a condition asks for them."""
 
     def __init__(self, process: Process) -> None:
         self.process = process
@@ -141,7 +141,7 @@ class Match:
     exclude: tuple[Match, ...] = ()
 
     def holds(self, facts: ProcessFacts) -> bool:
-        """Whether the process is meant."""
+        """Whether the process matches."""
         return all(each.test(facts)[0] for each in self.conditions) and not any(
             each.holds(facts) for each in self.exclude
         )

@@ -26,7 +26,7 @@ UNLIMITED: Final = Limits()
 
 @dataclass(frozen=True)
 class Rights:
-    """Who may do what; an empty set is a refusal (``deny``), which nothing else makes up for.
+    """The rights that a policy gives; an empty set is ``deny``, which overrides all others.
 
     ``own``: the process's own user, None where that user is not named.
     """
@@ -36,7 +36,7 @@ class Rights:
     groups: Mapping[int, frozenset[Right]] = field(default_factory=dict)
 
     def named(self, uid: int, gids: frozenset[int]) -> frozenset[Right] | None:
-        """What a user has by name or by group; None where neither is named."""
+        """The rights that a user has by name or by group; None where neither is named."""
         grants = [self.users[uid]] if uid in self.users else []
         grants += [rights for gid, rights in self.groups.items() if gid in gids]
         if not grants:
@@ -46,7 +46,7 @@ class Rights:
 
 @dataclass(frozen=True)
 class AutoInsertedProgram:
-    """A program that a policy puts in: its file, its name in records, and its bytes (``.dpb``)."""
+    """A program that a policy inserts: its file, its name in records, and its bytes (``.dpb``)."""
 
     path: str
     label: str
@@ -56,7 +56,7 @@ class AutoInsertedProgram:
 
 @dataclass(frozen=True)
 class AutoInsertion:
-    """What a policy puts into the processes that it decides about (``Decision.auto_insertion``).
+    """What a policy inserts into the processes that it decides about (``Decision.auto_insertion``).
 
     ``seconds``: for how long in each; ``processes``: in how many at once; None: no limit.
     ``limits``: on its own programs in one process, besides the policy's budget.
@@ -118,12 +118,12 @@ class Decision:
 
     @property
     def budget(self) -> Limits:
-        """What all programs in it may spend."""
+        """The rate limit of all programs in it."""
         return self.policy.budget if self.policy else UNLIMITED
 
     @property
     def limits(self) -> Limits | None:
-        """That budget, as a tracer wants to hear it."""
+        """That budget as it is sent to a tracer, with its rule."""
         return self.budget.set_by(self.rule_text)
 
     @property
@@ -133,23 +133,23 @@ class Decision:
 
     @property
     def hold(self) -> Hold:
-        """What ``exit debugger`` makes stand still."""
+        """What ``exit debugger`` holds: the thread, or the whole process."""
         return self.policy.hold if self.policy else "process"
 
     @property
     def treatment(self) -> tuple[bool, Hold, Limits]:
-        """All that a tracer has to know of the decision."""
+        """The part of the decision that a tracer applies."""
         return self.follow_forks, self.hold, self.budget
 
     @property
     def auto_insertion(self) -> AutoInsertion | None:
-        """What is put into it without anybody asking."""
+        """The programs that its policy inserts."""
         if self.policy is None or self.protected or self.process.kernel_thread:
             return None
         return self.policy.auto_insertion
 
     def rights(self, uid: int, gids: frozenset[int]) -> frozenset[Right]:
-        """What a user may do to it."""
+        """The rights of a user over it."""
         if self.protected:
             return frozenset()
         rights = self.policy.rights if self.policy else Rights()
@@ -206,7 +206,7 @@ class Decision:
 
 @dataclass(frozen=True)
 class RuleStep:
-    """What came of one policy on the way to a decision."""
+    """The result of one policy on the way to a decision."""
 
     policy: str
     place: str
@@ -216,7 +216,8 @@ class RuleStep:
 
 @dataclass(frozen=True)
 class Policies:
-    """A whole set, in order. ``protect``: kinds of processes that are protected (protected.py).
+    """The policies in force, in order. ``protect``: kinds of processes that are protected
+    (protected.py).
 
     ``is_ours``: whether a process is the daemon or a tracer of it.
     """
@@ -235,7 +236,7 @@ class Policies:
         return Decision(process, found, protected)
 
     def explain(self, process: Process) -> list[RuleStep]:
-        """How it came to that: each policy up to the one that decides."""
+        """How a decision was made: each policy up to the one that decides."""
         facts = ProcessFacts(process)
         steps = []
         for policy in self.policies:
@@ -247,12 +248,12 @@ class Policies:
         return steps
 
     def auto_insertions(self) -> list[AutoInsertion]:
-        """What policies put in by themselves, in order."""
+        """The programs that the policies insert, in order."""
         return [each.auto_insertion for each in self.policies if each.auto_insertion is not None]
 
 
 def user_name(uid: int) -> str:
-    """A user for people."""
+    """A user as text: number and name."""
     try:
         return f"user {uid} ({pwd.getpwuid(uid).pw_name})"
     except KeyError:

@@ -1,6 +1,6 @@
-"""Processes that nobody may touch, whatever the policies say.
+"""Protected processes: nobody may probe them, whatever the policies say.
 
-A machine on which one of these stands still is one that nobody can reach or shut down any more.
+A machine on which one of these is stopped cannot be reached or shut down any more.
 Only the configuration file can take one of the kinds off; the daemon itself and its tracers cannot
 be probed by it in any case, because a process that waits for itself waits for ever.
 """

@@ -1,7 +1,7 @@
-"""A TOML file while it is checked: what is in it, where each thing stands, what is wrong with it.
+"""A TOML file while it is checked: its values, their places, and diagnostics.
 
-Whoever reads a value gets something usable or None; that something was wrong is noted here, so
-that a file is read to its end and everything wrong with it is told at once.
+Reading a value returns something usable or None; what is wrong becomes a diagnostic, so that a file
+is read to its end and everything wrong with it is reported at once.
 """
 
 from __future__ import annotations

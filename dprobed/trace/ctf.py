@@ -4,6 +4,10 @@ A trace has one stream for each target (a tracer's records come in the order of 
 logs are only words: those are copied into the event as they are, and all that is done for a record
 is one look-up of its class and one ``Struct.pack``. A block is the content of one packet; its
 header is made when it is written, because only then the number of lost events is known.
+
+Not by babeltrace's bindings (bt2, sink.ctf.fs): making and writing an event of six integers takes
+90 µs there, and encoding a record of one word takes 1.2 µs here. barectf generates C from event
+types that are known at build time; ours are known when a program is inserted.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a resolver is asked and answers.
+"""The protocol of resolvers: questions about files, and their answers.
 
 Connected SOCK_SEQPACKET sockets: each message is one msgpack body. A *channel* carries questions,
 each with the descriptor of the file that it is about, and one answer to each, in order. Channels
@@ -14,7 +14,7 @@ from typing import Final, Literal, NamedTuple
 
 import msgspec
 
-#: What a mailbox takes.
+#: The one message that a mailbox takes.
 HELLO: Final = b"channel"
 #: Bytes of the longest question and answer: what a socket of this kind takes as one message.
 MAX_MESSAGE: Final = 128 << 10
@@ -158,7 +158,7 @@ def pack(message: Question | Answer) -> bytes:
 
 
 def decode_question(body: bytes) -> Question:
-    """What was asked; raises ResolverProtocolError."""
+    """A question; raises ResolverProtocolError."""
     try:
         message: Question = _decode_question(body)
     except (msgspec.MsgspecError, UnicodeError) as error:
@@ -167,7 +167,7 @@ def decode_question(body: bytes) -> Question:
 
 
 def decode_answer(body: bytes) -> Answer:
-    """What was answered; raises ResolverProtocolError."""
+    """An answer; raises ResolverProtocolError."""
     try:
         message: Answer = _decode_answer(body)
     except (msgspec.MsgspecError, UnicodeError) as error:

@@ -1,4 +1,4 @@
-"""Messages to lines, and back."""
+"""Encodes messages as lines, and decodes them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def encode(message: Request | Reply | Report) -> bytes:
 
 
 def decode_request(line: bytes) -> Request | Answer:
-    """What a client said; raises MessageError."""
+    """A message from a client; raises MessageError."""
     try:
         return _request.decode(line)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
@@ -42,7 +42,7 @@ def decode_request(line: bytes) -> Request | Answer:
 
 
 def decode_from_daemon(line: bytes) -> Reply | Report:
-    """What the daemon said; raises MessageError."""
+    """A message from the daemon; raises MessageError."""
     try:
         return _from_daemon.decode(line)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:

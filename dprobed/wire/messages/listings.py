@@ -1,4 +1,5 @@
-"""What is listed in replies: programs, probes, deployments, handlers, traces, policies, targets."""
+"""The items of listings in replies: programs, probes, deployments, handlers, traces, policies,
+targets."""
 
 from __future__ import annotations
 
