@@ -1,7 +1,7 @@
-"""What the daemon asks of whoever holds probes: of a *backend*.
+"""The interface between the daemon and what holds probes, a *backend*.
 
-A tracer process is one (daemon/tracer_process.py); the tests have one that follows a script. The
-daemon knows no more of either than what stands here.
+A tracer process is one (daemon/tracer_process.py); the tests have a scripted one. The daemon uses
+only what is declared here.
 """
 
 from __future__ import annotations
@@ -14,26 +14,26 @@ from dprobed.wire import protocol
 
 
 class BackendRefused(Exception):
-    """The backend answered that it did not do it; the text is one line for the user."""
+    """The backend refused a request; the text is one line for the user."""
 
 
 class BackendGone(Exception):
-    """The backend came to its end before the answer."""
+    """The backend ended before it answered."""
 
 
 class Backend(Protocol):
-    """Holds probes in some targets. What it tells of them goes to the ``OnEvent`` that it was
-    started with, in order, from the event loop."""
+    """Holds probes in some targets; it reports their events to the ``OnEvent`` that it was started
+    with, in order, from the event loop."""
 
     @property
     def name(self) -> str:
-        """What kind it is, as records and targets carry it."""
+        """The kind of backend, as records and targets carry it."""
         ...
 
     @property
     def gone(self) -> Future[str]:
-        """Done when it has ended and all that it said was read: with a line that says how it ended
-        if that was not by plain exit, else with ""."""
+        """Done when it has ended and all its messages were read: with a line about how it ended, or
+        "" after a plain exit."""
         ...
 
     async def request(self, make: Callable[[int], protocol.Request]) -> protocol.Ok:
@@ -41,7 +41,7 @@ class Backend(Protocol):
         ...
 
     def close(self) -> None:
-        """End it: it takes its probes out and detaches."""
+        """End it: it removes its probes and detaches."""
         ...
 
 
@@ -54,11 +54,11 @@ class Backends(Protocol):
 
     @property
     def pids(self) -> Container[int]:
-        """The processes that they are, none of which may be probed."""
+        """Pids of the backends' processes, which may not be probed."""
         ...
 
     async def start(self, on_event: OnEvent, *, uid: int, gid: int, owner: int) -> Backend:
-        """One without targets yet; it acts with the rights of ``uid`` and ``gid``.
+        """Start one, without targets yet; it acts with the rights of ``uid`` and ``gid``.
 
         ``owner``: whose processes it is to have.
         Raises OSError when the machine has no room for one more.
@@ -66,5 +66,5 @@ class Backends(Protocol):
         ...
 
     async def stop(self, patience: float) -> int:
-        """End all of them, wait at most ``patience`` seconds; how many are still at it."""
+        """End all of them and wait at most ``patience`` seconds; how many still run."""
         ...

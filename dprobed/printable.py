@@ -1,7 +1,7 @@
-"""Text of others on a terminal or in a log: what a process chose as its name may be anything.
+"""Escapes untrusted text (names of processes, paths, arguments) for a terminal or a log.
 
-Names of processes, paths and arguments may have control characters in them, which a terminal
-obeys, and line feeds, with which a line of somebody else's making looks like one of ours.
+Such text may have control characters in it, which a terminal obeys, and line feeds, by which it
+could forge a line of the log.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ import os
 from pathlib import Path
 from typing import Final
 
-#: What does not show and is ours in messages of several lines, with source code in them.
+#: Not escaped in our messages of several lines, which have source code in them.
 LAYOUT: Final = "\n\t"
 
 
 def printable(text: str, keep: str = "") -> str:
-    """The text with every character escaped that does not show: ``\\x1b``, ``\\n``, ``\\u202e``.
+    """The text with every unprintable character escaped: ``\\x1b``, ``\\n``, ``\\u202e``.
 
-    ``keep``: those that stay as they are.
+    ``keep``: characters that are not escaped.
     """
     if text.isprintable():
         return text
@@ -30,8 +30,7 @@ def printable(text: str, keep: str = "") -> str:
 
 
 def readable(name: str | Path) -> str:
-    """A file's name, or what it is in, as text that can be sent and printed: a name may have bytes
-    that are no UTF-8."""
+    """A path as text that can be sent and printed: bytes that are not UTF-8 are replaced."""
     return os.fsencode(name).decode(errors="replace")
 
 

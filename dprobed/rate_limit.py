@@ -1,7 +1,7 @@
-"""The rate limit: a token bucket, for whatever may come only so often.
+"""A token bucket: the rate limit of hits, journal entries and log lines.
 
-Tokens flow in at a rate, up to the size of the bucket, and what happens takes some out. Whoever
-uses it chooses the unit of time.
+The bucket fills at a rate, up to its size; each event takes tokens. The caller chooses the unit of
+time.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ class TokenBucket:
         self._then = now
 
     def level(self, now: float) -> float:
-        """How many tokens there are."""
+        """The number of tokens now."""
         self._level = min(self._size, self._level + (now - self._then) * self._rate)
         self._then = now
         return self._level
 
     def take(self, now: float, amount: float = 1) -> bool:
-        """Take tokens out where there are so many; whether there were."""
+        """Take tokens if there are enough; whether there were."""
         if self.level(now) < amount:
             return False
         self._level -= amount
         return True
 
     def charge(self, amount: float, now: float) -> bool:
-        """Take tokens out, below nothing too; whether there were so many."""
-        # For each hit of a probe with a budget: written out, and not by ``level``.
+        """Take tokens, also below 0; whether there were enough."""
+        # Called at each hit of a probe with a budget: ``level`` written out, for speed.
         self._level = min(self._size, self._level + (now - self._then) * self._rate) - amount
         self._then = now
         return self._level >= 0
 
     def half_full(self) -> float:
-        """When it will be half full, if nothing is taken out."""
+        """When it will be half full, if no tokens are taken."""
         return self._then + max(0.0, self._size / 2 - self._level) / self._rate

@@ -1,4 +1,4 @@
-"""Tells tracers which facilities there are."""
+"""Announces the registered facilities to the tracers."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from dprobed.wire import protocol
 
 
 class Announcer:
-    """For the tracers of all targets; what is inserted later brings the facilities along."""
+    """Announces to the tracers of all targets; later insertions carry the facilities themselves."""
 
     def __init__(self, targets: Targets, tasks: Tasks) -> None:
         self._targets: Final = targets
         self._tasks: Final = tasks
 
     def announce(self, facilities: dict[str, int], acting: list[int]) -> None:
-        """These facilities are there; for ``acting`` ones tracers do something at the hit."""
+        """Announce these facilities; for those in ``acting`` tracers do something at the hit."""
         targets = self._targets.by_pid.values()
         for tracer in {target.tracer for target in targets if target.attached}:
             if tracer is not None:

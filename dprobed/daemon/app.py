@@ -1,4 +1,4 @@
-"""The daemon put together: every part is made here, and given what it needs.
+"""The composition root of the daemon: makes every part, and gives it what it needs.
 
 Two daemons are built of the same parts. A *private* one serves one command (``dprobe run``,
 ``dprobe attach``) and ends with it; it does what that command asks for, and does not even import
@@ -58,10 +58,10 @@ if TYPE_CHECKING:
 
 #: Seconds that a process is held without a debugger.
 HOLD_LIMIT: Final = 600.0
-#: What is said to a request that a daemon does not do.
+#: Refusals of requests that a daemon does not do.
 _NOT_PRIVATE: Final = "the dprobed of a single command does not do that; start one: dprobed &"
 _UNKNOWN: Final = "this dprobed does not know that request"
-#: What concerns everybody in a daemon that serves everybody: it is the machine's root who says.
+#: Refusals of requests that concern all users of root's daemon, and are for root.
 _REGISTER: Final = (
     "only root may register handlers with root's dprobed: they get the records of all users; start "
     "a dprobed of your own"
@@ -83,7 +83,7 @@ def _nothing() -> None:
 
 
 class Core:
-    """What both daemons are made of: from clients' requests to tracers, and from their records to
+    """The parts that both daemons have: from clients' requests to tracers, and from records to
     clients."""
 
     def __init__(
@@ -108,7 +108,7 @@ class Core:
         self._hold_limit: Final = hold_limit
 
     def connect(self, log: Log | None, watch: Watch | None) -> Traced:
-        """Have tracers started, and their records go to ``log`` and ``watch`` too."""
+        """Make the parts that start tracers; records also go to ``log`` and ``watch``."""
         routing = Routing(self.gate, self.dispatcher, log, watch)
         events = TracerEvents(
             self.backends,
@@ -142,7 +142,7 @@ class Core:
 
 
 class Traced(msgspec.Struct, frozen=True):
-    """What starts tracers and puts programs into their targets."""
+    """The parts that start tracers and insert programs into their targets."""
 
     pool: TracerPool
     attaching: Attaching
@@ -150,7 +150,7 @@ class Traced(msgspec.Struct, frozen=True):
 
 
 def _dispatcher(announcer: Announcer, alarm: Alarm | None) -> Dispatcher:
-    """With what is there from the beginning: ``trace``, and what tracers do at the hit."""
+    """A dispatcher with the built-in facilities: ``trace``, and the tracers' actions at a hit."""
     if alarm is None:
         dispatcher = Dispatcher(announcer.announce)
     else:
@@ -169,7 +169,7 @@ def _probing(
     resolvers: Resolvers,
     deployments: DeploymentList | None,
 ) -> None:
-    """The requests that every daemon does."""
+    """Register the requests that every daemon does."""
     inquiry = Inquiry(core.gate, core.targets, core.detaching, deployments)
     checking = Checking(core.gate, core.quota, core.programs, traced.attaching, resolvers)
     table.add(messages.Check, checking.check)
@@ -184,7 +184,7 @@ def _probing(
 
 
 class App:
-    """A daemon. ``public``: what only one that listens has."""
+    """A daemon. ``public``: the parts that only one that listens has."""
 
     def __init__(
         self,
@@ -205,18 +205,18 @@ class App:
         await self.server.serve_one(sock)
 
     async def listen(self, sock: socket.socket) -> None:
-        """Take connections on a listening socket, and put in what the policies put in."""
+        """Accept connections on a listening socket, and insert the policies' programs."""
         self.server.listen(sock)
         if self.public is not None:
             await self.public.begin()
 
     def reload(self) -> None:
-        """Read the policies anew (SIGHUP)."""
+        """Reload the policies (SIGHUP)."""
         if self.public is not None:
             self.core.tasks.start(self.public.reload.reload())
 
     async def stop(self, patience: float) -> None:
-        """Take everything out of every target; waits at most ``patience`` seconds."""
+        """Remove everything from every target; waits at most ``patience`` seconds."""
         if self.public is not None:
             self.public.stop()
         self.server.stop()
@@ -231,7 +231,7 @@ class App:
 
 
 class Public(msgspec.Struct, frozen=True):
-    """What only a daemon that listens has, as far as its start and end concern it."""
+    """The parts that only a daemon that listens starts and stops."""
 
     reload: PolicyReload
     identities: IdentityChanges
@@ -239,19 +239,19 @@ class Public(msgspec.Struct, frozen=True):
     deployments: Deployments
 
     async def begin(self) -> None:
-        """Put in what the policies put in by themselves, and hold all to what they say."""
+        """Insert the policies' auto-inserted programs, and start enforcing the policies."""
         if os.geteuid() == 0:  # Others do not serve several users.
             self.identities.start()
         await self.reload.begin()
 
     def stop(self) -> None:
-        """Put nothing into further processes."""
+        """Stop all insertion."""
         self.deployments.stop()
         self.identities.stop()
 
 
 def begin(main: TracerMain, config: Path | None) -> tuple[TracerProcesses, Gate]:
-    """What a daemon begins with: tracer processes, which run ``main``, and the policies.
+    """The first parts of a daemon: tracer processes, which run ``main``, and the policies.
 
     ``config``: the configuration file; None: that at its usual place. Raises PolicyError with all
     that is wrong.
@@ -346,7 +346,7 @@ def _managing(
     policies: PolicyRequests,
     usage: OwnUsage,
 ) -> None:
-    """The requests that only a daemon that listens does."""
+    """Register the requests that only a daemon that listens does."""
     table.add(messages.Deploy, deployments.deploy)
     table.add(messages.Remove, deployments.remove)
     table.add(messages.Log, log.log)

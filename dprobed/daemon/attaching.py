@@ -1,4 +1,4 @@
-"""Attaching: a process becomes a target, in a tracer that runs as the right user."""
+"""Attaches to processes: each becomes a target, in a tracer that runs as the right user."""
 
 from __future__ import annotations
 
@@ -18,8 +18,11 @@ from dprobed.wire import messages, protocol
 
 
 class Attaching:
-    """``tracers``: the processes of tracers; ``hold_limit``: seconds that ``exit debugger`` holds a
-    process without a debugger."""
+    """Attaches for clients.
+
+    ``tracers``: pids of tracers; ``hold_limit``: seconds that ``exit debugger`` holds a process
+    without a debugger.
+    """
 
     def __init__(
         self,
@@ -41,7 +44,7 @@ class Attaching:
         self._hold_limit: Final = hold_limit
 
     async def attach(self, client: Client, request: messages.Attach) -> messages.Attached:
-        """Trace a process for ``client``; one that is traced already is for all who asked."""
+        """Attach to a process for ``client``; targets are shared by clients."""
         await self.hold(
             client, request.pid, launch=request.launch, follow_forks=request.follow_forks
         )
@@ -56,10 +59,10 @@ class Attaching:
         follow_forks: bool = False,
         shared: bool = False,
     ) -> None:
-        """Have ``client`` hold a target; raises Refusal.
+        """Add ``client`` to the holders of a target, and attach if need be; raises Refusal.
 
-        ``follow_forks``: children get what this client puts in, and are held by it.
-        ``shared``: in a tracer that has other targets of the client's user, too.
+        ``follow_forks``: fork children inherit this client's programs, and are held by it.
+        ``shared``: use a tracer that has other targets of the client's user, too.
         """
         self.check_not_ours(client, pid)
         while True:

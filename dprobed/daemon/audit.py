@@ -1,7 +1,7 @@
 """Refusals in the daemon's log and in the journal, rate-limited for each user.
 
-A user who is refused may ask a thousand times a second; what is left out is counted, and the next
-line of that user says how much it was.
+A user who is refused may ask a thousand times a second: lines over the rate limit are counted, and
+the user's next line says how many there were.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ _log = logging.getLogger("dprobed")
 
 
 class Audit:
-    """Writes refusals down."""
+    """Logs refusals."""
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._rates = UserRates(now)
 
     def deny(self, denial: Denial) -> None:
-        """Note a refusal."""
+        """Log a refusal, within the user's rate limit."""
         silent = self._rates.take(denial.uid)
         if silent is None:
             return

@@ -140,7 +140,7 @@ class _Mapped:
         self._modules: Final = modules
         self._files: Final = KnownFiles()
         #: What a module is; None: that cannot be found out.
-        self._known: Final[dict[maps.Module, tuple[wire.Facts, Identity] | None]] = {}
+        self._known: Final[dict[maps.Module, tuple[wire.FileFacts, Identity] | None]] = {}
         #: The modules that a program's ``name`` means: by path, and by what is in the file.
         self._by_path: Final[dict[str, list[maps.Module]]] = {}
         self._by_content: Final[dict[str, list[maps.Module]]] = {}
@@ -177,7 +177,7 @@ class _Mapped:
                     found.append(module)
         return found
 
-    async def _describe(self, module: maps.Module) -> tuple[wire.Facts, Identity] | None:
+    async def _describe(self, module: maps.Module) -> tuple[wire.FileFacts, Identity] | None:
         if module not in self._known:
             try:
                 self._known[module] = await self._run(self._files.describe(module))
@@ -186,7 +186,7 @@ class _Mapped:
         return self._known[module]
 
     async def _look(
-        self, module: maps.Module, known: tuple[wire.Facts, Identity], probe: ProbeDefinition
+        self, module: maps.Module, known: tuple[wire.FileFacts, Identity], probe: ProbeDefinition
     ) -> LocationError | None:
         """Why a probe has no place in a file; None: it has, or nobody can tell."""
         facts, identity = known

@@ -1,4 +1,4 @@
-"""Processes forked from the daemon, which become the user for whom they are."""
+"""Forks child processes (tracers, resolvers) that run as a given user."""
 
 from __future__ import annotations
 
@@ -15,22 +15,23 @@ from typing import Final, NoReturn
 
 #: uid and gid.
 User = tuple[int, int]
-#: What a child runs: it is given what makes it the user, and the two sockets that it keeps.
-Life = Callable[[Callable[[], None], socket.socket, socket.socket], None]
+#: What a child runs: it is given a function that makes it the user, and its two sockets.
+ChildMain = Callable[[Callable[[], None], socket.socket, socket.socket], None]
 
 #: Seconds between one collection of garbage and the next, where children are started.
 _COLLECT: Final = 10.0
 _collected = time.monotonic()
 
 
-def fork_as(user: User, sockets: tuple[socket.socket, socket.socket], life: Life) -> int:
-    """A child that keeps nothing open but two sockets (which may be the same); its pid.
+def fork_as(user: User, sockets: tuple[socket.socket, socket.socket], child_main: ChildMain) -> int:
+    """Fork a child that keeps only these sockets open (they may be the same); its pid.
 
-    Its pages stay shared with ours. Raises OSError when the machine has no room for one more.
+    Its pages stay shared with ours (copy-on-write). Raises OSError when the machine has no room for
+    one more.
     """
     global _collected
-    # Freezing and its undoing make all objects old, and the collector looks at old ones only when
-    # many young ones have got old by themselves.
+    # Freezing and unfreezing moves all objects to the oldest generation, which the collector visits
+    # only after many objects have aged by themselves.
     if time.monotonic() > _collected + _COLLECT:
         gc.collect()
         _collected = time.monotonic()
@@ -39,14 +40,16 @@ def fork_as(user: User, sockets: tuple[socket.socket, socket.socket], life: Life
     try:
         child = os.fork()
         if child == 0:
-            _live(user, sockets, life)
+            _run_child(user, sockets, child_main)
     finally:
         gc.unfreeze()
     return child
 
 
-def _live(user: User, sockets: tuple[socket.socket, socket.socket], life: Life) -> NoReturn:
-    """The child's whole life; never returns into the daemon's event loop."""
+def _run_child(
+    user: User, sockets: tuple[socket.socket, socket.socket], child_main: ChildMain
+) -> NoReturn:
+    """Run the child and exit; never returns into the daemon's event loop."""
     status = 1
     try:
         signal.set_wakeup_fd(-1)
@@ -57,7 +60,7 @@ def _live(user: User, sockets: tuple[socket.socket, socket.socket], life: Life) 
             os.closerange(first, keep)
             first = keep + 1
         os.closerange(first, os.sysconf("SC_OPEN_MAX"))
-        life(lambda: become(*user), *sockets)
+        child_main(lambda: become(*user), *sockets)
         status = 0
     except BaseException:
         with contextlib.suppress(Exception):
@@ -69,7 +72,7 @@ def _live(user: User, sockets: tuple[socket.socket, socket.socket], life: Life) 
 
 
 def how_it_ended(what: str, status: int) -> str:
-    """A line about an exit status; empty if it was 0."""
+    """One line about the exit status of a ``what``; empty if it was 0."""
     if status == 0:
         return ""
     if status > 0:
@@ -82,10 +85,10 @@ def how_it_ended(what: str, status: int) -> str:
 
 
 def become(uid: int, gid: int) -> None:
-    """Take the identity of a user for good, with the groups that the system gives that user.
+    """Drop to a user for good: real, effective and saved ids, and the user's groups.
 
-    The kernel then checks the tracer's ptrace calls as that user's own. Nothing changes where the
-    process has this identity already.
+    The kernel then checks the tracer's ptrace calls as that user's. Nothing changes where the
+    process runs as that user already.
     """
     if os.geteuid() == uid:
         return

@@ -1,8 +1,8 @@
-"""Who asks: users, clients, and what they are told when something cannot be done.
+"""Clients of the daemon, their users, and how a request is refused.
 
-A *user* is whom the kernel says that somebody is. A *client* is a user who hears of what becomes of
-the programs that are its own: a connection, a deployment, or the daemon itself for its policies.
-A program's *owner* is the client that it goes out with; one that is kept has none.
+A *user* is a uid and gid as the kernel reports them. A *client* inserts programs and is told of
+their state changes: a connection, a deployment, or the daemon itself for its policies. A program's
+*owner* is the client with whose end it is removed; a program that is kept has none.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ from dprobed.wire import messages
 
 
 class Refusal(Exception):
-    """The request cannot be done; the text says why and what to do."""
+    """A request is refused; the text says why, and what to do."""
 
 
 class User(Protocol):
-    """Whom the kernel says that somebody is."""
+    """A uid and gid, as the kernel reports them."""
 
     uid: int
     gid: int
 
 
 class Client(User, Protocol):
-    """A user who hears of what becomes of programs."""
+    """Inserts programs, gets their records, and is told of their state changes."""
 
-    #: The process that it is, which cannot be probed for itself.
+    #: Its process, which it cannot have probed.
     pid: int
-    #: What it inserts stays when it is gone.
+    #: The programs that it inserts stay when it is gone.
     kept: bool
 
     def offer(self, lines: bytes) -> bool:
@@ -36,5 +36,5 @@ class Client(User, Protocol):
         ...
 
     def tell(self, message: messages.Report) -> None:
-        """Send what must not be lost."""
+        """Send a report that must not be dropped."""
         ...

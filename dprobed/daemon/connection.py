@@ -1,8 +1,8 @@
-"""One connection of a client: lines in, one request after the other, replies and reports out.
+"""A client's connection: lines in, requests done in order, replies and reports out.
 
-What a client does not read stays in a queue of bounded size: records beyond it are dropped and
-counted with their probe; a client that takes neither replies nor reports is cut off. While a client
-leaves replies unread, its further requests wait.
+The send queue is bounded: records that do not fit are dropped and counted with their probe, and a
+client that reads neither replies nor reports is disconnected. While replies are unread, further
+requests of the client wait.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from dprobed.daemon.client import Client, Refusal
 from dprobed.daemon.table import RequestTable
 from dprobed.proc import peer
 from dprobed.wire import messages
-from dprobed.wire.framing import Lines
+from dprobed.wire.framing import LineBuffer
 
-#: Bytes of records that may wait for a client.
+#: Bytes in a client's send queue beyond which records are dropped.
 RECORD_QUEUE: Final = 8 << 20
-#: Bytes of anything that may wait for a client before it is cut off.
+#: Bytes in a client's send queue beyond which it is disconnected.
 HARD_LIMIT: Final = 64 << 20
-#: Bytes that all connections of one user other than root and the daemon's own may have us hold,
-#: read and not yet done or sent and not yet read: four times the longest message.
+#: Bytes buffered for all connections of one user (not root or the daemon's own): received and not
+#: yet done, or sent and not yet read. Four times the longest message.
 BYTES_OF_A_USER: Final = 64 << 20
-#: Bytes of a connection that are counted among these only beyond it.
-_LITTLE: Final = 1 << 20
+#: A connection that buffers fewer bytes is not checked against that.
+_UNCHECKED_BYTES: Final = 1 << 20
 #: Seconds that a new connection has for its ``hello``.
 HELLO_SECONDS: Final = 10.0
-#: Bytes of whole requests that are read ahead of the one that is being done. (The end of a
-#: connection is only seen by reading on.)
-_AHEAD: Final = 1 << 20
-#: Seconds for which requests of one connection are done before others have their turn.
+#: Bytes of whole requests that are read ahead of the one being done. (Only reading on shows that a
+#: connection has ended.)
+_READ_AHEAD: Final = 1 << 20
+#: Seconds for which one connection's requests are done before others get their turn.
 _TURN: Final = 0.001
 _HELLO_FIRST: Final = "the first message must be hello"
 
@@ -47,31 +47,32 @@ class Connections(Protocol):
     """All connections of a daemon (server.py)."""
 
     def admit(self, connection: Connection) -> str:
-        """Why this client may not command; empty if it may."""
+        """Admit a client; else why it is refused."""
         ...
 
     def leave(self, connection: Connection) -> None:
-        """The connection has ended: whatever its client did not ask to keep goes out."""
+        """A connection has ended: its client is released."""
         ...
 
     def release(self, client: Client) -> None:
-        """What a request did after the end of its connection goes out as well."""
+        """Remove what a client inserted and did not ask to keep (also what a request inserted after
+        the end of its connection)."""
         ...
 
     def has_room(self, connection: Connection) -> bool:
-        """Whether the user of a connection leaves room for others."""
+        """Whether the connection's user is within ``BYTES_OF_A_USER``."""
         ...
 
 
-#: Takes a handler's answer to a report; raises Refusal.
+#: Called with a handler's answer to a report; raises Refusal.
 TakeAnswer = Callable[[Client, messages.Answer], None]
 
 
 class Connection(asyncio.Protocol):
     """One client (``dprobed.daemon.client.Client``).
 
-    ``facilities``: those that there are, for ``welcome``. ``take_answer``: None in a private
-    daemon, which has no handlers of others.
+    ``facilities``: the registered ones, for ``welcome``. ``take_answer``: None in a private
+    daemon, where no handlers can be registered.
     """
 
     def __init__(
@@ -88,8 +89,8 @@ class Connection(asyncio.Protocol):
         self._facilities: Final = facilities
         self._take_answer: Final = take_answer
         self._transport: asyncio.Transport | None = None
-        self._lines = Lines()
-        #: Nothing more will come, and what has come is still to be done.
+        self._lines = LineBuffer()
+        #: The client has shut down its side; requests already received are still done.
         self._ended = False
         self._worker: asyncio.Task[None] | None = None
         self._writable = asyncio.Event()
@@ -101,7 +102,7 @@ class Connection(asyncio.Protocol):
     # -- asyncio.Protocol -------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Ask the kernel who it is, and refuse who may not command."""
+        """Get the peer's credentials (SO_PEERCRED), and refuse users who may not connect."""
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
         transport.set_write_buffer_limits(high=1 << 20)
@@ -118,7 +119,7 @@ class Connection(asyncio.Protocol):
         )
 
     def data_received(self, data: bytes) -> None:
-        """Cut what came into lines."""
+        """Split received bytes into lines, and have the requests done."""
         if self._transport is None or self._transport.is_closing():
             return
         lines = self._lines
@@ -127,30 +128,30 @@ class Connection(asyncio.Protocol):
             text = f"a message is longer than {messages.MAX_LINE} bytes; closing"
             self._hang_up(messages.Error(error=text))
             return
-        if len(lines) > _LITTLE and not self._connections.has_room(self):
+        if len(lines) > _UNCHECKED_BYTES and not self._connections.has_room(self):
             text = f"the connections of user {self.uid} hold more than {BYTES_OF_A_USER} bytes"
             self._hang_up(messages.Error(error=f"{text}; closing"))
             return
-        if lines.whole > _AHEAD:
+        if lines.whole > _READ_AHEAD:
             self._transport.pause_reading()
         if lines.whole and self._worker is None:
             self._worker = asyncio.get_running_loop().create_task(self._work())
 
     def eof_received(self) -> bool:
-        """The client has nothing more to ask: the connection ends when that is answered, or at
-        once where nobody is there any longer to read it."""
-        self._ended = self._worker is not None and not self._is_gone()
+        """The client shut down its side: close when its requests are answered, or at once where it
+        closed the whole socket."""
+        self._ended = self._worker is not None and not self._peer_closed()
         return self._ended
 
-    def _is_gone(self) -> bool:
-        """Whether the other end is closed, and not just shut for writing."""
+    def _peer_closed(self) -> bool:
+        """Whether the peer closed its socket, and did not just shut it down for writing."""
         assert self._transport is not None
         poll = selecting.poll()
         poll.register(self._transport.get_extra_info("socket").fileno(), 0)
         return bool(poll.poll(0))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Whatever this client did not ask to keep goes out."""
+        """The connection ended: release the client."""
         if self._deadline is not None:
             self._deadline.cancel()
         self._writable.set()
@@ -158,43 +159,45 @@ class Connection(asyncio.Protocol):
         self._connections.leave(self)
 
     def pause_writing(self) -> None:
-        """The client reads too slowly."""
+        """The send buffer is full: the client reads too slowly."""
         self._writable.clear()
 
     def resume_writing(self) -> None:
-        """It has caught up."""
+        """The client has caught up."""
         self._writable.set()
 
     # --- as a Client ---
 
     def offer(self, lines: bytes) -> bool:
-        """Send record lines if there is room for all of them."""
+        """Send record lines if the send queue has room for all of them."""
         transport = self._transport
         if transport is None or transport.is_closing():
             return False
         waiting = transport.get_write_buffer_size()
         if waiting + len(lines) > RECORD_QUEUE:
             return False
-        if waiting > _LITTLE and not self._connections.has_room(self):
+        if waiting > _UNCHECKED_BYTES and not self._connections.has_room(self):
             return False
         transport.write(lines)
         return True
 
     def tell(self, message: messages.Report | messages.Reply) -> None:
-        """Send a message; a client that lets too much wait is cut off."""
+        """Send a message; a client that leaves too much unread is disconnected."""
         transport = self._transport
         if transport is None or transport.is_closing():
             return
         waiting = transport.get_write_buffer_size()
-        if waiting > HARD_LIMIT or (waiting > _LITTLE and not self._connections.has_room(self)):
+        if waiting > HARD_LIMIT or (
+            waiting > _UNCHECKED_BYTES and not self._connections.has_room(self)
+        ):
             _log.warning("client %d does not read what it is sent: connection closed", self.pid)
             transport.abort()
             return
         transport.write(messages.encode(message))
 
     @property
-    def held(self) -> int:
-        """Bytes that we hold for it."""
+    def buffered(self) -> int:
+        """Bytes received or to be sent that are in buffers."""
         unread = self._transport.get_write_buffer_size() if self._transport is not None else 0
         return len(self._lines) + unread
 
@@ -207,7 +210,7 @@ class Connection(asyncio.Protocol):
             self._transport.close()
 
     async def _work(self) -> None:
-        """Do the requests that have come, in order."""
+        """Do the received requests, in order."""
         transport = self._transport
         assert transport is not None
         turn = time.monotonic() + _TURN
@@ -215,7 +218,7 @@ class Connection(asyncio.Protocol):
             line = self._lines.next()
             if line is None:
                 break
-            if self._lines.whole <= _AHEAD:
+            if self._lines.whole <= _READ_AHEAD:
                 transport.resume_reading()
             await self._answer(line)
             if time.monotonic() > turn:
@@ -232,7 +235,7 @@ class Connection(asyncio.Protocol):
         try:
             request = messages.decode_request(line)
             if isinstance(request, messages.Answer):
-                self._heard(request)
+                self._take(request)
                 return
             request_id = request.id
             await self._writable.wait()
@@ -283,8 +286,8 @@ class Connection(asyncio.Protocol):
             )
         )
 
-    def _heard(self, answer: messages.Answer) -> None:
-        """A handler's answer. It does not wait for the client to read: it may have much to read."""
+    def _take(self, answer: messages.Answer) -> None:
+        """A handler's answer; taken even while the client has replies unread."""
         if not self._greeted:
             self._hang_up(messages.Error(error=_HELLO_FIRST))
         elif self._take_answer is None:

@@ -1,4 +1,4 @@
-"""Taking programs out of targets, and detaching from targets that nobody needs any longer."""
+"""Removes programs from targets, and detaches from targets that no client needs any longer."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from dprobed.daemon.tasks import Tasks
 from dprobed.proc import procfs
 from dprobed.wire import messages, protocol
 
-#: Seconds in which a tracer says of a process that is dead that it has ended.
-_LAST_WORDS: Final = 5.0
+#: Seconds within which a tracer reports the end of a process that is dead.
+_END_REPORT_TIMEOUT: Final = 5.0
 
 _log = logging.getLogger("dprobed")
 
 
 class Detaching:
-    """What goes out of targets: at a client's request, at its end, or because nobody is left."""
+    """Removes programs and detaches: at a client's request or end, or where nobody needs it."""
 
     def __init__(self, targets: Targets, tasks: Tasks) -> None:
         self._targets: Final = targets
         self._tasks: Final = tasks
-        #: Clients that have gone: a child of a target of theirs may still be reported.
+        #: Clients that are gone: a fork child of their targets may still be reported.
         self._released: weakref.WeakSet[Client] = weakref.WeakSet()
 
     async def detach(self, client: Client, request: messages.Detach) -> messages.Removed:
-        """Take out what ``client`` put into a process, and hold that no longer for it."""
+        """Remove what ``client`` inserted into a process, and detach unless others need it."""
         target = self._targets.held(client, request.pid)
         own = target.owned_by(client)
         async with target.lock:
@@ -40,12 +40,12 @@ class Detaching:
             await self.empty(target, own)
         return messages.Removed(
             id=request.id,
-            probes=[info for entry in own for info in entry.probe_infos()],
+            probes=[info for inserted in own for info in inserted.probe_infos()],
             overhead_ns=target.overhead_ns,
         )
 
     async def take_out_of(self, pid: int, client: Client) -> None:
-        """Take what ``client`` put into ``pid`` out; that it has ended is no error."""
+        """Remove what ``client`` inserted into ``pid``; an ended process is no error."""
         target = self._targets.by_pid.get(pid)
         if target is not None:
             async with target.lock:
@@ -54,7 +54,7 @@ class Detaching:
     # -- the end of clients --------------------------------------------------------------------
 
     def release(self, client: Client) -> None:
-        """A client has gone: what it did not ask to keep goes out."""
+        """A client is gone: remove what it inserted and did not ask to keep."""
         self._released.add(client)
         for target in list(self._targets.by_pid.values()):
             if client in target.holders or target.owned_by(client):
@@ -64,7 +64,7 @@ class Detaching:
                 self._tasks.start(self._release(target, client))
 
     def has_gone(self, client: Client) -> bool:
-        """Whether a client was released."""
+        """Whether a client was released already."""
         return client in self._released
 
     async def _release(self, target: Target, client: Client) -> None:
@@ -73,12 +73,12 @@ class Detaching:
             await self.try_empty(target, target.owned_by(client))
 
     def release_child(self, child: Target, clients: Iterable[Client]) -> None:
-        """A followed child is told of when these clients of its parent have gone already."""
+        """Release a fork child that was reported after these clients of its parent were gone."""
         for client in clients:
             self._tasks.start(self._release(child, client))
 
     def detach_unneeded(self, target: Target) -> None:
-        """Detach from a target that nobody asked for."""
+        """Detach from a target that no client needs."""
         self._tasks.start(self._detach_unneeded(target))
 
     async def _detach_unneeded(self, target: Target) -> None:
@@ -88,26 +88,26 @@ class Detaching:
     # -- steps; the caller has the target's lock --------------------------------------------------
 
     async def try_empty(self, target: Target, own: Iterable[InsertedProgram]) -> None:
-        """``empty`` where nobody waits for the outcome: a refusal is logged."""
+        """As ``empty``, for background work: a refusal is logged."""
         try:
             await self.empty(target, own)
         except Refusal as refusal:
             _log.warning("process %d: %s", target.pid, refusal)
 
     async def empty(self, target: Target, own: Iterable[InsertedProgram]) -> None:
-        """Take ``own`` out of ``target``, and detach from it when nobody needs it any longer.
+        """Remove the programs ``own`` from ``target``; detach if no client needs it any longer.
 
         A target that ended meanwhile is no error. Raises Refusal.
         """
-        # One that was just being put in when it was chosen may have been refused.
-        own = [entry for entry in own if target.entries.get(entry.number) is entry]
+        # One that was being inserted when it was chosen may have been refused.
+        own = [inserted for inserted in own if target.programs.get(inserted.number) is inserted]
         if target.finished.is_set() or target.tracer is None:
             return
-        stays = target.entries.keys() - {entry.number for entry in own}
+        stays = target.programs.keys() - {inserted.number for inserted in own}
         try:
             if stays or target.holders:
-                for entry in own:
-                    await self.take_out(target, entry)
+                for inserted in own:
+                    await self.take_out(target, inserted)
                 await self.refresh(target)
                 return
             await target.ask(lambda seq: protocol.Detach(seq=seq, pid=target.pid))
@@ -118,15 +118,15 @@ class Detaching:
         await self.tracer_ended(target)
 
     @staticmethod
-    async def take_out(target: Target, entry: InsertedProgram) -> None:
-        """Take a program out; raises Refusal."""
-        number = entry.number
+    async def take_out(target: Target, inserted: InsertedProgram) -> None:
+        """Remove a program from a target; raises Refusal."""
+        number = inserted.number
         await target.ask(lambda seq: protocol.Remove(seq=seq, pid=target.pid, program=number))
-        target.entries.pop(number, None)
+        target.programs.pop(number, None)
 
     @staticmethod
     async def refresh(target: Target) -> None:
-        """Ask the tracer for the present states and counters."""
+        """Query the tracer for current states and counters."""
         try:
             answer = await target.ask(lambda seq: protocol.Query(seq=seq, pid=target.pid))
         except Refusal:
@@ -136,10 +136,10 @@ class Detaching:
 
     @staticmethod
     async def _ends(target: Target) -> bool:
-        """Whether a target has ended, or has just died and its tracer is about to say so."""
+        """Whether a target has ended, or died just now and its tracer is about to report it."""
         if not target.finished.is_set() and procfs.run_state(target.pid) in ("", "Z", "X"):
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(target.finished.wait(), _LAST_WORDS)
+                await asyncio.wait_for(target.finished.wait(), _END_REPORT_TIMEOUT)
         return target.finished.is_set()
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""What is inserted is held to the policies: when they, or the user of a process, have changed."""
+"""Enforces policies on inserted programs when the policies, or a process's user, change."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from dprobed.wire import messages, protocol
 
 
 class Enforcement:
-    """Decides about targets anew, and takes out what may not stay."""
+    """Decides about targets again, and removes programs that are no longer allowed."""
 
     def __init__(self, gate: Gate, targets: Targets, detaching: Detaching, tasks: Tasks) -> None:
         self._gate: Final = gate
         self._targets: Final = targets
         self._detaching: Final = detaching
         self._tasks: Final = tasks
-        #: All targets are about to be decided about anew.
+        #: A check of all targets is scheduled.
         self._soon = False
 
     def process_changed(self, pid: int) -> None:
-        """A process runs as another user: what may stay in it?"""
+        """A process runs as another user now: check what may stay in it."""
         target = self._targets.by_pid.get(pid)
         if target is not None and target.attached:
             self.target_changed(target)
 
     def target_changed(self, target: Target) -> None:
-        """A target has executed another program, or is a child that just began."""
+        """Check a target that executed another program, or a new fork child."""
         self._tasks.start(self._check(target))
 
     def any_may_have_changed(self) -> None:
-        """Any process may be another user's now: checked once for all calls that come together."""
+        """User changes were missed: check all targets, once for calls that come together."""
         if not self._soon:
             self._soon = True
             self._tasks.start(self._check_soon())
@@ -48,7 +48,7 @@ class Enforcement:
         await self.check_all()
 
     async def check_all(self) -> None:
-        """The policies are others: what they do not allow any longer goes out."""
+        """Check all targets, after the policies changed."""
         targets = [target for target in self._targets.by_pid.values() if target.attached]
         await asyncio.gather(*(self._check(target) for target in targets))
 
@@ -62,26 +62,26 @@ class Enforcement:
                 if self._gate.denial(holder, process, frozenset()) is not None:
                     target.dismiss(holder)
             denied = {
-                entry: why
-                for entry in target.entries.values()
-                if (why := self._gate.keeps(entry, process, entry.label, entry.program))
+                inserted: why
+                for inserted in target.programs.values()
+                if (why := self._gate.keeps(inserted, process, inserted.label, inserted.program))
             }
             if not denied and target.clients():
                 return
             await self._detaching.try_empty(target, denied)
-        for entry, why in denied.items():
-            entry.end(protocol.State.REMOVED, why)
-            if entry.owner is not None:
-                probes = list(entry.probe_infos())
-                entry.owner.tell(messages.StateChange(pid=target.pid, probes=probes))
+        for inserted, why in denied.items():
+            inserted.end(protocol.State.REMOVED, why)
+            if inserted.owner is not None:
+                probes = list(inserted.probe_infos())
+                inserted.owner.tell(messages.StateChange(pid=target.pid, probes=probes))
 
     @staticmethod
     async def _adjust(target: Target, decision: Decision) -> None:
-        """Have a process treated as is decided now."""
+        """Apply a new decision's treatment (forks, hold, budget) to a target."""
         before, target.decision = target.decision, decision
         if before is not None and before.treatment == decision.treatment:
             return
-        with contextlib.suppress(Refusal):  # It is about to end.
+        with contextlib.suppress(Refusal):  # The target is about to end.
             await target.ask(
                 lambda seq: protocol.Adjust(
                     seq=seq,

@@ -1,7 +1,7 @@
-"""Processes that have ended with programs that were to stay: what these counted.
+"""Exited processes that had kept programs: the counters of those.
 
-The last ``WHOLE`` are kept as they were; of those before only sums are, by program, so that a
-process which forks for years loses no count and takes no memory.
+The last ``MAX_LISTED`` are kept with each probe; of those before only sums by program are kept, so
+that a process that forks for years loses no count and takes no memory.
 """
 
 from __future__ import annotations
@@ -14,49 +14,49 @@ from typing import Final
 from dprobed.daemon.target import InsertedProgram, Target
 from dprobed.wire import messages
 
-#: Ended processes of which ``query`` still shows each probe.
-WHOLE: Final = 64
+#: Exited processes of which ``query`` still shows each probe.
+MAX_LISTED: Final = 64
 #: Programs of which sums are kept.
-_PROGRAMS: Final = 1000
+_MAX_SUMS: Final = 1000
 
 _log = logging.getLogger("dprobed")
 
 
 class ExitedProcesses:
-    """The ended processes of this daemon."""
+    """The exited processes of this daemon that had kept programs."""
 
     def __init__(self) -> None:
         self._targets: deque[Target] = deque()
-        #: By a program's number: the last of its entries, and what all of them counted.
+        #: By program number: the one inserted last, and the sums of all.
         self._sums: dict[int, tuple[InsertedProgram, Counter[str]]] = {}
 
     def __iter__(self) -> Iterator[Target]:
-        """Those that are kept as they were, the oldest first."""
+        """Those kept with each probe, the oldest first."""
         return iter(self._targets)
 
     def __contains__(self, target: Target) -> bool:
         return target in self._targets
 
-    def add(self, target: Target, entries: Iterable[InsertedProgram]) -> None:
-        """A process has ended with these programs in it."""
-        target.entries = {entry.number: entry for entry in entries}
+    def add(self, target: Target, programs: Iterable[InsertedProgram]) -> None:
+        """A process has exited with these programs in it."""
+        target.programs = {inserted.number: inserted for inserted in programs}
         self._targets.append(target)
-        while len(self._targets) > WHOLE:
-            for entry in self._targets.popleft().entries.values():
-                self._add(entry)
+        while len(self._targets) > MAX_LISTED:
+            for inserted in self._targets.popleft().programs.values():
+                self._add(inserted)
 
-    def _add(self, entry: InsertedProgram) -> None:
-        _, sums = self._sums.pop(entry.number, (entry, Counter()))
-        self._sums[entry.number] = entry, sums
+    def _add(self, inserted: InsertedProgram) -> None:
+        _, sums = self._sums.pop(inserted.number, (inserted, Counter()))
+        self._sums[inserted.number] = inserted, sums
         sums["processes"] += 1
-        for probe in entry.probe_infos():
+        for probe in inserted.probe_infos():
             for name in ("hits", "ran", "missed", "dropped", "faulted", "passed"):
                 sums[name] += getattr(probe, name)
-        while len(self._sums) > _PROGRAMS:
+        while len(self._sums) > _MAX_SUMS:
             oldest = next(iter(self._sums))
             forgotten, its_sums = self._sums.pop(oldest)
             _log.warning(
-                "program %d (%s): its %d hits in %d ended processes are forgotten; "
+                "program %d (%s): its %d hits in %d exited processes are forgotten; "
                 "`dprobe remove` of programs that are not wanted makes room",
                 oldest,
                 forgotten.label,
@@ -64,27 +64,26 @@ class ExitedProcesses:
                 its_sums["processes"],
             )
 
-    def remove(self, target: Target, entries: Iterable[InsertedProgram]) -> None:
-        """These programs of an ended process are not wanted any longer."""
-        for entry in entries:
-            del target.entries[entry.number]
-        if not target.entries:
+    def remove(self, target: Target, programs: Iterable[InsertedProgram]) -> None:
+        """Forget these programs of an exited process."""
+        for inserted in programs:
+            del target.programs[inserted.number]
+        if not target.programs:
             self._targets.remove(target)
 
     def earlier(self, select: messages.Select) -> list[InsertedProgram]:
-        """For each selected program one of its entries in the processes that only sums are kept of;
-        of a single process none are."""
+        """The selected programs of which sums are kept; none where a single process is selected."""
         if select.pid is not None:
             return []
-        return [entry for entry, _ in self._sums.values() if entry.matches(select)]
+        return [inserted for inserted, _ in self._sums.values() if inserted.matches(select)]
 
-    def info(self, entry: InsertedProgram) -> messages.EarlierInfo:
-        """The sums of an entry's program."""
-        _, sums = self._sums[entry.number]
+    def info(self, inserted: InsertedProgram) -> messages.EarlierInfo:
+        """The sums of a program."""
+        _, sums = self._sums[inserted.number]
         return messages.EarlierInfo(
-            number=entry.number,
-            program=entry.label,
-            module=entry.program.header.name,
+            number=inserted.number,
+            program=inserted.label,
+            module=inserted.program.header.name,
             processes=sums["processes"],
             hits=sums["hits"],
             ran=sums["ran"],
@@ -94,6 +93,6 @@ class ExitedProcesses:
             passed=sums["passed"],
         )
 
-    def forget(self, entry: InsertedProgram) -> None:
-        """The sums of an entry's program are not wanted any longer."""
-        self._sums.pop(entry.number, None)
+    def forget(self, inserted: InsertedProgram) -> None:
+        """Forget the sums of a program."""
+        self._sums.pop(inserted.number, None)

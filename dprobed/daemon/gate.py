@@ -1,11 +1,10 @@
-"""Where every request passes before a process is touched: who asks, for what, and may they.
+"""Authorization: checks each request against the policies before a process is touched.
 
-A daemon of root's serves everybody, and what they may do is decided here. Two rules besides the
-policies keep users apart:
+Root's daemon serves all users. Two rules besides the policies keep users apart:
 
 1. A tracer runs as the user who asked, so that the kernel's own check holds, and what the process
-   executes does not gain rights that its tracer lacks. A user whom a policy names for a process of
-   somebody else is served by a tracer that runs as the process's own user.
+   executes does not gain rights that its tracer lacks. A user to whom a policy gives rights
+   over another user's process gets a tracer that runs as the process's own user.
 2. A process has one tracer. Another user may join it only where it runs as that user would have it
    run by the first rule; root always may. (A user's program in a tracer of root's would go on in a
    setuid program that the process executes.)
@@ -31,22 +30,22 @@ from dprobed.program.model import Program
 
 
 class Admission(NamedTuple):
-    """As whom the tracer of a process is to run, and what was decided about that."""
+    """The user as whom a process's tracer is to run, and the policy decision."""
 
     uid: int
     gid: int
     decision: Decision
 
     def same_as(self, other: Admission) -> bool:
-        """Whether it is the same process, traced as the same user."""
+        """Whether it is for the same process, traced as the same user."""
         one, two = self.decision.process, other.decision.process
         return (self.uid, self.gid, one.start) == (other.uid, other.gid, two.start)
 
 
 class Gate:
-    """Decides requests by the policies in force; what is not to be raises Refusal.
+    """Decides requests by the policies in force; raises Refusal for what is not allowed.
 
-    ``process``: reads the facts of a process; None: it is gone.
+    ``process``: reads a process's facts; it returns None if the process is gone.
     """
 
     def __init__(
@@ -62,21 +61,21 @@ class Gate:
 
     @property
     def policies(self) -> Policies:
-        """The set in force."""
+        """The policies in force."""
         return self.store.policies
 
-    # -- people ------------------------------------------------------------------------------------
+    # -- users -------------------------------------------------------------------------------------
 
     def commands(self, user: User) -> bool:
-        """Whether everything in this daemon is the user's: root, or it is a user's own daemon."""
+        """Whether the user may do everything in this daemon: root, or the daemon's own user."""
         return not self._serves_all or user.uid == 0
 
     def sees(self, user: User, uid: int) -> bool:
-        """Whether what user ``uid`` has in this daemon concerns the user."""
+        """Whether the user may see what belongs to user ``uid``."""
         return self.commands(user) or user.uid == uid
 
     def show(self, user: User, pid: int) -> Process:
-        """The process, where the user may know what is decided about it."""
+        """A process's facts, where the user may see the decision about it."""
         decision = self._decide(pid)
         if not self.commands(user) and user.uid not in decision.process.uids:
             self._check(decision, user, frozenset())
@@ -87,12 +86,12 @@ class Gate:
     def denial(
         self, user: User, process: Process, wanted: frozenset[Right], reason: str = ""
     ) -> Denial | None:
-        """Why not, without a word to anybody; None: it may be."""
+        """Why the user may not, without logging it; None: the user may."""
         gids = frozenset(groups_of(user.uid, user.gid))
         return self.policies.decide(process).check(user.uid, gids, wanted, reason)
 
     def admit(self, user: User, pid: int) -> Admission:
-        """That the user may have anything to do with a process."""
+        """Check that the user has any right over a process."""
         decision = self._decide(pid)
         self._check(decision, user, frozenset())
         own = (os.geteuid(), os.getegid())
@@ -100,7 +99,7 @@ class Gate:
         return Admission(*identity, decision)
 
     def join(self, user: User, target: Target, admission: Admission) -> None:
-        """That the user may share a process that is traced already."""
+        """Check that the user may share the tracer of a process that is traced already."""
         if admission.uid != target.uid and not self.commands(user):
             raise Refusal(
                 f"process {target.pid} ({target.comm}) is traced for user {target.uid} already, "
@@ -108,21 +107,21 @@ class Gate:
             )
 
     def require(self, user: User, pid: int, right: Right) -> None:
-        """That the user has a right over a process."""
+        """Check that the user has a right over a process."""
         self._check(self._decide(pid), user, frozenset({right}))
 
     def has(self, user: User, pid: int, right: Right) -> bool:
-        """Whether the user has a right over a process, without a word to anybody."""
+        """Whether the user has a right over a process; a refusal is not logged."""
         process = self.process(pid)
         return process is not None and self.denial(user, process, frozenset({right})) is None
 
     def allow(self, user: User, pid: int, label: str, program: Program) -> None:
-        """That the user may have a program run in a process."""
+        """Check that the user may have a program run in a process."""
         wanted = needs(program)
         self._check(self._decide(pid), user, frozenset(wanted), reason_for(label, wanted))
 
     def keeps(self, user: User, process: Process, label: str, program: Program) -> str:
-        """Why a program may not stay in a process; empty: it may. A refusal is written down."""
+        """Why a program may not stay in a process; empty: it may. A refusal is logged."""
         wanted = needs(program)
         denial = self.denial(user, process, frozenset(wanted), reason_for(label, wanted))
         if denial is None:
@@ -162,13 +161,13 @@ class Gate:
 
 
 def reason_for(label: str, wanted: Mapping[Right, str]) -> str:
-    """What of a program asks for more than to observe."""
+    """Which instructions of a program need more than the right to observe."""
     parts = [f"{right} for {why}" for right, why in wanted.items() if why]
     return f"{label} needs {', '.join(parts)}" if parts else ""
 
 
 def groups_of(uid: int, gid: int) -> list[int]:
-    """The groups that the system gives a user."""
+    """A user's groups, from the user database."""
     try:
         return os.getgrouplist(pwd.getpwuid(uid).pw_name, gid)
     except KeyError:

@@ -1,7 +1,7 @@
-"""What users do, in the daemon's log: rate-limited for each user, in lines of bounded length.
+"""Logs what users do, with a rate limit for each user and lines of bounded length.
 
-Whoever asks a thousand times a second must neither fill the disk nor hide what others do. What is
-left out is counted, and the next line of that user says how much it was.
+A user who sends a thousand requests a second must neither fill the disk nor hide what others do.
+Lines over the limit are counted, and the user's next line says how many there were.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import Final
 from dprobed.printable import printable
 from dprobed.rate_limit import TokenBucket
 
-#: Lines a second about one user, and how many may come at once after a pause.
+#: Lines a second about one user, and the burst after a pause.
 RATE: Final = 5.0
 BURST: Final = 50
-#: Users of whom rates are kept; with one more, all begin anew.
+#: Users with a rate limit at a time; with one more, all are reset.
 _USERS: Final = 1 << 12
 #: Labels in a line, and letters of each.
 _LABELS: Final = 5
@@ -28,7 +28,7 @@ _log = logging.getLogger("dprobed")
 
 
 class UserRates:
-    """A rate limit for each user: says for each line about one whether it is to be written."""
+    """A rate limit for each user."""
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
@@ -36,7 +36,7 @@ class UserRates:
         self._left_out: Counter[int] = Counter()
 
     def take(self, uid: int) -> int | None:
-        """How many were left out since the last one that was written; None: so is this one."""
+        """How many lines were left out since the last one written; None: leave this one out too."""
         now = self._now()
         bucket = self._buckets.get(uid)
         if bucket is None:
@@ -51,13 +51,13 @@ class UserRates:
 
 
 class History:
-    """Writes down what users have done. Of root's everything is written."""
+    """Logs what users have done; root's lines have no rate limit."""
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._rates = UserRates(now)
 
     def note(self, uid: int, text: str) -> None:
-        """A line about something that is user ``uid``'s."""
+        """Log a line about something that user ``uid`` did."""
         silent = self._rates.take(uid) if uid != 0 else 0
         if silent is None:
             return
@@ -67,7 +67,7 @@ class History:
 
 
 def some(labels: Iterable[str]) -> str:
-    """Names of programs for a line."""
+    """Labels of programs for a log line, shortened."""
     names = list(dict.fromkeys(map(printable, labels)))
     shown = [name if len(name) <= _LETTERS else f"{name[:_LETTERS]}…" for name in names[:_LABELS]]
     more = f" and {len(names) - _LABELS} more" if len(names) > _LABELS else ""

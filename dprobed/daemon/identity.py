@@ -1,8 +1,8 @@
-"""Processes that become another user's while they are probed.
+"""Watches for processes that change their user or group (setuid) while they are probed.
 
-A service begins as root and goes on as its own user; who may observe the one need not be allowed to
-observe the other. The kernel tells root's daemon of each such change, and all else is left out
-there, so that to listen costs nothing.
+A service starts as root and goes on as its own user; who may observe one need not be allowed to
+observe the other. The proc connector reports each such change to root's daemon; all other events
+are filtered out in the kernel, so that listening costs nothing.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ _log = logging.getLogger("dprobed")
 
 
 class IdentityChanges:
-    """Calls ``changed`` with each process that runs as another user or group, and ``missed`` when
-    any may have."""
+    """Calls ``changed`` with the pid of each process that changed its user or group.
+
+    ``missed`` is called when events were lost.
+    """
 
     def __init__(self, changed: Callable[[int], None], missed: Callable[[], None]) -> None:
         self._changed = changed
@@ -26,24 +28,24 @@ class IdentityChanges:
         self._source = Connector(self, {Kind.UID})
 
     def start(self) -> None:
-        """Listen, where the kernel tells us."""
+        """Listen to the proc connector, where it is available."""
         try:
             self._source.start()
         except OSError as error:
             _log.info(
-                "processes that become another user's are not told of (%s): they are decided about "
-                "when they execute something",
+                "changes of a process's user are not reported (%s): policies are checked again "
+                "only when a process executes something",
                 error.strerror or error,
             )
 
     def stop(self) -> None:
-        """Hear no more."""
+        """Stop listening."""
         self._source.stop()
 
     def on_event(self, kind: Kind, pid: int, parent: int = 0) -> None:
-        """A process runs as another user or group."""
+        """A process changed its user or group."""
         self._changed(pid)
 
     def on_lost(self) -> None:
-        """Any process may run as another user now."""
+        """Events were lost: any process may have changed its user."""
         self._missed()

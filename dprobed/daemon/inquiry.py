@@ -1,4 +1,4 @@
-"""Requests that look at targets, or have something done to them besides probing."""
+"""Requests about targets other than insertion: query, programs, vars, dump, resume."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from dprobed.wire import messages, protocol
 
 
 class DeploymentList(Protocol):
-    """What there is to say of deployments."""
+    """Lists deployments."""
 
     def infos(self, client: Client, select: messages.Select) -> list[messages.DeploymentInfo]:
-        """The selected ones, for a client that may know of them."""
+        """The selected ones that the client may see."""
         ...
 
     def discovery(self) -> messages.DiscoveryInfo:
-        """How the daemon hears of processes."""
+        """How the daemon learns of new processes."""
         ...
 
 
 class Inquiry:
-    """``deployments``: None in a private daemon, which has none."""
+    """Answers these requests; ``deployments``: None in a private daemon, which has none."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class Inquiry:
     async def query(self, client: Client, request: messages.Query) -> messages.Status:
         """The selected targets and probes, with fresh states and counters."""
         select = request.select
-        targets = {entry.target for entry in self._targets.select(client, select)}
+        targets = {inserted.target for inserted in self._targets.select(client, select)}
         if select == messages.Select():
             targets |= set(self._targets.seen(client))
         live = [each for each in targets if each.attached and not each.finished.is_set()]
@@ -55,21 +55,21 @@ class Inquiry:
         return messages.Status(
             id=request.id,
             targets=[target.info() for target in sorted(targets, key=lambda each: each.pid)],
-            probes=[info for entry in chosen for info in entry.probe_infos()],
+            probes=[info for inserted in chosen for info in inserted.probe_infos()],
             deployments=self._deployed(client, select),
             discovery=self._deployments.discovery() if self._deployments is not None else None,
             earlier=self._targets.earlier_infos(client, select),
         )
 
     async def programs(self, client: Client, request: messages.Programs) -> messages.Listing:
-        """The selected programs; those of deployments by process only where one is meant."""
+        """The selected programs; a deployment's instances only where a process is selected."""
         select = request.select
         return messages.Listing(
             id=request.id,
             programs=[
-                entry.info()
-                for entry in self._targets.select(client, select)
-                if select.pid is not None or not entry.insertion.deployed
+                inserted.info()
+                for inserted in self._targets.select(client, select)
+                if select.pid is not None or not inserted.insertion.deployed
             ],
             deployments=self._deployed(client, select) if select.pid is None else [],
         )
@@ -78,8 +78,8 @@ class Inquiry:
         return self._deployments.infos(client, select) if self._deployments is not None else []
 
     async def variables(self, client: Client, request: messages.Vars) -> messages.Words:
-        """The locals of a program, or the globals of a process."""
-        target = self._whose_variables(client, request)
+        """Read the local variables of a program, or the global ones of a process."""
+        target = self._target_of_variables(client, request)
         answer = await target.ask(
             lambda seq: protocol.Vars(
                 seq=seq,
@@ -92,23 +92,25 @@ class Inquiry:
         )
         return messages.Words(id=request.id, first=request.first, words=answer.words)
 
-    def _whose_variables(self, client: Client, request: messages.Vars) -> Target:
+    def _target_of_variables(self, client: Client, request: messages.Vars) -> Target:
         number, pid = request.number, request.pid
         if number is not None:
-            entries = self._targets.select(client, messages.Select(number=number, pid=pid))
-            live = [entry for entry in entries if not entry.target.finished.is_set()] or entries
+            programs = self._targets.select(client, messages.Select(number=number, pid=pid))
+            live = [
+                inserted for inserted in programs if not inserted.target.finished.is_set()
+            ] or programs
             if not live:
                 raise Refusal(f"there is no program {number}; `dprobe programs` lists them")
             if len(live) > 1:
-                pids = ", ".join(str(entry.target.pid) for entry in live)
+                pids = ", ".join(str(inserted.target.pid) for inserted in live)
                 raise Refusal(f"program {number} is in several processes; name one of {pids}")
             return self._targets.live(client, live[0].target.pid)
         if pid is None:
             raise Refusal("name either a program, for its locals, or a process, for the globals")
         target = self._targets.live(client, pid)
         self._gate.require(client, pid, Right.OBSERVE)
-        others = (e for e in target.entries.values() if not self._gate.sees(client, e.uid))
-        if request.reset and any(entry.program.header.gvars for entry in others):
+        others = (e for e in target.programs.values() if not self._gate.sees(client, e.uid))
+        if request.reset and any(inserted.program.header.gvars for inserted in others):
             raise Refusal(
                 f"programs of other users in process {pid} use its globals too: only root may "
                 "reset them"
@@ -126,7 +128,7 @@ class Inquiry:
         return messages.Dumped(id=request.id, **msgspec.structs.asdict(answer.dump))
 
     async def resume(self, client: Client, request: messages.Resume) -> messages.Resumed:
-        """Let threads go on that ``suspend`` holds, and processes that wait for a debugger."""
+        """Resume threads stopped by ``suspend``, and processes held for a debugger."""
         pid, tid = request.pid, request.tid
         if pid is not None:
             target = self._targets.live(client, pid)

@@ -1,4 +1,4 @@
-"""Inserting programs into targets: at a client's request, and for deployments."""
+"""Inserts programs into targets: at a client's request, and for deployments."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _log = logging.getLogger("dprobed")
 
 
 class Inserting:
-    """Puts programs in where the policies and the quota allow it."""
+    """Inserts programs where the policies and the quota allow it."""
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class Inserting:
         self._detaching: Final = detaching
 
     async def insert(self, client: Client, request: messages.Insert) -> messages.Inserted:
-        """Put programs into a target that ``client`` holds: all of them, or none."""
+        """Insert programs into a target that ``client`` holds: all of them, or none."""
         self._targets.held(client, request.pid)
         programs = await self._programs.decode_all(request.programs)
         # It may have been detached from, and attached to anew, meanwhile.
@@ -76,7 +76,7 @@ class Inserting:
             await asyncio.sleep(0)
         replaced = [
             entry
-            for entry in target.entries.values()
+            for entry in target.programs.values()
             if self._gate.sees(client, entry.uid)
             and any(_is_in_the_way(entry, request, *each) for each in programs)
         ]
@@ -104,7 +104,7 @@ class Inserting:
     async def _undo(
         self, target: Target, entries: list[InsertedProgram], replaced: list[InsertedProgram]
     ) -> None:
-        """Take out what was put in, and put back what went for it, as far as that can be done."""
+        """Remove what was inserted and insert again what it replaced, as far as possible."""
         for entry in entries:
             try:
                 await self._detaching.take_out(target, entry)
@@ -125,7 +125,7 @@ class Inserting:
             raise Refusal(reason)
 
     async def put(self, client: Client, pid: int, insertion: Insertion) -> InsertedProgram:
-        """One program into ``pid``, which is traced as long as it is in; raises Refusal."""
+        """Insert one program into ``pid``, traced while the program is in; raises Refusal."""
         await self._attaching.hold(client, pid, shared=True)
         target = self._targets.held(client, pid)
         program, label = insertion.program, insertion.upload.label
@@ -139,18 +139,18 @@ class Inserting:
                     await self._place(entry)
             finally:
                 target.dismiss(client)
-                if not target.entries:
+                if not target.programs:
                     await self._detaching.empty(target, [])
         return entry
 
     async def _place(self, entry: InsertedProgram) -> None:
-        """Put a program in; the caller has the target's lock. Raises Refusal."""
+        """Insert a program; the caller has the target's lock. Raises Refusal."""
         # Known before it is in: its records may come before the answer.
-        entry.target.entries[entry.number] = entry
+        entry.target.programs[entry.number] = entry
         try:
             await entry.target.ask(lambda seq: self._request(seq, entry))
         except Refusal:
-            entry.target.entries.pop(entry.number, None)
+            entry.target.programs.pop(entry.number, None)
             raise
 
     def _request(self, seq: int, entry: InsertedProgram) -> protocol.Insert:

@@ -27,16 +27,16 @@ from dprobed.policy.store import PolicyStore
 from dprobed.printable import LAYOUT, printable
 from dprobed.wire.socket_path import default_socket
 
-#: Seconds that tracers have at our end to take their probes out; they go on by themselves after it.
+#: Seconds that tracers have at the daemon's end to remove their probes; later they go on alone.
 PATIENCE: Final = 10.0
-#: Descriptors that it may have open, where the limit can be raised to that: every tracer takes two.
+#: RLIMIT_NOFILE is raised to this where it can be: every tracer takes two descriptors.
 DESCRIPTORS: Final = 1 << 14
 
 _log = logging.getLogger("dprobed")
 
 
 class _Lines(logging.Formatter):
-    """Messages that cannot be taken for others: their further lines are indented."""
+    """Log messages whose further lines are indented, so that they cannot look like others."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The message, with a traceback if there is one."""
@@ -48,10 +48,10 @@ class StartError(Exception):
 
 
 def _check_proc() -> None:
-    """That /proc shows the processes that our numbers mean; raises StartError.
+    """Check that /proc is that of our process namespace; raises StartError.
 
-    In a new process namespace it is still that of the old one until somebody mounts it anew: what
-    is decided about the one process would then be done to another.
+    In a new process namespace /proc shows the old one until it is mounted again: a decision about
+    one process would then be applied to another.
     """
     try:
         shown = str(Path("/proc/self").readlink())
@@ -106,7 +106,7 @@ def listening_socket(path: Path) -> Iterator[socket.socket]:
                     )
                 path.unlink()
             sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            # Who may do what by root's daemon is for the policies to say.
+            # Anyone may connect to root's daemon: the policies decide what a user may do.
             mask = os.umask(0o111 if os.geteuid() == 0 else 0o177)
             try:
                 sock.bind(str(path))
@@ -161,7 +161,7 @@ async def _serve(build: Callable[[Callable[[], None]], App], sock: socket.socket
 
 
 def _seconds(text: str) -> float:
-    """A time that passes, and ends."""
+    """A positive, finite number of seconds."""
     with contextlib.suppress(ValueError):
         seconds = float(text)
         if 0 < seconds < float("inf"):

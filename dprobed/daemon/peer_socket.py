@@ -1,9 +1,9 @@
-"""The sockets of clients, and what must not come over them.
+"""Sockets of clients that cannot block the daemon by sending file descriptors.
 
-Whoever can connect can send open files along (SCM_RIGHTS, unix(7)). Nobody here wants any, and the
-kernel closes them as we read, or close the socket unread. That may take as long as their sender
-likes: to close a TCP socket with SO_LINGER waits until what it has sent has arrived. A daemon with
-one loop for all would stand still meanwhile, so that a signal ends such a wait at once.
+A client can send open files (SCM_RIGHTS, unix(7)). The daemon takes none; the kernel closes them
+when the message is read, or the socket is closed with it unread. That may block as long as the
+sender likes: closing a TCP socket with SO_LINGER waits until its data has arrived. A daemon with
+one event loop would stand still meanwhile, so a timer signal interrupts such a close.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ import socket
 from collections.abc import Iterator
 from typing import Final
 
-#: Seconds that reading or closing may take: what does not wait for others takes microseconds.
+#: Seconds that reading or closing may take; without such files it takes microseconds.
 _BRIEFLY: Final = 0.005
 
 
 class PeerSocket(socket.socket):
-    """A connection whose reading and closing wait for nobody."""
+    """A connection whose ``recv`` and ``close`` do not block."""
 
     def recv(self, size: int, flags: int = 0, /) -> bytes:
-        """What has come; raises ConnectionAbortedError where descriptors came along."""
+        """Received data; raises ConnectionAbortedError if descriptors were sent with it."""
         with _briefly():
             data, _, flags, _ = self.recvmsg(size, 0, flags)
         if flags & socket.MSG_CTRUNC:
@@ -30,7 +30,7 @@ class PeerSocket(socket.socket):
         return data
 
     def close(self) -> None:
-        """The end of it; what was not read goes with it."""
+        """Close the socket, with what is unread."""
         with _briefly():
             super().close()
 
@@ -42,7 +42,7 @@ def accept(listener: socket.socket) -> PeerSocket:
 
 
 def never_wait() -> None:
-    """To be called once, before the first connection."""
+    """Install the timer's signal handler; once, before the first connection."""
     signal.signal(signal.SIGALRM, lambda number, frame: None)
 
 

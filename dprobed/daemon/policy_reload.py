@@ -1,4 +1,4 @@
-"""Reading the policies anew, and holding to them what is inserted and what inserts itself."""
+"""Reloads the policies, and applies them to inserted programs and auto-inserted ones."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ _log = logging.getLogger("dprobed")
 
 
 class PolicyReload:
-    """At the daemon's start, at SIGHUP, and when a client asks for it."""
+    """Applies the policies at the daemon's start, at SIGHUP, and when a client asks for a
+    reload."""
 
     def __init__(
         self,
@@ -28,16 +29,16 @@ class PolicyReload:
         self._enforcement: Final = enforcement
         self._auto_insert: Final = auto_insert
         self._deployments: Final = deployments
-        #: Two who have the policies read anew at the same time would put programs in twice.
+        #: Two reloads at a time would insert programs twice.
         self._lock: Final = asyncio.Lock()
 
     async def begin(self) -> None:
-        """Put in what the policies put in by themselves."""
+        """Insert the policies' auto-inserted programs."""
         async with self._lock:
             await self._auto_insert.update()
 
     async def reload(self) -> None:
-        """Read the policy files anew, and hold what is inserted to what they say."""
+        """Reload the policy files, and enforce them on inserted programs."""
         async with self._lock:
             if problem := self._store.reload():
                 _log.error("%s", problem)

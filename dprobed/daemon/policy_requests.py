@@ -14,7 +14,7 @@ from dprobed.wire import messages
 
 
 class PolicyRequests:
-    """``reload``: reads the files anew and holds what is inserted to them."""
+    """Answers these requests; ``reload``: reloads the files and enforces them."""
 
     def __init__(
         self, gate: Gate, store: PolicyStore, reload: Callable[[], Awaitable[None]]
@@ -40,7 +40,7 @@ class PolicyRequests:
     async def reload(
         self, client: Client, request: messages.PolicyReload
     ) -> messages.PolicyListing:
-        """Read the files anew; those in force after that."""
+        """Reload the files; the policies in force after that."""
         await self._reload()
         return self._listing(request.id)
 

@@ -1,4 +1,4 @@
-"""Programs as they come from clients: decoded and verified again, because nobody is trusted."""
+"""Decodes the programs that clients upload, and verifies them again: clients are not trusted."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from dprobed.program.bytecode import decode
 from dprobed.program.model import Program, ProgramError
 from dprobed.wire import messages
 
-#: Bytes of a program that are verified in a millisecond or two; what has more is not verified
-#: in the loop.
+#: Bytes of a program that are verified in a millisecond or two; a larger one is verified in a
+#: thread.
 _SMALL: Final = 4096
 #: By which engine probes can be asked to fire; watchpoints have one of their own in any case.
 ENGINES: Final = ("auto", "trap")
 
 
 class Programs:
-    """Makes programs of uploads, and gives out their numbers."""
+    """Makes programs of uploads, and assigns their numbers."""
 
     def __init__(self, dispatcher: Dispatcher) -> None:
         self._dispatcher: Final = dispatcher
         self._last_number = 0
 
     def next_number(self) -> int:
-        """A number for a program."""
+        """The number of the next program."""
         self._last_number += 1
         return self._last_number
 
@@ -59,7 +59,7 @@ class Programs:
         return program
 
     def check_facilities(self, label: str, program: Program) -> None:
-        """That all facilities that a program names are there; raises Refusal."""
+        """Check that all facilities that a program names are registered; raises Refusal."""
         facilities = self._dispatcher.facilities
         known = {*facilities, *facilities.values()}
         unknown = [facility for facility in program.facilities if facility not in known]

@@ -1,7 +1,7 @@
-"""What one user of root's daemon may have in it: nobody can fill it, or keep others out.
+"""The quota of each user of root's daemon: programs, probes, tracers and deployments.
 
-Root and the daemon's own user may have what they like. What is on its way in counts as in: a
-thousand requests at once are no way around.
+No user can fill the daemon or keep others out. Root and the daemon's own user have no quota. What
+is being inserted counts as inserted, so that many requests at once cannot exceed it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dprobed.daemon.targets import Targets
 from dprobed.program.model import Program
 from dprobed.wire import messages
 
-#: Programs in processes, and probes in all of them.
+#: Inserted programs, and probes in all of them.
 PROGRAMS: Final = 1000
 PROBES: Final = 20_000
 #: Tracers of attached processes.
@@ -29,18 +29,18 @@ _ELSE: Final = "remove some, or start a dprobed of your own"
 
 
 class Quota:
-    """Counts what users have in. All that it refuses raises Refusal."""
+    """Counts what each user has inserted; what exceeds the quota raises Refusal."""
 
     def __init__(self, gate: Gate, targets: Targets) -> None:
         self._gate = gate
         self._targets = targets
-        #: By user: programs that are on their way in, and their probes.
+        #: By user: programs that are being inserted, and their probes.
         self._programs: Counter[int] = Counter()
         self._probes: Counter[int] = Counter()
 
     @contextlib.contextmanager
     def room_for(self, client: Client, programs: Collection[Program]) -> Iterator[None]:
-        """Keep room for programs of a client, which are in at the end or will never be."""
+        """Reserve quota while programs of a client are inserted, or fail to be."""
         uid = client.uid
         if not self._gate.commands(client):
             own = len(self._targets.select(client, messages.Select())) + self._programs[uid]
@@ -57,12 +57,12 @@ class Quota:
 
     @contextlib.contextmanager
     def room_for_probes(self, client: Client, programs: Collection[Program]) -> Iterator[None]:
-        """The same for a program of a deployment, which may be in many processes."""
+        """Reserve quota for probes only: a deployment's program may be in many processes."""
         uid = client.uid
         probes = sum(len(program.probes) for program in programs)
         if not self._gate.commands(client):
-            entries = self._targets.select(client, messages.Select())
-            own = sum(len(entry.probes) for entry in entries) + self._probes[uid]
+            own_programs = self._targets.select(client, messages.Select())
+            own = sum(len(inserted.probes) for inserted in own_programs) + self._probes[uid]
             if own + probes > PROBES:
                 raise Refusal(
                     f"user {uid} has {_count(own, 'probe')} inserted (limit {PROBES}); {_ELSE}"
@@ -74,7 +74,7 @@ class Quota:
             self._probes[uid] -= probes
 
     def check_tracers(self, client: Client) -> None:
-        """That there may be one more for a process that the client attaches to."""
+        """Check that the client's user may have one more process traced."""
         if self._gate.commands(client):
             return
         tracers = [
@@ -83,7 +83,7 @@ class Quota:
             if (target.tracer is None or not target.tracer.shared)
             and client.uid
             in {each.uid for each in target.holders}.union(
-                entry.uid for entry in target.entries.values()
+                inserted.uid for inserted in target.programs.values()
             )
         ]
         # Those without one are about to get it.
@@ -95,7 +95,7 @@ class Quota:
             )
 
     def check_deployments(self, client: Client, wanted: int) -> None:
-        """That the client's user may have that many."""
+        """Check that the client's user may have that many deployments."""
         if wanted > DEPLOYMENTS and not self._gate.commands(client):
             raise Refusal(
                 f"user {client.uid} would have {wanted} deployments (limit {DEPLOYMENTS}); {_ELSE}"

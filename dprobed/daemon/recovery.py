@@ -1,15 +1,15 @@
-"""After a tracer was killed: what it had in processes is taken out of them.
+"""Recovery after a tracer was killed: removes its breakpoints and watchpoints from its targets.
 
-Without its tracer a process dies of the next breakpoint that it runs into, and whatever it forks of
-the same. Nothing is known here of what the tracer had written where, and nothing need be: code is
-as in the file that is mapped. Where a page of it was written to (the kernel has made a copy, which
-``pagemap`` shows) and has a breakpoint that is not in the file, the file's byte is put back.
+Without its tracer a process dies at the next breakpoint that it executes, and so do its fork
+children. Where the tracer had put breakpoints is not known here, and need not be: code is as in the
+mapped file. Where a code page was written to (the kernel has made a private copy, which ``pagemap``
+shows) and has an int3 that is not in the file, the file's byte is restored.
 
-Debug registers only a tracer can write to, so for watchpoints another one comes and goes.
+Only a tracer can write debug registers, so for watchpoints another one attaches and detaches.
 
-What is left over: a thread that the tracer had stopped at a breakpoint goes on behind it, in the
-middle of an instruction; one that runs into a breakpoint or a watchpoint before we get here dies.
-The slots stay mapped, because threads may be in them.
+What cannot be recovered: a thread that the tracer had stopped at a breakpoint goes on behind it, in
+the middle of an instruction; one that executes a breakpoint or hits a watchpoint before this runs
+dies. The out-of-line slots stay mapped, because threads may be in them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from dprobed.wire import protocol
 
 _log = logging.getLogger("dprobed")
 
-#: Bytes of a file that are compared with what is mapped, and what a build-id's note begins with.
+#: Bytes of a file that are compared with its mapping, and the beginning of a build-id's note.
 _HEAD: Final = 1 << 16
 _BUILD_ID: Final = b"\x03\0\0\0GNU\0"
 # Documentation/admin-guide/mm/pagemap.rst
@@ -39,24 +39,24 @@ _OF_FILE: Final = 1 << 61
 
 
 def rescue(pid: int) -> None:
-    """Take the breakpoints out of a process that has lost its tracer, and of what it has forked."""
+    """Remove breakpoints from a process that has lost its tracer, and from its children."""
     family = [pid]
     for each in family:
         family += procfs.children(each)
         found = procfs.status(each)
         if found is None or found.tracer:
-            continue  # It is gone, or somebody else's breakpoints are in it.
+            continue  # It is gone, or traced by another process, whose breakpoints these may be.
         try:
             count = restore_text(each)
         except (OSError, maps.MapsError, LocationError) as error:
             _log.warning("process %d may have breakpoints of ours: %s", each, error)
         else:
             if count:
-                _log.warning("process %d: %d breakpoints of its lost tracer taken out", each, count)
+                _log.warning("process %d: %d breakpoints of its lost tracer removed", each, count)
 
 
 async def clear_watchpoints(backends: Backends, pid: int, uid: int, gid: int) -> None:
-    """Have a tracer of ``uid`` and ``gid`` come and go: it leaves debug registers empty."""
+    """Attach and detach a tracer of ``uid`` and ``gid``, which leaves the debug registers empty."""
     try:
         tracer = await backends.start(lambda _, event: None, uid=uid, gid=gid, owner=uid)
     except OSError as error:
@@ -68,14 +68,16 @@ async def clear_watchpoints(backends: Backends, pid: int, uid: int, gid: int) ->
     except (BackendRefused, BackendGone) as error:
         _log.warning("process %d may have watchpoints of ours: %s", pid, error)
     else:
-        _log.warning("process %d: the watchpoints of its lost tracer are taken out", pid)
+        _log.warning("process %d: watchpoints of its lost tracer removed", pid)
     finally:
         tracer.close()
 
 
 def restore_text(pid: int) -> int:
-    """How many breakpoints were taken out of a process; raises OSError, MapsError and
-    LocationError: where the file of a module cannot be read: its breakpoints are still there.
+    """Remove breakpoints from a process's code; how many there were.
+
+    Raises OSError, MapsError and, where a module's file cannot be read and its breakpoints are
+    still there, LocationError.
     """
     pid = procfs.live_thread(pid)
     memory = os.open(f"/proc/{pid}/mem", os.O_RDWR | os.O_CLOEXEC)
@@ -109,10 +111,10 @@ def restore_text(pid: int) -> int:
 
 
 def _open(memory: int, module: maps.Module) -> int:
-    """A descriptor of the file that is mapped; raises LocationError.
+    """Open the mapped file; raises LocationError.
 
-    Nothing of it is decoded: a file that only has the module's path is that file if it has its
-    number, or if what the process maps first is the same, with the build-id in it.
+    Nothing of it is decoded: a file found by the module's path is taken for the mapped one if its
+    inode is, or if the first mapping has the same content, with the build-id in it.
     """
     opened = open_module(module)
     if opened.sure or is_mapped_inode(module, opened.identity):
@@ -143,7 +145,7 @@ def _poke(memory: int, address: int, data: bytes) -> bool:
 
 
 def _written_pages(pid: int, mapping: maps.Mapping) -> Iterator[int]:
-    """The pages of a file's mapping of which the process has a copy of its own."""
+    """The pages of a file's mapping that were written to (copy-on-write)."""
     pages = (mapping.end - mapping.start) // PAGE
     with open(f"/proc/{pid}/pagemap", "rb", buffering=0) as pagemap:
         pagemap.seek(mapping.start // PAGE * 8)
@@ -154,7 +156,7 @@ def _written_pages(pid: int, mapping: maps.Mapping) -> Iterator[int]:
 
 
 def _restore(memory: int, file: int, page: int, offset: int) -> int:
-    """Put a page's bytes back where a breakpoint is; how many there were."""
+    """Restore a page's bytes where a breakpoint is; how many there were."""
     now = _peek(memory, page, PAGE)
     count = 0
     at = now.find(INT3)

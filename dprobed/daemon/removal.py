@@ -1,4 +1,4 @@
-"""Removing programs from the processes that they are in."""
+"""Removes inserted programs at a client's request."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from dprobed.daemon.target import InsertedProgram, Target
 from dprobed.daemon.targets import Targets
 from dprobed.wire import messages, protocol
 
-#: Targets out of which programs are taken at the same time.
+#: Targets from which programs are removed concurrently.
 _AT_ONCE: Final = 16
 
 
 class Removal:
-    """Removes what a client selects, whoever inserted it."""
+    """Removes the programs that a client selects, whoever inserted them."""
 
     def __init__(self, gate: Gate, targets: Targets, detaching: Detaching) -> None:
         self._gate: Final = gate
@@ -26,36 +26,36 @@ class Removal:
         self._detaching: Final = detaching
 
     async def remove(self, client: Client, request: messages.Remove) -> messages.Removed:
-        """Take the selected programs out; raises Refusal where there are none."""
+        """Remove the selected programs; raises Refusal where there are none."""
         select = request.select
         removed: dict[InsertedProgram, None] = {}
         turns = asyncio.Semaphore(_AT_ONCE)
         # Again: a target may have forked before it lost the program.
         while chosen := [
-            entry for entry in self._targets.select(client, select) if entry not in removed
+            inserted for inserted in self._targets.select(client, select) if inserted not in removed
         ]:
             by_target: dict[Target, list[InsertedProgram]] = {}
-            for entry in chosen:
-                by_target.setdefault(entry.target, []).append(entry)
+            for inserted in chosen:
+                by_target.setdefault(inserted.target, []).append(inserted)
             await asyncio.gather(
                 *(self._remove(turns, client, target, own) for target, own in by_target.items())
             )
             removed.update(dict.fromkeys(chosen))
         earlier = self._targets.earlier_infos(client, select)
-        for entry in self._targets.earlier(client, select):
-            self._targets.exited.forget(entry)
+        for inserted in self._targets.earlier(client, select):
+            self._targets.exited.forget(inserted)
         if not removed and not earlier and select != messages.Select():
             raise Refusal("no such program is inserted; `dprobe programs` lists them")
-        targets = list(dict.fromkeys(entry.target for entry in removed))
+        targets = list(dict.fromkeys(inserted.target for inserted in removed))
         if removed:
-            names = some(entry.label for entry in removed)
+            names = some(inserted.label for inserted in removed)
             where = f"{len(targets)} processes"
             if len(targets) == 1:
                 where = f"process {targets[0].pid}"
             self._gate.history.note(client.uid, f"{where}: user {client.uid} removed {names}")
         return messages.Removed(
             id=request.id,
-            probes=[info for entry in removed for info in entry.probe_infos()],
+            probes=[info for inserted in removed for info in inserted.probe_infos()],
             overhead_ns=sum(target.overhead_ns for target in targets),
             earlier=earlier,
         )
@@ -69,10 +69,10 @@ class Removal:
     ) -> None:
         async with turns, target.lock:
             await self._detaching.empty(target, own)
-        for entry in own:
-            if entry.owner is not None and entry.owner is not client:
-                entry.end(protocol.State.REMOVED, "removed by another client")
-                probes = list(entry.probe_infos())
-                entry.owner.tell(messages.StateChange(pid=target.pid, probes=probes))
+        for inserted in own:
+            if inserted.owner is not None and inserted.owner is not client:
+                inserted.end(protocol.State.REMOVED, "removed by another client")
+                probes = list(inserted.probe_infos())
+                inserted.owner.tell(messages.StateChange(pid=target.pid, probes=probes))
         if target in self._targets.exited:
             self._targets.exited.remove(target, own)

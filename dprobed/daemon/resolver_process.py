@@ -1,11 +1,11 @@
-"""Resolver processes, one for each user who asks about processes of one user: started when first
-needed, and again after death. What one user's files do to a resolver nobody else's wait for.
+"""Resolver processes, one for each pair of a user who asks and a user whose processes are asked
+about: started when first needed, restarted after they died. What one user's files do to a resolver
+delays nobody else.
 
-Both ends of a user's mailbox are open here. The tracers of that user inherit the one end, the
-resolver the other: what is sent while there is no resolver waits for the next one, which is started
-because there is something to be read. One that does not read is killed, and another one started: it
-has nothing that could be lost. A resolver ends when nobody is connected for a while, or when
-the daemon and all tracers of its user are gone.
+The daemon keeps both ends of a mailbox open. The tracers that ask inherit one end, the resolver the
+other: what is sent while no resolver runs waits for the next one, which is started when the mailbox
+becomes readable. One that does not read is killed and replaced: it has nothing that could be lost.
+A resolver ends after a time without connections, or when the daemon and all its tracers are gone.
 """
 
 from __future__ import annotations
@@ -28,13 +28,14 @@ from dprobed.resolver.files import Ask, Steps
 from dprobed.resolver.limits import DEADLINE
 from dprobed.wire.resolver import Answer
 
-#: A resolver that ends sooner than this is started again after as long.
-_SHORT: Final = 1.0
-#: A resolver that takes nobody in for so many seconds, each time that is looked, is killed: by then
-#: the kernel ends it because of a question, unless it is stopped or sleeps uninterruptibly.
+#: A resolver that ends within these seconds is restarted after as many.
+_RESTART_DELAY: Final = 1.0
+#: A resolver that accepts no connection for so many seconds, at each look, is killed: by then the
+#: kernel ends it because of a question, unless it is stopped or in uninterruptible sleep.
 _STUCK: Final = DEADLINE + 1.0
 _LOOK: Final = 0.5
-#: Killed ones of a user that have not ended, because they sleep: with as many, no other is started.
+#: Killed resolvers of a user that have not ended, because they sleep: with as many, no other is
+#: started.
 _MOST_STUCK: Final = 4
 #: Seconds that the daemon's own channel to a resolver stays open after its last question.
 _IDLE: Final = 30.0
@@ -45,11 +46,11 @@ _log = logging.getLogger("dprobed")
 
 
 def _run(become: Callable[[], None], mailbox: socket.socket, _: socket.socket) -> None:
-    """The life of a resolver process."""
-    # Like a tracer it ends with its socket, not by what is typed at a terminal.
+    """Run the resolver, in the forked child."""
+    # Like a tracer it ends with its socket, not by a signal from the terminal.
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, signal.SIG_IGN)
-    # Before it is another user, who may not be able to read our files. Nobody else needs these.
+    # Imported before it changes its user, who may not be able to read our files.
     from dprobed.resolver.service import main
 
     with contextlib.suppress(OSError):
@@ -59,13 +60,13 @@ def _run(become: Callable[[], None], mailbox: socket.socket, _: socket.socket) -
 
 
 class _Resolver:
-    """That of one user: its mailbox, its process if there is one, and our own channel to it."""
+    """One user's resolver: mailbox, process if there is one, and the daemon's channel to it."""
 
     def __init__(self, user: User, processes: dict[int, User]) -> None:
         self._user = user
         self._processes = processes
         self.mailbox, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        #: How many tracers may ask.
+        #: Running tracers that have the mailbox.
         self.tracers = 0
         #: Its process; 0: there is none.
         self._child = 0
@@ -79,12 +80,12 @@ class _Resolver:
 
     @property
     def is_idle(self) -> bool:
-        """Whether nobody may ask."""
+        """Whether no tracer and no channel of the daemon needs it."""
         running = self._child or self._dying
         return not (self.tracers or running or self._asking.locked() or self._channel)
 
     def stop(self) -> None:
-        """Nobody here asks any more; the process ends when no tracer can ask."""
+        """Close the daemon's ends; the process ends when no tracer has the mailbox."""
         self._stopped = True
         self._hang_up()
         asyncio.get_running_loop().remove_reader(self._theirs)
@@ -94,12 +95,12 @@ class _Resolver:
     # --- its process ---
 
     def _listen(self) -> None:
-        """Start it as soon as somebody asks."""
+        """Start the process when the mailbox becomes readable."""
         if not self._stopped:
             asyncio.get_running_loop().add_reader(self._theirs, self.start)
 
     def start(self) -> None:
-        """Start it, if it is not there."""
+        """Start the process, unless it runs."""
         loop = asyncio.get_running_loop()
         if self._child or self._stopped:
             return
@@ -112,7 +113,7 @@ class _Resolver:
             pidfd = os.pidfd_open(child)
         except OSError as error:
             _log.warning("no resolver can be started: %s", error.strerror)
-            loop.call_later(_SHORT, self._listen)
+            loop.call_later(_RESTART_DELAY, self._listen)
             return
         self._child = child
         self._processes[child] = self._user
@@ -133,8 +134,8 @@ class _Resolver:
         self._child = 0
         if not self._stopped:
             loop.remove_reader(self._theirs)
-        soon = how and time.monotonic() < since + _SHORT
-        loop.call_later(_SHORT if soon else 0, self._listen)
+        soon = how and time.monotonic() < since + _RESTART_DELAY
+        loop.call_later(_RESTART_DELAY if soon else 0, self._listen)
 
     def _watch(self, child: int) -> None:
         """See that it takes in whoever wants to ask (who got no answer does so anew)."""
@@ -161,10 +162,10 @@ class _Resolver:
             self._dying += 1
             self._listen()
 
-    # --- our own questions ---
+    # --- the daemon's questions ---
 
     async def ask(self, ask: Ask) -> Answer:
-        """The answer to a question of the daemon's own; raises LocationError."""
+        """Ask a question for the daemon itself; the answer. Raises LocationError."""
         async with self._asking:
             end = time.monotonic() + PATIENCE
             while True:
@@ -220,12 +221,12 @@ class _Resolver:
 
 
 class Resolvers:
-    """Those of all users."""
+    """The resolvers of all users."""
 
     def __init__(self) -> None:
         #: By who asks, and whose processes are asked about.
         self._by_user: dict[tuple[User, int], _Resolver] = {}
-        #: The processes, and for whom they are.
+        #: Pids of resolver processes → their user.
         self.processes: dict[int, User] = {}
 
     def _of(self, user: User, owner: int) -> _Resolver:
@@ -237,7 +238,7 @@ class Resolvers:
         return found
 
     def take(self, user: User, owner: int) -> socket.socket:
-        """The mailbox by which a new tracer of this user asks, until ``give_back``.
+        """The mailbox for a new tracer of this user, until ``give_back``.
 
         ``owner``: whose processes it has.
         """
@@ -252,13 +253,13 @@ class Resolvers:
             resolver.tracers -= 1
 
     def expect(self, user: User, owner: int) -> None:
-        """Start the resolver of a user: it will be asked in a moment."""
+        """Start a resolver ahead of its first question."""
         resolver = self._by_user.get((user, owner))
         if resolver is not None:
             resolver.start()
 
     async def run(self, user: User, steps: Steps[T]) -> T:
-        """Take all steps of a question of our own, asked of a user's resolver; their result.
+        """Run the steps of a question for the daemon, asked of a user's resolver; their result.
 
         Raises LocationError.
         """
@@ -280,7 +281,7 @@ class Resolvers:
             steps.close()
 
     def stop(self) -> None:
-        """Nobody of the daemon asks any more."""
+        """Stop: the daemon asks nothing more."""
         for resolver in self._by_user.values():
             resolver.stop()
         self._by_user.clear()

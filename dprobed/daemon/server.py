@@ -1,7 +1,7 @@
-"""The daemon's side of the control socket: takes connections, of bounded number for each user.
+"""The control socket's server: accepts connections, a bounded number for each user.
 
-A connection's requests are done one after the other, and those of all connections in turns, so
-that nobody waits for somebody else's thousand (connection.py).
+A connection's requests are done in order, those of all connections in turns: no client waits for
+another's thousand requests (connection.py).
 """
 
 from __future__ import annotations
@@ -21,17 +21,20 @@ from dprobed.daemon.table import RequestTable
 from dprobed.daemon.tasks import Tasks
 
 MAX_CONNECTIONS: Final = 128
-#: Those of one user other than root and the daemon's own: nobody can keep the others out.
+#: Connections of one user (not root or the daemon's own), so that no user can keep others out.
 MAX_OF_A_USER: Final = 32
-#: Seconds until a connection is taken again after one could not be.
+#: Seconds until ``accept`` is tried again after it failed.
 _ACCEPT_AGAIN: Final = 0.5
 
 _log = logging.getLogger("dprobed")
 
 
 class Server:
-    """``clients``: those that are connected, kept here for others to see. ``on_release``: called
-    with each that has gone. ``on_last_gone``: called when the last one has."""
+    """Accepts connections and releases clients that are gone.
+
+    ``clients``: the connected ones, maintained here. ``on_release``: called with each client that
+    is gone; ``on_last_gone``: when the last one is.
+    """
 
     def __init__(
         self,
@@ -60,7 +63,7 @@ class Server:
     # -- as connection.Connections ----------------------------------------------------------------
 
     def admit(self, connection: Connection) -> str:
-        """Why this client may not command; empty if it may."""
+        """Admit a client; else why it is refused."""
         own, uid = os.geteuid(), connection.uid
         if own != 0 and uid not in (0, own):
             return f"only root and user {own} may command this dprobed; start one of your own"
@@ -83,31 +86,31 @@ class Server:
         self.release(connection)
 
     def release(self, client: Client) -> None:
-        """What a client did not ask to keep goes out."""
+        """Remove what a client inserted and did not ask to keep."""
         for release in self._on_release:
             release(client)
 
     def has_room(self, connection: Connection) -> bool:
-        """Whether the user of a connection leaves room for others."""
+        """Whether the connection's user is within ``BYTES_OF_A_USER``."""
         if self._gate.commands(connection):
             return True
-        its = (each.held for each in self._connections if each.uid == connection.uid)
+        its = (each.buffered for each in self._connections if each.uid == connection.uid)
         return sum(its) <= BYTES_OF_A_USER
 
-    # -- taking connections --------------------------------------------------------------------
+    # -- accepting connections -----------------------------------------------------------------
 
     def connection(self) -> Connection:
         """A connection of this server, not yet on a socket."""
         return Connection(self, self._table, self._facilities, self._take_answer)
 
     def listen(self, sock: socket.socket) -> None:
-        """Take connections on a listening socket."""
+        """Accept connections on a listening socket."""
         peer_socket.never_wait()
         sock.setblocking(False)
         self._listener = sock
-        self._take_connections()
+        self._start_accepting()
 
-    def _take_connections(self) -> None:
+    def _start_accepting(self) -> None:
         if self._listener is not None:
             asyncio.get_running_loop().add_reader(self._listener, self._accept, self._listener)
 
@@ -118,12 +121,12 @@ class Server:
         except (BlockingIOError, ConnectionAbortedError):
             return
         except OSError as error:
-            # It is ready as long as it has not been taken.
+            # The listener stays readable while a connection is pending.
             if not self._out_of_room:
-                _log.error("no connection can be taken: %s", error.strerror)
+                _log.error("cannot accept connections: %s", error.strerror)
             self._out_of_room = True
             loop.remove_reader(listener)
-            loop.call_later(_ACCEPT_AGAIN, self._take_connections)
+            loop.call_later(_ACCEPT_AGAIN, self._start_accepting)
             return
         self._out_of_room = False
         sock.setblocking(False)
@@ -137,8 +140,8 @@ class Server:
         await asyncio.get_running_loop().create_connection(self.connection, sock=sock)
 
     def stop(self) -> None:
-        """Take no further connections."""
+        """Stop accepting connections."""
         if self._listener is not None:
             asyncio.get_running_loop().remove_reader(self._listener)
-            self._listener.close()  # Who comes now is refused, and does not wait for our end.
+            self._listener.close()  # Clients that connect now are refused at once.
             self._listener = None

@@ -1,4 +1,4 @@
-"""The table of requests: what is done for each type of message."""
+"""The request table: message type → handler function."""
 
 from __future__ import annotations
 
@@ -19,8 +19,11 @@ class _Row(NamedTuple):
 
 
 class RequestTable:
-    """``commands``: whether everything in this daemon is a user's. ``missing``: what is said of a
-    request that is not in the table."""
+    """Dispatches requests by their type.
+
+    ``commands``: whether a user may do everything in this daemon (gate.py). ``missing``: the
+    refusal of a request that is not in the table.
+    """
 
     def __init__(self, commands: Callable[[User], bool], missing: str) -> None:
         self._commands: Final = commands
@@ -34,8 +37,8 @@ class RequestTable:
         *,
         for_root: str = "",
     ) -> None:
-        """Have requests of a type done; ``for_root``: why only root may ask that of a daemon that
-        serves everybody."""
+        """Register a request's handler; ``for_root``: the refusal where only root may ask a daemon
+        that serves all users."""
         self._rows[kind] = _Row(do, for_root)
 
     async def answer(self, client: Client, request: messages.Request) -> messages.Reply:

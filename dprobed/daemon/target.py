@@ -1,4 +1,4 @@
-"""A target, the tracer that it is in, and the programs that are inserted in it."""
+"""A target (a traced process), its tracer, and the programs inserted into it."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from dprobed.program.model import ProbeDefinition, Program
 from dprobed.wire import messages, protocol
 from dprobed.wire.limits import Limits
 
-#: Ended targets of a tracer of which a followed child may still be reported.
+#: Ended targets of a tracer that are remembered: a fork child of theirs may still be reported.
 _ENDED: Final = 64
-#: Processes that a tracer may name in places before it tells of them as targets.
+#: Processes that a tracer may name in places before it reports them as targets.
 _EARLY: Final = 1024
-#: What is said of a target whose tracer failed on it, and detached from it.
+#: The end of a target from which the tracer detached after an internal error.
 DEFECT: Final = "internal error in the tracer; detached from the process (see the log)"
 #: States of a probe about whose source there is nothing to say.
 _WORKING: Final = frozenset(
@@ -40,10 +40,9 @@ _log = logging.getLogger("dprobed")
 
 
 class Insertion(msgspec.Struct, frozen=True):
-    """A program as somebody wants it inserted, and how.
+    """A program to be inserted, and how.
 
-    ``deployed``: it is one of a deployment's many. ``follow_forks``: children of the process get
-    it, too.
+    ``deployed``: it belongs to a deployment. ``follow_forks``: fork children get it, too.
     """
 
     number: int
@@ -55,9 +54,10 @@ class Insertion(msgspec.Struct, frozen=True):
 
 
 class InsertedProgram:
-    """One program in one process. ``owner``: the client that it goes out with; None: it is kept.
+    """One program inserted into one process.
 
-    ``uid`` and ``gid``: whose it is, also when it is kept.
+    ``owner``: the client with whose end it is removed; None: it is kept. ``uid``, ``gid``: the user
+    who inserted it, also when it is kept.
     """
 
     def __init__(
@@ -77,17 +77,17 @@ class InsertedProgram:
         self.statuses: Final[dict[int, list[protocol.ProbeStatus]]] = {}
 
     def in_child(self, child: Target) -> InsertedProgram:
-        """The same program in a followed child, which began with it."""
+        """The same program in a fork child, which inherited it."""
         return InsertedProgram(self.insertion, child, self.owner, self)
 
     @property
     def budget(self) -> Limits | None:
-        """What it may cost the process."""
+        """Its rate limit: what it may cost the process."""
         return self.insertion.upload.budget
 
     @property
     def follows(self) -> bool:
-        """Whether children of the process get it from the tracer."""
+        """Whether fork children of the process inherit it."""
         decision = self.target.decision
         return self.insertion.follow_forks or (decision is not None and decision.follow_forks)
 
@@ -114,7 +114,7 @@ class InsertedProgram:
                 yield self.probe_info(status)
 
     def probe_info(self, status: protocol.ProbeStatus) -> messages.ProbeInfo:
-        """One probe: its definition, what the tracer said of it, and what was dropped here."""
+        """One probe: its definition, the tracer's status, and the records dropped in the daemon."""
         probe = self.probes[status.probe]
         return messages.ProbeInfo(
             program=self.label,
@@ -146,27 +146,27 @@ class InsertedProgram:
         return "" if place is None else str(place)
 
     def note(self, probe: int, statuses: list[protocol.ProbeStatus]) -> None:
-        """Note what the tracer says of a probe; it may be at several places.
+        """Take over the tracer's statuses of a probe, which may be at several places.
 
-        Counters only rise: where a tracer says less than it did before, what it said before holds.
+        Counters never fall: where a tracer reports less than before, the earlier count holds.
         """
         before = self.statuses.get(probe, ())
         self.statuses[probe] = _not_below(_totals(before), statuses)
 
-    def lose(self, probe: int, handler: str) -> None:
-        """A handler had no room for a report of this probe."""
+    def count_handler_drop(self, probe: int, handler: str) -> None:
+        """Count a report of this probe that a handler had no room for."""
         drops = self.handler_drops.setdefault(probe, {})
         drops[handler] = drops.get(handler, 0) + 1
 
     def end(self, state: protocol.State, reason: str) -> None:
-        """All of its probes have come to this state, with their last counters."""
+        """Set the final state of all its probes; they keep their last counters."""
         for probe, statuses in self.statuses.items():
             self.statuses[probe] = [
                 msgspec.structs.replace(status, state=state, reason=reason) for status in statuses
             ]
 
     def matches(self, select: messages.Select) -> bool:
-        """Whether the program is among those that are meant."""
+        """Whether the program is selected."""
         header = self.program.header
         modules = {header.name} | {s.module for each in self.statuses.values() for s in each}
         return (
@@ -183,21 +183,21 @@ class InsertedProgram:
 
 
 class Target:
-    """One traced process. Whoever changes it has its ``lock``."""
+    """One traced process; its ``lock`` is held to change it."""
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
         self.comm = procfs.comm(pid).decode(errors="replace") or "?"
         self.lock = asyncio.Lock()
-        #: The tracer that it is in, and the user as whom that runs.
+        #: Its tracer, and the user as whom that runs.
         self.tracer: TargetsTracer | None = None
         self.uid = -1
         self.decision: Decision | None = None
         self.attached = False
         self.holders: set[Client] = set()
-        #: Those of the holders who want its children, too.
+        #: The holders that follow its forks.
         self.followers: set[Client] = set()
-        self.entries: dict[int, InsertedProgram] = {}
+        self.programs: dict[int, InsertedProgram] = {}
         self.places: dict[int, tuple[str, str]] = {}
         self.suspended: list[int] = []
         self.debugger: protocol.DebuggerStatus | None = None
@@ -207,20 +207,20 @@ class Target:
         self.finished = asyncio.Event()
 
     def take(self, statuses: Iterable[protocol.ProbeStatus]) -> list[messages.ProbeInfo]:
-        """Note what the tracer said of probes; a probe may be at several places."""
+        """Take over statuses of probes from the tracer; returns the probes that changed."""
         fresh: dict[tuple[int, int], list[protocol.ProbeStatus]] = {}
         for status in statuses:
             fresh.setdefault((status.program, status.probe), []).append(status)
         infos = []
         for (number, probe), its_statuses in fresh.items():
-            entry = self.entries.get(number)
-            if entry is not None and probe in entry.probes:
-                entry.note(probe, its_statuses)
-                infos += [entry.probe_info(status) for status in entry.statuses[probe]]
+            inserted = self.programs.get(number)
+            if inserted is not None and probe in inserted.probes:
+                inserted.note(probe, its_statuses)
+                infos += [inserted.probe_info(status) for status in inserted.statuses[probe]]
         return infos
 
     async def ask(self, make: Callable[[int], protocol.Request]) -> protocol.Ok:
-        """One request to the tracer, its answer noted; raises Refusal."""
+        """Send a request to the tracer, and take over what it answers; raises Refusal."""
         if self.tracer is None or self.finished.is_set():
             # Its tracer may have another process of that number by now.
             raise Refusal(self.reason or f"process {self.pid}: {self.end or 'not traced'}")
@@ -238,33 +238,35 @@ class Target:
         return answer
 
     def spent(self, overhead_ns: int) -> None:
-        """Its threads have been stopped for probes for so long, in all."""
+        """Take over the total time that its threads were stopped for probes."""
         self.overhead_ns = max(self.overhead_ns, overhead_ns)
 
     @property
     def end(self) -> str:
-        """How it ended, in a few words; empty where no tracer has said so."""
+        """How it ended, in a few words; empty while no tracer has reported that."""
         return describe_end(self.ended) if self.ended is not None else ""
 
     def dismiss(self, client: Client) -> None:
-        """A client holds it no longer."""
+        """Remove a client from its holders."""
         self.holders.discard(client)
         self.followers.discard(client)
 
     def clients(self) -> set[Client]:
-        """Who holds it, or has a program in it."""
-        owners = {entry.owner for entry in self.entries.values() if entry.owner is not None}
+        """The clients that hold it, or own a program in it."""
+        owners = {
+            inserted.owner for inserted in self.programs.values() if inserted.owner is not None
+        }
         return self.holders | owners
 
     def owned_by(self, client: Client) -> list[InsertedProgram]:
-        """The programs in it that go out with a client."""
-        return [entry for entry in self.entries.values() if entry.owner is client]
+        """The programs in it that a client owns."""
+        return [inserted for inserted in self.programs.values() if inserted.owner is client]
 
     def fail(self, reason: str) -> None:
-        """The tracer died: no probe works any longer; what they counted last is all there is."""
+        """The tracer died: all probes have failed, with their last counters."""
         self.reason = reason
-        for entry in self.entries.values():
-            entry.end(protocol.State.FAILED, reason)
+        for inserted in self.programs.values():
+            inserted.end(protocol.State.FAILED, reason)
 
     def info(self) -> messages.TargetInfo:
         """The process as ``dprobe query`` lists it."""
@@ -293,11 +295,11 @@ class Target:
 
 
 class TargetsTracer:
-    """A tracer with the targets that are in it. ``user``: uid and gid as whom it runs; ``owner``:
-    whose processes they are.
+    """A tracer and its targets. ``user``: uid and gid as whom it runs; ``owner``: whose processes
+    they are.
 
-    ``shared``: further targets may come into it. ``warm``: it stays when its last target has gone,
-    for the next one.
+    ``shared``: it may take further targets. ``warm``: it is kept for the next target when its last
+    one is gone.
     """
 
     def __init__(
@@ -309,21 +311,21 @@ class TargetsTracer:
         self.shared: Final = shared
         self.warm = warm and shared
         self.targets: dict[int, Target] = {}
-        #: By the number of a place, whose it is.
+        #: By place number: the target that the place is in.
         self.by_place: dict[int, Target] = {}
-        #: Places in followed children of which the tracer has not told yet, by their process.
+        #: Places in fork children that the tracer has not reported yet, by pid.
         self._early: dict[int, dict[int, protocol.Place]] = {}
         self._ended: dict[int, Target] = {}
 
     def add(self, target: Target) -> None:
-        """A target of this tracer from now on."""
+        """Add a target to this tracer."""
         self.targets[target.pid] = target
         target.tracer = self
         for number, place in self._early.pop(target.pid, {}).items():
             self.place(number, place)
 
     def place(self, number: int, place: protocol.Place) -> None:
-        """Records will speak of a place by this number."""
+        """Note the place that records mean by this number."""
         target = self.targets.get(place.pid)
         if target is not None:
             target.places[number] = (place.module, place.place)
@@ -332,10 +334,13 @@ class TargetsTracer:
         self._early.setdefault(place.pid, {})[number] = place
         if len(self._early) > _EARLY:
             pid, _ = self._early.popitem()
-            _log.error("a tracer speaks of places in process %d, which it never told of", pid)
+            _log.error(
+                "protocol error from the tracer: places in process %d, which is no target of its",
+                pid,
+            )
 
     def drop(self, target: Target) -> None:
-        """It has ended; with the last one the tracer does."""
+        """Remove a target that has ended; with the last one the tracer is closed."""
         if self.targets.get(target.pid) is target:
             del self.targets[target.pid]
         self._ended[target.pid] = target
@@ -348,11 +353,11 @@ class TargetsTracer:
 
     @property
     def is_over(self) -> bool:
-        """Whether it has no target, and waits for none."""
+        """Whether it has no target, and is not kept for another."""
         return not self.targets and not self.warm
 
     def parent(self, pid: int) -> Target | None:
-        """A target of this tracer, also one that has ended a short time ago."""
+        """A target of this tracer, also one that ended a short time ago."""
         return self.targets.get(pid) or self._ended.get(pid)
 
 
@@ -379,7 +384,7 @@ def _totals(statuses: Iterable[protocol.ProbeStatus]) -> dict[str, int]:
 def _not_below(
     before: dict[str, int], statuses: list[protocol.ProbeStatus]
 ) -> list[protocol.ProbeStatus]:
-    """The statuses; what their counters lack of those ``before`` is added to the first one's."""
+    """The statuses, with counters that fell below ``before`` raised to it (in the first one)."""
     now = _totals(statuses)
     lacking = {name: before[name] - now[name] for name in _COUNTERS if now[name] < before[name]}
     if not lacking or not statuses:

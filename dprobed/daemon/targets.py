@@ -12,7 +12,7 @@ from dprobed.wire import messages, protocol
 
 
 class Targets:
-    """All of them, by process; ``exited``: those that ended with programs that were to stay."""
+    """All targets by pid; ``exited``: exited processes that had kept programs."""
 
     def __init__(self, gate: Gate) -> None:
         self._gate: Final = gate
@@ -20,60 +20,59 @@ class Targets:
         self.exited: Final = ExitedProcesses()
 
     def __contains__(self, pid: object) -> bool:
-        """Whether a process is traced, or about to be, at a client's wish."""
+        """Whether a process is a target, or about to be attached."""
         return pid in self.by_pid
 
     def select(self, client: Client, select: messages.Select) -> list[InsertedProgram]:
-        """The programs of ``client``'s user that are meant, those of ended targets included."""
+        """The selected programs that the client may see, in exited processes too."""
         return [
-            entry
+            inserted
             for target in (*self.exited, *self.by_pid.values())
-            for entry in target.entries.values()
-            if entry.matches(select) and self._gate.sees(client, entry.uid)
+            for inserted in target.programs.values()
+            if inserted.matches(select) and self._gate.sees(client, inserted.uid)
         ]
 
     def earlier(self, client: Client, select: messages.Select) -> list[InsertedProgram]:
-        """For each selected program one of its entries in the processes of which ``exited`` has
-        only sums."""
+        """The selected programs of which ``exited`` has only sums."""
         return [each for each in self.exited.earlier(select) if self._gate.sees(client, each.uid)]
 
     def earlier_infos(self, client: Client, select: messages.Select) -> list[messages.EarlierInfo]:
-        """What the selected programs counted in processes that ended long ago."""
-        return [self.exited.info(entry) for entry in self.earlier(client, select)]
+        """The sums of the selected programs' counters in processes that exited long ago."""
+        return [self.exited.info(inserted) for inserted in self.earlier(client, select)]
 
     def sees(self, client: Client, target: Target) -> bool:
-        """Whether a traced process concerns a client's user."""
+        """Whether a client may see a target."""
         return target.attached and (
             self._gate.sees(client, target.uid)
             or client in target.clients()
-            or any(entry.uid == client.uid for entry in target.entries.values())
+            or any(inserted.uid == client.uid for inserted in target.programs.values())
         )
 
     def seen(self, client: Client) -> list[Target]:
-        """The traced processes that concern a client's user."""
+        """The targets that a client may see."""
         return [target for target in self.by_pid.values() if self.sees(client, target)]
 
     def live(self, client: Client, pid: int) -> Target:
-        """A process that is traced, for a client that may know of it; raises Refusal."""
+        """A target that the client may see; raises Refusal."""
         target = self.by_pid.get(pid)
         if target is None or not self.sees(client, target):
             raise Refusal(f"process {pid} is not traced by this daemon")
         return target
 
     def held(self, client: Client, pid: int) -> Target:
-        """A process that this client has attached to; raises Refusal."""
+        """A target that this client has attached to; raises Refusal."""
         target = self.live(client, pid)
         if client not in target.holders:
             raise Refusal(f"process {pid} is not attached by this connection; send `attach` first")
         return target
 
-    def entry(self, pid: int, number: int) -> InsertedProgram | None:
+    def program(self, pid: int, number: int) -> InsertedProgram | None:
         """The program of this number in a process."""
         target = self.by_pid.get(pid)
-        return target.entries.get(number) if target is not None else None
+        return target.programs.get(number) if target is not None else None
 
     def finish(self, target: Target, ended: protocol.Ended | None, failure: str) -> None:
-        """The target has ended, was detached from, or was lost with its tracer (``failure``)."""
+        """A target has ended, was detached from, or lost its tracer (``failure``)."""
         if target.finished.is_set():
             return
         if self.by_pid.get(target.pid) is target:
@@ -96,11 +95,11 @@ class Targets:
                     how=how,
                     status=status,
                     reason=target.reason,
-                    probes=[info for entry in own for info in entry.probe_infos()],
+                    probes=[info for inserted in own for info in inserted.probe_infos()],
                     overhead_ns=target.overhead_ns,
                 )
             )
-        kept = [entry for entry in target.entries.values() if entry.owner is None]
+        kept = [inserted for inserted in target.programs.values() if inserted.owner is None]
         if kept and how != "detached":
             self.exited.add(target, kept)
             text = target.reason or target.end

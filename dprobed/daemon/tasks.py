@@ -1,4 +1,4 @@
-"""Work that goes on beside everything else in the daemon's event loop."""
+"""Background tasks in the daemon's event loop."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ _log = logging.getLogger("dprobed")
 
 
 class Tasks:
-    """Background tasks: kept until they are done (asyncio itself does not), failures logged."""
+    """Starts background tasks: references are kept (asyncio keeps none), failures logged."""
 
     def __init__(self) -> None:
         self._running: set[asyncio.Task[None]] = set()
 
     def start(self, work: Coroutine[Any, Any, None]) -> None:
-        """Have it done beside everything else."""
+        """Run a coroutine as a background task."""
         task = asyncio.get_running_loop().create_task(work)
         self._running.add(task)
         task.add_done_callback(self._done)

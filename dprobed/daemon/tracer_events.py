@@ -1,11 +1,11 @@
-"""What tracers tell: records, places, changes, followed children, ends, and their own end.
+"""Handles events from tracers: records, places, changes, fork children, ends, their own end.
 
-A target lives as long as a client holds it or a program is in it. A followed child of a target
-begins with those of the parent's programs that follow, under the same numbers, and with the holders
-who want it. A client hears of its own programs, and of the ends of what it holds.
+A target is traced as long as a client holds it or a program is in it. A fork child that is followed
+inherits the parent's programs that follow forks, under the same numbers, and the holders that
+follow forks. A client is told of its own programs, and of the ends of targets that it holds.
 
-A tracer is believed about its own targets and nothing else: it runs with the rights of the user who
-asked, and what it sends may be anything.
+A tracer is trusted about its own targets only: it runs with the rights of the user who asked, and
+may send anything.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from dprobed.daemon.targets import Targets
 from dprobed.daemon.tasks import Tasks
 from dprobed.wire import messages, protocol
 
-#: Kinds of notices that are written down as well.
+#: Kinds of notices that are logged.
 _NOTED: Final = ("dump", "debugger", "loader", "unprobed")
 
 _log = logging.getLogger("dprobed")
 
 
 class TracerEvents:
-    """Does what follows from an event. ``deliver``: what is done with records."""
+    """Handles tracers' events; ``deliver``: routes records."""
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class TracerEvents:
         self._deliver: Final = deliver
 
     def on_event(self, tracer: TargetsTracer, event: protocol.Event) -> None:
-        """A tracer tells something."""
+        """An event from a tracer."""
         match event:
             case protocol.Records():
                 self._deliver(tracer, event.records)
@@ -78,12 +78,12 @@ class TracerEvents:
                 target.take(event.probes)
                 target.spent(event.overhead_ns)
                 target.ended = event
-                # Who waits for an answer that came before it has it first.
+                # Later, so that whoever waits for a reply that came before it gets that first.
                 asyncio.get_running_loop().call_soon(self._targets.finish, target, event, "")
 
     def _changed(self, target: Target, infos: list[messages.ProbeInfo]) -> None:
         for client in target.clients():
-            numbers = {entry.number for entry in target.owned_by(client)}
+            numbers = {inserted.number for inserted in target.owned_by(client)}
             own = [info for info in infos if info.number in numbers]
             if own:
                 client.tell(messages.StateChange(pid=target.pid, probes=own))
@@ -97,13 +97,13 @@ class TracerEvents:
         for client in target.clients():
             client.tell(notice)
 
-    # -- followed children ---------------------------------------------------------------------
+    # -- fork children -------------------------------------------------------------------------
 
     def _forked(self, tracer: TargetsTracer, event: protocol.Forked) -> None:
-        """A child of a target is one as well, for those who want its parent's children."""
+        """A fork child of a target becomes a target, for the clients that follow forks."""
         there = self._targets.by_pid.get(event.pid)
         if there is not None and there.attached and there.ended is None:
-            self._disbelieve(tracer, event, there)
+            self._reject_fork(tracer, event, there)
             return
         target = Target(event.pid)
         target.attached = True
@@ -118,10 +118,10 @@ class TracerEvents:
         for client in clients - gone:
             client.tell(messages.Forked(pid=event.pid, parent=event.parent))
         self._detaching.release_child(target, gone)
-        if not clients and not target.entries:
+        if not clients and not target.programs:
             self._detaching.detach_unneeded(target)
         elif self._gate.policies.policies:
-            # It has another parent, for one: another policy may be the one that decides.
+            # Another policy may decide about it: it has another parent, for one.
             self._enforcement.target_changed(target)
 
     @staticmethod
@@ -131,23 +131,23 @@ class TracerEvents:
         target.holders |= parent.followers
         if target.decision is not None and target.decision.follow_forks:
             target.holders |= parent.holders
-        for entry in parent.entries.values():
-            if entry.number in numbers:
-                target.entries[entry.number] = entry.in_child(target)
+        for inserted in parent.programs.values():
+            if inserted.number in numbers:
+                target.programs[inserted.number] = inserted.in_child(target)
 
-    def _disbelieve(self, tracer: TargetsTracer, event: protocol.Forked, there: Target) -> None:
-        """A tracer calls a process its own that is a target already, with its clients and programs:
-        that stays as it is. Where it is another tracer's, this one is to detach from it."""
+    def _reject_fork(self, tracer: TargetsTracer, event: protocol.Forked, there: Target) -> None:
+        """A tracer reports a process as a new child that is a target already: that target stays as
+        it is, and if it is another tracer's, this tracer has to detach from the process."""
         _log.error(
             "protocol error from the tracer: process %d is no new child of %d but a target already",
             event.pid,
             event.parent,
         )
         if there.tracer is not tracer:
-            self._tasks.start(self._send_away(tracer, event.pid))
+            self._tasks.start(self._detach_tracer(tracer, event.pid))
 
     @staticmethod
-    async def _send_away(tracer: TargetsTracer, pid: int) -> None:
+    async def _detach_tracer(tracer: TargetsTracer, pid: int) -> None:
         try:
             await tracer.backend.request(lambda seq: protocol.Detach(seq=seq, pid=pid))
         except (BackendRefused, BackendGone) as error:
@@ -156,18 +156,20 @@ class TracerEvents:
     # -- the end of a tracer ---------------------------------------------------------------------
 
     def on_gone(self, tracer: TargetsTracer, failure: str) -> None:
-        """A tracer is gone, and with it the targets that it still had."""
+        """A tracer is gone: recover the targets that it still had."""
         targets = list(tracer.targets.values())
         if not targets:
             return
         # Here: in a private daemon few ever need it. (Another has it loaded from the beginning.)
         from dprobed.daemon.recovery import rescue
 
-        failure = failure or "the tracer ended without saying why"
+        failure = failure or "the tracer exited unexpectedly"
         for target in targets:
-            rescue(target.pid)  # At once, all of them: each may run into a breakpoint any moment.
+            rescue(target.pid)  # All of them first: each may hit a breakpoint any moment.
         for target in targets:
-            probes = (probe for entry in target.entries.values() for probe in entry.program.probes)
+            probes = (
+                probe for inserted in target.programs.values() for probe in inserted.program.probes
+            )
             if any(probe.watchpoint for probe in probes):
                 self._tasks.start(self._clear_watchpoints(tracer, target, failure))
             else:

@@ -1,9 +1,9 @@
-"""Which tracer has which target.
+"""Assigns targets to tracers.
 
-A target that somebody attaches to gets a tracer of its own, so that a busy one is not held up by
-others; its followed children come into the same one. Targets that are many and mostly idle share
-tracers: those that one user asked for of one user's processes, ``SHARED`` of them in one. What one
-user's processes do to a tracer nobody else's wait for.
+A target that a client attaches to gets a tracer of its own, so that others do not delay it; its
+fork children go into the same tracer. Targets of deployments, many and mostly idle, share tracers:
+``SHARED`` targets in each, that one user asked for, of one user's processes. So one user's
+processes cannot delay another's.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dprobed.backend import Backend, Backends
 from dprobed.daemon.target import Target, TargetsTracer
 from dprobed.wire import protocol
 
-#: Targets that share a tracer at most. Each costs a hit in any of them some 20 ns, because the
+#: The most targets that share a tracer. Each costs a hit in any of them some 20 ns, because the
 #: kernel goes through a tracer's tracees one by one (docs/architecture.md).
 SHARED: Final = 64
 #: Users whose processes get shared tracers of their own. Those of all others share: one user may
@@ -43,8 +43,8 @@ class TracerPool:
         self._choosing = asyncio.Lock()
 
     def keep_warm(self, warm: bool) -> None:
-        """Whether targets are to be expected any moment: a shared tracer then outlives its last
-        one, because to start one takes longer than all the rest."""
+        """Whether shared tracers are kept when their last target is gone, because starting one
+        takes longer than all else."""
         self._warm = warm
         for tracer in self._shared():
             tracer.warm = warm
@@ -57,7 +57,7 @@ class TracerPool:
     async def place(
         self, target: Target, user: tuple[int, int], owner: int, *, shared: bool
     ) -> None:
-        """Give a target its tracer, which runs as ``user``; ``owner``: whose process it is.
+        """Assign a target to a tracer, which runs as ``user``; ``owner``: whose process it is.
 
         Raises OSError when none can be started.
         """
@@ -81,7 +81,7 @@ class TracerPool:
     ) -> None:
         uid, gid = user
         backend = await self._backends.start(self._event, uid=uid, gid=gid, owner=owner)
-        # Before it is asked for anything it has nothing to tell.
+        # It sends no event before its first request.
         tracer = TargetsTracer(backend, user, owner, shared=shared, warm=self._warm)
         self._tracers[backend] = tracer
         tracer.add(target)

@@ -1,8 +1,8 @@
-"""Tracer processes: forked, spoken to, and watched until they are gone.
+"""Tracer processes, from the daemon's side: forked, sent requests, and watched until they exit.
 
 A tracer is forked from the daemon's main thread (its pages stay shared with the daemon's) and ends
-when its socket does: that is how the daemon's own death ends it too. A tracer is never killed by
-the daemon, because only a tracer can take its breakpoints out of a target.
+when its socket is closed, also by the daemon's death. The daemon never kills a tracer, because only
+the tracer can remove its breakpoints from a target.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from dprobed.wire.framing import ProtocolError, Unpacker
 #: What a tracer process runs, with its socket and the mailbox of its user's resolver; it returns
 #: when the socket is at its end.
 TracerMain = Callable[[socket.socket, socket.socket], None]
-#: Room for the records that come while the daemon is busy elsewhere.
+#: Bytes of the socket's buffer: records wait there while the daemon is busy.
 _SOCKET_BUFFER = 4 << 20
 #: RLIMIT_NICE that allows nice 0: 20 - nice (getrlimit(2)).
 _NICE_0: Final = 20
@@ -59,7 +59,7 @@ class TracerProcess(asyncio.Protocol):
         if self._transport is None or self._transport.is_closing() or self._ending:
             raise BackendGone(self._why())
         self._seq += 1
-        # Before anybody waits for its answer: what cannot be sent has none.
+        # Packed before its answer is awaited: what cannot be packed has none.
         message = protocol.pack(make(self._seq))
         answer: asyncio.Future[protocol.Ok] = asyncio.get_running_loop().create_future()
         self._waiting[self._seq] = answer
@@ -74,7 +74,7 @@ class TracerProcess(asyncio.Protocol):
                 self._transport.write_eof()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """The socket is ours to use (asyncio)."""
+        """The connection is set up (asyncio)."""
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
         if self._ending:
@@ -89,8 +89,8 @@ class TracerProcess(asyncio.Protocol):
         except ProtocolError as error:
             self._give_up(f"protocol error from the tracer: {error}")
         except Exception:
-            # Else the rest of what it says would be read without what came of this: it is given up
-            # as a whole, and takes its probes out when it sees that.
+            # Its further messages would be handled without the effect of this one: the connection
+            # is closed, and the tracer then removes its probes.
             _log.exception("internal error in the daemon")
             self._give_up("internal error in the daemon (see its log)")
 
@@ -100,7 +100,7 @@ class TracerProcess(asyncio.Protocol):
             self._transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The tracer is ending; who waits for an answer gets none (asyncio)."""
+        """The tracer is ending: fail the requests that wait for an answer (asyncio)."""
         if exc is not None and not self._failure:
             self._read_rest()
         for answer in self._waiting.values():
@@ -111,9 +111,9 @@ class TracerProcess(asyncio.Protocol):
         self._settle()
 
     def _read_rest(self) -> None:
-        """What the tracer said before it closed its end.
+        """Read what the tracer sent before it closed its end.
 
-        A request that we write just then fails, and asyncio gives the connection up unread.
+        A request that is written just then fails, and asyncio drops the connection unread.
         """
         with contextlib.suppress(OSError):
             while data := self._sock.recv(1 << 18):
@@ -139,7 +139,7 @@ class TracerProcess(asyncio.Protocol):
             self._on_event(self, message)
 
     def watch(self, child: int) -> None:
-        """Wait for the process ``child`` without blocking the loop; its end completes ``gone``."""
+        """Wait for the exit of ``child`` without blocking the loop; it completes ``gone``."""
         loop = asyncio.get_running_loop()
         pidfd = os.pidfd_open(child)
 
@@ -159,7 +159,7 @@ class TracerProcesses:
         self._main: Final = main
         self._running: Final[dict[int, TracerProcess]] = {}
         self.resolvers: Final = Resolvers()
-        #: The processes that they are, and the resolvers'.
+        #: Pids of the tracers and of the resolvers.
         self.pids: Final[Container[int]] = ChainMap[int, object](
             self._running,  # type: ignore[arg-type]
             self.resolvers.processes,  # type: ignore[arg-type]
@@ -167,7 +167,7 @@ class TracerProcesses:
 
     @property
     def tracers(self) -> KeysView[int]:
-        """The tracers' processes."""
+        """Pids of the tracers."""
         return self._running.keys()
 
     async def start(self, on_event: OnEvent, *, uid: int, gid: int, owner: int) -> TracerProcess:
@@ -189,7 +189,7 @@ class TracerProcesses:
                 self.resolvers.give_back(user, owner)
                 raise
         loop = asyncio.get_running_loop()
-        # It is asked as soon as a program is put in: until then it has been started, too.
+        # Started now, because the first insertion needs it.
         loop.call_soon(self.resolvers.expect, user, owner)
         tracer = TracerProcess(ours, on_event)
         tracer.watch(child)
@@ -200,8 +200,8 @@ class TracerProcesses:
         return tracer
 
     def _run(self, become: Callable[[], None], sock: socket.socket, mailbox: socket.socket) -> None:
-        """The life of a tracer process."""
-        # A signal meant for the daemon must not leave breakpoints behind; only the socket ends us.
+        """Run the tracer, in the forked child."""
+        # A signal meant for the daemon must not leave breakpoints behind; only the socket ends it.
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
             signal.signal(number, signal.SIG_IGN)
         _keep_way_back()
@@ -213,13 +213,12 @@ class TracerProcesses:
         self.resolvers.give_back(user, owner)
 
     async def stop(self, patience: float) -> int:
-        """End all tracers, wait at most ``patience`` seconds; how many are still at it is returned.
+        """End all tracers and wait at most ``patience`` seconds; how many still run.
 
-        Those go on by themselves: from a target in uninterruptible sleep they can only detach after
-        that.
+        Those end by themselves: from a target in uninterruptible sleep they can detach only later.
         """
         end = time.monotonic() + patience
-        # Again: one may have been on its way.
+        # In a loop: one may have been starting.
         while self._running and (left := end - time.monotonic()) > 0:
             for tracer in self._running.values():
                 tracer.close()
@@ -229,7 +228,7 @@ class TracerProcesses:
 
 
 def _keep_way_back() -> None:
-    """Before root gives up its rights: leave open the way back from SCHED_IDLE, which a tracer
-    makes itself where its hits come from one thread (engine/affinity.py)."""
+    """Allow the later user to leave SCHED_IDLE again (RLIMIT_NICE), which a tracer sets on itself
+    where its hits come from one thread (engine/affinity.py)."""
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NICE, (_NICE_0, _NICE_0))

@@ -14,13 +14,13 @@ from dprobed.wire import messages
 
 
 class OwnUsage:
-    """``resolvers``: their processes. The daemon has no other children but tracers."""
+    """``resolvers``: the pids of resolver processes; all other children are tracers."""
 
     def __init__(self, resolvers: Container[int]) -> None:
         self._resolvers: Final = resolvers
 
     async def usage(self, client: Client, request: messages.Usage) -> messages.UsageInfo:
-        """What each of them uses; one that ends meanwhile is left out."""
+        """CPU time and memory of each process; one that ends meanwhile is left out."""
         found = [_usage(os.getpid(), "daemon")]
         for child in procfs.children(os.getpid()):
             found.append(_usage(child, "resolver" if child in self._resolvers else "tracer"))

@@ -60,10 +60,10 @@ def load(path: Path | None, uid: int) -> Config:
     from dprobed.policy.source import PolicyFile
 
     source = PolicyFile(path, uid)
-    if not source.faults:
+    if not source.diagnostics:
         config = _read(source, config)
-    if source.faults:
-        raise PolicyError(sorted(source.faults, key=lambda fault: (fault.line, fault.column)))
+    if source.diagnostics:
+        raise PolicyError(sorted(source.diagnostics, key=lambda found: (found.line, found.column)))
     return config
 
 
@@ -77,7 +77,7 @@ def _read(source: PolicyFile, config: Config) -> Config:
         # need not be there.
         usual = source.path.parent / config.policies.name
         if text is not None and folder != usual and not os.path.isdir(folder):  # noqa: PTH112
-            source.fault(("policies",), f"there is no folder {folder}")
+            source.report(("policies",), f"there is no folder {folder}")
     if "protect" in table:
         at = ("protect",)
         # An empty list is meant: nothing is protected.

@@ -17,16 +17,16 @@ from dprobed.wire.limits import Limits
 
 def policy_info(policy: Policy) -> messages.PolicyInfo:
     """A policy as it is listed."""
-    application = policy.application
+    auto_insertion = policy.auto_insertion
     return messages.PolicyInfo(
         name=policy.name,
         place=policy.place,
         match=list(_match(policy.match)),
         rights={who: _words(rights) for who, rights in _named(policy.rights)},
-        programs=[each.path for each in application.programs] if application else [],
-        seconds=application.seconds if application else None,
-        processes=application.processes if application else None,
-        limits=_limits(application.limits if application else Limits()),
+        programs=[each.path for each in auto_insertion.programs] if auto_insertion else [],
+        seconds=auto_insertion.seconds if auto_insertion else None,
+        processes=auto_insertion.processes if auto_insertion else None,
+        limits=_limits(auto_insertion.limits if auto_insertion else Limits()),
         budget=_limits(policy.budget),
         follow_forks=policy.follow_forks,
         hold=policy.hold,
@@ -34,9 +34,9 @@ def policy_info(policy: Policy) -> messages.PolicyInfo:
 
 
 def explain(policies: Policies, process: Process) -> messages.Explanation:
-    """Which rule decides about a process, how it came to that, and what follows."""
+    """Which rule decides about a process, how, and with what effect."""
     decision = policies.decide(process)
-    application = decision.application
+    auto_insertion = decision.auto_insertion
     return messages.Explanation(
         pid=process.pid,
         comm=process.comm,
@@ -56,7 +56,7 @@ def explain(policies: Policies, process: Process) -> messages.Explanation:
             for step in policies.explain(process)
         ],
         rights=_rights(decision),
-        programs=[each.path for each in application.programs] if application else [],
+        programs=[each.path for each in auto_insertion.programs] if auto_insertion else [],
         budget=_limits(decision.budget),
         follow_forks=decision.follow_forks,
         hold=decision.hold,
@@ -64,7 +64,7 @@ def explain(policies: Policies, process: Process) -> messages.Explanation:
 
 
 def _obstacle(policies: Policies, pid: int) -> str:
-    """Why it cannot be probed, whoever asks. That we probe it already is no reason."""
+    """Why it cannot be probed, whoever asks; our own tracer is no obstacle."""
     status = procfs.status(pid)
     if status is not None and status.tracer and policies.is_ours(status.tracer):
         return ""
@@ -72,7 +72,7 @@ def _obstacle(policies: Policies, pid: int) -> str:
 
 
 def _rights(decision: Decision) -> dict[str, list[str]]:
-    """What everybody may do whom the rule or the default gives something."""
+    """The rights of all users to whom the rule or the default gives any."""
     process = decision.process
     found = {"root": decision.rights(0, frozenset({0}))}
     if len(set(process.uids)) == 1 and process.uid != 0:
@@ -98,7 +98,7 @@ def _named(rights: Rights) -> Iterator[tuple[str, frozenset[Right]]]:
 
 
 def group_name(gid: int) -> str:
-    """A group for people."""
+    """A group as text: number and name."""
     try:
         return f"group {gid} ({grp.getgrgid(gid).gr_name})"
     except KeyError:

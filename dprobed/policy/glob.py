@@ -14,8 +14,10 @@ them, and where the first possible place for a piece does not lead to a match no
 So each of those is an atomic group. The last ``**`` alone tries all places, from the end.
 
 Not by ``fnmatch``, which takes as little time, but whose star matches slashes and which knows no
-braces. Without the atomic groups ``*a*a*a*b`` takes 2.5 s on 400 letters, and 16 times as long on
-twice as many; with them 0.13 ms on 128 KiB.
+braces; nor by wcmatch, which takes an unclosed ``[`` or ``{`` literally where a policy needs an
+error with its place, and 29 ms to import (this module: 8 ms). Without the atomic groups
+``*a*a*a*b`` takes 2.5 s on 400 letters, and 16 times as long on twice as many; with them 0.13 ms on
+128 KiB.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ class Span(NamedTuple):
     length: int
 
 
-class Places:
+class TomlPlaces:
     """The places of a file's keys and values."""
 
     def __init__(self, text: str) -> None:

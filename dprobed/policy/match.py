@@ -1,4 +1,4 @@
-"""Whether a process is one that a policy is for.
+"""Matches processes against the conditions of policies.
 
 A match is a set of conditions, each on one fact, all of which must hold; of the patterns of one
 condition one must fit. What ``exclude`` matches is left out. What is empty or not known fits no
@@ -28,8 +28,8 @@ def user_number(text: str) -> int | None:
     return int(text) if _ID.fullmatch(text) and int(text) < (1 << 32) - 1 else None
 
 
-class Facts:
-    """A process, and what is only looked up when a condition asks for it."""
+class ProcessFacts:
+    """A process's facts; those that are slow to read only when a condition asks for them."""
 
     def __init__(self, process: Process) -> None:
         self.process = process
@@ -50,7 +50,7 @@ class TextFact(NamedTuple):
     """A fact that patterns are for; ``path``: of the kind in which ``*`` stops at a slash."""
 
     path: bool
-    read: Callable[[Facts], str]
+    read: Callable[[ProcessFacts], str]
     meaning: str
 
 
@@ -97,7 +97,7 @@ class Condition(msgspec.Struct, frozen=True):
         """What it looks at, as it is written."""
         return f"{self.key}.{self.variable}" if self.variable else self.key
 
-    def test(self, facts: Facts) -> tuple[bool, str]:
+    def test(self, facts: ProcessFacts) -> tuple[bool, str]:
         """Whether it holds, and the fact that it looked at."""
         process = facts.process
         if self.key == "user":
@@ -138,13 +138,13 @@ class Match(msgspec.Struct, frozen=True):
     conditions: tuple[Condition, ...]
     exclude: tuple[Match, ...] = ()
 
-    def holds(self, facts: Facts) -> bool:
-        """Whether the process is meant."""
+    def holds(self, facts: ProcessFacts) -> bool:
+        """Whether the process matches."""
         return all(each.test(facts)[0] for each in self.conditions) and not any(
             each.holds(facts) for each in self.exclude
         )
 
-    def explain(self, facts: Facts) -> Iterator[Tested]:
+    def explain(self, facts: ProcessFacts) -> Iterator[Tested]:
         """What each condition came to: up to the first that decides, as in ``holds``."""
         for condition in self.conditions:
             held, found = condition.test(facts)

@@ -13,7 +13,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from dprobed.policy.match import Facts, Match, Tested
+from dprobed.policy.match import Match, ProcessFacts, Tested
 from dprobed.policy.protected import KINDS, protection
 from dprobed.policy.rights import ALL, Right, words
 from dprobed.proc.processes import Process
@@ -26,7 +26,7 @@ UNLIMITED: Final = Limits()
 
 
 class Rights(msgspec.Struct, frozen=True):
-    """Who may do what; an empty set is a refusal (``deny``), which nothing else makes up for.
+    """The rights that a policy gives; an empty set is ``deny``, which overrides all others.
 
     ``own``: the process's own user, None where that user is not named.
     """
@@ -36,7 +36,7 @@ class Rights(msgspec.Struct, frozen=True):
     groups: Mapping[int, frozenset[Right]] = msgspec.field(default_factory=dict)
 
     def named(self, uid: int, gids: frozenset[int]) -> frozenset[Right] | None:
-        """What a user has by name or by group; None where neither is named."""
+        """The rights that a user has by name or by group; None where neither is named."""
         grants = [self.users[uid]] if uid in self.users else []
         grants += [rights for gid, rights in self.groups.items() if gid in gids]
         if not grants:
@@ -44,8 +44,8 @@ class Rights(msgspec.Struct, frozen=True):
         return frozenset().union(*grants) if all(grants) else frozenset()
 
 
-class AppliedProgram(msgspec.Struct, frozen=True):
-    """A program that a policy puts in: its file, its name in records, and its bytes (``.dpb``)."""
+class AutoInsertedProgram(msgspec.Struct, frozen=True):
+    """A program that a policy inserts: its file, its name in records, and its bytes (``.dpb``)."""
 
     path: str
     label: str
@@ -53,8 +53,8 @@ class AppliedProgram(msgspec.Struct, frozen=True):
     needs: Mapping[Right, str]
 
 
-class Application(msgspec.Struct, frozen=True):
-    """What a policy puts into the processes that it decides about (``Decision.application``).
+class AutoInsertion(msgspec.Struct, frozen=True):
+    """What a policy inserts into the processes that it decides about (``Decision.auto_insertion``).
 
     ``seconds``: for how long in each; ``processes``: in how many at once; None: no limit.
     ``limits``: on its own programs in one process, besides the policy's budget.
@@ -62,7 +62,7 @@ class Application(msgspec.Struct, frozen=True):
 
     policy: str
     place: str
-    programs: tuple[AppliedProgram, ...]
+    programs: tuple[AutoInsertedProgram, ...]
     seconds: float | None = None
     processes: int | None = None
     limits: Limits = UNLIMITED
@@ -75,7 +75,7 @@ class Policy(msgspec.Struct, frozen=True):
     place: str
     match: Match
     rights: Rights = Rights()
-    application: Application | None = None
+    auto_insertion: AutoInsertion | None = None
     budget: Limits = UNLIMITED
     follow_forks: bool = False
     hold: Hold = "process"
@@ -113,12 +113,12 @@ class Decision(msgspec.Struct, frozen=True):
 
     @property
     def budget(self) -> Limits:
-        """What all programs in it may spend."""
+        """The rate limit of all programs in it."""
         return self.policy.budget if self.policy else UNLIMITED
 
     @property
     def limits(self) -> Limits | None:
-        """That budget, as a tracer wants to hear it."""
+        """That budget as it is sent to a tracer, with its rule."""
         return self.budget.set_by(self.rule_text)
 
     @property
@@ -128,23 +128,23 @@ class Decision(msgspec.Struct, frozen=True):
 
     @property
     def hold(self) -> Hold:
-        """What ``exit debugger`` makes stand still."""
+        """What ``exit debugger`` holds: the thread, or the whole process."""
         return self.policy.hold if self.policy else "process"
 
     @property
     def treatment(self) -> tuple[bool, Hold, Limits]:
-        """All that a tracer has to know of the decision."""
+        """The part of the decision that a tracer applies."""
         return self.follow_forks, self.hold, self.budget
 
     @property
-    def application(self) -> Application | None:
-        """What is put into it without anybody asking."""
+    def auto_insertion(self) -> AutoInsertion | None:
+        """The programs that its policy inserts."""
         if self.policy is None or self.protected or self.process.kernel_thread:
             return None
-        return self.policy.application
+        return self.policy.auto_insertion
 
     def rights(self, uid: int, gids: frozenset[int]) -> frozenset[Right]:
-        """What a user may do to it."""
+        """The rights of a user over it."""
         if self.protected:
             return frozenset()
         rights = self.policy.rights if self.policy else Rights()
@@ -199,8 +199,8 @@ class Decision(msgspec.Struct, frozen=True):
         return f"{default} only root may, because it runs with the rights of two users"
 
 
-class Step(msgspec.Struct, frozen=True):
-    """What came of one policy on the way to a decision."""
+class RuleStep(msgspec.Struct, frozen=True):
+    """The result of one policy on the way to a decision."""
 
     policy: str
     place: str
@@ -209,7 +209,8 @@ class Step(msgspec.Struct, frozen=True):
 
 
 class Policies(msgspec.Struct, frozen=True):
-    """A whole set, in order. ``protect``: kinds of processes that are protected (protected.py).
+    """The policies in force, in order. ``protect``: kinds of processes that are protected
+    (protected.py).
 
     ``is_ours``: whether a process is the daemon or a tracer of it.
     """
@@ -220,32 +221,32 @@ class Policies(msgspec.Struct, frozen=True):
 
     def decide(self, process: Process) -> Decision:
         """The decision about a process."""
-        facts = Facts(process)
+        facts = ProcessFacts(process)
         protected = protection(facts, self.protect)
         if self.is_ours(process.pid):
             protected = "it is part of dprobed itself"
         found = next((each for each in self.policies if each.match.holds(facts)), None)
         return Decision(process, found, protected)
 
-    def explain(self, process: Process) -> list[Step]:
-        """How it came to that: each policy up to the one that decides."""
-        facts = Facts(process)
+    def explain(self, process: Process) -> list[RuleStep]:
+        """How a decision was made: each policy up to the one that decides."""
+        facts = ProcessFacts(process)
         steps = []
         for policy in self.policies:
             tested = tuple(policy.match.explain(facts))
             held = policy.match.holds(facts)
-            steps.append(Step(policy.name, policy.place, held, tested))
+            steps.append(RuleStep(policy.name, policy.place, held, tested))
             if held:
                 break
         return steps
 
-    def applications(self) -> list[Application]:
-        """What policies put in by themselves, in order."""
-        return [each.application for each in self.policies if each.application is not None]
+    def auto_insertions(self) -> list[AutoInsertion]:
+        """The programs that the policies insert, in order."""
+        return [each.auto_insertion for each in self.policies if each.auto_insertion is not None]
 
 
 def user_name(uid: int) -> str:
-    """A user for people."""
+    """A user as text: number and name."""
     try:
         return f"user {uid} ({pwd.getpwuid(uid).pw_name})"
     except KeyError:

@@ -20,8 +20,8 @@ from dprobed.policy.locate import KeyPath
 from dprobed.policy.match import KEYS, TEXTS, Condition, Match, user_number
 from dprobed.policy.model import (
     DEFAULT,
-    Application,
-    AppliedProgram,
+    AutoInsertedProgram,
+    AutoInsertion,
     Hold,
     Policy,
     Rights,
@@ -51,19 +51,21 @@ def parse(paths: Iterable[Path], *, trust: int | None = None) -> tuple[Policy, .
     ``trust``: the user whose daemon will do what they say, which then must not be what others
     could have written.
     """
-    faults: list[Diagnostic] = []
+    diagnostics: list[Diagnostic] = []
     found: list[Policy] = []
     names: dict[str, str] = {}
     for path in paths:
-        reader = _Reader(path, names, trust)
+        reader = _PolicyReader(path, names, trust)
         found += reader.policies()
-        faults += sorted(reader.source.faults, key=lambda fault: (fault.line, fault.column))
-    if faults:
-        raise PolicyError(faults)
+        diagnostics += sorted(
+            reader.source.diagnostics, key=lambda found: (found.line, found.column)
+        )
+    if diagnostics:
+        raise PolicyError(diagnostics)
     return tuple(found)
 
 
-class _Reader:
+class _PolicyReader:
     """Reads one file. ``names``: of policies read so far, and where they are."""
 
     def __init__(self, path: Path, names: dict[str, str], trust: int | None) -> None:
@@ -77,7 +79,7 @@ class _Reader:
         source = self.source
         tables = source.table((), source.data, ("policy",)).get("policy", [])
         if not isinstance(tables, list):
-            source.fault_key(("policy",), "`policy` is a list of tables", "write [[policy]]")
+            source.report_key(("policy",), "`policy` is a list of tables", "write [[policy]]")
             return []
         return [self._policy(("policy", number), each) for number, each in enumerate(tables)]
 
@@ -87,7 +89,7 @@ class _Reader:
         name = self._name(path, table)
         if "match" not in table:
             hint = 'a policy for every process: match.exe = "**"'
-            source.fault_key(path, "this policy has no `match`", hint)
+            source.report_key(path, "this policy has no `match`", hint)
             match = Match(())
         else:
             match = self._match((*path, "match"), table["match"])
@@ -103,7 +105,7 @@ class _Reader:
             place=place,
             match=match,
             rights=self._rights((*path, "rights"), table.get("rights", {})),
-            application=self._apply((*path, "apply"), table.get("apply"), name, place, remove),
+            auto_insertion=self._apply((*path, "apply"), table.get("apply"), name, place, remove),
             budget=self._limits(budget, own_action, remove),
             follow_forks=bool(follow),
             hold=cast(Hold, hold or "process"),
@@ -112,19 +114,19 @@ class _Reader:
     def _name(self, path: KeyPath, table: dict[str, Any]) -> str:
         source = self.source
         if "name" not in table:
-            source.fault_key(path, "this policy has no `name`", 'write name = "something"')
+            source.report_key(path, "this policy has no `name`", 'write name = "something"')
             return ""
         at = (*path, "name")
         name = source.of_type(at, table["name"], str) or ""
         if name and not _NAME.fullmatch(name):
-            source.fault(
+            source.report(
                 at,
                 f"`{name}` is not a valid name: use letters, digits, `_`, `.` and `-`, at most 64",
             )
         elif name == DEFAULT:
-            source.fault(at, f"`{DEFAULT}` names the default policy; choose another name")
+            source.report(at, f"`{DEFAULT}` names the default policy; choose another name")
         elif name in self._names:
-            source.fault(at, f"there is a policy {name} already, at {self._names[name]}")
+            source.report(at, f"there is a policy {name} already, at {self._names[name]}")
         elif name:
             self._names[name] = source.place(path)
         return name
@@ -138,7 +140,7 @@ class _Reader:
         if value == {}:
             whole = 'for every process: match.exe = "**"'
             hint = whole if path[-1] == "match" else "leave it out, or say what is left out"
-            source.fault(path, "this match is empty", hint)
+            source.report(path, "this match is empty", hint)
         for key, each in source.table(path, value, KEYS).items():
             at = (*path, key)
             if key == "not":
@@ -156,7 +158,7 @@ class _Reader:
     def _not(self, path: KeyPath, value: Any) -> list[Match]:
         if isinstance(value, list):
             if not value:
-                self.source.fault(path, "`not` is an empty list", "leave the key out, or fill it")
+                self.source.report(path, "`not` is an empty list", "leave the key out, or fill it")
             return [self._match((*path, number), each) for number, each in enumerate(value)]
         return [self._match(path, value)]
 
@@ -181,7 +183,7 @@ class _Reader:
                     re.compile("") if empty and not pattern else translate(pattern, path=path_like)
                 )
             except GlobError as error:
-                self.source.fault_within(at, error.at, str(error))
+                self.source.report_within(at, error.at, str(error))
             written.append(pattern)
         return Condition(str(path[-1]), tuple(written), tuple(patterns))
 
@@ -196,7 +198,7 @@ class _Reader:
         if isinstance(found, int):
             return found
         kind = "user" if find is _uid else "group"
-        self.source.fault(path, f"there is no {kind} `{name}`", found)
+        self.source.report(path, f"there is no {kind} `{name}`", found)
         return None
 
     # -- rights ------------------------------------------------------------------------------------
@@ -220,13 +222,13 @@ class _Reader:
             rights = self._set((*path, name), each)
             result = find(name)
             if isinstance(result, int) and result in found:
-                self.source.fault_key(
+                self.source.report_key(
                     (*path, name), f"{path[-1]} {result} is named twice here", "keep one of them"
                 )
             elif isinstance(result, int):
                 found[result] = rights
             else:
-                self.source.fault_key((*path, name), f"there is no {path[-1]} `{name}`", result)
+                self.source.report_key((*path, name), f"there is no {path[-1]} `{name}`", result)
         return found
 
     def _set(self, path: KeyPath, value: Any) -> frozenset[Right]:
@@ -238,7 +240,7 @@ class _Reader:
         rights: frozenset[Right] = frozenset()
         for at, word in words:
             if word in _SETS and len(words) > 1:
-                source.fault(
+                source.report(
                     at,
                     f"`{word}` cannot be combined with other rights",
                     f'write "{word}" and nothing else',
@@ -260,22 +262,22 @@ class _Reader:
 
     def _apply(
         self, path: KeyPath, value: Any, name: str, place: str, remove: bool
-    ) -> Application | None:
+    ) -> AutoInsertion | None:
         if value is None:
             return None
         source = self.source
         table = source.table(path, value, _APPLY)
         if isinstance(value, dict) and "programs" not in table:
-            source.fault_key(path, "`apply` without `programs` inserts nothing")
+            source.report_key(path, "`apply` without `programs` inserts nothing")
         seconds = processes = None
         if "for" in table:
             seconds = source.duration((*path, "for"), table["for"])
         if "processes" in table:
             processes = source.positive((*path, "processes"), table["processes"])
-        programs: tuple[AppliedProgram, ...] = ()
+        programs: tuple[AutoInsertedProgram, ...] = ()
         if "programs" in table:
             programs = self._programs((*path, "programs"), table["programs"])
-        return Application(
+        return AutoInsertion(
             policy=name,
             place=place,
             programs=programs,
@@ -284,24 +286,24 @@ class _Reader:
             limits=self._limits(path, table, remove),
         )
 
-    def _programs(self, path: KeyPath, value: Any) -> tuple[AppliedProgram, ...]:
+    def _programs(self, path: KeyPath, value: Any) -> tuple[AutoInsertedProgram, ...]:
         texts = self.source.strings(path, value)
         programs = [self._program(at, self._folder / text) for at, text in texts]
         return tuple(program for program in programs if program is not None)
 
-    def _program(self, at: KeyPath, path: Path) -> AppliedProgram | None:
+    def _program(self, at: KeyPath, path: Path) -> AutoInsertedProgram | None:
         source = self.source
         try:
             program = load_file(str(path), read=lambda path, most: read(path, most, self._trust))
         except ProgramError as error:
-            source.fault(at, f"{readable(path)} is refused", note=readable(str(error)))
+            source.report(at, f"{readable(path)} is refused", note=readable(str(error)))
             return None
         if program.header.kernel:
-            source.fault(
+            source.report(
                 at, f"{readable(path)} is for the kernel and cannot be inserted into a process"
             )
             return None
-        return AppliedProgram(
+        return AutoInsertedProgram(
             readable(path), readable(path.stem)[:255], encode(program), needs(program)
         )
 

@@ -1,4 +1,4 @@
-"""What may be done to a process, and which of it a program does.
+"""The rights over a process, and which of them a program needs.
 
 What a program needs is read off its instructions by the one table (program/isa.py), in the code
 of those of its probes that are selected. It cannot be got around: what no instruction of a program
@@ -17,7 +17,7 @@ from dprobed.program.model import Program
 
 
 class Right(StrEnum):
-    """One thing that may be done to a process; none of them includes another.
+    """A right over a process; none of them includes another.
 
     OBSERVE: have probes in it, and read with them. ALTER: change its registers and memory.
     DUMP: write a core of it. DEBUG: make its threads stand still, hand it to a debugger.

@@ -1,7 +1,7 @@
-"""A TOML file while it is checked: what is in it, where each thing stands, what is wrong with it.
+"""A TOML file while it is checked: its values, their places, and diagnostics.
 
-Whoever reads a value gets something usable or None; that something was wrong is noted here, so
-that a file is read to its end and everything wrong with it is told at once.
+Reading a value returns something usable or None; what is wrong becomes a diagnostic, so that a file
+is read to its end and everything wrong with it is reported at once.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from dprobed.policy.locate import KeyPath, Places, Span
+from dprobed.policy.locate import KeyPath, Span, TomlPlaces
 from dprobed.policy.trust import UntrustedError, read
 from dprobed.printable import readable
 from dprobed.program.model import Diagnostic
@@ -49,9 +49,9 @@ class PolicyFile:
     def __init__(self, path: Path, trust: int | None = None) -> None:
         self.path = path
         self._name = readable(path)
-        self.faults: list[Diagnostic] = []
+        self.diagnostics: list[Diagnostic] = []
         self.data: dict[str, Any] = {}
-        self._places: Places | None = None
+        self._places: TomlPlaces | None = None
         try:
             data = read(path, _MAX_FILE, trust)
         except UntrustedError as error:
@@ -76,7 +76,7 @@ class PolicyFile:
     def _parse(self, text: str) -> None:
         try:
             self.data = tomllib.loads(text)
-            self._places = Places(text)
+            self._places = TomlPlaces(text)
         except tomllib.TOMLDecodeError as error:
             self._syntax(text, str(error))
         except RecursionError:
@@ -90,17 +90,17 @@ class PolicyFile:
 
     # -- what is wrong -----------------------------------------------------------------------------
 
-    def fault(self, path: KeyPath, message: str, hint: str = "", note: str = "") -> None:
+    def report(self, path: KeyPath, message: str, hint: str = "", note: str = "") -> None:
         """Something is wrong with a value."""
         assert self._places is not None
         self._note(self._places.value(path), message, hint, note)
 
-    def fault_key(self, path: KeyPath, message: str, hint: str = "") -> None:
+    def report_key(self, path: KeyPath, message: str, hint: str = "") -> None:
         """Something is wrong with a key, or with a whole table."""
         assert self._places is not None
         self._note(self._places.key(path), message, hint)
 
-    def fault_within(self, path: KeyPath, at: int, message: str) -> None:
+    def report_within(self, path: KeyPath, at: int, message: str) -> None:
         """Something is wrong at the letter ``at`` of a text."""
         assert self._places is not None
         span = self._places.value(path)
@@ -118,15 +118,15 @@ class PolicyFile:
     def _note(self, span: Span, message: str, hint: str, note: str = "") -> None:
         assert self._places is not None
         text = self._places.line(span.line)
-        self.faults.append(
+        self.diagnostics.append(
             Diagnostic(self._name, span.line, span.column, message, hint, text, span.length, note)
         )
 
     def _plain(self, message: str) -> None:
-        self.faults.append(Diagnostic(self._name, 0, 0, message))
+        self.diagnostics.append(Diagnostic(self._name, 0, 0, message))
 
     def _at(self, line: int, column: int, message: str, hint: str = "") -> None:
-        self.faults.append(Diagnostic(self._name, line, column, message, hint))
+        self.diagnostics.append(Diagnostic(self._name, line, column, message, hint))
 
     def _syntax(self, text: str, message: str) -> None:
         match = _AT.match(message)
@@ -138,7 +138,7 @@ class PolicyFile:
         column = int(match[3]) if match[3] else len(lines[-1]) + 1
         what = match[1][:1].lower() + match[1][1:]
         line_text = lines[line - 1] if line <= len(lines) else ""
-        self.faults.append(
+        self.diagnostics.append(
             Diagnostic(self._name, line, column, f"no TOML: {what}", "", line_text.rstrip())
         )
 
@@ -147,22 +147,22 @@ class PolicyFile:
     def table(self, path: KeyPath, value: object, known: Iterable[str]) -> dict[str, Any]:
         """A table with no other keys than those known; the others are left out."""
         if not isinstance(value, dict):
-            self.fault(path, f"`{_name(path)}` is a table, not {_kind(value)}")
+            self.report(path, f"`{_name(path)}` is a table, not {_kind(value)}")
             return {}
         names = list(known)
         for key in value:
             if key not in names:
-                self.fault_key((*path, key), f"unknown key `{key}`", suggestion(key, names))
+                self.report_key((*path, key), f"unknown key `{key}`", suggestion(key, names))
         return {key: each for key, each in value.items() if key in names}
 
     def of_type(self, path: KeyPath, value: object, kind: type[T]) -> T | None:
         """A value of a type."""
         if isinstance(value, str) and "\0" in value:
-            self.fault(path, f"`{_name(path)}` contains a NUL byte")
+            self.report(path, f"`{_name(path)}` contains a NUL byte")
             return None
         if isinstance(value, kind) and not (isinstance(value, bool) and kind is not bool):
             return value
-        self.fault(path, f"`{_name(path)}` is {_TYPES[kind]}, not {_kind(value)}")
+        self.report(path, f"`{_name(path)}` is {_TYPES[kind]}, not {_kind(value)}")
         return None
 
     def choice(
@@ -174,7 +174,7 @@ class PolicyFile:
         if text is None or text in known:
             return text
         hint = suggestion(text, known) or f"it is one of: {', '.join(known)}"
-        self.fault(path, f"unknown {what} `{text}`", hint)
+        self.report(path, f"unknown {what} `{text}`", hint)
         return None
 
     def strings(self, path: KeyPath, value: object) -> list[tuple[KeyPath, str]]:
@@ -183,10 +183,10 @@ class PolicyFile:
             return [] if self.of_type(path, value, str) is None else [(path, value)]
         if not isinstance(value, list):
             message = f"`{path[-1]}` is text or a list of texts, not {_kind(value)}"
-            self.fault(path, message, _quoted(value))
+            self.report(path, message, _quoted(value))
             return []
         if not value:
-            self.fault(
+            self.report(
                 path, f"`{path[-1]}` is an empty list", "leave the key out, or fill the list"
             )
         found = []
@@ -195,14 +195,14 @@ class PolicyFile:
                 found += self.strings((*path, number), each)
             else:
                 message = f"`{path[-1]}` has texts in it, not {_kind(each)}"
-                self.fault((*path, number), message, _quoted(each))
+                self.report((*path, number), message, _quoted(each))
         return found
 
     def duration(self, path: KeyPath, value: object) -> float | None:
         """Seconds."""
         match = _DURATION.fullmatch(value) if isinstance(value, str) else None
         if match is None or not float(match[1]):
-            self.fault(path, f"`{path[-1]}` is a time", 'write "30s", "10m", "2h" or "1d"')
+            self.report(path, f"`{path[-1]}` is a time", 'write "30s", "10m", "2h" or "1d"')
             return None
         return float(match[1]) * _SECONDS[match[2]]
 
@@ -211,7 +211,7 @@ class PolicyFile:
         match = _PERCENT.fullmatch(value) if isinstance(value, str) else None
         if match is None or not 0 < float(match[1]) <= 100:
             hint = 'write "5%": more than 0 and at most 100'
-            self.fault(path, f"`{path[-1]}` is a share of the time", hint)
+            self.report(path, f"`{path[-1]}` is a share of the time", hint)
             return None
         return float(match[1]) / 100
 
@@ -219,7 +219,9 @@ class PolicyFile:
         """A whole number from 1 on."""
         number = self.of_type(path, value, int)
         if number is not None and not 1 <= number <= _MOST:
-            self.fault(path, f"`{path[-1]}` is {'1 or more' if number < 1 else f'at most {_MOST}'}")
+            self.report(
+                path, f"`{path[-1]}` is {'1 or more' if number < 1 else f'at most {_MOST}'}"
+            )
             return None
         return number
 

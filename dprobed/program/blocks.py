@@ -23,7 +23,7 @@ class Step(msgspec.Struct, frozen=True):
     next: int
 
 
-class Block(msgspec.Struct, frozen=True):
+class CodeBlock(msgspec.Struct, frozen=True):
     """A basic block; ``following``: where it goes on when it does not jump, or None."""
 
     start: int
@@ -74,7 +74,7 @@ def _reachable(code: bytes, entry: int) -> tuple[dict[int, Step], set[int]]:
     return steps, leaders
 
 
-def find_blocks(code: bytes, entry: int) -> list[Block]:
+def find_blocks(code: bytes, entry: int) -> list[CodeBlock]:
     """The blocks that can be reached from ``entry``, the one at ``entry`` first.
 
     The code is verified: no instruction goes on past its end.
@@ -86,11 +86,11 @@ def find_blocks(code: bytes, entry: int) -> list[Block]:
         while run[-1].next not in leaders and run[-1].instruction.flow in (Flow.NEXT, Flow.HANDLER):
             run.append(steps[run[-1].next])
         falls = run[-1].instruction.flow.falls_through
-        blocks.append(Block(start, tuple(run), run[-1].next if falls else None))
+        blocks.append(CodeBlock(start, tuple(run), run[-1].next if falls else None))
     return blocks
 
 
-def successors(block: Block) -> list[int]:
+def successors(block: CodeBlock) -> list[int]:
     """The code offsets at which the same frame can go on after the block."""
     found = [] if block.following is None else [block.following]
     if block.target is not None:
@@ -98,7 +98,7 @@ def successors(block: Block) -> list[int]:
     return found
 
 
-def is_acyclic(blocks: list[Block]) -> bool:
+def is_acyclic(blocks: list[CodeBlock]) -> bool:
     """Whether no instruction can run twice in one hit: no way back, no call, no handler."""
     for block in blocks:
         if any(s.instruction.flow in (Flow.HANDLER, Flow.CALL) for s in block.steps):
@@ -109,7 +109,7 @@ def is_acyclic(blocks: list[Block]) -> bool:
     return True
 
 
-def static_depths(blocks: list[Block], limit: int) -> dict[int, int] | None:
+def static_depths(blocks: list[CodeBlock], limit: int) -> dict[int, int] | None:
     """The depth of the stack at the start of each block, if it is one number on every path.
 
     None where it is not, where an instruction's effect is known only when it runs, or where it

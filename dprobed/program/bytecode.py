@@ -164,7 +164,7 @@ class _FormatError(Exception):
     pass
 
 
-class _Reader:
+class _BytecodeReader:
     """Takes values off the front of the bytes; what is not there is a _FormatError."""
 
     def __init__(self, data: bytes) -> None:
@@ -212,7 +212,7 @@ def decode(data: bytes, file: str = "") -> Program:
 
 
 def _read(data: bytes) -> Program:
-    reader = _Reader(data)
+    reader = _BytecodeReader(data)
     if data[: len(MAGIC)] != MAGIC:
         raise _FormatError("it does not begin as one")
     _, version, flags, size, crc = _PREFIX.unpack(reader.bytes(_PREFIX.size, "first 16 bytes"))
@@ -248,7 +248,7 @@ def _read(data: bytes) -> Program:
     )
 
 
-def _read_written(reader: _Reader) -> Written | None:
+def _read_written(reader: _BytecodeReader) -> Written | None:
     source, line, column = reader.unpack(_WRITTEN, "places")
     if line:
         return Written(source, line, column)
@@ -257,7 +257,7 @@ def _read_written(reader: _Reader) -> Written | None:
     return None
 
 
-def _read_header(reader: _Reader, fixed: tuple[int, ...]) -> Header:
+def _read_header(reader: _BytecodeReader, fixed: tuple[int, ...]) -> Header:
     modtype, trace, major, number, variables, globals_, zero, jumps, log, ex_log, heap = fixed[:11]
     if modtype not in list(ModType) or trace > 1 or zero:
         raise _FormatError("its header has a value that is not known")
@@ -276,7 +276,7 @@ def _read_header(reader: _Reader, fixed: tuple[int, ...]) -> Header:
     )
 
 
-def _read_probe(reader: _Reader) -> ProbeDefinition:
+def _read_probe(reader: _BytecodeReader) -> ProbeDefinition:
     (
         index, entry, end, pass_count, max_hits, heap, minor, group, type_, ex_mask, watch, flags,
         opcodes,
@@ -304,7 +304,7 @@ def _read_probe(reader: _Reader) -> ProbeDefinition:
     )
 
 
-def _read_facility(reader: _Reader) -> int | str:
+def _read_facility(reader: _BytecodeReader) -> int | str:
     (kind,) = reader.bytes(1, "facilities")
     if kind > 1:
         raise _FormatError("a facility is neither a number nor a name")

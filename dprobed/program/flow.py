@@ -1,4 +1,4 @@
-"""Data flow analysis: a program's stack depth and call depth before it runs.
+"""Data flow analysis: a program's stack depth before it runs (its calls: calls.py).
 
 An abstract interpretation: at each instruction the depth of the evaluation stack is an interval of
 words, joined over all paths that reach it. Subroutines are first analysed by themselves, relative
@@ -15,11 +15,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-import msgspec
+from dprobed.program.calls import CallChecks, Interval, Subroutine
+from dprobed.program.decoded import Decoded, FlowFinding
+from dprobed.program.isa import CALL_FRAMES, STACK_WORDS, Flow
 
-from dprobed.program.isa import CALL_FRAMES, STACK_WORDS, Flow, Instruction, Operand
-
-Interval = tuple[int, int]
 _ANY: Final[Interval] = (0, STACK_WORDS)
 #: At the entry of an exception handler.
 _TRIPLE: Final[Interval] = (3, STACK_WORDS)
@@ -30,64 +29,26 @@ _PATIENCE: Final = 4
 _BUDGET: Final = 200_000
 
 
-class Decoded(msgspec.Struct, frozen=True):
-    """One instruction of the code. ``broken``: it is refused already, its effect is unknown."""
-
-    offset: int
-    instruction: Instruction
-    operands: tuple[int, ...]
-    next: int
-    broken: bool = False
-
-    @property
-    def target(self) -> int | None:
-        """The code offset of its label, if it has one."""
-        if self.broken or Operand.LABEL not in self.instruction.operands:
-            return None
-        return self.operands[0]
-
-
-class FlowFault(msgspec.Struct, frozen=True):
-    """Something provably wrong at the instruction at ``offset``. ``depth``: show the depths."""
-
-    offset: int
-    message: str
-    hint: str
-    depth: bool = False
-
-
-class _Body(msgspec.Struct):
-    """A subroutine: its instructions, its calls, whether it returns, and what it does to the depth.
-
-    ``change`` None: it never returns.
-    """
-
-    nodes: set[int] = msgspec.field(default_factory=set)
-    calls: dict[int, int] = msgspec.field(default_factory=dict)
-    change: Interval | None = None
-
-
 class Analysis:
     """The depths of a program whose jumps are known to go to instructions."""
 
     def __init__(self, code: Sequence[Decoded], entries: Sequence[int]) -> None:
         self._at = {decoded.offset: decoded for decoded in code}
         self._entries = entries
-        self._bodies: dict[int, _Body | None] = {}
+        self._subroutines: dict[int, Subroutine | None] = {}
         self._budget = _BUDGET
         self.depths: dict[int, Interval] = {}
-        self.faults: list[FlowFault] = []
+        self.findings: list[FlowFinding] = []
 
     def run(self) -> None:
-        """Fill ``depths`` (code offset → interval, only what is reachable) and ``faults``."""
+        """Fill ``depths`` (code offset → interval, only what is reachable) and ``findings``."""
         self._summarize_all()
         self._solve([(entry, (0, 0)) for entry in self._entries], self.depths, _ANY)
         for offset in sorted(self.depths):
             self._check_depth(self._at[offset], self.depths[offset])
-        self._check_returns()
-        self._check_call_depth()
-        self._check_recursion()
-        self.faults.sort(key=lambda fault: fault.offset)
+        calls = CallChecks(self._at, self._entries, self._subroutines, sorted(self.depths))
+        self.findings += calls.findings()
+        self.findings.sort(key=lambda finding: finding.offset)
 
     # -- evaluation stack ---------------------------------------------------------------------
 
@@ -99,8 +60,8 @@ class Analysis:
         if depth[1] < need:
             have = "none" if depth[1] == 0 else f"only {depth[1]}"
             words = "1 word" if need == 1 else f"{need} words"
-            self.faults.append(
-                FlowFault(
+            self.findings.append(
+                FlowFinding(
                     decoded.offset,
                     f"`{name}` needs {words} on the stack; there is {have} on any path to here",
                     "push what it takes first",
@@ -108,8 +69,8 @@ class Analysis:
                 )
             )
         elif change is not None and depth[0] + change > STACK_WORDS:
-            self.faults.append(
-                FlowFault(
+            self.findings.append(
+                FlowFinding(
                     decoded.offset,
                     f"`{name}` makes the stack {depth[0] + change} words deep on any path to "
                     f"here; it has {STACK_WORDS}",
@@ -138,11 +99,11 @@ class Analysis:
         """Where it goes on, and with which depths; into subroutines only with ``_ANY``."""
         flow = decoded.instruction.flow
         after = self._change(decoded, state, bounds)
-        if flow is Flow.CALL and decoded.target is not None:
-            body = self._bodies.get(decoded.target)
-            change = _ANY_CHANGE if body is None else body.change
+        if decoded.called is not None:
+            called = self._subroutines.get(decoded.called)
+            change = _ANY_CHANGE if called is None else called.change
             if bounds is _ANY:
-                yield decoded.target, state
+                yield decoded.called, state
             if change is None:
                 return
             after = _clip(state[0] + change[0], bounds), _clip(state[1] + change[1], bounds)
@@ -198,33 +159,29 @@ class Analysis:
 
     def _summarize_all(self) -> None:
         """Callees before callers; what calls itself, or too much else, stays unknown (None)."""
-        targets = {
-            d.target
-            for d in self._at.values()
-            if d.instruction.flow is Flow.CALL and d.target is not None
-        }
+        targets = {d.called for d in self._at.values() if d.called is not None}
         for target in sorted(targets):
             path = [target]
             while path:
                 entry = path[-1]
-                if entry in self._bodies:
+                if entry in self._subroutines:
                     path.pop()
                     continue
                 body = self._outline(entry)
                 pending = [
                     callee
                     for callee in ([] if body is None else body.calls.values())
-                    if callee not in self._bodies and callee not in path
+                    if callee not in self._subroutines and callee not in path
                 ]
                 if pending and len(path) <= CALL_FRAMES:
                     path.append(pending[0])
                     continue
-                self._bodies[entry] = self._summarize(entry, body)
+                self._subroutines[entry] = self._summarize(entry, body)
                 path.pop()
 
-    def _outline(self, entry: int) -> _Body | None:
+    def _outline(self, entry: int) -> Subroutine | None:
         """The instructions and calls of a subroutine; None when the budget is used up."""
-        body = _Body()
+        body = Subroutine()
         waiting = [entry]
         while waiting:
             offset = waiting.pop()
@@ -235,20 +192,12 @@ class Analysis:
             if self._budget < 0:
                 return None
             body.nodes.add(offset)
-            if decoded.instruction.flow is Flow.CALL and decoded.target is not None:
-                body.calls[offset] = decoded.target
-            waiting.extend(self._next_in_frame(decoded))
+            if decoded.called is not None:
+                body.calls[offset] = decoded.called
+            waiting.extend(decoded.next_in_frame())
         return body
 
-    @staticmethod
-    def _next_in_frame(decoded: Decoded) -> Iterator[int]:
-        flow = decoded.instruction.flow
-        if decoded.broken or flow.falls_through:
-            yield decoded.next
-        if decoded.target is not None and flow is not Flow.CALL:
-            yield decoded.target
-
-    def _summarize(self, entry: int, body: _Body | None) -> _Body | None:
+    def _summarize(self, entry: int, body: Subroutine | None) -> Subroutine | None:
         states: dict[int, Interval] = {}
         if body is None or not self._solve([(entry, (0, 0))], states, _ANY_CHANGE):
             return None
@@ -257,139 +206,6 @@ class Analysis:
                 known = body.change or state
                 body.change = min(known[0], state[0]), max(known[1], state[1])
         return body
-
-    # -- call stack ---------------------------------------------------------------------------
-
-    def _outermost(self) -> set[int]:
-        """The instructions that a probe executes outside of any call."""
-        found: set[int] = set()
-        waiting = list(self._entries)
-        while waiting:
-            offset = waiting.pop()
-            decoded = self._at.get(offset)
-            if decoded is None or offset in found:
-                continue
-            found.add(offset)
-            flow = decoded.instruction.flow
-            if flow is Flow.CALL and decoded.target is not None:
-                body = self._bodies.get(decoded.target)
-                if body is not None and body.change is None:
-                    continue
-            waiting.extend(self._next_in_frame(decoded))
-        return found
-
-    def _check_returns(self) -> None:
-        for offset in self._outermost():
-            decoded = self._at[offset]
-            if decoded.instruction.flow is Flow.RETURN and not decoded.broken:
-                self.faults.append(
-                    FlowFault(
-                        offset,
-                        "`ret` is reached outside of any subroutine",
-                        "end the probe with `exit` before the subroutine begins",
-                    )
-                )
-
-    def _check_call_depth(self) -> None:
-        """Refuse chains of calls, without recursion, that are longer than the call stack."""
-        height: dict[int, int | None] = {}
-        for entry in self._bodies:
-            self._measure(entry, height)
-        for offset in sorted(self.depths):
-            decoded = self._at[offset]
-            if decoded.instruction.flow is not Flow.CALL or decoded.target is None:
-                continue
-            deep = height.get(decoded.target)
-            if deep is not None and deep == CALL_FRAMES + 1:
-                self.faults.append(
-                    FlowFault(
-                        offset,
-                        f"calls nest {deep} deep from here; {CALL_FRAMES} are possible",
-                        "let fewer subroutines call each other",
-                    )
-                )
-
-    def _measure(self, entry: int, height: dict[int, int | None]) -> None:
-        """The longest chain of calls that begins with a call of ``entry``; None: recursive."""
-        path = {entry: None}  # in the order of the calls
-        while path:
-            top = next(reversed(path))
-            body = self._bodies.get(top)
-            callees = [] if body is None else list(body.calls.values())
-            pending = [callee for callee in callees if callee not in height]
-            if any(callee in path for callee in pending):
-                for recursive in path:
-                    height[recursive] = None
-                path.clear()
-            elif pending:
-                path[pending[0]] = None
-            else:
-                known = [height[callee] for callee in callees]
-                if body is None or None in known:
-                    height[top] = None
-                else:
-                    height[top] = 1 + max((deep or 0 for deep in known), default=0)
-                path.popitem()
-
-    def _check_recursion(self) -> None:
-        """Refuse subroutines that cannot but call themselves until the call stack is full.
-
-        With an exception handler anywhere that may be what is wanted.
-        """
-        if any(d.instruction.flow is Flow.HANDLER for d in self._at.values()):
-            return
-        doomed = {entry for entry, body in self._bodies.items() if body is not None}
-        for _ in range(CALL_FRAMES):
-            escaped = {entry for entry in doomed if self._can_end(entry, doomed)}
-            doomed -= escaped
-            if not escaped:
-                break
-        else:
-            return
-        for entry in sorted(doomed & self.depths.keys()):
-            self.faults.append(
-                FlowFault(
-                    entry,
-                    f"this subroutine always calls itself: {CALL_FRAMES} nested calls are possible",
-                    "test something before the call, and `ret`",
-                )
-            )
-
-    def _can_end(self, entry: int, doomed: set[int]) -> bool:
-        """Whether a path from ``entry`` ends or goes round without a call of a doomed one."""
-        open_nodes: set[int] = set()
-        done: set[int] = set()
-        path: list[tuple[int, Iterator[int]]] = []
-
-        def enter(offset: int) -> bool:
-            """Begin with an instruction; True when it shows that there is such a path."""
-            decoded = self._at.get(offset)
-            if decoded is None or offset in open_nodes:
-                return True
-            if offset in done:
-                return False
-            if decoded.instruction.flow is Flow.CALL and decoded.target in doomed:
-                done.add(offset)
-                return False
-            following = list(self._next_in_frame(decoded))
-            if not following:
-                return True
-            open_nodes.add(offset)
-            path.append((offset, iter(following)))
-            return False
-
-        if enter(entry):
-            return True
-        while path:
-            offset, following = path[-1]
-            step = next(following, None)
-            if step is None:
-                path.pop()
-                open_nodes.discard(offset)
-                done.add(offset)
-            elif enter(step):
-                return True
-        return False
 
 
 def _clip(value: int, bounds: Interval) -> int:

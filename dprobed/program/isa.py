@@ -160,7 +160,7 @@ DEFAULT_EX_MASK: Final = 0x0FFF
 FATAL_EX_MASK: Final = 0x0FFF
 
 
-class Token(IntEnum):
+class ItemToken(IntEnum):
     """First byte (signed) of an item in the log; a 16-bit count follows."""
 
     SEGMENT_FAULT = -2
@@ -178,28 +178,32 @@ class Token(IntEnum):
 class TokenInfo(NamedTuple):
     """What the count of a log item counts, and what follows it."""
 
-    token: Token
+    token: ItemToken
     counts: str
     body: str
 
 
 TOKENS: Final[tuple[TokenInfo, ...]] = (
-    TokenInfo(Token.SEGMENT_FAULT, "bytes: 8", "never written: every fault is a memory fault"),
-    TokenInfo(Token.MEMORY_FAULT, "bytes: 8", "the address that could not be read"),
-    TokenInfo(Token.MEMORY, "bytes", "the address (8 bytes, not counted), then the memory there"),
-    TokenInfo(Token.STRING, "bytes", "the string, without its NUL"),
+    TokenInfo(ItemToken.SEGMENT_FAULT, "bytes: 8", "never written: every fault is a memory fault"),
+    TokenInfo(ItemToken.MEMORY_FAULT, "bytes: 8", "the address that could not be read"),
     TokenInfo(
-        Token.STACK_TRACE, "traces", "exception code, handler, parm1, parm2; then one FRAME item"
+        ItemToken.MEMORY, "bytes", "the address (8 bytes, not counted), then the memory there"
+    ),
+    TokenInfo(ItemToken.STRING, "bytes", "the string, without its NUL"),
+    TokenInfo(
+        ItemToken.STACK_TRACE,
+        "traces",
+        "exception code, handler, parm1, parm2; then one FRAME item",
     ),
     TokenInfo(
-        Token.FRAME,
+        ItemToken.FRAME,
         "frames, innermost first",
         "each: called address, return address; then a STACK, a LOCALS and a GLOBALS item",
     ),
-    TokenInfo(Token.STACK, "words", "the words, the first of the range first"),
-    TokenInfo(Token.LOCALS, "words", "the words"),
-    TokenInfo(Token.GLOBALS, "words", "the words"),
-    TokenInfo(Token.WORDS, "words", "the words, the former TOS first"),
+    TokenInfo(ItemToken.STACK, "words", "the words, the first of the range first"),
+    TokenInfo(ItemToken.LOCALS, "words", "the words"),
+    TokenInfo(ItemToken.GLOBALS, "words", "the words"),
+    TokenInfo(ItemToken.WORDS, "words", "the words, the former TOS first"),
 )
 
 

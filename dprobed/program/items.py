@@ -22,7 +22,7 @@ from functools import cache
 from struct import Struct
 from typing import Final
 
-from dprobed.program.isa import WORD_MASK, Token
+from dprobed.program.isa import WORD_MASK, ItemToken
 
 #: A code offset that is not one: no handler, no return address (0xffff…).
 NONE: Final = WORD_MASK
@@ -30,7 +30,7 @@ NONE: Final = WORD_MASK
 #: The count of an item has 16 bits.
 MAX_COUNT: Final = 0xFFFF
 
-#: Token and count, as every item begins.
+#: ItemToken and count, as every item begins.
 PREFIX: Final = Struct("<bH")
 #: An item of memory up to its bytes, the address last.
 MEMORY: Final = Struct("<bHQ")
@@ -41,8 +41,8 @@ FRAME: Final = Struct("<QQ")
 WORD: Final = Struct("<Q")
 
 #: An enum's member is slow to look up and to pack, and most items are strings.
-_STRING: Final = int(Token.STRING)
-_MEMORY: Final = int(Token.MEMORY)
+_STRING: Final = int(ItemToken.STRING)
+_MEMORY: Final = int(ItemToken.MEMORY)
 
 
 @cache
@@ -51,7 +51,7 @@ def word_packer(count: int) -> Callable[..., bytes]:
     return Struct(f"<{count}Q").pack
 
 
-def words_item(token: Token, words: Sequence[int]) -> bytes:
+def words_item(token: ItemToken, words: Sequence[int]) -> bytes:
     """An item of words: their number, then the words."""
     return PREFIX.pack(token, len(words)) + word_packer(len(words))(*words)
 
@@ -63,7 +63,7 @@ def words_fit(count: int, room: int) -> bool:
 
 def fault_item(address: int) -> bytes:
     """The item that says that ``address`` could not be read."""
-    return PREFIX.pack(Token.MEMORY_FAULT, 8) + WORD.pack(address)
+    return PREFIX.pack(ItemToken.MEMORY_FAULT, 8) + WORD.pack(address)
 
 
 def string_item(data: bytes) -> bytes:
@@ -83,7 +83,7 @@ def trace_item(
 
     Empty where not even the head fits.
     """
-    head = TRACE.pack(Token.STACK_TRACE, 1, code, handler, parm1, parm2)
+    head = TRACE.pack(ItemToken.STACK_TRACE, 1, code, handler, parm1, parm2)
     size = len(head) + PREFIX.size
     kept = []
     for frame in frames:
@@ -93,7 +93,7 @@ def trace_item(
         kept.append(frame)
     if len(head) + PREFIX.size > room:
         return b""
-    return head + PREFIX.pack(Token.FRAME, len(kept)) + b"".join(kept)
+    return head + PREFIX.pack(ItemToken.FRAME, len(kept)) + b"".join(kept)
 
 
 def frame_body(
@@ -102,7 +102,7 @@ def frame_body(
     """One frame of a stack trace: where it is, and the words that it shows."""
     return (
         FRAME.pack(called, returns)
-        + words_item(Token.STACK, stack)
-        + words_item(Token.LOCALS, locals_)
-        + words_item(Token.GLOBALS, globals_)
+        + words_item(ItemToken.STACK, stack)
+        + words_item(ItemToken.LOCALS, locals_)
+        + words_item(ItemToken.GLOBALS, globals_)
     )

@@ -148,7 +148,7 @@ def defaults(kind: type[Header] | type[ProbeDefinition]) -> dict[str, object]:
     return {f.name: f.default for f in fields if f.default is not msgspec.NODEFAULT}
 
 
-def text_fault(keyword: Keyword, text: str) -> str | None:
+def text_error(keyword: Keyword, text: str) -> str | None:
     """What is wrong with the text of a TEXT, PLACE or ADDRESS value, or None."""
     if not text:
         return f"`{keyword.name}` is empty"
@@ -159,7 +159,7 @@ def text_fault(keyword: Keyword, text: str) -> str | None:
     return None
 
 
-def plain_place_fault(keyword: Keyword, text: str) -> str | None:
+def plain_place_error(keyword: Keyword, text: str) -> str | None:
     """What is wrong with a place that was written without quotes, or None."""
     if keyword.value is Value.PLACE and _PLACE.fullmatch(text) is None:
         return f"`{text}` is not a place"
@@ -170,7 +170,7 @@ def plain_place_fault(keyword: Keyword, text: str) -> str | None:
 
 def quoted(keyword: Keyword, text: str) -> str:
     """The text as a source file has it: in quotes where it would not be read back as it is."""
-    plain = plain_place_fault(keyword, text) is None and _PLAIN.fullmatch(text) is not None
+    plain = plain_place_error(keyword, text) is None and _PLAIN.fullmatch(text) is not None
     # "//" would begin a comment.
     if plain and text.isascii() and "//" not in text:
         return text
@@ -182,7 +182,7 @@ def quote(text: str) -> str:
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-def number_fault(keyword: Keyword, value: int) -> str | None:
+def number_error(keyword: Keyword, value: int) -> str | None:
     """What is wrong with the value of a NUMBER keyword, or None."""
     if keyword.low <= value <= keyword.high:
         return None
@@ -194,7 +194,7 @@ def _has_length(address: str) -> bool:
     return re.search(r":[1-9][0-9]*\Z", address, re.ASCII) is not None
 
 
-def definition_faults(header: Header, probe: ProbeDefinition) -> Sequence[tuple[str, str, str]]:
+def definition_errors(header: Header, probe: ProbeDefinition) -> Sequence[tuple[str, str, str]]:
     """Keywords of one probe that do not go together: (keyword, message, hint)."""
     found = []
     if (probe.offset is None) == (probe.address is None):

@@ -155,7 +155,7 @@ class Program(msgspec.Struct, frozen=True, dict=True):
         return self.sources[0] if self.sources else ""
 
 
-#: Faults of one program that are reported at most.
+#: Diagnostics of one program that are reported at most.
 MAX_DIAGNOSTICS: Final = 100
 
 

@@ -15,8 +15,9 @@ from collections.abc import Sequence
 
 import msgspec
 
+from dprobed.program.decoded import Decoded
 from dprobed.program.disassembler import format_instruction
-from dprobed.program.flow import Analysis, Decoded
+from dprobed.program.flow import Analysis
 from dprobed.program.isa import (
     MAX_CODE,
     MAX_VARIABLES,
@@ -32,9 +33,9 @@ from dprobed.program.keywords import (
     PROBE,
     Keyword,
     Value,
-    definition_faults,
-    number_fault,
-    text_fault,
+    definition_errors,
+    number_error,
+    text_error,
 )
 from dprobed.program.model import (
     MAX_DIAGNOSTICS,
@@ -55,7 +56,7 @@ _FACILITY = re.compile(r"[A-Za-z_][\w.-]{0,63}", re.ASCII)
 _LISTING = 12
 
 
-class Fault(msgspec.Struct, frozen=True):
+class Finding(msgspec.Struct, frozen=True):
     """Something wrong, and where: at a code offset (``operand``: in that operand), or at a keyword
     of the header or of the probe at this place in ``Program.probes``."""
 
@@ -75,36 +76,36 @@ def is_facility(value: int | str) -> bool:
     return _FACILITY.fullmatch(value) is not None
 
 
-def check(program: Program, broken: frozenset[int] = frozenset()) -> list[Fault]:
+def check(program: Program, broken: frozenset[int] = frozenset()) -> list[Finding]:
     """Everything that is wrong with a program.
 
     ``broken``: code offsets of instructions that the assembler has refused already.
     """
-    faults = _check_keywords(program) + _check_tables(program)
+    findings = _check_keywords(program) + _check_tables(program)
     if len(program.code) > MAX_CODE:
-        faults.append(
-            Fault(
+        findings.append(
+            Finding(
                 f"the program is too large: {len(program.code)} bytes of code, "
                 f"{MAX_CODE} are possible",
                 "split it into several programs",
             )
         )
-        return faults
+        return findings
     try:
         code = _decode(program.code, broken)
     except DecodeError as error:
-        return [*faults, Fault(error.message, offset=error.offset)]
+        return [*findings, Finding(error.message, offset=error.offset)]
     for decoded in code:
         if not decoded.broken:
-            faults += _check_instruction(decoded, program)
+            findings += _check_instruction(decoded, program)
     ranges = _check_ranges(program, code)
     jumps = _check_jumps(program, code)
-    faults += ranges + jumps
+    findings += ranges + jumps
     if not ranges:
         # What an instruction does that is refused already is not looked at any more.
-        wrong = frozenset(fault.offset for fault in faults if fault.offset is not None)
-        faults += _check_flow(program, code, wrong)
-    return faults
+        wrong = frozenset(finding.offset for finding in findings if finding.offset is not None)
+        findings += _check_flow(program, code, wrong)
+    return findings
 
 
 def _decode(code: bytes, broken: frozenset[int]) -> list[Decoded]:
@@ -122,7 +123,7 @@ def _decode(code: bytes, broken: frozenset[int]) -> list[Decoded]:
 
 def _check_value(keyword: Keyword, value: object) -> str | None:
     if keyword.value is Value.NUMBER and isinstance(value, int):
-        return number_fault(keyword, value)
+        return number_error(keyword, value)
     if value is None or keyword.value is Value.YES_NO:
         return None
     if isinstance(value, bytes):
@@ -131,10 +132,10 @@ def _check_value(keyword: Keyword, value: object) -> str | None:
         return f"`opcode` is 1 to {MAX_OPCODE} bytes, not {len(value)}"
     if keyword.value is Value.WORD:
         return None if value in keyword.choices else f"`{keyword.name}` is {keyword.range}"
-    return text_fault(keyword, str(value))
+    return text_error(keyword, str(value))
 
 
-def _check_keywords(program: Program) -> list[Fault]:
+def _check_keywords(program: Program) -> list[Finding]:
     found = []
     models: list[tuple[int | None, Header | ProbeDefinition, dict[str, Keyword]]] = [
         (None, program.header, HEADER)
@@ -144,76 +145,80 @@ def _check_keywords(program: Program) -> list[Fault]:
         for name, keyword in known.items():
             message = _check_value(keyword, getattr(model, name))
             if message is not None:
-                found.append(Fault(message, probe=place, keyword=name))
+                found.append(Finding(message, probe=place, keyword=name))
     for place, probe in enumerate(program.probes):
-        for name, message, hint in definition_faults(program.header, probe):
-            found.append(Fault(message, hint, probe=place, keyword=name))
+        for name, message, hint in definition_errors(program.header, probe):
+            found.append(Finding(message, hint, probe=place, keyword=name))
     return found
 
 
-def _check_tables(program: Program) -> list[Fault]:
+def _check_tables(program: Program) -> list[Finding]:
     found = []
     if not program.probes:
-        found.append(Fault("the program has no probe", "begin a definition with `offset = PLACE`"))
+        found.append(
+            Finding("the program has no probe", "begin a definition with `offset = PLACE`")
+        )
     if len(program.probes) > MAX_PROBES:
-        found.append(Fault(f"{len(program.probes)} probes; {MAX_PROBES} are possible in a program"))
+        found.append(
+            Finding(f"{len(program.probes)} probes; {MAX_PROBES} are possible in a program")
+        )
     if len(program.facilities) > MAX_FACILITIES:
-        found.append(Fault(f"more than {MAX_FACILITIES} different facilities"))
+        found.append(Finding(f"more than {MAX_FACILITIES} different facilities"))
     if len(set(program.facilities)) != len(program.facilities):
-        found.append(Fault("a facility is listed twice"))
+        found.append(Finding("a facility is listed twice"))
     found += [
-        Fault(f"`{facility}` is not a facility", "a number from 1 to 65535, or a name")
+        Finding(f"`{facility}` is not a facility", "a number from 1 to 65535, or a name")
         for facility in program.facilities
         if not is_facility(facility)
     ]
     if len(program.sources) > MAX_SOURCES:
-        found.append(Fault(f"more than {MAX_SOURCES} source files"))
+        found.append(Finding(f"more than {MAX_SOURCES} source files"))
     if any(source == "" or not source.isprintable() for source in program.sources):
-        found.append(Fault("a source file's name is empty or has a control character in it"))
+        found.append(Finding("a source file's name is empty or has a control character in it"))
     offsets = [offset for offset, _, _ in program.lines]
     if offsets != sorted(set(offsets)):
-        found.append(Fault("the lines' code offsets do not ascend"))
+        found.append(Finding("the lines' code offsets do not ascend"))
     if any(s >= len(program.sources) or not 0 < n < 1 << 31 for _, s, n in program.lines):
-        found.append(Fault("a line's number or source file does not exist"))
+        found.append(Finding("a line's number or source file does not exist"))
     found += _check_places(program)
     return found
 
 
-def _check_places(program: Program) -> list[Fault]:
+def _check_places(program: Program) -> list[Finding]:
     """Where in the source things are written."""
     found = []
     if program.columns and len(program.columns) != len(program.lines):
-        found.append(Fault("there is not one column for each line"))
+        found.append(Finding("there is not one column for each line"))
     if program.probes_at and len(program.probes_at) != len(program.probes):
-        found.append(Fault("there is not one place in the source for each probe"))
+        found.append(Finding("there is not one place in the source for each probe"))
     places = [place for place in (program.name_at, *program.probes_at) if place is not None]
     if any(p.source >= len(program.sources) or not 0 < p.line < 1 << 31 for p in places):
-        found.append(Fault("a place's line or source file does not exist"))
+        found.append(Finding("a place's line or source file does not exist"))
     return found
 
 
 # -- instructions ------------------------------------------------------------------------------
 
 
-def _check_instruction(decoded: Decoded, program: Program) -> list[Fault]:
+def _check_instruction(decoded: Decoded, program: Program) -> list[Finding]:
     instruction = decoded.instruction
     found = []
     if instruction.kernel_only and not program.header.kernel:
         found.append(
-            Fault(
+            Finding(
                 f"`{instruction.spelling}` is for kernel programs only",
                 "the program's modtype is user",
                 offset=decoded.offset,
             )
         )
     for position, kind in enumerate(instruction.operands):
-        wrong = _operand_fault(decoded, kind, decoded.operands[position], program)
+        wrong = _operand_error(decoded, kind, decoded.operands[position], program)
         if wrong is not None:
-            found.append(Fault(*wrong, offset=decoded.offset, operand=position))
+            found.append(Finding(*wrong, offset=decoded.offset, operand=position))
     return found
 
 
-def range_fault(kind: Operand, value: int) -> tuple[str, str] | None:
+def range_error(kind: Operand, value: int) -> tuple[str, str] | None:
     """Message and hint when an operand of this kind cannot have this value."""
     low = -(1 << 63) if kind is Operand.WORD else kind.low
     if low <= value <= kind.high:
@@ -223,22 +228,22 @@ def range_fault(kind: Operand, value: int) -> tuple[str, str] | None:
     return f"{value} is out of range: {kind.low} to {kind.high} is possible", ""
 
 
-def _operand_fault(
+def _operand_error(
     decoded: Decoded, kind: Operand, value: int, program: Program
 ) -> tuple[str, str] | None:
-    wrong = range_fault(kind, value)
+    wrong = range_error(kind, value)
     if wrong is not None:
         return wrong
     if kind is Operand.REGISTER:
-        return _register_fault(decoded, value, program.header)
+        return _register_error(decoded, value, program.header)
     if kind is Operand.FACILITY and value >= len(program.facilities):
         return f"facility number {value} of the program's list does not exist", ""
     if kind is Operand.U16:
-        return _variable_fault(decoded.instruction.group, value, program.header)
+        return _variable_error(decoded.instruction.group, value, program.header)
     return None
 
 
-def _variable_fault(group: str, value: int, header: Header) -> tuple[str, str] | None:
+def _variable_error(group: str, value: int, header: Header) -> tuple[str, str] | None:
     keyword = {"locals": "vars", "globals": "gvars"}.get(group)
     if keyword is None:
         return None
@@ -254,7 +259,7 @@ def _variable_fault(group: str, value: int, header: Header) -> tuple[str, str] |
     )
 
 
-def _register_fault(decoded: Decoded, value: int, header: Header) -> tuple[str, str] | None:
+def _register_error(decoded: Decoded, value: int, header: Header) -> tuple[str, str] | None:
     if value >= len(REGISTERS):
         return f"unknown register number {value}", ""
     register = REGISTERS[value]
@@ -271,7 +276,7 @@ def _register_fault(decoded: Decoded, value: int, header: Header) -> tuple[str, 
     return None
 
 
-def _check_ranges(program: Program, code: Sequence[Decoded]) -> list[Fault]:
+def _check_ranges(program: Program, code: Sequence[Decoded]) -> list[Finding]:
     """Probes' ranges: in order, on instructions, and none is left through its end."""
     found = []
     starts = {decoded.offset for decoded in code}
@@ -279,26 +284,26 @@ def _check_ranges(program: Program, code: Sequence[Decoded]) -> list[Fault]:
     before, index = 0, -1
     for place, probe in enumerate(program.probes):
         if probe.index <= index:
-            found.append(Fault("the probes' indices do not ascend", probe=place))
+            found.append(Finding("the probes' indices do not ascend", probe=place))
         index = probe.index
         if not (before <= probe.entry < probe.end) or probe.entry not in starts:
-            found.append(Fault("the probe's code range is not valid", probe=place))
+            found.append(Finding("the probe's code range is not valid", probe=place))
             return found
         before = probe.end
         if probe.end not in last:
-            found.append(Fault("the probe's code range ends in an instruction", probe=place))
+            found.append(Finding("the probe's code range ends in an instruction", probe=place))
             return found
     ends = {probe.end for probe in program.probes} | {probe.entry for probe in program.probes}
     for end in sorted((ends | {len(program.code)}) - {0}):
         decoded = last[end]
         if decoded.broken or decoded.instruction.flow.falls_through:
             found.append(
-                Fault("runs past the end of its probe's code", "add `exit`", decoded.offset)
+                Finding("runs past the end of its probe's code", "add `exit`", decoded.offset)
             )
     return found
 
 
-def _check_jumps(program: Program, code: Sequence[Decoded]) -> list[Fault]:
+def _check_jumps(program: Program, code: Sequence[Decoded]) -> list[Finding]:
     found = []
     starts = {decoded.offset for decoded in code}
     edges = sorted({edge for probe in program.probes for edge in (probe.entry, probe.end)})
@@ -318,14 +323,14 @@ def _check_jumps(program: Program, code: Sequence[Decoded]) -> list[Fault]:
             message = "jump to another probe's instructions"
             hint = "a probe may only `call` what is outside of it"
         if message:
-            found.append(Fault(message, hint, decoded.offset, 0))
+            found.append(Finding(message, hint, decoded.offset, 0))
     return found
 
 
 # -- depths ------------------------------------------------------------------------------------
 
 
-def _check_flow(program: Program, code: Sequence[Decoded], wrong: frozenset[int]) -> list[Fault]:
+def _check_flow(program: Program, code: Sequence[Decoded], wrong: frozenset[int]) -> list[Finding]:
     usable = [
         Decoded(d.offset, d.instruction, d.operands, d.next, True) if d.offset in wrong else d
         for d in code
@@ -333,13 +338,13 @@ def _check_flow(program: Program, code: Sequence[Decoded], wrong: frozenset[int]
     analysis = Analysis(usable, [probe.entry for probe in program.probes])
     analysis.run()
     return [
-        Fault(
-            fault.message,
-            fault.hint,
-            fault.offset,
-            note=_listing(program, code, analysis, fault.offset) if fault.depth else "",
+        Finding(
+            finding.message,
+            finding.hint,
+            finding.offset,
+            note=_listing(program, code, analysis, finding.offset) if finding.depth else "",
         )
-        for fault in analysis.faults[:MAX_DIAGNOSTICS]
+        for finding in analysis.findings[:MAX_DIAGNOSTICS]
     ]
 
 
@@ -367,20 +372,20 @@ def _listing(program: Program, code: Sequence[Decoded], analysis: Analysis, offs
 # -- programs that have no source ----------------------------------------------------------------
 
 
-def _diagnostic(program: Program, fault: Fault, file: str) -> Diagnostic:
+def _diagnostic(program: Program, finding: Finding, file: str) -> Diagnostic:
     name = file or program.source_name or "program"
     place = name
-    if fault.offset is not None:
-        place = f"{name}: code offset {fault.offset:#x}"
-        known = [entry for entry in program.lines if entry[0] <= fault.offset]
+    if finding.offset is not None:
+        place = f"{name}: code offset {finding.offset:#x}"
+        known = [entry for entry in program.lines if entry[0] <= finding.offset]
         if known and known[-1][1] < len(program.sources):
             _, source, line = known[-1]
             place += f" ({program.sources[source]} line {line})"
-    elif fault.probe is not None:
-        place = f"{name}: probe {program.probes[fault.probe].index}"
-    elif fault.keyword is not None:
+    elif finding.probe is not None:
+        place = f"{name}: probe {program.probes[finding.probe].index}"
+    elif finding.keyword is not None:
         place = f"{name}: header"
-    return Diagnostic(place, 0, 0, fault.message, fault.hint, note=fault.note)
+    return Diagnostic(place, 0, 0, finding.message, finding.hint, note=finding.note)
 
 
 def verify(program: Program, file: str = "") -> None:
@@ -388,6 +393,6 @@ def verify(program: Program, file: str = "") -> None:
 
     ``file``: the name to report it by, else that of its source.
     """
-    faults = check(program)[:MAX_DIAGNOSTICS]
-    if faults:
-        raise ProgramError(tuple(_diagnostic(program, fault, file) for fault in faults))
+    findings = check(program)[:MAX_DIAGNOSTICS]
+    if findings:
+        raise ProgramError(tuple(_diagnostic(program, finding, file) for finding in findings))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from struct import Struct
 from typing import Final, TypeAlias
 
-from dprobed.program.isa import Token
+from dprobed.program.isa import ItemToken
 from dprobed.program.items import NONE, PREFIX
 
 #: A value of JSON; what ``decode_log`` makes of an item is an object of these.
@@ -34,7 +34,7 @@ def _prefix(log: bytes, at: int) -> tuple[int, int, int]:
     return token, count, end
 
 
-def _expect(log: bytes, at: int, wanted: Token) -> tuple[int, int]:
+def _expect(log: bytes, at: int, wanted: ItemToken) -> tuple[int, int]:
     token, count, at = _prefix(log, at)
     if token != wanted:
         raise _Malformed
@@ -45,12 +45,16 @@ def _code_offset(value: Json) -> Json:
     return None if value == NONE else value
 
 
-_SHOWN: Final = ((Token.STACK, "stack"), (Token.LOCALS, "locals"), (Token.GLOBALS, "globals"))
+_SHOWN: Final = (
+    (ItemToken.STACK, "stack"),
+    (ItemToken.LOCALS, "locals"),
+    (ItemToken.GLOBALS, "globals"),
+)
 
 
 def _decode_trace(log: bytes, at: int) -> tuple[Json, int]:
     (code, handler, parm1, parm2), at = _words(log, at, 4)
-    count, at = _expect(log, at, Token.FRAME)
+    count, at = _expect(log, at, ItemToken.FRAME)
     frames: list[Json] = []
     for _ in range(count):
         (called, returns), at = _words(log, at, 2)
@@ -73,10 +77,10 @@ def _decode_trace(log: bytes, at: int) -> tuple[Json, int]:
 
 
 _WORD_ITEMS: Final = {
-    Token.STACK: "stack",
-    Token.LOCALS: "locals",
-    Token.GLOBALS: "globals",
-    Token.WORDS: "words",
+    ItemToken.STACK: "stack",
+    ItemToken.LOCALS: "locals",
+    ItemToken.GLOBALS: "globals",
+    ItemToken.WORDS: "words",
 }
 
 
@@ -87,17 +91,17 @@ def _decode_item(log: bytes, at: int) -> tuple[dict[str, Json], int]:
     if name is not None:
         words, at = _words(log, at, count)
         return {name: words}, at
-    if token == Token.STRING:
+    if token == ItemToken.STRING:
         end = _take(log, at, count)
         return {"string": log[at:end].decode("utf-8", "backslashreplace")}, end
-    if token == Token.MEMORY:
+    if token == ItemToken.MEMORY:
         (address,), at = _words(log, at, 1)
         end = _take(log, at, count)
         return {"memory": log[at:end].hex(), "address": address}, end
-    if token == Token.MEMORY_FAULT and count == 8:
+    if token == ItemToken.MEMORY_FAULT and count == 8:
         (address,), at = _words(log, at, 1)
         return {"fault": address}, at
-    if token == Token.STACK_TRACE:
+    if token == ItemToken.STACK_TRACE:
         trace, at = _decode_trace(log, at)
         return {"trace": trace}, at
     raise _Malformed

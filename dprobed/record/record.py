@@ -1,4 +1,4 @@
-"""The record of one hit, as those get it who asked for it."""
+"""The record of one hit, as clients and handlers get it."""
 
 from __future__ import annotations
 

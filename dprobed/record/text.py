@@ -1,4 +1,4 @@
-"""A record as one line for people."""
+"""The text form of a record: one line."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dprobed.record.record import Record
 
 
 def record_text(record: Record) -> str:
-    """A record for people: time in s, who, which probe, what it logged, how it ended."""
+    """A record as one line: time in s, CPU, thread, probe, what it logged, how it ended."""
     thread = f"{record.comm}[{record.pid}]"
     if record.tid != record.pid:
         thread = f"{record.comm}[{record.pid}/{record.tid}]"

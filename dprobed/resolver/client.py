@@ -21,7 +21,7 @@ from dprobed.resolver.files import Ask, KnownFiles, Steps, answer_of
 from dprobed.resolver.limits import CPU_SECONDS, DEADLINE
 from dprobed.resolver.modules import Identity, matches
 from dprobed.wire import resolver as wire
-from dprobed.wire.resolver import Answer, Facts, Place, Question
+from dprobed.wire.resolver import Answer, FileFacts, Place, Question
 
 #: Seconds until an answer is no longer waited for: others' questions come first, and may each take
 #: the resolver all of its time.
@@ -206,7 +206,7 @@ class MappedFile:
     """A file as a process maps it. Its questions raise LocationError."""
 
     def __init__(
-        self, resolver: Resolver, module: Module, facts: Facts, identity: Identity
+        self, resolver: Resolver, module: Module, facts: FileFacts, identity: Identity
     ) -> None:
         self._resolver = resolver
         self.module = module

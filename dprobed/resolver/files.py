@@ -20,7 +20,7 @@ from dprobed.proc.maps import Module
 from dprobed.resolver import modules
 from dprobed.resolver.modules import Identity, Opened
 from dprobed.wire import resolver as wire
-from dprobed.wire.resolver import Answer, Facts, Question
+from dprobed.wire.resolver import Answer, FileFacts, Question
 
 #: KnownFiles, and answers about their places, that are remembered; the oldest go first.
 _MOST_FILES: Final = 2048
@@ -34,7 +34,7 @@ class Ask(NamedTuple):
 
     question: Question
     descriptor: int
-    facts: Facts | None = None
+    facts: FileFacts | None = None
 
 
 #: Yields what is to be asked, is sent the answers, and ends with the result; raises LocationError.
@@ -53,10 +53,10 @@ class KnownFiles:
     """The facts and answers about files that one asker remembers."""
 
     def __init__(self) -> None:
-        self._facts: dict[tuple[Identity, str, str], Facts] = {}
+        self._facts: dict[tuple[Identity, str, str], FileFacts] = {}
         self._answers: dict[tuple[Identity, Question], Answer] = {}
 
-    def describe(self, module: Module) -> Steps[tuple[Facts, Identity]]:
+    def describe(self, module: Module) -> Steps[tuple[FileFacts, Identity]]:
         """The facts about a module's file."""
         opened = modules.open_module(module)
         try:
@@ -67,7 +67,7 @@ class KnownFiles:
             os.close(opened.descriptor)
         return facts, opened.identity
 
-    def describe_file(self, path: str) -> Steps[Facts]:
+    def describe_file(self, path: str) -> Steps[FileFacts]:
         """The facts about a file at a path."""
         descriptor = descriptor_of(path)
         try:
@@ -76,17 +76,17 @@ class KnownFiles:
         finally:
             os.close(descriptor)
 
-    def _facts_of(self, opened: Opened, path: str) -> Steps[Facts]:
+    def _facts_of(self, opened: Opened, path: str) -> Steps[FileFacts]:
         key = opened.identity, path, opened.root
         facts = self._facts.pop(key, None)
         if facts is None:
             answer = yield Ask(wire.Describe(path, opened.root), opened.descriptor)
-            facts = answer_of(answer, Facts)
+            facts = answer_of(answer, FileFacts)
         _remember(self._facts, key, facts, _MOST_FILES)
         return facts
 
     @staticmethod
-    def _prove(module: Module, opened: Opened, facts: Facts) -> Steps[None]:
+    def _prove(module: Module, opened: Opened, facts: FileFacts) -> Steps[None]:
         """Raises LocationError where another file has the path of the mapped one."""
         inside = None
         first = next((each for each in module.mappings if each.offset == 0), None)
@@ -107,7 +107,7 @@ class KnownFiles:
             raise wrong
 
     def ask(
-        self, module: Module, identity: Identity, facts: Facts, question: Question
+        self, module: Module, identity: Identity, facts: FileFacts, question: Question
     ) -> Steps[Answer]:
         """The answer to a question about a file that was described before; fills in ``root``."""
         key = identity, question

@@ -193,9 +193,9 @@ class Service:
             signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-def facts_of(file: Binary) -> wire.Facts:
+def facts_of(file: Binary) -> wire.FileFacts:
     """The facts about a file that tracers and daemon use; raises LocationError."""
-    return wire.Facts(
+    return wire.FileFacts(
         file.build_id,
         file.soname,
         file.kind,

@@ -4,6 +4,10 @@ A trace has one stream for each target (a tracer's records come in the order of 
 logs are only words: those are copied into the event as they are, and all that is done for a record
 is one look-up of its class and one ``Struct.pack``. A block is the content of one packet; its
 header is made when it is written, because only then the number of lost events is known.
+
+Not by babeltrace's bindings (bt2, sink.ctf.fs): making and writing an event of six integers takes
+90 µs there, and encoding a record of one word takes 1.2 µs here. barectf generates C from event
+types that are known at build time; ours are known when a program is inserted.
 """
 
 from __future__ import annotations
@@ -35,7 +39,7 @@ EVENT: Final = Struct("<IQIIIIQiQQ16s")
 _astuple = msgspec.structs.astuple
 
 
-class Source(Protocol):
+class RecordNames(Protocol):
     """Resolves the numbers in a target's records to names."""
 
     pid: int
@@ -49,7 +53,7 @@ class Source(Protocol):
         ...
 
 
-class Block(msgspec.Struct):
+class RecordBlock(msgspec.Struct):
     """A block of encoded records, which is written or lost as a whole."""
 
     stream: Stream | None
@@ -90,7 +94,7 @@ class Trace:
             self.classes.append(metadata.event(number, described))
         return number
 
-    def stream(self, source: Source) -> Stream:
+    def stream(self, source: RecordNames) -> Stream:
         """A stream for a target."""
         self._instances += 1
         return Stream(self, source, self._instances)
@@ -103,7 +107,7 @@ class Stream:
     and in ``lost`` by who writes them: two threads, each with a number of its own.
     """
 
-    def __init__(self, trace: Trace, source: Source, instance: int) -> None:
+    def __init__(self, trace: Trace, source: RecordNames, instance: int) -> None:
         self.pid = source.pid
         self.instance = instance
         self.dropped = 0
@@ -120,7 +124,7 @@ class Stream:
         self._size = 0
         self._begin = 0
         self._last = 0
-        self._full: list[Block] = []
+        self._full: list[RecordBlock] = []
 
     def add(self, records: Sequence[RawRecord]) -> None:
         """Encode records; their time never goes back (a reader would refuse the stream)."""
@@ -185,7 +189,7 @@ class Stream:
 
     def _end_packet(self) -> None:
         data = b"".join(self._parts)
-        self._full.append(Block(self, data, len(self._parts), self._begin, self._last))
+        self._full.append(RecordBlock(self, data, len(self._parts), self._begin, self._last))
         self._parts.clear()
         self._size = 0
 
@@ -194,19 +198,19 @@ class Stream:
         """Bytes in the packet that is being filled."""
         return self._size
 
-    def take(self, *, all_: bool) -> list[Block]:
+    def take(self, *, all_: bool) -> list[RecordBlock]:
         """The packets that are full, or whatever there is."""
         if all_ and self._parts:
             self._end_packet()
         elif all_ and self.dropped + self.lost != self.told:
             # A packet without events, so that a reader hears of the loss.
-            self._full.append(Block(self, b"", 0, self._last, self._last))
+            self._full.append(RecordBlock(self, b"", 0, self._last, self._last))
         blocks = self._full
         self._full = []
         return blocks
 
 
-def packet(block: Block, uuid: UUID, number: int) -> bytes:
+def packet(block: RecordBlock, uuid: UUID, number: int) -> bytes:
     """Encode a block as a packet, the ``number``-th of its stream."""
     stream = block.stream
     assert stream is not None

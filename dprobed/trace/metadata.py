@@ -1,7 +1,8 @@
 """The metadata of a CTF 1.8 trace: TSDL, the language that says how the packets are laid out.
 
-Our own reader needs no parser of TSDL: what it wants to know of a class of events stands in its
-``model.emf.uri``, which viewers show or ignore, and of the trace in ``env``.
+By hand because the packets are (ctf.py): bt2 writes metadata only for events that it writes itself.
+Our own reader needs no parser of TSDL: what it needs of an event class is in its ``model.emf.uri``,
+which viewers show or ignore, and of the trace in ``env``.
 """
 
 from __future__ import annotations

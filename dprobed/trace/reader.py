@@ -23,7 +23,7 @@ from dprobed.trace.shape import Cursor, reader
 METADATA: Final = "metadata"
 
 
-class TraceError(Exception):
+class TraceReadError(Exception):
     """Not a trace of ours, or a damaged one."""
 
 
@@ -40,27 +40,27 @@ class Recording(Protocol):
         ...
 
     def records(self) -> Iterator[Record]:
-        """All records, in the order of their time; raises TraceError."""
+        """All records, in the order of their time; raises TraceReadError."""
         ...
 
 
 def open_all(path: Path) -> list[Recording]:
-    """The chunks at and below ``path``, in the order of their names; raises TraceError.
+    """The chunks at and below ``path``, in the order of their names; raises TraceReadError.
 
     CTF traces of ours, and files of JSON lines.
     """
     if path.is_file() and path.name != METADATA:
         return [JsonLines(path)]
     if not path.exists():
-        raise TraceError(f"{path}: there is no such file or folder")
+        raise TraceReadError(f"{path}: there is no such file or folder")
     folder = path.parent if path.is_file() else path
     # A folder may have such a name, too (packages of Python do).
     found: list[Recording] = [
-        Chunk(each.parent) for each in sorted(folder.rglob(METADATA)) if each.is_file()
+        CtfRecording(each.parent) for each in sorted(folder.rglob(METADATA)) if each.is_file()
     ]
     found += [JsonLines(each) for each in sorted(folder.rglob("*.jsonl")) if each.is_file()]
     if not found:
-        raise TraceError(f"{path}: there is no trace (CTF, or JSON lines) in it")
+        raise TraceReadError(f"{path}: there is no trace (CTF, or JSON lines) in it")
     return found
 
 
@@ -87,15 +87,15 @@ class JsonLines:
                     return
                 if not line.startswith(b'{"type":"record",'):
                     if not line.startswith(b"{"):
-                        raise TraceError(f"{self._path}:{number}: no record")
+                        raise TraceReadError(f"{self._path}:{number}: no record")
                     continue
                 try:
                     yield decode(line)
                 except (msgspec.MsgspecError, UnicodeDecodeError):
-                    raise TraceError(f"{self._path}:{number}: no record") from None
+                    raise TraceReadError(f"{self._path}:{number}: no record") from None
 
 
-class Chunk:
+class CtfRecording:
     """One CTF trace: its metadata is read at once, its streams as they are needed."""
 
     def __init__(self, folder: Path) -> None:
@@ -104,7 +104,7 @@ class Chunk:
             text = (folder / METADATA).read_text(encoding="utf-8", errors="replace")
             self.metadata = metadata.parse(text)
         except (metadata.MetadataError, ValueError, KeyError) as error:
-            raise TraceError(f"{folder / METADATA}: {error}") from None
+            raise TraceReadError(f"{folder / METADATA}: {error}") from None
         self.discarded = 0
         self.offset_ns: int | None = self.metadata.offset_ns
         #: Files whose last packet is cut off.
@@ -137,7 +137,7 @@ class Chunk:
                 size = fields[7] // 8 - PACKET.size
                 if fields[0] != MAGIC or size < 0:
                     at = file.tell() - PACKET.size
-                    raise TraceError(f"{path}: no packet begins at byte {at}")
+                    raise TraceReadError(f"{path}: no packet begins at byte {at}")
                 content = file.read(size)
                 if len(content) != size:
                     self.cut.append(path)
@@ -175,7 +175,7 @@ class Chunk:
                     exception=raised(exception) if exception else None,
                 )
         except (StructError, KeyError):
-            raise TraceError(f"{path}: a packet is damaged") from None
+            raise TraceReadError(f"{path}: a packet is damaged") from None
 
 
 def _begin(path: Path) -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from dprobed.program.exits import EXIT_NAMES, FACILITIES
-from dprobed.program.isa import Token
+from dprobed.program.isa import ItemToken
 from dprobed.program.items import (
     MAX_COUNT,
     NONE,
@@ -28,7 +28,11 @@ from dprobed.wire.protocol import RawRecord
 _EXITS: Final = {**{name: number for number, name in EXIT_NAMES.items()}, **FACILITIES}
 _FIRST_OTHER: Final = 1 << 16
 _UNLIMITED: Final = 1 << 40
-_TOKENS: Final = {"stack": Token.STACK, "locals": Token.LOCALS, "globals": Token.GLOBALS}
+_TOKENS: Final = {
+    "stack": ItemToken.STACK,
+    "locals": ItemToken.LOCALS,
+    "globals": ItemToken.GLOBALS,
+}
 
 
 class _Names:

@@ -23,7 +23,7 @@ from struct import Struct
 from struct import error as StructError
 from typing import Final
 
-from dprobed.program.isa import Token
+from dprobed.program.isa import ItemToken
 from dprobed.program.items import NONE, PREFIX, WORD
 from dprobed.record.log import Json, decode_log
 
@@ -37,8 +37,13 @@ _TWO: Final = Struct("<2Q")
 _EXCEPTION: Final = Struct("<3Q")
 
 #: The enum's member is slow to look up, and most items are strings.
-_STRING: Final = int(Token.STRING)
-_WORDS: Final = {Token.WORDS: "t", Token.STACK: "k", Token.LOCALS: "l", Token.GLOBALS: "g"}
+_STRING: Final = int(ItemToken.STRING)
+_WORDS: Final = {
+    ItemToken.WORDS: "t",
+    ItemToken.STACK: "k",
+    ItemToken.LOCALS: "l",
+    ItemToken.GLOBALS: "g",
+}
 _NAMES: Final = {"t": "words", "k": "stack", "l": "locals", "g": "globals"}
 _LETTERS: Final = {int(token): letter for token, letter in _WORDS.items()}
 
@@ -97,12 +102,12 @@ def _split(log: bytes, raw: Sequence[int]) -> tuple[str, bytes]:
 def _item(log: bytes, at: int) -> tuple[str, int, bytes]:
     """The item at ``at``: its letter, its end, and its part of the payload."""
     token, count = PREFIX.unpack_from(log, at)
-    if token == Token.MEMORY:
+    if token == ItemToken.MEMORY:
         end = at + 11 + count
         return "m", end, log[at + 1 : end]
-    if token == Token.MEMORY_FAULT and count == 8:
+    if token == ItemToken.MEMORY_FAULT and count == 8:
         return "f", at + 11, log[at + 3 : at + 11]
-    if token == Token.STACK_TRACE:
+    if token == ItemToken.STACK_TRACE:
         end, part = _trace(log, at + 3)
         return "x", end, part
     letter = _LETTERS.get(token)
@@ -116,14 +121,14 @@ def _trace(log: bytes, at: int) -> tuple[int, bytes]:
     """A stack trace without its tokens."""
     parts = [log[at : at + 32]]
     token, frames = PREFIX.unpack_from(log, at + 32)
-    if token != Token.FRAME:
+    if token != ItemToken.FRAME:
         raise _OddError
     parts.append(_COUNT.pack(frames))
     at += 35
     for _ in range(frames):
         parts.append(log[at : at + 16])
         at += 16
-        for wanted in (Token.STACK, Token.LOCALS, Token.GLOBALS):
+        for wanted in (ItemToken.STACK, ItemToken.LOCALS, ItemToken.GLOBALS):
             token, count = PREFIX.unpack_from(log, at)
             end = at + 3 + 8 * count
             if token != wanted or end > len(log):

@@ -15,7 +15,7 @@ _BAR: Final = 40
 _SIGN: Final = 1 << 63
 
 
-class Group(msgspec.Struct):
+class RecordGroup(msgspec.Struct):
     """A group: the records that share a value of the field they are grouped by.
 
     ``buckets``: how many numbers lie from 2**(N-1) up to 2**N; 0: zeros; -1: those below zero.
@@ -52,14 +52,14 @@ class Group(msgspec.Struct):
         return (self.count - 1) / seconds if seconds > 0 else 0.0
 
 
-def groups(records: Iterable[Record], by: str, of: str | None) -> list[Group]:
+def groups(records: Iterable[Record], by: str, of: str | None) -> list[RecordGroup]:
     """The records grouped by field ``by``, the largest group first; ``of`` names the number."""
-    found: dict[str, Group] = {}
+    found: dict[str, RecordGroup] = {}
     for record in records:
         key = _key(record, by)
         group = found.get(key)
         if group is None:
-            group = found[key] = Group(key)
+            group = found[key] = RecordGroup(key)
         group.add(record.time, value_of(record, of) if of is not None else None)
     return sorted(found.values(), key=lambda group: (-group.count, group.key))
 
@@ -73,7 +73,7 @@ def _key(record: Record, by: str) -> str:
     return "(none)" if value is None else str(value)
 
 
-def histogram(group: Group) -> Iterator[str]:
+def histogram(group: RecordGroup) -> Iterator[str]:
     """The group's histogram as lines of text."""
     low, high = min(group.buckets), max(group.buckets)
     largest = max(group.buckets.values())

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from dprobed.trace import metadata
-from dprobed.trace.ctf import Block, Stream, Trace, new_uuid, packet
+from dprobed.trace.ctf import RecordBlock, Stream, Trace, new_uuid, packet
 from dprobed.trace.journal import Journal
 from dprobed.trace.lines import Format
 
@@ -66,7 +66,7 @@ class Chunk(Protocol):
         """Bytes written."""
         ...
 
-    def write(self, block: Block) -> None:
+    def write(self, block: RecordBlock) -> None:
         """Write a block; raises OSError, and then nothing of it is written."""
         ...
 
@@ -112,7 +112,7 @@ class CtfChunk:
         self._classes = classes
         self._exits = exits
 
-    def write(self, block: Block) -> None:
+    def write(self, block: RecordBlock) -> None:
         """Write a block as a packet of its stream's file."""
         assert block.stream is not None
         self._describe("")
@@ -160,7 +160,7 @@ class FileChunk:
         """Bytes written."""
         return self._file.size
 
-    def write(self, block: Block) -> None:
+    def write(self, block: RecordBlock) -> None:
         """Write lines."""
         data = block.data
         if self._empty and self._form.end:
@@ -190,7 +190,7 @@ class JournalChunk:
     def __init__(self, path: str) -> None:
         self._journal = Journal(path)
 
-    def write(self, block: Block) -> None:
+    def write(self, block: RecordBlock) -> None:
         """Send records; those that came too fast are counted in ``block.lost``."""
         block.lost = self._journal.write(block.data.splitlines())
 

@@ -22,7 +22,7 @@ from typing import Final
 import msgspec
 
 from dprobed.trace import store
-from dprobed.trace.ctf import Block, Stream
+from dprobed.trace.ctf import RecordBlock, Stream
 
 #: Bytes that may wait for the thread before further blocks are refused.
 QUEUE_BYTES: Final = 16 << 20
@@ -46,7 +46,7 @@ class _Poke(Enum):
     POKE = 0
 
 
-_Work = Block | list[Block] | Stream | _Poke | None
+_Work = RecordBlock | list[RecordBlock] | Stream | _Poke | None
 
 
 class Writer:
@@ -74,7 +74,7 @@ class Writer:
         self._chunk: store.Chunk | None = None
         self._begun = 0.0
         #: Chunks that are complete: path, bytes, when they were ended.
-        self._past: deque[tuple[Path, int, float]] = deque()
+        self._ended: deque[tuple[Path, int, float]] = deque()
         self.problem = ""
         self.written = 0
         self.lost = 0
@@ -90,7 +90,7 @@ class Writer:
         """Whether the queue to the thread is full."""
         return self._given - self._done > QUEUE_BYTES
 
-    def give(self, block: Block) -> bool:
+    def give(self, block: RecordBlock) -> bool:
         """Queue a block; False if the queue is full."""
         if self.full:
             return False
@@ -98,7 +98,7 @@ class Writer:
         self._queue.put(block)
         return True
 
-    def give_all(self, blocks: list[Block]) -> None:
+    def give_all(self, blocks: list[RecordBlock]) -> None:
         """Queue these blocks as a chunk of their own."""
         self._given += sum(len(block.data) for block in blocks)
         self._queue.put(blocks)
@@ -124,7 +124,7 @@ class Writer:
 
     def _run(self) -> None:
         while (work := self._queue.get()) is not None:
-            if isinstance(work, Block):
+            if isinstance(work, RecordBlock):
                 self._write(work)
             elif isinstance(work, Stream):
                 self._end_stream(work)
@@ -144,7 +144,7 @@ class Writer:
         if chunk is not None:
             self._quietly(lambda: chunk.end(stream))
 
-    def _write(self, block: Block, *, keep: bool = False) -> None:
+    def _write(self, block: RecordBlock, *, keep: bool = False) -> None:
         try:
             try:
                 self._put(block, keep=keep)
@@ -162,12 +162,12 @@ class Writer:
             self._say("")
         self._done += len(block.data)
 
-    def _lose(self, block: Block, count: int) -> None:
+    def _lose(self, block: RecordBlock, count: int) -> None:
         self.lost += count
         if block.stream is not None:
             block.stream.lost += count
 
-    def _put(self, block: Block, *, keep: bool) -> None:
+    def _put(self, block: RecordBlock, *, keep: bool) -> None:
         """Write a block where it belongs; raises OSError. ``keep``: never begin a new chunk."""
         chunk = self._chunk
         if chunk is not None and not keep and self._full(chunk, len(block.data)):
@@ -191,22 +191,22 @@ class Writer:
         """Remove the oldest chunks until the limits are kept."""
         limits = self._limits
         now = time.monotonic()
-        while self._past:
-            path, size, ended = self._past[0]
+        while self._ended:
+            path, size, ended = self._ended[0]
             old = limits.max_seconds is not None and now - ended > limits.max_seconds
             large = limits.max_bytes is not None and self.bytes + more > limits.max_bytes
             if not old and not large:
                 break
             store.remove(path)
-            self._past.popleft()
+            self._ended.popleft()
             self.bytes -= size
             self.chunks -= 1
 
     def _forget_removed(self) -> None:
         """Forget chunks that somebody else has removed."""
-        gone = [each for each in self._past if not each[0].exists()]
+        gone = [each for each in self._ended if not each[0].exists()]
         for each in gone:
-            self._past.remove(each)
+            self._ended.remove(each)
             self.bytes -= each[1]
             self.chunks -= 1
 
@@ -232,7 +232,7 @@ class Writer:
         self._quietly(chunk.close)
         self.bytes += chunk.size - before
         if self._folder is not None:
-            self._past.append((chunk.path, chunk.size, time.monotonic()))
+            self._ended.append((chunk.path, chunk.size, time.monotonic()))
 
     def _quietly(self, work: Callable[[], None]) -> None:
         try:

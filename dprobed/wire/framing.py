@@ -50,7 +50,7 @@ class Unpacker:
         return body
 
 
-class Lines:
+class LineBuffer:
     """Bytes in, lines out, without their line feeds; ``next`` returns ``None`` for "more"."""
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""What probes may cost a process: the limits that clients, policies and tracers speak of.
+"""The rate limit of probes: what they may cost a process, for clients, policies and tracers.
 
 One type for all three, so that a limit goes from a command line or a policy to the account that is
 kept of it (engine/budget.py) without being translated.
@@ -14,7 +14,7 @@ import msgspec
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What may be spent: ``share`` of a process's time (1 is all of one CPU's), ``hits`` a second.
 
-    What is over them sleeps until it is within them again, or with ``remove`` is taken out for
+    A program over them is throttled until it is within them again, or with ``remove`` removed for
     good. ``rule``: the policy that says so, for people; empty: whoever inserted the program.
     """
 

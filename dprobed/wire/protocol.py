@@ -1,9 +1,9 @@
-"""What the daemon and a tracer say to each other.
+"""The protocol between the daemon and a tracer.
 
 A connected stream socket; each message is a length and a msgpack body (framing.py). The daemon
 sends ``Request``s, the tracer answers each by one ``Reply`` with the same ``seq`` and sends
-``Event``s whenever it likes. ``pid`` says which of its targets a message is about. The daemon
-closes the socket to end a tracer: it takes its probes out of all targets, detaches and exits.
+``Event``s at any time. ``pid`` says which of its targets a message is about. The daemon
+closes the socket to end a tracer: it removes its probes from all targets, detaches and exits.
 Codec only: nothing here opens a socket.
 """
 
@@ -58,7 +58,7 @@ class Attach(msgspec.Struct, tag=True, frozen=True):
 
 
 class Adjust(msgspec.Struct, tag=True, frozen=True):
-    """Treat a target otherwise from now on; what is given is as in ``Attach``."""
+    """Change how a target is treated; the fields are as in ``Attach``."""
 
     seq: int
     pid: int
@@ -68,10 +68,10 @@ class Adjust(msgspec.Struct, tag=True, frozen=True):
 
 
 class Insert(msgspec.Struct, tag=True, frozen=True):
-    """Put a program in: ``program`` is the daemon's number for it, ``bytecode`` a ``.dpb`` file.
+    """Insert a program: ``program`` is the daemon's number for it, ``bytecode`` a ``.dpb`` file.
 
     ``check_opcode`` false skips the comparison with the probe's ``opcode`` key. ``facilities``: as
-    in ``Facilities``, as ``acting``. ``label``: its name, for those who read of it. ``budget``:
+    in ``Facilities``, as ``acting``. ``label``: its name in notices. ``budget``:
     what it may cost in this target. ``follow_forks``: children of the target get it, and theirs.
     ``engine``: which one serves its code probes (``ENGINES``); ``auto``: the cheapest that can.
     """
@@ -90,7 +90,7 @@ class Insert(msgspec.Struct, tag=True, frozen=True):
 
 
 class Remove(msgspec.Struct, tag=True, frozen=True):
-    """Take a program out; ``None``: all."""
+    """Remove a program; ``None``: all."""
 
     seq: int
     pid: int
@@ -119,9 +119,9 @@ class Vars(msgspec.Struct, tag=True, frozen=True):
 
 
 class Facilities(msgspec.Struct, tag=True, frozen=True):
-    """What ``exit NAME`` can name from now on: names and their numbers.
+    """The facilities that exist now, by name: what ``exit NAME`` can name.
 
-    In inserted programs, ``exit`` to a facility that is no longer there raises INVALID_OPERAND.
+    In inserted programs, ``exit`` to a facility that is gone raises INVALID_OPERAND.
     ``acting``: those for which the tracer does something itself; None: all that it can.
     """
 
@@ -139,7 +139,7 @@ class Dump(msgspec.Struct, tag=True, frozen=True):
 
 
 class Resume(msgspec.Struct, tag=True, frozen=True):
-    """Let a thread go on that a program's ``suspend`` holds; ``None``: all of them."""
+    """Resume a thread that ``suspend`` stopped; ``None``: all of them."""
 
     seq: int
     pid: int
@@ -147,7 +147,7 @@ class Resume(msgspec.Struct, tag=True, frozen=True):
 
 
 class Detach(msgspec.Struct, tag=True, frozen=True):
-    """Take everything out of ``pid``, detach, answer and send ``Ended``."""
+    """Remove all probes from ``pid``, detach, answer and send ``Ended``."""
 
     seq: int
     pid: int
@@ -233,9 +233,9 @@ Reply = Ok | Refused
 
 
 class RawRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """One hit's result, its log not yet decoded (``program.log.decode``).
+    """One hit's result, its log not yet decoded (``record.log.decode_log``).
 
-    ``exit``: 0 plain, n a facility, negative the ``program.outcome`` codes. ``hit``: the probe's
+    ``exit``: 0 plain, n a facility, negative the codes of ``program.exits``. ``hit``: the probe's
     count of hits, from 1. ``time``: monotonic ns. ``cpu`` may be as of 0.1 ms before. ``raw``:
     where in ``log`` words without prefix lie.
     """
@@ -287,8 +287,8 @@ class Changed(msgspec.Struct, tag=True, frozen=True):
 
 
 class TargetEvent(msgspec.Struct, tag=True, frozen=True):
-    """Something of note in the target: ``exec``, ``fork`` (the child was cleaned, and is not
-    followed), ``suspend``.
+    """A notice about the target: ``exec``, ``fork`` (probes were removed from the child, which is
+    not followed), ``suspend``.
 
     ``text``: one line.
     """
@@ -311,8 +311,8 @@ class Forked(msgspec.Struct, tag=True, frozen=True):
 
 
 class Ended(msgspec.Struct, tag=True, frozen=True):
-    """The last message about a target. ``how``: detached, exited, killed, gone, or failed: by a
-    defect of the tracer's. ``status``: code or signal."""
+    """The last message about a target. ``how``: detached, exited, killed, gone, or failed (internal
+    error in the tracer). ``status``: code or signal."""
 
     pid: int
     how: str
@@ -334,7 +334,7 @@ def pack(message: Request | Reply | Event) -> bytes:
 
 
 def decode_request(body: bytes) -> Request:
-    """What the daemon said; raises ProtocolError."""
+    """A message from the daemon; raises ProtocolError."""
     try:
         message: Request = _decode_request(body)
     except msgspec.MsgspecError as error:
@@ -343,7 +343,7 @@ def decode_request(body: bytes) -> Request:
 
 
 def decode_from_tracer(body: bytes) -> Reply | Event:
-    """What the tracer said; raises ProtocolError."""
+    """A message from the tracer; raises ProtocolError."""
     try:
         message: Reply | Event = _decode_from_tracer(body)
     except msgspec.MsgspecError as error:

@@ -1,4 +1,4 @@
-"""What a resolver is asked and answers.
+"""The protocol of resolvers: questions about files, and their answers.
 
 Connected SOCK_SEQPACKET sockets: each message is one msgpack body. A *channel* carries questions,
 each with the descriptor of the file that it is about, and one answer to each, in order. Channels
@@ -14,7 +14,7 @@ from typing import Final, Literal, NamedTuple
 
 import msgspec
 
-#: What a mailbox takes.
+#: The one message that a mailbox takes.
 HELLO: Final = b"channel"
 #: Bytes of the longest question and answer: what a socket of this kind takes as one message.
 MAX_MESSAGE: Final = 128 << 10
@@ -60,7 +60,7 @@ class _Question(msgspec.Struct, tag=True, frozen=True):
 
 
 class Describe(_Question, frozen=True):
-    """What file is it? Answered by ``Facts``."""
+    """What file is it? Answered by ``FileFacts``."""
 
 
 class Resolve(_Question, frozen=True):
@@ -104,7 +104,7 @@ class ImageBuildId(_Question, frozen=True):
 Question = Describe | Resolve | ResolveData | PlaceAt | IfuncSlots | ImportSlots | ImageBuildId
 
 
-class Facts(msgspec.Struct, tag=True, frozen=True):
+class FileFacts(msgspec.Struct, tag=True, frozen=True):
     """A file. ``kind``: exec, pie, dyn or static; ``relocated``: it can be mapped anywhere."""
 
     build_id: str | None
@@ -141,7 +141,7 @@ class Refused(msgspec.Struct, tag=True, frozen=True):
     candidates: tuple[str, ...] = ()
 
 
-Answer = Facts | Places | Slots | Image | Refused
+Answer = FileFacts | Places | Slots | Image | Refused
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode_question = msgspec.msgpack.Decoder(Question).decode
@@ -158,7 +158,7 @@ def pack(message: Question | Answer) -> bytes:
 
 
 def decode_question(body: bytes) -> Question:
-    """What was asked; raises ResolverProtocolError."""
+    """A question; raises ResolverProtocolError."""
     try:
         message: Question = _decode_question(body)
     except (msgspec.MsgspecError, UnicodeError) as error:
@@ -167,7 +167,7 @@ def decode_question(body: bytes) -> Question:
 
 
 def decode_answer(body: bytes) -> Answer:
-    """What was answered; raises ResolverProtocolError."""
+    """An answer; raises ResolverProtocolError."""
     try:
         message: Answer = _decode_answer(body)
     except (msgspec.MsgspecError, UnicodeError) as error:
@@ -177,7 +177,7 @@ def decode_answer(body: bytes) -> Answer:
 
 #: What may answer a question, besides ``Refused``.
 _FITTING: Final[dict[type[Question], type[Answer]]] = {
-    Describe: Facts,
+    Describe: FileFacts,
     Resolve: Places,
     ResolveData: Places,
     PlaceAt: Places,
@@ -187,7 +187,7 @@ _FITTING: Final[dict[type[Question], type[Answer]]] = {
 }
 
 
-def check(question: Question, answer: Answer, facts: Facts | None) -> None:
+def check(question: Question, answer: Answer, facts: FileFacts | None) -> None:
     """Raises ResolverProtocolError if that cannot be the answer, for a file of these facts."""
     if isinstance(answer, Refused):
         _check_names((answer.message, answer.hint, *answer.candidates))
@@ -195,7 +195,7 @@ def check(question: Question, answer: Answer, facts: Facts | None) -> None:
     if not isinstance(answer, _FITTING[type(question)]):
         raise ResolverProtocolError(f"{type(answer).__name__} as answer to {type(question)}")
     match answer:
-        case Facts():
+        case FileFacts():
             _check_facts(answer)
         case Places():
             if not answer.places or (len(answer.places) > 1 and not isinstance(question, Resolve)):
@@ -215,7 +215,7 @@ def _check_names(names: tuple[str, ...]) -> None:
         raise ResolverProtocolError(f"a text of more than {_LONGEST_NAME} characters")
 
 
-def _check_facts(facts: Facts) -> None:
+def _check_facts(facts: FileFacts) -> None:
     _check_names((facts.build_id or "", facts.soname or "", *facts.needed))
     if not 0 < len(facts.segments) <= _MOST_SEGMENTS:
         raise ResolverProtocolError(f"{len(facts.segments)} segments")

@@ -14,7 +14,7 @@ from dprobed.daemon.records.dispatcher import Dispatcher
 from dprobed.daemon.records.trace_sessions import TraceSessions
 from dprobed.daemon.target import InsertedProgram, Insertion, Target
 from dprobed.program.rpn.parser import assemble
-from dprobed.trace.reader import Chunk
+from dprobed.trace.reader import CtfRecording
 from dprobed.wire.messages import TraceStart, Upload
 from dprobed.wire.protocol import RawRecord
 from tests.benchmarks.driver import by_load
@@ -69,7 +69,7 @@ async def _round(records: list[RawRecord]) -> float:
         session.writer.join(60)
         seconds = time.process_time() - begin
         info = session.info()
-        chunk = Chunk(Path(folder) / "t" / "000001")
+        chunk = CtfRecording(Path(folder) / "t" / "000001")
         there = [record.hit for record in chunk.records()]
         if there != [record.hit for record in records] or info.dropped or chunk.discarded:
             raise RuntimeError(f"{len(there)} of {len(records)} records are in the trace: {info}")

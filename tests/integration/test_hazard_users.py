@@ -271,7 +271,7 @@ def test_a_daemon_without_descriptors_says_so_once_and_goes_on(place: Place) -> 
                 assert answer(peer, {"type": "programs", "id": 1})["type"] == "listing"
                 assert daemon.process.stderr is not None
                 line = daemon.process.stderr.readline()
-                assert line == "dprobed: no connection can be taken: Too many open files\n"
+                assert line == "dprobed: cannot accept connections: Too many open files\n"
                 resource.prlimit(*limit, before)
                 found = waits.read()
                 assert found is not None

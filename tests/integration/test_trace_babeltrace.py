@@ -10,7 +10,7 @@ from typing import Any
 
 from dprobed.trace.ctf import Trace
 from dprobed.trace.lines import items_by_name
-from dprobed.trace.reader import Chunk
+from dprobed.trace.reader import CtfRecording
 from dprobed.trace.store import CtfChunk
 from dprobed.wire.protocol import RawRecord
 from tests.trace_support import EXITS, LOGS, all_kinds, babeltrace, decoded, put, raw, write
@@ -153,6 +153,6 @@ def test_names_with_anything_in_them(tmp_path: Path) -> None:
     (event,) = babeltrace(tmp_path)
     assert event["name"] == 'a"b\\c?d*/ }; é:f<int, char">+0x0'
     assert event["context"]["exit"] == [4, ['tr"ace']]
-    (record,) = Chunk(tmp_path / "t").records()
+    (record,) = CtfRecording(tmp_path / "t").records()
     assert (record.program, record.module) == (Odd().label(1), Odd().place(1)[0])
     assert record.exit == 'tr"ace'

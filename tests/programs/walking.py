@@ -18,7 +18,7 @@ from dprobed.program.exec.lower import lower
 from dprobed.program.exec.lowering import Unit, facility_numbers
 from dprobed.program.exec.variables import ListVariables
 from dprobed.program.exits import BUDGET, EXCEPTION
-from dprobed.program.isa import CALL_FRAMES, STACK_WORDS, WORD_BITS, WORD_MASK, Token
+from dprobed.program.isa import CALL_FRAMES, STACK_WORDS, WORD_BITS, WORD_MASK, ItemToken
 from dprobed.program.model import ProbeDefinition, Program
 
 _SIGN: Final = 1 << (WORD_BITS - 1)
@@ -455,7 +455,7 @@ def _log_stack(hit: _Hit, op: ir.LogStack) -> None:
 
 @walks(ir.LogVariables)
 def _log_variables(hit: _Hit, op: ir.LogVariables) -> None:
-    token = {Space.LOCAL: Token.LOCALS, Space.GLOBAL: Token.GLOBALS}[op.space]
+    token = {Space.LOCAL: ItemToken.LOCALS, Space.GLOBAL: ItemToken.GLOBALS}[op.space]
     words, index, count = hit.variables[op.space], hit.value(op.index), hit.value(op.count)
     hit.append(log.variables_item(token, words, index, count, hit.room()), op.overflow)
 

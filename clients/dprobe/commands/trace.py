@@ -20,7 +20,7 @@ from dprobe.view.tables import show
 from dprobed.printable import printable
 from dprobed.record.text import record_text
 from dprobed.trace import choose, lines, stat
-from dprobed.trace.reader import Recording, TraceError, merged, open_all
+from dprobed.trace.reader import Recording, TraceReadError, merged, open_all
 from dprobed.trace.rewrite import write_ctf
 from dprobed.wire import messages
 
@@ -327,13 +327,13 @@ def _chosen(
     try:
         test = choose.all_of(conditions)
         chunks = open_all(path)
-    except (choose.ConditionError, TraceError) as error:
+    except (choose.ConditionError, TraceReadError) as error:
         raise UserError(str(error)) from None
 
     def records() -> Iterator[messages.Record]:
         try:
             yield from filter(test, merged(chunks)) if conditions else merged(chunks)
-        except TraceError as error:
+        except TraceReadError as error:
             raise DprobeError(str(error)) from None
 
     return chunks, records()

@@ -1,1 +1,1 @@
-"""Global probepoints: programs for a selection of processes, those to come included."""
+"""Global probepoints: deployments of programs to all selected processes, future ones included."""

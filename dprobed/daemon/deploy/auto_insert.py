@@ -1,7 +1,7 @@
-"""Auto-insert: what policies put into processes by themselves, a deployment for each program.
+"""Auto-insertion: programs that policies insert, a deployment for each program.
 
-The daemon is their client. ``dprobe remove`` takes them out like any other, until the policies are
-read anew.
+The daemon is their client. ``dprobe remove`` removes them like any others, until the policies are
+reloaded.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 from dprobed.daemon.client import Refusal
 from dprobed.daemon.deploy.deployment import Deployment
 from dprobed.daemon.deploy.deployments import Deployments
-from dprobed.policy.model import Application
+from dprobed.policy.model import AutoInsertion
 from dprobed.policy.store import PolicyStore
 from dprobed.wire import messages
 
@@ -20,7 +20,7 @@ _log = logging.getLogger("dprobed")
 
 
 class _DaemonAsClient:
-    """The daemon as the client of its own deployments: what it is told is in the log for all."""
+    """The daemon as the client of its own deployments; their records are in the log."""
 
     kept = True
 
@@ -36,49 +36,50 @@ class _DaemonAsClient:
 
 
 class AutoInsert:
-    """The applications of the policies in force."""
+    """What the policies in force put in by themselves."""
 
     def __init__(self, deployments: Deployments, store: PolicyStore) -> None:
         self._deployments = deployments
         self._store = store
         self._client = _DaemonAsClient()
-        self._made: list[tuple[Application, list[Deployment]]] = []
+        self._made: list[tuple[AutoInsertion, list[Deployment]]] = []
 
     async def update(self) -> None:
-        """The policies are others: what is new goes in, what they no longer say goes out."""
-        wanted = self._store.policies.applications()
+        """After a reload of the policies: insert what is new in them, remove what is gone."""
+        wanted = self._store.policies.auto_insertions()
         stays = []
-        for application, made in self._made:
-            if application in wanted and not any(each.over for each in made):
-                stays.append((application, made))
+        for auto_insertion, made in self._made:
+            if auto_insertion in wanted and not any(each.is_removed for each in made):
+                stays.append((auto_insertion, made))
                 continue
             for each in made:
-                if not each.over:
+                if not each.is_removed:
                     select = messages.Select(number=each.number)
                     await self._deployments.take_out(self._client, select)
         self._made = stays
-        there = [application for application, _ in stays]
-        for application in wanted:
-            if application not in there:
-                await self._apply(application)
+        kept = [each for each, _ in stays]
+        for auto_insertion in wanted:
+            if auto_insertion not in kept:
+                await self._apply(auto_insertion)
 
-    async def _apply(self, application: Application) -> None:
-        budget = application.limits.set_by("")
+    async def _apply(self, auto_insertion: AutoInsertion) -> None:
+        budget = auto_insertion.limits.set_by("")
         request = messages.Deploy(
             id=0,
             programs=[
                 messages.Upload(label=program.label, bytecode=program.bytecode, budget=budget)
-                for program in application.programs
+                for program in auto_insertion.programs
             ],
-            selection=messages.Selection(policy=application.policy),
-            limit=application.processes,
+            selection=messages.Selection(policy=auto_insertion.policy),
+            limit=auto_insertion.processes,
             keep=True,
         )
         try:
-            made = await self._deployments.begin(self._client, request, application.seconds)
+            made = await self._deployments.begin(self._client, request, auto_insertion.seconds)
         except Refusal as refusal:
-            text = f"policy {application.policy} ({application.place}) inserts nothing: {refusal}"
+            text = f"policy {auto_insertion.policy} ({auto_insertion.place})"
+            text += f" inserts nothing: {refusal}"
             _log.error("%s", text)
             self._store.note(text)
             return
-        self._made.append((application, made))
+        self._made.append((auto_insertion, made))

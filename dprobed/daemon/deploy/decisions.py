@@ -1,8 +1,8 @@
-"""Which deployments are to be in a process: decided at each look at it.
+"""Decides at each look at a process which deployments are to be in it.
 
-Those whose selection means the process and whose module it maps, or surely will in a moment. What
-ends before its programs are in is counted as missed, or as unseen where nobody had the time to find
-out whether it was meant.
+A deployment is to be in a process that its selection includes and that maps its module, or will map
+it in a moment. A process that ends before its programs are inserted is counted as missed, or as
+unseen if it ended before that decision.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ _OWN_EXE: Final = os.path.realpath("/proc/self/exe")
 class Decisions:
     """``dprobed.daemon.deploy.watcher.Judge`` for all deployments.
 
-    ``tracers``: the processes of tracers; ``targets``: those that are traced; ``clients``: the
-    connections, whose processes are not to be probed for what they show.
+    ``tracers``: pids of tracers; ``targets``: pids of targets; ``clients``: the connections, whose
+    processes are not probed.
     """
 
     def __init__(
@@ -56,27 +56,28 @@ class Decisions:
         self._targets: Final = targets
         self._clients: Final = clients
         self._modules: Final = Modules(resolvers, look_again)
-        #: New processes that their parent's tracer is about to tell of, for these.
+        #: Fork children that their parent's tracer is about to report, with the deployments they
+        #: inherit.
         self._followed: dict[int, list[Deployment]] = {}
-        #: Processes that are just being made, and are to get these.
+        #: Processes that are being created, with the deployments that they are to get.
         self._made: dict[int, list[Deployment]] = {}
-        #: Of which it is not known yet whether a process maps their module.
+        #: Deployments of which it is not known yet whether a process maps their module.
         self._undecided: dict[int, list[Deployment]] = {}
 
     def forget(self) -> None:
-        """There is no deployment any longer."""
+        """Forget all processes: there is no deployment any longer."""
         self._followed.clear()
         self._made.clear()
         self._undecided.clear()
 
     def stop(self) -> None:
-        """Nothing is decided any more."""
+        """Stop asking resolvers."""
         self._modules.stop()
 
     def look(self, pid: int, kind: Kind | None, parent: int) -> LookResult:
-        """Which deployments are to be in this process; it is put on the way to them.
+        """Decide which deployments are to be in a process, and enqueue it for them.
 
-        The cheapest question comes first: many a process has half a millisecond to live.
+        The cheapest test comes first: many processes live for half a millisecond.
         """
         followed = self._followed_in(pid, kind, parent)
         if kind is not None:
@@ -91,8 +92,8 @@ class Decisions:
         for each in self._all.values():
             if each not in chosen:
                 self._queue.deselect(each, pid)
-            elif each.has_too_many and pid in each.instances:
-                # A child that began with the program is one too many.
+            elif each.is_over_limit and pid in each.instances:
+                # A fork child inherited the program beyond the limit.
                 self._queue.deselect(each, pid)
                 each.refuse(pid, f"over the limit ({each.limit})")
         wanting = [each for each in chosen if each.wants(pid) and each not in followed]
@@ -116,8 +117,8 @@ class Decisions:
         if between := bool(wanting) and self._is_in_between(pid, kind):
             self._made.setdefault(pid, ready)
         else:
-            self._queue.line_up(pid, self._allowed(pid, ready), fresh=kind is not None)
-        # A process that is on its way out shows less and less of what it was.
+            self._queue.enqueue(pid, self._allowed(pid, ready), fresh=kind is not None)
+        # Less and less can be read of a process that is exiting.
         unsure = len(chosen) < len(possible) or len(ready) < len(wanting)
         if unsure and procfs.has_ended(pid):
             return LookResult.GONE
@@ -126,7 +127,7 @@ class Decisions:
         return LookResult.SOON if between or len(ready) < len(wanting) else verdict
 
     def _look_at_nothing(self, pid: int) -> LookResult:
-        """A process of which nothing can be read: dead, the kernel's own, or kept from us."""
+        """A process of which nothing can be read: dead, a kernel thread, or not permitted."""
         if procfs.has_ended(pid):
             return LookResult.GONE
         if procfs.is_kernel_thread(pid):
@@ -144,7 +145,7 @@ class Decisions:
         return LookResult.LATER
 
     def _why_not(self, deployment: Deployment, facts: Process) -> str:
-        """Why nothing can be read of a process that is meant."""
+        """Why nothing can be read of a selected process."""
         if denial := self._gate.denial(deployment, facts, frozenset(deployment.needs)):
             return denial.short
         if os.geteuid() != 0:
@@ -152,7 +153,7 @@ class Decisions:
         return "the kernel does not let us read what it maps"
 
     def _chosen(self, pid: int, exe: str, possible: list[Deployment]) -> list[Deployment] | None:
-        """Those of the possible ones that mean the process; None: it is gone."""
+        """The possible deployments whose selection includes the process; None: it is gone."""
         if exe != _OWN_EXE and not any(each.selector.needs_facts for each in possible):
             return possible
         facts = processes.read(pid)
@@ -163,24 +164,23 @@ class Decisions:
         return [each for each in possible if each.selector.selects(facts)]
 
     def _allowed(self, pid: int, ready: list[Deployment]) -> list[Deployment]:
-        """Those that a policy lets into the process; that is not asked before it need be."""
+        """The deployments that a policy allows in the process; asked as late as possible."""
         facts = processes.read(pid) if ready else None
         if facts is None:
-            return ready  # It ended just now, and is counted as one that missed them.
+            return ready  # It ended just now, and is counted as missed.
         allowed = []
         for each in ready:
             denial = self._gate.denial(each, facts, frozenset(each.needs))
             if denial is None:
                 allowed.append(each)
             else:
-                # Why it was taken out says the same with more words; whether this look comes before
-                # or after that is chance.
+                # The reason of a removal says the same in more words; which comes first is chance.
                 reason = each.refusals.get(pid, "")
                 each.refuse(pid, reason if reason.startswith(denial.text) else denial.short)
         return allowed
 
     def ended(self, pid: int, looked_at: bool) -> None:
-        """Count what the process has missed."""
+        """Count the deployments that missed an ended process."""
         followed, made = self._followed.pop(pid, []), self._made.pop(pid, [])
         undecided = self._undecided.pop(pid, [])
         for each in self._all.values():
@@ -190,9 +190,9 @@ class Decisions:
             each.forget(pid)
 
     def _followed_in(self, pid: int, kind: Kind | None, parent: int) -> list[Deployment]:
-        """Those that the tracer is about to tell of in this process, whatever is seen of it.
+        """The deployments that a fork child inherits, which its tracer is about to report.
 
-        It may let go of the child instead: then it is a process like any other.
+        If the tracer detaches from the child instead, it is a process like any other.
         """
         if kind is Kind.FORK:
             self._followed.pop(pid, None)
@@ -206,7 +206,7 @@ class Decisions:
         return self._followed.get(pid, [])
 
     def _is_ours(self, facts: Process) -> bool:
-        """Whether it is dprobed itself, this or another one, or shows what dprobed found."""
+        """Whether it belongs to dprobed: a daemon, a tracer or a client."""
         tracers = self._tracers
         if facts.pid == os.getpid() or facts.pid in tracers or facts.parent in tracers:
             return True
@@ -215,15 +215,15 @@ class Decisions:
         return any(PurePath(word).name in ("dprobe", "dprobed") for word in facts.cmdline[:4])
 
     def _is_in_between(self, pid: int, kind: Kind | None) -> bool:
-        """Whether the process is just being made: it shares its parent's memory (vfork), or our
-        tracer still has hold of it because it traces the parent."""
+        """Whether the process is being created: it shares its parent's memory (vfork), or the
+        parent's tracer is still attached to it."""
         found = procfs.status(pid)
         if found is not None and found.tracer in self._tracers:
             return pid not in self._targets
         return kind is Kind.FORK and shares_memory(pid, procfs.parent(pid))
 
     def _ready(self, pid: int, wanting: list[Deployment]) -> list[Deployment]:
-        """Those whose module the process maps or is about to map; raises MapsError."""
+        """The deployments whose module the process maps or is about to map; raises MapsError."""
         names = {each.module for each in wanting if not each.selector.takes_unmapped}
         there = self._modules.mapped(procfs.live_thread(pid), names) if names else set()
         if names - there:

@@ -1,8 +1,8 @@
-"""A program that belongs to a selection of processes, and no process in particular.
+"""A deployment: a program and a selection of processes.
 
-A deployment is the client for each process that its program is in (an *instance*): so it hears of
-their ends and adds up what they counted. It knows the processes that its program
-waits to get into, and why it could not get into others. It decides nothing: decisions.py does.
+It is the client of each process that its program is in (an *instance*), so it is told of their ends
+and sums up their counters. It also has the processes that wait for its program, and the reasons why
+others were refused. What is to be in a process is decided elsewhere (decisions.py).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from dprobed.policy.rights import needs
 from dprobed.proc import procfs
 from dprobed.wire import messages
 
-#: Reasons that are counted each by itself; the rest is counted as one.
+#: Reasons with a count of their own; the rest are counted together.
 _REASONS: Final = 32
 #: Refused processes that ``query`` names.
 _NAMED: Final = 200
@@ -30,10 +30,10 @@ _NAMED: Final = 200
 class Deployment:
     """One program and its selection; a ``Client`` for each process that its program is in.
 
-    ``owner`` is the connection that it ends with; None: it is kept. ``seconds``: for how long it is
-    in each process; None: without an end. ``entry_in``: the program of a
-    number in a process, for a child that began with its parent's programs. ``left``: it has left a
-    process by that one's end, and may have been taken to be in another one that has its number.
+    ``owner``: the connection with whose end it is removed; None: it is kept. ``seconds``: for how
+    long it stays in each process; None: no limit. ``program_in``: looks up the program of a number
+    in a process, for a fork child that inherited it. ``on_left``: called when a process with it has
+    ended, because another process may have that pid already.
     """
 
     def __init__(
@@ -43,11 +43,11 @@ class Deployment:
         client: Client,
         request: messages.Deploy,
         seconds: float | None,
-        entry_in: Callable[[int, int], InsertedProgram | None],
-        left: Callable[[int], None],
+        program_in: Callable[[int, int], InsertedProgram | None],
+        on_left: Callable[[int], None],
     ) -> None:
-        self._entry_in = entry_in
-        self._left = left
+        self._entry_in = program_in
+        self._on_left = on_left
         self.insertion = insertion
         self.number = insertion.number
         self.upload = insertion.upload
@@ -59,16 +59,16 @@ class Deployment:
         self.limit = request.limit
         self.pid, self.uid, self.gid = client.pid, client.uid, client.gid
         self.seconds = seconds
-        #: It was taken out: whoever is about to put it into a process must not.
-        self.over = False
+        #: It was removed: an insertion under way must be undone.
+        self.is_removed = False
         self.instances: dict[int, InsertedProgram] = {}
         self.waiting: set[int] = set()
-        #: Processes that it is being put into → whether they have ended meanwhile.
-        self.arriving: dict[int, bool] = {}
-        self._arrived = asyncio.Event()
-        #: Processes that a client took it out of.
+        #: Processes that it is being inserted into → whether they have ended meanwhile.
+        self.inserting: dict[int, bool] = {}
+        self._insertion_ended = asyncio.Event()
+        #: Processes from which a client removed it.
         self.excluded: set[int] = set()
-        #: Process → why it could not be probed, while it is there.
+        #: Live process → why it could not be probed.
         self.refusals: dict[int, str] = {}
         self._refused: Counter[str] = Counter()
         self._entered = 0
@@ -82,7 +82,7 @@ class Deployment:
         return self.program.header.name
 
     def matches(self, select: messages.Select) -> bool:
-        """Whether it is meant, whatever the process."""
+        """Whether it is selected, whatever the process."""
         header = self.program.header
         return (
             select.number in (None, self.number)
@@ -92,62 +92,62 @@ class Deployment:
         )
 
     def wants(self, pid: int) -> bool:
-        """Whether it may go into a process that fits."""
-        return not (self.over or pid in self.instances or pid in self.excluded)
+        """Whether it may be inserted into a process, if that is selected."""
+        return not (self.is_removed or pid in self.instances or pid in self.excluded)
 
     def follows(self, pid: int) -> bool:
-        """Whether a process has it, and children of that process get it from the tracer."""
-        entry = self.instances.get(pid)
-        return entry is not None and entry.follows
+        """Whether a process has it, and fork children of that inherit it."""
+        inserted = self.instances.get(pid)
+        return inserted is not None and inserted.follows
 
     @property
     def is_full(self) -> bool:
-        """Whether it is in as many processes as it may be."""
+        """Whether its limit of processes is reached."""
         return self.limit is not None and len(self.instances) + len(self.waiting) >= self.limit
 
     @property
-    def has_too_many(self) -> bool:
-        """Whether it is in more processes than it may be: some have forked."""
+    def is_over_limit(self) -> bool:
+        """Whether it is in more processes than its limit: some have forked."""
         return self.limit is not None and len(self.instances) > self.limit
 
     # -- processes ---------------------------------------------------------------------------------
 
-    def enter(self, entry: InsertedProgram) -> None:
+    def enter(self, inserted: InsertedProgram) -> None:
         """Its program is in a process."""
-        pid = entry.target.pid
+        pid = inserted.target.pid
         self.waiting.discard(pid)
         self.refusals.pop(pid, None)
-        self.instances[pid] = entry
+        self.instances[pid] = inserted
         self._entered += 1
 
     def leave(self, pid: int) -> None:
-        """It is in that process no longer; what it counted there stays counted."""
-        entry = self.instances.pop(pid, None)
-        if entry is not None:
-            self._add(self._sums, entry)
-            self._sums["overhead_ns"] += entry.target.overhead_ns
+        """Its program is no longer in a process; its counters there are added to the sums."""
+        inserted = self.instances.pop(pid, None)
+        if inserted is not None:
+            self._add(self._sums, inserted)
+            self._sums["overhead_ns"] += inserted.target.overhead_ns
 
     def refuse(self, pid: int, reason: str) -> None:
-        """It could not get into a process."""
+        """It could not be inserted into a process."""
         self.waiting.discard(pid)
         self.refusals[pid] = reason
 
-    def arrive(self, pid: int) -> bool:
-        """It has been put into a process, or not; whether that has ended meanwhile."""
-        self._arrived.set()
-        return self.arriving.pop(pid)
+    def end_insertion(self, pid: int) -> bool:
+        """An insertion has succeeded or failed; whether the process has ended meanwhile."""
+        self._insertion_ended.set()
+        return self.inserting.pop(pid)
 
     async def settled(self) -> None:
-        """Wait until it is on its way into no process any longer."""
-        while self.arriving:
-            self._arrived.clear()
-            await self._arrived.wait()
+        """Wait until no insertion is under way."""
+        while self.inserting:
+            self._insertion_ended.clear()
+            await self._insertion_ended.wait()
 
     def forget(self, pid: int) -> None:
-        """The process has ended. One that waited for the program has missed it."""
-        if pid in self.arriving:
-            # It may have got as far as a hit: who puts the program in will hear of that.
-            self.arriving[pid] = True
+        """A process has ended; if it waited for the program, it is counted as missed."""
+        if pid in self.inserting:
+            # It may have had a hit already: whoever inserts the program handles the end.
+            self.inserting[pid] = True
         elif pid in self.waiting:
             self.waiting.discard(pid)
             self.missed += 1
@@ -162,8 +162,8 @@ class Deployment:
         counts[kind if kind in counts or len(counts) < _REASONS else "other reasons"] += 1
 
     @staticmethod
-    def _add(sums: Counter[str], entry: InsertedProgram) -> None:
-        for probe in entry.probe_infos():
+    def _add(sums: Counter[str], inserted: InsertedProgram) -> None:
+        for probe in inserted.probe_infos():
             sums["hits"] += probe.hits
             sums["ran"] += probe.ran
             sums["missed_hits"] += probe.missed
@@ -176,16 +176,16 @@ class Deployment:
         return self.owner is None or self.owner.offer(lines)
 
     def tell(self, message: messages.Report) -> None:
-        """Something about one of its processes."""
+        """A report about one of its processes."""
         if isinstance(message, messages.Forked):
-            entry = self._entry_in(message.pid, self.number)
-            if entry is not None:
-                self.enter(entry)
+            inserted = self._entry_in(message.pid, self.number)
+            if inserted is not None:
+                self.enter(inserted)
         elif isinstance(message, messages.Ended):
             self.leave(message.pid)
-            self._left(message.pid)
+            self._on_left(message.pid)
             if message.how == "failed":
-                # Its tracer died in it: whatever is left there is not to be built on.
+                # Its tracer died: do not insert into what is left of it.
                 self.refuse(message.pid, message.reason)
                 self.excluded.add(message.pid)
         elif isinstance(message, messages.StateChange):
@@ -195,12 +195,12 @@ class Deployment:
 
     def _changed(self, message: messages.StateChange) -> None:
         pid = message.pid
-        entry = self.instances.get(pid)
-        if pid in self.arriving or (entry and entry.number in entry.target.entries):
+        inserted = self.instances.get(pid)
+        if pid in self.inserting or (inserted and inserted.number in inserted.target.programs):
             return
         self.leave(pid)
-        if not (self.over or pid in self.excluded or procfs.has_ended(pid)):
-            # A policy does not allow it there any longer.
+        if not (self.is_removed or pid in self.excluded or procfs.has_ended(pid)):
+            # A policy no longer allows it there.
             reasons = [probe.reason for probe in message.probes]
             self.refuse(pid, reasons[0] if reasons else "removed")
 
@@ -210,10 +210,10 @@ class Deployment:
         """The deployment as ``dprobe query`` lists it."""
         header = self.program.header
         sums = Counter(self._sums)
-        for entry in self.instances.values():
-            self._add(sums, entry)
+        for inserted in self.instances.values():
+            self._add(sums, inserted)
         overhead = sums["overhead_ns"]
-        overhead += sum(entry.target.overhead_ns for entry in self.instances.values())
+        overhead += sum(inserted.target.overhead_ns for inserted in self.instances.values())
         refused = Counter(self._refused)
         for reason in self.refusals.values():
             self._count_refusal(refused, reason)
@@ -253,7 +253,7 @@ _PROCESS: Final = re.compile(r"(?:process )?\b\d+ \((.*?)\)")
 
 
 def kind_of(reason: str) -> str:
-    """What refusals of the same kind have in common: the process itself is not in it.
+    """The kind of a refusal: its reason without the process.
 
     "process 7 (cat) is already traced by process 9 (gdb): a …" → "already traced by gdb".
     """

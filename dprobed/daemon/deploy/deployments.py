@@ -1,8 +1,8 @@
-"""Global probepoints: programs that follow a selection of processes, those to come included.
+"""The deployments of the daemon (global probepoints), and the requests that change them.
 
 The watcher says when to look at a process; a look (decisions.py) decides which deployments are to
-be in it. It then waits in a queue (queue.py) for one of a few workers, which put the programs in as
-for any client.
+be in it. The process is then queued (queue.py) for one of a few workers, which insert the programs
+as for any client.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from dprobed.wire import messages
 class Deployments:
     """All deployments of this daemon, and the requests that change them; they raise Refusal.
 
-    ``tracers``: the processes of tracers; ``clients``: the connections.
+    ``tracers``: pids of tracers; ``clients``: the connections.
     """
 
     def __init__(
@@ -80,14 +80,14 @@ class Deployments:
     # -- requests ------------------------------------------------------------------------------
 
     async def deploy(self, client: Client, request: messages.Deploy) -> messages.Deployed:
-        """Put programs into the selected processes, from now on."""
+        """Deploy programs to the selected processes, future ones included."""
         made = await self.begin(client, request)
         return messages.Deployed(id=request.id, deployments=[each.info() for each in made])
 
     async def begin(
         self, client: Client, request: messages.Deploy, seconds: float | None = None
     ) -> list[Deployment]:
-        """The deployments of a request; each program is in each process for ``seconds``."""
+        """Begin the deployments of a request; a program stays in each process for ``seconds``."""
         programs = await self._programs.decode_all(request.programs)
         own = len(self.select(client, messages.Select())) + len(programs)
         self._quota.check_deployments(client, own)
@@ -104,7 +104,7 @@ class Deployments:
                 upload,
                 program,
                 check_opcode=request.check_opcode,
-                # Of what a policy puts in the policy says so.
+                # For auto-inserted programs the policy says so.
                 follow_forks=request.selection.policy is None,
                 deployed=True,
             )
@@ -114,7 +114,7 @@ class Deployments:
                 client,
                 request,
                 seconds,
-                self._targets.entry,
+                self._targets.program,
                 self._look_again_at,
             )
             self._all[deployment.number] = deployment
@@ -131,19 +131,19 @@ class Deployments:
         self._watcher.again(pid, seconds)
 
     def _rule(self, facts: Process) -> str:
-        """The policy that decides about a process that can be touched at all."""
+        """The policy that decides about a process; empty: the process is protected."""
         decision = self._gate.policies.decide(facts)
         return decision.rule if not decision.protected else ""
 
     def look_again(self) -> None:
-        """The policies are others: look at every process anew."""
+        """Look at every process again, after the policies changed."""
         if self._all:
             self._watcher.start()
 
     async def _make_way(
         self, client: Client, request: messages.Deploy, label: str, module: str
     ) -> None:
-        """What is to be done about programs for the same module and the same processes."""
+        """Refuse or replace deployments for the same module and selection (``request.present``)."""
         there = [
             each
             for each in self.select(client, messages.Select())
@@ -162,40 +162,41 @@ class Deployments:
                 await self.take_out(client, messages.Select(number=each.number))
 
     async def remove(self, client: Client, request: messages.Remove) -> messages.Removed:
-        """Take programs out, of every process or of one; those of deployments, too."""
+        """Remove programs and deployments, from every process or from one."""
         select = request.select
         chosen = [] if select.pid is not None else self.select(client, select)
         there = dict(self._all)
         for each in chosen:
-            each.over = True
+            each.is_removed = True
             each.waiting.clear()
             del self._all[each.number]
-        entries = self._targets.select(client, select)
+        programs = self._targets.select(client, select)
         instances = [
-            (deployment, entry.target.pid)
-            for entry in entries
-            if entry.insertion.deployed and (deployment := there.get(entry.number)) is not None
+            (deployment, inserted.target.pid)
+            for inserted in programs
+            if inserted.insertion.deployed
+            and (deployment := there.get(inserted.number)) is not None
         ]
         for deployment, pid in instances:
-            if not deployment.over:
+            if not deployment.is_removed:
                 deployment.excluded.add(pid)
         removed = messages.Removed(id=request.id, probes=[], overhead_ns=0)
-        if entries or not chosen:
+        if programs or not chosen:
             removed = await self._removal.remove(client, request)
         for deployment, pid in instances:
             deployment.leave(pid)
         for each in chosen:
             await each.settled()
-        self._rest()
+        self._stop_if_idle()
         return msgspec.structs.replace(removed, deployments=[each.info() for each in chosen])
 
     async def take_out(self, client: Client, select: messages.Select) -> None:
-        """``remove`` for the daemon's own purposes."""
+        """As ``remove``, for the daemon itself."""
         await self.remove(client, messages.Remove(id=0, select=select))
 
     def select(self, client: Client, select: messages.Select) -> list[Deployment]:
-        """The deployments of ``client``'s user that are meant; with ``pid``, those that have to do
-        with that process."""
+        """The selected deployments that the client may see; with ``pid``, those in that process or
+        refused there."""
         return [
             each
             for each in self._all.values()
@@ -209,28 +210,28 @@ class Deployments:
         return [each.info() for each in self.select(client, select)]
 
     def discovery(self) -> messages.DiscoveryInfo:
-        """How the daemon hears of processes."""
+        """How the daemon learns of new processes."""
         return messages.DiscoveryInfo(source=self._watcher.source, lost=self._watcher.lost)
 
     def release(self, client: Client) -> None:
-        """The connection has ended: what it did not ask to keep goes out of all processes."""
+        """A client is gone: remove its deployments that it did not ask to keep."""
         for each in [each for each in self._all.values() if each.owner is client]:
-            each.over = True
+            each.is_removed = True
             each.waiting.clear()
             del self._all[each.number]
             self._detaching.release(each)
-        self._rest()
+        self._stop_if_idle()
 
     def stop(self) -> None:
-        """Put nothing into any further process."""
+        """Stop all insertion."""
         self._all.clear()
         self._decisions.stop()
-        self._rest()
+        self._stop_if_idle()
 
-    def _rest(self) -> None:
-        """Without any deployment nothing is looked at."""
+    def _stop_if_idle(self) -> None:
+        """Stop watching processes if there is no deployment left."""
         if not self._all:
             self._watcher.stop()
             self._pool.keep_warm(False)
-            self._queue.rest()
+            self._queue.stop()
             self._decisions.forget()

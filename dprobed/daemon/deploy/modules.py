@@ -1,16 +1,16 @@
-"""Which modules a process maps, or soon will.
+"""Finds out which modules a process maps, or will map in a moment.
 
-One reading of ``/proc/PID/maps`` answers for all names that are asked for. Whether a mapped file is
-the module of a name does not depend on the process that maps it (but on its mount namespace, for
-the links that lead to it), so that is found out once and remembered.
+``/proc/PID/maps`` is read once for all names. Whether a mapped file is the module of a name does
+not depend on the process (but on its mount namespace, because of symbolic links), so that is
+cached.
 
 A process that has just executed a program has not mapped its libraries yet. It surely will where
 the program asks for them (DT_NEEDED), or one of the libraries that it asks for does, which is
 learned from the first process that executes it.
 
-What is in a file is asked of the resolver of the user whose process it is: a file that takes long
-holds up nobody but its user's own processes. Nothing waits here: what is not known yet is asked
-for, the answer until then is no, and when it has come the process is looked at again.
+A file's content is asked of the resolver of the process's user: a file that takes long delays only
+that user's processes. Nothing waits here: until the answer comes, a process counts as not mapping
+the module, and then it is looked at again.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ from dprobed.proc import maps, procfs
 from dprobed.resolver.errors import LocationError, LostError
 from dprobed.resolver.files import KnownFiles
 from dprobed.resolver.modules import matches
-from dprobed.wire.resolver import Facts
+from dprobed.wire.resolver import FileFacts
 
-#: Answers that are remembered; then all are forgotten.
+#: Cached answers; beyond it the cache is cleared.
 _ROOM: Final = 1 << 14
-#: Seconds until a file is asked about again that could not be read (by way of this process), and
-#: one of whose question its resolver has died.
+#: Seconds until a file is asked about again that could not be read (through this process), and one
+#: on which the resolver died.
 _UNREADABLE: Final = 1.0
-_SHUNNED: Final = 60.0
+_RESOLVER_DIED: Final = 60.0
 
 _log = logging.getLogger("dprobed")
 
 
 class _Program:
-    """What is known of a program: the names of modules that it has from its start (``linked``), and
-    of those that it was seen to open later."""
+    """What is known of an executable: the module names that it maps from its start (``linked``),
+    and those that it was seen to open later (``opened``)."""
 
     __slots__ = ("linked", "opened")
 
@@ -54,26 +54,26 @@ class _Program:
 
 
 class Modules:
-    """What is known of processes' modules. ``again`` is called when more is known of one."""
+    """The modules of processes; ``again`` is called with a pid when more is known of it."""
 
     def __init__(self, resolvers: Resolvers, again: Callable[[int], None]) -> None:
         self._resolvers = resolvers
         self._again = again
-        #: Users' files apart: whose file it is, his resolver answers, and may be made to lie.
+        #: Files by user: a user's resolver answers about them, and may lie.
         self._files: dict[User, KnownFiles] = {}
         #: (mount namespace, file, path, name) → whether its path is the module of that name.
         self._verdicts: dict[Hashable, bool] = {}
         #: (user, mount namespace, file, path, content) → what is in it; None: it has no answer now.
-        self._facts: dict[Hashable, Facts | None] = {}
+        self._facts: dict[Hashable, FileFacts | None] = {}
         self._programs: dict[Hashable, _Program] = {}
-        #: What is being asked, and the processes that wait for it.
+        #: Questions under way → the processes that wait for the answer.
         self._asking: dict[Hashable, set[int]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        #: What was refused, until when it is not asked again.
+        #: Failed questions → until when they are not asked again.
         self._refused: dict[Hashable, float] = {}
 
     def mapped(self, pid: int, names: Collection[str]) -> set[str]:
-        """Those of the names whose module the process maps code of; raises MapsError."""
+        """The names whose module the process maps code of; raises MapsError."""
         found: dict[str, maps.Module] = {}
         namespace = _inode(f"/proc/{pid}/ns/mnt")
         modules = maps.modules(pid)
@@ -86,7 +86,7 @@ class Modules:
         return set(found)
 
     def expected(self, pid: int, names: Collection[str]) -> set[str]:
-        """Those of the names whose module the loader will map, by what the program asks for."""
+        """The names whose module the loader will map (DT_NEEDED)."""
         key, program = self._program(pid)
         if program is None:
             if key is not None:
@@ -99,16 +99,16 @@ class Modules:
         }
 
     def is_asking(self, pid: int) -> bool:
-        """Whether something is being asked that may change what is said of a process."""
+        """Whether a question is under way that may change the answer for a process."""
         return any(pid in waiting for waiting in self._asking.values())
 
     async def settled(self) -> None:
-        """Wait until nothing is being asked."""
+        """Wait until no question is under way."""
         while self._tasks:
             await asyncio.wait(self._tasks)
 
     def stop(self) -> None:
-        """Ask nothing more."""
+        """Cancel all questions."""
         for task in self._tasks:
             task.cancel()
 
@@ -146,7 +146,7 @@ class Modules:
         return self._files.setdefault(user, KnownFiles())
 
     def _ask(self, key: Hashable, pid: int, make: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Begin to find something out, if that is not being done or was in vain."""
+        """Ask a question, unless it is under way or failed a short time ago."""
         if key in self._asking:
             self._asking[key].add(pid)
             return
@@ -167,12 +167,12 @@ class Modules:
             if len(self._refused) >= _ROOM:
                 self._refused.clear()
             # Otherwise by way of another process it may be readable.
-            self._refused[key] = time.monotonic() + (_SHUNNED if lost else _UNREADABLE)
+            self._refused[key] = time.monotonic() + (_RESOLVER_DIED if lost else _UNREADABLE)
         except OSError:
             pass  # The process has ended.
         except Exception:
-            _log.exception("finding out about a file failed")
-            self._refused[key] = time.monotonic() + _SHUNNED
+            _log.exception("internal error while asking about a file")
+            self._refused[key] = time.monotonic() + _RESOLVER_DIED
         finally:
             waiting = self._asking.pop(key)
         for pid in waiting:
@@ -208,7 +208,7 @@ class Modules:
         return self._programs.setdefault(key, _Program(needed))
 
     def _learn(self, pid: int, modules: list[maps.Module], found: dict[str, maps.Module]) -> None:
-        """Note whether what was found is there from the start, or because of a ``dlopen``."""
+        """Learn whether the found modules are mapped from the start, or by ``dlopen``."""
         key, program = self._program(pid)
         if key is None:
             return
@@ -229,9 +229,9 @@ class Modules:
     async def _closure(
         self, pid: int, needed: Collection[str], modules: list[maps.Module]
     ) -> set[maps.Module]:
-        """The modules that are there because the program, or one of them, asks for them."""
+        """The modules that the program needs, directly or through one another."""
         user = _user_of(pid)
-        files: dict[str, tuple[maps.Module, Facts]] = {}
+        files: dict[str, tuple[maps.Module, FileFacts]] = {}
         for module in modules:
             with contextlib.suppress(LocationError):
                 steps = self._files_of(user).describe(module)
@@ -257,13 +257,13 @@ def _inode(path: str) -> int:
 
 
 def _user_of(pid: int) -> User:
-    """Whose process it is; ours if it is gone."""
+    """The process's user; the daemon's own if it is gone."""
     found = procfs.status(pid)
     return (found.uids[0], found.gids[0]) if found is not None else (os.geteuid(), os.getegid())
 
 
 def _content(module: maps.Module) -> Hashable:
-    """What changes with the content of the file that is mapped, as far as we may see it."""
+    """Changes when the mapped file's content does, as far as it can be read."""
     mapping = next(each for each in module.mappings if each.executable)
     try:
         status = Path(f"/proc/{module.pid}/map_files/{mapping.start:x}-{mapping.end:x}").stat()

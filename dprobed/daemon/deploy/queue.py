@@ -1,8 +1,8 @@
-"""The processes that are to get programs: a queue, and a few workers that put the programs in.
+"""The queue of processes that are to get deployments' programs, and the workers that insert them.
 
-A process that comes by an event is served before those that were there already: it may be gone in
-a millisecond. What cannot be probed is remembered with the reason, and tried again, ever more
-rarely.
+A process that an event reported is served before those found by a scan: it may be gone in a
+millisecond. A process that cannot be probed is noted with the reason, and tried again at growing
+intervals.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from dprobed.daemon.target import InsertedProgram
 from dprobed.daemon.tasks import Tasks
 from dprobed.proc import procfs
 
-#: Processes that get their programs at the same time: enough to keep every CPU at it, few enough
-#: to leave the machine to others.
+#: Processes served at the same time: enough to use every CPU, few enough to leave room for others.
 WORKERS: Final = 2 * (os.cpu_count() or 1)
 #: Seconds until a process that could not be probed is tried again, the first time.
 RETRY: Final = 1.0
-#: Jobs: whether there is time, a serial number, the process.
+#: Jobs by priority: whether it is not fresh, a serial number, the pid.
 Jobs = asyncio.PriorityQueue[tuple[bool, int, int]]
 #: A job that ends a worker.
-_ENOUGH: Final = (False, 0, 0)
+_STOP_WORKER: Final = (False, 0, 0)
 
 _log = logging.getLogger("dprobed")
 
 
 class Queue:
-    """``again``: has a process looked at once more, so many seconds from now at the earliest."""
+    """Serves processes; ``again`` has one looked at again, after so many seconds at the
+    earliest."""
 
     def __init__(
         self,
@@ -57,22 +57,23 @@ class Queue:
         self._workers: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
-        """Begin to work, if that has not begun yet."""
+        """Start the workers, unless they run."""
         if not self._workers:
             loop = asyncio.get_running_loop()
             self._workers = [loop.create_task(self._work(self._jobs)) for _ in range(WORKERS)]
 
-    def rest(self) -> None:
-        """There is no deployment any longer."""
-        # A worker that is putting something in finds that it is over, and takes it out.
+    def stop(self) -> None:
+        """Stop the workers: there is no deployment any longer."""
+        # A worker that is inserting a program finds its deployment removed, and removes the
+        # program.
         for _ in self._workers:
-            self._jobs.put_nowait(_ENOUGH)
+            self._jobs.put_nowait(_STOP_WORKER)
         self._workers = []
         self._queued.clear()
         self._jobs = asyncio.PriorityQueue()
 
-    def line_up(self, pid: int, ready: list[Deployment], *, fresh: bool) -> None:
-        """A process is to get these; a ``fresh`` one is served before those that were there."""
+    def enqueue(self, pid: int, ready: list[Deployment], *, fresh: bool) -> None:
+        """A process is to get these deployments; a ``fresh`` one is served before others."""
         added = False
         for each in ready:
             if pid in each.waiting:
@@ -89,7 +90,7 @@ class Queue:
             self._jobs.put_nowait((not fresh, self._serial, pid))
 
     def deselect(self, deployment: Deployment, pid: int) -> None:
-        """The process is not meant, or no longer: it executed another program, for one."""
+        """A process is not selected (any longer): it executed another program, for one."""
         deployment.waiting.discard(pid)
         deployment.refusals.pop(pid, None)
         if pid in deployment.instances:
@@ -108,11 +109,12 @@ class Queue:
         """One worker: a process after the other."""
         while True:
             *_, pid = job = await jobs.get()
-            if job == _ENOUGH:
+            if job == _STOP_WORKER:
                 return
             tried: set[int] = set()
-            # What comes for it meanwhile is done here as well: one worker for one process.
-            # (After a rest others are at work, and what is in their queue is theirs.)
+            # Deployments that are added meanwhile are done here as well: one worker for one
+            # process. (After ``stop`` and ``start`` there are other workers, with a queue of their
+            # own.)
             while jobs is self._jobs and (each := self._next_for(pid, tried)) is not None:
                 tried.add(each.number)
                 try:
@@ -125,7 +127,7 @@ class Queue:
                 self._queue_again(pid)
 
     def _queue_again(self, pid: int) -> None:
-        """Where the process became another one, and back, while it was served."""
+        """Look again at a process that was deselected and selected again while it was served."""
         left = [each for each in self._all.values() if pid in each.waiting]
         if left and not procfs.has_ended(pid):
             for each in left:
@@ -143,35 +145,35 @@ class Queue:
         )
 
     async def _put(self, deployment: Deployment, pid: int) -> None:
-        deployment.arriving[pid] = False
+        deployment.inserting[pid] = False
         try:
-            entry = await self._inserting.put(deployment, pid, deployment.insertion)
+            inserted = await self._inserting.put(deployment, pid, deployment.insertion)
         except Refusal as refusal:
-            if deployment.arrive(pid):
+            if deployment.end_insertion(pid):
                 deployment.forget(pid)
                 self._again(pid, 0.0)
             elif pid in deployment.waiting and not procfs.has_ended(pid):
                 deployment.refuse(pid, str(refusal))
                 self._again(pid, RETRY)
-            return  # Else it is gone, and that is counted when its end is told.
+            return  # Else it is gone, which is counted when its end is reported.
         except BaseException:
-            deployment.arrive(pid)
+            deployment.end_insertion(pid)
             raise
         meant = pid in deployment.waiting
-        deployment.enter(entry)
+        deployment.enter(inserted)
         if not meant:
-            # Taken out, or no longer meant, in the meantime.
+            # Removed, or no longer selected, in the meantime.
             await self._take_out(deployment, pid)
-        if deployment.arrive(pid):
-            self._again(pid, 0.0)  # Another process may have its number already.
-        if entry.target.finished.is_set():
+        if deployment.end_insertion(pid):
+            self._again(pid, 0.0)  # Another process may have its pid already.
+        if inserted.target.finished.is_set():
             deployment.leave(pid)
         elif deployment.seconds is not None:
             loop = asyncio.get_running_loop()
-            loop.call_later(deployment.seconds, self._expire, deployment, pid, entry)
+            loop.call_later(deployment.seconds, self._expire, deployment, pid, inserted)
 
-    def _expire(self, deployment: Deployment, pid: int, entry: InsertedProgram) -> None:
-        """The time that a program may be in a process is over."""
-        if deployment.instances.get(pid) is entry:
+    def _expire(self, deployment: Deployment, pid: int, inserted: InsertedProgram) -> None:
+        """The time limit of a program in a process has passed: remove it."""
+        if deployment.instances.get(pid) is inserted:
             deployment.excluded.add(pid)
             self._tasks.start(self._take_out(deployment, pid))

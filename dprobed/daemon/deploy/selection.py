@@ -1,4 +1,4 @@
-"""Whether a process is among those that a client means."""
+"""Selections of processes: by executable, user, systemd unit or policy."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from dprobed.wire import messages
 
 
 class SelectionError(ValueError):
-    """A selection that cannot be; the text says why."""
+    """An invalid selection; the text says why."""
 
 
 class Selector:
-    """A selection, ready to be asked; raises SelectionError where it can mean no process.
+    """A compiled selection; raises SelectionError where it is invalid.
 
-    ``rule``: the name of the policy that decides about a process; none does where it is not given.
+    ``rule``: returns the name of the policy that decides about a process.
     """
 
     def __init__(
@@ -35,7 +35,8 @@ class Selector:
 
     @property
     def takes_unmapped(self) -> bool:
-        """Whether a process is taken that does not map the module: its executable was named."""
+        """Whether processes are selected that do not map the module (yet): the executable is
+        given."""
         return self.selection.exe is not None
 
     @property
@@ -45,11 +46,11 @@ class Selector:
         return (self._uid, wanted.unit, wanted.policy) != (None, None, None)
 
     def may_select(self, paths: Sequence[str]) -> bool:
-        """Whether a process whose executable has these paths can be meant at all."""
+        """Whether a process whose executable has these paths may be selected."""
         return self._exe is None or any(map(self._exe.fullmatch, paths))
 
     def selects(self, process: Process) -> bool:
-        """Whether what does not depend on the executable holds for the process."""
+        """Whether the conditions other than the executable hold for the process."""
         return (
             self._uid in (None, process.uid)
             and (self._unit is None or bool(process.unit and self._unit.fullmatch(process.unit)))

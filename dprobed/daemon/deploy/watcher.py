@@ -1,11 +1,11 @@
-"""When each process is looked at: at once when something happened to it, and again until settled.
+"""Watches processes: has each looked at when an event reports it, and again until it is settled.
 
-What a process has mapped is not told by anybody: after ``exec`` it is the dynamic loader's work of
-the next millisecond, after that the program's own (dlopen). So a process that is worth it is
-looked at again after 1 ms, 2 ms, 4 ms … and at last every ``SLOWEST`` seconds. A process that is
-settled costs nothing until its next event.
+No event reports what a process maps: after ``exec`` the dynamic loader maps libraries within the
+next millisecond, later the program itself may (dlopen). So a process of interest is looked at again
+after 1 ms, 2 ms, 4 ms … and at last every ``SLOWEST`` seconds. A settled process costs nothing
+until its next event.
 
-Nothing runs while nobody is interested: ``start`` and ``stop``.
+Nothing runs before ``start`` and after ``stop``.
 """
 
 from __future__ import annotations
@@ -33,26 +33,26 @@ _log = logging.getLogger("dprobed")
 
 
 class LookResult(Enum):
-    """What came of a look at a process."""
+    """The result of a look at a process."""
 
     #: Nothing more to do before its next event.
     SETTLED = "settled"
-    #: It may be worth another look any moment.
+    #: To be looked at again in a moment.
     SOON = "soon"
-    #: Not what is looked for, which may change without an event.
+    #: Not selected, which may change without an event.
     LATER = "later"
-    #: It executes what nobody looks for; so do its children, until they execute something else.
+    #: No deployment is for its executable; its children are the same until they execute another.
     OTHER = "other"
     #: It had ended before it could be looked at.
     GONE = "gone"
 
 
 class Judge(Protocol):
-    """Who is interested in processes."""
+    """Looks at processes, and is told of their ends."""
 
     def look(self, pid: int, kind: Kind | None, parent: int) -> LookResult:
-        """Look at a process; ``kind``: what has just happened to it, if anything. ``parent``: whose
-        copy it is, where it was just forked and that is known."""
+        """Look at a process; ``kind``: the event that reported it, if one did; ``parent``: its
+        parent if it was just forked and that is known."""
         ...
 
     def ended(self, pid: int, looked_at: bool) -> None:
@@ -63,12 +63,13 @@ class Judge(Protocol):
 class _Watched:
     """What is remembered of one process."""
 
-    __slots__ = ("delay", "headless", "looked_at", "timer", "verdict")
+    __slots__ = ("delay", "looked_at", "timer", "verdict", "zombie_leader")
 
     def __init__(self) -> None:
         self.delay = FIRST
-        #: Its first thread has ended, and nobody tells of the end of the last one.
-        self.headless = False
+        #: A zombie leader: its first thread has ended, and no event reports the end of the last
+        #: one.
+        self.zombie_leader = False
         self.looked_at = False
         self.verdict: LookResult | None = None
         self.timer: asyncio.TimerHandle | None = None
@@ -80,9 +81,9 @@ class _Watched:
 
 
 class Watcher:
-    """All processes of the machine, as far as somebody is interested.
+    """Watches all processes of the machine.
 
-    ``sources``: what to hear of processes by; the first that works is used.
+    ``sources``: sources of process events; the first that works is used.
     """
 
     def __init__(
@@ -93,12 +94,12 @@ class Watcher:
         self._source: Source | None = None
         self._watched: dict[int, _Watched] = {}
         self._rescan: asyncio.Task[None] | None = None
-        #: How often events were lost, and everything was looked at anew.
+        #: How often events were lost, and all processes looked at again.
         self.lost = 0
 
     @property
     def source(self) -> str:
-        """What it hears of processes by; empty while nobody is interested."""
+        """The name of the source of events; empty while stopped."""
         return self._source.name if self._source is not None else ""
 
     def start(self) -> None:
@@ -108,7 +109,7 @@ class Watcher:
         self._look_at_all()
 
     def stop(self) -> None:
-        """Nobody is interested any longer."""
+        """Stop watching."""
         if self._source is not None:
             self._source.stop()
             self._source = None
@@ -144,9 +145,9 @@ class Watcher:
             self._first_thread_ended(pid)
             return
         if kind is Kind.FORK and pid in self._watched:
-            self._ended(pid)  # That was not told.
+            self._ended(pid)  # Its end was not reported.
         watched = self._watched.setdefault(pid, _Watched())
-        watched.delay, watched.headless = FIRST, False
+        watched.delay, watched.zombie_leader = FIRST, False
         origin = self._watched.get(parent)
         if origin is not None and origin.verdict is LookResult.OTHER:
             watched.verdict, watched.looked_at = LookResult.OTHER, True
@@ -155,18 +156,18 @@ class Watcher:
         self._look(pid, watched, kind, parent)
 
     def on_lost(self) -> None:
-        """Events were lost: look at everything anew."""
+        """Events were lost: look at all processes again."""
         self.lost += 1
         _log.warning("process events were lost: looking at all processes again")
         self._look_at_all()
 
     def _first_thread_ended(self, pid: int) -> None:
-        """Mostly the end of the process; but others may go on."""
+        """The first thread ended: mostly the process with it, but other threads may go on."""
         watched = self._watched.get(pid)
         if watched is None or watched.verdict is LookResult.OTHER or procfs.has_ended(pid):
             self._ended(pid)
         else:
-            watched.delay, watched.headless = FIRST, True
+            watched.delay, watched.zombie_leader = FIRST, True
             self._schedule(pid, watched, FIRST)
 
     def _ended(self, pid: int) -> None:
@@ -178,7 +179,7 @@ class Watcher:
     # -- looking ---------------------------------------------------------------------------------
 
     def again(self, pid: int, seconds: float = 0.0) -> None:
-        """Look at a process once more, so many seconds from now at the earliest."""
+        """Look at a process again, after so many seconds at the earliest."""
         watched = self._watched.get(pid)
         if watched is not None:
             watched.delay = max(watched.delay, seconds)
@@ -189,20 +190,20 @@ class Watcher:
         try:
             verdict = self._judge.look(pid, kind, parent)
         except Exception:
-            # Of one process: it must not keep us from the others.
+            # It concerns one process, and must not stop the others.
             _log.exception("internal error while looking at process %d", pid)
             verdict = LookResult.LATER
         if self._watched.get(pid) is not watched:
             return
         watched.verdict = verdict
         if verdict is LookResult.GONE:
-            if watched.headless:
+            if watched.zombie_leader:
                 self._ended(pid)
-            return  # Else its end is told by the source.
+            return  # Else the source reports its end.
         watched.looked_at = True
         if verdict is LookResult.SOON:
             self._schedule(pid, watched, watched.delay)
-        elif verdict is LookResult.LATER or watched.headless:
+        elif verdict is LookResult.LATER or watched.zombie_leader:
             self._schedule(pid, watched, SLOWEST)
 
     def _schedule(self, pid: int, watched: _Watched, seconds: float) -> None:
@@ -227,7 +228,7 @@ class Watcher:
         turn = time.monotonic() + _TURN
         for pid in there:
             watched = self._watched.setdefault(pid, _Watched())
-            watched.headless = procfs.live_thread(pid) != pid
+            watched.zombie_leader = procfs.live_thread(pid) != pid
             self._look(pid, watched)
             if time.monotonic() > turn:
                 await asyncio.sleep(0)

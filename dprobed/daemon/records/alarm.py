@@ -1,4 +1,4 @@
-"""The clock that ends the dispatcher's waiting for handlers."""
+"""The timer of the dispatcher's time-outs."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Callable
 
 
 class Alarm:
-    """Rings once, at the earliest of the times that it was set to (time.monotonic)."""
+    """One timer, which fires at the earliest time that it was set to (time.monotonic)."""
 
     def __init__(self) -> None:
         self._timer: asyncio.TimerHandle | None = None
 
     def set(self, when: float, ring: Callable[[], None]) -> None:
-        """Have ``ring`` called at that time, unless it rings earlier."""
+        """Have ``ring`` called at that time, unless the timer is set to an earlier one."""
         # The loop's clock is time.monotonic.
         if self._timer is None or when < self._timer.when():
             if self._timer is not None:
@@ -21,6 +21,6 @@ class Alarm:
             self._timer = asyncio.get_running_loop().call_at(when, self._late, ring)
 
     def _late(self, ring: Callable[[], None]) -> None:
-        # Where the loop itself was held up, answers that have come are heard first.
+        # Where the loop itself was late, answers that have arrived are processed first.
         self._timer = None
         asyncio.get_running_loop().call_soon(ring)

@@ -1,9 +1,9 @@
-"""Facilities, the handlers on each, and the way of a report through them. No I/O.
+"""Dispatches reports to the handlers of their facility. No I/O.
 
-A *facility* is what a program names in ``exit NAME``; its number is the record's ``exit``. It is
-there while it is declared (``declare``: what the daemon itself offers) or while a live handler is
-registered on it. A name keeps its number for as long as the daemon runs, so a facility that went
-away and came back is the same one to programs that are in.
+A *facility* is what a program names in ``exit NAME``; its number is the record's ``exit``. It
+exists while it is declared (``declare``: what the daemon itself offers) or while a live handler is
+registered on it. A name keeps its number for as long as the daemon runs, so that a facility that
+went away and came back is the same one to inserted programs.
 
 A *handler* is an object of a subclass of ``Handler``; ``register`` puts it on its facility and
 ``arm`` makes it get reports. To plug one in:
@@ -32,7 +32,7 @@ Rules:
    the report's ``id``, later; the report waits.
 4. At most ``limit`` reports wait for one handler; further ones it does not get (dropped, as above).
    It has answered nothing for ``timeout`` seconds: reports that old go on, counted as timeouts.
-5. ``offer`` raised, or ``lose`` was called because the owner died: the handler is disarmed for
+5. ``offer`` raised, or ``fail`` was called because the owner died: the handler is disarmed for
    good, counted in ``failures``, and what waits for it falls to the next. It stays in the listing;
    one of that name that is registered later takes its counters over.
 6. What a tracer does at the hit itself is listed, armed and disarmed as an ``AtHit`` handler; what
@@ -59,12 +59,12 @@ if TYPE_CHECKING:
     from dprobed.daemon.target import InsertedProgram
     from dprobed.wire.protocol import RawRecord
 
-#: Others are numbered from here.
+#: The first number of other facilities.
 FIRST_OTHER: Final = 16
 MAX_HANDLERS: Final = 256
-#: Handlers that died, of which the last counters are still listed.
-PAST_HANDLERS: Final = 64
-#: Names of facilities that there ever were; what comes after is refused.
+#: Dead handlers whose last counters are still listed.
+MAX_DEAD: Final = 64
+#: Names of facilities in the daemon's life; further ones are refused.
 _MAX_NAMES: Final = 4096
 _NAME: Final = re.compile(r"[A-Za-z_][\w.-]{0,63}", re.ASCII)
 
@@ -72,11 +72,11 @@ _log = logging.getLogger("dprobed")
 
 
 class DispatchError(Refusal):
-    """The request cannot be done, and nothing of it is; one line."""
+    """The request is refused, and nothing of it is done; one line."""
 
 
 class Order(StrEnum):
-    """Where on its facility a handler is put."""
+    """A handler's position among those of its facility."""
 
     FIRST = "first"
     LIFO = "lifo"
@@ -88,7 +88,7 @@ _RANK: Final = {order: rank for rank, order in enumerate(Order)}
 
 
 class Verdict(Enum):
-    """What a handler says to a report."""
+    """A handler's answer to a report."""
 
     CONTINUE = "continue"
     TERMINATE = "terminate"
@@ -99,12 +99,12 @@ class Verdict(Enum):
 class Report(msgspec.Struct, frozen=True, eq=False):
     """One record on its way through the handlers of its facility.
 
-    ``raw.exit`` is the facility's number, ``entry`` the program that sent it, ``line`` the record
-    as clients get it (JSON, with its newline). ``id`` is unique in this daemon.
+    ``raw.exit`` is the facility's number, ``inserted`` the program that reported, ``line`` the
+    record as clients get it (JSON, with its newline). ``id`` is unique in this daemon.
     """
 
     id: int
-    entry: InsertedProgram
+    inserted: InsertedProgram
     raw: RawRecord
     line: bytes
 
@@ -112,8 +112,9 @@ class Report(msgspec.Struct, frozen=True, eq=False):
 class Handler(ABC):
     """Gets the reports of one facility.
 
-    ``owner``: whose it is, for people. ``reports`` counts what it took, ``timeouts`` what it did
-    not answer in time, ``drops`` what it had no room for, ``failures`` how often it died.
+    ``owner``: the process and user that registered it, as text. ``reports`` counts those that it
+    took, ``timeouts`` those it did not answer in time, ``drops`` those it had no room for,
+    ``failures`` how often it died.
     """
 
     def __init__(
@@ -135,7 +136,7 @@ class Handler(ABC):
         self.armed = False
         self.alive = True
         self.reports = self.timeouts = self.drops = self.failures = 0
-        self._waiting: dict[int, _Journey] = {}
+        self._waiting: dict[int, _PendingReport] = {}
         self._progress = 0.0
 
     @abstractmethod
@@ -144,29 +145,30 @@ class Handler(ABC):
 
     @property
     def waiting(self) -> int:
-        """Reports that it has and has not answered."""
+        """The number of reports that it has not answered yet."""
         return len(self._waiting)
 
 
 class AtHit(Handler):
-    """What a tracer does by itself while the thread stands at its hit: a dump, an invitation.
+    """A facility's action in the tracer, while the thread is stopped at its hit: dump, debugger.
 
-    It is done before any handler gets the report, so it comes first; only while it is armed.
+    It is done before any handler gets the report, so it is the first; only while it is armed.
     """
 
     def __init__(self, facility: str) -> None:
         super().__init__(facility, facility=facility, owner="dprobed", order=Order.FIRST)
 
     def offer(self, report: Report) -> Verdict:
-        """It has been done."""
+        """The tracer has done it already."""
         return Verdict.CONTINUE
 
 
-class _Journey(msgspec.Struct, eq=False):
-    """A report and those that are still to get it; ``since``: when it began to wait."""
+class _PendingReport(msgspec.Struct, eq=False):
+    """A report that waits for a handler's answer, with the handlers that remain; ``since``: when it
+    began to wait."""
 
     report: Report
-    ahead: Iterator[Handler]
+    remaining: Iterator[Handler]
     since: float = 0.0
 
 
@@ -174,8 +176,8 @@ class Dispatcher:
     """All facilities and handlers of a daemon.
 
     ``changed`` is called with the facilities and ``acting`` after either changed. ``alarm`` is
-    called with a time, by the clock ``now``, and what is to be called then: a report that begins to
-    wait will have waited too long.
+    called with a time, by the clock ``now``, and a function to be called then: when a report that
+    begins to wait times out.
     """
 
     def __init__(
@@ -192,7 +194,7 @@ class Dispatcher:
         self._declared: set[str] = set()
         #: Live handlers by name, in the order of their registration.
         self._handlers: dict[str, Handler] = {}
-        self._past: dict[str, Handler] = {}
+        self._dead: dict[str, Handler] = {}
         self._armed: dict[int, tuple[Handler, ...]] = {}
         self._facilities: dict[str, int] = {}
         self._acting: list[int] = []
@@ -202,12 +204,12 @@ class Dispatcher:
 
     @property
     def facilities(self) -> dict[str, int]:
-        """The facilities that are there, with their numbers (a copy)."""
+        """The existing facilities, with their numbers (a copy)."""
         return dict(self._facilities)
 
     @property
     def numbers(self) -> dict[str, int]:
-        """All names that have a number, also those of facilities that are not there (a copy)."""
+        """All names that have a number, those of facilities that are gone included (a copy)."""
         return dict(self._numbers)
 
     @property
@@ -216,7 +218,7 @@ class Dispatcher:
         return list(self._acting)
 
     def declare(self, name: str) -> int:
-        """Offer a facility, with handlers or without; its number."""
+        """Declare a facility that exists with handlers or without; its number."""
         number = self._number(name)
         self._declared.add(name)
         self._rebuild()
@@ -250,7 +252,7 @@ class Dispatcher:
     # -- handlers ------------------------------------------------------------------------------
 
     def register(self, handler: Handler) -> int:
-        """Put a handler on its facility, not armed; the facility's number."""
+        """Register a handler on its facility, not armed; the facility's number."""
         name = handler.name
         if not _NAME.fullmatch(name):
             raise DispatchError(
@@ -269,44 +271,44 @@ class Dispatcher:
                         f"{handler.facility} has a {handler.order} handler already: {other.name}"
                     )
         number = self._number(handler.facility)
-        past = self._past.pop(name, None)
-        if past is not None:
-            handler.reports, handler.timeouts = past.reports, past.timeouts
-            handler.drops, handler.failures = past.drops, past.failures
+        dead = self._dead.pop(name, None)
+        if dead is not None:
+            handler.reports, handler.timeouts = dead.reports, dead.timeouts
+            handler.drops, handler.failures = dead.drops, dead.failures
         self._handlers[name] = handler
         self._rebuild()
         return number
 
     def deregister(self, handler: Handler) -> None:
-        """Take a handler off; what waits for it goes on to the next."""
+        """Deregister a handler; reports that wait for it go to the next one."""
         if self._handlers.get(handler.name) is handler:
             self._remove(handler)
 
-    def lose(self, handler: Handler) -> None:
-        """The handler died: as ``deregister``, but it is counted, and stays in the listing."""
+    def fail(self, handler: Handler) -> None:
+        """The handler died: as ``deregister``, but counted, and it stays in the listing."""
         if self._handlers.get(handler.name) is not handler:
             return
         handler.failures += 1
-        self._past[handler.name] = handler
-        while len(self._past) > PAST_HANDLERS:
-            del self._past[next(iter(self._past))]
+        self._dead[handler.name] = handler
+        while len(self._dead) > MAX_DEAD:
+            del self._dead[next(iter(self._dead))]
         self._remove(handler)
 
     def _remove(self, handler: Handler) -> None:
         handler.alive = handler.armed = False
         del self._handlers[handler.name]
         self._rebuild()
-        journeys = list(handler._waiting.values())
+        pending_reports = list(handler._waiting.values())
         handler._waiting.clear()
-        for journey in journeys:
-            self._go_on(journey)
+        for pending in pending_reports:
+            self._go_on(pending)
 
     def arm(self, names: Iterable[str]) -> None:
         """Arm these handlers, all of them or none."""
         self._switch(names, armed=True)
 
     def disarm(self, names: Iterable[str]) -> None:
-        """Disarm these handlers, all of them or none; they may still answer what they have."""
+        """Disarm these handlers, all of them or none; they may still answer reports they have."""
         self._switch(names, armed=False)
 
     def _switch(self, names: Iterable[str], *, armed: bool) -> None:
@@ -314,7 +316,7 @@ class Dispatcher:
         for name in names:
             handler = self._handlers.get(name)
             if handler is None:
-                why = "is dead" if name in self._past else "is not registered"
+                why = "is dead" if name in self._dead else "is not registered"
                 raise DispatchError(f"handler {name} {why}; `dprobe handlers` lists them")
             chosen.append(handler)
         for handler in chosen:
@@ -322,9 +324,9 @@ class Dispatcher:
         self._rebuild()
 
     def handlers(self) -> list[Handler]:
-        """All handlers, by facility and in their order there; of each facility the dead last."""
+        """All handlers by facility, in their order there; dead ones last."""
         return sorted(
-            [*self._in_order(), *self._past.values()],
+            [*self._in_order(), *self._dead.values()],
             key=lambda handler: (self._numbers[handler.facility], not handler.alive),
         )
 
@@ -354,39 +356,39 @@ class Dispatcher:
 
     # -- reports -------------------------------------------------------------------------------
 
-    def dispatch(self, entry: InsertedProgram, raw: RawRecord, line: bytes) -> None:
-        """Give a record to the handlers of its facility (``raw.exit``), if any is armed."""
+    def dispatch(self, inserted: InsertedProgram, raw: RawRecord, line: bytes) -> None:
+        """Dispatch a record to the armed handlers of its facility (``raw.exit``)."""
         chain = self._armed.get(raw.exit)
         if chain:
             self._last_id += 1
-            self._go_on(_Journey(Report(self._last_id, entry, raw, line), iter(chain)))
+            self._go_on(_PendingReport(Report(self._last_id, inserted, raw, line), iter(chain)))
 
     def answer(self, handler: Handler, report_id: int, verdict: Verdict) -> bool:
-        """The answer to a report that waits; False: it does not (it timed out, or never did)."""
-        journey = handler._waiting.pop(report_id, None)
-        if journey is None:
+        """A handler's answer to a report; False: the report does not wait (it timed out)."""
+        pending = handler._waiting.pop(report_id, None)
+        if pending is None:
             return False
         handler._progress = self._now()
         if verdict is not Verdict.TERMINATE:
-            self._go_on(journey)
+            self._go_on(pending)
         return True
 
     def expire(self) -> None:
-        """Let go on what has waited too long."""
+        """Time out reports that have waited too long: they go to the next handler."""
         now = self._now()
         for handler in list(self._handlers.values()):
             if now < handler._progress + handler.timeout:
                 continue
             late = []
-            for journey in handler._waiting.values():
-                if now < journey.since + handler.timeout:
+            for pending in handler._waiting.values():
+                if now < pending.since + handler.timeout:
                     break
-                late.append(journey)
+                late.append(pending)
             handler.timeouts += len(late)
-            for journey in late:
-                del handler._waiting[journey.report.id]
-            for journey in late:
-                self._go_on(journey)
+            for pending in late:
+                del handler._waiting[pending.report.id]
+            for pending in late:
+                self._go_on(pending)
 
     def _ring(self) -> None:
         self.expire()
@@ -395,7 +397,7 @@ class Dispatcher:
             self._alarm(when, self._ring)
 
     def next_expiry(self) -> float | None:
-        """When ``expire`` has something to do; None: nothing waits."""
+        """When the next report times out; None: none waits."""
         times = [
             handler.timeout + max(handler._progress, next(iter(handler._waiting.values())).since)
             for handler in self._handlers.values()
@@ -403,16 +405,16 @@ class Dispatcher:
         ]
         return min(times, default=None)
 
-    def _go_on(self, journey: _Journey) -> None:
-        report = journey.report
-        for handler in journey.ahead:
+    def _go_on(self, pending: _PendingReport) -> None:
+        report = pending.report
+        for handler in pending.remaining:
             if not handler.alive:
                 continue
             verdict = self._offer(handler, report)
             if verdict is Verdict.PENDING:
-                journey.since = self._now()
-                handler._waiting[report.id] = journey
-                self._alarm(journey.since + handler.timeout, self._ring)
+                pending.since = self._now()
+                handler._waiting[report.id] = pending
+                self._alarm(pending.since + handler.timeout, self._ring)
                 return
             if verdict is Verdict.TERMINATE:
                 return
@@ -424,11 +426,11 @@ class Dispatcher:
                 verdict = handler.offer(report)
             except Exception:
                 _log.exception("handler %s failed, and is disarmed", handler.name)
-                self.lose(handler)
+                self.fail(handler)
                 return Verdict.CONTINUE
         if verdict is Verdict.DROPPED:
             handler.drops += 1
-            report.entry.lose(report.raw.probe, handler.name)
+            report.inserted.count_handler_drop(report.raw.probe, handler.name)
         else:
             handler.reports += 1
         return verdict

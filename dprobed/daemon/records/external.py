@@ -1,7 +1,7 @@
 """Handlers of third parties: registered over the control socket, they get reports as messages.
 
-A connection may have several. When it ends, those that it did not take off itself have died: see
-the dispatcher's rules. Its queue is bounded twice: by the number of reports that it has not
+A connection may have several. When it ends, those that it did not deregister have died: see the
+dispatcher's rules. Its queue is bounded twice: by the number of reports that it has not
 answered, and by the bytes that its connection holds for it.
 """
 
@@ -69,7 +69,7 @@ class ExternalHandlers:
         return messages.Registered(id=request.id, handler=handler.name, number=number)
 
     async def deregister(self, client: Client, request: messages.Deregister) -> messages.Registered:
-        """Take a handler of this ``client`` off; raises DispatchError."""
+        """Deregister a handler of this ``client``; raises DispatchError."""
         handler = self._handlers.get(client, {}).pop(request.name, None)
         if handler is None:
             raise DispatchError(f"this connection has no handler {request.name}")
@@ -91,7 +91,7 @@ class ExternalHandlers:
         return messages.HandlerListing(id=request.id, handlers=self.infos())
 
     def answer(self, client: Client, answer: messages.Answer) -> None:
-        """What a handler says to a report; too late is no error."""
+        """A handler's answer to a report; one that comes too late is no error."""
         handler = self._handlers.get(client, {}).get(answer.handler)
         if handler is None:
             raise DispatchError(f"this connection has no handler {answer.handler}")
@@ -100,7 +100,7 @@ class ExternalHandlers:
     def release(self, client: Client) -> None:
         """The connection has ended, and its handlers have died."""
         for handler in self._handlers.pop(client, {}).values():
-            self._dispatcher.lose(handler)
+            self._dispatcher.fail(handler)
 
     def infos(self) -> list[messages.HandlerInfo]:
         """All handlers, external or not, as ``dprobe handlers`` lists them."""
@@ -124,7 +124,7 @@ class ExternalHandlers:
 
 
 def _name(pid: int) -> str:
-    """What the kernel calls a process; ``?``: it is gone."""
+    """A process's name; ``?``: it is gone."""
     try:
         return psutil.Process(pid).name()
     except psutil.Error:

@@ -14,7 +14,7 @@ LOG_BYTES: Final = 2 << 20
 
 
 class RecordLog:
-    """The last records of all programs, at most LOG_BYTES of them, by whose program it was.
+    """The last records of all programs, at most LOG_BYTES of them, with the user of each program.
 
     ``followers``: clients that get every later record as well.
     """
@@ -27,7 +27,7 @@ class RecordLog:
         self._forgotten: Counter[int] = Counter()
 
     def add(self, line: bytes, uid: int) -> None:
-        """Keep a record, and forget the oldest ones where that takes room."""
+        """Keep a record, and drop the oldest ones beyond LOG_BYTES."""
         self._lines.append((uid, line))
         self._bytes += len(line)
         while self._bytes > LOG_BYTES:
@@ -36,7 +36,7 @@ class RecordLog:
             self._forgotten[owner] += 1
 
     async def log(self, client: Client, request: messages.Log) -> messages.Logged:
-        """Send what is kept of those whom the client sees, oldest first, and let it follow."""
+        """Send the kept records that the client may see, oldest first; then let it follow."""
         lines = [line for uid, line in self._lines if self._gate.sees(client, uid)]
         if lines and not client.offer(b"".join(lines)):
             raise Refusal("too much of what was sent is still unread; read it, and ask again")
@@ -47,5 +47,5 @@ class RecordLog:
         return messages.Logged(id=request.id, forgotten=forgotten)
 
     def release(self, client: Client) -> None:
-        """A client has gone."""
+        """A client is gone."""
         self.followers.discard(client)

@@ -1,4 +1,4 @@
-"""From what a tracer says of a hit to the record that readers get."""
+"""Makes the record that readers get from a tracer's raw record."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from dprobed.wire.protocol import RawRecord
 
 
 def exit_names(dispatcher: Dispatcher) -> dict[int, str]:
-    """What a record's ``exit`` can be, as far as it is known now."""
+    """The names of exits (a record's ``exit``) known now, by number."""
     return EXIT_NAMES | {number: name for name, number in dispatcher.numbers.items()}
 
 
 def record_line(
-    entry: InsertedProgram, raw: RawRecord, facility: str, backend: str = TRACER
+    inserted: InsertedProgram, raw: RawRecord, facility: str, backend: str = TRACER
 ) -> bytes:
-    """The record as one line of JSON; ``facility``: the name of the one that it is for;
-    ``backend``: who held the probe."""
-    module, place = entry.target.places.get(raw.place, ("", ""))
+    """The record as one line of JSON; ``facility``: the name of the one that it exits to;
+    ``backend``: the one that held the probe."""
+    module, place = inserted.target.places.get(raw.place, ("", ""))
     # Of more than 15 keywords Python 3.11 makes a dictionary first, which takes 1.2 µs.
     record = Record(
-        program=entry.label,
+        program=inserted.label,
         major=raw.major,
         minor=raw.minor,
         module=module,

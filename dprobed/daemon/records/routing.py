@@ -1,9 +1,9 @@
-"""Where records go: to the client whose program it is, to all who follow the log, and into the log.
+"""Routes records: to the program's client, to clients that follow the log, and into the log.
 
 A reader without room loses the batch, which is counted with the probes. Records of programs that
-ended with ``exit FACILITY`` go through the facility's handlers besides (dispatcher.py), and trace
-sessions see them all. A record finds its program by the number of its place, which its tracer gave
-out for one of its own targets: what pid it carries makes no difference.
+ended with ``exit FACILITY`` also go to the facility's handlers (dispatcher.py), and trace sessions
+see all of them. A record's program is found by its place number, which its tracer assigned to one
+of its own targets; the pid in the record is not trusted.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _log = logging.getLogger("dprobed")
 
 
 class Log(Protocol):
-    """Keeps records (recent.py)."""
+    """Keeps recent records (log.py)."""
 
     followers: set[Client]
 
@@ -37,7 +37,7 @@ Watch = Callable[[InsertedProgram, RawRecord, bytes], None]
 
 
 class Routing:
-    """``log``: None where nobody can ask for it (a private daemon). ``watch``: None as well."""
+    """Routes batches of records; ``log`` and ``watch``: None in a private daemon."""
 
     def __init__(
         self, gate: Gate, dispatcher: Dispatcher, log: Log | None, watch: Watch | None
@@ -48,34 +48,34 @@ class Routing:
         self._watch: Final = watch
 
     def take(self, tracer: TargetsTracer, records: list[RawRecord]) -> None:
-        """Hand a batch on; a reader without room for all that is for it gets none of the batch."""
+        """Route a batch; a reader without room for its whole part gets none of it."""
         lines: dict[Client, list[bytes]] = {}
-        entries: dict[Client, list[tuple[InsertedProgram, int]]] = {}
+        programs: dict[Client, list[tuple[InsertedProgram, int]]] = {}
         unclaimed = 0
         followers = self._log.followers if self._log is not None else ()
         backend = tracer.backend.name
         for raw in records:
             target = tracer.by_place.get(raw.place)
-            entry = target.entries.get(raw.program) if target is not None else None
-            if entry is None or raw.probe not in entry.probes:
+            inserted = target.programs.get(raw.program) if target is not None else None
+            if inserted is None or raw.probe not in inserted.probes:
                 unclaimed += 1
                 continue
-            line = record_line(entry, raw, self._dispatcher.name_of(raw.exit), backend)
-            readers = {each for each in followers if self._gate.sees(each, entry.uid)}
-            if entry.owner is not None:
-                readers.add(entry.owner)
+            line = record_line(inserted, raw, self._dispatcher.name_of(raw.exit), backend)
+            readers = {each for each in followers if self._gate.sees(each, inserted.uid)}
+            if inserted.owner is not None:
+                readers.add(inserted.owner)
             for client in readers:
                 lines.setdefault(client, []).append(line)
-                entries.setdefault(client, []).append((entry, raw.probe))
+                programs.setdefault(client, []).append((inserted, raw.probe))
             if self._log is not None:
-                self._log.add(line, entry.uid)
+                self._log.add(line, inserted.uid)
             if self._watch is not None:
-                self._watch(entry, raw, line)
-            self._dispatcher.dispatch(entry, raw, line)
+                self._watch(inserted, raw, line)
+            self._dispatcher.dispatch(inserted, raw, line)
         for client, its_lines in lines.items():
             if not client.offer(b"".join(its_lines)):
-                for entry, probe in entries[client]:
-                    entry.dropped[probe] += 1
+                for inserted, probe in programs[client]:
+                    inserted.dropped[probe] += 1
         if unclaimed:
-            # A tracer tells of a place before its records, and of a removal after them.
+            # A tracer reports a place before its records, and a removal after them.
             _log.error("%d records were dropped: their programs are not inserted", unclaimed)

@@ -1,9 +1,9 @@
-"""A trace session: a handler on the facility ``trace`` that has what it gets written.
+"""A trace session: a handler on the facility ``trace`` that writes its reports to a trace.
 
 Its records are encoded in the daemon's loop, in batches, and written by a thread of its own
-(trace/writer.py) at the latest ``FLUSH`` seconds later. A flight recorder keeps them in memory
-instead, as many as its room holds, and has them written as one chunk when a client asks, or when a
-program ends by ``exit dump``.
+(trace/writer.py) at the latest ``FLUSH`` seconds later. A flight recorder keeps the last ones in
+memory instead, and writes them as one chunk when a client asks, or when a program ends by
+``exit dump``.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from typing import Final
 
 from dprobed.daemon.records.dispatcher import Handler, Report, Verdict
 from dprobed.daemon.records.trace_encoders import BATCH, Encoder
-from dprobed.trace.ctf import Block
+from dprobed.trace.ctf import RecordBlock
 from dprobed.trace.writer import Writer
 from dprobed.wire.messages import TraceInfo, TraceStart
 
-#: Seconds until a record is on its way to the disk.
+#: Seconds until a record is given to the writer thread.
 FLUSH: Final = 0.25
-#: Seconds until records that other tracers sent before the one that asks for a writing are here.
+#: Seconds until records that other tracers sent before a record that triggers a save have arrived.
 _SETTLE: Final = 0.2
-#: Seconds between two writings of a flight recorder that records ask for.
+#: Seconds between two saves of a flight recorder that records trigger.
 _SAVE_PAUSE: Final = 1.0
-#: Into how many chunks the limits of a session are cut.
+#: Chunks within the limits of a session.
 FOLDER_CHUNKS: Final = 8
 
 
 class TraceSession(Handler):
-    """One trace session. ``what`` is what the client asked for."""
+    """One trace session; ``what``: the request that started it."""
 
     def __init__(
         self, what: TraceStart, encoder: Encoder, writer: Writer, loop: asyncio.AbstractEventLoop
@@ -41,7 +41,7 @@ class TraceSession(Handler):
         self._encoder = encoder
         self._loop = loop
         self._timer: asyncio.TimerHandle | None = None
-        self._ring: deque[Block] = deque()
+        self._ring: deque[RecordBlock] = deque()
         self._ring_bytes = 0
         self._saved = 0.0
         self._save_timer: asyncio.TimerHandle | None = None
@@ -75,7 +75,7 @@ class TraceSession(Handler):
             if self.what.flight_bytes is None:
                 self.writer.end_stream(stream)
 
-    def _pass_on(self, blocks: list[Block]) -> None:
+    def _pass_on(self, blocks: list[RecordBlock]) -> None:
         if self.what.flight_bytes is not None:
             self._keep(blocks, self.what.flight_bytes)
             return
@@ -85,7 +85,7 @@ class TraceSession(Handler):
                 if block.stream is not None:
                     block.stream.dropped += block.count
 
-    def _keep(self, blocks: list[Block], room: int) -> None:
+    def _keep(self, blocks: list[RecordBlock], room: int) -> None:
         self._ring.extend(blocks)
         self._ring_bytes += sum(len(block.data) for block in blocks)
         while self._ring_bytes > room:
@@ -96,7 +96,7 @@ class TraceSession(Handler):
     # -- requests -------------------------------------------------------------------------------
 
     def save(self) -> int:
-        """Have what the flight recorder has written; how many records those are."""
+        """Save the flight recorder; how many records are written."""
         self._flush()
         blocks = list(self._ring)
         self._ring.clear()
@@ -107,7 +107,7 @@ class TraceSession(Handler):
         return sum(block.count for block in blocks)
 
     def save_soon(self) -> None:
-        """As ``save``, but not again and again when one record after the other asks for it."""
+        """As ``save``, with a pause between saves that records trigger."""
         if self._save_timer is None:
             wait = max(_SETTLE, self._saved + _SAVE_PAUSE - time.monotonic())
             self._save_timer = self._loop.call_later(wait, self._save_now)
@@ -117,13 +117,13 @@ class TraceSession(Handler):
         self.save()
 
     def _watch_age(self, seconds: float) -> None:
-        """Chunks become too old also when nothing comes."""
+        """Have chunks that are too old removed also while no records come."""
         self.writer.poke()
         wait = min(max(seconds / FOLDER_CHUNKS, 0.2), 60.0)
         self._age = self._loop.call_later(wait, self._watch_age, seconds)
 
     def close(self) -> None:
-        """Nothing more comes: have the rest written."""
+        """Write the rest and end the session."""
         for timer in (self._timer, self._age, self._save_timer):
             if timer is not None:
                 timer.cancel()

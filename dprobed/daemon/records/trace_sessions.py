@@ -1,4 +1,4 @@
-"""The trace sessions of a daemon: handlers on the facility ``trace`` that write what they get.
+"""The trace sessions of a daemon: starts, stops, saves and lists them.
 
 A session takes the records of programs that end by ``exit trace``; one that takes everything, also
 all others (``exit``, ``rem``, exceptions, other facilities).
@@ -45,22 +45,22 @@ _NAME: Final = re.compile(r"[A-Za-z0-9][\w.-]{0,39}", re.ASCII)
 _log = logging.getLogger("dprobed")
 
 
-class TraceError(Refusal):
-    """A session cannot be begun, ended or written; one line."""
+class TraceSessionError(Refusal):
+    """A session cannot be started, stopped or saved; one line."""
 
 
 class TraceSessions:
-    """All sessions of a daemon. ``exits`` names what a record's ``exit`` can be."""
+    """All sessions of a daemon. ``exits``: the names of exits, by number."""
 
     def __init__(self, dispatcher: Dispatcher, exits: Callable[[], dict[int, str]]) -> None:
         self._dispatcher = dispatcher
         self._exits = exits
         self._sessions: dict[str, TraceSession] = {}
-        #: Sessions to which records of other facilities than ``trace`` matter.
+        #: Sessions that also look at records of other facilities than ``trace``.
         self._watching: tuple[TraceSession, ...] = ()
 
     def start(self, what: TraceStart) -> TraceInfo:
-        """Begin a session; raises TraceError and DispatchError."""
+        """Start a session; raises TraceSessionError and DispatchError."""
         self._check(what)
         if what.format == "ctf":
             trace = Trace(self._exits, _block_bytes(what))
@@ -91,24 +91,32 @@ class TraceSessions:
 
     def _check(self, what: TraceStart) -> None:
         if not _NAME.fullmatch(what.name):
-            raise TraceError(
+            raise TraceSessionError(
                 f"`{what.name}` is not a valid session name: use letters, digits, `_`, `.` and "
                 "`-`; give one by --name"
             )
         if what.name in self._sessions:
-            raise TraceError(f"a session {what.name} exists already; `dprobe trace list` shows it")
+            raise TraceSessionError(
+                f"a session {what.name} exists already; `dprobe trace list` shows it"
+            )
         for limit in (what.flight_bytes, what.max_bytes, what.rotate_bytes):
             if limit is not None and limit < _LEAST_BYTES:
-                raise TraceError(f"a size of {limit} bytes is too small; at least {_LEAST_BYTES}")
+                raise TraceSessionError(
+                    f"a size of {limit} bytes is too small; at least {_LEAST_BYTES}"
+                )
         if what.format == "journal":
             if what.folder is not None or what.flight_bytes is not None or _limited(what):
-                raise TraceError("the journal takes neither folder nor limits nor flight recorder")
+                raise TraceSessionError(
+                    "the journal takes neither folder nor limits nor flight recorder"
+                )
             return
         if what.folder is None or not what.folder.startswith("/"):
-            raise TraceError("a session needs the absolute path of a folder")
+            raise TraceSessionError("a session needs the absolute path of a folder")
         for other in self._sessions.values():
             if other.what.folder is not None and _same(other.what.folder, what.folder):
-                raise TraceError(f"session {other.what.name} writes into {what.folder} already")
+                raise TraceSessionError(
+                    f"session {other.what.name} writes into {what.folder} already"
+                )
 
     def _choose_watching(self) -> None:
         self._watching = tuple(
@@ -117,19 +125,19 @@ class TraceSessions:
             if session.what.everything or session.what.flight_bytes is not None
         )
 
-    def see(self, entry: InsertedProgram, raw: RawRecord, line: bytes) -> None:
+    def see(self, inserted: InsertedProgram, raw: RawRecord, line: bytes) -> None:
         """A record, before it goes through its facility's handlers."""
         for session in self._watching:
             if raw.exit != TRACE and session.armed:
                 # The record that asks for the writing is part of what is written.
                 asks = raw.exit == DUMP and session.what.flight_bytes is not None
                 if asks or session.what.everything:
-                    session.offer(Report(0, entry, raw, line))
+                    session.offer(Report(0, inserted, raw, line))
                 if asks:
                     session.save_soon()
 
     def stop(self, name: str) -> TraceSession:
-        """End a session; what it has is written by its thread."""
+        """Stop a session; its thread writes the rest."""
         session = self._get(name)
         del self._sessions[name]
         self._choose_watching()
@@ -138,15 +146,15 @@ class TraceSessions:
         return session
 
     async def finish(self, session: TraceSession) -> TraceInfo:
-        """Wait until a session that was ended is written; its last numbers."""
+        """Wait until a stopped session is written; its last counters."""
         await asyncio.get_running_loop().run_in_executor(None, session.writer.join, _PATIENCE)
         return session.info()
 
     def save(self, name: str) -> int:
-        """Have a flight recorder written; the number of records."""
+        """Save a flight recorder; the number of records."""
         session = self._get(name)
         if session.what.flight_bytes is None:
-            raise TraceError(
+            raise TraceSessionError(
                 f"session {name} is not a flight recorder: what it gets is written at once"
             )
         return session.save()
@@ -154,7 +162,7 @@ class TraceSessions:
     def _get(self, name: str) -> TraceSession:
         session = self._sessions.get(name)
         if session is None:
-            raise TraceError(f"there is no session {name}; `dprobe trace list` shows them")
+            raise TraceSessionError(f"there is no session {name}; `dprobe trace list` shows them")
         return session
 
     def infos(self) -> list[TraceInfo]:
@@ -166,20 +174,20 @@ class TraceSessions:
     async def start_requested(
         self, client: Client, request: messages.TraceStart
     ) -> messages.TraceListing:
-        """Begin a session; it stays when the client is gone."""
+        """Start a session; it stays when the client is gone."""
         return messages.TraceListing(id=request.id, traces=[self.start(request)])
 
     async def stop_requested(
         self, client: Client, request: messages.TraceStop
     ) -> messages.TraceListing:
-        """End a session, and wait until it is written."""
+        """Stop a session, and wait until it is written."""
         last = await self.finish(self.stop(request.name))
         return messages.TraceListing(id=request.id, traces=[last])
 
     async def save_requested(
         self, client: Client, request: messages.TraceSave
     ) -> messages.TraceSaved:
-        """Have a flight recorder written."""
+        """Save a flight recorder."""
         return messages.TraceSaved(id=request.id, records=self.save(request.name))
 
     async def list_requested(
@@ -189,7 +197,7 @@ class TraceSessions:
         return messages.TraceListing(id=request.id, traces=self.infos())
 
     def close(self) -> None:
-        """The daemon ends: write everything, but wait for no disk for ever."""
+        """The daemon ends: stop all sessions, but do not wait for a disk forever."""
         sessions = [self.stop(name) for name in list(self._sessions)]
         deadline = time.monotonic() + _PATIENCE
         for session in sessions:
@@ -197,7 +205,7 @@ class TraceSessions:
 
 
 def _teller(name: str, loop: asyncio.AbstractEventLoop) -> Callable[[str], None]:
-    """What hears from the writing thread that a problem came or went, and logs it in the loop."""
+    """A function for the writer thread that has a problem (or its end) logged in the event loop."""
 
     def log(problem: str) -> None:
         if problem:
@@ -228,7 +236,7 @@ def _journal_maker(namespace: str) -> Callable[[Path, int], store.Chunk]:
 
 
 def _block_bytes(what: TraceStart) -> int:
-    """How large a block may become: many have room within the limits."""
+    """The size of a block: many fit within the session's limits."""
     limits = [each for each in (what.flight_bytes, what.max_bytes) if each is not None]
     return min([_BLOCK_BYTES, *(each // (2 * FOLDER_CHUNKS) for each in limits)])
 
@@ -241,7 +249,7 @@ def _limited(what: TraceStart) -> bool:
 
 
 def _limits(what: TraceStart) -> RotationLimits:
-    """The limits; where a whole is limited and its parts are not, they are an eighth of it."""
+    """The limits; chunks without limits of their own get an eighth of the session's."""
     rotate_bytes, rotate_seconds = what.rotate_bytes, what.rotate_seconds
     if what.max_bytes is not None:
         eighth = max(1, what.max_bytes // FOLDER_CHUNKS)
@@ -252,7 +260,7 @@ def _limits(what: TraceStart) -> RotationLimits:
 
 
 def _try_folder(folder: Path) -> None:
-    """Make the folder if need be; raises TraceError where nothing can be written there."""
+    """Create the folder if it is missing; raises TraceSessionError where it is not writable."""
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
         store.next_number(folder)
@@ -261,7 +269,7 @@ def _try_folder(folder: Path) -> None:
         probe.unlink()
     except OSError as error:
         text = error.strerror or str(error)
-        raise TraceError(f"{folder}: {text[:1].lower()}{text[1:]}") from None
+        raise TraceSessionError(f"{folder}: {text[:1].lower()}{text[1:]}") from None
 
 
 def _same(one: str, other: str) -> bool:

@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from typing import TypeAlias
 
 from dprobed.program.exec.interface import Context, read_some
-from dprobed.program.isa import Token
+from dprobed.program.isa import ItemToken
 from dprobed.program.items import MAX_COUNT, MEMORY, PREFIX, fault_item, words_fit, words_item
 from dprobed.program.items import memory_item as packed_memory
 from dprobed.program.items import string_item as packed_string
 
 
 def variables_item(
-    token: Token, variables: Sequence[int], index: int, count: int, room: int
+    token: ItemToken, variables: Sequence[int], index: int, count: int, room: int
 ) -> bytes | None:
     """What `log lv` and `log gv` log; ``None`` where it does not fit into ``room`` bytes."""
     if not words_fit(count, room):

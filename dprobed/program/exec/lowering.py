@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from dprobed.program.blocks import Block as CodeBlock
+from dprobed.program.blocks import CodeBlock as CodeBlock
 from dprobed.program.blocks import Step, find_blocks, is_acyclic, static_depths
 from dprobed.program.exec import ir
 from dprobed.program.exec.ir import CodeOffset, Depth, Op, Raise, Slot, Temp, Word

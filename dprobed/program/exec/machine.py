@@ -11,7 +11,7 @@ from struct import Struct
 from typing import Final
 
 from dprobed.program.exec.interface import Context
-from dprobed.program.isa import STACK_WORDS, WORD_MASK, Token
+from dprobed.program.isa import STACK_WORDS, WORD_MASK, ItemToken
 from dprobed.program.items import NONE, frame_body, trace_item, words_fit, words_item
 
 _INDEX: Final = STACK_WORDS - 1
@@ -167,7 +167,7 @@ def stack_item(stack: list[int], d: int, count: int, room: int) -> bytes | None:
     """What `log` logs: ``count`` words above the ``d`` that are left; ``None``: no room for it."""
     if not words_fit(count, room):
         return None
-    return words_item(Token.WORDS, take(stack, d + count, count))
+    return words_item(ItemToken.WORDS, take(stack, d + count, count))
 
 
 def put(stack: list[int], d: int, words: Sequence[int]) -> None:

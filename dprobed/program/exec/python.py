@@ -19,7 +19,7 @@ from dprobed.program.exec.lower import lower
 from dprobed.program.exec.lowering import UNROLL, Unit, facility_numbers
 from dprobed.program.exec.python_source import source
 from dprobed.program.exec.variables import ListVariables
-from dprobed.program.isa import Operand, Token, decode_at
+from dprobed.program.isa import ItemToken, Operand, decode_at
 from dprobed.program.items import word_packer
 from dprobed.program.model import ProbeDefinition, Program
 
@@ -28,9 +28,9 @@ Entry = Callable[[Context], Outcome]
 #: The names that generated code uses, apart from those of one probe.
 _NAMES: Final[dict[str, object]] = {
     "Frame": machine.Frame,
-    "GLOBALS": Token.GLOBALS,
+    "GLOBALS": ItemToken.GLOBALS,
     "Heap": machine.Heap,
-    "LOCALS": Token.LOCALS,
+    "LOCALS": ItemToken.LOCALS,
     "Machine": machine.Machine,
     "MemoryFault": MemoryFault,
     "Outcome": Outcome,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Mapping, Sequence
 
-from dprobed.program.rpn.lexer import Kind, Token, number
+from dprobed.program.rpn.lexer import Token, TokenKind, number
 
 _LOGIC: dict[str, Callable[[int, int], int]] = {
     "||": lambda a, b: int(bool(a) or bool(b)),
@@ -46,7 +46,7 @@ class ExpressionError(Exception):
         self.hint = hint
 
 
-class _Parser:
+class _ExpressionParser:
     def __init__(self, tokens: Sequence[Token], names: Mapping[str, int], unknown: int | None):
         self.tokens = tokens
         self.names = names
@@ -69,7 +69,7 @@ class _Parser:
         while True:
             token = self.peek()
             strength = -1 if token is None else _STRENGTH.get(token.text, -1)
-            if token is None or strength < weakest or token.kind is not Kind.PUNCTUATION:
+            if token is None or strength < weakest or token.kind is not TokenKind.PUNCTUATION:
                 return left
             self.at += 1
             right = self.binary(strength + 1)
@@ -94,7 +94,7 @@ class _Parser:
         if token is None:
             raise ExpressionError(None, "a value is missing")
         self.at += 1
-        if token.kind in (Kind.NUMBER, Kind.CHARACTER):
+        if token.kind in (TokenKind.NUMBER, TokenKind.CHARACTER):
             value = number(token)
             if value is None:
                 raise ExpressionError(
@@ -103,7 +103,7 @@ class _Parser:
             if value.bit_length() > _MAX_BITS:
                 raise ExpressionError(token, "the number does not fit into a 64-bit word")
             return value
-        if token.kind is Kind.NAME:
+        if token.kind is TokenKind.NAME:
             return self.named(token)
         if token.text in ("-", "+", "~", "!", "("):
             return self.nested(token)
@@ -140,4 +140,4 @@ def evaluate(tokens: Sequence[Token], names: Mapping[str, int], unknown: int | N
     ``names`` are constants; another name has the value ``unknown``, or is an error when that is
     None. Raises ExpressionError.
     """
-    return _Parser(tokens, names, unknown).whole()
+    return _ExpressionParser(tokens, names, unknown).whole()

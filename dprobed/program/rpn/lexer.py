@@ -7,7 +7,7 @@ that ends in a backslash goes on in the next.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from enum import Enum
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ import msgspec
 from dprobed.program.model import MAX_DIAGNOSTICS, Diagnostic
 
 
-class Kind(Enum):
+class TokenKind(Enum):
     """Kinds of tokens."""
 
     NAME = "name"
@@ -37,7 +37,7 @@ class Origin(NamedTuple):
 class Token(NamedTuple):
     """``column`` from 1; ``space``: blanks before it. A macro's tokens stand where it was used."""
 
-    kind: Kind
+    kind: TokenKind
     text: str
     origin: Origin
     column: int
@@ -49,14 +49,14 @@ class Token(NamedTuple):
         return self._replace(origin=use.origin, column=use.column, width=use.width)
 
 
-class Line(msgspec.Struct):
+class LogicalLine(msgspec.Struct):
     """One logical line: where it starts, and its tokens."""
 
     origin: Origin
     tokens: list[Token]
 
 
-class Faults:
+class Diagnostics:
     """Collects what is wrong with a program, so that all of it is reported at once."""
 
     def __init__(self) -> None:
@@ -78,6 +78,14 @@ class Faults:
                 note,
             )
         )
+
+    def span(self, tokens: Sequence[Token], message: str, hint: str = "") -> None:
+        """Something is wrong with several tokens together."""
+        first, last = tokens[0], tokens[-1]
+        width = first.width
+        if first.origin == last.origin:
+            width = max(width, last.column + last.width - first.column)
+        self.at(first, message, hint, width)
 
     def line(self, origin: Origin, message: str, hint: str = "") -> None:
         """Something is wrong with a whole line."""
@@ -108,13 +116,13 @@ _TOKEN = re.compile(
       | (?P<punctuation><<|>>|<=|>=|==|!=|&&|\|\||.)""",
     re.VERBOSE | re.ASCII,
 )
-_KINDS = {kind.value: kind for kind in Kind}
+_KINDS = {kind.value: kind for kind in TokenKind}
 _ESCAPES = {"n": 10, "t": 9, "r": 13, "0": 0, "a": 7, "b": 8, "f": 12, "v": 11}
 _MOST_DIGITS = 40
 _NUMBER = re.compile(r"(0[xX][0-9a-fA-F]+|0[bB][01]+|0[0-7]*|[1-9][0-9]*)[uUlL]{0,3}\Z", re.ASCII)
 
 
-def read_lines(text: str, file: str, faults: Faults) -> Iterator[Line]:
+def read_lines(text: str, file: str, diagnostics: Diagnostics) -> Iterator[LogicalLine]:
     """The logical lines of a text, the empty ones left out."""
     physical = text.split("\n")
 
@@ -125,8 +133,8 @@ def read_lines(text: str, file: str, faults: Faults) -> Iterator[Line]:
             row = text.count("\n", 0, match.start())
             column = match.start() - (text.rfind("\n", 0, match.start()) + 1)
             origin = Origin(file, row + 1, physical[row].rstrip("\r"))
-            token = Token(Kind.PUNCTUATION, "/*", origin, column + 1, 2, False)
-            faults.at(token, "comment without an end", "close it with */")
+            token = Token(TokenKind.PUNCTUATION, "/*", origin, column + 1, 2, False)
+            diagnostics.at(token, "comment without an end", "close it with */")
         return _NOT_NEWLINE.sub(" ", match[0])
 
     rows = _COMMENTS.sub(blank, text).split("\n")
@@ -143,7 +151,7 @@ def read_lines(text: str, file: str, faults: Faults) -> Iterator[Line]:
             if not goes_on:
                 break
         if tokens:
-            yield Line(first, tokens)
+            yield LogicalLine(first, tokens)
 
 
 def tokenize(row: str, origin: Origin, spaced: bool = False) -> Iterator[Token]:
@@ -175,7 +183,7 @@ def unquote(text: str) -> str:
 
 def number(token: Token) -> int | None:
     """The value of a number or character token; None when it is malformed."""
-    if token.kind is Kind.CHARACTER:
+    if token.kind is TokenKind.CHARACTER:
         return _character(token.text[1:-1])
     match = _NUMBER.match(token.text)
     if match is None:

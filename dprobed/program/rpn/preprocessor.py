@@ -1,8 +1,12 @@
 """The small C preprocessor: macros, includes, conditionals, ``#error`` and ``#line``.
 
 Macros work on tokens: a name that is being expanded is not expanded again inside its own text, as
-in C; there are no ``#`` and ``##`` operators. What macros make is bounded, so that no source,
-however hostile, takes for ever.
+in C; there are no ``#`` and ``##`` operators. The tokens that macros make are bounded, so that no
+source, however hostile, takes forever.
+
+Not by pcpp, which gives text back: the column of a token, and the place where a macro was used, are
+lost for diagnostics. It has no bound either: 20 lines of macros that double take more than a minute
+there; here they are refused after 0.8 s. Usual sources take it twice as long.
 """
 
 from __future__ import annotations
@@ -14,11 +18,11 @@ import msgspec
 
 from dprobed.program.rpn.expression import ExpressionError, evaluate
 from dprobed.program.rpn.lexer import (
-    Faults,
-    Kind,
-    Line,
+    Diagnostics,
+    LogicalLine,
     Origin,
     Token,
+    TokenKind,
     number,
     read_lines,
     tokenize,
@@ -81,16 +85,16 @@ def read_source(path: Path, read: Reader = read_file) -> str:
 
 
 class Preprocessor:
-    """Yields the lines that are left; what is wrong goes to ``faults``.
+    """Yields the lines that are left; what is wrong goes to ``diagnostics``.
 
     ``gave_up``: macros made too much, and the rest of the source was not read. ``read``: how
     included files are read.
     """
 
     def __init__(
-        self, faults: Faults, defines: Mapping[str, str], read: Reader = read_file
+        self, diagnostics: Diagnostics, defines: Mapping[str, str], read: Reader = read_file
     ) -> None:
-        self._faults = faults
+        self._diagnostics = diagnostics
         self._read = read
         self.gave_up = False
         self._macros: dict[str, _Macro] = {}
@@ -101,37 +105,37 @@ class Preprocessor:
         for name, value in defines.items():
             origin = Origin("-D", 1, f"{name}={value}")
             if not (name.isascii() and name.isidentifier()):
-                faults.line(origin, f"`{name}` is not a name that -D can define")
+                diagnostics.line(origin, f"`{name}` is not a name that -D can define")
                 continue
             self._macros[name] = _Macro(None, tuple(tokenize(value, origin)))
 
-    def lines(self, text: str, file: str) -> Iterator[Line]:
+    def lines(self, text: str, file: str) -> Iterator[LogicalLine]:
         """All lines of a text and of what it includes, macros expanded, directives obeyed."""
         try:
             yield from self._lines(text, file, ())
         except _TooMuch as error:
             self.gave_up = True
-            self._faults.at(
+            self._diagnostics.at(
                 error.token,
                 "macros make too much text",
                 f"at most {MAX_TOKENS} tokens, nested at most {MAX_NESTING} deep",
             )
 
-    def _lines(self, text: str, file: str, chain: tuple[str, ...]) -> Iterator[Line]:
+    def _lines(self, text: str, file: str, chain: tuple[str, ...]) -> Iterator[LogicalLine]:
         outer = self._line_shift, self._line_file
         self._line_shift, self._line_file = 0, None
         branches: list[_Branch] = []
-        for raw in read_lines(text, file, self._faults):
+        for raw in read_lines(text, file, self._diagnostics):
             line = self._renumbered(raw)
             if line.tokens[0].text == "#":
                 yield from self._directive(line, raw, branches, file, chain)
             elif not branches or branches[-1].active:
-                yield Line(line.origin, self._expand(line.tokens, frozenset()))
+                yield LogicalLine(line.origin, self._expand(line.tokens, frozenset()))
         for branch in branches:
-            self._faults.at(branch.opened, "`#if` without its `#endif`")
+            self._diagnostics.at(branch.opened, "`#if` without its `#endif`")
         self._line_shift, self._line_file = outer
 
-    def _renumbered(self, line: Line) -> Line:
+    def _renumbered(self, line: LogicalLine) -> LogicalLine:
         if self._line_file is None and not self._line_shift:
             return line
         moved: dict[Origin, Origin] = {}
@@ -143,11 +147,16 @@ class Preprocessor:
             return moved[origin]
 
         tokens = [token._replace(origin=move(token.origin)) for token in line.tokens]
-        return Line(move(line.origin), tokens)
+        return LogicalLine(move(line.origin), tokens)
 
     def _directive(
-        self, line: Line, raw: Line, branches: list[_Branch], file: str, chain: tuple[str, ...]
-    ) -> Iterator[Line]:
+        self,
+        line: LogicalLine,
+        raw: LogicalLine,
+        branches: list[_Branch],
+        file: str,
+        chain: tuple[str, ...],
+    ) -> Iterator[LogicalLine]:
         if len(line.tokens) == 1:
             return
         word, rest = line.tokens[1], line.tokens[2:]
@@ -165,20 +174,20 @@ class Preprocessor:
                 self._macros.pop(rest[0].text, None)
         elif word.text == "error":
             text = word.origin.text
-            self._faults.at(word, text[text.find("error") + 5 :].strip() or "#error")
+            self._diagnostics.at(word, text[text.find("error") + 5 :].strip() or "#error")
         elif word.text == "line":
             self._set_line(word, rest, raw)
         else:
-            self._faults.at(
+            self._diagnostics.at(
                 word,
                 f"unknown directive `#{word.text}`",
                 "known: define undef include if ifdef ifndef elif else endif error line",
             )
 
     def _one_name(self, word: Token, rest: list[Token]) -> bool:
-        if len(rest) == 1 and rest[0].kind is Kind.NAME:
+        if len(rest) == 1 and rest[0].kind is TokenKind.NAME:
             return True
-        self._faults.at(rest[0] if rest else word, f"`#{word.text}` takes one name")
+        self._diagnostics.at(rest[0] if rest else word, f"`#{word.text}` takes one name")
         return False
 
     # -- conditionals -------------------------------------------------------------------------
@@ -190,13 +199,13 @@ class Preprocessor:
             branches.append(_Branch(active, active, parent, word))
             return
         if not branches:
-            self._faults.at(word, f"`#{word.text}` without an `#if`")
+            self._diagnostics.at(word, f"`#{word.text}` without an `#if`")
             return
         branch = branches[-1]
         if word.text == "endif":
             branches.pop()
         elif branch.had_else:
-            self._faults.at(word, f"`#{word.text}` after `#else`")
+            self._diagnostics.at(word, f"`#{word.text}` after `#else`")
         elif word.text == "else":
             branch.had_else = True
             branch.active = branch.parent and not branch.taken
@@ -213,7 +222,7 @@ class Preprocessor:
             tokens = self._expand(self._answer_defined(rest), frozenset())
             return evaluate(tokens, {}, unknown=0) != 0
         except ExpressionError as error:
-            self._faults.at(error.token or word, error.message, error.hint)
+            self._diagnostics.at(error.token or word, error.message, error.hint)
             return False
 
     def _answer_defined(self, tokens: list[Token]) -> list[Token]:
@@ -231,15 +240,15 @@ class Preprocessor:
                 name = texts[1] if bracketed else texts[0]
                 at += 3 if bracketed else 1
                 value = "1" if name in self._macros else "0"
-                token = token._replace(kind=Kind.NUMBER, text=value)
+                token = token._replace(kind=TokenKind.NUMBER, text=value)
             found.append(token)
         return found
 
     # -- macros -------------------------------------------------------------------------------
 
     def _define(self, word: Token, rest: list[Token]) -> None:
-        if not rest or rest[0].kind is not Kind.NAME or rest[0].text == "defined":
-            self._faults.at(rest[0] if rest else word, "`#define` takes a name")
+        if not rest or rest[0].kind is not TokenKind.NAME or rest[0].text == "defined":
+            self._diagnostics.at(rest[0] if rest else word, "`#define` takes a name")
             return
         name, body = rest[0], rest[1:]
         parameters: tuple[str, ...] | None = None
@@ -249,11 +258,13 @@ class Preprocessor:
             names = inside[::2]
             if (
                 end is None
-                or any(token.kind is not Kind.NAME for token in names)
+                or any(token.kind is not TokenKind.NAME for token in names)
                 or any(token.text != "," for token in inside[1::2])
                 or (inside and len(inside) % 2 == 0)
             ):
-                self._faults.at(body[0], f"the parameters of `{name.text}` are not a list of names")
+                self._diagnostics.at(
+                    body[0], f"the parameters of `{name.text}` are not a list of names"
+                )
                 return
             parameters = tuple(token.text for token in names)
             body = body[end + 1 :]
@@ -275,7 +286,7 @@ class Preprocessor:
         while at < len(tokens):
             token = tokens[at]
             at += 1
-            macro = self._macros.get(token.text) if token.kind is Kind.NAME else None
+            macro = self._macros.get(token.text) if token.kind is TokenKind.NAME else None
             if macro is None or token.text in hidden:
                 found.append(token)
                 continue
@@ -313,7 +324,7 @@ class Preprocessor:
                 arguments.append([])
                 continue
             arguments[-1].append(token)
-        self._faults.at(use, f"the arguments of `{use.text}` have no closing `)`")
+        self._diagnostics.at(use, f"the arguments of `{use.text}` have no closing `)`")
         return arguments, len(tokens)
 
     def _substitute(
@@ -323,11 +334,11 @@ class Preprocessor:
         if not parameters and arguments == [[]]:
             arguments = []
         if len(arguments) != len(parameters):
-            self._faults.at(
+            self._diagnostics.at(
                 use, f"`{use.text}` takes {len(parameters)} arguments, not {len(arguments)}"
             )
             # A value, so that whatever takes one does not complain as well.
-            return [use._replace(kind=Kind.NUMBER, text="0")]
+            return [use._replace(kind=TokenKind.NUMBER, text="0")]
         values = {
             name: self._expand(argument, hidden)
             for name, argument in zip(parameters, arguments, strict=True)
@@ -347,28 +358,30 @@ class Preprocessor:
 
     def _include(
         self, word: Token, rest: list[Token], file: str, chain: tuple[str, ...]
-    ) -> Iterator[Line]:
-        if len(rest) != 1 or rest[0].kind is not Kind.STRING:
-            self._faults.at(rest[0] if rest else word, '`#include` takes "a file name"')
+    ) -> Iterator[LogicalLine]:
+        if len(rest) != 1 or rest[0].kind is not TokenKind.STRING:
+            self._diagnostics.at(rest[0] if rest else word, '`#include` takes "a file name"')
             return
         if len(chain) >= MAX_INCLUDES:
-            self._faults.at(rest[0], f"more than {MAX_INCLUDES} files include each other")
+            self._diagnostics.at(rest[0], f"more than {MAX_INCLUDES} files include each other")
             return
         path = Path(file).parent / unquote(rest[0].text)
         try:
             text = read_source(path, self._read)
         except (OSError, SourceError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
-            self._faults.at(rest[0], f"cannot read {path}: {reason}")
+            self._diagnostics.at(rest[0], f"cannot read {path}: {reason}")
         else:
             yield from self._lines(text, str(path), (*chain, file))
 
-    def _set_line(self, word: Token, rest: list[Token], raw: Line) -> None:
+    def _set_line(self, word: Token, rest: list[Token], raw: LogicalLine) -> None:
         """``#line N "file"``: the next line is line N of that file."""
-        value = number(rest[0]) if rest and rest[0].kind is Kind.NUMBER else None
-        named = len(rest) == 2 and rest[1].kind is Kind.STRING
+        value = number(rest[0]) if rest and rest[0].kind is TokenKind.NUMBER else None
+        named = len(rest) == 2 and rest[1].kind is TokenKind.STRING
         if value is None or not 1 <= value < 1 << 31 or (len(rest) > 1 and not named):
-            self._faults.at(rest[0] if rest else word, '`#line` takes a number and "a file name"')
+            self._diagnostics.at(
+                rest[0] if rest else word, '`#line` takes a number and "a file name"'
+            )
             return
         self._line_shift = value - raw.tokens[-1].origin.line - 1
         if named:

@@ -1,4 +1,4 @@
-"""The messages of the control socket; ``docs/protocol.md`` is the same for people.
+"""The messages of the control socket; ``docs/protocol.md`` documents them.
 
 JSON, one object a line, UTF-8. ``type`` says which message it is. The client speaks first
 (``hello``) and numbers its requests by ``id``; each is answered by exactly one reply with the same

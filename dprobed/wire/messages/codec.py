@@ -1,4 +1,4 @@
-"""Messages to lines, and back.
+"""Encodes messages as lines, and decodes them.
 
 A decoder is made when it is first used: that takes 4 ms of CPU for each direction, and nobody but
 tests decodes both.
@@ -49,7 +49,7 @@ def encode(message: Request | Reply | Report) -> bytes:
 
 
 def decode_request(line: bytes) -> Request | Answer:
-    """What a client said; raises MessageError."""
+    """A message from a client; raises MessageError."""
     try:
         return request_decoder().decode(line)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
@@ -57,7 +57,7 @@ def decode_request(line: bytes) -> Request | Answer:
 
 
 def decode_from_daemon(line: bytes) -> Reply | Report:
-    """What the daemon said; raises MessageError."""
+    """A message from the daemon; raises MessageError."""
     try:
         return _from_daemon().decode(line)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:

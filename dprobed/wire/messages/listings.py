@@ -1,4 +1,5 @@
-"""What is listed in replies: programs, probes, deployments, handlers, traces, policies, targets."""
+"""The items of listings in replies: programs, probes, deployments, handlers, traces, policies,
+targets."""
 
 from __future__ import annotations
 
@@ -211,7 +212,7 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True, tag="explanation"):
     """Which rule decides about a process (``default``: no policy matches), and what follows.
 
     ``protected``: why nobody may touch it, else empty; ``obstacle``: why it cannot be probed in any
-    case. ``rights``: who may do what. ``programs``: what the policy puts in.
+    case. ``rights``: those of each user. ``programs``: those that the policy inserts.
     """
 
     pid: int

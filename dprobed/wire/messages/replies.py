@@ -71,7 +71,7 @@ class Deployed(ReplyMessage, frozen=True):
 
 
 class Removed(ReplyMessage, frozen=True):
-    """Answers ``remove`` and ``detach``: what was taken out, with its last counters."""
+    """Answers ``remove`` and ``detach``: what was removed, with its last counters."""
 
     probes: list[ProbeInfo]
     overhead_ns: int

@@ -1,4 +1,4 @@
-"""What the daemon tells a client between replies."""
+"""The reports that the daemon sends to a client between replies."""
 
 from __future__ import annotations
 

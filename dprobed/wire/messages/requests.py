@@ -1,4 +1,4 @@
-"""What clients ask of the daemon."""
+"""The requests of clients, and a handler's answer."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Attach(RequestMessage, frozen=True):
 
 
 class Detach(RequestMessage, frozen=True):
-    """Take out of ``pid`` what this connection put in, and detach from it."""
+    """Remove from ``pid`` what this connection inserted, and detach from it."""
 
     pid: Pid
 
@@ -64,7 +64,8 @@ class Upload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Insert(RequestMessage, frozen=True):
-    """Put programs into ``pid``, all of them or none; an ``attach`` of this connection comes first.
+    """Insert programs into ``pid``, all of them or none; an ``attach`` of this connection comes
+    first.
 
     ``keep`` leaves them in when the connection ends, until they are removed. Without
     ``check_opcode`` the byte at a probe's place is not compared with its ``opcode``. ``present``:
@@ -94,7 +95,7 @@ class Check(RequestMessage, frozen=True):
 
 
 class Selection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Which processes are meant, those to come included: all for which all that is given holds.
+    """A selection of processes, future ones included: those for which all given conditions hold.
 
     ``exe``: a glob for the path of the executable; without a slash for its base name. ``user``: a
     name or number. ``unit``: a glob for the systemd unit. ``policy``: those that the policy of that
@@ -108,7 +109,7 @@ class Selection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class Deploy(RequestMessage, frozen=True):
-    """Put programs into all processes that ``selection`` means and that map the program's module.
+    """Deploy programs to all processes that are selected and map the program's module.
 
     With ``exe`` those that do not map it yet are taken too. ``limit``: into so many at a time at
     most. ``keep`` and ``check_opcode`` as in ``insert``; ``present`` is about programs that are
@@ -124,7 +125,7 @@ class Deploy(RequestMessage, frozen=True):
 
 
 class Select(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Which programs are meant: those for which everything that is given holds.
+    """A selection of programs: those for which all given conditions hold.
 
     ``number``: the daemon's number of the program; ``label``: the name it was inserted under;
     ``program_id``: the ``id`` of its header; ``module``: the module that it is for, as written in
@@ -139,7 +140,7 @@ class Select(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Remove(RequestMessage, frozen=True):
-    """Take programs out; with nothing selected, all of them."""
+    """Remove programs; with nothing selected, all of them."""
 
     select: Select = Select()
 
@@ -189,7 +190,7 @@ class Dump(RequestMessage, frozen=True):
 
 
 class Resume(RequestMessage, frozen=True):
-    """Let threads go on that ``suspend`` holds: one, those of ``pid``, or all.
+    """Resume threads stopped by ``suspend``: one, those of ``pid``, or all.
 
     A process that waits for a debugger goes on too, unless another thread of it is meant.
     """
@@ -214,7 +215,7 @@ class Register(RequestMessage, frozen=True):
 
 
 class Deregister(RequestMessage, frozen=True):
-    """Take a handler of this connection off."""
+    """Deregister a handler of this connection."""
 
     name: Label
 
@@ -224,19 +225,20 @@ class Handlers(RequestMessage, frozen=True):
 
 
 class Arm(RequestMessage, frozen=True):
-    """Let these handlers get reports from now on: all of them, or none."""
+    """Arm these handlers, all of them or none: they get reports from now on."""
 
     names: Labels
 
 
 class Disarm(RequestMessage, frozen=True):
-    """Let these handlers get no further reports: all of them, or none."""
+    """Disarm these handlers, all of them or none: they get no further reports."""
 
     names: Labels
 
 
 class TraceStart(RequestMessage, frozen=True):
-    """Begin to write records: into ``folder`` (a whole path; None: the journal).
+    """Start a trace session, which writes records: into ``folder`` (a whole path; None: the
+    journal).
 
     Those of programs that end by ``exit trace``; ``everything``: all records. ``flight_bytes``:
     keep that much in memory, and write it when asked for, or when a program ends by ``exit dump``.
@@ -257,13 +259,13 @@ class TraceStart(RequestMessage, frozen=True):
 
 
 class TraceStop(RequestMessage, frozen=True):
-    """End a trace session: the rest is written."""
+    """Stop a trace session; the rest is written."""
 
     name: Label
 
 
 class TraceSave(RequestMessage, frozen=True):
-    """Have written what a flight recorder keeps."""
+    """Save a flight recorder."""
 
     name: Label
 
@@ -283,11 +285,11 @@ class PolicyExplain(RequestMessage, frozen=True):
 
 
 class PolicyReload(RequestMessage, frozen=True):
-    """Read the policy files anew; where one is wrong, those in force stay."""
+    """Reload the policy files; if one is wrong, the policies in force stay."""
 
 
 class Usage(RequestMessage, frozen=True):
-    """Ask what the daemon's own processes use."""
+    """Ask for the CPU time and memory of the daemon's own processes."""
 
 
 Request = (
@@ -299,7 +301,7 @@ Request = (
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="answer"):
-    """What ``handler`` says to a report; no request, and not replied to."""
+    """A handler's answer to a report; no request, and not replied to."""
 
     handler: Label
     report: Id

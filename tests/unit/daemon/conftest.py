@@ -22,7 +22,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Script], N
     # What our clients' users are in is the same on every machine.
     monkeypatch.setattr("dprobed.daemon.gate.groups_of", lambda uid, gid: [gid])
     # No process of these numbers ever says its last words.
-    monkeypatch.setattr("dprobed.daemon.detaching._LAST_WORDS", 0.01)
+    monkeypatch.setattr("dprobed.daemon.detaching._END_REPORT_TIMEOUT", 0.01)
     monkeypatch.setenv("DPROBED_JOURNAL_SOCKET", str(tmp_path / "none"))
 
     def run(script: Script) -> None:

@@ -27,7 +27,7 @@ Run = Callable[[Script], None]
 #: Three probes: lines 2, 5 and 7 of ``x.rpn``.
 TEXT = "name = libc.so.6\n  offset = right\nexit\n\noffset = wrong\nexit\noffset = inside\nexit\n"
 _SEGMENT = wire.Segment(0, 0, 1 << 40, 1 << 40, True, False)
-FACTS = wire.Facts("ab12", "libfake.so", "dyn", True, (), (_SEGMENT,))
+FACTS = wire.FileFacts("ab12", "libfake.so", "dyn", True, (), (_SEGMENT,))
 WRONG = wire.Refused("no symbol wrong", "the candidates have similar names", ("wrung",))
 
 

@@ -47,7 +47,7 @@ def test_a_process_gets_what_it_waits_for_by_one_worker(run: Run) -> None:
     async def script(daemon: FakeDaemon) -> None:
         client = FakeClient()
         deployments, made = await deployed(daemon, client, 2)
-        deployments._queue.line_up(PID, made, fresh=True)
+        deployments._queue.enqueue(PID, made, fresh=True)
         await until(lambda: all(PID in each.instances for each in made))
         (backend,) = daemon.backends.made
         assert [type(each) for each in backend.asked] == [
@@ -79,7 +79,7 @@ def test_removed_while_it_is_on_its_way(run: Run) -> None:
         pause.go.set()
         await removing
         await until(lambda: PID not in daemon.app.core.targets)
-        assert (made[0].over, made[0].instances) == (True, {})
+        assert (made[0].is_removed, made[0].instances) == (True, {})
 
     run(script)
 
@@ -93,7 +93,7 @@ def test_its_process_ends_while_it_is_on_its_way(run: Run) -> None:
         _backend(daemon).tell(protocol.Ended(PID, "exited", 0, [], 0))
         deployments._decisions.ended(PID, looked_at=True)
         pause.go.set()
-        await until(lambda: not made[0].arriving)
+        await until(lambda: not made[0].inserting)
         info = made[0].info()
         assert (info.processes, info.waiting, info.missed, info.unseen) == (0, 0, 1, 0)
 
@@ -119,7 +119,7 @@ def test_its_client_goes(run: Run) -> None:
     async def script(daemon: FakeDaemon) -> None:
         client = FakeClient()
         deployments, made = await deployed(daemon, client)
-        deployments._queue.line_up(PID, made, fresh=True)
+        deployments._queue.enqueue(PID, made, fresh=True)
         await until(lambda: PID in made[0].instances)
         deployments.release(client)
         await until(lambda: PID not in daemon.app.core.targets)
@@ -135,7 +135,7 @@ def _backend(daemon: FakeDaemon) -> FakeBackend:
 
 async def _at_insert(daemon: FakeDaemon, deployments: Deployments, made: list[Deployment]) -> Pause:
     """Have a process get programs, up to the request that inserts the first."""
-    deployments._queue.line_up(PID, made, fresh=True)
+    deployments._queue.enqueue(PID, made, fresh=True)
     await until(lambda: daemon.backends.made)
     pause = _backend(daemon).pause(protocol.Insert)
     await pause.came.wait()

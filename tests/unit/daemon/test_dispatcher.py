@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import pytest
 
 from dprobed.daemon.records.dispatcher import (
+    MAX_DEAD,
     MAX_HANDLERS,
-    PAST_HANDLERS,
     AtHit,
     Dispatcher,
     DispatchError,
@@ -67,7 +67,7 @@ class Bench:
         self.dispatcher = Dispatcher(self._changed, now=lambda: self.time)
         upload = Upload(label="demo", bytecode=b"")
         insertion = Insertion(1, upload, assemble(SOURCE, "demo.rpn"))
-        self.entry = InsertedProgram(insertion, Target(os.getpid()), None, Root())
+        self.inserted = InsertedProgram(insertion, Target(os.getpid()), None, Root())
         self._hit = 0
 
     def _changed(self, facilities: dict[str, int], acting: list[int]) -> None:
@@ -84,7 +84,7 @@ class Bench:
         raw = RawRecord(
             1, 0, 0, 7, 7, b"t", 0, 0, 0, self._hit, facility, 1, 1, b"", (), None
         )  # fmt: skip
-        self.dispatcher.dispatch(self.entry, raw, b"{}\n")
+        self.dispatcher.dispatch(self.inserted, raw, b"{}\n")
         return self._hit
 
     def took(self) -> list[str]:
@@ -230,7 +230,7 @@ def test_a_full_queue_drops_and_counts_with_handler_and_probe(bench: Bench) -> N
     assert [name for name, _ in bench.seen].count("slow") == 2
     assert (slow.reports, slow.drops) == (2, 3)
     assert (full.reports, full.drops) == (0, 3)
-    assert bench.entry.handler_drops == {0: {"slow": 3, "full": 3}}
+    assert bench.inserted.handler_drops == {0: {"slow": 3, "full": 3}}
     assert [hit for name, hit in bench.seen if name == "next"] == [3, 4, 5]
 
 
@@ -251,8 +251,8 @@ def test_a_handler_that_fails_is_disarmed_and_its_reports_fall_to_the_next(bench
 def test_one_that_dies_is_listed_until_its_name_is_taken_again(bench: Bench) -> None:
     first = bench.add("h", order=Order.FIRST)
     bench.hit()
-    bench.dispatcher.lose(first)
-    bench.dispatcher.lose(first)
+    bench.dispatcher.fail(first)
+    bench.dispatcher.fail(first)
     assert [(each.name, each.alive) for each in bench.dispatcher.handlers()] == [("h", False)]
     second = bench.add("h", order=Order.FIRST)
     bench.hit()
@@ -275,7 +275,7 @@ def test_a_report_passes_over_one_that_has_died_meanwhile(bench: Bench) -> None:
     dying = bench.add("dying")
     bench.add("next")
     bench.hit()
-    bench.dispatcher.lose(dying)
+    bench.dispatcher.fail(dying)
     bench.dispatcher.answer(slow, slow.ids[0], Verdict.CONTINUE)
     assert bench.took() == ["slow", "next"]
 
@@ -316,7 +316,7 @@ def test_facilities_come_and_go_with_their_handlers(bench: Bench) -> None:
     assert bench.add("x", facility="other") and dispatcher.facilities["other"] == 17
     dispatcher.disarm(["m"])
     assert "mail" in dispatcher.facilities
-    dispatcher.lose(mail)
+    dispatcher.fail(mail)
     dispatcher.deregister(more)
     assert dispatcher.facilities == {"trace": 4, "other": 17}
     assert dispatcher.name_of(16) == "mail"
@@ -355,5 +355,5 @@ def test_numbers_of_handlers_are_bounded(bench: Bench) -> None:
     with pytest.raises(DispatchError, match=f"{MAX_HANDLERS} handlers"):
         bench.add("more")
     for handler in handlers:
-        bench.dispatcher.lose(handler)
-    assert len(bench.dispatcher.handlers()) == PAST_HANDLERS
+        bench.dispatcher.fail(handler)
+    assert len(bench.dispatcher.handlers()) == MAX_DEAD

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from dprobed.daemon.records.dispatcher import Dispatcher
-from dprobed.daemon.records.trace_sessions import TraceError, TraceSessions
+from dprobed.daemon.records.trace_sessions import TraceSessionError, TraceSessions
 from dprobed.daemon.target import InsertedProgram, Insertion, Target
 from dprobed.program.rpn.parser import assemble
 from dprobed.trace import writer
@@ -148,7 +148,7 @@ def test_sizes_that_hold_nothing_are_refused(tmp_path: Path) -> None:
         base = TraceStart(id=1, name="t", folder=str(tmp_path / "t"))
         for limit in ("flight_bytes", "max_bytes", "rotate_bytes"):
             what = msgspec.structs.replace(base, **{limit: 1000})
-            with pytest.raises(TraceError, match="too small"):
+            with pytest.raises(TraceSessionError, match="too small"):
                 Fed(what)
 
     run(work)

@@ -16,7 +16,7 @@ import pytest
 from dprobed.policy import config
 from dprobed.policy.errors import PolicyError
 from dprobed.policy.glob import GlobError, translate
-from dprobed.policy.match import Facts
+from dprobed.policy.match import ProcessFacts
 from dprobed.policy.model import Decision, Policies
 from dprobed.policy.parse import parse
 from dprobed.policy.protected import KINDS
@@ -357,7 +357,7 @@ def test_protected_whatever_the_policies_say(
     decision = found.decide(subject)
     assert decision.rule == "p"
     assert f"(`{kind}`)" in decision.protected
-    assert decision.application is None
+    assert decision.auto_insertion is None
     denial = decision.check(0, frozenset(), OBSERVE)
     assert denial is not None
     assert "`protect` of dprobed.toml" in denial.text
@@ -372,7 +372,7 @@ def test_what_is_not_protected() -> None:
 
 
 def test_a_session_of_ssh_is_not_its_listener() -> None:
-    facts = Facts(process(exe="/usr/sbin/sshd"))
+    facts = ProcessFacts(process(exe="/usr/sbin/sshd"))
     facts.__dict__["parent_exe"] = "/usr/sbin/sshd"
     assert not KINDS["sshd"][0](facts)
 
@@ -387,15 +387,15 @@ def test_applications(tmp_path: Path) -> None:
     budget.over = "remove"
     """
     found = policies(tmp_path, text)
-    (application,) = found.applications()
-    assert (application.policy, application.place) == ("p", f"{tmp_path}/test.toml:2")
-    assert (application.seconds, application.processes) == (5400, 3)
-    assert application.limits == Limits(0.05, None, remove=True)
-    (program,) = application.programs
+    (auto_insertion,) = found.auto_insertions()
+    assert (auto_insertion.policy, auto_insertion.place) == ("p", f"{tmp_path}/test.toml:2")
+    assert (auto_insertion.seconds, auto_insertion.processes) == (5400, 3)
+    assert auto_insertion.limits == Limits(0.05, None, remove=True)
+    (program,) = auto_insertion.programs
     assert (program.label, set(program.needs)) == ("a", {Right.OBSERVE, Right.ALTER})
-    assert found.decide(process()).application is application
-    assert found.decide(process(exe="/bin/cat")).application is None
-    assert found.decide(process(kernel_thread=True)).application is None
+    assert found.decide(process()).auto_insertion is auto_insertion
+    assert found.decide(process(exe="/bin/cat")).auto_insertion is None
+    assert found.decide(process(kernel_thread=True)).auto_insertion is None
 
 
 @pytest.mark.parametrize("path", sorted(REFUSALS.glob("*.toml")), ids=lambda path: path.stem)

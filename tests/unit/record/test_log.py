@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dprobed.program.exec.log import memory_item, string_item, variables_item
-from dprobed.program.isa import Token
+from dprobed.program.isa import ItemToken
 from dprobed.program.items import NONE, fault_item, frame_body, trace_item, words_item
 from dprobed.record.log import decode_log
 from tests.programs.cases import Case, FakeContext, Region
@@ -32,10 +32,10 @@ def sample() -> tuple[bytes, tuple[int, ...], list[dict[str, object]]]:
         (bytes([9] + [0] * 15), {"words": [9, 0]}),
         (image, {"memory": "656c6c", "address": 0x1001}),
         (fault_item(0x1234), {"fault": 0x1234}),
-        (words_item(Token.WORDS, [1, 2**64 - 1]), {"words": [1, 2**64 - 1]}),
-        (words_item(Token.LOCALS, [4]), {"locals": [4]}),
-        (words_item(Token.GLOBALS, []), {"globals": []}),
-        (words_item(Token.STACK, [6]), {"stack": [6]}),
+        (words_item(ItemToken.WORDS, [1, 2**64 - 1]), {"words": [1, 2**64 - 1]}),
+        (words_item(ItemToken.LOCALS, [4]), {"locals": [4]}),
+        (words_item(ItemToken.GLOBALS, []), {"globals": []}),
+        (words_item(ItemToken.STACK, [6]), {"stack": [6]}),
         (
             trace_item(1, NONE, 2, 3, [frame], 1000),
             {
@@ -90,7 +90,7 @@ def test_no_item_is_longer_than_the_room_for_it(room: int) -> None:
             item, _ = make(found, 0x1000, 6, room)
             assert item is None or len(item) <= room
     assert len(trace_item(0, 0, 0, 0, [b"frame"], room)) <= room
-    item = variables_item(Token.LOCALS, [1, 2], 0, 2, room)
+    item = variables_item(ItemToken.LOCALS, [1, 2], 0, 2, room)
     assert item is None or len(item) <= room
 
 

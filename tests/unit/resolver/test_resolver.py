@@ -188,7 +188,7 @@ def test_a_question_that_it_had_not_read_is_asked_again() -> None:
                 else:
                     threading.Event().wait(0.2)
 
-    FACTS = wire.Facts(None, None, "dyn", True, (), (wire.Segment(0, 0, 64, 64, True, False),))
+    FACTS = wire.FileFacts(None, None, "dyn", True, (), (wire.Segment(0, 0, 64, 64, True, False),))
     thread = threading.Thread(target=first_ends_then_answers)
     thread.start()
     assert Described(mailbox).file(program()).facts == FACTS
@@ -224,7 +224,7 @@ def test_a_resolver_that_is_stopped_is_waited_for_once(monkeypatch: pytest.Monke
 
 
 CODE = wire.Segment(0, 0, 0x1000, 0x1000, True, False)
-GOOD = wire.Facts("ab", "lib.so", "dyn", True, ("libc.so.6",), (CODE,))
+GOOD = wire.FileFacts("ab", "lib.so", "dyn", True, ("libc.so.6",), (CODE,))
 
 
 def place(**changes: object) -> wire.Places:
@@ -238,11 +238,13 @@ LIES: list[tuple[type[wire.Question], bytes]] = [
     (wire.Describe, b"\x81"),
     (wire.Describe, wire.pack(place())),
     (wire.Describe, wire.pack(wire.Slots((1,)))),
-    (wire.Describe, wire.pack(wire.Facts("ab", None, "dyn", True, (), ()))),
-    (wire.Describe, wire.pack(wire.Facts("ab", "x" * 5000, "dyn", True, (), (CODE,)))),
+    (wire.Describe, wire.pack(wire.FileFacts("ab", None, "dyn", True, (), ()))),
+    (wire.Describe, wire.pack(wire.FileFacts("ab", "x" * 5000, "dyn", True, (), (CODE,)))),
     (
         wire.Describe,
-        wire.pack(wire.Facts(None, None, "dyn", True, (), (CODE._replace(vaddr=(1 << 64) - 16),))),
+        wire.pack(
+            wire.FileFacts(None, None, "dyn", True, (), (CODE._replace(vaddr=(1 << 64) - 16),))
+        ),
     ),
     (wire.Resolve, wire.pack(wire.Places(()))),
     (wire.Resolve, wire.pack(place(vaddr=0x1000))),

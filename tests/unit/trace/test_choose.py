@@ -10,7 +10,7 @@ import pytest
 from dprobed.record.record import Record
 from dprobed.trace import stat
 from dprobed.trace.choose import ConditionError, all_of
-from dprobed.trace.stat import Group
+from dprobed.trace.stat import RecordGroup
 from tests.trace_support import decoded, raw
 
 
@@ -111,7 +111,7 @@ def test_histogram_of_large_and_negative_numbers() -> None:
 
 
 def test_numbers_of_a_group() -> None:
-    group = Group("x")
+    group = RecordGroup("x")
     for number in (3, -1 & (1 << 64) - 1, "none", 10):
         group.add(1, number)
     assert (group.count, group.numbers, group.total) == (4, 3, 12)

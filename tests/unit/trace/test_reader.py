@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from dprobed.record.record import Record
 from dprobed.trace.ctf import PACKET, Trace
-from dprobed.trace.reader import Chunk, TraceError, merged, open_all
+from dprobed.trace.reader import CtfRecording, TraceReadError, merged, open_all
 from dprobed.trace.store import CtfChunk
 from dprobed.wire.protocol import RawRecord
 from tests.trace_support import EXITS, Names, all_kinds, decoded, line, put, raw, write
@@ -133,7 +133,7 @@ def test_a_trace_that_is_cut_off_is_read_up_to_there(tmp_path: Path, cut: int) -
     size = file.stat().st_size
     with file.open("r+b") as opened:
         opened.truncate(cut if cut > 0 else size - 1)
-    chunk = Chunk(tmp_path / "t")
+    chunk = CtfRecording(tmp_path / "t")
     found = list(chunk.records())
     assert found == whole[: len(found)]
     assert len(found) < len(whole)
@@ -142,7 +142,7 @@ def test_a_trace_that_is_cut_off_is_read_up_to_there(tmp_path: Path, cut: int) -
 
 def test_lost_records_are_counted(tmp_path: Path) -> None:
     write(tmp_path / "t", [raw()], [raw(pid=2)], lost=4)
-    chunk = Chunk(tmp_path / "t")
+    chunk = CtfRecording(tmp_path / "t")
     assert len(list(chunk.records())) == 2
     assert chunk.discarded == 8
 
@@ -169,7 +169,7 @@ def test_json_lines_are_read_like_a_trace(tmp_path: Path) -> None:
 )
 def test_what_is_no_trace_is_refused(tmp_path: Path, name: str, content: bytes, says: str) -> None:
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(TraceError, match=says):
+    with pytest.raises(TraceReadError, match=says):
         read(tmp_path)
 
 
@@ -179,10 +179,10 @@ def test_damage_is_told(tmp_path: Path) -> None:
     data = bytearray(file.read_bytes())
     data[PACKET.size] = 0xEE
     file.write_bytes(data)
-    with pytest.raises(TraceError, match="damaged"):
+    with pytest.raises(TraceReadError, match="damaged"):
         read(tmp_path)
     file.write_bytes(b"\0" * 200)
-    with pytest.raises(TraceError, match="no packet begins at byte 0"):
+    with pytest.raises(TraceReadError, match="no packet begins at byte 0"):
         read(tmp_path)
 
 
@@ -200,5 +200,5 @@ def test_a_growing_trace_is_readable_at_any_time(tmp_path: Path) -> None:
 def test_folders_named_like_files_of_a_trace_are_none(tmp_path: Path) -> None:
     (tmp_path / "package" / "metadata").mkdir(parents=True)
     (tmp_path / "more.jsonl").mkdir()
-    with pytest.raises(TraceError, match="there is no trace"):
+    with pytest.raises(TraceReadError, match="there is no trace"):
         open_all(tmp_path)

@@ -1,15 +1,15 @@
-"""Lines out of bytes that come in any pieces. (Bodies with a length: test_protocol.)"""
+"""LineBuffer out of bytes that come in any pieces. (Bodies with a length: test_protocol.)"""
 
 from __future__ import annotations
 
 import pytest
 
-from dprobed.wire.framing import Lines
+from dprobed.wire.framing import LineBuffer
 
 DATA = b'{"one":1}\n\n{"three":3}\nunfinished'
 
 
-def taken(lines: Lines) -> list[bytes]:
+def taken(lines: LineBuffer) -> list[bytes]:
     found = []
     while (line := lines.next()) is not None:
         found.append(line)
@@ -18,7 +18,7 @@ def taken(lines: Lines) -> list[bytes]:
 
 @pytest.mark.parametrize("size", [1, 2, 7, 100])
 def test_lines_in_pieces(size: int) -> None:
-    lines = Lines()
+    lines = LineBuffer()
     found = []
     for start in range(0, len(DATA), size):
         lines.feed(DATA[start : start + size])
@@ -28,7 +28,7 @@ def test_lines_in_pieces(size: int) -> None:
 
 
 def test_what_waits_is_counted() -> None:
-    lines = Lines()
+    lines = LineBuffer()
     lines.feed(DATA)
     assert (len(lines), lines.whole, lines.unfinished) == (len(DATA), len(DATA) - 10, 10)
     assert lines.next() == b'{"one":1}'

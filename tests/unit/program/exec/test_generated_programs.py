@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 
 from dprobed.program.blocks import Step
+from dprobed.program.decoded import Decoded
 from dprobed.program.exec import ir, lower, python
 from dprobed.program.exec.interface import Outcome
 from dprobed.program.exec.lower import lower_step
@@ -26,7 +27,7 @@ from dprobed.program.exec.lowering import Lowering
 from dprobed.program.exec.python import PythonExecutor
 from dprobed.program.exec.python_printer import PRINTERS, Printer, word
 from dprobed.program.exec.variables import ListVariables
-from dprobed.program.flow import Analysis, Decoded
+from dprobed.program.flow import Analysis
 from dprobed.program.isa import (
     BY_KEY,
     INSTRUCTIONS,

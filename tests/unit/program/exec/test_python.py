@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from dprobed.program.blocks import find_blocks, is_acyclic, static_depths
 from dprobed.program.exec import ir
 from dprobed.program.exec.interface import MemoryFault, Outcome
-from dprobed.program.exec.lower import LOWERINGS
+from dprobed.program.exec.lower_table import LOWERINGS
 from dprobed.program.exec.python import PythonExecutor
 from dprobed.program.exec.python_printer import PRINTERS
 from dprobed.program.exec.variables import ListVariables

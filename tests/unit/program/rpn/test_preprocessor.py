@@ -6,20 +6,20 @@ from pathlib import Path
 
 import pytest
 
-from dprobed.program.rpn.lexer import Faults, written
+from dprobed.program.rpn.lexer import Diagnostics, written
 from dprobed.program.rpn.preprocessor import MAX_INCLUDES, Preprocessor
 
 
 def run(text: str, file: str = "x.rpn", **defines: str) -> tuple[list[str], list[str]]:
-    """(the lines that are left, the faults as ``line:column message``)."""
-    faults = Faults()
-    lines = [written(line.tokens) for line in Preprocessor(faults, defines).lines(text, file)]
-    return lines, [f"{f.line}:{f.column} {f.message}" for f in faults.found]
+    """(the lines that are left, the diagnostics as ``line:column message``)."""
+    diagnostics = Diagnostics()
+    lines = [written(line.tokens) for line in Preprocessor(diagnostics, defines).lines(text, file)]
+    return lines, [f"{f.line}:{f.column} {f.message}" for f in diagnostics.found]
 
 
 def clean(text: str, file: str = "x.rpn", **defines: str) -> list[str]:
-    lines, faults = run(text, file, **defines)
-    assert faults == []
+    lines, diagnostics = run(text, file, **defines)
+    assert diagnostics == []
     return lines
 
 
@@ -108,21 +108,21 @@ def test_include_is_found_beside_the_file_that_asks(tmp_path: Path) -> None:
 def test_include_of_itself_ends(tmp_path: Path) -> None:
     file = tmp_path / "x.rpn"
     file.write_text('#include "x.rpn"\n')
-    _, faults = run(file.read_text(), str(file))
-    assert faults == [f"1:10 more than {MAX_INCLUDES} files include each other"]
+    _, diagnostics = run(file.read_text(), str(file))
+    assert diagnostics == [f"1:10 more than {MAX_INCLUDES} files include each other"]
 
 
 def test_include_that_is_no_text(tmp_path: Path) -> None:
     (tmp_path / "a.inc").write_bytes(b"\xff\xfe")
-    _, faults = run('#include "a.inc"', str(tmp_path / "x.rpn"))
-    assert len(faults) == 1
-    assert "is not UTF-8 text" in faults[0]
+    _, diagnostics = run('#include "a.inc"', str(tmp_path / "x.rpn"))
+    assert len(diagnostics) == 1
+    assert "is not UTF-8 text" in diagnostics[0]
 
 
 def test_places_are_those_of_the_source() -> None:
-    faults = Faults()
+    diagnostics = Diagnostics()
     text = '#define A 1 +\n  /* x */ A b\n#line 70 "other.rpn"\nc\n'
-    lines = list(Preprocessor(faults, {}).lines(text, "x.rpn"))
+    lines = list(Preprocessor(diagnostics, {}).lines(text, "x.rpn"))
     tokens = [token for line in lines for token in line.tokens]
     places = [(t.text, t.origin.file, t.origin.line, t.column) for t in tokens]
     assert places == [
@@ -150,6 +150,6 @@ def test_macros_may_use_each_other(depth: int) -> None:
     ids=["chain", "nested", "bomb", "growing argument"],
 )
 def test_macros_that_make_too_much_are_refused(text: str) -> None:
-    _, faults = run(text)
-    assert len(faults) == 1
-    assert "macros make too much text" in faults[0]
+    _, diagnostics = run(text)
+    assert len(diagnostics) == 1
+    assert "macros make too much text" in diagnostics[0]

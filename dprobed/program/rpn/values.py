@@ -1,0 +1,75 @@
+"""Parses the value of a keyword: a number, a text, a place, bytes, or one of a few words."""
+
+from __future__ import annotations
+
+import re
+
+from dprobed.program.keywords import Keyword, Value, number_error, plain_place_error, text_error
+from dprobed.program.rpn.lexer import Diagnostics, Token, TokenKind, unquote, written
+from dprobed.program.rpn.sections import evaluated
+
+#: Blanks that a place may have: around its sign or colon.
+_AROUND = re.compile(r"\s*([-+:])\s*")
+
+
+class ValueParser:
+    """Parses values of keywords; what is wrong with them goes to ``diagnostics``."""
+
+    def __init__(self, diagnostics: Diagnostics) -> None:
+        self._diagnostics = diagnostics
+
+    def parse(self, keyword: Keyword, value: list[Token]) -> object | None:
+        """The value of a keyword, None when it is refused."""
+        if keyword.value is Value.NUMBER:
+            number = evaluated(value, self._diagnostics)
+            message = None if number is None else number_error(keyword, number)
+            if message is not None:
+                self._diagnostics.span(value, message)
+            return None if message is not None else number
+        if keyword.value is Value.BYTES:
+            return self._bytes(value)
+        if keyword.value is Value.YES_NO or keyword.value is Value.WORD:
+            choices = keyword.choices or ("yes", "no")
+            text = written(value)
+            if text not in choices:
+                self._diagnostics.span(
+                    value, f"`{keyword.name}` is one of {', '.join(choices)}, not {text}"
+                )
+                return None
+            return text == "yes" if keyword.value is Value.YES_NO else text
+        return self._text(keyword, value)
+
+    def _text(self, keyword: Keyword, value: list[Token]) -> str | None:
+        hint = ""
+        if len(value) == 1 and value[0].kind is TokenKind.STRING:
+            text = unquote(value[0].text)
+            message = text_error(keyword, text)
+        elif keyword.value is Value.TEXT:
+            text = written(value)
+            message = text_error(keyword, text)
+            if message is None and any(character in text for character in ' "'):
+                message, hint = f"`{keyword.name}` has a blank or a quote in it", "quote it"
+        else:
+            text = _AROUND.sub(r"\1", written(value))
+            message = text_error(keyword, text) or plain_place_error(keyword, text)
+            hint = "write symbol, symbol+0x10, file.c:12 or 0x1234; all in quotes where it is odd"
+            if keyword.value is Value.ADDRESS:
+                hint = "write symbol, 0x1234 or symbol:8; all in quotes where it is odd"
+        if message is not None:
+            self._diagnostics.span(value, message, hint)
+            return None
+        return text
+
+    def _bytes(self, value: list[Token]) -> bytes | None:
+        found = bytearray()
+        for token in value:
+            if token.text == ",":
+                continue
+            number = evaluated([token], self._diagnostics)
+            if number is None:
+                return None
+            if not 0 <= number <= 0xFF:
+                self._diagnostics.at(token, f"{token.text} is not a byte", "write 0x55 0x48 0x89")
+                return None
+            found.append(number)
+        return bytes(found)
