@@ -681,7 +681,9 @@ def test_policies_that_are_read_anew_say_whether_forks_are_followed(place: Place
         attach(peer, target.pid)
         assert insert(peer, target.pid)["type"] == "inserted"
         fork()
-        assert report(peer, "notice")["text"] == "a child was let go without probes"
+        assert (
+            report(peer, "notice")["text"] == "detached from a child, which goes on without probes"
+        )
         place.write(policy.format(follow="true"))
         assert daemon.dprobe("policy", "reload").returncode == 0
         fork()
@@ -690,7 +692,9 @@ def test_policies_that_are_read_anew_say_whether_forks_are_followed(place: Place
         place.write(policy.format(follow="false"))
         assert daemon.dprobe("policy", "reload").returncode == 0
         fork()
-        assert report(peer, "notice")["text"] == "a child was let go without probes"
+        assert (
+            report(peer, "notice")["text"] == "detached from a child, which goes on without probes"
+        )
         target.stdin.close()
         assert target.wait(20) == 0
 
