@@ -10,7 +10,6 @@ from pathlib import Path
 import click
 
 from dprobe.commands import options
-from dprobe.lib.checking import check
 from dprobe.lib.private import running_or_private
 from dprobe.lib.programs import Choice, load_programs
 from dprobe.lib.waker import Waker
@@ -64,6 +63,7 @@ def attach_command(
     """
     with running_or_private(socket) as connect:
         # Imported late, and assembled here: a private daemon starts in the meantime.
+        from dprobe.lib.checking import check
         from dprobe.lib.session import Session
         from dprobe.view.output import Output, complain
 
