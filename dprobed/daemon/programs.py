@@ -11,12 +11,11 @@ from dprobed.printable import located
 from dprobed.program.bytecode import decode
 from dprobed.program.model import Program, ProgramError
 from dprobed.wire import messages
+from dprobed.wire.engines import ENGINES
 
 #: Bytes of a program that are verified in a millisecond or two; a larger one is verified in a
 #: thread.
 _SMALL: Final = 4096
-#: By which engine probes can be asked to fire; watchpoints have one of their own in any case.
-ENGINES: Final = ("auto", "trap")
 
 
 class Programs:

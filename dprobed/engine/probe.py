@@ -49,6 +49,7 @@ class Probe:
         "attachments",
         "definition",
         "dropped",
+        "engine",
         "entry",
         "faulted",
         "hits",
@@ -103,6 +104,8 @@ class Probe:
         self.faulted = 0
         #: What its hits are charged to.
         self.accounts: tuple[Account, ...] = ()
+        #: The name of the engine that serves it, or did when its state was last asked for.
+        self.engine = ""
         #: Hits while it was throttled, as far as can be told: at least so many.
         self.passed = 0
         #: ``hits`` when it was last inserted again after that.
@@ -119,6 +122,8 @@ class Probe:
 
     def status(self) -> ProbeStatus:
         """Its state and counters, as the daemon is told."""
+        if self.attachments:
+            self.engine = self.attachments[0].engine
         state, reason = self.state, self.reason
         if state is State.ACTIVE and time.monotonic_ns() < self.throttled_until:
             state, reason = State.THROTTLED, self.throttled
@@ -136,5 +141,5 @@ class Probe:
             faulted=self.faulted,
             addresses=sorted(each.address for each in self.attachments),
             passed=self.passed,
-            engine=self.attachments[0].engine if self.attachments else "",
+            engine=self.engine,
         )

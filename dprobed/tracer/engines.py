@@ -27,7 +27,7 @@ from dprobed.tracee import ptrace
 from dprobed.tracee.ptrace import Gone, Registers
 from dprobed.tracee.thread import Thread
 from dprobed.tracee.thread_group import ThreadGroup
-from dprobed.wire.protocol import AUTO
+from dprobed.wire.engines import AUTO
 
 #: What became of a plan.
 Armed = tuple[Plan, Attachment | Refusal]

@@ -25,7 +25,7 @@ class Inserted(msgspec.Struct):
     program: Program
     executor: Executor[ListVariables]
     check_opcode: bool
-    #: Which engine serves its code probes (``wire.protocol.ENGINES``).
+    #: Which engine serves its code probes (``wire.engines``).
     engine: str
     label: str = ""
     budget: Limits | None = None

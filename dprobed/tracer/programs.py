@@ -30,6 +30,7 @@ from dprobed.tracer.inserted import Inserted, RequestError, Variables
 from dprobed.tracer.places import Places
 from dprobed.tracer.reporter import Reporter
 from dprobed.wire import protocol
+from dprobed.wire.engines import ENGINES
 from dprobed.wire.limits import Limits
 from dprobed.wire.protocol import State as ProbeState
 
@@ -102,8 +103,8 @@ class Programs:
         """
         if request.program in self.inserted:
             raise RequestError(f"program {request.program} is inserted already")
-        if request.engine not in protocol.ENGINES:
-            known = ", ".join(protocol.ENGINES)
+        if request.engine not in ENGINES:
+            known = ", ".join(ENGINES)
             raise RequestError(f"there is no engine {request.engine!r}; there are: {known}")
         program, executor = self._read(request.bytecode, facilities)
         inserted = Inserted(

@@ -10,17 +10,12 @@ Codec only: nothing here opens a socket.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Final
 
 import msgspec
 
+from dprobed.wire.engines import AUTO
 from dprobed.wire.framing import ProtocolError, frame
 from dprobed.wire.limits import Limits
-
-#: No engine is asked for by its name: the cheapest that can.
-AUTO: Final = "auto"
-#: What ``Insert.engine`` can be.
-ENGINES: Final = (AUTO, "trap")
 
 
 class State(StrEnum):
@@ -73,7 +68,7 @@ class Insert(msgspec.Struct, tag=True, frozen=True):
     ``check_opcode`` false skips the comparison with the probe's ``opcode`` key. ``facilities``: as
     in ``Facilities``, as ``acting``. ``label``: its name in notices. ``budget``:
     what it may cost in this target. ``follow_forks``: children of the target get it, and theirs.
-    ``engine``: which one serves its code probes (``ENGINES``); ``auto``: the cheapest that can.
+    ``engine``: which serves its code probes (``wire.engines``); ``auto``: the cheapest that can.
     """
 
     seq: int

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import click
 
 from dprobe.commands.budget import BudgetType, chosen
+from dprobed.wire.engines import AUTO, ENGINES
 
 if TYPE_CHECKING:
     from dprobed.wire import messages
@@ -80,8 +81,8 @@ over_budget = click.option(
 )
 engine = click.option(
     "--engine",
-    type=click.Choice(["auto", "trap"]),
-    default="auto",
+    type=click.Choice(ENGINES),
+    default=AUTO,
     show_default=True,
     help="How probes fire: as suits each place (auto), or always by a breakpoint (trap).",
 )

@@ -1,0 +1,10 @@
+"""The engines by which an insertion can ask for its code probes to be served."""
+
+from __future__ import annotations
+
+from typing import Final
+
+#: No engine is asked for by name: the cheapest that can serve the place.
+AUTO: Final = "auto"
+#: What can be asked for. Watchpoints have an engine of their own in any case.
+ENGINES: Final = (AUTO, "trap")
