@@ -255,7 +255,7 @@ def test_which_engine_serves_a_probe(
     number, probes = tracer.insert(source)
     assert [each.engine for each in probes] == [engine, "watch"]
     assert [each.engine for each in tracer.query(number)] == [engine, "watch"]
-    assert [each.engine for each in tracer.remove(number)] == ["", ""]
+    assert [each.engine for each in tracer.remove(number)] == [engine, "watch"]
     _, probes = tracer.insert(counting(program, "single"), engine="auto")
     assert [each.engine for each in probes] == [engine]
     # A place that there is not has none.
