@@ -110,7 +110,13 @@ class _Resolver:
             return
         try:
             child = fork_as(self._user, (self._theirs, self._theirs), _run)
-            pidfd = os.pidfd_open(child)
+            try:
+                pidfd = os.pidfd_open(child)
+            except OSError:
+                # No descriptor is left: a child that cannot be watched is not to stay.
+                os.kill(child, signal.SIGKILL)
+                os.waitpid(child, 0)
+                raise
         except OSError as error:
             _log.warning("no resolver can be started: %s", error.strerror)
             loop.call_later(_RESTART_DELAY, self._listen)
