@@ -10,6 +10,10 @@ from dprobed.program.isa import ExCode
 
 #: The backend that records and targets are from where nothing else is said: a tracer process.
 TRACER: Final = "tracer"
+#: Of JSON that is printed or kept: changes where a field gets another meaning, or goes.
+SCHEMA: Final = 1
+_TAG: Final = b'{"type":"record",'
+_TAG_SCHEMA: Final = b'{"type":"record","schema":%d,' % SCHEMA
 
 
 class Raised(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,3 +57,8 @@ def raised(triple: tuple[int, int, int]) -> Raised:
     code, parm1, parm2 = triple
     name = ExCode(code).name if code in ExCode._value2member_map_ else ExCode.USER.name
     return Raised(code=code, name=name, parm1=parm1, parm2=parm2)
+
+
+def published(line: bytes) -> bytes:
+    """A record as it is printed and kept: the daemon's line, with the version of its form."""
+    return _TAG_SCHEMA + line.removeprefix(_TAG)

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
-from dprobed.record.record import Record
+from dprobed.record.record import Record, published
 from dprobed.record.text import record_text
 
 _encode = msgspec.json.Encoder().encode
@@ -100,12 +100,16 @@ def _exact(value: object) -> object:
     return value
 
 
+def _json(line: bytes) -> bytes:
+    return published(line.rstrip())
+
+
 def _text(line: bytes) -> bytes:
     return record_text(_decode(line)).encode(errors="replace")
 
 
 FORMATS: Final = {
     "text": Format("txt", _text),
-    "json": Format("jsonl", bytes.rstrip),
+    "json": Format("jsonl", _json),
     "chrome": Format("json", _chrome, begin=b"[", between=b",\n", end=b"\n]\n"),
 }

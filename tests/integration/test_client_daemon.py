@@ -154,7 +154,8 @@ def test_suspended_threads_wait_for_resume(daemon: Daemon, tmp_path: Path) -> No
         done = daemon.dprobe("resume", target.pid, "1")
         assert done.returncode == 2
         assert "thread 1 is not held" in done.stderr
-        assert daemon.json("resume", target.pid, target.pid) == [{"tid": target.pid}]
+        [resumed] = daemon.json("resume", target.pid, target.pid)
+        assert (resumed["type"], resumed["tid"]) == ("resumed", target.pid)
         assert target.process.stdout.readline() == b"held\n"
         assert daemon.json("resume") == []
         daemon.dprobe("remove", "--all")

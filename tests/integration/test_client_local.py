@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
-import re
 import resource
 import subprocess
 import sys
+import termios
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +17,6 @@ import pytest
 from click.testing import CliRunner
 from dprobe.commands.doctor import doctor_command
 from dprobe.main import cli
-from dprobe.view.tables import show
 
 from tests.integration.client_support import DPROBE, dprobe, parsed, program
 
@@ -180,12 +180,12 @@ def test_output_that_nobody_reads_is_no_traceback() -> None:
     assert done.stderr == ""
 
 
-def test_tables_on_a_terminal(tmp_path: Path) -> None:
-    path = program(tmp_path)
+def _on_a_terminal(width: int, *arguments: object) -> list[str]:
+    """What a command shows on a terminal of that width."""
     pid, terminal = pty.fork()
     if pid == 0:
-        os.environ["COLUMNS"] = "100"
-        os.execv(DPROBE, ["dprobe", "check", str(path)])
+        termios.tcsetwinsize(0, (40, width))
+        os.execvp("env", ["env", "--unset=COLUMNS", *map(str, arguments)])
     seen = b""
     try:
         while chunk := os.read(terminal, 1024):
@@ -194,25 +194,21 @@ def test_tables_on_a_terminal(tmp_path: Path) -> None:
         pass  # The other side is closed.
     os.waitpid(pid, 0)
     os.close(terminal)
-    assert "─".encode() in seen
-    assert b"bytes of code" in seen
+    return seen.decode().splitlines()
 
 
-def test_a_terminal_too_narrow_for_the_columns_gets_blocks(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
-    text = "text " * 8
-    row = {"a": text, "number": 123456789}
-    columns = (("a", "a"), ("number", "number"))
-    monkeypatch.setenv("COLUMNS", "30")
-    show([row], columns, json=False, empty="")
-    table = re.sub(r"\x1b\[\d+m", "", capsys.readouterr().out)
-    assert max(map(len, table.splitlines())) == 30
-    monkeypatch.setenv("COLUMNS", "20")
-    show([row, row], columns, json=False, empty="")
-    block = f"a       {text.rstrip()}\nnumber  123456789"
-    assert capsys.readouterr().out == f"{block}\n\n{block}\n"
+@pytest.mark.parametrize("width", [45, 60, 80, 100, 132])
+def test_a_listing_fits_its_terminal(tmp_path: Path, width: int) -> None:
+    """What a core is called is what the next command wants: it is whole at any width."""
+    name = "redis-server.1234.20240131T101500Z"
+    (tmp_path / f"{name}.core").write_bytes(b"core")
+    about = {"pid": 1234, "command": "redis-server", "probe": {"program": "p", "place": "write"}}
+    (tmp_path / f"{name}.json").write_text(json.dumps(about))
+    command = (f"DPROBED_DUMPS={tmp_path}", DPROBE, "dumps")
+    shown = _on_a_terminal(width, *command)
+    assert name in "\n".join(shown).split()
+    assert max(map(len, shown)) <= width, shown
+    assert (shown[0].split() == ["core", name]) == (width <= 60)
 
 
 def _groups(command: click.Command, words: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:

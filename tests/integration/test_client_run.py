@@ -55,6 +55,7 @@ def test_records_and_summary_are_as_promised(tmp_path: Path) -> None:
     known = {key: record[key] for key in ("pid", "tid", "cpu", "time", "module")}
     assert record == known | {
         "type": "record",
+        "schema": 1,
         "program": "writes",
         "major": 7,
         "minor": 3,

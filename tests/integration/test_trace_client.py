@@ -8,6 +8,7 @@ from struct import pack
 
 import pytest
 
+from dprobed.record.record import published
 from dprobed.wire.protocol import RawRecord
 from tests.integration.client_support import dprobe, parsed
 from tests.trace_support import all_kinds, babeltrace, decoded, line, raw, write
@@ -97,7 +98,9 @@ def test_convert(tmp_path: Path) -> None:
         done = dprobe("trace", "convert", source, "--format", form, "-o", target)
         assert (done.returncode, done.stderr, done.stdout) == (0, "", "")
         if form == "json":
-            assert target.read_bytes() == b"".join(line(record) for record in all_kinds())
+            assert target.read_bytes() == b"".join(
+                published(line(record)) for record in all_kinds()
+            )
             target = target.rename(tmp_path / "records.jsonl")
             source = target
         elif form == "text":

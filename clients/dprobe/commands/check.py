@@ -12,13 +12,18 @@ from dprobe.commands import options
 from dprobe.lib.errors import UserError, os_error_text
 from dprobe.lib.programs import parse_defines
 from dprobe.view.output import complain
-from dprobe.view.tables import show
+from dprobe.view.tables import Listing, show
 from dprobed.printable import readable
 from dprobed.program.model import Program, ProgramError
 from dprobed.program.rpn.parser import load_file
 
 if TYPE_CHECKING:
     from dprobe.lib.mapped import File
+
+
+_COLUMNS = (("file", "file"), ("ok", "ok"), ("probes", "probes"), ("bytes of code", "bytes"))
+_LISTING = Listing("checked", _COLUMNS)
+_PLACED = Listing("checked", (*_COLUMNS, ("placed", "placed"), ("pending", "pending")))
 
 
 @click.command(
@@ -66,10 +71,7 @@ def check_command(
         rows.append(row)
         if not row["ok"]:
             errors.append(str(row["error"]))
-    columns = [("file", "file"), ("ok", "ok"), ("probes", "probes"), ("bytes of code", "bytes")]
-    if mapped is not None:
-        columns += [("placed", "placed"), ("pending", "pending")]
-    show(rows, columns, json=json, empty="")
+    show(rows, _LISTING if mapped is None else _PLACED, json=json, empty="")
     if errors:
         sys.stdout.flush()
         raise UserError("\n".join(errors))

@@ -12,17 +12,20 @@ import click
 from dprobe.commands import options
 from dprobe.lib.connection import running
 from dprobe.lib.errors import UserError
-from dprobe.view.tables import show
+from dprobe.view.tables import Listing, show
 from dprobed.wire import messages
 
-_COLUMNS = (
-    ("pid", "pid"),
-    ("command", "comm"),
-    ("state", "state"),
-    ("threads", "threads"),
-    ("for, s", "seconds"),
-    ("expired", "expired"),
-    ("socket", "socket"),
+_LISTING = Listing(
+    "debugger",
+    (
+        ("pid", "pid"),
+        ("command", "comm"),
+        ("state", "state"),
+        ("threads", "threads"),
+        ("for, s", "seconds"),
+        ("expired", "expired"),
+        ("socket", "socket"),
+    ),
 )
 
 
@@ -76,11 +79,13 @@ examples:
   dprobe debug 1234 -batch -ex bt    # the rest is for gdb
 """,
 )
-@options.json
+@options.listing(_LISTING)
 @click.argument("pid", type=options.pid_type, required=False)
 @click.argument("gdb", nargs=-1, type=click.UNPROCESSED)
 @click.pass_obj
-def debug_command(socket: Path | None, pid: int | None, gdb: tuple[str, ...], json: bool) -> None:
+def debug_command(
+    socket: Path | None, pid: int | None, gdb: tuple[str, ...], json: bool, only: tuple[str, ...]
+) -> None:
     """List the processes held because a program ended with `exit debugger`, or start gdb on PID.
 
     Probes stay in, and work, while gdb is attached. When gdb detaches or ends, the process goes on.
@@ -92,7 +97,7 @@ def debug_command(socket: Path | None, pid: int | None, gdb: tuple[str, ...], js
         )
     rows = _debugged(answer.targets)
     if pid is None:
-        show(rows, _COLUMNS, json=json, empty="no process is held for a debugger")
+        show(rows, _LISTING, json=json, empty="no process is held for a debugger", only=only)
         return
     if not rows:
         raise UserError(f"process {pid} is not held for a debugger; `dprobe debug` lists those")

@@ -21,7 +21,7 @@ import click
 from dprobe.commands import options
 from dprobe.lib.connection import Connection
 from dprobe.lib.errors import DprobeError, os_error_text
-from dprobe.view.tables import show
+from dprobe.view.tables import Listing, show
 from dprobed.proc.refusals import CAP_SYS_PTRACE, YAMA
 from dprobed.wire.socket_path import default_socket
 
@@ -240,6 +240,11 @@ _CHECKS: Final[tuple[Callable[[Path | None], Check | None], ...]] = (
 )
 
 
+_LISTING = Listing(
+    "check", (("check", "check"), ("result", "result"), ("detail", "detail")), ("needed",)
+)
+
+
 @click.command(
     "doctor",
     epilog="""\b
@@ -247,9 +252,9 @@ example:
   dprobe doctor
 """,
 )
-@options.json
+@options.listing(_LISTING)
 @click.pass_obj
-def doctor_command(socket: Path | None, json: bool) -> int:
+def doctor_command(socket: Path | None, json: bool, only: tuple[str, ...]) -> int:
     """Show what works on this machine for this user, and why what does not does not.
 
     The exit status is 0 when everything that `run` and `attach` need works.
@@ -266,6 +271,5 @@ def doctor_command(socket: Path | None, json: bool) -> int:
         }
         for check in checks
     ]
-    columns = (("check", "check"), ("result", "result"), ("detail", "detail"))
-    show(rows, columns, json=json, empty="")
+    show(rows, _LISTING, json=json, empty="", only=only)
     return 0 if all(check.ok for check in checks if check.needed) else 1

@@ -28,6 +28,7 @@ def dump_command(socket: Path | None, pid: int, zstd: bool, json: bool) -> None:
         # Imported late: a private daemon starts in the meantime.
         import msgspec
 
+        from dprobe.view.tables import encoded
         from dprobed.wire import messages
 
         daemon = connect()
@@ -35,4 +36,4 @@ def dump_command(socket: Path | None, pid: int, zstd: bool, json: bool) -> None:
         done = daemon.request(
             lambda number: messages.Dump(id=number, pid=pid, zstd=zstd), messages.Dumped
         )
-    print(msgspec.json.encode(done).decode() if json else done.path)
+    print(encoded("dumped", msgspec.to_builtins(done)) if json else done.path)

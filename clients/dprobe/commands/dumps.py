@@ -8,16 +8,20 @@ import click
 
 from dprobe.commands import options
 from dprobe.lib.errors import UserError
-from dprobe.view.tables import show
+from dprobe.view.tables import Listing, show
 from dprobed.corefile import store
 
-_COLUMNS = (
-    ("core", "name"),
-    ("pid", "pid"),
-    ("command", "command"),
-    ("probe", "probe"),
-    ("threads", "threads"),
-    ("bytes", "bytes"),
+_LISTING = Listing(
+    "core",
+    (
+        ("core", "name"),
+        ("pid", "pid"),
+        ("command", "command"),
+        ("probe", "probe"),
+        ("threads", "threads"),
+        ("bytes", "bytes"),
+    ),
+    ("path", "pause_ns", "how", "time"),
 )
 
 
@@ -31,9 +35,9 @@ examples:
   dprobe dumps remove --all
 """,
 )
-@options.json
+@options.listing(_LISTING)
 @click.pass_context
-def dumps_command(ctx: click.Context, json: bool) -> None:
+def dumps_command(ctx: click.Context, json: bool, only: tuple[str, ...]) -> None:
     """List your cores; `dprobe dumps remove` removes them."""
     if ctx.invoked_subcommand is not None:
         return
@@ -42,7 +46,7 @@ def dumps_command(ctx: click.Context, json: bool) -> None:
         rows = [_row(core) for core in store.cores(folder)]
     except store.StoreError as error:
         raise UserError(str(error)) from None
-    show(rows, _COLUMNS, json=json, empty=f"there are no cores in {folder}")
+    show(rows, _LISTING, json=json, empty=f"there are no cores in {folder}", only=only)
 
 
 @dumps_command.command("remove", epilog="\b\nexample:\n  dprobe dumps remove --all\n")
@@ -62,7 +66,7 @@ def _remove_command(
         rows = [_row(store.remove(folder, name)) for name in chosen]
     except store.StoreError as error:
         raise UserError(str(error)) from None
-    show(rows, _COLUMNS, json=json, empty=f"there are no cores in {folder}")
+    show(rows, _LISTING, json=json, empty=f"there are no cores in {folder}")
 
 
 def _row(core: store.Core) -> dict[str, Any]:

@@ -10,30 +10,36 @@ import msgspec
 
 from dprobe.commands import options
 from dprobe.lib.connection import running
-from dprobe.view.tables import show
+from dprobe.view.tables import Listing, show
 from dprobed.wire import messages
 
-_COLUMNS = (
-    ("facility", "facility"),
-    ("no", "number"),
-    ("handler", "handler"),
-    ("owner", "owner"),
-    ("order", "order"),
-    ("armed", "armed"),
-    ("reports", "reports"),
-    ("waiting", "waiting"),
-    ("timeouts", "timeouts"),
-    ("drops", "drops"),
-    ("failures", "failures"),
+_LISTING = Listing(
+    "handler",
+    (
+        ("facility", "facility"),
+        ("no", "number"),
+        ("handler", "handler"),
+        ("owner", "owner"),
+        ("order", "order"),
+        ("armed", "armed"),
+        ("reports", "reports"),
+        ("waiting", "waiting"),
+        ("timeouts", "timeouts"),
+        ("drops", "drops"),
+        ("failures", "failures"),
+    ),
+    messages.HandlerInfo.__struct_fields__,
 )
 
 
-def _show(handlers: Sequence[messages.HandlerInfo], *, json: bool) -> None:
+def _show(
+    handlers: Sequence[messages.HandlerInfo], *, json: bool, only: Sequence[str] = ()
+) -> None:
     rows = [msgspec.to_builtins(handler) for handler in handlers]
     if not json:
         for row in rows:
             row["armed"] = row["armed"] if row["alive"] else "dead"
-    show(rows, _COLUMNS, json=json, empty="no handler is registered")
+    show(rows, _LISTING, json=json, empty="no handler is registered", only=only)
 
 
 def _switch(
@@ -55,9 +61,9 @@ examples:
   dprobe handlers disarm mailer pager     # both, or neither
 """,
 )
-@options.json
+@options.listing(_LISTING)
 @click.pass_context
-def handlers_command(ctx: click.Context, json: bool) -> None:
+def handlers_command(ctx: click.Context, json: bool, only: tuple[str, ...]) -> None:
     """Show the handlers of each facility, in the order in which they get its reports.
 
     An armed handler gets the reports of programs that end with `exit FACILITY`. `timeouts` counts
@@ -70,7 +76,7 @@ def handlers_command(ctx: click.Context, json: bool) -> None:
         answer = daemon.request(
             lambda number: messages.Handlers(id=number), messages.HandlerListing
         )
-    _show(answer.handlers, json=json)
+    _show(answer.handlers, json=json, only=only)
 
 
 @handlers_command.command("arm", epilog="\b\nexample:\n  dprobe handlers arm mailer pager\n")

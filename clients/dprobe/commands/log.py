@@ -22,13 +22,12 @@ examples:
 )
 @click.option("-f", "follow", is_flag=True, help="Go on with new records, until Ctrl-C.")
 @options.format_
-@click.option("--json", is_flag=True, help="The same as --format json.")
 @options.output("standard output")
 @click.pass_obj
-def log_command(socket: Path | None, follow: bool, form: str, json: bool, path: str | None) -> int:
+def log_command(socket: Path | None, follow: bool, form: str, path: str | None) -> int:
     """Show the records that the daemon keeps (the last 2 MiB of them)."""
     with running(socket) as daemon:
-        output = Output("json" if json else form, path, 1)
+        output = Output(form, path, 1)
         daemon.listen(output.record)
         answer = daemon.request(
             lambda number: messages.Log(id=number, follow=follow), messages.Logged

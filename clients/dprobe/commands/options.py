@@ -13,6 +13,9 @@ from dprobe.commands.budget import BudgetType, chosen
 from dprobed.wire.engines import AUTO, ENGINES
 
 if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+    from dprobe.view.tables import Listing
     from dprobed.wire import messages
     from dprobed.wire.limits import Limits
 
@@ -86,14 +89,6 @@ engine = click.option(
     show_default=True,
     help="How probes fire: as suits each place (auto), or always by a breakpoint (trap).",
 )
-format_ = click.option(
-    "--format",
-    "form",
-    type=click.Choice(["text", "json"]),
-    default="text",
-    show_default=True,
-    help="Lines for people, or one JSON object a line.",
-)
 missing = click.option(
     "--missing",
     type=click.Choice(["refuse", "warn"]),
@@ -101,9 +96,91 @@ missing = click.option(
     show_default=True,
     help="What to do about a probe whose place is not in the program or its libraries.",
 )
-json = click.option("--json", is_flag=True, help="One JSON object a line.")
 pid_option = click.option("--pid", type=pid_type, metavar="PID", help="Only in this process.")
 program_file = click.Path(dir_okay=False)
+
+
+def format_(function: F) -> F:
+    """``--format`` and ``--json``, as ``form``: text or json."""
+
+    @functools.wraps(function)
+    def merged(*arguments: Any, form: str | None, as_json: bool, **rest: Any) -> Any:
+        if as_json and form == "text":
+            raise click.UsageError("--json and --format text exclude each other")
+        return function(*arguments, form="json" if as_json else form or "text", **rest)
+
+    same = click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
+    form = click.option(
+        "--format",
+        "form",
+        type=click.Choice(["text", "json"]),
+        help="Lines for people (text, the default), or one JSON object a line.",
+    )
+    return cast("F", form(same(merged)))
+
+
+def json(function: F) -> F:
+    """The same two, as ``json``: whether it is to be JSON."""
+
+    @functools.wraps(function)
+    def asked(*arguments: Any, form: str, **rest: Any) -> Any:
+        return function(*arguments, json=form == "json", **rest)
+
+    return cast("F", format_(asked))
+
+
+class _Columns(click.ParamType):  # type: ignore[type-arg]
+    """Names of columns, with commas between them."""
+
+    name = "columns"
+
+    def __init__(self, listings: tuple[Listing, ...]) -> None:
+        self._names = list(dict.fromkeys(name for each in listings for name in each.names))
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
+        """The names (click)."""
+        if isinstance(value, tuple):
+            return value  # the default: all columns
+        names = tuple(filter(None, (name.strip() for name in str(value).split(","))))
+        for name in names:
+            if name not in self._names:
+                known = ", ".join(self._names)
+                self.fail(f"there is no column {name}; there are: {known}", param, ctx)
+        if not names:
+            self.fail("name at least one column", param, ctx)
+        return names
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """Those that are not named yet (click)."""
+        from click.shell_completion import CompletionItem
+
+        before, comma, last = incomplete.rpartition(",")
+        return [
+            CompletionItem(before + comma + name)
+            for name in self._names
+            if name.startswith(last) and name not in before.split(",")
+        ]
+
+
+def listing(*listings: Listing) -> Callable[[F], F]:
+    """``--json``, ``--format`` and ``-o``, as ``json`` and ``only``."""
+
+    def options(function: F) -> F:
+        column = click.option(
+            "-o",
+            "only",
+            type=_Columns(listings),
+            default=(),
+            metavar="COLUMN,…",
+            help="Only these columns, in this order; a wrong name gets the list of them.",
+        )
+        return json(column(function))
+
+    return options
 
 
 def output(default: str) -> Callable[[F], F]:

@@ -11,15 +11,23 @@ from dprobe.commands import options
 from dprobe.lib.errors import UserError
 from dprobe.lib.loader import find_module
 from dprobe.lib.mapped import open_file
-from dprobe.view.tables import show
+from dprobe.view.tables import Listing, show
 from dprobed.binary.errors import LocationError
 from dprobed.binary.file import Binary
 from dprobed.binary.places import list_places
 from dprobed.binary.static_probes import static_probes
 
-_COLUMNS = (("address", "address"), ("size", "size"), ("kind", "kind"), ("place", "place"))
-_STATIC_COLUMNS = tuple(
-    (name, name) for name in ("provider", "name", "address", "offset", "arguments", "semaphore")
+_LISTING = Listing(
+    "place",
+    (("address", "address"), ("size", "size"), ("kind", "kind"), ("place", "place")),
+    ("file_offset", "source", "module"),
+)
+_STATIC = Listing(
+    "static_probe",
+    tuple(
+        (name, name) for name in ("provider", "name", "address", "offset", "arguments", "semaphore")
+    ),
+    ("module",),
 )
 
 
@@ -33,10 +41,12 @@ examples:
 """,
 )
 @click.option("--usdt", is_flag=True, help="Static probes (USDT), which the module's authors set.")
-@options.json
+@options.listing(_LISTING, _STATIC)
 @click.argument("module")
 @click.argument("pattern", default="*")
-def places_command(module: str, pattern: str, usdt: bool, json: bool) -> None:
+def places_command(
+    module: str, pattern: str, usdt: bool, json: bool, only: tuple[str, ...]
+) -> None:
     """List what of MODULE (a path, a library, a command) can be probed by name.
 
     Code is for `offset`, data for `address` with a `watchpoint`. Of a static probe `offset` takes
@@ -47,13 +57,13 @@ def places_command(module: str, pattern: str, usdt: bool, json: bool) -> None:
     path = find_module(module)
     try:
         elf = open_file(path)
-        rows = _static(elf, pattern) if usdt else _named(elf, pattern)
+        rows = _usdt(elf, pattern) if usdt else _named(elf, pattern)
     except LocationError as error:
         raise UserError(str(error)) from None
     rows = [{**row, "module": path} for row in rows]
     what = "no static probe" if usdt else "nothing"
-    columns = _STATIC_COLUMNS if usdt else _COLUMNS
-    show(rows, columns, json=json, empty=f"{what} in {path} matches {pattern}")
+    listing = _STATIC if usdt else _LISTING
+    show(rows, listing, json=json, empty=f"{what} in {path} matches {pattern}", only=only)
 
 
 def _named(elf: Binary, pattern: str) -> list[dict[str, Any]]:
@@ -71,7 +81,7 @@ def _named(elf: Binary, pattern: str) -> list[dict[str, Any]]:
     ]
 
 
-def _static(elf: Binary, pattern: str) -> list[dict[str, Any]]:
+def _usdt(elf: Binary, pattern: str) -> list[dict[str, Any]]:
     """Static probes (USDT)."""
     rows = []
     for probe in static_probes(elf):

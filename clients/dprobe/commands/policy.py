@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import click
@@ -14,7 +14,7 @@ from dprobe.commands import options
 from dprobe.lib.connection import running
 from dprobe.lib.errors import UserError
 from dprobe.view.output import complain
-from dprobe.view.tables import show
+from dprobe.view.tables import Listing, encoded, show
 from dprobed.policy import config, describe, store
 from dprobed.policy.errors import PolicyError
 from dprobed.policy.model import Policies
@@ -24,13 +24,18 @@ from dprobed.proc import processes, refusals
 from dprobed.program.model import Diagnostic
 from dprobed.wire import messages
 
-_COLUMNS = (
-    ("policy", "name"),
-    ("match", "match"),
-    ("rights", "rights"),
-    ("programs", "programs"),
-    ("at", "place"),
+_LISTING = Listing(
+    "policy",
+    (
+        ("policy", "name"),
+        ("match", "match"),
+        ("rights", "rights"),
+        ("programs", "programs"),
+        ("at", "place"),
+    ),
+    messages.PolicyInfo.__struct_fields__,
 )
+_FILES = Listing("policy_file", (("file", "file"), ("ok", "ok")))
 _file = click.Path(dir_okay=False, path_type=Path)
 
 
@@ -57,15 +62,15 @@ def policy_command() -> None:
     short_help="List the policies in force.",
     epilog="\b\nexample:\n  dprobe policy list --json\n",
 )
-@options.json
+@options.listing(_LISTING)
 @click.pass_obj
-def list_command(socket: Path | None, json: bool) -> None:
+def list_command(socket: Path | None, json: bool, only: tuple[str, ...]) -> None:
     """List the policies in force, in the order in which they are tried."""
     with running(socket) as daemon:
         answer = daemon.request(
             lambda number: messages.PolicyList(id=number), messages.PolicyListing
         )
-    _show(answer, json=json)
+    _show(answer, json=json, only=only)
     if answer.problem:
         complain(answer.problem)
 
@@ -102,7 +107,7 @@ def check_command(files: tuple[Path, ...], json: bool) -> None:
     for name in dict.fromkeys([*map(readable, files), *(fault.file for fault in faults)]):
         own = [str(fault) for fault in faults if fault.file == name]
         rows.append({"file": name, "ok": not own, "error": "\n".join(own)})
-    show(rows, (("file", "file"), ("ok", "ok")), json=json, empty=empty)
+    show(rows, _FILES, json=json, empty=empty)
     if faults:
         sys.stdout.flush()
         raise UserError("\n".join(map(str, faults)))
@@ -172,14 +177,14 @@ def test_command(file: Path, pid: int, json: bool) -> None:
         )
 
 
-def _show(answer: messages.PolicyListing, *, json: bool) -> None:
+def _show(answer: messages.PolicyListing, *, json: bool, only: Sequence[str] = ()) -> None:
     rows = [msgspec.to_builtins(each) for each in answer.policies]
     if not json:
         for row in rows:
             row["match"] = "; ".join(row["match"])
             row["rights"] = _rights(row["rights"])
     empty = f"no policy in {answer.folder}: root may all, and users with what is theirs"
-    show(rows, _COLUMNS, json=json, empty=empty)
+    show(rows, _LISTING, json=json, empty=empty, only=only)
 
 
 def _rights(rights: dict[str, list[str]]) -> str:
@@ -188,7 +193,7 @@ def _rights(rights: dict[str, list[str]]) -> str:
 
 def _tell(explanation: messages.Explanation, *, json: bool) -> None:
     if json:
-        print(msgspec.json.encode(explanation).decode())
+        print(encoded("explanation", msgspec.to_builtins(explanation)))
         return
     for line in _lines(explanation):
         print(printable(line))

@@ -9,20 +9,24 @@ import click
 from dprobe.commands import options
 from dprobe.lib.connection import running
 from dprobe.view import probes
-from dprobe.view.tables import show
+from dprobe.view.tables import Listing, show
 from dprobed.wire import messages
 
-_COLUMNS = (
-    ("no", "number"),
-    ("program", "program"),
-    ("id", "program_id"),
-    ("pid", "pid"),
-    ("module", "module"),
-    ("major", "major"),
-    ("probes", "probes"),
-    ("vars", "vars"),
-    ("gvars", "gvars"),
-    ("kept", "kept"),
+_LISTING = Listing(
+    "program",
+    (
+        ("no", "number"),
+        ("program", "program"),
+        ("id", "program_id"),
+        ("pid", "pid"),
+        ("module", "module"),
+        ("major", "major"),
+        ("probes", "probes"),
+        ("vars", "vars"),
+        ("gvars", "gvars"),
+        ("kept", "kept"),
+    ),
+    messages.ProgramInfo.__struct_fields__,
 )
 
 
@@ -34,9 +38,11 @@ example:
 """,
 )
 @options.pid_option
-@options.json
+@options.listing(_LISTING, probes.DEPLOYMENTS)
 @click.pass_obj
-def programs_command(socket: Path | None, pid: int | None, json: bool) -> None:
+def programs_command(
+    socket: Path | None, pid: int | None, json: bool, only: tuple[str, ...]
+) -> None:
     """List the programs that are in, with their numbers."""
     with running(socket) as daemon:
         answer = daemon.request(
@@ -44,9 +50,9 @@ def programs_command(socket: Path | None, pid: int | None, json: bool) -> None:
             messages.Listing,
         )
     if answer.deployments:
-        probes.show_deployments(answer.deployments, json=json)
+        probes.show_deployments(answer.deployments, json=json, only=only)
         if not answer.programs:
             return
         if not json:
             print()
-    show(answer.programs, _COLUMNS, json=json, empty=probes.NOTHING)
+    show(answer.programs, _LISTING, json=json, empty=probes.NOTHING, only=only)

@@ -22,11 +22,18 @@ examples:
 )
 @click.option("-x", "extended", is_flag=True, help="All columns, and the processes.")
 @options.pid_option
-@options.json
+@options.listing(
+    probes.PROBES, probes.PROBES_EXTENDED, probes.DEPLOYMENTS, probes.TARGETS, probes.EARLIER
+)
 @click.argument("program", required=False)
 @click.pass_obj
 def query_command(
-    socket: Path | None, program: str | None, extended: bool, pid: int | None, json: bool
+    socket: Path | None,
+    program: str | None,
+    extended: bool,
+    pid: int | None,
+    json: bool,
+    only: tuple[str, ...],
 ) -> None:
     """Show probes: of one program (number or name), of one process, or all."""
     select = options.selection(program, pid=pid)
@@ -35,4 +42,4 @@ def query_command(
             lambda number: messages.Query(id=number, select=select), messages.Status
         )
     everything = select == messages.Select()
-    probes.show_status(answer, extended=extended, everything=everything, json=json)
+    probes.show_status(answer, extended=extended, everything=everything, json=json, only=only)

@@ -8,8 +8,10 @@ import click
 
 from dprobe.commands import options
 from dprobe.lib.connection import running
-from dprobe.view.tables import show
+from dprobe.view.tables import Listing, show
 from dprobed.wire import messages
+
+_LISTING = Listing("resumed", (("resumed", "tid"),))
 
 
 @click.command(
@@ -31,4 +33,4 @@ def resume_command(socket: Path | None, pid: int | None, tid: int | None, json: 
             lambda number: messages.Resume(id=number, pid=pid, tid=tid), messages.Resumed
         )
     rows = [{"tid": each} for each in answer.tids]
-    show(rows, (("resumed", "tid"),), json=json, empty="nothing is held")
+    show(rows, _LISTING, json=json, empty="nothing is held")

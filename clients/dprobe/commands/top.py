@@ -20,8 +20,8 @@ import click
 from dprobe.commands import options
 from dprobe.lib.connection import Connection, running
 from dprobe.lib.errors import UserError
-from dprobe.view.tables import show
-from dprobe.view.top import OWN_COLUMNS, Sample, View, count_text, draw, layout
+from dprobe.view.tables import Listing, show
+from dprobe.view.top import OWN_COLUMNS, Sample, View, count_text, draw
 from dprobed.wire import messages
 
 #: What terminals send for keys of more than one byte.
@@ -85,20 +85,16 @@ def _once(daemon: Connection, interval: float, *, json: bool) -> None:
     view = View()
     if json:
         own = [{"type": "usage", **row} for row in sample.own]
-        show([*view.rows(sample), *own], view.columns, json=True, empty="")
+        show([*view.rows(sample), *own], Listing("top", tuple(view.columns)), json=True, empty="")
         return
     print(sample.summary())
     for view.of_processes in (True, False):
         print()
-        rows = view.rows(sample)
-        columns = view.columns
-        if sys.stdout.isatty():
-            width = os.get_terminal_size(1).columns
-            columns = [(title, name) for title, name, _ in layout(columns, rows, width)]
-        show(rows, columns, json=False, empty="nothing is inserted")
+        listing = Listing("top", tuple(view.columns))
+        show(view.rows(sample), listing, json=False, empty="nothing is inserted")
     if sample.own:
         print()
-        show(sample.own, OWN_COLUMNS, json=False, empty="")
+        show(sample.own, Listing("usage", OWN_COLUMNS), json=False, empty="")
 
 
 def _run(daemon: Connection, interval: float) -> None:

@@ -16,26 +16,32 @@ from dprobe.commands import options
 from dprobe.lib.connection import running
 from dprobe.lib.errors import DprobeError, UserError, os_error_text
 from dprobe.view.output import complain
-from dprobe.view.tables import show
+from dprobe.view.tables import Listing, show
 from dprobed.printable import printable
+from dprobed.record.record import published
 from dprobed.record.text import record_text
 from dprobed.trace import choose, lines, stat
 from dprobed.trace.reader import Recording, TraceReadError, merged, open_all
 from dprobed.trace.rewrite import write_ctf
 from dprobed.wire import messages
 
-_COLUMNS = (
-    ("session", "name"),
-    ("format", "format"),
-    ("records", "records"),
-    ("written", "written"),
-    ("held", "held"),
-    ("dropped", "dropped"),
-    ("bytes", "bytes"),
-    ("chunks", "chunks"),
-    ("folder", "folder"),
-    ("problem", "problem"),
+_LISTING = Listing(
+    "trace",
+    (
+        ("session", "name"),
+        ("format", "format"),
+        ("records", "records"),
+        ("written", "written"),
+        ("held", "held"),
+        ("dropped", "dropped"),
+        ("bytes", "bytes"),
+        ("chunks", "chunks"),
+        ("folder", "folder"),
+        ("problem", "problem"),
+    ),
+    messages.TraceInfo.__struct_fields__,
 )
+_SAVED = Listing("saved", (("session", "session"), ("records", "records")))
 _NONE = "there is no trace session"
 _LINES = 4096
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
@@ -156,7 +162,7 @@ def start_command(
             ),
             messages.TraceListing,
         )
-    show(answer.traces, _COLUMNS, json=json, empty=_NONE)
+    show(answer.traces, _LISTING, json=json, empty=_NONE)
 
 
 @trace_command.command("stop", epilog="\b\nexample:\n  dprobe trace stop t\n")
@@ -169,7 +175,7 @@ def stop_command(socket: Path | None, session: str, json: bool) -> None:
         answer = daemon.request(
             lambda number: messages.TraceStop(id=number, name=session), messages.TraceListing
         )
-    show(answer.traces, _COLUMNS, json=json, empty=_NONE)
+    show(answer.traces, _LISTING, json=json, empty=_NONE)
 
 
 @trace_command.command(
@@ -187,20 +193,19 @@ def save_command(socket: Path | None, session: str, json: bool) -> None:
             lambda number: messages.TraceSave(id=number, name=session), messages.TraceSaved
         )
     rows = [{"session": session, "records": answer.records}]
-    columns = (("session", "session"), ("records", "records"))
-    show(rows, columns, json=json, empty=_NONE)
+    show(rows, _SAVED, json=json, empty=_NONE)
 
 
 @trace_command.command(
     "list", short_help="List the sessions.", epilog="\b\nexample:\n  dprobe trace list --json\n"
 )
-@options.json
+@options.listing(_LISTING)
 @click.pass_obj
-def list_command(socket: Path | None, json: bool) -> None:
+def list_command(socket: Path | None, json: bool, only: tuple[str, ...]) -> None:
     """List the sessions: what came, what was written and dropped, what is wrong."""
     with running(socket) as daemon:
         answer = daemon.request(lambda number: messages.TraceList(id=number), messages.TraceListing)
-    show(answer.traces, _COLUMNS, json=json, empty=_NONE)
+    show(answer.traces, _LISTING, json=json, empty=_NONE, only=only)
 
 
 @trace_command.command(
@@ -221,7 +226,7 @@ def show_command(trace: Path, conditions: tuple[str, ...], form: str, count: int
     out = sys.stdout
     for record in itertools.islice(records, count):
         if form == "json":
-            out.write(messages.encode(record).decode())
+            out.write(published(messages.encode(record)).decode())
         else:
             out.write(record_text(record) + "\n")
     _warn(chunks)
@@ -275,7 +280,7 @@ def stat_command(
     columns = [(by, "key"), ("records", "records"), ("records/s", "rate")]
     if of is not None:
         columns += [(of, "numbers"), ("least", "least"), ("average", "average"), ("most", "most")]
-    show(rows, columns, json=json, empty="there are no such records")
+    show(rows, Listing("group", tuple(columns)), json=json, empty="there are no such records")
     if not json and of is not None:
         for group in groups:
             if group.numbers:

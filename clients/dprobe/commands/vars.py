@@ -7,8 +7,10 @@ import click
 from dprobe.commands import options
 from dprobe.lib.connection import Connection, running
 from dprobe.lib.errors import UserError
-from dprobe.view.tables import show
+from dprobe.view.tables import Listing, show
 from dprobed.wire import messages
+
+_LISTING = Listing("variable", (("index", "index"), ("value", "value"), ("hex", "hex")))
 
 
 @click.command(
@@ -24,7 +26,7 @@ examples:
 @click.option("--global", "globals_", type=options.pid_type, metavar="PID", help="Globals of PID.")
 @options.pid_option
 @click.option("--reset", is_flag=True, help="Set those shown to 0.")
-@options.json
+@options.listing(_LISTING)
 @click.argument("what", nargs=-1, metavar="[PROGRAM] [FIRST[-LAST]]")
 @click.pass_context
 def vars_command(
@@ -34,6 +36,7 @@ def vars_command(
     pid: int | None,
     reset: bool,
     json: bool,
+    only: tuple[str, ...],
 ) -> None:
     """Show the local variables of a program, or the global ones of a process."""
     wanted = 1 if globals_ is None else 0
@@ -53,8 +56,7 @@ def vars_command(
         {"index": words.first + index, "value": word, "hex": f"{word:#x}"}
         for index, word in enumerate(words.words)
     ]
-    columns = (("index", "index"), ("value", "value"), ("hex", "hex"))
-    show(rows, columns, json=json, empty="there are no such variables")
+    show(rows, _LISTING, json=json, empty="there are no such variables", only=only)
 
 
 def _find(daemon: Connection, program: str, pid: int | None) -> tuple[int, int]:

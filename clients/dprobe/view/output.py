@@ -14,7 +14,9 @@ import msgspec
 
 from dprobe.lib.errors import UserError, os_error_text
 from dprobe.lib.summary import Summary
+from dprobe.view import tables
 from dprobed.printable import LAYOUT, located, printable
+from dprobed.record.record import published
 from dprobed.record.text import record_text
 from dprobed.wire import messages
 
@@ -63,7 +65,7 @@ class Output:
         if self.broken:
             return
         if self._form == "json":
-            self._lines.append(line)
+            self._lines.append(published(line))
         else:
             self._lines.append(record_text(self._decode(line)).encode(errors="replace"))
 
@@ -85,9 +87,10 @@ class Output:
     def summary(self, summary: Summary) -> None:
         """The last line, or the table at the end."""
         if self._form == "json":
-            self._lines.append(msgspec.json.encode(summary))
+            self._lines.append(tables.encoded("summary", msgspec.to_builtins(summary)).encode())
         else:
-            self._lines.append(summary_text(summary).encode(errors="replace"))
+            text = summary_text(summary, tables.width_of(self._descriptor))
+            self._lines.append(text.encode(errors="replace"))
         self.flush()
 
     def close(self) -> None:
@@ -101,32 +104,19 @@ class Output:
                 complain(f"{self._name}: {os_error_text(error)}")
 
 
-#: The first column that is a number.
-_NUMBERS = 5
-_COLUMNS = ("program", "probe", "place", "state", "engine", "hits", "ran", "missed", "dropped")
+_COLUMNS = tuple(
+    (name, name)
+    for name in ("program", "probe", "place", "state", "engine", "hits", "ran", "missed", "dropped")
+)
 
 
-def summary_text(summary: Summary) -> str:
+def summary_text(summary: Summary, width: int | None = None) -> str:
     """The summary as a table, with the reason of every state that has one, and the overhead."""
-    rows = [_COLUMNS]
-    for probe in summary.probes:
-        counts = (probe.hits, probe.ran, probe.missed, probe.dropped)
-        names = (
-            probe.program,
-            f"{probe.major}.{probe.minor}",
-            probe.place,
-            probe.state,
-            probe.engine,
-        )
-        rows.append((*names, *map(str, counts)))  # type: ignore[arg-type]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for row in rows:
-        cells = [
-            cell.rjust(width) if index >= _NUMBERS else cell.ljust(width)
-            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
+    rows = [
+        {**msgspec.structs.asdict(probe), "probe": f"{probe.major}.{probe.minor}"}
+        for probe in summary.probes
+    ]
+    lines = tables.lines(rows, _COLUMNS, width)
     for probe in summary.probes:
         if probe.reason:
             name = f"{probe.program} {probe.major}.{probe.minor} {probe.place}"

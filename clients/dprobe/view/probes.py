@@ -7,81 +7,103 @@ from collections.abc import Sequence
 import msgspec
 
 from dprobe.view.output import complain
-from dprobe.view.tables import show
+from dprobe.view.tables import Listing, show
 from dprobed.printable import located
 from dprobed.wire import messages
 
-_PROBE_COLUMNS = (
-    ("pid", "pid"),
-    ("program", "program"),
-    ("no", "number"),
-    ("place", "place"),
-    ("state", "state"),
-    ("engine", "engine"),
-    ("hits", "hits"),
-    ("missed", "missed"),
-    ("dropped", "dropped"),
+PROBES = Listing(
+    "probe",
+    (
+        ("pid", "pid"),
+        ("program", "program"),
+        ("no", "number"),
+        ("place", "place"),
+        ("state", "state"),
+        ("engine", "engine"),
+        ("hits", "hits"),
+        ("missed", "missed"),
+        ("dropped", "dropped"),
+    ),
+    messages.ProbeInfo.__struct_fields__,
 )
-_PROBE_COLUMNS_EXTENDED = (
-    ("pid", "pid"),
-    ("program", "program"),
-    ("no", "number"),
-    ("major", "major"),
-    ("minor", "minor"),
-    ("group", "group"),
-    ("module", "module"),
-    ("place", "place"),
-    ("state", "state"),
-    ("engine", "engine"),
-    ("hits", "hits"),
-    ("ran", "ran"),
-    ("missed", "missed"),
-    ("dropped", "dropped"),
-    ("faulted", "faulted"),
-    ("passed over", "passed"),
-    ("handler drops", "handler_drops"),
-    ("addresses", "addresses"),
-    ("reason", "reason"),
-    ("source", "source"),
+PROBES_EXTENDED = Listing(
+    "probe",
+    (
+        ("pid", "pid"),
+        ("program", "program"),
+        ("no", "number"),
+        ("major", "major"),
+        ("minor", "minor"),
+        ("group", "group"),
+        ("module", "module"),
+        ("place", "place"),
+        ("state", "state"),
+        ("engine", "engine"),
+        ("hits", "hits"),
+        ("ran", "ran"),
+        ("missed", "missed"),
+        ("dropped", "dropped"),
+        ("faulted", "faulted"),
+        ("passed over", "passed"),
+        ("handler drops", "handler_drops"),
+        ("addresses", "addresses"),
+        ("reason", "reason"),
+        ("source", "source"),
+    ),
+    messages.ProbeInfo.__struct_fields__,
 )
-_TARGET_COLUMNS = (
-    ("pid", "pid"),
-    ("command", "comm"),
-    ("time in probes, ns", "overhead_ns"),
-    ("suspended", "suspended"),
-    ("ended", "ended"),
+TARGETS = Listing(
+    "target",
+    (
+        ("pid", "pid"),
+        ("command", "comm"),
+        ("time in probes, ns", "overhead_ns"),
+        ("suspended", "suspended"),
+        ("ended", "ended"),
+    ),
+    messages.TargetInfo.__struct_fields__,
 )
-_DEPLOYMENT_COLUMNS = (
-    ("no", "number"),
-    ("program", "program"),
-    ("module", "module"),
-    ("processes", "selection"),
-    ("state", "state"),
-    ("in", "processes"),
-    ("ever", "entered"),
-    ("missed", "missed"),
-    ("unseen", "unseen"),
-    ("refused", "refused"),
-    ("hits", "hits"),
-    ("dropped", "dropped"),
+DEPLOYMENTS = Listing(
+    "deployment",
+    (
+        ("no", "number"),
+        ("program", "program"),
+        ("module", "module"),
+        ("processes", "selection"),
+        ("state", "state"),
+        ("in", "processes"),
+        ("ever", "entered"),
+        ("missed", "missed"),
+        ("unseen", "unseen"),
+        ("refused", "refused"),
+        ("hits", "hits"),
+        ("dropped", "dropped"),
+    ),
+    messages.DeploymentInfo.__struct_fields__,
 )
-_EARLIER_COLUMNS = (
-    ("processes that ended earlier", "processes"),
-    ("program", "program"),
-    ("no", "number"),
-    ("hits", "hits"),
-    ("missed", "missed"),
-    ("dropped", "dropped"),
+EARLIER = Listing(
+    "earlier",
+    (
+        ("ended earlier", "processes"),
+        ("program", "program"),
+        ("no", "number"),
+        ("hits", "hits"),
+        ("missed", "missed"),
+        ("dropped", "dropped"),
+    ),
+    messages.EarlierInfo.__struct_fields__,
 )
 NOTHING = "nothing is inserted"
 
 
 def show_probes(probes: Sequence[messages.ProbeInfo], *, json: bool) -> None:
     """Probes with their states and counters."""
-    show(probes, _PROBE_COLUMNS, json=json, empty=NOTHING)
+    show(probes, PROBES, json=json, empty=NOTHING)
 
 
-def show_deployments(deployments: Sequence[messages.DeploymentInfo], *, json: bool) -> None:
+def show_deployments(
+    deployments: Sequence[messages.DeploymentInfo], *, json: bool, only: Sequence[str] = ()
+) -> None:
     """Deployments: programs with the selection of processes that they are for."""
     rows: list[dict[str, object]] = []
     for each in deployments:
@@ -90,7 +112,7 @@ def show_deployments(deployments: Sequence[messages.DeploymentInfo], *, json: bo
             row["selection"] = selection_text(each.selection, each.limit)
             row["refused"] = sum(each.refused.values())
         rows.append(row)
-    show(rows, _DEPLOYMENT_COLUMNS, json=json, empty=NOTHING)
+    show(rows, DEPLOYMENTS, json=json, empty=NOTHING, only=only)
 
 
 def selection_text(selection: messages.Selection, limit: int | None) -> str:
@@ -125,25 +147,33 @@ def show_all(
     json: bool,
     extended: bool = False,
     empty: str = NOTHING,
+    only: Sequence[str] = (),
 ) -> None:
     """Deployments, probes process by process, and sums over processes that ended long ago."""
     if deployments:
-        show_deployments(deployments, json=json)
+        show_deployments(deployments, json=json, only=only)
     if deployments and probes and not json:
         print()
     if probes or not deployments:
-        columns = _PROBE_COLUMNS_EXTENDED if extended else _PROBE_COLUMNS
-        show(probes, columns, json=json, empty=empty)
+        listing = PROBES_EXTENDED if extended else PROBES
+        show(probes, listing, json=json, empty=empty, only=only)
     if earlier:
         if not json:
             print()
-        show(earlier, _EARLIER_COLUMNS, json=json, empty="")
+        show(earlier, EARLIER, json=json, empty="", only=only)
 
 
-def show_status(answer: messages.Status, *, extended: bool, everything: bool, json: bool) -> None:
+def show_status(
+    answer: messages.Status,
+    *,
+    extended: bool,
+    everything: bool,
+    json: bool,
+    only: Sequence[str] = (),
+) -> None:
     """The answer to a query; ``extended``: with the processes, and all columns."""
     if extended:
-        show(answer.targets, _TARGET_COLUMNS, json=json, empty="no process is traced")
+        show(answer.targets, TARGETS, json=json, empty="no process is traced", only=only)
         if not json and answer.targets:
             print()
     empty = NOTHING if everything else "no such program is in"
@@ -154,6 +184,7 @@ def show_status(answer: messages.Status, *, extended: bool, everything: bool, js
         json=json,
         extended=extended,
         empty=empty,
+        only=only,
     )
     if not json:
         _explain_deployments(answer, extended=extended)

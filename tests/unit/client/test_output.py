@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 from dprobe.lib.summary import summarize
 from dprobe.view.output import Output, summary_text
 
-from dprobed.record.record import Raised, Record
+from dprobed.record.record import Raised, Record, published
 from dprobed.record.text import record_text, word_text
 from dprobed.wire.messages import ProbeInfo, encode
 
@@ -82,6 +83,12 @@ def test_a_record_reads_as_one_line() -> None:
     )
 
 
+def test_a_record_in_json_says_its_type_and_the_version_of_its_form() -> None:
+    about = json.loads(published(encode(record())))
+    assert list(about)[:3] == ["type", "schema", "program"]
+    assert (about["type"], about["schema"]) == ("record", 1)
+
+
 def test_an_exception_is_named() -> None:
     raised = Raised(code=1, name="INVALID_ADDR", parm1=16, parm2=0)
     assert record_text(record(exit="exception", exception=raised)).endswith("[INVALID_ADDR 16 0]")
@@ -125,5 +132,5 @@ def test_output_survives_a_descriptor_that_does_not_block(tmp_path: Path) -> Non
         os._exit(output.broken)
     os.close(write)
     with open(read, "rb") as pipe:
-        assert pipe.read() == (line + b"\n") * 1000
+        assert pipe.read() == (published(line) + b"\n") * 1000
     assert os.waitpid(child, 0)[1] == 0

@@ -6,6 +6,7 @@ import json
 import math
 from typing import Any
 
+from dprobed.record.record import published
 from dprobed.trace.lines import FORMATS
 from tests.trace_support import LOGS, all_kinds, decoded, line, raw
 
@@ -66,7 +67,7 @@ def test_a_cut_off_chrome_file_lacks_only_its_end() -> None:
 
 def test_json_lines_are_the_records_of_clients() -> None:
     lines = [line(record) for record in all_kinds()]
-    assert FORMATS["json"].lines(lines) == b"".join(lines)
+    assert FORMATS["json"].lines(lines) == b"".join(map(published, lines))
 
 
 def test_text() -> None:
