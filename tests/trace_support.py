@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 from struct import pack
 from typing import Any
@@ -44,6 +45,20 @@ LOGS: dict[str, tuple[bytes, tuple[int, ...]]] = {
         + pack("<bHQ", 4, 1, 11)
         + pack("<bH", 5, 0)
         + pack("<bHQQ", 6, 2, 1, 2),
+        (),
+    ),
+    "values": (
+        pack("<bHBQ", 8, 6, 2, NONE)
+        + b"result"
+        + pack("<bHBQ", 8, 0, 7, NONE)
+        + pack("<bHBd", 8, 3, 9, 0.5)
+        + b"int"
+        + pack("<bHBd", 8, 1, 9, float("inf"))
+        + b"x"
+        + pack("<bHBf4x", 8, 1, 8, 0.25)
+        + b"x"
+        + pack("<bHBQ", 8, 2, 11, 0x7FFF00001000)
+        + b"at",
         (),
     ),
     "no item": (b"\x55junk", ()),
@@ -92,7 +107,7 @@ def all_kinds() -> list[RawRecord]:
     records = [
         raw(log, bare, time=1_000_000 + number, hit=number + 1, exit=exit_)
         for number, ((log, bare), exit_) in enumerate(
-            zip(LOGS.values(), [4, 0, 3, -2, -4] * 3, strict=True)
+            zip(LOGS.values(), cycle([4, 0, 3, -2, -4]), strict=False)
         )
     ]
     log, bare = LOGS["mixed"]

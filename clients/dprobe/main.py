@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import click
 
+from dprobe.commands.group import refuse_unknown
+from dprobe.lib import quiet as verbosity
 from dprobe.lib.errors import DprobeError, os_error_text
 from dprobed import __version__
 from dprobed.printable import LAYOUT, printable
@@ -47,13 +49,14 @@ _COMMANDS = {
     "disasm": "Show a program as source.",
     "places": "List what can be probed in a file, by name.",
     "doctor": "Show what works on this machine, and why not.",
+    "help": "Show the help of a command.",
     "completion": "Print the completion script for a shell.",
 }
 
 _EPILOG = """\b
 examples:
   dprobe run alloc.rpn -- sort /etc/services
-  dprobe attach --duration 10 --format json 1234 alloc.rpn
+  dprobe attach -p $(pidof nginx) --duration 10s --json alloc.rpn
   dprobe places libc.so.6 'mal*'
   dprobed &            # then: insert, query, log -f, remove
 """
@@ -71,6 +74,13 @@ class _Commands(click.Group):
         module = importlib.import_module(f"dprobe.commands.{cmd_name}")
         command: click.Command = getattr(module, f"{cmd_name}_command")
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command that is meant (click); one that is not there may be nearly another."""
+        refuse_unknown(self, ctx, args)
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -101,14 +111,16 @@ class _Commands(click.Group):
     envvar="DPROBE_SOCKET",
     help="The daemon's control socket, where it is not at its usual place.",
 )
+@click.option("-q", "--quiet", is_flag=True, help="Say what is wrong, and no more.")
 @click.pass_context
-def cli(ctx: click.Context, socket: Path | None) -> None:
+def cli(ctx: click.Context, socket: Path | None, quiet: bool) -> None:
     """Put small verified programs into running programs, and see what they report.
 
     `run`, `attach` and `dump` need nothing set up; those from `insert` to `trace` talk to a running
     `dprobed`; the others read files only.
     """
     ctx.obj = socket
+    verbosity.quiet = quiet
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -135,7 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except BrokenPipeError:
         # Nobody reads our output any more; Python would complain of that once more at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        status = 1
+        status = 141
     except OSError as error:
         name = f"{error.filename}: " if error.filename else ""
         _say(f"{name}{os_error_text(error)}")

@@ -59,12 +59,12 @@ def limits(environ: Mapping[str, str] = os.environ) -> StoreLimits:
             if not text.isdecimal():
                 raise StoreError(f"DPROBED_DUMPS_{name.upper()}={text} is not a number")
             values[name] = int(text)
-    folder = Path(environ.get("DPROBED_DUMPS") or default_folder())
+    folder = Path(environ.get("DPROBED_DUMPS") or default_folder(environ))
     zstd = bool(values.pop("zstd", 0))
     return StoreLimits(folder, **values, zstd=zstd)
 
 
-def default_folder() -> Path:
+def default_folder(environ: Mapping[str, str] = os.environ) -> Path:
     """The default folder for the cores of this user."""
     uid = os.geteuid()
     if uid == 0:
@@ -73,7 +73,11 @@ def default_folder() -> Path:
         home = pwd.getpwuid(uid).pw_dir
     except KeyError:
         home = os.environ.get("HOME", "/nonexistent")
-    return Path(home) / ".local/state/dprobed/dumps"
+    # Root's daemon dumps for others too, and what its own environment says is root's.
+    state = Path(environ.get("XDG_STATE_HOME", ""))
+    if not (state.is_absolute() and environ.get("HOME") == home):
+        state = Path(home) / ".local/state"
+    return state / "dprobed/dumps"
 
 
 class Core(msgspec.Struct, frozen=True):

@@ -21,6 +21,7 @@ from typing import Final
 from dprobed import __version__
 from dprobed.daemon.app import HOLD_LIMIT, App, begin, build_private, build_public
 from dprobed.daemon.tracer_process import TracerMain
+from dprobed.durations import seconds
 from dprobed.policy import config as configuration
 from dprobed.policy.errors import PolicyError
 from dprobed.policy.store import PolicyStore
@@ -161,12 +162,11 @@ async def _serve(build: Callable[[Callable[[], None]], App], sock: socket.socket
 
 
 def _seconds(text: str) -> float:
-    """A positive, finite number of seconds."""
-    with contextlib.suppress(ValueError):
-        seconds = float(text)
-        if 0 < seconds < float("inf"):
-            return seconds
-    raise argparse.ArgumentTypeError(f"{text} is no number of seconds above 0")
+    """A duration above 0, in seconds."""
+    number = seconds(text)
+    if not number:
+        raise argparse.ArgumentTypeError(f"{text} is no duration above 0, like 30s or 10m")
+    return number
 
 
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -193,7 +193,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--hold-limit",
         type=_seconds,
         default=HOLD_LIMIT,
-        metavar="SECONDS",
+        metavar="DURATION",
         help="how long `exit debugger` holds a process without a debugger (default: %(default)g)",
     )
     parser.add_argument("--private", type=int, metavar="FD", help=argparse.SUPPRESS)

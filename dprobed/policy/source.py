@@ -13,6 +13,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from dprobed.durations import seconds
 from dprobed.policy.locate import KeyPath, Span, TomlPlaces
 from dprobed.policy.trust import UntrustedError, read
 from dprobed.printable import readable
@@ -21,8 +22,6 @@ from dprobed.program.model import Diagnostic
 T = TypeVar("T")
 
 _AT: Final = re.compile(r"(.*?) \(at (?:line (\d+), column (\d+)|end of document)\)", re.DOTALL)
-_DURATION: Final = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)\s*([smhd])", re.ASCII)
-_SECONDS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _PERCENT: Final = re.compile(r"(\d{1,3}(?:\.\d{1,9})?)\s*%", re.ASCII)
 #: Numbers in a file are at most this: nothing that is counted comes near it.
 _MOST: Final = 1_000_000_000
@@ -200,11 +199,12 @@ class PolicyFile:
 
     def duration(self, path: KeyPath, value: object) -> float | None:
         """Seconds."""
-        match = _DURATION.fullmatch(value) if isinstance(value, str) else None
-        if match is None or not float(match[1]):
+        # A unit must be there: a bare number is one that somebody took for something else.
+        number = seconds(value) if isinstance(value, str) and value[-1:].isalpha() else None
+        if not number:
             self.report(path, f"`{path[-1]}` is a time", 'write "30s", "10m", "2h" or "1d"')
             return None
-        return float(match[1]) * _SECONDS[match[2]]
+        return number
 
     def share(self, path: KeyPath, value: object) -> float | None:
         """A share: more than nothing, at most all."""

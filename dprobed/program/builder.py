@@ -49,6 +49,7 @@ class Builder:
         self._code = bytearray()
         self._probes: list[dict[str, Any]] = []
         self._facilities: list[int | str] = []
+        self._names: list[str] = []
         self._sources: dict[str, int] = {}
         self._lines: list[tuple[int, int, int]] = []
         self._columns: list[int] = []
@@ -92,7 +93,8 @@ class Builder:
     ) -> int:
         """Add the instruction with this key of the table; its code offset.
 
-        ``operand``: a number, a label, the name of a register, the number or name of a facility.
+        ``operand``: a number, a label, the name of a register, the number or name of a facility, a
+        value's name.
         """
         instruction = BY_KEY[key]
         offset = len(self._code)
@@ -119,6 +121,10 @@ class Builder:
             if operand not in self._facilities:
                 self._facilities.append(operand)
             return self._facilities.index(operand)
+        if kind is Operand.NAME and isinstance(operand, str):
+            if operand not in self._names:
+                self._names.append(operand)
+            return self._names.index(operand)
         return REGISTER_INDEX[operand] if isinstance(operand, str) else operand
 
     def _source(self, at: SourcePlace) -> int:
@@ -146,6 +152,7 @@ class Builder:
             probes_at=probes_at,
             columns=tuple(self._columns) if any(self._columns) else (),
             sources=tuple(self._sources),
+            names=tuple(self._names),
         )
 
     def build(self) -> Program:

@@ -15,7 +15,7 @@ All numbers are little-endian; a *string* is a 16-bit count of bytes and that mu
         20     2  id
         22     2  vars
         24     2  gvars
-        26     2  0
+        26     2  number of names of values
         28     4  jmpmax
         32     4  logmax
         36     4  ex_logmax
@@ -44,6 +44,8 @@ All numbers are little-endian; a *string* is a 16-bit count of bytes and that mu
          .     .  place: string
     each facility
          0     1  0: a number follows, 16 bits; 1: a name follows, a string
+    each name of a value
+         0     .  name: string
     code, encoded as the table of instructions says
     each source file
          0     .  name: string
@@ -107,7 +109,7 @@ def encode(program: Program) -> bytes:
             header.id,
             header.vars,
             header.gvars,
-            0,
+            len(program.names),
             header.jmpmax,
             header.logmax,
             header.ex_logmax,
@@ -124,6 +126,7 @@ def encode(program: Program) -> bytes:
     for facility in program.facilities:
         number = isinstance(facility, int)
         body.append(struct.pack("<BH", 0, facility) if number else b"\x01" + _string(str(facility)))
+    body += map(_string, program.names)
     body.append(program.code)
     body += map(_string, program.sources)
     columns = program.columns or [0] * len(program.lines)
@@ -225,12 +228,14 @@ def _read(data: bytes) -> Program:
     if zlib.crc32(data[reader.at :]) != crc:
         raise _FormatError("its check sum is wrong")
     fixed = reader.unpack(_HEADER, "header")
+    names = fixed[6]
     probes, facilities, code, sources, lines = fixed[11:]
     header = _read_header(reader, fixed)
     program = Program(
         header,
         tuple(_read_probe(reader) for _ in reader.times(probes, _PROBE.size + 2, "probes")),
         facilities=tuple(_read_facility(reader) for _ in reader.times(facilities, 3, "facilities")),
+        names=tuple(reader.string("names") for _ in reader.times(names, 2, "names")),
         code=reader.bytes(code, "code"),
         sources=tuple(reader.string("sources") for _ in reader.times(sources, 2, "sources")),
     )
@@ -258,8 +263,8 @@ def _read_written(reader: _BytecodeReader) -> Written | None:
 
 
 def _read_header(reader: _BytecodeReader, fixed: tuple[int, ...]) -> Header:
-    modtype, trace, major, number, variables, globals_, zero, jumps, log, ex_log, heap = fixed[:11]
-    if modtype not in list(ModType) or trace > 1 or zero:
+    modtype, trace, major, number, variables, globals_, _, jumps, log, ex_log, heap = fixed[:11]
+    if modtype not in list(ModType) or trace > 1:
         raise _FormatError("its header has a value that is not known")
     return Header(
         name=reader.string("name"),

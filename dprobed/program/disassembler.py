@@ -50,6 +50,9 @@ def format_instruction(
         elif kind is Operand.FACILITY:
             known = value < len(program.facilities)
             words.append(str(program.facilities[value]) if known else f"#{value}")
+        elif kind is Operand.NAME:
+            known = value < len(program.names)
+            words.append(program.names[value] if known else f"#{value}")
         else:
             words.append(format_number(value) if kind is Operand.WORD else str(value))
     separator = "," if " " in instruction.name else " "

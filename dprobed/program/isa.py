@@ -18,10 +18,11 @@ SLOT     2     -1024..1023, signed: a stack word relative to SBP or TOS
 LABEL    4     offset of an instruction in the program's code
 REGISTER 1     index in ``registers.REGISTERS``
 FACILITY 2     index in the program's ``facilities``
+NAME     2     index in the program's ``names``
 ======== ===== ==============================================================================
 
 Opcode numbers are those of IBM Dynamic Probes 3 (its ``dprobes_in.h``) where the instruction is the
-same; what is ours alone is in 0x99..0x9d, which it left free.
+same; what is ours alone is in 0x99..0x9f and from 0xc0 on, which it left free.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from dprobed.program.registers import REGISTERS
+from dprobed.program.values import VALUE_KINDS
 
 #: Words on the evaluation stack, and frames on the call stack.
 STACK_WORDS: Final = 1024
@@ -58,6 +60,7 @@ class Operand(Enum):
     LABEL = (4, 0, 0xFFFFFFFF, "label")
     REGISTER = (1, 0, 0xFF, "register")
     FACILITY = (2, 0, 0xFFFF, "facility")
+    NAME = (2, 0, 0xFFFF, "name")
 
     def __init__(self, size: int, low: int, high: int, text: str) -> None:
         self.size = size
@@ -173,6 +176,7 @@ class ItemToken(IntEnum):
     LOCALS = 5
     GLOBALS = 6
     WORDS = 7
+    VALUE = 8
 
 
 class TokenInfo(NamedTuple):
@@ -204,6 +208,9 @@ TOKENS: Final[tuple[TokenInfo, ...]] = (
     TokenInfo(ItemToken.LOCALS, "words", "the words"),
     TokenInfo(ItemToken.GLOBALS, "words", "the words"),
     TokenInfo(ItemToken.WORDS, "words", "the words, the former TOS first"),
+    TokenInfo(
+        ItemToken.VALUE, "bytes of its name", "the number of its kind (a byte), the word, the name"
+    ),
 )
 
 
@@ -373,6 +380,20 @@ def _log() -> list[Instruction]:
         one("log gv", 0x8C, "Log TOS global variables from index NOS on.", pops=2,
             raises=(_X.INVALID_OPERAND, _X.LOG_OVERFLOW), varies=True),
     ]  # fmt: skip
+
+
+def _values() -> list[Instruction]:
+    """`log i32` and its like, with a name and without one."""
+    found = []
+    for number, kind in enumerate(VALUE_KINDS):
+        meaning = f"Log TOS as a value: {kind.meaning}"
+        for named, operands in ((False, ()), (True, (Operand.NAME,))):
+            text = meaning + (", with a name." if named else ".")
+            found.append(
+                Instruction(f"log {kind.name}", 0xC0 + 2 * number + named, "log", text,
+                            operands=operands, pops=1, raises=_LOG)
+            )  # fmt: skip
+    return found
 
 
 def _variables(kind: str, opcode: int) -> list[Instruction]:
@@ -610,7 +631,7 @@ def _kernel() -> list[Instruction]:
 INSTRUCTIONS: Final[tuple[Instruction, ...]] = tuple(
     sorted(
         (
-            *_control(), *_log(), *_variables("gv", 0x1F), *_variables("lv", 0x29),
+            *_control(), *_log(), *_values(), *_variables("gv", 0x1F), *_variables("lv", 0x29),
             *_arithmetic(), *_bits(), *_stack(), *_registers_and_data(), *_system(),
             *_exceptions(), *_heap(), *_kernel(),
         ),
@@ -653,8 +674,8 @@ def decode_at(code: bytes, offset: int) -> tuple[Instruction, tuple[int, ...], i
     """The instruction at ``offset``, its operands, and the offset of the next one.
 
     Operands are numbers as encoded (a ``LABEL`` is a code offset, a ``REGISTER`` an index in
-    ``REGISTERS``, a ``FACILITY`` an index in the program's facilities); only SLOT is signed. Their
-    ranges are the verifier's business. Raises DecodeError.
+    ``REGISTERS``, a ``FACILITY`` or a ``NAME`` an index in the program's lists); only SLOT is
+    signed. Their ranges are the verifier's business. Raises DecodeError.
     """
     if not 0 <= offset < len(code):
         raise DecodeError(offset, "outside of the code")

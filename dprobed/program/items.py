@@ -9,6 +9,7 @@ All numbers are little-endian. An item is a token byte (signed), a 16-bit count 
      2     1                u64 code, handler, parm1, parm2; then one item 3
      3     frames           innermost first, each: u64 called, return; then items 4, 5 and 6
      4 5 6 7  words         u64 words (of the stack, locals, globals, off the stack)
+     8        bytes of name u8 number of its kind (``values``), u64 word, then the name
 
 ``handler``, ``called`` and ``return`` are offsets in the program's code, ``NONE`` where there is
 none. Words that `log count` wrote have no prefix; where they lie is known beside the log (``raw``,
@@ -74,6 +75,18 @@ def string_item(data: bytes) -> bytes:
 def memory_item(address: int, data: bytes) -> bytes:
     """The item of the memory at an address."""
     return MEMORY.pack(_MEMORY, len(data), address) + data
+
+
+def value_item(kind: int, word: int, name: str) -> bytes:
+    """A value: a word, and what it means."""
+    before, after = value_frame(kind, name)
+    return before + WORD.pack(word) + after
+
+
+def value_frame(kind: int, name: str) -> tuple[bytes, bytes]:
+    """What stands before and behind the word of a value."""
+    data = name.encode()
+    return PREFIX.pack(ItemToken.VALUE, len(data)) + bytes((kind,)), data
 
 
 def trace_item(

@@ -93,7 +93,8 @@ class SourcePlace(NamedTuple):
 class Program(msgspec.Struct, frozen=True, dict=True):
     """A whole verified program.
 
-    ``facilities``: what ``exit`` hands over to, by number or by name. ``lines``: for each
+    ``facilities``: what ``exit`` hands over to, by number or by name; ``names``: what it calls
+    values that it logs. ``lines``: for each
     instruction its code offset, the index of its file in ``sources`` and its line there;
     ``columns``: its column, for each of the lines. ``name_at``, ``probes_at``: where the module's
     name and the place of each probe are written. Any of these may be empty: a program need not
@@ -109,6 +110,7 @@ class Program(msgspec.Struct, frozen=True, dict=True):
     columns: tuple[int, ...] = ()
     name_at: Written | None = None
     probes_at: tuple[Written | None, ...] = ()
+    names: tuple[str, ...] = ()
 
     def name_place(self) -> SourcePlace | None:
         """Where the name of the module is written."""

@@ -46,10 +46,12 @@ from dprobed.program.model import (
     ProgramError,
 )
 from dprobed.program.registers import REGISTERS
+from dprobed.program.values import name_error
 
 #: Probes, facilities and source files of one program.
 MAX_PROBES = 10_000
 MAX_FACILITIES = 256
+MAX_NAMES = 256
 MAX_SOURCES = 1000
 _FACILITY = re.compile(r"[A-Za-z_][\w.-]{0,63}", re.ASCII)
 #: Lines of the listing that goes with a wrong stack depth, before and after the place.
@@ -171,6 +173,11 @@ def _check_tables(program: Program) -> list[Finding]:
         for facility in program.facilities
         if not is_facility(facility)
     ]
+    if len(program.names) > MAX_NAMES:
+        found.append(Finding(f"more than {MAX_NAMES} different names of values"))
+    if len(set(program.names)) != len(program.names):
+        found.append(Finding("a name of a value is listed twice"))
+    found += [Finding(wrong) for name in program.names if (wrong := name_error(name)) is not None]
     if len(program.sources) > MAX_SOURCES:
         found.append(Finding(f"more than {MAX_SOURCES} source files"))
     if any(source == "" or not source.isprintable() for source in program.sources):
@@ -238,6 +245,8 @@ def _operand_error(
         return _register_error(decoded, value, program.header)
     if kind is Operand.FACILITY and value >= len(program.facilities):
         return f"facility number {value} of the program's list does not exist", ""
+    if kind is Operand.NAME and value >= len(program.names):
+        return f"name number {value} of the program's list does not exist", ""
     if kind is Operand.U16:
         return _variable_error(decoded.instruction.group, value, program.header)
     return None

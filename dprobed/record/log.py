@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from struct import Struct
 from typing import Final, TypeAlias
 
 from dprobed.program.isa import ItemToken
 from dprobed.program.items import NONE, PREFIX
+from dprobed.program.values import VALUE_KINDS
+
+#: Whole numbers beyond it are not whole as doubles.
+_EXACT: Final = 1 << 53
 
 #: A value of JSON; what ``decode_log`` makes of an item is an object of these.
-Json: TypeAlias = "int | str | list[Json] | dict[str, Json] | None"
+Json: TypeAlias = "int | float | str | list[Json] | dict[str, Json] | None"
+
+
+#: Of a value: the number of its kind, and the word.
+_VALUE: Final = Struct("<BQ")
 
 
 class _Malformed(Exception):
@@ -21,6 +30,34 @@ def _take(log: bytes, at: int, size: int) -> int:
     if size < 0 or at + size > len(log):
         raise _Malformed
     return at + size
+
+
+def with_text(item: dict[str, Json]) -> dict[str, Json]:
+    """An item; with its numbers as ``text``, too, where a reader's doubles cannot hold them."""
+    value = next(iter(item.values()))
+    numbers = value if isinstance(value, list) else [value]
+    if any(not exact(number) for number in numbers):
+        texts: list[Json] = [str(number) for number in numbers]
+        item["text"] = texts if isinstance(value, list) else texts[0]
+    return item
+
+
+def exact(number: object) -> bool:
+    """Whether every reader of JSON has this number as it is: doubles are whole up to 2**53."""
+    if isinstance(number, float):
+        return math.isfinite(number)
+    return not isinstance(number, int) or -_EXACT <= number <= _EXACT
+
+
+def typed_value(kind: str, value: float, name: str) -> dict[str, Json]:
+    """The item of a typed value; of what JSON has no number for, ``value`` is null."""
+    item: dict[str, Json] = {"value": value, "kind": kind}
+    if name:
+        item["name"] = name
+    with_text(item)
+    if isinstance(value, float) and not math.isfinite(value):
+        item["value"] = None
+    return item
 
 
 def _words(log: bytes, at: int, count: int) -> tuple[list[Json], int]:
@@ -90,7 +127,7 @@ def _decode_item(log: bytes, at: int) -> tuple[dict[str, Json], int]:
     name = _WORD_ITEMS.get(token)  # type: ignore[call-overload]
     if name is not None:
         words, at = _words(log, at, count)
-        return {name: words}, at
+        return with_text({name: words}), at
     if token == ItemToken.STRING:
         end = _take(log, at, count)
         return {"string": log[at:end].decode("utf-8", "backslashreplace")}, end
@@ -100,7 +137,14 @@ def _decode_item(log: bytes, at: int) -> tuple[dict[str, Json], int]:
         return {"memory": log[at:end].hex(), "address": address}, end
     if token == ItemToken.MEMORY_FAULT and count == 8:
         (address,), at = _words(log, at, 1)
-        return {"fault": address}, at
+        return with_text({"fault": address}), at
+    if token == ItemToken.VALUE:
+        end = _take(log, at, _VALUE.size + count)
+        kind, word = _VALUE.unpack_from(log, at)
+        if kind >= len(VALUE_KINDS):
+            raise _Malformed
+        known, text = VALUE_KINDS[kind], log[at + _VALUE.size : end]
+        return typed_value(known.name, known.of(word), text.decode("ascii", "replace")), end
     if token == ItemToken.STACK_TRACE:
         trace, at = _decode_trace(log, at)
         return {"trace": trace}, at
@@ -110,9 +154,10 @@ def _decode_item(log: bytes, at: int) -> tuple[dict[str, Json], int]:
 def decode_log(log: bytes, raw: Sequence[int]) -> list[dict[str, Json]]:
     """The items of a log in their order, each an object of JSON with one of these keys.
 
-    ``words``, ``string`` (bytes that are not UTF-8 as ``\\xNN``), ``memory`` (hex, with
-    ``address``), ``fault`` (an address), ``stack``, ``locals``, ``globals``, ``trace``. Raises
-    nothing: what is not an item ends the list as ``undecoded`` (hex).
+    ``value`` (with its ``kind``, and ``name`` if it has one), ``words``, ``string`` (bytes that are
+    not UTF-8 as ``\\xNN``), ``memory`` (hex, with ``address``), ``fault`` (an address), ``stack``,
+    ``locals``, ``globals``, ``trace``. Numbers that a double cannot hold are there as ``text``,
+    too. Raises nothing: what is not an item ends the list as ``undecoded`` (hex).
     """
     runs = dict(zip(raw[::2], raw[1::2], strict=False))
     items: list[dict[str, Json]] = []
@@ -121,7 +166,7 @@ def decode_log(log: bytes, raw: Sequence[int]) -> list[dict[str, Json]]:
         try:
             if at in runs:
                 words, end = _words(log, at, runs.pop(at))
-                items.append({"words": words})
+                items.append(with_text({"words": words}))
             else:
                 item, end = _decode_item(log, at)
                 items.append(item)

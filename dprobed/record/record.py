@@ -30,8 +30,9 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, tag="record", omit_defau
 
     ``time``: monotonic, in ns. ``hit``: the probe's count of hits, from 1. ``exit``: ``exit``, the
     facility that the program chose, ``rem``, ``budget`` or ``exception``. ``log``: what was logged,
-    in order: ``words``, ``string``, ``memory`` (hex) with its ``address``, ``fault``, ``stack``…
-    ``backend``: who held the probe; left out where it was a tracer.
+    in order: ``value`` with its ``kind`` and ``name``, ``words``, ``string``, ``memory`` (hex) with
+    its ``address``, ``fault``, ``stack``… ``backend``: who held the probe; left out where it was a
+    tracer.
     """
 
     program: str

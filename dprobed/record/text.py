@@ -41,6 +41,15 @@ def word_text(word: int) -> str:
     return f"{word:#x}"
 
 
+def value_text(kind: str, value: object, place: object, text: object) -> str:
+    """A typed value; ``place``: what is at an address; ``text``: where it is no number of JSON."""
+    if kind == "ptr" and place:
+        return str(place)
+    if kind in ("hex", "ptr") and isinstance(value, int):
+        return f"{value:#x}"
+    return str(text) if value is None else repr(value)
+
+
 def _item_text(item: dict[str, Any]) -> list[str]:
     match item:
         case {"words": list(words)}:
@@ -49,10 +58,14 @@ def _item_text(item: dict[str, Any]) -> list[str]:
             return [msgspec.json.encode(string).decode()]
         case {"memory": str(memory), "address": int(address)}:
             return [f"{address:#x}:<{memory}>"]
+        case {"kind": str(kind)}:
+            name = item.get("name")
+            text = value_text(kind, item["value"], item.get("place"), item.get("text"))
+            return [f"{name}={text}" if name else text]
         case {"fault": int(address)}:
             return [f"<fault at {address:#x}>"]
         case _:
-            return [f"{key}={_value_text(value)}" for key, value in item.items()]
+            return [f"{key}={_value_text(value)}" for key, value in item.items() if key != "text"]
 
 
 def _value_text(value: object) -> str:

@@ -2,7 +2,8 @@
 
 A name is a field of the record or of its log as ``lines.items_by_name`` names them; of a string,
 ``=`` and ``!=`` take a pattern (``*``, ``?``, ``[…]``). Numbers are compared as the unsigned words
-that they are; a value below zero means the word that it is stored as.
+that they are; a value below zero means the word that it is stored as. Typed values are compared
+as what they are.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from fnmatch import fnmatchcase
 from typing import Any, Final
 
 from dprobed.record.record import Record
-from dprobed.trace.lines import items_by_name
+from dprobed.trace.lines import items_by_name, values_by_name
 
 _CONDITION: Final = re.compile(r"\s*(\w+)\s*(>=|<=|!=|=|>|<)\s*(.*?)\s*")
 _OPERATORS: Final[dict[str, Callable[[Any, Any], bool]]] = {
@@ -50,9 +51,12 @@ def condition(text: str) -> Test:
     name, sign, wanted = match[1], match[2], match[3]
     compare = _OPERATORS[sign]
     number = _number(wanted)
+    exact = _exact(wanted)
 
     def test(record: Record) -> bool:
         value = value_of(record, name)
+        if name not in _PLAIN and (typed := values_by_name(record).get(name)) is not None:
+            return exact is not None and compare(typed, exact)
         if isinstance(value, int):
             return number is not None and compare(value, number)
         if not isinstance(value, str):
@@ -70,6 +74,16 @@ def _number(text: str) -> int | None:
     except ValueError:
         return None
     return number if number >= 0 else number & (1 << 64) - 1
+
+
+def _exact(text: str) -> int | float | None:
+    """The number that a typed value is compared with: as it is."""
+    for convert in (lambda each: int(each, 0), float):
+        try:
+            return convert(text)
+        except ValueError:
+            pass
+    return None
 
 
 def all_of(texts: Sequence[str]) -> Test:

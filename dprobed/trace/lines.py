@@ -12,6 +12,7 @@ import msgspec
 
 from dprobed.record.record import Record, published
 from dprobed.record.text import record_text
+from dprobed.trace.shape import unused
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Record).decode
@@ -37,12 +38,28 @@ class Format(msgspec.Struct, frozen=True):
 
 
 def items_by_name(record: Record) -> dict[str, Any]:
-    """The logged values by the names of their CTF fields: word_0, string_0…"""
+    """The logged values by the names of their CTF fields: their own, or word_0, string_0…"""
+    return _named(record)[0]
+
+
+def values_by_name(record: Record) -> dict[str, int | float]:
+    """The typed values among them: numbers as they are meant, below zero too."""
+    named, typed = _named(record)
+    return {name: named[name] for name in typed if not isinstance(named[name], str)}
+
+
+def _named(record: Record) -> tuple[dict[str, Any], list[str]]:
+    """All by name, and the names of typed values."""
     named: dict[str, Any] = {}
     numbers: dict[str, int] = {}
+    typed: list[str] = []
     words = 0
     for item in record.log:
         name = next(iter(item))
+        if name == "value":
+            typed.append(unused(item.get("name") or f"value_{len(typed)}", named))
+            named[typed[-1]] = item["text"] if item["value"] is None else item["value"]
+            continue
         if name == "words":
             for word in item["words"]:
                 named[f"word_{words}"] = word
@@ -59,7 +76,7 @@ def items_by_name(record: Record) -> dict[str, Any]:
         named["exception_code"] = raised.code
         named["exception_parm1"] = raised.parm1
         named["exception_parm2"] = raised.parm2
-    return named
+    return named, typed
 
 
 def _chrome(line: bytes) -> bytes:
@@ -91,7 +108,7 @@ def _chrome(line: bytes) -> bytes:
 
 
 def _exact(value: object) -> object:
-    if isinstance(value, int) and value >= 1 << 53:
+    if isinstance(value, int) and abs(value) >= 1 << 53:
         return hex(value)
     if isinstance(value, list):
         return [_exact(each) for each in value]

@@ -30,6 +30,8 @@ typealias integer {{ size = 32; align = 8; signed = false; }} := uint32_t;
 typealias integer {{ size = 32; align = 8; signed = true; }} := int32_t;
 typealias integer {{ size = 64; align = 8; signed = false; }} := uint64_t;
 typealias integer {{ size = 64; align = 8; signed = false; base = 16; }} := hex64_t;
+typealias integer {{ size = 64; align = 8; signed = true; }} := int64_t;
+typealias floating_point {{ exp_dig = 11; mant_dig = 53; align = 8; }} := float64_t;
 
 trace {{
     major = 1;

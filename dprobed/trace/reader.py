@@ -49,7 +49,7 @@ def open_all(path: Path) -> list[Recording]:
 
     CTF traces of ours, and files of JSON lines.
     """
-    if path.is_file() and path.name != METADATA:
+    if (path.is_file() or path.is_fifo() or path.is_char_device()) and path.name != METADATA:
         return [JsonLines(path)]
     if not path.exists():
         raise TraceReadError(f"{path}: there is no such file or folder")

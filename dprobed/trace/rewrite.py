@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from struct import pack
 from typing import Any, Final
 
 from dprobed.program.exits import EXIT_NAMES, FACILITIES
-from dprobed.program.isa import ItemToken
+from dprobed.program.isa import WORD_MASK, ItemToken
 from dprobed.program.items import (
     MAX_COUNT,
     NONE,
@@ -16,9 +17,11 @@ from dprobed.program.items import (
     memory_item,
     string_item,
     trace_item,
+    value_item,
     word_packer,
     words_item,
 )
+from dprobed.program.values import KIND_NUMBERS
 from dprobed.record.record import Record
 from dprobed.trace.ctf import Stream, Trace
 from dprobed.trace.store import CtfChunk
@@ -134,6 +137,8 @@ def log_bytes(items: Iterable[dict[str, Any]]) -> tuple[bytes, tuple[int, ...]]:
             case {"words": list(words)}:
                 bare += (len(log), len(words))
                 log += word_packer(len(words))(*words)
+            case {"kind": str(kind), "value": value}:
+                log += _value(kind, item.get("text") if value is None else value, item)
             case {"string": str(text)}:
                 log += string_item(text.encode(errors="replace")[:MAX_COUNT])
             case {"memory": str(text), "address": int(address)}:
@@ -148,6 +153,16 @@ def log_bytes(items: Iterable[dict[str, Any]]) -> tuple[bytes, tuple[int, ...]]:
                 name, words = next(iter(item.items()))
                 log += words_item(_TOKENS[name], words)
     return log, tuple(bare)
+
+
+def _value(kind: str, value: Any, item: dict[str, Any]) -> bytes:
+    if kind == "f32":
+        word = int.from_bytes(pack("<f", float(value)), "little")
+    elif kind == "f64":
+        word = int.from_bytes(pack("<d", float(value)), "little")
+    else:
+        word = int(value) & WORD_MASK
+    return value_item(KIND_NUMBERS[kind], word, item.get("name", ""))
 
 
 def _trace(trace: dict[str, Any]) -> bytes:

@@ -8,6 +8,7 @@ A *shape* names the items of a log in their order, one letter each::
     m    memory                            memory_K_length, memory_K_address, memory_K[]
     f    an address that cannot be read    fault_K
     k l g  stack, locals, globals          stack_K_length, stack_K[]...
+    v(K:NAME)  a typed value of kind K     NAME, or value_K
     x    a stack trace                     trace_K { code, handler, parm1, parm2, frames[] }
     *    a log that is none of this: raw_length, raw[], log_length, log[]
     E    behind all: the exception that ended the program
@@ -18,14 +19,16 @@ words): mostly it is copied as it is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Container, Sequence
 from struct import Struct
 from struct import error as StructError
-from typing import Final
+from typing import Final, NamedTuple
 
-from dprobed.program.isa import ItemToken
+from dprobed.program.isa import WORD_MASK, ItemToken
 from dprobed.program.items import NONE, PREFIX, WORD
-from dprobed.record.log import Json, decode_log
+from dprobed.program.values import VALUE_KINDS, name_error
+from dprobed.record.log import Json, decode_log, typed_value, with_text
 
 #: Bare words of one run that get a field each; longer runs become one array.
 _SINGLE_WORDS: Final = 32
@@ -35,6 +38,16 @@ _MEMORY: Final = Struct("<HQ")
 _FOUR: Final = Struct("<4Q")
 _TWO: Final = Struct("<2Q")
 _EXCEPTION: Final = Struct("<3Q")
+
+_VALUE: Final = Struct("<BQ")
+_DOUBLE: Final = Struct("<d")
+_SIGNED: Final = Struct("<q")
+_PART: Final = re.compile(r"(\D)(\d*)(?:\((\w+):(\w*)\))?", re.ASCII)
+#: How a kind of value is declared.
+_TYPES: Final = {
+    kind.name: {"i": "int64_t", "u": "uint64_t", "f": "float64_t"}.get(kind.name[0], "hex64_t")
+    for kind in VALUE_KINDS
+}
 
 #: The enum's member is slow to look up, and most items are strings.
 _STRING: Final = int(ItemToken.STRING)
@@ -110,11 +123,34 @@ def _item(log: bytes, at: int) -> tuple[str, int, bytes]:
     if token == ItemToken.STACK_TRACE:
         end, part = _trace(log, at + 3)
         return "x", end, part
+    if token == ItemToken.VALUE:
+        return _value(log, at, count)
     letter = _LETTERS.get(token)
     if letter is None:
         raise _OddError
     end = at + 3 + 8 * count
     return letter, end, log[at + 1 : end]
+
+
+def _value(log: bytes, at: int, count: int) -> tuple[str, int, bytes]:
+    """A typed value: what it is called is the shape's, its number takes 64 bits."""
+    kind, word = _VALUE.unpack_from(log, at + 3)
+    at += 3 + _VALUE.size
+    name = log[at : at + count].decode("ascii", "replace")
+    if kind >= len(VALUE_KINDS) or len(name) < count or (name and name_error(name)):
+        raise _OddError
+    number = VALUE_KINDS[kind].of(word)
+    data = _DOUBLE.pack(number) if isinstance(number, float) else WORD.pack(number & WORD_MASK)
+    return f"v({VALUE_KINDS[kind].name}:{name})", at + count, data
+
+
+def unused(name: str, taken: Container[str]) -> str:
+    """The name, or the first of NAME_1, NAME_2… that nothing else has yet."""
+    number, found = 0, name
+    while found in taken:
+        number += 1
+        found = f"{name}_{number}"
+    return found
 
 
 def _trace(log: bytes, at: int) -> tuple[int, bytes]:
@@ -145,16 +181,21 @@ def with_exception(
     return shape + "E", payload + _EXCEPTION.pack(*exception)
 
 
-def parts(shape: str) -> list[tuple[str, int]]:
-    """The letters of a shape, with the number of words of ``w`` (0 for others)."""
-    found: list[tuple[str, int]] = []
-    for letter in shape:
-        if letter.isdigit():
-            kind, count = found[-1]
-            found[-1] = (kind, 10 * count + int(letter))
-        else:
-            found.append((letter, 0))
-    return found
+class Part(NamedTuple):
+    """A letter of a shape; ``words`` of ``w``; ``kind`` and ``name`` of a value."""
+
+    letter: str
+    words: int = 0
+    kind: str = ""
+    name: str = ""
+
+
+def parts(shape: str) -> list[Part]:
+    """The letters of a shape, with what belongs to them."""
+    return [
+        Part(match[1], int(match[2] or 0), match[3] or "", match[4] or "")
+        for match in _PART.finditer(shape)
+    ]
 
 
 def fields(shape: str) -> list[str]:
@@ -162,7 +203,8 @@ def fields(shape: str) -> list[str]:
     declared: list[str] = []
     words = 0
     seen: dict[str, int] = {}
-    for letter, count in parts(shape):
+    names: set[str] = set()
+    for letter, count, kind, name in parts(shape):
         number = seen.get(letter, 0)
         seen[letter] = number + 1
         if letter == "w" and count <= _SINGLE_WORDS:
@@ -171,6 +213,11 @@ def fields(shape: str) -> list[str]:
         elif letter == "w":
             declared.append(f"uint64_t word_{words}[{count}];")
             words += count
+        elif letter == "v":
+            called = unused(name or f"value_{number}", names)
+            names.add(called)
+            # Readers take one underscore off: so that no name is a word of TSDL.
+            declared.append(f"{_TYPES[kind]} {'_' * bool(name)}{called};")
         else:
             declared += _fields(letter, number)
     return declared
@@ -248,7 +295,7 @@ def _read_memory(cursor: Cursor) -> dict[str, Json]:
 
 
 def _read_fault(cursor: Cursor) -> dict[str, Json]:
-    return {"fault": cursor.take(WORD)[0]}
+    return with_text({"fault": cursor.take(WORD)[0]})
 
 
 def _read_trace(cursor: Cursor) -> dict[str, Json]:
@@ -276,12 +323,17 @@ def _offset(value: int) -> Json:
 
 
 def _read_words(name: str) -> _Reader:
-    return lambda cursor: {name: cursor.words()}
+    return lambda cursor: with_text({name: cursor.words()})
 
 
 def _read_bare(count: int) -> _Reader:
     struct = Struct(f"<{count}Q")
-    return lambda cursor: {"words": list(cursor.take(struct))}
+    return lambda cursor: with_text({"words": list(cursor.take(struct))})
+
+
+def _read_value(kind: str, name: str) -> _Reader:
+    struct = {"f": _DOUBLE, "i": _SIGNED}.get(kind[0], WORD)
+    return lambda cursor: typed_value(kind, cursor.take(struct)[0], name)
 
 
 _READERS: Final[dict[str, _Reader]] = {
@@ -299,15 +351,20 @@ Payload = tuple["list[dict[str, Json]]", "tuple[int, int, int] | None"]
 def reader(shape: str) -> Callable[[Cursor], Payload]:
     """The decoder of payloads of this shape; it raises struct.error on one that is cut short."""
     letters = parts(shape)
-    raises = ("E", 0) in letters
+    kinds = {part.letter for part in letters}
+    raises = "E" in kinds
     readers = [
-        _read_bare(count) if letter == "w" else _READERS[letter]
-        for letter, count in letters
+        _read_bare(count)
+        if letter == "w"
+        else _read_value(kind, name)
+        if letter == "v"
+        else _READERS[letter]
+        for letter, count, kind, name in letters
         if letter not in "*E"
     ]
 
     def read(cursor: Cursor) -> Payload:
-        if ("*", 0) in letters:
+        if "*" in kinds:
             (count,) = cursor.take(_COUNT)
             raw = cursor.take(Struct(f"<{count}Q"))
             size = int.from_bytes(cursor.bytes(4), "little")

@@ -34,7 +34,8 @@ def attached(target: Cat, source: Path) -> subprocess.Popen[str]:
     )
     assert process.stderr is not None
     line = process.stderr.readline()
-    assert line == f"dprobe: 1 probe in process {target.pid}, until Ctrl-C\n"
+    start = f"dprobe: 1 probe in process {target.pid}, until Ctrl-C, through a private dprobed"
+    assert line == f"{start}\n"
     return process
 
 
@@ -67,9 +68,40 @@ def test_until_a_signal_asks_it_to_end(tmp_path: Path, number: signal.Signals) -
 def test_for_a_time(tmp_path: Path) -> None:
     with cat() as target:
         done = dprobe("attach", "--duration", "0.1", target.pid, program(tmp_path))
-        text = f"dprobe: 1 probe in process {target.pid}, until 0.1 s are over\n"
-        assert (done.returncode, done.stderr) == (0, text)
-        assert done.stdout.startswith("program ")
+        first, *summary = done.stderr.splitlines()
+        assert first == (
+            f"dprobe: 1 probe in process {target.pid}, until 0.1 s are over, "
+            "through a private dprobed"
+        )
+        assert (done.returncode, done.stdout) == (0, "")
+        assert summary[0].startswith("program ")
+
+
+def test_several_processes_together(tmp_path: Path) -> None:
+    """By number and by what pidof prints; the summary is of all of them."""
+    with cat() as one, cat() as other:
+        command = [DPROBE, "attach", "--json", "-p", str(one.pid), str(other.pid)]
+        with subprocess.Popen(
+            [*map(str, command), str(program(tmp_path))],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            assert process.stderr is not None
+            assert f"in processes {one.pid}, {other.pid}, " in process.stderr.readline()
+            one.say("a")
+            other.say("bc")
+            process.send_signal(signal.SIGINT)
+            stdout, _ = process.communicate(timeout=30)
+        *records, summary = parsed(stdout)
+        assert {(record["pid"], *words(record)) for record in records} == {
+            (one.pid, 2),
+            (other.pid, 3),
+        }
+        [probe] = summary["probes"]
+        assert (probe["hits"], summary["daemon"]) == (2, "a private dprobed")
+        assert (tracer_of(one.pid), tracer_of(other.pid)) == (0, 0)
 
 
 def test_until_the_end_of_the_target(tmp_path: Path) -> None:
@@ -103,7 +135,7 @@ def test_a_reader_that_leaves_ends_it(tmp_path: Path) -> None:
         process.stdout.close()
         while process.poll() is None:
             target.say("more")
-        assert process.returncode == 1
+        assert process.returncode == 141
         assert process.stderr is not None
         assert process.stderr.read() == ""
         process.stderr.close()
@@ -123,7 +155,11 @@ def test_two_at_once_each_have_their_own(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("pid", "text"),
-    [(str(2**22 - 3), "is gone"), ("0", "is not in the range"), ("x", "not a valid whole number")],
+    [
+        (str(2**22 - 3), "is gone"),
+        ("0", "is not in the range"),
+        ("x", "say which processes, by -p"),
+    ],
 )
 def test_a_process_that_cannot_be_is_refused(tmp_path: Path, pid: str, text: str) -> None:
     done = dprobe("attach", pid, program(tmp_path))
@@ -206,5 +242,5 @@ def test_where_no_probe_can_fire_nothing_is_waited_for(
         assert done.returncode == 2
         assert f"dprobe: {source}:2:11: vain 1.1 at " in done.stderr.replace(":2:10:", ":2:11:")
         assert f": {reason}" in done.stderr
-        assert done.stderr.endswith("\ndprobe: no probe is there that could fire\n")
+        assert "\ndprobe: no probe is there that could fire\n" in done.stderr
         assert tracer_of(target.pid) == 0

@@ -121,7 +121,7 @@ def test_missing_warn_goes_on_without_such_probes(tmp_path: Path) -> None:
         (summary,) = parsed(done.stdout)
         assert [probe["state"] for probe in summary["probes"]] == states
         assert [probe.get("source", "") for probe in summary["probes"]] == sources
-        text = dprobe("attach", *options[:4], target.pid, source).stdout
+        text = dprobe("attach", *options[:4], target.pid, source).stderr
         assert f"{source}:3:12: some 1.1 wriite: invalid offset: " in text
         done = daemon.dprobe("insert", "--missing", "warn", "--pid", target.pid, source)
         assert done.returncode == 0

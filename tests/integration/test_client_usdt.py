@@ -72,4 +72,4 @@ def test_a_pattern_chooses_among_them(shop: Path) -> None:
     for pattern in ("sold", "shop:*", "s*"):
         assert len(parsed(dprobe("places", "--usdt", "--json", shop, pattern).stdout)) == 1
     done = dprobe("places", "--usdt", shop, "bought")
-    assert done.stderr == f"no static probe in {shop} matches bought\n"
+    assert done.stderr == f"dprobe: no static probe in {shop} matches bought\n"

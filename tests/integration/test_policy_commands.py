@@ -36,7 +36,7 @@ def test_check_tells_all_that_is_wrong_with_all_files(tmp_path: Path) -> None:
         (str(bad), False),
         (str(worse), False),
     ]
-    assert rows[1]["error"].startswith(f"{bad}:3:15: error: `[` is not closed")
+    assert rows[1]["diagnostics"][0]["message"].startswith("`[` is not closed")
     assert done.stderr.startswith(f"dprobe: {bad}:3:15: error: ")
     assert f"\n{worse}:1:9: error: no TOML" in done.stderr
     assert "Traceback" not in done.stderr
@@ -80,10 +80,10 @@ def test_who_may_not_read_a_process_is_told(
     said: list[str] = []
     monkeypatch.setattr(policy, "complain", said.append)
     assert policy.test_command.callback is not None
-    policy.test_command.callback(path, os.getpid(), json=True)
+    policy.test_command.callback(path, os.getpid(), form=None, as_json=True)
     assert said == []
     monkeypatch.setattr(procfs, "executable", lambda pid: "")
-    policy.test_command.callback(path, os.getpid(), json=True)
+    policy.test_command.callback(path, os.getpid(), form=None, as_json=True)
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["rule"] == "default"
     (line,) = said
     assert line.startswith(f"what process {os.getpid()} executes, and its environment, may not be")

@@ -85,6 +85,10 @@ def test_every_kind_of_record(tmp_path: Path) -> None:
         wanted = expected(record)
         strings = {key for key in wanted if key.startswith("string_")}
         wanted |= {f"{key}_length": len(wanted[key]) for key in strings}
+        if name == "values":
+            # Floating-point numbers come as text.
+            wanted = {key: str(value) for key, value in wanted.items()}
+            event["fields"] = {key: str(value) for key, value in event["fields"].items()}
         assert event["fields"] == wanted, name
     fields = dict(zip(LOGS, (event["fields"] for event in events), strict=False))
     assert fields["string, no UTF-8"] == {

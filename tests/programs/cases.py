@@ -23,6 +23,7 @@ directives, ``#`` begins a comment; indented lines belong to the ``program:`` ab
     record: major=1 minor=1
     thread after: suspend resume
     log: words 1 2                    # one line an item, in order: words, locals, globals: numbers;
+    log: value NAME i32 -5            # (- is no name);
     log: string "abc"                 # memory: address, bytes; fault: address; or it is JSON
     log bytes: 01 03 00 "abc"         # the log as it is encoded
     registers after: rax=5            # all others are as they were,
@@ -47,7 +48,7 @@ from dprobed.program.exits import ABORT, BUDGET, EXCEPTION, REM
 from dprobed.program.isa import ExCode
 from dprobed.program.model import Program
 from dprobed.program.registers import USER_REGS
-from dprobed.record.log import decode_log
+from dprobed.record.log import decode_log, typed_value, with_text
 
 FOLDER = Path(__file__).parent
 _FIELDS = {"fcw": (0, 2), "fsw": (2, 2), "ftw": (4, 1), "mxcsr": (24, 4), "mxcsr_mask": (28, 4)}
@@ -245,12 +246,16 @@ def _item(text: str) -> dict[str, Any]:
     if kind == "string":
         return {"string": _string(rest).decode("latin-1")}
     if kind == "fault":
-        return {"fault": _number(rest)}
+        return with_text({"fault": _number(rest)})
+    if kind == "value":
+        name, kind, number = rest.split()
+        value = float(number) if kind[0] == "f" else int(number, 0)
+        return typed_value(kind, value, "" if name == "-" else name)
     if kind == "memory":
         address, _, data = rest.partition(" ")
         return {"memory": parse_bytes(data).hex(), "address": _number(address)}
     assert kind in ("words", "locals", "globals"), f"not an item: {text}"
-    return {kind: _numbers(rest)}
+    return with_text({kind: list(_numbers(rest))})
 
 
 def _memory(words: list[str], text: str) -> Region:

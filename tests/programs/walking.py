@@ -49,7 +49,13 @@ class WalkingExecutor:
     def _function(self, probe: ProbeDefinition) -> ir.Function:
         program = self.program
         unit = Unit(
-            program.header, program.code, probe.entry, probe.ex_mask, probe.heap, self.numbers
+            program.header,
+            program.code,
+            probe.entry,
+            probe.ex_mask,
+            probe.heap,
+            self.numbers,
+            program.names,
         )
         return lower(unit, self._static)
 
@@ -445,6 +451,12 @@ def _log_words(hit: _Hit, op: ir.LogWords) -> None:
         return
     hit.raw += (len(hit.log), len(words) // 8)
     hit.append(words, op.overflow)
+
+
+@walks(ir.LogValue)
+def _log_value(hit: _Hit, op: ir.LogValue) -> None:
+    item = op.before + _packed([hit.value(op.word)]) + op.behind
+    hit.append(item if len(item) <= hit.room() else None, op.overflow)
 
 
 @walks(ir.LogStack)

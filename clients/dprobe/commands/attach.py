@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from dprobe.commands import options
+from dprobe.commands import pids as processes
 from dprobe.lib.private import running_or_private
 from dprobe.lib.programs import Choice, load_programs
 from dprobe.lib.waker import Waker
@@ -20,29 +21,32 @@ _LONGEST_S = 2_000_000
 
 @click.command(
     "attach",
+    cls=processes.PidsCommand,
     epilog="""\b
 examples:
-  dprobe attach $(pidof redis-server) commands.rpn
-  dprobe attach --duration 10 --format json 1234 alloc.rpn
+  dprobe attach -p redis-server commands.rpn
+  dprobe attach -p $(pidof nginx) --duration 10s --json alloc.rpn
+  dprobe attach -p 1234 - < alloc.rpn
 """,
 )
 @click.option(
     "--duration",
-    type=options.Seconds(0, _LONGEST_S, min_open=True),
-    metavar="S",
-    help="Seconds to stay.",
+    type=options.Duration(most=_LONGEST_S),
+    metavar="TIME",
+    help="How long to stay: 30s, 10m.",
 )
 @options.selecting
 @options.inserting
 @options.missing
 @options.format_
 @options.output("standard output")
-@click.argument("pid", type=options.pid_type)
-@click.argument("programs", nargs=-1, required=True, type=options.program_file)
+@options.private
+@processes.option("The processes: numbers, or a name that they have.")
+@click.argument("programs", nargs=-1, type=options.program_file)
 @click.pass_obj
 def attach_command(
     socket: Path | None,
-    pid: int,
+    pids: tuple[int, ...],
     programs: tuple[str, ...],
     choice: Choice,
     no_opcode_check: bool,
@@ -51,42 +55,51 @@ def attach_command(
     duration: float | None,
     form: str,
     path: str | None,
+    private: bool,
 ) -> int:
-    """Put the programs' probes into process PID, and show what they report.
+    """Put the programs' probes into processes, and show what they report.
 
-    Ends at Ctrl-C, after the time given, with PID (with -f: and all its children that were
-    followed), or when every probe is disabled or removed; the processes go on without probes.
-    Status 2: none of the probes has a place where it could fire.
+    Ends at Ctrl-C, after the time given, with the processes (with -f: and all their children that
+    were followed), or when every probe is disabled or removed; the processes go on without probes.
+    Status 2: none of the probes has a place where it could fire. The summary goes to standard
+    error, with --json to where the records go. A whole number among PROGRAMs is a process, too.
 
-    A place that is not there, in the executable or a library of PID, is refused before the process
-    is touched. A probe for another module waits until that is mapped.
+    A place that is not there, in the executable or a library of a process, is refused before any is
+    touched. A probe for another module waits until that is mapped.
     """
-    with running_or_private(socket) as connect:
+    pids, programs = processes.split(programs, pids)
+    if not pids:
+        raise click.UsageError("say which processes, by -p", click.get_current_context())
+    if not programs:
+        raise click.UsageError("name at least one PROGRAM", click.get_current_context())
+    with running_or_private(socket, alone=private) as connect:
         # Imported late, and assembled here: a private daemon starts in the meantime.
         from dprobe.lib.checking import check
         from dprobe.lib.session import Session
-        from dprobe.view.output import Output, complain
+        from dprobe.view.output import Output, complain, note
 
         loaded = load_programs(programs, choice)
-        output = Output(form, path, 1)
+        output = Output(form, path, 1, summary=2)
         stop = _Stop()
         numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
         connection = connect()
         session = Session(
             connection,
-            pid,
+            *pids,
             follow_forks=follow_forks,
             on_record=output.record,
             say=complain,
         )
-        check(connection, pid, loaded, missing)
+        for pid in pids:
+            check(connection, pid, loaded, missing)
         uploads = [each.upload for each in loaded]
         count = session.insert(uploads, launch=False, check_opcode=not no_opcode_check)
         deadline = None if duration is None else time.monotonic() + duration
         with Waker({number: stop.handler(number) for number in numbers}) as waker:
             until = "Ctrl-C" if duration is None else f"{duration:g} s are over"
             probes = "1 probe" if count == 1 else f"{count} probes"
-            complain(f"{probes} in process {pid}, until {until}")
+            where = f"process{'es' * (len(pids) > 1)} {', '.join(map(str, pids))}"
+            note(f"{probes} in {where}, until {until}, through {connection.through}")
             while not (session.over or session.spent or stop.signal or output.broken):
                 left = None if deadline is None else deadline - time.monotonic()
                 if left is not None and left <= 0:
@@ -108,7 +121,7 @@ def attach_command(
         return 128 + stop.signal
     if session.vain:
         return 2
-    return 1 if failed or output.broken else 0
+    return output.status or (1 if failed else 0)
 
 
 class _Stop:

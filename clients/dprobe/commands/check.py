@@ -10,16 +10,14 @@ import click
 
 from dprobe.commands import options
 from dprobe.lib.errors import UserError, os_error_text
-from dprobe.lib.programs import parse_defines
+from dprobe.lib.programs import load, parse_defines
 from dprobe.view.output import complain
-from dprobe.view.tables import Listing, show
+from dprobe.view.tables import Listing, diagnostic, show
 from dprobed.printable import readable
-from dprobed.program.model import Program, ProgramError
-from dprobed.program.rpn.parser import load_file
+from dprobed.program.model import Diagnostic, ProgramError
 
 if TYPE_CHECKING:
     from dprobe.lib.mapped import File
-
 
 _COLUMNS = (("file", "file"), ("ok", "ok"), ("probes", "probes"), ("bytes of code", "bytes"))
 _LISTING = Listing("checked", _COLUMNS)
@@ -49,32 +47,38 @@ def check_command(
 ) -> None:
     """Assemble and verify FILES; show all faults, with exit status 2 if there are any.
 
+    In JSON each file has its `diagnostics`: file, line, column, message, hint.
+
     With --in each place is looked for, too. `pending` counts probes for modules that are not mapped
     there (yet). No process is touched.
     """
     known = parse_defines(defines)
     mapped = None if where is None else _files(where)
     rows = []
-    errors = []
+    faults: list[Diagnostic] = []
     for path in files:
         row: dict[str, Any] = {"file": readable(path), "ok": True, "probes": 0, "bytes": 0}
-        row |= {"error": ""} if mapped is None else {"placed": 0, "pending": 0, "error": ""}
+        row |= {} if mapped is None else {"placed": 0, "pending": 0}
+        own: tuple[Diagnostic, ...] = ()
         try:
-            program = load_file(path, known)
+            program = load(path, known)
             row["probes"], row["bytes"] = len(program.probes), len(program.code)
             if mapped is not None:
-                row |= _placed(program, mapped, path)
+                # Imported where it is needed: it reads ELF files.
+                from dprobe.lib import places
+
+                found = places.find(program, mapped, path)
+                row["placed"], row["pending"], own = found.placed, found.pending, found.faults
         except ProgramError as error:
-            row.update(ok=False, error=str(error))
+            own = error.diagnostics
         except OSError as error:
-            row.update(ok=False, error=f"{path}: {os_error_text(error)}")
-        rows.append(row)
-        if not row["ok"]:
-            errors.append(str(row["error"]))
+            own = (Diagnostic(path, 0, 0, os_error_text(error)),)
+        rows.append({**row, "ok": not own, "diagnostics": list(map(diagnostic, own))})
+        faults += own
     show(rows, _LISTING if mapped is None else _PLACED, json=json, empty="")
-    if errors:
+    if faults:
         sys.stdout.flush()
-        raise UserError("\n".join(errors))
+        raise UserError("\n".join(map(str, faults)))
 
 
 def _files(where: str) -> list[File]:
@@ -90,12 +94,3 @@ def _files(where: str) -> list[File]:
     if not known.complete:
         complain(f"{path}: not all of its libraries are known; probes in others are `pending`")
     return known.files
-
-
-def _placed(program: Program, files: list[File], path: str) -> dict[str, Any]:
-    """What to show of the places of one program."""
-    from dprobe.lib import places
-
-    found = places.find(program, files, path)
-    error = "\n".join(map(str, found.faults))
-    return {"ok": not error, "placed": found.placed, "pending": found.pending, "error": error}

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
 
 from dprobe.commands import options
 from dprobe.lib.errors import UserError, os_error_text
-from dprobe.lib.programs import parse_defines
+from dprobe.lib.programs import load, parse_defines
 from dprobed.program.bytecode import encode
 from dprobed.program.model import ProgramError
-from dprobed.program.rpn.parser import load_file
 
 
 @click.command(
@@ -22,19 +22,29 @@ example:
 """,
 )
 @options.define
-@click.option("-o", "output", type=click.Path(dir_okay=False), help="Default: FILE.dpb beside it.")
+@click.option(
+    "-o",
+    "output",
+    type=click.Path(dir_okay=False, allow_dash=True),
+    help="Default: FILE.dpb beside it; - is standard output.",
+)
 @click.argument("source", type=options.program_file)
 def compile_command(source: str, output: str | None, defines: tuple[str, ...]) -> None:
-    """Assemble SOURCE to a .dpb file, which can be inserted without its source."""
+    """Assemble SOURCE (- is standard input) to a .dpb file, which needs its source no more."""
     target = Path(output) if output else Path(source).with_suffix(".dpb")
+    if not output and source == "-":
+        raise UserError("name the output of what comes from standard input by -o")
     if not output and target == Path(source):
         raise UserError(f"{source} is compiled already; name the output by -o")
     try:
-        code = encode(load_file(source, parse_defines(defines)))
+        code = encode(load(source, parse_defines(defines)))
     except ProgramError as error:
         raise UserError(str(error)) from None
     except OSError as error:
         raise UserError(f"{source}: {os_error_text(error)}") from None
+    if output == "-":
+        sys.stdout.buffer.write(code)
+        return
     try:
         target.write_bytes(code)
     except OSError as error:

@@ -10,7 +10,6 @@ from typing import Any
 import click
 
 from dprobe.commands import options
-from dprobe.lib.connection import running
 from dprobe.lib.errors import UserError
 from dprobe.view.tables import Listing, show
 from dprobed.wire import messages
@@ -90,7 +89,7 @@ def debug_command(
 
     Probes stay in, and work, while gdb is attached. When gdb detaches or ends, the process goes on.
     """
-    with running(socket) as daemon:
+    with options.running(socket) as daemon:
         answer = daemon.request(
             lambda number: messages.Query(id=number, select=messages.Select(pid=pid)),
             messages.Status,

@@ -6,11 +6,10 @@ import click
 
 from dprobe.commands import options
 from dprobe.lib.errors import UserError, os_error_text
-from dprobe.lib.programs import parse_defines
+from dprobe.lib.programs import load, parse_defines
 from dprobed.printable import LAYOUT, printable
 from dprobed.program.disassembler import disassemble
 from dprobed.program.model import ProgramError
-from dprobed.program.rpn.parser import load_file
 
 
 @click.command(
@@ -25,7 +24,7 @@ example:
 def disasm_command(file: str, defines: tuple[str, ...]) -> None:
     """Show a program (.rpn or .dpb) as source that assembles to the same bytes."""
     try:
-        source = disassemble(load_file(file, parse_defines(defines)))
+        source = disassemble(load(file, parse_defines(defines)))
     except ProgramError as error:
         raise UserError(str(error)) from None
     except OSError as error:

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from dprobe.commands import options
+from dprobe.commands.group import Group
 from dprobe.lib.errors import UserError
 from dprobe.view.tables import Listing, show
 from dprobed.corefile import store
@@ -27,6 +28,7 @@ _LISTING = Listing(
 
 @click.group(
     "dumps",
+    cls=Group,
     invoke_without_command=True,
     epilog="""\b
 examples:

@@ -9,7 +9,7 @@ import click
 import msgspec
 
 from dprobe.commands import options
-from dprobe.lib.connection import running
+from dprobe.commands.group import Group
 from dprobe.view.tables import Listing, show
 from dprobed.wire import messages
 
@@ -45,7 +45,7 @@ def _show(
 def _switch(
     socket: Path | None, kind: type[messages.Arm | messages.Disarm], names: tuple[str, ...]
 ) -> list[messages.HandlerInfo]:
-    with running(socket) as daemon:
+    with options.running(socket) as daemon:
         answer = daemon.request(
             lambda number: kind(id=number, names=list(names)), messages.HandlerListing
         )
@@ -54,6 +54,7 @@ def _switch(
 
 @click.group(
     "handlers",
+    cls=Group,
     invoke_without_command=True,
     epilog="""\b
 examples:
@@ -72,7 +73,7 @@ def handlers_command(ctx: click.Context, json: bool, only: tuple[str, ...]) -> N
     """
     if ctx.invoked_subcommand is not None:
         return
-    with running(ctx.obj) as daemon:
+    with options.running(ctx.obj) as daemon:
         answer = daemon.request(
             lambda number: messages.Handlers(id=number), messages.HandlerListing
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Final
 
@@ -9,12 +10,13 @@ import click
 import msgspec
 
 from dprobe.commands import options
+from dprobe.commands import pids as processes
 from dprobe.lib.checking import MISSING_WARN, check
-from dprobe.lib.connection import Connection, running
+from dprobe.lib.connection import Connection
 from dprobe.lib.errors import UserError
 from dprobe.lib.programs import Choice, Loaded, load_programs
 from dprobe.view import probes
-from dprobe.view.output import complain
+from dprobe.view.output import note
 from dprobed.wire import messages
 
 #: What is special in a glob (policies.md).
@@ -23,16 +25,18 @@ _GLOB: Final = frozenset("*?[]{}\\")
 
 @click.command(
     "insert",
+    cls=processes.PidsCommand,
     epilog="""\b
 examples:
-  dprobe insert alloc.rpn --pid 1234         # one process
+  dprobe insert alloc.rpn -p 1234            # one process
+  dprobe insert alloc.rpn -p $(pidof nginx)  # some processes
   dprobe insert alloc.rpn --exe nginx        # each nginx, those to come too
   dprobe insert alloc.rpn --exe '/opt/**' --user www-data
   dprobe insert alloc.rpn --unit 'redis*.service' --limit 10
   dprobe insert alloc.rpn --all --replace    # instead of those that are in
 """,
 )
-@click.option("--pid", type=options.pid_type, metavar="PID", help="This process, and no other.")
+@processes.option("These processes, and no others: numbers, or a name that they have.")
 @click.option(
     "--exe", metavar="GLOB", help="Processes that execute it: a path, or without / a base name."
 )
@@ -50,7 +54,7 @@ examples:
 @click.pass_context
 def insert_command(
     ctx: click.Context,
-    pid: int | None,
+    pids: tuple[int, ...],
     exe: str | None,
     user: str | None,
     unit: str | None,
@@ -65,41 +69,46 @@ def insert_command(
     missing: str,
     json: bool,
 ) -> None:
-    """Put programs into one process, or all that match; they stay until `dprobe remove`.
+    """Put programs into some processes, or all that match; they stay until `dprobe remove`.
 
-    With --pid they go into that process, or are refused, at once. With --exe, --user and --unit
-    (all that is given must hold) or --all they go into each such process that maps the program's
-    module, now or later; --exe takes those as well that do not map it yet. A GLOB is like those of
-    policies: *, ?, [a-z], [!a-z], {one,other}; in a path * stops at a slash, and ** does not.
+    With --pid they go into these processes, all of them, or are refused, at once. With --exe,
+    --user and --unit (all that is given must hold) or --all they go into each such process that
+    maps the program's module, now or later; --exe takes those as well that do not map it yet. A
+    GLOB is like those of policies: *, ?, [a-z], [!a-z], {one,other}; in a path * stops at a slash,
+    and ** does not.
 
-    A place that is not there, in a file that the process of --pid maps or in the one file that
+    A place that is not there, in a file that a process of --pid maps or in the one file that
     --exe names, is refused before any process is touched.
     """
     narrowed = (exe, user, unit) != (None, None, None)
-    if (pid is not None) + narrowed + everything != 1:
+    if bool(pids) + narrowed + everything != 1:
         raise click.UsageError("say --pid, or which processes, or --all", ctx)
     if merge and replace:
         raise click.UsageError("--merge and --replace exclude each other", ctx)
-    if limit is not None and pid is not None:
+    if limit is not None and pids:
         raise click.UsageError("--limit does not go with --pid", ctx)
-    if follow_forks and pid is None:
+    if follow_forks and not pids:
         raise click.UsageError("--follow-forks goes with --pid; else children are followed", ctx)
     loaded = load_programs(programs, choice)
     uploads = [each.upload for each in loaded]
     present: messages.Present = "merge" if merge else "replace" if replace else "refuse"
     check_opcode = not no_opcode_check
-    with running(ctx.obj) as daemon:
-        if pid is not None:
-            check(daemon, pid, loaded, missing)
-            insert = messages.Insert(
-                id=0,
-                pid=pid,
-                programs=uploads,
-                keep=True,
-                check_opcode=check_opcode,
-                present=present,
-            )
-            _insert(daemon, insert, follow_forks=follow_forks, json=json)
+    with options.running(ctx.obj) as daemon:
+        if pids:
+            for pid in pids:
+                check(daemon, pid, loaded, missing)
+            inserts = [
+                messages.Insert(
+                    id=0,
+                    pid=pid,
+                    programs=uploads,
+                    keep=True,
+                    check_opcode=check_opcode,
+                    present=present,
+                )
+                for pid in pids
+            ]
+            _insert(daemon, inserts, follow_forks=follow_forks, json=json)
         else:
             if exe is not None and missing == "refuse":
                 _check_executable(exe, loaded)
@@ -136,17 +145,41 @@ def _check_executable(exe: str, loaded: Sequence[Loaded]) -> None:
         raise UserError(f"{error}\n{MISSING_WARN}") from None
 
 
-def _insert(daemon: Connection, insert: messages.Insert, *, follow_forks: bool, json: bool) -> None:
-    """Put programs into one process."""
-    daemon.request(
-        lambda number: messages.Attach(id=number, pid=insert.pid, follow_forks=follow_forks),
-        messages.Attached,
-    )
-    answer = daemon.request(
-        lambda number: msgspec.structs.replace(insert, id=number), messages.Inserted
-    )
-    probes.show_probes(answer.probes, json=json)
-    probes.explain_probes(answer.probes)
+def _insert(
+    daemon: Connection, inserts: Sequence[messages.Insert], *, follow_forks: bool, json: bool
+) -> None:
+    """Put programs into processes: into all of them, or none."""
+    inserted: list[messages.ProbeInfo] = []
+    for insert in inserts:
+        try:
+            daemon.request(
+                lambda number, pid=insert.pid: messages.Attach(  # type: ignore[misc]
+                    id=number, pid=pid, follow_forks=follow_forks
+                ),
+                messages.Attached,
+            )
+            answer = daemon.request(
+                lambda number, insert=insert: msgspec.structs.replace(insert, id=number),  # type: ignore[misc]
+                messages.Inserted,
+            )
+        except UserError as error:
+            _take_out(daemon, inserted)
+            several = "; nothing was put into the others" if len(inserts) > 1 else ""
+            raise UserError(f"{error}{several}") from None
+        inserted += answer.probes
+    probes.show_probes(inserted, json=json)
+    probes.explain_probes(inserted)
+
+
+def _take_out(daemon: Connection, inserted: Sequence[messages.ProbeInfo]) -> None:
+    """Take programs out again, where they are still in."""
+    for number, pid in dict.fromkeys((probe.number, probe.pid) for probe in inserted):
+        select = messages.Select(number=number, pid=pid)
+        with contextlib.suppress(UserError):
+            daemon.request(
+                lambda request, select=select: messages.Remove(id=request, select=select),  # type: ignore[misc]
+                messages.Removed,
+            )
 
 
 def _deploy(daemon: Connection, deploy: messages.Deploy, *, json: bool) -> None:
@@ -156,4 +189,4 @@ def _deploy(daemon: Connection, deploy: messages.Deploy, *, json: bool) -> None:
     )
     probes.show_deployments(answer.deployments, json=json)
     if not json:
-        complain("they are being inserted; `dprobe query` shows where they are")
+        note("they are being inserted; `dprobe query` shows where they are")

@@ -7,7 +7,6 @@ from pathlib import Path
 import click
 
 from dprobe.commands import options
-from dprobe.lib.connection import running
 from dprobe.view.output import Output, complain
 from dprobed.wire import messages
 
@@ -26,7 +25,7 @@ examples:
 @click.pass_obj
 def log_command(socket: Path | None, follow: bool, form: str, path: str | None) -> int:
     """Show the records that the daemon keeps (the last 2 MiB of them)."""
-    with running(socket) as daemon:
+    with options.running(socket) as daemon:
         output = Output(form, path, 1)
         daemon.listen(output.record)
         answer = daemon.request(
@@ -42,4 +41,4 @@ def log_command(socket: Path | None, follow: bool, form: str, path: str | None) 
         except KeyboardInterrupt:
             pass
         output.close()
-        return 1 if output.broken else 0
+        return output.status

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
 from dprobe.commands.budget import BudgetType, chosen
+from dprobed.durations import seconds
 from dprobed.wire.engines import AUTO, ENGINES
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from click.shell_completion import CompletionItem
 
+    from dprobe.lib.connection import Connection
     from dprobe.view.tables import Listing
     from dprobed.wire import messages
     from dprobed.wire.limits import Limits
@@ -39,16 +43,25 @@ class _Pids(click.ParamType):  # type: ignore[type-arg]
 pid_type = _Pids()
 
 
-class Seconds(click.FloatRange):
-    """A number of seconds. `nan` is in every range for click, as it compares false."""
+class Duration(click.ParamType):  # type: ignore[type-arg]
+    """A duration, in seconds: ``30``, ``500ms``, ``10m``; more than nothing."""
+
+    name = "duration"
+
+    def __init__(self, least: float = 0.0, most: float = 1e12) -> None:
+        self._least = least
+        self._most = most
 
     def convert(
         self, value: object, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
-        """The number (click)."""
-        number = float(super().convert(cast(float, value), param, ctx))
-        if math.isnan(number):
-            self.fail(f"{value} is not a number of seconds.", param, ctx)
+        """The number of seconds (click)."""
+        number = float(value) if isinstance(value, int | float) else seconds(str(value))
+        if number is None:
+            self.fail(f"{value} is no duration; write it like 30s, 500ms or 10m", param, ctx)
+        if not (self._least or math.ulp(0)) <= number <= self._most:
+            at_least = f"at least {self._least:g} s" if self._least else "more than 0"
+            self.fail(f"{value}: it is {at_least}, and at most {self._most:g} s", param, ctx)
         return number
 
 
@@ -96,7 +109,9 @@ missing = click.option(
     show_default=True,
     help="What to do about a probe whose place is not in the program or its libraries.",
 )
-pid_option = click.option("--pid", type=pid_type, metavar="PID", help="Only in this process.")
+private = click.option(
+    "--private", is_flag=True, help="Through a daemon of its own, whether or not one runs."
+)
 program_file = click.Path(dir_okay=False)
 
 
@@ -127,6 +142,18 @@ def json(function: F) -> F:
         return function(*arguments, json=form == "json", **rest)
 
     return cast("F", format_(asked))
+
+
+def running(socket: Path | None) -> Connection:
+    """The running daemon; raises NoDaemonError. One of another version is told of."""
+    from dprobe.lib.connection import running
+    from dprobe.view.output import complain
+    from dprobed import __version__
+
+    daemon = running(socket)
+    if daemon.welcome.version != __version__:
+        complain(f"this is {daemon.through}")
+    return daemon
 
 
 class _Columns(click.ParamType):  # type: ignore[type-arg]
@@ -225,21 +252,24 @@ def inserting(function: F) -> F:
     return function
 
 
-def selection(
-    program: str | None,
+def selections(
+    programs: Sequence[str],
+    pids: Sequence[int],
     *,
     module: str | None = None,
     program_id: int | None = None,
-    pid: int | None = None,
-) -> messages.Select:
-    """The programs that are meant; ``program`` is a number or a name of ``dprobe programs``."""
+) -> list[messages.Select]:
+    """What is meant: each program (a number or a name of ``dprobe programs``) in each process."""
     from dprobed.wire import messages
 
-    number = int(program) if program is not None and program.isdecimal() else None
-    return messages.Select(
-        number=number,
-        label=program if number is None else None,
-        module=module,
-        program_id=program_id,
-        pid=pid,
-    )
+    return [
+        messages.Select(
+            number=int(program) if program is not None and program.isdecimal() else None,
+            label=program if program is not None and not program.isdecimal() else None,
+            module=module,
+            program_id=program_id,
+            pid=pid,
+        )
+        for program in programs or (None,)
+        for pid in pids or (None,)
+    ]

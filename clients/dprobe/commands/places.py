@@ -63,7 +63,9 @@ def places_command(
     rows = [{**row, "module": path} for row in rows]
     what = "no static probe" if usdt else "nothing"
     listing = _STATIC if usdt else _LISTING
-    show(rows, listing, json=json, empty=f"{what} in {path} matches {pattern}", only=only)
+    if not rows:
+        raise UserError(f"{what} in {path} matches {pattern}")
+    show(rows, listing, json=json, empty="", only=only)
 
 
 def _named(elf: Binary, pattern: str) -> list[dict[str, Any]]:

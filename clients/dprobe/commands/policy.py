@@ -6,15 +6,16 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 import msgspec
 
 from dprobe.commands import options
-from dprobe.lib.connection import running
+from dprobe.commands.group import Group
 from dprobe.lib.errors import UserError
 from dprobe.view.output import complain
-from dprobe.view.tables import Listing, encoded, show
+from dprobe.view.tables import Listing, diagnostic, encoded, show
 from dprobed.policy import config, describe, store
 from dprobed.policy.errors import PolicyError
 from dprobed.policy.model import Policies
@@ -36,11 +37,22 @@ _LISTING = Listing(
     messages.PolicyInfo.__struct_fields__,
 )
 _FILES = Listing("policy_file", (("file", "file"), ("ok", "ok")))
-_file = click.Path(dir_okay=False, path_type=Path)
+
+
+class _PolicyFile(click.Path):
+    """A file of policies; ``-`` is standard input."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path (click)."""
+        return super().convert("/dev/stdin" if value == "-" else value, param, ctx)
+
+
+_file = _PolicyFile(dir_okay=False, path_type=Path)
 
 
 @click.group(
     "policy",
+    cls=Group,
     epilog="""\b
 examples:
   dprobe policy explain 1234            # who may do what to it, by which rule
@@ -66,7 +78,7 @@ def policy_command() -> None:
 @click.pass_obj
 def list_command(socket: Path | None, json: bool, only: tuple[str, ...]) -> None:
     """List the policies in force, in the order in which they are tried."""
-    with running(socket) as daemon:
+    with options.running(socket) as daemon:
         answer = daemon.request(
             lambda number: messages.PolicyList(id=number), messages.PolicyListing
         )
@@ -105,8 +117,8 @@ def check_command(files: tuple[Path, ...], json: bool) -> None:
         faults = error.diagnostics
     rows = []
     for name in dict.fromkeys([*map(readable, files), *(fault.file for fault in faults)]):
-        own = [str(fault) for fault in faults if fault.file == name]
-        rows.append({"file": name, "ok": not own, "error": "\n".join(own)})
+        own = [diagnostic(fault) for fault in faults if fault.file == name]
+        rows.append({"file": name, "ok": not own, "diagnostics": own})
     show(rows, _FILES, json=json, empty=empty)
     if faults:
         sys.stdout.flush()
@@ -123,7 +135,7 @@ def check_command(files: tuple[Path, ...], json: bool) -> None:
 @click.pass_obj
 def explain_command(socket: Path | None, pid: int, json: bool) -> None:
     """Show which policy in force decides about process PID, why that one, and what follows."""
-    with running(socket) as daemon:
+    with options.running(socket) as daemon:
         answer = daemon.request(
             lambda number: messages.PolicyExplain(id=number, pid=pid), messages.PolicyExplained
         )
@@ -139,7 +151,7 @@ def reload_command(socket: Path | None, json: bool) -> None:
     Where a file has a fault, the policies in force stay, all faults are shown, and the exit status
     is 2. Programs are removed from processes where they are no longer allowed.
     """
-    with running(socket) as daemon:
+    with options.running(socket) as daemon:
         answer = daemon.request(
             lambda number: messages.PolicyReload(id=number), messages.PolicyListing
         )

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from dprobe.commands import options
-from dprobe.lib.connection import running
+from dprobe.commands import pids as processes
 from dprobe.view import probes
 from dprobe.view.tables import Listing, show
 from dprobed.wire import messages
@@ -32,27 +32,33 @@ _LISTING = Listing(
 
 @click.command(
     "programs",
+    cls=processes.PidsCommand,
     epilog="""\b
 example:
   dprobe programs --json
 """,
 )
-@options.pid_option
+@processes.only
 @options.listing(_LISTING, probes.DEPLOYMENTS)
 @click.pass_obj
 def programs_command(
-    socket: Path | None, pid: int | None, json: bool, only: tuple[str, ...]
+    socket: Path | None, pids: tuple[int, ...], json: bool, only: tuple[str, ...]
 ) -> None:
     """List the programs that are in, with their numbers."""
-    with running(socket) as daemon:
-        answer = daemon.request(
-            lambda number: messages.Programs(id=number, select=messages.Select(pid=pid)),
-            messages.Listing,
-        )
-    if answer.deployments:
-        probes.show_deployments(answer.deployments, json=json, only=only)
-        if not answer.programs:
+    with options.running(socket) as daemon:
+        answers = [
+            daemon.request(
+                lambda number, select=select: messages.Programs(id=number, select=select),  # type: ignore[misc]
+                messages.Listing,
+            )
+            for select in options.selections((), pids)
+        ]
+    deployments = {one.number: one for each in answers for one in each.deployments}
+    programs = [one for each in answers for one in each.programs]
+    if deployments:
+        probes.show_deployments(list(deployments.values()), json=json, only=only)
+        if not programs:
             return
         if not json:
             print()
-    show(answer.programs, _LISTING, json=json, empty=probes.NOTHING, only=only)
+    show(programs, _LISTING, json=json, empty=probes.NOTHING, only=only)

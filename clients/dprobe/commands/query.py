@@ -2,44 +2,87 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
+import msgspec
 
 from dprobe.commands import options
-from dprobe.lib.connection import running
+from dprobe.commands import pids as processes
+from dprobe.lib.errors import UserError
 from dprobe.view import probes
 from dprobed.wire import messages
 
 
 @click.command(
     "query",
+    cls=processes.PidsCommand,
     epilog="""\b
 examples:
   dprobe query
-  dprobe query -x --pid 1234 --json
+  dprobe query alloc opens -p nginx
+  dprobe query -x -p 1234 --json
+  dprobe query -o pid,place,hits
 """,
 )
 @click.option("-x", "extended", is_flag=True, help="All columns, and the processes.")
-@options.pid_option
+@processes.only
 @options.listing(
     probes.PROBES, probes.PROBES_EXTENDED, probes.DEPLOYMENTS, probes.TARGETS, probes.EARLIER
 )
-@click.argument("program", required=False)
+@click.argument("programs", nargs=-1)
 @click.pass_obj
 def query_command(
     socket: Path | None,
-    program: str | None,
+    programs: tuple[str, ...],
     extended: bool,
-    pid: int | None,
+    pids: tuple[int, ...],
     json: bool,
     only: tuple[str, ...],
 ) -> None:
-    """Show probes: of one program (number or name), of one process, or all."""
-    select = options.selection(program, pid=pid)
-    with running(socket) as daemon:
-        answer = daemon.request(
-            lambda number: messages.Query(id=number, select=select), messages.Status
-        )
-    everything = select == messages.Select()
-    probes.show_status(answer, extended=extended, everything=everything, json=json, only=only)
+    """Show probes: of PROGRAMS (numbers or names), of some processes, or all.
+
+    Exit status 2: a program that was named is not in.
+    """
+    selects = options.selections(programs, pids)
+    with options.running(socket) as daemon:
+        answers = [
+            daemon.request(
+                lambda number, select=select: messages.Query(id=number, select=select),  # type: ignore[misc]
+                messages.Status,
+            )
+            for select in selects
+        ]
+    for program in programs:
+        number, label = (int(program), None) if program.isdecimal() else (None, program)
+        if not any(
+            each.deployments or each.probes or each.earlier
+            for select, each in zip(selects, answers, strict=True)
+            if (select.number, select.label) == (number, label)
+        ):
+            raise UserError(f"there is no program {program}; `dprobe programs` lists them")
+    probes.show_status(
+        _merged(answers),
+        extended=extended,
+        everything=not programs and not pids,
+        json=json,
+        only=only,
+    )
+
+
+def _merged(answers: Sequence[messages.Status]) -> messages.Status:
+    """Several answers as one, with everything once."""
+    targets = {target.pid: target for each in answers for target in each.targets}
+    found = {
+        (probe.number, probe.pid, probe.probe): probe for each in answers for probe in each.probes
+    }
+    deployments = {one.number: one for each in answers for one in each.deployments}
+    earlier = {one.number: one for each in answers for one in each.earlier}
+    return msgspec.structs.replace(
+        answers[0],
+        targets=list(targets.values()),
+        probes=list(found.values()),
+        deployments=list(deployments.values()),
+        earlier=list(earlier.values()),
+    )

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import click
 
 from dprobe.commands import options
-from dprobe.lib.connection import running
+from dprobe.commands import pids as processes
+from dprobe.lib.connection import Connection
+from dprobe.lib.errors import UserError
 from dprobe.view import probes
 from dprobed.wire import messages
 
 
 @click.command(
     "remove",
+    cls=processes.PidsCommand,
     epilog="""\b
 examples:
   dprobe remove 3                  # by the number of `dprobe programs`
   dprobe remove alloc opens        # by name
-  dprobe remove --module libc.so.6 --pid 1234
+  dprobe remove --module libc.so.6 -p 1234
   dprobe remove --all
 """,
 )
 @click.option("--module", metavar="NAME", help="Programs for this module.")
 @click.option("--id", "program_id", type=int, metavar="N", help="Programs with this header `id`.")
-@options.pid_option
+@processes.only
 @click.option("--all", "everything", is_flag=True, help="All programs, of every process.")
 @options.json
 @click.argument("programs", nargs=-1)
@@ -32,19 +37,18 @@ def remove_command(
     programs: tuple[str, ...],
     module: str | None,
     program_id: int | None,
-    pid: int | None,
+    pids: tuple[int, ...],
     everything: bool,
     json: bool,
 ) -> None:
     """Take programs out, and show their last counters."""
-    narrowed = bool(programs) or (module, program_id, pid) != (None, None, None)
+    narrowed = bool(programs or pids) or (module, program_id) != (None, None)
     if everything == narrowed:
         raise click.UsageError("say which programs, or --all", ctx)
-    selects = [
-        options.selection(program, module=module, program_id=program_id, pid=pid)
-        for program in programs or (None,)
-    ]
-    with running(ctx.obj) as daemon:
+    selects = options.selections(programs, pids, module=module, program_id=program_id)
+    with options.running(ctx.obj) as daemon:
+        if len(selects) > 1:
+            _refuse_missing(daemon, selects)
         answers = [
             daemon.request(
                 lambda number, select=select: messages.Remove(id=number, select=select),  # type: ignore[misc]
@@ -58,3 +62,19 @@ def remove_command(
         [each for answer in answers for each in answer.earlier],
         json=json,
     )
+
+
+def _refuse_missing(daemon: Connection, selects: Sequence[messages.Select]) -> None:
+    """Raise UserError where there is nothing to remove, so that all is removed or nothing."""
+    for select in selects:
+        answer = daemon.request(
+            lambda number, select=select: messages.Programs(id=number, select=select),  # type: ignore[misc]
+            messages.Listing,
+        )
+        if not answer.programs and not answer.deployments:
+            program = "" if select.number is None else f" {select.number}"
+            where = "" if select.pid is None else f" in process {select.pid}"
+            raise UserError(
+                f"there is no program{program or f' {select.label}' * bool(select.label)}{where}; "
+                "`dprobe programs` lists them"
+            )

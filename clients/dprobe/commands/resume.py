@@ -7,7 +7,6 @@ from pathlib import Path
 import click
 
 from dprobe.commands import options
-from dprobe.lib.connection import running
 from dprobe.view.tables import Listing, show
 from dprobed.wire import messages
 
@@ -28,7 +27,7 @@ examples:
 @click.pass_obj
 def resume_command(socket: Path | None, pid: int | None, tid: int | None, json: bool) -> None:
     """Let threads go on that a program's `suspend` holds, and processes held for a debugger."""
-    with running(socket) as daemon:
+    with options.running(socket) as daemon:
         answer = daemon.request(
             lambda number: messages.Resume(id=number, pid=pid, tid=tid), messages.Resumed
         )

@@ -35,7 +35,7 @@ class _RunCommand(click.Command):
     epilog="""\b
 examples:
   dprobe run alloc.rpn -- sort /etc/services
-  dprobe run -D MIN=4096 --format json -o out.json alloc.rpn -- python3 job.py
+  dprobe run -D MIN=4096 --json -o out.json alloc.rpn -- python3 job.py
   dprobe run -f opens.rpn -- make
 """,
 )
@@ -44,6 +44,7 @@ examples:
 @options.missing
 @options.format_
 @options.output("standard error, so that COMMAND's output stays its own")
+@options.private
 @click.argument("programs", nargs=-1, type=options.program_file)
 @click.pass_context
 def run_command(
@@ -55,6 +56,7 @@ def run_command(
     missing: str,
     form: str,
     path: str | None,
+    private: bool,
 ) -> int:
     """Start COMMAND with the programs' probes in it, and show what they report.
 
@@ -73,11 +75,11 @@ def run_command(
     ignored = take_signals()
     environment = original_environment()
     command = find_command(argv[0], environment)
-    with running_or_private(socket) as connect:
+    with running_or_private(socket, alone=private) as connect:
         # Imported late, and assembled here: a private daemon starts in the meantime.
         from dprobe.commands.launched import LaunchedCommand
         from dprobe.lib.session import Session
-        from dprobe.view.output import Output, complain
+        from dprobe.view.output import Output, complain, note
 
         loaded = load_programs(programs, choice)
         if missing == "refuse":
@@ -85,6 +87,8 @@ def run_command(
         uploads = [each.upload for each in loaded]
         output = Output(form, path, 2)
         connection = connect()
+        if not connection.private:
+            note(f"through {connection.through}")
         launched = Launched(command, argv, environment, ignored, connection.pid)
         try:
             session = Session(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import select
 import signal
@@ -18,7 +17,7 @@ from typing import Final, NoReturn
 import click
 
 from dprobe.commands import options
-from dprobe.lib.connection import Connection, running
+from dprobe.lib.connection import Connection
 from dprobe.lib.errors import UserError
 from dprobe.view.tables import Listing, show
 from dprobe.view.top import OWN_COLUMNS, Sample, View, count_text, draw
@@ -48,7 +47,7 @@ examples:
 )
 @click.option(
     "--interval",
-    type=options.Seconds(0.1, 3600),
+    type=options.Duration(0.1, 3600),
     default=1.0,
     show_default=True,
     metavar="SECONDS",
@@ -67,10 +66,8 @@ def top_command(socket: Path | None, interval: float, once: bool, json: bool) ->
     Overhead is the share of the time for which threads of the process were stopped for probes. CPU
     and memory of the daemon and its tracers are shown, too.
     """
-    if math.isnan(interval):
-        raise click.UsageError("--interval is a number of seconds", click.get_current_context())
     live = sys.stdin.isatty() and sys.stdout.isatty() and os.environ.get("TERM", "") not in _DUMB
-    with running(socket) as daemon:
+    with options.running(socket) as daemon:
         if once or json or not live:
             _once(daemon, interval, json=json)
         else:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import re
+import shutil
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import click
 import msgspec
 
 from dprobe.commands import options
-from dprobe.lib.connection import running
+from dprobe.commands.group import Group
 from dprobe.lib.errors import DprobeError, UserError, os_error_text
 from dprobe.view.output import complain
 from dprobe.view.tables import Listing, show
@@ -42,32 +45,27 @@ _LISTING = Listing(
     messages.TraceInfo.__struct_fields__,
 )
 _SAVED = Listing("saved", (("session", "session"), ("records", "records")))
+#: A trace of JSON lines that comes through a pipe.
+_STDIN = Path("/dev/stdin")
 _NONE = "there is no trace session"
 _LINES = 4096
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
-_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
-class _Quantity(click.ParamType[float | int]):
-    """A number with a unit: a size or a duration (click)."""
+class _Size(click.ParamType[int]):
+    """A number of bytes, with a unit (click)."""
 
-    def __init__(self, name: str, units: dict[str, int], example: str) -> None:
-        self.name = name
-        self._units = units
-        self._example = example
+    name = "size"
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float | int:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         match = re.fullmatch(r"(\d+(?:\.\d+)?)([a-z]?)b?", str(value).strip().lower())
-        if match is None or match[2] not in self._units or float(match[1]) <= 0:
-            self.fail(f"{value} is no {self.name}; write it like {self._example}", param, ctx)
-        number = float(match[1]) * self._units[match[2]]
-        return number if self._units is _SECONDS else max(1, int(number))
+        if match is None or match[2] not in _UNITS or float(match[1]) <= 0:
+            self.fail(f"{value} is no size; write it like 64M", param, ctx)
+        return max(1, int(float(match[1]) * _UNITS[match[2]]))
 
 
-_SIZE = _Quantity("size", _UNITS, "64M")
-_AGE = _Quantity("duration", _SECONDS, "10m")
+_SIZE = _Size()
+_AGE = options.Duration()
 
 _source = click.argument("trace", metavar="TRACE", type=click.Path(path_type=Path))
 _where = click.option(
@@ -77,6 +75,7 @@ _where = click.option(
 
 @click.group(
     "trace",
+    cls=Group,
     no_args_is_help=True,
     epilog="""\b
 examples:
@@ -88,7 +87,8 @@ def trace_command() -> None:
     """Write records to files or to the journal, and read them again.
 
     `start`, `stop`, `save` and `list` are about sessions of a running dprobed. `show`, `stat` and
-    `convert` read what they wrote: a folder of CTF (also while it is written), or JSON lines.
+    `convert` read what they wrote: a folder of CTF (also while it is written), or JSON lines (- is
+    standard input).
     """
 
 
@@ -119,7 +119,7 @@ examples:
 @click.option("--rotate-size", type=_SIZE, help="Begin a new chunk after this; default: an eighth.")
 @click.option("--rotate-age", type=_AGE, help="Begin a new chunk after this; default: an eighth.")
 @click.option("--namespace", default="", help="The journal's namespace.")
-@options.json
+@click.option("--json", is_flag=True, help="What is shown now, as JSON.")
 @click.pass_context
 def start_command(
     ctx: click.Context,
@@ -145,7 +145,7 @@ def start_command(
             where.encode()
         except (OSError, UnicodeEncodeError):
             raise UserError(f"{folder}: the name of a folder must be UTF-8") from None
-    with running(ctx.obj) as daemon:
+    with options.running(ctx.obj) as daemon:
         answer = daemon.request(
             lambda number: messages.TraceStart(
                 id=number,
@@ -171,7 +171,7 @@ def start_command(
 @click.pass_obj
 def stop_command(socket: Path | None, session: str, json: bool) -> None:
     """End a session; what it still holds is written."""
-    with running(socket) as daemon:
+    with options.running(socket) as daemon:
         answer = daemon.request(
             lambda number: messages.TraceStop(id=number, name=session), messages.TraceListing
         )
@@ -188,7 +188,7 @@ def stop_command(socket: Path | None, session: str, json: bool) -> None:
 @click.pass_obj
 def save_command(socket: Path | None, session: str, json: bool) -> None:
     """Write what a flight recorder has in memory, as a chunk of its own."""
-    with running(socket) as daemon:
+    with options.running(socket) as daemon:
         answer = daemon.request(
             lambda number: messages.TraceSave(id=number, name=session), messages.TraceSaved
         )
@@ -203,7 +203,7 @@ def save_command(socket: Path | None, session: str, json: bool) -> None:
 @click.pass_obj
 def list_command(socket: Path | None, json: bool, only: tuple[str, ...]) -> None:
     """List the sessions: what came, what was written and dropped, what is wrong."""
-    with running(socket) as daemon:
+    with options.running(socket) as daemon:
         answer = daemon.request(lambda number: messages.TraceList(id=number), messages.TraceListing)
     show(answer.traces, _LISTING, json=json, empty=_NONE, only=only)
 
@@ -251,6 +251,13 @@ examples:
     show_default=True,
     help="probe, process, or a field: program, comm, tid, string_0, word_0…",
 )
+@click.option(
+    "--unit",
+    type=click.Choice(list(stat.UNITS)),
+    default="none",
+    show_default=True,
+    help="What the number counts, for the histogram.",
+)
 @click.option("-n", "count", type=click.IntRange(min=1), help="Only the N largest groups.")
 @options.json
 def stat_command(
@@ -258,6 +265,7 @@ def stat_command(
     conditions: tuple[str, ...],
     of: str | None,
     by: str,
+    unit: str,
     count: int | None,
     json: bool,
 ) -> int:
@@ -272,6 +280,9 @@ def stat_command(
             "numbers": group.numbers,
             "least": group.least,
             "average": round(group.total / group.numbers, 1) if group.numbers else 0,
+            "p50": group.percentile(50),
+            "p90": group.percentile(90),
+            "p99": group.percentile(99),
             "most": group.most,
             "buckets": {stat.bucket_name(each): n for each, n in sorted(group.buckets.items())},
         }
@@ -279,13 +290,14 @@ def stat_command(
     ]
     columns = [(by, "key"), ("records", "records"), ("records/s", "rate")]
     if of is not None:
-        columns += [(of, "numbers"), ("least", "least"), ("average", "average"), ("most", "most")]
+        columns += [(of, "numbers"), ("least", "least"), ("average", "average")]
+        columns += [("median", "p50"), ("90 %", "p90"), ("99 %", "p99"), ("most", "most")]
     show(rows, Listing("group", tuple(columns)), json=json, empty="there are no such records")
     if not json and of is not None:
         for group in groups:
             if group.numbers:
                 print(f"\n{printable(of)} of {printable(group.key)}:")
-                print("\n".join(stat.histogram(group)))
+                print("\n".join(stat.histogram(group, unit)))
     _warn(chunks)
     return 0
 
@@ -308,10 +320,24 @@ examples:
     help="What to make of it.",
 )
 @click.option(
-    "-o", "path", type=click.Path(path_type=Path), required=True, help="A new file (CTF: folder)."
+    "-o",
+    "path",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="A new file (CTF: folder); - is standard output.",
 )
 def convert_command(trace: Path, conditions: tuple[str, ...], form: str, path: Path) -> int:
     """Write a trace anew, in another format, or only a part of it."""
+    if form == "ctf" and str(trace) == "-":
+        # It is read twice.
+        with tempfile.NamedTemporaryFile(suffix=".jsonl") as kept:
+            shutil.copyfileobj(sys.stdin.buffer, kept)
+            kept.flush()
+            return _convert(Path(kept.name), conditions, form, path)
+    return _convert(trace, conditions, form, path)
+
+
+def _convert(trace: Path, conditions: tuple[str, ...], form: str, path: Path) -> int:
     chunks, records = _chosen(trace, conditions)
     try:
         if form == "ctf":
@@ -331,7 +357,7 @@ def _chosen(
     """The chunks of a trace, and their records that are meant; raises UserError."""
     try:
         test = choose.all_of(conditions)
-        chunks = open_all(path)
+        chunks = open_all(_STDIN if str(path) == "-" else path)
     except (choose.ConditionError, TraceReadError) as error:
         raise UserError(str(error)) from None
 
@@ -352,8 +378,14 @@ def _warn(chunks: Sequence[Recording]) -> None:
         complain(f"{lost} records were dropped when the trace was written")
 
 
+def _made(path: Path) -> contextlib.AbstractContextManager[BinaryIO]:
+    if str(path) == "-":
+        return contextlib.nullcontext(sys.stdout.buffer)
+    return path.open("xb")
+
+
 def _write_lines(records: Iterator[messages.Record], path: Path, form: lines.Format) -> None:
-    with path.open("xb") as file:
+    with _made(path) as file:
         file.write(form.begin)
         first = True
         while batch := list(itertools.islice(records, _LINES)):

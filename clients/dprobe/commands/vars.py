@@ -5,7 +5,8 @@ from __future__ import annotations
 import click
 
 from dprobe.commands import options
-from dprobe.lib.connection import Connection, running
+from dprobe.commands import pids as processes
+from dprobe.lib.connection import Connection
 from dprobe.lib.errors import UserError
 from dprobe.view.tables import Listing, show
 from dprobed.wire import messages
@@ -15,16 +16,17 @@ _LISTING = Listing("variable", (("index", "index"), ("value", "value"), ("hex", 
 
 @click.command(
     "vars",
+    cls=processes.PidsCommand,
     epilog="""\b
 examples:
   dprobe vars 3              # all local variables of program 3
   dprobe vars alloc 0-7      # eight of them, by the program's name
-  dprobe vars 3 --pid 1234   # of program 3 in one of several processes
+  dprobe vars 3 -p 1234      # of program 3 in one of several processes
   dprobe vars --global 1234  # the global variables in process 1234
 """,
 )
 @click.option("--global", "globals_", type=options.pid_type, metavar="PID", help="Globals of PID.")
-@options.pid_option
+@processes.only
 @click.option("--reset", is_flag=True, help="Set those shown to 0.")
 @options.listing(_LISTING)
 @click.argument("what", nargs=-1, metavar="[PROGRAM] [FIRST[-LAST]]")
@@ -33,19 +35,19 @@ def vars_command(
     ctx: click.Context,
     what: tuple[str, ...],
     globals_: int | None,
-    pid: int | None,
+    pids: tuple[int, ...],
     reset: bool,
     json: bool,
     only: tuple[str, ...],
 ) -> None:
     """Show the local variables of a program, or the global ones of a process."""
     wanted = 1 if globals_ is None else 0
-    if not wanted <= len(what) <= wanted + 1 or (globals_ is not None and pid is not None):
+    if not wanted <= len(what) <= wanted + 1 or (globals_ is not None and pids):
         raise click.UsageError("name one program, or a process with --global", ctx)
     program = what[0] if globals_ is None else None
     first, count = parse_range(what[wanted] if len(what) > wanted else None)
-    with running(ctx.obj) as daemon:
-        number, pid = (None, globals_) if program is None else _find(daemon, program, pid)
+    with options.running(ctx.obj) as daemon:
+        number, pid = (None, globals_) if program is None else _find(daemon, program, pids)
         words = daemon.request(
             lambda request: messages.Vars(
                 id=request, number=number, pid=pid, first=first, count=count, reset=reset
@@ -56,21 +58,25 @@ def vars_command(
         {"index": words.first + index, "value": word, "hex": f"{word:#x}"}
         for index, word in enumerate(words.words)
     ]
-    show(rows, _LISTING, json=json, empty="there are no such variables", only=only)
+    if not rows:
+        raise UserError("there are no such variables")
+    show(rows, _LISTING, json=json, empty="", only=only)
 
 
-def _find(daemon: Connection, program: str, pid: int | None) -> tuple[int, int]:
+def _find(daemon: Connection, program: str, pids: tuple[int, ...]) -> tuple[int, int]:
     """The number of a program, and the process that it is in; raises UserError."""
-    select = options.selection(program, pid=pid)
-    answer = daemon.request(
-        lambda number: messages.Programs(id=number, select=select), messages.Listing
-    )
-    found = answer.programs
+    answers = [
+        daemon.request(
+            lambda number, select=select: messages.Programs(id=number, select=select),  # type: ignore[misc]
+            messages.Listing,
+        )
+        for select in options.selections((program,), pids)
+    ]
+    found = [one for each in answers for one in each.programs]
     if not found:
         where = "goes into several processes; say which by --pid"
-        raise UserError(
-            f"{program} {where}" if answer.deployments else f"there is no program {program}"
-        )
+        deployed = any(each.deployments for each in answers)
+        raise UserError(f"{program} {where}" if deployed else f"there is no program {program}")
     numbers = sorted({each.number for each in found})
     if len(numbers) > 1:
         them = ", ".join(map(str, numbers))

@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import TypeVar
 
 from dprobe.lib.errors import DaemonGoneError, NoDaemonError, UserError, os_error_text
+from dprobed import __version__
 from dprobed.printable import readable
 from dprobed.proc.peer import credentials
 from dprobed.wire import messages
@@ -92,6 +93,16 @@ class Connection:
         """Call these from now on with each record (the line as it came) and each report."""
         self._on_record = on_record
         self._on_report = on_report
+
+    @property
+    def through(self) -> str:
+        """Which daemon this is, in words; with its version where that is not ours."""
+        if self.private:
+            return "a private dprobed"
+        owner = "root" if self.welcome.uid == 0 else f"user {self.welcome.uid}"
+        version = self.welcome.version
+        other = "" if version == __version__ else f" (version {version}; this is {__version__})"
+        return f"the dprobed of {owner} at {self._sock.getpeername()}{other}"
 
     def fileno(self) -> int:
         """The socket's descriptor, to wait on."""

@@ -92,12 +92,14 @@ class PrivateDaemon:
 
 
 @contextlib.contextmanager
-def running_or_private(path: Path | None) -> Iterator[Callable[[], Connection]]:
+def running_or_private(
+    path: Path | None, *, alone: bool = False
+) -> Iterator[Callable[[], Connection]]:
     """The running daemon, or a private one that starts now; call for the connection when needed.
 
-    ``path``: a socket at which there must be a daemon.
+    ``path``: a socket at which there must be a daemon; ``alone``: none that runs is used.
     """
-    connection = _running(path)
+    connection = None if alone else _running(path)
     if connection is not None:
         with connection:
             yield lambda: connection

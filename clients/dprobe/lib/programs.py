@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from dprobe.lib.errors import UserError, os_error_text
 from dprobed.printable import readable
@@ -14,6 +15,10 @@ if TYPE_CHECKING:
     from dprobed.program.model import Program
     from dprobed.wire import messages
     from dprobed.wire.limits import Limits
+
+
+#: What standard input is called in messages.
+STDIN: Final = "standard input"
 
 
 class Choice(NamedTuple):
@@ -47,23 +52,43 @@ def parse_defines(pairs: Sequence[str]) -> dict[str, str]:
     return defines
 
 
+def load(path: str, defines: Mapping[str, str]) -> Program:
+    """The verified program of a file, or of standard input (``-``): source, or compiled.
+
+    Raises ProgramError.
+    """
+    from dprobed.program.bytecode import MAGIC, MAX_FILE, decode
+    from dprobed.program.model import Diagnostic, ProgramError
+    from dprobed.program.rpn.parser import assemble, load_file
+
+    if path != "-":
+        return load_file(path, defines)
+    data = sys.stdin.buffer.read(MAX_FILE + 1)
+    if data.startswith(MAGIC):
+        return decode(data, STDIN)
+    try:
+        return assemble(data.decode(), STDIN, defines)
+    except UnicodeDecodeError as error:
+        reason = f"cannot read the program: it is not UTF-8 text (byte {error.start})"
+        raise ProgramError((Diagnostic(STDIN, 0, 0, reason),)) from error
+
+
 def load_programs(paths: Sequence[str], choice: Choice) -> list[Loaded]:
     """The programs, assembled and verified here; raises UserError with all that is wrong."""
     # Imported late: a private daemon starts in the meantime.
     from dprobed.program.bytecode import encode
     from dprobed.program.model import NothingSelectedError, ProgramError, select
-    from dprobed.program.rpn.parser import load_file
     from dprobed.wire import messages
 
     loaded = []
     errors = []
     for path in paths:
         try:
-            program = load_file(path, choice.defines)
+            program = load(path, choice.defines)
             if choice.groups or choice.types:
                 program = select(program, frozenset(choice.groups), frozenset(choice.types))
             upload = messages.Upload(
-                label=readable(Path(path).stem)[:255],
+                label="stdin" if path == "-" else readable(Path(path).stem)[:255],
                 bytecode=encode(program),
                 budget=choice.budget,
                 engine=choice.engine,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import msgspec
+
 from dprobe.lib.connection import Connection
 from dprobe.lib.errors import UserError
 from dprobe.lib.summary import Summary, summarize
@@ -19,17 +21,17 @@ _DONE = frozenset({"disabled", "removed"})
 
 
 class Session:
-    """A process, those of its children that are followed, and the programs in them.
+    """Processes, those of their children that are followed, and the programs in them.
 
     ``on_record`` is called with each record (the daemon's line), ``say`` with each line for the
-    user: a probe that does not work, a thread that is held. ``ended``: how the process ended.
+    user: a probe that does not work, a thread that is held. ``ended``: how the process ended (of
+    several: the last of them).
     """
 
     def __init__(
         self,
         connection: Connection,
-        pid: int,
-        *,
+        *pids: int,
         follow_forks: bool,
         on_record: Callable[[bytes], None],
         say: Callable[[str], None],
@@ -37,10 +39,12 @@ class Session:
         self._connection = connection
         self._private = connection.private
         self._say = say
-        self._pid = pid
+        self._pids = pids
+        #: The number of a program → that of the same one in the first process.
+        self._same: dict[int, int] = {}
         self._follow_forks = follow_forks
         self.ended: messages.Ended | None = None
-        self._alive = {pid: None}
+        self._alive: dict[int, None] = dict.fromkeys(pids)
         self._last: list[messages.ProbeInfo] = []
         self._overhead_ns = 0
         self._removed: list[messages.ProbeInfo] = []
@@ -52,25 +56,31 @@ class Session:
         connection.listen(on_record, self._report)
 
     def insert(self, uploads: list[messages.Upload], *, launch: bool, check_opcode: bool) -> int:
-        """Attach and put the programs in; how many probes there are.
+        """Attach and put the programs in; how many probes there are in each process.
 
         Raises UserError when any of it is refused.
         """
-        pid = self._pid
-        self._connection.request(
-            lambda number: messages.Attach(
-                id=number, pid=pid, launch=launch, follow_forks=self._follow_forks
-            ),
-            messages.Attached,
-        )
-        answer = self._connection.request(
-            lambda number: messages.Insert(
-                id=number, pid=pid, programs=uploads, check_opcode=check_opcode
-            ),
-            messages.Inserted,
-        )
-        self._note(answer.probes)
-        return len(answer.probes)
+        first: list[int] = []
+        count = 0
+        for pid in self._pids:
+            self._connection.request(
+                lambda number, pid=pid: messages.Attach(  # type: ignore[misc]
+                    id=number, pid=pid, launch=launch, follow_forks=self._follow_forks
+                ),
+                messages.Attached,
+            )
+            answer = self._connection.request(
+                lambda number, pid=pid: messages.Insert(  # type: ignore[misc]
+                    id=number, pid=pid, programs=uploads, check_opcode=check_opcode
+                ),
+                messages.Inserted,
+            )
+            numbers = list(dict.fromkeys(probe.number for probe in answer.probes))
+            first = first or numbers
+            self._same.update(zip(numbers, first, strict=True))
+            self._note(answer.probes)
+            count = len(answer.probes)
+        return count
 
     @property
     def spent(self) -> bool:
@@ -111,7 +121,11 @@ class Session:
         there = {(probe.number, probe.pid) for probe in self._last}
         # With what others took out before the end.
         removed = [probe for probe in self._removed if (probe.number, probe.pid) not in there]
-        return summarize(removed + self._last, self._overhead_ns)
+        probes = [
+            msgspec.structs.replace(probe, number=self._same.get(probe.number, probe.number))
+            for probe in removed + self._last
+        ]
+        return summarize(probes, self._overhead_ns, self._connection.through)
 
     def _note_end(self, pid: int, probes: list[messages.ProbeInfo], overhead_ns: int) -> None:
         if pid in self._alive:
@@ -126,7 +140,7 @@ class Session:
         elif isinstance(report, messages.Forked):
             self._alive[report.pid] = None
         elif isinstance(report, messages.Ended):
-            if report.pid == self._pid:
+            if report.pid in self._pids:
                 self.ended = report
             self._note_end(report.pid, report.probes, report.overhead_ns)
         elif isinstance(report, messages.Notice) and report.kind in ("dump", "dumping"):

@@ -33,14 +33,17 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True, tag="summary"):
 
     probes: list[SummaryProbe]
     overhead_ns: int
+    #: Through which daemon, in words.
+    daemon: str = ""
 
 
-def summarize(probes: Sequence[messages.ProbeInfo], overhead_ns: int) -> Summary:
+def summarize(probes: Sequence[messages.ProbeInfo], overhead_ns: int, daemon: str = "") -> Summary:
     """The summary of a run, from the last counters of its probes in every process."""
     same: dict[tuple[int, int], list[messages.ProbeInfo]] = {}
     for probe in probes:
         same.setdefault((probe.number, probe.probe), []).append(probe)
-    return Summary(probes=[_total(each) for each in same.values()], overhead_ns=overhead_ns)
+    totals = [_total(each) for each in same.values()]
+    return Summary(probes=totals, overhead_ns=overhead_ns, daemon=daemon)
 
 
 def _total(probes: list[messages.ProbeInfo]) -> SummaryProbe:

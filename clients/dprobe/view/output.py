@@ -12,6 +12,7 @@ import select
 
 import msgspec
 
+from dprobe.lib import quiet
 from dprobe.lib.errors import UserError, os_error_text
 from dprobe.lib.summary import Summary
 from dprobe.view import tables
@@ -25,6 +26,12 @@ def complain(text: str) -> None:
     """Write a line for the user to standard error; a closed standard error is no error."""
     with contextlib.suppress(OSError):
         _write_all(2, f"dprobe: {printable(text, LAYOUT)}\n".encode(errors="replace"))
+
+
+def note(text: str) -> None:
+    """Write a line that tells of nothing wrong; not where the user asked for quiet."""
+    if not quiet.quiet:
+        complain(text)
 
 
 def _write_all(descriptor: int, data: bytes) -> None:
@@ -42,17 +49,24 @@ def _write_all(descriptor: int, data: bytes) -> None:
 class Output:
     """Records and the summary, as ``text`` or ``json``, to a file or an open descriptor.
 
+    ``summary``: the descriptor for the summary where it is text and records go to ``descriptor``.
     Raises UserError when the file cannot be made. Lines are held back until ``flush``.
     """
 
-    def __init__(self, form: str, path: str | None, descriptor: int) -> None:
+    def __init__(
+        self, form: str, path: str | None, descriptor: int, summary: int | None = None
+    ) -> None:
         self._form = form
+        #: Where the summary goes as text, if neither beside the records nor into a file.
+        self._apart = summary if path is None and form == "text" else None
         self._name = path or {1: "standard output", 2: "standard error"}.get(descriptor, "output")
         self._own = path is not None and path != "-"
         self._descriptor = 1 if path == "-" else descriptor
         self._lines: list[bytes] = []
         self._decode = msgspec.json.Decoder(messages.Record).decode
         self.broken = False
+        #: The exit status of who could not write: that of SIGPIPE where nobody reads any more.
+        self.status = 0
         if path is not None and self._own:
             flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
             try:
@@ -81,6 +95,7 @@ class Output:
             _write_all(self._descriptor, data)
         except OSError as error:
             self.broken = True
+            self.status = 141 if isinstance(error, BrokenPipeError) else 1
             if not isinstance(error, BrokenPipeError):
                 complain(f"{self._name}: {os_error_text(error)}; no further records are written")
 
@@ -89,8 +104,14 @@ class Output:
         if self._form == "json":
             self._lines.append(tables.encoded("summary", msgspec.to_builtins(summary)).encode())
         else:
-            text = summary_text(summary, tables.width_of(self._descriptor))
-            self._lines.append(text.encode(errors="replace"))
+            where = self._descriptor if self._apart is None else self._apart
+            text = summary_text(summary, tables.width_of(where)).encode(errors="replace")
+            if self._apart is not None:
+                self.flush()
+                with contextlib.suppress(OSError):
+                    _write_all(self._apart, text + b"\n")
+                return
+            self._lines.append(text)
         self.flush()
 
     def close(self) -> None:
@@ -101,6 +122,7 @@ class Output:
                 os.close(self._descriptor)
             except OSError as error:
                 self.broken = True
+                self.status = 1
                 complain(f"{self._name}: {os_error_text(error)}")
 
 
@@ -123,5 +145,6 @@ def summary_text(summary: Summary, width: int | None = None) -> str:
             passed = f"; at least {probe.passed} hits passed over" if probe.passed else ""
             text = f"{name}: {probe.state}: {probe.reason}{passed}"
             lines.append(located(probe.source, text))
-    lines.append(f"time spent in probes: {summary.overhead_ns / 1e9:.6f} s")
+    through = f", through {summary.daemon}" if summary.daemon else ""
+    lines.append(f"time spent in probes: {summary.overhead_ns / 1e9:.6f} s{through}")
     return printable("\n".join(lines), "\n")

@@ -13,12 +13,16 @@ import sys
 import textwrap
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from dprobe.lib import quiet
 from dprobed.printable import printable
 from dprobed.record.record import SCHEMA
+
+if TYPE_CHECKING:
+    from dprobed.program.model import Diagnostic
 
 #: Between two columns.
 _GAP: Final = "  "
@@ -71,7 +75,7 @@ def show(
         for mapping in mappings:
             print(encoded(listing.type, mapping, fields))
     elif not mappings:
-        if empty:
+        if empty and not quiet.quiet:
             print(empty, file=sys.stderr)
     elif columns:
         width = width_of(1)
@@ -98,6 +102,11 @@ def encoded(kind: str, mapping: Mapping[str, Any], fields: set[str] | None = Non
     }
     named = {"type": mapping.get("type", kind), "schema": SCHEMA, **rest}
     return msgspec.json.encode(named).decode()
+
+
+def diagnostic(fault: Diagnostic) -> dict[str, Any]:
+    """A fault as JSON has it; ``text``: its line, ``length``: how much of that is meant."""
+    return {"severity": "error", **msgspec.structs.asdict(fault)}
 
 
 def lines(

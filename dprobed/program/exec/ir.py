@@ -292,6 +292,15 @@ class LogVariables(msgspec.Struct):
     overflow: Raise | None
 
 
+class LogValue(msgspec.Struct):
+    """Append an item of a word, with what stands ``before`` and ``behind`` it."""
+
+    before: bytes
+    word: Word
+    behind: bytes
+    overflow: Raise | None
+
+
 class LogMemory(msgspec.Struct):
     """Append an item of memory, or of a ``string`` in it, as far as it can be read.
 
@@ -596,7 +605,7 @@ Op: TypeAlias = (
     | ReadFact | ReadName | ReadRegister | WriteRegister | ReadFxsave | WriteFxsave
     | Load | Store | CheckAccess
     | ReadVariable | WriteVariable | AddToVariable | GuardRun
-    | LogWords | LogStack | LogVariables | LogMemory | LogLength | LastItem | CutLog
+    | LogWords | LogValue | LogStack | LogVariables | LogMemory | LogLength | LastItem | CutLog
     | SetNumber | Suspend | Resume | Charge
     | StackLoad | StackStore | MoveDepth | DropWords | SetDepth | PushCopies
     | ReadFrameBase | SetFrameBase | MoveSlots

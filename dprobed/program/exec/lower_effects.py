@@ -16,11 +16,14 @@ from dprobed.program.exec.lower_table import LOWERINGS, SIZES, SPACES, lowers, v
 from dprobed.program.exec.lowering import UNROLL, Lowering
 from dprobed.program.exits import ABORT, EXIT, REM
 from dprobed.program.isa import (
+    BY_KEY,
     FATAL_EX_MASK,
     INSTRUCTIONS,
     OPERAND_FACILITY,
     ExCode,
 )
+from dprobed.program.items import value_frame
+from dprobed.program.values import KIND_NUMBERS
 
 # -- control ----------------------------------------------------------------------------------
 
@@ -144,6 +147,14 @@ def _log_count(to: Lowering, step: Step) -> None:
     to.flush()
     to.drop(count)
     to.add(ir.LogWords(TopWords(count), to.overflow()))
+
+
+@lowers(*(key for key in BY_KEY if key.partition(",")[0].removeprefix("log ") in KIND_NUMBERS))
+def _log_value(to: Lowering, step: Step) -> None:
+    kind = KIND_NUMBERS[step.instruction.name.split()[1]]
+    name = to.unit.names[step.operands[0]] if step.operands else ""
+    before, behind = value_frame(kind, name)
+    to.add(ir.LogValue(before, to.pop(), behind, to.overflow()))
 
 
 @lowers("log")

@@ -36,7 +36,7 @@ _TEMPS: Final = tuple(map(Temp, range(1024)))
 class Unit(msgspec.Struct, frozen=True):
     """What is lowered: one probe's code and what of the program decides on how it runs.
 
-    ``facilities``: the number behind each index of an `exit n`.
+    ``facilities``: the number behind each index of an `exit n`; ``names``: of values.
     """
 
     header: Header
@@ -45,6 +45,7 @@ class Unit(msgspec.Struct, frozen=True):
     ex_mask: int
     heap: int
     facilities: tuple[int, ...]
+    names: tuple[str, ...] = ()
 
 
 def facility_numbers(program: Program, facilities: Mapping[str, int]) -> tuple[int, ...]:

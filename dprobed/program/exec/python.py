@@ -134,7 +134,9 @@ class PythonExecutor:
             # It stands for itself, so that others with the same instructions need no work at all.
             code, start = code[probe.entry : probe.end], probe.entry
         entry = probe.entry - start
-        unit = Unit(program.header, code, entry, probe.ex_mask, probe.heap, self._numbers)
+        unit = Unit(
+            program.header, code, entry, probe.ex_mask, probe.heap, self._numbers, program.names
+        )
         return unit, start
 
     def _entry(self, probe: ProbeDefinition) -> Entry:

@@ -200,6 +200,23 @@ class Printer:
 
         self._unless_overflow(f"len(log) > {self.header.logmax - size}", overflow, append)
 
+    def log_value(self, op: ir.LogValue) -> None:
+        """Log a word as a typed value."""
+        parts = (repr(op.before), f"pack1({word(op.word)})", repr(op.behind) if op.behind else "")
+        item = " + ".join(filter(None, parts))
+        size = len(op.before) + 8 + len(op.behind)
+        if self._pieces is not None and self._known_size + size <= self.header.logmax:
+            self._pieces.append(item)
+            self._known_size += size
+            return
+        self.log_in_variable()
+
+        def append() -> None:
+            self._mark_item()
+            self.line(f"log += {item}")
+
+        self._unless_overflow(f"len(log) > {self.header.logmax - size}", op.overflow, append)
+
     def words(self, words: ir.Words) -> str:
         """Several words as a sequence."""
         if isinstance(words, ir.TopWords):

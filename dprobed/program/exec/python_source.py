@@ -192,6 +192,11 @@ def _log_words(to: Printer, op: ir.LogWords) -> None:
     to.log_words(op.words, op.overflow)
 
 
+@prints(ir.LogValue)
+def _log_value(to: Printer, op: ir.LogValue) -> None:
+    to.log_value(op)
+
+
 @prints(ir.LogStack)
 def _log_stack(to: Printer, op: ir.LogStack) -> None:
     item = to.other()

@@ -9,6 +9,7 @@ from dprobed.program.isa import BY_KEY, INSTRUCTIONS, Instruction, Operand
 from dprobed.program.registers import REGISTER_INDEX
 from dprobed.program.rpn.lexer import Diagnostics, Token, TokenKind, written
 from dprobed.program.rpn.sections import SourceInstruction, evaluated, nearest
+from dprobed.program.values import name_error
 from dprobed.program.verifier import is_facility, range_error
 
 #: The words of each instruction → its forms (without and with an operand).
@@ -85,6 +86,8 @@ class InstructionParser:
                 self._diagnostics.span(tokens, f"unknown register `{written(tokens)}`", hint)
         elif kind is Operand.FACILITY:
             self._facility(step)
+        elif kind is Operand.NAME:
+            self._name(step)
         else:
             value = evaluated(tokens, self._diagnostics)
             wrong = None if value is None else range_error(kind, value)
@@ -106,6 +109,14 @@ class InstructionParser:
                 )
             return
         step.value = facility
+
+    def _name(self, step: SourceInstruction) -> None:
+        name = written(step.operand)
+        wrong = name_error(name)
+        if wrong is not None:
+            step.broken = True
+            self._diagnostics.span(step.operand, wrong, "choose another name")
+        step.value = name
 
     @staticmethod
     def _misspelt(words: list[Token], count: int) -> bool:

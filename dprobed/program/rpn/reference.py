@@ -305,6 +305,7 @@ _OPERAND_MEANING: Mapping[Operand, str] = {
     Operand.LABEL: "offset of an instruction in the code",
     Operand.REGISTER: "number of a register, in the order of the table above",
     Operand.FACILITY: "index in the program's list of facilities",
+    Operand.NAME: "index in the program's list of names of values",
 }
 
 

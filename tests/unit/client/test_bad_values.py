@@ -27,7 +27,7 @@ def test_an_interval_that_is_no_number_is_refused(capsys: pytest.CaptureFixture[
     with pytest.raises(SystemExit) as ended:
         main(["top", "--interval", "nan"])
     assert ended.value.code == 2
-    assert "nan is not a number of seconds" in capsys.readouterr().err
+    assert "nan is no duration" in capsys.readouterr().err
 
 
 def test_compile_names_the_file_that_it_cannot_write(

@@ -74,12 +74,20 @@ def test_a_record_reads_as_one_line() -> None:
         {"string": 'a "b"\n'},
         {"memory": "00ff", "address": 4096},
         {"fault": 16},
-        {"locals": [1]},
+        {"locals": [1 << 60], "text": [str(1 << 60)]},
+        {"value": -1, "kind": "i32", "name": "result"},
+        {"value": 255, "kind": "hex", "name": "flags"},
+        {"value": 1 << 63, "kind": "u64", "text": str(1 << 63)},
+        {"value": None, "kind": "f64", "name": "load", "text": "inf"},
+        {"value": 0.5, "kind": "f64"},
+        {"value": 4096, "kind": "ptr", "name": "at"},
+        {"value": 4096, "kind": "ptr", "name": "by", "place": "main+0x4"},
     ]
     text = record_text(record(log=log, tid=11, exit="trace"))
     assert text == (
         "12.000345 cpu1 sort[10/11] alloc 1.2 malloc+0x4 #3: "
-        '1 -2 "a \\"b\\"\\n" 0x1000:<00ff> <fault at 0x10> locals=[1] [trace]'
+        '1 -2 "a \\"b\\"\\n" 0x1000:<00ff> <fault at 0x10> locals=[1152921504606846976] '
+        "result=-1 flags=0xff 9223372036854775808 load=inf 0.5 at=0x1000 by=main+0x4 [trace]"
     )
 
 
@@ -96,13 +104,13 @@ def test_an_exception_is_named() -> None:
 
 def test_the_summary_gives_reasons_below_the_table() -> None:
     probes = [probe(), probe(minor=3, probe=1, engine="", state="mismatch", reason="found 0x90")]
-    text = summary_text(summarize(probes, 1_500_000))
+    text = summary_text(summarize(probes, 1_500_000, "a private dprobed"))
     assert text.splitlines() == [
         "program  probe  place       state     engine  hits  ran  missed  dropped",
         "alloc    1.2    malloc+0x4  active    trap       5    4       1        0",
         "alloc    1.3    malloc+0x4  mismatch             5    4       1        0",
         "alloc 1.3 malloc+0x4: mismatch: found 0x90",
-        "time spent in probes: 0.001500 s",
+        "time spent in probes: 0.001500 s, through a private dprobed",
     ]
 
 

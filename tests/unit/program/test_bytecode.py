@@ -66,6 +66,13 @@ def test_round_trip() -> None:
     assert decode(encode(part)) == part
 
 
+def test_names_of_values_come_back() -> None:
+    source = "name = x\noffset = f\n    push 1\n    log i32 result\n    push 2\n    log u8 n\n"
+    program = assemble(source, "x.rpn")
+    assert program.names == ("result", "n")
+    assert decode(encode(program)) == program
+
+
 def test_a_program_without_places_comes_back_without() -> None:
     bare = replace(PROGRAM, columns=(), name_at=None, probes_at=())
     assert decode(encode(bare)) == bare
@@ -90,7 +97,7 @@ def test_a_program_without_places_comes_back_without() -> None:
         (DATA[:20] + b"\xff" + DATA[21:], "its check sum is wrong"),
         (sealed(b""), "cut short in its header"),
         (sealed(b"\x03" + DATA[17:]), "its header has a value that is not known"),
-        (sealed(DATA[16:26] + b"\x01" + DATA[27:]), "its header has a value that is not known"),
+        (sealed(DATA[16:26] + b"\xff\xff" + DATA[28:]), "cut short in its names"),
         (sealed(DATA[16:44] + b"\xff" * 4 + DATA[48:]), "cut short in its probes"),
         (sealed(DATA[16:52] + b"\xff" * 4 + DATA[56:]), "cut short in its code"),
         (sealed(DATA[16:66] + b"\xff" + DATA[67:]), "its name is not UTF-8 text"),

@@ -55,7 +55,15 @@ ORIGINAL = {
     "push io,u16": 0xB2, "push io,u32": 0xB3, "pop io,u8": 0xB4, "pop io,u16": 0xB5,
     "pop io,u32": 0xB6,
 }  # fmt: skip
-OURS = {"push tid": 0x99, "push uid": 0x9A, "push gid": 0x9B, "push time": 0x9C, "push comm": 0x9D}
+OURS = {
+    "push tid": 0x99, "push uid": 0x9A, "push gid": 0x9B, "push time": 0x9C, "push comm": 0x9D,
+    "log i8": 0xC0, "log i8,name": 0xC1, "log i16": 0xC2, "log i16,name": 0xC3, "log i32": 0xC4,
+    "log i32,name": 0xC5, "log i64": 0xC6, "log i64,name": 0xC7, "log u8": 0xC8,
+    "log u8,name": 0xC9, "log u16": 0xCA, "log u16,name": 0xCB, "log u32": 0xCC,
+    "log u32,name": 0xCD, "log u64": 0xCE, "log u64,name": 0xCF, "log f32": 0xD0,
+    "log f32,name": 0xD1, "log f64": 0xD2, "log f64,name": 0xD3, "log hex": 0xD4,
+    "log hex,name": 0xD5, "log ptr": 0xD6, "log ptr,name": 0xD7,
+}  # fmt: skip
 
 SAMPLE = {
     Operand.WORD: "0x123456789abcdef0",
@@ -68,6 +76,7 @@ SAMPLE = {
     Operand.LABEL: "there",
     Operand.REGISTER: "rax",
     Operand.FACILITY: "trace",
+    Operand.NAME: "result",
 }
 
 

@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 
 from dprobed.program.exec.log import memory_item, string_item, variables_item
 from dprobed.program.isa import ItemToken
-from dprobed.program.items import NONE, fault_item, frame_body, trace_item, words_item
+from dprobed.program.items import (
+    NONE,
+    fault_item,
+    frame_body,
+    trace_item,
+    value_item,
+    words_item,
+)
 from dprobed.record.log import decode_log
 from tests.programs.cases import Case, FakeContext, Region
 
@@ -32,7 +39,14 @@ def sample() -> tuple[bytes, tuple[int, ...], list[dict[str, object]]]:
         (bytes([9] + [0] * 15), {"words": [9, 0]}),
         (image, {"memory": "656c6c", "address": 0x1001}),
         (fault_item(0x1234), {"fault": 0x1234}),
-        (words_item(ItemToken.WORDS, [1, 2**64 - 1]), {"words": [1, 2**64 - 1]}),
+        (
+            words_item(ItemToken.WORDS, [1, 2**64 - 1]),
+            {"words": [1, 2**64 - 1], "text": ["1", str(2**64 - 1)]},
+        ),
+        (value_item(2, 2**64 - 1, "result"), {"value": -1, "kind": "i32", "name": "result"}),
+        (value_item(7, 2**64 - 1, ""), {"value": 2**64 - 1, "kind": "u64", "text": str(2**64 - 1)}),
+        (value_item(9, 0x7FF << 52, ""), {"value": None, "kind": "f64", "text": "inf"}),
+        (fault_item(2**63), {"fault": 2**63, "text": str(2**63)}),
         (words_item(ItemToken.LOCALS, [4]), {"locals": [4]}),
         (words_item(ItemToken.GLOBALS, []), {"globals": []}),
         (words_item(ItemToken.STACK, [6]), {"stack": [6]}),

@@ -105,14 +105,44 @@ def test_histogram() -> None:
 def test_histogram_of_large_and_negative_numbers() -> None:
     lines = drawn(-5, 1 << 62, *[5] * 1000)
     assert lines[0].split("|")[0].split() == ["below", "0", "1"]
-    # One of a thousand is still seen.
+    # One of a thousand is still seen, and one that is far away is told of.
     assert lines[0].count("█") == 1
-    assert lines[-1].split("|")[0].strip().startswith("[4E, 8E)")
+    assert lines[-2].split("|")[0].strip().startswith("[4, 8)")
+    assert lines[-1] == "  and 1 far above, up to 4E"
+
+
+def test_what_is_often_there_is_drawn_however_far_away() -> None:
+    lines = drawn(*[1 << 40] * 10, *[5] * 10)
+    assert lines[-1].split("|")[0].split() == ["[1T,", "2T)", "10"]
+
+
+def test_units_of_a_histogram() -> None:
+    group = RecordGroup("x")
+    for number in (1500, 1500, 1_500_000, 1_500_000):
+        group.add(1, number)
+    assert [line.split("|")[0].split()[:4] for line in stat.histogram(group, "ns")][0::10] == [
+        ["[1.024", "µs,", "2.048", "µs)"],
+        ["[1.049", "ms,", "2.097", "ms)"],
+    ]
+
+
+def test_percentiles() -> None:
+    group = RecordGroup("x")
+    for number in range(1, 101):
+        group.add(1, number)
+    assert [group.percentile(each) for each in (1, 25, 50)] == [1, 25, 50]
+    assert 90 <= group.percentile(90) <= 93
+    assert group.percentile(100) == 100
+    group = RecordGroup("y")
+    for value in (-0.5, 1e300, 2.5):
+        group.add(1, value)
+    assert group.percentile(50) == 2.5
+    assert group.buckets == {-1: 1, 997: 1, 2: 1}
 
 
 def test_numbers_of_a_group() -> None:
     group = RecordGroup("x")
-    for number in (3, -1 & (1 << 64) - 1, "none", 10):
+    for number in (3, -1, None, 10):
         group.add(1, number)
     assert (group.count, group.numbers, group.total) == (4, 3, 12)
     assert (group.least, group.most) == (-1, 10)

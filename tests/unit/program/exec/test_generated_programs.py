@@ -77,7 +77,7 @@ def _operand(draw: st.DrawFn, instruction: Instruction, header: Header) -> int:
         return draw(WORDS)
     if kind is Operand.REGISTER:
         return draw(st.sampled_from(WRITABLE if instruction.writes else READABLE))
-    if kind is Operand.FACILITY:
+    if kind in (Operand.FACILITY, Operand.NAME):
         return draw(st.integers(0, 1))
     if kind is Operand.U16:
         many = {"locals": header.vars, "globals": header.gvars}.get(instruction.group, 0x10000)
@@ -158,7 +158,7 @@ def programs(draw: st.DrawFn) -> Program:
     probe = ProbeDefinition(
         0, offset="0x1000", ex_mask=draw(masks), heap=draw(st.sampled_from([0, 64])), end=len(code)
     )
-    return Program(header, (probe,), code, (2, "mine"))
+    return Program(header, (probe,), code, (2, "mine"), names=("result", "n"))
 
 
 def _context() -> FakeContext:
