@@ -84,14 +84,13 @@ class TrapStops:
     def hit(self, thread: Thread, site: Site, now: int) -> int:
         """Run the programs of a site for a thread whose registers are loaded. Returns the address
         at which it goes on; 0: all its registers are stored already."""
-        words, data = self._words, self._registers.data
+        words = self._words
         address = words[RIP] = site.address
-        before = bytes(data)
         try:
-            self._run(thread, site.attachments, site.displaced.may_fault, now)
+            altered = self._run(thread, site.attachments, site.displaced.may_fault, now)
         except Gone:
             return 0  # killed; its exit status comes next
-        if data == before:
+        if not altered:
             return site.slot
         if words[RIP] == address:
             words[RIP] = site.slot
