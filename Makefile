@@ -2,7 +2,7 @@
 
 python := .venv/bin/python
 
-.PHONY: help demo hunt test test-quick test-bare check bench soak clean
+.PHONY: help demo hunt test test-quick test-bare check bench soak install clean
 .PHONY: setup-demo setup-hunt setup-test setup-bench
 
 help:
@@ -14,6 +14,7 @@ help:
 	@echo 'make check       format, lint, types, layers, generated files'
 	@echo 'make bench       the figures that we promise, side by side with what we compare to'
 	@echo 'make soak        ten minutes of processes that come and go, and of a service under load'
+	@echo 'make install     for all users: PREFIX=/usr/local, DESTDIR= before it'
 	@echo 'make clean       remove what the other goals made, the virtual environment too'
 
 demo: setup-demo
@@ -44,6 +45,11 @@ bench: setup-bench
 
 soak: setup-test
 	@$(python) -m tests.soak.run
+
+PREFIX ?= /usr/local
+
+install:
+	@etc/install.sh '$(PREFIX)' '$(DESTDIR)'
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

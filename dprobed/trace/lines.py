@@ -18,12 +18,16 @@ _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Record).decode
 
 
+#: A value of this name is how long what a record tells of took, in ns.
+DURATION: Final = "duration_ns"
+
+
 class Format(msgspec.Struct, frozen=True):
-    """How records become text: ``line`` formats one, ``between`` stands between two, ``begin`` and
+    """How records become text: ``made`` formats some, ``between`` stands between two, ``begin`` and
     ``end`` around all."""
 
     suffix: str
-    line: Callable[[bytes], bytes]
+    made: Callable[[Sequence[bytes]], list[bytes]]
     begin: bytes = b""
     between: bytes = b"\n"
     end: bytes = b""
@@ -31,7 +35,7 @@ class Format(msgspec.Struct, frozen=True):
     def lines(self, records: Sequence[bytes]) -> bytes:
         """Records (as lines of JSON), each behind what stands ``between``, but for text formats
         before it."""
-        made = [self.line(record) for record in records]
+        made = self.made(records)
         if self.between == b"\n":
             return b"".join(each + b"\n" for each in made)
         return b"".join(self.between + each for each in made)
@@ -79,8 +83,35 @@ def _named(record: Record) -> tuple[dict[str, Any], list[str]]:
     return named, typed
 
 
-def _chrome(line: bytes) -> bytes:
-    record = _decode(line)
+def _chrome(lines: Sequence[bytes]) -> list[bytes]:
+    """An event for each record; before them, what the processes and threads in these are called.
+
+    Names are said again with the next records: a viewer takes the last, and a file that was begun
+    anew has them.
+    """
+    records = [_decode(line) for line in lines]
+    threads = {(record.pid, record.tid): record.comm for record in records}
+    processes = {pid: comm for (pid, tid), comm in threads.items() if tid != pid}
+    processes |= {pid: comm for (pid, tid), comm in threads.items() if tid == pid}
+    names: list[dict[str, Any]] = [
+        {"name": "process_name", "ph": "M", "pid": pid, "args": {"name": comm}}
+        for pid, comm in processes.items()
+    ]
+    names += (
+        {"name": "thread_name", "ph": "M", "pid": pid, "tid": tid, "args": {"name": comm}}
+        for (pid, tid), comm in threads.items()
+    )
+    return [_encode(event) for event in (*names, *map(_event, records))]
+
+
+def _event(record: Record) -> dict[str, Any]:
+    """A slice that ends with the record where it logged how long it took, else an instant."""
+    named = items_by_name(record)
+    took = named.get(DURATION)
+    if isinstance(took, int | float) and 0 <= took <= record.time:
+        when = {"ph": "X", "ts": (record.time - took) / 1000, "dur": took / 1000}
+    else:
+        when = {"ph": "i", "s": "t", "ts": record.time / 1000}
     about = {
         "module": record.module,
         "major": record.major,
@@ -92,19 +123,15 @@ def _chrome(line: bytes) -> bytes:
         "exit": record.exit,
         "time_ns": record.time,
     }
-    return _encode(
-        {
-            "name": f"{record.program}:{record.place}",
-            "cat": record.program,
-            "ph": "i",
-            "s": "t",
-            "ts": record.time / 1000,
-            "pid": record.pid,
-            "tid": record.tid,
-            # A viewer's numbers are doubles: larger ones would be another number there.
-            "args": about | {name: _exact(value) for name, value in items_by_name(record).items()},
-        }
-    )
+    return {
+        "name": f"{record.program}:{record.place}",
+        "cat": record.program,
+        **when,
+        "pid": record.pid,
+        "tid": record.tid,
+        # A viewer's numbers are doubles: larger ones would be another number there.
+        "args": about | {name: _exact(value) for name, value in named.items()},
+    }
 
 
 def _exact(value: object) -> object:
@@ -117,12 +144,12 @@ def _exact(value: object) -> object:
     return value
 
 
-def _json(line: bytes) -> bytes:
-    return published(line.rstrip())
+def _json(lines: Sequence[bytes]) -> list[bytes]:
+    return [published(line.rstrip()) for line in lines]
 
 
-def _text(line: bytes) -> bytes:
-    return record_text(_decode(line)).encode(errors="replace")
+def _text(lines: Sequence[bytes]) -> list[bytes]:
+    return [record_text(_decode(line)).encode(errors="replace") for line in lines]
 
 
 FORMATS: Final = {

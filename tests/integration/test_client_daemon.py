@@ -75,13 +75,13 @@ def test_programs_are_numbered_and_chosen(daemon: Daemon, target: Cat, tmp_path:
 
 
 def test_query_says_when_there_is_no_such_program(daemon: Daemon) -> None:
-    for arguments, text in (
-        ((), "nothing is inserted"),
-        (("other",), "no such program is in"),
-        (("--pid", os.getpid()), "no such program is in"),
+    for arguments, status, text in (
+        ((), 0, "nothing is inserted"),
+        (("other",), 2, "dprobe: there is no program other; `dprobe programs` lists them"),
+        (("--pid", os.getpid()), 0, "no such program is in"),
     ):
         done = daemon.dprobe("query", *arguments)
-        assert (done.returncode, done.stdout, done.stderr) == (0, "", f"{text}\n")
+        assert (done.returncode, done.stdout, done.stderr) == (status, "", f"{text}\n")
 
 
 def test_remove_says_when_there_is_nothing_to_remove(daemon: Daemon) -> None:
@@ -241,6 +241,9 @@ def test_a_command_outlives_the_end_of_the_daemon(tmp_path: Path) -> None:
         assert process.stdin is not None
         assert process.stdout is not None
         assert process.stderr is not None
+        owner = "root" if os.getuid() == 0 else f"user {os.getuid()}"
+        through = f"the dprobed of {owner} at {daemon.socket}"
+        assert process.stderr.readline() == f"dprobe: through {through}\n".encode()
         process.stdin.write(b"one\n")
         process.stdin.flush()
         assert process.stdout.readline() == b"one\n"

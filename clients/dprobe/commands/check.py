@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dprobe.commands import options
+from dprobe.commands import complete, options
 from dprobe.lib.errors import UserError, os_error_text
 from dprobe.lib.programs import load, parse_defines
 from dprobe.view.output import complain
@@ -38,6 +38,7 @@ examples:
     "--in",
     "where",
     metavar="PID|EXECUTABLE",
+    shell_complete=complete.modules,
     help="Look for the places, too: in a process, or in an executable and its libraries.",
 )
 @options.json

@@ -16,8 +16,10 @@ examples:
 )
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion_command(shell: str) -> None:
-    """Print the script that makes SHELL complete dprobe's commands and options."""
+    """Print the script that makes SHELL complete commands, options, processes and other names."""
     completion = get_completion_class(shell)
     assert completion is not None
     root = click.get_current_context().find_root().command
-    print(completion(root, {}, "dprobe", "_DPROBE_COMPLETE").source())
+    script = completion(root, {}, "dprobe", "_DPROBE_COMPLETE").source()
+    # A name may have a comma in it: several columns.
+    print(script.replace('string split ","', 'string split --max 1 ","'))

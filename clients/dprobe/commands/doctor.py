@@ -11,6 +11,7 @@ import os
 import platform
 import re
 import signal
+import stat
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Final, NamedTuple
 
 import click
 
+import dprobed
 from dprobe.commands import options
 from dprobe.lib.connection import Connection
 from dprobe.lib.errors import DprobeError, os_error_text
@@ -227,10 +229,32 @@ def _status_field(name: str, base: int) -> int:
     return 0
 
 
+def _other_users(_: Path | None) -> Check:
+    """Whether other users can run this installation: its folder may be closed to them."""
+    name = "for other users"
+    for path in (os.path.realpath(sys.executable), sys.executable, dprobed.__file__ or ""):
+        closed = _closed(Path(path))
+        if closed is not None:
+            return Check(
+                name, False, False, f"{closed} is closed to them; `make install` puts it elsewhere"
+            )
+    return Check(name, True, False, "they can run it, too")
+
+
+def _closed(path: Path) -> Path | None:
+    """The first folder on the way to a file, or the file, that others may not use."""
+    for part in (*reversed(path.absolute().parents), path):
+        bits = stat.S_IXOTH if part.is_dir() else stat.S_IROTH
+        if not part.stat().st_mode & bits:
+            return part
+    return None
+
+
 #: What can be tried where the first three are well.
 _CHECKS: Final[tuple[Callable[[Path | None], Check | None], ...]] = (
     _ptrace,
     _memory,
+    _other_users,
     _others,
     _yama,
     _debug_registers,

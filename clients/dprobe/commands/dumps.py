@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from dprobe.commands import options
+from dprobe.commands import complete, options
 from dprobe.commands.group import Group
 from dprobe.lib.errors import UserError
 from dprobe.view.tables import Listing, show
@@ -54,7 +54,7 @@ def dumps_command(ctx: click.Context, json: bool, only: tuple[str, ...]) -> None
 @dumps_command.command("remove", epilog="\b\nexample:\n  dprobe dumps remove --all\n")
 @click.option("--all", "everything", is_flag=True, help="All of your cores.")
 @options.json
-@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=complete.cores)
 @click.pass_context
 def _remove_command(
     ctx: click.Context, names: tuple[str, ...], everything: bool, json: bool

@@ -22,7 +22,7 @@ def refuse_unknown(group: click.Group, ctx: click.Context, args: Sequence[str]) 
     """Raise UsageError where the first word is no command, with those that are nearly it."""
     name = args[0]
     known = group.list_commands(ctx)
-    if name in known or name.startswith("-"):
+    if name in known or name.startswith("-") or ctx.resilient_parsing:
         return
     from difflib import get_close_matches
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 import msgspec
 
-from dprobe.commands import options
+from dprobe.commands import complete, options
 from dprobe.commands.group import Group
 from dprobe.view.tables import Listing, show
 from dprobed.wire import messages
@@ -82,7 +82,7 @@ def handlers_command(ctx: click.Context, json: bool, only: tuple[str, ...]) -> N
 
 @handlers_command.command("arm", epilog="\b\nexample:\n  dprobe handlers arm mailer pager\n")
 @options.json
-@click.argument("names", nargs=-1, required=True)
+@click.argument("names", nargs=-1, required=True, shell_complete=complete.handlers)
 @click.pass_obj
 def arm_command(socket: Path | None, names: tuple[str, ...], json: bool) -> None:
     """Let handlers get reports from now on: all that are named, or none."""
@@ -91,7 +91,7 @@ def arm_command(socket: Path | None, names: tuple[str, ...], json: bool) -> None
 
 @handlers_command.command("disarm", epilog="\b\nexample:\n  dprobe handlers disarm mailer\n")
 @options.json
-@click.argument("names", nargs=-1, required=True)
+@click.argument("names", nargs=-1, required=True, shell_complete=complete.handlers)
 @click.pass_obj
 def disarm_command(socket: Path | None, names: tuple[str, ...], json: bool) -> None:
     """Let handlers get no further reports: all that are named, or none."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from dprobe.commands import complete
+
 
 @click.command(
     "help",
@@ -13,7 +15,7 @@ examples:
   dprobe help trace start
 """,
 )
-@click.argument("words", nargs=-1, metavar="[COMMAND]...")
+@click.argument("words", nargs=-1, metavar="[COMMAND]...", shell_complete=complete.commands)
 @click.pass_context
 def help_command(ctx: click.Context, words: tuple[str, ...]) -> None:
     """Show the help of COMMAND, or of dprobe; as COMMAND --help does."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from dprobe.commands import options
+from dprobe.commands import complete, options
 from dprobe.lib.errors import UserError
 from dprobe.lib.loader import find_module
 from dprobe.lib.mapped import open_file
@@ -42,8 +42,8 @@ examples:
 )
 @click.option("--usdt", is_flag=True, help="Static probes (USDT), which the module's authors set.")
 @options.listing(_LISTING, _STATIC)
-@click.argument("module")
-@click.argument("pattern", default="*")
+@click.argument("module", shell_complete=complete.modules)
+@click.argument("pattern", default="*", shell_complete=complete.symbols)
 def places_command(
     module: str, pattern: str, usdt: bool, json: bool, only: tuple[str, ...]
 ) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 import msgspec
 
-from dprobe.commands import options
+from dprobe.commands import complete, options
 from dprobe.commands import pids as processes
 from dprobe.lib.errors import UserError
 from dprobe.view import probes
@@ -31,7 +31,7 @@ examples:
 @options.listing(
     probes.PROBES, probes.PROBES_EXTENDED, probes.DEPLOYMENTS, probes.TARGETS, probes.EARLIER
 )
-@click.argument("programs", nargs=-1)
+@click.argument("programs", nargs=-1, shell_complete=complete.programs)
 @click.pass_obj
 def query_command(
     socket: Path | None,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import click
 
-from dprobe.commands import options
+from dprobe.commands import complete, options
 from dprobe.commands import pids as processes
 from dprobe.lib.connection import Connection
 from dprobe.lib.errors import UserError
@@ -30,7 +30,7 @@ examples:
 @processes.only
 @click.option("--all", "everything", is_flag=True, help="All programs, of every process.")
 @options.json
-@click.argument("programs", nargs=-1)
+@click.argument("programs", nargs=-1, shell_complete=complete.programs)
 @click.pass_context
 def remove_command(
     ctx: click.Context,

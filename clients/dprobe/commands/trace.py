@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 import click
 import msgspec
 
-from dprobe.commands import options
+from dprobe.commands import complete, options
 from dprobe.commands.group import Group
 from dprobe.lib.errors import DprobeError, UserError, os_error_text
 from dprobe.view.output import complain
@@ -166,7 +166,7 @@ def start_command(
 
 
 @trace_command.command("stop", epilog="\b\nexample:\n  dprobe trace stop t\n")
-@click.argument("session")
+@click.argument("session", shell_complete=complete.sessions)
 @options.json
 @click.pass_obj
 def stop_command(socket: Path | None, session: str, json: bool) -> None:
@@ -183,7 +183,7 @@ def stop_command(socket: Path | None, session: str, json: bool) -> None:
     short_help="Write what a flight recorder holds.",
     epilog="\b\nexample:\n  dprobe trace save crash\n",
 )
-@click.argument("session")
+@click.argument("session", shell_complete=complete.sessions)
 @options.json
 @click.pass_obj
 def save_command(socket: Path | None, session: str, json: bool) -> None:
@@ -291,7 +291,7 @@ def stat_command(
     columns = [(by, "key"), ("records", "records"), ("records/s", "rate")]
     if of is not None:
         columns += [(of, "numbers"), ("least", "least"), ("average", "average")]
-        columns += [("median", "p50"), ("90 %", "p90"), ("99 %", "p99"), ("most", "most")]
+        columns += [("median", "p50"), ("p90", "p90"), ("p99", "p99"), ("most", "most")]
     show(rows, Listing("group", tuple(columns)), json=json, empty="there are no such records")
     if not json and of is not None:
         for group in groups:

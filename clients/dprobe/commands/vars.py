@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from dprobe.commands import options
+from dprobe.commands import complete, options
 from dprobe.commands import pids as processes
 from dprobe.lib.connection import Connection
 from dprobe.lib.errors import UserError
@@ -29,7 +29,12 @@ examples:
 @processes.only
 @click.option("--reset", is_flag=True, help="Set those shown to 0.")
 @options.listing(_LISTING)
-@click.argument("what", nargs=-1, metavar="[PROGRAM] [FIRST[-LAST]]")
+@click.argument(
+    "what",
+    nargs=-1,
+    metavar="[PROGRAM] [FIRST[-LAST]]",
+    shell_complete=complete.programs,
+)
 @click.pass_context
 def vars_command(
     ctx: click.Context,

@@ -160,6 +160,11 @@ def _listed(loader: str, elf: Binary, environment: Mapping[bytes, bytes]) -> lis
     )
 
 
+def module_folders() -> tuple[str, ...]:
+    """Where libraries and commands are looked for, by their names."""
+    return (*_LIBRARY_FOLDERS, *os.environ.get("PATH", "/bin:/usr/bin").split(":"))
+
+
 def find_module(name: str) -> str:
     """The file that a module's name stands for: a path, a command, or a library.
 
@@ -167,8 +172,7 @@ def find_module(name: str) -> str:
     """
     if "/" in name:
         return name
-    commands = os.environ.get("PATH", "/bin:/usr/bin").split(":")
-    for path in _candidates(name, (*_LIBRARY_FOLDERS, *commands)):
+    for path in _candidates(name, module_folders()):
         if path.is_file():
             return str(path)
     if Path(name).is_file():

@@ -31,6 +31,7 @@ from dprobed.program.registers import REGISTERS, Register
 from dprobed.program.rpn.expression import LEVELS
 from dprobed.program.rpn.parser import assemble
 from dprobed.program.rpn.preprocessor import MAX_INCLUDES, MAX_TOKENS
+from dprobed.program.values import MAX_NAME
 from dprobed.program.verifier import MAX_FACILITIES, MAX_PROBES
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "language.md"
@@ -233,7 +234,7 @@ unreadable:
 | --- | --- | --- | --- | --- |
 """
 
-LOG_TEXT = """\
+LOG_TEXT = f"""\
 ## The log
 
 The log of a hit is a row of items, at most `logmax` bytes in all; an item is in it as a whole or
@@ -256,6 +257,13 @@ bad:
     push r,rsi
     log 1               // the flags, in either case
 ```
+
+`log i32 NAME` and its like say what a word means: `i8` to `i64` and `u8` to `u64` that so many of
+its low bits are a signed or an unsigned number, `f32` and `f64` a floating-point one, `hex` and
+`ptr` that it reads best in hexadecimal. With a name it is a field of that name everywhere: in text
+(`result=-1`), JSON, CTF, in conditions (`-w 'result<0'`) and histograms of `dprobe trace`. A name
+has letters, digits and `_`, {MAX_NAME} at most, and is none that records have themselves (`pid`,
+`time`, `word_0`…).
 
 | token | item | the count is of | then |
 | --- | --- | --- | --- |
@@ -461,7 +469,7 @@ def _parts() -> Iterator[str]:
     yield BYTECODE_TEXT.rstrip("\n")
     for kind in Operand:
         limits = f"{_OPERAND_MEANING[kind]}: {kind.low} to {kind.high}"
-        if kind in (Operand.WORD, Operand.LABEL, Operand.REGISTER, Operand.FACILITY):
+        if kind in (Operand.WORD, Operand.LABEL, Operand.REGISTER, Operand.FACILITY, Operand.NAME):
             limits = _OPERAND_MEANING[kind]
         yield _table_row(kind.name.lower(), str(kind.size), limits)
     yield "\n## .dpb files\n"

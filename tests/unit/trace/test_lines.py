@@ -6,16 +6,17 @@ import json
 import math
 from typing import Any
 
+from dprobed.program.items import value_item
 from dprobed.record.record import published
 from dprobed.trace.lines import FORMATS
-from tests.trace_support import LOGS, all_kinds, decoded, line, raw
+from tests.trace_support import LOGS, NONE, PID, all_kinds, decoded, line, raw
 
 
-def chrome(*records: Any) -> list[dict[str, Any]]:
+def chrome(*records: Any, names: bool = False) -> list[dict[str, Any]]:
     form = FORMATS["chrome"]
     data = form.begin + form.lines([line(record) for record in records])[1:] + form.end
     found: list[dict[str, Any]] = json.loads(data)
-    return found
+    return [event for event in found if names or event["ph"] != "M"]
 
 
 def test_chrome() -> None:
@@ -49,6 +50,29 @@ def test_chrome() -> None:
     }
 
 
+def test_chrome_knows_processes_and_threads_by_name() -> None:
+    main, worker = raw(tid=PID, comm=b"sort"), raw(tid=PID + 1, comm=b"worker")
+    named = [
+        (event["name"], event["pid"], event.get("tid"), event["args"]["name"])
+        for event in chrome(worker, main, worker, names=True)
+        if event["ph"] == "M"
+    ]
+    assert named == [
+        ("process_name", PID, None, "sort"),
+        ("thread_name", PID, PID + 1, "worker"),
+        ("thread_name", PID, PID, "sort"),
+    ]
+
+
+def test_chrome_draws_how_long_something_took() -> None:
+    """A value of the name `duration_ns`: the record is made at its end."""
+    took = value_item(7, 250_000, "duration_ns")
+    (event,) = chrome(raw(took, time=1_000_000))
+    assert (event["ph"], event["ts"], event["dur"]) == ("X", 750.0, 250.0)
+    (event,) = chrome(raw(value_item(3, NONE, "duration_ns"), time=1_000_000))
+    assert event["ph"] == "i"
+
+
 def test_chrome_takes_every_kind_and_keeps_large_numbers() -> None:
     events = chrome(*all_kinds())
     assert [event["args"]["hit"] for event in events] == [each.hit for each in all_kinds()]
@@ -62,7 +86,7 @@ def test_a_cut_off_chrome_file_lacks_only_its_end() -> None:
     """A block never ends by a comma: what viewers accept is an array whose bracket is missing."""
     form = FORMATS["chrome"]
     data = form.begin + form.lines([line(raw()), line(raw())])[1:]
-    assert len(json.loads(data + b"]")) == 2
+    assert [event["ph"] for event in json.loads(data + b"]")] == ["M", "M", "i", "i"]
 
 
 def test_json_lines_are_the_records_of_clients() -> None:

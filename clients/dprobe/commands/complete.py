@@ -1,0 +1,140 @@
+"""What TAB offers: names that a daemon, the folder of cores or a file knows.
+
+A TAB must be quick and say nothing: whatever goes wrong, there is nothing to offer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import click
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+    from dprobe.lib.connection import Connection
+
+#: So many names are offered at most: more are no help.
+_MOST: Final = 300
+
+Completion = Callable[[click.Context, click.Parameter, str], "list[CompletionItem]"]
+
+
+def _offering(names: Callable[[click.Context, str], Iterable[tuple[str, str]]]) -> Completion:
+    """A completion by the (name, what it is) that begin with what is there."""
+
+    def complete(
+        ctx: click.Context, _param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        from click.shell_completion import CompletionItem
+
+        found: dict[str, str] = {}
+        with contextlib.suppress(Exception):
+            for name, text in names(ctx, incomplete):
+                if name.startswith(incomplete):
+                    found.setdefault(name, text)
+                if len(found) >= _MOST:
+                    break
+        return [CompletionItem(name, help=text or None) for name, text in found.items()]
+
+    return complete
+
+
+@contextlib.contextmanager
+def _daemon(ctx: click.Context) -> Iterator[Connection]:
+    from dprobe.lib.connection import running
+
+    path = ctx.find_root().params.get("socket") or os.environ.get("DPROBE_SOCKET")
+    with running(Path(path) if path else None) as daemon:
+        yield daemon
+
+
+def _programs(ctx: click.Context, _: str) -> Iterator[tuple[str, str]]:
+    from dprobed.wire import messages
+
+    with _daemon(ctx) as daemon:
+        answer = daemon.request(lambda number: messages.Programs(id=number), messages.Listing)
+    for program in answer.programs:
+        yield program.program, f"in {program.module}"
+    for deployment in answer.deployments:
+        yield deployment.program, f"in {deployment.module}"
+
+
+def _sessions(ctx: click.Context, _: str) -> Iterator[tuple[str, str]]:
+    from dprobed.wire import messages
+
+    with _daemon(ctx) as daemon:
+        answer = daemon.request(lambda number: messages.TraceList(id=number), messages.TraceListing)
+    for trace in answer.traces:
+        yield trace.name, trace.folder
+
+
+def _handlers(ctx: click.Context, _: str) -> Iterator[tuple[str, str]]:
+    from dprobed.wire import messages
+
+    with _daemon(ctx) as daemon:
+        answer = daemon.request(
+            lambda number: messages.Handlers(id=number), messages.HandlerListing
+        )
+    for handler in answer.handlers:
+        yield handler.handler, f"of {handler.facility}"
+
+
+def _cores(_ctx: click.Context, _: str) -> Iterator[tuple[str, str]]:
+    from dprobed.corefile import store
+
+    for core in store.cores(store.limits().folder):
+        yield core.name, str(core.about.get("command", ""))
+
+
+def _modules(_ctx: click.Context, incomplete: str) -> Iterator[tuple[str, str]]:
+    from dprobe.lib.loader import module_folders
+
+    if "/" in incomplete:
+        folder = Path(incomplete).parent
+        start = incomplete[: incomplete.rindex("/") + 1]
+        for entry in sorted(os.scandir(folder), key=lambda each: each.name):
+            yield start + entry.name + "/" * entry.is_dir(), ""
+        return
+    for name in module_folders():
+        with contextlib.suppress(OSError):
+            for entry in os.scandir(name):
+                if entry.name.startswith(incomplete):
+                    yield entry.name, name
+
+
+def _symbols(ctx: click.Context, incomplete: str) -> Iterator[tuple[str, str]]:
+    from dprobe.lib.loader import find_module
+    from dprobe.lib.mapped import open_file
+    from dprobed.binary.places import list_places
+
+    if len(incomplete) < 1:
+        return  # Thousands.
+    for place in list_places(open_file(find_module(ctx.params["module"])), f"{incomplete}*"):
+        yield place.spec or place.name, place.kind
+
+
+def _commands(ctx: click.Context, _: str) -> Iterator[tuple[str, str]]:
+    above = ctx.find_root()
+    group = above.command
+    for word in ctx.params.get("words") or ():
+        assert isinstance(group, click.Group)
+        found = group.get_command(above, word)
+        assert found is not None
+        group = found
+    assert isinstance(group, click.Group)
+    for name in group.list_commands(above):
+        yield name, ""
+
+
+programs: Final = _offering(_programs)
+sessions: Final = _offering(_sessions)
+handlers: Final = _offering(_handlers)
+cores: Final = _offering(_cores)
+modules: Final = _offering(_modules)
+symbols: Final = _offering(_symbols)
+commands: Final = _offering(_commands)
