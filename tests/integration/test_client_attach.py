@@ -244,3 +244,41 @@ def test_where_no_probe_can_fire_nothing_is_waited_for(
         assert f": {reason}" in done.stderr
         assert "\ndprobe: no probe is there that could fire\n" in done.stderr
         assert tracer_of(target.pid) == 0
+
+
+POINTER = """
+name = libc.so.6
+offset = write
+    push r,rip
+    log ptr here
+    push r,rdx
+    log u64 size
+    push -28
+    log i32 error
+    exit
+"""
+
+
+def test_values_have_names_and_types_and_addresses_places(tmp_path: Path) -> None:
+    with cat() as target:
+        command = [DPROBE, "attach", "-p", str(target.pid), program(tmp_path, POINTER)]
+        with subprocess.Popen(
+            [*map(str, command), "--json"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            assert process.stderr.readline().startswith("dprobe: 1 probe in process ")
+            target.say("abc")
+            (record,) = parsed(process.stdout.readline())
+            process.send_signal(signal.SIGINT)
+            process.communicate(timeout=30)
+        here, size, error = record["log"]
+        assert (here["name"], here["kind"], here["place"]) == ("here", "ptr", "write+0x0")
+        assert (size, error) == (
+            {"value": 4, "kind": "u64", "name": "size"},
+            {"value": -28, "kind": "i32", "name": "error"},
+        )

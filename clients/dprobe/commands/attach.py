@@ -79,7 +79,7 @@ def attach_command(
         from dprobe.view.output import Output, complain, note
 
         loaded = load_programs(programs, choice)
-        output = Output(form, path, 1, summary=2)
+        output = Output(form, path, 1, summary=2, live=True)
         stop = _Stop()
         numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
         connection = connect()

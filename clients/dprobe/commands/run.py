@@ -85,7 +85,7 @@ def run_command(
         if missing == "refuse":
             _refuse_missing(loaded, command, environment)
         uploads = [each.upload for each in loaded]
-        output = Output(form, path, 2)
+        output = Output(form, path, 2, live=True)
         connection = connect()
         if not connection.private:
             note(f"through {connection.through}")

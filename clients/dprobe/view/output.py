@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -20,6 +21,12 @@ from dprobed.printable import LAYOUT, located, printable
 from dprobed.record.record import published
 from dprobed.record.text import record_text
 from dprobed.wire import messages
+
+if TYPE_CHECKING:
+    from dprobe.lib.symbolize import Addresses
+
+#: In each record with an address that can be named.
+_POINTER = b'"kind":"ptr"'
 
 
 def complain(text: str) -> None:
@@ -49,14 +56,23 @@ def _write_all(descriptor: int, data: bytes) -> None:
 class Output:
     """Records and the summary, as ``text`` or ``json``, to a file or an open descriptor.
 
-    ``summary``: the descriptor for the summary where it is text and records go to ``descriptor``.
+    ``live``: records are shown as they are made, and addresses in them can be named. ``summary``:
+    the descriptor for the summary where it is text and records go to ``descriptor``.
     Raises UserError when the file cannot be made. Lines are held back until ``flush``.
     """
 
     def __init__(
-        self, form: str, path: str | None, descriptor: int, summary: int | None = None
+        self,
+        form: str,
+        path: str | None,
+        descriptor: int,
+        summary: int | None = None,
+        *,
+        live: bool = False,
     ) -> None:
         self._form = form
+        self._live = live
+        self._addresses: Addresses | None = None
         #: Where the summary goes as text, if neither beside the records nor into a file.
         self._apart = summary if path is None and form == "text" else None
         self._name = path or {1: "standard output", 2: "standard error"}.get(descriptor, "output")
@@ -78,10 +94,29 @@ class Output:
         """A record, as the daemon's line."""
         if self.broken:
             return
+        record = None
+        if _POINTER in line and self._live:
+            record = self._decode(line)
+            self._name_places(record)
         if self._form == "json":
+            line = line if record is None else msgspec.json.encode(record)
             self._lines.append(published(line))
         else:
-            self._lines.append(record_text(self._decode(line)).encode(errors="replace"))
+            record = record or self._decode(line)
+            self._lines.append(record_text(record).encode(errors="replace"))
+
+    def _name_places(self, record: messages.Record) -> None:
+        """Say what is at the addresses that a record logged."""
+        if self._addresses is None:
+            # Imported where it is needed: it reads ELF files.
+            from dprobe.lib.symbolize import Addresses
+
+            self._addresses = Addresses()
+        for item in record.log:
+            if item.get("kind") == "ptr":
+                place = self._addresses.place(record.pid, item["value"])
+                if place:
+                    item["place"] = place
 
     def flush(self) -> None:
         """Write what has come so far."""
