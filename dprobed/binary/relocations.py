@@ -22,12 +22,15 @@ from dprobed.binary.elf import (
     ElfFile,
     name_bytes,
 )
+from dprobed.binary.errors import LocationError
 from dprobed.binary.symbols import SYMBOL, RawSymbols, raw_tables
 
 _RELA: Final = struct.Struct("<QQq")
 _SHT_RELA: Final = 4
 _SHT_DYNSYM: Final = 11
-_R_GLOB_DAT, _R_JUMP_SLOT, _R_IRELATIVE = 6, 7, 37
+_SHT_SYMTAB: Final = 2
+_STT_TLS: Final = 6
+_R_GLOB_DAT, _R_JUMP_SLOT, _R_TPOFF64, _R_IRELATIVE = 6, 7, 18, 37
 _INFO: Final = 8  # where in a relocation its type, symbol and addend begin
 
 
@@ -128,6 +131,30 @@ def _needed_versions(elf: ElfFile, table: RawSymbols) -> dict[int, bytes]:
             break
         position += step
     return names
+
+
+def thread_local(elf: ElfFile, symbol: str) -> tuple[int, int]:
+    """Where the offset of a thread-local variable from the thread pointer is found in a process:
+    a word of the module that the dynamic linker has filled, and what to add to it.
+
+    Any word of R_X86_64_TPOFF64 says where the module's variables begin, as they lie together.
+    Raises LocationError: there is no such variable, or the module's may be anywhere (``dlopen``).
+    """
+    value = None
+    for table in raw_tables(elf, (_SHT_DYNSYM, _SHT_SYMTAB)):
+        for number in _numbers_of(table, symbol):
+            _, info, _, section, found, _ = SYMBOL.unpack_from(table.symbols, number * SYMBOL.size)
+            if info & 0xF == _STT_TLS and section and value is None:
+                value = found
+    if value is None:
+        raise LocationError(f"there is no thread-local variable {symbol}")
+    for relocations in _relocations(elf):
+        for record in _records(relocations, _RELA.size, _INFO, struct.pack("<Q", _R_TPOFF64)):
+            slot, _, addend = _RELA.unpack_from(relocations, record)
+            return slot, value - addend
+    raise LocationError(
+        f"{symbol}: nothing in the module says where its thread-local variables are"
+    )
 
 
 def imports(elf: ElfFile) -> set[str]:

@@ -94,7 +94,7 @@ class Builder:
         """Add the instruction with this key of the table; its code offset.
 
         ``operand``: a number, a label, the name of a register, the number or name of a facility, a
-        value's name.
+        value's name, a symbol.
         """
         instruction = BY_KEY[key]
         offset = len(self._code)
@@ -121,7 +121,7 @@ class Builder:
             if operand not in self._facilities:
                 self._facilities.append(operand)
             return self._facilities.index(operand)
-        if kind is Operand.NAME and isinstance(operand, str):
+        if kind in (Operand.NAME, Operand.SYMBOL) and isinstance(operand, str):
             if operand not in self._names:
                 self._names.append(operand)
             return self._names.index(operand)

@@ -15,7 +15,7 @@ All numbers are little-endian; a *string* is a 16-bit count of bytes and that mu
         20     2  id
         22     2  vars
         24     2  gvars
-        26     2  number of names of values
+        26     2  number of names
         28     4  jmpmax
         32     4  logmax
         36     4  ex_logmax
@@ -44,7 +44,7 @@ All numbers are little-endian; a *string* is a 16-bit count of bytes and that mu
          .     .  place: string
     each facility
          0     1  0: a number follows, 16 bits; 1: a name follows, a string
-    each name of a value
+    each name (of a value, of a symbol)
          0     .  name: string
     code, encoded as the table of instructions says
     each source file

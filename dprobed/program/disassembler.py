@@ -50,7 +50,7 @@ def format_instruction(
         elif kind is Operand.FACILITY:
             known = value < len(program.facilities)
             words.append(str(program.facilities[value]) if known else f"#{value}")
-        elif kind is Operand.NAME:
+        elif kind in (Operand.NAME, Operand.SYMBOL):
             known = value < len(program.names)
             words.append(program.names[value] if known else f"#{value}")
         else:

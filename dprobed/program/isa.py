@@ -18,7 +18,8 @@ SLOT     2     -1024..1023, signed: a stack word relative to SBP or TOS
 LABEL    4     offset of an instruction in the program's code
 REGISTER 1     index in ``registers.REGISTERS``
 FACILITY 2     index in the program's ``facilities``
-NAME     2     index in the program's ``names``
+NAME     2     index in the program's ``names``: of a value
+SYMBOL   2     index in the program's ``names``: of a symbol of its module
 ======== ===== ==============================================================================
 
 Opcode numbers are those of IBM Dynamic Probes 3 (its ``dprobes_in.h``) where the instruction is the
@@ -61,6 +62,7 @@ class Operand(Enum):
     REGISTER = (1, 0, 0xFF, "register")
     FACILITY = (2, 0, 0xFFFF, "facility")
     NAME = (2, 0, 0xFFFF, "name")
+    SYMBOL = (2, 0, 0xFFFF, "symbol")
 
     def __init__(self, size: int, low: int, high: int, text: str) -> None:
         self.size = size
@@ -527,6 +529,14 @@ def _registers_and_data() -> list[Instruction]:
     found.append(
         Instruction("push", 0x4C, "data", "Push the word.", (Operand.WORD,), pushes=1),
     )
+    for opcode, kind, what in (
+        (0x9E, "addr", "a symbol of the program's module"),
+        (0x9F, "tls", "the thread's own copy of a thread-local variable of the program's module"),
+    ):
+        found.append(
+            Instruction(f"push {kind}", opcode, "data", f"Push the address of {what}.",
+                        (Operand.SYMBOL,), pushes=1)
+        )  # fmt: skip
     for number, size in enumerate(("u8", "u16", "u32", "u64")):
         found.append(
             Instruction(f"push mem {size}", 0x4D + number, "data",
@@ -674,8 +684,8 @@ def decode_at(code: bytes, offset: int) -> tuple[Instruction, tuple[int, ...], i
     """The instruction at ``offset``, its operands, and the offset of the next one.
 
     Operands are numbers as encoded (a ``LABEL`` is a code offset, a ``REGISTER`` an index in
-    ``REGISTERS``, a ``FACILITY`` or a ``NAME`` an index in the program's lists); only SLOT is
-    signed. Their ranges are the verifier's business. Raises DecodeError.
+    ``REGISTERS``, a ``FACILITY``, a ``NAME`` or a ``SYMBOL`` an index in the program's lists); only
+    SLOT is signed. Their ranges are the verifier's business. Raises DecodeError.
     """
     if not 0 <= offset < len(code):
         raise DecodeError(offset, "outside of the code")

@@ -95,7 +95,7 @@ class Program(msgspec.Struct, frozen=True, dict=True):
     """A whole verified program.
 
     ``facilities``: what ``exit`` hands over to, by number or by name; ``names``: what it calls
-    values that it logs. ``lines``: for each
+    values that it logs, and symbols that it pushes. ``lines``: for each
     instruction its code offset, the index of its file in ``sources`` and its line there;
     ``columns``: its column, for each of the lines. ``name_at``, ``probes_at``: where the module's
     name and the place of each probe are written. Any of these may be empty: a program need not
@@ -162,6 +162,27 @@ class Program(msgspec.Struct, frozen=True, dict=True):
                         places.append(place)
                 offset = following
         return tuple(places)
+
+    @cached_property
+    def symbols(self) -> frozenset[tuple[int, bool]]:
+        """Which of the names are symbols that it pushes, and whether as thread-local variables."""
+        found = set()
+        offset = 0
+        while offset < len(self.code):
+            instruction, operands, offset = decode_at(self.code, offset)
+            if Operand.SYMBOL in instruction.operands:
+                found.add((operands[0], instruction.name == "push tls"))
+        return frozenset(found)
+
+    def symbol_place(self, index: int) -> SourcePlace | None:
+        """Where a symbol is first pushed."""
+        offset = 0
+        while offset < len(self.code):
+            instruction, operands, following = decode_at(self.code, offset)
+            if Operand.SYMBOL in instruction.operands and operands[0] == index:
+                return self.code_place(offset)
+            offset = following
+        return None
 
     def _place(self, at: Written | None) -> SourcePlace | None:
         return None if at is None else SourcePlace(self.sources[at.source], at.line, at.column)

@@ -50,6 +50,8 @@ VALUE_KINDS: Final = (
 )
 KIND_NUMBERS: Final = {kind.name: number for number, kind in enumerate(VALUE_KINDS)}
 
+#: Letters of a symbol's name at most.
+MAX_SYMBOL: Final = 255
 #: Bytes of the name of a value at most.
 MAX_NAME: Final = 63
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)

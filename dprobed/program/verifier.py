@@ -46,7 +46,7 @@ from dprobed.program.model import (
     ProgramError,
 )
 from dprobed.program.registers import REGISTERS
-from dprobed.program.values import name_error
+from dprobed.program.values import MAX_SYMBOL, name_error
 
 #: Probes, facilities and source files of one program.
 MAX_PROBES = 10_000
@@ -174,10 +174,14 @@ def _check_tables(program: Program) -> list[Finding]:
         if not is_facility(facility)
     ]
     if len(program.names) > MAX_NAMES:
-        found.append(Finding(f"more than {MAX_NAMES} different names of values"))
+        found.append(Finding(f"more than {MAX_NAMES} different names"))
     if len(set(program.names)) != len(program.names):
-        found.append(Finding("a name of a value is listed twice"))
-    found += [Finding(wrong) for name in program.names if (wrong := name_error(name)) is not None]
+        found.append(Finding("a name is listed twice"))
+    found += [
+        Finding("a name is empty, too long, or has a control character in it")
+        for name in program.names
+        if not 0 < len(name) <= MAX_SYMBOL or not name.isprintable()
+    ]
     if len(program.sources) > MAX_SOURCES:
         found.append(Finding(f"more than {MAX_SOURCES} source files"))
     if any(source == "" or not source.isprintable() for source in program.sources):
@@ -245,10 +249,19 @@ def _operand_error(
         return _register_error(decoded, value, program.header)
     if kind is Operand.FACILITY and value >= len(program.facilities):
         return f"facility number {value} of the program's list does not exist", ""
-    if kind is Operand.NAME and value >= len(program.names):
-        return f"name number {value} of the program's list does not exist", ""
+    if kind in (Operand.NAME, Operand.SYMBOL):
+        return _name_error(kind, value, program)
     if kind is Operand.U16:
         return _variable_error(decoded.instruction.group, value, program.header)
+    return None
+
+
+def _name_error(kind: Operand, value: int, program: Program) -> tuple[str, str] | None:
+    if value >= len(program.names):
+        return f"name number {value} of the program's list does not exist", ""
+    if kind is Operand.NAME:
+        wrong = name_error(program.names[value])
+        return None if wrong is None else (wrong, "choose another name")
     return None
 
 

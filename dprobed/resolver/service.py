@@ -23,7 +23,7 @@ from dprobed.binary.file import Binary
 from dprobed.binary.opening import identity_of
 from dprobed.binary.places import Place as Found
 from dprobed.binary.places import place_at, resolve, resolve_data
-from dprobed.binary.relocations import ifunc_slots, import_slots
+from dprobed.binary.relocations import ifunc_slots, import_slots, thread_local
 from dprobed.resolver import limits
 from dprobed.resolver.cache import packed
 from dprobed.resolver.image import build_id_of_image
@@ -106,6 +106,8 @@ class FileReader:
                 return wire.Slots(tuple(ifunc_slots(file, question.vaddr & WORD)))
             case wire.ImportSlots():
                 return wire.Slots(tuple(import_slots(file, question.symbol, question.version)))
+            case wire.ThreadLocal():
+                return wire.Offset(*thread_local(file, question.symbol))
 
 
 class Service:

@@ -15,7 +15,7 @@ from dprobed.arch.x86_64.paging import USER_END, WORD
 from dprobed.engine.address_space import AddressSpace
 from dprobed.proc import procfs
 from dprobed.proc.maps import Module, modules
-from dprobed.program.model import Header, ProbeDefinition
+from dprobed.program.model import Header, ProbeDefinition, Program
 from dprobed.resolver.addresses import address_of, biases, data_address_of
 from dprobed.resolver.client import MappedFile, Resolver
 from dprobed.resolver.errors import LocationError, LostError, SilenceError, number_of
@@ -24,7 +24,12 @@ from dprobed.resolver.places import check_boundary, code_spec
 from dprobed.wire.protocol import State
 from dprobed.wire.resolver import Place
 
+_SIGN: Final = 1 << 63
 _NOT_FOUND: Final = "no mapped module is known to have that name"
+
+
+class _NotYetError(LocationError):
+    """What the loader will know it does not know yet."""
 
 
 class Spot(msgspec.Struct, frozen=True):
@@ -169,6 +174,39 @@ class Placement:
             else:
                 spots += found
         return spots, unplaced
+
+    def find_symbols(
+        self, program: Program, values: list[int], among: list[LoadedModule]
+    ) -> Unplaced | None:
+        """Set the values of the symbols that a program pushes; why it cannot go into its module.
+
+        ``values``: by the symbol's index in the program's names.
+        """
+        for loaded in among if program.symbols else ():
+            try:
+                if loaded.named(program.header.name):
+                    for index, local in program.symbols:
+                        values[index] = self._value(loaded, program.names[index], local)
+            except (SilenceError, _NotYetError) as error:
+                return Unplaced(State.PENDING, _one_line(error), retry=True)
+            except LocationError as error:
+                return Unplaced(State.INVALID_OFFSET, _one_line(error))
+        return None
+
+    def _value(self, loaded: LoadedModule, symbol: str, local: bool) -> int:
+        """The address of a symbol, or a thread-local one's offset; raises LocationError."""
+        file = loaded.file()
+        known = biases(loaded.module, file.facts)
+        if len(known) != 1:
+            raise LocationError(f"{symbol}: the module is mapped {len(known)} times")
+        if local:
+            word, more = file.thread_local(symbol)
+            offset = self._pointer(word + known[0])
+            if not offset & _SIGN:
+                # Thread-local variables lie below the thread pointer.
+                raise _NotYetError(f"{symbol}: the loader has not said yet where it is")
+            return offset + more & WORD
+        return file.resolve_data(symbol).vaddr + known[0] & WORD
 
     @staticmethod
     def address_of(loaded: LoadedModule, symbol: str) -> int:

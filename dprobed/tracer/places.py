@@ -179,10 +179,17 @@ class Places:
     ) -> Iterable[tuple[Inserted, Probe, list[Spot], Unplaced | None]]:
         """Probes with addresses at which they are not inserted; or why they have none at all."""
         for inserted in programs:
+            lacking = self._placement.find_symbols(
+                inserted.program, inserted.executor.symbols, among
+            )
             for probe in inserted.probes:
                 if probe.over or probe.state in (ProbeState.FAILED, ProbeState.THROTTLED):
                     continue
                 have = {attachment.address for attachment in probe.attachments}
+                if lacking is not None:
+                    if not have:
+                        yield inserted, probe, [], lacking
+                    continue
                 spots, unplaced = self._placement.find(
                     inserted.program.header, probe.definition, among
                 )

@@ -23,6 +23,8 @@ _ADDRESS_END: Final = 1 << 64
 _OFFSET_END: Final = 1 << 63
 _MOST_SEGMENTS: Final = 256
 _LONGEST_NAME: Final = 4096
+#: Bytes of thread-local variables of a module.
+_MOST_LOCAL: Final = 1 << 32
 
 
 class Segment(NamedTuple):
@@ -94,6 +96,12 @@ class ImportSlots(_Question, frozen=True):
     version: str
 
 
+class ThreadLocal(_Question, frozen=True):
+    """Where is this thread-local variable of the file? ``Offset``."""
+
+    symbol: str
+
+
 class ImageBuildId(_Question, frozen=True):
     """The build-id in the memory of a process, whose descriptor comes instead of a file's: of the
     image whose first page is at ``start``. ``Image``."""
@@ -101,7 +109,10 @@ class ImageBuildId(_Question, frozen=True):
     start: int
 
 
-Question = Describe | Resolve | ResolveData | PlaceAt | IfuncSlots | ImportSlots | ImageBuildId
+Question = (
+    Describe | Resolve | ResolveData | PlaceAt | IfuncSlots | ImportSlots | ThreadLocal
+    | ImageBuildId
+)  # fmt: skip
 
 
 class FileFacts(msgspec.Struct, tag=True, frozen=True):
@@ -127,6 +138,13 @@ class Slots(msgspec.Struct, tag=True, frozen=True):
     vaddrs: tuple[int, ...]
 
 
+class Offset(msgspec.Struct, tag=True, frozen=True):
+    """From the thread pointer: the word at ``vaddr``, as it is in the process, and ``more``."""
+
+    vaddr: int
+    more: int
+
+
 class Image(msgspec.Struct, tag=True, frozen=True):
     """What was found in memory."""
 
@@ -141,7 +159,7 @@ class Refused(msgspec.Struct, tag=True, frozen=True):
     candidates: tuple[str, ...] = ()
 
 
-Answer = FileFacts | Places | Slots | Image | Refused
+Answer = FileFacts | Places | Slots | Offset | Image | Refused
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode_question = msgspec.msgpack.Decoder(Question).decode
@@ -183,6 +201,7 @@ _FITTING: Final[dict[type[Question], type[Answer]]] = {
     PlaceAt: Places,
     IfuncSlots: Slots,
     ImportSlots: Slots,
+    ThreadLocal: Offset,
     ImageBuildId: Image,
 }
 
@@ -206,6 +225,11 @@ def check(question: Question, answer: Answer, facts: FileFacts | None) -> None:
             for vaddr in answer.vaddrs:
                 if facts is None or segment_at(facts.segments, vaddr) is None:
                     raise ResolverProtocolError(f"a word at {vaddr:#x}, outside of the module")
+        case Offset():
+            if facts is None or segment_at(facts.segments, answer.vaddr) is None:
+                raise ResolverProtocolError(f"a word at {answer.vaddr:#x}, outside of the module")
+            if abs(answer.more) > _MOST_LOCAL:
+                raise ResolverProtocolError(f"an offset of {answer.more}")
         case _:
             _check_names((answer.build_id or "",))
 

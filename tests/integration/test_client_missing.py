@@ -197,3 +197,21 @@ def test_where_the_loader_may_not_be_asked_only_the_program_is_known(tmp_path: P
     done = dprobe("check", "--in", copy, source)
     assert done.returncode == 0
     assert "not all of its libraries are known" in done.stderr
+
+
+def test_a_symbol_that_is_not_there_is_refused_before_the_command_runs(tmp_path: Path) -> None:
+    source = program(
+        tmp_path,
+        "name = libc.so.6\noffset = write\n    push addr,environn\n    log ptr\n"
+        "    push tls,errno\n    log ptr\n",
+    )
+    done = dprobe("run", source, "--", "echo", "ran")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"{source}:3:5: error: " in done.stderr
+    assert "environn" in done.stderr
+    assert "errno " not in done.stderr
+    with cat() as target:
+        done = dprobe("attach", "-p", target.pid, "--missing", "warn", source)
+        assert done.returncode == 2
+        assert "invalid offset" in done.stderr
+        assert "environn" in done.stderr

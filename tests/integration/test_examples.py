@@ -29,6 +29,7 @@ class Run:
     records: list[Record]
     probes: list[Record]
     stdout: bytes
+    stderr: bytes
 
     @property
     def words(self) -> list[list[int]]:
@@ -65,7 +66,7 @@ def run(
     lines = [json.loads(line) for line in report.read_text().splitlines()]
     assert lines[-1]["type"] == "summary"
     records = [line for line in lines if line["type"] == "record"]
-    return Run(records, lines[-1]["probes"], done.stdout)
+    return Run(records, lines[-1]["probes"], done.stdout, done.stderr)
 
 
 def test_opens_logs_each_path(tmp_path: Path) -> None:
@@ -218,3 +219,19 @@ def test_every_example_has_a_command_to_try() -> None:
     for example in EXAMPLES.glob("*.rpn"):
         comment = example.read_text().split("\n\n")[0]
         assert re.search(rf"dprobe run .*{example.name}", comment), example.name
+
+
+def test_full_disk_makes_write_fail_as_a_full_disk_does(tmp_path: Path) -> None:
+    code = (
+        "import os, sys, threading\n"
+        "def fill():\n"
+        "    try: os.write(1, b'more')\n"
+        "    except OSError as error: os.write(2, os.strerror(error.errno).encode() + b'\\n')\n"
+        "thread = threading.Thread(target=fill); thread.start(); thread.join(); fill()\n"
+    )
+    got = run("full_disk", sys.executable, "-c", code, options=["-D", "FD=1"], tmp=tmp_path)
+    assert got.stdout == b""
+    assert got.stderr == b"No space left on device\n" * 2
+    logged = [[(item["name"], item["value"]) for item in record["log"]] for record in got.records]
+    assert logged == [[("fd", 1), ("size", 4)]] * 2
+    assert {record["tid"] == record["pid"] for record in got.records} == {True, False}

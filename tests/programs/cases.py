@@ -8,6 +8,7 @@ directives, ``#`` begins a comment; indented lines belong to the ``program:`` ab
     header: logmax=16 vars=2          # keywords of the program
     probe: ex_mask=0x3fff             # and of its probe
     facilities: dump=2 mine=9         # what `exit NAME` may name
+    symbols: environ=0x1000           # where `push addr` finds them; `push tls`: from fs_base
     lost: mine                        # of them, those that are gone when it runs
     thread: tid=7 comm="cat"          # pid tid uid gid cpu time comm
     registers: rdi=1 xmm0=0x1ff       # the others are 0
@@ -138,6 +139,7 @@ class Case:
     header: dict[str, str] = field(default_factory=dict)
     probe: dict[str, str] = field(default_factory=dict)
     facilities: dict[str, int] = field(default_factory=dict)
+    symbols: dict[str, int] = field(default_factory=dict)
     lost: list[str] = field(default_factory=list)
     thread: dict[str, Any] = field(default_factory=lambda: {**_THREAD, "comm": b"target"})
     registers: dict[str, int] = field(default_factory=dict)
@@ -276,6 +278,7 @@ def _directive(case: Case, key: str, text: str) -> None:
         "header": lambda: case.header.update(_pairs(text)),
         "probe": lambda: case.probe.update(_pairs(text)),
         "facilities": lambda: case.facilities.update(_number_pairs(text)),
+        "symbols": lambda: case.symbols.update(_number_pairs(text)),
         "lost": lambda: case.lost.extend(text.split()),
         "thread": lambda: case.thread.update(_thread(text)),
         "registers": lambda: case.registers.update(_number_pairs(text)),

@@ -41,6 +41,7 @@ class WalkingExecutor:
         self.globals = globals_
         globals_.grow(program.header.gvars)
         self.facilities = facilities
+        self.symbols = [0] * len(program.names)
         self.known = frozenset(facilities.values())
         self._static = static
         self._functions = {probe.index: self._function(probe) for probe in program.probes}
@@ -68,6 +69,7 @@ class WalkingExecutor:
         """The same program for a fork child."""
         other = WalkingExecutor(self.program, globals_, self.facilities, static=self._static)
         other.locals.write(0, self.locals.read())
+        other.symbols = list(self.symbols)
         return other
 
 
@@ -441,6 +443,11 @@ def _guard_run(hit: _Hit, op: ir.GuardRun) -> None:
 
 def _packed(words: Sequence[int]) -> bytes:
     return b"".join(word.to_bytes(8, "little") for word in words)
+
+
+@walks(ir.ReadSymbol)
+def _read_symbol(hit: _Hit, op: ir.ReadSymbol) -> None:
+    hit.set(op.result, hit.executor.symbols[op.index])
 
 
 @walks(ir.LogWords)

@@ -18,6 +18,7 @@ from dprobe.lib.source import excerpt
 from dprobed.binary.errors import LocationError
 from dprobed.binary.file import Binary
 from dprobed.binary.places import Place, resolve, resolve_data
+from dprobed.binary.relocations import thread_local
 from dprobed.program.model import Diagnostic, ProbeDefinition, Program
 from dprobed.resolver.places import check_boundary
 
@@ -47,7 +48,7 @@ def find(program: Program, files: Sequence[File], source: str) -> Findings:
         return Findings(0, len(program.probes), ())
     meant = [file for file in files if file.named(program.header.name)]
     placed = pending = 0
-    faults = []
+    faults = _symbol_faults(program, meant, source)
     for probe in program.probes:
         fault = _fault(probe, meant)
         if fault is not None:
@@ -57,6 +58,30 @@ def find(program: Program, files: Sequence[File], source: str) -> Findings:
         else:
             pending += 1
     return Findings(placed, pending, tuple(faults))
+
+
+def _symbol_faults(program: Program, files: Sequence[File], source: str) -> list[Diagnostic]:
+    """Symbols that the program pushes and that are in none of the files."""
+    known = [file.elf for file in files if file.elf is not None]
+    if len(known) < len(files) or not known:
+        return []  # What cannot be read is left open.
+    faults = []
+    for index, local in sorted(program.symbols):
+        symbol = program.names[index]
+        found: list[LocationError] = []
+        for elf in known:
+            try:
+                if local:
+                    thread_local(elf, symbol)
+                else:
+                    resolve_data(elf, symbol)
+            except LocationError as error:
+                found.append(error)
+        if len(found) == len(known):
+            at = program.symbol_place(index)
+            place = (source, 0, 0) if at is None else (at.file, at.line, at.column)
+            faults.append(Diagnostic(*place, found[0].message, found[0].hint))
+    return faults
 
 
 def _fault(probe: ProbeDefinition, files: Sequence[File]) -> LocationError | None:

@@ -203,6 +203,11 @@ class Executor(Protocol[Kept]):
         """The program's local variables."""
         ...
 
+    @property
+    def symbols(self) -> list[int]:
+        """The values of its symbols, by their index in its names: set where it is placed."""
+        ...
+
     def entry(self, index: int) -> Callable[[Context], Outcome]:
         """The function that runs the probe with this index for one hit.
 

@@ -269,6 +269,14 @@ class GuardRun(msgspec.Struct):
 # -- the log and the outcome ------------------------------------------------------------------
 
 
+class ReadSymbol(msgspec.Struct):
+    """The value of a symbol, by its index in the program's names: an address, or of a
+    thread-local variable what to add to the thread pointer."""
+
+    result: Temp
+    index: int
+
+
 class LogWords(msgspec.Struct):
     """Append words without prefix. ``overflow``: raised where they do not fit; None: go on."""
 
@@ -605,6 +613,7 @@ Op: TypeAlias = (
     | ReadFact | ReadName | ReadRegister | WriteRegister | ReadFxsave | WriteFxsave
     | Load | Store | CheckAccess
     | ReadVariable | WriteVariable | AddToVariable | GuardRun
+    | ReadSymbol
     | LogWords | LogValue | LogStack | LogVariables | LogMemory | LogLength | LastItem | CutLog
     | SetNumber | Suspend | Resume | Charge
     | StackLoad | StackStore | MoveDepth | DropWords | SetDepth | PushCopies

@@ -21,7 +21,7 @@ from dprobed.program.isa import (
     WORD_MASK,
     ExCode,
 )
-from dprobed.program.registers import REGISTERS
+from dprobed.program.registers import REGISTER_INDEX, REGISTERS
 
 # -- variables --------------------------------------------------------------------------------
 
@@ -243,6 +243,7 @@ def _restore_tsp(to: Lowering, step: Step) -> None:
 # -- registers and data -----------------------------------------------------------------------
 
 #: In rflags; a thread that goes on with it set traps at its next instruction, and dies of that.
+_FS_BASE: Final = REGISTERS[REGISTER_INDEX["fs_base"]]
 _TRAP_FLAG: Final = 0x100
 
 
@@ -260,6 +261,18 @@ def _push_register(to: Lowering, step: Step) -> None:
         result = to.new()
         to.add(ir.ReadRegister(result, register.user_index, (1 << register.bits) - 1))
         to.push(result)
+
+
+@lowers("push addr,symbol", "push tls,symbol")
+def _push_symbol(to: Lowering, step: Step) -> None:
+    value = to.new()
+    to.add(ir.ReadSymbol(value, step.operands[0]))
+    if step.instruction.name == "push tls":
+        base = to.new()
+        to.add(ir.ReadRegister(base, _FS_BASE.user_index, (1 << _FS_BASE.bits) - 1))
+        to.push(to.compute(WordOp.ADD, base, value))
+    else:
+        to.push(value)
 
 
 @lowers("pop r,register", "pop u,register")

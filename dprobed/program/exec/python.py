@@ -103,6 +103,7 @@ class PythonExecutor:
         self._facilities = facilities
         self._static = static
         self._known = frozenset(facilities.values())
+        self.symbols = [0] * len(program.names)
         self._entries = self._all_entries()
 
     def entry(self, index: int) -> Entry:
@@ -116,6 +117,7 @@ class PythonExecutor:
         other.locals = ListVariables(len(self.locals))
         other.locals.write(0, self.locals.read())
         other._globals = globals_
+        other.symbols = list(self.symbols)
         other._entries = other._all_entries()
         return other
 
@@ -146,6 +148,7 @@ class PythonExecutor:
             **_NAMES,
             "L": self.locals.words,
             "G": self._globals.words,
+            "SYM": self.symbols,
             "MAJ": self.program.header.major,
             "MNR": probe.minor,
             "gone": self._facility_gone,

@@ -187,6 +187,11 @@ def _guard_run(to: Printer, op: ir.GuardRun) -> None:
     to.fail_if(f"{bad} >= 0", op.fault)
 
 
+@prints(ir.ReadSymbol)
+def _read_symbol(to: Printer, op: ir.ReadSymbol) -> None:
+    to.line(f"{word(op.result)} = SYM[{op.index}]")
+
+
 @prints(ir.LogWords)
 def _log_words(to: Printer, op: ir.LogWords) -> None:
     to.log_words(op.words, op.overflow)

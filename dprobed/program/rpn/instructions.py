@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from dprobed.program.isa import BY_KEY, INSTRUCTIONS, Instruction, Operand
 from dprobed.program.registers import REGISTER_INDEX
-from dprobed.program.rpn.lexer import Diagnostics, Token, TokenKind, written
+from dprobed.program.rpn.lexer import Diagnostics, Token, TokenKind, unquote, written
 from dprobed.program.rpn.sections import SourceInstruction, evaluated, nearest
 from dprobed.program.values import name_error
 from dprobed.program.verifier import is_facility, range_error
@@ -88,6 +88,8 @@ class InstructionParser:
             self._facility(step)
         elif kind is Operand.NAME:
             self._name(step)
+        elif kind is Operand.SYMBOL:
+            step.value = _symbol(tokens)
         else:
             value = evaluated(tokens, self._diagnostics)
             wrong = None if value is None else range_error(kind, value)
@@ -143,6 +145,12 @@ class InstructionParser:
             close = difflib.get_close_matches(" ".join(texts), known, 1)
             hint = f"did you mean `{known[close[0]].spelling}`?" if close else _others(words[:1])
         self._diagnostics.span(words[:3], f"unknown instruction `{' '.join(texts)}`", hint)
+
+
+def _symbol(tokens: Sequence[Token]) -> str:
+    if len(tokens) == 1 and tokens[0].kind is TokenKind.STRING:
+        return unquote(tokens[0].text)
+    return written(tokens)
 
 
 def _others(words: Sequence[Token]) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 from dprobed.program.bytecode import MAX_FILE, decode
 from dprobed.program.keywords import HEADER, PROBE, STARTERS
 from dprobed.program.model import Diagnostic, Program, ProgramError
+from dprobed.program.rpn.abbreviations import expanded
 from dprobed.program.rpn.instructions import InstructionParser
 from dprobed.program.rpn.layout import ProgramLayout
 from dprobed.program.rpn.lexer import Diagnostics, LogicalLine, Token, TokenKind
@@ -132,7 +133,8 @@ class _FileParser:
 
     def _instruction(self, tokens: list[Token]) -> None:
         if self.file.probes:
-            self.file.probes[-1].instructions.append(self._instructions.parse(tokens))
+            for each in expanded(tokens, self.diagnostics):
+                self.file.probes[-1].instructions.append(self._instructions.parse(each))
         else:
             self.diagnostics.at(
                 tokens[0], "an instruction before the first probe definition", _BEGIN

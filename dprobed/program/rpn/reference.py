@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Final
 
 from dprobed.program import bytecode
 from dprobed.program.exits import INSTRUCTION_BUDGET
@@ -195,6 +196,14 @@ on TOS, and popped in that order. Popping the low half of a general register cle
 as the processor does; of a narrower one the low bits count. Popping `rip` makes the thread go on
 there, in place of the probed instruction.
 
+`return VALUE`, at the first instruction of a function, makes it return that at once, without having
+run; `return VALUE, errno=ENOSPC` sets the thread's error number as well (a program for
+`libc.so.6`). It stands for the instructions that put the value into `rax` and take the return
+address off the stack; where one of them fails, nothing is altered. `push addr,SYMBOL` and `push
+tls,SYMBOL` push where a symbol of the program's module is in the process: the second one the
+running thread's own copy of a thread-local variable. Symbols that are not there are told when
+the program is inserted.
+
 | registers | bits | words | may be popped by | |
 | --- | --- | --- | --- | --- |
 """
@@ -314,8 +323,15 @@ _OPERAND_MEANING: Mapping[Operand, str] = {
     Operand.LABEL: "offset of an instruction in the code",
     Operand.REGISTER: "number of a register, in the order of the table above",
     Operand.FACILITY: "index in the program's list of facilities",
-    Operand.NAME: "index in the program's list of names of values",
+    Operand.NAME: "index in the program's list of names",
+    Operand.SYMBOL: "index in the program's list of names",
 }
+
+
+#: Operands whose range says something.
+_RANGES: Final = frozenset(
+    {Operand.U16, Operand.COUNT16, Operand.COUNT8, Operand.SHIFT, Operand.BIT, Operand.SLOT}
+)
 
 
 def _table_row(*cells: str) -> str:
@@ -470,7 +486,7 @@ def _parts() -> Iterator[str]:
     yield BYTECODE_TEXT.rstrip("\n")
     for kind in Operand:
         limits = f"{_OPERAND_MEANING[kind]}: {kind.low} to {kind.high}"
-        if kind in (Operand.WORD, Operand.LABEL, Operand.REGISTER, Operand.FACILITY, Operand.NAME):
+        if kind not in _RANGES:
             limits = _OPERAND_MEANING[kind]
         yield _table_row(kind.name.lower(), str(kind.size), limits)
     yield "\n## .dpb files\n"

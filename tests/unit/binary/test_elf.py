@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import random
 import struct
@@ -11,7 +12,7 @@ import pytest
 
 from dprobed.binary.errors import LocationError
 from dprobed.binary.places import list_places, resolve
-from dprobed.binary.relocations import ifunc_slots, import_slots
+from dprobed.binary.relocations import ifunc_slots, import_slots, thread_local
 from tests.unit.location_files import FOLDER, LIBC, library, objcopy, open_path, program, run
 
 
@@ -187,3 +188,25 @@ def test_relocations_against_readelf() -> None:
     ]
     assert resolver.kind == "ifunc"
     assert ifunc_slots(open_path(LIBC), resolver.vaddr) == chosen
+
+
+def test_where_a_thread_local_variable_is() -> None:
+    """By libc itself: the word as this process has it, and the address that it says."""
+    libc = ctypes.CDLL(None)
+    libc.__errno_location.restype = ctypes.c_void_p
+    maps = Path("/proc/self/maps").read_text().splitlines()
+    start, path = next(
+        (int(line.split("-")[0], 16), line.split()[-1]) for line in maps if "libc.so.6" in line
+    )
+    elf = open_path(path)
+    word, more = thread_local(elf, "errno")
+    offset = ctypes.c_int64.from_address(start + word).value + more
+    # The first word of the thread's control block is its own address (ELF TLS, variant II).
+    thread = ctypes.c_ulong()
+    arch_prctl, get_fs = 158, 0x1003
+    assert libc.syscall(arch_prctl, get_fs, ctypes.byref(thread)) == 0
+    assert thread.value + offset == libc.__errno_location()
+    with pytest.raises(LocationError, match="no thread-local variable errnoo"):
+        thread_local(elf, "errnoo")
+    with pytest.raises(LocationError, match="no thread-local variable write"):
+        thread_local(elf, "write")

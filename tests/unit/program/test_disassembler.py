@@ -123,7 +123,7 @@ def _operand(draw: st.DrawFn, instruction: Instruction, labels: int) -> str:
         return draw(st.sampled_from(usable))
     if kind is Operand.FACILITY:
         return draw(st.sampled_from(["trace", "dump", "1", "65535"]))
-    if kind is Operand.NAME:
+    if kind in (Operand.NAME, Operand.SYMBOL):
         return draw(st.sampled_from(["result", "a", "_b9"]))
     if kind is Operand.U16 and instruction.group != "log":
         return str(draw(st.integers(0, 2)))

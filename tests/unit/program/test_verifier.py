@@ -104,11 +104,10 @@ GOOD = Program(Header("x"), (PROBE,), b"\x0d")
         ({"facilities": ("trace", "trace")}, "a facility is listed twice"),
         ({"facilities": ("a b",)}, "`a b` is not a facility"),
         ({"facilities": (0,)}, "`0` is not a facility"),
-        ({"names": ("a", "a")}, "a name of a value is listed twice"),
-        ({"names": ("a b",)}, "`a b` is not a name"),
-        ({"names": ("a" * 64,)}, "63 at most"),
-        ({"names": ("pid",)}, "`pid` is what records call something of their own"),
-        ({"names": ("word_1",)}, "`word_1` is what records call something of their own"),
+        ({"names": ("a", "a")}, "a name is listed twice"),
+        ({"names": ("",)}, "a name is empty"),
+        ({"names": ("a" * 256,)}, "a name is empty, too long"),
+        ({"names": ("a\0",)}, "has a control character in it"),
         ({"names": tuple(f"n{number}" for number in range(257))}, "more than 256 different names"),
         ({"lines": ((0, 0, 1),)}, "a line's number or source file does not exist"),
         ({"lines": ((1, 0, 1), (0, 0, 2)), "sources": ("x",)}, "do not ascend"),
@@ -284,3 +283,18 @@ def test_a_program_that_is_all_wrong_is_refused_with_its_first_faults() -> None:
         verify(program_of(code, lines=lines, sources=("x.rpn",)))
     assert len(caught.value.diagnostics) == MAX_DIAGNOSTICS
     assert "code offset 0x63 (x.rpn line 100)" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("a b", "`a b` is not a name"),
+        ("a" * 64, "63 at most"),
+        ("pid", "`pid` is what records call something of their own"),
+        ("word_1", "`word_1` is what records call something of their own"),
+    ],
+)
+def test_names_of_values(name: str, message: str) -> None:
+    code = code_of(("push word", 1), ("log i32,name", 0), "exit")
+    program = replace(GOOD, code=code, probes=(replace(PROBE, end=len(code)),), names=(name,))
+    assert message in said(program)

@@ -101,6 +101,9 @@ def test_answers_are_those_of_the_file() -> None:
         libc = resolver.file(LIBC)
         assert libc.facts.soname == "libc.so.6"
         assert libc.ifunc_slots(libc.resolve("memcpy")[0].vaddr)
+        assert libc.thread_local("errno")[0] > 0
+        with pytest.raises(LocationError, match="no thread-local variable errnoo"):
+            libc.thread_local("errnoo")
         with pytest.raises(LocationError, match="no symbol mainn") as caught:
             file.resolve("mainn")
         assert "main" in caught.value.candidates
@@ -254,6 +257,8 @@ LIES: list[tuple[type[wire.Question], bytes]] = [
     (wire.Resolve, wire.pack(place()).replace(b"code", b"kode")),
     (wire.ImportSlots, wire.pack(wire.Slots((0x1000,)))),
     (wire.ImportSlots, wire.pack(wire.Slots((0x10, -8)))),
+    (wire.ThreadLocal, wire.pack(wire.Offset(0x1000, 0))),
+    (wire.ThreadLocal, wire.pack(wire.Offset(0x10, 1 << 40))),
     (wire.Resolve, wire.pack(wire.Refused("x" * 5000))),
 ]
 
@@ -274,7 +279,12 @@ def test_answers_that_break_the_protocol_are_refused(kind: type[wire.Question], 
     resolver = Described(mailbox)
     with pytest.raises(LostError, match="protocol error from the resolver"):
         file = resolver.file(program())
-        file.import_slots("f", "") if kind is wire.ImportSlots else file.resolve("f")
+        if kind is wire.ImportSlots:
+            file.import_slots("f", "")
+        elif kind is wire.ThreadLocal:
+            file.thread_local("f")
+        else:
+            file.resolve("f")
     thread.join()
     mailbox.close()
     reading.close()

@@ -9,7 +9,7 @@ from dprobed.program.bytecode import decode, encode
 from dprobed.program.exec.interface import Outcome
 from dprobed.program.exec.python import PythonExecutor
 from dprobed.program.exec.variables import ListVariables
-from dprobed.program.isa import INSTRUCTIONS
+from dprobed.program.isa import INSTRUCTIONS, WORD_MASK
 from dprobed.program.model import Program, ProgramError
 from dprobed.program.rpn.parser import assemble
 from tests.programs.cases import Case, Result, Run, all_cases, check
@@ -32,6 +32,8 @@ def _with(executor: Maker, static: bool) -> Run:
         globals_.write(0, case.globals)
         made = executor(program, globals_, facilities, static=static)
         made.locals.write(0, case.locals)
+        for symbol, value in case.symbols.items():
+            made.symbols[program.names.index(symbol)] = value & WORD_MASK
         for name in case.lost:
             del facilities[name]
         context = case.context()

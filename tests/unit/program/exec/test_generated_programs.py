@@ -77,7 +77,7 @@ def _operand(draw: st.DrawFn, instruction: Instruction, header: Header) -> int:
         return draw(WORDS)
     if kind is Operand.REGISTER:
         return draw(st.sampled_from(WRITABLE if instruction.writes else READABLE))
-    if kind in (Operand.FACILITY, Operand.NAME):
+    if kind in (Operand.FACILITY, Operand.NAME, Operand.SYMBOL):
         return draw(st.integers(0, 1))
     if kind is Operand.U16:
         many = {"locals": header.vars, "globals": header.gvars}.get(instruction.group, 0x10000)
