@@ -238,6 +238,7 @@ class Connection(asyncio.Protocol):
                 self._take(request)
                 return
             request_id = request.id
+            _log.debug("client %d: %s", self.pid, type(request).__name__.lower())
             await self._writable.wait()
             if not self._greeted:
                 self._greet(request)

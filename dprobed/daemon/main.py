@@ -33,6 +33,9 @@ PATIENCE: Final = 10.0
 #: RLIMIT_NOFILE is raised to this where it can be: every tracer takes two descriptors.
 DESCRIPTORS: Final = 1 << 14
 
+#: What ``--log-level`` can be, the most talkative first.
+_LEVELS: Final = ("debug", "info", "warning", "error")
+
 _log = logging.getLogger("dprobed")
 
 
@@ -196,6 +199,21 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="DURATION",
         help="how long `exit debugger` holds a process without a debugger (default: %(default)g)",
     )
+    parser.add_argument(
+        "--log-level",
+        choices=_LEVELS,
+        default="info",
+        help="what is said of what happens: debug is each request, too (default: %(default)s)",
+    )
+    for letter, name, level in (("-v", "--verbose", "debug"), ("-q", "--quiet", "warning")):
+        parser.add_argument(
+            letter,
+            name,
+            dest="log_level",
+            action="store_const",
+            const=level,
+            help=f"the same as --log-level {level}",
+        )
     parser.add_argument("--private", type=int, metavar="FD", help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
 
@@ -246,10 +264,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(descriptor)
-    level = logging.INFO if options.private is None else logging.WARNING
+    level = logging.WARNING if options.private is not None else options.log_level.upper()
     log = logging.StreamHandler(sys.stderr)
     log.setFormatter(_Lines("dprobed: %(message)s"))
     logging.basicConfig(level=level, handlers=[log])
+    logging.getLogger("asyncio").setLevel(logging.WARNING)
     try:
         if options.check_config:
             PolicyStore(configuration.load(options.config, os.geteuid()), os.geteuid())

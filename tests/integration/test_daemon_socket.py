@@ -279,3 +279,17 @@ def test_the_documented_example_speaks_to_the_daemon(daemon: Daemon, target: Cat
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1])["type"] == "status"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"), [(("-v",), True), (("--log-level", "debug"), True), ((), False)]
+)
+def test_the_log_says_as_much_as_it_is_asked_to(
+    tmp_path: Path, options: tuple[str, ...], said: bool
+) -> None:
+    with running_daemon(tmp_path, *options) as daemon:
+        assert daemon.dprobe("query").returncode == 0
+        daemon.stop()
+        assert daemon.process.stderr is not None
+        log = daemon.process.stderr.read()
+    assert (": query\n" in log) == said
