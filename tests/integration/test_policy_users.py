@@ -248,7 +248,9 @@ def test_files_whose_names_are_no_utf8(place: Place) -> None:
         assert done.returncode == 2
         (row,) = parsed(done.stdout)
         assert (row["file"], row["ok"]) == (shown, False)
-        assert done.stderr == f"dprobe: {row['error']}\n"
+        faults = [(fault["file"], fault["line"], fault["message"]) for fault in row["diagnostics"]]
+        assert (shown, 6, "unknown key `x`") in faults
+        assert all(message in done.stderr for _, _, message in faults)
 
 
 def test_a_process_that_executes_what_is_denied(place: Place) -> None:
@@ -437,7 +439,7 @@ def test_a_daemon_does_not_start_with_policies_that_are_wrong(place: Place) -> N
         limit = ["--check-config", "--hold-limit", seconds]
         done = subprocess.run([DPROBED, *limit], capture_output=True, text=True, check=False)
         assert done.returncode == 2
-        assert f"{seconds} is no number of seconds above 0" in done.stderr
+        assert f"{seconds} is no duration above 0" in done.stderr
 
 
 APPLY = """
