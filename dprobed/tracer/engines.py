@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
+from dprobed.arch.x86_64.breakpoint import INT3
 from dprobed.arch.x86_64.registers import RIP
 from dprobed.arch.x86_64.siginfo import code_of
 from dprobed.engine.address_space import AddressSpace
@@ -48,6 +49,7 @@ class Engines:
         self._registers: Final = registers
         #: The hot way: see ``TrapStops``.
         self.serve_hit: Final = self._trap.stops.serve_hit
+        self.rewind: Final = self._trap.stops.rewind
 
     @property
     def space(self) -> AddressSpace:
@@ -250,7 +252,10 @@ class Engines:
             raise
 
     def _serve(self, thread: Thread, now: int) -> None:
-        self._registers.load(thread.tid)
+        words = self._registers.load(thread.tid)
+        if thread.rewound:
+            thread.rewound = False
+            words[RIP] += len(INT3)
         info = ptrace.get_siginfo(thread.tid)
         stop = TrapStop(info, code_of(info))
         if self._trap.serve(thread, stop, now):

@@ -10,6 +10,7 @@ from typing import Final
 from dprobed.arch.x86_64.breakpoint import INT3, SI_KERNEL, TRAP_HWBKPT
 from dprobed.arch.x86_64.registers import RIP
 from dprobed.arch.x86_64.resume_and_wait import GO_TO, RESUME
+from dprobed.arch.x86_64.siginfo import code_of
 from dprobed.engine.interface import Listener, TrapStop
 from dprobed.engine.runner import ProgramRunner
 from dprobed.engine.trap.notes import ThreadNotes
@@ -70,12 +71,14 @@ class TrapStops:
             group.tracees.blamed = group
             thread.state = State.STOPPED
             self.abandon(thread)
+            group.tracees.take(thread)
             raise
         # Before it goes on: on one CPU it runs at once, and we only later.
         group.overhead_ns += time.monotonic_ns() - now
         if thread.held or thread.pinned:
             thread.state = State.HELD
             self._go_to(thread, to)
+            group.tracees.take(thread)
         else:
             request = self._request
             request[RESUME], request[GO_TO] = tid, to
@@ -105,11 +108,26 @@ class TrapStops:
             with contextlib.suppress(Gone):
                 ptrace.go_to(thread.tid, address)
 
+    def rewind(self, thread: Thread) -> None:
+        """See StopHandler."""
+        thread.rewound = False
+        site = self.by_trap.get(self._words[RIP])
+        if site is None or self.notes.of(thread).entering is not None:
+            return
+        with contextlib.suppress(Gone):
+            # Others can come in the same place: a SIGTRAP that was sent.
+            if code_of(ptrace.get_siginfo(thread.tid)) == SI_KERNEL:
+                ptrace.go_to(thread.tid, site.address)
+                thread.rewound = True
+
     def abandon(self, thread: Thread) -> bool:
         """After an internal error: move a thread at a breakpoint back to its instruction.
 
         False: the thread was not at a breakpoint.
         """
+        if thread.rewound:
+            thread.rewound = False
+            return True
         with contextlib.suppress(Gone):
             words = self._registers.load(thread.tid)
             site = self.by_trap.get(words[RIP])
