@@ -211,6 +211,12 @@ class Engines:
         for engine in self._all:
             engine.disarm_all(unstoppable)
 
+    def pages(self) -> list[tuple[int, int]]:
+        """Start and end of each mapping of ours in the target."""
+        guard = self._trap.sites.guard.mappings()
+        areas = [(area.start, area.end) for area in self.space.resident.whole()]
+        return areas + [(start, start + size) for start, size in guard]
+
     def remove_all(self, unstoppable: list[Thread]) -> None:
         """Take back every change, before a detach, with all other threads stopped.
 
@@ -221,6 +227,8 @@ class Engines:
         if not unstoppable and space.resident.areas:
             lender = self.group.borrower.lender(space.tgid)
             self._trap.sigtrap.restore(lender)
+            self._trap.sigtrap.remove_guard(lender)
+            self._trap.sites.guard.unmap(self.group, lender)
             space.resident.unmap(self.group, lender)
             space.resident.areas.clear()
 

@@ -20,7 +20,7 @@ _SA_SIGINFO: Final = 4
 _SA_ONSTACK: Final = 0x0800_0000
 _EVERY_SIGNAL: Final = (1 << 64) - 1
 
-_RESTORER: Final = 0x80
+_RESTORER: Final = 0x90
 #: ``struct kernel_sigaction`` of the guard, and one of zeros: SIG_DFL.
 ACTION: Final = 0x100
 DEFAULT_ACTION: Final = ACTION + KERNEL_ACTION_SIZE
@@ -34,26 +34,28 @@ CODE: Final = (
     ("48 8b 82 a8 00 00 00", "mov rax,[rdx+0A8h]"),  # rip
     ("8b 4e 08", "mov ecx,[rsi+8]"),  # si_code
     ("81 f9 80 00 00 00", "cmp ecx,80h"),  # SI_KERNEL: int3
-    ("75 2d", "jne 3Fh"),
+    ("75 33", "jne 45h"),
     ("48 8d 0d e7 01 00 00", "lea rcx,[rel 200h]"),  # the table
     ("4c 8b 01", "mov r8,[rcx]"),  # 19h
     ("4d 85 c0", "test r8,r8"),
-    ("74 17", "je 38h"),
+    ("74 1d", "je 3Eh"),
     ("49 39 c0", "cmp r8,rax"),
-    ("74 06", "je 2Ch"),
+    ("74 0c", "je 32h"),
+    ("48 3b 41 08", "cmp rax,[rcx+8]"),  # the tracer has moved it on already
+    ("74 57", "je 83h"),
     ("48 83 c1 10", "add rcx,10h"),
-    ("eb ed", "jmp 19h"),
-    ("48 8b 41 08", "mov rax,[rcx+8]"),  # 2Ch: go on in the slot
+    ("eb e7", "jmp 19h"),
+    ("48 8b 41 08", "mov rax,[rcx+8]"),  # 32h: go on in the slot
     ("48 89 82 a8 00 00 00", "mov [rdx+0A8h],rax"),
     ("c3", "ret"),
-    ("80 78 ff cc", "cmp byte [rax-1],0CCh"),  # 38h: else the tracer has moved it on already
-    ("74 06", "je 44h"),
+    ("80 78 ff cc", "cmp byte [rax-1],0CCh"),  # 3Eh: its own, or has a program moved it?
+    ("74 06", "je 4Ah"),
     ("c3", "ret"),
-    ("85 c9", "test ecx,ecx"),  # 3Fh: was it sent?
-    ("7e 01", "jle 44h"),
+    ("85 c9", "test ecx,ecx"),  # 45h: was it sent?
+    ("7e 01", "jle 4Ah"),
     ("c3", "ret"),
-    ("bf 05 00 00 00", "mov edi,5"),  # 44h: SIGTRAP
-    ("48 8d 35 d0 00 00 00", "lea rsi,[rel 120h]"),  # SIG_DFL
+    ("bf 05 00 00 00", "mov edi,5"),  # 4Ah: SIGTRAP
+    ("48 8d 35 ca 00 00 00", "lea rsi,[rel 120h]"),  # SIG_DFL
     ("31 d2", "xor edx,edx"),
     ("41 ba 08 00 00 00", "mov r10d,8"),
     ("b8 0d 00 00 00", "mov eax,0Dh"),  # rt_sigaction

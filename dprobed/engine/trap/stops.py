@@ -34,7 +34,7 @@ class TrapStops:
         self.sites = sites
         self.by_trap = sites.by_trap
         self.notes: Final = ThreadNotes()
-        self.sigtrap: Final = Sigtrap(group, sites.space, self.notes)
+        self.sigtrap: Final = Sigtrap(group, sites, self.notes)
         self.exits: Final = SlotExits(group, listener, runner, self.sigtrap, self.notes, sites)
         self._group: Final = group
         self._runner: Final = runner
@@ -48,7 +48,7 @@ class TrapStops:
         """Start in an address space that has these sites."""
         self.sites = self.exits.sites = sites
         self.by_trap = sites.by_trap
-        self.sigtrap.space = sites.space
+        self.sigtrap.use(sites)
         self._noted.clear()
 
     # --- a hit ---
@@ -184,6 +184,7 @@ class TrapStops:
                 return
             thread.signal = signal.SIGTRAP
             self.sigtrap.restore(thread)
+            self.sigtrap.remove_guard(thread)
         thread.signal = signal.SIGTRAP
         if self.notes.of(thread).trap_mask is None:
             self.exits.deliver(thread)
