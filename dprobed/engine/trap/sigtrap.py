@@ -152,11 +152,10 @@ class Sigtrap:
         if not self.calm or self._stale or not self._concerns(thread):
             return
         now = time.monotonic_ns()
-        if self.guarded and found.caught & _BIT:
-            if now < self._look_again:
-                return
-            self._pause = min(2 * self._pause, _SELDOM_NS)
-            self._look_again = now + self._pause
+        if now < self._look_again and self.is_meant_by(found) == self.guarded:
+            return
+        self._pause = min(2 * self._pause, _SELDOM_NS)
+        self._look_again = now + self._pause
         self.guarded = False
         if self.is_meant_by(found):
             self.observe_process(thread)
@@ -167,12 +166,9 @@ class Sigtrap:
     def install_guard(self, thread: Thread) -> None:
         """Make the guard SIGTRAP's handler, where the target has none; ``thread`` is borrowed.
 
-        Not while a thread blocks SIGTRAP: its next hit would reset it. Raises Gone.
+        Raises Gone.
         """
         if self.guarded or not self.calm or not self.guard.base or not self._concerns(thread):
-            return
-        if any(note.trap_mask is not None for note in self._notes.by_tid.values()):
-            self.unguarded_reason = "a thread blocks SIGTRAP"
             return
         before = self._exchange(thread, self.guard.action)
         if before is None:
