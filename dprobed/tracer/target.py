@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 import msgspec
@@ -11,7 +11,7 @@ import msgspec
 from dprobed.engine.address_space import AddressSpace
 from dprobed.engine.errors import SpaceError
 from dprobed.proc import procfs, refusals
-from dprobed.proc.shared_memory import shares_memory
+from dprobed.proc.shared_memory import processes, relatives, sharers
 from dprobed.tracee.attach import attach, find_lost
 from dprobed.tracee.lifecycle import State
 from dprobed.tracee.memory import Memory
@@ -39,23 +39,24 @@ DETACH_PAUSE: Final = 0.05
 _log = logging.getLogger(__name__)
 
 
-def check_alone(pid: int, tracees: Tracees) -> None:
+def check_alone(pid: int, among: Iterator[int], tracees: Tracees) -> None:
     """Refuse a process whose memory an untraced one shares, which our breakpoints would kill.
 
     Raises RequestError.
     """
-    live_thread = procfs.live_thread(pid)
-    parent = procfs.parent(pid)
-    for other in [parent, *procfs.children(pid)]:
+    for other in sharers(procfs.live_thread(pid), among):
         found = procfs.status(other)
-        if found is None or other in tracees.threads:
+        if found is None or other in (0, pid) or other in tracees.threads:
             continue
-        if shares_memory(live_thread, procfs.live_thread(other)):
-            raise RequestError(
-                f"its {'parent' if other == parent else 'child'} {other} "
-                f"({found.name.decode(errors='replace')}) shares its memory "
-                "(vfork or CLONE_VM) and would run into the probes; try again when that ended"
-            )
+        relation = (
+            "parent"
+            if other == procfs.parent(pid)
+            else ("child" if procfs.parent(other) == pid else "fellow")
+        )
+        raise RequestError(
+            f"its {relation} {other} ({found.name.decode(errors='replace')}) shares its memory "
+            "(vfork or CLONE_VM) and would run into the probes; try again when that ended"
+        )
 
 
 class TracedProcess:
@@ -107,7 +108,7 @@ class TracedProcess:
             raise RequestError(reason)
         # Checked again when no more children can appear; here because it refuses at once, and we
         # could not detach from a parent in vfork before it wakes.
-        check_alone(self.pid, self._context.tracees)
+        check_alone(self.pid, relatives(self.pid), self._context.tracees)
         self.programs.launching = launch
         try:
             attach(self.group, self.pid)
@@ -121,7 +122,7 @@ class TracedProcess:
             self._detach_now()
             raise RequestError(reason) from error
         try:
-            check_alone(self.pid, self._context.tracees)
+            check_alone(self.pid, processes(), self._context.tracees)
         except RequestError:
             self._detach_now()
             raise
