@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Iterator
 from typing import Final
@@ -27,6 +28,7 @@ from dprobed.tracer.engines import Engines
 from dprobed.tracer.inheritance import Inheritance
 from dprobed.tracer.inserted import RequestError
 from dprobed.tracer.listener import DeferredWork, EngineListener
+from dprobed.tracer.namespace_init import NamespaceInit
 from dprobed.tracer.programs import Programs
 from dprobed.tracer.suspended import SuspendedThreads
 from dprobed.tracer.throttle import Throttle
@@ -35,7 +37,6 @@ from dprobed.wire.limits import Limits
 
 #: Seconds between two attempts to detach from threads that sleep in the kernel.
 DETACH_PAUSE: Final = 0.05
-
 _log = logging.getLogger(__name__)
 
 
@@ -87,6 +88,9 @@ class TracedProcess:
         self.options = options
         #: How it ended (exited, killed, detached…) and its status; None while it is a target.
         self.end: tuple[str, int] | None = None
+        self._namespace_init: Final = NamespaceInit(pid)
+        #: The signal of a fault that the process is to die of once we have detached from it.
+        self.fatal = 0
         self.throttle: Final = Throttle(self.programs, self.group.request_attention)
         self.dumps: Final = Dumps(self.engines, self._describe, self.tell)
         self._end_status = ("gone", 0)
@@ -239,8 +243,7 @@ class TracedProcess:
             return
         if not self.debugger.serve_trap(thread):
             self.engines.serve(thread)
-        if thread.signal:
-            self.debugger.signalled(thread)
+        self._signal(thread)
 
     def abandon(self, thread: Thread) -> None:
         """See StopHandler."""
@@ -249,8 +252,26 @@ class TracedProcess:
     def deliver(self, thread: Thread) -> None:
         """See StopHandler; a debugger is asked first."""
         self.engines.deliver(thread)
+        self._signal(thread)
+
+    def _signal(self, thread: Thread) -> None:
+        """A signal, if there is one, is about to be delivered to a thread at an original place."""
         if thread.signal:
             self.debugger.signalled(thread)
+        if not thread.signal or thread.held:
+            return
+        with contextlib.suppress(Gone):
+            if self._namespace_init.drops(thread):
+                thread.signal, thread.siginfo = 0, None
+            elif self._namespace_init.dies(thread):
+                self._leave_to_die(thread)
+
+    def _leave_to_die(self, thread: Thread) -> None:
+        """Detach from a namespace's first process that faults, so that it dies of that."""
+        self.fatal = self.fatal or thread.signal
+        thread.signal, thread.siginfo = 0, None
+        thread.pinned = True
+        self.group.request_attention()
 
     def forked(self, child: int) -> None:
         """See StopHandler."""
