@@ -186,7 +186,8 @@ class TracedProcess:
             self._context.reporter.arm()
 
     def tick(self) -> None:
-        """Periodic work: throttled and pending probes, unreached threads."""
+        """Periodic work: throttled and pending probes, unreached threads, children not begun."""
+        self.group.let_late_parents_go()
         if self.throttle.is_throttling:
             self.group.request_attention()
         self.programs.retry_pending()
