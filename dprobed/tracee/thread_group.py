@@ -14,12 +14,12 @@ Rules:
 from __future__ import annotations
 
 import time
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from typing import Final
 
 from dprobed.proc import procfs
 from dprobed.proc.shared_memory import shares_memory
-from dprobed.tracee import ptrace
+from dprobed.tracee import interrupted, ptrace
 from dprobed.tracee.borrower import Borrower
 from dprobed.tracee.clone import child_of
 from dprobed.tracee.lifecycle import Reaction, State, react
@@ -165,6 +165,7 @@ class ThreadGroup:
             case Reaction.DELIVER_SIGNAL:
                 thread.signal = stop.value
                 self.handler.deliver(thread)
+                self._restart(thread, thread.signal)
             case Reaction.STAY_IN_GROUP_STOP:
                 thread.listen = True
             case Reaction.BEGIN:
@@ -178,9 +179,15 @@ class ThreadGroup:
                 thread.in_syscall = True
                 self._new_image(thread)
             case _:
+                if stop.kind is Kind.STOP and not thread.listen:
+                    self._restart(thread, 0)
                 thread.listen = False
         thread.busy = False
         thread.group.go(thread)
+
+    def _restart(self, thread: Thread, number: int) -> None:
+        with suppress(Gone):
+            interrupted.restart(thread.tid, self._registers, number)
 
     def _begin(self, thread: Thread, stop: Stop) -> None:
         thread.listen = stop.kind is Kind.GROUP_STOP
