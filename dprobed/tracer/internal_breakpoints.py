@@ -11,6 +11,7 @@ from typing import Final
 
 from dprobed.arch.x86_64.signal_frame import RESTORER_CODE
 from dprobed.engine.errors import SpaceError
+from dprobed.engine.interface import Location
 from dprobed.proc import procfs
 from dprobed.resolver.errors import LocationError
 from dprobed.tracee.thread import Thread
@@ -110,6 +111,7 @@ class InternalBreakpoints:
 
     def _set(self, loaded: LoadedModule, symbol: str) -> None:
         """Insert one at a function; raises LocationError, SpaceError and Gone."""
-        address = self._placement.address_of(loaded, symbol)
-        self._engines.insert_internal(address, self._callbacks[symbol])
-        self._symbols[address] = symbol
+        spot = self._placement.function(loaded, symbol)
+        where = Location(spot.address, place=spot.place, code=spot.code)
+        self._engines.insert_internal(where, self._callbacks[symbol])
+        self._symbols[spot.address] = symbol

@@ -28,12 +28,16 @@ _NOT_FOUND: Final = "no mapped module is known to have that name"
 
 
 class Spot(msgspec.Struct, frozen=True):
-    """One address at which a probe is to be inserted. ``length``: of a watchpoint, else 0."""
+    """One address at which a probe is to be inserted.
+
+    ``code``: what the file has there, of code. ``length``: of a watchpoint, else 0.
+    """
 
     address: int
     place: str
     module: str
     key: Hashable
+    code: bytes = b""
     length: int = 0
 
 
@@ -171,14 +175,14 @@ class Placement:
         return spots, unplaced
 
     @staticmethod
-    def address_of(loaded: LoadedModule, symbol: str) -> int:
+    def function(loaded: LoadedModule, symbol: str) -> Spot:
         """Where a function of a module is; raises LocationError."""
         file = loaded.file()
         (place, *_) = file.resolve(symbol)
         addresses = address_of(loaded.module, file.facts, place.file_offset)
         if not addresses:
             raise LocationError(f"{symbol} is not mapped")
-        return addresses[0]
+        return Spot(addresses[0], place.name, loaded.module.path, loaded.key, place.code)
 
     def _in_module(self, loaded: LoadedModule, probe: ProbeDefinition) -> list[Spot] | Unplaced:
         if probe.watchpoint is not None:
@@ -190,19 +194,23 @@ class Placement:
             places = file.resolve(code_spec(loaded.module, probe.address or ""))
         spots: list[Spot] = []
         for place in places:
+            there = place
             if place.kind == "ifunc":
-                addresses = self._chosen(loaded, file, place, probe.opcode is not None)
-                if not addresses:
+                chosen = self._chosen(loaded, file, place)
+                if chosen is None:
                     return Unplaced(
                         State.PENDING,
                         f"{place.name}: the loader has not chosen a variant yet",
                         retry=True,
                     )
+                there, bias = chosen
+                addresses = [there.vaddr + bias]
             else:
-                check_boundary(place, asserted=probe.opcode is not None)
                 addresses = address_of(loaded.module, file.facts, place.file_offset)
+            check_boundary(there, asserted=probe.opcode is not None)
             spots += [
-                Spot(address, place.name, loaded.module.path, loaded.key) for address in addresses
+                Spot(address, place.name, loaded.module.path, loaded.key, there.code)
+                for address in addresses
             ]
         if not spots:
             raise LocationError(f"{probe.offset or probe.address}: the module does not map it")
@@ -215,6 +223,7 @@ class Placement:
         if text[:1].isdigit():
             number, _, size = text.partition(":")
             addresses = [number_of(number)]
+            code = b""
             name = f"{addresses[0]:#x}"
             length = number_of(size) if size else 1
             if addresses[0] >= USER_END:
@@ -222,7 +231,7 @@ class Placement:
         else:
             file = loaded.file()
             place = file.resolve_data(text)
-            name = place.name
+            name, code = place.name, place.code
             addresses = data_address_of(loaded.module, file.facts, place.vaddr)
             length = place.size if ":" in text else min(place.size or 1, 8)
             if kind == "x":
@@ -234,17 +243,20 @@ class Placement:
                     f"{length} bytes at {address:#x}: a watchpoint has 1, 2, 4 or 8 bytes (x: 1), "
                     "aligned to its length; write it as symbol:length",
                 )
-        return [Spot(each, name, loaded.module.path, loaded.key, length) for each in addresses]
+        return [
+            Spot(each, name, loaded.module.path, loaded.key, code, length) for each in addresses
+        ]
 
     def _chosen(
-        self, loaded: LoadedModule, file: MappedFile, place: Place, asserted: bool
-    ) -> list[int]:
-        """The function that an IFUNC's resolver chose, as the loader stored it in this process."""
+        self, loaded: LoadedModule, file: MappedFile, place: Place
+    ) -> tuple[Place, int] | None:
+        """The asked offset into the function that an IFUNC's resolver chose, as the loader stored
+        it in this process, and the load bias; raises LocationError for no boundary."""
         for bias in biases(loaded.module, file.facts):
             for slot in file.ifunc_slots(place.vaddr):
                 found = self._pointer(slot + bias)
                 if loaded.holds_code(found) and found != place.vaddr + bias:
-                    return [self._inside(file, place, found, bias, asserted)]
+                    return file.place_at(found - bias + place.symbol_offset & WORD), bias
         for other in list(self.loaded.values()):
             try:
                 there = other.file()
@@ -257,17 +269,8 @@ class Placement:
                     # A slot that was not used yet points back into its own module.
                     if loaded is not other and loaded.holds_code(found):
                         bias = biases(loaded.module, file.facts)[0]
-                        return [self._inside(file, place, found, bias, asserted)]
-        return []
-
-    @staticmethod
-    def _inside(file: MappedFile, place: Place, chosen: int, bias: int, asserted: bool) -> int:
-        """The asked offset into the chosen function; raises LocationError for no boundary."""
-        if not place.symbol_offset:
-            return chosen
-        there = file.place_at(chosen - bias + place.symbol_offset & WORD)
-        check_boundary(there, asserted=asserted)
-        return there.vaddr + bias
+                        return file.place_at(found - bias + place.symbol_offset & WORD), bias
+        return None
 
     def _pointer(self, address: int) -> int:
         return int.from_bytes(self._space.memory.peek(address, 8), "little")

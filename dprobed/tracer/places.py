@@ -166,12 +166,15 @@ class Places:
         try:
             impossible = self._engines.reserve(plans)
             refused += [(plan.probe, refusal) for plan, refusal in impossible]
-            for probe, refusal in refused:
-                probe.set(refusal.state, refusal.reason)
             not_ready = {id(plan) for plan, _ in impossible}
-            self._arm([plan for plan in plans if id(plan) not in not_ready], spots)
+            refused += self._arm([plan for plan in plans if id(plan) not in not_ready], spots)
         finally:
             self._engines.abandon_reserved()
+        for probe, refusal in refused:
+            if probe.attachments:
+                probe.set(probe.state, f"not at each of its places: {refusal.reason}")
+            else:
+                probe.set(refusal.state, refusal.reason)
         return changed
 
     def _found(
@@ -202,18 +205,27 @@ class Places:
         if spot.length:
             kind = probe.definition.watchpoint or "w"
             return Location(
-                spot.address, number, spot.place, spot.key, kind=kind, length=spot.length
+                spot.address,
+                number,
+                spot.place,
+                spot.key,
+                code=spot.code if kind == "x" else b"",
+                kind=kind,
+                length=spot.length,
             )
         opcode = (probe.definition.opcode or b"") if inserted.check_opcode else b""
-        return Location(spot.address, number, spot.place, spot.key, opcode)
+        return Location(spot.address, number, spot.place, spot.key, opcode, spot.code)
 
-    def _arm(self, plans: list[Plan], spots: dict[tuple[Probe, int], Spot]) -> None:
+    def _arm(
+        self, plans: list[Plan], spots: dict[tuple[Probe, int], Spot]
+    ) -> list[tuple[Probe, Refusal]]:
+        """Insert these; returns the probes that could not be at one of their places, and why."""
+        refused: list[tuple[Probe, Refusal]] = []
         with self._group.stopped() as unstoppable:
             for plan, result in self._engines.arm(plans, unstoppable):
                 probe = plan.probe
                 if isinstance(result, Refusal):
-                    if not probe.attachments:
-                        probe.set(result.state, result.reason)
+                    refused.append((probe, result))
                     continue
                 probe.attachments.append(result)
                 spot = spots[probe, plan.location.address]
@@ -222,6 +234,7 @@ class Places:
                 probe.retry = False
             if any(plan.location.kind for plan in plans):
                 self.note_unwatched(self._engines.unwatched_reason)
+        return refused
 
     def _number(self, module: str, place: str) -> int:
         number = self._numbers.get((module, place))

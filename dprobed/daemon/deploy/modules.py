@@ -263,10 +263,11 @@ def _user_of(pid: int) -> User:
 
 
 def _content(module: maps.Module) -> Hashable:
-    """Changes when the mapped file's content does, as far as it can be read."""
+    """Which file is mapped, and in what state, as far as it can be read: two may have the path,
+    device and inode that ``maps`` prints."""
     mapping = next(each for each in module.mappings if each.executable)
     try:
         status = Path(f"/proc/{module.pid}/map_files/{mapping.start:x}-{mapping.end:x}").stat()
     except OSError:
         return None
-    return status.st_mtime_ns, status.st_size
+    return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size
