@@ -121,7 +121,7 @@ class HitContext:
             rseq = ptrace.rseq_address(tid)
             facts.cpu_address = rseq + 4 if rseq else 0
         if facts.cpu_address:
-            found = int.from_bytes(self.memory.peek(facts.cpu_address, 4), "little")
+            found = int.from_bytes(self.memory.glance(facts.cpu_address, 4), "little")
             # Until the thread first returns to user space the field says "uninitialized" (-1).
             if 0 <= found < 0x8000_0000:
                 return found
@@ -140,15 +140,15 @@ class HitContext:
 
     def read(self, address: int, length: int) -> bytes:
         """See Context."""
-        return memory.read(self._tid, address, length)
+        return self.memory.read(self._tid, address, length)
 
     def read_partial(self, address: int, length: int) -> bytes:
         """See Context."""
-        return memory.read_partial(self._tid, address, length)
+        return self.memory.read_partial(self._tid, address, length)
 
     def write(self, address: int, data: bytes) -> None:
         """See Context."""
-        memory.write(self._tid, address, data)
+        self.memory.write(self._tid, address, data)
 
     def writable(self, address: int) -> bool:
         """See Context."""

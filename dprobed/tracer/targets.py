@@ -22,8 +22,9 @@ from dprobed.tracer.reporter import Reporter
 from dprobed.tracer.target import DETACH_PAUSE, TracedProcess
 from dprobed.wire import protocol
 
-#: Targets at once; further children are not followed. Each has a descriptor open.
+#: Targets at once; further children are not followed. Each has two descriptors open.
 MOST: Final = 1000
+_OF_EACH: Final = 2
 #: Descriptors for everything else, where the limit is not lower.
 _OTHERS: Final = 256
 #: Ended targets that are remembered, since an orphan of theirs may still appear.
@@ -92,7 +93,9 @@ class Targets:
         options = msgspec.structs.replace(parent.options, follow_forks=False)
         child = TracedProcess(self.context, pid, options)
         self._take(child)
-        child.detach_when_idle(lambda: self.finish(child, child.end or ("detached", 0)))
+        child.detach_when_idle(
+            lambda: self.finish(child, child.end or ("detached", 0)), lambda: None
+        )
         return child
 
     def _take(self, target: TracedProcess) -> None:
@@ -184,10 +187,10 @@ class Targets:
 
 def _allow_descriptors() -> int:
     """As many as MOST targets need, where the limit allows that; how many targets there may be."""
-    needed = MOST + _OTHERS
+    needed = _OF_EACH * MOST + _OTHERS
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= needed:
         return MOST
     allowed = needed if hard == resource.RLIM_INFINITY else min(hard, needed)
     resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
-    return max(1, allowed - min(_OTHERS, allowed // 2))
+    return max(1, (allowed - min(_OTHERS, allowed // 2)) // _OF_EACH)
