@@ -3,9 +3,10 @@
 A page that the target itself must fill (userfaultfd), a file of a file system that does not answer
 (FUSE, NFS): whoever reads such a page or opens such a file sleeps until it comes, and nothing but
 SIGKILL wakes it, if that does. A tracer's one thread, or the daemon's loop, may not. So the helper
-does it: it is waited for so long, then killed, and the next job goes to a new one. A job that does
-not die either (its request is with the file server) is left alone; of these there are a few at
-most, then nothing more is tried until one has ended.
+does it: it is waited for so long, then killed, and the next job goes to a new one. What it had to
+do with (a file, a file system) is not waited for again for a while. A job that does not die either
+(its request is with the file server) is left alone, and nothing more is tried with the same until
+it has ended; nothing at all where there are too many of these.
 
 It is a fork of ours, with our rights, without any of our descriptors, and no child of ours: whoever
 waits for children (a tracer does, for all of its tracees) never hears of it. It ends with us, and
@@ -22,7 +23,7 @@ import select
 import signal
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Final, NoReturn
 
 import msgspec
@@ -34,8 +35,11 @@ PATIENCE: Final = 0.2
 _STARVED: Final = 2.0
 #: Seconds without a job after which a helper ends.
 _LINGER: Final = 10.0
+#: Seconds for which what has not answered is not asked again.
+_SILENCE: Final = 10.0
+_MOST_SILENT: Final = 1024
 #: Helpers that do not die at most, before nothing more is tried.
-_MOST_STUCK: Final = 3
+_MOST_STUCK: Final = 32
 _MOST_BYTES: Final = 1 << 20
 
 #: What a job is given and gives back besides descriptors: what msgpack can say.
@@ -66,17 +70,24 @@ class Helper:
         self._channel: socket.socket | None = None
         #: Of the process that we are: a fork of us has none of ours.
         self._owner = 0
-        #: Killed, and not dead yet.
-        self._stuck: list[int] = []
+        #: Killed, and not dead yet; by what they had to do with.
+        self._stuck: dict[Hashable, int] = {}
+        #: What has not answered, and until when it is not asked.
+        self._silent: dict[Hashable, float] = {}
 
     def do(
         self,
+        about: Hashable,
         function: Job,
         values: Sequence[Value],
         descriptors: Sequence[int] = (),
         patience: float = PATIENCE,
     ) -> tuple[list[Value], int]:
-        """Have a job done; raises OSError, which is SilentError where it took too long."""
+        """Have a job done; raises OSError, which is SilentError where it took too long.
+
+        ``about``: the file, or file system, that it has to do with.
+        """
+        self._check(about)
         body = msgspec.msgpack.encode((f"{function.__module__}.{function.__qualname__}", values))
         received: list[int]
         for is_last in (False, True):
@@ -90,15 +101,15 @@ class Helper:
             except OSError:
                 answered, data, received = True, b"", []
             if not answered:
-                self._give_up()
-                raise SilentError(f"no answer in {patience:g} s")
+                self._give_up(about)
+                raise SilentError(errno.ETIMEDOUT, f"no answer in {patience:g} s")
             if data:
                 return _result(data, received)
             # It had nothing to do for too long, and ended just then.
             self.close()
             if is_last:
                 break
-        raise SilentError("the helper process ended")
+        raise SilentError(errno.EIO, "the helper process ended")
 
     def _await(self, channel: socket.socket, patience: float) -> bool:
         """Whether an answer came in time."""
@@ -112,18 +123,28 @@ class Helper:
                 return True
         return bool(poll.poll(0))
 
+    def _check(self, about: Hashable) -> None:
+        """Raises SilentError where a job would only wait again."""
+        if self._owner != os.getpid():
+            self._begin_anew()
+        self._stuck = {key: each for key, each in self._stuck.items() if not _has_ended(each)}
+        if about in self._stuck or time.monotonic() < self._silent.get(about, 0.0):
+            raise SilentError(errno.ETIMEDOUT, "it does not answer")
+        if len(self._stuck) >= _MOST_STUCK:
+            raise SilentError(errno.ETIMEDOUT, f"{len(self._stuck)} other files do not answer")
+
+    def _begin_anew(self) -> None:
+        """In a fork of the process that had the helper."""
+        if self._channel is not None:
+            # Closed where we were forked; the number may be another file's here.
+            self._channel.detach()
+        self._owner, self._channel, self._pidfd = os.getpid(), None, -1
+        self._stuck, self._silent = {}, {}
+
     # --- its life ---
 
     def _ready(self) -> socket.socket:
-        if self._owner != os.getpid():
-            if self._channel is not None:
-                # Closed where we were forked; the number may be another file's here.
-                self._channel.detach()
-            self._owner, self._channel, self._pidfd, self._stuck = os.getpid(), None, -1, []
         if self._channel is None:
-            self._stuck = [each for each in self._stuck if not _has_ended(each)]
-            if len(self._stuck) >= _MOST_STUCK:
-                raise SilentError(f"{len(self._stuck)} helper processes wait without end")
             self._channel = self._start()
         return self._channel
 
@@ -145,16 +166,19 @@ class Helper:
             ours.settimeout(None)
         except (OSError, ValueError):
             ours.close()
-            raise SilentError("no helper process could be started") from None
+            raise SilentError(errno.EAGAIN, "no helper process could be started") from None
         return ours
 
-    def _give_up(self) -> None:
+    def _give_up(self, about: Hashable) -> None:
         with contextlib.suppress(OSError):
             signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
         if self._channel is not None:
             self._channel.close()
-        self._stuck.append(self._pidfd)
+        self._stuck[about] = self._pidfd
         self._channel, self._pidfd = None, -1
+        self._silent[about] = time.monotonic() + _SILENCE
+        if len(self._silent) > _MOST_SILENT:
+            del self._silent[next(iter(self._silent))]
 
     def close(self) -> None:
         """End the helper."""
@@ -162,6 +186,10 @@ class Helper:
             self._channel.close()
             os.close(self._pidfd)
         self._channel, self._pidfd = None, -1
+
+
+#: That of this process.
+HELPER: Final = Helper()
 
 
 def _has_ended(pidfd: int) -> bool:

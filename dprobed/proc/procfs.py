@@ -234,16 +234,6 @@ def auxv(pid: int) -> dict[int, int]:
     return dict(zip(words[0::2], words[1::2], strict=True))
 
 
-def elf_class(pid: int) -> int | None:
-    """64 or 32 by the executable's ELF header, ``None`` when it cannot be read."""
-    try:
-        with open(f"/proc/{pid}/exe", "rb") as file:
-            ident = file.read(5)
-    except OSError:
-        return None
-    return {b"\x7fELF\x01": 32, b"\x7fELF\x02": 64}.get(ident)
-
-
 def children(pid: int) -> list[int]:
     """Child processes of all threads (CONFIG_PROC_CHILDREN; empty where it is not there)."""
     found: list[int] = []

@@ -49,11 +49,10 @@ _OF_FILE: Final = 1 << 61
 _ASKED_BEFORE: Final = 1 << 57
 #: No process has memory below, unless it is told to map it there (vm.mmap_min_addr).
 _LOWEST: Final = 1 << 16
-#: Seconds for which a file is not waited for again of which a page did not come; meanwhile others
-#: of that address space are waited for so long.
-_SILENCE: Final = 10.0
+#: Seconds for which a file is waited for while another one of that address space is silent, and
+#: how long that is so.
 _MOMENT: Final = 0.01
-_MOST_SILENT: Final = 1024
+_HURRIED: Final = 10.0
 
 
 _libc = ctypes.PyDLL(None)
@@ -70,10 +69,6 @@ _here = structures.iovec_struct(ctypes.addressof(_anchor), 0)
 _there = structures.iovec_struct(0, 0)
 _here_at: Final = ctypes.c_void_p(ctypes.addressof(_here))
 _there_at: Final = ctypes.c_void_p(ctypes.addressof(_there))
-
-_helper = helper.Helper()
-#: Files of which a page did not come: device and inode, and until when they are not waited for.
-_silent: dict[tuple[bytes, int], float] = {}
 
 
 def read_present(tid: int, address: int, length: int) -> bytes:
@@ -306,18 +301,17 @@ class Memory:
             return self.glance(address, size)
         # Without a line: of an address space that the thread has left.
         file = (line.device, line.inode) if line is not None else (b"", self._tid)
-        now = time.monotonic()
-        if now < _silent.get(file, 0.0):
-            return b""
-        patience = _MOMENT if now < self._hurried_until else helper.PATIENCE
+        patience = _MOMENT if time.monotonic() < self._hurried_until else helper.PATIENCE
         try:
-            (data,), _ = _helper.do(
-                _read_as_thread, (tid if by_thread else 0, address, size), (self._fd,), patience
+            (data,), _ = helper.HELPER.do(
+                file,
+                _read_as_thread,
+                (tid if by_thread else 0, address, size),
+                (self._fd,),
+                patience,
             )
         except helper.SilentError:
-            _silent[file] = self._hurried_until = time.monotonic() + _SILENCE
-            if len(_silent) > _MOST_SILENT:
-                del _silent[next(iter(_silent))]
+            self._hurried_until = time.monotonic() + _HURRIED
             return b""
         except OSError:
             return b""

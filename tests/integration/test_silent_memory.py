@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from dprobed.program.isa import ExCode
+from dprobed.wire.protocol import State
 from tests.conftest import BuildTarget
+from tests.integration.client_support import PATIENCE, Daemon, tracer_of
 from tests.integration.conftest import Start, Trace
 from tests.integration.harness import TracerProcess, counting
 from tests.integration.silent_fs import SilentFiles
@@ -111,3 +114,74 @@ def test_a_read_of_a_file_that_does_not_answer(
     files.answer()
     for each in (silent, other):
         assert each.finish() == 1
+
+
+def test_a_program_in_a_file_that_does_not_answer(
+    build_target: BuildTarget, start: Start, trace: Trace, tmp_path: Path
+) -> None:
+    """Its file cannot be opened: the probe waits, with the reason, until it can."""
+    program = build_target("sleeps.c")
+    with SilentFiles(build_target("silent_fs.c"), tmp_path, program) as files:
+        silent, other = start(files.path, program), start(program, program)
+        files.mute()
+        began = time.monotonic()
+        tracer = trace(silent)
+        tracer.attach(other.pid)
+        number, probes = tracer.insert(counting(files.path, "probed"), silent.pid)
+        of_other = tracer.put(counting(program, "probed"), other.pid)
+        assert time.monotonic() - began < 10
+        assert [each.state for each in probes] == [State.PENDING]
+        assert "its file system does not answer" in probes[0].reason
+        other.tracer = tracer
+        for word in ("called", "opened"):
+            other.go()
+            other.expect(word)
+        assert tracer.hits(of_other, other.pid) == [4]
+        files.answer()
+        deadline = time.monotonic() + PATIENCE
+        while tracer.query(number, silent.pid)[0].state is not State.ACTIVE:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        silent.tracer = tracer
+        for word in ("called", "opened"):
+            silent.go()
+            silent.expect(word)
+        assert tracer.hits(number, silent.pid) == [4]
+        for each in (silent, other):
+            tracer.detach_from(each.pid)
+            assert each.finish() == 4
+
+
+def test_a_daemon_and_programs_in_a_file_that_does_not_answer(
+    daemon: Daemon, build_target: BuildTarget, start: Start, tmp_path: Path
+) -> None:
+    """It answers, serves others, and survives that it cannot look into the file of one whose tracer
+    was killed."""
+    program = build_target("sleeps.c")
+    source = tmp_path / "probed.rpn"
+    source.write_text(counting(program.name, "probed", body="exit"))
+    folder = tmp_path / "silent"
+    folder.mkdir()
+    with SilentFiles(build_target("silent_fs.c"), folder, program) as files:
+        silent = start(files.path, program)
+        daemon.json("insert", source, "--pid", silent.pid)
+        tracer = tracer_of(silent.pid)
+        files.mute()
+        os.kill(tracer, signal.SIGKILL)
+        other = start(program, program)
+        began = time.monotonic()
+        daemon.json("insert", source, "--exe", program)
+        deadline = time.monotonic() + PATIENCE
+        while not any(
+            row.get("pid") == other.pid and row["state"] == "active" for row in daemon.query()
+        ):
+            assert time.monotonic() < deadline
+        assert time.monotonic() - began < 20
+        other.go()
+        other.expect("called")
+        assert [row["hits"] for row in daemon.query() if row.get("pid") == other.pid] == [3]
+        assert daemon.dprobe("remove", "--all").returncode == 0
+        files.answer()
+        other.go()
+        other.expect("opened")
+        assert other.finish() == 4

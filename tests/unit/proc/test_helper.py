@@ -53,7 +53,7 @@ def one() -> Iterator[Helper]:
 
 
 def pid_of(one: Helper) -> int:
-    (pid, *_), _ = one.do(_who, [])
+    (pid, *_), _ = one.do("who", _who, [])
     assert isinstance(pid, int)
     return pid
 
@@ -61,7 +61,7 @@ def pid_of(one: Helper) -> int:
 def test_one_process_does_what_comes_and_has_nothing_of_ours(one: Helper) -> None:
     with open("/proc/self/status") as ours:
         assert ours
-        (pid, there, *given), descriptor = one.do(_who, [7, "word", b"\xff", None])
+        (pid, there, *given), descriptor = one.do(0, _who, [7, "word", b"\xff", None])
     assert given == [7, "word", b"\xff", None]
     assert descriptor == -1
     # Its three standard streams, its socket, and the folder that it lists.
@@ -74,7 +74,7 @@ def test_one_process_does_what_comes_and_has_nothing_of_ours(one: Helper) -> Non
 
 def test_descriptors_go_there_and_back(one: Helper) -> None:
     reading, writing = os.pipe()
-    _, copied = one.do(_pass_on, [], [writing])
+    _, copied = one.do(0, _pass_on, [], [writing])
     os.write(copied, b"through it")
     assert os.read(reading, 100) == b"through it"
     for each in (reading, writing, copied):
@@ -83,22 +83,24 @@ def test_descriptors_go_there_and_back(one: Helper) -> None:
 
 def test_an_error_is_raised_here(one: Helper) -> None:
     with pytest.raises(FileNotFoundError):
-        one.do(_open, ["/nowhere"])
+        one.do(0, _open, ["/nowhere"])
     pid_of(one)
 
 
 def test_who_does_not_answer_is_killed_and_the_next_job_done(one: Helper) -> None:
     pid = pid_of(one)
     with pytest.raises(SilentError):
-        one.do(_stop, [], patience=0.01)
+        one.do("silent", _stop, [], patience=0.01)
     assert wait_end(pid)
+    with pytest.raises(SilentError, match="does not answer"):  # nor is it asked again soon
+        one.do("silent", _who, [])
     assert pid_of(one) != pid
 
 
 def test_one_that_has_ended_is_replaced(one: Helper) -> None:
     pid = pid_of(one)
     with pytest.raises(SilentError):
-        one.do(_end, [])
+        one.do(0, _end, [])
     assert wait_end(pid)
     os.kill(second := pid_of(one), signal.SIGKILL)
     assert wait_end(second)
@@ -132,11 +134,12 @@ def test_few_that_do_not_die_are_enough(one: Helper, monkeypatch: pytest.MonkeyP
     """Then nothing is tried any more, until one has ended."""
     monkeypatch.setattr("signal.pidfd_send_signal", lambda pidfd, number: None)
     stopped = []
-    for _ in range(3):
+    monkeypatch.setattr(helper, "_MOST_STUCK", 3)
+    for number in range(3):
         stopped.append(pid_of(one))
         with pytest.raises(SilentError):
-            one.do(_stop, [], patience=0.01)
-    with pytest.raises(SilentError, match="3 helper processes wait without end"):
+            one.do(number, _stop, [], patience=0.01)
+    with pytest.raises(SilentError, match="3 other files do not answer"):
         pid_of(one)
     for each in stopped:
         os.kill(each, signal.SIGKILL)
