@@ -122,7 +122,10 @@ def _open(memory: int, module: maps.Module) -> int:
     first = next((each for each in module.mappings if each.offset == 0), None)
     if first is not None:
         size = min(first.end - first.start, _HEAD)
-        now, on_disk = _peek_slowly(memory, first.start, size), _read(opened.descriptor, 0, size)
+        now, on_disk = (
+            _peek_slowly(module, memory, first.start, size),
+            _read(opened.descriptor, 0, size),
+        )
         same = all(a in (b, INT3[0]) for a, b in zip(now, on_disk, strict=False))
         if same and len(on_disk) <= len(now) and _BUILD_ID in on_disk:
             return opened.descriptor
@@ -137,10 +140,10 @@ def _peek(descriptor: int, address: int, length: int) -> bytes:
         return b""
 
 
-def _peek_slowly(memory: int, address: int, length: int) -> bytes:
+def _peek_slowly(module: maps.Module, memory: int, address: int, length: int) -> bytes:
     """Read pages that may not be there, which their file's server may have to be asked for."""
     try:
-        return files.peek(memory, length, address)
+        return files.peek(module.key, memory, length, address)
     except OSError:
         return b""
 

@@ -170,9 +170,12 @@ def _status_of(descriptor: int) -> list[int]:
     return ids + sizes + [int(found.st_atime), int(found.st_mtime), int(found.st_ctime)]
 
 
-def peek(memory: int, length: int, address: int) -> bytes:
-    """Memory of a process by a descriptor of its ``mem``, whatever its pages are of."""
-    (data,), _ = helper.HELPER.do(("mem", memory), _pread, (length, address), (memory,))
+def peek(about: Hashable, memory: int, length: int, address: int) -> bytes:
+    """Memory of a process by a descriptor of its ``mem``, where a file is mapped.
+
+    ``about``: that file.
+    """
+    (data,), _ = helper.HELPER.do(about, _pread, (length, address), (memory,))
     assert isinstance(data, bytes)
     return data
 
