@@ -6,16 +6,18 @@ import time
 
 from dprobed.arch.x86_64.registers import FPREGS_SIZE
 from dprobed.proc import procfs
+from dprobed.proc.names import NAMES
 from dprobed.program.exec.interface import Registers as Words
 from dprobed.tracee import memory, ptrace
 from dprobed.tracee.ptrace import Block, Registers
 
 
 class Facts:
-    """Cached facts about a thread (name, user, CPU), so that not every hit reads them.
+    """Cached facts about a thread (user, CPU), so that not every hit reads them.
 
-    ``cpu_address``: where its ``struct rseq`` has the CPU, 0 if it has none, -1 until that is
-    known. ``revocable``: the latest hit's records, which a fault of the instruction withdraws.
+    ``comm``: of its latest record. ``cpu_address``: where its ``struct rseq`` has the CPU, 0 if it
+    has none, -1 until that is known. ``revocable``: the latest hit's records, which a fault of the
+    instruction withdraws.
     """
 
     __slots__ = (
@@ -92,8 +94,8 @@ class HitContext:
 
     @property
     def comm(self) -> bytes:
-        """See Context; at most 0.1 s old."""
-        return self.facts.comm
+        """See Context."""
+        return NAMES.of(self.tid)
 
     @property
     def cpu(self) -> int:

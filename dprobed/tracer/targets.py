@@ -25,7 +25,7 @@ from dprobed.wire import protocol
 MOST: Final = 1000
 _OF_EACH: Final = 2
 #: Descriptors for everything else, where the limit is not lower.
-_OTHERS: Final = 256
+_OTHERS: Final = 384
 #: Ended targets that are remembered, since an orphan of theirs may still appear.
 _MOST_ENDED: Final = 64
 
