@@ -12,12 +12,13 @@ from typing import Final
 from dprobed.arch.x86_64.signal_frame import RESTORER_CODE
 from dprobed.engine.errors import SpaceError
 from dprobed.proc import procfs
-from dprobed.resolver.errors import LocationError
+from dprobed.resolver.errors import LocationError, LostError
 from dprobed.tracee.thread import Thread
 from dprobed.tracer.engines import Engines
 from dprobed.tracer.placement import LoadedModule, Placement
 
 _AT_BASE: Final = 7
+_AT_ENTRY: Final = 9
 #: The dynamic loader calls it after each change of the list of modules (link.h, r_brk).
 _LOADER: Final = "_dl_debug_state"
 _LIBC: Final = "libc.so.6"
@@ -63,20 +64,26 @@ class InternalBreakpoints:
         self._engines.sigtrap.restorer = other._engines.sigtrap.restorer
 
     def set_loader(self) -> str | None:
-        """Insert that of the dynamic loader; returns why not, or None. Raises Gone."""
-        base = procfs.auxv(self._pid).get(_AT_BASE, 0)
-        if not base:
-            return None  # statically linked: no modules come or go
+        """Insert that of the dynamic loader; returns why not, or None. Raises Gone.
+
+        The loader may be what was executed, as a command. And a statically linked program may have
+        one in it, for ``dlopen``; where it has none no modules come or go.
+        """
+        auxv = procfs.auxv(self._pid)
+        base = auxv.get(_AT_BASE, 0)
+        inside = base or auxv.get(_AT_ENTRY, 0)
         for loaded in self._placement.loaded.values():
             mappings = loaded.module.mappings
-            if any(mapping.start <= base < mapping.end for mapping in mappings):
+            if any(mapping.start <= inside < mapping.end for mapping in mappings):
                 break
         else:
             return "the dynamic loader was not found"
         try:
             self._set(loaded, _LOADER)
-        except (LocationError, SpaceError) as error:
+        except LostError as error:
             return " ".join(str(error).split())
+        except (LocationError, SpaceError) as error:
+            return " ".join(str(error).split()) if base else None
         return None
 
     def set_signals(self, among: list[LoadedModule]) -> None:
