@@ -114,6 +114,10 @@ class Placement:
         self._resolver = resolver
         self._space = space
         self.loaded: dict[Hashable, LoadedModule] = {}
+        #: Resolver functions of IFUNCs that were seen to choose, and what; and those that are asked
+        #: for, and have not been called yet.
+        self.chosen: dict[int, int] = {}
+        self.unchosen: set[int] = set()
 
     def take_over(self, other: Placement) -> None:
         """The modules of the space that this one is a copy of."""
@@ -140,7 +144,14 @@ class Placement:
             del self.loaded[key]
         for each in new:
             self.loaded[each.key] = each
+        if gone:
+            for resolver in [each for each in self.chosen if not self.holds_code(each)]:
+                del self.chosen[resolver]
         return new, set(gone)
+
+    def holds_code(self, address: int) -> bool:
+        """Whether an address is in code of a module."""
+        return any(loaded.holds_code(address) for loaded in self.loaded.values())
 
     def find(
         self, header: Header, probe: ProbeDefinition, among: list[LoadedModule]
@@ -241,9 +252,16 @@ class Placement:
     ) -> list[int]:
         """The function that an IFUNC's resolver chose, as the loader stored it in this process."""
         for bias in biases(loaded.module, file.facts):
+            seen = self.chosen.get(place.vaddr + bias)
+            if seen is not None:
+                return [self._inside(file, place, seen, bias, asserted)]
             for slot in file.ifunc_slots(place.vaddr):
                 found = self._pointer(slot + bias)
-                if loaded.holds_code(found) and found != place.vaddr + bias:
+                if (
+                    loaded.holds_code(found)
+                    and found != place.vaddr + bias
+                    and self._is_function(file, found - bias)
+                ):
                     return [self._inside(file, place, found, bias, asserted)]
         for other in list(self.loaded.values()):
             try:
@@ -258,7 +276,23 @@ class Placement:
                     if loaded is not other and loaded.holds_code(found):
                         bias = biases(loaded.module, file.facts)[0]
                         return [self._inside(file, place, found, bias, asserted)]
+        self.unchosen |= {place.vaddr + bias for bias in biases(loaded.module, file.facts)}
         return []
+
+    @staticmethod
+    def _is_function(file: MappedFile, vaddr: int) -> bool:
+        """Whether a slot's content is what was chosen.
+
+        In a file that is mapped where it was linked for, a slot leads back into the file before
+        that, to the stub that jumps by it.
+        """
+        if file.facts.relocated:
+            return True
+        try:
+            there = file.place_at(vaddr)
+        except LocationError:
+            return False
+        return bool(there.symbol) and not there.symbol_offset
 
     @staticmethod
     def _inside(file: MappedFile, place: Place, chosen: int, bias: int, asserted: bool) -> int:

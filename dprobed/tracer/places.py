@@ -17,6 +17,7 @@ from dprobed.tracee.lifecycle import State
 from dprobed.tracee.ptrace import Gone
 from dprobed.tracee.thread import Thread
 from dprobed.tracee.thread_group import ThreadGroup
+from dprobed.tracer.choices import Choices
 from dprobed.tracer.engines import Engines
 from dprobed.tracer.inserted import Inserted
 from dprobed.tracer.internal_breakpoints import InternalBreakpoints
@@ -56,6 +57,7 @@ class Places:
         self._numbers: Final[dict[tuple[str, str], int]] = {}
         self._placement = Placement(pid, engines.space, resolver)
         self._internal = self._internal_breakpoints()
+        self._choices = Choices(engines, self._choice_made)
 
     def _internal_breakpoints(self) -> InternalBreakpoints:
         return InternalBreakpoints(self._engines, self._placement, self._modules_changed)
@@ -77,6 +79,7 @@ class Places:
         self.is_prepared = False
         self._placement = Placement(self._pid, self._engines.space, self._resolver)
         self._internal = self._internal_breakpoints()
+        self._choices = Choices(self._engines, self._choice_made)
 
     def prepare(self) -> None:
         """Before the first probe of an address space: read its modules, and set the loader's
@@ -105,6 +108,7 @@ class Places:
         try:
             new, gone = self._placement.refresh(thread.tid)
             if gone:
+                self._choices.forget(self._placement.holds_code)
                 self._lose(gone)
             if new:
                 self._internal.set_signals(new)
@@ -172,7 +176,23 @@ class Places:
             self._arm([plan for plan in plans if id(plan) not in not_ready], spots)
         finally:
             self._engines.abandon_reserved()
+        self._expect_choices()
         return changed
+
+    def _expect_choices(self) -> None:
+        """Have those IFUNCs watched for which nothing has been chosen yet."""
+        unchosen, self._placement.unchosen = self._placement.unchosen, set()
+        for resolver in unchosen:
+            try:
+                self._choices.expect(resolver)
+            except (SpaceError, Gone) as error:
+                _log.info("process %d: %s", self._pid, error)
+
+    def _choice_made(self, thread: Thread, resolver: int, chosen: int) -> None:
+        """An IFUNC's resolver function has just returned what it chose."""
+        self._placement.chosen[resolver] = chosen
+        changed = self.place_again(self._inserted.values())
+        self.tell_changed(changed)
 
     def _found(
         self, programs: Iterable[Inserted], among: list[LoadedModule]

@@ -65,3 +65,54 @@ def test_a_library_that_comes_later(
     assert tracer.hits(number) == [LOADS * CALLS]
     tracer.detach()
     target.finish()
+
+
+@pytest.mark.parametrize("how", ["-static", "-static-pie", "-no-pie", "-pie"])
+def test_an_ifunc_from_its_first_call_on(
+    build_target: BuildTarget, tmp_path: Path, how: str
+) -> None:
+    """What its resolver function chooses is probed as soon as it has chosen."""
+    program = build_target("chooses.c", how)
+    source, report = tmp_path / "p.rpn", tmp_path / "report"
+    source.write_text(counting(program.name, "plugged"))
+    done = dprobe("run", "--format", "json", "-o", report, source, "--", program)
+    assert done.returncode == 0, done.stderr
+    *_, summary = parsed(report.read_text())
+    assert [(each["state"], each["hits"]) for each in summary["probes"]] == [("active", 21)]
+
+
+def test_an_ifunc_of_a_library_that_comes_and_goes(
+    build_target: BuildTarget, start: Start, trace: Trace
+) -> None:
+    library = build_target("chooses.c", "-DLIBRARY", "-shared", "-fPIC", output="libchooses.so")
+    target = start(build_target("loads.c"), library)
+    tracer = trace(target)
+    number, _ = tracer.insert(counting(library.name, "plugged"))
+    target.go()
+    target.expect("loaded")
+    assert tracer.hits(number) == [4 * CALLS]
+    for word in ("unloaded", "stopped"):
+        target.go()
+        target.expect(word)
+    assert tracer.hits(number) == [LOADS * CALLS]
+    tracer.detach()
+    target.finish()
+
+
+def test_libraries_one_after_the_other_at_the_same_base(
+    build_target: BuildTarget, start: Start, trace: Trace
+) -> None:
+    """What one of them chose says nothing of the next."""
+    flags = ("-DLIBRARY", "-shared", "-fPIC", "-nostdlib")
+    libraries = [
+        build_target("chooses.c", *flags, f"-Wl,-soname,{name}", output=name)
+        for name in ("libone.so", "libtwo.so")
+    ]
+    target = start(build_target("reloads.c"), *libraries)
+    tracer = trace(target)
+    numbers = [tracer.insert(counting(each.name, "plugged"))[0] for each in libraries]
+    target.go()
+    target.expect("closed")
+    assert [tracer.hits(each) for each in numbers] == [[4 * CALLS], [4 * CALLS]]
+    tracer.detach()
+    target.finish()
