@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from dprobed.binary.errors import LocationError
 from dprobed.binary.opening import not_opened
@@ -20,6 +20,14 @@ from dprobed.resolver.errors import SilenceError
 
 #: What tells an unchanged file from any other.
 Identity = tuple[int, int, int, int, int]
+
+
+#: What the code is called that the kernel itself maps into each process, and why it has no probes.
+VDSO_NAMES: Final = frozenset(("[vdso]", "[vsyscall]", "linux-vdso.so.1"))
+VDSO: Final = (
+    "the kernel's own code (vDSO) cannot be probed: it is in no file; probe the function of libc "
+    "that calls it, as clock_gettime"
+)
 
 
 class Named(Protocol):

@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 
 from dprobed.arch.x86_64.debug_registers import is_length_valid
-from dprobed.arch.x86_64.paging import USER_END, WORD
+from dprobed.arch.x86_64.paging import PAGE, USER_END, WORD
 from dprobed.engine.address_space import AddressSpace
 from dprobed.proc import procfs
 from dprobed.proc.maps import Module, modules
@@ -19,11 +19,14 @@ from dprobed.program.model import Header, ProbeDefinition
 from dprobed.resolver.addresses import address_of, biases, data_address_of
 from dprobed.resolver.client import MappedFile, Resolver
 from dprobed.resolver.errors import LocationError, LostError, SilenceError, number_of
-from dprobed.resolver.modules import matches
+from dprobed.resolver.modules import VDSO, matches
 from dprobed.resolver.places import check_boundary, code_spec
 from dprobed.wire.protocol import State
 from dprobed.wire.resolver import Place
 
+#: Where the kernel's own code is that it maps into each process (getauxval(3)), and most of it.
+_AT_SYSINFO_EHDR: Final = 33
+_VDSO_ROOM: Final = 4 * PAGE
 _NOT_FOUND: Final = "no mapped module is known to have that name"
 
 
@@ -254,9 +257,11 @@ class Placement:
         for bias in biases(loaded.module, file.facts):
             seen = self.chosen.get(place.vaddr + bias)
             if seen is not None:
+                self._check_not_vdso(place, seen)
                 return [self._inside(file, place, seen, bias, asserted)]
             for slot in file.ifunc_slots(place.vaddr):
                 found = self._pointer(slot + bias)
+                self._check_not_vdso(place, found)
                 if (
                     loaded.holds_code(found)
                     and found != place.vaddr + bias
@@ -272,12 +277,19 @@ class Placement:
             for slot in slots:
                 for address in data_address_of(other.module, there.facts, slot):
                     found = self._pointer(address)
+                    self._check_not_vdso(place, found)
                     # A slot that was not used yet points back into its own module.
                     if loaded is not other and loaded.holds_code(found):
                         bias = biases(loaded.module, file.facts)[0]
                         return [self._inside(file, place, found, bias, asserted)]
         self.unchosen |= {place.vaddr + bias for bias in biases(loaded.module, file.facts)}
         return []
+
+    def _check_not_vdso(self, place: Place, address: int) -> None:
+        """Raises LocationError where an IFUNC is a function of the kernel's, as libc's ``time``."""
+        start = procfs.auxv(self._pid).get(_AT_SYSINFO_EHDR, 0)
+        if start and start <= address < start + _VDSO_ROOM:
+            raise LocationError(f"{place.name} is a function of the vDSO here: {VDSO}")
 
     @staticmethod
     def _is_function(file: MappedFile, vaddr: int) -> bool:

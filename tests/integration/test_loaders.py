@@ -116,3 +116,35 @@ def test_libraries_one_after_the_other_at_the_same_base(
     assert [tracer.hits(each) for each in numbers] == [[4 * CALLS], [4 * CALLS]]
     tracer.detach()
     target.finish()
+
+
+@pytest.mark.parametrize("module", ["[vdso]", "linux-vdso.so.1", "[vsyscall]"])
+def test_the_kernels_own_code_is_refused_by_its_name(
+    build_target: BuildTarget, start: Start, tmp_path: Path, module: str
+) -> None:
+    source = tmp_path / "p.rpn"
+    source.write_text(counting(module, "__vdso_time"))
+    target = start(build_target("times.c"))
+    done = dprobe("attach", target.pid, source)
+    assert done.returncode == 2
+    assert f"{module}: the kernel's own code (vDSO) cannot be probed" in done.stderr
+    target.go()
+    target.expect("timed")
+    target.finish()
+
+
+@pytest.mark.parametrize("flag", ["-pie", "-no-pie"])
+def test_a_function_of_libc_that_is_the_kernels_own_code(
+    build_target: BuildTarget, start: Start, trace: Trace, flag: str
+) -> None:
+    """Which it is by an IFUNC: said as soon as that has chosen, maybe at the first call."""
+    target = start(build_target("times.c", flag))
+    tracer = trace(target)
+    number, _ = tracer.insert(counting("libc.so.6", "time", "gettimeofday"))
+    target.go()
+    target.expect("timed")
+    probes = tracer.query(number)
+    assert [each.state for each in probes] == [State.INVALID_OFFSET] * 2
+    assert all("is a function of the vDSO here" in each.reason for each in probes)
+    tracer.detach()
+    target.finish()
