@@ -32,6 +32,8 @@ _log = logging.getLogger("dprobed")
 
 #: Bytes of a file that are compared with its mapping, and the beginning of a build-id's note.
 _HEAD: Final = 1 << 16
+#: Bytes before and behind a breakpoint that have to be the file's.
+_AROUND: Final = 8
 _BUILD_ID: Final = b"\x03\0\0\0GNU\0"
 # Documentation/admin-guide/mm/pagemap.rst
 _PRESENT_OR_SWAPPED: Final = 3 << 62
@@ -88,7 +90,7 @@ def restore_text(pid: int) -> int:
             written = [
                 (mapping, page)
                 for mapping in module.mappings
-                if mapping.executable
+                if mapping.executable and not mapping.shared
                 for page in _written_pages(pid, mapping)
             ]
             if not written:
@@ -113,11 +115,11 @@ def restore_text(pid: int) -> int:
 def _open(memory: int, module: maps.Module) -> int:
     """Open the mapped file; raises LocationError.
 
-    Nothing of it is decoded: a file found by the module's path is taken for the mapped one if its
-    inode is, or if the first mapping has the same content, with the build-id in it.
+    Nothing of it is decoded: a file found by the module's path is taken for the mapped one if the
+    first mapping has the same content, with the build-id in it, or if its inode has the number.
     """
     opened = open_module(module)
-    if opened.sure or is_mapped_inode(module, opened.identity):
+    if opened.sure:
         return opened.descriptor
     first = next((each for each in module.mappings if each.offset == 0), None)
     if first is not None:
@@ -127,7 +129,8 @@ def _open(memory: int, module: maps.Module) -> int:
             _read(opened.descriptor, 0, size),
         )
         same = all(a in (b, INT3[0]) for a, b in zip(now, on_disk, strict=False))
-        if same and len(on_disk) <= len(now) and _BUILD_ID in on_disk:
+        known = _BUILD_ID in on_disk or is_mapped_inode(module, opened.identity)
+        if same and len(on_disk) <= len(now) and known:
             return opened.descriptor
     os.close(opened.descriptor)
     raise replaced(module)
@@ -175,13 +178,18 @@ def _written_pages(pid: int, mapping: maps.Mapping) -> Iterator[int]:
 
 
 def _restore(memory: int, file: int, page: int, offset: int) -> int:
-    """Restore a page's bytes where a breakpoint is; how many there were."""
+    """Restore a page's bytes where a breakpoint is; how many there were.
+
+    Not where the bytes around are others than the file's: that is not a breakpoint of ours.
+    """
     now = _peek(memory, page, PAGE)
     count = 0
     at = now.find(INT3)
     original = _read(file, offset, PAGE) if at >= 0 else b""
     while 0 <= at < len(original):
-        if original[at] != INT3[0]:
+        around = slice(max(0, at - _AROUND), at + _AROUND)
+        same = all(a in (b, INT3[0]) for a, b in zip(now[around], original[around], strict=False))
+        if original[at] != INT3[0] and same:
             count += _poke(memory, page + at, original[at : at + 1])
         at = now.find(INT3, at + 1)
     return count

@@ -9,9 +9,10 @@ a mapping, device or inode.
 from __future__ import annotations
 
 import errno
+import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
 from dprobed.proc import procfs
@@ -69,10 +70,16 @@ class Mapping(NamedTuple):
         """Whether code in it can run."""
         return self.perms[2] == "x"
 
+    @property
+    def shared(self) -> bool:
+        """Whether what is written there is written into the file (MAP_SHARED)."""
+        return self.perms[3] == "s"
+
 
 class Module(NamedTuple):
     """One mapped file of process ``pid``; it may be mapped several times (dlmopen).
 
+    ``key``: device and inode as the kernel prints them, which other files may have, too (below).
     ``born`` tells the process from others that have had its number (``procfs.Birth.start``).
     """
 
@@ -146,6 +153,41 @@ def _path(raw: bytes) -> tuple[str, bool]:
     return path, False
 
 
+def _by_file(
+    pid: int, groups: Iterable[list[tuple[bytes, ...]]]
+) -> Iterator[list[tuple[bytes, ...]]]:
+    """Take apart the mappings of several files that show the same device, inode and path.
+
+    Only where one file would be mapped twice, which few are: that costs a look at each mapping.
+    """
+    for group in groups:
+        offsets = [fields[3] for fields in group if fields[2] in _EXECUTABLE]
+        if len(set(offsets)) == len(offsets):
+            yield group
+            continue
+        files: dict[bytes, list[tuple[bytes, ...]]] = {}
+        for fields in group:
+            name = f"/proc/{pid}/map_files/{int(fields[0], 16):x}-{int(fields[1], 16):x}"
+            files.setdefault(_opened(name), []).append(fields)
+        yield from files.values()
+
+
+def _opened(name: str) -> bytes:
+    """What is opened by a name: its mount and inode; empty where that is not for us.
+
+    The file's own status is not asked for: a file system (FUSE) may take long to answer.
+    """
+    try:
+        descriptor = os.open(name, os.O_PATH | os.O_CLOEXEC)
+    except OSError:
+        return b""
+    try:
+        with open(f"/proc/self/fdinfo/{descriptor}", "rb") as file:
+            return b"".join(line for line in file if line.startswith((b"mnt_id:", b"ino:")))
+    finally:
+        os.close(descriptor)
+
+
 def modules(
     pid: int, *, however_many: bool = False, most: int = procfs.MOST_OF_MAPS
 ) -> list[Module]:
@@ -154,19 +196,23 @@ def modules(
     CrowdedError: there are more than are examined (the list has at ``most`` so many bytes), unless
     ``however_many``.
     """
-    groups: dict[tuple[bytes, bytes], list[tuple[bytes, ...]]] = {}
+    # Two files may have one device and inode here: of btrfs the number of the whole file system is
+    # printed, of overlayfs a layer's. Such have two paths, unless one is mounted over the other.
+    groups: dict[tuple[bytes, ...], list[tuple[bytes, ...]]] = {}
     most = sys.maxsize if however_many else most
     for fields in _FILE_LINE.findall(_read(pid, most)):
-        group = groups.get(fields[4:6])  # device and inode
+        group = groups.get(fields[4:7])
         if group is None:
-            groups[fields[4:6]] = [fields]
+            groups[fields[4:7]] = [fields]
         else:
             group.append(fields)
     born = procfs.start_time(pid)
     found = []
-    for (device, inode), group in groups.items():
-        if not any(fields[2] in _EXECUTABLE for fields in group):
+    for group in _by_file(pid, groups.values()):
+        code = [fields for fields in group if fields[2] in _EXECUTABLE]
+        if not code:
             continue
+        device, inode = group[0][4:6]
         key = device.decode("ascii"), int(inode)
         path, deleted = _path(group[0][6])
         mappings = tuple(

@@ -29,7 +29,7 @@ class Status(msgspec.Struct, frozen=True):
     """The fields of ``/proc/TID/status`` that are used. Signal sets: bit n-1 is signal n.
 
     ``state``: see ``run_state``. ``capabilities``: the permitted ones. ``pending``: of the thread
-    alone, not of the process.
+    alone, not of the process. ``innermost``: its process's id in the innermost pid namespace.
     """
 
     name: bytes
@@ -46,6 +46,7 @@ class Status(msgspec.Struct, frozen=True):
     ignored: int
     seccomp: int
     shadow_stack: bool
+    innermost: int
 
 
 def status(tid: int) -> Status | None:
@@ -76,6 +77,7 @@ def status(tid: int) -> Status | None:
         ignored=number(b"SigIgn", 16),
         seccomp=number(b"Seccomp"),
         shadow_stack=b"shstk" in fields.get(b"x86_Thread_features", b""),
+        innermost=int((fields.get(b"NStgid") or b"0").split()[-1]),
     )
 
 

@@ -109,7 +109,8 @@ PROBE: Final[dict[str, Keyword]] = {
         Keyword(
             "opcode",
             Value.BYTES,
-            "The bytes (1 to 15) expected there. Others: state *mismatch*, and not inserted.",
+            "The bytes (1 to 15) expected there. Others: state *mismatch*, and not inserted. Those "
+            "of a whole instruction also stand for the file's, where the process changed its code.",
         ),
         _number("minor", 1, 0xFFFF, "Identifies the probe's records; `setmin` changes it."),
         _number("group", 0, 0xFFFF, "To select a part of the program at insertion."),

@@ -12,6 +12,7 @@ class Thread:
     """One traced thread (tracee), and the plan for when it is resumed."""
 
     __slots__ = (
+        "awaits",
         "busy",
         "enters_handler",
         "exec_status",
@@ -52,6 +53,9 @@ class Thread:
         self.stepping = False
         #: Held by the tracer itself until what it does at this hit is done (``unpin``).
         self.pinned = False
+        #: In ``fork``, until the child, of this id, is clean: who returns from ``fork`` may look at
+        #: its child, and trace it. 0: it does not wait.
+        self.awaits = 0
         #: Stopped inside a system call, whose return value is still to be stored (at a clone or
         #: exec event); else between user instructions.
         self.in_syscall = False

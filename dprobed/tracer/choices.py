@@ -13,6 +13,7 @@ from typing import Final
 
 from dprobed.arch.x86_64.registers import RAX, RSP
 from dprobed.engine.errors import SpaceError
+from dprobed.engine.interface import Location
 from dprobed.tracee.ptrace import Gone, Registers
 from dprobed.tracee.thread import Thread
 from dprobed.tracer.engines import Engines
@@ -32,9 +33,9 @@ class Choices:
         #: By thread and its stack pointer after the return: the resolver function that it is in.
         self._entered: Final[dict[tuple[int, int], int]] = {}
 
-    def expect(self, resolver: int) -> None:
+    def expect(self, resolver: Location) -> None:
         """A resolver function has not been called yet; raises SpaceError and Gone."""
-        self._break(resolver, partial(self._enter, resolver))
+        self._break(resolver, partial(self._enter, resolver.address))
 
     def forget(self, is_mapped: Callable[[int], bool]) -> None:
         """Modules were unmapped, and others may be there later."""
@@ -42,16 +43,16 @@ class Choices:
             self._engines.forget_internal(address)
             self._breakpoints.discard(address)
 
-    def _break(self, address: int, callback: Callable[[Thread], None]) -> None:
-        if address not in self._breakpoints:
-            self._engines.insert_internal(address, callback)
-            self._breakpoints.add(address)
+    def _break(self, where: Location, callback: Callable[[Thread], None]) -> None:
+        if where.address not in self._breakpoints:
+            self._engines.insert_internal(where, callback)
+            self._breakpoints.add(where.address)
 
     def _enter(self, resolver: int, thread: Thread) -> None:
         try:
             stack = self._registers.load(thread.tid)[RSP]
             data = self._engines.space.memory.peek(stack, _WORD)
-            self._break(int.from_bytes(data, "little"), self._leave)
+            self._break(Location(int.from_bytes(data, "little")), self._leave)
         except (SpaceError, Gone):
             return  # looked for again, by and by
         self._entered[thread.tid, stack + _WORD] = resolver

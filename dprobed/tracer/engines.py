@@ -10,10 +10,13 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
+from dprobed.arch.x86_64.breakpoint import INT3
 from dprobed.arch.x86_64.registers import RIP
+from dprobed.arch.x86_64.relocation import RelocationError, instruction_length
 from dprobed.arch.x86_64.siginfo import code_of
 from dprobed.engine.address_space import AddressSpace
 from dprobed.engine.affinity import Affinity
+from dprobed.engine.errors import SpaceError
 from dprobed.engine.interface import Engine, Listener, Location, Loss, Plan, Refusal, TrapStop, Twin
 from dprobed.engine.probe import Attachment, Probe
 from dprobed.engine.runner import ProgramRunner
@@ -28,6 +31,7 @@ from dprobed.tracee.ptrace import Gone, Registers
 from dprobed.tracee.thread import Thread
 from dprobed.tracee.thread_group import ThreadGroup
 from dprobed.wire.engines import AUTO
+from dprobed.wire.protocol import State as ProbeState
 
 #: What became of a plan.
 Armed = tuple[Plan, Attachment | Refusal]
@@ -112,6 +116,9 @@ class Engines:
             if location.kind or asked in (AUTO, engine.name)
             if (found := engine.offer(probe, location)) is not None
         ]
+        difference = self._difference(location)
+        if difference and any(isinstance(each, Plan) for each in offers):
+            return Refusal(ProbeState.MISMATCH, difference)
         plans = [each for each in offers if isinstance(each, Plan)]
         return min(plans, key=lambda plan: plan.cost_ns) if plans else offers[0]
 
@@ -140,9 +147,32 @@ class Engines:
         for engine in self._all:
             engine.abandon_reserved()
 
-    def insert_internal(self, address: int, callback: Callable[[Thread], None]) -> None:
-        """See TrapEngine."""
-        self._trap.insert_internal(address, callback)
+    def _difference(self, location: Location) -> str:
+        """How what is in memory differs from what is in the file; empty: it does not.
+
+        Its instruction is what has to be the same: programs patch what is around (tracing sleds).
+        """
+        code = location.code
+        found = self.original(location.address, len(code)) if code else b""
+        if not code or found.startswith(INT3):  # for which the engine has a reason of its own
+            return ""
+        try:
+            length = instruction_length(found, location.address)
+        except RelocationError:
+            length = len(code)
+        if found[:length] == code[:length] or len(location.opcode) >= length:
+            return ""
+        there = found[:length].hex(" ") or "nothing"
+        return (
+            f"the file has {code[:length].hex(' ')} there, memory {there}: the process, or another "
+            "tool, changed its code; give the whole instruction that is there with 'opcode ='"
+        )
+
+    def insert_internal(self, where: Location, callback: Callable[[Thread], None]) -> None:
+        """See TrapEngine; raises SpaceError also where the file has other code."""
+        if difference := self._difference(where):
+            raise SpaceError(f"{where.place}: {difference}")
+        self._trap.insert_internal(where.address, callback)
 
     def adopt_internal(self, address: int, callback: Callable[[Thread], None]) -> bool:
         """See TrapEngine."""

@@ -11,6 +11,7 @@ from typing import Final
 
 from dprobed.arch.x86_64.signal_frame import RESTORER_CODE
 from dprobed.engine.errors import SpaceError
+from dprobed.engine.interface import Location
 from dprobed.proc import procfs
 from dprobed.resolver.errors import LocationError, LostError
 from dprobed.tracee.thread import Thread
@@ -96,6 +97,10 @@ class InternalBreakpoints:
             if libc is not None:
                 self._set(libc, _SIGACTION)
                 self._libc = libc
+        elif self._libc in among:  # mapped once more (dlmopen)
+            self._set(self._libc, _SIGACTION)
+            if self._masks_known:
+                self._set(self._libc, _SIGMASK)
         if self._libc is not None and not self._engines.sigtrap.calm and not self._masks_known:
             self._masks_known = True
             self._set(self._libc, _SIGMASK)
@@ -115,8 +120,19 @@ class InternalBreakpoints:
         except (LocationError, SpaceError) as error:
             _log.warning("process %d: blocked SIGTRAP: %s", self._pid, error)
 
+    def forget(self, is_mapped: Callable[[int], bool]) -> None:
+        """Modules were unmapped, and others may be there later."""
+        for address in [each for each in self._symbols if not is_mapped(each)]:
+            self._engines.forget_internal(address)
+            del self._symbols[address]
+
     def _set(self, loaded: LoadedModule, symbol: str) -> None:
-        """Insert one at a function; raises LocationError, SpaceError and Gone."""
-        address = self._placement.address_of(loaded, symbol)
-        self._engines.insert_internal(address, self._callbacks[symbol])
-        self._symbols[address] = symbol
+        """Insert one at a function, each time that is mapped.
+
+        Raises LocationError, SpaceError and Gone.
+        """
+        for spot in self._placement.functions(loaded, symbol):
+            if spot.address not in self._symbols:
+                where = Location(spot.address, place=spot.place, code=spot.code)
+                self._engines.insert_internal(where, self._callbacks[symbol])
+                self._symbols[spot.address] = symbol

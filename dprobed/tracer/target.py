@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 import msgspec
@@ -12,7 +13,7 @@ import msgspec
 from dprobed.engine.address_space import AddressSpace
 from dprobed.engine.errors import SpaceError
 from dprobed.proc import procfs, refusals
-from dprobed.proc.shared_memory import shares_memory
+from dprobed.proc.shared_memory import processes, relatives, sharers
 from dprobed.tracee.attach import attach, find_lost
 from dprobed.tracee.borrower import Asleep
 from dprobed.tracee.lifecycle import State
@@ -29,6 +30,7 @@ from dprobed.tracer.engines import Engines
 from dprobed.tracer.inheritance import Inheritance
 from dprobed.tracer.inserted import RequestError
 from dprobed.tracer.listener import DeferredWork, EngineListener
+from dprobed.tracer.namespace_init import NamespaceInit
 from dprobed.tracer.programs import Programs
 from dprobed.tracer.suspended import SuspendedThreads
 from dprobed.tracer.throttle import Throttle
@@ -46,23 +48,24 @@ _NAMED: Final = 5
 _log = logging.getLogger(__name__)
 
 
-def check_alone(pid: int, tracees: Tracees) -> None:
+def check_alone(pid: int, among: Iterator[int], tracees: Tracees) -> None:
     """Refuse a process whose memory an untraced one shares, which our breakpoints would kill.
 
     Raises RequestError.
     """
-    live_thread = procfs.live_thread(pid)
-    parent = procfs.parent(pid)
-    for other in [parent, *procfs.children(pid)]:
+    for other in sharers(procfs.live_thread(pid), among):
         found = procfs.status(other)
-        if found is None or other in tracees.threads:
+        if found is None or other in (0, pid) or other in tracees.threads:
             continue
-        if shares_memory(live_thread, procfs.live_thread(other)):
-            raise RequestError(
-                f"its {'parent' if other == parent else 'child'} {other} "
-                f"({found.name.decode(errors='replace')}) shares its memory "
-                "(vfork or CLONE_VM) and would run into the probes; try again when that ended"
-            )
+        relation = (
+            "parent"
+            if other == procfs.parent(pid)
+            else ("child" if procfs.parent(other) == pid else "fellow")
+        )
+        raise RequestError(
+            f"its {relation} {other} ({found.name.decode(errors='replace')}) shares its memory "
+            "(vfork or CLONE_VM) and would run into the probes; try again when that ended"
+        )
 
 
 class TracedProcess:
@@ -93,6 +96,9 @@ class TracedProcess:
         self.options = options
         #: How it ended (exited, killed, detached…) and its status; None while it is a target.
         self.end: tuple[str, int] | None = None
+        self._namespace_init: Final = NamespaceInit(pid)
+        #: The signal of a fault that the process is to die of once we have detached from it.
+        self.fatal = 0
         self.throttle: Final = Throttle(self.programs, self.group.request_attention)
         self.dumps: Final = Dumps(self.engines, self._describe, self.tell)
         #: Threads that sleep in the kernel keep us from detaching: since when, whether that was
@@ -122,7 +128,7 @@ class TracedProcess:
             raise RequestError(str(Asleep(self.pid)))
         # Checked again when no more children can appear; here because it refuses at once, and we
         # could not detach from a parent in vfork before it wakes.
-        check_alone(self.pid, self._context.tracees)
+        check_alone(self.pid, relatives(self.pid), self._context.tracees)
         self.programs.launching = launch
         try:
             attach(self.group, self.pid)
@@ -136,7 +142,7 @@ class TracedProcess:
             self._detach_now()
             raise RequestError(reason) from error
         try:
-            check_alone(self.pid, self._context.tracees)
+            check_alone(self.pid, processes(), self._context.tracees)
         except RequestError:
             self._detach_now()
             raise
@@ -220,7 +226,8 @@ class TracedProcess:
             self._context.reporter.arm()
 
     def tick(self) -> None:
-        """Periodic work: throttled and pending probes, unreached threads."""
+        """Periodic work: throttled and pending probes, unreached threads, children not begun."""
+        self.group.let_late_parents_go()
         if self.throttle.is_throttling:
             self.group.request_attention()
         self.programs.retry_pending()
@@ -277,8 +284,7 @@ class TracedProcess:
             return
         if not self.debugger.serve_trap(thread):
             self.engines.serve(thread)
-        if thread.signal:
-            self.debugger.signalled(thread)
+        self._signal(thread)
 
     def abandon(self, thread: Thread) -> None:
         """See StopHandler."""
@@ -287,8 +293,26 @@ class TracedProcess:
     def deliver(self, thread: Thread) -> None:
         """See StopHandler; a debugger is asked first."""
         self.engines.deliver(thread)
+        self._signal(thread)
+
+    def _signal(self, thread: Thread) -> None:
+        """A signal, if there is one, is about to be delivered to a thread at an original place."""
         if thread.signal:
             self.debugger.signalled(thread)
+        if not thread.signal or thread.held:
+            return
+        with contextlib.suppress(Gone):
+            if self._namespace_init.drops(thread):
+                thread.signal, thread.siginfo = 0, None
+            elif self._namespace_init.dies(thread):
+                self._leave_to_die(thread)
+
+    def _leave_to_die(self, thread: Thread) -> None:
+        """Detach from a namespace's first process that faults, so that it dies of that."""
+        self.fatal = self.fatal or thread.signal
+        thread.signal, thread.siginfo = 0, None
+        thread.pinned = True
+        self.group.request_attention()
 
     def forked(self, child: int) -> None:
         """See StopHandler."""

@@ -11,7 +11,7 @@ from dprobed.wire.protocol import State
 from tests.conftest import BuildTarget
 from tests.integration.client_support import dprobe, parsed
 from tests.integration.conftest import Start, Trace
-from tests.integration.harness import counting
+from tests.integration.harness import counting, text
 
 #: What a dynamic program names as its interpreter.
 LOADER = Path("/lib64/ld-linux-x86-64.so.2")
@@ -147,4 +147,30 @@ def test_a_function_of_libc_that_is_the_kernels_own_code(
     assert [each.state for each in probes] == [State.INVALID_OFFSET] * 2
     assert all("is a function of the vDSO here" in each.reason for each in probes)
     tracer.detach()
+    target.finish()
+
+
+@pytest.mark.parametrize(("closed", "hits"), [("none", 60), ("first", 50), ("last", 50)])
+@pytest.mark.parametrize("kind", ["plug.c", "chooses.c"])
+def test_a_library_in_several_namespaces(
+    build_target: BuildTarget, start: Start, trace: Trace, kind: str, closed: str, hits: int
+) -> None:
+    """Each copy has the probe, whichever comes and goes, and the same function of an IFUNC."""
+    flags = ("-DLIBRARY", "-shared", "-fPIC")
+    library = build_target(kind, *flags, output=f"libmany-{kind[:-2]}.so")
+    target = start(build_target("namespaces.c"), library, closed)
+    before = text(target.pid)
+    tracer = trace(target)
+    number, _ = tracer.insert(counting(library.name, "plugged"))
+    target.go()
+    target.expect("half")
+    found = tracer.query(number)
+    assert [each.state for each in found] == [State.ACTIVE] * len(found)
+    assert tracer.hits(number) == [30]
+    target.go()
+    target.expect("called")
+    assert tracer.hits(number) == [hits]
+    tracer.detach()
+    now = text(target.pid)
+    assert {name: now[name] for name in before} == before
     target.finish()

@@ -263,10 +263,11 @@ def _user_of(pid: int) -> User:
 
 
 def _content(module: maps.Module) -> Hashable:
-    """Changes when the mapped file's content does, as far as it can be read."""
+    """Which file is mapped, and in what state, as far as it can be read: two may have the path,
+    device and inode that ``maps`` prints."""
     mapping = next(each for each in module.mappings if each.executable)
     try:
         found = files.facts_of(f"/proc/{module.pid}/map_files/{mapping.start:x}-{mapping.end:x}")
     except OSError:
         return None
-    return found.mtime_ns, found.size
+    return found.device, found.inode, found.mtime_ns, found.size

@@ -142,7 +142,12 @@ class TrapEngine:
         """See Engine."""
         results: list[tuple[Plan, Attachment | Refusal]] = []
         armed: list[Site] = []
+        places = [plan.location.address for plan in plans]
+        shared = self.sites.space.in_shared(places) if places else {}
         for plan in plans:
+            if reason := shared.get(plan.location.address):
+                results.append((plan, Refusal(ProbeState.FAILED, reason)))
+                continue
             site = self.sites.ready(plan.location.address)
             if site is None or not self.sites.arm(site):
                 reason = f"the code at {plan.location.address:#x} changed meanwhile"
@@ -164,10 +169,14 @@ class TrapEngine:
         self.sites.reserve(self.group, [address])
         site = self.sites.make(address)
         site.callback = callback
-        with self.group.stopped():
-            self.sites.arm(site)
-            self.classify(self._is_watched)
-        self.sites.discard_unarmed()
+        try:
+            with self.group.stopped():
+                if reason := self.sites.space.in_shared([address]).get(address):
+                    raise SpaceError(reason)
+                self.sites.arm(site)
+                self.classify(self._is_watched)
+        finally:
+            self.sites.discard_unarmed()
 
     def adopt_internal(self, address: int, callback: Callable[[Thread], None]) -> bool:
         """Make a site of a copied address space an internal breakpoint; false: there is none."""

@@ -175,7 +175,7 @@ class Sites:
             return True
         for line in lines:
             if line.start <= address < line.end:
-                return line.inode != 0
+                return line.inode != 0 and not line.perms.endswith(b"s")
         return not lines  # the leading thread has ended, and shows nothing
 
     # --- preparing: nothing of the target's own is changed ---

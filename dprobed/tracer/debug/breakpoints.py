@@ -90,8 +90,17 @@ class Breakpoints:
         self._probes[key] = probe
 
     def _write(self, address: int) -> None:
-        """Write a plain breakpoint, where the instruction cannot be displaced (nor needs to be)."""
+        """Write a plain breakpoint, where the instruction cannot be displaced (nor needs to be).
+
+        Raises Refused.
+        """
         space = self._engines.space
+        try:
+            shared = space.in_shared([address])
+        except (SpaceError, Gone) as error:
+            raise Refused(str(error)) from error
+        if address in shared:
+            raise Refused(shared[address])
         original = space.memory.peek(address, 1)
         if not original or not space.memory.poke(address, INT3):
             raise Refused(f"no memory at {address:#x}")
