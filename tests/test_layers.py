@@ -62,8 +62,8 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "dprobed.engine.watch": ("dprobed.engine", "dprobed.wire.protocol", "dprobed.arch.x86_64",
                              "dprobed.tracee"),
     # a child of the tracer, which writes one core
-    "dprobed.tracer.dump.dumper": ("dprobed.journal", "dprobed.program", "dprobed.resolver.image",
-                                   "dprobed.corefile"),
+    "dprobed.tracer.dump.dumper": ("dprobed.journal", "dprobed.program", "dprobed.proc",
+                                   "dprobed.resolver.image", "dprobed.corefile"),
     "dprobed.tracer": ("dprobed.program", "dprobed.program.exec", "dprobed.record",
                        "dprobed.wire", "dprobed.wire.protocol", "dprobed.wire.resolver",
                        "dprobed.proc", "dprobed.arch.x86_64", "dprobed.tracee",

@@ -30,6 +30,8 @@ from dprobed.wire.framing import ProtocolError, Unpacker
 TracerMain = Callable[[socket.socket, socket.socket], None]
 #: Bytes of the socket's buffer: records wait there while the daemon is busy.
 _SOCKET_BUFFER = 4 << 20
+#: Seconds from one look at the tracers that are to end to the next.
+_LOOK: Final = 0.2
 #: RLIMIT_NICE that allows nice 0: 20 - nice (getrlimit(2)).
 _NICE_0: Final = 20
 
@@ -51,6 +53,8 @@ class TracerProcess(asyncio.Protocol):
         self._seq = 0
         self._failure = ""
         self._ending = False
+        #: It has a target from which it cannot detach before that wakes.
+        self.is_asleep = False
         self._closed = False
         self._exit: str | None = None
 
@@ -136,6 +140,8 @@ class TracerProcess(asyncio.Protocol):
             else:
                 answer.set_exception(BackendRefused(message.reason))
         else:
+            if isinstance(message, protocol.TargetEvent) and message.kind == "asleep":
+                self.is_asleep = True
             self._on_event(self, message)
 
     def watch(self, child: int) -> None:
@@ -222,7 +228,10 @@ class TracerProcesses:
         while self._running and (left := end - time.monotonic()) > 0:
             for tracer in self._running.values():
                 tracer.close()
-            await asyncio.wait([tracer.gone for tracer in self._running.values()], timeout=left)
+            if all(tracer.is_asleep for tracer in self._running.values()):
+                break
+            gone = [tracer.gone for tracer in self._running.values()]
+            await asyncio.wait(gone, timeout=min(left, _LOOK))
         self.resolvers.stop()
         return len(self._running)
 

@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from typing import Final
 
 from dprobed.arch.x86_64 import siginfo
+from dprobed.proc import procfs
 from dprobed.proc.shared_memory import shares_memory
 from dprobed.tracee import ptrace
 from dprobed.tracee.lifecycle import State
@@ -32,9 +33,21 @@ from dprobed.tracee.stop_the_world import StopTheWorld
 from dprobed.tracee.thread import Group, StopHandler, Thread
 from dprobed.tracee.tracees import Tracees
 
-#: Seconds for which we wait for a thread that can be borrowed, and between two attempts.
+#: Seconds for which we wait for a thread that can be borrowed, where one is in ``vfork`` and where
+#: all sleep for another reason; and between two attempts.
 _TIMEOUT: Final = 5.0
+_SLEEP_TIMEOUT: Final = 0.5
 _PAUSE: Final = 0.01
+
+
+class Asleep(Gone):
+    """No thread of a process can be borrowed, because all sleep in the kernel."""
+
+    def __str__(self) -> str:
+        return (
+            f"process {self.tid} sleeps in the kernel (it is frozen, or waits for a disk or a file "
+            "system that does not answer); try again when it runs"
+        )
 
 
 class Borrower:
@@ -56,19 +69,25 @@ class Borrower:
 
     @contextmanager
     def borrowed(self, tgid: int) -> Iterator[Thread]:
-        """The world stopped, and a thread of the process to borrow; raises Gone.
+        """The world stopped, and a thread of the process to borrow; raises Gone, and Asleep where
+        all sleep in the kernel.
 
-        Waits a while for one where all sleep in the kernel, as a process does in ``vfork``.
+        Waits a while for one then, as a process does in ``vfork``.
         """
-        deadline = time.monotonic() + _TIMEOUT
+        began = time.monotonic()
         while True:
             with self._stopping.stopped() as unstoppable:
                 try:
                     thread = self.lender(tgid)
                 except Gone:
-                    is_last = time.monotonic() > deadline
-                    if self._stopping.is_nested or not unstoppable or is_last:
+                    # One that is on its way out runs nothing more, and may sleep there without
+                    # end: it closes its files, of which a file server has to be told.
+                    if not unstoppable or procfs.has_ended(tgid):
                         raise
+                    is_in_vfork = any(each.in_vfork for each in unstoppable)
+                    patience = _TIMEOUT if is_in_vfork else _SLEEP_TIMEOUT
+                    if self._stopping.is_nested or time.monotonic() > began + patience:
+                        raise Asleep(tgid) from None
                 else:
                     yield thread
                     return

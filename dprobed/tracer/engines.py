@@ -179,6 +179,10 @@ class Engines:
         """See TrapEngine."""
         return self._trap.adopt_internal(address, callback)
 
+    def forget_internal(self, address: int) -> None:
+        """See TrapEngine."""
+        self._trap.forget_internal(address)
+
     def put(self, plan: Plan | Refusal) -> Attachment | Refusal:
         """Insert one probe; raises SpaceError and Gone."""
         if isinstance(plan, Refusal):

@@ -295,3 +295,54 @@ def test_too_many_bytes(
     target.go()
     target.expect("stopped")
     finish(target, tracer)
+
+
+@pytest.mark.parametrize("uid", [0, 65534])
+def test_reserved_memory_of_which_little_is_used(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    build_target: BuildTarget,
+    start: Start,
+    trace: Trace,
+    uid: int,
+) -> None:
+    """Holes stay holes: in the core, and in the process, whose memory nobody allocates by looking.
+
+    A user has no way to what is of System V, and it is read whole.
+    """
+    folder = tmp_path / "cores"
+    folder.mkdir(mode=0o700)
+    os.chown(folder, uid, uid)
+    for above in folder.parents[:3]:
+        above.chmod(0o755)
+    monkeypatch.setenv("DPROBED_DUMPS", str(folder))
+    monkeypatch.setenv("DPROBED_JOURNAL_SOCKET", str(tmp_path / "no journal"))
+    program = build_target("reserves.c")
+    for above in program.parents[:3]:
+        above.chmod(0o755)
+    target = start(program, user=uid, group=uid, extra_groups=[])
+    tracer = trace(target, uid)
+    found = dump(tracer)
+    before = [line for line in target.said if line.startswith(("blocks", "resident"))]
+    target.go()
+    target.expect("left")
+    after = [line for line in target.said if line.startswith(("blocks", "resident"))][2:]
+    assert after[0] == before[0] == "blocks 8"
+    if uid == 0:
+        assert after[1] == before[1]
+    assert found.size > 1 << 42
+    assert found.bytes < 16 << 20
+    said = gdb(
+        program,
+        found.path,
+        "print private + (1l << 41)",
+        "print private + (1l << 42) - 4096",
+        "print shared + (1l << 30)",
+        "print segment + (1l << 29)",
+        "print *(long *)(private + 4096)",
+    )
+    for text in ("in private memory", "at its end", "in shared memory", "in a segment"):
+        assert f'"{text}"' in said, said
+    assert "$5 = 0" in said
+    tracer.detach()
+    assert target.finish() == 1

@@ -200,6 +200,13 @@ class TrapEngine:
             site.callback = callback
         return site is not None
 
+    def forget_internal(self, address: int) -> None:
+        """Forget an internal breakpoint in memory that is not mapped any more."""
+        site = self.by_trap.get(address + 1)
+        if site is not None:
+            site.callback, site.gone = None, True
+            self._released.add(site)
+
     def classify(self, is_watched: Callable[[int], bool]) -> None:
         """Set ``Site.plain``: whether a SIGTRAP behind a site can only be its breakpoint's.
 
