@@ -20,6 +20,7 @@ from dprobe.lib.errors import DaemonGoneError, NoDaemonError, UserError, os_erro
 from dprobed.printable import readable
 from dprobed.proc.peer import credentials
 from dprobed.wire import messages
+from dprobed.wire.messages.codec import daemon_decoder
 from dprobed.wire.socket_path import default_socket
 
 #: How every record line begins: the tag comes first.
@@ -48,6 +49,7 @@ class Connection:
         self._buffer = bytearray()
         self._replies: deque[messages.Reply] = deque()
         self._last_id = 0
+        daemon_decoder()  # A daemon that is starting gets ready meanwhile.
         self.welcome = self.request(
             lambda number: messages.Hello(id=number, protocol=messages.PROTOCOL),
             messages.Welcome,
