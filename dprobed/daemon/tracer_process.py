@@ -177,22 +177,27 @@ class TracerProcesses:
         Raises OSError when the machine has no room for one more process.
         """
         user = uid, gid
-        mailbox = self.resolvers.take(user, owner)
-        ours, theirs = socket.socketpair()
-        with theirs:
-            try:
+        with contextlib.ExitStack() as undo:
+            mailbox = self.resolvers.take(user, owner)
+            undo.callback(self.resolvers.give_back, user, owner)
+            ours, theirs = socket.socketpair()
+            undo.callback(ours.close)
+            with theirs:
                 for end in (ours, theirs):
                     end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BUFFER)
                 child = fork_as(user, (theirs, mailbox), self._run)
-            except BaseException:
-                ours.close()
-                self.resolvers.give_back(user, owner)
+            tracer = TracerProcess(ours, on_event)
+            try:
+                tracer.watch(child)
+            except OSError:
+                # No descriptor is left: one that cannot be watched does not stay.
+                os.kill(child, signal.SIGKILL)
+                os.waitpid(child, 0)
                 raise
+            undo.pop_all()
         loop = asyncio.get_running_loop()
         # Started now, because the first insertion needs it.
         loop.call_soon(self.resolvers.expect, user, owner)
-        tracer = TracerProcess(ours, on_event)
-        tracer.watch(child)
         self._running[child] = tracer
         tracer.gone.add_done_callback(lambda _: self._ended(child, user, owner))
         ours.setblocking(False)

@@ -32,7 +32,9 @@ def read(path: Path, most: int, trust: int | None) -> bytes:
         raise UntrustedError(errno.EPERM, why)
     # Else the opening of a pipe waits already.
     waits = 0 if trust is None else os.O_NONBLOCK
-    with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | waits), "rb") as file:
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | waits
+    # By its name: a folder that is opened by its number stays open where `open` refuses it.
+    with open(path, "rb", opener=lambda name, _: os.open(name, flags)) as file:
         status = os.fstat(file.fileno())
         if trust is not None and not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "it is not a regular file")
