@@ -73,7 +73,7 @@ def run_command(
     ignored = take_signals()
     environment = original_environment()
     command = find_command(argv[0], environment)
-    with running_or_private(socket) as connect:
+    with running_or_private(socket, options.complain) as connect:
         # Imported late, and assembled here: a private daemon starts in the meantime.
         from dprobe.commands.launched import LaunchedCommand
         from dprobe.lib.session import Session

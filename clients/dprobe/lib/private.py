@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import socket
 import sys
@@ -19,7 +20,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dprobe.lib.errors import DaemonGoneError, NoDaemonError, UserError
+from dprobe.lib.errors import (
+    DaemonGoneError,
+    DaemonSilentError,
+    ForeignDaemonError,
+    NoDaemonError,
+    UserError,
+)
 from dprobed.wire.socket_path import default_socket
 
 if TYPE_CHECKING:
@@ -61,7 +68,7 @@ class PrivateDaemon:
         from dprobe.lib.connection import Connection
 
         try:
-            return Connection(self._sock, self.pid, private=True)
+            return Connection(self._sock, self.pid)
         except DaemonGoneError as error:
             said = self.complaint()
             # 2: by its configuration or its policies, which the user can change.
@@ -87,17 +94,37 @@ class PrivateDaemon:
     ) -> None:
         """Close the socket, and wait until the daemon has ended: then every probe is out."""
         self._sock.close()
-        os.waitpid(self.pid, 0)
         os.close(self._stderr)
+        if not self._has_ended(0.2) and not isinstance(error, DaemonSilentError):
+            from dprobe.lib.connection import GREETING, refuse_stopped
+
+            while not self._has_ended(GREETING):
+                refuse_stopped(
+                    "the private dprobed, which still has to take its probes out,", self.pid
+                )
+
+    def _has_ended(self, seconds: float) -> bool:
+        """Wait so long for its end."""
+        descriptor = os.pidfd_open(self.pid)
+        try:
+            ended = bool(select.select([descriptor], [], [], seconds)[0])
+        finally:
+            os.close(descriptor)
+        if ended:
+            os.waitpid(self.pid, 0)
+        return ended
 
 
 @contextlib.contextmanager
-def running_or_private(path: Path | None) -> Iterator[Callable[[], Connection]]:
+def running_or_private(
+    path: Path | None, say: Callable[[str], None]
+) -> Iterator[Callable[[], Connection]]:
     """The running daemon, or a private one that starts now; call for the connection when needed.
 
-    ``path``: a socket at which there must be a daemon.
+    ``path``: a socket at which there must be a daemon. ``say`` is told where one runs that cannot
+    be used.
     """
-    connection = _running(path)
+    connection = _running(path, say)
     if connection is not None:
         with connection:
             yield lambda: connection
@@ -111,7 +138,7 @@ def running_or_private(path: Path | None) -> Iterator[Callable[[], Connection]]:
             raise DaemonGoneError(f"{error}{more}") from None
 
 
-def _running(path: Path | None) -> Connection | None:
+def _running(path: Path | None, say: Callable[[str], None]) -> Connection | None:
     """The connection to the daemon that runs, if one does."""
     socket_path = path or default_socket(os.getuid())
     if path is None and not os.path.lexists(socket_path):
@@ -120,6 +147,11 @@ def _running(path: Path | None) -> Connection | None:
 
     try:
         return Connection.open(socket_path)
+    except ForeignDaemonError as error:
+        if path is not None:
+            raise
+        say(f"{error}. A private one is used")
+        return None
     except NoDaemonError:
         if path is not None:
             raise
