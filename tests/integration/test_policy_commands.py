@@ -139,7 +139,7 @@ def test_what_a_file_would_decide_about_what_we_trace(
 def test_what_a_file_would_decide_about_what_a_private_one_traces(tmp_path: Path) -> None:
     path = rule(tmp_path, '[[policy]]\nname = "cats"\nmatch.exe = "cat"\n')
     with cat() as target:
-        command = [DPROBE, "attach", str(target.pid), program(tmp_path)]
+        command: list[str | Path] = [DPROBE, "attach", str(target.pid), program(tmp_path)]
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as attached:
             assert attached.stderr is not None
             assert "1 probe in process" in attached.stderr.readline()
