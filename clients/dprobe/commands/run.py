@@ -80,8 +80,7 @@ def run_command(
         from dprobe.view.output import Output, complain
 
         loaded = load_programs(programs, choice)
-        if missing == "refuse":
-            _refuse_missing(loaded, command, environment)
+        _look_for_places(loaded, command, environment, refuse=missing == "refuse")
         uploads = [each.upload for each in loaded]
         output = Output(form, path, 2)
         connection = connect()
@@ -107,14 +106,21 @@ def run_command(
     return status
 
 
-def _refuse_missing(
-    programs: Sequence[Loaded], command: str, environment: Mapping[bytes, bytes]
+def _look_for_places(
+    programs: Sequence[Loaded], command: str, environment: Mapping[bytes, bytes], *, refuse: bool
 ) -> None:
-    """Raise UserError where a place cannot be in what the command will map."""
-    from dprobe.lib import loader, places
+    """Look for the places in what the command will map, and say which probes may never fire.
 
-    try:
-        places.refuse_missing(programs, loader.files_of_command(command, environment).files)
-    except UserError as error:
-        hint = "(`--missing warn` runs the command without such probes)"
-        raise UserError(f"{error}\n{hint}") from None
+    ``refuse``: raise UserError where a place cannot be there.
+    """
+    from dprobe.lib import doubts, loader, places
+
+    mapped = loader.files_of_command(command, environment)
+    if refuse:
+        try:
+            places.refuse_missing(programs, mapped.files)
+        except UserError as error:
+            hint = "(`--missing warn` runs the command without such probes)"
+            raise UserError(f"{error}\n{hint}") from None
+    for line in doubts.of_command(programs, mapped):
+        options.complain(line)

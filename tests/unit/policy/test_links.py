@@ -135,7 +135,8 @@ def test_the_shipped_policies_can_match(tmp_path: Path) -> None:
         finally:
             server.kill()
             server.wait()
-            server.stdout.close()
+            if server.stdout is not None:
+                server.stdout.close()
 
 
 def test_the_policy_in_the_readme(tmp_path: Path) -> None:
