@@ -127,7 +127,8 @@ class Affinity:
         #: Whether it polls for the next stop for a while before it sleeps.
         self.polls = False
         self._may: bool | None = None if alone else False
-        self._elsewhere = 0
+        #: Hits in a row on another CPU than ``cpu``.
+        self.elsewhere = 0
         self._strayed = 0
         self._turns = _REVIEW
         self._not_before = 0
@@ -141,11 +142,11 @@ class Affinity:
     def hit(self, cpu: int) -> None:
         """A hit happened on ``cpu``."""
         if cpu == self.cpu or self.polls:
-            self._elsewhere = 0
+            self.elsewhere = 0
             return
-        self._elsewhere += 1
-        if self._elsewhere >= _AFTER:
-            self._elsewhere = 0
+        self.elsewhere += 1
+        if self.elsewhere >= _AFTER:
+            self.elsewhere = 0
             self.cpu = cpu
             # Where a cpuset keeps us from that CPU we stay where we are.
             with contextlib.suppress(OSError):

@@ -9,7 +9,6 @@ from dprobed.proc import procfs
 from dprobed.program.exec.interface import Registers as Words
 from dprobed.tracee import memory, ptrace
 from dprobed.tracee.ptrace import Block, Registers
-from dprobed.tracee.thread import Thread
 
 
 class Facts:
@@ -45,78 +44,66 @@ class HitContext:
     """The context of the hit being served; one object, since hits come one after the other."""
 
     __slots__ = (
-        "_cpu",
-        "_facts",
         "_fpregs",
-        "_fpregs_loaded",
-        "_tgid",
-        "_tid",
+        "facts",
         "fp_dirty",
+        "has_fpregs",
+        "known_cpu",
         "memory",
+        "pid",
         "regs",
+        "tid",
     )
 
     def __init__(self, registers: Registers) -> None:
         #: Of the present address space.
         self.memory = memory.Memory.closed()
         self.regs: Words = registers.words
-        #: The thread that hit.
-        self._tid = self._tgid = 0
+        # Set at each hit by who serves it, since a call would cost more than all of this.
+        #: See Context: the thread that hit, and what is known of it.
+        self.pid = self.tid = 0
+        self.facts = Facts()
+        #: The CPU of this hit, once asked for.
+        self.known_cpu = -1
+        #: Whether ``fpregs`` are those of this hit.
+        self.has_fpregs = False
         self.fp_dirty = False
-        self._facts = Facts()
         self._fpregs = Block(FPREGS_SIZE)
-        self._fpregs_loaded = False
-        self._cpu = -1
 
-    def enter(self, thread: Thread, facts: Facts) -> None:
-        """A new hit; its registers are loaded already."""
-        self._tid, self._tgid = thread.tid, thread.tgid
-        self._facts = facts
-        self._cpu = -1
-        if self._fpregs_loaded:
-            self._fpregs_loaded = False
-            self.fp_dirty = False
+    def forget_fpregs(self) -> None:
+        """A new hit began: the ones that are here are of another."""
+        self.has_fpregs = self.fp_dirty = False
 
     def leave(self) -> None:
         """Store what the program altered besides the general registers; raises Gone."""
         if self.fp_dirty:
-            ptrace.set_fpregs(self._tid, self._fpregs)
+            ptrace.set_fpregs(self.tid, self._fpregs)
             self.fp_dirty = False
-
-    @property
-    def pid(self) -> int:
-        """See Context."""
-        return self._tgid
-
-    @property
-    def tid(self) -> int:
-        """See Context."""
-        return self._tid
 
     @property
     def uid(self) -> int:
         """See Context."""
-        return self._facts.uid
+        return self.facts.uid
 
     @property
     def gid(self) -> int:
         """See Context."""
-        return self._facts.gid
+        return self.facts.gid
 
     @property
     def comm(self) -> bytes:
         """See Context; at most 0.1 s old."""
-        return self._facts.comm
+        return self.facts.comm
 
     @property
     def cpu(self) -> int:
         """From the thread's ``struct rseq``, which the kernel keeps current; else from /proc."""
-        if self._cpu < 0:
-            self._cpu = self._find_cpu()
-        return self._cpu
+        if self.known_cpu < 0:
+            self.known_cpu = self._find_cpu()
+        return self.known_cpu
 
     def _find_cpu(self) -> int:
-        tid, facts = self._tid, self._facts
+        tid, facts = self.tid, self.facts
         if facts.cpu_address < 0:
             rseq = ptrace.rseq_address(tid)
             facts.cpu_address = rseq + 4 if rseq else 0
@@ -129,9 +116,9 @@ class HitContext:
 
     def fpregs(self) -> bytearray:
         """See Context."""
-        if not self._fpregs_loaded:
-            ptrace.get_fpregs(self._tid, self._fpregs)
-            self._fpregs_loaded = True
+        if not self.has_fpregs:
+            ptrace.get_fpregs(self.tid, self._fpregs)
+            self.has_fpregs = True
         return self._fpregs.data
 
     def now(self) -> int:
@@ -140,16 +127,16 @@ class HitContext:
 
     def read(self, address: int, length: int) -> bytes:
         """See Context."""
-        return memory.read(self._tid, address, length)
+        return memory.read(self.tid, address, length)
 
     def read_partial(self, address: int, length: int) -> bytes:
         """See Context."""
-        return memory.read_partial(self._tid, address, length)
+        return memory.read_partial(self.tid, address, length)
 
     def write(self, address: int, data: bytes) -> None:
         """See Context."""
-        memory.write(self._tid, address, data)
+        memory.write(self.tid, address, data)
 
     def writable(self, address: int) -> bool:
         """See Context."""
-        return memory.writable(self._tid, address)
+        return memory.writable(self.tid, address)

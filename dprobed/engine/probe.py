@@ -46,6 +46,7 @@ class Probe:
 
     __slots__ = (
         "accounts",
+        "alters",
         "attachments",
         "definition",
         "dropped",
@@ -78,10 +79,14 @@ class Probe:
         definition: ProbeDefinition,
         entry: Callable[[Context], Outcome],
         module: str,
+        *,
+        alters: bool,
     ) -> None:
+        """``alters``: its program can alter registers of the thread."""
         self.program: Final = program
         self.definition: Final = definition
         self.entry: Final = entry
+        self.alters: Final = alters
         self.pass_count: Final = definition.pass_count
         #: The number of the last hit that runs the program; a number never reached: no limit.
         limit = definition.max_hits

@@ -65,19 +65,23 @@ class ProgramRunner:
 
     def run(
         self, thread: Thread, attachments: Iterable[Attachment], may_fault: bool, now: int
-    ) -> None:
+    ) -> bool:
         """Run the programs for a thread whose registers are loaded; raises Gone.
 
-        ``may_fault``: the instruction itself may, which withdraws the records. One long function,
-        since it is most of a hit: each further call would cost 0.06 µs or more of a hit's 17.
+        ``may_fault``: the instruction itself may, which withdraws the records. Whether a program
+        that can alter registers ran. One long function, since it is most of a hit: each further
+        call would cost 0.06 µs or more of a hit's 17.
         """
-        context = self.context
+        context, affinity = self.context, self.affinity
         tid = thread.tid
         try:
             facts = self.facts[tid]
         except KeyError:
             facts = self.facts_of(thread)
-        context.enter(thread, facts)
+        context.pid, context.tid, context.facts, context.known_cpu = thread.tgid, tid, facts, -1
+        if context.has_fpregs:
+            context.forget_fpregs()
+        altered = False
         if may_fault:
             facts.revocable = ()
         if now > facts.identity_until:
@@ -91,17 +95,20 @@ class ProgramRunner:
                 outcome = probe.entry(context)
             except Gone:
                 probe.missed += 1
-                return
+                return False
             except Exception as error:
                 self._defect(thread, attachment, error)
                 continue
             probe.ran += 1
+            if probe.alters:
+                altered = True
             if outcome.exit != ABORT:
                 if now > facts.cpu_until:
                     facts.cpu = context.cpu
                     facts.cpu_until = now + _CPU_NS
                 cpu = facts.cpu
-                self.affinity.hit(cpu)
+                if cpu != affinity.cpu or affinity.elsewhere:
+                    affinity.hit(cpu)
                 self._add(
                     probe,
                     RawRecord(
@@ -142,8 +149,9 @@ class ProgramRunner:
         self.served = served = self.served + 1
         if not served % _REVIEW:
             cpu = context.cpu
-            self.affinity.review(thread, cpu, _REVIEW, now)
-            self.affinity.hit(cpu)
+            affinity.review(thread, cpu, _REVIEW, now)
+            affinity.hit(cpu)
+        return altered
 
     def withdraw(self, thread: Thread) -> None:
         """The probed instruction faulted: its hit's records are taken back, and counted."""

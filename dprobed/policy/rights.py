@@ -7,12 +7,12 @@ says, the program cannot do.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from typing import Final
 
 from dprobed.program.exits import DEBUGGER, DUMP
-from dprobed.program.isa import Instruction, Operand, decode_at
+from dprobed.program.isa import Instruction, Operand
 from dprobed.program.model import Program
 
 
@@ -42,12 +42,13 @@ _FACILITIES: Final[Mapping[int | str, Right]] = {
 def needs(program: Program) -> dict[Right, str]:
     """The rights that a verified program needs, each with the first instruction that asks."""
     found = {Right.OBSERVE: ""}
-    for offset, instruction, operands in _instructions(program):
-        right = right_of(instruction, operands, program.facilities)
-        if right is not Right.OBSERVE and right not in found:
-            place = program.code_place(offset)
-            where = f" in {place}" if place is not None else ""
-            found[right] = f"`{instruction.spelling}`{where}"
+    for probe in program.probes:
+        for offset, instruction, operands in program.instructions(probe):
+            right = right_of(instruction, operands, program.facilities)
+            if right is not Right.OBSERVE and right not in found:
+                place = program.code_place(offset)
+                where = f" in {place}" if place is not None else ""
+                found[right] = f"`{instruction.spelling}`{where}"
     return found
 
 
@@ -62,15 +63,6 @@ def right_of(
     if Operand.FACILITY in instruction.operands:
         return _FACILITIES.get(facilities[operands[0]], Right.OBSERVE)
     return Right.OBSERVE
-
-
-def _instructions(program: Program) -> Iterator[tuple[int, Instruction, tuple[int, ...]]]:
-    for probe in program.probes:
-        offset = probe.entry
-        while offset < probe.end:
-            instruction, operands, following = decode_at(program.code, offset)
-            yield offset, instruction, operands
-            offset = following
 
 
 def words(rights: Iterable[Right]) -> str:

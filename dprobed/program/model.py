@@ -8,13 +8,14 @@ past its end), so every range stands for itself, also when ``select`` takes its 
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Iterator
 from functools import cached_property
 from operator import itemgetter
 from typing import Final, NamedTuple
 
 import msgspec
 
-from dprobed.program.isa import DEFAULT_EX_MASK, Operand, decode_at
+from dprobed.program.isa import DEFAULT_EX_MASK, Instruction, Operand, decode_at
 
 
 class Header(msgspec.Struct, frozen=True):
@@ -109,6 +110,20 @@ class Program(msgspec.Struct, frozen=True, dict=True):
     columns: tuple[int, ...] = ()
     name_at: Written | None = None
     probes_at: tuple[Written | None, ...] = ()
+
+    def instructions(
+        self, probe: ProbeDefinition
+    ) -> Iterator[tuple[int, Instruction, tuple[int, ...]]]:
+        """The instructions of one of the probes, each with its code offset and its operands."""
+        offset = probe.entry
+        while offset < probe.end:
+            instruction, operands, following = decode_at(self.code, offset)
+            yield offset, instruction, operands
+            offset = following
+
+    def alters(self, probe: ProbeDefinition) -> bool:
+        """Whether one of the probes can alter registers or memory of the target."""
+        return any(instruction.writes for _, instruction, _ in self.instructions(probe))
 
     def name_place(self) -> SourcePlace | None:
         """Where the name of the module is written."""

@@ -9,8 +9,6 @@ from typing import Final, NamedTuple
 from dprobed.arch.x86_64.python_ptrace import binding
 
 PTRACE_EVENT_STOP = 128
-#: The raw status of a plain SIGTRAP stop; the trap engine's loop compares with it before anything.
-TRAP_STATUS = (signal.SIGTRAP << 8) | 0x7F
 
 
 class Kind(Enum):

@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 from collections.abc import Iterator
@@ -18,8 +17,7 @@ from typing import Final
 from dprobed.proc import procfs
 from dprobed.tracee import ptrace
 from dprobed.tracee.lifecycle import State
-from dprobed.tracee.ptrace import WALL, Gone
-from dprobed.tracee.ptrace import raw_waitpid as _waitpid
+from dprobed.tracee.ptrace import Gone
 from dprobed.tracee.status import Kind, Stop
 from dprobed.tracee.thread import Group, StopHandler, Thread
 from dprobed.tracee.tracees import Tracees
@@ -184,18 +182,10 @@ class StopTheWorld:
                 thread.state = State.ENDED
             elif state == "D":
                 asleep.append(thread)
-            elif state == "t" and not self._take_status(thread.tid):
+            elif state == "t" and not self._tracees.look_at(thread.tid):
                 # Its stop was taken from the kernel but, by an internal error, not reacted to.
                 thread.state = State.STOPPED
                 self._handler.abandon(thread)
             else:
                 runs = True
         return None if runs else asleep
-
-    def _take_status(self, tid: int) -> bool:
-        """Dispatch a wait status of this thread, if the kernel has one; false: it has none."""
-        tracees = self._tracees
-        if _waitpid(tid, tracees.status_address, WALL | os.WNOHANG) != tid:
-            return False
-        tracees.dispatch(tid, tracees.status.value)
-        return True

@@ -117,8 +117,9 @@ class StopHandler(Protocol):
     ``serve_hit``."""
 
     def serve_hit(self, thread: Thread, now: int) -> bool:
-        """Serve a SIGTRAP stop of a RUNNING thread that is a hit and nothing else, and resume the
-        thread; false: it is not, nothing was done."""
+        """Serve a SIGTRAP stop of a RUNNING thread that is a hit and nothing else, whose registers
+        are in ``hits`` (HitWait), and have the thread resumed by that; false: it is not, nothing
+        was done."""
         ...
 
     def serve_trap(self, thread: Thread) -> None:

@@ -25,12 +25,14 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
+from dprobed.arch.x86_64.resume_and_wait import TRAP_STATUS
 from dprobed.proc import procfs
 from dprobed.tracee import ptrace
+from dprobed.tracee.hit_wait import HitWait
 from dprobed.tracee.lifecycle import State
 from dprobed.tracee.ptrace import WALL, Gone
 from dprobed.tracee.ptrace import raw_waitpid as _waitpid
-from dprobed.tracee.status import TRAP_STATUS, Kind, Stop, decode
+from dprobed.tracee.status import Kind, Stop, decode
 from dprobed.tracee.thread import Group, Thread
 
 #: Seconds for which we wait for a child's first stop after its parent's end.
@@ -54,6 +56,8 @@ class Tracees:
 
     def __init__(self) -> None:
         self.threads: dict[int, Thread] = {}
+        #: The wait of the loop that serves hits.
+        self.hits: Final = HitWait()
         #: Something waits to be done in the main loop.
         self.attention = False
         self.status = ctypes.c_int(0)
@@ -106,6 +110,13 @@ class Tracees:
                 return
             self.dispatch(tid, self.status.value)
 
+    def look_at(self, tid: int) -> bool:
+        """Dispatch a stop of this thread that is there already; whether there is one."""
+        if _waitpid(tid, self.status_address, WALL | os.WNOHANG) != tid:
+            return False
+        self.dispatch(tid, self.status.value)
+        return True
+
     def _none_left(self) -> None:
         if ctypes.get_errno() != errno.EINTR:  # ECHILD
             for thread in list(self.threads.values()):
@@ -121,8 +132,12 @@ class Tracees:
         if status == TRAP_STATUS and thread.state is State.RUNNING:
             before = self.blamed
             try:
+                self.hits.registers.load(tid)
                 if thread.group.handler.serve_hit(thread, time.monotonic_ns()):
+                    self.hits.flush()
                     return
+            except Gone:
+                pass  # its end is told next, and to whom it concerns
             except Exception as error:
                 # Not to be attributed to the target that we wait for.
                 self.blamed = before

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import time
 from typing import Final
 
+from dprobed.arch.x86_64.resume_and_wait import STATUS, TRAP_STATUS
 from dprobed.engine.affinity import Affinity
-from dprobed.tracee import ptrace
 from dprobed.tracee.lifecycle import State
-from dprobed.tracee.ptrace import WALL
-from dprobed.tracee.status import TRAP_STATUS
 from dprobed.tracee.tracees import Tracees
 
 #: Stops served between two looks at every thread, at least.
 _SWEEP: Final = 64
 #: Nanoseconds for which one who polls does so.
 _POLL: Final = 50_000
-
-_waitpid = ptrace.hit_waitpid
 
 
 class StopLoop:
@@ -31,11 +26,17 @@ class StopLoop:
 
     def run(self) -> None:
         """Serve stops until something needs attention, or nothing is left to wait for."""
-        tracees, waitpid = self._tracees, _waitpid
+        try:
+            self._run()
+        finally:
+            self._tracees.hits.flush()
+
+    def _run(self) -> None:
+        tracees = self._tracees
         threads, others = tracees.threads, tracees.others
         affinity = self._affinity
-        status, status_address = tracees.status, ctypes.byref(tracees.status)
-        clock = time.monotonic_ns
+        wait, request, words = tracees.hits.call, tracees.hits.request, tracees.hits.words
+        clock, running = time.monotonic_ns, State.RUNNING
         turns = _SWEEP
         while not tracees.attention and (threads or others):
             turns -= 1
@@ -44,7 +45,7 @@ class StopLoop:
                 continue
             tid = self._poll() if affinity.polls else 0
             if not tid:
-                tid = waitpid(-1, status_address, WALL)
+                tid = wait(request)
             if tid <= 0:
                 if not tracees.attention:
                     tracees.drain()
@@ -52,26 +53,25 @@ class StopLoop:
             now = clock()
             thread = threads.get(tid)
             if thread is None:
-                tracees.dispatch(tid, status.value)
+                tracees.dispatch(tid, words[STATUS])
                 continue
             group = thread.group
             if (
-                status.value == TRAP_STATUS
-                and thread.state is State.RUNNING
+                words[STATUS] == TRAP_STATUS
+                and thread.state is running
                 and group.handler.serve_hit(thread, now)
             ):
                 continue
-            tracees.dispatch(tid, status.value)
+            tracees.dispatch(tid, words[STATUS])
             group.overhead_ns += clock() - now
 
     def _poll(self) -> int:
         """Poll for a stop for a moment, without sleep; 0: none came."""
-        tracees = self._tracees
-        status_address, until = ctypes.byref(tracees.status), time.monotonic_ns() + _POLL
+        tracees, until = self._tracees, time.monotonic_ns() + _POLL
         while not tracees.attention:
-            tid = _waitpid(-1, status_address, WALL | os.WNOHANG)
+            tid = tracees.hits.now(os.WNOHANG)
             if tid or time.monotonic_ns() > until:
-                return int(tid)
+                return tid
         return -1
 
     def _sweep(self) -> int:
@@ -82,9 +82,9 @@ class StopLoop:
         """
         tracees = self._tracees
         if len(tracees.threads) > 1:
+            tracees.hits.flush()
             for tid, thread in list(tracees.threads.items()):
                 now = time.monotonic_ns()
-                if _waitpid(tid, ctypes.byref(tracees.status), WALL | os.WNOHANG) == tid:
-                    tracees.dispatch(tid, tracees.status.value)
+                if tracees.look_at(tid):
                     thread.group.overhead_ns += time.monotonic_ns() - now
         return max(_SWEEP, len(tracees.threads))

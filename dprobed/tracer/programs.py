@@ -262,7 +262,13 @@ class Programs:
             owner = inserted.label or program.header.name
             inserted.account = Account(inserted.budget, owner, time.monotonic_ns())
         return [
-            Probe(inserted.number, probe, inserted.executor.entry(probe.index), program.header.name)
+            Probe(
+                inserted.number,
+                probe,
+                inserted.executor.entry(probe.index),
+                program.header.name,
+                alters=program.alters(probe),
+            )
             for probe in program.probes
         ]
 

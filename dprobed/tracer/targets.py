@@ -13,7 +13,6 @@ import msgspec
 
 from dprobed.engine.affinity import Affinity
 from dprobed.resolver.client import Resolver
-from dprobed.tracee.ptrace import Registers
 from dprobed.tracee.tracees import ORPHAN_TIMEOUT, Tracees
 from dprobed.tracer.context import TracerContext
 from dprobed.tracer.inheritance import InheritingTarget
@@ -39,7 +38,7 @@ class Targets:
         self, tracees: Tracees, affinity: Affinity, reporter: Reporter, resolver: Resolver
     ) -> None:
         self.context: Final = TracerContext(
-            tracees, Registers(), affinity, reporter, resolver, self
+            tracees, tracees.hits.registers, affinity, reporter, resolver, self
         )
         self.by_pid: Final[dict[int, TracedProcess]] = {}
         #: No child is followed any more: the tracer is about to end.

@@ -100,8 +100,9 @@ def measure(smoke: bool) -> tuple[list[Figure], list[str]]:
             gdb_free.append(gdb(tick, fewer, None))
         next(hit, None)
     return [
-        _beside("trap hit, one CPU", pinned, "C ptrace loop", loop, most=1.6),
+        _beside("trap hit, one CPU", pinned, "C ptrace loop", loop, most=2),
         _beside("trap hit, one CPU", pinned, "gdb, false condition", gdb_pinned),
+        _beside("trap hit, scheduled freely", free, "C ptrace loop", loop, most=2),
         _beside("trap hit, scheduled freely", free, "gdb, false condition", gdb_free, least=12),
         _beside("the same, without any rights", nobodys, "gdb, false condition", gdb_free),
     ], ["one CPU: both are kept to the one of their target; ours goes there by itself"]

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from dprobed.engine.context import HitContext
 from dprobed.engine.resident_area import ResidentArea
 from dprobed.engine.runner import ProgramRunner
 from dprobed.engine.trap.engine import TrapEngine
@@ -54,7 +53,6 @@ def break_at(
         (TrapStops, "hit", 50),
         (TrapStops, "serve_hit", 50),
         (ProgramRunner, "run", 50),
-        (HitContext, "enter", 50),
         (Reporter, "add", 50),
         (Reporter, "flush", 3),
         (ProgramRunner, "_identify", 1),

@@ -7,6 +7,7 @@ import signal
 
 import pytest
 
+from dprobed.arch.x86_64 import resume_and_wait
 from dprobed.program.bytecode import encode
 from dprobed.program.rpn.parser import assemble
 from dprobed.wire import protocol
@@ -14,6 +15,29 @@ from dprobed.wire.protocol import State, TargetEvent
 from tests.conftest import BuildTarget
 from tests.integration.conftest import Start, Trace
 from tests.integration.harness import RefusedError, TracerProcess, counting, text
+
+
+def test_where_nothing_executable_may_be_mapped(
+    build_target: BuildTarget, start: Start, trace: Trace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same hits, by plain system calls (in the tracer, which is forked from here)."""
+
+    def denied() -> None:
+        raise PermissionError("planned")
+
+    monkeypatch.setattr(resume_and_wait, "mapped", denied)
+    program = build_target("engine_odd.c")
+    target = start(program)
+    before = text(target.pid)
+    tracer = trace(target)
+    body = "push r,rax\npop r,rax\npush r,rip\nlog 1\nexit"
+    number = tracer.put(counting(program, "single", body=body))
+    target.go()
+    target.expect("single")
+    assert tracer.hits(number) == [10]
+    tracer.remove(number)
+    tracer.detach()
+    assert text(target.pid) == before
 
 
 def test_two_probes_of_one_program_on_one_place(

@@ -15,7 +15,6 @@ Rules:
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable, Iterable
 from typing import Final
 
@@ -51,7 +50,6 @@ class Site:
         "original",
         "plain",
         "slot",
-        "slot_pointer",
         "trap",
     )
 
@@ -68,8 +66,6 @@ class Site:
         self.trap: Final = address + 1
         self.original: Final = original
         self.slot: Final = slot
-        #: The same as an argument of ``ptrace.hit_ptrace``.
-        self.slot_pointer: Final = ctypes.c_void_p(slot)
         self.displaced: Final = displaced
         #: The text before and behind its first byte.
         self.around: Final = around

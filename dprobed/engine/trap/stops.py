@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import signal
 import time
 from typing import Final
 
 from dprobed.arch.x86_64.breakpoint import INT3, SI_KERNEL, TRAP_HWBKPT
-from dprobed.arch.x86_64.python_ptrace import binding
 from dprobed.arch.x86_64.registers import RIP
+from dprobed.arch.x86_64.resume_and_wait import GO_TO, RESUME
 from dprobed.engine.interface import Listener, TrapStop
 from dprobed.engine.runner import ProgramRunner
 from dprobed.engine.trap.notes import ThreadNotes
@@ -22,13 +21,6 @@ from dprobed.tracee.lifecycle import State
 from dprobed.tracee.ptrace import Gone
 from dprobed.tracee.thread import Thread
 from dprobed.tracee.thread_group import ThreadGroup
-
-_CONT: Final[int] = binding.PTRACE_CONT
-_GETREGS: Final[int] = binding.PTRACE_GETREGS
-_POKEUSER: Final[int] = binding.PTRACE_POKEUSER
-
-_call = ptrace.hit_ptrace
-_RIP_OFFSET: Final = ctypes.c_void_p(8 * RIP)
 
 
 class TrapStops:
@@ -48,8 +40,8 @@ class TrapStops:
         self._noted: Final = self.notes.by_tid
         self._run: Final = runner.run
         self._registers: Final = runner.registers
-        self._registers_at: Final = runner.registers.pointer
         self._words: Final = runner.registers.words
+        self._request: Final = group.tracees.hits.words
 
     def use(self, sites: Sites) -> None:
         """Start in an address space that has these sites."""
@@ -61,11 +53,8 @@ class TrapStops:
     # --- a hit ---
 
     def serve_hit(self, thread: Thread, now: int) -> bool:
-        """Serve a SIGTRAP stop of a running thread that is a breakpoint and nothing else, and
-        resume the thread; false: it is not, nothing was done."""
+        """See StopHandler: a breakpoint, and nothing else."""
         tid = thread.tid
-        if _call(_GETREGS, tid, None, self._registers_at) != 0:
-            return False
         site = self.by_trap.get(self._words[RIP])
         if (
             site is None
@@ -76,7 +65,7 @@ class TrapStops:
             return False
         group = self._group
         try:
-            self.hit(thread, site, now)
+            to = self.hit(thread, site, now)
         except BaseException:
             group.tracees.blamed = group
             thread.state = State.STOPPED
@@ -86,27 +75,35 @@ class TrapStops:
         group.overhead_ns += time.monotonic_ns() - now
         if thread.held or thread.pinned:
             thread.state = State.HELD
+            self._go_to(thread, to)
         else:
-            _call(_CONT, tid, None, None)
+            request = self._request
+            request[RESUME], request[GO_TO] = tid, to
         return True
 
-    def hit(self, thread: Thread, site: Site, now: int) -> None:
-        """Run the programs of a site for a thread whose registers are loaded, and move it on."""
-        words, data = self._words, self._registers.data
+    def hit(self, thread: Thread, site: Site, now: int) -> int:
+        """Run the programs of a site for a thread whose registers are loaded. Returns the address
+        at which it goes on; 0: all its registers are stored already."""
+        words = self._words
         address = words[RIP] = site.address
-        before = bytes(data)
         try:
-            self._run(thread, site.attachments, site.displaced.may_fault, now)
+            altered = self._run(thread, site.attachments, site.displaced.may_fault, now)
         except Gone:
-            return  # killed; its exit status comes next
-        if data == before:
-            # Nothing altered: one register is cheaper to store than all.
-            _call(_POKEUSER, thread.tid, _RIP_OFFSET, site.slot_pointer)
-            return
+            return 0  # killed; its exit status comes next
+        if not altered:
+            return site.slot
         if words[RIP] == address:
             words[RIP] = site.slot
         with contextlib.suppress(Gone):
             self._registers.store(thread.tid)
+        return 0
+
+    @staticmethod
+    def _go_to(thread: Thread, address: int) -> None:
+        """Move a thread that ``hit`` served on."""
+        if address:
+            with contextlib.suppress(Gone):
+                ptrace.go_to(thread.tid, address)
 
     def abandon(self, thread: Thread) -> bool:
         """After an internal error: move a thread at a breakpoint back to its instruction.
@@ -201,7 +198,7 @@ class TrapStops:
                 return
             site.callback(thread)
             self._registers.load(thread.tid)
-        self.hit(thread, site, now)
+        self._go_to(thread, self.hit(thread, site, now))
 
     def deliver(self, thread: Thread) -> None:
         """``thread.signal`` is about to be delivered: its handler must not see a slot."""

@@ -77,7 +77,8 @@ class Breakpoints:
                 control.note(thread, Event(thread.tid, signal.SIGTRAP, detail, key))
             return Outcome(ABORT, b"", (), 0, 0, None, False, False)
 
-        probe = Probe(0, ProbeDefinition(0, address=hex(address)), entry, "")
+        definition = ProbeDefinition(0, address=hex(address))
+        probe = Probe(0, definition, entry, "", alters=False)
         try:
             self._put(probe, _KINDS.get(kind, ""), address, key[2])
         except SpaceError as error:

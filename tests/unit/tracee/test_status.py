@@ -7,7 +7,8 @@ import signal
 
 import pytest
 
-from dprobed.tracee.status import TRAP_STATUS, Kind, Stop, decode
+from dprobed.arch.x86_64.resume_and_wait import TRAP_STATUS
+from dprobed.tracee.status import Kind, Stop, decode
 
 FORK, VFORK, CLONE, EXEC, VFORK_DONE, EXIT, SECCOMP, STOP = 1, 2, 3, 4, 5, 6, 7, 128
 

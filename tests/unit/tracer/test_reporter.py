@@ -28,7 +28,7 @@ def never(context: Context) -> Outcome:
 
 
 def make_probe(number: int = 1) -> Probe:
-    return Probe(number, definition(), never, "x")
+    return Probe(number, definition(), never, "x", alters=False)
 
 
 def record(probe: Probe, hit: int, log: bytes = b"") -> RawRecord:

@@ -1,0 +1,131 @@
+"""Resume, wait and read registers in one call: in machine code, and by single calls."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import signal
+from collections.abc import Callable, Iterator
+
+import pytest
+from iced_x86 import Decoder, Formatter, FormatterSyntax
+
+from dprobed.arch.x86_64 import resume_and_wait
+from dprobed.arch.x86_64.python_ptrace import binding
+from dprobed.arch.x86_64.registers import REGISTERS_SIZE, RIP
+from dprobed.arch.x86_64.resume_and_wait import (
+    CODE,
+    GO_TO,
+    OPTIONS,
+    REGISTERS,
+    RESUME,
+    STATUS,
+    TRAP_STATUS,
+    WORDS,
+)
+from dprobed.tracee.ptrace import WALL, Block
+
+MEBIBYTE = 1 << 20
+
+
+def test_the_listing_says_what_the_code_does() -> None:
+    code = b"".join(bytes.fromhex(each) for each, _ in CODE)
+    formatter = Formatter(FormatterSyntax.NASM)
+    formatter.show_branch_size = False
+    formatter.branch_leading_zeros = False
+    formatter.leading_zeros = False
+    decoded = [
+        (code[each.ip : each.next_ip].hex(" "), formatter.format(each))
+        for each in Decoder(64, code)
+    ]
+    assert decoded == list(CODE)
+    ends = [each.ip for each in Decoder(64, code)]
+    assert all(each.near_branch_target in ends for each in Decoder(64, code) if each.op0_kind == 1)
+
+
+class Wait:
+    """A request, and who carries it out."""
+
+    def __init__(self, native: bool) -> None:
+        self.block = Block(8 * WORDS)
+        self.words = memoryview(self.block.data).cast("Q")
+        self.registers = Block(REGISTERS_SIZE)
+        self.rip = memoryview(self.registers.data).cast("Q")[RIP : RIP + 1]
+        self.words[REGISTERS] = self.registers.address
+        self.words[OPTIONS] = WALL
+        self._call: Callable[[ctypes.c_void_p], int] = (
+            resume_and_wait.mapped() if native else resume_and_wait.one_by_one(self.words)
+        )
+
+    def __call__(self, resume: int = 0, go_to: int = 0, options: int = 0) -> int:
+        self.words[RESUME], self.words[GO_TO] = resume, go_to
+        self.words[OPTIONS] = WALL | options
+        result = self._call(ctypes.c_void_p(self.block.address))
+        assert self.words[RESUME] == 0
+        return result
+
+
+@pytest.fixture(params=[True, False], ids=["native", "one by one"])
+def wait(request: pytest.FixtureRequest) -> Wait:
+    return Wait(request.param)
+
+
+@pytest.fixture
+def child() -> Iterator[int]:
+    """A child of ours that sends itself SIGTRAP, then SIGUSR1, and ends with status 7."""
+    pid = os.fork()
+    if pid == 0:
+        binding.ptrace_traceme()
+        for number in (signal.SIGTRAP, signal.SIGUSR1):
+            os.kill(os.getpid(), number)
+        os._exit(7)
+    yield pid
+    try:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    except (ProcessLookupError, ChildProcessError):
+        pass
+
+
+def test_each_stop_and_the_end(wait: Wait, child: int) -> None:
+    assert wait() == child
+    assert wait.words[STATUS] == TRAP_STATUS
+    assert wait.rip[0] != 0
+    wait.rip[0] = 1
+    assert wait(child) == child
+    assert os.WSTOPSIG(wait.words[STATUS]) == signal.SIGUSR1
+    assert wait.rip[0] == 1  # They are read for a hit only.
+    assert wait(child) == child
+    assert os.waitstatus_to_exitcode(wait.words[STATUS]) == 7
+    assert wait() == -errno.ECHILD
+
+
+def test_where_it_goes_on(wait: Wait, child: int) -> None:
+    assert wait() == child
+    bad = 0x1_0000_0000_0000 - MEBIBYTE * MEBIBYTE
+    assert wait(child, bad) == child
+    assert os.WSTOPSIG(wait.words[STATUS]) == signal.SIGSEGV
+    assert binding.ptrace_getregs(child).rip == bad
+
+
+def test_none_is_there(wait: Wait, child: int) -> None:
+    assert wait() == child
+    assert wait(options=os.WNOHANG) == 0
+
+
+def test_one_that_was_killed_meanwhile(wait: Wait, child: int) -> None:
+    assert wait() == child
+    os.kill(child, signal.SIGKILL)
+    assert wait(child, 0x1000) == child
+    assert os.WTERMSIG(wait.words[STATUS]) == signal.SIGKILL
+
+
+def test_a_signal_ends_the_wait(wait: Wait, child: int) -> None:
+    assert wait() == child
+    before = signal.signal(signal.SIGALRM, lambda number, frame: None)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.01)
+        assert wait() == -errno.EINTR
+    finally:
+        signal.signal(signal.SIGALRM, before)
