@@ -12,15 +12,22 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import socket
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, NoReturn, Protocol
 
-from dprobe.lib.connection import Connection
-from dprobe.lib.errors import DaemonGoneError, NoDaemonError, UserError
+from dprobe.lib.connection import GREETING, Connection, refuse_stopped
+from dprobe.lib.errors import (
+    DaemonGoneError,
+    DaemonSilentError,
+    ForeignDaemonError,
+    NoDaemonError,
+    UserError,
+)
 from dprobed.wire.socket_path import default_socket
 
 if TYPE_CHECKING:
@@ -51,7 +58,7 @@ class PrivateDaemon:
     def connect(self) -> Connection:
         """The connection to it; raises DaemonGoneError or UserError when it did not start."""
         try:
-            return Connection(self._sock, self.pid, private=True)
+            return Connection(self._sock, self.pid)
         except DaemonGoneError as error:
             said = self.complaint()
             # 2: by its configuration or its policies, which the user can change.
@@ -77,8 +84,23 @@ class PrivateDaemon:
     ) -> None:
         """Close the socket, and wait until the daemon has ended: then every probe is out."""
         self._sock.close()
-        os.waitpid(self.pid, 0)
         os.close(self._stderr)
+        if not self._has_ended(0.2) and not isinstance(error, DaemonSilentError):
+            while not self._has_ended(GREETING):
+                refuse_stopped(
+                    "the private dprobed, which still has to take its probes out,", self.pid
+                )
+
+    def _has_ended(self, seconds: float) -> bool:
+        """Wait so long for its end."""
+        descriptor = os.pidfd_open(self.pid)
+        try:
+            ended = bool(select.select([descriptor], [], [], seconds)[0])
+        finally:
+            os.close(descriptor)
+        if ended:
+            os.waitpid(self.pid, 0)
+        return ended
 
 
 def _run(sock: socket.socket, stderr: int) -> NoReturn:
@@ -127,12 +149,13 @@ class _Running(NamedTuple):
 
 
 @contextlib.contextmanager
-def running_or_private(path: Path | None) -> Iterator[Daemon]:
+def running_or_private(path: Path | None, say: Callable[[str], None]) -> Iterator[Daemon]:
     """The running daemon, or a private one that starts now.
 
-    ``path``: a socket at which there must be a daemon.
+    ``path``: a socket at which there must be a daemon. ``say`` is told where one runs that cannot
+    be used.
     """
-    connection = _running(path)
+    connection = _running(path, say)
     if connection is not None:
         with connection:
             yield _Running(connection)
@@ -146,13 +169,18 @@ def running_or_private(path: Path | None) -> Iterator[Daemon]:
             raise DaemonGoneError(f"{error}{more}") from None
 
 
-def _running(path: Path | None) -> Connection | None:
+def _running(path: Path | None, say: Callable[[str], None]) -> Connection | None:
     """The connection to the daemon that runs, if one does."""
     socket_path = path or default_socket(os.getuid())
     if path is None and not os.path.lexists(socket_path):
         return None
     try:
         return Connection.open(socket_path)
+    except ForeignDaemonError as error:
+        if path is not None:
+            raise
+        say(f"{error}. A private one is used")
+        return None
     except NoDaemonError:
         if path is not None:
             raise

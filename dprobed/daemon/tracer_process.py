@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import signal
 import socket
 import time
 from collections import ChainMap
@@ -179,17 +180,23 @@ class TracerProcesses:
         Raises OSError when the machine has no room for one more process.
         """
         user = uid, gid
-        mailbox = self.resolvers.take(user, owner)
-        try:
+        with contextlib.ExitStack() as undo:
+            mailbox = self.resolvers.take(user, owner)
+            undo.callback(self.resolvers.give_back, user, owner)
             child, sock = self._taken(user, owner) or fork_tracer(self._main, user, mailbox)
-        except BaseException:
-            self.resolvers.give_back(user, owner)
-            raise
+            undo.callback(sock.close)
+            tracer = TracerProcess(sock, on_event)
+            try:
+                tracer.watch(child)
+            except OSError:
+                # No descriptor is left: one that cannot be watched does not stay.
+                os.kill(child, signal.SIGKILL)
+                os.waitpid(child, 0)
+                raise
+            undo.pop_all()
         loop = asyncio.get_running_loop()
         # Started now, because the first insertion needs it.
         loop.call_soon(self.resolvers.expect, user, owner)
-        tracer = TracerProcess(sock, on_event)
-        tracer.watch(child)
         self._running[child] = tracer
         tracer.gone.add_done_callback(lambda _: self._ended(child, user, owner))
         sock.setblocking(False)

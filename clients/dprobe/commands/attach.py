@@ -61,7 +61,7 @@ def attach_command(
     A place that is not there, in the executable or a library of PID, is refused before the process
     is touched. A probe for another module waits until that is mapped.
     """
-    with running_or_private(socket) as daemon:
+    with running_or_private(socket, options.complain) as daemon:
         # Imported late, and assembled here: a private daemon starts in the meantime.
         from dprobe.lib.checking import check
         from dprobe.lib.session import Session

@@ -24,7 +24,7 @@ examples:
 @click.pass_obj
 def dump_command(socket: Path | None, pid: int, zstd: bool, json: bool) -> None:
     """Write a core of process PID, which goes on meanwhile, and print where it is."""
-    with running_or_private(socket) as daemon:
+    with running_or_private(socket, options.complain) as daemon:
         # Imported late: a private daemon starts in the meantime.
         import msgspec
 

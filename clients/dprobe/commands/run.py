@@ -75,14 +75,13 @@ def run_command(
     ignored = take_signals()
     environment = original_environment()
     command = find_command(argv[0], environment)
-    with running_or_private(socket) as daemon:
+    with running_or_private(socket, options.complain) as daemon:
         # Imported here, and assembled: a private daemon does the same for itself meanwhile.
         from dprobe.commands.launched import LaunchedCommand
         from dprobe.view.output import Output, complain
 
         loaded = load_programs(programs, choice)
-        if missing == "refuse":
-            _refuse_missing(loaded, command, environment)
+        _look_for_places(loaded, command, environment, refuse=missing == "refuse")
         uploads = [each.upload for each in loaded]
         output = Output(form, path, 2)
         launched = Launched(command, argv, environment, ignored, daemon.pid)
@@ -110,12 +109,21 @@ def run_command(
     return status
 
 
-def _refuse_missing(
-    programs: Sequence[Loaded], command: str, environment: Mapping[bytes, bytes]
+def _look_for_places(
+    programs: Sequence[Loaded], command: str, environment: Mapping[bytes, bytes], *, refuse: bool
 ) -> None:
-    """Raise UserError where a place cannot be in what the command will map."""
-    try:
-        places.refuse_missing(programs, loader.files_of_command(command, environment).files)
-    except UserError as error:
-        hint = "(`--missing warn` runs the command without such probes)"
-        raise UserError(f"{error}\n{hint}") from None
+    """Look for the places in what the command will map, and say which probes may never fire.
+
+    ``refuse``: raise UserError where a place cannot be there.
+    """
+    from dprobe.lib import doubts
+
+    mapped = loader.files_of_command(command, environment)
+    if refuse:
+        try:
+            places.refuse_missing(programs, mapped.files)
+        except UserError as error:
+            hint = "(`--missing warn` runs the command without such probes)"
+            raise UserError(f"{error}\n{hint}") from None
+    for line in doubts.of_command(programs, mapped):
+        options.complain(line)
