@@ -246,8 +246,9 @@ class Engines:
         """
         self.disarm_all(unstoppable)
         space = self.space
-        if not unstoppable and space.resident.areas:
+        if not unstoppable and (space.resident.areas or self._trap.sigtrap.is_marked):
             lender = self.group.borrower.lender(space.tgid)
+            self._trap.sigtrap.learn(lender)
             self._trap.sigtrap.restore(lender)
             space.resident.unmap(self.group, lender)
             space.resident.areas.clear()

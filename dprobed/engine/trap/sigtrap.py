@@ -15,10 +15,15 @@ For one that does:
   changed otherwise tells by itself: one that has everything but SIGTRAP has lost SIGTRAP to us. The
   bit is put back at each hit.
 
+* A disposition set by a system call of the program's own is seen 0.1 s later, by its status. To
+  be ignored is lost at a hit before that; so the default is *marked* at attach: it gets a restorer,
+  which nobody looks at. Where the mark is gone, and the default is there, it was ignored. That is
+  looked for when a SIGTRAP was sent, in a forked child, and at detach; and the mark is taken back.
+
 A child that shares the memory (``vfork``) has handlers of its own, about which nothing is done.
 
-Left over: a disposition set by a system call of the program's own is seen 0.1 s later; a mask with
-SIGTRAP but not everything, set by a system call of its own, is not seen.
+Left over: a program that by a system call of its own ignores SIGTRAP and executes another, or sets
+the default; a mask with SIGTRAP but not everything, set by a system call of its own, is not seen.
 """
 
 from __future__ import annotations
@@ -53,6 +58,10 @@ _SIG_DFL: Final = 0
 _SIG_IGN: Final = 1
 _SIG_BLOCK: Final = 0
 _SIG_UNBLOCK: Final = 1
+#: The default, marked: flags and restorer. The number is "dprobed" in ASCII, no address.
+_MARKED: Final = b"".join(
+    word.to_bytes(8, "little") for word in (_SIG_DFL, SA_RESTORER, 0x6470_726F_6265_6400, 0)
+)
 #: Below the red zone of a borrowed stack (System V ABI, 3.2.2).
 _SCRATCH: Final = 512
 
@@ -73,12 +82,15 @@ class Sigtrap:
         self.disposition: bytes | None = None
         #: A hit has reset it in the kernel.
         self._stale = False
+        #: What the kernel had in place of the mark; None: there is no mark.
+        self._unmarked: bytes | None = None
         #: ``__restore_rt`` of libc, which every handler's frame returns to.
         self.restorer = 0
 
     def take_over(self, other: Sigtrap) -> None:
         """Inherit the disposition of the parent, in a ``fork`` child."""
         self.disposition, self._stale = other.disposition, other._stale
+        self._unmarked = other._unmarked
 
     @property
     def calm(self) -> bool:
@@ -87,6 +99,11 @@ class Sigtrap:
         So a SIGTRAP that comes where a breakpoint is, is the breakpoint's.
         """
         return self.disposition is None
+
+    @property
+    def is_marked(self) -> bool:
+        """Whether there is a mark to be taken back."""
+        return self._unmarked is not None
 
     # --- learning ---
 
@@ -99,7 +116,41 @@ class Sigtrap:
         found = procfs.status(thread.tid)
         if found is None or self._stale or not self._concerns(thread):
             return
-        self.disposition = self._query(thread) if self.is_meant_by(found) else None
+        if self.is_meant_by(found):
+            self.disposition = self._query(thread)
+            self._unmarked = None
+            return
+        self.disposition = None
+        # A seccomp filter may not like another system call of ours.
+        if self._unmarked is None and not found.seccomp:
+            self._mark(thread)
+
+    def _mark(self, thread: Thread) -> None:
+        action = self._query(thread)
+        if action is not None and action[:8] == _MARKED[:8]:
+            self._store(thread, _MARKED, self.space)
+            self._unmarked = action
+
+    def _unmark(self, thread: Thread, space: AddressSpace) -> bytes | None:
+        """Take the mark back; the disposition that the target has set since. Raises Gone."""
+        before, now = self._unmarked, self._query(thread, space)
+        if before is None or now is None:
+            return None
+        if now == _MARKED:
+            self._store(thread, before, space)
+            return None
+        # The default without the mark: "ignored", until a hit.
+        return now if now[:8] != _MARKED[:8] else _SIG_IGN.to_bytes(8, "little") + now[8:]
+
+    def learn(self, thread: Thread) -> None:
+        """A SIGTRAP was sent to the thread, or is looked for: learn a disposition that a system
+        call of the target's own has set. Raises Gone."""
+        if self._unmarked is None or not self._concerns(thread):
+            return
+        set_since = self._unmark(thread, self.space)
+        self._unmarked = None
+        if set_since is not None:
+            self.disposition, self._stale = set_since, True
 
     def _concerns(self, thread: Thread) -> bool:
         return thread.tgid == self.space.tgid
@@ -120,6 +171,7 @@ class Sigtrap:
         if words[RDI] != signal.SIGTRAP or not self._concerns(thread):
             return
         new = words[RSI]
+        self.learn(thread)
         self.restore(thread)
         if not new:
             return
@@ -203,13 +255,16 @@ class Sigtrap:
     def restore_in_child(self, thread: Thread, space: AddressSpace) -> None:
         """``restore`` in a ``fork`` child, whose memory is ``space``; the parent's state stays.
         Raises Gone."""
-        if self._stale and self.disposition is not None:
-            self._store(thread, self.disposition, space)
+        disposition = self.disposition if self._stale else None
+        if self._unmarked is not None:
+            disposition = self._unmark(thread, space)
+        if disposition is not None:
+            self._store(thread, disposition, space)
 
     def new_image(self, thread: Thread) -> None:
         """``exec``: handlers are gone, "ignored" stays. Raises Gone."""
         ignored, stale = self.is_ignored, self._stale
-        self.disposition, self._stale = None, False
+        self.disposition, self._stale, self._unmarked = None, False, None
         if ignored:
             self.disposition = _SIG_IGN.to_bytes(KERNEL_ACTION_SIZE, "little")
             if stale:
@@ -217,13 +272,14 @@ class Sigtrap:
 
     # --- system calls of a borrowed thread ---
 
-    def _query(self, thread: Thread) -> bytes | None:
-        scratch, saved = self._scratch(thread, self.space)
+    def _query(self, thread: Thread, space: AddressSpace | None = None) -> bytes | None:
+        space = space or self.space
+        scratch, saved = self._scratch(thread, space)
         try:
-            result = self._sigaction(thread, 0, scratch, self.space)
-            action = self.space.memory.peek(scratch, KERNEL_ACTION_SIZE)
+            result = self._sigaction(thread, 0, scratch, space)
+            action = space.memory.peek(scratch, KERNEL_ACTION_SIZE)
         finally:
-            self.space.memory.poke(scratch, saved)
+            space.memory.poke(scratch, saved)
         return action if result == 0 and len(action) == KERNEL_ACTION_SIZE else None
 
     def _store(self, thread: Thread, action: bytes, space: AddressSpace) -> None:

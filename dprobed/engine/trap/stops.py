@@ -161,6 +161,9 @@ class TrapStops:
     def pass_on(self, thread: Thread, code: int) -> None:
         """Deliver a SIGTRAP that is the target's own; raises Gone."""
         if code != SI_KERNEL or not self.sigtrap.would_kill(thread):
+            if code <= 0:  # sent: natively it would have met what the target has set
+                thread.signal = signal.SIGTRAP
+                self.sigtrap.learn(thread)
             if self.sigtrap.is_ignored and self.notes.of(thread).trap_mask is None:
                 thread.signal, thread.siginfo = 0, None
                 return
