@@ -259,8 +259,8 @@ class Engines:
         space = self.space
         if not unstoppable and space.resident.areas:
             lender = self.group.borrower.lender(space.tgid)
-            self._trap.sigtrap.restore(lender)
             self._trap.sigtrap.remove_guard(lender)
+            self._trap.sigtrap.restore(lender)
             self._trap.sites.guard.unmap(self.group, lender)
             space.resident.unmap(self.group, lender)
             space.resident.areas.clear()

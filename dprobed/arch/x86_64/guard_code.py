@@ -20,7 +20,8 @@ _SA_SIGINFO: Final = 4
 _SA_ONSTACK: Final = 0x0800_0000
 _EVERY_SIGNAL: Final = (1 << 64) - 1
 
-_RESTORER: Final = 0x90
+#: Where its ``__restore_rt`` is.
+RESTORER: Final = 0x90
 #: ``struct kernel_sigaction`` of the guard, and one of zeros: SIG_DFL.
 ACTION: Final = 0x100
 DEFAULT_ACTION: Final = ACTION + KERNEL_ACTION_SIZE
@@ -79,9 +80,9 @@ HANDLER: Final = b"".join(bytes.fromhex(each) for each, _ in CODE)
 def image(base: int) -> bytes:
     """What is before the table, for a guard that is mapped at ``base``."""
     flags = _SA_SIGINFO | _SA_ONSTACK | SA_RESTORER
-    parts = (base, flags, base + _RESTORER, _EVERY_SIGNAL)
+    parts = (base, flags, base + RESTORER, _EVERY_SIGNAL)
     action = b"".join(part.to_bytes(8, "little") for part in parts)
-    begin = HANDLER.ljust(_RESTORER, b"\xf4") + RESTORER_CODE
+    begin = HANDLER.ljust(RESTORER, b"\xf4") + RESTORER_CODE
     return (begin.ljust(ACTION, b"\0") + action).ljust(TABLE, b"\0")
 
 

@@ -16,6 +16,7 @@ from dprobed.arch.x86_64.guard_code import (
     ENTRY,
     FREE_ENTRY,
     HANDLER,
+    RESTORER,
     TABLE,
     entry,
     image,
@@ -55,6 +56,11 @@ class Guard:
     def default_action(self) -> int:
         """Address of one that says SIG_DFL."""
         return self.base + DEFAULT_ACTION
+
+    @property
+    def restorer(self) -> int:
+        """Its restorer, which stays where the kernel makes it the default."""
+        return self.base + RESTORER
 
     def is_handler(self, address: int) -> bool:
         """Whether a guard is there: ours, or that of a tracer that died."""

@@ -17,13 +17,16 @@ For one that does:
 
 Where the target has SIGTRAP's default, the *guard* (``guard``) is the handler in truth: threads do
 not die at breakpoints when the tracer does. It is taken away before the target could see it: at the
-entry of ``sigaction``, before a SIGTRAP of its own is delivered, in a released child, at detach.
+entry of ``sigaction``, before a SIGTRAP of its own is delivered, in a released child, at detach. What
+is there then in its place a system call of the program's own has set; to be ignored among it, which
+a hit makes the default.
 
 A child that shares the memory (``vfork``) has handlers of its own, about which nothing is done.
 
 Left over: a handler set by a system call of the program's own is seen 0.1 s later, or after up to a
-minute where it takes the place of the guard; a mask with
-SIGTRAP but not everything, set by a system call of its own, is not seen.
+minute where it takes the place of the guard; a program that by a system call of its own ignores
+SIGTRAP and executes another, or sets the default; a mask with SIGTRAP but not everything, set by a
+system call of its own, is not seen.
 """
 
 from __future__ import annotations
@@ -44,6 +47,7 @@ from dprobed.arch.x86_64.signal_frame import (
 from dprobed.arch.x86_64.syscalls import SYS_RT_SIGACTION
 from dprobed.engine.address_space import AddressSpace
 from dprobed.engine.errors import SpaceError
+from dprobed.engine.trap.guard import Guard
 from dprobed.engine.trap.notes import ThreadNotes
 from dprobed.engine.trap.sites import Sites
 from dprobed.proc import procfs
@@ -129,7 +133,7 @@ class Sigtrap:
         found = procfs.status(thread.tid)
         if found is None or self._stale or not self._concerns(thread):
             return
-        action = self._query(thread) if self.is_meant_by(found) else None
+        action = self._exchange(thread, 0) if self.is_meant_by(found) else None
         self._learn(action)
 
     def _learn(self, action: bytes | None) -> None:
@@ -182,24 +186,42 @@ class Sigtrap:
             self.guarded, self.disposition = False, before
 
     def remove_guard(self, thread: Thread) -> None:
-        """Restore the default that the guard stands for; ``thread`` is borrowed. Raises Gone."""
+        """Take the guard away, and learn what a system call of the target's own has set in its
+        place, which ``restore`` then puts back; ``thread`` is borrowed. Raises Gone."""
         if not self.guarded or not self._concerns(thread):
             return
         self.guarded = False
-        before = self._exchange(thread, self.guard.default_action)
-        if before is not None and not self.guard.is_handler(_handler(before)):
-            self._store(thread, before, self.space)
-            self.disposition = before if _handler(before) else None
+        set_since = self._set_since(self._exchange(thread, self.guard.default_action), self.guard)
+        if set_since is not None:
+            self.disposition, self._stale = set_since, True
 
-    def _exchange(self, thread: Thread, action: int) -> bytes | None:
-        """Set SIGTRAP's disposition to the one at this address; returns the former, None if that
-        failed. Raises Gone."""
-        scratch, saved = self._scratch(thread, self.space)
+    @staticmethod
+    def _set_since(found: bytes | None, guard: Guard) -> bytes | None:
+        """What the target has set, if that was in the guard's place; None: nothing.
+
+        To be ignored becomes the default at a hit; so does the guard, at a hit of a thread that
+        blocks SIGTRAP, but the kernel leaves its restorer.
+        """
+        if found is None or guard.is_handler(_handler(found)):
+            return None
+        if _handler(found) == _SIG_DFL:
+            if int.from_bytes(found[16:24], "little") == guard.restorer:
+                return None
+            return _SIG_IGN.to_bytes(8, "little") + found[8:]
+        return found
+
+    def _exchange(
+        self, thread: Thread, action: int, space: AddressSpace | None = None
+    ) -> bytes | None:
+        """Set SIGTRAP's disposition to the one at this address (0: only look); returns the former,
+        None if that failed. Raises Gone."""
+        space = space or self.space
+        scratch, saved = self._scratch(thread, space)
         try:
-            result = self._sigaction(thread, action, scratch, self.space)
-            before = self.space.memory.peek(scratch, KERNEL_ACTION_SIZE)
+            result = self._sigaction(thread, action, scratch, space)
+            before = space.memory.peek(scratch, KERNEL_ACTION_SIZE)
         finally:
-            self.space.memory.poke(scratch, saved)
+            space.memory.poke(scratch, saved)
         return before if result == 0 and len(before) == KERNEL_ACTION_SIZE else None
 
     def changes(self, thread: Thread) -> None:
@@ -208,9 +230,9 @@ class Sigtrap:
         if words[RDI] != signal.SIGTRAP or not self._concerns(thread):
             return
         new = words[RSI]
-        self.restore(thread)
         # What it finds there must be its own; the guard comes back later.
         self.remove_guard(thread)
+        self.restore(thread)
         if not new:
             return
 
@@ -296,10 +318,12 @@ class Sigtrap:
     def restore_in_child(self, thread: Thread, copy: Sites) -> None:
         """``restore`` in a ``fork`` child, whose memory is a copy, and remove the guard there; the
         parent's state stays. Raises Gone."""
-        if self._stale and self.disposition is not None:
-            self._store(thread, self.disposition, copy.space)
+        disposition = self.disposition if self._stale else None
         if self.guarded:
-            self._sigaction(thread, copy.guard.default_action, 0, copy.space)
+            found = self._exchange(thread, copy.guard.default_action, copy.space)
+            disposition = self._set_since(found, copy.guard)
+        if disposition is not None:
+            self._store(thread, disposition, copy.space)
 
     def new_image(self, thread: Thread) -> None:
         """``exec``: handlers are gone, "ignored" stays. Raises Gone."""
@@ -312,15 +336,6 @@ class Sigtrap:
                 self._store(thread, self.disposition, self.space)
 
     # --- system calls of a borrowed thread ---
-
-    def _query(self, thread: Thread) -> bytes | None:
-        scratch, saved = self._scratch(thread, self.space)
-        try:
-            result = self._sigaction(thread, 0, scratch, self.space)
-            action = self.space.memory.peek(scratch, KERNEL_ACTION_SIZE)
-        finally:
-            self.space.memory.poke(scratch, saved)
-        return action if result == 0 and len(action) == KERNEL_ACTION_SIZE else None
 
     def _store(self, thread: Thread, action: bytes, space: AddressSpace) -> None:
         scratch, saved = self._scratch(thread, space)

@@ -179,12 +179,14 @@ class TrapStops:
     def pass_on(self, thread: Thread, code: int) -> None:
         """Deliver a SIGTRAP that is the target's own; raises Gone."""
         if code != SI_KERNEL or not self.sigtrap.would_kill(thread):
-            if self.sigtrap.is_ignored and self.notes.of(thread).trap_mask is None:
-                thread.signal, thread.siginfo = 0, None
-                return
             thread.signal = signal.SIGTRAP
-            self.sigtrap.restore(thread)
+            # It is to meet what the target has set.
             self.sigtrap.remove_guard(thread)
+            if code != SI_KERNEL or not self.sigtrap.is_ignored:
+                if self.sigtrap.is_ignored and self.notes.of(thread).trap_mask is None:
+                    thread.signal, thread.siginfo = 0, None
+                    return
+                self.sigtrap.restore(thread)
         thread.signal = signal.SIGTRAP
         if self.notes.of(thread).trap_mask is None:
             self.exits.deliver(thread)
