@@ -94,6 +94,22 @@ def facts_of(path: str) -> Facts:
         os.close(descriptor)
 
 
+def known_facts(path: str) -> Facts | None:
+    """What is known of the file at a path, if the kernel has it in its cache."""
+    try:
+        found = _cached(path, 0)
+    except ValueError:
+        return None
+    if found is None:
+        return None
+    try:
+        return facts(found)
+    except OSError:
+        return None
+    finally:
+        os.close(found)
+
+
 def open_file(path: str) -> int:
     """Open a file for reading; raises OSError, which may be a SilentError, and ValueError."""
     found = _cached(path, 0)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -38,6 +39,8 @@ from dprobed.tracee.tracees import Tracees
 _TIMEOUT: Final = 5.0
 _SLEEP_TIMEOUT: Final = 0.5
 _PAUSE: Final = 0.01
+#: Seconds after which others are served while a thread does something for us.
+_SOON: Final = 0.1
 
 
 class Asleep(Gone):
@@ -182,13 +185,25 @@ class Borrower:
     # --- what comes in between ---
 
     def wait_for(self, thread: Thread) -> Stop:
-        """The next stop of this thread; raises Gone when it ends instead."""
-        while True:
-            tid = _waitpid(thread.tid, self._tracees.status_address, WALL)
-            if tid == thread.tid:
-                break
-            if tid < 0 and ctypes.get_errno() != errno.EINTR:
-                raise Gone(thread.tid)
+        """The next stop of this thread; raises Gone when it ends instead.
+
+        What it does for us takes no time, unless it sleeps (its process has just been frozen, or
+        another thread has the lock of its memory): then plain hits of others are served meanwhile.
+        """
+        left, interval = signal.getitimer(signal.ITIMER_REAL)
+        signal.setitimer(signal.ITIMER_REAL, _SOON, _SOON)
+        try:
+            began = time.monotonic()
+            while _waitpid(thread.tid, self._tracees.status_address, WALL) != thread.tid:
+                if ctypes.get_errno() != errno.EINTR:
+                    raise Gone(thread.tid)
+                if time.monotonic() > began + _SOON:
+                    if not self._tracees.await_stop(thread.tid):
+                        raise Gone(thread.tid)
+                    break
+        finally:
+            # Nothing is left between its end and its signal: 0 would be the end of all ticks.
+            signal.setitimer(signal.ITIMER_REAL, left or interval, interval)
         stop = decode(self._tracees.status.value)
         if stop.kind in (Kind.EXITED, Kind.KILLED):
             self._group.forget(thread, stop)

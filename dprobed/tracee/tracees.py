@@ -99,6 +99,22 @@ class Tracees:
             if tid <= 0:
                 time.sleep(_PAUSE)
 
+    def await_stop(self, wanted: int) -> bool:
+        """Wait for the next wait status of one thread; meanwhile nothing but plain hits is served.
+
+        False: there is no such thread.
+        """
+        while True:
+            tid = _waitpid(-1, self.status_address, WALL | os.WNOHANG)
+            if tid == wanted:
+                return True
+            if tid > 0:
+                self._sort(tid, self.status.value, None)
+            elif tid < 0:
+                return False
+            else:
+                time.sleep(_PAUSE)
+
     def drain(self) -> None:
         """Dispatch every stop that is there already."""
         self.dispatch_deferred()

@@ -17,9 +17,9 @@ For one that does:
 
 Where the target has SIGTRAP's default, the *guard* (``guard``) is the handler in truth: threads do
 not die at breakpoints when the tracer does. It is taken away before the target could see it: at the
-entry of ``sigaction``, before a SIGTRAP of its own is delivered, in a released child, at detach. What
-is there then in its place a system call of the program's own has set; to be ignored among it, which
-a hit makes the default.
+entry of ``sigaction``, before a SIGTRAP of its own is delivered, in a released child, at detach.
+What is there then in its place a system call of the program's own has set; to be ignored among it,
+which a hit makes the default.
 
 A child that shares the memory (``vfork``) has handlers of its own, about which nothing is done.
 
