@@ -134,6 +134,11 @@ class Connection:
         self._on_record = on_record
         self._on_report = on_report
 
+    @property
+    def answered(self) -> bool:
+        """Whether the reply to a request has come: what came with it is behind it."""
+        return bool(self._replies)
+
     def fileno(self) -> int:
         """The socket's descriptor, to wait on."""
         return self._sock.fileno()
