@@ -127,8 +127,7 @@ def _raw(record: Record, names: _Names, exit_: int) -> RawRecord:
 def log_bytes(items: Iterable[dict[str, Any]]) -> tuple[bytes, tuple[int, ...]]:
     """A log as the program wrote it, and where bare words lie in it: undoes ``decode_log``.
 
-    Words are bare, whether they had a prefix or not; bytes of a string that are no UTF-8 stay the
-    text that stands for them.
+    Words are bare, whether they had a prefix or not.
     """
     log = b""
     bare: list[int] = []
@@ -139,6 +138,8 @@ def log_bytes(items: Iterable[dict[str, Any]]) -> tuple[bytes, tuple[int, ...]]:
                 log += word_packer(len(words))(*words)
             case {"kind": str(kind), "value": value}:
                 log += _value(kind, item.get("text") if value is None else value, item)
+            case {"string": str(), "bytes": str(text)}:
+                log += string_item(bytes.fromhex(text)[:MAX_COUNT])
             case {"string": str(text)}:
                 log += string_item(text.encode(errors="replace")[:MAX_COUNT])
             case {"memory": str(text), "address": int(address)}:

@@ -28,7 +28,7 @@ from typing import Final, NamedTuple
 from dprobed.program.isa import WORD_MASK, ItemToken
 from dprobed.program.items import NONE, PREFIX, WORD
 from dprobed.program.values import VALUE_KINDS, name_error
-from dprobed.record.log import Json, decode_log, typed_value, with_text
+from dprobed.record.log import Json, decode_log, string_value, typed_value, with_text
 
 #: Bare words of one run that get a field each; longer runs become one array.
 _SINGLE_WORDS: Final = 32
@@ -286,7 +286,7 @@ _Reader = Callable[[Cursor], "dict[str, Json]"]
 
 def _read_string(cursor: Cursor) -> dict[str, Json]:
     (size,) = cursor.take(_COUNT)
-    return {"string": cursor.bytes(size).decode("utf-8", "backslashreplace")}
+    return string_value(cursor.bytes(size))
 
 
 def _read_memory(cursor: Cursor) -> dict[str, Json]:

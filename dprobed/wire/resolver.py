@@ -25,6 +25,8 @@ _MOST_SEGMENTS: Final = 256
 _LONGEST_NAME: Final = 4096
 #: Bytes of thread-local variables of a module.
 _MOST_LOCAL: Final = 1 << 32
+#: Of ``Place.code``: no instruction is longer.
+LONGEST_CODE: Final = 15
 
 
 class Segment(NamedTuple):
@@ -39,7 +41,11 @@ class Segment(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where a probe goes, in one file; see ``binary.places.Place``."""
+    """Where a probe goes, in one file; see ``binary.places.Place``.
+
+    ``code``: what the file has there, as long as the longest instruction or up to its end; of code
+    only.
+    """
 
     file_offset: int
     vaddr: int
@@ -52,6 +58,7 @@ class Place(NamedTuple):
     version: str = ""
     source: str = ""
     spec: str = ""
+    code: bytes = b""
 
 
 class _Question(msgspec.Struct, tag=True, frozen=True):
@@ -257,6 +264,8 @@ def _check_place(place: Place, segments: tuple[Segment, ...]) -> None:
         raise ResolverProtocolError(f"{place.name} at {place.vaddr:#x}, outside of the module")
     if place.size < 0 or abs(place.symbol_offset) > _ADDRESS_END:
         raise ResolverProtocolError(f"{place.name} of {place.size} bytes")
+    if len(place.code) > LONGEST_CODE:
+        raise ResolverProtocolError(f"{place.name}: {len(place.code)} bytes of code")
     if place.kind == "data":
         return
     there = place.vaddr - segment.vaddr
@@ -264,6 +273,8 @@ def _check_place(place: Place, segments: tuple[Segment, ...]) -> None:
         raise ResolverProtocolError(f"{place.name} at {place.vaddr:#x}, outside of its code")
     if place.file_offset != there + segment.offset:
         raise ResolverProtocolError(f"{place.name} at file offset {place.file_offset:#x}")
+    if not place.code:
+        raise ResolverProtocolError(f"{place.name}: none of its code")
 
 
 def segment_at(segments: tuple[Segment, ...], vaddr: int) -> Segment | None:

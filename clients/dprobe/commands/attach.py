@@ -11,9 +11,9 @@ import click
 
 from dprobe.commands import options
 from dprobe.commands import pids as processes
-from dprobe.lib.private import running_or_private
 from dprobe.lib.programs import Choice, load_programs
 from dprobe.lib.waker import Waker
+from dprobe.private import running_or_private
 
 #: As long as `poll` can wait (milliseconds in 32 bits): 24 days.
 _LONGEST_S = 2_000_000
@@ -72,7 +72,7 @@ def attach_command(
         raise click.UsageError("say which processes, by -p", click.get_current_context())
     if not programs:
         raise click.UsageError("name at least one PROGRAM", click.get_current_context())
-    with running_or_private(socket, alone=private) as connect:
+    with running_or_private(socket, options.complain, alone=private) as daemon:
         # Imported late, and assembled here: a private daemon starts in the meantime.
         from dprobe.lib.checking import check
         from dprobe.lib.session import Session
@@ -82,7 +82,7 @@ def attach_command(
         output = Output(form, path, 1, summary=2, live=True)
         stop = _Stop()
         numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        connection = connect()
+        connection = daemon.connect()
         session = Session(
             connection,
             *pids,

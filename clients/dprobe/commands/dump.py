@@ -8,7 +8,7 @@ import click
 
 from dprobe.commands import options
 from dprobe.commands import pids as processes
-from dprobe.lib.private import running_or_private
+from dprobe.private import running_or_private
 
 
 @click.command(
@@ -38,20 +38,20 @@ def dump_command(
     pids, rest = processes.split(more, pids)
     if rest or not pids:
         raise click.UsageError("say which processes, by -p", click.get_current_context())
-    with running_or_private(socket, alone=private) as connect:
+    with running_or_private(socket, options.complain, alone=private) as daemon:
         # Imported late: a private daemon starts in the meantime.
         import msgspec
 
         from dprobe.view.tables import encoded
         from dprobed.wire import messages
 
-        daemon = connect()
+        connection = daemon.connect()
         for pid in pids:
-            daemon.request(
+            connection.request(
                 lambda number, pid=pid: messages.Attach(id=number, pid=pid),  # type: ignore[misc]
                 messages.Attached,
             )
-            done = daemon.request(
+            done = connection.request(
                 lambda number, pid=pid: messages.Dump(id=number, pid=pid, zstd=zstd),  # type: ignore[misc]
                 messages.Dumped,
             )

@@ -79,8 +79,16 @@ class Session:
             first = first or numbers
             self._same.update(zip(numbers, first, strict=True))
             self._note(answer.probes)
+            self._doubt(answer.probes)
             count = len(answer.probes)
         return count
+
+    def _doubt(self, probes: Sequence[messages.ProbeInfo]) -> None:
+        """Say of probes that are in why they may never fire."""
+        for probe in probes:
+            if probe.doubt:
+                name = f"{probe.program} {probe.major}.{probe.minor} at {probe.place}"
+                self._say(f"{name}: {probe.state}: {probe.doubt}")
 
     @property
     def spent(self) -> bool:

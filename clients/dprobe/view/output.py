@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -83,6 +84,8 @@ class Output:
         self.broken = False
         #: The exit status of who could not write: that of SIGPIPE where nobody reads any more.
         self.status = 0
+        #: How the time of a record is written as text; None: as it is.
+        self.stamp: Callable[[messages.Record], str] | None = None
         if path is not None and self._own:
             flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
             try:
@@ -103,7 +106,7 @@ class Output:
             self._lines.append(published(line))
         else:
             record = record or self._decode(line)
-            self._lines.append(record_text(record).encode(errors="replace"))
+            self._lines.append(record_text(record, self.stamp).encode(errors="replace"))
 
     def _name_places(self, record: messages.Record) -> None:
         """Say what is at the addresses that a record logged."""
