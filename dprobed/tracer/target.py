@@ -123,12 +123,12 @@ class TracedProcess:
         reason = refusals.refusal(self.pid)
         if reason is not None:
             raise RequestError(reason)
-        if self._sleeps():
-            # Nothing could be put in, and we could not detach again before it wakes.
-            raise RequestError(str(Asleep(self.pid)))
         # Checked again when no more children can appear; here because it refuses at once, and we
         # could not detach from a parent in vfork before it wakes.
         check_alone(self.pid, relatives(self.pid), self._context.tracees)
+        if self._sleeps():
+            # Nothing could be put in, and we could not detach again before it wakes.
+            raise RequestError(str(Asleep(self.pid)))
         self.programs.launching = launch
         try:
             attach(self.group, self.pid)
