@@ -1,15 +1,15 @@
 """Recovery after a tracer was killed: removes its breakpoints and watchpoints from its targets.
 
-Without its tracer a process dies at the next breakpoint that it executes, and so do its fork
-children. Where the tracer had put breakpoints is not known here, and need not be: code is as in the
-mapped file. Where a code page was written to (the kernel has made a private copy, which ``pagemap``
-shows) and has an int3 that is not in the file, the file's byte is restored.
+Without its tracer a process goes on at breakpoints where it is guarded (``engine.trap.guard``), and
+dies at the next one where it is not; so do its fork children. Where the tracer had put breakpoints
+is not known here, and need not be: code is as in the mapped file. Where a code page was written to
+(the kernel has made a private copy, which ``pagemap`` shows) and has an int3 that is not in the
+file, the file's byte is restored.
 
 Only a tracer can write debug registers, so for watchpoints another one attaches and detaches.
 
-What cannot be recovered: a thread that the tracer had stopped at a breakpoint goes on behind it, in
-the middle of an instruction; one that executes a breakpoint or hits a watchpoint before this runs
-dies. The out-of-line slots stay mapped, because threads may be in them.
+What cannot be recovered: a thread of an unguarded process that executes a breakpoint before this
+runs dies. The out-of-line slots and the guard stay mapped, because threads may be in them.
 """
 
 from __future__ import annotations

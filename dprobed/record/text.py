@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -10,13 +11,18 @@ from dprobed.printable import printable
 from dprobed.record.record import Record
 
 
-def record_text(record: Record) -> str:
-    """A record as one line: time in s, CPU, thread, probe, what it logged, how it ended."""
+def record_text(record: Record, stamp: Callable[[Record], str] | None = None) -> str:
+    """A record as one line: time in s, CPU, thread, probe, what it logged, how it ended.
+
+    ``stamp``: how to write its time in another way.
+    """
     thread = f"{record.comm}[{record.pid}]"
     if record.tid != record.pid:
         thread = f"{record.comm}[{record.pid}/{record.tid}]"
     parts = [
-        f"{record.time // 1_000_000_000}.{record.time // 1000 % 1_000_000:06d}",
+        f"{record.time // 1_000_000_000}.{record.time // 1000 % 1_000_000:06d}"
+        if stamp is None
+        else stamp(record),
         f"cpu{record.cpu}",
         thread,
         f"{record.program} {record.major}.{record.minor}",

@@ -148,6 +148,11 @@ class Memory:
         """The memory of a process that may not be opened: nothing is read there."""
         return cls(None)
 
+    def __del__(self) -> None:
+        # Of a space that could not be set up: its process may end at any step.
+        if hasattr(self, "_fd"):
+            self.close()
+
     def close(self) -> None:
         """Close the descriptors; nothing is read or written from now on."""
         for descriptor in (self._fd, self._pagemap):

@@ -83,6 +83,7 @@ class TracedProcess:
         listener = EngineListener(self, self._deferred, context)
         self.engines: Final = Engines(self.group, listener, context.registers, context.affinity)
         self.serve_hit: Final = self.engines.serve_hit
+        self.rewind: Final = self.engines.rewind
         self.programs: Final = Programs(
             pid, self.group, self.engines, context.reporter, context.resolver, self.tell
         )

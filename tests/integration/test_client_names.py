@@ -9,7 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.client_support import Cat, cat, dprobe, program, running_daemon
+from tests.integration.client_support import (
+    WRITES,
+    Cat,
+    cat,
+    dprobe,
+    parsed,
+    program,
+    running_daemon,
+)
 
 #: Of at most 15 letters, that it is a process's whole name; it turns a terminal red.
 NASTY = "\x1b[31m\ndprobed:"
@@ -95,6 +103,36 @@ def test_what_is_no_utf8(tmp_path: Path) -> None:
     done = dprobe("policy", "check", rule, "--json")
     assert done.returncode == 2
     assert f'{tmp_path}/\ufffd.toml","ok":false' in done.stdout
+
+
+def test_a_program_in_a_folder_that_is_no_utf8(tmp_path: Path) -> None:
+    """Its name is shown with the bytes replaced; with what it includes it is read as ever."""
+    folder = tmp_path / os.fsdecode(b"f\xff\xfe")
+    folder.mkdir()
+    path = program(folder, '#include "more.h"\n' + WRITES)
+    (folder / "more.h").write_text("#define UNUSED 1\n")
+    done = dprobe("check", "--json", path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert parsed(done.stdout)[0]["file"] == f"{tmp_path}/f\ufffd\ufffd/writes.rpn"
+    compiled = folder / "writes.dpb"
+    assert dprobe("compile", path).returncode == 0
+    for each in (path, compiled):
+        done = dprobe("run", "--format", "json", each, "--", "sh", "-c", "echo one; exec cat")
+        assert done.returncode == 0, done.stderr
+        assert "one\n" in done.stdout
+    done = dprobe("run", path, "--", folder / "nothing")
+    assert done.returncode == 127
+    bad = program(folder, WRITES.replace("log 1", "log 0"), "bad")
+    done = dprobe("check", "--json", bad)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert "bad.rpn:9:9: error: 0 is out of range" in done.stderr
+    (path.parent / "more.h").unlink()
+    assert "cannot read" in dprobe("check", path).stderr
+    misplaced = program(folder, WRITES.replace("= write", "= wrjte"), "misplaced")
+    done = dprobe("run", misplaced, "--", "cat")
+    assert done.returncode == 2
+    assert "offset = wrjte" in done.stderr  # the line itself
 
 
 @pytest.mark.parametrize(
