@@ -27,6 +27,7 @@ from dprobed.binary.symbols import SYMBOL, RawSymbols, raw_tables
 _RELA: Final = struct.Struct("<QQq")
 _SHT_RELA: Final = 4
 _SHT_DYNSYM: Final = 11
+_STB_GLOBAL, _STB_WEAK = 1, 2
 _R_GLOB_DAT, _R_JUMP_SLOT, _R_IRELATIVE = 6, 7, 37
 _INFO: Final = 8  # where in a relocation its type, symbol and addend begin
 
@@ -139,3 +140,14 @@ def imports(elf: ElfFile) -> set[str]:
                 end = table.strings.find(b"\0", offset)
                 found.add(table.strings[offset : max(end, offset)].decode("utf-8", "replace"))
     return found
+
+
+def exports(elf: ElfFile, symbol: str) -> bool:
+    """Whether the file defines ``symbol`` for other modules."""
+    for table in raw_tables(elf, (_SHT_DYNSYM,)):
+        for number in _numbers_of(table, symbol):
+            record = table.symbols[number * SYMBOL.size : (number + 1) * SYMBOL.size]
+            _, info, _, section, _, _ = SYMBOL.unpack(record)
+            if section and info >> 4 in (_STB_GLOBAL, _STB_WEAK):
+                return True
+    return False

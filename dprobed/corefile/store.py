@@ -181,7 +181,11 @@ class Draft:
         self._part: Final = folder / f".{name}{_PART}"
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         self.fd: Final = os.open(self._part, flags, 0o600)
-        fcntl.flock(self.fd, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(self.fd, fcntl.LOCK_EX)
+        except OSError:  # A file system may have no locks.
+            self.discard()
+            raise
 
     def publish(self, about: dict[str, Any]) -> None:
         """Give it its final name, its JSON file first; raises OSError."""

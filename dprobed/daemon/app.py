@@ -23,6 +23,7 @@ from dprobed.daemon.attaching import Attaching
 from dprobed.daemon.checking import Checking
 from dprobed.daemon.client import Client
 from dprobed.daemon.detaching import Detaching
+from dprobed.daemon.doubts import Doubts
 from dprobed.daemon.enforcement import Enforcement
 from dprobed.daemon.gate import Gate
 from dprobed.daemon.inquiry import DeploymentList, Inquiry
@@ -37,9 +38,10 @@ from dprobed.daemon.server import Server
 from dprobed.daemon.table import RequestTable
 from dprobed.daemon.targets import Targets
 from dprobed.daemon.tasks import Tasks
+from dprobed.daemon.tracer_child import TracerAhead, TracerMain
 from dprobed.daemon.tracer_events import TracerEvents
 from dprobed.daemon.tracer_pool import TracerPool
-from dprobed.daemon.tracer_process import TracerMain, TracerProcesses
+from dprobed.daemon.tracer_process import TracerProcesses
 from dprobed.policy import config as configuration
 from dprobed.policy.store import PolicyStore
 from dprobed.wire import messages
@@ -107,7 +109,7 @@ class Core:
         self.removal: Final = Removal(gate, self.targets, self.detaching)
         self._hold_limit: Final = hold_limit
 
-    def connect(self, log: Log | None, watch: Watch | None) -> Traced:
+    def connect(self, log: Log | None, watch: Watch | None, doubts: Doubts) -> Traced:
         """Make the parts that start tracers; records also go to ``log`` and ``watch``."""
         routing = Routing(self.gate, self.dispatcher, log, watch)
         events = TracerEvents(
@@ -137,8 +139,9 @@ class Core:
             self.dispatcher,
             attaching,
             self.detaching,
+            doubts,
         )
-        return Traced(pool, attaching, inserting)
+        return Traced(pool, attaching, inserting, doubts)
 
 
 class Traced(msgspec.Struct, frozen=True):
@@ -147,6 +150,7 @@ class Traced(msgspec.Struct, frozen=True):
     pool: TracerPool
     attaching: Attaching
     inserting: Inserting
+    doubts: Doubts
 
 
 def _dispatcher(announcer: Announcer, alarm: Alarm | None) -> Dispatcher:
@@ -170,7 +174,7 @@ def _probing(
     deployments: DeploymentList | None,
 ) -> None:
     """Register the requests that every daemon does."""
-    inquiry = Inquiry(core.gate, core.targets, core.detaching, deployments)
+    inquiry = Inquiry(core.gate, core.targets, core.detaching, deployments, traced.doubts)
     checking = Checking(core.gate, core.quota, core.programs, traced.attaching, resolvers)
     table.add(messages.Check, checking.check)
     table.add(messages.Attach, traced.attaching.attach)
@@ -250,14 +254,16 @@ class Public(msgspec.Struct, frozen=True):
         self.identities.stop()
 
 
-def begin(main: TracerMain, config: Path | None) -> tuple[TracerProcesses, Gate]:
+def begin(
+    main: TracerMain, config: Path | None, ahead: TracerAhead | None = None
+) -> tuple[TracerProcesses, Gate]:
     """The first parts of a daemon: tracer processes, which run ``main``, and the policies.
 
-    ``config``: the configuration file; None: that at its usual place. Raises PolicyError with all
-    that is wrong.
+    ``config``: the configuration file; None: that at its usual place. ``ahead``: a tracer that was
+    forked already. Raises PolicyError with all that is wrong.
     """
     uid = os.geteuid()
-    tracers = TracerProcesses(main)
+    tracers = TracerProcesses(main, ahead)
     store = PolicyStore(
         configuration.load(config, uid),
         uid,
@@ -276,7 +282,7 @@ def build_private(
     """The daemon of a single command."""
     core = Core(backends, gate, hold_limit=HOLD_LIMIT)
     table = RequestTable(gate.commands, _NOT_PRIVATE)
-    traced = core.connect(None, None)
+    traced = core.connect(None, None, Doubts(resolvers))
     _probing(table, core, traced, resolvers, None)
     table.add(messages.Remove, core.removal.remove)
     return App(core, traced, table, _server(core, table, None, (), on_last_gone))
@@ -307,7 +313,7 @@ def build_public(
     log = RecordLog(gate)
     traces = TraceSessions(core.dispatcher, lambda: exit_names(core.dispatcher))
     handlers = ExternalHandlers(core.dispatcher)
-    traced = core.connect(log, traces.see)
+    traced = core.connect(log, traces.see, Doubts(resolvers))
     deployments = Deployments(
         gate,
         core.targets,

@@ -80,7 +80,7 @@ class Checking:
     ) -> list[messages.MissingPlace]:
         pid = admission.decision.process.pid
         user = admission.uid, admission.gid
-        if not _may_read(pid, user):
+        if not may_read(pid, user):
             return []
         try:
             modules = maps.modules(pid, most=_MOST_BYTES)
@@ -99,7 +99,7 @@ class Checking:
         return missing
 
 
-def _may_read(pid: int, user: User) -> bool:
+def may_read(pid: int, user: User) -> bool:
     """Whether the kernel surely lets a user look into a process (``__ptrace_may_access``).
 
     Who cannot trace it is not to hear from us which symbols the files have that it maps.

@@ -9,6 +9,7 @@ import msgspec
 
 from dprobed.daemon.client import Client, Refusal
 from dprobed.daemon.detaching import Detaching
+from dprobed.daemon.doubts import Doubts
 from dprobed.daemon.gate import Gate
 from dprobed.daemon.target import Target
 from dprobed.daemon.targets import Targets
@@ -37,11 +38,13 @@ class Inquiry:
         targets: Targets,
         detaching: Detaching,
         deployments: DeploymentList | None,
+        doubts: Doubts,
     ) -> None:
         self._gate: Final = gate
         self._targets: Final = targets
         self._detaching: Final = detaching
         self._deployments: Final = deployments
+        self._doubts: Final = doubts
 
     async def query(self, client: Client, request: messages.Query) -> messages.Status:
         """The selected targets and probes, with fresh states and counters."""
@@ -55,7 +58,7 @@ class Inquiry:
         return messages.Status(
             id=request.id,
             targets=[target.info() for target in sorted(targets, key=lambda each: each.pid)],
-            probes=[info for inserted in chosen for info in inserted.probe_infos()],
+            probes=await self._doubts.infos(chosen),
             deployments=self._deployed(client, select),
             discovery=self._deployments.discovery() if self._deployments is not None else None,
             earlier=self._targets.earlier_infos(client, select),

@@ -9,6 +9,7 @@ from typing import Final
 from dprobed.daemon.attaching import Attaching
 from dprobed.daemon.client import Client, Refusal
 from dprobed.daemon.detaching import Detaching
+from dprobed.daemon.doubts import Doubts
 from dprobed.daemon.gate import Gate
 from dprobed.daemon.history import some
 from dprobed.daemon.programs import Programs
@@ -34,6 +35,7 @@ class Inserting:
         dispatcher: Dispatcher,
         attaching: Attaching,
         detaching: Detaching,
+        doubts: Doubts,
     ) -> None:
         self._gate: Final = gate
         self._targets: Final = targets
@@ -42,6 +44,7 @@ class Inserting:
         self._dispatcher: Final = dispatcher
         self._attaching: Final = attaching
         self._detaching: Final = detaching
+        self._doubts: Final = doubts
 
     async def insert(self, client: Client, request: messages.Insert) -> messages.Inserted:
         """Insert programs into a target that ``client`` holds: all of them, or none."""
@@ -56,10 +59,13 @@ class Inserting:
         self._gate.history.note(
             client.uid, f"process {request.pid}: user {client.uid} inserted {names}"
         )
+        # What is mapped before its `exec` says nothing.
+        asked = [] if target.launched else entries
+        doubts = await self._doubts.infos(asked)
         return messages.Inserted(
             id=request.id,
             programs=[entry.info() for entry in entries],
-            probes=[info for entry in entries for info in entry.probe_infos()],
+            probes=doubts or [info for entry in entries for info in entry.probe_infos()],
         )
 
     async def _insert(

@@ -1,15 +1,15 @@
 """Recovery after a tracer was killed: removes its breakpoints and watchpoints from its targets.
 
-Without its tracer a process dies at the next breakpoint that it executes, and so do its fork
-children. Where the tracer had put breakpoints is not known here, and need not be: code is as in the
-mapped file. Where a code page was written to (the kernel has made a private copy, which ``pagemap``
-shows) and has an int3 that is not in the file, the file's byte is restored.
+Without its tracer a process goes on at breakpoints where it is guarded (``engine.trap.guard``), and
+dies at the next one where it is not; so do its fork children. Where the tracer had put breakpoints
+is not known here, and need not be: code is as in the mapped file. Where a code page was written to
+(the kernel has made a private copy, which ``pagemap`` shows) and has an int3 that is not in the
+file, the file's byte is restored.
 
 Only a tracer can write debug registers, so for watchpoints another one attaches and detaches.
 
-What cannot be recovered: a thread that the tracer had stopped at a breakpoint goes on behind it, in
-the middle of an instruction; one that executes a breakpoint or hits a watchpoint before this runs
-dies. The out-of-line slots stay mapped, because threads may be in them.
+What cannot be recovered: a thread of an unguarded process that executes a breakpoint before this
+runs dies. The out-of-line slots and the guard stay mapped, because threads may be in them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Final
 from dprobed.arch.x86_64.breakpoint import INT3
 from dprobed.arch.x86_64.paging import PAGE
 from dprobed.backend import BackendGone, BackendRefused, Backends
-from dprobed.proc import maps, procfs
+from dprobed.proc import files, maps, procfs
 from dprobed.resolver.errors import LocationError
 from dprobed.resolver.modules import is_mapped_inode, open_module, replaced
 from dprobed.wire import protocol
@@ -124,7 +124,10 @@ def _open(memory: int, module: maps.Module) -> int:
     first = next((each for each in module.mappings if each.offset == 0), None)
     if first is not None:
         size = min(first.end - first.start, _HEAD)
-        now, on_disk = _peek(memory, first.start, size), _peek(opened.descriptor, 0, size)
+        now, on_disk = (
+            _peek_slowly(module, memory, first.start, size),
+            _read(opened.descriptor, 0, size),
+        )
         same = all(a in (b, INT3[0]) for a, b in zip(now, on_disk, strict=False))
         known = _BUILD_ID in on_disk or is_mapped_inode(module, opened.identity)
         if same and len(on_disk) <= len(now) and known:
@@ -136,6 +139,22 @@ def _open(memory: int, module: maps.Module) -> int:
 def _peek(descriptor: int, address: int, length: int) -> bytes:
     try:
         return os.pread(descriptor, length, address)
+    except OSError:
+        return b""
+
+
+def _peek_slowly(module: maps.Module, memory: int, address: int, length: int) -> bytes:
+    """Read pages that may not be there, which their file's server may have to be asked for."""
+    try:
+        return files.peek(module.key, memory, length, address)
+    except OSError:
+        return b""
+
+
+def _read(file: int, offset: int, length: int) -> bytes:
+    """Read an opened file; nothing where its file system does not answer."""
+    try:
+        return files.read(file, length, offset)
     except OSError:
         return b""
 
@@ -166,7 +185,7 @@ def _restore(memory: int, file: int, page: int, offset: int) -> int:
     now = _peek(memory, page, PAGE)
     count = 0
     at = now.find(INT3)
-    original = _peek(file, offset, PAGE) if at >= 0 else b""
+    original = _read(file, offset, PAGE) if at >= 0 else b""
     while 0 <= at < len(original):
         around = slice(max(0, at - _AROUND), at + _AROUND)
         same = all(a in (b, INT3[0]) for a, b in zip(now[around], original[around], strict=False))

@@ -86,6 +86,11 @@ class InsertedProgram:
         return self.insertion.upload.budget
 
     @property
+    def is_settled(self) -> bool:
+        """Whether its process is traced, and goes on."""
+        return self.target.attached and not self.target.finished.is_set()
+
+    @property
     def follows(self) -> bool:
         """Whether fork children of the process inherit it."""
         decision = self.target.decision
@@ -194,6 +199,8 @@ class Target:
         self.uid = -1
         self.decision: Decision | None = None
         self.attached = False
+        #: It was attached to before it executed its own program (``run``).
+        self.launched = False
         self.holders: set[Client] = set()
         #: The holders that follow its forks.
         self.followers: set[Client] = set()
@@ -205,6 +212,8 @@ class Target:
         self.ended: protocol.Ended | None = None
         self.reason = ""
         self.finished = asyncio.Event()
+        #: Its tracer is to detach, and cannot before a thread wakes.
+        self.asleep = False
 
     def take(self, statuses: Iterable[protocol.ProbeStatus]) -> list[messages.ProbeInfo]:
         """Take over statuses of probes from the tracer; returns the probes that changed."""

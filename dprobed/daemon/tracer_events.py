@@ -25,7 +25,7 @@ from dprobed.daemon.tasks import Tasks
 from dprobed.wire import messages, protocol
 
 #: Kinds of notices that are logged.
-_NOTED: Final = ("dump", "debugger", "loader", "unprobed")
+_NOTED: Final = ("asleep", "dump", "debugger", "loader", "unprobed")
 
 _log = logging.getLogger("dprobed")
 
@@ -89,6 +89,8 @@ class TracerEvents:
                 client.tell(messages.StateChange(pid=target.pid, probes=own))
 
     def _noticed(self, target: Target, event: protocol.TargetEvent) -> None:
+        if event.kind == "asleep":
+            target.asleep = True
         if event.kind in _NOTED:
             self._gate.history.note(target.uid, f"process {event.pid}: {event.text}")
         if event.kind == "exec":

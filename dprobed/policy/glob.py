@@ -22,7 +22,9 @@ error with its place, and 29 ms to import (this module: 8 ms). Without the atomi
 
 from __future__ import annotations
 
+import itertools
 import re
+from collections.abc import Callable
 from typing import Final
 
 _CLASS: Final = re.compile(r"\[(!?)(\]?[^\]]*)\]")
@@ -38,6 +40,8 @@ _ONE: Final = "*"
 _MANY: Final = "**"
 
 _Tokens = tuple[str, ...]
+#: How a pattern of a whole path can begin.
+_BEGINNINGS: Final[tuple[_Tokens, ...]] = (("/",), (_ONE,), (_MANY,))
 
 
 class GlobError(Exception):
@@ -60,6 +64,43 @@ def translate(pattern: str, *, path: bool) -> re.Pattern[str]:
     if len(found) > _LONGEST:
         raise GlobError(0, _TOO_LONG)
     return re.compile(f"(?s:{found})")
+
+
+def refuse_vain(pattern: str) -> None:
+    """Raise GlobError for a pattern of a path that no path can match, since each is absolute."""
+    if "/" in pattern and any(each[:1] not in _BEGINNINGS for each in _written_out(pattern, True)):
+        raise GlobError(0, "this never matches: a path begins with a slash")
+
+
+def linked(pattern: str, real: Callable[[str], str]) -> dict[str, re.Pattern[str]]:
+    """What a pattern of a path means besides, because names in it are links.
+
+    For each such path (with wildcards: its first folders) the pattern with the path to which it
+    leads. ``real``: where a path or a base name leads to; empty: to nothing known.
+    """
+    found: dict[str, re.Pattern[str]] = {}
+    for tokens in _written_out(pattern, True):
+        letters = tuple(itertools.takewhile(_is_letter, tokens))
+        if len(letters) < len(tokens):
+            # Of a name with a wildcard in it only the folders before.
+            while letters and letters[-1] != "/":
+                letters = letters[:-1]
+        name = "".join(each[-1] for each in letters)
+        rest = tokens[len(letters) :]
+        folder = name.rstrip("/") if rest else name
+        if not folder or (rest and not folder.startswith("/")):
+            continue
+        path = real(folder)
+        same = path == folder if "/" in folder else path.rpartition("/")[2] == folder
+        if path and not same:
+            slash = "/" if rest and path != "/" else ""
+            escaped = tuple(map(re.escape, path + slash))
+            found[path] = re.compile(f"(?s:{_expression((*escaped, *rest))})")
+    return found
+
+
+def _is_letter(token: str) -> bool:
+    return token != _ONE and (len(token) == 1 or (len(token) == 2 and token[0] == "\\"))
 
 
 def _written_out(pattern: str, path: bool) -> list[_Tokens]:

@@ -69,6 +69,8 @@ TEXTS: Final[dict[str, TextFact]] = {
     ),
     "parent": TextFact(True, lambda facts: facts.parent_exe, "the path of what its parent runs"),
 }
+#: Those that look at the path of an executable, whose names may be links.
+EXECUTABLES: Final = frozenset({"exe", "parent"})
 #: All keys of a match, and what each looks at.
 KEYS: Final[dict[str, str]] = {
     **{key: fact.meaning for key, fact in TEXTS.items()},

@@ -8,6 +8,7 @@ is in force does not change with the files.
 from __future__ import annotations
 
 import grp
+import os
 import pwd
 import re
 from collections.abc import Callable, Iterable
@@ -15,9 +16,10 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 from dprobed.policy.errors import PolicyError
-from dprobed.policy.glob import GlobError, translate
+from dprobed.policy.glob import GlobError, linked, refuse_vain, translate
+from dprobed.policy.links import real
 from dprobed.policy.locate import KeyPath
-from dprobed.policy.match import KEYS, TEXTS, Condition, Match, user_number
+from dprobed.policy.match import EXECUTABLES, KEYS, TEXTS, Condition, Match, user_number
 from dprobed.policy.model import (
     DEFAULT,
     AutoInsertedProgram,
@@ -178,14 +180,24 @@ class _PolicyReader:
     ) -> Condition:
         written, patterns = [], []
         for at, pattern in self.source.strings(path, value):
+            leads_to: dict[str, re.Pattern[str]] = {}
             try:
                 patterns.append(
                     re.compile("") if empty and not pattern else translate(pattern, path=path_like)
                 )
+                if path_like:
+                    refuse_vain(pattern)
+                if path[-1] in EXECUTABLES:
+                    leads_to = linked(pattern, self._real)
             except GlobError as error:
                 self.source.report_within(at, error.at, str(error))
-            written.append(pattern)
+            patterns += leads_to.values()
+            written.append(" → ".join([pattern, *leads_to]))
         return Condition(str(path[-1]), tuple(written), tuple(patterns))
+
+    def _real(self, name: str) -> str:
+        """Over links of those on whom who reads the policy relies: they widen whom it is about."""
+        return real(name, os.geteuid() if self._trust is None else self._trust)
 
     def _ids(self, path: KeyPath, value: Any, find: Callable[[str], int | str]) -> Condition:
         texts = self.source.strings(path, value)

@@ -28,11 +28,13 @@ def read(path: Path, most: int, trust: int | None) -> bytes:
     What is checked is what is read: nobody can put another file in its place in between. A pipe or
     a device could keep the daemon waiting, and is not read; None: whoever asks may wait.
     """
-    if trust is not None and (why := _distrusted_way(path, trust)):
+    if trust is not None and (why := distrusted_way(path, trust)):
         raise UntrustedError(errno.EPERM, why)
     # Else the opening of a pipe waits already.
     waits = 0 if trust is None else os.O_NONBLOCK
-    with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | waits), "rb") as file:
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | waits
+    # By its name: a folder that is opened by its number stays open where `open` refuses it.
+    with open(path, "rb", opener=lambda name, _: os.open(name, flags)) as file:
         status = os.fstat(file.fileno())
         if trust is not None and not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "it is not a regular file")
@@ -50,10 +52,10 @@ def distrusted(path: Path, uid: int) -> str:
     Whoever can write to what root's daemon reads could do with it whatever root can. Raises
     OSError.
     """
-    return _distrusted_way(path, uid) or _distrusted(path.stat(), path, uid)
+    return distrusted_way(path, uid) or _distrusted(path.stat(), path, uid)
 
 
-def _distrusted_way(path: Path, uid: int) -> str:
+def distrusted_way(path: Path, uid: int) -> str:
     """Why somebody else could put another file in its place; empty: nobody can. Raises OSError.
 
     Where nobody else can write to the folders that lead there, from the root on, what they lead to

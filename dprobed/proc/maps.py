@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
-from dprobed.proc import procfs
+from dprobed.proc import files, procfs
 
 #: Most mapped files of a process that are examined.
 _MOST: Final = 4096
@@ -30,7 +30,7 @@ _PERMS: Final = {
     for s in "ps"
 }
 _EXECUTABLE: Final = frozenset(perms for perms in _PERMS if perms[2] == ord("x"))
-_DELETED: Final = " (deleted)"
+_DELETED: Final = b" (deleted)"
 
 
 class MapsError(Exception):
@@ -142,15 +142,36 @@ def _read(pid: int, most: int) -> bytes:
         raise MapsError(f"{what}\nhint: the process must be one that you may trace") from error
 
 
-def _path(raw: bytes) -> tuple[str, bool]:
+def _path(pid: int, fields: tuple[bytes, ...]) -> tuple[str, bool]:
+    """The path of a mapping, and whether the file is not there any more."""
+    raw = fields[6]
+    if b"\\012" in raw:  # a line's end, the only character that the kernel escapes; or these four
+        raw = _exact(pid, fields) or raw.replace(b"\\012", b"\n")
+    deleted = raw.endswith(_DELETED) and not _is_there(raw, fields)
+    if deleted:
+        raw = raw.removesuffix(_DELETED)
     # Paths go into messages, which are UTF-8. One that is not is opened by its mapping, or not at
-    # all: a tracer that could not speak of it died of it, with all its targets.
-    path = raw.decode(errors="backslashreplace")
-    if "\\012" in path:  # the only character that the kernel escapes here
-        path = path.replace("\\012", "\n")
-    if path.endswith(_DELETED):
-        return path.removesuffix(_DELETED), True
-    return path, False
+    # all: a tracer that could not speak of it died of it, with all its targets. Not with `\xff` in
+    # it, which may be the name of another file.
+    return raw.decode(errors="replace"), deleted
+
+
+def _exact(pid: int, fields: tuple[bytes, ...]) -> bytes:
+    """The path of a mapping as it is; empty where that cannot be read."""
+    name = f"/proc/{pid}/map_files/{int(fields[0], 16):x}-{int(fields[1], 16):x}"
+    try:
+        return os.fsencode(os.readlink(name))  # noqa: PTH115
+    except OSError:
+        return b""
+
+
+def _is_there(path: bytes, fields: tuple[bytes, ...]) -> bool:
+    """Whether a mapped file really has the name that looks like the mark of a deleted one.
+
+    Whoever has it mapped has its name in the kernel's cache.
+    """
+    found = files.known_facts(os.fsdecode(path))
+    return found is not None and found.inode == int(fields[5])
 
 
 def _by_file(
@@ -214,7 +235,7 @@ def modules(
             continue
         device, inode = group[0][4:6]
         key = device.decode("ascii"), int(inode)
-        path, deleted = _path(group[0][6])
+        path, deleted = _path(pid, group[0])
         mappings = tuple(
             [
                 Mapping(

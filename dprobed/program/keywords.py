@@ -155,7 +155,9 @@ def text_error(keyword: Keyword, text: str) -> str | None:
         return f"`{keyword.name}` is empty"
     if len(text) > MAX_TEXT:
         return f"`{keyword.name}` is longer than {MAX_TEXT} characters"
-    if not text.isprintable():
+    # The name of a file may have these.
+    lines = str.maketrans("", "", "\n\t" if keyword.name == "name" else "")
+    if not text.translate(lines).isprintable():
         return f"`{keyword.name}` has a control character in it"
     return None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -10,13 +11,18 @@ from dprobed.printable import printable
 from dprobed.record.record import Record
 
 
-def record_text(record: Record) -> str:
-    """A record as one line: time in s, CPU, thread, probe, what it logged, how it ended."""
+def record_text(record: Record, stamp: Callable[[Record], str] | None = None) -> str:
+    """A record as one line: time in s, CPU, thread, probe, what it logged, how it ended.
+
+    ``stamp``: how to write its time in another way.
+    """
     thread = f"{record.comm}[{record.pid}]"
     if record.tid != record.pid:
         thread = f"{record.comm}[{record.pid}/{record.tid}]"
     parts = [
-        f"{record.time // 1_000_000_000}.{record.time // 1000 % 1_000_000:06d}",
+        f"{record.time // 1_000_000_000}.{record.time // 1000 % 1_000_000:06d}"
+        if stamp is None
+        else stamp(record),
         f"cpu{record.cpu}",
         thread,
         f"{record.program} {record.major}.{record.minor}",
@@ -45,6 +51,8 @@ def _item_text(item: dict[str, Any]) -> list[str]:
     match item:
         case {"words": list(words)}:
             return [word_text(word) for word in words]
+        case {"string": str(), "bytes": str(raw)}:
+            return [_quoted(bytes.fromhex(raw))]
         case {"string": str(string)}:
             return [msgspec.json.encode(string).decode()]
         case {"memory": str(memory), "address": int(address)}:
@@ -53,6 +61,18 @@ def _item_text(item: dict[str, Any]) -> list[str]:
             return [f"<fault at {address:#x}>"]
         case _:
             return [f"{key}={_value_text(value)}" for key, value in item.items()]
+
+
+def _quoted(raw: bytes) -> str:
+    """As a string that is UTF-8, where a backslash is shown as two; other bytes have one."""
+    text = raw.decode(errors="surrogateescape")
+    parts = [
+        f"\\x{ord(letter) - 0xDC00:02x}"
+        if "\udc80" <= letter <= "\udcff"
+        else msgspec.json.encode(letter).decode()[1:-1]
+        for letter in text
+    ]
+    return f'"{"".join(parts)}"'
 
 
 def _value_text(value: object) -> str:

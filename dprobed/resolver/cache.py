@@ -72,9 +72,10 @@ def _ours(status: os.stat_result) -> bool:
 
 def _load(path: Path, digest: bytes) -> SymbolTable | None:
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-        with open(fd, "rb", buffering=0) as file:
-            status = os.fstat(fd)
+        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        # By its name: a folder that is opened by its number stays open where `open` refuses it.
+        with open(path, "rb", buffering=0, opener=lambda name, _: os.open(name, flags)) as file:
+            status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode) or not _ours(status):
                 return None
             header = file.read(_HEADER_SIZE)

@@ -13,6 +13,7 @@ import errno
 import os
 import re
 import shutil
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -91,12 +92,12 @@ class CtfChunk:
         self._exits = trace.exits()
         self._streams: dict[Stream, tuple[AppendFile, int]] = {}
         path.mkdir(mode=0o700)
-        try:
+        with ExitStack() as undo:
+            undo.callback(shutil.rmtree, path, ignore_errors=True)
             self._metadata = AppendFile(path / "metadata")
+            undo.callback(self._metadata.close)
             self._describe(trace.head(self._uuid, self._exits))
-        except OSError:
-            shutil.rmtree(path, ignore_errors=True)
-            raise
+            undo.pop_all()
 
     def _describe(self, text: str) -> None:
         """Append to the metadata: new classes of events, before any packet that has such events."""
@@ -133,11 +134,12 @@ class CtfChunk:
             file.close()
 
     def close(self) -> None:
-        """Close all files."""
-        for file, _ in self._streams.values():
-            file.close()
-        self._streams.clear()
-        self._metadata.close()
+        """Close all files, those after one that fails too; raises OSError."""
+        with ExitStack() as files:
+            files.callback(self._metadata.close)
+            for file, _ in self._streams.values():
+                files.callback(file.close)
+            self._streams.clear()
 
 
 class FileChunk:
@@ -146,14 +148,14 @@ class FileChunk:
     def __init__(self, path: Path, form: Format) -> None:
         self.path = path
         self._form = form
-        self._file = AppendFile(path)
         self._empty = True
-        try:
+        with ExitStack() as undo:
+            self._file = AppendFile(path)
+            undo.callback(path.unlink, missing_ok=True)
+            undo.callback(self._file.close)
             if form.begin:
                 self._file.append(form.begin)
-        except OSError:
-            path.unlink(missing_ok=True)
-            raise
+            undo.pop_all()
 
     @property
     def size(self) -> int:

@@ -185,7 +185,8 @@ class StopTheWorld:
                 self._group.forget(thread, Stop(Kind.EXITED, 0))
             elif state == "Z" and thread.tid == thread.tgid:
                 thread.state = State.ENDED
-            elif state == "D":
+            elif state == "D" or (state == "S" and procfs.is_ending(thread.tid)):
+                # One on its way out closes its files, and may have to tell a file server so.
                 asleep.append(thread)
             elif state == "t" and not self._tracees.look_at(thread.tid):
                 # Its stop was taken from the kernel but, by an internal error, not reacted to.

@@ -52,6 +52,7 @@ class Engines:
         self._registers: Final = registers
         #: The hot way: see ``TrapStops``.
         self.serve_hit: Final = self._trap.stops.serve_hit
+        self.rewind: Final = self._trap.stops.rewind
 
     @property
     def space(self) -> AddressSpace:
@@ -178,6 +179,10 @@ class Engines:
         """See TrapEngine."""
         return self._trap.adopt_internal(address, callback)
 
+    def forget_internal(self, address: int) -> None:
+        """See TrapEngine."""
+        self._trap.forget_internal(address)
+
     def put(self, plan: Plan | Refusal) -> Attachment | Refusal:
         """Insert one probe; raises SpaceError and Gone."""
         if isinstance(plan, Refusal):
@@ -239,6 +244,12 @@ class Engines:
         for engine in self._all:
             engine.disarm_all(unstoppable)
 
+    def pages(self) -> list[tuple[int, int]]:
+        """Start and end of each mapping of ours in the target."""
+        guard = self._trap.sites.guard.mappings()
+        areas = [(area.start, area.end) for area in self.space.resident.whole()]
+        return areas + [(start, start + size) for start, size in guard]
+
     def remove_all(self, unstoppable: list[Thread]) -> None:
         """Take back every change, before a detach, with all other threads stopped.
 
@@ -246,10 +257,11 @@ class Engines:
         """
         self.disarm_all(unstoppable)
         space = self.space
-        if not unstoppable and (space.resident.areas or self._trap.sigtrap.is_marked):
+        if not unstoppable and space.resident.areas:
             lender = self.group.borrower.lender(space.tgid)
-            self._trap.sigtrap.learn(lender)
+            self._trap.sigtrap.remove_guard(lender)
             self._trap.sigtrap.restore(lender)
+            self._trap.sites.guard.unmap(self.group, lender)
             space.resident.unmap(self.group, lender)
             space.resident.areas.clear()
 
@@ -281,7 +293,10 @@ class Engines:
             raise
 
     def _serve(self, thread: Thread, now: int) -> None:
-        self._registers.load(thread.tid)
+        words = self._registers.load(thread.tid)
+        if thread.rewound:
+            thread.rewound = False
+            words[RIP] += len(INT3)
         info = ptrace.get_siginfo(thread.tid)
         stop = TrapStop(info, code_of(info))
         if self._trap.serve(thread, stop, now):

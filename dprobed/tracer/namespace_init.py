@@ -64,7 +64,7 @@ class NamespaceInit:
         words = self._registers.load(thread.tid)
         for instruction in _BEHIND.get(signal.Signals(thread.signal), ()):
             at = words[RIP] - len(instruction)
-            if memory.read_partial(thread.tid, at, len(instruction)) == instruction:
+            if memory.read_present(thread.tid, at, len(instruction)) == instruction:
                 words[RIP] = at
                 self._registers.store(thread.tid)
                 break

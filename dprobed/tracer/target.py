@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 from collections.abc import Callable, Iterator
 from typing import Final
 
@@ -14,6 +15,7 @@ from dprobed.engine.errors import SpaceError
 from dprobed.proc import procfs, refusals
 from dprobed.proc.shared_memory import processes, relatives, sharers
 from dprobed.tracee.attach import attach, find_lost
+from dprobed.tracee.borrower import Asleep
 from dprobed.tracee.lifecycle import State
 from dprobed.tracee.memory import Memory
 from dprobed.tracee.ptrace import Gone
@@ -37,6 +39,12 @@ from dprobed.wire.limits import Limits
 
 #: Seconds between two attempts to detach from threads that sleep in the kernel.
 DETACH_PAUSE: Final = 0.05
+#: Seconds after which a process that sleeps in the kernel is not attached to; between two looks.
+_SLEEP: Final = 0.3
+_PAUSE: Final = 0.02
+#: Threads that a notice names.
+_NAMED: Final = 5
+
 _log = logging.getLogger(__name__)
 
 
@@ -75,6 +83,7 @@ class TracedProcess:
         listener = EngineListener(self, self._deferred, context)
         self.engines: Final = Engines(self.group, listener, context.registers, context.affinity)
         self.serve_hit: Final = self.engines.serve_hit
+        self.rewind: Final = self.engines.rewind
         self.programs: Final = Programs(
             pid, self.group, self.engines, context.reporter, context.resolver, self.tell
         )
@@ -93,6 +102,11 @@ class TracedProcess:
         self.fatal = 0
         self.throttle: Final = Throttle(self.programs, self.group.request_attention)
         self.dumps: Final = Dumps(self.engines, self._describe, self.tell)
+        #: Threads that sleep in the kernel keep us from detaching: since when, whether that was
+        #: told, and what is called then.
+        self._asleep_since = 0.0
+        self._has_told_asleep = False
+        self._on_asleep: Callable[[], None] = lambda: None
         self._end_status = ("gone", 0)
         self._failed = False
         #: A detach was asked for: called when it is done.
@@ -110,6 +124,9 @@ class TracedProcess:
         reason = refusals.refusal(self.pid)
         if reason is not None:
             raise RequestError(reason)
+        if self._sleeps():
+            # Nothing could be put in, and we could not detach again before it wakes.
+            raise RequestError(str(Asleep(self.pid)))
         # Checked again when no more children can appear; here because it refuses at once, and we
         # could not detach from a parent in vfork before it wakes.
         check_alone(self.pid, relatives(self.pid), self._context.tracees)
@@ -130,6 +147,15 @@ class TracedProcess:
         except RequestError:
             self._detach_now()
             raise
+
+    def _sleeps(self) -> bool:
+        """Whether every thread sleeps in the kernel, and for longer than one does for a disk."""
+        deadline = time.monotonic() + _SLEEP
+        while procfs.sleeps(self.pid):
+            if time.monotonic() > deadline:
+                return True
+            self._context.tracees.pause(_PAUSE)
+        return False
 
     def _detach_now(self) -> None:
         while not self.detach():
@@ -169,6 +195,21 @@ class TracedProcess:
                 self._on_detached()
             elif not self.inheritance.is_sealed:
                 self._context.reporter.arm()
+
+    def _note_asleep(self) -> None:
+        """We could not detach from all threads; tell so, once, if that lasts."""
+        now = time.monotonic()
+        self._asleep_since = self._asleep_since or now
+        if now - self._asleep_since < _SLEEP or self._has_told_asleep:
+            return
+        self._has_told_asleep = True
+        asleep = ", ".join(str(tid) for tid in sorted(self.group.threads)[:_NAMED])
+        self.tell(
+            "asleep",
+            f"its probes are out; its tracer stays until what sleeps in the kernel (thread "
+            f"{asleep}) wakes",
+        )
+        self._on_asleep()
 
     def _fail_lost(self) -> None:
         lost, self._deferred.lost = self._deferred.lost, []
@@ -336,10 +377,18 @@ class TracedProcess:
             and not any(thread.state is State.STARTING for thread in threads)
         )
 
-    def detach_when_idle(self, then: Callable[[], None]) -> None:
-        """Detach from the target as soon as no core is being written and all threads can be."""
-        self._on_detached = then
+    def detach_when_idle(self, then: Callable[[], None], when_asleep: Callable[[], None]) -> None:
+        """Detach from the target as soon as no core is being written and all threads can be.
+
+        ``when_asleep``: called if some cannot, before they wake.
+        """
+        self._on_detached, self._on_asleep = then, when_asleep
         self.group.request_attention()
+
+    @property
+    def is_asleep(self) -> bool:
+        """Whether we could not detach from it when we were to, and said so."""
+        return self._has_told_asleep
 
     @property
     def is_detaching(self) -> bool:
@@ -379,4 +428,6 @@ class TracedProcess:
             except (Gone, SpaceError) as error:
                 _log.warning("process %d keeps pages of ours: %s", self.pid, error)
             self.group.detach_all()
+        if self.group.threads:
+            self._note_asleep()
         return not self.group.threads

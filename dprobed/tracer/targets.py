@@ -23,10 +23,11 @@ from dprobed.tracer.reporter import Reporter
 from dprobed.tracer.target import DETACH_PAUSE, TracedProcess
 from dprobed.wire import protocol
 
-#: Targets at once; further children are not followed. Each has a descriptor open.
+#: Targets at once; further children are not followed. Each has two descriptors open.
 MOST: Final = 1000
+_OF_EACH: Final = 2
 #: Descriptors for everything else, where the limit is not lower.
-_OTHERS: Final = 256
+_OTHERS: Final = 384
 #: Ended targets that are remembered, since an orphan of theirs may still appear.
 _MOST_ENDED: Final = 64
 
@@ -97,7 +98,7 @@ class Targets:
         options = msgspec.structs.replace(parent.options, follow_forks=False)
         child = TracedProcess(self.context, pid, options)
         self._take(child)
-        child.detach_when_idle(lambda: self.finish(child, child.end or _DETACHED))
+        child.detach_when_idle(lambda: self.finish(child, child.end or _DETACHED), lambda: None)
         return child
 
     def _take(self, target: TracedProcess) -> None:
@@ -117,7 +118,7 @@ class Targets:
             if target.group.failure is not None:
                 self.fail(target, target.group.failure)
             elif target.fatal and target.end is None and not target.is_detaching:
-                target.detach_when_idle(partial(self._finish_fatally, target))
+                target.detach_when_idle(partial(self._finish_fatally, target), lambda: None)
             elif target.is_over and target.end is not None:
                 # Children that share its memory may be left, and one that no event has reported.
                 if target.group.threads and not self._detach(target):
@@ -198,10 +199,10 @@ class Targets:
 
 def _allow_descriptors() -> int:
     """As many as MOST targets need, where the limit allows that; how many targets there may be."""
-    needed = MOST + _OTHERS
+    needed = _OF_EACH * MOST + _OTHERS
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= needed:
         return MOST
     allowed = needed if hard == resource.RLIM_INFINITY else min(hard, needed)
     resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
-    return max(1, allowed - min(_OTHERS, allowed // 2))
+    return max(1, (allowed - min(_OTHERS, allowed // 2)) // _OF_EACH)

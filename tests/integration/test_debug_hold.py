@@ -89,6 +89,27 @@ def test_without_a_debugger_it_goes_on_after_the_limit(
     assert "is resumed" in told(tracer)[-1].text
 
 
+def test_where_no_socket_can_be_it_goes_on(
+    debugged: Path, start: Start, trace: Trace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The full disk of the socket's folder; here: its path is too long. A hundred times."""
+    folder = tmp_path / ("x" * 120)
+    folder.mkdir()
+    monkeypatch.setattr("dprobed.tracer.debug.invitation.socket_folder", lambda: folder)
+    target = start(debugged, "100", "2")
+    tracer = trace(target)
+    put(tracer, holding(debugged, "probed"))
+    before = len(list(Path(f"/proc/{tracer.pid}/fd").iterdir()))
+    target.go()
+    ends_well(target)
+    assert len(list(Path(f"/proc/{tracer.pid}/fd").iterdir())) <= before
+    ended = tracer.wait()
+    assert [each.hits for each in ended.probes] == [100]
+    (notice,) = told(tracer)
+    assert "is not held: no socket for a debugger" in notice.text
+    assert not list(folder.iterdir())
+
+
 def test_resume_resumes_it(debugged: Path, start: Start, trace: Trace) -> None:
     target = start(debugged)
     tracer = trace(target)

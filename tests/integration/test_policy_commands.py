@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.integration.client_support import DPROBED, cat, dprobe, parsed, program
+from tests.integration.client_support import (
+    DPROBE,
+    DPROBED,
+    Cat,
+    Daemon,
+    cat,
+    children,
+    dprobe,
+    parsed,
+    program,
+    tracer_of,
+)
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted((ROOT / "etc" / "policies").glob("*.toml"))
@@ -104,6 +116,38 @@ def test_the_examples_hold_together_and_their_configuration_is_the_default() -> 
     path = ROOT / "etc" / "dprobed.toml"
     found = load(path, os.geteuid())
     assert found == Config(path.parent / "policies.d")
+
+
+def test_what_a_file_would_decide_about_what_we_trace(
+    daemon: Daemon, target: Cat, tmp_path: Path
+) -> None:
+    path = rule(tmp_path, '[[policy]]\nname = "cats"\nmatch.exe = "cat"\n')
+    done = daemon.dprobe("insert", program(tmp_path), "--pid", target.pid)
+    assert done.returncode == 0, done.stderr
+    tracer = tracer_of(target.pid)
+    assert tracer in children(daemon.process.pid)
+    done = dprobe("policy", "test", path, target.pid)
+    assert done.returncode == 0
+    assert "cannot be probed" not in done.stdout
+    assert f"decides: cats ({path}:1)" in done.stdout
+    # As for the daemon itself, whose tracers nobody may touch.
+    for ours in (tracer, daemon.process.pid):
+        done = dprobe("policy", "test", path, ours)
+        assert "protected: it is part of dprobed itself; nobody may touch it" in done.stdout
+
+
+def test_what_a_file_would_decide_about_what_a_private_one_traces(tmp_path: Path) -> None:
+    path = rule(tmp_path, '[[policy]]\nname = "cats"\nmatch.exe = "cat"\n')
+    with cat() as target:
+        command: list[str | Path] = [DPROBE, "attach", str(target.pid), program(tmp_path)]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as attached:
+            assert attached.stderr is not None
+            assert "1 probe in process" in attached.stderr.readline()
+            done = dprobe("policy", "test", path, target.pid)
+            assert "cannot be probed: process" in done.stdout
+            assert f"already traced by process {tracer_of(target.pid)}" in done.stdout
+            attached.send_signal(signal.SIGINT)
+            assert attached.wait(60) == 0
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Final
 
 import click
@@ -15,6 +18,7 @@ from dprobe.lib.errors import UserError
 from dprobe.lib.programs import Choice, Loaded, load_programs
 from dprobe.view import probes
 from dprobe.view.output import complain
+from dprobed.policy.links import real
 from dprobed.wire import messages
 
 #: What is special in a glob (policies.md).
@@ -72,8 +76,11 @@ def insert_command(
     module, now or later; --exe takes those as well that do not map it yet. A GLOB is like those of
     policies: *, ?, [a-z], [!a-z], {one,other}; in a path * stops at a slash, and ** does not.
 
-    A place that is not there, in a file that the process of --pid maps or in the one file that
-    --exe names, is refused before any process is touched.
+    A name or path without wildcards means also what it leads to over links and on PATH (python3 is
+    python3.11).
+
+    A place that is not there, in a file that the process of --pid maps, in the one file that --exe
+    names, or in the library of the program's `name` here, is refused before any process is touched.
     """
     narrowed = (exe, user, unit) != (None, None, None)
     if (pid is not None) + narrowed + everything != 1:
@@ -101,8 +108,10 @@ def insert_command(
             )
             _insert(daemon, insert, follow_forks=follow_forks, json=json)
         else:
-            if exe is not None and missing == "refuse":
-                _check_executable(exe, loaded)
+            if missing == "refuse":
+                _check_files(exe, loaded)
+            if exe is not None:
+                _warn_of_executable(exe)
             deploy = messages.Deploy(
                 id=0,
                 programs=uploads,
@@ -115,25 +124,48 @@ def insert_command(
             _deploy(daemon, deploy, json=json)
 
 
-def _check_executable(exe: str, loaded: Sequence[Loaded]) -> None:
-    """Raise UserError for places in an executable that is named by its path, which are not there.
+def _check_files(exe: str | None, loaded: Sequence[Loaded]) -> None:
+    """Raise UserError for places that are not where they are named: in the executable, and in the
+    library or command of a program's `name` as this machine has it.
 
-    Its libraries are not looked at: which they are may differ from process to process.
+    A process may map another file of that name (a container): then `--missing warn` is the way.
     """
-    if not exe.startswith("/") or set(exe) & _GLOB:
-        return
     # Imported where they are needed: they read ELF files.
-    from dprobe.lib import mapped, places
+    from dprobe.lib import loader, mapped, places
     from dprobed.binary.errors import LocationError
 
+    found = [] if exe is None or set(exe) & _GLOB else [real(exe)]
+    for each in loaded:
+        with contextlib.suppress(UserError):
+            found.append(loader.find_module(each.program.header.name))
+    files = []
+    for path in dict.fromkeys(found):
+        with contextlib.suppress(LocationError):
+            files.append(mapped.to_be_mapped(mapped.open_file(path)))
     try:
-        file = mapped.to_be_mapped(mapped.open_file(exe))
-    except LocationError:
-        return
-    try:
-        places.refuse_missing(loaded, [file])
+        places.refuse_missing(loaded, files)
     except UserError as error:
         raise UserError(f"{error}\n{MISSING_WARN}") from None
+
+
+def _warn_of_executable(exe: str) -> None:
+    """Say where a name without wildcards means no executable that a process could show."""
+    if set(exe) & _GLOB:
+        return
+    path = real(exe)
+    if not path:
+        complain(f"--exe {exe}: there is no such command or file here (yet)")
+    elif not Path(path).is_file():
+        complain(f"--exe {exe}: {path} is no file; write {path}/** for what is in it")
+    else:
+        with contextlib.suppress(OSError), Path(path).open("rb") as file:
+            head = file.read(128)
+            if head.startswith(b"#!"):
+                interpreter = os.fsdecode(head[2:].split(b"\n")[0].split()[0])
+                complain(
+                    f"--exe {exe}: {path} is a script: its processes execute {interpreter}, and "
+                    "are not selected by this"
+                )
 
 
 def _insert(daemon: Connection, insert: messages.Insert, *, follow_forks: bool, json: bool) -> None:

@@ -2,37 +2,134 @@
 
 from __future__ import annotations
 
+import re
+import sys
+import time
+from collections import deque
+from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
+from typing import Final
 
 import click
+import msgspec
 
 from dprobe.commands import options
 from dprobe.lib.connection import running
+from dprobe.lib.errors import UserError
 from dprobe.view.output import Output, complain
+from dprobed.trace import choose
 from dprobed.wire import messages
+
+_UNITS: Final = {"ms": 0.001, "s": 1, "": 1, "m": 60, "h": 3600, "d": 86400}
+_DURATION: Final = re.compile(r"(\d+(?:\.\d+)?) ?(ms|s|m|h|d|)")
+_CLOCKS: Final = ("wall", "mono", "delta")
+
+
+class _Since(click.ParamType):  # type: ignore[type-arg]
+    """A moment: so long ago, or a time of the day or date of this machine."""
+
+    name = "moment"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Seconds since 1970 (click)."""
+        text = str(value).strip()
+        match = _DURATION.fullmatch(text)
+        if match is not None:
+            return time.time() - float(match[1]) * _UNITS[match[2]]
+        try:
+            if ":" in text and "-" not in text:
+                text = f"{datetime.now().astimezone().date().isoformat()} {text}"
+            return datetime.fromisoformat(text).timestamp()
+        except (ValueError, OverflowError):
+            self.fail(f"{value}: write 10m, 14:30 or 2026-01-31T14:30:00", param, ctx)
 
 
 @click.command(
     "log",
     epilog="""\b
 examples:
-  dprobe log --format json
-  dprobe log -f
+  dprobe log --program alloc -n 20
+  dprobe log -f --since 10m -w 'word_0>=4096'
+  dprobe log --format json --pid 1234
 """,
 )
 @click.option("-f", "follow", is_flag=True, help="Go on with new records, until Ctrl-C.")
+@click.option(
+    "--program", "programs", multiple=True, metavar="NAME", help="Only records of this program."
+)
+@click.option(
+    "-p",
+    "--pid",
+    "pids",
+    multiple=True,
+    type=options.pid_type,
+    metavar="PID",
+    help="Only records of this process.",
+)
+@click.option(
+    "-n", "count", type=click.IntRange(min=0), metavar="N", help="Of those kept only the last N."
+)
+@click.option(
+    "--since", type=_Since(), metavar="TIME", help="Only those since then: 10m, 14:30, a date."
+)
+@click.option(
+    "-w",
+    "--where",
+    "conditions",
+    multiple=True,
+    metavar="CONDITION",
+    help="Only records for which this holds, as `word_0>=4096` or `comm=sort` (all of several).",
+)
+@click.option(
+    "--time",
+    "clock",
+    type=click.Choice(_CLOCKS),
+    help="How to write the time: of the day (wall; default on a terminal), since the machine's "
+    "start (mono; else), or since the line before (delta).",
+)
 @options.format_
 @click.option("--json", is_flag=True, help="The same as --format json.")
 @options.output("standard output")
 @click.pass_obj
-def log_command(socket: Path | None, follow: bool, form: str, json: bool, path: str | None) -> int:
-    """Show the records that the daemon keeps (the last 2 MiB of them)."""
+def log_command(
+    socket: Path | None,
+    follow: bool,
+    programs: tuple[str, ...],
+    pids: tuple[int, ...],
+    count: int | None,
+    since: float | None,
+    conditions: tuple[str, ...],
+    clock: str | None,
+    form: str,
+    json: bool,
+    path: str | None,
+) -> int:
+    """Show the records that the daemon keeps, all or those that are asked for.
+
+    It keeps the last 2 MiB of them; where that is not enough, each program has its share.
+    """
+    chosen = _chosen(programs, pids, since, conditions)
     with running(socket) as daemon:
         output = Output("json" if json else form, path, 1)
-        daemon.listen(output.record)
+        to_terminal = path is None and sys.stdout.isatty()
+        output.stamp = _stamp(clock or ("wall" if to_terminal else "mono"))
+        kept: deque[bytes] = deque(maxlen=count)
+        later: list[bytes] = []
+
+        def take(line: bytes) -> None:
+            if chosen(line):
+                (later if daemon.answered else kept).append(line)
+
+        daemon.listen(take)
         answer = daemon.request(
             lambda number: messages.Log(id=number, follow=follow), messages.Logged
         )
+        for line in (*kept, *later):
+            output.record(line)
+        daemon.listen(lambda line: output.record(line) if chosen(line) else None)
         if answer.forgotten:
             complain(f"{answer.forgotten} older records are no longer kept")
         output.flush()
@@ -44,3 +141,58 @@ def log_command(socket: Path | None, follow: bool, form: str, json: bool, path: 
             pass
         output.close()
         return 1 if output.broken else 0
+
+
+def _chosen(
+    programs: tuple[str, ...],
+    pids: tuple[int, ...],
+    since: float | None,
+    conditions: tuple[str, ...],
+) -> Callable[[bytes], bool]:
+    """Whether a record's line is asked for; raises UserError for a condition that is none."""
+    if not (programs or pids or since is not None or conditions):
+        return lambda line: True
+    try:
+        test = choose.all_of(conditions)
+    except choose.ConditionError as error:
+        raise UserError(str(error)) from None
+    decode = msgspec.json.Decoder(messages.Record).decode
+    first = 0 if since is None else int(since * 1e9) - _offset_ns()
+
+    def chosen(line: bytes) -> bool:
+        record = decode(line)
+        return (
+            (not programs or record.program in programs)
+            and (not pids or record.pid in pids)
+            and record.time >= first
+            and test(record)
+        )
+
+    return chosen
+
+
+def _offset_ns() -> int:
+    """What to add to a record's time for that of the day."""
+    return time.time_ns() - time.monotonic_ns()
+
+
+def _stamp(clock: str) -> Callable[[messages.Record], str] | None:
+    """How a record's time is written; None: as it is."""
+    if clock == "mono":
+        return None
+    if clock == "wall":
+        offset = _offset_ns()
+
+        def wall(record: messages.Record) -> str:
+            moment = datetime.fromtimestamp((record.time + offset) / 1e9).astimezone()
+            return moment.isoformat(timespec="microseconds")
+
+        return wall
+    last: list[int] = []
+
+    def delta(record: messages.Record) -> str:
+        before = last[0] if last else record.time
+        last[:] = [record.time]
+        return f"{(record.time - before) / 1e9:+.6f}"
+
+    return delta

@@ -19,6 +19,13 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+def complain(text: str) -> None:
+    """As ``view.output.complain``, which is imported only then."""
+    from dprobe.view.output import complain as say
+
+    say(text)
+
+
 class _Pids(click.ParamType):  # type: ignore[type-arg]
     """Numbers that a process can have, and so how many there can be. Help shows no range."""
 

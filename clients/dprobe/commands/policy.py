@@ -158,7 +158,7 @@ def test_command(file: Path, pid: int, json: bool) -> None:
     No daemon is needed, and nothing changes.
     """
     try:
-        policies = Policies(parse([file]), config.load(None, os.geteuid()).protect)
+        policies = Policies(parse([file]), config.load(None, os.geteuid()).protect, _is_dprobed)
     except PolicyError as error:
         raise UserError(str(error)) from None
     found = processes.read(pid)
@@ -170,6 +170,15 @@ def test_command(file: Path, pid: int, json: bool) -> None:
             f"what process {pid} executes, and its environment, may not be read by user "
             f"{os.geteuid()}: for root's dprobed another policy may match"
         )
+
+
+def _is_dprobed(pid: int) -> bool:
+    """Whether a process is a daemon that stays, or a tracer of it: without one, as they look.
+
+    A tracer of a private daemon is none: what that has, no other daemon can trace.
+    """
+    found = processes.read(pid)
+    return found is not None and found.comm == "dprobed" and "--private" not in found.cmdline
 
 
 def _show(answer: messages.PolicyListing, *, json: bool) -> None:

@@ -8,10 +8,12 @@ from collections.abc import Mapping, Sequence
 import click
 
 from dprobe.commands import options
+from dprobe.lib import loader, places
 from dprobe.lib.errors import UserError
 from dprobe.lib.launch import Launched, find_command, original_environment, take_signals
-from dprobe.lib.private import running_or_private
 from dprobe.lib.programs import Choice, Loaded, load_programs
+from dprobe.lib.session import Session
+from dprobe.private import running_or_private
 
 
 class _RunCommand(click.Command):
@@ -73,20 +75,19 @@ def run_command(
     ignored = take_signals()
     environment = original_environment()
     command = find_command(argv[0], environment)
-    with running_or_private(socket) as connect:
-        # Imported late, and assembled here: a private daemon starts in the meantime.
+    with running_or_private(socket, options.complain) as daemon:
+        # Imported here, and assembled: a private daemon does the same for itself meanwhile.
         from dprobe.commands.launched import LaunchedCommand
-        from dprobe.lib.session import Session
         from dprobe.view.output import Output, complain
 
         loaded = load_programs(programs, choice)
-        if missing == "refuse":
-            _refuse_missing(loaded, command, environment)
+        _look_for_places(loaded, command, environment, refuse=missing == "refuse")
         uploads = [each.upload for each in loaded]
         output = Output(form, path, 2)
-        connection = connect()
-        launched = Launched(command, argv, environment, ignored, connection.pid)
+        launched = Launched(command, argv, environment, ignored, daemon.pid)
+        connection = None
         try:
+            connection = daemon.connect()
             session = Session(
                 connection,
                 launched.pid,
@@ -97,7 +98,8 @@ def run_command(
             session.insert(uploads, launch=True, check_opcode=not no_opcode_check)
         except BaseException:
             launched.close_gate()
-            connection.close()
+            if connection is not None:
+                connection.close()
             os.waitpid(launched.pid, 0)
             raise
         status = LaunchedCommand(launched, connection, session, output).run()
@@ -107,14 +109,21 @@ def run_command(
     return status
 
 
-def _refuse_missing(
-    programs: Sequence[Loaded], command: str, environment: Mapping[bytes, bytes]
+def _look_for_places(
+    programs: Sequence[Loaded], command: str, environment: Mapping[bytes, bytes], *, refuse: bool
 ) -> None:
-    """Raise UserError where a place cannot be in what the command will map."""
-    from dprobe.lib import loader, places
+    """Look for the places in what the command will map, and say which probes may never fire.
 
-    try:
-        places.refuse_missing(programs, loader.files_of_command(command, environment).files)
-    except UserError as error:
-        hint = "(`--missing warn` runs the command without such probes)"
-        raise UserError(f"{error}\n{hint}") from None
+    ``refuse``: raise UserError where a place cannot be there.
+    """
+    from dprobe.lib import doubts
+
+    mapped = loader.files_of_command(command, environment)
+    if refuse:
+        try:
+            places.refuse_missing(programs, mapped.files)
+        except UserError as error:
+            hint = "(`--missing warn` runs the command without such probes)"
+            raise UserError(f"{error}\n{hint}") from None
+    for line in doubts.of_command(programs, mapped):
+        options.complain(line)

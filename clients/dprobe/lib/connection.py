@@ -3,27 +3,45 @@
     with running() as daemon:
         status = daemon.request(lambda number: Query(id=number), Status)
 
-A request waits for its reply; what else comes in the meantime goes to whoever listens.
+A request waits for its reply; what else comes in the meantime goes to whoever listens. While none
+comes, a daemon at a socket is asked for a greeting from time to time: one that is stopped, or has
+no descriptor left, would never answer.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import select
 import socket
+import struct
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
-from dprobe.lib.errors import DaemonGoneError, NoDaemonError, UserError, os_error_text
+from dprobe.lib.errors import (
+    DaemonGoneError,
+    DaemonSilentError,
+    ForeignDaemonError,
+    NoDaemonError,
+    UserError,
+    os_error_text,
+)
 from dprobed.printable import readable
-from dprobed.proc.peer import credentials
+from dprobed.proc import procfs
+from dprobed.proc.peer import credentials, has_our_pids
 from dprobed.wire import messages
+from dprobed.wire.messages.codec import daemon_decoder
 from dprobed.wire.socket_path import default_socket
 
 #: How every record line begins: the tag comes first.
 _RECORD = b'{"type":"record",'
+#: Seconds that a daemon at a socket has for its greeting.
+GREETING = 5.0
+#: Seconds that a private daemon has for it: it is starting.
+_START = 60.0
 
 R = TypeVar("R", bound=messages.Reply)
 
@@ -35,34 +53,57 @@ def _ignore(_: object) -> None:
 class Connection:
     """A connection on which both sides have said hello.
 
-    ``pid``: the daemon's process id as this process sees it; ``private``: the daemon serves nobody
-    else.
+    ``pid``: the daemon's process id as this process sees it; ``path``: where it listens; None: it
+    is a private one, which serves nobody else.
     """
 
-    def __init__(self, sock: socket.socket, daemon_pid: int, *, private: bool = False) -> None:
+    def __init__(self, sock: socket.socket, daemon_pid: int, path: Path | None = None) -> None:
         self.pid = daemon_pid
-        self.private = private
+        self.private = path is None
+        self._path = path
         self._on_record: Callable[[bytes], None] = _ignore
         self._on_report: Callable[[messages.Report], None] = _ignore
         self._sock = sock
         self._buffer = bytearray()
         self._replies: deque[messages.Reply] = deque()
         self._last_id = 0
+        daemon_decoder()  # A daemon that is starting gets ready meanwhile.
+        #: How long it may be silent before we look whether it is well.
+        self._patience = GREETING if path is not None else _START
+        #: Whether it has answered on this connection.
+        self._greeted = False
         self.welcome = self.request(
             lambda number: messages.Hello(id=number, protocol=messages.PROTOCOL),
             messages.Welcome,
         )
+        self._greeted = True
+        self._patience = GREETING
 
     @classmethod
     def open(cls, path: Path) -> Connection:
-        """Connect to the daemon that listens at ``path``; raises NoDaemonError."""
+        """Connect to the daemon that listens at ``path``.
+
+        Raises NoDaemonError, ForeignDaemonError and DaemonSilentError.
+        """
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        # Of no effect but on ``connect``, which waits for room among those that are to be taken in.
+        limit = struct.pack("@ll", int(GREETING), 0)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
         try:
             sock.connect(str(path))
             peer = credentials(sock)
             if peer.uid not in (0, os.getuid()) and os.getuid() != 0:
                 raise NoDaemonError(f"{path} belongs to user {peer.uid}: not a dprobed to trust")
-            return cls(sock, peer.pid)
+            if not has_our_pids(peer.pid):
+                raise ForeignDaemonError(
+                    f"the dprobed at {path} is in another pid namespace, where process ids mean "
+                    "other processes; use dprobe there"
+                )
+            return cls(sock, peer.pid, path)
+        except BlockingIOError:
+            # As many as may wait do so already.
+            sock.close()
+            raise DaemonSilentError(f"the dprobed at {path} does not answer") from None
         except (FileNotFoundError, ConnectionRefusedError):
             sock.close()
             raise NoDaemonError(f"no dprobed listens at {path}; start one: dprobed &") from None
@@ -93,6 +134,11 @@ class Connection:
         self._on_record = on_record
         self._on_report = on_report
 
+    @property
+    def answered(self) -> bool:
+        """Whether the reply to a request has come: what came with it is behind it."""
+        return bool(self._replies)
+
     def fileno(self) -> int:
         """The socket's descriptor, to wait on."""
         return self._sock.fileno()
@@ -104,7 +150,7 @@ class Connection:
     def request(self, make: Callable[[int], messages.Request], kind: type[R]) -> R:
         """Send a request and wait for its answer, which must be a ``kind``.
 
-        Raises UserError (the daemon's refusal), DaemonGoneError.
+        Raises UserError (the daemon's refusal), DaemonGoneError, DaemonSilentError.
         """
         self._last_id += 1
         try:
@@ -112,20 +158,43 @@ class Connection:
         except UnicodeEncodeError as error:
             word = readable(error.object)
             raise UserError(f"{word}: not UTF-8, and only such text can be asked for") from None
-        try:
-            self._sock.sendall(line)
-        except OSError:
-            # The daemon may have said why before it hung up.
-            while not self._replies:
-                self.receive()
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            # Else the daemon may have said why before it hung up.
+            self._send(memoryview(line))
         while not self._replies:
-            self.receive()
+            if self._is_ready(select.POLLIN):
+                self.receive()
         reply = self._replies.popleft()
         if isinstance(reply, messages.Error):
             raise UserError(reply.error)
         if not isinstance(reply, kind) or reply.id != self._last_id:
             raise DaemonGoneError("protocol error: the daemon answered another request")
         return reply
+
+    def _send(self, rest: memoryview) -> None:
+        while rest:
+            if self._is_ready(select.POLLOUT):
+                with contextlib.suppress(BlockingIOError):
+                    rest = rest[self._sock.send(rest, socket.MSG_DONTWAIT) :]
+
+    def _is_ready(self, event: int) -> bool:
+        """Wait for the socket; false: not yet, and the daemon is well. Raises DaemonSilentError."""
+        poll = select.poll()
+        poll.register(self._sock, event)
+        if poll.poll(1000 * self._patience):
+            return True
+        what = "the private dprobed" if self._path is None else f"the dprobed at {self._path}"
+        refuse_stopped(what, self.pid)
+        if not self._greeted:
+            raise DaemonSilentError(
+                f"{what} (process {self.pid}) does not answer; its log may say why"
+            )
+        if self._path is not None:
+            # Does it greet another? Then it just takes long over what it was asked; and so it may
+            # where it takes in nobody more.
+            with contextlib.suppress(NoDaemonError, UserError):
+                Connection.open(self._path).close()
+        return False
 
     def receive(self) -> None:
         """Take in what the daemon sent, waiting for it if need be; raises DaemonGoneError."""
@@ -155,6 +224,16 @@ class Connection:
             self._replies.append(message)
         elif not isinstance(message, messages.Record):
             self._on_report(message)
+
+
+def refuse_stopped(what: str, pid: int) -> None:
+    """Raise DaemonSilentError where the daemon ``pid`` is stopped (SIGSTOP, a debugger)."""
+    found = procfs.status(pid)
+    if found is not None and found.state in "Tt":
+        raise DaemonSilentError(
+            f"{what} (process {pid}) does not answer: it is stopped; `kill -CONT {pid}` lets it "
+            "go on"
+        )
 
 
 def running(path: Path | None = None) -> Connection:

@@ -19,6 +19,14 @@ class NoDaemonError(DprobeError):
     """No daemon answers at the socket."""
 
 
+class ForeignDaemonError(NoDaemonError):
+    """The daemon that answers is in another pid namespace: its process ids are not ours."""
+
+
+class DaemonSilentError(DprobeError):
+    """A daemon is there, and does not answer."""
+
+
 class DaemonGoneError(DprobeError):
     """The daemon ended, or broke the protocol, during a request."""
 

@@ -162,5 +162,5 @@ def _exec(path: str, argv: list[str], environment: Mapping[bytes, bytes]) -> Non
         if error.errno == errno.ENOEXEC:
             # A script without #! is the shell's, as execvp(3) has it.
             os.execve("/bin/sh", ["/bin/sh", path, *argv[1:]], environment)
-        os.write(2, f"dprobe: {path}: {os_error_text(error)}\n".encode())
+        os.write(2, os.fsencode(f"dprobe: {path}: {os_error_text(error)}\n"))
         os._exit(127 if error.errno == errno.ENOENT else 126)

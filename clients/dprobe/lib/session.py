@@ -70,6 +70,10 @@ class Session:
             messages.Inserted,
         )
         self._note(answer.probes)
+        for probe in answer.probes:
+            if probe.doubt:
+                name = f"{probe.program} {probe.major}.{probe.minor} at {probe.place}"
+                self._say(f"{name}: {probe.state}: {probe.doubt}")
         return len(answer.probes)
 
     @property

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from dprobed.printable import readable
 from dprobed.program.model import ProbeDefinition, Program
 
 #: The value of a keyword, up to a comment or the end of the line.
@@ -37,7 +38,9 @@ def excerpt(program: Program, probe: ProbeDefinition, path: str) -> Excerpt:
     if not place.column:
         return Excerpt(str(place), 0, 0, "", 1)
     try:
-        text = Path(place.file).read_text(errors="replace").splitlines()[place.line - 1]
+        # The name that a program keeps may have bytes replaced.
+        file = path if place.file == readable(path) else place.file
+        text = Path(file).read_text(errors="replace").splitlines()[place.line - 1]
     except (OSError, ValueError, IndexError):
         text = ""
     value = _VALUE.match(text, place.column - 1)

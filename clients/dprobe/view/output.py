@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+from collections.abc import Callable
 
 import msgspec
 
@@ -51,6 +52,8 @@ class Output:
         self._lines: list[bytes] = []
         self._decode = msgspec.json.Decoder(messages.Record).decode
         self.broken = False
+        #: How the time of a record is written as text; None: as it is.
+        self.stamp: Callable[[messages.Record], str] | None = None
         if path is not None and self._own:
             flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
             try:
@@ -65,7 +68,7 @@ class Output:
         if self._form == "json":
             self._lines.append(line)
         else:
-            self._lines.append(record_text(self._decode(line)).encode(errors="replace"))
+            self._lines.append(record_text(self._decode(line), self.stamp).encode(errors="replace"))
 
     def flush(self) -> None:
         """Write what has come so far."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
@@ -115,6 +115,21 @@ def explain_probes(probes: Sequence[messages.ProbeInfo]) -> None:
             name = f"{probe.program} {probe.major}.{probe.minor} at {probe.place}"
             passed = f"; at least {probe.passed} hits passed over" if probe.passed else ""
             complain(located(probe.source, f"{name}: {probe.state}: {probe.reason}{passed}"))
+    for line in doubted(probes):
+        complain(line)
+
+
+def doubted(probes: Sequence[messages.ProbeInfo]) -> Iterator[str]:
+    """Why probes that never fired perhaps never will: a line for each program and reason."""
+    places: dict[tuple[str, str, str], list[messages.ProbeInfo]] = {}
+    for probe in probes:
+        if probe.doubt:
+            places.setdefault((probe.program, probe.state, probe.doubt), []).append(probe)
+    for (program, state, doubt), alike in places.items():
+        where = ", ".join(dict.fromkeys(probe.place for probe in alike))
+        pids = sorted({probe.pid for probe in alike})
+        inside = f"process {pids[0]}" if len(pids) == 1 else f"{len(pids)} processes"
+        yield f"{program} at {where}: {state} in {inside}, and has not fired: {doubt}"
 
 
 def show_all(
@@ -155,6 +170,8 @@ def show_status(answer: messages.Status, *, extended: bool, everything: bool, js
         extended=extended,
         empty=empty,
     )
+    for line in doubted(answer.probes):
+        complain(line)
     if not json:
         _explain_deployments(answer, extended=extended)
 

@@ -40,6 +40,7 @@ SYS_PERF_EVENT_OPEN: Final = _NUMBERS["perf_event_open"]
 SYS_KCMP: Final = _NUMBERS["kcmp"]
 SYS_CLONE3: Final = _NUMBERS["clone3"]
 SYS_CLOSE_RANGE: Final = _NUMBERS["close_range"]
+SYS_OPENAT2: Final = _NUMBERS["openat2"]
 
 #: Calls that end with EINTR after any stop, where others are restarted (signal(7)); to begin them
 #: again does what was asked for. Not ``close``, which has closed. python-ptrace lacks epoll_pwait2.

@@ -7,7 +7,8 @@ import pwd
 import re
 from collections.abc import Callable, Sequence
 
-from dprobed.policy.glob import GlobError, translate
+from dprobed.policy.glob import GlobError, linked, refuse_vain, translate
+from dprobed.policy.links import real
 from dprobed.policy.match import user_number
 from dprobed.proc import procfs
 from dprobed.proc.processes import Process
@@ -30,7 +31,10 @@ class Selector:
         self.selection = selection
         self._rule = rule
         self._uid = None if selection.user is None else _uid(selection.user)
-        self._exe = None if selection.exe is None else _pattern("exe", selection.exe, path=True)
+        self._exe: list[re.Pattern[str]] | None = None
+        if selection.exe is not None:
+            self._exe = [_pattern("exe", selection.exe, path=True)]
+            self._exe += linked(selection.exe, real).values()
         self._unit = None if selection.unit is None else _pattern("unit", selection.unit)
 
     @property
@@ -47,7 +51,9 @@ class Selector:
 
     def may_select(self, paths: Sequence[str]) -> bool:
         """Whether a process whose executable has these paths may be selected."""
-        return self._exe is None or any(map(self._exe.fullmatch, paths))
+        return self._exe is None or any(
+            pattern.fullmatch(path) for pattern in self._exe for path in paths
+        )
 
     def selects(self, process: Process) -> bool:
         """Whether the conditions other than the executable hold for the process."""
@@ -82,6 +88,8 @@ def _uid(user: str) -> int:
 
 def _pattern(what: str, pattern: str, *, path: bool = False) -> re.Pattern[str]:
     try:
+        if path:
+            refuse_vain(pattern)
         return translate(pattern, path=path)
     except GlobError as error:
         where = f" (at letter {error.at + 1})" if pattern else ""

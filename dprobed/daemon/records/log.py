@@ -1,8 +1,14 @@
-"""The log of recent records, for ``dprobe log``."""
+"""The log of recent records, for ``dprobe log``: a ring for each program.
+
+All rings together are bounded. Where there is no room, the program that takes more than its share
+loses its oldest record, so that a loud one does not push out what another reported an hour ago.
+"""
 
 from __future__ import annotations
 
+import heapq
 from collections import Counter, deque
+from operator import itemgetter
 from typing import Final
 
 from dprobed.daemon.client import Client, Refusal
@@ -11,6 +17,14 @@ from dprobed.wire import messages
 
 #: Bytes of records kept for ``log``.
 LOG_BYTES: Final = 2 << 20
+
+
+class _Ring:
+    """The last records of one program, each with its number among all."""
+
+    def __init__(self) -> None:
+        self.lines: deque[tuple[int, bytes]] = deque()
+        self.bytes = 0
 
 
 class RecordLog:
@@ -22,22 +36,44 @@ class RecordLog:
     def __init__(self, gate: Gate) -> None:
         self._gate = gate
         self.followers: set[Client] = set()
-        self._lines: deque[tuple[int, bytes]] = deque()
+        #: By user and name of the program.
+        self._rings: dict[tuple[int, str], _Ring] = {}
+        self._number = 0
         self._bytes = 0
         self._forgotten: Counter[int] = Counter()
 
-    def add(self, line: bytes, uid: int) -> None:
+    def add(self, line: bytes, uid: int, program: str) -> None:
         """Keep a record, and drop the oldest ones beyond LOG_BYTES."""
-        self._lines.append((uid, line))
+        key = uid, program
+        ring = self._rings.get(key)
+        if ring is None:
+            ring = self._rings[key] = _Ring()
+        self._number += 1
+        ring.lines.append((self._number, line))
+        ring.bytes += len(line)
         self._bytes += len(line)
         while self._bytes > LOG_BYTES:
-            owner, oldest = self._lines.popleft()
-            self._bytes -= len(oldest)
-            self._forgotten[owner] += 1
+            self._forget(key)
+
+    def _forget(self, newest: tuple[int, str]) -> None:
+        """Drop the oldest record of a program that has more than its share."""
+        key = newest
+        if self._rings[key].bytes * len(self._rings) <= LOG_BYTES:
+            key = max(self._rings, key=lambda each: self._rings[each].bytes)
+        ring = self._rings[key]
+        _, oldest = ring.lines.popleft()
+        ring.bytes -= len(oldest)
+        self._bytes -= len(oldest)
+        self._forgotten[key[0]] += 1
+        if not ring.lines:
+            del self._rings[key]
 
     async def log(self, client: Client, request: messages.Log) -> messages.Logged:
         """Send the kept records that the client may see, oldest first; then let it follow."""
-        lines = [line for uid, line in self._lines if self._gate.sees(client, uid)]
+        seen = [
+            ring.lines for (uid, _), ring in self._rings.items() if self._gate.sees(client, uid)
+        ]
+        lines = [line for _, line in heapq.merge(*seen, key=itemgetter(0))]
         if lines and not client.offer(b"".join(lines)):
             raise Refusal("too much of what was sent is still unread; read it, and ask again")
         if request.follow:

@@ -27,7 +27,7 @@ class Log(Protocol):
 
     followers: set[Client]
 
-    def add(self, line: bytes, uid: int) -> None:
+    def add(self, line: bytes, uid: int, program: str) -> None:
         """Keep a record of a program of user ``uid``."""
         ...
 
@@ -68,7 +68,7 @@ class Routing:
                 lines.setdefault(client, []).append(line)
                 programs.setdefault(client, []).append((inserted, raw.probe))
             if self._log is not None:
-                self._log.add(line, inserted.uid)
+                self._log.add(line, inserted.uid, inserted.label)
             if self._watch is not None:
                 self._watch(inserted, raw, line)
             self._dispatcher.dispatch(inserted, raw, line)

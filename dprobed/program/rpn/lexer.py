@@ -6,10 +6,12 @@ that ends in a backslash goes on in the next.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from enum import Enum
-from typing import NamedTuple
+from pathlib import Path
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -122,8 +124,14 @@ _MOST_DIGITS = 40
 _NUMBER = re.compile(r"(0[xX][0-9a-fA-F]+|0[bB][01]+|0[0-7]*|[1-9][0-9]*)[uUlL]{0,3}\Z", re.ASCII)
 
 
+def shown(file: str | Path) -> str:
+    """A file's name as text that can be kept and sent: bytes that are not UTF-8 are replaced."""
+    return os.fsencode(file).decode(errors="replace")
+
+
 def read_lines(text: str, file: str, diagnostics: Diagnostics) -> Iterator[LogicalLine]:
     """The logical lines of a text, the empty ones left out."""
+    file = shown(file)
     physical = text.split("\n")
 
     def blank(match: re.Match[str]) -> str:
@@ -176,9 +184,13 @@ def written(tokens: Iterable[Token]) -> str:
     return text
 
 
+_UNQUOTED: Final = {"n": "\n", "t": "\t"}
+
+
 def unquote(text: str) -> str:
-    """What a string token stands for: a backslash takes the next character as it is."""
-    return re.sub(r"\\(.)", r"\1", text[1:-1])
+    """What a string token stands for: a backslash takes the next character as it is, but for
+    ``\\n`` and ``\\t``, which are in names of files, too."""
+    return re.sub(r"\\(.)", lambda found: _UNQUOTED.get(found[1], found[1]), text[1:-1])
 
 
 def number(token: Token) -> int | None:

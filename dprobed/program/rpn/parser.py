@@ -17,7 +17,7 @@ from dprobed.program.keywords import HEADER, PROBE, STARTERS
 from dprobed.program.model import Diagnostic, Program, ProgramError
 from dprobed.program.rpn.instructions import InstructionParser
 from dprobed.program.rpn.layout import ProgramLayout
-from dprobed.program.rpn.lexer import Diagnostics, LogicalLine, Token, TokenKind
+from dprobed.program.rpn.lexer import Diagnostics, LogicalLine, Token, TokenKind, shown
 from dprobed.program.rpn.preprocessor import (
     Preprocessor,
     Reader,
@@ -150,7 +150,7 @@ def assemble(
     ``filename``: for diagnostics, and ``#include`` looks in its directory. ``defines``: macros, as
     with ``-D``. ``read``: how included files are read.
     """
-    parser = _FileParser(filename)
+    parser = _FileParser(shown(filename))
     preprocessor = Preprocessor(parser.diagnostics, defines or {}, read)
     for line in preprocessor.lines(source, filename):
         parser.line(line)
@@ -170,10 +170,10 @@ def load_file(
     path = Path(path)
     try:
         if path.suffix == ".dpb":
-            return decode(read(path, MAX_FILE), str(path))
+            return decode(read(path, MAX_FILE), shown(path))
         text = read_source(path, read)
     except (OSError, SourceError) as error:
         reason = str(error.strerror if isinstance(error, OSError) else error)
         message = f"cannot read the program: {reason}"
-        raise ProgramError((Diagnostic(str(path), 0, 0, message),)) from error
+        raise ProgramError((Diagnostic(shown(path), 0, 0, message),)) from error
     return assemble(text, str(path), defines, read)

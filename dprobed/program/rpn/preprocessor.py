@@ -25,6 +25,7 @@ from dprobed.program.rpn.lexer import (
     TokenKind,
     number,
     read_lines,
+    shown,
     tokenize,
     unquote,
 )
@@ -370,7 +371,7 @@ class Preprocessor:
             text = read_source(path, self._read)
         except (OSError, SourceError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
-            self._diagnostics.at(rest[0], f"cannot read {path}: {reason}")
+            self._diagnostics.at(rest[0], f"cannot read {shown(path)}: {reason}")
         else:
             yield from self._lines(text, str(path), (*chain, file))
 

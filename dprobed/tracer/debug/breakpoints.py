@@ -108,6 +108,8 @@ class Breakpoints:
 
     def serve_trap(self, thread: Thread) -> bool:
         """Serve a SIGTRAP stop at a plain breakpoint; false: it is none. Raises Gone."""
+        if thread.rewound:
+            return False  # a site of the trap engine's
         words = self._registers.load(thread.tid)
         place = (0, words[RIP] - 1, 1)
         if place not in self._probes or place[1] not in self._engines.space.raw:

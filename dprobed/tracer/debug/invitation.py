@@ -22,6 +22,7 @@ import socket
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -68,6 +69,8 @@ class Debugger:
         #: How often that limit was reached.
         self.expired = 0
         self.path = ""
+        #: Why nobody could be invited, as it was told last.
+        self._refused = ""
         self._group: Final = engines.group
         self._engines: Final = engines
         self._pid: Final = pid
@@ -185,8 +188,11 @@ class Debugger:
         try:
             self._invite()
         except OSError as error:
-            _log.warning("process %d: no socket for a debugger: %s", self._pid, error)
             self.expired += 1
+            why = f"process {self._pid} is not held: no socket for a debugger: {error}"
+            if why != self._refused:  # Each hit may come to the same.
+                self._refused = why
+                self._tell("debugger", why, self._pid)
             self.release()
             return
         tid = self.control.events[0].tid if self.control.events else self._pid
@@ -219,18 +225,23 @@ class Debugger:
     def _invite(self) -> None:
         if self._listener is not None:
             return
-        folder = tempfile.mkdtemp(prefix="dprobed-debug-", dir=socket_folder())
-        self.path = f"{folder}/{self._pid}"
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        mask = os.umask(0o177)
-        try:
-            listener.bind(self.path)
-        finally:
-            os.umask(mask)
-        listener.listen(4)
-        listener.setblocking(False)
+        with ExitStack() as undo:
+            folder = tempfile.mkdtemp(prefix="dprobed-debug-", dir=socket_folder())
+            undo.callback(shutil.rmtree, folder, ignore_errors=True)
+            listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+            undo.callback(listener.close)
+            path = f"{folder}/{self._pid}"
+            mask = os.umask(0o177)
+            try:
+                listener.bind(path)
+            finally:
+                os.umask(mask)
+            listener.listen(4)
+            listener.setblocking(False)
+            _raise_sigio(listener)
+            undo.pop_all()
+        self.path = path
         self._listener = listener
-        _raise_sigio(listener)
 
     def _accept(self) -> None:
         while self._listener is not None:

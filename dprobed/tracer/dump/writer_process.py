@@ -29,7 +29,12 @@ class WriterProcess:
     def start(cls, job: dumper.Job, group: ThreadGroup, affinity: Affinity) -> WriterProcess:
         """Fork the writer, with no descriptors but those that it needs; raises OSError."""
         reading, writing = os.pipe()
-        child = os.fork()
+        try:
+            child = os.fork()
+        except OSError:
+            os.close(reading)
+            os.close(writing)
+            raise
         if child == 0:
             # Of a target held for a debugger; the number will be another file's here.
             signal.set_wakeup_fd(-1)

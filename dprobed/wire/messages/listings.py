@@ -35,7 +35,8 @@ class ProbeInfo(msgspec.Struct, frozen=True, kw_only=True, tag="probe"):
     is, where that needs saying. ``handler_drops``: reports that handlers (by name) had no room for.
     ``passed``: hits while the probe was throttled, at least so many. ``engine``: which serves it;
     empty where none does. ``source``: of a probe that does not work, where its place is written
-    (``file:line:column``), if that is known.
+    (``file:line:column``), if that is known. ``doubt``: why one that never fired perhaps never
+    will.
     """
 
     program: str
@@ -59,6 +60,7 @@ class ProbeInfo(msgspec.Struct, frozen=True, kw_only=True, tag="probe"):
     passed: int = 0
     engine: str = ""
     source: str = ""
+    doubt: str = ""
 
 
 class EarlierInfo(msgspec.Struct, frozen=True, kw_only=True, tag="earlier"):

@@ -226,14 +226,14 @@ def test_what_cannot_be_looked_into_is_not_judged(
 
 def test_who_may_look_into_a_process(pid: int, monkeypatch: pytest.MonkeyPatch) -> None:
     uid, gid = os.getresuid()[2], os.getresgid()[2]
-    assert checking._may_read(pid, (0, 0))
-    assert not checking._may_read(pid, (uid + 1, gid))
+    assert checking.may_read(pid, (0, 0))
+    assert not checking.may_read(pid, (uid + 1, gid))
     if uid:
-        assert checking._may_read(pid, (uid, gid))
-        assert not checking._may_read(pid, (uid, gid + 1))
+        assert checking.may_read(pid, (uid, gid))
+        assert not checking.may_read(pid, (uid, gid + 1))
         monkeypatch.setattr(refusals, "dumpable", lambda pid, uid: False)
-        assert not checking._may_read(pid, (uid, gid))
-    assert not checking._may_read(PID, (uid + 1, gid))
+        assert not checking.may_read(pid, (uid, gid))
+    assert not checking.may_read(PID, (uid + 1, gid))
 
 
 def test_what_insert_would_refuse(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

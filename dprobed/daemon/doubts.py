@@ -1,0 +1,211 @@
+"""Why a probe of a program that is in a process will perhaps never fire, though nothing failed.
+
+A probe of a module that is not mapped waits for it, for ever in a static program, or where the name
+is misspelt. And one in a function that another module defines, too, waits for calls which all go
+there: the words through which modules call it (their procedure linkage tables) say where.
+
+Nothing is stopped for that: the list of mappings and these words are read as they are, and files by
+the resolver of the user. What cannot be found out is no doubt.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from dprobed.daemon.checking import may_read
+from dprobed.daemon.child_process import User
+from dprobed.daemon.resolver_process import Resolvers
+from dprobed.daemon.target import InsertedProgram
+from dprobed.proc import maps
+from dprobed.resolver.addresses import data_address_of
+from dprobed.resolver.errors import LocationError
+from dprobed.resolver.files import KnownFiles, answer_of
+from dprobed.wire import messages
+from dprobed.wire import resolver as wire
+
+#: Seconds for all that is asked for one request, programs and modules that are looked at for it,
+#: and bytes of a process's list of mappings.
+_SECONDS: Final = 2.0
+_MOST: Final = 32
+_MODULES: Final = 16
+_MOST_BYTES: Final = 2 << 20
+#: A place that is a function's beginning, by its name alone.
+_FUNCTION: Final = re.compile(r"[A-Za-z_][\w$]*")
+#: States of a probe that is in its place, or waits for it.
+_IN_PLACE: Final = "active"
+_WAITS: Final = "pending"
+
+
+class Doubts:
+    """Finds them; one for a daemon."""
+
+    def __init__(self, resolvers: Resolvers) -> None:
+        self._resolvers: Final = resolvers
+        self._files: Final = KnownFiles()
+
+    async def infos(self, programs: Sequence[InsertedProgram]) -> list[messages.ProbeInfo]:
+        """The probes of programs, with what is doubtful about those that never fired."""
+        found = [info for each in programs for info in each.probe_infos()]
+        asked: dict[int, list[InsertedProgram]] = {}
+        for program in programs:
+            doubtful = any(
+                not info.hits and info.state in (_IN_PLACE, _WAITS)
+                for info in program.probe_infos()
+            )
+            if doubtful and program.is_settled and len(asked) < _MOST:
+                asked.setdefault(program.target.pid, []).append(program)
+        doubts: dict[tuple[int, int, int], str] = {}
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_SECONDS):
+                for pid, inside in asked.items():
+                    doubts |= await self._of_process(pid, inside)
+        return [
+            info
+            if info.hits or not (text := doubts.get((info.pid, info.number, info.probe)))
+            else msgspec.structs.replace(info, doubt=text)
+            for info in found
+        ]
+
+    async def _of_process(
+        self, pid: int, programs: Iterable[InsertedProgram]
+    ) -> dict[tuple[int, int, int], str]:
+        found: dict[tuple[int, int, int], str] = {}
+        process: _Process | None = None
+        for program in programs:
+            user = program.uid, program.gid
+            if not may_read(pid, user):
+                continue
+            if process is None:
+                try:
+                    process = _Process(maps.modules(pid, most=_MOST_BYTES))
+                except maps.MapsError:
+                    break
+            for info in program.probe_infos():
+                text = ""
+                if info.state == _WAITS:
+                    text = await self._unmapped(process, user, program.program.header.name)
+                elif info.state == _IN_PLACE and not info.hits:
+                    spec = program.probes[info.probe].offset or ""
+                    if _FUNCTION.fullmatch(spec):
+                        text = await self._bound_elsewhere(process, user, info.module, spec)
+                if text:
+                    found[pid, info.number, info.probe] = text
+        return found
+
+    # -- a module that is not mapped ---------------------------------------------------------------
+
+    async def _unmapped(self, process: _Process, user: User, name: str) -> str:
+        """What to say of a module that no mapped file is known to be."""
+        known = process.modules[0] if process.modules else None
+        static = False
+        if known is not None and len(process.modules) == 1:
+            facts = await self._facts(known, user)
+            static = facts is not None and facts.kind == "static"
+        if static and known is not None:
+            base = Path(known.path).name
+            return (
+                f"{base} is a static program, which maps no other module: this never fires in it; "
+                f"where the function is the program's own, write name = {base}"
+            )
+        near = process.near(name)
+        if near:
+            names = " and ".join(near)
+            return f"no module `{name}` is mapped, but {names}: write name = {near[0]}"
+        return f"no module `{name}` is mapped; this fires when one is"
+
+    # -- a function that is called elsewhere -------------------------------------------------------
+
+    async def _bound_elsewhere(
+        self, process: _Process, user: User, module: str, symbol: str
+    ) -> str:
+        """What to say where a function's callers call that of another module."""
+        for each in process.modules[:_MODULES]:
+            facts = await self._facts(each, user)
+            if facts is None:
+                continue
+            slots = await self._slots(each, user, symbol)
+            for vaddr in slots:
+                for address in data_address_of(each, facts, vaddr):
+                    called = process.holder(address)
+                    # A word that was not used yet leads back into its own module.
+                    if called is None or called == each.path:
+                        continue
+                    if called == module:
+                        return ""
+                    base = Path(called).name
+                    return (
+                        f"`{symbol}` is {base}'s: {Path(each.path).name} calls that, not the one "
+                        f"in {Path(module).name}; write name = {base}"
+                    )
+        return ""
+
+    async def _facts(self, module: maps.Module, user: User) -> wire.FileFacts | None:
+        try:
+            facts, _ = await self._resolvers.run(user, self._files.describe(module))
+        except LocationError:
+            return None
+        return facts
+
+    async def _slots(self, module: maps.Module, user: User, symbol: str) -> tuple[int, ...]:
+        try:
+            facts, identity = await self._resolvers.run(user, self._files.describe(module))
+            question = wire.ImportSlots(module.path, "", symbol, "")
+            steps = self._files.ask(module, identity, facts, question)
+            return answer_of(await self._resolvers.run(user, steps), wire.Slots).vaddrs
+        except LocationError:
+            return ()
+
+
+class _Process:
+    """What a process maps, its program first."""
+
+    def __init__(self, modules: Sequence[maps.Module]) -> None:
+        program = ""
+        if modules:
+            with contextlib.suppress(OSError):
+                program = str(Path(f"/proc/{modules[0].pid}/exe").readlink())
+        self.modules: Final = sorted(modules, key=lambda each: each.path != program)
+
+    def near(self, name: str) -> list[str]:
+        """Mapped modules of which the name may be meant, at most three."""
+        base = name.rpartition("/")[2]
+        paths = {Path(each.path).name: each.path for each in self.modules}
+        if base in paths and "/" in name:
+            return [paths[base]]
+        from difflib import get_close_matches  # only where a name is wrong
+
+        stem = base.partition(".")[0]
+        same = [each for each in paths if stem and each.partition(".")[0] in (stem, f"lib{stem}")]
+        return (same or get_close_matches(base, paths, 3, 0.75))[:3]
+
+    def holder(self, slot: int) -> str | None:
+        """The path of the module into whose code a word of the process leads."""
+        if not self.modules:
+            return None
+        try:
+            memory = os.open(f"/proc/{self.modules[0].pid}/mem", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return None
+        try:
+            address = int.from_bytes(os.pread(memory, 8, slot), "little")
+        except (OSError, OverflowError):
+            return None
+        finally:
+            os.close(memory)
+        return next(
+            (
+                module.path
+                for module in self.modules
+                for mapping in module.mappings
+                if mapping.executable and mapping.start <= address < mapping.end
+            ),
+            None,
+        )
