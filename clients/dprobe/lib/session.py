@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 
 from dprobe.lib.connection import Connection
 from dprobe.lib.errors import UserError
-from dprobe.lib.summary import Summary, summarize
+from dprobe.lib.summary import Summary, SummaryEnd, summarize
 from dprobed.printable import located
 from dprobed.wire import messages
 
@@ -16,6 +17,12 @@ _QUIET = frozenset({"active", "pending", "disabled", "removed"})
 _ALIVE = frozenset({"active", "pending"})
 #: States of a probe that did what it was there for.
 _DONE = frozenset({"disabled", "removed"})
+#: How a process can end, in words.
+_ENDS = {
+    "exited": "exited with status {status}",
+    "killed": "was killed by signal {status}",
+    "gone": "is gone",
+}
 
 
 class Session:
@@ -49,6 +56,11 @@ class Session:
         self._states: dict[tuple[int, int, int], str] = {}
         self._told: set[tuple[int, int, str, str]] = set()
         self._complained: set[str] = set()
+        #: What became of the process.
+        self._ends: list[SummaryEnd] = []
+        #: The command of ``run``, until it has executed its own program.
+        self._starting: int | None = None
+        self._launched = False
         connection.listen(on_record, self._report)
 
     def insert(self, uploads: list[messages.Upload], *, launch: bool, check_opcode: bool) -> int:
@@ -57,6 +69,8 @@ class Session:
         Raises UserError when any of it is refused.
         """
         pid = self._pid
+        self._launched = launch
+        self._starting = pid if launch else None
         self._connection.request(
             lambda number: messages.Attach(
                 id=number, pid=pid, launch=launch, follow_forks=self._follow_forks
@@ -115,7 +129,7 @@ class Session:
         there = {(probe.number, probe.pid) for probe in self._last}
         # With what others took out before the end.
         removed = [probe for probe in self._removed if (probe.number, probe.pid) not in there]
-        return summarize(removed + self._last, self._overhead_ns)
+        return summarize(removed + self._last, self._overhead_ns, self._ends)
 
     def _note_end(self, pid: int, probes: list[messages.ProbeInfo], overhead_ns: int) -> None:
         if pid in self._alive:
@@ -132,7 +146,10 @@ class Session:
         elif isinstance(report, messages.Ended):
             if report.pid == self._pid:
                 self.ended = report
+            self._tell_end(report)
             self._note_end(report.pid, report.probes, report.overhead_ns)
+        elif isinstance(report, messages.Notice) and report.kind == "exec":
+            self._tell_exec(report)
         elif isinstance(report, messages.Notice) and report.kind in ("dump", "dumping"):
             self.dumping = report.kind == "dumping"
             self._say(report.text)
@@ -143,6 +160,34 @@ class Session:
         elif isinstance(report, messages.Notice) and report.kind in ("suspend", "debugger"):
             private = " (of a running dprobed; this private one detaches at its end)"
             self._say(report.text + (private if self._private else ""))
+
+    def _tell_end(self, report: messages.Ended) -> None:
+        """Say that, when and how a process ended; whoever started a command sees that itself."""
+        if report.how == "detached" or report.pid != self._pid or report.pid not in self._alive:
+            return
+        self._ends.append(
+            SummaryEnd(
+                pid=report.pid,
+                how=report.how,
+                time=time.monotonic_ns(),
+                status=report.status,
+                reason=report.reason,
+            )
+        )
+        if not self._launched and report.how in _ENDS:
+            what = _ENDS[report.how].format(status=report.status)
+            self._say(f"process {report.pid} {what} at {_now()}")
+
+    def _tell_exec(self, report: messages.Notice) -> None:
+        if report.pid != self._pid or report.pid == self._starting:
+            self._starting = None if report.pid == self._starting else self._starting
+            return
+        program = report.text.partition(" executed ")[2]
+        self._ends.append(
+            SummaryEnd(pid=report.pid, how="executed", time=time.monotonic_ns(), program=program)
+        )
+        if not self._launched:
+            self._say(f"{report.text} at {_now()}")
 
     def _note(self, probes: Sequence[messages.ProbeInfo]) -> None:
         self._states.update(
@@ -161,3 +206,7 @@ class Session:
             name = f"{probe.program} {probe.major}.{probe.minor} at {probe.place}"
             text = f"{name}: {probe.state}" + (f": {probe.reason}" if probe.reason else "")
             self._say(located(probe.source, text))
+
+
+def _now() -> str:
+    return time.strftime("%H:%M:%S")
