@@ -38,7 +38,7 @@ def logged(daemon: Daemon, target: Cat, tmp_path: Path) -> Daemon:
 def lengths(daemon: Daemon, *options: object) -> list[tuple[str, int]]:
     done = daemon.dprobe("log", "--json", *options)
     assert (done.returncode, done.stderr) == (0, "")
-    return [(record["program"], *words(record)) for record in parsed(done.stdout)]  # type: ignore[misc]
+    return [(record["program"], *words(record)) for record in parsed(done.stdout)]
 
 
 def test_which_records(logged: Daemon, target: Cat) -> None:
@@ -103,7 +103,17 @@ def test_what_comes_later_is_chosen_too(daemon: Daemon, tmp_path: Path) -> None:
             done = daemon.dprobe("insert", program(tmp_path), "--pid", target.pid)
             assert done.returncode == 0
         one.say("kept")
-        command = [DPROBE, "--socket", daemon.socket, "log", "-f", "-n", "1", "--pid", str(one.pid)]
+        command: list[str | Path] = [
+            DPROBE,
+            "--socket",
+            daemon.socket,
+            "log",
+            "-f",
+            "-n",
+            "1",
+            "--pid",
+            str(one.pid),
+        ]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as log:
             assert log.stdout is not None
             assert select.select([log.stdout], [], [], PATIENCE)[0]
