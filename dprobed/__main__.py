@@ -1,18 +1,30 @@
-"""``python -m dprobed``, as a client starts the private daemon of a command."""
+"""The command ``dprobed``, and ``python -m dprobed``.
 
-import gc
+Until all is imported, Ctrl-C ends it as it ends a program that does not handle signals: Python's
+own handler would end it with a traceback.
+"""
+
+from __future__ import annotations
+
+import signal
 import sys
 
-# What is imported stays, and to look through it for garbage takes a tenth of the time of all
-# imports; ``main`` switches the collector on again.
-gc.disable()
-# asyncio imports ssl where there is one, and does without it where there is none. Nobody here
-# speaks TLS, and OpenSSL takes 8 of the 60 ms of CPU that asyncio takes to import.
-sys.modules["ssl"] = None  # type: ignore[assignment]
-import asyncio  # noqa: E402, F401
 
-del sys.modules["ssl"]
+def main() -> None:
+    """Import the daemon and run it."""
+    handler = signal.getsignal(signal.SIGINT)
+    is_ours = handler is signal.default_int_handler  # else whoever started us had it ignored
+    if is_ours:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from dprobed.daemon.main import main as daemon_main
 
-from dprobed.daemon.main import main  # noqa: E402
+    try:
+        if is_ours:
+            signal.signal(signal.SIGINT, handler)
+        daemon_main()
+    except KeyboardInterrupt:
+        sys.exit(130)
 
-main()
+
+if __name__ == "__main__":
+    main()

@@ -62,8 +62,8 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "dprobed.engine.watch": ("dprobed.engine", "dprobed.wire.protocol", "dprobed.arch.x86_64",
                              "dprobed.tracee"),
     # a child of the tracer, which writes one core
-    "dprobed.tracer.dump.dumper": ("dprobed.journal", "dprobed.program", "dprobed.resolver.image",
-                                   "dprobed.corefile"),
+    "dprobed.tracer.dump.dumper": ("dprobed.journal", "dprobed.program", "dprobed.proc",
+                                   "dprobed.resolver.image", "dprobed.corefile"),
     "dprobed.tracer": ("dprobed.program", "dprobed.program.exec", "dprobed.record",
                        "dprobed.wire", "dprobed.wire.protocol", "dprobed.wire.resolver",
                        "dprobed.proc", "dprobed.arch.x86_64", "dprobed.tracee",
@@ -83,19 +83,24 @@ ROOMS: dict[str, tuple[str, ...]] = {
                    "dprobed.wire", "dprobed.wire.messages", "dprobed.proc",
                    "dprobed.binary.errors", "dprobed.binary.opening", "dprobed.binary",
                    "dprobed.resolver", "dprobed.resolver.cache", "dprobed.resolver.image"),
+    # forks the daemon of one command
+    "dprobe.private": ("dprobed.wire", "dprobed.daemon", "dprobe.lib"),
     "dprobe.view": ("dprobed.printable", "dprobed.record", "dprobed.wire.messages", "dprobe.lib"),
     "dprobe.commands": ("dprobed.printable", "dprobed.program", "dprobed.program.rpn",
                         "dprobed.record", "dprobed.wire", "dprobed.wire.messages",
                         "dprobed.arch.x86_64", "dprobed.proc", "dprobed.binary.errors",
                         "dprobed.binary", "dprobed.policy", "dprobed.trace",
-                        "dprobed.corefile", "dprobe.lib", "dprobe.view"),
+                        "dprobed.corefile", "dprobe.lib", "dprobe.private", "dprobe.view"),
     # the commands by name, each when it is asked for
     "dprobe.main": ("dprobed", "dprobed.printable", "dprobe.lib"),
+    "dprobe.__main__": ("dprobe.main",),
 }  # fmt: skip
 
 #: What another process does, and the only module that may import it: the one that starts it.
 PROCESSES = {
-    "dprobed.tracer.main": "dprobed.daemon.main",
+    "dprobed.daemon.main": "dprobed.__main__",
+    "dprobed.daemon.private": "dprobe.private",
+    "dprobed.tracer.main": "dprobed.daemon.tracer_child",
     "dprobed.resolver.service": "dprobed.daemon.resolver_process",
 }
 
@@ -162,12 +167,13 @@ def test_no_arrow_is_there_for_nothing(room: str) -> None:
 
 
 def test_a_process_is_entered_by_who_starts_it() -> None:
+    rooms = ("dprobed.daemon", "dprobed.tracer")
     outside = [
         (module, name)
         for module, path in MODULES.items()
         for name, _ in imported(path)
-        if (room_of(name).startswith("dprobed.tracer") and not module.startswith("dprobed.tracer"))
-        or name == "dprobed.resolver.service"
+        if name in PROCESSES
+        or any(name.startswith(room) and not module.startswith(room) for room in rooms)
     ]
     assert sorted(set(outside)) == sorted((by, name) for name, by in PROCESSES.items())
 

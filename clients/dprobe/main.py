@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import gc
 import importlib
 import io
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING
 
 import click
 
@@ -19,10 +18,6 @@ from dprobed.printable import LAYOUT, printable
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
-
-#: Objects made, without those gone again, between two looks for garbage. All that a command imports
-#: is fewer, and to look through that over and over takes a tenth of its time.
-_GARBAGE: Final = 100_000
 
 #: Command (its module in ``commands`` has its name) → one line for the list of commands.
 _COMMANDS = {
@@ -111,36 +106,40 @@ def cli(ctx: click.Context, socket: Path | None) -> None:
     ctx.obj = socket
 
 
-def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """The command ``dprobe``."""
-    status: Any = 1
-    gc.set_threshold(_GARBAGE)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Do what the command line says; the exit status. All output is written then."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
     _occupy_standard_descriptors()
     try:
-        status = cli.main(arguments, prog_name="dprobe", standalone_mode=False)
-        sys.stdout.flush()
-    except click.exceptions.NoArgsIsHelpError as error:
-        print(error.format_message())
-        status = 2
+        return _done(arguments)
     except click.ClickException as error:
         _say(_one_line(error))
-        status = error.exit_code
+        return error.exit_code
     except DprobeError as error:
         _say(str(error))
-        status = error.status
+        return error.status
     except (KeyboardInterrupt, click.Abort):
-        status = 130
+        return 130
     except BrokenPipeError:
-        # Nobody reads our output any more; Python would complain of that once more at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        status = 1
+        return 1  # Nobody reads our output any more.
     except OSError as error:
         name = f"{error.filename}: " if error.filename else ""
         _say(f"{name}{os_error_text(error)}")
-        status = 1
-    sys.exit(status if isinstance(status, int) else 0)
+        return 1
+
+
+def _done(arguments: Sequence[str] | None) -> int:
+    status: object
+    try:
+        status = cli.main(arguments, prog_name="dprobe", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        print(error.format_message())
+        status = 2
+    except SystemExit as end:  # click's completion
+        status = end.code
+    sys.stdout.flush()
+    return status if isinstance(status, int) else 0
 
 
 def _occupy_standard_descriptors() -> None:
@@ -160,7 +159,3 @@ def _one_line(error: click.ClickException) -> str:
 
 def _say(text: str) -> None:
     print(f"dprobe: {printable(text, LAYOUT)}", file=sys.stderr)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,15 +1,20 @@
-"""Instruction boundaries: whether an instruction begins at an address, by linear decoding.
+"""Instruction boundaries: whether an instruction begins at an address.
 
-x86-64 compilers put no data among the instructions of a function, so decoding from the start of a
-symbol with a size, or of an unwind entry (FDE), passes through every instruction up to its end.
+Only what control flow leads to is an instruction. Compilers put no data among the instructions of a
+function, but assembler sources do: jump tables, constants, texts that are jumped over. Decoding
+from the beginning of a function takes those for instructions, and what follows for others than it
+is. So code is followed from the beginning of a symbol with a size, or of an unwind entry (FDE),
+over branches and through jump tables. What is not reached (landing pads, targets of unknown tables)
+is not known: the user has to say which bytes are there.
 """
 
 from __future__ import annotations
 
 from typing import Final, Literal
 
-from iced_x86 import Decoder, FlowControl, Formatter, FormatterSyntax
+from iced_x86 import Decoder, Formatter, FormatterSyntax
 
+from dprobed.binary.control_flow import BEGINS, INSIDE, LEAVING, reached
 from dprobed.binary.elf import ElfFile
 from dprobed.binary.errors import LocationError
 from dprobed.binary.symbols import SymbolTable
@@ -17,8 +22,9 @@ from dprobed.binary.unwind import fde_range
 
 #: Whether an instruction begins somewhere, where it is not sure that none does.
 Boundary = Literal["ok", "unknown"]
-#: A larger function is decoded only up to the address that is asked for, and not remembered.
+#: A larger function is not remembered, and beyond this not decoded.
 _REMEMBERED: Final = 1 << 20
+_LARGEST: Final = 2 << 20
 #: No x86-64 instruction is longer.
 _LONGEST: Final = 15
 #: How far from a label without size to look at all.
@@ -27,20 +33,11 @@ _LABEL_REACH: Final = 1 << 16
 _MOST_BYTES: Final = 4 << 20
 
 
-_LEAVING: Final = (
-    FlowControl.UNCONDITIONAL_BRANCH,
-    FlowControl.INDIRECT_BRANCH,
-    FlowControl.RETURN,
-    FlowControl.INTERRUPT,
-    FlowControl.EXCEPTION,
-)
-
-
 class Boundaries:
     """The instruction boundaries of one file; decoded functions are remembered."""
 
     def __init__(self) -> None:
-        #: Start of a function → one byte for each of its bytes.
+        #: Start of a function → one mark for each of its bytes.
         self.known: dict[int, bytearray] = {}
         self.size = 0
 
@@ -56,41 +53,32 @@ class Boundaries:
             if found is None:
                 return "unknown" if symbol is None else _after_label(elf, symbol.value, vaddr, name)
             start, end = found
-        starts = self._starts(elf, start, end, vaddr)
+        marks = self._marks(elf, start, end)
         position = vaddr - start
-        if starts[position]:
+        if position >= len(marks) or not marks[position]:
+            return "unknown"  # nothing leads here that can be seen
+        if marks[position] == BEGINS:
             return "ok"
-        after = starts.find(1, position)
-        if after < 0:
-            return "unknown"  # decoding ended before: something here is not code
-        before = starts.rfind(1, 0, position)
+        before = next(at for at in range(position - 1, -1, -1) if marks[at] & BEGINS)
+        after = position + 1
+        while after < len(marks) and marks[after] & INSIDE:
+            after += 1
         raise _refusal(elf, start + before, vaddr, start + after, name)
 
-    def _starts(self, elf: ElfFile, start: int, end: int, vaddr: int) -> bytearray:
-        """One byte for each byte of the function, 1 where an instruction begins, and one for its
-        end. Decoding ends at the first bytes that are no instruction: nothing is marked after."""
+    def _marks(self, elf: ElfFile, start: int, end: int) -> bytearray:
+        """See ``reached``; remembered."""
         known = self.known.get(start)
         if known is not None:
             return known
-        remember = end - start <= _REMEMBERED
-        size = min(end if remember else vaddr + _LONGEST + 1, end) - start
-        code = elf.read_vaddr(start, min(size, _bytes_left(elf, start)))
-        starts = bytearray(size + 1)
-        position = 0
-        for instruction in Decoder(64, code):
-            if instruction.is_invalid:
-                break
-            starts[position] = 1
-            position += instruction.len
-        else:
-            starts[position] = 1
-        if remember:
-            self.size += len(starts)
+        size = min(end - start, _LARGEST, _bytes_left(elf, start))
+        marks = reached(elf, start, elf.read_vaddr(start, size))
+        if size <= _REMEMBERED:
+            self.size += len(marks)
             if self.size > _MOST_BYTES:
                 self.known.clear()
-                self.size = len(starts)
-            self.known[start] = starts
-        return starts
+                self.size = len(marks)
+            self.known[start] = marks
+        return marks
 
 
 def _after_label(elf: ElfFile, start: int, vaddr: int, name: str) -> Boundary:
@@ -105,7 +93,7 @@ def _after_label(elf: ElfFile, start: int, vaddr: int, name: str) -> Boundary:
             break
         if instruction.next_ip > vaddr:
             raise _refusal(elf, instruction.ip, vaddr, instruction.next_ip, name)
-        if instruction.flow_control in _LEAVING:
+        if instruction.flow_control in LEAVING:
             break
     return "unknown"
 

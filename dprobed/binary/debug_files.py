@@ -1,9 +1,10 @@
-"""Separate debug files: by build-id, and by the name and checksum in .gnu_debuglink.
+"""Separate debug files: by build-id, and by the name and checksum in .gnu_debuglink; and that which
+a file has in itself, in .gnu_debugdata.
 
-As in GDB's manual, "Debugging Information in Separate Files". Read with ``ElfFile``: the debug
-file of a library without .symtab is looked for while the thread that maps it waits, also when the
-symbols are cached. pyelftools takes 4.7 ms for build-id and debug link of libc and 2.4 for the
-build-id of its debug file, this 0.15 and 0.14 ms; to import it takes 50 ms besides.
+As in GDB's manual, "Debugging Information in Separate Files" and "MiniDebugInfo". Read with
+``ElfFile``: the debug file of a library without .symtab is looked for while the thread that maps it
+waits, also when the symbols are cached. pyelftools takes 4.7 ms for build-id and debug link of libc
+and 2.4 for the build-id of its debug file, this 0.15 and 0.14 ms; to import it takes 50 ms besides.
 """
 
 from __future__ import annotations
@@ -13,11 +14,15 @@ import zlib
 from pathlib import Path
 from typing import Final
 
-from dprobed.binary.elf import ElfFile
+from dprobed.binary.elf import SHT_NOBITS, ElfFile
 from dprobed.binary.errors import LocationError
 from dprobed.binary.opening import descriptor_of
+from dprobed.binary.symbols import has_symbol_table
 
 _DEBUG_FOLDER: Final = "/usr/lib/debug"
+#: Bytes that .gnu_debugdata may decompress to, and that the decompressor may take.
+_MOST_MINI: Final = 64 << 20
+_MOST_MEMORY: Final = 128 << 20
 
 
 def find(elf: ElfFile) -> ElfFile | None:
@@ -33,6 +38,42 @@ def find(elf: ElfFile) -> ElfFile | None:
             if found is not None and found.build_id == elf.build_id:
                 return found
     return _by_link(elf)
+
+
+def of_symbols(elf: ElfFile) -> ElfFile | None:
+    """Where the symbols of a stripped file are: its separate debug file, or what is in itself."""
+    found = find(elf)
+    if found is not None and has_symbol_table(found):
+        return found
+    return _mini(elf) or found
+
+
+def _mini(elf: ElfFile) -> ElfFile | None:
+    """What is in .gnu_debugdata: an ELF file with .symtab alone, compressed with xz."""
+    section = elf.section(".gnu_debugdata")
+    if section is None or elf.debug_file or section.type == SHT_NOBITS:
+        return None
+    # Few files have it, and few who import this read one.
+    import lzma
+
+    try:
+        unpack = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_MOST_MEMORY)
+        data = unpack.decompress(elf.content(section), _MOST_MINI)
+    except (lzma.LZMAError, LocationError):
+        return None  # damaged, or too large: as good as none
+    if not unpack.eof:
+        return None
+    descriptor = os.memfd_create("dprobed-debugdata", os.MFD_CLOEXEC)
+    try:
+        os.truncate(descriptor, len(data))
+        view = memoryview(data)
+        while view:
+            view = view[os.pwrite(descriptor, view, len(data) - len(view)) :]
+        return ElfFile(os.dup(descriptor), elf.path, elf.root, debug_file=True)
+    except (OSError, LocationError):
+        return None
+    finally:
+        os.close(descriptor)
 
 
 def _open(path: str, root: str) -> ElfFile | None:

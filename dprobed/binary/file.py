@@ -37,7 +37,7 @@ class Binary(ElfFile):
         """All defined symbols; raises LocationError."""
         tables = [(table, 0) for table in raw_tables(self)]
         if not has_symbol_table(self):
-            debug = debug_files.find(self)
+            debug = debug_files.of_symbols(self)
             if debug is not None:
                 tables += [(table, debug_files.shift(self, debug)) for table in raw_tables(debug)]
         return self._packer(self, tables)
@@ -47,7 +47,7 @@ class Binary(ElfFile):
         """Whether only dynamic symbols are known: neither the file nor a debug file has .symtab."""
         if has_symbol_table(self):
             return False
-        debug = debug_files.find(self)
+        debug = debug_files.of_symbols(self)
         return debug is None or not has_symbol_table(debug)
 
     def boundary(self, vaddr: int, name: str) -> Boundary:

@@ -24,7 +24,10 @@ def descriptor_of(path: str) -> int:
         # O_NONBLOCK: a FIFO must not hold us.
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise LocationError(
-            f"{path}: {reason}", "name a file that exists and can be read"
-        ) from error
+        raise not_opened(path, error) from error
+
+
+def not_opened(path: str, error: OSError | ValueError) -> LocationError:
+    """The error for a file that cannot be opened."""
+    reason = error.strerror if isinstance(error, OSError) else str(error)
+    return LocationError(f"{path}: {reason}", "name a file that exists and can be read")

@@ -219,7 +219,9 @@ def _at_line(elf: Binary, file: str, line: int) -> list[Place]:
             if symbol.value in functions:
                 continue
             functions.add(symbol.value)
-        places.append(place_at(elf, vaddr))
+        place = place_at(elf, vaddr)
+        # The compiler says that its code for a line begins there.
+        places.append(place._replace(boundary="ok"))
     if not places:
         raise LocationError(f"{elf.path}: the code of {file}:{line} is not in this file")
     return places

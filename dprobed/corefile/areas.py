@@ -42,6 +42,7 @@ class Area(msgspec.Struct, frozen=True):
     end: int
     perms: bytes
     offset: int
+    device: bytes
     inode: int
     path: bytes
     own: bool
@@ -72,6 +73,7 @@ def parse_smaps(text: bytes) -> list[Area]:
                 line.end,
                 line.perms,
                 line.offset,
+                line.device,
                 line.inode,
                 line.name.replace(b"\\012", b"\n"),
                 _OWN_PAGES.search(body) is not None,

@@ -13,11 +13,11 @@ the tests read cores with it).
 
 from __future__ import annotations
 
+import contextlib
 import os
-import re
 import struct
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final, NamedTuple, Protocol
 
 import msgspec
@@ -33,6 +33,7 @@ from dprobed.arch.x86_64.core_notes import (
 from dprobed.arch.x86_64.paging import PAGE
 from dprobed.arch.x86_64.registers import NT_X86_XSTATE
 from dprobed.corefile.areas import Area
+from dprobed.proc import files, mounts
 
 NT_PRSTATUS: Final = 1
 NT_PRPSINFO: Final = 3
@@ -54,9 +55,6 @@ _PIECE: Final = 8 << 20
 _CHUNK: Final = 1 << 19
 _ZEROS: Final = bytes(PAGE)
 _CHUNK_ZEROS: Final = bytes(_CHUNK)
-#: In an entry of /proc/PID/pagemap: bit 63 present, bit 62 swapped. By its highest byte.
-_TOUCHED: Final = bytes(1 if byte & 0xC0 else 0 for byte in range(256))
-_RUN: Final = re.compile(rb"\x01+")
 
 
 class ThreadImage(msgspec.Struct):
@@ -99,6 +97,10 @@ class Memory(msgspec.Struct):
     pagemap: int
     original: dict[int, int] = msgspec.field(default_factory=dict)
     kept: list[tuple[int, bytes]] = msgspec.field(default_factory=list)
+
+
+#: The ranges of a part of a mapping that may be other than zero.
+Used = Callable[[Area, int, int], Iterable[tuple[int, int]]]
 
 
 class VanishedError(Exception):
@@ -197,7 +199,9 @@ class Piece(NamedTuple):
 
 
 def layout(
-    process: ProcessImage, segments: list[tuple[Area, int]]
+    process: ProcessImage,
+    segments: list[tuple[Area, int]],
+    used: Used,
 ) -> tuple[bytes, list[Piece], int]:
     """The file's headers and notes, the pieces of memory with their offsets, and its size.
 
@@ -231,8 +235,7 @@ def layout(
         rights = sum(4 >> bit for bit, letter in enumerate(b"rwx") if area.perms[bit] == letter)
         length = area.end - area.start
         parts.append(_PHDR.pack(_PT_LOAD, rights, at, area.start, 0, size, length, PAGE))
-        for start in range(area.start, area.start + size, _PIECE):
-            end = min(area.start + size, start + _PIECE)
+        for start, end in _spans(used(area, area.start, area.start + size)):
             pieces.append(Piece(area, start, end, at + start - area.start))
         at += size
     if many:
@@ -240,13 +243,30 @@ def layout(
     return b"".join([*parts, note]), pieces, at
 
 
-def write_pieces(sink: Sink, pieces: Iterable[Piece], memory: Memory) -> None:
+def _spans(ranges: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """Few ranges of limited size in which all of these are."""
+    start = end = 0
+    for low, high in ranges:
+        if end and high - start <= _PIECE:
+            end = high
+            continue
+        if end:
+            yield start, end
+        for start in range(low, high, _PIECE):
+            end = min(high, start + _PIECE)
+            if end < high:
+                yield start, end
+    if end:
+        yield start, end
+
+
+def write_pieces(sink: Sink, pieces: Iterable[Piece], memory: Memory, used: Used) -> None:
     """Write memory.
 
     What cannot be read is zero: a page behind the end of a mapped file, or a guard. Raises
     VanishedError.
     """
-    reader = _Reader(memory)
+    reader = _Reader(memory, used)
     for piece in pieces:
         for address, data in reader.pages(piece):
             sink.put(piece.place + address - piece.start, data)
@@ -255,43 +275,31 @@ def write_pieces(sink: Sink, pieces: Iterable[Piece], memory: Memory) -> None:
 class _Reader:
     """Reads the memory of the process, without pages of zeros."""
 
-    def __init__(self, memory: Memory) -> None:
+    def __init__(self, memory: Memory, used: Used) -> None:
         self._memory = memory
+        self._used = used
         self._buffer = bytearray(_CHUNK)
         self._view = memoryview(self._buffer)
         self._patched = sorted(memory.original)
 
     def pages(self, piece: Piece) -> Iterator[tuple[int, memoryview]]:
         """Runs of pages that are not zero; a view is good until the next one is asked for."""
-        for low, high in self._touched(piece.area, piece.start, piece.end):
+        for low, high in self._used(piece.area, piece.start, piece.end):
             for address in range(low, high, _CHUNK):
                 length = min(_CHUNK, high - address)
-                self._read(address, length)
+                self._read(piece.area, address, length)
                 self._restore(address, length)
                 for start, end in self._filled(length):
                     yield address + start, self._view[start:end]
 
-    def _touched(self, area: Area, low: int, high: int) -> Iterator[tuple[int, int]]:
-        """The ranges of a part of a mapping that may be other than zero."""
-        if area.full:
-            yield low, high
-            return
-        known = area.is_anonymous and not any(
-            at < high and low < at + len(data) for at, data in self._memory.kept
-        )
-        size = (high - low) // PAGE * 8
-        entries = os.pread(self._memory.pagemap, size, low // PAGE * 8) if known else b""
-        if len(entries) != size:  # or not readable for us
-            yield low, high
-            return
-        for run in _RUN.finditer(entries[7::8].translate(_TOUCHED)):
-            yield low + run.start() * PAGE, low + run.end() * PAGE
-
-    def _read(self, address: int, length: int) -> None:
+    def _read(self, area: Area, address: int, length: int) -> None:
         for at, data in self._memory.kept:
             if at <= address and address + length <= at + len(data):
                 self._view[:length] = data[address - at : address - at + length]
                 return
+        if area.is_file and not mounts.is_local(mounts.device_of(area.device)):
+            self._read_slowly(area, address, length)
+            return
         # Not process_vm_readv: it pins pages, and the kernel gives a pinned page that is shared
         # after a ``fork`` a copy of its own (gup_must_unshare): all memory twice.
         done = 0
@@ -304,6 +312,14 @@ class _Reader:
             if not got:  # nobody uses that memory any longer (mem_rw, fs/proc/base.c)
                 raise VanishedError
             done += got
+
+    def _read_slowly(self, area: Area, address: int, length: int) -> None:
+        """Read what a file server may have to be asked for; zeros where it does not answer."""
+        self._view[:length] = bytes(length)
+        about = area.device, area.inode
+        with contextlib.suppress(OSError):
+            data = files.peek(about, self._memory.mem, length, address)
+            self._view[: len(data)] = data
 
     def _restore(self, address: int, length: int) -> None:
         first = bisect_left(self._patched, address)

@@ -38,9 +38,10 @@ from dprobed.daemon.server import Server
 from dprobed.daemon.table import RequestTable
 from dprobed.daemon.targets import Targets
 from dprobed.daemon.tasks import Tasks
+from dprobed.daemon.tracer_child import TracerAhead, TracerMain
 from dprobed.daemon.tracer_events import TracerEvents
 from dprobed.daemon.tracer_pool import TracerPool
-from dprobed.daemon.tracer_process import TracerMain, TracerProcesses
+from dprobed.daemon.tracer_process import TracerProcesses
 from dprobed.policy import config as configuration
 from dprobed.policy.store import PolicyStore
 from dprobed.wire import messages
@@ -253,14 +254,16 @@ class Public(msgspec.Struct, frozen=True):
         self.identities.stop()
 
 
-def begin(main: TracerMain, config: Path | None) -> tuple[TracerProcesses, Gate]:
+def begin(
+    main: TracerMain, config: Path | None, ahead: TracerAhead | None = None
+) -> tuple[TracerProcesses, Gate]:
     """The first parts of a daemon: tracer processes, which run ``main``, and the policies.
 
-    ``config``: the configuration file; None: that at its usual place. Raises PolicyError with all
-    that is wrong.
+    ``config``: the configuration file; None: that at its usual place. ``ahead``: a tracer that was
+    forked already. Raises PolicyError with all that is wrong.
     """
     uid = os.geteuid()
-    tracers = TracerProcesses(main)
+    tracers = TracerProcesses(main, ahead)
     store = PolicyStore(
         configuration.load(config, uid),
         uid,

@@ -11,6 +11,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final, NoReturn
 
 #: uid and gid.
@@ -18,6 +19,8 @@ User = tuple[int, int]
 #: What a child runs: it is given a function that makes it the user, and its two sockets.
 ChildMain = Callable[[Callable[[], None], socket.socket, socket.socket], None]
 
+#: Field of /proc/PID/stat: where the command line begins in memory; the next says where it ends.
+_ARG_START: Final = 48
 #: Seconds between one collection of garbage and the next, where children are started.
 _COLLECT: Final = 10.0
 _collected = time.monotonic()
@@ -69,6 +72,24 @@ def _run_child(
         with contextlib.suppress(Exception):
             sys.stderr.flush()
         os._exit(status)
+
+
+def rename(name: str, title: str) -> None:
+    """Have process lists show this process by another name and command line.
+
+    A forked child is shown as its parent, so that who means one of them by its name (``killall``,
+    ``pkill -f``) would mean both.
+    """
+    with contextlib.suppress(OSError):
+        Path("/proc/self/comm").write_text(name)
+    with contextlib.suppress(OSError, ValueError):
+        after_name = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+        start, end = map(int, after_name[_ARG_START - 3 : _ARG_START - 1])
+        room = end - start
+        with open("/proc/self/mem", "r+b", buffering=0) as memory:
+            memory.seek(start)
+            # The last byte stays zero: another would tell the kernel to show what follows, too.
+            memory.write(os.fsencode(title)[: room - 1].ljust(room, b"\0"))
 
 
 def how_it_ended(what: str, status: int) -> str:

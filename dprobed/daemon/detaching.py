@@ -16,6 +16,8 @@ from dprobed.daemon.tasks import Tasks
 from dprobed.proc import procfs
 from dprobed.wire import messages, protocol
 
+#: Said of a probe that is out, where its tracer is not.
+_SLEEPS: Final = "its process sleeps in the kernel, and keeps its tracer until it wakes"
 #: Seconds within which a tracer reports the end of a process that is dead.
 _END_REPORT_TIMEOUT: Final = 5.0
 
@@ -114,8 +116,21 @@ class Detaching:
         except Refusal:
             if not await self._ends(target):
                 raise
+        if target.asleep:
+            self._leave_behind(target, own)
+            return
         await target.finished.wait()
         await self.tracer_ended(target)
+
+    @staticmethod
+    def _leave_behind(target: Target, own: Iterable[InsertedProgram]) -> None:
+        """The programs are out of a target from which its tracer detaches later, by itself."""
+        for inserted in own:
+            inserted.end(
+                protocol.State.REMOVED,
+                "its process sleeps in the kernel, and keeps its tracer until it wakes",
+            )
+            target.programs.pop(inserted.number, None)
 
     @staticmethod
     async def take_out(target: Target, inserted: InsertedProgram) -> None:

@@ -1,4 +1,4 @@
-"""``dprobed``: the daemon's command line, its socket on disk, its start and its end."""
+"""``dprobed``, the daemon that listens: its command line, its socket on disk, its start and end."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import gc
 import logging
 import os
 import resource
-import signal
 import socket
 import stat
 import sys
@@ -19,49 +18,17 @@ from pathlib import Path
 from typing import Final
 
 from dprobed import __version__
-from dprobed.daemon.app import HOLD_LIMIT, App, begin, build_private, build_public
-from dprobed.daemon.tracer_process import TracerMain
+from dprobed.daemon.app import HOLD_LIMIT, App, begin, build_public
+from dprobed.daemon.log import log_to_stderr
+from dprobed.daemon.start import StartError, check_proc, serve
+from dprobed.daemon.tracer_child import TracerMain, imported_main
 from dprobed.policy import config as configuration
 from dprobed.policy.errors import PolicyError
 from dprobed.policy.store import PolicyStore
-from dprobed.printable import LAYOUT, printable
 from dprobed.wire.socket_path import default_socket
 
-#: Seconds that tracers have at the daemon's end to remove their probes; later they go on alone.
-PATIENCE: Final = 10.0
 #: RLIMIT_NOFILE is raised to this where it can be: every tracer takes two descriptors.
 DESCRIPTORS: Final = 1 << 14
-
-_log = logging.getLogger("dprobed")
-
-
-class _Lines(logging.Formatter):
-    """Log messages whose further lines are indented, so that they cannot look like others."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """The message, with a traceback if there is one."""
-        return printable(super().format(record), LAYOUT).replace("\n", "\n    ")
-
-
-class StartError(Exception):
-    """The daemon cannot start; the text says why and what to do."""
-
-
-def _check_proc() -> None:
-    """Check that /proc is that of our process namespace; raises StartError.
-
-    In a new process namespace /proc shows the old one until it is mounted again: a decision about
-    one process would then be applied to another.
-    """
-    try:
-        shown = str(Path("/proc/self").readlink())
-    except OSError as error:
-        raise StartError(f"/proc/self: {error.strerror}; run: mount -t proc proc /proc") from None
-    if shown != str(os.getpid()):
-        raise StartError(
-            f"/proc is that of another process namespace (this process is {os.getpid()}, and "
-            f"{shown} there); run: mount -t proc proc /proc"
-        )
 
 
 def _private_folder(path: Path) -> None:
@@ -139,27 +106,6 @@ def _lock(path: Path) -> int:
         os.close(lock)
 
 
-async def _serve(build: Callable[[Callable[[], None]], App], sock: socket.socket) -> None:
-    """Serve a listening socket until a signal, or one that is connected until its end.
-
-    ``build``: makes the daemon; it is given what ends this.
-    """
-    loop = asyncio.get_running_loop()
-    end = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, end.set)
-    app = build(end.set)
-    if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-        loop.add_signal_handler(signal.SIGHUP, app.reload)
-        _log.info("dprobed %s listens at %s", __version__, sock.getsockname())
-        await app.listen(sock)
-    else:
-        loop.add_signal_handler(signal.SIGHUP, end.set)
-        await app.serve_one(sock)
-    await end.wait()
-    await app.stop(PATIENCE)
-
-
 def _seconds(text: str) -> float:
     """A positive, finite number of seconds."""
     with contextlib.suppress(ValueError):
@@ -196,24 +142,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="SECONDS",
         help="how long `exit debugger` holds a process without a debugger (default: %(default)g)",
     )
-    parser.add_argument("--private", type=int, metavar="FD", help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
-
-
-def _run_private(descriptor: int, main: TracerMain) -> None:
-    tracers, gate = begin(main, None)
-    os.closerange(3, descriptor)
-    os.closerange(descriptor + 1, os.sysconf("SC_OPEN_MAX"))
-    # Nothing of the client's surroundings is held while it may be gone already.
-    os.chdir("/")
-    with socket.socket(fileno=descriptor) as sock:
-
-        def build(end: Callable[[], None]) -> App:
-            return build_private(tracers, gate, tracers.resolvers, on_last_gone=end)
-
-        asyncio.run(_serve(build, sock))
-    # The client waits for our end, and taking down the interpreter would only make it later.
-    os._exit(0)
 
 
 def _allow_descriptors() -> None:
@@ -223,9 +152,7 @@ def _allow_descriptors() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
 
 
-def _run_public(
-    path: Path | None, main: TracerMain, config: Path | None, hold_limit: float
-) -> None:
+def _run(path: Path | None, main: TracerMain, config: Path | None, hold_limit: float) -> None:
     tracers, gate = begin(main, config)
     _allow_descriptors()
     if path is None:
@@ -236,7 +163,7 @@ def _run_public(
         return build_public(tracers, gate, tracers.resolvers, hold_limit=hold_limit)
 
     with listening_socket(path) as sock:
-        asyncio.run(_serve(build, sock))
+        asyncio.run(serve(build, sock))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -246,29 +173,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(descriptor)
-    level = logging.INFO if options.private is None else logging.WARNING
-    log = logging.StreamHandler(sys.stderr)
-    log.setFormatter(_Lines("dprobed: %(message)s"))
-    logging.basicConfig(level=level, handlers=[log])
+    log_to_stderr(logging.INFO)
     try:
         if options.check_config:
             PolicyStore(configuration.load(options.config, os.geteuid()), os.geteuid())
             return
-        _check_proc()
+        check_proc()
         # Here, so that every tracer forked later shares these pages.
-        from dprobed.tracer.main import main as tracer_main
-
+        tracer_main = imported_main()
         gc.freeze()  # it is all here to stay
-        gc.enable()
-        if options.private is not None:
-            _run_private(options.private, tracer_main)
-        else:
-            _run_public(options.socket, tracer_main, options.config, options.hold_limit)
+        _run(options.socket, tracer_main, options.config, options.hold_limit)
     except PolicyError as error:
-        text = str(error)
-        if options.private is not None:  # Its client shows one line.
-            text = f"{text.splitlines()[0]} (`dprobed --check-config` shows all)"
-        print(f"dprobed: {text}", file=sys.stderr)
+        print(f"dprobed: {error}", file=sys.stderr)
         sys.exit(2)
     except StartError as error:
         print(f"dprobed: {error}", file=sys.stderr)

@@ -10,6 +10,7 @@ from dprobed.daemon.records.dispatcher import Dispatcher
 from dprobed.printable import located
 from dprobed.program.bytecode import decode
 from dprobed.program.model import Program, ProgramError
+from dprobed.resolver.modules import VDSO, VDSO_NAMES
 from dprobed.wire import messages
 from dprobed.wire.engines import ENGINES
 
@@ -55,6 +56,8 @@ class Programs:
             raise Refusal(
                 f"{upload.label}: programs for the kernel cannot be inserted into a process"
             )
+        if program.header.name in VDSO_NAMES:
+            raise Refusal(f"{upload.label}: {program.header.name}: {VDSO}")
         return program
 
     def check_facilities(self, label: str, program: Program) -> None:

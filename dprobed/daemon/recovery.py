@@ -1,15 +1,15 @@
 """Recovery after a tracer was killed: removes its breakpoints and watchpoints from its targets.
 
-Without its tracer a process dies at the next breakpoint that it executes, and so do its fork
-children. Where the tracer had put breakpoints is not known here, and need not be: code is as in the
-mapped file. Where a code page was written to (the kernel has made a private copy, which ``pagemap``
-shows) and has an int3 that is not in the file, the file's byte is restored.
+Without its tracer a process goes on at breakpoints where it is guarded (``engine.trap.guard``), and
+dies at the next one where it is not; so do its fork children. Where the tracer had put breakpoints
+is not known here, and need not be: code is as in the mapped file. Where a code page was written to
+(the kernel has made a private copy, which ``pagemap`` shows) and has an int3 that is not in the
+file, the file's byte is restored.
 
 Only a tracer can write debug registers, so for watchpoints another one attaches and detaches.
 
-What cannot be recovered: a thread that the tracer had stopped at a breakpoint goes on behind it, in
-the middle of an instruction; one that executes a breakpoint or hits a watchpoint before this runs
-dies. The out-of-line slots stay mapped, because threads may be in them.
+What cannot be recovered: a thread of an unguarded process that executes a breakpoint before this
+runs dies. The out-of-line slots and the guard stay mapped, because threads may be in them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Final
 from dprobed.arch.x86_64.breakpoint import INT3
 from dprobed.arch.x86_64.paging import PAGE
 from dprobed.backend import BackendGone, BackendRefused, Backends
-from dprobed.proc import maps, procfs
+from dprobed.proc import files, maps, procfs
 from dprobed.resolver.errors import LocationError
 from dprobed.resolver.modules import is_mapped_inode, open_module, replaced
 from dprobed.wire import protocol
@@ -32,6 +32,8 @@ _log = logging.getLogger("dprobed")
 
 #: Bytes of a file that are compared with its mapping, and the beginning of a build-id's note.
 _HEAD: Final = 1 << 16
+#: Bytes before and behind a breakpoint that have to be the file's.
+_AROUND: Final = 8
 _BUILD_ID: Final = b"\x03\0\0\0GNU\0"
 # Documentation/admin-guide/mm/pagemap.rst
 _PRESENT_OR_SWAPPED: Final = 3 << 62
@@ -88,7 +90,7 @@ def restore_text(pid: int) -> int:
             written = [
                 (mapping, page)
                 for mapping in module.mappings
-                if mapping.executable
+                if mapping.executable and not mapping.shared
                 for page in _written_pages(pid, mapping)
             ]
             if not written:
@@ -113,18 +115,22 @@ def restore_text(pid: int) -> int:
 def _open(memory: int, module: maps.Module) -> int:
     """Open the mapped file; raises LocationError.
 
-    Nothing of it is decoded: a file found by the module's path is taken for the mapped one if its
-    inode is, or if the first mapping has the same content, with the build-id in it.
+    Nothing of it is decoded: a file found by the module's path is taken for the mapped one if the
+    first mapping has the same content, with the build-id in it, or if its inode has the number.
     """
     opened = open_module(module)
-    if opened.sure or is_mapped_inode(module, opened.identity):
+    if opened.sure:
         return opened.descriptor
     first = next((each for each in module.mappings if each.offset == 0), None)
     if first is not None:
         size = min(first.end - first.start, _HEAD)
-        now, on_disk = _peek(memory, first.start, size), _peek(opened.descriptor, 0, size)
+        now, on_disk = (
+            _peek_slowly(module, memory, first.start, size),
+            _read(opened.descriptor, 0, size),
+        )
         same = all(a in (b, INT3[0]) for a, b in zip(now, on_disk, strict=False))
-        if same and len(on_disk) <= len(now) and _BUILD_ID in on_disk:
+        known = _BUILD_ID in on_disk or is_mapped_inode(module, opened.identity)
+        if same and len(on_disk) <= len(now) and known:
             return opened.descriptor
     os.close(opened.descriptor)
     raise replaced(module)
@@ -133,6 +139,22 @@ def _open(memory: int, module: maps.Module) -> int:
 def _peek(descriptor: int, address: int, length: int) -> bytes:
     try:
         return os.pread(descriptor, length, address)
+    except OSError:
+        return b""
+
+
+def _peek_slowly(module: maps.Module, memory: int, address: int, length: int) -> bytes:
+    """Read pages that may not be there, which their file's server may have to be asked for."""
+    try:
+        return files.peek(module.key, memory, length, address)
+    except OSError:
+        return b""
+
+
+def _read(file: int, offset: int, length: int) -> bytes:
+    """Read an opened file; nothing where its file system does not answer."""
+    try:
+        return files.read(file, length, offset)
     except OSError:
         return b""
 
@@ -156,13 +178,18 @@ def _written_pages(pid: int, mapping: maps.Mapping) -> Iterator[int]:
 
 
 def _restore(memory: int, file: int, page: int, offset: int) -> int:
-    """Restore a page's bytes where a breakpoint is; how many there were."""
+    """Restore a page's bytes where a breakpoint is; how many there were.
+
+    Not where the bytes around are others than the file's: that is not a breakpoint of ours.
+    """
     now = _peek(memory, page, PAGE)
     count = 0
     at = now.find(INT3)
-    original = _peek(file, offset, PAGE) if at >= 0 else b""
+    original = _read(file, offset, PAGE) if at >= 0 else b""
     while 0 <= at < len(original):
-        if original[at] != INT3[0]:
+        around = slice(max(0, at - _AROUND), at + _AROUND)
+        same = all(a in (b, INT3[0]) for a, b in zip(now[around], original[around], strict=False))
+        if original[at] != INT3[0] and same:
             count += _poke(memory, page + at, original[at : at + 1])
         at = now.find(INT3, at + 1)
     return count

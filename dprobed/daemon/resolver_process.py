@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from dprobed.daemon.child_process import User, fork_as, how_it_ended
+from dprobed.daemon.tracer_child import TracerAhead
 from dprobed.resolver.client import PATIENCE, open_channel, received, send, wait_for
 from dprobed.resolver.errors import LocationError, LostError
 from dprobed.resolver.files import Ask, Steps
@@ -62,10 +63,15 @@ def _run(become: Callable[[], None], mailbox: socket.socket, _: socket.socket) -
 class _Resolver:
     """One user's resolver: mailbox, process if there is one, and the daemon's channel to it."""
 
-    def __init__(self, user: User, processes: dict[int, User]) -> None:
+    def __init__(
+        self,
+        user: User,
+        processes: dict[int, User],
+        mailbox: tuple[socket.socket, socket.socket],
+    ) -> None:
         self._user = user
         self._processes = processes
-        self.mailbox, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.mailbox, self._theirs = mailbox
         #: Running tracers that have the mailbox.
         self.tracers = 0
         #: Its process; 0: there is none.
@@ -227,9 +233,10 @@ class _Resolver:
 
 
 class Resolvers:
-    """The resolvers of all users."""
+    """The resolvers of all users. ``ahead``: a tracer that has its resolver's mailbox already."""
 
-    def __init__(self) -> None:
+    def __init__(self, ahead: TracerAhead | None = None) -> None:
+        self._ahead = ahead
         #: By who asks, and whose processes are asked about.
         self._by_user: dict[tuple[User, int], _Resolver] = {}
         #: Pids of resolver processes → their user.
@@ -240,8 +247,16 @@ class Resolvers:
         if found is None:
             for each in [each for each, resolver in self._by_user.items() if resolver.is_idle]:
                 self._by_user.pop(each).stop()
-            found = self._by_user[user, owner] = _Resolver(user, self.processes)
+            mailbox = self._new_mailbox(user, owner)
+            found = self._by_user[user, owner] = _Resolver(user, self.processes, mailbox)
         return found
+
+    def _new_mailbox(self, user: User, owner: int) -> tuple[socket.socket, socket.socket]:
+        ahead = self._ahead
+        if ahead is not None and (ahead.user, ahead.owner) == (user, owner):
+            self._ahead = None
+            return ahead.mailbox
+        return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
     def take(self, user: User, owner: int) -> socket.socket:
         """The mailbox for a new tracer of this user, until ``give_back``.

@@ -214,6 +214,8 @@ class Target:
         self.ended: protocol.Ended | None = None
         self.reason = ""
         self.finished = asyncio.Event()
+        #: Its tracer is to detach, and cannot before a thread wakes.
+        self.asleep = False
 
     def take(self, statuses: Iterable[protocol.ProbeStatus]) -> list[messages.ProbeInfo]:
         """Take over statuses of probes from the tracer; returns the probes that changed."""

@@ -27,7 +27,7 @@ from dprobed.proc import procfs
 from dprobed.wire import messages, protocol
 
 #: Kinds of notices that are logged.
-_NOTED: Final = ("dump", "debugger", "loader", "unprobed")
+_NOTED: Final = ("asleep", "dump", "debugger", "loader", "unprobed")
 
 _log = logging.getLogger("dprobed")
 
@@ -91,6 +91,8 @@ class TracerEvents:
                 client.tell(messages.StateChange(pid=target.pid, probes=own))
 
     def _noticed(self, target: Target, event: protocol.TargetEvent) -> None:
+        if event.kind == "asleep":
+            target.asleep = True
         if event.kind in _NOTED:
             self._gate.history.note(target.uid, f"process {event.pid}: {event.text}")
         text = event.text

@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import resource
 import signal
 import socket
 import time
@@ -20,18 +19,14 @@ from collections.abc import Callable, Container, KeysView
 from typing import Final
 
 from dprobed.backend import BackendGone, BackendRefused, OnEvent
-from dprobed.daemon.child_process import User, fork_as, how_it_ended
+from dprobed.daemon.child_process import User, how_it_ended
 from dprobed.daemon.resolver_process import Resolvers
+from dprobed.daemon.tracer_child import TracerAhead, TracerMain, fork_tracer
 from dprobed.wire import messages, protocol
 from dprobed.wire.framing import ProtocolError, Unpacker
 
-#: What a tracer process runs, with its socket and the mailbox of its user's resolver; it returns
-#: when the socket is at its end.
-TracerMain = Callable[[socket.socket, socket.socket], None]
-#: Bytes of the socket's buffer: records wait there while the daemon is busy.
-_SOCKET_BUFFER = 4 << 20
-#: RLIMIT_NICE that allows nice 0: 20 - nice (getrlimit(2)).
-_NICE_0: Final = 20
+#: Seconds from one look at the tracers that are to end to the next.
+_LOOK: Final = 0.2
 
 _log = logging.getLogger("dprobed")
 
@@ -51,6 +46,8 @@ class TracerProcess(asyncio.Protocol):
         self._seq = 0
         self._failure = ""
         self._ending = False
+        #: It has a target from which it cannot detach before that wakes.
+        self.is_asleep = False
         self._closed = False
         self._exit: str | None = None
 
@@ -136,6 +133,8 @@ class TracerProcess(asyncio.Protocol):
             else:
                 answer.set_exception(BackendRefused(message.reason))
         else:
+            if isinstance(message, protocol.TargetEvent) and message.kind == "asleep":
+                self.is_asleep = True
             self._on_event(self, message)
 
     def watch(self, child: int) -> None:
@@ -153,12 +152,16 @@ class TracerProcess(asyncio.Protocol):
 
 
 class TracerProcesses:
-    """Starts tracer processes: ``Backends``. ``main`` is what they run."""
+    """Starts tracer processes: ``Backends``. ``main`` is what they run.
 
-    def __init__(self, main: TracerMain) -> None:
+    ``ahead``: one that was forked already.
+    """
+
+    def __init__(self, main: TracerMain, ahead: TracerAhead | None = None) -> None:
         self._main: Final = main
+        self._ahead = ahead
         self._running: Final[dict[int, TracerProcess]] = {}
-        self.resolvers: Final = Resolvers()
+        self.resolvers: Final = Resolvers(ahead)
         #: Pids of the tracers and of the resolvers.
         self.pids: Final[Container[int]] = ChainMap[int, object](
             self._running,  # type: ignore[arg-type]
@@ -180,13 +183,9 @@ class TracerProcesses:
         with contextlib.ExitStack() as undo:
             mailbox = self.resolvers.take(user, owner)
             undo.callback(self.resolvers.give_back, user, owner)
-            ours, theirs = socket.socketpair()
-            undo.callback(ours.close)
-            with theirs:
-                for end in (ours, theirs):
-                    end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BUFFER)
-                child = fork_as(user, (theirs, mailbox), self._run)
-            tracer = TracerProcess(ours, on_event)
+            child, sock = self._taken(user, owner) or fork_tracer(self._main, user, mailbox)
+            undo.callback(sock.close)
+            tracer = TracerProcess(sock, on_event)
             try:
                 tracer.watch(child)
             except OSError:
@@ -200,18 +199,17 @@ class TracerProcesses:
         loop.call_soon(self.resolvers.expect, user, owner)
         self._running[child] = tracer
         tracer.gone.add_done_callback(lambda _: self._ended(child, user, owner))
-        ours.setblocking(False)
-        await loop.create_connection(lambda: tracer, sock=ours)
+        sock.setblocking(False)
+        await loop.create_connection(lambda: tracer, sock=sock)
         return tracer
 
-    def _run(self, become: Callable[[], None], sock: socket.socket, mailbox: socket.socket) -> None:
-        """Run the tracer, in the forked child."""
-        # A signal meant for the daemon must not leave breakpoints behind; only the socket ends it.
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
-            signal.signal(number, signal.SIG_IGN)
-        _keep_way_back()
-        become()
-        self._main(sock, mailbox)
+    def _taken(self, user: User, owner: int) -> tuple[int, socket.socket] | None:
+        """The tracer that was forked ahead, if it is one for them."""
+        ahead = self._ahead
+        if ahead is None or (ahead.user, ahead.owner) != (user, owner):
+            return None
+        self._ahead = None
+        return ahead.pid, ahead.sock
 
     def _ended(self, child: int, user: User, owner: int) -> None:
         self._running.pop(child, None)
@@ -227,13 +225,13 @@ class TracerProcesses:
         while self._running and (left := end - time.monotonic()) > 0:
             for tracer in self._running.values():
                 tracer.close()
-            await asyncio.wait([tracer.gone for tracer in self._running.values()], timeout=left)
+            if all(tracer.is_asleep for tracer in self._running.values()):
+                break
+            gone = [tracer.gone for tracer in self._running.values()]
+            await asyncio.wait(gone, timeout=min(left, _LOOK))
         self.resolvers.stop()
+        if self._ahead is not None:
+            self._ahead.sock.close()
+            os.waitpid(self._ahead.pid, 0)
+            self._ahead = None
         return len(self._running)
-
-
-def _keep_way_back() -> None:
-    """Allow the later user to leave SCHED_IDLE again (RLIMIT_NICE), which a tracer sets on itself
-    where its hits come from one thread (engine/affinity.py)."""
-    with contextlib.suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_NICE, (_NICE_0, _NICE_0))

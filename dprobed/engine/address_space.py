@@ -6,13 +6,15 @@ engine changes besides, that engine keeps and undoes.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 from dprobed.arch.x86_64.breakpoint import INT3, SYSCALL
 from dprobed.arch.x86_64.registers import RIP
 from dprobed.arch.x86_64.syscalls import SYS_PRCTL
-from dprobed.engine.remote_calls import RemoteCalls
+from dprobed.engine.remote_calls import RemoteCalls, mappings
 from dprobed.engine.resident_area import ResidentArea
+from dprobed.proc import procfs
 from dprobed.tracee.memory import Memory
 from dprobed.tracee.ptrace import Registers
 from dprobed.tracee.thread import Thread
@@ -67,6 +69,26 @@ class AddressSpace:
                 return Memory(thread.tid)
             finally:
                 self.calls.call_at(gate, group, thread, SYS_PRCTL, (_PR_SET_DUMPABLE, 0))
+
+    def in_shared(self, addresses: Iterable[int]) -> dict[int, str]:
+        """Those of these addresses that are in a shared mapping (MAP_SHARED), and why no breakpoint
+        can be there: who may write there would write into the file, and who may not, could not
+        either through ``/proc/PID/mem`` (FOLL_FORCE is for private mappings only).
+
+        Raises SpaceError and Gone.
+        """
+        found: dict[int, str] = {}
+        lines = iter(mappings(procfs.live_thread(self.tgid)))
+        line = next(lines, None)
+        for address in sorted(addresses):
+            while line is not None and line.end <= address:
+                line = next(lines, None)
+            if line is not None and line.start <= address and line.perms.endswith(b"s"):
+                found[address] = (
+                    f"the code at {address:#x} is mapped MAP_SHARED: a breakpoint would be written "
+                    "into the file, for all who map it"
+                )
+        return found
 
     def undo_raw(self, memory: Memory) -> None:
         """Take a debugger's breakpoints out of a copy of this space."""

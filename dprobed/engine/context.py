@@ -6,16 +6,18 @@ import time
 
 from dprobed.arch.x86_64.registers import FPREGS_SIZE
 from dprobed.proc import procfs
+from dprobed.proc.names import NAMES
 from dprobed.program.exec.interface import Registers as Words
 from dprobed.tracee import memory, ptrace
 from dprobed.tracee.ptrace import Block, Registers
 
 
 class Facts:
-    """Cached facts about a thread (name, user, CPU), so that not every hit reads them.
+    """Cached facts about a thread (user, CPU), so that not every hit reads them.
 
-    ``cpu_address``: where its ``struct rseq`` has the CPU, 0 if it has none, -1 until that is
-    known. ``revocable``: the latest hit's records, which a fault of the instruction withdraws.
+    ``comm``: of its latest record. ``cpu_address``: where its ``struct rseq`` has the CPU, 0 if it
+    has none, -1 until that is known. ``revocable``: the latest hit's records, which a fault of the
+    instruction withdraws.
     """
 
     __slots__ = (
@@ -92,8 +94,8 @@ class HitContext:
 
     @property
     def comm(self) -> bytes:
-        """See Context; at most 0.1 s old."""
-        return self.facts.comm
+        """See Context."""
+        return NAMES.of(self.tid)
 
     @property
     def cpu(self) -> int:
@@ -108,7 +110,7 @@ class HitContext:
             rseq = ptrace.rseq_address(tid)
             facts.cpu_address = rseq + 4 if rseq else 0
         if facts.cpu_address:
-            found = int.from_bytes(self.memory.peek(facts.cpu_address, 4), "little")
+            found = int.from_bytes(self.memory.glance(facts.cpu_address, 4), "little")
             # Until the thread first returns to user space the field says "uninitialized" (-1).
             if 0 <= found < 0x8000_0000:
                 return found
@@ -127,15 +129,15 @@ class HitContext:
 
     def read(self, address: int, length: int) -> bytes:
         """See Context."""
-        return memory.read(self.tid, address, length)
+        return self.memory.read(self.tid, address, length)
 
     def read_partial(self, address: int, length: int) -> bytes:
         """See Context."""
-        return memory.read_partial(self.tid, address, length)
+        return self.memory.read_partial(self.tid, address, length)
 
     def write(self, address: int, data: bytes) -> None:
         """See Context."""
-        memory.write(self.tid, address, data)
+        self.memory.write(self.tid, address, data)
 
     def writable(self, address: int) -> bool:
         """See Context."""

@@ -27,7 +27,8 @@ class Location(msgspec.Struct, frozen=True):
     """One address at which a probe is to be inserted.
 
     ``number``: of the place, in records; ``place``: as shown; ``module_key``: the mapping of its
-    module. ``opcode``: bytes that have to be there; empty: any. ``kind``
+    module. ``opcode``: bytes that the user says are there; empty: any. ``code``: bytes that its
+    file has there; empty: of none. ``kind``
     and ``length``: of a watchpoint (``x``, ``w``, ``rw``); empty and 0: for code.
     """
 
@@ -36,6 +37,7 @@ class Location(msgspec.Struct, frozen=True):
     place: str = ""
     module_key: object = None
     opcode: bytes = b""
+    code: bytes = b""
     kind: str = ""
     length: int = 0
 

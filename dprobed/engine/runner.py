@@ -14,12 +14,13 @@ from dprobed.engine.context import Facts, HitContext
 from dprobed.engine.interface import Listener
 from dprobed.engine.probe import Attachment
 from dprobed.proc import procfs
+from dprobed.proc.names import NAMES
 from dprobed.program.exits import ABORT, REM
 from dprobed.tracee.ptrace import Gone, Registers
 from dprobed.tracee.thread import Thread
 from dprobed.wire.protocol import RawRecord, State
 
-#: How long a thread's name and user id, once read, are taken for true.
+#: How long a thread's user id, once read, is taken for true.
 _IDENTITY_NS: Final = 100_000_000
 #: For how long a record may repeat the CPU of the thread's record before it: to ask costs a tenth
 #: of a hit.
@@ -62,6 +63,7 @@ class ProgramRunner:
     def forget(self, tid: int) -> None:
         """Drop the facts about a thread that has ended, or begins."""
         self.facts.pop(tid, None)
+        NAMES.forget(tid)
 
     def run(
         self, thread: Thread, attachments: Iterable[Attachment], may_fault: bool, now: int
@@ -72,7 +74,7 @@ class ProgramRunner:
         that can alter registers ran. One long function, since it is most of a hit: each further
         call would cost 0.06 µs or more of a hit's 17.
         """
-        context, affinity = self.context, self.affinity
+        context, affinity, name_of = self.context, self.affinity, NAMES.of
         tid = thread.tid
         try:
             facts = self.facts[tid]
@@ -107,6 +109,7 @@ class ProgramRunner:
                     facts.cpu = context.cpu
                     facts.cpu_until = now + _CPU_NS
                 cpu = facts.cpu
+                facts.comm = name_of(tid)
                 if cpu != affinity.cpu or affinity.elsewhere:
                     affinity.hit(cpu)
                 self._add(
@@ -169,12 +172,11 @@ class ProgramRunner:
                 self._listener.overdrawn(account)
 
     def _identify(self, thread: Thread, facts: Facts, now: int) -> None:
-        """Read again what changes seldom: name, user, SIGTRAP's disposition."""
+        """Read again what changes seldom: user, SIGTRAP's disposition."""
         facts.identity_until = now + _IDENTITY_NS
         found = procfs.status(thread.tid)
         if found is None:
             return
-        facts.comm = procfs.comm(thread.tid)
         facts.uid, facts.gid = found.uids[0], found.gids[0]
         self._listener.identified(thread, found)
 

@@ -9,12 +9,13 @@ a mapping, device or inode.
 from __future__ import annotations
 
 import errno
+import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
-from dprobed.proc import procfs
+from dprobed.proc import files, procfs
 
 #: Most mapped files of a process that are examined.
 _MOST: Final = 4096
@@ -29,7 +30,7 @@ _PERMS: Final = {
     for s in "ps"
 }
 _EXECUTABLE: Final = frozenset(perms for perms in _PERMS if perms[2] == ord("x"))
-_DELETED: Final = " (deleted)"
+_DELETED: Final = b" (deleted)"
 
 
 class MapsError(Exception):
@@ -69,10 +70,16 @@ class Mapping(NamedTuple):
         """Whether code in it can run."""
         return self.perms[2] == "x"
 
+    @property
+    def shared(self) -> bool:
+        """Whether what is written there is written into the file (MAP_SHARED)."""
+        return self.perms[3] == "s"
+
 
 class Module(NamedTuple):
     """One mapped file of process ``pid``; it may be mapped several times (dlmopen).
 
+    ``key``: device and inode as the kernel prints them, which other files may have, too (below).
     ``born`` tells the process from others that have had its number (``procfs.Birth.start``).
     """
 
@@ -135,15 +142,71 @@ def _read(pid: int, most: int) -> bytes:
         raise MapsError(f"{what}\nhint: the process must be one that you may trace") from error
 
 
-def _path(raw: bytes) -> tuple[str, bool]:
+def _path(pid: int, fields: tuple[bytes, ...]) -> tuple[str, bool]:
+    """The path of a mapping, and whether the file is not there any more."""
+    raw = fields[6]
+    if b"\\012" in raw:  # a line's end, the only character that the kernel escapes; or these four
+        raw = _exact(pid, fields) or raw.replace(b"\\012", b"\n")
+    deleted = raw.endswith(_DELETED) and not _is_there(raw, fields)
+    if deleted:
+        raw = raw.removesuffix(_DELETED)
     # Paths go into messages, which are UTF-8. One that is not is opened by its mapping, or not at
-    # all: a tracer that could not speak of it died of it, with all its targets.
-    path = raw.decode(errors="backslashreplace")
-    if "\\012" in path:  # the only character that the kernel escapes here
-        path = path.replace("\\012", "\n")
-    if path.endswith(_DELETED):
-        return path.removesuffix(_DELETED), True
-    return path, False
+    # all: a tracer that could not speak of it died of it, with all its targets. Not with `\xff` in
+    # it, which may be the name of another file.
+    return raw.decode(errors="replace"), deleted
+
+
+def _exact(pid: int, fields: tuple[bytes, ...]) -> bytes:
+    """The path of a mapping as it is; empty where that cannot be read."""
+    name = f"/proc/{pid}/map_files/{int(fields[0], 16):x}-{int(fields[1], 16):x}"
+    try:
+        return os.fsencode(os.readlink(name))  # noqa: PTH115
+    except OSError:
+        return b""
+
+
+def _is_there(path: bytes, fields: tuple[bytes, ...]) -> bool:
+    """Whether a mapped file really has the name that looks like the mark of a deleted one.
+
+    Whoever has it mapped has its name in the kernel's cache.
+    """
+    found = files.known_facts(os.fsdecode(path))
+    return found is not None and found.inode == int(fields[5])
+
+
+def _by_file(
+    pid: int, groups: Iterable[list[tuple[bytes, ...]]]
+) -> Iterator[list[tuple[bytes, ...]]]:
+    """Take apart the mappings of several files that show the same device, inode and path.
+
+    Only where one file would be mapped twice, which few are: that costs a look at each mapping.
+    """
+    for group in groups:
+        offsets = [fields[3] for fields in group if fields[2] in _EXECUTABLE]
+        if len(set(offsets)) == len(offsets):
+            yield group
+            continue
+        files: dict[bytes, list[tuple[bytes, ...]]] = {}
+        for fields in group:
+            name = f"/proc/{pid}/map_files/{int(fields[0], 16):x}-{int(fields[1], 16):x}"
+            files.setdefault(_opened(name), []).append(fields)
+        yield from files.values()
+
+
+def _opened(name: str) -> bytes:
+    """What is opened by a name: its mount and inode; empty where that is not for us.
+
+    The file's own status is not asked for: a file system (FUSE) may take long to answer.
+    """
+    try:
+        descriptor = os.open(name, os.O_PATH | os.O_CLOEXEC)
+    except OSError:
+        return b""
+    try:
+        with open(f"/proc/self/fdinfo/{descriptor}", "rb") as file:
+            return b"".join(line for line in file if line.startswith((b"mnt_id:", b"ino:")))
+    finally:
+        os.close(descriptor)
 
 
 def modules(
@@ -154,21 +217,25 @@ def modules(
     CrowdedError: there are more than are examined (the list has at ``most`` so many bytes), unless
     ``however_many``.
     """
-    groups: dict[tuple[bytes, bytes], list[tuple[bytes, ...]]] = {}
+    # Two files may have one device and inode here: of btrfs the number of the whole file system is
+    # printed, of overlayfs a layer's. Such have two paths, unless one is mounted over the other.
+    groups: dict[tuple[bytes, ...], list[tuple[bytes, ...]]] = {}
     most = sys.maxsize if however_many else most
     for fields in _FILE_LINE.findall(_read(pid, most)):
-        group = groups.get(fields[4:6])  # device and inode
+        group = groups.get(fields[4:7])
         if group is None:
-            groups[fields[4:6]] = [fields]
+            groups[fields[4:7]] = [fields]
         else:
             group.append(fields)
     born = procfs.start_time(pid)
     found = []
-    for (device, inode), group in groups.items():
-        if not any(fields[2] in _EXECUTABLE for fields in group):
+    for group in _by_file(pid, groups.values()):
+        code = [fields for fields in group if fields[2] in _EXECUTABLE]
+        if not code:
             continue
+        device, inode = group[0][4:6]
         key = device.decode("ascii"), int(inode)
-        path, deleted = _path(group[0][6])
+        path, deleted = _path(pid, group[0])
         mappings = tuple(
             [
                 Mapping(

@@ -29,7 +29,7 @@ class Status(msgspec.Struct, frozen=True):
     """The fields of ``/proc/TID/status`` that are used. Signal sets: bit n-1 is signal n.
 
     ``state``: see ``run_state``. ``capabilities``: the permitted ones. ``pending``: of the thread
-    alone, not of the process.
+    alone, not of the process. ``innermost``: its process's id in the innermost pid namespace.
     """
 
     name: bytes
@@ -46,6 +46,7 @@ class Status(msgspec.Struct, frozen=True):
     ignored: int
     seccomp: int
     shadow_stack: bool
+    innermost: int
 
 
 def status(tid: int) -> Status | None:
@@ -76,6 +77,7 @@ def status(tid: int) -> Status | None:
         ignored=number(b"SigIgn", 16),
         seccomp=number(b"Seccomp"),
         shadow_stack=b"shstk" in fields.get(b"x86_Thread_features", b""),
+        innermost=int((fields.get(b"NStgid") or b"0").split()[-1]),
     )
 
 
@@ -123,17 +125,23 @@ def run_state(tid: int) -> str:
     return found[0].decode() if found is not None else ""
 
 
+def sleeps(pid: int) -> bool:
+    """Whether every thread of a process is in uninterruptible sleep, or frozen with its cgroup."""
+    there = threads(pid)
+    return bool(there) and all(run_state(tid) == "D" for tid in there)
+
+
 def has_ended(pid: int) -> bool:
     """Whether a process is gone, a zombie, or about to be one: it runs no user code any more."""
-    return _has_ended(pid) and live_thread(pid) == pid
+    return is_ending(pid) and live_thread(pid) == pid
 
 
 def live_thread(pid: int) -> int:
     """The live thread, through which a process is read: memory, files, executable. It is the
     leader, unless that is a zombie, which shows nothing while other threads may go on."""
-    if not _has_ended(pid):
+    if not is_ending(pid):
         return pid
-    return next((tid for tid in threads(pid) if not (_has_ended(tid) or _is_doomed(tid))), pid)
+    return next((tid for tid in threads(pid) if not (is_ending(tid) or _is_doomed(tid))), pid)
 
 
 def _is_doomed(tid: int) -> bool:
@@ -143,7 +151,8 @@ def _is_doomed(tid: int) -> bool:
     return found is None or bool(found.pending & _KILL)
 
 
-def _has_ended(tid: int) -> bool:
+def is_ending(tid: int) -> bool:
+    """Whether a thread is gone, a zombie, or about to be one: no signal and no stop reaches it."""
     found = _stat(tid)
     return found is None or found[0] in (b"Z", b"X") or bool(int(found[6]) & _PF_EXITING)
 
@@ -225,16 +234,6 @@ def auxv(pid: int) -> dict[int, int]:
         return {}
     words = memoryview(data[: len(data) // 16 * 16]).cast("Q")
     return dict(zip(words[0::2], words[1::2], strict=True))
-
-
-def elf_class(pid: int) -> int | None:
-    """64 or 32 by the executable's ELF header, ``None`` when it cannot be read."""
-    try:
-        with open(f"/proc/{pid}/exe", "rb") as file:
-            ident = file.read(5)
-    except OSError:
-        return None
-    return {b"\x7fELF\x01": 32, b"\x7fELF\x02": 64}.get(ident)
 
 
 def children(pid: int) -> list[int]:

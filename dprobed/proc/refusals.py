@@ -13,7 +13,7 @@ import os
 from pathlib import Path
 from typing import Final
 
-from dprobed.proc import procfs
+from dprobed.proc import files, procfs
 
 # include/uapi/linux/capability.h
 CAP_SYS_PTRACE: Final = 19
@@ -47,7 +47,7 @@ def refusal(pid: int) -> str | None:
             f"process {pid} ({name}) is already traced by process {found.tracer} ({by}): "
             "a process has one tracer at a time; let that one detach first"
         )
-    if procfs.elf_class(pid) == 32:
+    if files.elf_class(pid) == 32:
         return f"process {pid} ({name}) is a 32-bit program: only x86-64 programs can be probed"
     return None
 

@@ -109,7 +109,8 @@ PROBE: Final[dict[str, Keyword]] = {
         Keyword(
             "opcode",
             Value.BYTES,
-            "The bytes (1 to 15) expected there. Others: state *mismatch*, and not inserted.",
+            "The bytes (1 to 15) expected there. Others: state *mismatch*, and not inserted. Those "
+            "of a whole instruction also stand for the file's, where the process changed its code.",
         ),
         _number("minor", 1, 0xFFFF, "Identifies the probe's records; `setmin` changes it."),
         _number("group", 0, 0xFFFF, "To select a part of the program at insertion."),
@@ -154,7 +155,9 @@ def text_error(keyword: Keyword, text: str) -> str | None:
         return f"`{keyword.name}` is empty"
     if len(text) > MAX_TEXT:
         return f"`{keyword.name}` is longer than {MAX_TEXT} characters"
-    if not text.isprintable():
+    # The name of a file may have these.
+    lines = str.maketrans("", "", "\n\t" if keyword.name == "name" else "")
+    if not text.translate(lines).isprintable():
         return f"`{keyword.name}` has a control character in it"
     return None
 

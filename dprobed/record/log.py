@@ -84,6 +84,15 @@ _WORD_ITEMS: Final = {
 }
 
 
+def string_value(raw: bytes) -> dict[str, Json]:
+    """A logged string. ``bytes`` (hex) only where it is no UTF-8, whose text could be another's:
+    of a byte and of a backslash with the same digits behind it."""
+    try:
+        return {"string": raw.decode()}
+    except UnicodeDecodeError:
+        return {"string": raw.decode(errors="backslashreplace"), "bytes": raw.hex()}
+
+
 def _decode_item(log: bytes, at: int) -> tuple[dict[str, Json], int]:
     """The item at ``at`` and the offset after it; raises _Malformed."""
     token, count, at = _prefix(log, at)
@@ -93,7 +102,7 @@ def _decode_item(log: bytes, at: int) -> tuple[dict[str, Json], int]:
         return {name: words}, at
     if token == ItemToken.STRING:
         end = _take(log, at, count)
-        return {"string": log[at:end].decode("utf-8", "backslashreplace")}, end
+        return string_value(log[at:end]), end
     if token == ItemToken.MEMORY:
         (address,), at = _words(log, at, 1)
         end = _take(log, at, count)
@@ -110,9 +119,9 @@ def _decode_item(log: bytes, at: int) -> tuple[dict[str, Json], int]:
 def decode_log(log: bytes, raw: Sequence[int]) -> list[dict[str, Json]]:
     """The items of a log in their order, each an object of JSON with one of these keys.
 
-    ``words``, ``string`` (bytes that are not UTF-8 as ``\\xNN``), ``memory`` (hex, with
-    ``address``), ``fault`` (an address), ``stack``, ``locals``, ``globals``, ``trace``. Raises
-    nothing: what is not an item ends the list as ``undecoded`` (hex).
+    ``words``, ``string`` (bytes that are not UTF-8 as ``\\xNN``, and then all of them in hex as
+    ``bytes``), ``memory`` (hex, with ``address``), ``fault`` (an address), ``stack``, ``locals``,
+    ``globals``, ``trace``. Raises nothing: what is no item ends the list as ``undecoded`` (hex).
     """
     runs = dict(zip(raw[::2], raw[1::2], strict=False))
     items: list[dict[str, Json]] = []

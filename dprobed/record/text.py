@@ -51,6 +51,8 @@ def _item_text(item: dict[str, Any]) -> list[str]:
     match item:
         case {"words": list(words)}:
             return [word_text(word) for word in words]
+        case {"string": str(), "bytes": str(raw)}:
+            return [_quoted(bytes.fromhex(raw))]
         case {"string": str(string)}:
             return [msgspec.json.encode(string).decode()]
         case {"memory": str(memory), "address": int(address)}:
@@ -59,6 +61,18 @@ def _item_text(item: dict[str, Any]) -> list[str]:
             return [f"<fault at {address:#x}>"]
         case _:
             return [f"{key}={_value_text(value)}" for key, value in item.items()]
+
+
+def _quoted(raw: bytes) -> str:
+    """As a string that is UTF-8, where a backslash is shown as two; other bytes have one."""
+    text = raw.decode(errors="surrogateescape")
+    parts = [
+        f"\\x{ord(letter) - 0xDC00:02x}"
+        if "\udc80" <= letter <= "\udcff"
+        else msgspec.json.encode(letter).decode()[1:-1]
+        for letter in text
+    ]
+    return f'"{"".join(parts)}"'
 
 
 def _value_text(value: object) -> str:

@@ -7,14 +7,13 @@ ends (end of file), and the file is not asked about again for a while.
 
 from __future__ import annotations
 
-import os
 import select
 import socket
 import time
 from collections.abc import Callable
 from typing import Final, TypeVar
 
-from dprobed.binary.opening import identity_of
+from dprobed.proc import files
 from dprobed.proc.maps import Module
 from dprobed.resolver.errors import LocationError, LostError, SilenceError
 from dprobed.resolver.files import Ask, KnownFiles, Steps, answer_of
@@ -145,7 +144,7 @@ class Resolver:
             return result
 
     def _answer(self, ask: Ask) -> Answer:
-        identity = identity_of(os.fstat(ask.descriptor))
+        identity = files.facts(ask.descriptor)
         message, hint, until = self._shunned.get(identity, ("", "", 0.0))
         if time.monotonic() < until:
             raise LostError(message, hint)

@@ -14,8 +14,7 @@ from typing import Final, NamedTuple, TypeVar
 import msgspec
 
 from dprobed.binary.errors import LocationError
-from dprobed.binary.opening import descriptor_of, identity_of
-from dprobed.proc import procfs
+from dprobed.proc import files, procfs
 from dprobed.proc.maps import Module
 from dprobed.resolver import modules
 from dprobed.resolver.modules import Identity, Opened
@@ -68,11 +67,11 @@ class KnownFiles:
         return facts, opened.identity
 
     def describe_file(self, path: str) -> Steps[FileFacts]:
-        """The facts about a file at a path."""
-        descriptor = descriptor_of(path)
+        """The facts about a file, to which a magic link of /proc leads."""
+        descriptor = modules.open_link(path)
         try:
-            identity = identity_of(os.fstat(descriptor))
-            return (yield from self._facts_of(Opened(descriptor, identity, "", True), path))
+            opened = Opened(descriptor, files.facts(descriptor), "", True)
+            return (yield from self._facts_of(opened, path))
         finally:
             os.close(descriptor)
 

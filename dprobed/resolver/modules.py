@@ -6,17 +6,28 @@ A file that a process maps is opened here and read by the resolver.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from dprobed.binary.errors import LocationError
-from dprobed.binary.opening import descriptor_of, identity_of
-from dprobed.proc import procfs
+from dprobed.binary.opening import not_opened
+from dprobed.proc import files, mounts, procfs
+from dprobed.proc.helper import SilentError
 from dprobed.proc.maps import Module
+from dprobed.resolver.errors import SilenceError
 
 #: What tells an unchanged file from any other.
 Identity = tuple[int, int, int, int, int]
+
+
+#: What the code is called that the kernel itself maps into each process, and why it has no probes.
+VDSO_NAMES: Final = frozenset(("[vdso]", "[vsyscall]", "linux-vdso.so.1"))
+VDSO: Final = (
+    "the kernel's own code (vDSO) cannot be probed: it is in no file; probe the function of libc "
+    "that calls it, as clock_gettime"
+)
 
 
 class Named(Protocol):
@@ -55,16 +66,43 @@ def open_module(module: Module) -> Opened:
     name = f"/proc/{module.pid}/map_files/{mapping.start:x}-{mapping.end:x}"
     sure = True
     try:
-        descriptor = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = files.open_link(name, mounts.device_of(mapping.dev.encode()))
+    except SilentError:
+        raise silent(module.path) from None
     except OSError:
         live = procfs.live_thread(module.pid)
         if live != module.pid:  # the leading thread, which has ended, shows nothing
             return open_module(module._replace(pid=live))
         if module.deleted:
             raise replaced(module) from None
-        descriptor = descriptor_of(root + module.path)
+        descriptor = open_path(root + module.path)
         sure = False
-    return Opened(descriptor, identity_of(os.fstat(descriptor)), root, sure)
+    return Opened(descriptor, files.facts(descriptor), root, sure)
+
+
+def open_path(path: str) -> int:
+    """Open a file for reading; raises LocationError."""
+    try:
+        return files.open_file(path)
+    except SilentError:
+        raise silent(path) from None
+    except (OSError, ValueError) as error:
+        raise not_opened(path, error) from error
+
+
+def open_link(path: str) -> int:
+    """The same for a magic link of /proc."""
+    try:
+        return files.open_link(path)
+    except SilentError:
+        raise silent(path) from None
+    except OSError as error:
+        raise not_opened(path, error) from error
+
+
+def silent(path: str) -> SilenceError:
+    """The error for a file that cannot be opened in time."""
+    return SilenceError(f"{path}: its file system does not answer")
 
 
 def replaced(module: Module) -> LocationError:
@@ -127,14 +165,24 @@ def matches(module: Module, file: Named | None, name: str) -> bool:
     if "/" in name:
         if not name.startswith("/"):
             return path.endswith("/" + os.path.normpath(name))
-        return path == name or _real_of(module.pid, module.born, name) == path
+        return path == name or _leads_to(_real_of, module, name)
     folder, _, base = path.rpartition("/")
     if name == base:
         return True
     if file is not None and (name == file.soname or name.lower() == file.build_id):
         return True
     # python3 is python3.11, libz.so is libz.so.1.2.13: a link beside the module itself.
-    return _link_target(module.pid, module.born, f"{folder}/{name}") == path
+    return _leads_to(_link_target, module, f"{folder}/{name}")
+
+
+def _leads_to(
+    follow: Callable[[int, int | None, str], str | None], module: Module, name: str
+) -> bool:
+    """Whether a path leads to a module; no, where its file system does not answer."""
+    try:
+        return follow(module.pid, module.born, name) == module.path
+    except SilentError:
+        return False
 
 
 # Remembered, for this one process: the engine asks for every probe of a program and every module.
@@ -148,16 +196,19 @@ def _link_target(pid: int, born: int | None, path: str) -> str | None:
     """What a symbolic link leads to in the end; ``None`` if ``path`` is none."""
     root = _root_of(pid)
     try:
-        Path(root + path).readlink()
+        files.read_link(root + path)
+    except SilentError:
+        raise  # not to be remembered
     except (OSError, ValueError):  # also in a folder that may not be searched, or that is gone
         return None
     return _real(root, path)
 
 
 def _real(root: str, path: str) -> str:
-    """``path`` without symbolic links, as a process sees it whose ``/`` is ``root``."""
-    if not root:
-        return os.path.realpath(path)
+    """``path`` without symbolic links, as a process sees it whose ``/`` is ``root``.
+
+    Raises SilentError.
+    """
     done = ""
     left = [part for part in reversed(path.split("/")) if part not in ("", ".")]
     links = 0
@@ -167,8 +218,10 @@ def _real(root: str, path: str) -> str:
             done = done.rpartition("/")[0]
             continue
         try:
-            target = str(Path(f"{root}{done}/{part}").readlink())
-        except OSError:
+            target = files.read_link(f"{root}{done}/{part}")
+        except SilentError:
+            raise
+        except (OSError, ValueError):
             done += "/" + part
             continue
         links += 1

@@ -40,5 +40,5 @@ def check_boundary(place: Found, *, asserted: bool) -> None:
     if place.boundary == "unknown" and not asserted:
         raise LocationError(
             f"nothing tells whether an instruction begins at {place.name}",
-            "give the expected bytes with 'opcode ='",
+            "it may be data among the code; give the expected bytes with 'opcode ='",
         )

@@ -97,11 +97,11 @@ class FileReader:
             case wire.Describe():
                 return facts_of(file)
             case wire.Resolve():
-                return _places(*resolve(file, question.spec))
+                return _places(file, *resolve(file, question.spec))
             case wire.ResolveData():
-                return _places(resolve_data(file, question.spec))
+                return _places(file, resolve_data(file, question.spec))
             case wire.PlaceAt():
-                return _places(place_at(file, question.vaddr))
+                return _places(file, place_at(file, question.vaddr))
             case wire.IfuncSlots():
                 return wire.Slots(tuple(ifunc_slots(file, question.vaddr & WORD)))
             case wire.ImportSlots():
@@ -205,9 +205,20 @@ def facts_of(file: Binary) -> wire.FileFacts:
     )
 
 
-def _places(*found: Found) -> wire.Places:
-    places = (wire.Place(*each._replace(size=min(each.size, _LARGEST))) for each in found)
+def _places(file: Binary, *found: Found) -> wire.Places:
+    places = (
+        wire.Place(*each._replace(size=min(each.size, _LARGEST)), _code_at(file, each))
+        for each in found
+    )
     return wire.Places(tuple(places))
+
+
+def _code_at(file: Binary, place: Found) -> bytes:
+    segment = file.segment_at(place.vaddr)
+    if place.kind == "data" or segment is None:
+        return b""
+    left = segment.file_size - (place.vaddr - segment.vaddr)
+    return file.read_vaddr(place.vaddr, min(left, wire.LONGEST_CODE))
 
 
 def limit_question() -> None:

@@ -124,8 +124,7 @@ def _raw(record: Record, names: _Names, exit_: int) -> RawRecord:
 def log_bytes(items: Iterable[dict[str, Any]]) -> tuple[bytes, tuple[int, ...]]:
     """A log as the program wrote it, and where bare words lie in it: undoes ``decode_log``.
 
-    Words are bare, whether they had a prefix or not; bytes of a string that are no UTF-8 stay the
-    text that stands for them.
+    Words are bare, whether they had a prefix or not.
     """
     log = b""
     bare: list[int] = []
@@ -134,6 +133,8 @@ def log_bytes(items: Iterable[dict[str, Any]]) -> tuple[bytes, tuple[int, ...]]:
             case {"words": list(words)}:
                 bare += (len(log), len(words))
                 log += word_packer(len(words))(*words)
+            case {"string": str(), "bytes": str(text)}:
+                log += string_item(bytes.fromhex(text)[:MAX_COUNT])
             case {"string": str(text)}:
                 log += string_item(text.encode(errors="replace")[:MAX_COUNT])
             case {"memory": str(text), "address": int(address)}:

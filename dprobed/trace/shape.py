@@ -25,7 +25,7 @@ from typing import Final
 
 from dprobed.program.isa import ItemToken
 from dprobed.program.items import NONE, PREFIX, WORD
-from dprobed.record.log import Json, decode_log
+from dprobed.record.log import Json, decode_log, string_value
 
 #: Bare words of one run that get a field each; longer runs become one array.
 _SINGLE_WORDS: Final = 32
@@ -239,7 +239,7 @@ _Reader = Callable[[Cursor], "dict[str, Json]"]
 
 def _read_string(cursor: Cursor) -> dict[str, Json]:
     (size,) = cursor.take(_COUNT)
-    return {"string": cursor.bytes(size).decode("utf-8", "backslashreplace")}
+    return string_value(cursor.bytes(size))
 
 
 def _read_memory(cursor: Cursor) -> dict[str, Json]:

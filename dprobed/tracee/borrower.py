@@ -9,12 +9,14 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Final
 
 from dprobed.arch.x86_64 import siginfo
+from dprobed.proc import procfs
 from dprobed.proc.shared_memory import shares_memory
 from dprobed.tracee import ptrace
 from dprobed.tracee.lifecycle import State
@@ -32,9 +34,23 @@ from dprobed.tracee.stop_the_world import StopTheWorld
 from dprobed.tracee.thread import Group, StopHandler, Thread
 from dprobed.tracee.tracees import Tracees
 
-#: Seconds for which we wait for a thread that can be borrowed, and between two attempts.
+#: Seconds for which we wait for a thread that can be borrowed, where one is in ``vfork`` and where
+#: all sleep for another reason; and between two attempts.
 _TIMEOUT: Final = 5.0
+_SLEEP_TIMEOUT: Final = 0.5
 _PAUSE: Final = 0.01
+#: Seconds after which others are served while a thread does something for us.
+_SOON: Final = 0.1
+
+
+class Asleep(Gone):
+    """No thread of a process can be borrowed, because all sleep in the kernel."""
+
+    def __str__(self) -> str:
+        return (
+            f"process {self.tid} sleeps in the kernel (it is frozen, or waits for a disk or a file "
+            "system that does not answer); try again when it runs"
+        )
 
 
 class Borrower:
@@ -56,19 +72,25 @@ class Borrower:
 
     @contextmanager
     def borrowed(self, tgid: int) -> Iterator[Thread]:
-        """The world stopped, and a thread of the process to borrow; raises Gone.
+        """The world stopped, and a thread of the process to borrow; raises Gone, and Asleep where
+        all sleep in the kernel.
 
-        Waits a while for one where all sleep in the kernel, as a process does in ``vfork``.
+        Waits a while for one then, as a process does in ``vfork``.
         """
-        deadline = time.monotonic() + _TIMEOUT
+        began = time.monotonic()
         while True:
             with self._stopping.stopped() as unstoppable:
                 try:
                     thread = self.lender(tgid)
                 except Gone:
-                    is_last = time.monotonic() > deadline
-                    if self._stopping.is_nested or not unstoppable or is_last:
+                    # One that is on its way out runs nothing more, and may sleep there without
+                    # end: it closes its files, of which a file server has to be told.
+                    if not unstoppable or procfs.has_ended(tgid):
                         raise
+                    is_in_vfork = any(each.in_vfork for each in unstoppable)
+                    patience = _TIMEOUT if is_in_vfork else _SLEEP_TIMEOUT
+                    if self._stopping.is_nested or time.monotonic() > began + patience:
+                        raise Asleep(tgid) from None
                 else:
                     yield thread
                     return
@@ -163,13 +185,25 @@ class Borrower:
     # --- what comes in between ---
 
     def wait_for(self, thread: Thread) -> Stop:
-        """The next stop of this thread; raises Gone when it ends instead."""
-        while True:
-            tid = _waitpid(thread.tid, self._tracees.status_address, WALL)
-            if tid == thread.tid:
-                break
-            if tid < 0 and ctypes.get_errno() != errno.EINTR:
-                raise Gone(thread.tid)
+        """The next stop of this thread; raises Gone when it ends instead.
+
+        What it does for us takes no time, unless it sleeps (its process has just been frozen, or
+        another thread has the lock of its memory): then plain hits of others are served meanwhile.
+        """
+        left, interval = signal.getitimer(signal.ITIMER_REAL)
+        signal.setitimer(signal.ITIMER_REAL, _SOON, _SOON)
+        try:
+            began = time.monotonic()
+            while _waitpid(thread.tid, self._tracees.status_address, WALL) != thread.tid:
+                if ctypes.get_errno() != errno.EINTR:
+                    raise Gone(thread.tid)
+                if time.monotonic() > began + _SOON:
+                    if not self._tracees.await_stop(thread.tid):
+                        raise Gone(thread.tid)
+                    break
+        finally:
+            # Nothing is left between its end and its signal: 0 would be the end of all ticks.
+            signal.setitimer(signal.ITIMER_REAL, left or interval, interval)
         stop = decode(self._tracees.status.value)
         if stop.kind in (Kind.EXITED, Kind.KILLED):
             self._group.forget(thread, stop)

@@ -37,7 +37,7 @@ def child_of(parent: int, registers: Registers) -> Child:
         flags = words[RDI]
     elif number == SYS_CLONE3:
         # The first word of its ``struct clone_args``.
-        flags = int.from_bytes(memory.read_partial(parent, words[RDI], 8), "little")
+        flags = int.from_bytes(memory.read_present(parent, words[RDI], 8), "little")
     else:
         flags = 0
     return Child(bool(flags & _CLONE_VM), bool(flags & _CLONE_THREAD))

@@ -4,16 +4,31 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
 from typing import Final
 
 from dprobed.arch.x86_64 import resume_and_wait
-from dprobed.arch.x86_64.resume_and_wait import GO_TO, OPTIONS, REGISTERS, RESUME, STATUS, WORDS
+from dprobed.arch.x86_64.resume_and_wait import (
+    GO_TO,
+    OPTIONS,
+    REGISTERS,
+    RESUME,
+    STATUS,
+    WAIT_FOR,
+    WORDS,
+)
 from dprobed.tracee import ptrace
 from dprobed.tracee.ptrace import WALL, Block, Gone, Registers
+
+#: A plain SIGTRAP stop is looked at, and not taken.
+_LOOK: Final = WALL | os.WEXITED | os.WSTOPPED | os.WNOWAIT
 
 
 class HitWait:
     """Waits for the next stop of any tracee, and reads the registers where it may be a hit.
+
+    Such a stop, whose status is TRAP_STATUS, is not taken from the kernel (``resume_and_wait`` has
+    the reason): it comes again until the thread is resumed, or the stop is taken.
 
     Who serves a hit does not resume the thread but has it resumed with the next wait
     (``words[RESUME]``, ``words[GO_TO]``). Nothing else is done with tracees before that, or before
@@ -27,7 +42,7 @@ class HitWait:
         #: The request: see ``resume_and_wait``.
         self.words: Final = memoryview(block.data).cast("Q")
         self.words[REGISTERS] = self.registers.address
-        self.words[OPTIONS] = WALL
+        self.words[OPTIONS] = _LOOK
         #: What ``call`` is called with.
         self.request: Final = ctypes.c_void_p(block.address)
         try:
@@ -41,12 +56,16 @@ class HitWait:
         """The wait status of the latest stop."""
         return self.words[STATUS]
 
-    def now(self, options: int) -> int:
-        """Wait with these options besides WALL; the thread, 0 or a negative errno."""
-        self.words[OPTIONS] = WALL | options
-        tid = self.call(self.request)
-        self.words[OPTIONS] = WALL
-        return tid
+    def next(self, options: int = 0, tid: int = 0) -> int:
+        """Wait for any thread, or this one, with these options more.
+
+        Returns the thread, 0 or a negative errno.
+        """
+        words = self.words
+        words[OPTIONS], words[WAIT_FOR] = _LOOK | options, tid
+        found = self.call(self.request)
+        words[OPTIONS], words[WAIT_FOR] = _LOOK, 0
+        return found
 
     def flush(self) -> None:
         """Resume the thread of the latest hit, if that is yet to be done."""

@@ -49,7 +49,7 @@ class StopTheWorld:
             status, thread.exec_status = thread.exec_status, 0
             self._tracees.dispatch(thread.tid, status)
             return
-        if thread.held or thread.pinned:
+        if thread.held or thread.pinned or thread.awaits:
             thread.state = State.HELD
             return
         try:
@@ -85,6 +85,11 @@ class StopTheWorld:
     def unpin(self, thread: Thread) -> None:
         """Resume a thread that the tracer pinned, unless ``suspend`` holds it."""
         thread.pinned = False
+        self._resume_held(thread)
+
+    def awaited(self, thread: Thread) -> None:
+        """Resume a thread whose child is clean."""
+        thread.awaits = 0
         self._resume_held(thread)
 
     def _resume_held(self, thread: Thread) -> None:
@@ -180,7 +185,8 @@ class StopTheWorld:
                 self._group.forget(thread, Stop(Kind.EXITED, 0))
             elif state == "Z" and thread.tid == thread.tgid:
                 thread.state = State.ENDED
-            elif state == "D":
+            elif state == "D" or (state == "S" and procfs.is_ending(thread.tid)):
+                # One on its way out closes its files, and may have to tell a file server so.
                 asleep.append(thread)
             elif state == "t" and not self._tracees.look_at(thread.tid):
                 # Its stop was taken from the kernel but, by an internal error, not reacted to.

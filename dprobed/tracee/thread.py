@@ -12,6 +12,7 @@ class Thread:
     """One traced thread (tracee), and the plan for when it is resumed."""
 
     __slots__ = (
+        "awaits",
         "busy",
         "enters_handler",
         "exec_status",
@@ -22,6 +23,7 @@ class Thread:
         "listen",
         "pinned",
         "relisten",
+        "rewound",
         "siginfo",
         "signal",
         "state",
@@ -46,12 +48,18 @@ class Thread:
         self.listen = False
         #: In a group-stop that we left in order to borrow the thread: it has to go back.
         self.relisten = False
+        #: At a breakpoint whose stop was taken, and moved back to it for as long as the hit is not
+        #: served: without a tracer it would meet it again.
+        self.rewound = False
         #: Held by a program's ``suspend``, or for a debugger.
         self.held = False
         #: A debugger steps it.
         self.stepping = False
         #: Held by the tracer itself until what it does at this hit is done (``unpin``).
         self.pinned = False
+        #: In ``fork``, until the child, of this id, is clean: who returns from ``fork`` may look at
+        #: its child, and trace it. 0: it does not wait.
+        self.awaits = 0
         #: Stopped inside a system call, whose return value is still to be stored (at a clone or
         #: exec event); else between user instructions.
         self.in_syscall = False
@@ -120,6 +128,11 @@ class StopHandler(Protocol):
         """Serve a SIGTRAP stop of a RUNNING thread that is a hit and nothing else, whose registers
         are in ``hits`` (HitWait), and have the thread resumed by that; false: it is not, nothing
         was done."""
+        ...
+
+    def rewind(self, thread: Thread) -> None:
+        """The SIGTRAP stop of this thread, whose registers are in ``hits``, is about to be taken
+        from the kernel: if it is a breakpoint, have the thread stand at it."""
         ...
 
     def serve_trap(self, thread: Thread) -> None:

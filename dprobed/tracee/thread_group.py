@@ -13,12 +13,13 @@ Rules:
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+import time
+from contextlib import AbstractContextManager, suppress
 from typing import Final
 
 from dprobed.proc import procfs
 from dprobed.proc.shared_memory import shares_memory
-from dprobed.tracee import ptrace
+from dprobed.tracee import interrupted, ptrace
 from dprobed.tracee.borrower import Borrower
 from dprobed.tracee.clone import child_of
 from dprobed.tracee.lifecycle import Reaction, State, react
@@ -28,6 +29,9 @@ from dprobed.tracee.status import Kind, Stop
 from dprobed.tracee.stop_the_world import StopTheWorld
 from dprobed.tracee.thread import StopHandler, Thread
 from dprobed.tracee.tracees import Tracees, is_ours
+
+#: Seconds after which a parent does not wait for its child's first stop any more.
+_LATE: Final = 1.0
 
 
 class ThreadGroup:
@@ -49,6 +53,8 @@ class ThreadGroup:
         self.remote: Final = RemoteSyscalls(self, tracees, self.borrower)
         #: Children whose first stop is yet to come: whether they share the memory.
         self._expected: Final[dict[int, bool]] = {}
+        #: Parents in ``fork`` that wait until their child is clean, and since when.
+        self._parents: Final[dict[int, tuple[Thread, float]]] = {}
         self._registers: Final = Registers()
 
     def request_attention(self) -> None:
@@ -77,6 +83,7 @@ class ThreadGroup:
     def forget(self, thread: Thread, stop: Stop) -> None:
         """Remove a thread that has ended."""
         self.drop(thread.tid)
+        self._let_parent_go(thread.tid)
         self.handler.forgotten(thread, stop)
 
     def hand_over(self, thread: Thread, heir: ThreadGroup) -> None:
@@ -158,6 +165,7 @@ class ThreadGroup:
             case Reaction.DELIVER_SIGNAL:
                 thread.signal = stop.value
                 self.handler.deliver(thread)
+                self._restart(thread, thread.signal)
             case Reaction.STAY_IN_GROUP_STOP:
                 thread.listen = True
             case Reaction.BEGIN:
@@ -171,13 +179,20 @@ class ThreadGroup:
                 thread.in_syscall = True
                 self._new_image(thread)
             case _:
+                if stop.kind is Kind.STOP and not thread.listen:
+                    self._restart(thread, 0)
                 thread.listen = False
         thread.busy = False
         thread.group.go(thread)
 
+    def _restart(self, thread: Thread, number: int) -> None:
+        with suppress(Gone):
+            interrupted.restart(thread.tid, self._registers, number)
+
     def _begin(self, thread: Thread, stop: Stop) -> None:
         thread.listen = stop.kind is Kind.GROUP_STOP
         self.handler.begin(thread, self._expected.pop(thread.tid, True))
+        self._let_parent_go(thread.tid)
         thread.busy = False
         if thread.tid in self.tracees.threads:
             thread.group.go(thread)
@@ -189,6 +204,7 @@ class ThreadGroup:
                 self.drop(other.tid)
         thread.signal = 0
         thread.siginfo = None
+        thread.awaits = 0
         thread.listen = thread.relisten = thread.held = thread.pinned = False
         thread.enters_handler = False
         self.handler.new_image(thread)
@@ -209,10 +225,24 @@ class ThreadGroup:
         thread = self._expect(child, parent.tgid if is_thread else child, shares)
         if not shares:
             self.handler.forked(child)
+            parent.awaits = child
+            self._parents[child] = parent, time.monotonic()
         first = self.tracees.first_stops.pop(child, None)
         if first is not None:
             thread.state = State.STOPPED
             self._begin(thread, first[0])
+
+    def _let_parent_go(self, child: int) -> None:
+        """A child is clean, or has ended: its parent may return from ``fork``."""
+        parent, _ = self._parents.pop(child, (None, 0.0))
+        if parent is not None and parent.awaits == child:
+            self._stopping.awaited(parent)
+
+    def let_late_parents_go(self) -> None:
+        """Let those go whose child has not made its first stop for long (a frozen cgroup)."""
+        before = time.monotonic() - _LATE
+        for child in [child for child, (_, since) in self._parents.items() if since < before]:
+            self._let_parent_go(child)
 
     def _expect(self, tid: int, tgid: int, shares: bool) -> Thread:
         """A child whose first stop is yet to come."""

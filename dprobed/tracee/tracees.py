@@ -79,46 +79,61 @@ class Tracees:
     def wait(self, group: Group) -> bool:
         """Wait for one stop, on behalf of ``group``; false when a signal ended the wait, or no
         tracee is left."""
-        tid = _waitpid(-1, self.status_address, WALL)
+        tid = self.hits.next()
         if tid <= 0:
-            self._none_left()
+            self._none_left(tid)
             return False
-        self._sort(tid, self.status.value, group)
+        self._sort(tid, self.hits.status, group)
         return True
 
     def pause(self, seconds: float) -> None:
         """Wait that long; meanwhile nothing but plain hits is served."""
         deadline = time.monotonic() + seconds
         while True:
-            tid = _waitpid(-1, self.status_address, WALL | os.WNOHANG)
+            tid = self.hits.next(os.WNOHANG)
             if tid > 0:
-                self._sort(tid, self.status.value, None)
+                self._sort(tid, self.hits.status, None)
             # Looked at in either case: many busy threads hit without end.
             if time.monotonic() >= deadline:
                 return
             if tid <= 0:
                 time.sleep(_PAUSE)
 
+    def await_stop(self, wanted: int) -> bool:
+        """Wait for the next wait status of one thread; meanwhile nothing but plain hits is served.
+
+        False: there is no such thread.
+        """
+        while True:
+            tid = _waitpid(-1, self.status_address, WALL | os.WNOHANG)
+            if tid == wanted:
+                return True
+            if tid > 0:
+                self._sort(tid, self.status.value, None)
+            elif tid < 0:
+                return False
+            else:
+                time.sleep(_PAUSE)
+
     def drain(self) -> None:
         """Dispatch every stop that is there already."""
         self.dispatch_deferred()
         while self.threads:
-            tid = _waitpid(-1, self.status_address, WALL | os.WNOHANG)
+            tid = self.hits.next(os.WNOHANG)
             if tid <= 0:
-                if tid < 0:
-                    self._none_left()
+                self._none_left(tid)
                 return
-            self.dispatch(tid, self.status.value)
+            self.dispatch(tid, self.hits.status)
 
     def look_at(self, tid: int) -> bool:
         """Dispatch a stop of this thread that is there already; whether there is one."""
-        if _waitpid(tid, self.status_address, WALL | os.WNOHANG) != tid:
+        if self.hits.next(os.WNOHANG, tid) != tid:
             return False
-        self.dispatch(tid, self.status.value)
+        self.dispatch(tid, self.hits.status)
         return True
 
-    def _none_left(self) -> None:
-        if ctypes.get_errno() != errno.EINTR:  # ECHILD
+    def _none_left(self, result: int) -> None:
+        if result == -errno.ECHILD:
             for thread in list(self.threads.values()):
                 thread.group.drop(thread.tid)
             self.attention = True
@@ -132,19 +147,38 @@ class Tracees:
         if status == TRAP_STATUS and thread.state is State.RUNNING:
             before = self.blamed
             try:
-                self.hits.registers.load(tid)
                 if thread.group.handler.serve_hit(thread, time.monotonic_ns()):
                     self.hits.flush()
                     return
-            except Gone:
-                pass  # its end is told next, and to whom it concerns
             except Exception as error:
                 # Not to be attributed to the target that we wait for.
                 self.blamed = before
                 thread.group.fail(error)
                 return
-        self._deferred.append((tid, status))
-        self.attention = True
+        taken = self._take(tid, status)
+        if taken is not None:
+            self._deferred.append((tid, taken))
+            self.attention = True
+
+    def take(self, thread: Thread) -> None:
+        """Take the stop of a thread that is to stay in it, and was moved on already."""
+        if _waitpid(thread.tid, self.status_address, WALL | os.WNOHANG) == thread.tid:
+            status = self.status.value
+            if status != TRAP_STATUS:  # it was killed
+                self._deferred.append((thread.tid, status))
+                self.attention = True
+
+    def _take(self, tid: int, status: int) -> int | None:
+        """Take a stop that was only looked at from the kernel, as what does not end at once has to
+        be; its wait status. None: it is not there any more."""
+        if status != TRAP_STATUS:
+            return status
+        thread = self.threads.get(tid)
+        if thread is not None:
+            thread.group.handler.rewind(thread)
+        if _waitpid(tid, self.status_address, WALL | os.WNOHANG) != tid:
+            return None
+        return self.status.value
 
     def dispatch_deferred(self, group: Group | None = None) -> None:
         """Dispatch the stops that were deferred: all of them, or those of ``group``."""
@@ -154,11 +188,17 @@ class Tracees:
             tid, status = self._deferred.popleft()
             thread = self.threads.get(tid)
             if group is None or (thread is not None and thread.group is group):
-                self.dispatch(tid, status)
+                self._dispatch(tid, status)
             else:
                 self._deferred.append((tid, status))
 
     def dispatch(self, tid: int, status: int) -> None:
+        """React to what ``hits`` found: a stop, or an end."""
+        taken = self._take(tid, status)
+        if taken is not None:
+            self._dispatch(tid, taken)
+
+    def _dispatch(self, tid: int, status: int) -> None:
         """Decode a wait status and give it to the group, or the process, that it concerns."""
         thread = self.threads.get(tid)
         if thread is not None:
@@ -231,9 +271,9 @@ class Tracees:
 
     def await_unreported_child(self) -> None:
         """Wait until such a child stops, or a signal comes."""
-        tid = _waitpid(-1, self.status_address, WALL)
+        tid = self.hits.next()
         if tid > 0:
-            self.dispatch(tid, self.status.value)
+            self.dispatch(tid, self.hits.status)
 
     def await_orphans(self) -> None:
         """Wait, when all targets have ended, for fork children that they have just made, and detach
@@ -241,11 +281,11 @@ class Tracees:
         unsure = self.others or self.zombies
         deadline = time.monotonic() + (_UNSURE_ORPHAN_TIMEOUT if unsure else ORPHAN_TIMEOUT)
         while time.monotonic() < deadline:
-            tid = _waitpid(-1, self.status_address, WALL | os.WNOHANG)
+            tid = self.hits.next(os.WNOHANG)
             if tid > 0:
-                self.dispatch(tid, self.status.value)
+                self.dispatch(tid, self.hits.status)
                 self.adopt_orphans()
             elif tid == 0:
                 time.sleep(_PAUSE)
-            elif ctypes.get_errno() != errno.EINTR:
+            elif tid == -errno.ECHILD:
                 return

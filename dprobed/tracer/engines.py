@@ -10,10 +10,13 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
+from dprobed.arch.x86_64.breakpoint import INT3
 from dprobed.arch.x86_64.registers import RIP
+from dprobed.arch.x86_64.relocation import RelocationError, instruction_length
 from dprobed.arch.x86_64.siginfo import code_of
 from dprobed.engine.address_space import AddressSpace
 from dprobed.engine.affinity import Affinity
+from dprobed.engine.errors import SpaceError
 from dprobed.engine.interface import Engine, Listener, Location, Loss, Plan, Refusal, TrapStop, Twin
 from dprobed.engine.probe import Attachment, Probe
 from dprobed.engine.runner import ProgramRunner
@@ -28,6 +31,7 @@ from dprobed.tracee.ptrace import Gone, Registers
 from dprobed.tracee.thread import Thread
 from dprobed.tracee.thread_group import ThreadGroup
 from dprobed.wire.engines import AUTO
+from dprobed.wire.protocol import State as ProbeState
 
 #: What became of a plan.
 Armed = tuple[Plan, Attachment | Refusal]
@@ -48,6 +52,7 @@ class Engines:
         self._registers: Final = registers
         #: The hot way: see ``TrapStops``.
         self.serve_hit: Final = self._trap.stops.serve_hit
+        self.rewind: Final = self._trap.stops.rewind
 
     @property
     def space(self) -> AddressSpace:
@@ -112,6 +117,9 @@ class Engines:
             if location.kind or asked in (AUTO, engine.name)
             if (found := engine.offer(probe, location)) is not None
         ]
+        difference = self._difference(location)
+        if difference and any(isinstance(each, Plan) for each in offers):
+            return Refusal(ProbeState.MISMATCH, difference)
         plans = [each for each in offers if isinstance(each, Plan)]
         return min(plans, key=lambda plan: plan.cost_ns) if plans else offers[0]
 
@@ -140,13 +148,40 @@ class Engines:
         for engine in self._all:
             engine.abandon_reserved()
 
-    def insert_internal(self, address: int, callback: Callable[[Thread], None]) -> None:
-        """See TrapEngine."""
-        self._trap.insert_internal(address, callback)
+    def _difference(self, location: Location) -> str:
+        """How what is in memory differs from what is in the file; empty: it does not.
+
+        Its instruction is what has to be the same: programs patch what is around (tracing sleds).
+        """
+        code = location.code
+        found = self.original(location.address, len(code)) if code else b""
+        if not code or found.startswith(INT3):  # for which the engine has a reason of its own
+            return ""
+        try:
+            length = instruction_length(found, location.address)
+        except RelocationError:
+            length = len(code)
+        if found[:length] == code[:length] or len(location.opcode) >= length:
+            return ""
+        there = found[:length].hex(" ") or "nothing"
+        return (
+            f"the file has {code[:length].hex(' ')} there, memory {there}: the process, or another "
+            "tool, changed its code; give the whole instruction that is there with 'opcode ='"
+        )
+
+    def insert_internal(self, where: Location, callback: Callable[[Thread], None]) -> None:
+        """See TrapEngine; raises SpaceError also where the file has other code."""
+        if difference := self._difference(where):
+            raise SpaceError(f"{where.place}: {difference}")
+        self._trap.insert_internal(where.address, callback)
 
     def adopt_internal(self, address: int, callback: Callable[[Thread], None]) -> bool:
         """See TrapEngine."""
         return self._trap.adopt_internal(address, callback)
+
+    def forget_internal(self, address: int) -> None:
+        """See TrapEngine."""
+        self._trap.forget_internal(address)
 
     def put(self, plan: Plan | Refusal) -> Attachment | Refusal:
         """Insert one probe; raises SpaceError and Gone."""
@@ -209,6 +244,12 @@ class Engines:
         for engine in self._all:
             engine.disarm_all(unstoppable)
 
+    def pages(self) -> list[tuple[int, int]]:
+        """Start and end of each mapping of ours in the target."""
+        guard = self._trap.sites.guard.mappings()
+        areas = [(area.start, area.end) for area in self.space.resident.whole()]
+        return areas + [(start, start + size) for start, size in guard]
+
     def remove_all(self, unstoppable: list[Thread]) -> None:
         """Take back every change, before a detach, with all other threads stopped.
 
@@ -218,7 +259,9 @@ class Engines:
         space = self.space
         if not unstoppable and space.resident.areas:
             lender = self.group.borrower.lender(space.tgid)
+            self._trap.sigtrap.remove_guard(lender)
             self._trap.sigtrap.restore(lender)
+            self._trap.sites.guard.unmap(self.group, lender)
             space.resident.unmap(self.group, lender)
             space.resident.areas.clear()
 
@@ -250,7 +293,10 @@ class Engines:
             raise
 
     def _serve(self, thread: Thread, now: int) -> None:
-        self._registers.load(thread.tid)
+        words = self._registers.load(thread.tid)
+        if thread.rewound:
+            thread.rewound = False
+            words[RIP] += len(INT3)
         info = ptrace.get_siginfo(thread.tid)
         stop = TrapStop(info, code_of(info))
         if self._trap.serve(thread, stop, now):

@@ -11,13 +11,15 @@ from typing import Final
 
 from dprobed.arch.x86_64.signal_frame import RESTORER_CODE
 from dprobed.engine.errors import SpaceError
+from dprobed.engine.interface import Location
 from dprobed.proc import procfs
-from dprobed.resolver.errors import LocationError
+from dprobed.resolver.errors import LocationError, LostError
 from dprobed.tracee.thread import Thread
 from dprobed.tracer.engines import Engines
 from dprobed.tracer.placement import LoadedModule, Placement
 
 _AT_BASE: Final = 7
+_AT_ENTRY: Final = 9
 #: The dynamic loader calls it after each change of the list of modules (link.h, r_brk).
 _LOADER: Final = "_dl_debug_state"
 _LIBC: Final = "libc.so.6"
@@ -63,20 +65,26 @@ class InternalBreakpoints:
         self._engines.sigtrap.restorer = other._engines.sigtrap.restorer
 
     def set_loader(self) -> str | None:
-        """Insert that of the dynamic loader; returns why not, or None. Raises Gone."""
-        base = procfs.auxv(self._pid).get(_AT_BASE, 0)
-        if not base:
-            return None  # statically linked: no modules come or go
+        """Insert that of the dynamic loader; returns why not, or None. Raises Gone.
+
+        The loader may be what was executed, as a command. And a statically linked program may have
+        one in it, for ``dlopen``; where it has none no modules come or go.
+        """
+        auxv = procfs.auxv(self._pid)
+        base = auxv.get(_AT_BASE, 0)
+        inside = base or auxv.get(_AT_ENTRY, 0)
         for loaded in self._placement.loaded.values():
             mappings = loaded.module.mappings
-            if any(mapping.start <= base < mapping.end for mapping in mappings):
+            if any(mapping.start <= inside < mapping.end for mapping in mappings):
                 break
         else:
             return "the dynamic loader was not found"
         try:
             self._set(loaded, _LOADER)
-        except (LocationError, SpaceError) as error:
+        except LostError as error:
             return " ".join(str(error).split())
+        except (LocationError, SpaceError) as error:
+            return " ".join(str(error).split()) if base else None
         return None
 
     def set_signals(self, among: list[LoadedModule]) -> None:
@@ -89,6 +97,10 @@ class InternalBreakpoints:
             if libc is not None:
                 self._set(libc, _SIGACTION)
                 self._libc = libc
+        elif self._libc in among:  # mapped once more (dlmopen)
+            self._set(self._libc, _SIGACTION)
+            if self._masks_known:
+                self._set(self._libc, _SIGMASK)
         if self._libc is not None and not self._engines.sigtrap.calm and not self._masks_known:
             self._masks_known = True
             self._set(self._libc, _SIGMASK)
@@ -108,8 +120,19 @@ class InternalBreakpoints:
         except (LocationError, SpaceError) as error:
             _log.warning("process %d: blocked SIGTRAP: %s", self._pid, error)
 
+    def forget(self, is_mapped: Callable[[int], bool]) -> None:
+        """Modules were unmapped, and others may be there later."""
+        for address in [each for each in self._symbols if not is_mapped(each)]:
+            self._engines.forget_internal(address)
+            del self._symbols[address]
+
     def _set(self, loaded: LoadedModule, symbol: str) -> None:
-        """Insert one at a function; raises LocationError, SpaceError and Gone."""
-        address = self._placement.address_of(loaded, symbol)
-        self._engines.insert_internal(address, self._callbacks[symbol])
-        self._symbols[address] = symbol
+        """Insert one at a function, each time that is mapped.
+
+        Raises LocationError, SpaceError and Gone.
+        """
+        for spot in self._placement.functions(loaded, symbol):
+            if spot.address not in self._symbols:
+                where = Location(spot.address, place=spot.place, code=spot.code)
+                self._engines.insert_internal(where, self._callbacks[symbol])
+                self._symbols[spot.address] = symbol

@@ -69,7 +69,7 @@ class StopLoop:
         """Poll for a stop for a moment, without sleep; 0: none came."""
         tracees, until = self._tracees, time.monotonic_ns() + _POLL
         while not tracees.attention:
-            tid = tracees.hits.now(os.WNOHANG)
+            tid = tracees.hits.next(os.WNOHANG)
             if tid or time.monotonic_ns() > until:
                 return tid
         return -1

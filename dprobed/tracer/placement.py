@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 
 from dprobed.arch.x86_64.debug_registers import is_length_valid
-from dprobed.arch.x86_64.paging import USER_END, WORD
+from dprobed.arch.x86_64.paging import PAGE, USER_END, WORD
 from dprobed.engine.address_space import AddressSpace
 from dprobed.proc import procfs
 from dprobed.proc.maps import Module, modules
@@ -19,21 +19,28 @@ from dprobed.program.model import Header, ProbeDefinition
 from dprobed.resolver.addresses import address_of, biases, data_address_of
 from dprobed.resolver.client import MappedFile, Resolver
 from dprobed.resolver.errors import LocationError, LostError, SilenceError, number_of
-from dprobed.resolver.modules import matches
+from dprobed.resolver.modules import VDSO, matches
 from dprobed.resolver.places import check_boundary, code_spec
 from dprobed.wire.protocol import State
 from dprobed.wire.resolver import Place
 
+#: Where the kernel's own code is that it maps into each process (getauxval(3)), and most of it.
+_AT_SYSINFO_EHDR: Final = 33
+_VDSO_ROOM: Final = 4 * PAGE
 _NOT_FOUND: Final = "no mapped module is known to have that name"
 
 
 class Spot(msgspec.Struct, frozen=True):
-    """One address at which a probe is to be inserted. ``length``: of a watchpoint, else 0."""
+    """One address at which a probe is to be inserted.
+
+    ``code``: what the file has there, of code. ``length``: of a watchpoint, else 0.
+    """
 
     address: int
     place: str
     module: str
     key: Hashable
+    code: bytes = b""
     length: int = 0
 
 
@@ -48,22 +55,30 @@ class Unplaced(msgspec.Struct, frozen=True):
 class LoadedModule:
     """A mapped module, with its file."""
 
-    def __init__(self, module: Module, resolver: Resolver) -> None:
+    def __init__(self, module: Module, resolver: Resolver, key: Hashable) -> None:
+        """``key``: identifies it for as long as anything of it is mapped."""
         self.module = module
+        self.key: Final = key
         self._resolver = resolver
         self._file: MappedFile | LocationError | None = None
 
     def of_process(self, pid: int) -> LoadedModule:
         """The same mapping in a ``fork`` child."""
-        other = LoadedModule(self.module._replace(pid=pid), self._resolver)
+        other = LoadedModule(self.module._replace(pid=pid), self._resolver, self.key)
         known = self._file
         other._file = known.of_module(other.module) if isinstance(known, MappedFile) else known
         return other
 
-    @property
-    def key(self) -> Hashable:
-        """Identifies this mapping of this file."""
-        return self.module.key, self.module.base
+    def follow(self, module: Module) -> bool:
+        """What is mapped of it now; whether its code is mapped elsewhere, too, or less often.
+
+        As ``dlmopen`` and ``dlclose`` of one file in several namespaces do.
+        """
+        changed = _code_of(self.module) != _code_of(module)
+        self.module = module
+        if isinstance(self._file, MappedFile):
+            self._file = self._file.of_module(module)
+        return changed
 
     def file(self) -> MappedFile:
         """Its file; raises LocationError."""
@@ -114,33 +129,60 @@ class Placement:
         self._resolver = resolver
         self._space = space
         self.loaded: dict[Hashable, LoadedModule] = {}
+        #: Resolver functions of IFUNCs that were seen to choose, and what; and those that are asked
+        #: for, and have not been called yet.
+        self.chosen: dict[int, int] = {}
+        self.unchosen: dict[int, Place] = {}
+        self._serial = 0
 
     def take_over(self, other: Placement) -> None:
         """The modules of the space that this one is a copy of."""
+        self._serial = other._serial
         for loaded in other.loaded.values():
             twin = loaded.of_process(self._pid)
             self.loaded[twin.key] = twin
 
     def refresh(self, tid: int) -> tuple[list[LoadedModule], set[Hashable]]:
-        """Read the list of mappings; returns new modules, and the keys of those that are gone.
+        """Read the list of mappings; returns modules of which code is mapped that was not, and the
+        keys of those of which any is gone.
 
         ``tid``: a living thread, for when the leading one has ended, which shows nothing then.
         Raises MapsError when it is gone.
         """
         live_thread = tid if procfs.run_state(self._pid) in "ZX" else self._pid
         # Files are opened later: by then any thread but the leading one may have vanished.
-        found = (
-            LoadedModule(module._replace(pid=self._pid), self._resolver)
-            for module in modules(live_thread)
-        )
-        now = {each.key: each for each in found}
-        new = [each for key, each in now.items() if key not in self.loaded]
-        gone = self.loaded.keys() - now.keys()
-        for key in gone:
-            del self.loaded[key]
-        for each in new:
-            self.loaded[each.key] = each
-        return new, set(gone)
+        before = {
+            (module.key, *code): loaded
+            for loaded in self.loaded.values()
+            for module in (loaded.module,)
+            for code in _code_of(module)
+        }
+        now: dict[Hashable, LoadedModule] = {}
+        new: list[LoadedModule] = []
+        gone: set[Hashable] = set()
+        for each in modules(live_thread):
+            module = each._replace(pid=self._pid)
+            # The same one, if any of its code is where it was.
+            there = (before.get((module.key, *code)) for code in _code_of(module))
+            loaded = next((each for each in there if each and each.key not in now), None)
+            if loaded is None:
+                self._serial += 1
+                loaded = LoadedModule(module, self._resolver, (module.key, self._serial))
+                new.append(loaded)
+            elif loaded.follow(module):
+                new.append(loaded)
+                gone.add(loaded.key)
+            now[loaded.key] = loaded
+        gone |= self.loaded.keys() - now.keys()
+        self.loaded = now
+        if gone:
+            for resolver in [each for each in self.chosen if not self.holds_code(each)]:
+                del self.chosen[resolver]
+        return new, gone
+
+    def holds_code(self, address: int) -> bool:
+        """Whether an address is in code of a module."""
+        return any(loaded.holds_code(address) for loaded in self.loaded.values())
 
     def find(
         self, header: Header, probe: ProbeDefinition, among: list[LoadedModule]
@@ -171,14 +213,17 @@ class Placement:
         return spots, unplaced
 
     @staticmethod
-    def address_of(loaded: LoadedModule, symbol: str) -> int:
-        """Where a function of a module is; raises LocationError."""
+    def functions(loaded: LoadedModule, symbol: str) -> list[Spot]:
+        """Where a function of a module is, each time that is mapped; raises LocationError."""
         file = loaded.file()
         (place, *_) = file.resolve(symbol)
         addresses = address_of(loaded.module, file.facts, place.file_offset)
         if not addresses:
             raise LocationError(f"{symbol} is not mapped")
-        return addresses[0]
+        return [
+            Spot(address, place.name, loaded.module.path, loaded.key, place.code)
+            for address in addresses
+        ]
 
     def _in_module(self, loaded: LoadedModule, probe: ProbeDefinition) -> list[Spot] | Unplaced:
         if probe.watchpoint is not None:
@@ -191,19 +236,19 @@ class Placement:
         spots: list[Spot] = []
         for place in places:
             if place.kind == "ifunc":
-                addresses = self._chosen(loaded, file, place, probe.opcode is not None)
-                if not addresses:
+                found = self._chosen(loaded, file, place)
+                if not found:
                     return Unplaced(
                         State.PENDING,
                         f"{place.name}: the loader has not chosen a variant yet",
                         retry=True,
                     )
             else:
-                check_boundary(place, asserted=probe.opcode is not None)
                 addresses = address_of(loaded.module, file.facts, place.file_offset)
-            spots += [
-                Spot(address, place.name, loaded.module.path, loaded.key) for address in addresses
-            ]
+                found = [(place, address) for address in addresses]
+            for there, address in found:
+                check_boundary(there, asserted=probe.opcode is not None)
+                spots.append(Spot(address, place.name, loaded.module.path, loaded.key, there.code))
         if not spots:
             raise LocationError(f"{probe.offset or probe.address}: the module does not map it")
         return spots
@@ -215,6 +260,7 @@ class Placement:
         if text[:1].isdigit():
             number, _, size = text.partition(":")
             addresses = [number_of(number)]
+            code = b""
             name = f"{addresses[0]:#x}"
             length = number_of(size) if size else 1
             if addresses[0] >= USER_END:
@@ -222,7 +268,7 @@ class Placement:
         else:
             file = loaded.file()
             place = file.resolve_data(text)
-            name = place.name
+            name, code = place.name, place.code
             addresses = data_address_of(loaded.module, file.facts, place.vaddr)
             length = place.size if ":" in text else min(place.size or 1, 8)
             if kind == "x":
@@ -234,17 +280,41 @@ class Placement:
                     f"{length} bytes at {address:#x}: a watchpoint has 1, 2, 4 or 8 bytes (x: 1), "
                     "aligned to its length; write it as symbol:length",
                 )
-        return [Spot(each, name, loaded.module.path, loaded.key, length) for each in addresses]
+        return [
+            Spot(each, name, loaded.module.path, loaded.key, code, length) for each in addresses
+        ]
 
     def _chosen(
-        self, loaded: LoadedModule, file: MappedFile, place: Place, asserted: bool
-    ) -> list[int]:
-        """The function that an IFUNC's resolver chose, as the loader stored it in this process."""
+        self, loaded: LoadedModule, file: MappedFile, place: Place
+    ) -> list[tuple[Place, int]]:
+        """The asked offset into the function that an IFUNC's resolver chose, and its address, for
+        each time that the module is mapped and it has; raises LocationError."""
+        found = []
         for bias in biases(loaded.module, file.facts):
-            for slot in file.ifunc_slots(place.vaddr):
-                found = self._pointer(slot + bias)
-                if loaded.holds_code(found) and found != place.vaddr + bias:
-                    return [self._inside(file, place, found, bias, asserted)]
+            address = self._chosen_with(loaded, file, place, bias)
+            if address is None:
+                self.unchosen[place.vaddr + bias] = place
+                continue
+            self._check_not_vdso(place, address)
+            there = file.place_at(address - bias + place.symbol_offset & WORD)
+            found.append((there, there.vaddr + bias))
+        return found
+
+    def _chosen_with(
+        self, loaded: LoadedModule, file: MappedFile, place: Place, bias: int
+    ) -> int | None:
+        """What an IFUNC's resolver chose, as we saw it, or the loader stored it in this process."""
+        seen = self.chosen.get(place.vaddr + bias)
+        if seen is not None:
+            return seen
+        for slot in file.ifunc_slots(place.vaddr):
+            found = self._pointer(slot + bias)
+            if self._is_vdso(found) or (
+                loaded.holds_code(found)
+                and found != place.vaddr + bias
+                and self._is_function(file, found - bias)
+            ):
+                return found
         for other in list(self.loaded.values()):
             try:
                 there = other.file()
@@ -255,22 +325,51 @@ class Placement:
                 for address in data_address_of(other.module, there.facts, slot):
                     found = self._pointer(address)
                     # A slot that was not used yet points back into its own module.
-                    if loaded is not other and loaded.holds_code(found):
-                        bias = biases(loaded.module, file.facts)[0]
-                        return [self._inside(file, place, found, bias, asserted)]
-        return []
+                    if self._is_vdso(found) or (
+                        loaded is not other and _is_code_of(file, found - bias)
+                    ):
+                        return found
+        return None
+
+    def _is_vdso(self, address: int) -> bool:
+        start = procfs.auxv(self._pid).get(_AT_SYSINFO_EHDR, 0)
+        return bool(start) and start <= address < start + _VDSO_ROOM
+
+    def _check_not_vdso(self, place: Place, address: int) -> None:
+        """Raises LocationError where an IFUNC is a function of the kernel's, as libc's ``time``."""
+        if self._is_vdso(address):
+            raise LocationError(f"{place.name} is a function of the vDSO here: {VDSO}")
 
     @staticmethod
-    def _inside(file: MappedFile, place: Place, chosen: int, bias: int, asserted: bool) -> int:
-        """The asked offset into the chosen function; raises LocationError for no boundary."""
-        if not place.symbol_offset:
-            return chosen
-        there = file.place_at(chosen - bias + place.symbol_offset & WORD)
-        check_boundary(there, asserted=asserted)
-        return there.vaddr + bias
+    def _is_function(file: MappedFile, vaddr: int) -> bool:
+        """Whether a slot's content is what was chosen.
+
+        In a file that is mapped where it was linked for, a slot leads back into the file before
+        that, to the stub that jumps by it.
+        """
+        if file.facts.relocated:
+            return True
+        try:
+            there = file.place_at(vaddr)
+        except LocationError:
+            return False
+        return bool(there.symbol) and not there.symbol_offset
 
     def _pointer(self, address: int) -> int:
         return int.from_bytes(self._space.memory.peek(address, 8), "little")
+
+
+def _code_of(module: Module) -> set[tuple[int, int]]:
+    """Where a module's code is mapped: addresses and offsets."""
+    return {(each.start, each.offset) for each in module.mappings if each.executable}
+
+
+def _is_code_of(file: MappedFile, vaddr: int) -> bool:
+    """Whether an address of a file is in its code, with one load bias."""
+    return any(
+        segment.executable and segment.vaddr <= vaddr < segment.vaddr + segment.file_size
+        for segment in file.facts.segments
+    )
 
 
 def _one_line(error: LocationError) -> str:

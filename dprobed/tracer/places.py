@@ -17,6 +17,7 @@ from dprobed.tracee.lifecycle import State
 from dprobed.tracee.ptrace import Gone
 from dprobed.tracee.thread import Thread
 from dprobed.tracee.thread_group import ThreadGroup
+from dprobed.tracer.choices import Choices
 from dprobed.tracer.engines import Engines
 from dprobed.tracer.inserted import Inserted
 from dprobed.tracer.internal_breakpoints import InternalBreakpoints
@@ -56,6 +57,7 @@ class Places:
         self._numbers: Final[dict[tuple[str, str], int]] = {}
         self._placement = Placement(pid, engines.space, resolver)
         self._internal = self._internal_breakpoints()
+        self._choices = Choices(engines, self._choice_made)
 
     def _internal_breakpoints(self) -> InternalBreakpoints:
         return InternalBreakpoints(self._engines, self._placement, self._modules_changed)
@@ -77,6 +79,7 @@ class Places:
         self.is_prepared = False
         self._placement = Placement(self._pid, self._engines.space, self._resolver)
         self._internal = self._internal_breakpoints()
+        self._choices = Choices(self._engines, self._choice_made)
 
     def prepare(self) -> None:
         """Before the first probe of an address space: read its modules, and set the loader's
@@ -105,6 +108,8 @@ class Places:
         try:
             new, gone = self._placement.refresh(thread.tid)
             if gone:
+                self._choices.forget(self._placement.holds_code)
+                self._internal.forget(self._placement.holds_code)
                 self._lose(gone)
             if new:
                 self._internal.set_signals(new)
@@ -166,13 +171,32 @@ class Places:
         try:
             impossible = self._engines.reserve(plans)
             refused += [(plan.probe, refusal) for plan, refusal in impossible]
-            for probe, refusal in refused:
-                probe.set(refusal.state, refusal.reason)
             not_ready = {id(plan) for plan, _ in impossible}
-            self._arm([plan for plan in plans if id(plan) not in not_ready], spots)
+            refused += self._arm([plan for plan in plans if id(plan) not in not_ready], spots)
         finally:
             self._engines.abandon_reserved()
+        for probe, refusal in refused:
+            if probe.attachments:
+                probe.set(probe.state, f"not at each of its places: {refusal.reason}")
+            else:
+                probe.set(refusal.state, refusal.reason)
+        self._expect_choices()
         return changed
+
+    def _expect_choices(self) -> None:
+        """Have those IFUNCs watched for which nothing has been chosen yet."""
+        unchosen, self._placement.unchosen = self._placement.unchosen, {}
+        for address, place in unchosen.items():
+            try:
+                self._choices.expect(Location(address, place=place.name, code=place.code))
+            except (SpaceError, Gone) as error:
+                _log.info("process %d: %s", self._pid, error)
+
+    def _choice_made(self, thread: Thread, resolver: int, chosen: int) -> None:
+        """An IFUNC's resolver function has just returned what it chose."""
+        self._placement.chosen[resolver] = chosen
+        changed = self.place_again(self._inserted.values())
+        self.tell_changed(changed)
 
     def _found(
         self, programs: Iterable[Inserted], among: list[LoadedModule]
@@ -202,18 +226,27 @@ class Places:
         if spot.length:
             kind = probe.definition.watchpoint or "w"
             return Location(
-                spot.address, number, spot.place, spot.key, kind=kind, length=spot.length
+                spot.address,
+                number,
+                spot.place,
+                spot.key,
+                code=spot.code if kind == "x" else b"",
+                kind=kind,
+                length=spot.length,
             )
         opcode = (probe.definition.opcode or b"") if inserted.check_opcode else b""
-        return Location(spot.address, number, spot.place, spot.key, opcode)
+        return Location(spot.address, number, spot.place, spot.key, opcode, spot.code)
 
-    def _arm(self, plans: list[Plan], spots: dict[tuple[Probe, int], Spot]) -> None:
+    def _arm(
+        self, plans: list[Plan], spots: dict[tuple[Probe, int], Spot]
+    ) -> list[tuple[Probe, Refusal]]:
+        """Insert these; returns the probes that could not be at one of their places, and why."""
+        refused: list[tuple[Probe, Refusal]] = []
         with self._group.stopped() as unstoppable:
             for plan, result in self._engines.arm(plans, unstoppable):
                 probe = plan.probe
                 if isinstance(result, Refusal):
-                    if not probe.attachments:
-                        probe.set(result.state, result.reason)
+                    refused.append((probe, result))
                     continue
                 probe.attachments.append(result)
                 spot = spots[probe, plan.location.address]
@@ -222,6 +255,7 @@ class Places:
                 probe.retry = False
             if any(plan.location.kind for plan in plans):
                 self.note_unwatched(self._engines.unwatched_reason)
+        return refused
 
     def _number(self, module: str, place: str) -> int:
         number = self._numbers.get((module, place))
@@ -273,16 +307,21 @@ class Places:
             self.note_unwatched(self._engines.unwatched_reason)
 
     def _lose(self, keys: set[Hashable]) -> None:
-        """Modules were unmapped: forget their sites, without writing there."""
+        """Modules were unmapped, or one of several times that they were mapped: forget the sites
+        that were there, without writing."""
+
+        def is_lost(each: Attachment) -> bool:
+            return each.module_key in keys and not (
+                each.module_key in self._placement.loaded and self._is_mapped(each)
+            )
+
         lost: list[Probe] = [
-            probe
-            for probe in self.probes()
-            if any(each.module_key in keys for each in probe.attachments)
+            probe for probe in self.probes() if any(map(is_lost, probe.attachments))
         ]
         kept: list[tuple[Probe, list[Attachment]]] = []
         for probe in lost:
-            kept.append((probe, [e for e in probe.attachments if e.module_key not in keys]))
-            probe.attachments = [e for e in probe.attachments if e.module_key in keys]
+            kept.append((probe, [each for each in probe.attachments if not is_lost(each)]))
+            probe.attachments = [each for each in probe.attachments if is_lost(each)]
             self._engines.unmapped(probe.attachments)
         self.remove(lost)
         for probe, rest in kept:
@@ -290,6 +329,13 @@ class Places:
             if not rest and not probe.over:
                 probe.set(ProbeState.PENDING, "its module was unmapped")
         self.tell_changed(lost)
+
+    def _is_mapped(self, attachment: Attachment) -> bool:
+        """Whether there is still what a probe was put on: code, or data that is watched."""
+        if self._placement.holds_code(attachment.address):
+            return True
+        watched = attachment.engine == "watch"
+        return watched and bool(self._engines.space.memory.peek(attachment.address, 1))
 
     def fail_lost(self) -> None:
         """Fail probes whose places have become impossible, as stops have shown."""

@@ -11,7 +11,7 @@ from dprobed.engine.address_space import AddressSpace
 from dprobed.engine.budget import Account
 from dprobed.engine.errors import SpaceError
 from dprobed.engine.probe import Probe
-from dprobed.proc import procfs
+from dprobed.proc import files
 from dprobed.proc.maps import MapsError
 from dprobed.program.bytecode import decode
 from dprobed.program.exec.interface import Executor
@@ -84,7 +84,7 @@ class Programs:
         try:
             self.use_space(AddressSpace(self._pid, Memory(self._pid)))
             self._engines.sigtrap.new_image(thread)
-            if procfs.elf_class(self._pid) == 32:
+            if files.elf_class(self._pid) == 32:
                 places.exclude("the new program is a 32-bit one")
             elif self.inserted:
                 places.prepare()

@@ -8,6 +8,7 @@ from dprobed.corefile.store import StoreError
 from dprobed.engine.errors import SpaceError
 from dprobed.proc.maps import MapsError
 from dprobed.resolver.errors import LocationError
+from dprobed.tracee.borrower import Asleep
 from dprobed.tracee.ptrace import Gone
 from dprobed.tracer.dump.admission import DumpError
 from dprobed.tracer.dump.snapshot import Result
@@ -45,6 +46,8 @@ class Requests:
                     answer = self._ask(self._target(request.pid), request)
         except _REFUSALS as error:
             self._reporter.send(protocol.Refused(request.seq, " ".join(str(error).split())))
+        except Asleep as error:
+            self._reporter.send(protocol.Refused(request.seq, str(error)))
         except Gone as error:
             self._reporter.send(protocol.Refused(request.seq, f"process {error.tid} is gone"))
         except Exception as error:
@@ -67,6 +70,11 @@ class Requests:
         self._context.tracees.blamed = target.group
         if target.end is not None and not isinstance(request, _OF_AN_ENDED):
             raise Gone(target.pid)
+        if target.is_detaching and not isinstance(request, _OF_AN_ENDED):
+            raise RequestError(
+                f"process {target.pid} is being detached from, as soon as it wakes: it sleeps in "
+                "the kernel"
+            )
         seq = request.seq
         match request:
             case protocol.Adjust():
@@ -90,7 +98,9 @@ class Requests:
                 target.dump(request.zstd, lambda result: self._dumped(seq, result))
                 return None
             case protocol.Detach():
-                target.detach_when_idle(lambda: self._detached(seq, target))
+                target.detach_when_idle(
+                    lambda: self._detached(seq, target), lambda: self._taken_out(seq, target)
+                )
                 return None
             case _:
                 return target.query(seq)
@@ -110,12 +120,17 @@ class Requests:
         self._reporter.send(protocol.Ok(seq, dump=status))
 
     def _detached(self, seq: int, target: TracedProcess) -> None:
+        if not target.is_asleep:
+            self._taken_out(seq, target)
+        self._targets.finish(target, target.end or ("detached", 0))
+
+    def _taken_out(self, seq: int, target: TracedProcess) -> None:
+        """Answer: the probes are out, whether or not we could detach."""
         self._reporter.send(
             protocol.Ok(
                 seq, probes=target.programs.statuses(), overhead_ns=target.group.overhead_ns
             )
         )
-        self._targets.finish(target, target.end or ("detached", 0))
 
     def _use_facilities(self, facilities: dict[str, int], acting: list[int] | None) -> None:
         self._context.acting = acting

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from typing import Final
 
 import msgspec
@@ -11,8 +13,9 @@ import msgspec
 from dprobed.engine.address_space import AddressSpace
 from dprobed.engine.errors import SpaceError
 from dprobed.proc import procfs, refusals
-from dprobed.proc.shared_memory import shares_memory
+from dprobed.proc.shared_memory import processes, relatives, sharers
 from dprobed.tracee.attach import attach, find_lost
+from dprobed.tracee.borrower import Asleep
 from dprobed.tracee.lifecycle import State
 from dprobed.tracee.memory import Memory
 from dprobed.tracee.ptrace import Gone
@@ -27,6 +30,7 @@ from dprobed.tracer.engines import Engines
 from dprobed.tracer.inheritance import Inheritance
 from dprobed.tracer.inserted import RequestError
 from dprobed.tracer.listener import DeferredWork, EngineListener
+from dprobed.tracer.namespace_init import NamespaceInit
 from dprobed.tracer.programs import Programs
 from dprobed.tracer.suspended import SuspendedThreads
 from dprobed.tracer.throttle import Throttle
@@ -35,27 +39,33 @@ from dprobed.wire.limits import Limits
 
 #: Seconds between two attempts to detach from threads that sleep in the kernel.
 DETACH_PAUSE: Final = 0.05
+#: Seconds after which a process that sleeps in the kernel is not attached to; between two looks.
+_SLEEP: Final = 0.3
+_PAUSE: Final = 0.02
+#: Threads that a notice names.
+_NAMED: Final = 5
 
 _log = logging.getLogger(__name__)
 
 
-def check_alone(pid: int, tracees: Tracees) -> None:
+def check_alone(pid: int, among: Iterator[int], tracees: Tracees) -> None:
     """Refuse a process whose memory an untraced one shares, which our breakpoints would kill.
 
     Raises RequestError.
     """
-    live_thread = procfs.live_thread(pid)
-    parent = procfs.parent(pid)
-    for other in [parent, *procfs.children(pid)]:
+    for other in sharers(procfs.live_thread(pid), among):
         found = procfs.status(other)
-        if found is None or other in tracees.threads:
+        if found is None or other in (0, pid) or other in tracees.threads:
             continue
-        if shares_memory(live_thread, procfs.live_thread(other)):
-            raise RequestError(
-                f"its {'parent' if other == parent else 'child'} {other} "
-                f"({found.name.decode(errors='replace')}) shares its memory "
-                "(vfork or CLONE_VM) and would run into the probes; try again when that ended"
-            )
+        relation = (
+            "parent"
+            if other == procfs.parent(pid)
+            else ("child" if procfs.parent(other) == pid else "fellow")
+        )
+        raise RequestError(
+            f"its {relation} {other} ({found.name.decode(errors='replace')}) shares its memory "
+            "(vfork or CLONE_VM) and would run into the probes; try again when that ended"
+        )
 
 
 class TracedProcess:
@@ -73,6 +83,7 @@ class TracedProcess:
         listener = EngineListener(self, self._deferred, context)
         self.engines: Final = Engines(self.group, listener, context.registers, context.affinity)
         self.serve_hit: Final = self.engines.serve_hit
+        self.rewind: Final = self.engines.rewind
         self.programs: Final = Programs(
             pid, self.group, self.engines, context.reporter, context.resolver, self.tell
         )
@@ -86,8 +97,16 @@ class TracedProcess:
         self.options = options
         #: How it ended (exited, killed, detached…) and its status; None while it is a target.
         self.end: tuple[str, int] | None = None
+        self._namespace_init: Final = NamespaceInit(pid)
+        #: The signal of a fault that the process is to die of once we have detached from it.
+        self.fatal = 0
         self.throttle: Final = Throttle(self.programs, self.group.request_attention)
         self.dumps: Final = Dumps(self.engines, self._describe, self.tell)
+        #: Threads that sleep in the kernel keep us from detaching: since when, whether that was
+        #: told, and what is called then.
+        self._asleep_since = 0.0
+        self._has_told_asleep = False
+        self._on_asleep: Callable[[], None] = lambda: None
         self._end_status = ("gone", 0)
         self._failed = False
         #: A detach was asked for: called when it is done.
@@ -105,9 +124,12 @@ class TracedProcess:
         reason = refusals.refusal(self.pid)
         if reason is not None:
             raise RequestError(reason)
+        if self._sleeps():
+            # Nothing could be put in, and we could not detach again before it wakes.
+            raise RequestError(str(Asleep(self.pid)))
         # Checked again when no more children can appear; here because it refuses at once, and we
         # could not detach from a parent in vfork before it wakes.
-        check_alone(self.pid, self._context.tracees)
+        check_alone(self.pid, relatives(self.pid), self._context.tracees)
         self.programs.launching = launch
         try:
             attach(self.group, self.pid)
@@ -121,10 +143,19 @@ class TracedProcess:
             self._detach_now()
             raise RequestError(reason) from error
         try:
-            check_alone(self.pid, self._context.tracees)
+            check_alone(self.pid, processes(), self._context.tracees)
         except RequestError:
             self._detach_now()
             raise
+
+    def _sleeps(self) -> bool:
+        """Whether every thread sleeps in the kernel, and for longer than one does for a disk."""
+        deadline = time.monotonic() + _SLEEP
+        while procfs.sleeps(self.pid):
+            if time.monotonic() > deadline:
+                return True
+            self._context.tracees.pause(_PAUSE)
+        return False
 
     def _detach_now(self) -> None:
         while not self.detach():
@@ -165,6 +196,21 @@ class TracedProcess:
             elif not self.inheritance.is_sealed:
                 self._context.reporter.arm()
 
+    def _note_asleep(self) -> None:
+        """We could not detach from all threads; tell so, once, if that lasts."""
+        now = time.monotonic()
+        self._asleep_since = self._asleep_since or now
+        if now - self._asleep_since < _SLEEP or self._has_told_asleep:
+            return
+        self._has_told_asleep = True
+        asleep = ", ".join(str(tid) for tid in sorted(self.group.threads)[:_NAMED])
+        self.tell(
+            "asleep",
+            f"its probes are out; its tracer stays until what sleeps in the kernel (thread "
+            f"{asleep}) wakes",
+        )
+        self._on_asleep()
+
     def _fail_lost(self) -> None:
         lost, self._deferred.lost = self._deferred.lost, []
         if lost and self.end is None:
@@ -181,7 +227,8 @@ class TracedProcess:
             self._context.reporter.arm()
 
     def tick(self) -> None:
-        """Periodic work: throttled and pending probes, unreached threads."""
+        """Periodic work: throttled and pending probes, unreached threads, children not begun."""
+        self.group.let_late_parents_go()
         if self.throttle.is_throttling:
             self.group.request_attention()
         self.programs.retry_pending()
@@ -238,8 +285,7 @@ class TracedProcess:
             return
         if not self.debugger.serve_trap(thread):
             self.engines.serve(thread)
-        if thread.signal:
-            self.debugger.signalled(thread)
+        self._signal(thread)
 
     def abandon(self, thread: Thread) -> None:
         """See StopHandler."""
@@ -248,8 +294,26 @@ class TracedProcess:
     def deliver(self, thread: Thread) -> None:
         """See StopHandler; a debugger is asked first."""
         self.engines.deliver(thread)
+        self._signal(thread)
+
+    def _signal(self, thread: Thread) -> None:
+        """A signal, if there is one, is about to be delivered to a thread at an original place."""
         if thread.signal:
             self.debugger.signalled(thread)
+        if not thread.signal or thread.held:
+            return
+        with contextlib.suppress(Gone):
+            if self._namespace_init.drops(thread):
+                thread.signal, thread.siginfo = 0, None
+            elif self._namespace_init.dies(thread):
+                self._leave_to_die(thread)
+
+    def _leave_to_die(self, thread: Thread) -> None:
+        """Detach from a namespace's first process that faults, so that it dies of that."""
+        self.fatal = self.fatal or thread.signal
+        thread.signal, thread.siginfo = 0, None
+        thread.pinned = True
+        self.group.request_attention()
 
     def forked(self, child: int) -> None:
         """See StopHandler."""
@@ -313,10 +377,18 @@ class TracedProcess:
             and not any(thread.state is State.STARTING for thread in threads)
         )
 
-    def detach_when_idle(self, then: Callable[[], None]) -> None:
-        """Detach from the target as soon as no core is being written and all threads can be."""
-        self._on_detached = then
+    def detach_when_idle(self, then: Callable[[], None], when_asleep: Callable[[], None]) -> None:
+        """Detach from the target as soon as no core is being written and all threads can be.
+
+        ``when_asleep``: called if some cannot, before they wake.
+        """
+        self._on_detached, self._on_asleep = then, when_asleep
         self.group.request_attention()
+
+    @property
+    def is_asleep(self) -> bool:
+        """Whether we could not detach from it when we were to, and said so."""
+        return self._has_told_asleep
 
     @property
     def is_detaching(self) -> bool:
@@ -356,4 +428,6 @@ class TracedProcess:
             except (Gone, SpaceError) as error:
                 _log.warning("process %d keeps pages of ours: %s", self.pid, error)
             self.group.detach_all()
+        if self.group.threads:
+            self._note_asleep()
         return not self.group.threads

@@ -7,11 +7,13 @@ import resource
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Final
 
 import msgspec
 
 from dprobed.engine.affinity import Affinity
+from dprobed.proc import procfs
 from dprobed.resolver.client import Resolver
 from dprobed.tracee.tracees import ORPHAN_TIMEOUT, Tracees
 from dprobed.tracer.context import TracerContext
@@ -21,12 +23,17 @@ from dprobed.tracer.reporter import Reporter
 from dprobed.tracer.target import DETACH_PAUSE, TracedProcess
 from dprobed.wire import protocol
 
-#: Targets at once; further children are not followed. Each has a descriptor open.
+#: Targets at once; further children are not followed. Each has two descriptors open.
 MOST: Final = 1000
+_OF_EACH: Final = 2
 #: Descriptors for everything else, where the limit is not lower.
-_OTHERS: Final = 256
+_OTHERS: Final = 384
 #: Ended targets that are remembered, since an orphan of theirs may still appear.
 _MOST_ENDED: Final = 64
+
+#: Seconds in which a process that we have detached from for its fault has ended.
+_DYING: Final = 0.2
+_DETACHED: Final = ("detached", 0)
 
 _log = logging.getLogger(__name__)
 
@@ -91,7 +98,7 @@ class Targets:
         options = msgspec.structs.replace(parent.options, follow_forks=False)
         child = TracedProcess(self.context, pid, options)
         self._take(child)
-        child.detach_when_idle(lambda: self.finish(child, child.end or ("detached", 0)))
+        child.detach_when_idle(lambda: self.finish(child, child.end or _DETACHED), lambda: None)
         return child
 
     def _take(self, target: TracedProcess) -> None:
@@ -110,6 +117,8 @@ class Targets:
         for target in list(self.by_pid.values()):
             if target.group.failure is not None:
                 self.fail(target, target.group.failure)
+            elif target.fatal and target.end is None and not target.is_detaching:
+                target.detach_when_idle(partial(self._finish_fatally, target), lambda: None)
             elif target.is_over and target.end is not None:
                 # Children that share its memory may be left, and one that no event has reported.
                 if target.group.threads and not self._detach(target):
@@ -128,6 +137,13 @@ class Targets:
         self._ended.append((time.monotonic(), target))
         if len(self._ended) > _MOST_ENDED:
             self._forget(self._ended.popleft()[1])
+
+    def _finish_fatally(self, target: TracedProcess) -> None:
+        """We have detached from a process that was about to die of a fault."""
+        deadline = time.monotonic() + _DYING
+        while not (has_ended := procfs.has_ended(target.pid)) and time.monotonic() < deadline:
+            self._tracees.pause(_DYING / 100)
+        self.finish(target, target.end or (("killed", target.fatal) if has_ended else _DETACHED))
 
     def forget_ended(self) -> None:
         """Forget ended targets of which no orphan can appear any more."""
@@ -153,7 +169,7 @@ class Targets:
             for target in list(self.by_pid.values()):
                 try:
                     if self._detach(target):
-                        self.finish(target, target.end or ("detached", 0))
+                        self.finish(target, target.end or _DETACHED)
                 except Exception as error:
                     self._defect = error
                     del self.by_pid[target.pid]
@@ -183,10 +199,10 @@ class Targets:
 
 def _allow_descriptors() -> int:
     """As many as MOST targets need, where the limit allows that; how many targets there may be."""
-    needed = MOST + _OTHERS
+    needed = _OF_EACH * MOST + _OTHERS
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= needed:
         return MOST
     allowed = needed if hard == resource.RLIM_INFINITY else min(hard, needed)
     resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
-    return max(1, allowed - min(_OTHERS, allowed // 2))
+    return max(1, (allowed - min(_OTHERS, allowed // 2)) // _OF_EACH)

@@ -23,6 +23,8 @@ _ADDRESS_END: Final = 1 << 64
 _OFFSET_END: Final = 1 << 63
 _MOST_SEGMENTS: Final = 256
 _LONGEST_NAME: Final = 4096
+#: Of ``Place.code``: no instruction is longer.
+LONGEST_CODE: Final = 15
 
 
 class Segment(NamedTuple):
@@ -37,7 +39,11 @@ class Segment(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where a probe goes, in one file; see ``binary.places.Place``."""
+    """Where a probe goes, in one file; see ``binary.places.Place``.
+
+    ``code``: what the file has there, as long as the longest instruction or up to its end; of code
+    only.
+    """
 
     file_offset: int
     vaddr: int
@@ -50,6 +56,7 @@ class Place(NamedTuple):
     version: str = ""
     source: str = ""
     spec: str = ""
+    code: bytes = b""
 
 
 class _Question(msgspec.Struct, tag=True, frozen=True):
@@ -233,6 +240,8 @@ def _check_place(place: Place, segments: tuple[Segment, ...]) -> None:
         raise ResolverProtocolError(f"{place.name} at {place.vaddr:#x}, outside of the module")
     if place.size < 0 or abs(place.symbol_offset) > _ADDRESS_END:
         raise ResolverProtocolError(f"{place.name} of {place.size} bytes")
+    if len(place.code) > LONGEST_CODE:
+        raise ResolverProtocolError(f"{place.name}: {len(place.code)} bytes of code")
     if place.kind == "data":
         return
     there = place.vaddr - segment.vaddr
@@ -240,6 +249,8 @@ def _check_place(place: Place, segments: tuple[Segment, ...]) -> None:
         raise ResolverProtocolError(f"{place.name} at {place.vaddr:#x}, outside of its code")
     if place.file_offset != there + segment.offset:
         raise ResolverProtocolError(f"{place.name} at file offset {place.file_offset:#x}")
+    if not place.code:
+        raise ResolverProtocolError(f"{place.name}: none of its code")
 
 
 def segment_at(segments: tuple[Segment, ...], vaddr: int) -> Segment | None:

@@ -37,7 +37,7 @@ PARTS = (
     "msgspec",
     "dprobed.program.verifier",
     "dprobed.wire.messages",
-    "dprobed.daemon.main",
+    "dprobed.daemon.private_service",
     "dprobed.arch.x86_64.python_ptrace",
     "iced_x86",
     "dprobed.tracer.main",

@@ -249,7 +249,7 @@ def relatives(client: int) -> dict[str, psutil.Process]:
     """Our own processes of a `dprobe run`: the client, its private daemon, tracer and resolver."""
     found = {"client": psutil.Process(client)}
     for child in found["client"].children():
-        if child.cmdline()[-3:-1] == ["dprobed", "--private"]:
+        if child.name() == "dprobed":
             found["daemon"] = child
             for process in child.children():
                 own = "resolver" if process.name() == "dprobed-resolve" else "tracer"

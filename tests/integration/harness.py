@@ -330,6 +330,14 @@ class TracerProcess:
             self.sock.close()
             assert status == 0, f"the tracer ended with wait status {status:#x}"
 
+    def kill(self) -> None:
+        """End it as the kernel does when memory is short, without a chance to detach."""
+        pid, self.pid = self.pid, 0
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        self.sock.close()
+        os.waitpid(self.resolver, 0)
+
     def end(self) -> None:
         """Have it detach if it has not yet, and reap it."""
         if self.pid:

@@ -152,8 +152,8 @@ def test_one_bad_program_of_two_is_refused_and_nothing_stays(tmp_path: Path) -> 
 
 
 def test_a_private_daemon_that_cannot_start_is_told_in_one_line(tmp_path: Path) -> None:
-    # Only the daemon imports it.
-    (tmp_path / "iced_x86.py").write_text("raise ImportError('broken here')\n")
+    # Only the tracer imports it, which is started before it is needed.
+    (tmp_path / "ptrace.py").write_text("raise ImportError('broken here')\n")
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     done = dprobe("attach", os.getpid(), program(tmp_path), env=environment)
     assert done.returncode == 1

@@ -95,7 +95,7 @@ def test_what_is_no_utf8(tmp_path: Path) -> None:
             assert done.returncode == 0, done.stderr
             target.say("one")
             (probe,) = daemon.json("query")
-            assert (probe["module"], probe["hits"]) == (f"{tmp_path}/l\\xffb/libc.so.6", 1)
+            assert (probe["module"], probe["hits"]) == (f"{tmp_path}/l\ufffdb/libc.so.6", 1)
         else:  # It cannot be opened by its mapping.
             assert done.returncode == 2
     rule = tmp_path / os.fsdecode(b"\xff.toml")
@@ -133,3 +133,45 @@ def test_a_program_in_a_folder_that_is_no_utf8(tmp_path: Path) -> None:
     done = dprobe("run", misplaced, "--", "cat")
     assert done.returncode == 2
     assert "offset = wrjte" in done.stderr  # the line itself
+
+
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [
+        ("x (deleted)", "x (deleted)"),
+        ("new\nline", "new\\nline"),
+        ("back\\slash", "back\\\\slash"),
+        ("new\\012line", "new\\\\012line"),
+        ("caf\\xe9", "caf\\\\xe9"),
+        (os.fsdecode(b"caf\xe9"), "caf\ufffd"),
+        ('"quoted"', '\\"quoted\\"'),
+    ],
+)
+def test_odd_names_of_files(tmp_path: Path, name: str, written: str) -> None:
+    """Each is meant by its own name alone, of a process with another file of a like name."""
+    path = tmp_path / name
+    shutil.copy("/usr/bin/cat", path)
+    others = ["x", "new\nline", "new\\012line", "caf\\xe9", "backslash", "quoted"]
+    source = program(tmp_path, f'name = "{written}"\noffset = 0x40\nopcode = 0x00\nexit\n')
+    with cat([path]) as target:
+        done = dprobe("attach", "--duration", "0.01", "--missing", "warn", target.pid, source)
+        # The module is found; what is there is no code.
+        assert "not in an executable segment" in done.stdout + done.stderr, done
+    for other in others:
+        if other != name:
+            like = tmp_path / other
+            shutil.copy("/usr/bin/cat", like)
+            with cat([like]) as target:
+                done = dprobe("attach", "--duration", "0.01", target.pid, source)
+                assert "no mapped module of that name yet" in done.stdout, done
+
+
+def test_a_file_that_was_deleted(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    shutil.copy("/usr/bin/cat", path)
+    source = program(tmp_path, 'name = "x"\noffset = 0x40\nopcode = 0x00\nexit\n')
+    with cat([path]) as target:
+        path.unlink()
+        shutil.copy("/usr/bin/cat", tmp_path / "x (deleted)")  # of another inode
+        done = dprobe("attach", "--duration", "0.01", "--missing", "warn", target.pid, source)
+        assert "no mapped module" not in done.stdout

@@ -300,3 +300,30 @@ def test_killed_by_gdb(debugged: Path, start: Start, trace: Trace) -> None:
     assert target.process.wait(20) == -9
     ended = tracer.wait()
     assert (ended.how, ended.status) == ("killed", 9)
+
+
+def test_next_while_a_signal_arrives_that_gdb_wants_to_know_nothing_of(
+    build_target: BuildTarget, start: Start, trace: Trace
+) -> None:
+    """Each goes to the next line, not into the handler, which runs and sees who sent the signal."""
+    program = build_target("debug_steps.c", "-O0")
+    target = start(program)
+    tracer = trace(target)
+    put(tracer, holding(program, "probed", when("rdi", 5)))
+    target.go()
+    held = await_hold(tracer)
+    steps = ["next", "frame"] * 6
+    output = gdb(
+        held.socket,
+        "handle SIGALRM nostop noprint pass",
+        "frame",
+        *steps,
+        "detach",
+    )
+    lines = [int(each) for each in re.findall(r"^#0 .*debug_steps\.c:(\d+)$", output, re.MULTILINE)]
+    functions = re.findall(r"^#0 +(?:0x\w+ in )?(\w+) ", output, re.MULTILINE)
+    assert set(functions) == {"probed"}, output
+    assert lines[1:] == list(range(lines[1], lines[1] + 6)), output
+    total, _ = ending(target, tracer)
+    assert target.number("forged") == 0
+    assert total == 12

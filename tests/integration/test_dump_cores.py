@@ -7,6 +7,7 @@ import re
 import resource
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from dprobed.wire import protocol
 from tests.conftest import BuildTarget
 from tests.integration.conftest import Start, Trace
 from tests.integration.dump_support import PROGRAM, about, children, core_of, dump_notice, gdb
-from tests.integration.harness import RefusedError, Target, TracerProcess
+from tests.integration.harness import PATIENCE, RefusedError, Target, TracerProcess, counting
 
 
 @pytest.fixture
@@ -295,3 +296,106 @@ def test_too_many_bytes(
     target.go()
     target.expect("stopped")
     finish(target, tracer)
+
+
+@pytest.mark.parametrize("uid", [0, 65534])
+def test_reserved_memory_of_which_little_is_used(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    build_target: BuildTarget,
+    start: Start,
+    trace: Trace,
+    uid: int,
+) -> None:
+    """Holes stay holes: in the core, and in the process, whose memory nobody allocates by looking.
+
+    A user has no way to what is of System V, and it is read whole.
+    """
+    folder = tmp_path / "cores"
+    folder.mkdir(mode=0o700)
+    os.chown(folder, uid, uid)
+    for above in folder.parents[:3]:
+        above.chmod(0o755)
+    monkeypatch.setenv("DPROBED_DUMPS", str(folder))
+    monkeypatch.setenv("DPROBED_JOURNAL_SOCKET", str(tmp_path / "no journal"))
+    program = build_target("reserves.c")
+    for above in program.parents[:3]:
+        above.chmod(0o755)
+    target = start(program, user=uid, group=uid, extra_groups=[])
+    tracer = trace(target, uid)
+    found = dump(tracer)
+    before = [line for line in target.said if line.startswith(("blocks", "resident"))]
+    target.go()
+    target.expect("left")
+    after = [line for line in target.said if line.startswith(("blocks", "resident"))][2:]
+    assert after[0] == before[0] == "blocks 8"
+    if uid == 0:
+        assert after[1] == before[1]
+    assert found.size > 1 << 42
+    assert found.bytes < 16 << 20
+    said = gdb(
+        program,
+        found.path,
+        "print private + (1l << 41)",
+        "print private + (1l << 42) - 4096",
+        "print shared + (1l << 30)",
+        "print segment + (1l << 29)",
+        "print *(long *)(private + 4096)",
+    )
+    for text in ("in private memory", "at its end", "in shared memory", "in a segment"):
+        assert f'"{text}"' in said, said
+    assert "$5 = 0" in said
+    tracer.detach()
+    assert target.finish() == 1
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may fill memory so")
+def test_a_process_of_which_a_thread_hears_of_forks(
+    cores: Path, build_target: BuildTarget, start: Start, trace: Trace
+) -> None:
+    """A copy would wait for that thread, which is stopped: it is dumped without one."""
+    program = build_target("hears.c", "-pthread")
+    target = start(program, "own")
+    tracer = trace(target)
+    found = dump(tracer)
+    assert found.how == "stopped"
+    assert "is to hear of each fork" in about(Path(found.path))["why_stopped"]
+    assert '"mine"' in gdb(program, found.path, "print area")
+    target.go()
+    target.expect("called")
+    tracer.detach()
+    assert target.finish() == 20
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may fill memory so")
+def test_a_copy_that_waits_for_another_process(
+    cores: Path, build_target: BuildTarget, start: Start, trace: Trace
+) -> None:
+    """Hits of another target are served meanwhile."""
+    program = build_target("hears.c", "-pthread")
+    target, other = start(program, "other"), start(program, "own")
+    tracer = trace(target)
+    tracer.attach(other.pid)
+    number = tracer.put(counting(program, "probed"), other.pid)
+    seq = tracer.next()
+    tracer.sock.sendall(protocol.pack(protocol.Dump(seq, target.pid, False)))
+    until_it_is_in(target.pid, "userfaultfd_event_wait_completion")
+    other.go()
+    other.expect("called")
+    os.kill(target.number("other"), signal.SIGUSR1)
+    while seq not in tracer._answers:
+        tracer.receive()
+    assert tracer.hits(number, other.pid) == [20]
+    for each in (target, other):
+        tracer.detach_from(each.pid)
+    other.finish()
+    target.go()
+    target.expect("called")
+    target.finish()
+
+
+def until_it_is_in(pid: int, function: str) -> None:
+    """Wait until a process sleeps in this function of the kernel."""
+    deadline = time.monotonic() + PATIENCE
+    while function not in Path(f"/proc/{pid}/stack").read_text():
+        assert time.monotonic() < deadline

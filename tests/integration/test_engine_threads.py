@@ -287,3 +287,16 @@ def test_probes_come_and_go_while_threads_execute_the_program_again(
 
 def is_exec(event: protocol.Event) -> bool:
     return isinstance(event, TargetEvent) and event.kind == "exec"
+
+
+def test_each_hit_has_the_name_that_its_thread_has_then(
+    build_target: BuildTarget, start: Start, trace: Trace
+) -> None:
+    program = build_target("renames.c", "-pthread")
+    target = start(program)
+    tracer = trace(target)
+    tracer.put(counting(program, "probed", body="exit"))
+    assert target.finish() == 5
+    tracer.wait()
+    names = [each.comm for each in tracer.records]
+    assert names == [b"own 0", b"own 1", b"own 2", b"given", b""]

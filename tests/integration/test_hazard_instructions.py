@@ -74,13 +74,13 @@ def test_programs_linked_otherwise(
     target.finish()
 
 
-def instructions(program: Path) -> list[str]:
-    """``kind_x+n`` for every instruction of the assembly functions."""
+def instructions(program: Path) -> dict[str, bytes]:
+    """``kind_x+n`` for every instruction of the assembly functions, and its bytes."""
     data = program.read_bytes()
     listed = subprocess.run(
         ["nm", "-S", program], capture_output=True, text=True, check=True
     ).stdout
-    found = []
+    found = {}
     for line in listed.splitlines():
         fields = line.split()
         if len(fields) < 4 or not fields[3].startswith("kind_"):
@@ -90,7 +90,7 @@ def instructions(program: Path) -> list[str]:
         for one in Decoder(64, data[address : address + size], ip=address):
             if one.is_invalid or (one.len == 2 and data[one.ip : one.ip + 2] == b"\0\0"):
                 continue  # the filling before the end of a page
-            found.append(f"{fields[3]}+{one.ip - address:#x}")
+            found[f"{fields[3]}+{one.ip - address:#x}"] = data[one.ip : one.next_ip]
     return found
 
 
@@ -99,10 +99,16 @@ def test_every_instruction_at_once(program: Path, start: Start, trace: Trace) ->
     target = start(program)
     before = text(target.pid)
     tracer = trace(target)
-    places = [place for place in instructions(program) if "kind_page_end" not in place]
+    code = instructions(program)
+    places = [place for place in code if "kind_page_end" not in place]
     places = [place for place in places if "kind_last_byte" not in place]
     assert len(places) > 150
-    number = tracer.put(counting(program, *places))
+    # Most are known to be instructions; what is behind a jump through a register is not.
+    source = counting(program, *places)
+    for place in places:
+        opcode = " ".join(f"{byte:#x}" for byte in code[place])
+        source = source.replace(f"= {place}\n", f"= {place}\nopcode = {opcode}\n")
+    number = tracer.put(source)
     target.go()
     target.expect("stopped")
     hits = dict(zip(places, tracer.hits(number), strict=True))
@@ -160,4 +166,33 @@ def test_another_opcode_than_expected(program: Path, start: Start, trace: Trace)
     assert tracer.hits(number) == [0, ROUNDS]
     tracer.detach()
     assert text(target.pid) == before
+    target.finish()
+
+
+def test_data_among_instructions_is_not_overwritten(
+    build_target: BuildTarget, start: Start, trace: Trace
+) -> None:
+    """Asked for by any byte of it; where an instruction begins behind it, ``opcode`` says so."""
+    source = Path(__file__).parents[1] / "targets" / "table_in_code.S"
+    program = build_target("data_in_code.c", str(source))
+    target = start(program)
+    before = text(target.pid)
+    tracer = trace(target)
+    table = 0x13
+    first = table + 4 * 4 + 3
+    second = first + 7
+    for offset in range(table, second):
+        _, (probe,) = tracer.insert(counting(program, f"dispatch+{offset:#x}"))
+        assert probe.state is State.INVALID_OFFSET, offset
+    assert (
+        before.items() >= {k: v for k, v in text(target.pid).items() if str(program) in k}.items()
+    )
+    said = counting(program, f"dispatch+{first:#x}").replace("minor", "opcode = 0xb8 0xa\nminor")
+    number = tracer.put(said)
+    known = tracer.put(counting(program, "dispatch", f"dispatch+{second:#x}"))
+    target.go()
+    target.expect("stopped")
+    assert tracer.hits(number) == [50]
+    assert tracer.hits(known) == [100, 50]
+    tracer.detach()
     target.finish()

@@ -6,9 +6,11 @@ import os
 import signal
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import BuildTarget
 from tests.integration.conftest import Start, Trace
-from tests.integration.harness import Target, counting, text
+from tests.integration.harness import PATIENCE, Target, counting, text
 
 
 def test_handlers_see_original_addresses(
@@ -185,3 +187,32 @@ def test_a_breakpoint_of_the_target_is_refused_as_a_place(
     target.go()
     target.expect("stopped")
     target.finish()
+
+
+@pytest.mark.parametrize("how", ["ignored", "child", "untouched"])
+def test_sigtrap_that_is_set_by_a_system_call_of_its_own(
+    build_target: BuildTarget, start: Start, trace: Trace, how: str
+) -> None:
+    """Ignored, it stays so: for itself, its children, and when we have gone."""
+    target = start(build_target("raw_sigtrap.c"), how)
+    tracer = trace(target)
+    number = tracer.put(counting(target.process.args[0], "probed"))
+    target.go()
+    target.expect("stopped")
+    assert tracer.hits(number) == [80 if how == "ignored" else 40]
+    tracer.detach()
+    target.finish()
+
+
+def test_a_default_sigtrap_still_ends_it(
+    build_target: BuildTarget, start: Start, trace: Trace
+) -> None:
+    target = start(build_target("raw_sigtrap.c"), "default")
+    tracer = trace(target)
+    tracer.put(counting(target.process.args[0], "probed"))
+    target.go()
+    assert target.line() is None
+    assert target.process.wait(PATIENCE) == -signal.SIGTRAP
+    ended = tracer.wait()
+    assert (ended.how, ended.status) == ("killed", signal.SIGTRAP)
+    assert ended.probes[0].hits == 40

@@ -18,7 +18,7 @@ from tests.integration.client_support import (
     tracer_of,
     wait_end,
 )
-from tests.service.load import CONNECTIONS, Load
+from tests.service.load import Load
 from tests.service.nginx import Nginx, nginx, wait_gone, wait_until
 from tests.service.probed import (
     active,
@@ -182,9 +182,8 @@ def test_a_killed_daemon_and_another_one_in_its_place(service: Nginx, tmp_path: 
 
 
 def test_a_killed_tracer(daemon: Daemon, service: Nginx, tmp_path: Path) -> None:
-    """Workers that run into its breakpoints before the daemon has taken them out end. The master,
-    another user's, is in another tracer and keeps its probes; the service goes on, with probes in
-    the workers that come in their place.
+    """Its workers lose their probes, and nothing else: not a request fails. The master, another
+    user's, is in another tracer and keeps its probes.
     """
     service.start()
     deploy(daemon, service, tmp_path)
@@ -192,21 +191,21 @@ def test_a_killed_tracer(daemon: Daemon, service: Nginx, tmp_path: Path) -> None
     master = service.master
     with Load(service.port, "/plain", "/zipped") as load:
         load.more(STEP)
-        tracer = tracer_of(service.workers()[0])
+        workers = service.workers()
+        tracer = tracer_of(workers[0])
         assert tracer
         os.kill(tracer, signal.SIGKILL)
         assert wait_end(tracer)
-        wait_until(
-            lambda: service.master == master and {master, *service.workers()} == probed(daemon)
-        )
-        before = load.more(STEP)
+        wait_until(lambda: probed(daemon) == {master})
+        load.more(STEP)
         result = load.end()
-    assert before["failed"] == result["failed"]
+    assert service.master == master
+    assert service.workers() == workers
+    assert result["failed"] == 0
     for row in deployments(daemon).values():
         assert set(row["refused"]) == {"the tracer was killed by SIGKILL"}
     service.stop()
-    assert all("exited on signal 5" in line for line in service.complaints())
-    assert result["failed"] <= CONNECTIONS * len(service.complaints())
+    assert service.complaints() == []
 
 
 def test_two_daemons_at_once(daemon: Daemon, service: Nginx, tmp_path: Path) -> None:

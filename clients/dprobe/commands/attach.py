@@ -10,9 +10,9 @@ from pathlib import Path
 import click
 
 from dprobe.commands import options
-from dprobe.lib.private import running_or_private
 from dprobe.lib.programs import Choice, load_programs
 from dprobe.lib.waker import Waker
+from dprobe.private import running_or_private
 
 #: As long as `poll` can wait (milliseconds in 32 bits): 24 days.
 _LONGEST_S = 2_000_000
@@ -61,7 +61,7 @@ def attach_command(
     A place that is not there, in the executable or a library of PID, is refused before the process
     is touched. A probe for another module waits until that is mapped.
     """
-    with running_or_private(socket, options.complain) as connect:
+    with running_or_private(socket, options.complain) as daemon:
         # Imported late, and assembled here: a private daemon starts in the meantime.
         from dprobe.lib.checking import check
         from dprobe.lib.session import Session
@@ -71,7 +71,7 @@ def attach_command(
         output = Output(form, path, 1)
         stop = _Stop()
         numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        connection = connect()
+        connection = daemon.connect()
         session = Session(
             connection,
             pid,

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from dprobe.commands import options
-from dprobe.lib.private import running_or_private
+from dprobe.private import running_or_private
 
 
 @click.command(
@@ -24,15 +24,15 @@ examples:
 @click.pass_obj
 def dump_command(socket: Path | None, pid: int, zstd: bool, json: bool) -> None:
     """Write a core of process PID, which goes on meanwhile, and print where it is."""
-    with running_or_private(socket, options.complain) as connect:
+    with running_or_private(socket, options.complain) as daemon:
         # Imported late: a private daemon starts in the meantime.
         import msgspec
 
         from dprobed.wire import messages
 
-        daemon = connect()
-        daemon.request(lambda number: messages.Attach(id=number, pid=pid), messages.Attached)
-        done = daemon.request(
+        connection = daemon.connect()
+        connection.request(lambda number: messages.Attach(id=number, pid=pid), messages.Attached)
+        done = connection.request(
             lambda number: messages.Dump(id=number, pid=pid, zstd=zstd), messages.Dumped
         )
     print(msgspec.json.encode(done).decode() if json else done.path)

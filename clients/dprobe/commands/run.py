@@ -8,10 +8,12 @@ from collections.abc import Mapping, Sequence
 import click
 
 from dprobe.commands import options
+from dprobe.lib import loader, places
 from dprobe.lib.errors import UserError
 from dprobe.lib.launch import Launched, find_command, original_environment, take_signals
-from dprobe.lib.private import running_or_private
 from dprobe.lib.programs import Choice, Loaded, load_programs
+from dprobe.lib.session import Session
+from dprobe.private import running_or_private
 
 
 class _RunCommand(click.Command):
@@ -73,19 +75,19 @@ def run_command(
     ignored = take_signals()
     environment = original_environment()
     command = find_command(argv[0], environment)
-    with running_or_private(socket, options.complain) as connect:
-        # Imported late, and assembled here: a private daemon starts in the meantime.
+    with running_or_private(socket, options.complain) as daemon:
+        # Imported here, and assembled: a private daemon does the same for itself meanwhile.
         from dprobe.commands.launched import LaunchedCommand
-        from dprobe.lib.session import Session
         from dprobe.view.output import Output, complain
 
         loaded = load_programs(programs, choice)
         _look_for_places(loaded, command, environment, refuse=missing == "refuse")
         uploads = [each.upload for each in loaded]
         output = Output(form, path, 2)
-        connection = connect()
-        launched = Launched(command, argv, environment, ignored, connection.pid)
+        launched = Launched(command, argv, environment, ignored, daemon.pid)
+        connection = None
         try:
+            connection = daemon.connect()
             session = Session(
                 connection,
                 launched.pid,
@@ -96,7 +98,8 @@ def run_command(
             session.insert(uploads, launch=True, check_opcode=not no_opcode_check)
         except BaseException:
             launched.close_gate()
-            connection.close()
+            if connection is not None:
+                connection.close()
             os.waitpid(launched.pid, 0)
             raise
         status = LaunchedCommand(launched, connection, session, output).run()
@@ -113,7 +116,7 @@ def _look_for_places(
 
     ``refuse``: raise UserError where a place cannot be there.
     """
-    from dprobe.lib import doubts, loader, places
+    from dprobe.lib import doubts
 
     mapped = loader.files_of_command(command, environment)
     if refuse:

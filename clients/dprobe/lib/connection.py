@@ -33,6 +33,7 @@ from dprobed.printable import readable
 from dprobed.proc import procfs
 from dprobed.proc.peer import credentials, has_our_pids
 from dprobed.wire import messages
+from dprobed.wire.messages.codec import daemon_decoder
 from dprobed.wire.socket_path import default_socket
 
 #: How every record line begins: the tag comes first.
@@ -66,6 +67,7 @@ class Connection:
         self._buffer = bytearray()
         self._replies: deque[messages.Reply] = deque()
         self._last_id = 0
+        daemon_decoder()  # A daemon that is starting gets ready meanwhile.
         #: How long it may be silent before we look whether it is well.
         self._patience = GREETING if path is not None else _START
         #: Whether it has answered on this connection.

@@ -16,6 +16,9 @@ _ADDRESS: Final[int] = (
 )  # fmt: skip
 
 
+_SENDER: Final[int] = structures.siginfo._sifields.offset
+
+
 def code_of(info: bytes) -> int:
     """``si_code``: why the signal was raised."""
     return int.from_bytes(info[_CODE : _CODE + 4], "little", signed=True)
@@ -24,6 +27,12 @@ def code_of(info: bytes) -> int:
 def was_sent(info: bytes) -> bool:
     """Whether a process sent the signal, not the kernel (si_code 0 or less)."""
     return code_of(info) <= 0
+
+
+def sender_of(info: bytes) -> int:
+    """``si_pid`` of a signal that was sent: by whom, as the receiver's pid namespace numbers them,
+    0 for a process of an outer one."""
+    return int.from_bytes(info[_SENDER : _SENDER + 4], "little")
 
 
 def address_of(info: bytes) -> int:

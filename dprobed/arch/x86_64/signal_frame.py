@@ -19,6 +19,10 @@ FRAME_RIP: Final = _MCONTEXT + 16 * 8
 #: ERESTART_RESTARTBLOCK (include/linux/errno.h).
 RESTARTS: Final = frozenset((1 << 64) - number for number in (512, 513, 514, 516))
 
+#: One of them: the kernel restarts the call unless a handler runs, and then it is EINTR.
+ERESTARTNOHAND: Final = (1 << 64) - 514
+EINTR: Final = (1 << 64) - 4
+
 #: ``__restore_rt``: mov rax, 15 (rt_sigreturn); syscall. Unwinders know it by these bytes, too.
 RESTORER_CODE: Final = b"\x48\xc7\xc0\x0f\x00\x00\x00\x0f\x05"
 #: ``struct kernel_sigaction``: handler, flags, restorer, mask; and the flag for the third.

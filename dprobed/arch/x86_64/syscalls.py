@@ -40,3 +40,39 @@ SYS_PERF_EVENT_OPEN: Final = _NUMBERS["perf_event_open"]
 SYS_KCMP: Final = _NUMBERS["kcmp"]
 SYS_CLONE3: Final = _NUMBERS["clone3"]
 SYS_CLOSE_RANGE: Final = _NUMBERS["close_range"]
+SYS_OPENAT2: Final = _NUMBERS["openat2"]
+
+#: Calls that end with EINTR after any stop, where others are restarted (signal(7)); to begin them
+#: again does what was asked for. Not ``close``, which has closed. python-ptrace lacks epoll_pwait2.
+NEVER_RESTARTED: Final = frozenset(
+    _NUMBERS[name]
+    for name in (
+        "epoll_wait",
+        "epoll_pwait",
+        "semop",
+        "semtimedop",
+        "rt_sigtimedwait",
+        "io_getevents",
+        "io_pgetevents",
+        "io_uring_enter",
+    )
+) | frozenset((441,))
+#: The same of sockets with a time limit (SO_RCVTIMEO, SO_SNDTIMEO).
+NEVER_RESTARTED_ON_SOCKETS: Final = frozenset(
+    _NUMBERS[name]
+    for name in (
+        "read",
+        "readv",
+        "write",
+        "writev",
+        "recvfrom",
+        "recvmsg",
+        "recvmmsg",
+        "accept",
+        "accept4",
+        "connect",
+        "sendto",
+        "sendmsg",
+        "sendmmsg",
+    )
+)

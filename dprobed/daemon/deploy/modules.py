@@ -26,7 +26,7 @@ from typing import Any, Final
 
 from dprobed.daemon.child_process import User
 from dprobed.daemon.resolver_process import Resolvers
-from dprobed.proc import maps, procfs
+from dprobed.proc import files, maps, procfs
 from dprobed.resolver.errors import LocationError, LostError
 from dprobed.resolver.files import KnownFiles
 from dprobed.resolver.modules import matches
@@ -183,10 +183,10 @@ class Modules:
     def _program(self, pid: int) -> tuple[Hashable, _Program | None]:
         """The program that a process executes, and what is known of it; None if that is gone."""
         try:
-            status = Path(f"/proc/{pid}/exe").stat()
+            found = files.facts_of(f"/proc/{pid}/exe")
         except OSError:
             return None, None
-        key = (_user_of(pid), status.st_dev, status.st_ino, status.st_mtime_ns)
+        key = (_user_of(pid), found.device, found.inode, found.mtime_ns)
         return key, self._programs.get(key)
 
     async def _read_program(self, key: Hashable, pid: int) -> None:
@@ -198,7 +198,7 @@ class Modules:
         except LostError:
             raise
         except LocationError:
-            if not Path(f"/proc/{pid}/exe").exists():
+            if not procfs.executable(pid):
                 raise
         self._know(key, needed)
 
@@ -263,10 +263,11 @@ def _user_of(pid: int) -> User:
 
 
 def _content(module: maps.Module) -> Hashable:
-    """Changes when the mapped file's content does, as far as it can be read."""
+    """Which file is mapped, and in what state, as far as it can be read: two may have the path,
+    device and inode that ``maps`` prints."""
     mapping = next(each for each in module.mappings if each.executable)
     try:
-        status = Path(f"/proc/{module.pid}/map_files/{mapping.start:x}-{mapping.end:x}").stat()
+        found = files.facts_of(f"/proc/{module.pid}/map_files/{mapping.start:x}-{mapping.end:x}")
     except OSError:
         return None
-    return status.st_mtime_ns, status.st_size
+    return found.device, found.inode, found.mtime_ns, found.size

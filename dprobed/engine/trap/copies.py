@@ -23,6 +23,7 @@ def copied(sites: Sites, group: ThreadGroup, thread: Thread) -> Sites:
     for area in space.resident.areas:
         if memory.peek(area.start, 1):
             other.space.resident.areas.append(area.copy())
+    other.guard = sites.guard.copy(other.space)
     twins = {site: site.twin() for site in sites.slots.values()}
     # Any breakpoint of these may be there.
     other.by_trap.update((twin.trap, twin) for twin in twins.values())
@@ -48,6 +49,7 @@ def undone(sites: Sites, group: ThreadGroup, thread: Thread) -> Sites:
     space = sites.space
     other = Sites(space.copy(group, thread))
     other.space.resident.areas += [area.copy() for area in space.resident.areas]
+    other.guard = sites.guard.copy(other.space)
     other.slots.update(sites.slots)
     # Also those taken out while a thread, perhaps in ``fork``, could not be stopped.
     other.by_trap.update((site.trap, site) for site in sites.slots.values())

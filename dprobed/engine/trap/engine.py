@@ -127,7 +127,7 @@ class TrapEngine:
     def reserve(self, plans: Sequence[Plan]) -> list[tuple[Plan, Refusal]]:
         """See Engine: a slot for each site."""
         if plans:
-            self.sites.reserve(self.group, [plan.location.address for plan in plans])
+            self._reserve([plan.location.address for plan in plans])
         refused = []
         for plan in plans:
             try:
@@ -136,13 +136,33 @@ class TrapEngine:
                 refused.append((plan, Refusal(ProbeState.FAILED, str(error))))
         return refused
 
+    def _reserve(self, addresses: Sequence[int]) -> None:
+        """Room for sites at these addresses, and a guard for them; raises SpaceError and Gone."""
+        sites = self.sites
+        sites.reserve(self.group, addresses)
+        if sites.guard.has_room(len(addresses)) and self.sigtrap.guarded:
+            return
+        try:
+            with self.group.borrower.borrowed(sites.space.tgid) as thread:
+                if not sites.guard.has_room(len(addresses)):
+                    sites.guard.prepare(self.group, thread, len(addresses))
+                    self.sigtrap.guarded = False
+                self.sigtrap.install_guard(thread)
+        except SpaceError as error:
+            self.sigtrap.unguarded_reason = str(error)
+
     def arm(
         self, plans: Sequence[Plan], unstoppable: list[Thread]
     ) -> list[tuple[Plan, Attachment | Refusal]]:
         """See Engine."""
         results: list[tuple[Plan, Attachment | Refusal]] = []
         armed: list[Site] = []
+        places = [plan.location.address for plan in plans]
+        shared = self.sites.space.in_shared(places) if places else {}
         for plan in plans:
+            if reason := shared.get(plan.location.address):
+                results.append((plan, Refusal(ProbeState.FAILED, reason)))
+                continue
             site = self.sites.ready(plan.location.address)
             if site is None or not self.sites.arm(site):
                 reason = f"the code at {plan.location.address:#x} changed meanwhile"
@@ -161,13 +181,17 @@ class TrapEngine:
 
     def insert_internal(self, address: int, callback: Callable[[Thread], None]) -> None:
         """Insert an internal breakpoint, called at each hit; raises SpaceError and Gone."""
-        self.sites.reserve(self.group, [address])
+        self._reserve([address])
         site = self.sites.make(address)
         site.callback = callback
-        with self.group.stopped():
-            self.sites.arm(site)
-            self.classify(self._is_watched)
-        self.sites.discard_unarmed()
+        try:
+            with self.group.stopped():
+                if reason := self.sites.space.in_shared([address]).get(address):
+                    raise SpaceError(reason)
+                self.sites.arm(site)
+                self.classify(self._is_watched)
+        finally:
+            self.sites.discard_unarmed()
 
     def adopt_internal(self, address: int, callback: Callable[[Thread], None]) -> bool:
         """Make a site of a copied address space an internal breakpoint; false: there is none."""
@@ -175,6 +199,13 @@ class TrapEngine:
         if site is not None:
             site.callback = callback
         return site is not None
+
+    def forget_internal(self, address: int) -> None:
+        """Forget an internal breakpoint in memory that is not mapped any more."""
+        site = self.by_trap.get(address + 1)
+        if site is not None:
+            site.callback, site.gone = None, True
+            self._released.add(site)
 
     def classify(self, is_watched: Callable[[int], bool]) -> None:
         """Set ``Site.plain``: whether a SIGTRAP behind a site can only be its breakpoint's.

@@ -108,7 +108,11 @@ class SiteRemoval:
             except Exception as error:
                 # It keeps a few pages that nothing refers to.
                 _log.warning("child %d keeps our pages: %s", thread.tid, error)
-            sigtrap.restore_in_child(thread, copy.space)
+            sigtrap.restore_in_child(thread, copy)
+            try:
+                copy.guard.unmap(self._group, thread)
+            except Exception as error:
+                _log.warning("child %d keeps our pages: %s", thread.tid, error)
         finally:
             copy.space.close()
 

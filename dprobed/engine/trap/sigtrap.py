@@ -15,16 +15,25 @@ For one that does:
   changed otherwise tells by itself: one that has everything but SIGTRAP has lost SIGTRAP to us. The
   bit is put back at each hit.
 
+Where the target has SIGTRAP's default, the *guard* (``guard``) is the handler in truth: threads do
+not die at breakpoints when the tracer does. It is taken away before the target could see it: at the
+entry of ``sigaction``, before a SIGTRAP of its own is delivered, in a released child, at detach.
+What is there then in its place a system call of the program's own has set; to be ignored among it,
+which a hit makes the default.
+
 A child that shares the memory (``vfork``) has handlers of its own, about which nothing is done.
 
-Left over: a disposition set by a system call of the program's own is seen 0.1 s later; a mask with
-SIGTRAP but not everything, set by a system call of its own, is not seen.
+Left over: a handler set by a system call of the program's own is seen 0.1 s later, or after up to a
+minute where it takes the place of the guard; a program that by a system call of its own ignores
+SIGTRAP and executes another, or sets the default; a mask with SIGTRAP but not everything, set by a
+system call of its own, is not seen.
 """
 
 from __future__ import annotations
 
 import logging
 import signal
+import time
 from typing import Final
 
 from dprobed.arch.x86_64.paging import WORD
@@ -38,7 +47,9 @@ from dprobed.arch.x86_64.signal_frame import (
 from dprobed.arch.x86_64.syscalls import SYS_RT_SIGACTION
 from dprobed.engine.address_space import AddressSpace
 from dprobed.engine.errors import SpaceError
+from dprobed.engine.trap.guard import Guard
 from dprobed.engine.trap.notes import ThreadNotes
+from dprobed.engine.trap.sites import Sites
 from dprobed.proc import procfs
 from dprobed.tracee import ptrace
 from dprobed.tracee.ptrace import Registers
@@ -53,22 +64,39 @@ _SIG_DFL: Final = 0
 _SIG_IGN: Final = 1
 _SIG_BLOCK: Final = 0
 _SIG_UNBLOCK: Final = 1
+#: Nanoseconds until the first look at whether the guard is still installed, and most between two:
+#: /proc does not tell, and while a thread makes a system call for us our death is its, too.
+_LOOK_NS: Final = 100_000_000
+_SELDOM_NS: Final = 60_000_000_000
 #: Below the red zone of a borrowed stack (System V ABI, 3.2.2).
 _SCRATCH: Final = 512
 
 _log = logging.getLogger(__name__)
 
 
+def _handler(action: bytes | None) -> int:
+    """The handler of a ``struct kernel_sigaction``; 0: SIG_DFL."""
+    return int.from_bytes(action[:8], "little") if action is not None else 0
+
+
 class Sigtrap:
     """SIGTRAP as one target has set it: disposition, and the masks of its threads."""
 
-    def __init__(self, group: ThreadGroup, space: AddressSpace, notes: ThreadNotes) -> None:
+    def __init__(self, group: ThreadGroup, sites: Sites, notes: ThreadNotes) -> None:
         """``notes`` hold the signal masks of threads that block SIGTRAP."""
         self._group: Final = group
         self._notes: Final = notes
         self._registers: Final = Registers()
-        #: The target's present one.
-        self.space = space
+        #: The target's present one, and the guard in it.
+        self.space = sites.space
+        self.guard = sites.guard
+        #: Whether the guard is what the kernel has as SIGTRAP's handler.
+        self.guarded = False
+        #: Why it is not, as far as that is not the target's own use of SIGTRAP.
+        self.unguarded_reason = ""
+        #: When to see whether it still is (monotonic ns), and how long after the time before.
+        self._look_again = 0
+        self._pause = _LOOK_NS
         #: What the target set; None is the default.
         self.disposition: bytes | None = None
         #: A hit has reset it in the kernel.
@@ -76,9 +104,15 @@ class Sigtrap:
         #: ``__restore_rt`` of libc, which every handler's frame returns to.
         self.restorer = 0
 
+    def use(self, sites: Sites) -> None:
+        """Start in an address space that has these sites."""
+        self.space, self.guard = sites.space, sites.guard
+        self.guarded, self.unguarded_reason = False, ""
+
     def take_over(self, other: Sigtrap) -> None:
         """Inherit the disposition of the parent, in a ``fork`` child."""
         self.disposition, self._stale = other.disposition, other._stale
+        self.guarded, self.unguarded_reason = other.guarded, other.unguarded_reason
 
     @property
     def calm(self) -> bool:
@@ -99,7 +133,15 @@ class Sigtrap:
         found = procfs.status(thread.tid)
         if found is None or self._stale or not self._concerns(thread):
             return
-        self.disposition = self._query(thread) if self.is_meant_by(found) else None
+        action = self._exchange(thread, 0) if self.is_meant_by(found) else None
+        self._learn(action)
+
+    def _learn(self, action: bytes | None) -> None:
+        """Note what the kernel has as SIGTRAP's disposition; None: the default."""
+        handler = _handler(action)
+        self.guarded = handler != 0 and handler == self.guard.base
+        # A guard that another tracer left behind when it was killed is none of the target's.
+        self.disposition = None if self.guard.is_handler(handler) else action
 
     def _concerns(self, thread: Thread) -> bool:
         return thread.tgid == self.space.tgid
@@ -111,8 +153,76 @@ class Sigtrap:
 
     def identified(self, thread: Thread, found: procfs.Status) -> None:
         """A thread's status was read: learn a disposition set since. Raises Gone."""
-        if self.calm and self.is_meant_by(found):
+        if not self.calm or self._stale or not self._concerns(thread):
+            return
+        now = time.monotonic_ns()
+        if now < self._look_again and self.is_meant_by(found) == self.guarded:
+            return
+        self._pause = min(2 * self._pause, _SELDOM_NS)
+        self._look_again = now + self._pause
+        self.guarded = False
+        if self.is_meant_by(found):
             self.observe_process(thread)
+        self.install_guard(thread)
+
+    # --- the guard ---
+
+    def install_guard(self, thread: Thread) -> None:
+        """Make the guard SIGTRAP's handler, where the target has none; ``thread`` is borrowed.
+
+        Raises Gone.
+        """
+        if self.guarded or not self.calm or not self.guard.base or not self._concerns(thread):
+            return
+        before = self._exchange(thread, self.guard.action)
+        if before is None:
+            self.unguarded_reason = "its system calls cannot be borrowed"
+            return
+        self.guarded, self.unguarded_reason = True, ""
+        self._look_again = time.monotonic_ns() + self._pause
+        if _handler(before) and not self.guard.is_handler(_handler(before)):
+            # Set behind our back.
+            self._store(thread, before, self.space)
+            self.guarded, self.disposition = False, before
+
+    def remove_guard(self, thread: Thread) -> None:
+        """Take the guard away, and learn what a system call of the target's own has set in its
+        place, which ``restore`` then puts back; ``thread`` is borrowed. Raises Gone."""
+        if not self.guarded or not self._concerns(thread):
+            return
+        self.guarded = False
+        set_since = self._set_since(self._exchange(thread, self.guard.default_action), self.guard)
+        if set_since is not None:
+            self.disposition, self._stale = set_since, True
+
+    @staticmethod
+    def _set_since(found: bytes | None, guard: Guard) -> bytes | None:
+        """What the target has set, if that was in the guard's place; None: nothing.
+
+        To be ignored becomes the default at a hit; so does the guard, at a hit of a thread that
+        blocks SIGTRAP, but the kernel leaves its restorer.
+        """
+        if found is None or guard.is_handler(_handler(found)):
+            return None
+        if _handler(found) == _SIG_DFL:
+            if int.from_bytes(found[16:24], "little") == guard.restorer:
+                return None
+            return _SIG_IGN.to_bytes(8, "little") + found[8:]
+        return found
+
+    def _exchange(
+        self, thread: Thread, action: int, space: AddressSpace | None = None
+    ) -> bytes | None:
+        """Set SIGTRAP's disposition to the one at this address (0: only look); returns the former,
+        None if that failed. Raises Gone."""
+        space = space or self.space
+        scratch, saved = self._scratch(thread, space)
+        try:
+            result = self._sigaction(thread, action, scratch, space)
+            before = space.memory.peek(scratch, KERNEL_ACTION_SIZE)
+        finally:
+            space.memory.poke(scratch, saved)
+        return before if result == 0 and len(before) == KERNEL_ACTION_SIZE else None
 
     def changes(self, thread: Thread) -> None:
         """At the entry of ``sigaction``: note the disposition it will set. Raises Gone."""
@@ -120,6 +230,8 @@ class Sigtrap:
         if words[RDI] != signal.SIGTRAP or not self._concerns(thread):
             return
         new = words[RSI]
+        # What it finds there must be its own; the guard comes back later.
+        self.remove_guard(thread)
         self.restore(thread)
         if not new:
             return
@@ -171,6 +283,9 @@ class Sigtrap:
         if not blocks:
             self._notes.set_trap_mask(thread, None)
             return False
+        if self._concerns(thread):
+            self.guarded = False  # such a hit resets it (force_sig_info_to_task, kernel/signal.c)
+            self.unguarded_reason = "a thread blocks SIGTRAP"
         self._notes.set_trap_mask(thread, mask | _BIT)
         ptrace.set_sigmask(thread.tid, mask | _BIT)
         return True
@@ -200,15 +315,20 @@ class Sigtrap:
             if self.disposition is not None:
                 self._store(thread, self.disposition, self.space)
 
-    def restore_in_child(self, thread: Thread, space: AddressSpace) -> None:
-        """``restore`` in a ``fork`` child, whose memory is ``space``; the parent's state stays.
-        Raises Gone."""
-        if self._stale and self.disposition is not None:
-            self._store(thread, self.disposition, space)
+    def restore_in_child(self, thread: Thread, copy: Sites) -> None:
+        """``restore`` in a ``fork`` child, whose memory is a copy, and remove the guard there; the
+        parent's state stays. Raises Gone."""
+        disposition = self.disposition if self._stale else None
+        if self.guarded:
+            found = self._exchange(thread, copy.guard.default_action, copy.space)
+            disposition = self._set_since(found, copy.guard)
+        if disposition is not None:
+            self._store(thread, disposition, copy.space)
 
     def new_image(self, thread: Thread) -> None:
         """``exec``: handlers are gone, "ignored" stays. Raises Gone."""
         ignored, stale = self.is_ignored, self._stale
+        self.guarded = False
         self.disposition, self._stale = None, False
         if ignored:
             self.disposition = _SIG_IGN.to_bytes(KERNEL_ACTION_SIZE, "little")
@@ -216,15 +336,6 @@ class Sigtrap:
                 self._store(thread, self.disposition, self.space)
 
     # --- system calls of a borrowed thread ---
-
-    def _query(self, thread: Thread) -> bytes | None:
-        scratch, saved = self._scratch(thread, self.space)
-        try:
-            result = self._sigaction(thread, 0, scratch, self.space)
-            action = self.space.memory.peek(scratch, KERNEL_ACTION_SIZE)
-        finally:
-            self.space.memory.poke(scratch, saved)
-        return action if result == 0 and len(action) == KERNEL_ACTION_SIZE else None
 
     def _store(self, thread: Thread, action: bytes, space: AddressSpace) -> None:
         scratch, saved = self._scratch(thread, space)

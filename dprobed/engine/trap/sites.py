@@ -26,6 +26,7 @@ from dprobed.engine import remote_calls
 from dprobed.engine.address_space import AddressSpace
 from dprobed.engine.errors import SpaceError
 from dprobed.engine.probe import Attachment
+from dprobed.engine.trap.guard import Guard
 from dprobed.proc import procfs
 from dprobed.tracee.ptrace import Gone
 from dprobed.tracee.thread import Thread
@@ -101,6 +102,8 @@ class Sites:
 
     def __init__(self, space: AddressSpace) -> None:
         self.space: Final = space
+        #: Serves them if the tracer dies.
+        self.guard = Guard(space)
         #: Those that are armed, by what a thread's rip is after the breakpoint.
         self.by_trap: Final[dict[int, Site]] = {}
         #: Those that have a slot, armed or not, by where it is.
@@ -175,7 +178,7 @@ class Sites:
             return True
         for line in lines:
             if line.start <= address < line.end:
-                return line.inode != 0
+                return line.inode != 0 and not line.perms.endswith(b"s")
         return not lines  # the leading thread has ended, and shows nothing
 
     # --- preparing: nothing of the target's own is changed ---
@@ -248,6 +251,7 @@ class Sites:
             del self.by_trap[site.trap]  # the target got rid of it: what is there is its own
         if self.text(site.address, site.displaced.length) != site.original:
             return False
+        self.guard.add(site.trap, site.slot)
         self.by_trap[site.trap] = site
         if self.space.memory.poke(site.address, INT3):
             self._unarmed.pop(site.address, None)
@@ -271,6 +275,7 @@ class Sites:
         """Give a disarmed site's slot back; no thread may be in it."""
         if self.slots.get(site.slot) is site:
             del self.slots[site.slot]
+            self.guard.remove(site.trap)
             self.space.resident.give_back(site.slot)
 
     def clear(self) -> None:

@@ -205,7 +205,7 @@ class SlotExits:
         frame = self._words[RSP]
 
         def word(offset: int) -> int:
-            data = memory.read_partial(thread.tid, frame + offset, 8)
+            data = memory.read_present(thread.tid, frame + offset, 8)
             return int.from_bytes(data, "little")
 
         found = self.sites.slot_at(word(FRAME_RIP))

@@ -10,6 +10,7 @@ from typing import Final
 from dprobed.arch.x86_64.breakpoint import INT3, SI_KERNEL, TRAP_HWBKPT
 from dprobed.arch.x86_64.registers import RIP
 from dprobed.arch.x86_64.resume_and_wait import GO_TO, RESUME
+from dprobed.arch.x86_64.siginfo import code_of
 from dprobed.engine.interface import Listener, TrapStop
 from dprobed.engine.runner import ProgramRunner
 from dprobed.engine.trap.notes import ThreadNotes
@@ -33,7 +34,7 @@ class TrapStops:
         self.sites = sites
         self.by_trap = sites.by_trap
         self.notes: Final = ThreadNotes()
-        self.sigtrap: Final = Sigtrap(group, sites.space, self.notes)
+        self.sigtrap: Final = Sigtrap(group, sites, self.notes)
         self.exits: Final = SlotExits(group, listener, runner, self.sigtrap, self.notes, sites)
         self._group: Final = group
         self._runner: Final = runner
@@ -47,7 +48,7 @@ class TrapStops:
         """Start in an address space that has these sites."""
         self.sites = self.exits.sites = sites
         self.by_trap = sites.by_trap
-        self.sigtrap.space = sites.space
+        self.sigtrap.use(sites)
         self._noted.clear()
 
     # --- a hit ---
@@ -70,12 +71,14 @@ class TrapStops:
             group.tracees.blamed = group
             thread.state = State.STOPPED
             self.abandon(thread)
+            group.tracees.take(thread)
             raise
         # Before it goes on: on one CPU it runs at once, and we only later.
         group.overhead_ns += time.monotonic_ns() - now
         if thread.held or thread.pinned:
             thread.state = State.HELD
             self._go_to(thread, to)
+            group.tracees.take(thread)
         else:
             request = self._request
             request[RESUME], request[GO_TO] = tid, to
@@ -105,11 +108,26 @@ class TrapStops:
             with contextlib.suppress(Gone):
                 ptrace.go_to(thread.tid, address)
 
+    def rewind(self, thread: Thread) -> None:
+        """See StopHandler."""
+        thread.rewound = False
+        site = self.by_trap.get(self._words[RIP])
+        if site is None or self.notes.of(thread).entering is not None:
+            return
+        with contextlib.suppress(Gone):
+            # Others can come in the same place: a SIGTRAP that was sent.
+            if code_of(ptrace.get_siginfo(thread.tid)) == SI_KERNEL:
+                ptrace.go_to(thread.tid, site.address)
+                thread.rewound = True
+
     def abandon(self, thread: Thread) -> bool:
         """After an internal error: move a thread at a breakpoint back to its instruction.
 
         False: the thread was not at a breakpoint.
         """
+        if thread.rewound:
+            thread.rewound = False
+            return True
         with contextlib.suppress(Gone):
             words = self._registers.load(thread.tid)
             site = self.by_trap.get(words[RIP])
@@ -161,11 +179,14 @@ class TrapStops:
     def pass_on(self, thread: Thread, code: int) -> None:
         """Deliver a SIGTRAP that is the target's own; raises Gone."""
         if code != SI_KERNEL or not self.sigtrap.would_kill(thread):
-            if self.sigtrap.is_ignored and self.notes.of(thread).trap_mask is None:
-                thread.signal, thread.siginfo = 0, None
-                return
             thread.signal = signal.SIGTRAP
-            self.sigtrap.restore(thread)
+            # It is to meet what the target has set.
+            self.sigtrap.remove_guard(thread)
+            if code != SI_KERNEL or not self.sigtrap.is_ignored:
+                if self.sigtrap.is_ignored and self.notes.of(thread).trap_mask is None:
+                    thread.signal, thread.siginfo = 0, None
+                    return
+                self.sigtrap.restore(thread)
         thread.signal = signal.SIGTRAP
         if self.notes.of(thread).trap_mask is None:
             self.exits.deliver(thread)

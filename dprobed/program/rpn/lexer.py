@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from enum import Enum
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -184,9 +184,13 @@ def written(tokens: Iterable[Token]) -> str:
     return text
 
 
+_UNQUOTED: Final = {"n": "\n", "t": "\t"}
+
+
 def unquote(text: str) -> str:
-    """What a string token stands for: a backslash takes the next character as it is."""
-    return re.sub(r"\\(.)", r"\1", text[1:-1])
+    """What a string token stands for: a backslash takes the next character as it is, but for
+    ``\\n`` and ``\\t``, which are in names of files, too."""
+    return re.sub(r"\\(.)", lambda found: _UNQUOTED.get(found[1], found[1]), text[1:-1])
 
 
 def number(token: Token) -> int | None:

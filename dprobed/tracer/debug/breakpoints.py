@@ -90,8 +90,17 @@ class Breakpoints:
         self._probes[key] = probe
 
     def _write(self, address: int) -> None:
-        """Write a plain breakpoint, where the instruction cannot be displaced (nor needs to be)."""
+        """Write a plain breakpoint, where the instruction cannot be displaced (nor needs to be).
+
+        Raises Refused.
+        """
         space = self._engines.space
+        try:
+            shared = space.in_shared([address])
+        except (SpaceError, Gone) as error:
+            raise Refused(str(error)) from error
+        if address in shared:
+            raise Refused(shared[address])
         original = space.memory.peek(address, 1)
         if not original or not space.memory.poke(address, INT3):
             raise Refused(f"no memory at {address:#x}")
@@ -99,6 +108,8 @@ class Breakpoints:
 
     def serve_trap(self, thread: Thread) -> bool:
         """Serve a SIGTRAP stop at a plain breakpoint; false: it is none. Raises Gone."""
+        if thread.rewound:
+            return False  # a site of the trap engine's
         words = self._registers.load(thread.tid)
         place = (0, words[RIP] - 1, 1)
         if place not in self._probes or place[1] not in self._engines.space.raw:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import signal
 from collections import deque
 from collections.abc import Sequence, Set
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Final
 
 import msgspec
@@ -25,6 +25,7 @@ from dprobed.tracee.lifecycle import State
 from dprobed.tracee.ptrace import Gone, PtraceError, Registers
 from dprobed.tracee.thread import Thread
 from dprobed.tracer.debug import rsp
+from dprobed.tracer.debug.postponed import PostponedSignals
 from dprobed.tracer.debug.served import ServedHits
 from dprobed.tracer.engines import Engines
 
@@ -57,7 +58,8 @@ class Control:
         self.attached = False
         #: Stops that the debugger has not been told of.
         self.events: deque[Event] = deque()
-        #: Signals that are delivered without asking the debugger (QPassSignals), by Linux number.
+        #: Signals that are delivered without asking the debugger (QPassSignals), by Linux number,
+        #: while a thread is not stepped.
         self.passed: frozenset[int] = frozenset()
         #: Threads that the debugger has told to step: the pc range, or (0, 0).
         self.steps: dict[int, tuple[int, int]] = {}
@@ -69,6 +71,7 @@ class Control:
         self._told: set[int] = set()
         self._sent: set[tuple[int, int]] = set()
         self._served: Final = ServedHits(engines)
+        self._postponed: Final = PostponedSignals()
         self._registers: Final = Registers()
 
     # --- stopping ---
@@ -166,6 +169,8 @@ class Control:
                     self._ours.add(thread.tid)
                 continue
             self._served.enter_slot(thread)
+            with suppress(Gone):
+                self._postponed.resume(thread, steps=to_do.kind == "s")
             if to_do.kind == "s":
                 thread.stepping = True
                 self.steps[thread.tid] = (to_do.start, to_do.end)
@@ -207,6 +212,8 @@ class Control:
             thread = self._group.threads.get(tid)
             if thread is not None:
                 self._served.enter_slot(thread)
+                with suppress(Gone):
+                    self._postponed.resume(thread, steps=False)
                 if not leaving:
                     self._free(thread)
         if not leaving:
@@ -255,11 +262,24 @@ class Control:
             self.note(thread, Event(thread.tid, signal.SIGTRAP))
 
     def signalled(self, thread: Thread) -> None:
-        """A signal is about to be delivered: report it to the debugger first."""
+        """A signal is about to be delivered: report it to the debugger first.
+
+        Of a thread that is stepped it hears of every one, as from gdbserver: it has that thread
+        run through the handler, whose first instruction would else be where the step ends.
+        """
         number = thread.signal
         if (thread.tid, number) in self._sent:
             self._sent.discard((thread.tid, number))
-        elif number and self.attached and thread.tgid == self._pid and number not in self.passed:
+            return
+        if not number or thread.tgid != self._pid:
+            return
+        passes = number in self.passed
+        if passes and thread.stepping and self.attached:
+            with suppress(Gone, PtraceError):
+                if self._postponed.postpone(thread):
+                    return
+        self._postponed.arrived(thread)
+        if self.attached and (thread.stepping or not passes):
             self._told.add(thread.tid)
             self.note(thread, Event(thread.tid, number))
 
@@ -269,6 +289,7 @@ class Control:
         self._left.discard(tid)
         self._told.discard(tid)
         self._served.forget(tid)
+        self._postponed.forget(tid)
         self.steps.pop(tid, None)
         self.events = deque(event for event in self.events if event.tid != tid)
 
@@ -280,6 +301,7 @@ class Control:
             self._told,
             self._sent,
             self._served,
+            self._postponed,
             self.steps,
             self.events,
         ):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import struct
-from pathlib import Path
 from typing import Final
 
+from dprobed.proc import files
 from dprobed.tracer.debug import rsp
 
 #: The File-I/O protocol's own numbers of errors (gdb manual, "Errno Values").
@@ -49,7 +49,7 @@ class Files:
                 case b"fstat":
                     return self._fstat(rest)
                 case b"readlink":
-                    target = os.fsencode(Path(self._path(rsp.unhex(rest))).readlink())
+                    target = os.fsencode(files.read_link(self._path(rsp.unhex(rest))))
                     return b"F%x;%s" % (len(target), target)
                 case _:
                     return b""
@@ -65,7 +65,7 @@ class Files:
             raise rsp.PacketError("open takes a name, flags and a mode")
         if rsp.number(flags[0]) & _ACCESS or len(self._open) >= _OPEN_FILES:
             return b"F-1,%x" % 30
-        opened = os.open(self._path(rsp.unhex(name)), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        opened = files.open_file(self._path(rsp.unhex(name)))
         self._open.add(opened)
         return b"F%x" % opened
 
@@ -76,7 +76,7 @@ class Files:
 
     def _pread(self, rest: bytes) -> bytes:
         number, count, offset = rsp.numbers(rest, 3)
-        data = os.pread(self._known(number), min(count, rsp.MAX_PACKET // 2 - 16), offset)
+        data = files.read(self._known(number), min(count, rsp.MAX_PACKET // 2 - 16), offset)
         return b"F%x;%s" % (len(data), data)
 
     def _close(self, rest: bytes) -> bytes:
@@ -86,24 +86,12 @@ class Files:
         return b"F0"
 
     def _fstat(self, rest: bytes) -> bytes:
-        found = os.fstat(self._known(rsp.number(rest)))
         # struct stat of the File-I/O protocol: big-endian, times in seconds.
-        data = struct.pack(
-            ">IIIIIIIQQQIII",
-            found.st_dev & 0xFFFF_FFFF,
-            found.st_ino & 0xFFFF_FFFF,
-            found.st_mode,
-            found.st_nlink,
-            found.st_uid,
-            found.st_gid,
-            found.st_rdev & 0xFFFF_FFFF,
-            found.st_size,
-            found.st_blksize,
-            found.st_blocks,
-            int(found.st_atime) & 0xFFFF_FFFF,
-            int(found.st_mtime) & 0xFFFF_FFFF,
-            int(found.st_ctime) & 0xFFFF_FFFF,
-        )
+        fields = files.status(self._known(rsp.number(rest)))
+        widths = "IIIIIIIQQQIII"
+        limits = [0xFFFF_FFFF if width == "I" else -1 for width in widths]
+        values = [each & limit for each, limit in zip(fields, limits, strict=True)]
+        data = struct.pack(">" + widths, *values)
         return b"F%x;%s" % (len(data), data)
 
     def close(self) -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+from pathlib import Path
 from typing import Final
 
 from dprobed.arch.x86_64.paging import PAGE, USER_END
@@ -29,6 +30,9 @@ from dprobed.tracee.status import Kind, Stop
 from dprobed.tracee.thread import Thread
 from dprobed.tracee.thread_group import ThreadGroup
 
+_USERFAULTFD: Final = "anon_inode:[userfaultfd]"
+#: include/uapi/linux/userfaultfd.h
+_EVENT_FORK: Final = 1 << 1
 _CLONE_FILES: Final = 0x400
 _CLOSE_RANGE_UNSHARE: Final = 2
 _ADDRESS_END: Final = USER_END - PAGE
@@ -53,6 +57,11 @@ class CopiedProcess:
     @classmethod
     def make(cls, group: ThreadGroup, space: AddressSpace, lender: Thread) -> CopiedProcess:
         """Have a stopped thread make a copy of its process; raises SpaceError and Gone."""
+        if _hears_of_forks(lender.tid):
+            raise SpaceError(
+                "the process could not be copied: one of its own threads is to hear of each fork "
+                "(userfaultfd), and is stopped"
+            )
         inner = space.calls.call(group, lender, SYS_CLONE, _CLONE_FILES, 0, 0, 0, 0)
         thread = group.remote.take_child()
         if inner < 0:
@@ -123,3 +132,19 @@ class CopiedProcess:
         if lender is not None:
             with contextlib.suppress(Gone, SpaceError):
                 self._space.calls.call(self._group, lender, SYS_WAIT4, self._inner_pid, 0, WALL, 0)
+
+
+def _hears_of_forks(tid: int) -> bool:
+    """Whether a process has asked to be told of its forks (UFFD_FEATURE_EVENT_FORK).
+
+    The kernel makes ``fork`` wait until it has read that.
+    """
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        for each in Path(f"/proc/{tid}/fd").iterdir():
+            if os.readlink(each) == _USERFAULTFD:  # noqa: PTH115
+                lines = Path(f"/proc/{tid}/fdinfo/{each.name}").read_text().splitlines()
+                api = next(line for line in lines if line.startswith("API:"))
+                # userfaultfd_show_fdinfo (fs/userfaultfd.c): version, features, ioctls.
+                if int(api.split(":")[2], 16) & _EVENT_FORK:
+                    return True
+    return False

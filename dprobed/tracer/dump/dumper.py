@@ -26,8 +26,18 @@ import msgspec
 
 from dprobed import journal
 from dprobed.corefile.areas import Area, dumped_size, parse_smaps, without
+from dprobed.corefile.holes import Holes
 from dprobed.corefile.store import Draft, StoreError, StoreLimits, admit, new_name
-from dprobed.corefile.writer import Memory, Piece, ProcessImage, VanishedError, layout, write_pieces
+from dprobed.corefile.writer import (
+    Memory,
+    Piece,
+    ProcessImage,
+    Used,
+    VanishedError,
+    layout,
+    write_pieces,
+)
+from dprobed.proc import files, mounts
 from dprobed.program.registers import USER_REGS
 from dprobed.resolver.image import build_id_of_image
 
@@ -37,6 +47,8 @@ _DEFAULT_FILTER: Final = 0x33
 _LOOK: Final = 64 << 20
 #: Pieces of memory that are worth a second process.
 _WORTH_TWO: Final = 16
+#: Bytes of a core that are compressed; of holes, too, each passes through `zstd`.
+_MOST_PACKED: Final = 64 << 30
 _FIELD_LIMIT: Final = 64 << 10
 
 
@@ -92,28 +104,36 @@ def dump(job: Job) -> Done:
     try:
         room = admit(limits)
         name = new_name(limits.folder, job.process.name, job.pid)
-        compress = limits.zstd and shutil.which("zstd") is not None
+        areas = _areas(job)
+        segments = _segments(job, areas)
+        holes = Holes(
+            job.memory.pagemap,
+            job.source,
+            job.pid,
+            [(at, at + len(data)) for at, data in job.memory.kept],
+        )
+        head, pieces, size = layout(job.process, segments, holes.used)
+        compress = limits.zstd and size < _MOST_PACKED and shutil.which("zstd") is not None
         draft = Draft(limits.folder, name, ".core.zst" if compress else ".core")
+    except VanishedError:
+        return _vanished(job)
     except (StoreError, OSError) as error:
         return Done(error=_reason(error, limits.folder))
     try:
-        areas = _areas(job)
-        segments = _segments(job, areas)
-        head, pieces, size = layout(job.process, segments)
         if compress:
             packed = _Packed(draft.fd, room)
             packed.put(0, head)
-            write_pieces(packed, pieces, job.memory)
+            write_pieces(packed, pieces, job.memory, holes.used)
             packed.finish(size)
         else:
             sparse = Sparse(draft.fd, room)
             sparse.put(0, head)
-            _write_sparse(sparse, pieces, job.memory)
+            _write_sparse(sparse, pieces, job.memory, holes.used)
             sparse.finish(size)
         stored = os.fstat(draft.fd).st_blocks * 512
         draft.publish(_about(job, areas, size, compress))
     except VanishedError:
-        return Done(error=f"no core: process {job.pid} ended while its memory was read")
+        return _vanished(job)
     except (StoreError, OSError) as error:
         return Done(error=_reason(error, limits.folder))
     finally:
@@ -123,14 +143,18 @@ def dump(job: Job) -> Done:
     return Done(path=str(draft.path), bytes=stored, size=size, seconds=seconds)
 
 
-def _write_sparse(sink: Sparse, pieces: list[Piece], memory: Memory) -> None:
+def _vanished(job: Job) -> Done:
+    return Done(error=f"no core: process {job.pid} ended while its memory was read")
+
+
+def _write_sparse(sink: Sparse, pieces: list[Piece], memory: Memory, used: Used) -> None:
     """Write with two processes: one reads while the other writes; raises what either raises.
 
     Each takes the next piece when it has done one: where one of them has a busy CPU, the other does
     the more.
     """
     if len(pieces) < _WORTH_TWO:
-        write_pieces(sink, pieces, memory)
+        write_pieces(sink, pieces, memory, used)
         return
     turns = _Turns(pieces)
     reading, writing = os.pipe()
@@ -139,14 +163,14 @@ def _write_sparse(sink: Sparse, pieces: list[Piece], memory: Memory) -> None:
         try:
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
             sink.turns = turns = turns.of_another()
-            failure = _failure(sink, turns.pieces(), memory)
+            failure = _failure(sink, turns.pieces(), memory, used)
             os.write(writing, msgspec.msgpack.encode(failure))
         finally:
             os._exit(0)
     os.close(writing)
     try:
         sink.turns = turns
-        write_pieces(sink, turns.pieces(), memory)
+        write_pieces(sink, turns.pieces(), memory, used)
         said = os.read(reading, 1 << 16)
     finally:
         os.kill(helper, signal.SIGKILL)
@@ -160,10 +184,10 @@ def _write_sparse(sink: Sparse, pieces: list[Piece], memory: Memory) -> None:
         raise OSError(int(text), os.strerror(int(text)))
 
 
-def _failure(sink: Sparse, pieces: Iterable[Piece], memory: Memory) -> tuple[str, str]:
+def _failure(sink: Sparse, pieces: Iterable[Piece], memory: Memory, used: Used) -> tuple[str, str]:
     """Write; returns the error in a form that can be sent."""
     try:
-        write_pieces(sink, pieces, memory)
+        write_pieces(sink, pieces, memory, used)
     except VanishedError:
         return "vanished", ""
     except StoreError as error:
@@ -205,11 +229,16 @@ def _segments(job: Job, areas: list[Area]) -> list[tuple[Area, int]]:
 
 
 def _is_elf(job: Job, area: Area) -> bool:
-    return area.is_file and area.offset == 0 and _peek(job, area.start, 4) == b"\x7fELF"
+    # Not of shared memory, where a look at a hole would fill it.
+    if not area.is_file or area.offset or b"sh" in area.flags:
+        return False
+    return _peek(job, area, area.start, 4) == b"\x7fELF"
 
 
-def _peek(job: Job, address: int, length: int) -> bytes:
+def _peek(job: Job, area: Area, address: int, length: int) -> bytes:
     try:
+        if not mounts.is_local(mounts.device_of(area.device)):
+            return files.peek((area.device, area.inode), job.memory.mem, length, address)
         return os.pread(job.memory.mem, length, address)
     except (OSError, OverflowError):
         return b""
@@ -342,7 +371,7 @@ def _build_ids(job: Job, areas: list[Area]) -> list[dict[str, Any]]:
     for area in areas:
         if area.path in found or not _is_elf(job, area):
             continue
-        build_id = build_id_of_image(partial(_peek, job), area.start)
+        build_id = build_id_of_image(partial(_peek, job, area), area.start)
         found[area.path] = {
             "path": area.path.decode(errors="replace"),
             "start": area.start,

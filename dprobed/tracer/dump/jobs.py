@@ -56,7 +56,7 @@ def job_for(
         memory=memory,
         smaps=smaps,
         limits=limits,
-        omitted=[(area.start, area.end) for area in space.resident.whole()],
+        omitted=engines.pages(),
         extra=extra,
         about={},
         exe=image.link(pid, "exe"),

@@ -39,7 +39,8 @@ def request_decoder() -> msgspec.json.Decoder[Request | Answer]:
 
 
 @cache
-def _from_daemon() -> msgspec.json.Decoder[Reply | Report]:
+def daemon_decoder() -> msgspec.json.Decoder[Reply | Report]:
+    """That of a client."""
     return msgspec.json.Decoder(Reply | Report)
 
 
@@ -59,7 +60,7 @@ def decode_request(line: bytes) -> Request | Answer:
 def decode_from_daemon(line: bytes) -> Reply | Report:
     """A message from the daemon; raises MessageError."""
     try:
-        return _from_daemon().decode(line)
+        return daemon_decoder().decode(line)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         raise MessageError(_explain(error), _id_of(line)) from None
 

@@ -22,6 +22,7 @@ from dprobed.arch.x86_64.resume_and_wait import (
     RESUME,
     STATUS,
     TRAP_STATUS,
+    WAIT_FOR,
     WORDS,
 )
 from dprobed.tracee.ptrace import WALL, Block
@@ -53,14 +54,13 @@ class Wait:
         self.registers = Block(REGISTERS_SIZE)
         self.rip = memoryview(self.registers.data).cast("Q")[RIP : RIP + 1]
         self.words[REGISTERS] = self.registers.address
-        self.words[OPTIONS] = WALL
         self._call: Callable[[ctypes.c_void_p], int] = (
             resume_and_wait.mapped() if native else resume_and_wait.one_by_one(self.words)
         )
 
-    def __call__(self, resume: int = 0, go_to: int = 0, options: int = 0) -> int:
-        self.words[RESUME], self.words[GO_TO] = resume, go_to
-        self.words[OPTIONS] = WALL | options
+    def __call__(self, resume: int = 0, go_to: int = 0, options: int = 0, tid: int = 0) -> int:
+        self.words[RESUME], self.words[GO_TO], self.words[WAIT_FOR] = resume, go_to, tid
+        self.words[OPTIONS] = WALL | os.WEXITED | os.WSTOPPED | os.WNOWAIT | options
         result = self._call(ctypes.c_void_p(self.block.address))
         assert self.words[RESUME] == 0
         return result
@@ -101,17 +101,32 @@ def test_each_stop_and_the_end(wait: Wait, child: int) -> None:
     assert wait() == -errno.ECHILD
 
 
+def test_a_trap_is_looked_at_and_all_else_is_taken(wait: Wait, child: int) -> None:
+    assert [wait(), wait(), wait(tid=child)] == [child] * 3
+    assert os.waitpid(child, os.WNOHANG)[0] == child
+    assert wait(options=os.WNOHANG) == 0
+    assert wait(child) == child
+    assert os.WSTOPSIG(wait.words[STATUS]) == signal.SIGUSR1
+    assert wait(options=os.WNOHANG) == 0
+
+
+def test_of_one_thread_only(wait: Wait, child: int) -> None:
+    assert wait() == child
+    other = os.fork()
+    if other == 0:
+        os._exit(3)
+    assert wait(tid=other) == other
+    assert os.waitstatus_to_exitcode(wait.words[STATUS]) == 3
+    assert wait(tid=child) == child
+    assert wait.words[STATUS] == TRAP_STATUS
+
+
 def test_where_it_goes_on(wait: Wait, child: int) -> None:
     assert wait() == child
     bad = 0x1_0000_0000_0000 - MEBIBYTE * MEBIBYTE
     assert wait(child, bad) == child
     assert os.WSTOPSIG(wait.words[STATUS]) == signal.SIGSEGV
     assert binding.ptrace_getregs(child).rip == bad
-
-
-def test_none_is_there(wait: Wait, child: int) -> None:
-    assert wait() == child
-    assert wait(options=os.WNOHANG) == 0
 
 
 def test_one_that_was_killed_meanwhile(wait: Wait, child: int) -> None:
@@ -123,6 +138,7 @@ def test_one_that_was_killed_meanwhile(wait: Wait, child: int) -> None:
 
 def test_a_signal_ends_the_wait(wait: Wait, child: int) -> None:
     assert wait() == child
+    os.waitpid(child, 0)
     before = signal.signal(signal.SIGALRM, lambda number, frame: None)
     try:
         signal.setitimer(signal.ITIMER_REAL, 0.01)

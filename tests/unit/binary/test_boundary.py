@@ -49,8 +49,11 @@ def test_functions_of_libc(name: str) -> None:
     (place,) = resolve(elf, name)
     end = place.vaddr + place.size
     starts = disassembled(LIBC, f"--start-address={place.vaddr}", f"--stop-address={end}")
-    for vaddr in range(place.vaddr, end):
-        assert at(elf, vaddr) == ("ok" if vaddr in starts else "inside"), hex(vaddr)
+    found = {vaddr: at(elf, vaddr) for vaddr in range(place.vaddr, end)}
+    for vaddr, known in found.items():
+        assert known in ("ok" if vaddr in starts else "inside", "unknown"), hex(vaddr)
+    # What is left is padding.
+    assert sum(known == "unknown" for known in found.values()) < len(found) / 20
 
 
 def test_stripped_program_of_debian() -> None:
@@ -112,3 +115,79 @@ def test_bytes_that_are_no_instruction_prove_nothing(tmp_path: Path) -> None:
     elf = open_path(str(tmp_path / "mixed"))
     assert resolve(elf, "mixed+3")[0].boundary == "unknown"
     assert resolve(elf, "mixed+4")[0].boundary == "unknown"
+
+
+MIXED = {
+    # A jump table behind the jump through it; its bytes look like the beginnings of instructions.
+    "table": (
+        "and $1, %edi\n lea 9f(%rip), %rdx\n movslq (%rdx,%rdi,4), %rax\n add %rdx, %rax\n"
+        "jmp *%rax\n"
+        "{data}: 9: .long 1f-9b, 2f-9b\n .byte 0x48, 0xb8, 0x0f\n"
+        "1: mov $10, %eax\n ret\n2: mov $11, %eax\n ret\n"
+    ),
+    # Constants behind a return.
+    "constants": "mov {data}(%rip), %rax\n ret\n{data}: .quad 0x1122334455667788, 0x90\n",
+    # A text that is jumped over, or over which is called.
+    "text": 'jmp 1f\n{data}: .ascii "mark me"\n1: mov $1, %eax\n{code}: ret\n',
+    "called": 'call 1f\n{data}: .asciz "text"\n1: pop %rax\n{code}: ret\n',
+    # Entered at two places, of which one has a prefix before it.
+    "prefixed": "test %esi, %esi\n je {data}\n lock\n{data}: addl $1, (%rdi)\n{code}: ret\n",
+}
+
+
+@pytest.mark.parametrize("name", MIXED)
+def test_data_in_code_is_not_taken_for_code(name: str, tmp_path: Path) -> None:
+    body = MIXED[name].format(data="data_in_it", code="code_in_it")
+    source = tmp_path / "mixed.S"
+    source.write_text(
+        f".text\n.globl mixed\n.type mixed, @function\nmixed:\n{body}.size mixed, .-mixed\n"
+        ".globl main\n.type main, @function\nmain: ret\n.size main, .-main\n"
+        '.section .note.GNU-stack,"",@progbits\n'
+    )
+    run("gcc", "-c", source, "-o", tmp_path / "mixed.o")
+    symbols = run("nm", tmp_path / "mixed.o")
+    offsets = {line.split()[2]: int(line.split()[0], 16) for line in symbols.splitlines()}
+    run("strip", "-N", "data_in_it", "-N", "code_in_it", tmp_path / "mixed.o")
+    run("gcc", tmp_path / "mixed.o", "-o", tmp_path / "mixed")
+    elf = open_path(str(tmp_path / "mixed"))
+    (place,) = resolve(elf, "mixed")
+    base = place.vaddr - offsets["mixed"]
+    assert at(elf, base + offsets["mixed"]) == "ok"
+    if name == "prefixed":
+        # A breakpoint there would be executed behind the prefix, which is no instruction.
+        assert at(elf, base + offsets["data_in_it"]) == "inside"
+    else:
+        for vaddr in range(base + offsets["data_in_it"], base + offsets["data_in_it"] + 4):
+            assert at(elf, vaddr) == "unknown"
+    if "code_in_it" in offsets:
+        assert at(elf, base + offsets["code_in_it"]) == "ok"
+
+
+SWITCH = """
+int chosen(int n, int m) {
+    switch (n) {
+    case 0: return m * 3; case 1: return m + 7; case 2: return m / 5; case 3: return m ^ 9;
+    case 4: return m << 3; case 5: return m % 7; case 6: return -m; default: return 0;
+    }
+}
+int main(int n, char **v) { (void)v; return chosen(n, n); }
+"""
+
+
+@pytest.mark.parametrize("flags", [("-fPIE", "-pie"), ("-fno-pie", "-no-pie")], ids=" ".join)
+def test_cases_of_a_switch_are_reached(tmp_path: Path, flags: tuple[str, ...]) -> None:
+    """Through the tables that gcc makes."""
+    source = tmp_path / "switch.c"
+    source.write_text(SWITCH)
+    run("gcc", "-O2", "-fno-inline", *flags, source, "-o", tmp_path / "switch")
+    elf = open_path(str(tmp_path / "switch"))
+    (place,) = resolve(elf, "chosen")
+    end = place.vaddr + place.size
+    limits = (f"--start-address={place.vaddr}", f"--stop-address={end}")
+    text = run("objdump", "-d", "--no-show-raw-insn", "-w", *limits, elf.path)
+    assert re.search(r"jmp +\*", text)
+    instructions = re.findall(r"^ *([0-9a-f]+):\t(.*)$", text, re.MULTILINE)
+    padding = ("nop", "xchg", "data16", "cs nop")
+    code = {int(vaddr, 16) for vaddr, what in instructions if not what.startswith(padding)}
+    assert len(code) > 20
+    assert [hex(vaddr) for vaddr in code if at(elf, vaddr) != "ok"] == []

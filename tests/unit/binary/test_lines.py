@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import lzma
 import shutil
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from dprobed.binary import debug_files
 from dprobed.binary.errors import LocationError
 from dprobed.binary.places import Place, resolve
-from tests.unit.location_files import LIBC, TARGETS, objcopy, open_path, program, run
+from tests.unit.location_files import FOLDER, LIBC, TARGETS, objcopy, open_path, program, run
 
 FORMATS = ["-gdwarf-2", "-gdwarf-3", "-gdwarf-4", "-gdwarf-5", "-gdwarf64"]
 LOOP = next(
@@ -162,6 +163,38 @@ def test_debug_file_by_build_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     for spec in ("location_main.c:helper", f"location_main.c:{LOOP}", "location_main.c:helper+4"):
         assert places(stripped, spec) == places(whole, spec)
     assert resolve(open_path(str(stripped)), "strong_function")[0].boundary == "ok"
+
+
+def with_mini(data: bytes) -> Path:
+    """A program without symbols, with this in .gnu_debugdata."""
+    number = next(_numbers)
+    content = FOLDER / f"mini{number}.xz"
+    content.write_bytes(data)
+    stripped = objcopy(program(), f"bare{number}", "--strip-all", "--remove-section=.gnu_debuglink")
+    return objcopy(stripped, f"mini{number}", f"--add-section=.gnu_debugdata={content}")
+
+
+def test_symbols_in_the_file_itself() -> None:
+    """.gnu_debugdata, as Fedora's packages have it (gdb manual, "MiniDebugInfo")."""
+    debug = objcopy(program(), "mini.debug", "--only-keep-debug")
+    mini = objcopy(debug, "mini.elf", "-S", "--remove-section=.comment", "--keep-symbol=helper",
+                   "--keep-symbol=strong_function")  # fmt: skip
+    made = with_mini(lzma.compress(mini.read_bytes(), lzma.FORMAT_XZ))
+    assert places(made, "strong_function") == places(program(), "strong_function")
+    assert len(refusal(made, "helper").candidates) == len(refusal(program(), "helper").candidates)
+    assert not open_path(str(made)).is_stripped
+
+
+@pytest.mark.parametrize("what", ["cut", "rubbish", "endless"])
+def test_damaged_symbols_in_the_file_itself(what: str) -> None:
+    """As good as none, and they take no memory."""
+    packed = lzma.compress(program().read_bytes(), lzma.FORMAT_XZ)
+    data = {"cut": packed[:-100], "rubbish": b"x" * 100}.get(what)
+    if data is None:
+        data = lzma.compress(bytes(65 << 20), lzma.FORMAT_XZ, preset=0)
+    made = with_mini(data)
+    assert open_path(str(made)).is_stripped
+    assert refusal(made, "strong_function").message
 
 
 def test_debug_file_of_another_build_is_not_used(

@@ -11,7 +11,7 @@ from elftools.elf.elffile import ELFFile
 from dprobed.arch.x86_64.core_notes import portable_xstate
 from dprobed.arch.x86_64.paging import PAGE
 from dprobed.corefile import store
-from dprobed.corefile.areas import dumped_size, parse_smaps, without
+from dprobed.corefile.areas import Area, dumped_size, parse_smaps, without
 from dprobed.corefile.writer import (
     Memory,
     ProcessImage,
@@ -103,10 +103,15 @@ def image(tid: int = 7) -> ProcessImage:
     return ProcessImage([thread], "R", 0, 0, 1, 2, (7, 1, 7, 7), b"x", b"/bin/x", bytes(16))
 
 
+def whole(area: Area, low: int, high: int) -> list[tuple[int, int]]:
+    """All of it may be other than zero."""
+    return [(low, high)] if low < high else []
+
+
 def test_more_segments_than_a_header_can_count(tmp_path: Path) -> None:
     """elf(5), PN_XNUM: the count is in section header 0."""
     heap = parse_smaps(SMAPS)[2]
-    head, pieces, size = layout(image(), [(heap, 0)] * 70_000)
+    head, pieces, size = layout(image(), [(heap, 0)] * 70_000, whole)
     (tmp_path / "core").write_bytes(head)
     assert not pieces
     assert size % PAGE == 0
@@ -127,10 +132,10 @@ def test_memory_with_holes_and_without_our_breakpoints(tmp_path: Path) -> None:
     opened = os.open(source, os.O_RDONLY)
     core = os.open(tmp_path / "core", os.O_RDWR | os.O_CREAT)
     memory = Memory(opened, opened, original={start: 0x55, start + 2 * PAGE + 1: 0x66})
-    head, pieces, size = layout(image(), [(area, 2 * PAGE), (text, PAGE)])
+    head, pieces, size = layout(image(), [(area, 2 * PAGE), (text, PAGE)], whole)
     sink = Sparse(core, 1 << 30)
     sink.put(0, head)
-    write_pieces(sink, pieces, memory)
+    write_pieces(sink, pieces, memory, whole)
     sink.finish(size)
     content = (tmp_path / "core").read_bytes()
     assert content[-3 * PAGE] == 0x55

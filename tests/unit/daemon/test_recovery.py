@@ -89,3 +89,12 @@ def test_another_file_of_that_path_is_not_taken_for_it(may_open: bool, tmp_path:
             with pytest.raises(LocationError, match="was replaced or deleted"):
                 restore_text(pid)
             assert byte_at(pid, at) == b"\xcc"
+
+
+def test_an_int3_in_code_that_is_not_the_files_is_not_ours(may_open: bool) -> None:
+    with broken(program()) as (pid, at, _):
+        with open(f"/proc/{pid}/mem", "r+b", buffering=0) as memory:
+            before = os.pread(memory.fileno(), 1, at + 3)[0]
+            os.pwrite(memory.fileno(), bytes([before ^ 1]), at + 3)
+        assert restore_text(pid) == 0
+        assert byte_at(pid, at) == b"\xcc"

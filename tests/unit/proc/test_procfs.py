@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from msgspec.structs import replace
 
-from dprobed.proc import procfs, refusals
+from dprobed.proc import files, procfs, refusals
 from dprobed.proc.shared_memory import shares_memory
 
 
@@ -123,7 +123,7 @@ def test_what_is_gone(fork: Fork) -> None:
     assert procfs.parent(pid) == 0
     assert procfs.cpu(pid) == -1
     assert procfs.auxv(pid) == {}
-    assert procfs.elf_class(pid) is None
+    assert files.elf_class(pid) is None
     assert procfs.children(pid) == []
     assert not shares_memory(os.getpid(), pid)
     assert refusals.refusal(pid) == f"process {pid} is gone (no such process)"
@@ -193,7 +193,7 @@ def test_threads_that_are_about_to_end_are_no_live_threads(
 def test_no_reason_to_refuse_a_child_of_ours(fork: Fork) -> None:
     child = fork()
     assert refusals.refusal(child.pid) is None
-    assert procfs.elf_class(child.pid) == 64
+    assert files.elf_class(child.pid) == 64
 
 
 def test_ourselves_are_refused() -> None:

@@ -84,7 +84,7 @@ GOOD = Program(Header("x"), (PROBE,), b"\x0d")
     [
         ({"probes": ()}, "the program has no probe"),
         ({"header": Header("")}, "header: error: `name` is empty"),
-        ({"header": Header("a\nb")}, "`name` has a control character"),
+        ({"header": Header("a\x1bb")}, "`name` has a control character"),
         ({"header": Header("x", vars=257)}, "`vars` is 0 to 256, not 257"),
         ({"header": Header("x", modtype="?")}, "`modtype` is user, kernel, kmod"),
         ({"header": Header("x", logmax=1 << 17)}, "`logmax` is 0 to 65536"),

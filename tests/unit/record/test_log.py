@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,6 +13,9 @@ from dprobed.program.exec.log import memory_item, string_item, variables_item
 from dprobed.program.isa import ItemToken
 from dprobed.program.items import NONE, fault_item, frame_body, trace_item, words_item
 from dprobed.record.log import decode_log
+from dprobed.record.record import Record
+from dprobed.record.text import record_text
+from dprobed.trace.rewrite import log_bytes
 from tests.programs.cases import Case, FakeContext, Region
 
 
@@ -53,6 +57,32 @@ def sample() -> tuple[bytes, tuple[int, ...], list[dict[str, object]]]:
     ]
     log = b"".join(data for data, _ in parts)
     return log, (len(string), 2), [item for _, item in parts]
+
+
+@pytest.mark.parametrize(
+    ("raw", "item", "shown"),
+    [
+        ("café".encode(), {"string": "café"}, '"café"'),
+        (b"caf\\xe9", {"string": "caf\\xe9"}, '"caf\\\\xe9"'),
+        (b"caf\xe9", {"string": "caf\\xe9", "bytes": "636166e9"}, '"caf\\xe9"'),
+        (b'\\xe9\xe9"\n', {"string": '\\xe9\\xe9"\n', "bytes": "5c786539e9220a"},
+         '"\\\\xe9\\xe9\\"\\n"'),
+    ],
+)  # fmt: skip
+def test_bytes_that_are_no_text_and_the_letters_that_stand_for_them(
+    raw: bytes, item: dict[str, object], shown: str
+) -> None:
+    """Different things are shown differently, and become what they were in another format."""
+    log, _ = string_item(memory(raw + b"\0"), 0x1000, 20, 100)
+    assert log is not None
+    assert decode_log(log, ()) == [item]
+    assert log_bytes([item]) == (log, ())
+    record = msgspec.json.decode(_RECORD, type=Record)
+    assert record_text(msgspec.structs.replace(record, log=[item])).endswith(f"#1: {shown}")
+
+
+_RECORD = b"""{"type":"record","program":"p","major":1,"minor":1,"module":"/m","place":"f+0x0",
+"pid":1,"tid":1,"comm":"c","uid":0,"cpu":0,"time":0,"hit":1,"exit":"exit","log":[]}"""
 
 
 def test_every_kind_of_item() -> None:

@@ -229,7 +229,7 @@ GOOD = wire.FileFacts("ab", "lib.so", "dyn", True, ("libc.so.6",), (CODE,))
 
 def place(**changes: object) -> wire.Places:
     """One place, with something wrong about it."""
-    found = wire.Place(0x10, 0x10, "f+0x0", "f", 0, "code", 4, "ok")
+    found = wire.Place(0x10, 0x10, "f+0x0", "f", 0, "code", 4, "ok", code=b"\xc3")
     return wire.Places((found._replace(**changes),))  # type: ignore[arg-type]
 
 
@@ -251,6 +251,8 @@ LIES: list[tuple[type[wire.Question], bytes]] = [
     (wire.Resolve, wire.pack(place(vaddr=0x7FFF_0000_0000))),
     (wire.Resolve, wire.pack(place(file_offset=0x20))),
     (wire.Resolve, wire.pack(place(name="x" * 5000))),
+    (wire.Resolve, wire.pack(place(code=b""))),
+    (wire.Resolve, wire.pack(place(code=bytes(16)))),
     (wire.Resolve, wire.pack(place()).replace(b"code", b"kode")),
     (wire.ImportSlots, wire.pack(wire.Slots((0x1000,)))),
     (wire.ImportSlots, wire.pack(wire.Slots((0x10, -8)))),

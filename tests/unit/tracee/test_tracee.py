@@ -44,6 +44,9 @@ class Watcher:
     def serve_hit(self, thread: Thread, now: int) -> bool:
         return False
 
+    def rewind(self, thread: Thread) -> None:
+        thread.rewound = False
+
     def serve_trap(self, thread: Thread) -> None:
         self.traps.append(thread.tid)
 

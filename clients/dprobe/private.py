@@ -4,8 +4,8 @@ It has a session of its own, /dev/null instead of the terminal, and no file. Its
 socket pair with this process: when this process ends, however it ends, the daemon takes all probes
 out and ends too.
 
-It is started before this process imports what it is to do itself, so that both get ready at the
-same time: what is imported here at the top is what both wait for.
+It is forked from this process: what both need is imported before, once, and what only one of them
+needs after, while the other does the same.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ import os
 import select
 import signal
 import socket
-import sys
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, NoReturn, Protocol
 
+from dprobe.lib.connection import GREETING, Connection, refuse_stopped
 from dprobe.lib.errors import (
     DaemonGoneError,
     DaemonSilentError,
@@ -32,9 +33,8 @@ from dprobed.wire.socket_path import default_socket
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from dprobe.lib.connection import Connection
-
-_FD = 3
+#: Signals that end a daemon, whatever this process does at them.
+_ENDING = (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP)
 
 
 class PrivateDaemon:
@@ -44,29 +44,19 @@ class PrivateDaemon:
         self._sock, theirs = socket.socketpair()
         # For what it has to say before the socket works.
         self._stderr = os.memfd_create("dprobed-stderr")
-        actions = [
-            (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDWR, 0),
-            (os.POSIX_SPAWN_DUP2, 0, 1),
-            (os.POSIX_SPAWN_DUP2, self._stderr, 2),
-            (os.POSIX_SPAWN_DUP2, theirs.fileno(), _FD),
-        ]
-        # -P: the current folder is not a place to import from.
-        argv = [sys.executable, "-P", "-m", "dprobed", "--private", str(_FD)]
-        with theirs:
-            self.pid = os.posix_spawn(
-                sys.executable,
-                argv,
-                os.environ,
-                file_actions=actions,
-                setsid=True,
-                setsigmask=(),
-                setsigdef=(signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP),
-            )
+        # No handler of ours may run in the child.
+        mask = signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
+        try:
+            self.pid = os.fork()
+            if self.pid == 0:
+                self._sock.close()
+                _run(theirs, self._stderr)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        theirs.close()
 
     def connect(self) -> Connection:
         """The connection to it; raises DaemonGoneError or UserError when it did not start."""
-        from dprobe.lib.connection import Connection
-
         try:
             return Connection(self._sock, self.pid)
         except DaemonGoneError as error:
@@ -96,8 +86,6 @@ class PrivateDaemon:
         self._sock.close()
         os.close(self._stderr)
         if not self._has_ended(0.2) and not isinstance(error, DaemonSilentError):
-            from dprobe.lib.connection import GREETING, refuse_stopped
-
             while not self._has_ended(GREETING):
                 refuse_stopped(
                     "the private dprobed, which still has to take its probes out,", self.pid
@@ -115,11 +103,54 @@ class PrivateDaemon:
         return ended
 
 
+def _run(sock: socket.socket, stderr: int) -> NoReturn:
+    """Be the daemon, in the forked child; never returns into the client."""
+    status = 1
+    try:
+        os.setsid()
+        null = os.open(os.devnull, os.O_RDWR)
+        for number, descriptor in enumerate((null, null, stderr)):
+            os.dup2(descriptor, number)
+        for each in _ENDING:
+            signal.signal(each, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        from dprobed.daemon.private import run
+
+        status = run(sock)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        # The client waits for our end, and taking down the interpreter would only make it later.
+        os._exit(status)
+
+
+class Daemon(Protocol):
+    """A daemon that can be connected to."""
+
+    @property
+    def pid(self) -> int:
+        """Its process id as this process sees it (0: another process namespace's)."""
+
+    def connect(self) -> Connection:
+        """The connection to it, made when it is ready."""
+
+
+class _Running(NamedTuple):
+    """The daemon that runs, connected."""
+
+    connection: Connection
+
+    @property
+    def pid(self) -> int:
+        return self.connection.pid
+
+    def connect(self) -> Connection:
+        return self.connection
+
+
 @contextlib.contextmanager
-def running_or_private(
-    path: Path | None, say: Callable[[str], None]
-) -> Iterator[Callable[[], Connection]]:
-    """The running daemon, or a private one that starts now; call for the connection when needed.
+def running_or_private(path: Path | None, say: Callable[[str], None]) -> Iterator[Daemon]:
+    """The running daemon, or a private one that starts now.
 
     ``path``: a socket at which there must be a daemon. ``say`` is told where one runs that cannot
     be used.
@@ -127,11 +158,11 @@ def running_or_private(
     connection = _running(path, say)
     if connection is not None:
         with connection:
-            yield lambda: connection
+            yield _Running(connection)
         return
     with PrivateDaemon() as private:
         try:
-            yield private.connect
+            yield private
         except DaemonGoneError as error:
             said = private.complaint()
             more = f": {said}" if said and said not in str(error) else ""
@@ -143,8 +174,6 @@ def _running(path: Path | None, say: Callable[[str], None]) -> Connection | None
     socket_path = path or default_socket(os.getuid())
     if path is None and not os.path.lexists(socket_path):
         return None
-    from dprobe.lib.connection import Connection
-
     try:
         return Connection.open(socket_path)
     except ForeignDaemonError as error:

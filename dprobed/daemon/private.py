@@ -1,0 +1,43 @@
+"""The daemon of one command, in a child that the client forked: it serves the client's socket.
+
+Forked and not started as a program of its own, it has what the client has imported already; an
+interpreter and those imports take half as long as all the rest.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import socket
+from typing import Final
+
+from dprobed.daemon.child_process import rename
+from dprobed.daemon.log import log_to_stderr
+from dprobed.daemon.tracer_child import fork_ahead
+
+#: What process lists show instead of the client's name and command line.
+_NAME: Final = "dprobed"
+_TITLE: Final = "dprobed: private daemon"
+
+
+def run(sock: socket.socket) -> int:
+    """Serve the client at the other end of ``sock`` until it is gone; the exit status.
+
+    Standard error is read by the client; every descriptor above it but that of ``sock`` is closed.
+    """
+    gc.disable()  # What is imported stays.
+    rename(_NAME, _TITLE)
+    log_to_stderr(logging.WARNING)
+    keep = sock.fileno()
+    os.closerange(3, keep)
+    os.closerange(keep + 1, os.sysconf("SC_OPEN_MAX"))
+    # Nothing of the client's surroundings is held while it may be gone already.
+    os.chdir("/")
+    tracer = fork_ahead()
+    # Loaded here: the tracer does the same for itself meanwhile.
+    from dprobed.daemon.private_service import serve
+
+    gc.freeze()
+    gc.enable()
+    return serve(sock, tracer)

@@ -1,0 +1,92 @@
+"""Forks tracers: what a tracer process does before it runs its ``main``.
+
+Imports no more than that takes. The daemon of one command forks its first tracer before it imports
+what it is to do itself, so that both get ready at the same time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import signal
+import socket
+from collections.abc import Callable
+from functools import partial
+from typing import Final, NamedTuple
+
+from dprobed.daemon.child_process import User, fork_as
+
+#: What a tracer process runs, with its socket and the mailbox of its user's resolver; it returns
+#: when the socket is at its end.
+TracerMain = Callable[[socket.socket, socket.socket], None]
+#: Bytes of the socket's buffer: records wait there while the daemon is busy.
+_SOCKET_BUFFER: Final = 4 << 20
+#: RLIMIT_NICE that allows nice 0: 20 - nice (getrlimit(2)).
+_NICE_0: Final = 20
+
+
+def imported_main() -> TracerMain:
+    """What tracers run: who imports it shares its pages with those that are forked later."""
+    from dprobed.tracer.main import main
+
+    return main
+
+
+def importing_main(sock: socket.socket, mailbox: socket.socket) -> None:
+    """What tracers run, imported by each of them."""
+    imported_main()(sock, mailbox)
+
+
+def fork_tracer(main: TracerMain, user: User, mailbox: socket.socket) -> tuple[int, socket.socket]:
+    """Fork a tracer that runs ``main``: its pid, and our end of its socket.
+
+    Raises OSError when the machine has no room for one more.
+    """
+    ours, theirs = socket.socketpair()
+    with theirs:
+        try:
+            for end in (ours, theirs):
+                end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BUFFER)
+            return fork_as(user, (theirs, mailbox), partial(_run, main)), ours
+        except BaseException:
+            ours.close()
+            raise
+
+
+def _run(
+    main: TracerMain, become: Callable[[], None], sock: socket.socket, mailbox: socket.socket
+) -> None:
+    """Run the tracer, in the forked child."""
+    # A signal meant for the daemon must not leave breakpoints behind; only the socket ends it.
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_IGN)
+    _keep_way_back()
+    become()
+    main(sock, mailbox)
+
+
+def _keep_way_back() -> None:
+    """Allow the later user to leave SCHED_IDLE again (RLIMIT_NICE), which a tracer sets on itself
+    where its hits come from one thread (engine/affinity.py)."""
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NICE, (_NICE_0, _NICE_0))
+
+
+class TracerAhead(NamedTuple):
+    """A tracer that was forked before it is needed: for whom (who asks, and whose processes), its
+    pid, our end of its socket, and both ends of the mailbox of its resolver."""
+
+    user: User
+    owner: int
+    pid: int
+    sock: socket.socket
+    mailbox: tuple[socket.socket, socket.socket]
+
+
+def fork_ahead() -> TracerAhead:
+    """Fork a tracer for this user and processes of this user; raises OSError."""
+    user = os.geteuid(), os.getegid()
+    mailbox = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    pid, sock = fork_tracer(importing_main, user, mailbox[0])
+    return TracerAhead(user, user[0], pid, sock, mailbox)

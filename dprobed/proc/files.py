@@ -1,0 +1,258 @@
+"""Files of other processes, opened and looked at by who may not sleep without limit.
+
+To walk a path, to open a file and to ask for its size can each need an answer of the server of its
+file system, which may never come (FUSE, NFS). What is known to need none is done at once: a path of
+which every part is in the kernel's cache (``openat2``, RESOLVE_CACHED) to a file of a local file
+system; and what is known of a file without asking (``statx``, AT_STATX_DONT_SYNC). All else goes to
+the helper process, which can be given up. A descriptor that comes from there is to be read by a
+process that can be, too.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Callable, Hashable, Sequence
+from functools import cache
+from typing import Final, NamedTuple
+
+from dprobed.proc import helper, mounts
+
+#: O_NONBLOCK: a FIFO must not hold us.
+_READ: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+# include/uapi/linux/openat2.h, fcntl.h, stat.h
+_RESOLVE_CACHED: Final = 0x20
+_AT_FDCWD: Final = -100
+_AT_EMPTY_PATH: Final = 0x1000
+_AT_STATX_DONT_SYNC: Final = 0x4000
+_STATX_BASIC: Final = 0x7FF
+_STATX_SIZE: Final = 256
+_ELF_HEAD: Final = 5
+
+
+@cache
+def _statx() -> Callable[[int, bytearray], None]:
+    # Not before somebody asks: commands import this module when they start, and few ask.
+    import ctypes
+
+    call = ctypes.CDLL(None, use_errno=True).statx
+
+    def ask(descriptor: int, to: bytearray) -> None:
+        flags = _AT_EMPTY_PATH | _AT_STATX_DONT_SYNC
+        anchor = (ctypes.c_char * len(to)).from_buffer(to)
+        if call(descriptor, b"", flags, _STATX_BASIC, anchor) < 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+
+    return ask
+
+
+@cache
+def _openat2() -> Callable[[bytes, bytes], int]:
+    import ctypes
+
+    from dprobed.arch.x86_64.syscalls import SYS_OPENAT2
+
+    call = ctypes.CDLL(None).syscall
+    return lambda path, how: int(call(SYS_OPENAT2, _AT_FDCWD, path, how, len(how)))
+
+
+class Facts(NamedTuple):
+    """What is known of a file."""
+
+    device: int
+    inode: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+
+
+def facts(descriptor: int) -> Facts:
+    """What the kernel knows of an open file, without asking anybody; raises OSError."""
+    found = bytearray(_STATX_SIZE)
+    _statx()(descriptor, found)
+    # struct statx, include/uapi/linux/stat.h: ino 0x20, size 0x28, ctime 0x60, mtime 0x70, dev 0x88
+    inode, size = struct.unpack_from("=QQ", found, 0x20)
+    ctime, ctime_ns = struct.unpack_from("=qI", found, 0x60)
+    mtime, mtime_ns = struct.unpack_from("=qI", found, 0x70)
+    major, minor = struct.unpack_from("=II", found, 0x88)
+    return Facts(
+        os.makedev(major, minor),
+        inode,
+        size,
+        mtime * 1_000_000_000 + mtime_ns,
+        ctime * 1_000_000_000 + ctime_ns,
+    )
+
+
+def facts_of(path: str) -> Facts:
+    """The same of a magic link of /proc, which leads to a file without a path; raises OSError."""
+    descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        return facts(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def known_facts(path: str) -> Facts | None:
+    """What is known of the file at a path, if the kernel has it in its cache."""
+    try:
+        found = _cached(path, 0)
+    except ValueError:
+        return None
+    if found is None:
+        return None
+    try:
+        return facts(found)
+    except OSError:
+        return None
+    finally:
+        os.close(found)
+
+
+def open_file(path: str) -> int:
+    """Open a file for reading; raises OSError, which may be a SilentError, and ValueError."""
+    found = _cached(path, 0)
+    if found is None:
+        return _by_helper(path, path)
+    try:
+        return _open_local(found, path)
+    finally:
+        os.close(found)
+
+
+def open_link(path: str, device: int | None = None) -> int:
+    """The same of a magic link of /proc. ``device``: of its file, where that is known."""
+    if device is not None and mounts.is_local(device):
+        return os.open(path, _READ)
+    descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        return _open_local(descriptor, path)
+    finally:
+        os.close(descriptor)
+
+
+def read_link(path: str) -> str:
+    """What a symbolic link says; raises OSError."""
+    found = _cached(path, os.O_NOFOLLOW)
+    if found is not None:
+        try:
+            if mounts.is_local(facts(found).device):
+                return os.readlink("", dir_fd=found)
+        finally:
+            os.close(found)
+    (target,), _ = helper.HELPER.do(path, _readlink, (os.fsencode(path),))
+    assert isinstance(target, bytes)
+    return os.fsdecode(target)
+
+
+def elf_class(pid: int) -> int | None:
+    """64 or 32 by the executable's ELF header, ``None`` when it cannot be read."""
+    try:
+        descriptor = open_link(f"/proc/{pid}/exe")
+        try:
+            ident = read(descriptor, _ELF_HEAD, 0)
+        finally:
+            os.close(descriptor)
+    except OSError:
+        return None
+    return {b"\x7fELF\x01": 32, b"\x7fELF\x02": 64}.get(ident)
+
+
+def read(descriptor: int, length: int, offset: int) -> bytes:
+    """Bytes of an open file; raises OSError."""
+    device = facts(descriptor).device
+    if mounts.is_local(device):
+        return os.pread(descriptor, length, offset)
+    (data,), _ = helper.HELPER.do(device, _pread, (length, offset), (descriptor,))
+    assert isinstance(data, bytes)
+    return data
+
+
+def status(descriptor: int) -> list[int]:
+    """All that stat(2) says of an open file: device, inode, mode, links, owner, group, device that
+    it is, size, size of a block, blocks, and the three times in seconds; raises OSError."""
+    device = facts(descriptor).device
+    if mounts.is_local(device):
+        return _status_of(descriptor)
+    found, _ = helper.HELPER.do(device, _stat, (), (descriptor,))
+    return [each for each in found if isinstance(each, int)]
+
+
+def _status_of(descriptor: int) -> list[int]:
+    found = os.fstat(descriptor)
+    ids = [found.st_dev, found.st_ino, found.st_mode, found.st_nlink, found.st_uid, found.st_gid]
+    sizes = [found.st_rdev, found.st_size, found.st_blksize, found.st_blocks]
+    return ids + sizes + [int(found.st_atime), int(found.st_mtime), int(found.st_ctime)]
+
+
+def peek(about: Hashable, memory: int, length: int, address: int) -> bytes:
+    """Memory of a process by a descriptor of its ``mem``, where a file is mapped.
+
+    ``about``: that file.
+    """
+    (data,), _ = helper.HELPER.do(about, _pread, (length, address), (memory,))
+    assert isinstance(data, bytes)
+    return data
+
+
+def _open_local(descriptor: int, path: str) -> int:
+    """Open what was found: here where that needs nobody's answer."""
+    device = facts(descriptor).device
+    if mounts.is_local(device):
+        return os.open(f"/proc/self/fd/{descriptor}", _READ)
+    return _by_helper(device, path)
+
+
+def _by_helper(about: Hashable, path: str) -> int:
+    _, descriptor = helper.HELPER.do(about, _open, (os.fsencode(path),))
+    return descriptor
+
+
+def _cached(path: str, flags: int) -> int | None:
+    """What a path leads to (O_PATH), where the kernel can tell without asking anybody."""
+    # struct open_how: flags, mode, resolve.
+    how = struct.pack("=QQQ", os.O_PATH | os.O_CLOEXEC | flags, 0, _RESOLVE_CACHED)
+    if "\0" in path:
+        raise ValueError("embedded null byte")
+    found = _openat2()(os.fsencode(path), how)
+    return found if found >= 0 else None
+
+
+# --- in the helper ---
+
+
+def _path_of(value: helper.Value) -> bytes:
+    assert isinstance(value, bytes)
+    return value
+
+
+@helper.job
+def _open(
+    values: Sequence[helper.Value], descriptors: Sequence[int]
+) -> tuple[list[helper.Value], int]:
+    return [], os.open(_path_of(values[0]), _READ)
+
+
+@helper.job
+def _readlink(
+    values: Sequence[helper.Value], descriptors: Sequence[int]
+) -> tuple[list[helper.Value], int]:
+    return [os.readlink(_path_of(values[0]))], -1  # noqa: PTH115
+
+
+@helper.job
+def _stat(
+    values: Sequence[helper.Value], descriptors: Sequence[int]
+) -> tuple[list[helper.Value], int]:
+    return [*_status_of(descriptors[0])], -1
+
+
+@helper.job
+def _pread(
+    values: Sequence[helper.Value], descriptors: Sequence[int]
+) -> tuple[list[helper.Value], int]:
+    length, offset = values
+    assert isinstance(length, int)
+    assert isinstance(offset, int)
+    return [os.pread(descriptors[0], length, offset)], -1

@@ -1,0 +1,64 @@
+"""Hazard: what the kernel does by parent and privilege is as without us, as far as it lets us."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import BuildTarget
+from tests.integration.conftest import Start, Trace
+from tests.integration.harness import counting
+
+NOBODY = 65534
+
+
+@pytest.fixture
+def program(build_target: BuildTarget) -> Iterator[Path]:
+    """Where another user can execute it."""
+    built = build_target("credentials.c", "-pthread")
+    with tempfile.TemporaryDirectory(prefix="dprobed-test-") as folder:
+        Path(folder).chmod(0o755)
+        yield Path(shutil.copy(built, Path(folder) / "credentials"))
+
+
+def test_the_end_of_a_parent_is_told_to_its_child(
+    program: Path, start: Start, trace: Trace
+) -> None:
+    """PR_SET_PDEATHSIG goes by the real parent's thread, which is not the tracer."""
+    target = start(program, "pdeathsig")
+    tracer = trace(target)
+    number = tracer.put(counting(program, "probed"))
+    target.go()
+    target.expect("stopped")
+    assert tracer.hits(number) == [1]
+    tracer.detach()
+    target.finish()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs a setuid program and another user")
+@pytest.mark.parametrize("uid", [0, NOBODY])
+def test_a_setuid_program_that_the_target_executes(
+    program: Path, start: Start, trace: Trace, uid: int
+) -> None:
+    """It gains its privilege under root's tracer; under another's the kernel does not let it
+    (ptracer_capable), and it runs without."""
+    setuid = Path(shutil.copy(program, program.with_name("setuid")))
+    setuid.chmod(0o4755)
+    target = start(program, "exec", setuid, user=NOBODY, group=NOBODY, extra_groups=[])
+    tracer = trace(target, uid=uid)
+    number = tracer.put(counting(program, "probed"))
+    target.go()
+    target.expect("executed")
+    assert f"user {NOBODY} {uid}" in target.said
+    if uid == 0:
+        assert tracer.hits(number) == [1]
+    target.go()
+    target.expect("stopped")
+    target.go()
+    target.expect("OK")
+    assert target.process.wait(60) == 0

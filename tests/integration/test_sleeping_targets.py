@@ -1,0 +1,200 @@
+"""Targets that sleep in the kernel without end: frozen, or waiting for a file that does not come.
+
+None of their threads can be stopped. Others are served, and every request ends.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dprobed.proc import procfs
+from dprobed.wire import protocol
+from tests.conftest import BuildTarget
+from tests.integration.client_support import DPROBE, PATIENCE, Daemon, cat, program
+from tests.integration.conftest import Start, Trace
+from tests.integration.harness import RefusedError, Target, counting, text
+from tests.integration.silent_fs import SilentFiles
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root may freeze and mount")
+
+FREEZER = Path("/sys/fs/cgroup/freezer")
+SLEEPS = "sleeps in the kernel"
+
+
+@pytest.fixture
+def files(build_target: BuildTarget, tmp_path: Path) -> Iterator[SilentFiles]:
+    with SilentFiles(build_target("silent_fs.c"), tmp_path) as mounted:
+        yield mounted
+
+
+class Freezer:
+    """A cgroup whose processes are frozen and thawed together, as a container's are."""
+
+    def __init__(self, name: str) -> None:
+        self._folder = FREEZER / name
+        self._folder.mkdir()
+
+    def freeze(self, *pids: int) -> None:
+        for pid in pids:
+            (self._folder / "cgroup.procs").write_text(str(pid))
+        self._set("FROZEN")
+
+    def thaw(self) -> None:
+        self._set("THAWED")
+
+    def _set(self, state: str) -> None:
+        (self._folder / "freezer.state").write_text(state)
+        deadline = time.monotonic() + PATIENCE
+        while (self._folder / "freezer.state").read_text().strip() != state:
+            assert time.monotonic() < deadline
+
+    def end(self) -> None:
+        self.thaw()
+        for pid in (self._folder / "cgroup.procs").read_text().split():
+            (FREEZER / "cgroup.procs").write_text(pid)
+        self._folder.rmdir()
+
+
+@pytest.fixture
+def freezer() -> Iterator[Freezer]:
+    if not (FREEZER / "cgroup.procs").exists():
+        pytest.skip("no cgroups of version 1: those of version 2 let a frozen process be traced")
+    made = Freezer(f"dprobed-test-{os.getpid()}")
+    yield made
+    made.end()
+
+
+def opening(target: Target, files: SilentFiles) -> None:
+    """Let it open the file, of which nothing comes."""
+    files.mute()
+    target.go()
+    target.expect("opening")
+    deadline = time.monotonic() + PATIENCE
+    while Path(f"/proc/{target.pid}/wchan").read_text() != "request_wait_answer":
+        assert time.monotonic() < deadline
+
+
+def test_to_detach_from_one_that_sleeps(
+    build_target: BuildTarget, start: Start, trace: Trace, files: SilentFiles
+) -> None:
+    """The probes are out and the request is answered; the tracer leaves when it wakes."""
+    program = build_target("sleeps.c")
+    target, other = start(program, files.path), start(program, program)
+    before = text(target.pid)
+    tracer = trace(target)
+    tracer.attach(other.pid)
+    number = tracer.put(counting(program, "probed"))
+    of_other = tracer.put(counting(program, "probed"), other.pid)
+    target.go()
+    target.expect("called")
+    opening(target, files)
+    answer = tracer.request(protocol.Detach(tracer.next(), target.pid))
+    assert [each.hits for each in answer.probes if each.program == number] == [3]
+    (notice,) = [each for each in tracer.events if isinstance(each, protocol.TargetEvent)]
+    assert (notice.kind, notice.pid) == ("asleep", target.pid)
+    assert f"(thread {target.pid})" in notice.text
+    now = text(target.pid)
+    assert {name: now[name] for name in before} == before
+    with pytest.raises(RefusedError, match=SLEEPS):
+        tracer.insert(counting(program, "probed"))
+    other.tracer = tracer
+    other.go()
+    other.expect("called")
+    other.go()
+    other.expect("opened")
+    assert tracer.hits(of_other, other.pid) == [4]
+    files.answer()
+    assert tracer.ends_of(target.pid).how == "detached"
+    target.expect("opened")
+    assert target.finish() == 4
+    tracer.detach_from(other.pid)
+    assert other.finish() == 4
+
+
+def test_a_program_for_one_that_sleeps(
+    build_target: BuildTarget, start: Start, trace: Trace, files: SilentFiles
+) -> None:
+    """Refused, with the reason; later it is put in."""
+    program = build_target("sleeps.c")
+    target = start(program, files.path)
+    target.go()
+    target.expect("called")
+    opening(target, files)
+    tracer = trace(target)
+    with pytest.raises(RefusedError, match=SLEEPS):
+        tracer.insert(counting(program, "probed"))
+    files.answer()
+    number = tracer.put(counting(program, "probed"))
+    target.expect("opened")
+    assert sum(tracer.hits(number)) <= 1
+    tracer.detach()
+    assert target.finish() == 4
+
+
+def test_one_that_sleeps_on_its_way_out(
+    build_target: BuildTarget, start: Start, trace: Trace, files: SilentFiles
+) -> None:
+    """It closes its file, of which the server has to be told, and cannot be stopped any more."""
+    program = build_target("sleeps.c")
+    target = start(program, files.path)
+    tracer = trace(target)
+    number = tracer.put(counting(program, "probed"))
+    for word in ("called", "opened"):
+        target.go()
+        target.expect(word)
+    files.mute()
+    target.go()
+    target.expect("OK")
+    deadline = time.monotonic() + PATIENCE
+    while not procfs.is_ending(target.pid):
+        assert time.monotonic() < deadline
+    answer = tracer.request(protocol.Detach(tracer.next(), target.pid))
+    assert [each.hits for each in answer.probes if each.program == number] == [4]
+    files.answer()
+    assert target.process.wait(PATIENCE) == 0
+    assert tracer.wait().how in ("exited", "detached")
+
+
+def test_a_frozen_process_among_others(daemon: Daemon, tmp_path: Path, freezer: Freezer) -> None:
+    """It is refused, with the reason; the others have the program, and everything ends."""
+    with cat() as frozen, cat() as other:
+        freezer.freeze(frozen.pid)
+        daemon.json("insert", program(tmp_path), "--exe", "cat")
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            row, *_ = daemon.query()
+            if str(frozen.pid) in row["refusals"] and row["processes"] == 1:
+                break
+            assert time.monotonic() < deadline, row
+        assert SLEEPS in row["refusals"][str(frozen.pid)]
+        other.say("served")
+        assert [each["hits"] for each in daemon.query() if each.get("pid") == other.pid] == [1]
+        done = daemon.dprobe("remove", "--all")
+        assert done.returncode == 0, done.stderr
+        freezer.thaw()
+
+
+def test_attach_to_one_that_is_frozen_meanwhile(tmp_path: Path, freezer: Freezer) -> None:
+    """It ends when it is told to, with what was counted."""
+    with cat() as target:
+        command = [str(DPROBE), "attach", str(target.pid), str(program(tmp_path))]
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as attached:
+            assert attached.stderr is not None
+            assert "1 probe in process" in attached.stderr.readline()
+            target.say("one")
+            freezer.freeze(target.pid)
+            attached.send_signal(signal.SIGINT)
+            said, errors = attached.communicate(timeout=PATIENCE)
+        assert "its process sleeps in the kernel" in said + errors
+        assert attached.returncode == 0, errors
+        freezer.thaw()
+        target.say("two")
