@@ -7,9 +7,11 @@ process anyway: that takes as long as a tenth of ``dprobe run``.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import signal
+import sys
 from typing import Final, NoReturn
 
 #: Objects made, without those gone again, between two looks for garbage. All that a command imports
@@ -32,6 +34,10 @@ def main() -> NoReturn:
         status = run()
     except KeyboardInterrupt:  # a second one, while the first was being handled
         status = 130
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            with contextlib.suppress(OSError, ValueError):  # of a command that failed already
+                stream.flush()
     os._exit(status)
 
 

@@ -8,6 +8,7 @@ from typing import Final
 from iced_x86 import Decoder, FlowControl, Instruction, Mnemonic, OpKind, Register
 
 from dprobed.binary.elf import ElfFile
+from dprobed.binary.unwind import has_landing_pads
 
 #: Marks of a byte: an instruction begins there; it is a later byte of one (or both).
 BEGINS: Final = 1
@@ -26,8 +27,16 @@ _TABLE: Final = 1 << 12
 
 
 def reached(elf: ElfFile, start: int, code: bytes) -> bytearray:
-    """One mark for each byte of the function at ``start``, 0 where nothing leads."""
-    return _Walk(elf, start, code).walk()
+    """One mark for each byte of the function at ``start``, 0 where nothing leads.
+
+    Of a function with landing pads, to which nothing leads, all is code that decoding from the
+    beginning takes for it, as compilers put no data there.
+    """
+    walk = _Walk(elf, start, code)
+    walk.walk()
+    if has_landing_pads(elf, start):
+        walk.fill()
+    return walk.marks
 
 
 class _Walk:
@@ -35,33 +44,45 @@ class _Walk:
         self._elf = elf
         self._start = start
         self._code = code
-        self._marks = bytearray(len(code))
+        self.marks: Final = bytearray(len(code))
         self._linear: bytearray | None = None
         self._tables: set[tuple[int, int]] = set()
         self._left = [start]
 
-    def walk(self) -> bytearray:
+    def walk(self) -> None:
+        """Mark what is reached."""
         decoder = Decoder(64, self._code, ip=self._start)
         while self._left:
             at = self._left.pop()
-            if not self._holds(at) or self._marks[at - self._start] & BEGINS:
+            if not self._holds(at) or self.marks[at - self._start] & BEGINS:
                 continue
             decoder.position, decoder.ip = at - self._start, at
             for instruction in decoder:
-                if instruction.is_invalid or self._marks[instruction.ip - self._start] & BEGINS:
+                if instruction.is_invalid or self.marks[instruction.ip - self._start] & BEGINS:
                     break
                 self._mark(instruction.ip - self._start, instruction.len)
                 if not self._follow(instruction):
                     break
-        return self._marks
+
+    def fill(self) -> None:
+        """Mark what is not reached, unless that contradicts what is."""
+        found: list[tuple[int, int]] = []
+        for instruction in Decoder(64, self._code):
+            at = instruction.ip
+            if instruction.is_invalid or self.marks[at] == INSIDE:
+                return
+            if not self.marks[at]:
+                found.append((at, instruction.len))
+        for at, length in found:
+            self._mark(at, length)
 
     def _holds(self, address: int) -> bool:
         return 0 <= address - self._start < len(self._code)
 
     def _mark(self, position: int, length: int) -> None:
-        self._marks[position] |= BEGINS
+        self.marks[position] |= BEGINS
         for inside in range(position + 1, position + length):
-            self._marks[inside] |= INSIDE
+            self.marks[inside] |= INSIDE
 
     def _follow(self, instruction: Instruction) -> bool:
         """Note where an instruction leads besides to the next one; whether it leads there, too."""

@@ -18,6 +18,35 @@ _HEADER = b"\x01\x1b\x03\x3b"
 
 def fde_range(elf: ElfFile, vaddr: int) -> tuple[int, int] | None:
     """Start and end of the unwind entry that covers ``vaddr``; ``None`` if there is none."""
+    found = _find(elf, vaddr)
+    if found is None:
+        return None
+    start, fde = found
+    length = _length(elf, fde)
+    return (start, start + length) if start <= vaddr < start + length else None
+
+
+def has_landing_pads(elf: ElfFile, vaddr: int) -> bool:
+    """Whether the unwind entry before ``vaddr`` names a table of landing pads (LSDA): a compiler
+    made that code, of a language with exceptions."""
+    found = _find(elf, vaddr)
+    offset = elf.vaddr_to_offset(found[1]) if found is not None else None
+    if offset is None or offset + 8 > elf.size:
+        return False
+    entry = elf.read(offset, min(40, elf.size - offset))
+    cie = offset + 4 - int.from_bytes(entry[4:8], "little")
+    size = _pointer_size(elf, cie)
+    if not size:
+        return False
+    raw = elf.read(cie, min(64, elf.size - cie))
+    augmentation = raw[9 : max(9, raw.find(b"\0", 9))]
+    # Behind the length of what follows, of one byte: the table's address, 0 for none.
+    table = entry[9 + 2 * size : 13 + 2 * size]
+    return b"L" in augmentation and any(table)
+
+
+def _find(elf: ElfFile, vaddr: int) -> tuple[int, int] | None:
+    """The last unwind entry that begins at or before ``vaddr``: where, and its own address."""
     if elf.unwind_header is None:
         return None
     base = elf.unwind_header[0]
@@ -29,9 +58,7 @@ def fde_range(elf: ElfFile, vaddr: int) -> tuple[int, int] | None:
     index = bisect_right(table[::2], vaddr - base) - 1
     if index < 0:
         return None
-    start = base + table[2 * index]
-    length = _length(elf, base + table[2 * index + 1])
-    return (start, start + length) if start <= vaddr < start + length else None
+    return base + table[2 * index], base + table[2 * index + 1]
 
 
 def _length(elf: ElfFile, fde: int) -> int:

@@ -19,6 +19,8 @@ from dprobed.daemon.tracer_child import fork_ahead
 #: What process lists show instead of the client's name and command line.
 _NAME: Final = "dprobed"
 _TITLE: Final = "dprobed: private daemon"
+#: Python's own thresholds for the collection of garbage; a short-lived client has others.
+_GARBAGE: Final = (700, 10, 10)
 
 
 def run(sock: socket.socket) -> int:
@@ -39,5 +41,6 @@ def run(sock: socket.socket) -> int:
     from dprobed.daemon.private_service import serve
 
     gc.freeze()
+    gc.set_threshold(*_GARBAGE)
     gc.enable()
     return serve(sock, tracer)

@@ -27,15 +27,18 @@ _NICE_0: Final = 20
 
 
 def imported_main() -> TracerMain:
-    """What tracers run: who imports it shares its pages with those that are forked later."""
-    from dprobed.tracer.main import main
+    """What tracers run, whole: who imports it shares its pages with those that are forked later."""
+    from dprobed.tracer.main import import_all, main
 
+    import_all()
     return main
 
 
 def importing_main(sock: socket.socket, mailbox: socket.socket) -> None:
     """What tracers run, imported by each of them."""
-    imported_main()(sock, mailbox)
+    from dprobed.tracer.main import main
+
+    main(sock, mailbox)
 
 
 def fork_tracer(main: TracerMain, user: User, mailbox: socket.socket) -> tuple[int, socket.socket]:

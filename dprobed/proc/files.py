@@ -134,13 +134,17 @@ def open_link(path: str, device: int | None = None) -> int:
 
 def read_link(path: str) -> str:
     """What a symbolic link says; raises OSError."""
-    found = _cached(path, os.O_NOFOLLOW)
-    if found is not None:
-        try:
-            if mounts.is_local(facts(found).device):
-                return os.readlink("", dir_fd=found)
-        finally:
-            os.close(found)
+    # Most are not there at all, which is in no cache the first time: then their folder says who
+    # knows.
+    folder, _, name = path.rpartition("/")
+    for place, flags, rest in ((path, os.O_NOFOLLOW, ""), (folder or "/", 0, name)):
+        found = _cached(place, flags)
+        if found is not None:
+            try:
+                if mounts.is_local(facts(found).device):
+                    return os.readlink(rest, dir_fd=found)
+            finally:
+                os.close(found)
     (target,), _ = helper.HELPER.do(path, _readlink, (os.fsencode(path),))
     assert isinstance(target, bytes)
     return os.fsdecode(target)

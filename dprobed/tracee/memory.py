@@ -44,7 +44,7 @@ _PAGES: Final = 512
 # Documentation/admin-guide/mm/pagemap.rst
 _ENTRY: Final = 8
 _HIGHEST: Final = 7
-_THERE: Final = 0x80
+_IS_THERE: Final = 0x80
 _OF_FILE: Final = 1 << 61
 _ASKED_BEFORE: Final = 1 << 57
 #: No process has memory below, unless it is told to map it there (vm.mmap_min_addr).
@@ -65,10 +65,14 @@ for _function in (_readv, _writev):
 
 _buffer = bytearray(_CHUNK)
 _anchor = (ctypes.c_char * _CHUNK).from_buffer(_buffer)
-_here = structures.iovec_struct(ctypes.addressof(_anchor), 0)
-_there = structures.iovec_struct(0, 0)
-_here_at: Final = ctypes.c_void_p(ctypes.addressof(_here))
-_there_at: Final = ctypes.c_void_p(ctypes.addressof(_there))
+_data = memoryview(_buffer)
+_vectors = (structures.iovec_struct * 2)()
+_vectors[0].buf = ctypes.addressof(_anchor)
+_here_at: Final = ctypes.c_void_p(ctypes.addressof(_vectors[0]))
+_there_at: Final = ctypes.c_void_p(ctypes.addressof(_vectors[1]))
+#: The same as words, which are set in less time: our address and length, the target's.
+_words = memoryview(_vectors).cast("B").cast("Q")
+_HERE_LENGTH, _THERE, _THERE_LENGTH = 1, 2, 3
 
 
 def read_present(tid: int, address: int, length: int) -> bytes:
@@ -79,22 +83,22 @@ def read_present(tid: int, address: int, length: int) -> bytes:
     if address >= USER_END:
         return b""
     if length <= _CHUNK:
-        _here.len = _there.len = length
-        _there.buf = address
+        _words[_HERE_LENGTH] = _words[_THERE_LENGTH] = length
+        _words[_THERE] = address
         got = _readv(tid, _here_at, 1, _there_at, 1, 0)
         if got == length:
-            return bytes(_buffer[:length])
+            return _data[:length].tobytes()
         # A fault in the first page returns -1; in a later one, what came before it, but only in
         # whole iovec elements before Linux 3.16: go on by pages.
     parts = []
     end = min(address + length, USER_END)
     while address < end:
         step = min(end, (address // PAGE + 1) * PAGE) - address
-        _here.len = _there.len = step
-        _there.buf = address
+        _words[_HERE_LENGTH] = _words[_THERE_LENGTH] = step
+        _words[_THERE] = address
         if _readv(tid, _here_at, 1, _there_at, 1, 0) != step:
             break
-        parts.append(bytes(_buffer[:step]))
+        parts.append(_data[:step].tobytes())
         address += step
     return b"".join(parts)
 
@@ -173,7 +177,7 @@ class Memory:
         if address < USER_END and size <= 2 * _ENTRY:
             try:
                 entries = os.pread(self._pagemap, size, first * _ENTRY)
-                if entries[_HIGHEST] & entries[-1] & _THERE:
+                if entries[_HIGHEST] & entries[-1] & _IS_THERE:
                     return read_present(tid, address, length)
             except (OSError, IndexError):
                 pass
@@ -191,8 +195,8 @@ class Memory:
         entries = self._entries_of(address, address + length)
         if all(each < 0 and not each & (_OF_FILE | _ASKED_BEFORE) for each in entries):
             _buffer[:length] = data
-            _here.len = _there.len = length
-            _there.buf = address
+            _words[_HERE_LENGTH] = _words[_THERE_LENGTH] = length
+            _words[_THERE] = address
             if _writev(tid, _here_at, 1, _there_at, 1, 0) != length:
                 raise MemoryFault(address)
             return

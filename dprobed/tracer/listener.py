@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
 
@@ -15,10 +15,12 @@ from dprobed.tracee.thread import Thread
 from dprobed.tracee.thread_group import ThreadGroup
 from dprobed.tracer.context import TracerContext
 from dprobed.tracer.debug.invitation import Debugger
-from dprobed.tracer.dump.snapshot import Dumps
 from dprobed.tracer.engines import Engines
 from dprobed.tracer.programs import Programs
 from dprobed.tracer.throttle import Throttle
+
+if TYPE_CHECKING:
+    from dprobed.tracer.dump.snapshot import Dumps
 
 
 class DeferredWork(msgspec.Struct):

@@ -252,6 +252,15 @@ class Tracer:
             self._arm()
 
 
+def import_all() -> None:
+    """Import what a tracer otherwise imports when it first needs it.
+
+    For tracers of users who may not be able to read our files.
+    """
+    import dprobed.tracer.debug.entrance
+    import dprobed.tracer.dump.snapshot  # noqa: F401
+
+
 def main(sock: socket.socket, mailbox: socket.socket) -> None:
     """Run a tracer that speaks ``protocol`` on ``sock``; returns when its work is done.
 

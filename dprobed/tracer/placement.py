@@ -72,13 +72,23 @@ class LoadedModule:
     def follow(self, module: Module) -> bool:
         """What is mapped of it now; whether its code is mapped elsewhere, too, or less often.
 
-        As ``dlmopen`` and ``dlclose`` of one file in several namespaces do.
+        As ``dlmopen`` and ``dlclose`` of one file in several namespaces do. Code that was moved to
+        other memory, or is closed for a while, is still its code.
         """
-        changed = _code_of(self.module) != _code_of(module)
-        self.module = module
+        now = _copies_of(module)
+        if now == _copies_of(self.module):
+            return False
+        moved = [
+            each
+            for each in self.module.mappings
+            if each.executable
+            and each.start - each.offset in now
+            and not any(new.start < each.end and each.start < new.end for new in module.mappings)
+        ]
+        self.module = module._replace(mappings=tuple(sorted([*module.mappings, *moved])))
         if isinstance(self._file, MappedFile):
-            self._file = self._file.of_module(module)
-        return changed
+            self._file = self._file.of_module(self.module)
+        return True
 
     def file(self) -> MappedFile:
         """Its file; raises LocationError."""
@@ -152,10 +162,9 @@ class Placement:
         live_thread = tid if procfs.run_state(self._pid) in "ZX" else self._pid
         # Files are opened later: by then any thread but the leading one may have vanished.
         before = {
-            (module.key, *code): loaded
+            (loaded.module.key, copy): loaded
             for loaded in self.loaded.values()
-            for module in (loaded.module,)
-            for code in _code_of(module)
+            for copy in _copies_of(loaded.module)
         }
         now: dict[Hashable, LoadedModule] = {}
         new: list[LoadedModule] = []
@@ -163,7 +172,7 @@ class Placement:
         for each in modules(live_thread):
             module = each._replace(pid=self._pid)
             # The same one, if any of its code is where it was.
-            there = (before.get((module.key, *code)) for code in _code_of(module))
+            there = (before.get((module.key, copy)) for copy in _copies_of(module))
             loaded = next((each for each in there if each and each.key not in now), None)
             if loaded is None:
                 self._serial += 1
@@ -359,9 +368,9 @@ class Placement:
         return int.from_bytes(self._space.memory.peek(address, 8), "little")
 
 
-def _code_of(module: Module) -> set[tuple[int, int]]:
-    """Where a module's code is mapped: addresses and offsets."""
-    return {(each.start, each.offset) for each in module.mappings if each.executable}
+def _copies_of(module: Module) -> set[int]:
+    """Where a module's code is mapped: for each time, where its file would begin."""
+    return {each.start - each.offset for each in module.mappings if each.executable}
 
 
 def _is_code_of(file: MappedFile, vaddr: int) -> bool:

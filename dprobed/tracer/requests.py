@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from dprobed.corefile.store import StoreError
 from dprobed.engine.errors import SpaceError
@@ -11,11 +11,13 @@ from dprobed.resolver.errors import LocationError
 from dprobed.tracee.borrower import Asleep
 from dprobed.tracee.ptrace import Gone
 from dprobed.tracer.dump.admission import DumpError
-from dprobed.tracer.dump.snapshot import Result
 from dprobed.tracer.inserted import RequestError
 from dprobed.tracer.target import TracedProcess
 from dprobed.tracer.targets import Targets
 from dprobed.wire import protocol
+
+if TYPE_CHECKING:
+    from dprobed.tracer.dump.snapshot import Result
 
 #: Requests that are answered for a target that has ended, too, until its end is reported.
 _OF_AN_ENDED: Final = (protocol.Query, protocol.Detach)

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -25,7 +25,6 @@ from dprobed.tracee.thread_group import ThreadGroup
 from dprobed.tracee.tracees import Tracees
 from dprobed.tracer.context import TracerContext
 from dprobed.tracer.debug.invitation import Debugger, TracerCallbacks
-from dprobed.tracer.dump.snapshot import Dumps, Result
 from dprobed.tracer.engines import Engines
 from dprobed.tracer.inheritance import Inheritance
 from dprobed.tracer.inserted import RequestError
@@ -36,6 +35,9 @@ from dprobed.tracer.suspended import SuspendedThreads
 from dprobed.tracer.throttle import Throttle
 from dprobed.wire import protocol
 from dprobed.wire.limits import Limits
+
+if TYPE_CHECKING:
+    from dprobed.tracer.dump.snapshot import Dumps, Result
 
 #: Seconds between two attempts to detach from threads that sleep in the kernel.
 DETACH_PAUSE: Final = 0.05
@@ -101,7 +103,7 @@ class TracedProcess:
         #: The signal of a fault that the process is to die of once we have detached from it.
         self.fatal = 0
         self.throttle: Final = Throttle(self.programs, self.group.request_attention)
-        self.dumps: Final = Dumps(self.engines, self._describe, self.tell)
+        self._dumps: Dumps | None = None
         #: Threads that sleep in the kernel keep us from detaching: since when, whether that was
         #: told, and what is called then.
         self._asleep_since = 0.0
@@ -124,12 +126,12 @@ class TracedProcess:
         reason = refusals.refusal(self.pid)
         if reason is not None:
             raise RequestError(reason)
-        if self._sleeps():
-            # Nothing could be put in, and we could not detach again before it wakes.
-            raise RequestError(str(Asleep(self.pid)))
         # Checked again when no more children can appear; here because it refuses at once, and we
         # could not detach from a parent in vfork before it wakes.
         check_alone(self.pid, relatives(self.pid), self._context.tracees)
+        if self._sleeps():
+            # Nothing could be put in, and we could not detach again before it wakes.
+            raise RequestError(str(Asleep(self.pid)))
         self.programs.launching = launch
         try:
             attach(self.group, self.pid)
@@ -170,6 +172,19 @@ class TracedProcess:
         self.debugger.holds_thread = hold_thread
         self.programs.set_budget(budget)
 
+    @property
+    def dumps(self) -> Dumps:
+        """Writes its core dumps; imported when the first one is asked for."""
+        if self._dumps is None:
+            from dprobed.tracer.dump.snapshot import Dumps
+
+            self._dumps = Dumps(self.engines, self._describe, self.tell)
+        return self._dumps
+
+    @property
+    def _is_dumped(self) -> bool:
+        return self._dumps is not None and self._dumps.busy
+
     # --- the main loop ---
 
     def attend(self) -> None:
@@ -178,7 +193,8 @@ class TracedProcess:
         if self.inheritance.is_incomplete:
             self.inheritance.is_incomplete = False
             self.programs.complete()
-        self.dumps.attend()
+        if self._dumps is not None:
+            self._dumps.attend()
         if self._deferred.resume:
             self._deferred.resume = False
             self._suspended.resume()
@@ -190,7 +206,7 @@ class TracedProcess:
             self._keep_budgets()
         if self.end is None and self.debugger.is_invited:
             self.debugger.attend()
-        if self._on_detached is not None and not self.dumps.busy:
+        if self._on_detached is not None and not self._is_dumped:
             if (self.end is not None and not self.inheritance.is_sealed) or self.detach():
                 self._on_detached()
             elif not self.inheritance.is_sealed:
@@ -233,7 +249,7 @@ class TracedProcess:
             self.group.request_attention()
         self.programs.retry_pending()
         self.engines.apply_unreached()
-        if self._on_detached is not None or self.dumps.busy:
+        if self._on_detached is not None or self._is_dumped:
             self.group.request_attention()
 
     # --- requests besides programs ---
@@ -348,7 +364,7 @@ class TracedProcess:
         if not any(t.tgid == self.pid for t in self.group.threads.values()):
             self.end = self._end_status
             self.group.request_attention()
-            if self.dumps.busy:
+            if self._is_dumped:
                 self.tell("dumping", "the process has ended; its core is being written")
 
     # --- the end of a target ---
@@ -373,7 +389,7 @@ class TracedProcess:
         return (
             self.end is not None
             and self._on_detached is None
-            and not self.dumps.busy
+            and not self._is_dumped
             and not any(thread.state is State.STARTING for thread in threads)
         )
 
@@ -410,7 +426,8 @@ class TracedProcess:
         self._failed = True
         self.engines.stop_serving()
         find_lost(self.group, self.pid)
-        self.dumps.abandon("internal error in the tracer (see the log)")
+        if self._dumps is not None:
+            self._dumps.abandon("internal error in the tracer (see the log)")
 
     def detach(self) -> bool:
         """Undo every change and detach from every thread; false: one is unstoppable, and keeps

@@ -13,6 +13,7 @@ import pytest
 
 from dprobed.backend import Backend, BackendGone, BackendRefused
 from dprobed.daemon.child_process import become
+from dprobed.daemon.tracer_child import TracerAhead, fork_tracer
 from dprobed.daemon.tracer_process import TracerProcess, TracerProcesses
 from dprobed.wire import protocol
 from dprobed.wire.framing import Unpacker
@@ -61,6 +62,51 @@ def test_an_event_on_which_the_daemon_fails_ends_the_tracer_and_nothing_hangs() 
         return await asyncio.wait_for(tracer.gone, 20)
 
     assert asyncio.run(act()) == "internal error in the daemon (see its log)"
+
+
+def ahead(main: Main) -> TracerAhead:
+    """A tracer that runs ``main``, forked ahead for this user and its processes."""
+    mailbox = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    user = os.geteuid(), os.getegid()
+    return TracerAhead(user, user[0], *fork_tracer(main, user, mailbox[0]), mailbox)
+
+
+def test_a_tracer_that_was_forked_ahead_is_the_first_one_of_its_user() -> None:
+    def main(sock: socket.socket, mailbox: socket.socket) -> None:
+        until_end(sock)
+
+    async def act() -> None:
+        first = ahead(main)
+        tracers = TracerProcesses(main, first)
+        uid, gid = first.user
+        other = await tracers.start(ignore, uid=uid, gid=gid, owner=uid + 1)
+        assert first.pid not in tracers.tracers
+        own = await tracers.start(ignore, uid=uid, gid=gid, owner=uid)
+        assert first.pid in tracers.tracers
+        third = await tracers.start(ignore, uid=uid, gid=gid, owner=uid)
+        assert len(tracers.tracers) == 3
+        # What it asks comes to the resolver of its user, which both have.
+        assert first.mailbox[0] is tracers.resolvers.take((uid, gid), uid)
+        for tracer in (other, own, third):
+            tracer.close()
+            assert await asyncio.wait_for(tracer.gone, 20) == ""
+        await tracers.stop(1)
+
+    asyncio.run(act())
+
+
+def test_a_tracer_that_was_forked_ahead_for_nothing_ends_with_the_daemon() -> None:
+    async def act() -> int:
+        first = ahead(lambda sock, mailbox: until_end(sock))
+        await TracerProcesses(lambda sock, mailbox: None, first).stop(1)
+        return first.pid
+
+    with pytest.raises(ChildProcessError):
+        os.waitpid(asyncio.run(act()), 0)
+
+
+def ignore(_: Backend, event: protocol.Event) -> None:
+    """Take an event of a tracer."""
 
 
 def is_open(descriptor: int) -> bool:

@@ -36,6 +36,7 @@ def test_unwinding_through_probed_functions(
     before = text(target.pid)
     tracer = trace(target)
     places = every_instruction(program, *FUNCTIONS)
+    places.remove("call_main_loop+0x8")  # behind its end, where nothing leads
     assert len(places) > 150
     number = tracer.put(counting(program, *places, "probed", "probed+0x8"))
     libraries = [

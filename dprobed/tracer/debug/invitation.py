@@ -1,4 +1,4 @@
-"""The invitation of a debugger: its socket, who may connect, and how long the target is held.
+"""The invitation of a debugger, and how long the target is held for it.
 
 A program that ends by ``exit debugger`` holds the whole process. A debugger is invited: a socket is
 made in a folder that only its owner can open, and stays until the tracer ends; one debugger at a
@@ -12,29 +12,26 @@ debugger's connection is a detach.
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import select
-import shutil
 import signal
-import socket
-import tempfile
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from dprobed.engine.probe import Probe
-from dprobed.proc import peer
 from dprobed.tracee.ptrace import Gone
 from dprobed.tracee.thread import Thread
 from dprobed.tracer.debug.breakpoints import Breakpoints
 from dprobed.tracer.debug.control import Control, Event
-from dprobed.tracer.debug.stub import Session
 from dprobed.tracer.engines import Engines
 from dprobed.wire.protocol import DebuggerStatus
+
+if TYPE_CHECKING:
+    from dprobed.tracer.debug.entrance import Entrance
+    from dprobed.tracer.debug.stub import Session
 
 #: Seconds that a process is held without a debugger.
 LIMIT: Final = 600.0
@@ -43,12 +40,6 @@ LIMIT: Final = 600.0
 TICK: Final = 0.25
 
 _log = logging.getLogger(__name__)
-
-
-def socket_folder() -> Path:
-    """The folder in which private folders of the user are made."""
-    runtime = Path(f"/run/user/{os.geteuid()}")
-    return runtime if os.access(runtime, os.W_OK) else Path(tempfile.gettempdir())
 
 
 class TracerCallbacks(NamedTuple):
@@ -68,7 +59,6 @@ class Debugger:
         self.holds_thread = False
         #: How often that limit was reached.
         self.expired = 0
-        self.path = ""
         #: Why nobody could be invited, as it was told last.
         self._refused = ""
         self._group: Final = engines.group
@@ -77,7 +67,7 @@ class Debugger:
         self._tell: Final = callbacks.tell
         self.control: Final = Control(engines, pid)
         self._points: Final = Breakpoints(engines, self.control, callbacks.remove_probes)
-        self._listener: socket.socket | None = None
+        self._entrance: Entrance | None = None
         self._session: Session | None = None
         self._deadline = 0.0
         self._held_at = 0.0
@@ -92,7 +82,7 @@ class Debugger:
     @property
     def is_invited(self) -> bool:
         """Whether ``attend`` may have something to do."""
-        return self._listener is not None or self.control.is_ready or self.control.holds
+        return self._entrance is not None or self.control.is_ready or self.control.holds
 
     @property
     def is_attached(self) -> bool:
@@ -103,6 +93,11 @@ class Debugger:
     def is_expected(self) -> bool:
         """Whether ``attend`` is to be called often: a debugger is there, or invited."""
         return self.is_attached or bool(self._held_at)
+
+    @property
+    def path(self) -> str:
+        """Its socket; empty where none was invited."""
+        return self._entrance.path if self._entrance is not None else ""
 
     @property
     def held(self) -> list[int]:
@@ -211,7 +206,7 @@ class Debugger:
         if self._session is not None:
             events = select.POLLIN | (select.POLLOUT if self._session.wants_to_write else 0)
             return [(self._session.fileno(), events)]
-        return [(self._listener.fileno(), select.POLLIN)] if self._listener is not None else []
+        return [(self._entrance.fileno(), select.POLLIN)] if self._entrance is not None else []
 
     @property
     def patience(self) -> float:
@@ -223,42 +218,20 @@ class Debugger:
     # --- debuggers ---
 
     def _invite(self) -> None:
-        if self._listener is not None:
-            return
-        with ExitStack() as undo:
-            folder = tempfile.mkdtemp(prefix="dprobed-debug-", dir=socket_folder())
-            undo.callback(shutil.rmtree, folder, ignore_errors=True)
-            listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-            undo.callback(listener.close)
-            path = f"{folder}/{self._pid}"
-            mask = os.umask(0o177)
-            try:
-                listener.bind(path)
-            finally:
-                os.umask(mask)
-            listener.listen(4)
-            listener.setblocking(False)
-            _raise_sigio(listener)
-            undo.pop_all()
-        self.path = path
-        self._listener = listener
+        if self._entrance is None:
+            from dprobed.tracer.debug.entrance import Entrance
+
+            self._entrance = Entrance(self._engines, self._pid, self.control, self._points)
 
     def _accept(self) -> None:
-        while self._listener is not None:
-            try:
-                sock, _ = self._listener.accept()
-            except OSError:
-                return
-            uid = peer.credentials(sock).uid
-            if self._session is not None or uid not in (0, os.geteuid()):
-                sock.close()
-                continue
-            sock.setblocking(False)
-            _raise_sigio(sock)
+        if self._entrance is None:
+            return
+        # Again after one came in: who comes beside it is turned away.
+        while session := self._entrance.accept(is_free=self._session is None):
             signal.setitimer(signal.ITIMER_REAL, TICK, TICK)
             self.control.attached = True
             self.control.hold()
-            self._session = Session(sock, self._pid, self._engines, self.control, self._points)
+            self._session = session
 
     def _end_session(self) -> None:
         session, self._session = self._session, None
@@ -293,13 +266,6 @@ class Debugger:
         self.control.attached = False
         self._points.clear()
         self.control.release(leaving=True)
-        if self._listener is not None:
-            self._listener.close()
-            self._listener = None
-            shutil.rmtree(Path(self.path).parent, ignore_errors=True)
-
-
-def _raise_sigio(sock: socket.socket) -> None:
-    fcntl.fcntl(sock, fcntl.F_SETOWN, os.getpid())
-    flags = fcntl.fcntl(sock, fcntl.F_GETFL)
-    fcntl.fcntl(sock, fcntl.F_SETFL, flags | os.O_ASYNC)
+        if self._entrance is not None:
+            self._entrance.close()
+            self._entrance = None

@@ -191,3 +191,23 @@ def test_cases_of_a_switch_are_reached(tmp_path: Path, flags: tuple[str, ...]) -
     code = {int(vaddr, 16) for vaddr, what in instructions if not what.startswith(padding)}
     assert len(code) > 20
     assert [hex(vaddr) for vaddr in code if at(elf, vaddr) != "ok"] == []
+
+
+def test_landing_pads_are_code(tmp_path: Path) -> None:
+    """Nothing but the unwinder leads there."""
+    source = tmp_path / "catches.cc"
+    source.write_text(
+        "extern int thrower(int);\nint other;\n"
+        'extern "C" int catches(int n) {\n'
+        "    try { return thrower(n); } catch (int e) { other += e; } catch (...) { other++; }\n"
+        "    return other;\n}\n"
+        "int thrower(int n) { if (n > 1) throw n; return n; }\n"
+        "int main(int n, char **) { return catches(n); }\n"
+    )
+    run("g++", "-O1", "-fno-inline", source, "-o", tmp_path / "catches")
+    elf = open_path(str(tmp_path / "catches"))
+    (place,) = resolve(elf, "catches")
+    end = place.vaddr + place.size
+    starts = disassembled(elf.path, f"--start-address={place.vaddr}", f"--stop-address={end}")
+    for vaddr in range(place.vaddr, end):
+        assert at(elf, vaddr) == ("ok" if vaddr in starts else "inside"), hex(vaddr)

@@ -19,3 +19,13 @@ def test_what_is_imported_before_the_private_daemon_is_forked(command: str) -> N
     assert not there & {"dataclasses", "asyncio", "rich", "elftools", "logging"}
     for name in ("program.rpn.parser", "daemon", "tracer", "resolver.service", "policy"):
         assert f"dprobed.{name}" not in there
+
+
+def test_what_a_command_printed_is_written_however_it_ends() -> None:
+    code = (
+        "import dprobe.main, dprobe.__main__ as command\n"
+        "dprobe.main.main = lambda: print('printed', end='') or 3\n"
+        "command.main()"
+    )
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (3, b"printed", b"")

@@ -1,0 +1,84 @@
+"""Where a debugger comes in: a socket in a folder that only its owner can open; one at a time.
+
+Imported when a target is held for the first time: most tracers never need it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import socket
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Final
+
+from dprobed.proc import peer
+from dprobed.tracer.debug.breakpoints import Breakpoints
+from dprobed.tracer.debug.control import Control
+from dprobed.tracer.debug.stub import Session
+from dprobed.tracer.engines import Engines
+
+
+def socket_folder() -> Path:
+    """The folder in which private folders of the user are made."""
+    runtime = Path(f"/run/user/{os.geteuid()}")
+    return runtime if os.access(runtime, os.W_OK) else Path(tempfile.gettempdir())
+
+
+class Entrance:
+    """The socket of one target, listening; raises OSError when there can be none."""
+
+    def __init__(self, engines: Engines, pid: int, control: Control, points: Breakpoints) -> None:
+        self._engines: Final = engines
+        self._pid: Final = pid
+        self._control: Final = control
+        self._points: Final = points
+        with ExitStack() as undo:
+            folder = tempfile.mkdtemp(prefix="dprobed-debug-", dir=socket_folder())
+            undo.callback(shutil.rmtree, folder, ignore_errors=True)
+            listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+            undo.callback(listener.close)
+            self.path: Final = f"{folder}/{pid}"
+            mask = os.umask(0o177)
+            try:
+                listener.bind(self.path)
+            finally:
+                os.umask(mask)
+            listener.listen(4)
+            listener.setblocking(False)
+            _raise_sigio(listener)
+            undo.pop_all()
+        self._listener: Final = listener
+
+    def fileno(self) -> int:
+        """The descriptor to wait on."""
+        return self._listener.fileno()
+
+    def accept(self, *, is_free: bool) -> Session | None:
+        """The session of a debugger that has come; those who may not come in are turned away.
+
+        ``is_free``: no debugger is in.
+        """
+        while True:
+            try:
+                sock, _ = self._listener.accept()
+            except OSError:
+                return None
+            if is_free and peer.credentials(sock).uid in (0, os.geteuid()):
+                sock.setblocking(False)
+                _raise_sigio(sock)
+                return Session(sock, self._pid, self._engines, self._control, self._points)
+            sock.close()
+
+    def close(self) -> None:
+        """Remove the socket."""
+        self._listener.close()
+        shutil.rmtree(Path(self.path).parent, ignore_errors=True)
+
+
+def _raise_sigio(sock: socket.socket) -> None:
+    fcntl.fcntl(sock, fcntl.F_SETOWN, os.getpid())
+    flags = fcntl.fcntl(sock, fcntl.F_GETFL)
+    fcntl.fcntl(sock, fcntl.F_SETFL, flags | os.O_ASYNC)
