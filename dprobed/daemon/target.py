@@ -199,7 +199,9 @@ class Target:
         self.uid = -1
         self.decision: Decision | None = None
         self.attached = False
-        #: It was attached to before it executed its own program (``run``).
+        #: Somebody attached to it (it is no followed fork child); ``launched``: before it executed
+        #: its own program (``run``).
+        self.asked_for = False
         self.launched = False
         self.holders: set[Client] = set()
         #: The holders that follow its forks.

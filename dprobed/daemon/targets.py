@@ -100,8 +100,13 @@ class Targets:
                 )
             )
         kept = [inserted for inserted in target.programs.values() if inserted.owner is None]
-        if kept and how != "detached":
+        if how == "detached":
+            return
+        text = target.reason or target.end
+        if kept:
             self.exited.add(target, kept)
-            text = target.reason or target.end
             what = f"process {target.pid} ({target.comm}) with {len(kept)} programs"
+            self._gate.history.note(target.uid, f"{what}: {text}")
+        elif target.asked_for:
+            what = f"process {target.pid} ({target.comm})"
             self._gate.history.note(target.uid, f"{what}: {text}")

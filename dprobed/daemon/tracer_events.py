@@ -22,6 +22,8 @@ from dprobed.daemon.gate import Gate
 from dprobed.daemon.target import Target, TargetsTracer
 from dprobed.daemon.targets import Targets
 from dprobed.daemon.tasks import Tasks
+from dprobed.printable import printable, readable
+from dprobed.proc import procfs
 from dprobed.wire import messages, protocol
 
 #: Kinds of notices that are logged.
@@ -93,9 +95,14 @@ class TracerEvents:
             target.asleep = True
         if event.kind in _NOTED:
             self._gate.history.note(target.uid, f"process {event.pid}: {event.text}")
+        text = event.text
         if event.kind == "exec":
             self._enforcement.target_changed(target)
-        notice = messages.Notice(kind=event.kind, pid=event.pid, tid=event.tid, text=event.text)
+            text = f"process {event.pid} executed {_program_of(event.pid)}"
+            if target.asked_for and not target.launched:
+                self._gate.history.note(target.uid, text)
+            target.launched = False  # That was its own program.
+        notice = messages.Notice(kind=event.kind, pid=event.pid, tid=event.tid, text=text)
         for client in target.clients():
             client.tell(notice)
 
@@ -184,3 +191,9 @@ class TracerEvents:
             await clear_watchpoints(self._backends, target.pid, *tracer.user)
         finally:
             self._targets.finish(target, None, failure)
+
+
+def _program_of(pid: int) -> str:
+    """What a process runs."""
+    path = procfs.executable(procfs.live_thread(pid))
+    return printable(readable(path)) if path else "another program"

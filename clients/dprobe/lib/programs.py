@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -82,7 +83,12 @@ def load_programs(paths: Sequence[str], choice: Choice) -> list[Loaded]:
 
     loaded = []
     errors = []
+    seen: set[str] = set()
     for path in paths:
+        if os.path.realpath(path) in seen:
+            errors.append(f"{path} is named twice; name each program once")
+            continue
+        seen.add(os.path.realpath(path))
         try:
             program = load(path, choice.defines)
             if choice.groups or choice.types:

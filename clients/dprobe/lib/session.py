@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 
 import msgspec
 
 from dprobe.lib.connection import Connection
 from dprobe.lib.errors import UserError
-from dprobe.lib.summary import Summary, summarize
+from dprobe.lib.summary import Summary, SummaryEnd, summarize
 from dprobed.printable import located
 from dprobed.wire import messages
 
@@ -18,6 +19,12 @@ _QUIET = frozenset({"active", "pending", "disabled", "removed"})
 _ALIVE = frozenset({"active", "pending"})
 #: States of a probe that did what it was there for.
 _DONE = frozenset({"disabled", "removed"})
+#: How a process can end, in words.
+_ENDS = {
+    "exited": "exited with status {status}",
+    "killed": "was killed by signal {status}",
+    "gone": "is gone",
+}
 
 
 class Session:
@@ -53,6 +60,11 @@ class Session:
         self._states: dict[tuple[int, int, int], str] = {}
         self._told: set[tuple[int, int, str, str]] = set()
         self._complained: set[str] = set()
+        #: What became of the process.
+        self._ends: list[SummaryEnd] = []
+        #: The command of ``run``, until it has executed its own program.
+        self._starting: int | None = None
+        self._launched = False
         connection.listen(on_record, self._report)
 
     def insert(self, uploads: list[messages.Upload], *, launch: bool, check_opcode: bool) -> int:
@@ -60,6 +72,8 @@ class Session:
 
         Raises UserError when any of it is refused.
         """
+        self._launched = launch
+        self._starting = self._pids[0] if launch else None
         first: list[int] = []
         count = 0
         for pid in self._pids:
@@ -133,7 +147,7 @@ class Session:
             msgspec.structs.replace(probe, number=self._same.get(probe.number, probe.number))
             for probe in removed + self._last
         ]
-        return summarize(probes, self._overhead_ns, self._connection.through)
+        return summarize(probes, self._overhead_ns, self._connection.through, self._ends)
 
     def _note_end(self, pid: int, probes: list[messages.ProbeInfo], overhead_ns: int) -> None:
         if pid in self._alive:
@@ -150,7 +164,10 @@ class Session:
         elif isinstance(report, messages.Ended):
             if report.pid in self._pids:
                 self.ended = report
+            self._tell_end(report)
             self._note_end(report.pid, report.probes, report.overhead_ns)
+        elif isinstance(report, messages.Notice) and report.kind == "exec":
+            self._tell_exec(report)
         elif isinstance(report, messages.Notice) and report.kind in ("dump", "dumping"):
             self.dumping = report.kind == "dumping"
             self._say(report.text)
@@ -161,6 +178,38 @@ class Session:
         elif isinstance(report, messages.Notice) and report.kind in ("suspend", "debugger"):
             private = " (of a running dprobed; this private one detaches at its end)"
             self._say(report.text + (private if self._private else ""))
+
+    def _tell_end(self, report: messages.Ended) -> None:
+        """Say that, when and how a process ended; whoever started a command sees that itself."""
+        if (
+            report.how == "detached"
+            or report.pid not in self._pids
+            or report.pid not in self._alive
+        ):
+            return
+        self._ends.append(
+            SummaryEnd(
+                pid=report.pid,
+                how=report.how,
+                time=time.monotonic_ns(),
+                status=report.status,
+                reason=report.reason,
+            )
+        )
+        if not self._launched and report.how in _ENDS:
+            what = _ENDS[report.how].format(status=report.status)
+            self._say(f"process {report.pid} {what} at {_now()}")
+
+    def _tell_exec(self, report: messages.Notice) -> None:
+        if report.pid not in self._pids or report.pid == self._starting:
+            self._starting = None if report.pid == self._starting else self._starting
+            return
+        program = report.text.partition(" executed ")[2]
+        self._ends.append(
+            SummaryEnd(pid=report.pid, how="executed", time=time.monotonic_ns(), program=program)
+        )
+        if not self._launched:
+            self._say(f"{report.text} at {_now()}")
 
     def _note(self, probes: Sequence[messages.ProbeInfo]) -> None:
         self._states.update(
@@ -179,3 +228,7 @@ class Session:
             name = f"{probe.program} {probe.major}.{probe.minor} at {probe.place}"
             text = f"{name}: {probe.state}" + (f": {probe.reason}" if probe.reason else "")
             self._say(located(probe.source, text))
+
+
+def _now() -> str:
+    return time.strftime("%H:%M:%S")

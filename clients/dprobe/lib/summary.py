@@ -28,6 +28,21 @@ class SummaryProbe(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     source: str = ""
 
 
+class SummaryEnd(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The process ended, or executed another program, meanwhile (its children are not told of).
+
+    ``how``: ``exited`` (``status``: exit code), ``killed`` (signal), ``executed`` (``program``),
+    ``gone`` or ``failed`` (``reason``). ``time``: as a record's, when it was heard of.
+    """
+
+    pid: int
+    how: str
+    time: int
+    status: int = 0
+    program: str = ""
+    reason: str = ""
+
+
 class Summary(msgspec.Struct, frozen=True, kw_only=True, tag="summary"):
     """The last line: every probe's state and counters, those of all processes together."""
 
@@ -35,15 +50,21 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True, tag="summary"):
     overhead_ns: int
     #: Through which daemon, in words.
     daemon: str = ""
+    ends: list[SummaryEnd] = []
 
 
-def summarize(probes: Sequence[messages.ProbeInfo], overhead_ns: int, daemon: str = "") -> Summary:
+def summarize(
+    probes: Sequence[messages.ProbeInfo],
+    overhead_ns: int,
+    daemon: str = "",
+    ends: Sequence[SummaryEnd] = (),
+) -> Summary:
     """The summary of a run, from the last counters of its probes in every process."""
     same: dict[tuple[int, int], list[messages.ProbeInfo]] = {}
     for probe in probes:
         same.setdefault((probe.number, probe.probe), []).append(probe)
     totals = [_total(each) for each in same.values()]
-    return Summary(probes=totals, overhead_ns=overhead_ns, daemon=daemon)
+    return Summary(probes=totals, overhead_ns=overhead_ns, daemon=daemon, ends=list(ends))
 
 
 def _total(probes: list[messages.ProbeInfo]) -> SummaryProbe:
