@@ -163,7 +163,7 @@ def test_odd_names_of_files(tmp_path: Path, name: str, written: str) -> None:
             shutil.copy("/usr/bin/cat", like)
             with cat([like]) as target:
                 done = dprobe("attach", "--duration", "0.01", target.pid, source)
-                assert "no mapped module of that name yet" in done.stdout, done
+                assert "no mapped module of that name yet" in done.stderr, done
 
 
 def test_a_file_that_was_deleted(tmp_path: Path) -> None:
@@ -174,4 +174,4 @@ def test_a_file_that_was_deleted(tmp_path: Path) -> None:
         path.unlink()
         shutil.copy("/usr/bin/cat", tmp_path / "x (deleted)")  # of another inode
         done = dprobe("attach", "--duration", "0.01", "--missing", "warn", target.pid, source)
-        assert "no mapped module" not in done.stdout
+        assert "no mapped module" not in done.stderr

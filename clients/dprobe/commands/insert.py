@@ -118,8 +118,6 @@ def insert_command(
         else:
             if missing == "refuse":
                 _check_files(exe, loaded)
-            if exe is not None:
-                _warn_of_executable(exe)
             deploy = messages.Deploy(
                 id=0,
                 programs=uploads,
@@ -130,6 +128,8 @@ def insert_command(
                 present=present,
             )
             _deploy(daemon, deploy, json=json)
+            if exe is not None:
+                _warn_of_executable(exe)
 
 
 def _check_files(exe: str | None, loaded: Sequence[Loaded]) -> None:
