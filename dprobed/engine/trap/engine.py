@@ -9,6 +9,7 @@ reports that; else the SIGTRAP would kill the target later, and the fault be rep
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
@@ -27,6 +28,8 @@ from dprobed.tracee.ptrace import Gone, Registers
 from dprobed.tracee.thread import Thread
 from dprobed.tracee.thread_group import ThreadGroup
 from dprobed.wire.protocol import State as ProbeState
+
+_log = logging.getLogger(__name__)
 
 #: Of a hit, with a short program, where tracer and thread are on one CPU.
 _COST_NS: Final = 17_000
@@ -149,7 +152,7 @@ class TrapEngine:
                     self.sigtrap.guarded = False
                 self.sigtrap.install_guard(thread)
         except SpaceError as error:
-            self.sigtrap.unguarded_reason = str(error)
+            _log.warning("process %d is not guarded: %s", sites.space.tgid, error)
 
     def arm(
         self, plans: Sequence[Plan], unstoppable: list[Thread]

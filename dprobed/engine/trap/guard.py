@@ -92,7 +92,9 @@ class Guard:
         )
         if base < 0:
             raise SpaceError(f"the target cannot map {size} bytes: {os.strerror(-base)}")
-        table = bytearray(self._space.memory.peek(self.base + TABLE, self._size - TABLE))
+        table = b""
+        if self.base:
+            table = self._space.memory.peek(self.base + TABLE, self._size - TABLE)
         if not self._space.memory.poke(base, image(base) + table):
             raise SpaceError("the guard cannot be written")
         if self.base:

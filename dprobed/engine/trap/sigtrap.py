@@ -92,8 +92,6 @@ class Sigtrap:
         self.guard = sites.guard
         #: Whether the guard is what the kernel has as SIGTRAP's handler.
         self.guarded = False
-        #: Why it is not, as far as that is not the target's own use of SIGTRAP.
-        self.unguarded_reason = ""
         #: When to see whether it still is (monotonic ns), and how long after the time before.
         self._look_again = 0
         self._pause = _LOOK_NS
@@ -107,12 +105,12 @@ class Sigtrap:
     def use(self, sites: Sites) -> None:
         """Start in an address space that has these sites."""
         self.space, self.guard = sites.space, sites.guard
-        self.guarded, self.unguarded_reason = False, ""
+        self.guarded = False
 
     def take_over(self, other: Sigtrap) -> None:
         """Inherit the disposition of the parent, in a ``fork`` child."""
         self.disposition, self._stale = other.disposition, other._stale
-        self.guarded, self.unguarded_reason = other.guarded, other.unguarded_reason
+        self.guarded = other.guarded
 
     @property
     def calm(self) -> bool:
@@ -176,9 +174,8 @@ class Sigtrap:
             return
         before = self._exchange(thread, self.guard.action)
         if before is None:
-            self.unguarded_reason = "its system calls cannot be borrowed"
             return
-        self.guarded, self.unguarded_reason = True, ""
+        self.guarded = True
         self._look_again = time.monotonic_ns() + self._pause
         if _handler(before) and not self.guard.is_handler(_handler(before)):
             # Set behind our back.
@@ -285,7 +282,6 @@ class Sigtrap:
             return False
         if self._concerns(thread):
             self.guarded = False  # such a hit resets it (force_sig_info_to_task, kernel/signal.c)
-            self.unguarded_reason = "a thread blocks SIGTRAP"
         self._notes.set_trap_mask(thread, mask | _BIT)
         ptrace.set_sigmask(thread.tid, mask | _BIT)
         return True
