@@ -91,7 +91,7 @@ def test_text_goes_to_standard_error_beside_the_commands_output(tmp_path: Path) 
     assert done.stdout == "hello\n"
     record, title, row, overhead = done.stderr.splitlines()
     assert record.endswith(" writes 7.3 write+0x0 #1: 6")
-    assert title.split()[:5] == ["program", "probe", "place", "state", "engine"]
+    assert title.split()[:5] == ["program", "probe", "place", "state", "hits"]
     assert title.split()[5:] == ["hits", "ran", "missed", "dropped"]
     assert row.split()[-4:] == ["1", "1", "0", "0"]
     assert overhead.startswith("time spent in probes: ")

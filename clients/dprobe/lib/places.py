@@ -36,21 +36,34 @@ class Findings(msgspec.Struct, frozen=True):
 
 
 def refuse_missing(programs: Sequence[Loaded], files: Sequence[File]) -> None:
-    """Raise UserError with every place, of all programs, that is in none of the files."""
-    faults = [fault for each in programs for fault in find(each.program, files, each.path).faults]
+    """Raise UserError with every place, of all programs, that is in none of the files.
+
+    One of which it is only not known whether an instruction begins there is no such place: the
+    tracer says so of the probe, and the others work.
+    """
+    faults = [
+        fault
+        for each in programs
+        for fault in find(each.program, files, each.path, certain=True).faults
+    ]
     if faults:
         raise UserError("\n".join(map(str, faults)))
 
 
-def find(program: Program, files: Sequence[File], source: str) -> Findings:
-    """Look for the place of every probe; ``source``: the file that the program was read from."""
+def find(
+    program: Program, files: Sequence[File], source: str, *, certain: bool = False
+) -> Findings:
+    """Look for the place of every probe; ``source``: the file that the program was read from.
+
+    ``certain``: what nothing tells of is no fault.
+    """
     if program.header.kernel:
         return Findings(0, len(program.probes), ())
     meant = [file for file in files if file.named(program.header.name)]
     placed = pending = 0
     faults = _symbol_faults(program, meant, source)
     for probe in program.probes:
-        fault = _fault(probe, meant)
+        fault = _fault(probe, meant, certain=certain)
         if fault is not None:
             faults.append(diagnostic(program, probe, fault, source))
         elif any(file.elf is not None for file in meant):
@@ -84,11 +97,11 @@ def _symbol_faults(program: Program, files: Sequence[File], source: str) -> list
     return faults
 
 
-def _fault(probe: ProbeDefinition, files: Sequence[File]) -> LocationError | None:
+def _fault(probe: ProbeDefinition, files: Sequence[File], *, certain: bool) -> LocationError | None:
     """Why a probe has a place in none of the files."""
     fault = None
     # As for the tracer, ``opcode`` vouches for an instruction where nothing else does.
-    asserted = probe.opcode is not None or probe.watchpoint is not None
+    asserted = certain or probe.opcode is not None or probe.watchpoint is not None
     for file in files:
         if file.elf is None:
             return None

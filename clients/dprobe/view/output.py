@@ -166,7 +166,7 @@ class Output:
 
 _COLUMNS = tuple(
     (name, name)
-    for name in ("program", "probe", "place", "state", "engine", "hits", "ran", "missed", "dropped")
+    for name in ("program", "probe", "place", "state", "hits", "ran", "missed", "dropped", "engine")
 )
 
 

@@ -106,9 +106,9 @@ def test_the_summary_gives_reasons_below_the_table() -> None:
     probes = [probe(), probe(minor=3, probe=1, engine="", state="mismatch", reason="found 0x90")]
     text = summary_text(summarize(probes, 1_500_000, "a private dprobed"))
     assert text.splitlines() == [
-        "program  probe  place       state     engine  hits  ran  missed  dropped",
-        "alloc    1.2    malloc+0x4  active    trap       5    4       1        0",
-        "alloc    1.3    malloc+0x4  mismatch             5    4       1        0",
+        "program  probe  place       state     hits  ran  missed  dropped  engine",
+        "alloc    1.2    malloc+0x4  active       5    4       1        0  trap",
+        "alloc    1.3    malloc+0x4  mismatch     5    4       1        0",
         "alloc 1.3 malloc+0x4: mismatch: found 0x90",
         "time spent in probes: 0.001500 s, through a private dprobed",
     ]
