@@ -215,3 +215,19 @@ def test_a_symbol_that_is_not_there_is_refused_before_the_command_runs(tmp_path:
         assert done.returncode == 2
         assert "invalid offset" in done.stderr
         assert "environn" in done.stderr
+
+
+def test_what_nothing_tells_of_is_no_reason_not_to_run(tmp_path: Path) -> None:
+    """Data among the code, perhaps: the probe is refused, and the command is as without it."""
+    targets = Path(__file__).parents[1] / "targets"
+    command = tmp_path / "table"
+    (tmp_path / "main.c").write_text(
+        "long dispatch(long);\nint main(void) { return dispatch(0) != 10; }\n"
+    )
+    gcc(tmp_path / "main.c", targets / "table_in_code.S", "-o", command)
+    places = [f"offset = dispatch+{at:#x}\n    abort\n" for at in (0x15, 0x17)]
+    source = program(tmp_path, "name = table\n" + "".join(places), "data")
+    done = dprobe("run", "--json", source, "--", command)
+    assert done.returncode == 0, done.stderr
+    assert "data.rpn:2:10: data 1.1 at dispatch+0x15: invalid offset" in done.stderr
+    assert "give the expected bytes with 'opcode ='" in done.stderr

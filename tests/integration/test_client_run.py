@@ -7,8 +7,10 @@ import pty
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from dprobe.lib.errors import UserError
 from dprobe.lib.launch import find_command
@@ -24,6 +26,7 @@ from tests.integration.client_support import (
     wait_end,
     words,
 )
+from tests.integration.harness import until_it_reads
 
 #: Records as JSON on standard output.
 JSON = ("--format", "json", "-o", "-")
@@ -91,9 +94,9 @@ def test_text_goes_to_standard_error_beside_the_commands_output(tmp_path: Path) 
     assert done.stdout == "hello\n"
     record, title, row, overhead = done.stderr.splitlines()
     assert record.endswith(" writes 7.3 write+0x0 #1: 6")
-    assert title.split()[:5] == ["program", "probe", "place", "state", "hits"]
-    assert title.split()[5:] == ["hits", "ran", "missed", "dropped"]
-    assert row.split()[-4:] == ["1", "1", "0", "0"]
+    assert title.split()[:4] == ["program", "probe", "place", "state"]
+    assert title.split()[4:] == ["hits", "ran", "missed", "dropped", "engine"]
+    assert row.split()[-5:] == ["1", "1", "0", "0", "trap"]
     assert overhead.startswith("time spent in probes: ")
 
 
@@ -226,9 +229,17 @@ def test_keys_at_the_terminal_are_the_commands(tmp_path: Path) -> None:
     for until, keys in ((b"ready", b"\x03"), (b"interrupted", b"word\n"), (b"got word", b"")):
         while until not in seen:
             seen += os.read(terminal, 1024)
+        if until == b"ready":
+            # Before that bash would only note the signal, and wait for a line first.
+            until_it_reads(str(next(each.pid for each in bashes(pid))))
         os.write(terminal, keys)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 4
     os.close(terminal)
+
+
+def bashes(pid: int) -> Iterator[psutil.Process]:
+    """The children of dprobe that run bash."""
+    yield from (each for each in psutil.Process(pid).children() if each.name() == "bash")
 
 
 def test_job_control_stops_and_continues_the_whole_job(tmp_path: Path) -> None:
