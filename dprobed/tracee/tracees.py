@@ -105,11 +105,15 @@ class Tracees:
         False: there is no such thread.
         """
         while True:
-            tid = _waitpid(-1, self.status_address, WALL | os.WNOHANG)
+            tid = self.hits.next(os.WNOHANG)
             if tid == wanted:
-                return True
-            if tid > 0:
-                self._sort(tid, self.status.value, None)
+                self.status.value = self.hits.status
+                if self.hits.status != TRAP_STATUS:
+                    return True
+                if _waitpid(tid, self.status_address, WALL | os.WNOHANG) == tid:
+                    return True
+            elif tid > 0:
+                self._sort(tid, self.hits.status, None)
             elif tid < 0:
                 return False
             else:

@@ -95,7 +95,7 @@ def test_where_no_socket_can_be_it_goes_on(
     """The full disk of the socket's folder; here: its path is too long. A hundred times."""
     folder = tmp_path / ("x" * 120)
     folder.mkdir()
-    monkeypatch.setattr("dprobed.tracer.debug.invitation.socket_folder", lambda: folder)
+    monkeypatch.setattr("dprobed.tracer.debug.entrance.socket_folder", lambda: folder)
     target = start(debugged, "100", "2")
     tracer = trace(target)
     put(tracer, holding(debugged, "probed"))
