@@ -142,7 +142,8 @@ def test_what_a_file_would_decide_about_what_a_private_one_traces(tmp_path: Path
         command: list[str | Path] = [DPROBE, "attach", str(target.pid), program(tmp_path)]
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as attached:
             assert attached.stderr is not None
-            assert "1 probe in process" in attached.stderr.readline()
+            while "1 probe in process" not in attached.stderr.readline():
+                assert attached.poll() is None
             done = dprobe("policy", "test", path, target.pid)
             assert "cannot be probed: process" in done.stdout
             assert f"already traced by process {tracer_of(target.pid)}" in done.stdout

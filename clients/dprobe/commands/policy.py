@@ -195,7 +195,10 @@ def _is_dprobed(pid: int) -> bool:
     A tracer of a private daemon is none: what that has, no other daemon can trace.
     """
     found = processes.read(pid)
-    return found is not None and found.comm == "dprobed" and "--private" not in found.cmdline
+    if found is None or found.comm != "dprobed":
+        return False
+    # As a private one names itself (daemon.private).
+    return not any(word.startswith("dprobed: private") for word in found.cmdline)
 
 
 def _show(answer: messages.PolicyListing, *, json: bool, only: Sequence[str] = ()) -> None:
