@@ -53,7 +53,6 @@ class Doubts:
 
     async def infos(self, programs: Sequence[InsertedProgram]) -> list[messages.ProbeInfo]:
         """The probes of programs, with what is doubtful about those that never fired."""
-        found = [info for each in programs for info in each.probe_infos()]
         asked: dict[int, list[InsertedProgram]] = {}
         for program in programs:
             doubtful = any(
@@ -67,6 +66,8 @@ class Doubts:
             async with asyncio.timeout(_SECONDS):
                 for pid, inside in asked.items():
                     doubts |= await self._of_process(pid, inside)
+        # As they are now: what happened meanwhile has been reported already.
+        found = [info for each in programs for info in each.probe_infos()]
         return [
             info
             if info.hits or not (text := doubts.get((info.pid, info.number, info.probe)))
