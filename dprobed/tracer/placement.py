@@ -204,13 +204,16 @@ class Placement:
         """The addresses of a probe in these modules, and why it has none in one that it names."""
         spots: list[Spot] = []
         unplaced: Unplaced | None = None
+        silent = False
         for loaded in among:
             try:
                 if not loaded.named(header.name):
                     continue
             except LostError as error:
+                silent = silent or isinstance(error, SilenceError)
                 reason = f"{_NOT_FOUND}; {_one_line(error)}"
-                unplaced = Unplaced(State.PENDING, reason, isinstance(error, SilenceError))
+                # Whichever comes last: it is looked for again if any may answer later.
+                unplaced = Unplaced(State.PENDING, reason, retry=silent)
                 continue
             try:
                 found = self._in_module(loaded, probe)
