@@ -103,7 +103,7 @@ class Attaching:
                 raise
             raise Refusal(f"no tracer could be started: {error.strerror}") from None
         try:
-            target.asked_for, target.launched = True, launch
+            target.asked_for, target.launched = not shared, launch
             await target.ask(lambda seq: self._request(seq, target.pid, launch, admission))
         except Refusal:
             target.dismiss(client)

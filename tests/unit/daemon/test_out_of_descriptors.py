@@ -56,7 +56,7 @@ def nothing(backend: Backend, event: protocol.Event) -> None:
 
 @pytest.mark.parametrize("room", range(2))
 def test_a_tracer_that_cannot_be_started(room: int) -> None:
-    """It takes two at once: a socket pair, and in the place of its end what tells of the tracer's."""
+    """It takes two at once: a socket pair, then what tells of the end in the place of one."""
 
     async def work() -> None:
         tracers = TracerProcesses(until_closed)
