@@ -102,8 +102,16 @@ class Tracees:
     def await_stop(self, wanted: int) -> bool:
         """Wait for the next wait status of one thread; meanwhile nothing but plain hits is served.
 
-        False: there is no such thread.
+        False: there is no such thread. The registers in ``hits`` stay: this may be in the middle of
+        the hit of that very thread.
         """
+        before = bytes(self.hits.registers.data)
+        try:
+            return self._await_stop(wanted)
+        finally:
+            self.hits.registers.data[:] = before
+
+    def _await_stop(self, wanted: int) -> bool:
         while True:
             tid = self.hits.next(os.WNOHANG)
             if tid == wanted:

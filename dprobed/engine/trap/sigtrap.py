@@ -158,10 +158,20 @@ class Sigtrap:
             return
         self._pause = min(2 * self._pause, _SELDOM_NS)
         self._look_again = now + self._pause
-        self.guarded = False
-        if self.is_meant_by(found):
+        if self.guarded:
+            self._look_at_guard(thread)
+        elif self.is_meant_by(found):
             self.observe_process(thread)
         self.install_guard(thread)
+
+    def _look_at_guard(self, thread: Thread) -> None:
+        """Learn what a system call of the target's own has set in the guard's place."""
+        action = self._exchange(thread, 0)
+        self.guarded = action is not None and _handler(action) == self.guard.base
+        set_since = self._set_since(action, self.guard)
+        if set_since is not None:
+            self.disposition, self._stale = set_since, True
+            self.restore(thread)
 
     # --- the guard ---
 

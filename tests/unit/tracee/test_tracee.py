@@ -305,3 +305,30 @@ def test_threads_lost_by_an_internal_error_are_found_again(lab: Callable[..., La
     (thread,) = made.group.threads.values()
     assert thread.state is State.RUNNING
     made.detach()
+
+
+def test_registers_of_a_hit_stay_while_others_are_served() -> None:
+    """A thread that does something for us may take long, in the middle of its own hit."""
+    lab, other = Lab(), Lab()
+    lab.tracees.pause(0)
+    (thread,) = other.group.threads.values()
+    other.group.drop(thread.tid)
+    lab.tracees.threads[thread.tid] = other.group.threads[thread.tid] = thread
+    asked: list[int] = []
+
+    def serve_hit(thread: Thread, now: int) -> bool:
+        asked.append(thread.tid)
+        os.kill(lab.pid, signal.SIGUSR1)
+        return False
+
+    other.watcher.serve_hit = serve_hit  # type: ignore[method-assign]
+    words = lab.tracees.hits.registers.words
+    words[RIP] = 1
+    os.kill(other.pid, signal.SIGTRAP)
+    assert lab.tracees.await_stop(lab.pid)
+    assert asked == [other.pid]
+    assert words[RIP] == 1
+    for each in (lab, other):
+        os.kill(each.pid, signal.SIGKILL)
+        os.waitpid(each.pid, 0)
+        each.child.end()
