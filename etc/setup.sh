@@ -60,6 +60,9 @@ if [ "$goal" != demo ] && [ "$goal" != hunt ]; then
     need python3-bt2 /usr/bin/python3 -c 'import bt2'
     need systemd test -x /lib/systemd/systemd-journald
     need strace command -v strace
+    need zsh command -v zsh
+    need fish command -v fish
+    need btrfs-progs command -v mkfs.btrfs
     need nginx test -x /usr/sbin/nginx
     need redis-server test -x /usr/bin/redis-server
     need postgresql sh -c 'ls /usr/lib/postgresql/*/bin/postgres'
