@@ -16,7 +16,7 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -28,14 +28,16 @@ from dprobed.proc import maps
 from dprobed.resolver.addresses import data_address_of
 from dprobed.resolver.errors import LocationError
 from dprobed.resolver.files import KnownFiles, answer_of
+from dprobed.resolver.modules import Identity
 from dprobed.wire import messages
 from dprobed.wire import resolver as wire
 
-#: Seconds for all that is asked for one request, programs and modules that are looked at for it,
-#: and bytes of a process's list of mappings.
+#: Seconds for all that is asked for one request; programs, modules and functions of a process that
+#: are looked at for it, and bytes of a process's list of mappings.
 _SECONDS: Final = 2.0
 _MOST: Final = 32
 _MODULES: Final = 16
+_FUNCTIONS: Final = 64
 _MOST_BYTES: Final = 2 << 20
 #: A place that is a function's beginning, by its name alone.
 _FUNCTION: Final = re.compile(r"[A-Za-z_][\w$]*")
@@ -96,7 +98,7 @@ class Doubts:
                 elif info.state == _IN_PLACE and not info.hits:
                     spec = program.probes[info.probe].offset or ""
                     if _FUNCTION.fullmatch(spec):
-                        text = await self._bound_elsewhere(process, user, info.module, spec)
+                        text = await self._called_elsewhere(process, user, info.module, spec)
                 if text:
                     found[pid, info.number, info.probe] = text
         return found
@@ -108,8 +110,8 @@ class Doubts:
         known = process.modules[0] if process.modules else None
         static = False
         if known is not None and len(process.modules) == 1:
-            facts = await self._facts(known, user)
-            static = facts is not None and facts.kind == "static"
+            file = await self._described(process, known, user)
+            static = file is not None and file.facts.kind == "static"
         if static and known is not None:
             base = Path(known.path).name
             return (
@@ -124,17 +126,29 @@ class Doubts:
 
     # -- a function that is called elsewhere -------------------------------------------------------
 
+    async def _called_elsewhere(
+        self, process: _Process, user: User, module: str, symbol: str
+    ) -> str:
+        """The same as ``_bound_elsewhere``, looked for once for all probes of a function."""
+        asked = user, module, symbol
+        if asked not in process.said:
+            if len(process.said) == _FUNCTIONS:
+                return ""
+            process.said[asked] = await self._bound_elsewhere(process, user, module, symbol)
+            # What is known already is answered without waiting: others have their turn here.
+            await asyncio.sleep(0)
+        return process.said[asked]
+
     async def _bound_elsewhere(
         self, process: _Process, user: User, module: str, symbol: str
     ) -> str:
         """What to say where a function's callers call that of another module."""
         for each in process.modules[:_MODULES]:
-            facts = await self._facts(each, user)
-            if facts is None:
+            file = await self._described(process, each, user)
+            if file is None:
                 continue
-            slots = await self._slots(each, user, symbol)
-            for vaddr in slots:
-                for address in data_address_of(each, facts, vaddr):
+            for vaddr in await self._slots(file, user, symbol):
+                for address in data_address_of(each, file.facts, vaddr):
                     called = process.holder(address)
                     # A word that was not used yet leads back into its own module.
                     if called is None or called == each.path:
@@ -148,21 +162,34 @@ class Doubts:
                     )
         return ""
 
-    async def _facts(self, module: maps.Module, user: User) -> wire.FileFacts | None:
-        try:
-            facts, _ = await self._resolvers.run(user, self._files.describe(module))
-        except LocationError:
-            return None
-        return facts
+    async def _described(
+        self, process: _Process, module: maps.Module, user: User
+    ) -> _Described | None:
+        """A module's file, opened once for a request; none where it cannot be read."""
+        asked = user, (module.path, module.key)
+        if asked not in process.files:
+            try:
+                facts, identity = await self._resolvers.run(user, self._files.describe(module))
+                process.files[asked] = _Described(module, facts, identity)
+            except LocationError:
+                process.files[asked] = None
+        return process.files[asked]
 
-    async def _slots(self, module: maps.Module, user: User, symbol: str) -> tuple[int, ...]:
+    async def _slots(self, file: _Described, user: User, symbol: str) -> tuple[int, ...]:
+        question = wire.ImportSlots(file.module.path, "", symbol, "")
         try:
-            facts, identity = await self._resolvers.run(user, self._files.describe(module))
-            question = wire.ImportSlots(module.path, "", symbol, "")
-            steps = self._files.ask(module, identity, facts, question)
+            steps = self._files.ask(file.module, file.identity, file.facts, question)
             return answer_of(await self._resolvers.run(user, steps), wire.Slots).vaddrs
         except LocationError:
             return ()
+
+
+class _Described(NamedTuple):
+    """A mapped module and its file."""
+
+    module: maps.Module
+    facts: wire.FileFacts
+    identity: Identity
 
 
 class _Process:
@@ -174,6 +201,9 @@ class _Process:
             with contextlib.suppress(OSError):
                 program = str(Path(f"/proc/{modules[0].pid}/exe").readlink())
         self.modules: Final = sorted(modules, key=lambda each: each.path != program)
+        #: What was found out for this request, by the user for whom: files, and of functions.
+        self.files: Final[dict[tuple[User, object], _Described | None]] = {}
+        self.said: Final[dict[tuple[User, str, str], str]] = {}
 
     def near(self, name: str) -> list[str]:
         """Mapped modules of which the name may be meant, at most three."""

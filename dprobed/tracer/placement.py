@@ -204,16 +204,16 @@ class Placement:
         """The addresses of a probe in these modules, and why it has none in one that it names."""
         spots: list[Spot] = []
         unplaced: Unplaced | None = None
-        silent = False
         for loaded in among:
             try:
                 if not loaded.named(header.name):
                     continue
             except LostError as error:
-                silent = silent or isinstance(error, SilenceError)
-                reason = f"{_NOT_FOUND}; {_one_line(error)}"
-                # Whichever comes last: it is looked for again if any may answer later.
-                unplaced = Unplaced(State.PENDING, reason, retry=silent)
+                # One that may answer later is told rather than one that will not: the probe waits.
+                if unplaced is None or not unplaced.retry:
+                    reason = f"{_NOT_FOUND}; {_one_line(error)}"
+                    retry = isinstance(error, SilenceError)
+                    unplaced = Unplaced(State.PENDING, reason, retry=retry)
                 continue
             try:
                 found = self._in_module(loaded, probe)

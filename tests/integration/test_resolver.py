@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import tempfile
@@ -162,7 +163,7 @@ def test_a_stopped_resolver_does_not_hold_up_each_dlopen(trace: Trace, tmp_path:
             assert time.monotonic() - begun < PATIENCE + 6
             (probe,) = tracer.query(program, process.pid)
             assert probe.state == "pending"
-            assert "third.so: the resolver does not answer" in probe.reason
+            assert re.search("(second|third).so: the resolver does not answer", probe.reason)
         # Looked for again by and by.
         end = time.monotonic() + 60
         while probe.state == "pending":

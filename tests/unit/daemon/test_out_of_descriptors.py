@@ -32,9 +32,10 @@ def children() -> set[str]:
 def room_for(more: int) -> Iterator[None]:
     """As many further descriptors can be opened."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # All free numbers up to the highest that is taken: none is free below the limit then.
+    top = max(map(int, descriptors())) + 1
     taken = []
-    # The lowest free numbers, of which none is below the limit then.
-    while (opened := os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)) < 100:
+    while (opened := os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)) < top:
         taken.append(opened)
     os.close(opened)
     resource.setrlimit(resource.RLIMIT_NOFILE, (opened + more, hard))
