@@ -66,6 +66,9 @@ if [ "$goal" != demo ] && [ "$goal" != hunt ]; then
     need nginx test -x /usr/sbin/nginx
     need redis-server test -x /usr/bin/redis-server
     need postgresql sh -c 'ls /usr/lib/postgresql/*/bin/postgres'
+    need qemu-system-x86 command -v qemu-system-x86_64
+    need linux-image-cloud-amd64 sh -c 'ls /boot/vmlinuz-*-cloud-amd64'
+    need linux-headers-cloud-amd64 sh -c 'ls -d /lib/modules/*-cloud-amd64/build/Makefile'
 fi
 # The programs that the demo and the tests probe.
 need python3 test -x /usr/bin/python3
