@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,12 @@ import pytest
 TARGETS = Path(__file__).parent / "targets"
 
 BuildTarget = Callable[..., Path]
+
+# A shell's job in the background, and what nohup starts, ignores these, and so would all that the
+# tests start: no program can trap what was ignored when it began.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+for _ignored in (signal.SIGQUIT, signal.SIGHUP):
+    signal.signal(_ignored, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")
