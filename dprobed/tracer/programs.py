@@ -70,6 +70,13 @@ class Programs:
         """The states and counters of all probes."""
         return [probe.status() for probe in self.probes()]
 
+    def describe(self, number: int) -> dict[str, object]:
+        """Facts about a program, for the JSON file beside a core."""
+        inserted = self.inserted.get(number)
+        if inserted is None:
+            return {}
+        return {"program": inserted.label, "id": inserted.program.header.id}
+
     # --- address spaces ---
 
     def use_space(self, space: AddressSpace) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dprobed.program.isa import ExCode
+from dprobed.program.exceptions import ExCode
 from dprobed.wire.protocol import State
 from tests.conftest import BuildTarget
 from tests.integration.client_support import PATIENCE, Daemon, tracer_of

@@ -10,17 +10,12 @@ from __future__ import annotations
 from typing import Final
 
 from dprobed.program.blocks import Step
+from dprobed.program.exceptions import OPERAND_BIT, ExCode
 from dprobed.program.exec import ir
 from dprobed.program.exec.ir import Base, Depth, Fact, Space, Word, WordOp
 from dprobed.program.exec.lower_table import SIZES, SPACES, lowers, variable_count
 from dprobed.program.exec.lowering import UNROLL, Lowering
-from dprobed.program.isa import (
-    OPERAND_BIT,
-    STACK_WORDS,
-    WORD_BITS,
-    WORD_MASK,
-    ExCode,
-)
+from dprobed.program.isa import STACK_WORDS, WORD_BITS, WORD_MASK
 from dprobed.program.registers import REGISTER_INDEX, REGISTERS
 
 # -- variables --------------------------------------------------------------------------------
