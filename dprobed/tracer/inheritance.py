@@ -22,7 +22,7 @@ from dprobed.tracee.ptrace import Gone
 from dprobed.tracee.thread import Thread
 from dprobed.tracee.thread_group import ThreadGroup
 from dprobed.tracer.engines import Engines
-from dprobed.tracer.inserted import Variables
+from dprobed.tracer.inserted import VariableValues
 from dprobed.tracer.programs import Programs
 from dprobed.tracer.reporter import Reporter
 from dprobed.wire import protocol
@@ -100,7 +100,7 @@ class Inheritance:
         self._reporter: Final = reporter
         self._exec: Final = new_image
         #: The programs' variables at the fork of each child that has not made its first stop.
-        self._at_fork: Final[dict[int, Variables]] = {}
+        self._at_fork: Final[dict[int, VariableValues]] = {}
 
     @property
     def is_sealed(self) -> bool:

@@ -99,11 +99,6 @@ _SHIFTS: Final = {
 }
 
 
-@lowers(*(f"{name} bits" for name in _SHIFTS))
-def _shift_bits(to: Lowering, step: Step) -> None:
-    to.push(to.compute(_SHIFTS[step.instruction.name], to.pop(), step.operands[0]))
-
-
 @lowers(*_SHIFTS)
 def _shift(to: Lowering, step: Step) -> None:
     op = _SHIFTS[step.instruction.name]
@@ -121,9 +116,10 @@ _BIT_OPS: Final = {
 }
 
 
-@lowers(*(f"{name} bit" for name in _BIT_OPS))
-def _bit_immediate(to: Lowering, step: Step) -> None:
-    to.push(to.compute(_BIT_OPS[step.instruction.name], to.pop(), step.operands[0]))
+@lowers(*(f"{name} bits" for name in _SHIFTS), *(f"{name} bit" for name in _BIT_OPS))
+def _by_operand(to: Lowering, step: Step) -> None:
+    op = (_SHIFTS | _BIT_OPS)[step.instruction.name]
+    to.push(to.compute(op, to.pop(), step.operands[0]))
 
 
 @lowers(*_BIT_OPS)

@@ -261,6 +261,7 @@ def test_heap_that_is_cleared_costs_as_well() -> None:
     assert rounds == INSTRUCTION_BUDGET // (5 + 1048576 // 64) + 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("static", [True, False])
 def test_a_program_without_loops_can_use_up_its_budget(static: bool) -> None:
     made = probe("push 1\nlog 1\npush 1\njz on\non:\n" + "dup 240\nros 240\n" * 16_300)
