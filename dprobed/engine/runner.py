@@ -136,7 +136,7 @@ class ProgramRunner:
         return altered
 
     def _follow(self, thread: Thread, probe: Probe, outcome: Outcome) -> None:
-        """Do what seldom follows a hit: the probe is over, threads are held or let go."""
+        """Do what seldom follows a hit: the probe is over, threads are held or resumed."""
         if probe.hits >= probe.last or outcome.exit == REM:
             probe.set(State.REMOVED if outcome.exit == REM else State.DISABLED)
             self._listener.retired()

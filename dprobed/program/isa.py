@@ -230,7 +230,7 @@ def _control() -> list[Instruction]:
             operands=(Operand.FACILITY,), raises=_OPERAND, flow=Flow.END),
         one("suspend", 0x0F, "Hold the thread after the program has ended, until it is resumed.",
             holds=True),
-        one("resume", 0x10, "Let go every thread of this target that a `suspend` holds.",
+        one("resume", 0x10, "Resume every thread of this target that a `suspend` holds.",
             holds=True),
     ]  # fmt: skip
     return found

@@ -55,7 +55,7 @@ class Detachment:
         asleep = ", ".join(str(tid) for tid in sorted(self._group.threads)[:_NAMED])
         self._tell(
             "asleep",
-            f"its probes are out; its tracer stays until what sleeps in the kernel (thread "
-            f"{asleep}) wakes",
+            f"its probes are removed; its tracer stays attached until what sleeps in the kernel "
+            f"(thread {asleep}) wakes",
         )
         self._on_asleep()

@@ -183,7 +183,7 @@ class TracedProcess:
 
     def tick(self) -> None:
         """Periodic work: throttled and pending probes, unreached threads, children not begun."""
-        self.group.let_late_parents_go()
+        self.group.release_late_parents()
         if self.throttle.is_throttling:
             self.group.request_attention()
         self.programs.retry_pending()
@@ -337,7 +337,7 @@ class TracedProcess:
             try:
                 self.engines.remove_all(unstoppable)
             except (Gone, SpaceError) as error:
-                _log.warning("process %d keeps pages of ours: %s", self.pid, error)
+                _log.warning("process %d: our pages stay: %s", self.pid, error)
             self.group.detach_all()
         if self.group.threads:
             self.detachment.note_asleep()

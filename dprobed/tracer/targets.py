@@ -157,7 +157,7 @@ class Targets:
         try:
             return target.detach()
         except Exception as error:
-            _log.exception("leaving process %d failed; once more", target.pid)
+            _log.exception("detaching from process %d failed; trying again", target.pid)
             self._defect = error
             return target.detach()
 

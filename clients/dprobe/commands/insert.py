@@ -47,7 +47,7 @@ examples:
 @click.option("--unit", metavar="GLOB", help="Processes of this systemd unit.")
 @click.option("--all", "everything", is_flag=True, help="Every process that maps the module.")
 @click.option("--limit", type=options.pid_type, metavar="N", help="At most N processes at a time.")
-@click.option("--merge", is_flag=True, help="Also where a program of the same name is in already.")
+@click.option("--merge", is_flag=True, help="Also where one of the same name is inserted.")
 @click.option("--replace", is_flag=True, help="Remove the programs for the same module first.")
 @options.selecting
 @options.inserting
