@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,14 +19,20 @@ TARGETS = Path(__file__).parent / "targets"
 
 BuildTarget = Callable[..., Path]
 
+# A shell's job in the background, and what nohup starts, ignores these, and so would all that the
+# tests start: no program can trap what was ignored when it began.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+for _ignored in (signal.SIGQUIT, signal.SIGHUP):
+    signal.signal(_ignored, signal.SIG_DFL)
+
 
 def _children() -> set[int]:
     """Children of this process, those that have ended and were not waited for, too."""
-    return {
-        int(child)
-        for task in Path("/proc/self/task").iterdir()
-        for child in (task / "children").read_text().split()
-    }
+    found: set[int] = set()
+    for task in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # a thread that just ended
+            found |= {int(child) for child in (task / "children").read_text().split()}
+    return found
 
 
 def _descriptors() -> set[tuple[str, str]]:
