@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
@@ -11,9 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dprobed.proc import mounts
-from dprobed.proc.helper import HELPER
-from tests.unit import location_files
+from tests.leftovers import leaving_nothing
 
 TARGETS = Path(__file__).parent / "targets"
 
@@ -26,44 +22,11 @@ for _ignored in (signal.SIGQUIT, signal.SIGHUP):
     signal.signal(_ignored, signal.SIG_DFL)
 
 
-def _children() -> set[int]:
-    """Children of this process, those that have ended and were not waited for, too."""
-    found: set[int] = set()
-    for task in Path("/proc/self/task").iterdir():
-        with contextlib.suppress(FileNotFoundError):  # a thread that just ended
-            found |= {int(child) for child in (task / "children").read_text().split()}
-    return found
-
-
-def _descriptors() -> set[tuple[str, str]]:
-    """Open descriptors, by number and by what they are of."""
-    found = set()
-    for each in Path("/proc/self/fd").iterdir():
-        with contextlib.suppress(FileNotFoundError):  # that of the list itself
-            found.add((each.name, str(each.readlink())))
-    return found
-
-
 @pytest.fixture(autouse=True)
 def nothing_is_left() -> Iterator[None]:
-    """A test leaves no child, ended or not, and no descriptor in the process of the tests.
-
-    Fixtures for several tests are there before it, and may. What dprobed keeps in any process as
-    long as that lives is made before (the table of mounts), or taken down after (the helper, files
-    that were read).
-    """
-    mounts.is_local(0)
-    children, descriptors = _children(), _descriptors()
-    yield
-    HELPER.close()
-    location_files.forget()
-    left = _descriptors() - descriptors
-    if left:
-        gc.collect()  # what an exception's traceback still held
-        left = _descriptors() - descriptors
-    orphaned = _children() - children
-    assert not orphaned, f"children were left: {sorted(orphaned)}"
-    assert not left, f"descriptors were left: {sorted(left)}"
+    """A test leaves no child, ended or not, and no descriptor in the process of the tests."""
+    with leaving_nothing():
+        yield
 
 
 @pytest.fixture(scope="session")
