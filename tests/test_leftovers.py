@@ -23,6 +23,9 @@ def test_a_child_that_has_ended_is_found() -> None:
 
 def test_a_descriptor_is_found() -> None:
     opened = -1
-    with pytest.raises(AssertionError, match="descriptors were left.*/dev/null"), leaving_nothing():
+    with (
+        pytest.raises(AssertionError, match=r"descriptors were left.*/dev/null"),
+        leaving_nothing(),
+    ):
         opened = os.open("/dev/null", os.O_RDONLY)
     os.close(opened)
