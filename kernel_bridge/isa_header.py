@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from dprobed.program import exits, isa, items
+from dprobed.program import exceptions, exits, isa, items
 from dprobed.program.isa import Flow, Instruction, Operand
 from dprobed.program.registers import REGISTERS, USER_REGS, Register
 from dprobed.program.values import MAX_NAME, VALUE_KINDS
@@ -159,11 +159,11 @@ def _limits() -> dict[str, int]:
         "DP_MAX_NAME": MAX_NAME,
         "DP_MAX_COUNT": items.MAX_COUNT,
         "DP_BUDGET": exits.INSTRUCTION_BUDGET,
-        "DP_FATAL_EX_MASK": isa.FATAL_EX_MASK,
-        "DP_OPERAND_IS_LOCAL": isa.OPERAND_LOCAL,
-        "DP_OPERAND_IS_GLOBAL": isa.OPERAND_GLOBAL,
-        "DP_OPERAND_IS_BIT": isa.OPERAND_BIT,
-        "DP_OPERAND_IS_FACILITY": isa.OPERAND_FACILITY,
+        "DP_FATAL_EX_MASK": exceptions.FATAL_EX_MASK,
+        "DP_OPERAND_IS_LOCAL": exceptions.OPERAND_LOCAL,
+        "DP_OPERAND_IS_GLOBAL": exceptions.OPERAND_GLOBAL,
+        "DP_OPERAND_IS_BIT": exceptions.OPERAND_BIT,
+        "DP_OPERAND_IS_FACILITY": exceptions.OPERAND_FACILITY,
         "DP_REGS": len(USER_REGS),
         "DP_VALUE_KINDS": len(VALUE_KINDS),
     }
@@ -177,8 +177,8 @@ def _body() -> Iterator[str]:
     kinds = {"DP_OPERAND_NONE": 0, **{f"DP_OPERAND_{k.name}": n for n, k in enumerate(Operand, 1)}}
     yield from _enum("dp_operand", kinds)
     yield from _enum("dp_flow", {f"DP_FLOW_{flow.name}": n for n, flow in enumerate(Flow)})
-    yield from _enum("dp_ex", {f"DP_EX_{code.name}": int(code) for code in isa.ExCode}, True)
-    yield from _enum("dp_item", {f"DP_ITEM_{t.name}": int(t) for t in isa.ItemToken})
+    yield from _enum("dp_ex", {f"DP_EX_{code.name}": int(code) for code in exceptions.ExCode}, True)
+    yield from _enum("dp_item", {f"DP_ITEM_{t.name}": int(t) for t in items.ItemToken})
     yield from _enum(
         "dp_exit",
         {f"DP_EXIT_{n.upper()}": code for code, n in (*exits.EXIT_NAMES.items(), (-1, "abort"))},

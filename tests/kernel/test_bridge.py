@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dprobed.program.isa import ItemToken
+from dprobed.program.items import ItemToken
 from dprobed.program.model import Program
 from dprobed.program.rpn.parser import assemble
 from dprobed.record.log import decode_log
