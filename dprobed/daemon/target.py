@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Final
@@ -209,6 +210,10 @@ class Target:
         self.programs: dict[int, InsertedProgram] = {}
         self.places: dict[int, tuple[str, str]] = {}
         self.suspended: list[int] = []
+        #: When threads were suspended.
+        self.suspended_at: dict[int, float] = {}
+        #: Seconds for which it is held without a debugger.
+        self.hold_limit = 0.0
         self.debugger: protocol.DebuggerStatus | None = None
         self.overhead_ns = 0
         self.ended: protocol.Ended | None = None
@@ -282,6 +287,7 @@ class Target:
     def info(self) -> messages.TargetInfo:
         """The process as ``dprobe query`` lists it."""
         ended = (self.reason or self.end) if self.finished.is_set() else ""
+        since = [self.suspended_at[tid] for tid in self.suspended if tid in self.suspended_at]
         return messages.TargetInfo(
             pid=self.pid,
             comm=self.comm,
@@ -290,6 +296,7 @@ class Target:
             suspended=self.suspended,
             debugger=self._debugger_info() if not ended else None,
             backend=self.tracer.backend.name if self.tracer is not None else "",
+            suspended_seconds=time.monotonic() - min(since) if since else 0.0,
         )
 
     def _debugger_info(self) -> messages.DebuggerInfo | None:
@@ -302,6 +309,7 @@ class Target:
             attached=found.attached,
             seconds=found.seconds,
             expired=found.expired,
+            limit=self.hold_limit,
         )
 
 

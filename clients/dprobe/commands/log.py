@@ -112,13 +112,13 @@ def log_command(
             if chosen(line):
                 (later if daemon.answered else kept).append(line)
 
-        daemon.listen(take)
+        daemon.listen(take, _tell)
         answer = daemon.request(
             lambda number: messages.Log(id=number, follow=follow), messages.Logged
         )
         for line in (*kept, *later):
             output.record(line)
-        daemon.listen(lambda line: output.record(line) if chosen(line) else None)
+        daemon.listen(lambda line: output.record(line) if chosen(line) else None, _tell)
         if answer.forgotten:
             complain(f"{answer.forgotten} older records are no longer kept")
         output.flush()
@@ -130,6 +130,12 @@ def log_command(
             pass
         output.close()
         return output.status
+
+
+def _tell(report: messages.Report) -> None:
+    """Say that a process stands at a probe of what is followed."""
+    if isinstance(report, messages.Notice):
+        complain(report.text)
 
 
 def _chosen(

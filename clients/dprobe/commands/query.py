@@ -74,8 +74,11 @@ def query_command(
 def _merged(answers: Sequence[messages.Status]) -> messages.Status:
     """Several answers as one, with everything once."""
     targets = {target.pid: target for each in answers for target in each.targets}
+    # A probe may be in several modules.
     found = {
-        (probe.number, probe.pid, probe.probe): probe for each in answers for probe in each.probes
+        (probe.number, probe.pid, probe.probe, probe.module, probe.place): probe
+        for each in answers
+        for probe in each.probes
     }
     deployments = {one.number: one for each in answers for one in each.deployments}
     earlier = {one.number: one for each in answers for one in each.earlier}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 
 import msgspec
 
 from dprobe.view.output import complain
 from dprobe.view.tables import Listing, show
-from dprobed.printable import located
+from dprobed.printable import located, printable
 from dprobed.wire import messages
 
 PROBES = Listing(
@@ -141,6 +142,50 @@ def explain_probes(probes: Sequence[messages.ProbeInfo]) -> None:
         complain(line)
 
 
+def stands(target: messages.TargetInfo) -> bool:
+    """Whether a thread of the process is held, by ``exit debugger`` or ``suspend``."""
+    found = target.debugger
+    return bool(target.suspended or (found is not None and found.held and not found.attached))
+
+
+def standing(targets: Sequence[messages.TargetInfo]) -> Iterator[str]:
+    """A line for each process that stands: for how long, until when, and how it goes on."""
+    for target in targets:
+        name = f"process {target.pid} ({target.comm})"
+        found = target.debugger
+        if found is not None and found.held and not found.attached:
+            threads = ", ".join(map(str, found.held))
+            left = max(0.0, found.limit - found.seconds)
+            until = time.strftime("%H:%M:%S", time.localtime(time.time() + left))
+            yield (
+                f"{name} is HELD at a probe (thread {threads}) for {found.seconds:.0f} s, until "
+                f"{until}: dprobe debug {target.pid}, or dprobe resume {target.pid}"
+            )
+        if target.suspended:
+            threads = ", ".join(map(str, target.suspended))
+            since = f" for {target.suspended_seconds:.0f} s" if target.suspended_seconds else ""
+            yield (
+                f"{name}: thread {threads} is SUSPENDED{since}, until dprobe resume {target.pid}"
+            )
+
+
+def show_standing(
+    targets: Sequence[messages.TargetInfo], *, json: bool, apart: bool = False, rows: bool = True
+) -> None:
+    """Say first which processes stand.
+
+    ``apart``: on standard error, because the output is a script's. In JSON they are targets, if
+    ``rows``: if no others will be shown.
+    """
+    for line in standing(targets):
+        if json or apart:
+            complain(line)
+        else:
+            print(printable(line))
+    if json and rows and not apart:
+        show([each for each in targets if stands(each)], TARGETS, json=True, empty="")
+
+
 def doubted(probes: Sequence[messages.ProbeInfo]) -> Iterator[str]:
     """Why probes that never fired perhaps never will: a line for each program and reason."""
     places: dict[tuple[str, str, str], list[messages.ProbeInfo]] = {}
@@ -187,8 +232,13 @@ def show_status(
     only: Sequence[str] = (),
 ) -> None:
     """The answer to a query; ``extended``: with the processes, and all columns."""
+    show_standing(answer.targets, json=json, apart=bool(only), rows=not extended)
     if extended:
-        show(answer.targets, TARGETS, json=json, empty="no process is traced", only=only)
+        targets: list[dict[str, object]] = [msgspec.to_builtins(each) for each in answer.targets]
+        if not json:
+            for row, target in zip(targets, answer.targets, strict=True):
+                row["suspended"] = " ".join(map(str, target.suspended))  # decimal, as tids are
+        show(targets, TARGETS, json=json, empty="no process is traced", only=only)
         if not json and answer.targets:
             print()
     empty = NOTHING if everything else "no such program is in"

@@ -235,7 +235,8 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True, tag="explanation"):
 
 class DebuggerInfo(msgspec.Struct, frozen=True, kw_only=True):
     """Debugging of a process. ``held``: the threads whose programs ended with ``exit debugger``,
-    while the process waits for a debugger; ``seconds``: for how long it has been held;
+    while the process waits for a debugger; ``seconds``: for how long it has been held, ``limit``:
+    after how many it goes on by itself;
     ``socket``: where a debugger connects (GDB remote protocol), empty before the first such end;
     ``attached``: one is there; ``expired``: how often none came in time.
     """
@@ -245,10 +246,12 @@ class DebuggerInfo(msgspec.Struct, frozen=True, kw_only=True):
     attached: bool
     seconds: float
     expired: int
+    limit: float = 0.0
 
 
 class TargetInfo(msgspec.Struct, frozen=True, kw_only=True, tag="target"):
-    """A process with probes. ``suspended``: its threads held by ``suspend``.
+    """A process with probes. ``suspended``: its threads held by ``suspend``, ``suspended_seconds``:
+    for how long the first of them has been.
 
     ``ended`` is empty while it is traced, then says how that ended. ``overhead_ns``: the time that
     its threads spent stopped for probes. ``backend``: who holds its probes.
@@ -261,3 +264,4 @@ class TargetInfo(msgspec.Struct, frozen=True, kw_only=True, tag="target"):
     suspended: list[int]
     debugger: DebuggerInfo | None = None
     backend: str = TRACER
+    suspended_seconds: float = 0.0
