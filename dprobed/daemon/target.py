@@ -15,6 +15,7 @@ from dprobed.backend import Backend, BackendGone, BackendRefused
 from dprobed.daemon.client import Client, Refusal, User
 from dprobed.policy.model import Decision
 from dprobed.proc import procfs
+from dprobed.program.isa import WORD_MASK
 from dprobed.program.model import ProbeDefinition, Program
 from dprobed.wire import messages, protocol
 from dprobed.wire.limits import Limits
@@ -35,7 +36,7 @@ _WORKING: Final = frozenset(
         protocol.State.THROTTLED,
     }
 )
-_COUNTERS: Final = ("hits", "ran", "missed", "dropped", "faulted", "passed")
+_COUNTERS: Final = ("hits", "ran", "missed", "dropped", "faulted", "asleep_ns", "present_ns")
 
 _log = logging.getLogger("dprobed")
 
@@ -76,6 +77,8 @@ class InsertedProgram:
         #: Probe → handler → reports that the handler had no room for.
         self.handler_drops: Final[dict[int, dict[str, int]]] = {}
         self.statuses: Final[dict[int, list[protocol.ProbeStatus]]] = {}
+        #: What its local variables gained in this process.
+        self.variables: list[int] = [0] * self.program.header.vars
 
     def in_child(self, child: Target) -> InsertedProgram:
         """The same program in a fork child, which inherited it."""
@@ -109,6 +112,7 @@ class InsertedProgram:
             major=header.major,
             probes=len(self.probes),
             vars=header.vars,
+            names=list(header.names),
             gvars=header.gvars,
             kept=self.owner is None or self.owner.kept,
         )
@@ -139,7 +143,8 @@ class InsertedProgram:
             missed=status.missed,
             dropped=status.dropped + self.dropped[status.probe],
             faulted=status.faulted,
-            passed=status.passed,
+            asleep_ns=status.asleep_ns,
+            present_ns=status.present_ns,
             addresses=status.addresses,
             handler_drops=self.handler_drops.get(status.probe, {}),
             engine=status.engine,
@@ -158,6 +163,15 @@ class InsertedProgram:
         """
         before = self.statuses.get(probe, ())
         self.statuses[probe] = _not_below(_totals(before), statuses)
+
+    def gain(self, variables: protocol.LocalVariables) -> None:
+        """Take over the values of its local variables, without what a ``fork`` brought along: that
+        is the parent's."""
+        inherited = variables.inherited or [0] * len(variables.words)
+        self.variables = [
+            (word - before) & WORD_MASK
+            for word, before in zip(variables.words, inherited, strict=True)
+        ]
 
     def count_handler_drop(self, probe: int, handler: str) -> None:
         """Count a report of this probe that a handler had no room for."""
@@ -235,6 +249,16 @@ class Target:
                 infos += [inserted.probe_info(status) for status in inserted.statuses[probe]]
         return infos
 
+    def take_variables(self, variables: Iterable[protocol.LocalVariables]) -> None:
+        """Take over the values of local variables from the tracer."""
+        for each in variables:
+            inserted = self.programs.get(each.program)
+            if inserted is not None and (
+                len(each.words) == inserted.program.header.vars
+                and len(each.inherited) in (0, len(each.words))
+            ):
+                inserted.gain(each)
+
     async def ask(self, make: Callable[[int], protocol.Request]) -> protocol.Ok:
         """Send a request to the tracer, and take over what it answers; raises Refusal."""
         if self.tracer is None or self.finished.is_set():
@@ -250,6 +274,8 @@ class Target:
         # What it said at its end, which may have come with the answer, is newer.
         last = {status.program for status in self.ended.probes} if self.ended is not None else ()
         self.take(status for status in answer.probes if status.program not in last)
+        if self.ended is None:
+            self.take_variables(answer.variables)
         self.spent(answer.overhead_ns)
         return answer
 

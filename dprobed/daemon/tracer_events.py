@@ -84,6 +84,7 @@ class TracerEvents:
                 self._noticed(target, event)
             case protocol.Ended():
                 target.take(event.probes)
+                target.take_variables(event.variables)
                 target.spent(event.overhead_ns)
                 target.ended = event
                 # Later, so that whoever waits for a reply that came before it gets that first.

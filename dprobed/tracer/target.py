@@ -264,6 +264,7 @@ class TracedProcess:
             suspended=[thread.tid for thread in self._suspended.threads()],
             overhead_ns=self.group.overhead_ns,
             debugger=self.debugger.status(),
+            variables=self.programs.local_variables(),
         )
 
     def resume_held(self, tid: int | None) -> list[int]:
@@ -418,7 +419,13 @@ class TracedProcess:
         self.debugger.close()
         self.engines.space.memory.close()
         self._context.reporter.send(
-            protocol.Ended(self.pid, *end, self.programs.statuses(), self.group.overhead_ns)
+            protocol.Ended(
+                self.pid,
+                *end,
+                self.programs.statuses(),
+                self.group.overhead_ns,
+                self.programs.local_variables(),
+            )
         )
 
     def stop_serving(self) -> None:

@@ -54,6 +54,7 @@ class Session:
         self._alive: dict[int, None] = dict.fromkeys(pids)
         self._last: list[messages.ProbeInfo] = []
         self._overhead_ns = 0
+        self._variables: list[messages.VariablesInfo] = []
         self._removed: list[messages.ProbeInfo] = []
         #: The process has ended, and the daemon will say so when its core has been written.
         self.dumping = False
@@ -139,7 +140,7 @@ class Session:
                 if pid in self._alive:
                     raise
             else:
-                self._note_end(pid, answer.probes, answer.overhead_ns)
+                self._note_end(pid, answer)
         there = {(probe.number, probe.pid) for probe in self._last}
         # With what others took out before the end.
         removed = [probe for probe in self._removed if (probe.number, probe.pid) not in there]
@@ -147,13 +148,18 @@ class Session:
             msgspec.structs.replace(probe, number=self._same.get(probe.number, probe.number))
             for probe in removed + self._last
         ]
-        return summarize(probes, self._overhead_ns, self._connection.through, self._ends)
+        variables = [
+            msgspec.structs.replace(each, number=self._same.get(each.number, each.number))
+            for each in self._variables
+        ]
+        return summarize(probes, self._overhead_ns, self._connection.through, self._ends, variables)
 
-    def _note_end(self, pid: int, probes: list[messages.ProbeInfo], overhead_ns: int) -> None:
+    def _note_end(self, pid: int, last: messages.Removed | messages.Ended) -> None:
         if pid in self._alive:
             del self._alive[pid]
-            self._last += probes
-            self._overhead_ns += overhead_ns
+            self._last += last.probes
+            self._overhead_ns += last.overhead_ns
+            self._variables += last.variables
 
     def _report(self, report: messages.Report) -> None:
         if isinstance(report, messages.StateChange):
@@ -165,7 +171,7 @@ class Session:
             if report.pid in self._pids:
                 self.ended = report
             self._tell_end(report)
-            self._note_end(report.pid, report.probes, report.overhead_ns)
+            self._note_end(report.pid, report)
         elif isinstance(report, messages.Notice) and report.kind == "exec":
             self._tell_exec(report)
         elif isinstance(report, messages.Notice) and report.kind in ("dump", "dumping"):

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
+from dprobe.lib.summary import added, named, not_counted
 from dprobe.view.output import complain
 from dprobe.view.tables import Listing, show
 from dprobed.printable import located, printable
@@ -44,7 +45,7 @@ PROBES_EXTENDED = Listing(
         ("missed", "missed"),
         ("dropped", "dropped"),
         ("faulted", "faulted"),
-        ("passed over", "passed"),
+        ("asleep, ns", "asleep_ns"),
         ("handler drops", "handler_drops"),
         ("engine", "engine"),
         ("addresses", "addresses"),
@@ -94,6 +95,16 @@ EARLIER = Listing(
     ),
     messages.EarlierInfo.__struct_fields__,
 )
+VARIABLES = Listing(
+    "variable",
+    (
+        ("program", "program"),
+        ("no", "number"),
+        ("variable", "name"),
+        ("value", "value"),
+        ("processes", "processes"),
+    ),
+)
 NOTHING = "nothing is inserted"
 
 
@@ -136,8 +147,7 @@ def explain_probes(probes: Sequence[messages.ProbeInfo]) -> None:
     for probe in probes:
         if probe.reason:
             name = f"{probe.program} {probe.major}.{probe.minor} at {probe.place}"
-            passed = f"; at least {probe.passed} hits passed over" if probe.passed else ""
-            complain(located(probe.source, f"{name}: {probe.state}: {probe.reason}{passed}"))
+            complain(located(probe.source, f"{name}: {probe.state}: {probe.reason}"))
     for line in doubted(probes):
         complain(line)
 
@@ -199,10 +209,25 @@ def doubted(probes: Sequence[messages.ProbeInfo]) -> Iterator[str]:
         yield f"{program} at {where}: {state} in {inside}, and has not fired: {doubt}"
 
 
+def asleep(probes: Sequence[messages.ProbeInfo]) -> Iterator[str]:
+    """For which share of the time probes were asleep: a line for each place of a program."""
+    places: dict[tuple[str, str], list[messages.ProbeInfo]] = {}
+    for probe in probes:
+        if probe.asleep_ns:
+            places.setdefault((probe.program, probe.place), []).append(probe)
+    for (program, place), alike in places.items():
+        passed = not_counted(
+            sum(probe.asleep_ns for probe in alike), sum(probe.present_ns for probe in alike)
+        )
+        where = f"in process {alike[0].pid}" if len(alike) == 1 else f"in {len(alike)} processes"
+        yield f"{program} at {place}: {passed} {where}: over the budget"
+
+
 def show_all(
     deployments: Sequence[messages.DeploymentInfo],
     probes: Sequence[messages.ProbeInfo],
     earlier: Sequence[messages.EarlierInfo],
+    variables: Sequence[messages.VariablesInfo] = (),
     *,
     json: bool,
     extended: bool = False,
@@ -221,6 +246,27 @@ def show_all(
         if not json:
             print()
         show(earlier, EARLIER, json=json, empty="", only=only)
+    show_variables(variables, json=json, only=only)
+
+
+def show_variables(
+    variables: Sequence[messages.VariablesInfo], *, json: bool, only: Sequence[str] = ()
+) -> None:
+    """Variables of programs, summed over processes; of those without names only what is not 0."""
+    rows = [
+        {
+            "number": each.number,
+            "processes": each.processes,
+            **msgspec.to_builtins(one),
+        }
+        for each in added(variables)
+        for one in named(each)
+        if json or each.names or one.value
+    ]
+    if rows and (not only or VARIABLES.chosen(only)):
+        if not json:
+            print()
+        show(rows, VARIABLES, json=json, empty="", only=only)
 
 
 def show_status(
@@ -246,12 +292,13 @@ def show_status(
         answer.deployments,
         answer.probes,
         answer.earlier,
+        answer.variables,
         json=json,
         extended=extended,
         empty=empty,
         only=only,
     )
-    for line in doubted(answer.probes):
+    for line in (*doubted(answer.probes), *asleep(answer.probes)):
         complain(line)
     if not json:
         _explain_deployments(answer, extended=extended)
