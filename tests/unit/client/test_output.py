@@ -13,7 +13,7 @@ from dprobe.view.output import Output, summary_text
 
 from dprobed.record.record import Raised, Record, published
 from dprobed.record.text import record_text, word_text
-from dprobed.wire.messages import ProbeInfo, encode
+from dprobed.wire.messages import ProbeInfo, VariablesInfo, encode
 
 
 def record(**changes: Any) -> Record:
@@ -136,7 +136,7 @@ def test_for_how_long_a_probe_slept(asleep: int, present: int, says: str) -> Non
 
 def test_variables_are_below_the_table() -> None:
     variables = [
-        messages.VariablesInfo(number=1, program="alloc", processes=1, names=["a"], words=[word])
+        VariablesInfo(number=1, program="alloc", processes=1, names=["a"], words=[word])
         for word in (2**64 - 1, 3)
     ]
     text = summary_text(summarize([probe()], 0, variables=variables))
