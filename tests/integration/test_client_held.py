@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -81,3 +83,22 @@ def test_who_stands_is_the_first_line(
         assert done.returncode == 0, done.stderr
     assert target.process.stdout.readline() == b"abc\n"
     assert said not in daemon.dprobe("query").stdout
+
+
+@pytest.mark.parametrize("end", ["exit debugger", "suspend\n    exit"])
+def test_ctrl_c_reaches_a_command_that_stands(tmp_path: Path, end: str) -> None:
+    """Both have the signal, as from a terminal; the command sees it only when it goes on."""
+    path = program(tmp_path, STANDS.format(end=end), "stands")
+    with subprocess.Popen(
+        [DPROBE, "run", path, "--", "sh", "-c", "echo abc; while :; do sleep 60; done"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as running:
+        assert running.stderr is not None
+        while "thread" not in running.stderr.readline():
+            pass
+        os.killpg(running.pid, signal.SIGINT)
+        assert running.wait(PATIENCE) == 128 + signal.SIGINT

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 
@@ -56,6 +57,8 @@ class Session:
         self._overhead_ns = 0
         self._variables: list[messages.VariablesInfo] = []
         self._removed: list[messages.ProbeInfo] = []
+        #: Processes that stood at a probe, and may still do so.
+        self._stood: set[int] = set()
         #: The process has ended, and the daemon will say so when its core has been written.
         self.dumping = False
         self._states: dict[tuple[int, int, int], str] = {}
@@ -121,6 +124,19 @@ class Session:
         """Take in what the daemon sent, waiting for it if need be; raises DaemonGoneError."""
         self._connection.receive()
 
+    def resume(self) -> bool:
+        """Let go on what stands at a probe; whether anything did."""
+        tids = []
+        while self._stood:
+            pid = self._stood.pop()
+            # It may have ended, or a debugger have it.
+            with contextlib.suppress(UserError):
+                tids += self._connection.request(
+                    lambda number, pid=pid: messages.Resume(id=number, pid=pid),  # type: ignore[misc]
+                    messages.Resumed,
+                ).tids
+        return bool(tids)
+
     @property
     def over(self) -> bool:
         """Whether the process and all its followed children have ended."""
@@ -182,6 +198,7 @@ class Session:
                 self._complained.add(report.text)
                 self._say(f"process {report.pid}: {report.text}")
         elif isinstance(report, messages.Notice) and report.kind in ("suspend", "debugger"):
+            self._stood.add(report.pid)
             private = " (of a running dprobed; this private one detaches at its end)"
             self._say(report.text + (private if self._private else ""))
 
