@@ -81,7 +81,7 @@ class LaunchedCommand:
         self._interrupted_now = True
 
     def _resume(self) -> None:
-        """After Ctrl-C: a command that stands at a probe cannot see the signal before it goes on."""
+        """After Ctrl-C: a command that stands at a probe sees the signal only when it goes on."""
         if not self._interrupted_now or self._connection is None:
             return
         self._interrupted_now = False
