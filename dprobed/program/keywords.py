@@ -13,7 +13,8 @@ from typing import Final
 
 import msgspec
 
-from dprobed.program.isa import MAX_VARIABLES, ExCode
+from dprobed.program.exceptions import ExCode
+from dprobed.program.isa import MAX_VARIABLES
 from dprobed.program.model import Header, ProbeDefinition
 from dprobed.program.values import MAX_NAME
 

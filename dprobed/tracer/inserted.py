@@ -45,7 +45,7 @@ class Inserted(msgspec.Struct):
         return protocol.LocalVariables(self.number, self.executor.locals.read(), self.inherited)
 
 
-class Variables(NamedTuple):
+class VariableValues(NamedTuple):
     """The values of global and local variables; ``locals`` by the number of the program."""
 
     globals: list[int]
