@@ -116,6 +116,7 @@ def log_command(
         answer = daemon.request(
             lambda number: messages.Log(id=number, follow=follow), messages.Logged
         )
+        processes.refuse_missing(pids, chosen.pids)
         if not follow:
             chosen.check()
         for line in (*kept, *later):
@@ -155,6 +156,8 @@ class _Chosen:
         self._all = not (programs or pids or since is not None or conditions)
         self._first = 0 if since is None else int(since * 1e9) - _offset_ns()
         self._decode = msgspec.json.Decoder(messages.Record).decode
+        #: Processes of which there was a record.
+        self.pids: set[int] = set()
         self._fields = choose.Fields(choose.names_in(conditions))
         try:
             self._test = choose.all_of(conditions)
@@ -166,6 +169,7 @@ class _Chosen:
         if self._all:
             return True
         record = self._decode(line)
+        self.pids.add(record.pid)
         if not (
             (not self._programs or record.program in self._programs)
             and (not self._pids or record.pid in self._pids)

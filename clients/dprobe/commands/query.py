@@ -67,8 +67,11 @@ def query_command(
             if (select.number, select.label) == (number, label)
         ):
             raise UserError(f"there is no program {program}; `dprobe programs` lists them")
+    merged = _merged(selects, answers)
+    known = {each.pid for each in merged.targets} | {each.pid for each in merged.probes}
+    processes.refuse_missing(pids, known)
     probes.show_status(
-        _merged(selects, answers),
+        merged,
         extended=extended,
         everything=not programs and not pids,
         json=json,
