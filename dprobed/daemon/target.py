@@ -34,7 +34,7 @@ _WORKING: Final = frozenset(
         protocol.State.THROTTLED,
     }
 )
-_COUNTERS: Final = ("hits", "ran", "missed", "dropped", "faulted", "passed")
+_COUNTERS: Final = ("hits", "ran", "missed", "dropped", "faulted", "passed", "dumped")
 
 _log = logging.getLogger("dprobed")
 
@@ -142,6 +142,8 @@ class InsertedProgram:
             addresses=status.addresses,
             handler_drops=self.handler_drops.get(status.probe, {}),
             engine=status.engine,
+            dumped=status.dumped,
+            no_dumps=status.no_dumps,
             source=self._source(probe, status),
         )
 

@@ -41,6 +41,16 @@ class Attachment:
         self.module_key: Final = module_key
 
 
+class Cores:
+    """The cores that a probe has asked for, in all processes to which a fork took it."""
+
+    __slots__ = ("writing", "written")
+
+    def __init__(self) -> None:
+        self.written = 0
+        self.writing = 0
+
+
 class Probe:
     """State and counters of one probe."""
 
@@ -48,8 +58,10 @@ class Probe:
         "accounts",
         "alters",
         "attachments",
+        "cores",
         "definition",
         "dropped",
+        "dumped",
         "engine",
         "entry",
         "faulted",
@@ -59,6 +71,7 @@ class Probe:
         "mark",
         "missed",
         "module",
+        "no_dumps",
         "over",
         "pass_count",
         "passed",
@@ -107,6 +120,11 @@ class Probe:
         self.missed = 0
         self.dropped = 0
         self.faulted = 0
+        #: Cores that were written for it here, and why others were not: reason → how often.
+        self.dumped = 0
+        self.no_dumps: dict[str, int] = {}
+        #: Shared with the same probe in fork children.
+        self.cores = Cores()
         #: What its hits are charged to.
         self.accounts: tuple[Account, ...] = ()
         #: The name of the engine that serves it, or did when its state was last asked for.
@@ -147,4 +165,6 @@ class Probe:
             addresses=sorted(each.address for each in self.attachments),
             passed=self.passed,
             engine=self.engine,
+            dumped=self.dumped,
+            no_dumps=dict(self.no_dumps),
         )

@@ -15,7 +15,7 @@ from dprobed.engine.interface import Listener
 from dprobed.engine.probe import Attachment
 from dprobed.proc import procfs
 from dprobed.proc.names import NAMES
-from dprobed.program.exits import ABORT, REM
+from dprobed.program.exits import ABORT, DUMP, DUMP_ONCE, REM
 from dprobed.tracee.ptrace import Gone, Registers
 from dprobed.tracee.thread import Thread
 from dprobed.wire.protocol import RawRecord, State
@@ -27,6 +27,8 @@ _IDENTITY_NS: Final = 100_000_000
 _CPU_NS: Final = 100_000
 #: Hits between two looks at where the tracer runs.
 _REVIEW: Final = 32
+
+_DUMPS: Final = frozenset((DUMP, DUMP_ONCE))
 
 _log = logging.getLogger(__name__)
 
@@ -104,7 +106,8 @@ class ProgramRunner:
             probe.ran += 1
             if probe.alters:
                 altered = True
-            if outcome.exit != ABORT:
+            ended = outcome.exit
+            if ended != ABORT:
                 if now > facts.cpu_until:
                     facts.cpu = context.cpu
                     facts.cpu_until = now + _CPU_NS
@@ -112,6 +115,8 @@ class ProgramRunner:
                 facts.comm = name_of(tid)
                 if cpu != affinity.cpu or affinity.elsewhere:
                     affinity.hit(cpu)
+                if ended in _DUMPS:
+                    ended = self._listener.dump(thread, attachment, outcome)
                 self._add(
                     probe,
                     RawRecord(
@@ -125,7 +130,7 @@ class ProgramRunner:
                         cpu,
                         now,
                         hits,
-                        outcome.exit,
+                        ended,
                         outcome.major,
                         outcome.minor,
                         outcome.log,
@@ -135,10 +140,10 @@ class ProgramRunner:
                 )
                 if may_fault and probe.revocable:
                     facts.revocable += self._latest()
-                if outcome.exit > 0:
+                if ended > 0:
                     self._listener.facility(thread, attachment, outcome)
-            if hits >= probe.last or outcome.exit == REM:
-                probe.set(State.REMOVED if outcome.exit == REM else State.DISABLED)
+            if hits >= probe.last or ended == REM:
+                probe.set(State.REMOVED if ended == REM else State.DISABLED)
                 self._listener.retired()
             if outcome.suspend:
                 thread.held = True

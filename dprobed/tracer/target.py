@@ -178,7 +178,7 @@ class TracedProcess:
         if self._dumps is None:
             from dprobed.tracer.dump.snapshot import Dumps
 
-            self._dumps = Dumps(self.engines, self._describe, self.tell)
+            self._dumps = Dumps(self.engines, self.programs.inserted, self.tell)
         return self._dumps
 
     @property
@@ -281,13 +281,6 @@ class TracedProcess:
     def dump(self, zstd: bool, answer: Callable[[Result], None]) -> None:
         """Write a core; raises DumpError, StoreError and Gone."""
         self.dumps.request(self.pid, zstd, answer)
-
-    def _describe(self, number: int) -> dict[str, object]:
-        """Facts about a program, for the JSON file beside a core."""
-        inserted = self.programs.inserted.get(number)
-        if inserted is None:
-            return {}
-        return {"program": inserted.label, "id": inserted.program.header.id}
 
     def tell(self, kind: str, text: str, tid: int = 0) -> None:
         """Send a notice to the daemon; ``tid``: the thread that it is about."""

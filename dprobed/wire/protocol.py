@@ -159,7 +159,8 @@ class ProbeStatus(msgspec.Struct, frozen=True, array_like=True):
     ``dropped`` records that were lost on the way to the daemon, ``faulted`` records withdrawn
     because the probed instruction itself faulted. ``addresses``: where the probe is in memory.
     ``passed``: hits while it was throttled, at least so many. ``engine``: which one serves it:
-    ``trap``, or ``watch``; empty while it has no place.
+    ``trap``, or ``watch``; empty while it has no place. ``dumped``: cores that were written for it;
+    ``no_dumps``: hits that asked for one in vain, by reason.
     """
 
     program: int
@@ -176,6 +177,8 @@ class ProbeStatus(msgspec.Struct, frozen=True, array_like=True):
     addresses: list[int]
     passed: int = 0
     engine: str = ""
+    dumped: int = 0
+    no_dumps: dict[str, int] = {}
 
 
 class DumpStatus(msgspec.Struct, frozen=True, array_like=True):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -10,7 +11,10 @@ from dprobed.wire import messages
 
 
 class SummaryProbe(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One probe in the summary; what comes behind ``dropped`` is there where it says something."""
+    """One probe in the summary; what comes behind ``dropped`` is there where it says something.
+
+    ``dumped``: cores written; ``no_dumps``: hits that asked for one in vain, by reason.
+    """
 
     program: str
     major: int
@@ -26,6 +30,8 @@ class SummaryProbe(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     passed: int = 0
     reason: str = ""
     source: str = ""
+    dumped: int = 0
+    no_dumps: dict[str, int] = {}
 
 
 class SummaryEnd(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -85,4 +91,28 @@ def _total(probes: list[messages.ProbeInfo]) -> SummaryProbe:
         passed=sum(probe.passed for probe in probes),
         reason=shown.reason,
         source=shown.source,
+        dumped=sum(probe.dumped for probe in probes),
+        no_dumps=_sums(probe.no_dumps for probe in probes),
     )
+
+
+def _sums(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """By name, the most first."""
+    sums: Counter[str] = Counter()
+    for each in counts:
+        sums.update(each)
+    return dict(sums.most_common())
+
+
+def dumps_text(dumped: int, refused: Mapping[str, int]) -> str:
+    """How many cores there are, and how many there are not, and why; empty where none was asked
+    for."""
+    if not dumped and not refused:
+        return ""
+    if not refused:
+        return f"dumped {dumped:,}"
+    reasons = list(refused)
+    if len(reasons) > 1:
+        reasons = [f"{reason} ({count:,})" for reason, count in refused.items()]
+    total = sum(refused.values())
+    return f"dumped {dumped:,}, refused {total:,}: {', '.join(reasons)}"

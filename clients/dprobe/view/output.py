@@ -16,7 +16,7 @@ import msgspec
 
 from dprobe.lib import quiet
 from dprobe.lib.errors import UserError, os_error_text
-from dprobe.lib.summary import Summary
+from dprobe.lib.summary import Summary, dumps_text
 from dprobe.view import tables
 from dprobed.printable import LAYOUT, located, printable
 from dprobed.record.record import published
@@ -171,7 +171,8 @@ _COLUMNS = tuple(
 
 
 def summary_text(summary: Summary, width: int | None = None) -> str:
-    """The summary as a table, with the reason of every state that has one, and the overhead."""
+    """The summary as a table, with the reason of every state that has one, what became of dumps,
+    and the overhead."""
     rows = [
         {**msgspec.structs.asdict(probe), "probe": f"{probe.major}.{probe.minor}"}
         for probe in summary.probes
@@ -183,6 +184,9 @@ def summary_text(summary: Summary, width: int | None = None) -> str:
             passed = f"; at least {probe.passed} hits passed over" if probe.passed else ""
             text = f"{name}: {probe.state}: {probe.reason}{passed}"
             lines.append(located(probe.source, text))
+        dumps = dumps_text(probe.dumped, probe.no_dumps)
+        if dumps:
+            lines.append(f"{probe.program} {probe.major}.{probe.minor} {probe.place}: {dumps}")
     through = f", through {summary.daemon}" if summary.daemon else ""
     lines.append(f"time spent in probes: {summary.overhead_ns / 1e9:.6f} s{through}")
     return printable("\n".join(lines), "\n")

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
+from dprobe.lib.summary import dumps_text
 from dprobe.view.output import complain
 from dprobe.view.tables import Listing, show
 from dprobed.printable import located
@@ -137,8 +138,17 @@ def explain_probes(probes: Sequence[messages.ProbeInfo]) -> None:
             name = f"{probe.program} {probe.major}.{probe.minor} at {probe.place}"
             passed = f"; at least {probe.passed} hits passed over" if probe.passed else ""
             complain(located(probe.source, f"{name}: {probe.state}: {probe.reason}{passed}"))
-    for line in doubted(probes):
+    for line in (*doubted(probes), *dumped(probes)):
         complain(line)
+
+
+def dumped(probes: Sequence[messages.ProbeInfo]) -> Iterator[str]:
+    """What became of the dumps that probes asked for."""
+    for probe in probes:
+        text = dumps_text(probe.dumped, probe.no_dumps)
+        if text:
+            name = f"{probe.program} {probe.major}.{probe.minor} at {probe.place}"
+            yield f"{name}: process {probe.pid}: {text}"
 
 
 def doubted(probes: Sequence[messages.ProbeInfo]) -> Iterator[str]:
@@ -201,7 +211,7 @@ def show_status(
         empty=empty,
         only=only,
     )
-    for line in doubted(answer.probes):
+    for line in (*doubted(answer.probes), *dumped(answer.probes)):
         complain(line)
     if not json:
         _explain_deployments(answer, extended=extended)

@@ -36,7 +36,8 @@ class ProbeInfo(msgspec.Struct, frozen=True, kw_only=True, tag="probe"):
     ``passed``: hits while the probe was throttled, at least so many. ``engine``: which serves it;
     empty where none does. ``source``: of a probe that does not work, where its place is written
     (``file:line:column``), if that is known. ``doubt``: why one that never fired perhaps never
-    will.
+    will. ``dumped``: cores that were written for it; ``no_dumps``: hits that asked for one in vain,
+    by reason.
     """
 
     program: str
@@ -61,6 +62,8 @@ class ProbeInfo(msgspec.Struct, frozen=True, kw_only=True, tag="probe"):
     engine: str = ""
     source: str = ""
     doubt: str = ""
+    dumped: int = 0
+    no_dumps: dict[str, int] = {}
 
 
 class EarlierInfo(msgspec.Struct, frozen=True, kw_only=True, tag="earlier"):
