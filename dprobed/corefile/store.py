@@ -305,7 +305,7 @@ def look(limit: StoreLimits, probe: str = "") -> None:
         with opened(limit.folder) as descriptor:
             _check(limit, descriptor, probe)
     except FileNotFoundError:
-        pass  # The first core makes it.
+        _check_counts(limit, [], 0, is_counted=bool(probe))  # The first core makes it.
     except OSError as error:
         raise failed(limit.folder, error) from None
 
@@ -322,8 +322,17 @@ def begin(limit: StoreLimits, comm: bytes, pid: int, suffix: str, probe: str = "
 
 
 def _check(limit: StoreLimits, folder: int, probe: str) -> None:
-    have = [each for each in _contents(folder) if each.state != UNFINISHED]
-    used = sum(each.bytes for each in have)
+    have = [each.bytes for each in _contents(folder) if each.state != UNFINISHED]
+    begun = len(ledger.ages(folder, probe)) if probe else 0
+    _check_counts(limit, have, begun, is_counted=bool(probe))
+    disk = os.fstatvfs(folder)
+    if disk.f_bavail * disk.f_frsize < _LEAST_FREE:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _check_counts(limit: StoreLimits, have: list[int], begun: int, *, is_counted: bool) -> None:
+    """``have``: the size of each core; ``begun``: dumps of the probe in the last hour."""
+    used = sum(have)
     if len(have) >= limit.count:
         raise StoreError(
             f"{limit.folder} has {len(have)} {'core' if len(have) == 1 else 'cores'} "
@@ -336,19 +345,12 @@ def _check(limit: StoreLimits, folder: int, probe: str) -> None:
             "`dprobe dumps remove` makes room",
             f"limit of {limit.bytes} bytes",
         )
-    if probe and len(ledger.ages(folder, probe)) >= limit.hourly:
-        raise _too_many(limit.hourly)
-    disk = os.fstatvfs(folder)
-    if disk.f_bavail * disk.f_frsize < _LEAST_FREE:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-def _too_many(limit: int) -> StoreError:
-    return StoreError(
-        f"this probe began {limit} dumps in the last hour, which is its limit "
-        "(DPROBED_DUMPS_HOURLY)",
-        f"limit of {limit} an hour",
-    )
+    if is_counted and begun >= limit.hourly:
+        raise StoreError(
+            f"this probe began {begun} dumps in the last hour, and {limit.hourly} are its limit "
+            "(DPROBED_DUMPS_HOURLY)",
+            f"limit of {limit.hourly} an hour",
+        )
 
 
 def tidy(folder: Path) -> None:

@@ -292,6 +292,7 @@ class Dumps:
                 current.pause_ns = time.monotonic_ns() - began
             job.probe = probe
             job.about = {"pid": pid, "time": time.time(), "how": current.how, **about}
+            job.about |= image.surroundings(pid)
             if current.copy is not None:
                 job.about["pause_ns"] = current.pause_ns
             if why:

@@ -119,7 +119,7 @@ def test_the_store_is_not_asked_at_each_hit(
 
 def test_what_makes_a_probe_the_same() -> None:
     program = assemble(SOURCE, "test.rpn")
-    commented = assemble(SOURCE.replace("exit", "    exit // once more"), "other.rpn")
+    commented = assemble(SOURCE.replace("exit dump", "    exit dump // why"), "other.rpn")
     changed = assemble(SOURCE.replace("push 1", "push 2"), "test.rpn")
     assert identity(program, 0) == identity(commented, 0)
     assert len({identity(program, 0), identity(program, 1), identity(changed, 1)}) == 3
