@@ -11,7 +11,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any, Final
 
@@ -36,7 +36,7 @@ from dprobed.tracer.dump.copied import CopiedProcess
 from dprobed.tracer.dump.jobs import job_for
 from dprobed.tracer.dump.writer_process import WriterProcess
 from dprobed.tracer.engines import Engines
-from dprobed.tracer.inserted import Inserted
+from dprobed.tracer.programs import Programs
 
 _log = logging.getLogger(__name__)
 
@@ -89,10 +89,10 @@ class Dumps:
     def __init__(
         self,
         engines: Engines,
-        programs: Mapping[int, Inserted],
+        programs: Programs,
         tell: Callable[[str, str, int], None],
     ) -> None:
-        """``programs``: those inserted, by number; ``tell``: kind, text, thread id."""
+        """``programs``: those inserted; ``tell``: kind, text, thread id."""
         self._engines: Final = engines
         self._programs: Final = programs
         self._tell: Final = tell
@@ -143,10 +143,9 @@ class Dumps:
         except StoreError as error:
             self._refuse(probe, error, thread.tid)
             return False
-        inserted = self._programs.get(probe.program)
         about = {
             "probe": {
-                **(_facts_of(inserted) if inserted is not None else {}),
+                **self._programs.describe(probe.program),
                 "probe": probe.index,
                 "minor": outcome.minor,
                 "major": outcome.major,
@@ -172,7 +171,7 @@ class Dumps:
 
     def _identify(self, probe: Probe) -> str:
         """What names a probe in the store."""
-        return identity(self._programs[probe.program].program, probe.index)
+        return identity(self._programs.inserted[probe.program].program, probe.index)
 
     def _refuse(self, probe: Probe, error: StoreError, tid: int) -> None:
         if self._admission.refuse(probe, error, tid):
@@ -397,8 +396,3 @@ class Dumps:
         current.hold.close()
         self._close(current)
         self._reap(None, current)
-
-
-def _facts_of(inserted: Inserted) -> dict[str, Any]:
-    """Of a program, for the JSON file."""
-    return {"program": inserted.label, "id": inserted.program.header.id}

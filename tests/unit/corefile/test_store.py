@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 from pathlib import Path
 
 import pytest
@@ -186,7 +187,7 @@ def test_the_default_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     assert store.default_folder({"XDG_STATE_HOME": "/state"}) == Path("/var/lib/dprobed/dumps")
     monkeypatch.setattr(os, "geteuid", lambda: 1)
-    home = Path(store.pwd.getpwuid(1).pw_dir)
+    home = Path(pwd.getpwuid(1).pw_dir)
     own = {"HOME": str(home), "XDG_STATE_HOME": "/state"}
     assert store.default_folder(own) == Path("/state/dprobed/dumps")
     assert store.folders(own) == [Path("/state/dprobed/dumps"), home / ".local/state/dprobed/dumps"]
