@@ -6,8 +6,9 @@ The file ``.hourly`` has a line for each dump that was begun by a probe::
 
 ``BOOT`` is the kernel's number of this boot and ``SECONDS`` CLOCK_BOOTTIME, which nobody can set:
 by these an age is told. ``WALL``, in seconds since 1970, tells it where the boot was another one.
-A line stays when its core is removed, or was never finished. It goes when it is an hour old, and
-the file has grown; lines that are none are passed over.
+A line stays when its core is removed, and when its writer is killed; of a dump that fails it is
+taken out. It goes when it is an hour old, and the file has grown; lines that are none are passed
+over.
 """
 
 from __future__ import annotations
@@ -104,18 +105,32 @@ def locked(folder: int) -> Iterator[int]:
         os.close(descriptor)
 
 
-def note(ledger: int, probe: str, now: Moment | None = None) -> None:
+def note(ledger: int, probe: str, now: Moment | None = None) -> Entry:
     """Enter a dump that is begun now; ``ledger``: the locked file. Raises OSError."""
     now = now or Moment.now()
+    entry = Entry(now, probe)
     # Before it another may have been cut short, on a full disk.
-    line = b"\n" + Entry(now, probe).line
+    line = b"\n" + entry.line
     size = os.fstat(ledger).st_size
     if size < _GROWN:
         _write(ledger, line, size)
-        return
-    # What is read after a crash in the midst of this is what there was, or twice the same.
-    fresh = [each for each in _entries(ledger) if 0 <= each.when.age(now) < HOUR]
-    data = b"".join(entry.line for entry in fresh) + line
+    else:
+        fresh = [each for each in _entries(ledger) if 0 <= each.when.age(now) < HOUR]
+        _rewrite(ledger, [*fresh, entry])
+    return entry
+
+
+def withdraw(ledger: int, entry: Entry) -> None:
+    """Take a dump out that came to nothing; ``ledger``: the locked file. Raises OSError."""
+    entries = _entries(ledger)
+    kept = [each for each in entries if each.line != entry.line]
+    # Of several in the same millisecond only one.
+    _rewrite(ledger, kept + [entry] * (len(entries) - len(kept) - 1))
+
+
+def _rewrite(ledger: int, entries: list[Entry]) -> None:
+    # What is read after a crash in the midst of this is what there was, or some of it twice.
+    data = b"".join(entry.line for entry in entries)
     _write(ledger, data, 0)
     os.ftruncate(ledger, len(data))
 

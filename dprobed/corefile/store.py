@@ -316,9 +316,13 @@ def begin(limit: StoreLimits, comm: bytes, pid: int, suffix: str, probe: str = "
     with opened(limit.folder) as descriptor, ledger.locked(descriptor) as book:
         _tidy(descriptor)
         _check(limit, descriptor, probe)
-        if probe:
-            ledger.note(book, probe)
-        return Draft(limit, os.dup(descriptor), _new_name(descriptor, comm, pid), suffix)
+        draft = Draft(limit, os.dup(descriptor), _new_name(descriptor, comm, pid), suffix)
+        try:
+            draft.entry = ledger.note(book, probe) if probe else None
+        except OSError:
+            draft.discard()
+            raise
+        return draft
 
 
 def _check(limit: StoreLimits, folder: int, probe: str) -> None:
@@ -347,7 +351,7 @@ def _check_counts(limit: StoreLimits, have: list[int], begun: int, *, is_counted
         )
     if is_counted and begun >= limit.hourly:
         raise StoreError(
-            f"this probe began {begun} dumps in the last hour, and {limit.hourly} are its limit "
+            f"this probe had {begun} dumps in the last hour, and {limit.hourly} are its limit "
             "(DPROBED_DUMPS_HOURLY)",
             f"limit of {limit.hourly} an hour",
         )
@@ -377,6 +381,8 @@ class Draft:
         self._folder: Final = folder
         self._name: Final = name
         self._part: Final = f".{name}{_PART}"
+        #: What counts it, as long as it has not failed.
+        self.entry: ledger.Entry | None = None
         self.path: Final = limit.folder / f"{name}{suffix}"
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
         try:
@@ -419,11 +425,15 @@ class Draft:
             with contextlib.suppress(OSError):
                 os.unlink(beside, dir_fd=self._folder)
             raise
+        self.entry = None
 
     def discard(self) -> None:
-        """Close it, and remove it if it was not published."""
+        """Close it, and remove it if it was not published; then it does not count, either."""
         with contextlib.suppress(OSError):
             os.unlink(self._part, dir_fd=self._folder)
+        if self.entry is not None:
+            with contextlib.suppress(OSError), ledger.locked(self._folder) as book:
+                ledger.withdraw(book, self.entry)
         os.close(self.fd)
         os.close(self._folder)
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,8 @@ from tests.integration.client_support import (
     parsed,
     program,
     running_daemon,
+    tracer_of,
+    wait_end,
 )
 
 DUMPS = """
@@ -44,6 +49,13 @@ def cores(env: dict[str, str]) -> list[dict[str, Any]]:
     return parsed(dprobe("dumps", "--json", env=env).stdout)
 
 
+def until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def run_json(*arguments: object, env: dict[str, str]) -> tuple[list[str], dict[str, Any]]:
     """The exits of the records, and the probe in the summary."""
     report = Path(env["DPROBED_DUMPS"]).with_name("report")
@@ -66,7 +78,7 @@ def test_an_hour_s_limit_holds_over_runs_and_removal(tmp_path: Path, env: dict[s
     done = dprobe("run", source, "--", "cat", "/etc/hostname", env=env)
     said = done.stdout + done.stderr
     assert "write+0x0 #1: [no dump]" in said
-    assert "dprobe: no dump: this probe began 2 dumps in the last hour" in said
+    assert "dprobe: no dump: this probe had 2 dumps in the last hour" in said
     assert "\ndumping 7.3 write+0x0: dumped 0, refused 1: limit of 2 an hour\n" in said
     # Another probe has its own.
     other = program(tmp_path, DUMPS.replace("exit dump", "nop\nexit dump"), "other")
@@ -162,3 +174,47 @@ def test_dumps_that_are_switched_off(tmp_path: Path, env: dict[str, str]) -> Non
         said = daemon.dprobe("query").stderr
         assert "dumped 0, refused 1: switched off" in said
         daemon.dprobe("remove", "--all")
+
+
+#: In place of zstd: says who it and its writer are, and never reads.
+STUCK = "#!/bin/sh\necho $$ $PPID > {told}.new; mv {told}.new {told}\nexec sleep 1000\n"
+
+
+def test_what_a_killed_writer_leaves(tmp_path: Path, env: dict[str, str]) -> None:
+    """It is told apart from a core, may be removed when nobody writes it, and goes by itself."""
+    tools = tmp_path / "tools"
+    told = tmp_path / "told"
+    tools.mkdir()
+    (tools / "zstd").write_text(STUCK.format(told=told))
+    (tools / "zstd").chmod(0o755)
+    with cat() as target:
+        stuck = {**env, "PATH": f"{tools}:{env['PATH']}"}
+        for is_removed in (True, False):
+            dumping = subprocess.Popen(
+                [DPROBE, "dump", "--zstd", str(target.pid)], env=stuck, stderr=subprocess.PIPE
+            )
+            until(told.exists)
+            [core] = cores(env)
+            assert (core["state"], core["pid"], core["command"]) == (
+                "being written",
+                target.pid,
+                "cat",
+            )
+            done = dprobe("dumps", "remove", "cat.*", env=env)
+            assert (done.returncode, "being written" in done.stderr) == (2, True)
+            zstd, writer = map(int, told.read_text().split())
+            told.unlink()
+            os.kill(tracer_of(target.pid), signal.SIGKILL)
+            for pid in (writer, zstd):
+                os.kill(pid, signal.SIGKILL)
+                assert wait_end(pid)
+            assert dumping.communicate(timeout=PATIENCE)[1]
+            [core] = cores(env)
+            assert core["state"] == "unfinished"
+            if is_removed:
+                assert dprobe("dumps", "remove", core["name"], env=env).returncode == 0
+                assert not cores(env)
+        target.say("goes on")
+        assert dprobe("dump", target.pid, env=env).returncode == 0
+        [core] = cores(env)
+        assert core["state"] == ""

@@ -124,8 +124,15 @@ def _gdb_command(name: str, gdb: tuple[str, ...]) -> None:
     open_core(whole[-1], gdb)
 
 
+def _named(name: str) -> dict[str, Any]:
+    """What the name of a core says, which is all that there is of an unfinished one."""
+    command, _, rest = name.partition(".")
+    pid = rest.partition(".")[0]
+    return {"command": command, "pid": int(pid)} if pid.isdecimal() else {}
+
+
 def _row(core: store.Core) -> dict[str, Any]:
-    about = core.about
+    about = _named(core.name) | core.about
     probe = about.get("probe") or {}
     place = f"{probe.get('program', '?')} {probe.get('place', '?')}" if probe else ""
     return {

@@ -25,8 +25,9 @@ from dprobed.program.model import Program
 
 #: Seconds between two notices that dumps of one probe are refused for one reason.
 _QUIET: Final = 10.0
-#: Seconds for which a dump is refused without asking again.
+#: Seconds for which a dump is refused without asking again; after each that failed twice as many.
 _BARRED: Final = 1.0
+_MOST_BARRED: Final = 60.0
 #: Reasons that are counted one by one for a probe.
 _CAUSES: Final = 16
 _OTHERS: Final = "other reasons"
@@ -126,6 +127,8 @@ class Admission:
         self._identify: Final = identify
         self._names: Final[dict[tuple[int, int], str]] = {}
         self._barred: Final[dict[str, _Bar]] = {}
+        #: Probes whose last dumps failed: seconds until the next is tried.
+        self._pauses: Final[dict[str, float]] = {}
         self._quiet_until: Final[dict[tuple[str, str], float]] = {}
         self._untold: list[_Untold] = []
 
@@ -147,13 +150,20 @@ class Admission:
             limits = store.limits()
             look(limits, name)
         except StoreError as error:
-            self.bar(probe, error)
+            self._barred[name] = _Bar(time.monotonic() + _BARRED, error)
             raise
         return limits
 
-    def bar(self, probe: Probe, error: StoreError) -> None:
-        """Admit no dump of this probe for a while: one was refused, or failed."""
-        self._barred[self.name_of(probe)] = _Bar(time.monotonic() + _BARRED, error)
+    def failed(self, probe: Probe, error: StoreError) -> None:
+        """Admit no dump of this probe for a while: each may have filled a disk in vain."""
+        name = self.name_of(probe)
+        pause = self._pauses.get(name, _BARRED)
+        self._pauses[name] = min(2 * pause, _MOST_BARRED)
+        self._barred[name] = _Bar(time.monotonic() + pause, error)
+
+    def succeeded(self, probe: Probe) -> None:
+        """A core was written for this probe."""
+        self._pauses.pop(self.name_of(probe), None)
 
     def refuse(self, probe: Probe, error: StoreError, tid: int) -> bool:
         """Count a dump that was refused, or failed; whether ``tell`` is to be called."""

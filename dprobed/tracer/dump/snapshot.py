@@ -219,7 +219,7 @@ class Dumps:
 
         def fail(error: StoreError) -> None:
             probe.cores.writing -= 1
-            self._admission.bar(probe, error)
+            self._admission.failed(probe, error)
             self._admission.refuse(probe, error, tid)
             self._admission.tell()
 
@@ -230,6 +230,7 @@ class Dumps:
             probe.cores.writing -= 1
             probe.cores.written += 1
             probe.dumped += 1
+            self._admission.succeeded(probe)
             self._tell("dump", f"core: {result.path}", tid)
 
         name = self._admission.name_of(probe)

@@ -52,6 +52,20 @@ def test_after_a_restart_of_the_machine_the_wall_clock_tells(folder: int) -> Non
     assert ledger.ages(folder, "p", at(10, boot="c", wall=1e9)) == []
 
 
+def test_a_dump_that_failed_is_taken_out(folder: int) -> None:
+    note(folder, at(100))
+    with ledger.locked(folder) as book:
+        entry = ledger.note(book, "p", at(200))
+        assert ledger.note(book, "p", at(200)) == entry
+        note_of_other = ledger.note(book, "other", at(200))
+        ledger.withdraw(book, entry)
+    assert ledger.ages(folder, "p", at(300)) == [200, 100]
+    with ledger.locked(folder) as book:
+        ledger.withdraw(book, note_of_other)
+        ledger.withdraw(book, note_of_other)
+    assert ledger.ages(folder, "other", at(300)) == []
+
+
 def test_the_file_does_not_grow(folder: int, tmp_path: Path) -> None:
     for second in range(3000):
         note(folder, at(3.0 * second))

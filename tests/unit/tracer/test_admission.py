@@ -108,13 +108,29 @@ def test_the_store_is_not_asked_at_each_hit(
             admits.admit(probe)
             ledger.note(book, "probe0")
     for _ in range(100):
-        with pytest.raises(StoreError, match="began 5 dumps in the last hour"):
+        with pytest.raises(StoreError, match="had 5 dumps in the last hour"):
             admits.admit(probe)
     assert len(asked) == 6
     admits.admit(make_probe(1))
     (folder / ledger.NAME).unlink()
     clock.now += 2
     assert admits.admit(probe).folder == folder
+
+
+def test_after_failures_the_pause_grows(admits: Admission, clock: Clock) -> None:
+    probe = make_probe()
+    for pause in (1, 2, 4, 8, 16, 32, 60, 60):
+        admits.admit(probe)
+        admits.failed(probe, StoreError("no space left"))
+        clock.now += pause - 0.5
+        with pytest.raises(StoreError, match="no space left"):
+            admits.admit(probe)
+        clock.now += 0.5
+    admits.admit(probe)
+    admits.succeeded(probe)
+    admits.failed(probe, StoreError("no space left"))
+    clock.now += 1
+    admits.admit(probe)
 
 
 def test_what_makes_a_probe_the_same() -> None:
