@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import math
 import os
 import stat
 import time
@@ -64,9 +65,10 @@ class Entry(NamedTuple):
 
     @property
     def line(self) -> bytes:
-        """As the file has it."""
-        boot, since, wall = self.when
-        return f"{boot} {since:.3f} {wall:.0f} {self.probe}\n".encode()
+        """As the file has it: in ms, and never later than it was."""
+        boot, *times = self.when
+        since, wall = (math.floor(each * 1000) / 1000 for each in times)
+        return f"{boot} {since:.3f} {wall:.3f} {self.probe}\n".encode()
 
 
 def ages(folder: int, probe: str, now: Moment | None = None) -> list[float]:

@@ -44,6 +44,12 @@ def test_a_clock_that_is_set_makes_no_difference(folder: int, wall: float) -> No
     assert ledger.ages(folder, "p", at(400, wall=wall)) == [300]
 
 
+def test_a_dump_is_never_later_than_now(folder: int) -> None:
+    """Or it would not count for the one right behind it."""
+    note(folder, at(100.0006, wall=50.0006))
+    assert len(ledger.ages(folder, "p", at(100.0006, wall=50.0006))) == 1
+
+
 def test_after_a_restart_of_the_machine_the_wall_clock_tells(folder: int) -> None:
     note(folder, at(5000))
     later = at(10, boot="c", wall=1e9 + 5600)
