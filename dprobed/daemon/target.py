@@ -36,7 +36,16 @@ _WORKING: Final = frozenset(
         protocol.State.THROTTLED,
     }
 )
-_COUNTERS: Final = ("hits", "ran", "missed", "dropped", "faulted", "asleep_ns", "present_ns")
+_COUNTERS: Final = (
+    "hits",
+    "ran",
+    "missed",
+    "dropped",
+    "faulted",
+    "asleep_ns",
+    "present_ns",
+    "dumped",
+)
 
 _log = logging.getLogger("dprobed")
 
@@ -148,6 +157,8 @@ class InsertedProgram:
             addresses=status.addresses,
             handler_drops=self.handler_drops.get(status.probe, {}),
             engine=status.engine,
+            dumped=status.dumped,
+            no_dumps=status.no_dumps,
             source=self._source(probe, status),
         )
 

@@ -101,13 +101,15 @@ class TracerEvents:
         if event.kind == "asleep":
             target.asleep = True
         if event.kind in _NOTED:
-            self._gate.history.note(target.uid, f"process {event.pid}: {event.text}")
+            self._gate.history.note(
+                target.uid, f"process {event.pid}: {event.text}", _cause_of(event)
+            )
         text = event.text
         if event.kind == "exec":
             self._enforcement.target_changed(target)
             text = f"process {event.pid} executed {_program_of(event.pid)}"
             if target.asked_for and not target.launched:
-                self._gate.history.note(target.uid, text)
+                self._gate.history.note(target.uid, text, event.kind)
             target.launched = False  # That was its own program.
         followers: set[Client] = set()
         if event.kind in _STANDS:
@@ -209,6 +211,11 @@ class TracerEvents:
             await clear_watchpoints(self._backends, target.pid, *tracer.user)
         finally:
             self._targets.finish(target, None, failure)
+
+
+def _cause_of(event: protocol.TargetEvent) -> str:
+    """What its line in the log competes with: no core is hidden by refused ones."""
+    return f"{event.kind} {event.text.partition(':')[0]}" if event.kind == "dump" else event.kind
 
 
 def _program_of(pid: int) -> str:

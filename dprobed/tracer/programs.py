@@ -212,6 +212,7 @@ class Programs:
             self._charge(twin)
             for old, new in zip(inserted.probes, twin.probes, strict=True):
                 new.module, new.place, new.retry = old.module, old.place, old.retry
+                new.cores = old.cores
                 new.set(old.state, old.reason)
                 if old.state is ProbeState.THROTTLED:
                     new.set(ProbeState.PENDING, "its parent's is throttled")

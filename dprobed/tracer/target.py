@@ -132,7 +132,7 @@ class TracedProcess:
         if self._dumps is None:
             from dprobed.tracer.dump.snapshot import Dumps
 
-            self._dumps = Dumps(self.engines, self.programs.describe, self.tell)
+            self._dumps = Dumps(self.engines, self.programs, self.tell)
         return self._dumps
 
     @property

@@ -159,7 +159,8 @@ class ProbeStatus(msgspec.Struct, frozen=True, array_like=True):
     ``dropped`` records that were lost on the way to the daemon, ``faulted`` records withdrawn
     because the probed instruction itself faulted. ``addresses``: where the probe is in memory.
     ``engine``: which one serves it: ``trap``, or ``watch``; empty while it has no place.
-    ``present_ns``: since it was first in; for ``asleep_ns`` of that it was throttled.
+    ``present_ns``: since it was first in; for ``asleep_ns`` of that it was throttled. ``dumped``:
+    cores that were written for it; ``no_dumps``: hits that asked for one in vain, by reason.
     """
 
     program: int
@@ -177,6 +178,8 @@ class ProbeStatus(msgspec.Struct, frozen=True, array_like=True):
     engine: str = ""
     asleep_ns: int = 0
     present_ns: int = 0
+    dumped: int = 0
+    no_dumps: dict[str, int] = {}
 
 
 class LocalVariables(msgspec.Struct, frozen=True, array_like=True):

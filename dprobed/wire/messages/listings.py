@@ -38,7 +38,8 @@ class ProbeInfo(msgspec.Struct, frozen=True, kw_only=True, tag="probe"):
     ``present_ns``: since it was first in; for ``asleep_ns`` of that it was throttled, and counted
     nothing. ``engine``: which serves it; empty where none does. ``source``: of a probe that does
     not work, where its place is written (``file:line:column``), if that is known. ``doubt``: why
-    one that never fired perhaps never will.
+    one that never fired perhaps never will. ``dumped``: cores that were written for it;
+    ``no_dumps``: hits that asked for one in vain, by reason.
     """
 
     program: str
@@ -64,6 +65,8 @@ class ProbeInfo(msgspec.Struct, frozen=True, kw_only=True, tag="probe"):
     engine: str = ""
     source: str = ""
     doubt: str = ""
+    dumped: int = 0
+    no_dumps: dict[str, int] = {}
 
 
 class EarlierInfo(msgspec.Struct, frozen=True, kw_only=True, tag="earlier"):
