@@ -28,6 +28,7 @@ from dprobed.arch.x86_64.registers import (
 )
 from dprobed.arch.x86_64.siginfo import SIGINFO_SIZE
 from dprobed.arch.x86_64.syscalls import SYS_TGKILL
+from dprobed.arch.x86_64.timed_ptrace import TimedPtrace
 
 PTRACE_CONT: Final[int] = binding.PTRACE_CONT
 PTRACE_GETREGS: Final[int] = binding.PTRACE_GETREGS
@@ -51,6 +52,10 @@ OPTIONS: Final[int] = (
     | binding.PTRACE_O_TRACEEXEC
 )
 
+#: Seconds for which a process that executes a program is waited for.
+_EXEC: Final = 0.2
+_timed: Final = TimedPtrace(_EXEC)
+
 #: For ``waitpid``: threads as well as processes.
 WALL: Final[int] = binding.THREAD_TRACE_FLAGS
 
@@ -59,6 +64,10 @@ _libc = ctypes.PyDLL(None, use_errno=True)
 
 class PtraceError(OSError):
     """A ptrace call failed for another reason than the tracee's end."""
+
+
+class Executes(PtraceError):
+    """The process is in the middle of ``exec``, and stays there."""
 
 
 class Gone(Exception):
@@ -152,8 +161,17 @@ def bound_call(request: int, tid: int, address: int = 0, data: int = 0, peek: bo
 
 
 def seize(tid: int) -> None:
-    """Become the tracer of ``tid`` without stopping it; raises PtraceError (EPERM) and Gone."""
-    bound_call(PTRACE_SEIZE, tid, 0, OPTIONS)
+    """Become the tracer of ``tid`` without stopping it; raises PtraceError (EPERM) and Gone, and
+    Executes where it would have to wait."""
+    try:
+        result = _timed.call(PTRACE_SEIZE, tid, 0, OPTIONS)
+    except OSError:  # no code can be mapped: without a limit
+        bound_call(PTRACE_SEIZE, tid, 0, OPTIONS)
+        return
+    if result == -errno.EINTR:
+        raise Executes(errno.EINTR, "it executes a program, and does not get on with that")
+    if result < 0:
+        raise _error(tid, -result)
 
 
 def interrupt(tid: int) -> None:

@@ -20,7 +20,7 @@ from dprobed.tracee.lifecycle import State
 from dprobed.tracee.ptrace import Gone
 from dprobed.tracee.status import Kind, Stop
 from dprobed.tracee.thread import Group, StopHandler, Thread
-from dprobed.tracee.tracees import Tracees
+from dprobed.tracee.tracees import Tracees, is_ours
 
 #: Seconds after which threads in uninterruptible sleep are not waited for any more.
 _TIMEOUT: Final = 0.2
@@ -183,6 +183,9 @@ class StopTheWorld:
             state = procfs.run_state(thread.tid)
             if not state:
                 self._group.forget(thread, Stop(Kind.EXITED, 0))
+            elif not is_ours(thread.tid):
+                # Its number went to a thread that we do not trace, in ``exec``.
+                self._group.drop(thread.tid)
             elif state == "Z" and thread.tid == thread.tgid:
                 thread.state = State.ENDED
             elif state == "D" or (state == "S" and procfs.is_ending(thread.tid)):

@@ -71,6 +71,7 @@ class ThreadGroup:
     def add(self, thread: Thread) -> Thread:
         """Add a thread of this target, new or handed over by another group."""
         self.threads[thread.tid] = self.tracees.threads[thread.tid] = thread
+        self.tracees.zombies.discard(thread.tid)
         thread.group = self
         return thread
 

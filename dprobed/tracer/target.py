@@ -18,7 +18,7 @@ from dprobed.tracee.attach import attach, find_lost
 from dprobed.tracee.borrower import Asleep
 from dprobed.tracee.lifecycle import State
 from dprobed.tracee.memory import Memory
-from dprobed.tracee.ptrace import Gone
+from dprobed.tracee.ptrace import Executes, Gone
 from dprobed.tracee.status import Kind, Stop
 from dprobed.tracee.thread import Thread
 from dprobed.tracee.thread_group import ThreadGroup
@@ -122,7 +122,7 @@ class TracedProcess:
     # --- attaching ---
 
     def attach(self, launch: bool) -> None:
-        """Trace the process; raises RequestError, and nothing is traced then."""
+        """Trace the process; raises RequestError: then only what sleeps in the kernel is traced."""
         reason = refusals.refusal(self.pid)
         if reason is not None:
             raise RequestError(reason)
@@ -142,12 +142,17 @@ class TracedProcess:
             if not procfs.has_ended(self.pid):
                 _log.info("process %d: %s", self.pid, error)
             reason = refusals.refusal(self.pid) or refusals.denial(self.pid)
-            self._detach_now()
+            if isinstance(error, Executes):
+                reason = (
+                    f"process {self.pid} executes a program, and sleeps in the kernel (it waits "
+                    "for a disk or a file system that does not answer); try again when it runs"
+                )
+            self.detach()
             raise RequestError(reason) from error
         try:
             check_alone(self.pid, processes(), self._context.tracees)
         except RequestError:
-            self._detach_now()
+            self.detach()
             raise
 
     def _sleeps(self) -> bool:
@@ -158,10 +163,6 @@ class TracedProcess:
                 return True
             self._context.tracees.pause(_PAUSE)
         return False
-
-    def _detach_now(self) -> None:
-        while not self.detach():
-            self._context.tracees.pause(DETACH_PAUSE)
 
     def adjust(self, *, follow_forks: bool, hold_thread: bool, budget: Limits | None) -> None:
         """Change options of the target, and of children that are followed from now on."""

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from dprobed.proc import procfs
+from dprobed.tracee import ptrace
 from dprobed.wire import protocol
 from tests.conftest import BuildTarget
 from tests.integration.client_support import DPROBE, PATIENCE, Daemon, cat, program
@@ -78,6 +79,16 @@ def opening(target: Target, files: SilentFiles) -> None:
     target.expect("opening")
     deadline = time.monotonic() + PATIENCE
     while Path(f"/proc/{target.pid}/wchan").read_text() != "request_wait_answer":
+        assert time.monotonic() < deadline
+
+
+def until_one_waits_for_files(pid: int) -> None:
+    """Wait until a thread waits for the file server."""
+    deadline = time.monotonic() + PATIENCE
+    while not any(
+        Path(f"/proc/{pid}/task/{tid}/wchan").read_text() == "request_wait_answer"
+        for tid in procfs.threads(pid)
+    ):
         assert time.monotonic() < deadline
 
 
@@ -160,6 +171,66 @@ def test_one_that_sleeps_on_its_way_out(
     files.answer()
     assert target.process.wait(PATIENCE) == 0
     assert tracer.wait().how in ("exited", "detached")
+
+
+def test_one_that_executes_a_program_that_does_not_come(
+    build_target: BuildTarget, start: Start, trace: Trace, tmp_path: Path
+) -> None:
+    """Who wants to trace it would sleep until it comes (PTRACE_SEIZE, cred_guard_mutex)."""
+    program = build_target("executes.c", "-pthread")
+    with SilentFiles(build_target("silent_fs.c"), tmp_path, program) as files:
+        script = tmp_path / "script"
+        script.write_text(f"#!{files.path}\n")
+        script.chmod(0o755)
+        target, other = start(program, script), start(build_target("sleeps.c"), program)
+        tracer = trace(other)
+        number = tracer.put(counting(build_target("sleeps.c"), "probed"))
+        files.mute()
+        os.kill(target.pid, signal.SIGUSR1)
+        until_one_waits_for_files(target.pid)
+        with pytest.raises(RefusedError, match="executes a program"):
+            tracer.attach(target.pid)
+        other.go()
+        other.expect("called")
+        assert tracer.hits(number, other.pid) == [3]
+        files.answer()
+        target.expect("executed")
+        tracer.attach(target.pid)
+        target.tracer = tracer
+        again = tracer.put(counting(files.path.name, "probed"), target.pid)
+        target.go()
+        target.expect("stopped")
+        assert tracer.hits(again, target.pid) == [1]
+        tracer.detach_from(target.pid)
+        target.finish()
+
+
+def test_threads_that_an_exec_ends_while_it_is_attached_to(
+    build_target: BuildTarget, start: Start, trace: Trace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waits until they are collected, by us, who wait for it (de_thread, fs/exec.c)."""
+    program = build_target("executes.c", "-pthread")
+    target = start(program, program)
+    leader, *_, last = sorted(procfs.threads(target.pid))
+    seize = ptrace.seize
+
+    def executing(tid: int) -> None:
+        if tid == last:
+            os.kill(target.pid, signal.SIGUSR1)
+            deadline = time.monotonic() + PATIENCE
+            while procfs.run_state(leader) != "Z":
+                assert time.monotonic() < deadline
+        seize(tid)
+
+    monkeypatch.setattr(ptrace, "seize", executing)
+    tracer = trace(target)
+    target.expect("executed")
+    number = tracer.put(counting(program, "probed"))
+    target.go()
+    target.expect("stopped")
+    assert tracer.hits(number) == [1]
+    tracer.detach()
+    target.finish()
 
 
 def test_a_frozen_process_among_others(daemon: Daemon, tmp_path: Path, freezer: Freezer) -> None:
