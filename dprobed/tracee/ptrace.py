@@ -16,6 +16,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import struct
 from typing import Final
 
 from dprobed.arch.x86_64.python_ptrace import binding, structures
@@ -40,6 +41,7 @@ PTRACE_INTERRUPT: Final = 0x4207
 PTRACE_LISTEN: Final = 0x4208
 PTRACE_GETSIGMASK: Final = 0x420A
 PTRACE_SETSIGMASK: Final = 0x420B
+PTRACE_SECCOMP_GET_FILTER: Final = 0x420C
 PTRACE_GET_RSEQ_CONFIGURATION: Final = 0x420F
 PTRACE_O_EXITKILL: Final = 1 << 20
 PTRACE_O_SUSPEND_SECCOMP: Final = 1 << 21
@@ -55,6 +57,9 @@ OPTIONS: Final[int] = (
 #: Seconds for which a process that executes a program is waited for.
 _EXEC: Final = 0.2
 _timed: Final = TimedPtrace(_EXEC)
+
+#: ``struct sock_filter``
+_INSTRUCTION: Final = struct.Struct("<HBBI")
 
 #: For ``waitpid``: threads as well as processes.
 WALL: Final[int] = binding.THREAD_TRACE_FLAGS
@@ -288,6 +293,20 @@ def rseq_address(tid: int) -> int:
     except (PtraceError, Gone):
         return 0
     return int.from_bytes(block.data[:8], "little")
+
+
+def seccomp_filter(tid: int, index: int) -> list[tuple[int, int, int, int]]:
+    """A seccomp filter of a stopped thread: code, jumps and operand of each instruction.
+
+    Needs CAP_SYS_ADMIN; raises PtraceError and Gone.
+    """
+    count = raw_ptrace(PTRACE_SECCOMP_GET_FILTER, tid, index, 0)
+    if count < 0:
+        raise _error(tid, ctypes.get_errno())
+    block = Block(count * _INSTRUCTION.size)
+    if raw_ptrace(PTRACE_SECCOMP_GET_FILTER, tid, index, block.address) != count:
+        raise _error(tid, ctypes.get_errno() or errno.EINVAL)
+    return list(_INSTRUCTION.iter_unpack(block.data))
 
 
 # --- a signal to one thread ---
