@@ -363,7 +363,7 @@ class TracedProcess:
         if thread.tid == self.pid:
             self._end_status = ("exited" if stop.kind is Kind.EXITED else "killed", stop.value)
         if not any(t.tgid == self.pid for t in self.group.threads.values()):
-            self.end = self._end_status
+            self._conclude()
             self.group.request_attention()
             if self._is_dumped:
                 self.tell("dumping", "the process has ended; its core is being written")
@@ -386,13 +386,20 @@ class TracedProcess:
         made their first stop."""
         threads = self.group.threads.values()
         if self.end is None and not threads:
-            self.end = self._end_status
+            self._conclude()
         return (
             self.end is not None
             and self._on_detached is None
             and not self._is_dumped
             and not any(thread.state is State.STARTING for thread in threads)
         )
+
+    def _conclude(self) -> None:
+        """None of its threads is left: it has ended, or only we have, with its last thread that
+        could not be detached from."""
+        self.end = self._end_status
+        if self.is_detaching and self.end[0] == "gone" and not procfs.has_ended(self.pid):
+            self.end = "detached", 0
 
     def detach_when_idle(self, then: Callable[[], None], when_asleep: Callable[[], None]) -> None:
         """Detach from the target as soon as no core is being written and all threads can be.
