@@ -65,7 +65,7 @@ class Targets:
     def attach(self, request: protocol.Attach) -> None:
         """Begin to trace; raises RequestError."""
         known = self.by_pid.get(request.pid)
-        if known is not None and known.is_detaching:
+        if known is not None and known.detachment.is_due:
             raise RequestError(f"process {request.pid} is being detached from, as soon as it wakes")
         if known is not None:
             raise RequestError(f"process {request.pid} is a target of this tracer already")
@@ -78,7 +78,7 @@ class Targets:
             target.attach(request.launch)
         except RequestError:
             if target.group.threads:
-                target.detach_when_idle(partial(self._leave, target), lambda: None)
+                target.detachment.ask(partial(self._leave, target), lambda: None)
             else:
                 self._drop(target)
             raise
@@ -92,7 +92,7 @@ class Targets:
             failed()
         else:
             # What sleeps in the kernel: the others are not to wait for that.
-            target.detach_when_idle(failed, lambda: None)
+            target.detachment.ask(failed, lambda: None)
 
     def follow(self, parent: InheritingTarget, pid: int) -> TracedProcess | None:
         """See inheritance.ChildTargets."""
@@ -107,7 +107,7 @@ class Targets:
         options = msgspec.structs.replace(parent.options, follow_forks=False)
         child = TracedProcess(self.context, pid, options)
         self._take(child)
-        child.detach_when_idle(lambda: self.finish(child, child.end or _DETACHED), lambda: None)
+        child.detachment.ask(lambda: self.finish(child, child.end or _DETACHED), lambda: None)
         return child
 
     def _take(self, target: TracedProcess) -> None:
@@ -131,8 +131,8 @@ class Targets:
         for target in list(self.by_pid.values()):
             if target.group.failure is not None:
                 self.fail(target, target.group.failure)
-            elif target.fatal and target.end is None and not target.is_detaching:
-                target.detach_when_idle(partial(self._finish_fatally, target), lambda: None)
+            elif target.is_to_die:
+                target.detachment.ask(partial(self._finish_fatally, target), lambda: None)
             elif target.is_over and target.end is not None:
                 # Children that share its memory may be left, and one that no event has reported.
                 if target.group.threads and not self._detach(target):
@@ -157,7 +157,8 @@ class Targets:
         deadline = time.monotonic() + _DYING
         while not (has_ended := procfs.has_ended(target.pid)) and time.monotonic() < deadline:
             self._tracees.pause(_DYING / 100)
-        self.finish(target, target.end or (("killed", target.fatal) if has_ended else _DETACHED))
+        died = ("killed", target.namespace_init.fatal)
+        self.finish(target, target.end or (died if has_ended else _DETACHED))
 
     def forget_ended(self) -> None:
         """Forget ended targets of which no orphan can appear any more."""
@@ -170,7 +171,7 @@ class Targets:
         try:
             return target.detach()
         except Exception as error:
-            _log.exception("leaving process %d failed; once more", target.pid)
+            _log.exception("detaching from process %d failed; trying again", target.pid)
             self._defect = error
             return target.detach()
 
