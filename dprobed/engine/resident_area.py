@@ -14,6 +14,7 @@ from dprobed.arch.x86_64.breakpoint import UD2
 from dprobed.arch.x86_64.paging import NEAR, PAGE, USER_END, WORD
 from dprobed.arch.x86_64.relocation import MAX_SLOT as SLOT
 from dprobed.arch.x86_64.syscalls import SYS_MMAP, SYS_MUNMAP
+from dprobed.change_journal import Changes, Kind
 from dprobed.engine import remote_calls
 from dprobed.engine.errors import SpaceError
 from dprobed.engine.remote_calls import RemoteCalls
@@ -74,10 +75,11 @@ class Area:
 class ResidentArea:
     """All areas of one address space."""
 
-    def __init__(self, memory: Memory, calls: RemoteCalls) -> None:
+    def __init__(self, memory: Memory, calls: RemoteCalls, changes: Changes) -> None:
         self.areas: list[Area] = []
         self._memory: Final = memory
         self._calls: Final = calls
+        self._changes: Final = changes
 
     def of(self, address: int) -> Area | None:
         """The area that an address is in."""
@@ -152,6 +154,7 @@ class ResidentArea:
         # A thread on its way to a slot that is not there any more must not find another there.
         lost = [(area.start, area.end) for area in self.areas if area.lost]
         for start in gaps(thread.tid, low, high, size, lost):
+            note(self._changes, Kind.AREA, start, size.to_bytes(8, "little"))
             result = self._calls.call(
                 group,
                 thread,
@@ -169,6 +172,7 @@ class ResidentArea:
                     self._memory.poke(mark, MARK)
                 self.areas.append(area)
                 return
+            self._changes.forget(Kind.AREA, start)
             if result > 0:  # before Linux 4.17 the flag is only a hint
                 self._calls.call(group, thread, SYS_MUNMAP, result, size)
             elif result != _EEXIST:  # somebody was faster
@@ -184,6 +188,25 @@ class ResidentArea:
         """
         for area in self.whole():
             self._calls.call(group, thread, SYS_MUNMAP, area.start, area.end - area.start)
+            self._changes.forget(Kind.AREA, area.start)
+
+    def adopt(self, start: int, size: int) -> None:
+        """Take over an area that another tracer left, if it is there."""
+        area = Area(start, size)
+        self.areas.append(area)
+        if area not in self.whole():
+            self.areas.remove(area)
+            self._changes.forget(Kind.AREA, start)
+
+
+def note(changes: Changes, kind: Kind, address: int, data: bytes) -> None:
+    """Note a change before it is made; raises SpaceError, and then it must not be made."""
+    try:
+        changes.note(kind, address, data)
+    except OSError as error:
+        raise SpaceError(
+            f"nothing is changed, because its undo cannot be noted: {error.strerror}"
+        ) from error
 
 
 def gaps(

@@ -14,6 +14,7 @@ from dprobed.arch.x86_64.breakpoint import INT3
 from dprobed.arch.x86_64.registers import RIP
 from dprobed.arch.x86_64.relocation import RelocationError, instruction_length
 from dprobed.arch.x86_64.siginfo import code_of
+from dprobed.change_journal import Kind
 from dprobed.engine.address_space import AddressSpace
 from dprobed.engine.affinity import Affinity
 from dprobed.engine.errors import SpaceError
@@ -32,6 +33,10 @@ from dprobed.tracee.thread import Thread
 from dprobed.tracee.thread_group import ThreadGroup
 from dprobed.wire.engines import AUTO
 from dprobed.wire.protocol import State as ProbeState
+
+#: Seconds for which threads are waited for that are in the guard's handler, and between two looks.
+_IN_HANDLER: Final = 1.0
+_PAUSE: Final = 0.001
 
 #: What became of a plan.
 Armed = tuple[Plan, Attachment | Refusal]
@@ -64,6 +69,35 @@ class Engines:
         for engine in self._all:
             engine.use(space)
         self._began()
+
+    def adopt(self) -> bool:
+        """Take over what a tracer that was killed has left here; false: nothing.
+
+        No stop was served yet. Raises Gone and SpaceError.
+        """
+        found = self.space.changes.adopt()
+        self._trap.adopt(found)
+        if not found:
+            return False
+        lost = next((each.data for each in found if each.kind is Kind.DISPOSITION), None)
+        with self.group.borrower.borrowed(self.space.tgid) as thread:
+            for change in found:
+                if change.kind is Kind.RAW:
+                    self.space.raw[change.address] = change.data
+                    self.space.remove_raw(change.address)
+            self._trap.sigtrap.adopt(thread, lost)
+        return True
+
+    def leave_guard(self) -> None:
+        """Wait until no thread is in the handler of the guard any more: a tracer that is there
+        keeps them from it, but one that was killed did not."""
+        guard = self._trap.sites.guard
+        deadline = time.monotonic() + _IN_HANDLER
+        while time.monotonic() < deadline:
+            with self.group.stopped():
+                if not any(guard.holds(rip) for rip in self._trap.places_of_threads()):
+                    return
+            self.group.tracees.pause(_PAUSE)
 
     def copied(self, thread: Thread) -> Sites:
         """The sites in a ``fork`` child's copy of the memory; raises SpaceError and Gone."""
@@ -257,7 +291,7 @@ class Engines:
         """
         self.disarm_all(unstoppable)
         space = self.space
-        if not unstoppable and space.resident.areas:
+        if not unstoppable and (space.resident.areas or self._trap.sites.guard.base):
             lender = self.group.borrower.lender(space.tgid)
             self._trap.sigtrap.remove_guard(lender)
             self._trap.sigtrap.restore(lender)

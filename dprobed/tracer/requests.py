@@ -12,6 +12,7 @@ from dprobed.tracee.borrower import Asleep
 from dprobed.tracee.ptrace import Gone
 from dprobed.tracer.dump.admission import DumpError
 from dprobed.tracer.inserted import RequestError
+from dprobed.tracer.orphans import Orphans
 from dprobed.tracer.target import TracedProcess
 from dprobed.tracer.targets import Targets
 from dprobed.wire import protocol
@@ -41,6 +42,8 @@ class Requests:
                 case protocol.Attach():
                     self._targets.attach(request)
                     answer = protocol.Ok(request.seq)
+                case protocol.Recover():
+                    answer = protocol.Ok(request.seq, tids=Orphans(self._targets).recover())
                 case protocol.Facilities():
                     self._use_facilities(request.facilities, request.acting)
                     answer = protocol.Ok(request.seq)

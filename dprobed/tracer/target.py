@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from dprobed.change_journal import Changes
 from dprobed.engine.address_space import AddressSpace
 from dprobed.engine.errors import SpaceError
 from dprobed.proc import procfs, refusals
@@ -136,12 +137,16 @@ class TracedProcess:
         try:
             attach(self.group, self.pid)
             # Not before: an ``exec`` in between would leave us with the memory that it gave up.
-            self.programs.use_space(AddressSpace(self.pid, Memory(procfs.live_thread(self.pid))))
-        except (Gone, OSError) as error:
+            memory = Memory(procfs.live_thread(self.pid))
+            changes = Changes(self._context.journal, self.pid, procfs.start_time(self.pid) or 0)
+            self.programs.use_space(AddressSpace(self.pid, memory, changes=changes))
+            if self.engines.adopt():
+                self.engines.leave_guard()
+        except (Gone, OSError, SpaceError) as error:
             # It may have ended, or got another tracer, since the look.
             if not procfs.has_ended(self.pid):
                 _log.info("process %d: %s", self.pid, error)
-            reason = refusals.refusal(self.pid) or refusals.denial(self.pid)
+            reason = refusals.refusal(self.pid) or refusals.denial(self.pid) or str(error)
             self._detach_now()
             raise RequestError(reason) from error
         try:
@@ -417,6 +422,7 @@ class TracedProcess:
         self.debugger.ended(*end)
         self.debugger.close()
         self.engines.space.memory.close()
+        self.engines.space.changes.clear()
         self._context.reporter.send(
             protocol.Ended(self.pid, *end, self.programs.statuses(), self.group.overhead_ns)
         )

@@ -141,6 +141,14 @@ class Resume(msgspec.Struct, tag=True, frozen=True):
     tid: int | None = None
 
 
+class Recover(msgspec.Struct, tag=True, frozen=True):
+    """Undo what a tracer that was killed has left in its targets, as its change journal says, which
+    this one was given. Answered when all is done that can be, with those that have another tracer
+    as ``tids``; ``TargetEvent``s (``recovered``, ``orphan``) say what became of each."""
+
+    seq: int
+
+
 class Detach(msgspec.Struct, tag=True, frozen=True):
     """Remove all probes from ``pid``, detach, answer and send ``Ended``."""
 
@@ -148,7 +156,9 @@ class Detach(msgspec.Struct, tag=True, frozen=True):
     pid: int
 
 
-Request = Attach | Adjust | Insert | Remove | Query | Vars | Facilities | Dump | Resume | Detach
+Request = (
+    Attach | Adjust | Insert | Remove | Query | Vars | Facilities | Dump | Resume | Recover | Detach
+)
 
 
 class ProbeStatus(msgspec.Struct, frozen=True, array_like=True):
@@ -283,7 +293,7 @@ class Changed(msgspec.Struct, tag=True, frozen=True):
 
 class TargetEvent(msgspec.Struct, tag=True, frozen=True):
     """A notice about the target: ``exec``, ``fork`` (probes were removed from the child, which is
-    not followed), ``suspend``.
+    not followed), ``suspend``, ``recovered`` and ``orphan`` (``Recover``).
 
     ``text``: one line.
     """

@@ -13,6 +13,7 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
+from dprobed.change_journal import Change, Kind
 from dprobed.engine.address_space import AddressSpace
 from dprobed.engine.errors import SpaceError
 from dprobed.engine.interface import Listener, Location, Loss, Plan, Refusal, TrapStop, Twin
@@ -74,6 +75,24 @@ class TrapEngine:
         self.view = OriginalView(sites)
         self._removal.not_freed.clear()
         self._released.clear()
+
+    def adopt(self, found: Iterable[Change]) -> None:
+        """Take over what another tracer left here when it was killed, before any stop is served.
+
+        Of its sites none has a probe: ``disarm_all`` takes them out, and every thread.
+        """
+        order = {Kind.AREA: 0, Kind.GUARD: 1, Kind.SITE: 2}
+        for change in sorted(found, key=lambda each: order.get(each.kind, 3)):
+            size = int.from_bytes(change.data[:8], "little")
+            match change.kind:
+                case Kind.AREA:
+                    self.sites.space.resident.adopt(change.address, size)
+                case Kind.GUARD:
+                    self.sites.guard.adopt(change.address, size)
+                case Kind.SITE:
+                    self.sites.adopt(change)
+                case _:
+                    continue
 
     # --- threads and their stops ---
 
@@ -209,6 +228,10 @@ class TrapEngine:
         if site is not None:
             site.callback, site.gone = None, True
             self._released.add(site)
+
+    def places_of_threads(self) -> list[int]:
+        """Where the stopped threads are."""
+        return self._removal.places()
 
     def classify(self, is_watched: Callable[[int], bool]) -> None:
         """Set ``Site.plain``: whether a SIGTRAP behind a site can only be its breakpoint's.
