@@ -143,6 +143,7 @@ class InsertedProgram:
             handler_drops=self.handler_drops.get(status.probe, {}),
             engine=status.engine,
             source=self._source(probe, status),
+            unguarded=self.target.unguarded if status.engine == "trap" else "",
         )
 
     def _source(self, probe: ProbeDefinition, status: protocol.ProbeStatus) -> str:
@@ -210,6 +211,8 @@ class Target:
         self.places: dict[int, tuple[str, str]] = {}
         self.suspended: list[int] = []
         self.debugger: protocol.DebuggerStatus | None = None
+        #: Why a breakpoint would end it if its tracer were killed; empty: none would.
+        self.unguarded = ""
         self.overhead_ns = 0
         self.ended: protocol.Ended | None = None
         self.reason = ""

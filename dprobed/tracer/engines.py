@@ -140,6 +140,14 @@ class Engines:
 
     # --- putting in ---
 
+    def allow_unguarded(self, refusing: str) -> None:
+        """Which rule refuses breakpoints where the target is not guarded; empty: none."""
+        self._trap.only_guarded = refusing
+
+    def why_unguarded(self) -> str:
+        """See TrapEngine."""
+        return self._trap.why_unguarded()
+
     def offer(self, probe: Probe, location: Location, asked: str = AUTO) -> Plan | Refusal:
         """The cheapest plan for a location, or why there is none.
 

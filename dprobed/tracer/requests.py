@@ -87,6 +87,7 @@ class Requests:
                     follow_forks=request.follow_forks,
                     hold_thread=request.hold_thread,
                     budget=request.budget,
+                    only_guarded=request.only_guarded,
                 )
                 return protocol.Ok(seq)
             case protocol.Insert():

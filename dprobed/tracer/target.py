@@ -118,6 +118,7 @@ class TracedProcess:
             follow_forks=options.follow_forks,
             hold_thread=options.hold_thread,
             budget=options.budget,
+            only_guarded=options.only_guarded,
         )
 
     # --- attaching ---
@@ -168,11 +169,18 @@ class TracedProcess:
         while not self.detach():
             self._context.tracees.pause(DETACH_PAUSE)
 
-    def adjust(self, *, follow_forks: bool, hold_thread: bool, budget: Limits | None) -> None:
+    def adjust(
+        self, *, follow_forks: bool, hold_thread: bool, budget: Limits | None, only_guarded: str
+    ) -> None:
         """Change options of the target, and of children that are followed from now on."""
         self.options = msgspec.structs.replace(
-            self.options, follow_forks=follow_forks, hold_thread=hold_thread, budget=budget
+            self.options,
+            follow_forks=follow_forks,
+            hold_thread=hold_thread,
+            budget=budget,
+            only_guarded=only_guarded,
         )
+        self.engines.allow_unguarded(only_guarded)
         self.programs.follows_forks = follow_forks
         self.debugger.holds_thread = hold_thread
         self.programs.set_budget(budget)
@@ -269,6 +277,7 @@ class TracedProcess:
             suspended=[thread.tid for thread in self._suspended.threads()],
             overhead_ns=self.group.overhead_ns,
             debugger=self.debugger.status(),
+            unguarded=self.engines.why_unguarded(),
         )
 
     def resume_held(self, tid: int | None) -> list[int]:

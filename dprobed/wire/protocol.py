@@ -41,6 +41,8 @@ class Attach(msgspec.Struct, tag=True, frozen=True):
     the first instruction of the new image. ``hold_limit``: for how many seconds ``exit debugger``
     holds it without a debugger. ``follow_forks``: its children get all programs, and theirs.
     ``hold_thread``: it holds only the thread that hit. ``budget``: for all programs in it.
+    ``only_guarded``: the rule that refuses breakpoints where the process would not survive the
+    tracer's death; empty: none does.
     """
 
     seq: int
@@ -50,6 +52,7 @@ class Attach(msgspec.Struct, tag=True, frozen=True):
     follow_forks: bool = False
     hold_thread: bool = False
     budget: Limits | None = None
+    only_guarded: str = ""
 
 
 class Adjust(msgspec.Struct, tag=True, frozen=True):
@@ -60,6 +63,7 @@ class Adjust(msgspec.Struct, tag=True, frozen=True):
     follow_forks: bool = False
     hold_thread: bool = False
     budget: Limits | None = None
+    only_guarded: str = ""
 
 
 class Insert(msgspec.Struct, tag=True, frozen=True):
@@ -215,7 +219,8 @@ class DebuggerStatus(msgspec.Struct, frozen=True, array_like=True):
 class Ok(msgspec.Struct, tag=True, frozen=True):
     """The request is done. ``probes``: for Insert, Remove and Query; ``words``: for Vars;
     ``tids``: for Resume, the threads that go on; ``suspended``: for Query, the threads still held;
-    ``debugger``: for Query; ``dump``: for Dump."""
+    ``debugger``: for Query; ``dump``: for Dump; ``unguarded``: for Query, why a breakpoint would
+    end the process if the tracer were killed, empty where none would."""
 
     seq: int
     probes: list[ProbeStatus] = []
@@ -225,6 +230,7 @@ class Ok(msgspec.Struct, tag=True, frozen=True):
     overhead_ns: int = 0
     debugger: DebuggerStatus | None = None
     dump: DumpStatus | None = None
+    unguarded: str = ""
 
 
 class Refused(msgspec.Struct, tag=True, frozen=True):

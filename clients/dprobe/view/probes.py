@@ -49,6 +49,7 @@ PROBES_EXTENDED = Listing(
         ("addresses", "addresses"),
         ("reason", "reason"),
         ("source", "source"),
+        ("unguarded", "unguarded"),
     ),
     messages.ProbeInfo.__struct_fields__,
 )
@@ -154,6 +155,13 @@ def doubted(probes: Sequence[messages.ProbeInfo]) -> Iterator[str]:
         yield f"{program} at {where}: {state} in {inside}, and has not fired: {doubt}"
 
 
+def unguarded(probes: Sequence[messages.ProbeInfo]) -> Iterator[str]:
+    """Which processes would not survive their tracer's death."""
+    for pid, reason in dict.fromkeys((probe.pid, probe.unguarded) for probe in probes):
+        if reason:
+            yield f"process {pid} is unguarded: {reason}; if its tracer is killed, so is it"
+
+
 def show_all(
     deployments: Sequence[messages.DeploymentInfo],
     probes: Sequence[messages.ProbeInfo],
@@ -201,7 +209,7 @@ def show_status(
         empty=empty,
         only=only,
     )
-    for line in doubted(answer.probes):
+    for line in (*doubted(answer.probes), *unguarded(answer.probes)):
         complain(line)
     if not json:
         _explain_deployments(answer, extended=extended)

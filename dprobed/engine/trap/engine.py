@@ -60,6 +60,8 @@ class TrapEngine:
         self.view = OriginalView(sites)
         stops = self.stops
         self._removal: Final = SiteRemoval(group, runner.registers, stops.notes, stops.exits)
+        #: The rule that refuses breakpoints where the target is not guarded; empty: none does.
+        self.only_guarded = ""
         #: Sites that ``disarm`` removes if no attachment is left.
         self._released: set[Site] = set()
         #: Whether the instruction at an address is watched, too, which shows as the same place.
@@ -160,18 +162,26 @@ class TrapEngine:
 
     def _reserve(self, addresses: Sequence[int]) -> None:
         """Room for sites at these addresses, and a guard for them; raises SpaceError and Gone."""
-        sites = self.sites
+        sites, sigtrap = self.sites, self.sigtrap
         sites.reserve(self.group, addresses)
-        if sites.guard.has_room(len(addresses)) and self.sigtrap.guarded:
+        if sites.guard.has_room(len(addresses)) and sigtrap.guarded:
             return
         try:
             with self.group.borrower.borrowed(sites.space.tgid) as thread:
                 if not sites.guard.has_room(len(addresses)):
                     sites.guard.prepare(self.group, thread, len(addresses))
-                    self.sigtrap.guarded = False
-                self.sigtrap.install_guard(thread)
+                    sigtrap.guarded = False
+                sigtrap.install_guard(thread)
+            sigtrap.obstacle = ""
         except SpaceError as error:
+            sigtrap.obstacle = str(error)
             _log.warning("process %d is not guarded: %s", sites.space.tgid, error)
+        if self.only_guarded and (reason := sigtrap.why_unguarded()):
+            raise SpaceError(f"it would be unguarded: {reason}; {self.only_guarded} refuses that")
+
+    def why_unguarded(self) -> str:
+        """Why a breakpoint of ours would end the target if we were killed; empty: none would."""
+        return self.sigtrap.why_unguarded() if self.by_trap else ""
 
     def arm(
         self, plans: Sequence[Plan], unstoppable: list[Thread]

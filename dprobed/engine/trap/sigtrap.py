@@ -94,6 +94,8 @@ class Sigtrap:
         self.guard = sites.guard
         #: Whether the guard is what the kernel has as SIGTRAP's handler.
         self.guarded = False
+        #: Why the target cannot have one; empty: it can.
+        self.obstacle = ""
         #: When to see whether it still is (monotonic ns), and how long after the time before.
         self._look_again = 0
         self._pause = _LOOK_NS
@@ -177,6 +179,28 @@ class Sigtrap:
             self.restore(thread)
 
     # --- the guard ---
+
+    def why_unguarded(self) -> str:
+        """Why a breakpoint would end the target if we were killed; empty: it would not."""
+        if self.is_ignored:
+            return "it ignores SIGTRAP"
+        if self.disposition is not None:
+            return "it has a SIGTRAP handler of its own"
+        if self.obstacle:
+            return self.obstacle
+        noted = [tid for tid, note in self._notes.by_tid.items() if note.trap_mask is not None]
+        blocking = [tid for tid in noted if self._blocks(tid)]
+        if blocking:
+            more = f", and {len(blocking) - 1} more," if len(blocking) > 1 else ""
+            return f"thread {min(blocking)}{more} blocks SIGTRAP"
+        if not self.guarded:
+            return "the handler is away, because the target looked at SIGTRAP's, until the next hit"
+        return ""
+
+    @staticmethod
+    def _blocks(tid: int) -> bool:
+        found = procfs.status(tid)
+        return found is not None and bool(found.blocked & _BIT)
 
     def install_guard(self, thread: Thread) -> None:
         """Make the guard SIGTRAP's handler, where the target has none; ``thread`` is borrowed.

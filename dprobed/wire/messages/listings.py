@@ -36,7 +36,7 @@ class ProbeInfo(msgspec.Struct, frozen=True, kw_only=True, tag="probe"):
     ``passed``: hits while the probe was throttled, at least so many. ``engine``: which serves it;
     empty where none does. ``source``: of a probe that does not work, where its place is written
     (``file:line:column``), if that is known. ``doubt``: why one that never fired perhaps never
-    will.
+    will. ``unguarded``: why it would end its process if the tracer were killed; empty: not.
     """
 
     program: str
@@ -61,6 +61,7 @@ class ProbeInfo(msgspec.Struct, frozen=True, kw_only=True, tag="probe"):
     engine: str = ""
     source: str = ""
     doubt: str = ""
+    unguarded: str = ""
 
 
 class EarlierInfo(msgspec.Struct, frozen=True, kw_only=True, tag="earlier"):
@@ -199,6 +200,7 @@ class PolicyInfo(msgspec.Struct, frozen=True, kw_only=True, tag="policy"):
     budget: LimitsInfo
     follow_forks: bool
     hold: Literal["thread", "process"]
+    unguarded: Literal["allow", "refuse"] = "allow"
 
 
 class PolicyStep(msgspec.Struct, frozen=True, kw_only=True):
@@ -231,6 +233,7 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True, tag="explanation"):
     budget: LimitsInfo
     follow_forks: bool
     hold: Literal["thread", "process"]
+    unguarded: Literal["allow", "refuse"] = "allow"
 
 
 class DebuggerInfo(msgspec.Struct, frozen=True, kw_only=True):
