@@ -103,7 +103,8 @@ class Round:
 
     def watch(self) -> None:
         """A debug register is set in each thread."""
-        self._insert(f'name = "{self._binary}"\nmajor = 7\naddress = watched:8\nwatchpoint = w\nabort')
+        place = "address = watched:8\nwatchpoint = w\nabort"
+        self._insert(f'name = "{self._binary}"\nmajor = 7\n{place}')
 
     def dump(self) -> None:
         """A core is written."""
