@@ -60,6 +60,8 @@ class Kind(IntEnum):
     WATCH = 6
     #: The target's own disposition of SIGTRAP, which a hit has reset in the kernel.
     DISPOSITION = 7
+    #: Where threads make system calls for us: there were zeros.
+    GATE = 8
 
 
 class Change(msgspec.Struct, frozen=True):

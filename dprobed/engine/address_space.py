@@ -14,8 +14,8 @@ from dprobed.arch.x86_64.registers import RIP
 from dprobed.arch.x86_64.syscalls import SYS_PRCTL
 from dprobed.change_journal import Changes, Kind
 from dprobed.engine.errors import SpaceError
-from dprobed.engine.remote_calls import RemoteCalls, mappings
-from dprobed.engine.resident_area import ResidentArea, note
+from dprobed.engine.remote_calls import RemoteCalls, mappings, note
+from dprobed.engine.resident_area import ResidentArea
 from dprobed.proc import procfs
 from dprobed.tracee.memory import Memory
 from dprobed.tracee.ptrace import Registers
@@ -38,8 +38,8 @@ class AddressSpace:
         """``memory`` is closed with it. ``changes``: where they are noted; None: nowhere."""
         self.tgid: Final = tgid
         self.memory: Final = memory
-        self.calls: Final = calls or RemoteCalls(memory)
         self.changes: Final = changes or Changes(None, tgid, 0)
+        self.calls: Final = calls or RemoteCalls(memory, self.changes)
         self.resident: Final = ResidentArea(memory, self.calls, self.changes)
         #: A debugger's plain breakpoints, where no site can be (a return to the stack): original
         #: byte by address.
@@ -59,7 +59,7 @@ class AddressSpace:
         """
         memory = self.open_copy(group, thread)
         changes = self.changes.of_child(thread.tgid, procfs.start_time(thread.tgid) or 0)
-        return AddressSpace(thread.tgid, memory, self.calls.of_copy(memory), changes)
+        return AddressSpace(thread.tgid, memory, self.calls.of_copy(memory, changes), changes)
 
     def open_copy(self, group: ThreadGroup, thread: Thread) -> Memory:
         """The memory of a ``fork`` child in its first stop.

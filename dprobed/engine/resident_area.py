@@ -17,7 +17,7 @@ from dprobed.arch.x86_64.syscalls import SYS_MMAP, SYS_MUNMAP
 from dprobed.change_journal import Changes, Kind
 from dprobed.engine import remote_calls
 from dprobed.engine.errors import SpaceError
-from dprobed.engine.remote_calls import RemoteCalls
+from dprobed.engine.remote_calls import RemoteCalls, note
 from dprobed.tracee.memory import Memory
 from dprobed.tracee.thread import Thread
 from dprobed.tracee.thread_group import ThreadGroup
@@ -151,10 +151,22 @@ class ResidentArea:
         return missing
 
     def _map_area(self, group: ThreadGroup, thread: Thread, low: int, high: int, size: int) -> None:
+        area = SlotPages(self.map(group, thread, low, high, size, Kind.AREA), size)
+        for mark in area.marks():
+            self._memory.poke(mark, MARK)
+        self.areas.append(area)
+
+    def map(
+        self, group: ThreadGroup, thread: Thread, low: int, high: int, size: int, kind: Kind
+    ) -> int:
+        """Have a thread map executable memory near these addresses; where. It is noted before.
+
+        Raises SpaceError and Gone.
+        """
         # A thread on its way to a slot that is not there any more must not find another there.
         lost = [(area.start, area.end) for area in self.areas if area.lost]
         for start in gaps(thread.tid, low, high, size, lost):
-            note(self._changes, Kind.AREA, start, size.to_bytes(8, "little"))
+            note(self._changes, kind, start, size.to_bytes(8, "little"))
             result = self._calls.call(
                 group,
                 thread,
@@ -167,12 +179,8 @@ class ResidentArea:
                 0,
             )
             if result == start:
-                area = SlotPages(start, size)
-                for mark in area.marks():
-                    self._memory.poke(mark, MARK)
-                self.areas.append(area)
-                return
-            self._changes.forget(Kind.AREA, start)
+                return start
+            self._changes.forget(kind, start)
             if result > 0:  # before Linux 4.17 the flag is only a hint
                 self._calls.call(group, thread, SYS_MUNMAP, result, size)
             elif result != _EEXIST:  # somebody was faster
@@ -197,16 +205,6 @@ class ResidentArea:
         if area not in self.whole():
             self.areas.remove(area)
             self._changes.forget(Kind.AREA, start)
-
-
-def note(changes: Changes, kind: Kind, address: int, data: bytes) -> None:
-    """Note a change before it is made; raises SpaceError, and then it must not be made."""
-    try:
-        changes.note(kind, address, data)
-    except OSError as error:
-        raise SpaceError(
-            f"nothing is changed, because its undo cannot be noted: {error.strerror}"
-        ) from error
 
 
 def gaps(

@@ -27,8 +27,8 @@ from dprobed.tracer.file_code import code_difference
 from dprobed.wire.engines import AUTO
 from dprobed.wire.protocol import State as ProbeState
 
-#: Seconds for which threads are waited for that are in the guard's handler, and between two looks.
-_IN_HANDLER: Final = 1.0
+#: Seconds for which threads are waited for that are in code of ours, and between two looks.
+_IN_PAGES: Final = 1.0
 _PAUSE: Final = 0.001
 
 #: What became of a plan.
@@ -60,15 +60,19 @@ class Engines:
             engine.use(space)
         self._began()
 
-    def adopt(self) -> bool:
-        """Take over what a tracer that was killed has left here; false: nothing.
+    def adopt(self) -> None:
+        """Take over what a tracer that was killed has left here; no stop was served yet.
 
-        No stop was served yet. Raises Gone and SpaceError.
+        Raises Gone and SpaceError.
         """
         found = self.space.changes.adopt()
         self._trap.adopt(found)
         if not found:
-            return False
+            return
+        for change in found:
+            if change.kind is Kind.GATE:
+                self.space.calls.adopt(change.address)
+        self._leave_pages()
         lost = next((each.data for each in found if each.kind is Kind.DISPOSITION), None)
         with self.group.borrower.borrowed(self.space.tgid) as thread:
             for change in found:
@@ -76,16 +80,16 @@ class Engines:
                     self.space.raw[change.address] = change.data
                     self.space.remove_raw(change.address)
             self._trap.sigtrap.adopt(thread, lost)
-        return True
 
-    def leave_guard(self) -> None:
-        """Wait until no thread is in the handler of the guard any more: a tracer that is there
-        keeps them from it, but one that was killed did not."""
-        guard = self._trap.sites.guard
-        deadline = time.monotonic() + _IN_HANDLER
+    def _leave_pages(self) -> None:
+        """Wait until no thread is in the handler of the guard, or on its way back from a system
+        call that it made for that tracer."""
+        guard, calls = self._trap.sites.guard, self.space.calls
+        deadline = time.monotonic() + _IN_PAGES
         while time.monotonic() < deadline:
             with self.group.stopped():
-                if not any(guard.holds(rip) for rip in self._trap.places_of_threads()):
+                places = self._trap.places_of_threads()
+                if not any(guard.holds(rip) or calls.in_gate(rip) for rip in places):
                     return
             self.group.tracees.pause(_PAUSE)
 
@@ -279,6 +283,8 @@ class Engines:
             self._trap.sites.guard.unmap(self.group, lender)
             space.resident.unmap(self.group, lender)
             space.resident.areas.clear()
+        if not unstoppable:
+            space.calls.remove_gate()
 
     # --- threads ---
 

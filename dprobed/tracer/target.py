@@ -104,8 +104,7 @@ class TracedProcess:
             memory = Memory(procfs.live_thread(self.pid))
             changes = Changes(self._context.journal, self.pid, procfs.start_time(self.pid) or 0)
             self.programs.use_space(AddressSpace(self.pid, memory, changes=changes))
-            if self.engines.adopt():
-                self.engines.leave_guard()
+            self.engines.adopt()
         except (Gone, OSError, SpaceError) as error:
             # It may have ended, or got another tracer, since the look.
             if not procfs.has_ended(self.pid):

@@ -39,6 +39,7 @@ SYS_TGKILL: Final = _NUMBERS["tgkill"]
 SYS_PERF_EVENT_OPEN: Final = _NUMBERS["perf_event_open"]
 SYS_KCMP: Final = _NUMBERS["kcmp"]
 SYS_CLONE3: Final = _NUMBERS["clone3"]
+SYS_RESTART_SYSCALL: Final = _NUMBERS["restart_syscall"]
 SYS_CLOSE_RANGE: Final = _NUMBERS["close_range"]
 SYS_OPENAT2: Final = _NUMBERS["openat2"]
 

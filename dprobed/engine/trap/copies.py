@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dprobed.change_journal import Kind
 from dprobed.engine.address_space import AddressSpace
-from dprobed.engine.resident_area import note
+from dprobed.engine.remote_calls import note
 from dprobed.engine.trap.sites import Sites
 from dprobed.tracee.memory import Memory
 from dprobed.tracee.ptrace import Gone
@@ -30,6 +30,7 @@ def copied(sites: Sites, group: ThreadGroup, thread: Thread) -> Sites:
     other.guard = sites.guard.copy(other.space)
     for base, size in other.guard.mappings():
         note(other.space.changes, Kind.GUARD, base, size.to_bytes(8, "little"))
+    other.space.calls.note_copy()
     twins = {site: site.twin() for site in sites.slots.values()}
     # Any breakpoint of these may be there.
     other.by_trap.update((twin.trap, twin) for twin in twins.values())

@@ -7,7 +7,6 @@ process's disposition is ``Sigtrap``'s.
 
 from __future__ import annotations
 
-import os
 from typing import Final
 
 from dprobed.arch.x86_64.guard_code import (
@@ -22,11 +21,10 @@ from dprobed.arch.x86_64.guard_code import (
     image,
 )
 from dprobed.arch.x86_64.paging import PAGE, WORD
-from dprobed.arch.x86_64.syscalls import SYS_MMAP, SYS_MUNMAP
+from dprobed.arch.x86_64.syscalls import SYS_MUNMAP
 from dprobed.change_journal import Kind
 from dprobed.engine.address_space import AddressSpace
 from dprobed.engine.errors import SpaceError
-from dprobed.engine.resident_area import note
 from dprobed.tracee.thread import Thread
 from dprobed.tracee.thread_group import ThreadGroup
 
@@ -89,12 +87,10 @@ class Guard:
         """
         needed = TABLE + (2 * (len(self._entries) + count) + 1) * ENTRY
         size = -(-needed // PAGE) * PAGE
-        base = self._space.calls.call(
-            group, thread, SYS_MMAP, 0, size, _PROT_READ_EXEC, _MAP_PRIVATE_ANONYMOUS, _NO_FILE, 0
-        )
-        if base < 0:
-            raise SpaceError(f"the target cannot map {size} bytes: {os.strerror(-base)}")
-        note(self._space.changes, Kind.GUARD, base, size.to_bytes(8, "little"))
+        # Near the code, as the slots are, though it need not be: so its address is known, and noted,
+        # before it is there.
+        near = next((area.start for area in self._space.resident.areas), self.base)
+        base = self._space.resident.map(group, thread, near, near, size, Kind.GUARD)
         table = b""
         if self.base:
             table = self._space.memory.peek(self.base + TABLE, self._size - TABLE)

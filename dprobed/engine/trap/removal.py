@@ -113,6 +113,7 @@ class SiteRemoval:
                 copy.guard.unmap(self._group, thread)
             except Exception as error:
                 _log.warning("child %d keeps our pages: %s", thread.tid, error)
+            copy.space.calls.remove_gate()
         finally:
             copy.space.close()
 

@@ -27,7 +27,7 @@ from dprobed.engine import remote_calls
 from dprobed.engine.address_space import AddressSpace
 from dprobed.engine.errors import SpaceError
 from dprobed.engine.probe import Attachment
-from dprobed.engine.resident_area import note
+from dprobed.engine.remote_calls import note
 from dprobed.engine.trap.guard import Guard
 from dprobed.proc import procfs
 from dprobed.tracee.ptrace import Gone
