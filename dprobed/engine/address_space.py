@@ -40,7 +40,7 @@ class AddressSpace:
         self.memory: Final = memory
         self.changes: Final = changes or Changes(None, tgid, 0)
         self.calls: Final = calls or RemoteCalls(memory, self.changes)
-        self.resident: Final = ResidentArea(memory, self.calls, self.changes)
+        self.resident: Final = ResidentArea(tgid, memory, self.calls, self.changes)
         #: A debugger's plain breakpoints, where no site can be (a return to the stack): original
         #: byte by address.
         self.raw: Final[dict[int, bytes]] = {}

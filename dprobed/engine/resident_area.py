@@ -75,7 +75,8 @@ class SlotPages:
 class ResidentArea:
     """All areas of one address space."""
 
-    def __init__(self, memory: Memory, calls: RemoteCalls, changes: Changes) -> None:
+    def __init__(self, tgid: int, memory: Memory, calls: RemoteCalls, changes: Changes) -> None:
+        self._tgid: Final = tgid
         self.areas: list[SlotPages] = []
         self._memory: Final = memory
         self._calls: Final = calls
@@ -199,12 +200,22 @@ class ResidentArea:
             self._changes.forget(Kind.AREA, area.start)
 
     def adopt(self, start: int, size: int) -> None:
-        """Take over an area that another tracer left, if it is there."""
+        """Take over an area that another tracer left, if there; raises SpaceError and Gone."""
         area = SlotPages(start, size)
         self.areas.append(area)
+        if self.is_blank(start, size):
+            for mark in area.marks():
+                self._memory.poke(mark, MARK)
         if area not in self.whole():
             self.areas.remove(area)
             self._changes.forget(Kind.AREA, start)
+
+    def is_blank(self, start: int, size: int) -> bool:
+        """Whether what was to be mapped here is, and nothing was written there yet."""
+        return self._memory.peek(start, size) == bytes(size) and any(
+            (line.start, line.end, line.perms, line.inode) == (start, start + size, b"r-xp", 0)
+            for line in remote_calls.mappings(self._tgid)
+        )
 
 
 def gaps(

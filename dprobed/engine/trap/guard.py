@@ -87,8 +87,8 @@ class Guard:
         """
         needed = TABLE + (2 * (len(self._entries) + count) + 1) * ENTRY
         size = -(-needed // PAGE) * PAGE
-        # Near the code, as the slots are, though it need not be: so its address is known, and noted,
-        # before it is there.
+        # Near the slots, though it need not be: so its address is known, and noted, before it is
+        # there.
         near = next((area.start for area in self._space.resident.areas), self.base)
         base = self._space.resident.map(group, thread, near, near, size, Kind.GUARD)
         table = b""
@@ -132,7 +132,12 @@ class Guard:
         return other
 
     def adopt(self, base: int, size: int) -> None:
-        """Take over one that another tracer left, if it is there; of several, the last is used."""
+        """Take over one that another tracer left, if it is there; of several, the last is used.
+
+        Raises SpaceError and Gone.
+        """
+        if self._space.resident.is_blank(base, size):
+            self._space.memory.poke(base, HANDLER)
         if not self.is_handler(base):
             self._space.changes.forget(Kind.GUARD, base)
             return
