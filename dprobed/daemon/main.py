@@ -19,6 +19,7 @@ from typing import Final
 
 from dprobed import __version__
 from dprobed.daemon.app import HOLD_LIMIT, App, begin, build_public
+from dprobed.daemon.journals import Journals
 from dprobed.daemon.log import log_to_stderr
 from dprobed.daemon.start import StartError, check_proc, serve
 from dprobed.daemon.tracer_child import TracerMain, imported_main
@@ -171,16 +172,23 @@ def _allow_descriptors() -> None:
 
 
 def _run(path: Path | None, main: TracerMain, config: Path | None, hold_limit: float) -> None:
-    tracers, gate = begin(main, config)
+    own = path is None
+    path = path or default_socket(os.geteuid())
+    journals = Journals(path.with_name(path.name + ".changes"))
+    tracers, gate = begin(main, config, journals=journals)
     _allow_descriptors()
-    if path is None:
-        path = default_socket(os.geteuid())
+    if own:
         _private_folder(path.parent)
 
     def build(_: Callable[[], None]) -> App:
         return build_public(tracers, gate, tracers.resolvers, hold_limit=hold_limit)
 
     with listening_socket(path) as sock:
+        try:
+            journals.open()
+        except OSError as error:
+            folder = path.with_name(path.name + ".changes")
+            raise StartError(f"{folder}: {error.strerror}") from None
         asyncio.run(serve(build, sock))
 
 
