@@ -11,6 +11,7 @@ no descriptor left, would never answer.
 from __future__ import annotations
 
 import contextlib
+import grp
 import os
 import select
 import socket
@@ -78,6 +79,8 @@ class Connection:
             messages.Welcome,
         )
         self._greeted = True
+        # Not that of who made the socket: a daemon may have got it from systemd.
+        self.pid = self.welcome.pid
         self._patience = GREETING
 
     @classmethod
@@ -108,6 +111,9 @@ class Connection:
         except (FileNotFoundError, ConnectionRefusedError):
             sock.close()
             raise NoDaemonError(f"no dprobed listens at {path}; start one: dprobed &") from None
+        except PermissionError as error:
+            sock.close()
+            raise NoDaemonError(f"{path}: {os_error_text(error)}{_for_members(path)}") from None
         except OSError as error:
             sock.close()
             raise NoDaemonError(f"{path}: {os_error_text(error)}") from None
@@ -197,9 +203,9 @@ class Connection:
         what = "the private dprobed" if self._path is None else f"the dprobed at {self._path}"
         refuse_stopped(what, self.pid)
         if not self._greeted:
-            raise DaemonSilentError(
-                f"{what} (process {self.pid}) does not answer; its log may say why"
-            )
+            # Of a daemon that systemd starts at the first connection only systemd is known yet.
+            which = "" if self.pid == 1 else f" (process {self.pid})"
+            raise DaemonSilentError(f"{what}{which} does not answer; its log may say why")
         if self._path is not None:
             # Does it greet another? Then it just takes long over what it was asked; and so it may
             # where it takes in nobody more.
@@ -235,6 +241,18 @@ class Connection:
             self._replies.append(message)
         elif not isinstance(message, messages.Record):
             self._on_report(message)
+
+
+def _for_members(path: Path) -> str:
+    """What to do about a socket that only members of its group may use."""
+    try:
+        status = path.stat()
+        group = grp.getgrgid(status.st_gid).gr_name
+    except (OSError, KeyError):
+        return ""
+    if not status.st_gid or status.st_mode & 0o066 != 0o060:
+        return ""
+    return f": it is for members of group {group}; as root: usermod -a -G {group} USER"
 
 
 def refuse_stopped(what: str, pid: int) -> None:

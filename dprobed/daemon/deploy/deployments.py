@@ -209,6 +209,10 @@ class Deployments:
         """The selected ones, as ``dprobe query`` lists them."""
         return [each.info() for each in self.select(client, select)]
 
+    def __len__(self) -> int:
+        """How many there are, of all users."""
+        return len(self._all)
+
     def discovery(self) -> messages.DiscoveryInfo:
         """How the daemon learns of new processes."""
         return messages.DiscoveryInfo(source=self._watcher.source, lost=self._watcher.lost)
