@@ -1,4 +1,4 @@
-"""Refusals in the daemon's log and in the journal, rate-limited for each user.
+"""Refusals in the daemon's log, rate-limited for each user.
 
 A user who is refused may ask a thousand times a second: lines over the rate limit are counted, and
 the user's next line says how many there were.
@@ -9,14 +9,11 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from typing import Final
 
 from dprobed import journal
 from dprobed.daemon.history import UserRates
 from dprobed.policy.model import Denial
 from dprobed.policy.rights import words
-
-_NOTICE: Final = "5"
 
 _log = logging.getLogger("dprobed")
 
@@ -35,17 +32,12 @@ class Audit:
         text = f"denied: {denial.text}"
         if silent:
             text += f" ({silent} more denials since the last one logged)"
-        _log.warning("%s", text)
-        fields = {
-            "MESSAGE": text,
-            "PRIORITY": _NOTICE,
-            "SYSLOG_IDENTIFIER": "dprobed",
-            "OBJECT_PID": str(denial.pid),
-            "DPROBE_EVENT": "denied",
-            "DPROBE_UID": str(denial.uid),
-            "DPROBE_PID": str(denial.pid),
-            "DPROBE_RULE": denial.rule,
-            "DPROBE_RULE_PLACE": denial.place,
-            "DPROBE_RIGHTS": words(denial.missing),
-        }
-        journal.post(fields)
+        about = journal.about(
+            "denied",
+            uid=denial.uid,
+            pid=denial.pid,
+            rule=denial.rule,
+            rule_place=denial.place,
+            rights=words(denial.missing),
+        )
+        _log.warning("%s", text, extra=about)

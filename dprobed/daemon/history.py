@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Final
 
+from dprobed import journal
 from dprobed.printable import printable
 from dprobed.rate_limit import TokenBucket
 
@@ -56,14 +57,16 @@ class History:
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._rates = UserRates(now)
 
-    def note(self, uid: int, text: str) -> None:
-        """Log a line about something that user ``uid`` did."""
+    def note(self, uid: int, text: str, event: str = "", **fields: object) -> None:
+        """Log a line about something that user ``uid`` did; in the journal it is an entry of the
+        kind ``event`` (journal.py), with ``fields``."""
         silent = self._rates.take(uid) if uid != 0 else 0
         if silent is None:
             return
         if silent:
             text += f" ({silent} more lines about user {uid} were left out before)"
-        _log.info("%s", text)
+        about = journal.about(event, uid=uid, **fields) if event else None
+        _log.info("%s", text, extra=about)
 
 
 def some(labels: Iterable[str]) -> str:

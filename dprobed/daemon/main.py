@@ -19,7 +19,7 @@ from typing import Final
 
 from dprobed import __version__
 from dprobed.daemon.app import HOLD_LIMIT, App, begin, build_public
-from dprobed.daemon.log import log_to_stderr
+from dprobed.daemon.log import begin_log
 from dprobed.daemon.service import Service
 from dprobed.daemon.start import StartError, check_proc, serve
 from dprobed.daemon.tracer_child import TracerMain, imported_main
@@ -244,7 +244,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(descriptor)
-    log_to_stderr(logging.getLevelName(options.log_level.upper()))
+    begin_log(logging.getLevelName(options.log_level.upper()))
     logging.getLogger("asyncio").setLevel(logging.WARNING)
     try:
         if options.check_config:

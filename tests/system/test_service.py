@@ -1,5 +1,5 @@
-"""The service under the real systemd: started by the first connection, watched, restarted, reloaded,
-stopped; and what the journal then says."""
+"""The service under the real systemd: started by the first connection, watched, restarted,
+reloaded, stopped; and what the journal then says."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from dprobed import journal
 from tests.integration.client_support import PATIENCE, WRITES, Json
 from tests.system.container import Container
 
@@ -134,6 +135,47 @@ def test_a_daemon_that_is_killed_is_restarted_and_its_target_goes_on(
     restarted(service, before)
     beat.goes_on()
     query(service)
+
+
+def test_the_journal_has_fields(service: Container, beat: Beat) -> None:
+    insert(service, beat)
+    service.run("dprobe", "remove", "--all")
+    service.run("useradd", "curious")
+    service.run("usermod", "--append", "--groups=dprobe", "curious")
+    ask = ("setpriv", "--init-groups", "--regid=65534", "--reuid=curious", "dprobe")
+    assert service.run(*ask, "policy", "explain", "1", check=False).returncode == 2
+    ours = service.journal("-u", SERVICE)
+    found = {each["DPROBE_EVENT"]: each for each in ours if "DPROBE_EVENT" in each}
+    inserted = found["inserted"]
+    assert inserted["DPROBE_PID"] == inserted["OBJECT_PID"] == beat.pid
+    assert (inserted["DPROBE_UID"], inserted["DPROBE_PROGRAM"]) == ("0", "writes")
+    assert inserted["MESSAGE_ID"] == journal.EVENTS["inserted"]
+    assert inserted["OBJECT_COMM"] == "bash"
+    assert found["removed"]["DPROBE_PROGRAM"] == "writes"
+    assert found["denied"]["DPROBE_PID"] == "1"
+    assert found["denied"]["DPROBE_RULE"] == "default"
+    # The message is one entry, and no line of a stream besides.
+    assert [each["MESSAGE"] for each in ours].count(inserted["MESSAGE"]) == 1
+    explained = service.out("journalctl", "--catalog", f"MESSAGE_ID={inserted['MESSAGE_ID']}")
+    assert f"Subject: Probes were put into process {beat.pid}" in explained
+
+    shown = service.out("dprobe", "log", "--journal", "--json", "--pid", beat.pid).splitlines()
+    entries = [json.loads(line) for line in shown]
+    assert {"inserted", "removed"} <= {each["event"] for each in entries}
+    assert all(each["pid"] == int(beat.pid) for each in entries)
+    last = service.out("dprobe", "log", "--journal", "-n", "1", "--program", "writes")
+    assert last.endswith("removed writes")
+    assert len(last.splitlines()) == 1
+
+
+def test_records_in_the_journal_of_the_system(service: Container, beat: Beat) -> None:
+    service.run("dprobe", "trace", "start", "--format", "journal", "--all")
+    insert(service, beat)
+    deadline = time.monotonic() + PATIENCE
+    while not service.journal("DPROBE_HIT=2", f"OBJECT_PID={beat.pid}"):
+        assert time.monotonic() < deadline, service.out("dprobe", "trace", "list")
+        time.sleep(0.1)
+    service.run("dprobe", "trace", "stop", "journal")
 
 
 def test_reload(service: Container) -> None:

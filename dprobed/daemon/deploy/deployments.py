@@ -121,7 +121,8 @@ class Deployments:
             made.append(deployment)
         labels = some(upload.label for upload, _ in programs)
         numbers = f"{made[0].number}" + (f" to {made[-1].number}" if len(made) > 1 else "")
-        self._gate.history.note(client.uid, f"user {client.uid} deployed {labels} as {numbers}")
+        text = f"user {client.uid} deployed {labels} as {numbers}"
+        self._gate.history.note(client.uid, text, "deployed", program=labels, number=numbers)
         self._queue.start()
         self._pool.keep_warm(True)
         self._watcher.start()
