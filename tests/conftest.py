@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.leftovers import leaving_nothing
+
 TARGETS = Path(__file__).parent / "targets"
 
 BuildTarget = Callable[..., Path]
+
+# A shell's job in the background, and what nohup starts, ignores these, and so would all that the
+# tests start: no program can trap what was ignored when it began.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+for _ignored in (signal.SIGQUIT, signal.SIGHUP):
+    signal.signal(_ignored, signal.SIG_DFL)
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left() -> Iterator[None]:
+    """A test leaves no child, ended or not, and no descriptor in the process of the tests."""
+    with leaving_nothing():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ from dprobed.arch.x86_64.resume_and_wait import (
     WORDS,
 )
 from dprobed.tracee import ptrace
-from dprobed.tracee.ptrace import WALL, Block, Gone, Registers
+from dprobed.tracee.ptrace import WALL, FixedBuffer, Gone, Registers
 
 #: A plain SIGTRAP stop is looked at, and not taken.
 _LOOK: Final = WALL | os.WEXITED | os.WSTOPPED | os.WNOWAIT
@@ -38,7 +38,7 @@ class HitWait:
     def __init__(self) -> None:
         #: Those of the latest plain SIGTRAP stop.
         self.registers: Final = Registers()
-        block = Block(8 * WORDS)
+        block = FixedBuffer(8 * WORDS)
         #: The request: see ``resume_and_wait``.
         self.words: Final = memoryview(block.data).cast("Q")
         self.words[REGISTERS] = self.registers.address
