@@ -35,7 +35,7 @@ from dprobed.daemon.records.routing import Log, Routing, Watch
 from dprobed.daemon.removal import Removal
 from dprobed.daemon.resolver_process import Resolvers
 from dprobed.daemon.server import Server
-from dprobed.daemon.service import Service
+from dprobed.daemon.service import ServiceManager
 from dprobed.daemon.table import RequestTable
 from dprobed.daemon.targets import Targets
 from dprobed.daemon.tasks import Tasks
@@ -246,7 +246,7 @@ class Public(msgspec.Struct, frozen=True):
     identities: IdentityChanges
     traces: TraceSessions
     deployments: Deployments
-    service: Service
+    service: ServiceManager
     overview: Overview
 
     async def begin(self) -> None:
@@ -301,7 +301,7 @@ def build_public(
     gate: Gate,
     resolvers: Resolvers,
     *,
-    service: Service | None = None,
+    service: ServiceManager | None = None,
     hold_limit: float = HOLD_LIMIT,
 ) -> App:
     """The daemon that listens; ``service``: what systemd gave it and is told (None: nothing)."""
@@ -343,7 +343,7 @@ def build_public(
         clients=core.clients,
     )
     enforcement, store = core.enforcement, gate.store
-    service = Service({}) if service is None else service
+    service = ServiceManager({}) if service is None else service
     overview = Overview(core.targets, deployments, core.clients)
     auto_insert = AutoInsert(deployments, store)
     reload = PolicyReload(store, enforcement, auto_insert, deployments, service)

@@ -20,7 +20,7 @@ from typing import Final
 from dprobed import __version__
 from dprobed.daemon.app import HOLD_LIMIT, App, begin, build_public
 from dprobed.daemon.log import begin_log
-from dprobed.daemon.service import Service
+from dprobed.daemon.service import ServiceManager
 from dprobed.daemon.start import StartError, check_proc, serve
 from dprobed.daemon.tracer_child import TracerMain, imported_main
 from dprobed.durations import seconds
@@ -208,7 +208,7 @@ def _allow_descriptors() -> None:
 
 
 def _run(path: Path | None, main: TracerMain, config: Path | None, hold_limit: float) -> None:
-    service = Service()
+    service = ServiceManager()
     tracers, gate = begin(main, config)
     _allow_descriptors()
 

@@ -10,7 +10,7 @@ from dprobed import journal
 from dprobed.daemon.deploy.auto_insert import AutoInsert
 from dprobed.daemon.deploy.deployments import Deployments
 from dprobed.daemon.enforcement import Enforcement
-from dprobed.daemon.service import Service
+from dprobed.daemon.service import ServiceManager
 from dprobed.policy.store import PolicyStore
 
 _log = logging.getLogger("dprobed")
@@ -26,7 +26,7 @@ class PolicyReload:
         enforcement: Enforcement,
         auto_insert: AutoInsert,
         deployments: Deployments,
-        service: Service,
+        service: ServiceManager,
     ) -> None:
         self._store: Final = store
         self._enforcement: Final = enforcement

@@ -31,7 +31,7 @@ _LOOKS: Final = 3
 _log = logging.getLogger("dprobed")
 
 
-class Server(Protocol):
+class _Server(Protocol):
     """What serves clients (server.py)."""
 
     async def serve_one(self, sock: socket.socket) -> None:
@@ -39,7 +39,7 @@ class Server(Protocol):
         ...
 
 
-class Service:
+class ServiceManager:
     """What systemd gave this process, and the way to tell it something.
 
     ``environ``: that of this process; what is for this process alone is taken out of it.
@@ -96,7 +96,7 @@ class Service:
         finally:
             self._tell("READY=1")
 
-    async def watch(self, server: Server, status: Callable[[], str]) -> None:
+    async def watch(self, server: _Server, status: Callable[[], str]) -> None:
         """Say what runs, and that clients are served, from now on; without systemd it returns."""
         if not self._told:
             return
@@ -136,7 +136,7 @@ def _watchdog_seconds(environ: Mapping[str, str]) -> float:
         return 0.0
 
 
-async def _greeted(server: Server) -> None:
+async def _greeted(server: _Server) -> None:
     """Wait until the server has answered a client of our own, as it does any client."""
     ours, theirs = socket.socketpair()
     reader, writer = await asyncio.open_unix_connection(sock=ours)

@@ -22,7 +22,7 @@ from tests.integration.client_support import DPROBE, dprobe, parsed, program
 
 COMMANDS = (
     *("run", "attach", "insert", "remove", "query", "programs", "vars", "log", "resume"),
-    *("top", "debug", "policy", "trace", "dump", "dumps"),
+    *("status", "top", "debug", "policy", "trace", "dump", "dumps"),
     *("handlers", "compile", "check", "disasm", "places", "doctor", "completion"),
 )
 

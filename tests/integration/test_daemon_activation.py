@@ -10,13 +10,13 @@ from tests.integration.client_support import DPROBED, PATIENCE, dprobe, running_
 
 def test_the_first_connection_starts_it_and_the_socket_stays(tmp_path: Path) -> None:
     path = tmp_path / "control.sock"
-    command = ["systemd-socket-activate", f"--listen={path}", DPROBED]
+    command = ["systemd-socket-activate", f"--listen={path}", str(DPROBED)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as activated:
         assert activated.stderr is not None
         try:
             assert "Listening on" in activated.stderr.readline()
             # A daemon by hand must not take the socket away from who listens at it.
-            second = [DPROBED, "--socket", path]
+            second = [str(DPROBED), "--socket", str(path)]
             done = subprocess.run(
                 second, capture_output=True, text=True, timeout=PATIENCE, check=False
             )

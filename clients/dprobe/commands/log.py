@@ -16,7 +16,7 @@ import msgspec
 from dprobe.commands import options
 from dprobe.commands import pids as processes
 from dprobe.lib.errors import UserError
-from dprobe.lib.journal import Wanted
+from dprobe.lib.journal import EntriesWanted
 from dprobe.view.entries import show_entries
 from dprobe.view.output import Output, complain
 from dprobed.durations import seconds
@@ -116,7 +116,7 @@ def log_command(
             raise click.UsageError(
                 "--where and --time are for what the daemon keeps", click.get_current_context()
             )
-        wanted = Wanted(namespace, programs, pids, since, count, follow)
+        wanted = EntriesWanted(namespace, programs, pids, since, count, follow)
         return show_entries(wanted, Output(form, path, 1), json=form == "json")
     if namespace:
         raise click.UsageError("--namespace goes with --journal", click.get_current_context())

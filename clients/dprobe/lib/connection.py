@@ -61,7 +61,7 @@ class Connection:
     def __init__(self, sock: socket.socket, daemon_pid: int, path: Path | None = None) -> None:
         self.pid = daemon_pid
         self.private = path is None
-        self._path = path
+        self.path = path
         self._on_record: Callable[[bytes], None] = _ignore
         self._on_report: Callable[[messages.Report], None] = _ignore
         self._sock = sock
@@ -194,17 +194,17 @@ class Connection:
         poll.register(self._sock, event)
         if poll.poll(1000 * self._patience):
             return True
-        what = "the private dprobed" if self._path is None else f"the dprobed at {self._path}"
+        what = "the private dprobed" if self.path is None else f"the dprobed at {self.path}"
         refuse_stopped(what, self.pid)
         if not self._greeted:
             # Of a daemon that systemd starts at the first connection only systemd is known yet.
             which = "" if self.pid == 1 else f" (process {self.pid})"
             raise DaemonSilentError(f"{what}{which} does not answer; its log may say why")
-        if self._path is not None:
+        if self.path is not None:
             # Does it greet another? Then it just takes long over what it was asked; and so it may
             # where it takes in nobody more.
             with contextlib.suppress(NoDaemonError, UserError):
-                Connection.open(self._path).close()
+                Connection.open(self.path).close()
         return False
 
     def receive(self) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _OURS: Final = "DPROBE_"
 
 
-class Wanted(msgspec.Struct, frozen=True):
+class EntriesWanted(msgspec.Struct, frozen=True):
     """Which entries: those of these programs and processes, ``since`` then (seconds since 1970),
     the last ``count`` of them, and with ``follow`` those to come. None or empty: all."""
 
@@ -41,7 +41,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     fields: dict[str, str]
 
 
-def entries(wanted: Wanted) -> Iterator[Entry]:
+def entries(wanted: EntriesWanted) -> Iterator[Entry]:
     """The entries that are wanted, oldest first; raises UserError."""
     reader = _opened(wanted.namespace)
     reader.add_match(SYSLOG_IDENTIFIER="dprobed")

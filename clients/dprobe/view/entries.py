@@ -6,13 +6,13 @@ from datetime import datetime
 
 import msgspec
 
-from dprobe.lib.journal import Entry, Wanted, entries
+from dprobe.lib.journal import EntriesWanted, Entry, entries
 from dprobe.view import tables
 from dprobe.view.output import Output
 from dprobed.printable import LAYOUT, printable
 
 
-def show_entries(wanted: Wanted, output: Output, *, json: bool) -> int:
+def show_entries(wanted: EntriesWanted, output: Output, *, json: bool) -> int:
     """Write the entries that are wanted until there are no more, or Ctrl-C; the exit status."""
     try:
         for entry in entries(wanted):

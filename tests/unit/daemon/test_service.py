@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dprobed.daemon.service import Service
+from dprobed.daemon.service import ServiceManager
 from dprobed.wire import messages
 
 
@@ -53,7 +53,7 @@ class Silent:
 
 
 def test_without_systemd_nothing_happens() -> None:
-    service = Service({})
+    service = ServiceManager({})
     service.ready("well")
     with service.reloading():
         pass
@@ -64,7 +64,7 @@ def test_without_systemd_nothing_happens() -> None:
 
 
 def test_what_is_told(manager: socket.socket) -> None:
-    service = Service()
+    service = ServiceManager()
     service.ready("2 programs")
     assert said(manager) == ["READY=1", "STATUS=2 programs"]
     with service.reloading():
@@ -79,7 +79,7 @@ def test_a_descriptor_is_handed_over(manager: socket.socket) -> None:
     memory = os.memfd_create("test")
     try:
         os.write(memory, b"kept")
-        assert Service().store("journal", memory)
+        assert ServiceManager().store("journal", memory)
         text, descriptors, _, _ = socket.recv_fds(manager, 1 << 10, 4)
     finally:
         os.close(memory)
@@ -96,7 +96,7 @@ def test_the_watchdog_hears_of_us_while_clients_are_served(
     heard: list[list[str]] = []
 
     async def watch() -> None:
-        watching = asyncio.create_task(Service().watch(Answering(), lambda: "well"))
+        watching = asyncio.create_task(ServiceManager().watch(Answering(), lambda: "well"))
         while len(heard) < 3:
             heard.append(await asyncio.to_thread(said, manager))
         watching.cancel()
@@ -112,7 +112,7 @@ def test_a_loop_that_serves_nobody_tells_the_watchdog_nothing(
     server = Silent()
 
     async def watch() -> None:
-        watching = asyncio.create_task(Service().watch(server, str))
+        watching = asyncio.create_task(ServiceManager().watch(server, str))
         while not hasattr(server, "sock"):
             await asyncio.sleep(0)
         # Timers fire, and more than the watchdog's time goes by.
@@ -133,7 +133,7 @@ def test_a_watchdog_of_another_process_is_not_ours(
     monkeypatch.setenv("WATCHDOG_PID", "1")
 
     async def watch() -> None:
-        watching = asyncio.create_task(Service().watch(Answering(), lambda: "well"))
+        watching = asyncio.create_task(ServiceManager().watch(Answering(), lambda: "well"))
         assert await asyncio.to_thread(said, manager) == ["STATUS=well"]
         watching.cancel()
 
@@ -144,5 +144,5 @@ def test_a_manager_that_is_gone_is_no_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "none"))
-    Service().ready("well")
+    ServiceManager().ready("well")
     assert "systemd cannot be told READY=1" in caplog.text
