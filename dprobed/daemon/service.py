@@ -101,10 +101,17 @@ class ServiceManager:
         if not self._told:
             return
         pause = min(_LOOK, self._watchdog / _LOOKS) if self._watchdog else _LOOK
-        said = ""
+        said = complaint = ""
         while True:
-            await _greeted(server)
-            lines = ["WATCHDOG=1"] if self._watchdog else []
+            lines = []
+            try:
+                await _greeted(server)
+            except OSError as error:  # No descriptor is left: perhaps soon.
+                if complaint != (complaint := str(error.strerror)):
+                    _log.error("clients cannot be served: %s", complaint)
+            else:
+                complaint = ""
+                lines = ["WATCHDOG=1"] if self._watchdog else []
             if (line := status()) != said:
                 lines.append(f"STATUS={line}")
                 said = line

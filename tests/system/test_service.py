@@ -112,6 +112,21 @@ def test_only_members_of_its_group_may_connect(service: Container) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_a_users_own(service: Container) -> None:
+    service.run("useradd", "--create-home", "owner")
+    uid = service.out("id", "--user", "owner")
+    service.run("loginctl", "enable-linger", "owner")
+    service.until("its manager", f"user@{uid}.service", "ActiveState", "active")
+    own = ("setpriv", "--init-groups", f"--reuid={uid}", f"--regid={uid}", "env")
+    own += (f"XDG_RUNTIME_DIR=/run/user/{uid}", "HOME=/home/owner")
+    service.run(*own, "systemctl", "--user", "start", "dprobed.socket")
+    found = json.loads(service.out(*own, "dprobe", "status", "--json"))
+    assert (found["uid"], found["socket"]) == (int(uid), f"/run/user/{uid}/dprobed/control.sock")
+    state = service.out(*own, "systemctl", "--user", "show", "--value", "-p", "StatusText", SERVICE)
+    assert state == "0 programs in 0 processes; 0 deployments"
+    service.run(*own, "systemctl", "--user", "stop", "dprobed.socket", SERVICE)
+
+
 def test_a_daemon_that_hangs_is_restarted_and_its_target_goes_on(
     service: Container, beat: Beat
 ) -> None:

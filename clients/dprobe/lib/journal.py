@@ -77,9 +77,10 @@ def _opened(namespace: str) -> Reader:
     except OSError as error:
         raise UserError(f"the journal cannot be read: {error.strerror}") from None
     if not (reader.has_persistent_files() or reader.has_runtime_files()):
-        what = f"the journal of namespace {namespace}" if namespace else "no journal"
+        where = f" of namespace {namespace}" if namespace else ""
         raise UserError(
-            f"{what} is here, or none that this user may read: members of group systemd-journal may"
+            f"there is no journal{where}, or none that this user may read: members of group "
+            "systemd-journal may"
         )
     return reader
 

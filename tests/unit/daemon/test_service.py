@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import socket
 from collections.abc import Iterator
@@ -124,6 +125,28 @@ def test_a_loop_that_serves_nobody_tells_the_watchdog_nothing(
     with pytest.raises(BlockingIOError):
         manager.recv(1)
     server.sock.close()
+
+
+def test_a_daemon_without_a_descriptor_is_not_well_until_it_has_one(
+    manager: socket.socket, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("WATCHDOG_USEC", "3000")
+    pair, failures = socket.socketpair, iter([True, True, False])
+
+    def scarce() -> tuple[socket.socket, socket.socket]:
+        if next(failures, False):
+            raise OSError(errno.EMFILE, "too many open files")
+        return pair()
+
+    async def watch() -> None:
+        monkeypatch.setattr(socket, "socketpair", scarce)
+        watching = asyncio.create_task(ServiceManager().watch(Answering(), lambda: "well"))
+        assert await asyncio.to_thread(said, manager) == ["STATUS=well"]
+        assert await asyncio.to_thread(said, manager) == ["WATCHDOG=1"]
+        watching.cancel()
+
+    asyncio.run(watch())
+    assert caplog.text.count("clients cannot be served: too many open files") == 1
 
 
 def test_a_watchdog_of_another_process_is_not_ours(
