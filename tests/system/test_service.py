@@ -117,8 +117,8 @@ def test_a_users_own(service: Container) -> None:
     uid = service.out("id", "--user", "owner")
     service.run("loginctl", "enable-linger", "owner")
     service.until("its manager", f"user@{uid}.service", "ActiveState", "active")
-    own = ("setpriv", "--init-groups", f"--reuid={uid}", f"--regid={uid}", "env")
-    own += (f"XDG_RUNTIME_DIR=/run/user/{uid}", "HOME=/home/owner")
+    own = ["setpriv", "--init-groups", f"--reuid={uid}", f"--regid={uid}", "env"]
+    own += [f"XDG_RUNTIME_DIR=/run/user/{uid}", "HOME=/home/owner"]
     service.run(*own, "systemctl", "--user", "start", "dprobed.socket")
     found = json.loads(service.out(*own, "dprobe", "status", "--json"))
     assert (found["uid"], found["socket"]) == (int(uid), f"/run/user/{uid}/dprobed/control.sock")
