@@ -132,12 +132,15 @@ class StopTheWorld:
         asked: set[int] = set()
         self._tracees.dispatch_deferred(self._group)
         deadline = time.monotonic() + _TIMEOUT
+        look = time.monotonic() + _TICK
         left, interval = signal.getitimer(signal.ITIMER_REAL)
         signal.setitimer(signal.ITIMER_REAL, _TICK, _TICK)
         try:
             while self._interrupt_running(asked):
-                if self._tracees.wait(self._group):
+                # There is a stop each time where other targets hit all the time.
+                if self._tracees.wait(self._group) and time.monotonic() < look:
                     continue
+                look = time.monotonic() + _TICK
                 asleep = self._all_asleep()
                 # A parent in ``vfork`` sleeps until its child, which is stopped, goes on.
                 if asleep is not None and (
