@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import signal
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.leftovers import leaving_nothing
 
 TARGETS = Path(__file__).parent / "targets"
 
@@ -18,6 +20,13 @@ BuildTarget = Callable[..., Path]
 signal.signal(signal.SIGINT, signal.default_int_handler)
 for _ignored in (signal.SIGQUIT, signal.SIGHUP):
     signal.signal(_ignored, signal.SIG_DFL)
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left() -> Iterator[None]:
+    """A test leaves no child, ended or not, and no descriptor in the process of the tests."""
+    with leaving_nothing():
+        yield
 
 
 @pytest.fixture(scope="session")

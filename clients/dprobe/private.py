@@ -18,7 +18,7 @@ import socket
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, NoReturn, Protocol
+from typing import NamedTuple, NoReturn, Protocol
 
 from dprobe.lib.connection import GREETING, Connection, refuse_stopped
 from dprobe.lib.errors import (
@@ -29,9 +29,6 @@ from dprobe.lib.errors import (
     UserError,
 )
 from dprobed.wire.socket_path import default_socket
-
-if TYPE_CHECKING:
-    from types import TracebackType
 
 #: Signals that end a daemon, whatever this process does at them.
 _ENDING = (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP)
@@ -76,12 +73,7 @@ class PrivateDaemon:
     def __enter__(self) -> PrivateDaemon:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         """Close the socket, and wait until the daemon has ended: then every probe is out."""
         self._sock.close()
         os.close(self._stderr)

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable
 
 from dprobed.proc.connector import Connector
-from dprobed.proc.events import Kind
+from dprobed.proc.events import EventKind
 
 _log = logging.getLogger("dprobed")
 
@@ -25,7 +25,7 @@ class IdentityChanges:
     def __init__(self, changed: Callable[[int], None], missed: Callable[[], None]) -> None:
         self._changed = changed
         self._missed = missed
-        self._source = Connector(self, {Kind.UID})
+        self._source = Connector(self, {EventKind.UID})
 
     def start(self) -> None:
         """Listen to the proc connector, where it is available."""
@@ -42,7 +42,7 @@ class IdentityChanges:
         """Stop listening."""
         self._source.stop()
 
-    def on_event(self, kind: Kind, pid: int, parent: int = 0) -> None:
+    def on_event(self, kind: EventKind, pid: int, parent: int = 0) -> None:
         """A process changed its user or group."""
         self._changed(pid)
 

@@ -9,7 +9,7 @@ from dprobed.proc import procfs
 from dprobed.proc.names import NAMES
 from dprobed.program.exec.interface import Registers as Words
 from dprobed.tracee import memory, ptrace
-from dprobed.tracee.ptrace import Block, Registers
+from dprobed.tracee.ptrace import FixedBuffer, Registers
 
 
 class Facts:
@@ -70,7 +70,7 @@ class HitContext:
         #: Whether ``fpregs`` are those of this hit.
         self.has_fpregs = False
         self.fp_dirty = False
-        self._fpregs = Block(FPREGS_SIZE)
+        self._fpregs = FixedBuffer(FPREGS_SIZE)
 
     def forget_fpregs(self) -> None:
         """A new hit began: the ones that are here are of another."""

@@ -35,7 +35,7 @@ _NO_FILE: Final = WORD
 _EEXIST: Final = -17
 
 
-class Area:
+class SlotPages:
     """Pages in the target that hold slots."""
 
     __slots__ = ("end", "free", "lost", "start")
@@ -62,9 +62,9 @@ class Area:
         """Whether the code at an address and that in its slots reach each other."""
         return abs(address - self.start) < _REACH and abs(self.end - address) < _REACH
 
-    def copy(self) -> Area:
+    def copy(self) -> SlotPages:
         """The same pages in another process."""
-        other = Area(self.start, 0)
+        other = SlotPages(self.start, 0)
         other.end = self.end
         other.free = list(self.free)
         other.lost = self.lost
@@ -75,15 +75,15 @@ class ResidentArea:
     """All areas of one address space."""
 
     def __init__(self, memory: Memory, calls: RemoteCalls) -> None:
-        self.areas: list[Area] = []
+        self.areas: list[SlotPages] = []
         self._memory: Final = memory
         self._calls: Final = calls
 
-    def of(self, address: int) -> Area | None:
+    def of(self, address: int) -> SlotPages | None:
         """The area that an address is in."""
         return next((area for area in self.areas if area.holds(address)), None)
 
-    def near(self, address: int) -> Area | None:
+    def near(self, address: int) -> SlotPages | None:
         """An area with a free slot for the instruction at an address."""
         for area in self.areas:
             if area.free and not area.lost and area.reaches(address):
@@ -96,7 +96,7 @@ class ResidentArea:
             if area.holds(slot):
                 area.free.append(slot)
 
-    def whole(self) -> list[Area]:
+    def whole(self) -> list[SlotPages]:
         """The areas that are still ours, not unmapped or reused by the target.
 
         All of them while the target is in ``exec``, which is reported later.
@@ -164,7 +164,7 @@ class ResidentArea:
                 0,
             )
             if result == start:
-                area = Area(start, size)
+                area = SlotPages(start, size)
                 for mark in area.marks():
                     self._memory.poke(mark, MARK)
                 self.areas.append(area)

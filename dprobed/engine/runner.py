@@ -12,9 +12,10 @@ from dprobed.engine.affinity import Affinity
 from dprobed.engine.budget import STOP_NS
 from dprobed.engine.context import Facts, HitContext
 from dprobed.engine.interface import Listener
-from dprobed.engine.probe import Attachment
+from dprobed.engine.probe import Attachment, Probe
 from dprobed.proc import procfs
 from dprobed.proc.names import NAMES
+from dprobed.program.exec.interface import Outcome
 from dprobed.program.exits import ABORT, REM
 from dprobed.tracee.ptrace import Gone, Registers
 from dprobed.tracee.thread import Thread
@@ -112,39 +113,17 @@ class ProgramRunner:
                 facts.comm = name_of(tid)
                 if cpu != affinity.cpu or affinity.elsewhere:
                     affinity.hit(cpu)
-                self._add(
-                    probe,
-                    RawRecord(
-                        probe.program,
-                        probe.index,
-                        attachment.number,
-                        thread.tgid,
-                        tid,
-                        facts.comm,
-                        facts.uid,
-                        cpu,
-                        now,
-                        hits,
-                        outcome.exit,
-                        outcome.major,
-                        outcome.minor,
-                        outcome.log,
-                        outcome.raw,
-                        outcome.exception,
-                    ),
-                )
+                self._add(probe, RawRecord(
+                    probe.program, probe.index, attachment.number, thread.tgid, tid, facts.comm,
+                    facts.uid, cpu, now, hits, outcome.exit, outcome.major, outcome.minor,
+                    outcome.log, outcome.raw, outcome.exception,
+                ))  # fmt: skip
                 if may_fault and probe.revocable:
                     facts.revocable += self._latest()
                 if outcome.exit > 0:
                     self._listener.facility(thread, attachment, outcome)
-            if hits >= probe.last or outcome.exit == REM:
-                probe.set(State.REMOVED if outcome.exit == REM else State.DISABLED)
-                self._listener.retired()
-            if outcome.suspend:
-                thread.held = True
-                self._listener.suspended(thread)
-            if outcome.resume:
-                self._listener.resume()
+            if hits >= probe.last or outcome.exit == REM or outcome.suspend or outcome.resume:
+                self._follow(thread, probe, outcome)
         if context.fp_dirty:
             context.leave()
         if self.metered:
@@ -155,6 +134,17 @@ class ProgramRunner:
             affinity.review(thread, cpu, _REVIEW, now)
             affinity.hit(cpu)
         return altered
+
+    def _follow(self, thread: Thread, probe: Probe, outcome: Outcome) -> None:
+        """Do what seldom follows a hit: the probe is over, threads are held or resumed."""
+        if probe.hits >= probe.last or outcome.exit == REM:
+            probe.set(State.REMOVED if outcome.exit == REM else State.DISABLED)
+            self._listener.retired()
+        if outcome.suspend:
+            thread.held = True
+            self._listener.suspended(thread)
+        if outcome.resume:
+            self._listener.resume()
 
     def withdraw(self, thread: Thread) -> None:
         """The probed instruction faulted: its hit's records are taken back, and counted."""

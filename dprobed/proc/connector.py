@@ -24,7 +24,7 @@ import struct
 from collections.abc import Collection
 from typing import Final
 
-from dprobed.proc.events import Kind, Sink
+from dprobed.proc.events import EventKind, EventSink
 
 # include/uapi/linux/netlink.h, connector.h, cn_proc.h; include/uapi/asm-generic/socket.h
 _NETLINK_CONNECTOR: Final = 11
@@ -50,11 +50,11 @@ _GID: Final = 0x40
 _EXIT: Final = 0x8000_0000
 
 _KINDS: Final = {
-    _FORK: Kind.FORK,
-    _EXEC: Kind.EXEC,
-    _UID: Kind.UID,
-    _GID: Kind.UID,
-    _EXIT: Kind.EXIT,
+    _FORK: EventKind.FORK,
+    _EXEC: EventKind.EXEC,
+    _UID: EventKind.UID,
+    _GID: EventKind.UID,
+    _EXIT: EventKind.EXIT,
 }
 
 #: Receive buffer for 80,000 events (the kernel counts 832 bytes for each, and allows twice what is
@@ -81,7 +81,7 @@ class Connector:
 
     name = "connector"
 
-    def __init__(self, sink: Sink, kinds: Collection[Kind] = tuple(Kind)) -> None:
+    def __init__(self, sink: EventSink, kinds: Collection[EventKind] = tuple(EventKind)) -> None:
         self._sink = sink
         self._kinds = kinds
         self._socket: socket.socket | None = None
@@ -119,7 +119,7 @@ class Connector:
                 self._sink.on_event(*event)
 
 
-def listening(kinds: Collection[Kind] = tuple(Kind)) -> socket.socket:
+def listening(kinds: Collection[EventKind] = tuple(EventKind)) -> socket.socket:
     """A socket to which the kernel sends events of processes; raises OSError where we may not."""
     events = [event for event, kind in _KINDS.items() if kind in kinds]
     sock = socket.socket(
@@ -143,7 +143,7 @@ def listening(kinds: Collection[Kind] = tuple(Kind)) -> socket.socket:
     return sock
 
 
-def event_of(data: bytes) -> tuple[Kind, int, int] | None:
+def event_of(data: bytes) -> tuple[EventKind, int, int] | None:
     """The event in a datagram: what happened, to which process, and its parent at a fork (else 0).
 
     None: it is about a thread, or something else.
@@ -152,9 +152,9 @@ def event_of(data: bytes) -> tuple[Kind, int, int] | None:
         return None
     what, _, _, one, two, three, four = _EVENT.unpack_from(data, _EVENT_AT)
     if what == _FORK:  # parent's thread, parent, child's thread, child
-        return (Kind.FORK, four, two) if three == four else None
+        return (EventKind.FORK, four, two) if three == four else None
     if what == _EXEC:  # By whichever thread: it is the leading one afterwards.
-        return Kind.EXEC, two, 0
+        return EventKind.EXEC, two, 0
     kind = _KINDS.get(what)
     return (kind, two, 0) if kind is not None and one == two else None
 

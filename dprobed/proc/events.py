@@ -10,7 +10,7 @@ from enum import Enum
 from typing import Protocol
 
 
-class Kind(Enum):
+class EventKind(Enum):
     """What happened to a process."""
 
     FORK = "fork"
@@ -20,10 +20,10 @@ class Kind(Enum):
     EXIT = "exit"
 
 
-class Sink(Protocol):
+class EventSink(Protocol):
     """Receives events of processes; there are none of threads."""
 
-    def on_event(self, kind: Kind, pid: int, parent: int = 0) -> None:
+    def on_event(self, kind: EventKind, pid: int, parent: int = 0) -> None:
         """Something happened to process ``pid``, a moment ago: it may be gone by now.
 
         ``parent``: the process that forked it, at a fork, where the source knows; else 0.

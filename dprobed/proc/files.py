@@ -57,7 +57,7 @@ def _openat2() -> Callable[[bytes, bytes], int]:
     return lambda path, how: int(call(SYS_OPENAT2, _AT_FDCWD, path, how, len(how)))
 
 
-class Facts(NamedTuple):
+class FileIdentity(NamedTuple):
     """What is known of a file."""
 
     device: int
@@ -67,7 +67,7 @@ class Facts(NamedTuple):
     ctime_ns: int
 
 
-def facts(descriptor: int) -> Facts:
+def facts(descriptor: int) -> FileIdentity:
     """What the kernel knows of an open file, without asking anybody; raises OSError."""
     found = bytearray(_STATX_SIZE)
     _statx()(descriptor, found)
@@ -76,7 +76,7 @@ def facts(descriptor: int) -> Facts:
     ctime, ctime_ns = struct.unpack_from("=qI", found, 0x60)
     mtime, mtime_ns = struct.unpack_from("=qI", found, 0x70)
     major, minor = struct.unpack_from("=II", found, 0x88)
-    return Facts(
+    return FileIdentity(
         os.makedev(major, minor),
         inode,
         size,
@@ -85,7 +85,7 @@ def facts(descriptor: int) -> Facts:
     )
 
 
-def facts_of(path: str) -> Facts:
+def facts_of(path: str) -> FileIdentity:
     """The same of a magic link of /proc, which leads to a file without a path; raises OSError."""
     descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
     try:
@@ -94,7 +94,7 @@ def facts_of(path: str) -> Facts:
         os.close(descriptor)
 
 
-def known_facts(path: str) -> Facts | None:
+def known_facts(path: str) -> FileIdentity | None:
     """What is known of the file at a path, if the kernel has it in its cache."""
     try:
         found = _cached(path, 0)

@@ -16,7 +16,7 @@ import os
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from dprobed.proc import procfs
-from dprobed.proc.events import Kind, Sink
+from dprobed.proc.events import EventKind, EventSink
 
 if TYPE_CHECKING:
     import psutil
@@ -37,7 +37,7 @@ class Polling:
 
     name = f"polling every {INTERVAL:g} s"
 
-    def __init__(self, sink: Sink) -> None:
+    def __init__(self, sink: EventSink) -> None:
         self._sink = sink
         self._known: dict[int, _Known] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -60,7 +60,7 @@ class Polling:
         listing = _listing()
         for pid in self._known.keys() - listing.keys():
             del self._known[pid]
-            self._sink.on_event(Kind.EXIT, pid)
+            self._sink.on_event(EventKind.EXIT, pid)
         for pid, inode in listing.items():
             if self._timer is None:
                 return  # The sink stopped us at the last event.
@@ -74,11 +74,11 @@ class Polling:
             self._known[pid] = _Known(inode, process, exe)
             if known is not None and known.process == process:
                 if known.exe != exe and not procfs.has_ended(pid):
-                    self._sink.on_event(Kind.EXEC, pid)
+                    self._sink.on_event(EventKind.EXEC, pid)
                 continue
             if known is not None:
-                self._sink.on_event(Kind.EXIT, pid)
-            self._sink.on_event(Kind.FORK, pid)
+                self._sink.on_event(EventKind.EXIT, pid)
+            self._sink.on_event(EventKind.FORK, pid)
 
 
 def _listing() -> dict[int, int]:

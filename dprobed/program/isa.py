@@ -1,7 +1,8 @@
 """The one table of instructions of the probe language, and the small tables around it.
 
 Assembler, verifier, disassembler, executors and the reference page are all derived from what is
-here; no other module knows an opcode or an exception code by number. (Registers: ``registers``.)
+here; no other module knows an opcode by number. (Registers: ``registers``; exceptions and their
+codes: ``exceptions``; the tokens of the log's items: ``items``.)
 
 An instruction is one opcode byte and its operands, little-endian, without padding:
 
@@ -30,10 +31,11 @@ from __future__ import annotations
 
 from enum import Enum, IntEnum
 from functools import cached_property, partial
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
 
+from dprobed.program.exceptions import ExCode
 from dprobed.program.registers import REGISTERS
 from dprobed.program.values import VALUE_KINDS
 
@@ -92,128 +94,6 @@ class Flow(Enum):
     def falls_through(self) -> bool:
         """Whether the next instruction can be executed right after this one."""
         return self not in (Flow.JUMP, Flow.RETURN, Flow.END)
-
-
-class ExCode(IntEnum):
-    """Exception codes; each is a bit, so that a set of them is a mask."""
-
-    INVALID_ADDR = 0x1
-    SEG_FAULT = 0x2
-    MAX_JMPS = 0x4
-    CALL_STACK_OVERFLOW = 0x10
-    DIV_BY_ZERO = 0x20
-    INVALID_OPERAND = 0x40
-    INVALID_OPCODE = 0x80
-    HEAP_NOMEM = 0x100
-    HEAP_INVALID_HANDLE = 0x200
-    HEAP_INVALID_OFFSET = 0x400
-    LOG_OVERFLOW = 0x1000
-    RPN_STACK_WRAP = 0x2000
-    USER = 0x8000
-
-
-class ExceptionInfo(NamedTuple):
-    """What the triple of an exception means."""
-
-    code: ExCode
-    parm1: str
-    parm2: str
-    meaning: str
-
-
-EXCEPTIONS: Final[tuple[ExceptionInfo, ...]] = (
-    ExceptionInfo(ExCode.INVALID_ADDR, "the address", "0", "memory that cannot be accessed"),
-    ExceptionInfo(
-        ExCode.SEG_FAULT, "the selector", "the offset", "a bad segment (kernel programs only)"
-    ),
-    ExceptionInfo(ExCode.MAX_JMPS, "jmpmax", "0", "more jumps taken in one hit than jmpmax"),
-    ExceptionInfo(
-        ExCode.CALL_STACK_OVERFLOW,
-        "the address called, or 0 for `ret`",
-        "0",
-        "more than 32 nested calls, or `ret` at the outermost level",
-    ),
-    ExceptionInfo(ExCode.DIV_BY_ZERO, "0", "0", "division by zero"),
-    ExceptionInfo(
-        ExCode.INVALID_OPERAND,
-        "1 local, 2 global, 3 bit index, 4 facility",
-        "the value",
-        "an operand out of range at run time",
-    ),
-    ExceptionInfo(ExCode.INVALID_OPCODE, "the opcode", "0", "not an instruction"),
-    ExceptionInfo(ExCode.HEAP_NOMEM, "the size asked for", "0", "no heap left for `malloc`"),
-    ExceptionInfo(ExCode.HEAP_INVALID_HANDLE, "the handle", "the offset", "no such heap block"),
-    ExceptionInfo(
-        ExCode.HEAP_INVALID_OFFSET, "the handle", "the offset", "outside of the heap block"
-    ),
-    ExceptionInfo(ExCode.LOG_OVERFLOW, "logmax", "0", "the item does not fit into the log"),
-    ExceptionInfo(
-        ExCode.RPN_STACK_WRAP, "the depth", "0", "more than 1024 words pushed, or popped when empty"
-    ),
-    ExceptionInfo(ExCode.USER, "any", "any", "free for programs, raised by `rx`"),
-)
-
-#: INVALID_OPERAND's first parameter.
-OPERAND_LOCAL: Final = 1
-OPERAND_GLOBAL: Final = 2
-OPERAND_BIT: Final = 3
-OPERAND_FACILITY: Final = 4
-
-#: Which exceptions reach handlers unless a probe's ``ex_mask`` says otherwise; of the others, those
-#: within this mask end the program and the rest are ignored.
-DEFAULT_EX_MASK: Final = 0x0FFF
-FATAL_EX_MASK: Final = 0x0FFF
-
-
-class ItemToken(IntEnum):
-    """First byte (signed) of an item in the log; a 16-bit count follows."""
-
-    SEGMENT_FAULT = -2
-    MEMORY_FAULT = -1
-    MEMORY = 0
-    STRING = 1
-    STACK_TRACE = 2
-    FRAME = 3
-    STACK = 4
-    LOCALS = 5
-    GLOBALS = 6
-    WORDS = 7
-    VALUE = 8
-
-
-class TokenInfo(NamedTuple):
-    """What the count of a log item counts, and what follows it."""
-
-    token: ItemToken
-    counts: str
-    body: str
-
-
-TOKENS: Final[tuple[TokenInfo, ...]] = (
-    TokenInfo(ItemToken.SEGMENT_FAULT, "bytes: 8", "never written: every fault is a memory fault"),
-    TokenInfo(ItemToken.MEMORY_FAULT, "bytes: 8", "the address that could not be read"),
-    TokenInfo(
-        ItemToken.MEMORY, "bytes", "the address (8 bytes, not counted), then the memory there"
-    ),
-    TokenInfo(ItemToken.STRING, "bytes", "the string, without its NUL"),
-    TokenInfo(
-        ItemToken.STACK_TRACE,
-        "traces",
-        "exception code, handler, parm1, parm2; then one FRAME item",
-    ),
-    TokenInfo(
-        ItemToken.FRAME,
-        "frames, innermost first",
-        "each: called address, return address; then a STACK, a LOCALS and a GLOBALS item",
-    ),
-    TokenInfo(ItemToken.STACK, "words", "the words, the first of the range first"),
-    TokenInfo(ItemToken.LOCALS, "words", "the words"),
-    TokenInfo(ItemToken.GLOBALS, "words", "the words"),
-    TokenInfo(ItemToken.WORDS, "words", "the words, the former TOS first"),
-    TokenInfo(
-        ItemToken.VALUE, "bytes of its name", "the number of its kind (a byte), the word, the name"
-    ),
-)
 
 
 class ModType(IntEnum):
@@ -350,7 +230,7 @@ def _control() -> list[Instruction]:
             operands=(Operand.FACILITY,), raises=_OPERAND, flow=Flow.END),
         one("suspend", 0x0F, "Hold the thread after the program has ended, until it is resumed.",
             holds=True),
-        one("resume", 0x10, "Let go every thread of this target that a `suspend` holds.",
+        one("resume", 0x10, "Resume every thread of this target that a `suspend` holds.",
             holds=True),
     ]  # fmt: skip
     return found

@@ -19,11 +19,64 @@ pairs of byte offset and number of words). An item is in the log as a whole or n
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from enum import IntEnum
 from functools import cache
 from struct import Struct
-from typing import Final
+from typing import Final, NamedTuple
 
-from dprobed.program.isa import WORD_MASK, ItemToken
+from dprobed.program.isa import WORD_MASK
+
+
+class ItemToken(IntEnum):
+    """First byte (signed) of an item in the log; a 16-bit count follows."""
+
+    SEGMENT_FAULT = -2
+    MEMORY_FAULT = -1
+    MEMORY = 0
+    STRING = 1
+    STACK_TRACE = 2
+    FRAME = 3
+    STACK = 4
+    LOCALS = 5
+    GLOBALS = 6
+    WORDS = 7
+    VALUE = 8
+
+
+class TokenInfo(NamedTuple):
+    """What the count of a log item counts, and what follows it."""
+
+    token: ItemToken
+    counts: str
+    body: str
+
+
+TOKENS: Final[tuple[TokenInfo, ...]] = (
+    TokenInfo(ItemToken.SEGMENT_FAULT, "bytes: 8", "never written: every fault is a memory fault"),
+    TokenInfo(ItemToken.MEMORY_FAULT, "bytes: 8", "the address that could not be read"),
+    TokenInfo(
+        ItemToken.MEMORY, "bytes", "the address (8 bytes, not counted), then the memory there"
+    ),
+    TokenInfo(ItemToken.STRING, "bytes", "the string, without its NUL"),
+    TokenInfo(
+        ItemToken.STACK_TRACE,
+        "traces",
+        "exception code, handler, parm1, parm2; then one FRAME item",
+    ),
+    TokenInfo(
+        ItemToken.FRAME,
+        "frames, innermost first",
+        "each: called address, return address; then a STACK, a LOCALS and a GLOBALS item",
+    ),
+    TokenInfo(ItemToken.STACK, "words", "the words, the first of the range first"),
+    TokenInfo(ItemToken.LOCALS, "words", "the words"),
+    TokenInfo(ItemToken.GLOBALS, "words", "the words"),
+    TokenInfo(ItemToken.WORDS, "words", "the words, the former TOS first"),
+    TokenInfo(
+        ItemToken.VALUE, "bytes of its name", "the number of its kind (a byte), the word, the name"
+    ),
+)
+
 
 #: A code offset that is not one: no handler, no return address (0xffff…).
 NONE: Final = WORD_MASK

@@ -15,7 +15,8 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from dprobed.program.isa import DEFAULT_EX_MASK, Instruction, Operand, decode_at
+from dprobed.program.exceptions import DEFAULT_EX_MASK
+from dprobed.program.isa import Instruction, Operand, decode_at
 
 
 class Header(msgspec.Struct, frozen=True):

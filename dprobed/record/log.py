@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from struct import Struct
 from typing import Final, TypeAlias
 
-from dprobed.program.isa import ItemToken
-from dprobed.program.items import NONE, PREFIX
+from dprobed.program.items import NONE, PREFIX, ItemToken
 from dprobed.program.values import VALUE_KINDS
 
 #: Whole numbers beyond it are not whole as doubles.

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import msgspec
 
-from dprobed.program.isa import ExCode
+from dprobed.program.exceptions import ExCode
 
 #: The backend that records and targets are from where nothing else is said: a tracer process.
 TRACER: Final = "tracer"

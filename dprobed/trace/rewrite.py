@@ -8,10 +8,11 @@ from struct import pack
 from typing import Any, Final
 
 from dprobed.program.exits import EXIT_NAMES, FACILITIES
-from dprobed.program.isa import WORD_MASK, ItemToken
+from dprobed.program.isa import WORD_MASK
 from dprobed.program.items import (
     MAX_COUNT,
     NONE,
+    ItemToken,
     fault_item,
     frame_body,
     memory_item,

@@ -25,8 +25,8 @@ from struct import Struct
 from struct import error as StructError
 from typing import Final, NamedTuple
 
-from dprobed.program.isa import WORD_MASK, ItemToken
-from dprobed.program.items import NONE, PREFIX, WORD
+from dprobed.program.isa import WORD_MASK
+from dprobed.program.items import NONE, PREFIX, WORD, ItemToken
 from dprobed.program.values import VALUE_KINDS, name_error
 from dprobed.record.log import Json, decode_log, string_value, typed_value, with_text
 

@@ -111,7 +111,7 @@ def _key(record: Record, by: str) -> str:
     return "(none)" if value is None else str(value)
 
 
-class Unit(msgspec.Struct, frozen=True):
+class Scale(msgspec.Struct, frozen=True):
     """What numbers count: each further ``name`` is ``step`` times the one before."""
 
     step: int
@@ -128,9 +128,9 @@ class Unit(msgspec.Struct, frozen=True):
 
 #: By the name of ``--unit``.
 UNITS: Final = {
-    "none": Unit(1 << 10, ("", "K", "M", "G", "T", "P", "E")),
-    "bytes": Unit(1 << 10, (" B", " KiB", " MiB", " GiB", " TiB", " PiB", " EiB")),
-    "ns": Unit(1000, (" ns", " µs", " ms", " s")),
+    "none": Scale(1 << 10, ("", "K", "M", "G", "T", "P", "E")),
+    "bytes": Scale(1 << 10, (" B", " KiB", " MiB", " GiB", " TiB", " PiB", " EiB")),
+    "ns": Scale(1000, (" ns", " µs", " ms", " s")),
 }
 
 
@@ -168,7 +168,7 @@ def _drawn(buckets: Counter[int]) -> tuple[int, int]:
     return there[low], there[high]
 
 
-def bucket_name(bucket: int, unit: Unit = UNITS["none"]) -> str:
+def bucket_name(bucket: int, unit: Scale = UNITS["none"]) -> str:
     """The range of a bucket: from a power of two up to the next."""
     if bucket < 0:
         return "below 0"

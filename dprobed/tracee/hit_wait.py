@@ -18,7 +18,7 @@ from dprobed.arch.x86_64.resume_and_wait import (
     WORDS,
 )
 from dprobed.tracee import ptrace
-from dprobed.tracee.ptrace import WALL, Block, Gone, Registers
+from dprobed.tracee.ptrace import WALL, FixedBuffer, Gone, Registers
 
 #: A plain SIGTRAP stop is looked at, and not taken. Those of tracees are told of without WSTOPPED,
 #: and nothing else is to be: a child of ours that is no tracee, and was stopped, would be found each
@@ -40,7 +40,7 @@ class HitWait:
     def __init__(self) -> None:
         #: Those of the latest plain SIGTRAP stop.
         self.registers: Final = Registers()
-        block = Block(8 * WORDS)
+        block = FixedBuffer(8 * WORDS)
         #: The request: see ``resume_and_wait``.
         self.words: Final = memoryview(block.data).cast("Q")
         self.words[REGISTERS] = self.registers.address

@@ -69,7 +69,7 @@ class Gone(Exception):
         self.tid = tid
 
 
-class Block:
+class FixedBuffer:
     """Bytes at a fixed address, to be filled and read by the kernel."""
 
     __slots__ = ("_anchor", "address", "data")
@@ -80,7 +80,7 @@ class Block:
         self.address: Final[int] = ctypes.addressof(self._anchor)
 
 
-class Registers(Block):
+class Registers(FixedBuffer):
     """A ``struct user_regs_struct``: ``words[RIP]`` reads and writes one register."""
 
     __slots__ = ("words",)
@@ -186,8 +186,8 @@ def set_options(tid: int, options: int) -> None:
     bound_call(binding.PTRACE_SETOPTIONS, tid, 0, options)
 
 
-_word = Block(8)
-_mask = Block(8)
+_word = FixedBuffer(8)
+_mask = FixedBuffer(8)
 
 
 def event_message(tid: int) -> int:
@@ -199,14 +199,14 @@ def event_message(tid: int) -> int:
 
 def get_siginfo(tid: int) -> bytes:
     """The siginfo_t of a signal-delivery-stop (128 bytes)."""
-    block = Block(SIGINFO_SIZE)
+    block = FixedBuffer(SIGINFO_SIZE)
     bound_call(binding.PTRACE_GETSIGINFO, tid, 0, block.address)
     return bytes(block.data)
 
 
 def set_siginfo(tid: int, info: bytes) -> None:
     """Replace the siginfo_t of the signal that is about to be delivered."""
-    block = Block(SIGINFO_SIZE)
+    block = FixedBuffer(SIGINFO_SIZE)
     block.data[:] = info
     bound_call(binding.PTRACE_SETSIGINFO, tid, 0, block.address)
 
@@ -223,17 +223,17 @@ def set_sigmask(tid: int, mask: int) -> None:
     bound_call(PTRACE_SETSIGMASK, tid, 8, _mask.address)
 
 
-def get_fpregs(tid: int, block: Block) -> None:
+def get_fpregs(tid: int, block: FixedBuffer) -> None:
     """The 512-byte FXSAVE image."""
     bound_call(binding.PTRACE_GETFPREGS, tid, 0, block.address)
 
 
-def set_fpregs(tid: int, block: Block) -> None:
+def set_fpregs(tid: int, block: FixedBuffer) -> None:
     """Store the 512-byte FXSAVE image."""
     bound_call(binding.PTRACE_SETFPREGS, tid, 0, block.address)
 
 
-def get_regset(tid: int, note: int, block: Block) -> bytes:
+def get_regset(tid: int, note: int, block: FixedBuffer) -> bytes:
     """The register set that an ELF note type names, as the kernel's own core dump has it."""
     vector = structures.iovec_struct(block.address, len(block.data))
     bound_call(binding.PTRACE_GETREGSET, tid, note, ctypes.addressof(vector))
@@ -242,12 +242,12 @@ def get_regset(tid: int, note: int, block: Block) -> bytes:
 
 def get_xstate(tid: int) -> bytes:
     """The XSAVE area in standard form, as long as this machine's is."""
-    return get_regset(tid, NT_X86_XSTATE, Block(XSTATE_ROOM))
+    return get_regset(tid, NT_X86_XSTATE, FixedBuffer(XSTATE_ROOM))
 
 
 def set_xstate(tid: int, data: bytes) -> None:
     """Store an XSAVE area that ``get_xstate`` gave."""
-    block = Block(len(data))
+    block = FixedBuffer(len(data))
     block.data[:] = data
     vector = structures.iovec_struct(block.address, len(data))
     bound_call(binding.PTRACE_SETREGSET, tid, NT_X86_XSTATE, ctypes.addressof(vector))
@@ -264,7 +264,7 @@ def rseq_address(tid: int) -> int:
 
     PTRACE_GET_RSEQ_CONFIGURATION, Linux 5.13; glibc registers one from 2.35 on.
     """
-    block = Block(24)
+    block = FixedBuffer(24)
     try:
         bound_call(PTRACE_GET_RSEQ_CONFIGURATION, tid, 24, block.address)
     except (PtraceError, Gone):

@@ -83,7 +83,7 @@ class ThreadGroup:
     def forget(self, thread: Thread, stop: Stop) -> None:
         """Remove a thread that has ended."""
         self.drop(thread.tid)
-        self._let_parent_go(thread.tid)
+        self._release_parent(thread.tid)
         self.handler.forgotten(thread, stop)
 
     def hand_over(self, thread: Thread, heir: ThreadGroup) -> None:
@@ -192,7 +192,7 @@ class ThreadGroup:
     def _begin(self, thread: Thread, stop: Stop) -> None:
         thread.listen = stop.kind is Kind.GROUP_STOP
         self.handler.begin(thread, self._expected.pop(thread.tid, True))
-        self._let_parent_go(thread.tid)
+        self._release_parent(thread.tid)
         thread.busy = False
         if thread.tid in self.tracees.threads:
             thread.group.go(thread)
@@ -232,17 +232,17 @@ class ThreadGroup:
             thread.state = State.STOPPED
             self._begin(thread, first[0])
 
-    def _let_parent_go(self, child: int) -> None:
+    def _release_parent(self, child: int) -> None:
         """A child is clean, or has ended: its parent may return from ``fork``."""
         parent, _ = self._parents.pop(child, (None, 0.0))
         if parent is not None and parent.awaits == child:
             self._stopping.awaited(parent)
 
-    def let_late_parents_go(self) -> None:
+    def release_late_parents(self) -> None:
         """Let those go whose child has not made its first stop for long (a frozen cgroup)."""
         before = time.monotonic() - _LATE
         for child in [child for child, (_, since) in self._parents.items() if since < before]:
-            self._let_parent_go(child)
+            self._release_parent(child)
 
     def _expect(self, tid: int, tgid: int, shares: bool) -> Thread:
         """A child whose first stop is yet to come."""

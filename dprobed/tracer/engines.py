@@ -1,23 +1,14 @@
-"""The engines of one target as one: each call goes to the engine that it concerns, or to all.
-
-Two engines can stop at the same place: a thread in a slot of the trap engine makes an access that
-is watched, or a watchpoint on execution behind a one-byte breakpoint stops at its address.
-"""
+"""The engines of one target as one: each call goes to the engine that it concerns, or to all."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
-from dprobed.arch.x86_64.breakpoint import INT3
-from dprobed.arch.x86_64.registers import RIP
-from dprobed.arch.x86_64.relocation import RelocationError, instruction_length
-from dprobed.arch.x86_64.siginfo import code_of
 from dprobed.engine.address_space import AddressSpace
 from dprobed.engine.affinity import Affinity
 from dprobed.engine.errors import SpaceError
-from dprobed.engine.interface import Engine, Listener, Location, Loss, Plan, Refusal, TrapStop, Twin
+from dprobed.engine.interface import Engine, Listener, Location, Loss, Plan, Refusal, Twin
 from dprobed.engine.probe import Attachment, Probe
 from dprobed.engine.runner import ProgramRunner
 from dprobed.engine.trap import copies
@@ -26,10 +17,11 @@ from dprobed.engine.trap.sigtrap import Sigtrap
 from dprobed.engine.trap.sites import Sites
 from dprobed.engine.trap.view import OriginalView
 from dprobed.engine.watch.engine import WatchEngine
-from dprobed.tracee import ptrace
 from dprobed.tracee.ptrace import Gone, Registers
 from dprobed.tracee.thread import Thread
 from dprobed.tracee.thread_group import ThreadGroup
+from dprobed.tracer.engine_stops import EngineStops
+from dprobed.tracer.file_code import code_difference
 from dprobed.wire.engines import AUTO
 from dprobed.wire.protocol import State as ProbeState
 
@@ -49,10 +41,7 @@ class Engines:
         self._trap: Final = TrapEngine(group, listener, self.runner)
         self._watch: Final = WatchEngine(group, listener, self.runner)
         self._all: Final[tuple[Engine, ...]] = (self._trap, self._watch)
-        self._registers: Final = registers
-        #: The hot way: see ``TrapStops``.
-        self.serve_hit: Final = self._trap.stops.serve_hit
-        self.rewind: Final = self._trap.stops.rewind
+        self.stops: Final = EngineStops(self._trap, self._watch, registers)
 
     @property
     def space(self) -> AddressSpace:
@@ -117,7 +106,7 @@ class Engines:
             if location.kind or asked in (AUTO, engine.name)
             if (found := engine.offer(probe, location)) is not None
         ]
-        difference = self._difference(location)
+        difference = self._code_difference(location)
         if difference and any(isinstance(each, Plan) for each in offers):
             return Refusal(ProbeState.MISMATCH, difference)
         plans = [each for each in offers if isinstance(each, Plan)]
@@ -148,30 +137,13 @@ class Engines:
         for engine in self._all:
             engine.abandon_reserved()
 
-    def _difference(self, location: Location) -> str:
-        """How what is in memory differs from what is in the file; empty: it does not.
-
-        Its instruction is what has to be the same: programs patch what is around (tracing sleds).
-        """
+    def _code_difference(self, location: Location) -> str:
         code = location.code
-        found = self.original(location.address, len(code)) if code else b""
-        if not code or found.startswith(INT3):  # for which the engine has a reason of its own
-            return ""
-        try:
-            length = instruction_length(found, location.address)
-        except RelocationError:
-            length = len(code)
-        if found[:length] == code[:length] or len(location.opcode) >= length:
-            return ""
-        there = found[:length].hex(" ") or "nothing"
-        return (
-            f"the file has {code[:length].hex(' ')} there, memory {there}: the process, or another "
-            "tool, changed its code; give the whole instruction that is there with 'opcode ='"
-        )
+        return code_difference(location, self.original(location.address, len(code))) if code else ""
 
     def insert_internal(self, where: Location, callback: Callable[[Thread], None]) -> None:
         """See TrapEngine; raises SpaceError also where the file has other code."""
-        if difference := self._difference(where):
+        if difference := self._code_difference(where):
             raise SpaceError(f"{where.place}: {difference}")
         self._trap.insert_internal(where.address, callback)
 
@@ -265,7 +237,7 @@ class Engines:
             space.resident.unmap(self.group, lender)
             space.resident.areas.clear()
 
-    # --- threads and their stops ---
+    # --- threads ---
 
     def begin(self, thread: Thread) -> None:
         """A new thread, or process that shares the memory, made its first stop."""
@@ -281,72 +253,6 @@ class Engines:
         self.runner.forget(thread.tid)
         for engine in self._all:
             engine.forget(thread)
-
-    def serve(self, thread: Thread) -> None:
-        """Serve a SIGTRAP stop: breakpoint, watchpoint, handler's entry, or the target's own."""
-        try:
-            self._serve(thread, time.monotonic_ns())
-        except Gone:
-            return
-        except BaseException:
-            self._trap.stops.abandon(thread)
-            raise
-
-    def _serve(self, thread: Thread, now: int) -> None:
-        words = self._registers.load(thread.tid)
-        if thread.rewound:
-            thread.rewound = False
-            words[RIP] += len(INT3)
-        info = ptrace.get_siginfo(thread.tid)
-        stop = TrapStop(info, code_of(info))
-        if self._trap.serve(thread, stop, now):
-            return
-        if not self._at_original(thread, lambda: self._watch.serve(thread, stop, now)):
-            self._trap.stops.pass_on(thread, stop.code)
-
-    def _at_original(self, thread: Thread, serve: Callable[[], bool]) -> bool:
-        """Offer the stop to the watch engine; whether it was a watchpoint of ours.
-
-        The access can be that of a copied instruction: its program is shown the original place.
-        (Of a ``call`` it is the push, so rsp is right.)
-        """
-        words = self._registers.words
-        before = words[RIP]
-        shown = words[RIP] = self._trap.view.original_place(before)
-        served = serve()
-        if words[RIP] == shown:
-            words[RIP] = before
-        if served:
-            self._trap.stops.repair(thread)
-            self._registers.store(thread.tid)
-        return served
-
-    def end_step(self, thread: Thread) -> bool:
-        """After a single step that a debugger asked for; false while it is still in a slot.
-
-        Raises Gone.
-        """
-        self._trap.stops.stepped(thread)
-        self._registers.load(thread.tid)
-        now = time.monotonic_ns()
-        self._at_original(thread, lambda: self._watch.fired(thread, now))
-        return self._trap.stops.end_step(thread)
-
-    def abandon(self, thread: Thread) -> bool:
-        """See TrapStops."""
-        return self._trap.stops.abandon(thread)
-
-    def deliver(self, thread: Thread) -> None:
-        """See TrapStops."""
-        self._trap.stops.deliver(thread)
-
-    def moved(self, thread: Thread) -> None:
-        """See TrapStops."""
-        self._trap.stops.moved(thread)
-
-    def stop_serving(self) -> None:
-        """See TrapStops."""
-        self._trap.stops.give_up()
 
     def apply_unreached(self) -> None:
         """See WatchEngine."""

@@ -20,35 +20,18 @@ from dprobed.engine.errors import SpaceError
 from dprobed.tracee.lifecycle import State
 from dprobed.tracee.ptrace import Gone
 from dprobed.tracee.thread import Thread
-from dprobed.tracee.thread_group import ThreadGroup
-from dprobed.tracer.engines import Engines
-from dprobed.tracer.inserted import Variables
-from dprobed.tracer.programs import Programs
+from dprobed.tracer.inserted import VariableValues
+from dprobed.tracer.probed_target import ProbedTarget
 from dprobed.tracer.reporter import Reporter
 from dprobed.wire import protocol
 
 
-class InheritingTarget(Protocol):
+class InheritingTarget(ProbedTarget, Protocol):
     """The parts of a target that its fork children inherit or need."""
 
     @property
     def pid(self) -> int:
         """Its process."""
-        ...
-
-    @property
-    def group(self) -> ThreadGroup:
-        """Its threads."""
-        ...
-
-    @property
-    def engines(self) -> Engines:
-        """The engines that serve its probes."""
-        ...
-
-    @property
-    def programs(self) -> Programs:
-        """The programs inserted into it."""
         ...
 
     @property
@@ -64,10 +47,6 @@ class InheritingTarget(Protocol):
     @property
     def is_changing(self) -> bool:
         """Whether probes are still to be inserted (throttled ones)."""
-        ...
-
-    def tell(self, kind: str, text: str, tid: int = 0) -> None:
-        """Tell the daemon."""
         ...
 
 
@@ -100,7 +79,7 @@ class Inheritance:
         self._reporter: Final = reporter
         self._exec: Final = new_image
         #: The programs' variables at the fork of each child that has not made its first stop.
-        self._at_fork: Final[dict[int, Variables]] = {}
+        self._at_fork: Final[dict[int, VariableValues]] = {}
 
     @property
     def is_sealed(self) -> bool:

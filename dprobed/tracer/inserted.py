@@ -36,7 +36,7 @@ class Inserted(msgspec.Struct):
     probes: list[Probe] = msgspec.field(default_factory=list)
 
 
-class Variables(NamedTuple):
+class VariableValues(NamedTuple):
     """The values of global and local variables; ``locals`` by the number of the program."""
 
     globals: list[int]

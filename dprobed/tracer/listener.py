@@ -12,11 +12,9 @@ from dprobed.proc import procfs
 from dprobed.program.exec.interface import Outcome
 from dprobed.program.exits import DEBUGGER, DUMP
 from dprobed.tracee.thread import Thread
-from dprobed.tracee.thread_group import ThreadGroup
 from dprobed.tracer.context import TracerContext
 from dprobed.tracer.debug.invitation import Debugger
-from dprobed.tracer.engines import Engines
-from dprobed.tracer.programs import Programs
+from dprobed.tracer.probed_target import ProbedTarget
 from dprobed.tracer.throttle import Throttle
 
 if TYPE_CHECKING:
@@ -34,23 +32,8 @@ class DeferredWork(msgspec.Struct):
     lost: list[Thread] = msgspec.field(default_factory=list)
 
 
-class ListeningTarget(Protocol):
+class ListeningTarget(ProbedTarget, Protocol):
     """The parts of a target that act on what its engines report."""
-
-    @property
-    def group(self) -> ThreadGroup:
-        """Its traced threads."""
-        ...
-
-    @property
-    def engines(self) -> Engines:
-        """The engines that serve its probes."""
-        ...
-
-    @property
-    def programs(self) -> Programs:
-        """The programs inserted into it."""
-        ...
 
     @property
     def debugger(self) -> Debugger:
@@ -65,10 +48,6 @@ class ListeningTarget(Protocol):
     @property
     def throttle(self) -> Throttle:
         """Keeps its budgets."""
-        ...
-
-    def tell(self, kind: str, text: str, tid: int = 0) -> None:
-        """Send a notice to the daemon."""
         ...
 
 

@@ -137,7 +137,7 @@ class Tracer:
         group = self._tracees.blamed
         detaching = {each.pid for each in self._asked if isinstance(each, protocol.Detach)}
         return self._closing or any(
-            each.group is group and (each.is_detaching or each.pid in detaching)
+            each.group is group and (each.detachment.is_due or each.pid in detaching)
             for each in self._targets
         )
 

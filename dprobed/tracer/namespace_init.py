@@ -32,6 +32,8 @@ class NamespaceInit:
     """What is to be done about the signals of a process that may be the first of a namespace."""
 
     def __init__(self, pid: int) -> None:
+        #: The signal of a fault that the process is to die of once we have detached from it.
+        self.fatal = 0
         self._pid: Final = pid
         self._is_init: bool | None = None
         self._registers: Final = Registers()
@@ -42,7 +44,20 @@ class NamespaceInit:
             self._is_init = found is not None and found.innermost == 1
         return self._is_init and thread.tgid == self._pid
 
-    def drops(self, thread: Thread) -> bool:
+    def leaves(self, thread: Thread) -> bool:
+        """Settle the signal on its way to the thread; whether we are to detach at that, so that the
+        process dies of it. Raises Gone."""
+        if self._drops(thread):
+            thread.signal, thread.siginfo = 0, None
+            return False
+        if not self._dies(thread):
+            return False
+        self.fatal = self.fatal or thread.signal
+        thread.signal, thread.siginfo = 0, None
+        thread.pinned = True
+        return True
+
+    def _drops(self, thread: Thread) -> bool:
         """Whether the signal on its way to the thread would have been dropped; raises Gone."""
         if thread.signal != signal.SIGSTOP or not self._concerns(thread):
             return False
@@ -50,7 +65,7 @@ class NamespaceInit:
         # 0: a process of an outer namespace, which may stop it.
         return was_sent(info) and sender_of(info) != 0
 
-    def dies(self, thread: Thread) -> bool:
+    def _dies(self, thread: Thread) -> bool:
         """Whether the signal on its way to the thread is for a fault of its own, and would have
         ended the process; it is at the instruction that faults then. Raises Gone."""
         if thread.signal not in SYNCHRONOUS or not self._concerns(thread):

@@ -21,8 +21,9 @@ from dprobed.tracer.choices import Choices
 from dprobed.tracer.engines import Engines
 from dprobed.tracer.inserted import Inserted
 from dprobed.tracer.internal_breakpoints import InternalBreakpoints
-from dprobed.tracer.placement import LoadedModule, Placement, Spot, Unplaced
+from dprobed.tracer.placement import LoadedModule, Placement, Spot
 from dprobed.tracer.reporter import Reporter
+from dprobed.tracer.wanted import wanted
 from dprobed.wire import protocol
 from dprobed.wire.protocol import State as ProbeState
 
@@ -156,13 +157,15 @@ class Places:
         refused: list[tuple[Probe, Refusal]] = []
         spots: dict[tuple[Probe, int], Spot] = {}
         changed: list[Probe] = []
-        for inserted, probe, found, unplaced in self._found(programs, among):
-            if unplaced is not None:
-                self._excuse(probe, unplaced)
+        for each in wanted(self._placement, programs, among):
+            probe, inserted = each.probe, each.inserted
+            if each.unplaced is not None:
+                probe.set(each.unplaced.state, each.unplaced.reason)
+                probe.retry = each.unplaced.retry
             changed.append(probe)
-            for spot in found:
+            for spot in each.spots:
                 spots[probe, spot.address] = spot
-                where = self._location(inserted, probe, spot)
+                where = each.location(spot, self._number(spot.module, spot.place))
                 plan = self._engines.offer(probe, where, inserted.engine)
                 if isinstance(plan, Refusal):
                     refused.append((probe, plan))
@@ -197,52 +200,6 @@ class Places:
         self._placement.chosen[resolver] = chosen
         changed = self.place_again(self._inserted.values())
         self.tell_changed(changed)
-
-    def _found(
-        self, programs: Iterable[Inserted], among: list[LoadedModule]
-    ) -> Iterable[tuple[Inserted, Probe, list[Spot], Unplaced | None]]:
-        """Probes with addresses at which they are not inserted; or why they have none at all."""
-        for inserted in programs:
-            lacking = self._placement.find_symbols(
-                inserted.program, inserted.executor.symbols, among
-            )
-            for probe in inserted.probes:
-                if probe.over or probe.state in (ProbeState.FAILED, ProbeState.THROTTLED):
-                    continue
-                have = {attachment.address for attachment in probe.attachments}
-                if lacking is not None:
-                    if not have:
-                        yield inserted, probe, [], lacking
-                    continue
-                spots, unplaced = self._placement.find(
-                    inserted.program.header, probe.definition, among
-                )
-                fresh = {spot.address: spot for spot in spots if spot.address not in have}
-                if fresh:
-                    yield inserted, probe, list(fresh.values()), None
-                elif unplaced is not None and not have:
-                    yield inserted, probe, [], unplaced
-
-    @staticmethod
-    def _excuse(probe: Probe, unplaced: Unplaced) -> None:
-        probe.set(unplaced.state, unplaced.reason)
-        probe.retry = unplaced.retry
-
-    def _location(self, inserted: Inserted, probe: Probe, spot: Spot) -> Location:
-        number = self._number(spot.module, spot.place)
-        if spot.length:
-            kind = probe.definition.watchpoint or "w"
-            return Location(
-                spot.address,
-                number,
-                spot.place,
-                spot.key,
-                code=spot.code if kind == "x" else b"",
-                kind=kind,
-                length=spot.length,
-            )
-        opcode = (probe.definition.opcode or b"") if inserted.check_opcode else b""
-        return Location(spot.address, number, spot.place, spot.key, opcode, spot.code)
 
     def _arm(
         self, plans: list[Plan], spots: dict[tuple[Probe, int], Spot]

@@ -14,8 +14,7 @@ from dprobed.engine.probe import Probe
 from dprobed.proc import files
 from dprobed.proc.maps import MapsError
 from dprobed.program.bytecode import decode
-from dprobed.program.exec.interface import Executor
-from dprobed.program.exec.interface import Variables as ProgramVariables
+from dprobed.program.exec.interface import Executor, Variables
 from dprobed.program.exec.python import PythonExecutor
 from dprobed.program.exec.variables import ListVariables
 from dprobed.program.model import Program, ProgramError
@@ -26,7 +25,7 @@ from dprobed.tracee.ptrace import Gone
 from dprobed.tracee.thread import Thread
 from dprobed.tracee.thread_group import ThreadGroup
 from dprobed.tracer.engines import Engines
-from dprobed.tracer.inserted import Inserted, RequestError, Variables
+from dprobed.tracer.inserted import Inserted, RequestError, VariableValues
 from dprobed.tracer.places import Places
 from dprobed.tracer.reporter import Reporter
 from dprobed.wire import protocol
@@ -69,6 +68,13 @@ class Programs:
     def statuses(self) -> list[protocol.ProbeStatus]:
         """The states and counters of all probes."""
         return [probe.status() for probe in self.probes()]
+
+    def describe(self, number: int) -> dict[str, object]:
+        """Facts about a program, for the JSON file beside a core."""
+        inserted = self.inserted.get(number)
+        if inserted is None:
+            return {}
+        return {"program": inserted.label, "id": inserted.program.header.id}
 
     # --- address spaces ---
 
@@ -168,12 +174,12 @@ class Programs:
         """The programs that fork children get, too."""
         return [each for each in self.inserted.values() if self.follows_forks or each.follow_forks]
 
-    def variables_now(self) -> Variables:
+    def variables_now(self) -> VariableValues:
         """A copy of the variables."""
         locals_ = {each.number: each.executor.locals.read() for each in self.inserted.values()}
-        return Variables(self.globals.read(), locals_)
+        return VariableValues(self.globals.read(), locals_)
 
-    def take_over(self, other: Programs, variables: Variables) -> None:
+    def take_over(self, other: Programs, variables: VariableValues) -> None:
         """Inherit the programs of the parent that follow; ``variables``: its values at the fork.
 
         Their probes have no places yet: ``take_over_places`` or ``enter_image`` comes next.
@@ -276,7 +282,7 @@ class Programs:
 
     def variables(self, request: protocol.Vars) -> list[int]:
         """Read them, and reset them if asked to; raises RequestError."""
-        words: ProgramVariables
+        words: Variables
         if request.program is None:
             words = self.globals
         elif request.program in self.inserted:

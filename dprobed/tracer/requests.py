@@ -72,7 +72,7 @@ class Requests:
         self._context.tracees.blamed = target.group
         if target.end is not None and not isinstance(request, _OF_AN_ENDED):
             raise Gone(target.pid)
-        if target.is_detaching and not isinstance(request, _OF_AN_ENDED):
+        if target.detachment.is_due and not isinstance(request, _OF_AN_ENDED):
             raise RequestError(
                 f"process {target.pid} is being detached from, as soon as it wakes: it sleeps in "
                 "the kernel"
@@ -97,15 +97,30 @@ class Requests:
             case protocol.Resume():
                 return protocol.Ok(seq, tids=target.resume_held(request.tid))
             case protocol.Dump():
-                target.dump(request.zstd, lambda result: self._dumped(seq, result))
+                target.dumps.request(
+                    target.pid, request.zstd, lambda result: self._dumped(seq, result)
+                )
                 return None
             case protocol.Detach():
-                target.detach_when_idle(
+                target.detachment.ask(
                     lambda: self._detached(seq, target), lambda: self._taken_out(seq, target)
                 )
                 return None
             case _:
-                return target.query(seq)
+                return self._query(seq, target)
+
+    @staticmethod
+    def _query(seq: int, target: TracedProcess) -> protocol.Ok:
+        """States and counters."""
+        if target.end is None:
+            target.programs.places.fail_overwritten()
+        return protocol.Ok(
+            seq,
+            probes=target.programs.statuses(),
+            suspended=[thread.tid for thread in target.suspended.threads()],
+            overhead_ns=target.group.overhead_ns,
+            debugger=target.debugger.status(),
+        )
 
     def _dumped(self, seq: int, result: Result) -> None:
         if result.error:
@@ -122,7 +137,7 @@ class Requests:
         self._reporter.send(protocol.Ok(seq, dump=status))
 
     def _detached(self, seq: int, target: TracedProcess) -> None:
-        if not target.is_asleep:
+        if not target.detachment.is_asleep:
             self._taken_out(seq, target)
         self._targets.finish(target, target.end or ("detached", 0))
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import time
-from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -13,18 +11,18 @@ import msgspec
 from dprobed.engine.address_space import AddressSpace
 from dprobed.engine.errors import SpaceError
 from dprobed.proc import procfs, refusals
-from dprobed.proc.shared_memory import processes, relatives, sharers
+from dprobed.proc.shared_memory import processes, relatives
 from dprobed.tracee.attach import attach, find_lost
-from dprobed.tracee.borrower import Asleep
 from dprobed.tracee.lifecycle import State
 from dprobed.tracee.memory import Memory
 from dprobed.tracee.ptrace import Gone
 from dprobed.tracee.status import Kind, Stop
 from dprobed.tracee.thread import Thread
 from dprobed.tracee.thread_group import ThreadGroup
-from dprobed.tracee.tracees import Tracees
+from dprobed.tracer.attachable import check_alone, check_awake
 from dprobed.tracer.context import TracerContext
 from dprobed.tracer.debug.invitation import Debugger, TracerCallbacks
+from dprobed.tracer.detachment import Detachment
 from dprobed.tracer.engines import Engines
 from dprobed.tracer.inheritance import Inheritance
 from dprobed.tracer.inserted import RequestError
@@ -37,37 +35,12 @@ from dprobed.wire import protocol
 from dprobed.wire.limits import Limits
 
 if TYPE_CHECKING:
-    from dprobed.tracer.dump.snapshot import Dumps, Result
+    from dprobed.tracer.dump.snapshot import Dumps
 
 #: Seconds between two attempts to detach from threads that sleep in the kernel.
 DETACH_PAUSE: Final = 0.05
-#: Seconds after which a process that sleeps in the kernel is not attached to; between two looks.
-_SLEEP: Final = 0.3
-_PAUSE: Final = 0.02
-#: Threads that a notice names.
-_NAMED: Final = 5
 
 _log = logging.getLogger(__name__)
-
-
-def check_alone(pid: int, among: Iterator[int], tracees: Tracees) -> None:
-    """Refuse a process whose memory an untraced one shares, which our breakpoints would kill.
-
-    Raises RequestError.
-    """
-    for other in sharers(procfs.live_thread(pid), among):
-        found = procfs.status(other)
-        if found is None or other in (0, pid) or other in tracees.threads:
-            continue
-        relation = (
-            "parent"
-            if other == procfs.parent(pid)
-            else ("child" if procfs.parent(other) == pid else "fellow")
-        )
-        raise RequestError(
-            f"its {relation} {other} ({found.name.decode(errors='replace')}) shares its memory "
-            "(vfork or CLONE_VM) and would run into the probes; try again when that ended"
-        )
 
 
 class TracedProcess:
@@ -84,35 +57,27 @@ class TracedProcess:
         self._deferred: Final = DeferredWork()
         listener = EngineListener(self, self._deferred, context)
         self.engines: Final = Engines(self.group, listener, context.registers, context.affinity)
-        self.serve_hit: Final = self.engines.serve_hit
-        self.rewind: Final = self.engines.rewind
+        self.serve_hit: Final = self.engines.stops.serve_hit
+        self.rewind: Final = self.engines.stops.rewind
         self.programs: Final = Programs(
             pid, self.group, self.engines, context.reporter, context.resolver, self.tell
         )
         callbacks = TracerCallbacks(self.tell, self.programs.places.remove)
         self.debugger: Final = Debugger(self.engines, pid, callbacks)
         self.debugger.limit = options.hold_limit
-        self._suspended: Final = SuspendedThreads(self.group, self.debugger.control)
+        self.suspended: Final = SuspendedThreads(self.group, self.debugger.control)
         self.inheritance: Final = Inheritance(
             self, context.child_targets, context.reporter, self.debugger.new_image
         )
         self.options = options
         #: How it ended (exited, killed, detached…) and its status; None while it is a target.
         self.end: tuple[str, int] | None = None
-        self._namespace_init: Final = NamespaceInit(pid)
-        #: The signal of a fault that the process is to die of once we have detached from it.
-        self.fatal = 0
+        self.namespace_init: Final = NamespaceInit(pid)
         self.throttle: Final = Throttle(self.programs, self.group.request_attention)
         self._dumps: Dumps | None = None
-        #: Threads that sleep in the kernel keep us from detaching: since when, whether that was
-        #: told, and what is called then.
-        self._asleep_since = 0.0
-        self._has_told_asleep = False
-        self._on_asleep: Callable[[], None] = lambda: None
+        self.detachment: Final = Detachment(self.group, self.tell)
         self._end_status = ("gone", 0)
         self._failed = False
-        #: A detach was asked for: called when it is done.
-        self._on_detached: Callable[[], None] | None = None
         self.adjust(
             follow_forks=options.follow_forks,
             hold_thread=options.hold_thread,
@@ -129,9 +94,7 @@ class TracedProcess:
         # Checked again when no more children can appear; here because it refuses at once, and we
         # could not detach from a parent in vfork before it wakes.
         check_alone(self.pid, relatives(self.pid), self._context.tracees)
-        if self._sleeps():
-            # Nothing could be put in, and we could not detach again before it wakes.
-            raise RequestError(str(Asleep(self.pid)))
+        check_awake(self.pid, self._context.tracees)
         self.programs.launching = launch
         try:
             attach(self.group, self.pid)
@@ -149,15 +112,6 @@ class TracedProcess:
         except RequestError:
             self._detach_now()
             raise
-
-    def _sleeps(self) -> bool:
-        """Whether every thread sleeps in the kernel, and for longer than one does for a disk."""
-        deadline = time.monotonic() + _SLEEP
-        while procfs.sleeps(self.pid):
-            if time.monotonic() > deadline:
-                return True
-            self._context.tracees.pause(_PAUSE)
-        return False
 
     def _detach_now(self) -> None:
         while not self.detach():
@@ -178,7 +132,7 @@ class TracedProcess:
         if self._dumps is None:
             from dprobed.tracer.dump.snapshot import Dumps
 
-            self._dumps = Dumps(self.engines, self._describe, self.tell)
+            self._dumps = Dumps(self.engines, self.programs.describe, self.tell)
         return self._dumps
 
     @property
@@ -197,7 +151,7 @@ class TracedProcess:
             self._dumps.attend()
         if self._deferred.resume:
             self._deferred.resume = False
-            self._suspended.resume()
+            self.suspended.resume()
         if self._deferred.retired:
             self._deferred.retired = False
             self.programs.remove_retired()
@@ -206,26 +160,11 @@ class TracedProcess:
             self._keep_budgets()
         if self.end is None and self.debugger.is_invited:
             self.debugger.attend()
-        if self._on_detached is not None and not self._is_dumped:
-            if (self.end is not None and not self.inheritance.is_sealed) or self.detach():
-                self._on_detached()
-            elif not self.inheritance.is_sealed:
+        if self.detachment.is_due and not self._is_dumped:
+            if (self.end is not None and not self.is_sealed) or self.detach():
+                self.detachment.done()
+            elif not self.is_sealed:
                 self._context.reporter.arm()
-
-    def _note_asleep(self) -> None:
-        """We could not detach from all threads; tell so, once, if that lasts."""
-        now = time.monotonic()
-        self._asleep_since = self._asleep_since or now
-        if now - self._asleep_since < _SLEEP or self._has_told_asleep:
-            return
-        self._has_told_asleep = True
-        asleep = ", ".join(str(tid) for tid in sorted(self.group.threads)[:_NAMED])
-        self.tell(
-            "asleep",
-            f"its probes are out; its tracer stays until what sleeps in the kernel (thread "
-            f"{asleep}) wakes",
-        )
-        self._on_asleep()
 
     def _fail_lost(self) -> None:
         lost, self._deferred.lost = self._deferred.lost, []
@@ -244,50 +183,27 @@ class TracedProcess:
 
     def tick(self) -> None:
         """Periodic work: throttled and pending probes, unreached threads, children not begun."""
-        self.group.let_late_parents_go()
+        self.group.release_late_parents()
         if self.throttle.is_throttling:
             self.group.request_attention()
         self.programs.retry_pending()
         self.engines.apply_unreached()
-        if self._on_detached is not None or self._is_dumped:
+        if self.detachment.is_due or self._is_dumped:
             self.group.request_attention()
 
     # --- requests besides programs ---
-
-    def query(self, seq: int) -> protocol.Ok:
-        """States and counters."""
-        if self.end is None:
-            self.programs.places.fail_overwritten()
-        return protocol.Ok(
-            seq,
-            probes=self.programs.statuses(),
-            suspended=[thread.tid for thread in self._suspended.threads()],
-            overhead_ns=self.group.overhead_ns,
-            debugger=self.debugger.status(),
-        )
 
     def resume_held(self, tid: int | None) -> list[int]:
         """Serve a client's ``resume``: suspended threads, and a process held for a debugger.
 
         Raises RequestError.
         """
-        tids = self._suspended.resume(tid)
+        tids = self.suspended.resume(tid)
         if tid is None or tid in self.debugger.held:
             tids += self.debugger.release()
         if tid is not None and not tids:
             raise RequestError(f"thread {tid} is not held")
         return tids
-
-    def dump(self, zstd: bool, answer: Callable[[Result], None]) -> None:
-        """Write a core; raises DumpError, StoreError and Gone."""
-        self.dumps.request(self.pid, zstd, answer)
-
-    def _describe(self, number: int) -> dict[str, object]:
-        """Facts about a program, for the JSON file beside a core."""
-        inserted = self.programs.inserted.get(number)
-        if inserted is None:
-            return {}
-        return {"program": inserted.label, "id": inserted.program.header.id}
 
     def tell(self, kind: str, text: str, tid: int = 0) -> None:
         """Send a notice to the daemon; ``tid``: the thread that it is about."""
@@ -297,19 +213,19 @@ class TracedProcess:
 
     def serve_trap(self, thread: Thread) -> None:
         """See StopHandler; a debugger may be stepping the thread."""
-        if self._failed and self.engines.abandon(thread):
+        if self._failed and self.engines.stops.abandon(thread):
             return
         if not self.debugger.serve_trap(thread):
-            self.engines.serve(thread)
+            self.engines.stops.serve(thread)
         self._signal(thread)
 
     def abandon(self, thread: Thread) -> None:
         """See StopHandler."""
-        self.engines.abandon(thread)
+        self.engines.stops.abandon(thread)
 
     def deliver(self, thread: Thread) -> None:
         """See StopHandler; a debugger is asked first."""
-        self.engines.deliver(thread)
+        self.engines.stops.deliver(thread)
         self._signal(thread)
 
     def _signal(self, thread: Thread) -> None:
@@ -319,17 +235,8 @@ class TracedProcess:
         if not thread.signal or thread.held:
             return
         with contextlib.suppress(Gone):
-            if self._namespace_init.drops(thread):
-                thread.signal, thread.siginfo = 0, None
-            elif self._namespace_init.dies(thread):
-                self._leave_to_die(thread)
-
-    def _leave_to_die(self, thread: Thread) -> None:
-        """Detach from a namespace's first process that faults, so that it dies of that."""
-        self.fatal = self.fatal or thread.signal
-        thread.signal, thread.siginfo = 0, None
-        thread.pinned = True
-        self.group.request_attention()
+            if self.namespace_init.leaves(thread):
+                self.group.request_attention()
 
     def forked(self, child: int) -> None:
         """See StopHandler."""
@@ -380,6 +287,11 @@ class TracedProcess:
         return self.inheritance.is_sealed
 
     @property
+    def is_to_die(self) -> bool:
+        """Whether we are to detach from it so that it dies of a fault, and were not asked yet."""
+        return bool(self.namespace_init.fatal) and self.end is None and not self.detachment.is_due
+
+    @property
     def is_over(self) -> bool:
         """Whether it has ended, no core of it is being written, and all its reported children have
         made their first stop."""
@@ -388,28 +300,10 @@ class TracedProcess:
             self.end = self._end_status
         return (
             self.end is not None
-            and self._on_detached is None
+            and not self.detachment.is_due
             and not self._is_dumped
             and not any(thread.state is State.STARTING for thread in threads)
         )
-
-    def detach_when_idle(self, then: Callable[[], None], when_asleep: Callable[[], None]) -> None:
-        """Detach from the target as soon as no core is being written and all threads can be.
-
-        ``when_asleep``: called if some cannot, before they wake.
-        """
-        self._on_detached, self._on_asleep = then, when_asleep
-        self.group.request_attention()
-
-    @property
-    def is_asleep(self) -> bool:
-        """Whether we could not detach from it when we were to, and said so."""
-        return self._has_told_asleep
-
-    @property
-    def is_detaching(self) -> bool:
-        """Whether we are to detach from it as soon as that can be."""
-        return self._on_detached is not None
 
     def finish(self, end: tuple[str, int]) -> None:
         """The target has ended, or was detached from: report it with the last counters."""
@@ -424,7 +318,7 @@ class TracedProcess:
     def stop_serving(self) -> None:
         """After an internal error: serve no hit any more, and find threads that were lost."""
         self._failed = True
-        self.engines.stop_serving()
+        self.engines.stops.give_up()
         find_lost(self.group, self.pid)
         if self._dumps is not None:
             self._dumps.abandon("internal error in the tracer (see the log)")
@@ -443,8 +337,8 @@ class TracedProcess:
             try:
                 self.engines.remove_all(unstoppable)
             except (Gone, SpaceError) as error:
-                _log.warning("process %d keeps pages of ours: %s", self.pid, error)
+                _log.warning("process %d: our pages stay: %s", self.pid, error)
             self.group.detach_all()
         if self.group.threads:
-            self._note_asleep()
+            self.detachment.note_asleep()
         return not self.group.threads

@@ -98,7 +98,7 @@ class Targets:
         options = msgspec.structs.replace(parent.options, follow_forks=False)
         child = TracedProcess(self.context, pid, options)
         self._take(child)
-        child.detach_when_idle(lambda: self.finish(child, child.end or _DETACHED), lambda: None)
+        child.detachment.ask(lambda: self.finish(child, child.end or _DETACHED), lambda: None)
         return child
 
     def _take(self, target: TracedProcess) -> None:
@@ -117,8 +117,8 @@ class Targets:
         for target in list(self.by_pid.values()):
             if target.group.failure is not None:
                 self.fail(target, target.group.failure)
-            elif target.fatal and target.end is None and not target.is_detaching:
-                target.detach_when_idle(partial(self._finish_fatally, target), lambda: None)
+            elif target.is_to_die:
+                target.detachment.ask(partial(self._finish_fatally, target), lambda: None)
             elif target.is_over and target.end is not None:
                 # Children that share its memory may be left, and one that no event has reported.
                 if target.group.threads and not self._detach(target):
@@ -143,7 +143,8 @@ class Targets:
         deadline = time.monotonic() + _DYING
         while not (has_ended := procfs.has_ended(target.pid)) and time.monotonic() < deadline:
             self._tracees.pause(_DYING / 100)
-        self.finish(target, target.end or (("killed", target.fatal) if has_ended else _DETACHED))
+        died = ("killed", target.namespace_init.fatal)
+        self.finish(target, target.end or (died if has_ended else _DETACHED))
 
     def forget_ended(self) -> None:
         """Forget ended targets of which no orphan can appear any more."""
@@ -156,7 +157,7 @@ class Targets:
         try:
             return target.detach()
         except Exception as error:
-            _log.exception("leaving process %d failed; once more", target.pid)
+            _log.exception("detaching from process %d failed; trying again", target.pid)
             self._defect = error
             return target.detach()
 

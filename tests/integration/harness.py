@@ -321,22 +321,24 @@ class TracerProcess:
         assert self.ended is not None, "the tracer ended without a word"
         return self.ended
 
+    def status(self) -> int:
+        """Collect its processes; the tracer's exit code."""
+        pid, self.pid = self.pid, 0
+        _, status = os.waitpid(pid, 0)
+        self.sock.close()
+        os.waitpid(self.resolver, 0)
+        return os.waitstatus_to_exitcode(status)
+
     def reap(self) -> None:
-        """Collect the process; it must have ended well."""
+        """Collect its processes; the tracer must have ended well."""
         if self.pid:
-            pid, self.pid = self.pid, 0
-            _, status = os.waitpid(pid, 0)
-            os.waitpid(self.resolver, 0)
-            self.sock.close()
-            assert status == 0, f"the tracer ended with wait status {status:#x}"
+            status = self.status()
+            assert status == 0, f"the tracer ended with exit code {status}"
 
     def kill(self) -> None:
         """End it as the kernel does when memory is short, without a chance to detach."""
-        pid, self.pid = self.pid, 0
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-        self.sock.close()
-        os.waitpid(self.resolver, 0)
+        os.kill(self.pid, signal.SIGKILL)
+        self.status()
 
     def end(self) -> None:
         """Have it detach if it has not yet, and reap it."""

@@ -78,7 +78,7 @@ def test_query_says_when_there_is_no_such_program(daemon: Daemon) -> None:
     for arguments, status, text in (
         ((), 0, "nothing is inserted"),
         (("other",), 2, "dprobe: there is no program other; `dprobe programs` lists them"),
-        (("--pid", os.getpid()), 0, "no such program is in"),
+        (("--pid", os.getpid()), 0, "no such program is inserted"),
     ):
         done = daemon.dprobe("query", *arguments)
         assert (done.returncode, done.stdout, done.stderr) == (status, "", f"{text}\n")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import select
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -69,11 +68,10 @@ def attached(*arguments: object) -> Iterator[list[str]]:
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         lines: list[str] = []
-        while not (lines and "in process" in lines[-1] and "until" in lines[-1]):
-            assert select.select([process.stderr], [], [], PATIENCE)[0]
-            lines.append(process.stderr.readline())
-            assert lines[-1], lines
         try:
+            while not (lines and "in process" in lines[-1] and "until" in lines[-1]):
+                lines.append(process.stderr.readline())
+                assert lines[-1], lines
             yield lines
         finally:
             process.terminate()

@@ -7,7 +7,8 @@ import gc
 import os
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 import pytest
 
@@ -25,6 +26,21 @@ def say(sock: socket.socket, text: str) -> None:
     sock.sendall(protocol.pack(protocol.TargetEvent("test", os.getpid(), 0, text)))
 
 
+@asynccontextmanager
+async def supervised(
+    main: Main, first: TracerAhead | None = None
+) -> AsyncIterator[TracerProcesses]:
+    """Tracers that run ``main``, until all of them and their resolvers have ended."""
+    tracers = TracerProcesses(main, first)
+    try:
+        yield tracers
+    finally:
+        await tracers.stop(20)
+        async with asyncio.timeout(20):
+            while tracers.resolvers.processes:
+                await asyncio.sleep(0.001)
+
+
 async def watch(
     main: Main, act: Callable[[TracerProcess], object] = TracerProcess.close
 ) -> tuple[list[str], str]:
@@ -35,13 +51,13 @@ async def watch(
         assert isinstance(event, protocol.TargetEvent)
         said.append(event.text)
 
-    supervisor = TracerProcesses(main)
-    tracer = await supervisor.start(note, uid=os.geteuid(), gid=os.getegid(), owner=0)
-    result = act(tracer)
-    if asyncio.iscoroutine(result):
-        await result
-    how = await asyncio.wait_for(tracer.gone, 20)
-    assert supervisor.tracers == set()
+    async with supervised(main) as supervisor:
+        tracer = await supervisor.start(note, uid=os.geteuid(), gid=os.getegid(), owner=0)
+        result = act(tracer)
+        if asyncio.iscoroutine(result):
+            await result
+        how = await asyncio.wait_for(tracer.gone, 20)
+        assert supervisor.tracers == set()
     return said, how
 
 
@@ -55,11 +71,11 @@ def test_an_event_on_which_the_daemon_fails_ends_the_tracer_and_nothing_hangs() 
         raise LookupError("a defect")
 
     async def act() -> str:
-        tracers = TracerProcesses(main)
-        tracer = await tracers.start(fail, uid=os.geteuid(), gid=os.getegid(), owner=0)
-        with pytest.raises(BackendGone, match="internal error in the daemon"):
-            await tracer.request(lambda seq: protocol.Query(seq, 1))
-        return await asyncio.wait_for(tracer.gone, 20)
+        async with supervised(main) as tracers:
+            tracer = await tracers.start(fail, uid=os.geteuid(), gid=os.getegid(), owner=0)
+            with pytest.raises(BackendGone, match="internal error in the daemon"):
+                await tracer.request(lambda seq: protocol.Query(seq, 1))
+            return await asyncio.wait_for(tracer.gone, 20)
 
     assert asyncio.run(act()) == "internal error in the daemon (see its log)"
 
@@ -77,20 +93,19 @@ def test_a_tracer_that_was_forked_ahead_is_the_first_one_of_its_user() -> None:
 
     async def act() -> None:
         first = ahead(main)
-        tracers = TracerProcesses(main, first)
         uid, gid = first.user
-        other = await tracers.start(ignore, uid=uid, gid=gid, owner=uid + 1)
-        assert first.pid not in tracers.tracers
-        own = await tracers.start(ignore, uid=uid, gid=gid, owner=uid)
-        assert first.pid in tracers.tracers
-        third = await tracers.start(ignore, uid=uid, gid=gid, owner=uid)
-        assert len(tracers.tracers) == 3
-        # What it asks comes to the resolver of its user, which both have.
-        assert first.mailbox[0] is tracers.resolvers.take((uid, gid), uid)
-        for tracer in (other, own, third):
-            tracer.close()
-            assert await asyncio.wait_for(tracer.gone, 20) == ""
-        await tracers.stop(1)
+        async with supervised(main, first) as tracers:
+            other = await tracers.start(ignore, uid=uid, gid=gid, owner=uid + 1)
+            assert first.pid not in tracers.tracers
+            own = await tracers.start(ignore, uid=uid, gid=gid, owner=uid)
+            assert first.pid in tracers.tracers
+            third = await tracers.start(ignore, uid=uid, gid=gid, owner=uid)
+            assert len(tracers.tracers) == 3
+            # What it asks comes to the resolver of its user, which both have.
+            assert first.mailbox[0] is tracers.resolvers.take((uid, gid), uid)
+            for tracer in (other, own, third):
+                tracer.close()
+                assert await asyncio.wait_for(tracer.gone, 20) == ""
 
     asyncio.run(act())
 

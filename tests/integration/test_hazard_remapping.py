@@ -28,8 +28,7 @@ def begin(program: Path, start: Start, trace: Trace, how: str) -> tuple[Target, 
     target = start(program, how)
     tracer = trace(target, follow_forks=True)
     number = tracer.put(counting(program, "alone", "reads_call"))
-    target.go()
-    target.expect("reading")
+    reach(target, "reading")
     if how == "replaces":
         return target, tracer, number
     reader = max(procfs.threads(target.pid))
@@ -39,6 +38,21 @@ def begin(program: Path, start: Start, trace: Trace, how: str) -> tuple[Target, 
 
 def states(tracer: TracerProcess, number: int) -> list[tuple[State, int, str]]:
     return [(each.state, each.hits, each.reason) for each in tracer.query(number)]
+
+
+def reach(target: Target, *words: str) -> None:
+    """Open a gate for each word, and read up to it."""
+    for word in words:
+        target.go()
+        target.expect(word)
+
+
+def probe_again(program: Path, target: Target, tracer: TracerProcess) -> None:
+    """Its code, as it is now, takes probes as ever; and it goes on after us."""
+    again = tracer.put(counting(program, "alone"))
+    reach(target, "left")
+    assert tracer.hits(again) == [10]
+    leave(target, tracer)
 
 
 def leave(target: Target, tracer: TracerProcess) -> None:
@@ -53,11 +67,9 @@ def test_code_that_is_moved_to_other_memory_or_closed_for_a_while(
 ) -> None:
     """Its breakpoints are in the copy that it makes, hold there, and are taken out of that."""
     target, tracer, number = begin(program, start, trace, how)
-    target.go()
-    target.expect("changed")
+    reach(target, "changed")
     again = tracer.put(counting(program, "alone"))
-    target.go()
-    target.expect("left")
+    reach(target, "left")
     assert tracer.hits(number) == [30, 1]
     assert tracer.hits(again) == [10]
     leave(target, tracer)
@@ -65,14 +77,9 @@ def test_code_that_is_moved_to_other_memory_or_closed_for_a_while(
 
 def test_code_that_is_read_from_its_file_again(program: Path, start: Start, trace: Trace) -> None:
     target, tracer, number = begin(program, start, trace, "drops")
-    target.go()
-    target.expect("changed")
+    reach(target, "changed")
     assert states(tracer, number) == [(State.FAILED, 10, CHANGED), (State.FAILED, 1, CHANGED)]
-    again = tracer.put(counting(program, "alone"))
-    target.go()
-    target.expect("left")
-    assert tracer.hits(again) == [10]
-    leave(target, tracer)
+    probe_again(program, target, tracer)
 
 
 def test_code_that_is_overwritten_with_breakpoints(
@@ -80,13 +87,11 @@ def test_code_that_is_overwritten_with_breakpoints(
 ) -> None:
     """The ``int3`` that stands at the place then is not ours to take out, in no process."""
     target, tracer, number = begin(program, start, trace, "replaces")
-    target.go()
-    target.expect("changed")
+    reach(target, "changed")
     _, probes = tracer.insert(counting(program, "alone"))
     assert [each.state for each in probes] == [State.MISMATCH]
     assert "changed its code" in probes[0].reason
-    target.go()
-    target.expect("left")
+    reach(target, "left")
     assert states(tracer, number) == [(State.FAILED, 10, CHANGED), (State.FAILED, 0, CHANGED)]
     leave(target, tracer)
 
@@ -97,31 +102,20 @@ def test_the_memory_that_is_ours_is_taken_away(
 ) -> None:
     """A thread in it, and one on its way there, find themselves in the code that was probed."""
     target, tracer, number = begin(program, start, trace, how)
-    target.go()
-    target.expect("touched")
+    reach(target, "touched")
     assert target.number("strange") > 0
     elsewhere = tracer.put(counting(program, "reads"))
-    target.go()
-    target.expect("changed")
+    reach(target, "changed")
     assert tracer.hits(elsewhere) == [0]
     assert states(tracer, number) == [(State.FAILED, 10, TOOK_AWAY), (State.FAILED, 1, TOOK_AWAY)]
-    again = tracer.put(counting(program, "alone"))
-    target.go()
-    target.expect("left")
-    assert tracer.hits(again) == [10]
-    leave(target, tracer)
+    probe_again(program, target, tracer)
 
 
 def test_a_child_that_is_not_given_the_memory_that_is_ours(
     program: Path, start: Start, trace: Trace
 ) -> None:
     target, tracer, number = begin(program, start, trace, "keeps")
-    target.go()
-    target.expect("touched")
-    target.go()
-    target.expect("changed")
-    target.go()
-    target.expect("left")
+    reach(target, "touched", "changed", "left")
     assert tracer.hits(number) == [30, 1]
     leave(target, tracer)
 

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from dprobed.program.bytecode import encode
+from dprobed.program.exceptions import ExCode
 from dprobed.program.exits import BUDGET, EXCEPTION, REM
-from dprobed.program.isa import ExCode
 from dprobed.program.model import select
 from dprobed.program.registers import REGISTERS
 from dprobed.program.rpn.parser import assemble

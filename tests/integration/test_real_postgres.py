@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.integration.client_support import WITHOUT_EVENTS, running_daemon
-from tests.service.nginx import wait_until
 from tests.service.postgres import Postgres, postgres
 from tests.service.probed import active, deployments, followed
+from tests.service.surroundings import only_policy, wait_until
 
 CLIENTS = 4
 #: Transactions of each client on one connection, and on one each.
@@ -26,13 +25,6 @@ offset = {place}
     log 1
     exit
 """
-POLICY = """
-[[policy]]
-name = "database"
-match.exe = "{exe}"
-follow_forks = true
-apply.programs = {programs}
-"""
 
 
 @pytest.fixture
@@ -41,20 +33,14 @@ def service() -> Iterator[Postgres]:
         yield ready
 
 
-def by_policy(service: Postgres, folder: Path) -> Path:
-    """The configuration of a daemon whose only policy is one for the server."""
-    names = []
+def sources(folder: Path) -> list[Path]:
+    """The programs as files."""
+    paths = []
     for name, place in PLACES.items():
         path = folder / f"{name}.rpn"
         path.write_text(PROGRAM.format(place=place))
-        names.append(str(path))
-    policies = folder / "policies.d"
-    policies.mkdir()
-    text = POLICY.format(exe=service.executable, programs=json.dumps(names))
-    (policies / "postgres.toml").write_text(text)
-    path = folder / "dprobed.toml"
-    path.write_text('policies = "policies.d"\n')
-    return path
+        paths.append(path)
+    return paths
 
 
 def go_through_everything(service: Postgres, started: Callable[[], None]) -> int:
@@ -102,7 +88,7 @@ def test_by_a_policy_alone_every_query_is_counted_and_none_fails(
     service: Postgres, tmp_path: Path, before: tuple[str, ...]
 ) -> None:
     """The server and all that it forks have the programs, and no client says anything."""
-    configuration = by_policy(service, tmp_path)
+    configuration = only_policy(tmp_path, service.executable, sources(tmp_path))
     with (
         running_daemon(tmp_path, "--config", configuration, before=before) as daemon,
         followed(daemon, tmp_path) as records,

@@ -13,7 +13,7 @@ from typing import Final
 import pytest
 
 from tests.integration.client_support import Daemon, Json, tracer_of
-from tests.service.nginx import wait_until
+from tests.service.surroundings import wait_until
 
 #: Requests of the load, of each of two kinds.
 REQUESTS: Final = 15000

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 from collections.abc import Iterator
@@ -19,7 +18,7 @@ from tests.integration.client_support import (
     wait_end,
 )
 from tests.service.load import Load
-from tests.service.nginx import Nginx, nginx, wait_gone, wait_until
+from tests.service.nginx import Nginx, nginx
 from tests.service.probed import (
     active,
     deployments,
@@ -29,19 +28,13 @@ from tests.service.probed import (
     sources,
     wait_probed,
 )
+from tests.service.surroundings import only_policy, wait_gone, wait_until
 
 #: Only counted.
 COUNTED = """
 name = {module}
 offset = {place}
     abort
-"""
-POLICY = """
-[[policy]]
-name = "web"
-match.exe = "{exe}"
-follow_forks = true
-apply.programs = {programs}
 """
 #: Requests that are served between one event and the next.
 STEP = 1500
@@ -55,18 +48,6 @@ def service() -> Iterator[Nginx]:
 
 def deploy(daemon: Daemon, service: Nginx, folder: Path) -> None:
     daemon.json("insert", *sources(folder), "--exe", service.executable)
-
-
-def by_policy(service: Nginx, folder: Path) -> Path:
-    """The configuration of a daemon whose only policy is one for nginx."""
-    policies = folder / "policies.d"
-    policies.mkdir()
-    names = [str(path) for path in sources(folder)]
-    text = POLICY.format(exe=service.executable, programs=json.dumps(names))
-    (policies / "nginx.toml").write_text(text)
-    path = folder / "dprobed.toml"
-    path.write_text('policies = "policies.d"\n')
-    return path
 
 
 def go_through_everything(service: Nginx, load: Load) -> None:
@@ -98,7 +79,7 @@ def test_by_a_policy_alone_every_request_is_counted_and_none_fails(
     service: Nginx, tmp_path: Path, before: tuple[str, ...]
 ) -> None:
     """Master and workers get the programs as they start, and no client says anything."""
-    configuration = by_policy(service, tmp_path)
+    configuration = only_policy(tmp_path, service.executable, sources(tmp_path))
     with running_daemon(tmp_path, "--config", configuration, before=before) as daemon:
         service.start()
         wait_probed(daemon, service)

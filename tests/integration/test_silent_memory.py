@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from dprobed.program.isa import ExCode
+from dprobed.program.exceptions import ExCode
 from dprobed.wire.protocol import State
 from tests.conftest import BuildTarget
 from tests.integration.client_support import PATIENCE, Daemon, tracer_of
 from tests.integration.conftest import Start, Trace
-from tests.integration.harness import TracerProcess, counting
+from tests.integration.harness import Target, TracerProcess, counting
 from tests.integration.silent_fs import SilentFiles
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root may fill and mount so")
@@ -37,6 +37,19 @@ def addresses(tracer: TracerProcess) -> list[int | None]:
     return [each.exception[1] if each.exception else None for each in tracer.records]
 
 
+def looked_at(program: Path, target: Target, tracer: TracerProcess, body: str) -> list[int | None]:
+    """What each of 16 accesses says, 8 before the target has filled the memory, 8 after."""
+    number = tracer.put(counting(program, "looked_at", body=body))
+    filling = tracer.put(counting(program, "probed"))
+    target.go()
+    target.expect("looked")
+    target.go()
+    target.expect("filled")
+    assert tracer.hits(number) == [16]
+    assert tracer.hits(filling) == [8]
+    return addresses(tracer)
+
+
 @pytest.mark.parametrize("how", ["anonymous", "shared"])
 def test_a_read_of_memory_that_the_target_is_to_fill(
     build_target: BuildTarget, start: Start, trace: Trace, how: str
@@ -45,18 +58,10 @@ def test_a_read_of_memory_that_the_target_is_to_fill(
     program = build_target("fills.c", "-pthread")
     target = start(program, how)
     tracer = trace(target)
-    number = tracer.put(counting(program, "looked_at", body=READS))
-    filling = tracer.put(counting(program, "probed"))
-    target.go()
-    target.expect("looked")
-    target.go()
-    target.expect("filled")
-    assert tracer.hits(number) == [16]
-    assert tracer.hits(filling) == [8]
-    before, after = addresses(tracer)[:8], addresses(tracer)[8:]
+    said = looked_at(program, target, tracer, READS)
     assert [each.exception[0] for each in tracer.records[:8] if each.exception] == [INVALID] * 8
-    assert None not in before
-    assert after == [None] * 8
+    assert None not in said[:8]
+    assert said[8:] == [None] * 8
     tracer.detach()
     assert target.finish() == 8
 
@@ -67,16 +72,9 @@ def test_a_write_to_memory_of_which_the_target_is_asked(
     program = build_target("fills.c", "-pthread")
     target = start(program, "protected")
     tracer = trace(target)
-    number = tracer.put(counting(program, "looked_at", body=WRITES))
-    filling = tracer.put(counting(program, "probed"))
-    target.go()
-    target.expect("looked")
-    target.go()
-    target.expect("filled")
-    assert tracer.hits(number) == [16]
-    assert tracer.hits(filling) == [8]
-    assert None not in addresses(tracer)[:8]
-    assert addresses(tracer)[8:] == [None] * 8
+    said = looked_at(program, target, tracer, WRITES)
+    assert None not in said[:8]
+    assert said[8:] == [None] * 8
     tracer.detach()
     target.finish()
 

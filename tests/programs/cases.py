@@ -44,9 +44,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
+from dprobed.program.exceptions import ExCode
 from dprobed.program.exec.interface import MemoryFault, Outcome, Registers
 from dprobed.program.exits import ABORT, BUDGET, EXCEPTION, REM
-from dprobed.program.isa import ExCode
 from dprobed.program.model import Program
 from dprobed.program.registers import USER_REGS
 from dprobed.record.log import decode_log, typed_value, with_text

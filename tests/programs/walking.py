@@ -18,7 +18,8 @@ from dprobed.program.exec.lower import lower
 from dprobed.program.exec.lowering import Unit, facility_numbers
 from dprobed.program.exec.variables import ListVariables
 from dprobed.program.exits import BUDGET, EXCEPTION
-from dprobed.program.isa import CALL_FRAMES, STACK_WORDS, WORD_BITS, WORD_MASK, ItemToken
+from dprobed.program.isa import CALL_FRAMES, STACK_WORDS, WORD_BITS, WORD_MASK
+from dprobed.program.items import ItemToken
 from dprobed.program.model import ProbeDefinition, Program
 
 _SIGN: Final = 1 << (WORD_BITS - 1)

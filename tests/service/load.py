@@ -6,7 +6,6 @@ import json
 import select
 import subprocess
 import sys
-from types import TracebackType
 from typing import Any, Self
 
 #: Seconds in which any number of requests that is waited for is answered.
@@ -52,12 +51,7 @@ class Load:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._process.poll() is None:
             self._process.kill()
             self._process.wait()

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import os
-import select
 import shutil
 import signal
 import socket
 import subprocess
-import tempfile
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -19,12 +16,11 @@ from typing import Final
 import psutil
 
 from tests.integration.client_support import children
+from tests.service.surroundings import PATIENCE, folder_for, wait_gone, wait_until
 
 NGINX: Final = Path("/usr/sbin/nginx")
 LIBZ: Final = Path("/lib/x86_64-linux-gnu/libz.so.1")
 WORKERS: Final = 2
-#: Seconds in which anything that is waited for happens.
-PATIENCE: Final = 30.0
 
 _CONFIGURATION: Final = """
 user www-data;
@@ -167,33 +163,12 @@ class Nginx:
 @contextmanager
 def nginx() -> Iterator[Nginx]:
     """An nginx, not yet started, of which nothing is left afterwards."""
-    with tempfile.TemporaryDirectory(prefix="dprobed-nginx-") as folder:
-        Path(folder).chmod(0o755)
-        service = Nginx(Path(folder))
+    with folder_for("nginx") as folder:
+        service = Nginx(folder)
         try:
             yield service
         finally:
             service.kill()
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    """Look until it holds."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to be"
-        time.sleep(0.005)
-
-
-def wait_gone(pid: int) -> None:
-    """Wait for the end of a process that is not ours."""
-    try:
-        descriptor = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return
-    try:
-        assert select.select([descriptor], [], [], PATIENCE)[0], f"process {pid} does not end"
-    finally:
-        os.close(descriptor)
 
 
 def _is_worker(pid: int) -> bool:

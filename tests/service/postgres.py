@@ -7,7 +7,6 @@ import pwd
 import re
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any, Final
 import psutil
 
 from tests.integration.client_support import children
-from tests.service.nginx import PATIENCE, wait_until
+from tests.service.surroundings import PATIENCE, folder_for, wait_until
 
 _CONFIGURATION: Final = """
 listen_addresses = ''
@@ -166,9 +165,8 @@ class Load:
 @contextmanager
 def postgres() -> Iterator[Postgres]:
     """A server, not yet started, of which nothing is left afterwards."""
-    with tempfile.TemporaryDirectory(prefix="dprobed-postgres-") as folder:
-        Path(folder).chmod(0o755)
-        service = Postgres(Path(folder))
+    with folder_for("postgres") as folder:
+        service = Postgres(folder)
         try:
             yield service
         finally:

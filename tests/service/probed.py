@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import IO, Final
 
 from tests.integration.client_support import DPROBE, Daemon, Json
-from tests.service.nginx import Nginx, wait_until
+from tests.service.nginx import Nginx
+from tests.service.surroundings import wait_until
 
 #: One record for each request, by the process that serves it.
 REQUESTS: Final = """

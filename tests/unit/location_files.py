@@ -1,4 +1,4 @@
-"""ELF files for the tests of ``dprobed.location``, built once a session."""
+"""ELF files for the tests of ``dprobed.binary``, built once a session."""
 
 from __future__ import annotations
 
@@ -33,6 +33,11 @@ def open_path(path: str) -> Binary:
     found = _files.open(descriptor_of(path), path, "")
     _files.shrink()
     return found
+
+
+def forget() -> None:
+    """Close the files that were opened."""
+    _files.forget()
 
 
 def look(steps: Steps[T]) -> T:

@@ -11,12 +11,15 @@ import click
 
 from dprobe.commands import options
 from dprobe.commands import pids as processes
+from dprobe.lib.connection import Connection
 from dprobe.lib.programs import Choice, load_programs
 from dprobe.lib.waker import Waker
 from dprobe.private import running_or_private
 
 #: As long as `poll` can wait (milliseconds in 32 bits): 24 days.
 _LONGEST_S = 2_000_000
+#: Signals at which it ends.
+_ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @click.command(
@@ -72,34 +75,27 @@ def attach_command(
         raise click.UsageError("say which processes, by -p", click.get_current_context())
     if not programs:
         raise click.UsageError("name at least one PROGRAM", click.get_current_context())
+    stop = _Stop()
     with running_or_private(socket, options.complain, alone=private) as daemon:
         # Imported late, and assembled here: a private daemon starts in the meantime.
         from dprobe.lib.checking import check
         from dprobe.lib.session import Session
-        from dprobe.view.output import Output, complain, note
+        from dprobe.view.output import Output, complain
 
         loaded = load_programs(programs, choice)
         output = Output(form, path, 1, summary=2, live=True)
-        stop = _Stop()
-        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
         connection = daemon.connect()
         session = Session(
-            connection,
-            *pids,
-            follow_forks=follow_forks,
-            on_record=output.record,
-            say=complain,
+            connection, *pids, follow_forks=follow_forks, on_record=output.record, say=complain
         )
         for pid in pids:
             check(connection, pid, loaded, missing)
-        uploads = [each.upload for each in loaded]
-        count = session.insert(uploads, launch=False, check_opcode=not no_opcode_check)
+        count = session.insert(
+            [each.upload for each in loaded], launch=False, check_opcode=not no_opcode_check
+        )
         deadline = None if duration is None else time.monotonic() + duration
-        with Waker({number: stop.handler(number) for number in numbers}) as waker:
-            until = "Ctrl-C" if duration is None else f"{duration:g} s are over"
-            probes = "1 probe" if count == 1 else f"{count} probes"
-            where = f"process{'es' * (len(pids) > 1)} {', '.join(map(str, pids))}"
-            note(f"{probes} in {where}, until {until}, through {connection.through}")
+        with Waker({number: stop.handler(number) for number in _ENDS}) as waker:
+            _announce(count, pids, duration, connection)
             while not (session.over or session.spent or stop.signal or output.broken):
                 left = None if deadline is None else deadline - time.monotonic()
                 if left is not None and left <= 0:
@@ -108,9 +104,7 @@ def attach_command(
                     session.receive()
                     output.flush()
             if session.spent and not session.over:
-                complain(
-                    "no probe is there that could fire" if session.vain else "no probe is left"
-                )
+                complain(f"no probe is {'there that could fire' if session.vain else 'left'}")
             failed = session.ended is not None and session.ended.how == "failed"
             output.summary(session.detach())
             output.close()
@@ -119,9 +113,19 @@ def attach_command(
         connection.close()
     if stop.signal in (signal.SIGTERM, signal.SIGHUP):
         return 128 + stop.signal
-    if session.vain:
-        return 2
-    return output.status or (1 if failed else 0)
+    return 2 if session.vain else output.status or int(failed)
+
+
+def _announce(
+    count: int, pids: tuple[int, ...], duration: float | None, connection: Connection
+) -> None:
+    """Say what is in where, and until when."""
+    from dprobe.view.output import note
+
+    until = "Ctrl-C" if duration is None else f"{duration:g} s are over"
+    probes = "1 probe" if count == 1 else f"{count} probes"
+    where = f"process{'es' * (len(pids) > 1)} {', '.join(map(str, pids))}"
+    note(f"{probes} in {where}, until {until}, through {connection.through}")
 
 
 class _Stop:

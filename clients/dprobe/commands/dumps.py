@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from dprobe.commands import complete, options
-from dprobe.commands.group import Group
+from dprobe.commands.group import CommandGroup
 from dprobe.lib.errors import UserError
 from dprobe.view.tables import Listing, show
 from dprobed.corefile import store
@@ -28,7 +28,7 @@ _LISTING = Listing(
 
 @click.group(
     "dumps",
-    cls=Group,
+    cls=CommandGroup,
     invoke_without_command=True,
     epilog="""\b
 examples:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import click
 
 
-class Group(click.Group):
+class CommandGroup(click.Group):
     """A command with commands below it, which tells what a mistyped one may be."""
 
     def resolve_command(

@@ -9,7 +9,7 @@ import click
 import msgspec
 
 from dprobe.commands import complete, options
-from dprobe.commands.group import Group
+from dprobe.commands.group import CommandGroup
 from dprobe.view.tables import Listing, show
 from dprobed.wire import messages
 
@@ -54,7 +54,7 @@ def _switch(
 
 @click.group(
     "handlers",
-    cls=Group,
+    cls=CommandGroup,
     invoke_without_command=True,
     epilog="""\b
 examples:

@@ -47,7 +47,7 @@ examples:
 @click.option("--unit", metavar="GLOB", help="Processes of this systemd unit.")
 @click.option("--all", "everything", is_flag=True, help="Every process that maps the module.")
 @click.option("--limit", type=options.pid_type, metavar="N", help="At most N processes at a time.")
-@click.option("--merge", is_flag=True, help="Also where a program of the same name is in already.")
+@click.option("--merge", is_flag=True, help="Also where one of the same name is inserted.")
 @click.option("--replace", is_flag=True, help="Remove the programs for the same module first.")
 @options.selecting
 @options.inserting
@@ -86,6 +86,7 @@ def insert_command(
     A place that is not there, in a file that a process of --pid maps, in the one file that --exe
     names, or in the library of the program's `name` here, is refused before any process is touched.
     """
+    selection = messages.Selection(exe=exe, user=user, unit=unit)
     narrowed = (exe, user, unit) != (None, None, None)
     if bool(pids) + narrowed + everything != 1:
         raise click.UsageError("say --pid, or which processes, or --all", ctx)
@@ -98,38 +99,27 @@ def insert_command(
     loaded = load_programs(programs, choice)
     uploads = [each.upload for each in loaded]
     present: messages.Present = "merge" if merge else "replace" if replace else "refuse"
-    check_opcode = not no_opcode_check
+    how = _How(uploads, check_opcode=not no_opcode_check, present=present, json=json)
     with options.running(ctx.obj) as daemon:
         if pids:
             for pid in pids:
                 check(daemon, pid, loaded, missing)
-            inserts = [
-                messages.Insert(
-                    id=0,
-                    pid=pid,
-                    programs=uploads,
-                    keep=True,
-                    check_opcode=check_opcode,
-                    present=present,
-                )
-                for pid in pids
-            ]
-            _insert(daemon, inserts, follow_forks=follow_forks, json=json)
+            _insert(daemon, pids, how, follow_forks=follow_forks)
         else:
             if missing == "refuse":
                 _check_files(exe, loaded)
-            deploy = messages.Deploy(
-                id=0,
-                programs=uploads,
-                selection=messages.Selection(exe=exe, user=user, unit=unit),
-                limit=limit,
-                keep=True,
-                check_opcode=check_opcode,
-                present=present,
-            )
-            _deploy(daemon, deploy, json=json)
+            _deploy(daemon, selection, limit, how)
             if exe is not None:
                 _warn_of_executable(exe)
+
+
+class _How(msgspec.Struct, frozen=True):
+    """What is inserted, wherever it goes, and how what went where is shown."""
+
+    programs: list[messages.Upload]
+    check_opcode: bool
+    present: messages.Present
+    json: bool
 
 
 def _check_files(exe: str | None, loaded: Sequence[Loaded]) -> None:
@@ -176,30 +166,40 @@ def _warn_of_executable(exe: str) -> None:
                 )
 
 
-def _insert(
-    daemon: Connection, inserts: Sequence[messages.Insert], *, follow_forks: bool, json: bool
-) -> None:
+def _insert(daemon: Connection, pids: Sequence[int], how: _How, *, follow_forks: bool) -> None:
     """Put programs into processes: into all of them, or none."""
     inserted: list[messages.ProbeInfo] = []
-    for insert in inserts:
+    for pid in pids:
         try:
-            daemon.request(
-                lambda number, pid=insert.pid: messages.Attach(  # type: ignore[misc]
-                    id=number, pid=pid, follow_forks=follow_forks
-                ),
-                messages.Attached,
-            )
-            answer = daemon.request(
-                lambda number, insert=insert: msgspec.structs.replace(insert, id=number),  # type: ignore[misc]
-                messages.Inserted,
-            )
+            inserted += _insert_into(daemon, pid, how, follow_forks=follow_forks)
         except UserError as error:
             _take_out(daemon, inserted)
-            several = "; nothing was put into the others" if len(inserts) > 1 else ""
+            several = "; nothing was put into the others" if len(pids) > 1 else ""
             raise UserError(f"{error}{several}") from None
-        inserted += answer.probes
-    probes.show_probes(inserted, json=json)
+    probes.show_probes(inserted, json=how.json)
     probes.explain_probes(inserted)
+
+
+def _insert_into(
+    daemon: Connection, pid: int, how: _How, *, follow_forks: bool
+) -> list[messages.ProbeInfo]:
+    """Put programs into one process."""
+    daemon.request(
+        lambda number: messages.Attach(id=number, pid=pid, follow_forks=follow_forks),
+        messages.Attached,
+    )
+    answer = daemon.request(
+        lambda number: messages.Insert(
+            id=number,
+            pid=pid,
+            programs=how.programs,
+            keep=True,
+            check_opcode=how.check_opcode,
+            present=how.present,
+        ),
+        messages.Inserted,
+    )
+    return answer.probes
 
 
 def _take_out(daemon: Connection, inserted: Sequence[messages.ProbeInfo]) -> None:
@@ -213,11 +213,22 @@ def _take_out(daemon: Connection, inserted: Sequence[messages.ProbeInfo]) -> Non
             )
 
 
-def _deploy(daemon: Connection, deploy: messages.Deploy, *, json: bool) -> None:
+def _deploy(
+    daemon: Connection, selection: messages.Selection, limit: int | None, how: _How
+) -> None:
     """Put programs into all processes that match."""
     answer = daemon.request(
-        lambda number: msgspec.structs.replace(deploy, id=number), messages.Deployed
+        lambda number: messages.Deploy(
+            id=number,
+            programs=how.programs,
+            selection=selection,
+            limit=limit,
+            keep=True,
+            check_opcode=how.check_opcode,
+            present=how.present,
+        ),
+        messages.Deployed,
     )
-    probes.show_deployments(answer.deployments, json=json)
-    if not json:
+    probes.show_deployments(answer.deployments, json=how.json)
+    if not how.json:
         note("they are being inserted; `dprobe query` shows where they are")

@@ -12,7 +12,7 @@ import click
 import msgspec
 
 from dprobe.commands import options
-from dprobe.commands.group import Group
+from dprobe.commands.group import CommandGroup
 from dprobe.lib.errors import UserError
 from dprobe.view.output import complain
 from dprobe.view.tables import Listing, diagnostic, encoded, show
@@ -52,7 +52,7 @@ _file = _PolicyFile(dir_okay=False, path_type=Path)
 
 @click.group(
     "policy",
-    cls=Group,
+    cls=CommandGroup,
     epilog="""\b
 examples:
   dprobe policy explain 1234            # who may do what to it, by which rule

@@ -1,4 +1,4 @@
-"""``dprobe resume``: let held threads and processes go on."""
+"""``dprobe resume``: resume held threads and processes."""
 
 from __future__ import annotations
 

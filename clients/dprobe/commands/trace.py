@@ -16,7 +16,7 @@ import click
 import msgspec
 
 from dprobe.commands import complete, options
-from dprobe.commands.group import Group
+from dprobe.commands.group import CommandGroup
 from dprobe.lib.errors import DprobeError, UserError, os_error_text
 from dprobe.view.output import complain
 from dprobe.view.tables import Listing, show
@@ -75,7 +75,7 @@ _where = click.option(
 
 @click.group(
     "trace",
-    cls=Group,
+    cls=CommandGroup,
     no_args_is_help=True,
     epilog="""\b
 examples:

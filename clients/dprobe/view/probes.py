@@ -191,7 +191,7 @@ def show_status(
         show(answer.targets, TARGETS, json=json, empty="no process is traced", only=only)
         if not json and answer.targets:
             print()
-    empty = NOTHING if everything else "no such program is in"
+    empty = NOTHING if everything else "no such program is inserted"
     show_all(
         answer.deployments,
         answer.probes,

@@ -21,7 +21,7 @@ from dprobed.daemon.deploy.watcher import LookResult
 from dprobed.daemon.gate import Gate
 from dprobed.daemon.resolver_process import Resolvers
 from dprobed.proc import processes, procfs
-from dprobed.proc.events import Kind
+from dprobed.proc.events import EventKind
 from dprobed.proc.maps import CrowdedError, MapsError
 from dprobed.proc.processes import Process
 from dprobed.proc.shared_memory import shares_memory
@@ -74,7 +74,7 @@ class Decisions:
         """Stop asking resolvers."""
         self._modules.stop()
 
-    def look(self, pid: int, kind: Kind | None, parent: int) -> LookResult:
+    def look(self, pid: int, kind: EventKind | None, parent: int) -> LookResult:
         """Decide which deployments are to be in a process, and enqueue it for them.
 
         The cheapest test comes first: many processes live for half a millisecond.
@@ -189,12 +189,12 @@ class Decisions:
                 each.missed += each in made
             each.forget(pid)
 
-    def _followed_in(self, pid: int, kind: Kind | None, parent: int) -> list[Deployment]:
+    def _followed_in(self, pid: int, kind: EventKind | None, parent: int) -> list[Deployment]:
         """The deployments that a fork child inherits, which its tracer is about to report.
 
         If the tracer detaches from the child instead, it is a process like any other.
         """
-        if kind is Kind.FORK:
+        if kind is EventKind.FORK:
             self._followed.pop(pid, None)
             if followed := [each for each in self._all.values() if each.follows(parent)]:
                 self._followed[pid] = followed
@@ -214,13 +214,13 @@ class Decisions:
             return True
         return any(PurePath(word).name in ("dprobe", "dprobed") for word in facts.cmdline[:4])
 
-    def _is_in_between(self, pid: int, kind: Kind | None) -> bool:
+    def _is_in_between(self, pid: int, kind: EventKind | None) -> bool:
         """Whether the process is being created: it shares its parent's memory (vfork), or the
         parent's tracer is still attached to it."""
         found = procfs.status(pid)
         if found is not None and found.tracer in self._tracers:
             return pid not in self._targets
-        return kind is Kind.FORK and shares_memory(pid, procfs.parent(pid))
+        return kind is EventKind.FORK and shares_memory(pid, procfs.parent(pid))
 
     def _ready(self, pid: int, wanting: list[Deployment]) -> list[Deployment]:
         """The deployments whose module the process maps or is about to map; raises MapsError."""

@@ -19,7 +19,7 @@ from typing import Final, Protocol
 
 from dprobed.proc import procfs
 from dprobed.proc.connector import Connector
-from dprobed.proc.events import Kind, Source
+from dprobed.proc.events import EventKind, Source
 from dprobed.proc.polling import Polling
 
 #: Seconds until the second look.
@@ -50,7 +50,7 @@ class LookResult(Enum):
 class Judge(Protocol):
     """Looks at processes, and is told of their ends."""
 
-    def look(self, pid: int, kind: Kind | None, parent: int) -> LookResult:
+    def look(self, pid: int, kind: EventKind | None, parent: int) -> LookResult:
         """Look at a process; ``kind``: the event that reported it, if one did; ``parent``: its
         parent if it was just forked and that is known."""
         ...
@@ -139,12 +139,12 @@ class Watcher:
 
     # -- what the source says ------------------------------------------------------------------
 
-    def on_event(self, kind: Kind, pid: int, parent: int = 0) -> None:
+    def on_event(self, kind: EventKind, pid: int, parent: int = 0) -> None:
         """Look at once: a short process is there for a millisecond."""
-        if kind is Kind.EXIT:
+        if kind is EventKind.EXIT:
             self._first_thread_ended(pid)
             return
-        if kind is Kind.FORK and pid in self._watched:
+        if kind is EventKind.FORK and pid in self._watched:
             self._ended(pid)  # Its end was not reported.
         watched = self._watched.setdefault(pid, _Watched())
         watched.delay, watched.zombie_leader = FIRST, False
@@ -185,7 +185,9 @@ class Watcher:
             watched.delay = max(watched.delay, seconds)
             self._schedule(pid, watched, watched.delay)
 
-    def _look(self, pid: int, watched: _Watched, kind: Kind | None = None, parent: int = 0) -> None:
+    def _look(
+        self, pid: int, watched: _Watched, kind: EventKind | None = None, parent: int = 0
+    ) -> None:
         watched.cancel()
         try:
             verdict = self._judge.look(pid, kind, parent)

@@ -9,8 +9,15 @@ from collections.abc import Sequence
 from typing import TypeAlias
 
 from dprobed.program.exec.interface import Context, read_some
-from dprobed.program.isa import ItemToken
-from dprobed.program.items import MAX_COUNT, MEMORY, PREFIX, fault_item, words_fit, words_item
+from dprobed.program.items import (
+    MAX_COUNT,
+    MEMORY,
+    PREFIX,
+    ItemToken,
+    fault_item,
+    words_fit,
+    words_item,
+)
 from dprobed.program.items import memory_item as packed_memory
 from dprobed.program.items import string_item as packed_string
 

@@ -10,18 +10,13 @@ from __future__ import annotations
 from typing import Final
 
 from dprobed.program.blocks import Step
+from dprobed.program.exceptions import FATAL_EX_MASK, OPERAND_FACILITY, ExCode
 from dprobed.program.exec import ir
 from dprobed.program.exec.ir import Depth, Shown, Test, TopWords, Word, WordOp
 from dprobed.program.exec.lower_table import LOWERINGS, SIZES, SPACES, lowers, variable_count
 from dprobed.program.exec.lowering import UNROLL, Lowering
 from dprobed.program.exits import ABORT, EXIT, REM
-from dprobed.program.isa import (
-    BY_KEY,
-    FATAL_EX_MASK,
-    INSTRUCTIONS,
-    OPERAND_FACILITY,
-    ExCode,
-)
+from dprobed.program.isa import BY_KEY, INSTRUCTIONS
 from dprobed.program.items import value_frame
 from dprobed.program.values import KIND_NUMBERS
 

@@ -6,12 +6,9 @@ from collections.abc import Callable
 from typing import Final
 
 from dprobed.program.blocks import Step
+from dprobed.program.exceptions import OPERAND_GLOBAL, OPERAND_LOCAL
 from dprobed.program.exec.ir import Space
 from dprobed.program.exec.lowering import Lowering
-from dprobed.program.isa import (
-    OPERAND_GLOBAL,
-    OPERAND_LOCAL,
-)
 
 Lower = Callable[[Lowering, Step], None]
 

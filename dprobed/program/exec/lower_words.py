@@ -10,17 +10,12 @@ from __future__ import annotations
 from typing import Final
 
 from dprobed.program.blocks import Step
+from dprobed.program.exceptions import OPERAND_BIT, ExCode
 from dprobed.program.exec import ir
 from dprobed.program.exec.ir import Base, Depth, Fact, Space, Word, WordOp
 from dprobed.program.exec.lower_table import SIZES, SPACES, lowers, variable_count
 from dprobed.program.exec.lowering import UNROLL, Lowering
-from dprobed.program.isa import (
-    OPERAND_BIT,
-    STACK_WORDS,
-    WORD_BITS,
-    WORD_MASK,
-    ExCode,
-)
+from dprobed.program.isa import STACK_WORDS, WORD_BITS, WORD_MASK
 from dprobed.program.registers import REGISTER_INDEX, REGISTERS
 
 # -- variables --------------------------------------------------------------------------------
@@ -104,11 +99,6 @@ _SHIFTS: Final = {
 }
 
 
-@lowers(*(f"{name} bits" for name in _SHIFTS))
-def _shift_bits(to: Lowering, step: Step) -> None:
-    to.push(to.compute(_SHIFTS[step.instruction.name], to.pop(), step.operands[0]))
-
-
 @lowers(*_SHIFTS)
 def _shift(to: Lowering, step: Step) -> None:
     op = _SHIFTS[step.instruction.name]
@@ -126,9 +116,10 @@ _BIT_OPS: Final = {
 }
 
 
-@lowers(*(f"{name} bit" for name in _BIT_OPS))
-def _bit_immediate(to: Lowering, step: Step) -> None:
-    to.push(to.compute(_BIT_OPS[step.instruction.name], to.pop(), step.operands[0]))
+@lowers(*(f"{name} bits" for name in _SHIFTS), *(f"{name} bit" for name in _BIT_OPS))
+def _by_operand(to: Lowering, step: Step) -> None:
+    op = (_SHIFTS | _BIT_OPS)[step.instruction.name]
+    to.push(to.compute(op, to.pop(), step.operands[0]))
 
 
 @lowers(*_BIT_OPS)

@@ -15,10 +15,11 @@ import msgspec
 
 from dprobed.program.blocks import CodeBlock as CodeBlock
 from dprobed.program.blocks import Step, find_blocks, is_acyclic, static_depths
+from dprobed.program.exceptions import FATAL_EX_MASK, ExCode
 from dprobed.program.exec import ir
 from dprobed.program.exec.ir import CodeOffset, Depth, Op, Raise, Slot, Temp, Word
 from dprobed.program.exits import INSTRUCTION_BUDGET
-from dprobed.program.isa import FATAL_EX_MASK, STACK_WORDS, ExCode
+from dprobed.program.isa import STACK_WORDS
 from dprobed.program.model import Diagnostic, Header, Program, ProgramError, SourcePlace
 
 #: Deeper stacks than this are kept in memory, not in variables.

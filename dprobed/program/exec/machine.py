@@ -11,8 +11,8 @@ from struct import Struct
 from typing import Final
 
 from dprobed.program.exec.interface import Context
-from dprobed.program.isa import STACK_WORDS, WORD_MASK, ItemToken
-from dprobed.program.items import NONE, frame_body, trace_item, words_fit, words_item
+from dprobed.program.isa import STACK_WORDS, WORD_MASK
+from dprobed.program.items import NONE, ItemToken, frame_body, trace_item, words_fit, words_item
 
 _INDEX: Final = STACK_WORDS - 1
 

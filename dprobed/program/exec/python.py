@@ -19,8 +19,8 @@ from dprobed.program.exec.lower import lower
 from dprobed.program.exec.lowering import UNROLL, Unit, facility_numbers
 from dprobed.program.exec.python_source import source
 from dprobed.program.exec.variables import ListVariables
-from dprobed.program.isa import ItemToken, Operand, decode_at
-from dprobed.program.items import word_packer
+from dprobed.program.isa import Operand, decode_at
+from dprobed.program.items import ItemToken, word_packer
 from dprobed.program.model import ProbeDefinition, Program
 
 Entry = Callable[[Context], Outcome]

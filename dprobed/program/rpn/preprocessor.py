@@ -296,7 +296,13 @@ class Preprocessor:
                 if at >= len(tokens) or tokens[at].text != "(":
                     found.append(token)
                     continue
-                arguments, at = self._arguments(tokens, at, token)
+                arguments, end = _arguments(tokens, at)
+                if end is None:
+                    end = len(tokens)
+                    self._diagnostics.at(
+                        token, f"the arguments of `{token.text}` have no closing `)`"
+                    )
+                at = end
                 body = self._substitute(token, macro, arguments, hidden)
             moved = [piece.moved_to(token) for piece in body]
             self._budget -= len(moved) + 1
@@ -306,27 +312,6 @@ class Preprocessor:
                 moved[0] = moved[0]._replace(space=token.space)
             found += self._expand(moved, hidden | {token.text})
         return found
-
-    def _arguments(self, tokens: list[Token], at: int, use: Token) -> tuple[list[list[Token]], int]:
-        """The arguments between the brackets that open at ``at``, and where they end."""
-        arguments: list[list[Token]] = [[]]
-        depth = 0
-        for position in range(at, len(tokens)):
-            token = tokens[position]
-            if token.text == "(":
-                depth += 1
-                if depth == 1:
-                    continue
-            elif token.text == ")":
-                depth -= 1
-                if depth == 0:
-                    return arguments, position + 1
-            elif token.text == "," and depth == 1:
-                arguments.append([])
-                continue
-            arguments[-1].append(token)
-        self._diagnostics.at(use, f"the arguments of `{use.text}` have no closing `)`")
-        return arguments, len(tokens)
 
     def _substitute(
         self, use: Token, macro: _Macro, arguments: list[list[Token]], hidden: frozenset[str]
@@ -387,3 +372,24 @@ class Preprocessor:
         self._line_shift = value - raw.tokens[-1].origin.line - 1
         if named:
             self._line_file = unquote(rest[1].text)
+
+
+def _arguments(tokens: list[Token], at: int) -> tuple[list[list[Token]], int | None]:
+    """The arguments between the brackets that open at ``at``, and where they end (None: never)."""
+    arguments: list[list[Token]] = [[]]
+    depth = 0
+    for position in range(at, len(tokens)):
+        token = tokens[position]
+        if token.text == "(":
+            depth += 1
+            if depth == 1:
+                continue
+        elif token.text == ")":
+            depth -= 1
+            if depth == 0:
+                return arguments, position + 1
+        elif token.text == "," and depth == 1:
+            arguments.append([])
+            continue
+        arguments[-1].append(token)
+    return arguments, None

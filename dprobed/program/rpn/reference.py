@@ -14,18 +14,18 @@ from pathlib import Path
 from typing import Final
 
 from dprobed.program import bytecode
+from dprobed.program.exceptions import EXCEPTIONS
 from dprobed.program.exits import INSTRUCTION_BUDGET
 from dprobed.program.isa import (
     CALL_FRAMES,
-    EXCEPTIONS,
     GROUPS,
     INSTRUCTIONS,
     MAX_CODE,
     STACK_WORDS,
-    TOKENS,
     Instruction,
     Operand,
 )
+from dprobed.program.items import TOKENS
 from dprobed.program.keywords import HEADER, PROBE, Keyword, Value, defaults
 from dprobed.program.model import Header, ProbeDefinition, ProgramError
 from dprobed.program.registers import REGISTERS, Register

@@ -12,7 +12,8 @@ from typing import Any
 
 import msgspec
 
-from dprobed.program.isa import ExCode, Instruction
+from dprobed.program.exceptions import ExCode
+from dprobed.program.isa import Instruction
 from dprobed.program.keywords import HEADER, Keyword, Value
 from dprobed.program.model import SourcePlace
 from dprobed.program.rpn.expression import ExpressionError, evaluate

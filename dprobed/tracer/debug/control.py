@@ -244,11 +244,11 @@ class Control:
             entered = thread.enters_handler
             if entered or code <= 0 or code == SI_KERNEL:
                 # A handler's first instruction, a SIGTRAP that was sent, or a breakpoint.
-                self._engines.serve(thread)
+                self._engines.stops.serve(thread)
                 if entered:
                     self._arrived(thread)
                 return True
-            if self._engines.end_step(thread):
+            if self._engines.stops.end_step(thread):
                 self._arrived(thread)
         except (Gone, PtraceError):
             return True
@@ -330,7 +330,7 @@ class Control:
         words = self._registers.load(thread.tid)
         if (new[RIP], new[RSP]) != (old[RIP], old[RSP]):
             self._registers.data[:] = data
-            self._engines.moved(thread)
+            self._engines.stops.moved(thread)
         else:
             for index in range(len(new)):
                 if new[index] != old[index]:

@@ -26,7 +26,7 @@ from dprobed.corefile.writer import ProcessImage, ThreadImage
 from dprobed.proc import procfs
 from dprobed.tracee import ptrace
 from dprobed.tracee.lifecycle import State
-from dprobed.tracee.ptrace import Block, Gone, PtraceError, Registers
+from dprobed.tracee.ptrace import FixedBuffer, Gone, PtraceError, Registers
 from dprobed.tracee.signals import trap_is_pending
 from dprobed.tracee.thread import Thread
 from dprobed.tracer.engines import Engines
@@ -40,7 +40,7 @@ class Images:
     def __init__(self, engines: Engines) -> None:
         self._engines: Final = engines
         self._registers: Final = Registers()
-        self._xstate: Final = Block(_XSTATE_ROOM)
+        self._xstate: Final = FixedBuffer(_XSTATE_ROOM)
 
     def process(self, pid: int, tid: int) -> ProcessImage:
         """The stopped process; its first thread is ``tid``, or the leading one."""

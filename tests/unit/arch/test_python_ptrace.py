@@ -76,12 +76,12 @@ def test_a_siginfo(stopped: int) -> None:
 def test_register_sets(stopped: int) -> None:
     loaded = Registers()
     words = loaded.load(stopped)
-    general = ptrace.Block(registers.REGISTERS_SIZE)
+    general = ptrace.FixedBuffer(registers.REGISTERS_SIZE)
     assert ptrace.get_regset(stopped, 1, general) == bytes(loaded.data)  # NT_PRSTATUS
     words[registers.RCX] = 0xFFFF_FFFF_FFFF_FFFF
     loaded.store(stopped)
     assert Registers().load(stopped)[registers.RCX] == 0xFFFF_FFFF_FFFF_FFFF
-    fpregs = ptrace.Block(registers.FPREGS_SIZE)
+    fpregs = ptrace.FixedBuffer(registers.FPREGS_SIZE)
     ptrace.get_fpregs(stopped, fpregs)
     assert ptrace.get_xstate(stopped)[:24] == fpregs.data[:24]
     ptrace.set_xstate(stopped, ptrace.get_xstate(stopped))

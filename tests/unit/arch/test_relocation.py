@@ -24,6 +24,8 @@ from dprobed.arch.x86_64.relocation import (
     instruction_length,
 )
 
+pytestmark = pytest.mark.slow
+
 ADDRESS = 0x10000100
 NEAR = 0x18000000
 FAR = 0x7E0000000000

@@ -25,7 +25,7 @@ from dprobed.arch.x86_64.resume_and_wait import (
     WAIT_FOR,
     WORDS,
 )
-from dprobed.tracee.ptrace import WALL, Block
+from dprobed.tracee.ptrace import WALL, FixedBuffer
 
 MEBIBYTE = 1 << 20
 
@@ -50,9 +50,9 @@ class Wait:
 
     def __init__(self, native: bool) -> None:
         self.tid = 0
-        self.block = Block(8 * WORDS)
+        self.block = FixedBuffer(8 * WORDS)
         self.words = memoryview(self.block.data).cast("Q")
-        self.registers = Block(REGISTERS_SIZE)
+        self.registers = FixedBuffer(REGISTERS_SIZE)
         self.rip = memoryview(self.registers.data).cast("Q")[RIP : RIP + 1]
         self.words[REGISTERS] = self.registers.address
         self._call: Callable[[ctypes.c_void_p], int] = (

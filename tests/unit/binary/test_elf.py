@@ -103,6 +103,7 @@ def everything(path: Path) -> None:
             assert "\n" not in error.message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_damaged_files_raise_nothing_else(seed: int, tmp_path: Path) -> None:
     chance = random.Random(seed)

@@ -185,7 +185,9 @@ def test_symbols_in_the_file_itself() -> None:
     assert not open_path(str(made)).is_stripped
 
 
-@pytest.mark.parametrize("what", ["cut", "rubbish", "endless"])
+@pytest.mark.parametrize(
+    "what", ["cut", "rubbish", pytest.param("endless", marks=pytest.mark.slow)]
+)
 def test_damaged_symbols_in_the_file_itself(what: str) -> None:
     """As good as none, and they take no memory."""
     packed = lzma.compress(program().read_bytes(), lzma.FORMAT_XZ)

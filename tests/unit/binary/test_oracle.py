@@ -1,7 +1,7 @@
 """The fast readers, compared with pyelftools on the machine's own programs and libraries.
 
-Of all ELF files under /usr/bin and /usr/lib, in the order of a hash of their paths, as many as half
-a minute allows: always the same ones first.
+Of all ELF files under /usr/bin and /usr/lib, in the order of a hash of their paths, as many as a
+quarter of a minute allows: always the same ones first.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 from elftools.elf.dynamic import DynamicSegment, DynamicTag
 from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import SymbolTableSection
@@ -21,7 +22,9 @@ from dprobed.binary.elf import ElfFile
 from dprobed.binary.errors import LocationError
 from dprobed.binary.symbols import SYMBOL, raw_tables
 
-SECONDS = 30.0
+pytestmark = pytest.mark.slow
+
+SECONDS = 15.0
 #: pyelftools takes 10 µs for each symbol; of larger tables the first ones are compared.
 SYMBOLS = 2000
 FOLDERS = ("/usr/bin", "/usr/lib")

@@ -99,6 +99,7 @@ def test_files_without_any(tmp_path: Path) -> None:
     assert static_probes(open_path(str(tmp_path / "plain"))) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("byte", [0, 0x7F, 0xFF])
 def test_damaged_notes_raise_nothing_else(byte: int, marked: Path, tmp_path: Path) -> None:
     section = open_path(str(marked)).section(".note.stapsdt")

@@ -24,7 +24,7 @@ from dprobed.daemon.deploy.watcher import LookResult, Watcher
 from dprobed.daemon.resolver_process import Resolvers
 from dprobed.proc import connector, polling, procfs
 from dprobed.proc.connector import Connector, event_of, listening
-from dprobed.proc.events import Kind
+from dprobed.proc.events import EventKind
 from dprobed.proc.polling import Polling
 from dprobed.wire import messages
 from tests.conftest import BuildTarget
@@ -37,16 +37,16 @@ class Heard:
     """Whoever hears of processes writes it down."""
 
     def __init__(self) -> None:
-        self.events: list[tuple[Kind, int]] = []
+        self.events: list[tuple[EventKind, int]] = []
         self.lost = 0
 
-    def on_event(self, kind: Kind, pid: int, parent: int = 0) -> None:
+    def on_event(self, kind: EventKind, pid: int, parent: int = 0) -> None:
         self.events.append((kind, pid))
 
     def on_lost(self) -> None:
         self.lost += 1
 
-    def of(self, pid: int) -> list[Kind]:
+    def of(self, pid: int) -> list[EventKind]:
         return [kind for kind, each in self.events if each == pid]
 
 
@@ -58,17 +58,17 @@ async def until(condition: Callable[[], object]) -> None:
 
 @as_root
 def test_the_kernel_tells_of_processes() -> None:
-    async def listen() -> list[Kind]:
+    async def listen() -> list[EventKind]:
         heard = Heard()
         source = Connector(heard)
         source.start()
         child = subprocess.Popen(["true"])
         child.wait()
-        await until(lambda: Kind.EXIT in heard.of(child.pid))
+        await until(lambda: EventKind.EXIT in heard.of(child.pid))
         source.stop()
         return heard.of(child.pid)
 
-    assert asyncio.run(listen()) == [Kind.FORK, Kind.EXEC, Kind.EXIT]
+    assert asyncio.run(listen()) == [EventKind.FORK, EventKind.EXEC, EventKind.EXIT]
 
 
 @as_root
@@ -88,7 +88,7 @@ def test_events_that_the_kernel_dropped_are_noticed(monkeypatch: pytest.MonkeyPa
             # With so little room that of one may be lost again where others are at work.
             with subprocess.Popen(["true"]) as child:
                 children.append(child.pid)
-            return any(Kind.EXIT in heard.of(pid) for pid in children)
+            return any(EventKind.EXIT in heard.of(pid) for pid in children)
 
         await until(is_one_heard)
         source.stop()
@@ -118,21 +118,21 @@ def test_threads_do_not_take_the_room_of_processes() -> None:
     events = [event for each in waiting if (event := event_of(each)) is not None]
     assert len(events) == len(waiting)
     assert [kind for kind, pid, _ in events if pid == child.pid] == [
-        Kind.FORK,
-        Kind.EXEC,
-        Kind.EXIT,
+        EventKind.FORK,
+        EventKind.EXEC,
+        EventKind.EXIT,
     ]
 
 
 @as_root
 @pytest.mark.parametrize("change", ["--reuid", "--regid"])
 def test_only_what_is_asked_for_is_heard(change: str) -> None:
-    with listening({Kind.UID}) as sock:
+    with listening({EventKind.UID}) as sock:
         child = subprocess.Popen(["setpriv", change, "65534", "--clear-groups", "true"])
         child.wait()
         events = [event_of(each) for each in datagrams(sock)]
-    assert (Kind.UID, child.pid, 0) in events
-    assert {event[0] for event in events if event is not None} == {Kind.UID}
+    assert (EventKind.UID, child.pid, 0) in events
+    assert {event[0] for event in events if event is not None} == {EventKind.UID}
     assert None not in events
 
 
@@ -144,18 +144,18 @@ def event(what: int, *numbers: int) -> bytes:
 @pytest.mark.parametrize(
     ("datagram", "expected"),
     [
-        (event(0x1, 10, 10, 20, 20), (Kind.FORK, 20, 10)),
+        (event(0x1, 10, 10, 20, 20), (EventKind.FORK, 20, 10)),
         (event(0x1, 10, 10, 21, 10), None),  # a thread
-        (event(0x2, 20, 20, 0, 0), (Kind.EXEC, 20, 0)),
-        (event(0x4, 20, 20, 1, 1), (Kind.UID, 20, 0)),
-        (event(0x40, 20, 20, 1, 1), (Kind.UID, 20, 0)),
-        (event(0x80000000, 20, 20, 0, 17), (Kind.EXIT, 20, 0)),
+        (event(0x2, 20, 20, 0, 0), (EventKind.EXEC, 20, 0)),
+        (event(0x4, 20, 20, 1, 1), (EventKind.UID, 20, 0)),
+        (event(0x40, 20, 20, 1, 1), (EventKind.UID, 20, 0)),
+        (event(0x80000000, 20, 20, 0, 17), (EventKind.EXIT, 20, 0)),
         (event(0x80000000, 21, 20, 0, 17), None),
         (event(0x200, 20, 20, 0, 0), None),
         (event(0x1, 10, 10, 20, 20)[:60], None),
     ],
 )
-def test_datagrams(datagram: bytes, expected: tuple[Kind, int, int] | None) -> None:
+def test_datagrams(datagram: bytes, expected: tuple[EventKind, int, int] | None) -> None:
     assert event_of(datagram) == expected
 
 
@@ -179,10 +179,10 @@ def test_polling_tells_of_processes(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         await until(lambda: heard.of(child.pid))
         for each in (child, later):
             await asyncio.to_thread(each.communicate)
-            await until(lambda each=each: Kind.EXIT in heard.of(each.pid))  # type: ignore[misc]
+            await until(lambda each=each: EventKind.EXIT in heard.of(each.pid))  # type: ignore[misc]
         source.stop()
-        assert heard.of(child.pid) == [Kind.EXEC, Kind.EXIT]
-        assert heard.of(later.pid)[0] is Kind.FORK
+        assert heard.of(child.pid) == [EventKind.EXEC, EventKind.EXIT]
+        assert heard.of(later.pid)[0] is EventKind.FORK
 
     running = Path("/proc/self/exe").readlink().name
     asyncio.run(listen())
@@ -193,11 +193,11 @@ class Looks:
 
     def __init__(self, verdict: LookResult) -> None:
         self.verdict = verdict
-        self.looks: list[tuple[int, Kind | None]] = []
+        self.looks: list[tuple[int, EventKind | None]] = []
         self.times: list[float] = []
         self.ends: list[tuple[int, bool]] = []
 
-    def look(self, pid: int, kind: Kind | None, parent: int) -> LookResult:
+    def look(self, pid: int, kind: EventKind | None, parent: int) -> LookResult:
         self.looks.append((pid, kind))
         self.times.append(asyncio.get_running_loop().time())
         return self.verdict
@@ -219,18 +219,18 @@ def test_what_is_settled_is_left_alone(verdict: LookResult, looks: int, looked_a
     async def judge() -> Looks:
         judge = Looks(verdict)
         watcher = Watcher(judge)
-        watcher.on_event(Kind.EXEC, 1 << 22)
+        watcher.on_event(EventKind.EXEC, 1 << 22)
         other = Looks(LookResult.SOON)
         beside = Watcher(other)
-        beside.on_event(Kind.EXEC, 1 << 22)
+        beside.on_event(EventKind.EXEC, 1 << 22)
         await until(lambda: len(other.looks) == 5)
         beside.stop()
-        watcher.on_event(Kind.EXIT, 1 << 22)
+        watcher.on_event(EventKind.EXIT, 1 << 22)
         watcher.stop()
         return judge
 
     found = asyncio.run(judge())
-    assert found.looks == [(1 << 22, Kind.EXEC)] * looks
+    assert found.looks == [(1 << 22, EventKind.EXEC)] * looks
     assert found.ends == [(1 << 22, looked_at)]
 
 
@@ -243,8 +243,8 @@ def test_the_end_of_the_first_thread_need_not_be_that_of_the_process(
     async def judge() -> None:
         judge = Looks(LookResult.LATER)
         watcher = Watcher(judge)
-        watcher.on_event(Kind.EXEC, 1 << 22)
-        watcher.on_event(Kind.EXIT, 1 << 22)
+        watcher.on_event(EventKind.EXEC, 1 << 22)
+        watcher.on_event(EventKind.EXIT, 1 << 22)
         await until(lambda: len(judge.looks) == 2)
         assert judge.ends == []
         judge.verdict = LookResult.GONE
@@ -262,26 +262,26 @@ def test_children_of_what_nobody_looks_for_are_not_looked_at() -> None:
         judge = Looks(LookResult.OTHER)
         watcher = Watcher(judge)
         parent, child = (1 << 22) - 1, 1 << 22
-        watcher.on_event(Kind.EXEC, parent)
-        watcher.on_event(Kind.FORK, child, parent)
-        watcher.on_event(Kind.EXIT, child)
-        watcher.on_event(Kind.FORK, child, parent)
-        watcher.on_event(Kind.EXEC, child)
+        watcher.on_event(EventKind.EXEC, parent)
+        watcher.on_event(EventKind.FORK, child, parent)
+        watcher.on_event(EventKind.EXIT, child)
+        watcher.on_event(EventKind.FORK, child, parent)
+        watcher.on_event(EventKind.EXEC, child)
         judge.verdict = LookResult.GONE
-        watcher.on_event(Kind.EXEC, parent)
-        watcher.on_event(Kind.EXIT, child)
-        watcher.on_event(Kind.FORK, child, parent)
-        watcher.on_event(Kind.EXIT, child)
+        watcher.on_event(EventKind.EXEC, parent)
+        watcher.on_event(EventKind.EXIT, child)
+        watcher.on_event(EventKind.FORK, child, parent)
+        watcher.on_event(EventKind.EXIT, child)
         watcher.stop()
         return judge
 
     parent, child = (1 << 22) - 1, 1 << 22
     found = asyncio.run(judge())
     assert found.looks == [
-        (parent, Kind.EXEC),
-        (child, Kind.EXEC),
-        (parent, Kind.EXEC),
-        (child, Kind.FORK),
+        (parent, EventKind.EXEC),
+        (child, EventKind.EXEC),
+        (parent, EventKind.EXEC),
+        (child, EventKind.FORK),
     ]
     assert found.ends == [(child, True), (child, True), (child, False)]
 
@@ -290,9 +290,9 @@ def test_what_may_change_soon_is_looked_at_ever_more_rarely() -> None:
     async def judge() -> list[float]:
         judge = Looks(LookResult.SOON)
         watcher = Watcher(judge)
-        watcher.on_event(Kind.EXEC, 1 << 22)
+        watcher.on_event(EventKind.EXEC, 1 << 22)
         await until(lambda: len(judge.looks) >= 6)
-        watcher.on_event(Kind.EXIT, 1 << 22)
+        watcher.on_event(EventKind.EXIT, 1 << 22)
         return [late - early for early, late in pairwise(judge.times)]
 
     gaps = asyncio.run(judge())
@@ -303,7 +303,7 @@ def test_a_rescan_tells_of_what_ended_meanwhile() -> None:
     async def judge() -> Looks:
         judge = Looks(LookResult.SETTLED)
         watcher = Watcher(judge)
-        watcher.on_event(Kind.EXEC, 1 << 22)
+        watcher.on_event(EventKind.EXEC, 1 << 22)
         watcher.on_lost()
         await until(lambda: any(pid == os.getpid() for pid, _ in judge.looks))
         assert watcher.lost == 1
@@ -320,6 +320,7 @@ def with_modules(judge: Callable[[Modules], Coroutine[None, None, None]]) -> Non
         resolvers = Resolvers()
         await judge(Modules(resolvers, lambda pid: None))
         resolvers.stop()
+        await until(lambda: not resolvers.processes)
 
     asyncio.run(asyncio.wait_for(main(), 60))
 

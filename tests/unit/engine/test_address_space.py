@@ -20,7 +20,7 @@ from dprobed.arch.x86_64.relocation import Where
 from dprobed.engine import remote_calls
 from dprobed.engine.address_space import AddressSpace
 from dprobed.engine.errors import SpaceError
-from dprobed.engine.resident_area import MARK, Area, gaps
+from dprobed.engine.resident_area import MARK, SlotPages, gaps
 from dprobed.engine.trap import copies
 from dprobed.engine.trap.sites import Sites
 from dprobed.proc import procfs
@@ -74,7 +74,7 @@ def child() -> Iterator[Child]:
 @pytest.fixture
 def sites(child: Child) -> Iterator[Sites]:
     space = AddressSpace(child.pid, Memory(child.pid))
-    space.resident.areas.append(Area(child.slots, PAGE))
+    space.resident.areas.append(SlotPages(child.slots, PAGE))
     yield Sites(space)
     space.close()
 
@@ -244,7 +244,7 @@ def test_code_that_was_patched_close_by_is_restored(sites: Sites) -> None:
     code = ctypes.addressof(anchor)
     copy = Child()
     other = Sites(AddressSpace(copy.pid, Memory(copy.pid)))
-    other.space.resident.areas.append(Area(copy.slots, PAGE))
+    other.space.resident.areas.append(SlotPages(copy.slots, PAGE))
     try:
         site = other.make(code)
         other.arm(site)
@@ -299,7 +299,7 @@ def test_a_full_area(child: Child, sites: Sites) -> None:
 
 
 def test_an_area_out_of_reach(child: Child, sites: Sites) -> None:
-    sites.space.resident.areas[:] = [Area(child.code + 3 * GIB, PAGE)]
+    sites.space.resident.areas[:] = [SlotPages(child.code + 3 * GIB, PAGE)]
     with pytest.raises(SpaceError, match="no slot is free within 2 GiB"):
         sites.make(child.code)
 

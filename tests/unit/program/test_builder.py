@@ -6,8 +6,8 @@ import pytest
 
 from dprobed.program.builder import Builder
 from dprobed.program.bytecode import decode, encode
+from dprobed.program.exceptions import ExCode
 from dprobed.program.exec.variables import ListVariables
-from dprobed.program.isa import ExCode
 from dprobed.program.model import ProgramError, SourcePlace, select
 from dprobed.program.rpn.parser import assemble
 from dprobed.record.log import decode_log

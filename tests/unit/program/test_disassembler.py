@@ -167,6 +167,7 @@ def _effect(step: Instruction, operand: str) -> tuple[int, int | None]:
     return step.effect((int(word),) if word.lstrip("-").isdigit() else (0,) * len(step.operands))
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(sources())
 def test_generated_programs_come_back(source: str) -> None:

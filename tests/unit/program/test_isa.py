@@ -5,13 +5,12 @@ from __future__ import annotations
 import pytest
 
 from dprobed.program.disassembler import disassemble
+from dprobed.program.exceptions import EXCEPTIONS, ExCode
 from dprobed.program.isa import (
     BY_KEY,
-    EXCEPTIONS,
     GROUPS,
     INSTRUCTIONS,
     DecodeError,
-    ExCode,
     Instruction,
     Operand,
     decode_at,

@@ -249,6 +249,7 @@ def test_any_code_is_judged(program: Program) -> None:
         assert fault.message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text",
     [
@@ -275,6 +276,7 @@ def test_registers_that_programs_may_alter() -> None:
                           + b"\x0d"))  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_program_that_is_all_wrong_is_refused_with_its_first_faults() -> None:
     """Each fault's listing would take as long as the program is; nobody reads 60,000."""
     code = code_of("add") * 60_000 + code_of("exit")

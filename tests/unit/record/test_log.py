@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dprobed.program.exec.log import memory_item, string_item, variables_item
-from dprobed.program.isa import ItemToken
 from dprobed.program.items import (
     NONE,
+    ItemToken,
     fault_item,
     frame_body,
     trace_item,

@@ -118,6 +118,7 @@ def test_a_dynamic_section_of_six_gigabytes_is_no_trouble(tmp_path: Path) -> Non
         assert len(processes) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", ["time", "cpu"])
 def test_what_takes_too_long_is_refused_and_others_go_on(
     limit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -141,6 +142,7 @@ def test_what_takes_too_long_is_refused_and_others_go_on(
         assert len(processes) == 2
 
 
+@pytest.mark.slow
 def test_the_message_after_the_deadline(tmp_path: Path) -> None:
     with running() as (resolver, _):
         hostile = resolver.file(endless_symbols(tmp_path / "hostile"))
@@ -200,6 +202,7 @@ def test_a_question_that_it_had_not_read_is_asked_again() -> None:
     reading.close()
 
 
+@pytest.mark.slow
 def test_a_resolver_that_is_stopped_is_waited_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "PATIENCE", 1.0)
     monkeypatch.setattr(client, "_TRIAL", 0.1)

@@ -66,6 +66,7 @@ def read(folder: Path) -> list[Record]:
     return list(merged(open_all(folder)))
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(st.lists(logs(), min_size=1, max_size=8))
 @example([(b"\x01", ())])

@@ -14,6 +14,7 @@ from dprobed.program.model import Program, ProgramError
 from dprobed.program.rpn.parser import assemble
 from tests.programs.cases import Case, Result, Run, all_cases, check
 from tests.programs.executors import EXECUTORS, Maker
+from tests.programs.walking import WalkingExecutor
 
 CASES = all_cases()
 RUN = [case for case in CASES if not case.refused and not case.accepted]
@@ -23,6 +24,19 @@ ACCEPTED = [case for case in CASES if case.accepted]
 
 def _name(case: Case) -> str:
     return f"{case.place} {case.name}"
+
+
+#: Each with each. The one that walks takes seconds for what ends by its budget.
+EACH = [
+    pytest.param(
+        case,
+        executor,
+        id=f"{_name(case)}-{'walking' if executor is WalkingExecutor else 'python'}",
+        marks=[pytest.mark.slow] if executor is WalkingExecutor and "budget" in case.ends else [],
+    )
+    for executor in EXECUTORS
+    for case in RUN
+]
 
 
 def _with(executor: Maker, static: bool) -> Run:
@@ -46,14 +60,12 @@ def _with(executor: Maker, static: bool) -> Run:
     return run
 
 
-@pytest.mark.parametrize("executor", EXECUTORS)
-@pytest.mark.parametrize("case", RUN, ids=_name)
+@pytest.mark.parametrize(("case", "executor"), EACH)
 def test_case(case: Case, executor: Maker) -> None:
     check(case, assemble(case.source(), case.place), _with(executor, static=True))
 
 
-@pytest.mark.parametrize("executor", EXECUTORS)
-@pytest.mark.parametrize("case", RUN, ids=_name)
+@pytest.mark.parametrize(("case", "executor"), EACH)
 def test_case_with_the_stack_in_memory(case: Case, executor: Maker) -> None:
     program = decode(encode(assemble(case.source(), case.place)))
     check(case, program, _with(executor, static=False))

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import cast
 from unittest import mock
 
+import pytest
 from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 
@@ -45,6 +46,8 @@ from dprobed.program.verifier import verify
 from dprobed.record.log import decode_log
 from tests.programs.cases import Case, FakeContext, Region
 from tests.programs.executors import EXECUTORS, Maker
+
+pytestmark = pytest.mark.slow
 
 BUDGET = 3000
 FACILITIES = {"mine": 9}

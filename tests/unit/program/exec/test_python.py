@@ -8,6 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from dprobed.program.blocks import find_blocks, is_acyclic, static_depths
+from dprobed.program.exceptions import ExCode
 from dprobed.program.exec import ir
 from dprobed.program.exec.interface import MemoryFault, Outcome
 from dprobed.program.exec.lower_table import LOWERINGS
@@ -15,7 +16,7 @@ from dprobed.program.exec.python import PythonExecutor
 from dprobed.program.exec.python_printer import PRINTERS
 from dprobed.program.exec.variables import ListVariables
 from dprobed.program.exits import BUDGET, INSTRUCTION_BUDGET
-from dprobed.program.isa import BY_KEY, INSTRUCTIONS, ExCode, Operand, encode_one
+from dprobed.program.isa import BY_KEY, INSTRUCTIONS, Operand, encode_one
 from dprobed.program.model import Header, ProbeDefinition, Program, ProgramError
 from dprobed.program.rpn.parser import assemble
 from dprobed.record.log import decode_log
@@ -260,6 +261,7 @@ def test_heap_that_is_cleared_costs_as_well() -> None:
     assert rounds == INSTRUCTION_BUDGET // (5 + 1048576 // 64) + 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("static", [True, False])
 def test_a_program_without_loops_can_use_up_its_budget(static: bool) -> None:
     made = probe("push 1\nlog 1\npush 1\njz on\non:\n" + "dup 240\nros 240\n" * 16_300)

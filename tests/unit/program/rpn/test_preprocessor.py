@@ -149,6 +149,7 @@ def test_macros_may_use_each_other(depth: int) -> None:
     ],
     ids=["chain", "nested", "bomb", "growing argument"],
 )
+@pytest.mark.slow
 def test_macros_that_make_too_much_are_refused(text: str) -> None:
     _, diagnostics = run(text)
     assert len(diagnostics) == 1

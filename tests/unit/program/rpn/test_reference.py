@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from dprobed.program.isa import BY_KEY, EXCEPTIONS, INSTRUCTIONS, TOKENS
+from dprobed.program.exceptions import EXCEPTIONS
+from dprobed.program.isa import BY_KEY, INSTRUCTIONS
+from dprobed.program.items import TOKENS
 from dprobed.program.keywords import HEADER, PROBE
 from dprobed.program.registers import REGISTERS
 from dprobed.program.rpn.parser import assemble

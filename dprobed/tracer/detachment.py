@@ -1,0 +1,61 @@
+"""A detach that was asked for: what is called when it is done, and what keeps us from it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Final
+
+from dprobed.tracee.thread_group import ThreadGroup
+
+#: Seconds for which threads sleep in the kernel before that is told.
+_SLEEP: Final = 0.3
+#: Threads that a notice names.
+_NAMED: Final = 5
+
+
+class Detachment:
+    """Whether and how we are to detach from one target."""
+
+    def __init__(self, group: ThreadGroup, tell: Callable[[str, str], None]) -> None:
+        """``tell`` sends a notice to the daemon: kind, text."""
+        self._group: Final = group
+        self._tell: Final = tell
+        #: Whether we could not detach from it when we were to, and said so.
+        self.is_asleep = False
+        self._asleep_since = 0.0
+        self._on_detached: Callable[[], None] | None = None
+        self._on_asleep: Callable[[], None] = lambda: None
+
+    @property
+    def is_due(self) -> bool:
+        """Whether we are to detach from the target as soon as that can be."""
+        return self._on_detached is not None
+
+    def ask(self, then: Callable[[], None], when_asleep: Callable[[], None]) -> None:
+        """Have it detached from as soon as no core is being written and all threads can be.
+
+        ``when_asleep``: called if some cannot, before they wake.
+        """
+        self._on_detached, self._on_asleep = then, when_asleep
+        self._group.request_attention()
+
+    def done(self) -> None:
+        """It is detached from, or has ended."""
+        if self._on_detached is not None:
+            self._on_detached()
+
+    def note_asleep(self) -> None:
+        """We could not detach from all threads; tell so, once, if that lasts."""
+        now = time.monotonic()
+        self._asleep_since = self._asleep_since or now
+        if now - self._asleep_since < _SLEEP or self.is_asleep:
+            return
+        self.is_asleep = True
+        asleep = ", ".join(str(tid) for tid in sorted(self._group.threads)[:_NAMED])
+        self._tell(
+            "asleep",
+            f"its probes are removed; its tracer stays attached until what sleeps in the kernel "
+            f"(thread {asleep}) wakes",
+        )
+        self._on_asleep()
