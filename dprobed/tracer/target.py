@@ -312,7 +312,13 @@ class TracedProcess:
         self.debugger.close()
         self.engines.space.memory.close()
         self._context.reporter.send(
-            protocol.Ended(self.pid, *end, self.programs.statuses(), self.group.overhead_ns)
+            protocol.Ended(
+                self.pid,
+                *end,
+                self.programs.statuses(),
+                self.group.overhead_ns,
+                self.programs.local_variables(),
+            )
         )
 
     def stop_serving(self) -> None:

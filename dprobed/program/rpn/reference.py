@@ -172,7 +172,9 @@ MACHINE = f"""\
 - The **call stack** has {CALL_FRAMES} nested calls. A frame holds where to return to, its
   exception handler, what traces show of it, and the caller's SBP.
 - **Local variables** (`vars`) belong to the program: all its probes in a process share them, and
-  they keep their values from hit to hit. **Global variables** (`gvars`) are shared by all programs
+  they keep their values from hit to hit. What they have in the end is told: in the summary of `run`
+  and `attach`, and in `query`, summed over all processes; with their names where `vars` gives them
+  some. **Global variables** (`gvars`) are shared by all programs
   in a process. All are 0 at first.
 - The **heap** (`heap`), the **log** and the **exception trace** are empty at each hit.
 - A program ends by `exit`, `exit` with a facility, `abort`, `rem`, an exception that nothing
