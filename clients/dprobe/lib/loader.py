@@ -7,6 +7,7 @@ as ldd(1) does: ``ld.so --list PROGRAM`` maps the libraries and executes nothing
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
@@ -19,6 +20,7 @@ from dprobe.lib.errors import UserError
 from dprobe.lib.mapped import File, open_file, to_be_mapped
 from dprobed.binary.errors import LocationError
 from dprobed.binary.file import Binary
+from dprobed.proc import files
 
 #: The loader of glibc on x86-64; others have other rules, and are not asked.
 _LOADER: Final = "ld-linux-x86-64.so.2"
@@ -49,11 +51,8 @@ def _program_of(path: str) -> str | None:
     None where that is not known.
     """
     for _ in range(_DEPTH):
-        if not Path(path).is_file():
-            return None
         try:
-            with open(path, "rb") as file:
-                head = file.read(_HEAD)
+            head = _head(path)
         except (OSError, ValueError):
             return None
         if head.startswith(b"\x7fELF"):
@@ -68,6 +67,17 @@ def _program_of(path: str) -> str | None:
         else:
             return None  # the kernel may know of other formats (binfmt_misc)
     return None
+
+
+def _head(path: str) -> bytes:
+    """The first bytes of a regular file; raises OSError, also where it does not answer."""
+    descriptor = files.open_file(path)
+    try:
+        if not stat.S_ISREG(files.status(descriptor)[2]):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        return files.read(descriptor, _HEAD, 0)
+    finally:
+        os.close(descriptor)
 
 
 class Mapped(NamedTuple):
