@@ -34,7 +34,8 @@ _POINTER = b'"kind":"ptr"'
 def complain(text: str) -> None:
     """Write a line for the user to standard error; a closed standard error is no error."""
     with contextlib.suppress(OSError):
-        _write_all(2, f"dprobe: {printable(text, LAYOUT)}\n".encode(errors="replace"))
+        said = tables.between_words(f"dprobe: {printable(text, LAYOUT)}", tables.width_of(2))
+        _write_all(2, f"{said}\n".encode(errors="replace"))
 
 
 def note(text: str) -> None:
