@@ -107,15 +107,22 @@ class _Commands(click.Group):
     help="The daemon's control socket, where it is not at its usual place.",
 )
 @click.option("-q", "--quiet", is_flag=True, help="Say what is wrong, and no more.")
+@click.option(
+    "-v", "--verbose", is_flag=True, help="Say through which daemon, and what it is asked."
+)
 @click.pass_context
-def cli(ctx: click.Context, socket: Path | None, quiet: bool) -> None:
+def cli(ctx: click.Context, socket: Path | None, quiet: bool, verbose: bool) -> None:
     """Put small verified programs into running programs, and see what they report.
 
     `run`, `attach` and `dump` need nothing set up; those from `insert` to `trace` talk to a running
     `dprobed`; the others read files only.
     """
     ctx.obj = socket
+    if quiet and verbose:
+        raise click.UsageError("--quiet and --verbose exclude each other", ctx)
     verbosity.quiet = quiet
+    if verbose:
+        verbosity.detail = _say
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from dprobe.lib import quiet
 from dprobe.lib.errors import UserError
 from dprobe.lib.mapped import File, open_file, to_be_mapped
 from dprobed.binary.errors import LocationError
@@ -104,6 +105,7 @@ def files_of_command(path: str, environment: Mapping[bytes, bytes]) -> Mapped:
     paths = dict.fromkeys([os.path.realpath(loader), *(libraries or ())])
     found = [other for other in map(_open, paths) if other is not None]
     complete = libraries is not None and len(found) == len(paths)
+    quiet.detail(f"{path} will map {', '.join(each.path for each in (elf, *found))}")
     return Mapped([to_be_mapped(each) for each in (elf, *found)], complete)
 
 
