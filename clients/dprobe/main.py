@@ -151,13 +151,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _done(arguments: Sequence[str] | None) -> int:
     status: object
+    stdout = sys.stdout
     try:
         status = cli.main(arguments, prog_name="dprobe", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         print(error.format_message())
         status = 2
-    except SystemExit as end:  # click's completion
-        status = end.code
+    except SystemExit as end:  # click's completion, or what click makes of a broken pipe
+        # At a broken pipe click puts something else in the place of the stream.
+        status = end.code if sys.stdout is stdout else 141
     sys.stdout.flush()
     return status if isinstance(status, int) else 0
 
