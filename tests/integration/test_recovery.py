@@ -138,3 +138,18 @@ def test_the_next_daemon_does_it_when_both_were_killed(
         assert mappings(target.pid) == mapped
         assert not catches(target)
     assert is_whole(target)
+
+
+def test_a_tracer_that_is_stopped_for_long_lets_its_target_go(
+    guarded: Path, source: Path, start: Start, daemon: Daemon
+) -> None:
+    """SIGSTOP stops it in the middle of hits: its target's threads stand still until it is gone."""
+    target = start(guarded)
+    before = text(target.pid)
+    daemon.json("insert", source, "--pid", target.pid)
+    os.kill(tracer_of(target.pid), signal.SIGSTOP)
+    while daemon.json("query", "--pid", target.pid)[0]["state"] == "active":
+        pass
+    assert tracer_of(target.pid) == 0
+    assert text(target.pid) == before
+    assert is_whole(target)
