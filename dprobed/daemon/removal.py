@@ -42,6 +42,7 @@ class Removal:
             )
             removed.update(dict.fromkeys(chosen))
         earlier = self._targets.earlier_infos(client, select)
+        variables = self._targets.variables(client, select, removed)
         for inserted in self._targets.earlier(client, select):
             self._targets.exited.forget(inserted)
         if not removed and not earlier and select != messages.Select():
@@ -58,6 +59,7 @@ class Removal:
             probes=[info for inserted in removed for info in inserted.probe_infos()],
             overhead_ns=sum(target.overhead_ns for target in targets),
             earlier=earlier,
+            variables=variables,
         )
 
     async def _remove(

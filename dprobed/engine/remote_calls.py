@@ -13,9 +13,9 @@ from dprobed.arch.x86_64.syscalls import SYS_CLONE
 from dprobed.change_journal import Changes, Kind
 from dprobed.engine.errors import SpaceError
 from dprobed.proc import maps, procfs, refusals
-from dprobed.tracee import ptrace
+from dprobed.tracee import ptrace, restartable
 from dprobed.tracee.memory import Memory
-from dprobed.tracee.ptrace import Gone
+from dprobed.tracee.ptrace import Gone, Registers
 from dprobed.tracee.remote_syscall import RemoteSyscallError
 from dprobed.tracee.thread import Thread
 from dprobed.tracee.thread_group import ThreadGroup
@@ -64,6 +64,7 @@ class RemoteCalls:
         self._own = own
         #: There is no place for one.
         self._has_no_place = False
+        self._registers: Final = Registers()
 
     def of_copy(self, memory: Memory, changes: Changes) -> RemoteCalls:
         """The same for a copy of this address space."""
@@ -131,6 +132,8 @@ class RemoteCalls:
         self, gate: int, group: ThreadGroup, thread: Thread, number: int, arguments: tuple[int, ...]
     ) -> int:
         """A remote system call at the ``syscall`` instruction ``gate``."""
+        memory = self._memory
+        restartable.abort(thread.tid, self._registers, memory.peek, memory.poke)
         found = procfs.status(thread.tid)
         if found is None or not found.seccomp:
             return self._inject(group, thread, gate, number, arguments)
