@@ -302,6 +302,8 @@ class TracerProcesses:
             return await self._start(tell, journal)
 
         await recover(start, journal)
+        if not journal.is_empty:
+            self.journals.limit(journal.user)
 
     async def recover_orphans(self, patience: float) -> None:
         """Undo what tracers of daemons before this one have left; waits ``patience`` seconds, and
