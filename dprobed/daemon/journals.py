@@ -1,10 +1,10 @@
 """The change journals of tracers: a file for each, which outlives it, and in a folder the daemon.
 
 The daemon of one command has them in memory: they end with it. One that listens has them in a
-folder beside its socket; under systemd that is in the runtime folder, which
-``RuntimeDirectoryPreserve=restart`` keeps until the next start. A file's name says with whose
-rights its tracer ran, and only the daemon names files there: of what is *in* a file, which that
-tracer wrote, it believes nothing.
+folder beside its socket; the service's are in ``/run``, which stays when it is started again, and
+holds more of them than systemd's store of descriptors. A file's name says with whose rights its
+tracer ran, and only the daemon names files there: of what is *in* a file, which that tracer wrote,
+it believes nothing.
 """
 
 from __future__ import annotations

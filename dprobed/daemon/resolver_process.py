@@ -44,6 +44,9 @@ _IDLE: Final = 30.0
 
 T = TypeVar("T")
 
+#: How much rather a resolver is killed than others where memory runs out (-1000 to 1000).
+_EXPENDABLE: Final = "500"
+
 _log = logging.getLogger("dprobed")
 
 
@@ -57,6 +60,9 @@ def _run(mailbox: socket.socket, become: Callable[[], None]) -> None:
 
     with contextlib.suppress(OSError):
         Path("/proc/self/comm").write_text("dprobed-resolve")
+    with contextlib.suppress(OSError):
+        # The daemon may be among the last to be killed for want of memory; this is started again.
+        Path("/proc/self/oom_score_adj").write_text(_EXPENDABLE)
     become()
     main(mailbox)
 

@@ -61,10 +61,10 @@ class RemoteCalls:
         self._memory: Final = memory
         self._changes: Final = changes
         self._gate = gate
+        self._registers: Final = Registers()
         self._own = own
         #: There is no place for one.
         self._has_no_place = False
-        self._registers: Final = Registers()
 
     def of_copy(self, memory: Memory, changes: Changes) -> RemoteCalls:
         """The same for a copy of this address space."""

@@ -125,8 +125,8 @@ class Requests:
             suspended=[thread.tid for thread in target.suspended.threads()],
             overhead_ns=target.group.overhead_ns,
             debugger=target.debugger.status(),
-            unguarded=target.engines.why_unguarded(),
             variables=target.programs.local_variables(),
+            unguarded=target.engines.why_unguarded(),
         )
 
     def _dumped(self, seq: int, result: Result) -> None:

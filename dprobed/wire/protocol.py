@@ -243,8 +243,8 @@ class Ok(msgspec.Struct, tag=True, frozen=True):
     overhead_ns: int = 0
     debugger: DebuggerStatus | None = None
     dump: DumpStatus | None = None
-    unguarded: str = ""
     variables: list[LocalVariables] = []
+    unguarded: str = ""
 
 
 class Refused(msgspec.Struct, tag=True, frozen=True):

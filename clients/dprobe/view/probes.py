@@ -219,13 +219,6 @@ def doubted(probes: Sequence[messages.ProbeInfo]) -> Iterator[str]:
         yield f"{program} at {where}: {state} in {inside}, and has not fired: {doubt}"
 
 
-def unguarded(probes: Sequence[messages.ProbeInfo]) -> Iterator[str]:
-    """Which processes would not survive their tracer's death."""
-    for pid, reason in dict.fromkeys((probe.pid, probe.unguarded) for probe in probes):
-        if reason:
-            yield f"process {pid} is unguarded: {reason}; if its tracer is killed, so is it"
-
-
 def asleep(probes: Sequence[messages.ProbeInfo]) -> Iterator[str]:
     """For which share of the time probes were asleep: a line for each place of a program."""
     places: dict[tuple[str, str], list[messages.ProbeInfo]] = {}
@@ -238,6 +231,13 @@ def asleep(probes: Sequence[messages.ProbeInfo]) -> Iterator[str]:
         )
         where = f"in process {alike[0].pid}" if len(alike) == 1 else f"in {len(alike)} processes"
         yield f"{program} at {place}: {passed} {where}: over the budget"
+
+
+def unguarded(probes: Sequence[messages.ProbeInfo]) -> Iterator[str]:
+    """Which processes would not survive their tracer's death."""
+    for pid, reason in dict.fromkeys((probe.pid, probe.unguarded) for probe in probes):
+        if reason:
+            yield f"process {pid} is unguarded: {reason}; if its tracer is killed, so is it"
 
 
 def show_all(
@@ -315,8 +315,12 @@ def show_status(
         empty=empty,
         only=only,
     )
-    lines = (*doubted(answer.probes), *dumped(answer.probes), *asleep(answer.probes))
-    for line in (*lines, *unguarded(answer.probes)):
+    for line in (
+        *doubted(answer.probes),
+        *dumped(answer.probes),
+        *asleep(answer.probes),
+        *unguarded(answer.probes),
+    ):
         complain(line)
     if not json:
         _explain_deployments(answer, extended=extended)

@@ -50,11 +50,11 @@ class WatchEngine:
         self._registers: Final = DebugRegisters()
         #: Threads that could not be stopped when the registers changed.
         self._unreached: set[int] = set()
-        self._changes = Changes(None, 0, 0)
         #: Where each thread's ``struct rseq`` lies.
         self._areas: Final[dict[int, int]] = {}
         self._peek: Callable[[int, int], bytes] = lambda address, length: b""
         self._lost: list[Loss] = []
+        self._changes = Changes(None, 0, 0)
 
     def use(self, space: AddressSpace) -> None:
         """See Engine: nothing is kept in memory."""

@@ -39,8 +39,8 @@ class ProbeInfo(msgspec.Struct, frozen=True, kw_only=True, tag="probe"):
     nothing. ``engine``: which serves it; empty where none does. ``source``: of a probe that does
     not work, where its place is written (``file:line:column``), if that is known. ``doubt``: why
     one that never fired perhaps never will. ``dumped``: cores that were written for it;
-    ``no_dumps``: hits that asked for one in vain, by reason. ``unguarded``: why it
-    would end its process if the tracer were killed; empty: it would not.
+    ``no_dumps``: hits that asked for one in vain, by reason. ``unguarded``: why it would end its
+    process if the tracer were killed; empty: not.
     """
 
     program: str
@@ -66,9 +66,9 @@ class ProbeInfo(msgspec.Struct, frozen=True, kw_only=True, tag="probe"):
     engine: str = ""
     source: str = ""
     doubt: str = ""
-    unguarded: str = ""
     dumped: int = 0
     no_dumps: dict[str, int] = {}
+    unguarded: str = ""
 
 
 class EarlierInfo(msgspec.Struct, frozen=True, kw_only=True, tag="earlier"):
