@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from dprobed.arch.x86_64.breakpoint import SYSCALL
-from dprobed.arch.x86_64.gate_code import GATE, SIZE, WORDS, way_back
+from dprobed.arch.x86_64.gate_code import GATE, SIZE, WORDS, back, way_back
 from dprobed.arch.x86_64.paging import PAGE
 from dprobed.arch.x86_64.syscalls import SYS_CLONE
 from dprobed.change_journal import Changes, Kind
@@ -108,6 +108,15 @@ class RemoteCalls:
     def in_gate(self, address: int) -> bool:
         """Whether a thread is on its way through our gate."""
         return self._own != 0 and self._own <= address < self._own + SIZE
+
+    def send_back(self, thread: Thread) -> None:
+        """Give a stopped thread in our gate what it would give itself behind the call, which it
+        makes no more. Raises Gone."""
+        data = self._memory.peek(self._own + WORDS, SIZE - WORDS)
+        if len(data) == SIZE - WORDS:
+            mask = back(self._registers.load(thread.tid), data)
+            self._registers.store(thread.tid)
+            ptrace.set_sigmask(thread.tid, mask)
 
     def remove_gate(self) -> None:
         """Take our gate out: no thread is in it, and no call is made any more."""

@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from typing import Final
 
 from dprobed.arch.x86_64 import siginfo
+from dprobed.arch.x86_64.resume_and_wait import TRAP_STATUS
 from dprobed.proc import procfs
 from dprobed.proc.shared_memory import shares_memory
 from dprobed.tracee import ptrace
@@ -169,6 +170,7 @@ class Borrower:
         with self._sending_again():
             while is_pending(thread.tid, SYNCHRONOUS_SET):
                 ptrace.cont(thread.tid)
+                self._rewind(thread)
                 stop = self.wait_for(thread)
                 thread.in_syscall = False
                 thread.listen = False
@@ -181,6 +183,21 @@ class Borrower:
                     break
                 self.park(thread, stop)
         thread.relisten = thread.relisten or listens
+
+    def _rewind(self, thread: Thread) -> None:
+        """Before the next stop is taken, which may be a breakpoint's: back to the breakpoint.
+
+        Let go behind it without its signal, by our death, its instruction would be skipped.
+        """
+        hits = self._tracees.hits
+        before = bytes(hits.registers.data)  # this may be in the middle of another's hit
+        deadline = time.monotonic() + _SOON
+        while (found := hits.next(0, thread.tid)) == -errno.EINTR:
+            if time.monotonic() > deadline:
+                break
+        if found == thread.tid and hits.status == TRAP_STATUS:
+            self._handler.rewind(thread)
+        hits.registers.data[:] = before
 
     # --- what comes in between ---
 

@@ -78,9 +78,11 @@ class RemoteSyscalls:
             result = self._registers.load(thread.tid)[RAX]
         finally:
             if thread.tid in self._group.threads:
+                # First: let go behind a system call, by our death, one of its own that our stop
+                # interrupted would not be made again.
+                self._borrower.leave_syscall(thread)
                 self._registers.data[:] = saved
                 self._registers.store(thread.tid)
-                self._borrower.leave_syscall(thread)
         return result - (1 << 64) if result >> 63 else result
 
     def _execute(self, thread: Thread) -> None:

@@ -130,6 +130,8 @@ class Tracees:
                 self.status.value = self.hits.status
                 if self.hits.status != TRAP_STATUS:
                     return True
+                if (thread := self.threads.get(tid)) is not None:
+                    thread.group.handler.rewind(thread)
                 if _waitpid(tid, self.status_address, WALL | os.WNOHANG) == tid:
                     return True
             elif tid > 0:

@@ -9,10 +9,11 @@ no flags. All signals are blocked until it has set the mask.
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import MutableSequence, Sequence
 from typing import Final
 
 from dprobed.arch.x86_64.registers import (
+    NO_SYSCALL,
     ORIG_RAX,
     R8,
     R9,
@@ -71,3 +72,13 @@ def way_back(words: Sequence[int], mask: int) -> bytes:
         values[RAX] = SYS_RESTART_SYSCALL if block else words[ORIG_RAX]
         rip -= _SYSCALL_LENGTH
     return _WORDS.pack(mask, *values.values(), rip)
+
+
+def back(words: MutableSequence[int] | memoryview, data: bytes) -> int:
+    """Set the registers of a thread as the code does by these words; returns its signal mask."""
+    mask, *values, rip = _WORDS.unpack(data)
+    for number, value in zip(_REGISTERS, values, strict=True):
+        words[number] = value
+    words[RIP] = rip
+    words[ORIG_RAX] = NO_SYSCALL
+    return int(mask)

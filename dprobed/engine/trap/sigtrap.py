@@ -37,8 +37,10 @@ import signal
 import time
 from typing import Final
 
+from dprobed.arch.x86_64.breakpoint import SI_KERNEL
 from dprobed.arch.x86_64.paging import WORD
-from dprobed.arch.x86_64.registers import RDI, RSI, RSP
+from dprobed.arch.x86_64.registers import RDI, RIP, RSI, RSP
+from dprobed.arch.x86_64.siginfo import code_of
 from dprobed.arch.x86_64.signal_frame import (
     KERNEL_ACTION_SIZE,
     LIBC_ACTION_FLAGS,
@@ -92,6 +94,7 @@ class Sigtrap:
         #: The target's present one, and the guard in it.
         self.space = sites.space
         self.guard = sites.guard
+        self._by_trap = sites.by_trap
         #: Whether the guard is what the kernel has as SIGTRAP's handler.
         self.guarded = False
         #: Why the target cannot have one; empty: it can.
@@ -109,6 +112,7 @@ class Sigtrap:
     def use(self, sites: Sites) -> None:
         """Start in an address space that has these sites."""
         self.space, self.guard = sites.space, sites.guard
+        self._by_trap = sites.by_trap
         self.guarded = False
 
     def take_over(self, other: Sigtrap) -> None:
@@ -162,11 +166,20 @@ class Sigtrap:
             return
         self._pause = min(2 * self._pause, _SELDOM_NS)
         self._look_again = now + self._pause
+        self._stand_at_site(thread)
         if self.guarded:
             self._look_at_guard(thread)
         elif self.is_meant_by(found):
             self.observe_process(thread)
         self.install_guard(thread)
+
+    def _stand_at_site(self, thread: Thread) -> None:
+        """Before a thread in the middle of a hit makes a system call for us: move it to the
+        breakpoint. Its SIGTRAP is gone with that, and let go behind the breakpoint, by our death,
+        its instruction would be skipped. Whoever serves the hit sets rip in any case."""
+        site = self._by_trap.get(self._registers.load(thread.tid)[RIP])
+        if site is not None and code_of(ptrace.get_siginfo(thread.tid)) == SI_KERNEL:
+            ptrace.go_to(thread.tid, site.address)
 
     def _look_at_guard(self, thread: Thread) -> None:
         """Learn what a system call of the target's own has set in the guard's place."""
