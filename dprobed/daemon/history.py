@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Final
 
+from dprobed import journal
 from dprobed.printable import printable
 from dprobed.rate_limit import TokenBucket
 
@@ -58,14 +59,18 @@ class History:
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._rates = UserRates(now)
 
-    def note(self, uid: int, text: str, cause: str = "") -> None:
-        """Log a line about something that user ``uid`` did, or that came of it: ``cause``."""
+    def note(self, uid: int, text: str, cause: str = "", **fields: object) -> None:
+        """Log a line about something that user ``uid`` did, or that came of it: ``cause``.
+
+        Where that is one of the journal's events, the entry there has these fields.
+        """
         silent = self._rates.take(uid, cause) if uid != 0 else 0
         if silent is None:
             return
         if silent:
             text += f" ({silent} more such lines about user {uid} were left out before)"
-        _log.info("%s", text)
+        about = journal.about(cause, uid=uid, **fields) if cause in journal.EVENTS else None
+        _log.info("%s", text, extra=about)
 
 
 def some(labels: Iterable[str]) -> str:

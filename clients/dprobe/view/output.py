@@ -109,6 +109,10 @@ class Output:
             record = record or self._decode(line)
             self._lines.append(record_text(record, self.stamp).encode(errors="replace"))
 
+    def line(self, text: str) -> None:
+        """A line of another kind."""
+        self._lines.append(text.encode(errors="replace"))
+
     def _name_places(self, record: messages.Record) -> None:
         """Say what is at the addresses that a record logged."""
         if self._addresses is None:

@@ -232,7 +232,8 @@ def _file_maker(name: str) -> Callable[[Path, int], store.Chunk]:
 
 
 def _journal_maker(namespace: str) -> Callable[[Path, int], store.Chunk]:
-    return lambda folder, number: store.JournalChunk(socket_path(namespace))
+    path = socket_path(namespace) if namespace else ""
+    return lambda folder, number: store.JournalChunk(path)
 
 
 def _block_bytes(what: TraceStart) -> int:
