@@ -25,6 +25,9 @@ from dprobed.tracee.status import Kind, decode
 from dprobed.tracee.thread import Group, Thread
 from dprobed.tracee.tracees import Tracees
 
+#: Signals that an instruction raises.
+_FAULTS: Final = frozenset((signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE))
+
 
 class RemoteSyscallError(Exception):
     """A system call that we had a tracee make did not work; one line."""
@@ -95,7 +98,7 @@ class RemoteSyscalls:
 
     def _enter_and_leave(self, thread: Thread) -> None:
         """To the stop at the system call's entry, and to that at its exit."""
-        stops = 0
+        stops, faulted = 0, False
         while stops < 2:
             ptrace.to_syscall(thread.tid)
             stop = self._borrower.wait_for(thread)
@@ -108,7 +111,12 @@ class RemoteSyscalls:
                     "the target has system calls dispatched to itself "
                     "(PR_SET_SYSCALL_USER_DISPATCH), and ours would be, too"
                 )
+            elif faulted and stop.value in _FAULTS:
+                # It would be raised again and again: there is no system call at the gate any more.
+                raise RemoteSyscallError(f"the remote system call raised signal {stop.value}")
             else:
+                # One fault may have been on its way before.
+                faulted = faulted or stop.value in _FAULTS
                 self._borrower.park(thread, stop)
 
     def take_child(self) -> Thread | None:
