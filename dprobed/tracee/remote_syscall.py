@@ -22,7 +22,7 @@ from dprobed.tracee.lifecycle import State
 from dprobed.tracee.ptrace import WALL, Registers
 from dprobed.tracee.ptrace import raw_waitpid as _waitpid
 from dprobed.tracee.signals import SYNCHRONOUS
-from dprobed.tracee.status import Kind, decode
+from dprobed.tracee.status import Kind, Stop, decode
 from dprobed.tracee.thread import Group, Thread
 from dprobed.tracee.tracees import Tracees
 
@@ -114,14 +114,26 @@ class RemoteSyscalls:
             stop = self._borrower.wait_for(thread)
             if stop.kind is Kind.SYSCALL:
                 stops += 1
-            elif (
-                stop.kind is Kind.SIGNAL
-                and stop.value in SYNCHRONOUS
-                and not siginfo.was_sent(ptrace.get_siginfo(thread.tid))
-            ):
-                raise RemoteSyscallError(_why_raised(stop.value))
             else:
+                self._refuse_fault(thread, stop)
                 self._borrower.park(thread, stop)
+
+    @staticmethod
+    def _refuse_fault(thread: Thread, stop: Stop) -> None:
+        """Raises RemoteSyscallError where the kernel raises a signal at the gate, again and again.
+
+        One fault may have been on its way before, and is the thread's own.
+        """
+        if stop.kind is not Kind.SIGNAL or stop.value not in SYNCHRONOUS:
+            return
+        info = ptrace.get_siginfo(thread.tid)
+        if siginfo.was_sent(info):
+            return
+        again = thread.siginfo == info
+        if again:
+            thread.signal, thread.siginfo = 0, None
+        if again or stop.value == signal.SIGSYS:
+            raise RemoteSyscallError(_why_raised(stop.value))
 
     def take_child(self) -> Thread | None:
         """The process that a remote ``clone`` made, in its first stop: not one of the threads.

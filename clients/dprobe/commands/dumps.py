@@ -10,6 +10,7 @@ import click
 from dprobe.commands import complete, options
 from dprobe.commands.group import CommandGroup
 from dprobe.lib.errors import UserError
+from dprobe.view.output import complain
 from dprobe.view.tables import Listing, show
 from dprobed.corefile import store
 
@@ -90,8 +91,11 @@ def _remove_command(
         removed = [core for folder in store.folders() for core in store.remove(folder, wanted)]
     except store.StoreError as error:
         raise UserError(str(error)) from None
+    for core in wanted:
+        if core.state == store.WRITING and core not in removed:
+            complain(f"{core.path} is being written, and stays")
     if names and not removed:
-        raise UserError("none of these cores is there any longer, or it is being written")
+        raise UserError("none of these cores was removed")
     rows = [_row(core) for core in removed]
     show(rows, _LISTING, json=json, empty=_none())
 
