@@ -2,6 +2,10 @@
 
 python := .venv/bin/python
 
+# Bytecode is kept, whatever the environment says: otherwise pytest rewrites every test at each run
+# (a seventh of test-quick), and what was changed since the setup is compiled at every start.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: help demo hunt test test-quick test-bare check bench soak install deb clean
 .PHONY: setup-demo setup-hunt setup-test setup-bench setup-install setup-deb
 

@@ -122,6 +122,7 @@ class Core:
             self.enforcement,
             self.tasks,
             routing.take,
+            lambda: log.followers if log is not None else (),
         )
         pool = TracerPool(self.backends, events.on_event, events.on_gone)
         attaching = Attaching(

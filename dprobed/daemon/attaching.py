@@ -104,6 +104,7 @@ class Attaching:
             raise Refusal(f"no tracer could be started: {error.strerror}") from None
         try:
             target.asked_for, target.launched = not shared, launch
+            target.hold_limit = self._hold_limit
             await target.ask(lambda seq: self._request(seq, target.pid, launch, admission))
         except Refusal:
             target.dismiss(client)

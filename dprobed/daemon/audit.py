@@ -1,7 +1,8 @@
-"""Refusals in the daemon's log, rate-limited for each user.
+"""Refusals in the daemon's log, rate-limited for each user and cause.
 
 A user who is refused may ask a thousand times a second: lines over the rate limit are counted, and
-the user's next line says how many there were.
+the next line says how many there were. Refusals by another rule, or of another right, are not
+hidden by that.
 """
 
 from __future__ import annotations
@@ -25,13 +26,13 @@ class Audit:
         self._rates = UserRates(now)
 
     def deny(self, denial: Denial) -> None:
-        """Log a refusal, within the user's rate limit."""
-        silent = self._rates.take(denial.uid)
+        """Log a refusal, within the rate limit of its user and cause."""
+        silent = self._rates.take(denial.uid, f"{denial.rule}: {words(denial.missing)}")
         if silent is None:
             return
         text = f"denied: {denial.text}"
         if silent:
-            text += f" ({silent} more denials since the last one logged)"
+            text += f" ({silent} more such denials since the last one logged)"
         about = journal.about(
             "denied",
             uid=denial.uid,

@@ -8,9 +8,9 @@ from typing import Final
 from dprobed.arch.x86_64.breakpoint import SYSCALL
 from dprobed.engine.errors import SpaceError
 from dprobed.proc import maps, procfs, refusals
-from dprobed.tracee import ptrace
+from dprobed.tracee import ptrace, restartable
 from dprobed.tracee.memory import Memory
-from dprobed.tracee.ptrace import Gone
+from dprobed.tracee.ptrace import Gone, Registers
 from dprobed.tracee.remote_syscall import RemoteSyscallError
 from dprobed.tracee.thread import Thread
 from dprobed.tracee.thread_group import ThreadGroup
@@ -40,6 +40,7 @@ class RemoteCalls:
         """``gate``: address of a ``syscall`` instruction, if that is known already."""
         self._memory: Final = memory
         self._gate = gate
+        self._registers: Final = Registers()
 
     def of_copy(self, memory: Memory) -> RemoteCalls:
         """The same for a copy of this address space."""
@@ -56,6 +57,8 @@ class RemoteCalls:
         self, gate: int, group: ThreadGroup, thread: Thread, number: int, arguments: tuple[int, ...]
     ) -> int:
         """A remote system call at the ``syscall`` instruction ``gate``."""
+        memory = self._memory
+        restartable.abort(thread.tid, self._registers, memory.peek, memory.poke)
         found = procfs.status(thread.tid)
         if found is None or not found.seccomp:
             return self._inject(group, thread, gate, number, arguments)

@@ -91,7 +91,8 @@ class Requests:
                 probes = target.programs.insert(request, self._context.facilities)
                 return protocol.Ok(seq, probes=probes)
             case protocol.Remove():
-                return protocol.Ok(seq, probes=target.programs.remove(request.program))
+                probes, variables = target.programs.remove(request.program)
+                return protocol.Ok(seq, probes=probes, variables=variables)
             case protocol.Vars():
                 return protocol.Ok(seq, words=target.programs.variables(request))
             case protocol.Resume():
@@ -120,6 +121,7 @@ class Requests:
             suspended=[thread.tid for thread in target.suspended.threads()],
             overhead_ns=target.group.overhead_ns,
             debugger=target.debugger.status(),
+            variables=target.programs.local_variables(),
         )
 
     def _dumped(self, seq: int, result: Result) -> None:
@@ -145,7 +147,10 @@ class Requests:
         """Answer: the probes are out, whether or not we could detach."""
         self._reporter.send(
             protocol.Ok(
-                seq, probes=target.programs.statuses(), overhead_ns=target.group.overhead_ns
+                seq,
+                probes=target.programs.statuses(),
+                overhead_ns=target.group.overhead_ns,
+                variables=target.programs.local_variables(),
             )
         )
 

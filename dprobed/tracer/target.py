@@ -15,7 +15,7 @@ from dprobed.proc.shared_memory import processes, relatives
 from dprobed.tracee.attach import attach, find_lost
 from dprobed.tracee.lifecycle import State
 from dprobed.tracee.memory import Memory
-from dprobed.tracee.ptrace import Gone
+from dprobed.tracee.ptrace import Executes, Gone
 from dprobed.tracee.status import Kind, Stop
 from dprobed.tracee.thread import Thread
 from dprobed.tracee.thread_group import ThreadGroup
@@ -87,7 +87,7 @@ class TracedProcess:
     # --- attaching ---
 
     def attach(self, launch: bool) -> None:
-        """Trace the process; raises RequestError, and nothing is traced then."""
+        """Trace the process; raises RequestError: then only what sleeps in the kernel is traced."""
         reason = refusals.refusal(self.pid)
         if reason is not None:
             raise RequestError(reason)
@@ -105,17 +105,18 @@ class TracedProcess:
             if not procfs.has_ended(self.pid):
                 _log.info("process %d: %s", self.pid, error)
             reason = refusals.refusal(self.pid) or refusals.denial(self.pid)
-            self._detach_now()
+            if isinstance(error, Executes):
+                reason = (
+                    f"process {self.pid} executes a program, and sleeps in the kernel (it waits "
+                    "for a disk or a file system that does not answer); try again when it runs"
+                )
+            self.detach()
             raise RequestError(reason) from error
         try:
             check_alone(self.pid, processes(), self._context.tracees)
         except RequestError:
-            self._detach_now()
+            self.detach()
             raise
-
-    def _detach_now(self) -> None:
-        while not self.detach():
-            self._context.tracees.pause(DETACH_PAUSE)
 
     def adjust(self, *, follow_forks: bool, hold_thread: bool, budget: Limits | None) -> None:
         """Change options of the target, and of children that are followed from now on."""
@@ -132,7 +133,7 @@ class TracedProcess:
         if self._dumps is None:
             from dprobed.tracer.dump.snapshot import Dumps
 
-            self._dumps = Dumps(self.engines, self.programs.describe, self.tell)
+            self._dumps = Dumps(self.engines, self.programs, self.tell)
         return self._dumps
 
     @property
@@ -269,7 +270,7 @@ class TracedProcess:
         if thread.tid == self.pid:
             self._end_status = ("exited" if stop.kind is Kind.EXITED else "killed", stop.value)
         if not any(t.tgid == self.pid for t in self.group.threads.values()):
-            self.end = self._end_status
+            self._conclude()
             self.group.request_attention()
             if self._is_dumped:
                 self.tell("dumping", "the process has ended; its core is being written")
@@ -297,13 +298,20 @@ class TracedProcess:
         made their first stop."""
         threads = self.group.threads.values()
         if self.end is None and not threads:
-            self.end = self._end_status
+            self._conclude()
         return (
             self.end is not None
             and not self.detachment.is_due
             and not self._is_dumped
             and not any(thread.state is State.STARTING for thread in threads)
         )
+
+    def _conclude(self) -> None:
+        """None of its threads is left: it has ended, or only we have, with its last thread that
+        could not be detached from."""
+        self.end = self._end_status
+        if self.detachment.is_due and self.end[0] == "gone" and not procfs.has_ended(self.pid):
+            self.end = "detached", 0
 
     def finish(self, end: tuple[str, int]) -> None:
         """The target has ended, or was detached from: report it with the last counters."""
@@ -312,7 +320,13 @@ class TracedProcess:
         self.debugger.close()
         self.engines.space.memory.close()
         self._context.reporter.send(
-            protocol.Ended(self.pid, *end, self.programs.statuses(), self.group.overhead_ns)
+            protocol.Ended(
+                self.pid,
+                *end,
+                self.programs.statuses(),
+                self.group.overhead_ns,
+                self.programs.local_variables(),
+            )
         )
 
     def stop_serving(self) -> None:

@@ -64,7 +64,10 @@ class Targets:
 
     def attach(self, request: protocol.Attach) -> None:
         """Begin to trace; raises RequestError."""
-        if request.pid in self.by_pid:
+        known = self.by_pid.get(request.pid)
+        if known is not None and known.detachment.is_due:
+            raise RequestError(f"process {request.pid} is being detached from, as soon as it wakes")
+        if known is not None:
             raise RequestError(f"process {request.pid} is a target of this tracer already")
         if len(self.by_pid) >= self._most:
             raise RequestError(f"a tracer has {self._most} targets at most")
@@ -74,16 +77,22 @@ class Targets:
         try:
             target.attach(request.launch)
         except RequestError:
-            self._drop(target)
+            if target.group.threads:
+                target.detachment.ask(partial(self._leave, target), lambda: None)
+            else:
+                self._drop(target)
             raise
 
     def fail(self, target: TracedProcess, error: Exception) -> None:
         """After an internal error in the handling of a target: detach from that one."""
         _log.error("process %d: internal error; detaching", target.pid, exc_info=error)
         target.stop_serving()
-        while not self._detach(target):
-            self._tracees.pause(DETACH_PAUSE)
-        self.finish(target, ("failed", 0))
+        failed = partial(self.finish, target, ("failed", 0))
+        if self._detach(target):
+            failed()
+        else:
+            # What sleeps in the kernel: the others are not to wait for that.
+            target.detachment.ask(failed, lambda: None)
 
     def follow(self, parent: InheritingTarget, pid: int) -> TracedProcess | None:
         """See inheritance.ChildTargets."""
@@ -104,6 +113,11 @@ class Targets:
     def _take(self, target: TracedProcess) -> None:
         self.by_pid[target.pid] = target
         self._tracees.groups.append(target.group)
+
+    def _leave(self, target: TracedProcess) -> None:
+        """We have detached from a process that we refused to attach to."""
+        if target.pid in self.by_pid:
+            self._drop(target)
 
     def _drop(self, target: TracedProcess) -> None:
         del self.by_pid[target.pid]

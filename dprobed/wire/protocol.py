@@ -158,8 +158,9 @@ class ProbeStatus(msgspec.Struct, frozen=True, array_like=True):
     every hit, ``ran`` those whose program ran, ``missed`` those that could not be served,
     ``dropped`` records that were lost on the way to the daemon, ``faulted`` records withdrawn
     because the probed instruction itself faulted. ``addresses``: where the probe is in memory.
-    ``passed``: hits while it was throttled, at least so many. ``engine``: which one serves it:
-    ``trap``, or ``watch``; empty while it has no place.
+    ``engine``: which one serves it: ``trap``, or ``watch``; empty while it has no place.
+    ``present_ns``: since it was first in; for ``asleep_ns`` of that it was throttled. ``dumped``:
+    cores that were written for it; ``no_dumps``: hits that asked for one in vain, by reason.
     """
 
     program: int
@@ -174,8 +175,19 @@ class ProbeStatus(msgspec.Struct, frozen=True, array_like=True):
     dropped: int
     faulted: int
     addresses: list[int]
-    passed: int = 0
     engine: str = ""
+    asleep_ns: int = 0
+    present_ns: int = 0
+    dumped: int = 0
+    no_dumps: dict[str, int] = {}
+
+
+class LocalVariables(msgspec.Struct, frozen=True, array_like=True):
+    """Those of a program in this target: its words, and what they were when a ``fork`` made it."""
+
+    program: int
+    words: list[int]
+    inherited: list[int] = []
 
 
 class DumpStatus(msgspec.Struct, frozen=True, array_like=True):
@@ -203,7 +215,8 @@ class DebuggerStatus(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Ok(msgspec.Struct, tag=True, frozen=True):
-    """The request is done. ``probes``: for Insert, Remove and Query; ``words``: for Vars;
+    """The request is done. ``probes``: for Insert, Remove and Query, with the ``variables`` of
+    programs that have some (Detach, too); ``words``: for Vars;
     ``tids``: for Resume, the threads that go on; ``suspended``: for Query, the threads still held;
     ``debugger``: for Query; ``dump``: for Dump."""
 
@@ -215,6 +228,7 @@ class Ok(msgspec.Struct, tag=True, frozen=True):
     overhead_ns: int = 0
     debugger: DebuggerStatus | None = None
     dump: DumpStatus | None = None
+    variables: list[LocalVariables] = []
 
 
 class Refused(msgspec.Struct, tag=True, frozen=True):
@@ -314,6 +328,7 @@ class Ended(msgspec.Struct, tag=True, frozen=True):
     status: int
     probes: list[ProbeStatus]
     overhead_ns: int
+    variables: list[LocalVariables] = []
 
 
 Event = Records | Places | Changed | TargetEvent | Forked | Ended

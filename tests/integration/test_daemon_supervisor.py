@@ -18,6 +18,7 @@ from dprobed.daemon.tracer_child import TracerAhead, fork_tracer
 from dprobed.daemon.tracer_process import TracerProcess, TracerProcesses
 from dprobed.wire import protocol
 from dprobed.wire.framing import Unpacker
+from tests.leftovers import ended
 
 Main = Callable[[socket.socket, socket.socket], None]
 
@@ -36,9 +37,7 @@ async def supervised(
         yield tracers
     finally:
         await tracers.stop(20)
-        async with asyncio.timeout(20):
-            while tracers.resolvers.processes:
-                await asyncio.sleep(0.001)
+        await ended(tracers.resolvers)
 
 
 async def watch(

@@ -68,7 +68,8 @@ def _rows(found: Health) -> Iterator[tuple[str, str]]:
     yield "losses", ", ".join(told) or "none"
     for each in found.throttled[:_LISTED]:
         where = f"{each.program} {each.place} in process {each.pid}"
-        yield "throttled", f"{where}: {each.reason}; at least {each.passed} hits passed over"
+        asleep = f"asleep for {each.asleep_ns / 1e9:.1f} of {each.present_ns / 1e9:.1f} s"
+        yield "throttled", f"{where}: {each.reason}; {asleep}"
     yield from _more("throttled", len(found.throttled))
     for problem in found.problems[:_LISTED]:
         yield "problem", problem

@@ -18,14 +18,16 @@ _WELL = frozenset({"active", "pending", "disabled", "removed", "throttled"})
 
 
 class Throttled(msgspec.Struct, frozen=True):
-    """A probe that rests for a while, because it costs too much; ``passed``: hits meanwhile."""
+    """A probe that rests for a while, because it costs too much; ``asleep_ns``:
+    for how long it did in all, of ``present_ns`` that it is there."""
 
     program: str
     number: int
     pid: int
     place: str
     reason: str
-    passed: int
+    asleep_ns: int
+    present_ns: int
 
 
 class Losses(msgspec.Struct, frozen=True, kw_only=True):
@@ -107,7 +109,15 @@ def health(daemon: Connection, socket: str) -> Health:
         hits=sum(each.hits for each in counted),
         losses=_losses(status, handlers),
         throttled=[
-            Throttled(each.program, each.number, each.pid, each.place, each.reason, each.passed)
+            Throttled(
+                each.program,
+                each.number,
+                each.pid,
+                each.place,
+                each.reason,
+                each.asleep_ns,
+                each.present_ns,
+            )
             for each in status.probes
             if each.state == "throttled"
         ],

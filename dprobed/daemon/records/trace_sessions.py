@@ -21,7 +21,7 @@ from dprobed.daemon.records.dispatcher import Dispatcher, Report
 from dprobed.daemon.records.trace_encoders import CtfEncoder, Encoder, LineEncoder
 from dprobed.daemon.records.trace_session import FOLDER_CHUNKS, TraceSession
 from dprobed.journal import socket_path
-from dprobed.program.exits import DUMP, TRACE
+from dprobed.program.exits import DUMP, TRACE, facility_of
 from dprobed.trace import store
 from dprobed.trace.ctf import Trace
 from dprobed.trace.lines import FORMATS
@@ -130,7 +130,7 @@ class TraceSessions:
         for session in self._watching:
             if raw.exit != TRACE and session.armed:
                 # The record that asks for the writing is part of what is written.
-                asks = raw.exit == DUMP and session.what.flight_bytes is not None
+                asks = facility_of(raw.exit) == DUMP and session.what.flight_bytes is not None
                 if asks or session.what.everything:
                     session.offer(Report(0, inserted, raw, line))
                 if asks:

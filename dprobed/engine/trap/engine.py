@@ -211,16 +211,17 @@ class TrapEngine:
             self._released.add(site)
 
     def classify(self, is_watched: Callable[[int], bool]) -> None:
-        """Set ``Site.plain``: whether a SIGTRAP behind a site can only be its breakpoint's.
+        """Set ``Site.simple``: whether a SIGTRAP behind a site can only be its breakpoint's.
 
         Not if it has a callback; nor if the instruction behind its one byte ``is_watched``, which
         shows the same address.
         """
         self._is_watched = is_watched
         for site in self.by_trap.values():
-            site.plain = site.callback is None and not (
+            site.simple = site.callback is None and not (
                 site.displaced.length == 1 and is_watched(site.trap)
             )
+            site.plain = site.simple and site.seen
 
     # --- taking out ---
 

@@ -50,6 +50,8 @@ class Site:
         "gone",
         "original",
         "plain",
+        "seen",
+        "simple",
         "slot",
         "trap",
     )
@@ -76,6 +78,10 @@ class Site:
         #: Its module was unmapped.
         self.gone = False
         #: A SIGTRAP behind it is its breakpoint and calls for its programs only (``classify``).
+        self.simple = False
+        #: Its first hit showed that it is in no restartable sequence.
+        self.seen = False
+        #: Both, so that a hit needs no closer look.
         self.plain = False
 
     @property
@@ -87,6 +93,7 @@ class Site:
         """The same site in a copy of the memory."""
         other = Site(self.address, self.original, self.slot, self.displaced, self.around)
         other.gone = self.gone
+        other.seen = self.seen
         return other
 
     def position(self, offset: int) -> Position:

@@ -8,16 +8,18 @@ could not be stopped gets them later.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from dprobed.arch.x86_64.breakpoint import TRAP_HWBKPT
 from dprobed.arch.x86_64.debug_registers import is_length_valid
+from dprobed.arch.x86_64.registers import RIP
 from dprobed.engine.address_space import AddressSpace
 from dprobed.engine.interface import Listener, Location, Loss, Plan, Refusal, TrapStop, Twin
 from dprobed.engine.probe import Attachment, Probe
 from dprobed.engine.runner import ProgramRunner
 from dprobed.engine.watch.registers import DebugRegisters, WatchAttachment
+from dprobed.tracee import ptrace, restartable
 from dprobed.tracee.lifecycle import State
 from dprobed.tracee.ptrace import Gone, PtraceError, Registers
 from dprobed.tracee.thread import Thread
@@ -47,9 +49,16 @@ class WatchEngine:
         self._registers: Final = DebugRegisters()
         #: Threads that could not be stopped when the registers changed.
         self._unreached: set[int] = set()
+        #: Where each thread's ``struct rseq`` lies.
+        self._areas: Final[dict[int, int]] = {}
+        self._peek: Callable[[int, int], bytes] = lambda address, length: b""
+        self._lost: list[Loss] = []
 
     def use(self, space: AddressSpace) -> None:
         """See Engine: nothing is kept in memory."""
+        self._peek = space.memory.peek
+        self._areas.clear()
+        self._lost.clear()
 
     # --- putting in ---
 
@@ -114,8 +123,11 @@ class WatchEngine:
         """See Engine: nothing of ours is in memory."""
 
     def lost(self) -> list[Loss]:
-        """See Engine: a register stays what it is."""
-        return []
+        """See Engine: a restartable sequence was met."""
+        lost, self._lost = self._lost, []
+        for loss in lost:
+            self.release(loss.attachments)
+        return lost
 
     def overwritten(self, attachments: Iterable[Attachment]) -> list[Loss]:
         """See Engine."""
@@ -159,6 +171,7 @@ class WatchEngine:
     def forget(self, thread: Thread) -> None:
         """See Engine."""
         self._unreached.discard(thread.tid)
+        self._areas.pop(thread.tid, None)
 
     def executes(self, address: int) -> bool:
         """Whether execution of the instruction at ``address`` is watched."""
@@ -182,8 +195,19 @@ class WatchEngine:
         """
         fired = self._registers.fired(thread.tid)
         if fired:
+            address = self._runner.registers.words[RIP]
             self._runner.run(thread, fired, False, now)
+            if self._is_in_sequence(thread.tid, address):
+                self._lost.append(Loss(list(fired), restartable.REASON, False))
+                thread.pinned = True
+                self._listener.lost(thread)
         return bool(fired)
+
+    def _is_in_sequence(self, tid: int, address: int) -> bool:
+        """Whether a thread that stopped there is in a restartable sequence."""
+        if tid not in self._areas:
+            self._areas[tid] = ptrace.rseq_address(tid)
+        return bool(restartable.abort_address(self._peek, self._areas[tid], address))
 
     def leave(self, registers: Registers) -> bool:
         """See Engine: no thread runs code of this engine's."""
