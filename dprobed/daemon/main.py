@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import faulthandler
 import fcntl
 import gc
 import logging
@@ -244,6 +245,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(descriptor)
+    # Where the watchdog ends a loop that hangs (SIGABRT), the log says where it hung.
+    faulthandler.enable()
     begin_log(logging.getLevelName(options.log_level.upper()))
     logging.getLogger("asyncio").setLevel(logging.WARNING)
     try:

@@ -14,7 +14,11 @@ from dprobed import journal
 from tests.integration.client_support import PATIENCE, WRITES, Json
 from tests.system.container import Container
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can boot a container")
+pytestmark = [
+    pytest.mark.skipif(os.geteuid() != 0, reason="only root can boot a container"),
+    # The first of them may have to make the container's root, and fetch Python's packages.
+    pytest.mark.timeout(1200),
+]
 
 SERVICE, SOCKET = "dprobed.service", "dprobed.socket"
 
@@ -139,6 +143,10 @@ def test_a_daemon_that_hangs_is_restarted_and_its_target_goes_on(
     beat.goes_on()
     (entry, *_) = service.journal(f"UNIT={SERVICE}", "UNIT_RESULT=watchdog")
     assert "watchdog" in entry["MESSAGE"]
+    # It says where it hung.
+    texts = [str(each["MESSAGE"]) for each in service.journal(f"_PID={before}")]
+    assert "Fatal Python error: Aborted" in texts
+    assert any("asyncio" in text for text in texts)
 
 
 def test_a_daemon_that_is_killed_is_restarted_and_its_target_goes_on(
