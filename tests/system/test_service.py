@@ -160,6 +160,40 @@ def test_a_daemon_that_is_killed_is_restarted_and_its_target_goes_on(
     query(service)
 
 
+#: Stores a descriptor and dies; the next one finds it.
+STORING = """
+import os, signal, time
+from dprobed.daemon.service import ServiceManager
+
+service = ServiceManager()
+service.ready("there")
+stored = service.stored()
+if stored:
+    with open("/run/found", "wb") as found:
+        found.write(os.pread(stored["journal"], 100, 0))
+    service.stopping()
+else:
+    memory = os.memfd_create("journal")
+    os.write(memory, b"written before it died")
+    assert service.store("journal", memory)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_descriptor_outlives_who_stored_it(service: Container) -> None:
+    service.write("/run/storing.py", STORING)
+    options = ("Type=notify", "NotifyAccess=main", "FileDescriptorStoreMax=4", "Restart=on-failure")
+    service.run(
+        "systemd-run",
+        "--unit=storing",
+        *(f"--property={each}" for each in options),
+        "/usr/lib/dprobed/bin/python",
+        "/run/storing.py",
+    )
+    service.until("the second", "storing.service", "ActiveState", "inactive")
+    assert service.out("cat", "/run/found") == "written before it died"
+
+
 def test_the_journal_has_fields(service: Container, beat: Beat) -> None:
     insert(service, beat)
     service.run("dprobe", "remove", "--all")
