@@ -40,9 +40,10 @@ test-bare:
 check: setup-test
 	@$(python) -m ruff format --check --quiet .
 	@$(python) -m ruff check --quiet .
-	@$(python) -m mypy --strict dprobed clients tests etc
+	@$(python) -m mypy --strict dprobed clients tests etc kernel_bridge
 	@$(python) -m pytest --quiet tests/test_layers.py
 	@$(python) -m dprobed.program.rpn.reference --check
+	@$(python) -m kernel_bridge.isa_header --check
 	@$(python) -m tests.tree --check
 
 bench: setup-bench

@@ -94,6 +94,9 @@ demo | hunt | install | deb) ;;
     need nginx test -x /usr/sbin/nginx
     need redis-server test -x /usr/bin/redis-server
     need postgresql sh -c 'ls /usr/lib/postgresql/*/bin/postgres'
+    need qemu-system-x86 command -v qemu-system-x86_64
+    need linux-image-cloud-amd64 sh -c 'ls /boot/vmlinuz-*-cloud-amd64'
+    need linux-headers-cloud-amd64 sh -c 'ls -d /lib/modules/*-cloud-amd64/build/Makefile'
     ;;
 esac
 # The programs that the demo and the tests probe.

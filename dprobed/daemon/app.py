@@ -28,6 +28,7 @@ from dprobed.daemon.enforcement import Enforcement
 from dprobed.daemon.gate import Gate
 from dprobed.daemon.inquiry import DeploymentList, Inquiry
 from dprobed.daemon.inserting import Inserting
+from dprobed.daemon.journals import Journals
 from dprobed.daemon.programs import Programs
 from dprobed.daemon.quota import Quota
 from dprobed.daemon.records.dispatcher import AtHit, Dispatcher
@@ -60,6 +61,8 @@ if TYPE_CHECKING:
     from dprobed.daemon.records.trace_sessions import TraceSessions
     from dprobed.daemon.usage import OwnUsage
 
+#: Seconds that the daemon's start waits for what killed tracers have left to be undone.
+_ORPHANS: Final = 2.0
 #: Seconds that a process is held without a debugger.
 HOLD_LIMIT: Final = 600.0
 #: Refusals of requests that a daemon does not do.
@@ -213,6 +216,7 @@ class App:
 
     async def listen(self, sock: socket.socket) -> None:
         """Accept connections on a listening socket, and insert the policies' programs."""
+        await self.core.backends.recover_orphans(_ORPHANS)
         self.server.listen(sock)
         if self.public is not None:
             await self.public.begin()
@@ -264,15 +268,18 @@ class Public(msgspec.Struct, frozen=True):
 
 
 def begin(
-    main: TracerMain, config: Path | None, ahead: TracerAhead | None = None
+    main: TracerMain,
+    config: Path | None,
+    ahead: TracerAhead | None = None,
+    journals: Journals | None = None,
 ) -> tuple[TracerProcesses, Gate]:
     """The first parts of a daemon: tracer processes, which run ``main``, and the policies.
 
     ``config``: the configuration file; None: that at its usual place. ``ahead``: a tracer that was
-    forked already. Raises PolicyError with all that is wrong.
+    forked already. ``journals``: see TracerProcesses. Raises PolicyError with all that is wrong.
     """
     uid = os.geteuid()
-    tracers = TracerProcesses(main, ahead)
+    tracers = TracerProcesses(main, ahead, journals)
     store = PolicyStore(
         configuration.load(config, uid),
         uid,

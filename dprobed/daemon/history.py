@@ -59,17 +59,17 @@ class History:
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._rates = UserRates(now)
 
-    def note(
-        self, uid: int, text: str, cause: str = "", *, event: str = "", **fields: object
-    ) -> None:
-        """Log a line about something that user ``uid`` did, or that came of it: ``cause``; in the
-        journal it is an entry of the kind ``event`` (journal.py), with ``fields``."""
+    def note(self, uid: int, text: str, cause: str = "", **fields: object) -> None:
+        """Log a line about something that user ``uid`` did, or that came of it: ``cause``.
+
+        Where that is one of the journal's events, the entry there has these fields.
+        """
         silent = self._rates.take(uid, cause) if uid != 0 else 0
         if silent is None:
             return
         if silent:
             text += f" ({silent} more such lines about user {uid} were left out before)"
-        about = journal.about(event, uid=uid, **fields) if event else None
+        about = journal.about(cause, uid=uid, **fields) if cause in journal.EVENTS else None
         _log.info("%s", text, extra=about)
 
 

@@ -59,7 +59,7 @@ class Inserting:
         self._gate.history.note(
             client.uid,
             f"process {request.pid}: user {client.uid} inserted {names}",
-            event="inserted",
+            "inserted",
             pid=request.pid,
             program=names,
             probes=sum(len(entry.probes) for entry in entries),

@@ -20,6 +20,7 @@ from typing import Final
 
 from dprobed import __version__
 from dprobed.daemon.app import HOLD_LIMIT, App, begin, build_public
+from dprobed.daemon.journals import Journals
 from dprobed.daemon.log import begin_log
 from dprobed.daemon.service import ServiceManager
 from dprobed.daemon.start import StartError, check_proc, serve
@@ -95,12 +96,9 @@ def listening_socket(path: Path) -> Iterator[socket.socket]:
 
 
 @contextlib.contextmanager
-def activated_socket(sock: socket.socket) -> Iterator[socket.socket]:
-    """The listening socket that systemd made, and takes away; raises StartError."""
-    name = sock.getsockname()
-    if not isinstance(name, str) or not name:
-        raise StartError(f"systemd gave a socket without a path: {name!r}; use ListenStream=/PATH")
-    with _locked(Path(name)), sock:
+def activated_socket(sock: socket.socket, path: Path) -> Iterator[socket.socket]:
+    """The listening socket that systemd made at a path, and takes away; raises StartError."""
+    with _locked(path), sock:
         yield sock
 
 
@@ -210,7 +208,9 @@ def _allow_descriptors() -> None:
 
 def _run(path: Path | None, main: TracerMain, config: Path | None, hold_limit: float) -> None:
     service = ServiceManager()
-    tracers, gate = begin(main, config)
+    where = _where(path, service.listeners)
+    journals = Journals(where.with_name(where.name + ".changes"))
+    tracers, gate = begin(main, config, journals=journals)
     _allow_descriptors()
 
     def build(_: Callable[[], None]) -> App:
@@ -219,23 +219,38 @@ def _run(path: Path | None, main: TracerMain, config: Path | None, hold_limit: f
         )
 
     with _listening(path, service.listeners) as sock:
+        try:
+            journals.open()
+        except OSError as error:
+            folder = where.with_name(where.name + ".changes")
+            raise StartError(f"{folder}: {error.strerror}") from None
         asyncio.run(serve(build, sock))
+
+
+def _where(path: Path | None, given: Sequence[socket.socket]) -> Path:
+    """The path of the socket to serve; raises StartError."""
+    if not given:
+        return path or default_socket(os.geteuid())
+    if path is not None:
+        raise StartError("systemd gave a socket: leave out --socket, or the socket unit")
+    if len(given) > 1:
+        raise StartError(f"systemd gave {len(given)} sockets, and dprobed listens at one")
+    name = given[0].getsockname()
+    if not isinstance(name, str) or not name:
+        raise StartError(f"systemd gave a socket without a path: {name!r}; use ListenStream=/PATH")
+    return Path(name)
 
 
 def _listening(
     path: Path | None, given: Sequence[socket.socket]
 ) -> contextlib.AbstractContextManager[socket.socket]:
     """The socket to serve: the one that systemd gave, else ours; raises StartError."""
-    if given and path is not None:
-        raise StartError("systemd gave a socket: leave out --socket, or the socket unit")
-    if len(given) > 1:
-        raise StartError(f"systemd gave {len(given)} sockets, and dprobed listens at one")
+    where = _where(path, given)
     if given:
-        return activated_socket(given[0])
+        return activated_socket(given[0], where)
     if path is None:
-        path = default_socket(os.geteuid())
-        _private_folder(path.parent)
-    return listening_socket(path)
+        _private_folder(where.parent)
+    return listening_socket(where)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -54,10 +54,8 @@ class Removal:
             if len(targets) == 1:
                 where = f"process {targets[0].pid}"
             text = f"{where}: user {client.uid} removed {names}"
-            about: dict[str, object] = {"program": names, "processes": len(targets)}
-            if len(targets) == 1:
-                about = {"program": names, "pid": targets[0].pid}
-            self._gate.history.note(client.uid, text, "", event="removed", **about)
+            about = {"pid": targets[0].pid} if len(targets) == 1 else {"processes": len(targets)}
+            self._gate.history.note(client.uid, text, "removed", program=names, **about)
         return messages.Removed(
             id=request.id,
             probes=[info for inserted in removed for info in inserted.probe_infos()],

@@ -18,6 +18,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -49,7 +50,7 @@ _EXPENDABLE: Final = "500"
 _log = logging.getLogger("dprobed")
 
 
-def _run(become: Callable[[], None], mailbox: socket.socket, _: socket.socket) -> None:
+def _run(mailbox: socket.socket, become: Callable[[], None]) -> None:
     """Run the resolver, in the forked child."""
     # Like a tracer it ends with its socket, not by a signal from the terminal.
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
@@ -121,7 +122,7 @@ class _Resolver:
             loop.call_later(_STUCK, self._listen)
             return
         try:
-            child = fork_as(self._user, (self._theirs, self._theirs), _run)
+            child = fork_as(self._user, (self._theirs.fileno(),), partial(_run, self._theirs))
             try:
                 pidfd = os.pidfd_open(child)
             except OSError:
@@ -259,7 +260,7 @@ class Resolvers:
 
     def _new_mailbox(self, user: User, owner: int) -> tuple[socket.socket, socket.socket]:
         ahead = self._ahead
-        if ahead is not None and (ahead.user, ahead.owner) == (user, owner):
+        if ahead is not None and (ahead.journal.user, ahead.journal.owner) == (user, owner):
             self._ahead = None
             return ahead.mailbox
         return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

@@ -160,6 +160,7 @@ class InsertedProgram:
             dumped=status.dumped,
             no_dumps=status.no_dumps,
             source=self._source(probe, status),
+            unguarded=self.target.unguarded if status.engine == "trap" else "",
         )
 
     def _source(self, probe: ProbeDefinition, status: protocol.ProbeStatus) -> str:
@@ -240,6 +241,8 @@ class Target:
         #: Seconds for which it is held without a debugger.
         self.hold_limit = 0.0
         self.debugger: protocol.DebuggerStatus | None = None
+        #: Why a breakpoint would end it if its tracer were killed; empty: none would.
+        self.unguarded = ""
         self.overhead_ns = 0
         self.ended: protocol.Ended | None = None
         self.reason = ""

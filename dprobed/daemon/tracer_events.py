@@ -186,31 +186,15 @@ class TracerEvents:
 
     def on_gone(self, tracer: TargetsTracer, failure: str) -> None:
         """A tracer is gone: recover the targets that it still had."""
-        targets = list(tracer.targets.values())
-        if not targets:
-            return
-        # Here: in a private daemon few ever need it. (Another has it loaded from the beginning.)
-        from dprobed.daemon.recovery import rescue
+        self._tasks.start(self._recover(tracer, failure or "the tracer exited unexpectedly"))
 
-        failure = failure or "the tracer exited unexpectedly"
-        for target in targets:
-            rescue(target.pid)  # All of them first: each may hit a breakpoint any moment.
-        for target in targets:
-            probes = (
-                probe for inserted in target.programs.values() for probe in inserted.program.probes
-            )
-            if any(probe.watchpoint for probe in probes):
-                self._tasks.start(self._clear_watchpoints(tracer, target, failure))
-            else:
-                self._targets.finish(target, None, failure)
-
-    async def _clear_watchpoints(self, tracer: TargetsTracer, target: Target, failure: str) -> None:
-        from dprobed.daemon.recovery import clear_watchpoints
-
+    async def _recover(self, tracer: TargetsTracer, failure: str) -> None:
         try:
-            await clear_watchpoints(self._backends, target.pid, *tracer.user)
+            await tracer.backend.recover()
         finally:
-            self._targets.finish(target, None, failure)
+            # Not before: whoever is told of it may come again, with another tracer.
+            for target in list(tracer.targets.values()):
+                self._targets.finish(target, None, failure)
 
 
 def _cause_of(event: protocol.TargetEvent) -> str:

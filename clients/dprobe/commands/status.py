@@ -13,6 +13,7 @@ import msgspec
 from dprobe.commands import options
 from dprobe.lib.connection import Connection
 from dprobe.lib.health import Health, health
+from dprobe.lib.summary import not_counted
 from dprobe.view import tables
 from dprobed.printable import LAYOUT, printable
 
@@ -68,8 +69,8 @@ def _rows(found: Health) -> Iterator[tuple[str, str]]:
     yield "losses", ", ".join(told) or "none"
     for each in found.throttled[:_LISTED]:
         where = f"{each.program} {each.place} in process {each.pid}"
-        asleep = f"asleep for {each.asleep_ns / 1e9:.1f} of {each.present_ns / 1e9:.1f} s"
-        yield "throttled", f"{where}: {each.reason}; {asleep}"
+        share = not_counted(each.asleep_ns, each.present_ns)
+        yield "throttled", "; ".join(filter(None, (f"{where}: {each.reason}", share)))
     yield from _more("throttled", len(found.throttled))
     for problem in found.problems[:_LISTED]:
         yield "problem", problem

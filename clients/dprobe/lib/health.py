@@ -18,8 +18,10 @@ _WELL = frozenset({"active", "pending", "disabled", "removed", "throttled"})
 
 
 class Throttled(msgspec.Struct, frozen=True):
-    """A probe that rests for a while, because it costs too much; ``asleep_ns``:
-    for how long it did in all, of ``present_ns`` that it is there."""
+    """A probe that rests for a while, because it costs too much.
+
+    Of ``present_ns``, in which it was in, it rested for ``asleep_ns``, and counted nothing.
+    """
 
     program: str
     number: int

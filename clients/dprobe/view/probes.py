@@ -51,6 +51,7 @@ PROBES_EXTENDED = Listing(
         ("addresses", "addresses"),
         ("reason", "reason"),
         ("source", "source"),
+        ("unguarded", "unguarded"),
     ),
     messages.ProbeInfo.__struct_fields__,
 )
@@ -232,6 +233,13 @@ def asleep(probes: Sequence[messages.ProbeInfo]) -> Iterator[str]:
         yield f"{program} at {place}: {passed} {where}: over the budget"
 
 
+def unguarded(probes: Sequence[messages.ProbeInfo]) -> Iterator[str]:
+    """Which processes would not survive their tracer's death."""
+    for pid, reason in dict.fromkeys((probe.pid, probe.unguarded) for probe in probes):
+        if reason:
+            yield f"process {pid} is unguarded: {reason}; if its tracer is killed, so is it"
+
+
 def show_all(
     deployments: Sequence[messages.DeploymentInfo],
     probes: Sequence[messages.ProbeInfo],
@@ -307,7 +315,12 @@ def show_status(
         empty=empty,
         only=only,
     )
-    for line in (*doubted(answer.probes), *dumped(answer.probes), *asleep(answer.probes)):
+    for line in (
+        *doubted(answer.probes),
+        *dumped(answer.probes),
+        *asleep(answer.probes),
+        *unguarded(answer.probes),
+    ):
         complain(line)
     if not json:
         _explain_deployments(answer, extended=extended)
