@@ -207,7 +207,10 @@ def _allow_descriptors() -> None:
 
 
 def _run(path: Path | None, main: TracerMain, config: Path | None, hold_limit: float) -> None:
-    service = ServiceManager()
+    try:
+        service = ServiceManager()
+    except OSError as error:
+        raise StartError(f"what LISTEN_FDS says was given is not there: {error.strerror}") from None
     where = _where(path, service.listeners)
     journals = Journals(where.with_name(where.name + ".changes"))
     tracers, gate = begin(main, config, journals=journals)
