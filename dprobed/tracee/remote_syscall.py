@@ -21,6 +21,7 @@ from dprobed.tracee.borrower import Borrower
 from dprobed.tracee.lifecycle import State
 from dprobed.tracee.ptrace import WALL, Registers
 from dprobed.tracee.ptrace import raw_waitpid as _waitpid
+from dprobed.tracee.signals import SYNCHRONOUS
 from dprobed.tracee.status import Kind, decode
 from dprobed.tracee.thread import Group, Thread
 from dprobed.tracee.tracees import Tracees
@@ -28,6 +29,16 @@ from dprobed.tracee.tracees import Tracees
 
 class RemoteSyscallError(Exception):
     """A system call that we had a tracee make did not work; one line."""
+
+
+def _why_raised(number: int) -> str:
+    """Why the kernel raises a signal at a system call that we have a thread make."""
+    if number == signal.SIGSYS:
+        return (
+            "the target has system calls dispatched to itself "
+            "(PR_SET_SYSCALL_USER_DISPATCH), and ours would be, too"
+        )
+    return f"a system call cannot be made in the target: it raised {signal.Signals(number).name}"
 
 
 class RemoteSyscalls:
@@ -101,13 +112,12 @@ class RemoteSyscalls:
             stop = self._borrower.wait_for(thread)
             if stop.kind is Kind.SYSCALL:
                 stops += 1
-            elif stop.value == signal.SIGSYS and not siginfo.was_sent(
-                ptrace.get_siginfo(thread.tid)
+            elif (
+                stop.kind is Kind.SIGNAL
+                and stop.value in SYNCHRONOUS
+                and not siginfo.was_sent(ptrace.get_siginfo(thread.tid))
             ):
-                raise RemoteSyscallError(
-                    "the target has system calls dispatched to itself "
-                    "(PR_SET_SYSCALL_USER_DISPATCH), and ours would be, too"
-                )
+                raise RemoteSyscallError(_why_raised(stop.value))
             else:
                 self._borrower.park(thread, stop)
 

@@ -81,10 +81,12 @@ class CopiedProcess:
         return copy
 
     def _set_up(self, thread: Thread) -> None:
+        # Not through our own gate, which may not have been in what was copied.
+        calls = self._space.calls
+        gate = calls.gate(thread.tid)
         # Linux 5.9. Before, the copy shares the descriptors, which then stay open as long.
-        self._space.calls.call(
-            self._group, thread, SYS_CLOSE_RANGE, 0, 0xFFFF_FFFF, _CLOSE_RANGE_UNSHARE
-        )
+        arguments = 0, 0xFFFF_FFFF, _CLOSE_RANGE_UNSHARE
+        calls.call_at(gate, self._group, thread, SYS_CLOSE_RANGE, arguments)
         found = procfs.status(thread.tid)
         options = ptrace.OPTIONS | ptrace.PTRACE_O_EXITKILL
         if found is not None and found.seccomp:
