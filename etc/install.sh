@@ -51,6 +51,8 @@ home=$prefix/lib/dprobed
 staged=$root$home
 echo "installing dprobed into $root$prefix, with $base"
 "$base" -m venv --clear "$staged"
+# Else modules that are no longer ours are taken from what was built earlier.
+rm -rf build/lib build/bdist.*
 PYTHONWARNINGS=ignore "$staged/bin/python" -m pip install --quiet --use-pep517 --disable-pip-version-check \
     --no-compile .
 # Nobody activates it, and pip has done its work. What it made says where it is: without DESTDIR.

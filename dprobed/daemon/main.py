@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import faulthandler
 import fcntl
 import gc
 import logging
@@ -206,7 +207,10 @@ def _allow_descriptors() -> None:
 
 
 def _run(path: Path | None, main: TracerMain, config: Path | None, hold_limit: float) -> None:
-    service = ServiceManager()
+    try:
+        service = ServiceManager()
+    except OSError as error:
+        raise StartError(f"what LISTEN_FDS says was given is not there: {error.strerror}") from None
     where = _where(path, service.listeners)
     journals = Journals(where.with_name(where.name + ".changes"))
     tracers, gate = begin(main, config, journals=journals)
@@ -259,6 +263,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(descriptor)
+    # Where the watchdog ends a loop that hangs (SIGABRT), the log says where it hung.
+    faulthandler.enable()
     begin_log(logging.getLevelName(options.log_level.upper()))
     logging.getLogger("asyncio").setLevel(logging.WARNING)
     try:
