@@ -74,7 +74,8 @@ class RemoteCalls:
         try:
             return self._inject(group, thread, gate, number, arguments)
         finally:
-            ptrace.set_options(thread.tid, ptrace.OPTIONS)
+            if thread.unfinished is None:
+                ptrace.set_options(thread.tid, ptrace.OPTIONS)
 
     @staticmethod
     def _inject(

@@ -388,6 +388,8 @@ def test_a_copy_that_waits_for_another_process(
     assert tracer.hits(number, other.pid) == [20]
     for each in (target, other):
         tracer.detach_from(each.pid)
+        children = Path(f"/proc/{each.pid}/task/{each.pid}/children").read_text()
+        assert all(f"other {child}" in each.said for child in children.split())
     other.finish()
     target.go()
     target.expect("called")

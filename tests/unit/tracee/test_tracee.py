@@ -325,7 +325,7 @@ def test_registers_of_a_hit_stay_while_others_are_served() -> None:
     words = lab.tracees.hits.registers.words
     words[RIP] = 1
     os.kill(other.pid, signal.SIGTRAP)
-    assert lab.tracees.await_stop(lab.pid)
+    assert lab.tracees.await_stop(lab.pid, 60.0)
     assert asked == [other.pid]
     assert words[RIP] == 1
     for each in (lab, other):
