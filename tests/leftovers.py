@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from dprobed.daemon.resolver_process import Resolvers
 from dprobed.proc import mounts
 from dprobed.proc.helper import HELPER
 from tests.unit import location_files
@@ -58,3 +60,10 @@ def leaving_nothing() -> Iterator[None]:
     forgotten = _children() - children
     assert not forgotten, f"children were left: {sorted(forgotten)}"
     assert not left, f"descriptors were left: {_named(left)}"
+
+
+async def ended(resolvers: Resolvers) -> None:
+    """Wait for the processes of resolvers that were stopped."""
+    async with asyncio.timeout(20):
+        while resolvers.processes:
+            await asyncio.sleep(0.001)

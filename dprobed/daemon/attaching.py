@@ -104,6 +104,7 @@ class Attaching:
             raise Refusal(f"no tracer could be started: {error.strerror}") from None
         try:
             target.asked_for, target.launched = not shared, launch
+            target.hold_limit = self._hold_limit
             await target.ask(lambda seq: self._request(seq, target.pid, launch, admission))
         except Refusal:
             target.dismiss(client)
@@ -132,4 +133,5 @@ class Attaching:
             follow_forks=decision.follow_forks,
             hold_thread=decision.hold == "thread",
             budget=decision.limits,
+            only_guarded=decision.only_guarded,
         )

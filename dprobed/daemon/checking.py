@@ -27,7 +27,7 @@ from dprobed.resolver.client import PATIENCE
 from dprobed.resolver.errors import LocationError
 from dprobed.resolver.files import KnownFiles, Steps, answer_of
 from dprobed.resolver.modules import Identity, matches
-from dprobed.resolver.places import check_boundary, code_spec
+from dprobed.resolver.places import check_boundary, check_watched, code_spec
 from dprobed.wire import messages
 from dprobed.wire import resolver as wire
 
@@ -202,7 +202,9 @@ class _Mapped:
                 self._known[module] = None
                 return None
             for place in answer_of(answer, wire.Places).places:
-                if place.kind == "code":
+                if probe.watchpoint is not None:
+                    check_watched(place, probe.address or "", probe.watchpoint)
+                elif place.kind == "code":
                     check_boundary(place, asserted=asserted)
         except LocationError as error:
             return error

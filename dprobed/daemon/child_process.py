@@ -6,18 +6,17 @@ import contextlib
 import gc
 import os
 import signal
-import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Final, NoReturn
 
 #: uid and gid.
 User = tuple[int, int]
-#: What a child runs: it is given a function that makes it the user, and its two sockets.
-ChildMain = Callable[[Callable[[], None], socket.socket, socket.socket], None]
+#: What a child runs: it is given a function that makes it the user.
+ChildMain = Callable[[Callable[[], None]], None]
 
 #: Field of /proc/PID/stat: where the command line begins in memory; the next says where it ends.
 _ARG_START: Final = 48
@@ -26,8 +25,8 @@ _COLLECT: Final = 10.0
 _collected = time.monotonic()
 
 
-def fork_as(user: User, sockets: tuple[socket.socket, socket.socket], child_main: ChildMain) -> int:
-    """Fork a child that keeps only these sockets open (they may be the same); its pid.
+def fork_as(user: User, keep: Collection[int], child_main: ChildMain) -> int:
+    """Fork a child that keeps only these descriptors open; its pid.
 
     Its pages stay shared with ours (copy-on-write). Raises OSError when the machine has no room for
     one more.
@@ -43,15 +42,13 @@ def fork_as(user: User, sockets: tuple[socket.socket, socket.socket], child_main
     try:
         child = os.fork()
         if child == 0:
-            _run_child(user, sockets, child_main)
+            _run_child(user, keep, child_main)
     finally:
         gc.unfreeze()
     return child
 
 
-def _run_child(
-    user: User, sockets: tuple[socket.socket, socket.socket], child_main: ChildMain
-) -> NoReturn:
+def _run_child(user: User, keep: Collection[int], child_main: ChildMain) -> NoReturn:
     """Run the child and exit; never returns into the daemon's event loop."""
     status = 1
     try:
@@ -59,11 +56,11 @@ def _run_child(
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
             signal.signal(number, signal.SIG_DFL)
         first = 3
-        for keep in sorted({each.fileno() for each in sockets}):
-            os.closerange(first, keep)
-            first = keep + 1
+        for each in sorted(keep):
+            os.closerange(first, each)
+            first = each + 1
         os.closerange(first, os.sysconf("SC_OPEN_MAX"))
-        child_main(lambda: become(*user), *sockets)
+        child_main(lambda: become(*user))
         status = 0
     except BaseException:
         with contextlib.suppress(Exception):

@@ -13,6 +13,7 @@ from dprobed.daemon.client import Client, Refusal
 from dprobed.daemon.target import InsertedProgram, Target
 from dprobed.daemon.targets import Targets
 from dprobed.daemon.tasks import Tasks
+from dprobed.daemon.variables import variables_of
 from dprobed.proc import procfs
 from dprobed.wire import messages, protocol
 
@@ -44,6 +45,7 @@ class Detaching:
             id=request.id,
             probes=[info for inserted in own for info in inserted.probe_infos()],
             overhead_ns=target.overhead_ns,
+            variables=variables_of(own),
         )
 
     async def take_out_of(self, pid: int, client: Client) -> None:
@@ -148,6 +150,7 @@ class Detaching:
             return  # It ended meanwhile; its last counters are known.
         target.suspended = answer.suspended
         target.debugger = answer.debugger
+        target.unguarded = answer.unguarded
 
     @staticmethod
     async def _ends(target: Target) -> bool:

@@ -12,12 +12,14 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from dprobed.daemon.target import InsertedProgram, Target
+from dprobed.daemon.variables import VariableSums
 from dprobed.wire import messages
 
 #: Exited processes of which ``query`` still shows each probe.
 MAX_LISTED: Final = 64
 #: Programs of which sums are kept.
 _MAX_SUMS: Final = 1000
+_COUNTERS: Final = ("hits", "ran", "missed", "dropped", "faulted", "asleep_ns", "present_ns")
 
 _log = logging.getLogger("dprobed")
 
@@ -29,6 +31,7 @@ class ExitedProcesses:
         self._targets: deque[Target] = deque()
         #: By program number: the one inserted last, and the sums of all.
         self._sums: dict[int, tuple[InsertedProgram, Counter[str]]] = {}
+        self._variables: dict[int, VariableSums] = {}
 
     def __iter__(self) -> Iterator[Target]:
         """Those kept with each probe, the oldest first."""
@@ -48,13 +51,18 @@ class ExitedProcesses:
     def _add(self, inserted: InsertedProgram) -> None:
         _, sums = self._sums.pop(inserted.number, (inserted, Counter()))
         self._sums[inserted.number] = inserted, sums
+        header = inserted.program.header
+        if header.vars:
+            its = self._variables.setdefault(inserted.number, VariableSums(header))
+            its.add(inserted.variables)
         sums["processes"] += 1
         for probe in inserted.probe_infos():
-            for name in ("hits", "ran", "missed", "dropped", "faulted", "passed"):
+            for name in _COUNTERS:
                 sums[name] += getattr(probe, name)
         while len(self._sums) > _MAX_SUMS:
             oldest = next(iter(self._sums))
             forgotten, its_sums = self._sums.pop(oldest)
+            self._variables.pop(oldest, None)
             _log.warning(
                 "program %d (%s): its %d hits in %d exited processes are forgotten; "
                 "`dprobe remove` of programs that are not wanted makes room",
@@ -90,9 +98,15 @@ class ExitedProcesses:
             missed=sums["missed"],
             dropped=sums["dropped"],
             faulted=sums["faulted"],
-            passed=sums["passed"],
+            asleep_ns=sums["asleep_ns"],
+            present_ns=sums["present_ns"],
         )
 
     def forget(self, inserted: InsertedProgram) -> None:
         """Forget the sums of a program."""
         self._sums.pop(inserted.number, None)
+        self._variables.pop(inserted.number, None)
+
+    def variables(self, number: int) -> VariableSums | None:
+        """The sums of a program's variables."""
+        return self._variables.get(number)

@@ -24,6 +24,10 @@ class DeploymentList(Protocol):
         """The selected ones that the client may see."""
         ...
 
+    def variables(self, client: Client, select: messages.Select) -> list[messages.VariablesInfo]:
+        """The local variables of the selected ones."""
+        ...
+
     def discovery(self) -> messages.DiscoveryInfo:
         """How the daemon learns of new processes."""
         ...
@@ -55,6 +59,12 @@ class Inquiry:
         live = [each for each in targets if each.attached and not each.finished.is_set()]
         await asyncio.gather(*(self._detaching.refresh(target) for target in live))
         chosen = self._targets.select(client, select)
+        # Those of a deployment are summed up over its processes, unless one was asked for.
+        summed: list[messages.VariablesInfo] = []
+        if self._deployments is not None and select.pid is None:
+            summed = self._deployments.variables(client, select)
+        numbers = {each.number for each in summed}
+        others = [inserted for inserted in chosen if inserted.number not in numbers]
         return messages.Status(
             id=request.id,
             targets=[target.info() for target in sorted(targets, key=lambda each: each.pid)],
@@ -62,6 +72,7 @@ class Inquiry:
             deployments=self._deployed(client, select),
             discovery=self._deployments.discovery() if self._deployments is not None else None,
             earlier=self._targets.earlier_infos(client, select),
+            variables=[*summed, *self._targets.variables(client, select, others)],
         )
 
     async def programs(self, client: Client, request: messages.Programs) -> messages.Listing:
@@ -128,6 +139,8 @@ class Inquiry:
         answer = await target.ask(lambda seq: protocol.Dump(seq=seq, pid=pid, zstd=request.zstd))
         if answer.dump is None:
             raise Refusal(f"the tracer of process {pid} did not say where the core is")
+        text = f"process {pid}: user {client.uid} had it dumped to {answer.dump.path}"
+        self._gate.history.note(client.uid, text, "dumped", pid=pid, core=answer.dump.path)
         return messages.Dumped(id=request.id, **msgspec.structs.asdict(answer.dump))
 
     async def resume(self, client: Client, request: messages.Resume) -> messages.Resumed:

@@ -42,6 +42,7 @@ class Removal:
             )
             removed.update(dict.fromkeys(chosen))
         earlier = self._targets.earlier_infos(client, select)
+        variables = self._targets.variables(client, select, removed)
         for inserted in self._targets.earlier(client, select):
             self._targets.exited.forget(inserted)
         if not removed and not earlier and select != messages.Select():
@@ -52,12 +53,15 @@ class Removal:
             where = f"{len(targets)} processes"
             if len(targets) == 1:
                 where = f"process {targets[0].pid}"
-            self._gate.history.note(client.uid, f"{where}: user {client.uid} removed {names}")
+            text = f"{where}: user {client.uid} removed {names}"
+            about = {"pid": targets[0].pid} if len(targets) == 1 else {"processes": len(targets)}
+            self._gate.history.note(client.uid, text, "removed", program=names, **about)
         return messages.Removed(
             id=request.id,
             probes=[info for inserted in removed for info in inserted.probe_infos()],
             overhead_ns=sum(target.overhead_ns for target in targets),
             earlier=earlier,
+            variables=variables,
         )
 
     async def _remove(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Final
@@ -14,6 +15,7 @@ from dprobed.backend import Backend, BackendGone, BackendRefused
 from dprobed.daemon.client import Client, Refusal, User
 from dprobed.policy.model import Decision
 from dprobed.proc import procfs
+from dprobed.program.isa import WORD_MASK
 from dprobed.program.model import ProbeDefinition, Program
 from dprobed.wire import messages, protocol
 from dprobed.wire.limits import Limits
@@ -34,7 +36,16 @@ _WORKING: Final = frozenset(
         protocol.State.THROTTLED,
     }
 )
-_COUNTERS: Final = ("hits", "ran", "missed", "dropped", "faulted", "passed")
+_COUNTERS: Final = (
+    "hits",
+    "ran",
+    "missed",
+    "dropped",
+    "faulted",
+    "asleep_ns",
+    "present_ns",
+    "dumped",
+)
 
 _log = logging.getLogger("dprobed")
 
@@ -75,6 +86,8 @@ class InsertedProgram:
         #: Probe → handler → reports that the handler had no room for.
         self.handler_drops: Final[dict[int, dict[str, int]]] = {}
         self.statuses: Final[dict[int, list[protocol.ProbeStatus]]] = {}
+        #: What its local variables gained in this process.
+        self.variables: list[int] = [0] * self.program.header.vars
 
     def in_child(self, child: Target) -> InsertedProgram:
         """The same program in a fork child, which inherited it."""
@@ -108,6 +121,7 @@ class InsertedProgram:
             major=header.major,
             probes=len(self.probes),
             vars=header.vars,
+            names=list(header.names),
             gvars=header.gvars,
             kept=self.owner is None or self.owner.kept,
         )
@@ -138,11 +152,15 @@ class InsertedProgram:
             missed=status.missed,
             dropped=status.dropped + self.dropped[status.probe],
             faulted=status.faulted,
-            passed=status.passed,
+            asleep_ns=status.asleep_ns,
+            present_ns=status.present_ns,
             addresses=status.addresses,
             handler_drops=self.handler_drops.get(status.probe, {}),
             engine=status.engine,
+            dumped=status.dumped,
+            no_dumps=status.no_dumps,
             source=self._source(probe, status),
+            unguarded=self.target.unguarded if status.engine == "trap" else "",
         )
 
     def _source(self, probe: ProbeDefinition, status: protocol.ProbeStatus) -> str:
@@ -157,6 +175,15 @@ class InsertedProgram:
         """
         before = self.statuses.get(probe, ())
         self.statuses[probe] = _not_below(_totals(before), statuses)
+
+    def gain(self, variables: protocol.LocalVariables) -> None:
+        """Take over the values of its local variables, without what a ``fork`` brought along: that
+        is the parent's."""
+        inherited = variables.inherited or [0] * len(variables.words)
+        self.variables = [
+            (word - before) & WORD_MASK
+            for word, before in zip(variables.words, inherited, strict=True)
+        ]
 
     def count_handler_drop(self, probe: int, handler: str) -> None:
         """Count a report of this probe that a handler had no room for."""
@@ -209,7 +236,13 @@ class Target:
         self.programs: dict[int, InsertedProgram] = {}
         self.places: dict[int, tuple[str, str]] = {}
         self.suspended: list[int] = []
+        #: When threads were suspended.
+        self.suspended_at: dict[int, float] = {}
+        #: Seconds for which it is held without a debugger.
+        self.hold_limit = 0.0
         self.debugger: protocol.DebuggerStatus | None = None
+        #: Why a breakpoint would end it if its tracer were killed; empty: none would.
+        self.unguarded = ""
         self.overhead_ns = 0
         self.ended: protocol.Ended | None = None
         self.reason = ""
@@ -230,6 +263,16 @@ class Target:
                 infos += [inserted.probe_info(status) for status in inserted.statuses[probe]]
         return infos
 
+    def take_variables(self, variables: Iterable[protocol.LocalVariables]) -> None:
+        """Take over the values of local variables from the tracer."""
+        for each in variables:
+            inserted = self.programs.get(each.program)
+            if inserted is not None and (
+                len(each.words) == inserted.program.header.vars
+                and len(each.inherited) in (0, len(each.words))
+            ):
+                inserted.gain(each)
+
     async def ask(self, make: Callable[[int], protocol.Request]) -> protocol.Ok:
         """Send a request to the tracer, and take over what it answers; raises Refusal."""
         if self.tracer is None or self.finished.is_set():
@@ -245,6 +288,8 @@ class Target:
         # What it said at its end, which may have come with the answer, is newer.
         last = {status.program for status in self.ended.probes} if self.ended is not None else ()
         self.take(status for status in answer.probes if status.program not in last)
+        if self.ended is None:
+            self.take_variables(answer.variables)
         self.spent(answer.overhead_ns)
         return answer
 
@@ -282,6 +327,7 @@ class Target:
     def info(self) -> messages.TargetInfo:
         """The process as ``dprobe query`` lists it."""
         ended = (self.reason or self.end) if self.finished.is_set() else ""
+        since = [self.suspended_at[tid] for tid in self.suspended if tid in self.suspended_at]
         return messages.TargetInfo(
             pid=self.pid,
             comm=self.comm,
@@ -290,6 +336,7 @@ class Target:
             suspended=self.suspended,
             debugger=self._debugger_info() if not ended else None,
             backend=self.tracer.backend.name if self.tracer is not None else "",
+            suspended_seconds=time.monotonic() - min(since) if since else 0.0,
         )
 
     def _debugger_info(self) -> messages.DebuggerInfo | None:
@@ -302,6 +349,7 @@ class Target:
             attached=found.attached,
             seconds=found.seconds,
             expired=found.expired,
+            limit=self.hold_limit,
         )
 
 

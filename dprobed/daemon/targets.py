@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 from dprobed.daemon.client import Client, Refusal
 from dprobed.daemon.exited import ExitedProcesses
 from dprobed.daemon.gate import Gate
 from dprobed.daemon.target import DEFECT, InsertedProgram, Target
+from dprobed.daemon.variables import VariableSums, variables_of
 from dprobed.wire import messages, protocol
 
 
@@ -39,6 +41,22 @@ class Targets:
     def earlier_infos(self, client: Client, select: messages.Select) -> list[messages.EarlierInfo]:
         """The sums of the selected programs' counters in processes that exited long ago."""
         return [self.exited.info(inserted) for inserted in self.earlier(client, select)]
+
+    def variables(
+        self, client: Client, select: messages.Select, chosen: Iterable[InsertedProgram]
+    ) -> list[messages.VariablesInfo]:
+        """The variables of the ``chosen`` programs, with what ``exited`` has only sums of."""
+        infos = {each.number: each for each in variables_of(chosen)}
+        for inserted in self.earlier(client, select):
+            sums = self.exited.variables(inserted.number)
+            if sums is not None:
+                total = VariableSums(inserted.program.header)
+                total.add(sums.words, sums.processes)
+                there = infos.get(inserted.number)
+                if there is not None:
+                    total.add(there.words, there.processes)
+                infos[inserted.number] = total.info(inserted.number, inserted.label)
+        return list(infos.values())
 
     def sees(self, client: Client, target: Target) -> bool:
         """Whether a client may see a target."""
@@ -97,6 +115,7 @@ class Targets:
                     reason=target.reason,
                     probes=[info for inserted in own for info in inserted.probe_infos()],
                     overhead_ns=target.overhead_ns,
+                    variables=variables_of(own),
                 )
             )
         kept = [inserted for inserted in target.programs.values() if inserted.owner is None]
@@ -106,7 +125,7 @@ class Targets:
         if kept:
             self.exited.add(target, kept)
             what = f"process {target.pid} ({target.comm}) with {len(kept)} programs"
-            self._gate.history.note(target.uid, f"{what}: {text}")
+            self._gate.history.note(target.uid, f"{what}: {text}", "end")
         elif target.asked_for:
             what = f"process {target.pid} ({target.comm})"
-            self._gate.history.note(target.uid, f"{what}: {text}")
+            self._gate.history.note(target.uid, f"{what}: {text}", "end")

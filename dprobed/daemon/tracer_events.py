@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from dprobed.backend import BackendGone, BackendRefused, Backends
+from dprobed.daemon.client import Client
 from dprobed.daemon.detaching import Detaching
 from dprobed.daemon.enforcement import Enforcement
 from dprobed.daemon.gate import Gate
@@ -28,12 +30,14 @@ from dprobed.wire import messages, protocol
 
 #: Kinds of notices that are logged.
 _NOTED: Final = ("asleep", "dump", "debugger", "loader", "unprobed")
+#: That a process or a thread of it stands: told to who follows the log, too.
+_STANDS: Final = ("suspend", "debugger")
 
 _log = logging.getLogger("dprobed")
 
 
 class TracerEvents:
-    """Handles tracers' events; ``deliver``: routes records."""
+    """Handles tracers' events; ``deliver``: routes records; ``followers``: of the log."""
 
     def __init__(
         self,
@@ -44,6 +48,7 @@ class TracerEvents:
         enforcement: Enforcement,
         tasks: Tasks,
         deliver: Callable[[TargetsTracer, list[protocol.RawRecord]], None],
+        followers: Callable[[], Iterable[Client]],
     ) -> None:
         self._backends: Final = backends
         self._gate: Final = gate
@@ -52,6 +57,7 @@ class TracerEvents:
         self._enforcement: Final = enforcement
         self._tasks: Final = tasks
         self._deliver: Final = deliver
+        self._followers: Final = followers
 
     def on_event(self, tracer: TargetsTracer, event: protocol.Event) -> None:
         """An event from a tracer."""
@@ -78,6 +84,7 @@ class TracerEvents:
                 self._noticed(target, event)
             case protocol.Ended():
                 target.take(event.probes)
+                target.take_variables(event.variables)
                 target.spent(event.overhead_ns)
                 target.ended = event
                 # Later, so that whoever waits for a reply that came before it gets that first.
@@ -94,16 +101,28 @@ class TracerEvents:
         if event.kind == "asleep":
             target.asleep = True
         if event.kind in _NOTED:
-            self._gate.history.note(target.uid, f"process {event.pid}: {event.text}")
+            self._gate.history.note(
+                target.uid, f"process {event.pid}: {event.text}", _cause_of(event)
+            )
         text = event.text
         if event.kind == "exec":
             self._enforcement.target_changed(target)
             text = f"process {event.pid} executed {_program_of(event.pid)}"
             if target.asked_for and not target.launched:
-                self._gate.history.note(target.uid, text)
+                self._gate.history.note(target.uid, text, event.kind)
             target.launched = False  # That was its own program.
+        followers: set[Client] = set()
+        if event.kind in _STANDS:
+            uids = {inserted.uid for inserted in target.programs.values()}
+            followers = {
+                each
+                for each in self._followers()
+                if any(self._gate.sees(each, uid) for uid in uids)
+            }
+        if event.kind == "suspend":
+            target.suspended_at[event.tid] = time.monotonic()
         notice = messages.Notice(kind=event.kind, pid=event.pid, tid=event.tid, text=text)
-        for client in target.clients():
+        for client in target.clients() | followers:
             client.tell(notice)
 
     # -- fork children -------------------------------------------------------------------------
@@ -136,6 +155,7 @@ class TracerEvents:
     @staticmethod
     def _inherit(target: Target, parent: Target, numbers: set[int]) -> None:
         target.uid, target.decision = parent.uid, parent.decision
+        target.hold_limit = parent.hold_limit
         target.followers |= parent.followers
         target.holders |= parent.followers
         if target.decision is not None and target.decision.follow_forks:
@@ -166,31 +186,20 @@ class TracerEvents:
 
     def on_gone(self, tracer: TargetsTracer, failure: str) -> None:
         """A tracer is gone: recover the targets that it still had."""
-        targets = list(tracer.targets.values())
-        if not targets:
-            return
-        # Here: in a private daemon few ever need it. (Another has it loaded from the beginning.)
-        from dprobed.daemon.recovery import rescue
+        self._tasks.start(self._recover(tracer, failure or "the tracer exited unexpectedly"))
 
-        failure = failure or "the tracer exited unexpectedly"
-        for target in targets:
-            rescue(target.pid)  # All of them first: each may hit a breakpoint any moment.
-        for target in targets:
-            probes = (
-                probe for inserted in target.programs.values() for probe in inserted.program.probes
-            )
-            if any(probe.watchpoint for probe in probes):
-                self._tasks.start(self._clear_watchpoints(tracer, target, failure))
-            else:
+    async def _recover(self, tracer: TargetsTracer, failure: str) -> None:
+        try:
+            await tracer.backend.recover()
+        finally:
+            # Not before: whoever is told of it may come again, with another tracer.
+            for target in list(tracer.targets.values()):
                 self._targets.finish(target, None, failure)
 
-    async def _clear_watchpoints(self, tracer: TargetsTracer, target: Target, failure: str) -> None:
-        from dprobed.daemon.recovery import clear_watchpoints
 
-        try:
-            await clear_watchpoints(self._backends, target.pid, *tracer.user)
-        finally:
-            self._targets.finish(target, None, failure)
+def _cause_of(event: protocol.TargetEvent) -> str:
+    """What its line in the log competes with: no core is hidden by refused ones."""
+    return f"{event.kind} {event.text.partition(':')[0]}" if event.kind == "dump" else event.kind
 
 
 def _program_of(pid: int) -> str:

@@ -39,8 +39,7 @@ class Account:
         limits = self.limits
         #: Until when it is overdrawn (monotonic ns); 0: it is not.
         self.over_until = 0
-        #: Since when its probes have been inserted; whether its overdraft was reported since.
-        self.opened = now
+        #: Whether its overdraft was reported.
         self.noted = False
         self._time = _bucket(limits.share, now) if limits.share is not None else None
         self._hits = _bucket(limits.hits / _SECOND, now) if limits.hits is not None else None
@@ -64,7 +63,6 @@ class Account:
         if not self.over_until or now < self.over_until:
             return False
         self.over_until = 0
-        self.opened = now
         self.noted = False
         return True
 

@@ -41,28 +41,45 @@ class Attachment:
         self.module_key: Final = module_key
 
 
+class Cores:
+    """The cores that a probe has asked for, in all processes to which a fork took it."""
+
+    __slots__ = ("writing", "written")
+
+    def __init__(self) -> None:
+        self.written = 0
+        self.writing = 0
+
+
 class Probe:
     """State and counters of one probe."""
 
     __slots__ = (
         "accounts",
         "alters",
+        "asleep_ns",
+        "asleep_since",
         "attachments",
+        "cores",
         "definition",
         "dropped",
+        "dumped",
         "engine",
         "entry",
         "faulted",
+        "governors",
         "hits",
         "index",
         "last",
         "mark",
         "missed",
         "module",
+        "no_dumps",
         "over",
         "pass_count",
-        "passed",
         "place",
+        "present_since",
+        "present_until",
         "program",
         "ran",
         "reason",
@@ -107,12 +124,22 @@ class Probe:
         self.missed = 0
         self.dropped = 0
         self.faulted = 0
-        #: What its hits are charged to.
+        #: Cores that were written for it here, and why others were not: reason → how often.
+        self.dumped = 0
+        self.no_dumps: dict[str, int] = {}
+        #: Shared with the same probe in fork children.
+        self.cores = Cores()
+        #: What its hits are charged to; those of them that put it to sleep.
         self.accounts: tuple[Account, ...] = ()
+        self.governors: tuple[Account, ...] = ()
         #: The name of the engine that serves it, or did when its state was last asked for.
         self.engine = ""
-        #: Hits while it was throttled, as far as can be told: at least so many.
-        self.passed = 0
+        #: Monotonic ns, 0 while it does not apply: when it was first in, when it was out for good,
+        #: since when it is throttled; and for how long it was before.
+        self.present_since = 0
+        self.present_until = 0
+        self.asleep_since = 0
+        self.asleep_ns = 0
         #: ``hits`` when it was last inserted again after that.
         self.mark = 0
         #: Until when it is shown as throttled, though it may be inserted by turns (monotonic ns).
@@ -124,6 +151,18 @@ class Probe:
         self.state = state
         self.reason = reason
         self.over = state in (State.REMOVED, State.DISABLED)
+        now = time.monotonic_ns()
+        if state is State.ACTIVE and not self.present_since:
+            self.present_since = now
+        if self.asleep_since and state is not State.THROTTLED:
+            self.asleep_ns += now - self.asleep_since
+            self.asleep_since = 0
+        if self.over and not self.present_until:
+            self.present_until = now
+
+    def sleep(self, now: int) -> None:
+        """It is throttled from now on, until another state is set."""
+        self.asleep_since = self.asleep_since or now
 
     def status(self) -> ProbeStatus:
         """Its state and counters, as the daemon is told."""
@@ -132,6 +171,8 @@ class Probe:
         state, reason = self.state, self.reason
         if state is State.ACTIVE and time.monotonic_ns() < self.throttled_until:
             state, reason = State.THROTTLED, self.throttled
+        now = self.present_until or time.monotonic_ns()
+        asleep = self.asleep_ns + (now - self.asleep_since if self.asleep_since else 0)
         return ProbeStatus(
             program=self.program,
             probe=self.definition.index,
@@ -145,6 +186,9 @@ class Probe:
             dropped=self.dropped,
             faulted=self.faulted,
             addresses=sorted(each.address for each in self.attachments),
-            passed=self.passed,
+            asleep_ns=asleep,
+            present_ns=now - self.present_since if self.present_since else 0,
             engine=self.engine,
+            dumped=self.dumped,
+            no_dumps=dict(self.no_dumps),
         )

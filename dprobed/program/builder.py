@@ -38,13 +38,17 @@ class Label:
 
 
 class Builder:
-    """One program in the making. Keywords are fields of ``Header`` and ``ProbeDefinition``.
+    """One program in the making. Keywords are fields of ``Header`` and ``ProbeDefinition``;
+    ``vars`` may be a tuple of names.
 
     What is wrong with the program itself is for the verifier; a caller's own mistakes (an unknown
     key, a label that was never placed) raise KeyError or ValueError.
     """
 
     def __init__(self, *, name_at: SourcePlace | None = None, **header: Any) -> None:
+        names = header.get("vars")
+        if isinstance(names, tuple):
+            header |= {"vars": len(names), "names": names}
         self._header = Header(**header)
         self._code = bytearray()
         self._probes: list[dict[str, Any]] = []

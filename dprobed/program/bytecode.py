@@ -4,13 +4,13 @@ All numbers are little-endian; a *string* is a 16-bit count of bytes and that mu
 
     offset bytes
          0     4  magic 89 'D' 'P' 'B'
-         4     2  version, 2
+         4     2  version, 3
          6     2  0
          8     4  bytes of the whole file
         12     4  CRC-32 of everything from offset 16 on
     header
         16     1  modtype: 1 user, 2 kernel, 4 kmod
-        17     1  autostacktrace: 0, 1
+        17     1  bit 0: autostacktrace; bit 1: the local variables have names
         18     2  major
         20     2  id
         22     2  vars
@@ -26,6 +26,7 @@ All numbers are little-endian; a *string* is a 16-bit count of bytes and that mu
         56     4  number of source files
         60     4  number of lines
         64     .  name: string
+         .     .  names of the local variables, if they have some: strings
     each probe
          0     4  index
          4     4  entry, code offset
@@ -38,7 +39,7 @@ All numbers are little-endian; a *string* is a 16-bit count of bytes and that mu
         28     2  type
         30     2  ex_mask
         32     1  watchpoint: 0 x, 1 w, 2 io, 3 rw, 255 none
-        33     1  bit 0: logonfault; bit 1: the place is an address, else an offset
+        33     1  bit 0: logonfault; bit 1: the place is an address, else an offset; bit 2: always
         34     1  bytes of opcode, 0: not checked
         35     .  opcode
          .     .  place: string
@@ -59,8 +60,9 @@ where the module's name is written, then where the place of each probe is
          2     4  line; 0: not known, and all else is 0
          6     2  column, 0: not known
 
-What the format leaves open is refused: another version (1 had no columns and no places: `dprobe
-compile` makes such a file again), flags that are not 0, bytes after the end.
+What the format leaves open is refused: another version (1 had no columns and no places, 2 no
+names of variables and no `always`: `dprobe compile` makes such a file again), flags that are not 0,
+bytes after the end.
 """
 
 from __future__ import annotations
@@ -84,7 +86,7 @@ from dprobed.program.model import (
 from dprobed.program.verifier import verify
 
 MAGIC: Final = b"\x89DPB"
-VERSION: Final = 2
+VERSION: Final = 3
 #: Bytes of a ``.dpb`` file at most: what is longer is not read at all.
 MAX_FILE: Final = 16 << 20
 
@@ -95,7 +97,8 @@ _LINE = struct.Struct("<IHIH")
 _WRITTEN = struct.Struct("<HIH")
 _NOWHERE = Written(0, 0, 0)
 _NO_WATCH = 255
-_LOGONFAULT, _IS_ADDRESS = 1, 2
+_LOGONFAULT, _IS_ADDRESS, _ALWAYS = 1, 2, 4
+_STACK_TRACE, _NAMED = 1, 2
 
 
 def encode(program: Program) -> bytes:
@@ -104,7 +107,7 @@ def encode(program: Program) -> bytes:
     body = [
         _HEADER.pack(
             ModType[header.modtype.upper()],
-            header.autostacktrace,
+            _STACK_TRACE * header.autostacktrace | _NAMED * bool(header.names),
             header.major,
             header.id,
             header.vars,
@@ -121,6 +124,7 @@ def encode(program: Program) -> bytes:
             len(program.lines),
         ),
         _string(header.name),
+        *map(_string, header.names),
     ]
     body += map(_probe, program.probes)
     for facility in program.facilities:
@@ -157,7 +161,9 @@ def _probe(probe: ProbeDefinition) -> bytes:
         probe.type,
         probe.ex_mask,
         _NO_WATCH if probe.watchpoint is None else Watch[probe.watchpoint.upper()],
-        _LOGONFAULT * probe.logonfault | _IS_ADDRESS * (probe.address is not None),
+        _LOGONFAULT * probe.logonfault
+        | _IS_ADDRESS * (probe.address is not None)
+        | _ALWAYS * probe.always,
         len(opcode),
     )
     return fixed + opcode + _string(place or "")
@@ -263,8 +269,8 @@ def _read_written(reader: _BytecodeReader) -> Written | None:
 
 
 def _read_header(reader: _BytecodeReader, fixed: tuple[int, ...]) -> Header:
-    modtype, trace, major, number, variables, globals_, _, jumps, log, ex_log, heap = fixed[:11]
-    if modtype not in list(ModType) or trace > 1:
+    modtype, flags, major, number, variables, globals_, _, jumps, log, ex_log, heap = fixed[:11]
+    if modtype not in list(ModType) or flags & ~(_STACK_TRACE | _NAMED):
         raise _FormatError("its header has a value that is not known")
     return Header(
         name=reader.string("name"),
@@ -277,7 +283,10 @@ def _read_header(reader: _BytecodeReader, fixed: tuple[int, ...]) -> Header:
         vars=variables,
         gvars=globals_,
         heapmax=heap,
-        autostacktrace=bool(trace),
+        autostacktrace=bool(flags & _STACK_TRACE),
+        names=tuple(reader.string("names") for _ in reader.times(variables, 2, "names"))
+        if flags & _NAMED
+        else (),
     )
 
 
@@ -288,7 +297,9 @@ def _read_probe(reader: _BytecodeReader) -> ProbeDefinition:
     ) = reader.unpack(_PROBE, "probes")  # fmt: skip
     opcode = reader.bytes(opcodes, "probes") or None
     place = reader.string("probes")
-    if flags & ~(_LOGONFAULT | _IS_ADDRESS) or (watch not in list(Watch) and watch != _NO_WATCH):
+    if flags & ~(_LOGONFAULT | _IS_ADDRESS | _ALWAYS) or (
+        watch not in list(Watch) and watch != _NO_WATCH
+    ):
         raise _FormatError("a probe has a value that is not known")
     return ProbeDefinition(
         index=index,
@@ -306,6 +317,7 @@ def _read_probe(reader: _BytecodeReader) -> ProbeDefinition:
         heap=heap,
         entry=entry,
         end=end,
+        always=bool(flags & _ALWAYS),
     )
 
 

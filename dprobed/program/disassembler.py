@@ -53,8 +53,14 @@ def format_instruction(
         elif kind in (Operand.NAME, Operand.SYMBOL):
             known = value < len(program.names)
             words.append(program.names[value] if known else f"#{value}")
+        elif kind is Operand.U16 and instruction.group == "locals":
+            names = program.header.names
+            words.append(names[value] if value < len(names) else str(value))
         else:
             words.append(format_number(value) if kind is Operand.WORD else str(value))
+    if instruction.suffix:
+        words.append(instruction.suffix)
+        return " ".join((instruction.spelling, *words))
     separator = "," if " " in instruction.name else " "
     return separator.join((instruction.spelling, *words))
 
@@ -66,7 +72,7 @@ def _value(keyword: Keyword, value: object) -> str:
         return " ".join(f"{byte:#04x}" for byte in value)
     if keyword.name == "ex_mask" and isinstance(value, int):
         return f"{value:#06x}"
-    if isinstance(value, str) and keyword.value is not Value.WORD:
+    if isinstance(value, str) and keyword.value not in (Value.WORD, Value.NUMBER_OR_NAMES):
         return quoted(keyword, value)
     return str(value)
 
@@ -75,6 +81,8 @@ def _keywords(known: Mapping[str, Keyword], model: Header | ProbeDefinition) -> 
     unset = defaults(type(model))
     for name, keyword in known.items():
         value = getattr(model, name)
+        if name == "vars" and isinstance(model, Header) and model.names:
+            value = ", ".join(model.names)
         if name not in unset or value != unset[name]:
             yield f"{name} = {_value(keyword, value)}"
 

@@ -13,8 +13,10 @@ from typing import Final
 
 import msgspec
 
+from dprobed.program.exceptions import ExCode
 from dprobed.program.isa import MAX_VARIABLES
 from dprobed.program.model import Header, ProbeDefinition
+from dprobed.program.values import MAX_NAME
 
 _POSITIVE = (1 << 31) - 1
 
@@ -23,6 +25,7 @@ class Value(Enum):
     """What kind of value a keyword takes."""
 
     NUMBER = "number"
+    NUMBER_OR_NAMES = "number, or names"
     YES_NO = "yes or no"
     WORD = "word"
     TEXT = "name"
@@ -46,6 +49,8 @@ class Keyword(msgspec.Struct, frozen=True):
         """What it may be, in words."""
         if self.value is Value.NUMBER:
             return f"{self.low}..{self.high}"
+        if self.value is Value.NUMBER_OR_NAMES:
+            return f"{self.low}..{self.high}, or names"
         return ", ".join(self.choices) if self.choices else self.value.value
 
 
@@ -70,9 +75,13 @@ HEADER: Final[dict[str, Keyword]] = {
         _number("jmpmax", 0, _POSITIVE, "Jumps taken in one hit at most."),
         _number("logmax", 0, 0x10000, "Bytes of log a hit."),
         _number("ex_logmax", 0, 0x10000, "Bytes of exception trace a hit."),
-        _number(
-            "vars", 0, MAX_VARIABLES,
-            "Local variables: words that all probes of the program share and that last.",
+        Keyword(
+            "vars",
+            Value.NUMBER_OR_NAMES,
+            "Local variables: words that all probes of the program share and that last. So many, "
+            "or their names: with `vars = calls, bytes` one says `inc lv,calls`.",
+            low=0,
+            high=MAX_VARIABLES,
         ),
         _number(
             "gvars", 0, MAX_VARIABLES,
@@ -125,6 +134,12 @@ PROBE: Final[dict[str, Keyword]] = {
         ),
         _number("ex_mask", 0, 0xFFFF, "Which exceptions reach handlers."),
         _number("heap", 0, 1 << 20, "Bytes of heap of a hit, at most `heapmax`."),
+        Keyword(
+            "always",
+            Value.YES_NO,
+            "Under a budget it is not put to sleep with the others of the program, as long as it "
+            "does not cost so much by itself: for one that reports what others counted.",
+        ),
     )
 }  # fmt: skip
 
@@ -139,6 +154,9 @@ _IN_SYMBOL = rf"(?:[\w./+-]+\.[A-Za-z0-9+]+:)?{_SYMBOL}(?:[+-]{_NUMBER})?"
 _PLACE = re.compile(rf"{_NUMBER}|{_IN_SYMBOL}|[^\s:\"]+:[1-9][0-9]*", re.ASCII)
 _ADDRESS = re.compile(rf"(?:{_NUMBER}|{_IN_SYMBOL})(?::[1-9][0-9]*)?", re.ASCII)
 _PLAIN = re.compile(r"[\w.$@?+/:~-]+")
+_VARIABLE = re.compile(rf"[A-Za-z_]\w{{0,{MAX_NAME - 1}}}", re.ASCII)
+#: What is a number in every expression.
+_CONSTANTS = frozenset(f"EX_{code.name}" for code in ExCode)
 #: Characters of a place or a name; what quoting can hold.
 MAX_TEXT: Final = 4096
 
@@ -183,6 +201,17 @@ def quoted(keyword: Keyword, text: str) -> str:
 def quote(text: str) -> str:
     """The text as a string token."""
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def variable_names_error(names: Sequence[str]) -> str | None:
+    """What is wrong with the names of variables, or None."""
+    if len(names) > MAX_VARIABLES:
+        return f"`vars` is at most {MAX_VARIABLES} names, not {len(names)}"
+    for name in names:
+        if _VARIABLE.fullmatch(name) is None or name in _CONSTANTS:
+            return f"`{name}` cannot name a variable: letters, digits and _, {MAX_NAME} at most"
+    twice = [name for index, name in enumerate(names) if name in names[:index]]
+    return f"`{twice[0]}` is there twice" if twice else None
 
 
 def number_error(keyword: Keyword, value: int) -> str | None:

@@ -23,7 +23,7 @@ class Header(msgspec.Struct, frozen=True):
     """What holds for a whole program; the defaults are those of the language.
 
     ``modtype``: user, kernel or kmod. Sizes (``logmax``, ``ex_logmax``, ``heapmax``) are bytes a
-    hit; ``vars`` and ``gvars`` are words.
+    hit; ``vars`` and ``gvars`` are words; ``names``: of all the local variables, or empty.
     """
 
     name: str
@@ -37,6 +37,7 @@ class Header(msgspec.Struct, frozen=True):
     gvars: int = 0
     heapmax: int = 16384
     autostacktrace: bool = False
+    names: tuple[str, ...] = ()
 
     @property
     def kernel(self) -> bool:
@@ -48,7 +49,8 @@ class ProbeDefinition(msgspec.Struct, frozen=True):
     """One probe of a program.
 
     ``offset`` and ``address`` are the place as written, one of them set; ``watchpoint``: x, w, rw,
-    io, or None for a code probe; ``opcode``: the bytes expected there; ``max_hits`` 0: no limit.
+    io, or None for a code probe; ``opcode``: the bytes expected there; ``max_hits`` 0: no limit;
+    ``always``: a budget of all probes does not put it to sleep.
     ``entry`` and ``end``: byte offsets of its instructions in the program's code.
     """
 
@@ -67,6 +69,7 @@ class ProbeDefinition(msgspec.Struct, frozen=True):
     heap: int = 0
     entry: int = 0
     end: int = 0
+    always: bool = False
 
 
 class Written(NamedTuple):

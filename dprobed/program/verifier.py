@@ -17,6 +17,7 @@ import msgspec
 
 from dprobed.program.decoded import Decoded
 from dprobed.program.disassembler import format_instruction
+from dprobed.program.exits import DUMP
 from dprobed.program.flow import Analysis
 from dprobed.program.isa import (
     MAX_CODE,
@@ -36,6 +37,7 @@ from dprobed.program.keywords import (
     definition_errors,
     number_error,
     text_error,
+    variable_names_error,
 )
 from dprobed.program.model import (
     MAX_DIAGNOSTICS,
@@ -124,7 +126,7 @@ def _decode(code: bytes, broken: frozenset[int]) -> list[Decoded]:
 
 
 def _check_value(keyword: Keyword, value: object) -> str | None:
-    if keyword.value is Value.NUMBER and isinstance(value, int):
+    if keyword.value in (Value.NUMBER, Value.NUMBER_OR_NAMES) and isinstance(value, int):
         return number_error(keyword, value)
     if value is None or keyword.value is Value.YES_NO:
         return None
@@ -148,6 +150,12 @@ def _check_keywords(program: Program) -> list[Finding]:
             message = _check_value(keyword, getattr(model, name))
             if message is not None:
                 found.append(Finding(message, probe=place, keyword=name))
+    names = program.header.names
+    wrong = variable_names_error(names)
+    if wrong is None and names and len(names) != program.header.vars:
+        wrong = f"{len(names)} names for {program.header.vars} variables"
+    if wrong is not None:
+        found.append(Finding(wrong, keyword="vars"))
     for place, probe in enumerate(program.probes):
         for name, message, hint in definition_errors(program.header, probe):
             found.append(Finding(message, hint, probe=place, keyword=name))
@@ -247,12 +255,22 @@ def _operand_error(
         return wrong
     if kind is Operand.REGISTER:
         return _register_error(decoded, value, program.header)
-    if kind is Operand.FACILITY and value >= len(program.facilities):
-        return f"facility number {value} of the program's list does not exist", ""
+    if kind is Operand.FACILITY:
+        return _facility_error(decoded, value, program)
     if kind in (Operand.NAME, Operand.SYMBOL):
         return _name_error(kind, value, program)
     if kind is Operand.U16:
         return _variable_error(decoded.instruction.group, value, program.header)
+    return None
+
+
+def _facility_error(decoded: Decoded, value: int, program: Program) -> tuple[str, str] | None:
+    if value >= len(program.facilities):
+        return f"facility number {value} of the program's list does not exist", ""
+    facility = program.facilities[value]
+    if decoded.instruction.suffix and facility not in ("dump", DUMP):
+        written = f"{decoded.instruction.spelling} {facility}"
+        return f"only `exit dump` can be `{decoded.instruction.suffix}`", f"write `{written}`"
     return None
 
 
@@ -277,7 +295,9 @@ def _variable_error(group: str, value: int, header: Header) -> tuple[str, str] |
     have = "none" if count == 0 else f"0 to {count - 1}"
     return (
         f"there is no {group[:-1]} variable {value}; the program has {have}",
-        f"write {keyword} = {value + 1} in the header",
+        ""
+        if header.names and keyword == "vars"
+        else f"write {keyword} = {value + 1} in the header",
     )
 
 

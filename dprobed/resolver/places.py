@@ -2,10 +2,47 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Final, Protocol
 
+from dprobed.arch.x86_64.debug_registers import is_length_valid
 from dprobed.proc.maps import Module
 from dprobed.resolver.errors import LocationError, number_of
+
+#: What a debug register can watch.
+WATCHED: Final = "a watchpoint has 1, 2, 4 or 8 bytes (x: 1), aligned to its length"
+
+
+class Watched(Protocol):
+    """The data in a file that a watchpoint is for, as the resolver tells of it."""
+
+    @property
+    def name(self) -> str:
+        """What to call it."""
+
+    @property
+    def vaddr(self) -> int:
+        """Its address in the file."""
+
+    @property
+    def size(self) -> int:
+        """Bytes that it has, or that were asked for."""
+
+
+def watched_length(place: Watched, address: str, kind: str) -> int:
+    """How many bytes a watchpoint of this kind watches; ``address``: as the probe has it."""
+    if kind == "x":
+        return 1
+    return place.size if ":" in address else min(place.size or 1, 8)
+
+
+def check_watched(place: Watched, address: str, kind: str) -> None:
+    """Raises LocationError where no debug register can watch that, wherever the file is mapped."""
+    length = watched_length(place, address, kind)
+    if not is_length_valid(kind, place.vaddr, length):
+        raise LocationError(
+            f"{place.name} has {length} bytes at {place.vaddr:#x} of the file, and {WATCHED}",
+            "write it as symbol:length; watchpoint = x for code that is executed",
+        )
 
 
 class Found(Protocol):

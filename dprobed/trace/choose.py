@@ -11,6 +11,7 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import Any, Final
 
@@ -28,11 +29,51 @@ _OPERATORS: Final[dict[str, Callable[[Any, Any], bool]]] = {
 }
 _PLAIN: Final = frozenset(Record.__struct_fields__) - {"log", "exception"}
 
+#: Names that are found at most for a message.
+_NAMED: Final = 500
+
 Test = Callable[[Record], bool]
 
 
 class ConditionError(Exception):
     """The text is not a valid condition; the message is one line."""
+
+
+class FieldError(Exception):
+    """No record has a field of that name; the message is one line."""
+
+
+class Fields:
+    """Which of the ``names`` that were asked for some record has; ``see`` is shown each record."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._wanted = [name for name in names if name not in _PLAIN]
+        self._known: dict[str, None] = dict.fromkeys(sorted(_PLAIN))
+        self._any = False
+
+    def see(self, record: Record) -> None:
+        """Look at one record."""
+        self._any = True
+        if self._wanted:
+            there = items_by_name(record).keys() | values_by_name(record).keys()
+            self._wanted = [name for name in self._wanted if name not in there]
+            if len(self._known) < _NAMED:
+                self._known.update(dict.fromkeys(sorted(there)))
+
+    def check(self) -> None:
+        """All records have been seen: raise FieldError where none had one of the names."""
+        if self._wanted and self._any:
+            name = self._wanted[0]
+            near = get_close_matches(name, self._known, 3) or list(self._known)[:40]
+            meant = " or ".join(f"`{each}`" for each in near[:3])
+            if len(near) > 3:
+                meant = f"one of {', '.join(near)}"
+            raise FieldError(f"no record has a field `{name}`; did you mean {meant}?")
+
+
+def names_in(texts: Sequence[str]) -> list[str]:
+    """The names of the fields that conditions look at."""
+    return [match[1] for text in texts if (match := _CONDITION.fullmatch(text)) is not None]
 
 
 def value_of(record: Record, name: str) -> object:

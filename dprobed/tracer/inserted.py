@@ -11,6 +11,7 @@ from dprobed.engine.probe import Probe
 from dprobed.program.exec.interface import Executor
 from dprobed.program.exec.variables import ListVariables
 from dprobed.program.model import Program
+from dprobed.wire import protocol
 from dprobed.wire.limits import Limits
 
 
@@ -33,7 +34,15 @@ class Inserted(msgspec.Struct):
     follow_forks: bool = False
     #: What hits of this program are charged to, besides that of all.
     account: Account | None = None
+    #: The same for its probes that are not to sleep with the others.
+    own_account: Account | None = None
     probes: list[Probe] = msgspec.field(default_factory=list)
+    #: What its local variables were when a ``fork`` made this target.
+    inherited: list[int] = msgspec.field(default_factory=list)
+
+    def variables(self) -> protocol.LocalVariables:
+        """Its local variables, as the daemon is told."""
+        return protocol.LocalVariables(self.number, self.executor.locals.read(), self.inherited)
 
 
 class VariableValues(NamedTuple):

@@ -20,7 +20,7 @@ from dprobed.resolver.addresses import address_of, biases, data_address_of
 from dprobed.resolver.client import MappedFile, Resolver
 from dprobed.resolver.errors import LocationError, LostError, SilenceError, number_of
 from dprobed.resolver.modules import VDSO, matches
-from dprobed.resolver.places import check_boundary, code_spec
+from dprobed.resolver.places import WATCHED, check_boundary, code_spec, watched_length
 from dprobed.wire.protocol import State
 from dprobed.wire.resolver import Place
 
@@ -320,15 +320,12 @@ class Placement:
             place = file.resolve_data(text)
             name, code = place.name, place.code
             addresses = data_address_of(loaded.module, file.facts, place.vaddr)
-            length = place.size if ":" in text else min(place.size or 1, 8)
-            if kind == "x":
-                length = 1
+            length = watched_length(place, text, kind)
         for address in addresses:
             if not is_length_valid(kind, address, length):
                 return Unplaced(
                     State.WATCHPOINT_LENGTH,
-                    f"{length} bytes at {address:#x}: a watchpoint has 1, 2, 4 or 8 bytes (x: 1), "
-                    "aligned to its length; write it as symbol:length",
+                    f"{length} bytes at {address:#x}: {WATCHED}; write it as symbol:length",
                 )
         return [
             Spot(each, name, loaded.module.path, loaded.key, code, length) for each in addresses

@@ -11,7 +11,7 @@ from dprobed.engine.address_space import AddressSpace
 from dprobed.engine.budget import Account
 from dprobed.engine.errors import SpaceError
 from dprobed.engine.probe import Probe
-from dprobed.proc import files
+from dprobed.proc import files, procfs
 from dprobed.proc.maps import MapsError
 from dprobed.program.bytecode import decode
 from dprobed.program.exec.interface import Executor, Variables
@@ -56,8 +56,9 @@ class Programs:
         self.follows_forks = False
         #: Nothing is placed before the target's ``exec``.
         self.launching = False
-        #: What hits of all programs are charged to.
+        #: What hits of all programs are charged to; those of probes that are always in, as well.
         self._account: Account | None = None
+        self._own_account: Account | None = None
         self._pid: Final = pid
         self._engines: Final = engines
 
@@ -68,6 +69,10 @@ class Programs:
     def statuses(self) -> list[protocol.ProbeStatus]:
         """The states and counters of all probes."""
         return [probe.status() for probe in self.probes()]
+
+    def local_variables(self) -> list[protocol.LocalVariables]:
+        """Those of the programs that have some."""
+        return [each.variables() for each in self.inserted.values() if each.program.header.vars]
 
     def describe(self, number: int) -> dict[str, object]:
         """Facts about a program, for the JSON file beside a core."""
@@ -88,7 +93,10 @@ class Programs:
         self.launching = False
         places = self.places
         try:
-            self.use_space(AddressSpace(self._pid, Memory(self._pid)))
+            changes = self._engines.space.changes.of_child(
+                self._pid, procfs.start_time(self._pid) or 0
+            )
+            self.use_space(AddressSpace(self._pid, Memory(self._pid), changes=changes))
             self._engines.sigtrap.new_image(thread)
             if files.elf_class(self._pid) == 32:
                 places.exclude("the new program is a 32-bit one")
@@ -202,10 +210,12 @@ class Programs:
             )
             if inserted.number in variables.locals:
                 twin.executor.locals.write(0, variables.locals[inserted.number])
+            twin.inherited = twin.executor.locals.read()
             twin.probes = self._probes_of(twin)
             self._charge(twin)
             for old, new in zip(inserted.probes, twin.probes, strict=True):
                 new.module, new.place, new.retry = old.module, old.place, old.retry
+                new.cores = old.cores
                 new.set(old.state, old.reason)
                 if old.state is ProbeState.THROTTLED:
                     new.set(ProbeState.PENDING, "its parent's is throttled")
@@ -226,8 +236,10 @@ class Programs:
 
     # --- removing ---
 
-    def remove(self, number: int | None) -> list[protocol.ProbeStatus]:
-        """Remove a program, or all; raises RequestError."""
+    def remove(
+        self, number: int | None
+    ) -> tuple[list[protocol.ProbeStatus], list[protocol.LocalVariables]]:
+        """Remove a program, or all; the last of their probes and variables. Raises RequestError."""
         if number is not None and number not in self.inserted:
             raise RequestError(f"program {number} is not inserted")
         chosen = list(self.inserted.values()) if number is None else [self.inserted[number]]
@@ -235,7 +247,8 @@ class Programs:
         self.places.remove(probes)
         for inserted in chosen:
             del self.inserted[inserted.number]
-        return [probe.status() for probe in probes]
+        variables = [each.variables() for each in chosen if each.program.header.vars]
+        return [probe.status() for probe in probes], variables
 
     def remove_retired(self) -> None:
         """Remove finished probes: ``rem``, max_hits, or an internal error."""
@@ -251,22 +264,33 @@ class Programs:
     def set_budget(self, limits: Limits | None) -> None:
         """Set the budget of all programs together."""
         now = time.monotonic_ns()
-        self._account = Account(limits, f"process {self._pid}", now) if limits else None
+        owner = f"process {self._pid}"
+        self._account = Account(limits, owner, now) if limits else None
+        self._own_account = Account(limits, owner, now) if limits else None
         for inserted in self.inserted.values():
             self._charge(inserted)
 
     def _charge(self, inserted: Inserted) -> None:
-        accounts = tuple(each for each in (self._account, inserted.account) if each is not None)
+        common = (self._account, inserted.account)
+        own = (self._own_account, inserted.own_account)
         runner = self._engines.runner
-        runner.metered = runner.metered or bool(accounts)
         for probe in inserted.probes:
-            probe.accounts = accounts
+            always = probe.definition.always
+            charged = common + own if always else common
+            probe.accounts = tuple(each for each in charged if each is not None)
+            # An account of the same limits of their own holds those that are always in, so that
+            # all together never cost more.
+            governors = own if always else common
+            probe.governors = tuple(each for each in governors if each is not None)
+            runner.metered = runner.metered or bool(probe.accounts)
 
     def _probes_of(self, inserted: Inserted) -> list[Probe]:
         program = inserted.program
         if inserted.budget is not None:
             owner = inserted.label or program.header.name
-            inserted.account = Account(inserted.budget, owner, time.monotonic_ns())
+            now = time.monotonic_ns()
+            inserted.account = Account(inserted.budget, owner, now)
+            inserted.own_account = Account(inserted.budget, owner, now)
         return [
             Probe(
                 inserted.number,
@@ -292,4 +316,8 @@ class Programs:
         values = words.read(request.first, request.count)
         if request.reset:
             words.reset(request.first, request.count)
+            if request.program is not None:
+                inherited = ListVariables()
+                inherited.words = self.inserted[request.program].inherited
+                inherited.reset(request.first, request.count)
         return values

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from dprobed.change_journal import Changes
 from dprobed.engine.address_space import AddressSpace
 from dprobed.engine.errors import SpaceError
 from dprobed.proc import procfs, refusals
@@ -82,6 +83,7 @@ class TracedProcess:
             follow_forks=options.follow_forks,
             hold_thread=options.hold_thread,
             budget=options.budget,
+            only_guarded=options.only_guarded,
         )
 
     # --- attaching ---
@@ -99,12 +101,15 @@ class TracedProcess:
         try:
             attach(self.group, self.pid)
             # Not before: an ``exec`` in between would leave us with the memory that it gave up.
-            self.programs.use_space(AddressSpace(self.pid, Memory(procfs.live_thread(self.pid))))
-        except (Gone, OSError) as error:
+            memory = Memory(procfs.live_thread(self.pid))
+            changes = Changes(self._context.journal, self.pid, procfs.start_time(self.pid) or 0)
+            self.programs.use_space(AddressSpace(self.pid, memory, changes=changes))
+            self.engines.adopt()
+        except (Gone, OSError, SpaceError) as error:
             # It may have ended, or got another tracer, since the look.
             if not procfs.has_ended(self.pid):
                 _log.info("process %d: %s", self.pid, error)
-            reason = refusals.refusal(self.pid) or refusals.denial(self.pid)
+            reason = refusals.refusal(self.pid) or refusals.denial(self.pid) or str(error)
             if isinstance(error, Executes):
                 reason = (
                     f"process {self.pid} executes a program, and sleeps in the kernel (it waits "
@@ -118,11 +123,18 @@ class TracedProcess:
             self.detach()
             raise
 
-    def adjust(self, *, follow_forks: bool, hold_thread: bool, budget: Limits | None) -> None:
+    def adjust(
+        self, *, follow_forks: bool, hold_thread: bool, budget: Limits | None, only_guarded: str
+    ) -> None:
         """Change options of the target, and of children that are followed from now on."""
         self.options = msgspec.structs.replace(
-            self.options, follow_forks=follow_forks, hold_thread=hold_thread, budget=budget
+            self.options,
+            follow_forks=follow_forks,
+            hold_thread=hold_thread,
+            budget=budget,
+            only_guarded=only_guarded,
         )
+        self.engines.allow_unguarded(only_guarded)
         self.programs.follows_forks = follow_forks
         self.debugger.holds_thread = hold_thread
         self.programs.set_budget(budget)
@@ -133,7 +145,7 @@ class TracedProcess:
         if self._dumps is None:
             from dprobed.tracer.dump.snapshot import Dumps
 
-            self._dumps = Dumps(self.engines, self.programs.describe, self.tell)
+            self._dumps = Dumps(self.engines, self.programs, self.tell)
         return self._dumps
 
     @property
@@ -319,8 +331,15 @@ class TracedProcess:
         self.debugger.ended(*end)
         self.debugger.close()
         self.engines.space.memory.close()
+        self.engines.space.changes.clear()
         self._context.reporter.send(
-            protocol.Ended(self.pid, *end, self.programs.statuses(), self.group.overhead_ns)
+            protocol.Ended(
+                self.pid,
+                *end,
+                self.programs.statuses(),
+                self.group.overhead_ns,
+                self.programs.local_variables(),
+            )
         )
 
     def stop_serving(self) -> None:

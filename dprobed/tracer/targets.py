@@ -12,6 +12,7 @@ from typing import Final
 
 import msgspec
 
+from dprobed.change_journal import ChangeJournal
 from dprobed.engine.affinity import Affinity
 from dprobed.proc import procfs
 from dprobed.resolver.client import Resolver
@@ -33,6 +34,8 @@ _MOST_ENDED: Final = 64
 
 #: Seconds in which a process that we have detached from for its fault has ended.
 _DYING: Final = 0.2
+#: Seconds for which a target that sleeps in the kernel is waited for, before others come.
+_LEAVING: Final = 0.5
 _DETACHED: Final = ("detached", 0)
 
 _log = logging.getLogger(__name__)
@@ -42,10 +45,15 @@ class Targets:
     """All targets of one tracer."""
 
     def __init__(
-        self, tracees: Tracees, affinity: Affinity, reporter: Reporter, resolver: Resolver
+        self,
+        tracees: Tracees,
+        affinity: Affinity,
+        reporter: Reporter,
+        resolver: Resolver,
+        journal: ChangeJournal,
     ) -> None:
         self.context: Final = TracerContext(
-            tracees, tracees.hits.registers, affinity, reporter, resolver, self
+            tracees, tracees.hits.registers, affinity, reporter, resolver, self, journal
         )
         self.by_pid: Final[dict[int, TracedProcess]] = {}
         #: No child is followed any more: the tracer is about to end.
@@ -82,6 +90,18 @@ class Targets:
             else:
                 self._drop(target)
             raise
+
+    def leave(self, pid: int) -> bool:
+        """Detach from a target that nobody asked for; false: as soon as it wakes."""
+        target = self.by_pid[pid]
+        deadline = time.monotonic() + _LEAVING
+        while time.monotonic() < deadline:
+            if self._detach(target):
+                self.finish(target, target.end or _DETACHED)
+                return True
+            self._tracees.pause(DETACH_PAUSE)
+        target.detachment.ask(lambda: self.finish(target, target.end or _DETACHED), lambda: None)
+        return False
 
     def fail(self, target: TracedProcess, error: Exception) -> None:
         """After an internal error in the handling of a target: detach from that one."""

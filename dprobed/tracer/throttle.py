@@ -1,9 +1,9 @@
 """Keeps the budgets of one target: probes that cost too much are throttled, or removed.
 
 A throttled probe is removed from the text, and inserted again when its accounts allow it: so it
-costs nothing meanwhile. Hits that it would have had then are not seen. The rate at which it was hit
-before tells how many there were at least, because a probe slows down what hits it: these are
-counted as *passed over*.
+costs nothing meanwhile. Hits that it would have had then are not seen, and nobody knows how many
+there were: so for how long it slept is counted. A probe that is *always* in sleeps only by an
+account of its own.
 """
 
 from __future__ import annotations
@@ -29,8 +29,7 @@ class Throttle:
         self._programs: Final = programs
         self._request_attention: Final = request_attention
         self._over: list[Account] = []
-        #: Throttled probes: since when, and the hits a nanosecond that they had before.
-        self._throttled: dict[Probe, tuple[int, float]] = {}
+        self._throttled: dict[Probe, None] = {}
 
     @property
     def is_throttling(self) -> bool:
@@ -55,15 +54,15 @@ class Throttle:
         probes = [
             probe
             for probe in self._programs.probes()
-            if account in probe.accounts and probe.attachments and not probe.over
+            if account in probe.governors and probe.attachments and not probe.over
         ]
         if account.limits.remove or not probes:
             self._remove(account, probes, now)
             return
         fresh = [probe for probe in probes if now > probe.throttled_until]
         for probe in probes:
-            rate = (probe.hits - probe.mark) / max(now - account.opened, 1)
-            self._throttled[probe] = (now, rate)
+            self._throttled[probe] = None
+            probe.sleep(now)
             probe.throttled = account.reason()
             probe.throttled_until = account.over_until + _SHOWN_NS
             probe.set(State.THROTTLED, probe.throttled)
@@ -90,18 +89,24 @@ class Throttle:
 
     def _reinsert(self) -> None:
         now = time.monotonic_ns()
-        for account in {account for probe in self._throttled for account in probe.accounts}:
+        for account in {account for probe in self._throttled for account in probe.governors}:
             account.reopen(now)
+            if account.over_until and any(
+                account in probe.governors and probe.attachments and not probe.over
+                for probe in self._programs.probes()
+            ):
+                # Came in meanwhile: by an ``exec``, a module that was loaded, another program. Its
+                # hits would keep the account from ever being reopened.
+                self._throttle(account)
         awake = [
             probe
             for probe in self._throttled
-            if not any(account.over_until for account in probe.accounts)
+            if not any(account.over_until for account in probe.governors)
         ]
         for probe in awake:
-            since, rate = self._throttled.pop(probe)
+            del self._throttled[probe]
             if probe.state is not State.THROTTLED:
                 continue  # ``exec`` put it in, or it was removed
-            probe.passed += int(rate * (now - since))
             probe.set(State.PENDING, probe.throttled)
         self._programs.place_again(awake)
         for probe in awake:

@@ -58,9 +58,9 @@ def test_what_is_over_its_share_is_throttled(rushing: Target, trace: Trace, whos
     assert changes(tracer) == [(State.THROTTLED, status.reason)]
     # Probed all the time it would be a hundredth of that.
     assert speed > 0.02
-    # It ran in turns all the time, and what it passed over is no more than what there was.
+    # It ran in turns all the time, and slept for most of it.
     assert 1_000 < status.ran == status.hits
-    assert status.hits < status.passed < rushing.number("calls")
+    assert 0.5 < status.asleep_ns / status.present_ns < 1
     tracer.detach()
     assert text(rushing.pid) == before
     rushing.finish()
@@ -112,7 +112,7 @@ def test_within_its_budget_nothing_is_passed_over(
     target.expect("stopped")
     (status,) = tracer.query(number)
     tracer.detach()
-    assert (status.hits, status.passed) == (target.finish(), 0)
+    assert (status.hits, status.asleep_ns) == (target.finish(), 0)
 
 
 def test_many_threads_are_throttled_and_unharmed(
@@ -126,7 +126,7 @@ def test_many_threads_are_throttled_and_unharmed(
     number, _ = tracer.insert(counting(program, "probed"), budget=Limits(share=0.02))
     target.go()
     target.expect("running")
-    while not tracer.query(number)[0].passed:
+    while not tracer.query(number)[0].asleep_ns:
         pass
     target.go()
     target.expect("stopped")
@@ -144,9 +144,57 @@ def test_a_watchpoint_is_throttled(rushing: Target, trace: Trace) -> None:
     (status,) = tracer.query(number)
     tracer.detach()
     assert status.state is State.THROTTLED
-    assert status.passed > 0
+    assert status.asleep_ns > 0
     assert status.hits > 100
     assert speed > 0.02
+    rushing.finish()
+
+
+def test_what_comes_while_others_sleep_is_within_the_budget(rushing: Target, trace: Trace) -> None:
+    """Its hits would keep the account of the process overdrawn, and so nobody would look again."""
+    path = rushing.process.args[0]
+    tracer = trace(rushing, budget=Limits(hits=50))
+    first = tracer.put(counting(path, "probed"))
+    rushing.go()
+    while not tracer.query(first)[0].asleep_ns:
+        pass
+    second, _ = tracer.insert(counting(path, "probed"))
+    rushing.expect("stopped")
+    assert tracer.query(second)[0].hits < 1_000
+    tracer.detach()
+    rushing.finish()
+
+
+def test_the_one_that_reports_is_always_in(
+    build_target: BuildTarget, start: Start, trace: Trace
+) -> None:
+    """A budget puts those to sleep that count, and the one at the end still tells what they had."""
+    target = start(build_target("busy.c"))
+    target.go()
+    target.expect("probed")
+    tracer = trace(target, budget=Limits(hits=2_000))
+    tracer.insert(
+        "name = libc.so.6\nvars = calls\noffset = clock_gettime\n  inc lv,calls\n  abort\n"
+        "offset = _exit\nalways = yes\n  push lv,calls\n  log u64 n\n  exit\n"
+    )
+    assert rush(target) > 0.02
+    target.finish()
+    ended = tracer.wait()
+    counts, reports = ended.probes
+    assert counts.asleep_ns > 0
+    assert (reports.hits, reports.ran, reports.asleep_ns) == (1, 1, 0)
+    assert [each.words for each in ended.variables] == [[counts.hits]]
+
+
+def test_even_one_that_is_always_in_costs_no_more(rushing: Target, trace: Trace) -> None:
+    tracer = trace(rushing)
+    program = f'name = "{rushing.process.args[0]}"\noffset = probed\nalways = yes\nabort\n'
+    number, _ = tracer.insert(program, budget=Limits(share=0.1))
+    assert rush(rushing) > 0.02
+    (status,) = tracer.query(number)
+    assert status.state is State.THROTTLED
+    assert status.asleep_ns > 0
+    tracer.detach()
     rushing.finish()
 
 

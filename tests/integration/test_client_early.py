@@ -187,6 +187,62 @@ def test_what_only_the_tracer_knows_has_its_source_too(
         assert f": {reason}" in done.stderr
 
 
+def test_a_length_that_no_watchpoint_has_is_refused_early(tmp_path: Path) -> None:
+    source = program(
+        tmp_path, "name = libc.so.6\naddress = qsort:3\nwatchpoint = w\n    exit\n", "odd"
+    )
+    says = f"dprobe: {source}:2:11: error: qsort+0x0 has 3 bytes at "
+    with cat() as target:
+        for command in (
+            ("attach", target.pid, source),
+            ("run", source, "--", "true"),
+            ("check", "--in", target.pid, source),
+        ):
+            done = dprobe(*command)
+            assert done.returncode == 2
+            assert done.stderr.startswith(says)
+            assert "write it as symbol:length" in done.stderr
+
+
+def test_an_unknown_facility_is_seen_by_check(tmp_path: Path) -> None:
+    source = program(tmp_path, "name = libc.so.6\noffset = write\n    exit nofac\n", "odd")
+    says = f"dprobe: {source}:3:5: error: no facility nofac is registered\n"
+    done = dprobe("--socket", tmp_path / "none", "check", source)
+    assert (done.returncode, done.stderr) == (
+        2,
+        says + "    hint: registered: debugger (1), dump (3), trace (4)\n",
+    )
+    with running_daemon(tmp_path) as daemon, Peer(daemon) as peer:
+        assert daemon.dprobe("check", source).stderr.startswith(says)
+        peer.ask({"type": "register", "id": 1, "name": "mine", "facility": "nofac"})
+        assert daemon.dprobe("check", source).returncode == 0
+
+
+def test_a_process_that_does_not_exist(tmp_path: Path) -> None:
+    """One line and status 2, whatever is asked of it."""
+    with cat() as target:
+        pass
+    source = program(tmp_path)
+    with running_daemon(tmp_path) as daemon:
+        for command in (
+            ("query", "-p", target.pid),
+            ("programs", "-p", target.pid),
+            ("log", "-p", target.pid),
+            ("log", "-f", "-p", target.pid),
+            ("attach", "-p", target.pid, source),
+            ("insert", "-p", target.pid, source),
+            ("dump", "-p", target.pid),
+            ("remove", "-p", target.pid, "writes"),
+            ("vars", "--global", target.pid),
+            ("check", "--in", target.pid, source),
+            ("debug", target.pid),
+            ("resume", target.pid),
+            ("policy", "explain", target.pid),
+        ):
+            done = daemon.dprobe(*command)
+            assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), command
+
+
 def test_the_executable_of_a_selection(tmp_path: Path) -> None:
     """One file is named: its places are looked for, and only a glob or a name leaves them open."""
     binary = tmp_path / "tool"

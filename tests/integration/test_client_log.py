@@ -60,7 +60,14 @@ def test_which_records(logged: Daemon, target: Cat) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [("-w", "word_0"), ("--since", "soon"), ("--time", "utc"), ("-n", "-1"), ("--pid", "0")],
+    [
+        ("-w", "word_0"),
+        ("-w", "wrod_0>=1"),
+        ("--since", "soon"),
+        ("--time", "utc"),
+        ("-n", "-1"),
+        ("--pid", "0"),
+    ],
 )
 def test_bad_values_are_one_line(logged: Daemon, options: tuple[str, str]) -> None:
     done = logged.dprobe("log", *options)

@@ -20,6 +20,7 @@ from dprobed.program.bytecode import encode
 from dprobed.program.rpn.parser import assemble
 from dprobed.tracer.main import main as tracer_main
 from dprobed.wire import messages
+from tests.leftovers import ended
 
 PROGRAM = encode(assemble("name = libc.so.6\noffset = getppid\nabort\n", "x.rpn"))
 #: Nobody else's.
@@ -62,6 +63,7 @@ def within_daemon(
             await work(app, tracers, Owner())
         finally:
             await app.stop(20)
+            await ended(tracers.resolvers)
         assert tracers.tracers == set()
 
     asyncio.run(asyncio.wait_for(main(), 60))

@@ -55,6 +55,45 @@ def test_show_with_conditions(folder: Path) -> None:
     assert hits("-w", "comm=other") == []
 
 
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["show", "-w", "wrod_0>=1"], "no record has a field `wrod_0`; did you mean `word_0`?"),
+        (["show", "-w", "pid=10", "-w", "size=1"], "no record has a field `size`; did you mean"),
+        (["stat", "--of", "word_1"], "no record has a field `word_1`; did you mean `word_0`?"),
+        (["stat", "--by", "sting_0"], "no record has a field `sting_0`; did you mean `string_0`?"),
+        (["stat", "--of", "comm"], "`comm` is no number in any of these records"),
+        (
+            ["convert", "-w", "wrod_0=1", "--format", "json", "-o", "{tmp}/new"],
+            "no record has a field `wrod_0`; did you mean `word_0`?",
+        ),
+        (
+            ["convert", "-w", "wrod_0=1", "--format", "ctf", "-o", "{tmp}/new"],
+            "no record has a field `wrod_0`; did you mean `word_0`?",
+        ),
+        (
+            ["convert", "--format", "json", "-o", "{tmp}/there"],
+            "{tmp}/there is there already; give a new name, or remove it first",
+        ),
+        (
+            ["convert", "--format", "ctf", "-o", "{tmp}/there"],
+            "{tmp}/there is there already; give a new name, or remove it first",
+        ),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(
+    folder: Path, tmp_path: Path, arguments: list[str], says: str
+) -> None:
+    (tmp_path / "there").write_text("mine")
+    command, *rest = (each.format(tmp=tmp_path) for each in arguments)
+    done = dprobe("trace", command, folder, *rest)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"dprobe: {says.format(tmp=tmp_path)}")
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "new").exists()
+    assert (tmp_path / "there").read_text() == "mine"
+
+
 def test_stat(folder: Path) -> None:
     done = dprobe("trace", "stat", folder, "--of", "word_0", "--by", "string_0")
     assert done.returncode == 0, done.stderr
@@ -146,8 +185,8 @@ def test_nothing_is_overwritten(folder: Path, tmp_path: Path) -> None:
     there.mkdir()
     for form in ("text", "ctf"):
         done = dprobe("trace", "convert", folder, "--format", form, "-o", there)
-        assert done.returncode == 1
-        assert "exists" in done.stderr or "is a directory" in done.stderr
+        assert done.returncode == 2
+        assert "is there already; give a new name" in done.stderr
     assert list(there.iterdir()) == []
 
 

@@ -14,7 +14,7 @@ from dprobe.lib.errors import DaemonGoneError
 from dprobe.lib.launch import Launched
 from dprobe.lib.session import Session
 from dprobe.lib.waker import Waker
-from dprobe.view.output import Output, complain
+from dprobe.view.output import Output, complain, note
 
 #: Seconds that the daemon has to report the end of a command that has ended.
 _LAST_WORDS: Final = 10.0
@@ -32,6 +32,7 @@ class LaunchedCommand:
         self._output = output
         self._status: int | None = None
         self._stopped = False
+        self._interrupted_now = False
 
     def run(self) -> int:
         """Open the gate, and wait for the end of the command and of its reports."""
@@ -57,6 +58,7 @@ class LaunchedCommand:
                     elif time.monotonic() > deadline:
                         complain("the daemon does not report the end of the command")
                         break
+                self._resume()
                 left = None if deadline in (None, math.inf) else deadline - time.monotonic()
                 if waker.wait(self._connection, left):
                     self._receive()
@@ -76,6 +78,18 @@ class LaunchedCommand:
 
     def _interrupted(self) -> None:
         self._stopped = self._status is not None
+        self._interrupted_now = True
+
+    def _resume(self) -> None:
+        """After Ctrl-C: a command that stands at a probe sees the signal only when it goes on."""
+        if not self._interrupted_now or self._connection is None:
+            return
+        self._interrupted_now = False
+        try:
+            if self._session.resume():
+                note("Ctrl-C: what stood at a probe goes on")
+        except DaemonGoneError:
+            return  # The next look at the connection says so.
 
     def _receive(self) -> None:
         try:

@@ -16,6 +16,8 @@ import msgspec
 from dprobe.commands import options
 from dprobe.commands import pids as processes
 from dprobe.lib.errors import UserError
+from dprobe.lib.journal import EntriesWanted
+from dprobe.view.entries import show_entries
 from dprobe.view.output import Output, complain
 from dprobed.durations import seconds
 from dprobed.trace import choose
@@ -81,6 +83,13 @@ examples:
     help="How to write the time: of the day (wall; default on a terminal), since the machine's "
     "start (mono; else), or since the line before (delta).",
 )
+@click.option(
+    "--journal",
+    is_flag=True,
+    help="From the systemd journal: what happened, and the records of `trace start --format "
+    "journal`. No daemon is needed.",
+)
+@click.option("--namespace", default="", help="The journal's namespace.")
 @options.format_
 @options.output("standard output")
 @click.pass_obj
@@ -93,6 +102,8 @@ def log_command(
     since: float | None,
     conditions: tuple[str, ...],
     clock: str | None,
+    journal: bool,
+    namespace: str,
     form: str,
     path: str | None,
 ) -> int:
@@ -100,7 +111,16 @@ def log_command(
 
     It keeps the last 2 MiB of them; where that is not enough, each program has its share.
     """
-    chosen = _chosen(programs, pids, since, conditions)
+    if journal:
+        if conditions or clock not in (None, "wall"):
+            raise click.UsageError(
+                "--where and --time are for what the daemon keeps", click.get_current_context()
+            )
+        wanted = EntriesWanted(namespace, programs, pids, since, count, follow)
+        return show_entries(wanted, Output(form, path, 1), json=form == "json")
+    if namespace:
+        raise click.UsageError("--namespace goes with --journal", click.get_current_context())
+    chosen = _Chosen(programs, pids, since, conditions)
     with options.running(socket) as daemon:
         output = Output(form, path, 1)
         to_terminal = path is None and sys.stdout.isatty()
@@ -109,16 +129,19 @@ def log_command(
         later: list[bytes] = []
 
         def take(line: bytes) -> None:
-            if chosen(line):
+            if chosen.takes(line):
                 (later if daemon.answered else kept).append(line)
 
-        daemon.listen(take)
+        daemon.listen(take, _tell)
         answer = daemon.request(
             lambda number: messages.Log(id=number, follow=follow), messages.Logged
         )
+        processes.refuse_missing(pids, chosen.pids)
+        if not follow:
+            chosen.check()
         for line in (*kept, *later):
             output.record(line)
-        daemon.listen(lambda line: output.record(line) if chosen(line) else None)
+        daemon.listen(lambda line: output.record(line) if chosen.takes(line) else None, _tell)
         if answer.forgotten:
             complain(f"{answer.forgotten} older records are no longer kept")
         output.flush()
@@ -132,32 +155,56 @@ def log_command(
         return output.status
 
 
-def _chosen(
-    programs: tuple[str, ...],
-    pids: tuple[int, ...],
-    since: float | None,
-    conditions: tuple[str, ...],
-) -> Callable[[bytes], bool]:
-    """Whether a record's line is asked for; raises UserError for a condition that is none."""
-    if not (programs or pids or since is not None or conditions):
-        return lambda line: True
-    try:
-        test = choose.all_of(conditions)
-    except choose.ConditionError as error:
-        raise UserError(str(error)) from None
-    decode = msgspec.json.Decoder(messages.Record).decode
-    first = 0 if since is None else int(since * 1e9) - _offset_ns()
+def _tell(report: messages.Report) -> None:
+    """Say that a process stands at a probe of what is followed."""
+    if isinstance(report, messages.Notice):
+        complain(report.text)
 
-    def chosen(line: bytes) -> bool:
-        record = decode(line)
-        return (
-            (not programs or record.program in programs)
-            and (not pids or record.pid in pids)
-            and record.time >= first
-            and test(record)
-        )
 
-    return chosen
+class _Chosen:
+    """Which records are asked for; raises UserError for a condition that is none."""
+
+    def __init__(
+        self,
+        programs: tuple[str, ...],
+        pids: tuple[int, ...],
+        since: float | None,
+        conditions: tuple[str, ...],
+    ) -> None:
+        self._programs = programs
+        self._pids = pids
+        self._all = not (programs or pids or since is not None or conditions)
+        self._first = 0 if since is None else int(since * 1e9) - _offset_ns()
+        self._decode = msgspec.json.Decoder(messages.Record).decode
+        #: Processes of which there was a record.
+        self.pids: set[int] = set()
+        self._fields = choose.Fields(choose.names_in(conditions))
+        try:
+            self._test = choose.all_of(conditions)
+        except choose.ConditionError as error:
+            raise UserError(str(error)) from None
+
+    def takes(self, line: bytes) -> bool:
+        """Whether a record's line is asked for."""
+        if self._all:
+            return True
+        record = self._decode(line)
+        self.pids.add(record.pid)
+        if not (
+            (not self._programs or record.program in self._programs)
+            and (not self._pids or record.pid in self._pids)
+            and record.time >= self._first
+        ):
+            return False
+        self._fields.see(record)
+        return self._test(record)
+
+    def check(self) -> None:
+        """All have come: raise UserError where none had a field that a condition looks at."""
+        try:
+            self._fields.check()
+        except choose.FieldError as error:
+            raise UserError(str(error)) from None
 
 
 def _offset_ns() -> int:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+from dprobe.lib.errors import UserError
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -85,6 +87,14 @@ class Processes(click.ParamType):  # type: ignore[type-arg]
 def pids_of(name: str) -> tuple[int, ...]:
     """The processes of that name, or that execute a file of it; without this one."""
     return tuple(sorted({pid for pid, found in _named() if found == name}))
+
+
+def refuse_missing(pids: Iterable[int], known: Iterable[int]) -> None:
+    """Raise UserError where there is no such process, nor anything ``known`` of one that ended."""
+    there = set(known)
+    for pid in pids:
+        if pid not in there and not os.path.exists(f"/proc/{pid}"):  # noqa: PTH110
+            raise UserError(f"there is no process {pid}")
 
 
 def _named() -> list[tuple[int, str]]:

@@ -55,6 +55,7 @@ def programs_command(
         ]
     deployments = {one.number: one for each in answers for one in each.deployments}
     programs = [one for each in answers for one in each.programs]
+    processes.refuse_missing(pids, (each.pid for each in programs))
     if deployments:
         probes.show_deployments(list(deployments.values()), json=json, only=only)
         if not programs:

@@ -29,7 +29,12 @@ examples:
 @click.option("-x", "extended", is_flag=True, help="All columns, and the processes.")
 @processes.only
 @options.listing(
-    probes.PROBES, probes.PROBES_EXTENDED, probes.DEPLOYMENTS, probes.TARGETS, probes.EARLIER
+    probes.PROBES,
+    probes.PROBES_EXTENDED,
+    probes.DEPLOYMENTS,
+    probes.TARGETS,
+    probes.EARLIER,
+    probes.VARIABLES,
 )
 @click.argument("programs", nargs=-1, shell_complete=complete.programs)
 @click.pass_obj
@@ -62,8 +67,11 @@ def query_command(
             if (select.number, select.label) == (number, label)
         ):
             raise UserError(f"there is no program {program}; `dprobe programs` lists them")
+    merged = _merged(selects, answers)
+    known = {each.pid for each in merged.targets} | {each.pid for each in merged.probes}
+    processes.refuse_missing(pids, known)
     probes.show_status(
-        _merged(answers),
+        merged,
         extended=extended,
         everything=not programs and not pids,
         json=json,
@@ -71,18 +79,31 @@ def query_command(
     )
 
 
-def _merged(answers: Sequence[messages.Status]) -> messages.Status:
+def _merged(
+    selects: Sequence[messages.Select], answers: Sequence[messages.Status]
+) -> messages.Status:
     """Several answers as one, with everything once."""
     targets = {target.pid: target for each in answers for target in each.targets}
+    # A probe may be in several modules.
     found = {
-        (probe.number, probe.pid, probe.probe): probe for each in answers for probe in each.probes
+        (probe.number, probe.pid, probe.probe, probe.module, probe.place): probe
+        for each in answers
+        for probe in each.probes
     }
     deployments = {one.number: one for each in answers for one in each.deployments}
     earlier = {one.number: one for each in answers for one in each.earlier}
+    # A program that was asked for twice, by its number and its name, is one; in several processes
+    # it is in an answer for each.
+    variables = {
+        (one.number, select.pid): one
+        for select, each in zip(selects, answers, strict=True)
+        for one in each.variables
+    }
     return msgspec.structs.replace(
         answers[0],
         targets=list(targets.values()),
         probes=list(found.values()),
         deployments=list(deployments.values()),
         earlier=list(earlier.values()),
+        variables=list(variables.values()),
     )

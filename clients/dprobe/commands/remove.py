@@ -60,6 +60,7 @@ def remove_command(
         [each for answer in answers for each in answer.deployments],
         [each for answer in answers for each in answer.probes],
         [each for answer in answers for each in answer.earlier],
+        [each for answer in answers for each in answer.variables],
         json=json,
     )
 

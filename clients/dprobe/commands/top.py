@@ -19,6 +19,7 @@ import click
 from dprobe.commands import options
 from dprobe.lib.connection import Connection
 from dprobe.lib.errors import UserError
+from dprobe.view.probes import show_standing
 from dprobe.view.tables import Listing, show
 from dprobe.view.top import OWN_COLUMNS, Sample, View, count_text, draw
 from dprobed.wire import messages
@@ -80,6 +81,7 @@ def _once(daemon: Connection, interval: float, *, json: bool) -> None:
     time.sleep(interval)
     sample = _sample(daemon, first)
     view = View()
+    show_standing(sample.status.targets, json=json)
     if json:
         own = [{"type": "usage", **row} for row in sample.own]
         show([*view.rows(sample), *own], Listing("top", tuple(view.columns)), json=True, empty="")

@@ -270,8 +270,12 @@ def stat_command(
     json: bool,
 ) -> int:
     """Count records, and draw a histogram of a number that they logged."""
-    chunks, records = _chosen(trace, conditions)
-    groups = stat.groups(records, by, of)[:count]
+    fields = [each for each in (of, by) if each not in (None, "probe", "process")]
+    chunks, records = _chosen(trace, conditions, fields)
+    groups = stat.groups(records, by, of)
+    if of is not None and groups and not any(group.numbers for group in groups):
+        raise UserError(f"`{of}` is no number in any of these records")
+    groups = groups[:count]
     rows = [
         {
             "key": group.key,
@@ -345,6 +349,8 @@ def _convert(trace: Path, conditions: tuple[str, ...], form: str, path: Path) ->
             write_ctf(lambda: _chosen(trace, conditions)[1], path, offsets[0] if offsets else None)
         else:
             _write_lines(records, path, lines.FORMATS[form])
+    except FileExistsError:
+        raise UserError(f"{path} is there already; give a new name, or remove it first") from None
     except OSError as error:
         raise DprobeError(f"{path}: {os_error_text(error)}") from None
     _warn(chunks)
@@ -352,18 +358,30 @@ def _convert(trace: Path, conditions: tuple[str, ...], form: str, path: Path) ->
 
 
 def _chosen(
-    path: Path, conditions: Sequence[str]
+    path: Path, conditions: Sequence[str], fields: Sequence[str] = ()
 ) -> tuple[list[Recording], Iterator[messages.Record]]:
-    """The chunks of a trace, and their records that are meant; raises UserError."""
+    """The chunks of a trace, and their records that are meant; raises UserError.
+
+    So does the end of the records where none had one of the fields of the conditions, or of the
+    further ``fields``.
+    """
     try:
         test = choose.all_of(conditions)
         chunks = open_all(_STDIN if str(path) == "-" else path)
     except (choose.ConditionError, TraceReadError) as error:
         raise UserError(str(error)) from None
 
+    asked = choose.Fields([*choose.names_in(conditions), *fields])
+
     def records() -> Iterator[messages.Record]:
         try:
-            yield from filter(test, merged(chunks)) if conditions else merged(chunks)
+            for record in merged(chunks):
+                asked.see(record)
+                if test(record):
+                    yield record
+            asked.check()
+        except choose.FieldError as error:
+            raise UserError(str(error)) from None
         except TraceReadError as error:
             raise DprobeError(str(error)) from None
 
@@ -385,11 +403,14 @@ def _made(path: Path) -> contextlib.AbstractContextManager[BinaryIO]:
 
 
 def _write_lines(records: Iterator[messages.Record], path: Path, form: lines.Format) -> None:
+    # Before the file is made: what is asked for may not be there.
+    batch = list(itertools.islice(records, _LINES))
     with _made(path) as file:
         file.write(form.begin)
         first = True
-        while batch := list(itertools.islice(records, _LINES)):
+        while batch:
             data = form.lines([msgspec.json.encode(record) for record in batch])
             file.write(data[1:] if first and form.end else data)
             first = False
+            batch = list(itertools.islice(records, _LINES))
         file.write(form.end)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import click
 
 from dprobe.commands import complete, options
@@ -11,7 +13,9 @@ from dprobe.lib.errors import UserError
 from dprobe.view.tables import Listing, show
 from dprobed.wire import messages
 
-_LISTING = Listing("variable", (("index", "index"), ("value", "value"), ("hex", "hex")))
+_LISTING = Listing(
+    "variable", (("index", "index"), ("name", "name"), ("value", "value"), ("hex", "hex"))
+)
 
 
 @click.command(
@@ -21,6 +25,7 @@ _LISTING = Listing("variable", (("index", "index"), ("value", "value"), ("hex", 
 examples:
   dprobe vars 3              # all local variables of program 3
   dprobe vars alloc 0-7      # eight of them, by the program's name
+  dprobe vars alloc calls    # the one of that name
   dprobe vars 3 -p 1234      # of program 3 in one of several processes
   dprobe vars --global 1234  # the global variables in process 1234
 """,
@@ -32,7 +37,7 @@ examples:
 @click.argument(
     "what",
     nargs=-1,
-    metavar="[PROGRAM] [FIRST[-LAST]]",
+    metavar="[PROGRAM] [FIRST[-LAST]|NAME]",
     shell_complete=complete.programs,
 )
 @click.pass_context
@@ -45,14 +50,21 @@ def vars_command(
     json: bool,
     only: tuple[str, ...],
 ) -> None:
-    """Show the local variables of a program, or the global ones of a process."""
+    """Show the local variables of a program in a process, or the global ones of a process.
+
+    `dprobe query` shows the sums over all processes of a program.
+    """
     wanted = 1 if globals_ is None else 0
     if not wanted <= len(what) <= wanted + 1 or (globals_ is not None and pids):
         raise click.UsageError("name one program, or a process with --global", ctx)
     program = what[0] if globals_ is None else None
-    first, count = parse_range(what[wanted] if len(what) > wanted else None)
+    which = what[wanted] if len(what) > wanted else None
     with options.running(ctx.obj) as daemon:
-        number, pid = (None, globals_) if program is None else _find(daemon, program, pids)
+        number, pid, names = None, globals_, []
+        if program is not None:
+            found = _find(daemon, program, pids)
+            number, pid, names = found.number, found.pid, found.names
+        first, count = (names.index(which), 1) if which in names else parse_range(which, names)
         words = daemon.request(
             lambda request: messages.Vars(
                 id=request, number=number, pid=pid, first=first, count=count, reset=reset
@@ -60,16 +72,21 @@ def vars_command(
             messages.Words,
         )
     rows = [
-        {"index": words.first + index, "value": word, "hex": f"{word:#x}"}
-        for index, word in enumerate(words.words)
+        {
+            "index": index,
+            "name": names[index] if index < len(names) else "",
+            "value": word,
+            "hex": f"{word:#x}",
+        }
+        for index, word in enumerate(words.words, words.first)
     ]
     if not rows:
         raise UserError("there are no such variables")
     show(rows, _LISTING, json=json, empty="", only=only)
 
 
-def _find(daemon: Connection, program: str, pids: tuple[int, ...]) -> tuple[int, int]:
-    """The number of a program, and the process that it is in; raises UserError."""
+def _find(daemon: Connection, program: str, pids: tuple[int, ...]) -> messages.ProgramInfo:
+    """A program in one process; raises UserError."""
     answers = [
         daemon.request(
             lambda number, select=select: messages.Programs(id=number, select=select),  # type: ignore[misc]
@@ -89,16 +106,20 @@ def _find(daemon: Connection, program: str, pids: tuple[int, ...]) -> tuple[int,
     if len(found) > 1:
         them = ", ".join(str(each.pid) for each in found)
         raise UserError(f"program {program} is in several processes; give --pid: {them}")
-    return found[0].number, found[0].pid
+    return found[0]
 
 
-def parse_range(text: str | None) -> tuple[int, int | None]:
-    """``3``, ``3-7`` or nothing as first index and count; raises UserError."""
+def parse_range(text: str | None, names: Sequence[str] = ()) -> tuple[int, int | None]:
+    """``3``, ``3-7`` or nothing as first index and count; raises UserError.
+
+    ``names``: what could have been written instead.
+    """
     if text is None:
         return 0, None
     first, dash, last = text.partition("-")
     if not first.isdecimal() or (dash and not last.isdecimal()):
-        raise UserError(f"{text} is no range of indices; write 3 or 3-7")
+        others = f", or a name: {', '.join(names)}" if names else ""
+        raise UserError(f"{text} is no range of indices; write 3 or 3-7{others}")
     end = int(last) if dash else int(first)
     if end < int(first) or end > 1 << 15:
         raise UserError(f"{text} is no range of indices; the second must not be the smaller")

@@ -20,7 +20,7 @@ from dprobed.binary.file import Binary
 from dprobed.binary.places import Place, resolve, resolve_data
 from dprobed.binary.relocations import thread_local
 from dprobed.program.model import Diagnostic, ProbeDefinition, Program
-from dprobed.resolver.places import check_boundary
+from dprobed.resolver.places import check_boundary, check_watched
 
 #: How ``resolve`` says that its candidates are names like the unknown one.
 _SIMILAR: Final = "the candidates have similar names"
@@ -107,7 +107,9 @@ def _fault(probe: ProbeDefinition, files: Sequence[File], *, certain: bool) -> L
             return None
         try:
             for place in _places(file.elf, probe):
-                if place.kind == "code":
+                if probe.watchpoint is not None:
+                    check_watched(place, probe.address or "", probe.watchpoint)
+                elif place.kind == "code":
                     check_boundary(place, asserted=asserted)
         except LocationError as error:
             fault = fault or error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 
@@ -54,12 +55,15 @@ class Session:
         self._alive: dict[int, None] = dict.fromkeys(pids)
         self._last: list[messages.ProbeInfo] = []
         self._overhead_ns = 0
+        self._variables: list[messages.VariablesInfo] = []
         self._removed: list[messages.ProbeInfo] = []
+        #: Processes that stood at a probe, and may still do so.
+        self._stood: set[int] = set()
         #: The process has ended, and the daemon will say so when its core has been written.
         self.dumping = False
         self._states: dict[tuple[int, int, int], str] = {}
         self._told: set[tuple[int, int, str, str]] = set()
-        self._complained: set[str] = set()
+        self._complained: set[tuple[int, str]] = set()
         #: What became of the process.
         self._ends: list[SummaryEnd] = []
         #: The command of ``run``, until it has executed its own program.
@@ -120,6 +124,19 @@ class Session:
         """Take in what the daemon sent, waiting for it if need be; raises DaemonGoneError."""
         self._connection.receive()
 
+    def resume(self) -> bool:
+        """Let go on what stands at a probe; whether anything did."""
+        tids = []
+        while self._stood:
+            pid = self._stood.pop()
+            # It may have ended, or a debugger have it.
+            with contextlib.suppress(UserError):
+                tids += self._connection.request(
+                    lambda number, pid=pid: messages.Resume(id=number, pid=pid),  # type: ignore[misc]
+                    messages.Resumed,
+                ).tids
+        return bool(tids)
+
     @property
     def over(self) -> bool:
         """Whether the process and all its followed children have ended."""
@@ -139,7 +156,7 @@ class Session:
                 if pid in self._alive:
                     raise
             else:
-                self._note_end(pid, answer.probes, answer.overhead_ns)
+                self._note_end(pid, answer)
         there = {(probe.number, probe.pid) for probe in self._last}
         # With what others took out before the end.
         removed = [probe for probe in self._removed if (probe.number, probe.pid) not in there]
@@ -147,13 +164,18 @@ class Session:
             msgspec.structs.replace(probe, number=self._same.get(probe.number, probe.number))
             for probe in removed + self._last
         ]
-        return summarize(probes, self._overhead_ns, self._connection.through, self._ends)
+        variables = [
+            msgspec.structs.replace(each, number=self._same.get(each.number, each.number))
+            for each in self._variables
+        ]
+        return summarize(probes, self._overhead_ns, self._connection.through, self._ends, variables)
 
-    def _note_end(self, pid: int, probes: list[messages.ProbeInfo], overhead_ns: int) -> None:
+    def _note_end(self, pid: int, last: messages.Removed | messages.Ended) -> None:
         if pid in self._alive:
             del self._alive[pid]
-            self._last += probes
-            self._overhead_ns += overhead_ns
+            self._last += last.probes
+            self._overhead_ns += last.overhead_ns
+            self._variables += last.variables
 
     def _report(self, report: messages.Report) -> None:
         if isinstance(report, messages.StateChange):
@@ -165,17 +187,18 @@ class Session:
             if report.pid in self._pids:
                 self.ended = report
             self._tell_end(report)
-            self._note_end(report.pid, report.probes, report.overhead_ns)
+            self._note_end(report.pid, report)
         elif isinstance(report, messages.Notice) and report.kind == "exec":
             self._tell_exec(report)
         elif isinstance(report, messages.Notice) and report.kind in ("dump", "dumping"):
             self.dumping = report.kind == "dumping"
             self._say(report.text)
         elif isinstance(report, messages.Notice) and report.kind in ("loader", "unprobed"):
-            if report.text not in self._complained:
-                self._complained.add(report.text)
+            if (report.pid, report.text) not in self._complained:
+                self._complained.add((report.pid, report.text))
                 self._say(f"process {report.pid}: {report.text}")
         elif isinstance(report, messages.Notice) and report.kind in ("suspend", "debugger"):
+            self._stood.add(report.pid)
             private = " (of a running dprobed; this private one detaches at its end)"
             self._say(report.text + (private if self._private else ""))
 

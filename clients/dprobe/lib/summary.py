@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
 
 import msgspec
 
 from dprobed.wire import messages
 
+_WORD: Final = (1 << 64) - 1
+#: Doubles, which most readers of JSON have, are whole up to this.
+_EXACT: Final = 1 << 53
+
 
 class SummaryProbe(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One probe in the summary; what comes behind ``dropped`` is there where it says something."""
+    """One probe in the summary; what comes behind ``dropped`` is there where it says something.
+
+    ``dumped``: cores written; ``no_dumps``: hits that asked for one in vain, by reason.
+    """
 
     program: str
     major: int
@@ -23,9 +32,23 @@ class SummaryProbe(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     missed: int
     dropped: int
     faulted: int = 0
-    passed: int = 0
+    #: Of ``present_ns``, in which it was in, it slept for so long, over a budget.
+    asleep_ns: int = 0
+    present_ns: int = 0
     reason: str = ""
     source: str = ""
+    dumped: int = 0
+    no_dumps: dict[str, int] = {}
+
+
+class SummaryVariable(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A local variable, summed over all processes. ``name``: its number where it has none;
+    ``text``: the value once more where a double cannot hold it."""
+
+    program: str
+    name: str
+    value: int
+    text: str = ""
 
 
 class SummaryEnd(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -51,6 +74,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True, tag="summary"):
     #: Through which daemon, in words.
     daemon: str = ""
     ends: list[SummaryEnd] = []
+    variables: list[SummaryVariable] = []
 
 
 def summarize(
@@ -58,18 +82,64 @@ def summarize(
     overhead_ns: int,
     daemon: str = "",
     ends: Sequence[SummaryEnd] = (),
+    variables: Sequence[messages.VariablesInfo] = (),
 ) -> Summary:
     """The summary of a run, from the last counters of its probes in every process."""
     same: dict[tuple[int, int], list[messages.ProbeInfo]] = {}
     for probe in probes:
         same.setdefault((probe.number, probe.probe), []).append(probe)
     totals = [_total(each) for each in same.values()]
-    return Summary(probes=totals, overhead_ns=overhead_ns, daemon=daemon, ends=list(ends))
+    return Summary(
+        probes=totals,
+        overhead_ns=overhead_ns,
+        daemon=daemon,
+        ends=list(ends),
+        variables=[one for each in added(variables) for one in named(each)],
+    )
+
+
+def added(variables: Sequence[messages.VariablesInfo]) -> list[messages.VariablesInfo]:
+    """Those of each program together."""
+    sums: dict[int, messages.VariablesInfo] = {}
+    for each in variables:
+        there = sums.get(each.number)
+        if there is not None:
+            each = msgspec.structs.replace(
+                each,
+                processes=there.processes + each.processes,
+                words=[(a + b) & _WORD for a, b in zip(there.words, each.words, strict=True)],
+            )
+        sums[each.number] = each
+    return list(sums.values())
+
+
+def named(variables: messages.VariablesInfo) -> list[SummaryVariable]:
+    """Each by its name, or by its number."""
+    names = variables.names or [str(index) for index in range(len(variables.words))]
+    return [
+        SummaryVariable(
+            program=variables.program,
+            name=name,
+            value=word,
+            text=str(word) if word > _EXACT else "",
+        )
+        for name, word in zip(names, variables.words, strict=True)
+    ]
+
+
+def not_counted(asleep_ns: int, present_ns: int) -> str:
+    """That a probe was not in for a share of its time; empty: it was."""
+    if not asleep_ns or not present_ns:
+        return ""
+    share = 100 * asleep_ns / present_ns
+    text = "less than 1" if share < 1 else "more than 99" if share > 99 else f"{share:.0f}"
+    return f"not counted for {text} % of the time"
 
 
 def _total(probes: list[messages.ProbeInfo]) -> SummaryProbe:
     """One probe in all processes; its state is that of where it was hit first."""
     shown = next((probe for probe in probes if probe.hits), probes[0])
+    asleep = sum(probe.asleep_ns for probe in probes)
     return SummaryProbe(
         program=shown.program,
         major=shown.major,
@@ -82,7 +152,32 @@ def _total(probes: list[messages.ProbeInfo]) -> SummaryProbe:
         missed=sum(probe.missed for probe in probes),
         dropped=sum(probe.dropped for probe in probes),
         faulted=sum(probe.faulted for probe in probes),
-        passed=sum(probe.passed for probe in probes),
+        asleep_ns=asleep,
+        present_ns=sum(probe.present_ns for probe in probes) if asleep else 0,
         reason=shown.reason,
         source=shown.source,
+        dumped=sum(probe.dumped for probe in probes),
+        no_dumps=_sums(probe.no_dumps for probe in probes),
     )
+
+
+def _sums(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """By name, the most first."""
+    sums: Counter[str] = Counter()
+    for each in counts:
+        sums.update(each)
+    return dict(sums.most_common())
+
+
+def dumps_text(dumped: int, refused: Mapping[str, int]) -> str:
+    """How many cores there are, and how many there are not, and why; empty where none was asked
+    for."""
+    if not dumped and not refused:
+        return ""
+    if not refused:
+        return f"dumped {dumped:,}"
+    reasons = list(refused)
+    if len(reasons) > 1:
+        reasons = [f"{reason} ({count:,})" for reason, count in refused.items()]
+    total = sum(refused.values())
+    return f"dumped {dumped:,}, refused {total:,}: {', '.join(reasons)}"

@@ -9,14 +9,15 @@ from __future__ import annotations
 import contextlib
 import os
 import select
-from collections.abc import Callable
+import textwrap
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from dprobe.lib import quiet
 from dprobe.lib.errors import UserError, os_error_text
-from dprobe.lib.summary import Summary
+from dprobe.lib.summary import Summary, SummaryVariable, dumps_text, not_counted
 from dprobe.view import tables
 from dprobed.printable import LAYOUT, located, printable
 from dprobed.record.record import published
@@ -108,6 +109,10 @@ class Output:
             record = record or self._decode(line)
             self._lines.append(record_text(record, self.stamp).encode(errors="replace"))
 
+    def line(self, text: str) -> None:
+        """A line of another kind."""
+        self._lines.append(text.encode(errors="replace"))
+
     def _name_places(self, record: messages.Record) -> None:
         """Say what is at the addresses that a record logged."""
         if self._addresses is None:
@@ -170,8 +175,24 @@ _COLUMNS = tuple(
 )
 
 
+def variable_lines(variables: Sequence[SummaryVariable], width: int | None) -> list[str]:
+    """``program: calls = 3, bytes = 4096``; of those without names only what is not 0."""
+    texts: dict[str, list[str]] = {}
+    for each in variables:
+        if not each.name.isdecimal():
+            texts.setdefault(each.program, []).append(f"{each.name} = {each.value}")
+        elif each.value:
+            texts.setdefault(each.program, []).append(f"lv,{each.name} = {each.value}")
+    lines = []
+    for program, values in texts.items():
+        text = f"{program}: {', '.join(values)}"
+        lines += [text] if width is None else textwrap.wrap(text, width, break_long_words=False)
+    return lines
+
+
 def summary_text(summary: Summary, width: int | None = None) -> str:
-    """The summary as a table, with the reason of every state that has one, and the overhead."""
+    """The summary as a table, with the reason of every state that has one, what became of dumps,
+    and the overhead."""
     rows = [
         {**msgspec.structs.asdict(probe), "probe": f"{probe.major}.{probe.minor}"}
         for probe in summary.probes
@@ -180,9 +201,14 @@ def summary_text(summary: Summary, width: int | None = None) -> str:
     for probe in summary.probes:
         if probe.reason:
             name = f"{probe.program} {probe.major}.{probe.minor} {probe.place}"
-            passed = f"; at least {probe.passed} hits passed over" if probe.passed else ""
-            text = f"{name}: {probe.state}: {probe.reason}{passed}"
-            lines.append(located(probe.source, text))
+            lines.append(located(probe.source, f"{name}: {probe.state}: {probe.reason}"))
+        for text in (
+            not_counted(probe.asleep_ns, probe.present_ns),
+            dumps_text(probe.dumped, probe.no_dumps),
+        ):
+            if text:
+                lines.append(f"{probe.program} {probe.major}.{probe.minor} {probe.place}: {text}")
+    lines += variable_lines(summary.variables, width)
     through = f", through {summary.daemon}" if summary.daemon else ""
     lines.append(f"time spent in probes: {summary.overhead_ns / 1e9:.6f} s{through}")
     return printable("\n".join(lines), "\n")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 
 import msgspec
 
+from dprobe.lib.summary import added, dumps_text, named, not_counted
 from dprobe.view.output import complain
 from dprobe.view.tables import Listing, show
-from dprobed.printable import located
+from dprobed.printable import located, printable
 from dprobed.wire import messages
 
 PROBES = Listing(
@@ -43,12 +45,13 @@ PROBES_EXTENDED = Listing(
         ("missed", "missed"),
         ("dropped", "dropped"),
         ("faulted", "faulted"),
-        ("passed over", "passed"),
+        ("asleep, ns", "asleep_ns"),
         ("handler drops", "handler_drops"),
         ("engine", "engine"),
         ("addresses", "addresses"),
         ("reason", "reason"),
         ("source", "source"),
+        ("unguarded", "unguarded"),
     ),
     messages.ProbeInfo.__struct_fields__,
 )
@@ -93,6 +96,16 @@ EARLIER = Listing(
     ),
     messages.EarlierInfo.__struct_fields__,
 )
+VARIABLES = Listing(
+    "variable",
+    (
+        ("program", "program"),
+        ("no", "number"),
+        ("variable", "name"),
+        ("value", "value"),
+        ("processes", "processes"),
+    ),
+)
 NOTHING = "nothing is inserted"
 
 
@@ -135,10 +148,62 @@ def explain_probes(probes: Sequence[messages.ProbeInfo]) -> None:
     for probe in probes:
         if probe.reason:
             name = f"{probe.program} {probe.major}.{probe.minor} at {probe.place}"
-            passed = f"; at least {probe.passed} hits passed over" if probe.passed else ""
-            complain(located(probe.source, f"{name}: {probe.state}: {probe.reason}{passed}"))
-    for line in doubted(probes):
+            complain(located(probe.source, f"{name}: {probe.state}: {probe.reason}"))
+    for line in (*doubted(probes), *dumped(probes)):
         complain(line)
+
+
+def dumped(probes: Sequence[messages.ProbeInfo]) -> Iterator[str]:
+    """What became of the dumps that probes asked for."""
+    for probe in probes:
+        text = dumps_text(probe.dumped, probe.no_dumps)
+        if text:
+            name = f"{probe.program} {probe.major}.{probe.minor} at {probe.place}"
+            yield f"{name}: process {probe.pid}: {text}"
+
+
+def stands(target: messages.TargetInfo) -> bool:
+    """Whether a thread of the process is held, by ``exit debugger`` or ``suspend``."""
+    found = target.debugger
+    return bool(target.suspended or (found is not None and found.held and not found.attached))
+
+
+def standing(targets: Sequence[messages.TargetInfo]) -> Iterator[str]:
+    """A line for each process that stands: for how long, until when, and how it goes on."""
+    for target in targets:
+        name = f"process {target.pid} ({target.comm})"
+        found = target.debugger
+        if found is not None and found.held and not found.attached:
+            threads = ", ".join(map(str, found.held))
+            left = max(0.0, found.limit - found.seconds)
+            until = time.strftime("%H:%M:%S", time.localtime(time.time() + left))
+            yield (
+                f"{name} is HELD at a probe (thread {threads}) for {found.seconds:.0f} s, until "
+                f"{until}: dprobe debug {target.pid}, or dprobe resume {target.pid}"
+            )
+        if target.suspended:
+            threads = ", ".join(map(str, target.suspended))
+            since = f" for {target.suspended_seconds:.0f} s" if target.suspended_seconds else ""
+            yield (
+                f"{name}: thread {threads} is SUSPENDED{since}, until dprobe resume {target.pid}"
+            )
+
+
+def show_standing(
+    targets: Sequence[messages.TargetInfo], *, json: bool, apart: bool = False, rows: bool = True
+) -> None:
+    """Say first which processes stand.
+
+    ``apart``: on standard error, because the output is a script's. In JSON they are targets, if
+    ``rows``: if no others will be shown.
+    """
+    for line in standing(targets):
+        if json or apart:
+            complain(line)
+        else:
+            print(printable(line))
+    if json and rows and not apart:
+        show([each for each in targets if stands(each)], TARGETS, json=True, empty="")
 
 
 def doubted(probes: Sequence[messages.ProbeInfo]) -> Iterator[str]:
@@ -154,10 +219,32 @@ def doubted(probes: Sequence[messages.ProbeInfo]) -> Iterator[str]:
         yield f"{program} at {where}: {state} in {inside}, and has not fired: {doubt}"
 
 
+def asleep(probes: Sequence[messages.ProbeInfo]) -> Iterator[str]:
+    """For which share of the time probes were asleep: a line for each place of a program."""
+    places: dict[tuple[str, str], list[messages.ProbeInfo]] = {}
+    for probe in probes:
+        if probe.asleep_ns:
+            places.setdefault((probe.program, probe.place), []).append(probe)
+    for (program, place), alike in places.items():
+        passed = not_counted(
+            sum(probe.asleep_ns for probe in alike), sum(probe.present_ns for probe in alike)
+        )
+        where = f"in process {alike[0].pid}" if len(alike) == 1 else f"in {len(alike)} processes"
+        yield f"{program} at {place}: {passed} {where}: over the budget"
+
+
+def unguarded(probes: Sequence[messages.ProbeInfo]) -> Iterator[str]:
+    """Which processes would not survive their tracer's death."""
+    for pid, reason in dict.fromkeys((probe.pid, probe.unguarded) for probe in probes):
+        if reason:
+            yield f"process {pid} is unguarded: {reason}; if its tracer is killed, so is it"
+
+
 def show_all(
     deployments: Sequence[messages.DeploymentInfo],
     probes: Sequence[messages.ProbeInfo],
     earlier: Sequence[messages.EarlierInfo],
+    variables: Sequence[messages.VariablesInfo] = (),
     *,
     json: bool,
     extended: bool = False,
@@ -176,6 +263,27 @@ def show_all(
         if not json:
             print()
         show(earlier, EARLIER, json=json, empty="", only=only)
+    show_variables(variables, json=json, only=only)
+
+
+def show_variables(
+    variables: Sequence[messages.VariablesInfo], *, json: bool, only: Sequence[str] = ()
+) -> None:
+    """Variables of programs, summed over processes; of those without names only what is not 0."""
+    rows = [
+        {
+            "number": each.number,
+            "processes": each.processes,
+            **msgspec.to_builtins(one),
+        }
+        for each in added(variables)
+        for one in named(each)
+        if json or each.names or one.value
+    ]
+    if rows and (not only or VARIABLES.chosen(only)):
+        if not json:
+            print()
+        show(rows, VARIABLES, json=json, empty="", only=only)
 
 
 def show_status(
@@ -187,8 +295,13 @@ def show_status(
     only: Sequence[str] = (),
 ) -> None:
     """The answer to a query; ``extended``: with the processes, and all columns."""
+    show_standing(answer.targets, json=json, apart=bool(only), rows=not extended)
     if extended:
-        show(answer.targets, TARGETS, json=json, empty="no process is traced", only=only)
+        targets: list[dict[str, object]] = [msgspec.to_builtins(each) for each in answer.targets]
+        if not json:
+            for row, target in zip(targets, answer.targets, strict=True):
+                row["suspended"] = " ".join(map(str, target.suspended))  # decimal, as tids are
+        show(targets, TARGETS, json=json, empty="no process is traced", only=only)
         if not json and answer.targets:
             print()
     empty = NOTHING if everything else "no such program is inserted"
@@ -196,12 +309,18 @@ def show_status(
         answer.deployments,
         answer.probes,
         answer.earlier,
+        answer.variables,
         json=json,
         extended=extended,
         empty=empty,
         only=only,
     )
-    for line in doubted(answer.probes):
+    for line in (
+        *doubted(answer.probes),
+        *dumped(answer.probes),
+        *asleep(answer.probes),
+        *unguarded(answer.probes),
+    ):
         complain(line)
     if not json:
         _explain_deployments(answer, extended=extended)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from dprobe.view.probes import standing
 from dprobed.printable import printable
 from dprobed.wire import messages
 
@@ -315,7 +316,8 @@ def draw(view: View, sample: Sample, width: int, height: int) -> RenderableType:
         return Text(text, style, no_wrap=True, overflow="ellipsis")
 
     rows = view.rows(sample)
-    room = max(1, height - _FRAME)
+    stands = [line(printable(text), "bold") for text in standing(sample.status.targets)]
+    room = max(1, height - _FRAME - len(stands))
     first = max(0, min(view.selected - room + 1, len(rows) - room))
     visible = rows[first : first + room]
     sorted_by = _SORTS[view.sort][0]
@@ -335,7 +337,8 @@ def draw(view: View, sample: Sample, width: int, height: int) -> RenderableType:
         return (" " * _GAP).join(cells).ljust(width)
 
     summary = ("paused   " if view.paused else "") + sample.summary()
-    lines = [line(summary, "bold" if view.paused else ""), line(sample.usage_text()), line("")]
+    lines = [*stands, line(summary, "bold" if view.paused else "")]
+    lines += [line(sample.usage_text()), line("")]
     lines.append(line(across([title for title, _, _ in shown]), "bold"))
     for index, row in enumerate(visible, start=first):
         style = "reverse" if index == view.selected else ""

@@ -17,6 +17,7 @@ from typing import Final
 from dprobed.daemon.client import Client
 from dprobed.daemon.deploy.selection import Selector
 from dprobed.daemon.target import InsertedProgram, Insertion
+from dprobed.daemon.variables import VariableSums
 from dprobed.policy.rights import needs
 from dprobed.proc import procfs
 from dprobed.wire import messages
@@ -75,6 +76,7 @@ class Deployment:
         self.missed = 0
         self.unseen = 0
         self._sums: Counter[str] = Counter()
+        self._variables = VariableSums(self.program.header)
 
     @property
     def module(self) -> str:
@@ -125,6 +127,7 @@ class Deployment:
         inserted = self.instances.pop(pid, None)
         if inserted is not None:
             self._add(self._sums, inserted)
+            self._variables.add(inserted.variables)
             self._sums["overhead_ns"] += inserted.target.overhead_ns
 
     def refuse(self, pid: int, reason: str) -> None:
@@ -242,6 +245,17 @@ class Deployment:
             dropped=sums["dropped"],
             overhead_ns=overhead,
         )
+
+    def variables(self) -> messages.VariablesInfo | None:
+        """Its local variables, summed over its processes, ended ones too; None: it has none."""
+        header = self.program.header
+        if not header.vars:
+            return None
+        sums = VariableSums(header)
+        sums.add(self._variables.words, self._variables.processes)
+        for inserted in self.instances.values():
+            sums.add(inserted.variables)
+        return sums.info(self.number, self.upload.label)
 
 
 def _first(items: Iterable[tuple[int, str]], count: int) -> list[tuple[int, str]]:

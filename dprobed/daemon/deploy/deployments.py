@@ -121,7 +121,8 @@ class Deployments:
             made.append(deployment)
         labels = some(upload.label for upload, _ in programs)
         numbers = f"{made[0].number}" + (f" to {made[-1].number}" if len(made) > 1 else "")
-        self._gate.history.note(client.uid, f"user {client.uid} deployed {labels} as {numbers}")
+        text = f"user {client.uid} deployed {labels} as {numbers}"
+        self._gate.history.note(client.uid, text, "deployed", program=labels, number=numbers)
         self._queue.start()
         self._pool.keep_warm(True)
         self._watcher.start()
@@ -188,7 +189,13 @@ class Deployments:
         for each in chosen:
             await each.settled()
         self._stop_if_idle()
-        return msgspec.structs.replace(removed, deployments=[each.info() for each in chosen])
+        variables = [info for each in chosen if (info := each.variables()) is not None]
+        numbers = {info.number for info in variables}
+        # Summed over all its processes, not only those that it was in at the end.
+        variables += [info for info in removed.variables if info.number not in numbers]
+        return msgspec.structs.replace(
+            removed, deployments=[each.info() for each in chosen], variables=variables
+        )
 
     async def take_out(self, client: Client, select: messages.Select) -> None:
         """As ``remove``, for the daemon itself."""
@@ -208,6 +215,15 @@ class Deployments:
     def infos(self, client: Client, select: messages.Select) -> list[messages.DeploymentInfo]:
         """The selected ones, as ``dprobe query`` lists them."""
         return [each.info() for each in self.select(client, select)]
+
+    def variables(self, client: Client, select: messages.Select) -> list[messages.VariablesInfo]:
+        """Those of the selected ones that have some."""
+        found = [each.variables() for each in self.select(client, select)]
+        return [each for each in found if each is not None]
+
+    def __len__(self) -> int:
+        """How many there are, of all users."""
+        return len(self._all)
 
     def discovery(self) -> messages.DiscoveryInfo:
         """How the daemon learns of new processes."""

@@ -14,6 +14,7 @@ from typing import Final
 from dprobed.arch.x86_64.breakpoint import TRAP_HWBKPT
 from dprobed.arch.x86_64.debug_registers import is_length_valid
 from dprobed.arch.x86_64.registers import RIP
+from dprobed.change_journal import Changes, Kind
 from dprobed.engine.address_space import AddressSpace
 from dprobed.engine.interface import Listener, Location, Loss, Plan, Refusal, TrapStop, Twin
 from dprobed.engine.probe import Attachment, Probe
@@ -53,10 +54,12 @@ class WatchEngine:
         self._areas: Final[dict[int, int]] = {}
         self._peek: Callable[[int, int], bytes] = lambda address, length: b""
         self._lost: list[Loss] = []
+        self._changes = Changes(None, 0, 0)
 
     def use(self, space: AddressSpace) -> None:
         """See Engine: nothing is kept in memory."""
         self._peek = space.memory.peek
+        self._changes = space.changes
         self._areas.clear()
         self._lost.clear()
 
@@ -81,6 +84,12 @@ class WatchEngine:
     ) -> list[tuple[Plan, Attachment | Refusal]]:
         """See Engine. A watchpoint that not all threads can have is in none."""
         results: list[tuple[Plan, Attachment | Refusal]] = []
+        if plans:
+            try:
+                self._changes.note(Kind.WATCH, 0)
+            except OSError as error:
+                reason = f"its undo cannot be noted: {error.strerror}"
+                return [(plan, Refusal(ProbeState.FAILED, reason)) for plan in plans]
         for plan in plans:
             where = plan.location
             index = self._registers.add(where.kind, where.address, where.length)
@@ -152,6 +161,8 @@ class WatchEngine:
                     continue
                 except PtraceError as error:
                     self.reason = _why_unwatched(thread.tid, error)
+        if self._registers.are_free and not self._unreached:
+            self._changes.forget(Kind.WATCH, 0)
         return self.reason
 
     def apply_unreached(self) -> None:
@@ -220,6 +231,11 @@ class WatchEngine:
 
     def forked(self, child: WatchEngine, twin: Twin) -> list[Attachment]:
         """See Engine."""
+        if not self._registers.are_free:
+            try:
+                child._changes.note(Kind.WATCH, 0)
+            except OSError:
+                return []
         return list(child._registers.take_over(self._registers, twin))
 
     def exec(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from dprobed.program.isa import BY_KEY, INSTRUCTIONS, Instruction, Operand
 from dprobed.program.registers import REGISTER_INDEX
@@ -26,6 +26,8 @@ class InstructionParser:
 
     def __init__(self, diagnostics: Diagnostics) -> None:
         self._diagnostics = diagnostics
+        #: The program's names of local variables → their indices; None: they were refused.
+        self.variables: Mapping[str, int] | None = {}
 
     def parse(self, tokens: list[Token]) -> SourceInstruction:
         """The instruction that these tokens are; one that is refused is ``broken``."""
@@ -45,7 +47,14 @@ class InstructionParser:
         width = last.column + last.width - words[0].column
         if last.origin != words[0].origin or width < 1:
             width = words[0].width
-        fitting = [form for form in forms if bool(form.operands) == bool(operand)]
+        # A facility may be called as a suffix is: one word alone is the operand.
+        suffix = operand[-1].text if len(operand) > 1 else ""
+        suffixed = [form for form in forms if form.suffix and form.suffix == suffix]
+        fitting = [
+            form for form in forms if bool(form.operands) == bool(operand) and not form.suffix
+        ]
+        if suffixed:
+            fitting, operand = suffixed, operand[:-1]
         if fitting:
             step = SourceInstruction(fitting[0], words[0], width, operand)
             if operand:
@@ -91,7 +100,13 @@ class InstructionParser:
         elif kind is Operand.SYMBOL:
             step.value = _symbol(tokens)
         else:
-            value = evaluated(tokens, self._diagnostics)
+            names: Mapping[str, int] | None = None
+            if kind is Operand.U16 and step.instruction.group == "locals":
+                names = self.variables
+                if names is None:
+                    step.broken = True
+                    return
+            value = evaluated(tokens, self._diagnostics, names)
             wrong = None if value is None else range_error(kind, value)
             if wrong is not None:
                 self._diagnostics.span(tokens, *wrong)

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from dprobed.program.bytecode import MAX_FILE, decode
-from dprobed.program.keywords import HEADER, PROBE, STARTERS
+from dprobed.program.keywords import HEADER, PROBE, STARTERS, Value
 from dprobed.program.model import Diagnostic, Program, ProgramError
 from dprobed.program.rpn.abbreviations import expanded
 from dprobed.program.rpn.instructions import InstructionParser
@@ -113,7 +113,11 @@ class _FileParser:
         if last.origin == value[0].origin:
             width = max(last.column + last.width - value[0].column, 1)
             section.places[name.text] = value[0], width
-        section.values[name.text] = self._values.parse(keyword, value)
+        section.values[name.text] = parsed = self._values.parse(keyword, value)
+        if keyword.value is Value.NUMBER_OR_NAMES and parsed is None:
+            self._instructions.variables = None
+        elif isinstance(parsed, tuple):
+            self._instructions.variables = {each: index for index, each in enumerate(parsed)}
 
     def _unknown_keyword(self, name: Token, section: SourceSection) -> None:
         if name.text in PROBE:

@@ -172,7 +172,9 @@ MACHINE = f"""\
 - The **call stack** has {CALL_FRAMES} nested calls. A frame holds where to return to, its
   exception handler, what traces show of it, and the caller's SBP.
 - **Local variables** (`vars`) belong to the program: all its probes in a process share them, and
-  they keep their values from hit to hit. **Global variables** (`gvars`) are shared by all programs
+  they keep their values from hit to hit. What they have in the end is told: in the summary of `run`
+  and `attach`, and in `query`, summed over all processes; with their names where `vars` gives them
+  some. **Global variables** (`gvars`) are shared by all programs
   in a process. All are 0 at first.
 - The **heap** (`heap`), the **log** and the **exception trace** are empty at each hit.
 - A program ends by `exit`, `exit` with a facility, `abort`, `rem`, an exception that nothing
@@ -185,6 +187,11 @@ MACHINE = f"""\
   which lets go all threads that are held there.
 - `exit FACILITY` names who gets the record, by number or by name. Each must exist when the program
   is inserted, else it is refused; one that has gone since raises INVALID_OPERAND.
+- `exit dump` writes a core of the process, where limits allow it; where not, the record's exit is
+  `no dump`. `exit dump once` writes one only if this probe has had none before: in this process, as
+  long as the program is inserted, also after `exec`, and together with the fork children that got
+  the program from it. A core that could not be written does not count. A program that is put into
+  many processes (`dprobe insert --exe`) has one in each.
 """
 
 REGISTERS_TEXT = """\

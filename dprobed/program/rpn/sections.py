@@ -86,10 +86,17 @@ def nearest(text: str, known: Mapping[str, object] | set[str]) -> str:
     return f"did you mean `{close[0]}`?" if close else ""
 
 
-def evaluated(tokens: list[Token], diagnostics: Diagnostics) -> int | None:
-    """The value of an expression; None where it has none, which is reported."""
+def evaluated(
+    tokens: list[Token], diagnostics: Diagnostics, names: Mapping[str, int] | None = None
+) -> int | None:
+    """The value of an expression; None where it has none, which is reported.
+
+    ``names``: further ones that mean a number here.
+    """
     try:
-        return evaluate(tokens, CONSTANTS)
+        return evaluate(tokens, {**CONSTANTS, **names} if names else CONSTANTS)
     except ExpressionError as error:
-        diagnostics.at(error.token or tokens[-1], error.message, error.hint)
+        at = error.token or tokens[-1]
+        hint = nearest(at.text, names) if names else ""
+        diagnostics.at(at, error.message, hint or error.hint)
         return None

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import re
 
-from dprobed.program.keywords import Keyword, Value, number_error, plain_place_error, text_error
+from dprobed.program.keywords import (
+    Keyword,
+    Value,
+    number_error,
+    plain_place_error,
+    text_error,
+    variable_names_error,
+)
 from dprobed.program.rpn.lexer import Diagnostics, Token, TokenKind, unquote, written
 from dprobed.program.rpn.sections import evaluated
 
@@ -26,6 +33,8 @@ class ValueParser:
             if message is not None:
                 self._diagnostics.span(value, message)
             return None if message is not None else number
+        if keyword.value is Value.NUMBER_OR_NAMES:
+            return self._number_or_names(keyword, value)
         if keyword.value is Value.BYTES:
             return self._bytes(value)
         if keyword.value is Value.YES_NO or keyword.value is Value.WORD:
@@ -38,6 +47,26 @@ class ValueParser:
                 return None
             return text == "yes" if keyword.value is Value.YES_NO else text
         return self._text(keyword, value)
+
+    def _number_or_names(self, keyword: Keyword, value: list[Token]) -> object | None:
+        names, commas = value[::2], value[1::2]
+        if all(each.kind is TokenKind.NAME for each in names) and (
+            len(names) > len(commas) and all(each.text == "," for each in commas)
+        ):
+            texts = tuple(each.text for each in names)
+            message = variable_names_error(texts)
+            if message is not None:
+                self._diagnostics.span(value, message, "choose another name")
+            return None if message is not None else texts
+        if any(each.kind is TokenKind.NAME for each in value):
+            message = f"`{keyword.name}` is a number, or names with commas between them"
+            self._diagnostics.span(value, message, f"write {keyword.name} = calls, bytes")
+            return None
+        number = evaluated(value, self._diagnostics)
+        message = None if number is None else number_error(keyword, number)
+        if message is not None:
+            self._diagnostics.span(value, message)
+        return None if message is not None else number
 
     def _text(self, keyword: Keyword, value: list[Token]) -> str | None:
         hint = ""

@@ -38,6 +38,7 @@ from dprobed.wire.messages.listings import (
     ProgramInfo,
     TargetInfo,
     TraceInfo,
+    VariablesInfo,
 )
 from dprobed.wire.messages.replies import (
     Attached,
@@ -185,6 +186,7 @@ __all__ = [
     "Upload",
     "Usage",
     "UsageInfo",
+    "VariablesInfo",
     "Vars",
     "Welcome",
     "Words",

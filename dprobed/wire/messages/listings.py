@@ -12,7 +12,8 @@ from dprobed.wire.messages.requests import Selection
 
 
 class ProgramInfo(msgspec.Struct, frozen=True, kw_only=True, tag="program"):
-    """A program in one process. ``kept``: it stays when the client that inserted it is gone."""
+    """A program in one process. ``kept``: it stays when the client that inserted it is gone;
+    ``names``: of its local variables, if they have some."""
 
     number: int
     program: str
@@ -24,6 +25,7 @@ class ProgramInfo(msgspec.Struct, frozen=True, kw_only=True, tag="program"):
     vars: int
     gvars: int
     kept: bool
+    names: list[str] = []
 
 
 class ProbeInfo(msgspec.Struct, frozen=True, kw_only=True, tag="probe"):
@@ -33,10 +35,12 @@ class ProbeInfo(msgspec.Struct, frozen=True, kw_only=True, tag="probe"):
     served, ``dropped`` records that were lost on their way to a reader, ``faulted`` records
     withdrawn because the probed instruction itself faulted. ``reason`` says why a state is what it
     is, where that needs saying. ``handler_drops``: reports that handlers (by name) had no room for.
-    ``passed``: hits while the probe was throttled, at least so many. ``engine``: which serves it;
-    empty where none does. ``source``: of a probe that does not work, where its place is written
-    (``file:line:column``), if that is known. ``doubt``: why one that never fired perhaps never
-    will.
+    ``present_ns``: since it was first in; for ``asleep_ns`` of that it was throttled, and counted
+    nothing. ``engine``: which serves it; empty where none does. ``source``: of a probe that does
+    not work, where its place is written (``file:line:column``), if that is known. ``doubt``: why
+    one that never fired perhaps never will. ``dumped``: cores that were written for it;
+    ``no_dumps``: hits that asked for one in vain, by reason. ``unguarded``: why it would end its
+    process if the tracer were killed; empty: not.
     """
 
     program: str
@@ -57,10 +61,14 @@ class ProbeInfo(msgspec.Struct, frozen=True, kw_only=True, tag="probe"):
     faulted: int
     addresses: list[int]
     handler_drops: dict[str, int] = {}
-    passed: int = 0
+    asleep_ns: int = 0
+    present_ns: int = 0
     engine: str = ""
     source: str = ""
     doubt: str = ""
+    dumped: int = 0
+    no_dumps: dict[str, int] = {}
+    unguarded: str = ""
 
 
 class EarlierInfo(msgspec.Struct, frozen=True, kw_only=True, tag="earlier"):
@@ -76,7 +84,22 @@ class EarlierInfo(msgspec.Struct, frozen=True, kw_only=True, tag="earlier"):
     missed: int
     dropped: int
     faulted: int
-    passed: int
+    asleep_ns: int
+    present_ns: int
+
+
+class VariablesInfo(msgspec.Struct, frozen=True, kw_only=True, tag="variables"):
+    """The local variables of a program, summed over so many ``processes``, ended ones included.
+
+    ``names``: of all of them; empty: they have none. ``words``: 64 bits, unsigned; what a child had
+    from its parent at the ``fork`` is the parent's alone.
+    """
+
+    number: int
+    program: str
+    processes: int
+    names: list[str]
+    words: list[int]
 
 
 class DeploymentInfo(msgspec.Struct, frozen=True, kw_only=True, tag="deployment"):
@@ -199,6 +222,7 @@ class PolicyInfo(msgspec.Struct, frozen=True, kw_only=True, tag="policy"):
     budget: LimitsInfo
     follow_forks: bool
     hold: Literal["thread", "process"]
+    unguarded: Literal["allow", "refuse"] = "allow"
 
 
 class PolicyStep(msgspec.Struct, frozen=True, kw_only=True):
@@ -231,11 +255,13 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True, tag="explanation"):
     budget: LimitsInfo
     follow_forks: bool
     hold: Literal["thread", "process"]
+    unguarded: Literal["allow", "refuse"] = "allow"
 
 
 class DebuggerInfo(msgspec.Struct, frozen=True, kw_only=True):
     """Debugging of a process. ``held``: the threads whose programs ended with ``exit debugger``,
-    while the process waits for a debugger; ``seconds``: for how long it has been held;
+    while the process waits for a debugger; ``seconds``: for how long it has been held, ``limit``:
+    after how many it goes on by itself;
     ``socket``: where a debugger connects (GDB remote protocol), empty before the first such end;
     ``attached``: one is there; ``expired``: how often none came in time.
     """
@@ -245,10 +271,12 @@ class DebuggerInfo(msgspec.Struct, frozen=True, kw_only=True):
     attached: bool
     seconds: float
     expired: int
+    limit: float = 0.0
 
 
 class TargetInfo(msgspec.Struct, frozen=True, kw_only=True, tag="target"):
-    """A process with probes. ``suspended``: its threads held by ``suspend``.
+    """A process with probes. ``suspended``: its threads held by ``suspend``, ``suspended_seconds``:
+    for how long the first of them has been.
 
     ``ended`` is empty while it is traced, then says how that ended. ``overhead_ns``: the time that
     its threads spent stopped for probes. ``backend``: who holds its probes.
@@ -261,3 +289,4 @@ class TargetInfo(msgspec.Struct, frozen=True, kw_only=True, tag="target"):
     suspended: list[int]
     debugger: DebuggerInfo | None = None
     backend: str = TRACER
+    suspended_seconds: float = 0.0

@@ -16,6 +16,7 @@ from dprobed.wire.messages.listings import (
     ProgramInfo,
     TargetInfo,
     TraceInfo,
+    VariablesInfo,
 )
 
 
@@ -77,6 +78,7 @@ class Removed(ReplyMessage, frozen=True):
     overhead_ns: int
     deployments: list[DeploymentInfo] = []
     earlier: list[EarlierInfo] = []
+    variables: list[VariablesInfo] = []
 
 
 class Status(ReplyMessage, frozen=True):
@@ -87,6 +89,7 @@ class Status(ReplyMessage, frozen=True):
     deployments: list[DeploymentInfo] = []
     discovery: DiscoveryInfo | None = None
     earlier: list[EarlierInfo] = []
+    variables: list[VariablesInfo] = []
 
 
 class Listing(ReplyMessage, frozen=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from dprobed.record.record import Record
-from dprobed.wire.messages.listings import ProbeInfo
+from dprobed.wire.messages.listings import ProbeInfo, VariablesInfo
 
 
 class StateChange(msgspec.Struct, frozen=True, kw_only=True, tag="state"):
@@ -33,7 +33,8 @@ class Forked(msgspec.Struct, frozen=True, kw_only=True, tag="forked"):
 
 
 class Ended(msgspec.Struct, frozen=True, kw_only=True, tag="ended"):
-    """A target of this connection is no longer traced; ``probes`` have their last counters.
+    """A target of this connection is no longer traced; ``probes`` have their last counters,
+    ``variables`` their last values.
 
     ``how``: ``detached``, ``exited`` (``status``: exit code), ``killed`` (signal), ``gone`` or
     ``failed`` (``reason``: why the tracer ended).
@@ -45,6 +46,7 @@ class Ended(msgspec.Struct, frozen=True, kw_only=True, tag="ended"):
     reason: str
     probes: list[ProbeInfo]
     overhead_ns: int
+    variables: list[VariablesInfo] = []
 
 
 class Handling(msgspec.Struct, frozen=True, kw_only=True, tag="report"):

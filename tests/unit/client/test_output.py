@@ -13,7 +13,7 @@ from dprobe.view.output import Output, summary_text
 
 from dprobed.record.record import Raised, Record, published
 from dprobed.record.text import record_text, word_text
-from dprobed.wire.messages import ProbeInfo, encode
+from dprobed.wire.messages import ProbeInfo, VariablesInfo, encode
 
 
 def record(**changes: Any) -> Record:
@@ -112,6 +112,35 @@ def test_the_summary_gives_reasons_below_the_table() -> None:
         "alloc 1.3 malloc+0x4: mismatch: found 0x90",
         "time spent in probes: 0.001500 s, through a private dprobed",
     ]
+
+
+@pytest.mark.parametrize(
+    ("asleep", "present", "says"),
+    [
+        (930, 1000, "not counted for 93 % of the time"),
+        (1, 1000, "not counted for less than 1 % of the time"),
+        (999, 1000, "not counted for more than 99 % of the time"),
+        (0, 1000, ""),
+    ],
+)
+def test_for_how_long_a_probe_slept(asleep: int, present: int, says: str) -> None:
+    """Of all processes together; nobody knows how many hits there were meanwhile."""
+    probes = [
+        probe(asleep_ns=asleep, present_ns=present),
+        probe(pid=11, asleep_ns=asleep, present_ns=present),
+    ]
+    text = summary_text(summarize(probes, 0))
+    assert (f"alloc 1.2 malloc+0x4: {says}\n" in text) is bool(says)
+    assert ("not counted" in text) is bool(says)
+
+
+def test_variables_are_below_the_table() -> None:
+    variables = [
+        VariablesInfo(number=1, program="alloc", processes=1, names=["a"], words=[word])
+        for word in (2**64 - 1, 3)
+    ]
+    text = summary_text(summarize([probe()], 0, variables=variables))
+    assert "\nalloc: a = 2\n" in text
 
 
 def test_the_summary_is_of_all_processes_together() -> None:

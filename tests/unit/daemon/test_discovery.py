@@ -28,6 +28,7 @@ from dprobed.proc.events import EventKind
 from dprobed.proc.polling import Polling
 from dprobed.wire import messages
 from tests.conftest import BuildTarget
+from tests.leftovers import ended
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="the kernel tells root only")
 PATIENCE = 20.0
@@ -320,7 +321,7 @@ def with_modules(judge: Callable[[Modules], Coroutine[None, None, None]]) -> Non
         resolvers = Resolvers()
         await judge(Modules(resolvers, lambda pid: None))
         resolvers.stop()
-        await until(lambda: not resolvers.processes)
+        await ended(resolvers)
 
     asyncio.run(asyncio.wait_for(main(), 60))
 

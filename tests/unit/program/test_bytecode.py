@@ -22,7 +22,7 @@ PROGRAM = assemble((GOLDEN / "everything.rpn").read_text(), "everything.rpn")
 DATA = encode(PROGRAM)
 
 
-def sealed(rest: bytes, version: int = 2, flags: int = 0) -> bytes:
+def sealed(rest: bytes, version: int = 3, flags: int = 0) -> bytes:
     """These bytes with a first part that is right for them."""
     first = struct.pack("<4sHHII", b"\x89DPB", version, flags, PREFIX + len(rest), zlib.crc32(rest))
     return first + rest
@@ -41,17 +41,18 @@ def test_golden_file() -> None:
 
 
 def test_layout_is_as_drawn() -> None:
-    assert DATA[:8] == b"\x89DPB\x02\x00\x00\x00"
+    assert DATA[:8] == b"\x89DPB\x03\x00\x00\x00"
     assert struct.unpack_from("<II", DATA, 8) == (len(DATA), zlib.crc32(DATA[16:]))
-    assert struct.unpack_from("<BBHHHHH", DATA, 16) == (1, 1, 7, 8, 3, 2, 0)
+    assert struct.unpack_from("<BBHHHHH", DATA, 16) == (1, 3, 7, 8, 3, 2, 0)
     assert struct.unpack_from("<IIII", DATA, 28) == (1000, 2048, 512, 4096)
     counts = struct.unpack_from("<IIIII", DATA, 44)
     assert counts == (2, 2, len(PROGRAM.code), 1, len(PROGRAM.lines))
     assert DATA[64:75] == b"\x09\x00libc.so.6"
-    first = struct.unpack_from("<IIIIIIHHHHBBB", DATA, 75)
-    assert first == (0, 0, PROGRAM.probes[0].end, 5, 6, 128, 2, 3, 4, 0x2FFF, 255, 1, 3)
-    assert DATA[110:113] == b"\x55\x48\x89"
-    assert DATA[113:125] == b"\x0a\x00malloc+0x4"
+    assert DATA[75:95] == b"\x05\x00calls\x05\x00bytes\x04\x00last"
+    first = struct.unpack_from("<IIIIIIHHHHBBB", DATA, 95)
+    assert first == (0, 0, PROGRAM.probes[0].end, 5, 6, 128, 2, 3, 4, 0x2FFF, 255, 5, 3)
+    assert DATA[130:133] == b"\x55\x48\x89"
+    assert DATA[133:145] == b"\x0a\x00malloc+0x4"
     places = struct.unpack("<" + 3 * "HIH", DATA[-24:])
     at = [PROGRAM.name_at, *PROGRAM.probes_at]
     assert places == tuple(number for place in at if place is not None for number in place)
@@ -91,8 +92,8 @@ def test_a_program_without_places_comes_back_without() -> None:
         (DATA[:-1], f"it says {len(DATA)} bytes, and there are {len(DATA) - 1}"),
         (DATA + b"\0", f"it says {len(DATA)} bytes, and there are {len(DATA) + 1}"),
         (sealed(DATA[16:] + b"\0"), "there are bytes after its end"),
-        (sealed(DATA[16:], version=1), "it has version 1; version 2 is known"),
-        (sealed(DATA[16:], version=3), "it has version 3; version 2 is known"),
+        (sealed(DATA[16:], version=2), "it has version 2; version 3 is known"),
+        (sealed(DATA[16:], version=4), "it has version 4; version 3 is known"),
         (sealed(DATA[16:], flags=1), "it has unknown flags"),
         (DATA[:20] + b"\xff" + DATA[21:], "its check sum is wrong"),
         (sealed(b""), "cut short in its header"),
@@ -100,9 +101,11 @@ def test_a_program_without_places_comes_back_without() -> None:
         (sealed(DATA[16:26] + b"\xff\xff" + DATA[28:]), "cut short in its names"),
         (sealed(DATA[16:44] + b"\xff" * 4 + DATA[48:]), "cut short in its probes"),
         (sealed(DATA[16:52] + b"\xff" * 4 + DATA[56:]), "cut short in its code"),
+        (sealed(DATA[16:17] + b"\x07" + DATA[18:]), "its header has a value that is not known"),
+        (sealed(DATA[16:77] + b"\xff" + DATA[78:]), "its names is not UTF-8 text"),
         (sealed(DATA[16:66] + b"\xff" + DATA[67:]), "its name is not UTF-8 text"),
-        (sealed(DATA[16:107] + b"\x09" + DATA[108:]), "a probe has a value that is not known"),
-        (sealed(DATA[16:108] + b"\x80" + DATA[109:]), "a probe has a value that is not known"),
+        (sealed(DATA[16:127] + b"\x09" + DATA[128:]), "a probe has a value that is not known"),
+        (sealed(DATA[16:128] + b"\x80" + DATA[129:]), "a probe has a value that is not known"),
     ],
 )
 def test_what_is_no_dpb_file(data: bytes, message: str) -> None:

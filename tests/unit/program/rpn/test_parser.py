@@ -71,6 +71,7 @@ def test_every_keyword() -> None:
         logonfault = yes
         ex_mask = EX_INVALID_ADDR | EX_LOG_OVERFLOW
         heap = 2 * 4
+        always = yes
         exit
         address = port:8
         watchpoint = io
@@ -82,7 +83,7 @@ def test_every_keyword() -> None:
     )
     assert program.probes == (
         ProbeDefinition(
-            0, "f+0x10", None, None, b"\x55\x48A", 10, 11, 12, 13, 14, True, 0x1001, 8, 0, 1
+            0, "f+0x10", None, None, b"\x55\x48A", 10, 11, 12, 13, 14, True, 0x1001, 8, 0, 1, True
         ),
         ProbeDefinition(1, None, "port:8", "io", entry=1, end=2),
     )
