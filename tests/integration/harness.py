@@ -155,6 +155,7 @@ class TracerProcess:
             self._live(uid, [reading.fileno()], lambda: _keep_resolver(reading))
         #: The tracer's change journal: ours to read, and to give to another one.
         self.changes = os.memfd_create("changes") if changes is None else changes
+        self._own_changes = changes is None
         journal = self.changes
         self.pid = os.fork()
         if self.pid == 0:
@@ -351,12 +352,17 @@ class TracerProcess:
 
     def end(self) -> None:
         """Have it detach if it has not yet, and reap it."""
-        if self.pid:
-            if not self.closed:
-                self.close()
-                while not self.closed:
-                    self.receive()
-            self.reap()
+        try:
+            if self.pid:
+                if not self.closed:
+                    self.close()
+                    while not self.closed:
+                        self.receive()
+                self.reap()
+        finally:
+            if self._own_changes:
+                self._own_changes = False
+                os.close(self.changes)
 
 
 def until_it_reads(task: str) -> None:
