@@ -20,8 +20,10 @@ from dprobed.arch.x86_64.resume_and_wait import (
 from dprobed.tracee import ptrace
 from dprobed.tracee.ptrace import WALL, FixedBuffer, Gone, Registers
 
-#: A plain SIGTRAP stop is looked at, and not taken.
-_LOOK: Final = WALL | os.WEXITED | os.WSTOPPED | os.WNOWAIT
+#: A plain SIGTRAP stop is looked at, and not taken. Stops of tracees are told of without WSTOPPED,
+#: and nobody else is to be told of: a stopped child of ours that is no tracee would be found each
+#: time, before all tracees, and could not be taken.
+_LOOK: Final = WALL | os.WEXITED | os.WNOWAIT
 
 
 class HitWait:

@@ -43,6 +43,10 @@ _UNSURE_ORPHAN_TIMEOUT: Final = 2.0
 _EVENT_TIMEOUT: Final = 0.1
 #: Seconds between two looks for a stop.
 _PAUSE: Final = 0.001
+#: Stops of any thread between two looks at each of those that are waited for, at least. The kernel
+#: looks for a stop always from the same end of its list (ptrace_do_wait), so threads that hit all
+#: the time would be all that is ever found.
+SWEEP: Final = 64
 
 
 def is_ours(tid: int) -> bool:
@@ -73,12 +77,19 @@ class Tracees:
         #: The group being worked for: an internal error is attributed to it.
         self.blamed: Group | None = None
         self._deferred: deque[tuple[int, int]] = deque()
+        #: Stops until ``wait`` looks at each thread.
+        self._turns = SWEEP
 
     # --- waiting ---
 
     def wait(self, group: Group) -> bool:
         """Wait for one stop, on behalf of ``group``; false when a signal ended the wait, or no
         tracee is left."""
+        self._turns -= 1
+        if self._turns <= 0:
+            self._turns = max(SWEEP, len(group.threads))
+            if self._look_at_each(group.threads):
+                return True
         tid = self.hits.next()
         if tid <= 0:
             self._none_left(tid)
@@ -113,7 +124,8 @@ class Tracees:
 
     def _await_stop(self, wanted: int, deadline: float) -> bool | None:
         while time.monotonic() < deadline:
-            tid = self.hits.next(os.WNOHANG)
+            # That one first: others may hit all the time (SWEEP).
+            tid = self.hits.next(os.WNOHANG, wanted) or self.hits.next(os.WNOHANG)
             if tid == wanted:
                 self.status.value = self.hits.status
                 if self.hits.status != TRAP_STATUS:
@@ -128,15 +140,22 @@ class Tracees:
                 time.sleep(_PAUSE)
         return None
 
-    def drain(self) -> None:
-        """Dispatch every stop that is there already."""
+    def drain(self) -> bool:
+        """Dispatch the stops that are there already; false: more may be there, since some threads
+        hit all the time."""
         self.dispatch_deferred()
+        turns = max(SWEEP, len(self.threads))
         while self.threads:
+            if not turns:
+                self._look_at_each(self.threads)
+                return False
+            turns -= 1
             tid = self.hits.next(os.WNOHANG)
             if tid <= 0:
                 self._none_left(tid)
-                return
+                break
             self.dispatch(tid, self.hits.status)
+        return True
 
     def look_at(self, tid: int) -> bool:
         """Dispatch a stop of this thread that is there already; whether there is one."""
@@ -144,6 +163,13 @@ class Tracees:
             return False
         self.dispatch(tid, self.hits.status)
         return True
+
+    def _look_at_each(self, threads: dict[int, Thread]) -> bool:
+        """Dispatch a stop of each of these threads that is there already; whether there is one."""
+        found = False
+        for tid in list(threads):
+            found = self.look_at(tid) or found
+        return found
 
     def _none_left(self, result: int) -> None:
         if result == -errno.ECHILD:
@@ -277,7 +303,7 @@ class Tracees:
         if self.threads or self.others or self.zombies:
             return False
         try:
-            os.waitid(os.P_ALL, 0, os.WEXITED | os.WSTOPPED | os.WNOHANG | os.WNOWAIT)
+            os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         except ChildProcessError:
             return False
         return True

@@ -9,10 +9,8 @@ from typing import Final
 from dprobed.arch.x86_64.resume_and_wait import STATUS, TRAP_STATUS
 from dprobed.engine.affinity import Affinity
 from dprobed.tracee.lifecycle import State
-from dprobed.tracee.tracees import Tracees
+from dprobed.tracee.tracees import SWEEP, Tracees
 
-#: Stops served between two looks at every thread, at least.
-_SWEEP: Final = 64
 #: Nanoseconds for which one who polls does so.
 _POLL: Final = 50_000
 
@@ -37,7 +35,7 @@ class StopLoop:
         affinity = self._affinity
         wait, request, words = tracees.hits.call, tracees.hits.request, tracees.hits.words
         clock, running = time.monotonic_ns, State.RUNNING
-        turns = _SWEEP
+        turns = SWEEP
         while not tracees.attention and (threads or others):
             turns -= 1
             if not turns:
@@ -75,11 +73,7 @@ class StopLoop:
         return -1
 
     def _sweep(self) -> int:
-        """Look at every thread once; in how many stops to do so again.
-
-        The kernel looks for a stop always from the same end of its list (ptrace_do_wait), so a
-        few threads that hit all the time would be served for ever, and the others never.
-        """
+        """Look at every thread once; in how many stops to do so again."""
         tracees = self._tracees
         if len(tracees.threads) > 1:
             tracees.hits.flush()
@@ -87,4 +81,4 @@ class StopLoop:
                 now = time.monotonic_ns()
                 if tracees.look_at(tid):
                     thread.group.overhead_ns += time.monotonic_ns() - now
-        return max(_SWEEP, len(tracees.threads))
+        return max(SWEEP, len(tracees.threads))

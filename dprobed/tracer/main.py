@@ -74,6 +74,8 @@ class Tracer:
         )
         self._requests = Requests(self._targets)
         self._wakeup: tuple[int, int] | None = None
+        #: Whether more stops may be there than we looked at.
+        self._is_behind = False
         self._tick = False
         self._served = 0
         self._closing = False
@@ -116,7 +118,7 @@ class Tracer:
         waiting = [each for each in self._targets if each.debugger.is_waiting]
         if self._hear_children(bool(waiting)):
             # What came before we heard.
-            self._tracees.drain()
+            self._is_behind = not self._tracees.drain()
         elif waiting:
             self._wait_for_debuggers(waiting)
         elif self._tracees.threads or self._tracees.others:
@@ -233,10 +235,10 @@ class Tracer:
             for descriptor, events in target.debugger.descriptors():
                 poll.register(descriptor, events)
         patience = min(target.debugger.patience for target in waiting)
-        poll.poll(1000 * min(patience, 1.0))
+        poll.poll(0 if self._is_behind else 1000 * min(patience, 1.0))
         with contextlib.suppress(BlockingIOError):
             os.read(self._wakeup[0], 1 << 12)
-        self._tracees.drain()
+        self._is_behind = not self._tracees.drain()
 
     # --- requests ---
 

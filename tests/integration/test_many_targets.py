@@ -125,6 +125,32 @@ def test_three_hundred_threads_beside_others(
     assert hits == [[target.finish()] for target in targets[1:]]
 
 
+def test_one_whose_threads_hit_all_the_time_keeps_nothing_from_another(
+    build_target: BuildTarget, start: Start, trace: Trace
+) -> None:
+    """Whatever the kernel finds first: programs go into the other one, and out again."""
+    program = build_target("floods.c", "-pthread")
+    targets = [start(program, "2"), start(program, "100")]
+    tracer = trace()
+    for target in targets:
+        tracer.attach(target.pid)
+        target.tracer = tracer
+    number = tracer.put(counting(program, "probed"), targets[1].pid)
+    for target in reversed(targets):
+        target.go()
+        target.expect("running")
+    for _ in range(3):
+        tracer.remove(tracer.put(counting(program, "probed"), targets[0].pid), targets[0].pid)
+    for target in targets:
+        target.go()
+        target.expect("stopped")
+    hits = tracer.hits(number, targets[1].pid)
+    for target in targets:
+        tracer.detach_from(target.pid)
+    calls = [target.finish() for target in targets]
+    assert hits == calls[1:]
+
+
 def test_an_internal_error_in_one_spares_the_others(
     build_target: BuildTarget, start: Start, trace: Trace, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from dprobed.arch.x86_64.registers import RIP
+from dprobed.arch.x86_64.resume_and_wait import STATUS, TRAP_STATUS
 from dprobed.arch.x86_64.syscalls import SYS_CLONE, SYS_MMAP, SYS_MUNMAP
 from dprobed.proc import procfs
 from dprobed.tracee import ptrace
@@ -332,3 +333,64 @@ def test_registers_of_a_hit_stay_while_others_are_served() -> None:
         os.kill(each.pid, signal.SIGKILL)
         os.waitpid(each.pid, 0)
         each.child.end()
+
+
+def test_a_stopped_child_of_ours_hides_no_tracee(lab: Callable[..., Lab]) -> None:
+    """Who writes a core is a child of the tracer, and anybody of its user can stop it."""
+    made = lab()
+    made.asleep()
+    writer = os.fork()
+    if writer == 0:
+        os.kill(os.getpid(), signal.SIGSTOP)
+        os._exit(0)
+    try:
+        os.waitid(os.P_PID, writer, os.WSTOPPED | os.WNOWAIT)
+        os.kill(made.pid, signal.SIGWINCH)
+        assert made.tracees.wait(made.group)
+        assert made.watcher.signals == [signal.SIGWINCH]
+    finally:
+        os.kill(writer, signal.SIGKILL)
+        os.waitpid(writer, 0)
+    made.detach()
+
+
+def test_stops_of_who_waits_are_found_among_those_of_others(lab: Callable[..., Lab]) -> None:
+    """The kernel shows another target's stop first, each time: of our own children the oldest's."""
+    other = Lab()
+    made = lab()
+    made.asleep()
+    thread = other.group.threads[other.pid]
+    made.group.tracees.threads[other.pid] = thread
+
+    def serve_hit(thread: Thread, now: int) -> bool:
+        return True  # and it hits again at once: its stop stays
+
+    other.watcher.serve_hit = serve_hit  # type: ignore[method-assign]
+    os.kill(other.pid, signal.SIGTRAP)
+    while procfs.run_state(other.pid) != "t":
+        os.sched_yield()
+    with made.group.stopped() as unstoppable:
+        assert unstoppable == []
+        assert made.group.threads[made.pid].state is State.STOPPED
+    os.kill(made.pid, signal.SIGWINCH)
+    assert made.tracees.await_stop(made.pid, 60.0)
+    ptrace.cont(made.pid)
+    del made.tracees.threads[other.pid]
+    os.kill(other.pid, signal.SIGKILL)
+    os.waitpid(other.pid, 0)
+    other.child.end()
+    made.detach()
+
+
+def test_what_is_there_already_comes_to_an_end(
+    lab: Callable[..., Lab], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Threads that hit all the time make new stops while the old ones are dispatched."""
+    made = lab()
+    made.asleep()
+    assert made.tracees.drain()
+    with monkeypatch.context() as patch:
+        made.tracees.hits.words[STATUS] = TRAP_STATUS
+        patch.setattr(made.tracees.hits, "next", lambda options=0, tid=0: made.pid)
+        assert not made.tracees.drain()
+    made.detach()
