@@ -20,6 +20,7 @@ from dprobed.tracee import ptrace
 from dprobed.tracee.borrower import Borrower
 from dprobed.tracee.lifecycle import State
 from dprobed.tracee.ptrace import WALL, Registers
+from dprobed.tracee.signals import SYNCHRONOUS
 from dprobed.tracee.status import Kind, Stop, decode
 from dprobed.tracee.thread import Call, Group, Thread
 from dprobed.tracee.tracees import Tracees
@@ -150,13 +151,16 @@ class RemoteSyscalls:
                     thread.unfinished.stops = stops
             if stop.kind is Kind.SYSCALL:
                 stops += 1
-            elif stop.value == signal.SIGSYS and not siginfo.was_sent(
-                ptrace.get_siginfo(thread.tid)
-            ):
+            elif stop.kind is not Kind.SIGNAL or siginfo.was_sent(ptrace.get_siginfo(thread.tid)):
+                self._borrower.park(thread, stop)
+            elif stop.value == signal.SIGSYS:
                 raise RemoteSyscallError(
                     "the target has system calls dispatched to itself "
                     "(PR_SET_SYSCALL_USER_DISPATCH), and ours would be, too"
                 )
+            elif stop.value in SYNCHRONOUS:
+                # Of the instruction itself: it would again, and again.
+                raise RemoteSyscallError(f"the remote system call raised signal {stop.value}")
             else:
                 self._borrower.park(thread, stop)
 
