@@ -402,3 +402,17 @@ def until_it_is_in(pid: int, function: str) -> None:
     deadline = time.monotonic() + PATIENCE
     while function not in Path(f"/proc/{pid}/stack").read_text():
         assert time.monotonic() < deadline
+
+
+def test_the_first_thing_that_is_done_with_a_process(
+    cores: Path, build_target: BuildTarget, start: Start, trace: Trace
+) -> None:
+    """Nothing of ours is in it before, nor in the copy that is made."""
+    target = start(build_target("lends.c"), "nothing")
+    tracer = trace(target)
+    dump = tracer.request(protocol.Dump(tracer.next(), target.pid, False)).dump
+    assert dump is not None and (dump.how, Path(dump.path).exists()) == ("snapshot", True)
+    tracer.detach()
+    target.go()
+    target.expect("stopped")
+    target.finish()
