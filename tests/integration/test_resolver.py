@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,13 +22,7 @@ from dprobed.resolver import client
 from tests.integration.client_support import Cat, Daemon, resolvers
 from tests.integration.conftest import Trace
 from tests.integration.harness import TracerProcess, counting
-from tests.unit.location_files import (
-    bomb,
-    endless_needs,
-    endless_sections,
-    endless_segments,
-    endless_symbols,
-)
+from tests.unit.location_files import endless_needs, endless_symbols
 
 #: Nobody else's.
 USER = 54321
@@ -108,26 +102,6 @@ def test_a_tracer_refuses_it_and_serves_others_meanwhile(trace: Trace, tmp_path:
         tracer.put(counting("libc.so.6", "getenv"), bad.pid)
         for pid in (good.pid, bad.pid):
             tracer.detach_from(pid)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", [endless_segments, endless_sections, endless_needs, bomb])
-def test_whatever_is_hostile_in_it(
-    trace: Trace, tmp_path: Path, kind: Callable[[Path], Path]
-) -> None:
-    """It is refused within the limits, and the tracer does not grow by it."""
-    hostile = kind(tmp_path / "hostile.so")
-    with started(built(tmp_path, "maps", MAPS), hostile) as bad:
-        tracer = trace()
-        tracer.attach(bad.pid)
-        begun = time.monotonic()
-        _, (probe,) = tracer.insert(counting(hostile, "anything"), bad.pid)
-        assert (probe.state, time.monotonic() - begun < 9) == ("invalid offset", True)
-        assert probe.reason.startswith(f"{hostile}: ")
-        # Others' files are read as ever.
-        tracer.put(counting("libc.so.6", "getenv"), bad.pid)
-        assert psutil.Process(tracer.pid).memory_info().rss < 200 << 20
-        tracer.detach_from(bad.pid)
 
 
 OPENS = """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import lzma
 import os
 import struct
 import subprocess
@@ -153,45 +152,4 @@ def endless_sections(path: Path) -> Path:
         file.write(struct.pack("<Q", 0x1000))  # e_shoff; e_shnum 0: the first one's size says it
         file.seek(0x1000 + 32)
         file.write(struct.pack("<Q", count))
-    return path
-
-
-def endless_segments(path: Path) -> Path:
-    """A sparse file with 15 million program headers: 840 MB of them."""
-    count = 15_000_000
-    _hostile(path, 0x1000 + 56 * count, (0x800, 0))
-    with path.open("r+b") as file:
-        file.seek(32)
-        file.write(struct.pack("<QQ", 0x1000, 0x400))  # e_phoff, e_shoff
-        file.seek(56)
-        # e_phnum: PN_XNUM, the first section's sh_info says it; e_shentsize, e_shnum
-        file.write(struct.pack("<HHH", 0xFFFF, 64, 1))
-        file.seek(0x400 + 44)
-        file.write(struct.pack("<I", count))
-        file.seek(0x1000)
-        file.write(struct.pack("<IIQQQQQQ", 1, 5, 0, 0, 0, 0x1000, 0x1000, 0x1000))
-    return path
-
-
-def bomb(path: Path) -> Path:
-    """A file whose .gnu_debugdata, of 150 kB, is a gigabyte when it is decompressed."""
-    packer = lzma.LZMACompressor(preset=0)
-    parts = [packer.compress(bytes(1 << 24)) for _ in range(64)]
-    packed = b"".join([*parts, packer.flush()])
-    names = b"\0.shstrtab\0.gnu_debugdata\0"
-    section = struct.Struct("<IIQQQQIIQQ")
-    _hostile(path, 0x2000 + len(packed), (0x800, 0))
-    with path.open("r+b") as file:
-        file.seek(40)
-        file.write(struct.pack("<Q", 0x400))  # e_shoff
-        file.seek(58)
-        file.write(struct.pack("<HHH", 64, 3, 1))  # e_shentsize, e_shnum, e_shstrndx
-        file.seek(0x400)
-        file.write(bytes(section.size))
-        file.write(section.pack(1, 3, 0, 0, 0x1000, len(names), 0, 0, 1, 0))
-        file.write(section.pack(11, 1, 0, 0, 0x2000, len(packed), 0, 0, 1, 0))
-        file.seek(0x1000)
-        file.write(names)
-        file.seek(0x2000)
-        file.write(packed)
     return path
