@@ -133,8 +133,11 @@ class RemoteCalls:
 
         Raises SpaceError and Gone.
         """
-        # A copy that ``clone`` makes must not come back.
-        own = 0 if number == SYS_CLONE else self.own_gate(thread.tid)
+        # A copy that ``clone`` makes must not come back, and has no gate that was made later; and
+        # there is one way back, which a thread that sleeps in our gate may still need.
+        is_taken = any(each.unfinished is not None for each in group.threads.values())
+        is_copy = number == SYS_CLONE or thread.tid not in group.threads
+        own = 0 if is_taken or is_copy else self.own_gate(thread.tid)
         return self.call_at(own or self.gate(thread.tid), group, thread, number, arguments)
 
     def call_at(
@@ -158,7 +161,8 @@ class RemoteCalls:
         try:
             return self._inject(group, thread, gate, number, arguments)
         finally:
-            ptrace.set_options(thread.tid, ptrace.OPTIONS)
+            if thread.unfinished is None:
+                ptrace.set_options(thread.tid, ptrace.OPTIONS)
 
     def _inject(
         self, group: ThreadGroup, thread: Thread, gate: int, number: int, arguments: tuple[int, ...]

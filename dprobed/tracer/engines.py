@@ -290,7 +290,7 @@ class Engines:
             self._trap.sites.guard.unmap(self.group, lender)
             space.resident.unmap(self.group, lender)
             space.resident.areas.clear()
-        if not unstoppable:
+        if not any(each.unfinished is not None for each in unstoppable):
             space.calls.remove_gate()
 
     # --- threads ---

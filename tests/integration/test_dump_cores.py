@@ -455,6 +455,8 @@ def test_a_copy_that_waits_for_another_process(
     assert tracer.hits(number, other.pid) == [20]
     for each in (target, other):
         tracer.detach_from(each.pid)
+        children = Path(f"/proc/{each.pid}/task/{each.pid}/children").read_text()
+        assert all(f"other {child}" in each.said for child in children.split())
     other.finish()
     target.go()
     target.expect("called")
@@ -466,3 +468,17 @@ def until_it_is_in(pid: int, function: str) -> None:
     deadline = time.monotonic() + PATIENCE
     while function not in Path(f"/proc/{pid}/stack").read_text():
         assert time.monotonic() < deadline
+
+
+def test_the_first_thing_that_is_done_with_a_process(
+    cores: Path, build_target: BuildTarget, start: Start, trace: Trace
+) -> None:
+    """Nothing of ours is in it before, nor in the copy that is made."""
+    target = start(build_target("lends.c"), "nothing")
+    tracer = trace(target)
+    dump = tracer.request(protocol.Dump(tracer.next(), target.pid, False)).dump
+    assert dump is not None and (dump.how, Path(dump.path).exists()) == ("snapshot", True)
+    tracer.detach()
+    target.go()
+    target.expect("stopped")
+    target.finish()

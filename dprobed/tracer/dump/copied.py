@@ -26,7 +26,7 @@ from dprobed.engine.errors import SpaceError
 from dprobed.proc import procfs
 from dprobed.tracee import ptrace
 from dprobed.tracee.ptrace import WALL, Gone, PtraceError, Registers
-from dprobed.tracee.status import Kind, Stop
+from dprobed.tracee.status import Kind, Stop, decode
 from dprobed.tracee.thread import Thread
 from dprobed.tracee.thread_group import ThreadGroup
 
@@ -36,6 +36,8 @@ _EVENT_FORK: Final = 1 << 1
 _CLONE_FILES: Final = 0x400
 _CLOSE_RANGE_UNSHARE: Final = 2
 _ADDRESS_END: Final = USER_END - PAGE
+#: Seconds for which its end is waited for.
+_END: Final = 1.0
 
 
 class CopiedProcess:
@@ -126,14 +128,24 @@ class CopiedProcess:
         self._group.tracees.others.pop(self.tid, None)
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.tid, signal.SIGKILL)
-        with contextlib.suppress(ChildProcessError):
-            while True:
-                _, status = os.waitpid(self.tid, WALL)
-                if os.WIFEXITED(status) or os.WIFSIGNALED(status):
-                    break
-        if lender is not None:
+        if not self._collect():
+            # It sleeps: collected whenever it ends.
+            self._group.tracees.others[self.tid] = self._collected
+        elif lender is not None:
             with contextlib.suppress(Gone, SpaceError):
                 self._space.calls.call(self._group, lender, SYS_WAIT4, self._inner_pid, 0, WALL, 0)
+
+    def _collected(self, stop: Stop) -> None:
+        if stop.kind in (Kind.EXITED, Kind.KILLED):
+            self._group.tracees.others.pop(self.tid, None)
+
+    def _collect(self) -> bool:
+        """Whether it has ended in time."""
+        tracees = self._group.tracees
+        while found := tracees.await_stop(self.tid, _END):
+            if decode(tracees.status.value).kind in (Kind.EXITED, Kind.KILLED):
+                return True
+        return found is False
 
 
 def _hears_of_forks(tid: int) -> bool:
