@@ -9,7 +9,6 @@ import fcntl
 import gc
 import logging
 import os
-import resource
 import socket
 import stat
 import sys
@@ -19,6 +18,7 @@ from typing import Final
 
 from dprobed import __version__
 from dprobed.daemon.app import HOLD_LIMIT, App, begin, build_public
+from dprobed.daemon.child_process import begin_afresh
 from dprobed.daemon.log import log_to_stderr
 from dprobed.daemon.start import StartError, check_proc, serve
 from dprobed.daemon.tracer_child import TracerMain, imported_main
@@ -27,9 +27,6 @@ from dprobed.policy import config as configuration
 from dprobed.policy.errors import PolicyError
 from dprobed.policy.store import PolicyStore
 from dprobed.wire.socket_path import default_socket
-
-#: RLIMIT_NOFILE is raised to this where it can be: every tracer takes two descriptors.
-DESCRIPTORS: Final = 1 << 14
 
 #: What ``--log-level`` can be, the most talkative first.
 _LEVELS: Final = ("debug", "info", "warning", "error")
@@ -163,16 +160,9 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _allow_descriptors() -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if resource.RLIM_INFINITY != soft < DESCRIPTORS:
-        allowed = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
-
-
 def _run(path: Path | None, main: TracerMain, config: Path | None, hold_limit: float) -> None:
+    begin_afresh()
     tracers, gate = begin(main, config)
-    _allow_descriptors()
     if path is None:
         path = default_socket(os.geteuid())
         _private_folder(path.parent)
