@@ -6,8 +6,8 @@ python := .venv/bin/python
 # (a seventh of test-quick), and what was changed since the setup is compiled at every start.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help demo hunt test test-quick test-bare check bench soak install clean
-.PHONY: setup-demo setup-hunt setup-test setup-bench
+.PHONY: help demo hunt test test-quick test-bare check bench soak install deb clean
+.PHONY: setup-demo setup-hunt setup-test setup-bench setup-install setup-deb
 
 help:
 	@echo 'make demo        a real program, several threads, probe programs put in and out, live'
@@ -19,6 +19,7 @@ help:
 	@echo 'make bench       the figures that we promise, side by side with what we compare to'
 	@echo 'make soak        ten minutes of processes that come and go, and of a service under load'
 	@echo 'make install     for all users: PREFIX=/usr/local, DESTDIR= before it'
+	@echo 'make deb         a Debian package in build/, with the service'
 	@echo 'make clean       remove what the other goals made, the virtual environment too'
 
 demo: setup-demo
@@ -39,9 +40,10 @@ test-bare:
 check: setup-test
 	@$(python) -m ruff format --check --quiet .
 	@$(python) -m ruff check --quiet .
-	@$(python) -m mypy --strict dprobed clients tests etc
+	@$(python) -m mypy --strict dprobed clients tests etc kernel_bridge
 	@$(python) -m pytest --quiet tests/test_layers.py
 	@$(python) -m dprobed.program.rpn.reference --check
+	@$(python) -m kernel_bridge.isa_header --check
 	@$(python) -m tests.tree --check
 
 bench: setup-bench
@@ -52,12 +54,15 @@ soak: setup-test
 
 PREFIX ?= /usr/local
 
-install:
+install: setup-install
 	@etc/install.sh '$(PREFIX)' '$(DESTDIR)'
+
+deb: setup-deb
+	@etc/deb.sh
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-setup-demo setup-hunt setup-test setup-bench: setup-%:
+setup-demo setup-hunt setup-test setup-bench setup-install setup-deb: setup-%:
 	@etc/setup.sh $*

@@ -44,6 +44,10 @@ class Backend(Protocol):
         """End it: it removes its probes and detaches."""
         ...
 
+    async def recover(self) -> None:
+        """After it has ended, perhaps killed: undo what it has left in its targets."""
+        ...
+
 
 #: Called with each event of a backend.
 OnEvent = Callable[[Backend, protocol.Event], None]
@@ -62,6 +66,13 @@ class Backends(Protocol):
 
         ``owner``: whose processes it is to have.
         Raises OSError when the machine has no room for one more.
+        """
+        ...
+
+    async def recover_orphans(self, patience: float) -> None:
+        """At the daemon's start: undo what backends of daemons before it have left.
+
+        Waits at most ``patience`` seconds; the rest is done later.
         """
         ...
 

@@ -1,13 +1,13 @@
-"""Entries for the systemd journal, by its native protocol.
+"""Entries for the systemd journal: the system's by systemd-python, that of a namespace by hand.
 
-One datagram an entry: a line ``NAME=value`` for each field, or, where the value has line feeds,
-``NAME``, a line feed, its length (64 bits, little-endian), the value and a line feed. What no
-datagram can hold goes as a sealed file in memory (systemd.io, "Native Journal Protocol").
+libsystemd's ``sd_journal_sendv`` knows the system's journal alone, and traces go to that of a
+namespace, too. There an entry is one datagram: a line ``NAME=value`` for each field, or, where the
+value has line feeds, ``NAME``, a line feed, its length (64 bits, little-endian), the value and a
+line feed. What no datagram can hold goes as a sealed file in memory (systemd.io, "Native Journal
+Protocol").
 
-By hand, and not by systemd-python: libsystemd's ``sd_journal_sendv`` knows the system's journal
-alone, and traces go to that of a namespace too; it blocks where the journal is busy, and the
-daemon's loop must not. It would save nothing: making and sending an entry of seven fields takes
-8 µs here, most of it the kernel's.
+``sd_journal_sendv`` waits for a journal that is busy, and the daemon's loop must not: whether it
+takes an entry at once is asked before.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import select
 import socket
 from collections.abc import Mapping
 from typing import Final
@@ -61,13 +62,64 @@ def _send_large(sock: socket.socket, data: bytes, path: str) -> None:
         os.close(memory)
 
 
+def submit(fields: Mapping[str, str | bytes], patience: float = 0.0) -> None:
+    """Make one entry in the system's journal, which has ``patience`` seconds to have room for it.
+
+    Raises OSError where none takes it.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.connect(socket_path())
+        # Not writable: as many wait to be read as may (unix_dgram_poll, net/unix/af_unix.c).
+        ready = select.poll()
+        ready.register(sock, select.POLLOUT)
+        if not ready.poll(1000 * patience):
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+    # Here: most processes of ours never make one.
+    from systemd import journal
+
+    journal.sendv(*(_pair(name, value) for name, value in fields.items()))
+
+
 def post(fields: Mapping[str, str | bytes], path: str = "") -> bool:
     """Make one entry, in the system's journal by default; false where none takes it at once."""
-    path = path or os.environ.get("DPROBED_JOURNAL_SOCKET") or socket_path()
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-        sock.setblocking(False)
-        try:
-            send(sock, entry(fields), path)
-        except OSError:
-            return False
+    path = path or os.environ.get("DPROBED_JOURNAL_SOCKET", "")
+    try:
+        if path:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+                sock.setblocking(False)
+                send(sock, entry(fields), path)
+        else:
+            submit(fields)
+    except OSError:
+        return False
     return True
+
+
+def _pair(name: str, value: str | bytes) -> bytes:
+    data = value if isinstance(value, bytes) else value.encode(errors="surrogateescape")
+    return name.encode() + b"=" + data
+
+
+#: What is told by entries of their own kind: ``MESSAGE_ID`` by name. docs/service.md lists them,
+#: etc/systemd/dprobed.catalog explains them.
+EVENTS: Final = {
+    "started": "77f7758420154d5089c48115995af15e",
+    "denied": "b46fa630377448d6826a7a4cff6f710b",
+    "inserted": "1c0cdafaee9c41eb92496b7bb0f767f5",
+    "deployed": "02cbea7f4fe84432955433e6578b3485",
+    "removed": "6f184c70b0a843b49bd9044f2f9886da",
+    "dumped": "b3743ce648bc42908d00e82f5c7df46f",
+    "reloaded": "f51c0f804f6b44149d0b4dd996171a5a",
+    "not-reloaded": "8a7a790e84394a28abae5a6d94469072",
+}
+
+
+def about(event: str, **fields: object) -> dict[str, str]:
+    """The fields of an entry about one of ``EVENTS``, as ``extra`` of a log message.
+
+    ``pid``: the process that it is about, of which the journal adds what it knows.
+    """
+    found = {"MESSAGE_ID": EVENTS[event], "DPROBE_EVENT": event}
+    if "pid" in fields:
+        found["OBJECT_PID"] = str(fields["pid"])
+    return found | {f"DPROBE_{name.upper()}": str(value) for name, value in fields.items()}

@@ -125,20 +125,27 @@ def output(*command: str) -> str:
         return ""
 
 
-def make(folder: Path, release: str) -> Path:
-    """A bare system in ``folder``, which can fetch packages as this machine does; its root."""
+def bootstrap(root: Path, release: str, packages: Sequence[str], *options: str) -> None:
+    """Make the smallest Debian with ``packages`` in the folder ``root``, from the sources of this
+    machine; ``options``: more for mmdebstrap. Raises Unable."""
     apt = Path("/etc/apt")
     sources = [apt / "sources.list", *sorted(apt.glob("sources.list.d/*"))]
     sources = [each for each in sources if each.suffix in (".list", ".sources") and each.is_file()]
-    options = folder / "apt.conf"
+    fetching = root.with_name(f"{root.name}.apt.conf")
     dump = output("apt-config", "dump").splitlines(keepends=True)
-    options.write_text("".join(line for line in dump if FETCHING.match(line)))
+    fetching.write_text("".join(line for line in dump if FETCHING.match(line)))
+    command: list[str | Path] = ["mmdebstrap", "--quiet", "--mode=root", "--variant=minbase"]
+    command += [f"--include={','.join(packages)}", f"--aptopt={fetching}", *options]
+    run([*command, release, root, *sources])
+    fetching.unlink()
+
+
+def make(folder: Path, release: str) -> Path:
+    """A bare system in ``folder``, which can fetch packages as this machine does; its root."""
     root = folder / "root"
     copied = ["/etc/apt/keyrings", "/etc/apt/trusted.gpg.d", "/etc/apt/auth.conf.d"]
     copied += ["/usr/share/keyrings", "/usr/local/share/ca-certificates"]
-    command: list[str | Path] = ["mmdebstrap", "--quiet", "--mode=root", "--variant=minbase"]
-    command += [f"--include={','.join(PACKAGES)}", f"--aptopt={options}"]
-    run([*command, release, root, *sources])
+    bootstrap(root, release, PACKAGES)
     for name in copied:
         if Path(name).is_dir():
             shutil.copytree(name, f"{root}{name}", dirs_exist_ok=True)

@@ -4,7 +4,7 @@
 #   etc/install.sh PREFIX [DESTDIR]
 #
 # A virtual environment of its own in PREFIX/lib/dprobed, commands in PREFIX/bin, manual pages,
-# completion and examples in PREFIX/share. DESTDIR stands before all of it, for who makes packages.
+# completion and examples in PREFIX/share, units of systemd in PREFIX/lib. DESTDIR stands before all of it, for who makes packages.
 set -eu
 umask 022
 cd "$(dirname "$0")/.."
@@ -51,7 +51,7 @@ home=$prefix/lib/dprobed
 staged=$root$home
 echo "installing dprobed into $root$prefix, with $base"
 "$base" -m venv --clear "$staged"
-PYTHONWARNINGS=ignore "$staged/bin/python" -m pip install --quiet --disable-pip-version-check \
+PYTHONWARNINGS=ignore "$staged/bin/python" -m pip install --quiet --use-pep517 --disable-pip-version-check \
     --no-compile .
 # Nobody activates it, and pip has done its work. What it made says where it is: without DESTDIR.
 rm -f "$staged"/bin/[Aa]ctivate* "$staged"/bin/pip*
@@ -73,8 +73,26 @@ dprobe completion bash >"$share/bash-completion/completions/dprobe"
 dprobe completion zsh >"$share/zsh/site-functions/_dprobe"
 dprobe completion fish >"$share/fish/vendor_completions.d/dprobe.fish"
 install -m 644 README.md docs/*.md "$share/doc/dprobed/"
+lib=$root$prefix/lib
+mkdir -p "$lib/systemd/system" "$lib/systemd/user" "$lib/systemd/catalog" "$lib/sysusers.d" \
+    "$lib/tmpfiles.d"
+for unit in dprobed.service dprobed.socket user/dprobed.service user/dprobed.socket; do
+    case $unit in
+    user/*) place=$lib/systemd/$unit ;;
+    *) place=$lib/systemd/system/$unit ;;
+    esac
+    sed "s|@PREFIX@|$prefix|" "etc/systemd/$unit" >"$place"
+    chmod 644 "$place"
+done
+install -m 644 etc/systemd/dprobed.catalog "$lib/systemd/catalog/"
+install -m 644 etc/systemd/sysusers.conf "$lib/sysusers.d/dprobed.conf"
+install -m 644 etc/systemd/tmpfiles.conf "$lib/tmpfiles.d/dprobed.conf"
 cp -R etc/examples etc/policies "$share/doc/dprobed/"
 chmod -R a+rX "$staged" "$share/doc/dprobed"
+if [ -z "$root" ] && [ "$(id -u)" -eq 0 ] && [ -d /run/systemd/system ]; then
+    echo "as a service:  systemd-sysusers dprobed.conf && journalctl --update-catalog &&"
+    echo "    systemctl daemon-reload && systemctl enable --now dprobed.socket"
+fi
 # What only the owner of this folder may enter, nobody else can run.
 if [ -z "$root" ] && ! for_all "$home/bin/dprobe"; then
     echo "other users may not enter $home: choose another PREFIX for them" >&2

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Makes a machine ready for `make GOAL`: Debian packages, the virtual environment, dprobed in it.
 #
-#   etc/setup.sh demo | hunt | test | bench
+#   etc/setup.sh demo | hunt | test | bench | install | deb
 #
 # Does nothing, in a few milliseconds, where all is there. What is missing is looked for by what it
 # gives (a command, a header), not by package name, so that other distributions work as well.
@@ -44,13 +44,39 @@ $(cksum <pyproject.toml)"
 
 installed() { [ -x "$python" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$key" ]; }
 
-installed || need python3-venv find_python
-if [ "$goal" != demo ]; then
+# systemd-python is built here, from its source: for the virtual environment, and for the Python that
+# `make install` and `make deb` take.
+has_headers() {
+    "$1" -c 'import os, sysconfig; os.stat(sysconfig.get_path("include") + "/Python.h")'
+}
+builds=
+case $goal in
+install | deb | test) builds=/usr/bin/python3 ;;
+*) installed || builds=$(find_python) || builds=python3 ;;
+esac
+if [ -n "$builds" ]; then
+    need python3-venv "$builds" -c 'import ensurepip'
+    need python3-dev has_headers "$builds"
+    need gcc command -v gcc
+    need libc6-dev test -e /usr/include/stdio.h
+    need pkg-config command -v pkg-config
+    need libsystemd-dev pkg-config --exists libsystemd
+fi
+case $goal in
+install | deb) ;;
+*) installed || need python3-venv find_python ;;
+esac
+case $goal in
+demo | install | deb) ;;
+*)
     need gcc command -v gcc
     need libc6-dev test -e /usr/include/stdio.h
     need gdb command -v gdb
-fi
-if [ "$goal" != demo ] && [ "$goal" != hunt ]; then
+    ;;
+esac
+case $goal in
+demo | hunt | install | deb) ;;
+*)
     need g++ command -v g++
     need libc6-dbg libc_debug
     need elfutils command -v eu-stack
@@ -59,6 +85,8 @@ if [ "$goal" != demo ] && [ "$goal" != hunt ]; then
     need babeltrace2 command -v babeltrace2
     need python3-bt2 /usr/bin/python3 -c 'import bt2'
     need systemd test -x /lib/systemd/systemd-journald
+    need systemd-container command -v systemd-nspawn
+    need mmdebstrap command -v mmdebstrap
     need strace command -v strace
     need zsh command -v zsh
     need fish command -v fish
@@ -66,7 +94,11 @@ if [ "$goal" != demo ] && [ "$goal" != hunt ]; then
     need nginx test -x /usr/sbin/nginx
     need redis-server test -x /usr/bin/redis-server
     need postgresql sh -c 'ls /usr/lib/postgresql/*/bin/postgres'
-fi
+    need qemu-system-x86 command -v qemu-system-x86_64
+    need linux-image-cloud-amd64 sh -c 'ls /boot/vmlinuz-*-cloud-amd64'
+    need linux-headers-cloud-amd64 sh -c 'ls -d /lib/modules/*-cloud-amd64/build/Makefile'
+    ;;
+esac
 # The programs that the demo and the tests probe.
 need python3 test -x /usr/bin/python3
 
@@ -83,6 +115,9 @@ if [ -n "$missing" ]; then
     apt-get install -qq -y --no-install-recommends $missing >/dev/null
 fi
 
+case $goal in
+install | deb) exit 0 ;;
+esac
 installed && exit 0
 base=$(find_python) || {
     echo "make $goal needs Python 3.11 or later, with its venv module; none was found" >&2

@@ -17,7 +17,7 @@ from dprobed.trace.store import CtfChunk
 from dprobed.wire.messages import encode
 from dprobed.wire.protocol import RawRecord
 
-EXITS = {0: "exit", -2: "rem", -3: "exception", -4: "budget", 3: "dump", 4: "trace"}
+EXITS = {0: "exit", -2: "rem", -3: "exception", -4: "budget", -5: "no dump", 3: "dump", 4: "trace"}
 PID = 4242
 NONE = (1 << 64) - 1
 

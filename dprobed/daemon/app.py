@@ -28,6 +28,7 @@ from dprobed.daemon.enforcement import Enforcement
 from dprobed.daemon.gate import Gate
 from dprobed.daemon.inquiry import DeploymentList, Inquiry
 from dprobed.daemon.inserting import Inserting
+from dprobed.daemon.journals import Journals
 from dprobed.daemon.programs import Programs
 from dprobed.daemon.quota import Quota
 from dprobed.daemon.records.dispatcher import AtHit, Dispatcher
@@ -35,6 +36,7 @@ from dprobed.daemon.records.routing import Log, Routing, Watch
 from dprobed.daemon.removal import Removal
 from dprobed.daemon.resolver_process import Resolvers
 from dprobed.daemon.server import Server
+from dprobed.daemon.service import ServiceManager
 from dprobed.daemon.table import RequestTable
 from dprobed.daemon.targets import Targets
 from dprobed.daemon.tasks import Tasks
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
     from dprobed.daemon.connection import TakeAnswer
     from dprobed.daemon.deploy.deployments import Deployments
     from dprobed.daemon.identity import IdentityChanges
+    from dprobed.daemon.overview import Overview
     from dprobed.daemon.policy_reload import PolicyReload
     from dprobed.daemon.policy_requests import PolicyRequests
     from dprobed.daemon.records.alarm import Alarm
@@ -58,6 +61,8 @@ if TYPE_CHECKING:
     from dprobed.daemon.records.trace_sessions import TraceSessions
     from dprobed.daemon.usage import OwnUsage
 
+#: Seconds that the daemon's start waits for what killed tracers have left to be undone.
+_ORPHANS: Final = 2.0
 #: Seconds that a process is held without a debugger.
 HOLD_LIMIT: Final = 600.0
 #: Refusals of requests that a daemon does not do.
@@ -211,9 +216,13 @@ class App:
 
     async def listen(self, sock: socket.socket) -> None:
         """Accept connections on a listening socket, and insert the policies' programs."""
+        await self.core.backends.recover_orphans(_ORPHANS)
         self.server.listen(sock)
         if self.public is not None:
             await self.public.begin()
+            self.public.service.ready(self.public.overview.line())
+            watch = self.public.service.watch(self.server, self.public.overview.line)
+            self.core.tasks.start(watch)
 
     def reload(self) -> None:
         """Reload the policies (SIGHUP)."""
@@ -242,6 +251,8 @@ class Public(msgspec.Struct, frozen=True):
     identities: IdentityChanges
     traces: TraceSessions
     deployments: Deployments
+    service: ServiceManager
+    overview: Overview
 
     async def begin(self) -> None:
         """Insert the policies' auto-inserted programs, and start enforcing the policies."""
@@ -251,20 +262,24 @@ class Public(msgspec.Struct, frozen=True):
 
     def stop(self) -> None:
         """Stop all insertion."""
+        self.service.stopping()
         self.deployments.stop()
         self.identities.stop()
 
 
 def begin(
-    main: TracerMain, config: Path | None, ahead: TracerAhead | None = None
+    main: TracerMain,
+    config: Path | None,
+    ahead: TracerAhead | None = None,
+    journals: Journals | None = None,
 ) -> tuple[TracerProcesses, Gate]:
     """The first parts of a daemon: tracer processes, which run ``main``, and the policies.
 
     ``config``: the configuration file; None: that at its usual place. ``ahead``: a tracer that was
-    forked already. Raises PolicyError with all that is wrong.
+    forked already. ``journals``: see TracerProcesses. Raises PolicyError with all that is wrong.
     """
     uid = os.geteuid()
-    tracers = TracerProcesses(main, ahead)
+    tracers = TracerProcesses(main, ahead, journals)
     store = PolicyStore(
         configuration.load(config, uid),
         uid,
@@ -290,15 +305,21 @@ def build_private(
 
 
 def build_public(
-    backends: Backends, gate: Gate, resolvers: Resolvers, *, hold_limit: float = HOLD_LIMIT
+    backends: Backends,
+    gate: Gate,
+    resolvers: Resolvers,
+    *,
+    service: ServiceManager | None = None,
+    hold_limit: float = HOLD_LIMIT,
 ) -> App:
-    """The daemon that listens."""
+    """The daemon that listens; ``service``: what systemd gave it and is told (None: nothing)."""
     # Here, because a private daemon needs none of it, and is to be ready at once. The last for the
     # day on which a tracer dies: then its targets cannot wait.
     import dprobed.daemon.recovery  # noqa: F401
     from dprobed.daemon.deploy.auto_insert import AutoInsert
     from dprobed.daemon.deploy.deployments import Deployments
     from dprobed.daemon.identity import IdentityChanges
+    from dprobed.daemon.overview import Overview
     from dprobed.daemon.policy_reload import PolicyReload
     from dprobed.daemon.policy_requests import PolicyRequests
     from dprobed.daemon.records.alarm import Alarm
@@ -330,7 +351,10 @@ def build_public(
         clients=core.clients,
     )
     enforcement, store = core.enforcement, gate.store
-    reload = PolicyReload(store, enforcement, AutoInsert(deployments, store), deployments)
+    service = ServiceManager({}) if service is None else service
+    overview = Overview(core.targets, deployments, core.clients)
+    auto_insert = AutoInsert(deployments, store)
+    reload = PolicyReload(store, enforcement, auto_insert, deployments, service)
     identities = IdentityChanges(enforcement.process_changed, enforcement.any_may_have_changed)
     policies = PolicyRequests(gate, store, reload.reload)
     usage = OwnUsage(resolvers.processes)
@@ -340,7 +364,7 @@ def build_public(
     _managing(table, deployments, log, handlers, traces, policies, usage)
     releases = (deployments.release, log.release, handlers.release)
     server = _server(core, table, handlers.answer, releases, _nothing)
-    public = Public(reload, identities, traces, deployments)
+    public = Public(reload, identities, traces, deployments, service, overview)
     return App(core, traced, table, server, public)
 
 

@@ -133,4 +133,5 @@ class Attaching:
             follow_forks=decision.follow_forks,
             hold_thread=decision.hold == "thread",
             budget=decision.limits,
+            only_guarded=decision.only_guarded,
         )

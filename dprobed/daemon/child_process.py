@@ -7,18 +7,17 @@ import gc
 import os
 import resource
 import signal
-import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Final, NoReturn
 
 #: uid and gid.
 User = tuple[int, int]
-#: What a child runs: it is given a function that makes it the user, and its two sockets.
-ChildMain = Callable[[Callable[[], None], socket.socket, socket.socket], None]
+#: What a child runs: it is given a function that makes it the user.
+ChildMain = Callable[[Callable[[], None]], None]
 
 #: RLIMIT_NOFILE is raised to this where it can be: every tracer takes two descriptors.
 DESCRIPTORS: Final = 1 << 14
@@ -29,8 +28,8 @@ _COLLECT: Final = 10.0
 _collected = time.monotonic()
 
 
-def fork_as(user: User, sockets: tuple[socket.socket, socket.socket], child_main: ChildMain) -> int:
-    """Fork a child that keeps only these sockets open (they may be the same); its pid.
+def fork_as(user: User, keep: Collection[int], child_main: ChildMain) -> int:
+    """Fork a child that keeps only these descriptors open; its pid.
 
     Its pages stay shared with ours (copy-on-write). Raises OSError when the machine has no room for
     one more.
@@ -46,23 +45,21 @@ def fork_as(user: User, sockets: tuple[socket.socket, socket.socket], child_main
     try:
         child = os.fork()
         if child == 0:
-            _run_child(user, sockets, child_main)
+            _run_child(user, keep, child_main)
     finally:
         gc.unfreeze()
     return child
 
 
-def _run_child(
-    user: User, sockets: tuple[socket.socket, socket.socket], child_main: ChildMain
-) -> NoReturn:
+def _run_child(user: User, keep: Collection[int], child_main: ChildMain) -> NoReturn:
     """Run the child and exit; never returns into the daemon's event loop."""
     status = 1
     try:
         signal.set_wakeup_fd(-1)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
             signal.signal(number, signal.SIG_DFL)
-        close_all_but(each.fileno() for each in sockets)
-        child_main(lambda: become(*user), *sockets)
+        close_all_but(keep)
+        child_main(lambda: become(*user))
         status = 0
     except BaseException:
         with contextlib.suppress(Exception):
@@ -73,7 +70,7 @@ def _run_child(
         os._exit(status)
 
 
-def close_all_but(keep: Iterable[int]) -> None:
+def close_all_but(keep: Collection[int]) -> None:
     """Close every descriptor but the standard ones and these.
 
     What is open is asked for: some can be above a limit that was lowered later.

@@ -150,6 +150,7 @@ class Detaching:
             return  # It ended meanwhile; its last counters are known.
         target.suspended = answer.suspended
         target.debugger = answer.debugger
+        target.unguarded = answer.unguarded
 
     @staticmethod
     async def _ends(target: Target) -> bool:

@@ -77,7 +77,7 @@ class Enforcement:
 
     @staticmethod
     async def _adjust(target: Target, decision: Decision) -> None:
-        """Apply a new decision's treatment (forks, hold, budget) to a target."""
+        """Apply a new decision's treatment (forks, hold, budget, guard) to a target."""
         before, target.decision = target.decision, decision
         if before is not None and before.treatment == decision.treatment:
             return
@@ -89,5 +89,6 @@ class Enforcement:
                     follow_forks=decision.follow_forks,
                     hold_thread=decision.hold == "thread",
                     budget=decision.limits,
+                    only_guarded=decision.only_guarded,
                 )
             )

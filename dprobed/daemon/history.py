@@ -1,7 +1,8 @@
-"""Logs what users do, with a rate limit for each user and lines of bounded length.
+"""Logs what users do, with rate limits for each user and lines of bounded length.
 
 A user who sends a thousand requests a second must neither fill the disk nor hide what others do.
-Lines over the limit are counted, and the user's next line says how many there were.
+Nor does one cause of lines hide another: each has a rate limit of its own. Lines over the limit are
+counted, and the next line of that user and cause says how many there were.
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Final
 
+from dprobed import journal
 from dprobed.printable import printable
 from dprobed.rate_limit import TokenBucket
 
-#: Lines a second about one user, and the burst after a pause.
+#: Lines a second about one user for one cause, and the burst after a pause.
 RATE: Final = 5.0
 BURST: Final = 50
-#: Users with a rate limit at a time; with one more, all are reset.
+#: Rate limits at a time; with one more, all are reset.
 _USERS: Final = 1 << 12
 #: Labels in a line, and letters of each.
 _LABELS: Final = 5
@@ -28,26 +30,27 @@ _log = logging.getLogger("dprobed")
 
 
 class UserRates:
-    """A rate limit for each user."""
+    """A rate limit for each user and cause."""
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
-        self._buckets: dict[int, TokenBucket] = {}
-        self._left_out: Counter[int] = Counter()
+        self._buckets: dict[tuple[int, str], TokenBucket] = {}
+        self._left_out: Counter[tuple[int, str]] = Counter()
 
-    def take(self, uid: int) -> int | None:
+    def take(self, uid: int, cause: str) -> int | None:
         """How many lines were left out since the last one written; None: leave this one out too."""
         now = self._now()
-        bucket = self._buckets.get(uid)
+        key = uid, cause
+        bucket = self._buckets.get(key)
         if bucket is None:
             if len(self._buckets) >= _USERS:
                 self._buckets.clear()
                 self._left_out.clear()
-            bucket = self._buckets[uid] = TokenBucket(RATE, BURST, now)
+            bucket = self._buckets[key] = TokenBucket(RATE, BURST, now)
         if not bucket.take(now):
-            self._left_out[uid] += 1
+            self._left_out[key] += 1
             return None
-        return self._left_out.pop(uid, 0)
+        return self._left_out.pop(key, 0)
 
 
 class History:
@@ -56,14 +59,18 @@ class History:
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._rates = UserRates(now)
 
-    def note(self, uid: int, text: str) -> None:
-        """Log a line about something that user ``uid`` did."""
-        silent = self._rates.take(uid) if uid != 0 else 0
+    def note(self, uid: int, text: str, cause: str = "", **fields: object) -> None:
+        """Log a line about something that user ``uid`` did, or that came of it: ``cause``.
+
+        Where that is one of the journal's events, the entry there has these fields.
+        """
+        silent = self._rates.take(uid, cause) if uid != 0 else 0
         if silent is None:
             return
         if silent:
-            text += f" ({silent} more lines about user {uid} were left out before)"
-        _log.info("%s", text)
+            text += f" ({silent} more such lines about user {uid} were left out before)"
+        about = journal.about(cause, uid=uid, **fields) if cause in journal.EVENTS else None
+        _log.info("%s", text, extra=about)
 
 
 def some(labels: Iterable[str]) -> str:

@@ -139,6 +139,8 @@ class Inquiry:
         answer = await target.ask(lambda seq: protocol.Dump(seq=seq, pid=pid, zstd=request.zstd))
         if answer.dump is None:
             raise Refusal(f"the tracer of process {pid} did not say where the core is")
+        text = f"process {pid}: user {client.uid} had it dumped to {answer.dump.path}"
+        self._gate.history.note(client.uid, text, "dumped", pid=pid, core=answer.dump.path)
         return messages.Dumped(id=request.id, **msgspec.structs.asdict(answer.dump))
 
     async def resume(self, client: Client, request: messages.Resume) -> messages.Resumed:

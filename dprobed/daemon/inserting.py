@@ -57,7 +57,12 @@ class Inserting:
                 entries = await self._insert(client, target, request, programs)
         names = some(entry.label for entry in entries)
         self._gate.history.note(
-            client.uid, f"process {request.pid}: user {client.uid} inserted {names}"
+            client.uid,
+            f"process {request.pid}: user {client.uid} inserted {names}",
+            "inserted",
+            pid=request.pid,
+            program=names,
+            probes=sum(len(entry.probes) for entry in entries),
         )
         # What is mapped before its `exec` says nothing.
         asked = [] if target.launched else entries

@@ -19,7 +19,9 @@ from typing import Final
 from dprobed import __version__
 from dprobed.daemon.app import HOLD_LIMIT, App, begin, build_public
 from dprobed.daemon.child_process import begin_afresh
-from dprobed.daemon.log import log_to_stderr
+from dprobed.daemon.journals import Journals
+from dprobed.daemon.log import begin_log
+from dprobed.daemon.service import ServiceManager
 from dprobed.daemon.start import StartError, check_proc, serve
 from dprobed.daemon.tracer_child import TracerMain, imported_main
 from dprobed.durations import seconds
@@ -27,6 +29,9 @@ from dprobed.policy import config as configuration
 from dprobed.policy.errors import PolicyError
 from dprobed.policy.store import PolicyStore
 from dprobed.wire.socket_path import default_socket
+
+#: A socket that listens, in /proc/net/unix: __SO_ACCEPTCON (include/linux/net.h).
+_ACCEPTS: Final = 1 << 16
 
 #: What ``--log-level`` can be, the most talkative first.
 _LEVELS: Final = ("debug", "info", "warning", "error")
@@ -58,19 +63,17 @@ def listening_socket(path: Path) -> Iterator[socket.socket]:
 
     A lock beside it tells a daemon that runs from a socket that a dead one left; raises StartError.
     """
-    lock_path = path.with_name(path.name + ".lock")
-    try:
-        lock = _lock(lock_path)
-    except BlockingIOError:
-        raise StartError(f"another dprobed listens at {path}; use --socket for a second") from None
-    except OSError as error:
-        raise StartError(f"{lock_path}: {error.strerror}") from None
-    try:
+    with _locked(path):
         try:
             if path.exists() or path.is_symlink():
                 if not stat.S_ISSOCK(path.lstat().st_mode):
                     raise StartError(
                         f"{path} exists and is not a socket; remove it, or use --socket"
+                    )
+                if _is_listened_at(path):
+                    raise StartError(
+                        f"something else listens at {path}: systemd, which starts dprobed when "
+                        "somebody connects? Use --socket for a second"
                     )
                 path.unlink()
             sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -86,9 +89,41 @@ def listening_socket(path: Path) -> Iterator[socket.socket]:
             sock.listen(64)
             yield sock
         path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def activated_socket(sock: socket.socket, path: Path) -> Iterator[socket.socket]:
+    """The listening socket that systemd made at a path, and takes away; raises StartError."""
+    with _locked(path), sock:
+        yield sock
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold the lock beside a socket, which only one daemon can; raises StartError."""
+    lock_path = path.with_name(path.name + ".lock")
+    try:
+        lock = _lock(lock_path)
+    except BlockingIOError:
+        raise StartError(f"another dprobed listens at {path}; use --socket for a second") from None
+    except OSError as error:
+        raise StartError(f"{lock_path}: {error.strerror}") from None
+    try:
+        yield
     finally:
         lock_path.unlink(missing_ok=True)
         os.close(lock)
+
+
+def _is_listened_at(path: Path) -> bool:
+    """Whether somebody listens at a path: to connect and see would start what systemd starts."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/net/unix").read_bytes().splitlines()[1:]:
+            # Num RefCount Protocol Flags Type St Inode Path (net/unix/af_unix.c)
+            fields = line.split(maxsplit=7)
+            if len(fields) == 8 and fields[7] == os.fsencode(path):
+                return bool(int(fields[3], 16) & _ACCEPTS)
+    return False
 
 
 def _lock(path: Path) -> int:
@@ -162,16 +197,49 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def _run(path: Path | None, main: TracerMain, config: Path | None, hold_limit: float) -> None:
     begin_afresh()
-    tracers, gate = begin(main, config)
-    if path is None:
-        path = default_socket(os.geteuid())
-        _private_folder(path.parent)
+    service = ServiceManager()
+    where = _where(path, service.listeners)
+    journals = Journals(where.with_name(where.name + ".changes"))
+    tracers, gate = begin(main, config, journals=journals)
 
     def build(_: Callable[[], None]) -> App:
-        return build_public(tracers, gate, tracers.resolvers, hold_limit=hold_limit)
+        return build_public(
+            tracers, gate, tracers.resolvers, service=service, hold_limit=hold_limit
+        )
 
-    with listening_socket(path) as sock:
+    with _listening(path, service.listeners) as sock:
+        try:
+            journals.open()
+        except OSError as error:
+            folder = where.with_name(where.name + ".changes")
+            raise StartError(f"{folder}: {error.strerror}") from None
         asyncio.run(serve(build, sock))
+
+
+def _where(path: Path | None, given: Sequence[socket.socket]) -> Path:
+    """The path of the socket to serve; raises StartError."""
+    if not given:
+        return path or default_socket(os.geteuid())
+    if path is not None:
+        raise StartError("systemd gave a socket: leave out --socket, or the socket unit")
+    if len(given) > 1:
+        raise StartError(f"systemd gave {len(given)} sockets, and dprobed listens at one")
+    name = given[0].getsockname()
+    if not isinstance(name, str) or not name:
+        raise StartError(f"systemd gave a socket without a path: {name!r}; use ListenStream=/PATH")
+    return Path(name)
+
+
+def _listening(
+    path: Path | None, given: Sequence[socket.socket]
+) -> contextlib.AbstractContextManager[socket.socket]:
+    """The socket to serve: the one that systemd gave, else ours; raises StartError."""
+    where = _where(path, given)
+    if given:
+        return activated_socket(given[0], where)
+    if path is None:
+        _private_folder(where.parent)
+    return listening_socket(where)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -181,7 +249,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(descriptor)
-    log_to_stderr(logging.getLevelName(options.log_level.upper()))
+    begin_log(logging.getLevelName(options.log_level.upper()))
     logging.getLogger("asyncio").setLevel(logging.WARNING)
     try:
         if options.check_config:

@@ -6,9 +6,11 @@ import asyncio
 import logging
 from typing import Final
 
+from dprobed import journal
 from dprobed.daemon.deploy.auto_insert import AutoInsert
 from dprobed.daemon.deploy.deployments import Deployments
 from dprobed.daemon.enforcement import Enforcement
+from dprobed.daemon.service import ServiceManager
 from dprobed.policy.store import PolicyStore
 
 _log = logging.getLogger("dprobed")
@@ -24,11 +26,13 @@ class PolicyReload:
         enforcement: Enforcement,
         auto_insert: AutoInsert,
         deployments: Deployments,
+        service: ServiceManager,
     ) -> None:
         self._store: Final = store
         self._enforcement: Final = enforcement
         self._auto_insert: Final = auto_insert
         self._deployments: Final = deployments
+        self._service: Final = service
         #: Two reloads at a time would insert programs twice.
         self._lock: Final = asyncio.Lock()
 
@@ -40,10 +44,14 @@ class PolicyReload:
     async def reload(self) -> None:
         """Reload the policy files, and enforce them on inserted programs."""
         async with self._lock:
-            if problem := self._store.reload():
-                _log.error("%s", problem)
-                return
-            _log.info("policies reloaded")
-            await self._enforcement.check_all()
-            await self._auto_insert.update()
-            self._deployments.look_again()
+            with self._service.reloading():
+                await self._reload()
+
+    async def _reload(self) -> None:
+        if problem := self._store.reload():
+            _log.error("%s", problem, extra=journal.about("not-reloaded"))
+            return
+        _log.info("policies reloaded", extra=journal.about("reloaded"))
+        await self._enforcement.check_all()
+        await self._auto_insert.update()
+        self._deployments.look_again()

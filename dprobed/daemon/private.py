@@ -13,7 +13,7 @@ import socket
 from typing import Final
 
 from dprobed.daemon.child_process import begin_afresh, close_all_but, rename
-from dprobed.daemon.log import log_to_stderr
+from dprobed.daemon.log import begin_log
 from dprobed.daemon.tracer_child import fork_ahead
 
 #: What process lists show instead of the client's name and command line.
@@ -30,7 +30,7 @@ def run(sock: socket.socket) -> int:
     """
     gc.disable()  # What is imported stays.
     rename(_NAME, _TITLE)
-    log_to_stderr(logging.WARNING)
+    begin_log(logging.WARNING)
     close_all_but([sock.fileno()])
     begin_afresh()
     # Nothing of the client's surroundings is held while it may be gone already.

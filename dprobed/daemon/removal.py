@@ -53,7 +53,9 @@ class Removal:
             where = f"{len(targets)} processes"
             if len(targets) == 1:
                 where = f"process {targets[0].pid}"
-            self._gate.history.note(client.uid, f"{where}: user {client.uid} removed {names}")
+            text = f"{where}: user {client.uid} removed {names}"
+            about = {"pid": targets[0].pid} if len(targets) == 1 else {"processes": len(targets)}
+            self._gate.history.note(client.uid, text, "removed", program=names, **about)
         return messages.Removed(
             id=request.id,
             probes=[info for inserted in removed for info in inserted.probe_infos()],

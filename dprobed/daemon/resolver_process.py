@@ -18,6 +18,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -43,10 +44,13 @@ _IDLE: Final = 30.0
 
 T = TypeVar("T")
 
+#: How much rather a resolver is killed than others where memory runs out (-1000 to 1000).
+_EXPENDABLE: Final = "500"
+
 _log = logging.getLogger("dprobed")
 
 
-def _run(become: Callable[[], None], mailbox: socket.socket, _: socket.socket) -> None:
+def _run(mailbox: socket.socket, become: Callable[[], None]) -> None:
     """Run the resolver, in the forked child."""
     # Like a tracer it ends with its socket, not by a signal from the terminal.
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
@@ -56,6 +60,9 @@ def _run(become: Callable[[], None], mailbox: socket.socket, _: socket.socket) -
 
     with contextlib.suppress(OSError):
         Path("/proc/self/comm").write_text("dprobed-resolve")
+    with contextlib.suppress(OSError):
+        # The daemon may be among the last to be killed for want of memory; this is started again.
+        Path("/proc/self/oom_score_adj").write_text(_EXPENDABLE)
     become()
     main(mailbox)
 
@@ -115,7 +122,7 @@ class _Resolver:
             loop.call_later(_STUCK, self._listen)
             return
         try:
-            child = fork_as(self._user, (self._theirs, self._theirs), _run)
+            child = fork_as(self._user, (self._theirs.fileno(),), partial(_run, self._theirs))
             try:
                 pidfd = os.pidfd_open(child)
             except OSError:
@@ -253,7 +260,7 @@ class Resolvers:
 
     def _new_mailbox(self, user: User, owner: int) -> tuple[socket.socket, socket.socket]:
         ahead = self._ahead
-        if ahead is not None and (ahead.user, ahead.owner) == (user, owner):
+        if ahead is not None and (ahead.journal.user, ahead.journal.owner) == (user, owner):
             self._ahead = None
             return ahead.mailbox
         return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

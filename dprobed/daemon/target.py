@@ -36,7 +36,16 @@ _WORKING: Final = frozenset(
         protocol.State.THROTTLED,
     }
 )
-_COUNTERS: Final = ("hits", "ran", "missed", "dropped", "faulted", "asleep_ns", "present_ns")
+_COUNTERS: Final = (
+    "hits",
+    "ran",
+    "missed",
+    "dropped",
+    "faulted",
+    "asleep_ns",
+    "present_ns",
+    "dumped",
+)
 
 _log = logging.getLogger("dprobed")
 
@@ -148,7 +157,10 @@ class InsertedProgram:
             addresses=status.addresses,
             handler_drops=self.handler_drops.get(status.probe, {}),
             engine=status.engine,
+            dumped=status.dumped,
+            no_dumps=status.no_dumps,
             source=self._source(probe, status),
+            unguarded=self.target.unguarded if status.engine == "trap" else "",
         )
 
     def _source(self, probe: ProbeDefinition, status: protocol.ProbeStatus) -> str:
@@ -229,6 +241,8 @@ class Target:
         #: Seconds for which it is held without a debugger.
         self.hold_limit = 0.0
         self.debugger: protocol.DebuggerStatus | None = None
+        #: Why a breakpoint would end it if its tracer were killed; empty: none would.
+        self.unguarded = ""
         self.overhead_ns = 0
         self.ended: protocol.Ended | None = None
         self.reason = ""

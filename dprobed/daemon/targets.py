@@ -125,7 +125,7 @@ class Targets:
         if kept:
             self.exited.add(target, kept)
             what = f"process {target.pid} ({target.comm}) with {len(kept)} programs"
-            self._gate.history.note(target.uid, f"{what}: {text}")
+            self._gate.history.note(target.uid, f"{what}: {text}", "end")
         elif target.asked_for:
             what = f"process {target.pid} ({target.comm})"
-            self._gate.history.note(target.uid, f"{what}: {text}")
+            self._gate.history.note(target.uid, f"{what}: {text}", "end")

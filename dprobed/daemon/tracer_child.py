@@ -15,11 +15,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final, NamedTuple
 
-from dprobed.daemon.child_process import User, fork_as
+from dprobed.daemon.child_process import fork_as
+from dprobed.daemon.journals import Journal, Journals
 
-#: What a tracer process runs, with its socket and the mailbox of its user's resolver; it returns
-#: when the socket is at its end.
-TracerMain = Callable[[socket.socket, socket.socket], None]
+#: What a tracer process runs, with its socket, the mailbox of its user's resolver, and the
+#: descriptor of its change journal; it returns when the socket is at its end.
+TracerMain = Callable[[socket.socket, socket.socket, int], None]
 #: Bytes of the socket's buffer: records wait there while the daemon is busy.
 _SOCKET_BUFFER: Final = 4 << 20
 #: RLIMIT_NICE that allows nice 0: 20 - nice (getrlimit(2)).
@@ -34,15 +35,18 @@ def imported_main() -> TracerMain:
     return main
 
 
-def importing_main(sock: socket.socket, mailbox: socket.socket) -> None:
+def importing_main(sock: socket.socket, mailbox: socket.socket, changes: int) -> None:
     """What tracers run, imported by each of them."""
     from dprobed.tracer.main import main
 
-    main(sock, mailbox)
+    main(sock, mailbox, changes)
 
 
-def fork_tracer(main: TracerMain, user: User, mailbox: socket.socket) -> tuple[int, socket.socket]:
-    """Fork a tracer that runs ``main``: its pid, and our end of its socket.
+def fork_tracer(
+    main: TracerMain, mailbox: socket.socket, journal: Journal
+) -> tuple[int, socket.socket]:
+    """Fork a tracer that runs ``main`` as the user of its journal: its pid, and our end of its
+    socket.
 
     Raises OSError when the machine has no room for one more.
     """
@@ -51,22 +55,23 @@ def fork_tracer(main: TracerMain, user: User, mailbox: socket.socket) -> tuple[i
         try:
             for end in (ours, theirs):
                 end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BUFFER)
-            return fork_as(user, (theirs, mailbox), partial(_run, main)), ours
+            with journal.opened() as changes:
+                keep = {theirs.fileno(), mailbox.fileno(), changes}
+                run = partial(_run, partial(main, theirs, mailbox, changes))
+                return fork_as(journal.user, keep, run), ours
         except BaseException:
             ours.close()
             raise
 
 
-def _run(
-    main: TracerMain, become: Callable[[], None], sock: socket.socket, mailbox: socket.socket
-) -> None:
+def _run(main: Callable[[], None], become: Callable[[], None]) -> None:
     """Run the tracer, in the forked child."""
     # A signal meant for the daemon must not leave breakpoints behind; only the socket ends it.
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, signal.SIG_IGN)
     _keep_way_back()
     become()
-    main(sock, mailbox)
+    main()
 
 
 def _keep_way_back() -> None:
@@ -77,11 +82,10 @@ def _keep_way_back() -> None:
 
 
 class TracerAhead(NamedTuple):
-    """A tracer that was forked before it is needed: for whom (who asks, and whose processes), its
-    pid, our end of its socket, and both ends of the mailbox of its resolver."""
+    """A tracer that was forked before it is needed, for the user of its journal: its pid, our end
+    of its socket, and both ends of the mailbox of its resolver."""
 
-    user: User
-    owner: int
+    journal: Journal
     pid: int
     sock: socket.socket
     mailbox: tuple[socket.socket, socket.socket]
@@ -89,7 +93,6 @@ class TracerAhead(NamedTuple):
 
 def fork_ahead() -> TracerAhead:
     """Fork a tracer for this user and processes of this user; raises OSError."""
-    user = os.geteuid(), os.getegid()
+    journal = Journals().make((os.geteuid(), os.getegid()), os.geteuid())
     mailbox = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    pid, sock = fork_tracer(importing_main, user, mailbox[0])
-    return TracerAhead(user, user[0], pid, sock, mailbox)
+    return TracerAhead(journal, *fork_tracer(importing_main, mailbox[0], journal), mailbox)

@@ -101,13 +101,15 @@ class TracerEvents:
         if event.kind == "asleep":
             target.asleep = True
         if event.kind in _NOTED:
-            self._gate.history.note(target.uid, f"process {event.pid}: {event.text}")
+            self._gate.history.note(
+                target.uid, f"process {event.pid}: {event.text}", _cause_of(event)
+            )
         text = event.text
         if event.kind == "exec":
             self._enforcement.target_changed(target)
             text = f"process {event.pid} executed {_program_of(event.pid)}"
             if target.asked_for and not target.launched:
-                self._gate.history.note(target.uid, text)
+                self._gate.history.note(target.uid, text, event.kind)
             target.launched = False  # That was its own program.
         followers: set[Client] = set()
         if event.kind in _STANDS:
@@ -184,31 +186,20 @@ class TracerEvents:
 
     def on_gone(self, tracer: TargetsTracer, failure: str) -> None:
         """A tracer is gone: recover the targets that it still had."""
-        targets = list(tracer.targets.values())
-        if not targets:
-            return
-        # Here: in a private daemon few ever need it. (Another has it loaded from the beginning.)
-        from dprobed.daemon.recovery import rescue
+        self._tasks.start(self._recover(tracer, failure or "the tracer exited unexpectedly"))
 
-        failure = failure or "the tracer exited unexpectedly"
-        for target in targets:
-            rescue(target.pid)  # All of them first: each may hit a breakpoint any moment.
-        for target in targets:
-            probes = (
-                probe for inserted in target.programs.values() for probe in inserted.program.probes
-            )
-            if any(probe.watchpoint for probe in probes):
-                self._tasks.start(self._clear_watchpoints(tracer, target, failure))
-            else:
+    async def _recover(self, tracer: TargetsTracer, failure: str) -> None:
+        try:
+            await tracer.backend.recover()
+        finally:
+            # Not before: whoever is told of it may come again, with another tracer.
+            for target in list(tracer.targets.values()):
                 self._targets.finish(target, None, failure)
 
-    async def _clear_watchpoints(self, tracer: TargetsTracer, target: Target, failure: str) -> None:
-        from dprobed.daemon.recovery import clear_watchpoints
 
-        try:
-            await clear_watchpoints(self._backends, target.pid, *tracer.user)
-        finally:
-            self._targets.finish(target, None, failure)
+def _cause_of(event: protocol.TargetEvent) -> str:
+    """What its line in the log competes with: no core is hidden by refused ones."""
+    return f"{event.kind} {event.text.partition(':')[0]}" if event.kind == "dump" else event.kind
 
 
 def _program_of(pid: int) -> str:

@@ -15,15 +15,20 @@ import signal
 import socket
 import time
 from collections import ChainMap
-from collections.abc import Callable, Container, KeysView
+from collections.abc import Callable, Container, Coroutine, KeysView
+from functools import partial
 from typing import Final
 
 from dprobed.backend import BackendGone, BackendRefused, OnEvent
 from dprobed.daemon.child_process import User, how_it_ended
+from dprobed.daemon.journals import Journal, Journals
 from dprobed.daemon.resolver_process import Resolvers
 from dprobed.daemon.tracer_child import TracerAhead, TracerMain, fork_tracer
 from dprobed.wire import messages, protocol
 from dprobed.wire.framing import ProtocolError, Unpacker
+
+#: Undoes what a tracer has left.
+Recover = Callable[[], Coroutine[None, None, None]]
 
 #: Seconds from one look at the tracers that are to end to the next.
 _LOOK: Final = 0.2
@@ -36,7 +41,12 @@ class TracerProcess(asyncio.Protocol):
 
     name: Final = messages.TRACER
 
-    def __init__(self, sock: socket.socket, on_event: OnEvent) -> None:
+    def __init__(
+        self, sock: socket.socket, on_event: OnEvent, pid: int, recover: Recover | None = None
+    ) -> None:
+        """``recover``: undoes what it left, where it was killed."""
+        self.pid: Final = pid
+        self._recover: Final = recover
         self._sock = sock
         self.gone: Final[asyncio.Future[str]] = asyncio.get_running_loop().create_future()
         self._on_event = on_event
@@ -69,6 +79,11 @@ class TracerProcess(asyncio.Protocol):
             self._ending = True
             if self._transport is not None and not self._transport.is_closing():
                 self._transport.write_eof()
+
+    async def recover(self) -> None:
+        """See Backend."""
+        if self._recover is not None:
+            await self._recover()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The connection is set up (asyncio)."""
@@ -120,6 +135,11 @@ class TracerProcess(asyncio.Protocol):
         if self._closed and self._exit is not None and not self.gone.done():
             self.gone.set_result(self._failure or self._exit)
 
+    @property
+    def has_exited_well(self) -> bool:
+        """Whether it has ended by itself, and so undone all that it changed."""
+        return self._exit == ""
+
     def _why(self) -> str:
         return self._failure or "the tracer ended"
 
@@ -137,15 +157,16 @@ class TracerProcess(asyncio.Protocol):
                 self.is_asleep = True
             self._on_event(self, message)
 
-    def watch(self, child: int) -> None:
-        """Wait for the exit of ``child`` without blocking the loop; it completes ``gone``."""
+    def watch(self) -> None:
+        """Wait for its exit without blocking the loop; it completes ``gone``."""
         loop = asyncio.get_running_loop()
-        pidfd = os.pidfd_open(child)
+        pidfd = os.pidfd_open(self.pid)
 
         def ended() -> None:
             loop.remove_reader(pidfd)
             os.close(pidfd)
-            self._exit = how_it_ended("tracer", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+            status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+            self._exit = how_it_ended("tracer", status)
             self._settle()
 
         loop.add_reader(pidfd, ended)
@@ -157,10 +178,18 @@ class TracerProcesses:
     ``ahead``: one that was forked already.
     """
 
-    def __init__(self, main: TracerMain, ahead: TracerAhead | None = None) -> None:
+    def __init__(
+        self,
+        main: TracerMain,
+        ahead: TracerAhead | None = None,
+        journals: Journals | None = None,
+    ) -> None:
+        """``journals``: makes those of what tracers change; None: in memory."""
+        self.journals: Final = journals or Journals()
         self._main: Final = main
         self._ahead = ahead
         self._running: Final[dict[int, TracerProcess]] = {}
+        self._recovering: Final[set[asyncio.Task[None]]] = set()
         self.resolvers: Final = Resolvers(ahead)
         #: Pids of the tracers and of the resolvers.
         self.pids: Final[Container[int]] = ChainMap[int, object](
@@ -179,15 +208,32 @@ class TracerProcesses:
         ``owner``: whose processes it is to have.
         Raises OSError when the machine has no room for one more process.
         """
-        user = uid, gid
+        ahead = self._taken((uid, gid), owner)
+        if ahead is not None:
+            return await self._start(on_event, ahead.journal, ahead)
+        journal = self.journals.make((uid, gid), owner)
+        try:
+            return await self._start(on_event, journal)
+        except OSError:
+            journal.remove()
+            raise
+
+    async def _start(
+        self, on_event: OnEvent, journal: Journal, ahead: TracerAhead | None = None
+    ) -> TracerProcess:
+        user, owner = journal.user, journal.owner
         with contextlib.ExitStack() as undo:
             mailbox = self.resolvers.take(user, owner)
             undo.callback(self.resolvers.give_back, user, owner)
-            child, sock = self._taken(user, owner) or fork_tracer(self._main, user, mailbox)
+            if ahead is not None:
+                child, sock = ahead.pid, ahead.sock
+            else:
+                child, sock = fork_tracer(self._main, mailbox, journal)
             undo.callback(sock.close)
-            tracer = TracerProcess(sock, on_event)
+            recover = partial(self._recover, journal)
+            tracer = TracerProcess(sock, on_event, child, recover)
             try:
-                tracer.watch(child)
+                tracer.watch()
             except OSError:
                 # No descriptor is left: one that cannot be watched does not stay.
                 os.kill(child, signal.SIGKILL)
@@ -198,22 +244,51 @@ class TracerProcesses:
         # Started now, because the first insertion needs it.
         loop.call_soon(self.resolvers.expect, user, owner)
         self._running[child] = tracer
-        tracer.gone.add_done_callback(lambda _: self._ended(child, user, owner))
+        tracer.gone.add_done_callback(lambda _: self._ended(tracer, journal))
         sock.setblocking(False)
         await loop.create_connection(lambda: tracer, sock=sock)
         return tracer
 
-    def _taken(self, user: User, owner: int) -> tuple[int, socket.socket] | None:
+    def _taken(self, user: User, owner: int) -> TracerAhead | None:
         """The tracer that was forked ahead, if it is one for them."""
         ahead = self._ahead
-        if ahead is None or (ahead.user, ahead.owner) != (user, owner):
+        if ahead is None or (ahead.journal.user, ahead.journal.owner) != (user, owner):
             return None
         self._ahead = None
-        return ahead.pid, ahead.sock
+        return ahead
 
-    def _ended(self, child: int, user: User, owner: int) -> None:
-        self._running.pop(child, None)
-        self.resolvers.give_back(user, owner)
+    def _ended(self, tracer: TracerProcess, journal: Journal) -> None:
+        self._running.pop(tracer.pid, None)
+        self.resolvers.give_back(journal.user, journal.owner)
+        if not journal.attempts and (tracer.has_exited_well or journal.is_empty):
+            journal.remove()
+
+    # --- what killed tracers have left ---
+
+    async def _recover(self, journal: Journal) -> None:
+        # Here: in a private daemon few ever need it. (Another has it loaded from the beginning.)
+        from dprobed.daemon.recovery import recover, tell
+
+        async def start(journal: Journal) -> TracerProcess:
+            return await self._start(tell, journal)
+
+        await recover(start, journal)
+
+    async def recover_orphans(self, patience: float) -> None:
+        """Undo what tracers of daemons before this one have left; waits ``patience`` seconds, and
+        the rest is done later."""
+        tasks = [
+            asyncio.create_task(self._recover_orphan(journal)) for journal in self.journals.found()
+        ]
+        if tasks:
+            await asyncio.wait(tasks, timeout=patience)
+            self._recovering.update(each for each in tasks if not each.done())
+
+    async def _recover_orphan(self, journal: Journal) -> None:
+        while (pid := journal.living_writer()) and pid not in self._running:
+            # It has lost its daemon, and is taking its probes out.
+            await asyncio.sleep(_LOOK)
+        await self._recover(journal)
 
     async def stop(self, patience: float) -> int:
         """End all tracers and wait at most ``patience`` seconds; how many still run.
@@ -230,8 +305,12 @@ class TracerProcesses:
             gone = [tracer.gone for tracer in self._running.values()]
             await asyncio.wait(gone, timeout=min(left, _LOOK))
         self.resolvers.stop()
+        for task in self._recovering:
+            task.cancel()
+        self.journals.close()
         if self._ahead is not None:
             self._ahead.sock.close()
             os.waitpid(self._ahead.pid, 0)
+            self._ahead.journal.remove()
             self._ahead = None
         return len(self._running)

@@ -12,7 +12,9 @@ from typing import Final
 from dprobed.arch.x86_64.breakpoint import INT3, SYSCALL
 from dprobed.arch.x86_64.registers import RIP
 from dprobed.arch.x86_64.syscalls import SYS_PRCTL
-from dprobed.engine.remote_calls import RemoteCalls, mappings
+from dprobed.change_journal import Changes, Kind
+from dprobed.engine.errors import SpaceError
+from dprobed.engine.remote_calls import RemoteCalls, mappings, note
 from dprobed.engine.resident_area import ResidentArea
 from dprobed.proc import procfs
 from dprobed.tracee.memory import Memory
@@ -26,12 +28,19 @@ _PR_SET_DUMPABLE: Final = 4
 class AddressSpace:
     """A target's address space; after its ``exec`` a CLONE_VM child may go on in the old one."""
 
-    def __init__(self, tgid: int, memory: Memory, calls: RemoteCalls | None = None) -> None:
-        """``memory`` is closed with it."""
+    def __init__(
+        self,
+        tgid: int,
+        memory: Memory,
+        calls: RemoteCalls | None = None,
+        changes: Changes | None = None,
+    ) -> None:
+        """``memory`` is closed with it. ``changes``: where they are noted; None: nowhere."""
         self.tgid: Final = tgid
         self.memory: Final = memory
-        self.calls: Final = calls or RemoteCalls(memory)
-        self.resident: Final = ResidentArea(memory, self.calls)
+        self.changes: Final = changes or Changes(None, tgid, 0)
+        self.calls: Final = calls or RemoteCalls(memory, self.changes)
+        self.resident: Final = ResidentArea(tgid, memory, self.calls, self.changes)
         #: A debugger's plain breakpoints, where no site can be (a return to the stack): original
         #: byte by address.
         self.raw: Final[dict[int, bytes]] = {}
@@ -49,7 +58,8 @@ class AddressSpace:
         Raises OSError when the child is gone, SpaceError and Gone.
         """
         memory = self.open_copy(group, thread)
-        return AddressSpace(thread.tgid, memory, self.calls.of_copy(memory))
+        changes = self.changes.of_child(thread.tgid, procfs.start_time(thread.tgid) or 0)
+        return AddressSpace(thread.tgid, memory, self.calls.of_copy(memory, changes), changes)
 
     def open_copy(self, group: ThreadGroup, thread: Thread) -> Memory:
         """The memory of a ``fork`` child in its first stop.
@@ -90,6 +100,24 @@ class AddressSpace:
                 )
         return found
 
+    def write_raw(self, address: int, original: bytes) -> None:
+        """Write a debugger's breakpoint where this byte is; raises SpaceError."""
+        note(self.changes, Kind.RAW, address, original)
+        if not self.memory.poke(address, INT3):
+            self.changes.forget(Kind.RAW, address)
+            raise SpaceError(f"no memory at {address:#x}")
+        self.raw[address] = original
+
+    def remove_raw(self, address: int) -> bool:
+        """Take a debugger's breakpoint out, if it is there still; false: it is none."""
+        original = self.raw.pop(address, None)
+        if original is None:
+            return False
+        if self.memory.peek(address, 1) == INT3:
+            self.memory.poke(address, original)
+        self.changes.forget(Kind.RAW, address)
+        return True
+
     def undo_raw(self, memory: Memory) -> None:
         """Take a debugger's breakpoints out of a copy of this space."""
         for address, original in self.raw.items():
@@ -99,5 +127,6 @@ class AddressSpace:
     def close(self) -> None:
         """Forget everything; what is in the target stays."""
         self.memory.close()
+        self.changes.clear()
         self.raw.clear()
         self.resident.areas.clear()

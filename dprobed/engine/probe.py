@@ -41,6 +41,16 @@ class Attachment:
         self.module_key: Final = module_key
 
 
+class Cores:
+    """The cores that a probe has asked for, in all processes to which a fork took it."""
+
+    __slots__ = ("writing", "written")
+
+    def __init__(self) -> None:
+        self.written = 0
+        self.writing = 0
+
+
 class Probe:
     """State and counters of one probe."""
 
@@ -50,8 +60,10 @@ class Probe:
         "asleep_ns",
         "asleep_since",
         "attachments",
+        "cores",
         "definition",
         "dropped",
+        "dumped",
         "engine",
         "entry",
         "faulted",
@@ -62,6 +74,7 @@ class Probe:
         "mark",
         "missed",
         "module",
+        "no_dumps",
         "over",
         "pass_count",
         "place",
@@ -111,6 +124,11 @@ class Probe:
         self.missed = 0
         self.dropped = 0
         self.faulted = 0
+        #: Cores that were written for it here, and why others were not: reason → how often.
+        self.dumped = 0
+        self.no_dumps: dict[str, int] = {}
+        #: Shared with the same probe in fork children.
+        self.cores = Cores()
         #: What its hits are charged to; those of them that put it to sleep.
         self.accounts: tuple[Account, ...] = ()
         self.governors: tuple[Account, ...] = ()
@@ -171,4 +189,6 @@ class Probe:
             asleep_ns=asleep,
             present_ns=now - self.present_since if self.present_since else 0,
             engine=self.engine,
+            dumped=self.dumped,
+            no_dumps=dict(self.no_dumps),
         )

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Sequence
 from typing import Final
 
 from dprobed.arch.x86_64.breakpoint import SYSCALL
+from dprobed.arch.x86_64.gate_code import GATE, SIZE, WORDS, way_back
+from dprobed.arch.x86_64.paging import PAGE
+from dprobed.arch.x86_64.syscalls import SYS_CLONE
+from dprobed.change_journal import Changes, Kind
 from dprobed.engine.errors import SpaceError
 from dprobed.proc import maps, procfs, refusals
-from dprobed.tracee import ptrace
+from dprobed.tracee import ptrace, restartable
 from dprobed.tracee.memory import Memory
-from dprobed.tracee.ptrace import Gone
+from dprobed.tracee.ptrace import Gone, Registers
 from dprobed.tracee.remote_syscall import RemoteSyscallError
 from dprobed.tracee.thread import Thread
 from dprobed.tracee.thread_group import ThreadGroup
@@ -33,29 +38,102 @@ def mappings(tid: int) -> list[maps.Line]:
         raise Gone(tid) from None
 
 
+def note(changes: Changes, kind: Kind, address: int, data: bytes) -> None:
+    """Note a change before it is made; raises SpaceError, and then it must not be made."""
+    try:
+        changes.note(kind, address, data)
+    except OSError as error:
+        raise SpaceError(
+            f"nothing is changed, because its undo cannot be noted: {error.strerror}"
+        ) from error
+
+
 class RemoteCalls:
-    """Makes remote system calls in one address space."""
+    """Makes remote system calls in one address space.
 
-    def __init__(self, memory: Memory, gate: int = 0) -> None:
-        """``gate``: address of a ``syscall`` instruction, if that is known already."""
+    They go through a *gate* of ours (``arch.x86_64.gate_code``), from which a thread finds its way
+    back without us. It is in zeros behind the code of a module, at the end of its last page.
+    """
+
+    def __init__(self, memory: Memory, changes: Changes, gate: int = 0, own: int = 0) -> None:
+        """``gate``: address of a ``syscall`` instruction, if that is known already; ``own``: where
+        our own gate is."""
         self._memory: Final = memory
+        self._changes: Final = changes
         self._gate = gate
+        self._registers: Final = Registers()
+        self._own = own
+        #: There is no place for one.
+        self._has_no_place = False
 
-    def of_copy(self, memory: Memory) -> RemoteCalls:
+    def of_copy(self, memory: Memory, changes: Changes) -> RemoteCalls:
         """The same for a copy of this address space."""
-        return RemoteCalls(memory, self._gate)
+        return RemoteCalls(memory, changes, self._gate, self._own)
+
+    # --- our gate ---
+
+    def own_gate(self, tid: int) -> int:
+        """Where our gate is, which is made; 0: there is no place for it. Raises SpaceError and
+        Gone."""
+        if self._own and self._memory.peek(self._own, len(GATE)) == GATE:
+            return self._own
+        if self._own:
+            self._changes.forget(Kind.GATE, self._own)  # the target has put something else there
+            self._own = 0
+        if self._has_no_place:
+            return 0
+        for line in sorted(mappings(tid), key=lambda each: each.name != b"[vdso]"):
+            if line.perms[:1] != b"r" or line.perms[2:] != b"xp" or line.name == b"[vsyscall]":
+                continue
+            place = line.end - (SIZE + 63) // 64 * 64
+            if place // PAGE != (line.end - 1) // PAGE or any(self._memory.peek(place, SIZE)):
+                continue
+            note(self._changes, Kind.GATE, place, bytes(8))
+            if self._memory.poke(place, GATE.ljust(SIZE, b"\0")):
+                self._own = place
+                return place
+            self._changes.forget(Kind.GATE, place)
+        self._has_no_place = True
+        return 0
+
+    def note_copy(self) -> None:
+        """Note the gate in a copy that is a target of its own; raises SpaceError."""
+        if self._own:
+            note(self._changes, Kind.GATE, self._own, bytes(8))
+
+    def adopt(self, place: int) -> None:
+        """Take over the gate that another tracer left."""
+        self._own = place
+
+    def in_gate(self, address: int) -> bool:
+        """Whether a thread is on its way through our gate."""
+        return self._own != 0 and self._own <= address < self._own + SIZE
+
+    def remove_gate(self) -> None:
+        """Take our gate out: no thread is in it, and no call is made any more."""
+        if self._own and self._memory.peek(self._own, len(GATE)) == GATE:
+            self._memory.poke(self._own, bytes(SIZE))
+        if self._own:
+            self._changes.forget(Kind.GATE, self._own)
+            self._own = 0
+
+    # --- calls ---
 
     def call(self, group: ThreadGroup, thread: Thread, number: int, *arguments: int) -> int:
         """A remote system call, past a seccomp filter where that is allowed.
 
         Raises SpaceError and Gone.
         """
-        return self.call_at(self.gate(thread.tid), group, thread, number, arguments)
+        # A copy that ``clone`` makes must not come back.
+        own = 0 if number == SYS_CLONE else self.own_gate(thread.tid)
+        return self.call_at(own or self.gate(thread.tid), group, thread, number, arguments)
 
     def call_at(
         self, gate: int, group: ThreadGroup, thread: Thread, number: int, arguments: tuple[int, ...]
     ) -> int:
         """A remote system call at the ``syscall`` instruction ``gate``."""
+        memory = self._memory
+        restartable.abort(thread.tid, self._registers, memory.peek, memory.poke)
         found = procfs.status(thread.tid)
         if found is None or not found.seccomp:
             return self._inject(group, thread, gate, number, arguments)
@@ -73,14 +151,18 @@ class RemoteCalls:
         finally:
             ptrace.set_options(thread.tid, ptrace.OPTIONS)
 
-    @staticmethod
     def _inject(
-        group: ThreadGroup, thread: Thread, gate: int, number: int, arguments: tuple[int, ...]
+        self, group: ThreadGroup, thread: Thread, gate: int, number: int, arguments: tuple[int, ...]
     ) -> int:
+        before = self._prepare if gate == self._own else None
         try:
-            return group.remote.make(thread, gate, number, *arguments)
+            return group.remote.make(thread, gate, number, *arguments, before=before)
         except RemoteSyscallError as error:
             raise SpaceError(str(error)) from error
+
+    def _prepare(self, words: Sequence[int], mask: int) -> None:
+        if not self._memory.poke(self._own + WORDS, way_back(words, mask)):
+            raise RemoteSyscallError("the way back from the remote system call cannot be written")
 
     def gate(self, tid: int) -> int:
         """The address of a ``syscall`` instruction: in the vDSO, else in any code there is.

@@ -14,9 +14,10 @@ from dprobed.arch.x86_64.breakpoint import UD2
 from dprobed.arch.x86_64.paging import NEAR, PAGE, USER_END, WORD
 from dprobed.arch.x86_64.relocation import MAX_SLOT as SLOT
 from dprobed.arch.x86_64.syscalls import SYS_MMAP, SYS_MUNMAP
+from dprobed.change_journal import Changes, Kind
 from dprobed.engine import remote_calls
 from dprobed.engine.errors import SpaceError
-from dprobed.engine.remote_calls import RemoteCalls
+from dprobed.engine.remote_calls import RemoteCalls, note
 from dprobed.tracee.memory import Memory
 from dprobed.tracee.thread import Thread
 from dprobed.tracee.thread_group import ThreadGroup
@@ -74,10 +75,12 @@ class SlotPages:
 class ResidentArea:
     """All areas of one address space."""
 
-    def __init__(self, memory: Memory, calls: RemoteCalls) -> None:
+    def __init__(self, tgid: int, memory: Memory, calls: RemoteCalls, changes: Changes) -> None:
+        self._tgid: Final = tgid
         self.areas: list[SlotPages] = []
         self._memory: Final = memory
         self._calls: Final = calls
+        self._changes: Final = changes
 
     def of(self, address: int) -> SlotPages | None:
         """The area that an address is in."""
@@ -149,9 +152,22 @@ class ResidentArea:
         return missing
 
     def _map_area(self, group: ThreadGroup, thread: Thread, low: int, high: int, size: int) -> None:
+        area = SlotPages(self.map(group, thread, low, high, size, Kind.AREA), size)
+        for mark in area.marks():
+            self._memory.poke(mark, MARK)
+        self.areas.append(area)
+
+    def map(
+        self, group: ThreadGroup, thread: Thread, low: int, high: int, size: int, kind: Kind
+    ) -> int:
+        """Have a thread map executable memory near these addresses; where. It is noted before.
+
+        Raises SpaceError and Gone.
+        """
         # A thread on its way to a slot that is not there any more must not find another there.
         lost = [(area.start, area.end) for area in self.areas if area.lost]
         for start in gaps(thread.tid, low, high, size, lost):
+            note(self._changes, kind, start, size.to_bytes(8, "little"))
             result = self._calls.call(
                 group,
                 thread,
@@ -164,11 +180,8 @@ class ResidentArea:
                 0,
             )
             if result == start:
-                area = SlotPages(start, size)
-                for mark in area.marks():
-                    self._memory.poke(mark, MARK)
-                self.areas.append(area)
-                return
+                return start
+            self._changes.forget(kind, start)
             if result > 0:  # before Linux 4.17 the flag is only a hint
                 self._calls.call(group, thread, SYS_MUNMAP, result, size)
             elif result != _EEXIST:  # somebody was faster
@@ -184,6 +197,25 @@ class ResidentArea:
         """
         for area in self.whole():
             self._calls.call(group, thread, SYS_MUNMAP, area.start, area.end - area.start)
+            self._changes.forget(Kind.AREA, area.start)
+
+    def adopt(self, start: int, size: int) -> None:
+        """Take over an area that another tracer left, if there; raises SpaceError and Gone."""
+        area = SlotPages(start, size)
+        self.areas.append(area)
+        if self.is_blank(start, size):
+            for mark in area.marks():
+                self._memory.poke(mark, MARK)
+        if area not in self.whole():
+            self.areas.remove(area)
+            self._changes.forget(Kind.AREA, start)
+
+    def is_blank(self, start: int, size: int) -> bool:
+        """Whether what was to be mapped here is, and nothing was written there yet."""
+        return self._memory.peek(start, size) == bytes(size) and any(
+            (line.start, line.end, line.perms, line.inode) == (start, start + size, b"r-xp", 0)
+            for line in remote_calls.mappings(self._tgid)
+        )
 
 
 def gaps(

@@ -16,7 +16,7 @@ from dprobed.engine.probe import Attachment, Probe
 from dprobed.proc import procfs
 from dprobed.proc.names import NAMES
 from dprobed.program.exec.interface import Outcome
-from dprobed.program.exits import ABORT, REM
+from dprobed.program.exits import ABORT, DUMP, DUMP_ONCE, REM
 from dprobed.tracee.ptrace import Gone, Registers
 from dprobed.tracee.thread import Thread
 from dprobed.wire.protocol import RawRecord, State
@@ -28,6 +28,8 @@ _IDENTITY_NS: Final = 100_000_000
 _CPU_NS: Final = 100_000
 #: Hits between two looks at where the tracer runs.
 _REVIEW: Final = 32
+
+_DUMPS: Final = frozenset((DUMP, DUMP_ONCE))
 
 _log = logging.getLogger(__name__)
 
@@ -105,7 +107,8 @@ class ProgramRunner:
             probe.ran += 1
             if probe.alters:
                 altered = True
-            if outcome.exit != ABORT:
+            ended = outcome.exit
+            if ended != ABORT:
                 if now > facts.cpu_until:
                     facts.cpu = context.cpu
                     facts.cpu_until = now + _CPU_NS
@@ -113,16 +116,18 @@ class ProgramRunner:
                 facts.comm = name_of(tid)
                 if cpu != affinity.cpu or affinity.elsewhere:
                     affinity.hit(cpu)
+                if ended in _DUMPS:
+                    ended = self._listener.dump(thread, attachment, outcome)
                 self._add(probe, RawRecord(
                     probe.program, probe.index, attachment.number, thread.tgid, tid, facts.comm,
-                    facts.uid, cpu, now, hits, outcome.exit, outcome.major, outcome.minor,
+                    facts.uid, cpu, now, hits, ended, outcome.major, outcome.minor,
                     outcome.log, outcome.raw, outcome.exception,
                 ))  # fmt: skip
                 if may_fault and probe.revocable:
                     facts.revocable += self._latest()
-                if outcome.exit > 0:
+                if ended > 0:
                     self._listener.facility(thread, attachment, outcome)
-            if hits >= probe.last or outcome.exit == REM or outcome.suspend or outcome.resume:
+            if hits >= probe.last or ended == REM or outcome.suspend or outcome.resume:
                 self._follow(thread, probe, outcome)
         if context.fp_dirty:
             context.leave()

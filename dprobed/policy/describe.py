@@ -30,6 +30,7 @@ def policy_info(policy: Policy) -> messages.PolicyInfo:
         budget=_limits(policy.budget),
         follow_forks=policy.follow_forks,
         hold=policy.hold,
+        unguarded=policy.unguarded,
     )
 
 
@@ -60,6 +61,7 @@ def explain(policies: Policies, process: Process) -> messages.Explanation:
         budget=_limits(decision.budget),
         follow_forks=decision.follow_forks,
         hold=decision.hold,
+        unguarded=decision.unguarded,
     )
 
 

@@ -20,6 +20,8 @@ from dprobed.proc.processes import Process
 from dprobed.wire.limits import Limits
 
 Hold = Literal["thread", "process"]
+#: What a policy says of breakpoints in a process that would not survive the tracer's death.
+Unguarded = Literal["allow", "refuse"]
 #: The name of the rule that decides where no policy does.
 DEFAULT: Final = "default"
 UNLIMITED: Final = Limits()
@@ -79,6 +81,7 @@ class Policy(msgspec.Struct, frozen=True):
     budget: Limits = UNLIMITED
     follow_forks: bool = False
     hold: Hold = "process"
+    unguarded: Unguarded = "allow"
 
 
 class Denial(msgspec.Struct, frozen=True):
@@ -132,9 +135,19 @@ class Decision(msgspec.Struct, frozen=True):
         return self.policy.hold if self.policy else "process"
 
     @property
-    def treatment(self) -> tuple[bool, Hold, Limits]:
+    def unguarded(self) -> Unguarded:
+        """Whether it may have breakpoints where it would not survive the tracer's death."""
+        return self.policy.unguarded if self.policy else "allow"
+
+    @property
+    def only_guarded(self) -> str:
+        """The rule that refuses them; empty: none does."""
+        return self.rule_text if self.unguarded == "refuse" else ""
+
+    @property
+    def treatment(self) -> tuple[bool, Hold, Limits, Unguarded]:
         """The part of the decision that a tracer applies."""
-        return self.follow_forks, self.hold, self.budget
+        return self.follow_forks, self.hold, self.budget, self.unguarded
 
     @property
     def auto_insertion(self) -> AutoInsertion | None:

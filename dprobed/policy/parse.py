@@ -27,6 +27,7 @@ from dprobed.policy.model import (
     Hold,
     Policy,
     Rights,
+    Unguarded,
 )
 from dprobed.policy.rights import ALL, Right, needs
 from dprobed.policy.source import PolicyFile, suggestion
@@ -38,7 +39,7 @@ from dprobed.program.rpn.parser import load_file
 from dprobed.wire.limits import Limits
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][\w.-]{0,63}", re.ASCII)
-_POLICY: Final = ("name", "match", "rights", "apply", "budget", "follow_forks", "hold")
+_POLICY: Final = ("name", "match", "rights", "apply", "budget", "follow_forks", "hold", "unguarded")
 _LIMITS: Final = ("share", "hits_per_second")
 _ACTIONS: Final = ("throttle", "remove")
 _APPLY: Final = ("programs", "for", "processes", *_LIMITS)
@@ -101,6 +102,9 @@ class _PolicyReader:
         over = own_action.pop("over", "throttle")
         remove = source.choice((*budget, "over"), over, _ACTIONS) == "remove"
         hold = source.choice((*path, "hold"), table.get("hold", "process"), ("thread", "process"))
+        unguarded = source.choice(
+            (*path, "unguarded"), table.get("unguarded", "allow"), ("allow", "refuse")
+        )
         follow = source.of_type((*path, "follow_forks"), table.get("follow_forks", False), bool)
         return Policy(
             name=name,
@@ -111,6 +115,7 @@ class _PolicyReader:
             budget=self._limits(budget, own_action, remove),
             follow_forks=bool(follow),
             hold=cast(Hold, hold or "process"),
+            unguarded=cast(Unguarded, unguarded or "allow"),
         )
 
     def _name(self, path: KeyPath, table: dict[str, Any]) -> str:

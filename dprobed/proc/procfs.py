@@ -81,6 +81,13 @@ def status(tid: int) -> Status | None:
     )
 
 
+def seccomp_filters(tid: int) -> int:
+    """How many seccomp filters a thread has; 0 as well where that is not told."""
+    data = _contents(f"/proc/{tid}/status") or b""
+    _, _, rest = data.partition(b"\nSeccomp_filters:")
+    return int(rest.split(maxsplit=1)[0]) if rest else 0
+
+
 def comm(tid: int) -> bytes:
     """The thread's name, empty when it is gone."""
     return (_contents(f"/proc/{tid}/comm") or b"").rstrip(b"\n")

@@ -58,6 +58,9 @@ def format_instruction(
             words.append(names[value] if value < len(names) else str(value))
         else:
             words.append(format_number(value) if kind is Operand.WORD else str(value))
+    if instruction.suffix:
+        words.append(instruction.suffix)
+        return " ".join((instruction.spelling, *words))
     separator = "," if " " in instruction.name else " "
     return separator.join((instruction.spelling, *words))
 

@@ -17,12 +17,18 @@ EXCEPTION: Final = -3
 #: The program did more than ``INSTRUCTION_BUDGET`` allows; what was logged is in the record.
 BUDGET: Final = -4
 
+#: ``exit dump`` of which no core was begun: in records only, in place of the facility's number.
+NO_DUMP: Final = -5
+#: ``exit dump once``: what becomes of it is decided at the hit. In no record.
+DUMP_ONCE: Final = -6
+
 #: The exits of records that are no facility's, by the name that a record gives them.
 EXIT_NAMES: Final = {
     EXIT: "exit",
     REM: "rem",
     EXCEPTION: "exception",
     BUDGET: "budget",
+    NO_DUMP: "no dump",
 }
 
 #: Names of ways to end that no facility can have.
@@ -33,6 +39,12 @@ DEBUGGER: Final = 1
 DUMP: Final = 3
 TRACE: Final = 4
 FACILITIES: Final = {"debugger": DEBUGGER, "dump": DUMP, "trace": TRACE}
+
+
+def facility_of(exit_: int) -> int:
+    """The facility whose record it is, by the record's exit; no positive number: none's."""
+    return DUMP if exit_ == NO_DUMP else exit_
+
 
 #: Instructions of one hit at most. An instruction counts as one more for each full 64 bytes (8
 #: words) that it moves: `log str` and `log mrf` of the length asked for, up to logmax; `malloc` of

@@ -128,7 +128,7 @@ class Instruction(msgspec.Struct, frozen=True, dict=True):
     or memory of the target (or the kernel) with it. ``holds``: it makes threads of the target stand
     still, or go on. ``frames``: it looks at positions of the stack, at the frames of the call stack
     or at the exception trace, which are then kept in memory. ``varies``: what it takes of the
-    instruction budget depends on a value.
+    instruction budget depends on a value. ``suffix``: a word that is written behind the operand.
     """
 
     name: str
@@ -148,6 +148,7 @@ class Instruction(msgspec.Struct, frozen=True, dict=True):
     holds: bool = False
     frames: bool = False
     varies: bool = False
+    suffix: str = ""
 
     @cached_property
     def spelling(self) -> str:
@@ -160,7 +161,8 @@ class Instruction(msgspec.Struct, frozen=True, dict=True):
         if not self.operands:
             return self.spelling
         separator = "," if " " in self.name else " "
-        return self.spelling + separator + self.operands[0].text
+        written = self.spelling + separator + self.operands[0].text
+        return f"{written} {self.suffix}" if self.suffix else written
 
     @cached_property
     def size(self) -> int:
@@ -228,6 +230,8 @@ def _control() -> list[Instruction]:
         one("exit", 0x0D, "End; log.", flow=Flow.END),
         one("exit", 0x0E, "End; log, then hand over to the facility of this number or name.",
             operands=(Operand.FACILITY,), raises=_OPERAND, flow=Flow.END),
+        one("exit", 0xE0, "For `dump` only: as `exit FACILITY`; no core if the probe had one.",
+            operands=(Operand.FACILITY,), raises=_OPERAND, flow=Flow.END, suffix="once"),
         one("suspend", 0x0F, "Hold the thread after the program has ended, until it is resumed.",
             holds=True),
         one("resume", 0x10, "Resume every thread of this target that a `suspend` holds.",

@@ -17,6 +17,7 @@ import msgspec
 
 from dprobed.program.decoded import Decoded
 from dprobed.program.disassembler import format_instruction
+from dprobed.program.exits import DUMP
 from dprobed.program.flow import Analysis
 from dprobed.program.isa import (
     MAX_CODE,
@@ -254,12 +255,22 @@ def _operand_error(
         return wrong
     if kind is Operand.REGISTER:
         return _register_error(decoded, value, program.header)
-    if kind is Operand.FACILITY and value >= len(program.facilities):
-        return f"facility number {value} of the program's list does not exist", ""
+    if kind is Operand.FACILITY:
+        return _facility_error(decoded, value, program)
     if kind in (Operand.NAME, Operand.SYMBOL):
         return _name_error(kind, value, program)
     if kind is Operand.U16:
         return _variable_error(decoded.instruction.group, value, program.header)
+    return None
+
+
+def _facility_error(decoded: Decoded, value: int, program: Program) -> tuple[str, str] | None:
+    if value >= len(program.facilities):
+        return f"facility number {value} of the program's list does not exist", ""
+    facility = program.facilities[value]
+    if decoded.instruction.suffix and facility not in ("dump", DUMP):
+        written = f"{decoded.instruction.spelling} {facility}"
+        return f"only `exit dump` can be `{decoded.instruction.suffix}`", f"write `{written}`"
     return None
 
 

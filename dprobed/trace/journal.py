@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
-from dprobed.journal import entry, send
+from dprobed.journal import entry, send, submit
 from dprobed.rate_limit import TokenBucket
 from dprobed.record.record import TRACER, Record
 from dprobed.record.text import record_text
@@ -46,15 +46,19 @@ def fields(record: Record) -> dict[str, str]:
     return found
 
 
+#: Seconds that it waits for a journal that is busy: not for ever, for one that hangs.
+_PATIENCE: Final = 2.0
+
+
 class Journal:
-    """Sends blocks of JSON lines to the journal, rate limited."""
+    """Sends blocks of JSON lines to the journal that listens at ``path`` (empty: the system's),
+    rate limited."""
 
     def __init__(self, path: str, now: Callable[[], float] = time.monotonic) -> None:
         self._path = path
         self._now = now
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        # It waits for a journal that is busy, but not for ever for one that hangs.
-        self._socket.settimeout(2.0)
+        self._socket.settimeout(_PATIENCE)
         self._bucket = TokenBucket(RATE, BURST, now())
         self._unsaid = 0
 
@@ -70,7 +74,7 @@ class Journal:
         sent = 0
         try:
             for line in lines[:allowed]:
-                send(self._socket, entry(fields(_decode(line))), self._path)
+                self._send(fields(_decode(line)))
                 self._bucket.charge(1, now)
                 sent += 1
         except OSError:
@@ -79,6 +83,12 @@ class Journal:
         lost = len(lines) - sent
         self._unsaid += lost
         return lost
+
+    def _send(self, found: dict[str, str]) -> None:
+        if self._path:
+            send(self._socket, entry(found), self._path)
+        else:
+            submit(found, _PATIENCE)
 
     def _say_lost(self) -> None:
         text = (
@@ -90,7 +100,7 @@ class Journal:
             "SYSLOG_IDENTIFIER": "dprobed",
             "DPROBE_DROPPED": str(self._unsaid),
         }
-        send(self._socket, entry(about), self._path)
+        self._send(about)
         self._unsaid = 0
 
     def close(self) -> None:

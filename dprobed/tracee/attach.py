@@ -2,17 +2,38 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from dprobed.proc import procfs
 from dprobed.tracee import ptrace
 from dprobed.tracee.lifecycle import State
-from dprobed.tracee.ptrace import Gone, PtraceError
+from dprobed.tracee.ptrace import Executes, Gone, PtraceError
 from dprobed.tracee.thread import Thread
 from dprobed.tracee.thread_group import ThreadGroup
 from dprobed.tracee.tracees import is_ours
 
+#: How often a process that executes a program meanwhile is tried.
+_ATTEMPTS: Final = 3
+
 
 def attach(group: ThreadGroup, pid: int) -> None:
-    """Trace every thread of ``pid``; raises PtraceError and Gone, then nothing is traced."""
+    """Trace every thread of ``pid``; raises PtraceError and Gone, then nothing is traced but what
+    sleeps in the kernel.
+
+    One that executes a program may wait for us: the threads that are gone by that, and that we
+    trace already, have to be collected.
+    """
+    for attempt in range(_ATTEMPTS):
+        try:
+            _attach(group, pid)
+        except Executes:
+            if group.threads or attempt == _ATTEMPTS - 1:
+                raise
+        else:
+            return
+
+
+def _attach(group: ThreadGroup, pid: int) -> None:
     others: set[int] = set()
     while fresh := set(procfs.threads(pid)) - group.threads.keys() - others:
         for tid in sorted(fresh):
@@ -24,7 +45,7 @@ def attach(group: ThreadGroup, pid: int) -> None:
 
 
 def _seize(group: ThreadGroup, pid: int, tid: int) -> bool:
-    """Trace one thread; false when it is about to end. Raises PtraceError, and nothing is traced.
+    """Trace one thread; false when it is about to end. Raises PtraceError as ``attach`` does.
 
     A thread that has ended already is not traced either: the next look does not find it.
     """

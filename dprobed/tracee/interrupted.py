@@ -11,6 +11,10 @@ drops it before anybody wakes; of a traced one it tells the tracer first (sig_ig
 kernel/signal.c).
 
 A restarted call has its whole time again.
+
+Calls with a time limit that the kernel does restart are restarted as another call, which knows what
+is left (``restart_syscall``: ``nanosleep``, ``poll``, ``futex``). Where a seccomp filter of the
+target does not allow that one, it is the call itself again.
 """
 
 from __future__ import annotations
@@ -20,9 +24,14 @@ from pathlib import Path
 from typing import Final
 
 from dprobed.arch.x86_64.registers import ORIG_RAX, RAX, RDI
-from dprobed.arch.x86_64.signal_frame import EINTR, ERESTARTNOHAND
-from dprobed.arch.x86_64.syscalls import NEVER_RESTARTED, NEVER_RESTARTED_ON_SOCKETS
+from dprobed.arch.x86_64.signal_frame import EINTR, ERESTART_RESTARTBLOCK, ERESTARTNOHAND
+from dprobed.arch.x86_64.syscalls import (
+    NEVER_RESTARTED,
+    NEVER_RESTARTED_ON_SOCKETS,
+    SYS_RESTART_SYSCALL,
+)
 from dprobed.proc import procfs
+from dprobed.tracee import seccomp
 from dprobed.tracee.ptrace import Registers
 
 #: What is ignored by default (sig_kernel_ignore, include/linux/signal.h).
@@ -35,6 +44,11 @@ def restart(tid: int, registers: Registers, number: int = 0) -> None:
     ``number``: of the signal that it stopped for; 0: it stopped for us.
     """
     words = registers.load(tid)
+    if words[RAX] == ERESTART_RESTARTBLOCK:
+        if not seccomp.allows(tid, words, SYS_RESTART_SYSCALL):
+            words[RAX] = ERESTARTNOHAND
+            registers.store(tid)
+        return
     if words[RAX] != EINTR or not _is_never_restarted(tid, words[ORIG_RAX], words[RDI]):
         return
     if number and not _is_ignored(tid, number):

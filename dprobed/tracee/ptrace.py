@@ -16,6 +16,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import struct
 from typing import Final
 
 from dprobed.arch.x86_64.python_ptrace import binding, structures
@@ -28,6 +29,7 @@ from dprobed.arch.x86_64.registers import (
 )
 from dprobed.arch.x86_64.siginfo import SIGINFO_SIZE
 from dprobed.arch.x86_64.syscalls import SYS_TGKILL
+from dprobed.arch.x86_64.timed_ptrace import TimedPtrace
 
 PTRACE_CONT: Final[int] = binding.PTRACE_CONT
 PTRACE_GETREGS: Final[int] = binding.PTRACE_GETREGS
@@ -39,6 +41,7 @@ PTRACE_INTERRUPT: Final = 0x4207
 PTRACE_LISTEN: Final = 0x4208
 PTRACE_GETSIGMASK: Final = 0x420A
 PTRACE_SETSIGMASK: Final = 0x420B
+PTRACE_SECCOMP_GET_FILTER: Final = 0x420C
 PTRACE_GET_RSEQ_CONFIGURATION: Final = 0x420F
 PTRACE_O_EXITKILL: Final = 1 << 20
 PTRACE_O_SUSPEND_SECCOMP: Final = 1 << 21
@@ -51,6 +54,13 @@ OPTIONS: Final[int] = (
     | binding.PTRACE_O_TRACEEXEC
 )
 
+#: Seconds for which a process that executes a program is waited for.
+_EXEC: Final = 0.2
+_timed: Final = TimedPtrace(_EXEC)
+
+#: ``struct sock_filter``
+_INSTRUCTION: Final = struct.Struct("<HBBI")
+
 #: For ``waitpid``: threads as well as processes.
 WALL: Final[int] = binding.THREAD_TRACE_FLAGS
 
@@ -59,6 +69,10 @@ _libc = ctypes.PyDLL(None, use_errno=True)
 
 class PtraceError(OSError):
     """A ptrace call failed for another reason than the tracee's end."""
+
+
+class Executes(PtraceError):
+    """The process is in the middle of ``exec``, and stays there."""
 
 
 class Gone(Exception):
@@ -152,8 +166,17 @@ def bound_call(request: int, tid: int, address: int = 0, data: int = 0, peek: bo
 
 
 def seize(tid: int) -> None:
-    """Become the tracer of ``tid`` without stopping it; raises PtraceError (EPERM) and Gone."""
-    bound_call(PTRACE_SEIZE, tid, 0, OPTIONS)
+    """Become the tracer of ``tid`` without stopping it; raises PtraceError (EPERM) and Gone, and
+    Executes where it would have to wait."""
+    try:
+        result = _timed.call(PTRACE_SEIZE, tid, 0, OPTIONS)
+    except OSError:  # no code can be mapped: without a limit
+        bound_call(PTRACE_SEIZE, tid, 0, OPTIONS)
+        return
+    if result == -errno.EINTR:
+        raise Executes(errno.EINTR, "it executes a program, and does not get on with that")
+    if result < 0:
+        raise _error(tid, -result)
 
 
 def interrupt(tid: int) -> None:
@@ -270,6 +293,20 @@ def rseq_address(tid: int) -> int:
     except (PtraceError, Gone):
         return 0
     return int.from_bytes(block.data[:8], "little")
+
+
+def seccomp_filter(tid: int, index: int) -> list[tuple[int, int, int, int]]:
+    """A seccomp filter of a stopped thread: code, jumps and operand of each instruction.
+
+    Needs CAP_SYS_ADMIN; raises PtraceError and Gone.
+    """
+    count = raw_ptrace(PTRACE_SECCOMP_GET_FILTER, tid, index, 0)
+    if count < 0:
+        raise _error(tid, ctypes.get_errno())
+    block = FixedBuffer(count * _INSTRUCTION.size)
+    if raw_ptrace(PTRACE_SECCOMP_GET_FILTER, tid, index, block.address) != count:
+        raise _error(tid, ctypes.get_errno() or errno.EINVAL)
+    return list(_INSTRUCTION.iter_unpack(block.data))
 
 
 # --- a signal to one thread ---

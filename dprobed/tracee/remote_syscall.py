@@ -11,6 +11,7 @@ import ctypes
 import errno
 import os
 import signal
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from dprobed.arch.x86_64 import siginfo
@@ -38,12 +39,22 @@ class RemoteSyscalls:
         self._borrower: Final = borrower
         self._registers: Final = Registers()
 
-    def make(self, thread: Thread, gate: int, number: int, *arguments: int) -> int:
+    def make(
+        self,
+        thread: Thread,
+        gate: int,
+        number: int,
+        *arguments: int,
+        before: Callable[[Sequence[int], int], None] | None = None,
+    ) -> int:
         """Make a borrowed thread do a system call at ``gate`` (a ``syscall`` instruction).
 
+        ``before`` is called with its registers and signal mask before any is changed.
         Returns the kernel's result as a signed number. Raises RemoteSyscallError and Gone.
         """
         words = self._registers.load(thread.tid)
+        if before is not None:
+            before(words, ptrace.get_sigmask(thread.tid))
         saved = bytes(self._registers.data)
         words[RIP] = gate
         words[RAX] = number

@@ -3,11 +3,13 @@
 * While the world is stopped, plans wait. So a hit that arrives while we stop the others is served
   at once, but its thread goes on only with all others.
 * A thread in uninterruptible sleep is unstoppable. It runs no code of the target either; the
-  stop reaches it when it wakes. ``stopped`` goes ahead without it and says so.
+  stop reaches it when it wakes. ``stopped`` goes ahead without it and says so. One that sleeps on
+  its way out will never run any: it counts as gone.
 """
 
 from __future__ import annotations
 
+import logging
 import signal
 import time
 from collections.abc import Iterator
@@ -20,10 +22,16 @@ from dprobed.tracee.lifecycle import State
 from dprobed.tracee.ptrace import Gone
 from dprobed.tracee.status import Kind, Stop
 from dprobed.tracee.thread import Group, StopHandler, Thread
-from dprobed.tracee.tracees import Tracees
+from dprobed.tracee.tracees import Tracees, is_ours
+
+_log = logging.getLogger(__name__)
 
 #: Seconds after which threads in uninterruptible sleep are not waited for any more.
 _TIMEOUT: Final = 0.2
+#: Seconds after which no thread is waited for: it is taken for one that sleeps.
+_LIMIT: Final = 5.0
+#: Threads that a message names.
+_NAMED: Final = 5
 #: Seconds from one look at which threads still run to the next.
 _TICK: Final = 0.02
 
@@ -38,6 +46,8 @@ class StopTheWorld:
         #: How many ``stopped`` we are within.
         self._depth = 0
         self._unstoppable: list[Thread] = []
+        #: Threads that sleep on their way out.
+        self._ending: set[int] = set()
 
     # --- resuming ---
 
@@ -131,22 +141,26 @@ class StopTheWorld:
     def _stop_all(self) -> list[Thread]:
         asked: set[int] = set()
         self._tracees.dispatch_deferred(self._group)
-        deadline = time.monotonic() + _TIMEOUT
-        look = time.monotonic() + _TICK
+        began = time.monotonic()
+        deadline, limit = began + _TIMEOUT, began + _LIMIT
         left, interval = signal.getitimer(signal.ITIMER_REAL)
         signal.setitimer(signal.ITIMER_REAL, _TICK, _TICK)
         try:
+            look = began + _TICK
             while self._interrupt_running(asked):
-                # There is a stop each time where other targets hit all the time.
-                if self._tracees.wait(self._group) and time.monotonic() < look:
+                # Others may hit without end, so that no signal ever ends a wait.
+                now = time.monotonic()
+                if self._tracees.wait(self._group) and now < look:
                     continue
-                look = time.monotonic() + _TICK
-                asleep = self._all_asleep()
+                look = now + _TICK
+                asleep, running = self._left()
                 # A parent in ``vfork`` sleeps until its child, which is stopped, goes on.
-                if asleep is not None and (
-                    all(each.in_vfork for each in asleep) or time.monotonic() > deadline
-                ):
+                if not running and (all(each.in_vfork for each in asleep) or now > deadline):
                     return asleep
+                if now > limit:
+                    names = ", ".join(str(each.tid) for each in running[:_NAMED])
+                    _log.warning("thread %s cannot be stopped; going on without it", names)
+                    return asleep + running
             return []
         finally:
             # Nothing is left between its end and its signal: 0 would be the end of all ticks.
@@ -155,7 +169,10 @@ class StopTheWorld:
     def _interrupt_running(self, asked: set[int]) -> bool:
         """Interrupt each running thread that is not in ``asked``; false when none runs any more."""
         runs = False
+        self._ending &= self._group.threads.keys()
         for thread in list(self._group.threads.values()):
+            if thread.tid in self._ending:
+                continue
             if thread.state in (State.RUNNING, State.LISTENING):
                 runs = True
                 if thread.tid not in asked:
@@ -173,28 +190,38 @@ class StopTheWorld:
             # It is dying: its exit status comes.
             return
 
-    def _all_asleep(self) -> list[Thread] | None:
-        """The threads that still run, if all are in uninterruptible sleep; else ``None``.
+    def _left(self) -> tuple[list[Thread], list[Thread]]:
+        """The threads that are yet to stop: those in uninterruptible sleep, and others.
 
-        A zombie leader is no such thread; one that is not there at all is forgotten.
+        A zombie leader is none; one that is not there at all is forgotten.
         """
         asleep: list[Thread] = []
-        runs = False
+        running: list[Thread] = []
         for thread in list(self._group.threads.values()):
-            if thread.state not in (State.RUNNING, State.LISTENING, State.STARTING):
+            if thread.tid in self._ending or thread.state not in (
+                State.RUNNING,
+                State.LISTENING,
+                State.STARTING,
+            ):
                 continue
             state = procfs.run_state(thread.tid)
             if not state:
                 self._group.forget(thread, Stop(Kind.EXITED, 0))
+            elif not is_ours(thread.tid):
+                # Its number went to a thread that we do not trace, in ``exec``.
+                self._group.drop(thread.tid)
             elif state == "Z" and thread.tid == thread.tgid:
                 thread.state = State.ENDED
-            elif state == "D" or (state == "S" and procfs.is_ending(thread.tid)):
-                # One on its way out closes its files, and may have to tell a file server so.
+            elif state in "DS" and procfs.is_ending(thread.tid):
+                # It closes its files, and may have to tell a file server so; or it is the first
+                # of a pid namespace, and waits until all others are collected.
+                self._ending.add(thread.tid)
+            elif state == "D":
                 asleep.append(thread)
             elif state == "t" and not self._tracees.look_at(thread.tid):
                 # Its stop was taken from the kernel but, by an internal error, not reacted to.
                 thread.state = State.STOPPED
                 self._handler.abandon(thread)
             else:
-                runs = True
-        return None if runs else asleep
+                running.append(thread)
+        return asleep, running

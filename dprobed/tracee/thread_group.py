@@ -32,6 +32,8 @@ from dprobed.tracee.tracees import Tracees, is_ours
 
 #: Seconds after which a parent does not wait for its child's first stop any more.
 _LATE: Final = 1.0
+#: Seconds after which nobody waits for the first stops of children: they sleep (a frozen cgroup).
+_FIRST_STOPS: Final = 5.0
 
 
 class ThreadGroup:
@@ -71,6 +73,7 @@ class ThreadGroup:
     def add(self, thread: Thread) -> Thread:
         """Add a thread of this target, new or handed over by another group."""
         self.threads[thread.tid] = self.tracees.threads[thread.tid] = thread
+        self.tracees.zombies.discard(thread.tid)
         thread.group = self
         return thread
 
@@ -273,12 +276,14 @@ class ThreadGroup:
                 self.adopt_orphan(child, first[0])
             else:
                 self._expect(child, child, self.shares_memory(child))
+        deadline = time.monotonic() + _FIRST_STOPS
         while starting := [
             each
             for each in self.threads.values()
             if each.state is State.STARTING and each.tid == each.tgid
         ]:
             if not self.tracees.wait(self):
+                is_late = time.monotonic() > deadline
                 for each in starting:
-                    if not procfs.run_state(each.tid):
+                    if is_late or not procfs.run_state(each.tid):
                         self.forget(each, Stop(Kind.EXITED, 0))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from dprobed.change_journal import ChangeJournal
 from dprobed.engine.affinity import Affinity
 from dprobed.resolver.client import Resolver
 from dprobed.tracee.ptrace import Registers
@@ -21,6 +22,7 @@ class TracerContext(msgspec.Struct):
     reporter: Reporter
     resolver: Resolver
     child_targets: ChildTargets
+    journal: ChangeJournal
     #: Number by name. One dictionary for all executors, which look it up at each hit.
     facilities: dict[str, int] = msgspec.field(default_factory=dict)
     #: Facilities that the tracer carries out at the hit (dump, debugger); None: all of them.

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
+from dprobed.change_journal import Kind
 from dprobed.engine.address_space import AddressSpace
 from dprobed.engine.affinity import Affinity
 from dprobed.engine.errors import SpaceError
@@ -24,6 +26,10 @@ from dprobed.tracer.engine_stops import EngineStops
 from dprobed.tracer.file_code import code_difference
 from dprobed.wire.engines import AUTO
 from dprobed.wire.protocol import State as ProbeState
+
+#: Seconds for which threads are waited for that are in code of ours, and between two looks.
+_IN_PAGES: Final = 1.0
+_PAUSE: Final = 0.001
 
 #: What became of a plan.
 Armed = tuple[Plan, Attachment | Refusal]
@@ -53,6 +59,39 @@ class Engines:
         for engine in self._all:
             engine.use(space)
         self._began()
+
+    def adopt(self) -> None:
+        """Take over what a tracer that was killed has left here; no stop was served yet.
+
+        Raises Gone and SpaceError.
+        """
+        found = self.space.changes.adopt()
+        self._trap.adopt(found)
+        if not found:
+            return
+        for change in found:
+            if change.kind is Kind.GATE:
+                self.space.calls.adopt(change.address)
+        self._leave_pages()
+        lost = next((each.data for each in found if each.kind is Kind.DISPOSITION), None)
+        with self.group.borrower.borrowed(self.space.tgid) as thread:
+            for change in found:
+                if change.kind is Kind.RAW:
+                    self.space.raw[change.address] = change.data
+                    self.space.remove_raw(change.address)
+            self._trap.sigtrap.adopt(thread, lost)
+
+    def _leave_pages(self) -> None:
+        """Wait until no thread is in the handler of the guard, or on its way back from a system
+        call that it made for that tracer."""
+        guard, calls = self._trap.sites.guard, self.space.calls
+        deadline = time.monotonic() + _IN_PAGES
+        while time.monotonic() < deadline:
+            with self.group.stopped():
+                places = self._trap.places_of_threads()
+                if not any(guard.holds(rip) or calls.in_gate(rip) for rip in places):
+                    return
+            self.group.tracees.pause(_PAUSE)
 
     def copied(self, thread: Thread) -> Sites:
         """The sites in a ``fork`` child's copy of the memory; raises SpaceError and Gone."""
@@ -94,6 +133,14 @@ class Engines:
         self.runner.facts.clear()
 
     # --- putting in ---
+
+    def allow_unguarded(self, refusing: str) -> None:
+        """Which rule refuses breakpoints where the target is not guarded; empty: none."""
+        self._trap.only_guarded = refusing
+
+    def why_unguarded(self) -> str:
+        """See TrapEngine."""
+        return self._trap.why_unguarded()
 
     def offer(self, probe: Probe, location: Location, asked: str = AUTO) -> Plan | Refusal:
         """The cheapest plan for a location, or why there is none.
@@ -229,13 +276,15 @@ class Engines:
         """
         self.disarm_all(unstoppable)
         space = self.space
-        if not unstoppable and space.resident.areas:
+        if not unstoppable and (space.resident.areas or self._trap.sites.guard.base):
             lender = self.group.borrower.lender(space.tgid)
             self._trap.sigtrap.remove_guard(lender)
             self._trap.sigtrap.restore(lender)
             self._trap.sites.guard.unmap(self.group, lender)
             space.resident.unmap(self.group, lender)
             space.resident.areas.clear()
+        if not unstoppable:
+            space.calls.remove_gate()
 
     # --- threads ---
 

@@ -24,7 +24,9 @@ import time
 from collections import deque
 from typing import Final
 
+from dprobed.change_journal import ChangeJournal
 from dprobed.engine.affinity import Affinity, become_scheduling_group
+from dprobed.proc import procfs
 from dprobed.resolver.client import Resolver, wait_for
 from dprobed.tracee.tracees import Tracees
 from dprobed.tracer.debug.invitation import TICK as DEBUGGER_TICK
@@ -48,7 +50,13 @@ _log = logging.getLogger(__name__)
 class Tracer:
     """The tracer: serves its targets until its socket ends."""
 
-    def __init__(self, sock: socket.socket, mailbox: socket.socket, affinity: Affinity) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        mailbox: socket.socket,
+        affinity: Affinity,
+        journal: ChangeJournal,
+    ) -> None:
         self._sock = sock
         self._unpacker = Unpacker()
         #: Requests that have come and are not served yet.
@@ -58,7 +66,11 @@ class Tracer:
         self._affinity = affinity
         self._loop = StopLoop(self._tracees, affinity)
         self._targets = Targets(
-            self._tracees, affinity, self._reporter, Resolver(mailbox, self._await_resolver)
+            self._tracees,
+            affinity,
+            self._reporter,
+            Resolver(mailbox, self._await_resolver),
+            journal,
         )
         self._requests = Requests(self._targets)
         self._wakeup: tuple[int, int] | None = None
@@ -263,10 +275,12 @@ def import_all() -> None:
     import dprobed.tracer.dump.snapshot  # noqa: F401
 
 
-def main(sock: socket.socket, mailbox: socket.socket) -> None:
+def main(sock: socket.socket, mailbox: socket.socket, changes: int) -> None:
     """Run a tracer that speaks ``protocol`` on ``sock``; returns when its work is done.
 
-    ``mailbox``: that of its user's resolver.
+    ``mailbox``: that of its user's resolver. ``changes``: the descriptor of its change journal.
     """
     gc.disable()
-    Tracer(sock, mailbox, Affinity(become_scheduling_group())).run()
+    pid = os.getpid()
+    journal = ChangeJournal(changes, pid, procfs.start_time(pid) or 0)
+    Tracer(sock, mailbox, Affinity(become_scheduling_group()), journal).run()

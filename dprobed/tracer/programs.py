@@ -11,7 +11,7 @@ from dprobed.engine.address_space import AddressSpace
 from dprobed.engine.budget import Account
 from dprobed.engine.errors import SpaceError
 from dprobed.engine.probe import Probe
-from dprobed.proc import files
+from dprobed.proc import files, procfs
 from dprobed.proc.maps import MapsError
 from dprobed.program.bytecode import decode
 from dprobed.program.exec.interface import Executor, Variables
@@ -93,7 +93,10 @@ class Programs:
         self.launching = False
         places = self.places
         try:
-            self.use_space(AddressSpace(self._pid, Memory(self._pid)))
+            changes = self._engines.space.changes.of_child(
+                self._pid, procfs.start_time(self._pid) or 0
+            )
+            self.use_space(AddressSpace(self._pid, Memory(self._pid), changes=changes))
             self._engines.sigtrap.new_image(thread)
             if files.elf_class(self._pid) == 32:
                 places.exclude("the new program is a 32-bit one")
@@ -212,6 +215,7 @@ class Programs:
             self._charge(twin)
             for old, new in zip(inserted.probes, twin.probes, strict=True):
                 new.module, new.place, new.retry = old.module, old.place, old.retry
+                new.cores = old.cores
                 new.set(old.state, old.reason)
                 if old.state is ProbeState.THROTTLED:
                     new.set(ProbeState.PENDING, "its parent's is throttled")

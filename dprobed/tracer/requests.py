@@ -12,6 +12,7 @@ from dprobed.tracee.borrower import Asleep
 from dprobed.tracee.ptrace import Gone
 from dprobed.tracer.dump.admission import DumpError
 from dprobed.tracer.inserted import RequestError
+from dprobed.tracer.orphans import Orphans
 from dprobed.tracer.target import TracedProcess
 from dprobed.tracer.targets import Targets
 from dprobed.wire import protocol
@@ -41,6 +42,8 @@ class Requests:
                 case protocol.Attach():
                     self._targets.attach(request)
                     answer = protocol.Ok(request.seq)
+                case protocol.Recover():
+                    answer = protocol.Ok(request.seq, tids=Orphans(self._targets).recover())
                 case protocol.Facilities():
                     self._use_facilities(request.facilities, request.acting)
                     answer = protocol.Ok(request.seq)
@@ -84,6 +87,7 @@ class Requests:
                     follow_forks=request.follow_forks,
                     hold_thread=request.hold_thread,
                     budget=request.budget,
+                    only_guarded=request.only_guarded,
                 )
                 return protocol.Ok(seq)
             case protocol.Insert():
@@ -122,6 +126,7 @@ class Requests:
             overhead_ns=target.group.overhead_ns,
             debugger=target.debugger.status(),
             variables=target.programs.local_variables(),
+            unguarded=target.engines.why_unguarded(),
         )
 
     def _dumped(self, seq: int, result: Result) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from dprobed.change_journal import Changes
 from dprobed.engine.address_space import AddressSpace
 from dprobed.engine.errors import SpaceError
 from dprobed.proc import procfs, refusals
@@ -15,7 +16,7 @@ from dprobed.proc.shared_memory import processes, relatives
 from dprobed.tracee.attach import attach, find_lost
 from dprobed.tracee.lifecycle import State
 from dprobed.tracee.memory import Memory
-from dprobed.tracee.ptrace import Gone
+from dprobed.tracee.ptrace import Executes, Gone
 from dprobed.tracee.status import Kind, Stop
 from dprobed.tracee.thread import Thread
 from dprobed.tracee.thread_group import ThreadGroup
@@ -82,12 +83,13 @@ class TracedProcess:
             follow_forks=options.follow_forks,
             hold_thread=options.hold_thread,
             budget=options.budget,
+            only_guarded=options.only_guarded,
         )
 
     # --- attaching ---
 
     def attach(self, launch: bool) -> None:
-        """Trace the process; raises RequestError, and nothing is traced then."""
+        """Trace the process; raises RequestError: then only what sleeps in the kernel is traced."""
         reason = refusals.refusal(self.pid)
         if reason is not None:
             raise RequestError(reason)
@@ -99,29 +101,40 @@ class TracedProcess:
         try:
             attach(self.group, self.pid)
             # Not before: an ``exec`` in between would leave us with the memory that it gave up.
-            self.programs.use_space(AddressSpace(self.pid, Memory(procfs.live_thread(self.pid))))
-        except (Gone, OSError) as error:
+            memory = Memory(procfs.live_thread(self.pid))
+            changes = Changes(self._context.journal, self.pid, procfs.start_time(self.pid) or 0)
+            self.programs.use_space(AddressSpace(self.pid, memory, changes=changes))
+            self.engines.adopt()
+        except (Gone, OSError, SpaceError) as error:
             # It may have ended, or got another tracer, since the look.
             if not procfs.has_ended(self.pid):
                 _log.info("process %d: %s", self.pid, error)
-            reason = refusals.refusal(self.pid) or refusals.denial(self.pid)
-            self._detach_now()
+            reason = refusals.refusal(self.pid) or refusals.denial(self.pid) or str(error)
+            if isinstance(error, Executes):
+                reason = (
+                    f"process {self.pid} executes a program, and sleeps in the kernel (it waits "
+                    "for a disk or a file system that does not answer); try again when it runs"
+                )
+            self.detach()
             raise RequestError(reason) from error
         try:
             check_alone(self.pid, processes(), self._context.tracees)
         except RequestError:
-            self._detach_now()
+            self.detach()
             raise
 
-    def _detach_now(self) -> None:
-        while not self.detach():
-            self._context.tracees.pause(DETACH_PAUSE)
-
-    def adjust(self, *, follow_forks: bool, hold_thread: bool, budget: Limits | None) -> None:
+    def adjust(
+        self, *, follow_forks: bool, hold_thread: bool, budget: Limits | None, only_guarded: str
+    ) -> None:
         """Change options of the target, and of children that are followed from now on."""
         self.options = msgspec.structs.replace(
-            self.options, follow_forks=follow_forks, hold_thread=hold_thread, budget=budget
+            self.options,
+            follow_forks=follow_forks,
+            hold_thread=hold_thread,
+            budget=budget,
+            only_guarded=only_guarded,
         )
+        self.engines.allow_unguarded(only_guarded)
         self.programs.follows_forks = follow_forks
         self.debugger.holds_thread = hold_thread
         self.programs.set_budget(budget)
@@ -132,7 +145,7 @@ class TracedProcess:
         if self._dumps is None:
             from dprobed.tracer.dump.snapshot import Dumps
 
-            self._dumps = Dumps(self.engines, self.programs.describe, self.tell)
+            self._dumps = Dumps(self.engines, self.programs, self.tell)
         return self._dumps
 
     @property
@@ -269,7 +282,7 @@ class TracedProcess:
         if thread.tid == self.pid:
             self._end_status = ("exited" if stop.kind is Kind.EXITED else "killed", stop.value)
         if not any(t.tgid == self.pid for t in self.group.threads.values()):
-            self.end = self._end_status
+            self._conclude()
             self.group.request_attention()
             if self._is_dumped:
                 self.tell("dumping", "the process has ended; its core is being written")
@@ -297,7 +310,7 @@ class TracedProcess:
         made their first stop."""
         threads = self.group.threads.values()
         if self.end is None and not threads:
-            self.end = self._end_status
+            self._conclude()
         return (
             self.end is not None
             and not self.detachment.is_due
@@ -305,12 +318,20 @@ class TracedProcess:
             and not any(thread.state is State.STARTING for thread in threads)
         )
 
+    def _conclude(self) -> None:
+        """None of its threads is left: it has ended, or only we have, with its last thread that
+        could not be detached from."""
+        self.end = self._end_status
+        if self.detachment.is_due and self.end[0] == "gone" and not procfs.has_ended(self.pid):
+            self.end = "detached", 0
+
     def finish(self, end: tuple[str, int]) -> None:
         """The target has ended, or was detached from: report it with the last counters."""
         self.end = end
         self.debugger.ended(*end)
         self.debugger.close()
         self.engines.space.memory.close()
+        self.engines.space.changes.clear()
         self._context.reporter.send(
             protocol.Ended(
                 self.pid,

@@ -12,6 +12,7 @@ from typing import Final
 
 import msgspec
 
+from dprobed.change_journal import ChangeJournal
 from dprobed.engine.affinity import Affinity
 from dprobed.proc import procfs
 from dprobed.resolver.client import Resolver
@@ -33,6 +34,8 @@ _MOST_ENDED: Final = 64
 
 #: Seconds in which a process that we have detached from for its fault has ended.
 _DYING: Final = 0.2
+#: Seconds for which a target that sleeps in the kernel is waited for, before others come.
+_LEAVING: Final = 0.5
 _DETACHED: Final = ("detached", 0)
 
 _log = logging.getLogger(__name__)
@@ -42,10 +45,15 @@ class Targets:
     """All targets of one tracer."""
 
     def __init__(
-        self, tracees: Tracees, affinity: Affinity, reporter: Reporter, resolver: Resolver
+        self,
+        tracees: Tracees,
+        affinity: Affinity,
+        reporter: Reporter,
+        resolver: Resolver,
+        journal: ChangeJournal,
     ) -> None:
         self.context: Final = TracerContext(
-            tracees, tracees.hits.registers, affinity, reporter, resolver, self
+            tracees, tracees.hits.registers, affinity, reporter, resolver, self, journal
         )
         self.by_pid: Final[dict[int, TracedProcess]] = {}
         #: No child is followed any more: the tracer is about to end.
@@ -64,7 +72,10 @@ class Targets:
 
     def attach(self, request: protocol.Attach) -> None:
         """Begin to trace; raises RequestError."""
-        if request.pid in self.by_pid:
+        known = self.by_pid.get(request.pid)
+        if known is not None and known.detachment.is_due:
+            raise RequestError(f"process {request.pid} is being detached from, as soon as it wakes")
+        if known is not None:
             raise RequestError(f"process {request.pid} is a target of this tracer already")
         if len(self.by_pid) >= self._most:
             raise RequestError(f"a tracer has {self._most} targets at most")
@@ -74,16 +85,34 @@ class Targets:
         try:
             target.attach(request.launch)
         except RequestError:
-            self._drop(target)
+            if target.group.threads:
+                target.detachment.ask(partial(self._leave, target), lambda: None)
+            else:
+                self._drop(target)
             raise
+
+    def leave(self, pid: int) -> bool:
+        """Detach from a target that nobody asked for; false: as soon as it wakes."""
+        target = self.by_pid[pid]
+        deadline = time.monotonic() + _LEAVING
+        while time.monotonic() < deadline:
+            if self._detach(target):
+                self.finish(target, target.end or _DETACHED)
+                return True
+            self._tracees.pause(DETACH_PAUSE)
+        target.detachment.ask(lambda: self.finish(target, target.end or _DETACHED), lambda: None)
+        return False
 
     def fail(self, target: TracedProcess, error: Exception) -> None:
         """After an internal error in the handling of a target: detach from that one."""
         _log.error("process %d: internal error; detaching", target.pid, exc_info=error)
         target.stop_serving()
-        while not self._detach(target):
-            self._tracees.pause(DETACH_PAUSE)
-        self.finish(target, ("failed", 0))
+        failed = partial(self.finish, target, ("failed", 0))
+        if self._detach(target):
+            failed()
+        else:
+            # What sleeps in the kernel: the others are not to wait for that.
+            target.detachment.ask(failed, lambda: None)
 
     def follow(self, parent: InheritingTarget, pid: int) -> TracedProcess | None:
         """See inheritance.ChildTargets."""
@@ -104,6 +133,11 @@ class Targets:
     def _take(self, target: TracedProcess) -> None:
         self.by_pid[target.pid] = target
         self._tracees.groups.append(target.group)
+
+    def _leave(self, target: TracedProcess) -> None:
+        """We have detached from a process that we refused to attach to."""
+        if target.pid in self.by_pid:
+            self._drop(target)
 
     def _drop(self, target: TracedProcess) -> None:
         del self.by_pid[target.pid]

@@ -41,6 +41,8 @@ class Attach(msgspec.Struct, tag=True, frozen=True):
     the first instruction of the new image. ``hold_limit``: for how many seconds ``exit debugger``
     holds it without a debugger. ``follow_forks``: its children get all programs, and theirs.
     ``hold_thread``: it holds only the thread that hit. ``budget``: for all programs in it.
+    ``only_guarded``: the rule that refuses breakpoints where the process would not survive the
+    tracer's death; empty: none does.
     """
 
     seq: int
@@ -50,6 +52,7 @@ class Attach(msgspec.Struct, tag=True, frozen=True):
     follow_forks: bool = False
     hold_thread: bool = False
     budget: Limits | None = None
+    only_guarded: str = ""
 
 
 class Adjust(msgspec.Struct, tag=True, frozen=True):
@@ -60,6 +63,7 @@ class Adjust(msgspec.Struct, tag=True, frozen=True):
     follow_forks: bool = False
     hold_thread: bool = False
     budget: Limits | None = None
+    only_guarded: str = ""
 
 
 class Insert(msgspec.Struct, tag=True, frozen=True):
@@ -141,6 +145,14 @@ class Resume(msgspec.Struct, tag=True, frozen=True):
     tid: int | None = None
 
 
+class Recover(msgspec.Struct, tag=True, frozen=True):
+    """Undo what a tracer that was killed has left in its targets, as its change journal says, which
+    this one was given. Answered when all is done that can be, with those that have another tracer
+    as ``tids``; ``TargetEvent``s (``recovered``, ``orphan``) say what became of each."""
+
+    seq: int
+
+
 class Detach(msgspec.Struct, tag=True, frozen=True):
     """Remove all probes from ``pid``, detach, answer and send ``Ended``."""
 
@@ -148,7 +160,9 @@ class Detach(msgspec.Struct, tag=True, frozen=True):
     pid: int
 
 
-Request = Attach | Adjust | Insert | Remove | Query | Vars | Facilities | Dump | Resume | Detach
+Request = (
+    Attach | Adjust | Insert | Remove | Query | Vars | Facilities | Dump | Resume | Recover | Detach
+)
 
 
 class ProbeStatus(msgspec.Struct, frozen=True, array_like=True):
@@ -159,7 +173,8 @@ class ProbeStatus(msgspec.Struct, frozen=True, array_like=True):
     ``dropped`` records that were lost on the way to the daemon, ``faulted`` records withdrawn
     because the probed instruction itself faulted. ``addresses``: where the probe is in memory.
     ``engine``: which one serves it: ``trap``, or ``watch``; empty while it has no place.
-    ``present_ns``: since it was first in; for ``asleep_ns`` of that it was throttled.
+    ``present_ns``: since it was first in; for ``asleep_ns`` of that it was throttled. ``dumped``:
+    cores that were written for it; ``no_dumps``: hits that asked for one in vain, by reason.
     """
 
     program: int
@@ -177,6 +192,8 @@ class ProbeStatus(msgspec.Struct, frozen=True, array_like=True):
     engine: str = ""
     asleep_ns: int = 0
     present_ns: int = 0
+    dumped: int = 0
+    no_dumps: dict[str, int] = {}
 
 
 class LocalVariables(msgspec.Struct, frozen=True, array_like=True):
@@ -215,7 +232,8 @@ class Ok(msgspec.Struct, tag=True, frozen=True):
     """The request is done. ``probes``: for Insert, Remove and Query, with the ``variables`` of
     programs that have some (Detach, too); ``words``: for Vars;
     ``tids``: for Resume, the threads that go on; ``suspended``: for Query, the threads still held;
-    ``debugger``: for Query; ``dump``: for Dump."""
+    ``debugger``: for Query; ``dump``: for Dump; ``unguarded``: for Query, why a breakpoint would
+    end the process if the tracer were killed, empty where none would."""
 
     seq: int
     probes: list[ProbeStatus] = []
@@ -226,6 +244,7 @@ class Ok(msgspec.Struct, tag=True, frozen=True):
     debugger: DebuggerStatus | None = None
     dump: DumpStatus | None = None
     variables: list[LocalVariables] = []
+    unguarded: str = ""
 
 
 class Refused(msgspec.Struct, tag=True, frozen=True):
@@ -294,7 +313,7 @@ class Changed(msgspec.Struct, tag=True, frozen=True):
 
 class TargetEvent(msgspec.Struct, tag=True, frozen=True):
     """A notice about the target: ``exec``, ``fork`` (probes were removed from the child, which is
-    not followed), ``suspend``.
+    not followed), ``suspend``, ``recovered`` and ``orphan`` (``Recover``).
 
     ``text``: one line.
     """

@@ -127,7 +127,8 @@ class Tracer:
             self._live(as_nobody, (ours, theirs, mailbox), lambda: resolver_main(reading))
         self.pid = os.fork()
         if self.pid == 0:
-            self._live(as_nobody, (ours, reading), lambda: tracer_main(theirs, mailbox))
+            changes = os.memfd_create("changes")
+            self._live(as_nobody, (ours, reading), lambda: tracer_main(theirs, mailbox, changes))
         for end in (theirs, mailbox, reading):
             end.close()
         self.records = 0

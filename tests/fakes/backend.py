@@ -129,6 +129,9 @@ class FakeBackend:
             self.closed = True
             asyncio.get_running_loop().call_soon(self.die, "")
 
+    async def recover(self) -> None:
+        """It left nothing."""
+
     # -- the script ----------------------------------------------------------------------------
 
     def pause(self, kind: type[protocol.Request]) -> Pause:
@@ -168,6 +171,9 @@ class FakeBackends:
         self.made.append(backend)
         await asyncio.sleep(0)
         return backend
+
+    async def recover_orphans(self, patience: float) -> None:
+        """There are none."""
 
     async def stop(self, patience: float) -> int:
         """End all of them."""

@@ -131,10 +131,11 @@ class RefusedError(Exception):
 class TracerProcess:
     """A tracer in a process of its own; ``uid`` is whom it runs as.
 
-    ``engine``: which one is to serve its code probes.
+    ``engine``: which one is to serve its code probes. ``changes``: the change journal that another
+    one has left.
     """
 
-    def __init__(self, uid: int = 0, engine: str = "auto") -> None:
+    def __init__(self, uid: int = 0, engine: str = "auto", changes: int | None = None) -> None:
         self.engine = engine
         #: The process that requests are about; the one that was attached to first.
         self.target = 0
@@ -151,19 +152,23 @@ class TracerProcess:
         mailbox, reading = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.resolver = os.fork()
         if self.resolver == 0:
-            self._live(uid, [reading], lambda: _keep_resolver(reading))
+            self._live(uid, [reading.fileno()], lambda: _keep_resolver(reading))
+        #: The tracer's change journal: ours to read, and to give to another one.
+        self.changes = os.memfd_create("changes") if changes is None else changes
+        journal = self.changes
         self.pid = os.fork()
         if self.pid == 0:
-            self._live(uid, [theirs, mailbox], lambda: tracer_main(theirs, mailbox))
+            keep = [theirs.fileno(), mailbox.fileno(), journal]
+            self._live(uid, keep, lambda: tracer_main(theirs, mailbox, journal))
         for end in (theirs, mailbox, reading):
             end.close()
 
     @staticmethod
-    def _live(uid: int, keep: list[socket.socket], main: Callable[[], None]) -> None:
+    def _live(uid: int, keep: list[int], main: Callable[[], None]) -> None:
         status = 1
         try:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
-            for number in set(range(3, 1024)) - {each.fileno() for each in keep}:
+            for number in set(range(3, 1024)) - set(keep):
                 with contextlib.suppress(OSError):
                     os.close(number)
             # The handlers that are there write to what was just closed.
@@ -339,6 +344,10 @@ class TracerProcess:
         """End it as the kernel does when memory is short, without a chance to detach."""
         os.kill(self.pid, signal.SIGKILL)
         self.status()
+
+    def recover(self) -> list[int]:
+        """Have it undo what another one has left, as its journal says; whom it could not have."""
+        return self.request(protocol.Recover(self.next())).tids
 
     def end(self) -> None:
         """Have it detach if it has not yet, and reap it."""

@@ -22,7 +22,7 @@ from tests.integration.client_support import DPROBE, dprobe, parsed, program
 
 COMMANDS = (
     *("run", "attach", "insert", "remove", "query", "programs", "vars", "log", "resume"),
-    *("top", "debug", "policy", "trace", "dump", "dumps"),
+    *("status", "top", "debug", "policy", "trace", "dump", "dumps"),
     *("handlers", "compile", "check", "disasm", "places", "doctor", "completion"),
 )
 
@@ -97,7 +97,20 @@ def test_doctor_names_packages_that_are_missing(monkeypatch: pytest.MonkeyPatch)
     assert done.return_value == 1
     last = parsed(done.output)[-1]
     assert (last["check"], last["result"]) == ("python packages", "FAILS")
-    assert last["detail"] == "missing: no-such-package; run: pip install no-such-package"
+    assert last["detail"] == "missing: no-such-package"
+    assert last["remedy"] == "pip install no-such-package"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has rights to give away")
+def test_doctor_says_what_to_do_about_each_right_that_is_missing() -> None:
+    without = ["setpriv", "--inh-caps=-all", "--bounding-set=-all", str(DPROBE), "doctor", "--json"]
+    done = subprocess.run(without, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr  # `run` works without any.
+    rows = {row["check"]: row for row in parsed(done.stdout)}
+    for name in ("ptrace of others' processes", "targets with seccomp", "process events"):
+        assert rows[name]["result"] == "no"
+    for row in rows.values():
+        assert (row["remedy"] == "") == (row["result"] == "ok"), row
 
 
 def test_version_is_quick() -> None:

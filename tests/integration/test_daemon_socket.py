@@ -51,7 +51,7 @@ def test_a_users_daemon_serves_only_that_user_and_root(
 ) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1234)
     store = PolicyStore(Config(tmp_path), 1234)
-    tracers = TracerProcesses(lambda sock, mailbox: None)
+    tracers = TracerProcesses(lambda sock, mailbox, changes: None)
     server = build_public(tracers, Gate(store), tracers.resolvers).server
     for uid, admitted in ((0, True), (1234, True), (1235, False)):
         connection = server.connection()

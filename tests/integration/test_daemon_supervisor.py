@@ -14,13 +14,14 @@ import pytest
 
 from dprobed.backend import Backend, BackendGone, BackendRefused
 from dprobed.daemon.child_process import become
+from dprobed.daemon.journals import Journals
 from dprobed.daemon.tracer_child import TracerAhead, fork_tracer
 from dprobed.daemon.tracer_process import TracerProcess, TracerProcesses
 from dprobed.wire import protocol
 from dprobed.wire.framing import Unpacker
 from tests.leftovers import ended
 
-Main = Callable[[socket.socket, socket.socket], None]
+Main = Callable[[socket.socket, socket.socket, int], None]
 
 
 def say(sock: socket.socket, text: str) -> None:
@@ -61,7 +62,7 @@ async def watch(
 
 
 def test_an_event_on_which_the_daemon_fails_ends_the_tracer_and_nothing_hangs() -> None:
-    def main(sock: socket.socket, mailbox: socket.socket) -> None:
+    def main(sock: socket.socket, mailbox: socket.socket, changes: int) -> None:
         say(sock, "one")
         say(sock, "two")
         until_end(sock)
@@ -83,16 +84,17 @@ def ahead(main: Main) -> TracerAhead:
     """A tracer that runs ``main``, forked ahead for this user and its processes."""
     mailbox = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     user = os.geteuid(), os.getegid()
-    return TracerAhead(user, user[0], *fork_tracer(main, user, mailbox[0]), mailbox)
+    journal = Journals().make(user, user[0])
+    return TracerAhead(journal, *fork_tracer(main, mailbox[0], journal), mailbox)
 
 
 def test_a_tracer_that_was_forked_ahead_is_the_first_one_of_its_user() -> None:
-    def main(sock: socket.socket, mailbox: socket.socket) -> None:
+    def main(sock: socket.socket, mailbox: socket.socket, changes: int) -> None:
         until_end(sock)
 
     async def act() -> None:
         first = ahead(main)
-        uid, gid = first.user
+        uid, gid = first.journal.user
         async with supervised(main, first) as tracers:
             other = await tracers.start(ignore, uid=uid, gid=gid, owner=uid + 1)
             assert first.pid not in tracers.tracers
@@ -111,8 +113,8 @@ def test_a_tracer_that_was_forked_ahead_is_the_first_one_of_its_user() -> None:
 
 def test_a_tracer_that_was_forked_ahead_for_nothing_ends_with_the_daemon() -> None:
     async def act() -> int:
-        first = ahead(lambda sock, mailbox: until_end(sock))
-        await TracerProcesses(lambda sock, mailbox: None, first).stop(1)
+        first = ahead(lambda sock, mailbox, changes: until_end(sock))
+        await TracerProcesses(lambda sock, mailbox, changes: None, first).stop(1)
         return first.pid
 
     with pytest.raises(ChildProcessError):
@@ -137,16 +139,16 @@ def until_end(sock: socket.socket) -> None:
 
 
 def test_the_end_of_its_socket_ends_it_and_its_last_words_are_heard() -> None:
-    def main(sock: socket.socket, mailbox: socket.socket) -> None:
+    def main(sock: socket.socket, mailbox: socket.socket, changes: int) -> None:
         until_end(sock)
         say(sock, "last words")
 
     assert asyncio.run(watch(main)) == (["last words"], "")
 
 
-def test_it_inherits_nothing_but_its_sockets() -> None:
-    def main(sock: socket.socket, mailbox: socket.socket) -> None:
-        kept = sorted((sock.fileno(), mailbox.fileno()))
+def test_it_inherits_nothing_but_its_sockets_and_its_journal() -> None:
+    def main(sock: socket.socket, mailbox: socket.socket, changes: int) -> None:
+        kept = sorted((sock.fileno(), mailbox.fileno(), changes))
         say(sock, str([number for number in range(3, 256) if is_open(number)] == kept))
 
     read, write = os.pipe()
@@ -159,22 +161,22 @@ def test_it_inherits_nothing_but_its_sockets() -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_signals_meant_for_the_daemon_do_not_end_it(number: signal.Signals) -> None:
-    def main(sock: socket.socket, mailbox: socket.socket) -> None:
+    def main(sock: socket.socket, mailbox: socket.socket, changes: int) -> None:
         os.kill(os.getpid(), number)
         say(sock, "still here")
 
     assert asyncio.run(watch(main)) == (["still here"], "")
 
 
-def crash(sock: socket.socket, mailbox: socket.socket) -> None:
+def crash(sock: socket.socket, mailbox: socket.socket, changes: int) -> None:
     raise RuntimeError("a defect")
 
 
-def die(sock: socket.socket, mailbox: socket.socket) -> None:
+def die(sock: socket.socket, mailbox: socket.socket, changes: int) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def babble(sock: socket.socket, mailbox: socket.socket) -> None:
+def babble(sock: socket.socket, mailbox: socket.socket, changes: int) -> None:
     sock.sendall(b"\xff" * 100)
     until_end(sock)
 
@@ -192,7 +194,7 @@ def test_how_it_ended_is_told(main: Main, how: str) -> None:
 
 
 def test_a_request_is_answered_refused_or_has_nobody_to_answer() -> None:
-    def main(sock: socket.socket, mailbox: socket.socket) -> None:
+    def main(sock: socket.socket, mailbox: socket.socket, changes: int) -> None:
         unpacker = Unpacker()
         answers = iter((protocol.Ok(1, words=[7]), protocol.Refused(2, "no"), None))
         for answer in answers:
@@ -223,14 +225,14 @@ def test_a_request_that_cannot_be_sent_waits_for_no_answer() -> None:
             await tracer.request(lambda seq: protocol.Vars(seq=seq, pid=1 << 70))
         tracer.close()
 
-    assert asyncio.run(watch(lambda sock, mailbox: until_end(sock), act)) == ([], "")
+    assert asyncio.run(watch(lambda sock, mailbox, changes: until_end(sock), act)) == ([], "")
     gc.collect()  # What nobody heard is told when it goes.
     assert unheard == []
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
 def test_it_takes_the_identity_of_who_asked_for_good() -> None:
-    def main(sock: socket.socket, mailbox: socket.socket) -> None:
+    def main(sock: socket.socket, mailbox: socket.socket, changes: int) -> None:
         become(65534, 65534)
         say(sock, f"{os.getresuid()} {os.getresgid()} {os.getgroups()}")
         try:

@@ -57,7 +57,7 @@ def test_dump_list_and_remove_without_a_daemon(tmp_path: Path) -> None:
     assert "there is no core" in done.stderr
     assert dprobe("dumps", "remove", env=env).returncode == 2
     assert dprobe("dumps", "remove", "--all", env=env).returncode == 0
-    assert not list((tmp_path / "cores").iterdir())
+    assert not list((tmp_path / "cores").glob("[!.]*"))
     assert "there are no cores" in dprobe("dumps", env=env).stderr
 
 

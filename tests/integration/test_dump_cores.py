@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from dprobed.corefile import ledger
 from dprobed.wire import protocol
 from tests.conftest import BuildTarget
 from tests.integration.conftest import Start, Trace
@@ -235,7 +236,7 @@ def test_a_target_killed_meanwhile(cores: Path, program: Path, start: Start, tra
     ended = tracer.wait()
     assert (ended.how, ended.status) == ("killed", signal.SIGKILL)
     whole = list(cores.glob("*.core"))
-    assert not list(cores.glob(".*"))
+    assert not list(cores.glob(".*.part"))
     for core in whole:
         assert "in main ()" in gdb(program, core, "backtrace")
 
@@ -254,12 +255,12 @@ def test_full_disk(
         tracer = trace(target)
         with pytest.raises(RefusedError, match=rf"no core in {disk}: No space left on device"):
             dump(tracer)
-        assert not list(disk.iterdir())
+        assert [path.name for path in disk.iterdir()] == [ledger.NAME]
         put(tracer, program)
         target.go()
         assert "No space left" in dump_notice(tracer, "no dump: no core in")
         target.expect("stopped")
-        assert not list(disk.iterdir())
+        assert [path.name for path in disk.iterdir()] == [ledger.NAME]
         finish(target, tracer)
     finally:
         subprocess.run(["umount", disk], check=True, timeout=20)
@@ -292,7 +293,7 @@ def test_too_many_bytes(
     tracer = trace(target)
     with pytest.raises(RefusedError, match="larger than the 65536 bytes that are left"):
         dump(tracer)
-    assert not list(cores.iterdir())
+    assert [path.name for path in cores.iterdir()] == [ledger.NAME]
     target.go()
     target.expect("stopped")
     finish(target, tracer)

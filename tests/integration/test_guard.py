@@ -195,3 +195,68 @@ def functions(library: Path, *prefixes: str) -> list[str]:
                 and each["st_shndx"] != "SHN_UNDEF"
             }
         )
+
+
+@pytest.fixture
+def source(guarded: Path, tmp_path: Path) -> Path:
+    path = tmp_path / "probed.rpn"
+    path.write_text(counting(guarded, "probed"))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("letters", "why"),
+    [("", ""), ("h", "it has a SIGTRAP handler of its own"), ("g", "it ignores SIGTRAP")],
+)
+def test_who_is_not_guarded_is_seen(
+    guarded: Path, source: Path, start: Start, daemon: Daemon, letters: str, why: str
+) -> None:
+    target = start(guarded)
+    if letters:
+        say(target, letters)
+        target.expect({"h": "default 5", "g": "ignored"}[letters])
+    daemon.json("insert", source, "--pid", target.pid)
+    assert [row["unguarded"] for row in daemon.json("query")] == [why]
+    said = daemon.dprobe("query").stderr
+    assert said == (
+        f"dprobe: process {target.pid} is unguarded: {why}; if its tracer is killed, so is it\n"
+        if why
+        else ""
+    )
+    daemon.dprobe("remove", "--all")
+    assert is_whole(target)
+
+
+def test_a_thread_that_blocks_sigtrap_is_seen(
+    guarded: Path, source: Path, start: Start, daemon: Daemon
+) -> None:
+    target = start(guarded)
+    say(target, "b")
+    target.expect("blocked")
+    daemon.json("insert", source, "--pid", target.pid)
+    (row,) = daemon.json("query")
+    assert row["unguarded"] == f"thread {target.pid} blocks SIGTRAP"
+    daemon.dprobe("remove", "--all")
+    assert is_whole(target)
+
+
+def test_a_policy_refuses_breakpoints_there(
+    guarded: Path, source: Path, start: Start, daemon: Daemon, policies: Path
+) -> None:
+    policies.write_text('\n[[policy]]\nname = "p"\nmatch.exe = "**"\nunguarded = "refuse"\n')
+    assert daemon.dprobe("policy", "reload").returncode == 0
+    guarded_one, other = start(guarded), start(guarded)
+    say(other, "h")
+    other.expect("default 5")
+    daemon.json("insert", source, "--pid", guarded_one.pid)
+    before = text(other.pid)
+    refused = daemon.dprobe("insert", source, "--pid", other.pid)
+    assert refused.returncode == 2
+    assert (
+        "it would be unguarded: it has a SIGTRAP handler of its own; "
+        f"policy p ({policies}:2) refuses that" in refused.stderr
+    )
+    assert text(other.pid) == before
+    daemon.dprobe("remove", "--all")
+    assert is_whole(guarded_one)
+    assert is_whole(other)

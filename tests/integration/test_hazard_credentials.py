@@ -62,3 +62,30 @@ def test_a_setuid_program_that_the_target_executes(
     target.go()
     target.expect("OK")
     assert target.process.wait(60) == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs privileges to give up")
+@pytest.mark.parametrize("mode", [0o755, 0o4755])
+@pytest.mark.parametrize("step", ["nofixup", "keep", "noroot", "other", "nonew"])
+def test_privileges_are_the_same_with_a_tracer(
+    build_target: BuildTarget, start: Start, trace: Trace, step: str, mode: int
+) -> None:
+    """Whatever it has given up or kept, also over an ``exec``, of a setuid program too."""
+    with tempfile.TemporaryDirectory(prefix="dprobed-test-") as folder:
+        Path(folder).chmod(0o755)
+        program = Path(shutil.copy(build_target("privileges.c"), Path(folder) / "privileges"))
+        program.chmod(mode)
+        said = []
+        for traced in (False, True):
+            target = start(program, program, step, "who")
+            if traced:
+                tracer = trace(target)
+                number = tracer.put(counting(program, "probed"))
+            target.go()
+            target.expect("stopped")
+            if traced:
+                assert tracer.hits(number) == [2]
+                tracer.detach()
+            target.finish()
+            said.append(target.said)
+        assert said[0] == said[1]

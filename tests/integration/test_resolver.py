@@ -248,6 +248,8 @@ def test_it_is_started_again_after_it_was_killed(
     (first, *_) = daemon.json("insert", source, "--pid", target.pid)
     assert first["state"] == "active"
     (resolver,) = resolvers(daemon.process.pid)
+    # Where memory runs out it goes before the daemon, and before targets.
+    assert Path(f"/proc/{resolver}/oom_score_adj").read_text() == "500\n"
     os.kill(resolver, signal.SIGKILL)
     source.write_text(counting("libc.so.6", "getppid+0"))
     (second, *_) = daemon.json("insert", "--merge", source, "--pid", target.pid)

@@ -22,7 +22,7 @@ def test_make_help_lists_the_goals() -> None:
         )
         goals = [line.split()[1] for line in done.stdout.splitlines()]
         tests = ["test", "test-quick", "test-bare", "check"]
-        assert goals == ["demo", "hunt", *tests, "bench", "soak", "install", "clean"]
+        assert goals == ["demo", "hunt", *tests, "bench", "soak", "install", "deb", "clean"]
 
 
 def test_who_is_not_root_is_told_what_to_install(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from dprobed.proc import procfs
+from dprobed.tracee import ptrace
 from dprobed.wire import protocol
 from tests.conftest import BuildTarget
 from tests.integration.client_support import DPROBE, PATIENCE, Daemon, cat, program
@@ -78,6 +79,16 @@ def opening(target: Target, files: SilentFiles) -> None:
     target.expect("opening")
     deadline = time.monotonic() + PATIENCE
     while Path(f"/proc/{target.pid}/wchan").read_text() != "request_wait_answer":
+        assert time.monotonic() < deadline
+
+
+def until_one_waits_for_files(pid: int) -> None:
+    """Wait until a thread waits for the file server."""
+    deadline = time.monotonic() + PATIENCE
+    while not any(
+        Path(f"/proc/{pid}/task/{tid}/wchan").read_text() == "request_wait_answer"
+        for tid in procfs.threads(pid)
+    ):
         assert time.monotonic() < deadline
 
 
@@ -160,6 +171,193 @@ def test_one_that_sleeps_on_its_way_out(
     files.answer()
     assert target.process.wait(PATIENCE) == 0
     assert tracer.wait().how in ("exited", "detached")
+
+
+@pytest.mark.parametrize("state", ["D", "R"])
+def test_one_that_cannot_be_stopped_beside_one_that_is_always_hit(
+    build_target: BuildTarget,
+    start: Start,
+    trace: Trace,
+    files: SilentFiles,
+    monkeypatch: pytest.MonkeyPatch,
+    state: str,
+) -> None:
+    """Each stop of the world has an end, in whatever state the thread seems to be."""
+    monkeypatch.setattr("dprobed.tracee.stop_the_world._LIMIT", 0.5)
+    run_state = procfs.run_state
+    monkeypatch.setattr(procfs, "run_state", lambda tid: run_state(tid).replace("D", state))
+    program, loop = build_target("sleeps.c"), build_target("engine_loop.c")
+    target, other = start(program, files.path), start(loop)
+    tracer = trace(target)
+    tracer.attach(other.pid)
+    number = tracer.put(counting(program, "probed"))
+    tracer.put(counting(loop, "probed"), other.pid)
+    other.go()
+    target.go()
+    target.expect("called")
+    opening(target, files)
+    assert [each.hits for each in tracer.remove(number)] == [3]
+    answer = tracer.request(protocol.Detach(tracer.next(), target.pid))
+    assert answer.probes == []
+    files.answer()
+    assert tracer.ends_of(target.pid).how == "detached"
+    target.expect("opened")
+    target.finish()
+    other.go()
+    other.expect("stopping")
+    tracer.detach_from(other.pid)
+    other.expect("stopped")
+    other.finish()
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who waits for a thread in uninterruptible sleep to stop waits for ever."""
+    monkeypatch.setattr("dprobed.tracee.stop_the_world._TIMEOUT", 3600.0)
+    monkeypatch.setattr("dprobed.tracee.stop_the_world._LIMIT", 3600.0)
+
+
+def until_ending(tid: int) -> None:
+    """Wait until a thread is on its way out, and sleeps there."""
+    deadline = time.monotonic() + PATIENCE
+    while not (procfs.is_ending(tid) and procfs.run_state(tid) in ("S", "D")):
+        assert time.monotonic() < deadline
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_thread_that_sleeps_on_its_way_out(
+    build_target: BuildTarget, start: Start, trace: Trace, files: SilentFiles
+) -> None:
+    """It counts as gone: nobody waits for it, neither its process nor others."""
+    program = build_target("leaves.c", "-pthread")
+    target, other = start(program, "thread", files.path), start(program, "makes")
+    tracer = trace(target)
+    tracer.attach(other.pid)
+    kept = tracer.put(counting(program, "probed"))
+    of_other = tracer.put(counting(program, "probed"), other.pid)
+    target.go()
+    target.expect("leaving")
+    last = max(procfs.threads(target.pid))
+    files.mute()
+    other.go()
+    target.go()
+    target.expect("stopped")
+    until_ending(last)
+    for _ in range(5):
+        tracer.remove(tracer.put(counting(program, "nothing")))
+    other.tracer = tracer
+    other.expect("stopped")
+    assert tracer.hits(of_other, other.pid) == [51]
+    assert tracer.hits(kept) == [1]
+    answer = tracer.request(protocol.Detach(tracer.next(), target.pid))
+    assert [each.hits for each in answer.probes if each.program == kept] == [1]
+    files.answer()
+    assert tracer.ends_of(target.pid).how == "detached"
+    target.finish()
+    tracer.detach_from(other.pid)
+    other.finish()
+
+
+@pytest.mark.usefixtures("impatient")
+def test_the_first_process_of_a_namespace_that_waits_for_others_on_its_way_out(
+    build_target: BuildTarget, start: Start, trace: Trace
+) -> None:
+    """Until all that are in the namespace are collected, one of them by nobody."""
+    program = build_target("leaves.c", "-pthread")
+    target, other = (
+        start("unshare", "-pf", "--kill-child", program, "makes"),
+        start(program, "makes"),
+    )
+    inside = int(Path(f"/proc/{target.pid}/task/{target.pid}/children").read_text())
+    tracer = trace(other)
+    tracer.attach(inside)
+    of_other = tracer.put(counting(program, "probed"))
+    number = tracer.put(counting(program, "probed"), inside)
+    with subprocess.Popen(
+        ["nsenter", "-t", str(inside), "-p", "cat"], stdin=subprocess.PIPE
+    ) as into:
+        children = Path(f"/proc/{into.pid}/task/{into.pid}/children")
+        deadline = time.monotonic() + PATIENCE
+        while not children.read_text():
+            assert time.monotonic() < deadline
+        into.send_signal(signal.SIGSTOP)
+        try:
+            target.go()
+            target.expect("stopped")
+            target.go()
+            target.expect("OK")
+            until_ending(inside)
+            other.go()
+            answer = tracer.request(protocol.Detach(tracer.next(), inside))
+            assert [each.hits for each in answer.probes if each.program == number] == [51]
+            other.expect("stopped")
+            assert tracer.hits(of_other) == [51]
+        finally:
+            into.send_signal(signal.SIGCONT)
+    assert target.process.wait(PATIENCE) == 0
+    tracer.ends_of(inside)
+    tracer.detach_from(other.pid)
+    other.finish()
+
+
+def test_one_that_executes_a_program_that_does_not_come(
+    build_target: BuildTarget, start: Start, trace: Trace, tmp_path: Path
+) -> None:
+    """Who wants to trace it would sleep until it comes (PTRACE_SEIZE, cred_guard_mutex)."""
+    program = build_target("executes.c", "-pthread")
+    with SilentFiles(build_target("silent_fs.c"), tmp_path, program) as files:
+        script = tmp_path / "script"
+        script.write_text(f"#!{files.path}\n")
+        script.chmod(0o755)
+        target, other = start(program, script), start(build_target("sleeps.c"), program)
+        tracer = trace(other)
+        number = tracer.put(counting(build_target("sleeps.c"), "probed"))
+        files.mute()
+        os.kill(target.pid, signal.SIGUSR1)
+        until_one_waits_for_files(target.pid)
+        with pytest.raises(RefusedError, match="executes a program"):
+            tracer.attach(target.pid)
+        other.go()
+        other.expect("called")
+        assert tracer.hits(number, other.pid) == [3]
+        files.answer()
+        target.expect("executed")
+        tracer.attach(target.pid)
+        target.tracer = tracer
+        again = tracer.put(counting(files.path.name, "probed"), target.pid)
+        target.go()
+        target.expect("stopped")
+        assert tracer.hits(again, target.pid) == [1]
+        tracer.detach_from(target.pid)
+        target.finish()
+
+
+def test_threads_that_an_exec_ends_while_it_is_attached_to(
+    build_target: BuildTarget, start: Start, trace: Trace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waits until they are collected, by us, who wait for it (de_thread, fs/exec.c)."""
+    program = build_target("executes.c", "-pthread")
+    target = start(program, program)
+    leader, *_, last = sorted(procfs.threads(target.pid))
+    seize = ptrace.seize
+
+    def executing(tid: int) -> None:
+        if tid == last:
+            os.kill(target.pid, signal.SIGUSR1)
+            deadline = time.monotonic() + PATIENCE
+            while procfs.run_state(leader) != "Z":
+                assert time.monotonic() < deadline
+        seize(tid)
+
+    monkeypatch.setattr(ptrace, "seize", executing)
+    tracer = trace(target)
+    target.expect("executed")
+    number = tracer.put(counting(program, "probed"))
+    target.go()
+    target.expect("stopped")
+    assert tracer.hits(number) == [1]
+    tracer.detach()
+    target.finish()
 
 
 def test_a_frozen_process_among_others(daemon: Daemon, tmp_path: Path, freezer: Freezer) -> None:

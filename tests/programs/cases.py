@@ -19,7 +19,7 @@ directives, ``#`` begins a comment; indented lines belong to the ``program:`` ab
     program:
         push r,rdi
         log 1
-    ends: exit                        # exit | abort | rem | budget | facility N |
+    ends: exit                        # exit | abort | rem | budget | facility N | dump once |
                                       # exception CODE PARM1 PARM2
     record: major=1 minor=1
     thread after: suspend resume
@@ -46,7 +46,7 @@ from typing import Any, cast
 
 from dprobed.program.exceptions import ExCode
 from dprobed.program.exec.interface import MemoryFault, Outcome, Registers
-from dprobed.program.exits import ABORT, BUDGET, EXCEPTION, REM
+from dprobed.program.exits import ABORT, BUDGET, DUMP_ONCE, EXCEPTION, REM
 from dprobed.program.model import Program
 from dprobed.program.registers import USER_REGS
 from dprobed.record.log import decode_log, typed_value, with_text
@@ -336,6 +336,8 @@ def all_cases() -> list[Case]:
 
 
 def _exit_code(words: list[str]) -> int:
+    if words == ["dump", "once"]:
+        return DUMP_ONCE
     codes = {"exit": 0, "abort": ABORT, "rem": REM, "budget": BUDGET, "exception": EXCEPTION}
     return _number(words[1]) if words[0] == "facility" else codes[words[0]]
 

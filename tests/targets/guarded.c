@@ -63,6 +63,16 @@ static void does(int letter)
 		raise(SIGTRAP);
 		printf("%s %d\n", former.sa_handler == SIG_DFL ? "default" : "another", caught);
 		break;
+	case 'g': /* ignores it */
+		signal(SIGTRAP, SIG_IGN);
+		puts("ignored");
+		break;
+	case 'b': /* blocks it */
+		sigemptyset(&action.sa_mask);
+		sigaddset(&action.sa_mask, SIGTRAP);
+		pthread_sigmask(SIG_BLOCK, &action.sa_mask, NULL);
+		puts("blocked");
+		break;
 	case 't':
 		raise(SIGTRAP);
 		break;

@@ -87,8 +87,9 @@ def _handlers(ctx: click.Context, _: str) -> Iterator[tuple[str, str]]:
 def _cores(_ctx: click.Context, _: str) -> Iterator[tuple[str, str]]:
     from dprobed.corefile import store
 
-    for core in store.cores(store.limits().folder):
-        yield core.name, str(core.about.get("command", ""))
+    for folder in store.folders():
+        for core in store.cores(folder):
+            yield core.name, str(core.about.get("command", ""))
 
 
 def _modules(_ctx: click.Context, incomplete: str) -> Iterator[tuple[str, str]]:

@@ -6,10 +6,12 @@ Each check does the thing itself on a process forked for it, and says why where 
 from __future__ import annotations
 
 import ctypes
+import errno
 import importlib.metadata
 import os
 import platform
 import re
+import resource
 import signal
 import stat
 import sys
@@ -24,13 +26,15 @@ from dprobe.commands import options
 from dprobe.lib.connection import Connection
 from dprobe.lib.errors import DprobeError, os_error_text
 from dprobe.view.tables import Listing, show
-from dprobed.proc.refusals import CAP_SYS_PTRACE, YAMA
+from dprobed.proc.refusals import CAP_SYS_PTRACE, YAMA, may_suspend_seccomp
 from dprobed.wire.socket_path import default_socket
 
 # include/uapi/linux/ptrace.h
 _PTRACE_POKEUSER: Final = 6
 _PTRACE_SEIZE: Final = 0x4206
 _PTRACE_INTERRUPT: Final = 0x4207
+#: What a container must be given, by name of the right, for what its kernel would allow.
+_CONTAINER: Final = "as root, or in a container with the capability {} (docker run --cap-add={})"
 _YAMA: Final = {
     0: "any process of the same user may be traced",
     1: "only descendants may be traced: `run` works, `attach` needs root",
@@ -39,13 +43,49 @@ _YAMA: Final = {
 }
 
 
+#: Where the unit of the daemon's socket may be.
+_UNITS: Final = (
+    Path("/usr/lib/systemd/system/dprobed.socket"),
+    Path("/usr/local/lib/systemd/system/dprobed.socket"),
+    Path("/etc/systemd/system/dprobed.socket"),
+)
+#: Descriptors that a daemon with thousands of targets wants.
+_DESCRIPTORS: Final = 1 << 14
+#: Calls that are not everywhere, each by something that makes a descriptor with it.
+_CALLS: Final[dict[str, Callable[[], int]]] = {
+    "pidfd_open": lambda: os.pidfd_open(os.getpid()),
+    "memfd_create": lambda: os.memfd_create("dprobe-doctor"),
+    "process_vm_readv": lambda: _own_memory(),
+}
+
+
 class Check(NamedTuple):
-    """One finding. ``needed``: ``run`` and ``attach`` need it."""
+    """One finding. ``needed``: ``run`` and ``attach`` need it. ``remedy``: what to do about it,
+    where it is not ``ok``."""
 
     name: str
     ok: bool
     needed: bool
     detail: str
+    remedy: str = ""
+
+
+def _own_memory() -> int:
+    """Read memory of this process as a target's is read; a descriptor, which says nothing."""
+    here = ctypes.create_string_buffer(b"x")
+    there = ctypes.create_string_buffer(1)
+
+    class Piece(ctypes.Structure):
+        _fields_ = (("base", ctypes.c_void_p), ("length", ctypes.c_size_t))
+
+    pieces = [Piece(ctypes.addressof(each), 1) for each in (there, here)]
+    libc = ctypes.CDLL(None, use_errno=True)
+    count = libc.process_vm_readv(
+        os.getpid(), ctypes.byref(pieces[0]), 1, ctypes.byref(pieces[1]), 1, 0
+    )
+    if count != 1:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return os.dup(0)
 
 
 class _RefusedError(Exception):
@@ -88,11 +128,13 @@ class _Traced:
 def _machine(_: Path | None) -> Check:
     uname = os.uname()
     right = uname.machine == "x86_64" and sys.maxsize > 1 << 32
-    return Check("machine", right, True, f"{uname.machine}, Linux {uname.release}")
+    detail = f"{uname.machine}, Linux {uname.release}"
+    return Check("machine", right, True, detail, "only x86-64 with a 64-bit Python can be probed")
 
 
 def _python(_: Path | None) -> Check:
-    return Check("python", sys.version_info >= (3, 11), True, platform.python_version())
+    right = sys.version_info >= (3, 11)
+    return Check("python", right, True, platform.python_version(), "install Python 3.11 or later")
 
 
 def _packages(_: Path | None) -> Check:
@@ -101,7 +143,8 @@ def _packages(_: Path | None) -> Check:
     try:
         asked = importlib.metadata.requires("dprobed") or []
     except importlib.metadata.PackageNotFoundError:
-        return Check(name, False, False, "dprobed was not installed by pip: they are not known")
+        detail = "dprobed was not installed by pip: they are not known"
+        return Check(name, False, False, detail, "make install, or pip install .")
     missing = []
     for requirement in asked:
         if "extra ==" in requirement:
@@ -111,8 +154,8 @@ def _packages(_: Path | None) -> Check:
             importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             missing.append(package)
-    detail = f"missing: {', '.join(missing)}; run: pip install {' '.join(missing)}"
-    return Check(name, not missing, True, detail if missing else "all are there")
+    detail = f"missing: {', '.join(missing)}" if missing else "all are there"
+    return Check(name, not missing, True, detail, f"pip install {' '.join(missing)}")
 
 
 def _ptrace(_: Path | None) -> Check:
@@ -123,15 +166,28 @@ def _ptrace(_: Path | None) -> Check:
         # A seccomp filter (1: strict, 2: filter) may forbid the call.
         filtered = bool(_status_field("Seccomp", 10))
         why = "a seccomp filter is on this process" if filtered else "no seccomp filter is on"
-        detail = f"{error}; {why}; a container needs the capability SYS_PTRACE"
-        return Check("ptrace of own processes", False, True, detail)
+        remedy = _CONTAINER.format("SYS_PTRACE", "SYS_PTRACE")
+        return Check("ptrace of own processes", False, True, f"{error}; {why}", remedy)
     return Check("ptrace of own processes", True, True, "a child could be seized and stopped")
 
 
 def _others(_: Path | None) -> Check:
     capable = bool(_status_field("CapEff", 16) >> CAP_SYS_PTRACE & 1)
-    detail = "CAP_SYS_PTRACE" if capable else "only this user's processes; as root: every user's"
-    return Check("ptrace of others' processes", capable, False, detail)
+    detail = "CAP_SYS_PTRACE" if capable else "only this user's processes"
+    return Check("ptrace of others' processes", capable, False, detail, "as root: every user's")
+
+
+def _filtered(_: Path | None) -> Check:
+    """Whether processes with a seccomp filter can be probed: theirs is suspended for a moment."""
+    name = "targets with seccomp"
+    if may_suspend_seccomp():
+        return Check(name, True, False, "their filters can be suspended for calls of ours")
+    if _status_field("Seccomp", 10):
+        detail = "a filter is on this process itself, so theirs cannot be suspended"
+        remedy = "take the filter away (docker run --security-opt seccomp=unconfined)"
+        return Check(name, False, False, detail, remedy)
+    detail = "their filters may forbid what a probe needs, and cannot be suspended"
+    return Check(name, False, False, detail, _CONTAINER.format("SYS_ADMIN", "SYS_ADMIN"))
 
 
 def _yama(_: Path | None) -> Check | None:
@@ -142,8 +198,8 @@ def _yama(_: Path | None) -> Check | None:
     capable = bool(_status_field("CapEff", 16) >> CAP_SYS_PTRACE & 1)
     ok = scope == 0 or (capable and scope < 3)
     text = _YAMA.get(scope, "unknown to this version")
-    hint = "" if ok else "; sysctl kernel.yama.ptrace_scope=0 allows more"
-    return Check("Yama", ok, scope == 3, f"ptrace_scope is {scope}: {text}{hint}")
+    remedy = "boot anew" if scope == 3 else "sysctl kernel.yama.ptrace_scope=0 allows more"
+    return Check("Yama", ok, scope == 3, f"ptrace_scope is {scope}: {text}", remedy)
 
 
 def _debug_registers(_: Path | None) -> Check:
@@ -161,7 +217,8 @@ def _debug_registers(_: Path | None) -> Check:
             child.ptrace(_PTRACE_POKEUSER, control, control_bits(0, "w", 8))
             child.ptrace(_PTRACE_POKEUSER, control, 0)
     except _RefusedError as error:
-        return Check(name, False, False, f"no watchpoints here: {error}")
+        remedy = "none here: this virtual machine does not have them, use probes on code"
+        return Check(name, False, False, f"no watchpoints here: {error}", remedy)
     return Check(name, True, False, "a watchpoint could be set")
 
 
@@ -173,10 +230,11 @@ def _map_files(_: Path | None) -> Check:
         entry = next(folder.iterdir())
         entry.open("rb").close()
     except StopIteration:
-        return Check(name, False, False, "empty")
+        return Check(name, False, False, "empty", "mount -t proc proc /proc")
     except OSError as error:
         detail = f"{os_error_text(error)}: files replaced while mapped are told by build-id only"
-        return Check(name, False, False, detail)
+        remedy = _CONTAINER.format("CHECKPOINT_RESTORE", "CHECKPOINT_RESTORE")
+        return Check(name, False, False, detail, remedy)
     return Check(name, True, False, "mapped files can be opened, also when they were replaced")
 
 
@@ -192,9 +250,10 @@ def _memory(_: Path | None) -> Check:
             finally:
                 os.close(memory)
     except _RefusedError as error:
-        return Check(name, False, True, str(error))
+        return Check(name, False, True, str(error), "see `ptrace of own processes`")
     except OSError as error:
-        return Check(name, False, True, os_error_text(error))
+        remedy = "boot without proc_mem.force_override=never, or allow it in the security module"
+        return Check(name, False, True, os_error_text(error), remedy)
     return Check(name, True, True, "the code of a traced child could be written")
 
 
@@ -207,7 +266,8 @@ def _process_events(_: Path | None) -> Check:
         listening().close()
     except OSError as error:
         detail = f"{os_error_text(error)}: new processes are looked for once a second"
-        return Check(name, False, False, detail)
+        remedy = "as root with NET_ADMIN in the first network and pid namespaces (no container)"
+        return Check(name, False, False, detail, remedy)
     return Check(name, True, False, "the kernel tells of new processes as they begin")
 
 
@@ -217,8 +277,38 @@ def _daemon(socket: Path | None) -> Check:
         with Connection.open(path) as daemon:
             detail = f"{daemon.welcome.version}, process {daemon.pid}, at {path}"
     except DprobeError as error:
-        return Check("running dprobed", False, False, f"{error} (`run` and `attach` need none)")
+        detail, remedy = str(error), "`run` and `attach` need none"
+        if path == default_socket(0) and any(each.exists() for each in _UNITS):
+            remedy += "; for the rest, as root: systemctl enable --now dprobed.socket"
+        return Check("running dprobed", False, False, detail, remedy)
     return Check("running dprobed", True, False, detail)
+
+
+def _descriptors(_: Path | None) -> Check:
+    """Each tracer takes two descriptors of the daemon."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    ok = hard == resource.RLIM_INFINITY or hard >= _DESCRIPTORS
+    detail = "as many as are wanted" if hard == resource.RLIM_INFINITY else f"at most {hard}"
+    remedy = f"ulimit -Hn {_DESCRIPTORS}, or LimitNOFILE= of the unit; else fewer processes at once"
+    return Check("descriptors", ok, False, detail, remedy)
+
+
+def _kernel_calls(_: Path | None) -> Check:
+    """System calls that older kernels, and filters, lack."""
+    name = "system calls"
+    missing = [call for call, works in _CALLS.items() if not _works(works)]
+    detail = f"missing: {', '.join(missing)}" if missing else "all are there"
+    remedy = "Linux 5.6 or later, and no seccomp filter that forbids them"
+    return Check(name, not missing, True, detail, remedy)
+
+
+def _works(call: Callable[[], int]) -> bool:
+    try:
+        os.close(call())
+    except OSError as error:
+        # Forbidden by a filter, or not there.
+        return error.errno not in (errno.ENOSYS, errno.EPERM)
+    return True
 
 
 def _status_field(name: str, base: int) -> int:
@@ -236,7 +326,11 @@ def _other_users(_: Path | None) -> Check:
         closed = _closed(Path(path))
         if closed is not None:
             return Check(
-                name, False, False, f"{closed} is closed to them; `make install` puts it elsewhere"
+                name,
+                False,
+                False,
+                f"{closed} is closed to them",
+                "`make install` puts it elsewhere",
             )
     return Check(name, True, False, "they can run it, too")
 
@@ -252,20 +346,25 @@ def _closed(path: Path) -> Path | None:
 
 #: What can be tried where the first three are well.
 _CHECKS: Final[tuple[Callable[[Path | None], Check | None], ...]] = (
+    _kernel_calls,
     _ptrace,
     _memory,
     _other_users,
     _others,
+    _filtered,
     _yama,
     _debug_registers,
     _map_files,
     _process_events,
+    _descriptors,
     _daemon,
 )
 
 
 _LISTING = Listing(
-    "check", (("check", "check"), ("result", "result"), ("detail", "detail")), ("needed",)
+    "check",
+    (("check", "check"), ("result", "result"), ("detail", "detail"), ("remedy", "remedy")),
+    ("needed",),
 )
 
 
@@ -279,7 +378,7 @@ example:
 @options.listing(_LISTING)
 @click.pass_obj
 def doctor_command(socket: Path | None, json: bool, only: tuple[str, ...]) -> int:
-    """Show what works on this machine for this user, and why what does not does not.
+    """Show what works on this machine for this user, why what does not does not, and what to do.
 
     The exit status is 0 when everything that `run` and `attach` need works.
     """
@@ -292,6 +391,7 @@ def doctor_command(socket: Path | None, json: bool, only: tuple[str, ...]) -> in
             "result": "ok" if check.ok else "FAILS" if check.needed else "no",
             "needed": check.needed,
             "detail": check.detail,
+            "remedy": "" if check.ok else check.remedy,
         }
         for check in checks
     ]

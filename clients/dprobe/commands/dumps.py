@@ -1,4 +1,5 @@
-"""``dprobe dumps``: list and remove cores. The folder is the user's own: no daemon is needed."""
+"""``dprobe dumps``: list and remove cores, gdb on one. The folder is the user's own: no daemon is
+needed."""
 
 from __future__ import annotations
 
@@ -21,8 +22,10 @@ _LISTING = Listing(
         ("probe", "probe"),
         ("threads", "threads"),
         ("bytes", "bytes"),
+        ("state", "state"),
+        ("path", "path"),
     ),
-    ("path", "pause_ns", "how", "time"),
+    ("pause_ns", "how", "time"),
 )
 
 
@@ -33,25 +36,40 @@ _LISTING = Listing(
     epilog="""\b
 examples:
   dprobe dumps
+  dprobe dumps gdb redis-server.1234.20240131T101500Z
   dprobe dumps remove redis-server.1234.20240131T101500Z
+  dprobe dumps remove 'redis-server.*'
   dprobe dumps remove --all
 """,
 )
 @options.listing(_LISTING)
 @click.pass_context
 def dumps_command(ctx: click.Context, json: bool, only: tuple[str, ...]) -> None:
-    """List your cores; `dprobe dumps remove` removes them."""
+    """List your cores; `dprobe dumps remove` removes them, `dprobe dumps gdb` opens one.
+
+    One that a killed writer left is `unfinished`; it goes when the next one is begun.
+    """
     if ctx.invoked_subcommand is not None:
         return
     try:
-        folder = store.limits().folder
-        rows = [_row(core) for core in store.cores(folder)]
+        rows = [_row(core) for core in _cores()]
     except store.StoreError as error:
         raise UserError(str(error)) from None
-    show(rows, _LISTING, json=json, empty=f"there are no cores in {folder}", only=only)
+    show(rows, _LISTING, json=json, empty=_none(), only=only)
 
 
-@dumps_command.command("remove", epilog="\b\nexample:\n  dprobe dumps remove --all\n")
+def _cores() -> list[store.Core]:
+    return [core for folder in store.folders() for core in store.cores(folder)]
+
+
+def _none() -> str:
+    return f"there are no cores in {' or '.join(map(str, store.folders()))}"
+
+
+@dumps_command.command(
+    "remove",
+    epilog="\b\nexamples:\n  dprobe dumps remove 'nginx.*'\n  dprobe dumps remove --all\n",
+)
 @click.option("--all", "everything", is_flag=True, help="All of your cores.")
 @options.json
 @click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=complete.cores)
@@ -59,20 +77,62 @@ def dumps_command(ctx: click.Context, json: bool, only: tuple[str, ...]) -> None
 def _remove_command(
     ctx: click.Context, names: tuple[str, ...], everything: bool, json: bool
 ) -> None:
-    """Remove cores, by the names that `dprobe dumps` shows."""
+    """Remove cores, and list what was removed.
+
+    NAME is what `dprobe dumps` shows, a path, or a pattern with `*`, `?` and `[…]`. Where one of
+    them means no core, none is removed. Removed ones count for the limit of an hour as before.
+    """
     if everything == bool(names):
         raise click.UsageError("say which cores, or --all", ctx)
     try:
-        folder = store.limits().folder
-        chosen = names or [core.name for core in store.cores(folder)]
-        rows = [_row(store.remove(folder, name)) for name in chosen]
+        found = _cores()
+        wanted = store.chosen(found, names) if names else found
+        removed = [core for folder in store.folders() for core in store.remove(folder, wanted)]
     except store.StoreError as error:
         raise UserError(str(error)) from None
-    show(rows, _LISTING, json=json, empty=f"there are no cores in {folder}")
+    if names and not removed:
+        raise UserError("none of these cores is there any longer, or it is being written")
+    rows = [_row(core) for core in removed]
+    show(rows, _LISTING, json=json, empty=_none())
+
+
+@dumps_command.command(
+    "gdb",
+    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+    epilog="""\b
+examples:
+  dprobe dumps gdb redis-server.1234.20240131T101500Z
+  dprobe dumps gdb 'redis-server.*' -batch -ex 'thread apply all bt'
+""",
+)
+@click.argument("name", metavar="NAME", shell_complete=complete.cores)
+@click.argument("gdb", nargs=-1, type=click.UNPROCESSED)
+def _gdb_command(name: str, gdb: tuple[str, ...]) -> None:
+    """Open gdb on a core, with the program and the libraries that its process had.
+
+    Of several that a pattern means, the newest. What follows NAME is for gdb.
+    """
+    from dprobe.commands.dumps_gdb import open_core
+
+    try:
+        wanted = store.chosen(_cores(), [name])
+        whole = [core for core in wanted if core.state == store.WHOLE]
+    except store.StoreError as error:
+        raise UserError(str(error)) from None
+    if not whole:
+        raise UserError(f"{wanted[-1].path}: it is {wanted[-1].state}")
+    open_core(whole[-1], gdb)
+
+
+def _named(name: str) -> dict[str, Any]:
+    """What the name of a core says, which is all that there is of an unfinished one."""
+    command, _, rest = name.partition(".")
+    pid = rest.partition(".")[0]
+    return {"command": command, "pid": int(pid)} if pid.isdecimal() else {}
 
 
 def _row(core: store.Core) -> dict[str, Any]:
-    about = core.about
+    about = _named(core.name) | core.about
     probe = about.get("probe") or {}
     place = f"{probe.get('program', '?')} {probe.get('place', '?')}" if probe else ""
     return {
@@ -83,6 +143,7 @@ def _row(core: store.Core) -> dict[str, Any]:
         "probe": place,
         "threads": len(about.get("threads", ())),
         "bytes": core.bytes,
+        "state": "" if core.state == store.WHOLE else core.state,
         "pause_ns": about.get("pause_ns", 0),
         "how": about.get("how", "?"),
         "time": about.get("time", 0),

@@ -16,6 +16,8 @@ import msgspec
 from dprobe.commands import options
 from dprobe.commands import pids as processes
 from dprobe.lib.errors import UserError
+from dprobe.lib.journal import EntriesWanted
+from dprobe.view.entries import show_entries
 from dprobe.view.output import Output, complain
 from dprobed.durations import seconds
 from dprobed.trace import choose
@@ -81,6 +83,13 @@ examples:
     help="How to write the time: of the day (wall; default on a terminal), since the machine's "
     "start (mono; else), or since the line before (delta).",
 )
+@click.option(
+    "--journal",
+    is_flag=True,
+    help="From the systemd journal: what happened, and the records of `trace start --format "
+    "journal`. No daemon is needed.",
+)
+@click.option("--namespace", default="", help="The journal's namespace.")
 @options.format_
 @options.output("standard output")
 @click.pass_obj
@@ -93,6 +102,8 @@ def log_command(
     since: float | None,
     conditions: tuple[str, ...],
     clock: str | None,
+    journal: bool,
+    namespace: str,
     form: str,
     path: str | None,
 ) -> int:
@@ -100,6 +111,15 @@ def log_command(
 
     It keeps the last 2 MiB of them; where that is not enough, each program has its share.
     """
+    if journal:
+        if conditions or clock not in (None, "wall"):
+            raise click.UsageError(
+                "--where and --time are for what the daemon keeps", click.get_current_context()
+            )
+        wanted = EntriesWanted(namespace, programs, pids, since, count, follow)
+        return show_entries(wanted, Output(form, path, 1), json=form == "json")
+    if namespace:
+        raise click.UsageError("--namespace goes with --journal", click.get_current_context())
     chosen = _Chosen(programs, pids, since, conditions)
     with options.running(socket) as daemon:
         output = Output(form, path, 1)

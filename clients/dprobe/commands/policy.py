@@ -245,6 +245,8 @@ def _lines(found: messages.Explanation) -> Iterator[str]:
         yield f"budget: {budget}"
     yield f"forks: {'followed' if found.follow_forks else 'not followed'}"
     yield f"exit debugger holds: the {found.hold}"
+    if found.unguarded == "refuse":
+        yield "unguarded: no breakpoints where it would not survive its tracer's death"
 
 
 def _budget(limits: messages.LimitsInfo) -> str:

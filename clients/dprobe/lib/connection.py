@@ -11,6 +11,7 @@ no descriptor left, would never answer.
 from __future__ import annotations
 
 import contextlib
+import grp
 import os
 import select
 import socket
@@ -60,7 +61,7 @@ class Connection:
     def __init__(self, sock: socket.socket, daemon_pid: int, path: Path | None = None) -> None:
         self.pid = daemon_pid
         self.private = path is None
-        self._path = path
+        self.path = path
         self._on_record: Callable[[bytes], None] = _ignore
         self._on_report: Callable[[messages.Report], None] = _ignore
         self._sock = sock
@@ -77,6 +78,8 @@ class Connection:
             messages.Welcome,
         )
         self._greeted = True
+        # Not that of who made the socket: a daemon may have got it from systemd.
+        self.pid = self.welcome.pid
         self._patience = GREETING
 
     @classmethod
@@ -107,6 +110,9 @@ class Connection:
         except (FileNotFoundError, ConnectionRefusedError):
             sock.close()
             raise NoDaemonError(f"no dprobed listens at {path}; start one: dprobed &") from None
+        except PermissionError as error:
+            sock.close()
+            raise NoDaemonError(f"{path}: {os_error_text(error)}{_for_members(path)}") from None
         except OSError as error:
             sock.close()
             raise NoDaemonError(f"{path}: {os_error_text(error)}") from None
@@ -188,17 +194,17 @@ class Connection:
         poll.register(self._sock, event)
         if poll.poll(1000 * self._patience):
             return True
-        what = "the private dprobed" if self._path is None else f"the dprobed at {self._path}"
+        what = "the private dprobed" if self.path is None else f"the dprobed at {self.path}"
         refuse_stopped(what, self.pid)
         if not self._greeted:
-            raise DaemonSilentError(
-                f"{what} (process {self.pid}) does not answer; its log may say why"
-            )
-        if self._path is not None:
+            # Of a daemon that systemd starts at the first connection only systemd is known yet.
+            which = "" if self.pid == 1 else f" (process {self.pid})"
+            raise DaemonSilentError(f"{what}{which} does not answer; its log may say why")
+        if self.path is not None:
             # Does it greet another? Then it just takes long over what it was asked; and so it may
             # where it takes in nobody more.
             with contextlib.suppress(NoDaemonError, UserError):
-                Connection.open(self._path).close()
+                Connection.open(self.path).close()
         return False
 
     def receive(self) -> None:
@@ -229,6 +235,18 @@ class Connection:
             self._replies.append(message)
         elif not isinstance(message, messages.Record):
             self._on_report(message)
+
+
+def _for_members(path: Path) -> str:
+    """What to do about a socket that only members of its group may use."""
+    try:
+        status = path.stat()
+        group = grp.getgrgid(status.st_gid).gr_name
+    except (OSError, KeyError):
+        return ""
+    if not status.st_gid or status.st_mode & 0o066 != 0o060:
+        return ""
+    return f": it is for members of group {group}; as root: usermod -a -G {group} USER"
 
 
 def refuse_stopped(what: str, pid: int) -> None:

@@ -63,7 +63,7 @@ class Session:
         self.dumping = False
         self._states: dict[tuple[int, int, int], str] = {}
         self._told: set[tuple[int, int, str, str]] = set()
-        self._complained: set[str] = set()
+        self._complained: set[tuple[int, str]] = set()
         #: What became of the process.
         self._ends: list[SummaryEnd] = []
         #: The command of ``run``, until it has executed its own program.
@@ -194,8 +194,8 @@ class Session:
             self.dumping = report.kind == "dumping"
             self._say(report.text)
         elif isinstance(report, messages.Notice) and report.kind in ("loader", "unprobed"):
-            if report.text not in self._complained:
-                self._complained.add(report.text)
+            if (report.pid, report.text) not in self._complained:
+                self._complained.add((report.pid, report.text))
                 self._say(f"process {report.pid}: {report.text}")
         elif isinstance(report, messages.Notice) and report.kind in ("suspend", "debugger"):
             self._stood.add(report.pid)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -15,7 +16,10 @@ _EXACT: Final = 1 << 53
 
 
 class SummaryProbe(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One probe in the summary; what comes behind ``dropped`` is there where it says something."""
+    """One probe in the summary; what comes behind ``dropped`` is there where it says something.
+
+    ``dumped``: cores written; ``no_dumps``: hits that asked for one in vain, by reason.
+    """
 
     program: str
     major: int
@@ -33,6 +37,8 @@ class SummaryProbe(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     present_ns: int = 0
     reason: str = ""
     source: str = ""
+    dumped: int = 0
+    no_dumps: dict[str, int] = {}
 
 
 class SummaryVariable(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -150,4 +156,28 @@ def _total(probes: list[messages.ProbeInfo]) -> SummaryProbe:
         present_ns=sum(probe.present_ns for probe in probes) if asleep else 0,
         reason=shown.reason,
         source=shown.source,
+        dumped=sum(probe.dumped for probe in probes),
+        no_dumps=_sums(probe.no_dumps for probe in probes),
     )
+
+
+def _sums(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """By name, the most first."""
+    sums: Counter[str] = Counter()
+    for each in counts:
+        sums.update(each)
+    return dict(sums.most_common())
+
+
+def dumps_text(dumped: int, refused: Mapping[str, int]) -> str:
+    """How many cores there are, and how many there are not, and why; empty where none was asked
+    for."""
+    if not dumped and not refused:
+        return ""
+    if not refused:
+        return f"dumped {dumped:,}"
+    reasons = list(refused)
+    if len(reasons) > 1:
+        reasons = [f"{reason} ({count:,})" for reason, count in refused.items()]
+    total = sum(refused.values())
+    return f"dumped {dumped:,}, refused {total:,}: {', '.join(reasons)}"

@@ -17,7 +17,7 @@ import msgspec
 
 from dprobe.lib import quiet
 from dprobe.lib.errors import UserError, os_error_text
-from dprobe.lib.summary import Summary, SummaryVariable, not_counted
+from dprobe.lib.summary import Summary, SummaryVariable, dumps_text, not_counted
 from dprobe.view import tables
 from dprobed.printable import LAYOUT, located, printable
 from dprobed.record.record import published
@@ -109,6 +109,10 @@ class Output:
             record = record or self._decode(line)
             self._lines.append(record_text(record, self.stamp).encode(errors="replace"))
 
+    def line(self, text: str) -> None:
+        """A line of another kind."""
+        self._lines.append(text.encode(errors="replace"))
+
     def _name_places(self, record: messages.Record) -> None:
         """Say what is at the addresses that a record logged."""
         if self._addresses is None:
@@ -187,7 +191,8 @@ def variable_lines(variables: Sequence[SummaryVariable], width: int | None) -> l
 
 
 def summary_text(summary: Summary, width: int | None = None) -> str:
-    """The summary as a table, with the reason of every state that has one, and the overhead."""
+    """The summary as a table, with the reason of every state that has one, what became of dumps,
+    and the overhead."""
     rows = [
         {**msgspec.structs.asdict(probe), "probe": f"{probe.major}.{probe.minor}"}
         for probe in summary.probes
@@ -197,9 +202,12 @@ def summary_text(summary: Summary, width: int | None = None) -> str:
         if probe.reason:
             name = f"{probe.program} {probe.major}.{probe.minor} {probe.place}"
             lines.append(located(probe.source, f"{name}: {probe.state}: {probe.reason}"))
-        passed = not_counted(probe.asleep_ns, probe.present_ns)
-        if passed:
-            lines.append(f"{probe.program} {probe.major}.{probe.minor} {probe.place}: {passed}")
+        for text in (
+            not_counted(probe.asleep_ns, probe.present_ns),
+            dumps_text(probe.dumped, probe.no_dumps),
+        ):
+            if text:
+                lines.append(f"{probe.program} {probe.major}.{probe.minor} {probe.place}: {text}")
     lines += variable_lines(summary.variables, width)
     through = f", through {summary.daemon}" if summary.daemon else ""
     lines.append(f"time spent in probes: {summary.overhead_ns / 1e9:.6f} s{through}")

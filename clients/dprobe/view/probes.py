@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from dprobe.lib.summary import added, named, not_counted
+from dprobe.lib.summary import added, dumps_text, named, not_counted
 from dprobe.view.output import complain
 from dprobe.view.tables import Listing, show
 from dprobed.printable import located, printable
@@ -51,6 +51,7 @@ PROBES_EXTENDED = Listing(
         ("addresses", "addresses"),
         ("reason", "reason"),
         ("source", "source"),
+        ("unguarded", "unguarded"),
     ),
     messages.ProbeInfo.__struct_fields__,
 )
@@ -148,8 +149,17 @@ def explain_probes(probes: Sequence[messages.ProbeInfo]) -> None:
         if probe.reason:
             name = f"{probe.program} {probe.major}.{probe.minor} at {probe.place}"
             complain(located(probe.source, f"{name}: {probe.state}: {probe.reason}"))
-    for line in doubted(probes):
+    for line in (*doubted(probes), *dumped(probes)):
         complain(line)
+
+
+def dumped(probes: Sequence[messages.ProbeInfo]) -> Iterator[str]:
+    """What became of the dumps that probes asked for."""
+    for probe in probes:
+        text = dumps_text(probe.dumped, probe.no_dumps)
+        if text:
+            name = f"{probe.program} {probe.major}.{probe.minor} at {probe.place}"
+            yield f"{name}: process {probe.pid}: {text}"
 
 
 def stands(target: messages.TargetInfo) -> bool:
@@ -221,6 +231,13 @@ def asleep(probes: Sequence[messages.ProbeInfo]) -> Iterator[str]:
         )
         where = f"in process {alike[0].pid}" if len(alike) == 1 else f"in {len(alike)} processes"
         yield f"{program} at {place}: {passed} {where}: over the budget"
+
+
+def unguarded(probes: Sequence[messages.ProbeInfo]) -> Iterator[str]:
+    """Which processes would not survive their tracer's death."""
+    for pid, reason in dict.fromkeys((probe.pid, probe.unguarded) for probe in probes):
+        if reason:
+            yield f"process {pid} is unguarded: {reason}; if its tracer is killed, so is it"
 
 
 def show_all(
@@ -298,7 +315,12 @@ def show_status(
         empty=empty,
         only=only,
     )
-    for line in (*doubted(answer.probes), *asleep(answer.probes)):
+    for line in (
+        *doubted(answer.probes),
+        *dumped(answer.probes),
+        *asleep(answer.probes),
+        *unguarded(answer.probes),
+    ):
         complain(line)
     if not json:
         _explain_deployments(answer, extended=extended)

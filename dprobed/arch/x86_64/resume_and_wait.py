@@ -9,19 +9,18 @@ taken has no signal any more (``exit_code``; wait_task_stopped, kernel/exit.c), 
 kernel lets go because its tracer was killed would go on behind the breakpoint, its instruction
 skipped. Not taken, the SIGTRAP is delivered to it. Every other stop is taken.
 
-Code that is executable without ever having been writable is allowed by MemoryDenyWriteExecute=
-(systemd.exec(5)). Where none may be mapped, Python makes the calls one by one.
+Where no code may be mapped (``code_page``), Python makes the calls one by one.
 """
 
 from __future__ import annotations
 
 import ctypes
-import mmap
 import os
 import signal
 from collections.abc import Callable
 from typing import Final
 
+from dprobed.arch.x86_64 import code_page
 from dprobed.arch.x86_64.python_ptrace import binding
 from dprobed.arch.x86_64.registers import RIP
 from dprobed.arch.x86_64.siginfo import SIGINFO_SIZE
@@ -115,14 +114,10 @@ _libc: Final = ctypes.PyDLL(None, use_errno=True)
 _ptrace: Final = _libc.ptrace
 _ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
 _ptrace.restype = ctypes.c_long
-_mmap: Final = _libc.mmap
-_mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
-_mmap.restype = ctypes.c_void_p
 # Of siginfo_t, for SIGCHLD (include/uapi/asm-generic/siginfo.h).
 _SI_CODE: Final = 8
 _SI_PID: Final = 16
 _SI_STATUS: Final = 24
-_MAP_FAILED: Final = ctypes.c_void_p(-1).value
 
 
 def mapped() -> Callable[[ctypes.c_void_p], int]:
@@ -130,17 +125,7 @@ def mapped() -> Callable[[ctypes.c_void_p], int]:
 
     Raises OSError where nothing executable may be mapped.
     """
-    code = b"".join(bytes.fromhex(each) for each, _ in CODE)
-    file = os.memfd_create("dprobed-resume-and-wait", os.MFD_CLOEXEC)
-    try:
-        os.write(file, code)
-        use = mmap.PROT_READ | mmap.PROT_EXEC
-        address = _mmap(None, len(code), use, mmap.MAP_PRIVATE, file, 0)
-    finally:
-        os.close(file)
-    if address == _MAP_FAILED:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
+    address = code_page.mapped(b"".join(bytes.fromhex(each) for each, _ in CODE))
     # Without a declared argument: to convert it anew at each call would take 0.1 us.
     return ctypes.PYFUNCTYPE(ctypes.c_int)(address)
 

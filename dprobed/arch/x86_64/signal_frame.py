@@ -21,6 +21,8 @@ RESTARTS: Final = frozenset((1 << 64) - number for number in (512, 513, 514, 516
 
 #: One of them: the kernel restarts the call unless a handler runs, and then it is EINTR.
 ERESTARTNOHAND: Final = (1 << 64) - 514
+#: Another, for which it makes another call (``restart_syscall``).
+ERESTART_RESTARTBLOCK: Final = (1 << 64) - 516
 EINTR: Final = (1 << 64) - 4
 
 #: ``__restore_rt``: mov rax, 15 (rt_sigreturn); syscall. Unwinders know it by these bytes, too.

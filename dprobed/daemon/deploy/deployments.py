@@ -121,7 +121,8 @@ class Deployments:
             made.append(deployment)
         labels = some(upload.label for upload, _ in programs)
         numbers = f"{made[0].number}" + (f" to {made[-1].number}" if len(made) > 1 else "")
-        self._gate.history.note(client.uid, f"user {client.uid} deployed {labels} as {numbers}")
+        text = f"user {client.uid} deployed {labels} as {numbers}"
+        self._gate.history.note(client.uid, text, "deployed", program=labels, number=numbers)
         self._queue.start()
         self._pool.keep_warm(True)
         self._watcher.start()
@@ -219,6 +220,10 @@ class Deployments:
         """Those of the selected ones that have some."""
         found = [each.variables() for each in self.select(client, select)]
         return [each for each in found if each is not None]
+
+    def __len__(self) -> int:
+        """How many there are, of all users."""
+        return len(self._all)
 
     def discovery(self) -> messages.DiscoveryInfo:
         """How the daemon learns of new processes."""

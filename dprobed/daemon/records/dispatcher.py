@@ -53,7 +53,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from dprobed.daemon.client import Refusal
-from dprobed.program.exits import FACILITIES, NOT_FACILITIES
+from dprobed.program.exits import FACILITIES, NOT_FACILITIES, facility_of
 
 if TYPE_CHECKING:
     from dprobed.daemon.target import InsertedProgram
@@ -99,8 +99,9 @@ class Verdict(Enum):
 class Report(msgspec.Struct, frozen=True, eq=False):
     """One record on its way through the handlers of its facility.
 
-    ``raw.exit`` is the facility's number, ``inserted`` the program that reported, ``line`` the
-    record as clients get it (JSON, with its newline). ``id`` is unique in this daemon.
+    ``raw.exit`` is the facility's number, or says that what it does at the hit was not done
+    (``facility_of``); ``inserted`` is the program that reported, ``line`` the record as clients get
+    it (JSON, with its newline). ``id`` is unique in this daemon.
     """
 
     id: int
@@ -358,7 +359,7 @@ class Dispatcher:
 
     def dispatch(self, inserted: InsertedProgram, raw: RawRecord, line: bytes) -> None:
         """Dispatch a record to the armed handlers of its facility (``raw.exit``)."""
-        chain = self._armed.get(raw.exit)
+        chain = self._armed.get(facility_of(raw.exit))
         if chain:
             self._last_id += 1
             self._go_on(_PendingReport(Report(self._last_id, inserted, raw, line), iter(chain)))

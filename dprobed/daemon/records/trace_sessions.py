@@ -21,7 +21,7 @@ from dprobed.daemon.records.dispatcher import Dispatcher, Report
 from dprobed.daemon.records.trace_encoders import CtfEncoder, Encoder, LineEncoder
 from dprobed.daemon.records.trace_session import FOLDER_CHUNKS, TraceSession
 from dprobed.journal import socket_path
-from dprobed.program.exits import DUMP, TRACE
+from dprobed.program.exits import DUMP, TRACE, facility_of
 from dprobed.trace import store
 from dprobed.trace.ctf import Trace
 from dprobed.trace.lines import FORMATS
@@ -130,7 +130,7 @@ class TraceSessions:
         for session in self._watching:
             if raw.exit != TRACE and session.armed:
                 # The record that asks for the writing is part of what is written.
-                asks = raw.exit == DUMP and session.what.flight_bytes is not None
+                asks = facility_of(raw.exit) == DUMP and session.what.flight_bytes is not None
                 if asks or session.what.everything:
                     session.offer(Report(0, inserted, raw, line))
                 if asks:
@@ -232,7 +232,8 @@ def _file_maker(name: str) -> Callable[[Path, int], store.Chunk]:
 
 
 def _journal_maker(namespace: str) -> Callable[[Path, int], store.Chunk]:
-    return lambda folder, number: store.JournalChunk(socket_path(namespace))
+    path = socket_path(namespace) if namespace else ""
+    return lambda folder, number: store.JournalChunk(path)
 
 
 def _block_bytes(what: TraceStart) -> int:

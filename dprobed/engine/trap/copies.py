@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dprobed.change_journal import Kind
 from dprobed.engine.address_space import AddressSpace
+from dprobed.engine.remote_calls import note
 from dprobed.engine.trap.sites import Sites
 from dprobed.tracee.memory import Memory
 from dprobed.tracee.ptrace import Gone
@@ -23,13 +25,19 @@ def copied(sites: Sites, group: ThreadGroup, thread: Thread) -> Sites:
     for area in space.resident.areas:
         if memory.peek(area.start, 1):
             other.space.resident.areas.append(area.copy())
+            size = area.end - area.start
+            note(other.space.changes, Kind.AREA, area.start, size.to_bytes(8, "little"))
     other.guard = sites.guard.copy(other.space)
+    for base, size in other.guard.mappings():
+        note(other.space.changes, Kind.GUARD, base, size.to_bytes(8, "little"))
+    other.space.calls.note_copy()
     twins = {site: site.twin() for site in sites.slots.values()}
     # Any breakpoint of these may be there.
     other.by_trap.update((twin.trap, twin) for twin in twins.values())
     for site, twin in twins.items():
         has_slot = memory.peek(site.slot, len(site.displaced.code)) == site.displaced.code
         if has_slot:
+            note(other.space.changes, Kind.SITE, twin.slot, twin.change())
             other.slots[twin.slot] = twin
             if sites.is_armed(site) and (site.gone or other.arm(twin)):
                 continue

@@ -13,6 +13,7 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
+from dprobed.change_journal import Change, Kind
 from dprobed.engine.address_space import AddressSpace
 from dprobed.engine.errors import SpaceError
 from dprobed.engine.interface import Listener, Location, Loss, Plan, Refusal, TrapStop, Twin
@@ -59,6 +60,8 @@ class TrapEngine:
         self.view = OriginalView(sites)
         stops = self.stops
         self._removal: Final = SiteRemoval(group, runner.registers, stops.notes, stops.exits)
+        #: The rule that refuses breakpoints where the target is not guarded; empty: none does.
+        self.only_guarded = ""
         #: Sites that ``disarm`` removes if no attachment is left.
         self._released: set[Site] = set()
         #: Whether the instruction at an address is watched, too, which shows as the same place.
@@ -74,6 +77,24 @@ class TrapEngine:
         self.view = OriginalView(sites)
         self._removal.not_freed.clear()
         self._released.clear()
+
+    def adopt(self, found: Iterable[Change]) -> None:
+        """Take over what another tracer left here when it was killed, before any stop is served.
+
+        Of its sites none has a probe: ``disarm_all`` takes them out, and every thread.
+        """
+        order = {Kind.AREA: 0, Kind.GUARD: 1, Kind.SITE: 2}
+        for change in sorted(found, key=lambda each: order.get(each.kind, 3)):
+            size = int.from_bytes(change.data[:8], "little")
+            match change.kind:
+                case Kind.AREA:
+                    self.sites.space.resident.adopt(change.address, size)
+                case Kind.GUARD:
+                    self.sites.guard.adopt(change.address, size)
+                case Kind.SITE:
+                    self.sites.adopt(change)
+                case _:
+                    continue
 
     # --- threads and their stops ---
 
@@ -141,18 +162,26 @@ class TrapEngine:
 
     def _reserve(self, addresses: Sequence[int]) -> None:
         """Room for sites at these addresses, and a guard for them; raises SpaceError and Gone."""
-        sites = self.sites
+        sites, sigtrap = self.sites, self.sigtrap
         sites.reserve(self.group, addresses)
-        if sites.guard.has_room(len(addresses)) and self.sigtrap.guarded:
+        if sites.guard.has_room(len(addresses)) and sigtrap.guarded:
             return
         try:
             with self.group.borrower.borrowed(sites.space.tgid) as thread:
                 if not sites.guard.has_room(len(addresses)):
                     sites.guard.prepare(self.group, thread, len(addresses))
-                    self.sigtrap.guarded = False
-                self.sigtrap.install_guard(thread)
+                    sigtrap.guarded = False
+                sigtrap.install_guard(thread)
+            sigtrap.obstacle = ""
         except SpaceError as error:
+            sigtrap.obstacle = str(error)
             _log.warning("process %d is not guarded: %s", sites.space.tgid, error)
+        if self.only_guarded and (reason := sigtrap.why_unguarded()):
+            raise SpaceError(f"it would be unguarded: {reason}; {self.only_guarded} refuses that")
+
+    def why_unguarded(self) -> str:
+        """Why a breakpoint of ours would end the target if we were killed; empty: none would."""
+        return self.sigtrap.why_unguarded() if self.by_trap else ""
 
     def arm(
         self, plans: Sequence[Plan], unstoppable: list[Thread]
@@ -210,17 +239,22 @@ class TrapEngine:
             site.callback, site.gone = None, True
             self._released.add(site)
 
+    def places_of_threads(self) -> list[int]:
+        """Where the stopped threads are."""
+        return self._removal.places()
+
     def classify(self, is_watched: Callable[[int], bool]) -> None:
-        """Set ``Site.plain``: whether a SIGTRAP behind a site can only be its breakpoint's.
+        """Set ``Site.simple``: whether a SIGTRAP behind a site can only be its breakpoint's.
 
         Not if it has a callback; nor if the instruction behind its one byte ``is_watched``, which
         shows the same address.
         """
         self._is_watched = is_watched
         for site in self.by_trap.values():
-            site.plain = site.callback is None and not (
+            site.simple = site.callback is None and not (
                 site.displaced.length == 1 and is_watched(site.trap)
             )
+            site.plain = site.simple and site.seen
 
     # --- taking out ---
 

@@ -7,7 +7,6 @@ process's disposition is ``Sigtrap``'s.
 
 from __future__ import annotations
 
-import os
 from typing import Final
 
 from dprobed.arch.x86_64.guard_code import (
@@ -22,7 +21,8 @@ from dprobed.arch.x86_64.guard_code import (
     image,
 )
 from dprobed.arch.x86_64.paging import PAGE, WORD
-from dprobed.arch.x86_64.syscalls import SYS_MMAP, SYS_MUNMAP
+from dprobed.arch.x86_64.syscalls import SYS_MUNMAP
+from dprobed.change_journal import Kind
 from dprobed.engine.address_space import AddressSpace
 from dprobed.engine.errors import SpaceError
 from dprobed.tracee.thread import Thread
@@ -87,11 +87,10 @@ class Guard:
         """
         needed = TABLE + (2 * (len(self._entries) + count) + 1) * ENTRY
         size = -(-needed // PAGE) * PAGE
-        base = self._space.calls.call(
-            group, thread, SYS_MMAP, 0, size, _PROT_READ_EXEC, _MAP_PRIVATE_ANONYMOUS, _NO_FILE, 0
-        )
-        if base < 0:
-            raise SpaceError(f"the target cannot map {size} bytes: {os.strerror(-base)}")
+        # Near the slots, though it need not be: so its address is known, and noted, before it is
+        # there.
+        near = next((area.start for area in self._space.resident.areas), self.base)
+        base = self._space.resident.map(group, thread, near, near, size, Kind.GUARD)
         table = b""
         if self.base:
             table = self._space.memory.peek(self.base + TABLE, self._size - TABLE)
@@ -132,6 +131,45 @@ class Guard:
         other._former = list(self._former)
         return other
 
+    def adopt(self, base: int, size: int) -> None:
+        """Take over one that another tracer left, if it is there; of several, the last is used.
+
+        Raises SpaceError and Gone.
+        """
+        if self._space.resident.is_blank(base, size):
+            self._space.memory.poke(base, HANDLER)
+        if not self.is_handler(base):
+            self._space.changes.forget(Kind.GUARD, base)
+            return
+        if self.base:
+            self._former.append((self.base, self._size))
+        self.base, self._size = base, size
+        self._entries.clear()
+        self._free.clear()
+        table = self._space.memory.peek(base + TABLE, size - TABLE)
+        for index in range(len(table) // ENTRY):
+            each = table[index * ENTRY : (index + 1) * ENTRY]
+            if each == FREE_ENTRY:
+                self._free.append(index)
+            elif any(each):
+                self._entries[int.from_bytes(each[:8], "little")] = index
+            else:
+                break
+
+    def prefer(self, base: int) -> None:
+        """Of several that were taken over, use the one that is the process's handler."""
+        for former in self._former:
+            if former[0] == base:
+                self._former.remove(former)
+                self._former.append((self.base, self._size))
+                self.base, self._size = former
+                return
+
+    def holds(self, address: int) -> bool:
+        """Whether an address is in one of its mappings."""
+        all_ = [*self._former, (self.base, self._size)]
+        return any(base <= address < base + size for base, size in all_)
+
     def mappings(self) -> list[tuple[int, int]]:
         """Start and size of what is mapped for it, as far as it is still ours."""
         all_ = [*self._former, (self.base, self._size)]
@@ -142,6 +180,7 @@ class Guard:
         Gone."""
         for base, size in self.mappings():
             self._space.calls.call(group, thread, SYS_MUNMAP, base, size)
+            self._space.changes.forget(Kind.GUARD, base)
         self._former.clear()
         self.base = self._size = 0
         self._entries.clear()

@@ -113,8 +113,17 @@ class SiteRemoval:
                 copy.guard.unmap(self._group, thread)
             except Exception as error:
                 _log.warning("child %d keeps our pages: %s", thread.tid, error)
+            copy.space.calls.remove_gate()
         finally:
             copy.space.close()
+
+    def places(self) -> list[int]:
+        """Where the stopped threads are."""
+        found = []
+        for thread in self._stopped_threads():
+            with contextlib.suppress(Gone):
+                found.append(self._registers.load(thread.tid)[RIP])
+        return found
 
     def _stopped_threads(self) -> list[Thread]:
         return [

@@ -31,6 +31,7 @@ system call of its own, is not seen.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import signal
 import time
@@ -45,6 +46,7 @@ from dprobed.arch.x86_64.signal_frame import (
     SA_RESTORER,
 )
 from dprobed.arch.x86_64.syscalls import SYS_RT_SIGACTION
+from dprobed.change_journal import Kind
 from dprobed.engine.address_space import AddressSpace
 from dprobed.engine.errors import SpaceError
 from dprobed.engine.trap.guard import Guard
@@ -92,6 +94,8 @@ class Sigtrap:
         self.guard = sites.guard
         #: Whether the guard is what the kernel has as SIGTRAP's handler.
         self.guarded = False
+        #: Why the target cannot have one; empty: it can.
+        self.obstacle = ""
         #: When to see whether it still is (monotonic ns), and how long after the time before.
         self._look_again = 0
         self._pause = _LOOK_NS
@@ -170,10 +174,33 @@ class Sigtrap:
         self.guarded = action is not None and _handler(action) == self.guard.base
         set_since = self._set_since(action, self.guard)
         if set_since is not None:
-            self.disposition, self._stale = set_since, True
+            self.disposition = set_since
+            self._spoiled()
             self.restore(thread)
 
     # --- the guard ---
+
+    def why_unguarded(self) -> str:
+        """Why a breakpoint would end the target if we were killed; empty: it would not."""
+        if self.is_ignored:
+            return "it ignores SIGTRAP"
+        if self.disposition is not None:
+            return "it has a SIGTRAP handler of its own"
+        if self.obstacle:
+            return self.obstacle
+        noted = [tid for tid, note in self._notes.by_tid.items() if note.trap_mask is not None]
+        blocking = [tid for tid in noted if self._blocks(tid)]
+        if blocking:
+            more = f", and {len(blocking) - 1} more," if len(blocking) > 1 else ""
+            return f"thread {min(blocking)}{more} blocks SIGTRAP"
+        if not self.guarded:
+            return "the handler is away, because the target looked at SIGTRAP's, until the next hit"
+        return ""
+
+    @staticmethod
+    def _blocks(tid: int) -> bool:
+        found = procfs.status(tid)
+        return found is not None and bool(found.blocked & _BIT)
 
     def install_guard(self, thread: Thread) -> None:
         """Make the guard SIGTRAP's handler, where the target has none; ``thread`` is borrowed.
@@ -200,7 +227,8 @@ class Sigtrap:
         self.guarded = False
         set_since = self._set_since(self._exchange(thread, self.guard.default_action), self.guard)
         if set_since is not None:
-            self.disposition, self._stale = set_since, True
+            self.disposition = set_since
+            self._spoiled()
 
     @staticmethod
     def _set_since(found: bytes | None, guard: Guard) -> bytes | None:
@@ -271,7 +299,26 @@ class Sigtrap:
             mask = change
         self._notes.set_trap_mask(thread, mask if mask & _BIT else None)
 
+    # --- after a tracer that was killed ---
+
+    def adopt(self, thread: Thread, lost: bytes | None) -> None:
+        """Take over what another tracer left; ``lost``: the disposition that a hit has reset, if
+        nobody has set one since. ``thread`` is borrowed; raises Gone."""
+        action = self._exchange(thread, 0)
+        self.guard.prefer(_handler(action))
+        self._learn(action if _handler(action) else None)
+        if lost is not None and self.disposition is None and not self.guarded:
+            self.disposition, self._stale = lost, True
+            self.restore(thread)
+
     # --- repairing ---
+
+    def _spoiled(self) -> None:
+        """A hit has reset the target's disposition in the kernel."""
+        self._stale = True
+        if self.disposition is not None:
+            with contextlib.suppress(OSError):  # then it is lost with us, as it was before
+                self.space.changes.note(Kind.DISPOSITION, 0, self.disposition)
 
     def after_hit(self, thread: Thread) -> bool:
         """Put back what a breakpoint's SIGTRAP changed; whether the thread blocks SIGTRAP.
@@ -286,7 +333,7 @@ class Sigtrap:
         same = was is not None and not (mask ^ was) & _EVERYTHING & ~_BIT
         blocks = same or not ~mask & _EVERYTHING & ~_BIT
         if self.disposition is not None and (blocks or self.is_ignored) and self._concerns(thread):
-            self._stale = True
+            self._spoiled()
         if not blocks:
             self._notes.set_trap_mask(thread, None)
             return False
@@ -299,7 +346,7 @@ class Sigtrap:
     def was_forced(self) -> None:
         """A single step of ours ended with a forced SIGTRAP."""
         if self.is_ignored:
-            self._stale = True
+            self._spoiled()
 
     @property
     def is_ignored(self) -> bool:
@@ -320,6 +367,7 @@ class Sigtrap:
             self._stale = False
             if self.disposition is not None:
                 self._store(thread, self.disposition, self.space)
+            self.space.changes.forget(Kind.DISPOSITION, 0)
 
     def restore_in_child(self, thread: Thread, copy: Sites) -> None:
         """``restore`` in a ``fork`` child, whose memory is a copy, and remove the guard there; the

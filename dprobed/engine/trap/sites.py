@@ -22,10 +22,12 @@ from dprobed.arch.x86_64.breakpoint import INT3
 from dprobed.arch.x86_64.paging import PAGE
 from dprobed.arch.x86_64.relocation import MAX_SLOT as SLOT
 from dprobed.arch.x86_64.relocation import Displaced, Position, RelocationError, Where, displace
+from dprobed.change_journal import Change, Kind, SiteChange
 from dprobed.engine import remote_calls
 from dprobed.engine.address_space import AddressSpace
 from dprobed.engine.errors import SpaceError
 from dprobed.engine.probe import Attachment
+from dprobed.engine.remote_calls import note
 from dprobed.engine.trap.guard import Guard
 from dprobed.proc import procfs
 from dprobed.tracee.ptrace import Gone
@@ -50,6 +52,8 @@ class Site:
         "gone",
         "original",
         "plain",
+        "seen",
+        "simple",
         "slot",
         "trap",
     )
@@ -76,6 +80,10 @@ class Site:
         #: Its module was unmapped.
         self.gone = False
         #: A SIGTRAP behind it is its breakpoint and calls for its programs only (``classify``).
+        self.simple = False
+        #: Its first hit showed that it is in no restartable sequence.
+        self.seen = False
+        #: Both, so that a hit needs no closer look.
         self.plain = False
 
     @property
@@ -87,7 +95,12 @@ class Site:
         """The same site in a copy of the memory."""
         other = Site(self.address, self.original, self.slot, self.displaced, self.around)
         other.gone = self.gone
+        other.seen = self.seen
         return other
+
+    def change(self) -> bytes:
+        """What is noted of it, for its undo."""
+        return SiteChange(self.address, self.original, *self.around).pack()
 
     def position(self, offset: int) -> Position:
         """The original place that is equivalent to ``offset`` bytes into the slot."""
@@ -210,11 +223,13 @@ class Sites:
             raise SpaceError(
                 f"the call at {address:#x} cannot be probed: the target has a hardware shadow stack"
             )
-        if len(displaced.code) > SLOT or not self.space.memory.poke(slot, displaced.code):
-            raise SpaceError(f"the slot for {address:#x} cannot be written")
-        area.free.pop()
         around = self._around(address)
         site = Site(address, code[: displaced.length], slot, displaced, around)
+        note(self.space.changes, Kind.SITE, slot, site.change())
+        if len(displaced.code) > SLOT or not self.space.memory.poke(slot, displaced.code):
+            self.space.changes.forget(Kind.SITE, slot)
+            raise SpaceError(f"the slot for {address:#x} cannot be written")
+        area.free.pop()
         self.slots[slot] = self._unarmed[address] = site
         return site
 
@@ -231,6 +246,18 @@ class Sites:
     def _has_shadow_stack(self) -> bool:
         found = procfs.status(self.space.tgid)
         return found is not None and found.shadow_stack
+
+    def adopt(self, change: Change) -> None:
+        """Take over a site that another tracer left, as armed: a thread may be behind it, or in its
+        slot. Its area is taken over already."""
+        noted = SiteChange.unpack(change.data)
+        site = _site(change.address, noted) if noted is not None else None
+        area = self.space.resident.of(site.slot) if site is not None else None
+        if site is None or area is None or site.slot not in area.free:
+            self.space.changes.forget(Kind.SITE, change.address)
+            return
+        area.free.remove(site.slot)
+        self.slots[site.slot] = self.by_trap[site.trap] = site
 
     # --- changing text: all threads are stopped ---
 
@@ -275,6 +302,7 @@ class Sites:
         """Give a disarmed site's slot back; no thread may be in it."""
         if self.slots.get(site.slot) is site:
             del self.slots[site.slot]
+            self.space.changes.forget(Kind.SITE, site.slot)
             self.guard.remove(site.trap)
             self.space.resident.give_back(site.slot)
 
@@ -283,6 +311,18 @@ class Sites:
         self.by_trap.clear()
         self.slots.clear()
         self._unarmed.clear()
+
+
+def _site(slot: int, noted: SiteChange) -> Site | None:
+    """The site of which this was noted; None: there can be none."""
+    try:
+        displaced = displace(noted.original, noted.address, slot)
+    except (RelocationError, IndexError):
+        return None
+    if displaced.length != len(noted.original):
+        return None
+    around = noted.before, noted.behind
+    return Site(noted.address, noted.original, slot, displaced, around)
 
 
 def _pushes(displaced: Displaced) -> bool:

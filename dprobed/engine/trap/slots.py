@@ -9,9 +9,9 @@
   arch/x86/kernel/signal.c) and the answer is read, and put right, in the signal frame.
 * A fault of the copied instruction is reported at the original address, and the hit's record is
   withdrawn (unless ``logonfault``).
-* Where a slot cannot stand for the place, because the target took its memory away, or because the
-  kernel judges a system call by its address, the thread goes back to the place, and the probes
-  there are removed.
+* Where a slot cannot stand for the place, because the target took its memory away, because the
+  kernel judges a system call by its address, or because the place is in a restartable sequence, the
+  thread goes back to the place, and the probes there are removed.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from dprobed.engine.trap.notes import ThreadNotes
 from dprobed.engine.trap.sigtrap import Sigtrap
 from dprobed.engine.trap.sites import Site, Sites
 from dprobed.proc import procfs
-from dprobed.tracee import memory, ptrace
+from dprobed.tracee import memory, ptrace, restartable
 from dprobed.tracee.ptrace import Gone, Registers
 from dprobed.tracee.signals import SYNCHRONOUS
 from dprobed.tracee.status import Kind
@@ -165,6 +165,16 @@ class SlotExits:
                 thread.siginfo = info
             else:
                 ptrace.set_siginfo(thread.tid, info)
+
+    def is_in_sequence(self, thread: Thread, site: Site) -> bool:
+        """Whether a thread at a site is in a restartable sequence: then its probes go, and it
+        begins the sequence anew."""
+        peek = self.sites.space.memory.peek
+        area = ptrace.rseq_address(thread.tid)
+        if not restartable.abort_address(peek, area, site.address):
+            return False
+        self._lose(thread, Position(Where.BEFORE, site.address), [site], restartable.REASON)
+        return True
 
     def _lose(self, thread: Thread, position: Position, sites: list[Site], reason: str) -> None:
         """Move to the original place, drop the signal, and pin until the sites are removed."""

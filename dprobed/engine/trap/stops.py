@@ -140,7 +140,7 @@ class TrapStops:
     def give_up(self) -> None:
         """After an internal error: run no program at breakpoints any more, ``abandon`` them."""
         for site in self.by_trap.values():
-            site.plain = False
+            site.simple = site.plain = False
 
     # --- stops off the fast path ---
 
@@ -210,6 +210,10 @@ class TrapStops:
                 self._words[RIP] = site.slot
                 self._registers.store(thread.tid)
                 return
+        if not site.seen:
+            if self.exits.is_in_sequence(thread, site):
+                return
+            site.seen, site.plain = True, site.simple
         if site.callback is not None:
             if self._group.is_stopped:
                 # What stops it has looked at modules and sites already, and is about to change

@@ -8,16 +8,19 @@ could not be stopped gets them later.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from dprobed.arch.x86_64.breakpoint import TRAP_HWBKPT
 from dprobed.arch.x86_64.debug_registers import is_length_valid
+from dprobed.arch.x86_64.registers import RIP
+from dprobed.change_journal import Changes, Kind
 from dprobed.engine.address_space import AddressSpace
 from dprobed.engine.interface import Listener, Location, Loss, Plan, Refusal, TrapStop, Twin
 from dprobed.engine.probe import Attachment, Probe
 from dprobed.engine.runner import ProgramRunner
 from dprobed.engine.watch.registers import DebugRegisters, WatchAttachment
+from dprobed.tracee import ptrace, restartable
 from dprobed.tracee.lifecycle import State
 from dprobed.tracee.ptrace import Gone, PtraceError, Registers
 from dprobed.tracee.thread import Thread
@@ -47,9 +50,18 @@ class WatchEngine:
         self._registers: Final = DebugRegisters()
         #: Threads that could not be stopped when the registers changed.
         self._unreached: set[int] = set()
+        #: Where each thread's ``struct rseq`` lies.
+        self._areas: Final[dict[int, int]] = {}
+        self._peek: Callable[[int, int], bytes] = lambda address, length: b""
+        self._lost: list[Loss] = []
+        self._changes = Changes(None, 0, 0)
 
     def use(self, space: AddressSpace) -> None:
         """See Engine: nothing is kept in memory."""
+        self._peek = space.memory.peek
+        self._changes = space.changes
+        self._areas.clear()
+        self._lost.clear()
 
     # --- putting in ---
 
@@ -72,6 +84,12 @@ class WatchEngine:
     ) -> list[tuple[Plan, Attachment | Refusal]]:
         """See Engine. A watchpoint that not all threads can have is in none."""
         results: list[tuple[Plan, Attachment | Refusal]] = []
+        if plans:
+            try:
+                self._changes.note(Kind.WATCH, 0)
+            except OSError as error:
+                reason = f"its undo cannot be noted: {error.strerror}"
+                return [(plan, Refusal(ProbeState.FAILED, reason)) for plan in plans]
         for plan in plans:
             where = plan.location
             index = self._registers.add(where.kind, where.address, where.length)
@@ -114,8 +132,11 @@ class WatchEngine:
         """See Engine: nothing of ours is in memory."""
 
     def lost(self) -> list[Loss]:
-        """See Engine: a register stays what it is."""
-        return []
+        """See Engine: a restartable sequence was met."""
+        lost, self._lost = self._lost, []
+        for loss in lost:
+            self.release(loss.attachments)
+        return lost
 
     def overwritten(self, attachments: Iterable[Attachment]) -> list[Loss]:
         """See Engine."""
@@ -140,6 +161,8 @@ class WatchEngine:
                     continue
                 except PtraceError as error:
                     self.reason = _why_unwatched(thread.tid, error)
+        if self._registers.are_free and not self._unreached:
+            self._changes.forget(Kind.WATCH, 0)
         return self.reason
 
     def apply_unreached(self) -> None:
@@ -159,6 +182,7 @@ class WatchEngine:
     def forget(self, thread: Thread) -> None:
         """See Engine."""
         self._unreached.discard(thread.tid)
+        self._areas.pop(thread.tid, None)
 
     def executes(self, address: int) -> bool:
         """Whether execution of the instruction at ``address`` is watched."""
@@ -182,8 +206,19 @@ class WatchEngine:
         """
         fired = self._registers.fired(thread.tid)
         if fired:
+            address = self._runner.registers.words[RIP]
             self._runner.run(thread, fired, False, now)
+            if self._is_in_sequence(thread.tid, address):
+                self._lost.append(Loss(list(fired), restartable.REASON, False))
+                thread.pinned = True
+                self._listener.lost(thread)
         return bool(fired)
+
+    def _is_in_sequence(self, tid: int, address: int) -> bool:
+        """Whether a thread that stopped there is in a restartable sequence."""
+        if tid not in self._areas:
+            self._areas[tid] = ptrace.rseq_address(tid)
+        return bool(restartable.abort_address(self._peek, self._areas[tid], address))
 
     def leave(self, registers: Registers) -> bool:
         """See Engine: no thread runs code of this engine's."""
@@ -196,6 +231,11 @@ class WatchEngine:
 
     def forked(self, child: WatchEngine, twin: Twin) -> list[Attachment]:
         """See Engine."""
+        if not self._registers.are_free:
+            try:
+                child._changes.note(Kind.WATCH, 0)
+            except OSError:
+                return []
         return list(child._registers.take_over(self._registers, twin))
 
     def exec(self) -> None:

@@ -49,6 +49,11 @@ class DebugRegisters:
         self._settings[index] = setting
         return index
 
+    @property
+    def are_free(self) -> bool:
+        """Whether none watches anything."""
+        return not any(self._settings)
+
     def executes(self, address: int) -> bool:
         """Whether execution of the instruction at ``address`` is watched."""
         return ("x", address, 1) in self._settings

@@ -15,7 +15,7 @@ from dprobed.program.exec import ir
 from dprobed.program.exec.ir import Depth, Shown, Test, TopWords, Word, WordOp
 from dprobed.program.exec.lower_table import LOWERINGS, SIZES, SPACES, lowers, variable_count
 from dprobed.program.exec.lowering import UNROLL, Lowering
-from dprobed.program.exits import ABORT, EXIT, REM
+from dprobed.program.exits import ABORT, DUMP_ONCE, EXIT, REM
 from dprobed.program.isa import BY_KEY, INSTRUCTIONS
 from dprobed.program.items import value_frame
 from dprobed.program.values import KIND_NUMBERS
@@ -94,12 +94,12 @@ def _exit(to: Lowering, step: Step) -> None:
     to.end(ir.End(EXIT))
 
 
-@lowers("exit facility")
+@lowers("exit facility", "exit facility once")
 def _exit_facility(to: Lowering, step: Step) -> None:
     number = to.unit.facilities[step.operands[0]]
     fault = to.fault(ExCode.INVALID_OPERAND, OPERAND_FACILITY, number)
     to.add(ir.GuardFacility(number, fault))
-    to.end(ir.End(number))
+    to.end(ir.End(DUMP_ONCE if step.instruction.suffix else number))
 
 
 @lowers("suspend")

@@ -47,7 +47,14 @@ class InstructionParser:
         width = last.column + last.width - words[0].column
         if last.origin != words[0].origin or width < 1:
             width = words[0].width
-        fitting = [form for form in forms if bool(form.operands) == bool(operand)]
+        # A facility may be called as a suffix is: one word alone is the operand.
+        suffix = operand[-1].text if len(operand) > 1 else ""
+        suffixed = [form for form in forms if form.suffix and form.suffix == suffix]
+        fitting = [
+            form for form in forms if bool(form.operands) == bool(operand) and not form.suffix
+        ]
+        if suffixed:
+            fitting, operand = suffixed, operand[:-1]
         if fitting:
             step = SourceInstruction(fitting[0], words[0], width, operand)
             if operand:

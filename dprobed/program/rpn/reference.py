@@ -187,6 +187,11 @@ MACHINE = f"""\
   which lets go all threads that are held there.
 - `exit FACILITY` names who gets the record, by number or by name. Each must exist when the program
   is inserted, else it is refused; one that has gone since raises INVALID_OPERAND.
+- `exit dump` writes a core of the process, where limits allow it; where not, the record's exit is
+  `no dump`. `exit dump once` writes one only if this probe has had none before: in this process, as
+  long as the program is inserted, also after `exec`, and together with the fork children that got
+  the program from it. A core that could not be written does not count. A program that is put into
+  many processes (`dprobe insert --exe`) has one in each.
 """
 
 REGISTERS_TEXT = """\

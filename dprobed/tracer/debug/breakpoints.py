@@ -10,7 +10,6 @@ import signal
 from collections.abc import Callable, Set
 from typing import Final
 
-from dprobed.arch.x86_64.breakpoint import INT3
 from dprobed.arch.x86_64.registers import RIP
 from dprobed.engine.errors import SpaceError
 from dprobed.engine.interface import Location, Refusal
@@ -102,9 +101,12 @@ class Breakpoints:
         if address in shared:
             raise Refused(shared[address])
         original = space.memory.peek(address, 1)
-        if not original or not space.memory.poke(address, INT3):
+        if not original:
             raise Refused(f"no memory at {address:#x}")
-        space.raw[address] = original
+        try:
+            space.write_raw(address, original)
+        except SpaceError as error:
+            raise Refused(str(error)) from error
 
     def serve_trap(self, thread: Thread) -> bool:
         """Serve a SIGTRAP stop at a plain breakpoint; false: it is none. Raises Gone."""
@@ -136,11 +138,8 @@ class Breakpoints:
 
     def _remove(self, address: int, probe: Probe) -> None:
         space = self._engines.space
-        original = space.raw.pop(address, None) if not probe.attachments else None
-        if original is None:
+        if probe.attachments or not space.remove_raw(address):
             self._remove_probes([probe])
-        elif space.memory.peek(address, 1) == INT3:
-            space.memory.poke(address, original)
 
     def clear(self) -> None:
         """Remove all."""

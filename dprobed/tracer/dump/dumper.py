@@ -17,7 +17,7 @@ import signal
 import struct
 import subprocess
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, NoReturn
@@ -25,9 +25,10 @@ from typing import Any, Final, NoReturn
 import msgspec
 
 from dprobed import journal
+from dprobed.corefile import store
 from dprobed.corefile.areas import Area, dumped_size, parse_smaps, without
 from dprobed.corefile.holes import Holes
-from dprobed.corefile.store import Draft, StoreError, StoreLimits, admit, new_name
+from dprobed.corefile.store import StoreError, StoreLimits
 from dprobed.corefile.writer import (
     Memory,
     Piece,
@@ -53,9 +54,11 @@ _FIELD_LIMIT: Final = 64 << 10
 
 
 class Done(msgspec.Struct, frozen=True):
-    """How a dump ended: ``error`` is empty when there is a core."""
+    """How a dump ended: ``error`` is empty when there is a core; ``cause``: why there is none, in a
+    few words."""
 
     error: str = ""
+    cause: str = ""
     path: str = ""
     bytes: int = 0
     size: int = 0
@@ -66,7 +69,8 @@ class Job(msgspec.Struct):
     """One dump. ``source``: the process whose memory is read (the copy, or the target itself).
 
     ``omitted``: ranges that are ours. ``extra``: areas that the copy does not have. ``about``: what
-    the tracer has to say in the JSON file. ``stopped_at``: monotonic ns.
+    the tracer has to say in the JSON file. ``stopped_at``: monotonic ns. ``probe``: which probe's
+    limit it is counted for; empty: none's.
     """
 
     pid: int
@@ -81,6 +85,7 @@ class Job(msgspec.Struct):
     exe: str
     stopped_at: int
     facts: dict[str, bytes] = msgspec.field(default_factory=dict)
+    probe: str = ""
 
 
 def run(job: Job, result: int) -> NoReturn:
@@ -102,8 +107,6 @@ def dump(job: Job) -> Done:
     began = time.monotonic()
     limits = job.limits
     try:
-        room = admit(limits)
-        name = new_name(limits.folder, job.process.name, job.pid)
         areas = _areas(job)
         segments = _segments(job, areas)
         holes = Holes(
@@ -114,19 +117,20 @@ def dump(job: Job) -> Done:
         )
         head, pieces, size = layout(job.process, segments, holes.used)
         compress = limits.zstd and size < _MOST_PACKED and shutil.which("zstd") is not None
-        draft = Draft(limits.folder, name, ".core.zst" if compress else ".core")
+        suffix = ".core.zst" if compress else ".core"
+        draft = store.begin(limits, job.process.name, job.pid, suffix, job.probe)
     except VanishedError:
         return _vanished(job)
     except (StoreError, OSError) as error:
-        return Done(error=_reason(error, limits.folder))
+        return _refused(error, limits.folder)
     try:
         if compress:
-            packed = _Packed(draft.fd, room)
+            packed = _Packed(draft.fd, draft.check)
             packed.put(0, head)
             write_pieces(packed, pieces, job.memory, holes.used)
             packed.finish(size)
         else:
-            sparse = Sparse(draft.fd, room)
+            sparse = Sparse(draft.fd, draft.check)
             sparse.put(0, head)
             _write_sparse(sparse, pieces, job.memory, holes.used)
             sparse.finish(size)
@@ -135,7 +139,7 @@ def dump(job: Job) -> Done:
     except VanishedError:
         return _vanished(job)
     except (StoreError, OSError) as error:
-        return Done(error=_reason(error, limits.folder))
+        return _refused(error, limits.folder)
     finally:
         draft.discard()
     _tell_journal(job, draft.path)
@@ -144,7 +148,7 @@ def dump(job: Job) -> Done:
 
 
 def _vanished(job: Job) -> Done:
-    return Done(error=f"no core: process {job.pid} ended while its memory was read")
+    return Done(f"no core: process {job.pid} ended while its memory was read", "the process ended")
 
 
 def _write_sparse(sink: Sparse, pieces: list[Piece], memory: Memory, used: Used) -> None:
@@ -175,34 +179,35 @@ def _write_sparse(sink: Sparse, pieces: list[Piece], memory: Memory, used: Used)
     finally:
         os.kill(helper, signal.SIGKILL)
         os.waitpid(helper, 0)
-    kind, text = msgspec.msgpack.decode(said, type=tuple[str, str]) if said else ("errno", "5")
+    kind, text, cause = ("errno", str(errno.EIO), "")
+    if said:
+        kind, text, cause = msgspec.msgpack.decode(said, type=tuple[str, str, str])
     if kind == "vanished":
         raise VanishedError
     if kind == "store":
-        raise StoreError(text)
+        raise StoreError(text, cause)
     if kind == "errno":
         raise OSError(int(text), os.strerror(int(text)))
 
 
-def _failure(sink: Sparse, pieces: Iterable[Piece], memory: Memory, used: Used) -> tuple[str, str]:
+def _failure(
+    sink: Sparse, pieces: Iterable[Piece], memory: Memory, used: Used
+) -> tuple[str, str, str]:
     """Write; returns the error in a form that can be sent."""
     try:
         write_pieces(sink, pieces, memory, used)
     except VanishedError:
-        return "vanished", ""
+        return "vanished", "", ""
     except StoreError as error:
-        return "store", str(error)
+        return "store", str(error), error.cause
     except OSError as error:
-        return "errno", str(error.errno or errno.EIO)
-    return "", ""
+        return "errno", str(error.errno or errno.EIO), ""
+    return "", "", ""
 
 
-def _reason(error: Exception, folder: Path) -> str:
-    if isinstance(error, OSError):
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            return f"no core in {folder}: {os.strerror(error.errno)}"
-        return f"no core in {folder}: {error.strerror or error}"
-    return str(error)
+def _refused(error: StoreError | OSError, folder: Path) -> Done:
+    known = store.failed(folder, error) if isinstance(error, OSError) else error
+    return Done(str(known), known.cause)
 
 
 def _pread_all(descriptor: int) -> bytes:
@@ -280,11 +285,14 @@ class _Turns:
 
 
 class Sparse:
-    """A core file with holes. ``turns``: if another process writes to it, too."""
+    """A core file with holes. ``turns``: if another process writes to it, too.
 
-    def __init__(self, descriptor: int, room: int) -> None:
+    ``check`` is called now and then; it raises where there is no room for more.
+    """
+
+    def __init__(self, descriptor: int, check: Callable[[], None]) -> None:
         self._descriptor = descriptor
-        self._room = room
+        self._check = check
         self._unseen = 0
         self.turns: _Turns | None = None
 
@@ -300,29 +308,19 @@ class Sparse:
             self.turns.give()
         if self._unseen >= _LOOK:
             self._unseen = 0
-            check(self._descriptor, self._room)
+            self._check()
 
     def finish(self, size: int) -> None:
         """See corefile.writer.Sink."""
         os.ftruncate(self._descriptor, size)
-        check(self._descriptor, self._room)
-
-
-def check(descriptor: int, room: int) -> None:
-    """Raise StoreError when a file has more on disk than is allowed."""
-    if os.fstat(descriptor).st_blocks * 512 > room:
-        raise StoreError(
-            f"the core is larger than the {room} bytes that are left of the quota; "
-            "`dprobe dumps remove` makes room"
-        )
+        self._check()
 
 
 class _Packed:
     """A core file compressed by `zstd`; holes become zeros, which compress to next to nothing."""
 
-    def __init__(self, descriptor: int, room: int) -> None:
-        self._descriptor = descriptor
-        self._room = room
+    def __init__(self, descriptor: int, check: Callable[[], None]) -> None:
+        self._check = check
         self._at = self._looked = 0
         # Level 1: a core is wanted soon, and higher levels save little more.
         self._zstd = subprocess.Popen(
@@ -350,13 +348,13 @@ class _Packed:
         self._at += len(data)
         if self._at - self._looked >= _LOOK:
             self._looked = self._at
-            check(self._descriptor, self._room)
+            self._check()
 
     def finish(self, size: int) -> None:
         """See corefile.writer.Sink."""
         self._fill(size)
         self._end()
-        check(self._descriptor, self._room)
+        self._check()
 
     def _end(self) -> None:
         with contextlib.suppress(BrokenPipeError):

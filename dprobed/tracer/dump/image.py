@@ -164,6 +164,18 @@ def link(pid: int, name: str) -> str:
         return ""
 
 
+def surroundings(pid: int) -> dict[str, str | int]:
+    """Which process it is, and where its files are: its beginning (clock ticks since boot), root
+    and mount namespace."""
+    found: dict[str, str | int] = {"root": link(pid, "root")}
+    start = procfs.start_time(pid)
+    if start is not None:
+        found["start"] = start
+    with contextlib.suppress(OSError):
+        found["mount_namespace"] = Path(f"/proc/{pid}/ns/mnt").stat().st_ino
+    return found
+
+
 def facts(pid: int) -> dict[str, bytes]:
     """Working directory, root and cgroup, for the journal's entry."""
     facts = {

@@ -22,27 +22,36 @@ from dprobed.corefile.store import StoreError, StoreLimits
 from dprobed.engine.address_space import AddressSpace
 from dprobed.engine.context import Facts
 from dprobed.engine.errors import SpaceError
-from dprobed.engine.probe import Attachment
+from dprobed.engine.probe import Attachment, Probe
 from dprobed.program.exec.interface import Outcome
+from dprobed.program.exits import DUMP_ONCE
 from dprobed.record.log import decode_log
 from dprobed.tracee.lifecycle import State
 from dprobed.tracee.ptrace import Gone
 from dprobed.tracee.thread import Thread
 from dprobed.tracee.thread_group import ThreadGroup
 from dprobed.tracer.dump import dumper, image
-from dprobed.tracer.dump.admission import Admission, DumpError
+from dprobed.tracer.dump.admission import Admission, DumpError, identity, look, tidy
 from dprobed.tracer.dump.copied import CopiedProcess
 from dprobed.tracer.dump.jobs import job_for
 from dprobed.tracer.dump.writer_process import WriterProcess
 from dprobed.tracer.engines import Engines
+from dprobed.tracer.programs import Programs
 
 _log = logging.getLogger(__name__)
 
+#: Why there is no dump, in a few words.
+_BUSY: Final = "another being written"
+_ENDED: Final = "the process ended"
+_OFF: Final = "dumps are switched off; `dprobe handlers arm dump` switches them on"
+
 
 class Result(msgspec.Struct, frozen=True):
-    """How a dump ended; ``error`` is empty when there is a core."""
+    """How a dump ended; ``error`` is empty when there is a core; ``cause``: why there is none, in a
+    few words."""
 
     error: str
+    cause: str = ""
     path: str = ""
     bytes: int = 0
     size: int = 0
@@ -70,7 +79,7 @@ class _Current(msgspec.Struct):
 
 class _Requested(msgspec.Struct, frozen=True):
     thread: Thread
-    probe: tuple[int, int]
+    probe: Probe
     about: dict[str, Any]
 
 
@@ -80,14 +89,14 @@ class Dumps:
     def __init__(
         self,
         engines: Engines,
-        describe: Callable[[int], dict[str, Any]],
+        programs: Programs,
         tell: Callable[[str, str, int], None],
     ) -> None:
-        """``describe``: facts about a program, by number; ``tell``: kind, text, thread id."""
+        """``programs``: those inserted; ``tell``: kind, text, thread id."""
         self._engines: Final = engines
-        self._describe: Final = describe
+        self._programs: Final = programs
         self._tell: Final = tell
-        self._admission: Final = Admission(tell)
+        self._admission: Final = Admission(tell, self._identify)
         self._images: Final = image.Images(engines)
         self._requested: list[_Requested] = []
         self._current: _Current | None = None
@@ -108,20 +117,35 @@ class Dumps:
 
     # --- requests ---
 
-    def hit(self, thread: Thread, facts: Facts, attachment: Attachment, outcome: Outcome) -> None:
-        """A program ended by ``exit dump``: pin its thread until the dump is begun."""
+    def hit(
+        self,
+        thread: Thread,
+        facts: Facts,
+        attachment: Attachment,
+        outcome: Outcome,
+        *,
+        is_armed: bool,
+    ) -> bool:
+        """A program ended by ``exit dump``: whether a dump is to be begun.
+
+        Then its thread is pinned until it is. ``is_armed``: dumps are not switched off.
+        """
         probe = attachment.probe
-        key = (probe.program, probe.index)
         try:
-            if self.busy:
-                raise DumpError("another dump of this process is being written")
-            self._limits = self._admission.admit(key)
-        except (DumpError, StoreError) as error:
-            self._admission.refuse(str(error), thread.tid)
-            return
+            if not is_armed:
+                raise DumpError(_OFF, "switched off")
+            if outcome.exit == DUMP_ONCE and probe.cores.written:
+                raise DumpError("this probe has its core, and `exit dump once` asks for no other",
+                                "once")  # fmt: skip
+            if self.busy or (outcome.exit == DUMP_ONCE and probe.cores.writing):
+                raise DumpError("another dump of this process is being written", _BUSY)
+            self._limits = self._admission.admit(probe)
+        except StoreError as error:
+            self._refuse(probe, error, thread.tid)
+            return False
         about = {
             "probe": {
-                **self._describe(probe.program),
+                **self._programs.describe(probe.program),
                 "probe": probe.index,
                 "minor": outcome.minor,
                 "major": outcome.major,
@@ -139,9 +163,20 @@ class Dumps:
                 "log": decode_log(outcome.log, outcome.raw),
             },
         }
-        self._requested.append(_Requested(thread, key, about))
+        self._requested.append(_Requested(thread, probe, about))
+        probe.cores.writing += 1
         thread.pinned = True
         self._group.request_attention()
+        return True
+
+    def _identify(self, probe: Probe) -> str:
+        """What names a probe in the store."""
+        return identity(self._programs.inserted[probe.program].program, probe.index)
+
+    def _refuse(self, probe: Probe, error: StoreError, tid: int) -> None:
+        if self._admission.refuse(probe, error, tid):
+            # Told later: its record goes first.
+            self._group.request_attention()
 
     def request(self, pid: int, compress: bool, answer: Callable[[Result], None]) -> None:
         """Dump the target now; raises DumpError, StoreError and Gone. ``answer`` comes later."""
@@ -150,14 +185,16 @@ class Dumps:
         if self.busy:
             raise DumpError("another dump of this process is being written; try again after it")
         limits = store.limits()
+        look(limits)
         if compress:
             limits = msgspec.structs.replace(limits, zstd=True)
-        self._begin(pid, 0, {}, limits, answer)
+        self._begin(pid, 0, {}, limits, answer, "")
 
     # --- the loop ---
 
     def attend(self) -> None:
         """Begin, limit and end dumps; called by the main loop."""
+        self._admission.tell()
         while self._requested:
             requested = self._requested.pop(0)
             try:
@@ -178,23 +215,33 @@ class Dumps:
 
     def _begin_at_hit(self, requested: _Requested) -> None:
         # Its own process: a child that shares the target's memory can be at the probe.
-        pid, tid = requested.thread.tgid, requested.thread.tid
+        pid, tid, probe = requested.thread.tgid, requested.thread.tid, requested.probe
+
+        def fail(error: StoreError) -> None:
+            probe.cores.writing -= 1
+            self._admission.failed(probe, error)
+            self._admission.refuse(probe, error, tid)
+            self._admission.tell()
 
         def answer(result: Result) -> None:
             if result.error:
-                self._tell("dump", f"no dump: {result.error}", tid)
-            else:
-                self._tell("dump", f"core: {result.path}", tid)
+                fail(StoreError(result.error, result.cause))
+                return
+            probe.cores.writing -= 1
+            probe.cores.written += 1
+            probe.dumped += 1
+            self._admission.succeeded(probe)
+            self._tell("dump", f"core: {result.path}", tid)
 
+        name = self._admission.name_of(probe)
         try:
             if self._current is not None or self._limits is None:
-                raise DumpError("another dump of this process is being written")
-            self._begin(pid, tid, requested.about, self._limits, answer)
-            self._admission.count(requested.probe)
-        except (DumpError, StoreError) as error:
-            self._admission.refuse(str(error), tid)
+                raise DumpError("another dump of this process is being written", _BUSY)
+            self._begin(pid, tid, requested.about, self._limits, answer, name)
+        except StoreError as error:
+            fail(error)
         except Gone:
-            self._admission.refuse("the process ended", tid)
+            fail(DumpError(_ENDED))
 
     def finish(self) -> None:
         """Wait until no dump is being written; the target runs meanwhile."""
@@ -205,6 +252,8 @@ class Dumps:
 
     def abandon(self, reason: str) -> None:
         """Abort the dump that is being written."""
+        for requested in self._requested:
+            requested.probe.cores.writing -= 1
         current = self._current
         if current is None:
             return
@@ -212,7 +261,7 @@ class Dumps:
             current.writer.abandon()
         self._undo(current)
         if current.result is None:
-            current.answer(Result(reason))
+            current.answer(Result(reason, "internal error"))
 
     # --- stopping and copying ---
 
@@ -223,8 +272,9 @@ class Dumps:
         about: dict[str, Any],
         limits: StoreLimits,
         answer: Callable[[Result], None],
+        probe: str,
     ) -> None:
-        store.admit(limits)
+        """``probe``: what names the one that asks for it in the store; empty: none."""
         current = _Current(pid, answer, limits, "snapshot", time.monotonic())
         began = time.monotonic_ns()
         job: dumper.Job | None = None
@@ -240,7 +290,9 @@ class Dumps:
                     current.hold = stack.pop_all()
             if current.copy is not None:
                 current.pause_ns = time.monotonic_ns() - began
+            job.probe = probe
             job.about = {"pid": pid, "time": time.time(), "how": current.how, **about}
+            job.about |= image.surroundings(pid)
             if current.copy is not None:
                 job.about["pause_ns"] = current.pause_ns
             if why:
@@ -284,16 +336,18 @@ class Dumps:
         done = writer.result()
         now = time.monotonic()
         if done is None:
-            reason = f"its writer was ended by {writer.how_it_ended()}"
+            reason = cause = f"its writer was ended by {writer.how_it_ended()}"
             if current.overdue:
+                cause = f"stopped for {current.limits.stopped} s"
                 reason = f"the process cannot be copied, and {current.limits.stopped} s are over"
-            done = dumper.Done(error=f"no core: {reason}")
-            with contextlib.suppress(OSError):
-                store.tidy(current.limits.folder)
+            done = dumper.Done(f"no core: {reason}", cause)
+            with contextlib.suppress(OSError, StoreError):
+                tidy(current.limits)
         if current.how == "stopped":
             current.pause_ns = int((now - current.began) * 1e9)
         current.result = Result(
             error=done.error,
+            cause=done.cause,
             path=done.path,
             bytes=done.bytes,
             size=done.size,

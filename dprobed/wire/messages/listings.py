@@ -38,7 +38,9 @@ class ProbeInfo(msgspec.Struct, frozen=True, kw_only=True, tag="probe"):
     ``present_ns``: since it was first in; for ``asleep_ns`` of that it was throttled, and counted
     nothing. ``engine``: which serves it; empty where none does. ``source``: of a probe that does
     not work, where its place is written (``file:line:column``), if that is known. ``doubt``: why
-    one that never fired perhaps never will.
+    one that never fired perhaps never will. ``dumped``: cores that were written for it;
+    ``no_dumps``: hits that asked for one in vain, by reason. ``unguarded``: why it would end its
+    process if the tracer were killed; empty: not.
     """
 
     program: str
@@ -64,6 +66,9 @@ class ProbeInfo(msgspec.Struct, frozen=True, kw_only=True, tag="probe"):
     engine: str = ""
     source: str = ""
     doubt: str = ""
+    dumped: int = 0
+    no_dumps: dict[str, int] = {}
+    unguarded: str = ""
 
 
 class EarlierInfo(msgspec.Struct, frozen=True, kw_only=True, tag="earlier"):
@@ -217,6 +222,7 @@ class PolicyInfo(msgspec.Struct, frozen=True, kw_only=True, tag="policy"):
     budget: LimitsInfo
     follow_forks: bool
     hold: Literal["thread", "process"]
+    unguarded: Literal["allow", "refuse"] = "allow"
 
 
 class PolicyStep(msgspec.Struct, frozen=True, kw_only=True):
@@ -249,6 +255,7 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True, tag="explanation"):
     budget: LimitsInfo
     follow_forks: bool
     hold: Literal["thread", "process"]
+    unguarded: Literal["allow", "refuse"] = "allow"
 
 
 class DebuggerInfo(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,4 +1,4 @@
-"""Core files without a process: memory, notes, the folder of cores."""
+"""Core files without a process: memory and notes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from elftools.elf.elffile import ELFFile
 
 from dprobed.arch.x86_64.core_notes import portable_xstate
 from dprobed.arch.x86_64.paging import PAGE
-from dprobed.corefile import store
 from dprobed.corefile.areas import Area, dumped_size, parse_smaps, without
 from dprobed.corefile.writer import (
     Memory,
@@ -133,7 +132,7 @@ def test_memory_with_holes_and_without_our_breakpoints(tmp_path: Path) -> None:
     core = os.open(tmp_path / "core", os.O_RDWR | os.O_CREAT)
     memory = Memory(opened, opened, original={start: 0x55, start + 2 * PAGE + 1: 0x66})
     head, pieces, size = layout(image(), [(area, 2 * PAGE), (text, PAGE)], whole)
-    sink = Sparse(core, 1 << 30)
+    sink = Sparse(core, lambda: None)
     sink.put(0, head)
     write_pieces(sink, pieces, memory, whole)
     sink.finish(size)
@@ -156,34 +155,3 @@ def test_vector_registers_where_debuggers_look() -> None:
     assert (moved[1088:1152], moved[1152:2688]) == (b"k" * 64, b"z" * 1536)
     assert moved[2688:] == b"pkru...."
     assert portable_xstate(bytes(amd[:832])) == bytes(amd[:832])
-
-
-def test_limits(tmp_path: Path) -> None:
-    found = store.limits({"DPROBED_DUMPS": str(tmp_path), "DPROBED_DUMPS_COUNT": "3"})
-    assert (found.folder, found.count, found.zstd) == (tmp_path, 3, False)
-    with pytest.raises(store.StoreError, match="DPROBED_DUMPS_BYTES=many is not a number"):
-        store.limits({"DPROBED_DUMPS_BYTES": "many"})
-
-
-def test_a_folder_that_others_can_write(tmp_path: Path) -> None:
-    tmp_path.chmod(0o777)
-    with pytest.raises(store.StoreError, match="chmod go-w"):
-        store.admit(store.limits({"DPROBED_DUMPS": str(tmp_path)}))
-
-
-def test_what_a_dead_writer_left_goes(tmp_path: Path) -> None:
-    limits = store.limits({"DPROBED_DUMPS": str(tmp_path / "cores")})
-    store.admit(limits)
-    left = limits.folder / ".x.1.part"
-    left.write_bytes(b"half")
-    draft = store.Draft(limits.folder, "y.2", ".core")
-    store.admit(limits)
-    assert [path.name for path in limits.folder.iterdir()] == [".y.2.part"]
-    draft.publish({"pid": 2})
-    draft.discard()
-    [core] = store.cores(limits.folder)
-    assert (core.name, core.about) == ("y.2", {"pid": 2})
-    with pytest.raises(store.StoreError, match="there is no core z"):
-        store.remove(limits.folder, "z")
-    store.remove(limits.folder, "y.2")
-    assert not list(limits.folder.iterdir())

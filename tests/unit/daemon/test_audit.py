@@ -27,7 +27,7 @@ def test_a_flood_is_cut_and_counted(
     now += 1
     audit.deny(denial)
     assert caplog.records[-1].getMessage() == (
-        "denied: no (30 more denials since the last one logged)"
+        "denied: no (30 more such denials since the last one logged)"
     )
     audit.deny(denial)
     assert caplog.records[-1].getMessage() == "denied: no"
@@ -61,8 +61,21 @@ def test_what_users_do_is_cut_and_counted_but_not_what_root_does(
     now += 1
     history.note(1000, "done")
     assert caplog.records[-1].getMessage() == (
-        "done (30 more lines about user 1000 were left out before)"
+        "done (30 more such lines about user 1000 were left out before)"
     )
+
+
+def test_one_cause_does_not_hide_another(caplog: pytest.LogCaptureFixture) -> None:
+    history, audit = History(lambda: 100.0), Audit(lambda: 100.0)
+    caplog.set_level(logging.INFO)
+    for _ in range(BURST + 30):
+        history.note(1000, "no dump: limit", "dump no dump")
+        audit.deny(Denial("no", "no", "default", "", 1, 1000, frozenset({Right.ALTER})))
+    caplog.clear()
+    history.note(1000, "core: x", "dump core")
+    audit.deny(Denial("no", "no", "default", "", 1, 1000, frozenset({Right.DUMP})))
+    audit.deny(Denial("no", "no", "other", "", 1, 1000, frozenset({Right.ALTER})))
+    assert len(caplog.records) == 3
 
 
 def test_many_and_long_labels_make_a_short_line() -> None:

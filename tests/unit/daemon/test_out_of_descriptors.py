@@ -47,7 +47,7 @@ def room_for(more: int) -> Iterator[None]:
             os.close(each)
 
 
-def until_closed(sock: socket.socket, mailbox: socket.socket) -> None:
+def until_closed(sock: socket.socket, mailbox: socket.socket, changes: int) -> None:
     sock.recv(1)
 
 

@@ -36,7 +36,7 @@ def test_every_instruction(instruction: Instruction) -> None:
 
 def test_the_list_names_instructions() -> None:
     assert MORE.keys() <= {each.key for each in INSTRUCTIONS}
-    assert sum(Operand.FACILITY in each.operands for each in INSTRUCTIONS) == 1
+    assert sum(Operand.FACILITY in each.operands for each in INSTRUCTIONS) == 2
 
 
 def source(*bodies: str) -> str:
@@ -52,6 +52,7 @@ def source(*bodies: str) -> str:
         ("exit mailer", {"observe": ""}),
         ("exit dump", {"observe": "", "dump": "`exit` in x.rpn:4:1"}),
         ("exit 3", {"observe": "", "dump": "`exit` in x.rpn:4:1"}),
+        ("exit dump once", {"observe": "", "dump": "`exit` in x.rpn:4:1"}),
         ("exit debugger", {"observe": "", "debug": "`exit` in x.rpn:4:1"}),
         ("exit 1", {"observe": "", "debug": "`exit` in x.rpn:4:1"}),
         ("push r,rdi\npop r,eax\nexit", {"observe": "", "alter": "`pop r` in x.rpn:5:1"}),

@@ -150,6 +150,8 @@ def sources(draw: st.DrawFn) -> str:
                 operand = separator + _operand(draw, step, len(steps)).replace(
                     "label", f"p{probe}_"
                 )
+                if step.suffix:
+                    operand = f" dump {step.suffix}"
             need, change = _effect(step, operand)
             if depth < need:
                 fill = min(need - depth, STACK_WORDS)

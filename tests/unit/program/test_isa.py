@@ -62,7 +62,7 @@ OURS = {
     "log u8,name": 0xC9, "log u16": 0xCA, "log u16,name": 0xCB, "log u32": 0xCC,
     "log u32,name": 0xCD, "log u64": 0xCE, "log u64,name": 0xCF, "log f32": 0xD0,
     "log f32,name": 0xD1, "log f64": 0xD2, "log f64,name": 0xD3, "log hex": 0xD4,
-    "log hex,name": 0xD5, "log ptr": 0xD6, "log ptr,name": 0xD7,
+    "log hex,name": 0xD5, "log ptr": 0xD6, "log ptr,name": 0xD7, "exit facility once": 0xE0,
 }  # fmt: skip
 
 SAMPLE = {
@@ -86,6 +86,8 @@ def source_of(instruction: Instruction) -> str:
     if not instruction.operands:
         return instruction.key
     kind = instruction.operands[0]
+    if instruction.suffix:
+        return f"{instruction.spelling} dump {instruction.suffix}"
     return instruction.key.removesuffix(kind.text) + SAMPLE[kind]
 
 

@@ -164,7 +164,7 @@ def programs(draw: st.DrawFn) -> Program:
     return Program(header, (probe,), code, (2, "mine"), names=("result", "n"))
 
 
-def _context() -> FakeContext:
+def drawn_context() -> FakeContext:
     thread = Case("", "").thread
     writable = Region(0x1000, bytearray(b"text\0" + bytes(range(1, 60))), True)
     return FakeContext([writable, Region(0x1040, bytearray(16), False)], thread)
@@ -196,19 +196,19 @@ class Run:
         ]
 
 
-def _run(program: Program, static: bool, maker: Maker = PythonExecutor) -> Run:
+def run_drawn(program: Program, static: bool, maker: Maker = PythonExecutor) -> Run:
     globals_ = ListVariables(1)
     globals_.write(0, [5])
     with _small_budget():
         executor = maker(program, globals_, FACILITIES, static=static)
-    context = _context()
+    context = drawn_context()
     # Twice: what stays of the first hit are variables, registers and memory, nothing else.
     executor.entry(0)(context)
     outcome = executor.entry(0)(context)
     return Run(outcome, context, (executor.locals.read(), globals_.read()))
 
 
-def _verified(program: Program) -> Program:
+def verified(program: Program) -> Program:
     try:
         verify(program)
     except ProgramError:
@@ -225,8 +225,8 @@ SETTINGS = settings(
 @SETTINGS
 @given(programs())
 def test_a_verified_program_ends_and_keeps_to_its_limits(program: Program) -> None:
-    _verified(program)
-    run = _run(program, static=True)
+    verified(program)
+    run = run_drawn(program, static=True)
     outcome, header = run.outcome, program.header
     assert outcome.exit in (-4, -3, -2, -1, 0, 2, 9)
     assert (outcome.exit == -3) == (outcome.exception is not None)
@@ -236,7 +236,7 @@ def test_a_verified_program_ends_and_keeps_to_its_limits(program: Program) -> No
     assert all(0 <= word <= WORD_MASK for part in run.variables for word in part)
     assert 0 <= outcome.major < 1 << 16
     assert 0 <= outcome.minor < 1 << 16
-    before = _context()
+    before = drawn_context()
     assert run.context.regions[1] == before.regions[1], "read-only memory"
     assert len(run.context.fp) == 512
     kept = ("cs", "ss", "ds", "es", "fs", "gs", "fs_base", "gs_base", "orig_rax")
@@ -250,15 +250,15 @@ def _register(context: FakeContext, name: str) -> int:
 @SETTINGS
 @given(programs())
 def test_where_the_stack_is_kept_makes_no_difference(program: Program) -> None:
-    _verified(program)
-    assert _run(program, static=True).state() == _run(program, static=False).state()
+    verified(program)
+    assert run_drawn(program, static=True).state() == run_drawn(program, static=False).state()
 
 
 @SETTINGS
 @given(programs(), st.booleans())
 def test_executors_agree(program: Program, static: bool) -> None:
-    _verified(program)
-    first, *others = (_run(program, static, maker).state() for maker in EXECUTORS)
+    verified(program)
+    first, *others = (run_drawn(program, static, maker).state() for maker in EXECUTORS)
     assert all(state == first for state in others)
 
 
@@ -305,7 +305,7 @@ def _print_claim(to: Printer, op: _Claim) -> None:
 @SETTINGS
 @given(programs())
 def test_the_depths_are_what_the_verifier_said(program: Program) -> None:
-    _verified(program)
+    verified(program)
     claims = _Claims(program)
     python._code_of.cache_clear()
     with (
@@ -313,5 +313,5 @@ def test_the_depths_are_what_the_verifier_said(program: Program) -> None:
         mock.patch.dict(PRINTERS, {_Claim: _print_claim}),
         mock.patch.dict(python._NAMES, {"claim": claims}),
     ):
-        _run(program, static=False)
+        run_drawn(program, static=False)
     python._code_of.cache_clear()

@@ -1,0 +1,122 @@
+"""The change journals of tracers: a file for each, which outlives it, and in a folder the daemon.
+
+The daemon of one command has them in memory: they end with it. One that listens has them in a
+folder beside its socket; under systemd that is in a folder of tmpfiles.d, which stays until the
+next start. A file's name says with whose rights its tracer ran, and only the daemon names files
+there: of what is *in* a file, which that tracer wrote, it believes nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from dprobed import change_journal
+from dprobed.change_journal import RECORD
+from dprobed.daemon.child_process import User
+from dprobed.proc import procfs
+
+_NAME: Final = re.compile(r"(\d+)-(\d+)-(-?\d+)-(\d+)")
+
+
+class Journal:
+    """The file of one tracer: that of ``user``, for processes of ``owner``."""
+
+    def __init__(self, user: User, owner: int, path: Path | None, descriptor: int = -1) -> None:
+        """In memory without ``path``: then ``descriptor`` is all there is of it."""
+        self.user: Final = user
+        self.owner: Final = owner
+        self._path: Final = path
+        self._descriptor = descriptor
+        #: How often it was given to a tracer to undo what is in it.
+        self.attempts = 0
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[int]:
+        """Its descriptor, for a child to inherit; raises OSError."""
+        if self._path is None:
+            yield self._descriptor
+            return
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was ever changed by its tracer."""
+        try:
+            with self.opened() as descriptor:
+                return os.fstat(descriptor).st_size <= RECORD
+        except OSError:
+            return True
+
+    def living_writer(self) -> int:
+        """The tracer that it says is at work with it, if that runs; else 0."""
+        try:
+            with self.opened() as descriptor:
+                pid, start = change_journal.writer(descriptor)
+        except OSError:
+            return 0
+        return pid if pid and procfs.start_time(pid) == start else 0
+
+    def remove(self) -> None:
+        """Nothing that it names is left, or can be undone."""
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)
+        elif self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+class Journals:
+    """Makes and finds them; in memory without ``folder``."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._folder: Final = folder
+        self._count = 0
+
+    def make(self, user: User, owner: int) -> Journal:
+        """A new one; raises OSError."""
+        self._count += 1
+        if self._folder is None:
+            descriptor = os.memfd_create("dprobed-changes", os.MFD_CLOEXEC)
+            return Journal(user, owner, None, descriptor)
+        path = self._folder / f"{user[0]}-{user[1]}-{owner}-{os.getpid()}{self._count:06}"
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        return Journal(user, owner, path)
+
+    def open(self) -> None:
+        """Make the folder, or check that nobody else can put anything into it; raises OSError."""
+        if self._folder is None:
+            return
+        with contextlib.suppress(FileExistsError):
+            self._folder.mkdir(mode=0o700)
+        status = self._folder.lstat()
+        mine = status.st_uid == os.geteuid() and not status.st_mode & 0o077
+        if not stat.S_ISDIR(status.st_mode) or not mine:
+            raise PermissionError(1, "not a folder that only this user can use; remove it")
+
+    def found(self) -> list[Journal]:
+        """Those that daemons before this one have left."""
+        if self._folder is None:
+            return []
+        journals = []
+        for path in sorted(self._folder.iterdir()):
+            if name := _NAME.fullmatch(path.name):
+                uid, gid, owner = (int(each) for each in name.groups()[:3])
+                if os.geteuid() in (0, uid):
+                    journals.append(Journal((uid, gid), owner, path))
+        return journals
+
+    def close(self) -> None:
+        """Remove the folder, where nothing is left in it."""
+        if self._folder is not None:
+            with contextlib.suppress(OSError):
+                self._folder.rmdir()

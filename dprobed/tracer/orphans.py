@@ -1,0 +1,130 @@
+"""Orphans: processes whose tracer was killed, and what it has left in them.
+
+Its change journal, which this tracer was given, names all of it. First the text is restored, in all
+of them, without stopping any: a thread of one that is not guarded would die at the next breakpoint.
+A byte is written only where an ``int3`` is with the bytes around it that were there. Then each is
+attached to, and detached from at once: by that threads leave our pages, which are unmapped, and
+dispositions and debug registers are put right.
+
+A process that has another tracer by now is left alone, and stays in the journal.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable
+from typing import Final
+
+from dprobed.arch.x86_64.breakpoint import INT3
+from dprobed.change_journal import Change, Kind, SiteChange
+from dprobed.proc import procfs
+from dprobed.tracer.inserted import RequestError
+from dprobed.tracer.targets import Targets
+from dprobed.wire import protocol
+
+#: Descendants of one process that are looked at: they have its breakpoints if it forked meanwhile.
+_DESCENDANTS: Final = 1000
+
+_log = logging.getLogger(__name__)
+
+
+class Orphans:
+    """The processes that a tracer was given besides its own targets."""
+
+    def __init__(self, targets: Targets) -> None:
+        self._targets: Final = targets
+        self._journal: Final = targets.context.journal
+
+    def recover(self) -> list[int]:
+        """Put right what can be; tells of each. Those that could not be attached to."""
+        there = []
+        for (pid, start), changes in list(self._journal.found.items()):
+            if procfs.start_time(pid) != start or procfs.has_ended(pid):
+                self._journal.drop(pid, start)
+            else:
+                there.append((pid, changes))
+        removed = {pid: restore(pid, changes) for pid, changes in there}
+        return [pid for pid, _ in there if not self._release(pid, removed[pid])]
+
+    def _release(self, pid: int, removed: int) -> bool:
+        """Undo the rest; false: another tracer has the process."""
+        try:
+            self._targets.attach(protocol.Attach(0, pid))
+        except RequestError as error:
+            if procfs.has_ended(pid):
+                return True
+            self._tell("orphan", pid, f"something of its lost tracer may be left: {error}")
+            return False
+        except Exception as error:
+            if (target := self._targets.by_pid.get(pid)) is not None:
+                self._targets.fail(target, error)
+            self._tell("orphan", pid, f"something of its lost tracer may be left: {error!r}")
+            return True
+        left = "" if self._targets.leave(pid) else "; its pages go when it wakes"
+        self._tell("recovered", pid, f"{removed} breakpoints of its lost tracer removed{left}")
+        return True
+
+    def _tell(self, kind: str, pid: int, text: str) -> None:
+        self._targets.context.reporter.send(protocol.TargetEvent(kind, pid, pid, text))
+
+
+def restore(pid: int, changes: Iterable[Change]) -> int:
+    """Restore a process's text, and that of its fork children; how many breakpoints there were."""
+    text = _Text(changes)
+    family = [pid]
+    count = 0
+    for each in family:
+        if len(family) <= _DESCENDANTS:
+            family += procfs.children(each)
+        found = procfs.status(each)
+        if found is None or found.tracer:
+            continue  # It is gone, or traced by another process, whose breakpoints these may be.
+        try:
+            memory = os.open(f"/proc/{procfs.live_thread(each)}/mem", os.O_RDWR | os.O_CLOEXEC)
+        except OSError as error:
+            _log.info("process %d: %s", each, error)
+            continue
+        try:
+            count += text.restore(memory)
+        finally:
+            os.close(memory)
+    return count
+
+
+class _Text:
+    """What was changed in the text of one address space, and of its copies."""
+
+    def __init__(self, changes: Iterable[Change]) -> None:
+        self._sites: Final[list[SiteChange]] = []
+        #: The first byte of each place's instruction.
+        self._original: Final[dict[int, int]] = {}
+        for change in changes:
+            if change.kind is Kind.SITE:
+                site = SiteChange.unpack(change.data)
+                if site is not None and site.original:
+                    self._sites.append(site)
+                    self._original[site.address] = site.original[0]
+            elif change.kind is Kind.RAW and change.data:
+                site = SiteChange(change.address, change.data[:1], b"", b"")
+                self._sites.append(site)
+                self._original[site.address] = site.original[0]
+
+    def restore(self, memory: int) -> int:
+        """Restore it; how many breakpoints there were."""
+        count = 0
+        for site in self._sites:
+            first = site.address - len(site.before)
+            size = len(site.before) + 1 + len(site.behind)
+            try:
+                now = bytearray(os.pread(memory, size, first))
+                if now[len(site.before) : len(site.before) + 1] != INT3 or len(now) != size:
+                    continue
+                for offset, byte in enumerate(now):
+                    if byte == INT3[0]:  # Other places may be near.
+                        now[offset] = self._original.get(first + offset, byte)
+                if bytes(now) == site.before + site.original[:1] + site.behind:
+                    count += os.pwrite(memory, site.original[:1], site.address)
+            except (OSError, OverflowError):
+                continue
+        return count

@@ -1,0 +1,158 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * What the parts of dprobes.ko have in common.
+ *
+ * A session is an open /dev/dprobes: the global variables.  A program is a
+ * descriptor of its own: code, variables, probes, and for each CPU buffers and
+ * a ring of records.  It keeps its session.
+ *
+ * A hit.  The kernel calls dpb_hit() with preemption off.  One program runs at
+ * a time on a CPU (dpb_enter()); what is hit meanwhile, also from an interrupt
+ * or an NMI, is counted and not run.  So the machine of the CPU, and buffers
+ * and the writing end of the ring of the program there, belong to that hit and
+ * need no lock.
+ *
+ * The end.  dpb_program_free() unregisters the probes, which waits until no
+ * CPU is in their handlers; then it waits for the work that hits have queued;
+ * only then is memory freed.
+ */
+#ifndef DPB_BRIDGE_H
+#define DPB_BRIDGE_H
+
+#include <linux/irq_work.h>
+#include <linux/kprobes.h>
+#include <linux/kref.h>
+#include <linux/mutex.h>
+#include <linux/poll.h>
+#include <linux/wait.h>
+#include <linux/workqueue.h>
+
+#include "interp.h"
+
+/**
+ * struct dpb_session - an open /dev/dprobes
+ * @ref: one of the open file, one of each program
+ * @lock: protects the growth of @count
+ * @count: global variables that there are; only grows
+ * @globals: each is read and written as a word, by anybody
+ */
+struct dpb_session {
+	struct kref ref;
+	struct mutex lock;
+	u32 count;
+	u64 globals[DP_MAX_VARIABLES];
+};
+
+/**
+ * struct dpb_ring - records of one program on one CPU
+ * @data: @size bytes
+ * @size: a power of two
+ * @head: bytes ever written: by hits on this CPU only, one at a time
+ * @tail: bytes ever read: under dpb_program.reading
+ * @written: records in it so far: as @head
+ * @lost: records that had no room: as @head
+ */
+struct dpb_ring {
+	u8 *data;
+	u32 size;
+	u64 head;
+	u64 tail;
+	u64 written;
+	u64 lost;
+};
+
+/**
+ * struct dpb_cpu - what a program has for one CPU
+ * @memory: of @buffers
+ * @buffers: of the hit that runs there
+ * @ring: its records
+ */
+struct dpb_cpu {
+	void *memory;
+	struct dp_buffers buffers;
+	struct dpb_ring ring;
+};
+
+/**
+ * struct dpb_place - where a probe of a program is
+ * @kprobe: ours; the kernel's while @registered
+ * @program: the owner
+ * @index: which probe of it
+ * @registered: under dpb_program.lock
+ * @state: enum dprobes_state; read and written as a word: only the hit that
+ *	finds it DPROBES_ACTIVE ends it
+ * @hits: those passed over included
+ * @runs: how often the program ran
+ * @recursed: hits that found another program running on their CPU
+ */
+struct dpb_place {
+	struct kprobe kprobe;
+	struct dpb_program *program;
+	u32 index;
+	bool registered;
+	u32 state;
+	atomic64_t hits;
+	atomic64_t runs;
+	atomic64_t recursed;
+};
+
+/**
+ * struct dpb_program - a program that was loaded
+ * @program: for the interpreter
+ * @session: of the device that it was loaded through
+ * @places: one for each probe
+ * @cpus: by number; NULL for those that cannot come
+ * @lock: protects placing
+ * @reading: protects the reading end of the rings
+ * @wait: who waits for records
+ * @wanted: whether somebody does: a hit that clears it wakes them
+ * @retired: whether a probe has ended since @disarm was queued
+ * @wake: wakes @wait, and queues @disarm
+ * @disarm: disables probes that have ended
+ */
+struct dpb_program {
+	struct dp_program program;
+	struct dpb_session *session;
+	struct dpb_place *places;
+	struct dpb_cpu **cpus;
+	struct mutex lock;
+	struct mutex reading;
+	wait_queue_head_t wait;
+	u32 wanted;
+	u32 retired;
+	struct irq_work wake;
+	struct work_struct disarm;
+};
+
+/**
+ * struct dp_env - what the interpreter sees of a hit
+ * @regs: at the probe
+ */
+struct dp_env {
+	struct pt_regs *regs;
+};
+
+/* main.c */
+struct dp_machine *dpb_enter(void);
+void dpb_leave(void);
+void dpb_session_put(struct dpb_session *session);
+
+/* program.c */
+int dpb_load(struct dpb_session *session, struct dprobes_load __user *to);
+
+/* probe.c */
+void dpb_probes_init(struct dpb_program *program);
+int dpb_attach(struct dpb_program *program, const struct dprobes_attach *attach);
+int dpb_query(struct dpb_program *program, struct dprobes_query *query);
+void dpb_detach_all(struct dpb_program *program);
+
+/* ring.c */
+int dpb_ring_init(struct dpb_ring *ring, u32 size);
+void dpb_ring_free(struct dpb_ring *ring);
+bool dpb_ring_write(struct dpb_ring *ring, const struct dprobes_record *record,
+		    const struct dp_buffers *buffers,
+		    const struct dp_outcome *out);
+ssize_t dpb_ring_read(struct dpb_ring *ring, char __user *to, size_t room);
+bool dpb_ring_empty(const struct dpb_ring *ring);
+
+#endif /* DPB_BRIDGE_H */

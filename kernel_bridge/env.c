@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * Registers and memory for the interpreter: what dp_env_*() are in the kernel.
+ *
+ * No access sleeps, and none faults: what is not there is not read.
+ */
+#include <linux/cred.h>
+#include <linux/kprobes.h>
+#include <linux/sched.h>
+#include <linux/timekeeping.h>
+#include <linux/uaccess.h>
+#include <asm/msr.h>
+#include <asm/segment.h>
+
+#include "bridge.h"
+
+/* From one page, all or nothing. */
+static bool dpb_read_page(u64 address, void *to, u32 size)
+{
+	if (address < TASK_SIZE_MAX)
+		return !copy_from_user_nofault(to, (void __user *)address, size);
+	return !copy_from_kernel_nofault(to, (void *)address, size);
+}
+NOKPROBE_SYMBOL(dpb_read_page);
+
+u32 dp_env_read(struct dp_env *env, u64 address, void *to, u32 size)
+{
+	u32 done = 0;
+
+	while (done < size) {
+		u32 left = PAGE_SIZE - offset_in_page(address + done);
+		u32 part = min(left, size - done);
+
+		if (!dpb_read_page(address + done, to + done, part))
+			break;
+		done += part;
+	}
+	return done;
+}
+NOKPROBE_SYMBOL(dp_env_read);
+
+/* The verifier lets nothing through that alters; these two are for user space. */
+bool dp_env_write(struct dp_env *env, u64 address, const void *from, u32 size)
+{
+	return false;
+}
+NOKPROBE_SYMBOL(dp_env_write);
+
+bool dp_env_writable(struct dp_env *env, u64 address)
+{
+	return false;
+}
+NOKPROBE_SYMBOL(dp_env_writable);
+
+static u64 dpb_selector(u32 index)
+{
+	u16 selector = 0;
+
+	switch (index) {
+	case DP_REG_DS:
+		savesegment(ds, selector);
+		break;
+	case DP_REG_ES:
+		savesegment(es, selector);
+		break;
+	case DP_REG_FS:
+		savesegment(fs, selector);
+		break;
+	default:
+		savesegment(gs, selector);
+		break;
+	}
+	return selector;
+}
+NOKPROBE_SYMBOL(dpb_selector);
+
+static u64 dpb_base(bool task, u32 index)
+{
+	u64 base;
+
+	if (index == DP_REG_FS_BASE)
+		rdmsrl(MSR_FS_BASE, base);
+	else if (task)
+		rdmsrl(MSR_KERNEL_GS_BASE, base);
+	else
+		rdmsrl(MSR_GS_BASE, base);
+	return base;
+}
+NOKPROBE_SYMBOL(dpb_base);
+
+/* Where the registers are in struct pt_regs, in the order of enum dp_reg. */
+static const u16 dpb_offsets[] = {
+#define DPB_AT(name) offsetof(struct pt_regs, name)
+	DPB_AT(r15), DPB_AT(r14), DPB_AT(r13), DPB_AT(r12), DPB_AT(bp),
+	DPB_AT(bx), DPB_AT(r11), DPB_AT(r10), DPB_AT(r9), DPB_AT(r8),
+	DPB_AT(ax), DPB_AT(cx), DPB_AT(dx), DPB_AT(si), DPB_AT(di),
+	DPB_AT(orig_ax), DPB_AT(ip), DPB_AT(cs), DPB_AT(flags), DPB_AT(sp),
+	DPB_AT(ss),
+#undef DPB_AT
+};
+
+u64 dp_env_reg(struct dp_env *env, bool task, u32 index)
+{
+	const struct pt_regs *regs = env->regs;
+
+	/* A kernel thread has no user mode. */
+	if (task && !current->mm)
+		return 0;
+	if (task)
+		regs = task_pt_regs(current);
+	if (index < ARRAY_SIZE(dpb_offsets))
+		return *(const u64 *)((const u8 *)regs + dpb_offsets[index]);
+	if (index == DP_REG_FS_BASE || index == DP_REG_GS_BASE)
+		return dpb_base(task, index);
+	return dpb_selector(index);
+}
+NOKPROBE_SYMBOL(dp_env_reg);
+
+void dp_env_set_reg(struct dp_env *env, bool task, u32 index, u64 value)
+{
+}
+NOKPROBE_SYMBOL(dp_env_set_reg);
+
+u64 dp_env_fact(struct dp_env *env, enum dp_fact fact)
+{
+	switch (fact) {
+	case DP_FACT_TASK:
+		return (u64)current;
+	case DP_FACT_PID:
+		return task_tgid_nr(current);
+	case DP_FACT_TID:
+		return task_pid_nr(current);
+	case DP_FACT_UID:
+		return from_kuid(&init_user_ns, current_uid());
+	case DP_FACT_GID:
+		return from_kgid(&init_user_ns, current_gid());
+	case DP_FACT_CPU:
+		return raw_smp_processor_id();
+	default:
+		return ktime_get_mono_fast_ns();
+	}
+}
+NOKPROBE_SYMBOL(dp_env_fact);
+
+void dp_env_comm(struct dp_env *env, u8 *comm)
+{
+	/* Who sets it at the same time makes it torn, but never longer. */
+	memcpy(comm, current->comm, TASK_COMM_LEN);
+}
+NOKPROBE_SYMBOL(dp_env_comm);

@@ -1,0 +1,292 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The verifier and the interpreter of probe programs; see interp.c.
+ */
+#ifndef DP_INTERP_H
+#define DP_INTERP_H
+
+#ifdef __KERNEL__
+#include <linux/types.h>
+#else
+#include "user.h"
+#endif
+#include "isa.h"
+#include "uapi/dprobes.h"
+
+/* A code offset that is none. */
+#define DP_NONE (~(u64)0)
+
+/**
+ * struct dp_block - a basic block of one probe
+ * @start: code offset of its first instruction
+ * @end: code offset behind its last one
+ * @cost: what it takes of the instruction budget, as far as known before
+ */
+struct dp_block {
+	u32 start;
+	u32 end;
+	u32 cost;
+};
+
+/**
+ * struct dp_probe - a probe, ready to run
+ * @def: as it was loaded
+ * @first: its blocks in dp_program.blocks, in the order of their offsets
+ * @count: how many
+ */
+struct dp_probe {
+	struct dprobes_probe def;
+	u32 first;
+	u32 count;
+};
+
+/**
+ * struct dp_program - a program
+ *
+ * Nothing in it changes while it can run but the words of the variables,
+ * which are read and written one at a time, and @gone.
+ *
+ * @def: as it was loaded; its addresses are not used
+ * @alter: whether it may alter registers and memory
+ * @code: its instructions
+ * @probes: @def.probe_count of them
+ * @facilities: the numbers behind `exit n`
+ * @gone: for each of them, whether it is not there any more; NULL: all are
+ * @names: of values
+ * @symbols: values of symbols
+ * @blocks: made by dp_find_blocks()
+ * @locals: @def.vars words
+ * @globals: DP_MAX_VARIABLES words, or @globals_count
+ * @globals_count: how many there are, @def.gvars at least; it only grows
+ */
+struct dp_program {
+	struct dprobes_load def;
+	bool alter;
+	const u8 *code;
+	struct dp_probe *probes;
+	const u16 *facilities;
+	const u8 *gone;
+	const struct dprobes_name *names;
+	const u64 *symbols;
+	struct dp_block *blocks;
+	u64 *locals;
+	u64 *globals;
+	const u32 *globals_count;
+};
+
+/**
+ * struct dp_scratch - memory of the verifier
+ * @starts: a bit for each code offset at which an instruction begins
+ * @reached: of them, those that one probe can come to
+ * @leaders: of them, those at which a block begins
+ * @todo: offsets to look at
+ */
+struct dp_scratch {
+	u8 starts[DP_MAX_CODE / 8 + 1];
+	u8 reached[DP_MAX_CODE / 8 + 1];
+	u8 leaders[DP_MAX_CODE / 8 + 1];
+	u16 todo[DP_MAX_CODE];
+};
+
+/**
+ * struct dp_refusal - why a program is refused
+ * @reason: enum dprobes_refusal
+ * @where: as it says
+ */
+struct dp_refusal {
+	u32 reason;
+	u32 where;
+};
+
+/* A run of words that traces of a frame show. */
+struct dp_range {
+	u64 first;
+	u64 count;
+};
+
+/**
+ * struct dp_frame - one level of the call stack
+ * @called: code offset of the subroutine, or of the probe
+ * @returns: code offset after the call, DP_NONE
+ * @handler: code offset of the exception handler, DP_NONE
+ * @sbp: the caller's SBP
+ * @pv: stack words that traces show
+ * @lv: local variables that traces show
+ * @gv: global variables that traces show
+ */
+struct dp_frame {
+	u64 called;
+	u64 returns;
+	u64 handler;
+	s64 sbp;
+	struct dp_range pv;
+	struct dp_range lv;
+	struct dp_range gv;
+};
+
+/**
+ * struct dp_heap_block - a block of the heap
+ * @handle: its handle
+ * @offset: where it is in the heap's memory
+ * @size: bytes
+ * @live: not freed
+ */
+struct dp_heap_block {
+	u32 handle;
+	u32 offset;
+	u32 size;
+	u32 live;
+};
+
+/**
+ * struct dp_buffers - memory of one hit whose size depends on the program
+ * @log: the items
+ * @starts: where each of them begins
+ * @raw: which are words without prefix
+ * @trace: the exception trace
+ * @trace_starts: where each of its items begins
+ * @heap: twice the bytes of the heap
+ * @heap_blocks: what is allocated, handles ascending
+ */
+struct dp_buffers {
+	u8 *log;
+	u16 *starts;
+	struct dprobes_raw *raw;
+	u8 *trace;
+	u16 *trace_starts;
+	u8 *heap;
+	struct dp_heap_block *heap_blocks;
+};
+
+/* Words of the stack that are cleared together. */
+#define DP_CHUNK 64
+
+/* Words pushed since the stack in memory was brought up to date. */
+#define DP_PENDING DP_STACK_WORDS
+
+struct dp_env;
+
+/**
+ * struct dp_outcome - what came of a hit
+ * @exit: 0, a facility, or one of DP_EXIT_*
+ * @major: number of the program
+ * @minor: number of the probe
+ * @log_size: bytes of log
+ * @trace_size: bytes of exception trace
+ * @raw_count: entries in dp_buffers.raw
+ * @exception: code, parm1, parm2 of the one that ended the program
+ * @suspend: hold the thread
+ * @resume: let go all that are held
+ */
+struct dp_outcome {
+	s32 exit;
+	u16 major;
+	u16 minor;
+	u32 log_size;
+	u32 trace_size;
+	u32 raw_count;
+	u64 exception[3];
+	bool suspend;
+	bool resume;
+};
+
+/**
+ * struct dp_machine - the state of one hit
+ *
+ * One for each CPU: it is used by one hit at a time, which nothing else on
+ * that CPU can come between.
+ *
+ * @stack: in memory; word n is stack[n % DP_STACK_WORDS]
+ * @dirty: a bit for each chunk of it that is not all zeros
+ * @depth: words on the stack in memory, as a number that may leave it
+ * @sbp: base of the frame
+ * @words: words pushed since, which are not in memory yet
+ * @count: how many
+ * @under: how far below @depth they begin: 0 or less
+ * @frames: the call stack
+ * @level: the innermost one
+ * @last: code, parm1, parm2 of the last exception
+ * @left: of the instruction budget
+ * @jumps: left to the hit
+ * @pc: code offset of the instruction
+ * @next: code offset of the one behind it
+ * @log_count: items in the log
+ * @trace_count: items in the exception trace
+ * @heap_left: bytes left in the heap
+ * @heap_top: where the next block begins
+ * @heap_count: entries of dp_buffers.heap_blocks
+ * @heap_handle: the last handle
+ * @program: what runs
+ * @probe: of it
+ * @buffers: of the program, for this CPU
+ * @env: registers and memory
+ * @out: what comes of it
+ */
+struct dp_machine {
+	u64 stack[DP_STACK_WORDS];
+	u64 words[DP_PENDING];
+	u32 dirty;
+	s64 depth;
+	s64 sbp;
+	u32 count;
+	s64 under;
+	struct dp_frame frames[DP_CALL_FRAMES + 1];
+	u32 level;
+	u64 last[3];
+	s64 left;
+	u32 jumps;
+	u32 pc;
+	u32 next;
+	u32 log_count;
+	u32 trace_count;
+	u32 heap_left;
+	u32 heap_top;
+	u32 heap_count;
+	u32 heap_handle;
+	const struct dp_program *program;
+	const struct dp_probe *probe;
+	struct dp_buffers *buffers;
+	struct dp_env *env;
+	struct dp_outcome out;
+};
+
+/* What dp_env_fact() is asked for. */
+enum dp_fact {
+	DP_FACT_TASK,
+	DP_FACT_PID,
+	DP_FACT_TID,
+	DP_FACT_UID,
+	DP_FACT_GID,
+	DP_FACT_CPU,
+	DP_FACT_TIME,
+};
+
+struct dp_refusal dp_verify_header(const struct dprobes_load *def);
+struct dp_refusal dp_verify(const struct dp_program *program,
+			    struct dp_scratch *scratch);
+u32 dp_find_blocks(const struct dp_program *program, u32 probe,
+		   struct dp_scratch *scratch, struct dp_block *blocks, u32 room);
+size_t dp_buffers_size(const struct dp_program *program);
+void dp_buffers_init(struct dp_buffers *buffers,
+		     const struct dp_program *program, void *memory);
+void dp_run(struct dp_machine *m, const struct dp_program *program, u32 probe,
+	    struct dp_buffers *buffers, struct dp_env *env, u32 budget);
+
+/*
+ * What surrounds a hit; in the kernel env.c, in user space the tests'.
+ */
+
+/* Copy what can be read from an address on; returns how many bytes. */
+u32 dp_env_read(struct dp_env *env, u64 address, void *to, u32 size);
+/* Write all of it, or nothing and return false. */
+bool dp_env_write(struct dp_env *env, u64 address, const void *from, u32 size);
+/* Whether the byte at the address may be written. */
+bool dp_env_writable(struct dp_env *env, u64 address);
+/* A register (enum dp_reg), of the task in user mode or at the probe. */
+u64 dp_env_reg(struct dp_env *env, bool task, u32 index);
+void dp_env_set_reg(struct dp_env *env, bool task, u32 index, u64 value);
+u64 dp_env_fact(struct dp_env *env, enum dp_fact fact);
+/* The task's name, 16 bytes, zeros behind it. */
+void dp_env_comm(struct dp_env *env, u8 *comm);
+
+#endif /* DP_INTERP_H */

@@ -1,0 +1,140 @@
+"""What a killed tracer has left in its targets is undone, whoever was killed with it."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from dprobed import change_journal
+from tests.conftest import BuildTarget
+from tests.integration.client_support import (
+    PATIENCE,
+    Daemon,
+    running_daemon,
+    tracer_of,
+    wait_end,
+)
+from tests.integration.conftest import Start, Trace
+from tests.integration.harness import Target, TracerProcess, counting, text
+from tests.integration.test_guard import catches, is_whole, until_it_hits
+
+
+@pytest.fixture
+def guarded(build_target: BuildTarget) -> Path:
+    return build_target("guarded.c", "-pthread")
+
+
+def mappings(pid: int) -> str:
+    return Path(f"/proc/{pid}/maps").read_text()
+
+
+@pytest.fixture
+def recover(start: Start) -> Iterator[Callable[[TracerProcess], list[int]]]:
+    """Have another tracer undo what a killed one left; who could not be attached to."""
+    made: list[TracerProcess] = []
+
+    def undo(killed: TracerProcess) -> list[int]:
+        tracer = TracerProcess(changes=killed.changes)
+        made.append(tracer)
+        left = tracer.recover()
+        tracer.end()
+        return left
+
+    yield undo
+    for each in made:
+        each.end()
+
+
+Recover = Callable[[TracerProcess], list[int]]
+
+
+def entries(tracer: TracerProcess) -> list[change_journal.Kind]:
+    return [change.kind for _, change in change_journal.read(tracer.changes)][1:]
+
+
+def test_nothing_is_left(guarded: Path, start: Start, trace: Trace, recover: Recover) -> None:
+    """Text, pages, the handler of SIGTRAP."""
+    target = start(guarded)
+    before, mapped = text(target.pid), mappings(target.pid)
+    tracer = trace(target)
+    number = tracer.put(counting(guarded, "probed"))
+    tracer.put(counting("libc.so.6", "getppid", "getuid", "getgid"))
+    until_it_hits(tracer, number, 1000)
+    target.tracer = None
+    tracer.kill()
+    assert text(target.pid) != before
+    assert catches(target)
+    assert recover(tracer) == []
+    assert text(target.pid) == before
+    assert mappings(target.pid) == mapped
+    assert not catches(target)
+    assert is_whole(target)
+
+
+def test_the_journal_is_empty_after_a_detach(guarded: Path, start: Start, trace: Trace) -> None:
+    target = start(guarded)
+    tracer = trace(target)
+    number = tracer.put(counting(guarded, "probed"))
+    until_it_hits(tracer, number)
+    noted = entries(tracer)
+    assert {change_journal.Kind.SITE, change_journal.Kind.AREA} <= set(noted)
+    tracer.detach()
+    assert entries(tracer) == []
+    assert is_whole(target)
+
+
+def kill_both(daemon: Daemon, target: Target) -> None:
+    """SIGKILL a target's tracer and its daemon."""
+    tracer = tracer_of(target.pid)
+    assert tracer not in (0, daemon.process.pid)
+    os.kill(daemon.process.pid, signal.SIGKILL)
+    os.kill(tracer, signal.SIGKILL)
+    daemon.process.wait(PATIENCE)
+    assert wait_end(tracer)
+
+
+@pytest.fixture
+def source(guarded: Path, tmp_path: Path) -> Path:
+    path = tmp_path / "x.rpn"
+    path.write_text(counting(guarded, "probed"))
+    return path
+
+
+def test_a_daemon_does_it_when_its_tracer_was_killed(
+    guarded: Path, source: Path, start: Start, daemon: Daemon
+) -> None:
+    target = start(guarded)
+    before, mapped = text(target.pid), mappings(target.pid)
+    daemon.json("insert", source, "--pid", target.pid)
+    os.kill(tracer_of(target.pid), signal.SIGKILL)
+    while daemon.json("query", "--pid", target.pid)[0]["state"] == "active":
+        pass
+    assert text(target.pid) == before
+    assert mappings(target.pid) == mapped
+    assert not catches(target)
+    assert is_whole(target)
+
+
+def test_the_next_daemon_does_it_when_both_were_killed(
+    guarded: Path, source: Path, start: Start, tmp_path: Path
+) -> None:
+    target = start(guarded)
+    before, mapped = text(target.pid), mappings(target.pid)
+    with running_daemon(tmp_path) as daemon:
+        daemon.json("insert", source, "--pid", target.pid)
+        kill_both(daemon, target)
+    assert text(target.pid) != before
+    assert catches(target)
+    with running_daemon(tmp_path) as daemon:
+        assert daemon.json("query") == []
+        assert daemon.process.stderr is not None
+        said = daemon.process.stderr.readline()
+        assert f"process {target.pid}: 3 breakpoints of its lost tracer removed" in said
+        assert text(target.pid) == before
+        assert mappings(target.pid) == mapped
+        assert not catches(target)
+    assert is_whole(target)

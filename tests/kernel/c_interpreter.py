@@ -1,0 +1,144 @@
+"""The kernel's interpreter as a process of user space, with the sanitizers: ``harness.c``."""
+
+from __future__ import annotations
+
+import ctypes
+import struct
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dprobed.program.exec.interface import Outcome
+from dprobed.program.exits import EXCEPTION, INSTRUCTION_BUDGET
+from dprobed.program.model import Program
+from dprobed.program.registers import USER_REGS
+from kernel_bridge.abi import Load, Raw, Refusal, load_arrays, load_header
+from tests.programs.cases import FakeContext
+
+ROOT = Path(__file__).parent.parent.parent
+SOURCES = [Path(__file__).parent / "harness.c", ROOT / "kernel_bridge" / "interp.c"]
+FLAGS = [
+    *("-g", "-O1", "-Wall", "-Wextra", "-Werror", f"-I{ROOT / 'kernel_bridge'}"),
+    *("-fsanitize=address,undefined", "-fno-sanitize-recover=all"),
+]
+
+_REQUEST = struct.Struct(f"<6I7Q16s{len(USER_REGS)}Q")
+_REGION = struct.Struct("<QII")
+_ANSWER = struct.Struct(f"<IIiHHIIII3Q{len(USER_REGS)}Q")
+_SIZE = struct.Struct("<I")
+
+
+def build(program: Path) -> None:
+    """Compile it."""
+    command = ["gcc", *FLAGS, *map(str, SOURCES), "-o", str(program)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@dataclass
+class Refused:
+    """The verifier has refused the program."""
+
+    reason: Refusal
+    where: int
+
+
+class CInterpreter:
+    """Runs programs, one after the other, in one process."""
+
+    def __init__(self, program: Path) -> None:
+        self._process = subprocess.Popen(
+            [str(program)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+
+    def close(self) -> None:
+        """End the process; what a sanitizer said is an error."""
+        _, errors = self._process.communicate()
+        assert self._process.returncode == 0, errors.decode()
+
+    def run(
+        self,
+        program: Program,
+        context: FakeContext,
+        *,
+        facilities: Sequence[int] = (),
+        gone: Sequence[bool] = (),
+        symbols: Sequence[int] = (),
+        locals_: list[int],
+        globals_: list[int],
+        runs: int = 1,
+        budget: int = INSTRUCTION_BUDGET,
+        alter: bool = True,
+    ) -> Outcome | Refused:
+        """Run the first probe of a program; the context and the variables are altered in place."""
+        code, probes, numbers, names, values = load_arrays(program, facilities, symbols)
+        regions = b"".join(
+            _REGION.pack(r.start, len(r.data), r.writable) + bytes(r.data) for r in context.regions
+        )
+        facts = (context.tid, context.pid, context.tid, context.uid, context.gid, context.cpu)
+        fixed = _REQUEST.pack(
+            *(budget, runs, 0, alter, len(globals_), len(context.regions)),
+            *(*facts, context.now()),
+            context.comm,
+            *context.words,
+        )
+        message = b"".join(
+            (
+                *(bytes(load_header(program)), fixed, code, probes, numbers),
+                *(bytes(gone or [False] * len(facilities)), names, values),
+                *(struct.pack(f"<{len(w)}Q", *w) for w in (locals_, globals_)),
+                regions,
+            )
+        )
+        return self._take(self.exchange(message), context, locals_, globals_)
+
+    def exchange(self, message: bytes) -> bytes:
+        """Send a request, and wait for the answer."""
+        pipe_in, pipe_out = self._process.stdin, self._process.stdout
+        assert pipe_in is not None
+        assert pipe_out is not None
+        try:
+            pipe_in.write(_SIZE.pack(len(message)) + message)
+            pipe_in.flush()
+            size = pipe_out.read(_SIZE.size)
+        except BrokenPipeError:
+            size = b""
+        if len(size) < _SIZE.size:
+            errors = self._process.stderr
+            assert errors is not None
+            raise AssertionError(errors.read().decode())
+        return pipe_out.read(_SIZE.unpack(size)[0])
+
+    def _take(
+        self, answer: bytes, context: FakeContext, locals_: list[int], globals_: list[int]
+    ) -> Outcome | Refused:
+        fields = _ANSWER.unpack_from(answer)
+        refused, where, exit_, major, minor, log_size, raw_count, suspend, resume = fields[:9]
+        if refused:
+            return Refused(Refusal(refused), where)
+        at = _ANSWER.size
+
+        def take(size: int) -> bytes:
+            nonlocal at
+            at += size
+            return answer[at - size : at]
+
+        raw = struct.unpack(f"<{2 * raw_count}H", take(raw_count * ctypes.sizeof(Raw)))
+        log = take(log_size)
+        for words in (locals_, globals_):
+            words[:] = struct.unpack(f"<{len(words)}Q", take(8 * len(words)))
+        for region in context.regions:
+            region.data[:] = take(len(region.data))
+        assert at == len(answer)
+        for index, word in enumerate(fields[12:]):
+            context.regs[index] = word
+        exception = fields[9:12] if exit_ == EXCEPTION else None
+        return Outcome(*(exit_, log, raw, major, minor, exception), bool(suspend), bool(resume))
+
+
+#: What comes before everything else in a request.
+HEADER_SIZE = ctypes.sizeof(Load) + _REQUEST.size

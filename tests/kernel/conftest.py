@@ -1,0 +1,71 @@
+"""Fixtures of the kernel bridge's tests."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.kernel.c_interpreter import CInterpreter, build
+from tests.kernel.device import Device, insert_module
+from tests.kernel.machine import Machine, build_module, find_kernel, why_not
+
+
+@pytest.fixture(scope="session")
+def c_interpreter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CInterpreter]:
+    """The kernel's interpreter, compiled with the sanitizers."""
+    program = tmp_path_factory.mktemp("kernel") / "harness"
+    build(program)
+    interpreter = CInterpreter(program)
+    yield interpreter
+    interpreter.close()
+
+
+@pytest.fixture(scope="session")
+def release() -> str:
+    """The kernel that is there to build for and to boot."""
+    missing = why_not()
+    if missing:
+        assert "CI" not in os.environ, missing
+        pytest.skip(missing)
+    found = find_kernel()
+    assert found is not None
+    return found
+
+
+@pytest.fixture(scope="session")
+def module(release: str, request: pytest.FixtureRequest) -> Path:
+    """The kernel module, built."""
+    return build_module(release, request.config.cache.mkdir("kernel"))
+
+
+@pytest.fixture(scope="session")
+def booted(
+    release: str, module: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Machine]:
+    """A virtual machine with the module loaded, the same for all tests."""
+    machine = Machine(tmp_path_factory.mktemp("machine"), release, module)
+    try:
+        insert_module(machine)
+        yield machine
+    finally:
+        machine.close()
+
+
+@pytest.fixture
+def machine(booted: Machine) -> Iterator[Machine]:
+    """The virtual machine; the test fails if its kernel has complained."""
+    booted.run_on(0)
+    before = len(booted.complaints())
+    yield booted
+    assert not booted.complaints()[before:], booted.console()[-6000:]
+
+
+@pytest.fixture
+def device(machine: Machine) -> Iterator[Device]:
+    """An open /dev/dprobes."""
+    opened = Device(machine)
+    yield opened
+    opened.close()

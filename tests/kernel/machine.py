@@ -1,0 +1,200 @@
+"""A virtual machine with Debian's kernel, in which the tests make system calls: ``agent.c``.
+
+QEMU emulates the processor (``-accel tcg``), so that it runs where there is no /dev/kvm. The
+machine's only process is the agent; the module is loaded by it like anything else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import select
+import shutil
+import struct
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+HERE = Path(__file__).parent
+BRIDGE = HERE.parent.parent / "kernel_bridge"
+
+#: Memory of the agent that is there to use.
+AREA: Final = 0x10000000
+#: Seconds for an answer. Emulated, on a busy machine.
+PATIENCE: Final = 60
+#: What the kernel says on its console when something is wrong with it.
+COMPLAINTS: Final = ("BUG:", "Oops", "WARNING:", "Call Trace", "general protection", "KASAN", "RCU")
+
+
+def find_kernel() -> str | None:
+    """The release of Debian's cloud kernel that can be built for and booted, if there is one."""
+    found = [
+        path.name
+        for path in sorted(Path("/lib/modules").glob("*-cloud-amd64"))
+        if (path / "build" / "Makefile").exists() and Path(f"/boot/vmlinuz-{path.name}").exists()
+    ]
+    return found[-1] if found else None
+
+
+def why_not() -> str:
+    """What is missing on this machine, or an empty text."""
+    if shutil.which("qemu-system-x86_64") is None:
+        return "there is no qemu-system-x86_64"
+    if find_kernel() is None:
+        return "there is no Debian cloud kernel with its headers"
+    return ""
+
+
+def _sources() -> list[Path]:
+    kinds = ("*.c", "*.h", "uapi/*.h", "Kbuild", "Makefile")
+    return sorted(path for kind in kinds for path in BRIDGE.glob(kind))
+
+
+def _run(command: Sequence[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}{done.stderr}"
+    assert "warning" not in done.stdout + done.stderr, done.stdout + done.stderr
+
+
+def build_module(release: str, cache: Path) -> Path:
+    """``dprobes.ko`` for that kernel: of the cache, if nothing that it is made of has changed."""
+    digest = hashlib.sha256(release.encode())
+    for path in _sources():
+        digest.update(path.name.encode() + path.read_bytes())
+    folder = cache / digest.hexdigest()[:32]
+    module = folder / "dprobes.ko"
+    if not module.exists():
+        work = cache / f"build-{os.getpid()}"
+        for path in _sources():
+            copy = work / path.relative_to(BRIDGE)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, copy)
+        _run(["make", "-C", str(work), "W=1", f"KDIR=/lib/modules/{release}/build"])
+        folder.mkdir(exist_ok=True)
+        # Nobody sees half of it.
+        (work / "dprobes.ko").rename(module)
+        shutil.rmtree(work)
+    return module
+
+
+def _cpio(files: dict[str, bytes | None]) -> Iterator[bytes]:
+    """An archive (newc) of files, and of folders, which are None."""
+    for inode, (name, data) in enumerate([*files.items(), ("TRAILER!!!", b"")], 1):
+        mode = 0o040755 if data is None else 0o100755
+        size = len(data or b"")
+        fields = (inode, mode, 0, 0, 1, 0, size, 0, 0, 0, 0, len(name) + 1, 0)
+        head = b"070701" + b"".join(b"%08x" % field for field in fields) + name.encode() + b"\0"
+        yield head + bytes(-len(head) % 4)
+        yield (data or b"") + bytes(-size % 4)
+
+
+class Machine:
+    """A running machine. ``call`` and what is around it are done by its agent, which is root."""
+
+    def __init__(self, folder: Path, release: str, module: Path) -> None:
+        agent = folder / "agent"
+        _run(["gcc", "-static", "-O1", "-Wall", "-Wextra", str(HERE / "agent.c"), "-o", str(agent)])
+        files: dict[str, bytes | None] = {"dev": None, "proc": None, "sys": None}
+        files |= {"init": agent.read_bytes(), "dprobes.ko": module.read_bytes()}
+        (folder / "initrd").write_bytes(b"".join(_cpio(files)))
+        self._console = folder / "console"
+        quiet = "console=ttyS0 panic=-1 oops=panic tsc=reliable no_timer_check loglevel=6"
+        self._process = subprocess.Popen(
+            [
+                *("qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max"),
+                *("-smp", "2", "-m", "512", "-nodefaults", "-display", "none", "-no-reboot"),
+                *("-kernel", f"/boot/vmlinuz-{release}", "-initrd", str(folder / "initrd")),
+                *("-append", quiet, "-serial", f"file:{self._console}"),
+                *("-chardev", "stdio,id=agent,signal=off", "-serial", "chardev:agent"),
+            ],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        self._receive()
+
+    def console(self) -> str:
+        """What the kernel has said."""
+        return self._console.read_text(errors="replace") if self._console.exists() else ""
+
+    def complaints(self) -> list[str]:
+        """Lines of the console that say that something is wrong."""
+        lines = self.console().splitlines()
+        return [line for line in lines if any(text in line for text in COMPLAINTS)]
+
+    def close(self) -> None:
+        """Switch it off."""
+        self._process.kill()
+        self._process.communicate()
+
+    # -- messages -----------------------------------------------------------------------------
+
+    def _take(self, size: int) -> bytes:
+        pipe = self._process.stdout
+        assert pipe is not None
+        taken = b""
+        end = time.monotonic() + PATIENCE
+        while len(taken) < size:
+            ready, _, _ = select.select([pipe], [], [], max(end - time.monotonic(), 0))
+            part = os.read(pipe.fileno(), size - len(taken)) if ready else b""
+            if not part:
+                how = "ended" if ready else "does not answer"
+                raise AssertionError(f"the machine {how}; its console:\n{self.console()[-6000:]}")
+            taken += part
+        return taken
+
+    def _receive(self) -> bytes:
+        (size,) = struct.unpack("<I", self._take(4))
+        return self._take(size)
+
+    def exchange(self, *requests: bytes) -> bytes:
+        """Send requests as one message, and wait for the answers."""
+        pipe = self._process.stdin
+        assert pipe is not None
+        body = b"".join(requests)
+        pipe.write(struct.pack("<I", len(body)) + body)
+        pipe.flush()
+        return self._receive()
+
+    # -- requests -----------------------------------------------------------------------------
+
+    def write(self, address: int, data: bytes) -> None:
+        """Write memory of the agent."""
+        self.exchange(written(address, data))
+
+    def read(self, address: int, size: int) -> bytes:
+        """Read memory of the agent."""
+        return self.exchange(b"R" + struct.pack("<2Q", address, size))
+
+    def call(self, number: int, *args: int, count: int = 1) -> int:
+        """Make a system call ``count`` times: the last result, -errno where it failed."""
+        return result_of(self.exchange(called(number, *args, count=count)))
+
+    def for_ever(self, number: int, *args: int) -> int:
+        """Make a system call again and again in a process of its own: its pid."""
+        return result_of(self.exchange(b"B" + _call(number, args)))
+
+    def run_on(self, cpu: int) -> None:
+        """The agent, and what it starts, runs on that CPU."""
+        self.exchange(b"C" + struct.pack("<Q", cpu))
+
+
+def written(address: int, data: bytes) -> bytes:
+    """The request to write memory."""
+    return b"W" + struct.pack("<2Q", address, len(data)) + data
+
+
+def called(number: int, *args: int, count: int = 1) -> bytes:
+    """The request to make a system call."""
+    return b"S" + struct.pack("<Q", count) + _call(number, args)
+
+
+def result_of(answer: bytes) -> int:
+    """The result of a system call."""
+    return int(struct.unpack("<q", answer[:8])[0])
+
+
+def _call(number: int, args: Sequence[int]) -> bytes:
+    words = [number, *args, *[0] * (6 - len(args))]
+    return struct.pack("<7Q", *(word & 0xFFFFFFFFFFFFFFFF for word in words))

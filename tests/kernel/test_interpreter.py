@@ -1,0 +1,146 @@
+"""The kernel's interpreter does what Python's executor does: every case, and drawn programs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+from dprobed.program.exec.interface import Outcome
+from dprobed.program.exec.lowering import facility_numbers
+from dprobed.program.isa import INSTRUCTIONS, WORD_MASK, Operand, decode_at
+from dprobed.program.model import Program
+from dprobed.program.registers import REGISTERS
+from dprobed.program.rpn.parser import assemble
+from kernel_bridge.abi import Refusal
+from tests.kernel.c_interpreter import CInterpreter, Refused
+from tests.programs.cases import Case, Result, all_cases, check
+from tests.unit.program.exec.test_generated_programs import (
+    BUDGET,
+    FACILITIES,
+    drawn_context,
+    programs,
+    run_drawn,
+    verified,
+)
+
+CASES = [case for case in all_cases() if not case.refused]
+RUN = [case for case in CASES if not case.accepted]
+KERNEL = [case for case in CASES if case.accepted]
+#: Programs that are drawn; more of them by hand.
+DRAWN = int(os.environ.get("DPROBED_DRAWN", "300"))
+
+
+def _name(case: Case) -> str:
+    return f"{case.place} {case.name}"
+
+
+def _fpu(program: Program) -> int | None:
+    """Where a program first names a register that the kernel's programs cannot have."""
+    offset = 0
+    while offset < len(program.code):
+        instruction, operands, following = decode_at(program.code, offset)
+        if Operand.REGISTER in instruction.operands and REGISTERS[operands[0]].fxsave:
+            return offset
+        offset = following
+    return None
+
+
+def _symbols(program: Program, values: dict[str, int]) -> list[int]:
+    return [values.get(name, 0) & WORD_MASK for name in program.names]
+
+
+def _run_case(interpreter: CInterpreter, case: Case, program: Program) -> Result | Refused:
+    context = case.context()
+    header = program.header
+    locals_ = (case.locals + [0] * header.vars)[: header.vars]
+    globals_ = case.globals + [0] * (header.gvars - len(case.globals))
+    numbers = facility_numbers(program, case.facilities)
+    left = {number for name, number in case.facilities.items() if name not in case.lost}
+    known = set(case.facilities.values())
+    outcome = interpreter.run(
+        program,
+        context,
+        facilities=numbers,
+        gone=[number in known and number not in left for number in numbers],
+        symbols=_symbols(program, case.symbols),
+        locals_=locals_,
+        globals_=globals_,
+        runs=case.runs,
+    )
+    if isinstance(outcome, Refused):
+        return outcome
+    return Result(outcome, context, locals_, globals_)
+
+
+@pytest.mark.parametrize("case", RUN, ids=_name)
+def test_case(case: Case, c_interpreter: CInterpreter) -> None:
+    program = assemble(case.source(), case.place)
+    result = _run_case(c_interpreter, case, program)
+    fpu = _fpu(program)
+    if fpu is not None:
+        assert result == Refused(Refusal.NO_FPU, fpu)
+        return
+    assert isinstance(result, Result), result
+    check(case, program, lambda *_: result)
+
+
+@pytest.mark.parametrize("case", KERNEL, ids=_name)
+def test_what_is_not_there_yet_is_refused(case: Case, c_interpreter: CInterpreter) -> None:
+    program = assemble(case.source(), case.place)
+    result = _run_case(c_interpreter, case, program)
+    assert isinstance(result, Refused)
+    assert result.reason is Refusal.NOT_YET
+
+
+def _used(cases: list[Case]) -> Iterator[str]:
+    for case in cases:
+        code = assemble(case.source(), case.place).code
+        offset = 0
+        while offset < len(code):
+            instruction, _, offset = decode_at(code, offset)
+            yield instruction.key
+
+
+def test_every_instruction_was_run() -> None:
+    there = [case for case in RUN if _fpu(assemble(case.source(), case.place)) is None]
+    assert {i.key for i in INSTRUCTIONS if not i.kernel_only} <= set(_used(there))
+
+
+@settings(
+    max_examples=DRAWN,
+    deadline=None,
+    suppress_health_check=[
+        HealthCheck.filter_too_much,
+        HealthCheck.too_slow,
+        HealthCheck.function_scoped_fixture,
+    ],
+)
+@given(programs())
+def test_drawn_programs_agree(c_interpreter: CInterpreter, program: Program) -> None:
+    verified(program)
+    context = drawn_context()
+    locals_, globals_ = [0] * program.header.vars, [5, 0]
+    numbers = facility_numbers(program, FACILITIES)
+    outcome = c_interpreter.run(
+        program,
+        context,
+        facilities=numbers,
+        symbols=[0] * len(program.names),
+        locals_=locals_,
+        globals_=globals_,
+        runs=2,
+        budget=BUDGET,
+    )
+    fpu = _fpu(program)
+    if fpu is not None:
+        assert outcome == Refused(Refusal.NO_FPU, fpu)
+        return
+    assert isinstance(outcome, Outcome), outcome
+    expected = run_drawn(program, static=False)
+    assert outcome == expected.outcome
+    assert bytes(context.buffer) == bytes(expected.context.buffer)
+    assert context.regions == expected.context.regions
+    assert (locals_, globals_) == expected.variables

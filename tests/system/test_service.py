@@ -1,0 +1,228 @@
+"""The service under the real systemd: started by the first connection, watched, restarted,
+reloaded, stopped; and what the journal then says."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from dprobed import journal
+from tests.integration.client_support import PATIENCE, WRITES, Json
+from tests.system.container import Container
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can boot a container")
+
+SERVICE, SOCKET = "dprobed.service", "dprobed.socket"
+
+
+def query(service: Container) -> list[Json]:
+    """What `dprobe query` says; it also starts the service, if need be."""
+    return [json.loads(line) for line in service.out("dprobe", "query", "--json").splitlines()]
+
+
+def main_pid(service: Container) -> str:
+    return service.shown(SERVICE, "MainPID")
+
+
+def restarted(service: Container, before: str) -> None:
+    """Wait until another daemon is ready."""
+    deadline = time.monotonic() + PATIENCE
+    while main_pid(service) in (before, "0") or service.shown(SERVICE, "ActiveState") != "active":
+        assert time.monotonic() < deadline, service.out("systemctl", "status", SERVICE)
+        time.sleep(0.05)
+
+
+class Beat:
+    """A process that writes a line twenty times a second, as a unit of its own."""
+
+    def __init__(self, service: Container) -> None:
+        self._service = service
+        script = "i=0; while :; do i=$((i+1)); /bin/true; echo $i >/run/beat; sleep 0.05; done"
+        service.run("systemd-run", "--unit=beat", "bash", "-c", script)
+        self.pid = service.shown("beat.service", "MainPID")
+
+    def goes_on(self) -> None:
+        """It does what it did before."""
+        assert self._service.shown("beat.service", "MainPID") == self.pid
+        deadline = time.monotonic() + PATIENCE
+        before = self._service.out("cat", "/run/beat")
+        while self._service.out("cat", "/run/beat") == before:
+            assert time.monotonic() < deadline, "it stands still"
+            time.sleep(0.02)
+
+    def tracer(self) -> str:
+        text = self._service.out("cat", f"/proc/{self.pid}/status")
+        return next(line.split()[1] for line in text.splitlines() if line.startswith("TracerPid:"))
+
+
+@pytest.fixture
+def beat(service: Container) -> Iterator[Beat]:
+    """A process to probe."""
+    yield Beat(service)
+    service.run("systemctl", "stop", "beat.service")
+
+
+def insert(service: Container, beat: Beat) -> None:
+    """Probe the calls of write(2), and wait for the first hit."""
+    service.write("/run/writes.rpn", WRITES)
+    service.run("dprobe", "insert", "--pid", beat.pid, "/run/writes.rpn")
+    deadline = time.monotonic() + PATIENCE
+    while not any(each.get("hits") for each in query(service) if each["type"] == "probe"):
+        assert time.monotonic() < deadline, query(service)
+        time.sleep(0.05)
+
+
+def test_the_first_connection_starts_it(service: Container) -> None:
+    service.run("systemctl", "stop", SERVICE)
+    assert service.shown(SOCKET, "ActiveState") == "active"
+    assert service.shown(SERVICE, "ActiveState") == "inactive"
+    query(service)
+    assert service.shown(SERVICE, "ActiveState") == "active"
+    assert service.shown(SERVICE, "StatusText") == "0 programs in 0 processes; 0 deployments"
+    assert service.out("stat", "--format=%a %U:%G", "/run/dprobed/control.sock") == (
+        "660 root:dprobe"
+    )
+
+
+def test_it_runs_within_what_its_unit_allows(service: Container) -> None:
+    query(service)
+    status = service.out("cat", f"/proc/{main_pid(service)}/status")
+    found = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+    own = service.out("cat", "/proc/1/status")
+    # With a filter of its own it could not suspend those of the processes that it traces.
+    filters = next(line for line in own.splitlines() if line.startswith("Seccomp_filters"))
+    assert f"Seccomp_filters:\t{found['Seccomp_filters']}" == filters
+    assert found["NoNewPrivs"] == "1"
+    assert int(found["CapEff"], 16) & 1 << 16 == 0  # CAP_SYS_MODULE
+    assert service.shown(SERVICE, "OOMScoreAdjust") == "-900"
+
+
+def test_only_members_of_its_group_may_connect(service: Container) -> None:
+    service.run("useradd", "--create-home", "stranger")
+    service.run("useradd", "--create-home", "--groups=dprobe", "member")
+    ask = ("setpriv", "--init-groups", "--regid=1000", "--reuid")
+    done = service.run(*ask, "stranger", "dprobe", "query", check=False)
+    assert done.returncode == 1
+    assert "it is for members of group dprobe; as root: usermod -a -G dprobe USER" in done.stderr
+    done = service.run(*ask, "member", "dprobe", "query", check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_users_own(service: Container) -> None:
+    service.run("useradd", "--create-home", "owner")
+    uid = service.out("id", "--user", "owner")
+    service.run("loginctl", "enable-linger", "owner")
+    service.until("its manager", f"user@{uid}.service", "ActiveState", "active")
+    own = ["setpriv", "--init-groups", f"--reuid={uid}", f"--regid={uid}", "env"]
+    own += [f"XDG_RUNTIME_DIR=/run/user/{uid}", "HOME=/home/owner"]
+    service.run(*own, "systemctl", "--user", "start", "dprobed.socket")
+    found = json.loads(service.out(*own, "dprobe", "status", "--json"))
+    assert (found["uid"], found["socket"]) == (int(uid), f"/run/user/{uid}/dprobed/control.sock")
+    state = service.out(*own, "systemctl", "--user", "show", "--value", "-p", "StatusText", SERVICE)
+    assert state == "0 programs in 0 processes; 0 deployments"
+    service.run(*own, "systemctl", "--user", "stop", "dprobed.socket", SERVICE)
+
+
+def test_a_daemon_that_hangs_is_restarted_and_its_target_goes_on(
+    service: Container, beat: Beat
+) -> None:
+    insert(service, beat)
+    assert service.shown(SERVICE, "StatusText").startswith("1 program in 1 process")
+    before = main_pid(service)
+    service.run("systemctl", "kill", "--kill-who=main", "--signal=STOP", SERVICE)
+    restarted(service, before)
+    assert service.shown(SERVICE, "NRestarts") != "0"
+    beat.goes_on()
+    (entry, *_) = service.journal(f"UNIT={SERVICE}", "UNIT_RESULT=watchdog")
+    assert "watchdog" in entry["MESSAGE"]
+
+
+def test_a_daemon_that_is_killed_is_restarted_and_its_target_goes_on(
+    service: Container, beat: Beat
+) -> None:
+    insert(service, beat)
+    before = main_pid(service)
+    service.run("systemctl", "kill", "--kill-who=main", "--signal=KILL", SERVICE)
+    restarted(service, before)
+    beat.goes_on()
+    query(service)
+
+
+def test_the_journal_has_fields(service: Container, beat: Beat) -> None:
+    insert(service, beat)
+    service.run("dprobe", "remove", "--all")
+    service.run("useradd", "curious")
+    service.run("usermod", "--append", "--groups=dprobe", "curious")
+    ask = ("setpriv", "--init-groups", "--regid=65534", "--reuid=curious", "dprobe")
+    assert service.run(*ask, "policy", "explain", "1", check=False).returncode == 2
+    ours = service.journal("-u", SERVICE)
+    found = {each["DPROBE_EVENT"]: each for each in ours if "DPROBE_EVENT" in each}
+    inserted = found["inserted"]
+    assert inserted["DPROBE_PID"] == inserted["OBJECT_PID"] == beat.pid
+    assert (inserted["DPROBE_UID"], inserted["DPROBE_PROGRAM"]) == ("0", "writes")
+    assert inserted["MESSAGE_ID"] == journal.EVENTS["inserted"]
+    assert inserted["OBJECT_COMM"] == "bash"
+    assert found["removed"]["DPROBE_PROGRAM"] == "writes"
+    assert found["denied"]["DPROBE_PID"] == "1"
+    assert found["denied"]["DPROBE_RULE"] == "default"
+    # The message is one entry, and no line of a stream besides.
+    assert [each["MESSAGE"] for each in ours].count(inserted["MESSAGE"]) == 1
+    explained = service.out("journalctl", "--catalog", f"MESSAGE_ID={inserted['MESSAGE_ID']}")
+    assert f"Subject: Probes were put into process {beat.pid}" in explained
+
+    shown = service.out("dprobe", "log", "--journal", "--json", "--pid", beat.pid).splitlines()
+    entries = [json.loads(line) for line in shown]
+    assert {"inserted", "removed"} <= {each["event"] for each in entries}
+    assert all(each["pid"] == int(beat.pid) for each in entries)
+    last = service.out("dprobe", "log", "--journal", "-n", "1", "--program", "writes")
+    assert last.endswith("removed writes")
+    assert len(last.splitlines()) == 1
+
+
+def test_records_in_the_journal_of_the_system(service: Container, beat: Beat) -> None:
+    service.run("dprobe", "trace", "start", "--format", "journal", "--all")
+    insert(service, beat)
+    deadline = time.monotonic() + PATIENCE
+    while not service.journal("DPROBE_HIT=2", f"OBJECT_PID={beat.pid}"):
+        assert time.monotonic() < deadline, service.out("dprobe", "trace", "list")
+        time.sleep(0.1)
+    service.run("dprobe", "trace", "stop", "journal")
+
+
+def test_reload(service: Container) -> None:
+    query(service)
+    before = main_pid(service)
+    good = '[[policy]]\nname = "quiet"\nmatch.exe = "**"\n'
+    service.write("/etc/dprobed/policies.d/10-test.toml", good)
+    service.run("systemctl", "reload", SERVICE)
+    assert "quiet" in service.out("dprobe", "policy", "list")
+    service.write("/etc/dprobed/policies.d/10-test.toml", "[[policy]]\nnam = 1\n")
+    done = service.run("systemctl", "reload", SERVICE, check=False)
+    assert done.returncode == 1
+    assert "quiet" in service.out("dprobe", "policy", "list")
+    service.run("rm", "/etc/dprobed/policies.d/10-test.toml")
+    service.run("systemctl", "reload", SERVICE)
+    assert main_pid(service) == before
+
+
+def test_stop_takes_all_probes_out(service: Container, beat: Beat) -> None:
+    insert(service, beat)
+    assert beat.tracer() != "0"
+    began = time.monotonic()
+    service.run("systemctl", "stop", SERVICE)
+    assert time.monotonic() - began < 30
+    assert beat.tracer() == "0"
+    assert service.shown(SERVICE, "Result") == "success"
+    assert (
+        service.out(
+            "sh",
+            "-c",
+            "cat /sys/fs/cgroup/*/system.slice/dprobed.service/cgroup.procs 2>/dev/null; true",
+        )
+        == ""
+    )
+    beat.goes_on()

@@ -1,0 +1,40 @@
+"""The gate: its listing, and the words by which a thread finds its way back."""
+
+from __future__ import annotations
+
+from iced_x86 import Decoder, Formatter, FormatterSyntax
+
+from dprobed.arch.x86_64.gate_code import CODE, GATE, SIZE, WORDS, way_back
+from dprobed.arch.x86_64.registers import ORIG_RAX, RAX, REGISTER_NAMES, RIP
+
+
+def test_the_listing_says_what_the_code_does() -> None:
+    formatter = Formatter(FormatterSyntax.NASM)
+    formatter.show_branch_size = False
+    formatter.branch_leading_zeros = False
+    formatter.leading_zeros = False
+    decoded = [
+        (GATE[each.ip : each.next_ip].hex(" "), formatter.format(each))
+        for each in Decoder(64, GATE)
+    ]
+    assert decoded == list(CODE)
+    assert len(GATE) <= WORDS
+
+
+def words_for(rax: int, orig_rax: int) -> tuple[int, int]:
+    """rax and rip on the way back."""
+    words = [1000 + number for number in range(len(REGISTER_NAMES))]
+    words[RAX], words[ORIG_RAX], words[RIP] = rax, orig_rax, 0x5000
+    data = memoryview(way_back(words, 7)).cast("Q")
+    assert len(data) * 8 == SIZE - WORDS
+    assert data[0] == 7
+    return data[1], data[-1]
+
+
+def test_a_call_of_its_own_that_was_interrupted_is_made_again() -> None:
+    none = (1 << 64) - 1
+    assert words_for(35, none) == (35, 0x5000)
+    assert words_for(0, 35) == (0, 0x5000)
+    assert words_for((1 << 64) - 512, 35) == (35, 0x4FFE)
+    assert words_for((1 << 64) - 516, 35) == (219, 0x4FFE)
+    assert words_for((1 << 64) - 512, none) == ((1 << 64) - 512, 0x5000)
