@@ -109,15 +109,22 @@ class _Commands(click.Group):
     help="The daemon's control socket, where it is not at its usual place.",
 )
 @click.option("-q", "--quiet", is_flag=True, help="Say what is wrong, and no more.")
+@click.option(
+    "-v", "--verbose", is_flag=True, help="Say through which daemon, and what it is asked."
+)
 @click.pass_context
-def cli(ctx: click.Context, socket: Path | None, quiet: bool) -> None:
+def cli(ctx: click.Context, socket: Path | None, quiet: bool, verbose: bool) -> None:
     """Put small verified programs into running programs, and see what they report.
 
     `run`, `attach` and `dump` need nothing set up; those from `insert` to `trace` talk to a running
     `dprobed`; the others read files only.
     """
     ctx.obj = socket
+    if quiet and verbose:
+        raise click.UsageError("--quiet and --verbose exclude each other", ctx)
     verbosity.quiet = quiet
+    if verbose:
+        verbosity.detail = _say
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -146,13 +153,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _done(arguments: Sequence[str] | None) -> int:
     status: object
+    stdout = sys.stdout
     try:
         status = cli.main(arguments, prog_name="dprobe", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         print(error.format_message())
         status = 2
-    except SystemExit as end:  # click's completion
-        status = end.code
+    except SystemExit as end:  # click's completion, or what click makes of a broken pipe
+        # At a broken pipe click puts something else in the place of the stream.
+        status = end.code if sys.stdout is stdout else 141
     sys.stdout.flush()
     return status if isinstance(status, int) else 0
 

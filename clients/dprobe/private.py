@@ -30,6 +30,8 @@ from dprobe.lib.errors import (
 )
 from dprobed.wire.socket_path import default_socket
 
+#: How Python tells of what nobody expected.
+_DEFECT = "Traceback (most recent call last):"
 #: Signals that end a daemon, whatever this process does at them.
 _ENDING = (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP)
 
@@ -66,9 +68,18 @@ class PrivateDaemon:
 
     def complaint(self) -> str:
         """The last line that it wrote to its standard error."""
-        size = os.fstat(self._stderr).st_size
-        lines = os.pread(self._stderr, size, 0).decode(errors="replace").split("\n")
+        lines = self.log().split("\n")
         return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+    def log(self) -> str:
+        """All that it wrote to its standard error."""
+        size = os.fstat(self._stderr).st_size
+        return os.pread(self._stderr, size, 0).decode(errors="replace").strip()
+
+    def defects(self) -> str:
+        """Its log, which is nowhere else, where it tells of a defect of ours; else nothing."""
+        said = self.log()
+        return said if _DEFECT in said else ""
 
     def __enter__(self) -> PrivateDaemon:
         return self
@@ -160,6 +171,18 @@ def running_or_private(
             said = private.complaint()
             more = f": {said}" if said and said not in str(error) else ""
             raise DaemonGoneError(f"{error}{more}") from None
+        except BaseException:
+            _tell_defects(private, say)
+            raise
+        else:
+            _tell_defects(private, say)
+
+
+def _tell_defects(private: PrivateDaemon, say: Callable[[str], None]) -> None:
+    """Messages about a defect say that the log has more: this daemon's is no file."""
+    said = private.defects()
+    if said:
+        say(f"the log of the private dprobed:\n{said}")
 
 
 def _running(path: Path | None, say: Callable[[str], None]) -> Connection | None:

@@ -100,7 +100,7 @@ class Requests:
             case protocol.Vars():
                 return protocol.Ok(seq, words=target.programs.variables(request))
             case protocol.Resume():
-                return protocol.Ok(seq, tids=target.resume_held(request.tid))
+                return protocol.Ok(seq, tids=self._resume(target, request.tid))
             case protocol.Dump():
                 target.dumps.request(
                     target.pid, request.zstd, lambda result: self._dumped(seq, result)
@@ -113,6 +113,16 @@ class Requests:
                 return None
             case _:
                 return self._query(seq, target)
+
+    @staticmethod
+    def _resume(target: TracedProcess, tid: int | None) -> list[int]:
+        """Resume suspended threads, and a process held for a debugger; raises RequestError."""
+        tids = target.suspended.resume(tid)
+        if tid is None or tid in target.debugger.held:
+            tids += target.debugger.release()
+        if tid is not None and not tids:
+            raise RequestError(f"thread {tid} is not held")
+        return tids
 
     @staticmethod
     def _query(seq: int, target: TracedProcess) -> protocol.Ok:

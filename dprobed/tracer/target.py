@@ -204,20 +204,6 @@ class TracedProcess:
         if self.detachment.is_due or self._is_dumped:
             self.group.request_attention()
 
-    # --- requests besides programs ---
-
-    def resume_held(self, tid: int | None) -> list[int]:
-        """Serve a client's ``resume``: suspended threads, and a process held for a debugger.
-
-        Raises RequestError.
-        """
-        tids = self.suspended.resume(tid)
-        if tid is None or tid in self.debugger.held:
-            tids += self.debugger.release()
-        if tid is not None and not tids:
-            raise RequestError(f"thread {tid} is not held")
-        return tids
-
     def tell(self, kind: str, text: str, tid: int = 0) -> None:
         """Send a notice to the daemon; ``tid``: the thread that it is about."""
         self._context.reporter.send(protocol.TargetEvent(kind, self.pid, tid or self.pid, text))

@@ -196,6 +196,20 @@ def test_a_private_daemon_that_cannot_start_is_told_in_one_line(tmp_path: Path) 
     assert done.stderr == ("dprobe: the private daemon did not start: ImportError: broken here\n")
 
 
+def test_a_defect_in_a_private_daemon_is_told_with_its_log(tmp_path: Path) -> None:
+    """It is nowhere else, and "see the log" would lead nowhere."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "from dprobed.tracer.programs import Programs\nPrograms.insert = lambda *_: 1 / 0\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    with cat() as target:
+        done = dprobe("attach", "--private", target.pid, program(tmp_path), env=environment)
+    assert done.returncode != 0
+    assert "dprobe: the log of the private dprobed:\n" in done.stderr
+    assert "Traceback (most recent call last):\n" in done.stderr
+    assert " ZeroDivisionError: division by zero\n" in done.stderr
+
+
 def test_until_no_probe_is_left(tmp_path: Path) -> None:
     """One removes itself, the other is disabled."""
     ends = "name = libc.so.6\noffset = write\n    rem\noffset = write\nmax_hits = 2\n    exit\n"

@@ -120,6 +120,15 @@ offset = write
         assert done.stderr.count("\n") == 1
 
 
+def test_verbose_says_through_whom_and_what(daemon: Daemon) -> None:
+    done = daemon.dprobe("-v", "query")
+    assert done.returncode == 0
+    assert f"at {daemon.socket}, process {daemon.process.pid}, version " in done.stderr
+    assert "\ndprobe: query: answered in " in done.stderr
+    assert "dprobe: query" not in daemon.dprobe("query").stderr
+    assert daemon.dprobe("-v", "-q", "query").returncode == 2
+
+
 def test_log_follows(daemon: Daemon, target: Cat, tmp_path: Path) -> None:
     daemon.json("insert", program(tmp_path), "--pid", target.pid)
     target.say("before")

@@ -90,7 +90,16 @@ def test_ctrl_c_reaches_a_command_that_stands(tmp_path: Path, end: str) -> None:
     """Both have the signal, as from a terminal; the command sees it only when it goes on."""
     path = program(tmp_path, STANDS.format(end=end), "stands")
     with subprocess.Popen(
-        [DPROBE, "run", path, "--", "sh", "-c", "echo abc; while :; do sleep 60; done"],
+        [
+            DPROBE,
+            "run",
+            "--private",
+            path,
+            "--",
+            "sh",
+            "-c",
+            "echo abc; while :; do sleep 60; done",
+        ],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -98,7 +107,11 @@ def test_ctrl_c_reaches_a_command_that_stands(tmp_path: Path, end: str) -> None:
         start_new_session=True,
     ) as running:
         assert running.stderr is not None
-        while "thread" not in running.stderr.readline():
+        while "thread" not in (said := running.stderr.readline()):
             pass
+        # No other command finds a private daemon.
+        assert said.endswith("; Ctrl-C here lets it go on\n")
+        assert "dprobe resume" not in said
+        assert "dprobe debug" not in said
         os.killpg(running.pid, signal.SIGINT)
         assert running.wait(PATIENCE) == 128 + signal.SIGINT

@@ -193,6 +193,17 @@ def test_output_that_nobody_reads_is_no_traceback() -> None:
     assert done.stderr == ""
 
 
+@pytest.mark.parametrize("command", [["places", "libc.so.6", "*"], ["--help"], ["doctor", "-h"]])
+def test_a_broken_pipe_has_its_own_status(command: list[str]) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        done = dprobe(*command, capture_output=False, stdout=write, stderr=subprocess.PIPE)
+    finally:
+        os.close(write)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
 def _on_a_terminal(width: int, *arguments: object) -> list[str]:
     """What a command shows on a terminal of that width."""
     pid, terminal = pty.fork()

@@ -121,3 +121,17 @@ def test_what_comes_later_is_chosen_too(daemon: Daemon, tmp_path: Path) -> None:
             assert f"[{one.pid}]" in line
             assert line.endswith("#2: 13\n")
             log.terminate()
+
+
+def test_an_address_is_named_while_its_process_is_there(daemon: Daemon, tmp_path: Path) -> None:
+    source = "name = libc.so.6\noffset = write\n    push r,rip\n    log ptr here\n    exit\n"
+    with cat() as target:
+        path = program(tmp_path, source, "where")
+        assert daemon.dprobe("insert", path, "--pid", target.pid).returncode == 0
+        target.say("abc")
+        while not (rows := daemon.json("log")):
+            pass
+        assert rows[0]["log"][0]["place"] == "write+0x0"
+        assert "here=write+0x0" in daemon.dprobe("log").stdout
+    # What is there now may be another.
+    assert "place" not in daemon.json("log")[0]["log"][0]

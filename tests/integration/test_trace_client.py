@@ -193,5 +193,5 @@ def test_nothing_is_overwritten(folder: Path, tmp_path: Path) -> None:
 def test_a_damaged_trace(folder: Path) -> None:
     (folder / "target-11-2").write_bytes(b"\0" * 4096)
     done = dprobe("trace", "show", folder)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert done.stderr.endswith("no packet begins at byte 0\n")

@@ -383,7 +383,7 @@ def _chosen(
         except choose.FieldError as error:
             raise UserError(str(error)) from None
         except TraceReadError as error:
-            raise DprobeError(str(error)) from None
+            raise UserError(str(error)) from None
 
     return chunks, records()
 

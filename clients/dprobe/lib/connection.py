@@ -16,11 +16,13 @@ import os
 import select
 import socket
 import struct
+import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from dprobe.lib import quiet
 from dprobe.lib.errors import (
     DaemonGoneError,
     DaemonSilentError,
@@ -81,6 +83,7 @@ class Connection:
         # Not that of who made the socket: a daemon may have got it from systemd.
         self.pid = self.welcome.pid
         self._patience = GREETING
+        quiet.detail(f"through {self.through}, process {self.pid}, version {self.welcome.version}")
 
     @classmethod
     def open(cls, path: Path) -> Connection:
@@ -164,8 +167,10 @@ class Connection:
         Raises UserError (the daemon's refusal), DaemonGoneError, DaemonSilentError.
         """
         self._last_id += 1
+        began = time.monotonic()
+        request = make(self._last_id)
         try:
-            line = messages.encode(make(self._last_id))
+            line = messages.encode(request)
         except UnicodeEncodeError as error:
             word = readable(error.object)
             raise UserError(f"{word}: not UTF-8, and only such text can be asked for") from None
@@ -176,6 +181,8 @@ class Connection:
             if self._is_ready(select.POLLIN):
                 self.receive()
         reply = self._replies.popleft()
+        took = 1000 * (time.monotonic() - began)
+        quiet.detail(f"{type(request).__name__.lower()}: answered in {took:.1f} ms")
         if isinstance(reply, messages.Error):
             raise UserError(reply.error)
         if not isinstance(reply, kind) or reply.id != self._last_id:

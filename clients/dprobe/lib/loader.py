@@ -7,6 +7,7 @@ as ldd(1) does: ``ld.so --list PROGRAM`` maps the libraries and executes nothing
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
@@ -15,10 +16,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from dprobe.lib import quiet
 from dprobe.lib.errors import UserError
 from dprobe.lib.mapped import File, open_file, to_be_mapped
 from dprobed.binary.errors import LocationError
 from dprobed.binary.file import Binary
+from dprobed.proc import files
 
 #: The loader of glibc on x86-64; others have other rules, and are not asked.
 _LOADER: Final = "ld-linux-x86-64.so.2"
@@ -49,11 +52,8 @@ def _program_of(path: str) -> str | None:
     None where that is not known.
     """
     for _ in range(_DEPTH):
-        if not Path(path).is_file():
-            return None
         try:
-            with open(path, "rb") as file:
-                head = file.read(_HEAD)
+            head = _head(path)
         except (OSError, ValueError):
             return None
         if head.startswith(b"\x7fELF"):
@@ -68,6 +68,17 @@ def _program_of(path: str) -> str | None:
         else:
             return None  # the kernel may know of other formats (binfmt_misc)
     return None
+
+
+def _head(path: str) -> bytes:
+    """The first bytes of a regular file; raises OSError, also where it does not answer."""
+    descriptor = files.open_file(path)
+    try:
+        if not stat.S_ISREG(files.status(descriptor)[2]):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        return files.read(descriptor, _HEAD, 0)
+    finally:
+        os.close(descriptor)
 
 
 class Mapped(NamedTuple):
@@ -94,6 +105,7 @@ def files_of_command(path: str, environment: Mapping[bytes, bytes]) -> Mapped:
     paths = dict.fromkeys([os.path.realpath(loader), *(libraries or ())])
     found = [other for other in map(_open, paths) if other is not None]
     complete = libraries is not None and len(found) == len(paths)
+    quiet.detail(f"{path} will map {', '.join(each.path for each in (elf, *found))}")
     return Mapped([to_be_mapped(each) for each in (elf, *found)], complete)
 
 

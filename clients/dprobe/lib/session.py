@@ -199,8 +199,7 @@ class Session:
                 self._say(f"process {report.pid}: {report.text}")
         elif isinstance(report, messages.Notice) and report.kind in ("suspend", "debugger"):
             self._stood.add(report.pid)
-            private = " (of a running dprobed; this private one detaches at its end)"
-            self._say(report.text + (private if self._private else ""))
+            self._say(_without_daemon(report) if self._private else report.text)
 
     def _tell_end(self, report: messages.Ended) -> None:
         """Say that, when and how a process ended; whoever started a command sees that itself."""
@@ -255,3 +254,11 @@ class Session:
 
 def _now() -> str:
     return time.strftime("%H:%M:%S")
+
+
+def _without_daemon(notice: messages.Notice) -> str:
+    """How what stands goes on, where no other command finds the daemon: it is a private one."""
+    text = notice.text.replace(f"dprobe debug {notice.pid}, or ", "")
+    for command in ("`dprobe resume` resumes it", "'dprobe resume' resumes it"):
+        text = text.replace(command, "Ctrl-C here lets it go on")
+    return text

@@ -34,7 +34,8 @@ _POINTER = b'"kind":"ptr"'
 def complain(text: str) -> None:
     """Write a line for the user to standard error; a closed standard error is no error."""
     with contextlib.suppress(OSError):
-        _write_all(2, f"dprobe: {printable(text, LAYOUT)}\n".encode(errors="replace"))
+        said = tables.between_words(f"dprobe: {printable(text, LAYOUT)}", tables.width_of(2))
+        _write_all(2, f"{said}\n".encode(errors="replace"))
 
 
 def note(text: str) -> None:
@@ -58,7 +59,7 @@ def _write_all(descriptor: int, data: bytes) -> None:
 class Output:
     """Records and the summary, as ``text`` or ``json``, to a file or an open descriptor.
 
-    ``live``: records are shown as they are made, and addresses in them can be named. ``summary``:
+    ``live``: the processes may be there, and addresses in records can be named. ``summary``:
     the descriptor for the summary where it is text and records go to ``descriptor``.
     Raises UserError when the file cannot be made. Lines are held back until ``flush``.
     """
@@ -85,6 +86,8 @@ class Output:
         self.broken = False
         #: The exit status of who could not write: that of SIGPIPE where nobody reads any more.
         self.status = 0
+        #: Whether addresses in a record still mean what they meant when it was made.
+        self.holds: Callable[[messages.Record], bool] = lambda record: True
         #: How the time of a record is written as text; None: as it is.
         self.stamp: Callable[[messages.Record], str] | None = None
         if path is not None and self._own:
@@ -101,7 +104,8 @@ class Output:
         record = None
         if _POINTER in line and self._live:
             record = self._decode(line)
-            self._name_places(record)
+            if self.holds(record):
+                self._name_places(record)
         if self._form == "json":
             line = line if record is None else msgspec.json.encode(record)
             self._lines.append(published(line))

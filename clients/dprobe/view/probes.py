@@ -9,7 +9,7 @@ import msgspec
 
 from dprobe.lib.summary import added, dumps_text, named, not_counted
 from dprobe.view.output import complain
-from dprobe.view.tables import Listing, show
+from dprobe.view.tables import Listing, between_words, show, width_of
 from dprobed.printable import located, printable
 from dprobed.wire import messages
 
@@ -201,7 +201,7 @@ def show_standing(
         if json or apart:
             complain(line)
         else:
-            print(printable(line))
+            print(between_words(printable(line), width_of(1)))
     if json and rows and not apart:
         show([each for each in targets if stands(each)], TARGETS, json=True, empty="")
 

@@ -93,6 +93,18 @@ def width_of(descriptor: int) -> int | None:
     return os.get_terminal_size(descriptor).columns or 80
 
 
+def between_words(text: str, width: int | None) -> str:
+    """The text, of which lines that are wider than the terminal are broken between words."""
+    if width is None:
+        return text
+    return "\n".join(
+        line
+        if _cells(line) <= width
+        else textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False)
+        for line in text.split("\n")
+    )
+
+
 def encoded(kind: str, mapping: Mapping[str, Any], fields: set[str] | None = None) -> str:
     """A JSON object with its type and the version of its form; ``fields``: no others."""
     rest = {

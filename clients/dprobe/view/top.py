@@ -6,8 +6,9 @@ chosen. Both are values: no terminal and no daemon is needed for them.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 
@@ -64,25 +65,25 @@ _HELP: Final = (
     "q quit  space pause  tab view  d remove",
     "q quit",
 )
-#: Where the terminal is too narrow, text is cut first, down to so many letters; then columns are
-#: left out, these first. A number is never cut.
-_LEAST: Final = {"comm": 7, "program": 7, "place": 8}
-_EXPENDABLE: Final = (
+#: Where the terminal is too narrow, columns that say nothing are left out first; then others go,
+#: these first, to lines of their own below. Nothing is cut.
+_BELOW: Final = (
+    "place",
+    "program",
     "number",
+    "comm",
     "dropped",
     "missed",
-    "place",
     "hits",
-    "program",
     "state",
     "probes",
     "overhead",
-    "comm",
 )
+_SILENT: Final = ("dropped", "missed")
 #: Between two columns.
 _GAP: Final = 2
-#: Lines of the screen that are no rows: summary, usage, an empty one, head of the table, help.
-_FRAME: Final = 5
+#: How far what is below is indented.
+_INDENT: Final = 4
 _SUSPEND: Final = "\x1a"
 
 
@@ -280,26 +281,54 @@ def _name(row: Row) -> tuple[object, ...]:
     return tuple(row.get(field) for field in ("pid", "number", "program", "place"))
 
 
-def layout(
-    columns: Sequence[tuple[str, str]], rows: Sequence[Row], width: int
-) -> list[tuple[str, str, int]]:
-    """(Title, field, width) of the columns that a terminal has room for."""
+class Layout(NamedTuple):
+    """Columns beside each other, (title, field, width), and those, (title, field), below."""
+
+    beside: list[tuple[str, str, int]]
+    below: list[tuple[str, str]]
+
+    def lines_below(self, row: Row, width: int) -> list[str]:
+        """What a row has below its first line."""
+        parts = [f"{title} {_cell(row, name)}" for title, name in self.below if row[name] != ""]
+        lines: list[str] = []
+        room = max(1, width - _INDENT)
+        for part in parts:
+            if lines and len(lines[-1]) + _GAP + len(part) <= room:
+                lines[-1] += " " * _GAP + part
+            else:
+                lines += [part[at : at + room] for at in range(0, len(part), room)]
+        return [" " * _INDENT + line for line in lines]
+
+
+def layout(columns: Sequence[tuple[str, str]], rows: Sequence[Row], width: int) -> Layout:
+    """Where each column goes in a terminal that is so wide."""
     shown = [
-        (title, name, max([len(title), *(len(_cell(row, name)) for row in rows)]))
+        (title, name, max([len(title), *(_cells(_cell(row, name)) for row in rows)]))
         for title, name in columns
     ]
-    expendable = [name for name in _EXPENDABLE if any(name == each for _, each, _ in shown)]
-    while True:
-        over = sum(size + _GAP for _, _, size in shown) - _GAP - width
-        cut = []
-        for title, name, size in shown:
-            spare = min(max(over, 0), max(0, size - _LEAST.get(name, size)))
-            over -= spare
-            cut.append((title, name, size - spare))
-        if over <= 0 or not expendable:
-            return cut
-        left_out = expendable.pop(0)
-        shown = [each for each in shown if each[1] != left_out]
+
+    def over() -> bool:
+        return sum(size + _GAP for _, _, size in shown) - _GAP > width
+
+    if over():
+        silent = {name for name in _SILENT if not any(row.get(name) for row in rows)}
+        shown = [each for each in shown if each[1] not in silent]
+    below: list[tuple[str, str]] = []
+    for candidate in _BELOW:
+        if not over():
+            break
+        below += [(title, name) for title, name, _ in shown if name == candidate]
+        shown = [each for each in shown if each[1] != candidate]
+    return Layout(shown, below)
+
+
+def _cells(text: str) -> int:
+    """How many columns of a terminal a text takes."""
+    if text.isascii():
+        return len(text)
+    from rich.cells import cell_len
+
+    return cell_len(text)
 
 
 def _cell(row: Row, name: str) -> str:
@@ -308,43 +337,66 @@ def _cell(row: Row, name: str) -> str:
 
 def draw(view: View, sample: Sample, width: int, height: int) -> RenderableType:
     """The whole screen."""
-    from rich.cells import set_cell_size
     from rich.console import Group
     from rich.text import Text
 
     def line(text: str, style: str = "") -> RenderableType:
-        return Text(text, style, no_wrap=True, overflow="ellipsis")
+        return Text(text, style, no_wrap=True, overflow="crop")
 
     rows = view.rows(sample)
-    stands = [line(printable(text), "bold") for text in standing(sample.status.targets)]
-    room = max(1, height - _FRAME - len(stands))
+    stands = [
+        each
+        for text in standing(sample.status.targets)
+        for each in _wrapped(printable(text), width)
+    ]
+    summary = ("paused   " if view.paused else "") + sample.summary()
+    lines = [line(each, "bold") for each in stands]
+    lines += [line(each, "bold" if view.paused else "") for each in _wrapped(summary, width)]
+    lines += [*map(line, _wrapped(sample.usage_text(), width)), line("")]
+    help_ = next((each for each in _HELP if len(each) <= width), _HELP[-1])
+    foot = [line(each, "dim") for each in _wrapped(printable(view.note) or help_, width)]
+    columns = [
+        (f"{title}{'*' * (name == _SORTS[view.sort][0])}", name) for title, name in view.columns
+    ]
+    room = max(1, height - len(lines) - len(foot) - 1)
+    lines += _rows(view, rows, columns, width, room)
+    if not rows:
+        lines.append(line("nothing is inserted"))
+    return Group(*lines, *foot)
+
+
+def _rows(
+    view: View, rows: Sequence[Row], columns: Sequence[tuple[str, str]], width: int, room: int
+) -> list[RenderableType]:
+    """The table in so many lines besides its head; the row that is selected is among them."""
+    from rich.cells import set_cell_size
+    from rich.text import Text
+
     first = max(0, min(view.selected - room + 1, len(rows) - room))
     visible = rows[first : first + room]
-    sorted_by = _SORTS[view.sort][0]
-    columns = [(f"{title}{'*' * (name == sorted_by)}", name) for title, name in view.columns]
-    shown = layout(columns, visible, width)
+    where = layout(columns, visible, width)
     numeric = {name for _, name in columns if rows and isinstance(rows[0][name], int | float)}
 
     def across(texts: Sequence[str]) -> str:
-        cells = []
-        for text, (_, name, size) in zip(texts, shown, strict=True):
-            if name in numeric:
-                cells.append(text.rjust(size))
-            else:
-                # A text that is cut says so; some letters are as wide as two.
-                cut = text if len(text) <= size else text[: size - 1] + "…"
-                cells.append(set_cell_size(cut, size))
+        cells = [
+            text.rjust(size) if name in numeric else set_cell_size(text, size)
+            for text, (_, name, size) in zip(texts, where.beside, strict=True)
+        ]
         return (" " * _GAP).join(cells).ljust(width)
 
-    summary = ("paused   " if view.paused else "") + sample.summary()
-    lines = [*stands, line(summary, "bold" if view.paused else "")]
-    lines += [line(sample.usage_text()), line("")]
-    lines.append(line(across([title for title, _, _ in shown]), "bold"))
-    for index, row in enumerate(visible, start=first):
-        style = "reverse" if index == view.selected else ""
-        lines.append(line(across([_cell(row, name) for _, name, _ in shown]), style))
-    if not rows:
-        lines.append(line("nothing is inserted"))
-    help_ = next((each for each in _HELP if len(each) <= width), _HELP[-1])
-    lines.append(line(printable(view.note) or help_, "dim"))
-    return Group(*lines)
+    blocks = [
+        [across([_cell(row, name) for _, name, _ in where.beside]), *where.lines_below(row, width)]
+        for row in visible
+    ]
+    # With lines below fewer rows have room than there are.
+    while first < view.selected and sum(map(len, blocks[: view.selected - first + 1])) > room:
+        blocks, first = blocks[1:], first + 1
+    lines = [("bold", across([title for title, _, _ in where.beside]))]
+    for index, block in enumerate(blocks, start=first):
+        lines += [("reverse" if index == view.selected else "", text) for text in block]
+    return [Text(text, style, no_wrap=True, overflow="crop") for style, text in lines[: room + 1]]
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    """The text in lines of whole words, as far as these fit."""
+    return textwrap.wrap(text, max(1, width)) or [""]

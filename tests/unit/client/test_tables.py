@@ -9,7 +9,7 @@ import pkgutil
 import dprobe.commands
 import dprobe.view
 import pytest
-from dprobe.view.tables import Listing, lines, show
+from dprobe.view.tables import Listing, between_words, lines, show
 
 from tests.integration.client_support import parsed
 
@@ -143,3 +143,13 @@ def test_nothing_is_nothing_on_standard_output(capsys: pytest.CaptureFixture[str
     assert capsys.readouterr() == ("", "")
     show([], listing, json=False, empty="there are no cores")
     assert capsys.readouterr() == ("", "there are no cores\n")
+
+
+def test_messages_are_broken_between_words() -> None:
+    text = "dprobe: process 31900 (cat): thread 31900 is held, until dprobe resume 31900\n  next"
+    assert between_words(text, None) == text
+    lines = between_words(text, 40).split("\n")
+    assert all(len(line) <= 40 for line in lines)
+    assert " ".join(lines[:-1]) + "\n" + lines[-1] == text
+    # A name is never cut.
+    assert between_words("a " + "b" * 50, 40) == "a\n" + "b" * 50

@@ -149,17 +149,33 @@ def test_what_was_chosen_stays_chosen_where_it_goes() -> None:
 
 
 @pytest.mark.parametrize("width", range(10, 160, 7))
-def test_no_number_is_cut(width: int) -> None:
+def test_nothing_is_cut(width: int) -> None:
     row: dict[str, object] = {name: 123456 for _, name in View().columns}
     row |= {"comm": "a" * 15, "program": "b" * 30, "place": "c" * 40, "state": "active"}
-    shown = layout(View().columns, [row], width)
-    names = [name for _, name, _ in shown]
+    where = layout(View().columns, [row], width)
+    names = [name for _, name, _ in where.beside]
     assert names[0] == "pid"
     assert "rate" in names
-    for title, name, size in shown:
-        if name not in ("comm", "program", "place"):
-            assert size == max(len(title), len(str(row[name])))
-    total = sum(size + 2 for _, _, size in shown) - 2
+    for title, name, size in where.beside:
+        assert size == max(len(title), len(str(row[name])))
+    total = sum(size + 2 for _, _, size in where.beside) - 2
     assert total <= max(width, 14)
-    if width >= 80:
-        assert {"comm", "program", "hits", "overhead"} <= set(names)
+    # What is not beside the others is below, whole.
+    below = where.lines_below(row, width)
+    assert all(len(line) <= max(width, 5) for line in below)
+    text = "".join(line[4:] for line in below).replace(" ", "")
+    for title, name in where.below:
+        assert f"{title}{row[name]}".replace(" ", "") in text
+    assert {*names, *(name for _, name in where.below)} == {name for _, name in View().columns}
+
+
+def test_what_says_nothing_is_left_out_first() -> None:
+    row: dict[str, object] = {name: 123456 for _, name in View().columns}
+    row |= {"comm": "sh", "program": "b", "place": "malloc", "state": "active"}
+    row |= {"missed": 0, "dropped": 0}
+    where = layout(View().columns, [row], 80)
+    assert {name for _, name, _ in where.beside} == {name for _, name in View().columns} - {
+        "missed",
+        "dropped",
+    }
+    assert where.below == []
