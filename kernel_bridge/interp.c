@@ -284,6 +284,8 @@ static u32 dp_bad_in_kernel(const struct dp_program *program, u8 opcode)
 		return DPROBES_OK;
 	if (insn->flags & DP_INSN_HOLDS)
 		return DPROBES_NO_HOLD;
+	if (opcode == DP_OP_EXIT_FACILITY_ONCE)
+		return DPROBES_NOT_YET;
 	if (opcode == DP_OP_PUSH_TLS_SYMBOL)
 		return DPROBES_NO_TLS;
 	if (opcode == DP_OP_VFY_RW)
@@ -1661,7 +1663,7 @@ static enum dp_step dp_ret(struct dp_machine *m)
 }
 NOKPROBE_SYMBOL(dp_ret);
 
-static enum dp_step dp_exit_facility(struct dp_machine *m)
+static enum dp_step dp_exit_facility(struct dp_machine *m, u8 opcode)
 {
 	const struct dp_program *program = m->program;
 	u32 index = dp_operand(program->code, m->pc);
@@ -1670,7 +1672,8 @@ static enum dp_step dp_exit_facility(struct dp_machine *m)
 	if (program->gone && READ_ONCE(program->gone[index]))
 		return dp_raise(m, DP_EX_INVALID_OPERAND,
 				DP_OPERAND_IS_FACILITY, number);
-	return dp_end(m, number);
+	return dp_end(m, opcode == DP_OP_EXIT_FACILITY ? (s32)number :
+							 DP_EXIT_DUMP_ONCE);
 }
 NOKPROBE_SYMBOL(dp_exit_facility);
 
@@ -1721,7 +1724,8 @@ static enum dp_step dp_control(struct dp_machine *m, u8 opcode)
 	case DP_OP_EXIT:
 		return dp_end(m, DP_EXIT_EXIT);
 	case DP_OP_EXIT_FACILITY:
-		return dp_exit_facility(m);
+	case DP_OP_EXIT_FACILITY_ONCE:
+		return dp_exit_facility(m, opcode);
 	case DP_OP_NOP:
 		return DP_NEXT;
 	case DP_OP_SUSPEND:
@@ -1930,6 +1934,7 @@ static enum dp_step dp_one(struct dp_machine *m)
 
 	switch (opcode) {
 	case DP_OP_NOP ... DP_OP_RESUME:
+	case DP_OP_EXIT_FACILITY_ONCE:
 		return dp_control(m, opcode);
 	case DP_OP_SETMIN_INDEX ... DP_OP_LOG_COUNT:
 	case DP_OP_PUSH_LP ... DP_OP_POP_LP:

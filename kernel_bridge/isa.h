@@ -8,7 +8,7 @@
 #ifndef DP_ISA_H
 #define DP_ISA_H
 
-#define DP_ISA_CRC 0x0921ee92u
+#define DP_ISA_CRC 0x225cfec3u
 
 #define DP_STACK_WORDS 1024
 #define DP_CALL_FRAMES 32
@@ -203,6 +203,7 @@ enum dp_op {
 	DP_OP_LOG_HEX_NAME = 0xd5,
 	DP_OP_LOG_PTR = 0xd6,
 	DP_OP_LOG_PTR_NAME = 0xd7,
+	DP_OP_EXIT_FACILITY_ONCE = 0xe0,
 };
 
 enum dp_operand {
@@ -267,7 +268,9 @@ enum dp_exit {
 	DP_EXIT_REM = -2,
 	DP_EXIT_EXCEPTION = -3,
 	DP_EXIT_BUDGET = -4,
+	DP_EXIT_NO_DUMP = -5,
 	DP_EXIT_ABORT = -1,
+	DP_EXIT_DUMP_ONCE = -6,
 };
 
 enum dp_reg {
@@ -1049,6 +1052,10 @@ static const struct dp_insn dp_insns[256] = {
 	[DP_OP_LOG_PTR_NAME] = {
 		3, DP_OPERAND_NAME, DP_FLOW_NEXT,
 		0, 1, 0, 0, 0, 0,
+	},
+	[DP_OP_EXIT_FACILITY_ONCE] = {
+		3, DP_OPERAND_FACILITY, DP_FLOW_END,
+		0, 0, 0, 0, 0, 0,
 	},
 };
 

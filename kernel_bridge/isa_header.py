@@ -181,7 +181,14 @@ def _body() -> Iterator[str]:
     yield from _enum("dp_item", {f"DP_ITEM_{t.name}": int(t) for t in items.ItemToken})
     yield from _enum(
         "dp_exit",
-        {f"DP_EXIT_{n.upper()}": code for code, n in (*exits.EXIT_NAMES.items(), (-1, "abort"))},
+        {
+            f"DP_EXIT_{_symbol(name)}": code
+            for code, name in (
+                *exits.EXIT_NAMES.items(),
+                (exits.ABORT, "abort"),
+                (exits.DUMP_ONCE, "dump once"),
+            )
+        },
     )
     yield from _enum("dp_reg", {f"DP_REG_{_symbol(n)}": i for i, n in enumerate(USER_REGS)})
     insn_flags = ("LOCALS", "GLOBALS", "KERNEL", "WRITES", "HOLDS")

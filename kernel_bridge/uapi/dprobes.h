@@ -141,7 +141,7 @@ enum dprobes_refusal {
 	DPROBES_NO_TLS,			/* code offset: thread-local variables */
 	DPROBES_NO_WRITE_CHECK,		/* code offset: vfy rw */
 	DPROBES_NOT_KERNEL,		/* code offset: for kernel programs only */
-	DPROBES_NOT_YET,		/* code offset: no hooks, ports, CPU registers */
+	DPROBES_NOT_YET,		/* code offset: hooks, ports, CPU registers, once */
 	DPROBES_NO_ALTER,		/* code offset: altering is switched off */
 };
 

@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from dprobed.program.exec.interface import Outcome
 from dprobed.program.exits import EXCEPTION, INSTRUCTION_BUDGET
@@ -44,6 +45,41 @@ class Refused:
     where: int
 
 
+def request(
+    program: Program,
+    context: FakeContext,
+    *,
+    facilities: Sequence[int] = (),
+    gone: Sequence[bool] = (),
+    symbols: Sequence[int] = (),
+    locals_: Sequence[int],
+    globals_: Sequence[int],
+    runs: int = 1,
+    budget: int = INSTRUCTION_BUDGET,
+    alter: bool = True,
+) -> bytes:
+    """The request to run the first probe of a program."""
+    code, probes, numbers, names, values = load_arrays(program, facilities, symbols)
+    regions = b"".join(
+        _REGION.pack(r.start, len(r.data), r.writable) + bytes(r.data) for r in context.regions
+    )
+    facts = (context.tid, context.pid, context.tid, context.uid, context.gid, context.cpu)
+    fixed = _REQUEST.pack(
+        *(budget, runs, 0, alter, len(globals_), len(context.regions)),
+        *(*facts, context.now()),
+        context.comm,
+        *context.words,
+    )
+    return b"".join(
+        (
+            *(bytes(load_header(program)), fixed, code, probes, numbers),
+            *(bytes(gone or [False] * len(facilities)), names, values),
+            *(struct.pack(f"<{len(w)}Q", *w) for w in (locals_, globals_)),
+            regions,
+        )
+    )
+
+
 class CInterpreter:
     """Runs programs, one after the other, in one process."""
 
@@ -65,35 +101,15 @@ class CInterpreter:
         program: Program,
         context: FakeContext,
         *,
-        facilities: Sequence[int] = (),
-        gone: Sequence[bool] = (),
-        symbols: Sequence[int] = (),
         locals_: list[int],
         globals_: list[int],
-        runs: int = 1,
-        budget: int = INSTRUCTION_BUDGET,
-        alter: bool = True,
+        **more: Any,
     ) -> Outcome | Refused:
-        """Run the first probe of a program; the context and the variables are altered in place."""
-        code, probes, numbers, names, values = load_arrays(program, facilities, symbols)
-        regions = b"".join(
-            _REGION.pack(r.start, len(r.data), r.writable) + bytes(r.data) for r in context.regions
-        )
-        facts = (context.tid, context.pid, context.tid, context.uid, context.gid, context.cpu)
-        fixed = _REQUEST.pack(
-            *(budget, runs, 0, alter, len(globals_), len(context.regions)),
-            *(*facts, context.now()),
-            context.comm,
-            *context.words,
-        )
-        message = b"".join(
-            (
-                *(bytes(load_header(program)), fixed, code, probes, numbers),
-                *(bytes(gone or [False] * len(facilities)), names, values),
-                *(struct.pack(f"<{len(w)}Q", *w) for w in (locals_, globals_)),
-                regions,
-            )
-        )
+        """Run the first probe of a program; the context and the variables are altered in place.
+
+        ``more``: as ``request`` takes it.
+        """
+        message = request(program, context, locals_=locals_, globals_=globals_, **more)
         return self._take(self.exchange(message), context, locals_, globals_)
 
     def exchange(self, message: bytes) -> bytes:
@@ -140,5 +156,5 @@ class CInterpreter:
         return Outcome(*(exit_, log, raw, major, minor, exception), bool(suspend), bool(resume))
 
 
-#: What comes before everything else in a request.
+#: Bytes of a request before the code.
 HEADER_SIZE = ctypes.sizeof(Load) + _REQUEST.size

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from random import Random
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -15,7 +16,7 @@ from dprobed.program.model import Program
 from dprobed.program.registers import REGISTERS
 from dprobed.program.rpn.parser import assemble
 from kernel_bridge.abi import Refusal
-from tests.kernel.c_interpreter import CInterpreter, Refused
+from tests.kernel.c_interpreter import HEADER_SIZE, CInterpreter, Refused, request
 from tests.programs.cases import Case, Result, all_cases, check
 from tests.unit.program.exec.test_generated_programs import (
     BUDGET,
@@ -93,6 +94,29 @@ def test_what_is_not_there_yet_is_refused(case: Case, c_interpreter: CInterprete
     result = _run_case(c_interpreter, case, program)
     assert isinstance(result, Refused)
     assert result.reason is Refusal.NOT_YET
+
+
+@pytest.mark.parametrize("case", RUN, ids=_name)
+def test_damaged_code_harms_nobody(case: Case, c_interpreter: CInterpreter) -> None:
+    """Whatever the instructions are: refused or run, and the sanitizers see nothing wrong."""
+    program = assemble(case.source(), case.place)
+    message = request(
+        program,
+        case.context(),
+        facilities=facility_numbers(program, case.facilities),
+        symbols=[0] * len(program.names),
+        locals_=[0] * program.header.vars,
+        globals_=[0] * max(program.header.gvars, len(case.globals)),
+        runs=2,
+        budget=BUDGET,
+    )
+    chance = Random(case.name)
+    for _ in range(DRAWN // 15):
+        damaged = bytearray(message)
+        for _ in range(chance.randint(1, 4)):
+            at = HEADER_SIZE + chance.randrange(len(program.code))
+            damaged[at] = chance.choice([0, 1, 4, 8, 0x7F, 0xFF, chance.randrange(256)])
+        c_interpreter.exchange(bytes(damaged))
 
 
 def _used(cases: list[Case]) -> Iterator[str]:
