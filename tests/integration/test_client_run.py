@@ -236,9 +236,9 @@ def test_what_the_command_closes_is_closed(tmp_path: Path) -> None:
         pass_fds=[write],
     )
     os.close(write)
+    assert process.stdin is not None
+    assert process.stdout is not None
     try:
-        assert process.stdin is not None
-        assert process.stdout is not None
         assert process.stdout.read() == b""
         assert os.read(read, 1) == b""
         poll = select.poll()
