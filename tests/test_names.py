@@ -12,7 +12,6 @@ TWICE = {
     "Admission": "of a process, to be a target; of a dump, to be written",
     "Connection": "the two ends of the control socket",
     "Core": "a core file; the parts that every daemon has",
-    "Entry": "of the ledger of dumps; of systemd's journal",
     "Guard": "against the death of a tracer; an operation of the IR that raises",
     "Journal": "of the changes to targets, which recovery reads; systemd's, for records",
     "Kind": "of a change to a target; of a stop",

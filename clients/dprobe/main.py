@@ -15,6 +15,7 @@ import click
 from dprobe.commands.group import refuse_unknown
 from dprobe.lib import quiet as verbosity
 from dprobe.lib.errors import DprobeError, os_error_text
+from dprobe.lib.launch import take_signals
 from dprobed import __version__
 from dprobed.printable import LAYOUT, printable
 
@@ -131,6 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
     _occupy_standard_descriptors()
+    take_signals()
     try:
         return _done(arguments)
     except click.ClickException as error:

@@ -116,7 +116,6 @@ def _run(sock: socket.socket, stderr: int) -> NoReturn:
             os.dup2(descriptor, number)
         for each in _ENDING:
             signal.signal(each, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_SETMASK, ())
         from dprobed.daemon.private import run
 
         status = run(sock)

@@ -22,7 +22,7 @@ from dprobed.tracee.lifecycle import State
 from dprobed.tracee.ptrace import WALL, Registers
 from dprobed.tracee.signals import SYNCHRONOUS
 from dprobed.tracee.status import Kind, Stop, decode
-from dprobed.tracee.thread import Call, Group, Thread
+from dprobed.tracee.thread import Group, RemoteCall, Thread
 from dprobed.tracee.tracees import Tracees
 
 #: Seconds for which a child's first stop is waited for.
@@ -73,7 +73,7 @@ class RemoteSyscalls:
         if before is not None:
             before(words, ptrace.get_sigmask(thread.tid))
         saved = bytes(self._registers.data)
-        call = Call(saved, gate, number, arguments)
+        call = RemoteCall(saved, gate, number, arguments)
         words[RIP] = gate
         words[RAX] = number
         words[ORIG_RAX] = NO_SYSCALL

@@ -10,7 +10,7 @@ from dprobed.tracee.lifecycle import State
 from dprobed.tracee.status import Stop
 
 
-class Call(msgspec.Struct, frozen=True):
+class RemoteCall(msgspec.Struct, frozen=True):
     """A remote system call, and the registers from before."""
 
     registers: bytes
@@ -26,7 +26,7 @@ class Unfinished(msgspec.Struct):
     """
 
     mask: int | None = None
-    call: Call | None = None
+    call: RemoteCall | None = None
     stops: int = 0
 
 
