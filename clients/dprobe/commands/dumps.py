@@ -24,9 +24,8 @@ _LISTING = Listing(
         ("threads", "threads"),
         ("bytes", "bytes"),
         ("state", "state"),
-        ("path", "path"),
     ),
-    ("pause_ns", "how", "time"),
+    ("path", "pause_ns", "how", "time"),
 )
 
 
@@ -53,10 +52,13 @@ def dumps_command(ctx: click.Context, json: bool, only: tuple[str, ...]) -> None
     if ctx.invoked_subcommand is not None:
         return
     try:
-        rows = [_row(core) for core in _cores()]
+        found = _cores()
     except store.StoreError as error:
         raise UserError(str(error)) from None
-    show(rows, _LISTING, json=json, empty=_none(), only=only)
+    show([_row(core) for core in found], _LISTING, json=json, empty=_none(), only=only)
+    if not json and not only:
+        for folder in dict.fromkeys(core.path.parent for core in found):
+            complain(f"these are in {folder}")
 
 
 def _cores() -> list[store.Core]:
