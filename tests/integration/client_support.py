@@ -164,6 +164,9 @@ class Daemon:
         self, socket: Path, *arguments: object, before: Sequence[str] = (), **options: Any
     ) -> None:
         self.socket = socket
+        # Limits of dumps are for an hour, and kept in their folder.
+        environment = {**os.environ, "DPROBED_DUMPS": str(socket.with_name("dumps"))}
+        options.setdefault("env", environment)
         self.process = subprocess.Popen(
             [*before, str(DPROBED), "--socket", str(socket), *map(str, arguments)],
             stdin=subprocess.DEVNULL,

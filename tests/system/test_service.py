@@ -135,7 +135,8 @@ def test_a_daemon_that_hangs_is_restarted_and_its_target_goes_on(
     service: Container, beat: Beat
 ) -> None:
     insert(service, beat)
-    assert service.shown(SERVICE, "StatusText").startswith("1 program in 1 process")
+    said = "1 program in 1 process; 0 deployments"
+    service.until("insertion", SERVICE, "StatusText", said)
     before = main_pid(service)
     service.run("systemctl", "kill", "--kill-who=main", "--signal=STOP", SERVICE)
     restarted(service, before)
