@@ -17,9 +17,9 @@ For one that does:
 
 Where the target has SIGTRAP's default, the *guard* (``guard``) is the handler in truth: threads do
 not die at breakpoints when the tracer does. It is taken away before the target could see it: at the
-entry of ``sigaction``, before a SIGTRAP of its own is delivered, in a released child, at detach.
-What is there then in its place a system call of the program's own has set; to be ignored among it,
-which a hit makes the default.
+entry of ``sigaction`` (for a second), before a SIGTRAP of its own is delivered, in a released
+child, at detach. What is there then in its place a system call of the program's own has set; to be
+ignored among it, which a hit makes the default.
 
 A child that shares the memory (``vfork``) has handlers of its own, about which nothing is done.
 
@@ -72,6 +72,8 @@ _SIG_UNBLOCK: Final = 1
 #: /proc does not tell, and while a thread makes a system call for us our death is its, too.
 _LOOK_NS: Final = 100_000_000
 _SELDOM_NS: Final = 60_000_000_000
+#: For as long the guard stays away where a thread is about to set or ask for the disposition.
+_AWAY_NS: Final = 1_000_000_000
 #: Below the red zone of a borrowed stack (System V ABI, 3.2.2).
 _SCRATCH: Final = 512
 
@@ -101,6 +103,8 @@ class Sigtrap:
         self.obstacle = ""
         #: When to see whether it still is (monotonic ns), and how long after the time before.
         self._look_again = 0
+        #: Until when it is not installed.
+        self._away_until = 0
         self._pause = _LOOK_NS
         #: What the target set; None is the default.
         self.disposition: bytes | None = None
@@ -222,6 +226,8 @@ class Sigtrap:
         """
         if self.guarded or not self.calm or not self.guard.base or not self._concerns(thread):
             return
+        if time.monotonic_ns() < self._away_until:
+            return
         before = self._exchange(thread, self.guard.action)
         if before is None:
             return
@@ -278,8 +284,9 @@ class Sigtrap:
         if words[RDI] != signal.SIGTRAP or not self._concerns(thread):
             return
         new = words[RSI]
-        # What it finds there must be its own; the guard comes back later.
+        # What it finds there must be its own; the guard comes back later, when it has looked.
         self.remove_guard(thread)
+        self._away_until = self._look_again = time.monotonic_ns() + _AWAY_NS
         self.restore(thread)
         if not new:
             return
@@ -349,12 +356,31 @@ class Sigtrap:
             self._spoiled()
         if not blocks:
             self._notes.set_trap_mask(thread, None)
+            if self._notes.of(thread).handles:
+                self._after_hit_in_handler(thread, mask)
             return False
         if self._concerns(thread):
             self.guarded = False  # such a hit resets it (force_sig_info_to_task, kernel/signal.c)
         self._notes.set_trap_mask(thread, mask | _BIT)
         ptrace.set_sigmask(thread.tid, mask | _BIT)
         return True
+
+    def _after_hit_in_handler(self, thread: Thread, mask: int) -> None:
+        """The same where the thread is perhaps in the target's handler of SIGTRAP, while which
+        SIGTRAP is blocked: only what the kernel has reset tells, so that is put back at once.
+
+        The mask is no note: it is another one when the handler returns. Raises Gone.
+        """
+        if self.disposition is None or self.is_ignored or not self._concerns(thread):
+            return
+        found = procfs.status(thread.tid)
+        if found is None or self.is_meant_by(found):
+            return
+        is_its_own = not self._stale  # else a hit of another thread may have reset it
+        self._spoiled()
+        self.restore(thread)
+        if is_its_own:
+            ptrace.set_sigmask(thread.tid, mask | _BIT)
 
     def was_forced(self) -> None:
         """A single step of ours ended with a forced SIGTRAP."""
