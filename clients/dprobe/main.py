@@ -40,7 +40,7 @@ _COMMANDS = {
     "policy": "Show and check who may do what to which process.",
     "trace": "Write records to files or the journal; read and draw them.",
     "dump": "Write a core of a running process, which goes on.",
-    "dumps": "List cores, or remove them.",
+    "dumps": "List cores, remove them, or open gdb on one.",
     "compile": "Assemble a program to a .dpb file.",
     "check": "Check programs, and whether their places are there.",
     "disasm": "Show a program as source.",

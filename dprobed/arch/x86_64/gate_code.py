@@ -26,7 +26,7 @@ from dprobed.arch.x86_64.registers import (
     RIP,
     RSI,
 )
-from dprobed.arch.x86_64.signal_frame import RESTARTS
+from dprobed.arch.x86_64.signal_frame import ERESTART_RESTARTBLOCK, RESTARTS
 from dprobed.arch.x86_64.syscalls import SYS_RESTART_SYSCALL
 
 #: The code with its listing.
@@ -56,7 +56,6 @@ SIZE: Final = 0xC0
 _WORDS: Final = struct.Struct("<11Q")
 #: The registers among them, behind the mask and before rip: those that a system call, or we, alter.
 _REGISTERS: Final = (RAX, RCX, RDX, RSI, RDI, R8, R9, R10, R11)
-_ERESTART_RESTARTBLOCK: Final = (1 << 64) - 516
 _SYSCALL_LENGTH: Final = 2
 
 
@@ -68,7 +67,7 @@ def way_back(words: Sequence[int], mask: int) -> bytes:
     values = {number: words[number] for number in _REGISTERS}
     rip = words[RIP]
     if words[RAX] in RESTARTS and not words[ORIG_RAX] >> 63:
-        block = words[RAX] == _ERESTART_RESTARTBLOCK
+        block = words[RAX] == ERESTART_RESTARTBLOCK
         values[RAX] = SYS_RESTART_SYSCALL if block else words[ORIG_RAX]
         rip -= _SYSCALL_LENGTH
     return _WORDS.pack(mask, *values.values(), rip)

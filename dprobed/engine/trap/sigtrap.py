@@ -377,6 +377,7 @@ class Sigtrap:
         if found is None or self.is_meant_by(found):
             return
         is_its_own = not self._stale  # else a hit of another thread may have reset it
+        self._stand_at_site(thread)
         self._spoiled()
         self.restore(thread)
         if is_its_own:
