@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from dprobed import journal
+from dprobed import systemd_journal
 from tests.integration.client_support import PATIENCE, WRITES, Json
 from tests.system.container import Container
 
@@ -207,7 +207,7 @@ def test_the_journal_has_fields(service: Container, beat: Beat) -> None:
     inserted = found["inserted"]
     assert inserted["DPROBE_PID"] == inserted["OBJECT_PID"] == beat.pid
     assert (inserted["DPROBE_UID"], inserted["DPROBE_PROGRAM"]) == ("0", "writes")
-    assert inserted["MESSAGE_ID"] == journal.EVENTS["inserted"]
+    assert inserted["MESSAGE_ID"] == systemd_journal.EVENTS["inserted"]
     assert inserted["OBJECT_COMM"] == "bash"
     assert found["removed"]["DPROBE_PROGRAM"] == "writes"
     assert found["denied"]["DPROBE_PID"] == "1"
