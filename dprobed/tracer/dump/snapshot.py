@@ -25,7 +25,6 @@ from dprobed.engine.errors import SpaceError
 from dprobed.engine.probe import Attachment, Probe
 from dprobed.program.exec.interface import Outcome
 from dprobed.program.exits import DUMP_ONCE, NO_DUMP
-from dprobed.record.log import decode_log
 from dprobed.tracee.lifecycle import State
 from dprobed.tracee.ptrace import Gone
 from dprobed.tracee.thread import Thread
@@ -147,26 +146,8 @@ class Dumps:
         except StoreError as error:
             self._refuse(probe, error, thread.tid)
             return False
-        about = {
-            "probe": {
-                **self._programs.describe(probe.program),
-                "probe": probe.index,
-                "minor": outcome.minor,
-                "major": outcome.major,
-                "module": probe.module,
-                "place": attachment.place,
-                "address": attachment.address,
-            },
-            "record": {
-                "pid": thread.tgid,
-                "tid": thread.tid,
-                "comm": facts.comm.decode(errors="replace"),
-                "uid": facts.uid,
-                "time": time.monotonic_ns(),
-                "hit": probe.hits,
-                "log": decode_log(outcome.log, outcome.raw),
-            },
-        }
+        described = self._programs.describe(probe.program)
+        about = image.at_hit(described, thread, facts, attachment, outcome)
         self._requested.append(_Requested(thread, probe, probe.hits, about))
         probe.cores.writing += 1
         thread.pinned = True
