@@ -6,7 +6,7 @@ python := .venv/bin/python
 # (a seventh of test-quick), and what was changed since the setup is compiled at every start.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help demo hunt test test-quick test-bare check bench soak install deb clean
+.PHONY: help demo hunt test test-quick test-bare check bench faults soak install deb clean
 .PHONY: setup-demo setup-hunt setup-test setup-bench setup-install setup-deb
 
 help:
@@ -17,6 +17,7 @@ help:
 	@echo 'make test-bare   demo and test on a bare Debian in a folder (root, mmdebstrap)'
 	@echo 'make check       format, lint, types, layers, generated files'
 	@echo 'make bench       the figures that we promise, side by side with what we compare to'
+	@echo 'make faults      500 tracers and daemons are killed at random moments (ROUNDS=): nothing comes of it'
 	@echo 'make soak        ten minutes of processes that come and go, and of a service under load'
 	@echo 'make install     for all users: PREFIX=/usr/local, DESTDIR= before it'
 	@echo 'make deb         a Debian package in build/, with the service'
@@ -48,6 +49,11 @@ check: setup-test
 
 bench: setup-bench
 	@$(python) -m tests.benchmarks.run
+
+ROUNDS ?= 500
+
+faults: setup-test
+	@$(python) -m tests.faults $(ROUNDS)
 
 soak: setup-test
 	@$(python) -m tests.soak.run

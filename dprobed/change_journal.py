@@ -47,7 +47,7 @@ _CHUNK: Final = 1 << 13
 class Kind(IntEnum):
     """What was changed."""
 
-    #: The tracer that writes the journal.
+    #: The tracer that writes the journal; its data: of which boot of the machine that is.
     TRACER = 1
     #: A breakpoint; the address is that of the slot of its displaced instruction.
     SITE = 2
@@ -135,19 +135,31 @@ def read(descriptor: int) -> Iterator[tuple[int, Change]]:
             return
 
 
+def boot() -> bytes:
+    """This boot of the machine; start times are of one."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", "rb", buffering=0) as file:
+            return file.read(_ROOM).strip()
+    except OSError:
+        return b""
+
+
 def writer(descriptor: int) -> tuple[int, int]:
     """Pid and start time of the tracer that writes a journal; zeros before it does. Raises OSError.
 
     The tracer says so itself: to be believed about its own targets only.
     """
     change = unpack(os.pread(descriptor, RECORD, 0))
-    if change is None or change.kind is not Kind.TRACER:
+    if change is None or change.kind is not Kind.TRACER or change.data != boot():
         return 0, 0
     return change.pid, change.start
 
 
 class ChangeJournal:
-    """The journal of this tracer. ``found``: what another left in it, when it was killed."""
+    """The journal of this tracer. ``found``: what another left in it, when it was killed.
+
+    What is of another boot of the machine concerns nobody any more.
+    """
 
     def __init__(self, descriptor: int, pid: int, start: int) -> None:
         """``pid`` and ``start`` are the tracer's own. Raises OSError."""
@@ -157,13 +169,17 @@ class ChangeJournal:
         #: Of what was found: number by change.
         self._numbers: Final[dict[Change, int]] = {}
         self._end = 1
+        me = Change(Kind.TRACER, pid, start, 0, boot())
+        before = unpack(os.pread(descriptor, RECORD, 0))
+        if before is not None and before.data != me.data:
+            os.ftruncate(descriptor, 0)
         for number, change in read(descriptor):
             if number:
                 self._free += range(number - 1, self._end - 1, -1)
                 self._end = number + 1
                 self._numbers[change] = number
                 self.found.setdefault((change.pid, change.start), []).append(change)
-        os.pwrite(descriptor, pack(Change(Kind.TRACER, pid, start, 0)), 0)
+        os.pwrite(descriptor, pack(me), 0)
 
     def write(self, change: Change) -> int:
         """Note a change that is about to be made; its number. Raises OSError: then it must not be

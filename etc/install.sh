@@ -51,12 +51,15 @@ home=$prefix/lib/dprobed
 staged=$root$home
 echo "installing dprobed into $root$prefix, with $base"
 "$base" -m venv --clear "$staged"
+# Else modules that are no longer ours are taken from what was built earlier.
+rm -rf build/lib build/bdist.*
 PYTHONWARNINGS=ignore "$staged/bin/python" -m pip install --quiet --use-pep517 --disable-pip-version-check \
     --no-compile .
 # Nobody activates it, and pip has done its work. What it made says where it is: without DESTDIR.
 rm -f "$staged"/bin/[Aa]ctivate* "$staged"/bin/pip*
+# What the environment says to Python (PYTHONPATH, PYTHONHOME) is for the programs that are probed.
 for script in dprobe dprobed; do
-    sed -i "1s|.*|#!$home/bin/python|" "$staged/bin/$script"
+    sed -i "1s|.*|#!$home/bin/python -I|" "$staged/bin/$script"
 done
 # Those who run it may not write there.
 "$staged/bin/python" -m compileall -q ${root:+-s "$root"} "$staged/lib"

@@ -130,7 +130,7 @@ if [ ! -x "$python" ] || { [ -e "$stamp" ] && [ "$(head -n 1 "$stamp")" != "$(pw
 fi
 echo "installing dprobed and its development tools into $venv"
 # The build's own warnings are about what we chose (an editable installation).
-PYTHONWARNINGS=ignore "$python" -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+PYTHONWARNINGS=ignore "$python" -m pip install --quiet --use-pep517 --disable-pip-version-check --editable '.[dev]'
 # As pip does with what it copies: without it every start of a program compiles 1.5 times as long as
 # it runs where nobody may write next to the modules (PYTHONDONTWRITEBYTECODE, another user).
 "$python" -m compileall -q dprobed clients

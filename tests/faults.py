@@ -144,7 +144,6 @@ class Round:
         second = TracerProcess(changes=tracer.changes)
         left = second.recover()
         second.end()
-        os.close(tracer.changes)
         if left:
             raise Fault(f"not recovered: {left}")
         self._check()
@@ -169,10 +168,22 @@ class Round:
         try:
             self.target.expect("bad 0")
         except AssertionError as error:
-            raise Fault(str(error)) from None
+            raise Fault(f"{error}; {self._threads()}") from None
         status = self.target.process.wait(30)
         if status:
             raise Fault(f"the target ended with {status}")
+
+    def _threads(self) -> str:
+        """What its threads are at."""
+        found = []
+        for tid in procfs.threads(self.target.pid):
+            try:
+                call = Path(f"/proc/{self.target.pid}/task/{tid}/syscall").read_text().strip()
+            except OSError:
+                continue
+            children = [(each, procfs.run_state(each)) for each in procfs.children(tid)]
+            found.append(f"{tid} {procfs.run_state(tid)} {call} {children}")
+        return "; ".join(found)
 
     def _no_debug_registers(self) -> None:
         for tid in procfs.threads(self.target.pid):

@@ -107,7 +107,7 @@ def all_kinds() -> list[RawRecord]:
     records = [
         raw(log, bare, time=1_000_000 + number, hit=number + 1, exit=exit_)
         for number, ((log, bare), exit_) in enumerate(
-            zip(LOGS.values(), cycle([4, 0, 3, -2, -4]), strict=False)
+            zip(LOGS.values(), cycle([4, 0, 3, -2, -4, -5]), strict=False)
         )
     ]
     log, bare = LOGS["mixed"]

@@ -15,6 +15,7 @@ import click
 from dprobe.commands.group import refuse_unknown
 from dprobe.lib import quiet as verbosity
 from dprobe.lib.errors import DprobeError, os_error_text
+from dprobe.lib.launch import take_signals
 from dprobed import __version__
 from dprobed.printable import LAYOUT, printable
 
@@ -39,7 +40,7 @@ _COMMANDS = {
     "policy": "Show and check who may do what to which process.",
     "trace": "Write records to files or the journal; read and draw them.",
     "dump": "Write a core of a running process, which goes on.",
-    "dumps": "List cores, or remove them.",
+    "dumps": "List cores, remove them, or open gdb on one.",
     "compile": "Assemble a program to a .dpb file.",
     "check": "Check programs, and whether their places are there.",
     "disasm": "Show a program as source.",
@@ -131,6 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
     _occupy_standard_descriptors()
+    take_signals()
     try:
         return _done(arguments)
     except click.ClickException as error:

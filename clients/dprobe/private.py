@@ -18,7 +18,7 @@ import socket
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple, NoReturn, Protocol
+from typing import Final, NamedTuple, NoReturn, Protocol
 
 from dprobe.lib.connection import GREETING, Connection, refuse_stopped
 from dprobe.lib.errors import (
@@ -37,9 +37,14 @@ _ENDING = (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP)
 
 
 class PrivateDaemon:
-    """A private daemon that was started; ``connect`` waits until it is ready."""
+    """A private daemon that was started; ``connect`` waits until it is ready.
 
-    def __init__(self) -> None:
+    ``say`` is told its log at the end, where that has a defect: messages about one say that the log
+    has more, and this daemon's is no file.
+    """
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say: Final = say
         self._sock, theirs = socket.socketpair()
         # For what it has to say before the socket works.
         self._stderr = os.memfd_create("dprobed-stderr")
@@ -76,23 +81,24 @@ class PrivateDaemon:
         size = os.fstat(self._stderr).st_size
         return os.pread(self._stderr, size, 0).decode(errors="replace").strip()
 
-    def defects(self) -> str:
-        """Its log, which is nowhere else, where it tells of a defect of ours; else nothing."""
-        said = self.log()
-        return said if _DEFECT in said else ""
-
     def __enter__(self) -> PrivateDaemon:
         return self
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         """Close the socket, and wait until the daemon has ended: then every probe is out."""
         self._sock.close()
-        os.close(self._stderr)
-        if not self._has_ended(0.2) and not isinstance(error, DaemonSilentError):
-            while not self._has_ended(GREETING):
-                refuse_stopped(
-                    "the private dprobed, which still has to take its probes out,", self.pid
-                )
+        try:
+            if not self._has_ended(0.2) and not isinstance(error, DaemonSilentError):
+                while not self._has_ended(GREETING):
+                    refuse_stopped(
+                        "the private dprobed, which still has to take its probes out,", self.pid
+                    )
+        finally:
+            # A defect's answer may come before what is written about it; now all of it is.
+            said = self.log()
+            os.close(self._stderr)
+            if _DEFECT in said and not isinstance(error, DaemonGoneError):
+                self._say(f"the log of the private dprobed:\n{said}")
 
     def _has_ended(self, seconds: float) -> bool:
         """Wait so long for its end."""
@@ -116,7 +122,6 @@ def _run(sock: socket.socket, stderr: int) -> NoReturn:
             os.dup2(descriptor, number)
         for each in _ENDING:
             signal.signal(each, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_SETMASK, ())
         from dprobed.daemon.private import run
 
         status = run(sock)
@@ -165,25 +170,13 @@ def running_or_private(
         with connection:
             yield _Running(connection)
         return
-    with PrivateDaemon() as private:
+    with PrivateDaemon(say) as private:
         try:
             yield private
         except DaemonGoneError as error:
             said = private.complaint()
             more = f": {said}" if said and said not in str(error) else ""
             raise DaemonGoneError(f"{error}{more}") from None
-        except BaseException:
-            _tell_defects(private, say)
-            raise
-        else:
-            _tell_defects(private, say)
-
-
-def _tell_defects(private: PrivateDaemon, say: Callable[[str], None]) -> None:
-    """Messages about a defect say that the log has more: this daemon's is no file."""
-    said = private.defects()
-    if said:
-        say(f"the log of the private dprobed:\n{said}")
 
 
 def _running(path: Path | None, say: Callable[[str], None]) -> Connection | None:

@@ -78,7 +78,8 @@ def limits(environ: Mapping[str, str] = os.environ) -> StoreLimits:
             if not text.isdecimal():
                 raise StoreError(f"DPROBED_DUMPS_{name.upper()}={text} is not a number")
             values[name] = int(text)
-    folder = Path(environ.get("DPROBED_DUMPS") or default_folder(environ))
+    # Absolute: it is asked about by a process of ours that is in another folder.
+    folder = Path(environ.get("DPROBED_DUMPS") or default_folder(environ)).absolute()
     zstd = bool(values.pop("zstd", 0))
     return StoreLimits(folder, **values, zstd=zstd)
 

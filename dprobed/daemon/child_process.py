@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import resource
 import signal
 import sys
 import time
@@ -18,6 +19,8 @@ User = tuple[int, int]
 #: What a child runs: it is given a function that makes it the user.
 ChildMain = Callable[[Callable[[], None]], None]
 
+#: RLIMIT_NOFILE is raised to this where it can be: every tracer takes two descriptors.
+DESCRIPTORS: Final = 1 << 14
 #: Field of /proc/PID/stat: where the command line begins in memory; the next says where it ends.
 _ARG_START: Final = 48
 #: Seconds between one collection of garbage and the next, where children are started.
@@ -55,11 +58,7 @@ def _run_child(user: User, keep: Collection[int], child_main: ChildMain) -> NoRe
         signal.set_wakeup_fd(-1)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
             signal.signal(number, signal.SIG_DFL)
-        first = 3
-        for each in sorted(keep):
-            os.closerange(first, each)
-            first = each + 1
-        os.closerange(first, os.sysconf("SC_OPEN_MAX"))
+        close_all_but(keep)
         child_main(lambda: become(*user))
         status = 0
     except BaseException:
@@ -69,6 +68,38 @@ def _run_child(user: User, keep: Collection[int], child_main: ChildMain) -> NoRe
         with contextlib.suppress(Exception):
             sys.stderr.flush()
         os._exit(status)
+
+
+def close_all_but(keep: Collection[int]) -> None:
+    """Close every descriptor but the standard ones and these.
+
+    What is open is asked for: some can be above a limit that was lowered later.
+    """
+    kept = {0, 1, 2, *keep}
+    try:
+        found = map(int, os.listdir("/proc/self/fd"))  # noqa: PTH208
+    except OSError:  # no /proc, without which nothing is done, as is said later
+        return
+    for each in found:
+        if each not in kept:
+            with contextlib.suppress(OSError):  # that of the list itself
+                os.close(each)
+
+
+def begin_afresh() -> None:
+    """Undo what whoever started us has done to signals and limits for reasons of its own.
+
+    Children are waited for, and signals heard. A tracer that is killed for its use of CPU would
+    leave its breakpoints behind.
+    """
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    _, most = resource.getrlimit(resource.RLIMIT_CPU)
+    resource.setrlimit(resource.RLIMIT_CPU, (most, most))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if resource.RLIM_INFINITY != soft < DESCRIPTORS:
+        allowed = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, allowed), hard))
 
 
 def rename(name: str, title: str) -> None:

@@ -1,9 +1,10 @@
 """The change journals of tracers: a file for each, which outlives it, and in a folder the daemon.
 
 The daemon of one command has them in memory: they end with it. One that listens has them in a
-folder beside its socket; under systemd that is in a folder of tmpfiles.d, which stays until the
-next start. A file's name says with whose rights its tracer ran, and only the daemon names files
-there: of what is *in* a file, which that tracer wrote, it believes nothing.
+folder beside its socket; the service's are in ``/run``, which stays when it is started again, and
+holds more of them than systemd's store of descriptors. A file's name says with whose rights its
+tracer ran, and only the daemon names files there: of what is *in* a file, which that tracer wrote,
+it believes nothing.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from dprobed.change_journal import RECORD
 from dprobed.daemon.child_process import User
 from dprobed.proc import procfs
 
+#: Journals of one user that stay for the next start because nobody could undo what they name.
+MOST: Final = 16
 _NAME: Final = re.compile(r"(\d+)-(\d+)-(-?\d+)-(\d+)")
 
 
@@ -75,6 +78,12 @@ class Journal:
             self._descriptor = -1
 
 
+def _age(path: Path) -> float:
+    with contextlib.suppress(OSError):
+        return path.lstat().st_mtime
+    return 0.0
+
+
 class Journals:
     """Makes and finds them; in memory without ``folder``."""
 
@@ -108,12 +117,18 @@ class Journals:
         if self._folder is None:
             return []
         journals = []
-        for path in sorted(self._folder.iterdir()):
+        for path in sorted(self._folder.iterdir(), key=_age):
             if name := _NAME.fullmatch(path.name):
                 uid, gid, owner = (int(each) for each in name.groups()[:3])
                 if os.geteuid() in (0, uid):
                     journals.append(Journal((uid, gid), owner, path))
         return journals
+
+    def limit(self, user: User) -> None:
+        """Keep the latest ones of a user only: it is up to that user how many stay."""
+        own = [each for each in self.found() if each.user == user and not each.living_writer()]
+        for journal in own[:-MOST]:
+            journal.remove()
 
     def close(self) -> None:
         """Remove the folder, where nothing is left in it."""

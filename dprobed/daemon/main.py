@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import faulthandler
 import fcntl
 import gc
 import logging
 import os
-import resource
 import socket
 import stat
 import sys
@@ -19,6 +19,7 @@ from typing import Final
 
 from dprobed import __version__
 from dprobed.daemon.app import HOLD_LIMIT, App, begin, build_public
+from dprobed.daemon.child_process import begin_afresh
 from dprobed.daemon.journals import Journals
 from dprobed.daemon.log import begin_log
 from dprobed.daemon.service import ServiceManager
@@ -29,9 +30,6 @@ from dprobed.policy import config as configuration
 from dprobed.policy.errors import PolicyError
 from dprobed.policy.store import PolicyStore
 from dprobed.wire.socket_path import default_socket
-
-#: RLIMIT_NOFILE is raised to this where it can be: every tracer takes two descriptors.
-DESCRIPTORS: Final = 1 << 14
 
 #: A socket that listens, in /proc/net/unix: __SO_ACCEPTCON (include/linux/net.h).
 _ACCEPTS: Final = 1 << 16
@@ -198,19 +196,15 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _allow_descriptors() -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if resource.RLIM_INFINITY != soft < DESCRIPTORS:
-        allowed = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
-
-
 def _run(path: Path | None, main: TracerMain, config: Path | None, hold_limit: float) -> None:
-    service = ServiceManager()
+    begin_afresh()
+    try:
+        service = ServiceManager()
+    except OSError as error:
+        raise StartError(f"what LISTEN_FDS says was given is not there: {error.strerror}") from None
     where = _where(path, service.listeners)
     journals = Journals(where.with_name(where.name + ".changes"))
     tracers, gate = begin(main, config, journals=journals)
-    _allow_descriptors()
 
     def build(_: Callable[[], None]) -> App:
         return build_public(
@@ -259,6 +253,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(descriptor)
+    # Where the watchdog ends a loop that hangs (SIGABRT), the log says where it hung.
+    faulthandler.enable()
     begin_log(logging.getLevelName(options.log_level.upper()))
     logging.getLogger("asyncio").setLevel(logging.WARNING)
     try:

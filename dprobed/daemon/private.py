@@ -12,7 +12,7 @@ import os
 import socket
 from typing import Final
 
-from dprobed.daemon.child_process import rename
+from dprobed.daemon.child_process import begin_afresh, close_all_but, rename
 from dprobed.daemon.log import begin_log
 from dprobed.daemon.tracer_child import fork_ahead
 
@@ -31,9 +31,8 @@ def run(sock: socket.socket) -> int:
     gc.disable()  # What is imported stays.
     rename(_NAME, _TITLE)
     begin_log(logging.WARNING)
-    keep = sock.fileno()
-    os.closerange(3, keep)
-    os.closerange(keep + 1, os.sysconf("SC_OPEN_MAX"))
+    close_all_but([sock.fileno()])
+    begin_afresh()
     # Nothing of the client's surroundings is held while it may be gone already.
     os.chdir("/")
     tracer = fork_ahead()

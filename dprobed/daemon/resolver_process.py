@@ -39,6 +39,9 @@ _LOOK: Final = 0.5
 #: Killed resolvers of a user that have not ended, because they sleep: with as many, no other is
 #: started.
 _MOST_STUCK: Final = 4
+#: Resolvers at most that only the daemon asks. A user with subordinate ids (subuid(5)) has
+#: processes of 65,536 users.
+_MOST: Final = 16
 #: Seconds that the daemon's own channel to a resolver stays open after its last question.
 _IDLE: Final = 30.0
 
@@ -85,10 +88,13 @@ class _Resolver:
         self._child = 0
         #: Processes that were killed and have not ended yet.
         self._dying = 0
+        #: These, and those that are not needed any more: that they end is nobody's news.
+        self._given_up: set[int] = set()
         self._stopped = False
         self._channel: socket.socket | None = None
         self._asking = asyncio.Lock()
-        self._asked_at = 0.0
+        #: When the daemon last asked it.
+        self.asked_at = 0.0
         self._listen()
 
     @property
@@ -96,6 +102,16 @@ class _Resolver:
         """Whether no tracer and no channel of the daemon needs it."""
         running = self._child or self._dying
         return not (self.tracers or running or self._asking.locked() or self._channel)
+
+    @property
+    def is_spare(self) -> bool:
+        """Whether its process runs, and nobody is asking it anything nor is likely to."""
+        return self._child != 0 and not self.tracers and not self._asking.locked()
+
+    def dismiss(self) -> None:
+        """End its process, which has nothing that could be lost: the next question starts it."""
+        self._hang_up()
+        self._give_up()
 
     def stop(self) -> None:
         """Close the daemon's ends; the process ends when no tracer has the mailbox."""
@@ -144,8 +160,9 @@ class _Resolver:
         loop.remove_reader(pidfd)
         os.close(pidfd)
         how = how_it_ended("resolver", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-        if how:
+        if how and child not in self._given_up:
             _log.warning("%s (it reads files for user %d)", how, self._user[0])
+        self._given_up.discard(child)
         del self._processes[child]
         if child != self._child:
             self._dying -= 1
@@ -176,10 +193,15 @@ class _Resolver:
             asyncio.get_running_loop().call_later(_LOOK, self._look, child, since)
         else:
             _log.warning("the resolver (it reads files for user %d) is stuck", self._user[0])
-            os.kill(child, signal.SIGKILL)
-            self._child = 0
-            self._dying += 1
-            self._listen()
+            self._give_up()
+
+    def _give_up(self) -> None:
+        os.kill(self._child, signal.SIGKILL)
+        self._given_up.add(self._child)
+        self._child = 0
+        self._dying += 1
+        asyncio.get_running_loop().remove_reader(self._theirs)
+        self._listen()
 
     # --- the daemon's questions ---
 
@@ -205,7 +227,7 @@ class _Resolver:
 
     async def _try(self, ask: Ask) -> Answer:
         loop = asyncio.get_running_loop()
-        self._asked_at = time.monotonic()
+        self.asked_at = time.monotonic()
         try:
             if self._channel is None:
                 self._channel = open_channel(self.mailbox)
@@ -221,12 +243,12 @@ class _Resolver:
         finally:
             if channel.fileno() >= 0:
                 loop.remove_reader(channel)
-        return received(channel, ask, self._asked_at)
+        return received(channel, ask, self.asked_at)
 
     def _look_if_idle(self) -> None:
         if self._channel is None:
             return
-        left = self._asked_at + _IDLE - time.monotonic()
+        left = self.asked_at + _IDLE - time.monotonic()
         if left > 0 or self._asking.locked():
             asyncio.get_running_loop().call_later(max(left, 1.0), self._look_if_idle)
         else:
@@ -296,8 +318,10 @@ class Resolvers:
         try:
             ask = next(steps)
             while True:
+                resolver = self._of(user, user[0])
+                self._make_room(resolver)
                 try:
-                    answer = await self._of(user, user[0]).ask(ask)
+                    answer = await resolver.ask(ask)
                 except LocationError as error:
                     ask = steps.throw(error)
                 else:
@@ -307,6 +331,13 @@ class Resolvers:
             return result
         finally:
             steps.close()
+
+    def _make_room(self, wanted: _Resolver) -> None:
+        """End those that the daemon has not asked for longest, where there are too many."""
+        spare = [each for each in self._by_user.values() if each.is_spare and each is not wanted]
+        spare.sort(key=lambda each: each.asked_at)
+        for each in spare[: max(0, len(spare) + 1 - _MOST)]:
+            each.dismiss()
 
     def stop(self) -> None:
         """Stop: the daemon asks nothing more."""

@@ -42,7 +42,8 @@ class _Server(Protocol):
 class ServiceManager:
     """What systemd gave this process, and the way to tell it something.
 
-    ``environ``: that of this process; what is for this process alone is taken out of it.
+    ``environ``: that of this process; what is for this process alone is taken out of it. Raises
+    OSError where what it says was given is not there.
     """
 
     def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
@@ -51,6 +52,7 @@ class ServiceManager:
         #: The sockets that listen already.
         self.listeners: Final[list[socket.socket]] = []
         self._stored: Final[dict[str, int]] = {}
+        self._complained = False
         if "LISTEN_FDS" in environ:
             self._take()
 
@@ -58,7 +60,7 @@ class ServiceManager:
         from systemd import daemon
 
         for descriptor, name in daemon.listen_fds_with_names().items():
-            if daemon.is_socket_unix(descriptor, socket.SOCK_STREAM, 1):
+            if daemon.is_socket(descriptor, type=socket.SOCK_STREAM, listening=1):
                 self.listeners.append(socket.socket(fileno=descriptor))
             else:
                 self._stored[name] = descriptor
@@ -129,7 +131,9 @@ class ServiceManager:
             given = {"fds": list(descriptors)} if descriptors else {}
             return bool(daemon.notify("\n".join(lines), **given))
         except OSError as error:
-            _log.warning("systemd cannot be told %s: %s", lines[0], error.strerror)
+            if not self._complained:
+                _log.warning("systemd cannot be told %s: %s", lines[0], error.strerror)
+            self._complained = True
             return False
 
 
@@ -138,7 +142,7 @@ def _watchdog_seconds(environ: Mapping[str, str]) -> float:
     if environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
         return 0.0
     try:
-        return int(environ.get("WATCHDOG_USEC", "0")) / 1e6
+        return max(0, int(environ.get("WATCHDOG_USEC", "0"))) / 1e6
     except ValueError:
         return 0.0
 

@@ -327,13 +327,15 @@ class Target:
     def info(self) -> messages.TargetInfo:
         """The process as ``dprobe query`` lists it."""
         ended = (self.reason or self.end) if self.finished.is_set() else ""
-        since = [self.suspended_at[tid] for tid in self.suspended if tid in self.suspended_at]
+        # What was suspended when it ended is not any more.
+        suspended = self.suspended if not ended else []
+        since = [self.suspended_at[tid] for tid in suspended if tid in self.suspended_at]
         return messages.TargetInfo(
             pid=self.pid,
             comm=self.comm,
             ended=ended,
             overhead_ns=self.overhead_ns,
-            suspended=self.suspended,
+            suspended=suspended,
             debugger=self._debugger_info() if not ended else None,
             backend=self.tracer.backend.name if self.tracer is not None else "",
             suspended_seconds=time.monotonic() - min(since) if since else 0.0,

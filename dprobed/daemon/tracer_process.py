@@ -24,6 +24,7 @@ from dprobed.daemon.child_process import User, how_it_ended
 from dprobed.daemon.journals import Journal, Journals
 from dprobed.daemon.resolver_process import Resolvers
 from dprobed.daemon.tracer_child import TracerAhead, TracerMain, fork_tracer
+from dprobed.proc import procfs
 from dprobed.wire import messages, protocol
 from dprobed.wire.framing import ProtocolError, Unpacker
 
@@ -32,6 +33,11 @@ Recover = Callable[[], Coroutine[None, None, None]]
 
 #: Seconds from one look at the tracers that are to end to the next.
 _LOOK: Final = 0.2
+
+#: Seconds for which a tracer may be stopped (SIGSTOP), with its targets at their probes, and from
+#: one look at that to the next.
+_STOPPED: Final = 3.0
+_LOOK_AT_STOPPED: Final = 1.0
 
 _log = logging.getLogger("dprobed")
 
@@ -190,6 +196,9 @@ class TracerProcesses:
         self._ahead = ahead
         self._running: Final[dict[int, TracerProcess]] = {}
         self._recovering: Final[set[asyncio.Task[None]]] = set()
+        #: Those that were stopped at the last look, and since when.
+        self._stopped: Final[dict[int, float]] = {}
+        self._looking: asyncio.TimerHandle | None = None
         self.resolvers: Final = Resolvers(ahead)
         #: Pids of the tracers and of the resolvers.
         self.pids: Final[Container[int]] = ChainMap[int, object](
@@ -244,6 +253,8 @@ class TracerProcesses:
         # Started now, because the first insertion needs it.
         loop.call_soon(self.resolvers.expect, user, owner)
         self._running[child] = tracer
+        if self._looking is None:
+            self._looking = loop.call_later(_LOOK_AT_STOPPED, self._look_at_stopped)
         tracer.gone.add_done_callback(lambda _: self._ended(tracer, journal))
         sock.setblocking(False)
         await loop.create_connection(lambda: tracer, sock=sock)
@@ -259,9 +270,27 @@ class TracerProcesses:
 
     def _ended(self, tracer: TracerProcess, journal: Journal) -> None:
         self._running.pop(tracer.pid, None)
+        self._stopped.pop(tracer.pid, None)
         self.resolvers.give_back(journal.user, journal.owner)
         if not journal.attempts and (tracer.has_exited_well or journal.is_empty):
             journal.remove()
+
+    # --- tracers that are stopped ---
+
+    def _look_at_stopped(self) -> None:
+        """Kill tracers that somebody has stopped: threads of their targets stand still at probes
+        until they go on. A killed one's go on at once, and what it leaves is undone."""
+        now = time.monotonic()
+        for pid in list(self._running):
+            if procfs.run_state(pid) != "T":
+                self._stopped.pop(pid, None)
+            elif now - self._stopped.setdefault(pid, now) >= _STOPPED:
+                _log.warning("tracer %d has been stopped for %.0f s, and is killed", pid, _STOPPED)
+                os.kill(pid, signal.SIGKILL)
+        loop = asyncio.get_running_loop()
+        self._looking = (
+            loop.call_later(_LOOK_AT_STOPPED, self._look_at_stopped) if self._running else None
+        )
 
     # --- what killed tracers have left ---
 
@@ -273,6 +302,8 @@ class TracerProcesses:
             return await self._start(tell, journal)
 
         await recover(start, journal)
+        if not journal.is_empty:
+            self.journals.limit(journal.user)
 
     async def recover_orphans(self, patience: float) -> None:
         """Undo what tracers of daemons before this one have left; waits ``patience`` seconds, and
@@ -305,6 +336,8 @@ class TracerProcesses:
             gone = [tracer.gone for tracer in self._running.values()]
             await asyncio.wait(gone, timeout=min(left, _LOOK))
         self.resolvers.stop()
+        if self._looking is not None:
+            self._looking.cancel()
         for task in self._recovering:
             task.cancel()
         self.journals.close()

@@ -84,13 +84,20 @@ class HitContext:
 
     @property
     def uid(self) -> int:
-        """See Context."""
-        return self.facts.uid
+        """See Context: read anew, since a decision may depend on it."""
+        return self._identify().uid
 
     @property
     def gid(self) -> int:
         """See Context."""
-        return self.facts.gid
+        return self._identify().gid
+
+    def _identify(self) -> Facts:
+        facts = self.facts
+        found = procfs.real_ids(self.tid)
+        if found is not None:
+            facts.uid, facts.gid = found
+        return facts
 
     @property
     def comm(self) -> bytes:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from dprobed.arch.x86_64.breakpoint import SYSCALL
-from dprobed.arch.x86_64.gate_code import GATE, SIZE, WORDS, way_back
+from dprobed.arch.x86_64.gate_code import GATE, SIZE, WORDS, back, way_back
 from dprobed.arch.x86_64.paging import PAGE
 from dprobed.arch.x86_64.syscalls import SYS_CLONE
 from dprobed.change_journal import Changes, Kind
@@ -109,6 +109,15 @@ class RemoteCalls:
         """Whether a thread is on its way through our gate."""
         return self._own != 0 and self._own <= address < self._own + SIZE
 
+    def send_back(self, thread: Thread) -> None:
+        """Give a stopped thread in our gate what it would give itself behind the call, which it
+        makes no more. Raises Gone."""
+        data = self._memory.peek(self._own + WORDS, SIZE - WORDS)
+        if len(data) == SIZE - WORDS:
+            mask = back(self._registers.load(thread.tid), data)
+            self._registers.store(thread.tid)
+            ptrace.set_sigmask(thread.tid, mask)
+
     def remove_gate(self) -> None:
         """Take our gate out: no thread is in it, and no call is made any more."""
         if self._own and self._memory.peek(self._own, len(GATE)) == GATE:
@@ -124,8 +133,11 @@ class RemoteCalls:
 
         Raises SpaceError and Gone.
         """
-        # A copy that ``clone`` makes must not come back.
-        own = 0 if number == SYS_CLONE else self.own_gate(thread.tid)
+        # A copy that ``clone`` makes must not come back, and has no gate that was made later; and
+        # there is one way back, which a thread that sleeps in our gate may still need.
+        is_taken = any(each.unfinished is not None for each in group.threads.values())
+        is_copy = number == SYS_CLONE or thread.tid not in group.threads
+        own = 0 if is_taken or is_copy else self.own_gate(thread.tid)
         return self.call_at(own or self.gate(thread.tid), group, thread, number, arguments)
 
     def call_at(
@@ -149,7 +161,8 @@ class RemoteCalls:
         try:
             return self._inject(group, thread, gate, number, arguments)
         finally:
-            ptrace.set_options(thread.tid, ptrace.OPTIONS)
+            if thread.unfinished is None:
+                ptrace.set_options(thread.tid, ptrace.OPTIONS)
 
     def _inject(
         self, group: ThreadGroup, thread: Thread, gate: int, number: int, arguments: tuple[int, ...]

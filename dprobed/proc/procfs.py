@@ -88,6 +88,16 @@ def seccomp_filters(tid: int) -> int:
     return int(rest.split(maxsplit=1)[0]) if rest else 0
 
 
+def real_ids(tid: int) -> tuple[int, int] | None:
+    """The real user and group id of a thread; None when it is gone."""
+    data = _contents(f"/proc/{tid}/status")
+    if data is None:
+        return None
+    at = data.index(b"\nUid:")
+    user, group = data[at:].split(b"\n", 3)[1:3]
+    return int(user.split(maxsplit=2)[1]), int(group.split(maxsplit=2)[1])
+
+
 def comm(tid: int) -> bytes:
     """The thread's name, empty when it is gone."""
     return (_contents(f"/proc/{tid}/comm") or b"").rstrip(b"\n")

@@ -179,6 +179,8 @@ class Writer:
         before = chunk.size
         chunk.write(block)
         self.bytes += chunk.size - before
+        # What describes the chunk and the block counts, too.
+        self._make_room(0)
 
     def _full(self, chunk: store.Chunk, more: int) -> bool:
         limits = self._limits

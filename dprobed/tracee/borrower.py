@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from typing import Final
 
 from dprobed.arch.x86_64 import siginfo
+from dprobed.arch.x86_64.resume_and_wait import TRAP_STATUS
 from dprobed.proc import procfs
 from dprobed.proc.shared_memory import shares_memory
 from dprobed.tracee import ptrace
@@ -31,7 +32,7 @@ from dprobed.tracee.signals import (
 )
 from dprobed.tracee.status import Kind, Stop, decode
 from dprobed.tracee.stop_the_world import StopTheWorld
-from dprobed.tracee.thread import Group, StopHandler, Thread
+from dprobed.tracee.thread import Group, StopHandler, Thread, Unfinished
 from dprobed.tracee.tracees import Tracees
 
 #: Seconds for which we wait for a thread that can be borrowed, where one is in ``vfork`` and where
@@ -39,8 +40,10 @@ from dprobed.tracee.tracees import Tracees
 _TIMEOUT: Final = 5.0
 _SLEEP_TIMEOUT: Final = 0.5
 _PAUSE: Final = 0.01
-#: Seconds after which others are served while a thread does something for us.
+#: Seconds after which others are served while a thread does something for us; and how long it is
+#: waited for then.
 _SOON: Final = 0.1
+_PATIENCE: Final = 1.0
 
 
 class Asleep(Gone):
@@ -65,6 +68,8 @@ class Borrower:
         self._stopping: Final = stopping
         #: The child that a borrowed thread has just made, 0 when none.
         self.last_child = 0
+        #: A thread that took too long was interrupted.
+        self.interrupted = False
         #: Signals to send again when a thread is not borrowed any more: process, number.
         self._again: list[tuple[int, int]] = []
 
@@ -128,9 +133,10 @@ class Borrower:
         """Execute one instruction of a stopped thread; asynchronous signals are held back.
 
         Returns the stop that ended it: TRAP, or SIGNAL when the instruction itself raised one (then
-        ``thread.signal`` is what it was before). Raises Gone.
+        ``thread.signal`` is what it was before). Raises Gone, and Asleep where it takes too long.
         """
         tid = thread.tid
+        self.interrupted = False
         if thread.signal and thread.siginfo is None:
             thread.siginfo = ptrace.get_siginfo(tid)
         with self.signals_held(thread):
@@ -142,6 +148,8 @@ class Borrower:
                 if stop.kind is Kind.SIGNAL and stop.value in SYNCHRONOUS:
                     return stop
                 self.park(thread, stop)
+                if self.interrupted:
+                    raise Asleep(thread.tgid)
 
     def leave_syscall(self, thread: Thread) -> None:
         """Bring a thread that stopped inside a system call to the edge of user space.
@@ -169,6 +177,7 @@ class Borrower:
         with self._sending_again():
             while is_pending(thread.tid, SYNCHRONOUS_SET):
                 ptrace.cont(thread.tid)
+                self._rewind(thread)
                 stop = self.wait_for(thread)
                 thread.in_syscall = False
                 thread.listen = False
@@ -182,6 +191,21 @@ class Borrower:
                 self.park(thread, stop)
         thread.relisten = thread.relisten or listens
 
+    def _rewind(self, thread: Thread) -> None:
+        """Before the next stop is taken, which may be a breakpoint's: back to the breakpoint.
+
+        Let go behind it without its signal, by our death, its instruction would be skipped.
+        """
+        hits = self._tracees.hits
+        before = bytes(hits.registers.data)  # this may be in the middle of another's hit
+        deadline = time.monotonic() + _SOON
+        while (found := hits.next(0, thread.tid)) == -errno.EINTR:
+            if time.monotonic() > deadline:
+                break
+        if found == thread.tid and hits.status == TRAP_STATUS:
+            self._handler.rewind(thread)
+        hits.registers.data[:] = before
+
     # --- what comes in between ---
 
     def wait_for(self, thread: Thread) -> Stop:
@@ -189,6 +213,8 @@ class Borrower:
 
         What it does for us takes no time, unless it sleeps (its process has just been frozen, or
         another thread has the lock of its memory): then plain hits of others are served meanwhile.
+        In the end it is interrupted; and where that does not wake it either, it is left alone, to
+        be put right when it stops (``Thread.unfinished``): raises Asleep.
         """
         left, interval = signal.getitimer(signal.ITIMER_REAL)
         signal.setitimer(signal.ITIMER_REAL, _SOON, _SOON)
@@ -198,8 +224,7 @@ class Borrower:
                 if ctypes.get_errno() != errno.EINTR:
                     raise Gone(thread.tid)
                 if time.monotonic() > began + _SOON:
-                    if not self._tracees.await_stop(thread.tid):
-                        raise Gone(thread.tid)
+                    self._await_sleeper(thread)
                     break
         finally:
             # Nothing is left between its end and its signal: 0 would be the end of all ticks.
@@ -213,6 +238,19 @@ class Borrower:
             thread.exec_status = self._tracees.status.value
             raise Gone(thread.tid)
         return stop
+
+    def _await_sleeper(self, thread: Thread) -> None:
+        found = self._tracees.await_stop(thread.tid, _PATIENCE)
+        if found is None:
+            self.interrupted = True
+            ptrace.interrupt(thread.tid)
+            found = self._tracees.await_stop(thread.tid, _SOON)
+        if found is None:
+            thread.state = State.RUNNING
+            thread.unfinished = Unfinished()
+            raise Asleep(thread.tgid)
+        if not found:
+            raise Gone(thread.tid)
 
     def park(self, thread: Thread, stop: Stop) -> None:
         """Note what a stop that came while we borrowed the thread asks for afterwards."""
@@ -229,6 +267,16 @@ class Borrower:
         elif stop.kind is Kind.CLONE:
             self.last_child = ptrace.event_message(thread.tid)
 
+    def park_late(self, thread: Thread, stop: Stop) -> None:
+        """The same for a thread that was not waited for any more; what an instruction raised about
+        itself it raises again."""
+        is_its_own = stop.kind in (Kind.TRAP, Kind.SIGNAL) and not siginfo.was_sent(
+            ptrace.get_siginfo(thread.tid)
+        )
+        if not is_its_own:
+            with self._sending_again():
+                self.park(thread, stop)
+
     @contextmanager
     def signals_held(self, thread: Thread) -> Iterator[None]:
         """Only what an instruction raises itself reaches the thread within; it leaves a group-stop,
@@ -244,7 +292,9 @@ class Borrower:
             try:
                 yield
             finally:
-                if thread.tid in self._group.threads:
+                if thread.unfinished is not None:
+                    thread.unfinished.mask = mask
+                elif thread.tid in self._group.threads:
                     ptrace.set_sigmask(thread.tid, mask)
 
     @contextmanager

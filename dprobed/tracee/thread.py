@@ -4,8 +4,30 @@ from __future__ import annotations
 
 from typing import Protocol
 
+import msgspec
+
 from dprobed.tracee.lifecycle import State
 from dprobed.tracee.status import Stop
+
+
+class RemoteCall(msgspec.Struct, frozen=True):
+    """A remote system call, and the registers from before."""
+
+    registers: bytes
+    gate: int
+    number: int
+    arguments: tuple[int, ...]
+
+
+class Unfinished(msgspec.Struct):
+    """What a borrowed thread is in the middle of, and what is to be put back when it stops.
+
+    ``mask``: its signal mask; None: it is in place. ``stops``: of the call, seen so far.
+    """
+
+    mask: int | None = None
+    call: RemoteCall | None = None
+    stops: int = 0
 
 
 class Thread:
@@ -30,6 +52,7 @@ class Thread:
         "stepping",
         "tgid",
         "tid",
+        "unfinished",
     )
 
     def __init__(self, tid: int, tgid: int, state: State, group: Group) -> None:
@@ -67,6 +90,9 @@ class Thread:
         self.exec_status = 0
         #: In ``vfork``, about to sleep until the child has done ``exec`` or ended.
         self.in_vfork = False
+        #: It sleeps in the kernel in the middle of what it is to do for us, and we have ceased to
+        #: wait for that.
+        self.unfinished: Unfinished | None = None
         #: It goes on by a step into a signal's handler, and stops at its first instruction.
         self.enters_handler = False
 

@@ -32,6 +32,8 @@ from dprobed.tracee.tracees import Tracees, is_ours
 
 #: Seconds after which a parent does not wait for its child's first stop any more.
 _LATE: Final = 1.0
+#: What ends what a thread is in the middle of.
+_ENDS: Final = (Kind.EXITED, Kind.KILLED, Kind.EXEC)
 #: Seconds after which nobody waits for the first stops of children: they sleep (a frozen cgroup).
 _FIRST_STOPS: Final = 5.0
 
@@ -153,6 +155,9 @@ class ThreadGroup:
 
     def dispatch(self, thread: Thread, stop: Stop) -> None:
         """React to one stop."""
+        if thread.unfinished is not None and stop.kind not in _ENDS:
+            self._finish(thread, stop)
+            return
         reaction = react(thread.state, stop.kind)
         if stop.kind not in (Kind.EXITED, Kind.KILLED):
             thread.state = State.STOPPED
@@ -188,6 +193,20 @@ class ThreadGroup:
         thread.busy = False
         thread.group.go(thread)
 
+    def _finish(self, thread: Thread, stop: Stop) -> None:
+        """A thread that slept in the middle of what it was to do for us has stopped."""
+        thread.state = State.STOPPED
+        thread.busy = True
+        try:
+            self.remote.finish(thread, stop)
+        except Gone:
+            thread.busy = False
+            return
+        if thread.signal:
+            self.handler.deliver(thread)
+        thread.busy = False
+        self.go(thread)
+
     def _restart(self, thread: Thread, number: int) -> None:
         with suppress(Gone):
             interrupted.restart(thread.tid, self._registers, number)
@@ -208,6 +227,7 @@ class ThreadGroup:
         thread.signal = 0
         thread.siginfo = None
         thread.awaits = 0
+        thread.unfinished = None
         thread.listen = thread.relisten = thread.held = thread.pinned = False
         thread.enters_handler = False
         self.handler.new_image(thread)

@@ -110,26 +110,28 @@ class Tracees:
             if tid <= 0:
                 time.sleep(_PAUSE)
 
-    def await_stop(self, wanted: int) -> bool:
-        """Wait for the next wait status of one thread; meanwhile nothing but plain hits is served.
+    def await_stop(self, wanted: int, seconds: float) -> bool | None:
+        """Wait that long for the next wait status of one thread, left in ``status``.
 
-        False: there is no such thread. The registers in ``hits`` stay: this may be in the middle of
-        the hit of that very thread.
+        Meanwhile nothing but plain hits is served. False: there is no such thread; None: it did not
+        stop. The registers in ``hits`` stay: this may be in the middle of that very thread's hit.
         """
         before = bytes(self.hits.registers.data)
         try:
-            return self._await_stop(wanted)
+            return self._await_stop(wanted, time.monotonic() + seconds)
         finally:
             self.hits.registers.data[:] = before
 
-    def _await_stop(self, wanted: int) -> bool:
-        while True:
+    def _await_stop(self, wanted: int, deadline: float) -> bool | None:
+        while time.monotonic() < deadline:
             # That one first: others may hit all the time (SWEEP).
             tid = self.hits.next(os.WNOHANG, wanted) or self.hits.next(os.WNOHANG)
             if tid == wanted:
                 self.status.value = self.hits.status
                 if self.hits.status != TRAP_STATUS:
                     return True
+                if (thread := self.threads.get(tid)) is not None:
+                    thread.group.handler.rewind(thread)
                 if _waitpid(tid, self.status_address, WALL | os.WNOHANG) == tid:
                     return True
             elif tid > 0:
@@ -138,6 +140,7 @@ class Tracees:
                 return False
             else:
                 time.sleep(_PAUSE)
+        return None
 
     def drain(self) -> bool:
         """Dispatch the stops that are there already; false: more may be there, since some threads

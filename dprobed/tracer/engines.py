@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
@@ -27,9 +28,9 @@ from dprobed.tracer.file_code import code_difference
 from dprobed.wire.engines import AUTO
 from dprobed.wire.protocol import State as ProbeState
 
-#: Seconds for which threads are waited for that are in code of ours, and between two looks.
-_IN_PAGES: Final = 1.0
-_PAUSE: Final = 0.001
+#: Seconds for which threads are waited for that are in the guard's handler, and between two looks.
+_IN_HANDLER: Final = 10.0
+_PAUSE: Final = 0.01
 
 #: What became of a plan.
 Armed = tuple[Plan, Attachment | Refusal]
@@ -82,15 +83,21 @@ class Engines:
             self._trap.sigtrap.adopt(thread, lost)
 
     def _leave_pages(self) -> None:
-        """Wait until no thread is in the handler of the guard, or on its way back from a system
-        call that it made for that tracer."""
+        """Send threads back that are in the gate, where they make a system call for that tracer;
+        and wait until none is in the handler of the guard. Raises Gone and SpaceError."""
         guard, calls = self._trap.sites.guard, self.space.calls
-        deadline = time.monotonic() + _IN_PAGES
-        while time.monotonic() < deadline:
+        deadline = time.monotonic() + _IN_HANDLER
+        while True:
             with self.group.stopped():
                 places = self._trap.places_of_threads()
-                if not any(guard.holds(rip) or calls.in_gate(rip) for rip in places):
+                for thread, rip in places:
+                    if calls.in_gate(rip):
+                        with contextlib.suppress(Gone):
+                            calls.send_back(thread)
+                if not any(guard.holds(rip) for _, rip in places):
                     return
+            if time.monotonic() > deadline:
+                raise SpaceError("a thread stays in the handler of the guard")
             self.group.tracees.pause(_PAUSE)
 
     def copied(self, thread: Thread) -> Sites:
@@ -283,7 +290,7 @@ class Engines:
             self._trap.sites.guard.unmap(self.group, lender)
             space.resident.unmap(self.group, lender)
             space.resident.areas.clear()
-        if not unstoppable:
+        if not any(each.unfinished is not None for each in unstoppable):
             space.calls.remove_gate()
 
     # --- threads ---

@@ -283,6 +283,9 @@ class Programs:
             governors = own if always else common
             probe.governors = tuple(each for each in governors if each is not None)
             runner.metered = runner.metered or bool(probe.accounts)
+            for account in probe.governors:
+                # Overdrawn already and reported, it would let this one hit until the next tick.
+                account.noted = False
 
     def _probes_of(self, inserted: Inserted) -> list[Probe]:
         program = inserted.program

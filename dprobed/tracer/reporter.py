@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+import msgspec
+
 from dprobed.engine.probe import Probe
 from dprobed.wire.protocol import Event, Place, Places, RawRecord, Records, Reply, pack
 
@@ -86,6 +88,12 @@ class Reporter:
             return None
         self.records[index] = None
         return self._probes[index]
+
+    def amend(self, probe: Probe, hit: int, exit_: int) -> None:
+        """Say of a hit that it ended otherwise, if its record has not been sent yet."""
+        for index, record in enumerate(self.records):
+            if record is not None and self._probes[index] is probe and record.hit == hit:
+                self.records[index] = msgspec.structs.replace(record, exit=exit_)
 
     def send(self, message: Event | Reply) -> None:
         """Send any message but records, in order with these."""

@@ -145,7 +145,9 @@ class TracedProcess:
         if self._dumps is None:
             from dprobed.tracer.dump.snapshot import Dumps
 
-            self._dumps = Dumps(self.engines, self.programs, self.tell)
+            self._dumps = Dumps(
+                self.engines, self.programs, self._context.reporter.amend, self.tell
+            )
         return self._dumps
 
     @property

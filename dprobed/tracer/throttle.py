@@ -56,6 +56,8 @@ class Throttle:
             for probe in self._programs.probes()
             if account in probe.governors and probe.attachments and not probe.over
         ]
+        if not probes and any(account in probe.governors for probe in self._throttled):
+            return  # by a thread that had met one before it was out
         if account.limits.remove or not probes:
             self._remove(account, probes, now)
             return

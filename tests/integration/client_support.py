@@ -29,14 +29,14 @@ WITHOUT_EVENTS: Final = ("setpriv", "--inh-caps=-net_admin", "--bounding-set=-ne
 WRITES = """
 name = libc.so.6
 major = 7
-vars = 1
 offset = write
 minor = 3
-    inc lv,0
     push r,rdx
     log 1
     exit
 """
+#: The same, and a variable that counts them.
+COUNTS_WRITES = WRITES.replace("offset", "vars = 1\noffset").replace("push", "inc lv,0\n    push")
 
 Json = dict[str, Any]
 
@@ -164,6 +164,9 @@ class Daemon:
         self, socket: Path, *arguments: object, before: Sequence[str] = (), **options: Any
     ) -> None:
         self.socket = socket
+        # Limits of dumps are for an hour, and kept in their folder.
+        environment = {**os.environ, "DPROBED_DUMPS": str(socket.with_name("dumps"))}
+        options.setdefault("env", environment)
         self.process = subprocess.Popen(
             [*before, str(DPROBED), "--socket", str(socket), *map(str, arguments)],
             stdin=subprocess.DEVNULL,

@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 import traceback
+import weakref
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -155,6 +156,10 @@ class TracerProcess:
             self._live(uid, [reading.fileno()], lambda: _keep_resolver(reading))
         #: The tracer's change journal: ours to read, and to give to another one.
         self.changes = os.memfd_create("changes") if changes is None else changes
+        #: Read when the tracer is gone, too, so not closed before nobody knows it any more.
+        self._close_changes = weakref.finalize(
+            self, os.close if changes is None else int, self.changes
+        )
         journal = self.changes
         self.pid = os.fork()
         if self.pid == 0:
@@ -357,6 +362,7 @@ class TracerProcess:
                 while not self.closed:
                     self.receive()
             self.reap()
+        self._close_changes()
 
 
 def until_it_reads(task: str) -> None:

@@ -8,6 +8,7 @@ import pty
 import resource
 import subprocess
 import sys
+import tempfile
 import termios
 from collections.abc import Iterator
 from pathlib import Path
@@ -222,15 +223,17 @@ def _on_a_terminal(width: int, *arguments: object) -> list[str]:
 
 
 @pytest.mark.parametrize("width", [45, 60, 80, 100, 132])
-def test_a_listing_fits_its_terminal(tmp_path: Path, width: int) -> None:
+def test_a_listing_fits_its_terminal(width: int) -> None:
     """What a core is called is what the next command wants: it is whole at any width."""
     name = "redis-server.1234.20240131T101500Z"
-    (tmp_path / f"{name}.core").write_bytes(b"core")
     about = {"pid": 1234, "command": "redis-server", "probe": {"program": "p", "place": "write"}}
-    (tmp_path / f"{name}.json").write_text(json.dumps(about))
-    command = (f"DPROBED_DUMPS={tmp_path}", DPROBE, "dumps")
-    shown = _on_a_terminal(width, *command)
+    # The folder is named, too, and whole: a short one.
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        Path(folder, f"{name}.core").write_bytes(b"core")
+        Path(folder, f"{name}.json").write_text(json.dumps(about))
+        shown = _on_a_terminal(width, f"DPROBED_DUMPS={folder}", DPROBE, "dumps")
     assert name in "\n".join(shown).split()
+    assert folder in shown[-1]
     assert max(map(len, shown)) <= width, shown
     assert (shown[0].split() == ["core", name]) == (width <= 60)
 

@@ -16,6 +16,7 @@ from tests.integration.client_support import (
     Cat,
     Daemon,
     cat,
+    dprobe,
     parsed,
     program,
     words,
@@ -127,11 +128,16 @@ def test_an_address_is_named_while_its_process_is_there(daemon: Daemon, tmp_path
     source = "name = libc.so.6\noffset = write\n    push r,rip\n    log ptr here\n    exit\n"
     with cat() as target:
         path = program(tmp_path, source, "where")
+        trace = tmp_path / "trace"
+        assert daemon.dprobe("trace", "start", "--all", trace).returncode == 0
         assert daemon.dprobe("insert", path, "--pid", target.pid).returncode == 0
         target.say("abc")
         while not (rows := daemon.json("log")):
             pass
         assert rows[0]["log"][0]["place"] == "write+0x0"
         assert "here=write+0x0" in daemon.dprobe("log").stdout
+        assert daemon.dprobe("trace", "stop", "trace").returncode == 0
+        assert "here=write+0x0" in dprobe("trace", "show", trace).stdout
     # What is there now may be another.
     assert "place" not in daemon.json("log")[0]["log"][0]
+    assert "here=0x" in dprobe("trace", "show", trace).stdout

@@ -126,7 +126,7 @@ def test_a_program_in_a_folder_that_is_no_utf8(tmp_path: Path) -> None:
     done = dprobe("check", "--json", bad)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
-    assert "bad.rpn:9:9: error: 0 is out of range" in done.stderr
+    assert "bad.rpn:7:9: error: 0 is out of range" in done.stderr
     (path.parent / "more.h").unlink()
     assert "cannot read" in dprobe("check", path).stderr
     misplaced = program(folder, WRITES.replace("= write", "= wrjte"), "misplaced")

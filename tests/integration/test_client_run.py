@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import pty
+import resource
+import select
 import signal
 import subprocess
 import sys
@@ -18,10 +21,13 @@ from dprobe.lib.programs import Choice, load_programs
 
 from tests.integration.client_support import (
     DPROBE,
+    PATIENCE,
+    Cat,
     children,
     dprobe,
     parsed,
     program,
+    running_daemon,
     tracer_of,
     wait_end,
     words,
@@ -30,18 +36,33 @@ from tests.integration.harness import until_it_reads
 
 #: Records as JSON on standard output.
 JSON = ("--format", "json", "-o", "-")
-#: Prints what a process inherits, as JSON.
+ADDR_NO_RANDOMIZE = 0x0040000
+#: Prints what a process inherits.
 SURROUNDINGS = """
-import json, os, signal, sys
-status = dict(line.split(":", 1) for line in open("/proc/self/status").read().splitlines())
-print(json.dumps({
-    "environment": open("/proc/self/environ").read(),
-    "descriptors": sorted(os.readlink(f"/proc/self/fd/{fd}").split(":")[0]
-                          for fd in os.listdir("/proc/self/fd")
-                          if os.path.exists(f"/proc/self/fd/{fd}")),
-    "group": os.getpgrp(), "session": os.getsid(0), "cwd": os.getcwd(),
-    "argv": sys.argv, "umask": status["Umask"].strip(),
-}))
+import ctypes, fcntl, os, resource, signal, sys
+from pathlib import Path
+of = Path("/proc/self")
+for name in ("limits", "oom_score_adj", "personality", "coredump_filter", "timerslack_ns", "cgroup",
+             "environ", "sessionid", "loginuid"):
+    if (of / name).exists():
+        print(name, (of / name).read_text())
+for name in sorted((of / "ns").iterdir()):
+    print(name, name.readlink())
+for number in sorted(map(int, os.listdir(of / "fd"))):
+    try:
+        flags, at = fcntl.fcntl(number, fcntl.F_GETFL), (of / "fdinfo" / str(number)).read_text()
+        print(number, os.readlink(of / "fd" / str(number)).split(":")[0], hex(flags), at.split()[1])
+    except OSError:
+        pass
+libc = ctypes.CDLL(None)
+print(os.getpgrp(), os.getsid(0), os.getcwd(), sys.argv, os.umask(0))
+print(os.getpriority(0, 0), os.sched_getscheduler(0), os.sched_getaffinity(0))
+print(libc.syscall(252, 1, 0))  # ioprio_get
+for option in (3, 7, 23, 27, 30, 39, 42):  # dumpable, keepcaps, ..., timer slack, no_new_privs, THP
+    print(option, libc.prctl(option, 0, 0, 0, 0))
+for timer in (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF):
+    left, interval = signal.getitimer(timer)
+    print(timer, round(left, -2), interval)
 """
 
 
@@ -152,18 +173,33 @@ def test_options_and_dashes_of_the_command_are_its_own(tmp_path: Path) -> None:
 def test_the_command_inherits_what_it_would_without_us(tmp_path: Path) -> None:
     script = tmp_path / "surroundings.py"
     script.write_text(SURROUNDINGS)
+    libc = ctypes.CDLL(None)
     read, write = os.pipe()
     # No locale: Python would set one in its own environment.
     environment = {"PATH": os.environ["PATH"], "A": "b", "odd": "\x01=é"}
     # The signals by themselves first: Python changes some at its start.
-    shell = ["/bin/sh", "-c", 'grep ^Sig[BI] /proc/self/status; exec "$@"', "sh"]
+    what = "Sig[BI]|Uid|Gid|Groups|Cap|NoNew|Seccomp|Spec|x86|Mems_a|Cpus_a"
+    shell = ["/bin/sh", "-c", f'grep -E "^({what})" /proc/self/status; exec "$@"', "sh"]
     command = [*shell, sys.executable, "-I", str(script), "an argument", ""]
 
     def inherit() -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2])
+        signal.signal(signal.SIGWINCH, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2, signal.SIGALRM])
         os.umask(0o027)
+        os.nice(3)
+        signal.setitimer(signal.ITIMER_REAL, 3600, 7)
+        for limit, soft in (
+            (resource.RLIMIT_NOFILE, 64),
+            (resource.RLIMIT_CORE, 0),
+            (resource.RLIMIT_CPU, 3600),
+            (resource.RLIMIT_STACK, 4 << 20),
+        ):
+            resource.setrlimit(limit, (soft, resource.getrlimit(limit)[1]))
+        Path("/proc/self/oom_score_adj").write_text("300")
+        Path("/proc/self/timerslack_ns").write_text("70000")
+        libc.personality(ADDR_NO_RANDOMIZE)
 
     def surroundings(*prefix: str) -> bytes:
         done = subprocess.run(
@@ -187,6 +223,57 @@ def test_the_command_inherits_what_it_would_without_us(tmp_path: Path) -> None:
     finally:
         os.close(read)
         os.close(write)
+
+
+def test_what_the_command_closes_is_closed(tmp_path: Path) -> None:
+    """Whoever is at the other end of its input, its output or another descriptor sees it."""
+    read, write = os.pipe()
+    script = f"exec {write}>&- <&- >&-; exec sleep 3600"
+    process = subprocess.Popen(
+        [DPROBE, "run", "-o", tmp_path / "o", program(tmp_path), "--", "bash", "-c", script],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        pass_fds=[write],
+    )
+    os.close(write)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        assert process.stdout.read() == b""
+        assert os.read(read, 1) == b""
+        poll = select.poll()
+        poll.register(process.stdin, 0)
+        assert poll.poll(1000 * PATIENCE)[0][1] == select.POLLERR
+        assert process.poll() is None
+    finally:
+        os.close(read)
+        process.terminate()
+        assert process.wait(PATIENCE) == 128 + signal.SIGTERM
+        process.stdin.close()
+        process.stdout.close()
+
+
+@pytest.mark.parametrize("command", ["attach --duration 0.01", "dump", "insert --pid"])
+def test_nobody_waits_for_our_children_in_vain(tmp_path: Path, target: Cat, command: str) -> None:
+    """Whoever started us may ignore SIGCHLD, which makes children vanish, or hold signals back."""
+
+    def inherit() -> None:
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD, signal.SIGALRM, signal.SIGIO])
+
+    arguments = [*command.split(), target.pid]
+    if command != "dump":
+        arguments.append(program(tmp_path))
+    if command.startswith("insert"):
+        with running_daemon(tmp_path, preexec_fn=inherit) as daemon:
+            assert daemon.dprobe(*arguments).returncode == 0
+            target.say("x")
+            assert daemon.dprobe("remove", "--all").returncode == 0
+        return
+    environment = {**os.environ, "DPROBED_DUMPS": str(tmp_path / "cores")}
+    done = dprobe(*arguments, preexec_fn=inherit, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert "no child" not in done.stderr
 
 
 def test_a_closed_pipe_ends_the_command_as_without_us(tmp_path: Path) -> None:

@@ -17,7 +17,15 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.integration.client_support import DPROBE, Cat, Daemon, dprobe, program, running_daemon
+from tests.integration.client_support import (
+    DPROBE,
+    Cat,
+    Daemon,
+    Peer,
+    dprobe,
+    program,
+    running_daemon,
+)
 
 #: A client's patience is 5 s; this is for a busy machine.
 SOON = 30.0
@@ -113,12 +121,13 @@ def test_a_private_daemon_that_is_stopped(target: Cat, tmp_path: Path) -> None:
 
 def test_a_daemon_without_descriptors(tmp_path: Path) -> None:
     """It takes nobody in; who is connected already is served."""
-    with running_daemon(tmp_path) as daemon:
+    with running_daemon(tmp_path) as daemon, Peer(daemon) as connected:
         there = daemon.process.pid
         open_now = len(list(Path(f"/proc/{there}/fd").iterdir()))
         before = resource.prlimit(there, resource.RLIMIT_NOFILE)
         resource.prlimit(there, resource.RLIMIT_NOFILE, (open_now, before[1]))
         says_so(daemon.dprobe("query"), f"process {there}")
+        assert connected.ask({"type": "programs", "id": 1})["type"] == "listing"
         resource.prlimit(there, resource.RLIMIT_NOFILE, before)
         assert daemon.dprobe("query").returncode == 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import subprocess
@@ -105,6 +106,20 @@ def test_query_sums_and_vars_knows_the_names(daemon: Daemon, target: Cat, tmp_pa
         done = daemon.dprobe("vars", "counts", "byte", "-p", target.pid)
         assert done.returncode == 2
         assert "or a name: calls, bytes" in done.stderr
+        offered = subprocess.run(
+            [DPROBE],
+            env={
+                **os.environ,
+                "DPROBE_SOCKET": str(daemon.socket),
+                "_DPROBE_COMPLETE": "bash_complete",
+                "COMP_WORDS": "dprobe vars counts b",
+                "COMP_CWORD": "3",
+            },
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert offered.stdout == "plain,bytes\n"
         text = daemon.dprobe("query", "-p", target.pid).stdout.splitlines()
         assert [line.split() for line in text[-2:]] == [
             ["counts", "1", "calls", "1", "1"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket as sockets
 import subprocess
 from pathlib import Path
 
@@ -43,6 +44,39 @@ def test_a_second_socket_is_refused(tmp_path: Path) -> None:
         dprobe("--socket", tmp_path / "a.sock", "query")
         assert activated.wait(PATIENCE) == 1
         assert "leave out --socket, or the socket unit" in activated.stderr.read()
+
+
+def started_with(*given: str) -> str:
+    """What a daemon says that was given this, and does not start."""
+    done = subprocess.run(
+        ["sh", "-c", f"LISTEN_PID=$$ {' '.join(given)} exec {DPROBED}"],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    return line
+
+
+def test_what_was_not_given_is_said() -> None:
+    for given in ("LISTEN_FDS=x", "LISTEN_FDS=3"):
+        line = started_with(given)
+        assert line.startswith("dprobed: what LISTEN_FDS says was given is not there: "), line
+
+
+def test_a_socket_that_is_no_file_is_refused(tmp_path: Path) -> None:
+    with sockets.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = ["systemd-socket-activate", f"--listen=127.0.0.1:{port}", str(DPROBED)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as activated:
+        assert activated.stderr is not None
+        assert "Listening on" in activated.stderr.readline()
+        with sockets.create_connection(("127.0.0.1", port)):
+            assert activated.wait(PATIENCE) == 1
+        assert "systemd gave a socket without a path: ('127.0.0.1'" in activated.stderr.read()
 
 
 def test_a_socket_that_a_dead_daemon_left_is_taken_over(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from tests.conftest import BuildTarget
 from tests.integration.client_support import (
+    COUNTS_WRITES,
     WITHOUT_EVENTS,
     WRITES,
     Daemon,
@@ -494,7 +495,7 @@ def test_what_cannot_be_is_refused_at_once(hearing: Daemon, tmp_path: Path) -> N
 def test_variables_of_a_program_in_several_processes(
     hearing: Daemon, own_cat: Path, tmp_path: Path
 ) -> None:
-    hearing.json("insert", program(tmp_path), "--exe", own_cat)
+    hearing.json("insert", program(tmp_path, COUNTS_WRITES), "--exe", own_cat)
     with cat([own_cat]) as one, cat([own_cat]) as two:
         until(hearing, lambda row: row["processes"] == 2)
         two.say("x")

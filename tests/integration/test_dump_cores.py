@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import re
 import resource
 import signal
@@ -18,6 +19,7 @@ from tests.conftest import BuildTarget
 from tests.integration.conftest import Start, Trace
 from tests.integration.dump_support import PROGRAM, about, children, core_of, dump_notice, gdb
 from tests.integration.harness import PATIENCE, RefusedError, Target, TracerProcess, counting
+from tests.integration.silent_fs import SilentFiles
 
 
 @pytest.fixture
@@ -266,6 +268,31 @@ def test_full_disk(
         subprocess.run(["umount", disk], check=True, timeout=20)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount so")
+def test_a_folder_that_does_not_answer(
+    build_target: BuildTarget,
+    program: Path,
+    start: Start,
+    trace: Trace,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The process waits for it once, and for so long only."""
+    with SilentFiles(build_target("silent_fs.c"), tmp_path) as mounted:
+        mounted.mute()
+        monkeypatch.setenv("DPROBED_DUMPS", str(mounted.mount / "cores"))
+        target = start(program)
+        tracer = trace(target)
+        number = put(tracer, program)
+        target.go()
+        assert "no answer in 0.2 s" in dump_notice(tracer, "no dump: no core in")
+        target.expect("stopped")
+        assert tracer.hits(number) == [100]
+        with pytest.raises(RefusedError, match="does not answer"):
+            dump(tracer)
+        finish(target, tracer)
+
+
 def test_quota(
     cores: Path, program: Path, start: Start, trace: Trace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -350,6 +377,45 @@ def test_reserved_memory_of_which_little_is_used(
     assert target.finish() == 1
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+@pytest.mark.parametrize("is_own", [True, False])
+def test_the_folder_of_a_user(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    build_target: BuildTarget,
+    start: Start,
+    trace: Trace,
+    is_own: bool,
+) -> None:
+    """XDG_STATE_HOME says where, if it is the user's: in a daemon of his own, not in root's."""
+    uid = 65534
+    home = pwd.getpwuid(uid).pw_dir
+    state = tmp_path / "state"
+    state.mkdir()
+    os.chown(state, uid, uid)
+    program = build_target("reserves.c")
+    for above in (*state.parents[:3], *program.parents[:3]):
+        above.chmod(0o755)
+    monkeypatch.delenv("DPROBED_DUMPS", raising=False)
+    monkeypatch.setenv("DPROBED_JOURNAL_SOCKET", str(tmp_path / "no journal"))
+    monkeypatch.setenv("XDG_STATE_HOME", str(state))
+    monkeypatch.setenv("HOME", home if is_own else "/root")
+    target = start(program, user=uid, group=uid, extra_groups=[])
+    tracer = trace(target, uid)
+    if is_own:
+        core = Path(dump(tracer).path)
+        assert core.parent == state / "dprobed/dumps"
+        assert (core.stat().st_uid, core.stat().st_mode & 0o777) == (uid, 0o600)
+        assert core.parent.stat().st_mode & 0o777 == 0o700
+    elif not Path(home).exists():
+        with pytest.raises(RefusedError, match=f"no core in {home}/.local/state/dprobed/dumps: "):
+            dump(tracer)
+        assert not list(state.iterdir())
+    tracer.detach()
+    target.go()
+    assert target.finish() == 1
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may fill memory so")
 def test_a_process_of_which_a_thread_hears_of_forks(
     cores: Path, build_target: BuildTarget, start: Start, trace: Trace
@@ -389,6 +455,8 @@ def test_a_copy_that_waits_for_another_process(
     assert tracer.hits(number, other.pid) == [20]
     for each in (target, other):
         tracer.detach_from(each.pid)
+        children = Path(f"/proc/{each.pid}/task/{each.pid}/children").read_text()
+        assert all(f"other {child}" in each.said for child in children.split())
     other.finish()
     target.go()
     target.expect("called")
@@ -400,3 +468,17 @@ def until_it_is_in(pid: int, function: str) -> None:
     deadline = time.monotonic() + PATIENCE
     while function not in Path(f"/proc/{pid}/stack").read_text():
         assert time.monotonic() < deadline
+
+
+def test_the_first_thing_that_is_done_with_a_process(
+    cores: Path, build_target: BuildTarget, start: Start, trace: Trace
+) -> None:
+    """Nothing of ours is in it before, nor in the copy that is made."""
+    target = start(build_target("lends.c"), "nothing")
+    tracer = trace(target)
+    dump = tracer.request(protocol.Dump(tracer.next(), target.pid, False)).dump
+    assert dump is not None and (dump.how, Path(dump.path).exists()) == ("snapshot", True)
+    tracer.detach()
+    target.go()
+    target.expect("stopped")
+    target.finish()

@@ -13,7 +13,7 @@ from elftools.elf.sections import SymbolTableSection
 
 from dprobed.proc import procfs
 from tests.conftest import BuildTarget
-from tests.integration.client_support import Daemon
+from tests.integration.client_support import Daemon, running_daemon
 from tests.integration.conftest import Start, Trace
 from tests.integration.harness import Target, TracerProcess, counting, text
 
@@ -241,22 +241,25 @@ def test_a_thread_that_blocks_sigtrap_is_seen(
 
 
 def test_a_policy_refuses_breakpoints_there(
-    guarded: Path, source: Path, start: Start, daemon: Daemon, policies: Path
+    guarded: Path, source: Path, start: Start, tmp_path: Path
 ) -> None:
+    config = tmp_path / "dprobed.toml"
+    config.write_text('policies = "policies.d"\n')
+    policies = tmp_path / "policies.d" / "p.toml"
+    policies.parent.mkdir()
     policies.write_text('\n[[policy]]\nname = "p"\nmatch.exe = "**"\nunguarded = "refuse"\n')
-    assert daemon.dprobe("policy", "reload").returncode == 0
     guarded_one, other = start(guarded), start(guarded)
     say(other, "h")
     other.expect("default 5")
-    daemon.json("insert", source, "--pid", guarded_one.pid)
-    before = text(other.pid)
-    refused = daemon.dprobe("insert", source, "--pid", other.pid)
+    with running_daemon(tmp_path, "--config", config) as daemon:
+        daemon.json("insert", source, "--pid", guarded_one.pid)
+        before = text(other.pid)
+        refused = daemon.dprobe("insert", source, "--pid", other.pid)
     assert refused.returncode == 2
     assert (
         "it would be unguarded: it has a SIGTRAP handler of its own; "
         f"policy p ({policies}:2) refuses that" in refused.stderr
     )
     assert text(other.pid) == before
-    daemon.dprobe("remove", "--all")
     assert is_whole(guarded_one)
     assert is_whole(other)

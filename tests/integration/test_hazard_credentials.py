@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from dprobed.record.log import decode_log
 from tests.conftest import BuildTarget
 from tests.integration.conftest import Start, Trace
 from tests.integration.harness import counting
@@ -89,3 +90,19 @@ def test_privileges_are_the_same_with_a_tracer(
             target.finish()
             said.append(target.said)
         assert said[0] == said[1]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
+def test_a_program_sees_at_once_that_it_is_another_users(
+    program: Path, start: Start, trace: Trace
+) -> None:
+    """A decision may depend on it."""
+    target = start(program, "changes")
+    tracer = trace(target)
+    tracer.put(counting(program, "probed", body="push uid\nlog 1\npush gid\nlog 1\nexit"))
+    target.go()
+    target.expect("stopped")
+    tracer.detach()
+    logged = [[item["words"] for item in decode_log(each.log, each.raw)] for each in tracer.records]
+    assert logged == [[[0], [0]], [[NOBODY], [NOBODY - 1]]]
+    target.finish()

@@ -174,6 +174,21 @@ def test_a_target_that_uses_sigtrap_itself(
     assert target.finish() == 320
 
 
+def test_a_hit_in_the_targets_own_handler_of_sigtrap(
+    build_target: BuildTarget, start: Start, trace: Trace
+) -> None:
+    """There SIGTRAP is blocked, so that the kernel resets its handler: the next would be fatal."""
+    program = build_target("trap_in_trap.c")
+    target = start(program)
+    tracer = trace(target)
+    number = tracer.put(counting(program, "probed"))
+    target.go()
+    target.expect("stopped")
+    assert tracer.hits(number) == [60]
+    tracer.detach()
+    assert target.finish() == 60
+
+
 def test_a_breakpoint_of_the_target_is_refused_as_a_place(
     build_target: BuildTarget, start: Start, trace: Trace
 ) -> None:

@@ -254,7 +254,8 @@ def test_what_one_user_does_over_and_over_does_not_fill_the_log(place: Place) ->
         daemon.stop()
         assert daemon.process.stderr is not None
         lines = daemon.process.stderr.readlines()
-        assert len(lines) <= 50 + 5 * (seconds + 1)
+        # What it inserted, deployed and removed: each has a share of its own.
+        assert len(lines) <= 3 * (50 + 5 * (seconds + 1))
         assert max(map(len, lines)) < 200
         assert all(line.startswith("dprobed: ") and line[:-1].isprintable() for line in lines)
 

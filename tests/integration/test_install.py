@@ -36,7 +36,7 @@ def test_make_install_puts_all_of_it_below_destdir(tmp_path: Path) -> None:
         script = prefix / "bin" / name
         assert str(script.readlink()) == f"../lib/dprobed/bin/{name}"
         # It says where it will be, and not where it was made.
-        assert script.read_text().splitlines()[0] == "#!/opt/dprobed/lib/dprobed/bin/python"
+        assert script.read_text().splitlines()[0] == "#!/opt/dprobed/lib/dprobed/bin/python -I"
     for path in prefix.rglob("*"):
         wanted = 0o555 if path.is_dir() or path.parent.name == "bin" else 0o444
         assert path.is_symlink() or stat.S_IMODE(path.stat().st_mode) & wanted == wanted, path

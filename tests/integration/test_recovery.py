@@ -138,3 +138,45 @@ def test_the_next_daemon_does_it_when_both_were_killed(
         assert mappings(target.pid) == mapped
         assert not catches(target)
     assert is_whole(target)
+
+
+def test_a_tracer_that_is_stopped_for_long_lets_its_target_go(
+    guarded: Path, source: Path, start: Start, daemon: Daemon
+) -> None:
+    """SIGSTOP stops it in the middle of hits: its target's threads stand still until it is gone."""
+    target = start(guarded)
+    before = text(target.pid)
+    daemon.json("insert", source, "--pid", target.pid)
+    os.kill(tracer_of(target.pid), signal.SIGSTOP)
+    while daemon.json("query", "--pid", target.pid)[0]["state"] == "active":
+        pass
+    assert tracer_of(target.pid) == 0
+    assert text(target.pid) == before
+    assert is_whole(target)
+
+
+def cpu_seconds(pid: int) -> float:
+    """What a process has used of the CPU."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def test_what_it_takes_is_not_the_targets_to_say(
+    build_target: BuildTarget, start: Start, daemon: Daemon, tmp_path: Path
+) -> None:
+    """80 MB of a module full of breakpoints that nobody has put there: the daemon is there for
+    others, and they stay."""
+    binary = build_target("filled.c")
+    full = tmp_path / "full"
+    with full.open("wb") as file:
+        file.truncate(80 << 20)
+    target = start(binary, full)
+    source = tmp_path / "x.rpn"
+    source.write_text(counting(binary, "probed"))
+    daemon.json("insert", source, "--pid", target.pid)
+    before = cpu_seconds(daemon.process.pid)
+    os.kill(tracer_of(target.pid), signal.SIGKILL)
+    while daemon.query()[0]["state"] == "active":
+        pass
+    assert cpu_seconds(daemon.process.pid) < before + 1
+    assert is_whole(target)

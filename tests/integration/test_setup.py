@@ -21,8 +21,8 @@ def test_make_help_lists_the_goals() -> None:
             check=True,
         )
         goals = [line.split()[1] for line in done.stdout.splitlines()]
-        tests = ["test", "test-quick", "test-bare", "check"]
-        assert goals == ["demo", "hunt", *tests, "bench", "soak", "install", "deb", "clean"]
+        tests = ["test", "test-quick", "test-bare", "check", "bench", "faults", "soak"]
+        assert goals == ["demo", "hunt", *tests, "install", "deb", "clean"]
 
 
 def test_who_is_not_root_is_told_what_to_install(tmp_path: Path) -> None:

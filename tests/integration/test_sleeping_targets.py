@@ -10,12 +10,17 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
+from dprobed.arch.x86_64.syscalls import SYS_MMAP
+from dprobed.engine.remote_calls import RemoteCalls
 from dprobed.proc import procfs
 from dprobed.tracee import ptrace
+from dprobed.tracee.thread import Thread
+from dprobed.tracee.thread_group import ThreadGroup
 from dprobed.wire import protocol
 from tests.conftest import BuildTarget
 from tests.integration.client_support import DPROBE, PATIENCE, Daemon, cat, program
@@ -27,6 +32,8 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root may freeze 
 
 FREEZER = Path("/sys/fs/cgroup/freezer")
 SLEEPS = "sleeps in the kernel"
+SYS_ACCESS = 21
+SYS_PAUSE = 34
 
 
 @pytest.fixture
@@ -171,6 +178,56 @@ def test_one_that_sleeps_on_its_way_out(
     files.answer()
     assert target.process.wait(PATIENCE) == 0
     assert tracer.wait().how in ("exited", "detached")
+
+
+@pytest.mark.parametrize("call", [SYS_ACCESS, SYS_PAUSE], ids=["asleep", "interruptible"])
+def test_a_system_call_for_us_that_sleeps(
+    build_target: BuildTarget,
+    start: Start,
+    trace: Trace,
+    files: SilentFiles,
+    monkeypatch: pytest.MonkeyPatch,
+    call: int,
+) -> None:
+    """The request is answered, others are served, and the thread goes on as it was.
+
+    A call that a signal wakes is over then, and made another way.
+    """
+    program = build_target("lends.c")
+    target, other = start(program, files.path), start(program, files.path)
+    before = text(target.pid)
+    made = RemoteCalls.call
+    sleeping = [target.pid]
+
+    def sleeps(
+        self: RemoteCalls, group: ThreadGroup, thread: Thread, number: int, *arguments: int
+    ) -> int:
+        if number == SYS_MMAP and sleeping == [thread.tid]:
+            sleeping.clear()
+            number, arguments = call, (target.number("path"), 0)
+        return made(self, group, thread, number, *arguments)
+
+    monkeypatch.setattr(RemoteCalls, "call", sleeps)
+    tracer = trace(target)
+    tracer.attach(other.pid)
+    files.mute()
+    with pytest.raises(RefusedError, match=SLEEPS) if call == SYS_ACCESS else nullcontext():
+        tracer.insert(counting(program, "probed"))
+    of_other = tracer.put(counting(program, "probed"), other.pid)
+    other.go()
+    other.expect("stopped")
+    assert tracer.hits(of_other, other.pid) == [3]
+    files.answer()
+    again = tracer.put(counting(program, "probed"))
+    target.go()
+    target.expect("stopped")
+    assert tracer.hits(again) == [3]
+    tracer.detach_from(other.pid)
+    other.finish()
+    tracer.detach()
+    now = text(target.pid)
+    assert {name: now[name] for name in before} == before
+    target.finish()
 
 
 @pytest.mark.parametrize("state", ["D", "R"])

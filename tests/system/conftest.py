@@ -29,7 +29,7 @@ def service(tmp_path_factory: pytest.TempPathFactory, deb: Path) -> Iterator[Con
     with booted(f"dprobed-{os.getpid()}", shared) as container:
         container.write(
             "/etc/systemd/system/dprobed.service.d/test.conf",
-            f"[Service]\nWatchdogSec={WATCHDOG}s\nStartLimitIntervalSec=0\n",
+            f"[Unit]\nStartLimitIntervalSec=0\n[Service]\nWatchdogSec={WATCHDOG}s\n",
         )
         container.run("dpkg", "--install", f"{SHARED}/{deb.name}")
         yield container

@@ -13,7 +13,10 @@ from tests.integration.client_support import PATIENCE, WRITES
 from tests.system.container import SHARED, booted
 from tests.system.test_service import SERVICE, SOCKET, Beat, query, restarted
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can boot a container")
+pytestmark = [
+    pytest.mark.skipif(os.geteuid() != 0, reason="only root can boot a container"),
+    pytest.mark.timeout(1200),
+]
 
 
 def test_install_upgrade_and_purge(tmp_path: Path, deb: Path) -> None:

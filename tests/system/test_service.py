@@ -14,7 +14,11 @@ from dprobed import journal
 from tests.integration.client_support import PATIENCE, WRITES, Json
 from tests.system.container import Container
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can boot a container")
+pytestmark = [
+    pytest.mark.skipif(os.geteuid() != 0, reason="only root can boot a container"),
+    # The first of them may have to make the container's root, and fetch Python's packages.
+    pytest.mark.timeout(1200),
+]
 
 SERVICE, SOCKET = "dprobed.service", "dprobed.socket"
 
@@ -131,7 +135,8 @@ def test_a_daemon_that_hangs_is_restarted_and_its_target_goes_on(
     service: Container, beat: Beat
 ) -> None:
     insert(service, beat)
-    assert service.shown(SERVICE, "StatusText").startswith("1 program in 1 process")
+    said = "1 program in 1 process; 0 deployments"
+    service.until("insertion", SERVICE, "StatusText", said)
     before = main_pid(service)
     service.run("systemctl", "kill", "--kill-who=main", "--signal=STOP", SERVICE)
     restarted(service, before)
@@ -139,6 +144,10 @@ def test_a_daemon_that_hangs_is_restarted_and_its_target_goes_on(
     beat.goes_on()
     (entry, *_) = service.journal(f"UNIT={SERVICE}", "UNIT_RESULT=watchdog")
     assert "watchdog" in entry["MESSAGE"]
+    # It says where it hung.
+    texts = [str(each["MESSAGE"]) for each in service.journal(f"_PID={before}")]
+    assert "Fatal Python error: Aborted" in texts
+    assert any("asyncio" in text for text in texts)
 
 
 def test_a_daemon_that_is_killed_is_restarted_and_its_target_goes_on(
@@ -150,6 +159,40 @@ def test_a_daemon_that_is_killed_is_restarted_and_its_target_goes_on(
     restarted(service, before)
     beat.goes_on()
     query(service)
+
+
+#: Stores a descriptor and dies; the next one finds it.
+STORING = """
+import os, signal, time
+from dprobed.daemon.service import ServiceManager
+
+service = ServiceManager()
+service.ready("there")
+stored = service.stored()
+if stored:
+    with open("/run/found", "wb") as found:
+        found.write(os.pread(stored["journal"], 100, 0))
+    service.stopping()
+else:
+    memory = os.memfd_create("journal")
+    os.write(memory, b"written before it died")
+    assert service.store("journal", memory)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_descriptor_outlives_who_stored_it(service: Container) -> None:
+    service.write("/run/storing.py", STORING)
+    options = ("Type=notify", "NotifyAccess=main", "FileDescriptorStoreMax=4", "Restart=on-failure")
+    service.run(
+        "systemd-run",
+        "--unit=storing",
+        *(f"--property={each}" for each in options),
+        "/usr/lib/dprobed/bin/python",
+        "/run/storing.py",
+    )
+    service.until("the second", "storing.service", "ActiveState", "inactive")
+    assert service.out("cat", "/run/found") == "written before it died"
 
 
 def test_the_journal_has_fields(service: Container, beat: Beat) -> None:

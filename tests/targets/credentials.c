@@ -1,6 +1,6 @@
-/* What depends on who is parent and on privilege:   credentials pdeathsig|exec PROGRAM|who
+/* What depends on who is parent and on privilege:   credentials pdeathsig|exec PROGRAM|who|changes
  * pdeathsig: a child is told that the thread that made it has ended; exec: executes PROGRAM, a
- * setuid copy of this one, which says who it is. */
+ * setuid copy of this one, which says who it is; changes: becomes another user between two calls. */
 #include "hazard.h"
 #include <pthread.h>
 #include <signal.h>
@@ -46,6 +46,13 @@ int main(int count, char **arguments)
         return finish();
     }
     gate("ready");
+    if (!strcmp(arguments[1], "changes")) {
+        probed();
+        CHECK(setresgid(65533, 65533, 65533) == 0 && setresuid(65534, 65534, 65534) == 0);
+        probed();
+        gate("stopped");
+        return finish();
+    }
     if (!strcmp(arguments[1], "exec")) {
         probed();
         char *const again[] = {arguments[2], "who", 0};

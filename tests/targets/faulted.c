@@ -23,9 +23,12 @@ static long does(long turn)
 {
 	long bad = 0;
 
-	for (long i = 0; i < 100; i++)
-		if (work(i, turn) != 3 * i + turn + 1)
-			puts("sum"), bad++;
+	for (long i = 0; i < 100; i++) {
+		long more = work(i, turn) - (3 * i + turn + 1);
+
+		if (more != 0)
+			printf("sum %ld\n", more), bad++;
+	}
 	return bad;
 }
 

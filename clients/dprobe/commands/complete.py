@@ -64,6 +64,21 @@ def _programs(ctx: click.Context, _: str) -> Iterator[tuple[str, str]]:
         yield deployment.program, f"in {deployment.module}"
 
 
+def _programs_and_variables(ctx: click.Context, _: str) -> Iterator[tuple[str, str]]:
+    """Programs; behind one, its local variables."""
+    from dprobed.wire import messages
+
+    words = ctx.params.get("what") or ()
+    if not words:
+        yield from _programs(ctx, "")
+        return
+    with _daemon(ctx) as daemon:
+        answer = daemon.request(lambda number: messages.Programs(id=number), messages.Listing)
+    for program in answer.programs:
+        if words[0] in (program.program, str(program.number)):
+            yield from ((name, f"of {program.program}") for name in program.names)
+
+
 def _sessions(ctx: click.Context, _: str) -> Iterator[tuple[str, str]]:
     from dprobed.wire import messages
 
@@ -133,6 +148,7 @@ def _commands(ctx: click.Context, _: str) -> Iterator[tuple[str, str]]:
 
 
 programs: Final = _offering(_programs)
+programs_and_variables: Final = _offering(_programs_and_variables)
 sessions: Final = _offering(_sessions)
 handlers: Final = _offering(_handlers)
 cores: Final = _offering(_cores)

@@ -75,10 +75,10 @@ def _own_memory() -> int:
     here = ctypes.create_string_buffer(b"x")
     there = ctypes.create_string_buffer(1)
 
-    class Piece(ctypes.Structure):
+    class _Piece(ctypes.Structure):
         _fields_ = (("base", ctypes.c_void_p), ("length", ctypes.c_size_t))
 
-    pieces = [Piece(ctypes.addressof(each), 1) for each in (there, here)]
+    pieces = [_Piece(ctypes.addressof(each), 1) for each in (there, here)]
     libc = ctypes.CDLL(None, use_errno=True)
     count = libc.process_vm_readv(
         os.getpid(), ctypes.byref(pieces[0]), 1, ctypes.byref(pieces[1]), 1, 0

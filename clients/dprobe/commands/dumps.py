@@ -10,6 +10,7 @@ import click
 from dprobe.commands import complete, options
 from dprobe.commands.group import CommandGroup
 from dprobe.lib.errors import UserError
+from dprobe.view.output import complain
 from dprobe.view.tables import Listing, show
 from dprobed.corefile import store
 
@@ -23,9 +24,8 @@ _LISTING = Listing(
         ("threads", "threads"),
         ("bytes", "bytes"),
         ("state", "state"),
-        ("path", "path"),
     ),
-    ("pause_ns", "how", "time"),
+    ("path", "pause_ns", "how", "time"),
 )
 
 
@@ -52,10 +52,13 @@ def dumps_command(ctx: click.Context, json: bool, only: tuple[str, ...]) -> None
     if ctx.invoked_subcommand is not None:
         return
     try:
-        rows = [_row(core) for core in _cores()]
+        found = _cores()
     except store.StoreError as error:
         raise UserError(str(error)) from None
-    show(rows, _LISTING, json=json, empty=_none(), only=only)
+    show([_row(core) for core in found], _LISTING, json=json, empty=_none(), only=only)
+    if not json and not only:
+        for folder in dict.fromkeys(core.path.parent for core in found):
+            complain(f"these are in {folder}")
 
 
 def _cores() -> list[store.Core]:
@@ -90,8 +93,11 @@ def _remove_command(
         removed = [core for folder in store.folders() for core in store.remove(folder, wanted)]
     except store.StoreError as error:
         raise UserError(str(error)) from None
+    for core in wanted:
+        if core.state == store.WRITING and core not in removed:
+            complain(f"{core.path} is being written, and stays")
     if names and not removed:
-        raise UserError("none of these cores is there any longer, or it is being written")
+        raise UserError("none of these cores was removed")
     rows = [_row(core) for core in removed]
     show(rows, _LISTING, json=json, empty=_none())
 

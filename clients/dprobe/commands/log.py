@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections import deque
@@ -18,10 +17,10 @@ from dprobe.commands import options
 from dprobe.commands import pids as processes
 from dprobe.lib.errors import UserError
 from dprobe.lib.journal import EntriesWanted
+from dprobe.lib.still import holds
 from dprobe.view.entries import show_entries
 from dprobe.view.output import Output, complain
 from dprobed.durations import seconds
-from dprobed.proc import procfs
 from dprobed.trace import choose
 from dprobed.wire import messages
 
@@ -125,7 +124,7 @@ def log_command(
     chosen = _Chosen(programs, pids, since, conditions)
     with options.running(socket) as daemon:
         output = Output(form, path, 1, live=True)
-        output.holds = _holds
+        output.holds = holds
         to_terminal = path is None and sys.stdout.isatty()
         output.stamp = _stamp(clock or ("wall" if to_terminal else "mono"))
         kept: deque[bytes] = deque(maxlen=count)
@@ -208,17 +207,6 @@ class _Chosen:
             self._fields.check()
         except choose.FieldError as error:
             raise UserError(str(error)) from None
-
-
-def _holds(record: messages.Record) -> bool:
-    """Whether a record's process is the same, and very likely executes the same program: the
-    thread is there and has the name that it had."""
-    start = procfs.start_time(record.pid)
-    if start is None or procfs.comm(record.tid).decode(errors="replace") != record.comm:
-        return False
-    # One counts the time in which the machine is suspended, the other does not.
-    suspended = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - time.monotonic_ns()
-    return start * 1e9 / os.sysconf("SC_CLK_TCK") <= record.time + suspended
 
 
 def _offset_ns() -> int:

@@ -48,6 +48,9 @@ def query_command(
 ) -> None:
     """Show probes: of PROGRAMS (numbers or names), of some processes, or all.
 
+    Who stands at a probe comes first; last, what programs counted in their local variables, summed
+    over all their processes.
+
     Exit status 2: a program that was named is not in.
     """
     selects = options.selections(programs, pids)

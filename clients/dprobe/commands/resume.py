@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
 from dprobe.commands import options
+from dprobe.commands import pids as processes
 from dprobe.view.tables import Listing, show
 from dprobed.wire import messages
 
@@ -15,21 +14,31 @@ _LISTING = Listing("resumed", (("resumed", "tid"),))
 
 @click.command(
     "resume",
+    cls=processes.PidsCommand,
     epilog="""\b
 examples:
   dprobe resume              # all that are held
+  dprobe resume -p nginx     # all of these processes
   dprobe resume 1234 1240    # thread 1240 of process 1234
 """,
 )
+@processes.option("What is held of these processes: numbers, or a name that they have.")
 @options.json
 @click.argument("pid", type=options.pid_type, required=False)
 @click.argument("tid", type=options.pid_type, required=False)
-@click.pass_obj
-def resume_command(socket: Path | None, pid: int | None, tid: int | None, json: bool) -> None:
+@click.pass_context
+def resume_command(
+    ctx: click.Context, pids: tuple[int, ...], pid: int | None, tid: int | None, json: bool
+) -> None:
     """Let threads go on that a program's `suspend` holds, and processes held for a debugger."""
-    with options.running(socket) as daemon:
-        answer = daemon.request(
-            lambda number: messages.Resume(id=number, pid=pid, tid=tid), messages.Resumed
-        )
-    rows = [{"tid": each} for each in answer.tids]
+    if pids and pid is not None:
+        raise click.UsageError("name processes by -p, or a process and its thread", ctx)
+    tids: list[int] = []
+    with options.running(ctx.obj) as daemon:
+        for each in pids or (pid,):
+            tids += daemon.request(
+                lambda number, each=each: messages.Resume(id=number, pid=each, tid=tid),  # type: ignore[misc]
+                messages.Resumed,
+            ).tids
+    rows = [{"tid": each} for each in tids]
     show(rows, _LISTING, json=json, empty="nothing is held")

@@ -10,7 +10,13 @@ import click
 from dprobe.commands import options
 from dprobe.lib import loader, places
 from dprobe.lib.errors import UserError
-from dprobe.lib.launch import Launched, find_command, original_environment, take_signals
+from dprobe.lib.launch import (
+    Launched,
+    find_command,
+    original_environment,
+    take_signals,
+    take_timers,
+)
 from dprobe.lib.programs import Choice, Loaded, load_programs
 from dprobe.lib.session import Session
 from dprobe.private import running_or_private
@@ -74,7 +80,7 @@ def run_command(
         raise click.UsageError("name at least one PROGRAM before --", ctx)
     if not argv:
         raise click.UsageError("put -- and the COMMAND after the programs", ctx)
-    ignored = take_signals()
+    timers = take_timers()
     environment = original_environment()
     command = find_command(argv[0], environment)
     with running_or_private(socket, options.complain, alone=private) as daemon:
@@ -86,7 +92,8 @@ def run_command(
         _look_for_places(loaded, command, environment, refuse=missing == "refuse")
         uploads = [each.upload for each in loaded]
         output = Output(form, path, 2, live=True)
-        launched = Launched(command, argv, environment, ignored, daemon.pid)
+        launched = Launched(command, argv, environment, take_signals(), timers, daemon.pid)
+        launched.keep_nothing(stdout=path != "-")
         connection = None
         try:
             connection = daemon.connect()

@@ -8,7 +8,7 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,6 +18,7 @@ import msgspec
 from dprobe.commands import complete, options
 from dprobe.commands.group import CommandGroup
 from dprobe.lib.errors import DprobeError, UserError, os_error_text
+from dprobe.lib.still import holds, is_of_this_boot
 from dprobe.view.output import complain
 from dprobe.view.tables import Listing, show
 from dprobed.printable import printable
@@ -224,7 +225,9 @@ def show_command(trace: Path, conditions: tuple[str, ...], form: str, count: int
     """Print records, all or those for which every CONDITION holds."""
     chunks, records = _chosen(trace, conditions)
     out = sys.stdout
+    name_places = _names(chunks)
     for record in itertools.islice(records, count):
+        name_places(record)
         if form == "json":
             out.write(published(messages.encode(record)).decode())
         else:
@@ -386,6 +389,22 @@ def _chosen(
             raise UserError(str(error)) from None
 
     return chunks, records()
+
+
+def _names(chunks: Sequence[Recording]) -> Callable[[messages.Record], None]:
+    """Names the addresses in a record, where its process is there and a trace is of this boot."""
+    if not all(is_of_this_boot(chunk.offset_ns) for chunk in chunks):
+        return lambda record: None
+    # Imported where it is needed: it reads ELF files.
+    from dprobe.lib.symbolize import Addresses
+
+    addresses = Addresses()
+
+    def name_places(record: messages.Record) -> None:
+        if any(item.get("kind") == "ptr" for item in record.log) and holds(record):
+            addresses.name_places(record)
+
+    return name_places
 
 
 def _warn(chunks: Sequence[Recording]) -> None:

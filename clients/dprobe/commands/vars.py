@@ -38,7 +38,7 @@ examples:
     "what",
     nargs=-1,
     metavar="[PROGRAM] [FIRST[-LAST]|NAME]",
-    shell_complete=complete.programs,
+    shell_complete=complete.programs_and_variables,
 )
 @click.pass_context
 def vars_command(

@@ -29,7 +29,7 @@ class EntriesWanted(msgspec.Struct, frozen=True):
     follow: bool = False
 
 
-class Entry(msgspec.Struct, frozen=True, kw_only=True):
+class JournalEntry(msgspec.Struct, frozen=True, kw_only=True):
     """One entry. ``event``: which kind of event it tells of; empty for records and other lines.
     ``fields``: ours, in small letters."""
 
@@ -41,7 +41,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     fields: dict[str, str]
 
 
-def entries(wanted: EntriesWanted) -> Iterator[Entry]:
+def entries(wanted: EntriesWanted) -> Iterator[JournalEntry]:
     """The entries that are wanted, oldest first; raises UserError."""
     reader = _opened(wanted.namespace)
     reader.add_match(SYSLOG_IDENTIFIER="dprobed")
@@ -89,10 +89,10 @@ def _is_since(found: dict[str, Any], since: float | None) -> bool:
     return since is None or found["__REALTIME_TIMESTAMP"].timestamp() >= since
 
 
-def _entry(found: dict[str, Any]) -> Entry:
+def _entry(found: dict[str, Any]) -> JournalEntry:
     moment: datetime = found["__REALTIME_TIMESTAMP"]
     pid = found.get("OBJECT_PID")
-    return Entry(
+    return JournalEntry(
         time=moment.timestamp(),
         priority=int(found.get("PRIORITY", 6)),
         message=_text(found.get("MESSAGE", "")),

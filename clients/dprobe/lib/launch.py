@@ -1,8 +1,9 @@
 """A command that waits until it may start: forked here, so that it is what it would be without us.
 
-It has the terminal, process group, session, environment, descriptors, signal dispositions and mask
-that this process was given; only its parent is another. Before its ``exec`` it waits at a gate (a
-pipe) until the probes are in; a gate that is closed unopened ends it.
+It has the terminal, process group, session, environment, descriptors, signal dispositions, mask and
+timers that this process was given; only its parent is another. (SIGPIPE and SIGXFSZ it finds at
+their defaults: what they were, Python has changed before anybody could look.) Before its ``exec``
+it waits at a gate (a pipe) until the probes are in; a gate that is closed unopened ends it.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ import os
 import signal
 import stat
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 from dprobe.lib.errors import (
     CommandNotExecutableError,
@@ -25,8 +28,17 @@ from dprobe.lib.errors import (
 #: prctl(2); without it Yama lets only a process's ancestors trace it.
 _PR_SET_PTRACER = 0x59616D61
 _YAMA = Path("/proc/sys/kernel/yama/ptrace_scope")
+_TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
 #: Python sets these to "ignored" at its start, which the command would inherit.
 _CHANGED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
+
+
+class Timer(NamedTuple):
+    """An interval timer (setitimer(2)): which, and its seconds to the next signal and then."""
+
+    which: int
+    left: float
+    interval: float
 
 
 def original_environment() -> dict[bytes, bytes]:
@@ -42,12 +54,23 @@ def original_environment() -> dict[bytes, bytes]:
     return {name: value for name, equals, value in pairs if equals}
 
 
+@cache
 def take_signals() -> frozenset[signal.Signals]:
-    """Make SIGCHLD waitable for this process; which signals the command is to find ignored."""
+    """Make children of this process waitable; which signals a command is to find ignored.
+
+    Whoever ignores SIGCHLD cannot wait for a child.
+    """
     watched = (signal.SIGINT, signal.SIGCHLD)
     ignored = frozenset(n for n in watched if signal.getsignal(n) is signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     return ignored
+
+
+def take_timers() -> tuple[Timer, ...]:
+    """Stop the timers that this process was started with (``alarm``, and then ``exec``), which are
+    meant for the command."""
+    found = ((each, *signal.setitimer(each, 0)) for each in _TIMERS)
+    return tuple(Timer(*each) for each in found if each[1])
 
 
 def find_command(name: str, environment: Mapping[bytes, bytes]) -> str:
@@ -102,8 +125,8 @@ def _refuse_gaining_rights(path: str, status: os.stat_result) -> None:
 class Launched:
     """The command, waiting at its gate; ``pid`` is its process id.
 
-    ``ignored``: what ``take_signals`` said; ``daemon``: the process whose tracers may trace it (0:
-    not known here).
+    ``ignored``, ``timers``: what ``take_signals`` and ``take_timers`` said; ``daemon``: the process
+    whose tracers may trace it (0: not known here).
     """
 
     def __init__(
@@ -112,6 +135,7 @@ class Launched:
         argv: list[str],
         environment: Mapping[bytes, bytes],
         ignored: frozenset[signal.Signals],
+        timers: tuple[Timer, ...],
         daemon: int,
     ) -> None:
         gate, self._open_gate = os.pipe()
@@ -124,11 +148,28 @@ class Launched:
                     os.close(self._open_gate)
                     _restore(ignored, mask, daemon)
                     if os.read(gate, 1):
+                        for timer in timers:
+                            signal.setitimer(*timer)
                         _exec(path, argv, environment)
                 os._exit(126)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         os.close(gate)
+
+    @staticmethod
+    def keep_nothing(*, stdout: bool) -> None:
+        """Give up what the command was given, too, so that what it closes is closed.
+
+        ``stdout``: this process's standard output, too; its standard error stays.
+        """
+        null = os.open(os.devnull, os.O_RDWR)
+        for standard in (0, 1) if stdout else (0,):
+            os.dup2(null, standard, inheritable=False)
+        os.close(null)
+        for number in map(int, os.listdir("/proc/self/fd")):  # noqa: PTH208
+            with contextlib.suppress(OSError):  # that of the list itself
+                if number > 2 and os.get_inheritable(number):
+                    os.close(number)
 
     def open_gate(self) -> None:
         """Let it go on to its ``exec``."""

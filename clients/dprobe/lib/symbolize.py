@@ -19,6 +19,7 @@ from dprobed.binary.errors import LocationError
 from dprobed.binary.file import Binary
 from dprobed.binary.symbols import Symbol
 from dprobed.resolver.addresses import biases
+from dprobed.wire import messages
 
 #: Seconds between two looks at the mappings of a process.
 _AGAIN: Final = 0.5
@@ -113,6 +114,14 @@ class Addresses:
 
     def __init__(self) -> None:
         self._processes: dict[int, _Process] = {}
+
+    def name_places(self, record: messages.Record) -> None:
+        """Say what is at the addresses that a record logged."""
+        for item in record.log:
+            if item.get("kind") == "ptr":
+                place = self.place(record.pid, item["value"])
+                if place:
+                    item["place"] = place
 
     def place(self, pid: int, address: int) -> str:
         """What is at an address of a process that runs; empty where that is not known."""

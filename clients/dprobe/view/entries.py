@@ -6,7 +6,7 @@ from datetime import datetime
 
 import msgspec
 
-from dprobe.lib.journal import EntriesWanted, Entry, entries
+from dprobe.lib.journal import EntriesWanted, JournalEntry, entries
 from dprobe.view import tables
 from dprobe.view.output import Output
 from dprobed.printable import LAYOUT, printable
@@ -28,10 +28,10 @@ def show_entries(wanted: EntriesWanted, output: Output, *, json: bool) -> int:
     return output.status
 
 
-def _json(entry: Entry) -> str:
+def _json(entry: JournalEntry) -> str:
     return tables.encoded("entry", msgspec.to_builtins(entry))
 
 
-def _line(entry: Entry) -> str:
+def _line(entry: JournalEntry) -> str:
     moment = datetime.fromtimestamp(entry.time).astimezone().isoformat(timespec="microseconds")
     return f"{moment} {printable(entry.message, LAYOUT)}".replace("\n", "\n    ")

@@ -124,11 +124,7 @@ class Output:
             from dprobe.lib.symbolize import Addresses
 
             self._addresses = Addresses()
-        for item in record.log:
-            if item.get("kind") == "ptr":
-                place = self._addresses.place(record.pid, item["value"])
-                if place:
-                    item["place"] = place
+        self._addresses.name_places(record)
 
     def flush(self) -> None:
         """Write what has come so far."""

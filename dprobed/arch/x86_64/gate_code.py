@@ -9,10 +9,11 @@ no flags. All signals are blocked until it has set the mask.
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import MutableSequence, Sequence
 from typing import Final
 
 from dprobed.arch.x86_64.registers import (
+    NO_SYSCALL,
     ORIG_RAX,
     R8,
     R9,
@@ -25,7 +26,7 @@ from dprobed.arch.x86_64.registers import (
     RIP,
     RSI,
 )
-from dprobed.arch.x86_64.signal_frame import RESTARTS
+from dprobed.arch.x86_64.signal_frame import ERESTART_RESTARTBLOCK, RESTARTS
 from dprobed.arch.x86_64.syscalls import SYS_RESTART_SYSCALL
 
 #: The code with its listing.
@@ -55,7 +56,6 @@ SIZE: Final = 0xC0
 _WORDS: Final = struct.Struct("<11Q")
 #: The registers among them, behind the mask and before rip: those that a system call, or we, alter.
 _REGISTERS: Final = (RAX, RCX, RDX, RSI, RDI, R8, R9, R10, R11)
-_ERESTART_RESTARTBLOCK: Final = (1 << 64) - 516
 _SYSCALL_LENGTH: Final = 2
 
 
@@ -67,7 +67,17 @@ def way_back(words: Sequence[int], mask: int) -> bytes:
     values = {number: words[number] for number in _REGISTERS}
     rip = words[RIP]
     if words[RAX] in RESTARTS and not words[ORIG_RAX] >> 63:
-        block = words[RAX] == _ERESTART_RESTARTBLOCK
+        block = words[RAX] == ERESTART_RESTARTBLOCK
         values[RAX] = SYS_RESTART_SYSCALL if block else words[ORIG_RAX]
         rip -= _SYSCALL_LENGTH
     return _WORDS.pack(mask, *values.values(), rip)
+
+
+def back(words: MutableSequence[int] | memoryview, data: bytes) -> int:
+    """Set the registers of a thread as the code does by these words; returns its signal mask."""
+    mask, *values, rip = _WORDS.unpack(data)
+    for number, value in zip(_REGISTERS, values, strict=True):
+        words[number] = value
+    words[RIP] = rip
+    words[ORIG_RAX] = NO_SYSCALL
+    return int(mask)

@@ -239,7 +239,7 @@ class TrapEngine:
             site.callback, site.gone = None, True
             self._released.add(site)
 
-    def places_of_threads(self) -> list[int]:
+    def places_of_threads(self) -> list[tuple[Thread, int]]:
         """Where the stopped threads are."""
         return self._removal.places()
 

@@ -11,11 +11,13 @@ from dprobed.tracee.thread import Thread
 class ThreadNote(NamedTuple):
     """``skip``: (address of the breakpoint, rsp, more registers), the next hit with these is a
     restart; ``entering``: the site in whose slot the thread is while a handler is set up, at which
-    it stops; ``trap_mask``: its signal mask, if it blocks SIGTRAP as far as we know."""
+    it stops; ``trap_mask``: its signal mask, if it blocks SIGTRAP as far as we know; ``handles``: a
+    SIGTRAP of the target's own was delivered to it, whose handler may not have returned."""
 
     skip: tuple[int, ...] | None = None
     entering: Site | None = None
     trap_mask: int | None = None
+    handles: bool = False
 
 
 _NOTHING: Final = ThreadNote()
@@ -52,6 +54,10 @@ class ThreadNotes:
     def set_trap_mask(self, thread: Thread, mask: int | None) -> None:
         """See ThreadNote."""
         self._store(thread, self.of(thread)._replace(trap_mask=mask))
+
+    def set_handles(self, thread: Thread) -> None:
+        """See ThreadNote."""
+        self._store(thread, self.of(thread)._replace(handles=True))
 
     def _store(self, thread: Thread, note: ThreadNote) -> None:
         if note == _NOTHING:

@@ -117,12 +117,12 @@ class SiteRemoval:
         finally:
             copy.space.close()
 
-    def places(self) -> list[int]:
+    def places(self) -> list[tuple[Thread, int]]:
         """Where the stopped threads are."""
         found = []
         for thread in self._stopped_threads():
             with contextlib.suppress(Gone):
-                found.append(self._registers.load(thread.tid)[RIP])
+                found.append((thread, self._registers.load(thread.tid)[RIP]))
         return found
 
     def _stopped_threads(self) -> list[Thread]:

@@ -17,9 +17,9 @@ For one that does:
 
 Where the target has SIGTRAP's default, the *guard* (``guard``) is the handler in truth: threads do
 not die at breakpoints when the tracer does. It is taken away before the target could see it: at the
-entry of ``sigaction``, before a SIGTRAP of its own is delivered, in a released child, at detach.
-What is there then in its place a system call of the program's own has set; to be ignored among it,
-which a hit makes the default.
+entry of ``sigaction`` (for a second), before a SIGTRAP of its own is delivered, in a released
+child, at detach. What is there then in its place a system call of the program's own has set; to be
+ignored among it, which a hit makes the default.
 
 A child that shares the memory (``vfork``) has handlers of its own, about which nothing is done.
 
@@ -37,8 +37,10 @@ import signal
 import time
 from typing import Final
 
+from dprobed.arch.x86_64.breakpoint import SI_KERNEL
 from dprobed.arch.x86_64.paging import WORD
-from dprobed.arch.x86_64.registers import RDI, RSI, RSP
+from dprobed.arch.x86_64.registers import RDI, RIP, RSI, RSP
+from dprobed.arch.x86_64.siginfo import code_of
 from dprobed.arch.x86_64.signal_frame import (
     KERNEL_ACTION_SIZE,
     LIBC_ACTION_FLAGS,
@@ -70,6 +72,8 @@ _SIG_UNBLOCK: Final = 1
 #: /proc does not tell, and while a thread makes a system call for us our death is its, too.
 _LOOK_NS: Final = 100_000_000
 _SELDOM_NS: Final = 60_000_000_000
+#: For as long the guard stays away where a thread is about to set or ask for the disposition.
+_AWAY_NS: Final = 1_000_000_000
 #: Below the red zone of a borrowed stack (System V ABI, 3.2.2).
 _SCRATCH: Final = 512
 
@@ -92,12 +96,15 @@ class Sigtrap:
         #: The target's present one, and the guard in it.
         self.space = sites.space
         self.guard = sites.guard
+        self._by_trap = sites.by_trap
         #: Whether the guard is what the kernel has as SIGTRAP's handler.
         self.guarded = False
         #: Why the target cannot have one; empty: it can.
         self.obstacle = ""
         #: When to see whether it still is (monotonic ns), and how long after the time before.
         self._look_again = 0
+        #: Until when it is not installed.
+        self._away_until = 0
         self._pause = _LOOK_NS
         #: What the target set; None is the default.
         self.disposition: bytes | None = None
@@ -109,6 +116,7 @@ class Sigtrap:
     def use(self, sites: Sites) -> None:
         """Start in an address space that has these sites."""
         self.space, self.guard = sites.space, sites.guard
+        self._by_trap = sites.by_trap
         self.guarded = False
 
     def take_over(self, other: Sigtrap) -> None:
@@ -162,11 +170,20 @@ class Sigtrap:
             return
         self._pause = min(2 * self._pause, _SELDOM_NS)
         self._look_again = now + self._pause
+        self._stand_at_site(thread)
         if self.guarded:
             self._look_at_guard(thread)
         elif self.is_meant_by(found):
             self.observe_process(thread)
         self.install_guard(thread)
+
+    def _stand_at_site(self, thread: Thread) -> None:
+        """Before a thread in the middle of a hit makes a system call for us: move it to the
+        breakpoint. Its SIGTRAP is gone with that, and let go behind the breakpoint, by our death,
+        its instruction would be skipped. Whoever serves the hit sets rip in any case."""
+        site = self._by_trap.get(self._registers.load(thread.tid)[RIP])
+        if site is not None and code_of(ptrace.get_siginfo(thread.tid)) == SI_KERNEL:
+            ptrace.go_to(thread.tid, site.address)
 
     def _look_at_guard(self, thread: Thread) -> None:
         """Learn what a system call of the target's own has set in the guard's place."""
@@ -208,6 +225,8 @@ class Sigtrap:
         Raises Gone.
         """
         if self.guarded or not self.calm or not self.guard.base or not self._concerns(thread):
+            return
+        if time.monotonic_ns() < self._away_until:
             return
         before = self._exchange(thread, self.guard.action)
         if before is None:
@@ -265,8 +284,9 @@ class Sigtrap:
         if words[RDI] != signal.SIGTRAP or not self._concerns(thread):
             return
         new = words[RSI]
-        # What it finds there must be its own; the guard comes back later.
+        # What it finds there must be its own; the guard comes back later, when it has looked.
         self.remove_guard(thread)
+        self._away_until = self._look_again = time.monotonic_ns() + _AWAY_NS
         self.restore(thread)
         if not new:
             return
@@ -336,12 +356,32 @@ class Sigtrap:
             self._spoiled()
         if not blocks:
             self._notes.set_trap_mask(thread, None)
+            if self._notes.of(thread).handles:
+                self._after_hit_in_handler(thread, mask)
             return False
         if self._concerns(thread):
             self.guarded = False  # such a hit resets it (force_sig_info_to_task, kernel/signal.c)
         self._notes.set_trap_mask(thread, mask | _BIT)
         ptrace.set_sigmask(thread.tid, mask | _BIT)
         return True
+
+    def _after_hit_in_handler(self, thread: Thread, mask: int) -> None:
+        """The same where the thread is perhaps in the target's handler of SIGTRAP, while which
+        SIGTRAP is blocked: only what the kernel has reset tells, so that is put back at once.
+
+        The mask is no note: it is another one when the handler returns. Raises Gone.
+        """
+        if self.disposition is None or self.is_ignored or not self._concerns(thread):
+            return
+        found = procfs.status(thread.tid)
+        if found is None or self.is_meant_by(found):
+            return
+        is_its_own = not self._stale  # else a hit of another thread may have reset it
+        self._stand_at_site(thread)
+        self._spoiled()
+        self.restore(thread)
+        if is_its_own:
+            ptrace.set_sigmask(thread.tid, mask | _BIT)
 
     def was_forced(self) -> None:
         """A single step of ours ended with a forced SIGTRAP."""

@@ -38,6 +38,7 @@ from dprobed.engine.trap.sigtrap import Sigtrap
 from dprobed.engine.trap.sites import Site, Sites
 from dprobed.proc import procfs
 from dprobed.tracee import memory, ptrace, restartable
+from dprobed.tracee.borrower import Asleep
 from dprobed.tracee.ptrace import Gone, Registers
 from dprobed.tracee.signals import SYNCHRONOUS
 from dprobed.tracee.status import Kind
@@ -194,7 +195,12 @@ class SlotExits:
     def _step_out(self, thread: Thread, site: Site) -> None:
         """Let the copied instruction finish before the signal is delivered."""
         for _ in range(len(site.displaced.positions) + 1):
-            stop = self._group.borrower.step(thread)
+            try:
+                stop = self._group.borrower.step(thread)
+            except Asleep:
+                if thread.unfinished is None:
+                    self._go_back_from_slot(thread, site)
+                raise
             self._sigtrap.was_forced()
             words = self._registers.load(thread.tid)
             found = self.sites.slot_at(words[RIP])
@@ -209,6 +215,13 @@ class SlotExits:
             if position.where is Where.AFTER:
                 self._take(thread, position)
                 return
+
+    def _go_back_from_slot(self, thread: Thread, site: Site) -> None:
+        """It waits for a page that does not come: the signal comes first, and the rest again."""
+        words = self._registers.load(thread.tid)
+        found = self.sites.slot_at(words[RIP])
+        if found is not None and found[0] is site:
+            self._go_back(thread, site, site.position(found[1]))
 
     def fix_frame(self, thread: Thread, site: Site) -> None:
         """At a handler's first instruction: correct a frame that would return into the slot."""

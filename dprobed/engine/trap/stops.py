@@ -189,6 +189,8 @@ class TrapStops:
                 self.sigtrap.restore(thread)
         thread.signal = signal.SIGTRAP
         if self.notes.of(thread).trap_mask is None:
+            if not self.sigtrap.calm:
+                self.notes.set_handles(thread)
             self.exits.deliver(thread)
 
     def repair(self, thread: Thread) -> None:

@@ -58,8 +58,8 @@ class WatchEngine:
 
     def use(self, space: AddressSpace) -> None:
         """See Engine: nothing is kept in memory."""
-        self._peek = space.memory.peek
         self._changes = space.changes
+        self._peek = space.memory.peek
         self._areas.clear()
         self._lost.clear()
 

@@ -276,8 +276,9 @@ bad:
 
 `log i32 NAME` and its like say what a word means: `i8` to `i64` and `u8` to `u64` that so many of
 its low bits are a signed or an unsigned number, `f32` and `f64` a floating-point one, `hex` that it
-reads best in hexadecimal, `ptr` that it is an address: `dprobe run`, `attach` and `log` show it as
-symbol+offset (in JSON as `place`, too) while the process runs. With a name it is a field of that
+reads best in hexadecimal, `ptr` that it is an address: `dprobe run`, `attach`, `log` and `trace
+show` show it as symbol+offset (in JSON as `place`, too) while the process runs. With a name it is a
+field of that
 name everywhere: in text (`result=-1`), JSON, CTF, in conditions (`-w 'result<0'`) and histograms of
 `dprobe trace`. A name has letters, digits and `_`, {MAX_NAME} at most, and is none that records
 have themselves (`pid`, `time`, `word_0`…).

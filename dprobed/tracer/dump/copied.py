@@ -26,7 +26,7 @@ from dprobed.engine.errors import SpaceError
 from dprobed.proc import procfs
 from dprobed.tracee import ptrace
 from dprobed.tracee.ptrace import WALL, Gone, PtraceError, Registers
-from dprobed.tracee.status import Kind, Stop
+from dprobed.tracee.status import Kind, Stop, decode
 from dprobed.tracee.thread import Thread
 from dprobed.tracee.thread_group import ThreadGroup
 
@@ -36,6 +36,8 @@ _EVENT_FORK: Final = 1 << 1
 _CLONE_FILES: Final = 0x400
 _CLOSE_RANGE_UNSHARE: Final = 2
 _ADDRESS_END: Final = USER_END - PAGE
+#: Seconds for which its end is waited for.
+_END: Final = 1.0
 
 
 class CopiedProcess:
@@ -81,10 +83,12 @@ class CopiedProcess:
         return copy
 
     def _set_up(self, thread: Thread) -> None:
+        # Not through our own gate, which may not have been in what was copied.
+        calls = self._space.calls
+        gate = calls.gate(thread.tid)
         # Linux 5.9. Before, the copy shares the descriptors, which then stay open as long.
-        self._space.calls.call(
-            self._group, thread, SYS_CLOSE_RANGE, 0, 0xFFFF_FFFF, _CLOSE_RANGE_UNSHARE
-        )
+        arguments = 0, 0xFFFF_FFFF, _CLOSE_RANGE_UNSHARE
+        calls.call_at(gate, self._group, thread, SYS_CLOSE_RANGE, arguments)
         found = procfs.status(thread.tid)
         options = ptrace.OPTIONS | ptrace.PTRACE_O_EXITKILL
         if found is not None and found.seccomp:
@@ -124,14 +128,24 @@ class CopiedProcess:
         self._group.tracees.others.pop(self.tid, None)
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.tid, signal.SIGKILL)
-        with contextlib.suppress(ChildProcessError):
-            while True:
-                _, status = os.waitpid(self.tid, WALL)
-                if os.WIFEXITED(status) or os.WIFSIGNALED(status):
-                    break
-        if lender is not None:
+        if not self._collect():
+            # It sleeps: collected whenever it ends.
+            self._group.tracees.others[self.tid] = self._collected
+        elif lender is not None:
             with contextlib.suppress(Gone, SpaceError):
                 self._space.calls.call(self._group, lender, SYS_WAIT4, self._inner_pid, 0, WALL, 0)
+
+    def _collected(self, stop: Stop) -> None:
+        if stop.kind in (Kind.EXITED, Kind.KILLED):
+            self._group.tracees.others.pop(self.tid, None)
+
+    def _collect(self) -> bool:
+        """Whether it has ended in time."""
+        tracees = self._group.tracees
+        while found := tracees.await_stop(self.tid, _END):
+            if decode(tracees.status.value).kind in (Kind.EXITED, Kind.KILLED):
+                return True
+        return found is False
 
 
 def _hears_of_forks(tid: int) -> bool:

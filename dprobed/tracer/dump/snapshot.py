@@ -24,7 +24,7 @@ from dprobed.engine.context import Facts
 from dprobed.engine.errors import SpaceError
 from dprobed.engine.probe import Attachment, Probe
 from dprobed.program.exec.interface import Outcome
-from dprobed.program.exits import DUMP_ONCE
+from dprobed.program.exits import DUMP_ONCE, NO_DUMP
 from dprobed.record.log import decode_log
 from dprobed.tracee.lifecycle import State
 from dprobed.tracee.ptrace import Gone
@@ -80,6 +80,7 @@ class _Current(msgspec.Struct):
 class _Requested(msgspec.Struct, frozen=True):
     thread: Thread
     probe: Probe
+    hit: int
     about: dict[str, Any]
 
 
@@ -90,11 +91,14 @@ class Dumps:
         self,
         engines: Engines,
         programs: Programs,
+        amend: Callable[[Probe, int, int], None],
         tell: Callable[[str, str, int], None],
     ) -> None:
-        """``programs``: those inserted; ``tell``: kind, text, thread id."""
+        """``programs``: those inserted. ``amend``: changes the exit of a hit's record. ``tell``:
+        kind, text, thread id."""
         self._engines: Final = engines
         self._programs: Final = programs
+        self._amend: Final = amend
         self._tell: Final = tell
         self._admission: Final = Admission(tell, self._identify)
         self._images: Final = image.Images(engines)
@@ -163,7 +167,7 @@ class Dumps:
                 "log": decode_log(outcome.log, outcome.raw),
             },
         }
-        self._requested.append(_Requested(thread, probe, about))
+        self._requested.append(_Requested(thread, probe, probe.hits, about))
         probe.cores.writing += 1
         thread.pinned = True
         self._group.request_attention()
@@ -238,10 +242,9 @@ class Dumps:
             if self._current is not None or self._limits is None:
                 raise DumpError("another dump of this process is being written", _BUSY)
             self._begin(pid, tid, requested.about, self._limits, answer, name)
-        except StoreError as error:
-            fail(error)
-        except Gone:
-            fail(DumpError(_ENDED))
+        except (StoreError, Gone) as error:
+            self._amend(probe, requested.hit, NO_DUMP)
+            fail(error if isinstance(error, StoreError) else DumpError(_ENDED))
 
     def finish(self) -> None:
         """Wait until no dump is being written; the target runs meanwhile."""

@@ -188,7 +188,7 @@ def repair(bank: Bank) -> None:
     )
     records = bank.folder / "records"
     bank.run("dprobe", "run", "-o", records, "repair.rpn", "--", bank.path, VISITORS)
-    bank.run("tail", "-n", "5", records)
+    bank.run("tail", "-n", "6", records)
 
 
 def hunt(bank: Bank) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from iced_x86 import Decoder, Formatter, FormatterSyntax
 
-from dprobed.arch.x86_64.gate_code import CODE, GATE, SIZE, WORDS, way_back
+from dprobed.arch.x86_64.gate_code import CODE, GATE, SIZE, WORDS, back, way_back
 from dprobed.arch.x86_64.registers import ORIG_RAX, RAX, REGISTER_NAMES, RIP
 
 
@@ -38,3 +38,14 @@ def test_a_call_of_its_own_that_was_interrupted_is_made_again() -> None:
     assert words_for((1 << 64) - 512, 35) == (35, 0x4FFE)
     assert words_for((1 << 64) - 516, 35) == (219, 0x4FFE)
     assert words_for((1 << 64) - 512, none) == ((1 << 64) - 512, 0x5000)
+
+
+def test_who_is_in_it_is_sent_back_as_it_would_go_by_itself() -> None:
+    before = [1000 + number for number in range(len(REGISTER_NAMES))]
+    now = [0] * len(before)
+    assert back(now, way_back(before, 7)) == 7
+    altered = {"rax", "rcx", "rdx", "rsi", "rdi", "r8", "r9", "r10", "r11", "rip"}
+    for name, was, is_now in zip(REGISTER_NAMES, before, now, strict=True):
+        if name != "orig_rax":
+            assert is_now == (was if name in altered else 0), name
+    assert now[ORIG_RAX] == (1 << 64) - 1

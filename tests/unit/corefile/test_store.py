@@ -32,6 +32,7 @@ def put(limits: StoreLimits, comm: bytes = b"x", size: int = 1, probe: str = "")
 def test_limits_from_the_environment(tmp_path: Path) -> None:
     found = store.limits({"DPROBED_DUMPS": str(tmp_path), "DPROBED_DUMPS_COUNT": "3"})
     assert (found.folder, found.count, found.zstd) == (tmp_path, 3, False)
+    assert store.limits({"DPROBED_DUMPS": "cores"}).folder == Path.cwd() / "cores"
     with pytest.raises(StoreError, match="DPROBED_DUMPS_BYTES=many is not a number"):
         store.limits({"DPROBED_DUMPS_BYTES": "many"})
 

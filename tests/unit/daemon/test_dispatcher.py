@@ -19,6 +19,7 @@ from dprobed.daemon.records.dispatcher import (
     Verdict,
 )
 from dprobed.daemon.target import InsertedProgram, Insertion, Target
+from dprobed.program.exits import NO_DUMP
 from dprobed.program.rpn.parser import assemble
 from dprobed.wire.messages import Upload
 from dprobed.wire.protocol import RawRecord
@@ -302,6 +303,13 @@ def test_what_is_done_at_the_hit_is_first_and_only_while_it_is_armed(bench: Benc
     dispatcher.disarm(["dump"])
     assert (dispatcher.acting, bench.changes) == ([], 3)
     assert dispatcher.facilities == {"dump": 3}
+
+
+def test_handlers_of_dump_hear_of_a_dump_that_was_not_made(bench: Bench) -> None:
+    bench.add("pager")
+    bench.add("other", facility="mail")
+    bench.hit(NO_DUMP)
+    assert bench.took() == ["pager"]
 
 
 def test_facilities_come_and_go_with_their_handlers(bench: Bench) -> None:

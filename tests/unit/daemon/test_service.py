@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from dprobed.daemon.service import ServiceManager
+from dprobed.daemon.service import ServiceManager, _watchdog_seconds
 from dprobed.wire import messages
 
 
@@ -163,9 +163,16 @@ def test_a_watchdog_of_another_process_is_not_ours(
     asyncio.run(watch())
 
 
+@pytest.mark.parametrize("value", ["", "x", "-5", "0"])
+def test_a_watchdog_time_that_is_none(value: str) -> None:
+    assert _watchdog_seconds({"WATCHDOG_USEC": value}) == 0
+
+
 def test_a_manager_that_is_gone_is_no_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "none"))
-    ServiceManager().ready("well")
-    assert "systemd cannot be told READY=1" in caplog.text
+    service = ServiceManager()
+    for _ in range(3):
+        service.ready("well")
+    assert caplog.text.count("systemd cannot be told READY=1") == 1

@@ -8,8 +8,10 @@ from typing import cast
 import pytest
 
 from dprobed.daemon.client import Refusal
-from dprobed.daemon.target import Target, TargetsTracer
-from dprobed.wire import protocol
+from dprobed.daemon.target import InsertedProgram, Insertion, Target, TargetsTracer
+from dprobed.daemon.variables import variables_of
+from dprobed.program.rpn.parser import assemble
+from dprobed.wire import messages, protocol
 
 
 class _Tracer:
@@ -21,6 +23,11 @@ class _Tracer:
             raise AssertionError("what was meant for one process came to another")
 
 
+class _Root:
+    uid = 0
+    gid = 0
+
+
 def test_nothing_is_asked_of_a_target_that_has_ended() -> None:
     target = Target(1 << 22)
     target.tracer = cast("TargetsTracer", _Tracer())
@@ -28,3 +35,36 @@ def test_nothing_is_asked_of_a_target_that_has_ended() -> None:
     target.finished.set()
     with pytest.raises(Refusal, match="exited with status 3"):
         asyncio.run(target.ask(lambda seq: protocol.Remove(seq=seq, pid=target.pid)))
+
+
+def test_nothing_stands_in_a_target_that_has_ended() -> None:
+    target = Target(1 << 22)
+    target.suspended = [target.pid]
+    assert target.info().suspended == [target.pid]
+    target.ended = protocol.Ended(target.pid, "killed", 9, probes=[], overhead_ns=0)
+    target.finished.set()
+    assert target.info().suspended == []
+
+
+def test_a_tracer_may_say_what_it_likes_of_variables() -> None:
+    """Only as many words as there are variables are taken; of a child's, what it gained."""
+    program = assemble("name = x\nvars = a, b\noffset = f\n  exit\n", "x.rpn")
+    insertion = Insertion(
+        number=1, upload=messages.Upload(label="x", bytecode=b""), program=program
+    )
+    target = Target(1 << 22)
+    inserted = InsertedProgram(insertion, target, None, _Root())
+    target.programs[1] = inserted
+    lies = [
+        protocol.LocalVariables(2, [1, 2]),
+        protocol.LocalVariables(1, [1]),
+        protocol.LocalVariables(1, [1, 2, 3]),
+        protocol.LocalVariables(1, [1, 2], [1]),
+    ]
+    target.take_variables(lies)
+    assert inserted.variables == [0, 0]
+    target.take_variables([protocol.LocalVariables(1, [7, 2**64], [5, 1])])
+    assert inserted.variables == [2, 2**64 - 1]
+    sums = variables_of([inserted, inserted])
+    assert [each.words for each in sums] == [[4, 2**64 - 2]]
+    assert [(each.names, each.processes) for each in sums] == [(["a", "b"], 2)]

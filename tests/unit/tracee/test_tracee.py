@@ -326,7 +326,7 @@ def test_registers_of_a_hit_stay_while_others_are_served() -> None:
     words = lab.tracees.hits.registers.words
     words[RIP] = 1
     os.kill(other.pid, signal.SIGTRAP)
-    assert lab.tracees.await_stop(lab.pid)
+    assert lab.tracees.await_stop(lab.pid, 60.0)
     assert asked == [other.pid]
     assert words[RIP] == 1
     for each in (lab, other):
@@ -373,7 +373,7 @@ def test_stops_of_who_waits_are_found_among_those_of_others(lab: Callable[..., L
         assert unstoppable == []
         assert made.group.threads[made.pid].state is State.STOPPED
     os.kill(made.pid, signal.SIGWINCH)
-    assert made.tracees.await_stop(made.pid)
+    assert made.tracees.await_stop(made.pid, 60.0)
     ptrace.cont(made.pid)
     del made.tracees.threads[other.pid]
     os.kill(other.pid, signal.SIGKILL)

@@ -10,6 +10,7 @@ import pytest
 
 from dprobed.engine.probe import Probe
 from dprobed.program.exec.interface import Context, Outcome
+from dprobed.program.exits import NO_DUMP
 from dprobed.program.model import ProbeDefinition
 from dprobed.program.rpn.parser import assemble
 from dprobed.tracer import reporter
@@ -167,6 +168,19 @@ def test_a_record_that_was_sent_cannot_be_withdrawn(wire: Wire) -> None:
     assert [wire.reporter.withdraw(*each) for each in note] == [None]
     wire.reporter.flush()
     assert [each.hit for each in wire.daemon.records()] == [1, 2]
+
+
+def test_a_record_is_amended_before_it_is_sent(wire: Wire) -> None:
+    probe, other = make_probe(1), make_probe(2)
+    for hit in (1, 2):
+        wire.reporter.add(probe, record(probe, hit))
+        wire.reporter.add(other, record(other, hit))
+    wire.reporter.amend(probe, 2, NO_DUMP)
+    wire.reporter.amend(probe, 3, NO_DUMP)
+    wire.reporter.flush()
+    wire.reporter.amend(probe, 1, NO_DUMP)
+    found = [(each.program, each.hit, each.exit) for each in wire.daemon.records()]
+    assert found == [(1, 1, 0), (2, 1, 0), (1, 2, NO_DUMP), (2, 2, 0)]
 
 
 def test_a_batch_of_nothing_but_withdrawn_records_is_no_message(wire: Wire) -> None:
