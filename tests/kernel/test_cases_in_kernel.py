@@ -16,7 +16,7 @@ from dprobed.program.model import Program
 from dprobed.program.rpn.parser import assemble
 from tests.kernel.device import GETPPID, Device, KernelProgram, check
 from tests.kernel.machine import Machine
-from tests.kernel.test_bridge import PLACE
+from tests.kernel.test_bridge import PLACE, kernel_program
 from tests.programs.cases import Case, Result, all_cases
 from tests.programs.cases import check as check_case
 
@@ -44,13 +44,18 @@ def _name(case: Case) -> str:
     return f"{case.place} {case.name}"
 
 
-def _outcome(loaded: KernelProgram, program: Program, runs: int) -> Outcome:
+def _outcome(loaded: KernelProgram, program: Program, case: Case) -> Outcome:
     """What came of the last of the hits that were made."""
     found = loaded.read(1 << 18) if loaded.ready() else []
-    if len(found) < runs:
-        assert loaded.query().runs == runs
-        header = program.header
-        return Outcome(ABORT, b"", (), header.major, program.probes[0].minor, None, False, False)
+    if len(found) < case.runs:
+        assert loaded.query().runs == case.runs
+        # Nobody sees the numbers of a record that there is not.
+        numbers = {"major": program.header.major, "minor": program.probes[0].minor, **case.record}
+        return Outcome(
+            *(ABORT, b"", (), numbers["major"], numbers["minor"], None),
+            suspend=False,
+            resume=False,
+        )
     record, raw, log = found[-1].record, found[-1].raw, found[-1].log
     triple = tuple(record.exception)
     exception = (triple[0], triple[1], triple[2]) if record.exit == EXCEPTION else None
@@ -68,16 +73,19 @@ def test_case(case: Case, machine: Machine, device: Device) -> None:
     symbols = [case.symbols.get(name, 0) & WORD_MASK for name in program.names]
     loaded = device.load(in_kernel, facilities=case.facilities, symbols=symbols, ring=1 << 18)
     header = program.header
+    count = max(header.gvars, len(case.globals))
+    # There may be more global variables than it sees: another program of the device asks for them.
+    device.load(kernel_program("exit", f"gvars = {count}")).close()
     loaded.set_vars(0, case.locals[: header.vars])
-    loaded.set_vars(0, case.globals[: header.gvars], global_=True)
+    loaded.set_vars(0, case.globals, global_=True)
     loaded.attach(PLACE)
     check(machine.call(GETPPID, count=case.runs))
-    outcome = _outcome(loaded, program, case.runs)
+    outcome = _outcome(loaded, program, case)
     result = Result(
         outcome,
         case.context(),
         loaded.get_vars(0, header.vars),
-        loaded.get_vars(0, header.gvars, global_=True),
+        loaded.get_vars(0, count, global_=True),
     )
     loaded.close()
     check_case(case, program, lambda *_: result)

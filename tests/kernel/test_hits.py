@@ -46,7 +46,7 @@ def calling(machine: Machine, cpu: int, number: int, *args: int) -> Iterator[Non
 
 
 def test_pass_count_and_max_hits(machine: Machine, device: Device) -> None:
-    loaded = device.load(kernel_program("", probe="pass_count = 2\nmax_hits = 3"))
+    loaded = device.load(kernel_program("exit", probe="pass_count = 2\nmax_hits = 3"))
     loaded.attach(PLACE)
     check(machine.call(GETPPID, count=10))
     assert [hit.record.hit for hit in loaded.read()] == [3, 4, 5]
@@ -98,6 +98,8 @@ def test_inc_counts_on_all_cpus(machine: Machine, device: Device) -> None:
     loaded = device.load(kernel_program("inc lv,0\nabort", "vars = 1"))
     loaded.attach(PLACE)
     with calling(machine, 1, GETPPID):
+        while not loaded.query().runs:
+            pass
         check(machine.call(GETPPID, count=3000))
     query = loaded.query()
     assert query.runs > 3000
@@ -107,7 +109,7 @@ def test_inc_counts_on_all_cpus(machine: Machine, device: Device) -> None:
 
 
 def test_an_exception_ends_the_program_and_not_the_kernel(machine: Machine, device: Device) -> None:
-    loaded = device.load(kernel_program("push 7\nlog 1\npush 0\ndiv"))
+    loaded = device.load(kernel_program("push 7\nlog 1\npush 7\npush 0\ndiv"))
     loaded.attach(PLACE)
     check(machine.call(GETPPID))
     (hit,) = loaded.read()
@@ -170,7 +172,7 @@ def test_a_hit_in_a_hit_is_counted_and_not_run(machine: Machine, device: Device)
 
 
 def test_who_waits_is_woken(machine: Machine, device: Device) -> None:
-    loaded = device.load(kernel_program(""))
+    loaded = device.load(kernel_program("exit"))
     loaded.attach("__x64_sys_nanosleep")
     machine.write(AREA + 4096, struct.pack("<2Q", 0, 20_000_000))
     with calling(machine, 1, NANOSLEEP, AREA + 4096, 0):
@@ -181,7 +183,7 @@ def test_who_waits_is_woken(machine: Machine, device: Device) -> None:
 
 
 def test_a_read_that_may_not_wait(machine: Machine, device: Device) -> None:
-    loaded = device.load(kernel_program(""))
+    loaded = device.load(kernel_program("exit"))
     fcntl, setfl = 72, 4
     check(machine.call(fcntl, loaded.fd, setfl, O_RDWR | O_NONBLOCK))
     assert machine.call(READ, loaded.fd, AREA, 4096) == -errno.EAGAIN
@@ -196,7 +198,7 @@ def test_busy_places_under_load(machine: Machine, device: Device) -> None:
     program = kernel_program("push task\npush mem,u64\nlog 1")
     machine.write(AREA + 4096, struct.pack("<2Q", 0, 1_000_000))
     with calling(machine, 1, NANOSLEEP, AREA + 4096, 0), calling(machine, 0, GETPPID):
-        for _ in range(5):
+        for _ in range(3):
             running: list[KernelProgram] = []
             for place in BUSY:
                 try:
@@ -214,7 +216,7 @@ def test_busy_places_under_load(machine: Machine, device: Device) -> None:
 
 def test_a_descriptor_closed_under_fire(machine: Machine, device: Device) -> None:
     with calling(machine, 1, GETPPID), calling(machine, 0, GETPPID):
-        for _ in range(20):
+        for _ in range(5):
             loaded = device.load(kernel_program("push task\npush mem,u8\nlog 1"))
             loaded.attach(PLACE)
             assert loaded.ready(10_000)
@@ -223,7 +225,7 @@ def test_a_descriptor_closed_under_fire(machine: Machine, device: Device) -> Non
 
 def test_the_module_stays_as_long_as_it_is_used(machine: Machine) -> None:
     device = Device(machine)
-    loaded = device.load(kernel_program(""))
+    loaded = device.load(kernel_program("exit"))
     loaded.attach(PLACE)
     device.close()
 
