@@ -49,13 +49,16 @@ def test_what_is_over_its_share_is_throttled(rushing: Target, trace: Trace, whos
     else:
         tracer = trace(rushing, budget=limits)
         number, _ = tracer.insert(program)
+    began = time.monotonic()
     speed = rush(rushing)
     (status,) = tracer.query(number)
     assert status.state is State.THROTTLED
     assert status.reason.startswith("over the budget of ")
     assert status.reason.endswith(": 10 % of the time")
-    # Shown once, not each time that it sleeps.
-    assert changes(tracer) == [(State.THROTTLED, status.reason)]
+    # Shown once, not each time that it sleeps: again only if it was fast enough for a second.
+    shown = changes(tracer)
+    assert shown == [(State.THROTTLED, status.reason)] * len(shown)
+    assert 1 <= len(shown) <= 1 + (time.monotonic() - began)
     # Probed all the time it would be a hundredth of that.
     assert speed > 0.02
     # It ran in turns all the time, and slept for a share of it that depends on the machine.
