@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from dprobed.program.exits import DEBUGGER, NO_DEBUGGER
 from dprobed.wire import protocol
 from tests.conftest import BuildTarget
 from tests.integration.client_support import DPROBE, running_daemon
@@ -105,8 +106,15 @@ def test_where_no_socket_can_be_it_goes_on(
     assert len(list(Path(f"/proc/{tracer.pid}/fd").iterdir())) <= before
     ended = tracer.wait()
     assert [each.hits for each in ended.probes] == [100]
-    (notice,) = told(tracer)
-    assert "is not held: no socket for a debugger" in notice.text
+    notices = told(tracer)
+    for notice in notices:
+        assert notice.text.startswith("no debugger: process ")
+        assert "is not held: no socket for a debugger" in notice.text
+    # After each try, which was told, there is none for a while, and the records say so.
+    exits = [record.exit for record in tracer.records]
+    assert exits[0] == DEBUGGER
+    assert set(exits) == {DEBUGGER, NO_DEBUGGER}
+    assert exits.count(DEBUGGER) <= 2 * len(notices)
     assert not list(folder.iterdir())
 
 

@@ -507,6 +507,28 @@ def test_what_cannot_be_is_refused_at_once(hearing: Daemon, tmp_path: Path) -> N
     assert hearing.json("query") == []
 
 
+def test_dumps_of_a_program_in_several_processes(
+    own_cat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of those that ended, too."""
+    monkeypatch.setenv("DPROBED_DUMPS_HOURLY", "1")
+    with running_daemon(tmp_path) as daemon:
+        dumping = program(tmp_path, WRITES.replace("exit", "exit dump"), "dumping")
+        assert daemon.dprobe("insert", dumping, "--exe", own_cat).returncode == 0
+        for _ in range(2):
+            with cat([own_cat]) as one:
+                until(daemon, lambda row: row["processes"] == 1)
+                one.say("a line")
+                until(daemon, lambda row: row["dumped"] == 1)
+            until(daemon, lambda row: row["processes"] == 0)
+        (row,) = deployments(daemon)
+        assert (row["dumped"], row["hits"]) == (1, 4)
+        assert sum(row["no_dumps"].values()) == 3
+        said = daemon.dprobe("query").stderr
+        assert "dprobe: dumping: in 2 processes: dumped 1, refused 3: " in said
+        daemon.dprobe("remove", "--all")
+
+
 def test_variables_of_a_program_in_several_processes(
     hearing: Daemon, own_cat: Path, tmp_path: Path
 ) -> None:

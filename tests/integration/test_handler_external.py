@@ -253,13 +253,18 @@ def test_what_acts_at_the_hit_does_so_only_while_it_is_armed(
         assert (affinity.read() or {})["type"] == "logged"
         target.say("it goes on")
         # Its report has come when it is armed: what comes later is counted.
-        assert (affinity.read() or {})["exit"] == "debugger"
+        assert (affinity.read() or {})["exit"] == "no debugger"
+        notice = affinity.read() or {}
+        assert (notice["type"], notice["kind"]) == ("notice", "debugger")
+        assert notice["text"].startswith("no debugger: it is switched off; `dprobe handlers arm")
         daemon.dprobe("handlers", "arm", "debugger")
         stdin, stdout = target.process.stdin, target.process.stdout
         assert stdin is not None and stdout is not None
         stdin.write(b"it is held\n")
         stdin.flush()
         assert (affinity.read() or {})["exit"] == "debugger"
+    said = daemon.dprobe("log").stdout.splitlines()
+    assert [line.rpartition("[")[2] for line in said] == ["no debugger]", "debugger]"]
     (held,) = daemon.json("handlers", "arm", "debugger")
     assert (held["reports"], held["order"], held["owner"]) == (1, "first", "dprobed")
     assert not select.select([stdout], [], [], 0)[0]
