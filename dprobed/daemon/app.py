@@ -107,7 +107,8 @@ class Core:
         self.clients: Final[set[Client]] = set()
         self.targets: Final = Targets(gate)
         self.quota: Final = Quota(gate, self.targets)
-        self.dispatcher: Final = _dispatcher(Announcer(self.targets, self.tasks), alarm)
+        self.announcer: Final = Announcer(self.targets, self.tasks)
+        self.dispatcher: Final = _dispatcher(self.announcer, alarm)
         self.programs: Final = Programs(self.dispatcher)
         self.detaching: Final = Detaching(self.targets, self.tasks)
         self.enforcement: Final = Enforcement(gate, self.targets, self.detaching, self.tasks)
@@ -334,7 +335,7 @@ def build_public(
     core = Core(backends, gate, hold_limit=hold_limit, alarm=Alarm())
     log = RecordLog(gate)
     traces = TraceSessions(core.dispatcher, lambda: exit_names(core.dispatcher))
-    handlers = ExternalHandlers(core.dispatcher)
+    handlers = ExternalHandlers(core.dispatcher, core.announcer.heard)
     traced = core.connect(log, traces.see, Doubts(resolvers))
     deployments = Deployments(
         gate,

@@ -125,9 +125,7 @@ class TracedProcess:
         if self._dumps is None:
             from dprobed.tracer.dump.snapshot import Dumps
 
-            self._dumps = Dumps(
-                self.engines, self.programs, self._context.reporter.amend, self.tell
-            )
+            self._dumps = Dumps(self.engines, self.programs, self._context.reporter, self.tell)
         return self._dumps
 
     @property
