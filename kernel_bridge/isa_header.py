@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from dprobed.program import exceptions, exits, isa, items
+from dprobed.program.generated import write_or_check
 from dprobed.program.isa import Flow, Instruction, Operand
 from dprobed.program.registers import REGISTERS, USER_REGS, Register
 from dprobed.program.values import MAX_NAME, VALUE_KINDS
@@ -216,17 +217,7 @@ def header() -> str:
 
 def main(arguments: list[str]) -> int:
     """Write or check the header; the process's exit status."""
-    if arguments not in ([], ["--check"]):
-        print("usage: python -m kernel_bridge.isa_header [--check]", file=sys.stderr)
-        return 2
-    text = header()
-    if not arguments:
-        HEADER.write_text(text)
-        return 0
-    if HEADER.exists() and HEADER.read_text() == text:
-        return 0
-    print(f"{HEADER} is out of date: run `python -m kernel_bridge.isa_header`", file=sys.stderr)
-    return 1
+    return write_or_check("kernel_bridge.isa_header", HEADER, header(), arguments)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from typing import Final
 from dprobed.program import bytecode
 from dprobed.program.exceptions import EXCEPTIONS
 from dprobed.program.exits import INSTRUCTION_BUDGET
+from dprobed.program.generated import write_or_check
 from dprobed.program.isa import (
     CALL_FRAMES,
     GROUPS,
@@ -515,18 +516,7 @@ def page() -> str:
 
 def main(arguments: list[str]) -> int:
     """Write or check the page; the process's exit status."""
-    if arguments not in ([], ["--check"]):
-        print("usage: python -m dprobed.program.rpn.reference [--check]", file=sys.stderr)
-        return 2
-    text = page()
-    if not arguments:
-        PAGE.parent.mkdir(exist_ok=True)
-        PAGE.write_text(text)
-        return 0
-    if PAGE.exists() and PAGE.read_text() == text:
-        return 0
-    print(f"{PAGE} is out of date: run `python -m dprobed.program.rpn.reference`", file=sys.stderr)
-    return 1
+    return write_or_check("dprobed.program.rpn.reference", PAGE, page(), arguments)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import signal
 from collections.abc import Callable, Iterator
 
 import pytest
-from iced_x86 import Decoder, Formatter, FormatterSyntax
+from iced_x86 import Decoder
 
 from dprobed.arch.x86_64 import resume_and_wait
 from dprobed.arch.x86_64.python_ptrace import binding
@@ -26,21 +26,14 @@ from dprobed.arch.x86_64.resume_and_wait import (
     WORDS,
 )
 from dprobed.tracee.ptrace import WALL, FixedBuffer
+from tests.unit.arch.listing import code_of, decoded
 
 MEBIBYTE = 1 << 20
 
 
 def test_the_listing_says_what_the_code_does() -> None:
-    code = b"".join(bytes.fromhex(each) for each, _ in CODE)
-    formatter = Formatter(FormatterSyntax.NASM)
-    formatter.show_branch_size = False
-    formatter.branch_leading_zeros = False
-    formatter.leading_zeros = False
-    decoded = [
-        (code[each.ip : each.next_ip].hex(" "), formatter.format(each))
-        for each in Decoder(64, code)
-    ]
-    assert decoded == list(CODE)
+    assert decoded(code_of(CODE)) == list(CODE)
+    code = code_of(CODE)
     ends = [each.ip for each in Decoder(64, code)]
     assert all(each.near_branch_target in ends for each in Decoder(64, code) if each.op0_kind == 1)
 
