@@ -17,8 +17,6 @@ from dprobed.daemon.variables import variables_of
 from dprobed.proc import procfs
 from dprobed.wire import messages, protocol
 
-#: Said of a probe that is out, where its tracer is not.
-_SLEEPS: Final = "its process sleeps in the kernel, and keeps its tracer until it wakes"
 #: Seconds within which a tracer reports the end of a process that is dead.
 _END_REPORT_TIMEOUT: Final = 5.0
 

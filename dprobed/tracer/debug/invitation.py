@@ -12,7 +12,6 @@ debugger's connection is a detach.
 
 from __future__ import annotations
 
-import logging
 import os
 import select
 import signal
@@ -43,8 +42,6 @@ TICK: Final = 0.25
 #: that fail.
 _QUIET: Final = 10.0
 _OFF: Final = "it is switched off; `dprobe handlers arm debugger` switches it on"
-
-_log = logging.getLogger(__name__)
 
 
 class TracerCallbacks(NamedTuple):

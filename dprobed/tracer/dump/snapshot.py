@@ -8,7 +8,6 @@ until its dump is written, for a limited time.
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import time
 from collections.abc import Callable
@@ -37,8 +36,6 @@ from dprobed.tracer.dump.writer_process import WriterProcess
 from dprobed.tracer.engines import Engines
 from dprobed.tracer.programs import Programs
 from dprobed.tracer.reporter import Reporter
-
-_log = logging.getLogger(__name__)
 
 
 class _Current(msgspec.Struct):
