@@ -185,7 +185,7 @@ MACHINE = f"""\
   {INSTRUCTION_BUDGET:,} instructions, after which it is ended, with its log and the exit `budget`.
 - `suspend` does not stop the program. When it has ended, its thread is held before the probed
   instruction until `dprobe resume`, or until a program in the same process executes `resume`,
-  which lets go all threads that are held there.
+  which resumes all threads that are held there.
 - `exit FACILITY` names who gets the record, by number or by name. Each must exist when the program
   is inserted, else it is refused; one that has gone since raises INVALID_OPERAND.
 - `exit dump` writes a core of the process, where limits allow it; where not, the record's exit is

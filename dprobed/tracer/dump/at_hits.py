@@ -55,12 +55,12 @@ Begin = Callable[[int, int, dict[str, Any], StoreLimits, Callable[[Result], None
 
 
 class _Requested(msgspec.Struct, frozen=True):
-    """A dump that a hit asked for; ``belied``: the hit's record, as it is if there is no core."""
+    """A dump that a hit asked for; ``corrected``: the hit's record, as it is if there is no core."""
 
     thread: Thread
     probe: Probe
     about: dict[str, Any]
-    belied: RawRecord
+    corrected: RawRecord
 
 
 class HitDumps:
@@ -118,12 +118,12 @@ class HitDumps:
         now = time.monotonic_ns()
         program = self._programs.describe(probe.program)
         about = image.at_hit(program, thread, facts, attachment, outcome, now)
-        belied = RawRecord(
+        corrected = RawRecord(
             probe.program, probe.index, attachment.number, thread.tgid, thread.tid, facts.comm,
             facts.uid, facts.cpu, now, probe.hits, NO_DUMP, outcome.major, outcome.minor,
             b"", (), None,
         )  # fmt: skip
-        self._requested.append(_Requested(thread, probe, about, belied))
+        self._requested.append(_Requested(thread, probe, about, corrected))
         probe.cores.writing += 1
         thread.pinned = True
         self._group.request_attention()
@@ -155,7 +155,7 @@ class HitDumps:
 
         def fail(error: StoreError) -> None:
             probe.cores.writing -= 1
-            self._belie(requested, error)
+            self._correct_record(requested, error)
             self._admission.failed(probe, error)
             self._admission.refuse(probe, error, tid)
             self._admission.tell()
@@ -178,10 +178,10 @@ class HitDumps:
         except (StoreError, Gone) as error:
             fail(error if isinstance(error, StoreError) else DumpError(_ENDED))
 
-    def _belie(self, requested: _Requested, error: StoreError) -> None:
+    def _correct_record(self, requested: _Requested, error: StoreError) -> None:
         """Have the hit's record say that there is no core; one that is on its way is followed by
         another, which says why."""
-        probe, record = requested.probe, requested.belied
+        probe, record = requested.probe, requested.corrected
         if self._reporter.amend(probe, record.hit, NO_DUMP):
             return
         if record.program in self._programs.inserted:
