@@ -40,9 +40,13 @@ def test_a_thread_that_is_borrowed_within_one(program: Path, start: Start, trace
     target.finish()
 
 
-def test_a_probe_within_one_is_given_up(program: Path, start: Start, trace: Trace) -> None:
-    """Each stop begins the sequence anew, so it would come to the breakpoint for ever."""
-    target = begun(start, program, "counts")
+@pytest.mark.parametrize("how", ["counts", "handles"])
+def test_a_probe_within_one_is_given_up(
+    program: Path, start: Start, trace: Trace, how: str
+) -> None:
+    """Each stop begins the sequence anew, so it would come to the breakpoint for ever. Also where
+    the thread makes a system call for us first: in a handler of SIGTRAP, which a hit resets."""
+    target = begun(start, program, how)
     before = text(target.pid)
     tracer = trace(target)
     number = tracer.put(counting(program, "sequence", "inside", "probed"))
