@@ -29,7 +29,7 @@ from dprobed.program.bytecode import encode
 from dprobed.program.rpn.parser import assemble
 from dprobed.tracee import ptrace
 from dprobed.wire import protocol
-from tests.integration.harness import PATIENCE, Target, TracerProcess, counting, text
+from tests.integration.harness import Target, TracerProcess, counting, text
 
 SOURCE: Final = Path(__file__).parent / "targets" / "faulted.c"
 #: Seconds in one of which, at most, the kill comes.
@@ -169,7 +169,7 @@ class Round:
             self.target.expect("bad 0")
         except AssertionError as error:
             raise Fault(f"{error}; {self._threads()}") from None
-        status = self.target.process.wait(PATIENCE)
+        status = self.target.process.wait(30)
         if status:
             raise Fault(f"the target ended with {status}")
 
