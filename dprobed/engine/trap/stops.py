@@ -199,7 +199,11 @@ class TrapStops:
             self.sigtrap.after_hit(thread)
 
     def _serve_site(self, thread: Thread, site: Site, now: int) -> None:
+        # Before the thread may make a system call for us: it is in no sequence any more then.
+        is_lost = not site.seen and self.exits.is_in_sequence(thread, site)
         self.repair(thread)
+        if is_lost:
+            return
         skip = self.notes.of(thread).skip
         if skip is not None:
             here = self.exits.restart_mark(site)
@@ -213,8 +217,6 @@ class TrapStops:
                 self._registers.store(thread.tid)
                 return
         if not site.seen:
-            if self.exits.is_in_sequence(thread, site):
-                return
             site.seen, site.plain = True, site.simple
         if site.callback is not None:
             if self._group.is_stopped:

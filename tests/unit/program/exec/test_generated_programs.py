@@ -217,7 +217,7 @@ def verified(program: Program) -> Program:
 
 
 SETTINGS = settings(
-    max_examples=300, deadline=20_000, suppress_health_check=[HealthCheck.filter_too_much,
+    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.filter_too_much,
                                                            HealthCheck.too_slow]
 )  # fmt: skip
 
