@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Final
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
 
 from dprobed.backend import BackendGone, BackendRefused
 from dprobed.daemon.target import TargetsTracer
@@ -18,6 +19,11 @@ class Announcer:
     def __init__(self, targets: Targets, tasks: Tasks) -> None:
         self._targets: Final = targets
         self._tasks: Final = tasks
+        self._listeners: Final[list[Callable[[], Coroutine[Any, Any, None]]]] = []
+
+    def listen(self, listener: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Have something done after each change."""
+        self._listeners.append(listener)
 
     def announce(self, facilities: dict[str, int], acting: list[int]) -> None:
         """Announce these facilities; for those in ``acting`` tracers do something at the hit."""
@@ -25,6 +31,8 @@ class Announcer:
         for tracer in {target.tracer for target in targets if target.attached}:
             if tracer is not None:
                 self._tasks.start(self._tell(tracer, facilities, acting))
+        for listener in self._listeners:
+            self._tasks.start(listener())
 
     @staticmethod
     async def _tell(tracer: TargetsTracer, facilities: dict[str, int], acting: list[int]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -96,6 +97,35 @@ def test_an_output_that_does_not_answer(files: SilentFiles, tmp_path: Path) -> N
             assert (done.returncode, done.stdout) == (2, "")
     finally:
         files.answer()
+
+
+def test_what_is_open_already_is_the_clients_own(tmp_path: Path) -> None:
+    """As a shell gives it, by `<(command)` and `>(command)`: no helper has it."""
+    source = program(tmp_path)
+    for end in ("/dev/fd/{}", "/proc/self/fd/{}"):
+        from_there, into = os.pipe()
+        os.write(into, source.read_bytes())
+        os.close(into)
+        name = end.format(from_there)
+        done = dprobe("check", name, pass_fds=[from_there])
+        os.close(from_there)
+        assert done.returncode == 0, done.stderr
+        from_there, into = os.pipe()
+        name = end.format(into)
+        done = dprobe("run", "-o", name, source, "--", "echo", "said", pass_fds=[into])
+        os.close(into)
+        assert (done.returncode, done.stdout) == (0, "said\n"), done.stderr
+        with open(from_there, encoding="utf-8") as reports:
+            assert "write+0x0 #1: 5" in reports.read()
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "made")
+    with subprocess.Popen(["cat", fifo], stdout=subprocess.PIPE, text=True) as reader:
+        assert dprobe("run", "-o", fifo, source, "--", "echo", "said").returncode == 0
+        assert "write+0x0 #1: 5" in reader.communicate()[0]
+    assert dprobe("run", "-o", link, source, "--", "echo", "said").returncode == 0
+    assert "write+0x0 #1: 5" in (tmp_path / "made").read_text()
 
 
 def test_a_process_that_maps_one(files: SilentFiles, tmp_path: Path) -> None:
