@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
@@ -19,6 +20,7 @@ class Announcer:
     def __init__(self, targets: Targets, tasks: Tasks) -> None:
         self._targets: Final = targets
         self._tasks: Final = tasks
+        self._telling: Final[set[asyncio.Task[None]]] = set()
         self._listeners: Final[list[Callable[[], Coroutine[Any, Any, None]]]] = []
 
     def listen(self, listener: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -30,9 +32,16 @@ class Announcer:
         targets = self._targets.by_pid.values()
         for tracer in {target.tracer for target in targets if target.attached}:
             if tracer is not None:
-                self._tasks.start(self._tell(tracer, facilities, acting))
+                task = self._tasks.start(self._tell(tracer, facilities, acting))
+                self._telling.add(task)
+                task.add_done_callback(self._telling.discard)
         for listener in self._listeners:
             self._tasks.start(listener())
+
+    async def heard(self) -> None:
+        """Wait until each tracer has what was announced: from then on its hits go by that."""
+        if self._telling:
+            await asyncio.wait(set(self._telling))
 
     @staticmethod
     async def _tell(tracer: TargetsTracer, facilities: dict[str, int], acting: list[int]) -> None:

@@ -170,6 +170,7 @@ def test_dumps_that_are_switched_off(tmp_path: Path, env: dict[str, str]) -> Non
         source = program(tmp_path, DUMPS, "dumping")
         assert daemon.dprobe("insert", "-p", target.pid, source).returncode == 0
         target.say("line")
+        daemon.query()  # Its answer comes behind the record.
         assert "[no dump]" in daemon.dprobe("log").stdout
         said = daemon.dprobe("query").stderr
         assert "dumped 0, refused 1: switched off" in said

@@ -146,9 +146,14 @@ def test_one_that_does_not_answer_is_passed_over(
         silent.answer(silent.report(), "terminate")
         target.say("bb")
         assert silent.answer(silent.report(), "terminate") == 3
+        # On a machine where others are at work that may have been too late, too.
+        handlers = silent.ask({"type": "handlers", "id": 2})["handlers"]
+        (timeouts,) = (each["timeouts"] for each in handlers if each["handler"] == "silent")
+        passed_over = [3] * (timeouts - 1)
         assert silent.ask({"type": "deregister", "id": 2, "name": "silent"})["id"] == 2
         target.say("ccc")
-        assert following.answer(following.report()) == 4
+        heard = [following.answer(following.report()) for _ in (*passed_over, "ccc")]
+        assert heard == [*passed_over, 4]
 
 
 def test_a_slow_handler_loses_reports_and_nobody_waits(
@@ -160,9 +165,11 @@ def test_a_slow_handler_loses_reports_and_nobody_waits(
             target.say("a")
         with Peer(daemon) as affinity:
             affinity.send({"type": "log", "id": 1, "follow": True})
-            for _ in range(20):
+            records = 0
+            while records < 20:
                 record = affinity.read()
                 assert record is not None and record["type"] in ("record", "logged")
+                records += record["type"] == "record"
         counted = listed(daemon)["slow"]
         assert (counted["reports"], counted["waiting"], counted["drops"]) == (2, 2, 18)
         (probe,) = daemon.json("query")

@@ -26,7 +26,6 @@ from dprobed.engine.probe import Attachment, Probe
 from dprobed.program.exec.interface import Outcome
 from dprobed.program.exits import DUMP_ONCE, NO_DUMP
 from dprobed.program.items import string_item
-from dprobed.record.log import decode_log
 from dprobed.tracee.lifecycle import State
 from dprobed.tracee.ptrace import Gone
 from dprobed.tracee.thread import Thread
@@ -154,12 +153,11 @@ class Dumps:
         except StoreError as error:
             self._refuse(probe, error, thread.tid)
             return False
-        now = time.monotonic_ns()
-        program = self._programs.describe(probe.program)
-        about = _about(program, thread, facts, attachment, outcome, now)
+        described = self._programs.describe(probe.program)
+        about = image.at_hit(described, thread, facts, attachment, outcome)
         belied = RawRecord(
             probe.program, probe.index, attachment.number, thread.tgid, thread.tid, facts.comm,
-            facts.uid, facts.cpu, now, probe.hits, NO_DUMP, outcome.major, outcome.minor,
+            facts.uid, facts.cpu, 0, probe.hits, NO_DUMP, outcome.major, outcome.minor,
             b"", (), None,
         )  # fmt: skip
         self._requested.append(_Requested(thread, probe, about, belied))
@@ -410,35 +408,3 @@ class Dumps:
         current.hold.close()
         self._close(current)
         self._reap(None, current)
-
-
-def _about(
-    program: dict[str, Any],
-    thread: Thread,
-    facts: Facts,
-    attachment: Attachment,
-    outcome: Outcome,
-    now: int,
-) -> dict[str, Any]:
-    """What a core says of the hit at which it was asked for."""
-    probe = attachment.probe
-    return {
-        "probe": {
-            **program,
-            "probe": probe.index,
-            "minor": outcome.minor,
-            "major": outcome.major,
-            "module": probe.module,
-            "place": attachment.place,
-            "address": attachment.address,
-        },
-        "record": {
-            "pid": thread.tgid,
-            "tid": thread.tid,
-            "comm": facts.comm.decode(errors="replace"),
-            "uid": facts.uid,
-            "time": now,
-            "hit": probe.hits,
-            "log": decode_log(outcome.log, outcome.raw),
-        },
-    }
