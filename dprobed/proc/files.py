@@ -114,10 +114,11 @@ def known_facts(path: str) -> FileIdentity | None:
         os.close(found)
 
 
-def locate(path: str) -> int:
+def locate(path: str, about: Hashable = None) -> int:
     """What a path leads to, as a descriptor that cannot be read (O_PATH).
 
-    Raises OSError, which may be a SilentError, and ValueError.
+    ``about``: what it is to the helper, if not that path alone. Raises OSError, which may be a
+    SilentError, and ValueError.
     """
     if _OWN.fullmatch(path):
         return os.open(path, os.O_PATH | os.O_CLOEXEC)
@@ -127,7 +128,7 @@ def locate(path: str) -> int:
     if found is None:
         # The helper is in another folder than we are.
         whole = path if path.startswith("/") else f"{os.getcwd()}/{path}"  # noqa: PTH109
-        _, found = helper.HELPER.do(path, _locate, (os.fsencode(whole),))
+        _, found = helper.HELPER.do(about or path, _locate, (os.fsencode(whole),))
     return found
 
 

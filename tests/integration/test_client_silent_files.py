@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import BuildTarget
-from tests.integration.client_support import cat, dprobe, program
+from tests.integration.client_support import cat, dprobe, program, running_daemon
 from tests.integration.silent_fs import SilentFiles
 
 
@@ -97,6 +97,27 @@ def test_an_output_that_does_not_answer(files: SilentFiles, tmp_path: Path) -> N
             assert (done.returncode, done.stdout) == (2, "")
     finally:
         files.answer()
+
+
+def test_the_daemon_waits_for_no_executable_that_somebody_names(
+    files: SilentFiles, tmp_path: Path
+) -> None:
+    """Links in its name are followed where they can be; nobody else is kept by that."""
+    source = program(tmp_path)
+    with running_daemon(tmp_path) as daemon:
+        files.mute()
+        try:
+            for name in ("one", "two"):
+                command = ("insert", "--exe", files.mount / name, "--missing", "warn")
+                done = daemon.dprobe(*command, program(tmp_path, name=name))
+                assert done.returncode == 0, done.stderr
+                says = f"--exe {files.mount / name}: its file system does not answer"
+                assert says in done.stderr, done.stderr
+            assert daemon.dprobe("check", source).returncode == 0
+            assert [row["state"] for row in daemon.query()] == ["pending", "pending"]
+        finally:
+            files.answer()
+        daemon.dprobe("remove", "--all")
 
 
 def test_what_is_open_already_is_the_clients_own(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Final
 
 import click
@@ -17,6 +16,7 @@ from dprobe.lib.checking import MISSING_WARN, check
 from dprobe.lib.connection import Connection
 from dprobe.lib.errors import UserError
 from dprobe.lib.programs import Choice, Loaded, load_programs
+from dprobe.lib.reading import is_regular
 from dprobe.view import probes
 from dprobe.view.output import complain, note
 from dprobed.policy.links import real
@@ -152,12 +152,20 @@ def _warn_of_executable(exe: str) -> None:
         return
     path = real(exe)
     if not path:
-        complain(f"--exe {exe}: there is no such command or file here (yet)")
-    elif not Path(path).is_file():
+        try:
+            is_regular(exe)
+        except UserError as error:  # it does not answer
+            complain(f"--exe {error}; links in it are not followed")
+        else:
+            complain(f"--exe {exe}: there is no such command or file here (yet)")
+    elif not is_regular(path):
         complain(f"--exe {exe}: {path} is no file; write {path}/** for what is in it")
     else:
-        with contextlib.suppress(OSError), Path(path).open("rb") as file:
-            head = file.read(128)
+        # Imported where it is needed: it reads ELF files.
+        from dprobe.lib.loader import head_of
+
+        with contextlib.suppress(OSError, IndexError):
+            head = head_of(path)
             if head.startswith(b"#!"):
                 interpreter = os.fsdecode(head[2:].split(b"\n")[0].split()[0])
                 complain(
