@@ -120,6 +120,21 @@ def test_the_daemon_waits_for_no_executable_that_somebody_names(
         daemon.dprobe("remove", "--all")
 
 
+def test_a_trace_where_nobody_answers(files: SilentFiles, tmp_path: Path) -> None:
+    with running_daemon(tmp_path) as daemon:
+        files.mute()
+        try:
+            for form in ("ctf", "json"):
+                folder = files.mount / form
+                done = daemon.dprobe("trace", "start", "--format", form, folder)
+                assert done.returncode == 2
+                assert done.stderr == f"dprobe: {folder}: its file system does not answer\n"
+                assert daemon.json("trace", "list") == []
+        finally:
+            files.answer()
+        assert daemon.dprobe("trace", "start", tmp_path / "trace").returncode == 0
+
+
 def test_what_is_open_already_is_the_clients_own(tmp_path: Path) -> None:
     """As a shell gives it, by `<(command)` and `>(command)`: no helper has it."""
     source = program(tmp_path)

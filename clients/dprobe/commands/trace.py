@@ -68,7 +68,7 @@ class _Size(click.ParamType[int]):
 _SIZE = _Size()
 _AGE = options.Duration()
 
-_source = click.argument("trace", metavar="TRACE", type=click.Path(path_type=Path))
+_source = click.argument("trace", metavar="TRACE", type=options.FilePath(path_type=Path))
 _where = click.option(
     "-w", "--where", "conditions", multiple=True, metavar="CONDITION", help="pid=12, word_0>=100…"
 )
@@ -103,7 +103,7 @@ examples:
   dprobe trace start --format journal
 """,
 )
-@click.argument("folder", required=False, type=click.Path(path_type=Path))
+@click.argument("folder", required=False, type=options.FilePath(path_type=Path))
 @click.option("--name", help="The session's name; default: that of the folder.")
 @click.option(
     "--format",
@@ -327,7 +327,7 @@ examples:
 @click.option(
     "-o",
     "path",
-    type=click.Path(path_type=Path),
+    type=options.FilePath(path_type=Path),
     required=True,
     help="A new file (CTF: folder); - is standard output.",
 )
