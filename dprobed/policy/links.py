@@ -2,23 +2,19 @@
 
 A process runs the file at the end of all links (``python3.11``, ``redis-check-rdb``), and that is
 the path which the kernel shows for it; people write the name by which they start it. Links are
-followed as they are when a pattern is read; one in a file system that does not answer is as good as
-none. Whoever asks the daemon may name any: one such at a time is all that is waited for.
+followed as they are when a pattern is read. Where a file system does not answer nobody knows them.
 """
 
 from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Final
 
 from dprobed.policy import trust
 from dprobed.proc import files, helper
-
-#: What all of these are to the helper.
-_NAMED: Final = "names of executables"
 
 #: Where commands are, besides on our own PATH (which may be any user's).
 _COMMANDS: Final = (
@@ -31,16 +27,19 @@ _COMMANDS: Final = (
 )
 
 
-def real(name: str, uid: int | None = None) -> str:
+def real(name: str, uid: int | None = None, about: Hashable = None) -> str:
     """The file (or folder) that a path or, without a slash in it, a command's name leads to.
 
-    Empty: there is none. ``uid``: only over links that nobody but root and this user can change.
+    Empty: there is none. ``uid``: only over links that nobody but root and this user can change;
+    ``about``: what it is to the helper (``files.locate``). Raises SilentError.
     """
     if "\0" in name:
         return ""
-    path = name if name.startswith("/") else on_path(name)
+    path = name if name.startswith("/") else on_path(name, about)
     try:
-        descriptor = files.locate(path, _NAMED) if path else -1
+        descriptor = files.locate(path, about) if path else -1
+    except helper.SilentError:
+        raise
     except OSError:
         return ""
     if descriptor < 0:
@@ -55,27 +54,27 @@ def real(name: str, uid: int | None = None) -> str:
         os.close(descriptor)
 
 
-def on_path(name: str) -> str:
-    """The path of a command; empty: there is none of that name."""
+def on_path(name: str, about: Hashable = None) -> str:
+    """The path of a command; empty: there is none of that name. Raises SilentError."""
     folders = [*os.environ.get("PATH", "").split(":"), *_COMMANDS]
     for folder in dict.fromkeys(folders):
         path = f"{folder}/{name}"
-        if folder.startswith("/") and _is_command(path):
+        if folder.startswith("/") and _is_command(path, about):
             return path
     return ""
 
 
-def _is_command(path: str) -> bool:
+def _is_command(path: str, about: Hashable) -> bool:
     try:
-        descriptor = files.locate(path, _NAMED)
+        descriptor = files.locate(path, about)
+        try:
+            (found,) = files.asked(descriptor, _executable)
+        finally:
+            os.close(descriptor)
+    except helper.SilentError:
+        raise
     except OSError:
         return False
-    try:
-        (found,) = files.asked(descriptor, _executable)
-    except OSError:
-        return False
-    finally:
-        os.close(descriptor)
     return bool(found)
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import BuildTarget
-from tests.integration.client_support import cat, dprobe, program, running_daemon
+from tests.integration.client_support import Peer, cat, dprobe, program, running_daemon
+from tests.integration.policy_support import upload
 from tests.integration.silent_fs import SilentFiles
 
 
@@ -102,22 +103,31 @@ def test_an_output_that_does_not_answer(files: SilentFiles, tmp_path: Path) -> N
 def test_the_daemon_waits_for_no_executable_that_somebody_names(
     files: SilentFiles, tmp_path: Path
 ) -> None:
-    """Links in its name are followed where they can be; nobody else is kept by that."""
+    """It may be a link, so it is refused; nobody else is kept by that."""
     source = program(tmp_path)
+    policy = tmp_path / "policy.toml"
+    policy.write_text(f'[[policy]]\nname = "p"\nmatch.exe = "{files.mount}/three"\n')
     with running_daemon(tmp_path) as daemon:
         files.mute()
         try:
-            for name in ("one", "two"):
-                command = ("insert", "--exe", files.mount / name, "--missing", "warn")
-                done = daemon.dprobe(*command, program(tmp_path, name=name))
-                assert done.returncode == 0, done.stderr
-                says = f"--exe {files.mount / name}: its file system does not answer"
-                assert says in done.stderr, done.stderr
-            assert daemon.dprobe("check", source).returncode == 0
-            assert [row["state"] for row in daemon.query()] == ["pending", "pending"]
+            done = daemon.dprobe("insert", "--exe", files.mount / "one", source)
+            assert (done.returncode, done.stdout) == (2, "")
+            says = f"{files.mount}/one: its file system does not answer"
+            assert done.stderr == f"dprobe: --exe {says}\n"
+            with Peer(daemon) as peer:
+                # As a client asks that did not look before.
+                request = {"type": "deploy", "id": 1, "programs": [upload()]}
+                for name in ("one", "two"):
+                    selection = {"exe": f"{files.mount}/{name}"}
+                    answer = peer.ask({**request, "selection": selection})
+                    says = f"{files.mount}/{name}: its file system does not answer"
+                    assert (answer["type"], answer["error"]) == ("error", f"exe {says}")
+            assert daemon.query() == []
+            done = dprobe("policy", "check", policy)
+            assert done.returncode == 2
+            assert f"{files.mount}/three: its file system does not answer" in done.stderr
         finally:
             files.answer()
-        daemon.dprobe("remove", "--all")
 
 
 def test_a_trace_where_nobody_answers(files: SilentFiles, tmp_path: Path) -> None:
