@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import time
 from pathlib import Path
 from typing import Any, Final
 
@@ -187,6 +186,7 @@ def at_hit(
     facts: Facts,
     attachment: Attachment,
     outcome: Outcome,
+    now: int,
 ) -> dict[str, Any]:
     """Which probe of the described program asks for a core, and the record of that hit."""
     probe = attachment.probe
@@ -205,7 +205,7 @@ def at_hit(
             "tid": thread.tid,
             "comm": facts.comm.decode(errors="replace"),
             "uid": facts.uid,
-            "time": time.monotonic_ns(),
+            "time": now,
             "hit": probe.hits,
             "log": decode_log(outcome.log, outcome.raw),
         },

@@ -153,11 +153,12 @@ class Dumps:
         except StoreError as error:
             self._refuse(probe, error, thread.tid)
             return False
-        described = self._programs.describe(probe.program)
-        about = image.at_hit(described, thread, facts, attachment, outcome)
+        now = time.monotonic_ns()
+        program = self._programs.describe(probe.program)
+        about = image.at_hit(program, thread, facts, attachment, outcome, now)
         belied = RawRecord(
             probe.program, probe.index, attachment.number, thread.tgid, thread.tid, facts.comm,
-            facts.uid, facts.cpu, 0, probe.hits, NO_DUMP, outcome.major, outcome.minor,
+            facts.uid, facts.cpu, now, probe.hits, NO_DUMP, outcome.major, outcome.minor,
             b"", (), None,
         )  # fmt: skip
         self._requested.append(_Requested(thread, probe, about, belied))
