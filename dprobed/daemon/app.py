@@ -356,6 +356,7 @@ def build_public(
     overview = Overview(core.targets, deployments, core.clients)
     auto_insert = AutoInsert(deployments, store)
     reload = PolicyReload(store, enforcement, auto_insert, deployments, service)
+    core.announcer.listen(reload.facilities_changed)
     identities = IdentityChanges(enforcement.process_changed, enforcement.any_may_have_changed)
     policies = PolicyRequests(gate, store, reload.reload)
     usage = OwnUsage(resolvers.processes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-from dprobed.daemon.client import Refusal
+from dprobed.daemon.client import NoFacilityRefusal, Refusal
 from dprobed.daemon.records.dispatcher import Dispatcher
 from dprobed.printable import located
 from dprobed.program.bytecode import decode
@@ -70,4 +70,4 @@ class Programs:
             have = ", ".join(f"{name} ({number})" for name, number in facilities.items())
             text = f"{label}: no facility {names} is registered; registered: {have}"
             place = next(iter(program.facility_places(unknown[0])), "")
-            raise Refusal(located(str(place), text))
+            raise NoFacilityRefusal(located(str(place), text))

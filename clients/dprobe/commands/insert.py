@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Final
 
 import click
@@ -17,9 +16,11 @@ from dprobe.lib.checking import MISSING_WARN, check
 from dprobe.lib.connection import Connection
 from dprobe.lib.errors import UserError
 from dprobe.lib.programs import Choice, Loaded, load_programs
+from dprobe.lib.reading import is_regular, silence
 from dprobe.view import probes
 from dprobe.view.output import complain, note
 from dprobed.policy.links import real
+from dprobed.proc.helper import SilentError
 from dprobed.wire import messages
 
 #: What is special in a glob (policies.md).
@@ -132,7 +133,7 @@ def _check_files(exe: str | None, loaded: Sequence[Loaded]) -> None:
     from dprobe.lib import loader, mapped, places
     from dprobed.binary.errors import LocationError
 
-    found = [] if exe is None or set(exe) & _GLOB else [real(exe)]
+    found = [] if exe is None or set(exe) & _GLOB else [_real(exe)]
     for each in loaded:
         with contextlib.suppress(UserError):
             found.append(loader.find_module(each.program.header.name))
@@ -146,18 +147,29 @@ def _check_files(exe: str | None, loaded: Sequence[Loaded]) -> None:
         raise UserError(f"{error}\n{MISSING_WARN}") from None
 
 
+def _real(exe: str) -> str:
+    """What a name leads to; raises UserError where nobody answers."""
+    try:
+        return real(exe)
+    except SilentError:
+        raise UserError(f"--exe {silence(exe)}") from None
+
+
 def _warn_of_executable(exe: str) -> None:
     """Say where a name without wildcards means no executable that a process could show."""
     if set(exe) & _GLOB:
         return
-    path = real(exe)
+    path = _real(exe)
     if not path:
         complain(f"--exe {exe}: there is no such command or file here (yet)")
-    elif not Path(path).is_file():
+    elif not is_regular(path):
         complain(f"--exe {exe}: {path} is no file; write {path}/** for what is in it")
     else:
-        with contextlib.suppress(OSError), Path(path).open("rb") as file:
-            head = file.read(128)
+        # Imported where it is needed: it reads ELF files.
+        from dprobe.lib.loader import head_of
+
+        with contextlib.suppress(OSError, IndexError):
+            head = head_of(path)
             if head.startswith(b"#!"):
                 interpreter = os.fsdecode(head[2:].split(b"\n")[0].split()[0])
                 complain(

@@ -193,6 +193,8 @@ MACHINE = f"""\
   long as the program is inserted, also after `exec`, and together with the fork children that got
   the program from it. A core that could not be written does not count. A program that is put into
   many processes (`dprobe insert --exe`) has one in each.
+- `exit debugger` holds the process for a debugger; where it cannot, the record's exit is
+  `no debugger`.
 """
 
 REGISTERS_TEXT = """\
@@ -278,9 +280,9 @@ bad:
 `log i32 NAME` and its like say what a word means: `i8` to `i64` and `u8` to `u64` that so many of
 its low bits are a signed or an unsigned number, `f32` and `f64` a floating-point one, `hex` that it
 reads best in hexadecimal, `ptr` that it is an address: `dprobe run`, `attach`, `log` and `trace
-show` show it as symbol+offset (in JSON as `place`, too) while the process runs. With a name it is a
-field of that
-name everywhere: in text (`result=-1`), JSON, CTF, in conditions (`-w 'result<0'`) and histograms of
+show`, `stat --by` and `convert` (but to CTF) show it as symbol+offset (in JSON as `place`, too)
+while the process runs. With a name it is a field of that name everywhere: in text (`result=-1`),
+JSON, CTF, in conditions (`-w 'result<0'`) and histograms of
 `dprobe trace`. A name has letters, digits and `_`, {MAX_NAME} at most, and is none that records
 have themselves (`pid`, `time`, `word_0`…).
 
