@@ -1,4 +1,4 @@
-"""The structures of ``uapi/dprobes.h`` in Python, and a program as the kernel takes it.
+"""The structures of ``kernel_bridge/uapi/dprobes.h``, and a program as the kernel takes it.
 
 A test compares sizes and offsets with the header.
 """
@@ -14,6 +14,8 @@ from dprobed.program.isa import ModType, Operand, decode_at
 from dprobed.program.model import Program
 
 ABI: Final = 1
+#: Checksum of the instruction table that the module has (``kernel_bridge/isa_header.py``).
+ISA: Final = 0x328B5448
 AUTOSTACKTRACE: Final = 1
 
 _u8, _u16, _u32, _u64 = ctypes.c_uint8, ctypes.c_uint16, ctypes.c_uint32, ctypes.c_uint64
@@ -205,6 +207,10 @@ REQUESTS: Final = {
     "DPROBES_SETVARS": _ioc(_WRITE, 5, Vars),
     "DPROBES_STATS": _ioc(_READ, 6, Stats),
 }
+
+
+#: The fields of ``Load`` that are addresses, in the order of ``load_arrays``.
+ARRAYS: Final = ("code", "probes", "facilities", "names", "symbols")
 
 
 def load_header(program: Program, ring: int = 0) -> Load:
