@@ -1,7 +1,8 @@
-"""The instruction table as a C header: ``interp/isa.h``, for the interpreter in the kernel.
+"""The instruction table as a C header: ``interp/isa.h``, for the interpreter in the kernel; and its
+checksum for the daemon, which asks the module for it.
 
-python -m kernel_bridge.isa_header            write it
-python -m kernel_bridge.isa_header --check    fail if it is not what would be written
+python -m kernel_bridge.isa_header            write them
+python -m kernel_bridge.isa_header --check    fail if they are not what would be written
 """
 
 from __future__ import annotations
@@ -20,6 +21,18 @@ from dprobed.program.values import MAX_NAME, VALUE_KINDS
 from dprobed.program.verifier import MAX_FACILITIES, MAX_NAMES, MAX_PROBES
 
 HEADER: Final = Path(__file__).parent / "interp" / "isa.h"
+CHECKSUM: Final = Path(__file__).parent.parent / "dprobed" / "kernel" / "isa_checksum.py"
+
+_CHECKSUM: Final = '''\
+"""Which instruction table the module has; written by `python -m kernel_bridge.isa_header`."""
+
+from __future__ import annotations
+
+from typing import Final
+
+#: The checksum of ``kernel_bridge/interp/isa.h``.
+ISA: Final = 0x{:08X}
+'''
 
 _HEAD: Final = """\
 /* SPDX-License-Identifier: GPL-2.0-or-later */
@@ -218,18 +231,20 @@ def header() -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Write or check the header; the process's exit status."""
+    """Write or check the files; the process's exit status."""
     if arguments not in ([], ["--check"]):
         print("usage: python -m kernel_bridge.isa_header [--check]", file=sys.stderr)
         return 2
-    text = header()
-    if not arguments:
-        HEADER.write_text(text)
-        return 0
-    if HEADER.exists() and HEADER.read_text() == text:
-        return 0
-    print(f"{HEADER} is out of date: run `python -m kernel_bridge.isa_header`", file=sys.stderr)
-    return 1
+    stale = 0
+    for path, text in ((HEADER, header()), (CHECKSUM, _CHECKSUM.format(checksum()))):
+        if not arguments:
+            path.write_text(text)
+        elif not path.exists() or path.read_text() != text:
+            stale = 1
+            print(
+                f"{path} is out of date: run `python -m kernel_bridge.isa_header`", file=sys.stderr
+            )
+    return stale
 
 
 if __name__ == "__main__":

@@ -14,8 +14,6 @@ from dprobed.program.isa import ModType, Operand, decode_at
 from dprobed.program.model import Program
 
 ABI: Final = 1
-#: Checksum of the instruction table that the module has (``kernel_bridge/isa_header.py``).
-ISA: Final = 0x328B5448
 AUTOSTACKTRACE: Final = 1
 
 _u8, _u16, _u32, _u64 = ctypes.c_uint8, ctypes.c_uint16, ctypes.c_uint32, ctypes.c_uint64

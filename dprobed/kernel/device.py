@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final, NamedTuple, TypeVar
 
 from dprobed.kernel import abi
+from dprobed.kernel.isa_checksum import ISA
 from dprobed.printable import located
 from dprobed.program.model import ProbeDefinition, Program
 
@@ -198,7 +199,7 @@ class Device:
         version = abi.Version()
         with contextlib.suppress(OSError):  # That one has no versions.
             self._calls.ioctl(self._fd, abi.REQUESTS["DPROBES_VERSION"], version)
-        if (version.abi, version.isa) != (abi.ABI, abi.ISA):
+        if (version.abi, version.isa) != (abi.ABI, ISA):
             os.close(self._fd)
             raise DeviceError(_OTHER)
 

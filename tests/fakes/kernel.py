@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from dprobed.kernel import abi
 from dprobed.kernel.device import Calls
+from dprobed.kernel.isa_checksum import ISA
 from dprobed.program.exits import ABORT, REM
 from tests.kernel.c_interpreter import CInterpreter, Refused, raw_request
 from tests.programs.cases import Case, FakeContext
@@ -44,7 +45,7 @@ class FakeKernel:
     def __init__(self, interpreter: CInterpreter) -> None:
         self.calls = Calls(self._open, self._ioctl)
         self.loaded = True
-        self.version = (abi.ABI, abi.ISA)
+        self.version = (abi.ABI, ISA)
         self.globals = [0] * 8
         self._interpreter = interpreter
         self._programs: dict[int, FakeProgram] = {}

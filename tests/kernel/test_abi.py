@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from dprobed.kernel.abi import ABI, ISA, REQUESTS, STRUCTURES, Refusal, State
+from dprobed.kernel.abi import ABI, REQUESTS, STRUCTURES, Refusal, State
+from dprobed.kernel.isa_checksum import ISA
 from kernel_bridge.isa_header import HEADER, checksum, header
 from tests.kernel.machine import BRIDGE
 
