@@ -109,6 +109,10 @@ def test_from_insertion_to_removal(run: Run) -> None:
         locals_ = messages.Vars(id=4, number=number, reset=True)
         assert (await daemon.ask(root, locals_, messages.Words)).words == [3]
         assert (await daemon.ask(root, locals_, messages.Words)).words == [0]
+        globals_ = messages.Vars(id=4, pid=0)
+        assert (await daemon.ask(root, globals_, messages.Words)).words == [0, 3]
+        with pytest.raises(Refusal, match="not traced"):
+            await daemon.ask(FakeClient(1000), globals_, messages.Words)
         remove = messages.Remove(id=5, select=messages.Select(number=number))
         (out,) = (await daemon.ask(root, remove, messages.Removed)).probes
         assert (out.state, out.hits) == ("removed", 3)

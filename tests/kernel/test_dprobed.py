@@ -19,8 +19,10 @@ PROGRAM = """\
 name = kernel
 modtype = kernel
 vars = 1
+gvars = 1
 offset = __x64_sys_getppid
 inc lv,0
+inc gv,0
 push u,rax
 log i64 number
 exit trace
@@ -89,8 +91,9 @@ def test_insert_hit_query_remove(dprobed: Dprobed) -> None:
     assert {(each["exit"], each["pid"], each["backend"]) for each in records} == {
         ("trace", 1, "kernel")
     }
-    status, text = dprobed.dprobe("vars", str(probe["number"]))
-    assert status == 0, text
+    for variables in (["vars", str(probe["number"])], ["vars", "--global", "0"]):
+        (variable,) = dprobed.json(*variables)
+        assert variable["value"] >= 3
     status, text = dprobed.dprobe("remove", "--all")
     assert status == 0, text
     assert text_of(dprobed.machine, "/sys/module/dprobes/refcnt") == "0\n"
