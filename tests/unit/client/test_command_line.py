@@ -13,6 +13,7 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner
+from dprobe.commands import doctor
 from dprobe.commands.pids import Processes, gathered, pids_of
 from dprobe.main import cli, main
 
@@ -156,6 +157,18 @@ def test_check_gives_diagnostics(
 def test_places_that_are_not_there_are_status_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["places", "libc.so.6", "no_such_*"]) == 2
     assert "no_such_*" in capsys.readouterr().err
+
+
+def test_doctor_says_how_kernel_programs_become_possible(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = tmp_path / "dprobes"
+    monkeypatch.setattr(doctor, "_DEVICE", device)
+    found = doctor._kernel_module(None)
+    assert (found.ok, found.needed) == (False, False)
+    assert "insmod dprobes.ko" in found.remedy
+    device.touch(0o600)
+    assert doctor._kernel_module(None).ok
 
 
 KERNEL = "name = kernel\nmodtype = kernel\noffset = schedule\n    exit\n"
