@@ -22,7 +22,7 @@ from dprobed.kernel import abi
 from dprobed.kernel.device import Calls, Device, DeviceError, Hit, KernelProgram, PlacingError
 from dprobed.program.bytecode import decode
 from dprobed.program.exits import DEBUGGER, DUMP, EXCEPTION, REM
-from dprobed.program.model import Program
+from dprobed.program.model import ProbeDefinition, Program
 from dprobed.wire import protocol
 from dprobed.wire.messages import KERNEL
 
@@ -45,13 +45,13 @@ _log = logging.getLogger("dprobed")
 
 
 class _Inserted:
-    """A program in the kernel. ``first_place``: the number of its first probe's place."""
+    """A program in the kernel. ``places``: the numbers of its probes' places."""
 
-    def __init__(self, number: int, loaded: KernelProgram, first_place: int) -> None:
+    def __init__(self, number: int, loaded: KernelProgram, places: Sequence[int]) -> None:
         self.number: Final = number
         self.loaded: Final = loaded
         self.program: Final = loaded.program
-        self.first_place: Final = first_place
+        self.places: Final = places
         #: When its records are read again, while that rests.
         self.rest: asyncio.TimerHandle | None = None
         #: Probes that could not be placed, by their number in the program.
@@ -87,7 +87,7 @@ class _Inserted:
             probe=probe.index,
             state=state,
             module=self.program.header.name,
-            place=probe.offset or probe.address or "",
+            place=_place_of(probe),
             reason=reason,
             hits=found.hits,
             ran=found.runs,
@@ -106,15 +106,6 @@ class _Inserted:
         words = self.loaded.variables(0, count, shared=False)
         return [protocol.LocalVariables(program=self.number, words=words)]
 
-    def places(self) -> dict[int, protocol.Place]:
-        """What the places in its records mean."""
-        return {
-            self.first_place + at: protocol.Place(
-                KERNEL, self.program.header.name, probe.offset or probe.address or ""
-            )
-            for at, probe in enumerate(self.program.probes)
-        }
-
     def raw(self, hit: Hit) -> protocol.RawRecord:
         """A record as the daemon gets it of any backend."""
         head = hit.head
@@ -122,7 +113,7 @@ class _Inserted:
         return protocol.RawRecord(
             program=self.number,
             probe=self.program.probes[head.probe].index,
-            place=self.first_place + head.probe,
+            place=self.places[head.probe],
             pid=head.pid,
             tid=head.tid,
             comm=bytes(head.comm).rstrip(b"\0"),
@@ -160,7 +151,8 @@ class KernelBackend:
         self._failure = ""
         self._closing: asyncio.Task[None] | None = None
         self._last_seq = 0
-        self._last_place = 0
+        #: What the places in records mean → their numbers; the same place has the same.
+        self._places: Final[dict[protocol.Place, int]] = {}
 
     async def request(self, make: Callable[[int], protocol.Request]) -> protocol.Ok:
         """See Backend."""
@@ -217,7 +209,7 @@ class KernelBackend:
             raise BackendRefused(f"{message.label}: facility {name} is gone")
         inserted = await asyncio.to_thread(self._load, message, program, numbers)
         self._programs[message.program] = inserted
-        self._on_event(self, protocol.Places(inserted.places()))
+        self._on_event(self, protocol.Places({n: place for place, n in self._places.items()}))
         await asyncio.to_thread(inserted.place)
         self._listen(inserted)
         statuses = await asyncio.to_thread(inserted.statuses)
@@ -228,9 +220,14 @@ class KernelBackend:
             loaded = self._device.load(program, facilities)
         except DeviceError as error:
             raise BackendRefused(f"{message.label}: {error}") from None
-        first = self._last_place + 1
-        self._last_place += len(program.probes)
-        return _Inserted(message.program, loaded, first)
+        module = program.header.name
+        places = [
+            self._places.setdefault(
+                protocol.Place(KERNEL, module, _place_of(probe)), len(self._places) + 1
+            )
+            for probe in program.probes
+        ]
+        return _Inserted(message.program, loaded, places)
 
     async def _remove(self, message: protocol.Remove) -> protocol.Ok:
         chosen = list(self._programs) if message.program is None else [message.program]
@@ -322,6 +319,10 @@ class KernelBackend:
             self._on_event(self, protocol.Records([inserted.raw(hit) for hit in hits]))
         if any(map(inserted.ended_by, hits)):
             self._on_event(self, protocol.Changed(KERNEL, inserted.statuses()))
+
+
+def _place_of(probe: ProbeDefinition) -> str:
+    return probe.offset or probe.address or ""
 
 
 def _globals(inserted: _Inserted) -> int:

@@ -124,6 +124,23 @@ def test_from_insertion_to_removal(run: Run) -> None:
     run(script)
 
 
+def test_what_is_inserted_again_and_again_takes_no_more_memory(run: Run) -> None:
+    async def script(daemon: FakeDaemon, kernel: FakeKernel) -> None:
+        root = FakeClient(0)
+        await _follow(daemon, root)
+        await _insert(daemon, root, COUNT)
+        target = daemon.app.core.targets.by_pid[messages.KERNEL]
+        for _ in range(3):
+            added = await _insert(daemon, root, COUNT)
+            kernel.hit("schedule")
+            select = messages.Select(number=added.programs[0].number)
+            await daemon.ask(root, messages.Remove(id=2, select=select), messages.Removed)
+        assert {each["place"] for each in await _records(root, 6)} == {"schedule"}
+        assert len(target.places) == 1
+
+    run(script)
+
+
 def test_a_record_goes_through_the_handlers_of_its_facility(run: Run) -> None:
     async def script(daemon: FakeDaemon, kernel: FakeKernel) -> None:
         root = FakeClient(0)
