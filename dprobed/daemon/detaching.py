@@ -94,7 +94,7 @@ class Detaching:
         try:
             await self.empty(target, own)
         except Refusal as refusal:
-            _log.warning("process %d: %s", target.pid, refusal)
+            _log.warning("%s: %s", target.what, refusal)
 
     async def empty(self, target: Target, own: Iterable[InsertedProgram]) -> None:
         """Remove the programs ``own`` from ``target``; detach if no client needs it any longer.

@@ -15,6 +15,10 @@ Id = Annotated[int, msgspec.Meta(ge=0, lt=1 << 53)]
 #: PID_MAX_LIMIT of the kernel (include/linux/threads.h).
 Pid = Annotated[int, msgspec.Meta(ge=1, le=1 << 22)]
 
+#: In reports and listings, where a program is in the kernel: no process has that pid.
+KERNEL: Final = 0
+PidOrKernel = Annotated[int, msgspec.Meta(ge=KERNEL, le=1 << 22)]
+
 Index = Annotated[int, msgspec.Meta(ge=0, le=1 << 16)]
 Label = Annotated[str, msgspec.Meta(max_length=255)]
 Seconds = Annotated[float, msgspec.Meta(ge=0.001, le=3600)]
