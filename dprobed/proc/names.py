@@ -24,12 +24,12 @@ class ThreadNames:
 
     def of(self, tid: int) -> bytes:
         """The name of a thread; empty when it is gone."""
-        file = self._files.get(tid)
-        if file is not None:
-            try:
-                return os.pread(file, _ROOM, 0)[:-1]
-            except OSError:  # of a thread that has ended
-                self.forget(tid)
+        try:
+            return os.pread(self._files[tid], _ROOM, 0)[:-1]
+        except KeyError:
+            pass
+        except OSError:  # of a thread that has ended
+            self.forget(tid)
         return self._opened(tid)
 
     def _opened(self, tid: int) -> bytes:
