@@ -72,10 +72,9 @@ class TrapStops:
         group = self._group
         run = self._run
         address = words[RIP] = site.address
-        to = site.slot
         try:
-            if run(thread, site.attachments, site.displaced.may_fault, now):
-                to = self._store(tid, address, to)
+            altered = run(thread, site.attachments, site.displaced.may_fault, now)
+            to = self._store(tid, address, site.slot) if altered else site.slot
         except Gone:
             to = 0  # killed; its exit status comes next
         except BaseException:
