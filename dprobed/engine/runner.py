@@ -16,7 +16,7 @@ from dprobed.engine.probe import Attachment, Probe
 from dprobed.proc import procfs
 from dprobed.proc.names import NAMES
 from dprobed.program.exec.interface import Outcome
-from dprobed.program.exits import ABORT, DUMP, DUMP_ONCE, REM
+from dprobed.program.exits import ABORT, DEBUGGER, DUMP, DUMP_ONCE, REM
 from dprobed.tracee.ptrace import Gone, Registers
 from dprobed.tracee.thread import Thread
 from dprobed.wire.protocol import RawRecord, State
@@ -29,7 +29,7 @@ _CPU_NS: Final = 100_000
 #: Hits between two looks at where the tracer runs.
 _REVIEW: Final = 32
 
-_DUMPS: Final = frozenset((DUMP, DUMP_ONCE))
+_AT_HIT: Final = frozenset((DUMP, DUMP_ONCE, DEBUGGER))
 
 #: Looked up once, since each hit calls it.
 _name_of: Final = NAMES.of
@@ -127,8 +127,8 @@ class ProgramRunner:
                 facts.comm = _name_of(tid)
                 if cpu != affinity.cpu or affinity.elsewhere:
                     affinity.hit(cpu)
-                if ended and ended in _DUMPS:
-                    ended = self._listener.dump(thread, attachment, outcome)
+                if ended and ended in _AT_HIT:
+                    ended = self._listener.at_hit(thread, attachment, outcome)
                 add(probe, RawRecord(
                     probe.program, probe.index, attachment.number, thread.tgid, tid, facts.comm,
                     facts.uid, cpu, now, hits, ended, outcome.major, outcome.minor,
@@ -136,8 +136,6 @@ class ProgramRunner:
                 ))  # fmt: skip
                 if may_fault and probe.revocable:
                     facts.revocable += self._latest()
-                if ended > 0:
-                    self._listener.facility(thread, attachment, outcome)
             if hits >= probe.last or outcome.suspend or outcome.resume or ended == REM:
                 self._follow(thread, probe, outcome)
         if context.fp_dirty:
