@@ -16,7 +16,7 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
 
@@ -184,7 +184,7 @@ class Doubts:
             return ()
 
 
-class _Described(NamedTuple):
+class _Described(msgspec.Struct, frozen=True):
     """A mapped module and its file."""
 
     module: maps.Module

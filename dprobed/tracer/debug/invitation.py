@@ -19,7 +19,9 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from dprobed.engine.probe import Probe
 from dprobed.tracee.ptrace import Gone
@@ -42,7 +44,7 @@ TICK: Final = 0.25
 _log = logging.getLogger(__name__)
 
 
-class TracerCallbacks(NamedTuple):
+class TracerCallbacks(msgspec.Struct, frozen=True):
     """Calls into the tracer. ``tell``: send a notice to the daemon (kind, text, thread id)."""
 
     tell: Callable[[str, str, int], None]
