@@ -15,7 +15,7 @@ import contextlib
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
 
@@ -181,7 +181,7 @@ class Doubts:
             return ()
 
 
-class _Described(NamedTuple):
+class _Described(msgspec.Struct, frozen=True):
     """A mapped module and its file."""
 
     module: maps.Module

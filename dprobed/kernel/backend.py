@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from typing import Final
 
 from dprobed.backend import BackendGone, BackendRefused, OnEvent
@@ -65,10 +65,14 @@ class _Inserted:
             except PlacingError as error:
                 self.failed[at] = error
 
-    def statuses(self, *, out: bool = False) -> list[protocol.ProbeStatus]:
-        """Its probes as they are; ``out``: they are about to be taken out."""
+    def statuses(
+        self, which: Iterable[int] | None = None, *, out: bool = False
+    ) -> list[protocol.ProbeStatus]:
+        """Its probes as they are, all or ``which``; ``out``: they are about to be taken out."""
         lost = self.loaded.lost()
-        return [self._status(at, 0 if at else lost, out) for at in range(len(self.program.probes))]
+        if which is None:
+            which = range(len(self.program.probes))
+        return [self._status(at, 0 if at else lost, out) for at in which]
 
     def _status(self, at: int, lost: int, out: bool) -> protocol.ProbeStatus:
         probe = self.program.probes[at]
@@ -317,8 +321,10 @@ class KernelBackend:
     def _hand_on(self, inserted: _Inserted, hits: Sequence[Hit]) -> None:
         if hits:
             self._on_event(self, protocol.Records([inserted.raw(hit) for hit in hits]))
-        if any(map(inserted.ended_by, hits)):
-            self._on_event(self, protocol.Changed(KERNEL, inserted.statuses()))
+        ended = {hit.head.probe for hit in hits if inserted.ended_by(hit)}
+        if ended:
+            changed = inserted.statuses(sorted(ended))
+            self._on_event(self, protocol.Changed(KERNEL, changed))
 
 
 def _place_of(probe: ProbeDefinition) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import signal
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
 
@@ -180,7 +180,7 @@ def is_kernel_thread(pid: int) -> bool:
     return found is not None and found.kernel_thread
 
 
-class Birth(NamedTuple):
+class Birth(msgspec.Struct, frozen=True):
     """Parent, start time and kind of a process. ``start``: in clock ticks since boot; with the
     process id it identifies a process, also when the id is used again."""
 

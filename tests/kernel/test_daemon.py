@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from dprobed.backend import Backend, BackendGone
@@ -216,6 +217,24 @@ def test_a_probe_that_ends_by_itself(run: Run) -> None:
         assert len(await _records(root, 3)) == 3
         status = await daemon.query(root)
         assert [each.state for each in status.probes] == ["disabled", "removed"]
+
+    run(script)
+
+
+def test_whoever_inserted_a_program_is_told_which_of_its_probes_has_ended(run: Run) -> None:
+    async def script(daemon: FakeDaemon, kernel: FakeKernel) -> None:
+        root = FakeClient(0)
+        source = HEAD + "offset = schedule\nexit\noffset = do_sys_openat2\nrem\n"
+        request = msgspec.structs.replace(_request(source), keep=False)
+        await daemon.ask(root, request, messages.Inserted)
+        kernel.hit("schedule")
+        kernel.hit("do_sys_openat2")
+        while not root.heard(messages.StateChange):
+            await asyncio.sleep(0)
+        (change,) = root.heard(messages.StateChange)
+        assert [(each.place, each.state) for each in change.probes] == [
+            ("do_sys_openat2", "removed")
+        ]
 
     run(script)
 

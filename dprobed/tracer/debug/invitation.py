@@ -18,7 +18,9 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from dprobed.engine.probe import Probe
 from dprobed.tracee.ptrace import Gone
@@ -44,7 +46,7 @@ _QUIET: Final = 10.0
 _OFF: Final = "it is switched off; `dprobe handlers arm debugger` switches it on"
 
 
-class TracerCallbacks(NamedTuple):
+class TracerCallbacks(msgspec.Struct, frozen=True):
     """Calls into the tracer. ``tell``: send a notice to the daemon (kind, text, thread id)."""
 
     tell: Callable[[str, str, int], None]

@@ -55,7 +55,7 @@ Begin = Callable[[int, int, dict[str, Any], StoreLimits, Callable[[Result], None
 
 
 class _Requested(msgspec.Struct, frozen=True):
-    """A dump that a hit asked for; ``corrected``: the hit's record, as it is without a core."""
+    """A dump that a hit asked for; ``corrected``: its record if there is no core."""
 
     thread: Thread
     probe: Probe

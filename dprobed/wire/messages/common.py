@@ -1,6 +1,7 @@
 """What the messages of the control socket have in common: the protocol's numbers, types, bases."""
 
-from __future__ import annotations
+# Without `from __future__ import annotations`: msgspec compiles annotations that are strings, each
+# one when a decoder is made, which takes four times as long.
 
 from typing import Annotated, Final, Literal
 

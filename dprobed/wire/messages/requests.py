@@ -1,6 +1,7 @@
 """The requests of clients, and a handler's answer."""
 
-from __future__ import annotations
+# Without `from __future__ import annotations`: msgspec compiles annotations that are strings, each
+# one when a decoder is made, which takes four times as long.
 
 from typing import Annotated, Literal
 
