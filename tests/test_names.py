@@ -27,8 +27,9 @@ TWICE = {
     "Tracer": "what recovery asks of one; the loop of one",
 }
 
-#: Messages are called by what they ask or answer, and written with their module: `messages.Dump`.
-MESSAGES = "dprobed.wire"
+#: Messages are called by what they ask or answer, and written with their module: `messages.Dump`;
+#: so are the structures of the kernel's interface.
+MESSAGES = ("dprobed.wire", "dprobed.kernel.abi")
 
 
 def test_a_class_has_a_name_of_its_own() -> None:
