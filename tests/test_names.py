@@ -27,8 +27,8 @@ TWICE = {
     "Tracer": "what recovery asks of one; the loop of one",
 }
 
-#: Messages are called by what they ask or answer, the kernel's structures as in its header; both are
-#: written with their module: `messages.Dump`, `abi.Record`.
+#: Messages are called by what they ask or answer, the kernel's structures as in its header; both
+#: are written with their module: `messages.Dump`, `abi.Record`.
 QUALIFIED = ("dprobed.wire", "dprobed.kernel.abi")
 
 
