@@ -293,6 +293,7 @@ def _make_folder(
 ) -> tuple[list[helper.Value], int]:
     name, pid = values
     assert isinstance(name, bytes)
+    assert isinstance(pid, int)
     folder = Path(os.fsdecode(name))
     folder.mkdir(mode=0o700, exist_ok=True)
     store.next_number(folder)
