@@ -32,12 +32,12 @@ class Programs:
         return self._last_number
 
     async def decode_all(
-        self, uploads: list[messages.Upload]
+        self, uploads: list[messages.Upload], *, kernel: bool = False
     ) -> list[tuple[messages.Upload, Program]]:
-        """The programs of a request; raises Refusal."""
-        return [(upload, await self._decode(upload)) for upload in uploads]
+        """The programs of a request, for processes or for the ``kernel``; raises Refusal."""
+        return [(upload, await self._decode(upload, kernel=kernel)) for upload in uploads]
 
-    async def _decode(self, upload: messages.Upload) -> Program:
+    async def _decode(self, upload: messages.Upload, *, kernel: bool) -> Program:
         if upload.engine not in ENGINES:
             known = ", ".join(ENGINES)
             raise Refusal(
@@ -52,7 +52,9 @@ class Programs:
         except ProgramError as error:
             raise Refusal(f"{upload.label}: {error}") from None
         self.check_facilities(upload.label, program)
-        if program.header.kernel:
+        if kernel and not program.header.kernel:
+            raise Refusal(f"{upload.label}: only programs with `modtype = kernel` go into it")
+        if program.header.kernel and not kernel:
             raise Refusal(
                 f"{upload.label}: programs for the kernel cannot be inserted into a process"
             )

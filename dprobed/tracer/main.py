@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import gc
-import logging
 import os
 import select
 import signal
@@ -43,8 +42,6 @@ _IDLE: Final = 5.0
 #: answer is waited for.
 _RESOLVER_SOON: Final = 0.001
 _RESOLVER_TURNS: Final = (0.001, 0.0003)
-
-_log = logging.getLogger(__name__)
 
 
 class Tracer:

@@ -1,7 +1,7 @@
 """Files that a user names, looked at, read and made without sleeping as long as they may let us.
 
-A file system may not answer (FUSE, NFS). Whoever asks it sleeps, perhaps where not even SIGKILL
-wakes him; so it is asked by a helper (``proc.helper``), and the user is told.
+A file system may not answer (FUSE, NFS). Who asks it sleeps, perhaps where not even SIGKILL
+wakes it; so it is asked by a helper (``proc.helper``), and the user is told.
 """
 
 from __future__ import annotations

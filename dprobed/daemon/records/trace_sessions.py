@@ -292,8 +292,7 @@ def _make_folder(
     values: Sequence[helper.Value], _: Sequence[int]
 ) -> tuple[list[helper.Value], int]:
     name, pid = values
-    assert isinstance(name, bytes)
-    assert isinstance(pid, int)
+    assert isinstance(name, bytes) and isinstance(pid, int)
     folder = Path(os.fsdecode(name))
     folder.mkdir(mode=0o700, exist_ok=True)
     store.next_number(folder)

@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-from iced_x86 import Decoder, Formatter, FormatterSyntax
-
 from dprobed.arch.x86_64.gate_code import CODE, GATE, SIZE, WORDS, back, way_back
 from dprobed.arch.x86_64.registers import ORIG_RAX, RAX, REGISTER_NAMES, RIP
+from tests.unit.arch.listing import decoded
 
 
 def test_the_listing_says_what_the_code_does() -> None:
-    formatter = Formatter(FormatterSyntax.NASM)
-    formatter.show_branch_size = False
-    formatter.branch_leading_zeros = False
-    formatter.leading_zeros = False
-    decoded = [
-        (GATE[each.ip : each.next_ip].hex(" "), formatter.format(each))
-        for each in Decoder(64, GATE)
-    ]
-    assert decoded == list(CODE)
+    assert decoded(GATE) == list(CODE)
     assert len(GATE) <= WORDS
 
 
