@@ -27,14 +27,15 @@ TWICE = {
     "Tracer": "what recovery asks of one; the loop of one",
 }
 
-#: Messages are called by what they ask or answer, and written with their module: `messages.Dump`.
-MESSAGES = "dprobed.wire"
+#: Messages are called by what they ask or answer, the kernel's structures as in its header, and both
+#: are written with their module: `messages.Dump`, `abi.Record`.
+QUALIFIED = ("dprobed.wire", "dprobed.kernel.abi")
 
 
 def test_a_class_has_a_name_of_its_own() -> None:
     where: dict[str, list[str]] = defaultdict(list)
     for module, path in MODULES.items():
-        if not module.startswith(MESSAGES):
+        if not module.startswith(QUALIFIED):
             for node in ast.parse(path.read_text()).body:
                 if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                     where[node.name].append(module)
