@@ -131,6 +131,8 @@ class Machine:
             initrd.writelines(_cpio(files))
         settings = (f"{name}={value}" for name, value in (environment or {}).items())
         self._environment = [*settings, ""]
+        #: The answer to the last message.
+        self._owes = False
         self._console = folder / "console"
         quiet = "console=ttyS0 panic=-1 oops=panic tsc=reliable no_timer_check loglevel=6"
         # What guards real processors is slow where one is emulated.
@@ -187,10 +189,14 @@ class Machine:
         """Send requests as one message, and wait for the answers."""
         pipe = self._process.stdin
         assert pipe is not None
+        assert not self._owes, "the machine has not answered an earlier message"
+        self._owes = True
         body = b"".join(requests)
         pipe.write(struct.pack("<I", len(body)) + body)
         pipe.flush()
-        return self._receive()
+        answer = self._receive()
+        self._owes = False
+        return answer
 
     # -- requests -----------------------------------------------------------------------------
 
