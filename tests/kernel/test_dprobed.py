@@ -66,9 +66,10 @@ def dprobed(
 ) -> Iterator[Dprobed]:
     """It runs, and the module is loaded."""
     folder = tmp_path_factory.mktemp("dprobed")
-    source = folder / "x.rpn"
-    source.write_text(PROGRAM)
-    more = {**image.files(), source.name: source}
+    sources = {"x.rpn": PROGRAM, "loop.rpn": PROGRAM.replace("__x64_sys_getppid", "vfs_read")}
+    for name, text in sources.items():
+        (folder / name).write_text(text)
+    more = image.files() | {name: folder / name for name in sources}
     machine = Machine(folder, release, module, more, image.ENVIRONMENT)
     try:
         insert_module(machine)
@@ -96,6 +97,17 @@ def test_insert_hit_query_remove(dprobed: Dprobed) -> None:
     for variables in (["vars", str(probe["number"])], ["vars", "--global", "0"]):
         (variable,) = dprobed.json(*variables)
         assert variable["value"] >= 3
+    status, text = dprobed.dprobe("remove", "--all")
+    assert status == 0, text
+    assert text_of(dprobed.machine, "/sys/module/dprobes/refcnt") == "0\n"
+
+
+def test_a_probe_in_what_the_daemon_itself_does(dprobed: Dprobed) -> None:
+    """Each reading of records makes a record."""
+    (probe,) = dprobed.json("insert", "/loop.rpn")
+    assert probe["state"] == "active"
+    (probe,) = [each for each in dprobed.json("query") if each["type"] == "probe"]
+    assert probe["hits"] > 0
     status, text = dprobed.dprobe("remove", "--all")
     assert status == 0, text
     assert text_of(dprobed.machine, "/sys/module/dprobes/refcnt") == "0\n"
