@@ -27,7 +27,7 @@ TWICE = {
     "Tracer": "what recovery asks of one; the loop of one",
 }
 
-#: Messages are called by what they ask or answer, the kernel's structures as in its header, and both
+#: Messages are called by what they ask or answer, structures of the kernel as in its header; both
 #: are written with their module: `messages.Dump`, `abi.Record`.
 QUALIFIED = ("dprobed.wire", "dprobed.kernel.abi")
 
