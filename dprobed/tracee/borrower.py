@@ -191,8 +191,8 @@ class Borrower:
         thread.relisten = thread.relisten or listens
 
     def _next_stop(self, thread: Thread) -> Stop:
-        """``wait_for`` where the stop may be a breakpoint's: the thread is moved back to that before
-        its stop is taken. Let go behind it without its signal, by our death, it would skip its
+        """``wait_for``, where the stop may be a breakpoint's: the thread is moved back before it is
+        taken. Let go behind the breakpoint without its signal, by our death, it would skip its
         instruction. Raises Gone."""
         hits = self._tracees.hits
         before = bytes(hits.registers.data)  # this may be in the middle of another's hit
