@@ -205,6 +205,21 @@ def test_a_process_is_entered_by_who_starts_it() -> None:
     assert sorted(set(outside)) == sorted((by, name) for name, by in PROCESSES.items())
 
 
+def test_one_module_imports_python_ptrace() -> None:
+    """Imported without what that one does before, it runs ``ldconfig``."""
+    importing = {
+        module
+        for module, path in MODULES.items()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if (isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "ptrace")
+        or (
+            isinstance(node, ast.Import)
+            and any(n.name.split(".")[0] == "ptrace" for n in node.names)
+        )
+    }
+    assert importing == {"dprobed.arch.x86_64.python_ptrace"}
+
+
 def test_no_module_imports_itself_by_way_of_others() -> None:
     graph = {
         module: {n for n, _ in imported(path) if n != module} for module, path in MODULES.items()
