@@ -382,6 +382,44 @@ def test_stops_of_who_waits_are_found_among_those_of_others(lab: Callable[..., L
     made.detach()
 
 
+@pytest.mark.parametrize("alone", [False, True])
+def test_a_stop_of_the_same_target_that_was_deferred_meanwhile_is_reacted_to(
+    lab: Callable[..., Lab], monkeypatch: pytest.MonkeyPatch, alone: bool
+) -> None:
+    """While the world is being stopped, one thread does something for us, and others stop.
+
+    ``alone``: it is found only where each thread is looked at.
+    """
+    made = lab()
+    other = Child()
+    attach(made.group, other.pid)
+    made.serve_until(lambda: {procfs.run_state(each.pid) for each in (made.child, other)} == {"S"})
+    if alone:
+        monkeypatch.setattr(made.tracees, "dispatch_deferred", lambda group=None: False)
+
+    def deliver(thread: Thread) -> None:
+        made.watcher.signals.append(thread.signal)
+        while thread.tid == made.pid and not made.tracees.attention:
+            made.tracees.pause(0)
+
+    made.watcher.deliver = deliver  # type: ignore[method-assign]
+    for child, number in ((made.child, signal.SIGWINCH), (other, signal.SIGURG)):
+        os.kill(child.pid, number)
+        while procfs.run_state(child.pid) != "t":
+            os.sched_yield()
+    with made.group.stopped() as unstoppable:
+        assert unstoppable == []
+        assert made.watcher.signals == [signal.SIGWINCH, signal.SIGURG]
+        for tid, number in ((made.pid, signal.SIGWINCH), (other.pid, signal.SIGURG)):
+            thread = made.group.threads[tid]
+            assert (thread.state, thread.signal) == (State.STOPPED, number)
+    made.detach()
+    other.ask()
+    assert other.answers()
+    other.end()
+    os.waitpid(other.pid, 0)
+
+
 def test_what_is_there_already_comes_to_an_end(
     lab: Callable[..., Lab], monkeypatch: pytest.MonkeyPatch
 ) -> None:
