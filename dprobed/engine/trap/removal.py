@@ -52,7 +52,7 @@ class SiteRemoval:
                 self.leave_slots(thread, removing)
             except Gone:
                 continue
-        if unstoppable:
+        if unstoppable or any(each.unfinished is not None for each in self._group.threads.values()):
             self.not_freed = removing
             return
         self.not_freed = set()
