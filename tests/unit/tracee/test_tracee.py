@@ -27,6 +27,7 @@ from dprobed.tracee.thread import Thread
 from dprobed.tracee.thread_group import ThreadGroup
 from dprobed.tracee.tracees import Tracees, is_ours
 
+SYS_PAUSE = 34
 SYS_GETPID = 39
 #: SIGALRM is the tick of who stops the world.
 pytestmark = pytest.mark.timeout(method="thread")
@@ -350,6 +351,36 @@ def test_registers_of_a_hit_stay_while_others_are_served() -> None:
         os.kill(each.pid, signal.SIGKILL)
         os.waitpid(each.pid, 0)
         each.child.end()
+
+
+def test_who_serves_hits_of_others_meanwhile_can_see_that(lab: Callable[..., Lab]) -> None:
+    """A remote system call that does not end: hits are served, and make none."""
+    other = Lab()
+    made = lab()
+    made.asleep()
+    made.tracees.threads[other.pid] = other.group.threads[other.pid]
+    seen: list[bool] = []
+
+    def serve_hit(thread: Thread, now: int) -> bool:
+        seen.append(made.group.borrower.is_waiting)
+        return True  # and it hits again at once: its stop stays
+
+    other.watcher.serve_hit = serve_hit  # type: ignore[method-assign]
+    os.kill(other.pid, signal.SIGTRAP)
+    while procfs.run_state(other.pid) != "t":
+        os.sched_yield()
+    with made.group.borrower.borrowed(made.pid) as thread:
+        seen.clear()
+        assert made.group.remote.make(thread, made.gate(thread), SYS_PAUSE) < 0
+        assert set(seen) == {True}
+        assert not made.group.borrower.is_waiting
+    del made.tracees.threads[other.pid]
+    os.kill(other.pid, signal.SIGKILL)
+    os.waitpid(other.pid, 0)
+    other.child.end()
+    made.child.ask()
+    made.serve_until(lambda: made.child.answers(0))
+    made.detach()
 
 
 def test_a_stopped_child_of_ours_hides_no_tracee(lab: Callable[..., Lab]) -> None:
