@@ -62,6 +62,8 @@ class Kind(IntEnum):
     DISPOSITION = 7
     #: Where threads make system calls for us: there were zeros.
     GATE = 8
+    #: The signal mask of a thread (the address is its id) that makes a step for us.
+    MASK = 9
 
 
 class Change(msgspec.Struct, frozen=True):

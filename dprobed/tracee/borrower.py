@@ -16,20 +16,14 @@ from contextlib import contextmanager, suppress
 from typing import Final
 
 from dprobed.arch.x86_64 import siginfo
-from dprobed.arch.x86_64.resume_and_wait import TRAP_STATUS
+from dprobed.arch.x86_64.resume_and_wait import TRAP_STATUS, is_looked_at
 from dprobed.proc import procfs
 from dprobed.proc.shared_memory import shares_memory
 from dprobed.tracee import ptrace
 from dprobed.tracee.lifecycle import State
 from dprobed.tracee.ptrace import WALL, Gone
 from dprobed.tracee.ptrace import raw_waitpid as _waitpid
-from dprobed.tracee.signals import (
-    ALL_BUT_SYNCHRONOUS_SET,
-    SIGTRAP_SET,
-    SYNCHRONOUS,
-    SYNCHRONOUS_SET,
-    is_pending,
-)
+from dprobed.tracee.signals import SYNCHRONOUS, SYNCHRONOUS_SET, held_mask, is_pending
 from dprobed.tracee.status import Kind, Stop, decode
 from dprobed.tracee.stop_the_world import StopTheWorld
 from dprobed.tracee.thread import Group, StopHandler, Thread, Unfinished
@@ -203,8 +197,8 @@ class Borrower:
         while (found := hits.next(0, thread.tid)) == -errno.EINTR:
             if time.monotonic() > deadline:
                 break
-        is_taken = found == thread.tid and hits.status != TRAP_STATUS
-        if found == thread.tid and not is_taken:
+        is_taken = found == thread.tid and not is_looked_at(hits.status)
+        if found == thread.tid and hits.status == TRAP_STATUS:
             self._handler.rewind(thread)
         hits.registers.data[:] = before
         return self._stop_of(thread, hits.status) if is_taken else self.wait_for(thread)
@@ -289,15 +283,13 @@ class Borrower:
     @contextmanager
     def signals_held(self, thread: Thread) -> Iterator[None]:
         """Only what an instruction raises itself reaches the thread within; it leaves a group-stop,
-        to which it goes back when it is resumed.
-
-        SIGTRAP among it: a blocked one would make the kernel reset its handler. Raises Gone.
+        to which it goes back when it is resumed. Raises Gone.
         """
         if thread.listen:
             thread.listen, thread.relisten = False, True
         with self._sending_again():
             mask = ptrace.get_sigmask(thread.tid)
-            ptrace.set_sigmask(thread.tid, (mask | ALL_BUT_SYNCHRONOUS_SET) & ~SIGTRAP_SET)
+            ptrace.set_sigmask(thread.tid, held_mask(mask))
             try:
                 yield
             finally:

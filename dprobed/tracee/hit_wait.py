@@ -13,14 +13,14 @@ from dprobed.arch.x86_64.resume_and_wait import (
     REGISTERS,
     RESUME,
     STATUS,
-    TAKEN,
+    TID,
     WAIT_FOR,
     WORDS,
 )
 from dprobed.tracee import ptrace
 from dprobed.tracee.ptrace import WALL, FixedBuffer, Gone, Registers
 
-#: A plain SIGTRAP stop is looked at, and not taken. Stops of tracees are told of without WSTOPPED,
+#: The stop of a signal is looked at, and not taken. Stops of tracees are told of without WSTOPPED,
 #: and nobody else is to be told of: a stopped child of ours that is no tracee would be found each
 #: time, before all tracees, and could not be taken.
 _LOOK: Final = WALL | os.WEXITED | os.WNOWAIT
@@ -29,8 +29,9 @@ _LOOK: Final = WALL | os.WEXITED | os.WNOWAIT
 class HitWait:
     """Waits for the next stop of any tracee, and reads the registers where it may be a hit.
 
-    Such a stop, whose status is TRAP_STATUS, is not taken from the kernel (``resume_and_wait`` has
-    the reason): it comes again until the thread is resumed, or the stop is taken.
+    Such a stop, whose status is TRAP_STATUS, is not taken from the kernel, nor is that of another
+    signal (``resume_and_wait`` has the reason): it comes again until the thread is resumed, or the
+    stop is taken.
 
     Who serves a hit does not resume the thread but has it resumed with the next wait
     (``words[RESUME]``, ``words[GO_TO]``). Nothing else is done with tracees before that, or before
@@ -60,14 +61,14 @@ class HitWait:
     def next(self, options: int = 0, tid: int = 0) -> int:
         """Wait for any thread, or this one, with these options more.
 
-        Returns the thread, 0 or a negative errno. A plain SIGTRAP stop comes again; any other, and
+        Returns the thread, 0 or a negative errno. The stop of a signal comes again; any other, and
         an end, is taken by this, and its ``status`` is to be reacted to.
         """
         words = self.words
         words[OPTIONS], words[WAIT_FOR] = _LOOK | options, tid
         found = self.call()
         words[OPTIONS], words[WAIT_FOR] = _LOOK, 0
-        return found & ~TAKEN if found > 0 else found
+        return found & TID if found > 0 else found
 
     def poll(self) -> int:
         """``call``, without waiting."""

@@ -23,6 +23,16 @@ SYNCHRONOUS: Final = frozenset(
 SYNCHRONOUS_SET: Final = sum(1 << (number - 1) for number in SYNCHRONOUS)
 ALL_BUT_SYNCHRONOUS_SET: Final = 0xFFFF_FFFF_FFFF_FFFF & ~SYNCHRONOUS_SET
 SIGTRAP_SET: Final = 1 << (signal.SIGTRAP - 1)
+#: What no mask has.
+_NEVER_BLOCKED: Final = 1 << (signal.SIGKILL - 1) | 1 << (signal.SIGSTOP - 1)
+
+
+def held_mask(mask: int) -> int:
+    """The mask of a thread to which only what an instruction raises itself is to come.
+
+    SIGTRAP among it: a blocked one would make the kernel reset its handler. ``mask``: its own.
+    """
+    return (mask | ALL_BUT_SYNCHRONOUS_SET) & ~SIGTRAP_SET & ~_NEVER_BLOCKED
 
 
 def is_pending(tid: int, signals: int) -> bool:

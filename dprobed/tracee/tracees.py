@@ -25,7 +25,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from dprobed.arch.x86_64.resume_and_wait import TRAP_STATUS
+from dprobed.arch.x86_64.resume_and_wait import TRAP_STATUS, is_looked_at
 from dprobed.proc import procfs
 from dprobed.tracee import ptrace
 from dprobed.tracee.hit_wait import HitWait
@@ -134,9 +134,10 @@ class Tracees:
             tid = self.hits.next(os.WNOHANG, wanted) or self.hits.next(os.WNOHANG)
             if tid == wanted:
                 self.status.value = self.hits.status
-                if self.hits.status != TRAP_STATUS:
+                if not is_looked_at(self.hits.status):
                     return True
-                if (thread := self.threads.get(tid)) is not None:
+                thread = self.threads.get(tid)
+                if thread is not None and self.hits.status == TRAP_STATUS:
                     thread.group.handler.rewind(thread)
                 if _waitpid(tid, self.status_address, WALL | os.WNOHANG) == tid:
                     return True
@@ -224,10 +225,10 @@ class Tracees:
     def _take(self, tid: int, status: int) -> int | None:
         """Take a stop that was only looked at from the kernel, as what does not end at once has to
         be; its wait status. None: it is not there any more."""
-        if status != TRAP_STATUS:
+        if not is_looked_at(status):
             return status
         thread = self.threads.get(tid)
-        if thread is not None:
+        if thread is not None and status == TRAP_STATUS:
             thread.group.handler.rewind(thread)
         if _waitpid(tid, self.status_address, WALL | os.WNOHANG) != tid:
             return None
@@ -251,9 +252,31 @@ class Tracees:
 
     def dispatch(self, tid: int, status: int) -> None:
         """React to what ``hits`` found: a stop, or an end."""
+        if status != TRAP_STATUS and is_looked_at(status) and self._pass_on(tid, status):
+            return
         taken = self._take(tid, status)
         if taken is not None:
             self._dispatch(tid, taken)
+
+    def _pass_on(self, tid: int, status: int) -> bool:
+        """React to the stop of a signal before it is taken, as it is for a thread that goes on with
+        the signal at once; false: it has to be taken first.
+
+        A thread that does not go on is found in this stop again, also in the middle of the
+        reaction. It stays there, so the stop is taken then.
+        """
+        thread = self.threads.get(tid)
+        if thread is None or thread.state not in (State.RUNNING, State.STOPPED, State.HELD):
+            return False
+        if thread.state is State.RUNNING:
+            self._dispatch(tid, status)
+            if self.threads.get(tid) is not thread or thread.state is State.RUNNING:
+                return True
+        if _waitpid(tid, self.status_address, WALL | os.WNOHANG) == tid:
+            taken = self.status.value
+            if taken != status:  # it was killed
+                self._dispatch(tid, taken)
+        return True
 
     def _dispatch(self, tid: int, status: int) -> None:
         """Decode a wait status and give it to the group, or the process, that it concerns."""

@@ -10,9 +10,10 @@ import contextlib
 import time
 from typing import Final
 
-from dprobed.change_journal import Kind
+from dprobed.change_journal import Change, Kind
 from dprobed.engine.errors import SpaceError
 from dprobed.engine.trap.engine import TrapEngine
+from dprobed.engine.trap.slots import give_back_mask
 from dprobed.tracee.ptrace import Gone
 
 #: Seconds for which threads are waited for that are in the guard's handler, and between two looks.
@@ -30,6 +31,7 @@ def adopt(trap: TrapEngine) -> None:
     for change in found:
         if change.kind is Kind.GATE:
             space.calls.adopt(change.address)
+    _give_back_masks(trap, found)
     _leave_pages(trap)
     lost = next((each.data for each in found if each.kind is Kind.DISPOSITION), None)
     with trap.group.borrower.borrowed(space.tgid) as thread:
@@ -38,6 +40,18 @@ def adopt(trap: TrapEngine) -> None:
                 space.raw[change.address] = change.data
                 space.remove_raw(change.address)
         trap.sigtrap.adopt(thread, lost)
+
+
+def _give_back_masks(trap: TrapEngine, found: list[Change]) -> None:
+    """Threads that made a step for that tracer get their signal masks back."""
+    changes = trap.sites.space.changes
+    with trap.group.stopped():
+        for change in found:
+            if change.kind is Kind.MASK:
+                if change.address in trap.group.threads:
+                    with contextlib.suppress(Gone):
+                        give_back_mask(change.address, change.data)
+                changes.forget(Kind.MASK, change.address)
 
 
 def _leave_pages(trap: TrapEngine) -> None:

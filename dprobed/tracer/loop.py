@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Final
 
-from dprobed.arch.x86_64.resume_and_wait import STATUS, TAKEN
+from dprobed.arch.x86_64.resume_and_wait import STATUS, TID
 from dprobed.engine.affinity import Affinity
 from dprobed.tracee.lifecycle import State
 from dprobed.tracee.tracees import SWEEP, Tracees
@@ -48,14 +48,14 @@ class StopLoop:
                     tracees.drain()
                 continue
             now = clock()
-            # None has the number of one whose stop was taken.
+            # None has the number of one in another stop.
             thread = threads.get(found)
             if thread is not None and thread.state is running:
                 # By a local name: see ``ProgramRunner.run``.
                 serve = thread.group.handler.serve_hit
                 if serve(thread, now):
                     continue
-            tid = found & ~TAKEN
+            tid = found & TID
             thread = threads.get(tid)
             tracees.dispatch(tid, words[STATUS])
             if thread is not None:

@@ -8,7 +8,9 @@ needs a compiler, or a wheel for each Python.
 A plain SIGTRAP stop, which may be a hit, is looked at and not *taken* (WNOWAIT): a stop that was
 taken has no signal any more (``exit_code``; wait_task_stopped, kernel/exit.c), so a thread that the
 kernel lets go because its tracer was killed would go on behind the breakpoint, its instruction
-skipped. Not taken, the SIGTRAP is delivered to it. Every other stop is taken.
+skipped. Not taken, the SIGTRAP is delivered to it. Nor is the stop of any other signal taken, which
+the target would lose (and wait for it without end, where it is one of libc's own). Every other stop
+is taken.
 
 Where no code may be mapped (``code_page``), Python makes the calls one by one.
 """
@@ -45,15 +47,22 @@ _SIGINFO: Final = 6
 #: How many there are.
 WORDS: Final = _SIGINFO + SIGINFO_SIZE // 8
 
-#: The wait status of a plain SIGTRAP stop: the one that is not taken.
+#: The wait status of a plain SIGTRAP stop.
 TRAP_STATUS: Final = 0x057F
+#: Added to the id of a thread that is in the stop of another signal, which was not taken either.
+SIGNALLED: Final = 1 << 29
 #: Added to the id of a thread whose stop, or end, is another, and was taken. No thread has an id
 #: that large (PID_MAX_LIMIT, include/linux/threads.h).
 TAKEN: Final = 1 << 30
+#: The id in what is returned.
+TID: Final = SIGNALLED - 1
+#: The largest wait status of a signal's stop: larger numbers are of events and system calls.
+_SIGNALS: Final = 0x7F7F
 
 #: The machine code with its listing; jumps lead to offsets. Takes the address of a request, returns
-#: the thread that is in a plain SIGTRAP stop, or that has stopped or ended otherwise (``TAKEN``), 0
-#: (none did, or it was killed meanwhile) or a negative errno.
+#: the thread that is in a plain SIGTRAP stop, in that of another signal (``SIGNALLED``), or that
+#: has stopped or ended otherwise (``TAKEN``), 0 (none did, or it was killed meanwhile) or a
+#: negative errno.
 #: It alters only registers that a function may (System V ABI). Resuming fails only where the thread
 #: was killed, which the wait then tells.
 CODE: Final = (
@@ -90,7 +99,7 @@ CODE: Final = (
     ("85 f6", "test esi,esi"),
     ("74 39", "je 9Eh"),
     ("41 83 79 38 04", "cmp dword [r9+38h],4"),  # si_code: CLD_TRAPPED
-    ("75 33", "jne 9Fh"),
+    ("75 4e", "jne 0BAh"),
     ("41 83 79 48 05", "cmp dword [r9+48h],5"),  # si_status: SIGTRAP and no event
     ("75 2c", "jne 9Fh"),
     ("b8 7f 05 00 00", "mov eax,57Fh"),
@@ -106,16 +115,25 @@ CODE: Final = (
     ("31 d2", "xor edx,edx"),
     ("49 89 92 80 00 00 00", "mov [r10+80h],rdx"),  # rip
     ("c3", "ret"),  # 9Eh
-    ("89 f7", "mov edi,esi"),  # 9Fh: take it
+    ("41 8b 41 48", "mov eax,[r9+48h]"),  # 9Fh: si_status
+    ("83 f8 7f", "cmp eax,7Fh"),
+    ("77 12", "ja 0BAh"),
+    ("c1 e0 08", "shl eax,8"),
+    ("83 c8 7f", "or eax,7Fh"),
+    ("49 89 41 20", "mov [r9+20h],rax"),
+    ("89 f0", "mov eax,esi"),
+    ("0d 00 00 00 20", "or eax,20000000h"),  # SIGNALLED
+    ("c3", "ret"),
+    ("89 f7", "mov edi,esi"),  # 0BAh: take it
     ("49 8d 71 20", "lea rsi,[r9+20h]"),
     ("ba 01 00 00 40", "mov edx,40000001h"),  # __WALL | WNOHANG
     ("45 31 d2", "xor r10d,r10d"),
     ("b8 3d 00 00 00", "mov eax,3Dh"),  # wait4
     ("0f 05", "syscall"),
     ("85 c0", "test eax,eax"),
-    ("7e 05", "jle 0BDh"),
+    ("7e 05", "jle 0D8h"),
     ("0d 00 00 00 40", "or eax,40000000h"),  # TAKEN
-    ("c3", "ret"),  # 0BDh
+    ("c3", "ret"),  # 0D8h
 )
 
 _libc: Final = ctypes.PyDLL(None, use_errno=True)
@@ -126,6 +144,11 @@ _ptrace.restype = ctypes.c_long
 _SI_CODE: Final = 8
 _SI_PID: Final = 16
 _SI_STATUS: Final = 24
+
+
+def is_looked_at(status: int) -> bool:
+    """Whether a stop with this wait status is looked at, and not taken."""
+    return status & 0xFF == 0x7F and status <= _SIGNALS
 
 
 def mapped(request: int) -> Callable[[], int]:
@@ -156,6 +179,10 @@ def one_by_one(words: memoryview) -> Callable[[], int]:
         )
         if not tid:
             return 0
+        looked_at = event << 8 | 0x7F
+        if code == os.CLD_TRAPPED and event != signal.SIGTRAP and is_looked_at(looked_at):
+            words[STATUS] = looked_at
+            return tid | SIGNALLED
         if code != os.CLD_TRAPPED or event != signal.SIGTRAP:
             options = binding.THREAD_TRACE_FLAGS | os.WNOHANG
             taken: int = _libc.waitpid(tid, ctypes.byref(status), options)

@@ -17,6 +17,7 @@
 from __future__ import annotations
 
 import signal
+from contextlib import suppress
 from typing import Final
 
 from dprobed.arch.x86_64.paging import WORD
@@ -31,6 +32,7 @@ from dprobed.arch.x86_64.signal_frame import (
     FRAME_RSP,
     RESTARTS,
 )
+from dprobed.change_journal import Kind
 from dprobed.engine.interface import Listener
 from dprobed.engine.runner import ProgramRunner
 from dprobed.engine.trap.notes import ThreadNotes
@@ -40,8 +42,8 @@ from dprobed.proc import procfs
 from dprobed.tracee import memory, ptrace, restartable
 from dprobed.tracee.borrower import Asleep
 from dprobed.tracee.ptrace import Gone, Registers
-from dprobed.tracee.signals import SYNCHRONOUS
-from dprobed.tracee.status import Kind
+from dprobed.tracee.signals import SYNCHRONOUS, held_mask
+from dprobed.tracee.status import Kind as StopKind
 from dprobed.tracee.thread import Thread
 from dprobed.tracee.thread_group import ThreadGroup
 
@@ -49,6 +51,21 @@ _UNMAPPED: Final = "the target took away the memory in which the probed instruct
 _JUDGED: Final = (
     "the target has system calls trapped (seccomp, SYSCALL_USER_DISPATCH), this one too"
 )
+
+
+def noted_mask(mask: int) -> bytes:
+    """A thread's mask as the data of its entry in the change journal."""
+    return mask.to_bytes(8, "little")
+
+
+def give_back_mask(tid: int, data: bytes) -> None:
+    """Undo what a tracer that was killed while the thread made a step has left of its own mask.
+
+    The thread may have set another since. Raises Gone.
+    """
+    mask = int.from_bytes(data, "little")
+    if ptrace.get_sigmask(tid) == held_mask(mask):
+        ptrace.set_sigmask(tid, mask)
 
 
 def move_to(registers: Registers, position: Position) -> None:
@@ -193,7 +210,20 @@ class SlotExits:
         self._notes.set_skip(thread, self.restart_mark(site))
 
     def _step_out(self, thread: Thread, site: Site) -> None:
-        """Let the copied instruction finish before the signal is delivered."""
+        """Let the copied instruction finish before the signal is delivered.
+
+        All others are held back meanwhile, for good if we were killed: so the mask is noted. Where
+        it cannot be, the risk is taken: the thread must not stay in the slot.
+        """
+        changes = self.sites.space.changes
+        with suppress(OSError):
+            changes.note(Kind.MASK, thread.tid, noted_mask(ptrace.get_sigmask(thread.tid)))
+        try:
+            self._step_to_end(thread, site)
+        finally:
+            changes.forget(Kind.MASK, thread.tid)
+
+    def _step_to_end(self, thread: Thread, site: Site) -> None:
         for _ in range(len(site.displaced.positions) + 1):
             try:
                 stop = self._group.borrower.step(thread)
@@ -204,7 +234,7 @@ class SlotExits:
             self._sigtrap.was_forced()
             words = self._registers.load(thread.tid)
             found = self.sites.slot_at(words[RIP])
-            if stop.kind is not Kind.TRAP:
+            if stop.kind is not StopKind.TRAP:
                 # It faults: the handler comes first, and the fault again after it.
                 if found is not None:
                     self._go_back(thread, site, found[0].position(found[1]))

@@ -19,11 +19,13 @@ from dprobed.arch.x86_64.resume_and_wait import (
     OPTIONS,
     REGISTERS,
     RESUME,
+    SIGNALLED,
     STATUS,
     TAKEN,
     TRAP_STATUS,
     WAIT_FOR,
     WORDS,
+    is_looked_at,
 )
 from dprobed.tracee.ptrace import WALL, FixedBuffer
 from tests.unit.arch.listing import code_of, decoded
@@ -91,7 +93,7 @@ def test_each_stop_and_the_end(wait: Wait, child: int) -> None:
     assert wait.words[STATUS] == TRAP_STATUS
     assert wait.rip[0] != 0
     wait.rip[0] = 1
-    assert wait(child) == child | TAKEN
+    assert wait(child) == child | SIGNALLED
     assert os.WSTOPSIG(wait.words[STATUS]) == signal.SIGUSR1
     assert wait.rip[0] == 1  # They are read for a hit only.
     assert wait(child) == child | TAKEN
@@ -99,13 +101,41 @@ def test_each_stop_and_the_end(wait: Wait, child: int) -> None:
     assert wait() == -errno.ECHILD
 
 
-def test_a_trap_is_looked_at_and_all_else_is_taken(wait: Wait, child: int) -> None:
+def test_the_stop_of_a_signal_is_looked_at_and_an_end_is_taken(wait: Wait, child: int) -> None:
     assert [wait(), wait(), wait(tid=child)] == [child] * 3
     assert os.waitpid(child, os.WNOHANG)[0] == child
     assert wait(options=os.WNOHANG) == 0
-    assert wait(child) == child | TAKEN
+    assert [wait(child), wait(), wait(tid=child)] == [child | SIGNALLED] * 3
     assert os.WSTOPSIG(wait.words[STATUS]) == signal.SIGUSR1
+    assert is_looked_at(wait.words[STATUS])
+    assert os.waitpid(child, os.WNOHANG) == (child, wait.words[STATUS])
     assert wait(options=os.WNOHANG) == 0
+    assert wait(child) == child | TAKEN
+    assert not is_looked_at(wait.words[STATUS])
+    assert wait(options=os.WNOHANG) == -errno.ECHILD
+
+
+def test_an_event_is_taken(wait: Wait) -> None:
+    """Its number is beyond those of signals, whatever signal comes with it."""
+    child = os.fork()
+    if child == 0:
+        binding.ptrace_traceme()
+        os.kill(os.getpid(), signal.SIGTRAP)
+        if os.fork() == 0:
+            os._exit(0)
+        os._exit(7)
+    try:
+        assert wait(tid=child) == child
+        binding.ptrace_setoptions(child, binding.PTRACE_O_TRACEFORK)
+        assert wait(child, tid=child) == child | TAKEN
+        assert wait.words[STATUS] >> 8 == signal.SIGTRAP | binding.PTRACE_EVENT_FORK << 8
+        assert wait(options=os.WNOHANG, tid=child) == 0
+        other = binding.ptrace_geteventmsg(child)
+    finally:
+        for pid in (child, other):
+            os.kill(pid, signal.SIGKILL)
+            while not os.WIFSIGNALED(os.waitpid(pid, WALL)[1]):
+                pass
 
 
 def test_of_one_thread_or_of_any(wait: Wait, child: int) -> None:
@@ -126,7 +156,7 @@ def test_of_one_thread_or_of_any(wait: Wait, child: int) -> None:
 def test_where_it_goes_on(wait: Wait, child: int) -> None:
     assert wait() == child
     bad = 0x1_0000_0000_0000 - MEBIBYTE * MEBIBYTE
-    assert wait(child, bad) == child | TAKEN
+    assert wait(child, bad) == child | SIGNALLED
     assert os.WSTOPSIG(wait.words[STATUS]) == signal.SIGSEGV
     assert binding.ptrace_getregs(child).rip == bad
 
