@@ -29,6 +29,7 @@ from dprobed.daemon.gate import Gate
 from dprobed.daemon.inquiry import DeploymentList, Inquiry
 from dprobed.daemon.inserting import Inserting
 from dprobed.daemon.journals import Journals
+from dprobed.daemon.kept import Kept
 from dprobed.daemon.programs import Programs
 from dprobed.daemon.quota import Quota
 from dprobed.daemon.records.dispatcher import AtHit, Dispatcher
@@ -49,6 +50,7 @@ from dprobed.policy.store import PolicyStore
 from dprobed.wire import messages
 
 if TYPE_CHECKING:
+    from dprobed.daemon.adopting import Adopting
     from dprobed.daemon.connection import TakeAnswer
     from dprobed.daemon.deploy.deployments import Deployments
     from dprobed.daemon.identity import IdentityChanges
@@ -100,12 +102,13 @@ class Core:
         *,
         hold_limit: float,
         alarm: Alarm | None = None,
+        kept: Kept | None = None,
     ) -> None:
         self.backends: Final = backends
         self.gate: Final = gate
         self.tasks: Final = Tasks()
         self.clients: Final[set[Client]] = set()
-        self.targets: Final = Targets(gate)
+        self.targets: Final = Targets(gate, kept)
         self.quota: Final = Quota(gate, self.targets)
         self.dispatcher: Final = _dispatcher(Announcer(self.targets, self.tasks), alarm)
         self.programs: Final = Programs(self.dispatcher)
@@ -217,6 +220,8 @@ class App:
     async def listen(self, sock: socket.socket) -> None:
         """Accept connections on a listening socket, and insert the policies' programs."""
         await self.core.backends.recover_orphans(_ORPHANS)
+        if self.public is not None:
+            await self.public.adopting.begin(_ORPHANS)
         self.server.listen(sock)
         if self.public is not None:
             await self.public.begin()
@@ -231,6 +236,7 @@ class App:
 
     async def stop(self, patience: float) -> None:
         """Remove everything from every target; waits at most ``patience`` seconds."""
+        self.core.targets.kept.close()
         if self.public is not None:
             self.public.stop()
         self.server.stop()
@@ -253,12 +259,14 @@ class Public(msgspec.Struct, frozen=True):
     deployments: Deployments
     service: ServiceManager
     overview: Overview
+    adopting: Adopting
 
     async def begin(self) -> None:
         """Insert the policies' auto-inserted programs, and start enforcing the policies."""
         if os.geteuid() == 0:  # Others do not serve several users.
             self.identities.start()
         await self.reload.begin()
+        self.deployments.forget_expected()
 
     def stop(self) -> None:
         """Stop all insertion."""
@@ -310,12 +318,15 @@ def build_public(
     resolvers: Resolvers,
     *,
     service: ServiceManager | None = None,
+    kept: Kept | None = None,
     hold_limit: float = HOLD_LIMIT,
 ) -> App:
-    """The daemon that listens; ``service``: what systemd gave it and is told (None: nothing)."""
+    """The daemon that listens; ``service``: what systemd gave it and is told (None: nothing).
+    ``kept``: what it goes on with after a restart, and the next one after it."""
     # Here, because a private daemon needs none of it, and is to be ready at once. The last for the
     # day on which a tracer dies: then its targets cannot wait.
     import dprobed.daemon.recovery  # noqa: F401
+    from dprobed.daemon.adopting import Adopting
     from dprobed.daemon.deploy.auto_insert import AutoInsert
     from dprobed.daemon.deploy.deployments import Deployments
     from dprobed.daemon.identity import IdentityChanges
@@ -331,7 +342,7 @@ def build_public(
     from dprobed.wire.messages.codec import request_decoder
 
     request_decoder()  # or the first request would wait for it
-    core = Core(backends, gate, hold_limit=hold_limit, alarm=Alarm())
+    core = Core(backends, gate, hold_limit=hold_limit, alarm=Alarm(), kept=kept)
     log = RecordLog(gate)
     traces = TraceSessions(core.dispatcher, lambda: exit_names(core.dispatcher))
     handlers = ExternalHandlers(core.dispatcher)
@@ -364,7 +375,16 @@ def build_public(
     _managing(table, deployments, log, handlers, traces, policies, usage)
     releases = (deployments.release, log.release, handlers.release)
     server = _server(core, table, handlers.answer, releases, _nothing)
-    public = Public(reload, identities, traces, deployments, service, overview)
+    adopting = Adopting(
+        gate,
+        core.targets.kept,
+        core.programs,
+        traced.inserting,
+        core.removal,
+        deployments,
+        core.tasks,
+    )
+    public = Public(reload, identities, traces, deployments, service, overview, adopting)
     return App(core, traced, table, server, public)
 
 

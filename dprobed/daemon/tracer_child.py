@@ -13,6 +13,7 @@ import signal
 import socket
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Final, NamedTuple
 
 from dprobed.daemon.child_process import fork_as
@@ -23,6 +24,8 @@ from dprobed.daemon.journals import Journal, Journals
 TracerMain = Callable[[socket.socket, socket.socket, int], None]
 #: Bytes of the socket's buffer: records wait there while the daemon is busy.
 _SOCKET_BUFFER: Final = 4 << 20
+#: Bytes of data of a tracer (RLIMIT_DATA); one of 64 targets, or of 10,000 probes, has 100 MB.
+_MEMORY: Final = 1 << 30
 #: RLIMIT_NICE that allows nice 0: 20 - nice (getrlimit(2)).
 _NICE_0: Final = 20
 
@@ -57,21 +60,45 @@ def fork_tracer(
                 end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BUFFER)
             with journal.opened() as changes:
                 keep = {theirs.fileno(), mailbox.fileno(), changes}
-                run = partial(_run, partial(main, theirs, mailbox, changes))
+                run = partial(_run, journal.user[0], partial(main, theirs, mailbox, changes))
                 return fork_as(journal.user, keep, run), ours
         except BaseException:
             ours.close()
             raise
 
 
-def _run(main: Callable[[], None], become: Callable[[], None]) -> None:
-    """Run the tracer, in the forked child."""
+def _run(uid: int, main: Callable[[], None], become: Callable[[], None]) -> None:
+    """Run the tracer of a user, in the forked child."""
     # A signal meant for the daemon must not leave breakpoints behind; only the socket ends it.
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, signal.SIG_IGN)
     _keep_way_back()
+    _bound_memory()
+    if uid:
+        _give_up_protection()
     become()
     main()
+
+
+def _bound_memory() -> None:
+    """Give a tracer an end of memory of its own: it detaches from the target that it was at work
+    for, and says so, where the kernel would have killed some process of the machine."""
+    with contextlib.suppress(OSError, ValueError):
+        _, most = resource.getrlimit(resource.RLIMIT_DATA)
+        bound = _MEMORY if most == resource.RLIM_INFINITY else min(_MEMORY, most)
+        resource.setrlimit(resource.RLIMIT_DATA, (bound, bound))
+
+
+def _give_up_protection() -> None:
+    """Be as likely to be killed for want of memory as any process of an ordinary user.
+
+    The service is protected from that, so that root's tracers stay; users are not to have processes
+    that are. What a killed tracer leaves is undone.
+    """
+    with contextlib.suppress(OSError, ValueError):
+        path = Path("/proc/self/oom_score_adj")
+        if int(path.read_text()) < 0:
+            path.write_text("0")
 
 
 def _keep_way_back() -> None:

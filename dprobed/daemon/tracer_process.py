@@ -319,6 +319,9 @@ class TracerProcesses:
         while (pid := journal.living_writer()) and pid not in self._running:
             # It has lost its daemon, and is taking its probes out.
             await asyncio.sleep(_LOOK)
+        # As it is now that its tracer is gone.
+        if (note := journal.last_note()) is not None:
+            self.journals.notes.append(note)
         await self._recover(journal)
 
     async def stop(self, patience: float) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from dprobed.arch.x86_64.breakpoint import SYSCALL
-from dprobed.arch.x86_64.gate_code import GATE, SIZE, WORDS, back, way_back
+from dprobed.arch.x86_64.gate_code import CLONE, GATE, SIZE, WHOLE, WORDS, back, way_back
 from dprobed.arch.x86_64.paging import PAGE
 from dprobed.arch.x86_64.syscalls import SYS_CLONE
 from dprobed.change_journal import Changes, Kind
@@ -89,7 +89,7 @@ class RemoteCalls:
             if place // PAGE != (line.end - 1) // PAGE or any(self._memory.peek(place, SIZE)):
                 continue
             note(self._changes, Kind.GATE, place, bytes(8))
-            if self._memory.poke(place, GATE.ljust(SIZE, b"\0")):
+            if self._memory.poke(place, WHOLE):
                 self._own = place
                 return place
             self._changes.forget(Kind.GATE, place)
@@ -112,8 +112,8 @@ class RemoteCalls:
     def send_back(self, thread: Thread) -> None:
         """Give a stopped thread in our gate what it would give itself behind the call, which it
         makes no more. Raises Gone."""
-        data = self._memory.peek(self._own + WORDS, SIZE - WORDS)
-        if len(data) == SIZE - WORDS:
+        data = self._memory.peek(self._own + WORDS, CLONE - WORDS)
+        if len(data) == CLONE - WORDS:
             mask = back(self._registers.load(thread.tid), data)
             self._registers.store(thread.tid)
             ptrace.set_sigmask(thread.tid, mask)
@@ -133,11 +133,13 @@ class RemoteCalls:
 
         Raises SpaceError and Gone.
         """
-        # A copy that ``clone`` makes must not come back, and has no gate that was made later; and
-        # there is one way back, which a thread that sleeps in our gate may still need.
+        # A copy has no gate that was made later; and there is one way back, which a thread that
+        # sleeps in our gate may still need.
         is_taken = any(each.unfinished is not None for each in group.threads.values())
-        is_copy = number == SYS_CLONE or thread.tid not in group.threads
+        is_copy = thread.tid not in group.threads
         own = 0 if is_taken or is_copy else self.own_gate(thread.tid)
+        if own and number == SYS_CLONE:
+            own += CLONE
         return self.call_at(own or self.gate(thread.tid), group, thread, number, arguments)
 
     def call_at(
@@ -167,7 +169,7 @@ class RemoteCalls:
     def _inject(
         self, group: ThreadGroup, thread: Thread, gate: int, number: int, arguments: tuple[int, ...]
     ) -> int:
-        before = self._prepare if gate == self._own else None
+        before = self._prepare if gate in (self._own, self._own + CLONE) else None
         try:
             return group.remote.make(thread, gate, number, *arguments, before=before)
         except RemoteSyscallError as error:

@@ -80,6 +80,11 @@ class Engines:
                 if change.kind is Kind.RAW:
                     self.space.raw[change.address] = change.data
                     self.space.remove_raw(change.address)
+                elif change.kind is Kind.COPY:
+                    # Here: dumps are rare, and this one's tracer is no more.
+                    from dprobed.tracer.dump.copied import reap_lost
+
+                    reap_lost(self.group, self.space, thread, change)
             self._trap.sigtrap.adopt(thread, lost)
 
     def _leave_pages(self) -> None:

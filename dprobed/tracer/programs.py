@@ -74,6 +74,12 @@ class Programs:
         """Those of the programs that have some."""
         return [each.variables() for each in self.inserted.values() if each.program.header.vars]
 
+    def sums(self) -> tuple[int, int, int]:
+        """What changes whenever something is counted, a variable is set, or a program comes."""
+        words = sum(sum(each.executor.locals.read()) for each in self.inserted.values())
+        hits = sum(probe.hits for probe in self.probes())
+        return len(self.inserted), hits, words + sum(self.globals.read())
+
     def describe(self, number: int) -> dict[str, object]:
         """Facts about a program, for the JSON file beside a core."""
         inserted = self.inserted.get(number)
@@ -132,6 +138,8 @@ class Programs:
             request.follow_forks,
         )
         inserted.probes = self._probes_of(inserted)
+        if request.former is not None:
+            self._count_on(inserted, request.former, request.former_time)
         self._charge(inserted)
         self.inserted[request.program] = inserted
         if not self.launching:
@@ -143,6 +151,19 @@ class Programs:
                 del self.inserted[request.program]
                 raise
         return [probe.status() for probe in inserted.probes]
+
+    def _count_on(self, inserted: Inserted, former: protocol.Counted, when: int) -> None:
+        """Have a program go on from what it had counted here under another tracer."""
+        gone = max(0, time.monotonic_ns() - when)
+        statuses = {status.probe: status for status in former.probes}
+        for probe in inserted.probes:
+            if probe.index in statuses:
+                probe.count_on(statuses[probe.index], gone)
+        for variables in former.variables:
+            inserted.executor.locals.write(0, variables.words)
+            inserted.inherited = variables.inherited
+        self.globals.grow(len(former.globals))
+        self.globals.write(0, former.globals)
 
     def _read(
         self, bytecode: bytes, facilities: dict[str, int]

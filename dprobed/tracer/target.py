@@ -275,6 +275,16 @@ class TracedProcess:
             if self._is_dumped:
                 self.tell("dumping", "the process has ended; its core is being written")
 
+    def counted(self) -> protocol.Counted:
+        """What its probes and variables have counted."""
+        return protocol.Counted(
+            self.pid,
+            procfs.start_time(self.pid) or 0,
+            self.programs.statuses(),
+            self.programs.local_variables(),
+            self.programs.globals.read(),
+        )
+
     # --- the end of a target ---
 
     @property
@@ -345,6 +355,10 @@ class TracedProcess:
             self.group.tracees.dispatch_deferred(self.group)
             return not self.group.threads
         self.debugger.close()
+        if self._is_dumped and self._dumps is not None:
+            # Nobody is there any more for whom it is; its copy goes before us, and not by our end,
+            # after which the target would have its zombie.
+            self._dumps.abandon("dprobed has ended", "dprobed has ended")
         self.programs.places.fail_overwritten()
         for probe in self.programs.probes():
             probe.attachments.clear()

@@ -6,10 +6,12 @@ import os
 import time
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 import msgspec
 
 from dprobe.lib.connection import Connection
+from dprobe.lib.orphans import named, orphans
 from dprobed.proc import procfs
 from dprobed.wire import messages
 
@@ -123,8 +125,17 @@ def health(daemon: Connection, socket: str) -> Health:
             for each in status.probes
             if each.state == "throttled"
         ],
-        problems=list(_problems(status, handlers, policies)),
+        problems=[*_problems(status, handlers, policies), *_orphans(socket)],
     )
+
+
+def _orphans(socket: str) -> list[str]:
+    """What nobody attends, of tracers that were killed."""
+    pids = orphans(Path(socket)) if socket else []
+    if not pids:
+        return []
+    remedy = "dprobed undoes it when it is started again, where nobody else traces them"
+    return [f"processes {named(pids)} have something left of a tracer that was killed: {remedy}"]
 
 
 def _uptime(pid: int) -> float | None:

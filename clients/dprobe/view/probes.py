@@ -52,6 +52,7 @@ PROBES_EXTENDED = Listing(
         ("reason", "reason"),
         ("source", "source"),
         ("unguarded", "unguarded"),
+        ("not counted, ns", "uncounted_ns"),
     ),
     messages.ProbeInfo.__struct_fields__,
 )
@@ -233,6 +234,20 @@ def asleep(probes: Sequence[messages.ProbeInfo]) -> Iterator[str]:
         yield f"{program} at {place}: {passed} {where}: over the budget"
 
 
+def taken_over(probes: Sequence[messages.ProbeInfo]) -> Iterator[str]:
+    """Which probes a restarted daemon has taken over: a line for each process and program."""
+    gone: dict[tuple[int, str], int] = {}
+    for probe in probes:
+        if probe.uncounted_ns:
+            key = probe.pid, probe.program
+            gone[key] = max(gone.get(key, 0), probe.uncounted_ns)
+    for (pid, program), uncounted in gone.items():
+        yield (
+            f"{program} in process {pid}: taken over after a restart of dprobed; not counted for "
+            f"{uncounted / 1e9:.1f} s"
+        )
+
+
 def unguarded(probes: Sequence[messages.ProbeInfo]) -> Iterator[str]:
     """Which processes would not survive their tracer's death."""
     for pid, reason in dict.fromkeys((probe.pid, probe.unguarded) for probe in probes):
@@ -319,6 +334,7 @@ def show_status(
         *doubted(answer.probes),
         *dumped(answer.probes),
         *asleep(answer.probes),
+        *taken_over(answer.probes),
         *unguarded(answer.probes),
     ):
         complain(line)

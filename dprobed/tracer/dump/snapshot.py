@@ -253,10 +253,13 @@ class Dumps:
             if self.busy:
                 self._group.tracees.wait(self._group)
 
-    def abandon(self, reason: str) -> None:
+    def abandon(self, reason: str, cause: str = "internal error") -> None:
         """Abort the dump that is being written."""
-        for requested in self._requested:
+        while self._requested:
+            requested = self._requested.pop()
             requested.probe.cores.writing -= 1
+            if requested.thread.tid in self._group.threads:
+                self._group.unpin(requested.thread)
         current = self._current
         if current is None:
             return
@@ -264,7 +267,7 @@ class Dumps:
             current.writer.abandon()
         self._undo(current)
         if current.result is None:
-            current.answer(Result(reason, "internal error"))
+            current.answer(Result(reason, cause))
 
     # --- stopping and copying ---
 

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from iced_x86 import Decoder, Formatter, FormatterSyntax
 
-from dprobed.arch.x86_64.gate_code import CODE, GATE, SIZE, WORDS, back, way_back
+from dprobed.arch.x86_64.gate_code import (
+    CLONE,
+    CLONE_CODE,
+    CODE,
+    GATE,
+    SIZE,
+    WHOLE,
+    WORDS,
+    back,
+    way_back,
+)
 from dprobed.arch.x86_64.registers import ORIG_RAX, RAX, REGISTER_NAMES, RIP
 
 
@@ -13,12 +23,15 @@ def test_the_listing_says_what_the_code_does() -> None:
     formatter.show_branch_size = False
     formatter.branch_leading_zeros = False
     formatter.leading_zeros = False
-    decoded = [
-        (GATE[each.ip : each.next_ip].hex(" "), formatter.format(each))
-        for each in Decoder(64, GATE)
-    ]
-    assert decoded == list(CODE)
+    for begin, listing in ((0, CODE), (CLONE, CLONE_CODE)):
+        code = WHOLE[begin : begin + sum(len(bytes.fromhex(each)) for each, _ in listing)]
+        decoded = [
+            (WHOLE[each.ip : each.next_ip].hex(" "), formatter.format(each))
+            for each in Decoder(64, code, ip=begin)
+        ]
+        assert decoded == list(listing)
     assert len(GATE) <= WORDS
+    assert len(WHOLE) == SIZE
 
 
 def words_for(rax: int, orig_rax: int) -> tuple[int, int]:
@@ -26,7 +39,7 @@ def words_for(rax: int, orig_rax: int) -> tuple[int, int]:
     words = [1000 + number for number in range(len(REGISTER_NAMES))]
     words[RAX], words[ORIG_RAX], words[RIP] = rax, orig_rax, 0x5000
     data = memoryview(way_back(words, 7)).cast("Q")
-    assert len(data) * 8 == SIZE - WORDS
+    assert len(data) * 8 == CLONE - WORDS
     assert data[0] == 7
     return data[1], data[-1]
 

@@ -1,0 +1,253 @@
+"""A restarted daemon goes on with what was inserted and kept: same numbers, owners, counters."""
+
+from __future__ import annotations
+
+import base64
+import os
+import re
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from dprobed import last_counts
+from dprobed.daemon.kept import KeptDeployment
+from dprobed.program.bytecode import encode
+from dprobed.program.rpn.parser import assemble
+from dprobed.wire import protocol
+from tests.integration.client_support import (
+    COUNTS_WRITES,
+    PATIENCE,
+    WRITES,
+    Cat,
+    Daemon,
+    Json,
+    Peer,
+    cat,
+    children,
+    program,
+    running_daemon,
+    tracer_of,
+    wait_end,
+)
+from tests.integration.policy_support import (
+    NOBODY,
+    Place,
+    answer,
+    asking,
+    attach,
+    cat_of,
+    insert,
+)
+
+WHO = ("daemon", "both")
+NOBODY_ELSE = 2
+DENIES = '[[policy]]\nname = "p"\nmatch.user = "nobody"\nrights.self = "deny"\n'
+
+
+def kill(daemon: Daemon, who: str) -> None:
+    """SIGKILL the daemon, or it and its tracers; wait until nobody of them is left."""
+    tracers = children(daemon.process.pid)
+    victims = [daemon.process.pid, *(tracers if who == "both" else ())]
+    for each in victims:
+        os.kill(each, signal.SIGKILL)
+    daemon.process.wait(PATIENCE)
+    assert all(map(wait_end, tracers))
+
+
+def log_of(daemon: Daemon, text: str) -> str:
+    """Read the daemon's log up to a line that has this text."""
+    assert daemon.process.stderr is not None
+    for line in daemon.process.stderr:
+        if text in line:
+            return line
+    raise AssertionError(f"the daemon's log has no {text!r}")
+
+
+def state(daemon: Daemon) -> Path:
+    """Where the daemon has what outlives it."""
+    return daemon.socket.with_name(daemon.socket.name + ".changes")
+
+
+def counted(daemon: Daemon) -> int:
+    """The hits that its tracers have noted for whoever comes after them."""
+    hits = 0
+    for journal in state(daemon).glob("[0-9]*"):
+        with journal.open("rb") as file:
+            note = last_counts.read(file.fileno())
+        for each in protocol.decode_counts(note[1]) if note is not None else ():
+            hits += sum(status.hits for status in each.probes)
+    return hits
+
+
+def noted(target: Cat, daemon: Daemon, hits: int) -> None:
+    """Have so many hits, and wait until they are noted."""
+    before = counted(daemon)
+    for number in range(hits):
+        target.say(f"line {number}")
+    while counted(daemon) < before + hits:
+        daemon.query()
+
+
+@pytest.fixture
+def target() -> Iterator[Cat]:
+    with cat() as found:
+        yield found
+
+
+def rows(daemon: Daemon) -> dict[str, Json]:
+    """What ``query`` shows, the last of each kind."""
+    return {row["type"]: row for row in daemon.json("query")}
+
+
+@pytest.mark.parametrize("who", WHO)
+def test_a_kept_program_goes_on(tmp_path: Path, target: Cat, who: str) -> None:
+    """Number, counters, variables; and log and ``query`` say for how long it was not counted."""
+    with running_daemon(tmp_path) as daemon:
+        (before,) = daemon.json("insert", program(tmp_path, COUNTS_WRITES), "--pid", target.pid)
+        noted(target, daemon, 3)
+        kill(daemon, who)
+    with running_daemon(tmp_path) as daemon:
+        said = log_of(daemon, "taken over after a restart").strip()
+        assert f"program {before['number']} (writes.rpn) of user {os.geteuid()}" in said
+        assert re.search(r"; not counted for \d+\.\d s$", said), said
+        target.say("once more")
+        shown = rows(daemon)
+        assert (shown["probe"]["number"], shown["probe"]["state"]) == (before["number"], "active")
+        assert (shown["probe"]["hits"], shown["variable"]["value"]) == (4, 4)
+        assert 0 < shown["probe"]["uncounted_ns"] < shown["probe"]["present_ns"]
+        told = daemon.dprobe("query").stderr
+        assert "taken over after a restart of dprobed; not counted for" in told
+        # Another program gets another number.
+        (other,) = daemon.json("insert", program(tmp_path), "--pid", target.pid)
+        assert other["number"] == before["number"] + 1
+        daemon.json("remove", "--all")
+        assert tracer_of(target.pid) == 0
+
+
+def test_what_ended_by_itself_stays_out(tmp_path: Path, target: Cat) -> None:
+    """``max_hits`` is for the program's whole life, not for that of a daemon."""
+    source = program(tmp_path, WRITES.replace("minor", "max_hits = 2\nminor"))
+    with running_daemon(tmp_path) as daemon:
+        daemon.json("insert", source, "--pid", target.pid)
+        noted(target, daemon, 2)
+        kill(daemon, "daemon")
+    with running_daemon(tmp_path) as daemon:
+        log_of(daemon, "taken over after a restart")
+        target.say("once more")
+        probe = rows(daemon)["probe"]
+        assert (probe["hits"], probe["state"]) == (2, "disabled")
+
+
+@pytest.mark.parametrize("who", WHO)
+def test_a_deployment_goes_on(tmp_path: Path, who: str) -> None:
+    """It, what it counted in processes that ended, and in one that goes on."""
+    tool = copied_cat(tmp_path)
+    source = program(tmp_path, COUNTS_WRITES)
+    with running_daemon(tmp_path) as daemon, cat((tool,)) as target:
+        (before,) = daemon.json("insert", source, "--exe", tool)
+        until(daemon, lambda row: row["type"] == "deployment" and row["processes"] == 1)
+        noted(target, daemon, 2)
+        with cat((tool,)) as short:
+            until(daemon, lambda row: row["type"] == "deployment" and row["processes"] == 2)
+            noted(short, daemon, 3)
+        until(daemon, lambda row: row["type"] == "deployment" and row["processes"] == 1)
+        kept = state(daemon) / f"deployment-{before['number']}"
+        while msgspec.msgpack.decode(kept.read_bytes(), type=KeptDeployment).sums["hits"] < 3:
+            daemon.query()
+        kill(daemon, who)
+        with running_daemon(tmp_path) as daemon:
+            until(daemon, lambda row: row["type"] == "deployment" and row["processes"] == 1)
+            target.say("once more")
+            (row,) = [row for row in daemon.json("query") if row["type"] == "deployment"]
+            assert (row["number"], row["hits"], row["entered"]) == (before["number"], 6, 2)
+            assert rows(daemon)["variable"]["value"] == 6
+            daemon.json("remove", "--all")
+
+
+def until(daemon: Daemon, holds: Callable[[Json], bool]) -> None:
+    """Wait until a row of the query is so."""
+    while not any(holds(row) for row in daemon.query()):
+        pass
+
+
+def copied_cat(folder: Path) -> Path:
+    """A `cat` that nobody else executes."""
+    tool = folder / "own-cat"
+    shutil.copy("/bin/cat", tool)
+    return tool
+
+
+def test_what_goes_with_its_client_is_not_put_in_again(tmp_path: Path, target: Cat) -> None:
+    bytecode = base64.b64encode(encode(assemble(WRITES, "x.rpn"))).decode()
+    with running_daemon(tmp_path) as daemon, Peer(daemon) as peer:
+        assert peer.ask({"type": "attach", "id": 1, "pid": target.pid})["type"] == "attached"
+        upload = {"label": "mine", "bytecode": bytecode}
+        peer.ask({"type": "insert", "id": 2, "pid": target.pid, "programs": [upload]})
+        kill(daemon, "both")
+    with running_daemon(tmp_path) as daemon:
+        log_of(daemon, f"process {target.pid}: 1 breakpoints of its lost tracer removed")
+        assert daemon.query() == []
+        assert tracer_of(target.pid) == 0
+
+
+def test_a_process_that_has_ended_is_told(tmp_path: Path) -> None:
+    with running_daemon(tmp_path) as daemon, cat() as target:
+        daemon.json("insert", program(tmp_path), "--pid", target.pid)
+        kill(daemon, "both")
+        target.process.kill()
+        target.process.wait(PATIENCE)
+    with running_daemon(tmp_path) as daemon:
+        said = log_of(daemon, "is not put in again after a restart")
+        assert f"process {target.pid}: program 1 (writes.rpn)" in said
+        assert daemon.query() == []
+        assert not list(state(daemon).glob("program-*"))
+
+
+def test_what_was_removed_stays_out(tmp_path: Path, target: Cat) -> None:
+    with running_daemon(tmp_path) as daemon:
+        daemon.json("insert", program(tmp_path), "--pid", target.pid)
+        daemon.json("insert", program(tmp_path), "--exe", copied_cat(tmp_path))
+        daemon.json("remove", "--all")
+        kill(daemon, "both")
+    with running_daemon(tmp_path) as daemon:
+        assert daemon.query() == []
+
+
+def test_daemons_that_die_of_it_give_it_up(tmp_path: Path, target: Cat) -> None:
+    with running_daemon(tmp_path) as daemon:
+        daemon.json("insert", program(tmp_path), "--pid", target.pid)
+        kill(daemon, "both")
+        (state(daemon) / "tries").write_text("3")
+    with running_daemon(tmp_path) as daemon:
+        log_of(daemon, "none is put in again")
+        assert daemon.query() == []
+        assert not list(state(daemon).glob("program-*"))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root's daemon has other users")
+def test_rights_are_those_of_now(tmp_path: Path) -> None:
+    """A policy denies it by now: its owner's program stays out, as is told; another's goes on."""
+    tmp_path.chmod(0o755)
+    place = Place(tmp_path)
+    with cat_of(NOBODY) as denied, cat_of(NOBODY_ELSE) as allowed:
+        with place.daemon() as daemon:
+            for uid, target in ((NOBODY, denied), (NOBODY_ELSE, allowed)):
+                with asking(daemon, uid) as peer:
+                    assert attach(peer, target.pid)["type"] == "attached"
+                    assert insert(peer, target.pid, keep=True)["type"] == "inserted"
+            kill(daemon, "both")
+        place.write(DENIES)
+        with place.daemon() as daemon:
+            lines = log_of(daemon, "taken over after a restart")
+            assert f"process {allowed.pid}: program 2 (writes) of user {NOBODY_ELSE}" in lines
+            with asking(daemon, NOBODY_ELSE) as peer:
+                (probe,) = answer(peer, {"type": "query", "id": 1})["probes"]
+                assert (probe["number"], probe["pid"]) == (2, allowed.pid)
+                assert answer(peer, {"type": "remove", "id": 2})["type"] == "removed"
+            with asking(daemon, NOBODY) as peer:
+                assert answer(peer, {"type": "query", "id": 1})["probes"] == []
+            assert tracer_of(denied.pid) == 0
