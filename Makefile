@@ -32,7 +32,10 @@ hunt: setup-hunt
 test: check
 	@$(python) -m pytest --durations=20
 
+# The tests of the parts do not disturb each other; the others have one daemon and one machine.
 test-quick: setup-test
+	@$(python) -m pytest --quiet --durations=5 --numprocesses=logical --maxprocesses=8 --dist=loadfile \
+		-m 'not slow' tests/unit tests/test_*.py
 	@$(python) -m pytest --quiet --durations=5 @tests/quick.txt
 
 test-bare:

@@ -101,6 +101,7 @@ struct dpb_place {
  * @program: for the interpreter
  * @session: of the device that it was loaded through
  * @places: one for each probe
+ * @together: as many pointers, for taking the probes out
  * @cpus: by number; NULL for those that cannot come
  * @lock: protects placing
  * @reading: protects the reading end of the rings
@@ -114,6 +115,7 @@ struct dpb_program {
 	struct dp_program program;
 	struct dpb_session *session;
 	struct dpb_place *places;
+	struct kprobe **together;
 	struct dpb_cpu **cpus;
 	struct mutex lock;
 	struct mutex reading;
@@ -133,6 +135,17 @@ struct dp_env {
 };
 
 /* main.c */
+extern bool dpb_allow_alter;
+
+#ifdef DPB_INJECT
+/* For the tests: whether the step that comes now is the one to fail. */
+bool dpb_fails(void);
+#else
+static inline bool dpb_fails(void)
+{
+	return false;
+}
+#endif
 struct dp_machine *dpb_enter(void);
 void dpb_leave(void);
 void dpb_session_put(struct dpb_session *session);

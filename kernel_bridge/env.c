@@ -39,13 +39,46 @@ u32 dp_env_read(struct dp_env *env, u64 address, void *to, u32 size)
 }
 NOKPROBE_SYMBOL(dp_env_read);
 
-/* The verifier lets nothing through that alters; these two are for user space. */
+/* One store, so that nobody sees half of it, and all or nothing is written. */
+static bool dpb_write_kernel(void *to, const void *from, u32 size)
+{
+	u64 before;
+
+	/* Only of addresses that are one can a store be tried. */
+	if (copy_from_kernel_nofault(&before, to, size))
+		return false;
+	pagefault_disable();
+	switch (size) {
+	case 1:
+		__put_kernel_nofault(to, from, u8, faulted);
+		break;
+	case 2:
+		__put_kernel_nofault(to, from, u16, faulted);
+		break;
+	case 4:
+		__put_kernel_nofault(to, from, u32, faulted);
+		break;
+	default:
+		__put_kernel_nofault(to, from, u64, faulted);
+		break;
+	}
+	pagefault_enable();
+	return true;
+faulted:
+	pagefault_enable();
+	return false;
+}
+NOKPROBE_SYMBOL(dpb_write_kernel);
+
 bool dp_env_write(struct dp_env *env, u64 address, const void *from, u32 size)
 {
-	return false;
+	if (address < TASK_SIZE_MAX)
+		return !copy_to_user_nofault((void __user *)address, from, size);
+	return dpb_write_kernel((void *)address, from, size);
 }
 NOKPROBE_SYMBOL(dp_env_write);
 
+/* The verifier lets no kernel program through that asks for it. */
 bool dp_env_writable(struct dp_env *env, u64 address)
 {
 	return false;
@@ -118,6 +151,15 @@ NOKPROBE_SYMBOL(dp_env_reg);
 
 void dp_env_set_reg(struct dp_env *env, bool task, u32 index, u64 value)
 {
+	struct pt_regs *regs = env->regs;
+
+	if (task && !current->mm)
+		return;
+	if (task)
+		regs = task_pt_regs(current);
+	/* The others are none that a program may alter. */
+	if (index < ARRAY_SIZE(dpb_offsets))
+		*(u64 *)((u8 *)regs + dpb_offsets[index]) = value;
 }
 NOKPROBE_SYMBOL(dp_env_set_reg);
 

@@ -8,7 +8,7 @@
 #ifndef DP_ISA_H
 #define DP_ISA_H
 
-#define DP_ISA_CRC 0x225cfec3u
+#define DP_ISA_CRC 0x29b39db1u
 
 #define DP_STACK_WORDS 1024
 #define DP_CALL_FRAMES 32
@@ -269,6 +269,7 @@ enum dp_exit {
 	DP_EXIT_EXCEPTION = -3,
 	DP_EXIT_BUDGET = -4,
 	DP_EXIT_NO_DUMP = -5,
+	DP_EXIT_NO_DEBUGGER = -7,
 	DP_EXIT_ABORT = -1,
 	DP_EXIT_DUMP_ONCE = -6,
 };

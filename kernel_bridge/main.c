@@ -6,6 +6,7 @@
 
 #include <linux/capability.h>
 #include <linux/fs.h>
+#include <linux/lockdep.h>
 #include <linux/miscdevice.h>
 #include <linux/module.h>
 #include <linux/slab.h>
@@ -22,6 +23,23 @@
 static struct dp_machine **machines;
 static DEFINE_PER_CPU(u32, dpb_running);
 
+/* Set when the module is loaded, and never again. */
+bool dpb_allow_alter __ro_after_init;
+module_param_named(allow_alter, dpb_allow_alter, bool, 0444);
+MODULE_PARM_DESC(allow_alter, "programs may alter registers and memory (default 0)");
+
+#ifdef DPB_INJECT
+/* The tests are alone: nobody else changes it meanwhile. */
+static int fail_at;
+module_param(fail_at, int, 0600);
+MODULE_PARM_DESC(fail_at, "which of the next steps fails, from 1; 0: none");
+
+bool dpb_fails(void)
+{
+	return fail_at > 0 && !--fail_at;
+}
+#endif
+
 /**
  * dpb_enter() - begin a hit
  *
@@ -31,6 +49,7 @@ static DEFINE_PER_CPU(u32, dpb_running);
  */
 struct dp_machine *dpb_enter(void)
 {
+	lockdep_assert_preemption_disabled();
 	if (this_cpu_inc_return(dpb_running) != 1)
 		return NULL;
 	return machines[raw_smp_processor_id()];

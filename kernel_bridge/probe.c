@@ -151,7 +151,8 @@ static int dpb_register(struct dpb_place *place,
 	char *symbol;
 	int error;
 
-	symbol = kstrdup((const char *)attach->symbol, GFP_KERNEL_ACCOUNT);
+	symbol = dpb_fails() ? NULL :
+		 kstrdup((const char *)attach->symbol, GFP_KERNEL_ACCOUNT);
 	if (!symbol)
 		return -ENOMEM;
 	memset(kprobe, 0, sizeof(*kprobe));
@@ -159,7 +160,7 @@ static int dpb_register(struct dpb_place *place,
 	kprobe->offset = attach->offset;
 	kprobe->pre_handler = dpb_hit;
 	kprobe->flags = KPROBE_FLAG_DISABLED;
-	error = register_kprobe(kprobe);
+	error = dpb_fails() ? -ENOMEM : register_kprobe(kprobe);
 	if (!error && within_module((unsigned long)kprobe->addr, THIS_MODULE)) {
 		unregister_kprobe(kprobe);
 		error = -EINVAL;
@@ -179,6 +180,7 @@ static void dpb_unregister(struct dpb_place *place)
 	unregister_kprobe(&place->kprobe);
 	kfree(place->kprobe.symbol_name);
 	place->kprobe.symbol_name = NULL;
+	place->kprobe.addr = NULL;
 	place->registered = false;
 }
 
@@ -210,7 +212,7 @@ int dpb_attach(struct dpb_program *program, const struct dprobes_attach *attach)
 	if (!error) {
 		place->registered = true;
 		WRITE_ONCE(place->state, DPROBES_ACTIVE);
-		error = enable_kprobe(&place->kprobe);
+		error = dpb_fails() ? -ENOMEM : enable_kprobe(&place->kprobe);
 		if (error) {
 			WRITE_ONCE(place->state, DPROBES_COMPILED);
 			dpb_unregister(place);
@@ -253,12 +255,16 @@ int dpb_query(struct dpb_program *program, struct dprobes_query *query)
  */
 void dpb_detach_all(struct dpb_program *program)
 {
-	u32 i;
+	u32 i, count = 0;
 
 	mutex_lock(&program->lock);
 	for (i = 0; i < program->program.def.probe_count; i++)
 		if (program->places[i].registered)
-			dpb_unregister(&program->places[i]);
+			program->together[count++] = &program->places[i].kprobe;
+	/* Together: it waits once for all of them. */
+	unregister_kprobes(program->together, count);
+	for (i = 0; i < count; i++)
+		kfree(program->together[i]->symbol_name);
 	mutex_unlock(&program->lock);
 	irq_work_sync(&program->wake);
 	cancel_work_sync(&program->disarm);

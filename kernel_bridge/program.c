@@ -43,9 +43,10 @@ static void dpb_program_free(struct dpb_program *program)
 {
 	struct dp_program *code = &program->program;
 
-	if (program->places)
+	if (program->together)
 		dpb_detach_all(program);
 	dpb_free_cpus(program);
+	kvfree(program->together);
 	kvfree(program->places);
 	kvfree(code->code);
 	kvfree(code->probes);
@@ -62,7 +63,8 @@ static void dpb_program_free(struct dpb_program *program)
 
 static int dpb_copy_in(const void **to, u64 from, u32 count, size_t each)
 {
-	void *copy = vmemdup_user(u64_to_user_ptr(from), count * each);
+	void *copy = dpb_fails() ? ERR_PTR(-ENOMEM) :
+		     vmemdup_user(u64_to_user_ptr(from), count * each);
 
 	if (IS_ERR(copy))
 		return PTR_ERR(copy);
@@ -80,8 +82,9 @@ static int dpb_copy_probes(struct dp_program *code)
 			    sizeof(*defs));
 	if (error)
 		return error;
-	code->probes = kvcalloc(count, sizeof(*code->probes),
-				GFP_KERNEL_ACCOUNT);
+	if (!dpb_fails())
+		code->probes = kvcalloc(count, sizeof(*code->probes),
+					GFP_KERNEL_ACCOUNT);
 	if (code->probes)
 		for (i = 0; i < count; i++)
 			code->probes[i].def = defs[i];
@@ -145,8 +148,8 @@ static struct dp_refusal dpb_blocks(struct dp_program *code,
 /* Verify the program and find its blocks; refused: -EBADMSG and why. */
 static int dpb_prepare(struct dp_program *code, struct dp_refusal *refusal)
 {
-	struct dp_scratch *scratch = kvmalloc(sizeof(*scratch),
-					      GFP_KERNEL_ACCOUNT);
+	struct dp_scratch *scratch = dpb_fails() ? NULL :
+		kvmalloc(sizeof(*scratch), GFP_KERNEL_ACCOUNT);
 	int error = -EBADMSG;
 
 	if (!scratch)
@@ -155,8 +158,10 @@ static int dpb_prepare(struct dp_program *code, struct dp_refusal *refusal)
 	if (refusal->reason == DPROBES_OK)
 		*refusal = dpb_blocks(code, scratch);
 	if (refusal->reason == DPROBES_OK) {
-		code->blocks = kvcalloc(refusal->where, sizeof(*code->blocks),
-					GFP_KERNEL_ACCOUNT);
+		if (!dpb_fails())
+			code->blocks = kvcalloc(refusal->where,
+						sizeof(*code->blocks),
+						GFP_KERNEL_ACCOUNT);
 		error = code->blocks ? 0 : -ENOMEM;
 		if (!error)
 			*refusal = dpb_blocks(code, scratch);
@@ -168,13 +173,16 @@ static int dpb_prepare(struct dp_program *code, struct dp_refusal *refusal)
 static int dpb_make_cpu(struct dpb_program *program, int cpu, size_t size)
 {
 	struct dp_program *code = &program->program;
-	struct dpb_cpu *each = kzalloc_node(sizeof(*each), GFP_KERNEL_ACCOUNT,
-					    cpu_to_node(cpu));
+	struct dpb_cpu *each = dpb_fails() ? NULL :
+		kzalloc_node(sizeof(*each), GFP_KERNEL_ACCOUNT, cpu_to_node(cpu));
 
 	if (!each)
 		return -ENOMEM;
 	program->cpus[cpu] = each;
-	each->memory = __vmalloc(size, GFP_KERNEL_ACCOUNT | __GFP_ZERO);
+	if (dpb_fails())
+		return -ENOMEM;
+	each->memory = __vmalloc(size, GFP_KERNEL_ACCOUNT | __GFP_ZERO |
+					   __GFP_NOWARN);
 	if (!each->memory)
 		return -ENOMEM;
 	dp_buffers_init(&each->buffers, code, each->memory);
@@ -187,14 +195,25 @@ static int dpb_make_memory(struct dpb_program *program)
 	size_t size = dp_buffers_size(code);
 	int cpu, error;
 
+	if (dpb_fails())
+		return -ENOMEM;
 	code->locals = kvcalloc(code->def.vars, sizeof(u64), GFP_KERNEL_ACCOUNT);
+	if (dpb_fails())
+		return -ENOMEM;
 	program->places = kvcalloc(code->def.probe_count,
 				   sizeof(*program->places), GFP_KERNEL_ACCOUNT);
+	if (dpb_fails())
+		return -ENOMEM;
 	program->cpus = kcalloc(nr_cpu_ids, sizeof(*program->cpus),
 				GFP_KERNEL_ACCOUNT);
-	if (program->places)
-		dpb_probes_init(program);
 	if (!code->locals || !program->places || !program->cpus)
+		return -ENOMEM;
+	dpb_probes_init(program);
+	if (!dpb_fails())
+		program->together = kvcalloc(code->def.probe_count,
+					     sizeof(*program->together),
+					     GFP_KERNEL_ACCOUNT);
+	if (!program->together)
 		return -ENOMEM;
 	for_each_possible_cpu(cpu) {
 		error = dpb_make_cpu(program, cpu, size);
@@ -221,12 +240,13 @@ static void dpb_grow_globals(struct dpb_program *program)
 static struct dpb_program *dpb_program_alloc(struct dpb_session *session,
 					     const struct dprobes_load *def)
 {
-	struct dpb_program *program = kzalloc(sizeof(*program),
-					      GFP_KERNEL_ACCOUNT);
+	struct dpb_program *program = dpb_fails() ? NULL :
+		kzalloc(sizeof(*program), GFP_KERNEL_ACCOUNT);
 
 	if (!program)
 		return NULL;
 	program->program.def = *def;
+	program->program.alter = dpb_allow_alter;
 	mutex_init(&program->lock);
 	mutex_init(&program->reading);
 	init_waitqueue_head(&program->wait);
@@ -299,7 +319,8 @@ int dpb_load(struct dpb_session *session, struct dprobes_load __user *to)
 			return -EFAULT;
 		return PTR_ERR(program);
 	}
-	fd = anon_inode_getfd("dprobes-program", &dpb_program_fops, program,
+	fd = dpb_fails() ? -EMFILE :
+	     anon_inode_getfd("dprobes-program", &dpb_program_fops, program,
 			      O_RDWR | O_CLOEXEC);
 	if (fd < 0)
 		dpb_program_free(program);
@@ -339,6 +360,7 @@ static ssize_t dpb_read_rings(struct dpb_program *program, char __user *to,
 	ssize_t done = 0, got;
 	int cpu;
 
+	lockdep_assert_held(&program->reading);
 	for_each_possible_cpu(cpu) {
 		got = dpb_ring_read(&program->cpus[cpu]->ring, to + done,
 				    room - done);
@@ -380,7 +402,8 @@ static __poll_t dpb_program_poll(struct file *file, poll_table *table)
 
 static int dpb_get_vars(const u64 *words, u32 count, u64 __user *to)
 {
-	u64 *copy = kmalloc_array(count, sizeof(*copy), GFP_KERNEL_ACCOUNT);
+	u64 *copy = dpb_fails() ? NULL :
+		    kmalloc_array(count, sizeof(*copy), GFP_KERNEL_ACCOUNT);
 	int error = 0;
 	u32 i;
 
@@ -396,7 +419,8 @@ static int dpb_get_vars(const u64 *words, u32 count, u64 __user *to)
 
 static int dpb_set_vars(u64 *words, u32 count, const u64 __user *from)
 {
-	u64 *copy = memdup_user(from, count * sizeof(*copy));
+	u64 *copy = dpb_fails() ? ERR_PTR(-ENOMEM) :
+		    memdup_user(from, count * sizeof(*copy));
 	u32 i;
 
 	if (IS_ERR(copy))

@@ -27,7 +27,10 @@ struct dpb_cursor {
  */
 int dpb_ring_init(struct dpb_ring *ring, u32 size)
 {
-	ring->data = __vmalloc(size, GFP_KERNEL_ACCOUNT | __GFP_ZERO);
+	if (dpb_fails())
+		return -ENOMEM;
+	ring->data = __vmalloc(size, GFP_KERNEL_ACCOUNT | __GFP_ZERO |
+				     __GFP_NOWARN);
 	ring->size = size;
 	return ring->data ? 0 : -ENOMEM;
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
@@ -20,6 +21,12 @@ BuildTarget = Callable[..., Path]
 signal.signal(signal.SIGINT, signal.default_int_handler)
 for _ignored in (signal.SIGQUIT, signal.SIGHUP):
     signal.signal(_ignored, signal.SIG_DFL)
+
+
+def pytest_collection_finish() -> None:
+    """Garbage is not looked for among the tests themselves: that took up to 0.3 s each time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -22,7 +22,7 @@ _BINARY_OPENING = ("dprobed.binary.errors", "dprobed.binary.numbers", "dprobed.b
 #: Room → rooms from which it may import, besides itself. Lower rooms first.
 ROOMS: dict[str, tuple[str, ...]] = {
     "dprobed.printable": (),
-    "dprobed.journal": (),
+    "dprobed.systemd_journal": (),
     "dprobed.rate_limit": (),
     "dprobed.change_journal": (),
     "dprobed.last_counts": ("dprobed.change_journal",),
@@ -54,7 +54,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
                                  "dprobed.wire.resolver", "dprobed.resolver",
                                  "dprobed.resolver.cache", "dprobed.resolver.image"),
     "dprobed.corefile": ("dprobed.arch.x86_64", "dprobed.proc"),
-    "dprobed.trace": ("dprobed", "dprobed.journal", "dprobed.rate_limit", "dprobed.program",
+    "dprobed.trace": ("dprobed", "dprobed.systemd_journal", "dprobed.rate_limit", "dprobed.program",
                       "dprobed.record", "dprobed.wire.protocol"),
     "dprobed.policy": ("dprobed.printable", "dprobed.durations", "dprobed.program",
                        "dprobed.program.rpn", "dprobed.proc", "dprobed.wire",
@@ -70,7 +70,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
                              "dprobed.engine", "dprobed.wire.protocol", "dprobed.arch.x86_64",
                              "dprobed.tracee"),
     # a child of the tracer, which writes one core
-    "dprobed.tracer.dump.dumper": ("dprobed.journal", "dprobed.program", "dprobed.proc",
+    "dprobed.tracer.dump.dumper": ("dprobed.systemd_journal", "dprobed.program", "dprobed.proc",
                                    "dprobed.resolver.image", "dprobed.corefile"),
     "dprobed.tracer": ("dprobed.change_journal", "dprobed.last_counts",
                        "dprobed.program", "dprobed.program.exec", "dprobed.record",
@@ -82,7 +82,8 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "dprobed.daemon": ("dprobed", "dprobed.change_journal", "dprobed.last_counts",
                        "dprobed.durations",
                        "dprobed.printable",
-                       "dprobed.journal", "dprobed.rate_limit", "dprobed.program", "dprobed.record",
+                       "dprobed.systemd_journal", "dprobed.rate_limit",
+                       "dprobed.program", "dprobed.record",
                        "dprobed.wire", "dprobed.wire.messages", "dprobed.wire.protocol",
                        "dprobed.wire.resolver",
                        "dprobed.proc", "dprobed.policy", "dprobed.trace",

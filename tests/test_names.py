@@ -13,7 +13,6 @@ TWICE = {
     "Connection": "the two ends of the control socket",
     "Core": "a core file; the parts that every daemon has",
     "Guard": "against the death of a tracer; an operation of the IR that raises",
-    "Journal": "of the changes to targets, which recovery reads; systemd's, for records",
     "Kind": "of a change to a target; of a stop",
     "Layout": "of gdb's registers; of a terminal",
     "Memory": "of a process, to be read and altered; to be written to a core",

@@ -17,7 +17,8 @@ from dprobed.trace.store import CtfChunk
 from dprobed.wire.messages import encode
 from dprobed.wire.protocol import RawRecord
 
-EXITS = {0: "exit", -2: "rem", -3: "exception", -4: "budget", -5: "no dump", 3: "dump", 4: "trace"}
+EXITS = {0: "exit", -2: "rem", -3: "exception", -4: "budget", -5: "no dump", -7: "no debugger",
+         3: "dump", 4: "trace"}  # fmt: skip
 PID = 4242
 NONE = (1 << 64) - 1
 
@@ -107,7 +108,7 @@ def all_kinds() -> list[RawRecord]:
     records = [
         raw(log, bare, time=1_000_000 + number, hit=number + 1, exit=exit_)
         for number, ((log, bare), exit_) in enumerate(
-            zip(LOGS.values(), cycle([4, 0, 3, -2, -4, -5]), strict=False)
+            zip(LOGS.values(), cycle([4, 0, 3, -2, -4, -5, -7]), strict=False)
         )
     ]
     log, bare = LOGS["mixed"]

@@ -14,7 +14,7 @@ import time
 from collections import defaultdict
 from typing import Final
 
-from dprobed import journal
+from dprobed import systemd_journal
 from dprobed.daemon.client import Refusal
 from dprobed.daemon.deploy.deployments import Deployments
 from dprobed.daemon.gate import Gate
@@ -141,7 +141,7 @@ class Adopting:
         gone = max((each.uncounted_ns for each in entry.probe_infos()), default=0) / 1e9
         counted = f"not counted for {gone:.1f} s" if entry.goes_on else "its counters begin anew"
         text = f"process {pid}: {name} taken over after a restart; {counted}"
-        about = journal.about(
+        about = systemd_journal.about(
             "inserted",
             uid=inserted.uid,
             pid=pid,

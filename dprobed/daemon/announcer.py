@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from typing import Final
 
@@ -18,13 +19,21 @@ class Announcer:
     def __init__(self, targets: Targets, tasks: Tasks) -> None:
         self._targets: Final = targets
         self._tasks: Final = tasks
+        self._telling: Final[set[asyncio.Task[None]]] = set()
 
     def announce(self, facilities: dict[str, int], acting: list[int]) -> None:
         """Announce these facilities; for those in ``acting`` tracers do something at the hit."""
         targets = self._targets.by_pid.values()
         for tracer in {target.tracer for target in targets if target.attached}:
             if tracer is not None:
-                self._tasks.start(self._tell(tracer, facilities, acting))
+                task = self._tasks.start(self._tell(tracer, facilities, acting))
+                self._telling.add(task)
+                task.add_done_callback(self._telling.discard)
+
+    async def heard(self) -> None:
+        """Wait until each tracer has what was announced: from then on its hits go by that."""
+        if self._telling:
+            await asyncio.wait(set(self._telling))
 
     @staticmethod
     async def _tell(tracer: TargetsTracer, facilities: dict[str, int], acting: list[int]) -> None:

@@ -20,6 +20,7 @@ import msgspec
 from dprobed.backend import Backends
 from dprobed.daemon.announcer import Announcer
 from dprobed.daemon.attaching import Attaching
+from dprobed.daemon.change_journals import JournalFiles
 from dprobed.daemon.checking import Checking
 from dprobed.daemon.client import Client
 from dprobed.daemon.detaching import Detaching
@@ -28,7 +29,6 @@ from dprobed.daemon.enforcement import Enforcement
 from dprobed.daemon.gate import Gate
 from dprobed.daemon.inquiry import DeploymentList, Inquiry
 from dprobed.daemon.inserting import Inserting
-from dprobed.daemon.journals import Journals
 from dprobed.daemon.kept import Kept
 from dprobed.daemon.programs import Programs
 from dprobed.daemon.quota import Quota
@@ -110,7 +110,8 @@ class Core:
         self.clients: Final[set[Client]] = set()
         self.targets: Final = Targets(gate, kept)
         self.quota: Final = Quota(gate, self.targets)
-        self.dispatcher: Final = _dispatcher(Announcer(self.targets, self.tasks), alarm)
+        self.announcer: Final = Announcer(self.targets, self.tasks)
+        self.dispatcher: Final = _dispatcher(self.announcer, alarm)
         self.programs: Final = Programs(self.dispatcher)
         self.detaching: Final = Detaching(self.targets, self.tasks)
         self.enforcement: Final = Enforcement(gate, self.targets, self.detaching, self.tasks)
@@ -279,7 +280,7 @@ def begin(
     main: TracerMain,
     config: Path | None,
     ahead: TracerAhead | None = None,
-    journals: Journals | None = None,
+    journals: JournalFiles | None = None,
 ) -> tuple[TracerProcesses, Gate]:
     """The first parts of a daemon: tracer processes, which run ``main``, and the policies.
 
@@ -345,7 +346,7 @@ def build_public(
     core = Core(backends, gate, hold_limit=hold_limit, alarm=Alarm(), kept=kept)
     log = RecordLog(gate)
     traces = TraceSessions(core.dispatcher, lambda: exit_names(core.dispatcher))
-    handlers = ExternalHandlers(core.dispatcher)
+    handlers = ExternalHandlers(core.dispatcher, core.announcer.heard)
     traced = core.connect(log, traces.see, Doubts(resolvers))
     deployments = Deployments(
         gate,

@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Callable
 
-from dprobed import journal
+from dprobed import systemd_journal
 from dprobed.daemon.history import UserRates
 from dprobed.policy.model import Denial
 from dprobed.policy.rights import words
@@ -33,7 +33,7 @@ class Audit:
         text = f"denied: {denial.text}"
         if silent:
             text += f" ({silent} more such denials since the last one logged)"
-        about = journal.about(
+        about = systemd_journal.about(
             "denied",
             uid=denial.uid,
             pid=denial.pid,

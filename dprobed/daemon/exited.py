@@ -11,6 +11,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from typing import Final
 
+from dprobed.daemon.dump_sums import DumpSums
 from dprobed.daemon.target import InsertedProgram, Target
 from dprobed.daemon.variables import VariableSums
 from dprobed.wire import messages
@@ -32,6 +33,7 @@ class ExitedProcesses:
         #: By program number: the one inserted last, and the sums of all.
         self._sums: dict[int, tuple[InsertedProgram, Counter[str]]] = {}
         self._variables: dict[int, VariableSums] = {}
+        self._dumps: dict[int, DumpSums] = {}
 
     def __iter__(self) -> Iterator[Target]:
         """Those kept with each probe, the oldest first."""
@@ -56,6 +58,7 @@ class ExitedProcesses:
             its = self._variables.setdefault(inserted.number, VariableSums(header))
             its.add(inserted.variables)
         sums["processes"] += 1
+        self._dumps.setdefault(inserted.number, DumpSums()).add(inserted.probe_infos())
         for probe in inserted.probe_infos():
             for name in _COUNTERS:
                 sums[name] += getattr(probe, name)
@@ -63,6 +66,7 @@ class ExitedProcesses:
             oldest = next(iter(self._sums))
             forgotten, its_sums = self._sums.pop(oldest)
             self._variables.pop(oldest, None)
+            self._dumps.pop(oldest, None)
             _log.warning(
                 "program %d (%s): its %d hits in %d exited processes are forgotten; "
                 "`dprobe remove` of programs that are not wanted makes room",
@@ -100,12 +104,15 @@ class ExitedProcesses:
             faulted=sums["faulted"],
             asleep_ns=sums["asleep_ns"],
             present_ns=sums["present_ns"],
+            dumped=self._dumps[inserted.number].dumped,
+            no_dumps=self._dumps[inserted.number].refused,
         )
 
     def forget(self, inserted: InsertedProgram) -> None:
         """Forget the sums of a program."""
         self._sums.pop(inserted.number, None)
         self._variables.pop(inserted.number, None)
+        self._dumps.pop(inserted.number, None)
 
     def variables(self, number: int) -> VariableSums | None:
         """The sums of a program's variables."""

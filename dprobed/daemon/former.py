@@ -12,7 +12,7 @@ from typing import Final
 
 import msgspec
 
-from dprobed.daemon.journals import Note
+from dprobed.daemon.change_journals import Note
 from dprobed.proc import procfs
 from dprobed.wire import protocol
 from dprobed.wire.framing import ProtocolError
@@ -33,7 +33,7 @@ class Former(msgspec.Struct, frozen=True):
 class FormerCounts:
     """All that was found at this daemon's start, and is not gone on from yet.
 
-    ``notes``: as they are found (journals.py).
+    ``notes``: as they are found (change_journals.py).
     """
 
     def __init__(self, notes: list[Note]) -> None:

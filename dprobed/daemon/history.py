@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from dprobed import journal
+from dprobed import systemd_journal
 from dprobed.printable import printable
 from dprobed.rate_limit import TokenBucket
 
@@ -69,7 +69,11 @@ class History:
             return
         if silent:
             text += f" ({silent} more such lines about user {uid} were left out before)"
-        about = journal.about(cause, uid=uid, **fields) if cause in journal.EVENTS else None
+        about = (
+            systemd_journal.about(cause, uid=uid, **fields)
+            if cause in systemd_journal.EVENTS
+            else None
+        )
         _log.info("%s", text, extra=about)
 
 

@@ -1,9 +1,9 @@
 """What is inserted and kept, in files that outlive the daemon: a restarted one goes on with it.
 
-They are beside the change journals (journals.py): a file for each kept program in a process, and
-one for each kept deployment, written before its client is answered and removed when it is out. What
-programs counted is not in there, but for what deployments counted in processes that have ended:
-tracers note it themselves (``last_counts``).
+They are beside the change journals: a file for each kept program in a process, and one for each
+kept deployment, written before its client is answered and removed when it is out. What programs
+counted is not in there, but for what deployments counted in processes that have ended: tracers note
+it themselves (``last_counts``).
 
 A daemon that ends well has taken everything out, and leaves none of them. Only the daemon writes
 here, in a folder that nobody else can enter.

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from dprobed import journal
+from dprobed import systemd_journal
 from dprobed.printable import LAYOUT, printable
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def _send(message: str, /, **fields: object) -> None:
     """An entry for JournalHandler, which passes all attributes of the message: fields are those in
     capitals."""
     named = {name: str(value) for name, value in fields.items() if name.isupper()}
-    journal.post({"MESSAGE": message, **named})
+    systemd_journal.post({"MESSAGE": message, **named})
 
 
 def is_journal(descriptor: int, environ: Mapping[str, str] = os.environ) -> bool:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from typing import Final
 
-from dprobed import journal
+from dprobed import systemd_journal
 from dprobed.daemon.deploy.auto_insert import AutoInsert
 from dprobed.daemon.deploy.deployments import Deployments
 from dprobed.daemon.enforcement import Enforcement
@@ -49,9 +49,9 @@ class PolicyReload:
 
     async def _reload(self) -> None:
         if problem := self._store.reload():
-            _log.error("%s", problem, extra=journal.about("not-reloaded"))
+            _log.error("%s", problem, extra=systemd_journal.about("not-reloaded"))
             return
-        _log.info("policies reloaded", extra=journal.about("reloaded"))
+        _log.info("policies reloaded", extra=systemd_journal.about("reloaded"))
         await self._enforcement.check_all()
         await self._auto_insert.update()
         self._deployments.look_again()

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from dprobed import __version__, journal
+from dprobed import __version__, systemd_journal
 from dprobed.daemon.app import App
 
 #: Seconds that tracers have at the daemon's end to remove their probes; later they go on alone.
@@ -56,7 +56,7 @@ async def serve(build: Callable[[Callable[[], None]], App], sock: socket.socket)
     app = build(end.set)
     if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
         loop.add_signal_handler(signal.SIGHUP, app.reload)
-        about = journal.about("started", version=__version__)
+        about = systemd_journal.about("started", version=__version__)
         _log.info("dprobed %s listens at %s", __version__, sock.getsockname(), extra=about)
         await app.listen(sock)
     else:

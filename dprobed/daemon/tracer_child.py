@@ -16,8 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from dprobed.daemon.change_journals import JournalFile, JournalFiles
 from dprobed.daemon.child_process import fork_as
-from dprobed.daemon.journals import Journal, Journals
 
 #: What a tracer process runs, with its socket, the mailbox of its user's resolver, and the
 #: descriptor of its change journal; it returns when the socket is at its end.
@@ -46,7 +46,7 @@ def importing_main(sock: socket.socket, mailbox: socket.socket, changes: int) ->
 
 
 def fork_tracer(
-    main: TracerMain, mailbox: socket.socket, journal: Journal
+    main: TracerMain, mailbox: socket.socket, journal: JournalFile
 ) -> tuple[int, socket.socket]:
     """Fork a tracer that runs ``main`` as the user of its journal: its pid, and our end of its
     socket.
@@ -112,7 +112,7 @@ class TracerAhead(NamedTuple):
     """A tracer that was forked before it is needed, for the user of its journal: its pid, our end
     of its socket, and both ends of the mailbox of its resolver."""
 
-    journal: Journal
+    journal: JournalFile
     pid: int
     sock: socket.socket
     mailbox: tuple[socket.socket, socket.socket]
@@ -120,6 +120,6 @@ class TracerAhead(NamedTuple):
 
 def fork_ahead() -> TracerAhead:
     """Fork a tracer for this user and processes of this user; raises OSError."""
-    journal = Journals().make((os.geteuid(), os.getegid()), os.geteuid())
+    journal = JournalFiles().make((os.geteuid(), os.getegid()), os.geteuid())
     mailbox = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     return TracerAhead(journal, *fork_tracer(importing_main, mailbox[0], journal), mailbox)

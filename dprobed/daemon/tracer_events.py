@@ -198,8 +198,10 @@ class TracerEvents:
 
 
 def _cause_of(event: protocol.TargetEvent) -> str:
-    """What its line in the log competes with: no core is hidden by refused ones."""
-    return f"{event.kind} {event.text.partition(':')[0]}" if event.kind == "dump" else event.kind
+    """What its line in the log competes with: no core, and nothing held, is hidden by what was
+    refused."""
+    in_vain = event.text.startswith("no ")
+    return f"{event.kind} in vain" if in_vain else event.kind
 
 
 def _program_of(pid: int) -> str:

@@ -20,8 +20,8 @@ from functools import partial
 from typing import Final
 
 from dprobed.backend import BackendGone, BackendRefused, OnEvent
+from dprobed.daemon.change_journals import JournalFile, JournalFiles
 from dprobed.daemon.child_process import User, how_it_ended
-from dprobed.daemon.journals import Journal, Journals
 from dprobed.daemon.resolver_process import Resolvers
 from dprobed.daemon.tracer_child import TracerAhead, TracerMain, fork_tracer
 from dprobed.proc import procfs
@@ -188,10 +188,10 @@ class TracerProcesses:
         self,
         main: TracerMain,
         ahead: TracerAhead | None = None,
-        journals: Journals | None = None,
+        journals: JournalFiles | None = None,
     ) -> None:
         """``journals``: makes those of what tracers change; None: in memory."""
-        self.journals: Final = journals or Journals()
+        self.journals: Final = journals or JournalFiles()
         self._main: Final = main
         self._ahead = ahead
         self._running: Final[dict[int, TracerProcess]] = {}
@@ -228,7 +228,7 @@ class TracerProcesses:
             raise
 
     async def _start(
-        self, on_event: OnEvent, journal: Journal, ahead: TracerAhead | None = None
+        self, on_event: OnEvent, journal: JournalFile, ahead: TracerAhead | None = None
     ) -> TracerProcess:
         user, owner = journal.user, journal.owner
         with contextlib.ExitStack() as undo:
@@ -268,7 +268,7 @@ class TracerProcesses:
         self._ahead = None
         return ahead
 
-    def _ended(self, tracer: TracerProcess, journal: Journal) -> None:
+    def _ended(self, tracer: TracerProcess, journal: JournalFile) -> None:
         self._running.pop(tracer.pid, None)
         self._stopped.pop(tracer.pid, None)
         self.resolvers.give_back(journal.user, journal.owner)
@@ -294,11 +294,11 @@ class TracerProcesses:
 
     # --- what killed tracers have left ---
 
-    async def _recover(self, journal: Journal) -> None:
+    async def _recover(self, journal: JournalFile) -> None:
         # Here: in a private daemon few ever need it. (Another has it loaded from the beginning.)
         from dprobed.daemon.recovery import recover, tell
 
-        async def start(journal: Journal) -> TracerProcess:
+        async def start(journal: JournalFile) -> TracerProcess:
             return await self._start(tell, journal)
 
         await recover(start, journal)
@@ -315,7 +315,7 @@ class TracerProcesses:
             await asyncio.wait(tasks, timeout=patience)
             self._recovering.update(each for each in tasks if not each.done())
 
-    async def _recover_orphan(self, journal: Journal) -> None:
+    async def _recover_orphan(self, journal: JournalFile) -> None:
         while (pid := journal.living_writer()) and pid not in self._running:
             # It has lost its daemon, and is taking its probes out.
             await asyncio.sleep(_LOOK)

@@ -110,15 +110,12 @@ class Listener(Protocol):
         """Where records go."""
         ...
 
-    def dump(self, thread: Thread, attachment: Attachment, outcome: Outcome) -> int:
-        """A program ended by ``exit dump``: the exit that its record gets, which comes after this.
+    def at_hit(self, thread: Thread, attachment: Attachment, outcome: Outcome) -> int:
+        """A program ended by ``exit dump`` or ``exit debugger``: the exit that its record gets,
+        which comes after this.
 
-        It says whether a dump will be begun.
+        It says whether a dump will be begun, or the thread held.
         """
-        ...
-
-    def facility(self, thread: Thread, attachment: Attachment, outcome: Outcome) -> None:
-        """A program ended by ``exit n``: for facilities that act while its thread is stopped."""
         ...
 
     def retired(self) -> None:

@@ -16,7 +16,7 @@ from dprobed.engine.probe import Attachment, Probe
 from dprobed.proc import procfs
 from dprobed.proc.names import NAMES
 from dprobed.program.exec.interface import Outcome
-from dprobed.program.exits import ABORT, DUMP, DUMP_ONCE, REM
+from dprobed.program.exits import ABORT, DEBUGGER, DUMP, DUMP_ONCE, REM
 from dprobed.tracee.ptrace import Gone, Registers
 from dprobed.tracee.thread import Thread
 from dprobed.wire.protocol import RawRecord, State
@@ -29,7 +29,7 @@ _CPU_NS: Final = 100_000
 #: Hits between two looks at where the tracer runs.
 _REVIEW: Final = 32
 
-_DUMPS: Final = frozenset((DUMP, DUMP_ONCE))
+_AT_HIT: Final = frozenset((DUMP, DUMP_ONCE, DEBUGGER))
 
 _log = logging.getLogger(__name__)
 
@@ -116,8 +116,8 @@ class ProgramRunner:
                 facts.comm = name_of(tid)
                 if cpu != affinity.cpu or affinity.elsewhere:
                     affinity.hit(cpu)
-                if ended in _DUMPS:
-                    ended = self._listener.dump(thread, attachment, outcome)
+                if ended in _AT_HIT:
+                    ended = self._listener.at_hit(thread, attachment, outcome)
                 self._add(probe, RawRecord(
                     probe.program, probe.index, attachment.number, thread.tgid, tid, facts.comm,
                     facts.uid, cpu, now, hits, ended, outcome.major, outcome.minor,
@@ -125,8 +125,6 @@ class ProgramRunner:
                 ))  # fmt: skip
                 if may_fault and probe.revocable:
                     facts.revocable += self._latest()
-                if ended > 0:
-                    self._listener.facility(thread, attachment, outcome)
             if hits >= probe.last or ended == REM or outcome.suspend or outcome.resume:
                 self._follow(thread, probe, outcome)
         if context.fp_dirty:

@@ -11,6 +11,7 @@ process that can be, too.
 from __future__ import annotations
 
 import os
+import stat
 import struct
 from collections.abc import Callable, Hashable, Sequence
 from functools import cache
@@ -110,13 +111,68 @@ def known_facts(path: str) -> FileIdentity | None:
         os.close(found)
 
 
-def open_file(path: str) -> int:
-    """Open a file for reading; raises OSError, which may be a SilentError, and ValueError."""
+def locate(path: str) -> int:
+    """What a path leads to, as a descriptor that cannot be read (O_PATH).
+
+    Raises OSError, which may be a SilentError, and ValueError.
+    """
     found = _cached(path, 0)
     if found is None:
-        return _by_helper(path, path)
+        found = _in_local_folder(path)
+    if found is None:
+        # The helper is in another folder than we are.
+        whole = path if path.startswith("/") else f"{os.getcwd()}/{path}"  # noqa: PTH109
+        _, found = helper.HELPER.do(path, _locate, (os.fsencode(whole),))
+    return found
+
+
+def _in_local_folder(path: str) -> int | None:
+    """The same of what is in no cache yet, but in a folder that is known and answers by itself."""
+    folder, _, name = path.rpartition("/")
+    if name in ("", ".", ".."):
+        return None
+    above = _cached(folder or ("/" if path.startswith("/") else "."), 0)
+    if above is None:
+        return None
     try:
-        return _open_local(found, path)
+        if not mounts.is_local(facts(above).device):
+            return None
+        found = os.open(name, os.O_PATH | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=above)
+    finally:
+        os.close(above)
+    if mounts.is_local(facts(found).device) and stat.S_ISLNK(os.fstat(found).st_mode):
+        os.close(found)
+        return None
+    return found
+
+
+def is_near(path: str) -> bool:
+    """Whether a path leads to a local file system; raises as ``locate`` does."""
+    found = locate(path)
+    try:
+        return mounts.is_local(facts(found).device)
+    finally:
+        os.close(found)
+
+
+def asked(
+    descriptor: int, function: helper.Job, values: Sequence[helper.Value] = ()
+) -> list[helper.Value]:
+    """What a job says of an open file: done here where that needs nobody's answer; raises OSError.
+
+    Values only, no descriptor.
+    """
+    device = facts(descriptor).device
+    if mounts.is_local(device):
+        return function(values, (descriptor,))[0]
+    return helper.HELPER.do(device, function, values, (descriptor,))[0]
+
+
+def open_file(path: str) -> int:
+    """Open a file for reading; raises OSError, which may be a SilentError, and ValueError."""
+    found = locate(path)
+    try:
+        return _open_local(found)
     finally:
         os.close(found)
 
@@ -127,7 +183,7 @@ def open_link(path: str, device: int | None = None) -> int:
         return os.open(path, _READ)
     descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
     try:
-        return _open_local(descriptor, path)
+        return _open_local(descriptor)
     finally:
         os.close(descriptor)
 
@@ -165,10 +221,7 @@ def elf_class(pid: int) -> int | None:
 
 def read(descriptor: int, length: int, offset: int) -> bytes:
     """Bytes of an open file; raises OSError."""
-    device = facts(descriptor).device
-    if mounts.is_local(device):
-        return os.pread(descriptor, length, offset)
-    (data,), _ = helper.HELPER.do(device, _pread, (length, offset), (descriptor,))
+    (data,) = asked(descriptor, _pread, (length, offset))
     assert isinstance(data, bytes)
     return data
 
@@ -176,11 +229,7 @@ def read(descriptor: int, length: int, offset: int) -> bytes:
 def status(descriptor: int) -> list[int]:
     """All that stat(2) says of an open file: device, inode, mode, links, owner, group, device that
     it is, size, size of a block, blocks, and the three times in seconds; raises OSError."""
-    device = facts(descriptor).device
-    if mounts.is_local(device):
-        return _status_of(descriptor)
-    found, _ = helper.HELPER.do(device, _stat, (), (descriptor,))
-    return [each for each in found if isinstance(each, int)]
+    return [each for each in asked(descriptor, _stat) if isinstance(each, int)]
 
 
 def _status_of(descriptor: int) -> list[int]:
@@ -200,16 +249,12 @@ def peek(about: Hashable, memory: int, length: int, address: int) -> bytes:
     return data
 
 
-def _open_local(descriptor: int, path: str) -> int:
+def _open_local(found: int) -> int:
     """Open what was found: here where that needs nobody's answer."""
-    device = facts(descriptor).device
+    device = facts(found).device
     if mounts.is_local(device):
-        return os.open(f"/proc/self/fd/{descriptor}", _READ)
-    return _by_helper(device, path)
-
-
-def _by_helper(about: Hashable, path: str) -> int:
-    _, descriptor = helper.HELPER.do(about, _open, (os.fsencode(path),))
+        return os.open(f"/proc/self/fd/{found}", _READ)
+    _, descriptor = helper.HELPER.do(device, _open, (), (found,))
     return descriptor
 
 
@@ -232,10 +277,17 @@ def _path_of(value: helper.Value) -> bytes:
 
 
 @helper.job
+def _locate(
+    values: Sequence[helper.Value], descriptors: Sequence[int]
+) -> tuple[list[helper.Value], int]:
+    return [], os.open(_path_of(values[0]), os.O_PATH | os.O_CLOEXEC)
+
+
+@helper.job
 def _open(
     values: Sequence[helper.Value], descriptors: Sequence[int]
 ) -> tuple[list[helper.Value], int]:
-    return [], os.open(_path_of(values[0]), _READ)
+    return [], os.open(f"/proc/self/fd/{descriptors[0]}", _READ)
 
 
 @helper.job

@@ -19,6 +19,8 @@ BUDGET: Final = -4
 
 #: ``exit dump`` of which no core was begun: in records only, in place of the facility's number.
 NO_DUMP: Final = -5
+#: ``exit debugger`` at which nothing is held: in records only, in place of the facility's number.
+NO_DEBUGGER: Final = -7
 #: ``exit dump once``: what becomes of it is decided at the hit. In no record.
 DUMP_ONCE: Final = -6
 
@@ -29,6 +31,7 @@ EXIT_NAMES: Final = {
     EXCEPTION: "exception",
     BUDGET: "budget",
     NO_DUMP: "no dump",
+    NO_DEBUGGER: "no debugger",
 }
 
 #: Names of ways to end that no facility can have.
@@ -40,10 +43,12 @@ DUMP: Final = 3
 TRACE: Final = 4
 FACILITIES: Final = {"debugger": DEBUGGER, "dump": DUMP, "trace": TRACE}
 
+_IN_VAIN: Final = {NO_DUMP: DUMP, NO_DEBUGGER: DEBUGGER}
+
 
 def facility_of(exit_: int) -> int:
     """The facility whose record it is, by the record's exit; no positive number: none's."""
-    return DUMP if exit_ == NO_DUMP else exit_
+    return _IN_VAIN.get(exit_, exit_)
 
 
 #: Instructions of one hit at most. An instruction counts as one more for each full 64 bytes (8

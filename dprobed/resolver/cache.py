@@ -8,10 +8,14 @@ The digest is of the symbol sections themselves (with those of the separate debu
 in the cache was surely made from them. So a file with another file's build-id, or debug symbols
 installed later, never get the wrong table. A cache file that is damaged, of another version or
 not ours is made again; a folder that cannot be written is done without.
+
+The folder is bounded in bytes and files, whatever files there are to be asked about: what was used
+longest ago is removed for what comes, also what a killed process has left half written.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import zlib
@@ -26,6 +30,9 @@ _MAGIC: Final = b"DPCACHE\1"
 _HEADER_SIZE: Final = 8 + 16 + 4
 #: Fewer symbols than this are sorted faster than a cache file is checked.
 _WORTHWHILE: Final = 500
+#: Bytes and files that the folder has at most; a table of that size is not kept.
+MOST_BYTES: Final = 512 << 20
+MOST_FILES: Final = 1000
 
 
 def packed(elf: ElfFile, tables: list[tuple[RawSymbols, int]]) -> SymbolTable:
@@ -82,6 +89,7 @@ def _load(path: Path, digest: bytes) -> SymbolTable | None:
             if header[:24] != _MAGIC + digest:
                 return None
             data = file.read()
+            os.utime(file.fileno())
         if zlib.crc32(data).to_bytes(4, "little") != header[24:]:
             return None
         return SymbolTable(data)
@@ -91,10 +99,12 @@ def _load(path: Path, digest: bytes) -> SymbolTable | None:
 
 def _store(path: Path, digest: bytes, data: bytes) -> None:
     temporary = path.with_suffix(f".{os.getpid()}")
+    size = _HEADER_SIZE + len(data)
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if not _ours(path.parent.stat()):
+        if not _ours(path.parent.stat()) or size > MOST_BYTES:
             return
+        _make_room(path, size)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
         fd = os.open(temporary, flags, 0o600)
         try:
@@ -109,3 +119,19 @@ def _store(path: Path, digest: bytes, data: bytes) -> None:
         temporary.unlink()
     except OSError:
         return  # the cache only saves time
+
+
+def _make_room(wanted: Path, size: int) -> None:
+    """Remove what was used longest ago, until a file of this size fits in; raises OSError."""
+    found = []
+    for entry in os.scandir(wanted.parent):
+        status = entry.stat(follow_symlinks=False)
+        if entry.path != str(wanted) and not stat.S_ISDIR(status.st_mode):
+            found.append((status.st_mtime_ns, status.st_size, entry.path))
+    count, total = len(found) + 1, sum(each[1] for each in found) + size
+    for _, its_size, path in sorted(found):
+        if count <= MOST_FILES and total <= MOST_BYTES:
+            break
+        with contextlib.suppress(FileNotFoundError):  # another resolver was quicker
+            os.unlink(path)  # noqa: PTH108
+        count, total = count - 1, total - its_size

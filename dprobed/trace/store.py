@@ -19,8 +19,8 @@ from typing import Final, Protocol
 
 from dprobed.trace import metadata
 from dprobed.trace.ctf import RecordBlock, Stream, Trace, new_uuid, packet
-from dprobed.trace.journal import Journal
 from dprobed.trace.lines import Format
+from dprobed.trace.systemd_journal import JournalWriter
 
 _CHUNK: Final = re.compile(r"(\d{6})(\.\w+)?")
 
@@ -190,7 +190,7 @@ class JournalChunk:
     size = 0
 
     def __init__(self, path: str) -> None:
-        self._journal = Journal(path)
+        self._journal = JournalWriter(path)
 
     def write(self, block: RecordBlock) -> None:
         """Send records; those that came too fast are counted in ``block.lost``."""

@@ -154,8 +154,9 @@ class Writer:
                 self._forget_removed()
                 self._put(block, keep=keep)
         except OSError as error:
-            self._lose(block, block.count)
+            # Why comes before how many: whoever sees that records were lost sees why.
             self._say(self._explain(error))
+            self._lose(block, block.count)
         else:
             self._lose(block, block.lost)
             self.written += block.count - block.lost

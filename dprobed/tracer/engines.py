@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
-from dprobed.change_journal import Kind
 from dprobed.engine.address_space import AddressSpace
 from dprobed.engine.affinity import Affinity
 from dprobed.engine.errors import SpaceError
@@ -23,14 +20,11 @@ from dprobed.engine.watch.engine import WatchEngine
 from dprobed.tracee.ptrace import Gone, Registers
 from dprobed.tracee.thread import Thread
 from dprobed.tracee.thread_group import ThreadGroup
+from dprobed.tracer import adoption
 from dprobed.tracer.engine_stops import EngineStops
 from dprobed.tracer.file_code import code_difference
 from dprobed.wire.engines import AUTO
 from dprobed.wire.protocol import State as ProbeState
-
-#: Seconds for which threads are waited for that are in the guard's handler, and between two looks.
-_IN_HANDLER: Final = 10.0
-_PAUSE: Final = 0.01
 
 #: What became of a plan.
 Armed = tuple[Plan, Attachment | Refusal]
@@ -66,44 +60,7 @@ class Engines:
 
         Raises Gone and SpaceError.
         """
-        found = self.space.changes.adopt()
-        self._trap.adopt(found)
-        if not found:
-            return
-        for change in found:
-            if change.kind is Kind.GATE:
-                self.space.calls.adopt(change.address)
-        self._leave_pages()
-        lost = next((each.data for each in found if each.kind is Kind.DISPOSITION), None)
-        with self.group.borrower.borrowed(self.space.tgid) as thread:
-            for change in found:
-                if change.kind is Kind.RAW:
-                    self.space.raw[change.address] = change.data
-                    self.space.remove_raw(change.address)
-                elif change.kind is Kind.COPY:
-                    # Here: dumps are rare, and this one's tracer is no more.
-                    from dprobed.tracer.dump.copied import reap_lost
-
-                    reap_lost(self.group, self.space, thread, change)
-            self._trap.sigtrap.adopt(thread, lost)
-
-    def _leave_pages(self) -> None:
-        """Send threads back that are in the gate, where they make a system call for that tracer;
-        and wait until none is in the handler of the guard. Raises Gone and SpaceError."""
-        guard, calls = self._trap.sites.guard, self.space.calls
-        deadline = time.monotonic() + _IN_HANDLER
-        while True:
-            with self.group.stopped():
-                places = self._trap.places_of_threads()
-                for thread, rip in places:
-                    if calls.in_gate(rip):
-                        with contextlib.suppress(Gone):
-                            calls.send_back(thread)
-                if not any(guard.holds(rip) for _, rip in places):
-                    return
-            if time.monotonic() > deadline:
-                raise SpaceError("a thread stays in the handler of the guard")
-            self.group.tracees.pause(_PAUSE)
+        adoption.adopt(self._trap)
 
     def copied(self, thread: Thread) -> Sites:
         """The sites in a ``fork`` child's copy of the memory; raises SpaceError and Gone."""

@@ -10,7 +10,7 @@ from dprobed.engine.budget import Account
 from dprobed.engine.probe import Attachment
 from dprobed.proc import procfs
 from dprobed.program.exec.interface import Outcome
-from dprobed.program.exits import DEBUGGER, DUMP, NO_DUMP
+from dprobed.program.exits import DEBUGGER, DUMP, NO_DEBUGGER, NO_DUMP
 from dprobed.tracee.thread import Thread
 from dprobed.tracer.context import TracerContext
 from dprobed.tracer.debug.invitation import Debugger
@@ -62,21 +62,17 @@ class EngineListener:
         self._deferred: Final = deferred
         self._context: Final = context
 
-    def dump(self, thread: Thread, attachment: Attachment, outcome: Outcome) -> int:
+    def at_hit(self, thread: Thread, attachment: Attachment, outcome: Outcome) -> int:
         """See Listener."""
         acting = self._context.acting
+        if outcome.exit == DEBUGGER:
+            is_armed = acting is None or DEBUGGER in acting
+            held = self._target.debugger.hit(thread, is_armed=is_armed)
+            return DEBUGGER if held else NO_DEBUGGER
         is_armed = acting is None or DUMP in acting
         facts = self._target.engines.runner.facts_of(thread)
         begun = self._target.dumps.hit(thread, facts, attachment, outcome, is_armed=is_armed)
         return DUMP if begun else NO_DUMP
-
-    def facility(self, thread: Thread, attachment: Attachment, outcome: Outcome) -> None:
-        """See Listener: a debugger is invited while the thread stands at its hit."""
-        acting = self._context.acting
-        if acting is not None and outcome.exit not in acting:
-            return
-        if outcome.exit == DEBUGGER:
-            self._target.debugger.hit(thread)
 
     def retired(self) -> None:
         """See Listener."""

@@ -89,11 +89,13 @@ class Reporter:
         self.records[index] = None
         return self._probes[index]
 
-    def amend(self, probe: Probe, hit: int, exit_: int) -> None:
-        """Say of a hit that it ended otherwise, if its record has not been sent yet."""
+    def amend(self, probe: Probe, hit: int, exit_: int) -> bool:
+        """Say of a hit that it ended otherwise; False where its record has been sent already."""
         for index, record in enumerate(self.records):
             if record is not None and self._probes[index] is probe and record.hit == hit:
                 self.records[index] = msgspec.structs.replace(record, exit=exit_)
+                return True
+        return False
 
     def send(self, message: Event | Reply) -> None:
         """Send any message but records, in order with these."""

@@ -83,12 +83,7 @@ class Requests:
         seq = request.seq
         match request:
             case protocol.Adjust():
-                target.adjust(
-                    follow_forks=request.follow_forks,
-                    hold_thread=request.hold_thread,
-                    budget=request.budget,
-                    only_guarded=request.only_guarded,
-                )
+                target.adjust(request)
                 return protocol.Ok(seq)
             case protocol.Insert():
                 self._use_facilities(request.facilities, request.acting)

@@ -11,16 +11,16 @@ import msgspec
 from dprobed.change_journal import Changes
 from dprobed.engine.address_space import AddressSpace
 from dprobed.engine.errors import SpaceError
-from dprobed.proc import procfs, refusals
-from dprobed.proc.shared_memory import processes, relatives
+from dprobed.proc import procfs
+from dprobed.proc.shared_memory import processes
 from dprobed.tracee.attach import attach, find_lost
 from dprobed.tracee.lifecycle import State
 from dprobed.tracee.memory import Memory
-from dprobed.tracee.ptrace import Executes, Gone
+from dprobed.tracee.ptrace import Gone
 from dprobed.tracee.status import Kind, Stop
 from dprobed.tracee.thread import Thread
 from dprobed.tracee.thread_group import ThreadGroup
-from dprobed.tracer.attachable import check_alone, check_awake
+from dprobed.tracer.attachable import check_alone, check_attachable, why_not_attached
 from dprobed.tracer.context import TracerContext
 from dprobed.tracer.debug.invitation import Debugger, TracerCallbacks
 from dprobed.tracer.detachment import Detachment
@@ -33,7 +33,6 @@ from dprobed.tracer.programs import Programs
 from dprobed.tracer.suspended import SuspendedThreads
 from dprobed.tracer.throttle import Throttle
 from dprobed.wire import protocol
-from dprobed.wire.limits import Limits
 
 if TYPE_CHECKING:
     from dprobed.tracer.dump.snapshot import Dumps
@@ -79,24 +78,15 @@ class TracedProcess:
         self.detachment: Final = Detachment(self.group, self.tell)
         self._end_status = ("gone", 0)
         self._failed = False
-        self.adjust(
-            follow_forks=options.follow_forks,
-            hold_thread=options.hold_thread,
-            budget=options.budget,
-            only_guarded=options.only_guarded,
-        )
+        self.adjust(options)
 
     # --- attaching ---
 
     def attach(self, launch: bool) -> None:
         """Trace the process; raises RequestError: then only what sleeps in the kernel is traced."""
-        reason = refusals.refusal(self.pid)
-        if reason is not None:
-            raise RequestError(reason)
-        # Checked again when no more children can appear; here because it refuses at once, and we
-        # could not detach from a parent in vfork before it wakes.
-        check_alone(self.pid, relatives(self.pid), self._context.tracees)
-        check_awake(self.pid, self._context.tracees)
+        # Whether it is alone is checked again when no more children can appear; here because it
+        # refuses at once, and we could not detach from a parent in vfork before it wakes.
+        check_attachable(self.pid, self._context.tracees)
         self.programs.launching = launch
         try:
             attach(self.group, self.pid)
@@ -106,15 +96,7 @@ class TracedProcess:
             self.programs.use_space(AddressSpace(self.pid, memory, changes=changes))
             self.engines.adopt()
         except (Gone, OSError, SpaceError) as error:
-            # It may have ended, or got another tracer, since the look.
-            if not procfs.has_ended(self.pid):
-                _log.info("process %d: %s", self.pid, error)
-            reason = refusals.refusal(self.pid) or refusals.denial(self.pid) or str(error)
-            if isinstance(error, Executes):
-                reason = (
-                    f"process {self.pid} executes a program, and sleeps in the kernel (it waits "
-                    "for a disk or a file system that does not answer); try again when it runs"
-                )
+            reason = why_not_attached(self.pid, error)
             self.detach()
             raise RequestError(reason) from error
         try:
@@ -123,21 +105,19 @@ class TracedProcess:
             self.detach()
             raise
 
-    def adjust(
-        self, *, follow_forks: bool, hold_thread: bool, budget: Limits | None, only_guarded: str
-    ) -> None:
+    def adjust(self, asked: protocol.Attach | protocol.Adjust) -> None:
         """Change options of the target, and of children that are followed from now on."""
         self.options = msgspec.structs.replace(
             self.options,
-            follow_forks=follow_forks,
-            hold_thread=hold_thread,
-            budget=budget,
-            only_guarded=only_guarded,
+            follow_forks=asked.follow_forks,
+            hold_thread=asked.hold_thread,
+            budget=asked.budget,
+            only_guarded=asked.only_guarded,
         )
-        self.engines.allow_unguarded(only_guarded)
-        self.programs.follows_forks = follow_forks
-        self.debugger.holds_thread = hold_thread
-        self.programs.set_budget(budget)
+        self.engines.allow_unguarded(asked.only_guarded)
+        self.programs.follows_forks = asked.follow_forks
+        self.debugger.holds_thread = asked.hold_thread
+        self.programs.set_budget(asked.budget)
 
     @property
     def dumps(self) -> Dumps:
@@ -145,9 +125,7 @@ class TracedProcess:
         if self._dumps is None:
             from dprobed.tracer.dump.snapshot import Dumps
 
-            self._dumps = Dumps(
-                self.engines, self.programs, self._context.reporter.amend, self.tell
-            )
+            self._dumps = Dumps(self.engines, self.programs, self._context.reporter, self.tell)
         return self._dumps
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import select
@@ -107,6 +108,13 @@ def tracer_of(pid: int) -> int:
         if line.startswith("TracerPid:"):
             return int(line.split()[1])
     raise AssertionError(f"no TracerPid for {pid}")
+
+
+def lowest_free(pid: int) -> int:
+    """The number that the next file has which a process opens: as its limit it lets it open none,
+    whatever it has open above."""
+    there = {int(path.name) for path in Path(f"/proc/{pid}/fd").iterdir()}
+    return next(number for number in itertools.count() if number not in there)
 
 
 class Cat:

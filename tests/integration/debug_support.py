@@ -96,6 +96,11 @@ class Client:
         """Bytes as they are."""
         self._sock.sendall(data)
 
+    def interrupt(self, payload: bytes) -> None:
+        """A packet that lets threads go on, and Ctrl-C right behind it: sent together, so that they
+        do not get as far as we are slow."""
+        self._sock.sendall(rsp.frame(payload) + b"\x03")
+
     def answer(self) -> bytes:
         """The next packet."""
         while True:

@@ -32,7 +32,7 @@ from dprobed.wire.framing import Unpacker
 from dprobed.wire.limits import Limits
 from dprobed.wire.protocol import ProbeStatus, RawRecord, State
 
-PATIENCE = 60.0
+PATIENCE = 120.0
 
 
 class Target:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tests.integration.client_support import (
     DPROBE,
+    PATIENCE,
     Cat,
     Daemon,
     cat,
@@ -140,11 +141,12 @@ def test_log_follows(daemon: Daemon, target: Cat, tmp_path: Path) -> None:
     assert affinity.stdout is not None
     assert words(parsed(affinity.stdout.readline())[0]) == [7]
     # The follower is there when one more of our lines reaches it.
-    while not select.select([affinity.stdout], [], [], 0)[0]:
+    # (Each in its turn: more would fill the pipe that nobody reads.)
+    while not select.select([affinity.stdout], [], [], 0.1)[0]:
         target.say("then")
     assert words(parsed(affinity.stdout.readline())[0]) == [5]
     affinity.send_signal(signal.SIGINT)
-    assert affinity.wait(20) == 0
+    assert affinity.wait(PATIENCE) == 0
     affinity.stdout.close()
 
 

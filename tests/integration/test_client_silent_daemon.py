@@ -23,6 +23,7 @@ from tests.integration.client_support import (
     Daemon,
     Peer,
     dprobe,
+    lowest_free,
     program,
     running_daemon,
 )
@@ -123,9 +124,8 @@ def test_a_daemon_without_descriptors(tmp_path: Path) -> None:
     """It takes nobody in; who is connected already is served."""
     with running_daemon(tmp_path) as daemon, Peer(daemon) as connected:
         there = daemon.process.pid
-        open_now = len(list(Path(f"/proc/{there}/fd").iterdir()))
         before = resource.prlimit(there, resource.RLIMIT_NOFILE)
-        resource.prlimit(there, resource.RLIMIT_NOFILE, (open_now, before[1]))
+        resource.prlimit(there, resource.RLIMIT_NOFILE, (lowest_free(there), before[1]))
         says_so(daemon.dprobe("query"), f"process {there}")
         assert connected.ask({"type": "programs", "id": 1})["type"] == "listing"
         resource.prlimit(there, resource.RLIMIT_NOFILE, before)

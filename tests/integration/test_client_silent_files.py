@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,6 +35,65 @@ def test_a_file_that_does_not_answer(files: SilentFiles, tmp_path: Path) -> None
         done = dprobe("check", "--in", files.path, source)
         assert (done.returncode, done.stdout) == (2, "")
         assert done.stderr.startswith(f"dprobe: {files.path}: ")
+    finally:
+        files.answer()
+
+
+def test_a_command_that_does_not_answer(files: SilentFiles, tmp_path: Path) -> None:
+    source = program(tmp_path)
+    options = {"env": {**os.environ, "PATH": f"{files.mount}:{os.environ['PATH']}"}}
+    for command in (files.path, files.path.name):
+        assert dprobe("run", source, "--", command, "/dev/null", **options).returncode == 0
+    files.mute()
+    try:
+        for command in (files.path, files.path.name):
+            done = dprobe("run", source, "--", command, "/dev/null", **options)
+            assert (done.returncode, done.stdout) == (126, "")
+            assert done.stderr == f"dprobe: {files.path}: its file system does not answer\n"
+        # Another command, behind it on PATH, could be meant to be one that is in there.
+        done = dprobe("check", "--in", "true", source, **options)
+        assert done.returncode == 2
+        assert done.stderr == f"dprobe: {files.mount}/true: its file system does not answer\n"
+    finally:
+        files.answer()
+
+
+def test_a_program_that_does_not_answer(build_target: BuildTarget, tmp_path: Path) -> None:
+    source = program(tmp_path)
+    whole = tmp_path / "whole.rpn"
+    with SilentFiles(build_target("silent_fs.c"), tmp_path, source) as files:
+        whole.write_text(f'#include "{files.path}"\n')
+        for each in (files.path, whole):
+            assert dprobe("check", each).returncode == 0
+        # A name in the folder in which one is.
+        assert dprobe("check", files.path.name, cwd=files.mount).returncode == 0
+        files.mute()
+        try:
+            for arguments in (
+                ["check", files.path],
+                ["check", whole],
+                ["compile", "-o", tmp_path / "compiled", files.path],
+                ["run", files.path, "--", "true"],
+                ["attach", "-p", os.getpid(), files.path],
+            ):
+                done = dprobe(*arguments)
+                assert done.returncode == 2
+                assert "its file system does not answer" in done.stderr
+                assert "Traceback" not in done.stderr
+        finally:
+            files.answer()
+
+
+def test_an_output_that_does_not_answer(files: SilentFiles, tmp_path: Path) -> None:
+    source = program(tmp_path)
+    files.mute()
+    try:
+        for output in (files.path, files.mount / "new"):
+            done = dprobe("run", "-o", output, source, "--", "echo", "never")
+            assert (done.returncode, done.stdout) == (2, "")
+            assert done.stderr == f"dprobe: {output}: its file system does not answer\n"
+            done = dprobe("compile", "-o", output, source)
+            assert (done.returncode, done.stdout) == (2, "")
     finally:
         files.answer()
 

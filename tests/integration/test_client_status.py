@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
 from dprobe.commands.status import lasting
 
-from tests.integration.client_support import Cat, Daemon, parsed, program
+from tests.integration.client_support import PATIENCE, Cat, Daemon, parsed, program
 
 THROTTLED = """
 name = libc.so.6
@@ -33,18 +34,26 @@ def test_what_is_throttled_and_why(daemon: Daemon, target: Cat, tmp_path: Path) 
     source = program(tmp_path, THROTTLED, "often")
     inserted = daemon.dprobe("insert", "-p", target.pid, "--budget", "1/s", source)
     assert inserted.returncode == 0, inserted.stderr
-    for _ in range(400):
-        target.say("once more")
-        (found,) = parsed(daemon.dprobe("status", "--json").stdout)
-        if found["throttled"]:
-            break
+
+    def seen(*options: str) -> str:
+        """What is said while it is throttled, which is over soon."""
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            for _ in range(20):
+                target.say("once more")
+            said = daemon.dprobe("status", *options).stdout
+            if "over the budget of" in said:
+                return said
+            assert time.monotonic() < deadline, said
+
+    (found,) = parsed(seen("--json"))
     (throttled,) = found["throttled"]
     assert (throttled["program"], throttled["pid"]) == ("often", target.pid)
     assert throttled["reason"]
     assert found["probes"] == {"throttled": 1}
     assert (found["targets"], found["programs"], found["tracers"]) == (1, 1, 1)
     assert found["engines"] == {"trap": 1}
-    text = daemon.dprobe("status").stdout
+    text = seen()
     assert f"often write+0x0 in process {target.pid}: {throttled['reason']}" in text
 
 

@@ -10,7 +10,7 @@ import pytest
 from tests.conftest import BuildTarget
 from tests.integration.conftest import Start, Trace
 from tests.integration.debug_support import await_hold, gdb, holding, put, values, when
-from tests.integration.harness import Target, TracerProcess, counting
+from tests.integration.harness import PATIENCE, Target, TracerProcess, counting
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def ending(target: Target, tracer: TracerProcess) -> tuple[int, list[int]]:
     """Let it end: its total, and the hits of each probe."""
     target.expect("OK")
     assert target.line() is None
-    assert target.process.wait(20) == 0
+    assert target.process.wait(PATIENCE) == 0
     ended = tracer.wait()
     assert ended.how == "exited"
     return target.number("total"), [each.hits for each in ended.probes]
@@ -297,7 +297,7 @@ def test_killed_by_gdb(debugged: Path, start: Start, trace: Trace) -> None:
     put(tracer, holding(debugged, "probed"))
     target.go()
     assert "killed" in gdb(await_hold(tracer).socket, "kill")
-    assert target.process.wait(20) == -9
+    assert target.process.wait(PATIENCE) == -9
     ended = tracer.wait()
     assert (ended.how, ended.status) == ("killed", 9)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from dprobed.program.exits import DEBUGGER, NO_DEBUGGER
 from dprobed.wire import protocol
 from tests.conftest import BuildTarget
 from tests.integration.client_support import DPROBE, running_daemon
@@ -23,7 +24,7 @@ from tests.integration.debug_support import (
     told,
     when,
 )
-from tests.integration.harness import RefusedError, Target, TracerProcess, counting, text
+from tests.integration.harness import PATIENCE, RefusedError, Target, TracerProcess, counting, text
 
 NOBODY = 65534
 
@@ -50,7 +51,7 @@ def own_text(pid: int, program: Path) -> list[bytes]:
 def ends_well(target: Target) -> None:
     target.expect("OK")
     assert target.number("total") == 5050
-    assert target.process.wait(20) == 0
+    assert target.process.wait(PATIENCE) == 0
 
 
 def test_socket_is_its_owners(debugged: Path, start: Start, trace: Trace) -> None:
@@ -105,8 +106,15 @@ def test_where_no_socket_can_be_it_goes_on(
     assert len(list(Path(f"/proc/{tracer.pid}/fd").iterdir())) <= before
     ended = tracer.wait()
     assert [each.hits for each in ended.probes] == [100]
-    (notice,) = told(tracer)
-    assert "is not held: no socket for a debugger" in notice.text
+    notices = told(tracer)
+    for notice in notices:
+        assert notice.text.startswith("no debugger: process ")
+        assert "is not held: no socket for a debugger" in notice.text
+    # After each try, which was told, there is none for a while, and the records say so.
+    exits = [record.exit for record in tracer.records]
+    assert exits[0] == DEBUGGER
+    assert set(exits) == {DEBUGGER, NO_DEBUGGER}
+    assert exits.count(DEBUGGER) <= 2 * len(notices)
     assert not list(folder.iterdir())
 
 
@@ -187,11 +195,9 @@ def test_interrupted_while_it_runs(debugged: Path, start: Start, trace: Trace) -
     others = client.ask(b"qfThreadInfo")[1:].split(b",")
     assert first in others and len(others) == 3
     running = [each for each in others if each != first]
-    client.send(b"vCont;c:%s" % running[0])
-    client.raw(b"\x03")
+    client.interrupt(b"vCont;c:%s" % running[0])
     assert client.answer().startswith(b"T02thread:")
-    client.send(b"vCont;c:%s;c:%s" % tuple(running))
-    client.raw(b"\x03")
+    client.interrupt(b"vCont;c:%s;c:%s" % tuple(running))
     assert client.answer().startswith(b"T02thread:")
     client.send(b"vCont;c")
     assert client.answer().startswith(b"W00")
@@ -287,8 +293,7 @@ def test_suspended_stays_suspended(build_target: BuildTarget, start: Start, trac
     client.ask(b"?")
     suspended = tracer.request(protocol.Query(tracer.next(), tracer.target)).suspended
     assert len(suspended) == 2
-    client.send(b"vCont;c")
-    client.raw(b"\x03")
+    client.interrupt(b"vCont;c")
     assert client.answer().startswith(b"T02")
     assert tracer.request(protocol.Query(tracer.next(), tracer.target)).suspended == suspended
     assert client.ask(b"D") == b"OK"
@@ -315,8 +320,7 @@ def test_a_removed_breakpoint_is_not_reported(
         assert client.ask(b"vCont;c").startswith(b"T05")
         # At one of these times at least another thread has come to it as well.
         assert client.ask(b"z0,%x,1" % place) == b"OK"
-        client.send(b"vCont;c")
-        client.raw(b"\x03")
+        client.interrupt(b"vCont;c")
         assert client.answer().startswith(b"T02")
     assert client.ask(b"D") == b"OK"
     client.close()
@@ -506,7 +510,7 @@ def test_run_says_where_a_debugger_can_come(debugged: Path, tmp_path: Path) -> N
         assert client.ask(b"D") == b"OK"
         client.close()
         assert "total 5050" in process.stdout.read()
-        assert process.wait(20) == 0
+        assert process.wait(PATIENCE) == 0
     finally:
         if process.poll() is None:
             process.kill()

@@ -15,7 +15,7 @@ def test_demo_shows_probes_firing_and_leaves_the_job_whole() -> None:
         [sys.executable, ROOT / "etc" / "demo.py"],
         capture_output=True,
         text=True,
-        timeout=90,
+        timeout=220,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr

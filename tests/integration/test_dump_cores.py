@@ -265,7 +265,7 @@ def test_full_disk(
         assert [path.name for path in disk.iterdir()] == [ledger.NAME]
         finish(target, tracer)
     finally:
-        subprocess.run(["umount", disk], check=True, timeout=20)
+        subprocess.run(["umount", disk], check=True, timeout=PATIENCE)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount so")

@@ -170,9 +170,45 @@ def test_dumps_that_are_switched_off(tmp_path: Path, env: dict[str, str]) -> Non
         source = program(tmp_path, DUMPS, "dumping")
         assert daemon.dprobe("insert", "-p", target.pid, source).returncode == 0
         target.say("line")
+        daemon.query()  # Its answer comes behind the record.
         assert "[no dump]" in daemon.dprobe("log").stdout
         said = daemon.dprobe("query").stderr
         assert "dumped 0, refused 1: switched off" in said
+        daemon.dprobe("remove", "--all")
+
+
+#: In place of zstd: fails once there is a file.
+FAILING = "#!/bin/sh\nwhile [ ! -e {failed} ]; do sleep 0.02; done\nexit 1\n"
+
+
+def test_a_core_that_fails_late(tmp_path: Path, env: dict[str, str]) -> None:
+    """Its record, on its way by then, is followed by one that says why there is none: whoever
+    follows, looks at the log, or reads a trace."""
+    tools, failed, trace = tmp_path / "tools", tmp_path / "failed", tmp_path / "trace"
+    tools.mkdir()
+    (tools / "zstd").write_text(FAILING.format(failed=failed))
+    (tools / "zstd").chmod(0o755)
+    env |= {"PATH": f"{tools}:{env['PATH']}", "DPROBED_DUMPS_ZSTD": "1"}
+    with running_daemon(tmp_path, env=env) as daemon, cat() as target:
+
+        def exits() -> list[tuple[int, str]]:
+            log = parsed(daemon.dprobe("log", "--json").stdout)
+            return [(record["hit"], record["exit"]) for record in log]
+
+        assert daemon.dprobe("trace", "start", "--all", trace).returncode == 0
+        source = program(tmp_path, DUMPS, "dumping")
+        assert daemon.dprobe("insert", "-p", target.pid, source).returncode == 0
+        target.say("line")
+        until(lambda: exits() == [(1, "dump")])
+        failed.touch()
+        until(lambda: len(exits()) > 1)
+        assert exits() == [(1, "dump"), (1, "no dump")]
+        said = daemon.dprobe("log").stdout.splitlines()[1]
+        assert re.search(r'#1: "[^"]*zstd[^"]*" \[no dump\]$', said), said
+        assert "dumped 0, refused 1" in daemon.dprobe("query").stderr
+        assert daemon.dprobe("trace", "stop", trace.name).returncode == 0
+        read = dprobe("trace", "show", "--json", trace, env=env)
+        assert [record["exit"] for record in parsed(read.stdout)] == ["dump", "no dump"]
         daemon.dprobe("remove", "--all")
 
 

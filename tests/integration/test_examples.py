@@ -59,7 +59,7 @@ def run(
         input=stdin,
         capture_output=True,
         cwd=tmp,
-        timeout=60,
+        timeout=120,
         check=False,
     )
     assert done.returncode == 0, done.stderr.decode()

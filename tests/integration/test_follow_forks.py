@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ import pytest
 
 from dprobed.wire.protocol import State
 from tests.conftest import BuildTarget
+from tests.integration.client_support import dprobe, program
 from tests.integration.conftest import Start, Trace
 from tests.integration.harness import Target, TracerProcess, counting, text
 
@@ -232,3 +234,24 @@ def test_the_whole_family_is_killed(family: Path, trace: Trace, killed: Target) 
     assert tracer.ends_of(killed.pid).how == "killed"
     for forked in tracer.forked:
         assert tracer.ends_of(forked.pid).how == "exited"
+
+
+#: A child that wants its parent to trace it (PTRACE_TRACEME), and says what came of that.
+WANTS = """
+import ctypes, os
+if os.fork() == 0:
+    libc = ctypes.CDLL(None, use_errno=True)
+    failed = libc.ptrace(0, 0, 0, 0)
+    os.write(1, b"%d\\n" % (ctypes.get_errno() if failed else 0))
+    os._exit(0)
+os.wait()
+"""
+
+
+@pytest.mark.parametrize(("options", "came"), [((), "0\n"), (("-f",), f"{errno.EPERM}\n")])
+def test_who_may_trace_a_child(tmp_path: Path, options: tuple[str, ...], came: str) -> None:
+    """Its parent, unless it is followed: then it is ours, as the help of `-f` says."""
+    source = program(tmp_path)
+    command = ("/usr/bin/python3", "-c", WANTS)
+    done = dprobe("run", *options, "-o", "/dev/null", source, "--", *command)
+    assert (done.returncode, done.stdout) == (0, came), done.stderr

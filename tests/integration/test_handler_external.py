@@ -146,9 +146,14 @@ def test_one_that_does_not_answer_is_passed_over(
         silent.answer(silent.report(), "terminate")
         target.say("bb")
         assert silent.answer(silent.report(), "terminate") == 3
+        # On a machine where others are at work that may have been too late, too.
+        handlers = silent.ask({"type": "handlers", "id": 2})["handlers"]
+        (timeouts,) = (each["timeouts"] for each in handlers if each["handler"] == "silent")
+        passed_over = [3] * (timeouts - 1)
         assert silent.ask({"type": "deregister", "id": 2, "name": "silent"})["id"] == 2
         target.say("ccc")
-        assert following.answer(following.report()) == 4
+        heard = [following.answer(following.report()) for _ in (*passed_over, "ccc")]
+        assert heard == [*passed_over, 4]
 
 
 def test_a_slow_handler_loses_reports_and_nobody_waits(
@@ -160,9 +165,11 @@ def test_a_slow_handler_loses_reports_and_nobody_waits(
             target.say("a")
         with Peer(daemon) as affinity:
             affinity.send({"type": "log", "id": 1, "follow": True})
-            for _ in range(20):
+            records = 0
+            while records < 20:
                 record = affinity.read()
                 assert record is not None and record["type"] in ("record", "logged")
+                records += record["type"] == "record"
         counted = listed(daemon)["slow"]
         assert (counted["reports"], counted["waiting"], counted["drops"]) == (2, 2, 18)
         (probe,) = daemon.json("query")
@@ -246,13 +253,18 @@ def test_what_acts_at_the_hit_does_so_only_while_it_is_armed(
         assert (affinity.read() or {})["type"] == "logged"
         target.say("it goes on")
         # Its report has come when it is armed: what comes later is counted.
-        assert (affinity.read() or {})["exit"] == "debugger"
+        assert (affinity.read() or {})["exit"] == "no debugger"
+        notice = affinity.read() or {}
+        assert (notice["type"], notice["kind"]) == ("notice", "debugger")
+        assert notice["text"].startswith("no debugger: it is switched off; `dprobe handlers arm")
         daemon.dprobe("handlers", "arm", "debugger")
         stdin, stdout = target.process.stdin, target.process.stdout
         assert stdin is not None and stdout is not None
         stdin.write(b"it is held\n")
         stdin.flush()
         assert (affinity.read() or {})["exit"] == "debugger"
+    said = daemon.dprobe("log").stdout.splitlines()
+    assert [line.rpartition("[")[2] for line in said] == ["no debugger]", "debugger]"]
     (held,) = daemon.json("handlers", "arm", "debugger")
     assert (held["reports"], held["order"], held["owner"]) == (1, "first", "dprobed")
     assert not select.select([stdout], [], [], 0)[0]

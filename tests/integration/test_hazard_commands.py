@@ -46,7 +46,7 @@ def run(tmp_path: Path, program: Path) -> tuple[int, int]:
         input="\n" * 8,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=200,
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")

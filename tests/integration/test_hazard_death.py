@@ -13,9 +13,17 @@ import pytest
 
 from dprobed.wire.protocol import TargetEvent
 from tests.conftest import BuildTarget
-from tests.integration.client_support import DPROBE, children, running_daemon, tracer_of, wait_end
+from tests.integration.client_support import (
+    DPROBE,
+    PATIENCE,
+    children,
+    running_daemon,
+    tracer_of,
+    wait_end,
+)
 from tests.integration.conftest import Start, Trace
 from tests.integration.harness import Target, TracerProcess, counting, text
+from tests.integration.test_engine_threads import await_state
 
 
 @pytest.fixture(scope="module")
@@ -95,8 +103,7 @@ def test_while_the_target_is_stopped(
     assert os.WIFSTOPPED(os.waitpid(target.pid, os.WUNTRACED)[1])
     target.tracer = None
     end(tracer)
-    stat = Path(f"/proc/{target.pid}/stat").read_text()
-    assert stat.rpartition(")")[2].split()[0] == "T"
+    await_state(target.pid, "T")  # It is woken by a detach, and stops again by itself.
     os.kill(target.pid, signal.SIGCONT)
     is_unharmed(target, before)
 
@@ -186,7 +193,7 @@ def test_the_private_daemon_is_killed(
     client, daemon, tracer = attached(spawn, target, source)
     os.kill(daemon, signal.SIGKILL)
     assert wait_end(tracer)
-    client.communicate(timeout=20)
+    client.communicate(timeout=PATIENCE)
     assert client.returncode not in (0, -signal.SIGKILL)
     is_unharmed(target, before)
 

@@ -31,7 +31,7 @@ def begin(program: Path, start: Start, trace: Trace, how: str) -> tuple[Target, 
     reach(target, "reading")
     if how == "replaces":
         return target, tracer, number
-    reader = max(procfs.threads(target.pid))
+    (reader,) = (tid for tid in procfs.threads(target.pid) if tid != target.pid)
     until_it_reads(f"{target.pid}/task/{reader}")
     return target, tracer, number
 

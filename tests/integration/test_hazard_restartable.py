@@ -47,10 +47,12 @@ def test_a_probe_within_one_is_given_up(program: Path, start: Start, trace: Trac
     number = tracer.put(counting(program, "sequence", "inside", "probed"))
     target.go()
     target.expect("stopped")
-    assert target.number("aborts") == 1
+    # One by us; another one by whoever else had the CPU then.
+    aborts = target.number("aborts")
+    assert aborts >= 1
     outside, inside, other = tracer.query(number)
     assert [(each.state, each.hits) for each in (outside, other)] == [
-        (State.ACTIVE, 101),
+        (State.ACTIVE, 100 + aborts),
         (State.ACTIVE, 1),
     ]
     assert (inside.state, inside.hits) == (State.FAILED, 0)
@@ -73,7 +75,7 @@ def test_a_watchpoint_within_one_is_given_up(
     )
     target.go()
     target.expect("stopped")
-    assert target.number("aborts") == 1
+    assert target.number("aborts") >= 1  # Others may have had the CPU then.
     within, at_the_end = tracer.query(number)
     assert (within.state, within.hits) == (State.FAILED, 1)
     assert "restartable sequence" in within.reason

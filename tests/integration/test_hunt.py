@@ -31,7 +31,7 @@ def steps() -> list[str]:
             [sys.executable, HUNT / "hunt.py"],
             capture_output=True,
             text=True,
-            timeout=110,
+            timeout=220,
             check=False,
             env={"PATH": "/usr/bin:/bin", "TMPDIR": folder},
         )

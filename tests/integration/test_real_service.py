@@ -69,6 +69,9 @@ def test_without_probes_no_request_fails(service: Nginx) -> None:
         go_through_everything(service, load)
         result = load.end()
     assert (result["failed"], result["failures"]) == (0, [])
+    wait_until(
+        lambda: service.logged().total() >= result["answered"]
+    )  # It logs when it has answered.
     assert service.logged().total() == result["answered"]
     service.stop()
     assert service.complaints() == []
@@ -88,7 +91,7 @@ def test_by_a_policy_alone_every_request_is_counted_and_none_fails(
                 go_through_everything(service, load)
                 result = load.end()
             assert (result["failed"], result["failures"]) == (0, [])
-            assert {service.master, *service.workers()} == probed(daemon)
+            wait_until(lambda: {service.master, *service.workers()} == probed(daemon))
             service.stop()
             wait_until(lambda: not any(row["processes"] for row in deployments(daemon).values()))
             for program, path in (("requests", None), ("zipped", "/zipped")):
@@ -128,6 +131,9 @@ def test_two_builds_of_a_library_side_by_side(
         load.more(STEP)
         wait_until(lambda: all(service.logged()[pid] for pid in (*workers["old"], *workers["new"])))
         result = load.end()
+    wait_until(
+        lambda: service.logged().total() >= result["answered"]
+    )  # It logs when it has answered.
     assert (result["failed"], service.logged().total()) == (0, result["answered"])
     for name in builds:
         logged = {pid: service.logged()[pid] for pid in (masters[name], *workers[name])}

@@ -6,6 +6,7 @@ None of their threads can be stopped. Others are served, and every request ends.
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -89,6 +90,14 @@ def opening(target: Target, files: SilentFiles) -> None:
         assert time.monotonic() < deadline
 
 
+def answered(files: SilentFiles, target: Target) -> None:
+    """Give it what it waits for, and wait until it has it: the file server has to have its turn."""
+    files.answer()
+    deadline = time.monotonic() + PATIENCE
+    while procfs.run_state(target.pid) == "D":
+        assert time.monotonic() < deadline
+
+
 def until_one_waits_for_files(pid: int) -> None:
     """Wait until a thread waits for the file server."""
     deadline = time.monotonic() + PATIENCE
@@ -148,7 +157,7 @@ def test_a_program_for_one_that_sleeps(
     tracer = trace(target)
     with pytest.raises(RefusedError, match=SLEEPS):
         tracer.insert(counting(program, "probed"))
-    files.answer()
+    answered(files, target)
     number = tracer.put(counting(program, "probed"))
     target.expect("opened")
     assert sum(tracer.hits(number)) <= 1
@@ -217,7 +226,7 @@ def test_a_system_call_for_us_that_sleeps(
     other.go()
     other.expect("stopped")
     assert tracer.hits(of_other, other.pid) == [3]
-    files.answer()
+    answered(files, target)
     again = tracer.put(counting(program, "probed"))
     target.go()
     target.expect("stopped")
@@ -294,7 +303,7 @@ def test_a_thread_that_sleeps_on_its_way_out(
     of_other = tracer.put(counting(program, "probed"), other.pid)
     target.go()
     target.expect("leaving")
-    last = max(procfs.threads(target.pid))
+    (last,) = (tid for tid in procfs.threads(target.pid) if tid != target.pid)
     files.mute()
     other.go()
     target.go()
@@ -395,7 +404,7 @@ def test_threads_that_an_exec_ends_while_it_is_attached_to(
     """It waits until they are collected, by us, who wait for it (de_thread, fs/exec.c)."""
     program = build_target("executes.c", "-pthread")
     target = start(program, program)
-    leader, *_, last = sorted(procfs.threads(target.pid))
+    leader, *_, last = procfs.threads(target.pid)  # In the order in which they began.
     seize = ptrace.seize
 
     def executing(tid: int) -> None:
@@ -419,9 +428,10 @@ def test_threads_that_an_exec_ends_while_it_is_attached_to(
 
 def test_a_frozen_process_among_others(daemon: Daemon, tmp_path: Path, freezer: Freezer) -> None:
     """It is refused, with the reason; the others have the program, and everything ends."""
-    with cat() as frozen, cat() as other:
+    own_cat = Path(shutil.copy("/bin/cat", tmp_path / "cat"))
+    with cat([own_cat]) as frozen, cat([own_cat]) as other:
         freezer.freeze(frozen.pid)
-        daemon.json("insert", program(tmp_path), "--exe", "cat")
+        daemon.json("insert", program(tmp_path), "--exe", own_cat)
         deadline = time.monotonic() + PATIENCE
         while True:
             row, *_ = daemon.query()

@@ -8,6 +8,12 @@
  *
  *	W address size data	write memory
  *	R address size		read memory; the answer is the data
+ *	D fd size		read(2); the answer is its result (64 bits), and
+ *				the data, if any
+ *	G address		look for lines: at the address are the name of a file
+ *				and what a line has in it, each with its zero; the
+ *				answer is how many there are, and the first 16 bytes
+ *				of the last one
  *	S count number 6*args	make a system call so often; the answer is the
  *				last result, -errno if it failed (64 bits)
  *	B number 6*args		the same for ever, in a process of its own; the
@@ -21,6 +27,7 @@
 #include <fcntl.h>
 #include <sched.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -89,6 +96,25 @@ static void take_call(uint8_t **at, uint64_t *args)
 		args[i] = number(at);
 }
 
+static void look_for(char *names)
+{
+	const char *wanted = names + strlen(names) + 1;
+	FILE *file = fopen(names, "r");
+	char text[1024], last[16] = "";
+	uint64_t count = 0;
+
+	while (file && fgets(text, sizeof(text), file)) {
+		if (!strstr(text, wanted))
+			continue;
+		memcpy(last, text, sizeof(last));
+		count++;
+	}
+	if (file)
+		fclose(file);
+	put(&count, sizeof(count));
+	put(last, sizeof(last));
+}
+
 static void one(uint8_t **at)
 {
 	uint64_t args[7], address, size, count;
@@ -106,6 +132,19 @@ static void one(uint8_t **at)
 		address = number(at);
 		size = number(at);
 		put((void *)address, size);
+		break;
+	case 'D':
+		args[0] = SYS_read;
+		args[1] = number(at);
+		args[2] = AREA;
+		args[3] = number(at);
+		result = make_call(args);
+		put(&result, sizeof(result));
+		if (result > 0)
+			put((void *)AREA, result);
+		break;
+	case 'G':
+		look_for((char *)number(at));
 		break;
 	case 'S':
 		count = number(at);

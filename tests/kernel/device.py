@@ -24,7 +24,7 @@ from kernel_bridge.abi import (
     load_arrays,
     load_header,
 )
-from tests.kernel.machine import AREA, Machine, called, result_of, written
+from tests.kernel.machine import AREA, Machine, called, drained, fetched, result_of, written
 
 #: System calls of x86-64.
 READ, OPEN, CLOSE, POLL, IOCTL, GETPPID, KILL = 0, 2, 3, 7, 16, 110, 62
@@ -73,7 +73,7 @@ def ioctl(machine: Machine, fd: int, name: str, argument: _Struct, *behind: byte
     answer = machine.exchange(
         written(AREA, data),
         called(IOCTL, fd, REQUESTS[name], AREA),
-        b"R" + struct.pack("<2Q", AREA, size),
+        fetched(AREA, size),
     )
     ctypes.memmove(ctypes.addressof(argument), answer[8 : 8 + size], size)
     return result_of(answer)
@@ -145,9 +145,7 @@ class KernelProgram:
 
     def read(self, room: int = RING) -> list[Hit]:
         """The records that are there; waits for the first one."""
-        answer = self.machine.exchange(
-            called(READ, self.fd, AREA, room), b"R" + struct.pack("<2Q", AREA, room)
-        )
+        answer = self.machine.exchange(drained(self.fd, room))
         return list(hits(answer[8 : 8 + check(result_of(answer))]))
 
     def ready(self, milliseconds: int = 0) -> bool:
@@ -185,11 +183,32 @@ def hits(data: bytes) -> list[Hit]:
     return found
 
 
-def insert_module(machine: Machine) -> None:
+def insert_module(machine: Machine, options: str = "") -> None:
     """Load the module."""
     fd = check(path(machine, "/dprobes.ko", 0))
-    check(result_of(machine.exchange(written(AREA, b"\0"), called(FINIT_MODULE, fd, AREA, 0))))
+    text = written(AREA, options.encode() + b"\0")
+    check(result_of(machine.exchange(text, called(FINIT_MODULE, fd, AREA, 0))))
     check(machine.call(CLOSE, fd))
+
+
+def remove_module(machine: Machine) -> int:
+    """Remove it, if nobody uses it."""
+    removing = called(DELETE_MODULE, AREA, O_NONBLOCK)
+    return result_of(machine.exchange(written(AREA, b"dprobes\0"), removing))
+
+
+def text_of(machine: Machine, name: str) -> str:
+    """What is in a file of the machine."""
+    fd = check(path(machine, name, 0))
+    text = b""
+    while True:
+        answer = machine.exchange(drained(fd, 65536))
+        size = check(result_of(answer))
+        if not size:
+            break
+        text += answer[8 : 8 + size]
+    check(machine.call(CLOSE, fd))
+    return text.decode()
 
 
 class Device:

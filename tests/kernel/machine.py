@@ -1,7 +1,10 @@
 """A virtual machine with Debian's kernel, in which the tests make system calls: ``agent.c``.
 
-QEMU emulates the processor (``-accel tcg``), so that it runs where there is no /dev/kvm. The
-machine's only process is the agent; the module is loaded by it like anything else.
+QEMU emulates the processor (``-accel tcg``), so that it runs where there is no /dev/kvm. Its two
+CPUs take turns in one thread: with a thread for each, QEMU 7.2 may go on executing a breakpoint
+that the kernel has taken out, for ever (translating code and writing to it exclude each other only
+from QEMU 8.1 on). The machine's only process is the agent; the module is loaded by it like anything
+else.
 """
 
 from __future__ import annotations
@@ -71,7 +74,10 @@ def build_module(release: str, cache: Path) -> Path:
             copy = work / path.relative_to(BRIDGE)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(path, copy)
-        _run(["make", "-C", str(work), "W=1", f"KDIR=/lib/modules/{release}/build"])
+        options = ["W=1", "DPB_INJECT=y", f"KDIR=/lib/modules/{release}/build"]
+        if shutil.which("sparse") is not None:
+            options += ["C=2", "CHECK=sparse"]
+        _run(["make", "-C", str(work), *options])
         folder.mkdir(exist_ok=True)
         # Nobody sees half of it.
         (work / "dprobes.ko").rename(module)
@@ -103,7 +109,7 @@ class Machine:
         quiet = "console=ttyS0 panic=-1 oops=panic tsc=reliable no_timer_check loglevel=6"
         self._process = subprocess.Popen(
             [
-                *("qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max"),
+                *("qemu-system-x86_64", "-accel", "tcg,thread=single", "-cpu", "max"),
                 *("-smp", "2", "-m", "512", "-nodefaults", "-display", "none", "-no-reboot"),
                 *("-kernel", f"/boot/vmlinuz-{release}", "-initrd", str(folder / "initrd")),
                 *("-append", quiet, "-serial", f"file:{self._console}"),
@@ -165,7 +171,7 @@ class Machine:
 
     def read(self, address: int, size: int) -> bytes:
         """Read memory of the agent."""
-        return self.exchange(b"R" + struct.pack("<2Q", address, size))
+        return self.exchange(fetched(address, size))
 
     def call(self, number: int, *args: int, count: int = 1) -> int:
         """Make a system call ``count`` times: the last result, -errno where it failed."""
@@ -175,6 +181,12 @@ class Machine:
         """Make a system call again and again in a process of its own: its pid."""
         return result_of(self.exchange(b"B" + _call(number, args)))
 
+    def look_for(self, name: str, wanted: str) -> tuple[int, str]:
+        """How many lines of a file have that text in them, and the first 16 letters of the last."""
+        names = written(AREA, f"{name}\0{wanted}\0".encode())
+        answer = self.exchange(names, b"G" + struct.pack("<Q", AREA))
+        return result_of(answer), answer[8:].decode()
+
     def run_on(self, cpu: int) -> None:
         """The agent, and what it starts, runs on that CPU."""
         self.exchange(b"C" + struct.pack("<Q", cpu))
@@ -183,6 +195,16 @@ class Machine:
 def written(address: int, data: bytes) -> bytes:
     """The request to write memory."""
     return b"W" + struct.pack("<2Q", address, len(data)) + data
+
+
+def fetched(address: int, size: int) -> bytes:
+    """The request to read memory."""
+    return b"R" + struct.pack("<2Q", address, size)
+
+
+def drained(fd: int, size: int) -> bytes:
+    """The request to read from a descriptor: the answer is the result, then the data."""
+    return b"D" + struct.pack("<2Q", fd, size)
 
 
 def called(number: int, *args: int, count: int = 1) -> bytes:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 #: Seconds in which anything that is waited for happens.
-PATIENCE: Final = 30.0
+PATIENCE: Final = 60.0
 
 _POLICY: Final = """
 [[policy]]

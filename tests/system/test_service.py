@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from dprobed import journal
+from dprobed import systemd_journal
 from tests.integration.client_support import PATIENCE, WRITES, Json
 from tests.system.container import Container
 
@@ -85,8 +85,9 @@ def test_the_first_connection_starts_it(service: Container) -> None:
     assert service.shown(SOCKET, "ActiveState") == "active"
     assert service.shown(SERVICE, "ActiveState") == "inactive"
     query(service)
-    assert service.shown(SERVICE, "ActiveState") == "active"
-    assert service.shown(SERVICE, "StatusText") == "0 programs in 0 processes; 0 deployments"
+    # It answers who comes while it is still about to say that it is ready.
+    service.until("the start", SERVICE, "ActiveState", "active")
+    service.until("what it says", SERVICE, "StatusText", "0 programs in 0 processes; 0 deployments")
     assert service.out("stat", "--format=%a %U:%G", "/run/dprobed/control.sock") == (
         "660 root:dprobe"
     )
@@ -126,8 +127,10 @@ def test_a_users_own(service: Container) -> None:
     service.run(*own, "systemctl", "--user", "start", "dprobed.socket")
     found = json.loads(service.out(*own, "dprobe", "status", "--json"))
     assert (found["uid"], found["socket"]) == (int(uid), f"/run/user/{uid}/dprobed/control.sock")
-    state = service.out(*own, "systemctl", "--user", "show", "--value", "-p", "StatusText", SERVICE)
-    assert state == "0 programs in 0 processes; 0 deployments"
+    shows = ("systemctl", "--user", "show", "--value", "-p", "StatusText", SERVICE)
+    deadline = time.monotonic() + PATIENCE
+    while service.out(*own, *shows) != "0 programs in 0 processes; 0 deployments":
+        assert time.monotonic() < deadline
     service.run(*own, "systemctl", "--user", "stop", "dprobed.socket", SERVICE)
 
 
@@ -219,7 +222,7 @@ def test_the_journal_has_fields(service: Container, beat: Beat) -> None:
     inserted = found["inserted"]
     assert inserted["DPROBE_PID"] == inserted["OBJECT_PID"] == beat.pid
     assert (inserted["DPROBE_UID"], inserted["DPROBE_PROGRAM"]) == ("0", "writes")
-    assert inserted["MESSAGE_ID"] == journal.EVENTS["inserted"]
+    assert inserted["MESSAGE_ID"] == systemd_journal.EVENTS["inserted"]
     assert inserted["OBJECT_COMM"] == "bash"
     assert found["removed"]["DPROBE_PROGRAM"] == "writes"
     assert found["denied"]["DPROBE_PID"] == "1"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import click
 from dprobe.commands import options
 from dprobe.lib.errors import UserError, os_error_text
 from dprobe.lib.programs import load, parse_defines
+from dprobe.lib.reading import create
 from dprobed.program.bytecode import encode
 from dprobed.program.model import ProgramError
 
@@ -25,7 +27,7 @@ example:
 @click.option(
     "-o",
     "output",
-    type=click.Path(dir_okay=False, allow_dash=True),
+    type=options.FilePath(),
     help="Default: FILE.dpb beside it; - is standard output.",
 )
 @click.argument("source", type=options.program_file)
@@ -46,6 +48,7 @@ def compile_command(source: str, output: str | None, defines: tuple[str, ...]) -
         sys.stdout.buffer.write(code)
         return
     try:
-        target.write_bytes(code)
+        with os.fdopen(create(str(target)), "wb") as file:
+            file.write(code)
     except OSError as error:
         raise UserError(f"{target}: {os_error_text(error)}") from None

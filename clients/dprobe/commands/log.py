@@ -16,8 +16,8 @@ import msgspec
 from dprobe.commands import options
 from dprobe.commands import pids as processes
 from dprobe.lib.errors import UserError
-from dprobe.lib.journal import EntriesWanted
 from dprobe.lib.still import holds
+from dprobe.lib.systemd_journal import EntriesWanted
 from dprobe.view.entries import show_entries
 from dprobe.view.output import Output, complain
 from dprobed.durations import seconds

@@ -72,6 +72,14 @@ class Duration(click.ParamType):  # type: ignore[type-arg]
         return number
 
 
+class FilePath(click.Path):
+    """A file, which is looked at by who reads or writes it: its file system may not answer."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path as it is (click)."""
+        return self.coerce_path_result(value)
+
+
 define = click.option(
     "-D", "defines", multiple=True, metavar="NAME=VALUE", help="Define a name for the preprocessor."
 )
@@ -88,7 +96,8 @@ follow_forks = click.option(
     "-f",
     "--follow-forks",
     is_flag=True,
-    help="Follow forks: children of the process, and theirs, have the probes from their start.",
+    help="Follow forks: children of the process, and theirs, have the probes from their start. "
+    "No other (a debugger in the command) can trace them then.",
 )
 budget = click.option(
     "--budget",
@@ -119,7 +128,7 @@ missing = click.option(
 private = click.option(
     "--private", is_flag=True, help="Through a daemon of its own, whether or not one runs."
 )
-program_file = click.Path(dir_okay=False)
+program_file = FilePath()
 
 
 def format_(function: F) -> F:
@@ -223,7 +232,7 @@ def output(default: str) -> Callable[[F], F]:
         "-o",
         "path",
         metavar="FILE",
-        type=click.Path(dir_okay=False, allow_dash=True),
+        type=FilePath(),
         help=f"Write records to FILE (- is standard output); else to {default}.",
     )
 

@@ -82,8 +82,8 @@ def run_command(
         raise click.UsageError("put -- and the COMMAND after the programs", ctx)
     timers = take_timers()
     environment = original_environment()
-    command = find_command(argv[0], environment)
     with running_or_private(socket, options.complain, alone=private) as daemon:
+        command = find_command(argv[0], environment)
         # Imported here, and assembled: a private daemon does the same for itself meanwhile.
         from dprobe.commands.launched import LaunchedCommand
         from dprobe.view.output import Output, complain, note

@@ -16,7 +16,7 @@ import stat
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from dprobe.lib.errors import (
     CommandNotExecutableError,
@@ -24,6 +24,9 @@ from dprobe.lib.errors import (
     UserError,
     os_error_text,
 )
+
+if TYPE_CHECKING:
+    from dprobe.lib.reading import FileFacts
 
 #: prctl(2); without it Yama lets only a process's ancestors trace it.
 _PR_SET_PTRACER = 0x59616D61
@@ -78,6 +81,10 @@ def find_command(name: str, environment: Mapping[bytes, bytes]) -> str:
 
     Raises CommandNotFoundError, CommandNotExecutableError, UserError (a file that gains rights).
     """
+    # Imported late: a private daemon starts in the meantime.
+    from dprobe.lib.reading import look, silence
+    from dprobed.proc.helper import SilentError
+
     if not name:
         raise CommandNotFoundError("'': command not found")
     if "/" in name:
@@ -88,37 +95,38 @@ def find_command(name: str, environment: Mapping[bytes, bytes]) -> str:
     unusable = ""
     for candidate in candidates:
         try:
-            status = os.stat(candidate)  # noqa: PTH116
+            found = look(candidate)
+        except SilentError:
+            # Another one behind it on PATH would be another program.
+            raise CommandNotExecutableError(silence(candidate)) from None
         except OSError as error:
             if error.errno not in (errno.ENOENT, errno.ENOTDIR) or "/" in name:
                 unusable = unusable or f"{candidate}: {os_error_text(error)}"
                 if error.errno in (errno.ENOENT, errno.ENOTDIR):
                     raise CommandNotFoundError(f"{name}: no such file") from None
             continue
-        if stat.S_ISREG(status.st_mode) and os.access(candidate, os.X_OK, effective_ids=True):
-            _refuse_gaining_rights(candidate, status)
+        if stat.S_ISREG(found.mode) and found.allowed:
+            _refuse_gaining_rights(candidate, found)
             return candidate
-        what = "is a folder" if stat.S_ISDIR(status.st_mode) else "permission denied"
+        what = "is a folder" if stat.S_ISDIR(found.mode) else "permission denied"
         unusable = unusable or f"{candidate}: {what}"
     if unusable:
         raise CommandNotExecutableError(unusable)
     raise CommandNotFoundError(f"{name}: command not found")
 
 
-def _refuse_gaining_rights(path: str, status: os.stat_result) -> None:
+def _refuse_gaining_rights(path: str, found: FileFacts) -> None:
     """The kernel takes away what a traced program would gain (``execve(2)``) without root."""
-    if os.geteuid() == 0 or os.statvfs(path).f_flag & os.ST_NOSUID:
+    if os.geteuid() == 0 or found.nosuid:
         return
-    if status.st_mode & stat.S_ISUID:
+    if found.mode & stat.S_ISUID:
         why = "is set-user-ID"
-    elif status.st_mode & stat.S_ISGID and status.st_mode & stat.S_IXGRP:
+    elif found.mode & stat.S_ISGID and found.mode & stat.S_IXGRP:
         why = "is set-group-ID"
-    else:
-        try:
-            os.getxattr(path, "security.capability")
-        except OSError:
-            return
+    elif found.capable:
         why = "has file capabilities"
+    else:
+        return
     raise UserError(f"{path} {why} and would run without those rights when probed; do it as root")
 
 

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from dprobe.lib import quiet
+from dprobe.lib import quiet, reading
 from dprobe.lib.errors import UserError
 from dprobe.lib.mapped import File, open_file, to_be_mapped
 from dprobed.binary.errors import LocationError
@@ -63,11 +63,18 @@ def _program_of(path: str) -> str | None:
             if not words:
                 return None
             path = os.fsdecode(words[0])
-        elif head and b"\0" not in head and os.access(path, os.X_OK):
+        elif head and b"\0" not in head and _executable(path):
             path = "/bin/sh"  # as execvp(3) has it
         else:
             return None  # the kernel may know of other formats (binfmt_misc)
     return None
+
+
+def _executable(path: str) -> bool:
+    try:
+        return reading.look(path).allowed
+    except OSError:
+        return False
 
 
 def _head(path: str) -> bytes:
@@ -102,7 +109,7 @@ def files_of_command(path: str, environment: Mapping[bytes, bytes]) -> Mapped:
     if loader is None:
         return Mapped([to_be_mapped(elf)], elf.kind == "static")
     libraries = _listed(loader, elf, environment) if _trusted(loader, elf) else None
-    paths = dict.fromkeys([os.path.realpath(loader), *(libraries or ())])
+    paths = dict.fromkeys([reading.real(loader), *(libraries or ())])
     found = [other for other in map(_open, paths) if other is not None]
     complete = libraries is not None and len(found) == len(paths)
     quiet.detail(f"{path} will map {', '.join(each.path for each in (elf, *found))}")
@@ -136,40 +143,37 @@ def _trusted(loader: str, elf: Binary) -> bool:
     if Path(loader).name != _LOADER or not Path(loader).is_absolute():
         return False
     try:
-        statuses = [os.stat(loader), os.stat(elf.path)]  # noqa: PTH116
+        found = [reading.look(loader), reading.look(elf.path)]
     except OSError:
         return False
-    gains = any(status.st_mode & (stat.S_ISUID | stat.S_ISGID) for status in statuses)
-    ours = all(status.st_uid in (0, os.geteuid()) for status in statuses)
-    return ours and not gains and not _has_capabilities(elf.path)
-
-
-def _has_capabilities(path: str) -> bool:
-    try:
-        return bool(os.getxattr(path, "security.capability"))
-    except OSError:
-        return False
+    gains = any(each.mode & (stat.S_ISUID | stat.S_ISGID) for each in found) or found[1].capable
+    return not gains and all(each.owner in (0, os.geteuid()) for each in found)
 
 
 def _listed(loader: str, elf: Binary, environment: Mapping[bytes, bytes]) -> list[str] | None:
     """The libraries, by the loader's own word; None where it does not find all of them."""
     try:
-        done = subprocess.run(
+        asked = subprocess.Popen(
             [loader, "--list", elf.path],
             env={name: value for name, value in environment.items() if name in _VARIABLES},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            timeout=_SECONDS,
-            check=False,
         )
-    except (OSError, subprocess.TimeoutExpired):
+    except OSError:
         return None
-    lines = os.fsdecode(done.stdout).split("\n")
-    paths = [os.path.realpath(match[1]) for line in lines if (match := _LINE.fullmatch(line))]
-    return (
-        paths if done.returncode == 0 and not any("not found" in line for line in lines) else None
-    )
+    assert asked.stdout is not None
+    try:
+        said, _ = asked.communicate(timeout=_SECONDS)
+    except subprocess.TimeoutExpired:
+        # It is not waited for: it may sleep where not even this ends it.
+        asked.kill()
+        asked.stdout.close()
+        return None
+    lines = os.fsdecode(said).split("\n")
+    paths = [reading.real(match[1]) for line in lines if (match := _LINE.fullmatch(line))]
+    missing = any("not found" in line for line in lines)
+    return paths if asked.returncode == 0 and not missing else None
 
 
 def module_folders() -> tuple[str, ...]:
@@ -185,9 +189,9 @@ def find_module(name: str) -> str:
     if "/" in name:
         return name
     for path in _candidates(name, module_folders()):
-        if path.is_file():
+        if reading.is_regular(path):
             return str(path)
-    if Path(name).is_file():
+    if reading.is_regular(name):
         return name
     raise UserError(f"{name}: no such library or command here; give its path")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -58,12 +57,13 @@ def load(path: str, defines: Mapping[str, str]) -> Program:
 
     Raises ProgramError.
     """
+    from dprobe.lib.reading import read_source
     from dprobed.program.bytecode import MAGIC, MAX_FILE, decode
     from dprobed.program.model import Diagnostic, ProgramError
     from dprobed.program.rpn.parser import assemble, load_file
 
     if path != "-":
-        return load_file(path, defines)
+        return load_file(path, defines, read_source)
     data = sys.stdin.buffer.read(MAX_FILE + 1)
     if data.startswith(MAGIC):
         return decode(data, STDIN)
@@ -77,6 +77,7 @@ def load(path: str, defines: Mapping[str, str]) -> Program:
 def load_programs(paths: Sequence[str], choice: Choice) -> list[Loaded]:
     """The programs, assembled and verified here; raises UserError with all that is wrong."""
     # Imported late: a private daemon starts in the meantime.
+    from dprobe.lib.reading import real
     from dprobed.program.bytecode import encode
     from dprobed.program.model import NothingSelectedError, ProgramError, select
     from dprobed.wire import messages
@@ -85,10 +86,11 @@ def load_programs(paths: Sequence[str], choice: Choice) -> list[Loaded]:
     errors = []
     seen: set[str] = set()
     for path in paths:
-        if os.path.realpath(path) in seen:
+        file = real(path)
+        if file in seen:
             errors.append(f"{path} is named twice; name each program once")
             continue
-        seen.add(os.path.realpath(path))
+        seen.add(file)
         try:
             program = load(path, choice.defines)
             if choice.groups or choice.types:

@@ -6,7 +6,7 @@ from datetime import datetime
 
 import msgspec
 
-from dprobe.lib.journal import EntriesWanted, JournalEntry, entries
+from dprobe.lib.systemd_journal import EntriesWanted, JournalEntry, entries
 from dprobe.view import tables
 from dprobe.view.output import Output
 from dprobed.printable import LAYOUT, printable

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from dprobe.lib import quiet
+from dprobe.lib import quiet, reading
 from dprobe.lib.errors import UserError, os_error_text
 from dprobe.lib.summary import Summary, SummaryVariable, dumps_text, not_counted
 from dprobe.view import tables
@@ -91,9 +91,8 @@ class Output:
         #: How the time of a record is written as text; None: as it is.
         self.stamp: Callable[[messages.Record], str] | None = None
         if path is not None and self._own:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
             try:
-                self._descriptor = os.open(path, flags, 0o666)
+                self._descriptor = reading.create(path)
             except OSError as error:
                 raise UserError(f"{path}: {os_error_text(error)}") from None
 

@@ -163,6 +163,20 @@ def dumped(probes: Sequence[messages.ProbeInfo]) -> Iterator[str]:
             yield f"{name}: process {probe.pid}: {text}"
 
 
+def dumped_in_all(
+    deployments: Sequence[messages.DeploymentInfo], earlier: Sequence[messages.EarlierInfo]
+) -> Iterator[str]:
+    """The same of all processes of a deployment, and of those that ended long ago."""
+    for each in deployments:
+        text = dumps_text(each.dumped, each.no_dumps)
+        if text:
+            yield f"{each.program}: in {each.entered} process{'es' * (each.entered != 1)}: {text}"
+    for one in earlier:
+        text = dumps_text(one.dumped, one.no_dumps)
+        if text:
+            yield f"{one.program}: in processes that ended earlier: {text}"
+
+
 def stands(target: messages.TargetInfo) -> bool:
     """Whether a thread of the process is held, by ``exit debugger`` or ``suspend``."""
     found = target.debugger
@@ -333,6 +347,7 @@ def show_status(
     for line in (
         *doubted(answer.probes),
         *dumped(answer.probes),
+        *dumped_in_all(answer.deployments, answer.earlier),
         *asleep(answer.probes),
         *taken_over(answer.probes),
         *unguarded(answer.probes),

@@ -17,6 +17,7 @@ from typing import Final
 
 from dprobed.daemon.client import Client
 from dprobed.daemon.deploy.selection import Selector
+from dprobed.daemon.dump_sums import DumpSums
 from dprobed.daemon.kept import KeptDeployment, kept_insertion
 from dprobed.daemon.target import InsertedProgram, Insertion
 from dprobed.daemon.variables import VariableSums
@@ -83,6 +84,7 @@ class Deployment:
         self.unseen = 0
         self._sums: Counter[str] = Counter()
         self._variables = VariableSums(self.program.header)
+        self._dumps = DumpSums()
 
     @property
     def module(self) -> str:
@@ -164,6 +166,7 @@ class Deployment:
         if inserted is not None:
             self._add(self._sums, inserted)
             self._variables.add(inserted.variables)
+            self._dumps.add(inserted.probe_infos())
             self._sums["overhead_ns"] += inserted.target.overhead_ns
 
     def refuse(self, pid: int, reason: str) -> None:
@@ -248,9 +251,10 @@ class Deployment:
     def info(self) -> messages.DeploymentInfo:
         """The deployment as ``dprobe query`` lists it."""
         header = self.program.header
-        sums = Counter(self._sums)
+        sums, dumps = Counter(self._sums), DumpSums(self._dumps)
         for inserted in self.instances.values():
             self._add(sums, inserted)
+            dumps.add(inserted.probe_infos())
         overhead = sums["overhead_ns"]
         overhead += sum(inserted.target.overhead_ns for inserted in self.instances.values())
         refused = Counter(self._refused)
@@ -280,6 +284,8 @@ class Deployment:
             missed_hits=sums["missed_hits"],
             dropped=sums["dropped"],
             overhead_ns=overhead,
+            dumped=dumps.dumped,
+            no_dumps=dumps.refused,
         )
 
     def variables(self) -> messages.VariablesInfo | None:

@@ -7,6 +7,7 @@ answered, and by the bytes that its connection holds for it.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import msgspec
@@ -53,10 +54,15 @@ class ExternalHandler(Handler):
 
 
 class ExternalHandlers:
-    """The handlers of all connections."""
+    """The handlers of all connections.
 
-    def __init__(self, dispatcher: Dispatcher) -> None:
+    ``heard``: waits until the tracers know what has changed. No answer comes before that: a hit
+    that comes after the answer would be served as if nothing had been asked for.
+    """
+
+    def __init__(self, dispatcher: Dispatcher, heard: Callable[[], Awaitable[None]]) -> None:
         self._dispatcher = dispatcher
+        self._heard = heard
         self._handlers: dict[Client, dict[str, ExternalHandler]] = {}
 
     async def register(self, client: Client, request: messages.Register) -> messages.Registered:
@@ -66,6 +72,7 @@ class ExternalHandlers:
         self._handlers.setdefault(client, {})[handler.name] = handler
         if request.armed:
             self._dispatcher.arm([handler.name])
+        await self._heard()
         return messages.Registered(id=request.id, handler=handler.name, number=number)
 
     async def deregister(self, client: Client, request: messages.Deregister) -> messages.Registered:
@@ -74,6 +81,7 @@ class ExternalHandlers:
         if handler is None:
             raise DispatchError(f"this connection has no handler {request.name}")
         self._dispatcher.deregister(handler)
+        await self._heard()
         return messages.Registered(id=request.id, handler=request.name)
 
     async def list_all(self, client: Client, request: messages.Handlers) -> messages.HandlerListing:
@@ -83,11 +91,13 @@ class ExternalHandlers:
     async def arm(self, client: Client, request: messages.Arm) -> messages.HandlerListing:
         """Arm handlers; raises DispatchError."""
         self._dispatcher.arm(request.names)
+        await self._heard()
         return messages.HandlerListing(id=request.id, handlers=self.infos())
 
     async def disarm(self, client: Client, request: messages.Disarm) -> messages.HandlerListing:
         """Disarm handlers; raises DispatchError."""
         self._dispatcher.disarm(request.names)
+        await self._heard()
         return messages.HandlerListing(id=request.id, handlers=self.infos())
 
     def answer(self, client: Client, answer: messages.Answer) -> None:

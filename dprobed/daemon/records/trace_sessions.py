@@ -20,8 +20,8 @@ from dprobed.daemon.client import Refusal
 from dprobed.daemon.records.dispatcher import Dispatcher, Report
 from dprobed.daemon.records.trace_encoders import CtfEncoder, Encoder, LineEncoder
 from dprobed.daemon.records.trace_session import FOLDER_CHUNKS, TraceSession
-from dprobed.journal import socket_path
 from dprobed.program.exits import DUMP, TRACE, facility_of
+from dprobed.systemd_journal import socket_path
 from dprobed.trace import store
 from dprobed.trace.ctf import Trace
 from dprobed.trace.lines import FORMATS

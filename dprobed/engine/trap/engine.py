@@ -164,18 +164,7 @@ class TrapEngine:
         """Room for sites at these addresses, and a guard for them; raises SpaceError and Gone."""
         sites, sigtrap = self.sites, self.sigtrap
         sites.reserve(self.group, addresses)
-        if sites.guard.has_room(len(addresses)) and sigtrap.guarded:
-            return
-        try:
-            with self.group.borrower.borrowed(sites.space.tgid) as thread:
-                if not sites.guard.has_room(len(addresses)):
-                    sites.guard.prepare(self.group, thread, len(addresses))
-                    sigtrap.guarded = False
-                sigtrap.install_guard(thread)
-            sigtrap.obstacle = ""
-        except SpaceError as error:
-            sigtrap.obstacle = str(error)
-            _log.warning("process %d is not guarded: %s", sites.space.tgid, error)
+        sigtrap.prepare_guard(len(addresses))
         if self.only_guarded and (reason := sigtrap.why_unguarded()):
             raise SpaceError(f"it would be unguarded: {reason}; {self.only_guarded} refuses that")
 

@@ -34,25 +34,18 @@ from __future__ import annotations
 import contextlib
 import logging
 import signal
-import time
 from typing import Final
 
 from dprobed.arch.x86_64.breakpoint import SI_KERNEL
 from dprobed.arch.x86_64.paging import WORD
-from dprobed.arch.x86_64.registers import RDI, RIP, RSI, RSP
+from dprobed.arch.x86_64.registers import RDI, RIP, RSI
 from dprobed.arch.x86_64.siginfo import code_of
-from dprobed.arch.x86_64.signal_frame import (
-    KERNEL_ACTION_SIZE,
-    LIBC_ACTION_FLAGS,
-    LIBC_ACTION_MASK,
-    SA_RESTORER,
-)
-from dprobed.arch.x86_64.syscalls import SYS_RT_SIGACTION
+from dprobed.arch.x86_64.signal_frame import KERNEL_ACTION_SIZE
 from dprobed.change_journal import Kind
-from dprobed.engine.address_space import AddressSpace
 from dprobed.engine.errors import SpaceError
-from dprobed.engine.trap.guard import Guard
+from dprobed.engine.trap.installed_guard import InstalledGuard
 from dprobed.engine.trap.notes import ThreadNotes
+from dprobed.engine.trap.sigaction import SIG_IGN, Sigaction, action_of_libc, handler_of
 from dprobed.engine.trap.sites import Sites
 from dprobed.proc import procfs
 from dprobed.tracee import ptrace
@@ -64,25 +57,10 @@ _BIT: Final = 1 << (signal.SIGTRAP - 1)
 #: SIGKILL and SIGSTOP cannot be blocked; glibc never lets 32 and 33 be.
 _UNDECIDED: Final = 1 << 8 | 1 << 18 | 1 << 31 | 1 << 32
 _EVERYTHING: Final = WORD & ~_UNDECIDED
-_SIG_DFL: Final = 0
-_SIG_IGN: Final = 1
 _SIG_BLOCK: Final = 0
 _SIG_UNBLOCK: Final = 1
-#: Nanoseconds until the first look at whether the guard is still installed, and most between two:
-#: /proc does not tell, and while a thread makes a system call for us our death is its, too.
-_LOOK_NS: Final = 100_000_000
-_SELDOM_NS: Final = 60_000_000_000
-#: For as long the guard stays away where a thread is about to set or ask for the disposition.
-_AWAY_NS: Final = 1_000_000_000
-#: Below the red zone of a borrowed stack (System V ABI, 3.2.2).
-_SCRATCH: Final = 512
 
 _log = logging.getLogger(__name__)
-
-
-def _handler(action: bytes | None) -> int:
-    """The handler of a ``struct kernel_sigaction``; 0: SIG_DFL."""
-    return int.from_bytes(action[:8], "little") if action is not None else 0
 
 
 class Sigtrap:
@@ -97,15 +75,10 @@ class Sigtrap:
         self.space = sites.space
         self.guard = sites.guard
         self._by_trap = sites.by_trap
-        #: Whether the guard is what the kernel has as SIGTRAP's handler.
-        self.guarded = False
-        #: Why the target cannot have one; empty: it can.
+        self._kernel: Final = Sigaction(group)
+        self.installed: Final = InstalledGuard(sites, self._kernel)
+        #: Why the target cannot have the guard; empty: it can.
         self.obstacle = ""
-        #: When to see whether it still is (monotonic ns), and how long after the time before.
-        self._look_again = 0
-        #: Until when it is not installed.
-        self._away_until = 0
-        self._pause = _LOOK_NS
         #: What the target set; None is the default.
         self.disposition: bytes | None = None
         #: A hit has reset it in the kernel.
@@ -117,12 +90,12 @@ class Sigtrap:
         """Start in an address space that has these sites."""
         self.space, self.guard = sites.space, sites.guard
         self._by_trap = sites.by_trap
-        self.guarded = False
+        self.installed.use(sites)
 
     def take_over(self, other: Sigtrap) -> None:
         """Inherit the disposition of the parent, in a ``fork`` child."""
         self.disposition, self._stale = other.disposition, other._stale
-        self.guarded = other.guarded
+        self.installed.is_there = other.installed.is_there
 
     @property
     def calm(self) -> bool:
@@ -143,15 +116,14 @@ class Sigtrap:
         found = procfs.status(thread.tid)
         if found is None or self._stale or not self._concerns(thread):
             return
-        action = self._exchange(thread, 0) if self.is_meant_by(found) else None
+        meant = self.is_meant_by(found)
+        action = self._kernel.exchange(thread, self.space, 0) if meant else None
         self._learn(action)
 
     def _learn(self, action: bytes | None) -> None:
         """Note what the kernel has as SIGTRAP's disposition; None: the default."""
-        handler = _handler(action)
-        self.guarded = handler != 0 and handler == self.guard.base
         # A guard that another tracer left behind when it was killed is none of the target's.
-        self.disposition = None if self.guard.is_handler(handler) else action
+        self.disposition = None if self.installed.learn(handler_of(action)) else action
 
     def _concerns(self, thread: Thread) -> bool:
         return thread.tgid == self.space.tgid
@@ -165,15 +137,14 @@ class Sigtrap:
         """A thread's status was read: learn a disposition set since. Raises Gone."""
         if not self.calm or self._stale or not self._concerns(thread):
             return
-        now = time.monotonic_ns()
-        if now < self._look_again and self.is_meant_by(found) == self.guarded:
+        meant = self.is_meant_by(found)
+        if not self.installed.is_look_due(meant):
             return
-        self._pause = min(2 * self._pause, _SELDOM_NS)
-        self._look_again = now + self._pause
         self._stand_at_site(thread)
-        if self.guarded:
-            self._look_at_guard(thread)
-        elif self.is_meant_by(found):
+        if self.installed.is_there:
+            self._learn_set(self.installed.look(thread))
+            self.restore(thread)
+        elif meant:
             self.observe_process(thread)
         self.install_guard(thread)
 
@@ -185,15 +156,11 @@ class Sigtrap:
         if site is not None and code_of(ptrace.get_siginfo(thread.tid)) == SI_KERNEL:
             ptrace.go_to(thread.tid, site.address)
 
-    def _look_at_guard(self, thread: Thread) -> None:
-        """Learn what a system call of the target's own has set in the guard's place."""
-        action = self._exchange(thread, 0)
-        self.guarded = action is not None and _handler(action) == self.guard.base
-        set_since = self._set_since(action, self.guard)
-        if set_since is not None:
-            self.disposition = set_since
+    def _learn_set(self, action: bytes | None) -> None:
+        """A system call of the target's own has set this in the guard's place; None: none has."""
+        if action is not None:
+            self.disposition = action
             self._spoiled()
-            self.restore(thread)
 
     # --- the guard ---
 
@@ -210,7 +177,7 @@ class Sigtrap:
         if blocking:
             more = f", and {len(blocking) - 1} more," if len(blocking) > 1 else ""
             return f"thread {min(blocking)}{more} blocks SIGTRAP"
-        if not self.guarded:
+        if not self.installed.is_there:
             return "the handler is away, because the target looked at SIGTRAP's, until the next hit"
         return ""
 
@@ -219,64 +186,38 @@ class Sigtrap:
         found = procfs.status(tid)
         return found is not None and bool(found.blocked & _BIT)
 
+    def prepare_guard(self, count: int) -> None:
+        """Have the guard installed, with room for so many sites more; ``obstacle``: why it cannot
+        be. Raises Gone."""
+        guard = self.guard
+        if guard.has_room(count) and self.installed.is_there:
+            return
+        try:
+            with self._group.borrower.borrowed(self.space.tgid) as thread:
+                if not guard.has_room(count):
+                    guard.prepare(self._group, thread, count)
+                    self.installed.is_there = False
+                self.install_guard(thread)
+            self.obstacle = ""
+        except SpaceError as error:
+            self.obstacle = str(error)
+            _log.warning("process %d is not guarded: %s", self.space.tgid, error)
+
     def install_guard(self, thread: Thread) -> None:
         """Make the guard SIGTRAP's handler, where the target has none; ``thread`` is borrowed.
 
         Raises Gone.
         """
-        if self.guarded or not self.calm or not self.guard.base or not self._concerns(thread):
-            return
-        if time.monotonic_ns() < self._away_until:
-            return
-        before = self._exchange(thread, self.guard.action)
-        if before is None:
-            return
-        self.guarded = True
-        self._look_again = time.monotonic_ns() + self._pause
-        if _handler(before) and not self.guard.is_handler(_handler(before)):
-            # Set behind our back.
-            self._store(thread, before, self.space)
-            self.guarded, self.disposition = False, before
+        if self.calm and self._concerns(thread):
+            self.disposition = self.installed.install(thread)
 
     def remove_guard(self, thread: Thread) -> None:
         """Take the guard away, and learn what a system call of the target's own has set in its
         place, which ``restore`` then puts back; ``thread`` is borrowed. Raises Gone."""
-        if not self.guarded or not self._concerns(thread):
-            return
-        self.guarded = False
-        set_since = self._set_since(self._exchange(thread, self.guard.default_action), self.guard)
-        if set_since is not None:
-            self.disposition = set_since
-            self._spoiled()
+        if self._concerns(thread):
+            self._learn_set(self.installed.remove(thread))
 
-    @staticmethod
-    def _set_since(found: bytes | None, guard: Guard) -> bytes | None:
-        """What the target has set, if that was in the guard's place; None: nothing.
-
-        To be ignored becomes the default at a hit; so does the guard, at a hit of a thread that
-        blocks SIGTRAP, but the kernel leaves its restorer.
-        """
-        if found is None or guard.is_handler(_handler(found)):
-            return None
-        if _handler(found) == _SIG_DFL:
-            if int.from_bytes(found[16:24], "little") == guard.restorer:
-                return None
-            return _SIG_IGN.to_bytes(8, "little") + found[8:]
-        return found
-
-    def _exchange(
-        self, thread: Thread, action: int, space: AddressSpace | None = None
-    ) -> bytes | None:
-        """Set SIGTRAP's disposition to the one at this address (0: only look); returns the former,
-        None if that failed. Raises Gone."""
-        space = space or self.space
-        scratch, saved = self._scratch(thread, space)
-        try:
-            result = self._sigaction(thread, action, scratch, space)
-            before = space.memory.peek(scratch, KERNEL_ACTION_SIZE)
-        finally:
-            space.memory.poke(scratch, saved)
-        return before if result == 0 and len(before) == KERNEL_ACTION_SIZE else None
+    # --- at the entry of functions of libc ---
 
     def changes(self, thread: Thread) -> None:
         """At the entry of ``sigaction``: note the disposition it will set. Raises Gone."""
@@ -286,21 +227,10 @@ class Sigtrap:
         new = words[RSI]
         # What it finds there must be its own; the guard comes back later, when it has looked.
         self.remove_guard(thread)
-        self._away_until = self._look_again = time.monotonic_ns() + _AWAY_NS
+        self.installed.stay_away()
         self.restore(thread)
-        if not new:
-            return
-
-        def word(offset: int, size: int = 8) -> int:
-            return int.from_bytes(self.space.memory.peek(new + offset, size), "little")
-
-        handler = word(0)
-        if handler == _SIG_DFL:
-            self.disposition = None
-        else:
-            flags = word(LIBC_ACTION_FLAGS, 4) | SA_RESTORER
-            parts = (handler, flags, self.restorer, word(LIBC_ACTION_MASK))
-            self.disposition = b"".join(part.to_bytes(8, "little") for part in parts)
+        if new:
+            self.disposition = action_of_libc(self.space, new, self.restorer)
 
     def masks(self, thread: Thread) -> None:
         """At the entry of ``pthread_sigmask``: note the mask that the thread will have."""
@@ -324,10 +254,10 @@ class Sigtrap:
     def adopt(self, thread: Thread, lost: bytes | None) -> None:
         """Take over what another tracer left; ``lost``: the disposition that a hit has reset, if
         nobody has set one since. ``thread`` is borrowed; raises Gone."""
-        action = self._exchange(thread, 0)
-        self.guard.prefer(_handler(action))
-        self._learn(action if _handler(action) else None)
-        if lost is not None and self.disposition is None and not self.guarded:
+        action = self._kernel.exchange(thread, self.space, 0)
+        self.guard.prefer(handler_of(action))
+        self._learn(action if handler_of(action) else None)
+        if lost is not None and self.disposition is None and not self.installed.is_there:
             self.disposition, self._stale = lost, True
             self.restore(thread)
 
@@ -360,7 +290,8 @@ class Sigtrap:
                 self._after_hit_in_handler(thread, mask)
             return False
         if self._concerns(thread):
-            self.guarded = False  # such a hit resets it (force_sig_info_to_task, kernel/signal.c)
+            # Such a hit resets it (force_sig_info_to_task, kernel/signal.c).
+            self.installed.is_there = False
         self._notes.set_trap_mask(thread, mask | _BIT)
         ptrace.set_sigmask(thread.tid, mask | _BIT)
         return True
@@ -393,7 +324,7 @@ class Sigtrap:
         """Whether the target ignores SIGTRAP."""
         return (
             self.disposition is not None
-            and self.disposition[0] == _SIG_IGN
+            and self.disposition[0] == SIG_IGN
             and not any(self.disposition[1:8])
         )
 
@@ -406,48 +337,24 @@ class Sigtrap:
         if self._stale and self._concerns(thread):
             self._stale = False
             if self.disposition is not None:
-                self._store(thread, self.disposition, self.space)
+                self._kernel.store(thread, self.space, self.disposition)
             self.space.changes.forget(Kind.DISPOSITION, 0)
 
     def restore_in_child(self, thread: Thread, copy: Sites) -> None:
         """``restore`` in a ``fork`` child, whose memory is a copy, and remove the guard there; the
         parent's state stays. Raises Gone."""
         disposition = self.disposition if self._stale else None
-        if self.guarded:
-            found = self._exchange(thread, copy.guard.default_action, copy.space)
-            disposition = self._set_since(found, copy.guard)
+        if self.installed.is_there:
+            disposition = self.installed.remove_in_child(thread, copy)
         if disposition is not None:
-            self._store(thread, disposition, copy.space)
+            self._kernel.store(thread, copy.space, disposition)
 
     def new_image(self, thread: Thread) -> None:
         """``exec``: handlers are gone, "ignored" stays. Raises Gone."""
         ignored, stale = self.is_ignored, self._stale
-        self.guarded = False
+        self.installed.is_there = False
         self.disposition, self._stale = None, False
         if ignored:
-            self.disposition = _SIG_IGN.to_bytes(KERNEL_ACTION_SIZE, "little")
+            self.disposition = SIG_IGN.to_bytes(KERNEL_ACTION_SIZE, "little")
             if stale:
-                self._store(thread, self.disposition, self.space)
-
-    # --- system calls of a borrowed thread ---
-
-    def _store(self, thread: Thread, action: bytes, space: AddressSpace) -> None:
-        scratch, saved = self._scratch(thread, space)
-        try:
-            space.memory.poke(scratch, action)
-            self._sigaction(thread, scratch, 0, space)
-        finally:
-            space.memory.poke(scratch, saved)
-
-    def _scratch(self, thread: Thread, space: AddressSpace) -> tuple[int, bytes]:
-        address = (self._registers.load(thread.tid)[RSP] - _SCRATCH) & ~15
-        return address, space.memory.peek(address, KERNEL_ACTION_SIZE)
-
-    def _sigaction(self, thread: Thread, new: int, old: int, space: AddressSpace) -> int:
-        try:
-            return space.calls.call(
-                self._group, thread, SYS_RT_SIGACTION, signal.SIGTRAP, new, old, 8
-            )
-        except SpaceError as error:
-            _log.warning("process %d: SIGTRAP's handler: %s", space.tgid, error)
-            return -1
+                self._kernel.store(thread, self.space, self.disposition)

@@ -39,6 +39,11 @@ LIMIT: Final = 600.0
 #: packet has come, but that can be just before the tracer begins to wait.
 TICK: Final = 0.25
 
+#: Seconds between two notices of one reason for which nothing is held, and between two invitations
+#: that fail.
+_QUIET: Final = 10.0
+_OFF: Final = "it is switched off; `dprobe handlers arm debugger` switches it on"
+
 _log = logging.getLogger(__name__)
 
 
@@ -59,8 +64,11 @@ class Debugger:
         self.holds_thread = False
         #: How often that limit was reached.
         self.expired = 0
-        #: Why nobody could be invited, as it was told last.
-        self._refused = ""
+        #: Nobody could be invited, and is not until then (monotonic).
+        self._barred_until = 0.0
+        #: What is to be told, with the thread that it is about; and until when not again.
+        self._untold: list[tuple[str, int]] = []
+        self._quiet_until: Final[dict[str, float]] = {}
         self._group: Final = engines.group
         self._engines: Final = engines
         self._pid: Final = pid
@@ -82,7 +90,12 @@ class Debugger:
     @property
     def is_invited(self) -> bool:
         """Whether ``attend`` may have something to do."""
-        return self._entrance is not None or self.control.is_ready or self.control.holds
+        return bool(
+            self._entrance is not None
+            or self.control.is_ready
+            or self.control.holds
+            or self._untold
+        )
 
     @property
     def is_attached(self) -> bool:
@@ -126,10 +139,30 @@ class Debugger:
         """See Control."""
         self.control.signalled(thread)
 
-    def hit(self, thread: Thread) -> None:
-        """A program ended by ``exit debugger``: hold the thread or the process."""
-        if thread.tgid == self._pid:
+    def hit(self, thread: Thread, *, is_armed: bool) -> bool:
+        """A program ended by ``exit debugger``: hold the thread or the process, if that can be.
+
+        ``is_armed``: debuggers are not switched off.
+        """
+        if not is_armed:
+            self._refuse(_OFF, thread.tid)
+        elif thread.tgid != self._pid:
+            # A vfork child, or one that shares the memory otherwise.
+            self._refuse(f"only process {self._pid}, whose memory it shares, is held", thread.tid)
+        elif time.monotonic() < self._barred_until:
+            pass  # The last invitation failed, which was told.
+        else:
             self.control.note(thread, Event(thread.tid, signal.SIGTRAP))
+            return True
+        return False
+
+    def _refuse(self, why: str, tid: int) -> None:
+        """Tell now and then, behind the hit's record, why nothing is held."""
+        now = time.monotonic()
+        if now >= self._quiet_until.get(why, 0.0):
+            self._quiet_until[why] = now + _QUIET
+            self._untold.append((f"no debugger: {why}", tid))
+            self._group.request_attention()
 
     def forgotten(self, thread: Thread) -> None:
         """A thread ended."""
@@ -148,6 +181,8 @@ class Debugger:
 
     def attend(self) -> None:
         """Hold, connect, answer packets, and end holds; called by the main loop."""
+        while self._untold:
+            self._tell("debugger", *self._untold.pop(0))
         ready = self.control.is_ready
         if ready and not (self.holds_thread and self._session is None):
             self.control.hold()
@@ -185,9 +220,8 @@ class Debugger:
         except OSError as error:
             self.expired += 1
             why = f"process {self._pid} is not held: no socket for a debugger: {error}"
-            if why != self._refused:  # Each hit may come to the same.
-                self._refused = why
-                self._tell("debugger", why, self._pid)
+            self._barred_until = time.monotonic() + _QUIET  # Each hit may come to the same.
+            self._tell("debugger", f"no debugger: {why}", self._pid)
             self.release()
             return
         tid = self.control.events[0].tid if self.control.events else self._pid

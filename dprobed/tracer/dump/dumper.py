@@ -24,7 +24,7 @@ from typing import Any, Final, NoReturn
 
 import msgspec
 
-from dprobed import journal
+from dprobed import systemd_journal
 from dprobed.corefile import store
 from dprobed.corefile.areas import Area, dumped_size, parse_smaps, without
 from dprobed.corefile.holes import Holes
@@ -440,4 +440,4 @@ def _tell_journal(job: Job, path: Path) -> None:
         "COREDUMP_FILENAME": os.fsencode(path),
         **job.facts,
     }
-    journal.post({name: value[:_FIELD_LIMIT] for name, value in fields.items()})
+    systemd_journal.post({name: value[:_FIELD_LIMIT] for name, value in fields.items()})

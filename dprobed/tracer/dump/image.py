@@ -10,7 +10,7 @@ import contextlib
 import os
 import signal
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from dprobed.arch.x86_64.breakpoint import TRAP_BRKPT
 from dprobed.arch.x86_64.core_notes import NT_PRFPREG
@@ -23,7 +23,11 @@ from dprobed.arch.x86_64.registers import (
     SYSCALL_ARGUMENTS,
 )
 from dprobed.corefile.writer import ProcessImage, ThreadImage
+from dprobed.engine.context import Facts
+from dprobed.engine.probe import Attachment
 from dprobed.proc import procfs
+from dprobed.program.exec.interface import Outcome
+from dprobed.record.log import decode_log
 from dprobed.tracee import ptrace
 from dprobed.tracee.lifecycle import State
 from dprobed.tracee.ptrace import FixedBuffer, Gone, PtraceError, Registers
@@ -174,6 +178,38 @@ def surroundings(pid: int) -> dict[str, str | int]:
     with contextlib.suppress(OSError):
         found["mount_namespace"] = Path(f"/proc/{pid}/ns/mnt").stat().st_ino
     return found
+
+
+def at_hit(
+    program: dict[str, object],
+    thread: Thread,
+    facts: Facts,
+    attachment: Attachment,
+    outcome: Outcome,
+    now: int,
+) -> dict[str, Any]:
+    """Which probe of the described program asks for a core, and the record of that hit."""
+    probe = attachment.probe
+    return {
+        "probe": {
+            **program,
+            "probe": probe.index,
+            "minor": outcome.minor,
+            "major": outcome.major,
+            "module": probe.module,
+            "place": attachment.place,
+            "address": attachment.address,
+        },
+        "record": {
+            "pid": thread.tgid,
+            "tid": thread.tid,
+            "comm": facts.comm.decode(errors="replace"),
+            "uid": facts.uid,
+            "time": now,
+            "hit": probe.hits,
+            "log": decode_log(outcome.log, outcome.raw),
+        },
+    }
 
 
 def facts(pid: int) -> dict[str, bytes]:

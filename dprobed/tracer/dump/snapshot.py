@@ -25,7 +25,7 @@ from dprobed.engine.errors import SpaceError
 from dprobed.engine.probe import Attachment, Probe
 from dprobed.program.exec.interface import Outcome
 from dprobed.program.exits import DUMP_ONCE, NO_DUMP
-from dprobed.record.log import decode_log
+from dprobed.program.items import string_item
 from dprobed.tracee.lifecycle import State
 from dprobed.tracee.ptrace import Gone
 from dprobed.tracee.thread import Thread
@@ -37,12 +37,16 @@ from dprobed.tracer.dump.jobs import job_for
 from dprobed.tracer.dump.writer_process import WriterProcess
 from dprobed.tracer.engines import Engines
 from dprobed.tracer.programs import Programs
+from dprobed.tracer.reporter import Reporter
+from dprobed.wire.protocol import RawRecord
 
 _log = logging.getLogger(__name__)
 
 #: Why there is no dump, in a few words.
 _BUSY: Final = "another being written"
 _ENDED: Final = "the process ended"
+#: Bytes of it in a record at most.
+_MOST_REASON: Final = 1000
 _OFF: Final = "dumps are switched off; `dprobe handlers arm dump` switches them on"
 
 
@@ -78,10 +82,12 @@ class _Current(msgspec.Struct):
 
 
 class _Requested(msgspec.Struct, frozen=True):
+    """A dump that a hit asked for; ``belied``: the hit's record, as it is if there is no core."""
+
     thread: Thread
     probe: Probe
-    hit: int
     about: dict[str, Any]
+    belied: RawRecord
 
 
 class Dumps:
@@ -91,14 +97,14 @@ class Dumps:
         self,
         engines: Engines,
         programs: Programs,
-        amend: Callable[[Probe, int, int], None],
+        reporter: Reporter,
         tell: Callable[[str, str, int], None],
     ) -> None:
-        """``programs``: those inserted. ``amend``: changes the exit of a hit's record. ``tell``:
-        kind, text, thread id."""
+        """``programs``: those inserted. ``reporter``: has the records of hits. ``tell``: kind,
+        text, thread id."""
         self._engines: Final = engines
         self._programs: Final = programs
-        self._amend: Final = amend
+        self._reporter: Final = reporter
         self._tell: Final = tell
         self._admission: Final = Admission(tell, self._identify)
         self._images: Final = image.Images(engines)
@@ -147,27 +153,15 @@ class Dumps:
         except StoreError as error:
             self._refuse(probe, error, thread.tid)
             return False
-        about = {
-            "probe": {
-                **self._programs.describe(probe.program),
-                "probe": probe.index,
-                "minor": outcome.minor,
-                "major": outcome.major,
-                "module": probe.module,
-                "place": attachment.place,
-                "address": attachment.address,
-            },
-            "record": {
-                "pid": thread.tgid,
-                "tid": thread.tid,
-                "comm": facts.comm.decode(errors="replace"),
-                "uid": facts.uid,
-                "time": time.monotonic_ns(),
-                "hit": probe.hits,
-                "log": decode_log(outcome.log, outcome.raw),
-            },
-        }
-        self._requested.append(_Requested(thread, probe, probe.hits, about))
+        now = time.monotonic_ns()
+        program = self._programs.describe(probe.program)
+        about = image.at_hit(program, thread, facts, attachment, outcome, now)
+        belied = RawRecord(
+            probe.program, probe.index, attachment.number, thread.tgid, thread.tid, facts.comm,
+            facts.uid, facts.cpu, now, probe.hits, NO_DUMP, outcome.major, outcome.minor,
+            b"", (), None,
+        )  # fmt: skip
+        self._requested.append(_Requested(thread, probe, about, belied))
         probe.cores.writing += 1
         thread.pinned = True
         self._group.request_attention()
@@ -223,6 +217,7 @@ class Dumps:
 
         def fail(error: StoreError) -> None:
             probe.cores.writing -= 1
+            self._belie(requested, error)
             self._admission.failed(probe, error)
             self._admission.refuse(probe, error, tid)
             self._admission.tell()
@@ -243,8 +238,22 @@ class Dumps:
                 raise DumpError("another dump of this process is being written", _BUSY)
             self._begin(pid, tid, requested.about, self._limits, answer, name)
         except (StoreError, Gone) as error:
-            self._amend(probe, requested.hit, NO_DUMP)
             fail(error if isinstance(error, StoreError) else DumpError(_ENDED))
+
+    def _belie(self, requested: _Requested, error: StoreError) -> None:
+        """Have the hit's record say that there is no core; one that is on its way is followed by
+        another, which says why."""
+        probe, record = requested.probe, requested.belied
+        if self._reporter.amend(probe, record.hit, NO_DUMP):
+            return
+        if record.program in self._programs.inserted:
+            why = str(error).removeprefix("no core: ").encode(errors="replace")
+            self._reporter.add(
+                probe,
+                msgspec.structs.replace(
+                    record, time=time.monotonic_ns(), log=string_item(why[:_MOST_REASON])
+                ),
+            )
 
     def finish(self) -> None:
         """Wait until no dump is being written; the target runs meanwhile."""

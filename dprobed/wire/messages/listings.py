@@ -88,6 +88,8 @@ class EarlierInfo(msgspec.Struct, frozen=True, kw_only=True, tag="earlier"):
     faulted: int
     asleep_ns: int
     present_ns: int
+    dumped: int = 0
+    no_dumps: dict[str, int] = {}
 
 
 class VariablesInfo(msgspec.Struct, frozen=True, kw_only=True, tag="variables"):
@@ -138,6 +140,8 @@ class DeploymentInfo(msgspec.Struct, frozen=True, kw_only=True, tag="deployment"
     missed_hits: int
     dropped: int
     overhead_ns: int
+    dumped: int = 0
+    no_dumps: dict[str, int] = {}
 
 
 class DiscoveryInfo(msgspec.Struct, frozen=True, kw_only=True):

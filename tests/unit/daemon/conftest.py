@@ -35,6 +35,6 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Script], N
             await asyncio.sleep(0.01)
             assert daemon.app.core.targets.by_pid == {}
 
-        asyncio.run(asyncio.wait_for(main(), 20))
+        asyncio.run(asyncio.wait_for(main(), 60))
 
     return run

@@ -18,7 +18,7 @@ from dprobed.daemon.resolver_process import Resolvers
 from dprobed.daemon.usage import OwnUsage
 from dprobed.policy.config import Config
 from dprobed.policy.store import PolicyStore
-from dprobed.wire import messages
+from dprobed.wire import messages, protocol
 from tests.fakes.backend import PID, FakeBackends, FakeClient, FakeDaemon, facts
 
 Run = Callable[[Callable[[FakeDaemon], Awaitable[None]]], None]
@@ -49,6 +49,38 @@ def test_what_is_for_root_in_roots_daemon(run: Run, request_: messages.Request) 
     async def script(daemon: FakeDaemon) -> None:
         with pytest.raises(Refusal, match=r"only root|root's dprobed are root's"):
             await daemon.app.table.answer(FakeClient(1000), request_)
+
+    run(script)
+
+
+@pytest.mark.parametrize(
+    "requests",
+    [
+        [messages.Register(id=1, name="h", facility="f", armed=False)],
+        [messages.Disarm(id=1, names=["dump"]), messages.Arm(id=2, names=["dump"])],
+        [
+            messages.Register(id=1, name="h", facility="f"),
+            messages.Deregister(id=2, name="h"),
+        ],
+    ],
+)
+def test_what_changes_at_hits_is_answered_when_the_tracers_know_it(
+    run: Run, requests: list[messages.Request]
+) -> None:
+    """A hit that comes after the answer is served by it."""
+
+    async def script(daemon: FakeDaemon) -> None:
+        root = FakeClient(0)
+        backend = await daemon.attach(root)
+        for request in requests:
+            pause = backend.pause(protocol.Facilities)
+            answer = asyncio.ensure_future(daemon.app.table.answer(root, request))
+            await pause.came.wait()
+            for _ in range(10):
+                await asyncio.sleep(0)
+            assert not answer.done()
+            pause.go.set()
+            await answer
 
     run(script)
 

@@ -31,7 +31,7 @@ from tests.conftest import BuildTarget
 from tests.leftovers import ended
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="the kernel tells root only")
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 
 class Heard:

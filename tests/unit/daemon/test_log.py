@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dprobed import journal
+from dprobed import systemd_journal
 from dprobed.daemon import log
 
 ROOT = Path(__file__).parents[3]
@@ -31,16 +31,16 @@ def test_messages_become_entries_with_our_fields(
     everything: bool, count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sent: list[dict[str, str]] = []
-    monkeypatch.setattr(journal, "post", sent.append)
+    monkeypatch.setattr(systemd_journal, "post", sent.append)
     handler = log._Journal(everything)
     logger = logging.Logger("dprobed")
     logger.addHandler(handler)
     logger.info("plain %s", "text")
-    logger.warning("no\nmore", extra=journal.about("denied", uid=7, pid=8))
+    logger.warning("no\nmore", extra=systemd_journal.about("denied", uid=7, pid=8))
     assert len(sent) == count
     denied = sent[-1]
     assert denied["MESSAGE"] == "no\n    more"
-    assert denied["MESSAGE_ID"] == journal.EVENTS["denied"]
+    assert denied["MESSAGE_ID"] == systemd_journal.EVENTS["denied"]
     assert (denied["DPROBE_UID"], denied["OBJECT_PID"], denied["PRIORITY"]) == ("7", "8", "4")
     assert denied["SYSLOG_IDENTIFIER"] == "dprobed"
     assert all(re.fullmatch("[A-Z_]+", name) for name in denied)
@@ -48,7 +48,9 @@ def test_messages_become_entries_with_our_fields(
 
 def test_every_kind_of_entry_is_explained() -> None:
     text = (ROOT / "etc/systemd/dprobed.catalog").read_text()
-    assert re.findall("^-- ([0-9a-f]{32})$", text, re.MULTILINE) == list(journal.EVENTS.values())
+    assert re.findall("^-- ([0-9a-f]{32})$", text, re.MULTILINE) == list(
+        systemd_journal.EVENTS.values()
+    )
     assert set(re.findall("@DPROBE_([A-Z_]+)@", text)) <= {
         *("VERSION", "UID", "PID", "RULE", "RULE_PLACE", "RIGHTS"),
         *("PROGRAM", "PROBES", "NUMBER", "CORE"),

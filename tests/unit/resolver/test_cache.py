@@ -117,6 +117,37 @@ def test_nothing_is_left_when_the_disk_is_full(
     assert list(cache_folder.iterdir()) == []
 
 
+def test_the_folder_is_bounded(cache_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was used longest ago goes, and what a killed process left."""
+    programs = [program(f"-Wl,--build-id=0xabcd0{number}") for number in range(4)]
+    ids = []
+    for each in programs[:3]:
+        file = fresh(each)
+        file.symbols  # noqa: B018
+        ids.append(str(file.build_id))
+    names = [f"{each}.symbols" for each in ids]
+    assert len(set(names)) == 3
+    for age, name in enumerate(names):
+        os.utime(cache_folder / name, (1000 + age, 1000 + age))
+    (cache_folder / f"{'0' * 40}.12345").write_bytes(b"half")
+    os.utime(cache_folder / f"{'0' * 40}.12345", (1, 1))
+    fresh(programs[0]).symbols  # noqa: B018  # used now
+    monkeypatch.setattr(cache, "MOST_FILES", 3)
+    last = fresh(programs[3])
+    last.symbols  # noqa: B018
+    left = {names[0], names[2], f"{last.build_id}.symbols"}
+    assert {each.name for each in cache_folder.iterdir()} == left
+    size = (cache_folder / names[0]).stat().st_size
+    monkeypatch.setattr(cache, "MOST_BYTES", 2 * size)
+    (cache_folder / names[2]).unlink()
+    (cache_folder / names[0]).write_bytes(bytes(2 * size))
+    fresh(programs[2]).symbols  # noqa: B018
+    assert sum(each.stat().st_size for each in cache_folder.iterdir()) <= 2 * size
+    monkeypatch.setattr(cache, "MOST_BYTES", 10)
+    fresh(programs[1]).symbols  # noqa: B018
+    assert f"{ids[1]}.symbols" not in {each.name for each in cache_folder.iterdir()}
+
+
 def test_files_without_build_id_are_not_cached(cache_folder: Path) -> None:
     assert resolve(fresh(program("-Wl,--build-id=none")), "main")
     assert not cache_folder.exists()

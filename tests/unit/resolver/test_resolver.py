@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
 
+import psutil
 import pytest
 
 from dprobed.proc.maps import Mapping, Module
@@ -112,9 +113,8 @@ def test_answers_are_those_of_the_file() -> None:
 
 def test_a_dynamic_section_of_six_gigabytes_is_no_trouble(tmp_path: Path) -> None:
     with running() as (resolver, processes):
-        started = time.monotonic()
+        # Read to its end it would be beyond the limit of time.
         assert resolver.file(endless_dynamic(tmp_path / "hostile")).facts.needed == ()
-        assert time.monotonic() - started < 2
         assert len(processes) == 1
 
 
@@ -165,12 +165,21 @@ def test_what_takes_too_much_memory_is_refused_and_it_goes_on(tmp_path: Path) ->
 def test_killed_while_it_reads(tmp_path: Path) -> None:
     with running() as (resolver, processes):
         hostile = resolver.file(endless_symbols(tmp_path / "hostile"))
-        timer = threading.Timer(0.3, lambda: os.kill(processes[0], signal.SIGKILL))
-        timer.start()
+        killer = threading.Thread(target=kill_at_work, args=processes)
+        killer.start()
         with pytest.raises(LostError, match=r"the resolver, .* ended while it read this one"):
             hostile.resolve("main")
+        killer.join()
         assert resolver.file(program()).resolve("main")
         assert len(processes) == 2
+
+
+def kill_at_work(pid: int) -> None:
+    """Kill a resolver when it has been at work on a question for a while."""
+    before = psutil.Process(pid).cpu_times().user
+    while psutil.Process(pid).cpu_times().user < before + 0.2:
+        threading.Event().wait(0.01)
+    os.kill(pid, signal.SIGKILL)
 
 
 def test_killed_between_two_questions() -> None:
@@ -204,7 +213,8 @@ def test_a_question_that_it_had_not_read_is_asked_again() -> None:
 
 @pytest.mark.slow
 def test_a_resolver_that_is_stopped_is_waited_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "PATIENCE", 1.0)
+    patience = 3.0
+    monkeypatch.setattr(client, "PATIENCE", patience)
     monkeypatch.setattr(client, "_TRIAL", 0.1)
     monkeypatch.setattr(client, "_SILENCE", 0.4)
     with running() as (resolver, processes):
@@ -215,15 +225,17 @@ def test_a_resolver_that_is_stopped_is_waited_for_once(monkeypatch: pytest.Monke
             for path in (program("-O2"), program("-O3"), LIBC):
                 with pytest.raises(SilenceError, match=r"did not answer|does not answer"):
                     resolver.file(path)
-            assert 1 <= time.monotonic() - begun < 2
+            # For one of them, not for each.
+            assert patience <= time.monotonic() - begun < 2 * patience
             # It is tried again, for a short time.
             threading.Event().wait(0.5)
             begun = time.monotonic()
             with pytest.raises(SilenceError, match="did not answer in 0"):
                 resolver.file(LIBC)
-            assert time.monotonic() - begun < 0.9
+            assert time.monotonic() - begun < patience
         finally:
             os.kill(processes[0], signal.SIGCONT)
+        monkeypatch.setattr(client, "_TRIAL", 60.0)  # It has much to do first.
         threading.Event().wait(0.5)
         # What was not waited for on trial may be asked about at once.
         assert resolver.file(LIBC).resolve("getenv")

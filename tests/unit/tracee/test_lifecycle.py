@@ -61,6 +61,6 @@ def test_no_reaction_without_a_reason(reaction: Reaction) -> None:
     assert reaction in TABLE.values()
 
 
-@pytest.mark.parametrize("state", set(State) - {State.RUNNING})
+@pytest.mark.parametrize("state", [each for each in State if each is not State.RUNNING])
 def test_only_a_running_thread_hits(state: State) -> None:
     assert react(state, Kind.TRAP) is None

@@ -92,7 +92,7 @@ class Child:
     def ask(self) -> None:
         os.write(self._ours, b"x")
 
-    def answers(self, seconds: float = 10.0) -> bool:
+    def answers(self, seconds: float = 60.0) -> bool:
         """Whether it answers within that time."""
         if not select.select([self._answers], [], [], seconds)[0]:
             return False
@@ -116,7 +116,7 @@ class Lab:
         attach(self.group, self.pid)
 
     def serve_until(self, holds: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while not holds():
             assert time.monotonic() < deadline
             self.tracees.drain()

@@ -175,10 +175,10 @@ def test_a_record_is_amended_before_it_is_sent(wire: Wire) -> None:
     for hit in (1, 2):
         wire.reporter.add(probe, record(probe, hit))
         wire.reporter.add(other, record(other, hit))
-    wire.reporter.amend(probe, 2, NO_DUMP)
-    wire.reporter.amend(probe, 3, NO_DUMP)
+    assert wire.reporter.amend(probe, 2, NO_DUMP)
+    assert not wire.reporter.amend(probe, 3, NO_DUMP)
     wire.reporter.flush()
-    wire.reporter.amend(probe, 1, NO_DUMP)
+    assert not wire.reporter.amend(probe, 1, NO_DUMP)
     found = [(each.program, each.hit, each.exit) for each in wire.daemon.records()]
     assert found == [(1, 1, 0), (2, 1, 0), (1, 2, NO_DUMP), (2, 2, 0)]
 

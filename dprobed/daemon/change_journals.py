@@ -28,8 +28,8 @@ MOST: Final = 16
 _NAME: Final = re.compile(r"(\d+)-(\d+)-(-?\d+)-(\d+)")
 
 
-class Journal:
-    """The file of one tracer: that of ``user``, for processes of ``owner``."""
+class JournalFile:
+    """The change journal of one tracer: that of ``user``, for processes of ``owner``."""
 
     def __init__(self, user: User, owner: int, path: Path | None, descriptor: int = -1) -> None:
         """In memory without ``path``: then ``descriptor`` is all there is of it."""
@@ -101,8 +101,8 @@ def _age(path: Path) -> float:
     return 0.0
 
 
-class Journals:
-    """Makes and finds them; in memory without ``folder``."""
+class JournalFiles:
+    """Makes and finds change journals; in memory without ``folder``."""
 
     def __init__(self, folder: Path | None = None) -> None:
         self.folder: Final = folder
@@ -110,15 +110,15 @@ class Journals:
         self.notes: Final[list[Note]] = []
         self._count = 0
 
-    def make(self, user: User, owner: int) -> Journal:
+    def make(self, user: User, owner: int) -> JournalFile:
         """A new one; raises OSError."""
         self._count += 1
         if self.folder is None:
             descriptor = os.memfd_create("dprobed-changes", os.MFD_CLOEXEC)
-            return Journal(user, owner, None, descriptor)
+            return JournalFile(user, owner, None, descriptor)
         path = self.folder / f"{user[0]}-{user[1]}-{owner}-{os.getpid()}{self._count:06}"
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-        return Journal(user, owner, path)
+        return JournalFile(user, owner, path)
 
     def open(self) -> None:
         """Make the folder, or check that nobody else can put anything into it; raises OSError."""
@@ -131,7 +131,7 @@ class Journals:
         if not stat.S_ISDIR(status.st_mode) or not mine:
             raise PermissionError(1, "not a folder that only this user can use; remove it")
 
-    def found(self) -> list[Journal]:
+    def found(self) -> list[JournalFile]:
         """Those that daemons before this one have left."""
         if self.folder is None:
             return []
@@ -140,7 +140,7 @@ class Journals:
             if name := _NAME.fullmatch(path.name):
                 uid, gid, owner = (int(each) for each in name.groups()[:3])
                 if os.geteuid() in (0, uid):
-                    journals.append(Journal((uid, gid), owner, path))
+                    journals.append(JournalFile((uid, gid), owner, path))
         return journals
 
     def limit(self, user: User) -> None:

@@ -9,10 +9,10 @@ from typing import Any, Final
 
 import msgspec
 
-from dprobed.journal import entry, send, submit
 from dprobed.rate_limit import TokenBucket
 from dprobed.record.record import TRACER, Record
 from dprobed.record.text import record_text
+from dprobed.systemd_journal import entry, send, submit
 from dprobed.trace.lines import items_by_name
 
 #: Entries a second at most, and how many may come at once after a pause.
@@ -50,7 +50,7 @@ def fields(record: Record) -> dict[str, str]:
 _PATIENCE: Final = 2.0
 
 
-class Journal:
+class JournalWriter:
     """Sends blocks of JSON lines to the journal that listens at ``path`` (empty: the system's),
     rate limited."""
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dprobed import journal
+from dprobed import systemd_journal
 
 
 @pytest.mark.parametrize("value", [b"short", b"two\nlines", b"x\n" * 300_000])
@@ -18,7 +18,7 @@ def test_an_entry(tmp_path: Path, value: bytes) -> None:
     path = str(tmp_path / "socket")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         sock.bind(path)
-        assert journal.post({"MESSAGE": "x", "A": value}, path)
+        assert systemd_journal.post({"MESSAGE": "x", "A": value}, path)
         data, descriptors, _, _ = socket.recv_fds(sock, 1 << 20, 1)
     if descriptors:
         data = os.pread(descriptors[0], 1 << 20, 0)
@@ -32,4 +32,4 @@ def test_an_entry(tmp_path: Path, value: bytes) -> None:
 
 
 def test_no_journal(tmp_path: Path) -> None:
-    assert not journal.post({"MESSAGE": "x"}, str(tmp_path / "none"))
+    assert not systemd_journal.post({"MESSAGE": "x"}, str(tmp_path / "none"))

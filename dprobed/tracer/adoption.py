@@ -1,0 +1,64 @@
+"""Takes over the breakpoints and pages that a tracer which was killed has left in a target.
+
+What there is, the change journal of that tracer says; the target's threads have run since. Only the
+trap engine leaves something: the debug registers of a thread end with its tracer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import Final
+
+from dprobed.change_journal import Kind
+from dprobed.engine.errors import SpaceError
+from dprobed.engine.trap.engine import TrapEngine
+from dprobed.tracee.ptrace import Gone
+
+#: Seconds for which threads are waited for that are in the guard's handler, and between two looks.
+_IN_HANDLER: Final = 10.0
+_PAUSE: Final = 0.01
+
+
+def adopt(trap: TrapEngine) -> None:
+    """Make what is left this engine's; no stop was served yet. Raises Gone and SpaceError."""
+    space = trap.sites.space
+    found = space.changes.adopt()
+    trap.adopt(found)
+    if not found:
+        return
+    for change in found:
+        if change.kind is Kind.GATE:
+            space.calls.adopt(change.address)
+    _leave_pages(trap)
+    lost = next((each.data for each in found if each.kind is Kind.DISPOSITION), None)
+    with trap.group.borrower.borrowed(space.tgid) as thread:
+        for change in found:
+            if change.kind is Kind.RAW:
+                space.raw[change.address] = change.data
+                space.remove_raw(change.address)
+            elif change.kind is Kind.COPY:
+                # Here: dumps are rare, and this one's tracer is no more.
+                from dprobed.tracer.dump.copied import reap_lost
+
+                reap_lost(trap.group, space, thread, change)
+        trap.sigtrap.adopt(thread, lost)
+
+
+def _leave_pages(trap: TrapEngine) -> None:
+    """Send threads back that are in the gate, where they make a system call for that tracer; and
+    wait until none is in the handler of the guard. Raises Gone and SpaceError."""
+    guard, calls = trap.sites.guard, trap.sites.space.calls
+    deadline = time.monotonic() + _IN_HANDLER
+    while True:
+        with trap.group.stopped():
+            places = trap.places_of_threads()
+            for thread, rip in places:
+                if calls.in_gate(rip):
+                    with contextlib.suppress(Gone):
+                        calls.send_back(thread)
+            if not any(guard.holds(rip) for _, rip in places):
+                return
+        if time.monotonic() > deadline:
+            raise SpaceError("a thread stays in the handler of the guard")
+        trap.group.tracees.pause(_PAUSE)

@@ -1,0 +1,89 @@
+"""Altering: only where the module was told so, and never what cannot be written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from dprobed.program.exits import EXCEPTION
+from kernel_bridge.abi import Refusal
+from tests.kernel.device import (
+    GETPPID,
+    Device,
+    KernelProgram,
+    RefusedError,
+    check,
+    insert_module,
+    remove_module,
+    text_of,
+)
+from tests.kernel.machine import AREA, Machine
+from tests.kernel.test_bridge import PLACE, kernel_program
+
+UMASK = 95
+
+
+@pytest.fixture
+def allowed(machine: Machine) -> Iterator[Device]:
+    """The device of a module that was loaded with ``allow_alter=1``."""
+    assert remove_module(machine) == 0
+    insert_module(machine, "allow_alter=1")
+    opened = Device(machine)
+    yield opened
+    opened.close()
+    assert remove_module(machine) == 0
+    insert_module(machine)
+
+
+def _address(machine: Machine, symbol: str) -> int:
+    count, line = machine.look_for("/proc/kallsyms", f" {symbol}\n")
+    assert count == 1
+    return int(line, 16)
+
+
+def _hit(device: Device, text: str) -> KernelProgram:
+    loaded = device.load(kernel_program(text))
+    loaded.attach(PLACE)
+    check(device.machine.call(GETPPID))
+    return loaded
+
+
+@pytest.mark.parametrize("text", ["push 1\npush 2\npop mem,u8", "push 1\npop u,rdi"])
+def test_not_unless_it_is_allowed(device: Device, text: str) -> None:
+    with pytest.raises(RefusedError) as caught:
+        device.load(kernel_program(text))
+    assert caught.value.reason is Refusal.NO_ALTER
+
+
+def test_memory_of_kernel_and_task(machine: Machine, allowed: Device) -> None:
+    timeout = _address(machine, "panic_timeout")
+    before = text_of(machine, "/proc/sys/kernel/panic").strip()
+    text = f"push {timeout:#x}\npush {{}}\npop mem,u32\npush {AREA:#x}\npush 0x77\npop mem,u8"
+    machine.write(AREA, b"\0")
+    _hit(allowed, text.format(4321)).close()
+    assert machine.read(AREA, 1) == b"\x77"
+    assert text_of(machine, "/proc/sys/kernel/panic") == "4321\n"
+    _hit(allowed, text.format(int(before) % 2**32)).close()
+    assert text_of(machine, "/proc/sys/kernel/panic").strip() == before
+
+
+@pytest.mark.parametrize("width", ["u8", "u64"])
+def test_what_cannot_be_written_is_an_exception(
+    machine: Machine, allowed: Device, width: str
+) -> None:
+    code = _address(machine, PLACE)
+    for address in (code, 0xDEAD << 48, 0xFFFFFFFFFFFFFFFF, 0x1000):
+        loaded = _hit(allowed, f"push {address:#x}\npush 0x90\npop mem,{width}")
+        (hit,) = loaded.read()
+        assert (hit.record.exit, list(hit.record.exception)) == (EXCEPTION, [1, address, 0])
+        loaded.close()
+
+
+def test_registers_of_the_task(machine: Machine, allowed: Device) -> None:
+    before = check(machine.call(UMASK, 0o22))
+    loaded = allowed.load(kernel_program("push 077\npop u,rdi"))
+    loaded.attach("__x64_sys_umask")
+    assert machine.call(UMASK, 0) == 0o22
+    loaded.close()
+    assert machine.call(UMASK, before) == 0o77

@@ -1,0 +1,77 @@
+"""Each step of loading and placing fails once: the error, and nothing is left behind."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+
+from kernel_bridge.abi import State
+from tests.kernel.device import CLOSE, Device, check, path, text_of
+from tests.kernel.machine import AREA, Machine, called, result_of, written
+from tests.kernel.test_bridge import PLACE, kernel_program
+
+WRITE = 1
+PROGRAM = kernel_program("push 1\nlog i32 x\nexit mine", "vars = 2\ngvars = 3")
+
+
+def _fail_at(machine: Machine, step: int) -> None:
+    fd = check(path(machine, "/sys/module/dprobes/parameters/fail_at", WRITE))
+    data = str(step).encode()
+    writing = called(WRITE, fd, AREA, len(data))
+    assert check(result_of(machine.exchange(written(AREA, data), writing))) == len(data)
+    check(machine.call(CLOSE, fd))
+
+
+def _held(machine: Machine) -> tuple[str, int]:
+    """How often the module is used, and its areas of memory."""
+    ours, _ = machine.look_for("/proc/vmallocinfo", "[dprobes]")
+    return text_of(machine, "/sys/module/dprobes/refcnt"), ours
+
+
+def _each_step(machine: Machine, attempt: Callable[[], None]) -> int:
+    """Let each step of ``attempt`` fail, until it has no more; how many there were."""
+    for step in range(1, 100):
+        before = _held(machine)
+        _fail_at(machine, step)
+        try:
+            attempt()
+        except OSError as error:
+            assert error.errno in (errno.ENOMEM, errno.EMFILE), step
+        else:
+            _fail_at(machine, 0)
+            return step - 1
+        assert _held(machine) == before, step
+    raise AssertionError("it never works")
+
+
+def test_loading(machine: Machine, device: Device) -> None:
+    def attempt() -> None:
+        device.load(PROGRAM, facilities={"mine": 9}).close()
+
+    # Two CPUs, each with three parts.
+    assert _each_step(machine, attempt) == 20
+
+
+def test_placing(machine: Machine, device: Device) -> None:
+    loaded = device.load(PROGRAM, facilities={"mine": 9})
+
+    def attempt() -> None:
+        assert loaded.state() is State.COMPILED
+        assert loaded.query().address == 0
+        loaded.attach(PLACE)
+
+    assert _each_step(machine, attempt) == 3
+    assert loaded.state() is State.ACTIVE
+    loaded.close()
+
+
+def test_variables(machine: Machine, device: Device) -> None:
+    loaded = device.load(PROGRAM, facilities={"mine": 9})
+    loaded.set_vars(0, [3, 4])
+    assert _each_step(machine, lambda: loaded.set_vars(0, [5, 6])) == 1
+    assert _each_step(machine, lambda: assert_vars(loaded.get_vars(0, 2))) == 1
+    loaded.close()
+
+
+def assert_vars(words: list[int]) -> None:
+    assert words == [5, 6]

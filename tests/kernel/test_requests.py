@@ -1,0 +1,249 @@
+"""Requests that cannot be right: the exact error for each field, and nothing has changed."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+
+import pytest
+
+from dprobed.program.isa import BY_KEY, encode_one
+from kernel_bridge.abi import REQUESTS, Attach, Load, Query, Refusal, State, Vars
+from tests.kernel.device import (
+    CLOSE,
+    GETPPID,
+    IOCTL,
+    O_RDWR,
+    READ,
+    RING,
+    Device,
+    KernelProgram,
+    RefusedError,
+    attaching,
+    check,
+    ioctl,
+    loading,
+    path,
+    text_of,
+)
+from tests.kernel.machine import AREA, Machine, called, written
+from tests.kernel.test_bridge import PLACE, kernel_program
+
+#: Not an address of the agent.
+BAD = 0xDEAD000
+SETRESUID, CHMOD = 117, 90
+NOBODY = (1 << 64) - 1
+
+GOOD = kernel_program("push 1\nlog i32 x\nexit mine", "vars = 2\ngvars = 3")
+FACILITIES = {"mine": 9}
+
+
+def _references(machine: Machine) -> str:
+    """How often the module is used."""
+    return text_of(machine, "/sys/module/dprobes/refcnt")
+
+
+HEADER = {
+    "flags": 2, "major": 0, "vars": 257, "gvars": 257, "jmpmax": 1 << 31, "logmax": 65537,
+    "ex_logmax": 65537, "code_size": 65537, "probe_count": 10001, "facility_count": 257,
+    "name_count": 257,
+}  # fmt: skip
+LOADS = [
+    *((field, value, errno.EBADMSG, Refusal.BAD_HEADER) for field, value in HEADER.items()),
+    *((field, 0, errno.EBADMSG, Refusal.BAD_HEADER) for field in ("code_size", "probe_count")),
+    *(("modtype", value, errno.EBADMSG, Refusal.BAD_MODTYPE) for value in (0, 1, 3, 8)),
+    *(("ring", value, errno.EINVAL, None) for value in (0, 2048, 6000, 32 << 20)),
+    ("pad", 1, errno.EINVAL, None),
+    *((f, BAD, errno.EFAULT, None) for f in ("code", "probes", "facilities", "names", "symbols")),
+]
+
+
+@pytest.mark.parametrize(("field", "value", "error", "reason"), LOADS)
+def test_load(
+    machine: Machine,
+    device: Device,
+    field: str,
+    value: int,
+    error: int,
+    reason: Refusal | None,
+) -> None:
+    before = _references(machine)
+    load, behind = loading(GOOD, FACILITIES, ())
+    setattr(load, field, value)
+    assert ioctl(machine, device.fd, "DPROBES_LOAD", load, behind) == -error
+    if reason is not None:
+        where = value if field == "modtype" else getattr(Load, field).offset
+        assert (Refusal(load.refused), load.where) == (reason, where)
+    assert _references(machine) == before
+
+
+def _refused(device: Device, code: bytes, **probe: int) -> tuple[Refusal, int]:
+    """How a program with that code is refused; ``probe``: fields of its probe."""
+    load, behind = loading(GOOD, FACILITIES, ())
+    at = ctypes.sizeof(load) + len(behind)
+    load.code, load.code_size = AREA + at, len(code)
+    fields = {"entry": 0, "end": len(code), "minor": 1, **probe}
+    words = [fields.get(name, 0) for name in ("entry", "end", "heap", "pass_count", "max_hits")]
+    data = b"".join(word.to_bytes(4, "little") for word in words)
+    data += fields["minor"].to_bytes(2, "little") + b"\xff\x0f"
+    place = load.probes - AREA - ctypes.sizeof(load)
+    behind = behind[:place] + data + behind[place + len(data) :]
+    result = ioctl(device.machine, device.fd, "DPROBES_LOAD", load, behind, code)
+    assert result == -errno.EBADMSG
+    return Refusal(load.refused), load.where
+
+
+def _code(*instructions: tuple[str, int] | str) -> bytes:
+    pairs = [(each, ()) if isinstance(each, str) else (each[0], each[1:]) for each in instructions]
+    return b"".join(encode_one(BY_KEY[key], operands) for key, operands in pairs)
+
+
+CODES = [
+    (b"\x0d\xff", Refusal.UNKNOWN_OPCODE, 1),
+    (b"\x00\x4c\x00", Refusal.CUT_SHORT, 1),
+    (_code(("push lv,index", 2), "exit"), Refusal.BAD_OPERAND, 0),
+    (_code("nop", ("push gv,index", 3), "exit"), Refusal.BAD_OPERAND, 1),
+    (_code(("exit facility", 1)), Refusal.BAD_OPERAND, 0),
+    (_code(("push addr,symbol", 1), "exit"), Refusal.BAD_OPERAND, 0),
+    (_code(("jmp label", 2)), Refusal.BAD_JUMP, 0),
+    (_code(("jmp label", 500)), Refusal.BAD_JUMP, 0),
+    (_code("exit", "nop"), Refusal.RUNS_PAST_END, 1),
+    (_code("suspend", "exit"), Refusal.NO_HOLD, 0),
+    (_code(("push tls,symbol", 0), "exit"), Refusal.NO_TLS, 0),
+    (_code("vfy rw", "exit"), Refusal.NO_WRITE_CHECK, 0),
+    (_code("callk", "exit"), Refusal.NOT_YET, 0),
+    (_code("pop mem,u8", "exit"), Refusal.NO_ALTER, 0),
+    (_code(("pop r,register", 0), "exit"), Refusal.NO_ALTER, 0),
+]
+
+
+@pytest.mark.parametrize(("code", "reason", "where"), CODES)
+def test_code(device: Device, code: bytes, reason: Refusal, where: int) -> None:
+    assert _refused(device, code) == (reason, where)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"entry": 1},
+        {"end": 3},
+        {"end": 0},
+        {"minor": 0},
+        {"heap": (1 << 20) + 1},
+        {"pass_count": 1 << 31},
+        {"max_hits": 1 << 31},
+    ],
+)
+def test_probe(device: Device, fields: dict[str, int]) -> None:
+    assert _refused(device, _code("exit"), **fields) == (Refusal.BAD_PROBE, 0)
+
+
+@pytest.fixture
+def loaded(device: Device) -> KernelProgram:
+    """A program that is loaded, and not placed."""
+    return device.load(GOOD, facilities=FACILITIES)
+
+
+def _unterminated() -> Attach:
+    return attaching("x" * 128)
+
+
+ATTACHES = [
+    (attaching(PLACE, probe=1), errno.EINVAL),
+    (attaching(PLACE, pad=1), errno.EINVAL),
+    (attaching(PLACE, offset=1 << 32), errno.EINVAL),
+    (attaching(""), errno.EINVAL),
+    (_unterminated(), errno.EINVAL),
+    (attaching(PLACE, offset=1), errno.EILSEQ),
+    (attaching("no_such_function"), errno.ENOENT),
+    (attaching("no_such_module:function"), errno.ENOENT),
+    # what the kernel itself excludes, and what we do
+    (attaching("exc_page_fault"), errno.EADDRNOTAVAIL),
+    (attaching("dprobes:dp_run"), errno.EADDRNOTAVAIL),
+    (attaching("dprobes:dpb_load"), errno.EADDRNOTAVAIL),
+]
+
+
+@pytest.mark.parametrize(("argument", "error"), ATTACHES)
+def test_attach(machine: Machine, loaded: KernelProgram, argument: Attach, error: int) -> None:
+    assert ioctl(machine, loaded.fd, "DPROBES_ATTACH", argument) == -error
+    assert loaded.query().address == 0
+    assert loaded.state() is State.COMPILED
+    loaded.attach(PLACE)
+    assert loaded.state() is State.ACTIVE
+    loaded.close()
+
+
+def test_attach_twice(machine: Machine, loaded: KernelProgram) -> None:
+    loaded.attach(PLACE)
+    assert ioctl(machine, loaded.fd, "DPROBES_ATTACH", attaching(PLACE)) == -errno.EBUSY
+    assert loaded.state() is State.ACTIVE
+    loaded.close()
+
+
+@pytest.mark.parametrize(
+    ("vars_", "error"),
+    [
+        (Vars(2, 0, 1, 0, AREA), errno.EINVAL),
+        (Vars(0, 0, 1, 1, AREA), errno.EINVAL),
+        (Vars(0, 3, 0, 0, AREA), errno.EINVAL),
+        (Vars(0, 1, 2, 0, AREA), errno.EINVAL),
+        (Vars(0, 1, 0xFFFFFFFF, 0, AREA), errno.EINVAL),
+        (Vars(1, 3, 1, 0, AREA), errno.EINVAL),
+        (Vars(0, 0, 2, 0, BAD), errno.EFAULT),
+    ],
+)
+def test_vars(machine: Machine, loaded: KernelProgram, vars_: Vars, error: int) -> None:
+    loaded.set_vars(0, [5, 6])
+    assert ioctl(machine, loaded.fd, "DPROBES_GETVARS", vars_) == -error
+    assert ioctl(machine, loaded.fd, "DPROBES_SETVARS", vars_) == -error
+    assert loaded.get_vars(0, 2) == [5, 6]
+    assert loaded.get_vars(0, 3, global_=True) == [0, 0, 0]
+    loaded.close()
+
+
+def test_query_of_no_probe(machine: Machine, loaded: KernelProgram) -> None:
+    assert ioctl(machine, loaded.fd, "DPROBES_QUERY", Query(probe=1)) == -errno.EINVAL
+    loaded.close()
+
+
+def test_addresses_and_requests_that_are_none(machine: Machine, loaded: KernelProgram) -> None:
+    device = check(path(machine, "/dev/dprobes", O_RDWR))
+    for name, number in REQUESTS.items():
+        own = name in ("DPROBES_VERSION", "DPROBES_LOAD")
+        here, there = (device, loaded.fd) if own else (loaded.fd, device)
+        assert machine.call(IOCTL, here, number, BAD) == -errno.EFAULT, name
+        assert machine.call(IOCTL, there, number, AREA) == -errno.ENOTTY, name
+    assert machine.call(IOCTL, loaded.fd, 0x5401, AREA) == -errno.ENOTTY
+    check(machine.call(CLOSE, device))
+    loaded.close()
+
+
+def test_who_is_not_root_may_do_nothing(machine: Machine, loaded: KernelProgram) -> None:
+    loaded.attach(PLACE)
+    machine.exchange(written(AREA, b"/dev/dprobes\0"), called(CHMOD, AREA, 0o666))
+    check(machine.call(SETRESUID, NOBODY, 1000, NOBODY))
+    try:
+        assert path(machine, "/dev/dprobes", O_RDWR) == -errno.EPERM
+        for number in REQUESTS.values():
+            assert machine.call(IOCTL, loaded.fd, number, AREA) == -errno.EPERM
+    finally:
+        check(machine.call(SETRESUID, NOBODY, 0, NOBODY))
+    machine.exchange(written(AREA, b"/dev/dprobes\0"), called(CHMOD, AREA, 0o600))
+    loaded.close()
+
+
+def test_a_read_without_room_takes_nothing(machine: Machine, loaded: KernelProgram) -> None:
+    loaded.attach(PLACE)
+    check(machine.call(GETPPID))
+    assert machine.call(READ, loaded.fd, AREA, 100) == -errno.EMSGSIZE
+    assert machine.call(READ, loaded.fd, BAD, RING) == -errno.EFAULT
+    assert len(loaded.read()) == 1
+    loaded.close()
+
+
+def test_a_refused_program_says_why(device: Device) -> None:
+    program = kernel_program("nop\npush r,xmm0\nlog 2")
+    with pytest.raises(RefusedError) as caught:
+        device.load(program)
+    assert (caught.value.reason, caught.value.where) == (Refusal.NO_FPU, 1)
