@@ -9,17 +9,22 @@ from typing import Final
 from dprobed.arch.x86_64.breakpoint import SYSCALL
 from dprobed.arch.x86_64.gate_code import CLONE, GATE, SIZE, WHOLE, WORDS, back, way_back
 from dprobed.arch.x86_64.paging import PAGE
-from dprobed.arch.x86_64.syscalls import SYS_CLONE
+from dprobed.arch.x86_64.registers import RIP, SYSCALL_ARGUMENTS
+from dprobed.arch.x86_64.syscalls import SYS_CLONE, SYS_RT_SIGPROCMASK, SYS_RT_SIGRETURN
 from dprobed.change_journal import Changes, Kind
 from dprobed.engine.errors import SpaceError
 from dprobed.proc import maps, procfs, refusals
-from dprobed.tracee import ptrace, restartable
+from dprobed.tracee import ptrace, restartable, seccomp
 from dprobed.tracee.memory import Memory
 from dprobed.tracee.ptrace import Gone, Registers
 from dprobed.tracee.remote_syscall import RemoteSyscallError
 from dprobed.tracee.thread import Thread
 from dprobed.tracee.thread_group import ThreadGroup
 
+#: The calls by which a thread goes on without us: behind the gate, and from the guard.
+_WAY_BACK: Final = {"rt_sigprocmask": SYS_RT_SIGPROCMASK, "rt_sigreturn": SYS_RT_SIGRETURN}
+#: The arguments of the first: SIG_SETMASK, where the mask is, and its size.
+_SETS_MASK: Final = (2, 0, 0, 8)
 #: Bytes of code that are looked at in one go.
 _CHUNK: Final = 1 << 20
 
@@ -63,6 +68,10 @@ class RemoteCalls:
         self._gate = gate
         self._registers: Final = Registers()
         self._own = own
+        #: Why a thread would not find its way back from a call without us; empty: it would.
+        self.obstacle = ""
+        #: Seccomp filters of the thread whose filters were looked at for that.
+        self._filters = 0
         #: There is no place for one.
         self._has_no_place = False
 
@@ -160,11 +169,29 @@ class RemoteCalls:
             ptrace.set_options(thread.tid, ptrace.OPTIONS | ptrace.PTRACE_O_SUSPEND_SECCOMP)
         except ptrace.PtraceError as error:
             raise SpaceError(f"the target's seccomp filter cannot be suspended: {error}") from error
+        self._look_at_filters(thread.tid, gate)
         try:
             return self._inject(group, thread, gate, number, arguments)
         finally:
             if thread.unfinished is None:
                 ptrace.set_options(thread.tid, ptrace.OPTIONS)
+
+    def _look_at_filters(self, tid: int, gate: int) -> None:
+        """Whether the filters, which are suspended while we are there, allow the way back."""
+        count = procfs.seccomp_filters(tid)
+        if count == self._filters and count:
+            return
+        self._filters = count
+        words = list(self._registers.load(tid))
+        words[RIP] = gate
+        for index, value in zip(SYSCALL_ARGUMENTS, _SETS_MASK, strict=False):
+            words[index] = value
+        forbidden = [
+            name for name, number in _WAY_BACK.items() if not seccomp.allows(tid, words, number)
+        ]
+        self.obstacle = ""
+        if forbidden:
+            self.obstacle = f"its seccomp filter does not allow {' and '.join(forbidden)}"
 
     def _inject(
         self, group: ThreadGroup, thread: Thread, gate: int, number: int, arguments: tuple[int, ...]

@@ -7,13 +7,19 @@ attached to, and detached from at once: by that threads leave our pages, which a
 dispositions and debug registers are put right.
 
 A process that has another tracer by now is left alone, and stays in the journal.
+
+A child that was forked before its tracer was killed has the breakpoints, too, and may have another
+parent by now. So every process that this user may write to is looked at once, for a breakpoint at
+one of the places with the bytes around it that were there.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Iterator
+from itertools import islice
 from typing import Final
 
 from dprobed.arch.x86_64.breakpoint import INT3
@@ -25,6 +31,9 @@ from dprobed.wire import protocol
 
 #: Descendants of one process that are looked at: they have its breakpoints if it forked meanwhile.
 _DESCENDANTS: Final = 1000
+#: Places by which a copy of a text is known, and the bytes around each that it takes.
+_OLDEST: Final = 4
+_CONTEXT: Final = 8
 
 _log = logging.getLogger(__name__)
 
@@ -44,7 +53,10 @@ class Orphans:
                 self._journal.drop(pid, start)
             else:
                 there.append((pid, changes))
-        removed = {pid: restore(pid, changes) for pid, changes in there}
+        seen: set[int] = set()
+        removed = {pid: restore(pid, changes, seen) for pid, changes in there}
+        for stray in strays([changes for _, changes in there], seen):
+            self._tell("recovered", stray, "breakpoints of its parent's lost tracer removed")
         return [pid for pid, _ in there if not self._release(pid, removed[pid])]
 
     def _release(self, pid: int, removed: int) -> bool:
@@ -69,27 +81,54 @@ class Orphans:
         self._targets.context.reporter.send(protocol.TargetEvent(kind, pid, pid, text))
 
 
-def restore(pid: int, changes: Iterable[Change]) -> int:
-    """Restore a process's text, and that of its fork children; how many breakpoints there were."""
+def restore(pid: int, changes: Iterable[Change], seen: set[int]) -> int:
+    """Restore a process's text, and that of its fork children; how many breakpoints there were.
+
+    ``seen``: gets them all.
+    """
     text = _Text(changes)
     family = [pid]
     count = 0
     for each in family:
+        seen.add(each)
         if len(family) <= _DESCENDANTS:
             family += procfs.children(each)
-        found = procfs.status(each)
-        if found is None or found.tracer:
-            continue  # It is gone, or traced by another process, whose breakpoints these may be.
-        try:
-            memory = os.open(f"/proc/{procfs.live_thread(each)}/mem", os.O_RDWR | os.O_CLOEXEC)
-        except OSError as error:
-            _log.info("process %d: %s", each, error)
-            continue
-        try:
-            count += text.restore(memory)
-        finally:
-            os.close(memory)
+        with _memory(each) as memory:
+            if memory >= 0:
+                count += text.restore(memory)
     return count
+
+
+def strays(orphans: list[list[Change]], seen: Container[int]) -> Iterator[int]:
+    """Restore the text of all other processes that have breakpoints of these; each of them."""
+    texts = [text for changes in orphans if (text := _Text(changes)).marks]
+    if not texts:
+        return
+    for name in os.listdir("/proc"):  # noqa: PTH208
+        if not name.isdecimal() or (pid := int(name)) in seen or pid == os.getpid():
+            continue
+        with _memory(pid) as memory:
+            its = [text for text in texts if memory >= 0 and text.restore(memory, text.marks)]
+            for text in its:
+                text.restore(memory)
+            if its:
+                yield pid
+
+
+@contextlib.contextmanager
+def _memory(pid: int) -> Iterator[int]:
+    """A process's memory to write to; -1: it is gone, not ours to write to, or traced by another
+    process, whose breakpoints may be there."""
+    found = procfs.status(pid)
+    memory = -1
+    if found is not None and not found.tracer:
+        with contextlib.suppress(OSError):
+            memory = os.open(f"/proc/{procfs.live_thread(pid)}/mem", os.O_RDWR | os.O_CLOEXEC)
+    try:
+        yield memory
+    finally:
+        if memory >= 0:
+            os.close(memory)
 
 
 class _Text:
@@ -110,10 +149,16 @@ class _Text:
                 self._sites.append(site)
                 self._original[site.address] = site.original[0]
 
-    def restore(self, memory: int) -> int:
-        """Restore it; how many breakpoints there were."""
+    @property
+    def marks(self) -> list[SiteChange]:
+        """The oldest places that a copy is known by: not by a lone byte."""
+        known = (each for each in self._sites if len(each.before + each.behind) >= _CONTEXT)
+        return list(islice(known, _OLDEST))
+
+    def restore(self, memory: int, sites: Iterable[SiteChange] | None = None) -> int:
+        """Restore it, or these places of it; how many breakpoints there were."""
         count = 0
-        for site in self._sites:
+        for site in self._sites if sites is None else sites:
             first = site.address - len(site.before)
             size = len(site.before) + 1 + len(site.behind)
             try:
