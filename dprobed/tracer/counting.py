@@ -17,6 +17,8 @@ from dprobed.wire import protocol
 
 #: Nanoseconds between two notes: one of a thousand probes takes half a millisecond.
 _PAUSE: Final = 1_000_000_000
+#: Bytes of a note that takes no time.
+_SHORT: Final = 1 << 16
 
 _log = logging.getLogger(__name__)
 
@@ -29,15 +31,26 @@ class Counting:
         self._counts: Final = LastCounts(descriptor)
         self._wanted = last_counts.outlives(descriptor)
         self._due = 0
+        self._programs = self._served = 0
+        self._length = 0
         #: What the last note was of: where nothing of it has changed, nothing was counted.
         self._noted: list[tuple[int, ...]] | None = None
 
-    def tick(self) -> None:
-        """Note it, if that is due."""
-        now = time.monotonic_ns()
-        if not self._wanted or now < self._due:
+    def is_behind(self, served: int) -> bool:
+        """Whether hits were counted since the last note; ``served``: how many there were."""
+        return self._wanted and served != self._served
+
+    def tick(self, served: int) -> None:
+        """Note it, if that is due; ``served``: the hits so far."""
+        if not self._wanted:
             return
-        self._due = now + _PAUSE
+        now = time.monotonic_ns()
+        programs = sum(len(each.programs.inserted) for each in self._targets)
+        # One that has just come is noted at once, unless that takes long.
+        is_new = programs != self._programs and self._length < _SHORT
+        if now < self._due and not is_new:
+            return
+        self._due, self._programs, self._served = now + _PAUSE, programs, served
         noted: list[tuple[int, ...]] = [(each.pid, *each.programs.sums()) for each in self._targets]
         if not noted and self._noted is None:
             return  # Nothing was ever changed.
@@ -57,7 +70,9 @@ class Counting:
             if counts is None:
                 self._counts.renew(now)
             else:
-                self._counts.write(protocol.pack_counts(counts), now)
+                note = protocol.pack_counts(counts)
+                self._length = len(note)
+                self._counts.write(note, now)
         except OSError as error:
             # The note before is still there, and says when it was so.
             _log.warning("what was counted cannot be noted for a restart: %s", error.strerror)

@@ -205,7 +205,8 @@ class Tracer:
         served = sum(target.engines.runner.served for target in targets)
         if served == self._served:
             debugged = any(target.debugger.is_expected for target in targets)
-            idle = DEBUGGER_TICK if debugged else _IDLE
+            idle = _BUSY if self._counting.is_behind(served) else _IDLE
+            idle = DEBUGGER_TICK if debugged else idle
             signal.setitimer(signal.ITIMER_REAL, idle, idle)
             self._affinity.release_cpu()
             self._targets.forget_ended()
@@ -216,7 +217,7 @@ class Tracer:
             self._tracees.blamed = target.group
             target.tick()
         self._tracees.blamed = None
-        self._counting.tick()
+        self._counting.tick(served)
 
     # --- debuggers ---
 
