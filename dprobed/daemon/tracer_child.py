@@ -75,7 +75,7 @@ def _run(uid: int, main: Callable[[], None], become: Callable[[], None]) -> None
     _keep_way_back()
     _bound_memory()
     if uid:
-        _give_up_protection()
+        give_up_protection()
     become()
     main()
 
@@ -89,14 +89,13 @@ def _bound_memory() -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (bound, bound))
 
 
-def _give_up_protection() -> None:
+def give_up_protection(path: Path = Path("/proc/self/oom_score_adj")) -> None:
     """Be as likely to be killed for want of memory as any process of an ordinary user.
 
     The service is protected from that, so that root's tracers stay; users are not to have processes
     that are. What a killed tracer leaves is undone.
     """
     with contextlib.suppress(OSError, ValueError):
-        path = Path("/proc/self/oom_score_adj")
         if int(path.read_text()) < 0:
             path.write_text("0")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import resource
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,17 +13,14 @@ from dprobed.change_journal import RECORD
 from dprobed.daemon.kept import KeptProgram
 from tests.conftest import BuildTarget
 from tests.integration.client_support import (
-    WITHOUT_EVENTS,
     Cat,
     cat,
-    children,
     program,
     running_daemon,
     tracer_of,
 )
 from tests.integration.conftest import Start
 from tests.integration.harness import counting, text
-from tests.integration.policy_support import NOBODY, Place, asking, attach, cat_of, insert
 from tests.integration.test_adoption import kill, log_of, state
 from tests.integration.test_guard import is_whole
 
@@ -91,29 +87,3 @@ def test_another_process_of_that_number_gets_nothing(target: Cat, tmp_path: Path
     with running_daemon(tmp_path) as daemon:
         assert f"process {target.pid}" in log_of(daemon, "is not put in again after a restart")
         assert daemon.query() == []
-
-
-def oom_score(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/oom_score_adj").read_text())
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root may protect a process")
-def test_whom_the_protection_from_want_of_memory_is_for(tmp_path: Path) -> None:
-    """The daemon and root's tracers; nobody else gets a process that is protected."""
-    tmp_path.chmod(0o755)
-    place = Place(tmp_path)
-    before = ("choom", "-n", "-500", "--", *WITHOUT_EVENTS)
-    with (
-        cat() as own,
-        cat_of(NOBODY) as other,
-        running_daemon(tmp_path, "--config", place.config, before=before) as daemon,
-    ):
-        daemon.json("insert", program(tmp_path), "--pid", own.pid)
-        with asking(daemon, NOBODY) as peer:
-            assert attach(peer, other.pid)["type"] == "attached"
-            assert insert(peer, other.pid)["type"] == "inserted"
-            assert oom_score(daemon.process.pid) == -500
-            assert oom_score(tracer_of(own.pid)) == -500
-            assert oom_score(tracer_of(other.pid)) == 0
-            tracers = {tracer_of(own.pid), tracer_of(other.pid)}
-            assert set(children(daemon.process.pid)) == tracers

@@ -213,7 +213,8 @@ def test_a_child_that_has_another_parent_by_now(
     assert procfs.parent(stray) != target.pid
     assert recover(tracer) == []
     now = text(stray)
-    assert {line: now[line] for line in before} == before
+    # Where the gate is nobody comes by.
+    assert all(now[line] == before[line] for line in before if "[vdso]" not in line)
     # It goes on, until there is no input any more.
     ended = os.pidfd_open(stray)
     target.go()
