@@ -27,7 +27,7 @@
 #include <linux/wait.h>
 #include <linux/workqueue.h>
 
-#include "interp.h"
+#include "interp/interp.h"
 
 /**
  * struct dpb_session - an open /dev/dprobes

@@ -1,7 +1,8 @@
-"""The instruction table as a C header: ``isa.h``, for the interpreter in the kernel.
+"""The instruction table as a C header: ``interp/isa.h``, for the interpreter in the kernel; and its
+checksum for the daemon, which asks the module for it.
 
-python -m kernel_bridge.isa_header            write it
-python -m kernel_bridge.isa_header --check    fail if it is not what would be written
+python -m kernel_bridge.isa_header            write them
+python -m kernel_bridge.isa_header --check    fail if they are not what would be written
 """
 
 from __future__ import annotations
@@ -14,12 +15,25 @@ from pathlib import Path
 from typing import Final
 
 from dprobed.program import exceptions, exits, isa, items
+from dprobed.program.generated import write_or_check
 from dprobed.program.isa import Flow, Instruction, Operand
 from dprobed.program.registers import REGISTERS, USER_REGS, Register
 from dprobed.program.values import MAX_NAME, VALUE_KINDS
 from dprobed.program.verifier import MAX_FACILITIES, MAX_NAMES, MAX_PROBES
 
-HEADER: Final = Path(__file__).parent / "isa.h"
+HEADER: Final = Path(__file__).parent / "interp" / "isa.h"
+CHECKSUM: Final = Path(__file__).parent.parent / "dprobed" / "kernel" / "isa_checksum.py"
+
+_CHECKSUM: Final = '''\
+"""Which instruction table the module has; written by `python -m kernel_bridge.isa_header`."""
+
+from __future__ import annotations
+
+from typing import Final
+
+#: The checksum of ``kernel_bridge/interp/isa.h``.
+ISA: Final = 0x{:08X}
+'''
 
 _HEAD: Final = """\
 /* SPDX-License-Identifier: GPL-2.0-or-later */
@@ -27,7 +41,7 @@ _HEAD: Final = """\
  * The instruction table of the probe language, for C.
  *
  * Written by `python -m kernel_bridge.isa_header` from dprobed/program/isa.py:
- * do not edit.  The tables themselves are there where DP_ISA_TABLES is defined.
+ * do not edit.  One file has the tables themselves: where DP_ISA_TABLES is defined.
  */
 #ifndef DP_ISA_H
 #define DP_ISA_H
@@ -134,13 +148,16 @@ def _register(register: Register) -> str:
 
 
 def _tables() -> Iterator[str]:
+    yield f"#define DP_REGISTERS {len(REGISTERS)}"
+    yield "extern const struct dp_insn dp_insns[256];"
+    yield "extern const struct dp_register dp_registers[DP_REGISTERS];"
+    yield ""
     yield "#ifdef DP_ISA_TABLES"
-    yield "static const struct dp_insn dp_insns[256] = {"
+    yield "const struct dp_insn dp_insns[256] = {"
     yield from map(_insn, isa.INSTRUCTIONS)
     yield "};"
     yield ""
-    yield f"#define DP_REGISTERS {len(REGISTERS)}"
-    yield "static const struct dp_register dp_registers[DP_REGISTERS] = {"
+    yield "const struct dp_register dp_registers[DP_REGISTERS] = {"
     yield from map(_register, REGISTERS)
     yield "};"
     yield "#endif /* DP_ISA_TABLES */"
@@ -215,18 +232,11 @@ def header() -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Write or check the header; the process's exit status."""
-    if arguments not in ([], ["--check"]):
-        print("usage: python -m kernel_bridge.isa_header [--check]", file=sys.stderr)
-        return 2
-    text = header()
-    if not arguments:
-        HEADER.write_text(text)
-        return 0
-    if HEADER.exists() and HEADER.read_text() == text:
-        return 0
-    print(f"{HEADER} is out of date: run `python -m kernel_bridge.isa_header`", file=sys.stderr)
-    return 1
+    """Write or check the files; the process's exit status."""
+    files = ((HEADER, header()), (CHECKSUM, _CHECKSUM.format(checksum())))
+    return max(
+        write_or_check("kernel_bridge.isa_header", path, text, arguments) for path, text in files
+    )
 
 
 if __name__ == "__main__":

@@ -19,7 +19,11 @@ def _children() -> set[int]:
     """Children of this process, those that have ended and were not waited for, too."""
     found: set[int] = set()
     for task in os.scandir("/proc/self/task"):
-        with contextlib.suppress(FileNotFoundError), open(f"{task.path}/children") as children:
+        # A thread may end meanwhile.
+        with (
+            contextlib.suppress(FileNotFoundError, ProcessLookupError),
+            open(f"{task.path}/children") as children,
+        ):
             found |= {int(child) for child in children.read().split()}
     return found
 

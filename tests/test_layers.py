@@ -79,6 +79,9 @@ ROOMS: dict[str, tuple[str, ...]] = {
                        "dprobed.engine", "dprobed.engine.trap", "dprobed.engine.watch",
                        "dprobed.resolver", "dprobed.corefile", "dprobed.tracer.dump.dumper"),
     "dprobed.backend": ("dprobed.wire.protocol",),
+    # the device of the kernel's module
+    "dprobed.kernel": ("dprobed.printable", "dprobed.program", "dprobed.backend",
+                       "dprobed.wire.protocol", "dprobed.wire.messages"),
     "dprobed.daemon": ("dprobed", "dprobed.change_journal", "dprobed.last_counts",
                        "dprobed.durations",
                        "dprobed.printable",
@@ -87,8 +90,8 @@ ROOMS: dict[str, tuple[str, ...]] = {
                        "dprobed.wire", "dprobed.wire.messages", "dprobed.wire.protocol",
                        "dprobed.wire.resolver",
                        "dprobed.proc", "dprobed.policy", "dprobed.trace",
-                       "dprobed.backend", "dprobed.resolver", "dprobed.resolver.service",
-                       "dprobed.tracer"),
+                       "dprobed.backend", "dprobed.kernel", "dprobed.resolver",
+                       "dprobed.resolver.service", "dprobed.tracer"),
     "dprobed.__main__": ("dprobed.daemon",),
     "dprobed": (),
     "dprobe": (),
@@ -97,6 +100,9 @@ ROOMS: dict[str, tuple[str, ...]] = {
                    "dprobed.wire", "dprobed.wire.messages", "dprobed.proc",
                    "dprobed.binary.errors", "dprobed.binary.opening", "dprobed.binary",
                    "dprobed.resolver", "dprobed.resolver.cache", "dprobed.resolver.image"),
+    # what is known of a command line before click is imported, and how others are imported
+    "dprobe.ahead": ("dprobed.wire",),
+    "dprobe.late": (),
     # forks the daemon of one command
     "dprobe.private": ("dprobed.wire", "dprobed.daemon", "dprobe.lib"),
     "dprobe.view": ("dprobed.printable", "dprobed.program", "dprobed.record",
@@ -109,7 +115,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
                         "dprobed.corefile", "dprobe.lib", "dprobe.private", "dprobe.view"),
     # the commands by name, each when it is asked for
     "dprobe.main": ("dprobed", "dprobed.printable", "dprobe.lib", "dprobe.commands"),
-    "dprobe.__main__": ("dprobe.main",),
+    "dprobe.__main__": ("dprobe.ahead", "dprobe.late", "dprobe.private", "dprobe.main"),
 }  # fmt: skip
 
 #: What another process does, and the only module that may import it: the one that starts it.

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ast
-from collections import defaultdict
+import re
+from collections import Counter, defaultdict
 
-from tests.test_layers import MODULES
+from tests.test_layers import MODULES, ROOT
 
 #: Names that two rooms have, each a good one where it is.
 TWICE = {
@@ -26,14 +27,15 @@ TWICE = {
     "Tracer": "what recovery asks of one; the loop of one",
 }
 
-#: Messages are called by what they ask or answer, and written with their module: `messages.Dump`.
-MESSAGES = "dprobed.wire"
+#: Messages are called by what they ask or answer, structures of the kernel as in its header; both
+#: are written with their module: `messages.Dump`, `abi.Record`.
+QUALIFIED = ("dprobed.wire", "dprobed.kernel.abi")
 
 
 def test_a_class_has_a_name_of_its_own() -> None:
     where: dict[str, list[str]] = defaultdict(list)
     for module, path in MODULES.items():
-        if not module.startswith(MESSAGES):
+        if not module.startswith(QUALIFIED):
             for node in ast.parse(path.read_text()).body:
                 if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                     where[node.name].append(module)
@@ -41,3 +43,24 @@ def test_a_class_has_a_name_of_its_own() -> None:
     assert twice.keys() == TWICE.keys(), {
         name: twice.get(name, "only once") for name in twice.keys() ^ TWICE.keys()
     }
+
+
+def test_a_private_name_is_used() -> None:
+    """One that a decorator registers need not be; nor what Python itself looks for."""
+    unused = []
+    for path in MODULES.values():
+        text = path.read_text()
+        words = Counter(re.findall(r"\w+", text))
+        for node in ast.parse(text).body:
+            match node:
+                case ast.AnnAssign(target=ast.Name(id=name)):
+                    pass
+                case ast.Assign(targets=[ast.Name(id=name)]):
+                    pass
+                case ast.FunctionDef(name=name, decorator_list=[]) | ast.ClassDef(name=name):
+                    pass
+                case _:
+                    continue
+            if name.startswith("_") and not name.startswith("__") and words[name] == 1:
+                unused.append(f"{path.relative_to(ROOT)}:{node.lineno}: {name}")
+    assert not unused, "\n".join(unused)

@@ -11,8 +11,8 @@ import re
 import sys
 import textwrap
 from collections.abc import Iterator
-from pathlib import Path
 
+from dprobed.program.generated import write_or_check
 from tests.test_layers import MODULES, ROOMS, ROOT
 
 PAGE = ROOT / "docs" / "architecture.md"
@@ -62,16 +62,7 @@ def page() -> str:
 
 def main(arguments: list[str]) -> int:
     """Write or check."""
-    if not arguments:
-        PAGE.write_text(page())
-        return 0
-    if arguments != ["--check"]:
-        print("usage: python -m tests.tree [--check]", file=sys.stderr)
-        return 2
-    if PAGE.read_text() == page():
-        return 0
-    print(f"{Path(PAGE).name} is out of date: run `python -m tests.tree`", file=sys.stderr)
-    return 1
+    return write_or_check("tests.tree", PAGE, page(), arguments)
 
 
 if __name__ == "__main__":

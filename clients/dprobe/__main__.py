@@ -26,12 +26,21 @@ def main() -> NoReturn:
     is_ours = handler is signal.default_int_handler  # else whoever started us had it ignored
     if is_ours:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-    from dprobe.main import main as run
+    from dprobe import late
+    from dprobe.ahead import needs_daemon
 
+    late.install()
     try:
-        if is_ours:
-            signal.signal(signal.SIGINT, handler)
-        status = run()
+        with contextlib.ExitStack() as at_end:
+            if command := needs_daemon(sys.argv[1:], os.environ):
+                from dprobe.private import begun
+
+                at_end.enter_context(begun(reads_files=command == "run"))
+            from dprobe.main import main as run
+
+            if is_ours:
+                signal.signal(signal.SIGINT, handler)
+            status = run()
     except KeyboardInterrupt:  # a second one, while the first was being handled
         status = 130
     for stream in (sys.stdout, sys.stderr):

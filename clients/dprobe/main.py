@@ -15,7 +15,7 @@ import click
 from dprobe.commands.group import refuse_unknown
 from dprobe.lib import quiet as verbosity
 from dprobe.lib.errors import DprobeError, os_error_text
-from dprobe.lib.launch import take_signals
+from dprobe.lib.launch import occupy_standard_descriptors, take_signals
 from dprobed import __version__
 from dprobed.printable import LAYOUT, printable
 
@@ -131,7 +131,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the command line says; the exit status. All output is written then."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
-    _occupy_standard_descriptors()
+    occupy_standard_descriptors()
+    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
     take_signals()
     try:
         return _done(arguments)
@@ -164,15 +166,6 @@ def _done(arguments: Sequence[str] | None) -> int:
         status = end.code if sys.stdout is stdout else 141
     sys.stdout.flush()
     return status if isinstance(status, int) else 0
-
-
-def _occupy_standard_descriptors() -> None:
-    """Open /dev/null as each standard stream that is closed, so that no later file becomes one."""
-    while (descriptor := os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)) <= 2:
-        pass
-    os.close(descriptor)
-    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
-    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
 
 
 def _one_line(error: click.ClickException) -> str:

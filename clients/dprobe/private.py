@@ -5,7 +5,8 @@ socket pair with this process: when this process ends, however it ends, the daem
 out and ends too.
 
 It is forked from this process: what both need is imported before, once, and what only one of them
-needs after, while the other does the same.
+needs after, while the other does the same. Where a command line plainly asks for one (``ahead``),
+that is before it is read: click and the command are imported beside the daemon.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from dprobe.lib.errors import (
     NoDaemonError,
     UserError,
 )
+from dprobe.lib.launch import occupy_standard_descriptors, take_signals
 from dprobed.wire.socket_path import default_socket
 
 #: How Python tells of what nobody expected.
@@ -35,9 +37,42 @@ _DEFECT = "Traceback (most recent call last):"
 #: Signals that end a daemon, whatever this process does at them.
 _ENDING = (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP)
 
+#: The daemon that was forked and is not taken yet, if there is one.
+_begun: Final[list[_Forked]] = []
+
+
+class _Forked(NamedTuple):
+    """A daemon's process: its pid, our end of its socket, and what it writes to standard error."""
+
+    pid: int
+    sock: socket.socket
+    stderr: int
+
+
+def _fork() -> _Forked:
+    """Fork a daemon; raises OSError."""
+    # Imported before, for it and for the tracer that it forks in turn.
+    from dprobed.daemon.private import run
+
+    ours, theirs = socket.socketpair()
+    # For what it has to say before the socket works.
+    stderr = os.memfd_create("dprobed-stderr")
+    # No handler of ours may run in the child.
+    mask = signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
+    try:
+        pid = os.fork()
+        if pid == 0:
+            ours.close()
+            _run(run, theirs, stderr)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    theirs.close()
+    return _Forked(pid, ours, stderr)
+
 
 class PrivateDaemon:
-    """A private daemon that was started; ``connect`` waits until it is ready.
+    """A private daemon: one that was started already, or starts now; ``connect`` waits until it is
+    ready.
 
     ``say`` is told its log at the end, where that has a defect: messages about one say that the log
     has more, and this daemon's is no file.
@@ -45,19 +80,10 @@ class PrivateDaemon:
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say: Final = say
-        self._sock, theirs = socket.socketpair()
-        # For what it has to say before the socket works.
-        self._stderr = os.memfd_create("dprobed-stderr")
-        # No handler of ours may run in the child.
-        mask = signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
-        try:
-            self.pid = os.fork()
-            if self.pid == 0:
-                self._sock.close()
-                _run(theirs, self._stderr)
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        theirs.close()
+        forked = _begun.pop() if _begun else _fork()
+        self.pid: Final = forked.pid
+        self._sock: Final = forked.sock
+        self._stderr: Final = forked.stderr
 
     def connect(self) -> Connection:
         """The connection to it; raises DaemonGoneError or UserError when it did not start."""
@@ -112,7 +138,7 @@ class PrivateDaemon:
         return ended
 
 
-def _run(sock: socket.socket, stderr: int) -> NoReturn:
+def _run(run: Callable[[socket.socket], int], sock: socket.socket, stderr: int) -> NoReturn:
     """Be the daemon, in the forked child; never returns into the client."""
     status = 1
     try:
@@ -122,14 +148,34 @@ def _run(sock: socket.socket, stderr: int) -> NoReturn:
             os.dup2(descriptor, number)
         for each in _ENDING:
             signal.signal(each, signal.SIG_DFL)
-        from dprobed.daemon.private import run
-
         status = run(sock)
     except BaseException:
         traceback.print_exc()
     finally:
         # The client waits for our end, and taking down the interpreter would only make it later.
         os._exit(status)
+
+
+@contextlib.contextmanager
+def begun(*, reads_files: bool) -> Iterator[None]:
+    """Fork a daemon that will most probably be needed; at the end it ends if nobody has taken it.
+
+    ``reads_files``: this process reads files of its targets, as resolvers do. What is wrong is said
+    by who needs the daemon.
+    """
+    # What is opened here must not become a standard stream, and children must be waitable.
+    occupy_standard_descriptors()
+    take_signals()
+    if reads_files:
+        import dprobe.lib.places  # noqa: F401
+    with contextlib.suppress(OSError):
+        _begun.append(_fork())
+    try:
+        yield
+    finally:
+        if _begun:
+            with contextlib.suppress(DaemonSilentError), PrivateDaemon(lambda _: None):
+                pass
 
 
 class Daemon(Protocol):

@@ -5,7 +5,7 @@ short under a mapping kills the reader with SIGBUS. Every offset and size in the
 hostile: a read that leaves the file raises LocationError, and no loop is longer than the file gives
 reason for.
 
-Not pyelftools, which reads the same (``tests/unit/test_location_oracle`` compares the two): its
+Not pyelftools, which reads the same (``tests/unit/binary/test_oracle`` compares the two): its
 segments, section names, dynamic section and notes take 16 ms in libc and 4 ms in ``ls``, these 0.15
 and 0.18 ms, and a module that is just being mapped is waited for by the thread that maps it. To
 import it takes 60 ms besides. ``static_probes`` uses it.
@@ -76,6 +76,17 @@ class Segment(NamedTuple):
     writable: bool
 
 
+class _Headers(NamedTuple):
+    """The file's header, as far as it is needed, and its program headers."""
+
+    type: int
+    entry: int
+    shoff: int
+    shnum: int
+    shstrndx: int
+    program: list[tuple[int, ...]]
+
+
 class Section(NamedTuple):
     """One section header."""
 
@@ -127,7 +138,11 @@ class ElfFile(ReadableFile):
         super().__init__(fd, path)
         self.root = root
         self.debug_file = debug_file
-        self._read_headers()
+        self._headers = self._read_headers()
+        self.entry = self._headers.entry
+        self.segments = tuple(self._load_segments())
+        if not self.segments:
+            raise self.damaged("nothing in it is to be loaded")
         self.build_id = self._find_build_id()
         self.soname = self._find_soname()
         self.kind = self._find_kind()
@@ -135,7 +150,7 @@ class ElfFile(ReadableFile):
     def __repr__(self) -> str:
         return f"<ElfFile {self.path} {self.kind} build-id {self.build_id}>"
 
-    def _read_headers(self) -> None:
+    def _read_headers(self) -> _Headers:
         if self.size < 20 or self.read(0, 4) != b"\x7fELF":
             raise LocationError(f"{self.path}: not an ELF file")
         ident = self.read(0, 20)
@@ -143,28 +158,24 @@ class ElfFile(ReadableFile):
         if self.size < _EHDR.size:
             raise self.damaged("its header is cut off")
         header = _EHDR.unpack(self.read(0, _EHDR.size))
-        self._type: int = header[1]
-        self.entry: int = header[4]
-        phoff, self._shoff = header[5], header[6]
-        phentsize, phnum, shentsize, self._shnum, self._shstrndx = header[9:14]
-        if self._type not in (_ET_EXEC, _ET_DYN):
+        kind, entry, phoff, shoff = header[1], *header[4:7]
+        phentsize, phnum, shentsize, shnum, shstrndx = header[9:14]
+        if kind not in (_ET_EXEC, _ET_DYN):
             what = {_ET_REL: "a relocatable object", _ET_CORE: "a core dump"}.get(
-                self._type, f"of ELF type {self._type}"
+                kind, f"of ELF type {kind}"
             )
             raise LocationError(
                 f"{self.path}: {what}, not an executable or shared library",
                 "name the file that processes map",
             )
-        if self._shoff and shentsize != _SHDR.size:
+        if shoff and shentsize != _SHDR.size:
             raise self.damaged(f"section headers of {shentsize} bytes")
-        if phnum == _PN_XNUM and self._shoff:
-            phnum = _SHDR.unpack(self.read(self._shoff, _SHDR.size))[7]
+        if phnum == _PN_XNUM and shoff:
+            phnum = _SHDR.unpack(self.read(shoff, _SHDR.size))[7]
         if phentsize != _PHDR.size or not phnum:
             raise self.damaged("it has no program headers")
-        self._program_headers = list(_PHDR.iter_unpack(self.read(phoff, phnum * _PHDR.size)))
-        self.segments = tuple(self._load_segments())
-        if not self.segments:
-            raise self.damaged("nothing in it is to be loaded")
+        program = list(_PHDR.iter_unpack(self.read(phoff, phnum * _PHDR.size)))
+        return _Headers(kind, entry, shoff, shnum, shstrndx, program)
 
     def _check_machine(self, ident: bytes) -> None:
         number = int.from_bytes(ident[18:20], "big" if ident[5] == 2 else "little")
@@ -184,7 +195,7 @@ class ElfFile(ReadableFile):
 
     def _load_segments(self) -> list[Segment]:
         segments = []
-        for kind, flags, offset, vaddr, _, file_size, memory_size, _ in self._program_headers:
+        for kind, flags, offset, vaddr, _, file_size, memory_size, _ in self._headers.program:
             if kind != _PT_LOAD:
                 continue
             if vaddr + memory_size > 1 << 64 or file_size > memory_size:
@@ -200,7 +211,7 @@ class ElfFile(ReadableFile):
 
     def _header(self, kind: int) -> tuple[int, int, int, int] | None:
         """Offset, vaddr, file size and memory size of the first program header of ``kind``."""
-        for header in self._program_headers:
+        for header in self._headers.program:
             if header[0] == kind:
                 return header[2], header[3], header[5], header[6]
         return None
@@ -208,7 +219,7 @@ class ElfFile(ReadableFile):
     @property
     def relocated(self) -> bool:
         """Whether the file can be mapped anywhere (PIE, shared library)."""
-        return self._type == _ET_DYN
+        return self._headers.type == _ET_DYN
 
     @cached_property
     def dynamic(self) -> dict[int, int]:
@@ -233,12 +244,12 @@ class ElfFile(ReadableFile):
             size -= len(part)
 
     def _find_build_id(self) -> str | None:
-        for header in self._program_headers:
+        for header in self._headers.program:
             if header[0] == _PT_NOTE and not self.debug_file:
                 found = build_id_in_notes(self.read(header[2], min(header[5], 1 << 16)))
                 if found:
                     return found
-        if self.debug_file or not any(header[0] == _PT_NOTE for header in self._program_headers):
+        if self.debug_file or not any(header[0] == _PT_NOTE for header in self._headers.program):
             section = self.section(".note.gnu.build-id")
             if section is not None and section.type != SHT_NOBITS:
                 return build_id_in_notes(self.read(section.offset, min(section.size, 1 << 16)))
@@ -269,7 +280,7 @@ class ElfFile(ReadableFile):
 
     def _find_kind(self) -> Literal["exec", "pie", "dyn", "static"]:
         interpreted = self._header(_PT_INTERP) is not None
-        if self._type == _ET_EXEC:
+        if self._headers.type == _ET_EXEC:
             return "exec" if interpreted or self.dynamic else "static"
         if self.dynamic.get(_DT_FLAGS_1, 0) & _DF_1_PIE:
             return "pie" if interpreted else "static"
@@ -279,14 +290,14 @@ class ElfFile(ReadableFile):
     @cached_property
     def sections(self) -> tuple[Section, ...]:
         """All section headers; none where they were stripped off."""
-        if not self._shoff:
+        if not self._headers.shoff:
             return ()
-        count, names = self._shnum, self._shstrndx
-        first = _SHDR.unpack(self.read(self._shoff, _SHDR.size))
+        count, names = self._headers.shnum, self._headers.shstrndx
+        first = _SHDR.unpack(self.read(self._headers.shoff, _SHDR.size))
         count = count or first[5]
         if names == _PN_XNUM:
             names = first[6]
-        headers = list(_SHDR.iter_unpack(self.read(self._shoff, count * _SHDR.size)))
+        headers = list(_SHDR.iter_unpack(self.read(self._headers.shoff, count * _SHDR.size)))
         if not headers:
             return ()
         if names >= len(headers):

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Iterator
-from typing import Final, NamedTuple
+from typing import Final
+
+import msgspec
 
 from dprobed.binary import debug_files
 from dprobed.binary.elf import ElfFile, name_bytes, string_at, text_of
@@ -34,7 +36,7 @@ _KEPT_SIZE: Final = 8 << 20
 _KEPT_FILES: Final = 16
 
 
-class _Unit(NamedTuple):
+class _Unit(msgspec.Struct, frozen=True):
     """The header of one line table: where its parts lie."""
 
     version: int

@@ -39,7 +39,6 @@ _SYMBOL_SPEC: Final = re.compile(
     rf"(?:\s*(?P<sign>[+-])\s*(?P<addend>{_NUMBER}))?\Z"
 )
 _LENGTH_SPEC: Final = re.compile(rf"(?P<symbol>.+):(?P<length>{_NUMBER})\Z")
-_ADDRESS_END: Final = 1 << 64
 
 #: ``Place.file_offset`` of data that has no bytes in the file (.bss).
 NO_OFFSET: Final = -1

@@ -24,7 +24,9 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from enum import IntEnum
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal
+
+import msgspec
 
 from dprobed.binary.elf import (
     DT_GNU_HASH,
@@ -63,7 +65,7 @@ class Rank(IntEnum):
     OLD_VERSION = 2  # a version that new programs are not linked with
 
 
-class Symbol(NamedTuple):
+class Symbol(msgspec.Struct, frozen=True):
     """One defined symbol. ``version`` and ``source`` (of STT_FILE) are empty if unknown."""
 
     name: str
@@ -181,7 +183,7 @@ def _plainness(symbol: Symbol) -> tuple[int, bool, int, int, str]:
 _Entry = tuple[bytes, int, int, int, bytes, bytes, int]
 
 
-class RawSymbols(NamedTuple):
+class RawSymbols(msgspec.Struct, frozen=True):
     """A symbol table section as it is in the file."""
 
     file: ElfFile

@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 
 from dprobed.arch.x86_64.paging import PAGE
-from dprobed.proc.maps import detailed
+from dprobed.proc.maps import DELETED, detailed
 
 #: Bits of /proc/PID/coredump_filter (core(5)).
 ANONYMOUS_PRIVATE: Final = 1 << 0
@@ -27,7 +27,6 @@ HUGE_SHARED: Final = 1 << 6
 _OWN_PAGES: Final = re.compile(rb"^(?:Anonymous|Swap): +[1-9]", re.MULTILINE)
 _RESIDENT: Final = re.compile(rb"^Rss: +(\d+) kB$", re.MULTILINE)
 _FLAGS: Final = re.compile(rb"^VmFlags: (.*)$", re.MULTILINE)
-_DELETED: Final = b" (deleted)"
 #: Other mappings with a name in brackets are the kernel's.
 _ANONYMOUS: Final = (b"[heap]", b"[stack]", b"[anon:")
 
@@ -95,7 +94,7 @@ def dumped_size(area: Area, wanted: int, is_elf: bool) -> int:
     if b"ht" in area.flags:
         return size if wanted & (HUGE_SHARED if shared else HUGE_PRIVATE) else 0
     if shared:
-        nameless = area.path.endswith(_DELETED)
+        nameless = area.path.endswith(DELETED)
         return size if wanted & (ANONYMOUS_SHARED if nameless else FILE_SHARED) else 0
     if area.own and wanted & ANONYMOUS_PRIVATE:
         return size

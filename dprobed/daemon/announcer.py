@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import Final
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
 
 from dprobed.backend import BackendGone, BackendRefused
 from dprobed.daemon.target import TargetsTracer
@@ -20,6 +21,11 @@ class Announcer:
         self._targets: Final = targets
         self._tasks: Final = tasks
         self._telling: Final[set[asyncio.Task[None]]] = set()
+        self._listeners: Final[list[Callable[[], Coroutine[Any, Any, None]]]] = []
+
+    def listen(self, listener: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Have something done after each change."""
+        self._listeners.append(listener)
 
     def announce(self, facilities: dict[str, int], acting: list[int]) -> None:
         """Announce these facilities; for those in ``acting`` tracers do something at the hit."""
@@ -29,6 +35,8 @@ class Announcer:
                 task = self._tasks.start(self._tell(tracer, facilities, acting))
                 self._telling.add(task)
                 task.add_done_callback(self._telling.discard)
+        for listener in self._listeners:
+            self._tasks.start(listener())
 
     async def heard(self) -> None:
         """Wait until each tracer has what was announced: from then on its hits go by that."""

@@ -82,6 +82,7 @@ _TRACE: Final = (
     "--format json -o FILE`, or a dprobed of your own"
 )
 _TRACES: Final = "the traces of root's dprobed are root's"
+_KERNEL: Final = "only root may insert programs into the kernel"
 _RELOAD: Final = "only root may reload the policies of root's dprobed"
 
 _log = logging.getLogger("dprobed")
@@ -103,8 +104,11 @@ class Core:
         hold_limit: float,
         alarm: Alarm | None = None,
         kept: Kept | None = None,
+        kernel: Backends | None = None,
     ) -> None:
+        """``kernel``: None in a private daemon, which has nothing to do with it."""
         self.backends: Final = backends
+        self.kernel: Final = kernel
         self.gate: Final = gate
         self.tasks: Final = Tasks()
         self.clients: Final[set[Client]] = set()
@@ -141,6 +145,12 @@ class Core:
             tracers=self.backends.pids,
             hold_limit=self._hold_limit,
         )
+        kernel = None
+        if self.kernel is not None:
+            from dprobed.daemon.kernel_target import KernelTarget
+
+            device = TracerPool(self.kernel, events.on_event, events.on_gone)
+            kernel = KernelTarget(self.targets, device)
         inserting = Inserting(
             self.gate,
             self.targets,
@@ -150,6 +160,7 @@ class Core:
             attaching,
             self.detaching,
             doubts,
+            kernel,
         )
         return Traced(pool, attaching, inserting, doubts)
 
@@ -241,6 +252,8 @@ class App:
         if self.public is not None:
             self.public.stop()
         self.server.stop()
+        if self.core.kernel is not None:
+            await self.core.kernel.stop(patience)
         left = await self.core.backends.stop(patience)
         if self.public is not None:
             self.public.traces.close()
@@ -321,9 +334,13 @@ def build_public(
     service: ServiceManager | None = None,
     kept: Kept | None = None,
     hold_limit: float = HOLD_LIMIT,
+    kernel: Backends | None = None,
 ) -> App:
     """The daemon that listens; ``service``: what systemd gave it and is told (None: nothing).
-    ``kept``: what it goes on with after a restart, and the next one after it."""
+
+    ``kept``: what it goes on with after a restart, and the next one after it. ``kernel``: None:
+    that of this machine.
+    """
     # Here, because a private daemon needs none of it, and is to be ready at once. The last for the
     # day on which a tracer dies: then its targets cannot wait.
     import dprobed.daemon.recovery  # noqa: F401
@@ -340,10 +357,12 @@ def build_public(
     from dprobed.daemon.records.recent import exit_names
     from dprobed.daemon.records.trace_sessions import TraceSessions
     from dprobed.daemon.usage import OwnUsage
+    from dprobed.kernel.backend import KernelBackends
     from dprobed.wire.messages.codec import request_decoder
 
     request_decoder()  # or the first request would wait for it
-    core = Core(backends, gate, hold_limit=hold_limit, alarm=Alarm(), kept=kept)
+    kernel = KernelBackends() if kernel is None else kernel
+    core = Core(backends, gate, hold_limit=hold_limit, alarm=Alarm(), kernel=kernel, kept=kept)
     log = RecordLog(gate)
     traces = TraceSessions(core.dispatcher, lambda: exit_names(core.dispatcher))
     handlers = ExternalHandlers(core.dispatcher, core.announcer.heard)
@@ -367,12 +386,14 @@ def build_public(
     overview = Overview(core.targets, deployments, core.clients)
     auto_insert = AutoInsert(deployments, store)
     reload = PolicyReload(store, enforcement, auto_insert, deployments, service)
+    core.announcer.listen(reload.facilities_changed)
     identities = IdentityChanges(enforcement.process_changed, enforcement.any_may_have_changed)
     policies = PolicyRequests(gate, store, reload.reload)
     usage = OwnUsage(resolvers.processes)
 
     table = RequestTable(gate.commands, _UNKNOWN)
     _probing(table, core, traced, resolvers, deployments)
+    table.add(messages.InsertKernel, traced.inserting.insert_kernel, for_root=_KERNEL)
     _managing(table, deployments, log, handlers, traces, policies, usage)
     releases = (deployments.release, log.release, handlers.release)
     server = _server(core, table, handlers.answer, releases, _nothing)

@@ -16,6 +16,10 @@ class Refusal(Exception):
     """A request is refused; the text says why, and what to do."""
 
 
+class NoFacilityRefusal(Refusal):
+    """A program names a facility that nobody has registered (yet)."""
+
+
 class User(Protocol):
     """A uid and gid, as the kernel reports them."""
 

@@ -17,8 +17,6 @@ from dprobed.daemon.variables import variables_of
 from dprobed.proc import procfs
 from dprobed.wire import messages, protocol
 
-#: Said of a probe that is out, where its tracer is not.
-_SLEEPS: Final = "its process sleeps in the kernel, and keeps its tracer until it wakes"
 #: Seconds within which a tracer reports the end of a process that is dead.
 _END_REPORT_TIMEOUT: Final = 5.0
 
@@ -96,7 +94,7 @@ class Detaching:
         try:
             await self.empty(target, own)
         except Refusal as refusal:
-            _log.warning("process %d: %s", target.pid, refusal)
+            _log.warning("%s: %s", target.what, refusal)
 
     async def empty(self, target: Target, own: Iterable[InsertedProgram]) -> None:
         """Remove the programs ``own`` from ``target``; detach if no client needs it any longer.

@@ -13,10 +13,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
 
@@ -39,8 +38,6 @@ _MOST: Final = 32
 _MODULES: Final = 16
 _FUNCTIONS: Final = 64
 _MOST_BYTES: Final = 2 << 20
-#: A place that is a function's beginning, by its name alone.
-_FUNCTION: Final = re.compile(r"[A-Za-z_][\w$]*")
 #: States of a probe that is in its place, or waits for it.
 _IN_PLACE: Final = "active"
 _WAITS: Final = "pending"
@@ -96,8 +93,8 @@ class Doubts:
                 if info.state == _WAITS:
                     text = await self._unmapped(process, user, program.program.header.name)
                 elif info.state == _IN_PLACE and not info.hits:
-                    spec = program.probes[info.probe].offset or ""
-                    if _FUNCTION.fullmatch(spec):
+                    spec = program.probes[info.probe].function
+                    if spec:
                         text = await self._called_elsewhere(process, user, info.module, spec)
                 if text:
                     found[pid, info.number, info.probe] = text
@@ -184,7 +181,7 @@ class Doubts:
             return ()
 
 
-class _Described(NamedTuple):
+class _Described(msgspec.Struct, frozen=True):
     """A mapped module and its file."""
 
     module: maps.Module

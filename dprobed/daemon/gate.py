@@ -15,7 +15,9 @@ from __future__ import annotations
 import os
 import pwd
 from collections.abc import Callable, Mapping
-from typing import Final, NamedTuple, NoReturn
+from typing import Final, NoReturn
+
+import msgspec
 
 from dprobed.daemon.audit import Audit
 from dprobed.daemon.client import Refusal, User
@@ -29,7 +31,7 @@ from dprobed.proc.processes import Process
 from dprobed.program.model import Program
 
 
-class Admission(NamedTuple):
+class Admission(msgspec.Struct, frozen=True):
     """The user as whom a process's tracer is to run, and the policy decision."""
 
     uid: int

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -22,6 +22,9 @@ from dprobed.daemon.targets import Targets
 from dprobed.program.model import Program
 from dprobed.wire import messages, protocol
 
+if TYPE_CHECKING:
+    from dprobed.daemon.kernel_target import KernelTarget
+
 _log = logging.getLogger("dprobed")
 
 
@@ -38,7 +41,9 @@ class Inserting:
         attaching: Attaching,
         detaching: Detaching,
         doubts: Doubts,
+        kernel: KernelTarget | None,
     ) -> None:
+        """``kernel``: None in a private daemon, which inserts nothing into it."""
         self._gate: Final = gate
         self._targets: Final = targets
         self._quota: Final = quota
@@ -47,6 +52,7 @@ class Inserting:
         self._attaching: Final = attaching
         self._detaching: Final = detaching
         self._doubts: Final = doubts
+        self._kernel: Final = kernel
 
     async def insert(self, client: Client, request: messages.Insert) -> messages.Inserted:
         """Insert programs into a target that ``client`` holds: all of them, or none."""
@@ -56,6 +62,10 @@ class Inserting:
         target = self._targets.held(client, request.pid)
         with self._quota.room_for(client, [program for _, program in programs]):
             async with target.lock:
+                self._check_held(client, target)
+                for upload, program in programs:
+                    self._gate.allow(client, target.pid, upload.label, program)
+                    await asyncio.sleep(0)
                 entries = await self._insert(client, target, request, programs)
         names = some(entry.label for entry in entries)
         self._gate.history.note(
@@ -75,18 +85,54 @@ class Inserting:
             probes=doubts or [info for entry in entries for info in entry.probe_infos()],
         )
 
+    async def insert_kernel(
+        self, client: Client, request: messages.InsertKernel
+    ) -> messages.Inserted:
+        """Insert programs into the kernel: all of them, or none. The client may do that."""
+        programs = await self._programs.decode_all(request.programs, kernel=True)
+        with self._quota.room_for(client, [program for _, program in programs]):
+            entries = await self._insert_kernel(client, request, programs)
+        names = some(entry.label for entry in entries)
+        self._gate.history.note(
+            client.uid,
+            f"the kernel: user {client.uid} inserted {names}",
+            "inserted",
+            program=names,
+            probes=sum(len(entry.probes) for entry in entries),
+        )
+        return messages.Inserted(
+            id=request.id,
+            programs=[entry.info() for entry in entries],
+            probes=[info for entry in entries for info in entry.probe_infos()],
+        )
+
+    async def _insert_kernel(
+        self,
+        client: Client,
+        request: messages.InsertKernel,
+        programs: list[tuple[messages.Upload, Program]],
+    ) -> list[InsertedProgram]:
+        assert self._kernel is not None
+        while True:
+            target = await self._kernel.hold(client)
+            async with target.lock:
+                if target.finished.is_set():
+                    continue
+                try:
+                    return await self._insert(client, target, request, programs)
+                finally:
+                    target.dismiss(client)
+                    if not target.programs:
+                        await self._detaching.empty(target, [])
+
     async def _insert(
         self,
         client: Client,
         target: Target,
-        request: messages.Insert,
+        request: messages.Insert | messages.InsertKernel,
         programs: list[tuple[messages.Upload, Program]],
     ) -> list[InsertedProgram]:
         """``insert`` while the target is locked: what is allowed now stays so until all are in."""
-        self._check_held(client, target)
-        for upload, program in programs:
-            self._gate.allow(client, target.pid, upload.label, program)
-            await asyncio.sleep(0)
         replaced = [
             entry
             for entry in target.programs.values()
@@ -122,12 +168,12 @@ class Inserting:
             try:
                 await self._detaching.take_out(target, entry)
             except Refusal as refusal:
-                _log.warning("process %d: %s stays: %s", target.pid, entry.label, refusal)
+                _log.warning("%s: %s stays: %s", target.what, entry.label, refusal)
         for entry in replaced:
             try:
                 await self._place(entry)
             except Refusal as refusal:
-                _log.warning("process %d: %s is out: %s", target.pid, entry.label, refusal)
+                _log.warning("%s: %s is out: %s", target.what, entry.label, refusal)
 
     @staticmethod
     def _check_held(client: Client, target: Target) -> None:
@@ -208,7 +254,10 @@ class Inserting:
 
 
 def _is_in_the_way(
-    entry: InsertedProgram, request: messages.Insert, upload: messages.Upload, program: Program
+    entry: InsertedProgram,
+    request: messages.Insert | messages.InsertKernel,
+    upload: messages.Upload,
+    program: Program,
 ) -> bool:
     """Whether a program that is in has to go before ``upload`` comes; raises Refusal."""
     module = program.header.name
@@ -216,7 +265,7 @@ def _is_in_the_way(
         return False
     if request.present == "refuse" and entry.label == upload.label:
         raise Refusal(
-            f"{upload.label}: a program of that name for {module} is in process {request.pid} "
+            f"{upload.label}: a program of that name for {module} is in {entry.target.what} "
             f"already (number {entry.number}); --merge inserts it as well, --replace removes those "
             "for that module first"
         )

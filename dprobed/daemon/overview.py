@@ -6,6 +6,7 @@ from collections.abc import Sized
 from typing import Final
 
 from dprobed.daemon.targets import Targets
+from dprobed.wire.messages import KERNEL
 
 
 class Overview:
@@ -19,11 +20,14 @@ class Overview:
     def line(self) -> str:
         """How much of everything there is, of all users."""
         probed = [target for target in self._targets.by_pid.values() if target.programs]
+        processes = [target for target in probed if target.pid != KERNEL]
         programs = {number for target in probed for number in target.programs}
         parts = [
             _counted(len(programs), "program"),
-            "in " + _counted(len(probed), "process", "processes"),
+            "in " + _counted(len(processes), "process", "processes"),
         ]
+        if len(processes) < len(probed):
+            parts.append("and the kernel")
         return " ".join(parts) + f"; {_counted(len(self._deployments), 'deployment')}"
 
 

@@ -41,6 +41,11 @@ class PolicyReload:
         async with self._lock:
             await self._auto_insert.update()
 
+    async def facilities_changed(self) -> None:
+        """Insert what waited for a handler that is registered now."""
+        async with self._lock:
+            await self._auto_insert.try_again()
+
     async def reload(self) -> None:
         """Reload the policy files, and enforce them on inserted programs."""
         async with self._lock:

@@ -10,8 +10,14 @@ import gc
 import logging
 import os
 import socket
+import subprocess  # noqa: F401  (see below)
 from typing import Final
 
+# For those who are forked from the client, and the client: each would import it for itself.
+import dprobed.program.verifier
+import dprobed.resolver.addresses
+import dprobed.resolver.client
+import dprobed.wire.protocol  # noqa: F401
 from dprobed.daemon.child_process import begin_afresh, close_all_but, rename
 from dprobed.daemon.log import begin_log
 from dprobed.daemon.tracer_child import fork_ahead
@@ -36,7 +42,7 @@ def run(sock: socket.socket) -> int:
     # Nothing of the client's surroundings is held while it may be gone already.
     os.chdir("/")
     tracer = fork_ahead()
-    # Loaded here: the tracer does the same for itself meanwhile.
+    # Imported here: the tracer does the same for itself meanwhile.
     from dprobed.daemon.private_service import serve
 
     gc.freeze()

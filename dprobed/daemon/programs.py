@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-from dprobed.daemon.client import Refusal
+from dprobed.daemon.client import NoFacilityRefusal, Refusal
 from dprobed.daemon.records.dispatcher import Dispatcher
 from dprobed.printable import located
 from dprobed.program.bytecode import decode
@@ -36,12 +36,12 @@ class Programs:
         self._last_number = max(self._last_number, number)
 
     async def decode_all(
-        self, uploads: list[messages.Upload]
+        self, uploads: list[messages.Upload], *, kernel: bool = False
     ) -> list[tuple[messages.Upload, Program]]:
-        """The programs of a request; raises Refusal."""
-        return [(upload, await self._decode(upload)) for upload in uploads]
+        """The programs of a request, for processes or for the ``kernel``; raises Refusal."""
+        return [(upload, await self._decode(upload, kernel=kernel)) for upload in uploads]
 
-    async def _decode(self, upload: messages.Upload) -> Program:
+    async def _decode(self, upload: messages.Upload, *, kernel: bool) -> Program:
         if upload.engine not in ENGINES:
             known = ", ".join(ENGINES)
             raise Refusal(
@@ -56,7 +56,9 @@ class Programs:
         except ProgramError as error:
             raise Refusal(f"{upload.label}: {error}") from None
         self.check_facilities(upload.label, program)
-        if program.header.kernel:
+        if kernel and not program.header.kernel:
+            raise Refusal(f"{upload.label}: only programs with `modtype = kernel` go into it")
+        if program.header.kernel and not kernel:
             raise Refusal(
                 f"{upload.label}: programs for the kernel cannot be inserted into a process"
             )
@@ -74,4 +76,4 @@ class Programs:
             have = ", ".join(f"{name} ({number})" for name, number in facilities.items())
             text = f"{label}: no facility {names} is registered; registered: {have}"
             place = next(iter(program.facility_places(unknown[0])), "")
-            raise Refusal(located(str(place), text))
+            raise NoFacilityRefusal(located(str(place), text))

@@ -56,7 +56,7 @@ class Removal:
             names = some(inserted.label for inserted in removed)
             where = f"{len(targets)} processes"
             if len(targets) == 1:
-                where = f"process {targets[0].pid}"
+                where = targets[0].what
             text = f"{where}: user {client.uid} removed {names}"
             about = {"pid": targets[0].pid} if len(targets) == 1 else {"processes": len(targets)}
             self._gate.history.note(client.uid, text, "removed", program=names, **about)

@@ -52,15 +52,31 @@ async def serve(build: Callable[[Callable[[], None]], App], sock: socket.socket)
     loop = asyncio.get_running_loop()
     end = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, end.set)
+        _at_signal(number, loop, end.set)
     app = build(end.set)
     if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-        loop.add_signal_handler(signal.SIGHUP, app.reload)
+        _at_signal(signal.SIGHUP, loop, app.reload)
         about = systemd_journal.about("started", version=__version__)
         _log.info("dprobed %s listens at %s", __version__, sock.getsockname(), extra=about)
         await app.listen(sock)
     else:
-        loop.add_signal_handler(signal.SIGHUP, end.set)
+        _at_signal(signal.SIGHUP, loop, end.set)
         await app.serve_one(sock)
     await end.wait()
     await app.stop(PATIENCE)
+
+
+def _at_signal(
+    number: signal.Signals, loop: asyncio.AbstractEventLoop, do: Callable[[], None]
+) -> None:
+    """Do something in the loop at a signal.
+
+    Not by its ``add_signal_handler``, which imports ``inspect`` to look at what is to be done: that
+    takes a tenth of the time in which a private daemon gets ready.
+    """
+
+    def at_signal(number: int, frame: object) -> None:
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(do)
+
+    signal.signal(number, at_signal)

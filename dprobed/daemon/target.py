@@ -253,6 +253,11 @@ class Target:
         #: Its tracer is to detach, and cannot before a thread wakes.
         self.asleep = False
 
+    @property
+    def what(self) -> str:
+        """What it is, as messages call it."""
+        return f"process {self.pid}" if self.pid != messages.KERNEL else "the kernel"
+
     def take(self, statuses: Iterable[protocol.ProbeStatus]) -> list[messages.ProbeInfo]:
         """Take over statuses of probes from the tracer; returns the probes that changed."""
         fresh: dict[tuple[int, int], list[protocol.ProbeStatus]] = {}
@@ -280,13 +285,13 @@ class Target:
         """Send a request to the tracer, and take over what it answers; raises Refusal."""
         if self.tracer is None or self.finished.is_set():
             # Its tracer may have another process of that number by now.
-            raise Refusal(self.reason or f"process {self.pid}: {self.end or 'not traced'}")
+            raise Refusal(self.reason or f"{self.what}: {self.end or 'not traced'}")
         try:
             answer = await self.tracer.backend.request(make)
         except (BackendRefused, BackendGone) as error:
             if isinstance(error, BackendGone):
                 await self.finished.wait()
-            ended = f"process {self.pid}: {self.end}" if self.ended is not None else str(error)
+            ended = f"{self.what}: {self.end}" if self.ended is not None else str(error)
             raise Refusal(self.reason or ended) from None
         # What it said at its end, which may have come with the answer, is newer.
         last = {status.program for status in self.ended.probes} if self.ended is not None else ()

@@ -295,6 +295,9 @@ class TracerProcesses:
     # --- what killed tracers have left ---
 
     async def _recover(self, journal: JournalFile) -> None:
+        if journal.is_empty:
+            journal.remove()
+            return
         # Here: in a private daemon few ever need it. (Another has it loaded from the beginning.)
         from dprobed.daemon.recovery import recover, tell
 

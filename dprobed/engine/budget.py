@@ -32,17 +32,17 @@ class Account:
     def __init__(self, limits: Limits, owner: str, now: int) -> None:
         self.limits = limits
         self.owner = owner
-        self.begin(now)
-
-    def begin(self, now: int) -> None:
-        """Fill it: at first, and when the program that overdrew it has been removed."""
-        limits = self.limits
         #: Until when it is overdrawn (monotonic ns); 0: it is not.
         self.over_until = 0
         #: Whether its overdraft was reported.
         self.noted = False
-        self._time = _bucket(limits.share, now) if limits.share is not None else None
-        self._hits = _bucket(limits.hits / _SECOND, now) if limits.hits is not None else None
+        self._time, self._hits = _buckets(limits, now)
+
+    def refill(self, now: int) -> None:
+        """Begin anew: the program that overdrew it has been removed."""
+        self.over_until = 0
+        self.noted = False
+        self._time, self._hits = _buckets(self.limits, now)
 
     def charge(self, spent: int, now: int, hits: int = 1) -> bool:
         """Charge ``spent`` ns and ``hits``; whether that overdraws the account."""
@@ -76,6 +76,14 @@ class Account:
             allowed.append(f"{limits.hits:g} hits a second")
         rule = f" ({limits.rule})" if limits.rule else ""
         return f"over the budget of {self.owner}: {', '.join(allowed)}{rule}"
+
+
+def _buckets(limits: Limits, now: int) -> tuple[TokenBucket | None, TokenBucket | None]:
+    """Full ones for time and hits, as far as they are limited."""
+    return (
+        _bucket(limits.share, now) if limits.share is not None else None,
+        _bucket(limits.hits / _SECOND, now) if limits.hits is not None else None,
+    )
 
 
 def _bucket(rate: float, now: int) -> TokenBucket:

@@ -31,6 +31,9 @@ _REVIEW: Final = 32
 
 _AT_HIT: Final = frozenset((DUMP, DUMP_ONCE, DEBUGGER))
 
+#: Looked up once, since each hit calls it.
+_name_of: Final = NAMES.of
+
 _log = logging.getLogger(__name__)
 
 
@@ -75,15 +78,22 @@ class ProgramRunner:
 
         ``may_fault``: the instruction itself may, which withdraws the records. Whether a program
         that can alter registers ran. One long function, since it is most of a hit: each further
-        call would cost 0.06 µs or more of a hit's 17.
+        call would cost 0.06 µs or more of a hit's 17. Functions that are kept in attributes are
+        called by local names: the interpreter specializes the call of a method, and the load of
+        an attribute, but not the call of an attribute as if it were a method.
         """
-        context, affinity, name_of = self.context, self.affinity, NAMES.of
+        context = self.context
+        affinity = self.affinity
+        add = self._add
         tid = thread.tid
         try:
             facts = self.facts[tid]
         except KeyError:
             facts = self.facts_of(thread)
-        context.pid, context.tid, context.facts, context.known_cpu = thread.tgid, tid, facts, -1
+        context.pid = thread.tgid
+        context.tid = tid
+        context.facts = facts
+        context.known_cpu = -1
         if context.has_fpregs:
             context.forget_fpregs()
         altered = False
@@ -96,8 +106,9 @@ class ProgramRunner:
             probe.hits = hits = probe.hits + 1
             if hits <= probe.pass_count or probe.over:
                 continue
+            entry = probe.entry
             try:
-                outcome = probe.entry(context)
+                outcome = entry(context)
             except Gone:
                 probe.missed += 1
                 return False
@@ -113,19 +124,19 @@ class ProgramRunner:
                     facts.cpu = context.cpu
                     facts.cpu_until = now + _CPU_NS
                 cpu = facts.cpu
-                facts.comm = name_of(tid)
+                facts.comm = _name_of(tid)
                 if cpu != affinity.cpu or affinity.elsewhere:
                     affinity.hit(cpu)
-                if ended in _AT_HIT:
+                if ended and ended in _AT_HIT:
                     ended = self._listener.at_hit(thread, attachment, outcome)
-                self._add(probe, RawRecord(
+                add(probe, RawRecord(
                     probe.program, probe.index, attachment.number, thread.tgid, tid, facts.comm,
                     facts.uid, cpu, now, hits, ended, outcome.major, outcome.minor,
                     outcome.log, outcome.raw, outcome.exception,
                 ))  # fmt: skip
                 if may_fault and probe.revocable:
                     facts.revocable += self._latest()
-            if hits >= probe.last or ended == REM or outcome.suspend or outcome.resume:
+            if hits >= probe.last or outcome.suspend or outcome.resume or ended == REM:
                 self._follow(thread, probe, outcome)
         if context.fp_dirty:
             context.leave()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
 
@@ -46,7 +46,7 @@ class ProcessFacts:
         return found.exe if found is not None else ""
 
 
-class TextFact(NamedTuple):
+class TextFact(msgspec.Struct, frozen=True):
     """A fact that patterns are for; ``path``: of the kind in which ``*`` stops at a slash."""
 
     path: bool

@@ -33,6 +33,7 @@ from dprobed.policy.rights import ALL, Right, needs
 from dprobed.policy.source import PolicyFile, suggestion
 from dprobed.policy.trust import read
 from dprobed.printable import readable
+from dprobed.proc.helper import SilentError
 from dprobed.program.bytecode import encode
 from dprobed.program.model import Diagnostic, ProgramError
 from dprobed.program.rpn.parser import load_file
@@ -202,7 +203,11 @@ class _PolicyReader:
 
     def _real(self, name: str) -> str:
         """Over links of those on whom who reads the policy relies: they widen whom it is about."""
-        return real(name, os.geteuid() if self._trust is None else self._trust)
+        try:
+            return real(name, os.geteuid() if self._trust is None else self._trust)
+        except SilentError:
+            # It may be a link, and the policy about what it leads to.
+            raise GlobError(0, f"{name}: its file system does not answer") from None
 
     def _ids(self, path: KeyPath, value: Any, find: Callable[[str], int | str]) -> Condition:
         texts = self.source.strings(path, value)

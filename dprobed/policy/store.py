@@ -42,6 +42,11 @@ class PolicyStore:
         """Something is wrong with what is in force."""
         self.problem = f"{self.problem}\n{problem}".strip()
 
+    def settle(self, problem: str) -> None:
+        """What was noted is wrong no longer."""
+        lines = self.problem.split("\n")
+        self.problem = "\n".join(line for line in lines if line != problem)
+
     def _load(self) -> Policies:
         folder = self.config.policies
         paths = files(folder, self._uid)

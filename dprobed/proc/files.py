@@ -11,6 +11,7 @@ process that can be, too.
 from __future__ import annotations
 
 import os
+import re
 import stat
 import struct
 from collections.abc import Callable, Hashable, Sequence
@@ -29,6 +30,8 @@ _AT_STATX_DONT_SYNC: Final = 0x4000
 _STATX_BASIC: Final = 0x7FF
 _STATX_SIZE: Final = 256
 _ELF_HEAD: Final = 5
+#: Open files of a process: of this one the helper has none.
+_OWN: Final = re.compile(r"/dev/(fd/\d+|stdin|stdout|stderr)|/proc/(self|thread-self|\d+)/fd/\d+")
 
 
 @cache
@@ -111,18 +114,21 @@ def known_facts(path: str) -> FileIdentity | None:
         os.close(found)
 
 
-def locate(path: str) -> int:
+def locate(path: str, about: Hashable = None) -> int:
     """What a path leads to, as a descriptor that cannot be read (O_PATH).
 
-    Raises OSError, which may be a SilentError, and ValueError.
+    ``about``: what it is to the helper, if not that path alone. Raises OSError, which may be a
+    SilentError, and ValueError.
     """
+    if _OWN.fullmatch(path):
+        return os.open(path, os.O_PATH | os.O_CLOEXEC)
     found = _cached(path, 0)
     if found is None:
         found = _in_local_folder(path)
     if found is None:
         # The helper is in another folder than we are.
         whole = path if path.startswith("/") else f"{os.getcwd()}/{path}"  # noqa: PTH109
-        _, found = helper.HELPER.do(path, _locate, (os.fsencode(whole),))
+        _, found = helper.HELPER.do(about or path, _locate, (os.fsencode(whole),))
     return found
 
 

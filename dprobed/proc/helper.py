@@ -203,6 +203,9 @@ def _has_ended(pidfd: int) -> bool:
 
 
 def _result(data: bytes, received: list[int]) -> tuple[list[Value], int]:
+    for descriptor in received:
+        # As all of ours: ``socket.recv_fds`` does not say so, whatever it is told.
+        os.set_inheritable(descriptor, False)
     number, text, values = msgspec.msgpack.decode(data, type=tuple[int, str, list[Any]])
     if number:
         raise OSError(number, text)

@@ -30,7 +30,7 @@ _PERMS: Final = {
     for s in "ps"
 }
 _EXECUTABLE: Final = frozenset(perms for perms in _PERMS if perms[2] == ord("x"))
-_DELETED: Final = b" (deleted)"
+DELETED: Final = b" (deleted)"
 
 
 class MapsError(Exception):
@@ -147,9 +147,9 @@ def _path(pid: int, fields: tuple[bytes, ...]) -> tuple[str, bool]:
     raw = fields[6]
     if b"\\012" in raw:  # a line's end, the only character that the kernel escapes; or these four
         raw = _exact(pid, fields) or raw.replace(b"\\012", b"\n")
-    deleted = raw.endswith(_DELETED) and not _is_there(raw, fields)
+    deleted = raw.endswith(DELETED) and not _is_there(raw, fields)
     if deleted:
-        raw = raw.removesuffix(_DELETED)
+        raw = raw.removesuffix(DELETED)
     # Paths go into messages, which are UTF-8. One that is not is opened by its mapping, or not at
     # all: a tracer that could not speak of it died of it, with all its targets. Not with `\xff` in
     # it, which may be the name of another file.

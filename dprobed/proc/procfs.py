@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import signal
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
 
@@ -130,7 +130,7 @@ def mappings(tid: int, most: int = MOST_OF_MAPS) -> bytes:
 
 def is_kernels_own(tid: int) -> bool:
     """Whether a thread of a process is the kernel's own (io_uring, vhost): it runs no user code."""
-    found = _stat(tid)
+    found = stat_fields(tid)
     return found is not None and bool(int(found[6]) & (_PF_IO_WORKER | _PF_USER_WORKER))
 
 
@@ -138,7 +138,7 @@ def run_state(tid: int) -> str:
     """The state's letter in ``/proc/TID/stat``: R running, S sleeping, D in uninterruptible sleep,
     T in a group-stop, t in a stop for its tracer, Z zombie, X dead; empty when the thread is gone.
     """
-    found = _stat(tid)
+    found = stat_fields(tid)
     return found[0].decode() if found is not None else ""
 
 
@@ -170,7 +170,7 @@ def _is_doomed(tid: int) -> bool:
 
 def is_ending(tid: int) -> bool:
     """Whether a thread is gone, a zombie, or about to be one: no signal and no stop reaches it."""
-    found = _stat(tid)
+    found = stat_fields(tid)
     return found is None or found[0] in (b"Z", b"X") or bool(int(found[6]) & _PF_EXITING)
 
 
@@ -180,7 +180,7 @@ def is_kernel_thread(pid: int) -> bool:
     return found is not None and found.kernel_thread
 
 
-class Birth(NamedTuple):
+class Birth(msgspec.Struct, frozen=True):
     """Parent, start time and kind of a process. ``start``: in clock ticks since boot; with the
     process id it identifies a process, also when the id is used again."""
 
@@ -191,7 +191,7 @@ class Birth(NamedTuple):
 
 def birth(pid: int) -> Birth | None:
     """Parent, start time and kind of a process; ``None`` when it is gone."""
-    found = _stat(pid)
+    found = stat_fields(pid)
     if found is None:
         return None
     return Birth(int(found[1]), int(found[19]), bool(int(found[6]) & _PF_KTHREAD))
@@ -214,13 +214,13 @@ def executable(pid: int) -> str:
 
 def parent(pid: int) -> int:
     """The parent process, 0 when the process is gone."""
-    found = _stat(pid)
+    found = stat_fields(pid)
     return int(found[1]) if found is not None else 0
 
 
 def cpu(tid: int) -> int:
     """The CPU that the thread ran on last (field 39 of ``/proc/PID/stat``)."""
-    found = _stat(tid)
+    found = stat_fields(tid)
     return int(found[36]) if found is not None else -1
 
 
@@ -234,7 +234,7 @@ def _contents(path: str) -> bytes | None:
         return None
 
 
-def _stat(tid: int) -> list[bytes] | None:
+def stat_fields(tid: int) -> list[bytes] | None:
     """The fields of ``/proc/TID/stat`` from the third (the state) on."""
     data = _contents(f"/proc/{tid}/stat")
     if data is None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import Final, NamedTuple
+from typing import Final
+
+import msgspec
 
 
 class ExCode(IntEnum):
@@ -24,7 +26,7 @@ class ExCode(IntEnum):
     USER = 0x8000
 
 
-class ExceptionInfo(NamedTuple):
+class ExceptionInfo(msgspec.Struct, frozen=True):
     """What the triple of an exception means."""
 
     code: ExCode

@@ -22,7 +22,9 @@ from collections.abc import Callable, Iterable, Sequence
 from enum import IntEnum
 from functools import cache
 from struct import Struct
-from typing import Final, NamedTuple
+from typing import Final
+
+import msgspec
 
 from dprobed.program.isa import WORD_MASK
 
@@ -43,7 +45,7 @@ class ItemToken(IntEnum):
     VALUE = 8
 
 
-class TokenInfo(NamedTuple):
+class TokenInfo(msgspec.Struct, frozen=True):
     """What the count of a log item counts, and what follows it."""
 
     token: ItemToken

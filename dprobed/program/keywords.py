@@ -151,8 +151,9 @@ _NUMBER = r"(?:0[xX][0-9a-fA-F]+|0|[1-9][0-9]*)"
 _SYMBOL = r"[A-Za-z_.$?][\w.$@?]*"
 #: ``symbol``, or ``file.c:symbol`` for a local one, and an offset into it.
 _IN_SYMBOL = rf"(?:[\w./+-]+\.[A-Za-z0-9+]+:)?{_SYMBOL}(?:[+-]{_NUMBER})?"
-_PLACE = re.compile(rf"{_NUMBER}|{_IN_SYMBOL}|[^\s:\"]+:[1-9][0-9]*", re.ASCII)
-_ADDRESS = re.compile(rf"(?:{_NUMBER}|{_IN_SYMBOL})(?::[1-9][0-9]*)?", re.ASCII)
+#: Patterns, compiled by who reads source text: daemons and tracers import this, too, and do not.
+_PLACE = rf"{_NUMBER}|{_IN_SYMBOL}|[^\s:\"]+:[1-9][0-9]*"
+_ADDRESS = rf"(?:{_NUMBER}|{_IN_SYMBOL})(?::[1-9][0-9]*)?"
 _PLAIN = re.compile(r"[\w.$@?+/:~-]+")
 _VARIABLE = re.compile(rf"[A-Za-z_]\w{{0,{MAX_NAME - 1}}}", re.ASCII)
 #: What is a number in every expression.
@@ -182,9 +183,9 @@ def text_error(keyword: Keyword, text: str) -> str | None:
 
 def plain_place_error(keyword: Keyword, text: str) -> str | None:
     """What is wrong with a place that was written without quotes, or None."""
-    if keyword.value is Value.PLACE and _PLACE.fullmatch(text) is None:
+    if keyword.value is Value.PLACE and not re.fullmatch(_PLACE, text, re.ASCII):
         return f"`{text}` is not a place"
-    if keyword.value is Value.ADDRESS and _ADDRESS.fullmatch(text) is None:
+    if keyword.value is Value.ADDRESS and not re.fullmatch(_ADDRESS, text, re.ASCII):
         return f"`{text}` is not an address"
     return None
 

@@ -7,6 +7,7 @@ past its end), so every range stands for itself, also when ``select`` takes its 
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_right
 from collections.abc import Iterator
 from functools import cached_property
@@ -17,6 +18,9 @@ import msgspec
 
 from dprobed.program.exceptions import DEFAULT_EX_MASK
 from dprobed.program.isa import Instruction, Operand, decode_at
+
+#: A place that is a function's beginning, by its name alone.
+_FUNCTION: Final = re.compile(r"[A-Za-z_][\w$]*")
 
 
 class Header(msgspec.Struct, frozen=True):
@@ -70,6 +74,12 @@ class ProbeDefinition(msgspec.Struct, frozen=True):
     entry: int = 0
     end: int = 0
     always: bool = False
+
+    @property
+    def function(self) -> str:
+        """The function at whose beginning it is, where that is its place; else empty."""
+        place = self.offset or ""
+        return place if _FUNCTION.fullmatch(place) else ""
 
 
 class Written(NamedTuple):

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import re
 import struct
-from typing import Final, NamedTuple
+from typing import Final
+
+import msgspec
 
 _F32: Final = struct.Struct("<f")
 _F64: Final = struct.Struct("<d")
 _WORD: Final = struct.Struct("<Q")
 
 
-class ValueKind(NamedTuple):
+class ValueKind(msgspec.Struct, frozen=True):
     """A kind of value: its name, the bits of the word that count, and what they are."""
 
     name: str

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -28,7 +28,7 @@ _MOST_ANSWERS: Final = 4096
 T = TypeVar("T")
 
 
-class Ask(NamedTuple):
+class Ask(msgspec.Struct, frozen=True):
     """A question, and the descriptor that goes with it: its asker's, who closes it."""
 
     question: Question

@@ -6,7 +6,7 @@ A file of the latter is one JSON array; viewers accept one whose end is missing.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -43,18 +43,31 @@ class Format(msgspec.Struct, frozen=True):
 
 def items_by_name(record: Record) -> dict[str, Any]:
     """The logged values by the names of their CTF fields: their own, or word_0, string_0…"""
-    return _named(record)[0]
+    return _named(record).values
 
 
 def values_by_name(record: Record) -> dict[str, int | float]:
     """The typed values among them: numbers as they are meant, below zero too."""
-    named, typed = _named(record)
+    named, typed, _ = _named(record)
     return {name: named[name] for name in typed if not isinstance(named[name], str)}
 
 
-def _named(record: Record) -> tuple[dict[str, Any], list[str]]:
-    """All by name, and the names of typed values."""
+def places_by_name(record: Record) -> dict[str, str]:
+    """What is at the addresses among them, where that is known."""
+    return _named(record).places
+
+
+class _Named(NamedTuple):
+    """All that was logged, by name; which of that are typed values; what is at addresses."""
+
+    values: dict[str, Any]
+    typed: list[str]
+    places: dict[str, str]
+
+
+def _named(record: Record) -> _Named:
     named: dict[str, Any] = {}
+    places: dict[str, str] = {}
     numbers: dict[str, int] = {}
     typed: list[str] = []
     words = 0
@@ -63,6 +76,8 @@ def _named(record: Record) -> tuple[dict[str, Any], list[str]]:
         if name == "value":
             typed.append(unused(item.get("name") or f"value_{len(typed)}", named))
             named[typed[-1]] = item["text"] if item["value"] is None else item["value"]
+            if item.get("place"):
+                places[typed[-1]] = item["place"]
             continue
         if name == "words":
             for word in item["words"]:
@@ -80,7 +95,7 @@ def _named(record: Record) -> tuple[dict[str, Any], list[str]]:
         named["exception_code"] = raised.code
         named["exception_parm1"] = raised.parm1
         named["exception_parm2"] = raised.parm2
-    return named, typed
+    return _Named(named, typed, places)
 
 
 def _chrome(lines: Sequence[bytes]) -> list[bytes]:
@@ -106,7 +121,7 @@ def _chrome(lines: Sequence[bytes]) -> list[bytes]:
 
 def _event(record: Record) -> dict[str, Any]:
     """A slice that ends with the record where it logged how long it took, else an instant."""
-    named = items_by_name(record)
+    named, _, places = _named(record)
     took = named.get(DURATION)
     if isinstance(took, int | float) and 0 <= took <= record.time:
         when = {"ph": "X", "ts": (record.time - took) / 1000, "dur": took / 1000}
@@ -130,7 +145,7 @@ def _event(record: Record) -> dict[str, Any]:
         "pid": record.pid,
         "tid": record.tid,
         # A viewer's numbers are doubles: larger ones would be another number there.
-        "args": about | {name: _exact(value) for name, value in named.items()},
+        "args": about | {name: _exact(value) for name, value in (named | places).items()},
     }
 
 

@@ -11,7 +11,7 @@ import msgspec
 
 from dprobed.record.record import Record
 from dprobed.trace.choose import value_of
-from dprobed.trace.lines import values_by_name
+from dprobed.trace.lines import places_by_name, values_by_name
 
 _BAR: Final = 40
 _SIGN: Final = 1 << 63
@@ -107,7 +107,8 @@ def _key(record: Record, by: str) -> str:
         return f"{record.comm}[{record.pid}]"
     if by == "probe":
         return f"{record.program} {record.major}.{record.minor} {record.place}"
-    value = value_of(record, by)
+    place = places_by_name(record).get(by)
+    value = place if place is not None else value_of(record, by)
     return "(none)" if value is None else str(value)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 from typing import Final
 
@@ -14,6 +13,7 @@ from dprobed.arch.x86_64.resume_and_wait import (
     REGISTERS,
     RESUME,
     STATUS,
+    TAKEN,
     WAIT_FOR,
     WORDS,
 )
@@ -45,10 +45,9 @@ class HitWait:
         self.words: Final = memoryview(block.data).cast("Q")
         self.words[REGISTERS] = self.registers.address
         self.words[OPTIONS] = _LOOK
-        #: What ``call`` is called with.
-        self.request: Final = ctypes.c_void_p(block.address)
+        #: Carries it out; what it returns, ``resume_and_wait`` says.
         try:
-            self.call = resume_and_wait.mapped()
+            self.call = resume_and_wait.mapped(block.address)
         except OSError:
             self.call = resume_and_wait.one_by_one(self.words)
         self._block: Final = block
@@ -65,8 +64,16 @@ class HitWait:
         """
         words = self.words
         words[OPTIONS], words[WAIT_FOR] = _LOOK | options, tid
-        found = self.call(self.request)
+        found = self.call()
         words[OPTIONS], words[WAIT_FOR] = _LOOK, 0
+        return found & ~TAKEN if found > 0 else found
+
+    def look(self) -> int:
+        """What ``call`` returns, without waiting."""
+        words = self.words
+        words[OPTIONS] = _LOOK | os.WNOHANG
+        found = self.call()
+        words[OPTIONS] = _LOOK
         return found
 
     def flush(self) -> None:

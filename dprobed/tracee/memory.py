@@ -133,10 +133,10 @@ class Memory:
 
         Raises OSError when the thread is gone or may not be traced.
         """
-        self._fd = -1 if tid is None else os.open(f"/proc/{tid}/mem", os.O_RDWR | os.O_CLOEXEC)
         #: Of the same address space, also after the thread's ``exec``.
-        self._pagemap = -1
+        self._fd = self._pagemap = -1
         if tid is not None:
+            self._fd = os.open(f"/proc/{tid}/mem", os.O_RDWR | os.O_CLOEXEC)
             with contextlib.suppress(OSError):
                 self._pagemap = os.open(f"/proc/{tid}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
         self._tid: Final = tid or 0
@@ -150,8 +150,7 @@ class Memory:
 
     def __del__(self) -> None:
         # Of a space that could not be set up: its process may end at any step.
-        if hasattr(self, "_fd"):
-            self.close()
+        self.close()
 
     def close(self) -> None:
         """Close the descriptors; nothing is read or written from now on."""

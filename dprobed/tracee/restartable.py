@@ -46,6 +46,11 @@ def abort_address(read: Callable[[int, int], bytes], area: int, address: int) ->
     return to if not version and (address - start & WORD) < length else 0
 
 
+def unregister(write: Callable[[int, bytes], bool], area: int) -> bool:
+    """Clear what a thread has registered, as the kernel does when it aborts a sequence."""
+    return write(area + _REGISTERED, bytes(8))
+
+
 def abort(
     tid: int,
     registers: Registers,
@@ -58,6 +63,6 @@ def abort(
         return
     words = registers.load(tid)
     to = abort_address(read, area, words[RIP])
-    if to and write(area + _REGISTERED, bytes(8)):
+    if to and unregister(write, area):
         words[RIP] = to
         registers.store(tid)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import signal
 from enum import Enum, auto
-from typing import Final, NamedTuple
+from typing import Final
+
+import msgspec
 
 from dprobed.arch.x86_64.python_ptrace import binding
 
@@ -33,7 +35,7 @@ class Kind(Enum):
     OTHER = auto()
 
 
-class Stop(NamedTuple):
+class Stop(msgspec.Struct, frozen=True):
     """One stop, or the end, of a thread. ``value``: the exit code, or the signal."""
 
     kind: Kind

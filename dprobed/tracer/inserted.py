@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import msgspec
 
 from dprobed.engine.budget import Account
@@ -45,7 +43,7 @@ class Inserted(msgspec.Struct):
         return protocol.LocalVariables(self.number, self.executor.locals.read(), self.inherited)
 
 
-class VariableValues(NamedTuple):
+class VariableValues(msgspec.Struct, frozen=True):
     """The values of global and local variables; ``locals`` by the number of the program."""
 
     globals: list[int]

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import time
 from typing import Final
 
-from dprobed.arch.x86_64.resume_and_wait import STATUS, TRAP_STATUS
+from dprobed.arch.x86_64.resume_and_wait import STATUS, TAKEN
 from dprobed.engine.affinity import Affinity
 from dprobed.tracee.lifecycle import State
 from dprobed.tracee.tracees import SWEEP, Tracees
@@ -33,7 +32,7 @@ class StopLoop:
         tracees = self._tracees
         threads, others = tracees.threads, tracees.others
         affinity = self._affinity
-        wait, request, words = tracees.hits.call, tracees.hits.request, tracees.hits.words
+        wait, words = tracees.hits.call, tracees.hits.words
         clock, running = time.monotonic_ns, State.RUNNING
         turns = SWEEP
         while not tracees.attention and (threads or others):
@@ -41,35 +40,34 @@ class StopLoop:
             if not turns:
                 turns = self._sweep()
                 continue
-            tid = self._poll() if affinity.polls else 0
-            if not tid:
-                tid = wait(request)
-            if tid <= 0:
+            found = self._poll() if affinity.polls else 0
+            if not found:
+                found = wait()
+            if found <= 0:
                 if not tracees.attention:
                     tracees.drain()
                 continue
             now = clock()
+            # None has the number of one whose stop was taken.
+            thread = threads.get(found)
+            if thread is not None and thread.state is running:
+                # By a local name: see ``ProgramRunner.run``.
+                serve = thread.group.handler.serve_hit
+                if serve(thread, now):
+                    continue
+            tid = found & ~TAKEN
             thread = threads.get(tid)
-            if thread is None:
-                tracees.dispatch(tid, words[STATUS])
-                continue
-            group = thread.group
-            if (
-                words[STATUS] == TRAP_STATUS
-                and thread.state is running
-                and group.handler.serve_hit(thread, now)
-            ):
-                continue
             tracees.dispatch(tid, words[STATUS])
-            group.overhead_ns += clock() - now
+            if thread is not None:
+                thread.group.overhead_ns += clock() - now
 
     def _poll(self) -> int:
         """Poll for a stop for a moment, without sleep; 0: none came."""
         tracees, until = self._tracees, time.monotonic_ns() + _POLL
         while not tracees.attention:
-            tid = tracees.hits.next(os.WNOHANG)
-            if tid or time.monotonic_ns() > until:
-                return tid
+            found = tracees.hits.look()
+            if found or time.monotonic_ns() > until:
+                return found
         return -1
 
     def _sweep(self) -> int:

@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import gc
-import logging
 import os
 import select
 import signal
@@ -46,8 +45,6 @@ _BUSY: Final = 1.0
 #: answer is waited for.
 _RESOLVER_SOON: Final = 0.001
 _RESOLVER_TURNS: Final = (0.001, 0.0003)
-
-_log = logging.getLogger(__name__)
 
 
 class Tracer:

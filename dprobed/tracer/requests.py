@@ -18,7 +18,7 @@ from dprobed.tracer.targets import Targets
 from dprobed.wire import protocol
 
 if TYPE_CHECKING:
-    from dprobed.tracer.dump.snapshot import Result
+    from dprobed.tracer.dump.at_hits import Result
 
 #: Requests that are answered for a target that has ended, too, until its end is reported.
 _OF_AN_ENDED: Final = (protocol.Query, protocol.Detach)

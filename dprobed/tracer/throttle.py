@@ -87,7 +87,7 @@ class Throttle:
             self._programs.places.tell_changed(out)
         for probe in probes:
             probe.mark = probe.hits
-        account.begin(now)
+        account.refill(now)
 
     def _reinsert(self) -> None:
         now = time.monotonic_ns()

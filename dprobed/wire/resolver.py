@@ -7,7 +7,8 @@ channel's other end. A resolver may be lying: ``check`` says whether an answer c
 Codec only: nothing here opens a socket.
 """
 
-from __future__ import annotations
+# Without `from __future__ import annotations`: msgspec compiles annotations that are strings, each
+# one when a decoder is made, which takes four times as long.
 
 from collections.abc import Iterator
 from typing import Final, Literal, NamedTuple

@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from dprobed.backend import BackendGone, BackendRefused, OnEvent
+from dprobed.backend import BackendGone, BackendRefused, Backends, OnEvent
 from dprobed.daemon.app import App, build_public
 from dprobed.daemon.child_process import User
 from dprobed.daemon.gate import Gate
@@ -264,13 +264,13 @@ def facts(pid: int, uid: int = 1000, start: int = 1) -> Process:
 class FakeDaemon:
     """Root's daemon with fake backends, in a world of processes that ``processes`` is."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, kernel: Backends | None = None) -> None:
         self.resolvers = FakeResolvers()
         self.backends = FakeBackends()
         self.processes = {pid: facts(pid) for pid in range(PID, PID + 100)}
         store = PolicyStore(config, 0)
         self.app: App = build_public(
-            self.backends, Gate(store, process=self.processes.get), self.resolvers
+            self.backends, Gate(store, process=self.processes.get), self.resolvers, kernel=kernel
         )
 
     async def ask(self, client: FakeClient, request: messages.Request, kind: type[R]) -> R:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import os
 import socket as sockets
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -113,3 +114,13 @@ def report(peer: Peer, kind: str) -> Json:
 def refused(found: Json) -> str:
     assert found["type"] == "error", found
     return str(found["error"])
+
+
+def until(daemon: Daemon, holds: Callable[[Json], bool]) -> Json:
+    """The deployment, as soon as it is as it should be."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        found = [row for row in daemon.query() if row["type"] == "deployment"]
+        if len(found) == 1 and holds(found[0]):
+            return found[0]
+        assert time.monotonic() < deadline, found

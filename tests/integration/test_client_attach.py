@@ -187,13 +187,25 @@ def test_one_bad_program_of_two_is_refused_and_nothing_stays(tmp_path: Path) -> 
         assert tracer_of(target.pid) == 0
 
 
+def _with_broken(module: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """An attach where a module cannot be imported."""
+    (folder / f"{module}.py").write_text("raise ImportError('broken here')\n")
+    environment = {**os.environ, "PYTHONPATH": str(folder)}
+    return dprobe("attach", "--private", os.getpid(), program(folder), env=environment)
+
+
 def test_a_private_daemon_that_cannot_start_is_told_in_one_line(tmp_path: Path) -> None:
-    # Only the tracer imports it, which is started before it is needed.
-    (tmp_path / "ptrace.py").write_text("raise ImportError('broken here')\n")
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    done = dprobe("attach", os.getpid(), program(tmp_path), env=environment)
+    done = _with_broken("asyncio", tmp_path)  # Only the daemon imports it.
     assert done.returncode == 1
-    assert done.stderr == ("dprobe: the private daemon did not start: ImportError: broken here\n")
+    assert done.stderr == "dprobe: the private daemon did not start: ImportError: broken here\n"
+
+
+def test_a_tracer_that_cannot_start_is_told(tmp_path: Path) -> None:
+    """In one line, or with the log where its daemon has greeted the client by then."""
+    done = _with_broken("ptrace", tmp_path)  # Only the tracer imports it.
+    assert done.returncode in (1, 2)
+    assert done.stderr.count("ImportError: broken here\n") == 1
+    assert done.stderr.splitlines()[-1].startswith("dprobe: ")
 
 
 def test_a_defect_in_a_private_daemon_is_told_with_its_log(tmp_path: Path) -> None:

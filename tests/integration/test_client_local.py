@@ -174,7 +174,7 @@ def test_completion_completes() -> None:
         (["attach"], "say which processes, by -p"),
         (["query", "--colour"], "No such option"),
         (["--socket"], "requires an argument"),
-        (["insert", "a.rpn"], "say --pid, or which processes, or --all"),
+        (["insert", "a.rpn"], "a.rpn: "),
         (["attach", "--duration", "0", "1", "a.rpn"], "it is more than 0"),
     ],
 )

@@ -138,6 +138,15 @@ def test_an_address_is_named_while_its_process_is_there(daemon: Daemon, tmp_path
         assert "here=write+0x0" in daemon.dprobe("log").stdout
         assert daemon.dprobe("trace", "stop", "trace").returncode == 0
         assert "here=write+0x0" in dprobe("trace", "show", trace).stdout
+        (group,) = parsed(dprobe("trace", "stat", "--by", "here", "--json", trace).stdout)
+        assert group["key"] == "write+0x0"
+        for form, shown in (
+            ("text", "here=write+0x0"),
+            ("json", '"place":"write+0x0"'),
+            ("chrome", '"here":"write+0x0"'),
+        ):
+            done = dprobe("trace", "convert", "--format", form, "-o", "-", trace)
+            assert shown in done.stdout, form
     # What is there now may be another.
     assert "place" not in daemon.json("log")[0]["log"][0]
     assert "here=0x" in dprobe("trace", "show", trace).stdout

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import BuildTarget
-from tests.integration.client_support import cat, dprobe, program
+from tests.integration.client_support import Peer, cat, dprobe, program, running_daemon
+from tests.integration.policy_support import upload
 from tests.integration.silent_fs import SilentFiles
 
 
@@ -96,6 +98,80 @@ def test_an_output_that_does_not_answer(files: SilentFiles, tmp_path: Path) -> N
             assert (done.returncode, done.stdout) == (2, "")
     finally:
         files.answer()
+
+
+def test_the_daemon_waits_for_no_executable_that_somebody_names(
+    files: SilentFiles, tmp_path: Path
+) -> None:
+    """It may be a link, so it is refused; nobody else is kept by that."""
+    source = program(tmp_path)
+    policy = tmp_path / "policy.toml"
+    policy.write_text(f'[[policy]]\nname = "p"\nmatch.exe = "{files.mount}/three"\n')
+    with running_daemon(tmp_path) as daemon:
+        files.mute()
+        try:
+            done = daemon.dprobe("insert", "--exe", files.mount / "one", source)
+            assert (done.returncode, done.stdout) == (2, "")
+            says = f"{files.mount}/one: its file system does not answer"
+            assert done.stderr == f"dprobe: --exe {says}\n"
+            with Peer(daemon) as peer:
+                # As a client asks that did not look before.
+                request = {"type": "deploy", "id": 1, "programs": [upload()]}
+                for name in ("one", "two"):
+                    selection = {"exe": f"{files.mount}/{name}"}
+                    answer = peer.ask({**request, "selection": selection})
+                    says = f"{files.mount}/{name}: its file system does not answer"
+                    assert (answer["type"], answer["error"]) == ("error", f"exe {says}")
+            assert daemon.query() == []
+            done = dprobe("policy", "check", policy)
+            assert done.returncode == 2
+            assert f"{files.mount}/three: its file system does not answer" in done.stderr
+        finally:
+            files.answer()
+
+
+def test_a_trace_where_nobody_answers(files: SilentFiles, tmp_path: Path) -> None:
+    with running_daemon(tmp_path) as daemon:
+        files.mute()
+        try:
+            for form in ("ctf", "json"):
+                folder = files.mount / form
+                done = daemon.dprobe("trace", "start", "--format", form, folder)
+                assert done.returncode == 2
+                assert done.stderr == f"dprobe: {folder}: its file system does not answer\n"
+                assert daemon.json("trace", "list") == []
+        finally:
+            files.answer()
+        assert daemon.dprobe("trace", "start", tmp_path / "trace").returncode == 0
+
+
+def test_what_is_open_already_is_the_clients_own(tmp_path: Path) -> None:
+    """As a shell gives it, by `<(command)` and `>(command)`: no helper has it."""
+    source = program(tmp_path)
+    for end in ("/dev/fd/{}", "/proc/self/fd/{}"):
+        from_there, into = os.pipe()
+        os.write(into, source.read_bytes())
+        os.close(into)
+        name = end.format(from_there)
+        done = dprobe("check", name, pass_fds=[from_there])
+        os.close(from_there)
+        assert done.returncode == 0, done.stderr
+        from_there, into = os.pipe()
+        name = end.format(into)
+        done = dprobe("run", "-o", name, source, "--", "echo", "said", pass_fds=[into])
+        os.close(into)
+        assert (done.returncode, done.stdout) == (0, "said\n"), done.stderr
+        with open(from_there, encoding="utf-8") as reports:
+            assert "write+0x0 #1: 5" in reports.read()
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "made")
+    with subprocess.Popen(["cat", fifo], stdout=subprocess.PIPE, text=True) as reader:
+        assert dprobe("run", "-o", fifo, source, "--", "echo", "said").returncode == 0
+        assert "write+0x0 #1: 5" in reader.communicate()[0]
+    assert dprobe("run", "-o", link, source, "--", "echo", "said").returncode == 0
+    assert "write+0x0 #1: 5" in (tmp_path / "made").read_text()
 
 
 def test_a_process_that_maps_one(files: SilentFiles, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -17,8 +18,9 @@ DPROBED = DPROBE.with_name("dprobed")
 @pytest.mark.parametrize(
     ("command", "module", "status"),
     [
+        (DPROBE, "msgspec", -signal.SIGINT),  # for the private daemon
         (DPROBE, "click", -signal.SIGINT),
-        (DPROBE, "msgspec", 130),  # for the command that was asked for
+        (DPROBE, "difflib", 130),  # for the command that was asked for
         (DPROBED, "asyncio", -signal.SIGINT),
     ],
 )
@@ -81,3 +83,36 @@ def test_a_private_daemon_is_not_taken_for_its_client(tmp_path: Path) -> None:
         assert client.stdout.readline() == b"on\n"
         client.communicate()
         assert wait_end(command)
+
+
+@pytest.mark.parametrize(
+    ("line", "status"),
+    [
+        (["run", "--no-such-option", "-", "--", "true"], 2),
+        (["run", "-", "--", "/no/such/command"], 127),
+        (["attach", "--private", "1"], 2),
+        (["dump", "--no-such-option", "1"], 2),
+    ],
+)
+def test_a_daemon_that_was_forked_for_nothing_ends_before_its_client(
+    tmp_path: Path, line: list[str], status: int
+) -> None:
+    """It is forked before the command line is read."""
+    mark = f"MARK={tmp_path}"
+    done = subprocess.run(
+        ["env", mark, DPROBE, *line],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    left = []
+    for each in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):
+            if mark.encode() in each.read_bytes().split(b"\0"):
+                left.append(each.parent.name)
+    assert left == []
+    assert done.returncode == status
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert done.stderr.startswith("dprobe: ")

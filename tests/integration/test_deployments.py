@@ -522,10 +522,12 @@ def test_dumps_of_a_program_in_several_processes(
                 until(daemon, lambda row: row["dumped"] == 1)
             until(daemon, lambda row: row["processes"] == 0)
         (row,) = deployments(daemon)
-        assert (row["dumped"], row["hits"]) == (1, 4)
-        assert sum(row["no_dumps"].values()) == 3
+        # Two lines of each; and what each writes first, where the program was in by then.
+        assert row["dumped"] == 1 and 4 <= row["hits"] <= 6
+        refused = row["hits"] - 1
+        assert sum(row["no_dumps"].values()) == refused
         said = daemon.dprobe("query").stderr
-        assert "dprobe: dumping: in 2 processes: dumped 1, refused 3: " in said
+        assert f"dprobe: dumping: in 2 processes: dumped 1, refused {refused}: " in said
         daemon.dprobe("remove", "--all")
 
 

@@ -53,7 +53,7 @@ def break_at(
         (TrapStops, "serve_hit", 50),
         (ProgramRunner, "run", 50),
         (Reporter, "add", 50),
-        (Reporter, "flush", 3),
+        (Reporter, "flush", 1),
         (ProgramRunner, "_identify", 1),
         (TrapStops, "_serve_site", 1),
         (TrapEngine, "begin", 20),

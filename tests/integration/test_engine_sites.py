@@ -22,7 +22,7 @@ def test_where_nothing_executable_may_be_mapped(
 ) -> None:
     """The same hits, by plain system calls (in the tracer, which is forked from here)."""
 
-    def denied() -> None:
+    def denied(request: int) -> None:
         raise PermissionError("planned")
 
     monkeypatch.setattr(resume_and_wait, "mapped", denied)

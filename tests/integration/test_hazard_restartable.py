@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from dprobed.engine.trap.installed_guard import InstalledGuard
 from dprobed.wire.protocol import State
 from tests.conftest import BuildTarget
 from tests.integration.conftest import Start, Trace
@@ -39,9 +40,13 @@ def test_a_thread_that_is_borrowed_within_one(program: Path, start: Start, trace
     target.finish()
 
 
-def test_a_probe_within_one_is_given_up(program: Path, start: Start, trace: Trace) -> None:
-    """Each stop begins the sequence anew, so it would come to the breakpoint for ever."""
-    target = begun(start, program, "counts")
+@pytest.mark.parametrize("how", ["counts", "handles"])
+def test_a_probe_within_one_is_given_up(
+    program: Path, start: Start, trace: Trace, how: str
+) -> None:
+    """Each stop begins the sequence anew, so it would come to the breakpoint for ever. Also where
+    the thread makes a system call for us first: in a handler of SIGTRAP, which a hit resets."""
+    target = begun(start, program, how)
     before = text(target.pid)
     tracer = trace(target)
     number = tracer.put(counting(program, "sequence", "inside", "probed"))
@@ -62,10 +67,21 @@ def test_a_probe_within_one_is_given_up(program: Path, start: Start, trace: Trac
     target.finish()
 
 
+@pytest.mark.parametrize("calls", [False, True])
 @pytest.mark.parametrize(("kind", "where"), [("w", "entered:8"), ("x", "inside")])
 def test_a_watchpoint_within_one_is_given_up(
-    program: Path, start: Start, trace: Trace, kind: str, where: str
+    program: Path,
+    start: Start,
+    trace: Trace,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    where: str,
+    calls: bool,
 ) -> None:
+    """Also where the thread makes a system call for us in the middle of its hit: it is looked now
+    and then whether the guard is still SIGTRAP's handler."""
+    if calls:
+        monkeypatch.setattr(InstalledGuard, "is_look_due", lambda *_: True)
     target = begun(start, program, "counts")
     tracer = trace(target)
     number = tracer.put(

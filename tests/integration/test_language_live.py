@@ -10,9 +10,7 @@ import os
 import signal
 import sys
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -22,88 +20,19 @@ from dprobed.program.exits import BUDGET, EXCEPTION, REM
 from dprobed.program.model import select
 from dprobed.program.registers import REGISTERS
 from dprobed.program.rpn.parser import assemble
-from dprobed.record.log import decode_log
 from dprobed.tracee import ptrace, restartable
 from dprobed.wire import protocol
-from dprobed.wire.protocol import ProbeStatus, RawRecord, State
+from dprobed.wire.protocol import State
 from tests.conftest import BuildTarget
 from tests.integration.conftest import Start, Trace
-from tests.integration.harness import RefusedError, Target, TracerProcess, text
+from tests.integration.harness import RefusedError, text
+from tests.integration.language_support import Lab, items, log_each, words
 
 PAGE = 4096
 WORD = (1 << 64) - 1
 USER = [register for register in REGISTERS if not register.kernel_only]
 #: What of rflags the target is given here: DF and the arithmetic flags.
 FLAGS = 0xCD5
-
-
-@dataclass
-class Lab:
-    """The target, its tracer, and what both have said of the last command."""
-
-    module: Path
-    target: Target
-    tracer: TracerProcess
-    saw: dict[str, int] = field(default_factory=dict)
-
-    @property
-    def pages(self) -> int:
-        """Two pages that can be written, one that is not there, one that can be read, none."""
-        return self.target.number("pages")
-
-    def command(self, letter: str) -> dict[str, int]:
-        """Have the target do something; the numbers that it said, by name."""
-        before = len(self.target.said)
-        self.target.process.stdin.write(letter.encode())
-        self.target.process.stdin.flush()
-        self.target.expect("done")
-        lines = [line.split() for line in self.target.said[before:] if line.count(" ") == 1]
-        self.saw = {name: int(value) for name, value in lines if value.lstrip("-").isdigit()}
-        return self.saw
-
-    def source(self, body: str, place: str, header: str, probe: str) -> str:
-        return f'name = "{self.module}"\n{header}\noffset = {place}\n{probe}\n{body}\n'
-
-    def put(self, body: str, place: str = "hook", header: str = "", probe: str = "") -> int:
-        """Put a program in; its number."""
-        return self.tracer.put(self.source(body, place, header, probe))
-
-    def insert(self, body: str, place: str = "hook", probe: str = "") -> ProbeStatus:
-        """Put a program in, whatever comes of it."""
-        _, (status,) = self.tracer.insert(self.source(body, place, "", probe))
-        return status
-
-    def records(self, program: int) -> list[RawRecord]:
-        """What a program has recorded, after it is taken out."""
-        self.tracer.remove(program)
-        return [record for record in self.tracer.records if record.program == program]
-
-    def shot(
-        self, body: str, place: str = "hook", command: str = "h", header: str = "", probe: str = ""
-    ) -> RawRecord:
-        """The record of a program for one command."""
-        number = self.put(body, place, header, probe)
-        self.command(command)
-        (record,) = self.records(number)
-        return record
-
-    def status(self, program: int) -> ProbeStatus:
-        (found,) = self.tracer.query(program)
-        return found
-
-
-def items(record: RawRecord) -> list[dict[str, Any]]:
-    return decode_log(record.log, record.raw)
-
-
-def words(record: RawRecord) -> list[int]:
-    """All words of a record."""
-    return [word for item in items(record) for word in item.get("words", ())]
-
-
-def log_each(*pushes: str) -> str:
-    """Push something, log it, and so on."""
-    return "\n".join(f"{push}\nlog 1" for push in pushes)
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -15,11 +16,13 @@ from tests.integration.client_support import (
     DPROBED,
     Cat,
     Daemon,
+    Peer,
     cat,
     children,
     dprobe,
     parsed,
     program,
+    running_daemon,
     tracer_of,
 )
 
@@ -52,6 +55,46 @@ def test_check_tells_all_that_is_wrong_with_all_files(tmp_path: Path) -> None:
     assert done.stderr.startswith(f"dprobe: {bad}:3:15: error: ")
     assert f"\n{worse}:1:9: error: no TOML" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+MAILS = "name = libc.so.6\noffset = write\n    exit mail\n"
+
+
+def test_a_facility_that_nobody_handles_yet(tmp_path: Path) -> None:
+    """It is told of with its place, by the check and by the daemon, and waited for."""
+    own = tmp_path / "own-cat"
+    shutil.copy("/bin/cat", own)
+    folder = tmp_path / "policies.d"
+    folder.mkdir()
+    source = program(folder, MAILS, "mails")
+    text = f'[[policy]]\nname = "p"\nmatch.exe = "{own}"\napply.programs = ["mails.rpn"]\n'
+    path = rule(folder, text)
+    done = dprobe("policy", "check", "--json", path)
+    assert done.returncode == 0, done.stderr
+    (row,) = parsed(done.stdout)
+    (found,) = row["diagnostics"]
+    assert (row["ok"], found["severity"], found["line"]) == (True, "warning", 3)
+    said = f"{source}:3:5: warning: no facility mail is registered"
+    assert done.stderr.startswith(f"dprobe: {said}\n")
+    assert f"the policy at {path}:1 inserts its programs when one is" in done.stderr
+    (tmp_path / "dprobed.toml").write_text(f'policies = "{folder}"\n')
+    with running_daemon(tmp_path, "--config", tmp_path / "dprobed.toml") as daemon:
+        listed = daemon.dprobe("policy", "list").stderr
+        assert f"{source}:3:5: mails: no facility mail is registered" in listed
+        assert not daemon.json("programs")
+        with Peer(daemon) as mailer, cat([own]) as target:
+            registered = mailer.ask(
+                {"type": "register", "id": 1, "name": "mailer", "facility": "mail"}
+            )
+            assert registered["type"] == "registered"
+            while not any(row["type"] == "probe" for row in daemon.query()):
+                pass
+            assert "no facility" not in daemon.dprobe("policy", "list").stderr
+            target.say("a line")
+            report = mailer.read()
+            assert report is not None
+            assert (report["type"], report["record"]["exit"]) == ("report", "mail")
+        daemon.dprobe("remove", "--all")
 
 
 def test_what_a_file_would_decide(tmp_path: Path) -> None:

@@ -249,7 +249,7 @@ def test_one_that_cannot_be_stopped_beside_one_that_is_always_hit(
     state: str,
 ) -> None:
     """Each stop of the world has an end, in whatever state the thread seems to be."""
-    monkeypatch.setattr("dprobed.tracee.stop_the_world._LIMIT", 0.5)
+    monkeypatch.setattr("dprobed.tracee.stop_the_world._LIMIT", 2.0)
     run_state = procfs.run_state
     monkeypatch.setattr(procfs, "run_state", lambda tid: run_state(tid).replace("D", state))
     program, loop = build_target("sleeps.c"), build_target("engine_loop.c")

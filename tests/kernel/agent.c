@@ -18,6 +18,11 @@
  *				last result, -errno if it failed (64 bits)
  *	B number 6*args		the same for ever, in a process of its own; the
  *				answer is its pid (64 bits)
+ *	X wait address		run a program: at the address are its arguments, each
+ *				with its zero, then an empty one, then its environment,
+ *				and an empty one; the answer is how it ended (as of
+ *				waitpid) and what it printed; not to wait: it goes on,
+ *				and the answer is its pid (64 bits)
  *	C cpu			go to that CPU, and stay there
  *
  * Numbers have 64 bits.  Memory from 0x10000000 on, 4 MiB, is there to use.
@@ -33,6 +38,7 @@
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <termios.h>
 #include <unistd.h>
 
@@ -115,6 +121,63 @@ static void look_for(char *names)
 	put(last, sizeof(last));
 }
 
+/* The texts from an address on, up to an empty one; returns what is behind. */
+static char *texts(char *at, char **list, int room)
+{
+	int count = 0;
+
+	for (; *at; at += strlen(at) + 1)
+		if (count < room - 1)
+			list[count++] = at;
+	list[count] = NULL;
+	return at + 1;
+}
+
+static void become(char *names, int output)
+{
+	char *arguments[32], *environment[32];
+	int input = open("/dev/null", O_RDONLY);
+
+	texts(texts(names, arguments, 32), environment, 32);
+	dup2(input, 0);
+	dup2(output, 1);
+	dup2(output, 2);
+	execve(arguments[0], arguments, environment);
+	_exit(127);
+}
+
+static void run(uint64_t wait, char *names)
+{
+	static uint8_t printed[MESSAGE / 2];
+	size_t size = 0;
+	ssize_t got = 1;
+	int64_t result;
+	int ends[2], status = 0;
+
+	if (pipe2(ends, O_CLOEXEC))
+		_exit(1);
+	if (!wait) {
+		close(ends[1]);
+		ends[1] = open("/log", O_CREAT | O_APPEND | O_WRONLY | O_CLOEXEC,
+			       0600);
+	}
+	result = fork();
+	if (!result)
+		become(names, ends[1]);
+	close(ends[1]);
+	while (wait && got > 0 && size < sizeof(printed)) {
+		got = read(ends[0], printed + size, sizeof(printed) - size);
+		size += got > 0 ? got : 0;
+	}
+	close(ends[0]);
+	if (wait) {
+		waitpid(result, &status, 0);
+		result = status;
+	}
+	put(&result, sizeof(result));
+	put(printed, size);
+}
+
 static void one(uint8_t **at)
 {
 	uint64_t args[7], address, size, count;
@@ -160,6 +223,10 @@ static void one(uint8_t **at)
 			make_call(args);
 		put(&result, sizeof(result));
 		break;
+	case 'X':
+		count = number(at);
+		run(count, (char *)number(at));
+		break;
 	case 'C':
 		CPU_ZERO(&cpus);
 		CPU_SET(number(at), &cpus);
@@ -180,7 +247,7 @@ int main(void)
 	mount("sys", "/sys", "sysfs", 0, NULL);
 	mmap((void *)AREA, AREA_SIZE, PROT_READ | PROT_WRITE,
 	     MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
-	line = open("/dev/ttyS1", O_RDWR | O_NOCTTY);
+	line = open("/dev/ttyS1", O_RDWR | O_NOCTTY | O_CLOEXEC);
 	if (line < 0 || tcgetattr(line, &raw))
 		return 1;
 	cfmakeraw(&raw);

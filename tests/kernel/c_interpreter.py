@@ -10,17 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dprobed.kernel.abi import Load, Raw, Refusal, load_arrays, load_header
 from dprobed.program.exec.interface import Outcome
 from dprobed.program.exits import EXCEPTION, INSTRUCTION_BUDGET
 from dprobed.program.model import Program
 from dprobed.program.registers import USER_REGS
-from kernel_bridge.abi import Load, Raw, Refusal, load_arrays, load_header
 from tests.programs.cases import FakeContext
 
 ROOT = Path(__file__).parent.parent.parent
-SOURCES = [Path(__file__).parent / "harness.c", ROOT / "kernel_bridge" / "interp.c"]
+PARTS = ROOT / "kernel_bridge" / "interp"
+SOURCES = [Path(__file__).parent / "harness.c", *sorted(PARTS.glob("*.c"))]
 FLAGS = [
-    *("-g", "-O1", "-Wall", "-Wextra", "-Werror", f"-I{ROOT / 'kernel_bridge'}"),
+    *("-g", "-O1", "-Wall", "-Wextra", "-Werror", f"-I{PARTS}"),
     *("-fsanitize=address,undefined", "-fno-sanitize-recover=all"),
 ]
 
@@ -59,21 +60,47 @@ def request(
     alter: bool = True,
 ) -> bytes:
     """The request to run the first probe of a program."""
-    code, probes, numbers, names, values = load_arrays(program, facilities, symbols)
+    return raw_request(
+        bytes(load_header(program)),
+        load_arrays(program, facilities, symbols),
+        context,
+        gone=gone or [False] * len(facilities),
+        locals_=locals_,
+        globals_=globals_,
+        runs=runs,
+        budget=budget,
+        alter=alter,
+    )
+
+
+def raw_request(
+    load: bytes,
+    arrays: tuple[bytes, bytes, bytes, bytes, bytes],
+    context: FakeContext,
+    *,
+    gone: Sequence[bool],
+    locals_: Sequence[int],
+    globals_: Sequence[int],
+    runs: int = 1,
+    probe: int = 0,
+    budget: int = INSTRUCTION_BUDGET,
+    alter: bool = True,
+) -> bytes:
+    """The request to run a probe of a program as it is loaded into the kernel."""
+    code, probes, numbers, names, values = arrays
     regions = b"".join(
         _REGION.pack(r.start, len(r.data), r.writable) + bytes(r.data) for r in context.regions
     )
     facts = (context.tid, context.pid, context.tid, context.uid, context.gid, context.cpu)
     fixed = _REQUEST.pack(
-        *(budget, runs, 0, alter, len(globals_), len(context.regions)),
+        *(budget, runs, probe, alter, len(globals_), len(context.regions)),
         *(*facts, context.now()),
         context.comm,
         *context.words,
     )
     return b"".join(
         (
-            *(bytes(load_header(program)), fixed, code, probes, numbers),
-            *(bytes(gone or [False] * len(facilities)), names, values),
+            *(load, fixed, code, probes, numbers, bytes(gone), names, values),
             *(struct.pack(f"<{len(w)}Q", *w) for w in (locals_, globals_)),
             regions,
         )
@@ -110,7 +137,7 @@ class CInterpreter:
         ``more``: as ``request`` takes it.
         """
         message = request(program, context, locals_=locals_, globals_=globals_, **more)
-        return self._take(self.exchange(message), context, locals_, globals_)
+        return self.take(self.exchange(message), context, locals_, globals_)
 
     def exchange(self, message: bytes) -> bytes:
         """Send a request, and wait for the answer."""
@@ -129,9 +156,11 @@ class CInterpreter:
             raise AssertionError(errors.read().decode())
         return pipe_out.read(_SIZE.unpack(size)[0])
 
-    def _take(
-        self, answer: bytes, context: FakeContext, locals_: list[int], globals_: list[int]
+    @staticmethod
+    def take(
+        answer: bytes, context: FakeContext, locals_: list[int], globals_: list[int]
     ) -> Outcome | Refused:
+        """What an answer says; the context and the variables are altered in place."""
         fields = _ANSWER.unpack_from(answer)
         refused, where, exit_, major, minor, log_size, raw_count, suspend, resume = fields[:9]
         if refused:

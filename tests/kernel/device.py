@@ -9,9 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
-from dprobed.program.exec.lowering import facility_numbers
-from dprobed.program.model import Program
-from kernel_bridge.abi import (
+from dprobed.kernel.abi import (
     REQUESTS,
     Attach,
     Load,
@@ -24,6 +22,8 @@ from kernel_bridge.abi import (
     load_arrays,
     load_header,
 )
+from dprobed.program.exec.lowering import facility_numbers
+from dprobed.program.model import Program
 from tests.kernel.machine import AREA, Machine, called, drained, fetched, result_of, written
 
 #: System calls of x86-64.

@@ -16,7 +16,7 @@ import shutil
 import struct
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -25,6 +25,9 @@ BRIDGE = HERE.parent.parent / "kernel_bridge"
 
 #: Memory of the agent that is there to use.
 AREA: Final = 0x10000000
+_WAIT4: Final = 61
+#: Where the agent writes what programs print that go on.
+LOG: Final = "/log"
 #: Seconds for an answer. Emulated, on a busy machine.
 PATIENCE: Final = 60
 #: What the kernel says on its console when something is wrong with it.
@@ -51,7 +54,7 @@ def why_not() -> str:
 
 
 def _sources() -> list[Path]:
-    kinds = ("*.c", "*.h", "uapi/*.h", "Kbuild", "Makefile")
+    kinds = ("*.c", "*.h", "interp/*.[ch]", "uapi/*.h", "Kbuild", "Makefile")
     return sorted(path for kind in kinds for path in BRIDGE.glob(kind))
 
 
@@ -65,7 +68,7 @@ def build_module(release: str, cache: Path) -> Path:
     """``dprobes.ko`` for that kernel: of the cache, if nothing that it is made of has changed."""
     digest = hashlib.sha256(release.encode())
     for path in _sources():
-        digest.update(path.name.encode() + path.read_bytes())
+        digest.update(str(path.relative_to(BRIDGE)).encode() + path.read_bytes())
     folder = cache / digest.hexdigest()[:32]
     module = folder / "dprobes.ko"
     if not module.exists():
@@ -85,32 +88,56 @@ def build_module(release: str, cache: Path) -> Path:
     return module
 
 
-def _cpio(files: dict[str, bytes | None]) -> Iterator[bytes]:
-    """An archive (newc) of files, and of folders, which are None."""
-    for inode, (name, data) in enumerate([*files.items(), ("TRAILER!!!", b"")], 1):
-        mode = 0o040755 if data is None else 0o100755
-        size = len(data or b"")
-        fields = (inode, mode, 0, 0, 1, 0, size, 0, 0, 0, 0, len(name) + 1, 0)
+def _cpio(files: Mapping[str, bytes | Path | None]) -> Iterator[bytes]:
+    """An archive (newc) of files, and of folders, which are None, before what is in them."""
+    for inode, (name, content) in enumerate([*files.items(), ("TRAILER!!!", b"")], 1):
+        mode = 0o040755 if content is None else 0o100755
+        data = content.read_bytes() if isinstance(content, Path) else content or b""
+        # Compiled Python is valid as long as its source has this time.
+        changed = int(content.stat().st_mtime) if isinstance(content, Path) else 0
+        fields = (inode, mode, 0, 0, 1, changed, len(data), 0, 0, 0, 0, len(name) + 1, 0)
         head = b"070701" + b"".join(b"%08x" % field for field in fields) + name.encode() + b"\0"
         yield head + bytes(-len(head) % 4)
-        yield (data or b"") + bytes(-size % 4)
+        yield data + bytes(-len(data) % 4)
+
+
+def _folders(names: Iterable[str]) -> dict[str, None]:
+    """The folders that these files lie in, each before those in it."""
+    parents = {str(each) for name in names for each in Path(name).parents}
+    return dict.fromkeys(sorted(parents - {"."}))
 
 
 class Machine:
-    """A running machine. ``call`` and what is around it are done by its agent, which is root."""
+    """A running machine. ``call`` and what is around it are done by its agent, which is root.
 
-    def __init__(self, folder: Path, release: str, module: Path) -> None:
+    ``more``: further files in it; ``environment``: of the programs that it runs.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        release: str,
+        module: Path,
+        more: Mapping[str, Path] | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         agent = folder / "agent"
         _run(["gcc", "-static", "-O1", "-Wall", "-Wextra", str(HERE / "agent.c"), "-o", str(agent)])
-        files: dict[str, bytes | None] = {"dev": None, "proc": None, "sys": None}
-        files |= {"init": agent.read_bytes(), "dprobes.ko": module.read_bytes()}
-        (folder / "initrd").write_bytes(b"".join(_cpio(files)))
+        more = more or {}
+        files: dict[str, bytes | Path | None] = {"dev": None, "proc": None, "sys": None}
+        files |= {"tmp": None, "run": None, **_folders(more), **more}
+        files |= {"init": agent, "dprobes.ko": module}
+        with (folder / "initrd").open("wb") as initrd:
+            initrd.writelines(_cpio(files))
+        settings = (f"{name}={value}" for name, value in (environment or {}).items())
+        self._environment = [*settings, ""]
         self._console = folder / "console"
         quiet = "console=ttyS0 panic=-1 oops=panic tsc=reliable no_timer_check loglevel=6"
         self._process = subprocess.Popen(
             [
                 *("qemu-system-x86_64", "-accel", "tcg,thread=single", "-cpu", "max"),
-                *("-smp", "2", "-m", "512", "-nodefaults", "-display", "none", "-no-reboot"),
+                *("-smp", "2", "-m", "1024" if more else "512", "-nodefaults"),
+                *("-display", "none", "-no-reboot"),
                 *("-kernel", f"/boot/vmlinuz-{release}", "-initrd", str(folder / "initrd")),
                 *("-append", quiet, "-serial", f"file:{self._console}"),
                 *("-chardev", "stdio,id=agent,signal=off", "-serial", "chardev:agent"),
@@ -186,6 +213,23 @@ class Machine:
         names = written(AREA, f"{name}\0{wanted}\0".encode())
         answer = self.exchange(names, b"G" + struct.pack("<Q", AREA))
         return result_of(answer), answer[8:].decode()
+
+    def run(self, *command: str) -> tuple[int, str]:
+        """Run a program: its exit status, and what it prints."""
+        answer = self._run(command, wait=1)
+        return os.waitstatus_to_exitcode(result_of(answer)), answer[8:].decode()
+
+    def start(self, *command: str) -> int:
+        """Start a program, which goes on: its pid. What it prints is in ``log``."""
+        return result_of(self._run(command, wait=0))
+
+    def _run(self, command: Sequence[str], wait: int) -> bytes:
+        texts = "".join(f"{text}\0" for text in (*command, "", *self._environment))
+        return self.exchange(written(AREA, texts.encode()), b"X" + struct.pack("<2Q", wait, AREA))
+
+    def wait(self, pid: int) -> None:
+        """Wait for the end of a process that was started."""
+        self.call(_WAIT4, pid, 0, 0, 0)
 
     def run_on(self, cpu: int) -> None:
         """The agent, and what it starts, runs on that CPU."""

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from kernel_bridge.abi import ABI, REQUESTS, STRUCTURES, Refusal, State
-from kernel_bridge.isa_header import HEADER, header
+from dprobed.kernel.abi import ABI, REQUESTS, STRUCTURES, Refusal, State
+from dprobed.kernel.isa_checksum import ISA
+from kernel_bridge.isa_header import HEADER, checksum, header
 from tests.kernel.machine import BRIDGE
 
 UAPI = BRIDGE / "uapi" / "dprobes.h"
@@ -67,4 +68,5 @@ def test_no_structure_has_a_hole() -> None:
 @pytest.mark.parametrize("word", ["DP_OP_PUSH_MEM_U8 = 0x4d", "DP_STACK_WORDS 1024"])
 def test_the_instruction_table_is_current(word: str) -> None:
     assert HEADER.read_text() == header()
+    assert checksum() == ISA
     assert word in header()

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from dprobed.kernel.abi import Refusal
 from dprobed.program.exits import EXCEPTION
-from kernel_bridge.abi import Refusal
 from tests.kernel.device import (
     GETPPID,
     Device,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from dprobed.kernel.abi import ABI, State, Version
 from dprobed.program.items import ItemToken
 from dprobed.program.model import Program
 from dprobed.program.rpn.parser import assemble
 from dprobed.record.log import decode_log
-from kernel_bridge.abi import ABI, State, Version
 from kernel_bridge.isa_header import checksum
 from tests.kernel.device import GETPPID, Device, check, ioctl
 from tests.kernel.machine import Machine

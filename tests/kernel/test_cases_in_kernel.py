@@ -1,4 +1,4 @@
-"""Case files and drawn programs through the module, as kernel programs.
+"""Case files through the module, as kernel programs.
 
 A hit in the kernel has registers, memory and a task of its own: what a case says of those is
 not looked at here (``test_interpreter`` does), and cases that depend on them are left out.
@@ -11,7 +11,7 @@ import pytest
 
 from dprobed.program.exec.interface import Outcome
 from dprobed.program.exits import ABORT, EXCEPTION
-from dprobed.program.isa import WORD_MASK, decode_at
+from dprobed.program.isa import WORD_MASK, Instruction, decode_at
 from dprobed.program.model import Program
 from dprobed.program.rpn.parser import assemble
 from tests.kernel.device import GETPPID, Device, KernelProgram, check
@@ -25,6 +25,11 @@ OWN = ("push task", "push pid", "push tid", "push uid", "push gid", "push procid
        "push comm", "push r", "push u", "push tls", "vfy rw", "suspend", "resume")  # fmt: skip
 
 
+def is_of_any_machine(instruction: Instruction) -> bool:
+    """Whether a kernel program can have it, and does the same on any machine."""
+    return not (instruction.writes or instruction.suffix or instruction.name in OWN)
+
+
 def _is_of_any_machine(case: Case) -> bool:
     if case.refused or case.accepted or case.memory or case.registers or case.lost:
         return False
@@ -32,7 +37,7 @@ def _is_of_any_machine(case: Case) -> bool:
     offset = 0
     while offset < len(code):
         instruction, _, offset = decode_at(code, offset)
-        if instruction.writes or instruction.suffix or instruction.name in OWN:
+        if not is_of_any_machine(instruction):
             return False
     return True
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable
 
-from kernel_bridge.abi import State
+from dprobed.kernel.abi import State
 from tests.kernel.device import CLOSE, Device, check, path, text_of
 from tests.kernel.machine import AREA, Machine, called, result_of, written
 from tests.kernel.test_bridge import PLACE, kernel_program

@@ -9,9 +9,9 @@ from contextlib import contextmanager
 
 import pytest
 
+from dprobed.kernel.abi import State
 from dprobed.program.exits import EXCEPTION, REM
 from dprobed.record.log import decode_log
-from kernel_bridge.abi import State
 from tests.kernel.device import (
     GETPPID,
     KILL,

@@ -7,8 +7,8 @@ import errno
 
 import pytest
 
+from dprobed.kernel.abi import REQUESTS, Attach, Load, Query, Refusal, State, Vars
 from dprobed.program.isa import BY_KEY, encode_one
-from kernel_bridge.abi import REQUESTS, Attach, Load, Query, Refusal, State, Vars
 from tests.kernel.device import (
     CLOSE,
     GETPPID,

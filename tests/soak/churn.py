@@ -199,6 +199,13 @@ class Staying:
         self._process.communicate(timeout=SETTLE)
 
 
+def _is_zombie(process: psutil.Process) -> bool:
+    try:
+        return bool(process.status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
 def _maps(pid: int) -> set[str]:
     """What is mapped; the heap and the stack may grow by themselves."""
     lines = Path(f"/proc/{pid}/maps").read_text().splitlines()
@@ -321,17 +328,19 @@ class Soak:
         """When the tracers of the round are gone: they end after their targets."""
         pid = self._daemon.process.pid
         deadline = time.monotonic() + SETTLE
-        while children(pid) and time.monotonic() < deadline:
-            time.sleep(0.01)
         daemon = psutil.Process(pid)
         own = daemon.children()
+        # A resolver that has just ended is collected in a moment.
+        while (children(pid) or any(map(_is_zombie, own))) and time.monotonic() < deadline:
+            time.sleep(0.01)
+            own = daemon.children()
         self.report.samples.append(
             Sample(
                 megabytes=daemon.memory_info().rss / 1e6,
                 descriptors=daemon.num_fds(),
                 threads=daemon.num_threads(),
                 processes=len(own),
-                zombies=sum(child.status() == psutil.STATUS_ZOMBIE for child in own),
+                zombies=sum(map(_is_zombie, own)),
             )
         )
 

@@ -1,8 +1,10 @@
-/* A restartable sequence (rseq(2)), as tcmalloc counts in:   restartable counts|spins
- * counts: goes through it a hundred times; spins: the main thread stays within, until another one
- * lets it go on. Who finds within it that it is not registered any more is "unprotected". */
+/* A restartable sequence (rseq(2)), as tcmalloc counts in:   restartable counts|handles|spins
+ * counts: goes through it a hundred times; handles: so in its handler of SIGTRAP; spins: the main
+ * thread stays within, until another one lets it go on. Who finds within it that it is not
+ * registered any more is "unprotected". */
 #include "hazard.h"
 #include <pthread.h>
+#include <signal.h>
 #include <sys/rseq.h>
 
 long counter, entered, aborts, unprotected, let_go;
@@ -46,8 +48,16 @@ static void *keep(void *unused)
     return unused;
 }
 
+static void count_up(int signo)
+{
+    for (int i = 0; i < 100; i++)
+        sequence(area());
+    (void)signo;
+}
+
 int main(int count, char **arguments)
 {
+    struct sigaction action = {.sa_handler = count_up};
     pthread_t keeper;
     CHECK(count == 2);
     if (__rseq_size == 0) {
@@ -60,9 +70,13 @@ int main(int count, char **arguments)
         CHECK(pthread_join(keeper, 0) == 0 && counter == 1);
     } else {
         let_go = 1;
+        int handles = !strcmp(arguments[1], "handles");
+        CHECK(!handles || sigaction(SIGTRAP, &action, 0) == 0);
         gate("ready");
-        for (int i = 0; i < 100; i++)
-            sequence(area());
+        if (handles)
+            CHECK(raise(SIGTRAP) == 0);
+        else
+            count_up(0);
         CHECK(counter == 100);
     }
     CHECK(unprotected == 0);

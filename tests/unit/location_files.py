@@ -153,3 +153,46 @@ def endless_sections(path: Path) -> Path:
         file.seek(0x1000 + 32)
         file.write(struct.pack("<Q", count))
     return path
+
+
+def endless_segments(path: Path) -> Path:
+    """A sparse file with 15 million program headers: 0.8 GB of them."""
+    count = 15_000_000
+    _hostile(path, 0x2000 + 56 * (count + 2), (0x800, 0))
+    with path.open("r+b") as file:
+        file.seek(64)
+        headers = file.read(2 * 56)
+        file.seek(32)
+        file.write(struct.pack("<QQ", 0x2000, 0x1000))  # e_phoff, e_shoff
+        file.seek(56)
+        file.write(struct.pack("<HHHH", 0xFFFF, 64, 1, 0))  # PN_XNUM: section 0's sh_info says it
+        file.seek(0x1000 + 44)
+        file.write(struct.pack("<I", count))
+        file.seek(0x2000)
+        file.write(headers)
+    return path
+
+
+def endless_strings(path: Path) -> Path:
+    """A sparse file with two million symbols whose names have no end in 1.5 GB."""
+    count, at = 2_000_000, 0x10000
+    strings = at + 24 * count
+    _hostile(path, strings + (3 << 29), (0x800, 0))
+    with path.open("r+b") as file:
+        file.seek(40)
+        file.write(struct.pack("<Q", 0x2000))
+        file.seek(58)
+        file.write(struct.pack("<HHH", 64, 3, 0))
+        file.seek(0x2000 + 64)
+        file.write(struct.pack("<IIQQQQIIQQ", 0, 2, 0, 0, at, 24 * count, 2, 1, 8, 24))
+        file.write(struct.pack("<IIQQQQIIQQ", 0, 3, 0, 0, strings, 3 << 29, 0, 0, 1, 0))
+        file.seek(at)
+        symbol = struct.Struct("<IBBHQQ")
+        symbols = (symbol.pack(n & 0xFFF, 0x12, 0, 1, 0x100 + n, 1) for n in range(1, count))
+        file.write(bytes(24) + b"".join(symbols))
+        file.seek(strings)
+        file.write(b"x" * 0x10000)
+        for part in range(0, 3 << 29, 1 << 26):
+            file.seek(strings + part)
+            file.write(b"x")
+    return path

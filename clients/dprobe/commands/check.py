@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 from pathlib import Path
@@ -11,14 +10,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dprobe.commands import complete, options
-from dprobe.lib.connection import running
-from dprobe.lib.errors import DprobeError, UserError, os_error_text
+from dprobe.lib import facilities
+from dprobe.lib.errors import UserError, os_error_text
 from dprobe.lib.programs import load, parse_defines
 from dprobe.view.output import complain
 from dprobe.view.tables import Listing, diagnostic, show
 from dprobed.printable import readable
-from dprobed.program.exits import FACILITIES
-from dprobed.program.model import Diagnostic, Program, ProgramError
+from dprobed.program.model import Diagnostic, ProgramError
 
 if TYPE_CHECKING:
     from dprobe.lib.mapped import File
@@ -82,7 +80,7 @@ def check_command(
 
                 found = places.find(program, mapped, path)
                 row["placed"], row["pending"], own = found.placed, found.pending, found.faults
-            own += _unknown_facilities(socket, program, path)
+            own += facilities.unknown(socket, program, path)
         except ProgramError as error:
             own = error.diagnostics
         except OSError as error:
@@ -93,24 +91,6 @@ def check_command(
     if faults:
         sys.stdout.flush()
         raise UserError("\n".join(map(str, faults)))
-
-
-def _unknown_facilities(socket: Path | None, program: Program, path: str) -> tuple[Diagnostic, ...]:
-    """What is wrong with an `exit NAME`: nobody handles that."""
-    there: dict[str, int] = dict(FACILITIES)
-    if not {*program.facilities} - {*there, *there.values()}:
-        return ()
-    with contextlib.suppress(DprobeError), running(socket) as daemon:
-        there = daemon.welcome.facilities
-    have = ", ".join(f"{name} ({number})" for name, number in there.items())
-    faults = []
-    for facility in program.facilities:
-        if facility not in there and facility not in there.values():
-            at = next(iter(program.facility_places(facility)), None)
-            place = (readable(path), 0, 0) if at is None else (at.file, at.line, at.column)
-            message = f"no facility {facility} is registered"
-            faults.append(Diagnostic(*place, message, f"registered: {have}"))
-    return tuple(faults)
 
 
 def _files(where: str) -> list[File]:

@@ -50,6 +50,8 @@ _UNITS: Final = (
     Path("/usr/local/lib/systemd/system/dprobed.socket"),
     Path("/etc/systemd/system/dprobed.socket"),
 )
+#: The device of the kernel module.
+_DEVICE: Final = Path("/dev/dprobes")
 #: Descriptors that a daemon with thousands of targets wants.
 _DESCRIPTORS: Final = 1 << 14
 #: Calls that are not everywhere, each by something that makes a descriptor with it.
@@ -306,6 +308,17 @@ def _descriptors(_: Path | None) -> Check:
     return Check("descriptors", ok, False, detail, remedy)
 
 
+def _kernel_module(_: Path | None) -> Check:
+    """Whether programs with `modtype = kernel` can be inserted."""
+    name = "kernel programs"
+    if not _DEVICE.exists():
+        remedy = "as root: insmod dprobes.ko, which is built as kernel_bridge/README.md says"
+        return Check(name, False, False, "the module dprobes is not loaded", remedy)
+    if not os.access(_DEVICE, os.R_OK | os.W_OK):
+        return Check(name, False, False, f"{_DEVICE} is for root", "insert them as root")
+    return Check(name, True, False, "the module dprobes is loaded")
+
+
 def _kernel_calls(_: Path | None) -> Check:
     """System calls that older kernels, and filters, lack."""
     name = "system calls"
@@ -370,6 +383,7 @@ _CHECKS: Final[tuple[Callable[[Path | None], Check | None], ...]] = (
     _map_files,
     _process_events,
     _descriptors,
+    _kernel_module,
     _daemon,
     _orphans,
 )

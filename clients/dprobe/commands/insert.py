@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Final
 
 import click
@@ -17,11 +16,14 @@ from dprobe.lib.checking import MISSING_WARN, check
 from dprobe.lib.connection import Connection
 from dprobe.lib.errors import UserError
 from dprobe.lib.programs import Choice, Loaded, load_programs
+from dprobe.lib.reading import is_regular, silence
 from dprobe.view import probes
 from dprobe.view.output import complain, note
 from dprobed.policy.links import real
+from dprobed.proc.helper import SilentError
 from dprobed.wire import messages
 
+_WHICH: Final = "say --pid, or which processes, or --all"
 #: What is special in a glob (policies.md).
 _GLOB: Final = frozenset("*?[]{}\\")
 
@@ -37,6 +39,7 @@ examples:
   dprobe insert alloc.rpn --exe '/opt/**' --user www-data
   dprobe insert alloc.rpn --unit 'redis*.service' --limit 10
   dprobe insert alloc.rpn --all --replace    # instead of those that are in
+  dprobe insert opens.rpn                    # modtype = kernel: into the kernel
 """,
 )
 @processes.option("These processes, and no others: numbers, or a name that they have.")
@@ -83,25 +86,36 @@ def insert_command(
     A name or path without wildcards means also what it leads to over links and on PATH (python3 is
     python3.11).
 
+    A program with modtype = kernel or kmod goes into the kernel, as root; it needs the module
+    dprobes.
+
     A place that is not there, in a file that a process of --pid maps, in the one file that --exe
     names, or in the library of the program's `name` here, is refused before any process is touched.
     """
     selection = messages.Selection(exe=exe, user=user, unit=unit)
     narrowed = (exe, user, unit) != (None, None, None)
-    if bool(pids) + narrowed + everything != 1:
-        raise click.UsageError("say --pid, or which processes, or --all", ctx)
+    chosen = bool(pids) + narrowed + everything
     if merge and replace:
         raise click.UsageError("--merge and --replace exclude each other", ctx)
+    if chosen > 1:
+        raise click.UsageError(_WHICH, ctx)
     if limit is not None and pids:
         raise click.UsageError("--limit does not go with --pid", ctx)
+    loaded = load_programs(programs, choice)
+    kernel = _for_kernel(loaded)
+    if kernel and (chosen or limit is not None or follow_forks):
+        raise click.UsageError("a program for the kernel goes into no process: name none", ctx)
+    if not kernel and not chosen:
+        raise click.UsageError(_WHICH, ctx)
     if follow_forks and not pids:
         raise click.UsageError("--follow-forks goes with --pid; else children are followed", ctx)
-    loaded = load_programs(programs, choice)
     uploads = [each.upload for each in loaded]
     present: messages.Present = "merge" if merge else "replace" if replace else "refuse"
     how = _How(uploads, check_opcode=not no_opcode_check, present=present, json=json)
     with options.running(ctx.obj) as daemon:
-        if pids:
+        if kernel:
+            _insert_into_kernel(daemon, how)
+        elif pids:
             for pid in pids:
                 check(daemon, pid, loaded, missing)
             _insert(daemon, pids, how, follow_forks=follow_forks)
@@ -111,6 +125,17 @@ def insert_command(
             _deploy(daemon, selection, limit, how)
             if exe is not None:
                 _warn_of_executable(exe)
+
+
+def _for_kernel(loaded: Sequence[Loaded]) -> bool:
+    """Whether these programs go into the kernel; raises UserError where only some do."""
+    kernel = [each for each in loaded if each.program.header.kernel]
+    if kernel and len(kernel) < len(loaded):
+        raise UserError(
+            f"{kernel[0].upload.label} is for the kernel, and others are not: insert them "
+            "separately"
+        )
+    return bool(kernel)
 
 
 class _How(msgspec.Struct, frozen=True):
@@ -132,7 +157,7 @@ def _check_files(exe: str | None, loaded: Sequence[Loaded]) -> None:
     from dprobe.lib import loader, mapped, places
     from dprobed.binary.errors import LocationError
 
-    found = [] if exe is None or set(exe) & _GLOB else [real(exe)]
+    found = [] if exe is None or set(exe) & _GLOB else [_real(exe)]
     for each in loaded:
         with contextlib.suppress(UserError):
             found.append(loader.find_module(each.program.header.name))
@@ -146,18 +171,29 @@ def _check_files(exe: str | None, loaded: Sequence[Loaded]) -> None:
         raise UserError(f"{error}\n{MISSING_WARN}") from None
 
 
+def _real(exe: str) -> str:
+    """What a name leads to; raises UserError where nobody answers."""
+    try:
+        return real(exe)
+    except SilentError:
+        raise UserError(f"--exe {silence(exe)}") from None
+
+
 def _warn_of_executable(exe: str) -> None:
     """Say where a name without wildcards means no executable that a process could show."""
     if set(exe) & _GLOB:
         return
-    path = real(exe)
+    path = _real(exe)
     if not path:
         complain(f"--exe {exe}: there is no such command or file here (yet)")
-    elif not Path(path).is_file():
+    elif not is_regular(path):
         complain(f"--exe {exe}: {path} is no file; write {path}/** for what is in it")
     else:
-        with contextlib.suppress(OSError), Path(path).open("rb") as file:
-            head = file.read(128)
+        # Imported where it is needed: it reads ELF files.
+        from dprobe.lib.loader import head_of
+
+        with contextlib.suppress(OSError, IndexError):
+            head = head_of(path)
             if head.startswith(b"#!"):
                 interpreter = os.fsdecode(head[2:].split(b"\n")[0].split()[0])
                 complain(
@@ -178,6 +214,22 @@ def _insert(daemon: Connection, pids: Sequence[int], how: _How, *, follow_forks:
             raise UserError(f"{error}{several}") from None
     probes.show_probes(inserted, json=how.json)
     probes.explain_probes(inserted)
+
+
+def _insert_into_kernel(daemon: Connection, how: _How) -> None:
+    """Put programs into the kernel: all of them, or none."""
+    answer = daemon.request(
+        lambda number: messages.InsertKernel(
+            id=number,
+            programs=how.programs,
+            keep=True,
+            check_opcode=how.check_opcode,
+            present=how.present,
+        ),
+        messages.Inserted,
+    )
+    probes.show_probes(answer.probes, json=how.json)
+    probes.explain_probes(answer.probes)
 
 
 def _insert_into(

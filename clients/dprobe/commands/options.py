@@ -37,8 +37,10 @@ class _Pids(click.ParamType):  # type: ignore[type-arg]
     """Numbers that a process can have, and so how many there can be. Help shows no range."""
 
     name = "whole number"
-    _range = click.IntRange(1, 1 << 22)
-    _range.name = name
+
+    def __init__(self, least: int = 1) -> None:
+        self._range = click.IntRange(least, 1 << 22)
+        self._range.name = self.name
 
     def convert(
         self, value: object, param: click.Parameter | None, ctx: click.Context | None
@@ -48,6 +50,8 @@ class _Pids(click.ParamType):  # type: ignore[type-arg]
 
 
 pid_type = _Pids()
+#: A process, or 0: the kernel.
+pid_or_kernel_type = _Pids(0)
 
 
 class Duration(click.ParamType):  # type: ignore[type-arg]

@@ -18,7 +18,7 @@ from dprobe.view.output import complain
 from dprobe.view.tables import Listing, diagnostic, encoded, show
 from dprobed.policy import config, describe, store
 from dprobed.policy.errors import PolicyError
-from dprobed.policy.model import Policies
+from dprobed.policy.model import Policies, Policy
 from dprobed.policy.parse import parse
 from dprobed.printable import printable, readable
 from dprobed.proc import processes, refusals
@@ -98,10 +98,12 @@ examples:
 )
 @options.json
 @click.argument("files", nargs=-1, type=_file)
-def check_command(files: tuple[Path, ...], json: bool) -> None:
+@click.pass_obj
+def check_command(socket: Path | None, files: tuple[Path, ...], json: bool) -> None:
     """Check FILES, or those in policies.d; show all faults, with exit status 2 if there are any.
 
-    No daemon is needed.
+    No daemon is needed. A program whose `exit NAME` nobody handles now is told of, and no fault:
+    the daemon inserts it when the handler is registered.
     """
     trust = None
     empty = ""
@@ -112,17 +114,40 @@ def check_command(files: tuple[Path, ...], json: bool) -> None:
             folder = config.load(None, trust).policies
             empty = f"there is no policy file in {readable(folder)}"
             files = tuple(store.files(folder, trust))
-        parse(files, trust=trust)
+        waiting = _waiting(socket, parse(files, trust=trust))
     except PolicyError as error:
-        faults = error.diagnostics
+        faults, waiting = error.diagnostics, []
     rows = []
     for name in dict.fromkeys([*map(readable, files), *(fault.file for fault in faults)]):
         own = [diagnostic(fault) for fault in faults if fault.file == name]
-        rows.append({"file": name, "ok": not own, "diagnostics": own})
+        warnings = [
+            {**diagnostic(fault), "severity": "warning"}
+            for place, fault in waiting
+            if place.rpartition(":")[0] == name
+        ]
+        rows.append({"file": name, "ok": not own, "diagnostics": own + warnings})
     show(rows, _FILES, json=json, empty=empty)
+    sys.stdout.flush()
+    for place, fault in waiting:
+        complain(str(fault).replace(": error: ", ": warning: ", 1))
+        complain(f"    the policy at {place} inserts its programs when one is")
     if faults:
-        sys.stdout.flush()
         raise UserError("\n".join(map(str, faults)))
+
+
+def _waiting(socket: Path | None, policies: Sequence[Policy]) -> list[tuple[str, Diagnostic]]:
+    """Programs whose facilities are not there, with the place of their policy."""
+    # Imported where it is needed: the rest of policies need no programs.
+    from dprobe.lib import facilities
+    from dprobed.program.bytecode import decode
+
+    return [
+        (policy.place, fault)
+        for policy in policies
+        if policy.auto_insertion is not None
+        for each in policy.auto_insertion.programs
+        for fault in facilities.unknown(socket, decode(each.bytecode), each.path)
+    ]
 
 
 @policy_command.command(

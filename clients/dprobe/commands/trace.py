@@ -8,7 +8,7 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -68,7 +68,7 @@ class _Size(click.ParamType[int]):
 _SIZE = _Size()
 _AGE = options.Duration()
 
-_source = click.argument("trace", metavar="TRACE", type=click.Path(path_type=Path))
+_source = click.argument("trace", metavar="TRACE", type=options.FilePath(path_type=Path))
 _where = click.option(
     "-w", "--where", "conditions", multiple=True, metavar="CONDITION", help="pid=12, word_0>=100…"
 )
@@ -103,7 +103,7 @@ examples:
   dprobe trace start --format journal
 """,
 )
-@click.argument("folder", required=False, type=click.Path(path_type=Path))
+@click.argument("folder", required=False, type=options.FilePath(path_type=Path))
 @click.option("--name", help="The session's name; default: that of the folder.")
 @click.option(
     "--format",
@@ -225,9 +225,7 @@ def show_command(trace: Path, conditions: tuple[str, ...], form: str, count: int
     """Print records, all or those for which every CONDITION holds."""
     chunks, records = _chosen(trace, conditions)
     out = sys.stdout
-    name_places = _names(chunks)
-    for record in itertools.islice(records, count):
-        name_places(record)
+    for record in _named(chunks, itertools.islice(records, count)):
         if form == "json":
             out.write(published(messages.encode(record)).decode())
         else:
@@ -275,7 +273,7 @@ def stat_command(
     """Count records, and draw a histogram of a number that they logged."""
     fields = [each for each in (of, by) if each not in (None, "probe", "process")]
     chunks, records = _chosen(trace, conditions, fields)
-    groups = stat.groups(records, by, of)
+    groups = stat.groups(_named(chunks, records), by, of)
     if of is not None and groups and not any(group.numbers for group in groups):
         raise UserError(f"`{of}` is no number in any of these records")
     groups = groups[:count]
@@ -329,7 +327,7 @@ examples:
 @click.option(
     "-o",
     "path",
-    type=click.Path(path_type=Path),
+    type=options.FilePath(path_type=Path),
     required=True,
     help="A new file (CTF: folder); - is standard output.",
 )
@@ -351,7 +349,7 @@ def _convert(trace: Path, conditions: tuple[str, ...], form: str, path: Path) ->
             offsets = [offset for chunk in chunks if (offset := chunk.offset_ns) is not None]
             write_ctf(lambda: _chosen(trace, conditions)[1], path, offsets[0] if offsets else None)
         else:
-            _write_lines(records, path, lines.FORMATS[form])
+            _write_lines(_named(chunks, records), path, lines.FORMATS[form])
     except FileExistsError:
         raise UserError(f"{path} is there already; give a new name, or remove it first") from None
     except OSError as error:
@@ -391,20 +389,23 @@ def _chosen(
     return chunks, records()
 
 
-def _names(chunks: Sequence[Recording]) -> Callable[[messages.Record], None]:
-    """Names the addresses in a record, where its process is there and a trace is of this boot."""
+def _named(
+    chunks: Sequence[Recording], records: Iterator[messages.Record]
+) -> Iterator[messages.Record]:
+    """The records; with what is at their addresses, where a process is there and a trace is of this
+    boot."""
     if not all(is_of_this_boot(chunk.offset_ns) for chunk in chunks):
-        return lambda record: None
-    # Imported where it is needed: it reads ELF files.
-    from dprobe.lib.symbolize import Addresses
-
-    addresses = Addresses()
-
-    def name_places(record: messages.Record) -> None:
+        yield from records
+        return
+    addresses = None
+    for record in records:
         if any(item.get("kind") == "ptr" for item in record.log) and holds(record):
-            addresses.name_places(record)
+            # Imported where it is needed: it reads ELF files.
+            from dprobe.lib.symbolize import Addresses
 
-    return name_places
+            addresses = addresses or Addresses()
+            addresses.name_places(record)
+        yield record
 
 
 def _warn(chunks: Sequence[Recording]) -> None:

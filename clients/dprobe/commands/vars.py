@@ -30,7 +30,13 @@ examples:
   dprobe vars --global 1234  # the global variables in process 1234
 """,
 )
-@click.option("--global", "globals_", type=options.pid_type, metavar="PID", help="Globals of PID.")
+@click.option(
+    "--global",
+    "globals_",
+    type=options.pid_or_kernel_type,
+    metavar="PID",
+    help="Globals of PID; 0: of the kernel.",
+)
 @processes.only
 @click.option("--reset", is_flag=True, help="Set those shown to 0.")
 @options.listing(_LISTING)

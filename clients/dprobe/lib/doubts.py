@@ -7,10 +7,8 @@ files it will map, in the order in which it will look for symbols (ld.so(8)).
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final
 
 from dprobe.lib.loader import Mapped
 from dprobe.lib.mapped import File
@@ -18,8 +16,6 @@ from dprobe.lib.programs import Loaded
 from dprobed.binary.errors import LocationError
 from dprobed.binary.relocations import exports
 from dprobed.binary.suggest import similar
-
-_FUNCTION: Final = re.compile(r"[A-Za-z_][\w$]*")
 
 
 def of_command(programs: Sequence[Loaded], mapped: Mapped) -> Iterator[str]:
@@ -58,8 +54,8 @@ def _unmapped(name: str, files: Sequence[File]) -> str:
 def _interposed(loaded: Loaded, order: Sequence[File], meant: File) -> Iterator[str]:
     """Functions that a module defines which comes before the one that is meant."""
     for probe in loaded.program.probes:
-        symbol = probe.offset or ""
-        if not _FUNCTION.fullmatch(symbol) or not _defines(meant, symbol):
+        symbol = probe.function
+        if not symbol or not _defines(meant, symbol):
             continue
         first = next(file for file in order if file is meant or _defines(file, symbol))
         if first is not meant:

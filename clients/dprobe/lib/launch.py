@@ -57,6 +57,13 @@ def original_environment() -> dict[bytes, bytes]:
     return {name: value for name, equals, value in pairs if equals}
 
 
+def occupy_standard_descriptors() -> None:
+    """Open /dev/null as each standard stream that is closed, so that no later file becomes one."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)) <= 2:
+        pass
+    os.close(descriptor)
+
+
 @cache
 def take_signals() -> frozenset[signal.Signals]:
     """Make children of this process waitable; which signals a command is to find ignored.

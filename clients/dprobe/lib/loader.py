@@ -53,7 +53,7 @@ def _program_of(path: str) -> str | None:
     """
     for _ in range(_DEPTH):
         try:
-            head = _head(path)
+            head = head_of(path)
         except (OSError, ValueError):
             return None
         if head.startswith(b"\x7fELF"):
@@ -77,7 +77,7 @@ def _executable(path: str) -> bool:
         return False
 
 
-def _head(path: str) -> bytes:
+def head_of(path: str) -> bytes:
     """The first bytes of a regular file; raises OSError, also where it does not answer."""
     descriptor = files.open_file(path)
     try:

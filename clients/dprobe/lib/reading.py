@@ -1,7 +1,7 @@
 """Files that a user names, looked at, read and made without sleeping as long as they may let us.
 
-A file system may not answer (FUSE, NFS). Whoever asks it sleeps, perhaps where not even SIGKILL
-wakes him; so it is asked by a helper (``proc.helper``), and the user is told.
+A file system may not answer (FUSE, NFS). Who asks it sleeps, perhaps where not even SIGKILL
+wakes it; so it is asked by a helper (``proc.helper``), and the user is told.
 """
 
 from __future__ import annotations
@@ -96,17 +96,30 @@ def read_source(path: Path, most: int) -> bytes:
 
 def create(path: str) -> int:
     """Open a file for writing, made or emptied; raises OSError, also where nobody answers."""
-    folder = os.path.dirname(path) or "."  # noqa: PTH120
     try:
-        # The helper's folder is another; the file itself may be a link, or mounted there.
-        if files.is_near(folder) and (not os.path.lexists(path) or files.is_near(path)):
+        if not _is_far(path):
             return os.open(path, _CREATE, 0o666)
+        # The helper's folder is another.
         whole = os.path.join(os.getcwd(), path)  # noqa: PTH109, PTH118
         return helper.HELPER.do(path, _create, (os.fsencode(whole),))[1]
     except helper.SilentError as error:
         raise OSError(error.errno, "its file system does not answer") from None
     except ValueError as error:
         raise OSError(str(error)) from None
+
+
+def _is_far(path: str) -> bool:
+    """Whether a file, or one that is to be made, is where perhaps nobody answers."""
+    try:
+        descriptor = files.locate(path)
+    except FileNotFoundError:
+        # A link that leads nowhere would be made elsewhere.
+        return not files.is_near(os.path.dirname(path) or ".") or os.path.islink(path)  # noqa: PTH114, PTH120
+    try:
+        # Pipes and terminals are this process's own.
+        return stat.S_ISREG(files.status(descriptor)[2]) and not files.is_near(path)
+    finally:
+        os.close(descriptor)
 
 
 def silence(path: str | Path) -> str:

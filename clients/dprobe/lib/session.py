@@ -125,7 +125,7 @@ class Session:
         self._connection.receive()
 
     def resume(self) -> bool:
-        """Let go on what stands at a probe; whether anything did."""
+        """Resume threads that are held at a probe; whether any were."""
         tids = []
         while self._stood:
             pid = self._stood.pop()

@@ -13,9 +13,13 @@ from __future__ import annotations
 
 from typing import Final
 
-from dprobed.arch.x86_64.signal_frame import KERNEL_ACTION_SIZE, RESTORER_CODE, SA_RESTORER
+from dprobed.arch.x86_64.signal_frame import (
+    KERNEL_ACTION_SIZE,
+    RESTORER_CODE,
+    SA_RESTORER,
+    SA_SIGINFO,
+)
 
-_SA_SIGINFO: Final = 4
 #: Where the target has an alternate stack, only that is surely large enough (Go).
 _SA_ONSTACK: Final = 0x0800_0000
 _EVERY_SIGNAL: Final = (1 << 64) - 1
@@ -79,7 +83,7 @@ HANDLER: Final = b"".join(bytes.fromhex(each) for each, _ in CODE)
 
 def image(base: int) -> bytes:
     """What is before the table, for a guard that is mapped at ``base``."""
-    flags = _SA_SIGINFO | _SA_ONSTACK | SA_RESTORER
+    flags = SA_SIGINFO | _SA_ONSTACK | SA_RESTORER
     parts = (base, flags, base + RESTORER, _EVERY_SIGNAL)
     action = b"".join(part.to_bytes(8, "little") for part in parts)
     begin = HANDLER.ljust(RESTORER, b"\xf4") + RESTORER_CODE

@@ -30,6 +30,7 @@ RESTORER_CODE: Final = b"\x48\xc7\xc0\x0f\x00\x00\x00\x0f\x05"
 #: ``struct kernel_sigaction``: handler, flags, restorer, mask; and the flag for the third.
 KERNEL_ACTION_SIZE: Final = 32
 SA_RESTORER: Final = 0x0400_0000
+SA_SIGINFO: Final = 4
 #: libc's ``struct sigaction``: handler 0, mask 8 (128 bytes), flags 136.
 LIBC_ACTION_MASK: Final = 8
 LIBC_ACTION_FLAGS: Final = 136

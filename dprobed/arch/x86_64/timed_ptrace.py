@@ -15,6 +15,7 @@ import signal
 from typing import Final
 
 from dprobed.arch.x86_64 import code_page
+from dprobed.arch.x86_64.signal_frame import SA_SIGINFO
 
 #: The machine code with its listing; jumps lead to offsets. ``ptrace`` with the arguments of the C
 #: function, and from 0Bh a signal handler with SA_SIGINFO: rdx has the ``ucontext_t``.
@@ -33,7 +34,6 @@ CODE: Final = (
 _HANDLER: Final = 0x0B
 #: Seconds from the first signal to the next, should the call not have begun at the first.
 _AGAIN: Final = 0.02
-_SA_SIGINFO: Final = 4
 
 
 class _Action(ctypes.Structure):
@@ -67,7 +67,7 @@ class TimedPtrace:
         if not self._address:
             self._address = code_page.mapped(b"".join(bytes.fromhex(each) for each, _ in CODE))
         code = ctypes.PYFUNCTYPE(ctypes.c_long, *[ctypes.c_long] * 4)(self._address)
-        ours, before = _Action(self._address + _HANDLER, flags=_SA_SIGINFO), _Action()
+        ours, before = _Action(self._address + _HANDLER, flags=SA_SIGINFO), _Action()
         left, interval = signal.getitimer(signal.ITIMER_REAL)
         _sigaction(signal.SIGALRM, ctypes.byref(ours), ctypes.byref(before))
         try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 
-from dprobed.daemon.client import Refusal
+from dprobed.daemon.client import NoFacilityRefusal, Refusal
 from dprobed.daemon.deploy.deployment import Deployment
 from dprobed.daemon.deploy.deployments import Deployments
 from dprobed.policy.model import AutoInsertion
@@ -43,6 +43,8 @@ class AutoInsert:
         self._store = store
         self._client = _DaemonAsClient()
         self._made: list[tuple[AutoInsertion, list[Deployment]]] = []
+        #: Those that name a facility which nobody has registered yet, with what was said of them.
+        self._waiting: list[tuple[AutoInsertion, str]] = []
 
     async def update(self) -> None:
         """After a reload of the policies: insert what is new in them, remove what is gone."""
@@ -57,12 +59,20 @@ class AutoInsert:
                     select = messages.Select(number=each.number)
                     await self._deployments.take_out(self._client, select)
         self._made = stays
+        self._waiting = []
         kept = [each for each, _ in stays]
         for auto_insertion in wanted:
             if auto_insertion not in kept:
                 await self._apply(auto_insertion)
 
-    async def _apply(self, auto_insertion: AutoInsertion) -> None:
+    async def try_again(self) -> None:
+        """After a handler came or went: insert what waited for it."""
+        waiting, self._waiting = self._waiting, []
+        for auto_insertion, said in waiting:
+            await self._apply(auto_insertion, said)
+
+    async def _apply(self, auto_insertion: AutoInsertion, said: str = "") -> None:
+        """``said``: why it was not inserted, when it was tried last."""
         budget = auto_insertion.limits.set_by("")
         request = messages.Deploy(
             id=0,
@@ -79,7 +89,15 @@ class AutoInsert:
         except Refusal as refusal:
             text = f"policy {auto_insertion.policy} ({auto_insertion.place})"
             text += f" inserts nothing: {refusal}"
-            _log.error("%s", text)
-            self._store.note(text)
+            if isinstance(refusal, NoFacilityRefusal):
+                text += "; it waits until one is"
+                self._waiting.append((auto_insertion, text))
+            if text != said:
+                self._store.settle(said)
+                self._store.note(text)
+                _log.error("%s", text)
             return
+        if said:
+            self._store.settle(said)
+            _log.info("policy %s inserts its programs now", auto_insertion.policy)
         self._made.append((auto_insertion, made))

@@ -11,6 +11,7 @@ from dprobed.policy.glob import GlobError, linked, refuse_vain, translate
 from dprobed.policy.links import real
 from dprobed.policy.match import user_number
 from dprobed.proc import procfs
+from dprobed.proc.helper import SilentError
 from dprobed.proc.processes import Process
 from dprobed.wire import messages
 
@@ -34,7 +35,12 @@ class Selector:
         self._exe: list[re.Pattern[str]] | None = None
         if selection.exe is not None:
             self._exe = [_pattern("exe", selection.exe, path=True)]
-            self._exe += linked(selection.exe, real).values()
+            try:
+                self._exe += linked(selection.exe, _real).values()
+            except SilentError:
+                raise SelectionError(
+                    f"exe {selection.exe}: its file system does not answer"
+                ) from None
         self._unit = None if selection.unit is None else _pattern("unit", selection.unit)
 
     @property
@@ -62,6 +68,11 @@ class Selector:
             and (self._unit is None or bool(process.unit and self._unit.fullmatch(process.unit)))
             and self.selection.policy in (None, self._rule(process))
         )
+
+
+def _real(name: str) -> str:
+    # Whoever asks the daemon may name any: one such at a time is all that is waited for.
+    return real(name, about="names of executables")
 
 
 def paths_of(pid: int) -> list[str]:

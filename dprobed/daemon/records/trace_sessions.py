@@ -12,7 +12,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -20,6 +20,7 @@ from dprobed.daemon.client import Refusal
 from dprobed.daemon.records.dispatcher import Dispatcher, Report
 from dprobed.daemon.records.trace_encoders import CtfEncoder, Encoder, LineEncoder
 from dprobed.daemon.records.trace_session import FOLDER_CHUNKS, TraceSession
+from dprobed.proc import files, helper
 from dprobed.program.exits import DUMP, TRACE, facility_of
 from dprobed.systemd_journal import socket_path
 from dprobed.trace import store
@@ -40,6 +41,8 @@ _BLOCK_BYTES: Final = 128 << 10
 _LEAST_BYTES: Final = 16 << 10
 #: Seconds that the end of the daemon waits for a session's disk.
 _PATIENCE: Final = 5.0
+#: Seconds in which the file system of a session's folder must answer: the daemon waits meanwhile.
+_ANSWER: Final = 1.0
 _NAME: Final = re.compile(r"[A-Za-z0-9][\w.-]{0,39}", re.ASCII)
 
 _log = logging.getLogger("dprobed")
@@ -261,20 +264,57 @@ def _limits(what: TraceStart) -> RotationLimits:
 
 
 def _try_folder(folder: Path) -> None:
-    """Create the folder if it is missing; raises TraceSessionError where it is not writable."""
+    """Create the folder if it is missing; raises TraceSessionError where it is not writable, or
+    nobody says so in time."""
+    values = (os.fsencode(folder), os.getpid())
     try:
-        folder.mkdir(mode=0o700, exist_ok=True)
-        store.next_number(folder)
-        probe = folder / f".dprobed-{os.getpid()}"
-        store.AppendFile(probe).close()
-        probe.unlink()
+        if _is_near(folder):
+            _make_folder(values, ())
+        else:
+            helper.HELPER.do(("trace", folder), _make_folder, values, patience=_ANSWER)
+    except helper.SilentError:
+        raise TraceSessionError(f"{folder}: its file system does not answer") from None
     except OSError as error:
         text = error.strerror or str(error)
         raise TraceSessionError(f"{folder}: {text[:1].lower()}{text[1:]}") from None
 
 
-def _same(one: str, other: str) -> bool:
+def _is_near(folder: Path) -> bool:
+    """Whether it is, or will be, in a file system that answers by itself; raises OSError."""
     try:
-        return Path(one).samefile(other)
-    except OSError:
-        return Path(one) == Path(other)
+        return files.is_near(str(folder))
+    except FileNotFoundError:
+        return not folder.is_symlink() and files.is_near(str(folder.parent))
+
+
+@helper.job
+def _make_folder(
+    values: Sequence[helper.Value], _: Sequence[int]
+) -> tuple[list[helper.Value], int]:
+    name, pid = values
+    assert isinstance(name, bytes) and isinstance(pid, int)
+    folder = Path(os.fsdecode(name))
+    folder.mkdir(mode=0o700, exist_ok=True)
+    store.next_number(folder)
+    probe = folder / f".dprobed-{pid}"
+    store.AppendFile(probe).close()
+    probe.unlink()
+    return [], -1
+
+
+def _same(one: str, other: str) -> bool:
+    found = _identity(one)
+    return one == other or (found is not None and found == _identity(other))
+
+
+def _identity(folder: str) -> tuple[int, int] | None:
+    """Device and inode; None: it is not there, or does not answer."""
+    try:
+        descriptor = files.locate(folder)
+    except (OSError, ValueError):
+        return None
+    try:
+        found = files.facts(descriptor)
+        return found.device, found.inode
+    finally:
+        os.close(descriptor)

@@ -9,7 +9,6 @@ reports that; else the SIGTRAP would kill the target later, and the fault be rep
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
@@ -29,8 +28,6 @@ from dprobed.tracee.ptrace import Gone, Registers
 from dprobed.tracee.thread import Thread
 from dprobed.tracee.thread_group import ThreadGroup
 from dprobed.wire.protocol import State as ProbeState
-
-_log = logging.getLogger(__name__)
 
 #: Of a hit, with a short program, where tracer and thread are on one CPU.
 _COST_NS: Final = 17_000

@@ -20,17 +20,13 @@ from dprobed.arch.x86_64.guard_code import (
     entry,
     image,
 )
-from dprobed.arch.x86_64.paging import PAGE, WORD
+from dprobed.arch.x86_64.paging import PAGE
 from dprobed.arch.x86_64.syscalls import SYS_MUNMAP
 from dprobed.change_journal import Kind
 from dprobed.engine.address_space import AddressSpace
 from dprobed.engine.errors import SpaceError
 from dprobed.tracee.thread import Thread
 from dprobed.tracee.thread_group import ThreadGroup
-
-_PROT_READ_EXEC: Final = 5
-_MAP_PRIVATE_ANONYMOUS: Final = 0x22
-_NO_FILE: Final = WORD
 
 
 class Guard:

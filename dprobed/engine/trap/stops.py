@@ -23,6 +23,9 @@ from dprobed.tracee.ptrace import Gone
 from dprobed.tracee.thread import Thread
 from dprobed.tracee.thread_group import ThreadGroup
 
+#: Looked up once, since each hit calls it.
+_clock: Final = time.monotonic_ns
+
 
 class TrapStops:
     """Serves the SIGTRAP stops of one target; a plain hit first, and fast."""
@@ -55,8 +58,9 @@ class TrapStops:
 
     def serve_hit(self, thread: Thread, now: int) -> bool:
         """See StopHandler: a breakpoint, and nothing else."""
+        words = self._words
         tid = thread.tid
-        site = self.by_trap.get(self._words[RIP])
+        site = self.by_trap.get(words[RIP])
         if (
             site is None
             or not site.plain
@@ -64,9 +68,15 @@ class TrapStops:
             or self.sigtrap.disposition is not None
         ):
             return False
+        # As ``hit`` does, which would cost a call more; by local names, as ``ProgramRunner.run``.
         group = self._group
+        run = self._run
+        address = words[RIP] = site.address
         try:
-            to = self.hit(thread, site, now)
+            altered = run(thread, site.attachments, site.displaced.may_fault, now)
+            to = self._store(tid, address, site.slot) if altered else site.slot
+        except Gone:
+            to = 0  # killed; its exit status comes next
         except BaseException:
             group.tracees.blamed = group
             thread.state = State.STOPPED
@@ -74,7 +84,7 @@ class TrapStops:
             group.tracees.take(thread)
             raise
         # Before it goes on: on one CPU it runs at once, and we only later.
-        group.overhead_ns += time.monotonic_ns() - now
+        group.overhead_ns += _clock() - now
         if thread.held or thread.pinned:
             thread.state = State.HELD
             self._go_to(thread, to)
@@ -87,18 +97,21 @@ class TrapStops:
     def hit(self, thread: Thread, site: Site, now: int) -> int:
         """Run the programs of a site for a thread whose registers are loaded. Returns the address
         at which it goes on; 0: all its registers are stored already."""
-        words = self._words
-        address = words[RIP] = site.address
+        address = self._words[RIP] = site.address
         try:
             altered = self._run(thread, site.attachments, site.displaced.may_fault, now)
         except Gone:
             return 0  # killed; its exit status comes next
-        if not altered:
-            return site.slot
+        return self._store(thread.tid, address, site.slot) if altered else site.slot
+
+    def _store(self, tid: int, address: int, slot: int) -> int:
+        """Store the registers that a program may have altered, with rip in the slot if that is
+        still ``address``. Returns 0."""
+        words = self._words
         if words[RIP] == address:
-            words[RIP] = site.slot
+            words[RIP] = slot
         with contextlib.suppress(Gone):
-            self._registers.store(thread.tid)
+            self._registers.store(tid)
         return 0
 
     @staticmethod
@@ -199,7 +212,11 @@ class TrapStops:
             self.sigtrap.after_hit(thread)
 
     def _serve_site(self, thread: Thread, site: Site, now: int) -> None:
+        # Before the thread may make a system call for us: it is in no sequence any more then.
+        is_lost = not site.seen and self.exits.is_in_sequence(thread, site)
         self.repair(thread)
+        if is_lost:
+            return
         skip = self.notes.of(thread).skip
         if skip is not None:
             here = self.exits.restart_mark(site)
@@ -213,8 +230,6 @@ class TrapStops:
                 self._registers.store(thread.tid)
                 return
         if not site.seen:
-            if self.exits.is_in_sequence(thread, site):
-                return
             site.seen, site.plain = True, site.simple
         if site.callback is not None:
             if self._group.is_stopped:

@@ -53,13 +53,14 @@ class WatchEngine:
         #: Where each thread's ``struct rseq`` lies.
         self._areas: Final[dict[int, int]] = {}
         self._peek: Callable[[int, int], bytes] = lambda address, length: b""
+        self._poke: Callable[[int, bytes], bool] = lambda address, data: False
         self._lost: list[Loss] = []
         self._changes = Changes(None, 0, 0)
 
     def use(self, space: AddressSpace) -> None:
         """See Engine: nothing is kept in memory."""
         self._changes = space.changes
-        self._peek = space.memory.peek
+        self._peek, self._poke = space.memory.peek, space.memory.poke
         self._areas.clear()
         self._lost.clear()
 
@@ -206,19 +207,27 @@ class WatchEngine:
         """
         fired = self._registers.fired(thread.tid)
         if fired:
-            address = self._runner.registers.words[RIP]
+            words = self._runner.registers.words
+            address = words[RIP]
+            # Before the programs run: the thread may make a system call for us in the middle of
+            # its hit, and is in no sequence any more then.
+            abort = self._abort_address(thread.tid, address)
             self._runner.run(thread, fired, False, now)
-            if self._is_in_sequence(thread.tid, address):
+            if abort:
+                if words[RIP] == address and restartable.unregister(
+                    self._poke, self._areas[thread.tid]
+                ):
+                    words[RIP] = abort
                 self._lost.append(Loss(list(fired), restartable.REASON, False))
                 thread.pinned = True
                 self._listener.lost(thread)
         return bool(fired)
 
-    def _is_in_sequence(self, tid: int, address: int) -> bool:
-        """Whether a thread that stopped there is in a restartable sequence."""
+    def _abort_address(self, tid: int, address: int) -> int:
+        """Where a thread goes on that stopped there in a restartable sequence; 0: it is in none."""
         if tid not in self._areas:
             self._areas[tid] = ptrace.rseq_address(tid)
-        return bool(restartable.abort_address(self._peek, self._areas[tid], address))
+        return restartable.abort_address(self._peek, self._areas[tid], address)
 
     def leave(self, registers: Registers) -> bool:
         """See Engine: no thread runs code of this engine's."""

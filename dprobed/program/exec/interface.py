@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol, TypeVar
 
+import msgspec
+
 from dprobed.program.model import Program
 
 #: Addresses from here on are never a user's (the highest bit of 57-bit addresses is the kernel's);
@@ -114,7 +116,7 @@ def readable(context: Context, address: int) -> bool:
     return len(read_some(context, address, 1)) == 1
 
 
-class Outcome:
+class Outcome(msgspec.Struct, gc=False):
     """The result of one hit.
 
     ``exit``: 0 for a plain end, n > 0 for facility n, or a code of ``dprobed.program.exits``.
@@ -124,39 +126,14 @@ class Outcome:
     the thread; ``resume``: resume every thread of the target that is held.
     """
 
-    __slots__ = ("exception", "exit", "log", "major", "minor", "raw", "resume", "suspend")
-
-    def __init__(
-        self,
-        exit_: int,
-        log: bytes,
-        raw: tuple[int, ...],
-        major: int,
-        minor: int,
-        exception: tuple[int, int, int] | None,
-        suspend: bool,
-        resume: bool,
-    ) -> None:
-        self.exit = exit_
-        self.log = log
-        self.raw = raw
-        self.major = major
-        self.minor = minor
-        self.exception = exception
-        self.suspend = suspend
-        self.resume = resume
-
-    def _values(self) -> Sequence[object]:
-        return [getattr(self, name) for name in self.__slots__]
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Outcome) and self._values() == other._values()
-
-    __hash__ = None  # type: ignore[assignment]
-
-    def __repr__(self) -> str:
-        shown = zip(self.__slots__, self._values(), strict=True)
-        return f"Outcome({', '.join(f'{name}={value!r}' for name, value in shown)})"
+    exit: int
+    log: bytes
+    raw: tuple[int, ...]
+    major: int
+    minor: int
+    exception: tuple[int, int, int] | None
+    suspend: bool
+    resume: bool
 
 
 class Variables(Protocol):

@@ -31,7 +31,7 @@ _VARYING_COST: Final = 1 << 14
 
 #: Made once: values are many, and the same in every program.
 _SLOTS: Final = tuple(map(Slot, range(_STATIC_DEPTH)))
-_TEMPS: Final = tuple(map(Temp, range(1024)))
+_TEMPS: Final = tuple(map(Temp, range(128)))
 
 
 class Unit(msgspec.Struct, frozen=True):

@@ -16,6 +16,7 @@ from typing import Final
 from dprobed.program import bytecode
 from dprobed.program.exceptions import EXCEPTIONS
 from dprobed.program.exits import INSTRUCTION_BUDGET
+from dprobed.program.generated import write_or_check
 from dprobed.program.isa import (
     CALL_FRAMES,
     GROUPS,
@@ -184,7 +185,7 @@ MACHINE = f"""\
   {INSTRUCTION_BUDGET:,} instructions, after which it is ended, with its log and the exit `budget`.
 - `suspend` does not stop the program. When it has ended, its thread is held before the probed
   instruction until `dprobe resume`, or until a program in the same process executes `resume`,
-  which lets go all threads that are held there.
+  which resumes all threads that are held there.
 - `exit FACILITY` names who gets the record, by number or by name. Each must exist when the program
   is inserted, else it is refused; one that has gone since raises INVALID_OPERAND.
 - `exit dump` writes a core of the process, where limits allow it; where not, the record's exit is
@@ -192,6 +193,8 @@ MACHINE = f"""\
   long as the program is inserted, also after `exec`, and together with the fork children that got
   the program from it. A core that could not be written does not count. A program that is put into
   many processes (`dprobe insert --exe`) has one in each.
+- `exit debugger` holds the process for a debugger; where it cannot, the record's exit is
+  `no debugger`.
 """
 
 REGISTERS_TEXT = """\
@@ -277,9 +280,9 @@ bad:
 `log i32 NAME` and its like say what a word means: `i8` to `i64` and `u8` to `u64` that so many of
 its low bits are a signed or an unsigned number, `f32` and `f64` a floating-point one, `hex` that it
 reads best in hexadecimal, `ptr` that it is an address: `dprobe run`, `attach`, `log` and `trace
-show` show it as symbol+offset (in JSON as `place`, too) while the process runs. With a name it is a
-field of that
-name everywhere: in text (`result=-1`), JSON, CTF, in conditions (`-w 'result<0'`) and histograms of
+show`, `stat --by` and `convert` (but to CTF) show it as symbol+offset (in JSON as `place`, too)
+while the process runs. With a name it is a field of that name everywhere: in text (`result=-1`),
+JSON, CTF, in conditions (`-w 'result<0'`) and histograms of
 `dprobe trace`. A name has letters, digits and `_`, {MAX_NAME} at most, and is none that records
 have themselves (`pid`, `time`, `word_0`…).
 
@@ -515,18 +518,7 @@ def page() -> str:
 
 def main(arguments: list[str]) -> int:
     """Write or check the page; the process's exit status."""
-    if arguments not in ([], ["--check"]):
-        print("usage: python -m dprobed.program.rpn.reference [--check]", file=sys.stderr)
-        return 2
-    text = page()
-    if not arguments:
-        PAGE.parent.mkdir(exist_ok=True)
-        PAGE.write_text(text)
-        return 0
-    if PAGE.exists() and PAGE.read_text() == text:
-        return 0
-    print(f"{PAGE} is out of date: run `python -m dprobed.program.rpn.reference`", file=sys.stderr)
-    return 1
+    return write_or_check("dprobed.program.rpn.reference", PAGE, page(), arguments)
 
 
 if __name__ == "__main__":

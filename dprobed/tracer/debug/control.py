@@ -12,7 +12,7 @@ import signal
 from collections import deque
 from collections.abc import Sequence, Set
 from contextlib import ExitStack, suppress
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -24,10 +24,12 @@ from dprobed.tracee import ptrace
 from dprobed.tracee.lifecycle import State
 from dprobed.tracee.ptrace import Gone, PtraceError, Registers
 from dprobed.tracee.thread import Thread
-from dprobed.tracer.debug import rsp
 from dprobed.tracer.debug.postponed import PostponedSignals
 from dprobed.tracer.debug.served import ServedHits
 from dprobed.tracer.engines import Engines
+
+if TYPE_CHECKING:
+    from dprobed.tracer.debug.rsp import Action
 
 #: A breakpoint of the debugger, which removes and inserts them at each stop: kind, address, length.
 BreakpointKey = tuple[int, int, int]
@@ -137,13 +139,16 @@ class Control:
 
     # --- going on ---
 
-    def resume(self, actions: Sequence[rsp.Action], inserted: Set[BreakpointKey]) -> None:
+    def resume(self, actions: Sequence[Action], inserted: Set[BreakpointKey]) -> None:
         """Resume threads; those without an action stay.
 
         ``inserted``: the present breakpoints. If one of the threads has an event already, nothing
         is resumed: that stop is reported.
         """
-        chosen: dict[int, rsp.Action] = {}
+        # Here: a debugger is there, for whom all else is imported late, too.
+        from dprobed.tracer.debug.rsp import from_gdb
+
+        chosen: dict[int, Action] = {}
         for thread in self.threads():
             for action in actions:
                 if action.threads.covers(thread.tid):
@@ -151,7 +156,7 @@ class Control:
                         chosen[thread.tid] = action
                     break
         for tid, action in chosen.items():
-            self._give_signal(self._group.threads[tid], rsp.from_gdb(action.signal))
+            self._give_signal(self._group.threads[tid], from_gdb(action.signal))
         # A hit of a breakpoint that was removed meanwhile is not reported.
         self.events = deque(
             event

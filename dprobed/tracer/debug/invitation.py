@@ -12,14 +12,15 @@ debugger's connection is a detach.
 
 from __future__ import annotations
 
-import logging
 import os
 import select
 import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from dprobed.engine.probe import Probe
 from dprobed.tracee.ptrace import Gone
@@ -44,10 +45,8 @@ TICK: Final = 0.25
 _QUIET: Final = 10.0
 _OFF: Final = "it is switched off; `dprobe handlers arm debugger` switches it on"
 
-_log = logging.getLogger(__name__)
 
-
-class TracerCallbacks(NamedTuple):
+class TracerCallbacks(msgspec.Struct, frozen=True):
     """Calls into the tracer. ``tell``: send a notice to the daemon (kind, text, thread id)."""
 
     tell: Callable[[str, str, int], None]

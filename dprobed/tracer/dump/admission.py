@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
 
@@ -39,14 +39,14 @@ class DumpError(StoreError):
     """A dump is refused; one line."""
 
 
-class _Untold(NamedTuple):
+class _Untold(msgspec.Struct, frozen=True):
     """A notice that is to be sent."""
 
     text: str
     tid: int
 
 
-class _Bar(NamedTuple):
+class _Bar(msgspec.Struct, frozen=True):
     """No dump is admitted until then (monotonic)."""
 
     until: float

@@ -62,7 +62,7 @@ class Images:
         if not images:
             raise Gone(pid)
         images.sort(key=lambda image: (image.tid != current, image.tid))
-        stat = _stat(pid)
+        stat = procfs.stat_fields(pid)
         found = procfs.status(pid)
         arguments = b""
         # As many as a core has room for: a process may say that it has gigabytes of them.
@@ -86,7 +86,7 @@ class Images:
 
     def _thread(self, thread: Thread) -> ThreadImage | None:
         tid = thread.tid
-        stat = _stat(tid)
+        stat = procfs.stat_fields(tid)
         if not stat:
             return None
         try:
@@ -123,16 +123,7 @@ class Images:
         return bytes(self._registers.data)
 
 
-def _stat(tid: int) -> list[bytes]:
-    """The fields of ``/proc/TID/stat`` from the third on; empty when it is gone."""
-    try:
-        data = Path(f"/proc/{tid}/stat").read_bytes()
-    except OSError:
-        return []
-    return data[data.rindex(b")") + 2 :].split()
-
-
-def _ids(tid: int, stat: list[bytes]) -> tuple[int, int, int, int]:
+def _ids(tid: int, stat: list[bytes] | None) -> tuple[int, int, int, int]:
     """Thread, parent, process group and session, as a core has them."""
     return (tid, *(int(each) for each in stat[1:4])) if stat else (tid, 0, 0, 0)  # type: ignore[return-value]
 

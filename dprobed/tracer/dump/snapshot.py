@@ -8,7 +8,6 @@ until its dump is written, for a limited time.
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import time
 from collections.abc import Callable
@@ -22,46 +21,21 @@ from dprobed.corefile.store import StoreError, StoreLimits
 from dprobed.engine.address_space import AddressSpace
 from dprobed.engine.context import Facts
 from dprobed.engine.errors import SpaceError
-from dprobed.engine.probe import Attachment, Probe
+from dprobed.engine.probe import Attachment
 from dprobed.program.exec.interface import Outcome
-from dprobed.program.exits import DUMP_ONCE, NO_DUMP
-from dprobed.program.items import string_item
 from dprobed.tracee.lifecycle import State
 from dprobed.tracee.ptrace import Gone
 from dprobed.tracee.thread import Thread
 from dprobed.tracee.thread_group import ThreadGroup
 from dprobed.tracer.dump import dumper, image
-from dprobed.tracer.dump.admission import Admission, DumpError, identity, look, tidy
+from dprobed.tracer.dump.admission import DumpError, look, tidy
+from dprobed.tracer.dump.at_hits import HitDumps, Result
 from dprobed.tracer.dump.copied import CopiedProcess
 from dprobed.tracer.dump.jobs import job_for
 from dprobed.tracer.dump.writer_process import WriterProcess
 from dprobed.tracer.engines import Engines
 from dprobed.tracer.programs import Programs
 from dprobed.tracer.reporter import Reporter
-from dprobed.wire.protocol import RawRecord
-
-_log = logging.getLogger(__name__)
-
-#: Why there is no dump, in a few words.
-_BUSY: Final = "another being written"
-_ENDED: Final = "the process ended"
-#: Bytes of it in a record at most.
-_MOST_REASON: Final = 1000
-_OFF: Final = "dumps are switched off; `dprobe handlers arm dump` switches them on"
-
-
-class Result(msgspec.Struct, frozen=True):
-    """How a dump ended; ``error`` is empty when there is a core; ``cause``: why there is none, in a
-    few words."""
-
-    error: str
-    cause: str = ""
-    path: str = ""
-    bytes: int = 0
-    size: int = 0
-    how: str = ""
-    pause_ns: int = 0
-    seconds: float = 0.0
 
 
 class _Current(msgspec.Struct):
@@ -81,15 +55,6 @@ class _Current(msgspec.Struct):
     result: Result | None = None
 
 
-class _Requested(msgspec.Struct, frozen=True):
-    """A dump that a hit asked for; ``belied``: the hit's record, as it is if there is no core."""
-
-    thread: Thread
-    probe: Probe
-    about: dict[str, Any]
-    belied: RawRecord
-
-
 class Dumps:
     """The dumps of one target, one at a time."""
 
@@ -103,14 +68,9 @@ class Dumps:
         """``programs``: those inserted. ``reporter``: has the records of hits. ``tell``: kind,
         text, thread id."""
         self._engines: Final = engines
-        self._programs: Final = programs
-        self._reporter: Final = reporter
-        self._tell: Final = tell
-        self._admission: Final = Admission(tell, self._identify)
+        self._at_hits: Final = HitDumps(engines.group, programs, reporter, tell)
         self._images: Final = image.Images(engines)
-        self._requested: list[_Requested] = []
         self._current: _Current | None = None
-        self._limits: StoreLimits | None = None
 
     @property
     def _group(self) -> ThreadGroup:
@@ -123,7 +83,7 @@ class Dumps:
     @property
     def busy(self) -> bool:
         """Whether a dump is being written, or requested."""
-        return self._current is not None or bool(self._requested)
+        return self._current is not None or self._at_hits.are_waiting
 
     # --- requests ---
 
@@ -136,45 +96,10 @@ class Dumps:
         *,
         is_armed: bool,
     ) -> bool:
-        """A program ended by ``exit dump``: whether a dump is to be begun.
-
-        Then its thread is pinned until it is. ``is_armed``: dumps are not switched off.
-        """
-        probe = attachment.probe
-        try:
-            if not is_armed:
-                raise DumpError(_OFF, "switched off")
-            if outcome.exit == DUMP_ONCE and probe.cores.written:
-                raise DumpError("this probe has its core, and `exit dump once` asks for no other",
-                                "once")  # fmt: skip
-            if self.busy or (outcome.exit == DUMP_ONCE and probe.cores.writing):
-                raise DumpError("another dump of this process is being written", _BUSY)
-            self._limits = self._admission.admit(probe)
-        except StoreError as error:
-            self._refuse(probe, error, thread.tid)
-            return False
-        now = time.monotonic_ns()
-        program = self._programs.describe(probe.program)
-        about = image.at_hit(program, thread, facts, attachment, outcome, now)
-        belied = RawRecord(
-            probe.program, probe.index, attachment.number, thread.tgid, thread.tid, facts.comm,
-            facts.uid, facts.cpu, now, probe.hits, NO_DUMP, outcome.major, outcome.minor,
-            b"", (), None,
-        )  # fmt: skip
-        self._requested.append(_Requested(thread, probe, about, belied))
-        probe.cores.writing += 1
-        thread.pinned = True
-        self._group.request_attention()
-        return True
-
-    def _identify(self, probe: Probe) -> str:
-        """What names a probe in the store."""
-        return identity(self._programs.inserted[probe.program].program, probe.index)
-
-    def _refuse(self, probe: Probe, error: StoreError, tid: int) -> None:
-        if self._admission.refuse(probe, error, tid):
-            # Told later: its record goes first.
-            self._group.request_attention()
+        """See HitDumps."""
+        return self._at_hits.hit(
+            thread, facts, attachment, outcome, is_armed=is_armed, is_busy=self.busy
+        )
 
     def request(self, pid: int, compress: bool, answer: Callable[[Result], None]) -> None:
         """Dump the target now; raises DumpError, StoreError and Gone. ``answer`` comes later."""
@@ -192,14 +117,7 @@ class Dumps:
 
     def attend(self) -> None:
         """Begin, limit and end dumps; called by the main loop."""
-        self._admission.tell()
-        while self._requested:
-            requested = self._requested.pop(0)
-            try:
-                self._begin_at_hit(requested)
-            finally:
-                if requested.thread.tid in self._group.threads:
-                    self._group.unpin(requested.thread)
+        self._at_hits.attend(self._begin, lambda: self._current is not None)
         current = self._current
         if current is None:
             return
@@ -211,50 +129,6 @@ class Dumps:
         if current.result is not None and (current.copy is None or current.copy.is_over):
             self._close(current)
 
-    def _begin_at_hit(self, requested: _Requested) -> None:
-        # Its own process: a child that shares the target's memory can be at the probe.
-        pid, tid, probe = requested.thread.tgid, requested.thread.tid, requested.probe
-
-        def fail(error: StoreError) -> None:
-            probe.cores.writing -= 1
-            self._belie(requested, error)
-            self._admission.failed(probe, error)
-            self._admission.refuse(probe, error, tid)
-            self._admission.tell()
-
-        def answer(result: Result) -> None:
-            if result.error:
-                fail(StoreError(result.error, result.cause))
-                return
-            probe.cores.writing -= 1
-            probe.cores.written += 1
-            probe.dumped += 1
-            self._admission.succeeded(probe)
-            self._tell("dump", f"core: {result.path}", tid)
-
-        name = self._admission.name_of(probe)
-        try:
-            if self._current is not None or self._limits is None:
-                raise DumpError("another dump of this process is being written", _BUSY)
-            self._begin(pid, tid, requested.about, self._limits, answer, name)
-        except (StoreError, Gone) as error:
-            fail(error if isinstance(error, StoreError) else DumpError(_ENDED))
-
-    def _belie(self, requested: _Requested, error: StoreError) -> None:
-        """Have the hit's record say that there is no core; one that is on its way is followed by
-        another, which says why."""
-        probe, record = requested.probe, requested.belied
-        if self._reporter.amend(probe, record.hit, NO_DUMP):
-            return
-        if record.program in self._programs.inserted:
-            why = str(error).removeprefix("no core: ").encode(errors="replace")
-            self._reporter.add(
-                probe,
-                msgspec.structs.replace(
-                    record, time=time.monotonic_ns(), log=string_item(why[:_MOST_REASON])
-                ),
-            )
-
     def finish(self) -> None:
         """Wait until no dump is being written; the target runs meanwhile."""
         while self.busy:
@@ -264,11 +138,7 @@ class Dumps:
 
     def abandon(self, reason: str, cause: str = "internal error") -> None:
         """Abort the dump that is being written."""
-        while self._requested:
-            requested = self._requested.pop()
-            requested.probe.cores.writing -= 1
-            if requested.thread.tid in self._group.threads:
-                self._group.unpin(requested.thread)
+        self._at_hits.abandon()
         current = self._current
         if current is None:
             return

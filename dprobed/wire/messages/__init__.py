@@ -12,6 +12,7 @@ from __future__ import annotations
 from dprobed.record.record import TRACER, Raised, Record
 from dprobed.wire.messages.codec import MessageError, decode_from_daemon, decode_request, encode
 from dprobed.wire.messages.common import (
+    KERNEL,
     MAX_LINE,
     PROTOCOL,
     Bytes,
@@ -79,6 +80,7 @@ from dprobed.wire.messages.requests import (
     Handlers,
     Hello,
     Insert,
+    InsertKernel,
     Log,
     PolicyExplain,
     PolicyList,
@@ -101,6 +103,7 @@ from dprobed.wire.messages.requests import (
 )
 
 __all__ = [
+    "KERNEL",
     "MAX_LINE",
     "PROTOCOL",
     "TRACER",
@@ -134,6 +137,7 @@ __all__ = [
     "Id",
     "Index",
     "Insert",
+    "InsertKernel",
     "Inserted",
     "Label",
     "Labels",

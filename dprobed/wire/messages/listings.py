@@ -1,7 +1,8 @@
 """The items of listings in replies: programs, probes, deployments, handlers, traces, policies,
 targets."""
 
-from __future__ import annotations
+# Without `from __future__ import annotations`: msgspec compiles annotations that are strings, each
+# one when a decoder is made, which takes four times as long.
 
 from typing import Literal
 

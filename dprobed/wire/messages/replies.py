@@ -1,6 +1,7 @@
 """The replies of the daemon: one for each request, with its ``id``."""
 
-from __future__ import annotations
+# Without `from __future__ import annotations`: msgspec compiles annotations that are strings, each
+# one when a decoder is made, which takes four times as long.
 
 import msgspec
 

@@ -1,6 +1,7 @@
 """The reports that the daemon sends to a client between replies."""
 
-from __future__ import annotations
+# Without `from __future__ import annotations`: msgspec compiles annotations that are strings, each
+# one when a decoder is made, which takes four times as long.
 
 import msgspec
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from iced_x86 import Decoder, Formatter, FormatterSyntax
-
 from dprobed.arch.x86_64.gate_code import (
     CLONE,
     CLONE_CODE,
@@ -16,20 +14,13 @@ from dprobed.arch.x86_64.gate_code import (
     way_back,
 )
 from dprobed.arch.x86_64.registers import ORIG_RAX, RAX, REGISTER_NAMES, RIP
+from tests.unit.arch.listing import decoded
 
 
 def test_the_listing_says_what_the_code_does() -> None:
-    formatter = Formatter(FormatterSyntax.NASM)
-    formatter.show_branch_size = False
-    formatter.branch_leading_zeros = False
-    formatter.leading_zeros = False
-    for begin, listing in ((0, CODE), (CLONE, CLONE_CODE)):
-        code = WHOLE[begin : begin + sum(len(bytes.fromhex(each)) for each, _ in listing)]
-        decoded = [
-            (WHOLE[each.ip : each.next_ip].hex(" "), formatter.format(each))
-            for each in Decoder(64, code, ip=begin)
-        ]
-        assert decoded == list(listing)
+    assert decoded(GATE) == list(CODE)
+    entry = decoded(WHOLE[CLONE:], CLONE)
+    assert entry[: len(CLONE_CODE)] == list(CLONE_CODE)
     assert len(GATE) <= WORDS
     assert len(WHOLE) == SIZE
 

@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-from iced_x86 import Decoder, Formatter, FormatterSyntax
-
 from dprobed.arch.x86_64.guard_code import CODE, DEFAULT_ACTION, HANDLER, TABLE, entry, image
 from dprobed.arch.x86_64.signal_frame import RESTORER_CODE
+from tests.unit.arch.listing import decoded
 
 
 def test_the_listing_says_what_the_code_does() -> None:
-    formatter = Formatter(FormatterSyntax.NASM)
-    formatter.show_branch_size = False
-    formatter.branch_leading_zeros = False
-    formatter.leading_zeros = False
-    instructions = list(Decoder(64, HANDLER))
-    decoded = [
-        (HANDLER[each.ip : each.next_ip].hex(" "), formatter.format(each)) for each in instructions
-    ]
-    assert decoded == list(CODE)
+    assert decoded(HANDLER) == list(CODE)
 
 
 def test_the_image() -> None:

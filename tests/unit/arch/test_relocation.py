@@ -518,7 +518,11 @@ states = st.fixed_dictionaries(
 @settings(
     max_examples=1500,
     deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.filter_too_much],
+    suppress_health_check=[
+        HealthCheck.function_scoped_fixture,
+        HealthCheck.filter_too_much,
+        HealthCheck.too_slow,
+    ],
 )
 @example(code=b"\xf3\xa4", regs=registers(rcx=1 << 63), slot=NEAR)
 @given(

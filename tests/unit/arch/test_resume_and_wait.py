@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import signal
 from collections.abc import Callable, Iterator
 
 import pytest
-from iced_x86 import Decoder, Formatter, FormatterSyntax
+from iced_x86 import Decoder
 
 from dprobed.arch.x86_64 import resume_and_wait
 from dprobed.arch.x86_64.python_ptrace import binding
@@ -21,26 +20,20 @@ from dprobed.arch.x86_64.resume_and_wait import (
     REGISTERS,
     RESUME,
     STATUS,
+    TAKEN,
     TRAP_STATUS,
     WAIT_FOR,
     WORDS,
 )
 from dprobed.tracee.ptrace import WALL, FixedBuffer
+from tests.unit.arch.listing import code_of, decoded
 
 MEBIBYTE = 1 << 20
 
 
 def test_the_listing_says_what_the_code_does() -> None:
-    code = b"".join(bytes.fromhex(each) for each, _ in CODE)
-    formatter = Formatter(FormatterSyntax.NASM)
-    formatter.show_branch_size = False
-    formatter.branch_leading_zeros = False
-    formatter.leading_zeros = False
-    decoded = [
-        (code[each.ip : each.next_ip].hex(" "), formatter.format(each))
-        for each in Decoder(64, code)
-    ]
-    assert decoded == list(CODE)
+    assert decoded(code_of(CODE)) == list(CODE)
+    code = code_of(CODE)
     ends = [each.ip for each in Decoder(64, code)]
     assert all(each.near_branch_target in ends for each in Decoder(64, code) if each.op0_kind == 1)
 
@@ -55,15 +48,17 @@ class Wait:
         self.registers = FixedBuffer(REGISTERS_SIZE)
         self.rip = memoryview(self.registers.data).cast("Q")[RIP : RIP + 1]
         self.words[REGISTERS] = self.registers.address
-        self._call: Callable[[ctypes.c_void_p], int] = (
-            resume_and_wait.mapped() if native else resume_and_wait.one_by_one(self.words)
+        self._call: Callable[[], int] = (
+            resume_and_wait.mapped(self.block.address)
+            if native
+            else resume_and_wait.one_by_one(self.words)
         )
 
     def __call__(self, resume: int = 0, go_to: int = 0, options: int = 0, tid: int = 0) -> int:
         self.words[RESUME], self.words[GO_TO] = resume, go_to
         self.words[WAIT_FOR] = tid or self.tid
         self.words[OPTIONS] = WALL | os.WEXITED | os.WSTOPPED | os.WNOWAIT | options
-        result = self._call(ctypes.c_void_p(self.block.address))
+        result = self._call()
         assert self.words[RESUME] == 0
         return result
 
@@ -96,10 +91,10 @@ def test_each_stop_and_the_end(wait: Wait, child: int) -> None:
     assert wait.words[STATUS] == TRAP_STATUS
     assert wait.rip[0] != 0
     wait.rip[0] = 1
-    assert wait(child) == child
+    assert wait(child) == child | TAKEN
     assert os.WSTOPSIG(wait.words[STATUS]) == signal.SIGUSR1
     assert wait.rip[0] == 1  # They are read for a hit only.
-    assert wait(child) == child
+    assert wait(child) == child | TAKEN
     assert os.waitstatus_to_exitcode(wait.words[STATUS]) == 7
     assert wait() == -errno.ECHILD
 
@@ -108,7 +103,7 @@ def test_a_trap_is_looked_at_and_all_else_is_taken(wait: Wait, child: int) -> No
     assert [wait(), wait(), wait(tid=child)] == [child] * 3
     assert os.waitpid(child, os.WNOHANG)[0] == child
     assert wait(options=os.WNOHANG) == 0
-    assert wait(child) == child
+    assert wait(child) == child | TAKEN
     assert os.WSTOPSIG(wait.words[STATUS]) == signal.SIGUSR1
     assert wait(options=os.WNOHANG) == 0
 
@@ -118,7 +113,7 @@ def test_of_one_thread_or_of_any(wait: Wait, child: int) -> None:
     other = os.fork()
     if other == 0:
         os._exit(3)
-    assert wait(tid=other) == other
+    assert wait(tid=other) == other | TAKEN
     assert os.waitstatus_to_exitcode(wait.words[STATUS]) == 3
     assert wait(tid=child) == child
     assert wait.words[STATUS] == TRAP_STATUS
@@ -131,7 +126,7 @@ def test_of_one_thread_or_of_any(wait: Wait, child: int) -> None:
 def test_where_it_goes_on(wait: Wait, child: int) -> None:
     assert wait() == child
     bad = 0x1_0000_0000_0000 - MEBIBYTE * MEBIBYTE
-    assert wait(child, bad) == child
+    assert wait(child, bad) == child | TAKEN
     assert os.WSTOPSIG(wait.words[STATUS]) == signal.SIGSEGV
     assert binding.ptrace_getregs(child).rip == bad
 
@@ -139,7 +134,7 @@ def test_where_it_goes_on(wait: Wait, child: int) -> None:
 def test_one_that_was_killed_meanwhile(wait: Wait, child: int) -> None:
     assert wait() == child
     os.kill(child, signal.SIGKILL)
-    assert wait(child, 0x1000) == child
+    assert wait(child, 0x1000) == child | TAKEN
     assert os.WTERMSIG(wait.words[STATUS]) == signal.SIGKILL
 
 

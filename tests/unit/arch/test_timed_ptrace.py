@@ -5,23 +5,13 @@ from __future__ import annotations
 import errno
 import signal
 
-from iced_x86 import Decoder, Formatter, FormatterSyntax
-
 from dprobed.arch.x86_64.timed_ptrace import CODE, TimedPtrace
 from dprobed.tracee.ptrace import PTRACE_SEIZE
+from tests.unit.arch.listing import code_of, decoded
 
 
 def test_the_listing_says_what_the_code_does() -> None:
-    code = b"".join(bytes.fromhex(each) for each, _ in CODE)
-    formatter = Formatter(FormatterSyntax.NASM)
-    formatter.show_branch_size = False
-    formatter.branch_leading_zeros = False
-    formatter.leading_zeros = False
-    decoded = [
-        (code[each.ip : each.next_ip].hex(" "), formatter.format(each))
-        for each in Decoder(64, code)
-    ]
-    assert decoded == list(CODE)
+    assert decoded(code_of(CODE)) == list(CODE)
 
 
 def test_the_timer_and_the_handler_are_put_back() -> None:

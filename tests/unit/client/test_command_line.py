@@ -13,6 +13,7 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner
+from dprobe.commands import doctor
 from dprobe.commands.pids import Processes, gathered, pids_of
 from dprobe.main import cli, main
 
@@ -156,3 +157,44 @@ def test_check_gives_diagnostics(
 def test_places_that_are_not_there_are_status_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["places", "libc.so.6", "no_such_*"]) == 2
     assert "no_such_*" in capsys.readouterr().err
+
+
+def test_doctor_says_how_kernel_programs_become_possible(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = tmp_path / "dprobes"
+    monkeypatch.setattr(doctor, "_DEVICE", device)
+    found = doctor._kernel_module(None)
+    assert (found.ok, found.needed) == (False, False)
+    assert "insmod dprobes.ko" in found.remedy
+    device.touch(0o600)
+    assert doctor._kernel_module(None).ok
+
+
+KERNEL = "name = kernel\nmodtype = kernel\noffset = schedule\n    exit\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--pid", "1", "kernel.rpn"], "goes into no process"),
+        (["--all", "kernel.rpn"], "goes into no process"),
+        (["-f", "kernel.rpn"], "goes into no process"),
+        (["kernel.rpn", "user.rpn"], "insert them separately"),
+        (["user.rpn"], "say --pid, or which processes, or --all"),
+    ],
+)
+def test_where_a_program_goes_has_to_be_said(
+    tmp_path: Path, arguments: list[str], words: str
+) -> None:
+    (tmp_path / "kernel.rpn").write_text(KERNEL)
+    (tmp_path / "user.rpn").write_text(PROGRAM)
+    paths = [str(tmp_path / each) if each.endswith(".rpn") else each for each in arguments]
+    done = subprocess.run(
+        [sys.executable, "-m", "dprobe", "insert", *paths],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert words in done.stderr

@@ -1,4 +1,4 @@
-"""What a client imports before it forks a private daemon: what both need, and nothing else."""
+"""What each process of a command imports, in its turn, until the command can start."""
 
 from __future__ import annotations
 
@@ -8,16 +8,57 @@ import sys
 import pytest
 
 
-@pytest.mark.parametrize("command", ["run", "attach", "dump"])
-def test_what_is_imported_before_the_private_daemon_is_forked(command: str) -> None:
-    code = f"import sys, dprobe.main, dprobe.commands.{command}; print(*sys.modules)"
+def _imported(*modules: str) -> set[str]:
+    """All that is imported where a command imports these, one after the other."""
+    names = ", ".join(modules)
+    code = (
+        f"import sys; from dprobe import late; late.install(); import {names}; print(*sys.modules)"
+    )
     done = subprocess.run(
         [sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True
     )
-    there = set(done.stdout.split())
-    assert {"dprobe.private", "dprobed.wire.messages"} <= there
-    assert not there & {"dataclasses", "asyncio", "rich", "elftools", "logging"}
-    for name in ("program.rpn.parser", "daemon", "tracer", "resolver.service", "policy"):
+    return set(done.stdout.split())
+
+
+def test_what_is_imported_before_it_is_known_whether_one_is_needed() -> None:
+    assert not _imported("dprobe.ahead") & {"click", "msgspec", "socket", "dprobed.wire.messages"}
+
+
+@pytest.mark.parametrize("more", [(), ("dprobe.lib.places",)])
+def test_what_is_imported_before_the_private_daemon_is_forked(more: tuple[str, ...]) -> None:
+    """What two of the three processes need, and nothing that only one of them does."""
+    there = _imported("dprobe.private", *more, "dprobed.daemon.private")
+    shared = ("wire.messages", "wire.protocol", "program.verifier", "resolver.client")
+    assert {f"dprobed.{each}" for each in shared} <= there
+    assert not there & {"click", "dataclasses", "asyncio", "rich", "elftools", "iced_x86.Code"}
+    assert not there & {"ast", "dis", "typing_extensions", "ssl", "_hashlib"}
+    for name in ("program.rpn", "daemon.app", "tracer", "engine", "resolver.service", "policy"):
+        assert f"dprobed.{name}" not in there
+
+
+def test_what_a_private_daemon_imports_for_itself() -> None:
+    there = _imported("dprobed.daemon.private", "dprobed.daemon.private_service")
+    assert "asyncio" in there
+    assert not there & {"click", "rich", "elftools", "psutil", "ast", "dis", "ssl", "ctypes"}
+    for name in (
+        "daemon.deploy",
+        "daemon.policy_reload",
+        "daemon.policy_requests",
+        "daemon.recovery",
+        "daemon.records.external",
+        "daemon.records.trace_sessions",
+        "policy.parse",
+        "program.rpn",
+        "trace",
+        "tracer",
+    ):
+        assert f"dprobed.{name}" not in there
+
+
+def test_what_the_first_tracer_imports_for_itself() -> None:
+    there = _imported("dprobed.daemon.private", "dprobed.tracer.main")
+    assert not there & {"asyncio", "click", "rich", "elftools", "psutil", "ast", "dis"}
+    for name in ("daemon.app", "policy", "program.rpn", "tracer.dump.snapshot", "binary.elf"):
         assert f"dprobed.{name}" not in there
 
 

@@ -75,6 +75,7 @@ def test_one_process_does_what_comes_and_has_nothing_of_ours(one: Helper) -> Non
 def test_descriptors_go_there_and_back(one: Helper) -> None:
     reading, writing = os.pipe()
     _, copied = one.do(0, _pass_on, [], [writing])
+    assert not os.get_inheritable(copied)
     os.write(copied, b"through it")
     assert os.read(reading, 100) == b"through it"
     for each in (reading, writing, copied):

@@ -177,10 +177,10 @@ def test_threads_that_are_about_to_end_are_no_live_threads(
     """A process that ends tells each of its threads by a SIGKILL, which they find one by one."""
     dead, lives = 1 << 22, 1 << 23
     own = procfs.status(os.getpid())
-    stat = procfs._stat(os.getpid())
+    stat = procfs.stat_fields(os.getpid())
     assert own is not None and stat is not None
     pending = {lives: signals}
-    monkeypatch.setattr(procfs, "_stat", lambda tid: stat if tid == lives else None)
+    monkeypatch.setattr(procfs, "stat_fields", lambda tid: stat if tid == lives else None)
     monkeypatch.setattr(procfs, "threads", lambda pid: [dead, lives])
     monkeypatch.setattr(procfs, "status", lambda tid: replace(own, pending=pending[tid]))
     assert procfs.live_thread(dead) == lives

@@ -1,4 +1,4 @@
-"""The structures of ``uapi/dprobes.h`` in Python, and a program as the kernel takes it.
+"""The structures of ``kernel_bridge/uapi/dprobes.h``, and a program as the kernel takes it.
 
 A test compares sizes and offsets with the header.
 """
@@ -205,6 +205,10 @@ REQUESTS: Final = {
     "DPROBES_SETVARS": _ioc(_WRITE, 5, Vars),
     "DPROBES_STATS": _ioc(_READ, 6, Stats),
 }
+
+
+#: The fields of ``Load`` that are addresses, in the order of ``load_arrays``.
+ARRAYS: Final = ("code", "probes", "facilities", "names", "symbols")
 
 
 def load_header(program: Program, ring: int = 0) -> Load:

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * What of the kernel's headers interp.c needs, for user space.
+ * What of the kernel's headers the interpreter needs, for user space.
  */
 #ifndef DP_USER_H
 #define DP_USER_H

@@ -3,12 +3,12 @@
  * The instruction table of the probe language, for C.
  *
  * Written by `python -m kernel_bridge.isa_header` from dprobed/program/isa.py:
- * do not edit.  The tables themselves are there where DP_ISA_TABLES is defined.
+ * do not edit.  One file has the tables themselves: where DP_ISA_TABLES is defined.
  */
 #ifndef DP_ISA_H
 #define DP_ISA_H
 
-#define DP_ISA_CRC 0x29b39db1u
+#define DP_ISA_CRC 0x47a4302fu
 
 #define DP_STACK_WORDS 1024
 #define DP_CALL_FRAMES 32
@@ -356,8 +356,12 @@ struct dp_register {
 	__u8 flags;
 };
 
+#define DP_REGISTERS 90
+extern const struct dp_insn dp_insns[256];
+extern const struct dp_register dp_registers[DP_REGISTERS];
+
 #ifdef DP_ISA_TABLES
-static const struct dp_insn dp_insns[256] = {
+const struct dp_insn dp_insns[256] = {
 	[DP_OP_NOP] = {
 		1, DP_OPERAND_NONE, DP_FLOW_NEXT,
 		0, 0, 0, 0, 0, 0,
@@ -1060,8 +1064,7 @@ static const struct dp_insn dp_insns[256] = {
 	},
 };
 
-#define DP_REGISTERS 90
-static const struct dp_register dp_registers[DP_REGISTERS] = {
+const struct dp_register dp_registers[DP_REGISTERS] = {
 	{ /* rax */
 		0xffffffffffffffff, 10, 1, 0,
 		DP_REG_POP_USER | DP_REG_POP_KERNEL,

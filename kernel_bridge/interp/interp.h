@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The verifier and the interpreter of probe programs; see interp.c.
+ * The verifier and the interpreter of probe programs; see machine.h.
  */
 #ifndef DP_INTERP_H
 #define DP_INTERP_H
@@ -11,7 +11,7 @@
 #include "user.h"
 #endif
 #include "isa.h"
-#include "uapi/dprobes.h"
+#include "../uapi/dprobes.h"
 
 /* A code offset that is none. */
 #define DP_NONE (~(u64)0)

@@ -1,0 +1,391 @@
+"""The kernel as a ``Backend``: one target, whose pid is ``KERNEL``.
+
+It has no process: the daemon itself has the device open, and the descriptors of the programs. When
+the daemon is killed, the kernel closes them, and with them everything that was placed. Requests
+are done one after the other, each in a thread, because the kernel may sleep for milliseconds in
+placing and taking out; records are read in the loop, as they come. Reading rests after each turn: a
+probe in what reading itself calls would keep the daemon busy for ever.
+
+The module counts lost records for a program, not for its probes: they are shown with its first one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from typing import Final
+
+from dprobed.backend import BackendGone, BackendRefused, OnEvent
+from dprobed.kernel import abi
+from dprobed.kernel.device import Calls, Device, DeviceError, Hit, KernelProgram, PlacingError
+from dprobed.program.bytecode import decode
+from dprobed.program.exits import DEBUGGER, DUMP, EXCEPTION, REM
+from dprobed.program.model import ProbeDefinition, Program
+from dprobed.wire import protocol
+from dprobed.wire.messages import KERNEL
+
+#: What records and listings say of it.
+NAME: Final = "kernel"
+#: Which engine serves its probes.
+_ENGINE: Final = "kprobe"
+
+#: Seconds for which the records of a program wait after some were read.
+_REST: Final = 0.02
+
+_STATES: Final = {
+    abi.State.COMPILED: protocol.State.FAILED,
+    abi.State.ACTIVE: protocol.State.ACTIVE,
+    abi.State.DISABLED: protocol.State.DISABLED,
+    abi.State.REMOVED: protocol.State.REMOVED,
+}
+
+_log = logging.getLogger("dprobed")
+
+
+class _Inserted:
+    """A program in the kernel. ``places``: the numbers of its probes' places."""
+
+    def __init__(self, number: int, loaded: KernelProgram, places: Sequence[int]) -> None:
+        self.number: Final = number
+        self.loaded: Final = loaded
+        self.program: Final = loaded.program
+        self.places: Final = places
+        #: When its records are read again, while that rests.
+        self.rest: asyncio.TimerHandle | None = None
+        #: Probes that could not be placed, by their number in the program.
+        self.failed: Final[dict[int, PlacingError]] = {}
+
+    def place(self) -> None:
+        """Place each of its probes that can be."""
+        for at in range(len(self.program.probes)):
+            try:
+                self.loaded.attach(at)
+            except PlacingError as error:
+                self.failed[at] = error
+
+    def statuses(
+        self, which: Iterable[int] | None = None, *, out: bool = False
+    ) -> list[protocol.ProbeStatus]:
+        """Its probes as they are, all or ``which``; ``out``: they are about to be taken out."""
+        lost = self.loaded.lost()
+        if which is None:
+            which = range(len(self.program.probes))
+        return [self._status(at, 0 if at else lost, out) for at in which]
+
+    def _status(self, at: int, lost: int, out: bool) -> protocol.ProbeStatus:
+        probe = self.program.probes[at]
+        found = self.loaded.query(at)
+        state, reason = _STATES[abi.State(found.state)], ""
+        failure = self.failed.get(at)
+        if failure is not None:
+            reason = str(failure)
+            state = protocol.State.INVALID_OFFSET
+            if failure.excluded:
+                state = protocol.State.EXCLUDED
+        elif out:
+            state = protocol.State.REMOVED
+        return protocol.ProbeStatus(
+            program=self.number,
+            probe=probe.index,
+            state=state,
+            module=self.program.header.name,
+            place=_place_of(probe),
+            reason=reason,
+            hits=found.hits,
+            ran=found.runs,
+            missed=found.recursed + found.missed,
+            dropped=lost,
+            faulted=0,
+            addresses=[found.address] if found.address else [],
+            engine=_ENGINE if found.address else "",
+        )
+
+    def variables(self) -> list[protocol.LocalVariables]:
+        """Its local variables, if it has some."""
+        count = self.program.header.vars
+        if not count:
+            return []
+        words = self.loaded.variables(0, count, shared=False)
+        return [protocol.LocalVariables(program=self.number, words=words)]
+
+    def raw(self, hit: Hit) -> protocol.RawRecord:
+        """A record as the daemon gets it of any backend."""
+        head = hit.head
+        one, two, three = head.exception
+        return protocol.RawRecord(
+            program=self.number,
+            probe=self.program.probes[head.probe].index,
+            place=self.places[head.probe],
+            pid=head.pid,
+            tid=head.tid,
+            comm=bytes(head.comm).rstrip(b"\0"),
+            uid=head.uid,
+            cpu=head.cpu,
+            time=head.time,
+            hit=head.hit,
+            exit=head.exit,
+            major=head.major,
+            minor=head.minor,
+            log=hit.log,
+            raw=hit.raw,
+            exception=(one, two, three) if head.exit == EXCEPTION else None,
+        )
+
+    def ended_by(self, hit: Hit) -> bool:
+        """Whether the probe has ended with this hit."""
+        probe = self.program.probes[hit.head.probe]
+        last = probe.max_hits and hit.head.hit >= probe.pass_count + probe.max_hits
+        return bool(last) or hit.head.exit == REM
+
+
+class KernelBackend:
+    """The kernel, for one daemon: a ``Backend``."""
+
+    name: Final = NAME
+
+    def __init__(self, device: Device, on_event: OnEvent) -> None:
+        self._device: Final = device
+        self._on_event: Final = on_event
+        self._loop: Final = asyncio.get_running_loop()
+        self.gone: Final[asyncio.Future[str]] = self._loop.create_future()
+        self._programs: Final[dict[int, _Inserted]] = {}
+        self._turn: Final = asyncio.Lock()
+        self._failure = ""
+        self._closing: asyncio.Task[None] | None = None
+        self._last_seq = 0
+        #: What the places in records mean → their numbers; the same place has the same.
+        self._places: Final[dict[protocol.Place, int]] = {}
+
+    async def request(self, make: Callable[[int], protocol.Request]) -> protocol.Ok:
+        """See Backend."""
+        self._last_seq += 1
+        message = make(self._last_seq)
+        async with self._turn:
+            if self._closing is not None:
+                raise BackendGone("the kernel's probes are being removed")
+            match message:
+                case protocol.Insert():
+                    return await self._insert(message)
+                case protocol.Remove():
+                    return await self._remove(message)
+                case protocol.Query():
+                    return await asyncio.to_thread(self._query, message)
+                case protocol.Vars():
+                    return await asyncio.to_thread(self._vars, message)
+                case protocol.Detach():
+                    return await self._detach(message)
+                case protocol.Facilities():
+                    return protocol.Ok(seq=message.seq)
+                case _:
+                    raise BackendRefused("that is for processes: the kernel is none")
+
+    def close(self) -> None:
+        """See Backend."""
+        if self._closing is None:
+            self._closing = self._loop.create_task(self._close())
+
+    async def _close(self) -> None:
+        async with self._turn:
+            if self._failure:
+                for number in list(self._programs):
+                    await asyncio.to_thread(self._stop(number).loaded.close)
+            elif self._programs:
+                await self._detach(protocol.Detach(seq=0, pid=KERNEL))
+            self._device.close()
+        self.gone.set_result(self._failure)
+
+    async def recover(self) -> None:
+        """See Backend: it leaves nothing."""
+
+    # -- requests ------------------------------------------------------------------------------
+
+    async def _insert(self, message: protocol.Insert) -> protocol.Ok:
+        program = decode(message.bytecode)
+        _check(program, message)
+        numbers = [
+            facility if isinstance(facility, int) else message.facilities.get(facility, 0)
+            for facility in program.facilities
+        ]
+        if 0 in numbers:
+            name = program.facilities[numbers.index(0)]
+            raise BackendRefused(f"{message.label}: facility {name} is gone")
+        inserted = await asyncio.to_thread(self._load, message, program, numbers)
+        self._programs[message.program] = inserted
+        self._on_event(self, protocol.Places({n: place for place, n in self._places.items()}))
+        await asyncio.to_thread(inserted.place)
+        self._listen(inserted)
+        statuses = await asyncio.to_thread(inserted.statuses)
+        return protocol.Ok(seq=message.seq, probes=statuses)
+
+    def _load(self, message: protocol.Insert, program: Program, facilities: list[int]) -> _Inserted:
+        try:
+            loaded = self._device.load(program, facilities)
+        except DeviceError as error:
+            raise BackendRefused(f"{message.label}: {error}") from None
+        module = program.header.name
+        places = [
+            self._places.setdefault(
+                protocol.Place(KERNEL, module, _place_of(probe)), len(self._places) + 1
+            )
+            for probe in program.probes
+        ]
+        return _Inserted(message.program, loaded, places)
+
+    async def _remove(self, message: protocol.Remove) -> protocol.Ok:
+        chosen = list(self._programs) if message.program is None else [message.program]
+        statuses: list[protocol.ProbeStatus] = []
+        variables: list[protocol.LocalVariables] = []
+        for number in chosen:
+            inserted = self._programs.get(number)
+            if inserted is not None:
+                last = await self._take_out(number)
+                statuses += last.probes
+                variables += last.variables
+        return protocol.Ok(seq=message.seq, probes=statuses, variables=variables)
+
+    async def _take_out(self, number: int) -> protocol.Ok:
+        """Take a program out; its last states and counts. What it has recorded is read first."""
+        inserted = self._stop(number)
+        with contextlib.suppress(OSError):
+            for hits in inserted.loaded.read_rest():
+                self._hand_on(inserted, hits)
+                await asyncio.sleep(0)
+        last = protocol.Ok(
+            seq=0, probes=inserted.statuses(out=True), variables=inserted.variables()
+        )
+        await asyncio.to_thread(inserted.loaded.close)
+        return last
+
+    def _stop(self, number: int) -> _Inserted:
+        """Read no further records of a program, which is about to be closed."""
+        inserted = self._programs.pop(number)
+        self._loop.remove_reader(inserted.loaded.fd)
+        if inserted.rest is not None:
+            inserted.rest.cancel()
+        return inserted
+
+    async def _detach(self, message: protocol.Detach) -> protocol.Ok:
+        last = await self._remove(protocol.Remove(seq=message.seq, pid=KERNEL))
+        ended = protocol.Ended(
+            KERNEL, "detached", 0, last.probes, overhead_ns=0, variables=last.variables
+        )
+        self._on_event(self, ended)
+        return last
+
+    def _query(self, message: protocol.Query) -> protocol.Ok:
+        programs = list(self._programs.values())
+        return protocol.Ok(
+            seq=message.seq,
+            probes=[status for each in programs for status in each.statuses()],
+            variables=[words for each in programs for words in each.variables()],
+        )
+
+    def _vars(self, message: protocol.Vars) -> protocol.Ok:
+        """Between reading and setting to 0 hits may count: what they add is lost."""
+        shared = message.program is None
+        of = self._programs.get(message.program or 0)
+        if message.program is None:
+            of = max(self._programs.values(), key=_globals, default=None)
+        if of is None:
+            raise BackendRefused("no such program is in the kernel")
+        there = _globals(of) if shared else of.program.header.vars
+        count = there - message.first if message.count is None else message.count
+        if message.first > there or not 0 <= count <= there - message.first:
+            raise BackendRefused(f"there are {there} variables")
+        words = of.loaded.variables(message.first, count, shared=shared) if count else []
+        if message.reset and count:
+            of.loaded.clear(message.first, count, shared=shared)
+        return protocol.Ok(seq=message.seq, words=words)
+
+    # -- records -------------------------------------------------------------------------------
+
+    def _listen(self, inserted: _Inserted) -> None:
+        self._loop.add_reader(inserted.loaded.fd, self._readable, inserted)
+
+    def _readable(self, inserted: _Inserted) -> None:
+        self._loop.remove_reader(inserted.loaded.fd)
+        try:
+            self._hand_on(inserted, inserted.loaded.read())
+        except OSError as error:
+            _log.error("records of a kernel program cannot be read: %s", error.strerror)
+        except Exception:
+            # Further records would be handled without the effect of this one.
+            _log.exception("internal error in the daemon")
+            self._failure = "internal error in the daemon (see its log)"
+            self.close()
+        else:
+            inserted.rest = self._loop.call_later(_REST, self._listen, inserted)
+
+    def _hand_on(self, inserted: _Inserted, hits: Sequence[Hit]) -> None:
+        if hits:
+            self._on_event(self, protocol.Records([inserted.raw(hit) for hit in hits]))
+        ended = {hit.head.probe for hit in hits if inserted.ended_by(hit)}
+        if ended:
+            changed = inserted.statuses(sorted(ended))
+            self._on_event(self, protocol.Changed(KERNEL, changed))
+
+
+def _place_of(probe: ProbeDefinition) -> str:
+    return probe.offset or probe.address or ""
+
+
+def _globals(inserted: _Inserted) -> int:
+    return inserted.program.header.gvars
+
+
+def _check(program: Program, message: protocol.Insert) -> None:
+    """Raise BackendRefused for what the kernel does not do, though the language has it."""
+    for reason in _undone(program, message):
+        raise BackendRefused(f"{message.label}: {reason}")
+
+
+def _undone(program: Program, message: protocol.Insert) -> Iterator[str]:
+    if message.budget is not None:
+        yield "a budget is for processes: probes in the kernel have none"
+    names = {DEBUGGER: "debugger", DUMP: "dump"}
+    for facility in program.facilities:
+        if facility in names or facility in names.values():
+            name = names[facility] if isinstance(facility, int) else facility
+            yield f"a kernel program cannot `exit {name}`: only processes have a {name}"
+    for probe in program.probes:
+        if probe.watchpoint is not None:
+            yield "watchpoints in the kernel cannot be placed yet; write a code probe"
+        if probe.address is not None:
+            yield f"{probe.address}: write the place as `offset = function+N`, not as an address"
+        if probe.opcode is not None and message.check_opcode:
+            yield "`opcode` is not compared in the kernel: leave it out, or use --no-opcode-check"
+        if probe.logonfault:
+            yield "`logonfault` is for processes: leave it out"
+
+
+class KernelBackends:
+    """Opens the device: ``Backends``."""
+
+    def __init__(self, calls: Calls | None = None) -> None:
+        self._calls: Final = calls
+        self._open: Final[set[KernelBackend]] = set()
+
+    @property
+    def pids(self) -> Container[int]:
+        """See Backends: it has no processes."""
+        return ()
+
+    async def start(self, on_event: OnEvent, *, uid: int, gid: int, owner: int) -> KernelBackend:
+        """See Backends; raises DeviceError where the kernel cannot be used."""
+        backend = KernelBackend(Device(self._calls), on_event)
+        self._open.add(backend)
+        backend.gone.add_done_callback(lambda _: self._open.discard(backend))
+        return backend
+
+    async def recover_orphans(self, patience: float) -> None:
+        """See Backends: a daemon that died has left nothing."""
+
+    async def stop(self, patience: float) -> int:
+        """See Backends."""
+        for backend in self._open:
+            backend.close()
+        if self._open:
+            await asyncio.wait([backend.gone for backend in self._open], timeout=patience)
+        return sum(not backend.gone.done() for backend in self._open)

@@ -1,0 +1,254 @@
+"""``/dev/dprobes``: programs in, states and records out. Synchronous; what waits says so.
+
+Everything that a program has in the kernel goes away with its descriptor.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import os
+import re
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple, TypeVar
+
+from dprobed.kernel import abi
+from dprobed.kernel.isa_checksum import ISA
+from dprobed.printable import located
+from dprobed.program.model import ProbeDefinition, Program
+
+DEVICE: Final = "/dev/dprobes"
+#: Bytes for the records of a program on each CPU.
+_RING: Final = 1 << 18
+#: Bytes that are read at once; where not even one record fits, as many as the largest one has.
+_ROOM: Final = 1 << 16
+_LARGEST: Final = 1 << 18
+_PLACE: Final = re.compile(r"([A-Za-z_][\w.$]*)(?:\+(0[xX][0-9a-fA-F]+|\d+))?", re.ASCII)
+
+_NOT_LOADED: Final = (
+    "programs for the kernel need the module dprobes, which is not loaded: `insmod dprobes.ko` "
+    "(kernel_bridge/README.md says how it is built)"
+)
+_NOT_ROOT: Final = "programs for the kernel need root's dprobed"
+_OTHER: Final = (
+    "the module dprobes that is loaded is of another version than this dprobed: build and load the "
+    "one that belongs to it"
+)
+
+#: Why the module refuses a program, where that needs saying.
+_REFUSALS: Final = {
+    abi.Refusal.NO_FPU: "a kernel program has no floating-point registers",
+    abi.Refusal.NO_HOLD: "a kernel program cannot suspend or resume a thread",
+    abi.Refusal.NO_TLS: "a kernel program has no thread-local variables",
+    abi.Refusal.NO_WRITE_CHECK: "a kernel program cannot ask what may be written (`vfy rw`)",
+    abi.Refusal.NOT_YET: "the module dprobes cannot do that yet",
+    abi.Refusal.NO_ALTER: (
+        "altering is switched off in the kernel; load the module with `allow_alter=1` if it is "
+        "to be allowed"
+    ),
+    abi.Refusal.TOO_MANY_BLOCKS: "its probes reach too much code together",
+}
+#: Errors of placing a probe.
+_PLACING: Final = {
+    errno.ENOENT: "the kernel has no function of that name",
+    errno.EILSEQ: "no instruction begins there",
+    errno.EADDRNOTAVAIL: "the kernel allows no probe there",
+}
+
+_Struct = TypeVar("_Struct", bound=ctypes.Structure)
+
+
+class DeviceError(Exception):
+    """The kernel refuses; the text is one line for the user."""
+
+
+class PlacingError(Exception):
+    """A probe cannot be placed; ``excluded``: by the kernel's own rules."""
+
+    def __init__(self, reason: str, *, excluded: bool) -> None:
+        super().__init__(reason)
+        self.excluded: Final = excluded
+
+
+class Calls(NamedTuple):
+    """The system calls on the device."""
+
+    open: Callable[[str, int], int] = os.open
+    ioctl: Callable[[int, int, ctypes.Structure], int] = fcntl.ioctl
+
+
+class Hit(NamedTuple):
+    """One record."""
+
+    head: abi.Record
+    raw: tuple[int, ...]
+    log: bytes
+
+
+def symbol_and_offset(probe: ProbeDefinition) -> tuple[str, int]:
+    """What a probe's place means in the kernel; raises PlacingError."""
+    found = _PLACE.fullmatch(probe.offset or "")
+    if found is None:
+        place = probe.offset or probe.address
+        raise PlacingError(
+            f"{place}: write the place as `function` or `function+N`", excluded=False
+        )
+    return found[1], int(found[2] or "0", 0)
+
+
+class KernelProgram:
+    """A program in the kernel: a descriptor."""
+
+    def __init__(self, fd: int, program: Program, calls: Calls) -> None:
+        self.fd: Final = fd
+        self.program: Final = program
+        self._calls: Final = calls
+
+    def _ioctl(self, name: str, argument: _Struct) -> _Struct:
+        self._calls.ioctl(self.fd, abi.REQUESTS[name], argument)
+        return argument
+
+    def attach(self, number: int) -> None:
+        """Place its probe of that number, counted from 0; raises PlacingError."""
+        symbol, offset = symbol_and_offset(self.program.probes[number])
+        if self.program.header.modtype == "kmod":
+            symbol = f"{self.program.header.name}:{symbol}"
+        data = symbol.encode()
+        if len(data) >= abi.Attach.symbol.size:
+            raise PlacingError("the name of the function is too long", excluded=False)
+        argument = abi.Attach(probe=number, offset=offset)
+        ctypes.memmove(ctypes.addressof(argument) + abi.Attach.symbol.offset, data, len(data))
+        try:
+            self._ioctl("DPROBES_ATTACH", argument)
+        except OSError as error:
+            code = error.errno or 0
+            reason = _PLACING.get(code, os.strerror(code))
+            raise PlacingError(reason, excluded=code == errno.EADDRNOTAVAIL) from None
+
+    def query(self, number: int) -> abi.Query:
+        """The state and the counts of a probe."""
+        return self._ioctl("DPROBES_QUERY", abi.Query(probe=number))
+
+    def lost(self) -> int:
+        """How many records had no room, of all its probes."""
+        return int(self._ioctl("DPROBES_STATS", abi.Stats()).lost)
+
+    def variables(self, first: int, count: int, *, shared: bool) -> list[int]:
+        """Its own variables, or those that the programs of the device share."""
+        words = (ctypes.c_uint64 * count)()
+        self._ioctl("DPROBES_GETVARS", abi.Vars(shared, first, count, 0, ctypes.addressof(words)))
+        return list(words)
+
+    def clear(self, first: int, count: int, *, shared: bool) -> None:
+        """Set variables to 0."""
+        words = (ctypes.c_uint64 * count)()
+        self._ioctl("DPROBES_SETVARS", abi.Vars(shared, first, count, 0, ctypes.addressof(words)))
+
+    def read(self) -> list[Hit]:
+        """The records that are there; does not wait."""
+        try:
+            data = os.read(self.fd, _ROOM)
+        except BlockingIOError:
+            return []
+        except OSError as error:
+            if error.errno != errno.EMSGSIZE:
+                raise
+            data = os.read(self.fd, _LARGEST)
+        return list(_hits(data))
+
+    def read_rest(self) -> Iterator[list[Hit]]:
+        """What all rings can hold; its probes may fire all the time."""
+        for _ in range((os.cpu_count() or 1) * _RING // _ROOM + 1):
+            hits = self.read()
+            if not hits:
+                return
+            yield hits
+
+    def close(self) -> None:
+        """Take its probes out; returns when no CPU runs its code (milliseconds)."""
+        os.close(self.fd)
+
+
+def _hits(data: bytes) -> Iterator[Hit]:
+    while data:
+        head = abi.Record.from_buffer_copy(data)
+        at = ctypes.sizeof(head)
+        end = at + head.raw_count * ctypes.sizeof(abi.Raw)
+        raw = struct.unpack(f"<{2 * head.raw_count}H", data[at:end])
+        yield Hit(head, raw, data[end : end + head.log_size])
+        data = data[head.size :]
+
+
+class Device:
+    """The open device: programs that are loaded through it share their global variables."""
+
+    def __init__(self, calls: Calls | None = None) -> None:
+        """Open it; raises DeviceError."""
+        self._calls: Final = Calls() if calls is None else calls
+        try:
+            self._fd: Final = self._calls.open(DEVICE, os.O_RDWR | os.O_CLOEXEC)
+        except (FileNotFoundError, PermissionError) as error:
+            missing = isinstance(error, FileNotFoundError)
+            raise DeviceError(_NOT_LOADED if missing else _NOT_ROOT) from None
+        except OSError as error:
+            raise DeviceError(f"{DEVICE}: {error.strerror}") from None
+        version = abi.Version()
+        with contextlib.suppress(OSError):  # That one has no versions.
+            self._calls.ioctl(self._fd, abi.REQUESTS["DPROBES_VERSION"], version)
+        if (version.abi, version.isa) != (abi.ABI, ISA):
+            os.close(self._fd)
+            raise DeviceError(_OTHER)
+
+    def load(self, program: Program, facilities: Sequence[int]) -> KernelProgram:
+        """Load a program, nothing of it placed; raises DeviceError."""
+        load = abi.load_header(program, _RING)
+        symbols = _values_of_symbols(program)
+        arrays = [
+            ctypes.create_string_buffer(data, len(data))
+            for data in abi.load_arrays(program, facilities, symbols)
+        ]
+        for name, array in zip(abi.ARRAYS, arrays, strict=True):
+            setattr(load, name, ctypes.addressof(array))
+        try:
+            fd = self._calls.ioctl(self._fd, abi.REQUESTS["DPROBES_LOAD"], load)
+        except OSError as error:
+            if error.errno == errno.EBADMSG:
+                raise DeviceError(_refusal(program, load)) from None
+            raise DeviceError(f"the kernel does not take it: {error.strerror}") from None
+        os.set_blocking(fd, False)
+        return KernelProgram(fd, program, self._calls)
+
+    def close(self) -> None:
+        """Close it; programs stay until they are closed themselves."""
+        os.close(self._fd)
+
+
+def _refusal(program: Program, load: abi.Load) -> str:
+    reason = abi.Refusal(load.refused)
+    text = _REFUSALS.get(reason, f"the module dprobes refuses it: {reason.name}")
+    # Of the others `where` is no code offset.
+    place = program.code_place(load.where) if reason >= abi.Refusal.UNKNOWN_OPCODE else None
+    return located(str(place), text) if place is not None else text
+
+
+def _values_of_symbols(program: Program, kallsyms: str = "/proc/kallsyms") -> list[int]:
+    """The address of each symbol that the program pushes, 0 for its other names.
+
+    Raises DeviceError. Reads all symbols of the kernel, if there are such.
+    """
+    wanted = {program.names[index]: index for index, _ in program.symbols}
+    values = [0] * len(program.names)
+    if wanted:
+        with Path(kallsyms).open() as lines:
+            for line in lines:
+                address, _, name = line.split()[:3]
+                if name in wanted:
+                    values[wanted.pop(name)] = int(address, 16)
+    for name, index in wanted.items():
+        place = program.symbol_place(index)
+        raise DeviceError(located(str(place or ""), f"the kernel has no symbol `{name}`"))
+    return values

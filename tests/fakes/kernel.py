@@ -1,0 +1,207 @@
+"""A kernel with ``/dev/dprobes``, as far as the daemon sees one: programs run in user space, by the
+kernel's own verifier and interpreter. A test says when a function is hit."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+from dataclasses import dataclass, field
+
+from dprobed.kernel import abi
+from dprobed.kernel.device import Calls
+from dprobed.kernel.isa_checksum import ISA
+from dprobed.program.exits import ABORT, REM
+from tests.kernel.c_interpreter import CInterpreter, Refused, raw_request
+from tests.programs.cases import Case, FakeContext
+
+#: What its kernel has.
+FUNCTIONS = {"do_sys_openat2": 0xFFFFFFFF81000000, "schedule": 0xFFFFFFFF81001000}
+EXCLUDED = "exc_page_fault"
+NAMES = {number: name for name, number in abi.REQUESTS.items()}
+
+
+@dataclass
+class FakeProgram:
+    """A program that is loaded; ``pipe``: where its records go in."""
+
+    load: abi.Load
+    arrays: tuple[bytes, bytes, bytes, bytes, bytes]
+    pipe: int
+    locals: list[int]
+    lost: int = 0
+    placed: dict[int, str] = field(default_factory=dict)
+    states: dict[int, abi.State] = field(default_factory=dict)
+    hits: dict[int, int] = field(default_factory=dict)
+
+    def probe(self, number: int) -> abi.Probe:
+        """Its definition."""
+        return abi.Probe.from_buffer_copy(self.arrays[1], number * ctypes.sizeof(abi.Probe))
+
+
+class FakeKernel:
+    """``calls``: for the daemon; ``loaded``: whether the module is."""
+
+    def __init__(self, interpreter: CInterpreter) -> None:
+        self.calls = Calls(self._open, self._ioctl)
+        self.loaded = True
+        self.version = (abi.ABI, ISA)
+        self.globals = [0] * 8
+        self._interpreter = interpreter
+        self._programs: dict[int, FakeProgram] = {}
+
+    def programs(self) -> list[FakeProgram]:
+        """Those whose descriptor is open."""
+        return [each for fd, each in self._programs.items() if _is_open(fd, each.pipe)]
+
+    def close(self) -> None:
+        """Close what it has open."""
+        for program in self._programs.values():
+            os.close(program.pipe)
+
+    def hit(self, function: str, *, pid: int = 42, count: int = 1) -> None:
+        """A task comes by this function."""
+        for _ in range(count):
+            for program in self.programs():
+                for number, placed in program.placed.items():
+                    if placed == function and program.states[number] is abi.State.ACTIVE:
+                        self._run(program, number, pid)
+
+    def _run(self, program: FakeProgram, number: int, pid: int) -> None:
+        probe = program.probe(number)
+        hit = program.hits[number] = program.hits[number] + 1
+        if hit <= probe.pass_count:
+            return
+        context = FakeContext([], Case("", "").thread)
+        message = raw_request(
+            *(bytes(program.load), program.arrays, context),
+            gone=[False] * program.load.facility_count,
+            locals_=program.locals,
+            globals_=self.globals,
+            probe=number,
+            alter=False,
+        )
+        answer = self._interpreter.exchange(message)
+        outcome = self._interpreter.take(answer, context, program.locals, self.globals)
+        assert not isinstance(outcome, Refused), outcome
+        if outcome.exit == REM:
+            program.states[number] = abi.State.REMOVED
+        elif probe.max_hits and hit == probe.pass_count + probe.max_hits:
+            program.states[number] = abi.State.DISABLED
+        if outcome.exit == ABORT:
+            return
+        raw = bytes((ctypes.c_uint16 * len(outcome.raw))(*outcome.raw))
+        record = abi.Record(
+            probe=number,
+            time=1000 + hit,
+            address=FUNCTIONS[program.placed[number]],
+            hit=hit,
+            exit=outcome.exit,
+            major=outcome.major,
+            minor=outcome.minor,
+            pid=pid,
+            tid=pid + 1,
+            uid=7,
+            cpu=1,
+            log_size=len(outcome.log),
+            raw_count=len(outcome.raw) // 2,
+            comm=(ctypes.c_uint8 * 16)(*b"task".ljust(16, b"\0")),
+        )
+        if outcome.exception is not None:
+            record.exception = outcome.exception
+        body = raw + outcome.log
+        body += bytes(-len(body) % 8)
+        record.size = ctypes.sizeof(record) + len(body)
+        os.write(program.pipe, bytes(record) + body)
+
+    # -- system calls --------------------------------------------------------------------------
+
+    def _open(self, path: str, flags: int) -> int:
+        assert path == "/dev/dprobes"
+        if not self.loaded:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        return os.open(os.devnull, flags)
+
+    def _ioctl(self, fd: int, request: int, argument: ctypes.Structure) -> int:
+        name = NAMES[request]
+        if isinstance(argument, abi.Version):
+            argument.abi, argument.isa = self.version
+        elif isinstance(argument, abi.Load):
+            return self._load(argument)
+        else:
+            self._of_program(self._programs[fd], name, argument)
+        return 0
+
+    def _load(self, load: abi.Load) -> int:
+        sizes = (
+            load.code_size,
+            load.probe_count * ctypes.sizeof(abi.Probe),
+            load.facility_count * 2,
+            load.name_count * ctypes.sizeof(abi.Name),
+            load.name_count * 8,
+        )
+        places = (getattr(load, name) for name in abi.ARRAYS)
+        one, two, three, four, five = map(ctypes.string_at, places, sizes)
+        copy = abi.Load.from_buffer_copy(load)
+        out, into = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        program = FakeProgram(copy, (one, two, three, four, five), into, [0] * load.vars)
+        context = FakeContext([], Case("", "").thread)
+        message = raw_request(
+            *(bytes(copy), program.arrays, context),
+            gone=[False] * load.facility_count,
+            locals_=program.locals,
+            globals_=self.globals,
+            runs=0,
+            alter=False,
+        )
+        verdict = self._interpreter.take(
+            self._interpreter.exchange(message), context, [*program.locals], [*self.globals]
+        )
+        if isinstance(verdict, Refused):
+            load.refused, load.where = verdict.reason, verdict.where
+            os.close(out)
+            os.close(into)
+            raise OSError(errno.EBADMSG, os.strerror(errno.EBADMSG))
+        for number in range(load.probe_count):
+            program.states[number] = abi.State.COMPILED
+            program.hits[number] = 0
+        before = self._programs.get(out)
+        if before is not None:
+            os.close(before.pipe)
+        self._programs[out] = program
+        return out
+
+    def _of_program(self, program: FakeProgram, name: str, argument: ctypes.Structure) -> None:
+        match argument:
+            case abi.Attach():
+                function = bytes(argument.symbol).rstrip(b"\0").decode()
+                code = errno.EADDRNOTAVAIL if function == EXCLUDED else errno.ENOENT
+                if function not in FUNCTIONS:
+                    raise OSError(code, os.strerror(code))
+                program.placed[argument.probe] = function
+                program.states[argument.probe] = abi.State.ACTIVE
+            case abi.Query():
+                number = argument.probe
+                argument.state = program.states[number]
+                argument.address = FUNCTIONS.get(program.placed.get(number, ""), 0)
+                argument.hits = argument.runs = program.hits[number]
+            case abi.Stats():
+                argument.lost = program.lost
+            case abi.Vars():
+                words = self.globals if argument.global_ else program.locals
+                there = (ctypes.c_uint64 * argument.count).from_address(argument.words)
+                chosen = slice(argument.first, argument.first + argument.count)
+                if name == "DPROBES_SETVARS":
+                    words[chosen] = list(there)
+                else:
+                    there[:] = words[chosen]
+            case _:
+                raise AssertionError(name)
+
+
+def _is_open(fd: int, pipe: int) -> bool:
+    """Whether a descriptor is still the reading end of that pipe."""
+    try:
+        return os.fstat(fd).st_ino == os.fstat(pipe).st_ino
+    except OSError:
+        return False

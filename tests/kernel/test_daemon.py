@@ -1,0 +1,306 @@
+"""Kernel programs through the daemon. The device is a fake, whose programs run in user space by the
+kernel's own verifier and interpreter."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from dprobed.backend import Backend, BackendGone
+from dprobed.daemon.client import Refusal
+from dprobed.kernel.backend import KernelBackends
+from dprobed.policy.config import Config
+from dprobed.program.bytecode import encode
+from dprobed.program.rpn.parser import assemble
+from dprobed.wire import messages, protocol
+from dprobed.wire.limits import Limits
+from tests.fakes.backend import FakeClient, FakeDaemon
+from tests.fakes.kernel import FakeKernel
+from tests.kernel.c_interpreter import CInterpreter
+
+HEAD = "name = kernel\nmodtype = kernel\n"
+COUNT = HEAD + "vars = 1\ngvars = 2\noffset = schedule\ninc lv,0\ninc gv,1\npush pid\nlog i32 who\n"
+Script = Callable[[FakeDaemon, FakeKernel], Awaitable[None]]
+Run = Callable[[Script], None]
+
+
+@pytest.fixture
+def kernel(c_interpreter: CInterpreter) -> Iterator[FakeKernel]:
+    """A kernel with the module loaded."""
+    made = FakeKernel(c_interpreter)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def run(tmp_path: Path, kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Runs a script against root's daemon, and ends that: no program may be left in the kernel."""
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setenv("DPROBED_JOURNAL_SOCKET", str(tmp_path / "none"))
+
+    def run(script: Script) -> None:
+        async def main() -> None:
+            backends = KernelBackends(kernel.calls)
+            daemon = FakeDaemon(Config(tmp_path / "policies.d"), backends)
+            try:
+                await script(daemon, kernel)
+            finally:
+                await daemon.app.stop(5)
+            assert kernel.programs() == []
+            await asyncio.sleep(0)
+            assert daemon.app.core.targets.by_pid == {}
+
+        asyncio.run(asyncio.wait_for(main(), 60))
+
+    return run
+
+
+def _request(*sources: str, **options: Any) -> messages.InsertKernel:
+    uploads = [
+        messages.Upload(label=f"x{n}", bytecode=encode(assemble(source, f"x{n}.rpn")), **options)
+        for n, source in enumerate(sources)
+    ]
+    return messages.InsertKernel(id=1, programs=uploads, keep=True)
+
+
+async def _insert(daemon: FakeDaemon, client: FakeClient, *sources: str) -> messages.Inserted:
+    return await daemon.ask(client, _request(*sources), messages.Inserted)
+
+
+async def _records(client: FakeClient, count: int) -> list[dict[str, Any]]:
+    """So many records, as soon as they are there."""
+    while client.lines.count(b"\n") < count:
+        await asyncio.sleep(0)
+    return [json.loads(line) for line in client.lines.splitlines()]
+
+
+async def _follow(daemon: FakeDaemon, client: FakeClient) -> None:
+    await daemon.ask(client, messages.Log(id=9, follow=True), messages.Logged)
+
+
+def test_from_insertion_to_removal(run: Run) -> None:
+    async def script(daemon: FakeDaemon, kernel: FakeKernel) -> None:
+        root = FakeClient(0)
+        await _follow(daemon, root)
+        inserted = await _insert(daemon, root, COUNT)
+        (probe,) = inserted.probes
+        assert (probe.pid, probe.place, probe.state) == (0, "schedule", "active")
+        assert (probe.engine, probe.addresses) == ("kprobe", [0xFFFFFFFF81001000])
+        kernel.hit("schedule", pid=77, count=3)
+        kernel.hit("do_sys_openat2")
+        one, _, three = await _records(root, 3)
+        assert [each["name"] for each in one["log"]] == ["who"]
+        assert (three["hit"], three["pid"], three["tid"], three["cpu"]) == (3, 77, 78, 1)
+        assert (three["comm"], three["place"], three["module"]) == ("task", "schedule", "kernel")
+        assert (three["backend"], three["exit"]) == ("kernel", "exit")
+        status = await daemon.query(root)
+        assert [(each.pid, each.comm, each.backend) for each in status.targets] == [
+            (0, "kernel", "kernel")
+        ]
+        assert [(each.hits, each.ran) for each in status.probes] == [(3, 3)]
+        assert [each.words for each in status.variables] == [[3]]
+        number = inserted.programs[0].number
+        locals_ = messages.Vars(id=4, number=number, reset=True)
+        assert (await daemon.ask(root, locals_, messages.Words)).words == [3]
+        assert (await daemon.ask(root, locals_, messages.Words)).words == [0]
+        globals_ = messages.Vars(id=4, pid=0)
+        assert (await daemon.ask(root, globals_, messages.Words)).words == [0, 3]
+        with pytest.raises(Refusal, match="not traced"):
+            await daemon.ask(FakeClient(1000), globals_, messages.Words)
+        remove = messages.Remove(id=5, select=messages.Select(number=number))
+        (out,) = (await daemon.ask(root, remove, messages.Removed)).probes
+        assert (out.state, out.hits) == ("removed", 3)
+        assert kernel.programs() == []
+        assert (await daemon.query(root)).targets == []
+        # And again: it is another session of the device.
+        await _insert(daemon, root, COUNT)
+
+    run(script)
+
+
+def test_what_is_inserted_again_and_again_takes_no_more_memory(run: Run) -> None:
+    async def script(daemon: FakeDaemon, kernel: FakeKernel) -> None:
+        root = FakeClient(0)
+        await _follow(daemon, root)
+        await _insert(daemon, root, COUNT)
+        target = daemon.app.core.targets.by_pid[messages.KERNEL]
+        for _ in range(3):
+            added = await _insert(daemon, root, COUNT)
+            kernel.hit("schedule")
+            select = messages.Select(number=added.programs[0].number)
+            await daemon.ask(root, messages.Remove(id=2, select=select), messages.Removed)
+        assert {each["place"] for each in await _records(root, 6)} == {"schedule"}
+        assert len(target.places) == 1
+
+    run(script)
+
+
+def test_a_record_goes_through_the_handlers_of_its_facility(run: Run) -> None:
+    async def script(daemon: FakeDaemon, kernel: FakeKernel) -> None:
+        root = FakeClient(0)
+        await _follow(daemon, root)
+        await _insert(daemon, root, HEAD + "offset = schedule\npush 5\nlog 1\nexit trace\n")
+        kernel.hit("schedule")
+        (record,) = await _records(root, 1)
+        assert (record["exit"], record["log"]) == ("trace", [{"words": [5]}])
+
+    run(script)
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "words"),
+    [
+        ("offset = schedule\nexit dump", {}, "exit dump"),
+        ("offset = schedule\nexit debugger", {}, "exit debugger"),
+        ("address = 0x1000\nexit", {}, "write the place as `offset = function\\+N`"),
+        ("offset = schedule\nopcode = 0x55\nexit", {}, "`opcode` is not compared"),
+        ("offset = schedule\nlogonfault = yes\nexit", {}, "logonfault"),
+        ("offset = schedule\npush 1\npush 2\npop mem,u8\nexit", {}, "x0: x0.rpn:6:1: altering"),
+        ("offset = schedule\nnop\npush r,xmm0\nlog 2\nexit", {}, "floating-point"),
+        ("offset = schedule\npush addr,no_such_symbol\nlog 1\nexit", {}, "no_such_symbol"),
+        ("offset = schedule\nexit", {"budget": Limits(hits=1)}, "budget"),
+    ],
+)
+def test_what_the_kernel_cannot_do_is_refused(
+    run: Run, source: str, options: dict[str, Any], words: str
+) -> None:
+    async def script(daemon: FakeDaemon, kernel: FakeKernel) -> None:
+        root = FakeClient(0)
+        with pytest.raises(Refusal, match=words):
+            await daemon.ask(root, _request(HEAD + source, **options), messages.Inserted)
+        assert (await daemon.query(root)).targets == []
+
+    run(script)
+
+
+def test_of_several_programs_all_go_in_or_none(run: Run) -> None:
+    async def script(daemon: FakeDaemon, kernel: FakeKernel) -> None:
+        root = FakeClient(0)
+        bad = HEAD + "offset = schedule\nexit dump\n"
+        with pytest.raises(Refusal, match="exit dump"):
+            await _insert(daemon, root, COUNT, bad)
+        assert kernel.programs() == []
+
+    run(script)
+
+
+def test_a_place_that_is_not_there_and_one_that_is_excluded(run: Run) -> None:
+    async def script(daemon: FakeDaemon, kernel: FakeKernel) -> None:
+        root = FakeClient(0)
+        places = ("no_such_function", "exc_page_fault", "fs.c:12", "schedule+0x5")
+        source = HEAD + "".join(f"offset = {place}\nexit\n" for place in places)
+        found = (await _insert(daemon, root, source)).probes
+        assert [each.state for each in found] == [
+            *("invalid offset", "excluded", "invalid offset", "active")
+        ]
+        assert "no function of that name" in found[0].reason
+        assert "allows no probe" in found[1].reason
+
+    run(script)
+
+
+def test_a_probe_that_ends_by_itself(run: Run) -> None:
+    async def script(daemon: FakeDaemon, kernel: FakeKernel) -> None:
+        root = FakeClient(0)
+        await _follow(daemon, root)
+        ends = "max_hits = 2\nexit\noffset = do_sys_openat2\nrem\n"
+        await _insert(daemon, root, HEAD + "offset = schedule\n" + ends)
+        kernel.hit("schedule", count=5)
+        kernel.hit("do_sys_openat2", count=5)
+        assert len(await _records(root, 3)) == 3
+        status = await daemon.query(root)
+        assert [each.state for each in status.probes] == ["disabled", "removed"]
+
+    run(script)
+
+
+def test_whoever_inserted_a_program_is_told_which_of_its_probes_has_ended(run: Run) -> None:
+    async def script(daemon: FakeDaemon, kernel: FakeKernel) -> None:
+        root = FakeClient(0)
+        source = HEAD + "offset = schedule\nexit\noffset = do_sys_openat2\nrem\n"
+        request = msgspec.structs.replace(_request(source), keep=False)
+        await daemon.ask(root, request, messages.Inserted)
+        kernel.hit("schedule")
+        kernel.hit("do_sys_openat2")
+        while not root.heard(messages.StateChange):
+            await asyncio.sleep(0)
+        (change,) = root.heard(messages.StateChange)
+        assert [(each.place, each.state) for each in change.probes] == [
+            ("do_sys_openat2", "removed")
+        ]
+
+    run(script)
+
+
+def test_a_defect_in_the_daemon_takes_the_probes_out(kernel: FakeKernel) -> None:
+    async def script() -> None:
+        def on_event(_: Backend, event: protocol.Event) -> None:
+            if isinstance(event, protocol.Records):
+                raise ZeroDivisionError
+
+        backend = await KernelBackends(kernel.calls).start(on_event, uid=0, gid=0, owner=0)
+        code = encode(assemble(COUNT, "x.rpn"))
+        await backend.request(lambda seq: protocol.Insert(seq=seq, pid=0, program=1, bytecode=code))
+        kernel.hit("schedule")
+        assert "internal error in the daemon" in await backend.gone
+        assert kernel.programs() == []
+        with pytest.raises(BackendGone):
+            await backend.request(lambda seq: protocol.Query(seq=seq, pid=0))
+
+    asyncio.run(asyncio.wait_for(script(), 60))
+
+
+def test_only_root_may(run: Run) -> None:
+    async def script(daemon: FakeDaemon, kernel: FakeKernel) -> None:
+        with pytest.raises(Refusal, match="only root may insert programs into the kernel"):
+            await _insert(daemon, FakeClient(1000), COUNT)
+        await _insert(daemon, FakeClient(0), COUNT)
+        assert (await daemon.query(FakeClient(1000))).probes == []
+
+    run(script)
+
+
+def test_without_the_module_or_with_another_one(run: Run) -> None:
+    async def script(daemon: FakeDaemon, kernel: FakeKernel) -> None:
+        root = FakeClient(0)
+        kernel.loaded = False
+        with pytest.raises(Refusal, match="module dprobes, which is not loaded"):
+            await _insert(daemon, root, COUNT)
+        kernel.loaded, kernel.version = True, (1, 0)
+        with pytest.raises(Refusal, match="of another version"):
+            await _insert(daemon, root, COUNT)
+        assert daemon.app.core.targets.by_pid == {}
+
+    run(script)
+
+
+def test_a_program_for_processes_does_not_go_into_the_kernel(run: Run) -> None:
+    async def script(daemon: FakeDaemon, kernel: FakeKernel) -> None:
+        with pytest.raises(Refusal, match="only programs with `modtype = kernel`"):
+            await _insert(daemon, FakeClient(0), "name = libc.so.6\noffset = read\nexit\n")
+
+    run(script)
+
+
+def test_two_insert_while_the_last_is_removed(run: Run) -> None:
+    async def script(daemon: FakeDaemon, kernel: FakeKernel) -> None:
+        root = FakeClient(0)
+        first = await _insert(daemon, root, COUNT)
+        select = messages.Select(number=first.programs[0].number)
+        await asyncio.gather(
+            daemon.ask(root, messages.Remove(id=2, select=select), messages.Removed),
+            *(_insert(daemon, root, HEAD + f"id = {n}\noffset = schedule\nexit\n") for n in (1, 2)),
+            return_exceptions=True,
+        )
+        live = [each.program_id for each in (await daemon.ask(
+            root, messages.Programs(id=3), messages.Listing)).programs]  # fmt: skip
+        assert len(kernel.programs()) == len(live)
+
+    run(script)

@@ -1,0 +1,120 @@
+"""The real daemon and the real command in the virtual machine, with the real module."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.kernel import image
+from tests.kernel.device import GETPPID, KILL, check, insert_module, text_of
+from tests.kernel.machine import LOG, Machine
+
+SOCKET = "/d.sock"
+SIGKILL = 9
+PROGRAM = """\
+name = kernel
+modtype = kernel
+vars = 1
+gvars = 1
+offset = __x64_sys_getppid
+inc lv,0
+inc gv,0
+push u,rax
+log i64 number
+exit trace
+"""
+
+
+class Dprobed:
+    """A machine in which ``dprobed`` runs."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        self._python = [str(image.PYTHON), "-m"]
+        self.pid = 0
+
+    def start(self) -> None:
+        """Start the daemon, and wait until it answers."""
+        self.pid = self.machine.start(*self._python, "dprobed", "--socket", SOCKET)
+        for _ in range(60):
+            if self.dprobe("query")[0] == 0:
+                return
+            assert self.machine.call(KILL, self.pid, 0) == 0, text_of(self.machine, LOG)
+        raise AssertionError(text_of(self.machine, LOG))
+
+    def dprobe(self, *arguments: str) -> tuple[int, str]:
+        """The exit status of the command, and what it prints."""
+        return self.machine.run(*self._python, "dprobe", "--socket", SOCKET, *arguments)
+
+    def json(self, *arguments: str) -> list[dict[str, Any]]:
+        """What the command prints as JSON, a line each."""
+        status, text = self.dprobe(*arguments, "--json")
+        assert status == 0, text
+        return [json.loads(line) for line in text.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def dprobed(
+    release: str, module: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Dprobed]:
+    """It runs, and the module is loaded."""
+    folder = tmp_path_factory.mktemp("dprobed")
+    sources = {"x.rpn": PROGRAM, "loop.rpn": PROGRAM.replace("__x64_sys_getppid", "vfs_read")}
+    for name, text in sources.items():
+        (folder / name).write_text(text)
+    more = image.files() | {name: folder / name for name in sources}
+    machine = Machine(folder, release, module, more, image.ENVIRONMENT)
+    try:
+        insert_module(machine)
+        yield Dprobed(machine)
+        assert not machine.complaints(), machine.console()[-6000:]
+    finally:
+        machine.close()
+
+
+def test_insert_hit_query_remove(dprobed: Dprobed) -> None:
+    dprobed.start()
+    (probe,) = dprobed.json("insert", "/x.rpn")
+    assert (probe["pid"], probe["state"], probe["engine"]) == (0, "active", "kprobe")
+    check(dprobed.machine.call(GETPPID, count=3))
+    probes = [each for each in dprobed.json("query") if each["type"] == "probe"]
+    # The daemon and the command may ask for their parent as well.
+    assert [each["hits"] >= 3 for each in probes] == [True]
+    # The daemon reads them as they come, not before it answers.
+    while len(records := [each for each in dprobed.json("log") if each["comm"] == "init"]) < 3:
+        pass
+    assert [each["hit"] for each in records] == sorted(each["hit"] for each in records)
+    assert {(each["exit"], each["pid"], each["backend"]) for each in records} == {
+        ("trace", 1, "kernel")
+    }
+    for variables in (["vars", str(probe["number"])], ["vars", "--global", "0"]):
+        (variable,) = dprobed.json(*variables)
+        assert variable["value"] >= 3
+    status, text = dprobed.dprobe("remove", "--all")
+    assert status == 0, text
+    assert text_of(dprobed.machine, "/sys/module/dprobes/refcnt") == "0\n"
+
+
+def test_a_probe_in_what_the_daemon_itself_does(dprobed: Dprobed) -> None:
+    """Each reading of records makes a record."""
+    (probe,) = dprobed.json("insert", "/loop.rpn")
+    assert probe["state"] == "active"
+    (probe,) = [each for each in dprobed.json("query") if each["type"] == "probe"]
+    assert probe["hits"] > 0
+    status, text = dprobed.dprobe("remove", "--all")
+    assert status == 0, text
+    assert text_of(dprobed.machine, "/sys/module/dprobes/refcnt") == "0\n"
+
+
+def test_a_daemon_that_is_killed_leaves_nothing_in_the_kernel(dprobed: Dprobed) -> None:
+    dprobed.json("insert", "/x.rpn")
+    assert text_of(dprobed.machine, "/sys/module/dprobes/refcnt") != "0\n"
+    check(dprobed.machine.call(KILL, dprobed.pid, SIGKILL))
+    dprobed.machine.wait(dprobed.pid)
+    assert text_of(dprobed.machine, "/sys/module/dprobes/refcnt") == "0\n"
+    dprobed.start()
+    assert [each for each in dprobed.json("query") if each["type"] == "probe"] == []

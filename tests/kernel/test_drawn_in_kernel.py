@@ -1,0 +1,92 @@
+"""Drawn programs in the kernel: what comes of two hits is what Python's executor says.
+
+``DPROBED_DRAWN_IN_KERNEL``: how many are drawn (``make drawn`` draws more).
+"""
+
+from __future__ import annotations
+
+import os
+
+import msgspec
+from hypothesis import HealthCheck, given, settings
+
+from dprobed.program.exec.interface import Outcome
+from dprobed.program.exec.python import PythonExecutor
+from dprobed.program.exec.variables import ListVariables
+from dprobed.program.exits import ABORT, EXCEPTION, REM
+from dprobed.program.model import Program
+from tests.kernel.device import GETPPID, Device, Hit, KernelProgram, check
+from tests.kernel.test_bridge import PLACE
+from tests.kernel.test_cases_in_kernel import is_of_any_machine
+from tests.programs.cases import Case, FakeContext
+from tests.unit.program.exec.test_generated_programs import FACILITIES, USER, programs, verified
+
+DRAWN = int(os.environ.get("DPROBED_DRAWN_IN_KERNEL", "100"))
+AMONG = [instruction for instruction in USER if is_of_any_machine(instruction)]
+RING = 1 << 13
+
+
+def _in_kernel(program: Program) -> Program:
+    # Not until the budget is used up: the machine is emulated.
+    header = program.header
+    few = msgspec.structs.replace(header, modtype="kernel", jmpmax=min(header.jmpmax, 50))
+    return msgspec.structs.replace(program, header=few)
+
+
+def _expected(program: Program) -> tuple[list[Outcome], list[int], list[int]]:
+    """What comes of two hits where no address that a drawn program knows can be read."""
+    globals_ = ListVariables(program.header.gvars)
+    globals_.write(0, [5])
+    executor = PythonExecutor(program, globals_, FACILITIES, static=False)
+    context = FakeContext([], Case("", "").thread)
+    outcomes = [executor.entry(0)(context)]
+    if outcomes[0].exit != REM:
+        outcomes.append(executor.entry(0)(context))
+    return outcomes, executor.locals.read(), globals_.read()
+
+
+def _outcome(hit: Hit) -> Outcome:
+    record = hit.record
+    one, two, three = record.exception
+    exception = (one, two, three) if record.exit == EXCEPTION else None
+    return Outcome(
+        *(record.exit, hit.log, hit.raw, record.major, record.minor, exception),
+        suspend=False,
+        resume=False,
+    )
+
+
+def _run(loaded: KernelProgram, program: Program) -> tuple[list[Hit], list[int], list[int]]:
+    """Hit it twice: its records and its variables."""
+    header = program.header
+    loaded.set_vars(0, [5], global_=True)
+    loaded.attach(PLACE)
+    check(loaded.machine.call(GETPPID, count=2))
+    found = loaded.read() if loaded.ready() else []
+    return found, loaded.get_vars(0, header.vars), loaded.get_vars(0, header.gvars, global_=True)
+
+
+@settings(
+    max_examples=DRAWN,
+    deadline=None,
+    suppress_health_check=[
+        HealthCheck.filter_too_much,
+        HealthCheck.too_slow,
+        HealthCheck.function_scoped_fixture,
+    ],
+)
+@given(drawn=programs(AMONG))
+def test_drawn_programs_agree(device: Device, drawn: Program) -> None:
+    program = verified(_in_kernel(drawn))
+    outcomes, locals_, globals_ = _expected(program)
+    # Its global variables are those of a device that nobody else has.
+    alone = Device(device.machine)
+    loaded = alone.load(program, ring=RING, facilities=FACILITIES)
+    try:
+        found, after, shared = _run(loaded, program)
+        assert loaded.query().runs == len(outcomes)
+    finally:
+        loaded.close()
+        alone.close()
+    assert list(map(_outcome, found)) == [each for each in outcomes if each.exit != ABORT]
+    assert (after, shared) == (locals_, globals_)
