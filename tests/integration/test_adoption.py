@@ -112,7 +112,7 @@ def test_a_kept_program_goes_on(tmp_path: Path, target: Cat, who: str) -> None:
         kill(daemon, who)
     with running_daemon(tmp_path) as daemon:
         said = log_of(daemon, "taken over after a restart").strip()
-        assert f"program {before['number']} (writes.rpn) of user {os.geteuid()}" in said
+        assert f"program {before['number']} (writes) of user {os.geteuid()}" in said
         assert re.search(r"; not counted for \d+\.\d s$", said), said
         target.say("once more")
         shown = rows(daemon)
@@ -202,7 +202,7 @@ def test_a_process_that_has_ended_is_told(tmp_path: Path) -> None:
         target.process.wait(PATIENCE)
     with running_daemon(tmp_path) as daemon:
         said = log_of(daemon, "is not put in again after a restart")
-        assert f"process {target.pid}: program 1 (writes.rpn)" in said
+        assert f"process {target.pid}: program 1 (writes)" in said
         assert daemon.query() == []
         assert not list(state(daemon).glob("program-*"))
 
