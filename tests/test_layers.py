@@ -114,7 +114,9 @@ ROOMS: dict[str, tuple[str, ...]] = {
                         "dprobed.binary", "dprobed.policy", "dprobed.trace",
                         "dprobed.corefile", "dprobe.lib", "dprobe.private", "dprobe.view"),
     # the commands by name, each when it is asked for
-    "dprobe.main": ("dprobed", "dprobed.printable", "dprobe.lib", "dprobe.commands"),
+    "dprobe.main": (
+        "dprobed", "dprobed.printable", "dprobed.proc", "dprobe.lib", "dprobe.commands",
+    ),
     "dprobe.__main__": ("dprobe.ahead", "dprobe.late", "dprobe.private", "dprobe.main"),
 }  # fmt: skip
 

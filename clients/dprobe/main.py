@@ -18,6 +18,7 @@ from dprobe.lib.errors import DprobeError, os_error_text
 from dprobe.lib.launch import occupy_standard_descriptors, take_signals
 from dprobed import __version__
 from dprobed.printable import LAYOUT, printable
+from dprobed.proc.helper import HELPER
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -49,6 +50,9 @@ _COMMANDS = {
     "help": "Show the help of a command.",
     "completion": "Print the completion script for a shell.",
 }
+
+#: Seconds for which a command waits for a file system: a disk may have to start first.
+_PATIENCE = 3.0
 
 _EPILOG = """\b
 examples:
@@ -135,6 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
     sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
     take_signals()
+    HELPER.be_patient(_PATIENCE)
     try:
         return _done(arguments)
     except click.ClickException as error:

@@ -74,6 +74,12 @@ class Helper:
         self._stuck: dict[Hashable, int] = {}
         #: What has not answered, and until when it is not asked.
         self._silent: dict[Hashable, float] = {}
+        #: A process that waits longer, and for how many seconds.
+        self._patient: tuple[int, float] = 0, PATIENCE
+
+    def be_patient(self, seconds: float) -> None:
+        """Wait so long for jobs of this process, which holds nobody up; no fork of it does."""
+        self._patient = os.getpid(), seconds
 
     def do(
         self,
@@ -81,13 +87,17 @@ class Helper:
         function: Job,
         values: Sequence[Value],
         descriptors: Sequence[int] = (),
-        patience: float = PATIENCE,
+        patience: float | None = None,
     ) -> tuple[list[Value], int]:
         """Have a job done; raises OSError, which is SilentError where it took too long.
 
-        ``about``: the file, or file system, that it has to do with.
+        ``about``: the file, or file system, that it has to do with. ``patience``: seconds for which
+        it is waited for (None: as always in this process).
         """
         self._check(about)
+        if patience is None:
+            patient, seconds = self._patient
+            patience = seconds if patient == os.getpid() else PATIENCE
         body = msgspec.msgpack.encode((f"{function.__module__}.{function.__qualname__}", values))
         received: list[int]
         for is_last in (False, True):

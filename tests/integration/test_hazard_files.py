@@ -45,8 +45,11 @@ MOST_MEMORY = 200 << 20
 
 
 def resident(pid: int) -> int:
-    """Bytes of memory that a process has."""
-    return int(psutil.Process(pid).memory_info().rss)
+    """Bytes of memory that a process has; none where it has ended meanwhile."""
+    try:
+        return int(psutil.Process(pid).memory_info().rss)
+    except psutil.NoSuchProcess:
+        return 0
 
 
 @pytest.mark.parametrize(

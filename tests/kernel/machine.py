@@ -29,7 +29,7 @@ _WAIT4: Final = 61
 #: Where the agent writes what programs print that go on.
 LOG: Final = "/log"
 #: Seconds for an answer. Emulated, on a busy machine.
-PATIENCE: Final = 60
+PATIENCE: Final = 180
 #: What the kernel says on its console when something is wrong with it.
 COMPLAINTS: Final = ("BUG:", "Oops", "WARNING:", "Call Trace", "general protection", "KASAN", "RCU")
 
@@ -131,8 +131,12 @@ class Machine:
             initrd.writelines(_cpio(files))
         settings = (f"{name}={value}" for name, value in (environment or {}).items())
         self._environment = [*settings, ""]
+        #: The answer to the last message.
+        self._owes = False
         self._console = folder / "console"
         quiet = "console=ttyS0 panic=-1 oops=panic tsc=reliable no_timer_check loglevel=6"
+        # What guards real processors is slow where one is emulated.
+        quiet += " mitigations=off"
         self._process = subprocess.Popen(
             [
                 *("qemu-system-x86_64", "-accel", "tcg,thread=single", "-cpu", "max"),
@@ -185,10 +189,14 @@ class Machine:
         """Send requests as one message, and wait for the answers."""
         pipe = self._process.stdin
         assert pipe is not None
+        assert not self._owes, "the machine has not answered an earlier message"
+        self._owes = True
         body = b"".join(requests)
         pipe.write(struct.pack("<I", len(body)) + body)
         pipe.flush()
-        return self._receive()
+        answer = self._receive()
+        self._owes = False
+        return answer
 
     # -- requests -----------------------------------------------------------------------------
 

@@ -13,6 +13,9 @@ from tests.kernel import image
 from tests.kernel.device import GETPPID, KILL, check, insert_module, text_of
 from tests.kernel.machine import LOG, Machine
 
+#: Python starts some thirty times, on an emulated processor.
+pytestmark = pytest.mark.timeout(1200)
+
 SOCKET = "/d.sock"
 SIGKILL = 9
 PROGRAM = """\

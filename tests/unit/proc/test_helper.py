@@ -146,3 +146,25 @@ def test_few_that_do_not_die_are_enough(one: Helper, monkeypatch: pytest.MonkeyP
         os.kill(each, signal.SIGKILL)
         assert wait_end(each)
     pid_of(one)
+
+
+def test_who_is_patient_waits_longer_and_no_fork_of_it_does(one: Helper) -> None:
+    pid = pid_of(one)
+    one.be_patient(0.7)
+    with pytest.raises(SilentError, match=r"no answer in 0\.7 s"):
+        one.do("a", _stop, [])
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            one.do("b", _stop, [])
+        except SilentError as error:
+            os.write(writing, str(error).encode())
+        finally:
+            os._exit(0)
+    os.close(writing)
+    os.waitpid(child, 0)
+    with open(reading) as said:
+        assert said.read().endswith("no answer in 0.2 s")
+    assert wait_end(pid)
+    pid_of(one)  # closes what it had of the one that ended
