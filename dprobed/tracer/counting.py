@@ -57,7 +57,7 @@ class Counting:
         if noted == self._noted and not any(each.is_changing for each in self._targets):
             self._try(None, now)
         else:
-            self._try([each.counted() for each in self._targets], now)
+            self._try([each.programs.counted() for each in self._targets], now)
             self._noted = noted
 
     def end(self, now: int) -> None:

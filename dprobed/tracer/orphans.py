@@ -16,7 +16,6 @@ one of the places with the bytes around it that were there.
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 from collections.abc import Container, Iterable, Iterator
 from itertools import islice
@@ -34,8 +33,6 @@ _DESCENDANTS: Final = 1000
 #: Places by which a copy of a text is known, and the bytes around each that it takes.
 _OLDEST: Final = 4
 _CONTEXT: Final = 8
-
-_log = logging.getLogger(__name__)
 
 
 class Orphans:

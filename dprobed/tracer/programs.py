@@ -74,6 +74,16 @@ class Programs:
         """Those of the programs that have some."""
         return [each.variables() for each in self.inserted.values() if each.program.header.vars]
 
+    def counted(self) -> protocol.Counted:
+        """What all of them have counted."""
+        return protocol.Counted(
+            self._pid,
+            procfs.start_time(self._pid) or 0,
+            self.statuses(),
+            self.local_variables(),
+            self.globals.read(),
+        )
+
     def sums(self) -> tuple[int, int, int]:
         """What changes whenever something is counted, a variable is set, or a program comes."""
         words = sum(sum(each.executor.locals.read()) for each in self.inserted.values())
@@ -139,7 +149,9 @@ class Programs:
         )
         inserted.probes = self._probes_of(inserted)
         if request.former is not None:
-            self._count_on(inserted, request.former, request.former_time)
+            inserted.count_on(request.former, request.former_time)
+            self.globals.grow(len(request.former.globals))
+            self.globals.write(0, request.former.globals)
         self._charge(inserted)
         self.inserted[request.program] = inserted
         if not self.launching:
@@ -151,19 +163,6 @@ class Programs:
                 del self.inserted[request.program]
                 raise
         return [probe.status() for probe in inserted.probes]
-
-    def _count_on(self, inserted: Inserted, former: protocol.Counted, when: int) -> None:
-        """Have a program go on from what it had counted here under another tracer."""
-        gone = max(0, time.monotonic_ns() - when)
-        statuses = {status.probe: status for status in former.probes}
-        for probe in inserted.probes:
-            if probe.index in statuses:
-                probe.count_on(statuses[probe.index], gone)
-        for variables in former.variables:
-            inserted.executor.locals.write(0, variables.words)
-            inserted.inherited = variables.inherited
-        self.globals.grow(len(former.globals))
-        self.globals.write(0, former.globals)
 
     def _read(
         self, bytecode: bytes, facilities: dict[str, int]
@@ -219,16 +218,7 @@ class Programs:
         self.globals.write(0, variables.globals)
         self.launching = other.launching
         for inserted in other.that_follow():
-            twin = Inserted(
-                inserted.number,
-                inserted.program,
-                inserted.executor.copy(self.globals),
-                inserted.check_opcode,
-                inserted.engine,
-                inserted.label,
-                inserted.budget,
-                inserted.follow_forks,
-            )
+            twin = inserted.twin(self.globals)
             if inserted.number in variables.locals:
                 twin.executor.locals.write(0, variables.locals[inserted.number])
             twin.inherited = twin.executor.locals.read()

@@ -253,16 +253,6 @@ class TracedProcess:
             if self._is_dumped:
                 self.tell("dumping", "the process has ended; its core is being written")
 
-    def counted(self) -> protocol.Counted:
-        """What its probes and variables have counted."""
-        return protocol.Counted(
-            self.pid,
-            procfs.start_time(self.pid) or 0,
-            self.programs.statuses(),
-            self.programs.local_variables(),
-            self.programs.globals.read(),
-        )
-
     # --- the end of a target ---
 
     @property

@@ -165,7 +165,7 @@ class Targets:
     def finish(self, target: TracedProcess, end: tuple[str, int]) -> None:
         """A target has ended, or we have detached from it."""
         if self.is_closing and end[0] == "detached":
-            self.left.append(target.counted())
+            self.left.append(target.programs.counted())
         target.finish(end)
         self.by_pid.pop(target.pid, None)
         if end[0] == "detached":

@@ -61,6 +61,7 @@ def kill(daemon: Daemon, who: str) -> None:
 def log_of(daemon: Daemon, text: str) -> str:
     """Read the daemon's log up to a line that has this text."""
     assert daemon.process.stderr is not None
+    line: str
     for line in daemon.process.stderr:
         if text in line:
             return line

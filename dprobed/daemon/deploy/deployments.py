@@ -7,9 +7,7 @@ as for any client.
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import os
 from collections.abc import Collection, Container
 from typing import Final
 
@@ -18,6 +16,7 @@ import msgspec
 from dprobed.daemon.client import Client, Refusal
 from dprobed.daemon.deploy.decisions import Decisions
 from dprobed.daemon.deploy.deployment import Deployment
+from dprobed.daemon.deploy.keeping import Keeping
 from dprobed.daemon.deploy.queue import Queue
 from dprobed.daemon.deploy.selection import SelectionError, Selector
 from dprobed.daemon.deploy.watcher import Watcher
@@ -36,9 +35,6 @@ from dprobed.daemon.tasks import Tasks
 from dprobed.daemon.tracer_pool import TracerPool
 from dprobed.proc.processes import Process
 from dprobed.wire import messages
-
-#: Seconds between two looks at what is to be kept of them.
-_KEEP: Final = 1.0
 
 _log = logging.getLogger("dprobed")
 
@@ -73,11 +69,7 @@ class Deployments:
         self._detaching: Final = detaching
         self._removal: Final = removal
         self._all: dict[int, Deployment] = {}
-        #: As they were last kept for another daemon.
-        self._kept: Final[dict[int, KeptDeployment]] = {}
-        self._keeping: asyncio.TimerHandle | None = None
-        #: Those of policies before a restart.
-        self._of_policies: Final[list[KeptDeployment]] = []
+        self.keeping: Final = Keeping(targets.kept, self._all)
         self._queue: Final = Queue(self._all, inserting, detaching, tasks, self._look_again_at)
         self._decisions: Final = Decisions(
             self._all,
@@ -113,7 +105,7 @@ class Deployments:
             await self._make_way(client, request, upload.label, program.header.name)
         made = []
         for upload, program in programs:
-            former = self._expected(client, request.selection, upload)
+            former = self.keeping.expected(client, request.selection, upload)
             number = former.inserted.number if former is not None else self._programs.next_number()
             insertion = Insertion(
                 number,
@@ -165,16 +157,14 @@ class Deployments:
         if former is not None:
             deployment.go_on(former)
         self._all[deployment.number] = deployment
-        self._keep(deployment)
+        self.keeping.keep(deployment)
         return deployment
 
     def _start(self) -> None:
         self._queue.start()
         self._pool.keep_warm(True)
         self._watcher.start()
-        if self._keeping is None:
-            loop = asyncio.get_running_loop()
-            self._keeping = loop.call_later(_KEEP, self._keep_all)
+        self.keeping.start()
 
     # -- a restart of the daemon -----------------------------------------------------------------
 
@@ -184,7 +174,7 @@ class Deployments:
         inserted = former.inserted
         insertion = insertion_of(former)
         if former.by_policy:
-            self._of_policies.append(former)
+            self.keeping.of_policies.append(former)
             return
         name = f"program {inserted.number} ({inserted.upload.label}) of user {inserted.uid}"
         try:
@@ -207,48 +197,12 @@ class Deployments:
         _log.info("%s is deployed again after a restart", name)
         self._start()
 
-    def _expected(
-        self, client: Client, selection: messages.Selection, upload: messages.Upload
-    ) -> KeptDeployment | None:
-        """The one of a policy, before a restart, that this is again."""
-        for each in self._of_policies if client.pid == os.getpid() else ():
-            if (each.selection, each.inserted.upload) == (selection, upload):
-                self._of_policies.remove(each)
-                return each
-        return None
-
-    def forget_expected(self) -> None:
-        """The policies have made what they make: what is left of theirs is not any more."""
-        for each in self._of_policies:
-            self._targets.kept.drop_deployment(each.inserted.number)
-            _log.info(
-                "program %d (%s) is not deployed again after a restart: no policy does",
-                each.inserted.number,
-                each.inserted.upload.label,
-            )
-        self._of_policies.clear()
-
-    def _keep(self, deployment: Deployment) -> None:
-        if deployment.kept:
-            now = deployment.kept_now()
-            if self._kept.get(deployment.number) != now:
-                self._kept[deployment.number] = now
-                self._targets.kept.keep_deployment(now)
-
-    def _keep_all(self) -> None:
-        """Now and then: their sums have changed."""
-        for each in self._all.values():
-            self._keep(each)
-        loop = asyncio.get_running_loop()
-        self._keeping = loop.call_later(_KEEP, self._keep_all) if self._all else None
-
     def _drop(self, deployment: Deployment) -> None:
         """One is removed."""
         deployment.is_removed = True
         deployment.waiting.clear()
         del self._all[deployment.number]
-        if self._kept.pop(deployment.number, None) is not None:
-            self._targets.kept.drop_deployment(deployment.number)
+        self.keeping.drop(deployment.number)
 
     def _look_again_at(self, pid: int, seconds: float = 0.0) -> None:
         self._watcher.again(pid, seconds)
@@ -366,9 +320,7 @@ class Deployments:
         """Stop watching processes if there is no deployment left."""
         if not self._all:
             self._watcher.stop()
-            if self._keeping is not None:
-                self._keeping.cancel()
-                self._keeping = None
+            self.keeping.stop()
             self._pool.keep_warm(False)
             self._queue.stop()
             self._decisions.forget()
