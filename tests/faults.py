@@ -18,6 +18,7 @@ from __future__ import annotations
 import base64
 import collections
 import contextlib
+import gc
 import os
 import random
 import signal
@@ -347,8 +348,9 @@ class DaemonRound(Trial):
         self._end_daemon()
         if left := [each for each in family if not wait_end(each)]:
             raise Fault(f"processes are left: {left}")
+        gc.collect()
         more = _open() - self._descriptors
-        if more:
+        if more > 0:
             raise Fault(f"{more} descriptors are left here")
 
     def _again(self, who: str) -> None:

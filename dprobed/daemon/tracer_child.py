@@ -24,8 +24,6 @@ from dprobed.daemon.child_process import fork_as
 TracerMain = Callable[[socket.socket, socket.socket, int], None]
 #: Bytes of the socket's buffer: records wait there while the daemon is busy.
 _SOCKET_BUFFER: Final = 4 << 20
-#: Bytes of data of a tracer (RLIMIT_DATA); one of 64 targets, or of 10,000 probes, has 100 MB.
-_MEMORY: Final = 1 << 30
 #: RLIMIT_NICE that allows nice 0: 20 - nice (getrlimit(2)).
 _NICE_0: Final = 20
 
@@ -73,20 +71,10 @@ def _run(uid: int, main: Callable[[], None], become: Callable[[], None]) -> None
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, signal.SIG_IGN)
     _keep_way_back()
-    _bound_memory()
     if uid:
         give_up_protection()
     become()
     main()
-
-
-def _bound_memory() -> None:
-    """Give a tracer an end of memory of its own: it detaches from the target that it was at work
-    for, and says so, where the kernel would have killed some process of the machine."""
-    with contextlib.suppress(OSError, ValueError):
-        _, most = resource.getrlimit(resource.RLIMIT_DATA)
-        bound = _MEMORY if most == resource.RLIM_INFINITY else min(_MEMORY, most)
-        resource.setrlimit(resource.RLIMIT_DATA, (bound, bound))
 
 
 def give_up_protection(path: Path = Path("/proc/self/oom_score_adj")) -> None:

@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -93,12 +93,6 @@ def noted(target: Cat, daemon: Daemon, hits: int) -> None:
         daemon.query()
 
 
-@pytest.fixture
-def target() -> Iterator[Cat]:
-    with cat() as found:
-        yield found
-
-
 def rows(daemon: Daemon) -> dict[str, Json]:
     """What ``query`` shows, the last of each kind."""
     return {row["type"]: row for row in daemon.json("query")}
@@ -123,7 +117,8 @@ def test_a_kept_program_goes_on(tmp_path: Path, target: Cat, who: str) -> None:
         told = daemon.dprobe("query").stderr
         assert "taken over after a restart of dprobed; not counted for" in told
         # Another program gets another number.
-        (other,) = daemon.json("insert", program(tmp_path), "--pid", target.pid)
+        other_source = program(tmp_path, WRITES, "other")
+        (other,) = daemon.json("insert", other_source, "--pid", target.pid)
         assert other["number"] == before["number"] + 1
         daemon.json("remove", "--all")
         assert tracer_of(target.pid) == 0
@@ -157,16 +152,25 @@ def test_a_deployment_goes_on(tmp_path: Path, who: str) -> None:
             noted(short, daemon, 3)
         until(daemon, lambda row: row["type"] == "deployment" and row["processes"] == 1)
         kept = state(daemon) / f"deployment-{before['number']}"
-        while msgspec.msgpack.decode(kept.read_bytes(), type=KeptDeployment).sums["hits"] < 3:
+        # With the line by which that one said that it had begun, or without.
+        hits = rows(daemon)["deployment"]["hits"]
+        assert hits in (5, 6)
+        while kept_hits(kept) < hits - 2:
             daemon.query()
         kill(daemon, who)
         with running_daemon(tmp_path) as daemon:
             until(daemon, lambda row: row["type"] == "deployment" and row["processes"] == 1)
             target.say("once more")
-            (row,) = [row for row in daemon.json("query") if row["type"] == "deployment"]
-            assert (row["number"], row["hits"], row["entered"]) == (before["number"], 6, 2)
-            assert rows(daemon)["variable"]["value"] == 6
+            shown = rows(daemon)
+            row = shown["deployment"]
+            assert (row["number"], row["hits"]) == (before["number"], hits + 1)
+            assert (row["entered"], shown["variable"]["value"]) == (2, hits + 1)
             daemon.json("remove", "--all")
+
+
+def kept_hits(path: Path) -> int:
+    """What a deployment, as it is kept, has counted in processes that ended."""
+    return msgspec.msgpack.decode(path.read_bytes(), type=KeptDeployment).sums.get("hits", 0)
 
 
 def until(daemon: Daemon, holds: Callable[[Json], bool]) -> None:
@@ -190,7 +194,8 @@ def test_what_goes_with_its_client_is_not_put_in_again(tmp_path: Path, target: C
         peer.ask({"type": "insert", "id": 2, "pid": target.pid, "programs": [upload]})
         kill(daemon, "both")
     with running_daemon(tmp_path) as daemon:
-        log_of(daemon, f"process {target.pid}: 1 breakpoints of its lost tracer removed")
+        said = log_of(daemon, "breakpoints of its lost tracer removed")
+        assert f"process {target.pid}: " in said
         assert daemon.query() == []
         assert tracer_of(target.pid) == 0
 
@@ -230,10 +235,8 @@ def test_daemons_that_die_of_it_give_it_up(tmp_path: Path, target: Cat) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root's daemon has other users")
-def test_rights_are_those_of_now(tmp_path: Path) -> None:
+def test_rights_are_those_of_now(place: Place) -> None:
     """A policy denies it by now: its owner's program stays out, as is told; another's goes on."""
-    tmp_path.chmod(0o755)
-    place = Place(tmp_path)
     with cat_of(NOBODY) as denied, cat_of(NOBODY_ELSE) as allowed:
         with place.daemon() as daemon:
             for uid, target in ((NOBODY, denied), (NOBODY_ELSE, allowed)):

@@ -40,7 +40,7 @@ def _unattended(path: Path) -> set[int]:
     with path.open("rb") as file:
         descriptor = file.fileno()
         writer, start = change_journal.writer(descriptor)
-        if writer and procfs.start_time(writer) == start:
+        if writer and procfs.start_time(writer) == start and not procfs.has_ended(writer):
             return set()
         # Of another boot of the machine: they are all gone.
         first = change_journal.unpack(os.pread(descriptor, change_journal.RECORD, 0))
