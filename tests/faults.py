@@ -125,13 +125,15 @@ class Trial:
     def _no_debug_registers(self) -> None:
         for tid in procfs.threads(self.target.pid):
             try:
-                ptrace.seize(tid)
+                # Without options: a child that it forks just then is not ours to attend to.
+                ptrace.bound_call(ptrace.PTRACE_SEIZE, tid)
                 ptrace.interrupt(tid)
             except ptrace.Gone:
                 continue
-            os.waitpid(tid, 0x40000000)
+            _, status = os.waitpid(tid, 0x40000000)
             left = ptrace.peek_debug(tid, CONTROL)
-            ptrace.detach(tid, 0)
+            # What it was to get, it gets.
+            ptrace.detach(tid, 0 if status >> 16 else os.WSTOPSIG(status))
             if left:
                 raise Fault(f"thread {tid} has debug registers: {left:#x}")
 
