@@ -69,6 +69,10 @@ class Backends(Protocol):
         """
         ...
 
+    async def orphans_done(self) -> None:
+        """Wait until what ``recover_orphans`` has begun is done."""
+        ...
+
     async def recover_orphans(self, patience: float) -> None:
         """At the daemon's start: undo what backends of daemons before it have left.
 

@@ -15,6 +15,7 @@ from collections import defaultdict
 from typing import Final
 
 from dprobed import systemd_journal
+from dprobed.backend import Backends
 from dprobed.daemon.client import Refusal
 from dprobed.daemon.deploy.deployments import Deployments
 from dprobed.daemon.gate import Gate
@@ -59,6 +60,7 @@ class Adopting:
 
     def __init__(
         self,
+        backends: Backends,
         gate: Gate,
         kept: Kept,
         programs: Programs,
@@ -67,6 +69,7 @@ class Adopting:
         deployments: Deployments,
         tasks: Tasks,
     ) -> None:
+        self._backends: Final = backends
         self._gate: Final = gate
         self._kept: Final = kept
         self._programs: Final = programs
@@ -105,6 +108,8 @@ class Adopting:
             await asyncio.wait({task}, timeout=patience)
 
     async def _all(self, processes: list[list[KeptProgram]]) -> None:
+        # A breakpoint that is still there would be taken for another debugger's.
+        await self._backends.orphans_done()
         turns = asyncio.Semaphore(_AT_ONCE)
 
         async def one(programs: list[KeptProgram]) -> None:

@@ -398,6 +398,7 @@ def build_public(
     releases = (deployments.release, log.release, handlers.release)
     server = _server(core, table, handlers.answer, releases, _nothing)
     adopting = Adopting(
+        backends,
         gate,
         core.targets.kept,
         core.programs,

@@ -308,6 +308,11 @@ class TracerProcesses:
         if not journal.is_empty:
             self.journals.limit(journal.user)
 
+    async def orphans_done(self) -> None:
+        """Wait until what ``recover_orphans`` has begun is done."""
+        if self._recovering:
+            await asyncio.wait(set(self._recovering))
+
     async def recover_orphans(self, patience: float) -> None:
         """Undo what tracers of daemons before this one have left; waits ``patience`` seconds, and
         the rest is done later."""

@@ -379,6 +379,9 @@ class KernelBackends:
         backend.gone.add_done_callback(lambda _: self._open.discard(backend))
         return backend
 
+    async def orphans_done(self) -> None:
+        """Wait until what ``recover_orphans`` has begun is done."""
+
     async def recover_orphans(self, patience: float) -> None:
         """See Backends: a daemon that died has left nothing."""
 

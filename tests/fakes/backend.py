@@ -172,6 +172,9 @@ class FakeBackends:
         await asyncio.sleep(0)
         return backend
 
+    async def orphans_done(self) -> None:
+        """There are none."""
+
     async def recover_orphans(self, patience: float) -> None:
         """There are none."""
 
