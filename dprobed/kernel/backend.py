@@ -309,7 +309,10 @@ class KernelBackend:
         try:
             self._hand_on(inserted, inserted.loaded.read())
         except OSError as error:
+            # Its probes would go on, and nobody would see what they record.
             _log.error("records of a kernel program cannot be read: %s", error.strerror)
+            self._failure = f"records of a kernel program cannot be read: {error.strerror}"
+            self.close()
         except Exception:
             # Further records would be handled without the effect of this one.
             _log.exception("internal error in the daemon")

@@ -146,7 +146,12 @@ def _in_local_folder(path: str) -> int | None:
         found = os.open(name, os.O_PATH | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=above)
     finally:
         os.close(above)
-    if mounts.is_local(facts(found).device) and stat.S_ISLNK(os.fstat(found).st_mode):
+    try:
+        is_link = mounts.is_local(facts(found).device) and stat.S_ISLNK(os.fstat(found).st_mode)
+    except BaseException:
+        os.close(found)
+        raise
+    if is_link:
         os.close(found)
         return None
     return found

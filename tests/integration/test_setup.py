@@ -21,7 +21,7 @@ def test_make_help_lists_the_goals() -> None:
             check=True,
         )
         goals = [line.split()[1] for line in done.stdout.splitlines()]
-        tests = ["test", "test-quick", "test-bare", "check", "bench", "faults", "soak"]
+        tests = ["test", "test-quick", "test-bare", "check", "bench", "faults", "drawn", "soak"]
         assert goals == ["demo", "hunt", *tests, "install", "deb", "clean"]
 
 

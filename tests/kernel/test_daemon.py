@@ -4,6 +4,7 @@ kernel's own verifier and interpreter."""
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 from collections.abc import Awaitable, Callable, Iterator
@@ -16,6 +17,7 @@ import pytest
 from dprobed.backend import Backend, BackendGone
 from dprobed.daemon.client import Refusal
 from dprobed.kernel.backend import KernelBackends
+from dprobed.kernel.device import Hit, KernelProgram
 from dprobed.policy.config import Config
 from dprobed.program.bytecode import encode
 from dprobed.program.rpn.parser import assemble
@@ -304,3 +306,23 @@ def test_two_insert_while_the_last_is_removed(run: Run) -> None:
         assert len(kernel.programs()) == len(live)
 
     run(script)
+
+
+def test_records_that_cannot_be_read_take_the_probes_out(
+    kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else they would go on, and what they record would come to nobody."""
+
+    def broken(_: KernelProgram) -> list[Hit]:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    async def script() -> None:
+        backend = await KernelBackends(kernel.calls).start(lambda *_: None, uid=0, gid=0, owner=0)
+        code = encode(assemble(COUNT, "x.rpn"))
+        await backend.request(lambda seq: protocol.Insert(seq=seq, pid=0, program=1, bytecode=code))
+        kernel.hit("schedule")
+        assert "cannot be read: Input/output error" in await backend.gone
+        assert kernel.programs() == []
+
+    monkeypatch.setattr(KernelProgram, "read", broken)
+    asyncio.run(asyncio.wait_for(script(), 60))

@@ -39,7 +39,7 @@ examples:
   dprobe insert alloc.rpn --exe '/opt/**' --user www-data
   dprobe insert alloc.rpn --unit 'redis*.service' --limit 10
   dprobe insert alloc.rpn --all --replace    # instead of those that are in
-  dprobe insert opens.rpn                    # modtype = kernel: into the kernel
+  dprobe insert opens.rpn                    # its modtype is kernel: there
 """,
 )
 @processes.option("These processes, and no others: numbers, or a name that they have.")

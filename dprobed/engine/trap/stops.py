@@ -58,9 +58,8 @@ class TrapStops:
 
     def serve_hit(self, thread: Thread, now: int) -> bool:
         """See StopHandler: a breakpoint, and nothing else."""
-        words = self._words
         tid = thread.tid
-        site = self.by_trap.get(words[RIP])
+        site = self.by_trap.get(self._words[RIP])
         if (
             site is None
             or not site.plain
@@ -68,15 +67,9 @@ class TrapStops:
             or self.sigtrap.disposition is not None
         ):
             return False
-        # As ``hit`` does, which would cost a call more; by local names, as ``ProgramRunner.run``.
         group = self._group
-        run = self._run
-        address = words[RIP] = site.address
         try:
-            altered = run(thread, site.attachments, site.displaced.may_fault, now)
-            to = self._store(tid, address, site.slot) if altered else site.slot
-        except Gone:
-            to = 0  # killed; its exit status comes next
+            to = self.hit(thread, site, now)
         except BaseException:
             group.tracees.blamed = group
             thread.state = State.STOPPED
@@ -97,21 +90,19 @@ class TrapStops:
     def hit(self, thread: Thread, site: Site, now: int) -> int:
         """Run the programs of a site for a thread whose registers are loaded. Returns the address
         at which it goes on; 0: all its registers are stored already."""
-        address = self._words[RIP] = site.address
+        words = self._words
+        run = self._run  # a local name: Python does not specialize calls of an attribute
+        address = words[RIP] = site.address
         try:
-            altered = self._run(thread, site.attachments, site.displaced.may_fault, now)
+            altered = run(thread, site.attachments, site.displaced.may_fault, now)
         except Gone:
             return 0  # killed; its exit status comes next
-        return self._store(thread.tid, address, site.slot) if altered else site.slot
-
-    def _store(self, tid: int, address: int, slot: int) -> int:
-        """Store the registers that a program may have altered, with rip in the slot if that is
-        still ``address``. Returns 0."""
-        words = self._words
+        if not altered:
+            return site.slot
         if words[RIP] == address:
-            words[RIP] = slot
+            words[RIP] = site.slot
         with contextlib.suppress(Gone):
-            self._registers.store(tid)
+            self._registers.store(thread.tid)
         return 0
 
     @staticmethod

@@ -6,26 +6,18 @@ import ctypes
 import gc
 
 import pytest
-from iced_x86 import Decoder, Formatter, FormatterSyntax
 
 from dprobed.arch.x86_64 import python_function
 from dprobed.arch.x86_64.python_function import PROLOGUE
+from tests.unit.arch.listing import code_of, decoded
 
 #: ``mov eax,[rdi]``, ``ret``.
 FIRST_WORD = bytes.fromhex("8b07c3")
 
 
 def test_the_listing_says_what_the_code_does() -> None:
-    code = b"".join(bytes.fromhex(each) for each, _ in PROLOGUE)
-    formatter = Formatter(FormatterSyntax.NASM)
-    formatter.show_branch_size = False
-    formatter.branch_leading_zeros = False
-    formatter.leading_zeros = False
-    decoded = [
-        (code[each.ip : each.next_ip].hex(" "), formatter.format(each))
-        for each in Decoder(64, code)
-    ]
-    assert decoded == list(PROLOGUE)
+    code = code_of(PROLOGUE)
+    assert decoded(code) == list(PROLOGUE)
     assert f"call {len(code):X}h" in [line for _, line in PROLOGUE]
 
 

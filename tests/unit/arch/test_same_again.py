@@ -5,22 +5,15 @@ from __future__ import annotations
 import os
 
 import pytest
-from iced_x86 import Decoder, Formatter, FormatterSyntax
+from iced_x86 import Decoder
 
 from dprobed.arch.x86_64.same_again import CODE, ROOM, SameAgain
+from tests.unit.arch.listing import code_of, decoded
 
 
 def test_the_listing_says_what_the_code_does() -> None:
-    code = b"".join(bytes.fromhex(each) for each, _ in CODE)
-    formatter = Formatter(FormatterSyntax.NASM)
-    formatter.show_branch_size = False
-    formatter.branch_leading_zeros = False
-    formatter.leading_zeros = False
-    decoded = [
-        (code[each.ip : each.next_ip].hex(" "), formatter.format(each))
-        for each in Decoder(64, code)
-    ]
-    assert decoded == list(CODE)
+    code = code_of(CODE)
+    assert decoded(code) == list(CODE)
     ends = [each.ip for each in Decoder(64, code)]
     assert all(each.near_branch_target in ends for each in Decoder(64, code) if each.op0_kind == 1)
 
