@@ -7,7 +7,7 @@ only what is declared here.
 from __future__ import annotations
 
 from asyncio import Future
-from collections.abc import Callable, Container
+from collections.abc import Callable, Collection, Container
 from typing import Protocol
 
 from dprobed.wire import protocol
@@ -69,8 +69,11 @@ class Backends(Protocol):
         """
         ...
 
-    async def orphans_done(self) -> None:
-        """Wait until what ``recover_orphans`` has begun is done."""
+    def recoveries(self, owner: int) -> Collection[Future[None]]:
+        """Of what killed backends may have left in processes of user ``owner``: who undoes it now.
+
+        Nobody may attach to one of them before that is done.
+        """
         ...
 
     async def recover_orphans(self, patience: float) -> None:

@@ -15,10 +15,8 @@ from collections import defaultdict
 from typing import Final
 
 from dprobed import systemd_journal
-from dprobed.backend import Backends
 from dprobed.daemon.client import Refusal
 from dprobed.daemon.deploy.deployments import Deployments
-from dprobed.daemon.gate import Gate
 from dprobed.daemon.inserting import Inserting
 from dprobed.daemon.kept import MOST_TRIES, Kept, KeptProgram, insertion_of
 from dprobed.daemon.programs import Programs
@@ -60,8 +58,6 @@ class Adopting:
 
     def __init__(
         self,
-        backends: Backends,
-        gate: Gate,
         kept: Kept,
         programs: Programs,
         inserting: Inserting,
@@ -69,8 +65,6 @@ class Adopting:
         deployments: Deployments,
         tasks: Tasks,
     ) -> None:
-        self._backends: Final = backends
-        self._gate: Final = gate
         self._kept: Final = kept
         self._programs: Final = programs
         self._inserting: Final = inserting
@@ -108,8 +102,6 @@ class Adopting:
             await asyncio.wait({task}, timeout=patience)
 
     async def _all(self, processes: list[list[KeptProgram]]) -> None:
-        # A breakpoint that is still there would be taken for another debugger's.
-        await self._backends.orphans_done()
         turns = asyncio.Semaphore(_AT_ONCE)
 
         async def one(programs: list[KeptProgram]) -> None:
@@ -131,7 +123,7 @@ class Adopting:
                 return
             if insertion is None:
                 raise Refusal("this version does not take it")
-            entry = await self._inserting.put(client, pid, insertion, None, shared=False)
+            entry = await self._inserting.put(client, pid, insertion, None, start=kept.start)
             if not self._is_wanted(kept):
                 select = messages.Select(number=inserted.number, pid=pid)
                 await self._removal.remove(client, messages.Remove(id=0, select=select))

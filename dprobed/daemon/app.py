@@ -137,12 +137,12 @@ class Core:
         )
         pool = TracerPool(self.backends, events.on_event, events.on_gone)
         attaching = Attaching(
+            self.backends,
             self.gate,
             self.targets,
             pool,
             self.quota,
             self.detaching,
-            tracers=self.backends.pids,
             hold_limit=self._hold_limit,
         )
         kernel = None
@@ -398,8 +398,6 @@ def build_public(
     releases = (deployments.release, log.release, handlers.release)
     server = _server(core, table, handlers.answer, releases, _nothing)
     adopting = Adopting(
-        backends,
-        gate,
         core.targets.kept,
         core.programs,
         traced.inserting,

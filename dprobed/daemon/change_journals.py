@@ -61,6 +61,10 @@ class JournalFile:
         except OSError:
             return True
 
+    def may_name(self, owner: int) -> bool:
+        """Whether processes of a user may be in it."""
+        return self.owner == owner or (self.owner < 0 and self.user[0] in (os.geteuid(), owner))
+
     def living_writer(self) -> int:
         """The tracer that it says is at work with it, if that runs; else 0."""
         try:

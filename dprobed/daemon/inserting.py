@@ -19,6 +19,7 @@ from dprobed.daemon.quota import Quota
 from dprobed.daemon.records.dispatcher import Dispatcher
 from dprobed.daemon.target import InsertedProgram, Insertion, Target
 from dprobed.daemon.targets import Targets
+from dprobed.proc import procfs
 from dprobed.program.model import Program
 from dprobed.wire import messages, protocol
 
@@ -190,20 +191,23 @@ class Inserting:
         insertion: Insertion,
         owner: Client | None,
         *,
-        shared: bool = True,
+        start: int | None = None,
     ) -> InsertedProgram:
         """Insert one program into ``pid``, traced while the program is in; raises Refusal.
 
         ``owner``: with whose end it is removed; None: it was kept under another daemon, and goes on
-        even where a facility that it names is not registered again yet. ``shared``: see Attaching.
+        even where a facility that it names is not registered again yet. ``start``: it was in the
+        process that was started then, and in no other, which has a tracer of its own.
         """
-        await self._attaching.hold(client, pid, shared=shared)
+        await self._attaching.hold(client, pid, shared=start is None)
         target = self._targets.held(client, pid)
         program, label = insertion.program, insertion.upload.label
         async with target.lock:
             self._check_held(client, target)
             entry = InsertedProgram(insertion, target, owner, client)
             try:
+                if start is not None and procfs.start_time(pid) != start:
+                    raise Refusal("it has ended")
                 if owner is not None:
                     self._programs.check_facilities(label, program)
                 self._gate.allow(client, pid, label, program)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Sequence
 from typing import Final
 
 from dprobed.backend import BackendGone, BackendRefused, OnEvent
@@ -382,8 +382,9 @@ class KernelBackends:
         backend.gone.add_done_callback(lambda _: self._open.discard(backend))
         return backend
 
-    async def orphans_done(self) -> None:
-        """Wait until what ``recover_orphans`` has begun is done."""
+    def recoveries(self, owner: int) -> Collection[asyncio.Future[None]]:
+        """See Backends: what was killed has left nothing."""
+        return ()
 
     async def recover_orphans(self, patience: float) -> None:
         """See Backends: a daemon that died has left nothing."""

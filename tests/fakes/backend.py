@@ -164,6 +164,8 @@ class FakeBackends:
     def __init__(self) -> None:
         self.made: list[FakeBackend] = []
         self.pids: frozenset[int] = frozenset()
+        #: By the owner of the processes.
+        self.recovering: dict[int, list[asyncio.Future[None]]] = {}
 
     async def start(self, on_event: OnEvent, *, uid: int, gid: int, owner: int) -> FakeBackend:
         """One more."""
@@ -172,8 +174,9 @@ class FakeBackends:
         await asyncio.sleep(0)
         return backend
 
-    async def orphans_done(self) -> None:
-        """There are none."""
+    def recoveries(self, owner: int) -> list[asyncio.Future[None]]:
+        """Those that the test has made."""
+        return [each for each in self.recovering.get(owner, []) if not each.done()]
 
     async def recover_orphans(self, patience: float) -> None:
         """There are none."""

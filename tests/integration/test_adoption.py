@@ -7,6 +7,8 @@ import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from dprobed.program.rpn.parser import assemble
 from dprobed.wire import protocol
 from tests.integration.client_support import (
     COUNTS_WRITES,
+    DPROBE,
     PATIENCE,
     WRITES,
     Cat,
@@ -33,6 +36,7 @@ from tests.integration.client_support import (
     tracer_of,
     wait_end,
 )
+from tests.integration.harness import text
 from tests.integration.policy_support import (
     NOBODY,
     Place,
@@ -136,6 +140,56 @@ def test_what_ended_by_itself_stays_out(tmp_path: Path, target: Cat) -> None:
         target.say("once more")
         probe = rows(daemon)["probe"]
         assert (probe["hits"], probe["state"]) == (2, "disabled")
+
+
+#: A daemon that listens at once, and undoes what killed tracers have left when a file is there.
+SLOW = """
+import asyncio, os, sys
+from dprobed.daemon import app, main, recovery
+
+soon = recovery.recover
+
+async def later(*arguments):
+    while not os.path.exists("go"):
+        await asyncio.sleep(0.01)
+    await soon(*arguments)
+
+app._ORPHANS, recovery.recover = 0.0, later
+main.main(sys.argv[2:])
+"""
+
+
+@pytest.mark.parametrize("kind", ["--pid", "--exe"])
+def test_nothing_goes_in_before_what_was_left_is_out(tmp_path: Path, kind: str) -> None:
+    """What another tracer finds there it would take for the process's own: a kept program, a
+    deployment and what a user inserts all wait; whoever asks is answered meanwhile."""
+    tool = copied_cat(tmp_path)
+    source, other = program(tmp_path, COUNTS_WRITES), program(tmp_path, WRITES, "other")
+    slow = (sys.executable, "-c", SLOW)
+    with cat((tool,)) as target:
+        before = text(target.pid)
+        with running_daemon(tmp_path) as daemon:
+            daemon.json("insert", source, kind, target.pid if kind == "--pid" else tool)
+            until(daemon, lambda row: row["type"] == "probe" and row["state"] == "active")
+            noted(target, daemon, 2)
+            kill(daemon, "both")
+        with running_daemon(tmp_path, before=slow, cwd=tmp_path) as daemon:
+            inserting = subprocess.Popen(
+                [DPROBE, "--socket", daemon.socket, "insert", other, "--pid", str(target.pid)],
+                stdout=subprocess.DEVNULL,
+            )
+            if kind == "--exe":
+                until(daemon, lambda row: "may have something left" in str(row.get("refused")))
+            assert [row for row in daemon.query() if row["type"] == "probe"] == []
+            assert tracer_of(target.pid) == 0
+            assert text(target.pid) != before
+            (tmp_path / "go").touch()
+            assert inserting.wait(PATIENCE) == 0
+            until(daemon, lambda row: row.get("program") == "writes" and bool(row["hits"]))
+            target.say("once more")
+            until(daemon, lambda row: row.get("program") == "writes" and row["hits"] >= 3)
+            daemon.json("remove", "--all")
+            assert text(target.pid) == before
 
 
 @pytest.mark.parametrize("who", WHO)

@@ -164,14 +164,16 @@ def test_a_daemon_that_is_killed_is_restarted_and_its_target_goes_on(
     query(service)
 
 
+#: What outlives the daemon.
+CHANGES = "/run/dprobed/control.sock.changes"
 #: Waits until a tracer has noted hits in a process for whoever comes after it; how many.
-NOTED = """
+NOTED = f"""
 import pathlib, sys, time
 from dprobed import last_counts
 from dprobed.wire import protocol
 
 while True:
-    for journal in pathlib.Path("/run/dprobed/control.sock.changes").glob("[0-9]*"):
+    for journal in pathlib.Path("{CHANGES}").glob("[0-9]*"):
         with journal.open("rb") as file:
             note = last_counts.read(file.fileno())
         for each in protocol.decode_counts(note[1]) if note is not None else ():
@@ -194,6 +196,8 @@ def test_a_daemon_that_is_killed_goes_on_with_what_was_inserted(
     (probe,) = probes_of(service, beat)
     service.write("/run/noted.py", NOTED)
     counted = int(service.out("/usr/lib/dprobed/bin/python", "/run/noted.py", beat.pid))
+    # It is one that lives: what daemons die of, one after the other, is given up.
+    service.run("sh", "-c", f"while [ -e {CHANGES}/tries ]; do sleep 0.1; done")
     before = main_pid(service)
     service.run("systemctl", "kill", f"--kill-who={who}", "--signal=KILL", SERVICE)
     restarted(service, before)
@@ -213,6 +217,10 @@ def test_a_daemon_that_is_killed_goes_on_with_what_was_inserted(
     assert taken["hits"] >= counted
     assert taken["uncounted_ns"] > 0
     assert "taken over after a restart; not counted for" in lines[-1]
+    # What it has counted is there for whoever asks after its process's end, too.
+    service.run("dprobe", "remove", "--all")
+    assert beat.tracer() == "0"
+    beat.goes_on()
 
 
 def test_the_journal_has_fields(service: Container, beat: Beat) -> None:
