@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import select
 import signal
@@ -249,6 +250,22 @@ def test_a_group_stop_is_gone_back_to(lab: Callable[..., Lab]) -> None:
     made.child.ask()
     assert not made.child.answers(0.05)
     os.kill(made.pid, signal.SIGCONT)
+    made.serve_until(lambda: made.child.answers(0))
+
+
+def test_a_fault_that_is_pending_is_collected(lab: Callable[..., Lab]) -> None:
+    """The kernel reports our interrupt first; the fault's stop follows at once, and is not lost."""
+    made = lab()
+    made.asleep()
+    with made.group.stopped():
+        (thread,) = made.group.threads.values()
+        # Of the thread, as one that it raised itself.
+        assert ctypes.CDLL(None).tgkill(made.pid, thread.tid, signal.SIGSEGV) == 0
+        made.group.borrower.collect(thread)
+        assert (thread.signal, thread.state) == (signal.SIGSEGV, State.STOPPED)
+        assert made.watcher.signals == [signal.SIGSEGV]
+        thread.signal = 0
+    made.child.ask()
     made.serve_until(lambda: made.child.answers(0))
 
 
