@@ -15,6 +15,7 @@ from collections import defaultdict
 from typing import Final
 
 from dprobed import systemd_journal
+from dprobed.change_journal import boot
 from dprobed.daemon.client import Refusal
 from dprobed.daemon.deploy.deployments import Deployments
 from dprobed.daemon.inserting import Inserting
@@ -79,6 +80,7 @@ class Adopting:
             each.inserted for each in deployments
         ]:
             self._programs.reserve(inserted.number)
+            self._kept.former.programs.add(inserted.number)
         if not programs and not deployments:
             return
         if not self._kept.begin():
@@ -107,7 +109,12 @@ class Adopting:
         async def one(programs: list[KeptProgram]) -> None:
             async with turns:
                 for each in sorted(programs, key=lambda kept: kept.inserted.number):
-                    await self._adopt(each)
+                    try:
+                        await self._adopt(each)
+                    except Exception:
+                        # The others are not concerned; it stays for the next start.
+                        name = each.inserted.upload.label
+                        _log.exception("process %d: %s is not put in again", each.pid, name)
 
         await asyncio.gather(*map(one, processes))
 
@@ -118,6 +125,8 @@ class Adopting:
         insertion = insertion_of(kept)
         client = FormerClient(inserted.uid, inserted.gid)
         try:
+            if pid == messages.KERNEL:
+                raise Refusal("what is in the kernel ends with the daemon that put it there")
             await self._released(kept)
             if not self._is_wanted(kept):
                 return
@@ -130,7 +139,8 @@ class Adopting:
                 return
         except Refusal as refusal:
             self._kept.drop_program(inserted.number, pid)
-            text = f"process {pid}: {name} is not put in again after a restart: {refusal}"
+            where = "the kernel" if pid == messages.KERNEL else f"process {pid}"
+            text = f"{where}: {name} is not put in again after a restart: {refusal}"
             _log.warning("%s", text)
             return
         finally:
@@ -156,7 +166,8 @@ class Adopting:
         is not the one any more."""
         end = time.monotonic() + _PATIENCE
         while True:
-            if procfs.start_time(kept.pid) != kept.start or procfs.has_ended(kept.pid):
+            is_same = procfs.start_time(kept.pid) == kept.start and kept.boot == boot()
+            if not is_same or procfs.has_ended(kept.pid):
                 raise Refusal("it has ended")
             found = procfs.status(procfs.live_thread(kept.pid))
             if found is None or not found.tracer or time.monotonic() > end:

@@ -38,6 +38,8 @@ class FormerCounts:
 
     def __init__(self, notes: list[Note]) -> None:
         self._notes: Final = notes
+        #: Programs that are gone on with: what had other numbers has ended, and others get them.
+        self.programs: Final[set[int]] = set()
         #: By user, the bytes that were taken in.
         self._taken: Final[Counter[int]] = Counter()
         #: By user of the tracer, number of the program, process, and when that was started.
@@ -62,6 +64,8 @@ class FormerCounts:
 
     def get(self, uid: int, number: int, pid: int) -> Former | None:
         """What a program had counted in a process."""
+        if number not in self.programs:
+            return None
         while self._notes:
             self._take_in(*self._notes.pop())
         if not self._found:

@@ -20,6 +20,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
+from dprobed.change_journal import boot
 from dprobed.daemon.former import FormerCounts
 from dprobed.daemon.target import InsertedProgram, Insertion
 from dprobed.proc import procfs
@@ -29,6 +30,7 @@ from dprobed.wire import messages
 
 _PROGRAM: Final = "program-"
 _DEPLOYMENT: Final = "deployment-"
+_NEW: Final = "new-"
 _TRIES: Final = "tries"
 #: Restarts one after the other in which something may be gone on with: what makes daemons die is
 #: given up then.
@@ -60,11 +62,13 @@ class KeptInsertion(msgspec.Struct, frozen=True):
 
 
 class KeptProgram(msgspec.Struct, frozen=True):
-    """A program in a process. ``start``: with ``pid`` it identifies that."""
+    """A program in a process. ``start``: with ``pid`` it identifies that, within a ``boot`` of the
+    machine."""
 
     inserted: KeptInsertion
     pid: int
     start: int
+    boot: bytes
 
     def matches(self, select: messages.Select) -> bool:
         """Whether it is selected."""
@@ -111,6 +115,7 @@ class Kept:
         """``former``: what programs had counted under the daemon before this one."""
         self.former: Final = former or FormerCounts([])
         self._folder = folder
+        self._boot: Final = boot()
         #: Programs that are about to be put in again, by number and process.
         self.waiting: Final[dict[tuple[int, int], KeptProgram]] = {}
         self._complained = False
@@ -122,8 +127,8 @@ class Kept:
         if self._folder is None or inserted.owner is not None or inserted.insertion.deployed:
             return
         pid = inserted.target.pid
-        one = KeptProgram(kept_insertion(inserted.insertion, inserted.uid, inserted.gid), pid, 0)
-        one = msgspec.structs.replace(one, start=procfs.start_time(pid) or 0)
+        insertion = kept_insertion(inserted.insertion, inserted.uid, inserted.gid)
+        one = KeptProgram(insertion, pid, procfs.start_time(pid) or 0, self._boot)
         self._write(f"{_PROGRAM}{inserted.number}-{pid}", one)
 
     def drop(self, inserted: InsertedProgram) -> None:
@@ -189,9 +194,9 @@ class Kept:
         if self._folder is None:
             return
         self._remove(_TRIES)
-        for prefix in (_PROGRAM, _DEPLOYMENT):
+        for prefix in (_PROGRAM, _DEPLOYMENT, _NEW):
             for path in self._paths(prefix):
-                path.unlink(missing_ok=True)
+                self._remove(path.name)
 
     def close(self) -> None:
         """The daemon ends: everything is taken out, and what still comes is not kept."""
@@ -213,18 +218,18 @@ class Kept:
             except (OSError, msgspec.MsgspecError, ValueError) as error:
                 # Of another version, or cut short.
                 _log.warning("%s is not gone on with: %s", path, error)
-                path.unlink(missing_ok=True)
+                self._remove(path.name)
 
     def _write(self, name: str, one: KeptProgram | KeptDeployment) -> None:
         if self._folder is None:
             return
-        path = self._folder / name
+        # Whole or not at all.
+        fresh = self._folder / f"{_NEW}{name}"
         try:
-            # Whole or not at all.
-            fresh = path.with_name(f"new-{name}")
             fresh.write_bytes(msgspec.msgpack.encode(one))
-            fresh.replace(path)
+            fresh.replace(self._folder / name)
         except OSError as error:
+            self._remove(fresh.name)
             if not self._complained:
                 _log.warning(
                     "what is inserted now would not be gone on with after a restart: %s: %s",

@@ -22,6 +22,7 @@ from itertools import islice
 from typing import Final
 
 from dprobed.arch.x86_64.breakpoint import INT3
+from dprobed.arch.x86_64.paging import PAGE
 from dprobed.change_journal import Change, Kind, SiteChange
 from dprobed.proc import procfs
 from dprobed.tracer.inserted import RequestError
@@ -33,6 +34,12 @@ _DESCENDANTS: Final = 1000
 #: Places by which a copy of a text is known, and the bytes around each that it takes.
 _OLDEST: Final = 4
 _CONTEXT: Final = 8
+#: Bytes of an entry of ``pagemap``, and what its bits say: that the page is there, in memory or
+#: swapped out, and that it is of a file, or shared.
+# Documentation/admin-guide/mm/pagemap.rst
+_ENTRY: Final = 8
+_IS_THERE: Final = 3 << 62
+_OF_FILE: Final = 1 << 61
 
 
 class Orphans:
@@ -91,7 +98,7 @@ def restore(pid: int, changes: Iterable[Change], seen: set[int]) -> int:
         if len(family) <= _DESCENDANTS:
             family += procfs.children(each)
         with _memory(each) as memory:
-            if memory >= 0:
+            if memory is not None:
                 count += text.restore(memory)
     return count
 
@@ -105,27 +112,53 @@ def strays(orphans: list[list[Change]], seen: Container[int]) -> Iterator[int]:
         if not name.isdecimal() or (pid := int(name)) in seen or pid == os.getpid():
             continue
         with _memory(pid) as memory:
-            its = [text for text in texts if memory >= 0 and text.restore(memory, text.marks)]
+            if memory is None:
+                continue
+            its = [text for text in texts if text.restore(memory, text.marks)]
             for text in its:
                 text.restore(memory)
             if its:
                 yield pid
 
 
+class _Memory:
+    """A process's memory, where breakpoints may be. Raises OSError."""
+
+    def __init__(self, tid: int) -> None:
+        self.descriptor: Final = os.open(f"/proc/{tid}/mem", os.O_RDWR | os.O_CLOEXEC)
+        try:
+            self._pagemap: Final = os.open(f"/proc/{tid}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            os.close(self.descriptor)
+            raise
+
+    def close(self) -> None:
+        """Close the descriptors."""
+        os.close(self.descriptor)
+        os.close(self._pagemap)
+
+    def has_own(self, address: int) -> bool:
+        """Whether the page is a copy that the process has of its own, as it is where a breakpoint
+        was written; raises OSError. Others would perhaps be waited for without end: a file system
+        does not answer, the process itself is to fill them."""
+        entry = int.from_bytes(os.pread(self._pagemap, _ENTRY, address // PAGE * _ENTRY), "little")
+        return bool(entry & _IS_THERE) and not entry & _OF_FILE
+
+
 @contextlib.contextmanager
-def _memory(pid: int) -> Iterator[int]:
-    """A process's memory to write to; -1: it is gone, not ours to write to, or traced by another
+def _memory(pid: int) -> Iterator[_Memory | None]:
+    """A process's memory to write to; None: it is gone, not ours to write to, or traced by another
     process, whose breakpoints may be there."""
     found = procfs.status(pid)
-    memory = -1
+    memory = None
     if found is not None and not found.tracer:
         with contextlib.suppress(OSError):
-            memory = os.open(f"/proc/{procfs.live_thread(pid)}/mem", os.O_RDWR | os.O_CLOEXEC)
+            memory = _Memory(procfs.live_thread(pid))
     try:
         yield memory
     finally:
-        if memory >= 0:
-            os.close(memory)
+        if memory is not None:
+            memory.close()
 
 
 class _Text:
@@ -152,21 +185,23 @@ class _Text:
         known = (each for each in self._sites if len(each.before + each.behind) >= _CONTEXT)
         return list(islice(known, _OLDEST))
 
-    def restore(self, memory: int, sites: Iterable[SiteChange] | None = None) -> int:
+    def restore(self, memory: _Memory, sites: Iterable[SiteChange] | None = None) -> int:
         """Restore it, or these places of it; how many breakpoints there were."""
-        count = 0
+        count, descriptor = 0, memory.descriptor
         for site in self._sites if sites is None else sites:
             first = site.address - len(site.before)
             size = len(site.before) + 1 + len(site.behind)
             try:
-                now = bytearray(os.pread(memory, size, first))
+                if not memory.has_own(site.address):
+                    continue
+                now = bytearray(os.pread(descriptor, size, first))
                 if now[len(site.before) : len(site.before) + 1] != INT3 or len(now) != size:
                     continue
                 for offset, byte in enumerate(now):
                     if byte == INT3[0]:  # Other places may be near.
                         now[offset] = self._original.get(first + offset, byte)
                 if bytes(now) == site.before + site.original[:1] + site.behind:
-                    count += os.pwrite(memory, site.original[:1], site.address)
+                    count += os.pwrite(descriptor, site.original[:1], site.address)
             except (OSError, OverflowError):
                 continue
         return count

@@ -15,6 +15,7 @@ from dprobed.backend import BackendGone, BackendRefused, Backends, OnEvent
 from dprobed.daemon.app import App, build_public
 from dprobed.daemon.child_process import User
 from dprobed.daemon.gate import Gate
+from dprobed.daemon.kept import Kept
 from dprobed.daemon.resolver_process import Resolvers
 from dprobed.policy.config import Config
 from dprobed.policy.store import PolicyStore
@@ -270,13 +271,19 @@ def facts(pid: int, uid: int = 1000, start: int = 1) -> Process:
 class FakeDaemon:
     """Root's daemon with fake backends, in a world of processes that ``processes`` is."""
 
-    def __init__(self, config: Config, kernel: Backends | None = None) -> None:
+    def __init__(
+        self, config: Config, kernel: Backends | None = None, kept: Kept | None = None
+    ) -> None:
         self.resolvers = FakeResolvers()
         self.backends = FakeBackends()
         self.processes = {pid: facts(pid) for pid in range(PID, PID + 100)}
         store = PolicyStore(config, 0)
         self.app: App = build_public(
-            self.backends, Gate(store, process=self.processes.get), self.resolvers, kernel=kernel
+            self.backends,
+            Gate(store, process=self.processes.get),
+            self.resolvers,
+            kernel=kernel,
+            kept=kept,
         )
 
     async def ask(self, client: FakeClient, request: messages.Request, kind: type[R]) -> R:
