@@ -280,7 +280,6 @@ class Public(msgspec.Struct, frozen=True):
         if os.geteuid() == 0:  # Others do not serve several users.
             self.identities.start()
         await self.reload.begin()
-        self.deployments.keeping.forget_expected()
 
     def stop(self) -> None:
         """Stop all insertion."""

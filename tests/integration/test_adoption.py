@@ -222,6 +222,38 @@ def test_a_deployment_goes_on(tmp_path: Path, who: str) -> None:
             daemon.json("remove", "--all")
 
 
+def test_what_a_policy_inserts_goes_on_when_its_handler_is_there_again(tmp_path: Path) -> None:
+    """A handler comes a moment after the daemon: until then nothing is forgotten."""
+    tool = copied_cat(tmp_path)
+    folder = tmp_path / "policies.d"
+    folder.mkdir()
+    (folder / "mails.rpn").write_text("name = libc.so.6\noffset = write\n    exit mail\n")
+    applies = f'match.exe = "{tool}"\napply.programs = ["mails.rpn"]\n'
+    (folder / "p.toml").write_text(f'[[policy]]\nname = "p"\n{applies}')
+    config = tmp_path / "dprobed.toml"
+    config.write_text(f'policies = "{folder}"\n')
+    register = {"type": "register", "id": 1, "name": "mailer", "facility": "mail"}
+    with cat((tool,)) as target:
+        with running_daemon(tmp_path, "--config", config) as daemon, Peer(daemon) as mailer:
+            # Numbers are given anew where nothing is remembered.
+            daemon.json("insert", program(tmp_path), "--pid", target.pid)
+            daemon.json("remove", "--all")
+            assert mailer.ask(register)["type"] == "registered"
+            until(daemon, lambda row: row["type"] == "probe" and row["state"] == "active")
+            number = rows(daemon)["deployment"]["number"]
+            noted(target, daemon, 2)
+            kill(daemon, "both")
+        with running_daemon(tmp_path, "--config", config) as daemon, Peer(daemon) as mailer:
+            assert daemon.query() == []
+            assert mailer.ask(register)["type"] == "registered"
+            until(daemon, lambda row: row["type"] == "probe" and row["state"] == "active")
+            target.say("once more")
+            shown = rows(daemon)
+            assert shown["deployment"]["number"] == number
+            assert shown["deployment"]["hits"] >= 3
+            daemon.json("remove", "--all")
+
+
 def kept_hits(path: Path) -> int:
     """What a deployment, as it is kept, has counted in processes that ended."""
     return msgspec.msgpack.decode(path.read_bytes(), type=KeptDeployment).sums.get("hits", 0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Final
 
 from dprobed.daemon.client import Client
@@ -75,13 +75,16 @@ class Keeping:
                 return each
         return None
 
-    def forget_expected(self) -> None:
-        """The policies have made what they make: what is left of theirs is not any more."""
-        for each in self.of_policies:
+    def forget_expected(self, waiting: Container[str | None]) -> None:
+        """The policies have made what they make, but for these, which are ``waiting`` for a
+        handler: what is left of the others' is not any more."""
+        for each in list(self.of_policies):
+            if each.selection.policy in waiting:
+                continue
+            self.of_policies.remove(each)
             self._kept.drop_deployment(each.inserted.number)
             _log.info(
                 "program %d (%s) is not deployed again after a restart: no policy does",
                 each.inserted.number,
                 each.inserted.upload.label,
             )
-        self.of_policies.clear()
