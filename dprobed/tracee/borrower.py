@@ -70,6 +70,9 @@ class Borrower:
         self.last_child = 0
         #: A thread that took too long was interrupted.
         self.interrupted = False
+        #: A thread takes long for what it does for us, and plain hits of others are served
+        #: meanwhile: at these no other is to do something for us.
+        self.is_waiting = False
         #: Signals to send again when a thread is not borrowed any more: process, number.
         self._again: list[tuple[int, int]] = []
 
@@ -224,9 +227,11 @@ class Borrower:
                 if ctypes.get_errno() != errno.EINTR:
                     raise Gone(thread.tid)
                 if time.monotonic() > began + _SOON:
+                    self.is_waiting = True
                     self._await_sleeper(thread)
                     break
         finally:
+            self.is_waiting = False
             # Nothing is left between its end and its signal: 0 would be the end of all ticks.
             signal.setitimer(signal.ITIMER_REAL, left or interval, interval)
         return self._stop_of(thread, self._tracees.status.value)
