@@ -56,8 +56,7 @@ class SiteRemoval:
             self.not_freed = removing
             return
         self.not_freed = set()
-        for site in removing:
-            self._sites.free(site)
+        self._sites.free(removing)
 
     def redirect_restarts(self, sites: Iterable[Site]) -> None:
         """Have system calls that our stop interrupted at these new sites restart in the slot.
