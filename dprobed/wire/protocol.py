@@ -11,6 +11,7 @@ Codec only: nothing here opens a socket.
 # one when a decoder is made, which takes four times as long.
 
 from enum import StrEnum
+from typing import Final
 
 import msgspec
 
@@ -168,6 +169,10 @@ class Detach(msgspec.Struct, tag=True, frozen=True):
 Request = (
     Attach | Adjust | Insert | Remove | Query | Vars | Facilities | Dump | Resume | Recover | Detach
 )
+
+
+#: The reason that stands in ``no_dumps`` for all those that are too many to be counted one by one.
+OTHER_REASONS: Final = "other reasons"
 
 
 class ProbeStatus(msgspec.Struct, frozen=True, array_like=True):
