@@ -100,10 +100,10 @@ def _handlers(ctx: click.Context, _: str) -> Iterator[tuple[str, str]]:
 
 
 def _cores(_ctx: click.Context, _: str) -> Iterator[tuple[str, str]]:
-    from dprobed.corefile import store
+    from dprobed.corefile import asked, store
 
     for folder in store.folders():
-        for core in store.cores(folder):
+        for core in asked.cores(folder):
             yield core.name, str(core.about.get("command", ""))
 
 
