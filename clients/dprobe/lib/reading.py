@@ -6,14 +6,18 @@ wakes it; so it is asked by a helper (``proc.helper``), and the user is told.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from dprobe.lib.errors import UserError
 from dprobed.proc import far, files, helper
+
+#: BINPRM_BUF_SIZE (include/uapi/linux/binfmts.h).
+_BEGINNING: Final = 256
 
 
 class FileFacts(NamedTuple):
@@ -62,6 +66,17 @@ def real(path: str) -> str:
         return os.readlink(f"/proc/self/fd/{descriptor}")  # noqa: PTH115
     finally:
         os.close(descriptor)
+
+
+def beginning(path: str) -> bytes:
+    """The bytes of a regular file by which the kernel tells how to execute it; raises OSError, also
+    where nobody answers."""
+    kind = far.kind(path)
+    if kind != stat.S_IFREG:
+        number = errno.EINVAL if kind else errno.ENOENT
+        raise OSError(number, os.strerror(number))
+    with far.open_reading(path) as file:
+        return file.read(_BEGINNING)
 
 
 def read_source(path: Path, most: int) -> bytes:
