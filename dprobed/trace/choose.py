@@ -67,7 +67,7 @@ class Fields:
             if len(self._known) < _NAMED:
                 self._known.update(dict.fromkeys(sorted(there)))
         for name in [*self._texts]:
-            value = values_by_name(record).get(name)
+            value: object = values_by_name(record).get(name)
             value = value_of(record, name) if value is None else value
             if isinstance(value, str):
                 del self._texts[name]
