@@ -363,7 +363,8 @@ def _convert(trace: Path, conditions: tuple[str, ...], form: str, path: Path) ->
     except FileExistsError:
         raise UserError(f"{path} is there already; give a new name, or remove it first") from None
     except OSError as error:
-        raise DprobeError(f"{path}: {os_error_text(error)}") from None
+        name = "standard output" if str(path) == "-" else path
+        raise DprobeError(f"{name}: {os_error_text(error)}") from None
     _warn(chunks)
     return 0
 

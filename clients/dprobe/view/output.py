@@ -80,9 +80,10 @@ class Output:
         self._addresses: Addresses | None = None
         #: Where the summary goes as text, if neither beside the records nor into a file.
         self._apart = summary if path is None and form == "text" else None
-        self._name = path or {1: "standard output", 2: "standard error"}.get(descriptor, "output")
         self._own = path is not None and path != "-"
         self._descriptor = 1 if path == "-" else descriptor
+        names = {1: "standard output", 2: "standard error"}
+        self._name = path if path and self._own else names.get(self._descriptor, "output")
         self._lines: list[bytes] = []
         self._decode = msgspec.json.Decoder(messages.Record).decode
         self.broken = False

@@ -171,3 +171,19 @@ def test_output_survives_a_descriptor_that_does_not_block(tmp_path: Path) -> Non
     with open(read, "rb") as pipe:
         assert pipe.read() == (published(line) + b"\n") * 1000
     assert os.waitpid(child, 0)[1] == 0
+
+
+def test_standard_output_is_called_so(capfd: pytest.CaptureFixture[str]) -> None:
+    full, there = os.open("/dev/full", os.O_WRONLY), os.dup(1)
+    os.dup2(full, 1)
+    try:
+        output = Output("text", "-", 2)
+        output.line("a line")
+        output.flush()
+    finally:
+        os.dup2(there, 1)
+        os.close(full)
+        os.close(there)
+    assert output.status == 1
+    says = "standard output: no space left on device; no further records are written"
+    assert capfd.readouterr().err == f"dprobe: {says}\n"
