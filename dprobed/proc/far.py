@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 #: Bytes that the helper is asked for at once: a message has no room for more than 200 KiB.
 _PIECE: Final = 1 << 17
+#: Seconds for which a piece is written: a disk that has too much to write lets who writes wait.
+_WRITE_PATIENCE: Final = 10.0
 SILENCE: Final = "its file system does not answer"
 _WRITE: Final = os.O_WRONLY | os.O_CLOEXEC | os.O_NOCTTY
 
@@ -138,7 +140,7 @@ class _FarFile(io.RawIOBase):
         view = memoryview(data).cast("B")
         for begin in range(0, len(view), _PIECE):
             piece = bytes(view[begin : begin + _PIECE])
-            self._asked(_write, (piece, self._at))
+            self._asked(_write, (piece, self._at), _WRITE_PATIENCE)
             self._at += len(piece)
         return len(view)
 
@@ -148,10 +150,12 @@ class _FarFile(io.RawIOBase):
             os.close(self._descriptor)
         super().close()
 
-    def _asked(self, job: helper.Job, values: Sequence[helper.Value]) -> list[helper.Value]:
+    def _asked(
+        self, job: helper.Job, values: Sequence[helper.Value], patience: float | None = None
+    ) -> list[helper.Value]:
         device = files.facts(self._descriptor).device
         try:
-            return helper.HELPER.do(device, job, values, (self._descriptor,))[0]
+            return helper.HELPER.do(device, job, values, (self._descriptor,), patience)[0]
         except helper.SilentError:
             raise silent(self._path) from None
 
