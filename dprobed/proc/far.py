@@ -13,7 +13,7 @@ import errno
 import io
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, BinaryIO, Final, cast
 
 from dprobed.proc import files, helper, mounts
@@ -88,20 +88,32 @@ def regular_files(folder: str) -> list[str]:
 
     Links to files count, links to folders do not.
     """
+    return sorted(os.path.join(folder, name) for name in _listed(folder, _below))  # noqa: PTH118
+
+
+def entries(folder: str) -> list[str]:
+    """The names of what is in a folder, in their order; a folder's ends with ``/``.
+
+    Raises OSError.
+    """
+    return sorted(_listed(folder, _inside))
+
+
+def _listed(folder: str, how: Callable[[bytes], bytes]) -> list[str]:
     try:
         if files.is_near(folder):
-            data = _below(os.fsencode(folder))
+            data = how(os.fsencode(folder))
         else:
             whole = os.path.join(os.getcwd(), folder)  # noqa: PTH109, PTH118
-            _, descriptor = helper.HELPER.do(folder, _list, (os.fsencode(whole),))
+            values = (os.fsencode(whole), int(how is _below))
+            _, descriptor = helper.HELPER.do(folder, _list, values)
             with os.fdopen(descriptor, "rb") as listed:
                 data = listed.read()
     except helper.SilentError:
         raise silent(folder) from None
     except ValueError as error:
         raise OSError(str(error)) from None
-    names = [os.fsdecode(each) for each in data.split(b"\0") if each]
-    return sorted(os.path.join(folder, name) for name in names)  # noqa: PTH118
+    return [os.fsdecode(each) for each in data.split(b"\0") if each]
 
 
 class _FarFile(io.RawIOBase):
@@ -242,9 +254,9 @@ def _write(
 def _list(
     values: Sequence[helper.Value], _descriptors: Sequence[int]
 ) -> tuple[list[helper.Value], int]:
-    (folder,) = values
+    folder, deep = values
     assert isinstance(folder, bytes)
-    return [], in_memory(_below(folder))
+    return [], in_memory(_below(folder) if deep else _inside(folder))
 
 
 def in_memory(data: bytes) -> int:
@@ -268,3 +280,9 @@ def _below(folder: bytes) -> bytes:
         paths = (os.path.join(above, name) for name in names)  # noqa: PTH118
         found += [os.path.relpath(each, folder) for each in paths if os.path.isfile(each)]  # noqa: PTH113
     return b"".join(each + b"\0" for each in found)
+
+
+def _inside(folder: bytes) -> bytes:
+    """What is in a folder, by name, each with a NUL; a folder's has a slash before that."""
+    with os.scandir(folder) as found:
+        return b"".join(each.name + b"/" * each.is_dir() + b"\0" for each in found)

@@ -159,6 +159,16 @@ def test_a_socket_where_nobody_answers(files: SilentFiles) -> None:
         files.answer()
 
 
+def test_a_name_is_completed_where_nobody_answers(files: SilentFiles) -> None:
+    words = {"COMP_WORDS": f"dprobe places {files.mount}/", "COMP_CWORD": "2"}
+    files.mute()
+    try:
+        done = dprobe(env={**os.environ, **words, "_DPROBE_COMPLETE": "bash_complete"})
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    finally:
+        files.answer()
+
+
 def test_cores_where_nobody_answers(files: SilentFiles) -> None:
     options = {"env": {**os.environ, "DPROBED_DUMPS": str(files.mount)}}
     files.mute()

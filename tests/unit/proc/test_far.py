@@ -93,8 +93,10 @@ def test_the_files_of_a_folder(is_far: bool, tmp_path: Path) -> None:
     (tmp_path / "above").symlink_to(tmp_path)
     found = [os.path.relpath(each, tmp_path) for each in far.regular_files(str(tmp_path))]
     assert found == ["a", "b/c/d", "b/\udcff\n", "link"]
-    with pytest.raises(FileNotFoundError):
-        far.regular_files(str(tmp_path / "none"))
+    assert far.entries(str(tmp_path)) == ["a", "above/", "b/", "link"]
+    for listed in (far.regular_files, far.entries):
+        with pytest.raises(FileNotFoundError):
+            listed(str(tmp_path / "none"))
 
 
 def test_one_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,7 +107,7 @@ def test_one_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(HELPER, "do", ask)
     path = str(tmp_path / "file")
     Path(path).touch()
-    for asked in (far.kind, far.open_reading, far.open_writing, far.regular_files):
+    for asked in (far.kind, far.open_reading, far.open_writing, far.regular_files, far.entries):
         with pytest.raises(SilentError) as raised:
             asked(path)
         assert (raised.value.strerror, raised.value.filename) == (far.SILENCE, path)
