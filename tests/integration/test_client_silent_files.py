@@ -164,7 +164,7 @@ def test_a_name_is_completed_where_nobody_answers(files: SilentFiles) -> None:
     files.mute()
     try:
         done = dprobe(env={**os.environ, **words, "_DPROBE_COMPLETE": "bash_complete"})
-        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+        assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "", "")
     finally:
         files.answer()
 
