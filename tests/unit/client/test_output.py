@@ -187,3 +187,14 @@ def test_standard_output_is_called_so(capfd: pytest.CaptureFixture[str]) -> None
     assert output.status == 1
     says = "standard output: no space left on device; no further records are written"
     assert capfd.readouterr().err == f"dprobe: {says}\n"
+
+
+def test_a_trace_can_be_read() -> None:
+    inner = {"called": 33, "return": 32, "stack": [], "locals": [], "globals": []}
+    outer = {"called": 0, "return": None, "stack": [7], "locals": [1, 2**64 - 1], "globals": []}
+    trace = {"code": 0x8001, "handler": 78, "parm1": 2**40, "parm2": 0, "frames": [inner, outer]}
+    text = record_text(record(log=[{"string": "a"}, {"trace": trace}]))
+    shown = "trace=0x8001(0x10000000000, 0) in 0x0021 in 0x0000 stack [7] locals [1, -1]"
+    assert text.endswith(f'"a" {shown}')
+    text = record_text(record(log=[{"trace": {**trace, "code": 1, "frames": []}}]))
+    assert text.endswith("trace=INVALID_ADDR(0x10000000000, 0)")
