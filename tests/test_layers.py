@@ -56,7 +56,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
                                  "dprobed.resolver.cache", "dprobed.resolver.image"),
     "dprobed.corefile": ("dprobed.arch.x86_64", "dprobed.proc", "dprobed.binary.headers"),
     "dprobed.trace": ("dprobed", "dprobed.systemd_journal", "dprobed.rate_limit", "dprobed.program",
-                      "dprobed.record", "dprobed.wire.protocol"),
+                      "dprobed.record", "dprobed.wire.protocol", "dprobed.proc"),
     "dprobed.policy": ("dprobed.printable", "dprobed.durations", "dprobed.program",
                        "dprobed.program.rpn", "dprobed.proc", "dprobed.wire",
                        "dprobed.wire.messages"),
@@ -107,7 +107,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     # forks the daemon of one command
     "dprobe.private": ("dprobed.wire", "dprobed.daemon", "dprobe.lib"),
     "dprobe.view": ("dprobed.printable", "dprobed.program", "dprobed.record",
-                    "dprobed.wire.messages", "dprobe.lib"),
+                    "dprobed.wire.messages", "dprobed.proc", "dprobe.lib"),
     "dprobe.commands": ("dprobed", "dprobed.durations", "dprobed.printable",
                         "dprobed.program", "dprobed.record",
                         "dprobed.wire", "dprobed.wire.messages",

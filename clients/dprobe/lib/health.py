@@ -54,8 +54,8 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
 
     ``socket``: where it listens; ``uptime``: seconds since its start, None where that cannot be
     told; ``programs``: how many are in processes or deployed; ``probes``: by state, ``engines``:
-    probes by engine, ``backends``: targets by who holds them; ``problems``: what is not as it
-    should be.
+    probes by engine, ``backends``: targets by who holds them; ``standing``: processes of which
+    threads are held at a probe; ``problems``: what is not as it should be.
     """
 
     version: str
@@ -78,6 +78,7 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     losses: Losses
     throttled: list[Throttled]
     problems: list[str]
+    standing: list[int]
 
 
 def health(daemon: Connection, socket: str) -> Health:
@@ -126,6 +127,7 @@ def health(daemon: Connection, socket: str) -> Health:
             if each.state == "throttled"
         ],
         problems=[*_problems(status, handlers, policies), *_orphans(socket)],
+        standing=[target.pid for target in live if stands(target)],
     )
 
 
@@ -136,6 +138,12 @@ def _orphans(socket: str) -> list[str]:
         return []
     remedy = "dprobed undoes it when it is started again, where nobody else traces them"
     return [f"processes {named(pids)} have something left of a tracer that was killed: {remedy}"]
+
+
+def stands(target: messages.TargetInfo) -> bool:
+    """Whether a thread of the process is held, by ``exit debugger`` or ``suspend``."""
+    found = target.debugger
+    return bool(target.suspended or (found is not None and found.held and not found.attached))
 
 
 def _uptime(pid: int) -> float | None:

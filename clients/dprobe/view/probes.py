@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
+from dprobe.lib.health import stands
 from dprobe.lib.summary import added, dumps_text, named, not_counted
 from dprobe.view.output import complain
 from dprobe.view.tables import Listing, between_words, show, width_of
@@ -175,12 +176,6 @@ def dumped_in_all(
         text = dumps_text(one.dumped, one.no_dumps)
         if text:
             yield f"{one.program}: in processes that ended earlier: {text}"
-
-
-def stands(target: messages.TargetInfo) -> bool:
-    """Whether a thread of the process is held, by ``exit debugger`` or ``suspend``."""
-    found = target.debugger
-    return bool(target.suspended or (found is not None and found.held and not found.attached))
 
 
 def standing(targets: Sequence[messages.TargetInfo]) -> Iterator[str]:
