@@ -10,16 +10,15 @@ import ctypes
 import errno
 import fcntl
 import os
-import re
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Final, NamedTuple, TypeVar
 
 from dprobed.kernel import abi
 from dprobed.kernel.isa_checksum import ISA
+from dprobed.kernel.places import HiddenError, addresses, attachment, placing_error
 from dprobed.printable import located
-from dprobed.program.model import ProbeDefinition, Program
+from dprobed.program.model import Program
 
 DEVICE: Final = "/dev/dprobes"
 #: Bytes for the records of a program on each CPU.
@@ -27,7 +26,6 @@ _RING: Final = 1 << 18
 #: Bytes that are read at once; where not even one record fits, as many as the largest one has.
 _ROOM: Final = 1 << 16
 _LARGEST: Final = 1 << 18
-_PLACE: Final = re.compile(r"([A-Za-z_][\w.$]*)(?:\+(0[xX][0-9a-fA-F]+|\d+))?", re.ASCII)
 
 _NOT_LOADED: Final = (
     "programs for the kernel need the module dprobes, which is not loaded: `insmod dprobes.ko` "
@@ -52,26 +50,12 @@ _REFUSALS: Final = {
     ),
     abi.Refusal.TOO_MANY_BLOCKS: "its probes reach too much code together",
 }
-#: Errors of placing a probe.
-_PLACING: Final = {
-    errno.ENOENT: "the kernel has no function of that name",
-    errno.EILSEQ: "no instruction begins there",
-    errno.EADDRNOTAVAIL: "the kernel allows no probe there",
-}
 
 _Struct = TypeVar("_Struct", bound=ctypes.Structure)
 
 
 class DeviceError(Exception):
     """The kernel refuses; the text is one line for the user."""
-
-
-class PlacingError(Exception):
-    """A probe cannot be placed; ``excluded``: by the kernel's own rules."""
-
-    def __init__(self, reason: str, *, excluded: bool) -> None:
-        super().__init__(reason)
-        self.excluded: Final = excluded
 
 
 class Calls(NamedTuple):
@@ -89,17 +73,6 @@ class Hit(NamedTuple):
     log: bytes
 
 
-def symbol_and_offset(probe: ProbeDefinition) -> tuple[str, int]:
-    """What a probe's place means in the kernel; raises PlacingError."""
-    found = _PLACE.fullmatch(probe.offset or "")
-    if found is None:
-        place = probe.offset or probe.address
-        raise PlacingError(
-            f"{place}: write the place as `function` or `function+N`", excluded=False
-        )
-    return found[1], int(found[2] or "0", 0)
-
-
 class KernelProgram:
     """A program in the kernel: a descriptor."""
 
@@ -113,21 +86,14 @@ class KernelProgram:
         return argument
 
     def attach(self, number: int) -> None:
-        """Place its probe of that number, counted from 0; raises PlacingError."""
-        symbol, offset = symbol_and_offset(self.program.probes[number])
-        if self.program.header.modtype == "kmod":
-            symbol = f"{self.program.header.name}:{symbol}"
-        data = symbol.encode()
-        if len(data) >= abi.Attach.symbol.size:
-            raise PlacingError("the name of the function is too long", excluded=False)
-        argument = abi.Attach(probe=number, offset=offset)
-        ctypes.memmove(ctypes.addressof(argument) + abi.Attach.symbol.offset, data, len(data))
+        """Place its probe of that number, counted from 0, or have it wait for its module; raises
+        PlacingError."""
+        header = self.program.header
+        argument = attachment(self.program.probes[number], number, header)
         try:
             self._ioctl("DPROBES_ATTACH", argument)
         except OSError as error:
-            code = error.errno or 0
-            reason = _PLACING.get(code, os.strerror(code))
-            raise PlacingError(reason, excluded=code == errno.EADDRNOTAVAIL) from None
+            raise placing_error(error.errno or 0, header) from None
 
     def query(self, number: int) -> abi.Query:
         """The state and the counts of a probe."""
@@ -235,20 +201,23 @@ def _refusal(program: Program, load: abi.Load) -> str:
     return located(str(place), text) if place is not None else text
 
 
-def _values_of_symbols(program: Program, kallsyms: str = "/proc/kallsyms") -> list[int]:
+def _values_of_symbols(program: Program) -> list[int]:
     """The address of each symbol that the program pushes, 0 for its other names.
 
     Raises DeviceError. Reads all symbols of the kernel, if there are such.
     """
     wanted = {program.names[index]: index for index, _ in program.symbols}
     values = [0] * len(program.names)
-    if wanted:
-        with Path(kallsyms).open() as lines:
-            for line in lines:
-                address, _, name = line.split()[:3]
-                if name in wanted:
-                    values[wanted.pop(name)] = int(address, 16)
+    try:
+        found = addresses(wanted, program.header)
+    except HiddenError as error:
+        raise DeviceError(str(error)) from None
     for name, index in wanted.items():
-        place = program.symbol_place(index)
-        raise DeviceError(located(str(place or ""), f"the kernel has no symbol `{name}`"))
+        if len(found[name]) != 1:
+            place = str(program.symbol_place(index) or "")
+            text = f"the kernel has no symbol `{name}`"
+            if found[name]:
+                text = f"there are {len(found[name])} symbols `{name}`: push the address of one"
+            raise DeviceError(located(place, text))
+        values[index] = found[name][0]
     return values

@@ -62,7 +62,7 @@ class Dprobed:
 
 @pytest.fixture(scope="module")
 def dprobed(
-    release: str, module: Path, tmp_path_factory: pytest.TempPathFactory
+    release: str, modules: list[Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Dprobed]:
     """It runs, and the module is loaded."""
     folder = tmp_path_factory.mktemp("dprobed")
@@ -70,7 +70,7 @@ def dprobed(
     for name, text in sources.items():
         (folder / name).write_text(text)
     more = image.files() | {name: folder / name for name in sources}
-    machine = Machine(folder, release, module, more, image.ENVIRONMENT)
+    machine = Machine(folder, release, modules, more, image.ENVIRONMENT)
     try:
         insert_module(machine)
         yield Dprobed(machine)
