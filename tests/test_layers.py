@@ -81,7 +81,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     # the device of the kernel's module
     "dprobed.kernel": ("dprobed.printable", "dprobed.program", "dprobed.backend",
                        "dprobed.wire.protocol", "dprobed.wire.messages",
-                       "dprobed.arch.x86_64"),
+                       "dprobed.arch.x86_64", "dprobed.proc"),
     "dprobed.daemon": ("dprobed", "dprobed.change_journal", "dprobed.durations",
                        "dprobed.printable",
                        "dprobed.systemd_journal", "dprobed.rate_limit",

@@ -16,7 +16,15 @@ from typing import Final, NamedTuple, TypeVar
 
 from dprobed.kernel import abi
 from dprobed.kernel.isa_checksum import ISA
-from dprobed.kernel.places import HiddenError, addresses, attachment, placing_error
+from dprobed.kernel.places import (
+    Addresses,
+    PlacingError,
+    address_of,
+    addresses,
+    attachment,
+    named,
+    placing_error,
+)
 from dprobed.printable import located
 from dprobed.program.model import Program
 
@@ -76,9 +84,11 @@ class Hit(NamedTuple):
 class KernelProgram:
     """A program in the kernel: a descriptor."""
 
-    def __init__(self, fd: int, program: Program, calls: Calls) -> None:
+    def __init__(self, fd: int, program: Program, known: Addresses, calls: Calls) -> None:
         self.fd: Final = fd
         self.program: Final = program
+        #: What the names in its places meant when it was loaded.
+        self._known: Final = known
         self._calls: Final = calls
 
     def _ioctl(self, name: str, argument: _Struct) -> _Struct:
@@ -89,7 +99,7 @@ class KernelProgram:
         """Place its probe of that number, counted from 0, or have it wait for its module; raises
         PlacingError."""
         header = self.program.header
-        argument = attachment(self.program.probes[number], number, header)
+        argument = attachment(self.program.probes[number], number, header, self._known)
         try:
             self._ioctl("DPROBES_ATTACH", argument)
         except OSError as error:
@@ -172,7 +182,9 @@ class Device:
     def load(self, program: Program, facilities: Sequence[int]) -> KernelProgram:
         """Load a program, nothing of it placed; raises DeviceError."""
         load = abi.load_header(program, _RING)
-        symbols = _values_of_symbols(program)
+        pushed = {program.names[index] for index, _ in program.symbols}
+        known = addresses({*pushed, *named(program.probes)}, program.header)
+        symbols = _values_of_symbols(program, known)
         arrays = [
             ctypes.create_string_buffer(data, len(data))
             for data in abi.load_arrays(program, facilities, symbols)
@@ -186,7 +198,7 @@ class Device:
                 raise DeviceError(_refusal(program, load)) from None
             raise DeviceError(f"the kernel does not take it: {error.strerror}") from None
         os.set_blocking(fd, False)
-        return KernelProgram(fd, program, self._calls)
+        return KernelProgram(fd, program, known, self._calls)
 
     def close(self) -> None:
         """Close it; programs stay until they are closed themselves."""
@@ -201,23 +213,16 @@ def _refusal(program: Program, load: abi.Load) -> str:
     return located(str(place), text) if place is not None else text
 
 
-def _values_of_symbols(program: Program) -> list[int]:
+def _values_of_symbols(program: Program, known: Addresses) -> list[int]:
     """The address of each symbol that the program pushes, 0 for its other names.
 
-    Raises DeviceError. Reads all symbols of the kernel, if there are such.
+    Raises DeviceError.
     """
-    wanted = {program.names[index]: index for index, _ in program.symbols}
     values = [0] * len(program.names)
-    try:
-        found = addresses(wanted, program.header)
-    except HiddenError as error:
-        raise DeviceError(str(error)) from None
-    for name, index in wanted.items():
-        if len(found[name]) != 1:
+    for index, _ in program.symbols:
+        try:
+            values[index] = address_of(program.names[index], known)
+        except PlacingError as error:
             place = str(program.symbol_place(index) or "")
-            text = f"the kernel has no symbol `{name}`"
-            if found[name]:
-                text = f"there are {len(found[name])} symbols `{name}`: push the address of one"
-            raise DeviceError(located(place, text))
-        values[index] = found[name][0]
+            raise DeviceError(located(place, str(error))) from None
     return values

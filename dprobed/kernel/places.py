@@ -1,23 +1,22 @@
-"""Places in the kernel: what ``offset`` or ``address`` of a probe means, and the kernel's symbols."""
+"""Places in the kernel: what ``offset`` or ``address`` means there, and what is wrong with one."""
 
 from __future__ import annotations
 
 import errno
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 from dprobed.arch.x86_64.debug_registers import is_length_valid
 from dprobed.kernel import abi
+from dprobed.proc import kernel_symbols
 from dprobed.program.model import Header, ProbeDefinition
 from dprobed.wire.protocol import State
 
-_SYMBOLS: Final = Path("/proc/kallsyms")
+_SYMBOLS: Final = kernel_symbols.PATH
 _MODULES: Final = Path("/sys/module")
-#: Below are addresses of processes, and offsets of per-CPU data.
-_KERNEL: Final = 1 << 63
 
 _NUMBER: Final = r"(?:0[xX][0-9a-fA-F]+|0|[1-9]\d*)"
 _CODE: Final = re.compile(rf"([A-Za-z_][\w.$]*)(?:\+({_NUMBER}))?", re.ASCII)
@@ -59,47 +58,47 @@ class PlacingError(Exception):
         self.state: Final = state
 
 
-class HiddenError(Exception):
-    """The kernel shows its symbols without their addresses."""
-
-    def __init__(self) -> None:
-        super().__init__(_HIDDEN)
+#: Name → the addresses of the symbols that it means.
+Addresses = Mapping[str, Sequence[int]]
 
 
-class Symbol(NamedTuple):
-    """A symbol of the kernel; ``module``: which one has it, or empty. ``kind``: as nm(1) has it."""
-
-    address: int
-    kind: str
-    name: str
-    module: str
-
-
-def symbols(path: Path = _SYMBOLS) -> Iterator[Symbol]:
-    """All of them; takes a tenth of a second."""
-    with path.open() as lines:
-        for line in lines:
-            address, kind, name, *module = line.split()
-            yield Symbol(int(address, 16), kind, name, module[0][1:-1] if module else "")
-
-
-def addresses(names: Iterable[str], header: Header) -> dict[str, list[int]]:
-    """Of each of these names its addresses: in the module of a program, else in the kernel itself,
-    else in any module. Raises HiddenError."""
+def addresses(names: Iterable[str], header: Header) -> Addresses:
+    """What names of a program mean: symbols of its module, else of the kernel itself, else of any
+    module. The kernel may hide the addresses: then all of them are 0."""
     wanted = frozenset(names)
     found: dict[str, dict[str, list[int]]] = {name: {} for name in wanted}
     if wanted:
-        for each in symbols(_SYMBOLS):
+        for each in kernel_symbols.symbols(_SYMBOLS):
             if each.name in wanted:
                 found[each.name].setdefault(each.module, []).append(each.address)
     own = module_name(header)
-    result = {}
-    for name, of in found.items():
-        every = [address for each in of.values() for address in each]
-        if every and not any(every):
-            raise HiddenError
-        result[name] = of.get(own) or of.get("") or every
-    return result
+    return {
+        name: of.get(own) or of.get("") or [address for each in of.values() for address in each]
+        for name, of in found.items()
+    }
+
+
+def named(probes: Iterable[ProbeDefinition]) -> Iterator[str]:
+    """The symbols in the places of probes."""
+    for probe in probes:
+        if probe.watchpoint is None:
+            code = _CODE.fullmatch(probe.offset or "")
+            yield from [code[1]] if code else []
+        else:
+            data = _DATA.fullmatch(probe.address or "")
+            yield from [data[2]] if data and data[2] else []
+
+
+def address_of(name: str, known: Addresses) -> int:
+    """The address of a symbol; raises PlacingError where there is none, or several."""
+    found = known[name]
+    if not found:
+        raise PlacingError(f"the kernel has no symbol `{name}`")
+    if len(found) > 1:
+        raise PlacingError(f"there are {len(found)} symbols `{name}`: write the address of one")
+    if not found[0]:
+        raise PlacingError(_HIDDEN, State.FAILED)
+    return found[0]
 
 
 def module_name(header: Header) -> str:
@@ -107,20 +106,26 @@ def module_name(header: Header) -> str:
     return header.name.replace("-", "_") if header.modtype == "kmod" else ""
 
 
-def attachment(probe: ProbeDefinition, number: int, header: Header) -> abi.Attach:
-    """The request that places a probe; raises PlacingError."""
+def attachment(probe: ProbeDefinition, number: int, header: Header, known: Addresses) -> abi.Attach:
+    """The request that places a probe; ``known``: what the names in its place mean.
+
+    Raises PlacingError.
+    """
     if probe.watchpoint is None:
-        return _code(probe, number, header)
-    return _data(probe, number, header)
+        return _code(probe, number, header, known)
+    return _data(probe, number, header, known)
 
 
-def _code(probe: ProbeDefinition, number: int, header: Header) -> abi.Attach:
+def _code(probe: ProbeDefinition, number: int, header: Header, known: Addresses) -> abi.Attach:
     found = _CODE.fullmatch(probe.offset or "")
     if found is None:
         place = probe.offset or probe.address
         raise PlacingError(f"{place}: write the place as `function` or `function+N`")
-    module = module_name(header)
-    symbol = f"{module}:{found[1]}" if module else found[1]
+    module, name = module_name(header), found[1]
+    # The kernel would take one of them, and not say which.
+    if len(known[name]) > 1:
+        raise PlacingError(f"there are {len(known[name])} functions `{name}` in the kernel")
+    symbol = f"{module}:{name}" if module else name
     data = symbol.encode()
     if len(data) >= abi.Attach.symbol.size:
         raise PlacingError("the name of the function is too long")
@@ -132,43 +137,35 @@ def _code(probe: ProbeDefinition, number: int, header: Header) -> abi.Attach:
     return made
 
 
-def _data(probe: ProbeDefinition, number: int, header: Header) -> abi.Attach:
+def _data(probe: ProbeDefinition, number: int, header: Header, known: Addresses) -> abi.Attach:
     text, kind = probe.address or "", probe.watchpoint or ""
     if kind not in _KINDS:
         raise PlacingError("the kernel has no watchpoints on I/O ports", State.FAILED)
     found = _DATA.fullmatch(text)
     if found is None:
         raise PlacingError(f"{text}: write the place as `symbol:length` or `symbol+N:length`")
-    address = int(found[1], 0) if found[1] else _address(found[2], found[3], header)
     if not found[4] and kind != "x":
         raise PlacingError(f"{text}: {_WATCHED}", State.WATCHPOINT_LENGTH)
+    address = int(found[1], 0) if found[1] else _at_symbol(found[2], found[3], header, known)
     length = int(found[4] or "1", 0)
     if not is_length_valid(kind, address, length):
         raise PlacingError(f"{length} bytes at {text}: {_WATCHED}", State.WATCHPOINT_LENGTH)
-    if not _KERNEL <= address < 1 << 64:
+    if not kernel_symbols.FIRST <= address < 1 << 64:
         raise PlacingError(
             f"{text}: not an address of the kernel (of per-CPU data each processor has its own)"
         )
     return abi.Attach(probe=number, kind=_KINDS[kind], address=address, length=length)
 
 
-def _address(name: str, addend: str | None, header: Header) -> int:
-    try:
-        found = addresses([name], header)[name]
-    except HiddenError as error:
-        raise PlacingError(str(error), State.FAILED) from None
-    if not found:
-        module = module_name(header)
-        if module and not (_MODULES / module).exists():
-            raise PlacingError(
-                f"the module {module} is not loaded: a watchpoint on its data can be inserted when "
-                "it is",
-                State.FAILED,
-            )
-        raise PlacingError(f"the kernel has no symbol `{name}`")
-    if len(found) > 1:
-        raise PlacingError(f"there are {len(found)} symbols `{name}`: write the address of one")
-    return found[0] + int(addend or "0", 0)
+def _at_symbol(name: str, addend: str | None, header: Header, known: Addresses) -> int:
+    module = module_name(header)
+    if module and not known[name] and not (_MODULES / module).exists():
+        raise PlacingError(
+            f"the module {module} is not loaded: a watchpoint on its data can be inserted when it "
+            "is",
+            State.FAILED,
+        )
+    return address_of(name, known) + int(addend or "0", 0)
 
 
 def placing_error(code: int, header: Header) -> PlacingError:

@@ -18,8 +18,8 @@ from tests.programs.cases import Case, FakeContext
 #: What its kernel has.
 FUNCTIONS = {"do_sys_openat2": 0xFFFFFFFF81000000, "schedule": 0xFFFFFFFF81001000}
 EXCLUDED = {"exc_page_fault": errno.EADDRNOTAVAIL, "dprobes_own": errno.EACCES}
-#: Functions of a module, where that is loaded; one of the kernel's modules is never.
-MODULE = {"nbd:nbd_init": 0xFFFFFFFFC0000000}
+#: Functions of a module, where that is loaded.
+MODULE = {"dpmod:dpmod_init": 0xFFFFFFFFC0000000}
 NAMES = {number: name for name, number in abi.REQUESTS.items()}
 
 
@@ -70,7 +70,7 @@ class FakeKernel:
         self.modules = MODULE if there else {}
         for program in self.programs():
             for number, placed in program.placed.items():
-                if not placed.startswith("nbd:"):
+                if not placed.startswith("dpmod:"):
                     continue
                 program.states[number] = abi.State.PENDING
                 if there and placed in MODULE:

@@ -197,39 +197,48 @@ def test_of_several_programs_all_go_in_or_none(run: Run) -> None:
 def test_a_place_that_is_not_there_and_those_that_are_excluded(run: Run) -> None:
     async def script(daemon: FakeDaemon, kernel: FakeKernel) -> None:
         root = FakeClient(0)
-        places = ("no_such_function", "exc_page_fault", "dprobes_own", "fs.c:12", "schedule+0x5")
+        places = ("no_such_function", "exc_page_fault", "dprobes_own", "fs.c:12", "twice",
+                  "schedule+0x5")  # fmt: skip
         source = HEAD + "".join(f"offset = {place}\nexit\n" for place in places)
         found = (await _insert(daemon, root, source)).probes
         assert [each.state for each in found] == [
-            *("invalid offset", "excluded", "excluded", "invalid offset", "active")
+            *(
+                "invalid offset",
+                "excluded",
+                "excluded",
+                "invalid offset",
+                "invalid offset",
+                "active",
+            )
         ]
-        reasons = ("no function of that name", "NOKPROBE", "module dprobes itself", "`function`")
+        reasons = ("no function of that name", "NOKPROBE", "module dprobes itself", "`function`",
+                   "2 functions `twice`")  # fmt: skip
         for each, words in zip(found, reasons, strict=False):
             assert words in each.reason
         # And that stays, to the end.
         removed = await daemon.ask(
             root, messages.Remove(id=5, select=messages.Select()), messages.Removed
         )
-        assert [(each.state, each.reason) for each in removed.probes[:4]] == [
-            (each.state, each.reason) for each in found[:4]
+        assert [(each.state, each.reason) for each in removed.probes[:5]] == [
+            (each.state, each.reason) for each in found[:5]
         ]
 
     run(script)
 
 
-KMOD = "name = nbd\nmodtype = kmod\noffset = nbd_init\nexit\noffset = nbd_exit\nexit\n"
+KMOD = "name = dpmod\nmodtype = kmod\noffset = dpmod_init\nexit\noffset = dpmod_exit\nexit\n"
 
 
 def test_a_module_that_comes_and_goes(run: Run) -> None:
     async def script(daemon: FakeDaemon, kernel: FakeKernel) -> None:
         root = FakeClient(0)
-        pending = ("pending", "the module nbd is not loaded", [])
+        pending: tuple[str, str, list[int]] = ("pending", "the module dpmod is not loaded", [])
         for there in (False, True, False):
             kernel.module(there=there)
             if not there:
                 wanted = [pending, pending]
             else:
-                missing = "the module nbd has no function of that name"
+                missing = "the module dpmod has no function of that name"
                 wanted = [("active", "", [0xFFFFFFFFC0000000]), ("invalid offset", missing, [])]
             probes = (await daemon.query(root)).probes or (await _insert(daemon, root, KMOD)).probes
             assert [(each.state, each.reason, each.addresses) for each in probes] == wanted
@@ -237,23 +246,25 @@ def test_a_module_that_comes_and_goes(run: Run) -> None:
     run(script)
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def kallsyms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The symbols of the kernel."""
     path = tmp_path / "kallsyms"
     path.write_text(
+        "ffffffff81001000 T schedule\n"
+        "ffffffff81002000 t twice\n"
+        "ffffffff81003000 t twice\n"
         "ffffffff82000000 D jiffies\n"
         "ffffffff82000010 d count\n"
         "ffffffff82000020 d count\n"
         "000000000001fb00 D current_task\n"
-        "ffffffffc0001000 b count\t[nbd]\n"
+        "ffffffffc0001000 b count\t[dpmod]\n"
         "ffffffffc0001008 b jiffies\t[other]\n"
     )
     monkeypatch.setattr(places, "_SYMBOLS", path)
     return path
 
 
-@pytest.mark.usefixtures("kallsyms")
 def test_watchpoints(run: Run) -> None:
     async def script(daemon: FakeDaemon, kernel: FakeKernel) -> None:
         root = FakeClient(0)
@@ -289,10 +300,9 @@ def test_watchpoints(run: Run) -> None:
     run(script)
 
 
-@pytest.mark.usefixtures("kallsyms")
 def test_data_of_the_programs_own_module_comes_first(run: Run) -> None:
     async def script(daemon: FakeDaemon, kernel: FakeKernel) -> None:
-        source = "name = nbd\nmodtype = kmod\naddress = count:4\nwatchpoint = w\nexit\n"
+        source = "name = dpmod\nmodtype = kmod\naddress = count:4\nwatchpoint = w\nexit\n"
         (probe,) = (await _insert(daemon, FakeClient(0), source)).probes
         assert probe.addresses == [0xFFFFFFFFC0001000]
         source = "name = gone_away\nmodtype = kmod\naddress = its:4\nwatchpoint = w\nexit\n"
