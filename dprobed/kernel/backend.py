@@ -19,7 +19,14 @@ from typing import Final
 
 from dprobed.backend import BackendGone, BackendRefused, OnEvent
 from dprobed.kernel import abi
-from dprobed.kernel.device import Calls, Device, DeviceError, Hit, KernelProgram
+from dprobed.kernel.device import (
+    Calls,
+    Device,
+    DeviceError,
+    Hit,
+    KernelProgram,
+    NotLoadedError,
+)
 from dprobed.kernel.places import PlacingError, module_name, placing_error
 from dprobed.program.bytecode import decode
 from dprobed.program.exits import DEBUGGER, DUMP, EXCEPTION, REM
@@ -388,10 +395,11 @@ def _undone(program: Program, message: protocol.Insert) -> Iterator[str]:
 
 
 class KernelBackends:
-    """Opens the device: ``Backends``."""
+    """Opens the device: ``Backends``. ``load``: where the module is not loaded, it is."""
 
-    def __init__(self, calls: Calls | None = None) -> None:
-        self._calls: Final = calls
+    def __init__(self, calls: Calls | None = None, *, load: bool = False) -> None:
+        self._calls: Final = Calls() if calls is None else calls
+        self._load: Final = load
         self._open: Final[set[KernelBackend]] = set()
 
     @property
@@ -401,10 +409,25 @@ class KernelBackends:
 
     async def start(self, on_event: OnEvent, *, uid: int, gid: int, owner: int) -> KernelBackend:
         """See Backends; raises DeviceError where the kernel cannot be used."""
-        backend = KernelBackend(Device(self._calls), on_event)
+        backend = KernelBackend(await self._opened(), on_event)
         self._open.add(backend)
         backend.gone.add_done_callback(lambda _: self._open.discard(backend))
         return backend
+
+    async def _opened(self) -> Device:
+        try:
+            return Device(self._calls)
+        except NotLoadedError:
+            if not self._load:
+                raise
+        problem = await asyncio.to_thread(self._calls.load)
+        if problem:
+            raise DeviceError(
+                f"the module dprobes cannot be loaded: {problem} (`dprobe doctor` says how it is "
+                "installed)"
+            )
+        _log.info("the module dprobes was loaded")
+        return Device(self._calls)
 
     async def recover_orphans(self, patience: float) -> None:
         """See Backends: a daemon that died has left nothing."""

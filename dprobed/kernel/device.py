@@ -16,14 +16,15 @@ from typing import Final, NamedTuple, TypeVar
 
 from dprobed.kernel import abi
 from dprobed.kernel.isa_checksum import ISA
+from dprobed.kernel.loading import load_module
 from dprobed.kernel.places import (
-    Addresses,
+    Known,
     PlacingError,
-    address_of,
-    addresses,
     attachment,
+    look_up,
     named,
     placing_error,
+    pushed,
 )
 from dprobed.printable import located
 from dprobed.program.model import Program
@@ -36,10 +37,14 @@ _ROOM: Final = 1 << 16
 _LARGEST: Final = 1 << 18
 
 _NOT_LOADED: Final = (
-    "programs for the kernel need the module dprobes, which is not loaded: `insmod dprobes.ko` "
-    "(kernel_bridge/README.md says how it is built)"
+    "programs for the kernel need the module dprobes, which is not loaded: `modprobe dprobes`, or "
+    "`load_kernel_module = true` in dprobed.toml (`dprobe doctor` says how it is installed)"
 )
 _NOT_ROOT: Final = "programs for the kernel need root's dprobed"
+_CLOSED: Final = (
+    f"root's dprobed may not open {DEVICE}: a service of systemd needs the settings of kernel.conf "
+    "(kernel_bridge/README.md; the package dprobes-dkms brings them)"
+)
 _OTHER: Final = (
     "the module dprobes that is loaded is of another version than this dprobed: build and load the "
     "one that belongs to it"
@@ -66,11 +71,16 @@ class DeviceError(Exception):
     """The kernel refuses; the text is one line for the user."""
 
 
+class NotLoadedError(DeviceError):
+    """There is no device: the module is not loaded."""
+
+
 class Calls(NamedTuple):
-    """The system calls on the device."""
+    """The system calls on the device; and what loads the module: "", or why that failed."""
 
     open: Callable[[str, int], int] = os.open
     ioctl: Callable[[int, int, ctypes.Structure], int] = fcntl.ioctl
+    load: Callable[[], str] = load_module
 
 
 class Hit(NamedTuple):
@@ -84,7 +94,7 @@ class Hit(NamedTuple):
 class KernelProgram:
     """A program in the kernel: a descriptor."""
 
-    def __init__(self, fd: int, program: Program, known: Addresses, calls: Calls) -> None:
+    def __init__(self, fd: int, program: Program, known: Known, calls: Calls) -> None:
         self.fd: Final = fd
         self.program: Final = program
         #: What the names in its places meant when it was loaded.
@@ -162,14 +172,15 @@ def _hits(data: bytes) -> Iterator[Hit]:
 class Device:
     """The open device: programs that are loaded through it share their global variables."""
 
-    def __init__(self, calls: Calls | None = None) -> None:
-        """Open it; raises DeviceError."""
-        self._calls: Final = Calls() if calls is None else calls
+    def __init__(self, calls: Calls) -> None:
+        """Open it; raises DeviceError, NotLoadedError."""
+        self._calls: Final = calls
         try:
             self._fd: Final = self._calls.open(DEVICE, os.O_RDWR | os.O_CLOEXEC)
-        except (FileNotFoundError, PermissionError) as error:
-            missing = isinstance(error, FileNotFoundError)
-            raise DeviceError(_NOT_LOADED if missing else _NOT_ROOT) from None
+        except FileNotFoundError:
+            raise NotLoadedError(_NOT_LOADED) from None
+        except PermissionError:
+            raise DeviceError(_NOT_ROOT if os.geteuid() else _CLOSED) from None
         except OSError as error:
             raise DeviceError(f"{DEVICE}: {error.strerror}") from None
         version = abi.Version()
@@ -182,8 +193,8 @@ class Device:
     def load(self, program: Program, facilities: Sequence[int]) -> KernelProgram:
         """Load a program, nothing of it placed; raises DeviceError."""
         load = abi.load_header(program, _RING)
-        pushed = {program.names[index] for index, _ in program.symbols}
-        known = addresses({*pushed, *named(program.probes)}, program.header)
+        names = {program.names[index] for index, _ in program.symbols}
+        known = look_up(names.union(named(program.probes)))
         symbols = _values_of_symbols(program, known)
         arrays = [
             ctypes.create_string_buffer(data, len(data))
@@ -213,7 +224,7 @@ def _refusal(program: Program, load: abi.Load) -> str:
     return located(str(place), text) if place is not None else text
 
 
-def _values_of_symbols(program: Program, known: Addresses) -> list[int]:
+def _values_of_symbols(program: Program, known: Known) -> list[int]:
     """The address of each symbol that the program pushes, 0 for its other names.
 
     Raises DeviceError.
@@ -221,7 +232,7 @@ def _values_of_symbols(program: Program, known: Addresses) -> list[int]:
     values = [0] * len(program.names)
     for index, _ in program.symbols:
         try:
-            values[index] = address_of(program.names[index], known)
+            values[index] = pushed(program.names[index], program.header, known)
         except PlacingError as error:
             place = str(program.symbol_place(index) or "")
             raise DeviceError(located(place, str(error))) from None

@@ -58,24 +58,18 @@ class PlacingError(Exception):
         self.state: Final = state
 
 
-#: Name → the addresses of the symbols that it means.
-Addresses = Mapping[str, Sequence[int]]
+#: Name → module, or "" for the kernel itself → the addresses of its symbols of that name.
+Known = Mapping[str, Mapping[str, Sequence[int]]]
 
 
-def addresses(names: Iterable[str], header: Header) -> Addresses:
-    """What names of a program mean: symbols of its module, else of the kernel itself, else of any
-    module. The kernel may hide the addresses: then all of them are 0."""
-    wanted = frozenset(names)
-    found: dict[str, dict[str, list[int]]] = {name: {} for name in wanted}
-    if wanted:
+def look_up(names: Iterable[str]) -> Known:
+    """All symbols of these names. The kernel may hide the addresses: then all of them are 0."""
+    found: dict[str, dict[str, list[int]]] = {name: {} for name in names}
+    if found:
         for each in kernel_symbols.symbols(_SYMBOLS):
-            if each.name in wanted:
+            if each.name in found:
                 found[each.name].setdefault(each.module, []).append(each.address)
-    own = module_name(header)
-    return {
-        name: of.get(own) or of.get("") or [address for each in of.values() for address in each]
-        for name, of in found.items()
-    }
+    return found
 
 
 def named(probes: Iterable[ProbeDefinition]) -> Iterator[str]:
@@ -89,13 +83,24 @@ def named(probes: Iterable[ProbeDefinition]) -> Iterator[str]:
             yield from [data[2]] if data and data[2] else []
 
 
-def address_of(name: str, known: Addresses) -> int:
-    """The address of a symbol; raises PlacingError where there is none, or several."""
-    found = known[name]
+def pushed(name: str, header: Header, known: Known) -> int:
+    """The address that a program pushes: of its module's symbol, else of the kernel's, else of any
+    module's; raises PlacingError."""
+    own = known[name].get(module_name(header))
+    return _only(name, own or _of_kernel(name, known), "the kernel")
+
+
+def _of_kernel(name: str, known: Known) -> Sequence[int]:
+    """The kernel's own symbols of a name, or else those of modules."""
+    of = known[name]
+    return of.get("") or [address for each in of.values() for address in each]
+
+
+def _only(name: str, found: Sequence[int], where: str) -> int:
     if not found:
-        raise PlacingError(f"the kernel has no symbol `{name}`")
+        raise PlacingError(f"{where} has no symbol `{name}`")
     if len(found) > 1:
-        raise PlacingError(f"there are {len(found)} symbols `{name}`: write the address of one")
+        raise PlacingError(f"{where} has {len(found)} symbols `{name}`: write the address of one")
     if not found[0]:
         raise PlacingError(_HIDDEN, State.FAILED)
     return found[0]
@@ -106,7 +111,7 @@ def module_name(header: Header) -> str:
     return header.name.replace("-", "_") if header.modtype == "kmod" else ""
 
 
-def attachment(probe: ProbeDefinition, number: int, header: Header, known: Addresses) -> abi.Attach:
+def attachment(probe: ProbeDefinition, number: int, header: Header, known: Known) -> abi.Attach:
     """The request that places a probe; ``known``: what the names in its place mean.
 
     Raises PlacingError.
@@ -116,15 +121,17 @@ def attachment(probe: ProbeDefinition, number: int, header: Header, known: Addre
     return _data(probe, number, header, known)
 
 
-def _code(probe: ProbeDefinition, number: int, header: Header, known: Addresses) -> abi.Attach:
+def _code(probe: ProbeDefinition, number: int, header: Header, known: Known) -> abi.Attach:
     found = _CODE.fullmatch(probe.offset or "")
     if found is None:
         place = probe.offset or probe.address
         raise PlacingError(f"{place}: write the place as `function` or `function+N`")
     module, name = module_name(header), found[1]
+    there = known[name].get(module, ()) if module else _of_kernel(name, known)
     # The kernel would take one of them, and not say which.
-    if len(known[name]) > 1:
-        raise PlacingError(f"there are {len(known[name])} functions `{name}` in the kernel")
+    if len(there) > 1:
+        where = f"the module {module}" if module else "the kernel"
+        raise PlacingError(f"{where} has {len(there)} symbols `{name}`: none can be told from them")
     symbol = f"{module}:{name}" if module else name
     data = symbol.encode()
     if len(data) >= abi.Attach.symbol.size:
@@ -137,7 +144,7 @@ def _code(probe: ProbeDefinition, number: int, header: Header, known: Addresses)
     return made
 
 
-def _data(probe: ProbeDefinition, number: int, header: Header, known: Addresses) -> abi.Attach:
+def _data(probe: ProbeDefinition, number: int, header: Header, known: Known) -> abi.Attach:
     text, kind = probe.address or "", probe.watchpoint or ""
     if kind not in _KINDS:
         raise PlacingError("the kernel has no watchpoints on I/O ports", State.FAILED)
@@ -157,15 +164,19 @@ def _data(probe: ProbeDefinition, number: int, header: Header, known: Addresses)
     return abi.Attach(probe=number, kind=_KINDS[kind], address=address, length=length)
 
 
-def _at_symbol(name: str, addend: str | None, header: Header, known: Addresses) -> int:
+def _at_symbol(name: str, addend: str | None, header: Header, known: Known) -> int:
     module = module_name(header)
-    if module and not known[name] and not (_MODULES / module).exists():
+    if not module:
+        return _only(name, _of_kernel(name, known), "the kernel") + int(addend or "0", 0)
+    # Another's data of that name is not meant.
+    found = known[name].get(module, ())
+    if not found and not (_MODULES / module).exists():
         raise PlacingError(
             f"the module {module} is not loaded: a watchpoint on its data can be inserted when it "
             "is",
             State.FAILED,
         )
-    return address_of(name, known) + int(addend or "0", 0)
+    return _only(name, found, f"the module {module}") + int(addend or "0", 0)
 
 
 def placing_error(code: int, header: Header) -> PlacingError:

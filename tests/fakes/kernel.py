@@ -48,10 +48,12 @@ class FakeKernel:
     """``calls``: for the daemon; ``loaded``: whether the module is."""
 
     def __init__(self, interpreter: CInterpreter) -> None:
-        self.calls = Calls(self._open, self._ioctl)
+        self.calls = Calls(self._open, self._ioctl, self._load_module)
         self.loaded = True
         self.version = (abi.ABI, ISA)
         self.modules: dict[str, int] = {}
+        #: How loading the module ends; None: it is not asked for.
+        self.loading: str | None = None
         self.globals = [0] * 8
         self._interpreter = interpreter
         self._programs: dict[int, FakeProgram] = {}
@@ -141,6 +143,11 @@ class FakeKernel:
         if not self.loaded:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         return os.open(os.devnull, flags)
+
+    def _load_module(self) -> str:
+        assert self.loading is not None
+        self.loaded = not self.loading
+        return self.loading
 
     def _ioctl(self, fd: int, request: int, argument: ctypes.Structure) -> int:
         name = NAMES[request]

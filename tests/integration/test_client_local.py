@@ -16,7 +16,7 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner
-from dprobe.commands import places
+from dprobe.commands import doctor, places
 from dprobe.commands.doctor import doctor_command
 from dprobe.main import cli
 
@@ -82,6 +82,31 @@ def test_places_finds_libraries_and_commands(tmp_path: Path) -> None:
         assert done.returncode == 2
         assert done.stderr.startswith("dprobe: ")
         assert "Traceback" not in done.stderr
+
+
+def _doctor_on_the_kernel() -> dict[str, str]:
+    done = CliRunner().invoke(cli, ["doctor", "--json"])
+    (row,) = [row for row in parsed(done.stdout) if row["check"] == "kernel programs"]
+    return {name: str(text) for name, text in row.items()}
+
+
+def test_doctor_says_what_to_install_for_kernel_programs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("_DEVICE", "_MODULES", "_INSTALLED"):
+        monkeypatch.setattr(doctor, name, tmp_path / name)
+    assert "loads no modules" in _doctor_on_the_kernel()["detail"]
+    (tmp_path / "_MODULES").touch()
+    release = os.uname().release
+    row = _doctor_on_the_kernel()
+    assert f"apt-get install linux-headers-{release}" in row["remedy"]
+    assert "dprobes-dkms" in row["remedy"]
+    installed = tmp_path / "_INSTALLED" / release / "updates" / "dkms"
+    installed.mkdir(parents=True)
+    (installed / "dprobes.ko.xz").touch()
+    assert "modprobe dprobes" in _doctor_on_the_kernel()["remedy"]
+    (tmp_path / "_DEVICE").touch()
+    assert _doctor_on_the_kernel()["result"] == "ok"
 
 
 KALLSYMS = """\

@@ -18,7 +18,7 @@ from dprobed.backend import Backend, BackendGone
 from dprobed.daemon.client import Refusal
 from dprobed.kernel import places
 from dprobed.kernel.backend import KernelBackends
-from dprobed.kernel.device import Hit, KernelProgram
+from dprobed.kernel.device import DeviceError, Hit, KernelProgram
 from dprobed.policy.config import Config
 from dprobed.program.bytecode import encode
 from dprobed.program.rpn.parser import assemble
@@ -212,7 +212,7 @@ def test_a_place_that_is_not_there_and_those_that_are_excluded(run: Run) -> None
             )
         ]
         reasons = ("no function of that name", "NOKPROBE", "module dprobes itself", "`function`",
-                   "2 functions `twice`")  # fmt: skip
+                   "2 symbols `twice`")  # fmt: skip
         for each, words in zip(found, reasons, strict=False):
             assert words in each.reason
         # And that stays, to the end.
@@ -300,15 +300,27 @@ def test_watchpoints(run: Run) -> None:
     run(script)
 
 
-def test_data_of_the_programs_own_module_comes_first(run: Run) -> None:
+def test_data_of_the_programs_own_module_is_meant(run: Run) -> None:
     async def script(daemon: FakeDaemon, kernel: FakeKernel) -> None:
-        source = "name = dpmod\nmodtype = kmod\naddress = count:4\nwatchpoint = w\nexit\n"
+        async def watched(module: str, data: str) -> messages.ProbeInfo:
+            source = f"name = {module}\nmodtype = kmod\naddress = {data}:4\nwatchpoint = w\nexit\n"
+            return (await _insert(daemon, FakeClient(0), source)).probes[0]
+
+        assert (await watched("dpmod", "count")).addresses == [0xFFFFFFFFC0001000]
+        # The kernel has data of that name, too.
+        for data in ("jiffies", "its"):
+            probe = await watched("gone_away", data)
+            assert (probe.state, probe.addresses) == ("failed", [])
+            assert "the module gone_away is not loaded" in probe.reason
+
+    run(script)
+
+
+def test_a_function_of_a_module_that_is_awaited_is_not_looked_for_in_the_kernel(run: Run) -> None:
+    async def script(daemon: FakeDaemon, kernel: FakeKernel) -> None:
+        source = "name = dpmod\nmodtype = kmod\noffset = twice\nexit\n"
         (probe,) = (await _insert(daemon, FakeClient(0), source)).probes
-        assert probe.addresses == [0xFFFFFFFFC0001000]
-        source = "name = gone_away\nmodtype = kmod\naddress = its:4\nwatchpoint = w\nexit\n"
-        (probe,) = (await _insert(daemon, FakeClient(0), source)).probes
-        assert (probe.state, probe.addresses) == ("failed", [])
-        assert "the module gone_away is not loaded" in probe.reason
+        assert probe.state == "pending"
 
     run(script)
 
@@ -419,6 +431,28 @@ def test_without_the_module_or_with_another_one(run: Run) -> None:
         assert daemon.app.core.targets.by_pid == {}
 
     run(script)
+
+
+@pytest.mark.parametrize("problem", ["", "modprobe: FATAL: Module dprobes not found"])
+def test_the_module_is_loaded_where_the_configuration_says_so(
+    kernel: FakeKernel, problem: str
+) -> None:
+    async def script() -> None:
+        kernel.loaded, kernel.loading = False, problem
+        backends = KernelBackends(kernel.calls, load=True)
+        if problem:
+            with pytest.raises(DeviceError, match="cannot be loaded: modprobe: FATAL") as caught:
+                await backends.start(lambda *_: None, uid=0, gid=0, owner=0)
+            assert "dprobe doctor" in str(caught.value)
+        else:
+            backend = await backends.start(lambda *_: None, uid=0, gid=0, owner=0)
+            # It is there: nobody loads it again.
+            kernel.loading = None
+            await backends.start(lambda *_: None, uid=0, gid=0, owner=0)
+            assert not backend.gone.done()
+        assert await backends.stop(5) == 0
+
+    asyncio.run(asyncio.wait_for(script(), 60))
 
 
 def test_a_program_for_processes_does_not_go_into_the_kernel(run: Run) -> None:

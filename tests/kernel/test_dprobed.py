@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.kernel import image, sample
-from tests.kernel.device import GETPPID, KILL, check, insert_module, text_of
+from tests.kernel.device import GETPPID, KILL, check, path, text_of
 from tests.kernel.machine import LOG, Machine
 
 #: Python starts some thirty times, on an emulated processor.
@@ -84,16 +85,18 @@ class Dprobed:
 def dprobed(
     release: str, modules: list[Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Dprobed]:
-    """It runs, and the module is loaded."""
+    """It runs, and loads the module when it needs it."""
     folder = tmp_path_factory.mktemp("dprobed")
     sources = {"x.rpn": PROGRAM, "loop.rpn": PROGRAM.replace("__x64_sys_getppid", "vfs_read")}
     sources |= {"kmod.rpn": KMOD, "watch.rpn": WATCH}
     for name, text in sources.items():
         (folder / name).write_text(text)
+    (folder / "dprobed.toml").write_text("load_kernel_module = true\n")
     more = image.files() | {name: folder / name for name in sources}
+    more |= image.modprobe(folder, release, modules[0])
+    more["etc/dprobed/dprobed.toml"] = folder / "dprobed.toml"
     machine = Machine(folder, release, modules, more, image.ENVIRONMENT)
     try:
-        insert_module(machine)
         yield Dprobed(machine)
         assert not machine.complaints(), machine.console()[-6000:]
     finally:
@@ -102,6 +105,7 @@ def dprobed(
 
 def test_insert_hit_query_remove(dprobed: Dprobed) -> None:
     dprobed.start()
+    assert path(dprobed.machine, "/sys/module/dprobes/refcnt", 0) == -errno.ENOENT
     (probe,) = dprobed.json("insert", "/x.rpn")
     assert (probe["pid"], probe["state"], probe["engine"]) == (0, "active", "kprobe")
     check(dprobed.machine.call(GETPPID, count=3))
