@@ -38,7 +38,8 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "dprobed.binary.errors": (),
     "dprobed.binary.numbers": ("dprobed.binary.errors",),
     "dprobed.binary.opening": ("dprobed.binary.errors",),
-    "dprobed.binary": _BINARY_OPENING,
+    "dprobed.binary.headers": (),
+    "dprobed.binary": (*_BINARY_OPENING, "dprobed.binary.headers"),
     "dprobed.arch": (),
     "dprobed.arch.x86_64": (),
     "dprobed.proc": ("dprobed.printable", "dprobed.arch.x86_64"),
@@ -52,7 +53,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
                                  "dprobed.binary", "dprobed.arch.x86_64",
                                  "dprobed.wire.resolver", "dprobed.resolver",
                                  "dprobed.resolver.cache", "dprobed.resolver.image"),
-    "dprobed.corefile": ("dprobed.arch.x86_64", "dprobed.proc"),
+    "dprobed.corefile": ("dprobed.arch.x86_64", "dprobed.proc", "dprobed.binary.headers"),
     "dprobed.trace": ("dprobed", "dprobed.systemd_journal", "dprobed.rate_limit", "dprobed.program",
                       "dprobed.record", "dprobed.wire.protocol"),
     "dprobed.policy": ("dprobed.printable", "dprobed.durations", "dprobed.program",
@@ -203,6 +204,21 @@ def test_a_process_is_entered_by_who_starts_it() -> None:
         or any(name.startswith(room) and not module.startswith(room) for room in rooms)
     ]
     assert sorted(set(outside)) == sorted((by, name) for name, by in PROCESSES.items())
+
+
+def test_one_module_imports_python_ptrace() -> None:
+    """Imported without what that one does before, it runs ``ldconfig``."""
+    importing = {
+        module
+        for module, path in MODULES.items()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if (isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "ptrace")
+        or (
+            isinstance(node, ast.Import)
+            and any(n.name.split(".")[0] == "ptrace" for n in node.names)
+        )
+    }
+    assert importing == {"dprobed.arch.x86_64.python_ptrace"}
 
 
 def test_no_module_imports_itself_by_way_of_others() -> None:

@@ -29,10 +29,6 @@ from dprobe.view.tables import Listing, show
 from dprobed.proc.refusals import CAP_SYS_PTRACE, YAMA, may_suspend_seccomp
 from dprobed.wire.socket_path import default_socket
 
-# include/uapi/linux/ptrace.h
-_PTRACE_POKEUSER: Final = 6
-_PTRACE_SEIZE: Final = 0x4206
-_PTRACE_INTERRUPT: Final = 0x4207
 #: What a container must be given, by name of the right, for what its kernel would allow.
 _CONTAINER: Final = "as root, or in a container with the capability {} (docker run --cap-add={})"
 _YAMA: Final = {
@@ -107,21 +103,29 @@ class _Traced:
 
     def __enter__(self) -> _Traced:
         try:
-            self.ptrace(_PTRACE_SEIZE, 0, 0)
-            self.ptrace(_PTRACE_INTERRUPT, 0, 0)
+            # Here: it needs python-ptrace, and that may be what is missing.
+            from dprobed.arch.x86_64.python_ptrace import PTRACE_INTERRUPT, PTRACE_SEIZE
+
+            self._call(PTRACE_SEIZE, 0, 0)
+            self._call(PTRACE_INTERRUPT, 0, 0)
             os.waitpid(self.pid, 0)
         except BaseException:
             self.__exit__()
             raise
         return self
 
-    def ptrace(self, request: int, address: int, data: int) -> None:
-        """One ptrace call; raises _RefusedError."""
-        from ptrace.binding.func import PtraceError, ptrace
+    def poke(self, offset: int, value: int) -> None:
+        """Store a word of what the kernel has of it (``struct user``); raises _RefusedError."""
+        from dprobed.arch.x86_64.python_ptrace import binding
+
+        self._call(binding.PTRACE_POKEUSER, offset, value)
+
+    def _call(self, request: int, address: int, data: int) -> None:
+        from dprobed.arch.x86_64.python_ptrace import binding
 
         try:
-            ptrace(request, self.pid, address, data)
-        except PtraceError as error:
+            binding.ptrace(request, self.pid, address, data)
+        except binding.PtraceError as error:
             raise _RefusedError(os.strerror(error.errno or 0).lower()) from None
 
     def __exit__(self, *_: object) -> None:
@@ -208,7 +212,6 @@ def _yama(_: Path | None) -> Check | None:
 
 def _debug_registers(_: Path | None) -> Check:
     """Sets a data watchpoint in a child: virtual machines may not have them."""
-    # Here: it needs python-ptrace, and that may be what is missing.
     from dprobed.arch.x86_64.debug_registers import CONTROL, control_bits
     from dprobed.arch.x86_64.registers import DEBUGREG_OFFSET
 
@@ -216,10 +219,10 @@ def _debug_registers(_: Path | None) -> Check:
     try:
         with _Traced() as child:
             word = ctypes.c_uint64()
-            child.ptrace(_PTRACE_POKEUSER, DEBUGREG_OFFSET, ctypes.addressof(word))
+            child.poke(DEBUGREG_OFFSET, ctypes.addressof(word))
             control = DEBUGREG_OFFSET + 8 * CONTROL
-            child.ptrace(_PTRACE_POKEUSER, control, control_bits(0, "w", 8))
-            child.ptrace(_PTRACE_POKEUSER, control, 0)
+            child.poke(control, control_bits(0, "w", 8))
+            child.poke(control, 0)
     except _RefusedError as error:
         remedy = "none here: this virtual machine does not have them, use probes on code"
         return Check(name, False, False, f"no watchpoints here: {error}", remedy)

@@ -6,6 +6,7 @@ wakes it; so it is asked by a helper (``proc.helper``), and the user is told.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Sequence
@@ -17,6 +18,8 @@ from dprobed.proc import files, helper
 
 #: Bytes that a helper is asked for at once.
 _PIECE: Final = 1 << 18
+#: BINPRM_BUF_SIZE (include/uapi/linux/binfmts.h).
+_BEGINNING: Final = 256
 _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
 
 
@@ -68,6 +71,21 @@ def real(path: str) -> str:
         os.close(descriptor)
 
 
+def beginning(path: str) -> bytes:
+    """The bytes of a regular file by which the kernel tells how to execute it; raises OSError, also
+    where nobody answers."""
+    try:
+        descriptor = files.open_file(path)
+    except ValueError as error:
+        raise OSError(str(error)) from None
+    try:
+        if not stat.S_ISREG(files.status(descriptor)[2]):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        return _first(descriptor, _BEGINNING)
+    finally:
+        os.close(descriptor)
+
+
 def read_source(path: Path, most: int) -> bytes:
     """As the preprocessor's ``read_file``; raises OSError also where nobody answers."""
     from dprobed.program.rpn.preprocessor import SourceError, read_file
@@ -82,7 +100,7 @@ def read_source(path: Path, most: int) -> bytes:
             return read_file(path, most)  # A pipe is waited for, as everywhere.
         descriptor = files.open_file(str(path))
         try:
-            data = _head(descriptor, most + 1)
+            data = _first(descriptor, most + 1)
         finally:
             os.close(descriptor)
     except helper.SilentError as error:
@@ -134,8 +152,8 @@ def _located(path: str) -> int:
         raise OSError(str(error)) from None
 
 
-def _head(descriptor: int, most: int) -> bytes:
-    """The first bytes of a file."""
+def _first(descriptor: int, most: int) -> bytes:
+    """The first bytes of an open file; raises OSError."""
     data = b""
     while len(data) < most:
         part = files.read(descriptor, min(_PIECE, most - len(data)), len(data))
