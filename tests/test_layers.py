@@ -82,7 +82,8 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "dprobed.backend": ("dprobed.wire.protocol",),
     # the device of the kernel's module
     "dprobed.kernel": ("dprobed.printable", "dprobed.program", "dprobed.backend",
-                       "dprobed.wire.protocol", "dprobed.wire.messages"),
+                       "dprobed.wire.protocol", "dprobed.wire.messages",
+                       "dprobed.arch.x86_64", "dprobed.proc"),
     "dprobed.daemon": ("dprobed", "dprobed.change_journal", "dprobed.last_counts",
                        "dprobed.durations",
                        "dprobed.printable",

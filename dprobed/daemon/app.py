@@ -360,7 +360,8 @@ def build_public(
     from dprobed.wire.messages.codec import request_decoder
 
     request_decoder()  # or the first request would wait for it
-    kernel = KernelBackends() if kernel is None else kernel
+    if kernel is None:
+        kernel = KernelBackends(load=gate.store.config.load_kernel_module)
     core = Core(backends, gate, hold_limit=hold_limit, alarm=Alarm(), kernel=kernel, kept=kept)
     log = RecordLog(gate)
     traces = TraceSessions(core.dispatcher, lambda: exit_names(core.dispatcher))

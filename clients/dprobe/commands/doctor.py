@@ -46,8 +46,10 @@ _UNITS: Final = (
     Path("/usr/local/lib/systemd/system/dprobed.socket"),
     Path("/etc/systemd/system/dprobed.socket"),
 )
-#: The device of the kernel module.
+#: The device of the kernel module; that a kernel loads modules; where they are.
 _DEVICE: Final = Path("/dev/dprobes")
+_MODULES: Final = Path("/proc/modules")
+_INSTALLED: Final = Path("/lib/modules")
 #: Descriptors that a daemon with thousands of targets wants.
 _DESCRIPTORS: Final = 1 << 14
 #: Calls that are not everywhere, each by something that makes a descriptor with it.
@@ -311,12 +313,27 @@ def _descriptors(_: Path | None) -> Check:
     return Check("descriptors", ok, False, detail, remedy)
 
 
+def _why_not_loaded() -> tuple[str, str]:
+    """Why there is no module dprobes in this kernel, and what to do about it."""
+    if not _MODULES.exists():
+        return "this kernel loads no modules", "a kernel with CONFIG_MODULES, CONFIG_KPROBES"
+    release = os.uname().release
+    folder = _INSTALLED / release
+    if next(folder.glob("**/dprobes.ko*"), None) is not None:
+        remedy = "as root: modprobe dprobes, or load_kernel_module = true in dprobed.toml"
+        return "the module dprobes is not loaded", remedy
+    remedy = (
+        f"as root: apt-get install linux-headers-{release} ./build/dprobes-dkms_*_all.deb (which "
+        "`make deb` makes)"
+    )
+    return "the module dprobes is not installed for this kernel", remedy
+
+
 def _kernel_module(_: Path | None) -> Check:
     """Whether programs with `modtype = kernel` can be inserted."""
     name = "kernel programs"
     if not _DEVICE.exists():
-        remedy = "as root: insmod dprobes.ko, which is built as kernel_bridge/README.md says"
-        return Check(name, False, False, "the module dprobes is not loaded", remedy)
+        return Check(name, False, False, *_why_not_loaded())
     if not os.access(_DEVICE, os.R_OK | os.W_OK):
         return Check(name, False, False, f"{_DEVICE} is for root", "insert them as root")
     return Check(name, True, False, "the module dprobes is loaded")
