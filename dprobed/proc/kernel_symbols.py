@@ -19,7 +19,7 @@ _CODE: Final = frozenset("tTwW")
 _DATA: Final = frozenset("bBdDrRgGsSvV")
 
 
-class Symbol(NamedTuple):
+class KernelSymbol(NamedTuple):
     """A symbol; ``letter``: what it is, as in nm(1); ``module``: which has it, or empty."""
 
     address: int
@@ -35,9 +35,9 @@ class Symbol(NamedTuple):
         return "code" if self.letter in _CODE else "data" if self.letter in _DATA else ""
 
 
-def symbols(path: Path = PATH) -> Iterator[Symbol]:
+def symbols(path: Path = PATH) -> Iterator[KernelSymbol]:
     """All of them; takes a tenth of a second. Raises OSError."""
     with path.open() as lines:
         for line in lines:
             address, letter, name, *module = line.split()
-            yield Symbol(int(address, 16), letter, name, module[0][1:-1] if module else "")
+            yield KernelSymbol(int(address, 16), letter, name, module[0][1:-1] if module else "")
