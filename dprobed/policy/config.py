@@ -20,15 +20,17 @@ from dprobed.policy.protected import KINDS
 if TYPE_CHECKING:
     from dprobed.policy.source import PolicyFile
 
-_KEYS: Final = ("policies", "protect")
+_KEYS: Final = ("policies", "protect", "load_kernel_module")
 NAME: Final = "dprobed.toml"
 
 
 class Config(msgspec.Struct, frozen=True):
-    """``policies``: the folder of the policy files; ``protect``: kinds of protected.py."""
+    """``policies``: the folder of the policy files; ``protect``: kinds of protected.py;
+    ``load_kernel_module``: for programs of the kernel, where it is not loaded."""
 
     policies: Path
     protect: frozenset[str] = frozenset(KINDS)
+    load_kernel_module: bool = False
 
 
 def default_folder(uid: int, environ: Mapping[str, str] = os.environ) -> Path:
@@ -84,4 +86,8 @@ def _read(source: PolicyFile, config: Config) -> Config:
         words = source.strings(at, table["protect"]) if table["protect"] != [] else []
         kinds = [source.choice(each, word, KINDS, "kind of process") for each, word in words]
         protect = frozenset(kind for kind in kinds if kind is not None)
-    return Config(folder, protect)
+    load_module = config.load_kernel_module
+    if "load_kernel_module" in table:
+        at = ("load_kernel_module",)
+        load_module = bool(source.of_type(at, table["load_kernel_module"], bool))
+    return Config(folder, protect, load_module)

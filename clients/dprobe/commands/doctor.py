@@ -25,6 +25,7 @@ import dprobed
 from dprobe.commands import options
 from dprobe.lib.connection import Connection
 from dprobe.lib.errors import DprobeError, os_error_text
+from dprobe.lib.orphans import named, orphans
 from dprobe.view.tables import Listing, show
 from dprobed.proc.refusals import CAP_SYS_PTRACE, YAMA, may_suspend_seccomp
 from dprobed.wire.socket_path import default_socket
@@ -45,8 +46,10 @@ _UNITS: Final = (
     Path("/usr/local/lib/systemd/system/dprobed.socket"),
     Path("/etc/systemd/system/dprobed.socket"),
 )
-#: The device of the kernel module.
+#: The device of the kernel module; that a kernel loads modules; where they are.
 _DEVICE: Final = Path("/dev/dprobes")
+_MODULES: Final = Path("/proc/modules")
+_INSTALLED: Final = Path("/lib/modules")
 #: Descriptors that a daemon with thousands of targets wants.
 _DESCRIPTORS: Final = 1 << 14
 #: Calls that are not everywhere, each by something that makes a descriptor with it.
@@ -289,6 +292,18 @@ def _daemon(socket: Path | None) -> Check:
     return Check("running dprobed", True, False, detail)
 
 
+def _orphans(socket: Path | None) -> Check:
+    """Whether tracers that were killed have left something that nobody undoes."""
+    name = "processes of killed tracers"
+    path = socket or default_socket(os.getuid())
+    pids = orphans(path)
+    if not pids:
+        return Check(name, True, False, "none has anything left")
+    detail = f"{named(pids)} have breakpoints or pages left"
+    remedy = "start dprobed again: it undoes that, where nobody else traces them"
+    return Check(name, False, False, detail, remedy)
+
+
 def _descriptors(_: Path | None) -> Check:
     """Each tracer takes two descriptors of the daemon."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -298,12 +313,27 @@ def _descriptors(_: Path | None) -> Check:
     return Check("descriptors", ok, False, detail, remedy)
 
 
+def _why_not_loaded() -> tuple[str, str]:
+    """Why there is no module dprobes in this kernel, and what to do about it."""
+    if not _MODULES.exists():
+        return "this kernel loads no modules", "a kernel with CONFIG_MODULES, CONFIG_KPROBES"
+    release = os.uname().release
+    folder = _INSTALLED / release
+    if next(folder.glob("**/dprobes.ko*"), None) is not None:
+        remedy = "as root: modprobe dprobes, or load_kernel_module = true in dprobed.toml"
+        return "the module dprobes is not loaded", remedy
+    remedy = (
+        f"as root: apt-get install linux-headers-{release} ./build/dprobes-dkms_*_all.deb (which "
+        "`make deb` makes)"
+    )
+    return "the module dprobes is not installed for this kernel", remedy
+
+
 def _kernel_module(_: Path | None) -> Check:
     """Whether programs with `modtype = kernel` can be inserted."""
     name = "kernel programs"
     if not _DEVICE.exists():
-        remedy = "as root: insmod dprobes.ko, which is built as kernel_bridge/README.md says"
-        return Check(name, False, False, "the module dprobes is not loaded", remedy)
+        return Check(name, False, False, *_why_not_loaded())
     if not os.access(_DEVICE, os.R_OK | os.W_OK):
         return Check(name, False, False, f"{_DEVICE} is for root", "insert them as root")
     return Check(name, True, False, "the module dprobes is loaded")
@@ -375,6 +405,7 @@ _CHECKS: Final[tuple[Callable[[Path | None], Check | None], ...]] = (
     _descriptors,
     _kernel_module,
     _daemon,
+    _orphans,
 )
 
 

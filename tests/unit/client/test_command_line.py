@@ -97,6 +97,7 @@ def test_a_process_by_its_name(tmp_path: Path) -> None:
     ("words", "hint"),
     [
         (["atach"], "there is no command atach; did you mean attach?"),
+        (["rnu"], "there is no command rnu; did you mean run?"),
         (["trace", "lst"], "there is no command lst; did you mean list?"),
         (["help", "trace", "sow"], "there is no command sow; did you mean show"),
         (["xyzzy"], "there is no command xyzzy (see: dprobe --help)"),
@@ -162,11 +163,23 @@ def test_places_that_are_not_there_are_status_2(capsys: pytest.CaptureFixture[st
 def test_doctor_says_how_kernel_programs_become_possible(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    device = tmp_path / "dprobes"
+    device, modules, installed = (tmp_path / name for name in ("dprobes", "modules", "installed"))
     monkeypatch.setattr(doctor, "_DEVICE", device)
-    found = doctor._kernel_module(None)
-    assert (found.ok, found.needed) == (False, False)
-    assert "insmod dprobes.ko" in found.remedy
+    monkeypatch.setattr(doctor, "_MODULES", modules)
+    monkeypatch.setattr(doctor, "_INSTALLED", installed)
+
+    def remedy() -> str:
+        found = doctor._kernel_module(None)
+        assert (found.ok, found.needed) == (False, False)
+        return found.remedy
+
+    assert "CONFIG_KPROBES" in remedy()
+    modules.touch()
+    assert f"apt-get install linux-headers-{os.uname().release}" in remedy()
+    module = installed / os.uname().release / "updates/dkms/dprobes.ko.xz"
+    module.parent.mkdir(parents=True)
+    module.touch()
+    assert "modprobe dprobes" in remedy()
     device.touch(0o600)
     assert doctor._kernel_module(None).ok
 
