@@ -43,6 +43,8 @@ _UNSURE_ORPHAN_TIMEOUT: Final = 2.0
 _EVENT_TIMEOUT: Final = 0.1
 #: Seconds between two looks for a stop.
 _PAUSE: Final = 0.001
+#: The states of a thread that a signal's stop is found of, perhaps in the middle of the reaction.
+_MET: Final = (State.RUNNING, State.STOPPED, State.HELD)
 #: Stops of any thread between two looks at each of those that are waited for, at least. The kernel
 #: looks for a stop always from the same end of its list (ptrace_do_wait), so threads that hit all
 #: the time would be all that is ever found.
@@ -133,13 +135,9 @@ class Tracees:
             # That one first: others may hit all the time (SWEEP).
             tid = self.hits.next(os.WNOHANG, wanted) or self.hits.next(os.WNOHANG)
             if tid == wanted:
-                self.status.value = self.hits.status
-                if not is_looked_at(self.hits.status):
-                    return True
-                thread = self.threads.get(tid)
-                if thread is not None and self.hits.status == TRAP_STATUS:
-                    thread.group.handler.rewind(thread)
-                if _waitpid(tid, self.status_address, WALL | os.WNOHANG) == tid:
+                taken = self._take(tid, self.hits.status)
+                if taken is not None:
+                    self.status.value = taken
                     return True
             elif tid > 0:
                 self._sort(tid, self.hits.status, None)
@@ -214,13 +212,12 @@ class Tracees:
             self._deferred.append((tid, taken))
             self.attention = True
 
-    def take(self, thread: Thread) -> None:
-        """Take the stop of a thread that is to stay in it, and was moved on already."""
-        if _waitpid(thread.tid, self.status_address, WALL | os.WNOHANG) == thread.tid:
-            status = self.status.value
-            if status != TRAP_STATUS:  # it was killed
-                self._deferred.append((thread.tid, status))
-                self.attention = True
+    def take(self, thread: Thread, status: int = TRAP_STATUS) -> None:
+        """Take the stop of a thread that is to stay in it, and was reacted to already."""
+        found = _waitpid(thread.tid, self.status_address, WALL | os.WNOHANG)
+        if found == thread.tid and self.status.value != status:  # it was killed
+            self._deferred.append((thread.tid, self.status.value))
+            self.attention = True
 
     def _take(self, tid: int, status: int) -> int | None:
         """Take a stop that was only looked at from the kernel, as what does not end at once has to
@@ -259,23 +256,14 @@ class Tracees:
             self._dispatch(tid, taken)
 
     def _pass_on(self, tid: int, status: int) -> bool:
-        """React to the stop of a signal before it is taken, as it is for a thread that goes on with
-        the signal at once; false: it has to be taken first.
-
-        A thread that does not go on is found in this stop again, also in the middle of the
-        reaction. It stays there, so the stop is taken then.
-        """
+        """React to a signal's stop, and take it if the thread stays; false: take it first."""
         thread = self.threads.get(tid)
-        if thread is None or thread.state not in (State.RUNNING, State.STOPPED, State.HELD):
+        if thread is None or thread.state not in _MET:
             return False
         if thread.state is State.RUNNING:
             self._dispatch(tid, status)
-            if self.threads.get(tid) is not thread or thread.state is State.RUNNING:
-                return True
-        if _waitpid(tid, self.status_address, WALL | os.WNOHANG) == tid:
-            taken = self.status.value
-            if taken != status:  # it was killed
-                self._dispatch(tid, taken)
+        if self.threads.get(tid) is thread and thread.state is not State.RUNNING:
+            self.take(thread, status)
         return True
 
     def _dispatch(self, tid: int, status: int) -> None:
