@@ -14,6 +14,7 @@ import msgspec
 from dprobed.backend import Backend, BackendGone, BackendRefused
 from dprobed.daemon.client import Client, Refusal, User
 from dprobed.policy.model import Decision
+from dprobed.printable import printable
 from dprobed.proc import procfs
 from dprobed.program.isa import WORD_MASK
 from dprobed.program.model import ProbeDefinition, Program
@@ -222,7 +223,8 @@ class Target:
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
-        self.comm = procfs.comm(pid).decode(errors="replace") or "?"
+        #: Its name, for messages and the log: what does not show is escaped.
+        self.comm = printable(procfs.comm(pid).decode(errors="replace")) or "?"
         self.lock = asyncio.Lock()
         #: Its tracer, and the user as whom that runs.
         self.tracer: TargetsTracer | None = None

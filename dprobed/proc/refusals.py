@@ -13,6 +13,7 @@ import os
 from pathlib import Path
 from typing import Final
 
+from dprobed.printable import printable
 from dprobed.proc import files, procfs
 
 # include/uapi/linux/capability.h
@@ -42,7 +43,7 @@ def refusal(pid: int) -> str | None:
     if pid == os.getpid():
         return "a tracer cannot trace itself"
     if found.tracer:
-        by = procfs.comm(found.tracer).decode(errors="replace") or "?"
+        by = printable(procfs.comm(found.tracer).decode(errors="replace")) or "?"
         return (
             f"process {pid} ({name}) is already traced by process {found.tracer} ({by}): "
             "a process has one tracer at a time; let that one detach first"

@@ -10,6 +10,7 @@ import pytest
 from dprobed.daemon.client import Refusal
 from dprobed.daemon.target import InsertedProgram, Insertion, Target, TargetsTracer
 from dprobed.daemon.variables import variables_of
+from dprobed.proc import procfs
 from dprobed.program.rpn.parser import assemble
 from dprobed.wire import messages, protocol
 
@@ -35,6 +36,11 @@ def test_nothing_is_asked_of_a_target_that_has_ended() -> None:
     target.finished.set()
     with pytest.raises(Refusal, match="exited with status 3"):
         asyncio.run(target.ask(lambda seq: protocol.Remove(seq=seq, pid=target.pid)))
+
+
+def test_its_name_is_one_line_whatever_it_calls_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(procfs, "comm", lambda pid: b"evil\n\x1bname")
+    assert Target(1 << 22).comm == "evil\\n\\x1bname"
 
 
 def test_nothing_stands_in_a_target_that_has_ended() -> None:

@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
@@ -204,9 +205,19 @@ def test_a_traced_process_is_refused_with_its_tracer(fork: Fork) -> None:
     def be_traced() -> None:
         assert ctypes.CDLL(None).ptrace(0, 0, 0, 0) == 0  # PTRACE_TRACEME
 
-    reason = refusals.refusal(fork(be_traced).pid)
+    child = fork(be_traced).pid
+    reason = refusals.refusal(child)
     assert reason is not None
     assert f"already traced by process {os.getpid()}" in reason
+    # Whoever traces may call itself what it likes: a refusal is one line.
+    before = Path("/proc/self/comm").read_text()
+    Path("/proc/self/comm").write_text("evil\nname")
+    try:
+        reason = refusals.refusal(child)
+    finally:
+        Path("/proc/self/comm").write_text(before.rstrip("\n"))
+    assert reason is not None
+    assert f"by process {os.getpid()} (evil\\nname)" in reason
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="becomes another user")
