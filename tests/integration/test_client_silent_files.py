@@ -193,6 +193,23 @@ def _client(*arguments: object, **options: Any) -> Iterator[subprocess.Popen[str
             process.kill()
 
 
+def test_a_core_whose_program_does_not_answer(files: SilentFiles, tmp_path: Path) -> None:
+    """gdb would sleep there where nothing wakes it."""
+    own = {"DPROBED_DUMPS": tmp_path / "cores", "DPROBED_JOURNAL_SOCKET": tmp_path / "journal"}
+    env = {**os.environ, **{name: str(path) for name, path in own.items()}}
+    with cat([files.path]) as target:
+        dumped = dprobe("dump", target.pid, env=env)
+        assert dumped.returncode == 0, dumped.stderr
+        files.mute()
+        try:
+            done = dprobe("dumps", "gdb", dumped.stdout.strip(), "-batch", env=env)
+        finally:
+            files.answer()
+    assert (done.returncode, done.stdout) == (2, "")
+    says = f"{files.path}: its file system does not answer, and gdb would wait for it"
+    assert done.stderr == f"dprobe: {says}\n"
+
+
 def _trace(path: Path, records: int) -> Path:
     """A file of so many records."""
     record = {
