@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 #: Bytes that the helper is asked for at once: a message has no room for more than 200 KiB.
 _PIECE: Final = 1 << 17
+#: Bytes that are kept of a file that is read: a trace has one for each process.
+_BUFFER: Final = 1 << 15
 #: Seconds for which a piece is written: a disk that has too much to write lets who writes wait.
 _WRITE_PATIENCE: Final = 10.0
 SILENCE: Final = "its file system does not answer"
@@ -57,7 +59,7 @@ def open_reading(path: str) -> BinaryIO:
     try:
         if not _is_far(descriptor):
             return open(path, "rb")
-        return io.BufferedReader(_FarFile(os.dup(descriptor), path), _PIECE)
+        return io.BufferedReader(_FarFile(os.dup(descriptor), path), _BUFFER)
     except helper.SilentError:
         raise silent(path) from None
     finally:
