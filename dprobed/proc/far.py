@@ -108,9 +108,9 @@ def _listed(folder: str, how: Callable[[bytes], bytes]) -> list[str]:
         else:
             whole = os.path.join(os.getcwd(), folder)  # noqa: PTH109, PTH118
             values = (os.fsencode(whole), int(how is _below))
-            _, descriptor = helper.HELPER.do(folder, _list, values)
-            with os.fdopen(descriptor, "rb") as listed:
-                data = listed.read()
+            (told,), _ = helper.HELPER.do(folder, _list, values)
+            assert isinstance(told, bytes)
+            data = told
     except helper.SilentError:
         raise silent(folder) from None
     except ValueError as error:
@@ -258,16 +258,7 @@ def _list(
 ) -> tuple[list[helper.Value], int]:
     folder, deep = values
     assert isinstance(folder, bytes)
-    return [], in_memory(_below(folder) if deep else _inside(folder))
-
-
-def in_memory(data: bytes) -> int:
-    """A descriptor from which to read what is too long for a message."""
-    listed = os.memfd_create("dprobed", os.MFD_CLOEXEC)
-    with os.fdopen(os.dup(listed), "wb") as file:
-        file.write(data)
-    os.lseek(listed, 0, os.SEEK_SET)
-    return listed
+    return [_below(folder) if deep else _inside(folder)], -1
 
 
 def _below(folder: bytes) -> bytes:
