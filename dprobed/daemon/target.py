@@ -224,7 +224,8 @@ class Target:
     def __init__(self, pid: int) -> None:
         self.pid = pid
         #: Its name, for messages and the log: what does not show is escaped.
-        self.comm = printable(procfs.comm(pid).decode(errors="replace")) or "?"
+        self.comm = "?"
+        self.take_name()
         self.lock = asyncio.Lock()
         #: Its tracer, and the user as whom that runs.
         self.tracer: TargetsTracer | None = None
@@ -254,6 +255,10 @@ class Target:
         self.finished = asyncio.Event()
         #: Its tracer is to detach, and cannot before a thread wakes.
         self.asleep = False
+
+    def take_name(self) -> None:
+        """Learn its name: at first, and when it executes another program."""
+        self.comm = printable(procfs.comm(self.pid).decode(errors="replace")) or self.comm
 
     @property
     def what(self) -> str:
