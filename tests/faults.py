@@ -30,6 +30,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from dprobed import change_journal
 from dprobed.arch.x86_64.debug_registers import CONTROL
 from dprobed.proc import procfs
 from dprobed.program.bytecode import encode
@@ -364,17 +365,30 @@ class DaemonRound(Trial):
         self._peer = Peer(self._daemon)
 
     def _take_out(self) -> None:
-        """Have the daemon take out what is in, until nobody has the target; raises Fault."""
+        """Have the daemon take out what is in, until nobody has the target and no journal names
+        it; raises Fault."""
         deadline = time.monotonic() + PATIENCE
         while True:
             self._ask("remove")
+            left = self._noted()
+            # After that: who undoes it detaches a moment later.
             tracers = {tracer_of(tid) for tid in procfs.threads(self.target.pid)}
             status = self._ask("query")
-            if tracers == {0} and not [each for each in status["targets"] if not each["ended"]]:
+            is_traced = tracers != {0} or any(not each["ended"] for each in status["targets"])
+            # A busy machine takes longer to undo it than the daemon's start waits for that.
+            if not is_traced and not left:
                 return
             if time.monotonic() > deadline:
-                raise Fault(f"it is still traced, by {tracers}: {status['probes']}")
+                raise Fault(f"it is still traced, by {tracers}: {status['probes']}; noted: {left}")
             self.check_alive()
+
+    def _noted(self) -> list[change_journal.Change]:
+        """What change journals say is in the target."""
+        found: list[change_journal.Change] = []
+        for path in Path(f"{self._daemon.socket}.changes").glob("[0-9]*"):
+            with contextlib.suppress(FileNotFoundError), path.open("rb") as journal:
+                found += [change for _, change in change_journal.read(journal.fileno())]
+        return [each for each in found if each.pid == self.target.pid]
 
     def _end_daemon(self) -> None:
         self._peer.__exit__()

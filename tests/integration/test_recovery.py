@@ -260,6 +260,9 @@ def test_what_nobody_attends_is_named(
         # A breakpoint's signal, which the guard is waiting for; none if it stopped for us.
         ptrace.detach(tid, 0 if status >> 16 else os.WSTOPSIG(status))
     with running_daemon(tmp_path) as daemon:
+        assert daemon.process.stderr is not None
+        while "of its lost tracer removed" not in daemon.process.stderr.readline():
+            pass
         daemon.json("remove", "--all")
         assert text(target.pid) == before
         (health,) = parsed(daemon.dprobe("status", "--json").stdout)
