@@ -93,7 +93,8 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "dprobed.__main__": ("dprobed.daemon",),
     "dprobed": (),
     "dprobe": (),
-    "dprobe.lib": ("dprobed", "dprobed.printable", "dprobed.program", "dprobed.program.rpn",
+    "dprobe.lib": ("dprobed", "dprobed.durations", "dprobed.printable", "dprobed.program",
+                   "dprobed.program.rpn",
                    "dprobed.wire", "dprobed.wire.messages", "dprobed.proc",
                    "dprobed.binary.errors", "dprobed.binary.opening", "dprobed.binary",
                    "dprobed.resolver", "dprobed.resolver.cache", "dprobed.resolver.image"),
@@ -102,7 +103,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "dprobe.late": (),
     # forks the daemon of one command
     "dprobe.private": ("dprobed.wire", "dprobed.daemon", "dprobe.lib"),
-    "dprobe.view": ("dprobed.printable", "dprobed.program", "dprobed.record",
+    "dprobe.view": ("dprobed.durations", "dprobed.printable", "dprobed.program", "dprobed.record",
                     "dprobed.wire.messages", "dprobe.lib"),
     "dprobe.commands": ("dprobed", "dprobed.durations", "dprobed.printable",
                         "dprobed.program", "dprobed.record",

@@ -10,6 +10,7 @@ from dprobed.daemon.attaching import Attaching
 from dprobed.daemon.client import Client, Refusal
 from dprobed.daemon.detaching import Detaching
 from dprobed.daemon.doubts import Doubts
+from dprobed.daemon.ends import Ends
 from dprobed.daemon.gate import Gate
 from dprobed.daemon.history import some
 from dprobed.daemon.programs import Programs
@@ -17,6 +18,7 @@ from dprobed.daemon.quota import Quota
 from dprobed.daemon.records.dispatcher import Dispatcher
 from dprobed.daemon.target import InsertedProgram, Insertion, Target
 from dprobed.daemon.targets import Targets
+from dprobed.daemon.terms import Terms
 from dprobed.program.model import Program
 from dprobed.wire import messages, protocol
 
@@ -39,9 +41,12 @@ class Inserting:
         attaching: Attaching,
         detaching: Detaching,
         doubts: Doubts,
+        ends: Ends,
         kernel: KernelTarget | None,
     ) -> None:
         """``kernel``: None in a private daemon, which inserts nothing into it."""
+        self._terms: Final = Terms(gate)
+        self._ends: Final = ends
         self._gate: Final = gate
         self._targets: Final = targets
         self._quota: Final = quota
@@ -142,13 +147,15 @@ class Inserting:
         owner = None if request.keep else client
         entries: list[InsertedProgram] = []
         try:
-            for upload, program in programs:
+            for asked, decoded in programs:
+                upload, program, term = self._terms.of(client, asked, decoded, keep=request.keep)
                 insertion = Insertion(
                     self._programs.next_number(),
                     upload,
                     program,
                     check_opcode=request.check_opcode,
                     follow_forks=client in target.followers,
+                    term=term,
                 )
                 entry = InsertedProgram(insertion, target, owner, client)
                 await self._place(entry)
@@ -209,6 +216,7 @@ class Inserting:
         except Refusal:
             entry.target.programs.pop(entry.number, None)
             raise
+        self._ends.due(entry.until)
 
     def _request(self, seq: int, entry: InsertedProgram) -> protocol.Insert:
         insertion = entry.insertion
@@ -224,6 +232,7 @@ class Inserting:
             budget=entry.budget,
             follow_forks=insertion.follow_forks,
             engine=insertion.upload.engine,
+            max_hits=entry.most_hits,
         )
 
 

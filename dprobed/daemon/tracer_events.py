@@ -19,6 +19,7 @@ from typing import Final
 from dprobed.backend import BackendGone, BackendRefused, Backends
 from dprobed.daemon.client import Client
 from dprobed.daemon.detaching import Detaching
+from dprobed.daemon.ends import Ends
 from dprobed.daemon.enforcement import Enforcement
 from dprobed.daemon.gate import Gate
 from dprobed.daemon.target import Target, TargetsTracer
@@ -46,6 +47,7 @@ class TracerEvents:
         targets: Targets,
         detaching: Detaching,
         enforcement: Enforcement,
+        ends: Ends,
         tasks: Tasks,
         deliver: Callable[[TargetsTracer, list[protocol.RawRecord]], None],
         followers: Callable[[], Iterable[Client]],
@@ -55,6 +57,7 @@ class TracerEvents:
         self._targets: Final = targets
         self._detaching: Final = detaching
         self._enforcement: Final = enforcement
+        self._ends: Final = ends
         self._tasks: Final = tasks
         self._deliver: Final = deliver
         self._followers: Final = followers
@@ -96,6 +99,7 @@ class TracerEvents:
             own = [info for info in infos if info.number in numbers]
             if own:
                 client.tell(messages.StateChange(pid=target.pid, probes=own))
+        self._ends.changed(target, {info.number for info in infos})
 
     def _noticed(self, target: Target, event: protocol.TargetEvent) -> None:
         if event.kind == "asleep":

@@ -15,20 +15,25 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from dprobed.policy.errors import PolicyError
+from dprobed.policy.model import Stay
 from dprobed.policy.protected import KINDS
 
 if TYPE_CHECKING:
     from dprobed.policy.source import PolicyFile
 
-_KEYS: Final = ("policies", "protect")
+_KEYS: Final = ("policies", "protect", "stay")
+#: For how long what ordinary users leave behind stays, unless they or the file say otherwise.
+_STAY: Final = Stay(86400.0)
 NAME: Final = "dprobed.toml"
 
 
 class Config(msgspec.Struct, frozen=True):
-    """``policies``: the folder of the policy files; ``protect``: kinds of protected.py."""
+    """``policies``: the folder of the policy files; ``protect``: kinds of protected.py; ``stay``:
+    for how long what ordinary users leave behind stays, unless they say it."""
 
     policies: Path
     protect: frozenset[str] = frozenset(KINDS)
+    stay: Stay = _STAY
 
 
 def default_folder(uid: int, environ: Mapping[str, str] = os.environ) -> Path:
@@ -69,7 +74,7 @@ def load(path: Path | None, uid: int) -> Config:
 
 def _read(source: PolicyFile, config: Config) -> Config:
     table = source.table((), source.data, _KEYS)
-    folder, protect = config.policies, config.protect
+    folder, protect, stay = config.policies, config.protect, config.stay
     if "policies" in table:
         text = source.of_type(("policies",), table["policies"], str)
         folder = source.path.parent / (text or "")
@@ -84,4 +89,6 @@ def _read(source: PolicyFile, config: Config) -> Config:
         words = source.strings(at, table["protect"]) if table["protect"] != [] else []
         kinds = [source.choice(each, word, KINDS, "kind of process") for each, word in words]
         protect = frozenset(kind for kind in kinds if kind is not None)
-    return Config(folder, protect)
+    if "stay" in table:
+        stay = source.stay(("stay",), table["stay"])
+    return Config(folder, protect, stay)

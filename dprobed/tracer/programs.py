@@ -130,6 +130,7 @@ class Programs:
             request.label,
             request.budget,
             request.follow_forks,
+            request.max_hits,
         )
         inserted.probes = self._probes_of(inserted)
         self._charge(inserted)
@@ -207,6 +208,7 @@ class Programs:
                 inserted.label,
                 inserted.budget,
                 inserted.follow_forks,
+                inserted.max_hits,
             )
             if inserted.number in variables.locals:
                 twin.executor.locals.write(0, variables.locals[inserted.number])
@@ -270,6 +272,12 @@ class Programs:
         for inserted in self.inserted.values():
             self._charge(inserted)
 
+    def set_max_hits(self, most: int) -> None:
+        """Set what no probe's own ``max_hits`` may exceed, where a program is not free of that."""
+        for inserted in self.inserted.values():
+            inserted.cap(most)
+        self.remove_retired()
+
     def _charge(self, inserted: Inserted) -> None:
         common = (self._account, inserted.account)
         own = (self._own_account, inserted.own_account)
@@ -301,6 +309,7 @@ class Programs:
                 inserted.executor.entry(probe.index),
                 program.header.name,
                 alters=program.alters(probe),
+                max_hits=inserted.max_hits or 0,
             )
             for probe in program.probes
         ]

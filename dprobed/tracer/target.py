@@ -118,6 +118,8 @@ class TracedProcess:
         self.programs.follows_forks = asked.follow_forks
         self.debugger.holds_thread = asked.hold_thread
         self.programs.set_budget(asked.budget)
+        if isinstance(asked, protocol.Adjust):
+            self.programs.set_max_hits(asked.max_hits)
 
     @property
     def dumps(self) -> Dumps:

@@ -57,7 +57,8 @@ class Attach(msgspec.Struct, tag=True, frozen=True):
 
 
 class Adjust(msgspec.Struct, tag=True, frozen=True):
-    """Change how a target is treated; the fields are as in ``Attach``."""
+    """Change how a target is treated; the fields are as in ``Attach``, ``max_hits`` is as in
+    ``Insert``, for all programs that are not free of it."""
 
     seq: int
     pid: int
@@ -65,6 +66,7 @@ class Adjust(msgspec.Struct, tag=True, frozen=True):
     hold_thread: bool = False
     budget: Limits | None = None
     only_guarded: str = ""
+    max_hits: int = 0
 
 
 class Insert(msgspec.Struct, tag=True, frozen=True):
@@ -74,6 +76,7 @@ class Insert(msgspec.Struct, tag=True, frozen=True):
     in ``Facilities``, as ``acting``. ``label``: its name in notices. ``budget``:
     what it may cost in this target. ``follow_forks``: children of the target get it, and theirs.
     ``engine``: which serves its code probes (``wire.engines``); ``auto``: the cheapest that can.
+    ``max_hits``: what no probe's own may exceed (0: nothing); None: this program is free of that.
     """
 
     seq: int
@@ -87,6 +90,7 @@ class Insert(msgspec.Struct, tag=True, frozen=True):
     budget: Limits | None = None
     follow_forks: bool = False
     engine: str = AUTO
+    max_hits: int | None = 0
 
 
 class Remove(msgspec.Struct, tag=True, frozen=True):

@@ -19,6 +19,7 @@ from dprobed.daemon.deploy.queue import Queue
 from dprobed.daemon.deploy.selection import SelectionError, Selector
 from dprobed.daemon.deploy.watcher import Watcher
 from dprobed.daemon.detaching import Detaching
+from dprobed.daemon.ends import Ends, over
 from dprobed.daemon.gate import Gate
 from dprobed.daemon.history import some
 from dprobed.daemon.inserting import Inserting
@@ -29,6 +30,7 @@ from dprobed.daemon.resolver_process import Resolvers
 from dprobed.daemon.target import Insertion
 from dprobed.daemon.targets import Targets
 from dprobed.daemon.tasks import Tasks
+from dprobed.daemon.terms import Terms
 from dprobed.daemon.tracer_pool import TracerPool
 from dprobed.proc.processes import Process
 from dprobed.wire import messages
@@ -50,6 +52,7 @@ class Deployments:
         inserting: Inserting,
         detaching: Detaching,
         removal: Removal,
+        ends: Ends,
         tasks: Tasks,
         resolvers: Resolvers,
         *,
@@ -63,6 +66,10 @@ class Deployments:
         self._pool: Final = pool
         self._detaching: Final = detaching
         self._removal: Final = removal
+        self._ends: Final = ends
+        ends.watch(self._end_over)
+        self._terms: Final = Terms(gate)
+        self._tasks: Final = tasks
         self._all: dict[int, Deployment] = {}
         self._queue: Final = Queue(self._all, inserting, detaching, tasks, self._look_again_at)
         self._decisions: Final = Decisions(
@@ -85,9 +92,15 @@ class Deployments:
         return messages.Deployed(id=request.id, deployments=[each.info() for each in made])
 
     async def begin(
-        self, client: Client, request: messages.Deploy, seconds: float | None = None
+        self,
+        client: Client,
+        request: messages.Deploy,
+        *,
+        policy: str = "",
+        seconds: float | None = None,
     ) -> list[Deployment]:
-        """Begin the deployments of a request; a program stays in each process for ``seconds``."""
+        """Begin the deployments of a request; those of a ``policy`` stay in each process for so
+        many ``seconds``."""
         programs = await self._programs.decode_all(request.programs)
         own = len(self.select(client, messages.Select())) + len(programs)
         self._quota.check_deployments(client, own)
@@ -98,7 +111,8 @@ class Deployments:
         for upload, program in programs:
             await self._make_way(client, request, upload.label, program.header.name)
         made = []
-        for upload, program in programs:
+        for asked, decoded in programs:
+            upload, program, term = self._terms.of(client, asked, decoded, keep=request.keep)
             insertion = Insertion(
                 self._programs.next_number(),
                 upload,
@@ -107,17 +121,20 @@ class Deployments:
                 # For auto-inserted programs the policy says so.
                 follow_forks=request.selection.policy is None,
                 deployed=True,
+                term=term,
+                policy=policy,
+                seconds=seconds,
             )
             deployment = Deployment(
                 insertion,
                 selector,
                 client,
                 request,
-                seconds,
                 self._targets.program,
                 self._look_again_at,
             )
             self._all[deployment.number] = deployment
+            self._ends.due(term.until)
             made.append(deployment)
         labels = some(upload.label for upload, _ in programs)
         numbers = f"{made[0].number}" + (f" to {made[-1].number}" if len(made) > 1 else "")
@@ -162,8 +179,11 @@ class Deployments:
             for each in there:
                 await self.take_out(client, messages.Select(number=each.number))
 
-    async def remove(self, client: Client, request: messages.Remove) -> messages.Removed:
-        """Remove programs and deployments, from every process or from one."""
+    async def remove(
+        self, client: Client, request: messages.Remove, *, asked: bool = True
+    ) -> messages.Removed:
+        """Remove programs and deployments, from every process or from one (``asked``: see
+        Removal)."""
         select = request.select
         chosen = [] if select.pid is not None else self.select(client, select)
         there = dict(self._all)
@@ -183,7 +203,7 @@ class Deployments:
                 deployment.excluded.add(pid)
         removed = messages.Removed(id=request.id, probes=[], overhead_ns=0)
         if programs or not chosen:
-            removed = await self._removal.remove(client, request)
+            removed = await self._removal.remove(client, request, asked=asked)
         for deployment, pid in instances:
             deployment.leave(pid)
         for each in chosen:
@@ -196,6 +216,25 @@ class Deployments:
         return msgspec.structs.replace(
             removed, deployments=[each.info() for each in chosen], variables=variables
         )
+
+    def _end_over(self, now: float) -> float | None:
+        """End those whose time is over; when the next one ends."""
+        due = [each for each in self._all.values() if each.insertion.term.until is not None]
+        for each in due:
+            if each.insertion.is_over(now):
+                self._tasks.start(self._end(each))
+        return min(
+            (until for each in due if (until := each.insertion.term.until or now) > now),
+            default=None,
+        )
+
+    async def _end(self, deployment: Deployment) -> None:
+        if deployment.is_removed:
+            return
+        deployment_end = over(deployment.insertion.term.rule)
+        select = messages.Select(number=deployment.number)
+        await self.remove(deployment, messages.Remove(id=0, select=select), asked=False)
+        self._ends.tell(deployment, None, deployment_end, "over", "removed")
 
     async def take_out(self, client: Client, select: messages.Select) -> None:
         """As ``remove``, for the daemon itself."""
