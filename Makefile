@@ -21,7 +21,7 @@ help:
 	@echo 'make drawn       100,000 drawn programs in Python and in C (DRAWN=), 2,000 in the kernel: the same comes of them'
 	@echo 'make soak        ten minutes of processes that come and go, and of a service under load'
 	@echo 'make install     for all users: PREFIX=/usr/local, DESTDIR= before it'
-	@echo 'make deb         a Debian package in build/, with the service'
+	@echo 'make deb         Debian packages in build/: dprobed with the service, and the kernel module (dkms)'
 	@echo 'make clean       remove what the other goals made, the virtual environment too'
 
 demo: setup-demo
@@ -77,6 +77,7 @@ install: setup-install
 
 deb: setup-deb
 	@etc/deb.sh
+	@etc/deb_dkms.sh
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

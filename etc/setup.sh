@@ -97,6 +97,7 @@ demo | hunt | install | deb) ;;
     need qemu-system-x86 command -v qemu-system-x86_64
     need linux-image-cloud-amd64 sh -c 'ls /boot/vmlinuz-*-cloud-amd64'
     need sparse command -v sparse
+    need dkms command -v dkms
     need linux-headers-cloud-amd64 sh -c 'ls -d /lib/modules/*-cloud-amd64/build/Makefile'
     ;;
 esac

@@ -12,9 +12,15 @@
  * and the writing end of the ring of the program there, belong to that hit and
  * need no lock.
  *
- * The end.  dpb_program_free() unregisters the probes, which waits until no
- * CPU is in their handlers; then it waits for the work that hits have queued;
- * only then is memory freed.
+ * The end.  dpb_program_free() takes the program out of the list that module
+ * events go through, and unregisters the probes, which waits until no CPU is
+ * in their handlers; then it waits for the work that hits have queued; only
+ * then is memory freed.
+ *
+ * A module that comes or goes.  dpb_module_event() goes through all programs,
+ * under dpb_programs_lock and then dpb_program.lock, which is the order of
+ * both everywhere.  A probe that finds no module under dpb_program.lock, and
+ * is pending from then on, is seen by the event of that module.
  */
 #ifndef DPB_BRIDGE_H
 #define DPB_BRIDGE_H
@@ -22,6 +28,7 @@
 #include <linux/irq_work.h>
 #include <linux/kprobes.h>
 #include <linux/kref.h>
+#include <linux/list.h>
 #include <linux/mutex.h>
 #include <linux/poll.h>
 #include <linux/wait.h>
@@ -73,12 +80,28 @@ struct dpb_cpu {
 	struct dpb_ring ring;
 };
 
+struct module;
+struct perf_event;
+
 /**
  * struct dpb_place - where a probe of a program is
- * @kprobe: ours; the kernel's while @registered
+ *
+ * All but the state and the counts of hits changes under dpb_program.lock, and
+ * never while hits can come.
+ *
  * @program: the owner
  * @index: which probe of it
- * @registered: under dpb_program.lock
+ * @kind: enum dprobes_kind, of what was asked for last
+ * @symbol: of code, what was asked for; NULL: nothing was
+ * @offset: the same
+ * @kprobe: of code: ours; the kernel's while @registered
+ * @watch: of data: an event for each CPU, while @registered
+ * @length: of data
+ * @handled: of data: how often the kernel has told of a hit
+ * @registered: whether the kernel has it
+ * @address: where it is, 0: not @registered
+ * @error: of a failed one: why, as a positive number
+ * @missed: hits that the kernel passed over in places where it was before
  * @state: enum dprobes_state; read and written as a word: only the hit that
  *	finds it DPROBES_ACTIVE ends it
  * @hits: those passed over included
@@ -86,10 +109,19 @@ struct dpb_cpu {
  * @recursed: hits that found another program running on their CPU
  */
 struct dpb_place {
-	struct kprobe kprobe;
 	struct dpb_program *program;
 	u32 index;
+	u32 kind;
+	char *symbol;
+	u32 offset;
+	struct kprobe kprobe;
+	struct perf_event * __percpu *watch;
+	u32 length;
+	atomic64_t handled;
 	bool registered;
+	u64 address;
+	u32 error;
+	u64 missed;
 	u32 state;
 	atomic64_t hits;
 	atomic64_t runs;
@@ -100,8 +132,9 @@ struct dpb_place {
  * struct dpb_program - a program that was loaded
  * @program: for the interpreter
  * @session: of the device that it was loaded through
+ * @list: in dpb_programs, under dpb_programs_lock
  * @places: one for each probe
- * @together: as many pointers, for taking the probes out
+ * @together: as many pointers, for taking probes out, under @lock
  * @cpus: by number; NULL for those that cannot come
  * @lock: protects placing
  * @reading: protects the reading end of the rings
@@ -114,6 +147,7 @@ struct dpb_place {
 struct dpb_program {
 	struct dp_program program;
 	struct dpb_session *session;
+	struct list_head list;
 	struct dpb_place *places;
 	struct kprobe **together;
 	struct dpb_cpu **cpus;
@@ -155,9 +189,30 @@ int dpb_load(struct dpb_session *session, struct dprobes_load __user *to);
 
 /* probe.c */
 void dpb_probes_init(struct dpb_program *program);
+void dpb_hit(struct dpb_place *place, struct pt_regs *regs);
+
+/* place.c */
 int dpb_attach(struct dpb_program *program, const struct dprobes_attach *attach);
 int dpb_query(struct dpb_program *program, struct dprobes_query *query);
+void dpb_module_came(struct dpb_program *program, const struct module *module);
+void dpb_take_out(struct dpb_program *program, const struct module *module,
+		  bool init_only);
+void dpb_disarm(struct dpb_program *program);
 void dpb_detach_all(struct dpb_program *program);
+
+/* watch.c */
+int dpb_watch(struct dpb_place *place);
+void dpb_watch_enable(struct dpb_place *place);
+void dpb_watch_disable(struct dpb_place *place);
+void dpb_watch_free(struct dpb_place *place);
+u64 dpb_watch_missed(struct dpb_place *place);
+
+/* module.c */
+bool dpb_module_loaded(const char *symbol);
+void dpb_publish(struct dpb_program *program);
+void dpb_unpublish(struct dpb_program *program);
+int dpb_modules_init(void);
+void dpb_modules_exit(void);
 
 /* ring.c */
 int dpb_ring_init(struct dpb_ring *ring, u32 size);

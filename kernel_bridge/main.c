@@ -157,32 +157,42 @@ static int dpb_make_machines(void)
 {
 	int cpu;
 
-	machines = kcalloc(nr_cpu_ids, sizeof(*machines), GFP_KERNEL);
+	if (!dpb_fails())
+		machines = kcalloc(nr_cpu_ids, sizeof(*machines), GFP_KERNEL);
 	if (!machines)
 		return -ENOMEM;
 	for_each_possible_cpu(cpu) {
-		machines[cpu] = vzalloc_node(sizeof(**machines),
-					     cpu_to_node(cpu));
+		if (!dpb_fails())
+			machines[cpu] = vzalloc_node(sizeof(**machines),
+						     cpu_to_node(cpu));
 		if (!machines[cpu])
 			return -ENOMEM;
 	}
 	return 0;
 }
 
+/* Events of modules before the device: nobody can have placed a probe. */
 static int __init dpb_init(void)
 {
 	int error = dpb_make_machines();
 
 	if (!error)
-		error = misc_register(&dpb_device);
+		error = dpb_modules_init();
 	if (error)
-		dpb_free_machines();
+		goto machines;
+	error = dpb_fails() ? -ENOMEM : misc_register(&dpb_device);
+	if (!error)
+		return 0;
+	dpb_modules_exit();
+machines:
+	dpb_free_machines();
 	return error;
 }
 
 static void __exit dpb_exit(void)
 {
 	misc_deregister(&dpb_device);
+	dpb_modules_exit();
 	dpb_free_machines();
 }
 

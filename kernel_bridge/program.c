@@ -43,6 +43,7 @@ static void dpb_program_free(struct dpb_program *program)
 {
 	struct dp_program *code = &program->program;
 
+	dpb_unpublish(program);
 	if (program->together)
 		dpb_detach_all(program);
 	dpb_free_cpus(program);
@@ -249,6 +250,7 @@ static struct dpb_program *dpb_program_alloc(struct dpb_session *session,
 	program->program.alter = dpb_allow_alter;
 	mutex_init(&program->lock);
 	mutex_init(&program->reading);
+	INIT_LIST_HEAD(&program->list);
 	init_waitqueue_head(&program->wait);
 	kref_get(&session->ref);
 	program->session = session;
@@ -285,6 +287,7 @@ static struct dpb_program *dpb_make(struct dpb_session *session,
 		return ERR_PTR(error);
 	}
 	dpb_grow_globals(program);
+	dpb_publish(program);
 	return program;
 }
 

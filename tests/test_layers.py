@@ -25,6 +25,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "dprobed.systemd_journal": (),
     "dprobed.rate_limit": (),
     "dprobed.change_journal": (),
+    "dprobed.last_counts": ("dprobed.change_journal",),
     "dprobed.durations": (),
     "dprobed.program": (),
     "dprobed.program.exec": ("dprobed.program",),
@@ -38,7 +39,8 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "dprobed.binary.errors": (),
     "dprobed.binary.numbers": ("dprobed.binary.errors",),
     "dprobed.binary.opening": ("dprobed.binary.errors",),
-    "dprobed.binary": _BINARY_OPENING,
+    "dprobed.binary.headers": (),
+    "dprobed.binary": (*_BINARY_OPENING, "dprobed.binary.headers"),
     "dprobed.arch": (),
     "dprobed.arch.x86_64": (),
     "dprobed.proc": ("dprobed.printable", "dprobed.arch.x86_64"),
@@ -52,9 +54,9 @@ ROOMS: dict[str, tuple[str, ...]] = {
                                  "dprobed.binary", "dprobed.arch.x86_64",
                                  "dprobed.wire.resolver", "dprobed.resolver",
                                  "dprobed.resolver.cache", "dprobed.resolver.image"),
-    "dprobed.corefile": ("dprobed.arch.x86_64", "dprobed.proc"),
+    "dprobed.corefile": ("dprobed.arch.x86_64", "dprobed.proc", "dprobed.binary.headers"),
     "dprobed.trace": ("dprobed", "dprobed.systemd_journal", "dprobed.rate_limit", "dprobed.program",
-                      "dprobed.record", "dprobed.wire.protocol"),
+                      "dprobed.record", "dprobed.wire.protocol", "dprobed.proc"),
     "dprobed.policy": ("dprobed.printable", "dprobed.durations", "dprobed.program",
                        "dprobed.program.rpn", "dprobed.proc", "dprobed.wire",
                        "dprobed.wire.messages"),
@@ -71,7 +73,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     # a child of the tracer, which writes one core
     "dprobed.tracer.dump.dumper": ("dprobed.systemd_journal", "dprobed.program", "dprobed.proc",
                                    "dprobed.resolver.image", "dprobed.corefile"),
-    "dprobed.tracer": ("dprobed.change_journal",
+    "dprobed.tracer": ("dprobed.change_journal", "dprobed.last_counts",
                        "dprobed.program", "dprobed.program.exec", "dprobed.record",
                        "dprobed.wire", "dprobed.wire.protocol", "dprobed.wire.resolver",
                        "dprobed.proc", "dprobed.arch.x86_64", "dprobed.tracee",
@@ -80,8 +82,10 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "dprobed.backend": ("dprobed.wire.protocol",),
     # the device of the kernel's module
     "dprobed.kernel": ("dprobed.printable", "dprobed.program", "dprobed.backend",
-                       "dprobed.wire.protocol", "dprobed.wire.messages"),
-    "dprobed.daemon": ("dprobed", "dprobed.change_journal", "dprobed.durations",
+                       "dprobed.wire.protocol", "dprobed.wire.messages",
+                       "dprobed.arch.x86_64", "dprobed.proc"),
+    "dprobed.daemon": ("dprobed", "dprobed.change_journal", "dprobed.last_counts",
+                       "dprobed.durations",
                        "dprobed.printable",
                        "dprobed.systemd_journal", "dprobed.rate_limit",
                        "dprobed.program", "dprobed.record",
@@ -93,8 +97,8 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "dprobed.__main__": ("dprobed.daemon",),
     "dprobed": (),
     "dprobe": (),
-    "dprobe.lib": ("dprobed", "dprobed.durations", "dprobed.printable", "dprobed.program",
-                   "dprobed.program.rpn",
+    "dprobe.lib": ("dprobed", "dprobed.durations", "dprobed.printable", "dprobed.change_journal",
+                   "dprobed.program", "dprobed.program.rpn",
                    "dprobed.wire", "dprobed.wire.messages", "dprobed.proc",
                    "dprobed.binary.errors", "dprobed.binary.opening", "dprobed.binary",
                    "dprobed.resolver", "dprobed.resolver.cache", "dprobed.resolver.image"),
@@ -104,7 +108,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     # forks the daemon of one command
     "dprobe.private": ("dprobed.wire", "dprobed.daemon", "dprobe.lib"),
     "dprobe.view": ("dprobed.durations", "dprobed.printable", "dprobed.program", "dprobed.record",
-                    "dprobed.wire.messages", "dprobe.lib"),
+                    "dprobed.wire.messages", "dprobed.proc", "dprobe.lib"),
     "dprobe.commands": ("dprobed", "dprobed.durations", "dprobed.printable",
                         "dprobed.program", "dprobed.record",
                         "dprobed.wire", "dprobed.wire.messages",
@@ -203,6 +207,21 @@ def test_a_process_is_entered_by_who_starts_it() -> None:
         or any(name.startswith(room) and not module.startswith(room) for room in rooms)
     ]
     assert sorted(set(outside)) == sorted((by, name) for name, by in PROCESSES.items())
+
+
+def test_one_module_imports_python_ptrace() -> None:
+    """Imported without what that one does before, it runs ``ldconfig``."""
+    importing = {
+        module
+        for module, path in MODULES.items()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if (isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "ptrace")
+        or (
+            isinstance(node, ast.Import)
+            and any(n.name.split(".")[0] == "ptrace" for n in node.names)
+        )
+    }
+    assert importing == {"dprobed.arch.x86_64.python_ptrace"}
 
 
 def test_no_module_imports_itself_by_way_of_others() -> None:

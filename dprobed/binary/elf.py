@@ -9,8 +9,6 @@ Not pyelftools, which reads the same (``tests/unit/binary/test_oracle`` compares
 segments, section names, dynamic section and notes take 16 ms in libc and 4 ms in ``ls``, these 0.15
 and 0.18 ms, and a module that is just being mapped is waited for by the thread that maps it. To
 import it takes 60 ms besides. ``static_probes`` uses it.
-
-Layout: System V ABI, chapters 4 and 5, and its AMD64 supplement.
 """
 
 from __future__ import annotations
@@ -23,15 +21,35 @@ from functools import cached_property
 from typing import Final, Literal, NamedTuple
 
 from dprobed.binary.errors import LocationError
+from dprobed.binary.headers import (
+    EHDR,
+    EM_X86_64,
+    ET_CORE,
+    ET_DYN,
+    ET_EXEC,
+    ET_REL,
+    MAGIC,
+    NOTE,
+    PF_W,
+    PF_X,
+    PHDR,
+    PN_XNUM,
+    PT_DYNAMIC,
+    PT_GNU_EH_FRAME,
+    PT_INTERP,
+    PT_LOAD,
+    PT_NOTE,
+    SHDR,
+    SHF_ALLOC,
+    SHF_COMPRESSED,
+    SHF_EXECINSTR,
+    SHF_TLS,
+    SHT_NOBITS,
+)
 from dprobed.binary.reading import ReadableFile
 
-_EHDR: Final = struct.Struct("<16sHHIQQQIHHHHHH")
-_PHDR: Final = struct.Struct("<IIQQQQQQ")
-_SHDR: Final = struct.Struct("<IIQQQQIIQQ")
 _DYN: Final = struct.Struct("<QQ")
-_NOTE: Final = struct.Struct("<III")
 
-_EM_X86_64: Final = 62
 _MACHINES: Final = {
     3: "i386",
     8: "MIPS",
@@ -43,16 +61,7 @@ _MACHINES: Final = {
     243: "RISC-V",
     258: "LoongArch",
 }
-_ET_REL, _ET_EXEC, _ET_DYN, _ET_CORE = 1, 2, 3, 4
-_PT_LOAD, _PT_DYNAMIC, _PT_INTERP, _PT_NOTE, _PT_GNU_EH_FRAME = 1, 2, 3, 4, 0x6474E550
-_PF_X, _PF_W = 1, 2
 _NT_GNU_BUILD_ID: Final = 3
-_PN_XNUM: Final = 0xFFFF
-
-SHT_NOBITS: Final = 8
-SHF_ALLOC: Final = 2
-SHF_EXECINSTR: Final = 4
-SHF_COMPRESSED: Final = 0x800
 
 DT_PLTRELSZ, DT_STRTAB, DT_SYMTAB, DT_RELA, DT_RELASZ, DT_STRSZ = 2, 5, 6, 7, 8, 10
 DT_SONAME, DT_JMPREL, DT_GNU_HASH, DT_HASH = 14, 23, 0x6FFFFEF5, 4
@@ -151,30 +160,30 @@ class ElfFile(ReadableFile):
         return f"<ElfFile {self.path} {self.kind} build-id {self.build_id}>"
 
     def _read_headers(self) -> _Headers:
-        if self.size < 20 or self.read(0, 4) != b"\x7fELF":
+        if self.size < 20 or self.read(0, 4) != MAGIC:
             raise LocationError(f"{self.path}: not an ELF file")
         ident = self.read(0, 20)
         self._check_machine(ident)
-        if self.size < _EHDR.size:
+        if self.size < EHDR.size:
             raise self.damaged("its header is cut off")
-        header = _EHDR.unpack(self.read(0, _EHDR.size))
+        header = EHDR.unpack(self.read(0, EHDR.size))
         kind, entry, phoff, shoff = header[1], *header[4:7]
         phentsize, phnum, shentsize, shnum, shstrndx = header[9:14]
-        if kind not in (_ET_EXEC, _ET_DYN):
-            what = {_ET_REL: "a relocatable object", _ET_CORE: "a core dump"}.get(
+        if kind not in (ET_EXEC, ET_DYN):
+            what = {ET_REL: "a relocatable object", ET_CORE: "a core dump"}.get(
                 kind, f"of ELF type {kind}"
             )
             raise LocationError(
                 f"{self.path}: {what}, not an executable or shared library",
                 "name the file that processes map",
             )
-        if shoff and shentsize != _SHDR.size:
+        if shoff and shentsize != SHDR.size:
             raise self.damaged(f"section headers of {shentsize} bytes")
-        if phnum == _PN_XNUM and shoff:
-            phnum = _SHDR.unpack(self.read(shoff, _SHDR.size))[7]
-        if phentsize != _PHDR.size or not phnum:
+        if phnum == PN_XNUM and shoff:
+            phnum = SHDR.unpack(self.read(shoff, SHDR.size))[7]
+        if phentsize != PHDR.size or not phnum:
             raise self.damaged("it has no program headers")
-        program = list(_PHDR.iter_unpack(self.read(phoff, phnum * _PHDR.size)))
+        program = list(PHDR.iter_unpack(self.read(phoff, phnum * PHDR.size)))
         return _Headers(kind, entry, shoff, shnum, shstrndx, program)
 
     def _check_machine(self, ident: bytes) -> None:
@@ -183,12 +192,12 @@ class ElfFile(ReadableFile):
         if ident[4] not in (1, 2):
             raise self.damaged(f"class {ident[4]}")
         if ident[4] == 1:
-            if number == _EM_X86_64:
+            if number == EM_X86_64:
                 machine = "x32"
             raise LocationError(
                 f"{self.path}: a 32-bit ELF file ({machine})", "only x86-64 code can be probed"
             )
-        if ident[5] != 1 or number != _EM_X86_64:
+        if ident[5] != 1 or number != EM_X86_64:
             raise LocationError(
                 f"{self.path}: an ELF file for {machine}", "only x86-64 code can be probed"
             )
@@ -196,7 +205,7 @@ class ElfFile(ReadableFile):
     def _load_segments(self) -> list[Segment]:
         segments = []
         for kind, flags, offset, vaddr, _, file_size, memory_size, _ in self._headers.program:
-            if kind != _PT_LOAD:
+            if kind != PT_LOAD:
                 continue
             if vaddr + memory_size > 1 << 64 or file_size > memory_size:
                 raise self.damaged(f"a segment at {vaddr:#x} of {memory_size:#x} bytes")
@@ -204,7 +213,7 @@ class ElfFile(ReadableFile):
                 raise self.damaged(f"its segment at {offset:#x} reaches past its end")
             segments.append(
                 Segment(
-                    offset, vaddr, file_size, memory_size, bool(flags & _PF_X), bool(flags & _PF_W)
+                    offset, vaddr, file_size, memory_size, bool(flags & PF_X), bool(flags & PF_W)
                 )
             )
         return segments
@@ -219,7 +228,7 @@ class ElfFile(ReadableFile):
     @property
     def relocated(self) -> bool:
         """Whether the file can be mapped anywhere (PIE, shared library)."""
-        return self._headers.type == _ET_DYN
+        return self._headers.type == ET_DYN
 
     @cached_property
     def dynamic(self) -> dict[int, int]:
@@ -228,7 +237,7 @@ class ElfFile(ReadableFile):
 
     def _dynamic_entries(self) -> Iterator[tuple[int, int]]:
         """Tag and value of each entry up to the DT_NULL that ends the dynamic section."""
-        header = self._header(_PT_DYNAMIC)
+        header = self._header(PT_DYNAMIC)
         if header is None:
             return
         offset, size = header[0], header[2] & ~15
@@ -245,11 +254,11 @@ class ElfFile(ReadableFile):
 
     def _find_build_id(self) -> str | None:
         for header in self._headers.program:
-            if header[0] == _PT_NOTE and not self.debug_file:
+            if header[0] == PT_NOTE and not self.debug_file:
                 found = build_id_in_notes(self.read(header[2], min(header[5], 1 << 16)))
                 if found:
                     return found
-        if self.debug_file or not any(header[0] == _PT_NOTE for header in self._headers.program):
+        if self.debug_file or not any(header[0] == PT_NOTE for header in self._headers.program):
             section = self.section(".note.gnu.build-id")
             if section is not None and section.type != SHT_NOBITS:
                 return build_id_in_notes(self.read(section.offset, min(section.size, 1 << 16)))
@@ -279,8 +288,8 @@ class ElfFile(ReadableFile):
         return tuple(names)
 
     def _find_kind(self) -> Literal["exec", "pie", "dyn", "static"]:
-        interpreted = self._header(_PT_INTERP) is not None
-        if self._headers.type == _ET_EXEC:
+        interpreted = self._header(PT_INTERP) is not None
+        if self._headers.type == ET_EXEC:
             return "exec" if interpreted or self.dynamic else "static"
         if self.dynamic.get(_DT_FLAGS_1, 0) & _DF_1_PIE:
             return "pie" if interpreted else "static"
@@ -293,11 +302,11 @@ class ElfFile(ReadableFile):
         if not self._headers.shoff:
             return ()
         count, names = self._headers.shnum, self._headers.shstrndx
-        first = _SHDR.unpack(self.read(self._headers.shoff, _SHDR.size))
+        first = SHDR.unpack(self.read(self._headers.shoff, SHDR.size))
         count = count or first[5]
-        if names == _PN_XNUM:
+        if names == PN_XNUM:
             names = first[6]
-        headers = list(_SHDR.iter_unpack(self.read(self._headers.shoff, count * _SHDR.size)))
+        headers = list(SHDR.iter_unpack(self.read(self._headers.shoff, count * SHDR.size)))
         if not headers:
             return ()
         if names >= len(headers):
@@ -367,7 +376,7 @@ class ElfFile(ReadableFile):
                 (
                     s
                     for s in self.sections
-                    if s.flags & SHF_ALLOC and s.size and not s.flags & 0x400
+                    if s.flags & SHF_ALLOC and s.size and not s.flags & SHF_TLS
                 ),
                 key=lambda s: s.address,
             )
@@ -395,7 +404,7 @@ class ElfFile(ReadableFile):
     @cached_property
     def unwind_header(self) -> tuple[int, int] | None:
         """Address and size of .eh_frame_hdr."""
-        header = self._header(_PT_GNU_EH_FRAME)
+        header = self._header(PT_GNU_EH_FRAME)
         return (header[1], header[2]) if header else None
 
     def read_vaddr(self, vaddr: int, size: int) -> bytes:
@@ -409,9 +418,9 @@ class ElfFile(ReadableFile):
 def build_id_in_notes(notes: bytes) -> str | None:
     """The build-id (hex) among the notes of a PT_NOTE segment or section."""
     position = 0
-    while position + _NOTE.size <= len(notes):
-        name_size, size, kind = _NOTE.unpack_from(notes, position)
-        start = position + _NOTE.size
+    while position + NOTE.size <= len(notes):
+        name_size, size, kind = NOTE.unpack_from(notes, position)
+        start = position + NOTE.size
         description = start + (name_size + 3 & ~3)
         if kind == _NT_GNU_BUILD_ID and notes[start : start + name_size] == b"GNU\0":
             found = notes[description : description + size]

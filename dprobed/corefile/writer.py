@@ -24,7 +24,6 @@ import msgspec
 
 from dprobed.arch.x86_64.breakpoint import INT3
 from dprobed.arch.x86_64.core_notes import (
-    EM_X86_64,
     NT_PRFPREG,
     PRPSINFO,
     PRSTATUS,
@@ -32,6 +31,18 @@ from dprobed.arch.x86_64.core_notes import (
 )
 from dprobed.arch.x86_64.paging import PAGE
 from dprobed.arch.x86_64.registers import NT_X86_XSTATE
+from dprobed.binary.headers import (
+    EHDR,
+    EM_X86_64,
+    ET_CORE,
+    IDENT,
+    NOTE,
+    PHDR,
+    PN_XNUM,
+    PT_LOAD,
+    PT_NOTE,
+    SHDR,
+)
 from dprobed.corefile.areas import Area
 from dprobed.proc import files, mounts
 
@@ -41,14 +52,6 @@ NT_AUXV: Final = 6
 NT_SIGINFO: Final = 0x53494749
 NT_FILE: Final = 0x46494C45
 
-_EHDR: Final = struct.Struct("<16sHHIQQQIHHHHHH")
-_PHDR: Final = struct.Struct("<IIQQQQQQ")
-_SHDR: Final = struct.Struct("<IIQQQQIIQQ")
-_IDENT: Final = b"\x7fELF\x02\x01\x01" + bytes(9)
-_ET_CORE: Final = 4
-_PT_LOAD: Final = 1
-_PT_NOTE: Final = 4
-_PN_XNUM: Final = 0xFFFF
 _STATES: Final = "RSDTZW"
 
 _PIECE: Final = 8 << 20
@@ -120,7 +123,7 @@ class Sink(Protocol):
 
 
 def _note(name: bytes, kind: int, data: bytes) -> bytes:
-    head = struct.pack("<III", len(name) + 1, len(data), kind)
+    head = NOTE.pack(len(name) + 1, len(data), kind)
     return head + _padded(name + b"\0") + _padded(data)
 
 
@@ -209,37 +212,37 @@ def layout(
     """
     note = notes(process, [area for area, _ in segments])
     count = len(segments) + 1
-    many = count >= _PN_XNUM
-    headers_end = _EHDR.size + count * _PHDR.size
-    note_at = headers_end + (_SHDR.size if many else 0)
+    many = count >= PN_XNUM
+    headers_end = EHDR.size + count * PHDR.size
+    note_at = headers_end + (SHDR.size if many else 0)
     at = -(-(note_at + len(note)) // PAGE) * PAGE
-    header = _EHDR.pack(
-        _IDENT,
-        _ET_CORE,
+    header = EHDR.pack(
+        IDENT,
+        ET_CORE,
         EM_X86_64,
         1,
         0,
-        _EHDR.size,
+        EHDR.size,
         headers_end if many else 0,
         0,
-        _EHDR.size,
-        _PHDR.size,
-        _PN_XNUM if many else count,
-        _SHDR.size if many else 0,
+        EHDR.size,
+        PHDR.size,
+        PN_XNUM if many else count,
+        SHDR.size if many else 0,
         int(many),
         0,
     )
-    parts = [header, _PHDR.pack(_PT_NOTE, 0, note_at, 0, 0, len(note), 0, 4)]
+    parts = [header, PHDR.pack(PT_NOTE, 0, note_at, 0, 0, len(note), 0, 4)]
     pieces = []
     for area, size in segments:
         rights = sum(4 >> bit for bit, letter in enumerate(b"rwx") if area.perms[bit] == letter)
         length = area.end - area.start
-        parts.append(_PHDR.pack(_PT_LOAD, rights, at, area.start, 0, size, length, PAGE))
+        parts.append(PHDR.pack(PT_LOAD, rights, at, area.start, 0, size, length, PAGE))
         for start, end in _spans(used(area, area.start, area.start + size)):
             pieces.append(Piece(area, start, end, at + start - area.start))
         at += size
     if many:
-        parts.append(_SHDR.pack(0, 0, 0, 0, 0, 0, 0, count, 0, 0))
+        parts.append(SHDR.pack(0, 0, 0, 0, 0, 0, 0, count, 0, 0))
     return b"".join([*parts, note]), pieces, at
 
 

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import sys
 from collections.abc import Callable
 
-# asyncio imports ssl where there is one, and does without it where there is none. Nobody here
-# speaks TLS, and OpenSSL takes 8 of the 60 ms of CPU that asyncio takes to import.
-sys.modules["ssl"] = None  # type: ignore[assignment]
-import asyncio  # noqa: E402
-
-del sys.modules["ssl"]
-
-from dprobed.daemon import start  # noqa: E402
-from dprobed.daemon.app import App, begin, build_private  # noqa: E402
-from dprobed.daemon.tracer_child import TracerAhead, importing_main  # noqa: E402
-from dprobed.policy.errors import PolicyError  # noqa: E402
+from dprobed.daemon import start
+from dprobed.daemon.app import App, begin, build_private
+from dprobed.daemon.tracer_child import TracerAhead, importing_main
+from dprobed.policy.errors import PolicyError
 
 
 def serve(sock: socket.socket, tracer: TracerAhead) -> int:

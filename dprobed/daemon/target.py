@@ -106,6 +106,8 @@ class InsertedProgram:
         #: Its time is over, and it is being taken out; none of its probes will fire any more.
         self.leaves = False
         self.spent = False
+        #: It counts on from what it had counted before a restart.
+        self.goes_on = False
         self.probes: Final = {probe.index: probe for probe in self.program.probes}
         self.dropped: Final = dict.fromkeys(self.probes, 0)
         #: Probe → handler → reports that the handler had no room for.
@@ -230,6 +232,7 @@ class InsertedProgram:
             dumped=status.dumped,
             no_dumps=status.no_dumps,
             source=self._source(probe, status),
+            uncounted_ns=status.uncounted_ns,
             unguarded=self.target.unguarded if status.engine == "trap" else "",
             uid=self.uid,
             age_seconds=time.monotonic() - self.since,

@@ -90,6 +90,9 @@ class ProgramRunner:
             facts = self.facts[tid]
         except KeyError:
             facts = self.facts_of(thread)
+        if now > facts.identity_until:
+            # Before the context is this hit's: hits of others may be served meanwhile.
+            self._identify(thread, facts, now)
         context.pid = thread.tgid
         context.tid = tid
         context.facts = facts
@@ -99,8 +102,6 @@ class ProgramRunner:
         altered = False
         if may_fault:
             facts.revocable = ()
-        if now > facts.identity_until:
-            self._identify(thread, facts, now)
         for attachment in attachments:
             probe = attachment.probe
             probe.hits = hits = probe.hits + 1

@@ -13,7 +13,7 @@ from typing import Final
 from dprobed.program.isa import ModType, Operand, decode_at
 from dprobed.program.model import Program
 
-ABI: Final = 1
+ABI: Final = 2
 AUTOSTACKTRACE: Final = 1
 
 _u8, _u16, _u32, _u64 = ctypes.c_uint8, ctypes.c_uint16, ctypes.c_uint32, ctypes.c_uint64
@@ -77,7 +77,15 @@ class Load(ctypes.Structure):
 class Attach(ctypes.Structure):
     """``struct dprobes_attach``."""
 
-    _fields_ = (("probe", _u32), ("pad", _u32), ("offset", _u64), ("symbol", _u8 * 128))
+    _fields_ = (
+        ("probe", _u32),
+        ("kind", _u32),
+        ("offset", _u64),
+        ("address", _u64),
+        ("length", _u32),
+        ("pad", _u32),
+        ("symbol", _u8 * 128),
+    )
 
 
 class Query(ctypes.Structure):
@@ -86,6 +94,8 @@ class Query(ctypes.Structure):
     _fields_ = (
         ("probe", _u32),
         ("state", _u32),
+        ("error", _u32),
+        ("pad", _u32),
         ("address", _u64),
         ("hits", _u64),
         ("runs", _u64),
@@ -180,6 +190,15 @@ class Refusal(IntEnum):
     NO_ALTER = 18
 
 
+class Kind(IntEnum):
+    """``enum dprobes_kind``: what a probe is placed on."""
+
+    CODE = 0
+    WATCH_X = 1
+    WATCH_W = 2
+    WATCH_RW = 3
+
+
 class State(IntEnum):
     """``enum dprobes_state``."""
 
@@ -187,6 +206,8 @@ class State(IntEnum):
     ACTIVE = 1
     DISABLED = 2
     REMOVED = 3
+    PENDING = 4
+    FAILED = 5
 
 
 def _ioc(direction: int, number: int, kind: type[ctypes.Structure]) -> int:

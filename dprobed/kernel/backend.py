@@ -14,12 +14,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Sequence
 from typing import Final
 
 from dprobed.backend import BackendGone, BackendRefused, OnEvent
 from dprobed.kernel import abi
-from dprobed.kernel.device import Calls, Device, DeviceError, Hit, KernelProgram, PlacingError
+from dprobed.kernel.device import (
+    Calls,
+    Device,
+    DeviceError,
+    Hit,
+    KernelProgram,
+    NotLoadedError,
+)
+from dprobed.kernel.places import PlacingError, module_name, placing_error
 from dprobed.program.bytecode import decode
 from dprobed.program.exits import DEBUGGER, DUMP, EXCEPTION, REM
 from dprobed.program.model import ProbeDefinition, Program
@@ -28,8 +36,9 @@ from dprobed.wire.messages import KERNEL
 
 #: What records and listings say of it.
 NAME: Final = "kernel"
-#: Which engine serves its probes.
-_ENGINE: Final = "kprobe"
+#: Which engines serve its probes: those at code, and watchpoints.
+_CODE: Final = "kprobe"
+_WATCH: Final = "watch"
 
 #: Seconds for which the records of a program wait after some were read.
 _REST: Final = 0.02
@@ -39,6 +48,8 @@ _STATES: Final = {
     abi.State.ACTIVE: protocol.State.ACTIVE,
     abi.State.DISABLED: protocol.State.DISABLED,
     abi.State.REMOVED: protocol.State.REMOVED,
+    abi.State.PENDING: protocol.State.PENDING,
+    abi.State.FAILED: protocol.State.FAILED,
 }
 
 _log = logging.getLogger("dprobed")
@@ -77,30 +88,39 @@ class _Inserted:
     def _status(self, at: int, lost: int, out: bool) -> protocol.ProbeStatus:
         probe = self.program.probes[at]
         found = self.loaded.query(at)
-        state, reason = _STATES[abi.State(found.state)], ""
-        failure = self.failed.get(at)
-        if failure is not None:
-            reason = str(failure)
-            state = protocol.State.INVALID_OFFSET
-            if failure.excluded:
-                state = protocol.State.EXCLUDED
-        elif out:
-            state = protocol.State.REMOVED
+        state, reason = self._state(at, found)
+        if out and at not in self.failed and found.state != abi.State.FAILED:
+            state, reason = protocol.State.REMOVED, ""
+        missed = found.recursed + found.missed
+        engine = _CODE if probe.watchpoint is None else _WATCH
         return protocol.ProbeStatus(
             program=self.number,
             probe=probe.index,
             state=state,
             module=self.program.header.name,
             place=_place_of(probe),
-            reason=reason,
-            hits=found.hits,
+            reason=reason or _missed(probe, found),
+            hits=found.hits + missed,
             ran=found.runs,
-            missed=found.recursed + found.missed,
+            missed=missed,
             dropped=lost,
             faulted=0,
             addresses=[found.address] if found.address else [],
-            engine=_ENGINE if found.address else "",
+            engine=engine if found.address else "",
         )
+
+    def _state(self, at: int, found: abi.Query) -> tuple[protocol.State, str]:
+        """The state of a probe, and why it is that."""
+        state = abi.State(found.state)
+        failure = self.failed.get(at)
+        if state is abi.State.FAILED:
+            failure = placing_error(found.error, self.program.header)
+        if failure is not None:
+            return failure.state, str(failure)
+        if state is abi.State.PENDING:
+            module = module_name(self.program.header)
+            return protocol.State.PENDING, f"the module {module} is not loaded" if module else ""
+        return _STATES[state], ""
 
     def variables(self) -> list[protocol.LocalVariables]:
         """Its local variables, if it has some."""
@@ -330,6 +350,19 @@ class KernelBackend:
             self._on_event(self, protocol.Changed(KERNEL, changed))
 
 
+def _missed(probe: ProbeDefinition, found: abi.Query) -> str:
+    """Why hits were missed, if some were."""
+    why = []
+    if found.recursed:
+        why.append(f"{found.recursed} while a program ran on the same processor")
+    if found.missed:
+        where = "in the handler of another probe"
+        if probe.watchpoint is not None:
+            where = "because too many came at once (/proc/sys/kernel/perf_event_max_sample_rate)"
+        why.append(f"{found.missed} passed over by the kernel, {where}")
+    return "missed: " + ", ".join(why) if why else ""
+
+
 def _place_of(probe: ProbeDefinition) -> str:
     return probe.offset or probe.address or ""
 
@@ -353,9 +386,7 @@ def _undone(program: Program, message: protocol.Insert) -> Iterator[str]:
             name = names[facility] if isinstance(facility, int) else facility
             yield f"a kernel program cannot `exit {name}`: only processes have a {name}"
     for probe in program.probes:
-        if probe.watchpoint is not None:
-            yield "watchpoints in the kernel cannot be placed yet; write a code probe"
-        if probe.address is not None:
+        if probe.address is not None and probe.watchpoint is None:
             yield f"{probe.address}: write the place as `offset = function+N`, not as an address"
         if probe.opcode is not None and message.check_opcode:
             yield "`opcode` is not compared in the kernel: leave it out, or use --no-opcode-check"
@@ -364,10 +395,11 @@ def _undone(program: Program, message: protocol.Insert) -> Iterator[str]:
 
 
 class KernelBackends:
-    """Opens the device: ``Backends``."""
+    """Opens the device: ``Backends``. ``load``: where the module is not loaded, it is."""
 
-    def __init__(self, calls: Calls | None = None) -> None:
-        self._calls: Final = calls
+    def __init__(self, calls: Calls | None = None, *, load: bool = False) -> None:
+        self._calls: Final = Calls() if calls is None else calls
+        self._load: Final = load
         self._open: Final[set[KernelBackend]] = set()
 
     @property
@@ -377,10 +409,29 @@ class KernelBackends:
 
     async def start(self, on_event: OnEvent, *, uid: int, gid: int, owner: int) -> KernelBackend:
         """See Backends; raises DeviceError where the kernel cannot be used."""
-        backend = KernelBackend(Device(self._calls), on_event)
+        backend = KernelBackend(await self._opened(), on_event)
         self._open.add(backend)
         backend.gone.add_done_callback(lambda _: self._open.discard(backend))
         return backend
+
+    def recoveries(self, owner: int) -> Collection[asyncio.Future[None]]:
+        """See Backends: what was killed has left nothing."""
+        return ()
+
+    async def _opened(self) -> Device:
+        try:
+            return Device(self._calls)
+        except NotLoadedError:
+            if not self._load:
+                raise
+        problem = await asyncio.to_thread(self._calls.load)
+        if problem:
+            raise DeviceError(
+                f"the module dprobes cannot be loaded: {problem} (`dprobe doctor` says how it is "
+                "installed)"
+            )
+        _log.info("the module dprobes was loaded")
+        return Device(self._calls)
 
     async def recover_orphans(self, patience: float) -> None:
         """See Backends: a daemon that died has left nothing."""

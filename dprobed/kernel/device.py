@@ -10,16 +10,24 @@ import ctypes
 import errno
 import fcntl
 import os
-import re
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Final, NamedTuple, TypeVar
 
 from dprobed.kernel import abi
 from dprobed.kernel.isa_checksum import ISA
+from dprobed.kernel.loading import load_module
+from dprobed.kernel.places import (
+    Known,
+    PlacingError,
+    attachment,
+    look_up,
+    named,
+    placing_error,
+    pushed,
+)
 from dprobed.printable import located
-from dprobed.program.model import ProbeDefinition, Program
+from dprobed.program.model import Program
 
 DEVICE: Final = "/dev/dprobes"
 #: Bytes for the records of a program on each CPU.
@@ -27,13 +35,16 @@ _RING: Final = 1 << 18
 #: Bytes that are read at once; where not even one record fits, as many as the largest one has.
 _ROOM: Final = 1 << 16
 _LARGEST: Final = 1 << 18
-_PLACE: Final = re.compile(r"([A-Za-z_][\w.$]*)(?:\+(0[xX][0-9a-fA-F]+|\d+))?", re.ASCII)
 
 _NOT_LOADED: Final = (
-    "programs for the kernel need the module dprobes, which is not loaded: `insmod dprobes.ko` "
-    "(kernel_bridge/README.md says how it is built)"
+    "programs for the kernel need the module dprobes, which is not loaded: `modprobe dprobes`, or "
+    "`load_kernel_module = true` in dprobed.toml (`dprobe doctor` says how it is installed)"
 )
 _NOT_ROOT: Final = "programs for the kernel need root's dprobed"
+_CLOSED: Final = (
+    f"root's dprobed may not open {DEVICE}: a service of systemd needs the settings of kernel.conf "
+    "(kernel_bridge/README.md; the package dprobes-dkms brings them)"
+)
 _OTHER: Final = (
     "the module dprobes that is loaded is of another version than this dprobed: build and load the "
     "one that belongs to it"
@@ -52,12 +63,6 @@ _REFUSALS: Final = {
     ),
     abi.Refusal.TOO_MANY_BLOCKS: "its probes reach too much code together",
 }
-#: Errors of placing a probe.
-_PLACING: Final = {
-    errno.ENOENT: "the kernel has no function of that name",
-    errno.EILSEQ: "no instruction begins there",
-    errno.EADDRNOTAVAIL: "the kernel allows no probe there",
-}
 
 _Struct = TypeVar("_Struct", bound=ctypes.Structure)
 
@@ -66,19 +71,16 @@ class DeviceError(Exception):
     """The kernel refuses; the text is one line for the user."""
 
 
-class PlacingError(Exception):
-    """A probe cannot be placed; ``excluded``: by the kernel's own rules."""
-
-    def __init__(self, reason: str, *, excluded: bool) -> None:
-        super().__init__(reason)
-        self.excluded: Final = excluded
+class NotLoadedError(DeviceError):
+    """There is no device: the module is not loaded."""
 
 
 class Calls(NamedTuple):
-    """The system calls on the device."""
+    """The system calls on the device; and what loads the module: "", or why that failed."""
 
     open: Callable[[str, int], int] = os.open
     ioctl: Callable[[int, int, ctypes.Structure], int] = fcntl.ioctl
+    load: Callable[[], str] = load_module
 
 
 class Hit(NamedTuple):
@@ -89,23 +91,14 @@ class Hit(NamedTuple):
     log: bytes
 
 
-def symbol_and_offset(probe: ProbeDefinition) -> tuple[str, int]:
-    """What a probe's place means in the kernel; raises PlacingError."""
-    found = _PLACE.fullmatch(probe.offset or "")
-    if found is None:
-        place = probe.offset or probe.address
-        raise PlacingError(
-            f"{place}: write the place as `function` or `function+N`", excluded=False
-        )
-    return found[1], int(found[2] or "0", 0)
-
-
 class KernelProgram:
     """A program in the kernel: a descriptor."""
 
-    def __init__(self, fd: int, program: Program, calls: Calls) -> None:
+    def __init__(self, fd: int, program: Program, known: Known, calls: Calls) -> None:
         self.fd: Final = fd
         self.program: Final = program
+        #: What the names in its places meant when it was loaded.
+        self._known: Final = known
         self._calls: Final = calls
 
     def _ioctl(self, name: str, argument: _Struct) -> _Struct:
@@ -113,21 +106,14 @@ class KernelProgram:
         return argument
 
     def attach(self, number: int) -> None:
-        """Place its probe of that number, counted from 0; raises PlacingError."""
-        symbol, offset = symbol_and_offset(self.program.probes[number])
-        if self.program.header.modtype == "kmod":
-            symbol = f"{self.program.header.name}:{symbol}"
-        data = symbol.encode()
-        if len(data) >= abi.Attach.symbol.size:
-            raise PlacingError("the name of the function is too long", excluded=False)
-        argument = abi.Attach(probe=number, offset=offset)
-        ctypes.memmove(ctypes.addressof(argument) + abi.Attach.symbol.offset, data, len(data))
+        """Place its probe of that number, counted from 0, or have it wait for its module; raises
+        PlacingError."""
+        header = self.program.header
+        argument = attachment(self.program.probes[number], number, header, self._known)
         try:
             self._ioctl("DPROBES_ATTACH", argument)
         except OSError as error:
-            code = error.errno or 0
-            reason = _PLACING.get(code, os.strerror(code))
-            raise PlacingError(reason, excluded=code == errno.EADDRNOTAVAIL) from None
+            raise placing_error(error.errno or 0, header) from None
 
     def query(self, number: int) -> abi.Query:
         """The state and the counts of a probe."""
@@ -186,14 +172,15 @@ def _hits(data: bytes) -> Iterator[Hit]:
 class Device:
     """The open device: programs that are loaded through it share their global variables."""
 
-    def __init__(self, calls: Calls | None = None) -> None:
-        """Open it; raises DeviceError."""
-        self._calls: Final = Calls() if calls is None else calls
+    def __init__(self, calls: Calls) -> None:
+        """Open it; raises DeviceError, NotLoadedError."""
+        self._calls: Final = calls
         try:
             self._fd: Final = self._calls.open(DEVICE, os.O_RDWR | os.O_CLOEXEC)
-        except (FileNotFoundError, PermissionError) as error:
-            missing = isinstance(error, FileNotFoundError)
-            raise DeviceError(_NOT_LOADED if missing else _NOT_ROOT) from None
+        except FileNotFoundError:
+            raise NotLoadedError(_NOT_LOADED) from None
+        except PermissionError:
+            raise DeviceError(_NOT_ROOT if os.geteuid() else _CLOSED) from None
         except OSError as error:
             raise DeviceError(f"{DEVICE}: {error.strerror}") from None
         version = abi.Version()
@@ -206,7 +193,9 @@ class Device:
     def load(self, program: Program, facilities: Sequence[int]) -> KernelProgram:
         """Load a program, nothing of it placed; raises DeviceError."""
         load = abi.load_header(program, _RING)
-        symbols = _values_of_symbols(program)
+        names = {program.names[index] for index, _ in program.symbols}
+        known = look_up(names.union(named(program.probes)))
+        symbols = _values_of_symbols(program, known)
         arrays = [
             ctypes.create_string_buffer(data, len(data))
             for data in abi.load_arrays(program, facilities, symbols)
@@ -220,7 +209,7 @@ class Device:
                 raise DeviceError(_refusal(program, load)) from None
             raise DeviceError(f"the kernel does not take it: {error.strerror}") from None
         os.set_blocking(fd, False)
-        return KernelProgram(fd, program, self._calls)
+        return KernelProgram(fd, program, known, self._calls)
 
     def close(self) -> None:
         """Close it; programs stay until they are closed themselves."""
@@ -235,20 +224,16 @@ def _refusal(program: Program, load: abi.Load) -> str:
     return located(str(place), text) if place is not None else text
 
 
-def _values_of_symbols(program: Program, kallsyms: str = "/proc/kallsyms") -> list[int]:
+def _values_of_symbols(program: Program, known: Known) -> list[int]:
     """The address of each symbol that the program pushes, 0 for its other names.
 
-    Raises DeviceError. Reads all symbols of the kernel, if there are such.
+    Raises DeviceError.
     """
-    wanted = {program.names[index]: index for index, _ in program.symbols}
     values = [0] * len(program.names)
-    if wanted:
-        with Path(kallsyms).open() as lines:
-            for line in lines:
-                address, _, name = line.split()[:3]
-                if name in wanted:
-                    values[wanted.pop(name)] = int(address, 16)
-    for name, index in wanted.items():
-        place = program.symbol_place(index)
-        raise DeviceError(located(str(place or ""), f"the kernel has no symbol `{name}`"))
+    for index, _ in program.symbols:
+        try:
+            values[index] = pushed(program.names[index], program.header, known)
+        except PlacingError as error:
+            place = str(program.symbol_place(index) or "")
+            raise DeviceError(located(place, str(error))) from None
     return values

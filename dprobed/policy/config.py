@@ -21,7 +21,7 @@ from dprobed.policy.protected import KINDS
 if TYPE_CHECKING:
     from dprobed.policy.source import PolicyFile
 
-_KEYS: Final = ("policies", "protect", "stay")
+_KEYS: Final = ("policies", "protect", "stay", "load_kernel_module")
 #: For how long what ordinary users leave behind stays, unless they or the file say otherwise.
 _STAY: Final = Stay(86400.0)
 NAME: Final = "dprobed.toml"
@@ -29,11 +29,13 @@ NAME: Final = "dprobed.toml"
 
 class Config(msgspec.Struct, frozen=True):
     """``policies``: the folder of the policy files; ``protect``: kinds of protected.py; ``stay``:
-    for how long what ordinary users leave behind stays, unless they say it."""
+    for how long what ordinary users leave behind stays, unless they say it;
+    ``load_kernel_module``: for programs of the kernel, where it is not loaded."""
 
     policies: Path
     protect: frozenset[str] = frozenset(KINDS)
     stay: Stay = _STAY
+    load_kernel_module: bool = False
 
 
 def default_folder(uid: int, environ: Mapping[str, str] = os.environ) -> Path:
@@ -91,4 +93,8 @@ def _read(source: PolicyFile, config: Config) -> Config:
         protect = frozenset(kind for kind in kinds if kind is not None)
     if "stay" in table:
         stay = source.stay(("stay",), table["stay"])
-    return Config(folder, protect, stay)
+    load_module = config.load_kernel_module
+    if "load_kernel_module" in table:
+        at = ("load_kernel_module",)
+        load_module = bool(source.of_type(at, table["load_kernel_module"], bool))
+    return Config(folder, protect, stay, load_module)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import select
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final, TypeVar
 
 from dprobed.proc import files
@@ -128,6 +128,10 @@ class Resolver:
         """The answer to a question about a file; raises LocationError."""
         return self.run(self._files.ask(file.module, file.identity, file.facts, question))
 
+    def learn_places(self, file: MappedFile, specs: Iterable[str]) -> None:
+        """Have the answers for these places at hand; raises LocationError."""
+        self.run(self._files.learn_places(file.module, file.identity, file.facts, specs))
+
     def run(self, steps: Steps[T]) -> T:
         """Take all steps; their result. Raises LocationError."""
         try:
@@ -219,6 +223,10 @@ class MappedFile:
     def named(self, name: str) -> bool:
         """Whether a program's ``name`` means it."""
         return matches(self.module, self.facts, name)
+
+    def learn_places(self, specs: Iterable[str]) -> None:
+        """Ask for several at once what ``resolve`` is about to be asked."""
+        self._resolver.learn_places(self, specs)
 
     def resolve(self, spec: str) -> tuple[Place, ...]:
         """The code that a text means: one place, or several for ``file.c:line``."""

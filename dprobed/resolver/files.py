@@ -8,7 +8,7 @@ event loop does something else meanwhile.
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from typing import Final, TypeVar
 
 import msgspec
@@ -24,6 +24,8 @@ from dprobed.wire.resolver import Answer, FileFacts, Question
 #: KnownFiles, and answers about their places, that are remembered; the oldest go first.
 _MOST_FILES: Final = 2048
 _MOST_ANSWERS: Final = 4096
+#: Places that are asked for in one question.
+_MOST_AT_ONCE: Final = 128
 
 T = TypeVar("T")
 
@@ -112,16 +114,41 @@ class KnownFiles:
         key = identity, question
         answer = self._answers.pop(key, None)
         if answer is None:
-            opened = modules.open_module(module)
-            try:
-                if opened.identity != identity:
-                    raise modules.replaced(module)
-                there = msgspec.structs.replace(question, root=opened.root)
-                answer = yield Ask(there, opened.descriptor, facts)
-            finally:
-                os.close(opened.descriptor)
+            answer = yield from self._ask(module, identity, facts, question)
         _remember(self._answers, key, answer, _MOST_ANSWERS)
         return answer
+
+    @staticmethod
+    def _ask(
+        module: Module, identity: Identity, facts: FileFacts, question: Question
+    ) -> Steps[Answer]:
+        opened = modules.open_module(module)
+        try:
+            if opened.identity != identity:
+                raise modules.replaced(module)
+            there = msgspec.structs.replace(question, root=opened.root)
+            return (yield Ask(there, opened.descriptor, facts))
+        finally:
+            os.close(opened.descriptor)
+
+    def learn_places(
+        self, module: Module, identity: Identity, facts: FileFacts, specs: Iterable[str]
+    ) -> Steps[None]:
+        """Ask for several places in few questions, so that ``ask`` has each answer."""
+        path = module.path
+        left = [
+            spec
+            for spec in dict.fromkeys(specs)
+            if (identity, wire.Resolve(path, "", spec)) not in self._answers
+        ]
+        while left:
+            question = wire.ResolveEach(path, "", tuple(left[:_MOST_AT_ONCE]))
+            answer = yield from self._ask(module, identity, facts, question)
+            found = answer_of(answer, wire.EachPlaces).answers
+            for spec, each in zip(left, found, strict=False):
+                key = identity, wire.Resolve(path, "", spec)
+                _remember(self._answers, key, each, _MOST_ANSWERS)
+            del left[: len(found)]
 
 
 K = TypeVar("K")

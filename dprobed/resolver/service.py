@@ -14,6 +14,7 @@ import resource
 import select
 import signal
 import socket
+import time
 from pathlib import Path
 from typing import Final
 
@@ -98,6 +99,8 @@ class FileReader:
                 return facts_of(file)
             case wire.Resolve():
                 return _places(file, *resolve(file, question.spec))
+            case wire.ResolveEach():
+                return _resolve_each(file, question.specs)
             case wire.ResolveData():
                 return _places(file, resolve_data(file, question.spec))
             case wire.PlaceAt():
@@ -213,6 +216,24 @@ def _places(file: Binary, *found: Found) -> wire.Places:
         for each in found
     )
     return wire.Places(tuple(places))
+
+
+def _resolve_each(file: Binary, specs: tuple[str, ...]) -> wire.EachPlaces:
+    """The answers to as many as there are time and room for: who asks, asks again for the rest."""
+    answers: list[wire.Places | wire.Refused] = []
+    until = time.monotonic() + limits.DEADLINE / 4
+    size = 0
+    for spec in specs:
+        answer: wire.Places | wire.Refused
+        try:
+            answer = _places(file, *resolve(file, spec))
+        except LocationError as error:
+            answer = wire.Refused(error.message, error.hint, error.candidates)
+        size += len(wire.pack(answer))
+        if answers and (size > wire.MAX_MESSAGE // 2 or time.monotonic() > until):
+            break
+        answers.append(answer)
+    return wire.EachPlaces(tuple(answers))
 
 
 def _code_at(file: Binary, place: Found) -> bytes:

@@ -70,6 +70,9 @@ class Borrower:
         self.last_child = 0
         #: A thread that took too long was interrupted.
         self.interrupted = False
+        #: A thread takes long for what it does for us, and plain hits of others are served
+        #: meanwhile: at these no other is to do something for us.
+        self.is_waiting = False
         #: Signals to send again when a thread is not borrowed any more: process, number.
         self._again: list[tuple[int, int]] = []
 
@@ -177,8 +180,7 @@ class Borrower:
         with self._sending_again():
             while is_pending(thread.tid, SYNCHRONOUS_SET):
                 ptrace.cont(thread.tid)
-                self._rewind(thread)
-                stop = self.wait_for(thread)
+                stop = self._next_stop(thread)
                 thread.in_syscall = False
                 thread.listen = False
                 if stop.kind is Kind.TRAP:
@@ -191,20 +193,21 @@ class Borrower:
                 self.park(thread, stop)
         thread.relisten = thread.relisten or listens
 
-    def _rewind(self, thread: Thread) -> None:
-        """Before the next stop is taken, which may be a breakpoint's: back to the breakpoint.
-
-        Let go behind it without its signal, by our death, its instruction would be skipped.
-        """
+    def _next_stop(self, thread: Thread) -> Stop:
+        """``wait_for``, where the stop may be a breakpoint's: the thread is moved back before it is
+        taken. Let go behind the breakpoint without its signal, by our death, it would skip its
+        instruction. Raises Gone."""
         hits = self._tracees.hits
         before = bytes(hits.registers.data)  # this may be in the middle of another's hit
         deadline = time.monotonic() + _SOON
         while (found := hits.next(0, thread.tid)) == -errno.EINTR:
             if time.monotonic() > deadline:
                 break
-        if found == thread.tid and hits.status == TRAP_STATUS:
+        is_taken = found == thread.tid and hits.status != TRAP_STATUS
+        if found == thread.tid and not is_taken:
             self._handler.rewind(thread)
         hits.registers.data[:] = before
+        return self._stop_of(thread, hits.status) if is_taken else self.wait_for(thread)
 
     # --- what comes in between ---
 
@@ -224,18 +227,24 @@ class Borrower:
                 if ctypes.get_errno() != errno.EINTR:
                     raise Gone(thread.tid)
                 if time.monotonic() > began + _SOON:
+                    self.is_waiting = True
                     self._await_sleeper(thread)
                     break
         finally:
+            self.is_waiting = False
             # Nothing is left between its end and its signal: 0 would be the end of all ticks.
             signal.setitimer(signal.ITIMER_REAL, left or interval, interval)
-        stop = decode(self._tracees.status.value)
+        return self._stop_of(thread, self._tracees.status.value)
+
+    def _stop_of(self, thread: Thread, status: int) -> Stop:
+        """The stop of which this wait status tells; raises Gone where it is the thread's end."""
+        stop = decode(status)
         if stop.kind in (Kind.EXITED, Kind.KILLED):
             self._group.forget(thread, stop)
             raise Gone(thread.tid)
         if stop.kind is Kind.EXEC:
             # Another thread, which we could not stop, was in it: it is followed up on resuming.
-            thread.exec_status = self._tracees.status.value
+            thread.exec_status = status
             raise Gone(thread.tid)
         return stop
 

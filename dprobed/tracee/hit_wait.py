@@ -60,7 +60,8 @@ class HitWait:
     def next(self, options: int = 0, tid: int = 0) -> int:
         """Wait for any thread, or this one, with these options more.
 
-        Returns the thread, 0 or a negative errno.
+        Returns the thread, 0 or a negative errno. A plain SIGTRAP stop comes again; any other, and
+        an end, is taken by this, and its ``status`` is to be reacted to.
         """
         words = self.words
         words[OPTIONS], words[WAIT_FOR] = _LOOK | options, tid
@@ -68,8 +69,8 @@ class HitWait:
         words[OPTIONS], words[WAIT_FOR] = _LOOK, 0
         return found & ~TAKEN if found > 0 else found
 
-    def look(self) -> int:
-        """What ``call`` returns, without waiting."""
+    def poll(self) -> int:
+        """``call``, without waiting."""
         words = self.words
         words[OPTIONS] = _LOOK | os.WNOHANG
         found = self.call()

@@ -19,6 +19,7 @@ import os
 import struct
 from typing import Final
 
+from dprobed.arch.x86_64 import python_ptrace
 from dprobed.arch.x86_64.python_ptrace import binding, structures
 from dprobed.arch.x86_64.registers import (
     DEBUGREG_OFFSET,
@@ -35,9 +36,9 @@ PTRACE_CONT: Final[int] = binding.PTRACE_CONT
 PTRACE_GETREGS: Final[int] = binding.PTRACE_GETREGS
 PTRACE_SETREGS: Final[int] = binding.PTRACE_SETREGS
 PTRACE_POKEUSER: Final[int] = binding.PTRACE_POKEUSER
-# <linux/ptrace.h>; python-ptrace does not know those that came with PTRACE_SEIZE (Linux 3.4).
-PTRACE_SEIZE: Final = 0x4206
-PTRACE_INTERRUPT: Final = 0x4207
+PTRACE_SEIZE: Final = python_ptrace.PTRACE_SEIZE
+PTRACE_INTERRUPT: Final = python_ptrace.PTRACE_INTERRUPT
+# <linux/ptrace.h>; python-ptrace does not know these either.
 PTRACE_LISTEN: Final = 0x4208
 PTRACE_GETSIGMASK: Final = 0x420A
 PTRACE_SETSIGMASK: Final = 0x420B

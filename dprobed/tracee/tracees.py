@@ -84,7 +84,13 @@ class Tracees:
 
     def wait(self, group: Group) -> bool:
         """Wait for one stop, on behalf of ``group``; false when a signal ended the wait, or no
-        tracee is left."""
+        tracee is left.
+
+        One that was deferred counts: while a thread of the group itself did something for us, the
+        stops of its others were.
+        """
+        if self._deferred and self.dispatch_deferred(group):
+            return True
         self._turns -= 1
         if self._turns <= 0:
             self._turns = max(SWEEP, len(group.threads))
@@ -160,7 +166,13 @@ class Tracees:
         return True
 
     def look_at(self, tid: int) -> bool:
-        """Dispatch a stop of this thread that is there already; whether there is one."""
+        """Dispatch a stop of this thread that is there already, or was deferred; whether there is
+        one."""
+        for entry in self._deferred:
+            if entry[0] == tid:
+                self._deferred.remove(entry)
+                self._dispatch(*entry)
+                return True
         if self.hits.next(os.WNOHANG, tid) != tid:
             return False
         self.dispatch(tid, self.hits.status)
@@ -221,17 +233,21 @@ class Tracees:
             return None
         return self.status.value
 
-    def dispatch_deferred(self, group: Group | None = None) -> None:
-        """Dispatch the stops that were deferred: all of them, or those of ``group``."""
+    def dispatch_deferred(self, group: Group | None = None) -> bool:
+        """Dispatch the stops that were deferred: all of them, or those of ``group``; whether there
+        was one."""
+        found = False
         for _ in range(len(self._deferred)):
             if not self._deferred:
-                return  # dispatching one dispatched the others
+                break  # dispatching one dispatched the others
             tid, status = self._deferred.popleft()
             thread = self.threads.get(tid)
             if group is None or (thread is not None and thread.group is group):
+                found = True
                 self._dispatch(tid, status)
             else:
                 self._deferred.append((tid, status))
+        return found
 
     def dispatch(self, tid: int, status: int) -> None:
         """React to what ``hits`` found: a stop, or an end."""

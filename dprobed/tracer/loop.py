@@ -65,7 +65,7 @@ class StopLoop:
         """Poll for a stop for a moment, without sleep; 0: none came."""
         tracees, until = self._tracees, time.monotonic_ns() + _POLL
         while not tracees.attention:
-            found = tracees.hits.look()
+            found = tracees.hits.poll()
             if found or time.monotonic_ns() > until:
                 return found
         return -1

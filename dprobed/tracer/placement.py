@@ -5,7 +5,8 @@ Changes nothing. What is in files is asked of the resolver.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+import contextlib
+from collections.abc import Hashable, Iterable
 from typing import Final
 
 import msgspec
@@ -119,6 +120,15 @@ class LoadedModule:
         except LocationError:
             return False
 
+    def learn_places(self, probes: Iterable[ProbeDefinition]) -> None:
+        """Ask for the places of these probes in few questions; raises LocationError."""
+        specs: list[str] = []
+        for each in probes:
+            with contextlib.suppress(LocationError):
+                if each.watchpoint is None:
+                    specs.append(_spec(self, each))
+        self.file().learn_places(specs)
+
     def has(self, symbol: str, name: str) -> bool:
         """Whether it is the library ``name``, or a static program, and has this function."""
         try:
@@ -134,6 +144,13 @@ class LoadedModule:
             mapping.executable and mapping.start <= address < mapping.end
             for mapping in self.module.mappings
         )
+
+
+def _spec(loaded: LoadedModule, probe: ProbeDefinition) -> str:
+    """The file's name for a code probe's place; raises LocationError."""
+    if probe.offset is not None:
+        return probe.offset
+    return code_spec(loaded.module, probe.address or "")
 
 
 class Placement:
@@ -197,6 +214,16 @@ class Placement:
     def holds_code(self, address: int) -> bool:
         """Whether an address is in code of a module."""
         return any(loaded.holds_code(address) for loaded in self.loaded.values())
+
+    def learn(
+        self, header: Header, probes: Iterable[ProbeDefinition], among: list[LoadedModule]
+    ) -> None:
+        """Ask in few questions what ``find`` needs to know of these probes, which costs each a
+        round trip else; what cannot be told, ``find`` says."""
+        for loaded in among:
+            with contextlib.suppress(LocationError):
+                if loaded.named(header.name):
+                    loaded.learn_places(probes)
 
     def find(
         self, header: Header, probe: ProbeDefinition, among: list[LoadedModule]
@@ -279,10 +306,7 @@ class Placement:
         if probe.watchpoint is not None:
             return self._watch(loaded, probe, probe.watchpoint)
         file = loaded.file()
-        if probe.offset is not None:
-            places = file.resolve(probe.offset)
-        else:
-            places = file.resolve(code_spec(loaded.module, probe.address or ""))
+        places = file.resolve(_spec(loaded, probe))
         spots: list[Spot] = []
         for place in places:
             if place.kind == "ifunc":

@@ -15,6 +15,8 @@ from dprobed.wire.protocol import State
 
 #: States of probes that are not to be inserted, whatever is mapped.
 _NOT_WANTED: Final = (State.FAILED, State.THROTTLED)
+#: Probes whose places are asked for together.
+_AT_ONCE: Final = 1024
 
 
 class Wanted(msgspec.Struct, frozen=True):
@@ -49,17 +51,28 @@ def wanted(
     """The probes of these programs that these modules give an address, or a reason for none."""
     for inserted in programs:
         lacking = placement.find_symbols(inserted.program, inserted.executor.symbols, among)
-        for probe in inserted.probes:
-            if probe.over or probe.state in _NOT_WANTED:
-                continue
-            have = {attachment.address for attachment in probe.attachments}
-            if lacking is not None:
-                if not have:
+        probes = [
+            each for each in inserted.probes if not each.over and each.state not in _NOT_WANTED
+        ]
+        if lacking is not None:
+            for probe in probes:
+                if not probe.attachments:
                     yield Wanted(inserted, probe, [], lacking)
-                continue
-            spots, unplaced = placement.find(inserted.program.header, probe.definition, among)
-            fresh = {spot.address: spot for spot in spots if spot.address not in have}
-            if fresh:
-                yield Wanted(inserted, probe, list(fresh.values()))
-            elif unplaced is not None and not have:
-                yield Wanted(inserted, probe, [], unplaced)
+            continue
+        for first in range(0, len(probes), _AT_ONCE):
+            some = probes[first : first + _AT_ONCE]
+            placement.learn(inserted.program.header, [each.definition for each in some], among)
+            for probe in some:
+                yield from _wanted(placement, inserted, probe, among)
+
+
+def _wanted(
+    placement: Placement, inserted: Inserted, probe: Probe, among: list[LoadedModule]
+) -> Iterator[Wanted]:
+    have = {attachment.address for attachment in probe.attachments}
+    spots, unplaced = placement.find(inserted.program.header, probe.definition, among)
+    fresh = {spot.address: spot for spot in spots if spot.address not in have}
+    if fresh:
+        yield Wanted(inserted, probe, list(fresh.values()))
+    elif unplaced is not None and not have:
+        yield Wanted(inserted, probe, [], unplaced)

@@ -79,6 +79,12 @@ class Resolve(_Question, frozen=True):
     spec: str
 
 
+class ResolveEach(_Question, frozen=True):
+    """Where is each of these places? ``EachPlaces``."""
+
+    specs: tuple[str, ...]
+
+
 class ResolveData(_Question, frozen=True):
     """Where is this data, ``symbol[±n][:length]``? ``Places``, one."""
 
@@ -118,8 +124,8 @@ class ImageBuildId(_Question, frozen=True):
 
 
 Question = (
-    Describe | Resolve | ResolveData | PlaceAt | IfuncSlots | ImportSlots | ThreadLocal
-    | ImageBuildId
+    Describe | Resolve | ResolveEach | ResolveData | PlaceAt | IfuncSlots | ImportSlots
+    | ThreadLocal | ImageBuildId
 )  # fmt: skip
 
 
@@ -138,6 +144,20 @@ class Places(msgspec.Struct, tag=True, frozen=True):
     """One place, or several of a line."""
 
     places: tuple[Place, ...]
+
+
+class Refused(msgspec.Struct, tag=True, frozen=True):
+    """Why there is no answer; the fields are LocationError's."""
+
+    message: str
+    hint: str = ""
+    candidates: tuple[str, ...] = ()
+
+
+class EachPlaces(msgspec.Struct, tag=True, frozen=True):
+    """The answers to the first ones of several ``Resolve``, at least one."""
+
+    answers: tuple[Places | Refused, ...]
 
 
 class Slots(msgspec.Struct, tag=True, frozen=True):
@@ -159,15 +179,7 @@ class Image(msgspec.Struct, tag=True, frozen=True):
     build_id: str | None
 
 
-class Refused(msgspec.Struct, tag=True, frozen=True):
-    """Why there is no answer; the fields are LocationError's."""
-
-    message: str
-    hint: str = ""
-    candidates: tuple[str, ...] = ()
-
-
-Answer = FileFacts | Places | Slots | Offset | Image | Refused
+Answer = FileFacts | Places | EachPlaces | Slots | Offset | Image | Refused
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode_question = msgspec.msgpack.Decoder(Question).decode
@@ -205,6 +217,7 @@ def decode_answer(body: bytes) -> Answer:
 _FITTING: Final[dict[type[Question], type[Answer]]] = {
     Describe: FileFacts,
     Resolve: Places,
+    ResolveEach: EachPlaces,
     ResolveData: Places,
     PlaceAt: Places,
     IfuncSlots: Slots,
@@ -229,6 +242,12 @@ def check(question: Question, answer: Answer, facts: FileFacts | None) -> None:
                 raise ResolverProtocolError(f"{len(answer.places)} places")
             for place in answer.places:
                 _check_place(place, facts.segments if facts is not None else ())
+        case EachPlaces():
+            specs = question.specs if isinstance(question, ResolveEach) else ()
+            if not 0 < len(answer.answers) <= len(specs):
+                raise ResolverProtocolError(f"{len(answer.answers)} answers to {len(specs)}")
+            for spec, each in zip(specs, answer.answers, strict=False):
+                check(Resolve(question.path, question.root, spec), each, facts)
         case Slots():
             for vaddr in answer.vaddrs:
                 if facts is None or segment_at(facts.segments, vaddr) is None:

@@ -25,7 +25,7 @@
 #include <linux/types.h>
 
 /* Version of what is in this file; another one is not understood. */
-#define DPROBES_ABI 1
+#define DPROBES_ABI 2
 
 /**
  * struct dprobes_version - what the module understands
@@ -148,17 +148,33 @@ enum dprobes_refusal {
 /* How many characters a symbol has, the zero at its end included. */
 #define DPROBES_SYMBOL 128
 
+/* What a probe is placed on. */
+enum dprobes_kind {
+	DPROBES_CODE,			/* an instruction: a kprobe */
+	DPROBES_WATCH_X,		/* data breakpoints: executed */
+	DPROBES_WATCH_W,		/* written */
+	DPROBES_WATCH_RW,		/* read or written */
+};
+
 /**
  * struct dprobes_attach - place a probe
  * @probe: which one, from 0
+ * @kind: enum dprobes_kind
+ * @offset: of code: bytes behind the symbol, else 0
+ * @address: of data: where it is, else 0
+ * @length: of data: 1, 2, 4 or 8 bytes, which @address is a multiple of
+ *	(executed: 1); else 0
  * @pad: 0
- * @offset: bytes behind the symbol
- * @symbol: function of the kernel or of a module, or "module:function"
+ * @symbol: of code: function of the kernel or of a module, or
+ *	"module:function"; else empty
  */
 struct dprobes_attach {
 	__u32 probe;
-	__u32 pad;
+	__u32 kind;
 	__u64 offset;
+	__u64 address;
+	__u32 length;
+	__u32 pad;
 	__u8 symbol[DPROBES_SYMBOL];
 };
 
@@ -168,12 +184,17 @@ enum dprobes_state {
 	DPROBES_ACTIVE,
 	DPROBES_DISABLED,		/* max_hits were run */
 	DPROBES_REMOVED,		/* it ended with `rem` */
+	DPROBES_PENDING,		/* its module is not loaded */
+	DPROBES_FAILED,			/* it could not be placed when that came */
 };
 
 /**
  * struct dprobes_query - a probe's state and counts
  * @probe: in: which one
  * @state: enum dprobes_state
+ * @error: of a failed one: why, a number as DPROBES_ATTACH would fail with;
+ *	ENODEV: the module with the data was removed
+ * @pad: in and out: 0
  * @address: where it is, 0: not placed
  * @hits: hits, those passed over included
  * @runs: how often its program ran
@@ -183,6 +204,8 @@ enum dprobes_state {
 struct dprobes_query {
 	__u32 probe;
 	__u32 state;
+	__u32 error;
+	__u32 pad;
 	__u64 address;
 	__u64 hits;
 	__u64 runs;

@@ -17,7 +17,9 @@ from tests.programs.cases import Case, FakeContext
 
 #: What its kernel has.
 FUNCTIONS = {"do_sys_openat2": 0xFFFFFFFF81000000, "schedule": 0xFFFFFFFF81001000}
-EXCLUDED = "exc_page_fault"
+EXCLUDED = {"exc_page_fault": errno.EADDRNOTAVAIL, "dprobes_own": errno.EACCES}
+#: Functions of a module, where that is loaded.
+MODULE = {"dpmod:dpmod_init": 0xFFFFFFFFC0000000}
 NAMES = {number: name for name, number in abi.REQUESTS.items()}
 
 
@@ -32,7 +34,10 @@ class FakeProgram:
     lost: int = 0
     placed: dict[int, str] = field(default_factory=dict)
     states: dict[int, abi.State] = field(default_factory=dict)
+    errors: dict[int, int] = field(default_factory=dict)
     hits: dict[int, int] = field(default_factory=dict)
+    recursed: int = 0
+    missed: int = 0
 
     def probe(self, number: int) -> abi.Probe:
         """Its definition."""
@@ -43,9 +48,12 @@ class FakeKernel:
     """``calls``: for the daemon; ``loaded``: whether the module is."""
 
     def __init__(self, interpreter: CInterpreter) -> None:
-        self.calls = Calls(self._open, self._ioctl)
+        self.calls = Calls(self._open, self._ioctl, self._load_module)
         self.loaded = True
         self.version = (abi.ABI, ISA)
+        self.modules: dict[str, int] = {}
+        #: How loading the module ends; None: it is not asked for.
+        self.loading: str | None = None
         self.globals = [0] * 8
         self._interpreter = interpreter
         self._programs: dict[int, FakeProgram] = {}
@@ -58,6 +66,20 @@ class FakeKernel:
         """Close what it has open."""
         for program in self._programs.values():
             os.close(program.pipe)
+
+    def module(self, *, there: bool) -> None:
+        """The module comes, or goes."""
+        self.modules = MODULE if there else {}
+        for program in self.programs():
+            for number, placed in program.placed.items():
+                if not placed.startswith("dpmod:"):
+                    continue
+                program.states[number] = abi.State.PENDING
+                if there and placed in MODULE:
+                    program.states[number] = abi.State.ACTIVE
+                elif there:
+                    program.states[number] = abi.State.FAILED
+                    program.errors[number] = errno.ENOENT
 
     def hit(self, function: str, *, pid: int = 42, count: int = 1) -> None:
         """A task comes by this function."""
@@ -94,7 +116,7 @@ class FakeKernel:
         record = abi.Record(
             probe=number,
             time=1000 + hit,
-            address=FUNCTIONS[program.placed[number]],
+            address=self._address(program, number),
             hit=hit,
             exit=outcome.exit,
             major=outcome.major,
@@ -121,6 +143,11 @@ class FakeKernel:
         if not self.loaded:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         return os.open(os.devnull, flags)
+
+    def _load_module(self) -> str:
+        assert self.loading is not None
+        self.loaded = not self.loading
+        return self.loading
 
     def _ioctl(self, fd: int, request: int, argument: ctypes.Structure) -> int:
         name = NAMES[request]
@@ -171,20 +198,40 @@ class FakeKernel:
         self._programs[out] = program
         return out
 
+    def _address(self, program: FakeProgram, number: int) -> int:
+        placed = program.placed.get(number, "")
+        if placed.startswith("0x"):
+            return int(placed, 16)
+        return (FUNCTIONS | self.modules).get(placed, 0)
+
+    def _attach(self, program: FakeProgram, argument: abi.Attach) -> None:
+        number = argument.probe
+        place = bytes(argument.symbol).rstrip(b"\0").decode()
+        state = abi.State.ACTIVE
+        if argument.kind != abi.Kind.CODE:
+            place = f"{argument.address:#x}"
+            taken = [each for each in program.placed.values() if each.startswith("0x")]
+            if len(taken) == 4:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        elif ":" in place and not self.modules:
+            state = abi.State.PENDING
+        elif place not in FUNCTIONS | self.modules:
+            code = EXCLUDED.get(place, errno.ENOENT)
+            raise OSError(code, os.strerror(code))
+        program.placed[number] = place
+        program.states[number] = state
+
     def _of_program(self, program: FakeProgram, name: str, argument: ctypes.Structure) -> None:
         match argument:
             case abi.Attach():
-                function = bytes(argument.symbol).rstrip(b"\0").decode()
-                code = errno.EADDRNOTAVAIL if function == EXCLUDED else errno.ENOENT
-                if function not in FUNCTIONS:
-                    raise OSError(code, os.strerror(code))
-                program.placed[argument.probe] = function
-                program.states[argument.probe] = abi.State.ACTIVE
+                self._attach(program, argument)
             case abi.Query():
                 number = argument.probe
                 argument.state = program.states[number]
-                argument.address = FUNCTIONS.get(program.placed.get(number, ""), 0)
+                argument.error = program.errors.get(number, 0)
+                argument.address = self._address(program, number)
                 argument.hits = argument.runs = program.hits[number]
+                argument.recursed, argument.missed = program.recursed, program.missed
             case abi.Stats():
                 argument.lost = program.lost
             case abi.Vars():

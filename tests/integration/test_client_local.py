@@ -16,9 +16,11 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner
+from dprobe.commands import doctor, places
 from dprobe.commands.doctor import doctor_command
 from dprobe.main import cli
 
+from dprobed.proc.kernel_symbols import symbols
 from tests.integration.client_support import DPROBE, dprobe, parsed, program
 
 COMMANDS = (
@@ -79,6 +81,85 @@ def test_places_finds_libraries_and_commands(tmp_path: Path) -> None:
         done = dprobe("places", name)
         assert done.returncode == 2
         assert done.stderr.startswith("dprobe: ")
+        assert "Traceback" not in done.stderr
+
+
+def _doctor_on_the_kernel() -> dict[str, str]:
+    done = CliRunner().invoke(cli, ["doctor", "--json"])
+    (row,) = [row for row in parsed(done.stdout) if row["check"] == "kernel programs"]
+    return {name: str(text) for name, text in row.items()}
+
+
+def test_doctor_says_what_to_install_for_kernel_programs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("_DEVICE", "_MODULES", "_INSTALLED"):
+        monkeypatch.setattr(doctor, name, tmp_path / name)
+    assert "loads no modules" in _doctor_on_the_kernel()["detail"]
+    (tmp_path / "_MODULES").touch()
+    release = os.uname().release
+    row = _doctor_on_the_kernel()
+    assert f"apt-get install linux-headers-{release}" in row["remedy"]
+    assert "dprobes-dkms" in row["remedy"]
+    installed = tmp_path / "_INSTALLED" / release / "updates" / "dkms"
+    installed.mkdir(parents=True)
+    (installed / "dprobes.ko.xz").touch()
+    assert "modprobe dprobes" in _doctor_on_the_kernel()["remedy"]
+    (tmp_path / "_DEVICE").touch()
+    assert _doctor_on_the_kernel()["result"] == "ok"
+
+
+KALLSYMS = """\
+ffffffff81000000 T vfs_read
+ffffffff81000100 T vfs_write
+ffffffff82000000 D vfs_count
+000000000001fb00 D vfs_of_each_processor
+ffffffffc0000000 t vfs_read\t[my_fs]
+"""
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+def test_places_of_the_kernel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hidden: bool
+) -> None:
+    """The kernel shows addresses to those who may see them; nothing else here knows them."""
+    listed = tmp_path / "kallsyms"
+    lines = KALLSYMS.splitlines()
+    listed.write_text("".join(f"{'0' * 16 if hidden else x[:16]}{x[16:]}\n" for x in lines))
+    monkeypatch.setattr(places, "symbols", lambda: symbols(listed))
+
+    def rows(pattern: str) -> list[tuple[str, ...]]:
+        done = CliRunner().invoke(cli, ["places", "--kernel", "--json", pattern])
+        assert done.exit_code == 0, done.output
+        return [
+            tuple(row[name] for name in ("place", "kind", "module", "address"))
+            for row in parsed(done.stdout)
+        ]
+
+    def at(address: str) -> str:
+        return "" if hidden else address
+
+    assert rows("vfs_[rw]*") == [
+        ("vfs_read", "code", "kernel", at("0xffffffff81000000")),
+        ("vfs_write", "code", "kernel", at("0xffffffff81000100")),
+    ]
+    assert rows("vfs_count") == [("vfs_count", "data", "kernel", at("0xffffffff82000000"))]
+    assert rows("my-fs:*") == [("vfs_read", "code", "my_fs", at("0xffffffffc0000000"))]
+    assert len(rows("*:vfs_read")) == 2
+
+
+def test_places_of_this_kernel() -> None:
+    done = dprobe("places", "--kernel", "vfs_rea?")
+    assert (done.returncode, done.stdout.split()[-1]) == (0, "vfs_read")
+    for arguments, words in {
+        ("--kernel", "no_such_*"): "nothing in the kernel matches no_such_*",
+        ("--kernel", "kernel", "vfs_*"): "--kernel goes without a MODULE",
+        ("--kernel", "--usdt", "x"): "--kernel goes without --usdt",
+        (): "Missing argument 'MODULE'",
+    }.items():
+        done = dprobe("places", *arguments)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert words in done.stderr
         assert "Traceback" not in done.stderr
 
 

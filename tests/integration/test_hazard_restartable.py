@@ -98,3 +98,22 @@ def test_a_watchpoint_within_one_is_given_up(
     assert (at_the_end.state, at_the_end.hits) == (State.ACTIVE, 100)
     tracer.detach()
     target.finish()
+
+
+def test_a_watchpoint_within_one_is_over_at_that_hit(
+    program: Path, start: Start, trace: Trace
+) -> None:
+    target = begun(start, program, "counts")
+    tracer = trace(target)
+    number = tracer.put(
+        f'name = "{program}"\n'
+        "address = entered:8\nwatchpoint = w\nmax_hits = 1\nabort\n"
+        "address = counter:8\nwatchpoint = w\nabort\n"
+    )
+    target.go()
+    target.expect("stopped")
+    within, at_the_end = tracer.query(number)
+    assert (within.state, within.hits) == (State.DISABLED, 1)
+    assert (at_the_end.state, at_the_end.hits) == (State.ACTIVE, 100)
+    tracer.detach()
+    target.finish()

@@ -286,8 +286,12 @@ def test_killed_in_the_middle_of_a_question(daemon: Daemon, tmp_path: Path) -> N
         def kill() -> None:
             while not (found := resolvers(daemon.process.pid)):
                 time.sleep(0.01)
-            # It is at work on the question: to begin takes it less than that.
-            while psutil.Process(found[0]).cpu_times().user < 0.5:
+            # It is at work on the question: what the file is, takes it less than that.
+            process = psutil.Process(found[0])
+            while str(hostile) not in (each.path for each in process.open_files()):
+                time.sleep(0.01)
+            until = process.cpu_times().user + 0.2
+            while process.cpu_times().user < until:
                 time.sleep(0.01)
             os.kill(found[0], signal.SIGKILL)
 

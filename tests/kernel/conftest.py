@@ -10,7 +10,7 @@ import pytest
 
 from tests.kernel.c_interpreter import CInterpreter, build
 from tests.kernel.device import Device, insert_module
-from tests.kernel.machine import Machine, build_module, find_kernel, why_not
+from tests.kernel.machine import HERE, Machine, build_module, find_kernel, why_not
 
 
 @pytest.fixture(scope="session")
@@ -36,17 +36,18 @@ def release() -> str:
 
 
 @pytest.fixture(scope="session")
-def module(release: str, request: pytest.FixtureRequest) -> Path:
-    """The kernel module, built."""
-    return build_module(release, request.config.cache.mkdir("kernel"))
+def modules(release: str, request: pytest.FixtureRequest) -> list[Path]:
+    """The kernel module, and one to be probed, built."""
+    cache = request.config.cache.mkdir("kernel")
+    return [build_module(release, cache), build_module(release, cache, HERE / "sample")]
 
 
 @pytest.fixture(scope="session")
 def booted(
-    release: str, module: Path, tmp_path_factory: pytest.TempPathFactory
+    release: str, modules: list[Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Machine]:
     """A virtual machine with the module loaded, the same for all tests."""
-    machine = Machine(tmp_path_factory.mktemp("machine"), release, module)
+    machine = Machine(tmp_path_factory.mktemp("machine"), release, modules)
     try:
         insert_module(machine)
         yield machine

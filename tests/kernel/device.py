@@ -12,6 +12,7 @@ from typing import Any, Final, TypeVar
 from dprobed.kernel.abi import (
     REQUESTS,
     Attach,
+    Kind,
     Load,
     Query,
     Record,
@@ -27,9 +28,9 @@ from dprobed.program.model import Program
 from tests.kernel.machine import AREA, Machine, called, drained, fetched, result_of, written
 
 #: System calls of x86-64.
-READ, OPEN, CLOSE, POLL, IOCTL, GETPPID, KILL = 0, 2, 3, 7, 16, 110, 62
+READ, WRITE, OPEN, CLOSE, POLL, IOCTL, GETPPID, KILL = 0, 1, 2, 3, 7, 16, 110, 62
 FINIT_MODULE, DELETE_MODULE = 313, 176
-O_RDWR, O_NONBLOCK = 2, 0o4000
+O_WRONLY, O_RDWR, O_NONBLOCK = 1, 2, 0o4000
 RING: Final = 1 << 16
 
 _Struct = TypeVar("_Struct", bound=ctypes.Structure)
@@ -119,6 +120,11 @@ class KernelProgram:
         """Place a probe."""
         self.ioctl("DPROBES_ATTACH", attaching(symbol, probe=probe, offset=offset))
 
+    def watch(self, kind: Kind, address: int, length: int, *, probe: int = 0) -> None:
+        """Place a watchpoint."""
+        argument = Attach(probe=probe, kind=kind, address=address, length=length)
+        self.ioctl("DPROBES_ATTACH", argument)
+
     def query(self, probe: int = 0) -> Query:
         """State and counts of a probe."""
         return self.ioctl("DPROBES_QUERY", Query(probe=probe))
@@ -183,18 +189,37 @@ def hits(data: bytes) -> list[Hit]:
     return found
 
 
-def insert_module(machine: Machine, options: str = "") -> None:
-    """Load the module."""
-    fd = check(path(machine, "/dprobes.ko", 0))
+def insert_module(machine: Machine, options: str = "", name: str = "dprobes") -> None:
+    """Load a module; raises OSError."""
+    fd = check(path(machine, f"/{name}.ko", 0))
     text = written(AREA, options.encode() + b"\0")
-    check(result_of(machine.exchange(text, called(FINIT_MODULE, fd, AREA, 0))))
+    result = result_of(machine.exchange(text, called(FINIT_MODULE, fd, AREA, 0)))
+    check(machine.call(CLOSE, fd))
+    check(result)
+
+
+def remove_module(machine: Machine, name: str = "dprobes") -> int:
+    """Remove it, if nobody uses it."""
+    removing = called(DELETE_MODULE, AREA, O_NONBLOCK)
+    return result_of(machine.exchange(written(AREA, name.encode() + b"\0"), removing))
+
+
+def write_text(machine: Machine, name: str, text: str) -> None:
+    """Write a file of the machine."""
+    fd = check(path(machine, name, O_WRONLY))
+    data = text.encode()
+    writing = called(WRITE, fd, AREA, len(data))
+    check(result_of(machine.exchange(written(AREA, data), writing)))
     check(machine.call(CLOSE, fd))
 
 
-def remove_module(machine: Machine) -> int:
-    """Remove it, if nobody uses it."""
-    removing = called(DELETE_MODULE, AREA, O_NONBLOCK)
-    return result_of(machine.exchange(written(AREA, b"dprobes\0"), removing))
+def address_of(machine: Machine, symbol: str) -> int:
+    """Where a symbol is; raises where there is none of that name, or several."""
+    count, line = machine.look_for("/proc/kallsyms", f" {symbol}\n")
+    if count == 0:
+        count, line = machine.look_for("/proc/kallsyms", f" {symbol}\t")
+    assert count == 1, (symbol, count)
+    return int(line, 16)
 
 
 def text_of(machine: Machine, name: str) -> str:

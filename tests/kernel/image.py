@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -45,6 +46,19 @@ def files() -> dict[str, Path]:
     binaries = [path for path in found if path == PYTHON or ".so" in path.suffixes]
     found += _libraries(binaries)
     return {str(path).removeprefix("/"): path for path in found}
+
+
+def modprobe(folder: Path, release: str, module: Path) -> dict[str, Path]:
+    """What loads that module by its name; ``folder``: where to make what it looks into."""
+    installed = folder / "lib" / "modules" / release / "updates"
+    installed.mkdir(parents=True)
+    shutil.copy(module, installed)
+    subprocess.run(["depmod", "--basedir", folder, release], check=True, capture_output=True)
+    command = Path("/sbin/modprobe").resolve()
+    found = {path.relative_to(folder): path for path in installed.parent.rglob("*")}
+    named = {str(name): path for name, path in found.items() if path.is_file()}
+    libraries = {str(path).removeprefix("/"): path for path in _libraries([command])}
+    return {**named, **libraries, "sbin/modprobe": command}
 
 
 def _walk(folder: Path) -> Iterator[Path]:

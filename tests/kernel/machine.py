@@ -53,9 +53,9 @@ def why_not() -> str:
     return ""
 
 
-def _sources() -> list[Path]:
-    kinds = ("*.c", "*.h", "interp/*.[ch]", "uapi/*.h", "Kbuild", "Makefile")
-    return sorted(path for kind in kinds for path in BRIDGE.glob(kind))
+def _sources(folder: Path) -> list[Path]:
+    kinds = ("*.c", "*.h", "interp/*.[ch]", "uapi/*.h", "Kbuild")
+    return sorted(path for kind in kinds for path in folder.glob(kind))
 
 
 def _run(command: Sequence[str]) -> None:
@@ -64,27 +64,32 @@ def _run(command: Sequence[str]) -> None:
     assert "warning" not in done.stdout + done.stderr, done.stdout + done.stderr
 
 
-def build_module(release: str, cache: Path) -> Path:
-    """``dprobes.ko`` for that kernel: of the cache, if nothing that it is made of has changed."""
+def build_module(release: str, cache: Path, folder: Path = BRIDGE) -> Path:
+    """The module in ``folder`` for that kernel: of the cache, if nothing that it is made of has
+    changed."""
     digest = hashlib.sha256(release.encode())
-    for path in _sources():
-        digest.update(str(path.relative_to(BRIDGE)).encode() + path.read_bytes())
-    folder = cache / digest.hexdigest()[:32]
-    module = folder / "dprobes.ko"
-    if not module.exists():
-        work = cache / f"build-{os.getpid()}"
-        for path in _sources():
-            copy = work / path.relative_to(BRIDGE)
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(path, copy)
-        options = ["W=1", "DPB_INJECT=y", f"KDIR=/lib/modules/{release}/build"]
-        if shutil.which("sparse") is not None:
-            options += ["C=2", "CHECK=sparse"]
-        _run(["make", "-C", str(work), *options])
-        folder.mkdir(exist_ok=True)
-        # Nobody sees half of it.
-        (work / "dprobes.ko").rename(module)
-        shutil.rmtree(work)
+    sources = _sources(folder)
+    for path in sources:
+        digest.update(str(path.relative_to(folder)).encode() + path.read_bytes())
+    made = cache / digest.hexdigest()[:32]
+    found = list(made.glob("*.ko"))
+    if found:
+        return found[0]
+    work = cache / f"build-{os.getpid()}"
+    for path in sources:
+        copy = work / path.relative_to(folder)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, copy)
+    options = ["W=1", "DPB_INJECT=y"]
+    if shutil.which("sparse") is not None:
+        options += ["C=2", "CHECK=sparse"]
+    kernel = f"/lib/modules/{release}/build"
+    _run(["make", "-C", kernel, f"M={work}", *options, "modules"])
+    made.mkdir(exist_ok=True)
+    (module,) = work.glob("*.ko")
+    # Nobody sees half of it.
+    module = module.rename(made / module.name)
+    shutil.rmtree(work)
     return module
 
 
@@ -110,14 +115,15 @@ def _folders(names: Iterable[str]) -> dict[str, None]:
 class Machine:
     """A running machine. ``call`` and what is around it are done by its agent, which is root.
 
-    ``more``: further files in it; ``environment``: of the programs that it runs.
+    ``modules``: kernel modules to be loaded, in its root; ``more``: further files; ``environment``:
+    of the programs that it runs.
     """
 
     def __init__(
         self,
         folder: Path,
         release: str,
-        module: Path,
+        modules: Sequence[Path],
         more: Mapping[str, Path] | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> None:
@@ -126,7 +132,7 @@ class Machine:
         more = more or {}
         files: dict[str, bytes | Path | None] = {"dev": None, "proc": None, "sys": None}
         files |= {"tmp": None, "run": None, **_folders(more), **more}
-        files |= {"init": agent, "dprobes.ko": module}
+        files |= {"init": agent, **{module.name: module for module in modules}}
         with (folder / "initrd").open("wb") as initrd:
             initrd.writelines(_cpio(files))
         settings = (f"{name}={value}" for name, value in (environment or {}).items())

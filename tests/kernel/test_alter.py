@@ -13,6 +13,7 @@ from tests.kernel.device import (
     Device,
     KernelProgram,
     RefusedError,
+    address_of,
     check,
     insert_module,
     remove_module,
@@ -36,12 +37,6 @@ def allowed(machine: Machine) -> Iterator[Device]:
     insert_module(machine)
 
 
-def _address(machine: Machine, symbol: str) -> int:
-    count, line = machine.look_for("/proc/kallsyms", f" {symbol}\n")
-    assert count == 1
-    return int(line, 16)
-
-
 def _hit(device: Device, text: str) -> KernelProgram:
     loaded = device.load(kernel_program(text))
     loaded.attach(PLACE)
@@ -57,7 +52,7 @@ def test_not_unless_it_is_allowed(device: Device, text: str) -> None:
 
 
 def test_memory_of_kernel_and_task(machine: Machine, allowed: Device) -> None:
-    timeout = _address(machine, "panic_timeout")
+    timeout = address_of(machine, "panic_timeout")
     before = text_of(machine, "/proc/sys/kernel/panic").strip()
     text = f"push {timeout:#x}\npush {{}}\npop mem,u32\npush {AREA:#x}\npush 0x77\npop mem,u8"
     machine.write(AREA, b"\0")
@@ -72,7 +67,7 @@ def test_memory_of_kernel_and_task(machine: Machine, allowed: Device) -> None:
 def test_what_cannot_be_written_is_an_exception(
     machine: Machine, allowed: Device, width: str
 ) -> None:
-    code = _address(machine, PLACE)
+    code = address_of(machine, PLACE)
     for address in (code, 0xDEAD << 48, 0xFFFFFFFFFFFFFFFF, 0x1000):
         loaded = _hit(allowed, f"push {address:#x}\npush 0x90\npop mem,{width}")
         (hit,) = loaded.read()

@@ -16,8 +16,9 @@ import pytest
 
 from dprobed.backend import Backend, BackendGone
 from dprobed.daemon.client import Refusal
+from dprobed.kernel import places
 from dprobed.kernel.backend import KernelBackends
-from dprobed.kernel.device import Hit, KernelProgram
+from dprobed.kernel.device import DeviceError, Hit, KernelProgram
 from dprobed.policy.config import Config
 from dprobed.program.bytecode import encode
 from dprobed.program.rpn.parser import assemble
@@ -193,17 +194,166 @@ def test_of_several_programs_all_go_in_or_none(run: Run) -> None:
     run(script)
 
 
-def test_a_place_that_is_not_there_and_one_that_is_excluded(run: Run) -> None:
+def test_a_place_that_is_not_there_and_those_that_are_excluded(run: Run) -> None:
     async def script(daemon: FakeDaemon, kernel: FakeKernel) -> None:
         root = FakeClient(0)
-        places = ("no_such_function", "exc_page_fault", "fs.c:12", "schedule+0x5")
+        places = ("no_such_function", "exc_page_fault", "dprobes_own", "fs.c:12", "twice",
+                  "schedule+0x5")  # fmt: skip
         source = HEAD + "".join(f"offset = {place}\nexit\n" for place in places)
         found = (await _insert(daemon, root, source)).probes
         assert [each.state for each in found] == [
-            *("invalid offset", "excluded", "invalid offset", "active")
+            *(
+                "invalid offset",
+                "excluded",
+                "excluded",
+                "invalid offset",
+                "invalid offset",
+                "active",
+            )
         ]
-        assert "no function of that name" in found[0].reason
-        assert "allows no probe" in found[1].reason
+        reasons = ("no function of that name", "NOKPROBE", "module dprobes itself", "`function`",
+                   "2 symbols `twice`")  # fmt: skip
+        for each, words in zip(found, reasons, strict=False):
+            assert words in each.reason
+        # And that stays, to the end.
+        removed = await daemon.ask(
+            root, messages.Remove(id=5, select=messages.Select()), messages.Removed
+        )
+        assert [(each.state, each.reason) for each in removed.probes[:5]] == [
+            (each.state, each.reason) for each in found[:5]
+        ]
+
+    run(script)
+
+
+KMOD = "name = dpmod\nmodtype = kmod\noffset = dpmod_init\nexit\noffset = dpmod_exit\nexit\n"
+
+
+def test_a_module_that_comes_and_goes(run: Run) -> None:
+    async def script(daemon: FakeDaemon, kernel: FakeKernel) -> None:
+        root = FakeClient(0)
+        pending: tuple[str, str, list[int]] = ("pending", "the module dpmod is not loaded", [])
+        for there in (False, True, False):
+            kernel.module(there=there)
+            if not there:
+                wanted = [pending, pending]
+            else:
+                missing = "the module dpmod has no function of that name"
+                wanted = [("active", "", [0xFFFFFFFFC0000000]), ("invalid offset", missing, [])]
+            probes = (await daemon.query(root)).probes or (await _insert(daemon, root, KMOD)).probes
+            assert [(each.state, each.reason, each.addresses) for each in probes] == wanted
+
+    run(script)
+
+
+@pytest.fixture(autouse=True)
+def kallsyms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The symbols of the kernel."""
+    path = tmp_path / "kallsyms"
+    path.write_text(
+        "ffffffff81001000 T schedule\n"
+        "ffffffff81002000 t twice\n"
+        "ffffffff81003000 t twice\n"
+        "ffffffff82000000 D jiffies\n"
+        "ffffffff82000010 d count\n"
+        "ffffffff82000020 d count\n"
+        "000000000001fb00 D current_task\n"
+        "ffffffffc0001000 b count\t[dpmod]\n"
+        "ffffffffc0001008 b jiffies\t[other]\n"
+    )
+    monkeypatch.setattr(places, "_SYMBOLS", path)
+    return path
+
+
+def test_watchpoints(run: Run) -> None:
+    async def script(daemon: FakeDaemon, kernel: FakeKernel) -> None:
+        root = FakeClient(0)
+        watched = {
+            "jiffies:8": ("w", "active", "", 0xFFFFFFFF82000000),
+            "jiffies+0x8:4": ("rw", "active", "", 0xFFFFFFFF82000008),
+            "0xffffffff82001001": ("x", "active", "", 0xFFFFFFFF82001001),
+            "jiffies:3": ("w", "watchpoint length invalid", "1, 2, 4 or 8 bytes", 0),
+            "jiffies+0x1:8": ("w", "watchpoint length invalid", "aligned", 0),
+            "jiffies": ("w", "watchpoint length invalid", "symbol:length", 0),
+            "jiffies-0x8:8": ("io", "failed", "no watchpoints on I/O ports", 0),
+            "no_such:8": ("w", "invalid offset", "no symbol `no_such`", 0),
+            "count:4": ("w", "invalid offset", "2 symbols `count`", 0),
+            "current_task:8": ("w", "invalid offset", "per-CPU", 0),
+            "0x1000:8": ("rw", "invalid offset", "not an address of the kernel", 0),
+            "jiffies+0x20:4": ("w", "active", "", 0xFFFFFFFF82000020),
+            "jiffies+0x24:4": ("w", "no debug register", "four debug registers", 0),
+        }
+        source = HEAD + "".join(
+            f"address = {place}\nwatchpoint = {kind}\nexit\n"
+            for place, (kind, *_) in watched.items()
+        )
+        found = (await _insert(daemon, root, source)).probes
+        for each, (_, state, words, address) in zip(found, watched.values(), strict=True):
+            assert (each.state, each.addresses) == (state, [address] if address else []), each
+            assert words in each.reason
+            assert bool(each.reason) == bool(words), each
+            assert each.engine == ("watch" if address else "")
+        kernel.hit("0xffffffff82000008")
+        counts = [each.hits for each in (await daemon.query(root)).probes]
+        assert counts == [0, 1, *[0] * 11]
+
+    run(script)
+
+
+def test_data_of_the_programs_own_module_is_meant(run: Run) -> None:
+    async def script(daemon: FakeDaemon, kernel: FakeKernel) -> None:
+        async def watched(module: str, data: str) -> messages.ProbeInfo:
+            source = f"name = {module}\nmodtype = kmod\naddress = {data}:4\nwatchpoint = w\nexit\n"
+            return (await _insert(daemon, FakeClient(0), source)).probes[0]
+
+        assert (await watched("dpmod", "count")).addresses == [0xFFFFFFFFC0001000]
+        # The kernel has data of that name, too.
+        for data in ("jiffies", "its"):
+            probe = await watched("gone_away", data)
+            assert (probe.state, probe.addresses) == ("failed", [])
+            assert "the module gone_away is not loaded" in probe.reason
+
+    run(script)
+
+
+def test_a_function_of_a_module_that_is_awaited_is_not_looked_for_in_the_kernel(run: Run) -> None:
+    async def script(daemon: FakeDaemon, kernel: FakeKernel) -> None:
+        source = "name = dpmod\nmodtype = kmod\noffset = twice\nexit\n"
+        (probe,) = (await _insert(daemon, FakeClient(0), source)).probes
+        assert probe.state == "pending"
+
+    run(script)
+
+
+def test_symbols_that_the_kernel_hides_or_has_twice(run: Run, kallsyms: Path) -> None:
+    async def script(daemon: FakeDaemon, kernel: FakeKernel) -> None:
+        root = FakeClient(0)
+        pushes = HEAD + "offset = schedule\npush addr,{}\nlog 1\nexit\n"
+        with pytest.raises(Refusal, match="2 symbols `count`"):
+            await _insert(daemon, root, pushes.format("count"))
+        lines = kallsyms.read_text().splitlines()
+        kallsyms.write_text("".join(f"{0:016x}{line[16:]}\n" for line in lines))
+        with pytest.raises(Refusal, match="CAP_SYSLOG"):
+            await _insert(daemon, root, pushes.format("jiffies"))
+        source = HEAD + "address = jiffies:8\nwatchpoint = w\nexit\n"
+        (probe,) = (await _insert(daemon, root, source)).probes
+        assert probe.state == "failed"
+        assert "CAP_SYSLOG" in probe.reason
+
+    run(script)
+
+
+def test_hits_that_were_missed_are_told_by_why(run: Run) -> None:
+    async def script(daemon: FakeDaemon, kernel: FakeKernel) -> None:
+        root = FakeClient(0)
+        await _insert(daemon, root, COUNT)
+        kernel.hit("schedule", count=4)
+        (program,) = kernel.programs()
+        program.recursed, program.missed = 3, 2
+        (probe,) = (await daemon.query(root)).probes
+        assert (probe.hits, probe.ran, probe.missed) == (9, 4, 5)
+        assert "3 while a program ran" in probe.reason
+        assert "2 passed over by the kernel" in probe.reason
 
     run(script)
 
@@ -281,6 +431,28 @@ def test_without_the_module_or_with_another_one(run: Run) -> None:
         assert daemon.app.core.targets.by_pid == {}
 
     run(script)
+
+
+@pytest.mark.parametrize("problem", ["", "modprobe: FATAL: Module dprobes not found"])
+def test_the_module_is_loaded_where_the_configuration_says_so(
+    kernel: FakeKernel, problem: str
+) -> None:
+    async def script() -> None:
+        kernel.loaded, kernel.loading = False, problem
+        backends = KernelBackends(kernel.calls, load=True)
+        if problem:
+            with pytest.raises(DeviceError, match="cannot be loaded: modprobe: FATAL") as caught:
+                await backends.start(lambda *_: None, uid=0, gid=0, owner=0)
+            assert "dprobe doctor" in str(caught.value)
+        else:
+            backend = await backends.start(lambda *_: None, uid=0, gid=0, owner=0)
+            # It is there: nobody loads it again.
+            kernel.loading = None
+            await backends.start(lambda *_: None, uid=0, gid=0, owner=0)
+            assert not backend.gone.done()
+        assert await backends.stop(5) == 0
+
+    asyncio.run(asyncio.wait_for(script(), 60))
 
 
 def test_a_program_for_processes_does_not_go_into_the_kernel(run: Run) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.kernel import image
-from tests.kernel.device import GETPPID, KILL, check, insert_module, text_of
+from tests.kernel import image, sample
+from tests.kernel.device import GETPPID, KILL, check, path, text_of
 from tests.kernel.machine import LOG, Machine
 
 #: Python starts some thirty times, on an emulated processor.
@@ -28,6 +29,24 @@ inc lv,0
 inc gv,0
 push u,rax
 log i64 number
+exit trace
+"""
+
+
+#: Of a module that comes later, and its data.
+KMOD = """\
+name = dpsample
+modtype = kmod
+offset = dpsample_step
+push r,rdi
+log i32 by
+exit trace
+"""
+WATCH = """\
+name = dpsample
+modtype = kmod
+address = dpsample_total:4
+watchpoint = w
 exit trace
 """
 
@@ -57,22 +76,27 @@ class Dprobed:
         """What the command prints as JSON, a line each."""
         status, text = self.dprobe(*arguments, "--json")
         assert status == 0, text
-        return [json.loads(line) for line in text.splitlines()]
+        # Standard error is there, too.
+        lines = text.splitlines()
+        return [json.loads(line) for line in lines if not line.startswith("dprobe: ")]
 
 
 @pytest.fixture(scope="module")
 def dprobed(
-    release: str, module: Path, tmp_path_factory: pytest.TempPathFactory
+    release: str, modules: list[Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Dprobed]:
-    """It runs, and the module is loaded."""
+    """It runs, and loads the module when it needs it."""
     folder = tmp_path_factory.mktemp("dprobed")
     sources = {"x.rpn": PROGRAM, "loop.rpn": PROGRAM.replace("__x64_sys_getppid", "vfs_read")}
+    sources |= {"kmod.rpn": KMOD, "watch.rpn": WATCH}
     for name, text in sources.items():
         (folder / name).write_text(text)
+    (folder / "dprobed.toml").write_text("load_kernel_module = true\n")
     more = image.files() | {name: folder / name for name in sources}
-    machine = Machine(folder, release, module, more, image.ENVIRONMENT)
+    more |= image.modprobe(folder, release, modules[0])
+    more["etc/dprobed/dprobed.toml"] = folder / "dprobed.toml"
+    machine = Machine(folder, release, modules, more, image.ENVIRONMENT)
     try:
-        insert_module(machine)
         yield Dprobed(machine)
         assert not machine.complaints(), machine.console()[-6000:]
     finally:
@@ -81,6 +105,7 @@ def dprobed(
 
 def test_insert_hit_query_remove(dprobed: Dprobed) -> None:
     dprobed.start()
+    assert path(dprobed.machine, "/sys/module/dprobes/refcnt", 0) == -errno.ENOENT
     (probe,) = dprobed.json("insert", "/x.rpn")
     assert (probe["pid"], probe["state"], probe["engine"]) == (0, "active", "kprobe")
     check(dprobed.machine.call(GETPPID, count=3))
@@ -111,6 +136,29 @@ def test_a_probe_in_what_the_daemon_itself_does(dprobed: Dprobed) -> None:
     status, text = dprobed.dprobe("remove", "--all")
     assert status == 0, text
     assert text_of(dprobed.machine, "/sys/module/dprobes/refcnt") == "0\n"
+
+
+def test_a_module_that_comes_later_and_its_data(dprobed: Dprobed) -> None:
+    machine = dprobed.machine
+    (probe,) = dprobed.json("insert", "/kmod.rpn")
+    assert (probe["state"], probe["addresses"]) == ("pending", [])
+    assert probe["reason"] == "the module dpsample is not loaded"
+    with sample.loaded(machine):
+        (probe,) = dprobed.json("insert", "/watch.rpn")
+        assert (probe["state"], probe["engine"]) == ("active", "watch")
+        sample.step(machine, 20)
+        probes = [each for each in dprobed.json("query") if each["type"] == "probe"]
+        assert [(each["state"], each["hits"]) for each in probes] == [("active", 2), ("active", 1)]
+    probes = [each for each in dprobed.json("query") if each["type"] == "probe"]
+    assert [(each["state"], each["hits"]) for each in probes] == [("pending", 3), ("failed", 2)]
+    assert "the module that had it was removed" in probes[1]["reason"]
+    while len(records := [each for each in dprobed.json("log") if each["comm"] == "init"
+                          and each["place"] == "dpsample_step"]) < 3:  # fmt: skip
+        pass
+    assert [each["log"][0]["value"] for each in records] == [1, 20, -1]
+    status, text = dprobed.dprobe("remove", "--all")
+    assert status == 0, text
+    assert text_of(machine, "/sys/module/dprobes/refcnt") == "0\n"
 
 
 def test_a_daemon_that_is_killed_leaves_nothing_in_the_kernel(dprobed: Dprobed) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 
 import msgspec
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 
 from dprobed.program.exec.interface import Outcome
 from dprobed.program.exec.python import PythonExecutor
@@ -19,7 +19,13 @@ from tests.kernel.device import GETPPID, Device, Hit, KernelProgram, check
 from tests.kernel.test_bridge import PLACE
 from tests.kernel.test_cases_in_kernel import is_of_any_machine
 from tests.programs.cases import Case, FakeContext
-from tests.unit.program.exec.test_generated_programs import FACILITIES, USER, programs, verified
+from tests.unit.program.exec.test_generated_programs import (
+    FACILITIES,
+    USER,
+    drawing,
+    programs,
+    verified,
+)
 
 DRAWN = int(os.environ.get("DPROBED_DRAWN_IN_KERNEL", "100"))
 AMONG = [instruction for instruction in USER if is_of_any_machine(instruction)]
@@ -66,15 +72,7 @@ def _run(loaded: KernelProgram, program: Program) -> tuple[list[Hit], list[int],
     return found, loaded.get_vars(0, header.vars), loaded.get_vars(0, header.gvars, global_=True)
 
 
-@settings(
-    max_examples=DRAWN,
-    deadline=None,
-    suppress_health_check=[
-        HealthCheck.filter_too_much,
-        HealthCheck.too_slow,
-        HealthCheck.function_scoped_fixture,
-    ],
-)
+@drawing(DRAWN)
 @given(drawn=programs(AMONG))
 def test_drawn_programs_agree(device: Device, drawn: Program) -> None:
     program = verified(_in_kernel(drawn))

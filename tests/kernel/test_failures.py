@@ -5,21 +5,27 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable
 
-from dprobed.kernel.abi import State
-from tests.kernel.device import CLOSE, Device, check, path, text_of
-from tests.kernel.machine import AREA, Machine, called, result_of, written
+import pytest
+
+from dprobed.kernel.abi import Kind, State
+from tests.kernel import sample
+from tests.kernel.device import (
+    Device,
+    address_of,
+    insert_module,
+    path,
+    remove_module,
+    text_of,
+    write_text,
+)
+from tests.kernel.machine import Machine
 from tests.kernel.test_bridge import PLACE, kernel_program
 
-WRITE = 1
 PROGRAM = kernel_program("push 1\nlog i32 x\nexit mine", "vars = 2\ngvars = 3")
 
 
 def _fail_at(machine: Machine, step: int) -> None:
-    fd = check(path(machine, "/sys/module/dprobes/parameters/fail_at", WRITE))
-    data = str(step).encode()
-    writing = called(WRITE, fd, AREA, len(data))
-    assert check(result_of(machine.exchange(written(AREA, data), writing))) == len(data)
-    check(machine.call(CLOSE, fd))
+    write_text(machine, "/sys/module/dprobes/parameters/fail_at", str(step))
 
 
 def _held(machine: Machine) -> tuple[str, int]:
@@ -63,6 +69,34 @@ def test_placing(machine: Machine, device: Device) -> None:
     assert _each_step(machine, attempt) == 3
     assert loaded.state() is State.ACTIVE
     loaded.close()
+
+
+def test_watching(machine: Machine, device: Device) -> None:
+    loaded = device.load(PROGRAM, facilities={"mine": 9})
+    address = address_of(machine, "panic_timeout")
+
+    def attempt() -> None:
+        assert (loaded.state(), loaded.query().address) == (State.COMPILED, 0)
+        loaded.watch(Kind.WATCH_W, address, 4)
+
+    assert _each_step(machine, attempt) == 1
+    assert loaded.state() is State.ACTIVE
+    loaded.close()
+
+
+def test_loading_the_module_itself(machine: Machine) -> None:
+    assert remove_module(machine) == 0
+    before = machine.look_for("/proc/vmallocinfo", "[dprobes]")[0]
+    # The machines of two CPUs, events of modules, the device.
+    for step in range(1, 6):
+        with pytest.raises(OSError, match="ENOMEM"):
+            insert_module(machine, f"fail_at={step}")
+        assert path(machine, "/dev/dprobes", 0) == -errno.ENOENT
+        assert machine.look_for("/proc/vmallocinfo", "[dprobes]")[0] == before
+    insert_module(machine, "fail_at=6")
+    _fail_at(machine, 0)
+    with sample.loaded(machine):
+        pass
 
 
 def test_variables(machine: Machine, device: Device) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from random import Random
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 
 from dprobed.kernel.abi import Refusal
 from dprobed.program.exec.interface import Outcome
@@ -21,6 +21,7 @@ from tests.programs.cases import Case, Result, all_cases, check
 from tests.unit.program.exec.test_generated_programs import (
     BUDGET,
     FACILITIES,
+    drawing,
     drawn_context,
     programs,
     run_drawn,
@@ -133,15 +134,7 @@ def test_every_instruction_was_run() -> None:
     assert {i.key for i in INSTRUCTIONS if not i.kernel_only} <= set(_used(there))
 
 
-@settings(
-    max_examples=DRAWN,
-    deadline=None,
-    suppress_health_check=[
-        HealthCheck.filter_too_much,
-        HealthCheck.too_slow,
-        HealthCheck.function_scoped_fixture,
-    ],
-)
+@drawing(DRAWN)
 @given(programs())
 def test_drawn_programs_agree(c_interpreter: CInterpreter, program: Program) -> None:
     verified(program)

@@ -7,7 +7,7 @@ import errno
 
 import pytest
 
-from dprobed.kernel.abi import REQUESTS, Attach, Load, Query, Refusal, State, Vars
+from dprobed.kernel.abi import REQUESTS, Attach, Kind, Load, Query, Refusal, State, Vars
 from dprobed.program.isa import BY_KEY, encode_one
 from tests.kernel.device import (
     CLOSE,
@@ -19,6 +19,7 @@ from tests.kernel.device import (
     Device,
     KernelProgram,
     RefusedError,
+    address_of,
     attaching,
     check,
     ioctl,
@@ -33,6 +34,10 @@ from tests.kernel.test_bridge import PLACE, kernel_program
 BAD = 0xDEAD000
 SETRESUID, CHMOD = 117, 90
 NOBODY = (1 << 64) - 1
+#: Where a watchpoint could be: the direct map of all memory begins there, wherever it does.
+DATA = 0xFFFF888000000000
+#: Fixed (Documentation/x86/x86_64/mm.rst).
+CPU_ENTRY_AREA = 0xFFFFFE0000000000
 
 GOOD = kernel_program("push 1\nlog i32 x\nexit mine", "vars = 2\ngvars = 3")
 FACILITIES = {"mine": 9}
@@ -144,6 +149,10 @@ def loaded(device: Device) -> KernelProgram:
     return device.load(GOOD, facilities=FACILITIES)
 
 
+def _watching(**fields: int) -> Attach:
+    return Attach(**{"kind": Kind.WATCH_W, "address": DATA, "length": 8, **fields})
+
+
 def _unterminated() -> Attach:
     return attaching("x" * 128)
 
@@ -151,16 +160,32 @@ def _unterminated() -> Attach:
 ATTACHES = [
     (attaching(PLACE, probe=1), errno.EINVAL),
     (attaching(PLACE, pad=1), errno.EINVAL),
+    (attaching(PLACE, kind=4), errno.EINVAL),
+    (attaching(PLACE, kind=Kind.WATCH_W), errno.EINVAL),
+    (attaching(PLACE, address=DATA), errno.EINVAL),
+    (attaching(PLACE, length=1), errno.EINVAL),
     (attaching(PLACE, offset=1 << 32), errno.EINVAL),
     (attaching(""), errno.EINVAL),
     (_unterminated(), errno.EINVAL),
     (attaching(PLACE, offset=1), errno.EILSEQ),
     (attaching("no_such_function"), errno.ENOENT),
-    (attaching("no_such_module:function"), errno.ENOENT),
+    (attaching("dprobes:no_such_function"), errno.ENOENT),
     # what the kernel itself excludes, and what we do
     (attaching("exc_page_fault"), errno.EADDRNOTAVAIL),
     (attaching("dprobes:dp_run"), errno.EADDRNOTAVAIL),
-    (attaching("dprobes:dpb_load"), errno.EADDRNOTAVAIL),
+    (attaching("dprobes:dpb_load"), errno.EACCES),
+    (_watching(probe=1), errno.EINVAL),
+    (_watching(pad=1), errno.EINVAL),
+    (_watching(offset=1), errno.EINVAL),
+    *((_watching(length=length), errno.EINVAL) for length in (0, 3, 16, 0xFFFFFFFF)),
+    (_watching(kind=Kind.WATCH_X, length=8), errno.EINVAL),
+    (_watching(address=DATA + 4), errno.EINVAL),
+    # of a process, and nobody's
+    (_watching(address=AREA), errno.EINVAL),
+    (_watching(address=0x7FFFFFFFF000), errno.EINVAL),
+    (_watching(address=0x8000000000000000), errno.EINVAL),
+    # what the kernel needs to serve one
+    (_watching(address=CPU_ENTRY_AREA), errno.EADDRNOTAVAIL),
 ]
 
 
@@ -202,8 +227,31 @@ def test_vars(machine: Machine, loaded: KernelProgram, vars_: Vars, error: int) 
     loaded.close()
 
 
-def test_query_of_no_probe(machine: Machine, loaded: KernelProgram) -> None:
-    assert ioctl(machine, loaded.fd, "DPROBES_QUERY", Query(probe=1)) == -errno.EINVAL
+@pytest.mark.parametrize("query", [Query(probe=1), Query(pad=1)])
+def test_query(machine: Machine, loaded: KernelProgram, query: Query) -> None:
+    assert ioctl(machine, loaded.fd, "DPROBES_QUERY", query) == -errno.EINVAL
+    loaded.close()
+
+
+@pytest.mark.parametrize(
+    ("place", "kind"),
+    [("dpb_device", Kind.WATCH_W), ("dpb_load", Kind.WATCH_X), ("exc_page_fault", Kind.WATCH_X)],
+)
+def test_watching_what_serves_watchpoints(
+    machine: Machine, loaded: KernelProgram, place: str, kind: Kind
+) -> None:
+    error = errno.EADDRNOTAVAIL if place == "exc_page_fault" else errno.EACCES
+    watch = _watching(kind=kind, address=address_of(machine, place), length=1)
+    assert ioctl(machine, loaded.fd, "DPROBES_ATTACH", watch) == -error
+    assert (loaded.state(), loaded.query().address) == (State.COMPILED, 0)
+    loaded.close()
+
+
+def test_a_watchpoint_with_a_symbol(machine: Machine, loaded: KernelProgram) -> None:
+    for at in (0, 127):
+        watch = _watching()
+        watch.symbol[at] = 1
+        assert ioctl(machine, loaded.fd, "DPROBES_ATTACH", watch) == -errno.EINVAL
     loaded.close()
 
 

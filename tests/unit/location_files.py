@@ -103,14 +103,23 @@ def address(path: Path | str, symbol: str, *options: str) -> int:
     return found.pop()
 
 
-def _hostile(path: Path, size: int, dynamic: tuple[int, int]) -> None:
-    """A shared library with one segment of code and a dynamic section (offset, size)."""
+def hand_made(path: Path, *headers: tuple[int, int, int, int, int], size: int = 0x3000) -> Path:
+    """A DYN file with nothing but program headers: (type, flags, offset, vaddr, size)."""
     header = struct.pack(
-        "<16sHHIQQQIHHHHHH", b"\x7fELF\2\1\1", 3, 62, 1, 0, 64, 0, 0, 64, 56, 2, 64, 0, 0
+        "<16sHHIQQQIHHHHHH", b"\x7fELF\2\1\1", 3, 62, 1, 0, 64, 0, 0, 64, 56, len(headers), 64, 0, 0
     )
-    header += struct.pack("<IIQQQQQQ", 1, 5, 0, 0, 0, size, size, 0x1000)
-    header += struct.pack("<IIQQQQQQ", 2, 4, *dynamic[:1], *dynamic[:1], 0, *dynamic[1:] * 2, 8)
-    path.write_bytes(header)
+    for kind, flags, offset, vaddr, length in headers:
+        header += struct.pack(
+            "<IIQQQQQQ", kind, flags, offset, vaddr, vaddr, length, length, 0x1000
+        )
+    path.write_bytes(header.ljust(size, b"\x90"))
+    return path
+
+
+def _hostile(path: Path, size: int, dynamic: tuple[int, int]) -> None:
+    """A sparse shared library with one segment of code and a dynamic section (offset, size)."""
+    at, length = dynamic
+    hand_made(path, (1, 5, 0, 0, size), (2, 4, at, at, length), size=0)
     os.truncate(path, size)
 
 

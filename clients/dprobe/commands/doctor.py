@@ -25,14 +25,11 @@ import dprobed
 from dprobe.commands import options
 from dprobe.lib.connection import Connection
 from dprobe.lib.errors import DprobeError, os_error_text
+from dprobe.lib.orphans import named, orphans
 from dprobe.view.tables import Listing, show
 from dprobed.proc.refusals import CAP_SYS_PTRACE, YAMA, may_suspend_seccomp
 from dprobed.wire.socket_path import default_socket
 
-# include/uapi/linux/ptrace.h
-_PTRACE_POKEUSER: Final = 6
-_PTRACE_SEIZE: Final = 0x4206
-_PTRACE_INTERRUPT: Final = 0x4207
 #: What a container must be given, by name of the right, for what its kernel would allow.
 _CONTAINER: Final = "as root, or in a container with the capability {} (docker run --cap-add={})"
 _YAMA: Final = {
@@ -49,8 +46,10 @@ _UNITS: Final = (
     Path("/usr/local/lib/systemd/system/dprobed.socket"),
     Path("/etc/systemd/system/dprobed.socket"),
 )
-#: The device of the kernel module.
+#: The device of the kernel module; that a kernel loads modules; where they are.
 _DEVICE: Final = Path("/dev/dprobes")
+_MODULES: Final = Path("/proc/modules")
+_INSTALLED: Final = Path("/lib/modules")
 #: Descriptors that a daemon with thousands of targets wants.
 _DESCRIPTORS: Final = 1 << 14
 #: Calls that are not everywhere, each by something that makes a descriptor with it.
@@ -105,21 +104,29 @@ class _Traced:
 
     def __enter__(self) -> _Traced:
         try:
-            self.ptrace(_PTRACE_SEIZE, 0, 0)
-            self.ptrace(_PTRACE_INTERRUPT, 0, 0)
+            # Here: it needs python-ptrace, and that may be what is missing.
+            from dprobed.arch.x86_64.python_ptrace import PTRACE_INTERRUPT, PTRACE_SEIZE
+
+            self._call(PTRACE_SEIZE, 0, 0)
+            self._call(PTRACE_INTERRUPT, 0, 0)
             os.waitpid(self.pid, 0)
         except BaseException:
             self.__exit__()
             raise
         return self
 
-    def ptrace(self, request: int, address: int, data: int) -> None:
-        """One ptrace call; raises _RefusedError."""
-        from ptrace.binding.func import PtraceError, ptrace
+    def poke(self, offset: int, value: int) -> None:
+        """Store a word of what the kernel has of it (``struct user``); raises _RefusedError."""
+        from dprobed.arch.x86_64.python_ptrace import binding
+
+        self._call(binding.PTRACE_POKEUSER, offset, value)
+
+    def _call(self, request: int, address: int, data: int) -> None:
+        from dprobed.arch.x86_64.python_ptrace import binding
 
         try:
-            ptrace(request, self.pid, address, data)
-        except PtraceError as error:
+            binding.ptrace(request, self.pid, address, data)
+        except binding.PtraceError as error:
             raise _RefusedError(os.strerror(error.errno or 0).lower()) from None
 
     def __exit__(self, *_: object) -> None:
@@ -206,7 +213,6 @@ def _yama(_: Path | None) -> Check | None:
 
 def _debug_registers(_: Path | None) -> Check:
     """Sets a data watchpoint in a child: virtual machines may not have them."""
-    # Here: it needs python-ptrace, and that may be what is missing.
     from dprobed.arch.x86_64.debug_registers import CONTROL, control_bits
     from dprobed.arch.x86_64.registers import DEBUGREG_OFFSET
 
@@ -214,10 +220,10 @@ def _debug_registers(_: Path | None) -> Check:
     try:
         with _Traced() as child:
             word = ctypes.c_uint64()
-            child.ptrace(_PTRACE_POKEUSER, DEBUGREG_OFFSET, ctypes.addressof(word))
+            child.poke(DEBUGREG_OFFSET, ctypes.addressof(word))
             control = DEBUGREG_OFFSET + 8 * CONTROL
-            child.ptrace(_PTRACE_POKEUSER, control, control_bits(0, "w", 8))
-            child.ptrace(_PTRACE_POKEUSER, control, 0)
+            child.poke(control, control_bits(0, "w", 8))
+            child.poke(control, 0)
     except _RefusedError as error:
         remedy = "none here: this virtual machine does not have them, use probes on code"
         return Check(name, False, False, f"no watchpoints here: {error}", remedy)
@@ -286,6 +292,18 @@ def _daemon(socket: Path | None) -> Check:
     return Check("running dprobed", True, False, detail)
 
 
+def _orphans(socket: Path | None) -> Check:
+    """Whether tracers that were killed have left something that nobody undoes."""
+    name = "processes of killed tracers"
+    path = socket or default_socket(os.getuid())
+    pids = orphans(path)
+    if not pids:
+        return Check(name, True, False, "none has anything left")
+    detail = f"{named(pids)} have breakpoints or pages left"
+    remedy = "start dprobed again: it undoes that, where nobody else traces them"
+    return Check(name, False, False, detail, remedy)
+
+
 def _descriptors(_: Path | None) -> Check:
     """Each tracer takes two descriptors of the daemon."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -295,12 +313,27 @@ def _descriptors(_: Path | None) -> Check:
     return Check("descriptors", ok, False, detail, remedy)
 
 
+def _why_not_loaded() -> tuple[str, str]:
+    """Why there is no module dprobes in this kernel, and what to do about it."""
+    if not _MODULES.exists():
+        return "this kernel loads no modules", "a kernel with CONFIG_MODULES, CONFIG_KPROBES"
+    release = os.uname().release
+    folder = _INSTALLED / release
+    if next(folder.glob("**/dprobes.ko*"), None) is not None:
+        remedy = "as root: modprobe dprobes, or load_kernel_module = true in dprobed.toml"
+        return "the module dprobes is not loaded", remedy
+    remedy = (
+        f"as root: apt-get install linux-headers-{release} ./build/dprobes-dkms_*_all.deb (which "
+        "`make deb` makes)"
+    )
+    return "the module dprobes is not installed for this kernel", remedy
+
+
 def _kernel_module(_: Path | None) -> Check:
     """Whether programs with `modtype = kernel` can be inserted."""
     name = "kernel programs"
     if not _DEVICE.exists():
-        remedy = "as root: insmod dprobes.ko, which is built as kernel_bridge/README.md says"
-        return Check(name, False, False, "the module dprobes is not loaded", remedy)
+        return Check(name, False, False, *_why_not_loaded())
     if not os.access(_DEVICE, os.R_OK | os.W_OK):
         return Check(name, False, False, f"{_DEVICE} is for root", "insert them as root")
     return Check(name, True, False, "the module dprobes is loaded")
@@ -372,6 +405,7 @@ _CHECKS: Final[tuple[Callable[[Path | None], Check | None], ...]] = (
     _descriptors,
     _kernel_module,
     _daemon,
+    _orphans,
 )
 
 

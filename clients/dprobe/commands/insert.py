@@ -17,7 +17,7 @@ from dprobe.lib.connection import Connection
 from dprobe.lib.ending import endings
 from dprobe.lib.errors import UserError
 from dprobe.lib.programs import Choice, Loaded, load_programs
-from dprobe.lib.reading import is_regular, silence
+from dprobe.lib.reading import beginning, is_regular, silence
 from dprobe.view import probes
 from dprobe.view.output import complain, note
 from dprobed.policy.links import real
@@ -192,11 +192,8 @@ def _warn_of_executable(exe: str) -> None:
     elif not is_regular(path):
         complain(f"--exe {exe}: {path} is no file; write {path}/** for what is in it")
     else:
-        # Imported where it is needed: it reads ELF files.
-        from dprobe.lib.loader import head_of
-
         with contextlib.suppress(OSError, IndexError):
-            head = head_of(path)
+            head = beginning(path)
             if head.startswith(b"#!"):
                 interpreter = os.fsdecode(head[2:].split(b"\n")[0].split()[0])
                 complain(

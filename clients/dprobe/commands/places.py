@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from dprobe.commands import complete, options
-from dprobe.lib.errors import UserError
+from dprobe.lib.errors import UserError, os_error_text
 from dprobe.lib.loader import find_module
 from dprobe.lib.mapped import open_file
 from dprobe.view.tables import Listing, show
@@ -16,11 +16,16 @@ from dprobed.binary.errors import LocationError
 from dprobed.binary.file import Binary
 from dprobed.binary.places import list_places
 from dprobed.binary.static_probes import static_probes
+from dprobed.proc.kernel_symbols import PATH, symbols
 
 _LISTING = Listing(
     "place",
     (("address", "address"), ("size", "size"), ("kind", "kind"), ("place", "place")),
     ("file_offset", "source", "module"),
+)
+_KERNEL = Listing(
+    "kernel_place",
+    (("address", "address"), ("kind", "kind"), ("module", "module"), ("place", "place")),
 )
 _STATIC = Listing(
     "static_probe",
@@ -38,14 +43,22 @@ examples:
   dprobe places libc.so.6 'mem*'
   dprobe places /usr/bin/python3 --json
   dprobe places --usdt libstdc++.so.6    # static probes
+  dprobe places --kernel 'vfs_*'         # functions and data of the kernel
+  dprobe places --kernel 'loop:*'        # of its module loop
 """,
 )
 @click.option("--usdt", is_flag=True, help="Static probes (USDT), which the module's authors set.")
-@options.listing(_LISTING, _STATIC)
-@click.argument("module", shell_complete=complete.modules)
-@click.argument("pattern", default="*", shell_complete=complete.symbols)
+@click.option("--kernel", is_flag=True, help="Functions and data of the kernel and its modules.")
+@options.listing(_LISTING, _STATIC, _KERNEL)
+@click.argument("module", required=False, shell_complete=complete.modules)
+@click.argument("pattern", required=False, shell_complete=complete.symbols)
 def places_command(
-    module: str, pattern: str, usdt: bool, json: bool, only: tuple[str, ...]
+    module: str | None,
+    pattern: str | None,
+    usdt: bool,
+    kernel: bool,
+    json: bool,
+    only: tuple[str, ...],
 ) -> None:
     """List what of MODULE (a path, a library, a command) can be probed by name.
 
@@ -53,7 +66,19 @@ def places_command(
     what is listed as such; its arguments are written as the compiler left them: size@place.
 
     PATTERN may have * and ? in it; for static probes it is of provider:name, or of the name alone.
+    With --kernel it is all that is given: of a name of the kernel itself, or of module:name; places
+    of a module are for programs with `modtype = kmod`. Addresses of the kernel are listed for whom
+    it shows them to.
     """
+    if kernel:
+        if usdt or pattern is not None:
+            what = "--usdt" if usdt else "a MODULE"
+            raise UserError(f"--kernel goes without {what}: `dprobe places --kernel 'vfs_*'`")
+        _list_kernel(module or "*", json=json, only=only)
+        return
+    if module is None:
+        raise click.UsageError("Missing argument 'MODULE'.")
+    pattern = pattern or "*"
     path = find_module(module)
     try:
         elf = open_file(path)
@@ -66,6 +91,28 @@ def places_command(
     if not rows:
         raise UserError(f"{what} in {path} matches {pattern}")
     show(rows, listing, json=json, empty="", only=only)
+
+
+def _list_kernel(pattern: str, *, json: bool, only: tuple[str, ...]) -> None:
+    module, _, name = pattern.rpartition(":")
+    # Modules are called `a-b` as files, and `a_b` in the kernel.
+    module = module.replace("-", "_")
+    try:
+        rows = [
+            {
+                "place": each.name,
+                "kind": each.kind,
+                "module": each.module or "kernel",
+                "address": f"{each.address:#x}" if each.address else "",
+            }
+            for each in symbols()
+            if fnmatchcase(each.name, name) and fnmatchcase(each.module, module) and each.kind
+        ]
+    except OSError as error:
+        raise UserError(f"{PATH}: {os_error_text(error)}") from None
+    if not rows:
+        raise UserError(f"nothing in the kernel matches {pattern}")
+    show(rows, _KERNEL, json=json, empty="", only=only)
 
 
 def _named(elf: Binary, pattern: str) -> list[dict[str, Any]]:

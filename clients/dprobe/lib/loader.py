@@ -7,7 +7,6 @@ as ldd(1) does: ``ld.so --list PROGRAM`` maps the libraries and executes nothing
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import stat
@@ -21,7 +20,6 @@ from dprobe.lib.errors import UserError
 from dprobe.lib.mapped import File, open_file, to_be_mapped
 from dprobed.binary.errors import LocationError
 from dprobed.binary.file import Binary
-from dprobed.proc import files
 
 #: The loader of glibc on x86-64; others have other rules, and are not asked.
 _LOADER: Final = "ld-linux-x86-64.so.2"
@@ -30,10 +28,8 @@ _VARIABLES: Final = frozenset({b"LD_LIBRARY_PATH", b"LD_PRELOAD", b"GLIBC_TUNABL
 #: ``libc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x00007f…)``, or a path alone.
 _LINE: Final = re.compile(r"\t(?:.* => )?(/.*) \(0x[0-9a-f]+\)")
 _SECONDS: Final = 10.0
-#: Interpreters of interpreters that the kernel follows (fs/exec.c), and the bytes of a line that it
-#: reads (BINPRM_BUF_SIZE).
+#: Interpreters of interpreters that the kernel follows (fs/exec.c).
 _DEPTH: Final = 5
-_HEAD: Final = 256
 #: Where the dynamic loader of Debian looks by itself, besides its cache (ld.so(8)).
 _LIBRARY_FOLDERS = (
     "/lib/x86_64-linux-gnu",
@@ -53,8 +49,8 @@ def _program_of(path: str) -> str | None:
     """
     for _ in range(_DEPTH):
         try:
-            head = head_of(path)
-        except (OSError, ValueError):
+            head = reading.beginning(path)
+        except OSError:
             return None
         if head.startswith(b"\x7fELF"):
             return path
@@ -75,17 +71,6 @@ def _executable(path: str) -> bool:
         return reading.look(path).allowed
     except OSError:
         return False
-
-
-def head_of(path: str) -> bytes:
-    """The first bytes of a regular file; raises OSError, also where it does not answer."""
-    descriptor = files.open_file(path)
-    try:
-        if not stat.S_ISREG(files.status(descriptor)[2]):
-            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-        return files.read(descriptor, _HEAD, 0)
-    finally:
-        os.close(descriptor)
 
 
 class Mapped(NamedTuple):

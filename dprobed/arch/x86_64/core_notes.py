@@ -1,11 +1,10 @@
-"""Core file notes of x86-64: machine number, layouts of the notes and of the XSAVE area."""
+"""Core file notes of x86-64: layouts of the notes and of the XSAVE area."""
 
 from __future__ import annotations
 
 import struct
 from typing import Final
 
-EM_X86_64: Final = 62
 NT_PRFPREG: Final = 2
 #: struct elf_prstatus, struct elf_prpsinfo (include/linux/elfcore.h).
 PRSTATUS: Final = struct.Struct("<3ihxxQQ4i8Q216si4x")

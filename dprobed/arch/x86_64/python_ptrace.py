@@ -12,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import sys
 import types
+from typing import Final
 
 
 def _provide_libc() -> None:
@@ -26,4 +27,8 @@ _provide_libc()
 from ptrace.binding import func as binding  # noqa: E402
 from ptrace.binding import linux_struct as structures  # noqa: E402
 
-__all__ = ["binding", "structures"]
+__all__ = ["PTRACE_INTERRUPT", "PTRACE_SEIZE", "binding", "structures"]
+
+# <linux/ptrace.h>; python-ptrace does not know those that came with PTRACE_SEIZE (Linux 3.4).
+PTRACE_SEIZE: Final = 0x4206
+PTRACE_INTERRUPT: Final = 0x4207

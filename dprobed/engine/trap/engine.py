@@ -162,12 +162,15 @@ class TrapEngine:
         sites, sigtrap = self.sites, self.sigtrap
         sites.reserve(self.group, addresses)
         sigtrap.prepare_guard(len(addresses))
-        if self.only_guarded and (reason := sigtrap.why_unguarded()):
+        if self.only_guarded and (reason := self._why_unguarded()):
             raise SpaceError(f"it would be unguarded: {reason}; {self.only_guarded} refuses that")
 
     def why_unguarded(self) -> str:
         """Why a breakpoint of ours would end the target if we were killed; empty: none would."""
-        return self.sigtrap.why_unguarded() if self.by_trap else ""
+        return self._why_unguarded() if self.by_trap else ""
+
+    def _why_unguarded(self) -> str:
+        return self.sigtrap.why_unguarded() or self.sites.space.calls.obstacle
 
     def arm(
         self, plans: Sequence[Plan], unstoppable: list[Thread]
@@ -177,11 +180,12 @@ class TrapEngine:
         armed: list[Site] = []
         places = [plan.location.address for plan in plans]
         shared = self.sites.space.in_shared(places) if places else {}
-        for plan in plans:
+        ready = [self.sites.ready(place) for place in places]
+        self.sites.serve_without_us(site for site in ready if site is not None)
+        for plan, site in zip(plans, ready, strict=True):
             if reason := shared.get(plan.location.address):
                 results.append((plan, Refusal(ProbeState.FAILED, reason)))
                 continue
-            site = self.sites.ready(plan.location.address)
             if site is None or not self.sites.arm(site):
                 reason = f"the code at {plan.location.address:#x} changed meanwhile"
                 results.append((plan, Refusal(ProbeState.FAILED, reason)))
@@ -206,6 +210,7 @@ class TrapEngine:
             with self.group.stopped():
                 if reason := self.sites.space.in_shared([address]).get(address):
                     raise SpaceError(reason)
+                self.sites.serve_without_us([site])
                 self.sites.arm(site)
                 self.classify(self._is_watched)
         finally:

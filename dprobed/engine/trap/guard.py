@@ -7,6 +7,7 @@ process's disposition is ``Sigtrap``'s.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 from dprobed.arch.x86_64.guard_code import (
@@ -96,28 +97,37 @@ class Guard:
             self._former.append((self.base, self._size))
         self.base, self._size = base, size
 
-    def add(self, trap: int, slot: int) -> None:
-        """Serve a site from now on; before its breakpoint is written."""
-        if not self.base:
+    def add(self, sites: Iterable[tuple[int, int]]) -> None:
+        """Serve these sites from now on, before their breakpoints are written: of each, the rip of
+        a thread behind it, and its slot."""
+        new: dict[int, bytes] = {}
+        for trap, slot in sites if self.base else ():
+            index = self._entries.get(trap)
+            if index is None:
+                index = self._free.pop() if self._free else len(self._entries)
+                if index >= self._capacity:
+                    break  # they are not guarded; ``prepare`` makes room for all
+                self._entries[trap] = index
+            new[index] = entry(trap, slot)
+        self._write(new)
+
+    def remove(self, traps: Iterable[int]) -> None:
+        """Sites are gone, and no thread is behind their breakpoints any more."""
+        free = [self._entries.pop(trap) for trap in traps if trap in self._entries]
+        self._write(dict.fromkeys(free, FREE_ENTRY))
+        self._free += free
+
+    def _write(self, entries: dict[int, bytes]) -> None:
+        """Write these places of the table, those that follow each other at once."""
+        if not entries or not self.is_whole():
             return
-        index = self._entries.get(trap)
-        if index is None:
-            index = self._free.pop() if self._free else len(self._entries)
-            if index >= self._capacity:
-                return  # it is not guarded; ``prepare`` makes room for all
-            self._entries[trap] = index
-        self._write(index, entry(trap, slot))
-
-    def remove(self, trap: int) -> None:
-        """A site is gone, and no thread is behind its breakpoint any more."""
-        index = self._entries.pop(trap, None)
-        if index is not None:
-            self._write(index, FREE_ENTRY)
-            self._free.append(index)
-
-    def _write(self, index: int, data: bytes) -> None:
-        if self.is_whole():
-            self._space.memory.poke(self.base + TABLE + index * ENTRY, data)
+        run = b""
+        for index in sorted(entries):
+            run += entries[index]
+            if index + 1 not in entries:
+                end = self.base + TABLE + (index + 1) * ENTRY
+                self._space.memory.poke(end - len(run), run)
+                run = b""
 
     def copy(self, space: AddressSpace) -> Guard:
         """The same in a ``fork`` child's copy of the memory."""

@@ -52,12 +52,11 @@ class SiteRemoval:
                 self.leave_slots(thread, removing)
             except Gone:
                 continue
-        if unstoppable:
+        if unstoppable or any(each.unfinished is not None for each in self._group.threads.values()):
             self.not_freed = removing
             return
         self.not_freed = set()
-        for site in removing:
-            self._sites.free(site)
+        self._sites.free(removing)
 
     def redirect_restarts(self, sites: Iterable[Site]) -> None:
         """Have system calls that our stop interrupted at these new sites restart in the slot.

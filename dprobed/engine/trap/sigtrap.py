@@ -137,6 +137,8 @@ class Sigtrap:
         """A thread's status was read: learn a disposition set since. Raises Gone."""
         if not self.calm or self._stale or not self._concerns(thread):
             return
+        if self._group.borrower.is_waiting:
+            return  # Another thread does something for us: there is one gate, and one way back.
         meant = self.is_meant_by(found)
         if not self.installed.is_look_due(meant):
             return
@@ -357,4 +359,6 @@ class Sigtrap:
         if ignored:
             self.disposition = SIG_IGN.to_bytes(KERNEL_ACTION_SIZE, "little")
             if stale:
-                self._kernel.store(thread, self.space, self.disposition)
+                # The kernel has the default. In the middle of ``exec`` a thread makes no call for
+                # us, so it is put back when we go, as after any hit.
+                self._spoiled()

@@ -128,14 +128,22 @@ class Sites:
 
     def text(self, address: int, length: int) -> bytes:
         """The original code, without our breakpoints; short or empty where nothing is mapped."""
-        data = bytearray(self.space.memory.peek(address, length))
-        for offset in range(len(data)):
-            site = self.by_trap.get(address + offset + 1)
-            if site is not None and data[offset] == INT3[0]:
-                data[offset] = site.original[0]
-            elif (original := self.space.raw.get(address + offset)) is not None:
-                data[offset] = original[0]
-        return bytes(data)
+        return self._original(address, self.space.memory.peek(address, length))
+
+    def _original(self, address: int, data: bytes) -> bytes:
+        """What was read there, without our breakpoints."""
+        at = data.find(INT3)
+        if at < 0:
+            return data
+        found = bytearray(data)
+        while at >= 0:
+            site = self.by_trap.get(address + at + 1)
+            if site is not None:
+                found[at] = site.original[0]
+            elif (original := self.space.raw.get(address + at)) is not None:
+                found[at] = original[0]
+            at = data.find(INT3, at + 1)
+        return bytes(found)
 
     def slot_at(self, rip: int) -> tuple[Site, int] | None:
         """The site in whose slot ``rip`` is, and how many bytes into it."""
@@ -161,14 +169,13 @@ class Sites:
     def is_present(self, site: Site) -> bool:
         """Whether the ``int3`` of this site is in memory, and ours."""
         before, behind = site.around
-        expected = before + INT3 + behind
-        found = self.space.memory.peek(site.address - len(before), len(expected))
-        if found == expected:
-            return True
+        start = site.address - len(before)
+        found = self.space.memory.peek(start, len(before) + 1 + len(behind))
         if found[len(before) : len(before) + 1] != INT3:
             return False
         # Other sites may be near.
-        if self._around(site.address) == site.around:
+        found = self._original(start, found)
+        if (found[: len(before)], found[len(before) + 1 :]) == site.around:
             return True
         # Either the target patched its code close by, or something else is mapped there.
         return not site.gone and self._is_of_a_file(site.address)
@@ -177,11 +184,6 @@ class Sites:
         """The sites whose breakpoints the target overwrote."""
         peek = self.space.memory.peek
         return [site for site in sites if not self.is_present(site) and peek(site.address, 1)]
-
-    def _around(self, address: int) -> tuple[bytes, bytes]:
-        before = min(_AROUND, address % PAGE)
-        behind = min(_AROUND, PAGE - 1 - address % PAGE)
-        return self.text(address - before, before), self.text(address + 1, behind)
 
     def _is_of_a_file(self, address: int) -> bool:
         """Whether a file is mapped there; also if that cannot be told."""
@@ -208,7 +210,9 @@ class Sites:
         known = self.ready(address)
         if known is not None:
             return known
-        code = self.text(address, _LONGEST)
+        before = min(_AROUND, address % PAGE)
+        text = self.text(address - before, before + 1 + _AROUND)
+        code = text[before:][:_LONGEST]
         if not code:
             raise SpaceError(f"no memory is mapped at {address:#x}")
         area = self.space.resident.near(address)
@@ -223,7 +227,7 @@ class Sites:
             raise SpaceError(
                 f"the call at {address:#x} cannot be probed: the target has a hardware shadow stack"
             )
-        around = self._around(address)
+        around = text[:before], text[before + 1 :][: PAGE - 1 - address % PAGE]
         site = Site(address, code[: displaced.length], slot, displaced, around)
         note(self.space.changes, Kind.SITE, slot, site.change())
         if len(displaced.code) > SLOT or not self.space.memory.poke(slot, displaced.code):
@@ -239,8 +243,7 @@ class Sites:
 
     def discard_unarmed(self) -> None:
         """Free the slots of sites that were made ready and not armed."""
-        for site in list(self._unarmed.values()):
-            self.free(site)
+        self.free(list(self._unarmed.values()))
         self._unarmed.clear()
 
     def _has_shadow_stack(self) -> bool:
@@ -265,6 +268,10 @@ class Sites:
         """Whether its breakpoint is in the text."""
         return self.by_trap.get(site.trap) is site
 
+    def serve_without_us(self, sites: Iterable[Site]) -> None:
+        """Have the guard serve these sites if the tracer dies, before they are armed."""
+        self.guard.add((site.trap, site.slot) for site in sites)
+
     def arm(self, site: Site) -> bool:
         """Write the breakpoint; false when the original instruction is not there any more.
 
@@ -278,7 +285,6 @@ class Sites:
             del self.by_trap[site.trap]  # the target got rid of it: what is there is its own
         if self.text(site.address, site.displaced.length) != site.original:
             return False
-        self.guard.add(site.trap, site.slot)
         self.by_trap[site.trap] = site
         if self.space.memory.poke(site.address, INT3):
             self._unarmed.pop(site.address, None)
@@ -298,13 +304,14 @@ class Sites:
         if self.is_present(site):
             self.space.memory.poke(site.address, site.original[:1])
 
-    def free(self, site: Site) -> None:
-        """Give a disarmed site's slot back; no thread may be in it."""
-        if self.slots.get(site.slot) is site:
+    def free(self, sites: Iterable[Site]) -> None:
+        """Give disarmed sites' slots back; no thread may be in them."""
+        there = [site for site in sites if self.slots.get(site.slot) is site]
+        for site in there:
             del self.slots[site.slot]
             self.space.changes.forget(Kind.SITE, site.slot)
-            self.guard.remove(site.trap)
             self.space.resident.give_back(site.slot)
+        self.guard.remove(site.trap for site in there)
 
     def clear(self) -> None:
         """Forget all sites; what is in the target stays."""

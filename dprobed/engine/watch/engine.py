@@ -133,11 +133,16 @@ class WatchEngine:
         """See Engine: nothing of ours is in memory."""
 
     def lost(self) -> list[Loss]:
-        """See Engine: a restartable sequence was met."""
+        """See Engine: a restartable sequence was met, maybe by several threads, and maybe at the
+        last hit of a probe that was removed since."""
         lost, self._lost = self._lost, []
+        found = []
         for loss in lost:
-            self.release(loss.attachments)
-        return lost
+            there = set(self._registers.attachments())
+            left: list[Attachment] = [each for each in loss.attachments if each in there]
+            self.release(left)
+            found.append(Loss(left, loss.reason, loss.internal))
+        return found
 
     def overwritten(self, attachments: Iterable[Attachment]) -> list[Loss]:
         """See Engine."""

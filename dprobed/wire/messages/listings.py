@@ -46,7 +46,8 @@ class ProbeInfo(msgspec.Struct, frozen=True, kw_only=True, tag="probe"):
     not work, where its place is written (``file:line:column``), if that is known. ``doubt``: why
     one that never fired perhaps never will. ``dumped``: cores that were written for it;
     ``no_dumps``: hits that asked for one in vain, by reason. ``unguarded``: why it would end its
-    process if the tracer were killed; empty: not. ``uid``: who inserted its program,
+    process if the tracer were killed; empty: not. ``uncounted_ns``: for how long of ``present_ns``
+    dprobed was gone and came again, and counted nothing. ``uid``: who inserted its program,
     ``age_seconds`` ago; it is taken out in ``left_seconds`` (null: not by itself), and the probe
     disabled after ``max_hits`` (0: any number). ``end_rule``: who says so; empty: the user.
     """
@@ -82,6 +83,7 @@ class ProbeInfo(msgspec.Struct, frozen=True, kw_only=True, tag="probe"):
     left_seconds: float | None = None
     max_hits: int = 0
     end_rule: str = ""
+    uncounted_ns: int = 0
 
 
 class EarlierInfo(msgspec.Struct, frozen=True, kw_only=True, tag="earlier"):

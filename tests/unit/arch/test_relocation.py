@@ -517,7 +517,6 @@ states = st.fixed_dictionaries(
 
 @settings(
     max_examples=1500,
-    deadline=None,
     suppress_health_check=[
         HealthCheck.function_scoped_fixture,
         HealthCheck.filter_too_much,

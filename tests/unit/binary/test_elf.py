@@ -13,7 +13,16 @@ import pytest
 from dprobed.binary.errors import LocationError
 from dprobed.binary.places import list_places, resolve
 from dprobed.binary.relocations import ifunc_slots, import_slots, thread_local
-from tests.unit.location_files import FOLDER, LIBC, library, objcopy, open_path, program, run
+from tests.unit.location_files import (
+    FOLDER,
+    LIBC,
+    hand_made,
+    library,
+    objcopy,
+    open_path,
+    program,
+    run,
+)
 
 
 def refused(path: Path | str) -> str:
@@ -122,19 +131,6 @@ def test_damaged_files_raise_nothing_else(seed: int, tmp_path: Path) -> None:
             del raw[chance.randrange(len(raw)) :]
         path.write_bytes(raw)
         everything(path)
-
-
-def hand_made(path: Path, *headers: tuple[int, int, int, int, int], size: int = 0x3000) -> Path:
-    """A DYN file with nothing but program headers: (type, flags, offset, vaddr, size)."""
-    header = struct.pack(
-        "<16sHHIQQQIHHHHHH", b"\x7fELF\2\1\1", 3, 62, 1, 0, 64, 0, 0, 64, 56, len(headers), 64, 0, 0
-    )
-    for kind, flags, offset, vaddr, length in headers:
-        header += struct.pack(
-            "<IIQQQQQQ", kind, flags, offset, vaddr, vaddr, length, length, 0x1000
-        )
-    path.write_bytes(header.ljust(size, b"\x90"))
-    return path
 
 
 def test_file_without_symbols_or_unwind_entries(tmp_path: Path) -> None:

@@ -133,7 +133,6 @@ def test_what_the_daemon_of_one_command_does_not_import() -> None:
         "tomllib",
         "dataclasses",
         "difflib",
-        "_ssl",
     }
     assert "asyncio" in there
 

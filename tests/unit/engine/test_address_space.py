@@ -14,6 +14,7 @@ import pytest
 from msgspec.structs import replace
 
 from dprobed.arch.x86_64.breakpoint import INT3
+from dprobed.arch.x86_64.guard_code import ENTRY, FREE_ENTRY, TABLE, entry, image
 from dprobed.arch.x86_64.paging import PAGE
 from dprobed.arch.x86_64.relocation import MAX_SLOT as SLOT
 from dprobed.arch.x86_64.relocation import Where
@@ -164,10 +165,32 @@ def test_disarmed_text_is_what_it_was(child: Child, sites: Sites) -> None:
         assert sites.arm(site)
     for site in two:
         sites.disarm(site)
-        sites.free(site)
+    sites.free(two)
     assert sites.space.memory.peek(child.code, len(CODE)) == CODE
     assert sites.by_trap == {}
     assert sites.all() == []
+
+
+def test_the_guard_knows_the_sites_that_are_in(child: Child, sites: Sites) -> None:
+    """Whatever places of its table became free in between; the others stay where they are."""
+    table = child.slots + PAGE
+    assert sites.space.memory.poke(table, image(table))
+    sites.guard.adopt(table, PAGE)
+
+    def known() -> dict[bytes, int]:
+        found = sites.space.memory.peek(table + TABLE, 8 * ENTRY)
+        places = [found[at : at + ENTRY] for at in range(0, len(found), ENTRY)]
+        return {each: at for at, each in enumerate(places) if any(each) and each != FREE_ENTRY}
+
+    sites.guard.add((trap, trap + 100) for trap in range(1, 7))
+    before = known()
+    assert before.keys() == {entry(trap, trap + 100) for trap in range(1, 7)}
+    sites.guard.remove([2, 5, 9])
+    assert known() == {each: at for each, at in before.items() if at not in (1, 4)}
+    sites.guard.add([(3, 103), (8, 108), (7, 107), (9, 109)])
+    after = known()
+    assert after.keys() == {entry(trap, trap + 100) for trap in (1, 3, 4, 6, 7, 8, 9)}
+    assert all(after[each] == at for each, at in before.items() if each in after)
 
 
 def test_one_site_an_address_armed_or_not(child: Child, sites: Sites) -> None:

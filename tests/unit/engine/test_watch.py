@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from typing import cast
+from unittest import mock
+
 import pytest
 
 from dprobed.arch.x86_64.debug_registers import COUNT, is_length_valid
-from dprobed.engine.interface import Location
+from dprobed.engine.interface import Location, Plan
+from dprobed.engine.watch.engine import WatchEngine
 from dprobed.engine.watch.registers import DebugRegisters, WatchAttachment
-from dprobed.tracee import ptrace
+from dprobed.tracee import ptrace, restartable
+from dprobed.tracee.lifecycle import State
+from dprobed.tracee.thread import Group
+from dprobed.tracee.thread import Thread as TracedThread
 from tests.unit.tracer.test_reporter import make_probe
 
 
@@ -130,3 +137,30 @@ def test_whose_register_fired(monkeypatch: pytest.MonkeyPatch) -> None:
     assert registers.fired(1) == [one, beside, three]
     assert thread.registers[6] == 0
     assert registers.fired(1) == []
+
+
+def test_a_watchpoint_that_cannot_stay_is_lost_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two threads meet it in their restartable sequences before anybody acts on that; one that was
+    removed at its last hit, in between, is not lost besides."""
+    thread = Thread(monkeypatch)
+    monkeypatch.setattr(ptrace, "rseq_address", lambda tid: 0)
+    monkeypatch.setattr(restartable, "abort_address", lambda *_: 0x5000)
+    runner = mock.Mock(registers=ptrace.Registers())
+    engine = WatchEngine(mock.Mock(threads={}), mock.Mock(), runner)
+    plans = [
+        Plan("watch", make_probe(), Location(at, kind="w", length=8), 0) for at in (0x1000, 0x2000)
+    ]
+    lasting, over = [result for _, result in engine.arm(plans, [])]
+    assert isinstance(lasting, WatchAttachment)
+    assert isinstance(over, WatchAttachment)
+    for tid in (1, 2):
+        thread.registers[6] = 0b11
+        assert engine.fired(tracee(tid), 0)
+    engine.release([over])
+    first, second = engine.lost()
+    assert (first.attachments, second.attachments) == ([lasting], [])
+    assert engine.attachments() == []
+
+
+def tracee(tid: int) -> TracedThread:
+    return TracedThread(tid, 1, State.STOPPED, cast(Group, None))

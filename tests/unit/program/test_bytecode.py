@@ -135,7 +135,7 @@ def test_every_byte_may_be_wrong() -> None:
                 assert encode(program) == sealed(bytes(rest))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.lists(st.tuples(st.integers(PREFIX, len(DATA) - 1), st.binary(max_size=8)), max_size=6),
 )

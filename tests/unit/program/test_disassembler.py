@@ -170,7 +170,7 @@ def _effect(step: Instruction, operand: str) -> tuple[int, int | None]:
 
 
 @pytest.mark.slow
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(sources())
 def test_generated_programs_come_back(source: str) -> None:
     try:

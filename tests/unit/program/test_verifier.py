@@ -242,7 +242,7 @@ def anything(draw: st.DrawFn) -> Program:
     return Program(Header("x", modtype, vars=2), (probe,), code, ("trace",))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(anything())
 def test_any_code_is_judged(program: Program) -> None:
     for fault in check(program):

@@ -22,7 +22,7 @@ from dprobed.resolver import modules as resolver_modules
 from dprobed.resolver.addresses import address_of, biases, data_address_of
 from dprobed.resolver.files import KnownFiles
 from dprobed.resolver.modules import matches
-from tests.unit.location_files import LIBC, library, look, open_path, program, run
+from tests.unit.location_files import LIBC, hand_made, library, look, open_path, program, run
 
 
 @contextmanager
@@ -300,13 +300,9 @@ def test_one_file_mapped_twice(tmp_path: Path) -> None:
 
 def test_two_segments_that_share_a_page_of_the_file(tmp_path: Path) -> None:
     """Each mapping holds the other segment's bytes too: those are not where its code runs."""
-    header = struct.pack(
-        "<16sHHIQQQIHHHHHH", b"\x7fELF\2\1\1", 3, 62, 1, 0, 64, 0, 0, 64, 56, 2, 64, 0, 0
+    path = hand_made(
+        tmp_path / "shared", (1, 5, 0x1000, 0x1000, 0x300), (1, 5, 0x1300, 0x501300, 0x300)
     )
-    for offset, vaddr in ((0x1000, 0x1000), (0x1300, 0x501300)):
-        header += struct.pack("<IIQQQQQQ", 1, 5, offset, vaddr, vaddr, 0x300, 0x300, 0x1000)
-    path = tmp_path / "shared"
-    path.write_bytes(header.ljust(0x2000, b"\x90"))
     mappings = tuple(
         maps.Mapping(start, start + 0x1000, "r-xp", 0x1000, "00:01", 5, str(path), False)
         for start in (0x7F0000001000, 0x7F0000501000)

@@ -15,6 +15,7 @@ from typing import NoReturn
 import psutil
 import pytest
 
+from dprobed.proc import files
 from dprobed.proc.maps import Mapping, Module
 from dprobed.resolver import client, limits, service
 from dprobed.resolver.client import MappedFile, Resolver
@@ -109,6 +110,48 @@ def test_answers_are_those_of_the_file() -> None:
             file.resolve("mainn")
         assert "main" in caught.value.candidates
         assert len(processes) == 1
+
+
+@pytest.mark.parametrize("deadline", [limits.DEADLINE, 0.0])
+def test_places_are_asked_for_together(monkeypatch: pytest.MonkeyPatch, deadline: float) -> None:
+    """Where there is no time for all, in several questions; each answer is what it is alone."""
+    asked: list[wire.Question] = []
+
+    def send(channel: socket.socket, ask: Ask) -> None:
+        asked.append(ask.question)
+        client_send(channel, ask)
+
+    client_send = client.send
+    monkeypatch.setattr(client, "send", send)
+    monkeypatch.setattr(limits, "DEADLINE", deadline)
+    monkeypatch.setattr(service, "limit_question", lambda: None)
+    with running() as (alone, processes):
+        path = program()
+        together = Resolver(alone._mailbox)
+        facts = together.run(together._files.describe_file(str(path)))
+        with Path(path).open("rb") as opened:
+            identity = files.facts(opened.fileno())
+        file = MappedFile(together, module_of(path), facts, identity)
+        specs = ["main", "mainn", "main", "main+1", "no such", "0x10"]
+        asked.clear()
+        file.learn_places(specs)
+        distinct = list(dict.fromkeys(specs))
+        assert len(asked) == (1 if deadline else len(distinct))
+        asked.clear()
+        single = alone.file(path)
+        for spec in specs:
+            assert _told(file, spec) == _told(single, spec)
+        assert [each for each in asked if isinstance(each, wire.Resolve)] == [
+            wire.Resolve(str(path), "", spec) for spec in specs
+        ], "only what was asked alone was asked again"
+        assert len(processes) == 1
+
+
+def _told(file: MappedFile, spec: str) -> object:
+    try:
+        return file.resolve(spec)
+    except LocationError as error:
+        return error.message, error.hint, error.candidates
 
 
 def test_a_dynamic_section_of_six_gigabytes_is_no_trouble(tmp_path: Path) -> None:
@@ -272,6 +315,11 @@ LIES: list[tuple[type[wire.Question], bytes]] = [
     (wire.Resolve, wire.pack(place(code=b""))),
     (wire.Resolve, wire.pack(place(code=bytes(16)))),
     (wire.Resolve, wire.pack(place()).replace(b"code", b"kode")),
+    (wire.ResolveEach, wire.pack(place())),
+    (wire.ResolveEach, wire.pack(wire.EachPlaces(()))),
+    (wire.ResolveEach, wire.pack(wire.EachPlaces((place(), place(), place())))),
+    (wire.ResolveEach, wire.pack(wire.EachPlaces((place(), place(code=b""))))),
+    (wire.ResolveEach, wire.pack(wire.EachPlaces((wire.Refused("x" * 5000),)))),
     (wire.ImportSlots, wire.pack(wire.Slots((0x1000,)))),
     (wire.ImportSlots, wire.pack(wire.Slots((0x10, -8)))),
     (wire.ThreadLocal, wire.pack(wire.Offset(0x1000, 0))),
@@ -298,6 +346,8 @@ def test_answers_that_break_the_protocol_are_refused(kind: type[wire.Question], 
         file = resolver.file(program())
         if kind is wire.ImportSlots:
             file.import_slots("f", "")
+        elif kind is wire.ResolveEach:
+            resolver.ask(file, wire.ResolveEach("a file", "", ("f", "g")))
         elif kind is wire.ThreadLocal:
             file.thread_local("f")
         else:

@@ -67,7 +67,7 @@ def read(folder: Path) -> list[Record]:
 
 
 @pytest.mark.slow
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(logs(), min_size=1, max_size=8))
 @example([(b"\x01", ())])
 @example([(b"\x01\x00", ())])

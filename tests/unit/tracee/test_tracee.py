@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import select
 import signal
@@ -26,6 +27,7 @@ from dprobed.tracee.thread import Thread
 from dprobed.tracee.thread_group import ThreadGroup
 from dprobed.tracee.tracees import Tracees, is_ours
 
+SYS_PAUSE = 34
 SYS_GETPID = 39
 #: SIGALRM is the tick of who stops the world.
 pytestmark = pytest.mark.timeout(method="thread")
@@ -252,6 +254,22 @@ def test_a_group_stop_is_gone_back_to(lab: Callable[..., Lab]) -> None:
     made.serve_until(lambda: made.child.answers(0))
 
 
+def test_a_fault_that_is_pending_is_collected(lab: Callable[..., Lab]) -> None:
+    """The kernel reports our interrupt first; the fault's stop follows at once, and is not lost."""
+    made = lab()
+    made.asleep()
+    with made.group.stopped():
+        (thread,) = made.group.threads.values()
+        # Of the thread, as one that it raised itself.
+        assert ctypes.CDLL(None).tgkill(made.pid, thread.tid, signal.SIGSEGV) == 0
+        made.group.borrower.collect(thread)
+        assert (thread.signal, thread.state) == (signal.SIGSEGV, State.STOPPED)
+        assert made.watcher.signals == [signal.SIGSEGV]
+        thread.signal = 0
+    made.child.ask()
+    made.serve_until(lambda: made.child.answers(0))
+
+
 def test_a_remote_clone_is_no_tracee_of_the_group(lab: Callable[..., Lab]) -> None:
     made = lab()
     made.asleep()
@@ -335,6 +353,36 @@ def test_registers_of_a_hit_stay_while_others_are_served() -> None:
         each.child.end()
 
 
+def test_who_serves_hits_of_others_meanwhile_can_see_that(lab: Callable[..., Lab]) -> None:
+    """A remote system call that does not end: hits are served, and make none."""
+    other = Lab()
+    made = lab()
+    made.asleep()
+    made.tracees.threads[other.pid] = other.group.threads[other.pid]
+    seen: list[bool] = []
+
+    def serve_hit(thread: Thread, now: int) -> bool:
+        seen.append(made.group.borrower.is_waiting)
+        return True  # and it hits again at once: its stop stays
+
+    other.watcher.serve_hit = serve_hit  # type: ignore[method-assign]
+    os.kill(other.pid, signal.SIGTRAP)
+    while procfs.run_state(other.pid) != "t":
+        os.sched_yield()
+    with made.group.borrower.borrowed(made.pid) as thread:
+        seen.clear()
+        assert made.group.remote.make(thread, made.gate(thread), SYS_PAUSE) < 0
+        assert set(seen) == {True}
+        assert not made.group.borrower.is_waiting
+    del made.tracees.threads[other.pid]
+    os.kill(other.pid, signal.SIGKILL)
+    os.waitpid(other.pid, 0)
+    other.child.end()
+    made.child.ask()
+    made.serve_until(lambda: made.child.answers(0))
+    made.detach()
+
+
 def test_a_stopped_child_of_ours_hides_no_tracee(lab: Callable[..., Lab]) -> None:
     """Who writes a core is a child of the tracer, and anybody of its user can stop it."""
     made = lab()
@@ -380,6 +428,44 @@ def test_stops_of_who_waits_are_found_among_those_of_others(lab: Callable[..., L
     os.waitpid(other.pid, 0)
     other.child.end()
     made.detach()
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_a_stop_of_the_same_target_that_was_deferred_meanwhile_is_reacted_to(
+    lab: Callable[..., Lab], monkeypatch: pytest.MonkeyPatch, alone: bool
+) -> None:
+    """While the world is being stopped, one thread does something for us, and others stop.
+
+    ``alone``: it is found only where each thread is looked at.
+    """
+    made = lab()
+    other = Child()
+    attach(made.group, other.pid)
+    made.serve_until(lambda: {procfs.run_state(each.pid) for each in (made.child, other)} == {"S"})
+    if alone:
+        monkeypatch.setattr(made.tracees, "dispatch_deferred", lambda group=None: False)
+
+    def deliver(thread: Thread) -> None:
+        made.watcher.signals.append(thread.signal)
+        while thread.tid == made.pid and not made.tracees.attention:
+            made.tracees.pause(0)
+
+    made.watcher.deliver = deliver  # type: ignore[method-assign]
+    for child, number in ((made.child, signal.SIGWINCH), (other, signal.SIGURG)):
+        os.kill(child.pid, number)
+        while procfs.run_state(child.pid) != "t":
+            os.sched_yield()
+    with made.group.stopped() as unstoppable:
+        assert unstoppable == []
+        assert made.watcher.signals == [signal.SIGWINCH, signal.SIGURG]
+        for tid, number in ((made.pid, signal.SIGWINCH), (other.pid, signal.SIGURG)):
+            thread = made.group.threads[tid]
+            assert (thread.state, thread.signal) == (State.STOPPED, number)
+    made.detach()
+    other.ask()
+    assert other.answers()
+    other.end()
+    os.waitpid(other.pid, 0)
 
 
 def test_what_is_there_already_comes_to_an_end(

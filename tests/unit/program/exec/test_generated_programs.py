@@ -218,13 +218,19 @@ def verified(program: Program) -> Program:
     return program
 
 
-SETTINGS = settings(
-    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.filter_too_much,
-                                                           HealthCheck.too_slow]
-)  # fmt: skip
+def drawing(count: int) -> settings:
+    """So many drawn programs; what runs them may be a fixture, which serves all of them."""
+    return settings(
+        max_examples=count,
+        suppress_health_check=[
+            HealthCheck.filter_too_much,
+            HealthCheck.too_slow,
+            HealthCheck.function_scoped_fixture,
+        ],
+    )
 
 
-@SETTINGS
+@drawing(300)
 @given(programs())
 def test_a_verified_program_ends_and_keeps_to_its_limits(program: Program) -> None:
     verified(program)
@@ -249,14 +255,14 @@ def _register(context: FakeContext, name: str) -> int:
     return context.words[USER_REGS.index(name)]
 
 
-@SETTINGS
+@drawing(300)
 @given(programs())
 def test_where_the_stack_is_kept_makes_no_difference(program: Program) -> None:
     verified(program)
     assert run_drawn(program, static=True).state() == run_drawn(program, static=False).state()
 
 
-@SETTINGS
+@drawing(300)
 @given(programs(), st.booleans())
 def test_executors_agree(program: Program, static: bool) -> None:
     verified(program)
@@ -304,7 +310,7 @@ def _print_claim(to: Printer, op: _Claim) -> None:
     to.line(f"claim({op.offset}, {word(op.depth)})")
 
 
-@SETTINGS
+@drawing(300)
 @given(programs())
 def test_the_depths_are_what_the_verifier_said(program: Program) -> None:
     verified(program)

@@ -300,7 +300,7 @@ _NOISE = st.lists(st.one_of(_PIECES, st.text(max_size=3)), max_size=60).map(" ".
 
 
 @pytest.mark.slow
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(_NOISE)
 def test_any_text_is_judged(source: str) -> None:
     try:

@@ -1,0 +1,327 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * Placing the probes of a program, and taking them out.
+ */
+#include <linux/module.h>
+#include <linux/slab.h>
+
+#include "bridge.h"
+
+/* The kernel calls it with preemption off, in any context. */
+static int dpb_kprobe_hit(struct kprobe *kprobe, struct pt_regs *regs)
+{
+	dpb_hit(container_of(kprobe, struct dpb_place, kprobe), regs);
+	return 0;
+}
+NOKPROBE_SYMBOL(dpb_kprobe_hit);
+
+static bool dpb_is_watch(const struct dpb_place *place)
+{
+	return place->kind != DPROBES_CODE;
+}
+
+/* Register the probe, disabled: nothing of ours runs before it is enabled. */
+static int dpb_register_code(struct dpb_place *place)
+{
+	struct kprobe *kprobe = &place->kprobe;
+	int error;
+
+	memset(kprobe, 0, sizeof(*kprobe));
+	kprobe->symbol_name = place->symbol;
+	kprobe->offset = place->offset;
+	kprobe->pre_handler = dpb_kprobe_hit;
+	kprobe->flags = KPROBE_FLAG_DISABLED;
+	error = dpb_fails() ? -ENOMEM : register_kprobe(kprobe);
+	/* The arguments are good: it is the place where no probe may be. */
+	if (error == -EINVAL)
+		return -EADDRNOTAVAIL;
+	if (error)
+		return error;
+	if (within_module((unsigned long)kprobe->addr, THIS_MODULE)) {
+		unregister_kprobe(kprobe);
+		return -EACCES;
+	}
+	place->address = (u64)kprobe->addr;
+	return 0;
+}
+
+/* Register it, and let hits come. */
+static int dpb_place(struct dpb_place *place)
+{
+	u32 before = READ_ONCE(place->state);
+	int error;
+
+	lockdep_assert_held(&place->program->lock);
+	if (dpb_is_watch(place))
+		error = dpb_watch(place);
+	else
+		error = dpb_register_code(place);
+	if (error)
+		return error;
+	place->registered = true;
+	WRITE_ONCE(place->state, DPROBES_ACTIVE);
+	if (dpb_is_watch(place)) {
+		dpb_watch_enable(place);
+		return 0;
+	}
+	error = dpb_fails() ? -ENOMEM : enable_kprobe(&place->kprobe);
+	if (!error)
+		return 0;
+	WRITE_ONCE(place->state, before);
+	unregister_kprobe(&place->kprobe);
+	place->registered = false;
+	place->address = 0;
+	return error;
+}
+
+/**
+ * dpb_module_came() - place what waited for a module
+ * @program: of which
+ * @module: it has come, and has not run yet
+ */
+void dpb_module_came(struct dpb_program *program, const struct module *module)
+{
+	size_t size = strlen(module->name);
+	u32 i;
+
+	mutex_lock(&program->lock);
+	for (i = 0; i < program->program.def.probe_count; i++) {
+		struct dpb_place *place = &program->places[i];
+		const char *colon;
+		int error;
+
+		if (READ_ONCE(place->state) != DPROBES_PENDING)
+			continue;
+		/* One that was in a module that it does not name may be in any. */
+		colon = strchr(place->symbol, ':');
+		if (colon && (colon - place->symbol != size ||
+			      memcmp(place->symbol, module->name, size)))
+			continue;
+		error = dpb_place(place);
+		if (error && (colon || error != -ENOENT)) {
+			place->error = -error;
+			WRITE_ONCE(place->state, DPROBES_FAILED);
+		}
+	}
+	mutex_unlock(&program->lock);
+}
+
+/* Whether a module that goes, or what it only had for its init, has the place. */
+static bool dpb_goes(const struct dpb_place *place, const struct module *module,
+		     bool init_only)
+{
+	if (!module)
+		return true;
+	return init_only ? within_module_init(place->address, module) :
+			   within_module(place->address, module);
+}
+
+/**
+ * dpb_take_out() - take probes out
+ * @program: of which
+ * @module: the module that they are in; NULL: all of them
+ * @init_only: only those in what the module had for its init
+ *
+ * Those of code wait for the next time that their module comes.  Returns when
+ * no CPU is in a handler of them.
+ */
+void dpb_take_out(struct dpb_program *program, const struct module *module,
+		  bool init_only)
+{
+	u32 i, count = 0;
+
+	mutex_lock(&program->lock);
+	for (i = 0; i < program->program.def.probe_count; i++) {
+		struct dpb_place *place = &program->places[i];
+
+		if (!place->registered || !dpb_goes(place, module, init_only))
+			continue;
+		if (!dpb_is_watch(place)) {
+			cmpxchg(&place->state, DPROBES_ACTIVE, DPROBES_PENDING);
+			program->together[count++] = &place->kprobe;
+			continue;
+		}
+		/* Where the data is next time is not for us to find out. */
+		if (cmpxchg(&place->state, DPROBES_ACTIVE, DPROBES_FAILED) ==
+		    DPROBES_ACTIVE)
+			place->error = ENODEV;
+		place->missed += dpb_watch_missed(place);
+		dpb_watch_free(place);
+		place->registered = false;
+		place->address = 0;
+	}
+	/* Together: it waits once for all of them. */
+	unregister_kprobes(program->together, count);
+	for (i = 0; i < count; i++) {
+		struct dpb_place *place = container_of(program->together[i],
+						       struct dpb_place, kprobe);
+
+		place->missed += place->kprobe.nmissed;
+		place->registered = false;
+		place->address = 0;
+	}
+	mutex_unlock(&program->lock);
+}
+
+/**
+ * dpb_disarm() - let no more hits come of probes that have ended
+ * @program: of which
+ */
+void dpb_disarm(struct dpb_program *program)
+{
+	u32 i;
+
+	mutex_lock(&program->lock);
+	for (i = 0; i < program->program.def.probe_count; i++) {
+		struct dpb_place *place = &program->places[i];
+
+		if (!place->registered ||
+		    READ_ONCE(place->state) == DPROBES_ACTIVE)
+			continue;
+		if (dpb_is_watch(place))
+			dpb_watch_disable(place);
+		else
+			disable_kprobe(&place->kprobe);
+	}
+	mutex_unlock(&program->lock);
+}
+
+static bool dpb_is_code_valid(const struct dprobes_attach *attach)
+{
+	return attach->offset <= UINT_MAX && !attach->address &&
+	       !attach->length && attach->symbol[0] &&
+	       memchr(attach->symbol, 0, sizeof(attach->symbol));
+}
+
+static bool dpb_is_watch_valid(const struct dprobes_attach *attach)
+{
+	u32 most = attach->kind == DPROBES_WATCH_X ? 1 : 8;
+
+	return !attach->offset && is_power_of_2(attach->length) &&
+	       attach->length <= most &&
+	       IS_ALIGNED(attach->address, attach->length) &&
+	       attach->address >= TASK_SIZE_MAX &&
+	       __is_canonical_address(attach->address,
+				      boot_cpu_data.x86_virt_bits) &&
+	       !memchr_inv(attach->symbol, 0, sizeof(attach->symbol));
+}
+
+/* Place a probe that nobody has placed yet, or let it wait for its module. */
+static int dpb_place_first(struct dpb_place *place,
+			   const struct dprobes_attach *attach)
+{
+	int error;
+
+	lockdep_assert_held(&place->program->lock);
+	place->kind = attach->kind;
+	place->offset = attach->offset;
+	place->address = attach->address;
+	place->length = attach->length;
+	if (!dpb_is_watch(place)) {
+		place->symbol = dpb_fails() ? NULL :
+				kstrdup((const char *)attach->symbol,
+					GFP_KERNEL_ACCOUNT);
+		if (!place->symbol)
+			return -ENOMEM;
+	}
+	error = dpb_place(place);
+	if (error == -ENOENT && strchr(place->symbol, ':') &&
+	    !dpb_module_loaded(place->symbol)) {
+		WRITE_ONCE(place->state, DPROBES_PENDING);
+		return 0;
+	}
+	if (error) {
+		place->address = 0;
+		kfree(place->symbol);
+		place->symbol = NULL;
+	}
+	return error;
+}
+
+/**
+ * dpb_attach() - place a probe
+ * @program: of which
+ * @attach: which one, and where
+ *
+ * Return: 0, also where it waits for its module, or
+ * * -EINVAL - no such probe or kind, a pad that is not 0, no such place
+ * * -EBUSY - it was placed already
+ * * -ENOENT - no such symbol
+ * * -EILSEQ - not the beginning of an instruction
+ * * -EADDRNOTAVAIL - a place where the kernel allows no probe
+ * * -EACCES - a place in this module
+ * * -ENOSPC - no debug register is left
+ * * -ENOMEM
+ */
+int dpb_attach(struct dpb_program *program, const struct dprobes_attach *attach)
+{
+	struct dpb_place *place;
+	int error;
+
+	if (attach->probe >= program->program.def.probe_count || attach->pad ||
+	    attach->kind > DPROBES_WATCH_RW)
+		return -EINVAL;
+	if (attach->kind == DPROBES_CODE ? !dpb_is_code_valid(attach) :
+					   !dpb_is_watch_valid(attach))
+		return -EINVAL;
+	place = &program->places[attach->probe];
+	mutex_lock(&program->lock);
+	if (READ_ONCE(place->state) == DPROBES_COMPILED)
+		error = dpb_place_first(place, attach);
+	else
+		error = -EBUSY;
+	mutex_unlock(&program->lock);
+	return error;
+}
+
+static u64 dpb_missed(struct dpb_place *place)
+{
+	lockdep_assert_held(&place->program->lock);
+	if (!place->registered)
+		return place->missed;
+	return place->missed + (dpb_is_watch(place) ? dpb_watch_missed(place) :
+				READ_ONCE(place->kprobe.nmissed));
+}
+
+/**
+ * dpb_query() - the state and the counts of a probe
+ * @program: of which
+ * @query: which one; filled in
+ *
+ * Return: 0, or -EINVAL: there is no such probe, or a pad is not 0.
+ */
+int dpb_query(struct dpb_program *program, struct dprobes_query *query)
+{
+	struct dpb_place *place;
+
+	if (query->probe >= program->program.def.probe_count || query->pad)
+		return -EINVAL;
+	place = &program->places[query->probe];
+	mutex_lock(&program->lock);
+	query->state = READ_ONCE(place->state);
+	query->error = place->error;
+	query->address = place->address;
+	query->missed = dpb_missed(place);
+	query->hits = atomic64_read(&place->hits);
+	query->runs = atomic64_read(&place->runs);
+	query->recursed = atomic64_read(&place->recursed);
+	mutex_unlock(&program->lock);
+	return 0;
+}
+
+/**
+ * dpb_detach_all() - take all probes of a program out
+ * @program: of which; nobody else uses it any more
+ *
+ * Returns when no CPU is in a handler, and nothing that hits queued is left.
+ */
+void dpb_detach_all(struct dpb_program *program)
+{
+	u32 i;
+
+	dpb_take_out(program, NULL, false);
+	irq_work_sync(&program->wake);
+	cancel_work_sync(&program->disarm);
+	for (i = 0; i < program->program.def.probe_count; i++)
+		kfree(program->places[i].symbol);
+}
