@@ -118,7 +118,7 @@ class Core:
         self.announcer: Final = Announcer(self.targets, self.tasks)
         self.dispatcher: Final = _dispatcher(self.announcer, alarm)
         self.programs: Final = Programs(self.dispatcher)
-        self.detaching: Final = Detaching(self.targets, self.tasks)
+        self.detaching: Final = Detaching(self.targets, self.tasks, gate.history)
         self.ends: Final = Ends(gate, self.targets, self.detaching, self.tasks)
         self.enforcement: Final = Enforcement(
             gate, self.targets, self.detaching, self.ends, self.tasks

@@ -76,6 +76,7 @@ class Enforcement:
                 return
             await self._detaching.try_empty(target, denied)
         for inserted, why in denied.items():
+            self._detaching.note(target, [inserted], f"no longer allowed: {why}", inserted)
             inserted.end(protocol.State.REMOVED, why)
             if inserted.owner is not None:
                 probes = list(inserted.probe_infos())

@@ -64,7 +64,15 @@ class Removal:
                 where = targets[0].what
             text = f"{where}: user {client.uid} removed {names}"
             about = {"pid": targets[0].pid} if len(targets) == 1 else {"processes": len(targets)}
-            self._gate.history.note(client.uid, text, "removed", program=names, **about)
+            self._gate.history.note(
+                client.uid,
+                text,
+                "removed",
+                by_pid=client.pid,
+                program=names,
+                why="asked for",
+                **about,
+            )
         return messages.Removed(
             id=request.id,
             probes=[info for inserted in removed for info in inserted.probe_infos()],

@@ -34,6 +34,9 @@ _NOTED: Final = ("asleep", "dump", "debugger", "loader", "unprobed")
 #: That a process or a thread of it stands: told to who follows the log, too.
 _STANDS: Final = ("suspend", "debugger")
 
+#: How the notice of a core that a hit has asked for begins.
+_CORE: Final = "core: "
+
 _log = logging.getLogger("dprobed")
 
 
@@ -106,7 +109,12 @@ class TracerEvents:
             target.asleep = True
         if event.kind in _NOTED:
             self._gate.history.note(
-                target.uid, f"process {event.pid}: {event.text}", _cause_of(event)
+                target.uid,
+                f"process {event.pid}: {event.text}",
+                _cause_of(event),
+                pid=event.pid,
+                tid=event.tid,
+                core=event.text.removeprefix(_CORE) if event.kind == "dump" else "",
             )
         text = event.text
         if event.kind == "exec":
@@ -204,8 +212,11 @@ class TracerEvents:
 def _cause_of(event: protocol.TargetEvent) -> str:
     """What its line in the log competes with: no core, and nothing held, is hidden by what was
     refused."""
-    in_vain = event.text.startswith("no ")
-    return f"{event.kind} in vain" if in_vain else event.kind
+    if event.text.startswith("no "):
+        return f"{event.kind} in vain"
+    if event.kind == "dump":
+        return "dumped" if event.text.startswith(_CORE) else event.kind
+    return "held" if event.kind == "debugger" else event.kind
 
 
 def _program_of(pid: int) -> str:

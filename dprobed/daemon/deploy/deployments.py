@@ -23,7 +23,7 @@ from dprobed.daemon.deploy.watcher import Watcher
 from dprobed.daemon.detaching import Detaching
 from dprobed.daemon.ends import Ends, over
 from dprobed.daemon.gate import Gate
-from dprobed.daemon.history import some
+from dprobed.daemon.history import moment, some
 from dprobed.daemon.inserting import Inserting
 from dprobed.daemon.kept import KeptDeployment, insertion_of
 from dprobed.daemon.programs import Programs
@@ -35,6 +35,8 @@ from dprobed.daemon.targets import Targets
 from dprobed.daemon.tasks import Tasks
 from dprobed.daemon.terms import Terms
 from dprobed.daemon.tracer_pool import TracerPool
+from dprobed.policy.rights import words
+from dprobed.printable import printable
 from dprobed.proc.processes import Process
 from dprobed.wire import messages
 
@@ -144,8 +146,25 @@ class Deployments:
             made.append(deployment)
         labels = some(upload.label for upload, _ in programs)
         numbers = f"{made[0].number}" + (f" to {made[-1].number}" if len(made) > 1 else "")
+        where = ", ".join(
+            f"{name} {each}"
+            for name, each in msgspec.to_builtins(request.selection).items()
+            if each
+        )
+        rights = words(frozenset(right for each in made for right in each.needs))
+        until = moment(made[0].insertion.term.until)
         text = f"user {client.uid} deployed {labels} as {numbers}"
-        self._gate.history.note(client.uid, text, "deployed", program=labels, number=numbers)
+        self._gate.history.note(
+            client.uid,
+            text + (f", until {until}" if until else ""),
+            "deployed",
+            by_pid=client.pid,
+            program=labels,
+            number=numbers,
+            selection=printable(where) or "all",
+            rights=rights,
+            until=until,
+        )
         self._start()
         return made
 
