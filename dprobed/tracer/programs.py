@@ -282,12 +282,6 @@ class Programs:
         for inserted in self.inserted.values():
             self._charge(inserted)
 
-    def set_max_hits(self, most: int) -> None:
-        """Set what no probe's own ``max_hits`` may exceed, where a program is not free of that."""
-        for inserted in self.inserted.values():
-            inserted.cap(most)
-        self.remove_retired()
-
     def _charge(self, inserted: Inserted) -> None:
         common = (self._account, inserted.account)
         own = (self._own_account, inserted.own_account)

@@ -119,7 +119,9 @@ class TracedProcess:
         self.debugger.holds_thread = asked.hold_thread
         self.programs.set_budget(asked.budget)
         if isinstance(asked, protocol.Adjust):
-            self.programs.set_max_hits(asked.max_hits)
+            for inserted in self.programs.inserted.values():
+                inserted.cap(asked.max_hits)
+            self.programs.remove_retired()
 
     @property
     def dumps(self) -> Dumps:

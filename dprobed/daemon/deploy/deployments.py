@@ -16,14 +16,14 @@ import msgspec
 from dprobed.daemon.client import Client, Refusal
 from dprobed.daemon.deploy.decisions import Decisions
 from dprobed.daemon.deploy.deployment import Deployment
+from dprobed.daemon.deploy.ending import DeploymentEnds, note_deployed
 from dprobed.daemon.deploy.keeping import Keeping
 from dprobed.daemon.deploy.queue import Queue
 from dprobed.daemon.deploy.selection import SelectionError, Selector
 from dprobed.daemon.deploy.watcher import Watcher
 from dprobed.daemon.detaching import Detaching
-from dprobed.daemon.ends import Ends, over
+from dprobed.daemon.ends import Ends
 from dprobed.daemon.gate import Gate
-from dprobed.daemon.history import moment, some
 from dprobed.daemon.inserting import Inserting
 from dprobed.daemon.kept import KeptDeployment, insertion_of
 from dprobed.daemon.programs import Programs
@@ -35,8 +35,6 @@ from dprobed.daemon.targets import Targets
 from dprobed.daemon.tasks import Tasks
 from dprobed.daemon.terms import Terms
 from dprobed.daemon.tracer_pool import TracerPool
-from dprobed.policy.rights import words
-from dprobed.printable import printable
 from dprobed.proc.processes import Process
 from dprobed.wire import messages
 
@@ -73,11 +71,9 @@ class Deployments:
         self._pool: Final = pool
         self._detaching: Final = detaching
         self._removal: Final = removal
-        self._ends: Final = ends
-        ends.watch(self._end_over)
         self._terms: Final = Terms(gate)
-        self._tasks: Final = tasks
         self._all: dict[int, Deployment] = {}
+        self._ends: Final = DeploymentEnds(self._all, ends, tasks, self._take_out)
         self.keeping: Final = Keeping(targets.kept, self._all)
         self._queue: Final = Queue(self._all, inserting, detaching, tasks, self._look_again_at)
         self._decisions: Final = Decisions(
@@ -144,27 +140,7 @@ class Deployments:
                 former=former,
             )
             made.append(deployment)
-        labels = some(upload.label for upload, _ in programs)
-        numbers = f"{made[0].number}" + (f" to {made[-1].number}" if len(made) > 1 else "")
-        where = ", ".join(
-            f"{name} {each}"
-            for name, each in msgspec.to_builtins(request.selection).items()
-            if each
-        )
-        rights = words(frozenset(right for each in made for right in each.needs))
-        until = moment(made[0].insertion.term.until)
-        text = f"user {client.uid} deployed {labels} as {numbers}"
-        self._gate.history.note(
-            client.uid,
-            text + (f", until {until}" if until else ""),
-            "deployed",
-            by_pid=client.pid,
-            program=labels,
-            number=numbers,
-            selection=printable(where) or "all",
-            rights=rights,
-            until=until,
-        )
+        note_deployed(self._gate.history, client, request, made)
         self._start()
         return made
 
@@ -191,7 +167,7 @@ class Deployments:
             deployment.go_on(former)
         self._all[deployment.number] = deployment
         self.keeping.keep(deployment)
-        self._ends.due(insertion.term.until)
+        self._ends.due(deployment)
         return deployment
 
     def _start(self) -> None:
@@ -307,24 +283,10 @@ class Deployments:
             removed, deployments=[each.info() for each in chosen], variables=variables
         )
 
-    def _end_over(self, now: float) -> float | None:
-        """End those whose time is over; when the next one ends."""
-        due = [each for each in self._all.values() if each.insertion.term.until is not None]
-        for each in due:
-            if each.insertion.is_over(now):
-                self._tasks.start(self._end(each))
-        return min(
-            (until for each in due if (until := each.insertion.term.until or now) > now),
-            default=None,
-        )
-
-    async def _end(self, deployment: Deployment) -> None:
-        if deployment.is_removed:
-            return
-        deployment_end = over(deployment.insertion.term.rule)
+    async def _take_out(self, deployment: Deployment) -> None:
+        """Take one out whose time is over."""
         select = messages.Select(number=deployment.number)
         await self.remove(deployment, messages.Remove(id=0, select=select), asked=False)
-        self._ends.tell(deployment, None, deployment_end, "over", "removed")
 
     async def take_out(self, client: Client, select: messages.Select) -> None:
         """As ``remove``, for the daemon itself."""
