@@ -27,6 +27,9 @@ from dprobed.daemon.tasks import Tasks
 from dprobed.printable import printable
 from dprobed.wire import messages, protocol
 
+#: Seconds between two looks at what is over: who inserts a thousand programs for no time does
+#: not have all targets looked at for each.
+_PAUSE: Final = 0.05
 #: Seconds until a program that could not be taken out is tried again.
 _RETRY: Final = 5.0
 #: States of a probe that has done what it was there for.
@@ -72,6 +75,7 @@ class Ends:
         self._detaching: Final = detaching
         self._tasks: Final = tasks
         self._timer: asyncio.TimerHandle | None = None
+        self._looked = 0.0
         self._others: Final[list[Callable[[float], float | None]]] = []
         self.followers: Callable[[], Iterable[Client]] = tuple
 
@@ -87,11 +91,12 @@ class Ends:
             if self._timer.when() <= until:
                 return
             self._timer.cancel()
+        until = max(until, self._looked + _PAUSE)
         self._timer = asyncio.get_running_loop().call_at(until, self._look)
 
     def _look(self) -> None:
         self._timer = None
-        now = time.monotonic()
+        now = self._looked = time.monotonic()
         soonest = [until for others in self._others if (until := others(now)) is not None]
         for target in self._targets.by_pid.values():
             due = []
@@ -144,7 +149,7 @@ class Ends:
             if states and all(state in _DONE for state in states):
                 inserted.spent = True
                 ran = sum(each.ran for found in inserted.statuses.values() for each in found)
-                why = f"each probe has had its last hit; its program ran {ran} times"
+                why = f"none of its probes fires any more; it ran {ran} time{'s' * (ran != 1)}"
                 text = self.tell(inserted, target, why, "spent", "spent")
                 if inserted.owner is not None:
                     inserted.owner.tell(_notice("spent", target.pid, text))

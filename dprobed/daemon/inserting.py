@@ -161,7 +161,6 @@ class Inserting:
         ]
         for entry in replaced:
             await self._detaching.take_out(target, entry)
-        self._detaching.note(target, replaced, f"user {client.uid} replaced it", client)
         owner = None if request.keep else client
         entries: list[InsertedProgram] = []
         try:
@@ -181,6 +180,7 @@ class Inserting:
         except Refusal:
             await self._undo(target, entries, replaced)
             raise
+        self._detaching.note(target, replaced, f"user {client.uid} replaced it", client)
         return entries
 
     async def _undo(

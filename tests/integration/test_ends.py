@@ -80,7 +80,7 @@ def test_after_so_many_hits(target: Cat, tmp_path: Path) -> None:
         daemon.stop()
         assert daemon.process.stderr is not None
         said = daemon.process.stderr.read()
-    assert "writes has ended: each probe has had its last hit; its program ran 2 times" in said
+    assert "writes has ended: none of its probes fires any more; it ran 2 times" in said
 
 
 def test_the_stricter_of_two_limits_of_hits_holds(target: Cat, tmp_path: Path) -> None:

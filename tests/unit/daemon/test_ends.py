@@ -209,7 +209,7 @@ def test_a_program_that_has_had_all_its_hits_is_told_of_once(
     with caplog.at_level(logging.INFO, "dprobed"):
         run(script)
     (line,) = [each for each in caplog.messages if "has ended" in each]
-    assert line.endswith("x has ended: each probe has had its last hit; its program ran 3 times")
+    assert line.endswith("x has ended: none of its probes fires any more; it ran 3 times")
 
 
 def test_a_clock_that_jumps_ends_nothing(
