@@ -157,11 +157,6 @@ class InsertedProgram:
         return (self.target.decision.stay.max_hits if self.target.decision else None) or 0
 
     @property
-    def left(self) -> float | None:
-        """Seconds until it is taken out; None: it is not by itself."""
-        return left(self.until)
-
-    @property
     def budget(self) -> Limits | None:
         """Its rate limit: what it may cost the process."""
         return self.insertion.upload.budget
@@ -194,7 +189,7 @@ class InsertedProgram:
             kept=self.owner is None or self.owner.kept,
             uid=self.uid,
             age_seconds=time.monotonic() - self.since,
-            left_seconds=self.left,
+            left_seconds=left(self.until),
             end_rule=self.end_rule,
         )
 
@@ -207,6 +202,7 @@ class InsertedProgram:
     def probe_info(self, status: protocol.ProbeStatus) -> messages.ProbeInfo:
         """One probe: its definition, the tracer's status, and the records dropped in the daemon."""
         probe = self.probes[status.probe]
+        until, rule = self._end
         return messages.ProbeInfo(
             program=self.label,
             number=self.number,
@@ -236,9 +232,9 @@ class InsertedProgram:
             unguarded=self.target.unguarded if status.engine == "trap" else "",
             uid=self.uid,
             age_seconds=time.monotonic() - self.since,
-            left_seconds=self.left,
+            left_seconds=left(until),
             max_hits=least(probe.max_hits, self.most_hits or 0),
-            end_rule=self.end_rule,
+            end_rule=rule,
         )
 
     def _source(self, probe: ProbeDefinition, status: protocol.ProbeStatus) -> str:
