@@ -109,9 +109,9 @@ EVENTS: Final = {
     "deployed": "02cbea7f4fe84432955433e6578b3485",
     "removed": "6f184c70b0a843b49bd9044f2f9886da",
     "spent": "d53ac0d27e064d0c8a1fb7b2c1b25a3e",
-    "dumped": "b3743ce648bc42908d00e82f5c7df46f",
     "held": "0c3fb8b17d1b4a0f9d6c6c4f2f0b9a71",
     "resumed": "8e7d5f5a3f3c4d0f9a0e7b1f6c2d4e58",
+    "dumped": "b3743ce648bc42908d00e82f5c7df46f",
     "reloaded": "f51c0f804f6b44149d0b4dd996171a5a",
     "not-reloaded": "8a7a790e84394a28abae5a6d94469072",
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -20,6 +21,15 @@ from tests.integration.client_support import (
     running_daemon,
     tracer_of,
     words,
+)
+from tests.integration.policy_support import (
+    NOBODY,
+    Place,
+    asking,
+    attach,
+    cat_of,
+    insert,
+    upload,
 )
 
 
@@ -178,3 +188,36 @@ def test_bad_values_are_one_line(option: str, value: str, tmp_path: Path) -> Non
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.count("\n") == 1
     assert option in done.stderr
+
+
+def test_a_deployment_ends_in_all_its_processes(tmp_path: Path) -> None:
+    own = shutil.copy("/usr/bin/cat", tmp_path / "own_cat")
+    with running_daemon(tmp_path) as daemon, cat([own]) as one, cat([own]) as other:
+        path = program(tmp_path)
+        done = daemon.dprobe("insert", "--for", "1", "--exe", own, path)
+        assert done.returncode == 0
+        assert "dprobe: writes ends at " in done.stderr
+        while daemon.query():
+            one.say("a")
+            other.say("b")
+        # It was in both, and is in none.
+        assert {each["pid"] for each in daemon.json("log")} <= {one.pid, other.pid}
+        while tracer_of(one.pid) or tracer_of(other.pid):
+            pass
+        daemon.stop()
+        assert daemon.process.stderr is not None
+        said = daemon.process.stderr.read()
+    assert "all processes: writes has ended: its time is over\n" in said
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can serve other users")
+def test_what_another_user_leaves_behind_in_roots_daemon(place: Place) -> None:
+    place.config.write_text('policies = "policies.d"\n[stay]\nfor = "2h"\nmax_hits = 5\n')
+    with place.daemon() as daemon, cat_of(NOBODY) as target, asking(daemon) as peer:
+        assert attach(peer, target.pid)["type"] == "attached"
+        (probe,) = insert(peer, target.pid, upload(), keep=True)["probes"]
+        assert (probe["uid"], probe["max_hits"]) == (NOBODY, 5)
+        assert 7200 - PATIENCE < probe["left_seconds"] <= 7200
+        assert probe["end_rule"] == "the default of dprobed.toml"
+        (row,) = daemon.json("query")
+        assert (row["uid"], row["end_rule"]) == (NOBODY, probe["end_rule"])
