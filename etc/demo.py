@@ -45,6 +45,12 @@ def words(record: Record) -> list[int]:
     return [word for item in record["log"] for word in item.get("words", [])]
 
 
+def place(record: Record) -> str:
+    """What is at the address that a record logged; the address itself where that is not known."""
+    item = next(item for item in record["log"] if item.get("kind") == "ptr")
+    return str(item.get("place") or hex(item["value"]))
+
+
 def string(record: Record) -> str:
     """The string that a record logged."""
     return next((item["string"] for item in record["log"] if "string" in item), "?")
@@ -54,7 +60,7 @@ SAY: dict[str, Callable[[Record], str]] = {
     "big_malloc": lambda r: f"allocates {words(r)[0]:,} bytes, from {words(r)[1]:#x}",
     "opens": lambda r: f"opens {string(r)}",
     "largest_write": lambda r: f"writes {words(r)[0]:,} bytes to fd {words(r)[1]}, the most so far",
-    "who_writes": lambda r: f"the instruction before {words(r)[1]:#x} sets `environ`",
+    "who_writes": lambda r: f"the instruction before {place(r)} sets `environ`",
     "fake_uid": lambda r: f"asks for its user id, and is told {words(r)[0]}",
 }
 

@@ -32,13 +32,13 @@ def cores(folder: Path) -> list[Core]:
     try:
         if files.is_near(str(folder)):
             return store.cores(folder)
-        _, descriptor = _do(folder, _cores, (os.fsencode(folder),))
+        (told,) = _do(folder, _cores, (os.fsencode(folder),))
     except FileNotFoundError:
         return []
     except OSError as error:
         raise _failed(folder, error) from None
-    with os.fdopen(descriptor, "rb") as told:
-        listed = msgspec.msgpack.decode(told.read(), type=list[_Listed])
+    assert isinstance(told, bytes)
+    listed = msgspec.msgpack.decode(told, type=list[_Listed])
     return [
         Core(
             os.fsdecode(each.name),
@@ -60,7 +60,7 @@ def remove(folder: Path, wanted: Iterable[Core]) -> list[Core]:
         if files.is_near(str(folder)):
             return store.remove(folder, wanted)
         names = b"\0".join(os.fsencode(core.path.name) for core in wanted)
-        (told,), _ = _do(folder, _remove, (os.fsencode(folder), names))
+        (told,) = _do(folder, _remove, (os.fsencode(folder), names))
     except OSError as error:
         raise _failed(folder, error) from None
     assert isinstance(told, bytes)
@@ -68,16 +68,14 @@ def remove(folder: Path, wanted: Iterable[Core]) -> list[Core]:
     return [core for core in wanted if os.fsencode(core.path.name) in gone]
 
 
-def _do(
-    folder: Path, job: helper.Job, values: Sequence[helper.Value]
-) -> tuple[list[helper.Value], int]:
+def _do(folder: Path, job: helper.Job, values: Sequence[helper.Value]) -> list[helper.Value]:
     """Have it done; raises OSError, and StoreError as ``store`` did there."""
-    told, descriptor = helper.HELPER.do(("dumps", str(folder)), job, values)
+    told, _ = helper.HELPER.do(("dumps", str(folder)), job, values)
     refusal, *rest = told
     if refusal:
         assert isinstance(refusal, str)
         raise StoreError(refusal)
-    return rest, descriptor
+    return rest
 
 
 def _failed(folder: Path, error: OSError) -> StoreError:
@@ -103,7 +101,7 @@ def _cores(
     try:
         found = store.cores(folder)
     except StoreError as error:
-        return [str(error)], -1
+        return [str(error), b""], -1
     listed = [
         _Listed(
             os.fsencode(core.name),
@@ -114,7 +112,7 @@ def _cores(
         )
         for core in found
     ]
-    return [""], far.in_memory(msgspec.msgpack.encode(listed))
+    return ["", msgspec.msgpack.encode(listed)], -1
 
 
 @helper.job

@@ -293,7 +293,8 @@ class Target:
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
-        self.comm = procfs.comm(pid).decode(errors="replace") or "?"
+        self.comm = "?"
+        self.take_name()
         self.lock = asyncio.Lock()
         #: Its tracer, and the user as whom that runs.
         self.tracer: TargetsTracer | None = None
@@ -323,6 +324,10 @@ class Target:
         self.finished = asyncio.Event()
         #: Its tracer is to detach, and cannot before a thread wakes.
         self.asleep = False
+
+    def take_name(self) -> None:
+        """Learn its name: at first, and when it executes another program."""
+        self.comm = procfs.comm(self.pid).decode(errors="replace") or self.comm
 
     @property
     def what(self) -> str:

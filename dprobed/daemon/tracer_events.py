@@ -119,6 +119,7 @@ class TracerEvents:
         text = event.text
         if event.kind == "exec":
             self._enforcement.target_changed(target)
+            target.take_name()
             text = f"process {event.pid} executed {_program_of(event.pid)}"
             if target.asked_for and not target.launched:
                 self._gate.history.note(target.uid, text, event.kind)

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 #: Bytes that the helper is asked for at once: a message has no room for more than 200 KiB.
 _PIECE: Final = 1 << 17
+#: Bytes that are kept of a file that is read: a trace has one for each process.
+_BUFFER: Final = 1 << 15
 #: Seconds for which a piece is written: a disk that has too much to write lets who writes wait.
 _WRITE_PATIENCE: Final = 10.0
 SILENCE: Final = "its file system does not answer"
@@ -57,7 +59,7 @@ def open_reading(path: str) -> BinaryIO:
     try:
         if not _is_far(descriptor):
             return open(path, "rb")
-        return io.BufferedReader(_FarFile(os.dup(descriptor), path), _PIECE)
+        return io.BufferedReader(_FarFile(os.dup(descriptor), path), _BUFFER)
     except helper.SilentError:
         raise silent(path) from None
     finally:
@@ -106,9 +108,9 @@ def _listed(folder: str, how: Callable[[bytes], bytes]) -> list[str]:
         else:
             whole = os.path.join(os.getcwd(), folder)  # noqa: PTH109, PTH118
             values = (os.fsencode(whole), int(how is _below))
-            _, descriptor = helper.HELPER.do(folder, _list, values)
-            with os.fdopen(descriptor, "rb") as listed:
-                data = listed.read()
+            (told,), _ = helper.HELPER.do(folder, _list, values)
+            assert isinstance(told, bytes)
+            data = told
     except helper.SilentError:
         raise silent(folder) from None
     except ValueError as error:
@@ -256,16 +258,7 @@ def _list(
 ) -> tuple[list[helper.Value], int]:
     folder, deep = values
     assert isinstance(folder, bytes)
-    return [], in_memory(_below(folder) if deep else _inside(folder))
-
-
-def in_memory(data: bytes) -> int:
-    """A descriptor from which to read what is too long for a message."""
-    listed = os.memfd_create("dprobed", os.MFD_CLOEXEC)
-    with os.fdopen(os.dup(listed), "wb") as file:
-        file.write(data)
-    os.lseek(listed, 0, os.SEEK_SET)
-    return listed
+    return [_below(folder) if deep else _inside(folder)], -1
 
 
 def _below(folder: bytes) -> bytes:

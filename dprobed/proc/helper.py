@@ -41,6 +41,12 @@ _MOST_SILENT: Final = 1024
 #: Helpers that do not die at most, before nothing more is tried.
 _MOST_STUCK: Final = 32
 _MOST_BYTES: Final = 1 << 20
+#: Bytes of an answer beyond which it comes as a file in memory: a message has no room for more than
+#: the socket's buffer (net.core.wmem_default, 208 KiB).
+_MOST_TOLD: Final = 1 << 16
+#: How an answer comes: in the message, or in the first descriptor.
+_TOLD: Final = b"t"
+_IN_MEMORY: Final = b"m"
 
 #: What a job is given and gives back besides descriptors: what msgpack can say.
 Value = int | str | bytes | None
@@ -107,7 +113,7 @@ class Helper:
                 answered = self._await(channel, patience)
                 data, received = b"", []
                 if answered:
-                    data, received, _, _ = socket.recv_fds(channel, _MOST_BYTES, 1)
+                    data, received, _, _ = socket.recv_fds(channel, _MOST_BYTES, 2)
             except OSError:
                 answered, data, received = True, b"", []
             if not answered:
@@ -216,7 +222,10 @@ def _result(data: bytes, received: list[int]) -> tuple[list[Value], int]:
     for descriptor in received:
         # As all of ours: ``socket.recv_fds`` does not say so, whatever it is told.
         os.set_inheritable(descriptor, False)
-    number, text, values = msgspec.msgpack.decode(data, type=tuple[int, str, list[Any]])
+    if data[:1] == _IN_MEMORY:
+        with os.fdopen(received.pop(0), "rb") as file:
+            data = file.read()
+    number, text, values = msgspec.msgpack.decode(data[1:], type=tuple[int, str, list[Any]])
     if number:
         raise OSError(number, text)
     return values, received[0] if received else -1
@@ -243,9 +252,22 @@ def _serve(channel: socket.socket) -> NoReturn:
         except OSError as error:
             answer = error.errno or errno.EIO, error.strerror or str(error), []
         sent = [descriptor] if descriptor >= 0 else []
-        socket.send_fds(channel, [msgspec.msgpack.encode(answer)], sent)
+        body = _TOLD + msgspec.msgpack.encode(answer)
+        if len(body) > _MOST_TOLD:
+            sent.insert(0, _in_memory(body))
+            body = _IN_MEMORY
+        socket.send_fds(channel, [body], sent)
         for each in (*descriptors, *sent):
             os.close(each)
+
+
+def _in_memory(data: bytes) -> int:
+    """A descriptor from which to read what is too long for a message."""
+    made = os.memfd_create("dprobed", os.MFD_CLOEXEC)
+    with os.fdopen(os.dup(made), "wb") as file:
+        file.write(data)
+    os.lseek(made, 0, os.SEEK_SET)
+    return made
 
 
 def _leave_everything(channel: int) -> None:

@@ -108,6 +108,8 @@ def test_attach_and_the_log_say_what_a_process_executed(tmp_path: Path, daemon: 
             target.process.stdin.flush()
             cat_path = str(Path("/usr/bin/cat").resolve())
             line_with(process.stderr, f"process {target.pid} executed {cat_path} at ")
+            (row,) = (row for row in daemon.json("query", "-x") if row["type"] == "target")
+            assert row["comm"] == "cat"
             process.send_signal(signal.SIGINT)
             (end,) = ends(process.stdout.read())
             assert process.wait(PATIENCE) == 0

@@ -193,6 +193,57 @@ def _client(*arguments: object, **options: Any) -> Iterator[subprocess.Popen[str
             process.kill()
 
 
+def test_a_core_whose_program_does_not_answer(files: SilentFiles, tmp_path: Path) -> None:
+    """gdb would sleep there where nothing wakes it."""
+    own = {"DPROBED_DUMPS": tmp_path / "cores", "DPROBED_JOURNAL_SOCKET": tmp_path / "journal"}
+    env = {**os.environ, **{name: str(path) for name, path in own.items()}}
+    with cat([files.path]) as target:
+        dumped = dprobe("dump", target.pid, env=env)
+        assert dumped.returncode == 0, dumped.stderr
+        files.mute()
+        try:
+            done = dprobe("dumps", "gdb", dumped.stdout.strip(), "-batch", env=env)
+        finally:
+            files.answer()
+    assert (done.returncode, done.stdout) == (2, "")
+    says = f"{files.path}: its file system does not answer, and gdb would wait for it"
+    assert done.stderr == f"dprobe: {says}\n"
+
+
+_MAPS = """
+import mmap, sys
+with open(sys.argv[1], "rb") as file:
+    data = mmap.mmap(file.fileno(), 0, mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_WRITE)
+for at in range(0, len(data), 4096):
+    data[at] = data[at]
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_core_has_much_of_a_file_that_may_not_answer(
+    build_target: BuildTarget, tmp_path: Path
+) -> None:
+    """Its pages are read by the helper, more of them than go into one message."""
+    own = {"DPROBED_DUMPS": tmp_path / "cores", "DPROBED_JOURNAL_SOCKET": tmp_path / "journal"}
+    env = {**os.environ, **{name: str(path) for name, path in own.items()}}
+    source = tmp_path / "data"
+    source.write_bytes(os.urandom(1 << 20))
+    command = ["/usr/bin/python3", "-c", _MAPS]
+    with (
+        SilentFiles(build_target("silent_fs.c"), tmp_path, source) as files,
+        subprocess.Popen(
+            [*command, files.path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as target,
+    ):
+        assert target.stdout is not None
+        assert target.stdout.readline() == "ready\n"
+        dumped = dprobe("dump", target.pid, env=env)
+        target.communicate("")
+    assert dumped.returncode == 0, dumped.stderr
+    assert source.read_bytes() in Path(dumped.stdout.strip()).read_bytes()
+
+
 def _trace(path: Path, records: int) -> Path:
     """A file of so many records."""
     record = {

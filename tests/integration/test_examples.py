@@ -105,8 +105,10 @@ def test_fake_uid_alters_what_the_function_returns(tmp_path: Path) -> None:
 
 def test_who_writes_names_the_writer(tmp_path: Path) -> None:
     got = run("who_writes", "bash", "-c", "true; false; (exit 3); true", tmp=tmp_path)
-    assert [count for count, _ in got.words] == list(range(1, len(got.words) + 1))
-    assert len(got.words) >= 4
+    logged = [{item["name"]: item for item in record["log"]} for record in got.records]
+    assert [each["write"]["value"] for each in logged] == list(range(1, len(logged) + 1))
+    assert len(logged) >= 4
+    assert all(each["by"]["kind"] == "ptr" and each["by"]["value"] for each in logged)
     assert all(record["place"].startswith("last_command_exit_value") for record in got.records)
 
 

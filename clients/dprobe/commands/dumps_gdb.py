@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +21,7 @@ from dprobe.view.output import complain
 from dprobed.binary.elf import ElfFile
 from dprobed.binary.errors import LocationError
 from dprobed.corefile.store import Core
-from dprobed.proc import procfs
+from dprobed.proc import far, files, helper, procfs
 
 _DELETED: Final = " (deleted)"
 
@@ -37,7 +38,7 @@ def open_core(core: Core, more: tuple[str, ...]) -> None:
 def command_of(core: Core, opened: str, more: tuple[str, ...] = ()) -> list[str]:
     """The command line of gdb; ``opened``: the path of the core as it is to be read.
 
-    What is not as it was then is complained of.
+    What is not as it was then is complained of. Raises UserError for what gdb would wait for.
     """
     command = ["gdb", "-q"]
     root = _root(core.about)
@@ -107,7 +108,7 @@ def _program(about: dict[str, Any], root: str) -> str:
     if pid and procfs.start_time(pid) == about.get("start"):
         places.append(f"/proc/{pid}/exe")
     for place in places:
-        if Path(place).is_file() and (wanted is None or _build_id(place) == wanted):
+        if _is_file(place) and (wanted is None or _build_id(place) == wanted):
             return place
     if path:
         complain(
@@ -126,22 +127,45 @@ def _changed(about: dict[str, Any], root: str) -> Iterator[str]:
     others = []
     for each in _modules(about):
         path, wanted = str(each["path"]), each.get("build_id")
-        if wanted is None or path == about.get("executable"):
+        there = _there(path.removesuffix(_DELETED), root)
+        if path == about.get("executable") or not _is_file(there) or wanted is None:
             continue
-        found = _build_id(_there(path.removesuffix(_DELETED), root))
+        found = _build_id(there)
         if found is not None and found != wanted:
             others.append(path.removesuffix(_DELETED))
     if others:
         yield f"not those that were dumped, so that names in them may be wrong: {', '.join(others)}"
 
 
-def _build_id(path: str) -> str | None:
-    """The build-id of a file; None: it has none, or is none."""
+def _is_file(path: str) -> bool:
+    """Whether it is a regular file; raises UserError where nobody answers, for gdb would wait."""
     try:
+        return far.kind(path) == stat.S_IFREG
+    except helper.SilentError:
+        raise _waits(path) from None
+    except OSError:
+        return False
+
+
+def _build_id(path: str) -> str | None:
+    """The build-id of a file; None: it has none, or is none. Raises UserError as ``_is_file``."""
+    try:
+        descriptor = files.open_file(path)
+        try:
+            files.read(descriptor, 1, 0)
+        except OSError:
+            os.close(descriptor)
+            raise
         # It closes the descriptor.
-        return ElfFile(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), path).build_id
-    except (OSError, LocationError):
+        return ElfFile(descriptor, path).build_id
+    except helper.SilentError:
+        raise _waits(path) from None
+    except (OSError, ValueError, LocationError):
         return None
+
+
+def _waits(path: str) -> UserError:
+    return UserError(f"{path}: {far.SILENCE}, and gdb would wait for it")
 
 
 def _whole(path: Path) -> str:

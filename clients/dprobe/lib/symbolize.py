@@ -18,6 +18,7 @@ from dprobe.lib.mapped import File, files_of_process
 from dprobed.binary.errors import LocationError
 from dprobed.binary.file import Binary
 from dprobed.binary.symbols import Symbol
+from dprobed.proc import procfs
 from dprobed.resolver.addresses import biases
 from dprobed.wire import messages
 
@@ -42,6 +43,7 @@ class _Process:
     def __init__(self, pid: int, program: tuple[int, int, int]) -> None:
         self._pid = pid
         self.program = program
+        self.comm = procfs.comm(pid).decode(errors="replace")
         self._ranges: list[_Range] = []
         self._names: dict[int, str] = {}
         self._variables: dict[int, list[Symbol]] = {}
@@ -119,16 +121,22 @@ class Addresses:
         """Say what is at the addresses that a record logged."""
         for item in record.log:
             if item.get("kind") == "ptr":
-                place = self.place(record.pid, item["value"])
+                place = self.place(record.pid, item["value"], record.comm)
                 if place:
                     item["place"] = place
 
-    def place(self, pid: int, address: int) -> str:
-        """What is at an address of a process that runs; empty where that is not known."""
+    def place(self, pid: int, address: int, comm: str) -> str:
+        """What is at an address of a process, one of whose threads has the name ``comm``; empty
+        where that is not known.
+
+        Of one that has ended it is what was known of it, if that has the same name: else it may
+        have executed another program since.
+        """
         try:
             status = os.stat(f"/proc/{pid}/exe")  # noqa: PTH116
         except OSError:
-            return ""
+            known = self._processes.get(pid)
+            return known.place(address) if known is not None and known.comm == comm else ""
         program = (status.st_dev, status.st_ino, status.st_mtime_ns)
         process = self._processes.get(pid)
         if process is None or process.program != program:

@@ -17,6 +17,7 @@ from dprobed.record.record import Record
 from tests.unit.client.test_output import record
 
 LIBC = ctypes.CDLL(None)
+COMM = Path("/proc/self/comm").read_text().strip()
 
 
 def address_of(name: str) -> int:
@@ -28,11 +29,11 @@ def address_of(name: str) -> int:
 def test_code_and_variables_have_their_names() -> None:
     addresses = symbolize.Addresses()
     write = address_of("write")
-    assert addresses.place(os.getpid(), write).endswith("write+0x0")
-    assert addresses.place(os.getpid(), write + 5).endswith("write+0x5")
+    assert addresses.place(os.getpid(), write, COMM).endswith("write+0x0")
+    assert addresses.place(os.getpid(), write + 5, COMM).endswith("write+0x5")
     environ = ctypes.addressof(ctypes.c_char_p.in_dll(LIBC, "stderr"))
-    assert "+0x0" in addresses.place(os.getpid(), environ)
-    assert addresses.place(os.getpid(), 16) == ""
+    assert "+0x0" in addresses.place(os.getpid(), environ, COMM)
+    assert addresses.place(os.getpid(), 16, COMM) == ""
 
 
 def test_a_process_that_is_gone_has_no_names() -> None:
@@ -40,7 +41,25 @@ def test_a_process_that_is_gone_has_no_names() -> None:
     if pid == 0:
         os._exit(0)
     os.waitpid(pid, 0)
-    assert symbolize.Addresses().place(pid, address_of("write")) == ""
+    assert symbolize.Addresses().place(pid, address_of("write"), COMM) == ""
+
+
+def test_one_that_has_ended_has_those_that_were_known() -> None:
+    """Its last records come when it is gone; what had another name may be another program."""
+    ours, theirs = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(theirs)
+        os.read(ours, 1)
+        os._exit(0)
+    os.close(ours)
+    addresses = symbolize.Addresses()
+    assert addresses.place(pid, address_of("write"), COMM).endswith("write+0x0")
+    os.close(theirs)
+    os.waitpid(pid, 0)
+    assert addresses.place(pid, address_of("write") + 5, COMM).endswith("write+0x5")
+    assert addresses.place(pid, address_of("write"), "another") == ""
+    assert addresses.place(pid, 16, COMM) == ""
 
 
 def test_mappings_are_not_read_for_each_unknown_address(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,7 +72,7 @@ def test_mappings_are_not_read_for_each_unknown_address(monkeypatch: pytest.Monk
     monkeypatch.setattr(symbolize, "files_of_process", refuse)
     monkeypatch.setattr("time.monotonic", lambda: 100.0)
     addresses = symbolize.Addresses()
-    assert [addresses.place(os.getpid(), each) for each in range(100)] == [""] * 100
+    assert [addresses.place(os.getpid(), each, COMM) for each in range(100)] == [""] * 100
     assert looks == [os.getpid()]
 
 

@@ -216,7 +216,7 @@ def test_what_cannot_be_looked_into_is_not_judged(
             patch.setattr(checking, "_MOST_FILES", 1)
             assert await check(daemon, pid) == []
         with monkeypatch.context() as patch:
-            patch.setattr(checking, "_MOST_BYTES", 100)
+            patch.setattr(checking, "MOST_BYTES", 100)
             assert await check(daemon, pid) == []
         assert daemon.resolvers.asked == []
         assert len(await check(daemon, pid)) == 2

@@ -45,6 +45,12 @@ def _end(values: Sequence[Value], descriptors: Sequence[int]) -> tuple[list[Valu
     os._exit(3)
 
 
+@helper.job
+def _tell_much(values: Sequence[Value], descriptors: Sequence[int]) -> tuple[list[Value], int]:
+    assert isinstance(values[0], int)
+    return [b"x" * values[0]], os.dup(descriptors[0]) if descriptors else -1
+
+
 @pytest.fixture
 def one() -> Iterator[Helper]:
     made = Helper()
@@ -168,3 +174,19 @@ def test_who_is_patient_waits_longer_and_no_fork_of_it_does(one: Helper) -> None
         assert said.read().endswith("no answer in 0.2 s")
     assert wait_end(pid)
     pid_of(one)  # closes what it had of the one that ended
+
+
+@pytest.mark.parametrize("size", [1 << 10, 1 << 16, 1 << 20, 5 << 20])
+def test_an_answer_can_be_longer_than_a_message(one: Helper, size: int) -> None:
+    """With a descriptor, and without; the same helper goes on."""
+    pid = pid_of(one)
+    ours, theirs = os.pipe()
+    (told,), none = one.do("much", _tell_much, [size], patience=30.0)
+    assert (told, none) == (b"x" * size, -1)
+    (told,), passed = one.do("much", _tell_much, [size], [theirs], patience=30.0)
+    os.close(theirs)
+    os.write(passed, b"by it")
+    os.close(passed)
+    assert (told, os.read(ours, 100)) == (b"x" * size, b"by it")
+    os.close(ours)
+    assert pid_of(one) == pid
