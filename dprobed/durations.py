@@ -13,3 +13,18 @@ def seconds(text: str) -> float | None:
     """How many seconds a text means (without a unit: seconds); None where it is no duration."""
     match = _DURATION.fullmatch(text.strip())
     return None if match is None else float(match[1]) * _SECONDS[match[2]]
+
+
+def text(number: float) -> str:
+    """So many seconds in at most two units, as people write them: ``1h30m``; rounded down."""
+    if number < 1:
+        return f"{int(number * 1000)}ms"
+    left, parts = int(number), []
+    for unit in "dhms":
+        size = int(_SECONDS[unit])
+        count, left = divmod(left, size)
+        if count:
+            parts.append(f"{count}{unit}")
+        elif parts:
+            break
+    return "".join(parts[:2])

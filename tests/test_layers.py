@@ -97,7 +97,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "dprobed.__main__": ("dprobed.daemon",),
     "dprobed": (),
     "dprobe": (),
-    "dprobe.lib": ("dprobed", "dprobed.printable", "dprobed.change_journal",
+    "dprobe.lib": ("dprobed", "dprobed.durations", "dprobed.printable", "dprobed.change_journal",
                    "dprobed.program", "dprobed.program.rpn",
                    "dprobed.wire", "dprobed.wire.messages", "dprobed.proc",
                    "dprobed.binary.errors", "dprobed.binary.opening", "dprobed.binary",
@@ -107,7 +107,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "dprobe.late": (),
     # forks the daemon of one command
     "dprobe.private": ("dprobed.wire", "dprobed.daemon", "dprobe.lib"),
-    "dprobe.view": ("dprobed.printable", "dprobed.program", "dprobed.record",
+    "dprobe.view": ("dprobed.durations", "dprobed.printable", "dprobed.program", "dprobed.record",
                     "dprobed.wire.messages", "dprobed.proc", "dprobe.lib"),
     "dprobe.commands": ("dprobed", "dprobed.durations", "dprobed.printable",
                         "dprobed.program", "dprobed.record",

@@ -58,7 +58,7 @@ _PATIENCE = 3.0
 _EPILOG = """\b
 examples:
   dprobe run alloc.rpn -- sort /etc/services
-  dprobe attach -p $(pidof nginx) --duration 10s --json alloc.rpn
+  dprobe attach -p $(pidof nginx) --for 10s --json alloc.rpn
   dprobe places libc.so.6 'mal*'
   dprobed &            # then: insert, query, log -f, remove
 """

@@ -25,6 +25,7 @@ from dprobed.daemon.checking import Checking
 from dprobed.daemon.client import Client
 from dprobed.daemon.detaching import Detaching
 from dprobed.daemon.doubts import Doubts
+from dprobed.daemon.ends import Ends
 from dprobed.daemon.enforcement import Enforcement
 from dprobed.daemon.gate import Gate
 from dprobed.daemon.inquiry import DeploymentList, Inquiry
@@ -117,20 +118,26 @@ class Core:
         self.announcer: Final = Announcer(self.targets, self.tasks)
         self.dispatcher: Final = _dispatcher(self.announcer, alarm)
         self.programs: Final = Programs(self.dispatcher)
-        self.detaching: Final = Detaching(self.targets, self.tasks)
-        self.enforcement: Final = Enforcement(gate, self.targets, self.detaching, self.tasks)
+        self.detaching: Final = Detaching(self.targets, self.tasks, gate.history)
+        self.ends: Final = Ends(gate, self.targets, self.detaching, self.tasks)
+        self.enforcement: Final = Enforcement(
+            gate, self.targets, self.detaching, self.ends, self.tasks
+        )
         self.removal: Final = Removal(gate, self.targets, self.detaching)
         self._hold_limit: Final = hold_limit
 
     def connect(self, log: Log | None, watch: Watch | None, doubts: Doubts) -> Traced:
         """Make the parts that start tracers; records also go to ``log`` and ``watch``."""
         routing = Routing(self.gate, self.dispatcher, log, watch)
+        if log is not None:
+            self.ends.followers = lambda: log.followers
         events = TracerEvents(
             self.backends,
             self.gate,
             self.targets,
             self.detaching,
             self.enforcement,
+            self.ends,
             self.tasks,
             routing.take,
             lambda: log.followers if log is not None else (),
@@ -160,6 +167,7 @@ class Core:
             attaching,
             self.detaching,
             doubts,
+            self.ends,
             kernel,
         )
         return Traced(pool, attaching, inserting, doubts)
@@ -376,6 +384,7 @@ def build_public(
         traced.inserting,
         core.detaching,
         core.removal,
+        core.ends,
         core.tasks,
         resolvers,
         tracers=backends.pids,

@@ -9,7 +9,8 @@ import weakref
 from collections.abc import Iterable
 from typing import Final
 
-from dprobed.daemon.client import Client, Refusal
+from dprobed.daemon.client import Client, Refusal, User
+from dprobed.daemon.history import History, some
 from dprobed.daemon.target import InsertedProgram, Target
 from dprobed.daemon.targets import Targets
 from dprobed.daemon.tasks import Tasks
@@ -26,7 +27,8 @@ _log = logging.getLogger("dprobed")
 class Detaching:
     """Removes programs and detaches: at a client's request or end, or where nobody needs it."""
 
-    def __init__(self, targets: Targets, tasks: Tasks) -> None:
+    def __init__(self, targets: Targets, tasks: Tasks, history: History) -> None:
+        self._history: Final = history
         self._targets: Final = targets
         self._tasks: Final = tasks
         #: Clients that are gone: a fork child of their targets may still be reported.
@@ -39,6 +41,7 @@ class Detaching:
         async with target.lock:
             target.dismiss(client)
             await self.empty(target, own)
+        self.note(target, own, f"user {client.uid} detached", client)
         return messages.Removed(
             id=request.id,
             probes=[info for inserted in own for info in inserted.probe_infos()],
@@ -72,7 +75,9 @@ class Detaching:
     async def _release(self, target: Target, client: Client) -> None:
         async with target.lock:
             target.dismiss(client)
-            await self.try_empty(target, target.owned_by(client))
+            own = target.owned_by(client)
+            await self.try_empty(target, own)
+        self.note(target, own, "its client has ended", client)
 
     def release_child(self, child: Target, clients: Iterable[Client]) -> None:
         """Release a fork child that was reported after these clients of its parent were gone."""
@@ -86,6 +91,27 @@ class Detaching:
     async def _detach_unneeded(self, target: Target) -> None:
         async with target.lock:
             await self.try_empty(target, ())
+
+    def note(self, target: Target, taken_out: list[InsertedProgram], why: str, user: User) -> None:
+        """Log that programs are out of a target, which goes on; ``user``: who has it done, or whose
+        they are."""
+        if target.finished.is_set():
+            # With its last program it is let go; whatever else ends it is told of by itself.
+            detached = target.ended is not None and target.ended.how == "detached"
+            out = taken_out if detached else []
+        else:
+            out = [each for each in taken_out if each.number not in target.programs]
+        if not out:
+            return
+        names = some(each.label for each in out)
+        self._history.note(
+            user.uid,
+            f"{target.what}: {names} is out: {why}",
+            "removed",
+            pid=target.pid,
+            program=names,
+            why=why,
+        )
 
     # -- steps; the caller has the target's lock --------------------------------------------------
 

@@ -8,6 +8,7 @@ from typing import Final
 
 from dprobed.daemon.client import Refusal
 from dprobed.daemon.detaching import Detaching
+from dprobed.daemon.ends import Ends
 from dprobed.daemon.gate import Gate
 from dprobed.daemon.target import Target
 from dprobed.daemon.targets import Targets
@@ -19,8 +20,11 @@ from dprobed.wire import messages, protocol
 class Enforcement:
     """Decides about targets again, and removes programs that are no longer allowed."""
 
-    def __init__(self, gate: Gate, targets: Targets, detaching: Detaching, tasks: Tasks) -> None:
+    def __init__(
+        self, gate: Gate, targets: Targets, detaching: Detaching, ends: Ends, tasks: Tasks
+    ) -> None:
         self._gate: Final = gate
+        self._ends: Final = ends
         self._targets: Final = targets
         self._detaching: Final = detaching
         self._tasks: Final = tasks
@@ -58,6 +62,8 @@ class Enforcement:
             if process is None or target.finished.is_set():
                 return
             await self._adjust(target, self._gate.policies.decide(process))
+            for inserted in target.programs.values():
+                self._ends.due(inserted.until)
             for holder in list(target.holders):
                 if self._gate.denial(holder, process, frozenset()) is not None:
                     target.dismiss(holder)
@@ -70,6 +76,7 @@ class Enforcement:
                 return
             await self._detaching.try_empty(target, denied)
         for inserted, why in denied.items():
+            self._detaching.note(target, [inserted], f"no longer allowed: {why}", inserted)
             inserted.end(protocol.State.REMOVED, why)
             if inserted.owner is not None:
                 probes = list(inserted.probe_infos())
@@ -77,7 +84,7 @@ class Enforcement:
 
     @staticmethod
     async def _adjust(target: Target, decision: Decision) -> None:
-        """Apply a new decision's treatment (forks, hold, budget, guard) to a target."""
+        """Apply a new decision's treatment (forks, hold, budget, guard, hits) to a target."""
         before, target.decision = target.decision, decision
         if before is not None and before.treatment == decision.treatment:
             return
@@ -90,5 +97,6 @@ class Enforcement:
                     hold_thread=decision.hold == "thread",
                     budget=decision.limits,
                     only_guarded=decision.only_guarded,
+                    max_hits=decision.stay.max_hits or 0,
                 )
             )

@@ -117,10 +117,11 @@ class Gate:
         process = self.process(pid)
         return process is not None and self.denial(user, process, frozenset({right})) is None
 
-    def allow(self, user: User, pid: int, label: str, program: Program) -> None:
-        """Check that the user may have a program run in a process."""
+    def allow(self, user: User, pid: int, label: str, program: Program) -> frozenset[Right]:
+        """Check that the user may have a program run in a process; the rights that it needs."""
         wanted = needs(program)
         self._check(self._decide(pid), user, frozenset(wanted), reason_for(label, wanted))
+        return frozenset(wanted)
 
     def keeps(self, user: User, process: Process, label: str, program: Program) -> str:
         """Why a program may not stay in a process; empty: it may. A refusal is logged."""

@@ -77,6 +77,15 @@ class History:
         _log.info("%s", text, extra=about)
 
 
+def moment(until: float | None) -> str:
+    """A moment of the monotonic clock by that of the wall, as of now; empty: there is none."""
+    if until is None:
+        return ""
+    # Beyond that no calendar goes.
+    seconds = min(time.time() + until - time.monotonic(), 1e11)
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(seconds))
+
+
 def some(labels: Iterable[str]) -> str:
     """Labels of programs for a log line, shortened."""
     names = list(dict.fromkeys(map(printable, labels)))

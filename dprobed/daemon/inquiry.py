@@ -141,7 +141,9 @@ class Inquiry:
         if answer.dump is None:
             raise Refusal(f"the tracer of process {pid} did not say where the core is")
         text = f"process {pid}: user {client.uid} had it dumped to {answer.dump.path}"
-        self._gate.history.note(client.uid, text, "dumped", pid=pid, core=answer.dump.path)
+        self._gate.history.note(
+            client.uid, text, "dumped", by_pid=client.pid, pid=pid, core=answer.dump.path
+        )
         return messages.Dumped(id=request.id, **msgspec.structs.asdict(answer.dump))
 
     async def resume(self, client: Client, request: messages.Resume) -> messages.Resumed:
@@ -150,20 +152,25 @@ class Inquiry:
         if pid is not None:
             target = self._targets.live(client, pid)
             self._gate.require(client, pid, Right.DEBUG)
-            tids = await self._resume(target, tid)
+            tids = await self._resume(client, target, tid)
         else:
             tids = []
             for target in self._targets.seen(client):
                 if self._gate.has(client, target.pid, Right.DEBUG):
                     try:
-                        tids += await self._resume(target, tid)
+                        tids += await self._resume(client, target, tid)
                     except Refusal:
                         continue  # It ended meanwhile, and the others are still held.
         if tid is not None and not tids:
             raise Refusal(f"thread {tid} is not held")
         return messages.Resumed(id=request.id, tids=tids)
 
-    @staticmethod
-    async def _resume(target: Target, tid: int | None) -> list[int]:
+    async def _resume(self, client: Client, target: Target, tid: int | None) -> list[int]:
         answer = await target.ask(lambda seq: protocol.Resume(seq=seq, pid=target.pid, tid=tid))
+        if answer.tids:
+            threads = ", ".join(map(str, answer.tids[:5]))
+            text = f"{target.what}: user {client.uid} resumed thread {threads}"
+            self._gate.history.note(
+                client.uid, text, "resumed", by_pid=client.pid, pid=target.pid, threads=threads
+            )
         return answer.tids

@@ -12,13 +12,17 @@ from dprobed.daemon.attaching import Attaching
 from dprobed.daemon.client import Client, Refusal
 from dprobed.daemon.detaching import Detaching
 from dprobed.daemon.doubts import Doubts
+from dprobed.daemon.ends import Ends
 from dprobed.daemon.gate import Gate
-from dprobed.daemon.history import some
+from dprobed.daemon.history import moment, some
 from dprobed.daemon.programs import Programs
 from dprobed.daemon.quota import Quota
 from dprobed.daemon.records.dispatcher import Dispatcher
 from dprobed.daemon.target import InsertedProgram, Insertion, Target
 from dprobed.daemon.targets import Targets
+from dprobed.daemon.terms import Terms
+from dprobed.policy.rights import Right, words
+from dprobed.printable import printable
 from dprobed.proc import procfs
 from dprobed.program.model import Program
 from dprobed.wire import messages, protocol
@@ -42,9 +46,12 @@ class Inserting:
         attaching: Attaching,
         detaching: Detaching,
         doubts: Doubts,
+        ends: Ends,
         kernel: KernelTarget | None,
     ) -> None:
         """``kernel``: None in a private daemon, which inserts nothing into it."""
+        self._terms: Final = Terms(gate)
+        self._ends: Final = ends
         self._gate: Final = gate
         self._targets: Final = targets
         self._quota: Final = quota
@@ -64,19 +71,12 @@ class Inserting:
         with self._quota.room_for(client, [program for _, program in programs]):
             async with target.lock:
                 self._check_held(client, target)
+                rights: frozenset[Right] = frozenset()
                 for upload, program in programs:
-                    self._gate.allow(client, target.pid, upload.label, program)
+                    rights |= self._gate.allow(client, target.pid, upload.label, program)
                     await asyncio.sleep(0)
                 entries = await self._insert(client, target, request, programs)
-        names = some(entry.label for entry in entries)
-        self._gate.history.note(
-            client.uid,
-            f"process {request.pid}: user {client.uid} inserted {names}",
-            "inserted",
-            pid=request.pid,
-            program=names,
-            probes=sum(len(entry.probes) for entry in entries),
-        )
+        self._note(client, entries, words(rights), pid=request.pid)
         # What is mapped before its `exec` says nothing.
         asked = [] if target.launched else entries
         doubts = await self._doubts.infos(asked)
@@ -93,18 +93,37 @@ class Inserting:
         programs = await self._programs.decode_all(request.programs, kernel=True)
         with self._quota.room_for(client, [program for _, program in programs]):
             entries = await self._insert_kernel(client, request, programs)
-        names = some(entry.label for entry in entries)
-        self._gate.history.note(
-            client.uid,
-            f"the kernel: user {client.uid} inserted {names}",
-            "inserted",
-            program=names,
-            probes=sum(len(entry.probes) for entry in entries),
-        )
+        self._note(client, entries, "")
         return messages.Inserted(
             id=request.id,
             programs=[entry.info() for entry in entries],
             probes=[info for entry in entries for info in entry.probe_infos()],
+        )
+
+    def _note(
+        self, client: Client, entries: list[InsertedProgram], rights: str, **fields: object
+    ) -> None:
+        """Who inserted what where, with which rights, until when."""
+        names, target = some(entry.label for entry in entries), entries[0].target
+        ends = [entry.until for entry in entries]
+        until = moment(None if None in ends else max(each for each in ends if each is not None))
+        text = f"{target.what}: user {client.uid} inserted {names}"
+        if rights not in ("", Right.OBSERVE):
+            text += f", with the right to {rights}"
+        if until:
+            text += f", until {until}"
+        self._gate.history.note(
+            client.uid,
+            text,
+            "inserted",
+            by_pid=client.pid,
+            comm=printable(target.comm),
+            program=names,
+            number=", ".join(str(entry.number) for entry in entries[:5]),
+            probes=sum(len(entry.probes) for entry in entries),
+            rights=rights,
+            until=until,
+            **fields,
         )
 
     async def _insert_kernel(
@@ -145,13 +164,15 @@ class Inserting:
         owner = None if request.keep else client
         entries: list[InsertedProgram] = []
         try:
-            for upload, program in programs:
+            for asked, decoded in programs:
+                upload, program, term = self._terms.of(client, asked, decoded, keep=request.keep)
                 insertion = Insertion(
                     self._programs.next_number(),
                     upload,
                     program,
                     check_opcode=request.check_opcode,
                     follow_forks=client in target.followers,
+                    term=term,
                 )
                 entry = InsertedProgram(insertion, target, owner, client)
                 await self._place(entry)
@@ -159,6 +180,7 @@ class Inserting:
         except Refusal:
             await self._undo(target, entries, replaced)
             raise
+        self._detaching.note(target, replaced, f"user {client.uid} replaced it", client)
         return entries
 
     async def _undo(
@@ -228,6 +250,7 @@ class Inserting:
         except Refusal:
             entry.target.programs.pop(entry.number, None)
             raise
+        self._ends.due(entry.until)
         kept = self._targets.kept
         kept.former.forget(entry.target.uid, entry.number, entry.target.pid)
         kept.keep(entry)
@@ -252,6 +275,7 @@ class Inserting:
             budget=entry.budget,
             follow_forks=insertion.follow_forks,
             engine=insertion.upload.engine,
+            max_hits=entry.most_hits,
             former=counted,
             former_time=former.time if former is not None else 0,
         )

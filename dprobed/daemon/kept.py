@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, TypeVar
@@ -22,7 +23,7 @@ import msgspec
 
 from dprobed.change_journal import boot
 from dprobed.daemon.former import FormerCounts
-from dprobed.daemon.target import InsertedProgram, Insertion
+from dprobed.daemon.target import InsertedProgram, Insertion, Term
 from dprobed.proc import procfs
 from dprobed.program.bytecode import decode
 from dprobed.program.model import ProgramError
@@ -40,7 +41,7 @@ _log = logging.getLogger("dprobed")
 
 
 class KeptInsertion(msgspec.Struct, frozen=True):
-    """A program and who inserted it."""
+    """A program, who inserted it, and until when."""
 
     number: int
     uid: int
@@ -48,9 +49,14 @@ class KeptInsertion(msgspec.Struct, frozen=True):
     upload: messages.Upload
     check_opcode: bool
     follow_forks: bool
+    term: Term
 
     def insertion(self, *, deployed: bool) -> Insertion:
         """As it is inserted again; raises ProgramError."""
+        term, now = self.term, time.monotonic()
+        if term.since > now and term.until is not None:
+            # A clock of another boot: it has its whole time anew.
+            term = Term(now, now + term.until - term.since, term.rule)
         return Insertion(
             self.number,
             self.upload,
@@ -58,6 +64,7 @@ class KeptInsertion(msgspec.Struct, frozen=True):
             check_opcode=self.check_opcode,
             follow_forks=self.follow_forks,
             deployed=deployed,
+            term=term,
         )
 
 
@@ -94,7 +101,6 @@ class KeptDeployment(msgspec.Struct, frozen=True):
     inserted: KeptInsertion
     selection: messages.Selection
     limit: int | None
-    seconds: float | None
     by_policy: bool
     entered: int
     missed: int
@@ -253,6 +259,7 @@ def kept_insertion(insertion: Insertion, uid: int, gid: int) -> KeptInsertion:
         insertion.upload,
         insertion.check_opcode,
         insertion.follow_forks,
+        insertion.term,
     )
 
 

@@ -25,8 +25,13 @@ class Removal:
         self._targets: Final = targets
         self._detaching: Final = detaching
 
-    async def remove(self, client: Client, request: messages.Remove) -> messages.Removed:
-        """Remove the selected programs; raises Refusal where there are none."""
+    async def remove(
+        self, client: Client, request: messages.Remove, *, asked: bool = True
+    ) -> messages.Removed:
+        """Remove the selected programs; raises Refusal where there are none.
+
+        ``asked``: a client asks for it, and that is logged.
+        """
         select = request.select
         removed: dict[InsertedProgram, None] = {}
         turns = asyncio.Semaphore(_AT_ONCE)
@@ -52,14 +57,22 @@ class Removal:
         if not removed and not earlier and not given_up and select != messages.Select():
             raise Refusal("no such program is inserted; `dprobe programs` lists them")
         targets = list(dict.fromkeys(inserted.target for inserted in removed))
-        if removed:
+        if removed and asked:
             names = some(inserted.label for inserted in removed)
             where = f"{len(targets)} processes"
             if len(targets) == 1:
                 where = targets[0].what
             text = f"{where}: user {client.uid} removed {names}"
             about = {"pid": targets[0].pid} if len(targets) == 1 else {"processes": len(targets)}
-            self._gate.history.note(client.uid, text, "removed", program=names, **about)
+            self._gate.history.note(
+                client.uid,
+                text,
+                "removed",
+                by_pid=client.pid,
+                program=names,
+                why="asked for",
+                **about,
+            )
         return messages.Removed(
             id=request.id,
             probes=[info for inserted in removed for info in inserted.probe_infos()],

@@ -17,7 +17,7 @@ from dprobed.policy.model import Decision
 from dprobed.printable import printable
 from dprobed.proc import procfs
 from dprobed.program.isa import WORD_MASK
-from dprobed.program.model import ProbeDefinition, Program
+from dprobed.program.model import ProbeDefinition, Program, least
 from dprobed.wire import messages, protocol
 from dprobed.wire.limits import Limits
 
@@ -51,10 +51,23 @@ _COUNTERS: Final = (
 _log = logging.getLogger("dprobed")
 
 
+class Term(msgspec.Struct, frozen=True):
+    """From when and until when a program stays (monotonic, also over a restart of the daemon).
+
+    ``until``: None: until it is removed. ``rule``: who says so, if not the user.
+    """
+
+    since: float = msgspec.field(default_factory=time.monotonic)
+    until: float | None = None
+    rule: str = ""
+
+
 class Insertion(msgspec.Struct, frozen=True):
     """A program to be inserted, and how.
 
-    ``deployed``: it belongs to a deployment. ``follow_forks``: fork children get it, too.
+    ``deployed``: it belongs to a deployment, whose ``term`` is one for all processes.
+    ``follow_forks``: fork children get it, too. ``policy``: that which inserts it, with how many
+    ``seconds`` it stays in each process (None: no limit); empty: a client does.
     """
 
     number: int
@@ -63,6 +76,13 @@ class Insertion(msgspec.Struct, frozen=True):
     check_opcode: bool = True
     follow_forks: bool = False
     deployed: bool = False
+    term: Term = msgspec.field(default_factory=Term)
+    policy: str = ""
+    seconds: float | None = None
+
+    def is_over(self, now: float) -> bool:
+        """Whether it is a deployment's, and that has come to its end."""
+        return self.deployed and self.term.until is not None and self.term.until <= now
 
 
 class InsertedProgram:
@@ -82,6 +102,11 @@ class InsertedProgram:
         self.target: Final = target
         self.owner: Final = owner
         self.uid, self.gid = by.uid, by.gid
+        #: Since when it is in this process (monotonic).
+        self.since = time.monotonic() if insertion.deployed else insertion.term.since
+        #: Its time is over, and it is being taken out; none of its probes will fire any more.
+        self.leaves = False
+        self.spent = False
         #: It counts on from what it had counted before a restart.
         self.goes_on = False
         self.probes: Final = {probe.index: probe for probe in self.program.probes}
@@ -94,7 +119,43 @@ class InsertedProgram:
 
     def in_child(self, child: Target) -> InsertedProgram:
         """The same program in a fork child, which inherited it."""
-        return InsertedProgram(self.insertion, child, self.owner, self)
+        inherited = InsertedProgram(self.insertion, child, self.owner, self)
+        inherited.since = self.since
+        return inherited
+
+    @property
+    def _end(self) -> tuple[float | None, str]:
+        """When it ends by itself, and who says so."""
+        insertion, decision = self.insertion, self.target.decision
+        ends = [] if insertion.term.until is None else [(insertion.term.until, insertion.term.rule)]
+        if insertion.seconds is not None:
+            ends.append((self.since + insertion.seconds, f"policy {insertion.policy}"))
+        if decision is not None and decision.stay.seconds is not None and not insertion.policy:
+            ends.append((self.since + decision.stay.seconds, decision.rule_text))
+        return min(ends, default=(None, ""))
+
+    @property
+    def until(self) -> float | None:
+        """When it is taken out of this process (monotonic); None: not by itself."""
+        return self._end[0]
+
+    @property
+    def end_rule(self) -> str:
+        """Who says that it ends then; empty: the user who inserted it."""
+        return self._end[1]
+
+    @property
+    def is_over(self) -> bool:
+        """Whether its time in this process is over."""
+        until = self.until
+        return until is not None and until <= time.monotonic()
+
+    @property
+    def most_hits(self) -> int | None:
+        """What a policy allows each probe at most (0: any number); None: it is the policy's own."""
+        if self.insertion.policy:
+            return None
+        return (self.target.decision.stay.max_hits if self.target.decision else None) or 0
 
     @property
     def budget(self) -> Limits | None:
@@ -127,6 +188,10 @@ class InsertedProgram:
             names=list(header.names),
             gvars=header.gvars,
             kept=self.owner is None or self.owner.kept,
+            uid=self.uid,
+            age_seconds=time.monotonic() - self.since,
+            left_seconds=left(self.until),
+            end_rule=self.end_rule,
         )
 
     def probe_infos(self) -> Iterator[messages.ProbeInfo]:
@@ -138,6 +203,7 @@ class InsertedProgram:
     def probe_info(self, status: protocol.ProbeStatus) -> messages.ProbeInfo:
         """One probe: its definition, the tracer's status, and the records dropped in the daemon."""
         probe = self.probes[status.probe]
+        until, rule = self._end
         return messages.ProbeInfo(
             program=self.label,
             number=self.number,
@@ -165,6 +231,11 @@ class InsertedProgram:
             source=self._source(probe, status),
             uncounted_ns=status.uncounted_ns,
             unguarded=self.target.unguarded if status.engine == "trap" else "",
+            uid=self.uid,
+            age_seconds=time.monotonic() - self.since,
+            left_seconds=left(until),
+            max_hits=least(probe.max_hits, self.most_hits or 0),
+            end_rule=rule,
         )
 
     def _source(self, probe: ProbeDefinition, status: protocol.ProbeStatus) -> str:
@@ -435,6 +506,11 @@ class TargetsTracer:
     def parent(self, pid: int) -> Target | None:
         """A target of this tracer, also one that ended a short time ago."""
         return self.targets.get(pid) or self._ended.get(pid)
+
+
+def left(until: float | None) -> float | None:
+    """Seconds until a moment; None: there is none."""
+    return None if until is None else max(0.0, until - time.monotonic())
 
 
 def describe_end(ended: protocol.Ended) -> str:

@@ -19,6 +19,7 @@ from typing import Final
 from dprobed.backend import BackendGone, BackendRefused, Backends
 from dprobed.daemon.client import Client
 from dprobed.daemon.detaching import Detaching
+from dprobed.daemon.ends import Ends
 from dprobed.daemon.enforcement import Enforcement
 from dprobed.daemon.gate import Gate
 from dprobed.daemon.target import Target, TargetsTracer
@@ -33,6 +34,9 @@ _NOTED: Final = ("asleep", "dump", "debugger", "loader", "unprobed")
 #: That a process or a thread of it stands: told to who follows the log, too.
 _STANDS: Final = ("suspend", "debugger")
 
+#: How the notice of a core that a hit has asked for begins.
+_CORE: Final = "core: "
+
 _log = logging.getLogger("dprobed")
 
 
@@ -46,6 +50,7 @@ class TracerEvents:
         targets: Targets,
         detaching: Detaching,
         enforcement: Enforcement,
+        ends: Ends,
         tasks: Tasks,
         deliver: Callable[[TargetsTracer, list[protocol.RawRecord]], None],
         followers: Callable[[], Iterable[Client]],
@@ -55,6 +60,7 @@ class TracerEvents:
         self._targets: Final = targets
         self._detaching: Final = detaching
         self._enforcement: Final = enforcement
+        self._ends: Final = ends
         self._tasks: Final = tasks
         self._deliver: Final = deliver
         self._followers: Final = followers
@@ -96,13 +102,19 @@ class TracerEvents:
             own = [info for info in infos if info.number in numbers]
             if own:
                 client.tell(messages.StateChange(pid=target.pid, probes=own))
+        self._ends.changed(target, {info.number for info in infos})
 
     def _noticed(self, target: Target, event: protocol.TargetEvent) -> None:
         if event.kind == "asleep":
             target.asleep = True
         if event.kind in _NOTED:
             self._gate.history.note(
-                target.uid, f"process {event.pid}: {event.text}", _cause_of(event)
+                target.uid,
+                f"process {event.pid}: {event.text}",
+                _cause_of(event),
+                pid=event.pid,
+                tid=event.tid,
+                core=event.text.removeprefix(_CORE) if event.kind == "dump" else "",
             )
         text = event.text
         if event.kind == "exec":
@@ -201,8 +213,11 @@ class TracerEvents:
 def _cause_of(event: protocol.TargetEvent) -> str:
     """What its line in the log competes with: no core, and nothing held, is hidden by what was
     refused."""
-    in_vain = event.text.startswith("no ")
-    return f"{event.kind} in vain" if in_vain else event.kind
+    if event.text.startswith("no "):
+        return f"{event.kind} in vain"
+    if event.kind == "dump":
+        return "dumped" if event.text.startswith(_CORE) else event.kind
+    return "held" if event.kind == "debugger" else event.kind
 
 
 def _program_of(pid: int) -> str:

@@ -13,7 +13,7 @@ from typing import Final
 
 from dprobed.engine.budget import Account
 from dprobed.program.exec.interface import Context, Outcome
-from dprobed.program.model import ProbeDefinition
+from dprobed.program.model import ProbeDefinition, least
 from dprobed.wire.protocol import ProbeStatus, State
 
 
@@ -99,16 +99,17 @@ class Probe:
         module: str,
         *,
         alters: bool,
+        max_hits: int = 0,
     ) -> None:
-        """``alters``: its program can alter registers of the thread."""
+        """``alters``: its program can alter registers of the thread. ``max_hits``: see ``cap``."""
         self.program: Final = program
         self.definition: Final = definition
         self.entry: Final = entry
         self.alters: Final = alters
         self.pass_count: Final = definition.pass_count
         #: The number of the last hit that runs the program; a number never reached: no limit.
-        limit = definition.max_hits
-        self.last: Final = definition.pass_count + limit if limit else 1 << 63
+        self.last = 0
+        self.cap(max_hits)
         self.revocable: Final = not definition.logonfault
         self.index: Final = definition.index
         #: Whether it is never to run again in this target.
@@ -165,6 +166,11 @@ class Probe:
         if former.present_ns:
             self.present_since = time.monotonic_ns() - gone - former.present_ns
             self.uncounted_ns += gone
+
+    def cap(self, max_hits: int) -> None:
+        """Run the program at so many hits at most, and no more than it says itself; 0: no limit."""
+        limit = least(self.definition.max_hits, max_hits)
+        self.last = self.pass_count + limit if limit else 1 << 63
 
     def set(self, state: State, reason: str = "") -> None:
         """Enter a state; ``reason`` is shown with it."""

@@ -15,21 +15,26 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from dprobed.policy.errors import PolicyError
+from dprobed.policy.model import Stay
 from dprobed.policy.protected import KINDS
 
 if TYPE_CHECKING:
     from dprobed.policy.source import PolicyFile
 
-_KEYS: Final = ("policies", "protect", "load_kernel_module")
+_KEYS: Final = ("policies", "protect", "stay", "load_kernel_module")
+#: For how long what ordinary users leave behind stays, unless they or the file say otherwise.
+_STAY: Final = Stay(86400.0)
 NAME: Final = "dprobed.toml"
 
 
 class Config(msgspec.Struct, frozen=True):
-    """``policies``: the folder of the policy files; ``protect``: kinds of protected.py;
+    """``policies``: the folder of the policy files; ``protect``: kinds of protected.py; ``stay``:
+    for how long what ordinary users leave behind stays, unless they say it;
     ``load_kernel_module``: for programs of the kernel, where it is not loaded."""
 
     policies: Path
     protect: frozenset[str] = frozenset(KINDS)
+    stay: Stay = _STAY
     load_kernel_module: bool = False
 
 
@@ -71,7 +76,7 @@ def load(path: Path | None, uid: int) -> Config:
 
 def _read(source: PolicyFile, config: Config) -> Config:
     table = source.table((), source.data, _KEYS)
-    folder, protect = config.policies, config.protect
+    folder, protect, stay = config.policies, config.protect, config.stay
     if "policies" in table:
         text = source.of_type(("policies",), table["policies"], str)
         folder = source.path.parent / (text or "")
@@ -86,8 +91,10 @@ def _read(source: PolicyFile, config: Config) -> Config:
         words = source.strings(at, table["protect"]) if table["protect"] != [] else []
         kinds = [source.choice(each, word, KINDS, "kind of process") for each, word in words]
         protect = frozenset(kind for kind in kinds if kind is not None)
+    if "stay" in table:
+        stay = source.stay(("stay",), table["stay"])
     load_module = config.load_kernel_module
     if "load_kernel_module" in table:
         at = ("load_kernel_module",)
         load_module = bool(source.of_type(at, table["load_kernel_module"], bool))
-    return Config(folder, protect, load_module)
+    return Config(folder, protect, stay, load_module)

@@ -31,6 +31,8 @@ def policy_info(policy: Policy) -> messages.PolicyInfo:
         follow_forks=policy.follow_forks,
         hold=policy.hold,
         unguarded=policy.unguarded,
+        stay_seconds=policy.stay.seconds,
+        max_hits=policy.stay.max_hits,
     )
 
 
@@ -62,6 +64,8 @@ def explain(policies: Policies, process: Process) -> messages.Explanation:
         follow_forks=decision.follow_forks,
         hold=decision.hold,
         unguarded=decision.unguarded,
+        stay_seconds=decision.stay.seconds,
+        max_hits=decision.stay.max_hits,
     )
 
 

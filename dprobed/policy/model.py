@@ -27,6 +27,16 @@ DEFAULT: Final = "default"
 UNLIMITED: Final = Limits()
 
 
+class Stay(msgspec.Struct, frozen=True):
+    """How long what a client inserts stays: ``seconds``, and so many hits of each probe."""
+
+    seconds: float | None = None
+    max_hits: int | None = None
+
+
+FOR_EVER: Final = Stay()
+
+
 class Rights(msgspec.Struct, frozen=True):
     """The rights that a policy gives; an empty set is ``deny``, which overrides all others.
 
@@ -71,7 +81,8 @@ class AutoInsertion(msgspec.Struct, frozen=True):
 
 
 class Policy(msgspec.Struct, frozen=True):
-    """One policy; ``place``: ``file:line`` of it. ``budget``: for all programs in a process."""
+    """One policy; ``place``: ``file:line`` of it. ``budget``: for all programs in a process;
+    ``stay``: at most, for what clients insert."""
 
     name: str
     place: str
@@ -82,6 +93,7 @@ class Policy(msgspec.Struct, frozen=True):
     follow_forks: bool = False
     hold: Hold = "process"
     unguarded: Unguarded = "allow"
+    stay: Stay = FOR_EVER
 
 
 class Denial(msgspec.Struct, frozen=True):
@@ -145,9 +157,14 @@ class Decision(msgspec.Struct, frozen=True):
         return self.rule_text if self.unguarded == "refuse" else ""
 
     @property
-    def treatment(self) -> tuple[bool, Hold, Limits, Unguarded]:
+    def stay(self) -> Stay:
+        """How long what clients insert stays in it at most."""
+        return self.policy.stay if self.policy else FOR_EVER
+
+    @property
+    def treatment(self) -> tuple[bool, Hold, Limits, Unguarded, int | None]:
         """The part of the decision that a tracer applies."""
-        return self.follow_forks, self.hold, self.budget, self.unguarded
+        return self.follow_forks, self.hold, self.budget, self.unguarded, self.stay.max_hits
 
     @property
     def auto_insertion(self) -> AutoInsertion | None:

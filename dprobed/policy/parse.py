@@ -22,6 +22,7 @@ from dprobed.policy.locate import KeyPath
 from dprobed.policy.match import EXECUTABLES, KEYS, TEXTS, Condition, Match, user_number
 from dprobed.policy.model import (
     DEFAULT,
+    FOR_EVER,
     AutoInsertedProgram,
     AutoInsertion,
     Hold,
@@ -40,7 +41,9 @@ from dprobed.program.rpn.parser import load_file
 from dprobed.wire.limits import Limits
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][\w.-]{0,63}", re.ASCII)
-_POLICY: Final = ("name", "match", "rights", "apply", "budget", "follow_forks", "hold", "unguarded")
+_POLICY: Final = (
+    "name", "match", "rights", "apply", "budget", "stay", "follow_forks", "hold", "unguarded"
+)  # fmt: skip
 _LIMITS: Final = ("share", "hits_per_second")
 _ACTIONS: Final = ("throttle", "remove")
 _APPLY: Final = ("programs", "for", "processes", *_LIMITS)
@@ -117,6 +120,7 @@ class _PolicyReader:
             follow_forks=bool(follow),
             hold=cast(Hold, hold or "process"),
             unguarded=cast(Unguarded, unguarded or "allow"),
+            stay=source.stay((*path, "stay"), table["stay"]) if "stay" in table else FOR_EVER,
         )
 
     def _name(self, path: KeyPath, table: dict[str, Any]) -> str:

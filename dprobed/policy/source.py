@@ -15,6 +15,7 @@ from typing import Any, Final, TypeVar
 
 from dprobed.durations import seconds
 from dprobed.policy.locate import KeyPath, Span, TomlPlaces
+from dprobed.policy.model import Stay
 from dprobed.policy.trust import UntrustedError, read
 from dprobed.printable import readable
 from dprobed.program.model import Diagnostic
@@ -205,6 +206,16 @@ class PolicyFile:
             self.report(path, f"`{path[-1]}` is a time", 'write "30s", "10m", "2h" or "1d"')
             return None
         return number
+
+    def stay(self, path: KeyPath, value: object) -> Stay:
+        """How long something stays."""
+        table = self.table(path, value, ("for", "max_hits"))
+        seconds = hits = None
+        if "for" in table:
+            seconds = self.duration((*path, "for"), table["for"])
+        if "max_hits" in table:
+            hits = self.positive((*path, "max_hits"), table["max_hits"])
+        return Stay(seconds, hits)
 
     def share(self, path: KeyPath, value: object) -> float | None:
         """A share: more than nothing, at most all."""

@@ -280,3 +280,19 @@ def select(
     places = dict(zip(program.probes, program.probes_at, strict=False))
     probes_at = tuple(places[probe] for probe in kept) if places else ()
     return msgspec.structs.replace(program, probes=kept, probes_at=probes_at)
+
+
+def limited(program: Program, max_hits: int) -> Program:
+    """The program with no ``max_hits`` of a probe over this one; 0: as it is."""
+    if not max_hits:
+        return program
+    probes = tuple(
+        msgspec.structs.replace(probe, max_hits=least(probe.max_hits, max_hits))
+        for probe in program.probes
+    )
+    return msgspec.structs.replace(program, probes=probes)
+
+
+def least(*limits: int) -> int:
+    """The strictest of several limits of hits; 0 is none."""
+    return min((limit for limit in limits if limit), default=0)

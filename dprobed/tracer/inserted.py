@@ -13,6 +13,7 @@ from dprobed.program.exec.variables import ListVariables
 from dprobed.program.model import Program
 from dprobed.wire import protocol
 from dprobed.wire.limits import Limits
+from dprobed.wire.protocol import State
 
 
 class RequestError(Exception):
@@ -32,6 +33,8 @@ class Inserted(msgspec.Struct):
     budget: Limits | None = None
     #: Fork children get it, too.
     follow_forks: bool = False
+    #: What no probe's own ``max_hits`` may exceed (0: nothing); None: it is free of that.
+    max_hits: int | None = 0
     #: What hits of this program are charged to, besides that of all.
     account: Account | None = None
     #: The same for its probes that are not to sleep with the others.
@@ -39,6 +42,16 @@ class Inserted(msgspec.Struct):
     probes: list[Probe] = msgspec.field(default_factory=list)
     #: What its local variables were when a ``fork`` made this target.
     inherited: list[int] = msgspec.field(default_factory=list)
+
+    def cap(self, max_hits: int) -> None:
+        """Set what no probe's own ``max_hits`` may exceed, unless it is free of that."""
+        if self.max_hits in (None, max_hits):
+            return
+        self.max_hits = max_hits
+        for probe in self.probes:
+            probe.cap(max_hits)
+            if probe.hits >= probe.last and not probe.over:
+                probe.set(State.DISABLED)
 
     def variables(self) -> protocol.LocalVariables:
         """Its local variables, as the daemon is told."""
@@ -66,6 +79,7 @@ class Inserted(msgspec.Struct):
             self.label,
             self.budget,
             self.follow_forks,
+            self.max_hits,
         )
 
 

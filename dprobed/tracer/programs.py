@@ -146,6 +146,7 @@ class Programs:
             request.label,
             request.budget,
             request.follow_forks,
+            request.max_hits,
         )
         inserted.probes = self._probes_of(inserted)
         if request.former is not None:
@@ -312,6 +313,7 @@ class Programs:
                 inserted.executor.entry(probe.index),
                 program.header.name,
                 alters=program.alters(probe),
+                max_hits=inserted.max_hits or 0,
             )
             for probe in program.probes
         ]

@@ -118,6 +118,10 @@ class TracedProcess:
         self.programs.follows_forks = asked.follow_forks
         self.debugger.holds_thread = asked.hold_thread
         self.programs.set_budget(asked.budget)
+        if isinstance(asked, protocol.Adjust):
+            for inserted in self.programs.inserted.values():
+                inserted.cap(asked.max_hits)
+            self.programs.remove_retired()
 
     @property
     def dumps(self) -> Dumps:

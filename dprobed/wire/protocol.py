@@ -58,7 +58,8 @@ class Attach(msgspec.Struct, tag=True, frozen=True):
 
 
 class Adjust(msgspec.Struct, tag=True, frozen=True):
-    """Change how a target is treated; the fields are as in ``Attach``."""
+    """Change how a target is treated; the fields are as in ``Attach``, ``max_hits`` is as in
+    ``Insert``, for all programs that are not free of it."""
 
     seq: int
     pid: int
@@ -66,6 +67,60 @@ class Adjust(msgspec.Struct, tag=True, frozen=True):
     hold_thread: bool = False
     budget: Limits | None = None
     only_guarded: str = ""
+    max_hits: int = 0
+
+
+class ProbeStatus(msgspec.Struct, frozen=True, array_like=True):
+    """One probe of one program in this target.
+
+    ``place`` reads ``symbol+0xN``; ``module`` is the path as the target maps it. ``hits`` counts
+    every hit, ``ran`` those whose program ran, ``missed`` those that could not be served,
+    ``dropped`` records that were lost on the way to the daemon, ``faulted`` records withdrawn
+    because the probed instruction itself faulted. ``addresses``: where the probe is in memory.
+    ``engine``: which one serves it: ``trap``, or ``watch``; empty while it has no place.
+    ``present_ns``: since it was first in; for ``asleep_ns`` of that it was throttled. ``dumped``:
+    cores that were written for it; ``no_dumps``: hits that asked for one in vain, by reason.
+    ``uncounted_ns``: for how long of that dprobed itself was gone, and came again.
+    """
+
+    program: int
+    probe: int
+    state: State
+    module: str
+    place: str
+    reason: str
+    hits: int
+    ran: int
+    missed: int
+    dropped: int
+    faulted: int
+    addresses: list[int]
+    engine: str = ""
+    asleep_ns: int = 0
+    present_ns: int = 0
+    dumped: int = 0
+    no_dumps: dict[str, int] = {}
+    uncounted_ns: int = 0
+
+
+class LocalVariables(msgspec.Struct, frozen=True, array_like=True):
+    """Those of a program in this target: its words, and what they were when a ``fork`` made it."""
+
+    program: int
+    words: list[int]
+    inherited: list[int] = []
+
+
+class Counted(msgspec.Struct, frozen=True, array_like=True):
+    """What a target's probes and variables had counted, as its tracer notes it for whoever comes
+    after it. ``start``: with ``pid`` it identifies the process. ``globals``: empty where they are
+    there already."""
+
+    pid: int
+    start: int
+    probes: list[ProbeStatus]
+    variables: list[LocalVariables]
+    globals: list[int] = []
 
 
 class Insert(msgspec.Struct, tag=True, frozen=True):
@@ -75,6 +130,7 @@ class Insert(msgspec.Struct, tag=True, frozen=True):
     in ``Facilities``, as ``acting``. ``label``: its name in notices. ``budget``:
     what it may cost in this target. ``follow_forks``: children of the target get it, and theirs.
     ``engine``: which serves its code probes (``wire.engines``); ``auto``: the cheapest that can.
+    ``max_hits``: what no probe's own may exceed (0: nothing); None: this program is free of that.
     ``former``: what it had counted in this target when its tracer was last able to say so, at
     ``former_time`` (monotonic ns): it goes on from there.
     """
@@ -90,7 +146,8 @@ class Insert(msgspec.Struct, tag=True, frozen=True):
     budget: Limits | None = None
     follow_forks: bool = False
     engine: str = AUTO
-    former: "Counted | None" = None
+    max_hits: int | None = 0
+    former: Counted | None = None
     former_time: int = 0
 
 
@@ -173,59 +230,6 @@ Request = (
 
 #: The reason that stands in ``no_dumps`` for all those that are too many to be counted one by one.
 OTHER_REASONS: Final = "other reasons"
-
-
-class ProbeStatus(msgspec.Struct, frozen=True, array_like=True):
-    """One probe of one program in this target.
-
-    ``place`` reads ``symbol+0xN``; ``module`` is the path as the target maps it. ``hits`` counts
-    every hit, ``ran`` those whose program ran, ``missed`` those that could not be served,
-    ``dropped`` records that were lost on the way to the daemon, ``faulted`` records withdrawn
-    because the probed instruction itself faulted. ``addresses``: where the probe is in memory.
-    ``engine``: which one serves it: ``trap``, or ``watch``; empty while it has no place.
-    ``present_ns``: since it was first in; for ``asleep_ns`` of that it was throttled. ``dumped``:
-    cores that were written for it; ``no_dumps``: hits that asked for one in vain, by reason.
-    ``uncounted_ns``: for how long of that dprobed itself was gone, and came again.
-    """
-
-    program: int
-    probe: int
-    state: State
-    module: str
-    place: str
-    reason: str
-    hits: int
-    ran: int
-    missed: int
-    dropped: int
-    faulted: int
-    addresses: list[int]
-    engine: str = ""
-    asleep_ns: int = 0
-    present_ns: int = 0
-    dumped: int = 0
-    no_dumps: dict[str, int] = {}
-    uncounted_ns: int = 0
-
-
-class LocalVariables(msgspec.Struct, frozen=True, array_like=True):
-    """Those of a program in this target: its words, and what they were when a ``fork`` made it."""
-
-    program: int
-    words: list[int]
-    inherited: list[int] = []
-
-
-class Counted(msgspec.Struct, frozen=True, array_like=True):
-    """What a target's probes and variables had counted, as its tracer notes it for whoever comes
-    after it. ``start``: with ``pid`` it identifies the process. ``globals``: empty where they are
-    there already."""
-
-    pid: int
-    start: int
-    probes: list[ProbeStatus]
-    variables: list[LocalVariables]
-    globals: list[int] = []
 
 
 class DumpStatus(msgspec.Struct, frozen=True, array_like=True):

@@ -68,10 +68,10 @@ def test_until_a_signal_asks_it_to_end(tmp_path: Path, number: signal.Signals) -
 
 def test_for_a_time(tmp_path: Path) -> None:
     with cat() as target:
-        done = dprobe("attach", "--duration", "0.1", target.pid, program(tmp_path))
+        done = dprobe("attach", "--for", "0.1", target.pid, program(tmp_path))
         first, *summary = done.stderr.splitlines()
         assert first == (
-            f"dprobe: 1 probe in process {target.pid}, until 0.1 s are over, "
+            f"dprobe: 1 probe in process {target.pid}, until 100ms are over, "
             "through a private dprobed"
         )
         assert (done.returncode, done.stdout) == (0, "")

@@ -86,7 +86,7 @@ def test_attach_refuses_before_it_attaches(tmp_path: Path) -> None:
             check_refused(dprobe("attach", target.pid, good, mistyped), mistyped)
         # The evidence is one: whoever is attached to has slept once more.
         before = stops(target.pid)
-        assert dprobe("attach", "--duration", "0.01", target.pid, good).returncode == 0
+        assert dprobe("attach", "--for", "0.01", target.pid, good).returncode == 0
         assert stops(target.pid) != before
 
 
@@ -114,7 +114,7 @@ def test_missing_warn_goes_on_without_such_probes(tmp_path: Path) -> None:
     sources = [f"{source}:3:12", f"{source}:5:10", ""]
     warning = f"dprobe: {source}:3:12: some 1.1 at wriite: invalid offset: {LIBC}: no symbol"
     with running_daemon(tmp_path) as daemon, cat() as target:
-        options = ("--missing", "warn", "--duration", "0.01", "--format", "json")
+        options = ("--missing", "warn", "--for", "0.01", "--format", "json")
         done = dprobe("attach", *options, target.pid, source)
         assert done.returncode == 0
         assert warning in done.stderr
@@ -166,7 +166,7 @@ def test_lines_and_static_names_of_the_executable(tmp_path: Path) -> None:
         with untouched(target):
             assert dprobe("attach", target.pid, other).returncode == 2
         if os.geteuid() == 0:
-            assert dprobe("attach", "--duration", "0.01", target.pid, right).returncode == 0
+            assert dprobe("attach", "--for", "0.01", target.pid, right).returncode == 0
 
 
 @pytest.mark.parametrize(

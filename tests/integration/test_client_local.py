@@ -244,7 +244,7 @@ def test_completion_completes() -> None:
         return [each.split(",")[-1] for each in dprobe(env=environment).stdout.splitlines()]
 
     assert complete("dprobe re") == ["remove", "resume"]
-    assert "--duration" in complete("dprobe attach --")
+    assert "--for" in complete("dprobe attach --")
     assert complete("dprobe run --format j") == ["json"]
 
 
@@ -256,7 +256,7 @@ def test_completion_completes() -> None:
         (["query", "--colour"], "No such option"),
         (["--socket"], "requires an argument"),
         (["insert", "a.rpn"], "a.rpn: "),
-        (["attach", "--duration", "0", "1", "a.rpn"], "it is more than 0"),
+        (["attach", "--for", "0", "1", "a.rpn"], "it is more than 0"),
     ],
 )
 def test_mistakes_are_one_line_and_status_2(arguments: list[str], text: str) -> None:

@@ -154,7 +154,7 @@ def test_odd_names_of_files(tmp_path: Path, name: str, written: str) -> None:
     others = ["x", "new\nline", "new\\012line", "caf\\xe9", "backslash", "quoted"]
     source = program(tmp_path, f'name = "{written}"\noffset = 0x40\nopcode = 0x00\nexit\n')
     with cat([path]) as target:
-        done = dprobe("attach", "--duration", "0.01", "--missing", "warn", target.pid, source)
+        done = dprobe("attach", "--for", "0.01", "--missing", "warn", target.pid, source)
         # The module is found; what is there is no code.
         assert "not in an executable segment" in done.stdout + done.stderr, done
     for other in others:
@@ -162,7 +162,7 @@ def test_odd_names_of_files(tmp_path: Path, name: str, written: str) -> None:
             like = tmp_path / other
             shutil.copy("/usr/bin/cat", like)
             with cat([like]) as target:
-                done = dprobe("attach", "--duration", "0.01", target.pid, source)
+                done = dprobe("attach", "--for", "0.01", target.pid, source)
                 assert "no mapped module of that name yet" in done.stderr, done
 
 
@@ -173,5 +173,5 @@ def test_a_file_that_was_deleted(tmp_path: Path) -> None:
     with cat([path]) as target:
         path.unlink()
         shutil.copy("/usr/bin/cat", tmp_path / "x (deleted)")  # of another inode
-        done = dprobe("attach", "--duration", "0.01", "--missing", "warn", target.pid, source)
+        done = dprobe("attach", "--for", "0.01", "--missing", "warn", target.pid, source)
         assert "no mapped module" not in done.stderr

@@ -253,7 +253,7 @@ def test_what_the_command_closes_is_closed(tmp_path: Path) -> None:
         process.stdout.close()
 
 
-@pytest.mark.parametrize("command", ["attach --duration 0.01", "dump", "insert --pid"])
+@pytest.mark.parametrize("command", ["attach --for 0.01", "dump", "insert --pid"])
 def test_nobody_waits_for_our_children_in_vain(tmp_path: Path, target: Cat, command: str) -> None:
     """Whoever started us may ignore SIGCHLD, which makes children vanish, or hold signals back."""
 

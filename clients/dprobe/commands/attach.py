@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,9 +14,8 @@ from dprobe.lib.connection import Connection
 from dprobe.lib.programs import Choice, load_programs
 from dprobe.lib.waker import Waker
 from dprobe.private import running_or_private
+from dprobed.durations import text
 
-#: As long as `poll` can wait (milliseconds in 32 bits): 24 days.
-_LONGEST_S = 2_000_000
 #: Signals at which it ends.
 _ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -28,15 +26,9 @@ _ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     epilog="""\b
 examples:
   dprobe attach -p redis-server commands.rpn
-  dprobe attach -p $(pidof nginx) --duration 10s --json alloc.rpn
+  dprobe attach -p $(pidof nginx) --for 10s --json alloc.rpn
   dprobe attach -p 1234 - < alloc.rpn
 """,
-)
-@click.option(
-    "--duration",
-    type=options.Duration(most=_LONGEST_S),
-    metavar="TIME",
-    help="How long to stay: 30s, 10m.",
 )
 @options.selecting
 @options.inserting
@@ -55,17 +47,17 @@ def attach_command(
     no_opcode_check: bool,
     follow_forks: bool,
     missing: str,
-    duration: float | None,
     form: str,
     path: str | None,
     private: bool,
 ) -> int:
     """Put the programs' probes into processes, and show what they report.
 
-    Ends at Ctrl-C, after the time given, with the processes (with -f: and all their children that
-    were followed), or when every probe is disabled or removed; the processes go on without probes.
-    Status 2: none of the probes has a place where it could fire. The summary goes to standard
-    error, with --json to where the records go. A whole number among PROGRAMs is a process, too.
+    Ends at Ctrl-C, after the time given by --for, with the processes (with -f: and all their
+    children that were followed), or when every probe is disabled or removed; the processes go on
+    without probes. Status 2: none of the probes has a place where it could fire. The summary goes
+    to standard error, with --json to where the records go. A whole number among PROGRAMs is a
+    process, too.
 
     A place that is not there, in the executable or a library of a process, is refused before any is
     touched. A probe for another module waits until that is mapped.
@@ -93,17 +85,13 @@ def attach_command(
         count = session.insert(
             [each.upload for each in loaded], launch=False, check_opcode=not no_opcode_check
         )
-        deadline = None if duration is None else time.monotonic() + duration
         with Waker({number: stop.handler(number) for number in _ENDS}) as waker:
-            _announce(count, pids, duration, connection)
+            _announce(count, pids, choice.seconds, connection)
             while not (session.over or session.spent or stop.signal or output.broken):
-                left = None if deadline is None else deadline - time.monotonic()
-                if left is not None and left <= 0:
-                    break
-                if waker.wait(connection, left):
+                if waker.wait(connection, None):
                     session.receive()
                     output.flush()
-            if session.spent and not session.over:
+            if session.spent and not session.over and not session.timed:
                 complain(f"no probe is {'there that could fire' if session.vain else 'left'}")
             failed = session.ended is not None and session.ended.how == "failed"
             output.summary(session.detach())
@@ -122,7 +110,7 @@ def _announce(
     """Say what is in where, and until when."""
     from dprobe.view.output import note
 
-    until = "Ctrl-C" if duration is None else f"{duration:g} s are over"
+    until = "Ctrl-C" if duration is None else f"{text(duration)} are over"
     probes = "1 probe" if count == 1 else f"{count} probes"
     where = f"process{'es' * (len(pids) > 1)} {', '.join(map(str, pids))}"
     note(f"{probes} in {where}, until {until}, through {connection.through}")

@@ -14,6 +14,7 @@ from dprobe.commands import options
 from dprobe.commands import pids as processes
 from dprobe.lib.checking import MISSING_WARN, check
 from dprobe.lib.connection import Connection
+from dprobe.lib.ending import endings
 from dprobe.lib.errors import UserError
 from dprobe.lib.programs import Choice, Loaded, load_programs
 from dprobe.lib.reading import beginning, is_regular, silence
@@ -39,6 +40,7 @@ examples:
   dprobe insert alloc.rpn --exe '/opt/**' --user www-data
   dprobe insert alloc.rpn --unit 'redis*.service' --limit 10
   dprobe insert alloc.rpn --all --replace    # instead of those that are in
+  dprobe insert alloc.rpn -p 1234 --for 1h --max-hits 1000
   dprobe insert opens.rpn                    # its modtype is kernel: there
 """,
 )
@@ -75,7 +77,8 @@ def insert_command(
     missing: str,
     json: bool,
 ) -> None:
-    """Put programs into some processes, or all that match; they stay until `dprobe remove`.
+    """Put programs into some processes, or all that match; they stay until `dprobe remove`, or
+    for the time given by --for.
 
     With --pid they go into these processes, all of them, or are refused, at once. With --exe,
     --user and --unit (all that is given must hold) or --all they go into each such process that
@@ -209,8 +212,7 @@ def _insert(daemon: Connection, pids: Sequence[int], how: _How, *, follow_forks:
             _take_out(daemon, inserted)
             several = "; nothing was put into the others" if len(pids) > 1 else ""
             raise UserError(f"{error}{several}") from None
-    probes.show_probes(inserted, json=how.json)
-    probes.explain_probes(inserted)
+    _show(inserted, how)
 
 
 def _insert_into_kernel(daemon: Connection, how: _How) -> None:
@@ -225,8 +227,15 @@ def _insert_into_kernel(daemon: Connection, how: _How) -> None:
         ),
         messages.Inserted,
     )
-    probes.show_probes(answer.probes, json=how.json)
-    probes.explain_probes(answer.probes)
+    _show(answer.probes, how)
+
+
+def _show(inserted: Sequence[messages.ProbeInfo], how: _How) -> None:
+    """What is in now, and until when."""
+    probes.show_probes(inserted, json=how.json)
+    probes.explain_probes(inserted)
+    for line in endings(inserted):
+        note(line)
 
 
 def _insert_into(
@@ -279,5 +288,7 @@ def _deploy(
         messages.Deployed,
     )
     probes.show_deployments(answer.deployments, json=how.json)
+    for line in endings(answer.deployments):
+        note(line)
     if not how.json:
         note("they are being inserted; `dprobe query` shows where they are")

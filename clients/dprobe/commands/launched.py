@@ -98,6 +98,13 @@ class LaunchedCommand:
             complain(f"{error}; the command goes on without probes")
             self._connection = None
         self._output.flush()
+        timed = self._session.timed and self._session.spent and not self._session.over
+        if timed and self._connection is not None:
+            # Nothing of ours is to be in it any longer.
+            self._session.detach()
+            note("the time is over; the command goes on without probes")
+            self._connection = None
+            return
         ended = self._session.ended
         if ended is not None and ended.how in ("failed", "detached") and self._connection:
             why = ended.reason or "dprobed has detached from the command"

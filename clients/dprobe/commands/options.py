@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 import click
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from dprobed.wire.limits import Limits
 
 F = TypeVar("F", bound=Callable[..., Any])
+#: The largest ``max_hits`` that a program can have (program/keywords.py).
+_MOST_HITS: Final = (1 << 31) - 1
 
 
 def complain(text: str) -> None:
@@ -114,6 +116,19 @@ over_budget = click.option(
     "over",
     type=click.Choice(["throttle", "remove"]),
     help="What to do with one that costs more: let it sleep for a while (default), or remove it.",
+)
+for_ = click.option(
+    "--for",
+    "seconds",
+    type=Duration(),
+    metavar="TIME",
+    help="Take the programs out after this time (30s, 10m, 2h), if they are still in.",
+)
+max_hits = click.option(
+    "--max-hits",
+    type=click.IntRange(1, _MOST_HITS),
+    metavar="N",
+    help="Disable each probe after N hits in a process, or earlier if its `max_hits` says so.",
 )
 engine = click.option(
     "--engine",
@@ -253,14 +268,19 @@ def selecting(function: F) -> F:
         budget: Limits | None,
         over: str | None,
         engine: str,
+        seconds: float | None,
+        max_hits: int | None,
         **rest: Any,
     ) -> Any:
         from dprobe.lib.programs import Choice, parse_defines
 
-        choice = Choice(parse_defines(defines), groups, types, chosen(budget, over), engine)
+        limits = chosen(budget, over)
+        choice = Choice(
+            parse_defines(defines), groups, types, limits, engine, seconds, max_hits or 0
+        )
         return function(*arguments, choice=choice, **rest)
 
-    for option in (engine, over_budget, budget, type_, group, define):
+    for option in (engine, over_budget, budget, max_hits, for_, type_, group, define):
         collected = option(collected)
     return cast("F", collected)
 

@@ -17,6 +17,7 @@ from dprobe.commands.group import CommandGroup
 from dprobe.lib.errors import UserError
 from dprobe.view.output import complain
 from dprobe.view.tables import Listing, diagnostic, encoded, show
+from dprobed.durations import text
 from dprobed.policy import config, describe, store
 from dprobed.policy.errors import PolicyError
 from dprobed.policy.model import Policies, Policy
@@ -277,10 +278,20 @@ def _lines(found: messages.Explanation) -> Iterator[str]:
     budget = _budget(found.budget)
     if budget:
         yield f"budget: {budget}"
+    stay = _stay(found)
+    if stay:
+        yield f"what is inserted stays for: {stay} at most"
     yield f"forks: {'followed' if found.follow_forks else 'not followed'}"
     yield f"exit debugger holds: the {found.hold}"
     if found.unguarded == "refuse":
         yield "unguarded: no breakpoints where it would not survive its tracer's death"
+
+
+def _stay(found: messages.Explanation) -> str:
+    parts = [] if found.stay_seconds is None else [text(found.stay_seconds)]
+    if found.max_hits is not None:
+        parts.append(f"{found.max_hits} hits of each probe")
+    return ", ".join(parts)
 
 
 def _budget(limits: messages.LimitsInfo) -> str:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+import msgspec
 
 from dprobe.commands import options
 from dprobe.commands import pids as processes
 from dprobe.view import probes
 from dprobe.view.tables import Listing, show
+from dprobed.durations import text
 from dprobed.wire import messages
 
 _LISTING = Listing(
@@ -25,6 +27,9 @@ _LISTING = Listing(
         ("vars", "vars"),
         ("gvars", "gvars"),
         ("kept", "kept"),
+        ("user", "user"),
+        ("age", "age"),
+        ("ends", "ends"),
     ),
     messages.ProgramInfo.__struct_fields__,
 )
@@ -62,4 +67,15 @@ def programs_command(
             return
         if not json:
             print()
-    show(programs, _LISTING, json=json, empty=probes.NOTHING, only=only)
+    rows: list[dict[str, object]] = [
+        msgspec.to_builtins(each)
+        if json
+        else {
+            **msgspec.to_builtins(each),
+            "user": probes.user_name(each.uid),
+            "age": text(each.age_seconds),
+            "ends": "" if each.left_seconds is None else f"in {text(each.left_seconds)}",
+        }
+        for each in programs
+    ]
+    show(rows, _LISTING, json=json, empty=probes.NOTHING, only=only)

@@ -114,7 +114,7 @@ def run_command(
             os.waitpid(launched.pid, 0)
             raise
         status = LaunchedCommand(launched, connection, session, output).run()
-        if session.ended is not None:
+        if session.ended is not None or session.timed:
             output.summary(session.detach())
         output.close()
     return status

@@ -24,13 +24,16 @@ STDIN: Final = "standard input"
 class Choice(NamedTuple):
     """What is made of program files: the preprocessor's ``defines``, which probes (of these
     ``groups`` and ``types``; empty: all), the ``budget`` of each program, and by which ``engine``
-    its probes fire."""
+    its probes fire; after how many ``seconds`` it is taken out, and after how many hits each probe
+    is disabled (0: neither says so)."""
 
     defines: Mapping[str, str] = MappingProxyType({})
     groups: Sequence[int] = ()
     types: Sequence[int] = ()
     budget: Limits | None = None
     engine: str = "auto"
+    seconds: float | None = None
+    max_hits: int = 0
 
 
 class Loaded(NamedTuple):
@@ -92,7 +95,7 @@ def load_programs(paths: Sequence[str], choice: Choice) -> list[Loaded]:
     # Imported late: a private daemon starts in the meantime.
     from dprobe.lib.reading import real
     from dprobed.program.bytecode import encode
-    from dprobed.program.model import NothingSelectedError, ProgramError, select
+    from dprobed.program.model import NothingSelectedError, ProgramError, limited, select
     from dprobed.wire import messages
 
     loaded = []
@@ -108,11 +111,13 @@ def load_programs(paths: Sequence[str], choice: Choice) -> list[Loaded]:
             program = load(path, choice.defines)
             if choice.groups or choice.types:
                 program = select(program, frozenset(choice.groups), frozenset(choice.types))
+            program = limited(program, choice.max_hits)
             upload = messages.Upload(
                 label=_label(path),
                 bytecode=encode(program),
                 budget=choice.budget,
                 engine=choice.engine,
+                seconds=choice.seconds,
             )
             loaded.append(Loaded(path, program, upload))
         except ProgramError as error:

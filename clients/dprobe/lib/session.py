@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from dprobe.lib.connection import Connection
+from dprobe.lib.ending import endings
 from dprobe.lib.errors import UserError
 from dprobe.lib.summary import Summary, SummaryEnd, summarize
 from dprobed.printable import located
@@ -59,6 +60,8 @@ class Session:
         self._overhead_ns = 0
         self._variables: list[messages.VariablesInfo] = []
         self._removed: list[messages.ProbeInfo] = []
+        #: Programs, by process and number, whose time is over.
+        self._over: set[tuple[int, int]] = set()
         #: Processes that stood at a probe, and may still do so.
         self._stood: set[int] = set()
         #: The process has ended, and the daemon will say so when its core has been written.
@@ -106,7 +109,9 @@ class Session:
         return count
 
     def _doubt(self, probes: Sequence[messages.ProbeInfo]) -> None:
-        """Say of probes that are in why they may never fire."""
+        """Say of probes that are in why they may never fire, and which end sooner than asked."""
+        for line in endings(probe for probe in probes if probe.end_rule):
+            self._say(line)
         for probe in probes:
             if probe.doubt:
                 name = f"{probe.program} {probe.major}.{probe.minor} at {probe.place}"
@@ -116,8 +121,14 @@ class Session:
     def spent(self) -> bool:
         """Whether there is no probe that could still fire in a process that goes on."""
         return not any(
-            pid in self._alive and state in _ALIVE for (pid, *_), state in self._states.items()
+            pid in self._alive and (pid, number) not in self._over and state in _ALIVE
+            for (pid, number, _), state in self._states.items()
         )
+
+    @property
+    def timed(self) -> bool:
+        """Whether the time of programs is over."""
+        return bool(self._over)
 
     @property
     def vain(self) -> bool:
@@ -162,7 +173,7 @@ class Session:
             else:
                 self._note_end(pid, answer)
         there = {(probe.number, probe.pid) for probe in self._last}
-        # With what others took out before the end.
+        # With what others took out before the end, or what was to end before.
         removed = [probe for probe in self._removed if (probe.number, probe.pid) not in there]
         probes = [
             msgspec.structs.replace(probe, number=self._same.get(probe.number, probe.number))
@@ -207,6 +218,11 @@ class Session:
         elif isinstance(report, messages.Notice) and report.kind in ("dump", "dumping"):
             self.dumping = report.kind == "dumping"
             self._say(report.text)
+        elif isinstance(report, messages.Over):
+            self._over.add((report.pid, report.number))
+            self._removed += report.probes
+            if report.rule:  # Else it is as the user asked.
+                self._say(report.text)
         elif isinstance(report, messages.Notice) and report.kind in ("loader", "unprobed"):
             if (report.pid, report.text) not in self._complained:
                 self._complained.add((report.pid, report.text))

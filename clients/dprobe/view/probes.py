@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pwd
 import time
 from collections.abc import Iterator, Sequence
 
@@ -11,7 +12,9 @@ from dprobe.lib.health import stands
 from dprobe.lib.summary import added, dumps_text, named, not_counted
 from dprobe.view.output import complain
 from dprobe.view.tables import Listing, between_words, show, width_of
+from dprobed.durations import text
 from dprobed.printable import located, printable
+from dprobed.program.model import least
 from dprobed.wire import messages
 
 PROBES = Listing(
@@ -106,6 +109,17 @@ VARIABLES = Listing(
         ("variable", "name"),
         ("value", "value"),
         ("processes", "processes"),
+    ),
+)
+TERMS = Listing(
+    "term",
+    (
+        ("program", "program"),
+        ("no", "number"),
+        ("user", "user"),
+        ("age", "age"),
+        ("ends", "ends"),
+        ("max hits", "max_hits"),
     ),
 )
 NOTHING = "nothing is inserted"
@@ -290,6 +304,44 @@ def show_all(
     show_variables(variables, json=json, only=only)
 
 
+def show_terms(answer: messages.Status) -> None:
+    """Whose each program is, for how long it has been in, and when it ends by itself."""
+    found: dict[int, list[messages.ProbeInfo | messages.DeploymentInfo]] = {}
+    both: list[messages.ProbeInfo | messages.DeploymentInfo]
+    both = [*answer.deployments, *answer.probes]
+    for each in both:
+        found.setdefault(each.number, []).append(each)
+    rows = []
+    for number, alike in found.items():
+        left = [each for each in alike if each.left_seconds is not None]
+        first = min(left, key=lambda each: each.left_seconds or 0.0, default=None)
+        ends = "" if first is None else f"in {text(first.left_seconds or 0.0)}"
+        if first is not None and first.end_rule:
+            ends += f" (by {first.end_rule})"
+        hits = [each.max_hits for each in alike if isinstance(each, messages.ProbeInfo)]
+        rows.append(
+            {
+                "program": alike[0].program,
+                "number": number,
+                "user": user_name(alike[0].uid),
+                "age": text(max(each.age_seconds for each in alike)),
+                "ends": ends,
+                "max_hits": least(*hits) or "",
+            }
+        )
+    if rows:
+        print()
+        show(rows, TERMS, json=False, empty="")
+
+
+def user_name(uid: int) -> str:
+    """A user's name, or the number of one without."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
 def show_variables(
     variables: Sequence[messages.VariablesInfo], *, json: bool, only: Sequence[str] = ()
 ) -> None:
@@ -339,6 +391,8 @@ def show_status(
         empty=empty,
         only=only,
     )
+    if not json and not only:
+        show_terms(answer)
     for line in (
         *doubted(answer.probes),
         *dumped(answer.probes),

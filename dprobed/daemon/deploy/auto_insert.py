@@ -89,7 +89,12 @@ class AutoInsert:
             keep=True,
         )
         try:
-            made = await self._deployments.begin(self._client, request, auto_insertion.seconds)
+            made = await self._deployments.begin(
+                self._client,
+                request,
+                policy=auto_insertion.policy,
+                seconds=auto_insertion.seconds,
+            )
         except Refusal as refusal:
             text = f"policy {auto_insertion.policy} ({auto_insertion.place})"
             text += f" inserts nothing: {refusal}"

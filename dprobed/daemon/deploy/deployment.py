@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import PurePath
@@ -19,7 +20,7 @@ from dprobed.daemon.client import Client
 from dprobed.daemon.deploy.selection import Selector
 from dprobed.daemon.dump_sums import DumpSums
 from dprobed.daemon.kept import KeptDeployment, kept_insertion
-from dprobed.daemon.target import InsertedProgram, Insertion
+from dprobed.daemon.target import InsertedProgram, Insertion, left
 from dprobed.daemon.variables import VariableSums
 from dprobed.policy.rights import needs
 from dprobed.proc import procfs
@@ -34,10 +35,9 @@ _NAMED: Final = 200
 class Deployment:
     """One program and its selection; a ``Client`` for each process that its program is in.
 
-    ``owner``: the connection with whose end it is removed; None: it is kept. ``seconds``: for how
-    long it stays in each process; None: no limit. ``program_in``: looks up the program of a number
-    in a process, for a fork child that inherited it. ``on_left``: called when a process with it has
-    ended, because another process may have that pid already.
+    ``owner``: the connection with whose end it is removed; None: it is kept. ``program_in``: looks
+    up the program of a number in a process, for a fork child that inherited it. ``on_left``: called
+    when a process with it has ended, because another process may have that pid already.
     """
 
     def __init__(
@@ -48,7 +48,6 @@ class Deployment:
         *,
         keep: bool,
         limit: int | None,
-        seconds: float | None,
         program_in: Callable[[int, int], InsertedProgram | None],
         on_left: Callable[[int], None],
     ) -> None:
@@ -66,7 +65,6 @@ class Deployment:
         self.pid, self.uid, self.gid = client.pid, client.uid, client.gid
         #: A policy has the daemon itself make it.
         self.by_policy = client.pid == os.getpid()
-        self.seconds = seconds
         #: It was removed: an insertion under way must be undone.
         self.is_removed = False
         self.instances: dict[int, InsertedProgram] = {}
@@ -129,7 +127,6 @@ class Deployment:
             kept_insertion(self.insertion, self.uid, self.gid),
             self.selector.selection,
             self.limit,
-            self.seconds,
             self.by_policy,
             # It enters those again.
             self._entered - len(self.instances),
@@ -168,6 +165,8 @@ class Deployment:
             self._variables.add(inserted.variables)
             self._dumps.add(inserted.probe_infos())
             self._sums["overhead_ns"] += inserted.target.overhead_ns
+            if inserted.is_over and not procfs.has_ended(pid):
+                self.excluded.add(pid)
 
     def refuse(self, pid: int, reason: str) -> None:
         """It could not be inserted into a process."""
@@ -232,6 +231,8 @@ class Deployment:
                 self.excluded.add(message.pid)
         elif isinstance(message, messages.StateChange):
             self._changed(message)
+        elif isinstance(message, messages.Over) and message.pid not in self.inserting:
+            self.leave(message.pid)
         if self.owner is not None:
             self.owner.tell(message)
 
@@ -286,6 +287,9 @@ class Deployment:
             overhead_ns=overhead,
             dumped=dumps.dumped,
             no_dumps=dumps.refused,
+            age_seconds=time.monotonic() - self.insertion.term.since,
+            left_seconds=left(self.insertion.term.until),
+            end_rule=self.insertion.term.rule,
         )
 
     def variables(self) -> messages.VariablesInfo | None:

@@ -16,13 +16,14 @@ import msgspec
 from dprobed.daemon.client import Client, Refusal
 from dprobed.daemon.deploy.decisions import Decisions
 from dprobed.daemon.deploy.deployment import Deployment
+from dprobed.daemon.deploy.ending import DeploymentEnds, note_deployed
 from dprobed.daemon.deploy.keeping import Keeping
 from dprobed.daemon.deploy.queue import Queue
 from dprobed.daemon.deploy.selection import SelectionError, Selector
 from dprobed.daemon.deploy.watcher import Watcher
 from dprobed.daemon.detaching import Detaching
+from dprobed.daemon.ends import Ends
 from dprobed.daemon.gate import Gate
-from dprobed.daemon.history import some
 from dprobed.daemon.inserting import Inserting
 from dprobed.daemon.kept import KeptDeployment, insertion_of
 from dprobed.daemon.programs import Programs
@@ -32,6 +33,7 @@ from dprobed.daemon.resolver_process import Resolvers
 from dprobed.daemon.target import Insertion
 from dprobed.daemon.targets import Targets
 from dprobed.daemon.tasks import Tasks
+from dprobed.daemon.terms import Terms
 from dprobed.daemon.tracer_pool import TracerPool
 from dprobed.proc.processes import Process
 from dprobed.wire import messages
@@ -55,6 +57,7 @@ class Deployments:
         inserting: Inserting,
         detaching: Detaching,
         removal: Removal,
+        ends: Ends,
         tasks: Tasks,
         resolvers: Resolvers,
         *,
@@ -68,7 +71,9 @@ class Deployments:
         self._pool: Final = pool
         self._detaching: Final = detaching
         self._removal: Final = removal
+        self._terms: Final = Terms(gate)
         self._all: dict[int, Deployment] = {}
+        self._ends: Final = DeploymentEnds(self._all, ends, tasks, self._take_out)
         self.keeping: Final = Keeping(targets.kept, self._all)
         self._queue: Final = Queue(self._all, inserting, detaching, tasks, self._look_again_at)
         self._decisions: Final = Decisions(
@@ -91,9 +96,15 @@ class Deployments:
         return messages.Deployed(id=request.id, deployments=[each.info() for each in made])
 
     async def begin(
-        self, client: Client, request: messages.Deploy, seconds: float | None = None
+        self,
+        client: Client,
+        request: messages.Deploy,
+        *,
+        policy: str = "",
+        seconds: float | None = None,
     ) -> list[Deployment]:
-        """Begin the deployments of a request; a program stays in each process for ``seconds``."""
+        """Begin the deployments of a request; those of a ``policy`` stay in each process for so
+        many ``seconds``."""
         programs = await self._programs.decode_all(request.programs)
         own = len(self.select(client, messages.Select())) + len(programs)
         self._quota.check_deployments(client, own)
@@ -104,7 +115,8 @@ class Deployments:
         for upload, program in programs:
             await self._make_way(client, request, upload.label, program.header.name)
         made = []
-        for upload, program in programs:
+        for asked, decoded in programs:
+            upload, program, term = self._terms.of(client, asked, decoded, keep=request.keep)
             former = self.keeping.expected(client, request.selection, upload)
             number = former.inserted.number if former is not None else self._programs.next_number()
             insertion = Insertion(
@@ -115,6 +127,9 @@ class Deployments:
                 # For auto-inserted programs the policy says so.
                 follow_forks=request.selection.policy is None,
                 deployed=True,
+                term=term,
+                policy=policy,
+                seconds=seconds,
             )
             deployment = self._add(
                 insertion,
@@ -122,14 +137,10 @@ class Deployments:
                 client,
                 keep=request.keep,
                 limit=request.limit,
-                seconds=seconds,
                 former=former,
             )
             made.append(deployment)
-        labels = some(upload.label for upload, _ in programs)
-        numbers = f"{made[0].number}" + (f" to {made[-1].number}" if len(made) > 1 else "")
-        text = f"user {client.uid} deployed {labels} as {numbers}"
-        self._gate.history.note(client.uid, text, "deployed", program=labels, number=numbers)
+        note_deployed(self._gate.history, client, request, made)
         self._start()
         return made
 
@@ -141,7 +152,6 @@ class Deployments:
         *,
         keep: bool,
         limit: int | None,
-        seconds: float | None,
         former: KeptDeployment | None,
     ) -> Deployment:
         deployment = Deployment(
@@ -150,7 +160,6 @@ class Deployments:
             client,
             keep=keep,
             limit=limit,
-            seconds=seconds,
             program_in=self._targets.program,
             on_left=self._look_again_at,
         )
@@ -158,6 +167,7 @@ class Deployments:
             deployment.go_on(former)
         self._all[deployment.number] = deployment
         self.keeping.keep(deployment)
+        self._ends.due(deployment)
         return deployment
 
     def _start(self) -> None:
@@ -191,7 +201,6 @@ class Deployments:
             client,
             keep=True,
             limit=former.limit,
-            seconds=former.seconds,
             former=former,
         )
         _log.info("%s is deployed again after a restart", name)
@@ -238,8 +247,11 @@ class Deployments:
             for each in there:
                 await self.take_out(client, messages.Select(number=each.number))
 
-    async def remove(self, client: Client, request: messages.Remove) -> messages.Removed:
-        """Remove programs and deployments, from every process or from one."""
+    async def remove(
+        self, client: Client, request: messages.Remove, *, asked: bool = True
+    ) -> messages.Removed:
+        """Remove programs and deployments, from every process or from one (``asked``: see
+        Removal)."""
         select = request.select
         chosen = [] if select.pid is not None else self.select(client, select)
         there = dict(self._all)
@@ -257,7 +269,7 @@ class Deployments:
                 deployment.excluded.add(pid)
         removed = messages.Removed(id=request.id, probes=[], overhead_ns=0)
         if programs or not chosen:
-            removed = await self._removal.remove(client, request)
+            removed = await self._removal.remove(client, request, asked=asked)
         for deployment, pid in instances:
             deployment.leave(pid)
         for each in chosen:
@@ -270,6 +282,11 @@ class Deployments:
         return msgspec.structs.replace(
             removed, deployments=[each.info() for each in chosen], variables=variables
         )
+
+    async def _take_out(self, deployment: Deployment) -> None:
+        """Take one out whose time is over."""
+        select = messages.Select(number=deployment.number)
+        await self.remove(deployment, messages.Remove(id=0, select=select), asked=False)
 
     async def take_out(self, client: Client, select: messages.Select) -> None:
         """As ``remove``, for the daemon itself."""

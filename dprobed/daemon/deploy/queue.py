@@ -17,7 +17,6 @@ from dprobed.daemon.client import Refusal
 from dprobed.daemon.deploy.deployment import Deployment
 from dprobed.daemon.detaching import Detaching
 from dprobed.daemon.inserting import Inserting
-from dprobed.daemon.target import InsertedProgram
 from dprobed.daemon.tasks import Tasks
 from dprobed.proc import procfs
 
@@ -166,14 +165,7 @@ class Queue:
             await self._take_out(deployment, pid)
         if deployment.end_insertion(pid):
             self._again(pid, 0.0)  # Another process may have its pid already.
-        if inserted.target.finished.is_set():
+        # It may have been in for so short a time that it is out again.
+        there = inserted.target.programs.get(inserted.number) is inserted
+        if inserted.target.finished.is_set() or not there:
             deployment.leave(pid)
-        elif deployment.seconds is not None:
-            loop = asyncio.get_running_loop()
-            loop.call_later(deployment.seconds, self._expire, deployment, pid, inserted)
-
-    def _expire(self, deployment: Deployment, pid: int, inserted: InsertedProgram) -> None:
-        """The time limit of a program in a process has passed: remove it."""
-        if deployment.instances.get(pid) is inserted:
-            deployment.excluded.add(pid)
-            self._tasks.start(self._take_out(deployment, pid))

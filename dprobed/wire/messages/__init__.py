@@ -66,7 +66,7 @@ from dprobed.wire.messages.replies import (
     Welcome,
     Words,
 )
-from dprobed.wire.messages.reports import Ended, Forked, Handling, Notice, Report, StateChange
+from dprobed.wire.messages.reports import Ended, Forked, Handling, Notice, Over, Report, StateChange
 from dprobed.wire.messages.requests import (
     Answer,
     Arm,
@@ -148,6 +148,7 @@ __all__ = [
     "MessageError",
     "MissingPlace",
     "Notice",
+    "Over",
     "Pid",
     "PolicyExplain",
     "PolicyExplained",

@@ -14,7 +14,8 @@ from dprobed.wire.messages.requests import Selection
 
 class ProgramInfo(msgspec.Struct, frozen=True, kw_only=True, tag="program"):
     """A program in one process. ``kept``: it stays when the client that inserted it is gone;
-    ``names``: of its local variables, if they have some."""
+    ``names``: of its local variables, if they have some. ``uid`` to ``end_rule``: as in ``probe``.
+    """
 
     number: int
     program: str
@@ -27,6 +28,10 @@ class ProgramInfo(msgspec.Struct, frozen=True, kw_only=True, tag="program"):
     gvars: int
     kept: bool
     names: list[str] = []
+    uid: int = 0
+    age_seconds: float = 0.0
+    left_seconds: float | None = None
+    end_rule: str = ""
 
 
 class ProbeInfo(msgspec.Struct, frozen=True, kw_only=True, tag="probe"):
@@ -42,7 +47,9 @@ class ProbeInfo(msgspec.Struct, frozen=True, kw_only=True, tag="probe"):
     one that never fired perhaps never will. ``dumped``: cores that were written for it;
     ``no_dumps``: hits that asked for one in vain, by reason. ``unguarded``: why it would end its
     process if the tracer were killed; empty: not. ``uncounted_ns``: for how long of ``present_ns``
-    dprobed was gone and came again, and counted nothing.
+    dprobed was gone and came again, and counted nothing. ``uid``: who inserted its program,
+    ``age_seconds`` ago; it is taken out in ``left_seconds`` (null: not by itself), and the probe
+    disabled after ``max_hits`` (0: any number). ``end_rule``: who says so; empty: the user.
     """
 
     program: str
@@ -71,6 +78,11 @@ class ProbeInfo(msgspec.Struct, frozen=True, kw_only=True, tag="probe"):
     dumped: int = 0
     no_dumps: dict[str, int] = {}
     unguarded: str = ""
+    uid: int = 0
+    age_seconds: float = 0.0
+    left_seconds: float | None = None
+    max_hits: int = 0
+    end_rule: str = ""
     uncounted_ns: int = 0
 
 
@@ -115,7 +127,7 @@ class DeploymentInfo(msgspec.Struct, frozen=True, kw_only=True, tag="deployment"
     processes that ended before it was in, ``unseen``: processes that ended before anybody could
     tell whether they were meant, ``refused``: those that could not be probed, by reason (for those
     still there ``refusals`` says which). ``hits`` and the rest: sums over all of its probes, in
-    processes that ended too.
+    processes that ended too. ``age_seconds``, ``left_seconds``, ``end_rule``: as in ``probe``.
     """
 
     number: int
@@ -143,6 +155,9 @@ class DeploymentInfo(msgspec.Struct, frozen=True, kw_only=True, tag="deployment"
     overhead_ns: int
     dumped: int = 0
     no_dumps: dict[str, int] = {}
+    age_seconds: float = 0.0
+    left_seconds: float | None = None
+    end_rule: str = ""
 
 
 class DiscoveryInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -215,7 +230,8 @@ class PolicyInfo(msgspec.Struct, frozen=True, kw_only=True, tag="policy"):
     """A policy in force; ``place``: ``file:line``. ``match``: its conditions, as text.
 
     ``programs`` it puts into processes, for ``seconds``, in so many ``processes`` at most, within
-    ``limits``; ``budget``: for all programs in a process.
+    ``limits``; ``budget``: for all programs in a process. What clients insert stays for
+    ``stay_seconds`` and ``max_hits`` at most; null: no limit.
     """
 
     name: str
@@ -230,6 +246,8 @@ class PolicyInfo(msgspec.Struct, frozen=True, kw_only=True, tag="policy"):
     follow_forks: bool
     hold: Literal["thread", "process"]
     unguarded: Literal["allow", "refuse"] = "allow"
+    stay_seconds: float | None = None
+    max_hits: int | None = None
 
 
 class PolicyStep(msgspec.Struct, frozen=True, kw_only=True):
@@ -263,6 +281,8 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True, tag="explanation"):
     follow_forks: bool
     hold: Literal["thread", "process"]
     unguarded: Literal["allow", "refuse"] = "allow"
+    stay_seconds: float | None = None
+    max_hits: int | None = None
 
 
 class DebuggerInfo(msgspec.Struct, frozen=True, kw_only=True):

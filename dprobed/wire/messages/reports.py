@@ -50,6 +50,18 @@ class Ended(msgspec.Struct, frozen=True, kw_only=True, tag="ended"):
     variables: list[VariablesInfo] = []
 
 
+class Over(msgspec.Struct, frozen=True, kw_only=True, tag="over"):
+    """The time of program ``number`` of this connection is over, and it is out of ``pid``;
+    ``probes`` are as they were at the end. ``text``: one line; ``rule``: who said that it ends,
+    empty: this connection."""
+
+    pid: int
+    number: int
+    text: str
+    rule: str
+    probes: list[ProbeInfo]
+
+
 class Handling(msgspec.Struct, frozen=True, kw_only=True, tag="report"):
     """A record for ``handler`` of this connection, to be answered by ``answer`` with its number."""
 
@@ -59,4 +71,4 @@ class Handling(msgspec.Struct, frozen=True, kw_only=True, tag="report"):
     record: msgspec.Raw
 
 
-Report = Record | StateChange | Notice | Forked | Ended | Handling
+Report = Record | StateChange | Notice | Forked | Ended | Over | Handling

@@ -52,12 +52,14 @@ class Upload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """One program: ``bytecode`` is a ``.dpb`` file, ``label`` the name that its records carry,
     ``budget`` what it may cost each process that it is in (a client names no ``rule`` in it).
     ``engine``: by which engine its probes are to fire; ``auto``: whichever suits each.
+    ``seconds``: after how many it is taken out, if it is still in.
     """
 
     label: Label
     bytecode: bytes
     budget: Limits | None = None
     engine: Annotated[str, msgspec.Meta(max_length=64)] = "auto"
+    seconds: Annotated[float, msgspec.Meta(gt=0, le=1e12)] | None = None
 
     def __post_init__(self) -> None:
         """Refuse what would have its limits look like a policy's."""

@@ -16,9 +16,9 @@ def test_a_duration_that_is_no_time_is_refused(
 ) -> None:
     program = tmp_path / "p.rpn"
     program.write_text(_PROGRAM)
-    assert main(["attach", "--duration", seconds, "1", str(program)]) == 2
+    assert main(["attach", "--for", seconds, "1", str(program)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "--duration" in line
+    assert "--for" in line
 
 
 def test_an_interval_that_is_no_number_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

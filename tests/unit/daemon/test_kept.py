@@ -7,6 +7,7 @@ import asyncio
 import errno
 import logging
 import os
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import pytest
 from dprobed.change_journal import boot
 from dprobed.daemon.former import FormerCounts
 from dprobed.daemon.kept import Kept, KeptInsertion, KeptProgram
+from dprobed.daemon.target import Term
 from dprobed.policy.config import Config
 from dprobed.proc import procfs
 from dprobed.wire import messages, protocol
@@ -29,6 +31,7 @@ INSERTED = KeptInsertion(
     messages.Upload(label="x", bytecode=PROGRAM),
     check_opcode=True,
     follow_forks=False,
+    term=Term(),
 )
 ONE = KeptProgram(INSERTED, PID, 1, boot())
 
@@ -192,3 +195,33 @@ def test_a_new_program_does_not_go_on_from_what_another_of_its_number_had_counte
     assert kept.former is not None
     assert [each.hits for each in kept.former.probes] == [5]
     assert new.former is None
+
+
+def until(seconds: float) -> KeptProgram:
+    """One that was inserted a minute ago, and ends in so many seconds."""
+    now = time.monotonic()
+    term = Term(now - 60, now + seconds)
+    return msgspec.structs.replace(ONE, inserted=msgspec.structs.replace(INSERTED, term=term))
+
+
+def test_its_end_and_its_age_are_what_they_were(tmp_path: Path, folder: Path) -> None:
+    write(folder, until(1000))
+
+    async def script(daemon: FakeDaemon) -> None:
+        (probe,) = (await daemon.query(FakeClient(UID))).probes
+        assert probe.left_seconds is not None
+        assert 900 < probe.left_seconds <= 1000
+        assert probe.age_seconds >= 60
+
+    run(tmp_path, Kept(folder), script)
+
+
+def test_what_was_over_meanwhile_is_taken_out(tmp_path: Path, folder: Path) -> None:
+    write(folder, until(-1))
+
+    async def script(daemon: FakeDaemon) -> None:
+        while (await daemon.query(FakeClient(UID))).probes:
+            await asyncio.sleep(0)
+        assert list(folder.glob("program-*")) == []
+
+    run(tmp_path, Kept(folder), script)

@@ -28,6 +28,7 @@ def test_a_request_is_one_line_of_json() -> None:
                 "bytecode": base64.b64encode(b"\x00\xff").decode(),
                 "budget": None,
                 "engine": "auto",
+                "seconds": None,
             }
         ],
         "keep": False,

@@ -1,0 +1,110 @@
+"""The audit: whatever is done to a process is one entry, with who, what, where and until when."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dprobed import systemd_journal
+from dprobed.program.bytecode import encode
+from dprobed.program.rpn.parser import assemble
+from dprobed.wire import messages, protocol
+from tests.fakes.backend import PID, PROGRAM, FakeClient, FakeDaemon
+
+Script = Callable[[FakeDaemon], Awaitable[None]]
+Run = Callable[[Script], None]
+ALTERS = encode(assemble("name = libc.so.6\noffset = getppid\npush r,rdx\npop r,rdx\nexit\n", "x"))
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture
+def entries(run: Run, caplog: pytest.LogCaptureFixture) -> Callable[[Script], list[dict[str, Any]]]:
+    """The events that a script makes, with their fields."""
+
+    def entries(script: Script) -> list[dict[str, Any]]:
+        with caplog.at_level(logging.INFO, "dprobed"):
+            run(script)
+        found = [vars(record) for record in caplog.records if hasattr(record, "DPROBE_EVENT")]
+        return [
+            {
+                name.removeprefix("DPROBE_").lower(): value
+                for name, value in each.items()
+                if name.startswith("DPROBE_")
+            }
+            for each in found
+        ]
+
+    return entries
+
+
+async def insert(daemon: FakeDaemon, client: FakeClient, code: bytes, **options: Any) -> None:
+    upload = messages.Upload(label="x", bytecode=code, seconds=options.pop("seconds", None))
+    request = messages.Insert(id=1, pid=PID, programs=[upload], **options)
+    await daemon.ask(client, request, messages.Inserted)
+
+
+def test_insertion_and_each_way_out(
+    entries: Callable[[Script], list[dict[str, Any]]],
+) -> None:
+    async def script(daemon: FakeDaemon) -> None:
+        client, other = FakeClient(), FakeClient()
+        await daemon.attach(client)
+        await insert(daemon, client, ALTERS, seconds=1000)
+        await daemon.ask(client, messages.Detach(id=1, pid=PID), messages.Removed)
+        await daemon.attach(other)
+        await insert(daemon, other, PROGRAM, keep=True)
+        await insert(daemon, other, PROGRAM, keep=True, present="replace")
+        remove = messages.Remove(id=1, select=messages.Select(pid=PID))
+        await daemon.ask(other, remove, messages.Removed)
+        await insert(daemon, other, PROGRAM)
+        daemon.app.core.detaching.release(other)
+        while PID in daemon.app.core.targets.by_pid:
+            await asyncio.sleep(0)
+
+    found = entries(script)
+    assert [each["event"] for each in found] == [
+        "inserted", "removed", "inserted", "removed", "inserted", "removed", "inserted", "removed",
+    ]  # fmt: skip
+    assert {each["uid"] for each in found} == {"1000"}
+    assert {each["pid"] for each in found} == {str(PID)}
+    altering, plain = found[0], found[2]
+    assert altering["rights"] == "observe, alter"
+    assert re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d{4}", altering["until"])
+    assert altering["by_pid"] == str((1 << 22) + 1)
+    assert (altering["program"], altering["number"], altering["probes"]) == ("x", "1", "1")
+    assert plain["rights"] == "observe"
+    assert [each["why"] for each in found if each["event"] == "removed"] == [
+        "user 1000 detached",
+        "user 1000 replaced it",
+        "asked for",
+        "its client has ended",
+    ]
+
+
+def test_what_happens_at_hits(entries: Callable[[Script], list[dict[str, Any]]]) -> None:
+    async def script(daemon: FakeDaemon) -> None:
+        client = FakeClient(0)
+        backend = await daemon.attach(client)
+        await insert(daemon, client, PROGRAM)
+        for kind, text in (
+            ("dump", "core: /var/x.core"),
+            ("dump", "no dump: limit of 5 an hour"),
+            ("debugger", "process 7 is held at a probe, thread 7: dprobe debug 7"),
+        ):
+            backend.tell(protocol.TargetEvent(kind, PID, PID, text))
+
+    found = entries(script)
+    assert [each["event"] for each in found[1:3]] == ["dumped", "held"]
+    assert found[1]["core"] == "/var/x.core"
+    assert found[2]["tid"] == str(PID)
+
+
+def test_each_event_is_documented() -> None:
+    documented = (ROOT / "docs/service.md").read_text()
+    assert [event for event in systemd_journal.EVENTS if f"`{event}`" not in documented] == []
