@@ -7,7 +7,7 @@ only what is declared here.
 from __future__ import annotations
 
 from asyncio import Future
-from collections.abc import Callable, Container
+from collections.abc import Callable, Collection, Container
 from typing import Protocol
 
 from dprobed.wire import protocol
@@ -66,6 +66,13 @@ class Backends(Protocol):
 
         ``owner``: whose processes it is to have.
         Raises OSError when the machine has no room for one more.
+        """
+        ...
+
+    def recoveries(self, owner: int) -> Collection[Future[None]]:
+        """Of what killed backends may have left in processes of user ``owner``: who undoes it now.
+
+        Nobody may attach to one of them before that is done.
         """
         ...
 

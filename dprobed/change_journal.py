@@ -62,6 +62,9 @@ class Kind(IntEnum):
     DISPOSITION = 7
     #: Where threads make system calls for us: there were zeros.
     GATE = 8
+    #: A copy of the process, for a core: a child of it. The address is its number, the data when it
+    #: was started, and its number in the process's own pid namespace.
+    COPY = 9
 
 
 class Change(msgspec.Struct, frozen=True):
@@ -127,6 +130,8 @@ def read(descriptor: int) -> Iterator[tuple[int, Change]]:
     """The records of a journal, each with its number; raises OSError."""
     for first in range(0, MOST, _CHUNK):
         data = os.pread(descriptor, _CHUNK * RECORD, first * RECORD)
+        if data.count(0) == _CHUNK * RECORD:
+            continue  # A hole: what else is in the file comes behind (``last_counts``).
         for at in range(0, len(data), RECORD):
             change = unpack(data[at : at + RECORD])
             if change is not None:

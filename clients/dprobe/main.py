@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from dprobe.commands.group import refuse_unknown
+from dprobe.commands.options import FilePath
 from dprobe.lib import quiet as verbosity
 from dprobe.lib.errors import DprobeError, os_error_text
 from dprobe.lib.launch import occupy_standard_descriptors, take_signals
@@ -108,7 +109,7 @@ class _Commands(click.Group):
 @click.version_option(__version__, prog_name="dprobe", message="%(prog)s %(version)s")
 @click.option(
     "--socket",
-    type=click.Path(path_type=Path),
+    type=FilePath(path_type=Path),
     envvar="DPROBE_SOCKET",
     help="The daemon's control socket, where it is not at its usual place.",
 )

@@ -14,8 +14,9 @@ import zlib
 from pathlib import Path
 from typing import Final
 
-from dprobed.binary.elf import SHT_NOBITS, ElfFile
+from dprobed.binary.elf import ElfFile
 from dprobed.binary.errors import LocationError
+from dprobed.binary.headers import SHT_NOBITS
 from dprobed.binary.opening import descriptor_of
 from dprobed.binary.symbols import has_symbol_table
 

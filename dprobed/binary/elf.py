@@ -40,6 +40,11 @@ from dprobed.binary.headers import (
     PT_LOAD,
     PT_NOTE,
     SHDR,
+    SHF_ALLOC,
+    SHF_COMPRESSED,
+    SHF_EXECINSTR,
+    SHF_TLS,
+    SHT_NOBITS,
 )
 from dprobed.binary.reading import ReadableFile
 
@@ -57,11 +62,6 @@ _MACHINES: Final = {
     258: "LoongArch",
 }
 _NT_GNU_BUILD_ID: Final = 3
-
-SHT_NOBITS: Final = 8
-SHF_ALLOC: Final = 2
-SHF_EXECINSTR: Final = 4
-SHF_COMPRESSED: Final = 0x800
 
 DT_PLTRELSZ, DT_STRTAB, DT_SYMTAB, DT_RELA, DT_RELASZ, DT_STRSZ = 2, 5, 6, 7, 8, 10
 DT_SONAME, DT_JMPREL, DT_GNU_HASH, DT_HASH = 14, 23, 0x6FFFFEF5, 4
@@ -376,7 +376,7 @@ class ElfFile(ReadableFile):
                 (
                     s
                     for s in self.sections
-                    if s.flags & SHF_ALLOC and s.size and not s.flags & 0x400
+                    if s.flags & SHF_ALLOC and s.size and not s.flags & SHF_TLS
                 ),
                 key=lambda s: s.address,
             )

@@ -18,18 +18,14 @@ from dprobed.binary.elf import (
     DT_PLTRELSZ,
     DT_RELA,
     DT_RELASZ,
-    SHF_ALLOC,
     ElfFile,
     name_bytes,
 )
 from dprobed.binary.errors import LocationError
-from dprobed.binary.symbols import SYMBOL, RawSymbols, raw_tables
+from dprobed.binary.headers import SHF_ALLOC, SHT_DYNSYM, SHT_RELA, SHT_SYMTAB
+from dprobed.binary.symbols import STT_TLS, SYMBOL, RawSymbols, raw_tables
 
 _RELA: Final = struct.Struct("<QQq")
-_SHT_RELA: Final = 4
-_SHT_DYNSYM: Final = 11
-_SHT_SYMTAB: Final = 2
-_STT_TLS: Final = 6
 _STB_GLOBAL, _STB_WEAK = 1, 2
 _R_GLOB_DAT, _R_JUMP_SLOT, _R_TPOFF64, _R_IRELATIVE = 6, 7, 18, 37
 _INFO: Final = 8  # where in a relocation its type, symbol and addend begin
@@ -44,7 +40,7 @@ def _relocations(elf: ElfFile) -> Iterator[bytes]:
     else:
         # A static program has no dynamic section; its start-up code applies .rela.plt itself.
         for section in elf.sections:
-            if section.type == _SHT_RELA and section.flags & SHF_ALLOC and section.size:
+            if section.type == SHT_RELA and section.flags & SHF_ALLOC and section.size:
                 yield elf.content(section)
 
 
@@ -80,7 +76,7 @@ def import_slots(elf: ElfFile, symbol: str, version: str = "") -> list[int]:
     ``version`` tells symbols of one name apart, where the module says which it wants.
     """
     wanted: list[bytes] = []
-    for table in raw_tables(elf, (_SHT_DYNSYM,)):
+    for table in raw_tables(elf, (SHT_DYNSYM,)):
         needed: dict[int, bytes] | None = None
         for number in _numbers_of(table, symbol):
             if version:
@@ -142,10 +138,10 @@ def thread_local(elf: ElfFile, symbol: str) -> tuple[int, int]:
     Raises LocationError: there is no such variable, or the module's may be anywhere (``dlopen``).
     """
     value = None
-    for table in raw_tables(elf, (_SHT_DYNSYM, _SHT_SYMTAB)):
+    for table in raw_tables(elf, (SHT_DYNSYM, SHT_SYMTAB)):
         for number in _numbers_of(table, symbol):
             _, info, _, section, found, _ = SYMBOL.unpack_from(table.symbols, number * SYMBOL.size)
-            if info & 0xF == _STT_TLS and section and value is None:
+            if info & 0xF == STT_TLS and section and value is None:
                 value = found
     if value is None:
         raise LocationError(f"there is no thread-local variable {symbol}")
@@ -161,7 +157,7 @@ def thread_local(elf: ElfFile, symbol: str) -> tuple[int, int]:
 def imports(elf: ElfFile) -> set[str]:
     """The names that the file imports from other modules."""
     found: set[str] = set()
-    for table in raw_tables(elf, (_SHT_DYNSYM,)):
+    for table in raw_tables(elf, (SHT_DYNSYM,)):
         for offset, _, _, section, _, _ in SYMBOL.iter_unpack(table.symbols):
             if not section:
                 end = table.strings.find(b"\0", offset)
@@ -171,7 +167,7 @@ def imports(elf: ElfFile) -> set[str]:
 
 def exports(elf: ElfFile, symbol: str) -> bool:
     """Whether the file defines ``symbol`` for other modules."""
-    for table in raw_tables(elf, (_SHT_DYNSYM,)):
+    for table in raw_tables(elf, (SHT_DYNSYM,)):
         for number in _numbers_of(table, symbol):
             record = table.symbols[number * SYMBOL.size : (number + 1) * SYMBOL.size]
             _, info, _, section, _, _ = SYMBOL.unpack(record)

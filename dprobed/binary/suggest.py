@@ -17,7 +17,12 @@ def similar(name: str, names: list[str]) -> list[str]:
     scored: list[tuple[float, str]] = []
     matcher = SequenceMatcher(autojunk=False)
     matcher.set_seq2(lower)
+    # A function of C++ or Rust has its name, with the length before it, in that of the symbol.
+    mangled = f"{len(name)}{name}"
     for other in names:
+        if mangled in other and other.startswith(("_Z", "_R")):
+            scored.append((1.5, other))
+            continue
         candidate = other.lower()
         if candidate.split(".", 1)[0] == lower or candidate.strip("_") == lower.strip("_"):
             scored.append((2.0, other))

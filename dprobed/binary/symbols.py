@@ -34,17 +34,22 @@ from dprobed.binary.elf import (
     DT_STRSZ,
     DT_STRTAB,
     DT_SYMTAB,
-    SHT_NOBITS,
     ElfFile,
     name_bytes,
     text_of,
+)
+from dprobed.binary.headers import (
+    SHT_DYNSYM,
+    SHT_GNU_VERDEF,
+    SHT_GNU_VERSYM,
+    SHT_NOBITS,
+    SHT_SYMTAB,
 )
 
 STT_NOTYPE, STT_OBJECT, STT_FUNC, STT_FILE, STT_TLS, STT_GNU_IFUNC = 0, 1, 2, 4, 6, 10
 CODE_TYPES: Final = frozenset((STT_NOTYPE, STT_FUNC, STT_GNU_IFUNC))
 _KEPT_TYPES: Final = frozenset((STT_NOTYPE, STT_OBJECT, STT_FUNC, STT_TLS, STT_GNU_IFUNC))
 
-_SHT_SYMTAB, _SHT_DYNSYM, _SHT_GNU_VERDEF, _SHT_GNU_VERSYM = 2, 11, 0x6FFFFFFD, 0x6FFFFFFF
 _SHN_LORESERVE, _SHN_XINDEX = 0xFF00, 0xFFFF
 _VERSION_HIDDEN: Final = 0x8000
 _DT_VERSYM, _DT_VERDEF, _DT_VERDEFNUM = 0x6FFFFFF0, 0x6FFFFFFC, 0x6FFFFFFD
@@ -193,9 +198,7 @@ class RawSymbols(msgspec.Struct, frozen=True):
     version_names: dict[int, bytes]
 
 
-def raw_tables(
-    elf: ElfFile, kinds: tuple[int, ...] = (_SHT_SYMTAB, _SHT_DYNSYM)
-) -> list[RawSymbols]:
+def raw_tables(elf: ElfFile, kinds: tuple[int, ...] = (SHT_SYMTAB, SHT_DYNSYM)) -> list[RawSymbols]:
     """The symbol table sections of a file; those of the dynamic section if it has no sections."""
     tables = []
     for section in elf.sections:
@@ -206,9 +209,9 @@ def raw_tables(
         strings = elf.content(elf.sections[section.link])
         symbols = elf.content(section)
         versions, names = b"", {}
-        if section.type == _SHT_DYNSYM:
-            versions = _content_of(elf, _SHT_GNU_VERSYM)
-            names = version_definitions(_content_of(elf, _SHT_GNU_VERDEF), strings)
+        if section.type == SHT_DYNSYM:
+            versions = _content_of(elf, SHT_GNU_VERSYM)
+            names = version_definitions(_content_of(elf, SHT_GNU_VERDEF), strings)
         tables.append(_raw(elf, symbols, strings, versions, names))
     if not elf.sections and DT_SYMTAB in elf.dynamic:
         tables.append(_dynamic_table(elf))
@@ -378,5 +381,5 @@ def pack(tables: list[tuple[RawSymbols, int]]) -> SymbolTable:
 def has_symbol_table(elf: ElfFile) -> bool:
     """Whether the file has a .symtab with something in it."""
     return any(
-        section.type == _SHT_SYMTAB and section.size > SYMBOL.size for section in elf.sections
+        section.type == SHT_SYMTAB and section.size > SYMBOL.size for section in elf.sections
     )

@@ -29,6 +29,7 @@ from dprobed.daemon.enforcement import Enforcement
 from dprobed.daemon.gate import Gate
 from dprobed.daemon.inquiry import DeploymentList, Inquiry
 from dprobed.daemon.inserting import Inserting
+from dprobed.daemon.kept import Kept
 from dprobed.daemon.programs import Programs
 from dprobed.daemon.quota import Quota
 from dprobed.daemon.records.dispatcher import AtHit, Dispatcher
@@ -49,6 +50,7 @@ from dprobed.policy.store import PolicyStore
 from dprobed.wire import messages
 
 if TYPE_CHECKING:
+    from dprobed.daemon.adopting import Adopting
     from dprobed.daemon.connection import TakeAnswer
     from dprobed.daemon.deploy.deployments import Deployments
     from dprobed.daemon.identity import IdentityChanges
@@ -101,6 +103,7 @@ class Core:
         *,
         hold_limit: float,
         alarm: Alarm | None = None,
+        kept: Kept | None = None,
         kernel: Backends | None = None,
     ) -> None:
         """``kernel``: None in a private daemon, which has nothing to do with it."""
@@ -109,7 +112,7 @@ class Core:
         self.gate: Final = gate
         self.tasks: Final = Tasks()
         self.clients: Final[set[Client]] = set()
-        self.targets: Final = Targets(gate)
+        self.targets: Final = Targets(gate, kept)
         self.quota: Final = Quota(gate, self.targets)
         self.announcer: Final = Announcer(self.targets, self.tasks)
         self.dispatcher: Final = _dispatcher(self.announcer, alarm)
@@ -134,12 +137,12 @@ class Core:
         )
         pool = TracerPool(self.backends, events.on_event, events.on_gone)
         attaching = Attaching(
+            self.backends,
             self.gate,
             self.targets,
             pool,
             self.quota,
             self.detaching,
-            tracers=self.backends.pids,
             hold_limit=self._hold_limit,
         )
         kernel = None
@@ -229,6 +232,8 @@ class App:
     async def listen(self, sock: socket.socket) -> None:
         """Accept connections on a listening socket, and insert the policies' programs."""
         await self.core.backends.recover_orphans(_ORPHANS)
+        if self.public is not None:
+            await self.public.adopting.begin(_ORPHANS)
         self.server.listen(sock)
         if self.public is not None:
             await self.public.begin()
@@ -243,6 +248,7 @@ class App:
 
     async def stop(self, patience: float) -> None:
         """Remove everything from every target; waits at most ``patience`` seconds."""
+        self.core.targets.kept.close()
         if self.public is not None:
             self.public.stop()
         self.server.stop()
@@ -267,6 +273,7 @@ class Public(msgspec.Struct, frozen=True):
     deployments: Deployments
     service: ServiceManager
     overview: Overview
+    adopting: Adopting
 
     async def begin(self) -> None:
         """Insert the policies' auto-inserted programs, and start enforcing the policies."""
@@ -324,16 +331,19 @@ def build_public(
     resolvers: Resolvers,
     *,
     service: ServiceManager | None = None,
+    kept: Kept | None = None,
     hold_limit: float = HOLD_LIMIT,
     kernel: Backends | None = None,
 ) -> App:
     """The daemon that listens; ``service``: what systemd gave it and is told (None: nothing).
 
-    ``kernel``: None: that of this machine.
+    ``kept``: what it goes on with after a restart, and the next one after it. ``kernel``: None:
+    that of this machine.
     """
     # Here, because a private daemon needs none of it, and is to be ready at once. The last for the
     # day on which a tracer dies: then its targets cannot wait.
     import dprobed.daemon.recovery  # noqa: F401
+    from dprobed.daemon.adopting import Adopting
     from dprobed.daemon.deploy.auto_insert import AutoInsert
     from dprobed.daemon.deploy.deployments import Deployments
     from dprobed.daemon.identity import IdentityChanges
@@ -352,7 +362,7 @@ def build_public(
     request_decoder()  # or the first request would wait for it
     if kernel is None:
         kernel = KernelBackends(load=gate.store.config.load_kernel_module)
-    core = Core(backends, gate, hold_limit=hold_limit, alarm=Alarm(), kernel=kernel)
+    core = Core(backends, gate, hold_limit=hold_limit, alarm=Alarm(), kernel=kernel, kept=kept)
     log = RecordLog(gate)
     traces = TraceSessions(core.dispatcher, lambda: exit_names(core.dispatcher))
     handlers = ExternalHandlers(core.dispatcher, core.announcer.heard)
@@ -387,7 +397,15 @@ def build_public(
     _managing(table, deployments, log, handlers, traces, policies, usage)
     releases = (deployments.release, log.release, handlers.release)
     server = _server(core, table, handlers.answer, releases, _nothing)
-    public = Public(reload, identities, traces, deployments, service, overview)
+    adopting = Adopting(
+        core.targets.kept,
+        core.programs,
+        traced.inserting,
+        core.removal,
+        deployments,
+        core.tasks,
+    )
+    public = Public(reload, identities, traces, deployments, service, overview, adopting)
     return App(core, traced, table, server, public)
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
-from collections.abc import Container
 from typing import Final
 
+from dprobed.backend import Backends
 from dprobed.daemon.client import Client, Refusal
 from dprobed.daemon.detaching import Detaching
 from dprobed.daemon.gate import Admission, Gate
@@ -16,31 +17,33 @@ from dprobed.daemon.targets import Targets
 from dprobed.daemon.tracer_pool import TracerPool
 from dprobed.wire import messages, protocol
 
+#: Seconds between two looks at whether what killed tracers have left is undone.
+_LOOK: Final = 1.0
+
 
 class Attaching:
     """Attaches for clients.
 
-    ``tracers``: pids of tracers; ``hold_limit``: seconds that ``exit debugger`` holds a process
-    without a debugger.
+    ``hold_limit``: seconds that ``exit debugger`` holds a process without a debugger.
     """
 
     def __init__(
         self,
+        backends: Backends,
         gate: Gate,
         targets: Targets,
         pool: TracerPool,
         quota: Quota,
         detaching: Detaching,
         *,
-        tracers: Container[int],
         hold_limit: float,
     ) -> None:
+        self._backends: Final = backends
         self._gate: Final = gate
         self._targets: Final = targets
         self._pool: Final = pool
         self._quota: Final = quota
         self._detaching: Final = detaching
-        self._tracers: Final = tracers
         self._hold_limit: Final = hold_limit
 
     async def attach(self, client: Client, request: messages.Attach) -> messages.Attached:
@@ -68,6 +71,8 @@ class Attaching:
         while True:
             # Each time: while we waited for a target to end, its number may have got another owner.
             admission = self._gate.admit(client, pid)
+            if await self._waited(pid, admission, shared=shared):
+                continue
             target = self._targets.by_pid.setdefault(pid, Target(pid))
             async with target.lock:
                 if target.finished.is_set():
@@ -81,9 +86,27 @@ class Attaching:
                     await self._begin(target, client, launch, shared, admission)
                 return
 
+    async def _waited(self, pid: int, admission: Admission, *, shared: bool) -> bool:
+        """Whether we had to wait, for a while, because what a killed tracer may have left in the
+        process is being undone: another tracer would take its breakpoints for the process's own.
+        With ``shared`` that is a Refusal: others wait behind this one."""
+        target = self._targets.by_pid.get(pid)
+        process = admission.decision.process
+        if target is not None and target.attached:
+            return False
+        recoveries = self._backends.recoveries(process.uids[0])
+        if recoveries and shared:
+            raise Refusal(
+                f"process {pid} ({process.comm}) may have something left of a tracer that was "
+                "killed, which is being undone; try again in a moment"
+            )
+        if recoveries:
+            await asyncio.wait(recoveries, timeout=_LOOK)
+        return bool(recoveries)
+
     def check_not_ours(self, client: Client, pid: int) -> None:
         """That a process is neither the client nor of the daemon; raises Refusal."""
-        if pid in (os.getpid(), client.pid) or pid in self._tracers:
+        if pid in (os.getpid(), client.pid) or pid in self._backends.pids:
             raise Refusal(f"process {pid} is part of dprobed itself, and cannot be probed by it")
 
     async def _begin(

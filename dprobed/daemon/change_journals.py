@@ -10,6 +10,7 @@ it believes nothing.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 import stat
@@ -17,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from dprobed import change_journal
+from dprobed import change_journal, last_counts
 from dprobed.change_journal import RECORD
 from dprobed.daemon.child_process import User
 from dprobed.proc import procfs
@@ -60,6 +61,10 @@ class JournalFile:
         except OSError:
             return True
 
+    def may_name(self, owner: int) -> bool:
+        """Whether processes of a user may be in it."""
+        return self.owner == owner or (self.owner < 0 and self.user[0] in (os.geteuid(), owner))
+
     def living_writer(self) -> int:
         """The tracer that it says is at work with it, if that runs; else 0."""
         try:
@@ -69,6 +74,16 @@ class JournalFile:
             return 0
         return pid if pid and procfs.start_time(pid) == start else 0
 
+    def last_note(self) -> Note | None:
+        """What its tracer's probes had counted when it noted that last; None: it never did."""
+        try:
+            with self.opened() as descriptor:
+                found = last_counts.read(descriptor)
+        except OSError as error:
+            _log.warning("what a tracer of user %d had counted is lost: %s", self.user[0], error)
+            return None
+        return (self.user[0], *found) if found is not None else None
+
     def remove(self) -> None:
         """Nothing that it names is left, or can be undone."""
         if self._path is not None:
@@ -76,6 +91,12 @@ class JournalFile:
         elif self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
+
+
+#: As whom a tracer ran, and its note of what was counted (``last_counts``).
+Note = tuple[int, int, bytes]
+
+_log = logging.getLogger("dprobed")
 
 
 def _age(path: Path) -> float:
@@ -88,36 +109,38 @@ class JournalFiles:
     """Makes and finds change journals; in memory without ``folder``."""
 
     def __init__(self, folder: Path | None = None) -> None:
-        self._folder: Final = folder
+        self.folder: Final = folder
+        #: Of those that other daemons have left.
+        self.notes: Final[list[Note]] = []
         self._count = 0
 
     def make(self, user: User, owner: int) -> JournalFile:
         """A new one; raises OSError."""
         self._count += 1
-        if self._folder is None:
+        if self.folder is None:
             descriptor = os.memfd_create("dprobed-changes", os.MFD_CLOEXEC)
             return JournalFile(user, owner, None, descriptor)
-        path = self._folder / f"{user[0]}-{user[1]}-{owner}-{os.getpid()}{self._count:06}"
+        path = self.folder / f"{user[0]}-{user[1]}-{owner}-{os.getpid()}{self._count:06}"
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         return JournalFile(user, owner, path)
 
     def open(self) -> None:
         """Make the folder, or check that nobody else can put anything into it; raises OSError."""
-        if self._folder is None:
+        if self.folder is None:
             return
         with contextlib.suppress(FileExistsError):
-            self._folder.mkdir(mode=0o700)
-        status = self._folder.lstat()
+            self.folder.mkdir(mode=0o700)
+        status = self.folder.lstat()
         mine = status.st_uid == os.geteuid() and not status.st_mode & 0o077
         if not stat.S_ISDIR(status.st_mode) or not mine:
             raise PermissionError(1, "not a folder that only this user can use; remove it")
 
     def found(self) -> list[JournalFile]:
         """Those that daemons before this one have left."""
-        if self._folder is None:
+        if self.folder is None:
             return []
         journals = []
-        for path in sorted(self._folder.iterdir(), key=_age):
+        for path in sorted(self.folder.iterdir(), key=_age):
             if name := _NAME.fullmatch(path.name):
                 uid, gid, owner = (int(each) for each in name.groups()[:3])
                 if os.geteuid() in (0, uid):
@@ -132,6 +155,6 @@ class JournalFiles:
 
     def close(self) -> None:
         """Remove the folder, where nothing is left in it."""
-        if self._folder is not None:
+        if self.folder is not None:
             with contextlib.suppress(OSError):
-                self._folder.rmdir()
+                self.folder.rmdir()

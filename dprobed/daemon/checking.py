@@ -33,7 +33,7 @@ from dprobed.wire import resolver as wire
 
 #: Mapped files, and bytes of their list, of a process that is looked at: it is read in the loop.
 _MOST_FILES: Final = 1024
-_MOST_BYTES: Final = 2 << 20
+MOST_BYTES: Final = 2 << 20
 
 T = TypeVar("T")
 
@@ -83,7 +83,7 @@ class Checking:
         if not may_read(pid, user):
             return []
         try:
-            modules = maps.modules(pid, most=_MOST_BYTES)
+            modules = maps.modules(pid, most=MOST_BYTES)
         except maps.MapsError:
             return []
         if len(modules) > _MOST_FILES:

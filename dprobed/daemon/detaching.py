@@ -122,8 +122,7 @@ class Detaching:
         await target.finished.wait()
         await self.tracer_ended(target)
 
-    @staticmethod
-    def _leave_behind(target: Target, own: Iterable[InsertedProgram]) -> None:
+    def _leave_behind(self, target: Target, own: Iterable[InsertedProgram]) -> None:
         """The programs are out of a target from which its tracer detaches later, by itself."""
         for inserted in own:
             inserted.end(
@@ -131,13 +130,14 @@ class Detaching:
                 "its process sleeps in the kernel, and keeps its tracer until it wakes",
             )
             target.programs.pop(inserted.number, None)
+            self._targets.kept.drop(inserted)
 
-    @staticmethod
-    async def take_out(target: Target, inserted: InsertedProgram) -> None:
+    async def take_out(self, target: Target, inserted: InsertedProgram) -> None:
         """Remove a program from a target; raises Refusal."""
         number = inserted.number
         await target.ask(lambda seq: protocol.Remove(seq=seq, pid=target.pid, program=number))
         target.programs.pop(number, None)
+        self._targets.kept.drop(inserted)
 
     @staticmethod
     async def refresh(target: Target) -> None:

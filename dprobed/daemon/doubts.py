@@ -19,7 +19,7 @@ from typing import Final
 
 import msgspec
 
-from dprobed.daemon.checking import may_read
+from dprobed.daemon.checking import MOST_BYTES, may_read
 from dprobed.daemon.child_process import User
 from dprobed.daemon.resolver_process import Resolvers
 from dprobed.daemon.target import InsertedProgram
@@ -32,12 +32,11 @@ from dprobed.wire import messages
 from dprobed.wire import resolver as wire
 
 #: Seconds for all that is asked for one request; programs, modules and functions of a process that
-#: are looked at for it, and bytes of a process's list of mappings.
+#: are looked at for it.
 _SECONDS: Final = 2.0
 _MOST: Final = 32
 _MODULES: Final = 16
 _FUNCTIONS: Final = 64
-_MOST_BYTES: Final = 2 << 20
 #: States of a probe that is in its place, or waits for it.
 _IN_PLACE: Final = "active"
 _WAITS: Final = "pending"
@@ -85,7 +84,7 @@ class Doubts:
                 continue
             if process is None:
                 try:
-                    process = _Process(maps.modules(pid, most=_MOST_BYTES))
+                    process = _Process(maps.modules(pid, most=MOST_BYTES))
                 except maps.MapsError:
                     break
             for info in program.probe_infos():

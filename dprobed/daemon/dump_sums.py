@@ -7,10 +7,10 @@ from collections.abc import Iterable
 from typing import Final
 
 from dprobed.wire import messages
+from dprobed.wire.protocol import OTHER_REASONS
 
 #: Causes that are counted one by one; the rest are counted together.
 _CAUSES: Final = 32
-_OTHERS: Final = "other reasons"
 
 
 class DumpSums:
@@ -32,4 +32,4 @@ class DumpSums:
             self.dumped += probe.dumped
             for cause, count in probe.no_dumps.items():
                 known = cause in self._refused or len(self._refused) < _CAUSES
-                self._refused[cause if known else _OTHERS] += count
+                self._refused[cause if known else OTHER_REASONS] += count

@@ -6,6 +6,8 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
 from dprobed.daemon.attaching import Attaching
 from dprobed.daemon.client import Client, Refusal
 from dprobed.daemon.detaching import Detaching
@@ -17,6 +19,7 @@ from dprobed.daemon.quota import Quota
 from dprobed.daemon.records.dispatcher import Dispatcher
 from dprobed.daemon.target import InsertedProgram, Insertion, Target
 from dprobed.daemon.targets import Targets
+from dprobed.proc import procfs
 from dprobed.program.model import Program
 from dprobed.wire import messages, protocol
 
@@ -181,16 +184,32 @@ class Inserting:
             reason = target.reason or f"process {target.pid} was detached from meanwhile"
             raise Refusal(reason)
 
-    async def put(self, client: Client, pid: int, insertion: Insertion) -> InsertedProgram:
-        """Insert one program into ``pid``, traced while the program is in; raises Refusal."""
-        await self._attaching.hold(client, pid, shared=True)
+    async def put(
+        self,
+        client: Client,
+        pid: int,
+        insertion: Insertion,
+        owner: Client | None,
+        *,
+        start: int | None = None,
+    ) -> InsertedProgram:
+        """Insert one program into ``pid``, traced while the program is in; raises Refusal.
+
+        ``owner``: with whose end it is removed; None: it was kept under another daemon, and goes on
+        even where a facility that it names is not registered again yet. ``start``: it was in the
+        process that was started then, and in no other, which has a tracer of its own.
+        """
+        await self._attaching.hold(client, pid, shared=start is None)
         target = self._targets.held(client, pid)
         program, label = insertion.program, insertion.upload.label
         async with target.lock:
             self._check_held(client, target)
-            entry = InsertedProgram(insertion, target, client, client)
+            entry = InsertedProgram(insertion, target, owner, client)
             try:
-                self._programs.check_facilities(label, program)
+                if start is not None and procfs.start_time(pid) != start:
+                    raise Refusal("it has ended")
+                if owner is not None:
+                    self._programs.check_facilities(label, program)
                 self._gate.allow(client, pid, label, program)
                 with self._quota.room_for_probes(client, [program]):
                     await self._place(entry)
@@ -209,9 +228,18 @@ class Inserting:
         except Refusal:
             entry.target.programs.pop(entry.number, None)
             raise
+        kept = self._targets.kept
+        kept.former.forget(entry.target.uid, entry.number, entry.target.pid)
+        kept.keep(entry)
 
     def _request(self, seq: int, entry: InsertedProgram) -> protocol.Insert:
-        insertion = entry.insertion
+        insertion, target = entry.insertion, entry.target
+        former = self._targets.kept.former.get(target.uid, entry.number, target.pid)
+        counted = former.counted if former is not None else None
+        entry.goes_on = counted is not None
+        if counted is not None and len(target.programs) > 1:
+            # Programs that came before this one may have set them anew.
+            counted = msgspec.structs.replace(counted, globals=[])
         return protocol.Insert(
             seq=seq,
             pid=entry.target.pid,
@@ -224,6 +252,8 @@ class Inserting:
             budget=entry.budget,
             follow_forks=insertion.follow_forks,
             engine=insertion.upload.engine,
+            former=counted,
+            former_time=former.time if former is not None else 0,
         )
 
 

@@ -21,6 +21,8 @@ from dprobed import __version__
 from dprobed.daemon.app import HOLD_LIMIT, App, begin, build_public
 from dprobed.daemon.change_journals import JournalFiles
 from dprobed.daemon.child_process import begin_afresh
+from dprobed.daemon.former import FormerCounts
+from dprobed.daemon.kept import Kept
 from dprobed.daemon.log import begin_log
 from dprobed.daemon.service import ServiceManager
 from dprobed.daemon.start import StartError, check_proc, serve
@@ -208,7 +210,12 @@ def _run(path: Path | None, main: TracerMain, config: Path | None, hold_limit: f
 
     def build(_: Callable[[], None]) -> App:
         return build_public(
-            tracers, gate, tracers.resolvers, service=service, hold_limit=hold_limit
+            tracers,
+            gate,
+            tracers.resolvers,
+            service=service,
+            kept=Kept(journals.folder, FormerCounts(journals.notes)),
+            hold_limit=hold_limit,
         )
 
     with _listening(path, service.listeners) as sock:

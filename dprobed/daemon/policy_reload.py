@@ -37,9 +37,11 @@ class PolicyReload:
         self._lock: Final = asyncio.Lock()
 
     async def begin(self) -> None:
-        """Insert the policies' auto-inserted programs."""
+        """Insert the policies' auto-inserted programs; those that were inserted before a restart go
+        on."""
         async with self._lock:
             await self._auto_insert.update()
+            self._deployments.keeping.forget_expected(self._auto_insert.waiting())
 
     async def facilities_changed(self) -> None:
         """Insert what waited for a handler that is registered now."""

@@ -31,6 +31,10 @@ class Programs:
         self._last_number += 1
         return self._last_number
 
+    def reserve(self, number: int) -> None:
+        """A program has this number since before this daemon was started."""
+        self._last_number = max(self._last_number, number)
+
     async def decode_all(
         self, uploads: list[messages.Upload], *, kernel: bool = False
     ) -> list[tuple[messages.Upload, Program]]:

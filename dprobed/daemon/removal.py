@@ -41,11 +41,15 @@ class Removal:
                 *(self._remove(turns, client, target, own) for target, own in by_target.items())
             )
             removed.update(dict.fromkeys(chosen))
+        # A restarted daemon may not have come to it yet.
+        given_up = self._targets.kept.give_up(
+            lambda each: self._gate.sees(client, each.inserted.uid) and each.matches(select)
+        )
         earlier = self._targets.earlier_infos(client, select)
         variables = self._targets.variables(client, select, removed)
         for inserted in self._targets.earlier(client, select):
             self._targets.exited.forget(inserted)
-        if not removed and not earlier and select != messages.Select():
+        if not removed and not earlier and not given_up and select != messages.Select():
             raise Refusal("no such program is inserted; `dprobe programs` lists them")
         targets = list(dict.fromkeys(inserted.target for inserted in removed))
         if removed:

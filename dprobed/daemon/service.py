@@ -1,10 +1,9 @@
 """The daemon as a service of systemd: what it is given by it, and what it tells it.
 
-Given are a socket that listens already (``dprobed.socket``), and descriptors that an earlier daemon
-of the same service stored. Told are readiness, what runs, a reload, the end, and that the daemon is
-well. That last comes once the daemon has greeted a client, one that it makes for this: a loop that
-still fires timers and serves nobody tells nothing, and is restarted. The client has a socket of its
-own and not the daemon's, which others may keep full.
+Given is a socket that listens already (``dprobed.socket``). Told are readiness, what runs, a
+reload, the end, and that the daemon is well. That last comes once the daemon has greeted a client,
+one that it makes for this: a loop that still fires timers and serves nobody tells nothing, and is
+restarted. The client has a socket of its own and not the daemon's, which others may keep full.
 
 Where no systemd (or what speaks its protocol) started the daemon, all of it does nothing, and
 systemd-python is not even imported.
@@ -18,7 +17,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final, Protocol
 
 from dprobed.wire import messages
@@ -51,7 +50,6 @@ class ServiceManager:
         self._watchdog: Final = _watchdog_seconds(environ) if self._told else 0.0
         #: The sockets that listen already.
         self.listeners: Final[list[socket.socket]] = []
-        self._stored: Final[dict[str, int]] = {}
         self._complained = False
         if "LISTEN_FDS" in environ:
             self._take()
@@ -59,24 +57,11 @@ class ServiceManager:
     def _take(self) -> None:
         from systemd import daemon
 
-        for descriptor, name in daemon.listen_fds_with_names().items():
+        for descriptor in daemon.listen_fds():
             if daemon.is_socket(descriptor, type=socket.SOCK_STREAM, listening=1):
                 self.listeners.append(socket.socket(fileno=descriptor))
             else:
-                self._stored[name] = descriptor
-
-    # -- descriptors that outlive the daemon -----------------------------------------------------
-
-    def stored(self) -> dict[str, int]:
-        """The descriptors that an earlier daemon of this service stored, by name."""
-        return dict(self._stored)
-
-    def store(self, name: str, descriptor: int) -> bool:
-        """Have systemd keep a descriptor until the service is stopped; false where none does.
-
-        ``name``: one that is not stored yet.
-        """
-        return self._tell("FDSTORE=1", f"FDNAME={name}", descriptors=[descriptor])
+                os.close(descriptor)  # None of ours: what outlives us is in files.
 
     # -- states ----------------------------------------------------------------------------------
 
@@ -121,20 +106,17 @@ class ServiceManager:
                 self._tell(*lines)
             await asyncio.sleep(pause)
 
-    def _tell(self, *lines: str, descriptors: Sequence[int] = ()) -> bool:
+    def _tell(self, *lines: str) -> None:
         if not self._told:
-            return False
+            return
         from systemd import daemon
 
         try:
-            # It takes no None for none.
-            given = {"fds": list(descriptors)} if descriptors else {}
-            return bool(daemon.notify("\n".join(lines), **given))
+            daemon.notify("\n".join(lines))
         except OSError as error:
             if not self._complained:
                 _log.warning("systemd cannot be told %s: %s", lines[0], error.strerror)
             self._complained = True
-            return False
 
 
 def _watchdog_seconds(environ: Mapping[str, str]) -> float:

@@ -81,6 +81,8 @@ class InsertedProgram:
         self.target: Final = target
         self.owner: Final = owner
         self.uid, self.gid = by.uid, by.gid
+        #: It counts on from what it had counted before a restart.
+        self.goes_on = False
         self.probes: Final = {probe.index: probe for probe in self.program.probes}
         self.dropped: Final = dict.fromkeys(self.probes, 0)
         #: Probe → handler → reports that the handler had no room for.
@@ -160,6 +162,7 @@ class InsertedProgram:
             dumped=status.dumped,
             no_dumps=status.no_dumps,
             source=self._source(probe, status),
+            uncounted_ns=status.uncounted_ns,
             unguarded=self.target.unguarded if status.engine == "trap" else "",
         )
 

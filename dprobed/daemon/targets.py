@@ -8,16 +8,19 @@ from typing import Final
 from dprobed.daemon.client import Client, Refusal
 from dprobed.daemon.exited import ExitedProcesses
 from dprobed.daemon.gate import Gate
+from dprobed.daemon.kept import Kept
 from dprobed.daemon.target import DEFECT, InsertedProgram, Target
 from dprobed.daemon.variables import VariableSums, variables_of
 from dprobed.wire import messages, protocol
 
 
 class Targets:
-    """All targets by pid; ``exited``: exited processes that had kept programs."""
+    """All targets by pid; ``exited``: exited processes that had kept programs. ``kept``: what a
+    restarted daemon goes on with."""
 
-    def __init__(self, gate: Gate) -> None:
+    def __init__(self, gate: Gate, kept: Kept | None = None) -> None:
         self._gate: Final = gate
+        self.kept: Final = kept or Kept()
         self.by_pid: Final[dict[int, Target]] = {}
         self.exited: Final = ExitedProcesses()
 
@@ -100,6 +103,8 @@ class Targets:
         if failure:
             target.fail(failure)
         target.finished.set()
+        for inserted in target.programs.values():
+            self.kept.drop(inserted)
         if target.tracer is not None:
             target.tracer.drop(target)
         if not target.attached:

@@ -13,6 +13,7 @@ import signal
 import socket
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Final, NamedTuple
 
 from dprobed.daemon.change_journals import JournalFile, JournalFiles
@@ -57,21 +58,34 @@ def fork_tracer(
                 end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BUFFER)
             with journal.opened() as changes:
                 keep = {theirs.fileno(), mailbox.fileno(), changes}
-                run = partial(_run, partial(main, theirs, mailbox, changes))
+                run = partial(_run, journal.user[0], partial(main, theirs, mailbox, changes))
                 return fork_as(journal.user, keep, run), ours
         except BaseException:
             ours.close()
             raise
 
 
-def _run(main: Callable[[], None], become: Callable[[], None]) -> None:
-    """Run the tracer, in the forked child."""
+def _run(uid: int, main: Callable[[], None], become: Callable[[], None]) -> None:
+    """Run the tracer of a user, in the forked child."""
     # A signal meant for the daemon must not leave breakpoints behind; only the socket ends it.
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, signal.SIG_IGN)
     _keep_way_back()
+    if uid:
+        give_up_protection()
     become()
     main()
+
+
+def give_up_protection(path: Path = Path("/proc/self/oom_score_adj")) -> None:
+    """Be as likely to be killed for want of memory as any process of an ordinary user.
+
+    The service is protected from that, so that root's tracers stay; users are not to have processes
+    that are. What a killed tracer leaves is undone.
+    """
+    with contextlib.suppress(OSError, ValueError):
+        if int(path.read_text()) < 0:
+            path.write_text("0")
 
 
 def _keep_way_back() -> None:

@@ -152,8 +152,7 @@ class TracerEvents:
             # Another policy may decide about it: it has another parent, for one.
             self._enforcement.target_changed(target)
 
-    @staticmethod
-    def _inherit(target: Target, parent: Target, numbers: set[int]) -> None:
+    def _inherit(self, target: Target, parent: Target, numbers: set[int]) -> None:
         target.uid, target.decision = parent.uid, parent.decision
         target.hold_limit = parent.hold_limit
         target.followers |= parent.followers
@@ -162,7 +161,8 @@ class TracerEvents:
             target.holders |= parent.holders
         for inserted in parent.programs.values():
             if inserted.number in numbers:
-                target.programs[inserted.number] = inserted.in_child(target)
+                target.programs[inserted.number] = child = inserted.in_child(target)
+                self._targets.kept.keep(child)
 
     def _reject_fork(self, tracer: TargetsTracer, event: protocol.Forked, there: Target) -> None:
         """A tracer reports a process as a new child that is a target already: that target stays as

@@ -15,7 +15,7 @@ import signal
 import socket
 import time
 from collections import ChainMap
-from collections.abc import Callable, Container, Coroutine, KeysView
+from collections.abc import Callable, Collection, Container, Coroutine, KeysView
 from functools import partial
 from typing import Final
 
@@ -38,6 +38,9 @@ _LOOK: Final = 0.2
 #: one look at that to the next.
 _STOPPED: Final = 3.0
 _LOOK_AT_STOPPED: Final = 1.0
+
+#: Seconds in which tracers that have lost their daemon have detached, unless a target sleeps.
+_DETACHED: Final = 30.0
 
 _log = logging.getLogger("dprobed")
 
@@ -195,7 +198,10 @@ class TracerProcesses:
         self._main: Final = main
         self._ahead = ahead
         self._running: Final[dict[int, TracerProcess]] = {}
-        self._recovering: Final[set[asyncio.Task[None]]] = set()
+        #: Those that undo what killed tracers have left, by the journals that name it.
+        self._recoveries: Final[dict[JournalFile, asyncio.Task[None]]] = {}
+        #: Until when tracers of the daemon before this one are waited for, too.
+        self._patient_until = 0.0
         #: Those that were stopped at the last look, and since when.
         self._stopped: Final[dict[int, float]] = {}
         self._looking: asyncio.TimerHandle | None = None
@@ -239,7 +245,7 @@ class TracerProcesses:
             else:
                 child, sock = fork_tracer(self._main, mailbox, journal)
             undo.callback(sock.close)
-            recover = partial(self._recover, journal)
+            recover = partial(self._recover_killed, journal)
             tracer = TracerProcess(sock, on_event, child, recover)
             try:
                 tracer.watch()
@@ -294,6 +300,26 @@ class TracerProcesses:
 
     # --- what killed tracers have left ---
 
+    def _begin_recovery(
+        self, journal: JournalFile, work: Coroutine[None, None, None]
+    ) -> asyncio.Task[None]:
+        task = self._recoveries[journal] = asyncio.create_task(work)
+        task.add_done_callback(lambda _: self._recoveries.pop(journal, None))
+        return task
+
+    def recoveries(self, owner: int) -> Collection[asyncio.Future[None]]:
+        """See Backends."""
+        is_patient = time.monotonic() < self._patient_until
+        return [
+            task
+            for journal, task in self._recoveries.items()
+            # A tracer that lives on has something that sleeps; who attaches to that is refused.
+            if journal.may_name(owner) and (is_patient or not journal.living_writer())
+        ]
+
+    async def _recover_killed(self, journal: JournalFile) -> None:
+        await self._begin_recovery(journal, self._recover(journal))
+
     async def _recover(self, journal: JournalFile) -> None:
         if journal.is_empty:
             journal.remove()
@@ -311,17 +337,21 @@ class TracerProcesses:
     async def recover_orphans(self, patience: float) -> None:
         """Undo what tracers of daemons before this one have left; waits ``patience`` seconds, and
         the rest is done later."""
+        self._patient_until = time.monotonic() + _DETACHED
         tasks = [
-            asyncio.create_task(self._recover_orphan(journal)) for journal in self.journals.found()
+            self._begin_recovery(journal, self._recover_orphan(journal))
+            for journal in self.journals.found()
         ]
         if tasks:
             await asyncio.wait(tasks, timeout=patience)
-            self._recovering.update(each for each in tasks if not each.done())
 
     async def _recover_orphan(self, journal: JournalFile) -> None:
         while (pid := journal.living_writer()) and pid not in self._running:
             # It has lost its daemon, and is taking its probes out.
             await asyncio.sleep(_LOOK)
+        # As it is now that its tracer is gone.
+        if (note := journal.last_note()) is not None:
+            self.journals.notes.append(note)
         await self._recover(journal)
 
     async def stop(self, patience: float) -> int:
@@ -341,7 +371,7 @@ class TracerProcesses:
         self.resolvers.stop()
         if self._looking is not None:
             self._looking.cancel()
-        for task in self._recovering:
+        for task in list(self._recoveries.values()):
             task.cancel()
         self.journals.close()
         if self._ahead is not None:

@@ -88,6 +88,7 @@ class Probe:
         "state",
         "throttled",
         "throttled_until",
+        "uncounted_ns",
     )
 
     def __init__(
@@ -145,6 +146,25 @@ class Probe:
         #: Until when it is shown as throttled, though it may be inserted by turns (monotonic ns).
         self.throttled_until = 0
         self.throttled = ""
+        #: For how long no tracer was there, since it was first in.
+        self.uncounted_ns = 0
+
+    def count_on(self, former: ProbeStatus, gone: int) -> None:
+        """Go on from what another tracer had counted ``gone`` ns ago, when it was last able to say
+        so."""
+        self.hits, self.ran, self.missed = former.hits, former.ran, former.missed
+        self.dropped, self.faulted = former.dropped, former.faulted
+        self.dumped, self.no_dumps = former.dumped, dict(former.no_dumps)
+        self.cores.written = former.dumped
+        self.asleep_ns = former.asleep_ns
+        if former.state in (State.REMOVED, State.DISABLED):
+            self.set(former.state, former.reason)
+            self.present_since = time.monotonic_ns() - former.present_ns
+            return
+        self.uncounted_ns = former.uncounted_ns
+        if former.present_ns:
+            self.present_since = time.monotonic_ns() - gone - former.present_ns
+            self.uncounted_ns += gone
 
     def set(self, state: State, reason: str = "") -> None:
         """Enter a state; ``reason`` is shown with it."""
@@ -191,4 +211,5 @@ class Probe:
             engine=self.engine,
             dumped=self.dumped,
             no_dumps=dict(self.no_dumps),
+            uncounted_ns=self.uncounted_ns,
         )

@@ -7,19 +7,24 @@ from collections.abc import Sequence
 from typing import Final
 
 from dprobed.arch.x86_64.breakpoint import SYSCALL
-from dprobed.arch.x86_64.gate_code import GATE, SIZE, WORDS, back, way_back
+from dprobed.arch.x86_64.gate_code import CLONE, GATE, SIZE, WHOLE, WORDS, back, way_back
 from dprobed.arch.x86_64.paging import PAGE
-from dprobed.arch.x86_64.syscalls import SYS_CLONE
+from dprobed.arch.x86_64.registers import RIP, SYSCALL_ARGUMENTS
+from dprobed.arch.x86_64.syscalls import SYS_CLONE, SYS_RT_SIGPROCMASK, SYS_RT_SIGRETURN
 from dprobed.change_journal import Changes, Kind
 from dprobed.engine.errors import SpaceError
 from dprobed.proc import maps, procfs, refusals
-from dprobed.tracee import ptrace, restartable
+from dprobed.tracee import ptrace, restartable, seccomp
 from dprobed.tracee.memory import Memory
 from dprobed.tracee.ptrace import Gone, Registers
 from dprobed.tracee.remote_syscall import RemoteSyscallError
 from dprobed.tracee.thread import Thread
 from dprobed.tracee.thread_group import ThreadGroup
 
+#: The calls by which a thread goes on without us: behind the gate, and from the guard.
+_WAY_BACK: Final = {"rt_sigprocmask": SYS_RT_SIGPROCMASK, "rt_sigreturn": SYS_RT_SIGRETURN}
+#: The arguments of the first: SIG_SETMASK, where the mask is, and its size.
+_SETS_MASK: Final = (2, 0, 0, 8)
 #: Bytes of code that are looked at in one go.
 _CHUNK: Final = 1 << 20
 
@@ -63,6 +68,10 @@ class RemoteCalls:
         self._gate = gate
         self._registers: Final = Registers()
         self._own = own
+        #: Why a thread would not find its way back from a call without us; empty: it would.
+        self.obstacle = ""
+        #: Seccomp filters of the thread whose filters were looked at for that.
+        self._filters = 0
         #: There is no place for one.
         self._has_no_place = False
 
@@ -89,7 +98,7 @@ class RemoteCalls:
             if place // PAGE != (line.end - 1) // PAGE or any(self._memory.peek(place, SIZE)):
                 continue
             note(self._changes, Kind.GATE, place, bytes(8))
-            if self._memory.poke(place, GATE.ljust(SIZE, b"\0")):
+            if self._memory.poke(place, WHOLE):
                 self._own = place
                 return place
             self._changes.forget(Kind.GATE, place)
@@ -112,8 +121,8 @@ class RemoteCalls:
     def send_back(self, thread: Thread) -> None:
         """Give a stopped thread in our gate what it would give itself behind the call, which it
         makes no more. Raises Gone."""
-        data = self._memory.peek(self._own + WORDS, SIZE - WORDS)
-        if len(data) == SIZE - WORDS:
+        data = self._memory.peek(self._own + WORDS, CLONE - WORDS)
+        if len(data) == CLONE - WORDS:
             mask = back(self._registers.load(thread.tid), data)
             self._registers.store(thread.tid)
             ptrace.set_sigmask(thread.tid, mask)
@@ -133,11 +142,13 @@ class RemoteCalls:
 
         Raises SpaceError and Gone.
         """
-        # A copy that ``clone`` makes must not come back, and has no gate that was made later; and
-        # there is one way back, which a thread that sleeps in our gate may still need.
+        # A copy has no gate that was made later; and there is one way back, which a thread that
+        # sleeps in our gate may still need.
         is_taken = any(each.unfinished is not None for each in group.threads.values())
-        is_copy = number == SYS_CLONE or thread.tid not in group.threads
+        is_copy = thread.tid not in group.threads
         own = 0 if is_taken or is_copy else self.own_gate(thread.tid)
+        if own and number == SYS_CLONE:
+            own += CLONE
         return self.call_at(own or self.gate(thread.tid), group, thread, number, arguments)
 
     def call_at(
@@ -158,16 +169,34 @@ class RemoteCalls:
             ptrace.set_options(thread.tid, ptrace.OPTIONS | ptrace.PTRACE_O_SUSPEND_SECCOMP)
         except ptrace.PtraceError as error:
             raise SpaceError(f"the target's seccomp filter cannot be suspended: {error}") from error
+        self._look_at_filters(thread.tid, gate)
         try:
             return self._inject(group, thread, gate, number, arguments)
         finally:
             if thread.unfinished is None:
                 ptrace.set_options(thread.tid, ptrace.OPTIONS)
 
+    def _look_at_filters(self, tid: int, gate: int) -> None:
+        """Whether the filters, which are suspended while we are there, allow the way back."""
+        count = procfs.seccomp_filters(tid)
+        if count == self._filters and count:
+            return
+        self._filters = count
+        words = list(self._registers.load(tid))
+        words[RIP] = gate
+        for index, value in zip(SYSCALL_ARGUMENTS, _SETS_MASK, strict=False):
+            words[index] = value
+        forbidden = [
+            name for name, number in _WAY_BACK.items() if not seccomp.allows(tid, words, number)
+        ]
+        self.obstacle = ""
+        if forbidden:
+            self.obstacle = f"its seccomp filter does not allow {' and '.join(forbidden)}"
+
     def _inject(
         self, group: ThreadGroup, thread: Thread, gate: int, number: int, arguments: tuple[int, ...]
     ) -> int:
-        before = self._prepare if gate == self._own else None
+        before = self._prepare if gate in (self._own, self._own + CLONE) else None
         try:
             return group.remote.make(thread, gate, number, *arguments, before=before)
         except RemoteSyscallError as error:

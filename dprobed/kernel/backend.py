@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Sequence
 from typing import Final
 
 from dprobed.backend import BackendGone, BackendRefused, OnEvent
@@ -423,6 +423,10 @@ class KernelBackends:
         self._open.add(backend)
         backend.gone.add_done_callback(lambda _: self._open.discard(backend))
         return backend
+
+    def recoveries(self, owner: int) -> Collection[asyncio.Future[None]]:
+        """See Backends: what was killed has left nothing."""
+        return ()
 
     async def _opened(self) -> Device:
         try:

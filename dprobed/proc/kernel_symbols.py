@@ -21,7 +21,7 @@ _CODE: Final = frozenset("tTwW")
 _DATA: Final = frozenset("bBdDrRgGsSvV")
 
 
-class Symbol(NamedTuple):
+class KernelSymbol(NamedTuple):
     """A symbol; ``letter``: what it is, as in nm(1); ``module``: which has it, or empty."""
 
     address: int
@@ -46,9 +46,9 @@ class Symbol(NamedTuple):
         return self.name
 
 
-def symbols(path: Path = PATH) -> Iterator[Symbol]:
+def symbols(path: Path = PATH) -> Iterator[KernelSymbol]:
     """All of them; takes a tenth of a second. Raises OSError."""
     with path.open() as lines:
         for line in lines:
             address, letter, name, *module = line.split()
-            yield Symbol(int(address, 16), letter, name, module[0][1:-1] if module else "")
+            yield KernelSymbol(int(address, 16), letter, name, module[0][1:-1] if module else "")

@@ -90,6 +90,8 @@ MAX_COUNT: Final = 0xFFFF
 PREFIX: Final = Struct("<bH")
 #: An item of memory up to its bytes, the address last.
 MEMORY: Final = Struct("<bHQ")
+#: Of a typed value, behind the prefix: the number of its kind, and the word; its name follows.
+VALUE: Final = Struct("<BQ")
 #: A stack trace up to its frames: code, handler, parm1, parm2.
 TRACE: Final = Struct("<bHQQQQ")
 #: A frame up to its words: called, return.
@@ -97,7 +99,7 @@ FRAME: Final = Struct("<QQ")
 WORD: Final = Struct("<Q")
 
 #: An enum's member is slow to look up and to pack, and most items are strings.
-_STRING: Final = int(ItemToken.STRING)
+STRING: Final = int(ItemToken.STRING)
 _MEMORY: Final = int(ItemToken.MEMORY)
 
 
@@ -124,7 +126,7 @@ def fault_item(address: int) -> bytes:
 
 def string_item(data: bytes) -> bytes:
     """The item of a string: ``data`` are its bytes, without NUL."""
-    return PREFIX.pack(_STRING, len(data)) + data
+    return PREFIX.pack(STRING, len(data)) + data
 
 
 def memory_item(address: int, data: bytes) -> bytes:

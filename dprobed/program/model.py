@@ -228,7 +228,12 @@ class Diagnostic(msgspec.Struct, frozen=True):
     note: str = ""
 
     def __str__(self) -> str:
-        place = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
+        # A name with a line's end in it would make this another message.
+        file = "".join(
+            each if each.isprintable() else each.encode("unicode_escape").decode()
+            for each in self.file
+        )
+        place = f"{file}:{self.line}:{self.column}" if self.line else file
         parts = [f"{place}: error: {self.message}"]
         if self.text:
             # A tab stays a tab in the line of the caret, so that both are indented alike.

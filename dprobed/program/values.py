@@ -15,6 +15,9 @@ _F32: Final = struct.Struct("<f")
 _F64: Final = struct.Struct("<d")
 _WORD: Final = struct.Struct("<Q")
 
+#: Whole numbers beyond it are not whole as doubles, which most readers of JSON have.
+EXACT: Final = 1 << 53
+
 
 class ValueKind(msgspec.Struct, frozen=True):
     """A kind of value: its name, the bits of the word that count, and what they are."""

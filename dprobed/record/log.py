@@ -7,18 +7,11 @@ from collections.abc import Sequence
 from struct import Struct
 from typing import Final, TypeAlias
 
-from dprobed.program.items import NONE, PREFIX, ItemToken
-from dprobed.program.values import VALUE_KINDS
-
-#: Whole numbers beyond it are not whole as doubles.
-_EXACT: Final = 1 << 53
+from dprobed.program.items import NONE, PREFIX, VALUE, ItemToken
+from dprobed.program.values import EXACT, VALUE_KINDS
 
 #: A value of JSON; what ``decode_log`` makes of an item is an object of these.
 Json: TypeAlias = "int | float | str | list[Json] | dict[str, Json] | None"
-
-
-#: Of a value: the number of its kind, and the word.
-_VALUE: Final = Struct("<BQ")
 
 
 class _Malformed(Exception):
@@ -45,7 +38,7 @@ def exact(number: object) -> bool:
     """Whether every reader of JSON has this number as it is: doubles are whole up to 2**53."""
     if isinstance(number, float):
         return math.isfinite(number)
-    return not isinstance(number, int) or -_EXACT <= number <= _EXACT
+    return not isinstance(number, int) or -EXACT <= number <= EXACT
 
 
 def typed_value(kind: str, value: float, name: str) -> dict[str, Json]:
@@ -147,11 +140,11 @@ def _decode_item(log: bytes, at: int) -> tuple[dict[str, Json], int]:
         (address,), at = _words(log, at, 1)
         return with_text({"fault": address}), at
     if token == ItemToken.VALUE:
-        end = _take(log, at, _VALUE.size + count)
-        kind, word = _VALUE.unpack_from(log, at)
+        end = _take(log, at, VALUE.size + count)
+        kind, word = VALUE.unpack_from(log, at)
         if kind >= len(VALUE_KINDS):
             raise _Malformed
-        known, text = VALUE_KINDS[kind], log[at + _VALUE.size : end]
+        known, text = VALUE_KINDS[kind], log[at + VALUE.size : end]
         return typed_value(known.name, known.of(word), text.decode("ascii", "replace")), end
     if token == ItemToken.STACK_TRACE:
         trace, at = _decode_trace(log, at)

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from dprobed.printable import printable
+from dprobed.program.exceptions import ExCode
 from dprobed.record.record import Record
 
 
@@ -72,8 +73,25 @@ def _item_text(item: dict[str, Any]) -> list[str]:
             return [f"{name}={text}" if name else text]
         case {"fault": int(address)}:
             return [f"<fault at {address:#x}>"]
+        case {"trace": {"code": int(), "frames": list()} as trace}:
+            return [f"trace={_trace_text(trace)}"]
         case _:
             return [f"{key}={_value_text(value)}" for key, value in item.items() if key != "text"]
+
+
+def _trace_text(trace: dict[str, Any]) -> str:
+    """The exception, and its frames from the innermost out, by places in the program's code as
+    ``dprobe disasm`` shows them."""
+    code = trace["code"]
+    name = ExCode(code).name if code in ExCode._value2member_map_ else f"{code:#x}"
+    parts = [f"{name}({word_text(trace['parm1'])}, {word_text(trace['parm2'])})"]
+    for frame in trace["frames"]:
+        called = frame.get("called")
+        parts.append("in ?" if called is None else f"in {called:#06x}")
+        for kind in ("stack", "locals", "globals"):
+            if words := frame.get(kind):
+                parts.append(f"{kind} [{', '.join(map(word_text, words))}]")
+    return " ".join(parts)
 
 
 def _quoted(raw: bytes) -> str:

@@ -28,6 +28,7 @@ _OPERATORS: Final[dict[str, Callable[[Any, Any], bool]]] = {
     "<=": operator.le,
 }
 _PLAIN: Final = frozenset(Record.__struct_fields__) - {"log", "exception"}
+_NUMBERS: Final = frozenset(name for name, kind in Record.__annotations__.items() if kind == "int")
 
 #: Names that are found at most for a message.
 _NAMED: Final = 500
@@ -40,14 +41,20 @@ class ConditionError(Exception):
 
 
 class FieldError(Exception):
-    """No record has a field of that name; the message is one line."""
+    """No record has a field of that name, or such a value there; the message is one line."""
 
 
 class Fields:
-    """Which of the ``names`` that were asked for some record has; ``see`` is shown each record."""
+    """Which fields, of those that ``conditions`` look at and of the further ``names``, some record
+    has, and whether what is asked of them can hold there; ``see`` is shown each record."""
 
-    def __init__(self, names: Sequence[str]) -> None:
+    def __init__(self, conditions: Sequence[str], names: Sequence[str] = ()) -> None:
+        parsed = [match for text in conditions if (match := _CONDITION.fullmatch(text)) is not None]
+        names = [*(match[1] for match in parsed), *names]
         self._wanted = [name for name in names if name not in _PLAIN]
+        #: Those that are to be what no number is, and those of them that are numbers.
+        self._texts = {match[1]: match[3] for match in parsed if _exact(match[3]) is None}
+        self._numbers: set[str] = set()
         self._known: dict[str, None] = dict.fromkeys(sorted(_PLAIN))
         self._any = False
 
@@ -59,9 +66,17 @@ class Fields:
             self._wanted = [name for name in self._wanted if name not in there]
             if len(self._known) < _NAMED:
                 self._known.update(dict.fromkeys(sorted(there)))
+        for name in [*self._texts]:
+            value: object = values_by_name(record).get(name)
+            value = value_of(record, name) if value is None else value
+            if isinstance(value, str):
+                del self._texts[name]
+            elif value is not None:
+                self._numbers.add(name)
 
     def check(self) -> None:
-        """All records have been seen: raise FieldError where none had one of the names."""
+        """All records have been seen: raise FieldError where none had one of the names, or one
+        is a number wherever it is, and asked to be something else."""
         if self._wanted and self._any:
             name = self._wanted[0]
             near = get_close_matches(name, self._known, 3) or list(self._known)[:40]
@@ -69,11 +84,9 @@ class Fields:
             if len(near) > 3:
                 meant = f"one of {', '.join(near)}"
             raise FieldError(f"no record has a field `{name}`; did you mean {meant}?")
-
-
-def names_in(texts: Sequence[str]) -> list[str]:
-    """The names of the fields that conditions look at."""
-    return [match[1] for text in texts if (match := _CONDITION.fullmatch(text)) is not None]
+        for name, text in self._texts.items():
+            if name in self._numbers:
+                raise FieldError(f"`{name}` is a number, and `{text}` is none")
 
 
 def value_of(record: Record, name: str) -> object:
@@ -93,6 +106,8 @@ def condition(text: str) -> Test:
     compare = _OPERATORS[sign]
     number = _number(wanted)
     exact = _exact(wanted)
+    if name in _NUMBERS and number is None:
+        raise ConditionError(f"`{text}`: `{name}` is a whole number, and `{wanted}` is none")
 
     def test(record: Record) -> bool:
         value = value_of(record, name)

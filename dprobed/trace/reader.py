@@ -5,16 +5,19 @@ What a daemon that was killed (or is still writing) left is read up to its last 
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
+from stat import S_IFCHR, S_IFIFO, S_IFREG
 from struct import error as StructError
-from typing import Final, Protocol
+from typing import BinaryIO, Final, Protocol
 
 import msgspec
 
+from dprobed.proc import far
 from dprobed.record.record import Record, raised
 from dprobed.trace import metadata
 from dprobed.trace.ctf import EVENT, MAGIC, PACKET
@@ -49,19 +52,38 @@ def open_all(path: Path) -> list[Recording]:
 
     CTF traces of ours, and files of JSON lines.
     """
-    if (path.is_file() or path.is_fifo() or path.is_char_device()) and path.name != METADATA:
-        return [JsonLines(path)]
-    if not path.exists():
-        raise TraceReadError(f"{path}: there is no such file or folder")
-    folder = path.parent if path.is_file() else path
+    try:
+        kind = far.kind(str(path))
+        if kind in (S_IFREG, S_IFIFO, S_IFCHR) and path.name != METADATA:
+            return [JsonLines(path)]
+        if not kind:
+            raise TraceReadError(f"{path}: there is no such file or folder")
+        folder = path.parent if kind == S_IFREG else path
+        below = [Path(each) for each in far.regular_files(str(folder))]
+    except OSError as error:
+        raise _unread(path, error) from None
     # A folder may have such a name, too (packages of Python do).
-    found: list[Recording] = [
-        CtfRecording(each.parent) for each in sorted(folder.rglob(METADATA)) if each.is_file()
-    ]
-    found += [JsonLines(each) for each in sorted(folder.rglob("*.jsonl")) if each.is_file()]
+    found: list[Recording] = [CtfRecording(each.parent) for each in below if each.name == METADATA]
+    found += [JsonLines(each) for each in below if each.suffix == ".jsonl"]
     if not found:
         raise TraceReadError(f"{path}: there is no trace (CTF, or JSON lines) in it")
     return found
+
+
+def _unread(path: Path, error: OSError) -> TraceReadError:
+    """What is said of a file that cannot be read."""
+    reason = error.strerror or str(error)
+    return TraceReadError(f"{path}: {reason[:1].lower()}{reason[1:]}")
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    """A file to be read; raises TraceReadError, also where it is read."""
+    try:
+        with far.open_reading(str(path)) as file:
+            yield file
+    except OSError as error:
+        raise _unread(path, error) from None
 
 
 class JsonLines:
@@ -80,7 +102,7 @@ class JsonLines:
     def records(self) -> Iterator[Record]:
         """All records, in the order that they have in the file."""
         decode = msgspec.json.Decoder(Record).decode
-        with self._path.open("rb") as file:
+        with _opened(self._path) as file:
             for number, line in enumerate(file, 1):
                 if not line.endswith(b"\n"):
                     self.cut.append(self._path)
@@ -101,7 +123,8 @@ class CtfRecording:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         try:
-            text = (folder / METADATA).read_text(encoding="utf-8", errors="replace")
+            with _opened(folder / METADATA) as file:
+                text = file.read().decode(errors="replace")
             self.metadata = metadata.parse(text)
         except (metadata.MetadataError, ValueError, KeyError) as error:
             raise TraceReadError(f"{folder / METADATA}: {error}") from None
@@ -114,9 +137,11 @@ class CtfRecording:
         }
 
     def _streams(self) -> list[Path]:
-        return sorted(
-            path for path in self.folder.iterdir() if path.is_file() and path.name != METADATA
-        )
+        try:
+            below = [Path(each) for each in far.regular_files(str(self.folder))]
+        except OSError as error:
+            raise _unread(self.folder, error) from None
+        return [each for each in below if each.parent == self.folder and each.name != METADATA]
 
     def begin(self) -> int:
         """The time of the first record; 0 where there is none."""
@@ -128,7 +153,7 @@ class CtfRecording:
 
     def _packets(self, path: Path) -> Iterator[Record]:
         discarded = 0
-        with path.open("rb") as file:
+        with _opened(path) as file:
             while header := file.read(PACKET.size):
                 fields = PACKET.unpack(header) if len(header) == PACKET.size else None
                 if fields is None:
@@ -180,7 +205,7 @@ class CtfRecording:
 
 def _begin(path: Path) -> int:
     """The time at which a stream begins."""
-    with path.open("rb") as file:
+    with _opened(path) as file:
         header = file.read(PACKET.size)
     return int(PACKET.unpack(header)[4]) if len(header) == PACKET.size else 0
 

@@ -26,7 +26,7 @@ from struct import error as StructError
 from typing import Final, NamedTuple
 
 from dprobed.program.isa import WORD_MASK
-from dprobed.program.items import NONE, PREFIX, WORD, ItemToken
+from dprobed.program.items import NONE, PREFIX, STRING, VALUE, WORD, ItemToken
 from dprobed.program.values import VALUE_KINDS, name_error
 from dprobed.record.log import Json, decode_log, string_value, typed_value, with_text
 
@@ -38,8 +38,6 @@ _MEMORY: Final = Struct("<HQ")
 _FOUR: Final = Struct("<4Q")
 _TWO: Final = Struct("<2Q")
 _EXCEPTION: Final = Struct("<3Q")
-
-_VALUE: Final = Struct("<BQ")
 _DOUBLE: Final = Struct("<d")
 _SIGNED: Final = Struct("<q")
 _PART: Final = re.compile(r"(\D)(\d*)(?:\((\w+):(\w*)\))?", re.ASCII)
@@ -49,8 +47,6 @@ _TYPES: Final = {
     for kind in VALUE_KINDS
 }
 
-#: The enum's member is slow to look up, and most items are strings.
-_STRING: Final = int(ItemToken.STRING)
 _WORDS: Final = {
     ItemToken.WORDS: "t",
     ItemToken.STACK: "k",
@@ -70,7 +66,7 @@ def split(log: bytes, raw: Sequence[int]) -> tuple[str, bytes]:
     if not raw and log:
         # One string and nothing else: the most usual log that is not words.
         size = len(log) - 3
-        if size >= 0 and log[0] == _STRING and log[1] | log[2] << 8 == size:
+        if size >= 0 and log[0] == STRING and log[1] | log[2] << 8 == size:
             return "s", log[1:]
     try:
         return _split(log, raw)
@@ -98,7 +94,7 @@ def _split(log: bytes, raw: Sequence[int]) -> tuple[str, bytes]:
             end = at + 8 * count
             found += f"w{count}"
             parts.append(log[at:end])
-        elif log[at] == _STRING:
+        elif log[at] == STRING:
             end = at + 3 + (log[at + 1] | log[at + 2] << 8)
             found += "s"
             parts.append(log[at + 1 : end])
@@ -134,8 +130,8 @@ def _item(log: bytes, at: int) -> tuple[str, int, bytes]:
 
 def _value(log: bytes, at: int, count: int) -> tuple[str, int, bytes]:
     """A typed value: what it is called is the shape's, its number takes 64 bits."""
-    kind, word = _VALUE.unpack_from(log, at + 3)
-    at += 3 + _VALUE.size
+    kind, word = VALUE.unpack_from(log, at + 3)
+    at += 3 + VALUE.size
     name = log[at : at + count].decode("ascii", "replace")
     if kind >= len(VALUE_KINDS) or len(name) < count or (name and name_error(name)):
         raise _OddError

@@ -37,6 +37,11 @@ def adopt(trap: TrapEngine) -> None:
             if change.kind is Kind.RAW:
                 space.raw[change.address] = change.data
                 space.remove_raw(change.address)
+            elif change.kind is Kind.COPY:
+                # Here: dumps are rare, and this one's tracer is no more.
+                from dprobed.tracer.dump.copied import reap_lost
+
+                reap_lost(trap.group, space, thread, change)
         trap.sigtrap.adopt(thread, lost)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import msgspec
 
 from dprobed.engine.budget import Account
@@ -41,6 +43,30 @@ class Inserted(msgspec.Struct):
     def variables(self) -> protocol.LocalVariables:
         """Its local variables, as the daemon is told."""
         return protocol.LocalVariables(self.number, self.executor.locals.read(), self.inherited)
+
+    def count_on(self, former: protocol.Counted, when: int) -> None:
+        """Go on from what it had counted here under another tracer, at ``when`` (monotonic ns)."""
+        gone = max(0, time.monotonic_ns() - when)
+        statuses = {status.probe: status for status in former.probes}
+        for probe in self.probes:
+            if probe.index in statuses:
+                probe.count_on(statuses[probe.index], gone)
+        for variables in former.variables:
+            self.executor.locals.write(0, variables.words)
+            self.inherited = variables.inherited
+
+    def twin(self, variables: ListVariables) -> Inserted:
+        """The same for a fork child, which has its own global ``variables``; no probes yet."""
+        return Inserted(
+            self.number,
+            self.program,
+            self.executor.copy(variables),
+            self.check_opcode,
+            self.engine,
+            self.label,
+            self.budget,
+            self.follow_forks,
+        )
 
 
 class VariableValues(msgspec.Struct, frozen=True):

@@ -28,6 +28,7 @@ from dprobed.engine.affinity import Affinity, become_scheduling_group
 from dprobed.proc import procfs
 from dprobed.resolver.client import Resolver, wait_for
 from dprobed.tracee.tracees import Tracees
+from dprobed.tracer.counting import Counting
 from dprobed.tracer.debug.invitation import TICK as DEBUGGER_TICK
 from dprobed.tracer.loop import StopLoop
 from dprobed.tracer.reporter import FLUSH, Reporter
@@ -38,6 +39,8 @@ from dprobed.wire import protocol
 from dprobed.wire.framing import Unpacker
 
 _IDLE: Final = 5.0
+#: Seconds between ticks, at most, as long as there are hits.
+_BUSY: Final = 1.0
 #: Seconds in which a resolver answers mostly; then those in turn in which hits are served, and its
 #: answer is waited for.
 _RESOLVER_SOON: Final = 0.001
@@ -53,6 +56,7 @@ class Tracer:
         mailbox: socket.socket,
         affinity: Affinity,
         journal: ChangeJournal,
+        changes: int,
     ) -> None:
         self._sock = sock
         self._unpacker = Unpacker()
@@ -69,6 +73,7 @@ class Tracer:
             Resolver(mailbox, self._await_resolver),
             journal,
         )
+        self._counting = Counting(changes, self._targets)
         self._requests = Requests(self._targets)
         self._wakeup: tuple[int, int] | None = None
         #: Whether more stops may be there than we looked at.
@@ -87,7 +92,9 @@ class Tracer:
                 self._turn()
         finally:
             self._targets.is_closing = True
+            now = time.monotonic_ns()
             self._targets.detach_all(self._loop.run)
+            self._counting.end(now)
             self._reporter.finish()
 
     def _turn(self) -> None:
@@ -195,15 +202,19 @@ class Tracer:
         served = sum(target.engines.runner.served for target in targets)
         if served == self._served:
             debugged = any(target.debugger.is_expected for target in targets)
-            idle = DEBUGGER_TICK if debugged else _IDLE
+            idle = _BUSY if self._counting.is_behind(served) else _IDLE
+            idle = DEBUGGER_TICK if debugged else idle
             signal.setitimer(signal.ITIMER_REAL, idle, idle)
             self._affinity.release_cpu()
             self._targets.forget_ended()
+        elif signal.getitimer(signal.ITIMER_REAL)[1] > _BUSY:
+            signal.setitimer(signal.ITIMER_REAL, _BUSY, _BUSY)
         self._served = served
         for target in targets:
             self._tracees.blamed = target.group
             target.tick()
         self._tracees.blamed = None
+        self._counting.tick(served)
 
     # --- debuggers ---
 
@@ -280,4 +291,4 @@ def main(sock: socket.socket, mailbox: socket.socket, changes: int) -> None:
     gc.disable()
     pid = os.getpid()
     journal = ChangeJournal(changes, pid, procfs.start_time(pid) or 0)
-    Tracer(sock, mailbox, Affinity(become_scheduling_group()), journal).run()
+    Tracer(sock, mailbox, Affinity(become_scheduling_group()), journal, changes).run()

@@ -7,16 +7,22 @@ attached to, and detached from at once: by that threads leave our pages, which a
 dispositions and debug registers are put right.
 
 A process that has another tracer by now is left alone, and stays in the journal.
+
+A child that was forked before its tracer was killed has the breakpoints, too, and may have another
+parent by now. So every process that this user may write to is looked at once, for a breakpoint at
+one of the places with the bytes around it that were there.
 """
 
 from __future__ import annotations
 
-import logging
+import contextlib
 import os
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Iterator
+from itertools import islice
 from typing import Final
 
 from dprobed.arch.x86_64.breakpoint import INT3
+from dprobed.arch.x86_64.paging import PAGE
 from dprobed.change_journal import Change, Kind, SiteChange
 from dprobed.proc import procfs
 from dprobed.tracer.inserted import RequestError
@@ -25,8 +31,15 @@ from dprobed.wire import protocol
 
 #: Descendants of one process that are looked at: they have its breakpoints if it forked meanwhile.
 _DESCENDANTS: Final = 1000
-
-_log = logging.getLogger(__name__)
+#: Places by which a copy of a text is known, and the bytes around each that it takes.
+_OLDEST: Final = 4
+_CONTEXT: Final = 8
+#: Bytes of an entry of ``pagemap``, and what its bits say: that the page is there, in memory or
+#: swapped out, and that it is of a file, or shared.
+# Documentation/admin-guide/mm/pagemap.rst
+_ENTRY: Final = 8
+_IS_THERE: Final = 3 << 62
+_OF_FILE: Final = 1 << 61
 
 
 class Orphans:
@@ -44,7 +57,10 @@ class Orphans:
                 self._journal.drop(pid, start)
             else:
                 there.append((pid, changes))
-        removed = {pid: restore(pid, changes) for pid, changes in there}
+        seen: set[int] = set()
+        removed = {pid: restore(pid, changes, seen) for pid, changes in there}
+        for stray in strays([changes for _, changes in there], seen):
+            self._tell("recovered", stray, "breakpoints of its parent's lost tracer removed")
         return [pid for pid, _ in there if not self._release(pid, removed[pid])]
 
     def _release(self, pid: int, removed: int) -> bool:
@@ -69,27 +85,80 @@ class Orphans:
         self._targets.context.reporter.send(protocol.TargetEvent(kind, pid, pid, text))
 
 
-def restore(pid: int, changes: Iterable[Change]) -> int:
-    """Restore a process's text, and that of its fork children; how many breakpoints there were."""
+def restore(pid: int, changes: Iterable[Change], seen: set[int]) -> int:
+    """Restore a process's text, and that of its fork children; how many breakpoints there were.
+
+    ``seen``: gets them all.
+    """
     text = _Text(changes)
     family = [pid]
     count = 0
     for each in family:
+        seen.add(each)
         if len(family) <= _DESCENDANTS:
             family += procfs.children(each)
-        found = procfs.status(each)
-        if found is None or found.tracer:
-            continue  # It is gone, or traced by another process, whose breakpoints these may be.
-        try:
-            memory = os.open(f"/proc/{procfs.live_thread(each)}/mem", os.O_RDWR | os.O_CLOEXEC)
-        except OSError as error:
-            _log.info("process %d: %s", each, error)
-            continue
-        try:
-            count += text.restore(memory)
-        finally:
-            os.close(memory)
+        with _memory(each) as memory:
+            if memory is not None:
+                count += text.restore(memory)
     return count
+
+
+def strays(orphans: list[list[Change]], seen: Container[int]) -> Iterator[int]:
+    """Restore the text of all other processes that have breakpoints of these; each of them."""
+    texts = [text for changes in orphans if (text := _Text(changes)).marks]
+    if not texts:
+        return
+    for name in os.listdir("/proc"):  # noqa: PTH208
+        if not name.isdecimal() or (pid := int(name)) in seen or pid == os.getpid():
+            continue
+        with _memory(pid) as memory:
+            if memory is None:
+                continue
+            its = [text for text in texts if text.restore(memory, text.marks)]
+            for text in its:
+                text.restore(memory)
+            if its:
+                yield pid
+
+
+class _Memory:
+    """A process's memory, where breakpoints may be. Raises OSError."""
+
+    def __init__(self, tid: int) -> None:
+        self.descriptor: Final = os.open(f"/proc/{tid}/mem", os.O_RDWR | os.O_CLOEXEC)
+        try:
+            self._pagemap: Final = os.open(f"/proc/{tid}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            os.close(self.descriptor)
+            raise
+
+    def close(self) -> None:
+        """Close the descriptors."""
+        os.close(self.descriptor)
+        os.close(self._pagemap)
+
+    def has_own(self, address: int) -> bool:
+        """Whether the page is a copy that the process has of its own, as it is where a breakpoint
+        was written; raises OSError. Others would perhaps be waited for without end: a file system
+        does not answer, the process itself is to fill them."""
+        entry = int.from_bytes(os.pread(self._pagemap, _ENTRY, address // PAGE * _ENTRY), "little")
+        return bool(entry & _IS_THERE) and not entry & _OF_FILE
+
+
+@contextlib.contextmanager
+def _memory(pid: int) -> Iterator[_Memory | None]:
+    """A process's memory to write to; None: it is gone, not ours to write to, or traced by another
+    process, whose breakpoints may be there."""
+    found = procfs.status(pid)
+    memory = None
+    if found is not None and not found.tracer:
+        with contextlib.suppress(OSError):
+            memory = _Memory(procfs.live_thread(pid))
+    try:
+        yield memory
+    finally:
+        if memory is not None:
+            memory.close()
 
 
 class _Text:
@@ -110,21 +179,29 @@ class _Text:
                 self._sites.append(site)
                 self._original[site.address] = site.original[0]
 
-    def restore(self, memory: int) -> int:
-        """Restore it; how many breakpoints there were."""
-        count = 0
-        for site in self._sites:
+    @property
+    def marks(self) -> list[SiteChange]:
+        """The oldest places that a copy is known by: not by a lone byte."""
+        known = (each for each in self._sites if len(each.before + each.behind) >= _CONTEXT)
+        return list(islice(known, _OLDEST))
+
+    def restore(self, memory: _Memory, sites: Iterable[SiteChange] | None = None) -> int:
+        """Restore it, or these places of it; how many breakpoints there were."""
+        count, descriptor = 0, memory.descriptor
+        for site in self._sites if sites is None else sites:
             first = site.address - len(site.before)
             size = len(site.before) + 1 + len(site.behind)
             try:
-                now = bytearray(os.pread(memory, size, first))
+                if not memory.has_own(site.address):
+                    continue
+                now = bytearray(os.pread(descriptor, size, first))
                 if now[len(site.before) : len(site.before) + 1] != INT3 or len(now) != size:
                     continue
                 for offset, byte in enumerate(now):
                     if byte == INT3[0]:  # Other places may be near.
                         now[offset] = self._original.get(first + offset, byte)
                 if bytes(now) == site.before + site.original[:1] + site.behind:
-                    count += os.pwrite(memory, site.original[:1], site.address)
+                    count += os.pwrite(descriptor, site.original[:1], site.address)
             except (OSError, OverflowError):
                 continue
         return count

@@ -74,6 +74,22 @@ class Programs:
         """Those of the programs that have some."""
         return [each.variables() for each in self.inserted.values() if each.program.header.vars]
 
+    def counted(self) -> protocol.Counted:
+        """What all of them have counted."""
+        return protocol.Counted(
+            self._pid,
+            procfs.start_time(self._pid) or 0,
+            self.statuses(),
+            self.local_variables(),
+            self.globals.read(),
+        )
+
+    def sums(self) -> tuple[int, int, int]:
+        """What changes whenever something is counted, a variable is set, or a program comes."""
+        words = sum(sum(each.executor.locals.read()) for each in self.inserted.values())
+        hits = sum(probe.hits for probe in self.probes())
+        return len(self.inserted), hits, words + sum(self.globals.read())
+
     def describe(self, number: int) -> dict[str, object]:
         """Facts about a program, for the JSON file beside a core."""
         inserted = self.inserted.get(number)
@@ -132,6 +148,10 @@ class Programs:
             request.follow_forks,
         )
         inserted.probes = self._probes_of(inserted)
+        if request.former is not None:
+            inserted.count_on(request.former, request.former_time)
+            self.globals.grow(len(request.former.globals))
+            self.globals.write(0, request.former.globals)
         self._charge(inserted)
         self.inserted[request.program] = inserted
         if not self.launching:
@@ -198,16 +218,7 @@ class Programs:
         self.globals.write(0, variables.globals)
         self.launching = other.launching
         for inserted in other.that_follow():
-            twin = Inserted(
-                inserted.number,
-                inserted.program,
-                inserted.executor.copy(self.globals),
-                inserted.check_opcode,
-                inserted.engine,
-                inserted.label,
-                inserted.budget,
-                inserted.follow_forks,
-            )
+            twin = inserted.twin(self.globals)
             if inserted.number in variables.locals:
                 twin.executor.locals.write(0, variables.locals[inserted.number])
             twin.inherited = twin.executor.locals.read()

@@ -323,6 +323,10 @@ class TracedProcess:
             self.group.tracees.dispatch_deferred(self.group)
             return not self.group.threads
         self.debugger.close()
+        if self._is_dumped and self._dumps is not None:
+            # Nobody is there any more for whom it is; its copy goes before us, and not by our end,
+            # after which the target would have its zombie.
+            self._dumps.abandon("dprobed has ended", "dprobed has ended")
         self.programs.places.fail_overwritten()
         for probe in self.programs.probes():
             probe.attachments.clear()

@@ -62,6 +62,8 @@ class Targets:
         #: Ended targets, and when they ended: an orphan of theirs may still appear.
         self._ended: Final[deque[tuple[float, TracedProcess]]] = deque()
         self._tracees: Final = tracees
+        #: What those had counted from which we have detached since we are about to end.
+        self.left: Final[list[protocol.Counted]] = []
         #: An internal error while detaching from a target.
         self._defect: Exception | None = None
 
@@ -162,6 +164,8 @@ class Targets:
 
     def finish(self, target: TracedProcess, end: tuple[str, int]) -> None:
         """A target has ended, or we have detached from it."""
+        if self.is_closing and end[0] == "detached":
+            self.left.append(target.programs.counted())
         target.finish(end)
         self.by_pid.pop(target.pid, None)
         if end[0] == "detached":

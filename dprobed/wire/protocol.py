@@ -11,6 +11,7 @@ Codec only: nothing here opens a socket.
 # one when a decoder is made, which takes four times as long.
 
 from enum import StrEnum
+from typing import Final
 
 import msgspec
 
@@ -74,6 +75,8 @@ class Insert(msgspec.Struct, tag=True, frozen=True):
     in ``Facilities``, as ``acting``. ``label``: its name in notices. ``budget``:
     what it may cost in this target. ``follow_forks``: children of the target get it, and theirs.
     ``engine``: which serves its code probes (``wire.engines``); ``auto``: the cheapest that can.
+    ``former``: what it had counted in this target when its tracer was last able to say so, at
+    ``former_time`` (monotonic ns): it goes on from there.
     """
 
     seq: int
@@ -87,6 +90,8 @@ class Insert(msgspec.Struct, tag=True, frozen=True):
     budget: Limits | None = None
     follow_forks: bool = False
     engine: str = AUTO
+    former: "Counted | None" = None
+    former_time: int = 0
 
 
 class Remove(msgspec.Struct, tag=True, frozen=True):
@@ -166,6 +171,10 @@ Request = (
 )
 
 
+#: The reason that stands in ``no_dumps`` for all those that are too many to be counted one by one.
+OTHER_REASONS: Final = "other reasons"
+
+
 class ProbeStatus(msgspec.Struct, frozen=True, array_like=True):
     """One probe of one program in this target.
 
@@ -176,6 +185,7 @@ class ProbeStatus(msgspec.Struct, frozen=True, array_like=True):
     ``engine``: which one serves it: ``trap``, or ``watch``; empty while it has no place.
     ``present_ns``: since it was first in; for ``asleep_ns`` of that it was throttled. ``dumped``:
     cores that were written for it; ``no_dumps``: hits that asked for one in vain, by reason.
+    ``uncounted_ns``: for how long of that dprobed itself was gone, and came again.
     """
 
     program: int
@@ -195,6 +205,7 @@ class ProbeStatus(msgspec.Struct, frozen=True, array_like=True):
     present_ns: int = 0
     dumped: int = 0
     no_dumps: dict[str, int] = {}
+    uncounted_ns: int = 0
 
 
 class LocalVariables(msgspec.Struct, frozen=True, array_like=True):
@@ -203,6 +214,18 @@ class LocalVariables(msgspec.Struct, frozen=True, array_like=True):
     program: int
     words: list[int]
     inherited: list[int] = []
+
+
+class Counted(msgspec.Struct, frozen=True, array_like=True):
+    """What a target's probes and variables had counted, as its tracer notes it for whoever comes
+    after it. ``start``: with ``pid`` it identifies the process. ``globals``: empty where they are
+    there already."""
+
+    pid: int
+    start: int
+    probes: list[ProbeStatus]
+    variables: list[LocalVariables]
+    globals: list[int] = []
 
 
 class DumpStatus(msgspec.Struct, frozen=True, array_like=True):
@@ -350,6 +373,7 @@ class Ended(msgspec.Struct, tag=True, frozen=True):
 
 Event = Records | Places | Changed | TargetEvent | Forked | Ended
 
+_decode_counts = msgspec.msgpack.Decoder(list[Counted]).decode
 _encode = msgspec.msgpack.Encoder().encode
 _decode_request = msgspec.msgpack.Decoder(Request).decode
 _decode_from_tracer = msgspec.msgpack.Decoder(Reply | Event).decode
@@ -358,6 +382,19 @@ _decode_from_tracer = msgspec.msgpack.Decoder(Reply | Event).decode
 def pack(message: Request | Reply | Event) -> bytes:
     """The message as it goes over the socket, its length first."""
     return frame(_encode(message))
+
+
+def pack_counts(counts: list[Counted]) -> bytes:
+    """What a tracer's targets have counted, as it notes that (``last_counts``)."""
+    return _encode(counts)
+
+
+def decode_counts(note: bytes) -> list[Counted]:
+    """What a tracer has noted; raises ProtocolError."""
+    try:
+        return _decode_counts(note)
+    except msgspec.MsgspecError as error:
+        raise ProtocolError(str(error)) from error
 
 
 def decode_request(body: bytes) -> Request:

@@ -15,6 +15,7 @@ from dprobed.backend import BackendGone, BackendRefused, Backends, OnEvent
 from dprobed.daemon.app import App, build_public
 from dprobed.daemon.child_process import User
 from dprobed.daemon.gate import Gate
+from dprobed.daemon.kept import Kept
 from dprobed.daemon.resolver_process import Resolvers
 from dprobed.policy.config import Config
 from dprobed.policy.store import PolicyStore
@@ -164,6 +165,8 @@ class FakeBackends:
     def __init__(self) -> None:
         self.made: list[FakeBackend] = []
         self.pids: frozenset[int] = frozenset()
+        #: By the owner of the processes.
+        self.recovering: dict[int, list[asyncio.Future[None]]] = {}
 
     async def start(self, on_event: OnEvent, *, uid: int, gid: int, owner: int) -> FakeBackend:
         """One more."""
@@ -171,6 +174,10 @@ class FakeBackends:
         self.made.append(backend)
         await asyncio.sleep(0)
         return backend
+
+    def recoveries(self, owner: int) -> list[asyncio.Future[None]]:
+        """Those that the test has made."""
+        return [each for each in self.recovering.get(owner, []) if not each.done()]
 
     async def recover_orphans(self, patience: float) -> None:
         """There are none."""
@@ -264,13 +271,19 @@ def facts(pid: int, uid: int = 1000, start: int = 1) -> Process:
 class FakeDaemon:
     """Root's daemon with fake backends, in a world of processes that ``processes`` is."""
 
-    def __init__(self, config: Config, kernel: Backends | None = None) -> None:
+    def __init__(
+        self, config: Config, kernel: Backends | None = None, kept: Kept | None = None
+    ) -> None:
         self.resolvers = FakeResolvers()
         self.backends = FakeBackends()
         self.processes = {pid: facts(pid) for pid in range(PID, PID + 100)}
         store = PolicyStore(config, 0)
         self.app: App = build_public(
-            self.backends, Gate(store, process=self.processes.get), self.resolvers, kernel=kernel
+            self.backends,
+            Gate(store, process=self.processes.get),
+            self.resolvers,
+            kernel=kernel,
+            kept=kept,
         )
 
     async def ask(self, client: FakeClient, request: messages.Request, kind: type[R]) -> R:

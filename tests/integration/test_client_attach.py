@@ -12,6 +12,7 @@ import pytest
 from tests.integration.client_support import (
     DPROBE,
     Cat,
+    Daemon,
     cat,
     children,
     dprobe,
@@ -151,6 +152,26 @@ def test_two_at_once_each_have_their_own(tmp_path: Path) -> None:
         assert "traced" in refused.stderr
         one.send_signal(signal.SIGINT)
         one.communicate(timeout=30)
+
+
+def test_what_others_cost_is_not_its_own(daemon: Daemon, tmp_path: Path) -> None:
+    """In a process that is probed already; its whole cost is in `query -x`."""
+
+    def spent() -> int:
+        (target,) = (row for row in daemon.json("query", "-x") if row["type"] == "target")
+        return int(target["overhead_ns"])
+
+    with cat() as target:
+        assert daemon.dprobe("insert", "-p", target.pid, program(tmp_path)).returncode == 0
+        for _ in range(20):
+            target.say("before")
+        before = spent()
+        assert before > 0
+        other = program(tmp_path, name="other")
+        done = daemon.dprobe("attach", "--json", "--duration", "10ms", "-p", target.pid, other)
+        assert done.returncode == 0, done.stderr
+        summary = parsed(done.stdout)[-1]
+        assert 0 <= summary["overhead_ns"] <= spent() - before
 
 
 @pytest.mark.parametrize(

@@ -78,11 +78,16 @@ def test_who_stands_is_the_first_line(
             held = found["suspended"] or found["debugger"]["held"]
             assert held == [target.pid]
         assert said in daemon.dprobe("query", "-o", "pid,hits").stderr
+        assert (
+            f"held       process {target.pid} stands at a probe" in daemon.dprobe("status").stdout
+        )
+        assert parsed(daemon.dprobe("status", "--json").stdout)[0]["standing"] == [target.pid]
     finally:
         done = daemon.dprobe("resume", target.pid)
         assert done.returncode == 0, done.stderr
     assert target.process.stdout.readline() == b"abc\n"
     assert said not in daemon.dprobe("query").stdout
+    assert parsed(daemon.dprobe("status", "--json").stdout)[0]["standing"] == []
 
 
 @pytest.mark.parametrize("end", ["exit debugger", "suspend\n    exit"])

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.conftest import BuildTarget
-from tests.integration.client_support import Peer, cat, dprobe, program, running_daemon
+from tests.integration.client_support import DPROBE, Peer, cat, dprobe, program, running_daemon
 from tests.integration.policy_support import upload
 from tests.integration.silent_fs import SilentFiles
 
@@ -143,6 +146,138 @@ def test_a_trace_where_nobody_answers(files: SilentFiles, tmp_path: Path) -> Non
         finally:
             files.answer()
         assert daemon.dprobe("trace", "start", tmp_path / "trace").returncode == 0
+
+
+def test_a_socket_where_nobody_answers(files: SilentFiles) -> None:
+    path = files.mount / "control.sock"
+    files.mute()
+    try:
+        done = dprobe("--socket", path, "query")
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr == f"dprobe: {path}: its file system does not answer\n"
+    finally:
+        files.answer()
+
+
+def test_a_name_is_completed_where_nobody_answers(files: SilentFiles) -> None:
+    words = {"COMP_WORDS": f"dprobe places {files.mount}/", "COMP_CWORD": "2"}
+    files.mute()
+    try:
+        done = dprobe(env={**os.environ, **words, "_DPROBE_COMPLETE": "bash_complete"})
+        assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "", "")
+    finally:
+        files.answer()
+
+
+def test_cores_where_nobody_answers(files: SilentFiles) -> None:
+    options = {"env": {**os.environ, "DPROBED_DUMPS": str(files.mount)}}
+    files.mute()
+    try:
+        for arguments in (["dumps"], ["dumps", "remove", "--all"], ["dumps", "gdb", "one"]):
+            done = dprobe(*arguments, **options)
+            assert (done.returncode, done.stdout) == (2, "")
+            assert done.stderr == f"dprobe: {files.mount}: its file system does not answer\n"
+    finally:
+        files.answer()
+
+
+@contextmanager
+def _client(*arguments: object, **options: Any) -> Iterator[subprocess.Popen[str]]:
+    """A command that works while its file system ceases to answer."""
+    command = [str(DPROBE), *map(str, arguments)]
+    streams: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **options}
+    with subprocess.Popen(command, **streams) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def _trace(path: Path, records: int) -> Path:
+    """A file of so many records."""
+    record = {
+        "type": "record",
+        "program": "p",
+        "major": 1,
+        "minor": 1,
+        "module": "m",
+        "place": "f+0x0",
+        "pid": 1,
+        "tid": 1,
+        "comm": "p",
+        "uid": 0,
+        "cpu": 0,
+        "time": 1,
+        "hit": 1,
+        "exit": "exit",
+        "log": [{"string": "x" * 1000}],
+    }
+    path.write_text(f"{json.dumps(record, separators=(',', ':'))}\n" * records)
+    return path
+
+
+def test_a_trace_that_does_not_answer(build_target: BuildTarget, tmp_path: Path) -> None:
+    source = _trace(tmp_path / "t.jsonl", 2000)
+    made = tmp_path / "made"
+    with SilentFiles(build_target("silent_fs.c"), tmp_path, source) as files:
+        done = dprobe("trace", "stat", "--json", files.path)
+        assert json.loads(done.stdout)["records"] == 2000
+        files.mute()
+        try:
+            for arguments in (
+                ["show", files.path],
+                ["show", files.mount],
+                ["stat", files.path],
+                ["convert", files.path, "--format", "text", "-o", made],
+                ["convert", files.path, "--format", "ctf", "-o", made],
+            ):
+                done = dprobe("trace", *arguments)
+                assert (done.returncode, done.stdout) == (2, "")
+                assert done.stderr == f"dprobe: {arguments[1]}: its file system does not answer\n"
+            for form in ("text", "ctf"):
+                where = files.mount / "made"
+                done = dprobe("trace", "convert", source, "--format", form, "-o", where)
+                assert done.returncode == 1
+                assert "its file system does not answer" in done.stderr
+        finally:
+            files.answer()
+        assert not made.exists()
+
+
+def test_a_trace_that_ceases_to_answer(build_target: BuildTarget, tmp_path: Path) -> None:
+    """It has been read in part; not even the end of the client waits for it."""
+    source = _trace(tmp_path / "t.jsonl", 5000)
+    with (
+        SilentFiles(build_target("silent_fs.c"), tmp_path, source) as files,
+        _client("trace", "show", files.path) as reading,
+    ):
+        assert reading.stdout is not None
+        # What is shown goes into a pipe, which is full long before all of the file was read.
+        assert reading.stdout.readline()
+        files.mute()
+        try:
+            rest, complaint = reading.communicate(timeout=60)
+        finally:
+            files.answer()
+        assert reading.returncode == 2
+        assert complaint == f"dprobe: {files.path}: its file system does not answer\n"
+        assert rest.count("\n") < 5000
+
+
+def test_an_output_that_ceases_to_answer(files: SilentFiles, tmp_path: Path) -> None:
+    source = program(tmp_path)
+    command = ["sh", "-c", "echo begun; read line; echo ended"]
+    with _client("run", "-o", files.path, source, "--", *command, stdin=subprocess.PIPE) as run:
+        assert run.stdout is not None
+        assert run.stdout.readline() == "begun\n"
+        files.mute()
+        try:
+            rest, complaint = run.communicate("go on\n", timeout=60)
+        finally:
+            files.answer()
+        assert (run.returncode, rest) == (0, "ended\n")
+        says = f"{files.path}: its file system does not answer; no further records are written"
+        assert complaint == f"dprobe: {says}\n"
 
 
 def test_what_is_open_already_is_the_clients_own(tmp_path: Path) -> None:

@@ -27,3 +27,13 @@ def test_killed_at_a_random_moment(
         one.run(what, who)
     finally:
         one.end()
+
+
+@pytest.mark.parametrize("what", faults.WHAT)
+def test_a_daemon_is_killed_with_what_is_under_it(binary: Path, tmp_path: Path, what: str) -> None:
+    chance = random.Random()
+    one = faults.DaemonRound(binary, tmp_path, chance)
+    try:
+        one.run(what, chance.choice(faults.WHO))
+    finally:
+        one.end()

@@ -116,6 +116,26 @@ def test_exec_places_the_probes_again(
     assert len(execs) == 6
 
 
+def test_exec_keeps_a_sigtrap_that_is_ignored(start: Start, trace: Trace) -> None:
+    """Hits before it have reset that in the kernel; the program that is executed has it."""
+    script = 'trap "" TRAP; echo ready; read x; echo hit; exec sh -c "echo ready; read x"'
+    target = start("/bin/sh", "-c", script)
+
+    def is_ignored() -> bool:
+        fields = Path(f"/proc/{target.pid}/status").read_text().split("SigIgn:")[1].split()
+        return bool(int(fields[0], 16) >> (signal.SIGTRAP - 1) & 1)
+
+    assert is_ignored()
+    tracer = trace(target)
+    number = tracer.put(counting("libc.so.6", "write"))
+    target.go()
+    target.expect("hit")
+    target.expect("ready")
+    assert sum(tracer.hits(number)) > 0
+    tracer.detach()
+    assert is_ignored()
+
+
 def test_exec_of_another_program_leaves_probes_pending(
     build_target: BuildTarget, start: Start, trace: Trace
 ) -> None:

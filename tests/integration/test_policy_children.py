@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.integration.client_support import PATIENCE, Json, program
+from tests.integration.client_support import PATIENCE, Daemon, Json, Peer, program
 from tests.integration.policy_support import (
     NOBODY,
     Place,
@@ -25,56 +26,73 @@ from tests.integration.policy_support import (
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can serve other users")
 
 
+class Shell:
+    """A shell of another user's, which goes on by a line that it reads."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        self.pid = process.pid
+        self.stdout = process.stdout
+        self._stdin = process.stdin
+        self._process = process
+
+    def go(self) -> None:
+        self._stdin.write(b"go\n")
+        self._stdin.flush()
+
+    def end(self) -> None:
+        self._stdin.close()
+        assert self._process.wait(PATIENCE) == 0
+
+
+@contextmanager
+def with_shell(place: Place, script: str) -> Iterator[tuple[Daemon, Shell, Peer]]:
+    """A daemon, a shell that runs a script, and its user's connection."""
+    with (
+        place.daemon() as daemon,
+        subprocess.Popen(
+            ["dash", "-c", script],
+            user=NOBODY,
+            group=NOBODY,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        ) as process,
+        asking(daemon) as peer,
+    ):
+        yield daemon, Shell(process), peer
+
+
 def test_a_child_that_is_followed_is_decided_about_by_itself(place: Place) -> None:
     rule = place.write(
         '[[policy]]\nname = "p"\nmatch = { exe = "dash", parent = "dash" }\nrights.self = "deny"\n'
     )
-    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    command = ["dash", "-c", "read a; (read b; echo child); echo parent"]
-    with (
-        place.daemon() as daemon,
-        subprocess.Popen(command, user=NOBODY, group=NOBODY, **pipes) as target,
-        asking(daemon) as peer,
-    ):
-        assert target.stdin is not None
-        assert target.stdout is not None
-        answer(peer, {"type": "attach", "id": 1, "pid": target.pid, "follow_forks": True})
-        assert insert(peer, target.pid)["type"] == "inserted"
-        target.stdin.write(b"go\n")
-        target.stdin.flush()
+    with with_shell(place, "read a; (read b; echo child); echo parent") as (_, shell, peer):
+        answer(peer, {"type": "attach", "id": 1, "pid": shell.pid, "follow_forks": True})
+        assert insert(peer, shell.pid)["type"] == "inserted"
+        shell.go()
         child = report(peer, "forked")["pid"]
         while (change := report(peer, "state"))["probes"][0]["state"] != "removed":
             pass
         assert change["pid"] == child
         assert f"policy p ({rule}:1) gives nothing" in change["probes"][0]["reason"]
-        target.stdin.write(b"go\n")
-        target.stdin.flush()
-        assert target.stdout.read() == b"child\nparent\n"
-        assert target.wait(PATIENCE) == 0
+        shell.go()
+        assert shell.stdout.read() == b"child\nparent\n"
+        shell.end()
 
 
 def test_policies_that_are_read_anew_say_whether_forks_are_followed(place: Place) -> None:
     policy = '[[policy]]\nname = "p"\nmatch = {{ exe = "dash" }}\nfollow_forks = {follow}\n'
     place.write(policy.format(follow="false"))
-    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    command = ["dash", "-c", "while read line; do (echo child); done"]
-    with (
-        place.daemon() as daemon,
-        subprocess.Popen(command, user=NOBODY, group=NOBODY, **pipes) as target,
-        asking(daemon) as peer,
-    ):
-        assert target.stdin is not None
-        assert target.stdout is not None
+    script = "while read line; do (echo child); done"
+    with with_shell(place, script) as (daemon, shell, peer):
 
         def fork() -> None:
-            assert target.stdin is not None
-            assert target.stdout is not None
-            target.stdin.write(b"go\n")
-            target.stdin.flush()
-            assert target.stdout.readline() == b"child\n"
+            shell.go()
+            assert shell.stdout.readline() == b"child\n"
 
-        attach(peer, target.pid)
-        assert insert(peer, target.pid)["type"] == "inserted"
+        attach(peer, shell.pid)
+        assert insert(peer, shell.pid)["type"] == "inserted"
         fork()
         assert (
             report(peer, "notice")["text"] == "detached from a child, which goes on without probes"
@@ -90,8 +108,7 @@ def test_policies_that_are_read_anew_say_whether_forks_are_followed(place: Place
         assert (
             report(peer, "notice")["text"] == "detached from a child, which goes on without probes"
         )
-        target.stdin.close()
-        assert target.wait(PATIENCE) == 0
+        shell.end()
 
 
 @pytest.mark.parametrize("follow", ["true", "false"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,10 +11,14 @@ from pathlib import Path
 import pytest
 
 from dprobed import change_journal
+from dprobed.proc import procfs
+from dprobed.tracee import ptrace
 from tests.conftest import BuildTarget
 from tests.integration.client_support import (
     PATIENCE,
     Daemon,
+    Json,
+    parsed,
     running_daemon,
     tracer_of,
     wait_end,
@@ -130,7 +135,7 @@ def test_the_next_daemon_does_it_when_both_were_killed(
     assert text(target.pid) != before
     assert catches(target)
     with running_daemon(tmp_path) as daemon:
-        assert daemon.json("query") == []
+        daemon.json("remove", "--all")
         assert daemon.process.stderr is not None
         said = daemon.process.stderr.readline()
         assert f"process {target.pid}: 3 breakpoints of its lost tracer removed" in said
@@ -185,4 +190,79 @@ def test_what_it_takes_is_not_the_targets_to_say(
         asked += 1
     # What it takes to answer us, over and over, is no part of it.
     assert cpu_seconds(daemon.process.pid) < before + 1 + 2 * asked * to_ask
+    assert is_whole(target)
+
+
+def test_a_child_that_has_another_parent_by_now(
+    build_target: BuildTarget, start: Start, trace: Trace, recover: Recover
+) -> None:
+    """Forked while its parent's tracer stood still, which then was killed: nobody has seen it."""
+    binary = build_target("strays.c")
+    target = start(binary)
+    before = text(target.pid)
+    tracer = trace(target)
+    tracer.put(counting(binary, "probed"))
+    os.kill(tracer.pid, signal.SIGSTOP)
+    target.go()
+    while not procfs.children(target.pid):
+        assert target.process.poll() is None
+    target.tracer = None
+    tracer.kill()
+    target.expect("forked")
+    stray = target.number("stray")
+    assert procfs.parent(stray) != target.pid
+    assert recover(tracer) == []
+    now = text(stray)
+    # Where the gate is nobody comes by.
+    assert all(now[line] == before[line] for line in before if "[vdso]" not in line)
+    # It goes on, until there is no input any more.
+    ended = os.pidfd_open(stray)
+    target.go()
+    target.process.stdin.close()
+    assert select.select([ended], [], [], PATIENCE)[0]
+    os.close(ended)
+    target.expect("OK")
+    assert target.process.wait(PATIENCE) == 0
+
+
+def left_over(daemon: Daemon) -> Json:
+    """What ``doctor`` says of processes that nobody attends."""
+    rows = parsed(daemon.dprobe("doctor", "--json").stdout)
+    return next(row for row in rows if row["check"] == "processes of killed tracers")
+
+
+def test_what_nobody_attends_is_named(
+    guarded: Path, source: Path, start: Start, tmp_path: Path
+) -> None:
+    """By ``doctor``, also without a daemon, and by ``status``, with what to do about it."""
+    target = start(guarded)
+    before = text(target.pid)
+    with running_daemon(tmp_path) as daemon:
+        daemon.json("insert", source, "--pid", target.pid)
+        assert left_over(daemon)["result"] == "ok"
+        kill_both(daemon, target)
+    named = left_over(daemon)
+    assert (named["result"], str(target.pid) in named["detail"]) == ("no", True)
+    assert "start dprobed again" in named["remedy"]
+    # Another tracer has it by now: it stays as it is.
+    tids = procfs.threads(target.pid)
+    for tid in tids:
+        ptrace.seize(tid)
+    with running_daemon(tmp_path) as daemon:
+        (health,) = parsed(daemon.dprobe("status", "--json").stdout)
+        (problem,) = health["problems"]
+        assert f"processes {target.pid} have something left of a tracer" in problem
+        daemon.process.kill()
+        daemon.process.wait(PATIENCE)
+    for tid in tids:
+        ptrace.interrupt(tid)
+        _, status = os.waitpid(tid, 0x40000000)
+        # A breakpoint's signal, which the guard is waiting for; none if it stopped for us.
+        ptrace.detach(tid, 0 if status >> 16 else os.WSTOPSIG(status))
+    with running_daemon(tmp_path) as daemon:
+        daemon.json("remove", "--all")
+        assert text(target.pid) == before
+        (health,) = parsed(daemon.dprobe("status", "--json").stdout)
+        assert health["problems"] == []
+        assert left_over(daemon)["result"] == "ok"
     assert is_whole(target)

@@ -318,6 +318,11 @@ def test_flight_recorder(daemon: Daemon, tmp_path: Path) -> None:
         until(daemon, "t", lambda row: row["held"] == 1)
         daemon.json("trace", "save", "t")
         until(daemon, "t", lambda row: row["written"] == saved["records"] + 1)
+        for number in range(3):
+            target.say(f"and {number}")
+        until(daemon, "t", lambda row: row["held"] == 3)
+        stopped = daemon.dprobe("trace", "stop", "t")
+        assert stopped.stderr == "dprobe: 3 records that t still held are not written\n"
     first, second = sorted(folder.iterdir())
     kept = [int(text.split()[0]) for text in strings(first)]
     assert kept == list(range(60 - saved["records"], 60))
@@ -384,7 +389,7 @@ def test_disarmed_sessions_take_nothing(daemon: Daemon, tmp_path: Path) -> None:
         (["start", "{0}/again", "--name", "two"], "writes into"),
         (["start", "{0}/x", "--name", "a b"], "is not a valid session name"),
         (["start", "{0}/x", "--max-size", "much"], "is no size"),
-        (["start", "{0}/file"], "file exists"),
+        (["start", "{0}/file"], "it is no folder"),
         (["start", "--format", "journal", "--max-size", "1M"], "the journal takes neither"),
         (["stop", "nobody"], "there is no session nobody"),
         (["save", "again"], "is not a flight recorder"),

@@ -164,38 +164,63 @@ def test_a_daemon_that_is_killed_is_restarted_and_its_target_goes_on(
     query(service)
 
 
-#: Stores a descriptor and dies; the next one finds it.
-STORING = """
-import os, signal, time
-from dprobed.daemon.service import ServiceManager
+#: What outlives the daemon.
+CHANGES = "/run/dprobed/control.sock.changes"
+#: Waits until a tracer has noted hits in a process for whoever comes after it; how many.
+NOTED = f"""
+import pathlib, sys, time
+from dprobed import last_counts
+from dprobed.wire import protocol
 
-service = ServiceManager()
-service.ready("there")
-stored = service.stored()
-if stored:
-    with open("/run/found", "wb") as found:
-        found.write(os.pread(stored["journal"], 100, 0))
-    service.stopping()
-else:
-    memory = os.memfd_create("journal")
-    os.write(memory, b"written before it died")
-    assert service.store("journal", memory)
-    os.kill(os.getpid(), signal.SIGKILL)
+while True:
+    for journal in pathlib.Path("{CHANGES}").glob("[0-9]*"):
+        with journal.open("rb") as file:
+            note = last_counts.read(file.fileno())
+        for each in protocol.decode_counts(note[1]) if note is not None else ():
+            if each.pid == int(sys.argv[1]) and (hits := sum(one.hits for one in each.probes)):
+                sys.exit(print(hits))
+    time.sleep(0.05)
 """
 
 
-def test_a_descriptor_outlives_who_stored_it(service: Container) -> None:
-    service.write("/run/storing.py", STORING)
-    options = ("Type=notify", "NotifyAccess=main", "FileDescriptorStoreMax=4", "Restart=on-failure")
-    service.run(
-        "systemd-run",
-        "--unit=storing",
-        *(f"--property={each}" for each in options),
-        "/usr/lib/dprobed/bin/python",
-        "/run/storing.py",
-    )
-    service.until("the second", "storing.service", "ActiveState", "inactive")
-    assert service.out("cat", "/run/found") == "written before it died"
+def probes_of(service: Container, beat: Beat) -> list[Json]:
+    return [row for row in query(service) if row.get("pid") == int(beat.pid) and "state" in row]
+
+
+@pytest.mark.parametrize("who", ["main", "all"])
+def test_a_daemon_that_is_killed_goes_on_with_what_was_inserted(
+    service: Container, beat: Beat, who: str
+) -> None:
+    """The daemon, or it and its tracers: the same number, and what it has counted."""
+    insert(service, beat)
+    (probe,) = probes_of(service, beat)
+    service.write("/run/noted.py", NOTED)
+    counted = int(service.out("/usr/lib/dprobed/bin/python", "/run/noted.py", beat.pid))
+    # It is one that lives: what daemons die of, one after the other, is given up.
+    service.run("sh", "-c", f"while [ -e {CHANGES}/tries ]; do sleep 0.1; done")
+    before = main_pid(service)
+    service.run("systemctl", "kill", f"--kill-who={who}", "--signal=KILL", SERVICE)
+    restarted(service, before)
+    beat.goes_on()
+    deadline = time.monotonic() + PATIENCE
+    name = f"process {beat.pid}: program {probe['number']}"
+    while True:
+        now = [row for row in probes_of(service, beat) if row["state"] == "active"]
+        # The journal takes a line in a moment later.
+        said = service.out("journalctl", "-u", SERVICE, "-o", "cat").splitlines()
+        lines = [line for line in said if name in line]
+        if now and lines:
+            break
+        assert time.monotonic() < deadline, said
+    (taken,) = now
+    assert taken["number"] == probe["number"]
+    assert taken["hits"] >= counted
+    assert taken["uncounted_ns"] > 0
+    assert "taken over after a restart; not counted for" in lines[-1]
+    # What it has counted is there for whoever asks after its process's end, too.
+    service.run("dprobe", "remove", "--all")
+    assert beat.tracer() == "0"
+    beat.goes_on()
 
 
 def test_the_journal_has_fields(service: Container, beat: Beat) -> None:

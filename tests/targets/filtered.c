@@ -1,5 +1,6 @@
-/* Sleeps with a time limit behind a seccomp filter.   filtered kills|allows
- * kills: for restart_syscall, by which the kernel goes on with an interrupted one. */
+/* Sleeps with a time limit behind a seccomp filter.   filtered kills|allows|handles
+ * kills: for restart_syscall, by which the kernel goes on with an interrupted one.
+ * handles: kills for rt_sigreturn, with which a signal handler ends. */
 #include "hazard.h"
 #include <linux/filter.h>
 #include <linux/futex.h>
@@ -11,7 +12,7 @@
 #include <sys/syscall.h>
 #include <time.h>
 
-static int kills, never[2], word;
+static int kills, handles, never[2], word;
 
 static void *in_nanosleep(void *unused)
 {
@@ -36,10 +37,11 @@ static void *in_futex(void *unused)
 
 static void put_filter(void)
 {
-    unsigned answer = kills ? SECCOMP_RET_KILL_PROCESS : SECCOMP_RET_ALLOW;
+    unsigned answer = kills || handles ? SECCOMP_RET_KILL_PROCESS : SECCOMP_RET_ALLOW;
+    unsigned number = handles ? SYS_rt_sigreturn : SYS_restart_syscall;
     struct sock_filter code[] = {
         BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_restart_syscall, 0, 1),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, number, 0, 1),
         BPF_STMT(BPF_RET | BPF_K, answer),
         BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
     };
@@ -54,6 +56,7 @@ int main(int count, char **arguments)
     pthread_t threads[3];
     CHECK(count == 2 && pipe(never) == 0);
     kills = !strcmp(arguments[1], "kills");
+    handles = !strcmp(arguments[1], "handles");
     put_filter();
     for (int i = 0; i < 3; i++)
         CHECK(pthread_create(&threads[i], 0, calls[i], 0) == 0);

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import click
 from dprobe.commands import options
 from dprobe.lib.errors import UserError, os_error_text
 from dprobe.lib.programs import load, parse_defines
-from dprobe.lib.reading import create
+from dprobed.proc import far
 from dprobed.program.bytecode import encode
 from dprobed.program.model import ProgramError
 
@@ -48,7 +47,7 @@ def compile_command(source: str, output: str | None, defines: tuple[str, ...]) -
         sys.stdout.buffer.write(code)
         return
     try:
-        with os.fdopen(create(str(target)), "wb") as file:
+        with far.open_writing(str(target)) as file:
             file.write(code)
     except OSError as error:
         raise UserError(f"{target}: {os_error_text(error)}") from None

@@ -100,27 +100,27 @@ def _handlers(ctx: click.Context, _: str) -> Iterator[tuple[str, str]]:
 
 
 def _cores(_ctx: click.Context, _: str) -> Iterator[tuple[str, str]]:
-    from dprobed.corefile import store
+    from dprobed.corefile import asked, store
 
     for folder in store.folders():
-        for core in store.cores(folder):
+        for core in asked.cores(folder):
             yield core.name, str(core.about.get("command", ""))
 
 
 def _modules(_ctx: click.Context, incomplete: str) -> Iterator[tuple[str, str]]:
     from dprobe.lib.loader import module_folders
+    from dprobed.proc import far
 
     if "/" in incomplete:
-        folder = Path(incomplete).parent
         start = incomplete[: incomplete.rindex("/") + 1]
-        for entry in sorted(os.scandir(folder), key=lambda each: each.name):
-            yield start + entry.name + "/" * entry.is_dir(), ""
+        for name in far.entries(start):
+            yield start + name, ""
         return
-    for name in module_folders():
+    for folder in module_folders():
         with contextlib.suppress(OSError):
-            for entry in os.scandir(name):
-                if entry.name.startswith(incomplete):
-                    yield entry.name, name
+            for name in far.entries(folder):
+                if name.startswith(incomplete):
+                    yield name.removesuffix("/"), folder
 
 
 def _symbols(ctx: click.Context, incomplete: str) -> Iterator[tuple[str, str]]:

@@ -25,6 +25,7 @@ import dprobed
 from dprobe.commands import options
 from dprobe.lib.connection import Connection
 from dprobe.lib.errors import DprobeError, os_error_text
+from dprobe.lib.orphans import named, orphans
 from dprobe.view.tables import Listing, show
 from dprobed.proc.refusals import CAP_SYS_PTRACE, YAMA, may_suspend_seccomp
 from dprobed.wire.socket_path import default_socket
@@ -291,6 +292,18 @@ def _daemon(socket: Path | None) -> Check:
     return Check("running dprobed", True, False, detail)
 
 
+def _orphans(socket: Path | None) -> Check:
+    """Whether tracers that were killed have left something that nobody undoes."""
+    name = "processes of killed tracers"
+    path = socket or default_socket(os.getuid())
+    pids = orphans(path)
+    if not pids:
+        return Check(name, True, False, "none has anything left")
+    detail = f"{named(pids)} have breakpoints or pages left"
+    remedy = "start dprobed again: it undoes that, where nobody else traces them"
+    return Check(name, False, False, detail, remedy)
+
+
 def _descriptors(_: Path | None) -> Check:
     """Each tracer takes two descriptors of the daemon."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -392,6 +405,7 @@ _CHECKS: Final[tuple[Callable[[Path | None], Check | None], ...]] = (
     _descriptors,
     _kernel_module,
     _daemon,
+    _orphans,
 )
 
 

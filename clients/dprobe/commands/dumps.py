@@ -12,7 +12,7 @@ from dprobe.commands.group import CommandGroup
 from dprobe.lib.errors import UserError
 from dprobe.view.output import complain
 from dprobe.view.tables import Listing, show
-from dprobed.corefile import store
+from dprobed.corefile import asked, store
 
 _LISTING = Listing(
     "core",
@@ -62,7 +62,7 @@ def dumps_command(ctx: click.Context, json: bool, only: tuple[str, ...]) -> None
 
 
 def _cores() -> list[store.Core]:
-    return [core for folder in store.folders() for core in store.cores(folder)]
+    return [core for folder in store.folders() for core in asked.cores(folder)]
 
 
 def _none() -> str:
@@ -90,7 +90,7 @@ def _remove_command(
     try:
         found = _cores()
         wanted = store.chosen(found, names) if names else found
-        removed = [core for folder in store.folders() for core in store.remove(folder, wanted)]
+        removed = [core for folder in store.folders() for core in asked.remove(folder, wanted)]
     except store.StoreError as error:
         raise UserError(str(error)) from None
     for core in wanted:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 import click
+
+#: How alike two names are that may be meant for each other: two of three letters.
+_NEAR: Final = 0.66
 
 
 class CommandGroup(click.Group):
@@ -26,7 +30,7 @@ def refuse_unknown(group: click.Group, ctx: click.Context, args: Sequence[str]) 
         return
     from difflib import get_close_matches
 
-    near = get_close_matches(name, known, 2, 0.7) or [
+    near = get_close_matches(name, known, 2, _NEAR) or [
         each for each in known if each.startswith(name)
     ]
     hint = f"; did you mean {' or '.join(near)}?" if near else ""

@@ -19,7 +19,7 @@ from dprobe.lib.errors import UserError
 from dprobe.lib.still import holds
 from dprobe.lib.systemd_journal import EntriesWanted
 from dprobe.view.entries import show_entries
-from dprobe.view.output import Output, complain
+from dprobe.view.output import Output, complain, note
 from dprobed.durations import seconds
 from dprobed.trace import choose
 from dprobed.wire import messages
@@ -144,6 +144,8 @@ def log_command(
         for line in (*kept, *later):
             output.record(line)
         daemon.listen(lambda line: output.record(line) if chosen.takes(line) else None, _tell)
+        if not (kept or later or follow or count == 0):
+            note(chosen.none())
         if answer.forgotten:
             complain(f"{answer.forgotten} older records are no longer kept")
         output.flush()
@@ -178,9 +180,11 @@ class _Chosen:
         self._all = not (programs or pids or since is not None or conditions)
         self._first = 0 if since is None else int(since * 1e9) - _offset_ns()
         self._decode = msgspec.json.Decoder(messages.Record).decode
+        #: Records that were looked at.
+        self._seen = 0
         #: Processes of which there was a record.
         self.pids: set[int] = set()
-        self._fields = choose.Fields(choose.names_in(conditions))
+        self._fields = choose.Fields(conditions)
         try:
             self._test = choose.all_of(conditions)
         except choose.ConditionError as error:
@@ -188,6 +192,7 @@ class _Chosen:
 
     def takes(self, line: bytes) -> bool:
         """Whether a record's line is asked for."""
+        self._seen += 1
         if self._all:
             return True
         record = self._decode(line)
@@ -200,6 +205,12 @@ class _Chosen:
             return False
         self._fields.see(record)
         return self._test(record)
+
+    def none(self) -> str:
+        """What is said where none was there."""
+        if not self._seen:
+            return "no record has come yet, or none is kept"
+        return f"none of the {self._seen} records that are kept is asked for"
 
     def check(self) -> None:
         """All have come: raise UserError where none had a field that a condition looks at."""

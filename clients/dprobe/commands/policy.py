@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ from dprobed.policy.errors import PolicyError
 from dprobed.policy.model import Policies, Policy
 from dprobed.policy.parse import parse
 from dprobed.printable import printable, readable
-from dprobed.proc import processes, refusals
+from dprobed.proc import far, helper, processes, refusals
 from dprobed.program.model import Diagnostic
 from dprobed.wire import messages
 
@@ -39,15 +40,23 @@ _LISTING = Listing(
 _FILES = Listing("policy_file", (("file", "file"), ("ok", "ok")))
 
 
-class _PolicyFile(click.Path):
+class _PolicyFile(options.FilePath):
     """A file of policies; ``-`` is standard input."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """The path (click)."""
-        return super().convert("/dev/stdin" if value == "-" else value, param, ctx)
+        path = "/dev/stdin" if value == "-" else str(value)
+        try:
+            if far.kind(path) == stat.S_IFDIR:
+                self.fail(f"{path} is a folder", param, ctx)
+        except helper.SilentError as error:
+            raise UserError(f"{path}: {error.strerror}") from None
+        except OSError:
+            pass  # who reads it says so
+        return super().convert(path, param, ctx)
 
 
-_file = _PolicyFile(dir_okay=False, path_type=Path)
+_file = _PolicyFile(path_type=Path)
 
 
 @click.group(

@@ -64,6 +64,9 @@ def _rows(found: Health) -> Iterator[tuple[str, str]]:
     use = f"{found.cpu_seconds:.1f} s of CPU, {found.memory / 1e6:.0f} MB"
     yield "processes", f"1 daemon, {found.tracers} tracers, {found.resolvers} resolvers: {use}"
     yield "handlers", f"{found.handlers} armed"
+    for pid in found.standing[:_LISTED]:
+        yield "held", f"process {pid} stands at a probe; `dprobe query -p {pid}` says until when"
+    yield from _more("held", len(found.standing))
     losses = {name: n for name, n in msgspec.structs.asdict(found.losses).items() if n}
     told = (f"{count} {name.replace('_', ' ')}" for name, count in losses.items())
     yield "losses", ", ".join(told) or "none"

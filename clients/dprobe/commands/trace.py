@@ -19,9 +19,10 @@ from dprobe.commands import complete, options
 from dprobe.commands.group import CommandGroup
 from dprobe.lib.errors import DprobeError, UserError, os_error_text
 from dprobe.lib.still import holds, is_of_this_boot
-from dprobe.view.output import complain
+from dprobe.view.output import complain, note
 from dprobe.view.tables import Listing, show
 from dprobed.printable import printable
+from dprobed.proc import far
 from dprobed.record.record import published
 from dprobed.record.text import record_text
 from dprobed.trace import choose, lines, stat
@@ -166,17 +167,25 @@ def start_command(
     show(answer.traces, _LISTING, json=json, empty=_NONE)
 
 
-@trace_command.command("stop", epilog="\b\nexample:\n  dprobe trace stop t\n")
+@trace_command.command(
+    "stop", short_help="End a session.", epilog="\b\nexample:\n  dprobe trace stop t\n"
+)
 @click.argument("session", shell_complete=complete.sessions)
 @options.json
 @click.pass_obj
 def stop_command(socket: Path | None, session: str, json: bool) -> None:
-    """End a session; what it still holds is written."""
+    """End a session; what it still holds is written.
+
+    What a flight recorder has in memory is not: `dprobe trace save` does that.
+    """
     with options.running(socket) as daemon:
         answer = daemon.request(
             lambda number: messages.TraceStop(id=number, name=session), messages.TraceListing
         )
     show(answer.traces, _LISTING, json=json, empty=_NONE)
+    for trace in answer.traces:
+        if trace.held:
+            note(f"{trace.held} records that {trace.name} still held are not written")
 
 
 @trace_command.command(
@@ -346,6 +355,7 @@ def _convert(trace: Path, conditions: tuple[str, ...], form: str, path: Path) ->
     chunks, records = _chosen(trace, conditions)
     try:
         if form == "ctf":
+            far.kind(str(path.absolute().parent))  # which may not answer
             offsets = [offset for chunk in chunks if (offset := chunk.offset_ns) is not None]
             write_ctf(lambda: _chosen(trace, conditions)[1], path, offsets[0] if offsets else None)
         else:
@@ -353,7 +363,8 @@ def _convert(trace: Path, conditions: tuple[str, ...], form: str, path: Path) ->
     except FileExistsError:
         raise UserError(f"{path} is there already; give a new name, or remove it first") from None
     except OSError as error:
-        raise DprobeError(f"{path}: {os_error_text(error)}") from None
+        name = "standard output" if str(path) == "-" else path
+        raise DprobeError(f"{name}: {os_error_text(error)}") from None
     _warn(chunks)
     return 0
 
@@ -372,7 +383,7 @@ def _chosen(
     except (choose.ConditionError, TraceReadError) as error:
         raise UserError(str(error)) from None
 
-    asked = choose.Fields([*choose.names_in(conditions), *fields])
+    asked = choose.Fields(conditions, fields)
 
     def records() -> Iterator[messages.Record]:
         try:
@@ -419,7 +430,7 @@ def _warn(chunks: Sequence[Recording]) -> None:
 def _made(path: Path) -> contextlib.AbstractContextManager[BinaryIO]:
     if str(path) == "-":
         return contextlib.nullcontext(sys.stdout.buffer)
-    return path.open("xb")
+    return far.open_writing(str(path), new=True)
 
 
 def _write_lines(records: Iterator[messages.Record], path: Path, form: lines.Format) -> None:

@@ -33,7 +33,7 @@ from dprobe.lib.errors import (
 )
 from dprobed import __version__
 from dprobed.printable import readable
-from dprobed.proc import procfs
+from dprobed.proc import far, files, helper, procfs
 from dprobed.proc.peer import credentials, has_our_pids
 from dprobed.wire import messages
 from dprobed.wire.messages.codec import daemon_decoder
@@ -96,7 +96,7 @@ class Connection:
         limit = struct.pack("@ll", int(GREETING), 0)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
         try:
-            sock.connect(str(path))
+            _connect(sock, path)
             peer = credentials(sock)
             if peer.uid not in (0, os.getuid()) and os.getuid() != 0:
                 raise NoDaemonError(f"{path} belongs to user {peer.uid}: not a dprobed to trust")
@@ -242,6 +242,24 @@ class Connection:
             self._replies.append(message)
         elif not isinstance(message, messages.Record):
             self._on_report(message)
+
+
+def _connect(sock: socket.socket, path: Path) -> None:
+    """Connect to a socket; raises OSError, also where its file system does not answer."""
+    if path in (default_socket(os.getuid()), default_socket(0)):
+        sock.connect(str(path))  # in memory
+        return
+    try:
+        descriptor = files.locate(str(path))
+    except helper.SilentError:
+        raise far.silent(path) from None
+    except ValueError as error:
+        raise OSError(str(error)) from None
+    try:
+        # What is found is not looked for again.
+        sock.connect(f"/proc/self/fd/{descriptor}")
+    finally:
+        os.close(descriptor)
 
 
 def _for_members(path: Path) -> str:

@@ -6,10 +6,12 @@ import os
 import time
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 import msgspec
 
 from dprobe.lib.connection import Connection
+from dprobe.lib.orphans import named, orphans
 from dprobed.proc import procfs
 from dprobed.wire import messages
 
@@ -52,8 +54,8 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
 
     ``socket``: where it listens; ``uptime``: seconds since its start, None where that cannot be
     told; ``programs``: how many are in processes or deployed; ``probes``: by state, ``engines``:
-    probes by engine, ``backends``: targets by who holds them; ``problems``: what is not as it
-    should be.
+    probes by engine, ``backends``: targets by who holds them; ``standing``: processes of which
+    threads are held at a probe; ``problems``: what is not as it should be.
     """
 
     version: str
@@ -76,6 +78,7 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     losses: Losses
     throttled: list[Throttled]
     problems: list[str]
+    standing: list[int]
 
 
 def health(daemon: Connection, socket: str) -> Health:
@@ -123,8 +126,24 @@ def health(daemon: Connection, socket: str) -> Health:
             for each in status.probes
             if each.state == "throttled"
         ],
-        problems=list(_problems(status, handlers, policies)),
+        problems=[*_problems(status, handlers, policies), *_orphans(socket)],
+        standing=[target.pid for target in live if stands(target)],
     )
+
+
+def _orphans(socket: str) -> list[str]:
+    """What nobody attends, of tracers that were killed."""
+    pids = orphans(Path(socket)) if socket else []
+    if not pids:
+        return []
+    remedy = "dprobed undoes it when it is started again, where nobody else traces them"
+    return [f"processes {named(pids)} have something left of a tracer that was killed: {remedy}"]
+
+
+def stands(target: messages.TargetInfo) -> bool:
+    """Whether a thread of the process is held, by ``exit debugger`` or ``suspend``."""
+    found = target.debugger
+    return bool(target.suspended or (found is not None and found.held and not found.attached))
 
 
 def _uptime(pid: int) -> float | None:

@@ -74,6 +74,19 @@ def load(path: str, defines: Mapping[str, str]) -> Program:
         raise ProgramError((Diagnostic(STDIN, 0, 0, reason),)) from error
 
 
+def _label(path: str) -> str:
+    """What a program is called: its file's name, which is never a number: that means another."""
+    if path == "-":
+        return "stdin"
+    file = Path(path)
+    label = readable(file.stem)
+    if label.isdecimal():
+        # /dev/fd/63 is what a shell makes of `<(…)`.
+        of_shell = not file.suffix and file.parent.name == "fd"
+        label = f"fd{label}" if of_shell else f"{label}{file.suffix or '.rpn'}"
+    return label[:255]
+
+
 def load_programs(paths: Sequence[str], choice: Choice) -> list[Loaded]:
     """The programs, assembled and verified here; raises UserError with all that is wrong."""
     # Imported late: a private daemon starts in the meantime.
@@ -96,7 +109,7 @@ def load_programs(paths: Sequence[str], choice: Choice) -> list[Loaded]:
             if choice.groups or choice.types:
                 program = select(program, frozenset(choice.groups), frozenset(choice.types))
             upload = messages.Upload(
-                label="stdin" if path == "-" else readable(Path(path).stem)[:255],
+                label=_label(path),
                 bytecode=encode(program),
                 budget=choice.budget,
                 engine=choice.engine,

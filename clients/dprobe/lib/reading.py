@@ -1,4 +1,4 @@
-"""Files that a user names, looked at, read and made without sleeping as long as they may let us.
+"""Files that a user names, looked at and read without sleeping as long as they may let us.
 
 A file system may not answer (FUSE, NFS). Who asks it sleeps, perhaps where not even SIGKILL
 wakes it; so it is asked by a helper (``proc.helper``), and the user is told.
@@ -14,13 +14,10 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from dprobe.lib.errors import UserError
-from dprobed.proc import files, helper
+from dprobed.proc import far, files, helper
 
-#: Bytes that a helper is asked for at once.
-_PIECE: Final = 1 << 18
 #: BINPRM_BUF_SIZE (include/uapi/linux/binfmts.h).
 _BEGINNING: Final = 256
-_CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
 
 
 class FileFacts(NamedTuple):
@@ -74,16 +71,12 @@ def real(path: str) -> str:
 def beginning(path: str) -> bytes:
     """The bytes of a regular file by which the kernel tells how to execute it; raises OSError, also
     where nobody answers."""
-    try:
-        descriptor = files.open_file(path)
-    except ValueError as error:
-        raise OSError(str(error)) from None
-    try:
-        if not stat.S_ISREG(files.status(descriptor)[2]):
-            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-        return _first(descriptor, _BEGINNING)
-    finally:
-        os.close(descriptor)
+    kind = far.kind(path)
+    if kind != stat.S_IFREG:
+        number = errno.EINVAL if kind else errno.ENOENT
+        raise OSError(number, os.strerror(number))
+    with far.open_reading(path) as file:
+        return file.read(_BEGINNING)
 
 
 def read_source(path: Path, most: int) -> bytes:
@@ -98,13 +91,10 @@ def read_source(path: Path, most: int) -> bytes:
             os.close(descriptor)
         if not stat.S_ISREG(mode):
             return read_file(path, most)  # A pipe is waited for, as everywhere.
-        descriptor = files.open_file(str(path))
-        try:
-            data = _first(descriptor, most + 1)
-        finally:
-            os.close(descriptor)
+        with far.open_reading(str(path)) as file:
+            data = file.read(most + 1)
     except helper.SilentError as error:
-        raise OSError(error.errno, "its file system does not answer") from None
+        raise OSError(error.errno, far.SILENCE) from None
     except ValueError as error:
         raise SourceError(str(error)) from None
     if len(data) > most:
@@ -112,37 +102,9 @@ def read_source(path: Path, most: int) -> bytes:
     return data
 
 
-def create(path: str) -> int:
-    """Open a file for writing, made or emptied; raises OSError, also where nobody answers."""
-    try:
-        if not _is_far(path):
-            return os.open(path, _CREATE, 0o666)
-        # The helper's folder is another.
-        whole = os.path.join(os.getcwd(), path)  # noqa: PTH109, PTH118
-        return helper.HELPER.do(path, _create, (os.fsencode(whole),))[1]
-    except helper.SilentError as error:
-        raise OSError(error.errno, "its file system does not answer") from None
-    except ValueError as error:
-        raise OSError(str(error)) from None
-
-
-def _is_far(path: str) -> bool:
-    """Whether a file, or one that is to be made, is where perhaps nobody answers."""
-    try:
-        descriptor = files.locate(path)
-    except FileNotFoundError:
-        # A link that leads nowhere would be made elsewhere.
-        return not files.is_near(os.path.dirname(path) or ".") or os.path.islink(path)  # noqa: PTH114, PTH120
-    try:
-        # Pipes and terminals are this process's own.
-        return stat.S_ISREG(files.status(descriptor)[2]) and not files.is_near(path)
-    finally:
-        os.close(descriptor)
-
-
 def silence(path: str | Path) -> str:
     """What is said of a file of which nobody knows when it will be there."""
-    return f"{path}: its file system does not answer"
+    return f"{path}: {far.SILENCE}"
 
 
 def _located(path: str) -> int:
@@ -150,26 +112,6 @@ def _located(path: str) -> int:
         return files.locate(path)
     except ValueError as error:
         raise OSError(str(error)) from None
-
-
-def _first(descriptor: int, most: int) -> bytes:
-    """The first bytes of an open file; raises OSError."""
-    data = b""
-    while len(data) < most:
-        part = files.read(descriptor, min(_PIECE, most - len(data)), len(data))
-        if not part:
-            break
-        data += part
-    return data
-
-
-@helper.job
-def _create(
-    values: Sequence[helper.Value], _descriptors: Sequence[int]
-) -> tuple[list[helper.Value], int]:
-    (path,) = values
-    assert isinstance(path, bytes)
-    return [], os.open(path, _CREATE, 0o666)
 
 
 @helper.job

@@ -54,6 +54,8 @@ class Session:
         self.ended: messages.Ended | None = None
         self._alive: dict[int, None] = dict.fromkeys(pids)
         self._last: list[messages.ProbeInfo] = []
+        #: What probes of others cost a process before, and what they have cost in the end.
+        self._before_ns: dict[int, int] = {}
         self._overhead_ns = 0
         self._variables: list[messages.VariablesInfo] = []
         self._removed: list[messages.ProbeInfo] = []
@@ -87,6 +89,8 @@ class Session:
                 ),
                 messages.Attached,
             )
+            if not (self._private or launch):
+                self._note_before(pid)
             answer = self._connection.request(
                 lambda number, pid=pid: messages.Insert(  # type: ignore[misc]
                     id=number, pid=pid, programs=uploads, check_opcode=check_opcode
@@ -170,11 +174,21 @@ class Session:
         ]
         return summarize(probes, self._overhead_ns, self._connection.through, self._ends, variables)
 
+    def _note_before(self, pid: int) -> None:
+        """Note what others' probes have cost a process so far."""
+        there = self._connection.request(
+            lambda number: messages.Query(id=number, select=messages.Select(pid=pid)),
+            messages.Status,
+        )
+        for target in there.targets:
+            if target.pid == pid and not target.ended:
+                self._before_ns[pid] = target.overhead_ns
+
     def _note_end(self, pid: int, last: messages.Removed | messages.Ended) -> None:
         if pid in self._alive:
             del self._alive[pid]
             self._last += last.probes
-            self._overhead_ns += last.overhead_ns
+            self._overhead_ns += max(0, last.overhead_ns - self._before_ns.get(pid, 0))
             self._variables += last.variables
 
     def _report(self, report: messages.Report) -> None:

@@ -8,11 +8,10 @@ from typing import Final
 
 import msgspec
 
+from dprobed.program.values import EXACT
 from dprobed.wire import messages
 
 _WORD: Final = (1 << 64) - 1
-#: Doubles, which most readers of JSON have, are whole up to this.
-_EXACT: Final = 1 << 53
 
 
 class SummaryProbe(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -121,7 +120,7 @@ def named(variables: messages.VariablesInfo) -> list[SummaryVariable]:
             program=variables.program,
             name=name,
             value=word,
-            text=str(word) if word > _EXACT else "",
+            text=str(word) if word > EXACT else "",
         )
         for name, word in zip(names, variables.words, strict=True)
     ]

@@ -7,19 +7,21 @@ processes with probes are never affected.
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import select
 import textwrap
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import msgspec
 
-from dprobe.lib import quiet, reading
+from dprobe.lib import quiet
 from dprobe.lib.errors import UserError, os_error_text
 from dprobe.lib.summary import Summary, SummaryVariable, dumps_text, not_counted
 from dprobe.view import tables
 from dprobed.printable import LAYOUT, located, printable
+from dprobed.proc import far
 from dprobed.record.record import published
 from dprobed.record.text import record_text
 from dprobed.wire import messages
@@ -78,9 +80,10 @@ class Output:
         self._addresses: Addresses | None = None
         #: Where the summary goes as text, if neither beside the records nor into a file.
         self._apart = summary if path is None and form == "text" else None
-        self._name = path or {1: "standard output", 2: "standard error"}.get(descriptor, "output")
         self._own = path is not None and path != "-"
         self._descriptor = 1 if path == "-" else descriptor
+        names = {1: "standard output", 2: "standard error"}
+        self._name = path if path and self._own else names.get(self._descriptor, "output")
         self._lines: list[bytes] = []
         self._decode = msgspec.json.Decoder(messages.Record).decode
         self.broken = False
@@ -90,11 +93,15 @@ class Output:
         self.holds: Callable[[messages.Record], bool] = lambda record: True
         #: How the time of a record is written as text; None: as it is.
         self.stamp: Callable[[messages.Record], str] | None = None
+        self._file: BinaryIO | None = None
         if path is not None and self._own:
             try:
-                self._descriptor = reading.create(path)
+                self._file = far.open_writing(path)
             except OSError as error:
                 raise UserError(f"{path}: {os_error_text(error)}") from None
+            self._descriptor = -1
+            with contextlib.suppress(io.UnsupportedOperation):  # no file of this process's
+                self._descriptor = self._file.fileno()
 
     def record(self, line: bytes) -> None:
         """A record, as the daemon's line."""
@@ -134,7 +141,10 @@ class Output:
         data = b"\n".join(self._lines)
         self._lines.clear()
         try:
-            _write_all(self._descriptor, data)
+            if self._file is not None and self._descriptor < 0:
+                self._file.write(data)
+            else:
+                _write_all(self._descriptor, data)
         except OSError as error:
             self.broken = True
             self.status = 141 if isinstance(error, BrokenPipeError) else 1
@@ -161,7 +171,8 @@ class Output:
         if self._own:
             self._own = False
             try:
-                os.close(self._descriptor)
+                if self._file is not None:
+                    self._file.close()
             except OSError as error:
                 self.broken = True
                 self.status = 1

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
+from dprobe.lib.health import stands
 from dprobe.lib.summary import added, dumps_text, named, not_counted
 from dprobe.view.output import complain
 from dprobe.view.tables import Listing, between_words, show, width_of
@@ -52,6 +53,7 @@ PROBES_EXTENDED = Listing(
         ("reason", "reason"),
         ("source", "source"),
         ("unguarded", "unguarded"),
+        ("not counted, ns", "uncounted_ns"),
     ),
     messages.ProbeInfo.__struct_fields__,
 )
@@ -176,12 +178,6 @@ def dumped_in_all(
             yield f"{one.program}: in processes that ended earlier: {text}"
 
 
-def stands(target: messages.TargetInfo) -> bool:
-    """Whether a thread of the process is held, by ``exit debugger`` or ``suspend``."""
-    found = target.debugger
-    return bool(target.suspended or (found is not None and found.held and not found.attached))
-
-
 def standing(targets: Sequence[messages.TargetInfo]) -> Iterator[str]:
     """A line for each process that stands: for how long, until when, and how it goes on."""
     for target in targets:
@@ -245,6 +241,20 @@ def asleep(probes: Sequence[messages.ProbeInfo]) -> Iterator[str]:
         )
         where = f"in process {alike[0].pid}" if len(alike) == 1 else f"in {len(alike)} processes"
         yield f"{program} at {place}: {passed} {where}: over the budget"
+
+
+def taken_over(probes: Sequence[messages.ProbeInfo]) -> Iterator[str]:
+    """Which probes a restarted daemon has taken over: a line for each process and program."""
+    gone: dict[tuple[int, str], int] = {}
+    for probe in probes:
+        if probe.uncounted_ns:
+            key = probe.pid, probe.program
+            gone[key] = max(gone.get(key, 0), probe.uncounted_ns)
+    for (pid, program), uncounted in gone.items():
+        yield (
+            f"{program} in process {pid}: taken over after a restart of dprobed; not counted for "
+            f"{uncounted / 1e9:.1f} s"
+        )
 
 
 def unguarded(probes: Sequence[messages.ProbeInfo]) -> Iterator[str]:
@@ -334,6 +344,7 @@ def show_status(
         *dumped(answer.probes),
         *dumped_in_all(answer.deployments, answer.earlier),
         *asleep(answer.probes),
+        *taken_over(answer.probes),
         *unguarded(answer.probes),
     ):
         complain(line)

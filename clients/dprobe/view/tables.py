@@ -76,7 +76,7 @@ def show(
             print(encoded(listing.type, mapping, fields))
     elif not mappings:
         if empty and not quiet.quiet:
-            print(empty, file=sys.stderr)
+            print(between_words(empty, width_of(2)), file=sys.stderr)
     elif columns:
         width = width_of(1)
         print("\n".join(lines(mappings, columns, width, whole=bool(only))))

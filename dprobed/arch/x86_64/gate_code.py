@@ -4,6 +4,9 @@ We have a thread make a system call there, and put its registers and signal mask
 behind it. Killed before that, we cannot: then the thread goes on into the code that follows, which
 puts both back from words behind it, and goes on where the thread was. It uses no stack and alters
 no flags. All signals are blocked until it has set the mask.
+
+``clone`` has an entry of its own: the thread goes back as from any call, and the copy, whom nobody
+holds then, ends.
 """
 
 from __future__ import annotations
@@ -50,9 +53,25 @@ CODE: Final = (
     ("ff 25 53 00 00 00", "jmp qword [rel 0B8h]"),
 )
 GATE: Final = b"".join(bytes.fromhex(each) for each, _ in CODE)
-#: Where the words are, and the size of all.
+#: The same of the entry for ``clone``, which is behind the words.
+CLONE_CODE: Final = (
+    ("0f 05", "syscall"),
+    ("48 89 c1", "mov rcx,rax"),
+    ("e3 05", "jrcxz 0CCh"),
+    ("e9 36 ff ff ff", "jmp 2"),
+    ("b8 e7 00 00 00", "mov eax,0E7h"),  # exit_group
+    ("31 ff", "xor edi,edi"),
+    ("0f 05", "syscall"),
+    ("f4", "hlt"),  # where a filter forbids that
+)
+#: Where the words are, and that entry; the size of all.
 WORDS: Final = 0x68
-SIZE: Final = 0xC0
+CLONE: Final = 0xC0
+SIZE: Final = 0xD8
+#: What is written; the words are zeros until there is a call.
+WHOLE: Final = (
+    GATE.ljust(CLONE, b"\0") + b"".join(bytes.fromhex(each) for each, _ in CLONE_CODE)
+).ljust(SIZE, b"\0")
 _WORDS: Final = struct.Struct("<11Q")
 #: The registers among them, behind the mask and before rip: those that a system call, or we, alter.
 _REGISTERS: Final = (RAX, RCX, RDX, RSI, RDI, R8, R9, R10, R11)

@@ -65,6 +65,10 @@ class AutoInsert:
             if auto_insertion not in kept:
                 await self._apply(auto_insertion)
 
+    def waiting(self) -> set[str]:
+        """The policies that insert something as soon as a handler is registered."""
+        return {auto_insertion.policy for auto_insertion, _ in self._waiting}
+
     async def try_again(self) -> None:
         """After a handler came or went: insert what waited for it."""
         waiting, self._waiting = self._waiting, []

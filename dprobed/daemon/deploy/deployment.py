@@ -8,6 +8,7 @@ others were refused. What is to be in a process is decided elsewhere (decisions.
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -17,6 +18,7 @@ from typing import Final
 from dprobed.daemon.client import Client
 from dprobed.daemon.deploy.selection import Selector
 from dprobed.daemon.dump_sums import DumpSums
+from dprobed.daemon.kept import KeptDeployment, kept_insertion
 from dprobed.daemon.target import InsertedProgram, Insertion
 from dprobed.daemon.variables import VariableSums
 from dprobed.policy.rights import needs
@@ -43,7 +45,9 @@ class Deployment:
         insertion: Insertion,
         selector: Selector,
         client: Client,
-        request: messages.Deploy,
+        *,
+        keep: bool,
+        limit: int | None,
         seconds: float | None,
         program_in: Callable[[int, int], InsertedProgram | None],
         on_left: Callable[[int], None],
@@ -56,10 +60,12 @@ class Deployment:
         self.program = insertion.program
         self.needs = needs(self.program)
         self.selector = selector
-        self.owner = None if request.keep else client
-        self.kept = request.keep
-        self.limit = request.limit
+        self.owner = None if keep else client
+        self.kept = keep
+        self.limit = limit
         self.pid, self.uid, self.gid = client.pid, client.uid, client.gid
+        #: A policy has the daemon itself make it.
+        self.by_policy = client.pid == os.getpid()
         self.seconds = seconds
         #: It was removed: an insertion under way must be undone.
         self.is_removed = False
@@ -113,6 +119,36 @@ class Deployment:
     def is_over_limit(self) -> bool:
         """Whether it is in more processes than its limit: some have forked."""
         return self.limit is not None and len(self.instances) > self.limit
+
+    # -- a restart of the daemon -------------------------------------------------------------------
+
+    def kept_now(self) -> KeptDeployment:
+        """What a restarted daemon goes on with."""
+        excluded = {pid: procfs.start_time(pid) or 0 for pid in self.excluded}
+        return KeptDeployment(
+            kept_insertion(self.insertion, self.uid, self.gid),
+            self.selector.selection,
+            self.limit,
+            self.seconds,
+            self.by_policy,
+            # It enters those again.
+            self._entered - len(self.instances),
+            self.missed,
+            self.unseen,
+            dict(self._sums),
+            self._variables.words,
+            self._variables.processes,
+            excluded,
+        )
+
+    def go_on(self, kept: KeptDeployment) -> None:
+        """It is one that was kept."""
+        self._entered, self.missed, self.unseen = kept.entered, kept.missed, kept.unseen
+        self._sums.update(kept.sums)
+        self._variables.add(kept.words, kept.processes)
+        self.excluded |= {
+            pid for pid, start in kept.excluded.items() if procfs.start_time(pid) == start
+        }
 
     # -- processes ---------------------------------------------------------------------------------
 

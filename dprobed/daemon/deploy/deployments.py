@@ -7,6 +7,7 @@ as for any client.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Container
 from typing import Final
 
@@ -15,6 +16,7 @@ import msgspec
 from dprobed.daemon.client import Client, Refusal
 from dprobed.daemon.deploy.decisions import Decisions
 from dprobed.daemon.deploy.deployment import Deployment
+from dprobed.daemon.deploy.keeping import Keeping
 from dprobed.daemon.deploy.queue import Queue
 from dprobed.daemon.deploy.selection import SelectionError, Selector
 from dprobed.daemon.deploy.watcher import Watcher
@@ -22,6 +24,7 @@ from dprobed.daemon.detaching import Detaching
 from dprobed.daemon.gate import Gate
 from dprobed.daemon.history import some
 from dprobed.daemon.inserting import Inserting
+from dprobed.daemon.kept import KeptDeployment, insertion_of
 from dprobed.daemon.programs import Programs
 from dprobed.daemon.quota import Quota
 from dprobed.daemon.removal import Removal
@@ -32,6 +35,8 @@ from dprobed.daemon.tasks import Tasks
 from dprobed.daemon.tracer_pool import TracerPool
 from dprobed.proc.processes import Process
 from dprobed.wire import messages
+
+_log = logging.getLogger("dprobed")
 
 
 class Deployments:
@@ -64,6 +69,7 @@ class Deployments:
         self._detaching: Final = detaching
         self._removal: Final = removal
         self._all: dict[int, Deployment] = {}
+        self.keeping: Final = Keeping(targets.kept, self._all)
         self._queue: Final = Queue(self._all, inserting, detaching, tasks, self._look_again_at)
         self._decisions: Final = Decisions(
             self._all,
@@ -99,8 +105,10 @@ class Deployments:
             await self._make_way(client, request, upload.label, program.header.name)
         made = []
         for upload, program in programs:
+            former = self.keeping.expected(client, request.selection, upload)
+            number = former.inserted.number if former is not None else self._programs.next_number()
             insertion = Insertion(
-                self._programs.next_number(),
+                number,
                 upload,
                 program,
                 check_opcode=request.check_opcode,
@@ -108,25 +116,93 @@ class Deployments:
                 follow_forks=request.selection.policy is None,
                 deployed=True,
             )
-            deployment = Deployment(
+            deployment = self._add(
                 insertion,
                 selector,
                 client,
-                request,
-                seconds,
-                self._targets.program,
-                self._look_again_at,
+                keep=request.keep,
+                limit=request.limit,
+                seconds=seconds,
+                former=former,
             )
-            self._all[deployment.number] = deployment
             made.append(deployment)
         labels = some(upload.label for upload, _ in programs)
         numbers = f"{made[0].number}" + (f" to {made[-1].number}" if len(made) > 1 else "")
         text = f"user {client.uid} deployed {labels} as {numbers}"
         self._gate.history.note(client.uid, text, "deployed", program=labels, number=numbers)
+        self._start()
+        return made
+
+    def _add(
+        self,
+        insertion: Insertion,
+        selector: Selector,
+        client: Client,
+        *,
+        keep: bool,
+        limit: int | None,
+        seconds: float | None,
+        former: KeptDeployment | None,
+    ) -> Deployment:
+        deployment = Deployment(
+            insertion,
+            selector,
+            client,
+            keep=keep,
+            limit=limit,
+            seconds=seconds,
+            program_in=self._targets.program,
+            on_left=self._look_again_at,
+        )
+        if former is not None:
+            deployment.go_on(former)
+        self._all[deployment.number] = deployment
+        self.keeping.keep(deployment)
+        return deployment
+
+    def _start(self) -> None:
         self._queue.start()
         self._pool.keep_warm(True)
         self._watcher.start()
-        return made
+        self.keeping.start()
+
+    # -- a restart of the daemon -----------------------------------------------------------------
+
+    def take_over(self, former: KeptDeployment, client: Client) -> None:
+        """Go on with a deployment of the daemon before this one, for its ``client``; with one of a
+        policy where that makes it again."""
+        inserted = former.inserted
+        insertion = insertion_of(former)
+        if former.by_policy:
+            self.keeping.of_policies.append(former)
+            return
+        name = f"program {inserted.number} ({inserted.upload.label}) of user {inserted.uid}"
+        try:
+            if insertion is None:
+                raise SelectionError("this version does not take it")
+            selector = Selector(former.selection, self._rule)
+        except SelectionError as error:
+            _log.warning("%s is not deployed again after a restart: %s", name, error)
+            self._targets.kept.drop_deployment(inserted.number)
+            return
+        self._add(
+            insertion,
+            selector,
+            client,
+            keep=True,
+            limit=former.limit,
+            seconds=former.seconds,
+            former=former,
+        )
+        _log.info("%s is deployed again after a restart", name)
+        self._start()
+
+    def _drop(self, deployment: Deployment) -> None:
+        """One is removed."""
+        deployment.is_removed = True
+        deployment.waiting.clear()
+        del self._all[deployment.number]
+        self.keeping.drop(deployment.number)
 
     def _look_again_at(self, pid: int, seconds: float = 0.0) -> None:
         self._watcher.again(pid, seconds)
@@ -168,9 +244,7 @@ class Deployments:
         chosen = [] if select.pid is not None else self.select(client, select)
         there = dict(self._all)
         for each in chosen:
-            each.is_removed = True
-            each.waiting.clear()
-            del self._all[each.number]
+            self._drop(each)
         programs = self._targets.select(client, select)
         instances = [
             (deployment, inserted.target.pid)
@@ -232,9 +306,7 @@ class Deployments:
     def release(self, client: Client) -> None:
         """A client is gone: remove its deployments that it did not ask to keep."""
         for each in [each for each in self._all.values() if each.owner is client]:
-            each.is_removed = True
-            each.waiting.clear()
-            del self._all[each.number]
+            self._drop(each)
             self._detaching.release(each)
         self._stop_if_idle()
 
@@ -248,6 +320,7 @@ class Deployments:
         """Stop watching processes if there is no deployment left."""
         if not self._all:
             self._watcher.stop()
+            self.keeping.stop()
             self._pool.keep_warm(False)
             self._queue.stop()
             self._decisions.forget()

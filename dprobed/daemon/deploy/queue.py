@@ -147,7 +147,7 @@ class Queue:
     async def _put(self, deployment: Deployment, pid: int) -> None:
         deployment.inserting[pid] = False
         try:
-            inserted = await self._inserting.put(deployment, pid, deployment.insertion)
+            inserted = await self._inserting.put(deployment, pid, deployment.insertion, deployment)
         except Refusal as refusal:
             if deployment.end_insertion(pid):
                 deployment.forget(pid)

@@ -275,7 +275,8 @@ def _try_folder(folder: Path) -> None:
     except helper.SilentError:
         raise TraceSessionError(f"{folder}: its file system does not answer") from None
     except OSError as error:
-        text = error.strerror or str(error)
+        is_other = isinstance(error, FileExistsError)
+        text = "it is no folder" if is_other else error.strerror or str(error)
         raise TraceSessionError(f"{folder}: {text[:1].lower()}{text[1:]}") from None
 
 

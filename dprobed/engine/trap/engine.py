@@ -162,12 +162,15 @@ class TrapEngine:
         sites, sigtrap = self.sites, self.sigtrap
         sites.reserve(self.group, addresses)
         sigtrap.prepare_guard(len(addresses))
-        if self.only_guarded and (reason := sigtrap.why_unguarded()):
+        if self.only_guarded and (reason := self._why_unguarded()):
             raise SpaceError(f"it would be unguarded: {reason}; {self.only_guarded} refuses that")
 
     def why_unguarded(self) -> str:
         """Why a breakpoint of ours would end the target if we were killed; empty: none would."""
-        return self.sigtrap.why_unguarded() if self.by_trap else ""
+        return self._why_unguarded() if self.by_trap else ""
+
+    def _why_unguarded(self) -> str:
+        return self.sigtrap.why_unguarded() or self.sites.space.calls.obstacle
 
     def arm(
         self, plans: Sequence[Plan], unstoppable: list[Thread]

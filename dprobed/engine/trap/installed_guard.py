@@ -48,8 +48,8 @@ class InstalledGuard:
         return self._guard.is_handler(handler)
 
     def is_look_due(self, has_handler: bool) -> bool:
-        """Whether to look at the disposition now; ``has_handler``: /proc says that it is not the
-        default."""
+        """Whether to look at the disposition now, of which the caller makes use: the next look is
+        put off by that. ``has_handler``: /proc says that it is not the default."""
         now = time.monotonic_ns()
         if now < self._look_again and has_handler == self.is_there:
             return False

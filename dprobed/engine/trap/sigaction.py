@@ -73,7 +73,11 @@ class Sigaction:
         scratch, saved = self._scratch(thread, space)
         try:
             space.memory.poke(scratch, action)
-            self._call(thread, scratch, 0, space)
+            result = self._call(thread, scratch, 0, space)
+            if result:
+                _log.warning(
+                    "process %d: SIGTRAP's handler could not be put back (%d)", space.tgid, result
+                )
         finally:
             space.memory.poke(scratch, saved)
 

@@ -359,4 +359,6 @@ class Sigtrap:
         if ignored:
             self.disposition = SIG_IGN.to_bytes(KERNEL_ACTION_SIZE, "little")
             if stale:
-                self._kernel.store(thread, self.space, self.disposition)
+                # The kernel has the default. In the middle of ``exec`` a thread makes no call for
+                # us, so it is put back when we go, as after any hit.
+                self._spoiled()

@@ -169,13 +169,16 @@ class Printer:
 
     def log_item(self, item: str, overflow: Raise | None) -> None:
         """Log an item, which is None where it does not fit."""
+        self._append_item(item, f"{item} is None", overflow)
+
+    def _append_item(self, item: str, does_not_fit: str, overflow: Raise | None) -> None:
         self.log_in_variable()
 
         def append() -> None:
             self._mark_item()
             self.line(f"log += {item}")
 
-        self._unless_overflow(f"{item} is None", overflow, append)
+        self._unless_overflow(does_not_fit, overflow, append)
 
     def log_words(self, words: ir.Words, overflow: Raise | None) -> None:
         """Log words without prefix."""
@@ -209,13 +212,7 @@ class Printer:
             self._pieces.append(item)
             self._known_size += size
             return
-        self.log_in_variable()
-
-        def append() -> None:
-            self._mark_item()
-            self.line(f"log += {item}")
-
-        self._unless_overflow(f"len(log) > {self.header.logmax - size}", op.overflow, append)
+        self._append_item(item, f"len(log) > {self.header.logmax - size}", op.overflow)
 
     def words(self, words: ir.Words) -> str:
         """Several words as a sequence."""

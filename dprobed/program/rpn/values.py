@@ -15,6 +15,8 @@ from dprobed.program.keywords import (
 from dprobed.program.rpn.lexer import Diagnostics, Token, TokenKind, unquote, written
 from dprobed.program.rpn.sections import evaluated
 
+#: The last name of a function of C++ or Rust that is named by its classes or modules.
+_LAST_NAME = re.compile(r"::~?(\w+)(\W[^:]*)?$", re.ASCII)
 #: Blanks that a place may have: around its sign or colon.
 _AROUND = re.compile(r"\s*([-+:])\s*")
 
@@ -84,6 +86,12 @@ class ValueParser:
             hint = "write symbol, symbol+0x10, file.c:12 or 0x1234; all in quotes where it is odd"
             if keyword.value is Value.ADDRESS:
                 hint = "write symbol, 0x1234 or symbol:8; all in quotes where it is odd"
+            if match := _LAST_NAME.search(text):
+                mangled = f"{len(match[1])}{match[1]}"
+                hint = (
+                    "write the symbol, which has the length of each name before it: `dprobe places "
+                    f"MODULE '*{mangled}*'` lists it"
+                )
         if message is not None:
             self._diagnostics.span(value, message, hint)
             return None

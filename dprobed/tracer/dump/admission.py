@@ -22,6 +22,7 @@ from dprobed.engine.probe import Probe
 from dprobed.proc import helper
 from dprobed.program.bytecode import encode
 from dprobed.program.model import Program
+from dprobed.wire.protocol import OTHER_REASONS
 
 #: Seconds between two notices that dumps of one probe are refused for one reason.
 _QUIET: Final = 10.0
@@ -30,7 +31,6 @@ _BARRED: Final = 1.0
 _MOST_BARRED: Final = 60.0
 #: Reasons that are counted one by one for a probe.
 _CAUSES: Final = 16
-_OTHERS: Final = "other reasons"
 #: Bytes of the digest that names a probe.
 _DIGEST: Final = 16
 
@@ -168,7 +168,7 @@ class Admission:
     def refuse(self, probe: Probe, error: StoreError, tid: int) -> bool:
         """Count a dump that was refused, or failed; whether ``tell`` is to be called."""
         causes = probe.no_dumps
-        cause = error.cause if error.cause in causes or len(causes) < _CAUSES else _OTHERS
+        cause = error.cause if error.cause in causes or len(causes) < _CAUSES else OTHER_REASONS
         count = causes[cause] = causes.get(cause, 0) + 1
         key = self.name_of(probe), cause
         now = time.monotonic()

@@ -8,6 +8,8 @@ code of the target. Then:
 * At the end it unmaps its memory, so that its end takes no time, and is killed and reaped by us.
 * It is then a zombie child of the target, which only a ``wait`` with __WALL or __WCLONE would see.
   The target never sees it: we make the target ``wait4`` for it while all its threads are stopped.
+
+It is in the change journal, so that where we are killed another tracer has the target do that.
 """
 
 from __future__ import annotations
@@ -15,14 +17,19 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import struct
+import time
 from pathlib import Path
 from typing import Final
 
+from dprobed import change_journal
 from dprobed.arch.x86_64.paging import PAGE, USER_END
 from dprobed.arch.x86_64.registers import NO_SYSCALL, ORIG_RAX, RAX, RDI, RIP, RSI
 from dprobed.arch.x86_64.syscalls import SYS_CLONE, SYS_CLOSE_RANGE, SYS_MUNMAP, SYS_WAIT4
+from dprobed.change_journal import Change
 from dprobed.engine.address_space import AddressSpace
 from dprobed.engine.errors import SpaceError
+from dprobed.engine.remote_calls import note
 from dprobed.proc import procfs
 from dprobed.tracee import ptrace
 from dprobed.tracee.ptrace import WALL, Gone, PtraceError, Registers
@@ -36,8 +43,9 @@ _EVENT_FORK: Final = 1 << 1
 _CLONE_FILES: Final = 0x400
 _CLOSE_RANGE_UNSHARE: Final = 2
 _ADDRESS_END: Final = USER_END - PAGE
-#: Seconds for which its end is waited for.
+#: Seconds for which its end is waited for, and between looks at that of a lost one.
 _END: Final = 1.0
+_LOOK: Final = 0.002
 
 
 class CopiedProcess:
@@ -72,11 +80,12 @@ class CopiedProcess:
             raise SpaceError("the copy of the process was killed at once")
         copy = cls(group, space, thread, inner)
         try:
+            note(space.changes, change_journal.Kind.COPY, thread.tid, _named(thread.tid, inner))
             copy._set_up(thread)
         except (Gone, PtraceError) as error:
             copy.reap(lender)
             raise SpaceError(f"the copy of the process was lost: {error}") from error
-        except BaseException:
+        except BaseException:  # Also where it cannot be noted.
             copy.reap(lender)
             raise
         group.tracees.others[thread.tid] = copy._stopped
@@ -134,6 +143,7 @@ class CopiedProcess:
         elif lender is not None:
             with contextlib.suppress(Gone, SpaceError):
                 self._space.calls.call(self._group, lender, SYS_WAIT4, self._inner_pid, 0, WALL, 0)
+                self._space.changes.forget(change_journal.Kind.COPY, self.tid)
 
     def _collected(self, stop: Stop) -> None:
         if stop.kind in (Kind.EXITED, Kind.KILLED):
@@ -146,6 +156,34 @@ class CopiedProcess:
             if decode(tracees.status.value).kind in (Kind.EXITED, Kind.KILLED):
                 return True
         return found is False
+
+
+_NAMED: Final = struct.Struct("<QI")
+
+
+def _named(tid: int, inner: int) -> bytes:
+    return _NAMED.pack(procfs.start_time(tid) or 0, inner)
+
+
+def reap_lost(group: ThreadGroup, space: AddressSpace, lender: Thread, change: Change) -> None:
+    """Have the target reap a copy whose tracer was killed; raises Gone and SpaceError.
+
+    It has ended with that one, or does now.
+    """
+    start, inner = _NAMED.unpack(change.data.ljust(_NAMED.size, b"\0")[: _NAMED.size])
+    deadline = time.monotonic() + _END
+    while procfs.start_time(change.address) == start and start:
+        if procfs.parent(change.address) != lender.tgid:
+            break
+        if procfs.run_state(change.address) == "Z":
+            space.calls.call(group, lender, SYS_WAIT4, inner, 0, WALL | os.WNOHANG, 0)
+            break
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(change.address, signal.SIGKILL)
+        if time.monotonic() > deadline:
+            return  # It sleeps in the kernel; it stays noted.
+        time.sleep(_LOOK)
+    space.changes.forget(change_journal.Kind.COPY, change.address)
 
 
 def _hears_of_forks(tid: int) -> bool:

@@ -21,6 +21,7 @@ from dprobed.arch.x86_64.registers import (
     RIP,
     RSP,
     SYSCALL_ARGUMENTS,
+    XSTATE_ROOM,
 )
 from dprobed.corefile.writer import ProcessImage, ThreadImage
 from dprobed.engine.context import Facts
@@ -35,8 +36,6 @@ from dprobed.tracee.signals import trap_is_pending
 from dprobed.tracee.thread import Thread
 from dprobed.tracer.engines import Engines
 
-_XSTATE_ROOM: Final = 64 << 10
-
 
 class Images:
     """Reads the images of one target's processes and threads; all threads are stopped."""
@@ -44,7 +43,7 @@ class Images:
     def __init__(self, engines: Engines) -> None:
         self._engines: Final = engines
         self._registers: Final = Registers()
-        self._xstate: Final = FixedBuffer(_XSTATE_ROOM)
+        self._xstate: Final = FixedBuffer(XSTATE_ROOM)
 
     def process(self, pid: int, tid: int) -> ProcessImage:
         """The stopped process; its first thread is ``tid``, or the leading one."""

@@ -136,7 +136,7 @@ class Dumps:
             if self.busy:
                 self._group.tracees.wait(self._group)
 
-    def abandon(self, reason: str) -> None:
+    def abandon(self, reason: str, cause: str = "internal error") -> None:
         """Abort the dump that is being written."""
         self._at_hits.abandon()
         current = self._current
@@ -146,7 +146,7 @@ class Dumps:
             current.writer.abandon()
         self._undo(current)
         if current.result is None:
-            current.answer(Result(reason, "internal error"))
+            current.answer(Result(reason, cause))
 
     # --- stopping and copying ---
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -13,6 +14,9 @@ from dprobed.engine.affinity import Affinity
 from dprobed.tracee.status import Kind, Stop
 from dprobed.tracee.thread_group import ThreadGroup
 from dprobed.tracer.dump import dumper
+
+#: The kernel's penalty when memory is short (proc(5), oom_score_adj).
+_EXPENDABLE: Final = "500"
 
 
 class WriterProcess:
@@ -39,6 +43,10 @@ class WriterProcess:
             # Of a target held for a debugger; the number will be another file's here.
             signal.set_wakeup_fd(-1)
             affinity.release_cpu()
+            with contextlib.suppress(OSError):
+                # Its tracer may be among the last to be killed for want of memory; a core is not
+                # worth that.
+                Path("/proc/self/oom_score_adj").write_text(_EXPENDABLE)
             keep = sorted((0, 1, 2, job.memory.mem, job.memory.pagemap, job.smaps, writing))
             for low, high in zip(keep, [*keep[1:], os.sysconf("SC_OPEN_MAX")], strict=True):
                 os.closerange(low + 1, high)

@@ -41,7 +41,8 @@ class ProbeInfo(msgspec.Struct, frozen=True, kw_only=True, tag="probe"):
     not work, where its place is written (``file:line:column``), if that is known. ``doubt``: why
     one that never fired perhaps never will. ``dumped``: cores that were written for it;
     ``no_dumps``: hits that asked for one in vain, by reason. ``unguarded``: why it would end its
-    process if the tracer were killed; empty: not.
+    process if the tracer were killed; empty: not. ``uncounted_ns``: for how long of ``present_ns``
+    dprobed was gone and came again, and counted nothing.
     """
 
     program: str
@@ -70,6 +71,7 @@ class ProbeInfo(msgspec.Struct, frozen=True, kw_only=True, tag="probe"):
     dumped: int = 0
     no_dumps: dict[str, int] = {}
     unguarded: str = ""
+    uncounted_ns: int = 0
 
 
 class EarlierInfo(msgspec.Struct, frozen=True, kw_only=True, tag="earlier"):

@@ -12,13 +12,13 @@ def code_of(listing: Iterable[tuple[str, str]]) -> bytes:
     return b"".join(bytes.fromhex(each) for each, _ in listing)
 
 
-def decoded(code: bytes) -> list[tuple[str, str]]:
-    """The listing as a disassembler writes it."""
+def decoded(code: bytes, begin: int = 0) -> list[tuple[str, str]]:
+    """The listing as a disassembler writes it; ``begin``: the address of the first byte."""
     formatter = Formatter(FormatterSyntax.NASM)
     formatter.show_branch_size = False
     formatter.branch_leading_zeros = False
     formatter.leading_zeros = False
     return [
-        (code[each.ip : each.next_ip].hex(" "), formatter.format(each))
-        for each in Decoder(64, code)
+        (code[each.ip - begin : each.next_ip - begin].hex(" "), formatter.format(each))
+        for each in Decoder(64, code, ip=begin)
     ]

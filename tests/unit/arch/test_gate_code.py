@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
-from dprobed.arch.x86_64.gate_code import CODE, GATE, SIZE, WORDS, back, way_back
+from dprobed.arch.x86_64.gate_code import (
+    CLONE,
+    CLONE_CODE,
+    CODE,
+    GATE,
+    SIZE,
+    WHOLE,
+    WORDS,
+    back,
+    way_back,
+)
 from dprobed.arch.x86_64.registers import ORIG_RAX, RAX, REGISTER_NAMES, RIP
 from tests.unit.arch.listing import decoded
 
 
 def test_the_listing_says_what_the_code_does() -> None:
     assert decoded(GATE) == list(CODE)
+    entry = decoded(WHOLE[CLONE:], CLONE)
+    assert entry[: len(CLONE_CODE)] == list(CLONE_CODE)
     assert len(GATE) <= WORDS
+    assert len(WHOLE) == SIZE
 
 
 def words_for(rax: int, orig_rax: int) -> tuple[int, int]:
@@ -17,7 +30,7 @@ def words_for(rax: int, orig_rax: int) -> tuple[int, int]:
     words = [1000 + number for number in range(len(REGISTER_NAMES))]
     words[RAX], words[ORIG_RAX], words[RIP] = rax, orig_rax, 0x5000
     data = memoryview(way_back(words, 7)).cast("Q")
-    assert len(data) * 8 == SIZE - WORDS
+    assert len(data) * 8 == CLONE - WORDS
     assert data[0] == 7
     return data[1], data[-1]
 

@@ -17,6 +17,7 @@ from dprobed.binary.places import (
     resolve,
     resolve_data,
 )
+from dprobed.binary.suggest import similar
 from dprobed.binary.symbols import STT_FUNC
 from tests.unit.location_files import (
     FOLDER,
@@ -209,6 +210,18 @@ def test_unknown_symbols_get_suggestions() -> None:
     imported = refusal(program(), "printf")
     assert "takes it from a library" in imported.message
     assert "name the library" in imported.hint
+
+
+def test_functions_of_c_plus_plus_are_suggested_by_their_last_name() -> None:
+    names = [
+        "_ZN4shop4Cart3addERKSs",
+        "_RNvCs_4shop3add",
+        "_ZN4shop4Cart6addAllEv",
+        "other_3add_x",
+        "odd",
+    ]
+    assert similar("add", names) == ["_RNvCs_4shop3add", "_ZN4shop4Cart3addERKSs"]
+    assert similar("Cart", names) == ["_ZN4shop4Cart3addERKSs", "_ZN4shop4Cart6addAllEv"]
 
 
 def test_address_instead_of_file_offset_is_explained() -> None:

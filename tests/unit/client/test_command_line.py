@@ -97,6 +97,7 @@ def test_a_process_by_its_name(tmp_path: Path) -> None:
     ("words", "hint"),
     [
         (["atach"], "there is no command atach; did you mean attach?"),
+        (["rnu"], "there is no command rnu; did you mean run?"),
         (["trace", "lst"], "there is no command lst; did you mean list?"),
         (["help", "trace", "sow"], "there is no command sow; did you mean show"),
         (["xyzzy"], "there is no command xyzzy (see: dprobe --help)"),

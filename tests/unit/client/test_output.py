@@ -171,3 +171,30 @@ def test_output_survives_a_descriptor_that_does_not_block(tmp_path: Path) -> Non
     with open(read, "rb") as pipe:
         assert pipe.read() == (published(line) + b"\n") * 1000
     assert os.waitpid(child, 0)[1] == 0
+
+
+def test_standard_output_is_called_so(capfd: pytest.CaptureFixture[str]) -> None:
+    full, there = os.open("/dev/full", os.O_WRONLY), os.dup(1)
+    os.dup2(full, 1)
+    try:
+        output = Output("text", "-", 2)
+        output.line("a line")
+        output.flush()
+    finally:
+        os.dup2(there, 1)
+        os.close(full)
+        os.close(there)
+    assert output.status == 1
+    says = "standard output: no space left on device; no further records are written"
+    assert capfd.readouterr().err == f"dprobe: {says}\n"
+
+
+def test_a_trace_can_be_read() -> None:
+    inner = {"called": 33, "return": 32, "stack": [], "locals": [], "globals": []}
+    outer = {"called": 0, "return": None, "stack": [7], "locals": [1, 2**64 - 1], "globals": []}
+    trace = {"code": 0x8001, "handler": 78, "parm1": 2**40, "parm2": 0, "frames": [inner, outer]}
+    text = record_text(record(log=[{"string": "a"}, {"trace": trace}]))
+    shown = "trace=0x8001(0x10000000000, 0) in 0x0021 in 0x0000 stack [7] locals [1, -1]"
+    assert text.endswith(f'"a" {shown}')
+    text = record_text(record(log=[{"trace": {**trace, "code": 1, "frames": []}}]))
+    assert text.endswith("trace=INVALID_ADDR(0x10000000000, 0)")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -59,8 +58,7 @@ def test_without_systemd_nothing_happens() -> None:
     with service.reloading():
         pass
     service.stopping()
-    assert not service.store("x", 0)
-    assert (service.stored(), service.listeners) == ({}, [])
+    assert service.listeners == []
     asyncio.run(service.watch(Silent(), str))  # It returns.
 
 
@@ -74,20 +72,6 @@ def test_what_is_told(manager: socket.socket) -> None:
     assert said(manager) == ["READY=1"]
     service.stopping()
     assert said(manager)[0] == "STOPPING=1"
-
-
-def test_a_descriptor_is_handed_over(manager: socket.socket) -> None:
-    memory = os.memfd_create("test")
-    try:
-        os.write(memory, b"kept")
-        assert ServiceManager().store("journal", memory)
-        text, descriptors, _, _ = socket.recv_fds(manager, 1 << 10, 4)
-    finally:
-        os.close(memory)
-    assert text.decode().splitlines() == ["FDSTORE=1", "FDNAME=journal"]
-    (descriptor,) = descriptors
-    assert os.pread(descriptor, 10, 0) == b"kept"
-    os.close(descriptor)
 
 
 def test_the_watchdog_hears_of_us_while_clients_are_served(

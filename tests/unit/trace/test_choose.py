@@ -9,7 +9,7 @@ import pytest
 
 from dprobed.record.record import Record
 from dprobed.trace import stat
-from dprobed.trace.choose import ConditionError, all_of
+from dprobed.trace.choose import ConditionError, FieldError, Fields, all_of
 from dprobed.trace.stat import RecordGroup
 from tests.trace_support import decoded, raw
 
@@ -67,6 +67,37 @@ def test_what_is_no_condition(text: str) -> None:
         assert not all_of([text])(record(1))
         return
     with pytest.raises(ConditionError, match="is no condition"):
+        all_of([text])
+
+
+@pytest.mark.parametrize(
+    ("condition", "says"),
+    [
+        ("word_0>ten", "`word_0` is a number, and `ten` is none"),
+        ("word_0=1*", "`word_0` is a number, and `1*` is none"),
+        ("value_9=1", "no record has a field `value_9`"),
+        ("word_0>10", None),
+        ("string_0=*.so", None),
+        ("string_0=12", None),
+        ("comm>a", None),
+    ],
+)
+def test_what_no_record_can_be(condition: str, says: str | None) -> None:
+    fields = Fields([condition])
+    fields.check()  # where there is no record, nothing is known
+    for number in range(3):
+        fields.see(record(number))
+    if says is None:
+        fields.check()
+        return
+    with pytest.raises(FieldError) as raised:
+        fields.check()
+    assert str(raised.value).startswith(says)
+
+
+@pytest.mark.parametrize("text", ["pid=x", "time>10.5", "hit<many"])
+def test_a_number_that_is_none(text: str) -> None:
+    with pytest.raises(ConditionError, match="is a whole number, and"):
         all_of([text])
 
 
