@@ -163,11 +163,23 @@ def test_places_that_are_not_there_are_status_2(capsys: pytest.CaptureFixture[st
 def test_doctor_says_how_kernel_programs_become_possible(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    device = tmp_path / "dprobes"
+    device, modules, installed = (tmp_path / name for name in ("dprobes", "modules", "installed"))
     monkeypatch.setattr(doctor, "_DEVICE", device)
-    found = doctor._kernel_module(None)
-    assert (found.ok, found.needed) == (False, False)
-    assert "insmod dprobes.ko" in found.remedy
+    monkeypatch.setattr(doctor, "_MODULES", modules)
+    monkeypatch.setattr(doctor, "_INSTALLED", installed)
+
+    def remedy() -> str:
+        found = doctor._kernel_module(None)
+        assert (found.ok, found.needed) == (False, False)
+        return found.remedy
+
+    assert "CONFIG_KPROBES" in remedy()
+    modules.touch()
+    assert f"apt-get install linux-headers-{os.uname().release}" in remedy()
+    module = installed / os.uname().release / "updates/dkms/dprobes.ko.xz"
+    module.parent.mkdir(parents=True)
+    module.touch()
+    assert "modprobe dprobes" in remedy()
     device.touch(0o600)
     assert doctor._kernel_module(None).ok
 
