@@ -16,7 +16,7 @@ from dprobed.binary.errors import LocationError
 from dprobed.binary.file import Binary
 from dprobed.binary.places import list_places
 from dprobed.binary.static_probes import static_probes
-from dprobed.proc.kernel_symbols import PATH, Symbol, symbols
+from dprobed.proc.kernel_symbols import PATH, KernelSymbol, symbols
 
 _LISTING = Listing(
     "place",
@@ -116,7 +116,7 @@ def _list_kernel(pattern: str, *, json: bool, only: tuple[str, ...]) -> None:
     show(rows, _KERNEL, json=json, empty="", only=only)
 
 
-def _is_meant(symbol: Symbol, module: str, name: str) -> bool:
+def _is_meant(symbol: KernelSymbol, module: str, name: str) -> bool:
     if symbol.kind == "tracepoint":
         return fnmatchcase(symbol.place, f"{module or '*'}:{name}")
     return fnmatchcase(symbol.name, name) and fnmatchcase(symbol.module, module)
