@@ -217,7 +217,7 @@ void dpb_tracepoint_disable(struct dpb_place *place);
 void dpb_tracepoint_sync(void);
 
 /* module.c */
-bool dpb_module_loaded(const char *symbol);
+bool dpb_module_may_come(const char *symbol);
 void dpb_publish(struct dpb_program *program);
 void dpb_unpublish(struct dpb_program *program);
 int dpb_modules_init(void);

@@ -281,7 +281,7 @@ static int dpb_place_first(struct dpb_place *place,
 	}
 	error = dpb_place(place);
 	if (error == -ENOENT && place->kind == DPROBES_CODE &&
-	    strchr(place->symbol, ':') && !dpb_module_loaded(place->symbol)) {
+	    dpb_module_may_come(place->symbol)) {
 		WRITE_ONCE(place->state, DPROBES_PENDING);
 		return 0;
 	}

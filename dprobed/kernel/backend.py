@@ -27,7 +27,7 @@ from dprobed.kernel.device import (
     KernelProgram,
     NotLoadedError,
 )
-from dprobed.kernel.places import PlacingError, module_name, placing_error
+from dprobed.kernel.places import PlacingError, is_module_name, module_name, placing_error
 from dprobed.program.bytecode import decode
 from dprobed.program.exits import DEBUGGER, DUMP, EXCEPTION, REM
 from dprobed.program.keywords import TRACEPOINT
@@ -382,6 +382,8 @@ def _check(program: Program, message: protocol.Insert) -> None:
 
 
 def _undone(program: Program, message: protocol.Insert) -> Iterator[str]:
+    if not is_module_name(program.header):
+        yield "name the kernel module as lsmod(8) does: `name = nf_tables`"
     if message.budget is not None:
         yield "a budget is for processes: probes in the kernel have none"
     names = {DEBUGGER: "debugger", DUMP: "dump"}

@@ -24,6 +24,8 @@ _CODE: Final = re.compile(rf"([A-Za-z_][\w.$]*)(?:\+({_NUMBER}))?", re.ASCII)
 _DATA: Final = re.compile(
     rf"(?:({_NUMBER})|([A-Za-z_][\w.$]*)([+-]{_NUMBER})?)(?::({_NUMBER}))?", re.ASCII
 )
+#: MODULE_NAME_LEN, include/linux/moduleparam.h.
+_MODULE: Final = re.compile(r"[\w-]{1,55}", re.ASCII)
 _KINDS: Final = {"x": abi.Kind.WATCH_X, "w": abi.Kind.WATCH_W, "rw": abi.Kind.WATCH_RW}
 
 _WATCHED: Final = (
@@ -112,6 +114,11 @@ def module_name(header: Header) -> str:
     return header.name.replace("-", "_") if header.modtype == "kmod" else ""
 
 
+def is_module_name(header: Header) -> bool:
+    """Whether a kernel module can be called as a program's, if that is for one."""
+    return header.modtype != "kmod" or _MODULE.fullmatch(header.name) is not None
+
+
 def attachment(probe: ProbeDefinition, number: int, header: Header, known: Known) -> abi.Attach:
     """The request that places a probe; ``known``: what the names in its place mean.
 
@@ -154,6 +161,8 @@ def _tracepoint(probe: ProbeDefinition, number: int, header: Header) -> abi.Atta
     if header.modtype == "kmod":
         raise PlacingError("tracepoints of modules cannot be placed, only the kernel's own")
     name = (probe.offset or "").removeprefix(TRACEPOINT)
+    if not name.isidentifier():
+        raise PlacingError(f"{probe.offset}: write the place as `{TRACEPOINT}name`")
     return _with_name(abi.Attach(probe=number, kind=abi.Kind.TRACEPOINT), name)
 
 

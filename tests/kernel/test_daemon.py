@@ -184,6 +184,16 @@ def test_what_the_kernel_cannot_do_is_refused(
     run(script)
 
 
+@pytest.mark.parametrize("name", ['"/lib/modules/dpmod.ko"', '".."', '"a:b"', "x" * 56])
+def test_what_no_kernel_module_is_called(run: Run, name: str) -> None:
+    async def script(daemon: FakeDaemon, kernel: FakeKernel) -> None:
+        source = f"name = {name}\nmodtype = kmod\noffset = f\nexit\n"
+        with pytest.raises(Refusal, match="as lsmod"):
+            await _insert(daemon, FakeClient(0), source)
+
+    run(script)
+
+
 def test_of_several_programs_all_go_in_or_none(run: Run) -> None:
     async def script(daemon: FakeDaemon, kernel: FakeKernel) -> None:
         root = FakeClient(0)
@@ -350,11 +360,13 @@ def test_tracepoints(run: Run) -> None:
         source = HEAD + "".join(
             f"offset = tracepoint:{name}\nexit\n" for name in ("task_rename", "no_such")
         )
+        source += 'offset = "tracepoint:"\nexit\noffset = "tracepoint:a b"\nexit\n'
         found = (await _insert(daemon, root, source)).probes
         assert [(each.state, each.engine) for each in found] == [
             ("active", "tracepoint"),
-            ("invalid offset", ""),
+            *[("invalid offset", "")] * 3,
         ]
+        assert "`tracepoint:name`" in found[2].reason
         assert found[1].reason == "the kernel has no tracepoint of that name"
         source = "name = dpmod\nmodtype = kmod\noffset = tracepoint:its\nexit\n"
         (probe,) = (await _insert(daemon, root, source)).probes

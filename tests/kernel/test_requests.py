@@ -177,6 +177,10 @@ ATTACHES = [
     (attaching(PLACE, offset=1), errno.EILSEQ),
     (attaching("no_such_function"), errno.ENOENT),
     (attaching("dprobes:no_such_function"), errno.ENOENT),
+    # no module can come that is called so, no function be called so
+    (attaching(":function"), errno.ENOENT),
+    (attaching(f"{'m' * 56}:function"), errno.ENOENT),
+    (attaching("no_such_module:"), errno.ENOENT),
     # what the kernel itself excludes, and what we do
     (attaching("exc_page_fault"), errno.EADDRNOTAVAIL),
     (attaching("dprobes:dp_run"), errno.EADDRNOTAVAIL),
