@@ -82,6 +82,7 @@ struct dpb_cpu {
 
 struct module;
 struct perf_event;
+struct tracepoint;
 
 /**
  * struct dpb_place - where a probe of a program is
@@ -92,13 +93,14 @@ struct perf_event;
  * @program: the owner
  * @index: which probe of it
  * @kind: enum dprobes_kind, of what was asked for last
- * @symbol: of code, what was asked for; NULL: nothing was
+ * @symbol: of code or a tracepoint, what was asked for; NULL: nothing was
  * @offset: the same
  * @kprobe: of code: ours; the kernel's while @registered
  * @watch: of data: an event for each CPU, while @registered
+ * @tracepoint: where it was found; it stays, as the kernel does
  * @length: of data
  * @handled: of data: how often the kernel has told of a hit
- * @registered: whether the kernel has it
+ * @registered: whether the kernel has it, to be called or disabled
  * @address: where it is, 0: not @registered
  * @error: of a failed one: why, as a positive number
  * @missed: hits that the kernel passed over in places where it was before
@@ -116,6 +118,7 @@ struct dpb_place {
 	u32 offset;
 	struct kprobe kprobe;
 	struct perf_event * __percpu *watch;
+	struct tracepoint *tracepoint;
 	u32 length;
 	atomic64_t handled;
 	bool registered;
@@ -207,8 +210,14 @@ void dpb_watch_disable(struct dpb_place *place);
 void dpb_watch_free(struct dpb_place *place);
 u64 dpb_watch_missed(struct dpb_place *place);
 
+/* tracepoint.c */
+int dpb_tracepoint_find(struct dpb_place *place);
+int dpb_tracepoint_enable(struct dpb_place *place);
+void dpb_tracepoint_disable(struct dpb_place *place);
+void dpb_tracepoint_sync(void);
+
 /* module.c */
-bool dpb_module_loaded(const char *symbol);
+bool dpb_module_may_come(const char *symbol);
 void dpb_publish(struct dpb_program *program);
 void dpb_unpublish(struct dpb_program *program);
 int dpb_modules_init(void);

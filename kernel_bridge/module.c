@@ -12,30 +12,37 @@ static DEFINE_MUTEX(dpb_programs_lock);
 static LIST_HEAD(dpb_programs);
 
 /**
- * dpb_module_loaded() - whether a module is there
- * @symbol: "module:function"
+ * dpb_module_may_come() - whether a symbol's module is not there, and can be
+ * @symbol: "module:function", or a function, which waits for none
  *
- * One whose init has not begun may be missed: its event comes, or it has come
- * while the caller waited for dpb_program.lock, and the function was found.
+ * One whose init has not begun may seem not to be there: its event comes, or
+ * it has come while the caller waited for dpb_program.lock, and the function
+ * was found.
  *
- * Return: as the name says; what is part of the kernel itself is there.
+ * Return: as the name says; what is part of the kernel itself is there, what
+ * is about to go is not.
  */
-bool dpb_module_loaded(const char *symbol)
+bool dpb_module_may_come(const char *symbol)
 {
+	const char *colon = strchr(symbol, ':');
 	char name[MODULE_NAME_LEN];
-	size_t size = strcspn(symbol, ":");
+	const struct module *module;
 	struct kobject *found;
-	bool loaded;
+	bool there;
 
-	if (size >= sizeof(name))
+	if (!colon || colon == symbol || !colon[1] ||
+	    colon - symbol >= sizeof(name))
 		return false;
-	memcpy(name, symbol, size);
-	name[size] = 0;
+	strscpy(name, symbol, colon - symbol + 1);
 	/* /sys/module: find_module() is not for modules. */
 	found = kset_find_obj(THIS_MODULE->mkobj.kobj.kset, name);
-	loaded = found;
+	if (!found)
+		return true;
+	/* It stays while we have this; what is part of the kernel has none. */
+	module = container_of(found, struct module_kobject, kobj)->mod;
+	there = !module || READ_ONCE(module->state) != MODULE_STATE_GOING;
 	kobject_put(found);
-	return loaded;
+	return !there;
 }
 
 /**

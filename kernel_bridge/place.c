@@ -17,7 +17,7 @@ NOKPROBE_SYMBOL(dpb_kprobe_hit);
 
 static bool dpb_is_watch(const struct dpb_place *place)
 {
-	return place->kind != DPROBES_CODE;
+	return place->kind >= DPROBES_WATCH_X && place->kind <= DPROBES_WATCH_RW;
 }
 
 /* Register the probe, disabled: nothing of ours runs before it is enabled. */
@@ -45,6 +45,27 @@ static int dpb_register_code(struct dpb_place *place)
 	return 0;
 }
 
+/* Register it, disabled. */
+static int dpb_register(struct dpb_place *place)
+{
+	if (dpb_is_watch(place))
+		return dpb_watch(place);
+	if (place->kind == DPROBES_TRACEPOINT)
+		return dpb_tracepoint_find(place);
+	return dpb_register_code(place);
+}
+
+/* Let hits come. */
+static int dpb_enable(struct dpb_place *place)
+{
+	if (place->kind == DPROBES_TRACEPOINT)
+		return dpb_tracepoint_enable(place);
+	if (!dpb_is_watch(place))
+		return dpb_fails() ? -ENOMEM : enable_kprobe(&place->kprobe);
+	dpb_watch_enable(place);
+	return 0;
+}
+
 /* Register it, and let hits come. */
 static int dpb_place(struct dpb_place *place)
 {
@@ -52,23 +73,17 @@ static int dpb_place(struct dpb_place *place)
 	int error;
 
 	lockdep_assert_held(&place->program->lock);
-	if (dpb_is_watch(place))
-		error = dpb_watch(place);
-	else
-		error = dpb_register_code(place);
+	error = dpb_register(place);
 	if (error)
 		return error;
 	place->registered = true;
 	WRITE_ONCE(place->state, DPROBES_ACTIVE);
-	if (dpb_is_watch(place)) {
-		dpb_watch_enable(place);
-		return 0;
-	}
-	error = dpb_fails() ? -ENOMEM : enable_kprobe(&place->kprobe);
+	error = dpb_enable(place);
 	if (!error)
 		return 0;
 	WRITE_ONCE(place->state, before);
-	unregister_kprobe(&place->kprobe);
+	if (place->kind == DPROBES_CODE)
+		unregister_kprobe(&place->kprobe);
 	place->registered = false;
 	place->address = 0;
 	return error;
@@ -116,6 +131,27 @@ static bool dpb_goes(const struct dpb_place *place, const struct module *module,
 			   within_module(place->address, module);
 }
 
+/* Nobody comes to it any more; what the kernel passed over is in @missed. */
+static void dpb_is_out(struct dpb_place *place, u64 missed)
+{
+	lockdep_assert_held(&place->program->lock);
+	place->missed += missed;
+	place->registered = false;
+	place->address = 0;
+}
+
+static void dpb_take_out_watch(struct dpb_place *place)
+{
+	/* Where the data is next time is not for us to find out. */
+	if (cmpxchg(&place->state, DPROBES_ACTIVE, DPROBES_FAILED) ==
+	    DPROBES_ACTIVE)
+		place->error = ENODEV;
+	/* No more hits come while the last ones are counted. */
+	dpb_watch_disable(place);
+	dpb_is_out(place, dpb_watch_missed(place));
+	dpb_watch_free(place);
+}
+
 /**
  * dpb_take_out() - take probes out
  * @program: of which
@@ -128,6 +164,7 @@ static bool dpb_goes(const struct dpb_place *place, const struct module *module,
 void dpb_take_out(struct dpb_program *program, const struct module *module,
 		  bool init_only)
 {
+	bool traced = false;
 	u32 i, count = 0;
 
 	mutex_lock(&program->lock);
@@ -136,30 +173,25 @@ void dpb_take_out(struct dpb_program *program, const struct module *module,
 
 		if (!place->registered || !dpb_goes(place, module, init_only))
 			continue;
-		if (!dpb_is_watch(place)) {
+		if (dpb_is_watch(place)) {
+			dpb_take_out_watch(place);
+		} else if (place->kind == DPROBES_TRACEPOINT) {
+			dpb_tracepoint_disable(place);
+			dpb_is_out(place, 0);
+			traced = true;
+		} else {
 			cmpxchg(&place->state, DPROBES_ACTIVE, DPROBES_PENDING);
 			program->together[count++] = &place->kprobe;
-			continue;
 		}
-		/* Where the data is next time is not for us to find out. */
-		if (cmpxchg(&place->state, DPROBES_ACTIVE, DPROBES_FAILED) ==
-		    DPROBES_ACTIVE)
-			place->error = ENODEV;
-		place->missed += dpb_watch_missed(place);
-		dpb_watch_free(place);
-		place->registered = false;
-		place->address = 0;
 	}
 	/* Together: it waits once for all of them. */
 	unregister_kprobes(program->together, count);
-	for (i = 0; i < count; i++) {
-		struct dpb_place *place = container_of(program->together[i],
-						       struct dpb_place, kprobe);
-
-		place->missed += place->kprobe.nmissed;
-		place->registered = false;
-		place->address = 0;
-	}
+	for (i = 0; i < count; i++)
+		dpb_is_out(container_of(program->together[i], struct dpb_place,
+					kprobe),
+			   program->together[i]->nmissed);
+	if (traced)
+		dpb_tracepoint_sync();
 	mutex_unlock(&program->lock);
 }
 
@@ -169,6 +201,7 @@ void dpb_take_out(struct dpb_program *program, const struct module *module,
  */
 void dpb_disarm(struct dpb_program *program)
 {
+	bool traced = false;
 	u32 i;
 
 	mutex_lock(&program->lock);
@@ -178,18 +211,24 @@ void dpb_disarm(struct dpb_program *program)
 		if (!place->registered ||
 		    READ_ONCE(place->state) == DPROBES_ACTIVE)
 			continue;
-		if (dpb_is_watch(place))
+		if (dpb_is_watch(place)) {
 			dpb_watch_disable(place);
-		else
+		} else if (place->kind == DPROBES_TRACEPOINT) {
+			dpb_tracepoint_disable(place);
+			dpb_is_out(place, 0);
+			traced = true;
+		} else {
 			disable_kprobe(&place->kprobe);
+		}
 	}
+	if (traced)
+		dpb_tracepoint_sync();
 	mutex_unlock(&program->lock);
 }
 
-static bool dpb_is_code_valid(const struct dprobes_attach *attach)
+static bool dpb_is_name_valid(const struct dprobes_attach *attach)
 {
-	return attach->offset <= UINT_MAX && !attach->address &&
-	       !attach->length && attach->symbol[0] &&
+	return !attach->address && !attach->length && attach->symbol[0] &&
 	       memchr(attach->symbol, 0, sizeof(attach->symbol));
 }
 
@@ -204,6 +243,22 @@ static bool dpb_is_watch_valid(const struct dprobes_attach *attach)
 	       __is_canonical_address(attach->address,
 				      boot_cpu_data.x86_virt_bits) &&
 	       !memchr_inv(attach->symbol, 0, sizeof(attach->symbol));
+}
+
+static bool dpb_is_valid(const struct dprobes_attach *attach)
+{
+	switch (attach->kind) {
+	case DPROBES_CODE:
+		return dpb_is_name_valid(attach) && attach->offset <= UINT_MAX;
+	case DPROBES_WATCH_X:
+	case DPROBES_WATCH_W:
+	case DPROBES_WATCH_RW:
+		return dpb_is_watch_valid(attach);
+	case DPROBES_TRACEPOINT:
+		return dpb_is_name_valid(attach) && !attach->offset;
+	default:
+		return false;
+	}
 }
 
 /* Place a probe that nobody has placed yet, or let it wait for its module. */
@@ -225,8 +280,8 @@ static int dpb_place_first(struct dpb_place *place,
 			return -ENOMEM;
 	}
 	error = dpb_place(place);
-	if (error == -ENOENT && strchr(place->symbol, ':') &&
-	    !dpb_module_loaded(place->symbol)) {
+	if (error == -ENOENT && place->kind == DPROBES_CODE &&
+	    dpb_module_may_come(place->symbol)) {
 		WRITE_ONCE(place->state, DPROBES_PENDING);
 		return 0;
 	}
@@ -246,7 +301,7 @@ static int dpb_place_first(struct dpb_place *place,
  * Return: 0, also where it waits for its module, or
  * * -EINVAL - no such probe or kind, a pad that is not 0, no such place
  * * -EBUSY - it was placed already
- * * -ENOENT - no such symbol
+ * * -ENOENT - no such symbol, no such tracepoint
  * * -EILSEQ - not the beginning of an instruction
  * * -EADDRNOTAVAIL - a place where the kernel allows no probe
  * * -EACCES - a place in this module
@@ -259,10 +314,7 @@ int dpb_attach(struct dpb_program *program, const struct dprobes_attach *attach)
 	int error;
 
 	if (attach->probe >= program->program.def.probe_count || attach->pad ||
-	    attach->kind > DPROBES_WATCH_RW)
-		return -EINVAL;
-	if (attach->kind == DPROBES_CODE ? !dpb_is_code_valid(attach) :
-					   !dpb_is_watch_valid(attach))
+	    !dpb_is_valid(attach))
 		return -EINVAL;
 	place = &program->places[attach->probe];
 	mutex_lock(&program->lock);
@@ -277,10 +329,11 @@ int dpb_attach(struct dpb_program *program, const struct dprobes_attach *attach)
 static u64 dpb_missed(struct dpb_place *place)
 {
 	lockdep_assert_held(&place->program->lock);
-	if (!place->registered)
-		return place->missed;
-	return place->missed + (dpb_is_watch(place) ? dpb_watch_missed(place) :
-				READ_ONCE(place->kprobe.nmissed));
+	if (place->registered && dpb_is_watch(place))
+		return place->missed + dpb_watch_missed(place);
+	if (place->registered && place->kind == DPROBES_CODE)
+		return place->missed + READ_ONCE(place->kprobe.nmissed);
+	return place->missed;
 }
 
 /**

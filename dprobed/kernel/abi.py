@@ -197,6 +197,7 @@ class Kind(IntEnum):
     WATCH_X = 1
     WATCH_W = 2
     WATCH_RW = 3
+    TRACEPOINT = 4
 
 
 class State(IntEnum):

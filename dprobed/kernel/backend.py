@@ -27,18 +27,16 @@ from dprobed.kernel.device import (
     KernelProgram,
     NotLoadedError,
 )
-from dprobed.kernel.places import PlacingError, module_name, placing_error
+from dprobed.kernel.places import PlacingError, is_module_name, module_name, placing_error
 from dprobed.program.bytecode import decode
 from dprobed.program.exits import DEBUGGER, DUMP, EXCEPTION, REM
+from dprobed.program.keywords import TRACEPOINT
 from dprobed.program.model import ProbeDefinition, Program
 from dprobed.wire import protocol
 from dprobed.wire.messages import KERNEL
 
 #: What records and listings say of it.
 NAME: Final = "kernel"
-#: Which engines serve its probes: those at code, and watchpoints.
-_CODE: Final = "kprobe"
-_WATCH: Final = "watch"
 
 #: Seconds for which the records of a program wait after some were read.
 _REST: Final = 0.02
@@ -92,7 +90,6 @@ class _Inserted:
         if out and at not in self.failed and found.state != abi.State.FAILED:
             state, reason = protocol.State.REMOVED, ""
         missed = found.recursed + found.missed
-        engine = _CODE if probe.watchpoint is None else _WATCH
         return protocol.ProbeStatus(
             program=self.number,
             probe=probe.index,
@@ -106,7 +103,7 @@ class _Inserted:
             dropped=lost,
             faulted=0,
             addresses=[found.address] if found.address else [],
-            engine=engine if found.address else "",
+            engine=_engine(probe) if found.address else "",
         )
 
     def _state(self, at: int, found: abi.Query) -> tuple[protocol.State, str]:
@@ -114,7 +111,7 @@ class _Inserted:
         state = abi.State(found.state)
         failure = self.failed.get(at)
         if state is abi.State.FAILED:
-            failure = placing_error(found.error, self.program.header)
+            failure = placing_error(found.error, self.program.probes[at], self.program.header)
         if failure is not None:
             return failure.state, str(failure)
         if state is abi.State.PENDING:
@@ -363,6 +360,13 @@ def _missed(probe: ProbeDefinition, found: abi.Query) -> str:
     return "missed: " + ", ".join(why) if why else ""
 
 
+def _engine(probe: ProbeDefinition) -> str:
+    """Which one serves it."""
+    if probe.watchpoint is not None:
+        return "watch"
+    return "tracepoint" if _place_of(probe).startswith(TRACEPOINT) else "kprobe"
+
+
 def _place_of(probe: ProbeDefinition) -> str:
     return probe.offset or probe.address or ""
 
@@ -378,6 +382,8 @@ def _check(program: Program, message: protocol.Insert) -> None:
 
 
 def _undone(program: Program, message: protocol.Insert) -> Iterator[str]:
+    if not is_module_name(program.header):
+        yield "name the kernel module as lsmod(8) does: `name = nf_tables`"
     if message.budget is not None:
         yield "a budget is for processes: probes in the kernel have none"
     names = {DEBUGGER: "debugger", DUMP: "dump"}
@@ -390,8 +396,14 @@ def _undone(program: Program, message: protocol.Insert) -> Iterator[str]:
             yield f"{probe.address}: write the place as `offset = function+N`, not as an address"
         if probe.opcode is not None and message.check_opcode:
             yield "`opcode` is not compared in the kernel: leave it out, or use --no-opcode-check"
+        if _place_of(probe).startswith(TRACEPOINT) and _sets_registers(program, probe):
+            yield "at a tracepoint there are no registers to alter: only its arguments are known"
         if probe.logonfault:
             yield "`logonfault` is for processes: leave it out"
+
+
+def _sets_registers(program: Program, probe: ProbeDefinition) -> bool:
+    return any(each.spelling.startswith("pop r") for _, each, _ in program.instructions(probe))
 
 
 class KernelBackends:

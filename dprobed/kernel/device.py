@@ -109,11 +109,12 @@ class KernelProgram:
         """Place its probe of that number, counted from 0, or have it wait for its module; raises
         PlacingError."""
         header = self.program.header
-        argument = attachment(self.program.probes[number], number, header, self._known)
+        probe = self.program.probes[number]
+        argument = attachment(probe, number, header, self._known)
         try:
             self._ioctl("DPROBES_ATTACH", argument)
         except OSError as error:
-            raise placing_error(error.errno or 0, header) from None
+            raise placing_error(error.errno or 0, probe, header) from None
 
     def query(self, number: int) -> abi.Query:
         """The state and the counts of a probe."""

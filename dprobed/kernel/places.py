@@ -12,6 +12,7 @@ from typing import Final
 from dprobed.arch.x86_64.debug_registers import is_length_valid
 from dprobed.kernel import abi
 from dprobed.proc import kernel_symbols
+from dprobed.program.keywords import TRACEPOINT
 from dprobed.program.model import Header, ProbeDefinition
 from dprobed.wire.protocol import State
 
@@ -23,6 +24,8 @@ _CODE: Final = re.compile(rf"([A-Za-z_][\w.$]*)(?:\+({_NUMBER}))?", re.ASCII)
 _DATA: Final = re.compile(
     rf"(?:({_NUMBER})|([A-Za-z_][\w.$]*)([+-]{_NUMBER})?)(?::({_NUMBER}))?", re.ASCII
 )
+#: MODULE_NAME_LEN, include/linux/moduleparam.h.
+_MODULE: Final = re.compile(r"[\w-]{1,55}", re.ASCII)
 _KINDS: Final = {"x": abi.Kind.WATCH_X, "w": abi.Kind.WATCH_W, "rw": abi.Kind.WATCH_RW}
 
 _WATCHED: Final = (
@@ -111,6 +114,11 @@ def module_name(header: Header) -> str:
     return header.name.replace("-", "_") if header.modtype == "kmod" else ""
 
 
+def is_module_name(header: Header) -> bool:
+    """Whether a kernel module can be called as a program's, if that is for one."""
+    return header.modtype != "kmod" or _MODULE.fullmatch(header.name) is not None
+
+
 def attachment(probe: ProbeDefinition, number: int, header: Header, known: Known) -> abi.Attach:
     """The request that places a probe; ``known``: what the names in its place mean.
 
@@ -122,6 +130,8 @@ def attachment(probe: ProbeDefinition, number: int, header: Header, known: Known
 
 
 def _code(probe: ProbeDefinition, number: int, header: Header, known: Known) -> abi.Attach:
+    if (probe.offset or "").startswith(TRACEPOINT):
+        return _tracepoint(probe, number, header)
     found = _CODE.fullmatch(probe.offset or "")
     if found is None:
         place = probe.offset or probe.address
@@ -132,16 +142,28 @@ def _code(probe: ProbeDefinition, number: int, header: Header, known: Known) -> 
     if len(there) > 1:
         where = f"the module {module}" if module else "the kernel"
         raise PlacingError(f"{where} has {len(there)} symbols `{name}`: none can be told from them")
-    symbol = f"{module}:{name}" if module else name
-    data = symbol.encode()
-    if len(data) >= abi.Attach.symbol.size:
-        raise PlacingError("the name of the function is too long")
     offset = int(found[2] or "0", 0)
     if offset >= 1 << 32:
         raise PlacingError("no function is that long")
     made = abi.Attach(probe=number, kind=abi.Kind.CODE, offset=offset)
+    return _with_name(made, f"{module}:{name}" if module else name)
+
+
+def _with_name(made: abi.Attach, name: str) -> abi.Attach:
+    data = name.encode()
+    if len(data) >= abi.Attach.symbol.size:
+        raise PlacingError("the name is too long")
     made.symbol = (type(made.symbol))(*data)
     return made
+
+
+def _tracepoint(probe: ProbeDefinition, number: int, header: Header) -> abi.Attach:
+    if header.modtype == "kmod":
+        raise PlacingError("tracepoints of modules cannot be placed, only the kernel's own")
+    name = (probe.offset or "").removeprefix(TRACEPOINT)
+    if not name.isidentifier():
+        raise PlacingError(f"{probe.offset}: write the place as `{TRACEPOINT}name`")
+    return _with_name(abi.Attach(probe=number, kind=abi.Kind.TRACEPOINT), name)
 
 
 def _data(probe: ProbeDefinition, number: int, header: Header, known: Known) -> abi.Attach:
@@ -179,9 +201,11 @@ def _at_symbol(name: str, addend: str | None, header: Header, known: Known) -> i
     return _only(name, found, f"the module {module}") + int(addend or "0", 0)
 
 
-def placing_error(code: int, header: Header) -> PlacingError:
+def placing_error(code: int, probe: ProbeDefinition, header: Header) -> PlacingError:
     """Why a probe could not be placed, of the number that the module gives."""
     state, reason = _ERRORS.get(code, (State.FAILED, os.strerror(code)))
+    if code == errno.ENOENT and (probe.offset or "").startswith(TRACEPOINT):
+        return PlacingError("the kernel has no tracepoint of that name")
     module = module_name(header)
     if code == errno.ENOENT and module:
         reason = f"the module {module} has no function of that name"

@@ -15,6 +15,8 @@ PATH: Final = Path("/proc/kallsyms")
 #: Below are addresses of processes, and offsets of data of which each processor has its own.
 FIRST: Final = 1 << 63
 
+#: How the data of a tracepoint is called.
+_TRACEPOINT: Final = "__tracepoint_"
 _CODE: Final = frozenset("tTwW")
 _DATA: Final = frozenset("bBdDrRgGsSvV")
 
@@ -29,10 +31,19 @@ class KernelSymbol(NamedTuple):
 
     @property
     def kind(self) -> str:
-        """``code``, ``data``, or empty: nothing at an address that a probe could be at."""
+        """``code``, ``data``, ``tracepoint``, or empty: nothing that a probe could be at."""
         if 0 < self.address < FIRST:
             return ""
+        if self.name.startswith(_TRACEPOINT) and not self.module:
+            return "tracepoint"
         return "code" if self.letter in _CODE else "data" if self.letter in _DATA else ""
+
+    @property
+    def place(self) -> str:
+        """How a probe there is written."""
+        if self.kind == "tracepoint":
+            return f"tracepoint:{self.name.removeprefix(_TRACEPOINT)}"
+        return self.name
 
 
 def symbols(path: Path = PATH) -> Iterator[KernelSymbol]:

@@ -100,7 +100,7 @@ PROBE: Final[dict[str, Keyword]] = {
             "offset",
             Value.PLACE,
             "Where the probe is: `symbol`, `symbol+n`, `symbol-n`, `file.c:line` or an offset in "
-            "the file.",
+            "the file; in the kernel `symbol`, `symbol+n` or `tracepoint:name`.",
         ),
         Keyword(
             "address",
@@ -147,12 +147,14 @@ PROBE: Final[dict[str, Keyword]] = {
 STARTERS: Final = ("offset", "address")
 MAX_OPCODE: Final = 15
 
+#: Before the name of a tracepoint of the kernel, which is a place.
+TRACEPOINT: Final = "tracepoint:"
 _NUMBER = r"(?:0[xX][0-9a-fA-F]+|0|[1-9][0-9]*)"
 _SYMBOL = r"[A-Za-z_.$?][\w.$@?]*"
 #: ``symbol``, or ``file.c:symbol`` for a local one, and an offset into it.
 _IN_SYMBOL = rf"(?:[\w./+-]+\.[A-Za-z0-9+]+:)?{_SYMBOL}(?:[+-]{_NUMBER})?"
 #: Patterns, compiled by who reads source text: daemons and tracers import this, too, and do not.
-_PLACE = rf"{_NUMBER}|{_IN_SYMBOL}|[^\s:\"]+:[1-9][0-9]*"
+_PLACE = rf"{_NUMBER}|{_IN_SYMBOL}|[^\s:\"]+:[1-9][0-9]*|{TRACEPOINT}[A-Za-z_]\w*"
 _ADDRESS = rf"(?:{_NUMBER}|{_IN_SYMBOL})(?::[1-9][0-9]*)?"
 _PLAIN = re.compile(r"[\w.$@?+/:~-]+")
 _VARIABLE = re.compile(rf"[A-Za-z_]\w{{0,{MAX_NAME - 1}}}", re.ASCII)
@@ -246,6 +248,10 @@ def definition_errors(header: Header, probe: ProbeDefinition) -> Sequence[tuple[
         found.append(
             ("watchpoint", "I/O ports can be watched by kernel programs only", "use x, w or rw")
         )
+    place = probe.offset or ""
+    # A line of a file without extension could begin so.
+    if not header.kernel and place.startswith(TRACEPOINT) and not place[-1:].isdigit():
+        found.append(("offset", "a process has no tracepoints", "write modtype = kernel"))
     if probe.heap > header.heapmax:
         found.append(
             (

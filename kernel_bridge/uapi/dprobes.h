@@ -154,6 +154,7 @@ enum dprobes_kind {
 	DPROBES_WATCH_X,		/* data breakpoints: executed */
 	DPROBES_WATCH_W,		/* written */
 	DPROBES_WATCH_RW,		/* read or written */
+	DPROBES_TRACEPOINT,		/* a tracepoint of the kernel itself */
 };
 
 /**
@@ -166,7 +167,7 @@ enum dprobes_kind {
  *	(executed: 1); else 0
  * @pad: 0
  * @symbol: of code: function of the kernel or of a module, or
- *	"module:function"; else empty
+ *	"module:function"; of a tracepoint: its name; else empty
  */
 struct dprobes_attach {
 	__u32 probe;

@@ -18,6 +18,7 @@ from tests.programs.cases import Case, FakeContext
 #: What its kernel has.
 FUNCTIONS = {"do_sys_openat2": 0xFFFFFFFF81000000, "schedule": 0xFFFFFFFF81001000}
 EXCLUDED = {"exc_page_fault": errno.EADDRNOTAVAIL, "dprobes_own": errno.EACCES}
+TRACEPOINTS = {"task_rename": 0xFFFFFFFF82100000}
 #: Functions of a module, where that is loaded.
 MODULE = {"dpmod:dpmod_init": 0xFFFFFFFFC0000000}
 NAMES = {number: name for name, number in abi.REQUESTS.items()}
@@ -208,7 +209,11 @@ class FakeKernel:
         number = argument.probe
         place = bytes(argument.symbol).rstrip(b"\0").decode()
         state = abi.State.ACTIVE
-        if argument.kind != abi.Kind.CODE:
+        if argument.kind == abi.Kind.TRACEPOINT:
+            if place not in TRACEPOINTS:
+                raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+            place = f"{TRACEPOINTS[place]:#x}"
+        elif argument.kind != abi.Kind.CODE:
             place = f"{argument.address:#x}"
             taken = [each for each in program.placed.values() if each.startswith("0x")]
             if len(taken) == 4:

@@ -114,6 +114,7 @@ ffffffff81000000 T vfs_read
 ffffffff81000100 T vfs_write
 ffffffff82000000 D vfs_count
 000000000001fb00 D vfs_of_each_processor
+ffffffff82100000 D __tracepoint_task_rename
 ffffffffc0000000 t vfs_read\t[my_fs]
 """
 
@@ -146,6 +147,8 @@ def test_places_of_the_kernel(
     assert rows("vfs_count") == [("vfs_count", "data", "kernel", at("0xffffffff82000000"))]
     assert rows("my-fs:*") == [("vfs_read", "code", "my_fs", at("0xffffffffc0000000"))]
     assert len(rows("*:vfs_read")) == 2
+    renamed = ("tracepoint:task_rename", "tracepoint", "kernel", at("0xffffffff82100000"))
+    assert rows("tracepoint:*") == rows("task_*") == [renamed]
 
 
 def test_places_of_this_kernel() -> None:

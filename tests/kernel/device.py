@@ -116,9 +116,11 @@ class KernelProgram:
         check(ioctl(self.machine, self.fd, name, argument, *behind))
         return argument
 
-    def attach(self, symbol: str, *, probe: int = 0, offset: int = 0) -> None:
+    def attach(
+        self, symbol: str, *, probe: int = 0, offset: int = 0, kind: Kind = Kind.CODE
+    ) -> None:
         """Place a probe."""
-        self.ioctl("DPROBES_ATTACH", attaching(symbol, probe=probe, offset=offset))
+        self.ioctl("DPROBES_ATTACH", attaching(symbol, probe=probe, offset=offset, kind=kind))
 
     def watch(self, kind: Kind, address: int, length: int, *, probe: int = 0) -> None:
         """Place a watchpoint."""

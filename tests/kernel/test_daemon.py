@@ -160,6 +160,7 @@ def test_a_record_goes_through_the_handlers_of_its_facility(run: Run) -> None:
 @pytest.mark.parametrize(
     ("source", "options", "words"),
     [
+        ("offset = tracepoint:sched_switch\npush 1\npop r,rdi\nexit", {}, "no registers to alter"),
         ("offset = schedule\nexit dump", {}, "exit dump"),
         ("offset = schedule\nexit debugger", {}, "exit debugger"),
         ("address = 0x1000\nexit", {}, "write the place as `offset = function\\+N`"),
@@ -179,6 +180,16 @@ def test_what_the_kernel_cannot_do_is_refused(
         with pytest.raises(Refusal, match=words):
             await daemon.ask(root, _request(HEAD + source, **options), messages.Inserted)
         assert (await daemon.query(root)).targets == []
+
+    run(script)
+
+
+@pytest.mark.parametrize("name", ['"/lib/modules/dpmod.ko"', '".."', '"a:b"', "x" * 56])
+def test_what_no_kernel_module_is_called(run: Run, name: str) -> None:
+    async def script(daemon: FakeDaemon, kernel: FakeKernel) -> None:
+        source = f"name = {name}\nmodtype = kmod\noffset = f\nexit\n"
+        with pytest.raises(Refusal, match="as lsmod"):
+            await _insert(daemon, FakeClient(0), source)
 
     run(script)
 
@@ -339,6 +350,27 @@ def test_symbols_that_the_kernel_hides_or_has_twice(run: Run, kallsyms: Path) ->
         (probe,) = (await _insert(daemon, root, source)).probes
         assert probe.state == "failed"
         assert "CAP_SYSLOG" in probe.reason
+
+    run(script)
+
+
+def test_tracepoints(run: Run) -> None:
+    async def script(daemon: FakeDaemon, kernel: FakeKernel) -> None:
+        root = FakeClient(0)
+        source = HEAD + "".join(
+            f"offset = tracepoint:{name}\nexit\n" for name in ("task_rename", "no_such")
+        )
+        source += 'offset = "tracepoint:"\nexit\noffset = "tracepoint:a b"\nexit\n'
+        found = (await _insert(daemon, root, source)).probes
+        assert [(each.state, each.engine) for each in found] == [
+            ("active", "tracepoint"),
+            *[("invalid offset", "")] * 3,
+        ]
+        assert "`tracepoint:name`" in found[2].reason
+        assert found[1].reason == "the kernel has no tracepoint of that name"
+        source = "name = dpmod\nmodtype = kmod\noffset = tracepoint:its\nexit\n"
+        (probe,) = (await _insert(daemon, root, source)).probes
+        assert (probe.state, "tracepoints of modules" in probe.reason) == ("invalid offset", True)
 
     run(script)
 

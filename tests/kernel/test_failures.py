@@ -71,6 +71,19 @@ def test_placing(machine: Machine, device: Device) -> None:
     loaded.close()
 
 
+def test_placing_at_a_tracepoint(machine: Machine, device: Device) -> None:
+    loaded = device.load(PROGRAM, facilities={"mine": 9})
+
+    def attempt() -> None:
+        assert (loaded.state(), loaded.query().address) == (State.COMPILED, 0)
+        loaded.attach("task_rename", kind=Kind.TRACEPOINT)
+
+    # Its name, and registering.
+    assert _each_step(machine, attempt) == 2
+    assert loaded.state() is State.ACTIVE
+    loaded.close()
+
+
 def test_watching(machine: Machine, device: Device) -> None:
     loaded = device.load(PROGRAM, facilities={"mine": 9})
     address = address_of(machine, "panic_timeout")

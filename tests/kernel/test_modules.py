@@ -9,10 +9,23 @@ import pytest
 from dprobed.kernel.abi import State
 from dprobed.record.log import decode_log
 from tests.kernel import sample
-from tests.kernel.device import Device, KernelProgram, write_text
-from tests.kernel.machine import Machine
+from tests.kernel.device import (
+    CLOSE,
+    DELETE_MODULE,
+    FINIT_MODULE,
+    KILL,
+    O_NONBLOCK,
+    Device,
+    KernelProgram,
+    check,
+    path,
+    remove_module,
+    write_text,
+)
+from tests.kernel.machine import AREA, Machine
 from tests.kernel.test_bridge import kernel_program
 
+WAIT4, SIGKILL = 61, 9
 STEP = "dpsample:dpsample_step"
 BY = kernel_program("push r,rdi\nlog i32 by")
 
@@ -131,6 +144,31 @@ def test_placing_that_fails_when_the_module_comes(
         sample.step(machine)
     assert _state(loaded) == (State.FAILED, errno.ENOMEM, 0, False)
     loaded.close()
+
+
+def test_programs_come_and_go_while_a_module_does(machine: Machine, device: Device) -> None:
+    fd = check(path(machine, "/dpsample.ko", 0))
+    loops = []
+    for cpu, call, text, args in (
+        (1, FINIT_MODULE, b"\0", (fd, AREA, 0)),
+        (0, DELETE_MODULE, b"dpsample\0", (AREA, O_NONBLOCK)),
+    ):
+        machine.run_on(cpu)
+        machine.write(AREA, text)
+        loops.append(check(machine.for_ever(call, *args)))
+    machine.run_on(0)
+    seen = 0
+    while seen < 20:
+        loaded = device.load(BY)
+        loaded.attach(STEP)
+        assert loaded.state() in (State.PENDING, State.ACTIVE)
+        seen += loaded.query().hits
+        loaded.close()
+    for pid in loops:
+        check(machine.call(KILL, pid, SIGKILL))
+        check(machine.call(WAIT4, pid, 0, 0, 0))
+    check(machine.call(CLOSE, fd))
+    remove_module(machine, sample.NAME)
 
 
 def test_programs_closed_while_the_module_is_there_or_awaited(

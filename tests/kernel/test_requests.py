@@ -160,7 +160,14 @@ def _unterminated() -> Attach:
 ATTACHES = [
     (attaching(PLACE, probe=1), errno.EINVAL),
     (attaching(PLACE, pad=1), errno.EINVAL),
-    (attaching(PLACE, kind=4), errno.EINVAL),
+    (attaching(PLACE, kind=5), errno.EINVAL),
+    (attaching("task_rename", kind=Kind.TRACEPOINT, offset=1), errno.EINVAL),
+    (attaching("task_rename", kind=Kind.TRACEPOINT, address=DATA), errno.EINVAL),
+    (attaching("task_rename", kind=Kind.TRACEPOINT, length=1), errno.EINVAL),
+    (attaching("", kind=Kind.TRACEPOINT), errno.EINVAL),
+    (attaching("x" * 128, kind=Kind.TRACEPOINT), errno.EINVAL),
+    (attaching("no_such_tracepoint", kind=Kind.TRACEPOINT), errno.ENOENT),
+    (attaching("dpsample:task_rename", kind=Kind.TRACEPOINT), errno.ENOENT),
     (attaching(PLACE, kind=Kind.WATCH_W), errno.EINVAL),
     (attaching(PLACE, address=DATA), errno.EINVAL),
     (attaching(PLACE, length=1), errno.EINVAL),
@@ -170,6 +177,10 @@ ATTACHES = [
     (attaching(PLACE, offset=1), errno.EILSEQ),
     (attaching("no_such_function"), errno.ENOENT),
     (attaching("dprobes:no_such_function"), errno.ENOENT),
+    # no module can come that is called so, no function be called so
+    (attaching(":function"), errno.ENOENT),
+    (attaching(f"{'m' * 56}:function"), errno.ENOENT),
+    (attaching("no_such_module:"), errno.ENOENT),
     # what the kernel itself excludes, and what we do
     (attaching("exc_page_fault"), errno.EADDRNOTAVAIL),
     (attaching("dprobes:dp_run"), errno.EADDRNOTAVAIL),

@@ -16,7 +16,7 @@ from dprobed.binary.errors import LocationError
 from dprobed.binary.file import Binary
 from dprobed.binary.places import list_places
 from dprobed.binary.static_probes import static_probes
-from dprobed.proc.kernel_symbols import PATH, symbols
+from dprobed.proc.kernel_symbols import PATH, KernelSymbol, symbols
 
 _LISTING = Listing(
     "place",
@@ -45,10 +45,11 @@ examples:
   dprobe places --usdt libstdc++.so.6    # static probes
   dprobe places --kernel 'vfs_*'         # functions and data of the kernel
   dprobe places --kernel 'loop:*'        # of its module loop
+  dprobe places --kernel 'tracepoint:*'
 """,
 )
 @click.option("--usdt", is_flag=True, help="Static probes (USDT), which the module's authors set.")
-@click.option("--kernel", is_flag=True, help="Functions and data of the kernel and its modules.")
+@click.option("--kernel", is_flag=True, help="What the kernel and its modules have.")
 @options.listing(_LISTING, _STATIC, _KERNEL)
 @click.argument("module", required=False, shell_complete=complete.modules)
 @click.argument("pattern", required=False, shell_complete=complete.symbols)
@@ -66,9 +67,9 @@ def places_command(
     what is listed as such; its arguments are written as the compiler left them: size@place.
 
     PATTERN may have * and ? in it; for static probes it is of provider:name, or of the name alone.
-    With --kernel it is all that is given: of a name of the kernel itself, or of module:name; places
-    of a module are for programs with `modtype = kmod`. Addresses of the kernel are listed for whom
-    it shows them to.
+    With --kernel it is all that is given: of a name of the kernel itself, of module:name, or of
+    tracepoint:name. Places of a module are for programs with `modtype = kmod`. Addresses of the
+    kernel are listed for whom it shows them to.
     """
     if kernel:
         if usdt or pattern is not None:
@@ -96,23 +97,29 @@ def places_command(
 def _list_kernel(pattern: str, *, json: bool, only: tuple[str, ...]) -> None:
     module, _, name = pattern.rpartition(":")
     # Modules are called `a-b` as files, and `a_b` in the kernel.
-    module = module.replace("-", "_")
+    module = module if "[" in module else module.replace("-", "_")
     try:
         rows = [
             {
-                "place": each.name,
+                "place": each.place,
                 "kind": each.kind,
                 "module": each.module or "kernel",
                 "address": f"{each.address:#x}" if each.address else "",
             }
             for each in symbols()
-            if fnmatchcase(each.name, name) and fnmatchcase(each.module, module) and each.kind
+            if each.kind and _is_meant(each, module, name)
         ]
     except OSError as error:
         raise UserError(f"{PATH}: {os_error_text(error)}") from None
     if not rows:
         raise UserError(f"nothing in the kernel matches {pattern}")
     show(rows, _KERNEL, json=json, empty="", only=only)
+
+
+def _is_meant(symbol: KernelSymbol, module: str, name: str) -> bool:
+    if symbol.kind == "tracepoint":
+        return fnmatchcase(symbol.place, f"{module or '*'}:{name}")
+    return fnmatchcase(symbol.name, name) and fnmatchcase(symbol.module, module)
 
 
 def _named(elf: Binary, pattern: str) -> list[dict[str, Any]]:

@@ -140,6 +140,7 @@ PLACES = """\
 | `malloc+0x4`, `malloc-8` | bytes from it, which must be where an instruction begins |
 | `sort.c:120` | the code of a source line, by the debug information; maybe several places |
 | `0x1234` | a position in the file |
+| `tracepoint:task_rename` | kernel programs: a tracepoint; rdi, rsi, rdx, rcx, r8: its arguments |
 
 | `address =` | |
 | --- | --- |

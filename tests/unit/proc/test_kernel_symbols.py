@@ -15,16 +15,18 @@ def test_kinds_and_modules(tmp_path: Path) -> None:
         "ffffffff82000000 D jiffies\n"
         "000000000001fb00 A per_cpu\n"
         "000000000001fb00 D of_each_processor\n"
+        "ffffffff82100000 D __tracepoint_task_rename\n"
         "ffffffffc0001000 b count\t[nf_tables]\n"
         "ffffffffc0002000 a version\t[nf_tables]\n"
     )
-    found = [(each.name, each.kind, each.module) for each in symbols(listed)]
+    found = [(each.place, each.kind, each.module) for each in symbols(listed)]
     assert found == [
         ("schedule", "code", ""),
         ("step.isra.0", "code", ""),
         ("jiffies", "data", ""),
         ("per_cpu", "", ""),
         ("of_each_processor", "", ""),
+        ("tracepoint:task_rename", "tracepoint", ""),
         ("count", "data", "nf_tables"),
         ("version", "", "nf_tables"),
     ]
