@@ -13,6 +13,7 @@ ROOT: Final = Path(__file__).parent.parent / "dprobed"
 READS: Final = {
     "corefile/ledger.py": "keeps it beside the time since boot, which it goes by within one boot",
     "corefile/store.py": "the name of a core",
+    "daemon/history.py": "until when a program is in, in the journal's entry",
     "trace/ctf.py": "the offset of a trace's clock, which readers add",
     "tracer/dump/dumper.py": "the journal's entry of a core",
     "tracer/dump/snapshot.py": "the time in the file beside a core",
