@@ -119,6 +119,7 @@ over_budget = click.option(
 )
 for_ = click.option(
     "--for",
+    "--duration",
     "seconds",
     type=Duration(),
     metavar="TIME",

@@ -10,13 +10,14 @@ from dprobe.main import main
 _PROGRAM = "name = libc.so.6\noffset = open\n    exit\n"
 
 
+@pytest.mark.parametrize("option", ["--for", "--duration"])
 @pytest.mark.parametrize("seconds", ["nan", "inf", "1e300", "-1", "0", "x"])
 def test_a_duration_that_is_no_time_is_refused(
-    seconds: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    option: str, seconds: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     program = tmp_path / "p.rpn"
     program.write_text(_PROGRAM)
-    assert main(["attach", "--for", seconds, "1", str(program)]) == 2
+    assert main(["attach", option, seconds, "1", str(program)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "--for" in line
 
