@@ -288,8 +288,12 @@ def show_all(
     extended: bool = False,
     empty: str = NOTHING,
     only: Sequence[str] = (),
+    terms: messages.Status | None = None,
 ) -> None:
-    """Deployments, probes process by process, and sums over processes that ended long ago."""
+    """Deployments, probes process by process, and sums over processes that ended long ago.
+
+    ``terms``: whose programs the probes are, and until when, is shown as well.
+    """
     if deployments:
         show_deployments(deployments, json=json, only=only)
     if deployments and probes and not json:
@@ -297,6 +301,8 @@ def show_all(
     if probes or not deployments:
         listing = PROBES_EXTENDED if extended else PROBES
         show(probes, listing, json=json, empty=empty, only=only)
+    if terms is not None and not json and not only:
+        show_terms(terms)
     if earlier:
         if not json:
             print()
@@ -390,9 +396,8 @@ def show_status(
         extended=extended,
         empty=empty,
         only=only,
+        terms=answer,
     )
-    if not json and not only:
-        show_terms(answer)
     for line in (
         *doubted(answer.probes),
         *dumped(answer.probes),
