@@ -212,10 +212,11 @@ def _maps(pid: int) -> set[str]:
     return {line for line in lines if not line.endswith(("[heap]", "[stack]"))}
 
 
-#: What the daemon may say: what it was asked to do, that a process ended while it was at it, and
-#: that the kernel dropped events, after which it looks at every process.
+#: What the daemon may say: what it was asked to do, that an `attach` ended, that a process ended
+#: while it was at it, and that the kernel dropped events, after which it looks at every process.
 _USUAL: Final = re.compile(
     r"dprobed: (user 0 deployed|.*user 0 (inserted|removed)|process \d+.* is gone$"
+    r"|process \d+: told is out: its client has ended$"
     r"|process \d+: \[Errno 3\]|events of processes were lost)"
 )
 
