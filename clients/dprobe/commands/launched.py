@@ -62,6 +62,8 @@ class LaunchedCommand:
                 left = None if deadline in (None, math.inf) else deadline - time.monotonic()
                 if waker.wait(self._connection, left):
                     self._receive()
+                    if deadline != math.inf:
+                        deadline = None  # Since its last word; to write that may have taken long.
         for number, handler in before.items():
             signal.signal(number, handler)
         assert self._status is not None
