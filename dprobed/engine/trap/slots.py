@@ -184,12 +184,16 @@ class SlotExits:
             else:
                 ptrace.set_siginfo(thread.tid, info)
 
+    def abort_address(self, thread: Thread, site: Site) -> int:
+        """Where the restartable sequence that a thread at a site is in begins anew; 0: it is in
+        none."""
+        peek = self.sites.space.memory.peek
+        return restartable.abort_address(peek, ptrace.rseq_address(thread.tid), site.address)
+
     def is_in_sequence(self, thread: Thread, site: Site) -> bool:
         """Whether a thread at a site is in a restartable sequence: then its probes go, and it
         begins the sequence anew."""
-        peek = self.sites.space.memory.peek
-        area = ptrace.rseq_address(thread.tid)
-        if not restartable.abort_address(peek, area, site.address):
+        if not self.abort_address(thread, site):
             return False
         self._lose(thread, Position(Where.BEFORE, site.address), [site], restartable.REASON)
         return True

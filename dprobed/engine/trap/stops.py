@@ -62,9 +62,9 @@ class TrapStops:
         site = self.by_trap.get(self._words[RIP])
         if (
             site is None
-            or not site.plain
             or tid in self._noted
             or self.sigtrap.disposition is not None
+            or not (site.plain or self._becomes_plain(thread, site))
         ):
             return False
         group = self._group
@@ -85,6 +85,16 @@ class TrapStops:
         else:
             request = self._request
             request[RESUME], request[GO_TO] = tid, to
+        return True
+
+    def _becomes_plain(self, thread: Thread, site: Site) -> bool:
+        """At the first hit of a site: whether neither this nor a later one needs a closer look.
+
+        Who waits for a resolver serves nothing but plain hits, and others' threads are not to wait.
+        """
+        if site.seen or not site.simple or self.exits.abort_address(thread, site):
+            return False
+        site.seen = site.plain = True
         return True
 
     def hit(self, thread: Thread, site: Site, now: int) -> int:
