@@ -39,7 +39,7 @@ class Facts:
         self.cpu = -1
         self.cpu_until = 0
         self.cpu_address = -1
-        self.revocable: tuple[tuple[int, int], ...] = ()
+        self.revocable: tuple[int, ...] = ()
 
 
 class HitContext:

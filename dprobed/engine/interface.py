@@ -93,11 +93,11 @@ class RecordSink(Protocol):
         """One record."""
         ...
 
-    def latest(self) -> tuple[tuple[int, int], ...]:
+    def latest(self) -> tuple[int, ...]:
         """A handle by which ``withdraw`` finds the latest record; empty when that has been sent."""
         ...
 
-    def withdraw(self, batch: int, index: int) -> Probe | None:
+    def withdraw(self, handle: int) -> Probe | None:
         """Take a record back; its probe, or None when it has been sent."""
         ...
 

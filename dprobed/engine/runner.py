@@ -163,8 +163,8 @@ class ProgramRunner:
 
     def withdraw(self, thread: Thread) -> None:
         """The probed instruction faulted: its hit's records are taken back, and counted."""
-        for batch, index in self.facts_of(thread).revocable:
-            probe = self._listener.records.withdraw(batch, index)
+        for handle in self.facts_of(thread).revocable:
+            probe = self._listener.records.withdraw(handle)
             if probe is not None:
                 probe.faulted += 1
 

@@ -197,13 +197,14 @@ class Tracer:
         self._listen()
 
     def _do_tick(self) -> None:
-        self._reporter.flush()
+        self._reporter.tick()
         targets = list(self._targets)
         served = sum(target.engines.runner.served for target in targets)
         if served == self._served:
             debugged = any(target.debugger.is_expected for target in targets)
             idle = _BUSY if self._counting.is_behind(served) else _IDLE
             idle = DEBUGGER_TICK if debugged else idle
+            idle = FLUSH if self._reporter.is_waiting else idle
             signal.setitimer(signal.ITIMER_REAL, idle, idle)
             self._affinity.release_cpu()
             self._targets.forget_ended()

@@ -1,8 +1,9 @@
 """The tracer's messages to the daemon: batches of records, and everything else in order.
 
-The target never waits for the daemon. Records are collected and sent at the latest ``FLUSH``
-seconds later; what the socket does not take at once waits in a bounded buffer; what does not fit
-there is dropped, and counted at its probe.
+The target never waits for the daemon. Records are collected and sent at the next tick (``FLUSH``
+seconds), or, where their instruction may still fault, at the one after. What the socket does not
+take at once waits in a bounded buffer; what does not fit there is dropped, and counted at its
+probe.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ import msgspec
 from dprobed.engine.probe import Probe
 from dprobed.wire.protocol import Event, Place, Places, RawRecord, Records, Reply, pack
 
-#: Seconds until a record is on its way.
-FLUSH: Final = 0.05
+#: Seconds between ticks: until a record is on its way, or half of that.
+FLUSH: Final = 0.025
 _BATCH: Final = 1024
 _BACKLOG: Final = 8 << 20
 _PATIENCE: Final = 5.0
@@ -36,8 +37,12 @@ class Reporter:
         #: The batch; None for withdrawn ones.
         self.records: list[RawRecord | None] = []
         self._probes: list[Probe] = []
-        #: The number of the present batch.
-        self._batch = 0
+        #: The number of its first record.
+        self._first = 0
+        #: How many of it were there at the latest tick, and whether one that came since may have to
+        #: be withdrawn.
+        self._settled = 0
+        self._may_withdraw = False
         self._backlog = bytearray()
         self._places = 0
         self._new_places: dict[int, Place] = {}
@@ -60,31 +65,46 @@ class Reporter:
         if len(records) >= _BATCH:
             self.flush()
 
-    def latest(self) -> tuple[tuple[int, int], ...]:
+    def latest(self) -> tuple[int, ...]:
         """A handle by which ``withdraw`` finds the latest record; empty when that has been sent."""
+        self._may_withdraw = True
         count = len(self.records)
-        return ((self._batch, count - 1),) if count else ()
+        return (self._first + count - 1,) if count else ()
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether there is something to send at the next tick."""
+        return bool(self.records or self._backlog)
+
+    def tick(self) -> None:
+        """Send the batch; but where a record that came since the tick before may have to be
+        withdrawn, only what was there then: the thread has had that long to fault."""
+        self._send_first(self._settled if self._may_withdraw else len(self.records))
+        self._settled, self._may_withdraw = len(self.records), False
 
     def flush(self) -> None:
         """Send the batch, or drop it when the daemon has fallen too far behind."""
-        if not self.records:
-            self._push()
-            return
-        batch = [record for record in self.records if record is not None]
+        self._send_first(len(self.records))
+
+    def _send_first(self, count: int) -> None:
+        records, probes = self.records[:count], self._probes[:count]
+        batch = [record for record in records if record is not None]
         if self.gone or len(self._backlog) > _BACKLOG:
-            for record, probe in zip(self.records, self._probes, strict=True):
+            for record, probe in zip(records, probes, strict=True):
                 probe.dropped += record is not None
         elif batch:
             self._send_places()
             self._backlog += pack(Records(batch))
-        self._batch += 1
-        self.records = []
-        self._probes = []
+        self._first += count
+        self._settled = 0
+        self.records = self.records[count:]
+        self._probes = self._probes[count:]
         self._push()
 
-    def withdraw(self, batch: int, index: int) -> Probe | None:
+    def withdraw(self, handle: int) -> Probe | None:
         """Take a record back whose instruction faulted; None when it has been sent."""
-        if batch != self._batch or self.records[index] is None:
+        index = handle - self._first
+        if index < 0 or self.records[index] is None:
             return None
         self.records[index] = None
         return self._probes[index]

@@ -152,8 +152,8 @@ def test_a_withdrawn_record_is_not_sent(wire: Wire) -> None:
     wire.reporter.add(probe, record(probe, 1))
     note = wire.reporter.latest()
     wire.reporter.add(probe, record(probe, 2))
-    assert [wire.reporter.withdraw(*each) for each in note] == [probe]
-    assert [wire.reporter.withdraw(*each) for each in note] == [None]
+    assert [wire.reporter.withdraw(each) for each in note] == [probe]
+    assert [wire.reporter.withdraw(each) for each in note] == [None]
     wire.reporter.flush()
     assert [each.hit for each in wire.daemon.records()] == [2]
 
@@ -165,9 +165,33 @@ def test_a_record_that_was_sent_cannot_be_withdrawn(wire: Wire) -> None:
     wire.reporter.flush()
     assert wire.reporter.latest() == ()
     wire.reporter.add(probe, record(probe, 2))
-    assert [wire.reporter.withdraw(*each) for each in note] == [None]
+    assert [wire.reporter.withdraw(each) for each in note] == [None]
     wire.reporter.flush()
     assert [each.hit for each in wire.daemon.records()] == [1, 2]
+
+
+def test_a_record_that_may_be_withdrawn_waits_for_one_tick_more(wire: Wire) -> None:
+    """Its instruction has at least that long to fault; the others are sent at the first."""
+    probe = make_probe()
+    wire.reporter.add(probe, record(probe, 1))
+    wire.reporter.tick()
+    assert [each.hit for each in wire.daemon.records()] == [1]
+    assert not wire.reporter.is_waiting
+    wire.reporter.add(probe, record(probe, 2))
+    (handle,) = wire.reporter.latest()
+    wire.reporter.tick()
+    assert wire.daemon.records() == []
+    assert wire.reporter.is_waiting
+    # Where there are always younger ones, too.
+    wire.reporter.add(probe, record(probe, 3))
+    (younger,) = wire.reporter.latest()
+    wire.reporter.tick()
+    assert [each.hit for each in wire.daemon.records()] == [2]
+    assert wire.reporter.withdraw(handle) is None
+    assert wire.reporter.withdraw(younger) is probe
+    wire.reporter.add(probe, record(probe, 4))
+    wire.reporter.tick()
+    assert [each.hit for each in wire.daemon.records()] == [4]
 
 
 def test_a_record_is_amended_before_it_is_sent(wire: Wire) -> None:
@@ -187,7 +211,7 @@ def test_a_batch_of_nothing_but_withdrawn_records_is_no_message(wire: Wire) -> N
     probe = make_probe()
     wire.reporter.add(probe, record(probe, 1))
     for each in wire.reporter.latest():
-        wire.reporter.withdraw(*each)
+        wire.reporter.withdraw(each)
     wire.reporter.flush()
     assert wire.daemon.messages() == []
     assert probe.dropped == 0
@@ -200,7 +224,7 @@ def test_withdrawn_records_are_not_dropped_ones(wire: Wire) -> None:
     assert wire.reporter.gone
     wire.reporter.add(probe, record(probe, 1))
     for each in wire.reporter.latest():
-        wire.reporter.withdraw(*each)
+        wire.reporter.withdraw(each)
     wire.reporter.add(probe, record(probe, 2))
     wire.reporter.flush()
     assert probe.dropped == 1
@@ -231,4 +255,4 @@ def test_a_note_does_not_keep_what_was_sent(wire: Wire) -> None:
     assert sys.getrefcount(log) > before
     wire.reporter.flush()
     assert sys.getrefcount(log) == before
-    assert [wire.reporter.withdraw(*each) for each in note] == [None]
+    assert [wire.reporter.withdraw(each) for each in note] == [None]
