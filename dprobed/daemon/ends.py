@@ -104,9 +104,14 @@ class Ends:
                 until = inserted.until
                 if until is None or inserted.leaves:
                     continue
+                insertion = inserted.insertion
                 if until > now:
                     soonest.append(until)
-                elif not inserted.insertion.is_over(now):  # Else it is not only this one.
+                elif insertion.is_over(now) and not insertion.is_over(now - _RETRY):
+                    # Not only this one is over: its deployment takes it out of all processes.
+                    # Where that was refused, it is tried alone.
+                    soonest.append(now + _RETRY)
+                else:
                     inserted.leaves = True
                     due.append(inserted)
             if due:

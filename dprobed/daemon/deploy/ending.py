@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
 import msgspec
 
-from dprobed.daemon.client import Client
+from dprobed.daemon.client import Client, Refusal
 from dprobed.daemon.deploy.deployment import Deployment
 from dprobed.daemon.ends import Ends, over
 from dprobed.daemon.history import History, moment, some
@@ -15,6 +16,8 @@ from dprobed.daemon.tasks import Tasks
 from dprobed.policy.rights import words
 from dprobed.printable import printable
 from dprobed.wire import messages
+
+_log = logging.getLogger("dprobed")
 
 
 class DeploymentEnds:
@@ -50,7 +53,13 @@ class DeploymentEnds:
 
     async def _end(self, deployment: Deployment) -> None:
         if not deployment.is_removed:
-            await self._take_out(deployment)
+            try:
+                await self._take_out(deployment)
+            except Refusal as refusal:
+                # ``Ends`` tries it again, process by process.
+                _log.warning(
+                    "%s: %s; it is tried again", deployment.insertion.upload.label, refusal
+                )
             why = over(deployment.insertion.term.rule)
             self._ends.tell(deployment, None, why, "over", "removed")
 

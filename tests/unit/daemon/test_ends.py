@@ -192,6 +192,26 @@ def test_what_cannot_be_taken_out_is_tried_again(run: Run, monkeypatch: pytest.M
     run(script)
 
 
+def test_what_its_deployment_could_not_take_out_is_taken_out_alone(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dprobed.daemon.ends._RETRY", SOON)
+
+    async def script(daemon: FakeDaemon) -> None:
+        client = FakeClient()
+        backend = await daemon.attach(client)
+        (probe,) = await insert(daemon, client, LONG)
+        core = daemon.app.core
+        inserted = core.targets.by_pid[PID].programs[probe.number]
+        term = msgspec.structs.replace(inserted.insertion.term, until=time.monotonic())
+        over = msgspec.structs.replace(inserted.insertion, deployed=True, term=term)
+        inserted.insertion = over  # type: ignore[misc]
+        core.ends.due(time.monotonic())
+        await asked(backend, protocol.Remove)
+
+    run(script)
+
+
 def test_a_program_that_has_had_all_its_hits_is_told_of_once(
     run: Run, caplog: pytest.LogCaptureFixture
 ) -> None:
