@@ -225,7 +225,8 @@ class SlotExits:
         try:
             self._step_to_end(thread, site)
         finally:
-            changes.forget(Kind.MASK, thread.tid)
+            if thread.unfinished is None:  # else its mask is put back when it stops
+                changes.forget(Kind.MASK, thread.tid)
 
     def _step_to_end(self, thread: Thread, site: Site) -> None:
         for _ in range(len(site.displaced.positions) + 1):
