@@ -80,14 +80,16 @@ def test_stopped_with_as_many_clients_as_may_wait(daemon: Daemon) -> None:
         says_so(daemon.dprobe("query"))
 
 
+@pytest.mark.parametrize("end", ["Ctrl-C", "time"])
 def test_a_daemon_that_is_stopped_while_it_is_used(
-    daemon: Daemon, target: Cat, tmp_path: Path
+    daemon: Daemon, target: Cat, tmp_path: Path, end: str
 ) -> None:
     command: list[str | Path] = [
         DPROBE,
         "--socket",
         daemon.socket,
         "attach",
+        *(["--for", "2s"] if end == "time" else []),
         str(target.pid),
         program(tmp_path),
     ]
@@ -95,7 +97,8 @@ def test_a_daemon_that_is_stopped_while_it_is_used(
         assert attached.stderr is not None
         assert "1 probe in process" in attached.stderr.readline()
         with stopped(daemon.process.pid):
-            attached.send_signal(signal.SIGINT)
+            if end == "Ctrl-C":
+                attached.send_signal(signal.SIGINT)
             assert "it is stopped" in attached.stderr.readline()
             assert attached.wait(SOON) == 1
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +18,10 @@ from dprobe.lib.waker import Waker
 from dprobe.private import running_or_private
 from dprobed.durations import text
 
+#: Seconds for which the daemon is waited for when the time is over.
+_LATE = 5.0
+#: As long as `poll` can wait (milliseconds in 32 bits): 24 days.
+_LONGEST = 2_000_000
 #: Signals at which it ends.
 _ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -87,8 +93,14 @@ def attach_command(
         )
         with Waker({number: stop.handler(number) for number in _ENDS}) as waker:
             _announce(count, pids, choice.seconds, connection)
+            # The daemon takes them out in time; where it does not, it is asked, and may be silent.
+            deadline = math.inf if choice.seconds is None else choice.seconds + _LATE
+            deadline += time.monotonic()
             while not (session.over or session.spent or stop.signal or output.broken):
-                if waker.wait(connection, None):
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    break
+                if waker.wait(connection, min(left, _LONGEST)):
                     session.receive()
                     output.flush()
             if session.spent and not session.over and not session.timed:
