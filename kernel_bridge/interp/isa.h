@@ -8,7 +8,7 @@
 #ifndef DP_ISA_H
 #define DP_ISA_H
 
-#define DP_ISA_CRC 0x47a4302fu
+#define DP_ISA_CRC 0x42073550u
 
 #define DP_STACK_WORDS 1024
 #define DP_CALL_FRAMES 32
@@ -203,7 +203,16 @@ enum dp_op {
 	DP_OP_LOG_HEX_NAME = 0xd5,
 	DP_OP_LOG_PTR = 0xd6,
 	DP_OP_LOG_PTR_NAME = 0xd7,
+	DP_OP_KEY_COUNT = 0xd8,
+	DP_OP_KEY_STR = 0xd9,
+	DP_OP_KEY_COMM = 0xda,
+	DP_OP_MADD_MAP = 0xdb,
+	DP_OP_MINC_MAP = 0xdc,
+	DP_OP_MGET_MAP = 0xdd,
+	DP_OP_MHAS_MAP = 0xde,
+	DP_OP_MSET_MAP = 0xdf,
 	DP_OP_EXIT_FACILITY_ONCE = 0xe0,
+	DP_OP_MDEL_MAP = 0xe1,
 };
 
 enum dp_operand {
@@ -220,6 +229,7 @@ enum dp_operand {
 	DP_OPERAND_FACILITY = 10,
 	DP_OPERAND_NAME = 11,
 	DP_OPERAND_SYMBOL = 12,
+	DP_OPERAND_MAP = 13,
 };
 
 enum dp_flow {
@@ -1058,8 +1068,44 @@ const struct dp_insn dp_insns[256] = {
 		3, DP_OPERAND_NAME, DP_FLOW_NEXT,
 		0, 1, 0, 0, 0, 0,
 	},
+	[DP_OP_KEY_COUNT] = {
+		2, DP_OPERAND_COUNT8, DP_FLOW_NEXT,
+		0, 0, 0, 1, 0, 0,
+	},
+	[DP_OP_KEY_STR] = {
+		1, DP_OPERAND_NONE, DP_FLOW_NEXT,
+		0, 2, 0, 0, 0, 0,
+	},
+	[DP_OP_KEY_COMM] = {
+		1, DP_OPERAND_NONE, DP_FLOW_NEXT,
+		0, 0, 0, 0, 0, 0,
+	},
+	[DP_OP_MADD_MAP] = {
+		3, DP_OPERAND_MAP, DP_FLOW_NEXT,
+		0, 1, 0, 0, 0, 0,
+	},
+	[DP_OP_MINC_MAP] = {
+		3, DP_OPERAND_MAP, DP_FLOW_NEXT,
+		0, 0, 0, 0, 0, 0,
+	},
+	[DP_OP_MGET_MAP] = {
+		3, DP_OPERAND_MAP, DP_FLOW_NEXT,
+		0, 0, 1, 0, 0, 0,
+	},
+	[DP_OP_MHAS_MAP] = {
+		3, DP_OPERAND_MAP, DP_FLOW_NEXT,
+		0, 0, 1, 0, 0, 0,
+	},
+	[DP_OP_MSET_MAP] = {
+		3, DP_OPERAND_MAP, DP_FLOW_NEXT,
+		0, 1, 0, 0, 0, 0,
+	},
 	[DP_OP_EXIT_FACILITY_ONCE] = {
 		3, DP_OPERAND_FACILITY, DP_FLOW_END,
+		0, 0, 0, 0, 0, 0,
+	},
+	[DP_OP_MDEL_MAP] = {
+		3, DP_OPERAND_MAP, DP_FLOW_NEXT,
 		0, 0, 0, 0, 0, 0,
 	},
 };

@@ -14,6 +14,7 @@ from typing import Final, Protocol, TypeVar
 
 import msgspec
 
+from dprobed.program.maps import MapContents, MapDefinition, MapRoom
 from dprobed.program.model import Program
 
 #: Addresses from here on are never a user's (the highest bit of 57-bit addresses is the kernel's);
@@ -167,6 +168,40 @@ class Variables(Protocol):
 Kept = TypeVar("Kept", bound=Variables, contravariant=True)
 
 
+class KeyedMap(Protocol):
+    """A map of a program, in one target."""
+
+    @property
+    def definition(self) -> MapDefinition:
+        """What it is."""
+        ...
+
+    @property
+    def lost(self) -> int:
+        """Updates for which there was no room."""
+        ...
+
+    def __len__(self) -> int:
+        """How many keys there are."""
+        ...
+
+    def contents(self) -> MapContents:
+        """All that is in it."""
+        ...
+
+    def load(self, contents: MapContents) -> None:
+        """Begin with what another of the same definition has had."""
+        ...
+
+    def clear(self) -> None:
+        """Forget all keys, and what was lost."""
+        ...
+
+    def zero(self) -> None:
+        """Keep the keys, and begin anew at each; forget what was lost."""
+        ...
+
+
 class Executor(Protocol[Kept]):
     """One verified program, ready to run its probes on behalf of one target."""
 
@@ -181,6 +216,11 @@ class Executor(Protocol[Kept]):
         ...
 
     @property
+    def maps(self) -> Sequence[KeyedMap]:
+        """Its maps, in the order of its header."""
+        ...
+
+    @property
     def symbols(self) -> list[int]:
         """The values of its symbols, by their index in its names: set where it is placed."""
         ...
@@ -192,9 +232,10 @@ class Executor(Protocol[Kept]):
         """
         ...
 
-    def copy(self, globals_: Kept) -> Executor[Kept]:
-        """The same program for a fork child, which begins with what the local variables are now.
+    def copy(self, globals_: Kept, room: MapRoom | None = None) -> Executor[Kept]:
+        """The same program for a fork child, which begins with what the local variables are now,
+        and with empty maps.
 
-        ``globals_``: the global variables of the child.
+        ``globals_``: the global variables of the child; ``room``: that of its maps.
         """
         ...
