@@ -35,8 +35,8 @@ class MapReading:
         chosen = [
             inserted
             for inserted in (
+                *self._targets.with_ended_maps(client, select),
                 *self._targets.select(client, select),
-                *self._targets.earlier(client, select),
             )
             if any(name in (None, one.name) for one in inserted.program.header.map)
         ]

@@ -138,7 +138,8 @@ class EndedMaps:
     """By program: the sums of its maps in processes that have ended, or that it has left."""
 
     def __init__(self) -> None:
-        self._maps: dict[int, tuple[int, str, ProgramMaps]] = {}
+        #: The one inserted last, and the sums of all.
+        self._maps: dict[int, tuple[InsertedProgram, ProgramMaps]] = {}
         #: By user: what sums may take.
         self._rooms: dict[int, MapRoom] = {}
 
@@ -148,9 +149,8 @@ class EndedMaps:
             return
         if inserted.number not in self._maps:
             room = self._rooms.setdefault(inserted.uid, MapRoom(_USER_BYTES))
-            maps = ProgramMaps(inserted.program.header, room)
-            self._maps[inserted.number] = inserted.uid, inserted.label, maps
-        self._maps[inserted.number][2].add(inserted.maps)
+            self._maps[inserted.number] = inserted, ProgramMaps(inserted.program.header, room)
+        self._maps[inserted.number][1].add(inserted.maps)
         inserted.let_go_of_maps()
         while len(self._maps) > _MOST:
             oldest = next(iter(self._maps))
@@ -160,7 +160,13 @@ class EndedMaps:
     def get(self, number: int) -> ProgramMaps | None:
         """Those of a program."""
         found = self._maps.get(number)
-        return None if found is None else found[2]
+        return None if found is None else found[1]
+
+    def select(self, select: messages.Select) -> list[InsertedProgram]:
+        """The selected programs of which there are some; none where a process is selected."""
+        if select.pid is not None:
+            return []
+        return [inserted for inserted, _ in self._maps.values() if inserted.matches(select)]
 
     def taken_out(
         self, numbers: Collection[int], removed: Iterable[messages.MapInfo]
@@ -170,8 +176,8 @@ class EndedMaps:
         found = [each for each in removed if each.pid is not None or each.number not in numbers]
         for number in numbers:
             if number in self._maps:
-                _, label, maps = self._maps[number]
-                found += maps.infos(number, label)
+                inserted, maps = self._maps[number]
+                found += maps.infos(number, inserted.label)
                 self.forget(number)
         return found
 
@@ -179,4 +185,4 @@ class EndedMaps:
         """The program is out everywhere."""
         found = self._maps.pop(number, None)
         if found is not None:
-            found[2].clear()
+            found[1].clear()

@@ -89,7 +89,8 @@ class Removal:
     ) -> list[messages.MapInfo]:
         """What was in their maps, with what ended processes had, if they are out everywhere."""
         ended = self._targets.ended_maps
-        gone = {each.number: each for each in (*removed, *self._targets.earlier(client, select))}
+        ended_too = self._targets.with_ended_maps(client, select)
+        gone = {each.number: each for each in (*ended_too, *removed)}
         found = []
         for number, inserted in gone.items():
             maps = ProgramMaps(inserted.program.header)

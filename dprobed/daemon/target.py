@@ -109,6 +109,8 @@ class InsertedProgram:
         self.spent = False
         #: It counts on from what it had counted before a restart.
         self.goes_on = False
+        #: What was in its maps then was too large to be noted.
+        self.maps_anew = False
         self.probes: Final = {probe.index: probe for probe in self.program.probes}
         self.dropped: Final = dict.fromkeys(self.probes, 0)
         #: Probe → handler → reports that the handler had no room for.

@@ -63,6 +63,11 @@ class Targets:
                 infos[inserted.number] = total.info(inserted.number, inserted.label)
         return list(infos.values())
 
+    def with_ended_maps(self, client: Client, select: messages.Select) -> list[InsertedProgram]:
+        """The selected programs of which ``ended_maps`` has something."""
+        found = self.ended_maps.select(select)
+        return [each for each in found if self._gate.sees(client, each.uid)]
+
     def sees(self, client: Client, target: Target) -> bool:
         """Whether a client may see a target."""
         return target.attached and (

@@ -42,6 +42,8 @@ STRING_BYTES: Final = MAX_KEY_BYTES - 16 * (MAX_KEY_ITEMS - 1)
 #: Bytes for the keys and cells of a program's maps in one process, and of all programs in it.
 PROGRAM_BYTES: Final = 8 << 20
 TARGET_BYTES: Final = 16 << 20
+#: Those that are noted for who comes after a tracer; what is larger begins anew then.
+NOTED_BYTES: Final = 128 << 10
 #: What a bucket takes of them.
 BUCKET_BYTES: Final = 112
 #: Keys of a map, if it says nothing, and at most.

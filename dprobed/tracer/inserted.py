@@ -102,6 +102,10 @@ class Inserted(msgspec.Struct):
         for variables in former.variables:
             self.executor.locals.write(0, variables.words)
             self.inherited = variables.inherited
+        for state in former.maps:
+            if state.number < len(self.executor.maps):
+                contents = MapContents(state.lost, state.entries)
+                self.executor.maps[state.number].load(contents)
 
     def twin(self, variables: ListVariables, room: MapRoom) -> Inserted:
         """The same for a fork child, which has its own global ``variables`` and ``room`` for maps;

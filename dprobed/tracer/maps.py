@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from dprobed.program.maps import TARGET_BYTES, MapRoom
+from dprobed.program.maps import NOTED_BYTES, TARGET_BYTES, MapRoom
 from dprobed.tracer.inserted import Inserted, RequestError
 from dprobed.wire import protocol
 
@@ -22,6 +22,17 @@ class TargetMaps:
         if request.program not in self._inserted:
             raise RequestError(f"program {request.program} is not inserted")
         return self._inserted[request.program].maps(request.reset)
+
+    @property
+    def are_large(self) -> bool:
+        """Whether they are more than is noted every second."""
+        return TARGET_BYTES - self.room.left > NOTED_BYTES
+
+    def noted(self) -> list[protocol.MapState]:
+        """Those of all programs, as far as they are noted."""
+        if self.are_large:
+            return []
+        return [state for each in self._inserted.values() for state in each.maps()]
 
     def last(self) -> list[protocol.MapState]:
         """Those of all programs, told of once: they are empty then."""

@@ -84,6 +84,8 @@ class Programs:
             self.statuses(),
             self.local_variables(),
             self.globals.read(),
+            self.maps.noted(),
+            self.maps.are_large,
         )
 
     def sums(self) -> tuple[int, int, int]:

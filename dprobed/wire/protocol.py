@@ -133,13 +133,15 @@ class MapUse(msgspec.Struct, frozen=True, array_like=True):
 class Counted(msgspec.Struct, frozen=True, array_like=True):
     """What a target's probes and variables had counted, as its tracer notes it for whoever comes
     after it. ``start``: with ``pid`` it identifies the process. ``globals``: empty where they are
-    there already."""
+    there already. ``maps``: empty where they are ``large``."""
 
     pid: int
     start: int
     probes: list[ProbeStatus]
     variables: list[LocalVariables]
     globals: list[int] = []
+    maps: list[MapState] = []
+    large: bool = False
 
 
 class Insert(msgspec.Struct, tag=True, frozen=True):

@@ -8,7 +8,7 @@
 #ifndef DP_ISA_H
 #define DP_ISA_H
 
-#define DP_ISA_CRC 0x42073550u
+#define DP_ISA_CRC 0x6c87b2aau
 
 #define DP_STACK_WORDS 1024
 #define DP_CALL_FRAMES 32
@@ -319,6 +319,7 @@ enum dp_reg {
 #define DP_INSN_KERNEL 0x4
 #define DP_INSN_WRITES 0x8
 #define DP_INSN_HOLDS 0x10
+#define DP_INSN_MAPS 0x20
 
 #define DP_REG_FPU 0x1
 #define DP_REG_KERNEL 0x2
@@ -1070,35 +1071,35 @@ const struct dp_insn dp_insns[256] = {
 	},
 	[DP_OP_KEY_COUNT] = {
 		2, DP_OPERAND_COUNT8, DP_FLOW_NEXT,
-		0, 0, 0, 1, 0, 0,
+		DP_INSN_MAPS, 0, 0, 1, 0, 0,
 	},
 	[DP_OP_KEY_STR] = {
 		1, DP_OPERAND_NONE, DP_FLOW_NEXT,
-		0, 2, 0, 0, 0, 0,
+		DP_INSN_MAPS, 2, 0, 0, 0, 0,
 	},
 	[DP_OP_KEY_COMM] = {
 		1, DP_OPERAND_NONE, DP_FLOW_NEXT,
-		0, 0, 0, 0, 0, 0,
+		DP_INSN_MAPS, 0, 0, 0, 0, 0,
 	},
 	[DP_OP_MADD_MAP] = {
 		3, DP_OPERAND_MAP, DP_FLOW_NEXT,
-		0, 1, 0, 0, 0, 0,
+		DP_INSN_MAPS, 1, 0, 0, 0, 0,
 	},
 	[DP_OP_MINC_MAP] = {
 		3, DP_OPERAND_MAP, DP_FLOW_NEXT,
-		0, 0, 0, 0, 0, 0,
+		DP_INSN_MAPS, 0, 0, 0, 0, 0,
 	},
 	[DP_OP_MGET_MAP] = {
 		3, DP_OPERAND_MAP, DP_FLOW_NEXT,
-		0, 0, 1, 0, 0, 0,
+		DP_INSN_MAPS, 0, 1, 0, 0, 0,
 	},
 	[DP_OP_MHAS_MAP] = {
 		3, DP_OPERAND_MAP, DP_FLOW_NEXT,
-		0, 0, 1, 0, 0, 0,
+		DP_INSN_MAPS, 0, 1, 0, 0, 0,
 	},
 	[DP_OP_MSET_MAP] = {
 		3, DP_OPERAND_MAP, DP_FLOW_NEXT,
-		0, 1, 0, 0, 0, 0,
+		DP_INSN_MAPS, 1, 0, 0, 0, 0,
 	},
 	[DP_OP_EXIT_FACILITY_ONCE] = {
 		3, DP_OPERAND_FACILITY, DP_FLOW_END,
@@ -1106,7 +1107,7 @@ const struct dp_insn dp_insns[256] = {
 	},
 	[DP_OP_MDEL_MAP] = {
 		3, DP_OPERAND_MAP, DP_FLOW_NEXT,
-		0, 0, 0, 0, 0, 0,
+		DP_INSN_MAPS, 0, 0, 0, 0, 0,
 	},
 };
 

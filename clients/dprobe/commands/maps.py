@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 import click
-import msgspec
 
 from dprobe.commands import complete, options
 from dprobe.commands import pids as processes
@@ -94,7 +93,7 @@ def maps_command(
 def _read(
     daemon: Connection, name: str | None, pids: Sequence[int], *, by_process: bool, reset: Reset
 ) -> list[SummaryMap]:
-    from dprobe.lib.summary import joined, shown
+    from dprobe.lib.summary import of_programs, shown
 
     answers = [
         daemon.request(
@@ -110,10 +109,7 @@ def _read(
         for pid in pids or (None,)
     ]
     infos = [each for answer in answers for each in answer.maps]
-    if not by_process:
-        # A program that was inserted into several processes has a number in each.
-        infos = joined([msgspec.structs.replace(each, number=0) for each in infos])
-    return [shown(each) for each in infos]
+    return [shown(each) for each in infos] if by_process else of_programs(infos)
 
 
 def _show(found: Sequence[SummaryMap], top: int, *, by_process: bool, json: bool) -> None:
@@ -126,4 +122,4 @@ def _show(found: Sequence[SummaryMap], top: int, *, by_process: bool, json: bool
     elif found:
         print("\n".join(view.map_lines(found, width_of(1), top=top, by_process=by_process)))
     elif not quiet.quiet:
-        print("no program with maps is in", file=sys.stderr)
+        print("no program with maps is in a process", file=sys.stderr)

@@ -131,6 +131,12 @@ def joined(maps: Sequence[messages.MapInfo]) -> list[messages.MapInfo]:
     return [_join(each) for each in same.values()]
 
 
+def of_programs(maps: Sequence[messages.MapInfo]) -> list[SummaryMap]:
+    """As ``joined``, whatever the numbers of the programs: one that was inserted into several
+    processes has one for each."""
+    return [shown(each) for each in joined([msgspec.structs.replace(m, number=0) for m in maps])]
+
+
 def _join(maps: list[messages.MapInfo]) -> messages.MapInfo:
     last = maps[-1]
     if len(maps) == 1:

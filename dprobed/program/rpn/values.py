@@ -121,10 +121,12 @@ class ValueParser:
             if first == "signed" and len(part) == 1:
                 options[first] = 1
                 continue
-            number = evaluated(part[2:] if named else part, self._diagnostics) if part else None
+            given = part[2:] if named else part
+            if not given:
+                self._diagnostics.span(value, "there is nothing behind a comma or `=`")
+                return None
+            number = evaluated(given, self._diagnostics)
             if number is None:
-                if not part or (named and len(part) == 2):
-                    self._diagnostics.span(value, "there is nothing behind a comma or `=`")
                 return None
             if named:
                 options[first] = number

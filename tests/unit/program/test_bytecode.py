@@ -17,15 +17,22 @@ from dprobed.program.rpn.parser import assemble
 
 GOLDEN = Path(__file__).parents[2] / "programs" / "golden"
 PREFIX = 16
+#: Where the probes begin in it.
+PROBES = 137
 
 PROGRAM = assemble((GOLDEN / "everything.rpn").read_text(), "everything.rpn")
 DATA = encode(PROGRAM)
 
 
-def sealed(rest: bytes, version: int = 3, flags: int = 0) -> bytes:
+def sealed(rest: bytes, version: int = 4, flags: int = 0) -> bytes:
     """These bytes with a first part that is right for them."""
     first = struct.pack("<4sHHII", b"\x89DPB", version, flags, PREFIX + len(rest), zlib.crc32(rest))
     return first + rest
+
+
+def damaged(at: int, byte: int) -> bytes:
+    """The golden file with another byte."""
+    return sealed(DATA[PREFIX:at] + bytes((byte,)) + DATA[at + 1 :])
 
 
 def refused(data: bytes) -> str:
@@ -41,7 +48,7 @@ def test_golden_file() -> None:
 
 
 def test_layout_is_as_drawn() -> None:
-    assert DATA[:8] == b"\x89DPB\x03\x00\x00\x00"
+    assert DATA[:8] == b"\x89DPB\x04\x00\x00\x00"
     assert struct.unpack_from("<II", DATA, 8) == (len(DATA), zlib.crc32(DATA[16:]))
     assert struct.unpack_from("<BBHHHHH", DATA, 16) == (1, 3, 7, 8, 3, 2, 0)
     assert struct.unpack_from("<IIII", DATA, 28) == (1000, 2048, 512, 4096)
@@ -49,10 +56,13 @@ def test_layout_is_as_drawn() -> None:
     assert counts == (2, 2, len(PROGRAM.code), 1, len(PROGRAM.lines))
     assert DATA[64:75] == b"\x09\x00libc.so.6"
     assert DATA[75:95] == b"\x05\x00calls\x05\x00bytes\x04\x00last"
-    first = struct.unpack_from("<IIIIIIHHHHBBB", DATA, 95)
+    assert DATA[95:97] == b"\x01\x00"
+    assert struct.unpack_from("<BBBBI3q", DATA, 97) == (8, 1, 2, 3, 300, -4, 100, 8)
+    assert DATA[129:137] == b"\x06\x00spread"
+    first = struct.unpack_from("<IIIIIIHHHHBBB", DATA, PROBES)
     assert first == (0, 0, PROGRAM.probes[0].end, 5, 6, 128, 2, 3, 4, 0x2FFF, 255, 5, 3)
-    assert DATA[130:133] == b"\x55\x48\x89"
-    assert DATA[133:145] == b"\x0a\x00malloc+0x4"
+    assert DATA[PROBES + 35 : PROBES + 38] == b"\x55\x48\x89"
+    assert DATA[PROBES + 38 : PROBES + 50] == b"\x0a\x00malloc+0x4"
     places = struct.unpack("<" + 3 * "HIH", DATA[-24:])
     at = [PROGRAM.name_at, *PROGRAM.probes_at]
     assert places == tuple(number for place in at if place is not None for number in place)
@@ -92,8 +102,8 @@ def test_a_program_without_places_comes_back_without() -> None:
         (DATA[:-1], f"it says {len(DATA)} bytes, and there are {len(DATA) - 1}"),
         (DATA + b"\0", f"it says {len(DATA)} bytes, and there are {len(DATA) + 1}"),
         (sealed(DATA[16:] + b"\0"), "there are bytes after its end"),
-        (sealed(DATA[16:], version=2), "it has version 2; version 3 is known"),
-        (sealed(DATA[16:], version=4), "it has version 4; version 3 is known"),
+        (sealed(DATA[16:], version=3), "it has version 3; version 4 is known"),
+        (sealed(DATA[16:], version=5), "it has version 5; version 4 is known"),
         (sealed(DATA[16:], flags=1), "it has unknown flags"),
         (DATA[:20] + b"\xff" + DATA[21:], "its check sum is wrong"),
         (sealed(b""), "cut short in its header"),
@@ -104,8 +114,11 @@ def test_a_program_without_places_comes_back_without() -> None:
         (sealed(DATA[16:17] + b"\x07" + DATA[18:]), "its header has a value that is not known"),
         (sealed(DATA[16:77] + b"\xff" + DATA[78:]), "its names is not UTF-8 text"),
         (sealed(DATA[16:66] + b"\xff" + DATA[67:]), "its name is not UTF-8 text"),
-        (sealed(DATA[16:127] + b"\x09" + DATA[128:]), "a probe has a value that is not known"),
-        (sealed(DATA[16:128] + b"\x80" + DATA[129:]), "a probe has a value that is not known"),
+        (sealed(DATA[16:95] + b"\xff\xff" + DATA[97:]), "cut short in its maps"),
+        (sealed(DATA[16:97] + b"\x63" + DATA[98:]), "a map has a value that is not known"),
+        (sealed(DATA[16:98] + b"\x02" + DATA[99:]), "a map has a value that is not known"),
+        (damaged(PROBES + 32, 9), "a probe has a value that is not known"),
+        (damaged(PROBES + 33, 0x80), "a probe has a value that is not known"),
     ],
 )
 def test_what_is_no_dpb_file(data: bytes, message: str) -> None:

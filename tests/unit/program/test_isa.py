@@ -63,6 +63,8 @@ OURS = {
     "log u32,name": 0xCD, "log u64": 0xCE, "log u64,name": 0xCF, "log f32": 0xD0,
     "log f32,name": 0xD1, "log f64": 0xD2, "log f64,name": 0xD3, "log hex": 0xD4,
     "log hex,name": 0xD5, "log ptr": 0xD6, "log ptr,name": 0xD7, "exit facility once": 0xE0,
+    "key count": 0xD8, "key str": 0xD9, "key comm": 0xDA, "madd map": 0xDB, "minc map": 0xDC,
+    "mget map": 0xDD, "mhas map": 0xDE, "mset map": 0xDF, "mdel map": 0xE1,
 }  # fmt: skip
 
 SAMPLE = {
@@ -88,6 +90,8 @@ def source_of(instruction: Instruction) -> str:
     kind = instruction.operands[0]
     if instruction.suffix:
         return f"{instruction.spelling} dump {instruction.suffix}"
+    if kind is Operand.MAP:
+        return f"{instruction.spelling} {'sums' if instruction.name == 'madd' else 'words'}"
     return instruction.key.removesuffix(kind.text) + SAMPLE[kind]
 
 
@@ -106,8 +110,12 @@ def test_every_instruction_belongs_to_a_group_and_says_what_it_does() -> None:
 def test_every_instruction_can_be_written_and_comes_back(instruction: Instruction) -> None:
     """Assembled, verified (in a kernel program, which may use all) and disassembled."""
     words = "push 1\n" * 5
-    body = f"{words}call sub\nexit\nsub:\n{source_of(instruction)}\nthere:\nret\n"
-    source = f"name = kernel\nmodtype = kernel\nvars = 2\ngvars = 2\noffset = f\n{body}"
+    # A key is used up by what follows it.
+    used = "minc keys\n" if instruction.name.startswith("key") else ""
+    body = f"{words}call sub\nexit\nsub:\n{source_of(instruction)}\n{used}there:\nret\n"
+    keys = "2" if instruction.name == "key" else "1"
+    maps = f"map = sums, sum\nmap = words, value\nmap = keys, count, keys={keys}\n"
+    source = f"name = kernel\nmodtype = kernel\nvars = 2\ngvars = 2\n{maps}offset = f\n{body}"
     program = assemble(source, "all.rpn")
     offset = 5 * 9 + 5 + 1
     decoded, _, _ = decode_at(program.code, offset)
