@@ -11,6 +11,8 @@ import logging
 from collections.abc import Collection, Iterable
 from typing import Final
 
+import msgspec
+
 from dprobed.daemon.target import InsertedProgram
 from dprobed.program.maps import PROGRAM_BYTES, VALUE, MapRoom
 from dprobed.program.model import Header
@@ -20,6 +22,8 @@ from dprobed.wire import messages, protocol
 #: Programs of which sums over ended processes are kept, and bytes for those of one user.
 _MOST: Final = 1000
 _USER_BYTES: Final = 64 << 20
+#: Bytes of maps in a message that brings other things, too.
+_MESSAGE: Final = 12 << 20
 
 _log = logging.getLogger("dprobed")
 
@@ -102,6 +106,21 @@ def _text(item: int | bytes) -> int | str:
     return item if isinstance(item, int) else item.decode(errors="backslashreplace")
 
 
+def bounded(infos: Iterable[messages.MapInfo]) -> list[messages.MapInfo]:
+    """As many entries as fit into one message; the others are counted as left out."""
+    left = _MESSAGE
+    found = []
+    for info in infos:
+        size = len(msgspec.json.encode(info.entries))
+        if size > left:
+            out = info.left_out + len(info.entries)
+            info = msgspec.structs.replace(info, entries=[], left_out=out)
+        else:
+            left -= size
+        found.append(info)
+    return found
+
+
 def maps_of(programs: Iterable[InsertedProgram]) -> list[messages.MapInfo]:
     """What each of the programs had in its maps at its last, over its processes."""
     found: dict[int, tuple[str, ProgramMaps]] = {}
@@ -111,7 +130,9 @@ def maps_of(programs: Iterable[InsertedProgram]) -> list[messages.MapInfo]:
                 inserted.number, (inserted.label, ProgramMaps(inserted.program.header))
             )
             maps.add(inserted.maps, inserted.target.pid)
-    return [info for number, (label, maps) in found.items() for info in maps.infos(number, label)]
+    return bounded(
+        info for number, (label, maps) in found.items() for info in maps.infos(number, label)
+    )
 
 
 def map_use_of(programs: Iterable[InsertedProgram]) -> list[messages.MapUseInfo]:
@@ -179,7 +200,7 @@ class EndedMaps:
                 inserted, maps = self._maps[number]
                 found += maps.infos(number, inserted.label)
                 self.forget(number)
-        return found
+        return bounded(found)
 
     def forget(self, number: int) -> None:
         """The program is out everywhere."""

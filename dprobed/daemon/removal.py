@@ -9,7 +9,7 @@ from dprobed.daemon.client import Client, Refusal
 from dprobed.daemon.detaching import Detaching
 from dprobed.daemon.gate import Gate
 from dprobed.daemon.history import some
-from dprobed.daemon.maps import ProgramMaps
+from dprobed.daemon.maps import ProgramMaps, bounded
 from dprobed.daemon.target import InsertedProgram, Target
 from dprobed.daemon.targets import Targets
 from dprobed.wire import messages, protocol
@@ -103,7 +103,7 @@ class Removal:
                     maps.join(there)
                 ended.forget(number)
             found += maps.infos(number, inserted.label)
-        return found
+        return bounded(found)
 
     async def _remove(
         self,

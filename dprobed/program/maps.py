@@ -254,11 +254,11 @@ def whole(words: Sequence[int], *, signed: bool) -> int:
 
 
 def key_bytes(key: Iterable[Item]) -> int:
-    """About what Python takes for a key in a dictionary; strings count twice, so that what is sent
-    of a map, as text too, is never longer than what is held."""
+    """About what Python takes for a key in a dictionary, but a string counts as what it may become
+    in JSON (``\\u0001``): what is sent of a map is never longer than what is held."""
     size = 192
     for item in key:
-        size += 40 if isinstance(item, int) else 40 + 2 * len(item)
+        size += 40 if isinstance(item, int) else 40 + 6 * len(item)
     return size
 
 

@@ -156,7 +156,9 @@ class Output:
         """The last line, or the table at the end."""
         if self._form == "json":
             fields = msgspec.to_builtins(msgspec.structs.replace(summary, maps=[]))
-            fields["maps"] = [plain(each) for each in summary.maps]
+            del fields["maps"]
+            if summary.maps:
+                fields["maps"] = [plain(each) for each in summary.maps]
             self._lines.append(tables.encoded("summary", fields).encode())
         else:
             where = self._descriptor if self._apart is None else self._apart

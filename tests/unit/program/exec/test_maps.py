@@ -130,9 +130,9 @@ def test_a_series_keeps_the_latest_intervals() -> None:
 def test_all_maps_of_a_program_share_its_room() -> None:
     one, other = held_maps([KINDS[1], KINDS[1]], None)
     long = b"x" * 900
-    for number in range(PROGRAM_BYTES // 2000 // 2):
+    for number in range(PROGRAM_BYTES // 12_000):
         fill(one, long + b"%d" % number, 1)
-    for number in range(PROGRAM_BYTES // 2000):
+    for number in range(PROGRAM_BYTES // 6000):
         fill(other, long + b"%d" % number, 1)
     assert one.lost == 0
     assert other.lost > 0
