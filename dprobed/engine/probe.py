@@ -18,9 +18,12 @@ from dprobed.wire.protocol import ProbeStatus, State
 
 
 class Attachment:
-    """A probe inserted at one address; engines subclass it. ``number``: the place's in records."""
+    """A probe inserted at one address; engines subclass it. ``number``: the place's in records.
 
-    __slots__ = ("address", "engine", "module_key", "number", "place", "probe")
+    ``semaphore``: the address of the one that is counted up for it; 0: none.
+    """
+
+    __slots__ = ("address", "engine", "module_key", "number", "place", "probe", "semaphore")
 
     def __init__(
         self,
@@ -30,6 +33,7 @@ class Attachment:
         place: str,
         address: int,
         module_key: object,
+        semaphore: int = 0,
     ) -> None:
         self.probe: Final = probe
         #: The name of the engine that serves it.
@@ -39,6 +43,7 @@ class Attachment:
         self.address: Final = address
         #: The mapping of its module; removed with that.
         self.module_key: Final = module_key
+        self.semaphore: Final = semaphore
 
 
 class Cores:

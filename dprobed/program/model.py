@@ -23,6 +23,10 @@ from dprobed.program.isa import Instruction, Operand, decode_at
 _FUNCTION: Final = re.compile(r"[A-Za-z_][\w$]*")
 
 
+#: Before the provider and the name of a static probe, which is a place.
+STATIC: Final = "usdt:"
+
+
 class Header(msgspec.Struct, frozen=True):
     """What holds for a whole program; the defaults are those of the language.
 
@@ -74,6 +78,11 @@ class ProbeDefinition(msgspec.Struct, frozen=True):
     entry: int = 0
     end: int = 0
     always: bool = False
+
+    @property
+    def is_static(self) -> bool:
+        """Whether its place is a static probe (USDT)."""
+        return (self.offset or "").startswith(STATIC)
 
     @property
     def function(self) -> str:

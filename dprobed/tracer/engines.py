@@ -87,6 +87,7 @@ class Engines:
         """
         self._trap.sigtrap.take_over(parent._trap.sigtrap)
         self._trap.remove_empty()
+        self.space.semaphores.release_unneeded()
         self._classify()
 
     def release_child(self, thread: Thread) -> None:
@@ -138,15 +139,37 @@ class Engines:
 
     def arm(self, plans: Sequence[Plan], unstoppable: list[Thread]) -> list[Armed]:
         """See Engine."""
-        armed = [
-            result
-            for engine in self._all
-            for result in engine.arm(
-                [plan for plan in plans if plan.engine == engine.name], unstoppable
-            )
-        ]
+        refused = self._count_up(plans)
+        armed: list[Armed] = [(plan, refused[id(plan)]) for plan in plans if id(plan) in refused]
+        for engine in self._all:
+            its = [each for each in plans if each.engine == engine.name and id(each) not in refused]
+            armed += engine.arm(its, unstoppable)
+        for plan, result in armed:
+            if isinstance(result, Refusal) and id(plan) not in refused and plan.location.semaphore:
+                self.space.semaphores.release(plan.location.semaphore)
         self._classify()
         return armed
+
+    def _count_up(self, plans: Sequence[Plan]) -> dict[int, Refusal]:
+        """Count up the semaphores of these; by the plans' ``id``, where that is not possible."""
+        words = [plan.location.semaphore for plan in plans if plan.location.semaphore]
+        shared = self.space.in_shared(words) if words else {}
+        refused = {}
+        for plan in plans:
+            address = plan.location.semaphore
+            try:
+                if address in shared:
+                    raise SpaceError(f"its semaphore at {address:#x} is in shared memory")
+                if address:
+                    self.space.semaphores.need(address)
+            except SpaceError as error:
+                refused[id(plan)] = Refusal(ProbeState.FAILED, str(error))
+        return refused
+
+    def _count_down(self, attachments: Iterable[Attachment]) -> None:
+        for each in attachments:
+            if each.semaphore:
+                self.space.semaphores.release(each.semaphore)
 
     def abandon_reserved(self) -> None:
         """See Engine."""
@@ -201,10 +224,15 @@ class Engines:
             with self.group.stopped() as unstoppable:
                 for engine in waiting:
                     engine.disarm(unstoppable)
+                self._count_down(released)
+        else:
+            self._count_down(released)
 
     def unmapped(self, attachments: Iterable[Attachment]) -> None:
         """See Engine."""
         gone = list(attachments)
+        for each in gone:
+            self.space.semaphores.forget(each.semaphore)
         for engine in self._all:
             engine.unmapped([each for each in gone if each.engine == engine.name])
 
@@ -214,12 +242,17 @@ class Engines:
 
     def lost(self) -> list[Loss]:
         """See Engine."""
-        return [loss for engine in self._all for loss in engine.lost()]
+        return self._lost([loss for engine in self._all for loss in engine.lost()])
 
     def overwritten(self, attachments: Iterable[Attachment]) -> list[Loss]:
         """See Engine."""
         there = list(attachments)
-        return [loss for engine in self._all for loss in engine.overwritten(there)]
+        return self._lost([loss for engine in self._all for loss in engine.overwritten(there)])
+
+    def _lost(self, losses: list[Loss]) -> list[Loss]:
+        for loss in losses:
+            self._count_down(loss.attachments)
+        return losses
 
     def disarm(self) -> None:
         """Remove what was lost."""
@@ -231,6 +264,7 @@ class Engines:
         """See Engine."""
         for engine in self._all:
             engine.disarm_all(unstoppable)
+        self.space.semaphores.release_all()
 
     def pages(self) -> list[tuple[int, int]]:
         """Start and end of each mapping of ours in the target."""
@@ -306,6 +340,7 @@ class Engines:
         data = bytearray(self.space.memory.peek(address, length))
         for engine in self._all:
             engine.original(address, data)
+        self.space.semaphores.original(address, data)
         end = address + len(data)
         for where, original in self.space.raw.items():
             if address <= where < end:
@@ -316,7 +351,11 @@ class Engines:
 
     def forked(self, child: Engines, twin: Twin) -> list[Attachment]:
         """See Engine."""
-        return [*self._trap.forked(child._trap, twin), *self._watch.forked(child._watch, twin)]
+        found = [*self._trap.forked(child._trap, twin), *self._watch.forked(child._watch, twin)]
+        for each in found:
+            if each.semaphore:
+                child.space.semaphores.need(each.semaphore)
+        return found
 
     def exec(self) -> None:
         """See Engine: the address space is gone, unless a CLONE_VM child still uses it."""

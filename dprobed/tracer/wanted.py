@@ -42,7 +42,15 @@ class Wanted(msgspec.Struct, frozen=True):
                 length=spot.length,
             )
         opcode = (definition.opcode or b"") if self.inserted.check_opcode else b""
-        return Location(spot.address, number, spot.place, spot.key, opcode, spot.code)
+        return Location(
+            spot.address,
+            number,
+            spot.place,
+            spot.key,
+            opcode,
+            spot.code,
+            semaphore=spot.semaphore,
+        )
 
 
 def wanted(

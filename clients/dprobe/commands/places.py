@@ -15,7 +15,6 @@ from dprobe.view.tables import Listing, show
 from dprobed.binary.errors import LocationError
 from dprobed.binary.file import Binary
 from dprobed.binary.places import list_places
-from dprobed.binary.static_probes import static_probes
 from dprobed.proc.kernel_symbols import PATH, KernelSymbol, symbols
 
 _LISTING = Listing(
@@ -140,7 +139,7 @@ def _named(elf: Binary, pattern: str) -> list[dict[str, Any]]:
 def _usdt(elf: Binary, pattern: str) -> list[dict[str, Any]]:
     """Static probes (USDT)."""
     rows = []
-    for probe in static_probes(elf):
+    for probe in elf.static_probes:
         names = (probe.name, f"{probe.provider}:{probe.name}")
         if not any(fnmatchcase(name, pattern) for name in names):
             continue

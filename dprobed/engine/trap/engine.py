@@ -40,7 +40,13 @@ class SiteAttachment(Attachment):
 
     def __init__(self, probe: Probe, location: Location, site: Site) -> None:
         super().__init__(
-            probe, "trap", location.number, location.place, location.address, location.module_key
+            probe,
+            "trap",
+            location.number,
+            location.place,
+            location.address,
+            location.module_key,
+            location.semaphore,
         )
         self.site: Final = site
 
@@ -316,7 +322,9 @@ class TrapEngine:
                 new = twin(old)
                 if new is None or there is None:
                     continue  # it does not follow, or is a debugger's
-                location = Location(old.address, new[1], old.place, old.module_key)
+                location = Location(
+                    old.address, new[1], old.place, old.module_key, semaphore=old.semaphore
+                )
                 attachment = SiteAttachment(new[0], location, there)
                 there.attachments.append(attachment)
                 found.append(attachment)

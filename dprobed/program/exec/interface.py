@@ -105,6 +105,10 @@ class Context(Protocol):
         ...
 
 
+#: Reads an argument of a static probe at one of its places; raises MemoryFault.
+Reader = Callable[[Context], int]
+
+
 def read_some(context: Context, address: int, length: int) -> bytes:
     """As many of ``length`` bytes from any ``address`` on as can be read."""
     length = min(length, ADDRESS_END - address)
