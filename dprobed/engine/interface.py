@@ -43,6 +43,11 @@ class Location(msgspec.Struct, frozen=True):
     length: int = 0
     semaphore: int = 0
 
+    @classmethod
+    def again(cls, old: Attachment, number: int) -> Self:
+        """The location of an attachment to code, in another process."""
+        return cls(old.address, number, old.place, old.module_key, semaphore=old.semaphore)
+
 
 class Plan(msgspec.Struct, frozen=True):
     """An engine's offer to serve a probe; ``cost_ns``: about what a hit will cost the thread.

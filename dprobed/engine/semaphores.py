@@ -8,7 +8,6 @@ for uprobes with a reference count (kernel/events/uprobes.c, ``__update_ref_ctr`
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
 from typing import Final
 
 from dprobed.change_journal import Change, Changes, Kind

@@ -23,6 +23,7 @@ from dprobed.tracee.thread_group import ThreadGroup
 from dprobed.tracer import adoption
 from dprobed.tracer.engine_stops import EngineStops
 from dprobed.tracer.file_code import code_difference
+from dprobed.tracer.static_probes import count_down, count_up, keep_up
 from dprobed.wire.engines import AUTO
 from dprobed.wire.protocol import State as ProbeState
 
@@ -139,7 +140,7 @@ class Engines:
 
     def arm(self, plans: Sequence[Plan], unstoppable: list[Thread]) -> list[Armed]:
         """See Engine."""
-        refused = self._count_up(plans)
+        refused = count_up(self.space, plans)
         armed: list[Armed] = [(plan, refused[id(plan)]) for plan in plans if id(plan) in refused]
         for engine in self._all:
             its = [each for each in plans if each.engine == engine.name and id(each) not in refused]
@@ -149,27 +150,6 @@ class Engines:
                 self.space.semaphores.release(plan.location.semaphore)
         self._classify()
         return armed
-
-    def _count_up(self, plans: Sequence[Plan]) -> dict[int, Refusal]:
-        """Count up the semaphores of these; by the plans' ``id``, where that is not possible."""
-        words = [plan.location.semaphore for plan in plans if plan.location.semaphore]
-        shared = self.space.in_shared(words) if words else {}
-        refused = {}
-        for plan in plans:
-            address = plan.location.semaphore
-            try:
-                if address in shared:
-                    raise SpaceError(f"its semaphore at {address:#x} is in shared memory")
-                if address:
-                    self.space.semaphores.need(address)
-            except SpaceError as error:
-                refused[id(plan)] = Refusal(ProbeState.FAILED, str(error))
-        return refused
-
-    def _count_down(self, attachments: Iterable[Attachment]) -> None:
-        for each in attachments:
-            if each.semaphore:
-                self.space.semaphores.release(each.semaphore)
 
     def abandon_reserved(self) -> None:
         """See Engine."""
@@ -224,9 +204,7 @@ class Engines:
             with self.group.stopped() as unstoppable:
                 for engine in waiting:
                     engine.disarm(unstoppable)
-                self._count_down(released)
-        else:
-            self._count_down(released)
+        count_down(self.space, released)
 
     def unmapped(self, attachments: Iterable[Attachment]) -> None:
         """See Engine."""
@@ -242,17 +220,12 @@ class Engines:
 
     def lost(self) -> list[Loss]:
         """See Engine."""
-        return self._lost([loss for engine in self._all for loss in engine.lost()])
+        return [loss for engine in self._all for loss in engine.lost()]
 
     def overwritten(self, attachments: Iterable[Attachment]) -> list[Loss]:
         """See Engine."""
         there = list(attachments)
-        return self._lost([loss for engine in self._all for loss in engine.overwritten(there)])
-
-    def _lost(self, losses: list[Loss]) -> list[Loss]:
-        for loss in losses:
-            self._count_down(loss.attachments)
-        return losses
+        return [loss for engine in self._all for loss in engine.overwritten(there)]
 
     def disarm(self) -> None:
         """Remove what was lost."""
@@ -352,9 +325,7 @@ class Engines:
     def forked(self, child: Engines, twin: Twin) -> list[Attachment]:
         """See Engine."""
         found = [*self._trap.forked(child._trap, twin), *self._watch.forked(child._watch, twin)]
-        for each in found:
-            if each.semaphore:
-                child.space.semaphores.need(each.semaphore)
+        keep_up(child.space, found)
         return found
 
     def exec(self) -> None:

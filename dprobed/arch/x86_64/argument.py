@@ -60,13 +60,13 @@ def _parts() -> dict[str, tuple[str, int]]:
     found = {"rip": ("rip", 0)}
     for letter in "abcd":
         whole = f"r{letter}x"
-        found |= {name: (whole, 0) for name in (whole, f"e{letter}x", f"{letter}x", f"{letter}l")}
+        found |= dict.fromkeys((whole, f"e{letter}x", f"{letter}x", f"{letter}l"), (whole, 0))
         found[f"{letter}h"] = whole, 8
     for name in ("si", "di", "bp", "sp"):
         whole = f"r{name}"
-        found |= {part: (whole, 0) for part in (whole, f"e{name}", name, f"{name}l")}
+        found |= dict.fromkeys((whole, f"e{name}", name, f"{name}l"), (whole, 0))
     for whole in (f"r{number}" for number in range(8, 16)):
-        found |= {part: (whole, 0) for part in (whole, f"{whole}d", f"{whole}w", f"{whole}b")}
+        found |= dict.fromkeys((whole, f"{whole}d", f"{whole}w", f"{whole}b"), (whole, 0))
     return found
 
 
@@ -112,9 +112,7 @@ def _memory(
     relative = found["symbol"] is not None
     if relative:
         more += symbol(found["symbol"])
-    return Argument(
-        size, signed, "memory", more, base, index, int(found["scale"] or "1"), relative
-    )
+    return Argument(size, signed, "memory", more, base, index, int(found["scale"] or "1"), relative)
 
 
 def _whole(text: str, name: str) -> tuple[str, int]:

@@ -1,0 +1,42 @@
+"""Static probes (USDT) of one target: their semaphores are counted up while probes are there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from dprobed.engine.address_space import AddressSpace
+from dprobed.engine.errors import SpaceError
+from dprobed.engine.interface import Plan, Refusal
+from dprobed.engine.probe import Attachment
+from dprobed.wire.protocol import State
+
+
+def count_up(space: AddressSpace, plans: Sequence[Plan]) -> dict[int, Refusal]:
+    """Count up the semaphores of these plans; by a plan's ``id``, why that is not possible."""
+    words = [plan.location.semaphore for plan in plans if plan.location.semaphore]
+    shared = space.in_shared(words) if words else {}
+    refused = {}
+    for plan in plans:
+        address = plan.location.semaphore
+        try:
+            if address in shared:
+                raise SpaceError(f"its semaphore at {address:#x} is in memory that others share")
+            if address:
+                space.semaphores.need(address)
+        except SpaceError as error:
+            refused[id(plan)] = Refusal(State.FAILED, str(error))
+    return refused
+
+
+def count_down(space: AddressSpace, attachments: Iterable[Attachment]) -> None:
+    """Count down those of attachments that are taken out."""
+    for each in attachments:
+        if each.semaphore:
+            space.semaphores.release(each.semaphore)
+
+
+def keep_up(copy: AddressSpace, attachments: Iterable[Attachment]) -> None:
+    """Keep those up that attachments in a ``fork`` child's copy need."""
+    for each in attachments:
+        if each.semaphore:
+            copy.semaphores.need(each.semaphore)
