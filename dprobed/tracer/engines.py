@@ -140,16 +140,13 @@ class Engines:
 
     def arm(self, plans: Sequence[Plan], unstoppable: list[Thread]) -> list[Armed]:
         """See Engine."""
-        refused = count_up(self.space, plans)
-        armed: list[Armed] = [(plan, refused[id(plan)]) for plan in plans if id(plan) in refused]
+        refused, ready = count_up(self.space, plans)
+        armed: list[Armed] = []
         for engine in self._all:
-            its = [each for each in plans if each.engine == engine.name and id(each) not in refused]
-            armed += engine.arm(its, unstoppable)
-        for plan, result in armed:
-            if isinstance(result, Refusal) and id(plan) not in refused and plan.location.semaphore:
-                self.space.semaphores.release(plan.location.semaphore)
+            armed += engine.arm([each for each in ready if each.engine == engine.name], unstoppable)
+        count_down(self.space, (plan.location for plan, it in armed if isinstance(it, Refusal)))
         self._classify()
-        return armed
+        return refused + armed
 
     def abandon_reserved(self) -> None:
         """See Engine."""
