@@ -127,7 +127,7 @@ def test_what_another_has_counted_up_stays(forms: Path, start: Start, trace: Tra
 @pytest.mark.parametrize(
     ("place", "reason"),
     [
-        ("usdt:forms:lost", "no static probe forms:lost; the candidates have similar names"),
+        ("usdt:forms:lost", "no static probe forms:lost; candidates: usdt:forms:last"),
         ("usdt:shapes:many", "no static probe shapes:many"),
     ],
 )
