@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from dprobed.engine.budget import Account
-from dprobed.program.exec.interface import Context, Outcome
+from dprobed.program.exec.interface import Context, Outcome, Reader
 from dprobed.program.model import ProbeDefinition, least
 from dprobed.wire.protocol import ProbeStatus, State
 
@@ -40,11 +40,24 @@ class Located(Protocol):
     def semaphore(self) -> int:
         """The address of the one that is counted up for it; 0: none."""
 
+    @property
+    def arguments(self) -> tuple[Reader, ...]:
+        """What reads those of a static probe there."""
+
 
 class Attachment:
     """A probe inserted at one address; engines subclass it."""
 
-    __slots__ = ("address", "engine", "module_key", "number", "place", "probe", "semaphore")
+    __slots__ = (
+        "address",
+        "arguments",
+        "engine",
+        "module_key",
+        "number",
+        "place",
+        "probe",
+        "semaphore",
+    )
 
     def __init__(self, probe: Probe, engine: str, where: Located) -> None:
         """``engine``: the name of the one that serves it."""
@@ -55,6 +68,7 @@ class Attachment:
         self.address: Final = where.address
         self.module_key: Final = where.module_key
         self.semaphore: Final = where.semaphore
+        self.arguments: Final = where.arguments
 
 
 class Cores:

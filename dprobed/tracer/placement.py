@@ -20,11 +20,18 @@ from dprobed.proc import procfs
 from dprobed.proc.maps import Module, modules
 from dprobed.program.exec.interface import Context, MemoryFault, Reader
 from dprobed.program.model import Header, ProbeDefinition, Program
+from dprobed.program.parts import argument_count
 from dprobed.resolver.addresses import address_of, biases, data_address_of
 from dprobed.resolver.client import MappedFile, Resolver
 from dprobed.resolver.errors import LocationError, LostError, SilenceError, number_of
 from dprobed.resolver.modules import VDSO, matches
-from dprobed.resolver.places import WATCHED, check_boundary, code_spec, watched_length
+from dprobed.resolver.places import (
+    WATCHED,
+    check_arguments,
+    check_boundary,
+    code_spec,
+    watched_length,
+)
 from dprobed.wire.protocol import State
 from dprobed.wire.resolver import Place
 
@@ -232,14 +239,15 @@ class Placement:
                     loaded.learn_places(probes)
 
     def find(
-        self, header: Header, probe: ProbeDefinition, among: list[LoadedModule]
+        self, program: Program, probe: ProbeDefinition, among: list[LoadedModule]
     ) -> tuple[list[Spot], Unplaced | None]:
         """The addresses of a probe in these modules, and why it has none in one that it names."""
         spots: list[Spot] = []
         unplaced: Unplaced | None = None
+        asked = argument_count(program, probe)
         for loaded in among:
             try:
-                if not loaded.named(header.name):
+                if not loaded.named(program.header.name):
                     continue
             except LostError as error:
                 # One that may answer later is told rather than one that will not: the probe waits.
@@ -249,7 +257,7 @@ class Placement:
                     unplaced = Unplaced(State.PENDING, reason, retry=retry)
                 continue
             try:
-                found = self._in_module(loaded, probe)
+                found = self._in_module(loaded, probe, asked)
             except SilenceError as error:
                 unplaced = Unplaced(State.PENDING, _one_line(error), retry=True)
                 continue
@@ -308,7 +316,10 @@ class Placement:
             for address in addresses
         ]
 
-    def _in_module(self, loaded: LoadedModule, probe: ProbeDefinition) -> list[Spot] | Unplaced:
+    def _in_module(
+        self, loaded: LoadedModule, probe: ProbeDefinition, asked: int
+    ) -> list[Spot] | Unplaced:
+        """Its places; ``asked``: how many arguments it asks for. Raises LocationError."""
         if probe.watchpoint is not None:
             return self._watch(loaded, probe, probe.watchpoint)
         file = loaded.file()
@@ -328,6 +339,7 @@ class Placement:
                 found = [(place, address) for address in addresses]
             for there, address in found:
                 check_boundary(there, asserted=probe.opcode is not None)
+                check_arguments(there, asked)
                 spots.append(
                     Spot(
                         address,

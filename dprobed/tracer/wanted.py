@@ -50,6 +50,7 @@ class Wanted(msgspec.Struct, frozen=True):
             opcode,
             spot.code,
             semaphore=spot.semaphore,
+            arguments=spot.arguments,
         )
 
 
@@ -78,7 +79,7 @@ def _wanted(
     placement: Placement, inserted: Inserted, probe: Probe, among: list[LoadedModule]
 ) -> Iterator[Wanted]:
     have = {attachment.address for attachment in probe.attachments}
-    spots, unplaced = placement.find(inserted.program.header, probe.definition, among)
+    spots, unplaced = placement.find(inserted.program, probe.definition, among)
     fresh = {spot.address: spot for spot in spots if spot.address not in have}
     if fresh:
         yield Wanted(inserted, probe, list(fresh.values()))

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from dprobed import change_journal
+from dprobed.program.isa import WORD_MASK
+from dprobed.record.log import decode_log
 from dprobed.wire.protocol import State
 from tests.conftest import BuildTarget
 from tests.integration.conftest import Start, Trace
@@ -49,6 +52,58 @@ def test_each_place_of_a_name_is_probed(forms: Path, start: Start, trace: Trace)
     tracer.detach()
     assert passes(target) == (0, 0)
     passes(target)
+    target.finish()
+
+
+#: What `many` is given, as words; its text apart.
+WORDS = [
+    -3, 65535, -5, 4000000000, -(1 << 40), 0, -2, 251,
+    0x4004000000000000, 0x3FC00000, -7, 17,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("level", ["-O0", "-O1", "-O2", "-O3"])
+def test_arguments_in_all_forms(
+    build_target: BuildTarget, start: Start, trace: Trace, level: str
+) -> None:
+    """In registers, parts of them, memory by one and two registers, by an address, constants."""
+    forms = build_target("static_probes.c", level)
+    target = start(forms)
+    tracer = trace(target)
+    asked = "".join(f" push a,{number}\n" for number in reversed(range(len(WORDS))))
+    tracer.put(counting(forms, "usdt:forms:many", body=f"{asked} log {len(WORDS)}\n exit"))
+    tracer.put(counting(forms, "usdt:forms:many", body=" push 4\n push a,5\n log mrf\n exit"))
+    tracer.put(counting(forms, "usdt:forms:twice", body=" push a,0\n log 1\n exit"))
+    passes(target)
+    tracer.detach()
+    logs = [decode_log(record.log, record.raw) for record in tracer.records]
+    words = [cast(list[int], item["words"]) for items in logs for item in items if "words" in item]
+    found, first, second = words
+    found[5] = 0  # where the text is
+    assert found == [each & WORD_MASK for each in WORDS]
+    assert (first, second) == ([-5 & WORD_MASK], [-(1 << 40) & WORD_MASK])
+    (text,) = [item["memory"] for items in logs for item in items if "memory" in item]
+    assert bytes.fromhex(str(text)) == b"text"
+    for _ in range(2):
+        passes(target)
+    target.finish()
+
+
+def test_an_argument_that_is_not_there_is_refused(forms: Path, start: Start, trace: Trace) -> None:
+    """Also where a subroutine asks for it."""
+    target = start(forms)
+    tracer = trace(target)
+    direct = " push a,1\n log 1\n exit"
+    called = " call there\n log 1\n exit\nthere: push a,1\n ret"
+    for body in (direct, called):
+        _, (status,) = tracer.insert(counting(forms, "usdt:forms:last", body=body))
+        assert status.state is State.INVALID_OFFSET
+        assert status.reason == (
+            "push a,1: usdt:forms:last has no such argument; it has a,0 to a,0"
+        )
+    tracer.detach()
+    for _ in range(3):
+        assert passes(target) == (0, 0)
     target.finish()
 
 
