@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 from typing import cast
 
@@ -13,6 +14,7 @@ from dprobed.program.isa import WORD_MASK
 from dprobed.record.log import decode_log
 from dprobed.wire.protocol import State
 from tests.conftest import BuildTarget
+from tests.integration.client_support import dprobe, parsed, program
 from tests.integration.conftest import Start, Trace
 from tests.integration.harness import Target, TracerProcess, counting
 from tests.unit.location_files import open_path
@@ -198,3 +200,45 @@ def test_a_name_that_is_not_there(
     for _ in range(3):
         passes(target)
     target.finish()
+
+
+def test_pythons_own(tmp_path: Path) -> None:
+    """Which modules are looked for, and whether they are found."""
+    source = (
+        "name = python3\noffset = usdt:python:import__find__load__done\n"
+        " push 64\n push a,0\n log str\n push a,1\n log i32 found\n exit\n"
+    )
+    code = "import colorsys\ntry:\n  import no_such_module\nexcept ImportError:\n  pass\n"
+    options = ("--format", "json", "-o", "-")
+    done = dprobe("run", *options, program(tmp_path, source), "--", "/usr/bin/python3", "-c", code)
+    assert done.returncode == 0, done.stderr
+    logs = [record["log"] for record in parsed(done.stdout)[:-1]]
+    found = {name["string"]: value["value"] for name, value in logs}
+    assert (found["colorsys"], found["no_such_module"]) == (1, 0)
+
+
+def test_libstdcxxs_own(tmp_path: Path) -> None:
+    """Each exception that is thrown and caught, by its object."""
+    code = tmp_path / "throws.cc"
+    code.write_text(
+        "int main() { int sum = 0;\n"
+        " for (int n = 0; n < 5; n++) try { throw n; } catch (int caught) { sum += caught; }\n"
+        " return sum - 10; }\n"
+    )
+    binary = tmp_path / "throws"
+    subprocess.run(["g++", code, "-o", binary], check=True, timeout=60)
+    source = "name = libstdc++.so.6\nvars = thrown, caught\n" + "".join(
+        f"offset = usdt:libstdcxx:{place}\n push a,0\n log ptr object\n inc lv,{count}\n exit\n"
+        for place, count in (("throw", "thrown"), ("catch", "caught"))
+    )
+    options = ("--format", "json", "-o", "-")
+    done = dprobe("run", *options, program(tmp_path, source), "--", binary)
+    assert done.returncode == 0, done.stderr
+    *records, summary = parsed(done.stdout)
+    objects = [record["log"][0]["value"] for record in records]
+    assert len(objects) == 10
+    assert objects[::2] == objects[1::2]
+    assert [(each["name"], each["value"]) for each in summary["variables"]] == [
+        ("thrown", 5),
+        ("caught", 5),
+    ]
