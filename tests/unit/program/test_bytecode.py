@@ -53,20 +53,20 @@ def test_layout_is_as_drawn() -> None:
     assert struct.unpack_from("<BBHHHHH", DATA, 16) == (1, 3, 7, 8, 3, 2, 0)
     assert struct.unpack_from("<IIII", DATA, 28) == (1000, 2048, 512, 4096)
     counts = struct.unpack_from("<IIIII", DATA, 44)
-    assert counts == (2, 2, len(PROGRAM.code), 1, len(PROGRAM.lines))
+    assert counts == (3, 2, len(PROGRAM.code), 1, len(PROGRAM.lines))
     assert DATA[64:75] == b"\x09\x00libc.so.6"
     assert DATA[75:95] == b"\x05\x00calls\x05\x00bytes\x04\x00last"
     assert DATA[95:97] == b"\x01\x00"
     assert struct.unpack_from("<BBBBI3q", DATA, 97) == (8, 1, 2, 3, 300, -4, 100, 8)
     assert DATA[129:137] == b"\x06\x00spread"
-    first = struct.unpack_from("<IIIIIIHHHHBBB", DATA, PROBES)
-    assert first == (0, 0, PROGRAM.probes[0].end, 5, 6, 128, 2, 3, 4, 0x2FFF, 255, 5, 3)
-    assert DATA[PROBES + 35 : PROBES + 38] == b"\x55\x48\x89"
-    assert DATA[PROBES + 38 : PROBES + 50] == b"\x0a\x00malloc+0x4"
-    places = struct.unpack("<" + 3 * "HIH", DATA[-24:])
+    first = struct.unpack_from("<IIIIIIHHHHBBBI", DATA, PROBES)
+    assert first == (0, 0, PROGRAM.probes[0].end, 5, 6, 128, 2, 3, 4, 0x2FFF, 255, 5, 3, 0)
+    assert DATA[PROBES + 39 : PROBES + 42] == b"\x55\x48\x89"
+    assert DATA[PROBES + 42 : PROBES + 54] == b"\x0a\x00malloc+0x4"
+    places = struct.unpack("<" + 4 * "HIH", DATA[-32:])
     at = [PROGRAM.name_at, *PROGRAM.probes_at]
     assert places == tuple(number for place in at if place is not None for number in place)
-    last = struct.unpack("<IHIH", DATA[-36:-24])
+    last = struct.unpack("<IHIH", DATA[-44:-32])
     assert last == (*PROGRAM.lines[-1], PROGRAM.columns[-1])
 
 
