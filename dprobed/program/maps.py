@@ -70,7 +70,7 @@ class MapContents(msgspec.Struct, frozen=True, array_like=True):
     entries: list[Entry]
 
 
-class Argument(msgspec.Struct, frozen=True):
+class KindArgument(msgspec.Struct, frozen=True):
     """One of a kind's arguments and its range; ``default``: it may be left out."""
 
     name: str
@@ -85,7 +85,7 @@ class MapKind(msgspec.Struct, frozen=True):
     name: str
     meaning: str
     takes: tuple[str, ...]
-    arguments: tuple[Argument, ...] = ()
+    arguments: tuple[KindArgument, ...] = ()
 
 
 _ADD: Final = ("madd",)
@@ -108,19 +108,23 @@ KINDS: Final[tuple[MapKind, ...]] = (
         "hist",
         "a histogram in powers of two, each divided into 2^bits parts",
         _ADD,
-        (Argument("bits", 0, 5, 0),),
+        (KindArgument("bits", 0, 5, 0),),
     ),
     MapKind(
         "lhist",
         "a histogram in equal steps",
         _ADD,
-        (Argument("min", *_ANY), Argument("max", *_ANY), Argument("step", 1, _HALF - 1)),
+        (
+            KindArgument("min", *_ANY),
+            KindArgument("max", *_ANY),
+            KindArgument("step", 1, _HALF - 1),
+        ),
     ),
     MapKind(
         "tseries",
         "the sum in each of the latest intervals of so many milliseconds",
         _ADD,
-        (Argument("interval", 1, 86_400_000), Argument("buckets", 1, MAX_BUCKETS)),
+        (KindArgument("interval", 1, 86_400_000), KindArgument("buckets", 1, MAX_BUCKETS)),
     ),
 )
 KIND_BY_NAME: Final = {kind.name: kind for kind in KINDS}

@@ -23,16 +23,12 @@ class TargetMaps:
             raise RequestError(f"program {request.program} is not inserted")
         return self._inserted[request.program].maps(request.reset)
 
-    @property
-    def are_large(self) -> bool:
-        """Whether they are more than is noted every second."""
-        return TARGET_BYTES - self.room.left > NOTED_BYTES
-
-    def noted(self) -> list[protocol.MapState]:
-        """Those of all programs, as far as they are noted."""
-        if self.are_large:
-            return []
-        return [state for each in self._inserted.values() for state in each.maps()]
+    def noted(self) -> tuple[list[protocol.MapState], bool]:
+        """Those of all programs, or none where they are more than is noted every second; and
+        whether they are."""
+        if TARGET_BYTES - self.room.left > NOTED_BYTES:
+            return [], True
+        return [state for each in self._inserted.values() for state in each.maps()], False
 
     def last(self) -> list[protocol.MapState]:
         """Those of all programs, told of once: they are empty then."""

@@ -84,8 +84,7 @@ class Programs:
             self.statuses(),
             self.local_variables(),
             self.globals.read(),
-            self.maps.noted(),
-            self.maps.are_large,
+            *self.maps.noted(),
         )
 
     def sums(self) -> tuple[int, int, int]:
