@@ -99,17 +99,17 @@ def _maps(stderr_json: Path) -> dict[str, Record]:
 def test_malloc_sizes_makes_a_histogram(tmp_path: Path) -> None:
     script = (
         "import ctypes; c = ctypes.CDLL(None); c.malloc.restype = ctypes.c_void_p;"
-        "[c.malloc(size) for size in [1 << 30] * 2 + [3 << 29] * 5 + [1 << 31]]"
+        "[c.malloc(size) for size in [1 << 29] * 2 + [3 << 28] * 5 + [1 << 30]]"
     )
     got = run("malloc_sizes", "/usr/bin/python3", "-c", script, tmp=tmp_path)
     assert not got.records
     maps = _maps(tmp_path / "report")
     (entry,) = maps["sizes"]["entries"]
     counts = {bucket["from"]: bucket["count"] for bucket in entry["buckets"]}
-    assert (counts[1 << 30], counts[1 << 31]) == (7, 1)
+    assert (counts[1 << 29], counts[1 << 30]) == (7, 1)
     (by_name,) = maps["by_name"]["entries"]
     assert by_name["key"] == ["python3"]
-    assert by_name["max"] == 1 << 31
+    assert by_name["max"] == 1 << 30
     (probe,) = got.probes
     assert probe["hits"] == entry["count"] == by_name["count"]
 
