@@ -29,7 +29,8 @@ class Location(msgspec.Struct, frozen=True):
     ``number``: of the place, in records; ``place``: as shown; ``module_key``: the mapping of its
     module. ``opcode``: bytes that the user says are there; empty: any. ``code``: bytes that its
     file has there; empty: of none. ``kind``
-    and ``length``: of a watchpoint (``x``, ``w``, ``rw``); empty and 0: for code.
+    and ``length``: of a watchpoint (``x``, ``w``, ``rw``); empty and 0: for code. ``size``: bytes
+    of the function that begins there, 0 where that is not known.
     """
 
     address: int
@@ -40,6 +41,7 @@ class Location(msgspec.Struct, frozen=True):
     code: bytes = b""
     kind: str = ""
     length: int = 0
+    size: int = 0
 
 
 class Plan(msgspec.Struct, frozen=True):

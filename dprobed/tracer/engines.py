@@ -272,6 +272,14 @@ class Engines:
         for engine in self._all:
             engine.forget(thread)
 
+    def forking(self, thread: Thread, child: int) -> None:
+        """A thread is making a child that will be followed."""
+        self._trap.stops.returns.forking(thread, child)
+
+    def left(self, thread: Thread) -> None:
+        """A process that shared the memory has its own now."""
+        self._trap.stops.returns.ended(thread.tid)
+
     def apply_unreached(self) -> None:
         """See WatchEngine."""
         self._watch.apply_unreached()

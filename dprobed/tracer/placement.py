@@ -39,7 +39,8 @@ class _NotYetError(LocationError):
 class Spot(msgspec.Struct, frozen=True):
     """One address at which a probe is to be inserted.
 
-    ``code``: what the file has there, of code. ``length``: of a watchpoint, else 0.
+    ``code``: what the file has there, of code. ``length``: of a watchpoint, else 0. ``size``: of
+    the function that begins there.
     """
 
     address: int
@@ -48,6 +49,7 @@ class Spot(msgspec.Struct, frozen=True):
     key: Hashable
     code: bytes = b""
     length: int = 0
+    size: int = 0
 
 
 class Unplaced(msgspec.Struct, frozen=True):
@@ -322,7 +324,14 @@ class Placement:
                 found = [(place, address) for address in addresses]
             for there, address in found:
                 check_boundary(there, asserted=probe.opcode is not None)
-                spots.append(Spot(address, place.name, loaded.module.path, loaded.key, there.code))
+                if probe.returns and there.symbol_offset:
+                    raise LocationError(
+                        f"{there.name} is no function's entry, and only a function can be left"
+                    )
+                spots.append(
+                    Spot(address, place.name, loaded.module.path, loaded.key, there.code,
+                         size=there.size)
+                )  # fmt: skip
         if not spots:
             raise LocationError(f"{probe.offset or probe.address}: the module does not map it")
         return spots

@@ -314,6 +314,7 @@ class Programs:
                 program.header.name,
                 alters=program.alters(probe),
                 max_hits=inserted.max_hits or 0,
+                entry_part=inserted.executor.entry_part(probe.index),
             )
             for probe in program.probes
         ]

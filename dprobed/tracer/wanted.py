@@ -42,7 +42,9 @@ class Wanted(msgspec.Struct, frozen=True):
                 length=spot.length,
             )
         opcode = (definition.opcode or b"") if self.inserted.check_opcode else b""
-        return Location(spot.address, number, spot.place, spot.key, opcode, spot.code)
+        return Location(
+            spot.address, number, spot.place, spot.key, opcode, spot.code, size=spot.size
+        )
 
 
 def wanted(

@@ -20,6 +20,7 @@ from dprobed.engine.probe import Attachment, Probe
 from dprobed.engine.runner import ProgramRunner
 from dprobed.engine.trap import copies
 from dprobed.engine.trap.removal import SiteRemoval
+from dprobed.engine.trap.returns import EntryAttachment
 from dprobed.engine.trap.sigtrap import Sigtrap
 from dprobed.engine.trap.sites import Site, Sites
 from dprobed.engine.trap.stops import TrapStops
@@ -45,6 +46,14 @@ class SiteAttachment(Attachment):
         self.site: Final = site
 
 
+_OnSites: Final = (SiteAttachment, EntryAttachment)
+
+
+def _site_of(attachment: Attachment) -> Site:
+    assert isinstance(attachment, _OnSites)
+    return attachment.site
+
+
 class TrapEngine:
     """The trap engine of one target."""
 
@@ -63,6 +72,8 @@ class TrapEngine:
         self._released: set[Site] = set()
         #: Whether the instruction at an address is watched, too, which shows as the same place.
         self._is_watched: Callable[[int], bool] = lambda address: False
+        stops.returns.classify = self._classify
+        stops.returns.reserve = lambda address: self._reserve([address])
 
     def use(self, space: AddressSpace) -> None:
         """See Engine."""
@@ -122,6 +133,7 @@ class TrapEngine:
     def forget(self, thread: Thread) -> None:
         """See Engine."""
         self.stops.notes.forget(thread)
+        self.stops.returns.ended(thread.tid)
 
     def leave(self, registers: Registers) -> bool:
         """See Engine."""
@@ -190,12 +202,23 @@ class TrapEngine:
                 reason = f"the code at {plan.location.address:#x} changed meanwhile"
                 results.append((plan, Refusal(ProbeState.FAILED, reason)))
                 continue
-            attachment = SiteAttachment(plan.probe, plan.location, site)
-            site.attachments.append(attachment)
+            attachment = self._attach(plan.probe, plan.location, site)
             results.append((plan, attachment))
             armed.append(site)
         self._removal.redirect_restarts(armed)
         return results
+
+    @staticmethod
+    def _attach(probe: Probe, where: Location, site: Site) -> Attachment:
+        if probe.definition.returns:
+            entered = EntryAttachment(
+                probe, where.number, where.place, where.module_key, site, where.size
+            )
+            site.entered.append(entered)
+            return entered
+        attachment = SiteAttachment(probe, where, site)
+        site.attachments.append(attachment)
+        return attachment
 
     def abandon_reserved(self) -> None:
         """See Engine."""
@@ -242,24 +265,35 @@ class TrapEngine:
         """
         self._is_watched = is_watched
         for site in self.by_trap.values():
-            site.simple = site.callback is None and not (
-                site.displaced.length == 1 and is_watched(site.trap)
-            )
-            site.plain = site.simple and site.seen
+            self._classify(site)
+
+    def _classify(self, site: Site) -> None:
+        site.simple = site.callback is None and not (
+            site.displaced.length == 1 and self._is_watched(site.trap)
+        )
+        site.plain = site.simple and site.seen
 
     # --- taking out ---
 
     def attachments(self) -> list[Attachment]:
         """See Engine."""
-        return [each for site in self.sites.all() for each in site.attachments]
+        return [each for site in self.sites.all() for each in site.attachments + site.entered]
 
     def release(self, attachments: Iterable[Attachment]) -> bool:
         """See Engine."""
+        returning: list[Attachment] = []
         for attachment in attachments:
-            assert isinstance(attachment, SiteAttachment)
-            attachment.site.attachments.remove(attachment)
-            if attachment.site.is_empty:
-                self._released.add(attachment.site)
+            site = _site_of(attachment)
+            if isinstance(attachment, EntryAttachment):
+                site.entered.remove(attachment)
+                returning.append(attachment)
+            else:
+                site.attachments.remove(attachment)
+            if site.is_empty:
+                self._released.add(site)
+        if returning:
+            unneeded = self.stops.returns.released(returning)
+            self._released.update(site for site in unneeded if site.is_empty)
         return any(site.is_empty for site in self._released)
 
     def disarm(self, unstoppable: list[Thread]) -> None:
@@ -274,8 +308,7 @@ class TrapEngine:
     def unmapped(self, attachments: Iterable[Attachment]) -> None:
         """See Engine."""
         for attachment in attachments:
-            assert isinstance(attachment, SiteAttachment)
-            attachment.site.gone = True
+            _site_of(attachment).gone = True
 
     def lost(self) -> list[Loss]:
         """See Engine."""
@@ -287,15 +320,18 @@ class TrapEngine:
 
     def overwritten(self, attachments: Iterable[Attachment]) -> list[Loss]:
         """See Engine."""
-        sites = {each.site for each in attachments if isinstance(each, SiteAttachment)}
+        sites = {each.site for each in attachments if isinstance(each, _OnSites)}
         lost = self.sites.overwritten(sites)
         return [self._lose(lost, "the target changed its code there")] if lost else []
 
     def _lose(self, sites: list[Site], reason: str) -> Loss:
         loss = Loss([], reason, any(site.callback is not None for site in sites))
+        self.stops.returns.lost(sites, reason)
         for site in sites:
-            loss.attachments.extend(site.attachments)
+            loss.attachments.extend(site.attachments + site.entered)
+            self._released.update(self.stops.returns.released(site.entered))
             site.attachments.clear()
+            site.entered.clear()
             site.callback = None
             self._released.add(site)
         return loss
@@ -303,24 +339,25 @@ class TrapEngine:
     def disarm_all(self, unstoppable: list[Thread]) -> None:
         """See Engine."""
         self._released.clear()
+        self.stops.returns.use(self.sites)
         self._removal.remove(self.sites.all(), unstoppable)
 
     # --- other address spaces ---
 
     def forked(self, child: TrapEngine, twin: Twin) -> list[Attachment]:
         """See Engine."""
-        found: list[Attachment] = []
+        found: dict[Attachment, Attachment] = {}
         for site in self.sites.all():
             there = child.by_trap.get(site.trap)
-            for old in site.attachments:
+            for old in site.attachments + site.entered:
                 new = twin(old)
                 if new is None or there is None:
                     continue  # it does not follow, or is a debugger's
-                location = Location(old.address, new[1], old.place, old.module_key)
-                attachment = SiteAttachment(new[0], location, there)
-                there.attachments.append(attachment)
-                found.append(attachment)
-        return found
+                size = old.size if isinstance(old, EntryAttachment) else 0
+                location = Location(old.address, new[1], old.place, old.module_key, size=size)
+                found[old] = self._attach(new[0], location, there)
+        child.stops.returns.take_over(self.stops.returns, child.sites.space.tgid, found)
+        return list(found.values())
 
     def release_child(self, thread: Thread) -> None:
         """Undo our changes in a ``fork`` child's copy of the memory, and detach from it.
@@ -344,4 +381,6 @@ class TrapEngine:
     def exec(self) -> None:
         """See Engine."""
         self._released.clear()
+        self.stops.returns.all_unwound()
+        self.stops.returns.use(self.sites)
         self.sites.clear()

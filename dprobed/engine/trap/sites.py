@@ -49,6 +49,7 @@ class Site:
         "attachments",
         "callback",
         "displaced",
+        "entered",
         "gone",
         "original",
         "plain",
@@ -56,6 +57,7 @@ class Site:
         "simple",
         "slot",
         "trap",
+        "users",
     )
 
     def __init__(
@@ -75,6 +77,10 @@ class Site:
         #: The text before and behind its first byte.
         self.around: Final = around
         self.attachments: list[Attachment] = []
+        #: Of return probes: the function that begins here is theirs.
+        self.entered: list[Attachment] = []
+        #: Of return probes that have seen a call that returns to here.
+        self.users: set[Attachment] = set()
         #: An internal breakpoint (the dynamic loader's notification); called at each hit.
         self.callback: Callable[[Thread], None] | None = None
         #: Its module was unmapped.
@@ -89,7 +95,7 @@ class Site:
     @property
     def is_empty(self) -> bool:
         """Whether no probe and no callback is left."""
-        return not self.attachments and self.callback is None
+        return not (self.attachments or self.entered or self.users or self.callback is not None)
 
     def twin(self) -> Site:
         """The same site in a copy of the memory."""
