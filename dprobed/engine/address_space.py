@@ -94,11 +94,20 @@ class AddressSpace:
             while line is not None and line.end <= address:
                 line = next(lines, None)
             if line is not None and line.start <= address and line.perms.endswith(b"s"):
-                found[address] = (
-                    f"the code at {address:#x} is mapped MAP_SHARED: a breakpoint would be written "
-                    "into the file, for all who map it"
-                )
+                found[address] = _shared(address)
         return found
+
+    def why_no_code(self, address: int) -> str:
+        """Why no breakpoint can be at an address that is perhaps no code; empty: it can.
+
+        Raises SpaceError and Gone.
+        """
+        for line in mappings(procfs.live_thread(self.tgid)):
+            if line.start <= address < line.end:
+                if line.perms[2:3] != b"x" or line.name == b"[vsyscall]":
+                    break
+                return _shared(address) if line.perms.endswith(b"s") else ""
+        return f"{address:#x} is no code"
 
     def write_raw(self, address: int, original: bytes) -> None:
         """Write a debugger's breakpoint where this byte is; raises SpaceError."""
@@ -130,3 +139,10 @@ class AddressSpace:
         self.changes.clear()
         self.raw.clear()
         self.resident.areas.clear()
+
+
+def _shared(address: int) -> str:
+    return (
+        f"the code at {address:#x} is mapped MAP_SHARED: a breakpoint would be written into the "
+        "file, for all who map it"
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Final
 
 from iced_x86 import Decoder, FlowControl, Instruction, Mnemonic, OpKind, Register
@@ -11,6 +12,7 @@ BEFORE: Final = 15
 _CALLS: Final = (FlowControl.CALL, FlowControl.INDIRECT_CALL)
 #: The shortest call is ``call *%rax``.
 _SHORTEST_CALL: Final = 2
+_IMMEDIATES: Final = (OpKind.IMMEDIATE8TO64, OpKind.IMMEDIATE32TO64)
 
 
 def is_behind_call(before: bytes) -> bool:
@@ -26,28 +28,80 @@ def leaves_by_jump(code: bytes, address: int) -> bool:
     """Whether a function may end by jumping to another one (a tail call), which then returns in its
     place.
 
-    A jump by a table of a ``switch`` is none: it goes by an indexed table, or adds to the base of
-    one right before. A conditional jump out of the function leads to a part of its own that the
-    compiler has put elsewhere.
+    Where it does, its stack is as at its entry. A jump with more on the stack, or a conditional
+    one, leads to a part of the function that the compiler has put elsewhere. Code to which only a
+    ``switch`` leads, of which nobody knows what is on the stack there, may leave by any jump.
     """
-    end = address + len(code)
-    before: Instruction | None = None
-    for instruction in Decoder(64, code, ip=address):
+    walk = _Walk(code, address)
+    return walk.leaves() or (walk.switches and any(map(walk.is_out, _linear(code, address))))
+
+
+def _linear(code: bytes, address: int) -> Iterator[Instruction]:
+    yield from Decoder(64, code, ip=address)
+
+
+class _Walk:
+    """The code that is reached from the entry, with how many bytes are on the stack there."""
+
+    def __init__(self, code: bytes, address: int) -> None:
+        self._code = code
+        self._start = address
+        self._left: list[tuple[int, int | None]] = [(address, 0)]
+        self._seen: set[int] = set()
+        #: Whether it goes on by a table.
+        self.switches = False
+
+    def leaves(self) -> bool:
+        """Whether a jump out of it is reached with nothing on the stack, as far as that is
+        known."""
+        while self._left:
+            at, depth = self._left.pop()
+            before: Instruction | None = None
+            for instruction in Decoder(64, self._code[at - self._start :], ip=at):
+                if instruction.ip in self._seen or instruction.is_invalid:
+                    break
+                self._seen.add(instruction.ip)
+                depth = _depth_after(instruction, depth)
+                if self._jumps_out(instruction, before) and not depth:
+                    return True
+                if not self._goes_on(instruction, depth):
+                    break
+                before = instruction.copy()
+        return False
+
+    def is_out(self, instruction: Instruction) -> bool:
+        """Whether it is a jump, always taken, to elsewhere than into the function."""
         flow = instruction.flow_control
-        if flow == FlowControl.UNCONDITIONAL_BRANCH:
-            if instruction.op0_kind != OpKind.NEAR_BRANCH64:
-                return True
-            if not address <= instruction.near_branch_target < end:
-                return True
-            if instruction.near_branch_target == address:
-                return True
-        elif flow == FlowControl.INDIRECT_BRANCH and not _is_switch(instruction, before):
-            return True
-        before = instruction.copy()
-    return False
+        if flow == FlowControl.INDIRECT_BRANCH:
+            return not _is_switch(instruction, None)
+        if flow != FlowControl.UNCONDITIONAL_BRANCH:
+            return False
+        # A jump to the beginning is a call of itself.
+        return not self._start < _target(instruction) < self._start + len(self._code)
+
+    def _jumps_out(self, instruction: Instruction, before: Instruction | None) -> bool:
+        if _is_switch(instruction, before):
+            self.switches = True
+            return False
+        return self.is_out(instruction)
+
+    def _goes_on(self, instruction: Instruction, depth: int | None) -> bool:
+        flow = instruction.flow_control
+        if flow in (FlowControl.UNCONDITIONAL_BRANCH, FlowControl.CONDITIONAL_BRANCH):
+            target = _target(instruction)
+            if self._start < target < self._start + len(self._code):
+                self._left.append((target, depth))
+        return flow in (FlowControl.NEXT, FlowControl.CONDITIONAL_BRANCH, *_CALLS)
+
+
+def _target(instruction: Instruction) -> int:
+    return instruction.near_branch_target if instruction.op0_kind == OpKind.NEAR_BRANCH64 else 0
 
 
 def _is_switch(jump: Instruction, before: Instruction | None) -> bool:
+    """Whether it goes on by a table: indexed, or with its base added right before."""
+    if jump.flow_control != FlowControl.INDIRECT_BRANCH:
+        return False
     if jump.op0_kind == OpKind.MEMORY:
         return jump.memory_index != Register.NONE
     return (
@@ -56,3 +110,26 @@ def _is_switch(jump: Instruction, before: Instruction | None) -> bool:
         and before.op0_kind == OpKind.REGISTER
         and before.op0_register == jump.op0_register
     )
+
+
+def _depth_after(instruction: Instruction, depth: int | None) -> int | None:
+    """Bytes on the stack after an instruction; None: nobody knows."""
+    mnemonic = instruction.mnemonic
+    if mnemonic == Mnemonic.LEAVE:
+        return 0
+    if depth is None or instruction.flow_control in _CALLS:
+        return depth
+    if (
+        instruction.op_count
+        and instruction.op0_kind == OpKind.REGISTER
+        and (
+            instruction.op0_register == Register.RSP
+            and mnemonic not in (Mnemonic.PUSH, Mnemonic.POP, Mnemonic.CMP, Mnemonic.TEST)
+        )
+    ):
+        if mnemonic in (Mnemonic.SUB, Mnemonic.ADD) and instruction.op1_kind in _IMMEDIATES:
+            size = instruction.immediate(1)
+            size -= (size >> 63) << 64
+            return depth + size if mnemonic == Mnemonic.SUB else depth - size
+        return None
+    return depth - instruction.stack_pointer_increment

@@ -13,9 +13,10 @@ others came from before.
   together. So an entry with the frame and the return address of a running call is either that, or
   the running one was left without returning (``longjmp``, an exception, and then the same call
   again). Only the code of the function can tell: whether it jumps out of itself.
-* A call that was left without returning is *unwound*. That shows when its frame is used again, when
-  an entry or a return of the same thread is above it and its return address is not there any more,
-  and at the end of its thread; so the number is right then at the latest.
+* A call that was left without returning is *unwound*. That shows at the next entry or return of
+  its thread that is above it on the thread's own stack. On other stacks (of coroutines, for
+  signals) what is above may be another stack: there it shows when its frame is used again, or its
+  return address is overwritten. At the end of its thread the number is right at the latest.
 * A return site is put in without stopping the other threads. One that is just there, or comes there
   before its instruction is displaced, is in no call that is known, and just passes. The undo is
   noted before, as with any site.
@@ -28,18 +29,20 @@ missed without anybody knowing.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable
 from typing import Final
 
 from dprobed.arch.x86_64.function_code import BEFORE, is_behind_call, leaves_by_jump
 from dprobed.arch.x86_64.paging import WORD
-from dprobed.arch.x86_64.registers import RIP, RSP
-from dprobed.arch.x86_64.signal_frame import RESTORER_CODE
+from dprobed.arch.x86_64.registers import FS_BASE, RIP, RSP
 from dprobed.engine.errors import SpaceError
 from dprobed.engine.probe import Attachment, Probe
+from dprobed.engine.remote_calls import mappings
 from dprobed.engine.runner import ProgramRunner
 from dprobed.engine.trap.sites import Site, Sites
 from dprobed.program.isa import KEPT_WORDS
+from dprobed.tracee.ptrace import Gone
 from dprobed.tracee.thread import Thread
 from dprobed.tracee.thread_group import ThreadGroup
 
@@ -48,7 +51,7 @@ MAX_SITES: Final = 4096
 MAX_CALLS: Final = 1 << 16
 #: Bytes of a function whose code is looked at for tail calls.
 _MOST_CODE: Final = 1 << 16
-#: Calls of one thread that are looked at again at one stop: they may have been left long ago.
+#: Calls of one thread on other stacks whose return addresses are looked at at one stop.
 _LOOKS: Final = 8
 
 
@@ -115,6 +118,8 @@ class Returns:
         self._read = (0, 0, 0)
         #: By fork child, the calls that it has from its parent's thread.
         self._of_children: Final[dict[int, list[Call]]] = {}
+        #: By thread, where its own stack is.
+        self._stacks: Final[dict[int, tuple[int, int]]] = {}
 
     def use(self, sites: Sites) -> None:
         """Start in an address space that has these sites."""
@@ -124,6 +129,7 @@ class Returns:
         self._by_tid.clear()
         self._obstacles.clear()
         self._of_children.clear()
+        self._stacks.clear()
         self._count = 0
 
     # --- at the entry of a function ---
@@ -146,7 +152,8 @@ class Returns:
         try:
             if len(self.armed) >= MAX_SITES:
                 raise SpaceError(f"calls from more than {MAX_SITES} places")
-            self._check(address)
+            if reason := self._why_not(address, site):
+                raise SpaceError(reason)
             if self.sites.ready(address) is None:
                 # While it makes room for us it must not be behind a breakpoint whose signal is
                 # taken already.
@@ -160,18 +167,20 @@ class Returns:
         finally:
             self.sites.discard_unarmed()
 
-    def _check(self, address: int) -> None:
-        """Raises SpaceError where a function surely does not return."""
+    def _why_not(self, address: int, site: Site) -> str:
+        """Why what was read at a function's entry can be no return address; empty: it can."""
+        if reason := self.sites.space.why_no_code(address):
+            return reason
+        # A function that has a symbol is one, whoever has made it the next to run: nothing calls a
+        # signal handler, nor the function of a coroutine. Others may be anything.
+        if any(isinstance(each, EntryAttachment) and each.size for each in site.entered):
+            return ""
         before = self.sites.text(address - BEFORE, BEFORE)
         if len(before) == BEFORE and is_behind_call(before):
-            return
-        # A signal handler's: nothing calls it.
-        if self.sites.text(address, len(RESTORER_CODE)) != RESTORER_CODE:
-            raise SpaceError(f"{address:#x}, which is not behind a call")
+            return ""
+        return f"{address:#x} is not behind a call"
 
     def _arm(self, address: int) -> None:
-        if reason := self.sites.space.in_shared([address]).get(address):
-            raise SpaceError(reason)
         site = self.sites.make(address)
         self.sites.serve_without_us([site])
         if not self.sites.arm(site):
@@ -224,15 +233,47 @@ class Returns:
         calls = self._by_tid.get(thread.tid)
         if not calls or calls[-1].frame >= stack:
             return
-        peek = self.sites.space.memory.peek
-        looked_at = [call for call in calls[-_LOOKS:] if call.frame < stack]
-        self._unwind(
-            [
-                call
-                for call in looked_at
-                if peek(call.frame, 8) != call.returns_to.to_bytes(8, "little")
-            ]
-        )
+        low, high = self._own_stack(thread)
+        is_own = low <= stack <= high
+        gone = []
+        looks = 0
+        for call in reversed(calls):
+            if call.frame >= stack:
+                if is_own and call.frame <= high:
+                    break  # what was entered before is above that
+                continue
+            if is_own and call.frame >= low:
+                gone.append(call)
+                continue
+            looks += 1
+            if looks > _LOOKS:
+                break
+            expected = call.returns_to.to_bytes(8, "little")
+            if self.sites.space.memory.peek(call.frame, 8) != expected:
+                gone.append(call)
+        self._unwind(gone)
+
+    def _own_stack(self, thread: Thread) -> tuple[int, int]:
+        """From where to where the thread's own stack may reach, which is no other's; else 0, 0.
+
+        The first thread's has a name and may grow to what is mapped below it. Others have what the
+        thread pointer points to at its upper end, as the C library makes them.
+        """
+        known = self._stacks.get(thread.tid)
+        if known is None:
+            known = self._stacks[thread.tid] = self._find_stack(thread)
+        return known
+
+    def _find_stack(self, thread: Thread) -> tuple[int, int]:
+        pointer, below = self._words[FS_BASE], 0
+        with contextlib.suppress(SpaceError, Gone):
+            for line in mappings(thread.tid):
+                if line.name == b"[stack]" and thread.tid == self.sites.space.tgid:
+                    return below, line.end
+                if line.start <= pointer < line.end and thread.tid != self.sites.space.tgid:
+                    return line.start, pointer
+                below = line.end
+        return 0, 0
 
     def _is_tail_call(self, last: Call, thread: Thread, address: int) -> bool:
         """Whether the call that has this frame leaves it to another one."""
@@ -253,6 +294,12 @@ class Returns:
         calls = self._by_frame.get(stack - 8 & WORD)
         altered = False
         if calls and calls[-1].returns_to == site.address and calls[-1].tgid == thread.tgid:
+            if not self._has_popped(thread, site.address, stack - 8 & WORD):
+                self._unwind(list(calls))
+                calls = None
+        else:
+            calls = None
+        if calls:
             returning = list(reversed(calls))
             self._drop(returning)
             if site.displaced.may_fault:
@@ -265,6 +312,12 @@ class Returns:
             self._runner.charge(site.users, now)
         self._look_above(thread, stack)
         return altered
+
+    def _has_popped(self, thread: Thread, address: int, frame: int) -> bool:
+        """Whether a return address was just taken from there: who catches an exception comes to
+        the same place by a jump, and has called others meanwhile."""
+        data = self.sites.space.memory.read_partial(thread.tid, frame, 8)
+        return data == address.to_bytes(8, "little")
 
     # --- calls that do not return ---
 
@@ -289,6 +342,7 @@ class Returns:
         """A thread ended, or has another address space now."""
         self._unwind(list(self._by_tid.get(tid, ())))
         self._of_children.pop(tid, None)
+        self._stacks.pop(tid, None)
 
     def all_unwound(self) -> None:
         """No call returns any more: the address space is gone."""
