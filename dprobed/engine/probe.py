@@ -131,8 +131,7 @@ class Probe:
         self.hits = 0
         self.ran = 0
         self.missed = 0
-        self.dropped = 0
-        self.faulted = 0
+        self.dropped = self.faulted = 0
         #: Calls that were left without returning.
         self.unwound = 0
         #: Cores that were written for it here, and why others were not: reason → how often.
@@ -197,7 +196,8 @@ class Probe:
             self.present_until = now
 
     def note_missed(self, why: str) -> None:
-        """Show why calls are missed of which the return cannot be seen."""
+        """A call is missed, because its return cannot be seen: show why."""
+        self.missed += 1
         self.reason = f"some returns cannot be seen: {why}"
 
     def sleep(self, now: int) -> None:

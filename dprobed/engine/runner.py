@@ -17,6 +17,7 @@ from dprobed.proc import procfs
 from dprobed.proc.names import NAMES
 from dprobed.program.exec.interface import Outcome
 from dprobed.program.exits import ABORT, DEBUGGER, DUMP, DUMP_ONCE, EXIT, REM
+from dprobed.program.isa import KEPT_WORDS
 from dprobed.tracee.ptrace import Gone, Registers
 from dprobed.tracee.thread import Thread
 from dprobed.wire.protocol import RawRecord, State
@@ -33,6 +34,9 @@ _AT_HIT: Final = frozenset((DUMP, DUMP_ONCE, DEBUGGER))
 
 #: Looked up once, since each hit calls it.
 _name_of: Final = NAMES.of
+
+#: What a return probe without an entry part has kept.
+NOTHING_KEPT: Final = [0] * KEPT_WORDS
 
 _log = logging.getLogger(__name__)
 
@@ -150,9 +154,9 @@ class ProgramRunner:
             affinity.hit(cpu)
         return altered
 
-    def enter(self, thread: Thread, attachment: Attachment, kept: list[int], now: int) -> bool:
-        """Run the entry part of a return probe for a thread whose registers are loaded; whether
-        this call is to be followed. ``kept``: where it leaves words. Raises Gone."""
+    def enter(self, thread: Thread, attachment: Attachment, now: int) -> list[int]:
+        """Run the entry part of a return probe for a thread whose registers are loaded; the words
+        that it has kept, empty where the call is to be passed over. Raises Gone."""
         context, probe = self.context, attachment.probe
         assert probe.entry_part is not None
         facts = self.facts_of(thread)
@@ -161,18 +165,18 @@ class ProgramRunner:
         context.pid, context.tid = thread.tgid, thread.tid
         context.facts, context.known_cpu = facts, -1
         context.forget_fpregs()
-        context.kept = kept
+        kept = context.kept = [0] * KEPT_WORDS
         try:
             outcome = probe.entry_part(context)
         except Gone:
             raise
         except Exception as error:
             self._defect(thread, attachment, error)
-            return False
+            return []
         if context.fp_dirty:
             context.leave()
         if outcome.exit == EXIT:
-            return True
+            return kept
         if outcome.exit != ABORT:
             probe.missed += 1
             self._add(probe, RawRecord(
@@ -180,7 +184,7 @@ class ProgramRunner:
                 _name_of(thread.tid), facts.uid, context.cpu, now, probe.hits, outcome.exit,
                 outcome.major, outcome.minor, outcome.log, outcome.raw, outcome.exception,
             ))  # fmt: skip
-        return False
+        return []
 
     def charge(self, attachments: Iterable[Attachment], now: int) -> None:
         """Charge what was done since ``now`` to the accounts of these probes, if any has some."""

@@ -31,9 +31,10 @@ def part_findings(program: Program, code: Sequence[Decoded]) -> list[FlowFinding
     return [found[offset] for offset in sorted(found)]
 
 
-def takes_arguments(program: Program, probe: ProbeDefinition) -> bool:
-    """Whether a probe asks for arguments, which are where they are only at a function's entry."""
-    return any(
+def needs_entry(program: Program, probe: ProbeDefinition) -> bool:
+    """Whether a probe has to be where a function begins: it waits for the return, or it asks for
+    arguments, which are where they are only there."""
+    return probe.returns or any(
         instruction.operands[:1] and instruction.operands[0] in _ARGUMENTS
         for _, instruction, _ in program.instructions(probe)
     )

@@ -53,6 +53,10 @@ class Found(Protocol):
         """What to call it."""
 
     @property
+    def symbol_offset(self) -> int:
+        """How far into the symbol it is; 0 where there is none."""
+
+    @property
     def boundary(self) -> str:
         """``ok`` where an instruction is known to begin there, else ``unknown``."""
 
@@ -78,4 +82,14 @@ def check_boundary(place: Found, *, asserted: bool) -> None:
         raise LocationError(
             f"nothing tells whether an instruction begins at {place.name}",
             "it may be data among the code; give the expected bytes with 'opcode ='",
+        )
+
+
+def check_entry(place: Found) -> None:
+    """Raises LocationError where surely no function begins: nothing returns from elsewhere, nor are
+    arguments there any more."""
+    if place.symbol_offset:
+        raise LocationError(
+            f"{place.name} is no function's entry",
+            "only a function has arguments, and is left: name it alone",
         )

@@ -13,6 +13,7 @@ from dprobed.engine.probe import Attachment, Probe
 from dprobed.engine.runner import ProgramRunner
 from dprobed.engine.trap import copies
 from dprobed.engine.trap.engine import TrapEngine
+from dprobed.engine.trap.running_calls import RunningCalls
 from dprobed.engine.trap.sigtrap import Sigtrap
 from dprobed.engine.trap.sites import Sites
 from dprobed.engine.trap.view import OriginalView
@@ -272,13 +273,10 @@ class Engines:
         for engine in self._all:
             engine.forget(thread)
 
-    def forking(self, thread: Thread, child: int) -> None:
-        """A thread is making a child that will be followed."""
-        self._trap.stops.returns.forking(thread, child)
-
-    def left(self, thread: Thread) -> None:
-        """A process that shared the memory has its own now."""
-        self._trap.stops.returns.ended(thread.tid)
+    @property
+    def calls(self) -> RunningCalls:
+        """The calls whose returns are waited for."""
+        return self._trap.stops.returns.calls
 
     def apply_unreached(self) -> None:
         """See WatchEngine."""

@@ -21,7 +21,7 @@ from dprobed.resolver.addresses import address_of, biases, data_address_of
 from dprobed.resolver.client import MappedFile, Resolver
 from dprobed.resolver.errors import LocationError, LostError, SilenceError, number_of
 from dprobed.resolver.modules import VDSO, matches
-from dprobed.resolver.places import WATCHED, check_boundary, code_spec, watched_length
+from dprobed.resolver.places import WATCHED, check_boundary, check_entry, code_spec, watched_length
 from dprobed.wire.protocol import State
 from dprobed.wire.resolver import Place
 
@@ -29,6 +29,8 @@ _SIGN: Final = 1 << 63
 #: Where the kernel's own code is that it maps into each process (getauxval(3)), and most of it.
 _AT_SYSINFO_EHDR: Final = 33
 _VDSO_ROOM: Final = 4 * PAGE
+#: Behind the name of a place whose hits are the returns of its function.
+RETURN_MARK: Final = ":return"
 _NOT_FOUND: Final = "no mapped module is known to have that name"
 
 
@@ -228,9 +230,17 @@ class Placement:
                     loaded.learn_places(probes)
 
     def find(
-        self, header: Header, probe: ProbeDefinition, among: list[LoadedModule]
+        self,
+        header: Header,
+        probe: ProbeDefinition,
+        among: list[LoadedModule],
+        *,
+        at_entry: bool = False,
     ) -> tuple[list[Spot], Unplaced | None]:
-        """The addresses of a probe in these modules, and why it has none in one that it names."""
+        """The addresses of a probe in these modules, and why it has none in one that it names.
+
+        ``at_entry``: it can only be where a function begins.
+        """
         spots: list[Spot] = []
         unplaced: Unplaced | None = None
         for loaded in among:
@@ -245,7 +255,7 @@ class Placement:
                     unplaced = Unplaced(State.PENDING, reason, retry=retry)
                 continue
             try:
-                found = self._in_module(loaded, probe)
+                found = self._in_module(loaded, probe, at_entry=at_entry)
             except SilenceError as error:
                 unplaced = Unplaced(State.PENDING, _one_line(error), retry=True)
                 continue
@@ -304,7 +314,9 @@ class Placement:
             for address in addresses
         ]
 
-    def _in_module(self, loaded: LoadedModule, probe: ProbeDefinition) -> list[Spot] | Unplaced:
+    def _in_module(
+        self, loaded: LoadedModule, probe: ProbeDefinition, *, at_entry: bool
+    ) -> list[Spot] | Unplaced:
         if probe.watchpoint is not None:
             return self._watch(loaded, probe, probe.watchpoint)
         file = loaded.file()
@@ -324,14 +336,12 @@ class Placement:
                 found = [(place, address) for address in addresses]
             for there, address in found:
                 check_boundary(there, asserted=probe.opcode is not None)
-                if probe.returns and there.symbol_offset:
-                    raise LocationError(
-                        f"{there.name} is no function's entry, and only a function can be left"
-                    )
+                if at_entry:
+                    check_entry(there)
+                name = place.name + RETURN_MARK * probe.returns
                 spots.append(
-                    Spot(address, place.name, loaded.module.path, loaded.key, there.code,
-                         size=there.size)
-                )  # fmt: skip
+                    Spot(address, name, loaded.module.path, loaded.key, there.code, size=there.size)
+                )
         if not spots:
             raise LocationError(f"{probe.offset or probe.address}: the module does not map it")
         return spots

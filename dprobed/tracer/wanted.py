@@ -9,6 +9,7 @@ import msgspec
 
 from dprobed.engine.interface import Location
 from dprobed.engine.probe import Probe
+from dprobed.program.parts import needs_entry
 from dprobed.tracer.inserted import Inserted
 from dprobed.tracer.placement import LoadedModule, Placement, Spot, Unplaced
 from dprobed.wire.protocol import State
@@ -72,7 +73,9 @@ def _wanted(
     placement: Placement, inserted: Inserted, probe: Probe, among: list[LoadedModule]
 ) -> Iterator[Wanted]:
     have = {attachment.address for attachment in probe.attachments}
-    spots, unplaced = placement.find(inserted.program.header, probe.definition, among)
+    program, definition = inserted.program, probe.definition
+    at_entry = needs_entry(program, definition)
+    spots, unplaced = placement.find(program.header, definition, among, at_entry=at_entry)
     fresh = {spot.address: spot for spot in spots if spot.address not in have}
     if fresh:
         yield Wanted(inserted, probe, list(fresh.values()))

@@ -19,8 +19,14 @@ from dprobed.engine.interface import Listener, Location, Loss, Plan, Refusal, Tr
 from dprobed.engine.probe import Attachment, Probe
 from dprobed.engine.runner import ProgramRunner
 from dprobed.engine.trap import copies
+from dprobed.engine.trap.attachments import (
+    SiteAttachment,
+    attach,
+    attach_twins,
+    detach,
+    site_of,
+)
 from dprobed.engine.trap.removal import SiteRemoval
-from dprobed.engine.trap.returns import EntryAttachment
 from dprobed.engine.trap.sigtrap import Sigtrap
 from dprobed.engine.trap.sites import Site, Sites
 from dprobed.engine.trap.stops import TrapStops
@@ -34,26 +40,6 @@ from dprobed.wire.protocol import State as ProbeState
 _COST_NS: Final = 17_000
 
 
-class SiteAttachment(Attachment):
-    """A place of a probe at a breakpoint site."""
-
-    __slots__ = ("site",)
-
-    def __init__(self, probe: Probe, location: Location, site: Site) -> None:
-        super().__init__(
-            probe, "trap", location.number, location.place, location.address, location.module_key
-        )
-        self.site: Final = site
-
-
-_OnSites: Final = (SiteAttachment, EntryAttachment)
-
-
-def _site_of(attachment: Attachment) -> Site:
-    assert isinstance(attachment, _OnSites)
-    return attachment.site
-
-
 class TrapEngine:
     """The trap engine of one target."""
 
@@ -62,7 +48,8 @@ class TrapEngine:
     def __init__(self, group: ThreadGroup, listener: Listener, runner: ProgramRunner) -> None:
         self.group: Final = group
         sites = Sites(AddressSpace.unopened(0))
-        self.stops: Final = TrapStops(group, listener, runner, sites)
+        reserve, classify = (lambda address: self._reserve([address])), self._classify
+        self.stops: Final = TrapStops(group, listener, runner, sites, reserve, classify)
         self.view = OriginalView(sites)
         stops = self.stops
         self._removal: Final = SiteRemoval(group, runner.registers, stops.notes, stops.exits)
@@ -72,8 +59,6 @@ class TrapEngine:
         self._released: set[Site] = set()
         #: Whether the instruction at an address is watched, too, which shows as the same place.
         self._is_watched: Callable[[int], bool] = lambda address: False
-        stops.returns.classify = self._classify
-        stops.returns.reserve = lambda address: self._reserve([address])
 
     def use(self, space: AddressSpace) -> None:
         """See Engine."""
@@ -133,7 +118,7 @@ class TrapEngine:
     def forget(self, thread: Thread) -> None:
         """See Engine."""
         self.stops.notes.forget(thread)
-        self.stops.returns.ended(thread.tid)
+        self.stops.returns.calls.ended(thread.tid)
 
     def leave(self, registers: Registers) -> bool:
         """See Engine."""
@@ -202,23 +187,11 @@ class TrapEngine:
                 reason = f"the code at {plan.location.address:#x} changed meanwhile"
                 results.append((plan, Refusal(ProbeState.FAILED, reason)))
                 continue
-            attachment = self._attach(plan.probe, plan.location, site)
+            attachment = attach(plan.probe, plan.location, site)
             results.append((plan, attachment))
             armed.append(site)
         self._removal.redirect_restarts(armed)
         return results
-
-    @staticmethod
-    def _attach(probe: Probe, where: Location, site: Site) -> Attachment:
-        if probe.definition.returns:
-            entered = EntryAttachment(
-                probe, where.number, where.place, where.module_key, site, where.size
-            )
-            site.entered.append(entered)
-            return entered
-        attachment = SiteAttachment(probe, where, site)
-        site.attachments.append(attachment)
-        return attachment
 
     def abandon_reserved(self) -> None:
         """See Engine."""
@@ -281,19 +254,9 @@ class TrapEngine:
 
     def release(self, attachments: Iterable[Attachment]) -> bool:
         """See Engine."""
-        returning: list[Attachment] = []
-        for attachment in attachments:
-            site = _site_of(attachment)
-            if isinstance(attachment, EntryAttachment):
-                site.entered.remove(attachment)
-                returning.append(attachment)
-            else:
-                site.attachments.remove(attachment)
-            if site.is_empty:
-                self._released.add(site)
-        if returning:
-            unneeded = self.stops.returns.released(returning)
-            self._released.update(site for site in unneeded if site.is_empty)
+        released = list(attachments)
+        self._released.update(detach(attachment) for attachment in released)
+        self._released.update(self.stops.returns.released(released))
         return any(site.is_empty for site in self._released)
 
     def disarm(self, unstoppable: list[Thread]) -> None:
@@ -308,7 +271,8 @@ class TrapEngine:
     def unmapped(self, attachments: Iterable[Attachment]) -> None:
         """See Engine."""
         for attachment in attachments:
-            _site_of(attachment).gone = True
+            site_of(attachment).gone = True
+        self._released.update(self.stops.returns.forget_overwritten())
 
     def lost(self) -> list[Loss]:
         """See Engine."""
@@ -320,7 +284,7 @@ class TrapEngine:
 
     def overwritten(self, attachments: Iterable[Attachment]) -> list[Loss]:
         """See Engine."""
-        sites = {each.site for each in attachments if isinstance(each, _OnSites)}
+        sites = {each.site for each in attachments if isinstance(each, SiteAttachment)}
         lost = self.sites.overwritten(sites)
         return [self._lose(lost, "the target changed its code there")] if lost else []
 
@@ -346,16 +310,7 @@ class TrapEngine:
 
     def forked(self, child: TrapEngine, twin: Twin) -> list[Attachment]:
         """See Engine."""
-        found: dict[Attachment, Attachment] = {}
-        for site in self.sites.all():
-            there = child.by_trap.get(site.trap)
-            for old in site.attachments + site.entered:
-                new = twin(old)
-                if new is None or there is None:
-                    continue  # it does not follow, or is a debugger's
-                size = old.size if isinstance(old, EntryAttachment) else 0
-                location = Location(old.address, new[1], old.place, old.module_key, size=size)
-                found[old] = self._attach(new[0], location, there)
+        found = attach_twins(self.sites.all(), child.by_trap, twin)
         child.stops.returns.take_over(self.stops.returns, child.sites.space.tgid, found)
         return list(found.values())
 
@@ -381,6 +336,6 @@ class TrapEngine:
     def exec(self) -> None:
         """See Engine."""
         self._released.clear()
-        self.stops.returns.all_unwound()
+        self.stops.returns.calls.unwind(list(self.stops.returns.calls))
         self.stops.returns.use(self.sites)
         self.sites.clear()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import time
+from collections.abc import Callable
 from typing import Final
 
 from dprobed.arch.x86_64.breakpoint import INT3, SI_KERNEL, TRAP_HWBKPT
@@ -32,15 +33,22 @@ class TrapStops:
     """Serves the SIGTRAP stops of one target; a plain hit first, and fast."""
 
     def __init__(
-        self, group: ThreadGroup, listener: Listener, runner: ProgramRunner, sites: Sites
+        self,
+        group: ThreadGroup,
+        listener: Listener,
+        runner: ProgramRunner,
+        sites: Sites,
+        reserve: Callable[[int], None],
+        classify: Callable[[Site], None],
     ) -> None:
+        """``reserve`` and ``classify``: as ``Returns`` takes them."""
         #: Of the present address space, and by what a thread's rip is after the breakpoint.
         self.sites = sites
         self.by_trap = sites.by_trap
         self.notes: Final = ThreadNotes()
         self.sigtrap: Final = Sigtrap(group, sites, self.notes)
         self.exits: Final = SlotExits(group, listener, runner, self.sigtrap, self.notes, sites)
-        self.returns: Final = Returns(group, runner, sites)
+        self.returns: Final = Returns(runner, sites, reserve, classify)
         self._group: Final = group
         self._runner: Final = runner
         self._noted: Final = self.notes.by_tid
