@@ -4,9 +4,9 @@ Rules:
 
 * A *site* is one patched place, with any number of probes. Its original bytes are read once,
   when it is made, and through the overlay of the other sites' original bytes.
-* Text is changed while all threads are stopped, one byte a site, and only where the byte is what we
-  expect: ours when we take a site out (a module may have been unmapped and another mapped in its
-  place), the original one when we put it in.
+* Text is changed while all threads are stopped (but see ``returns``), one byte a site, and only
+  where the byte is what we expect: ours when we take a site out (a module may have been unmapped
+  and another mapped in its place), the original one when we put it in.
 * An ``int3`` alone does not tell that it is ours: programs fill memory with them. Nor does text
   without a file tell that it is not: some programs move theirs to huge pages. What is around does.
 * A slot is used again only after every thread has left it.
