@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Final
 
 from iced_x86 import Decoder, FlowControl, Instruction, Mnemonic, OpKind, Register
@@ -33,11 +32,7 @@ def leaves_by_jump(code: bytes, address: int) -> bool:
     ``switch`` leads, of which nobody knows what is on the stack there, may leave by any jump.
     """
     walk = _Walk(code, address)
-    return walk.leaves() or (walk.switches and any(map(walk.is_out, _linear(code, address))))
-
-
-def _linear(code: bytes, address: int) -> Iterator[Instruction]:
-    yield from Decoder(64, code, ip=address)
+    return walk.leaves() or (walk.switches and walk.leaves_anyhow())
 
 
 class _Walk:
@@ -69,11 +64,20 @@ class _Walk:
                 before = instruction.copy()
         return False
 
-    def is_out(self, instruction: Instruction) -> bool:
+    def leaves_anyhow(self) -> bool:
+        """Whether there is a jump out of it anywhere, whatever is on the stack there."""
+        before: Instruction | None = None
+        for instruction in Decoder(64, self._code, ip=self._start):
+            if self._jumps_out(instruction, before):
+                return True
+            before = instruction.copy()
+        return False
+
+    def _is_out(self, instruction: Instruction) -> bool:
         """Whether it is a jump, always taken, to elsewhere than into the function."""
         flow = instruction.flow_control
         if flow == FlowControl.INDIRECT_BRANCH:
-            return not _is_switch(instruction, None)
+            return True
         if flow != FlowControl.UNCONDITIONAL_BRANCH:
             return False
         # A jump to the beginning is a call of itself.
@@ -83,7 +87,7 @@ class _Walk:
         if _is_switch(instruction, before):
             self.switches = True
             return False
-        return self.is_out(instruction)
+        return self._is_out(instruction)
 
     def _goes_on(self, instruction: Instruction, depth: int | None) -> bool:
         flow = instruction.flow_control

@@ -57,8 +57,8 @@ class Returns:
         self._words: Final = runner.registers.words
         #: Addresses at which no site can be, and why.
         self._obstacles: Final[dict[int, str]] = {}
-        #: The return address of the call that begins with this stop.
-        self._address = 0
+        #: Thread and frame of the call that begins with this stop, and its return address.
+        self._read = (0, 0, 0)
 
     def use(self, sites: Sites) -> None:
         """Start in an address space that has these sites."""
@@ -72,9 +72,10 @@ class Returns:
     def is_ready(self, thread: Thread) -> bool:
         """Whether nothing is to be done yet before the thread, whose registers are loaded at a
         function's entry, may go on into it."""
-        data = self._sites.space.memory.read_partial(thread.tid, self._words[RSP], 8)
+        frame = self._words[RSP]
+        data = self._sites.space.memory.read_partial(thread.tid, frame, 8)
         address = int.from_bytes(data, "little") if len(data) == 8 else 0
-        self._address = address
+        self._read = thread.tid, frame, address
         return address in self.armed or address in self._obstacles
 
     def prepare(self, thread: Thread, site: Site) -> None:
@@ -82,7 +83,8 @@ class Returns:
 
         Where none can be, that is noted.
         """
-        address = self._address
+        _, _, address = self._read
+        made = None
         try:
             if reason := self._why_not(address, site):
                 raise SpaceError(reason)
@@ -93,11 +95,12 @@ class Returns:
                 self._runner.registers.store(thread.tid)
                 self._reserve(address)
                 self._runner.registers.load(thread.tid)
-            self._arm(address)
+            made = self._sites.make(address)
+            self._arm(made)
         except SpaceError as error:
             self._obstacles[address] = str(error)
-        finally:
-            self._sites.discard_unarmed()
+            if made is not None:
+                self._sites.discard(made)
 
     def _why_not(self, address: int, site: Site) -> str:
         """Why no return site can be there, or the function surely does not return to there."""
@@ -114,20 +117,20 @@ class Returns:
             return ""
         return f"{address:#x} is not behind a call"
 
-    def _arm(self, address: int) -> None:
-        site = self._sites.make(address)
+    def _arm(self, site: Site) -> None:
         self._sites.serve_without_us([site])
         if not self._sites.arm(site):
-            raise SpaceError(f"the code at {address:#x} changed meanwhile")
-        self.armed[address] = site
+            raise SpaceError(f"the code at {site.address:#x} changed meanwhile")
+        self.armed[site.address] = site
         self._classify(site)
 
     def entered(self, thread: Thread, site: Site, now: int) -> bool:
-        """A thread is about to run the function at this site; whether its registers were altered.
-
-        ``is_ready`` was the last question; raises Gone.
-        """
-        frame, address = self._words[RSP], self._address
+        """A thread is about to run the function at this site, for which ``is_ready`` was asked;
+        whether its registers were altered. Raises Gone."""
+        frame = self._words[RSP]
+        if self._read[:2] != (thread.tid, frame):
+            self.is_ready(thread)  # others were served while a site was made
+        _, _, address = self._read
         target = self.armed.get(address)
         self.calls.look(thread, entering=address)
         altered = False

@@ -247,6 +247,11 @@ class Sites:
         """The site at an address, if ``make`` has made it."""
         return self.by_trap.get(address + 1) or self._unarmed.get(address)
 
+    def discard(self, site: Site) -> None:
+        """Free the slot of one site that was made ready, unless it is armed."""
+        if self._unarmed.pop(site.address, None) is site:
+            self.free([site])
+
     def discard_unarmed(self) -> None:
         """Free the slots of sites that were made ready and not armed."""
         self.free(list(self._unarmed.values()))

@@ -135,10 +135,10 @@ class TrapStops:
         what has happened first. Whether the thread's registers were altered; raises Gone."""
         returns = self.returns
         altered = bool(site.users) and returns.returned(thread, site, now)
-        if site.attachments:
-            altered |= self._run(thread, site.attachments, site.displaced.may_fault, now)
         if site.entered:
             altered |= returns.entered(thread, site, now)
+        if site.attachments:
+            altered |= self._run(thread, site.attachments, site.displaced.may_fault, now)
         return altered
 
     @staticmethod
