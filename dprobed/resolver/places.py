@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final, Protocol
 
 from dprobed.arch.x86_64.debug_registers import is_length_valid
@@ -43,6 +44,18 @@ def check_watched(place: Watched, address: str, kind: str) -> None:
             f"{place.name} has {length} bytes at {place.vaddr:#x} of the file, and {WATCHED}",
             "write it as symbol:length; watchpoint = x for code that is executed",
         )
+
+
+class Static(Protocol):
+    """A place of a static probe, as the resolver tells of it."""
+
+    @property
+    def name(self) -> str:
+        """What to call it."""
+
+    @property
+    def arguments(self) -> Sequence[object]:
+        """Where each of its arguments is; a text: why that is not known."""
 
 
 class Found(Protocol):
@@ -93,3 +106,16 @@ def check_entry(place: Found) -> None:
             f"{place.name} is no function's entry",
             "only a function has arguments, and is left: name it alone",
         )
+
+
+def check_arguments(place: Static, asked: int) -> None:
+    """Raises LocationError where a static probe lacks one of the first ``asked`` arguments."""
+    found = place.arguments
+    if asked > len(found):
+        has = f"a,0 to a,{len(found) - 1}" if found else "none"
+        raise LocationError(
+            f"push a,{asked - 1}: {place.name} has no such argument", f"it has {has}"
+        )
+    for number, each in enumerate(found[:asked]):
+        if isinstance(each, str):
+            raise LocationError(f"push a,{number} at {place.name}: {each}")

@@ -11,17 +11,28 @@ from typing import Final
 
 import msgspec
 
+from dprobed.arch.x86_64.argument import Argument
 from dprobed.arch.x86_64.debug_registers import is_length_valid
 from dprobed.arch.x86_64.paging import PAGE, USER_END, WORD
 from dprobed.engine.address_space import AddressSpace
+from dprobed.engine.static_arguments import reader
 from dprobed.proc import procfs
 from dprobed.proc.maps import Module, modules
+from dprobed.program.exec.interface import Context, MemoryFault, Reader
 from dprobed.program.model import Header, ProbeDefinition, Program
+from dprobed.program.parts import argument_count, needs_entry
 from dprobed.resolver.addresses import address_of, biases, data_address_of
 from dprobed.resolver.client import MappedFile, Resolver
 from dprobed.resolver.errors import LocationError, LostError, SilenceError, number_of
 from dprobed.resolver.modules import VDSO, matches
-from dprobed.resolver.places import WATCHED, check_boundary, check_entry, code_spec, watched_length
+from dprobed.resolver.places import (
+    WATCHED,
+    check_arguments,
+    check_boundary,
+    check_entry,
+    code_spec,
+    watched_length,
+)
 from dprobed.wire.protocol import State
 from dprobed.wire.resolver import Place
 
@@ -41,8 +52,9 @@ class _NotYetError(LocationError):
 class Spot(msgspec.Struct, frozen=True):
     """One address at which a probe is to be inserted.
 
-    ``code``: what the file has there, of code. ``length``: of a watchpoint, else 0. ``size``: of
-    the function that begins there.
+    ``code``: what the file has there, of code. ``length``: of a watchpoint, else 0. ``semaphore``
+    and ``arguments``: of a static probe, the address of the one, and what reads the others.
+    ``size``: of the function that begins there.
     """
 
     address: int
@@ -51,6 +63,8 @@ class Spot(msgspec.Struct, frozen=True):
     key: Hashable
     code: bytes = b""
     length: int = 0
+    semaphore: int = 0
+    arguments: tuple[Reader, ...] = ()
     size: int = 0
 
 
@@ -230,22 +244,14 @@ class Placement:
                     loaded.learn_places(probes)
 
     def find(
-        self,
-        header: Header,
-        probe: ProbeDefinition,
-        among: list[LoadedModule],
-        *,
-        at_entry: bool = False,
+        self, program: Program, probe: ProbeDefinition, among: list[LoadedModule]
     ) -> tuple[list[Spot], Unplaced | None]:
-        """The addresses of a probe in these modules, and why it has none in one that it names.
-
-        ``at_entry``: it can only be where a function begins.
-        """
+        """The addresses of a probe in these modules, and why it has none in one that it names."""
         spots: list[Spot] = []
         unplaced: Unplaced | None = None
         for loaded in among:
             try:
-                if not loaded.named(header.name):
+                if not loaded.named(program.header.name):
                     continue
             except LostError as error:
                 # One that may answer later is told rather than one that will not: the probe waits.
@@ -255,7 +261,7 @@ class Placement:
                     unplaced = Unplaced(State.PENDING, reason, retry=retry)
                 continue
             try:
-                found = self._in_module(loaded, probe, at_entry=at_entry)
+                found = self._in_module(loaded, program, probe)
             except SilenceError as error:
                 unplaced = Unplaced(State.PENDING, _one_line(error), retry=True)
                 continue
@@ -315,10 +321,12 @@ class Placement:
         ]
 
     def _in_module(
-        self, loaded: LoadedModule, probe: ProbeDefinition, *, at_entry: bool
+        self, loaded: LoadedModule, program: Program, probe: ProbeDefinition
     ) -> list[Spot] | Unplaced:
+        """Its places; raises LocationError."""
         if probe.watchpoint is not None:
             return self._watch(loaded, probe, probe.watchpoint)
+        asked, at_entry = argument_count(program, probe), needs_entry(program, probe)
         file = loaded.file()
         places = file.resolve(_spec(loaded, probe))
         spots: list[Spot] = []
@@ -336,11 +344,20 @@ class Placement:
                 found = [(place, address) for address in addresses]
             for there, address in found:
                 check_boundary(there, asserted=probe.opcode is not None)
+                check_arguments(there, asked)
                 if at_entry:
                     check_entry(there)
-                name = place.name + RETURN_MARK * probe.returns
                 spots.append(
-                    Spot(address, name, loaded.module.path, loaded.key, there.code, size=there.size)
+                    Spot(
+                        address,
+                        place.name + RETURN_MARK * probe.returns,
+                        loaded.module.path,
+                        loaded.key,
+                        there.code,
+                        semaphore=_in_memory(there, there.semaphore, address),
+                        arguments=_readers(there, address),
+                        size=there.size,
+                    )
                 )
         if not spots:
             raise LocationError(f"{probe.offset or probe.address}: the module does not map it")
@@ -447,6 +464,24 @@ class Placement:
 
     def _pointer(self, address: int) -> int:
         return int.from_bytes(self._space.memory.peek(address, 8), "little")
+
+
+def _in_memory(place: Place, vaddr: int, address: int) -> int:
+    """Where in memory an address of the file is, by that of a place of it; 0: none."""
+    return vaddr + address - place.vaddr & WORD if vaddr else 0
+
+
+def _readers(place: Place, address: int) -> tuple[Reader, ...]:
+    """What reads the arguments of a static probe; those that nothing can read were refused."""
+    bias = address - place.vaddr
+    return tuple(
+        reader(each, bias) if isinstance(each, Argument) else _unreadable
+        for each in place.arguments
+    )
+
+
+def _unreadable(_: Context) -> int:
+    raise MemoryFault(0)
 
 
 def _copies_of(module: Module) -> set[int]:

@@ -9,7 +9,6 @@ import msgspec
 
 from dprobed.engine.interface import Location
 from dprobed.engine.probe import Probe
-from dprobed.program.parts import needs_entry
 from dprobed.tracer.inserted import Inserted
 from dprobed.tracer.placement import LoadedModule, Placement, Spot, Unplaced
 from dprobed.wire.protocol import State
@@ -44,7 +43,15 @@ class Wanted(msgspec.Struct, frozen=True):
             )
         opcode = (definition.opcode or b"") if self.inserted.check_opcode else b""
         return Location(
-            spot.address, number, spot.place, spot.key, opcode, spot.code, size=spot.size
+            spot.address,
+            number,
+            spot.place,
+            spot.key,
+            opcode,
+            spot.code,
+            semaphore=spot.semaphore,
+            arguments=spot.arguments,
+            size=spot.size,
         )
 
 
@@ -73,9 +80,7 @@ def _wanted(
     placement: Placement, inserted: Inserted, probe: Probe, among: list[LoadedModule]
 ) -> Iterator[Wanted]:
     have = {attachment.address for attachment in probe.attachments}
-    program, definition = inserted.program, probe.definition
-    at_entry = needs_entry(program, definition)
-    spots, unplaced = placement.find(program.header, definition, among, at_entry=at_entry)
+    spots, unplaced = placement.find(inserted.program, probe.definition, among)
     fresh = {spot.address: spot for spot in spots if spot.address not in have}
     if fresh:
         yield Wanted(inserted, probe, list(fresh.values()))

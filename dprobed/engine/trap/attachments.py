@@ -21,9 +21,7 @@ class SiteAttachment(Attachment):
     __slots__ = ("site",)
 
     def __init__(self, probe: Probe, location: Location, site: Site) -> None:
-        super().__init__(
-            probe, "trap", location.number, location.place, location.address, location.module_key
-        )
+        super().__init__(probe, "trap", location)
         self.site: Final = site
 
 
@@ -83,6 +81,5 @@ def attach_twins(
             if new is None or there is None:
                 continue  # it does not follow, or is a debugger's
             size = old.size if isinstance(old, EntryAttachment) else 0
-            location = Location(old.address, new[1], old.place, old.module_key, size=size)
-            found[old] = attach(new[0], location, there)
+            found[old] = attach(new[0], Location.again(old, new[1], size), there)
     return found
