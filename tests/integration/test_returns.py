@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from dprobed.engine.trap import returns
 from dprobed.wire.limits import Limits
 from dprobed.wire.protocol import State
 from tests.conftest import BuildTarget
@@ -206,4 +207,31 @@ def test_a_budget_holds_for_return_probes(program: Path, start: Start, trace: Tr
     (found,) = tracer.query(number)
     assert found.hits < 10
     assert found.state is State.THROTTLED
+    target.finish()
+
+
+def test_more_places_than_there_are_return_sites(
+    build_target: BuildTarget, start: Start, trace: Trace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is beyond is counted as missed, and the probe says why; nothing stays behind."""
+    monkeypatch.setattr(returns, "MAX_SITES", 70)
+    program = build_target("returns_many.c")
+    target = start(program)
+    before = text(target.pid)
+    tracer = trace(target)
+    number = tracer.put(returning(program, "called"))
+    target.go()
+    target.expect("stopped")
+    (found,) = tracer.query(number)
+    assert (found.hits, found.missed, found.unwound) == (2 * 70, 2 * 30, 0)
+    assert found.state is State.ACTIVE
+    assert found.reason == (
+        "some returns cannot be seen: functions are called from more than 70 places"
+    )
+    tracer.remove(number)
+    number = tracer.put(returning(program, "called"))
+    (found,) = tracer.query(number)
+    assert (found.hits, found.missed, found.reason) == (0, 0, "")
+    tracer.detach()
+    assert text(target.pid) == before
     target.finish()

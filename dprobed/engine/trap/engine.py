@@ -48,8 +48,7 @@ class TrapEngine:
     def __init__(self, group: ThreadGroup, listener: Listener, runner: ProgramRunner) -> None:
         self.group: Final = group
         sites = Sites(AddressSpace.unopened(0))
-        reserve, classify = (lambda address: self._reserve([address])), self._classify
-        self.stops: Final = TrapStops(group, listener, runner, sites, reserve, classify)
+        self.stops: Final = TrapStops(group, listener, runner, sites, self._reserve, self._classify)
         self.view = OriginalView(sites)
         stops = self.stops
         self._removal: Final = SiteRemoval(group, runner.registers, stops.notes, stops.exits)

@@ -18,7 +18,7 @@ missed without anybody knowing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from dprobed.arch.x86_64.function_code import BEFORE, is_behind_call
@@ -42,11 +42,11 @@ class Returns:
         self,
         runner: ProgramRunner,
         sites: Sites,
-        reserve: Callable[[int], None],
+        reserve: Callable[[Sequence[int]], None],
         classify: Callable[[Site], None],
     ) -> None:
-        """``reserve``: has room made for a site there, raises SpaceError and Gone; ``classify``:
-        decides whether hits of a new site need a closer look."""
+        """``reserve``: has room made for sites there, and sees to it that they may be made; raises
+        SpaceError and Gone. ``classify``: decides whether hits of a new site need a closer look."""
         self.calls: Final = RunningCalls(runner.registers, sites)
         #: By address, those that are armed.
         self.armed: Final[dict[int, Site]] = {}
@@ -88,12 +88,13 @@ class Returns:
         try:
             if reason := self._why_not(address, site):
                 raise SpaceError(reason)
-            if self._sites.ready(address) is None:
+            if self._sites.ready(address) is None and not self._has_room(address):
                 # While it makes room for us it must not be behind a breakpoint whose signal is
                 # taken already.
                 self._words[RIP] = site.address
                 self._runner.registers.store(thread.tid)
-                self._reserve(address)
+                # As much again as there is: who is called from many places is from more.
+                self._reserve([address] * max(len(self.armed), 1))
                 self._runner.registers.load(thread.tid)
             made = self._sites.make(address)
             self._arm(made)
@@ -101,6 +102,11 @@ class Returns:
             self._obstacles[address] = str(error)
             if made is not None:
                 self._sites.discard(made)
+
+    def _has_room(self, address: int) -> bool:
+        guard = self._sites.guard
+        guarded = not guard.base or guard.has_room(1)  # where none can be, none will
+        return guarded and self._sites.space.resident.has_room(address)
 
     def _why_not(self, address: int, site: Site) -> str:
         """Why no return site can be there, or the function surely does not return to there."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from dprobed.arch.x86_64.breakpoint import INT3, SI_KERNEL, TRAP_HWBKPT
@@ -38,7 +38,7 @@ class TrapStops:
         listener: Listener,
         runner: ProgramRunner,
         sites: Sites,
-        reserve: Callable[[int], None],
+        reserve: Callable[[Sequence[int]], None],
         classify: Callable[[Site], None],
     ) -> None:
         """``reserve`` and ``classify``: as ``Returns`` takes them."""
