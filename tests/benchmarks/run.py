@@ -18,6 +18,7 @@ from tests.benchmarks import (
     bench_interpreter,
     bench_many,
     bench_maps,
+    bench_returns,
     bench_soak,
     bench_start,
     bench_trace,
@@ -28,6 +29,7 @@ from tests.benchmarks.figures import show
 BENCHES = {
     "interpreter": bench_interpreter,
     "trap": bench_trap,
+    "returns": bench_returns,
     "many": bench_many,
     "maps": bench_maps,
     "start": bench_start,

@@ -18,7 +18,14 @@ import msgspec
 
 from dprobe.lib import quiet
 from dprobe.lib.errors import UserError, os_error_text
-from dprobe.lib.summary import Summary, SummaryVariable, dumps_text, not_counted, plain
+from dprobe.lib.summary import (
+    Summary,
+    SummaryVariable,
+    dumps_text,
+    not_counted,
+    plain,
+    unwound_text,
+)
 from dprobe.view import tables
 from dprobe.view.maps import map_lines
 from dprobed.printable import LAYOUT, located, printable
@@ -220,6 +227,7 @@ def summary_text(summary: Summary, width: int | None = None) -> str:
         for text in (
             not_counted(probe.asleep_ns, probe.present_ns),
             dumps_text(probe.dumped, probe.no_dumps),
+            unwound_text(probe.unwound),
         ):
             if text:
                 lines.append(f"{probe.program} {probe.major}.{probe.minor} {probe.place}: {text}")
