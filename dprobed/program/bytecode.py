@@ -4,7 +4,7 @@ All numbers are little-endian; a *string* is a 16-bit count of bytes and that mu
 
     offset bytes
          0     4  magic 89 'D' 'P' 'B'
-         4     2  version, 3
+         4     2  version, 4
          6     2  0
          8     4  bytes of the whole file
         12     4  CRC-32 of everything from offset 16 on
@@ -61,7 +61,7 @@ where the module's name is written, then where the place of each probe is
          6     2  column, 0: not known
 
 What the format leaves open is refused: another version (1 had no columns and no places, 2 no
-names of variables and no `always`: `dprobe compile` makes such a file again), flags that are not 0,
+names of variables and no `always`, 3 no stacks: `dprobe compile` makes such a file again), flags that are not 0,
 bytes after the end.
 """
 
@@ -86,7 +86,7 @@ from dprobed.program.model import (
 from dprobed.program.verifier import verify
 
 MAGIC: Final = b"\x89DPB"
-VERSION: Final = 3
+VERSION: Final = 4
 #: Bytes of a ``.dpb`` file at most: what is longer is not read at all.
 MAX_FILE: Final = 16 << 20
 

@@ -23,6 +23,7 @@ from dprobed.tracer.inserted import Inserted
 from dprobed.tracer.internal_breakpoints import InternalBreakpoints
 from dprobed.tracer.placement import LoadedModule, Placement, Spot
 from dprobed.tracer.reporter import Reporter
+from dprobed.tracer.stacks.target_stacks import TargetStacks
 from dprobed.tracer.wanted import wanted
 from dprobed.wire import protocol
 from dprobed.wire.protocol import State as ProbeState
@@ -42,6 +43,7 @@ class Places:
         engines: Engines,
         reporter: Reporter,
         resolver: Resolver,
+        stacks: TargetStacks,
         inserted: dict[int, Inserted],
         tell: Callable[[str, str], None],
     ) -> None:
@@ -53,6 +55,7 @@ class Places:
         self._engines: Final = engines
         self._reporter: Final = reporter
         self._resolver: Final = resolver
+        self._stacks: Final = stacks
         self._inserted: Final = inserted
         self._tell: Final = tell
         self._numbers: Final[dict[tuple[str, str], int]] = {}
@@ -106,6 +109,7 @@ class Places:
 
     def _modules_changed(self, thread: Thread) -> None:
         """The loader's notification: follow what was mapped and unmapped since the last look."""
+        self._stacks.forget()
         try:
             new, gone = self._placement.refresh(thread.tid)
             if gone:

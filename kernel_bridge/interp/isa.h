@@ -8,7 +8,7 @@
 #ifndef DP_ISA_H
 #define DP_ISA_H
 
-#define DP_ISA_CRC 0x47a4302fu
+#define DP_ISA_CRC 0xf3db306fu
 
 #define DP_STACK_WORDS 1024
 #define DP_CALL_FRAMES 32
@@ -204,6 +204,8 @@ enum dp_op {
 	DP_OP_LOG_PTR = 0xd6,
 	DP_OP_LOG_PTR_NAME = 0xd7,
 	DP_OP_EXIT_FACILITY_ONCE = 0xe0,
+	DP_OP_LOG_USTACK = 0xe8,
+	DP_OP_LOG_USTACK_DEPTH = 0xe9,
 };
 
 enum dp_operand {
@@ -214,12 +216,13 @@ enum dp_operand {
 	DP_OPERAND_COUNT8 = 4,
 	DP_OPERAND_SHIFT = 5,
 	DP_OPERAND_BIT = 6,
-	DP_OPERAND_SLOT = 7,
-	DP_OPERAND_LABEL = 8,
-	DP_OPERAND_REGISTER = 9,
-	DP_OPERAND_FACILITY = 10,
-	DP_OPERAND_NAME = 11,
-	DP_OPERAND_SYMBOL = 12,
+	DP_OPERAND_DEPTH = 7,
+	DP_OPERAND_SLOT = 8,
+	DP_OPERAND_LABEL = 9,
+	DP_OPERAND_REGISTER = 10,
+	DP_OPERAND_FACILITY = 11,
+	DP_OPERAND_NAME = 12,
+	DP_OPERAND_SYMBOL = 13,
 };
 
 enum dp_flow {
@@ -261,6 +264,7 @@ enum dp_item {
 	DP_ITEM_GLOBALS = 6,
 	DP_ITEM_WORDS = 7,
 	DP_ITEM_VALUE = 8,
+	DP_ITEM_USER_STACK = 9,
 };
 
 enum dp_exit {
@@ -1060,6 +1064,14 @@ const struct dp_insn dp_insns[256] = {
 	},
 	[DP_OP_EXIT_FACILITY_ONCE] = {
 		3, DP_OPERAND_FACILITY, DP_FLOW_END,
+		0, 0, 0, 0, 0, 0,
+	},
+	[DP_OP_LOG_USTACK] = {
+		1, DP_OPERAND_NONE, DP_FLOW_NEXT,
+		0, 0, 0, 0, 0, 0,
+	},
+	[DP_OP_LOG_USTACK_DEPTH] = {
+		2, DP_OPERAND_DEPTH, DP_FLOW_NEXT,
 		0, 0, 0, 0, 0, 0,
 	},
 };

@@ -331,6 +331,7 @@ _OPERAND_MEANING: Mapping[Operand, str] = {
     Operand.COUNT8: "how many words",
     Operand.SHIFT: "how many bits",
     Operand.BIT: "which bit, from the least significant one",
+    Operand.DEPTH: "how many frames",
     Operand.SLOT: "which stack word from SBP or TOS, signed",
     Operand.LABEL: "offset of an instruction in the code",
     Operand.REGISTER: "number of a register, in the order of the table above",
@@ -342,7 +343,7 @@ _OPERAND_MEANING: Mapping[Operand, str] = {
 
 #: Operands whose range says something.
 _RANGES: Final = frozenset(
-    {Operand.U16, Operand.COUNT16, Operand.COUNT8, Operand.SHIFT, Operand.BIT, Operand.SLOT}
+    {*(Operand.U16, Operand.COUNT16, Operand.COUNT8, Operand.SHIFT, Operand.BIT), Operand.DEPTH, Operand.SLOT}
 )
 
 
