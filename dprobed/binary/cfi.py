@@ -307,7 +307,9 @@ class UnwindRows:
             raise _Damaged
         end, position = self._extent(data, at)
         wide = position - at == 12
-        identity = int.from_bytes(data[position : position + (8 if wide and not is_eh else 4)], "little")
+        identity = int.from_bytes(
+            data[position : position + (8 if wide and not is_eh else 4)], "little"
+        )
         if end > len(data) or identity != (0 if is_eh else _MASK if wide else 0xFFFF_FFFF):
             raise _Damaged
         position += 8 if wide and not is_eh else 4
@@ -534,4 +536,3 @@ def _sleb(data: bytes, at: int) -> tuple[int, int]:
     elif bits > 63 and value >> 63:
         value -= _END
     return value, at
-

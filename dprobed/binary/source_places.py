@@ -7,6 +7,7 @@ of a unit takes some 60 ms, each further one 0.2 ms. For whom shows stacks; noth
 
 from __future__ import annotations
 
+import os
 import posixpath
 from bisect import bisect_right
 from typing import Any, Final, NamedTuple
@@ -139,7 +140,7 @@ class SourcePlaces:
             return
         self._shift = 0 if source is elf else debug_files.shift(elf, source)
         try:
-            self._stream = open(source.descriptor(), "rb")
+            self._stream = os.fdopen(source.descriptor(), "rb")
             self._dwarf = ELFFile(self._stream).get_dwarf_info(follow_links=False)
             self._index(source)
         except Exception:  # pyelftools says what is damaged in many ways

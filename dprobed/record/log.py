@@ -123,12 +123,13 @@ def string_value(raw: bytes) -> dict[str, Json]:
         return {"string": raw.decode(errors="backslashreplace"), "bytes": raw.hex()}
 
 
-def stack_value(body: bytes) -> dict[str, Json]:
-    """A stack: a list of frames, and ``ended``, why there are no more, where there may be some."""
+def stack_value(body: bytes) -> dict[str, Json] | None:
+    """A stack: a list of frames, and ``ended``, why there are no more, where there may be some;
+    None: it is none."""
     try:
         frames, end = unpacked(body)
     except ValueError:
-        raise _Malformed from None
+        return None
     found: list[Json] = []
     for frame in frames:
         each: dict[str, Json] = {}
@@ -174,7 +175,10 @@ def _decode_item(log: bytes, at: int) -> tuple[dict[str, Json], int]:
         return typed_value(known.name, known.of(word), text.decode("ascii", "replace")), end
     if token == ItemToken.USER_STACK:
         end = _take(log, at, count)
-        return stack_value(log[at:end]), end
+        stack = stack_value(log[at:end])
+        if stack is None:
+            raise _Malformed
+        return stack, end
     if token == ItemToken.STACK_TRACE:
         trace, at = _decode_trace(log, at)
         return {"trace": trace}, at
@@ -186,10 +190,10 @@ def decode_log(log: bytes, raw: Sequence[int]) -> list[dict[str, Json]]:
 
     ``value`` (with its ``kind``, and ``name`` if it has one), ``words``, ``string`` (bytes that are
     not UTF-8 as ``\\xNN``, and then all of them in hex as ``bytes``), ``memory`` (hex, with
-    ``address``), ``fault`` (an address), ``stack``, ``locals``, ``globals``, ``trace``, ``ustack`` (a list
-    of frames, innermost first, and ``ended``: why there are no more). Numbers
-    that a double cannot hold are there as ``text``, too. Raises nothing: what is not an item ends
-    the list as ``undecoded`` (hex).
+    ``address``), ``fault`` (an address), ``stack``, ``locals``, ``globals``, ``trace``, ``ustack``
+    (a list of frames, innermost first, and ``ended``: why there are no more). Numbers that a double
+    cannot hold are there as ``text``, too. Raises nothing: what is not an item ends the list as
+    ``undecoded`` (hex).
     """
     runs = dict(zip(raw[::2], raw[1::2], strict=False))
     items: list[dict[str, Json]] = []

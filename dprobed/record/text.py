@@ -11,13 +11,13 @@ from dprobed.printable import printable
 from dprobed.program.exceptions import ExCode
 from dprobed.record.record import Record
 
-
 #: Before each frame of a stack.
 _FRAME: Final = "        "
 
 
 def record_text(record: Record, stamp: Callable[[Record], str] | None = None) -> str:
-    """A record as a line, and a line for each frame of its stacks: time in s, CPU, thread, probe, what it logged, how it ended.
+    """A record as a line: time in s, CPU, thread, probe, what it logged, how it ended; and a line
+    for each frame of its stacks.
 
     ``stamp``: how to write its time in another way.
     """

@@ -33,8 +33,8 @@ from dprobed.tracer.debug.invitation import TICK as DEBUGGER_TICK
 from dprobed.tracer.loop import StopLoop
 from dprobed.tracer.reporter import FLUSH, Reporter
 from dprobed.tracer.requests import Requests
-from dprobed.tracer.target import TracedProcess
 from dprobed.tracer.stacks.tables import Tables
+from dprobed.tracer.target import TracedProcess
 from dprobed.tracer.targets import Targets
 from dprobed.wire import protocol
 from dprobed.wire.framing import Unpacker

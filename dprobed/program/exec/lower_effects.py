@@ -133,7 +133,7 @@ def _log_memory(to: Lowering, step: Step) -> None:
     to.add(ir.LogMemory(bad, string, address, length, to.overflow(), fault))
 
 
-@lowers("log ustack", "log ustack depth")
+@lowers("log ustack", "log ustack,depth")
 def _log_user_stack(to: Lowering, step: Step) -> None:
     depth = step.operands[0] if step.operands else USUAL_FRAMES
     # A frame costs about as much as eight instructions, also when there is no room for it.

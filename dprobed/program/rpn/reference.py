@@ -343,7 +343,11 @@ _OPERAND_MEANING: Mapping[Operand, str] = {
 
 #: Operands whose range says something.
 _RANGES: Final = frozenset(
-    {*(Operand.U16, Operand.COUNT16, Operand.COUNT8, Operand.SHIFT, Operand.BIT), Operand.DEPTH, Operand.SLOT}
+    {
+        *(Operand.U16, Operand.COUNT16, Operand.COUNT8, Operand.SHIFT, Operand.BIT),
+        Operand.DEPTH,
+        Operand.SLOT,
+    }
 )
 
 

@@ -334,14 +334,15 @@ class _Walk:
             return False
         if before[3] == 0xE8:
             return True
-        return any(before[-size] == 0xFF and before[1 - size] & 0x38 == 0x10 for size in range(2, 8))
+        return any(
+            before[-size] == 0xFF and before[1 - size] & 0x38 == 0x10 for size in range(2, 8)
+        )
 
 
 def _ends(rule: Rule) -> bool:
     """Whether it says that there is no caller."""
     return any(
-        each.register == rule.return_register and each.kind == _UNDEFINED
-        for each in rule.registers
+        each.register == rule.return_register and each.kind == _UNDEFINED for each in rule.registers
     )
 
 

@@ -22,7 +22,7 @@ PROGRAM = assemble((GOLDEN / "everything.rpn").read_text(), "everything.rpn")
 DATA = encode(PROGRAM)
 
 
-def sealed(rest: bytes, version: int = 3, flags: int = 0) -> bytes:
+def sealed(rest: bytes, version: int = 4, flags: int = 0) -> bytes:
     """These bytes with a first part that is right for them."""
     first = struct.pack("<4sHHII", b"\x89DPB", version, flags, PREFIX + len(rest), zlib.crc32(rest))
     return first + rest
@@ -41,7 +41,7 @@ def test_golden_file() -> None:
 
 
 def test_layout_is_as_drawn() -> None:
-    assert DATA[:8] == b"\x89DPB\x03\x00\x00\x00"
+    assert DATA[:8] == b"\x89DPB\x04\x00\x00\x00"
     assert struct.unpack_from("<II", DATA, 8) == (len(DATA), zlib.crc32(DATA[16:]))
     assert struct.unpack_from("<BBHHHHH", DATA, 16) == (1, 3, 7, 8, 3, 2, 0)
     assert struct.unpack_from("<IIII", DATA, 28) == (1000, 2048, 512, 4096)
@@ -92,8 +92,8 @@ def test_a_program_without_places_comes_back_without() -> None:
         (DATA[:-1], f"it says {len(DATA)} bytes, and there are {len(DATA) - 1}"),
         (DATA + b"\0", f"it says {len(DATA)} bytes, and there are {len(DATA) + 1}"),
         (sealed(DATA[16:] + b"\0"), "there are bytes after its end"),
-        (sealed(DATA[16:], version=2), "it has version 2; version 3 is known"),
-        (sealed(DATA[16:], version=4), "it has version 4; version 3 is known"),
+        (sealed(DATA[16:], version=2), "it has version 2; version 4 is known"),
+        (sealed(DATA[16:], version=5), "it has version 5; version 4 is known"),
         (sealed(DATA[16:], flags=1), "it has unknown flags"),
         (DATA[:20] + b"\xff" + DATA[21:], "its check sum is wrong"),
         (sealed(b""), "cut short in its header"),

@@ -57,6 +57,7 @@ ORIGINAL = {
 OURS = {
     "push tid": 0x99, "push uid": 0x9A, "push gid": 0x9B, "push time": 0x9C, "push comm": 0x9D,
     "push addr,symbol": 0x9E, "push tls,symbol": 0x9F,
+    "log ustack": 0xE8, "log ustack,depth": 0xE9,
     "log i8": 0xC0, "log i8,name": 0xC1, "log i16": 0xC2, "log i16,name": 0xC3, "log i32": 0xC4,
     "log i32,name": 0xC5, "log i64": 0xC6, "log i64,name": 0xC7, "log u8": 0xC8,
     "log u8,name": 0xC9, "log u16": 0xCA, "log u16,name": 0xCB, "log u32": 0xCC,
@@ -72,6 +73,7 @@ SAMPLE = {
     Operand.COUNT8: "2",
     Operand.SHIFT: "7",
     Operand.BIT: "64",
+    Operand.DEPTH: "9",
     Operand.SLOT: "-5",
     Operand.LABEL: "there",
     Operand.REGISTER: "rax",
