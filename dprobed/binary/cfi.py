@@ -30,8 +30,9 @@ _MOST_ROWS: Final = 8192
 _MOST_RULES: Final = 512
 _LONGEST_EXPRESSION: Final = 128
 _MOST_REMEMBERED: Final = 64
-_END: Final = 1 << 64
-_MASK: Final = _END - 1
+#: The end of all addresses, as far as a message can say it.
+_END: Final = (1 << 64) - 1
+_MASK: Final = _END
 #: The form of .eh_frame_hdr that linkers write (see ``unwind``).
 _HEADER: Final = b"\x01\x1b\x03\x3b"
 _FIXED: Final = {0: "<Q", 2: "<H", 3: "<I", 4: "<Q", 10: "<h", 11: "<i", 12: "<q"}
@@ -534,5 +535,5 @@ def _sleb(data: bytes, at: int) -> tuple[int, int]:
     if bits <= 63 and value >> bits - 1:
         value -= 1 << bits
     elif bits > 63 and value >> 63:
-        value -= _END
+        value -= 1 << 64
     return value, at

@@ -11,7 +11,8 @@ process. All numbers are little-endian; a *text* is a 16-bit count of bytes and 
         text        path, as the kernel shows it; ``[vdso]``
     each frame, u64
         bits 0-55   address in the file, as its symbols have it; without a module: in the process
-        bits 56-62  number of the module from 1 on, 0: none (code that was made at run time)
+        bits 56-61  number of the module from 1 on, 0: none (code that was made at run time)
+        bit 62      whether it is no function but the way back of a signal handler
         bit 63      whether the address is where the thread is, or was interrupted; else it is where
                     it will return to, behind the call
 """
@@ -30,7 +31,8 @@ import msgspec
 MOST_FRAMES: Final = 255
 USUAL_FRAMES: Final = 127
 #: Modules of a stack: a frame in a further one has none.
-MOST_MODULES: Final = 127
+MOST_MODULES: Final = 63
+SIGNAL: Final = 1 << 62
 ADDRESS: Final = (1 << 56) - 1
 EXACT: Final = 1 << 63
 
@@ -87,16 +89,12 @@ class StackModule(msgspec.Struct, frozen=True):
 
 class StackFrame(msgspec.Struct, frozen=True):
     """``address``: in the file of its module, else in the process; ``exact``: is where the thread
-    was, not where it returns to."""
+    was, not where it returns to; ``signal``: the way back of a signal handler."""
 
     module: StackModule | None
     address: int
     exact: bool
-
-    @property
-    def instruction(self) -> int:
-        """An address in the instruction that the thread was at, or in the call."""
-        return self.address if self.exact else max(self.address - 1, 0)
+    signal: bool
 
 
 def module_bytes(path: str, build_id: str) -> bytes:
@@ -106,9 +104,10 @@ def module_bytes(path: str, build_id: str) -> bytes:
     return bytes((len(identity),)) + identity + _COUNT.pack(len(name)) + name
 
 
-def frame_word(module: int, address: int, *, exact: bool) -> int:
+def frame_word(module: int, address: int, *, exact: bool, signal: bool = False) -> int:
     """A frame; ``module``: its number from 1 on, 0: none."""
-    return address & ADDRESS | module << _MODULE_SHIFT | (EXACT if exact else 0)
+    flags = (EXACT if exact else 0) | (SIGNAL if signal else 0)
+    return address & ADDRESS | module << _MODULE_SHIFT | flags
 
 
 def stack_bytes(stack: UserStack, room: int) -> bytes | None:
@@ -161,5 +160,5 @@ def unpacked(data: bytes) -> tuple[list[StackFrame], int]:
 
 def _frame(modules: list[StackModule], word: int) -> StackFrame:
     number = word >> _MODULE_SHIFT & MOST_MODULES
-    module = modules[number - 1] if number else None
-    return StackFrame(module, word & ADDRESS, bool(word & EXACT))
+    module = modules[number - 1] if number else None  # IndexError: there are not so many
+    return StackFrame(module, word & ADDRESS, bool(word & EXACT), bool(word & SIGNAL))

@@ -142,6 +142,8 @@ def stack_value(body: bytes) -> dict[str, Json] | None:
             each["offset"] = frame.address
         if frame.exact:
             each["exact"] = True
+        if frame.signal:
+            each["signal"] = True
         found.append(each)
     item: dict[str, Json] = {"ustack": found}
     if end:

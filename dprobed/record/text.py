@@ -61,6 +61,8 @@ def stack_lines(item: dict[str, Any]) -> list[str]:
 
 def _frame_text(frame: dict[str, Any]) -> str:
     """``function+0x12 (module) at file.c:7``; what is not known is left out."""
+    if frame.get("signal"):
+        return "<signal handler called>"
     if "module" not in frame:
         name = f"{frame['function']}+{frame['plus']:#x}" if "function" in frame else ""
         return name or f"{frame['address']:#x}"

@@ -99,7 +99,8 @@ struct stack_module {{
 
 struct user_frame {{
     integer {{ size = 56; align = 8; signed = false; base = 16; }} address;
-    integer {{ size = 7; align = 1; signed = false; }} module;
+    integer {{ size = 6; align = 1; signed = false; }} module;
+    integer {{ size = 1; align = 1; signed = false; }} signal;
     integer {{ size = 1; align = 1; signed = false; }} exact;
 }};
 

@@ -191,7 +191,8 @@ def _user_stack(frames: list[dict[str, Any]], ended: str) -> UserStack:
             if number > MOST_MODULES:
                 del modules[packed]
                 number = 0
-        words.append(frame_word(number, address, exact=frame.get("exact", False)))
+        exact, signal = frame.get("exact", False), frame.get("signal", False)
+        words.append(frame_word(number, address, exact=exact, signal=signal))
     end = next((code for code, text in REASONS.items() if text == ended), End.NONE)
     return UserStack(end, list(modules), words)
 

@@ -18,7 +18,7 @@ from typing import Final, NamedTuple, Protocol
 
 from dprobed.arch.x86_64.registers import REGISTER_NAMES, RIP, RSP
 from dprobed.program.exec.interface import Registers
-from dprobed.program.user_stack import EXACT, MOST_MODULES, End, UserStack, frame_word
+from dprobed.program.user_stack import ADDRESS, EXACT, MOST_MODULES, SIGNAL, End, UserStack
 from dprobed.tracer.stacks.expression import WORD, ExpressionError, evaluate
 from dprobed.tracer.stacks.layout import Code, Layout
 from dprobed.wire.resolver import RETURN, How, Rule
@@ -209,9 +209,11 @@ class _Walk:
                 if not number and len(modules) < MOST_MODULES:
                     number = modules[code.module] = len(modules) + 1
             if number:
-                frames.append(pc - code.bias | number << 56 | exact)
+                frames.append(pc - code.bias & ADDRESS | number << 56 | exact)
             else:
-                frames.append(frame_word(0, pc, exact=bool(exact)))
+                frames.append(pc & ADDRESS | exact)
+            if rule is not None and rule.signal:
+                frames[-1] |= SIGNAL
             # What follows is what most frames need: a rule of rsp or rbp and a number.
             if not base:
                 cfa = sp + plus
