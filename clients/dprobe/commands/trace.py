@@ -412,7 +412,7 @@ def _named(
             from dprobe.lib.stacks import StackNames
 
             stacks = stacks or StackNames()
-            stacks.name_frames(record)
+            stacks.name_frames(record.log, record.pid)
         has_pointer = is_ours and any(item.get("kind") == "ptr" for item in record.log)
         if has_pointer and holds(record):
             # Imported where it is needed: it reads ELF files.

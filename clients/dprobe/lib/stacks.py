@@ -8,6 +8,7 @@ time is named by the map that its maker keeps for ``perf`` (``/tmp/perf-PID.map`
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,11 +19,10 @@ from dprobed.binary.errors import LocationError
 from dprobed.binary.file import Binary
 from dprobed.binary.source_places import SourcePlaces
 from dprobed.resolver.cache import packed
-from dprobed.wire import messages
 
 _VDSO: Final = "[vdso]"
 #: Files, names of frames, and maps of processes that are remembered.
-_MOST_FILES: Final = 256
+_MOST_FILES: Final = 64
 _MOST_NAMES: Final = 100_000
 _MOST_MAPS: Final = 64
 
@@ -43,11 +43,11 @@ class StackNames:
         self._names: dict[tuple[str, str, int, bool], dict[str, Any]] = {}
         self._maps: dict[int, PerfMap] = {}
 
-    def name_frames(self, record: messages.Record) -> None:
-        """Say what is at the frames of a record's stacks."""
-        for item in record.log:
+    def name_frames(self, log: Iterable[dict[str, Any]], pid: int) -> None:
+        """Say what is at the frames of the stacks that a process has in a log."""
+        for item in log:
             for frame in item.get("ustack", ()):
-                frame.update(self._name(frame, record.pid))
+                frame.update(self._name(frame, pid))
 
     def _name(self, frame: dict[str, Any], pid: int) -> dict[str, Any]:
         exact = frame.get("exact", False)

@@ -145,7 +145,7 @@ class Output:
             from dprobe.lib.stacks import StackNames
 
             self._stacks = StackNames()
-        self._stacks.name_frames(record)
+        self._stacks.name_frames(record.log, record.pid)
 
     def flush(self) -> None:
         """Write what has come so far."""
