@@ -315,7 +315,9 @@ class UnwindRows:
             raise _Damaged
         position += 8 if wide and not is_eh else 4
         version = data[position]
-        stop = data.index(b"\0", position + 1, end)
+        stop = data.find(b"\0", position + 1, end)
+        if stop < 0:
+            raise _Damaged
         augmentation = data[position + 1 : stop]
         position = stop + 1
         if version >= 4:
