@@ -33,6 +33,7 @@ from dprobed.program.registers import REGISTERS, Register
 from dprobed.program.rpn.expression import LEVELS
 from dprobed.program.rpn.parser import assemble
 from dprobed.program.rpn.preprocessor import MAX_INCLUDES, MAX_TOKENS
+from dprobed.program.user_stack import USUAL_FRAMES
 from dprobed.program.values import MAX_NAME
 from dprobed.program.verifier import MAX_FACILITIES, MAX_PROBES
 
@@ -286,6 +287,15 @@ while the process runs. With a name it is a field of that name everywhere: in te
 JSON, CTF, in conditions (`-w 'result<0'`) and histograms of
 `dprobe trace`. A name has letters, digits and `_`, {MAX_NAME} at most, and is none that records
 have themselves (`pid`, `time`, `word_0`…).
+
+`log ustack` logs the return addresses of the thread in user mode, innermost frame first: where the
+probe is, then its callers, at most {USUAL_FRAMES} or as many as are given. They are found by the unwinding
+information (CFI) of the files, by frame pointers where there is none, through the frames of signal
+handlers. Each is an address in a file, which the item names by path and build-id, so that it can be
+shown as function, file and line later, too. As many of the frames as fit are logged; only where not
+one does is it LOG_OVERFLOW. Why a stack has no more frames is in the item: it was whole, as deep as
+asked for, or could not be walked further (memory that cannot be read, code without unwinding
+information, a stack that is corrupt). A frame takes 8 bytes, each file that is named some 60 once.
 
 | token | item | the count is of | then |
 | --- | --- | --- | --- |
