@@ -18,6 +18,7 @@ from tests.benchmarks import (
     bench_interpreter,
     bench_many,
     bench_soak,
+    bench_stack,
     bench_start,
     bench_trace,
     bench_trap,
@@ -27,6 +28,7 @@ from tests.benchmarks.figures import show
 BENCHES = {
     "interpreter": bench_interpreter,
     "trap": bench_trap,
+    "stack": bench_stack,
     "many": bench_many,
     "start": bench_start,
     "trace": bench_trace,
