@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from dprobed.arch.x86_64.registers import FPREGS_SIZE
 from dprobed.proc import procfs
 from dprobed.proc.names import NAMES
+from dprobed.program.exec.interface import Reader
 from dprobed.program.exec.interface import Registers as Words
 from dprobed.program.user_stack import End, UserStack
 from dprobed.tracee import memory, ptrace
@@ -54,9 +55,11 @@ class HitContext:
 
     __slots__ = (
         "_fpregs",
+        "arguments",
         "facts",
         "fp_dirty",
         "has_fpregs",
+        "kept",
         "known_cpu",
         "memory",
         "pid",
@@ -75,6 +78,9 @@ class HitContext:
         #: See Context: the thread that hit, and what is known of it.
         self.pid = self.tid = 0
         self.facts = Facts()
+        #: See Context: set by who serves a probe at the return.
+        self.kept: list[int] = []
+        self.arguments: Sequence[Reader] = ()
         #: The CPU of this hit, once asked for.
         self.known_cpu = -1
         #: Whether ``fpregs`` are those of this hit.

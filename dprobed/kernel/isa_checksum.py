@@ -5,4 +5,4 @@ from __future__ import annotations
 from typing import Final
 
 #: The checksum of ``kernel_bridge/interp/isa.h``.
-ISA: Final = 0xF3DB306F
+ISA: Final = 0xA768DDFE
