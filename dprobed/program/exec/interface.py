@@ -16,6 +16,7 @@ import msgspec
 
 from dprobed.program.maps import MapContents, MapDefinition, MapRoom
 from dprobed.program.model import Program
+from dprobed.program.user_stack import UserStack
 
 #: Addresses from here on are never a user's (the highest bit of 57-bit addresses is the kernel's);
 #: a ``Context`` is only asked for lower ones.
@@ -95,6 +96,10 @@ class Context(Protocol):
 
     def now(self) -> int:
         """Monotonic time in nanoseconds."""
+        ...
+
+    def user_stack(self, depth: int) -> UserStack:
+        """The stack of the thread in user mode, at most ``depth`` frames from the innermost on."""
         ...
 
     def read(self, address: int, length: int) -> bytes:

@@ -305,6 +305,13 @@ class LogMemory(msgspec.Struct):
     fault: Raise
 
 
+class LogUserStack(msgspec.Struct):
+    """Append an item of the thread's stack, ``depth`` frames of it at most."""
+
+    depth: int
+    overflow: Raise | None
+
+
 class LogLength(msgspec.Struct):
     """The bytes of the log now."""
 
@@ -598,7 +605,8 @@ Op: TypeAlias = (
     | MapOp
     | ReadArgument | ReadKept | WriteKept
     | ReadSymbol
-    | LogWords | LogValue | LogStack | LogVariables | LogMemory | LogLength | LastItem | CutLog
+    | LogWords | LogValue | LogStack | LogVariables | LogMemory | LogUserStack
+    | LogLength | LastItem | CutLog
     | SetNumber | Suspend | Resume | Charge
     | StackLoad | StackStore | MoveDepth | DropWords | SetDepth | PushCopies
     | ReadFrameBase | SetFrameBase | MoveSlots
