@@ -24,8 +24,8 @@ REGISTER 1     index in ``registers.REGISTERS``
 FACILITY 2     index in the program's ``facilities``
 NAME     2     index in the program's ``names``: of a value
 SYMBOL   2     index in the program's ``names``: of a symbol of its module
-MAP      2     index in the header's ``map``
 DEPTH    1     1..255: how many frames of a stack
+MAP      2     index in the header's ``map``
 ======== ===== ==============================================================================
 
 Opcode numbers are those of IBM Dynamic Probes 3 (its ``dprobes_in.h``) where the instruction is the
