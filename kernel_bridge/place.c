@@ -20,16 +20,23 @@ static bool dpb_is_watch(const struct dpb_place *place)
 	return place->kind >= DPROBES_WATCH_X && place->kind <= DPROBES_WATCH_RW;
 }
 
-/* Register the probe, disabled: nothing of ours runs before it is enabled. */
-static int dpb_register_code(struct dpb_place *place)
+/**
+ * dpb_register_kprobe() - register a kprobe, disabled
+ * @kprobe: zeros, or with what else it shall have
+ * @symbol: of the function
+ * @offset: in it
+ * @handler: nothing calls it before the kprobe is enabled
+ *
+ * Return: 0, or as dpb_attach().
+ */
+int dpb_register_kprobe(struct kprobe *kprobe, const char *symbol, u32 offset,
+			kprobe_pre_handler_t handler)
 {
-	struct kprobe *kprobe = &place->kprobe;
 	int error;
 
-	memset(kprobe, 0, sizeof(*kprobe));
-	kprobe->symbol_name = place->symbol;
-	kprobe->offset = place->offset;
-	kprobe->pre_handler = dpb_kprobe_hit;
+	kprobe->symbol_name = symbol;
+	kprobe->offset = offset;
+	kprobe->pre_handler = handler;
 	kprobe->flags = KPROBE_FLAG_DISABLED;
 	error = dpb_fails() ? -ENOMEM : register_kprobe(kprobe);
 	/* The arguments are good: it is the place where no probe may be. */
@@ -41,8 +48,19 @@ static int dpb_register_code(struct dpb_place *place)
 		unregister_kprobe(kprobe);
 		return -EACCES;
 	}
-	place->address = (u64)kprobe->addr;
 	return 0;
+}
+
+static int dpb_register_code(struct dpb_place *place)
+{
+	int error;
+
+	memset(&place->kprobe, 0, sizeof(place->kprobe));
+	error = dpb_register_kprobe(&place->kprobe, place->symbol, place->offset,
+				    dpb_kprobe_hit);
+	if (!error)
+		place->address = (u64)place->kprobe.addr;
+	return error;
 }
 
 /* Register it, disabled. */
@@ -52,6 +70,8 @@ static int dpb_register(struct dpb_place *place)
 		return dpb_watch(place);
 	if (place->kind == DPROBES_TRACEPOINT)
 		return dpb_tracepoint_find(place);
+	if (place->kind == DPROBES_HOOK)
+		return dpb_exit_add(place);
 	return dpb_register_code(place);
 }
 
@@ -60,6 +80,8 @@ static int dpb_enable(struct dpb_place *place)
 {
 	if (place->kind == DPROBES_TRACEPOINT)
 		return dpb_tracepoint_enable(place);
+	if (place->kind == DPROBES_HOOK)
+		return dpb_exit_enable(place);
 	if (!dpb_is_watch(place))
 		return dpb_fails() ? -ENOMEM : enable_kprobe(&place->kprobe);
 	dpb_watch_enable(place);
@@ -140,12 +162,17 @@ static void dpb_is_out(struct dpb_place *place, u64 missed)
 	place->address = 0;
 }
 
-static void dpb_take_out_watch(struct dpb_place *place)
+/* Where that is next time is not for us to find out. */
+static void dpb_has_gone(struct dpb_place *place)
 {
-	/* Where the data is next time is not for us to find out. */
 	if (cmpxchg(&place->state, DPROBES_ACTIVE, DPROBES_FAILED) ==
 	    DPROBES_ACTIVE)
 		place->error = ENODEV;
+}
+
+static void dpb_take_out_watch(struct dpb_place *place)
+{
+	dpb_has_gone(place);
 	/* No more hits come while the last ones are counted. */
 	dpb_watch_disable(place);
 	dpb_is_out(place, dpb_watch_missed(place));
@@ -179,6 +206,10 @@ void dpb_take_out(struct dpb_program *program, const struct module *module,
 			dpb_tracepoint_disable(place);
 			dpb_is_out(place, 0);
 			traced = true;
+		} else if (place->kind == DPROBES_HOOK) {
+			dpb_has_gone(place);
+			dpb_exit_remove(place);
+			dpb_is_out(place, 0);
 		} else {
 			cmpxchg(&place->state, DPROBES_ACTIVE, DPROBES_PENDING);
 			program->together[count++] = &place->kprobe;
@@ -217,6 +248,9 @@ void dpb_disarm(struct dpb_program *program)
 			dpb_tracepoint_disable(place);
 			dpb_is_out(place, 0);
 			traced = true;
+		} else if (place->kind == DPROBES_HOOK) {
+			dpb_exit_remove(place);
+			dpb_is_out(place, 0);
 		} else {
 			disable_kprobe(&place->kprobe);
 		}
@@ -255,6 +289,7 @@ static bool dpb_is_valid(const struct dprobes_attach *attach)
 	case DPROBES_WATCH_RW:
 		return dpb_is_watch_valid(attach);
 	case DPROBES_TRACEPOINT:
+	case DPROBES_HOOK:
 		return dpb_is_name_valid(attach) && !attach->offset;
 	default:
 		return false;
@@ -301,10 +336,12 @@ static int dpb_place_first(struct dpb_place *place,
  * Return: 0, also where it waits for its module, or
  * * -EINVAL - no such probe or kind, a pad that is not 0, no such place
  * * -EBUSY - it was placed already
- * * -ENOENT - no such symbol, no such tracepoint
+ * * -ENOENT - no such symbol, tracepoint or hook
  * * -EILSEQ - not the beginning of an instruction
  * * -EADDRNOTAVAIL - a place where the kernel allows no probe
  * * -EACCES - a place in this module
+ * * -EUSERS - the hook takes one exit only, and has one
+ * * -ENODEV - the module with the hook is about to go
  * * -ENOSPC - no debug register is left
  * * -ENOMEM
  */

@@ -3,6 +3,7 @@
  * What happens at a hit.
  */
 #include <linux/sched.h>
+#include <asm/segment.h>
 
 #include "bridge.h"
 
@@ -101,6 +102,34 @@ void dpb_hit(struct dpb_place *place, struct pt_regs *regs)
 	dpb_leave();
 }
 NOKPROBE_SYMBOL(dpb_hit);
+
+/**
+ * dpb_hit_words() - a probe was hit in a place that has words for registers
+ * @place: where
+ * @words: DPROBES_HOOK_WORDS, which the program finds where the arguments of a
+ *	function are; it has a copy, which nobody looks at after it
+ * @ip: where that is
+ *
+ * Context: as dpb_hit().
+ */
+void dpb_hit_words(struct dpb_place *place, const u64 *words, u64 ip)
+{
+	struct pt_regs regs = {
+		.di = words[0],
+		.si = words[1],
+		.dx = words[2],
+		.cx = words[3],
+		.r8 = words[4],
+		.r9 = words[5],
+		.ip = ip,
+		.sp = (u64)__builtin_frame_address(0),
+		.cs = __KERNEL_CS,
+		.ss = __KERNEL_DS,
+	};
+
+	dpb_hit(place, &regs);
+}
+NOKPROBE_SYMBOL(dpb_hit_words);
 
 static void dpb_wake_work(struct irq_work *work)
 {

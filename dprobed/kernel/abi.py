@@ -13,7 +13,7 @@ from typing import Final
 from dprobed.program.isa import ModType, Operand, decode_at
 from dprobed.program.model import Program
 
-ABI: Final = 2
+ABI: Final = 3
 AUTOSTACKTRACE: Final = 1
 
 _u8, _u16, _u32, _u64 = ctypes.c_uint8, ctypes.c_uint16, ctypes.c_uint32, ctypes.c_uint64
@@ -198,6 +198,7 @@ class Kind(IntEnum):
     WATCH_W = 2
     WATCH_RW = 3
     TRACEPOINT = 4
+    HOOK = 5
 
 
 class State(IntEnum):

@@ -72,6 +72,7 @@ OPERAND_LOCAL: Final = 1
 OPERAND_GLOBAL: Final = 2
 OPERAND_BIT: Final = 3
 OPERAND_FACILITY: Final = 4
+OPERAND_HOOK: Final = 5
 
 #: Which exceptions reach handlers unless a probe's ``ex_mask`` says otherwise; of the others, those
 #: within this mask end the program and the rest are ignored.

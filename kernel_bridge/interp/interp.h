@@ -13,6 +13,9 @@
 #include "isa.h"
 #include "../uapi/dprobes.h"
 
+/* Words that a hook is called with. */
+#define DP_HOOK_WORDS 6
+
 /* A code offset that is none. */
 #define DP_NONE (~(u64)0)
 
@@ -285,6 +288,11 @@ bool dp_env_writable(struct dp_env *env, u64 address);
 /* A register (enum dp_reg), of the task in user mode or at the probe. */
 u64 dp_env_reg(struct dp_env *env, bool task, u32 index);
 void dp_env_set_reg(struct dp_env *env, bool task, u32 index, u64 value);
+/*
+ * Call the hook of a number with DP_HOOK_WORDS words, and get what its exits
+ * leave as value; false: there is no such hook.
+ */
+bool dp_env_callk(struct dp_env *env, u64 number, const u64 *words, u64 *value);
 u64 dp_env_fact(struct dp_env *env, enum dp_fact fact);
 /* The task's name, 16 bytes, zeros behind it. */
 void dp_env_comm(struct dp_env *env, u8 *comm);

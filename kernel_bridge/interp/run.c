@@ -266,6 +266,8 @@ static enum dp_step dp_data(struct dp_machine *m, u8 opcode)
 	case DP_OP_VFY_R:
 	case DP_OP_VFY_RW:
 		return dp_vfy(m, opcode == DP_OP_VFY_RW);
+	case DP_OP_CALLK:
+		return dp_callk(m);
 	case DP_OP_MALLOC:
 		return dp_malloc(m);
 	case DP_OP_FREE:

@@ -198,9 +198,10 @@ static u32 dp_bad_in_kernel(const struct dp_program *program, u8 opcode)
 {
 	const struct dp_insn *insn = &dp_insns[opcode];
 
-	if (insn->flags & DP_INSN_KERNEL)
-		return dp_is_kernel(program) ? DPROBES_NOT_YET :
-					       DPROBES_NOT_KERNEL;
+	if (insn->flags & DP_INSN_KERNEL && !dp_is_kernel(program))
+		return DPROBES_NOT_KERNEL;
+	if (insn->flags & DP_INSN_KERNEL && opcode != DP_OP_CALLK)
+		return DPROBES_NOT_YET;
 	if ((insn->flags & DP_INSN_WRITES) && !program->alter)
 		return DPROBES_NO_ALTER;
 	if (!dp_is_kernel(program))

@@ -25,7 +25,7 @@
 #include <linux/types.h>
 
 /* Version of what is in this file; another one is not understood. */
-#define DPROBES_ABI 2
+#define DPROBES_ABI 3
 
 /**
  * struct dprobes_version - what the module understands
@@ -141,7 +141,7 @@ enum dprobes_refusal {
 	DPROBES_NO_TLS,			/* code offset: thread-local variables */
 	DPROBES_NO_WRITE_CHECK,		/* code offset: vfy rw */
 	DPROBES_NOT_KERNEL,		/* code offset: for kernel programs only */
-	DPROBES_NOT_YET,		/* code offset: hooks, ports, CPU registers, once */
+	DPROBES_NOT_YET,		/* code offset: ports, CPU registers, once */
 	DPROBES_NO_ALTER,		/* code offset: altering is switched off */
 };
 
@@ -155,6 +155,7 @@ enum dprobes_kind {
 	DPROBES_WATCH_W,		/* written */
 	DPROBES_WATCH_RW,		/* read or written */
 	DPROBES_TRACEPOINT,		/* a tracepoint of the kernel itself */
+	DPROBES_HOOK,			/* a hook: the program is an exit on it */
 };
 
 /**
@@ -167,7 +168,7 @@ enum dprobes_kind {
  *	(executed: 1); else 0
  * @pad: 0
  * @symbol: of code: function of the kernel or of a module, or
- *	"module:function"; of a tracepoint: its name; else empty
+ *	"module:function"; of a tracepoint or a hook: its name; else empty
  */
 struct dprobes_attach {
 	__u32 probe;
