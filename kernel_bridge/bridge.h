@@ -30,7 +30,9 @@
 #include <linux/kref.h>
 #include <linux/list.h>
 #include <linux/mutex.h>
+#include <linux/path.h>
 #include <linux/poll.h>
+#include <linux/uprobes.h>
 #include <linux/wait.h>
 #include <linux/workqueue.h>
 
@@ -103,7 +105,9 @@ struct tracepoint;
  * @watch: of data: an event for each CPU, while @registered
  * @tracepoint: where it was found; it stays, as the kernel does
  * @exit: of a hook: ours; on the hook's list while @registered
- * @length: of data
+ * @consumer: of a file: ours; the kernel's while @registered
+ * @file: where that is, while @registered
+ * @length: of data; of a file, the descriptor that it was given as
  * @handled: of data: how often the kernel has told of a hit
  * @registered: whether the kernel has it, to be called or disabled
  * @address: where it is, 0: not @registered
@@ -120,11 +124,13 @@ struct dpb_place {
 	u32 index;
 	u32 kind;
 	char *symbol;
-	u32 offset;
+	u64 offset;
 	struct kprobe kprobe;
 	struct perf_event * __percpu *watch;
 	struct tracepoint *tracepoint;
 	struct dprobes_exit exit;
+	struct uprobe_consumer consumer;
+	struct path file;
 	u32 length;
 	atomic64_t handled;
 	bool registered;
@@ -224,6 +230,11 @@ int dpb_tracepoint_find(struct dpb_place *place);
 int dpb_tracepoint_enable(struct dpb_place *place);
 void dpb_tracepoint_disable(struct dpb_place *place);
 void dpb_tracepoint_sync(void);
+
+/* file.c */
+int dpb_file_find(struct dpb_place *place);
+int dpb_file_enable(struct dpb_place *place);
+void dpb_file_remove(struct dpb_place *place);
 
 /* hook.c */
 extern struct mutex dpb_hooks_lock;

@@ -438,7 +438,7 @@ static void dpb_deregister_exit(struct dprobes_exit *exit)
 
 /**
  * dprobes_exit_deregister() - take an exit off its hook
- * @exit: armed or not
+ * @exit: armed or not, or on none
  *
  * Returns when no CPU is in it.
  *
@@ -525,7 +525,7 @@ EXPORT_SYMBOL_GPL(dprobes_hook_register);
 
 /**
  * dprobes_hook_unregister() - undo dprobes_hook_register()
- * @hook: it is registered
+ * @hook: registered, or it could not be: then nothing is done
  *
  * Exits on it are taken off.  Returns when no CPU is in one.
  */
@@ -533,6 +533,8 @@ void dprobes_hook_unregister(struct dprobes_hook *hook)
 {
 	struct dprobes_exit *exit, *next;
 
+	if (!hook->number)
+		return;
 	mutex_lock(&dpb_hooks_lock);
 	list_del_rcu(&hook->list);
 	list_for_each_entry_safe(exit, next, &hook->exits, list)
@@ -540,7 +542,8 @@ void dprobes_hook_unregister(struct dprobes_hook *hook)
 	mutex_unlock(&dpb_hooks_lock);
 	if (hook->symbol)
 		unregister_kprobe(&hook->kprobe);
-	/* Nobody has found it by its number. */
+	/* Nobody calls it by its number any more. */
 	synchronize_rcu();
+	hook->number = 0;
 }
 EXPORT_SYMBOL_GPL(dprobes_hook_unregister);

@@ -80,7 +80,7 @@ struct dprobes_event {
  * @list: of all hooks, under dpb_hooks_lock; read under RCU
  * @exits: in their order, under dpb_hooks_lock; read under RCU
  * @armed: how many of them are, under dpb_hooks_lock
- * @number: by which programs call it; it stays
+ * @number: by which programs call it, 0: not registered
  * @hits: how often somebody came to it while it was active
  * @missed: of these, how often an exit was running there already
  */

@@ -63,25 +63,47 @@ static int dpb_register_code(struct dpb_place *place)
 	return error;
 }
 
+/**
+ * struct dpb_way - how probes of a kind are placed that are neither in code nor
+ * at data
+ * @find: find the place and set its address
+ * @enable: let hits come, or undo @find
+ * @remove: undo both
+ */
+struct dpb_way {
+	int (*find)(struct dpb_place *place);
+	int (*enable)(struct dpb_place *place);
+	void (*remove)(struct dpb_place *place);
+};
+
+static const struct dpb_way dpb_ways[] = {
+	[DPROBES_TRACEPOINT] = {
+		dpb_tracepoint_find, dpb_tracepoint_enable,
+		dpb_tracepoint_disable,
+	},
+	[DPROBES_HOOK] = { dpb_exit_add, dpb_exit_enable, dpb_exit_remove },
+	[DPROBES_FILE] = { dpb_file_find, dpb_file_enable, dpb_file_remove },
+};
+
+/* NULL: of code or data. */
+static const struct dpb_way *dpb_way(const struct dpb_place *place)
+{
+	return dpb_ways[place->kind].find ? &dpb_ways[place->kind] : NULL;
+}
+
 /* Register it, disabled. */
 static int dpb_register(struct dpb_place *place)
 {
-	if (dpb_is_watch(place))
-		return dpb_watch(place);
-	if (place->kind == DPROBES_TRACEPOINT)
-		return dpb_tracepoint_find(place);
-	if (place->kind == DPROBES_HOOK)
-		return dpb_exit_add(place);
-	return dpb_register_code(place);
+	if (dpb_way(place))
+		return dpb_way(place)->find(place);
+	return dpb_is_watch(place) ? dpb_watch(place) : dpb_register_code(place);
 }
 
 /* Let hits come. */
 static int dpb_enable(struct dpb_place *place)
 {
-	if (place->kind == DPROBES_TRACEPOINT)
-		return dpb_tracepoint_enable(place);
-	if (place->kind == DPROBES_HOOK)
-		return dpb_exit_enable(place);
+	if (dpb_way(place))
+		return dpb_way(place)->enable(place);
 	if (!dpb_is_watch(place))
 		return dpb_fails() ? -ENOMEM : enable_kprobe(&place->kprobe);
 	dpb_watch_enable(place);
@@ -202,14 +224,11 @@ void dpb_take_out(struct dpb_program *program, const struct module *module,
 			continue;
 		if (dpb_is_watch(place)) {
 			dpb_take_out_watch(place);
-		} else if (place->kind == DPROBES_TRACEPOINT) {
-			dpb_tracepoint_disable(place);
-			dpb_is_out(place, 0);
-			traced = true;
-		} else if (place->kind == DPROBES_HOOK) {
+		} else if (dpb_way(place)) {
 			dpb_has_gone(place);
-			dpb_exit_remove(place);
+			dpb_way(place)->remove(place);
 			dpb_is_out(place, 0);
+			traced |= place->kind == DPROBES_TRACEPOINT;
 		} else {
 			cmpxchg(&place->state, DPROBES_ACTIVE, DPROBES_PENDING);
 			program->together[count++] = &place->kprobe;
@@ -244,13 +263,10 @@ void dpb_disarm(struct dpb_program *program)
 			continue;
 		if (dpb_is_watch(place)) {
 			dpb_watch_disable(place);
-		} else if (place->kind == DPROBES_TRACEPOINT) {
-			dpb_tracepoint_disable(place);
+		} else if (dpb_way(place)) {
+			dpb_way(place)->remove(place);
 			dpb_is_out(place, 0);
-			traced = true;
-		} else if (place->kind == DPROBES_HOOK) {
-			dpb_exit_remove(place);
-			dpb_is_out(place, 0);
+			traced |= place->kind == DPROBES_TRACEPOINT;
 		} else {
 			disable_kprobe(&place->kprobe);
 		}
@@ -266,6 +282,11 @@ static bool dpb_is_name_valid(const struct dprobes_attach *attach)
 	       memchr(attach->symbol, 0, sizeof(attach->symbol));
 }
 
+static bool dpb_is_nameless(const struct dprobes_attach *attach)
+{
+	return !memchr_inv(attach->symbol, 0, sizeof(attach->symbol));
+}
+
 static bool dpb_is_watch_valid(const struct dprobes_attach *attach)
 {
 	u32 most = attach->kind == DPROBES_WATCH_X ? 1 : 8;
@@ -276,7 +297,7 @@ static bool dpb_is_watch_valid(const struct dprobes_attach *attach)
 	       attach->address >= TASK_SIZE_MAX &&
 	       __is_canonical_address(attach->address,
 				      boot_cpu_data.x86_virt_bits) &&
-	       !memchr_inv(attach->symbol, 0, sizeof(attach->symbol));
+	       dpb_is_nameless(attach);
 }
 
 static bool dpb_is_valid(const struct dprobes_attach *attach)
@@ -291,6 +312,8 @@ static bool dpb_is_valid(const struct dprobes_attach *attach)
 	case DPROBES_TRACEPOINT:
 	case DPROBES_HOOK:
 		return dpb_is_name_valid(attach) && !attach->offset;
+	case DPROBES_FILE:
+		return attach->offset && !attach->address && dpb_is_nameless(attach);
 	default:
 		return false;
 	}
@@ -307,7 +330,7 @@ static int dpb_place_first(struct dpb_place *place,
 	place->offset = attach->offset;
 	place->address = attach->address;
 	place->length = attach->length;
-	if (!dpb_is_watch(place)) {
+	if (attach->symbol[0]) {
 		place->symbol = dpb_fails() ? NULL :
 				kstrdup((const char *)attach->symbol,
 					GFP_KERNEL_ACCOUNT);
@@ -339,6 +362,7 @@ static int dpb_place_first(struct dpb_place *place,
  * * -ENOENT - no such symbol, tracepoint or hook
  * * -EILSEQ - not the beginning of an instruction
  * * -EADDRNOTAVAIL - a place where the kernel allows no probe
+ * * -EBADF - of a file: no such descriptor
  * * -EACCES - a place in this module
  * * -EUSERS - the hook takes one exit only, and has one
  * * -ENODEV - the module with the hook is about to go

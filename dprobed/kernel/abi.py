@@ -199,6 +199,7 @@ class Kind(IntEnum):
     WATCH_RW = 3
     TRACEPOINT = 4
     HOOK = 5
+    FILE = 6
 
 
 class State(IntEnum):

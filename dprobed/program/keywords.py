@@ -100,7 +100,8 @@ PROBE: Final[dict[str, Keyword]] = {
             "offset",
             Value.PLACE,
             "Where the probe is: `symbol`, `symbol+n`, `symbol-n`, `file.c:line` or an offset in "
-            "the file; in the kernel `symbol`, `symbol+n` or `tracepoint:name`.",
+            "the file; in the kernel `symbol`, `symbol+n`, `tracepoint:name` or "
+            "`hook:name`.",
         ),
         Keyword(
             "address",
@@ -149,12 +150,14 @@ MAX_OPCODE: Final = 15
 
 #: Before the name of a tracepoint of the kernel, which is a place.
 TRACEPOINT: Final = "tracepoint:"
+#: Before the name of a hook that a kernel module has declared (kernel_bridge/hooks.h).
+HOOK: Final = "hook:"
 _NUMBER = r"(?:0[xX][0-9a-fA-F]+|0|[1-9][0-9]*)"
 _SYMBOL = r"[A-Za-z_.$?][\w.$@?]*"
 #: ``symbol``, or ``file.c:symbol`` for a local one, and an offset into it.
 _IN_SYMBOL = rf"(?:[\w./+-]+\.[A-Za-z0-9+]+:)?{_SYMBOL}(?:[+-]{_NUMBER})?"
 #: Patterns, compiled by who reads source text: daemons and tracers import this, too, and do not.
-_PLACE = rf"{_NUMBER}|{_IN_SYMBOL}|[^\s:\"]+:[1-9][0-9]*|{TRACEPOINT}[A-Za-z_]\w*"
+_PLACE = rf"{_NUMBER}|{_IN_SYMBOL}|[^\s:\"]+:[1-9][0-9]*|(?:{TRACEPOINT}|{HOOK})[A-Za-z_]\w*"
 _ADDRESS = rf"(?:{_NUMBER}|{_IN_SYMBOL})(?::[1-9][0-9]*)?"
 _PLAIN = re.compile(r"[\w.$@?+/:~-]+")
 _VARIABLE = re.compile(rf"[A-Za-z_]\w{{0,{MAX_NAME - 1}}}", re.ASCII)
@@ -250,8 +253,9 @@ def definition_errors(header: Header, probe: ProbeDefinition) -> Sequence[tuple[
         )
     place = probe.offset or ""
     # A line of a file without extension could begin so.
-    if not header.kernel and place.startswith(TRACEPOINT) and not place[-1:].isdigit():
-        found.append(("offset", "a process has no tracepoints", "write modtype = kernel"))
+    if not header.kernel and place.startswith((TRACEPOINT, HOOK)) and not place[-1:].isdigit():
+        what = place.partition(":")[0]
+        found.append(("offset", f"a process has no {what}s", "write modtype = kernel"))
     if probe.heap > header.heapmax:
         found.append(
             (

@@ -156,16 +156,17 @@ enum dprobes_kind {
 	DPROBES_WATCH_RW,		/* read or written */
 	DPROBES_TRACEPOINT,		/* a tracepoint of the kernel itself */
 	DPROBES_HOOK,			/* a hook: the program is an exit on it */
+	DPROBES_FILE,			/* an instruction of a file: a uprobe */
 };
 
 /**
  * struct dprobes_attach - place a probe
  * @probe: which one, from 0
  * @kind: enum dprobes_kind
- * @offset: of code: bytes behind the symbol, else 0
+ * @offset: of code: bytes behind the symbol; of a file: in it; else 0
  * @address: of data: where it is, else 0
  * @length: of data: 1, 2, 4 or 8 bytes, which @address is a multiple of
- *	(executed: 1); else 0
+ *	(executed: 1); of a file: an open descriptor of it; else 0
  * @pad: 0
  * @symbol: of code: function of the kernel or of a module, or
  *	"module:function"; of a tracepoint or a hook: its name; else empty

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.kernel.c_interpreter import CInterpreter, build
-from tests.kernel.device import Device, insert_module
+from tests.kernel.device import Device, insert_module, remove_module
 from tests.kernel.machine import Machine, build_modules, find_kernel, why_not
 
 
@@ -69,3 +69,15 @@ def device(machine: Machine) -> Iterator[Device]:
     opened = Device(machine)
     yield opened
     opened.close()
+
+
+@pytest.fixture
+def allowed(machine: Machine) -> Iterator[Device]:
+    """The device of a module that was loaded with ``allow_alter=1``."""
+    assert remove_module(machine) == 0
+    insert_module(machine, "allow_alter=1")
+    opened = Device(machine)
+    yield opened
+    opened.close()
+    assert remove_module(machine) == 0
+    insert_module(machine)

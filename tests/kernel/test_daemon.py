@@ -161,6 +161,7 @@ def test_a_record_goes_through_the_handlers_of_its_facility(run: Run) -> None:
     ("source", "options", "words"),
     [
         ("offset = tracepoint:sched_switch\npush 1\npop r,rdi\nexit", {}, "no registers to alter"),
+        ("offset = hook:ledger_posted\npush 1\npop r,rdi\nexit", {}, "at a hook there are no reg"),
         ("offset = schedule\nexit dump", {}, "exit dump"),
         ("offset = schedule\nexit debugger", {}, "exit debugger"),
         ("address = 0x1000\nexit", {}, "write the place as `offset = function\\+N`"),
@@ -371,6 +372,26 @@ def test_tracepoints(run: Run) -> None:
         source = "name = dpmod\nmodtype = kmod\noffset = tracepoint:its\nexit\n"
         (probe,) = (await _insert(daemon, root, source)).probes
         assert (probe.state, "tracepoints of modules" in probe.reason) == ("invalid offset", True)
+
+    run(script)
+
+
+def test_hooks(run: Run) -> None:
+    async def script(daemon: FakeDaemon, kernel: FakeKernel) -> None:
+        root = FakeClient(0)
+        names = ("ledger_posted", "no_such", "taken")
+        for head in (HEAD, "name = dpmod\nmodtype = kmod\n"):
+            source = head + "".join(f"offset = hook:{name}\nexit\n" for name in names)
+            found = (await _insert(daemon, root, source)).probes
+            assert [(each.state, each.engine, each.reason) for each in found] == [
+                ("active", "hook", ""),
+                (
+                    "invalid offset",
+                    "",
+                    "no module has declared a hook of that name (/proc/dprobes/hooks lists them)",
+                ),
+                ("excluded", "", "the hook takes one exit only, and has one"),
+            ]
 
     run(script)
 

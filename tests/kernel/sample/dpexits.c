@@ -9,7 +9,7 @@
  *	arm EXITS, disarm EXITS		a mask of exits, as a set
  *	place SYMBOL OFFSET FLAGS	a dynamic hook, dpexits_dynamic
  *	unplace
- *	fire				come to the static hooks
+ *	fire				come to the static hooks; `order` has who ran
  *	value NUMBER, void NUMBER	call the functions that may return
  */
 #include <linux/delay.h>
@@ -50,7 +50,7 @@ static DPROBES_HOOK(dpexits_second, 0);
 static DPROBES_HOOK(dpexits_exclusive, DPROBES_HOOK_EXCLUSIVE);
 static DPROBES_HOOK(dpexits_value, DPROBES_HOOK_RETURNS);
 static DPROBES_HOOK(dpexits_void, DPROBES_HOOK_RETURNS | DPROBES_HOOK_VOID);
-static struct dprobes_hook dpexits_dynamic;
+static struct dprobes_hook dpexits_dynamic, dpexits_same;
 
 static struct dprobes_hook *const hooks[] = {
 	&dpexits_plain, &dpexits_second, &dpexits_exclusive, &dpexits_value,
@@ -149,13 +149,17 @@ static int arm(u32 mask, bool armed)
 
 static int place(u32 offset, u32 flags)
 {
-	memset(&dpexits_dynamic, 0, sizeof(dpexits_dynamic));
-	dpexits_dynamic.name = "dpexits_dynamic";
-	dpexits_dynamic.owner = THIS_MODULE;
-	dpexits_dynamic.flags = flags;
-	dpexits_dynamic.symbol = symbol;
-	dpexits_dynamic.offset = offset;
-	return dprobes_hook_register(&dpexits_dynamic);
+	/* One that is registered is not changed: another one has its name. */
+	struct dprobes_hook *hook = dpexits_dynamic.number ? &dpexits_same :
+							     &dpexits_dynamic;
+
+	memset(hook, 0, sizeof(*hook));
+	hook->name = "dpexits_dynamic";
+	hook->owner = THIS_MODULE;
+	hook->flags = flags;
+	hook->symbol = symbol;
+	hook->offset = offset;
+	return dprobes_hook_register(hook);
 }
 
 static int run(const char *text, const struct kernel_param *param)
@@ -164,6 +168,7 @@ static int run(const char *text, const struct kernel_param *param)
 	u32 which, flags;
 	int step, value;
 
+	order[0] = 0;
 	if (sscanf(text, "add %u %63s %u %d %d", &which, hook, &flags, &step,
 		   &value) == 5 && which < EXITS)
 		return add(which, hook, flags, step, value);
@@ -203,6 +208,17 @@ static const struct kernel_param_ops ops = {
 };
 module_param_cb(run, &ops, NULL, 0600);
 
+static void end(void)
+{
+	u32 i;
+
+	for (i = 0; i < EXITS; i++)
+		dprobes_exit_deregister(&exits[i].exit);
+	dprobes_hook_unregister(&dpexits_dynamic);
+	for (i = 0; i < ARRAY_SIZE(hooks); i++)
+		dprobes_hook_unregister(hooks[i]);
+}
+
 static int __init begin(void)
 {
 	u32 i;
@@ -210,20 +226,9 @@ static int __init begin(void)
 
 	for (i = 0; i < ARRAY_SIZE(hooks) && !error; i++)
 		error = dprobes_hook_register(hooks[i]);
-	/* The one that failed is not there. */
-	for (i = error ? i - 1 : 0; i--;)
-		dprobes_hook_unregister(hooks[i]);
+	if (error)
+		end();
 	return error;
-}
-
-static void __exit end(void)
-{
-	u32 i;
-
-	for (i = 0; i < EXITS; i++)
-		dprobes_exit_deregister(&exits[i].exit);
-	for (i = 0; i < ARRAY_SIZE(hooks); i++)
-		dprobes_hook_unregister(hooks[i]);
 }
 
 module_init(begin);
