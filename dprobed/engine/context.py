@@ -50,6 +50,7 @@ class HitContext:
         "facts",
         "fp_dirty",
         "has_fpregs",
+        "kept",
         "known_cpu",
         "memory",
         "pid",
@@ -65,6 +66,8 @@ class HitContext:
         #: See Context: the thread that hit, and what is known of it.
         self.pid = self.tid = 0
         self.facts = Facts()
+        #: See Context: set by who serves a probe at the return.
+        self.kept: list[int] = []
         #: The CPU of this hit, once asked for.
         self.known_cpu = -1
         #: Whether ``fpregs`` are those of this hit.

@@ -402,6 +402,8 @@ def _undone(program: Program, message: protocol.Insert) -> Iterator[str]:
         if _place_of(probe).startswith((TRACEPOINT, HOOK)) and _sets_registers(program, probe):
             what = _engine(probe)
             yield f"at a {what} there are no registers to alter: only its arguments are known"
+        if probe.returns:
+            yield f"{_place_of(probe)}: returns of functions of the kernel cannot be probed yet"
         if probe.logonfault:
             yield "`logonfault` is for processes: leave it out"
 

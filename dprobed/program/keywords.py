@@ -117,6 +117,14 @@ PROBE: Final[dict[str, Keyword]] = {
             choices=("x", "w", "rw", "io"),
         ),
         Keyword(
+            "at",
+            Value.WORD,
+            "When it fires: when its place is come to (entry), or when the function that begins "
+            "there is left (return), in the thread that called it. What stands between the labels "
+            "`entry:` and `return:` then runs at the entry.",
+            choices=("entry", "return"),
+        ),
+        Keyword(
             "opcode",
             Value.BYTES,
             "The bytes (1 to 15) expected there. Others: state *mismatch*, and not inserted. Those "
@@ -146,6 +154,10 @@ PROBE: Final[dict[str, Keyword]] = {
 
 #: The keywords that begin a probe definition.
 STARTERS: Final = ("offset", "address")
+#: The labels of the two parts of a return probe.
+ENTRY_PART: Final = "entry"
+RETURN_PART: Final = "return"
+PARTS: Final = (ENTRY_PART, RETURN_PART)
 MAX_OPCODE: Final = 15
 
 #: Before the name of a tracepoint of the kernel, which is a place.
@@ -227,6 +239,12 @@ def number_error(keyword: Keyword, value: int) -> str | None:
     return f"`{keyword.name}` is {keyword.low} to {keyword.high}, not {value}"
 
 
+def no_entry(place: str) -> bool:
+    """Whether a place as written cannot be where a function begins."""
+    into = re.search(rf"[+-]({_NUMBER})\Z", place, re.ASCII)
+    return place.startswith(TRACEPOINT) or (into is not None and int(into[1], 0) != 0)
+
+
 def _has_length(address: str) -> bool:
     """Whether an address is ``symbol:length``."""
     return re.search(r":[1-9][0-9]*\Z", address, re.ASCII) is not None
@@ -251,7 +269,17 @@ def definition_errors(header: Header, probe: ProbeDefinition) -> Sequence[tuple[
         found.append(
             ("watchpoint", "I/O ports can be watched by kernel programs only", "use x, w or rw")
         )
+    if probe.watchpoint is not None and probe.returns:
+        found.append(("at", "a watchpoint is no function that returns", "drop one of the two"))
     place = probe.offset or ""
+    if probe.returns and no_entry(place or probe.address or ""):
+        found.append(
+            (
+                "at",
+                "only a function can be left: this place is none's entry",
+                "write the function's name alone as its place",
+            )
+        )
     # A line of a file without extension could begin so.
     if not header.kernel and place.startswith((TRACEPOINT, HOOK)) and not place[-1:].isdigit():
         what = place.partition(":")[0]

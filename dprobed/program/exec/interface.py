@@ -45,10 +45,13 @@ class Context(Protocol):
     ``regs[USER_REGS.index("rip")]`` is the address of the probed instruction; a program that
     stores another value there makes the thread go on at that address. ``fpregs()`` is the
     512-byte FXSAVE image (Intel SDM vol. 1, table 10-2); who alters it sets ``fp_dirty``.
+    ``kept``: ``KEPT_WORDS`` words, which the entry part of a return probe leaves for its return
+    part; all 0 before it runs.
     """
 
     regs: Registers
     fp_dirty: bool
+    kept: list[int]
 
     @property
     def pid(self) -> int:
@@ -189,6 +192,13 @@ class Executor(Protocol[Kept]):
         """The function that runs the probe with this index for one hit.
 
         It raises nothing but what the methods of ``Context`` raise, except MemoryFault.
+        """
+        ...
+
+    def entry_part(self, index: int) -> Callable[[Context], Outcome] | None:
+        """As ``entry``, for what runs when the function is entered; None where nothing does.
+
+        It ends by `exit`, by `abort` where the call is to be passed over, or by what went wrong.
         """
         ...
 
