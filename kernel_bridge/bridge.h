@@ -19,8 +19,9 @@
  *
  * A module that comes or goes.  dpb_module_event() goes through all programs,
  * under dpb_programs_lock and then dpb_program.lock, which is the order of
- * both everywhere; dpb_hooks_lock comes behind them.  A probe that finds no module under dpb_program.lock, and
- * is pending from then on, is seen by the event of that module.
+ * both everywhere; dpb_hooks_lock comes behind them.  A probe that finds no
+ * module under dpb_program.lock, and is pending from then on, is seen by the
+ * event of that module.
  */
 #ifndef DPB_BRIDGE_H
 #define DPB_BRIDGE_H
@@ -99,9 +100,10 @@ struct tracepoint;
  * @program: the owner
  * @index: which probe of it
  * @kind: enum dprobes_kind, of what was asked for last
- * @symbol: of code, a tracepoint or a hook, what was asked for; NULL: nothing was
+ * @symbol: of code, a return, a tracepoint or a hook, what was asked for; NULL: nothing was
  * @offset: the same
  * @kprobe: of code: ours; the kernel's while @registered
+ * @kretprobe: of a return: ours; the kernel's while @registered
  * @watch: of data: an event for each CPU, while @registered
  * @tracepoint: where it was found; it stays, as the kernel does
  * @exit: of a hook: ours; on the hook's list while @registered
@@ -118,6 +120,7 @@ struct tracepoint;
  * @hits: those passed over included
  * @runs: how often the program ran
  * @recursed: hits that found another program running on their CPU
+ * @failed: calls that the part at the entry could not do
  */
 struct dpb_place {
 	struct dpb_program *program;
@@ -126,6 +129,7 @@ struct dpb_place {
 	char *symbol;
 	u64 offset;
 	struct kprobe kprobe;
+	struct kretprobe kretprobe;
 	struct perf_event * __percpu *watch;
 	struct tracepoint *tracepoint;
 	struct dprobes_exit exit;
@@ -141,6 +145,7 @@ struct dpb_place {
 	atomic64_t hits;
 	atomic64_t runs;
 	atomic64_t recursed;
+	atomic64_t failed;
 };
 
 /**
@@ -204,7 +209,8 @@ int dpb_load(struct dpb_session *session, struct dprobes_load __user *to);
 
 /* probe.c */
 void dpb_probes_init(struct dpb_program *program);
-void dpb_hit(struct dpb_place *place, struct pt_regs *regs);
+void dpb_hit(struct dpb_place *place, struct pt_regs *regs, u64 *kept);
+bool dpb_entered(struct dpb_place *place, struct pt_regs *regs, u64 *kept);
 void dpb_hit_words(struct dpb_place *place, const u64 *words, u64 ip);
 
 /* place.c */
@@ -235,6 +241,12 @@ void dpb_tracepoint_sync(void);
 int dpb_file_find(struct dpb_place *place);
 int dpb_file_enable(struct dpb_place *place);
 void dpb_file_remove(struct dpb_place *place);
+
+/* return.c */
+int dpb_return_find(struct dpb_place *place);
+int dpb_return_enable(struct dpb_place *place);
+u64 dpb_return_missed(const struct dpb_place *place);
+void dpb_return_remove(struct dpb_place *place);
 
 /* hook.c */
 extern struct mutex dpb_hooks_lock;

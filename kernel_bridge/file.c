@@ -19,7 +19,7 @@ static int dpb_file_hit(struct uprobe_consumer *consumer, struct pt_regs *regs)
 					       consumer);
 
 	preempt_disable();
-	dpb_hit(place, regs);
+	dpb_hit(place, regs, NULL);
 	preempt_enable();
 	return 0;
 }

@@ -117,18 +117,18 @@ enum dprobes_step dprobes_hook_run(struct dprobes_hook *hook,
 	preempt_enable_notrace();
 	return step;
 }
-NOKPROBE_SYMBOL(dprobes_hook_run);
 EXPORT_SYMBOL_GPL(dprobes_hook_run);
+NOKPROBE_SYMBOL(dprobes_hook_run);
 
 /* What a function is sent to that has to return: it does nothing else. */
 asmlinkage void dpb_just_return(void);
 asm(".pushsection .text\n"
-    ".type dpb_just_return, @function\n"
-    "dpb_just_return:\n"
-    ANNOTATE_NOENDBR
-    ASM_RET
-    ".size dpb_just_return, .-dpb_just_return\n"
-    ".popsection\n");
+	".type dpb_just_return, @function\n"
+	"dpb_just_return:\n"
+	ANNOTATE_NOENDBR
+	ASM_RET
+	".size dpb_just_return, .-dpb_just_return\n"
+	".popsection\n");
 NOKPROBE_SYMBOL(dpb_just_return);
 
 static int dpb_hook_kprobe_hit(struct kprobe *kprobe, struct pt_regs *regs)

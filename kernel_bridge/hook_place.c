@@ -12,7 +12,7 @@ static enum dprobes_step dpb_exit_hit(struct dprobes_exit *exit,
 	struct dpb_place *place = container_of(exit, struct dpb_place, exit);
 
 	if (event->regs)
-		dpb_hit(place, event->regs);
+		dpb_hit(place, event->regs, NULL);
 	else
 		dpb_hit_words(place, event->words, event->ip);
 	return DPROBES_CONTINUE;

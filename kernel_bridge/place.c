@@ -10,7 +10,8 @@
 /* The kernel calls it with preemption off, in any context. */
 static int dpb_kprobe_hit(struct kprobe *kprobe, struct pt_regs *regs)
 {
-	dpb_hit(container_of(kprobe, struct dpb_place, kprobe), regs);
+	dpb_hit(container_of(kprobe, struct dpb_place, kprobe), regs,
+		NULL);
 	return 0;
 }
 NOKPROBE_SYMBOL(dpb_kprobe_hit);
@@ -83,6 +84,9 @@ static const struct dpb_way dpb_ways[] = {
 	},
 	[DPROBES_HOOK] = { dpb_exit_add, dpb_exit_enable, dpb_exit_remove },
 	[DPROBES_FILE] = { dpb_file_find, dpb_file_enable, dpb_file_remove },
+	[DPROBES_LEAVE] = {
+		dpb_return_find, dpb_return_enable, dpb_return_remove,
+	},
 };
 
 /* NULL: of code or data. */
@@ -184,17 +188,24 @@ static void dpb_is_out(struct dpb_place *place, u64 missed)
 	place->address = 0;
 }
 
-/* Where that is next time is not for us to find out. */
+/* Whether it is found again by the name of a function in a module. */
+static bool dpb_may_wait(const struct dpb_place *place)
+{
+	return place->kind == DPROBES_CODE || place->kind == DPROBES_LEAVE;
+}
+
+/* It waits; where anything else is next time is not for us to find out. */
 static void dpb_has_gone(struct dpb_place *place)
 {
-	if (cmpxchg(&place->state, DPROBES_ACTIVE, DPROBES_FAILED) ==
-	    DPROBES_ACTIVE)
+	u32 now = dpb_may_wait(place) ? DPROBES_PENDING : DPROBES_FAILED;
+
+	if (cmpxchg(&place->state, DPROBES_ACTIVE, now) == DPROBES_ACTIVE &&
+	    now == DPROBES_FAILED)
 		place->error = ENODEV;
 }
 
 static void dpb_take_out_watch(struct dpb_place *place)
 {
-	dpb_has_gone(place);
 	/* No more hits come while the last ones are counted. */
 	dpb_watch_disable(place);
 	dpb_is_out(place, dpb_watch_missed(place));
@@ -222,15 +233,14 @@ void dpb_take_out(struct dpb_program *program, const struct module *module,
 
 		if (!place->registered || !dpb_goes(place, module, init_only))
 			continue;
+		dpb_has_gone(place);
 		if (dpb_is_watch(place)) {
 			dpb_take_out_watch(place);
 		} else if (dpb_way(place)) {
-			dpb_has_gone(place);
 			dpb_way(place)->remove(place);
 			dpb_is_out(place, 0);
 			traced |= place->kind == DPROBES_TRACEPOINT;
 		} else {
-			cmpxchg(&place->state, DPROBES_ACTIVE, DPROBES_PENDING);
 			program->together[count++] = &place->kprobe;
 		}
 	}
@@ -311,6 +321,7 @@ static bool dpb_is_valid(const struct dprobes_attach *attach)
 		return dpb_is_watch_valid(attach);
 	case DPROBES_TRACEPOINT:
 	case DPROBES_HOOK:
+	case DPROBES_LEAVE:
 		return dpb_is_name_valid(attach) && !attach->offset;
 	case DPROBES_FILE:
 		return attach->offset && !attach->address && dpb_is_nameless(attach);
@@ -338,7 +349,7 @@ static int dpb_place_first(struct dpb_place *place,
 			return -ENOMEM;
 	}
 	error = dpb_place(place);
-	if (error == -ENOENT && place->kind == DPROBES_CODE &&
+	if (error == -ENOENT && dpb_may_wait(place) &&
 	    dpb_module_may_come(place->symbol)) {
 		WRITE_ONCE(place->state, DPROBES_PENDING);
 		return 0;
@@ -389,12 +400,16 @@ int dpb_attach(struct dpb_program *program, const struct dprobes_attach *attach)
 
 static u64 dpb_missed(struct dpb_place *place)
 {
+	u64 before = place->missed + atomic64_read(&place->failed);
+
 	lockdep_assert_held(&place->program->lock);
 	if (place->registered && dpb_is_watch(place))
-		return place->missed + dpb_watch_missed(place);
+		return before + dpb_watch_missed(place);
 	if (place->registered && place->kind == DPROBES_CODE)
-		return place->missed + READ_ONCE(place->kprobe.nmissed);
-	return place->missed;
+		return before + READ_ONCE(place->kprobe.nmissed);
+	if (place->registered && place->kind == DPROBES_LEAVE)
+		return before + dpb_return_missed(place);
+	return before;
 }
 
 /**

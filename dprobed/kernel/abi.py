@@ -37,6 +37,7 @@ class Probe(ctypes.Structure):
         ("max_hits", _u32),
         ("minor", _u16),
         ("ex_mask", _u16),
+        ("split", _u32),
     )
 
 
@@ -200,6 +201,7 @@ class Kind(IntEnum):
     TRACEPOINT = 4
     HOOK = 5
     FILE = 6
+    LEAVE = 7
 
 
 class State(IntEnum):
@@ -269,6 +271,7 @@ def load_arrays(
                 max_hits=probe.max_hits,
                 minor=probe.minor,
                 ex_mask=probe.ex_mask,
+                split=probe.split,
             )
         )
         for probe in program.probes

@@ -354,6 +354,8 @@ def _missed(probe: ProbeDefinition, found: abi.Query) -> str:
         why.append(f"{found.recursed} while a program ran on the same processor")
     if found.missed:
         where = "in the handler of another probe"
+        if probe.returns:
+            where += ", because too many calls were running, or because its entry part failed"
         if probe.watchpoint is not None:
             where = "because too many came at once (/proc/sys/kernel/perf_event_max_sample_rate)"
         why.append(f"{found.missed} passed over by the kernel, {where}")
@@ -367,7 +369,7 @@ def _engine(probe: ProbeDefinition) -> str:
     for before in (TRACEPOINT, HOOK):
         if _place_of(probe).startswith(before):
             return before.removesuffix(":")
-    return "kprobe"
+    return "kretprobe" if probe.returns else "kprobe"
 
 
 def _place_of(probe: ProbeDefinition) -> str:
@@ -402,8 +404,6 @@ def _undone(program: Program, message: protocol.Insert) -> Iterator[str]:
         if _place_of(probe).startswith((TRACEPOINT, HOOK)) and _sets_registers(program, probe):
             what = _engine(probe)
             yield f"at a {what} there are no registers to alter: only its arguments are known"
-        if probe.returns:
-            yield f"{_place_of(probe)}: returns of functions of the kernel cannot be probed yet"
         if probe.logonfault:
             yield "`logonfault` is for processes: leave it out"
 

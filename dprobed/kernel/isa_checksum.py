@@ -5,4 +5,4 @@ from __future__ import annotations
 from typing import Final
 
 #: The checksum of ``kernel_bridge/interp/isa.h``.
-ISA: Final = 0x428B8ECB
+ISA: Final = 0x8B3F7528

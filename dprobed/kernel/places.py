@@ -140,8 +140,9 @@ def _code(probe: ProbeDefinition, number: int, header: Header, known: Known) -> 
             return _by_name(place, before, abi.Attach(probe=number, kind=kind))
     found = _CODE.fullmatch(probe.offset or "")
     if found is None:
-        place = probe.offset or probe.address
-        raise PlacingError(f"{place}: write the place as `function` or `function+N`")
+        raise PlacingError(
+            f"{probe.offset or probe.address}: write the place as `function` or `function+N`"
+        )
     module, name = module_name(header), found[1]
     there = known[name].get(module, ()) if module else _of_kernel(name, known)
     # The kernel would take one of them, and not say which.
@@ -151,7 +152,8 @@ def _code(probe: ProbeDefinition, number: int, header: Header, known: Known) -> 
     offset = int(found[2] or "0", 0)
     if offset >= 1 << 32:
         raise PlacingError("no function is that long")
-    made = abi.Attach(probe=number, kind=abi.Kind.CODE, offset=offset)
+    kind = abi.Kind.LEAVE if probe.returns else abi.Kind.CODE
+    made = abi.Attach(probe=number, kind=kind, offset=offset)
     return _with_name(made, f"{module}:{name}" if module else name)
 
 

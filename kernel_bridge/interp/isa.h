@@ -8,7 +8,7 @@
 #ifndef DP_ISA_H
 #define DP_ISA_H
 
-#define DP_ISA_CRC 0x428b8ecbu
+#define DP_ISA_CRC 0x8b3f7528u
 
 #define DP_STACK_WORDS 1024
 #define DP_CALL_FRAMES 32
@@ -26,6 +26,7 @@
 #define DP_OPERAND_IS_BIT 3
 #define DP_OPERAND_IS_FACILITY 4
 #define DP_OPERAND_IS_HOOK 5
+#define DP_KEPT_WORDS 8
 #define DP_REGS 27
 #define DP_VALUE_KINDS 12
 

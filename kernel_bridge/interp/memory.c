@@ -122,6 +122,18 @@ enum dp_step dp_push_argument(struct dp_machine *m, u32 number)
 }
 NOKPROBE_SYMBOL(dp_push_argument);
 
+enum dp_step dp_kept_word(struct dp_machine *m, u32 number, bool pops)
+{
+	u64 unused = 0, *word = m->kept ? &m->kept[number] : &unused;
+
+	if (pops)
+		*word = dp_pop(m);
+	else
+		dp_push(m, *word);
+	return DP_NEXT;
+}
+NOKPROBE_SYMBOL(dp_kept_word);
+
 enum dp_step dp_push_symbol(struct dp_machine *m, bool tls)
 {
 	u64 word = m->program->symbols[dp_operand(m->program->code, m->pc)];

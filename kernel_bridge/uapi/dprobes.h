@@ -54,6 +54,8 @@ struct dprobes_version {
  * @max_hits: hits run before it is disabled, 0: no limit
  * @minor: number of its records
  * @ex_mask: which exceptions reach handlers
+ * @split: of one at a return: code offset of what runs there, if what is before
+ *	it runs at the function's entry; else 0
  */
 struct dprobes_probe {
 	__u32 entry;
@@ -63,6 +65,7 @@ struct dprobes_probe {
 	__u32 max_hits;
 	__u16 minor;
 	__u16 ex_mask;
+	__u32 split;
 };
 
 /**
@@ -157,6 +160,7 @@ enum dprobes_kind {
 	DPROBES_TRACEPOINT,		/* a tracepoint of the kernel itself */
 	DPROBES_HOOK,			/* a hook: the program is an exit on it */
 	DPROBES_FILE,			/* an instruction of a file: a uprobe */
+	DPROBES_LEAVE,			/* where a function is left: a kretprobe */
 };
 
 /**
@@ -168,7 +172,7 @@ enum dprobes_kind {
  * @length: of data: 1, 2, 4 or 8 bytes, which @address is a multiple of
  *	(executed: 1); of a file: an open descriptor of it; else 0
  * @pad: 0
- * @symbol: of code: function of the kernel or of a module, or
+ * @symbol: of code or a return: function of the kernel or of a module, or
  *	"module:function"; of a tracepoint or a hook: its name; else empty
  */
 struct dprobes_attach {
@@ -202,7 +206,8 @@ enum dprobes_state {
  * @hits: hits, those passed over included
  * @runs: how often its program ran
  * @recursed: hits while a program ran on the same CPU; none ran
- * @missed: hits that the kernel itself passed over
+ * @missed: hits that the kernel itself passed over, and calls whose entry part
+ *	failed
  */
 struct dprobes_query {
 	__u32 probe;

@@ -220,7 +220,7 @@ class FakeKernel:
                 code = errno.EUSERS if place in HOOKS else errno.ENOENT
                 raise OSError(code, os.strerror(code))
             place = f"{HOOKS[place]:#x}"
-        elif argument.kind != abi.Kind.CODE:
+        elif argument.kind not in (abi.Kind.CODE, abi.Kind.LEAVE):
             place = f"{argument.address:#x}"
             taken = [each for each in program.placed.values() if each.startswith("0x")]
             if len(taken) == 4:

@@ -376,6 +376,20 @@ def test_tracepoints(run: Run) -> None:
     run(script)
 
 
+def test_returns(run: Run) -> None:
+    async def script(daemon: FakeDaemon, kernel: FakeKernel) -> None:
+        root = FakeClient(0)
+        await _follow(daemon, root)
+        source = HEAD + "offset = schedule\nat = return\nentry:\npush 7\npop e,2\nreturn:\n"
+        found = await _insert(daemon, root, source + "push e,2\nlog 1\nexit trace\n")
+        assert [(each.state, each.engine) for each in found.probes] == [("active", "kretprobe")]
+        kernel.hit("schedule")
+        (record,) = await _records(root, 1)
+        assert record["log"] == [{"words": [7]}]
+
+    run(script)
+
+
 def test_hooks(run: Run) -> None:
     async def script(daemon: FakeDaemon, kernel: FakeKernel) -> None:
         root = FakeClient(0)

@@ -171,6 +171,19 @@ def test_placing_at_a_hook(machine: Machine, device: Device) -> None:
     check(remove_module(machine, "dpexits"))
 
 
+def test_placing_at_a_return(machine: Machine, device: Device) -> None:
+    loaded = device.load(PROGRAM, facilities={"mine": 9})
+
+    def attempt() -> None:
+        assert (loaded.state(), loaded.query().address) == (State.COMPILED, 0)
+        loaded.attach(PLACE, kind=Kind.LEAVE)
+
+    # Its name, registering, enabling.
+    assert _each_step(machine, attempt) == 3
+    assert loaded.state() is State.ACTIVE
+    loaded.close()
+
+
 def test_placing_in_a_file(machine: Machine, device: Device) -> None:
     loaded = device.load(PROGRAM, facilities={"mine": 9})
     fd = check(path(machine, "/init", 0))

@@ -29,8 +29,7 @@ from tests.unit.program.exec.test_generated_programs import (
 )
 
 CASES = [case for case in all_cases() if not case.refused]
-#: The kernel has no return probes yet.
-RUN = [case for case in CASES if not case.accepted and case.probe.get("at") != "return"]
+RUN = [case for case in CASES if not case.accepted]
 KERNEL = [case for case in CASES if case.accepted]
 #: Programs that are drawn; `make drawn` draws more.
 DRAWN = int(os.environ.get("DPROBED_DRAWN", "1000"))
@@ -134,12 +133,12 @@ def _used(cases: list[Case]) -> Iterator[str]:
 
 def test_every_instruction_was_run() -> None:
     there = [case for case in RUN if _fpu(assemble(case.source(), case.place)) is None]
-    missing = {"push f,argument", "push e,kept", "pop e,kept"}
+    missing = {"push f,argument"}
     assert {i.key for i in INSTRUCTIONS if not i.kernel_only} - missing <= set(_used(there))
 
 
 @drawing(DRAWN)
-@given(programs(returns=False))
+@given(programs())
 def test_drawn_programs_agree(c_interpreter: CInterpreter, program: Program) -> None:
     verified(program)
     context = drawn_context()
