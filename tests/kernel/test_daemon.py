@@ -20,6 +20,8 @@ from dprobed.kernel import places
 from dprobed.kernel.backend import KernelBackends
 from dprobed.kernel.device import DeviceError, Hit, KernelProgram
 from dprobed.policy.config import Config
+from dprobed.policy.model import Rights
+from dprobed.policy.rights import Right
 from dprobed.program.bytecode import encode
 from dprobed.program.rpn.parser import assemble
 from dprobed.wire import messages, protocol
@@ -44,14 +46,16 @@ def kernel(c_interpreter: CInterpreter) -> Iterator[FakeKernel]:
 
 @pytest.fixture
 def run(tmp_path: Path, kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Runs a script against root's daemon, and ends that: no program may be left in the kernel."""
+    """Runs a script against root's daemon, and ends that: no program may be left in the kernel.
+    User 77 may observe it."""
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setenv("DPROBED_JOURNAL_SOCKET", str(tmp_path / "none"))
 
     def run(script: Script) -> None:
         async def main() -> None:
             backends = KernelBackends(kernel.calls)
-            daemon = FakeDaemon(Config(tmp_path / "policies.d"), backends)
+            given = Rights(users={77: frozenset({Right.OBSERVE})})
+            daemon = FakeDaemon(Config(tmp_path / "policies.d", kernel=given), backends)
             try:
                 await script(daemon, kernel)
             finally:
@@ -482,6 +486,33 @@ def test_only_root_may(run: Run) -> None:
             await _insert(daemon, FakeClient(1000), COUNT)
         await _insert(daemon, FakeClient(0), COUNT)
         assert (await daemon.query(FakeClient(1000))).probes == []
+
+    run(script)
+
+
+def test_whom_the_configuration_names_may(run: Run) -> None:
+    async def script(daemon: FakeDaemon, kernel: FakeKernel) -> None:
+        named, root = FakeClient(77), FakeClient(0)
+        await _follow(daemon, named)
+        await _insert(daemon, root, COUNT)
+        inserted = await _insert(daemon, named, HEAD + "offset = schedule\npush 5\nlog 1\nexit")
+        kernel.hit("schedule", pid=5)
+        # Only what is the user's own is seen, and can be taken out.
+        (record,) = await _records(named, 1)
+        assert record["log"] == [{"words": [5]}]
+        assert [each.probe for each in (await daemon.query(named)).probes] == [0]
+        assert len((await daemon.query(root)).probes) == 2
+        altering = HEAD + "offset = schedule\npush 1\npop r,rax\nexit"
+        with pytest.raises(Refusal, match="user 77 may not alter the kernel: x0 needs alter for"):
+            await _insert(daemon, named, altering)
+        for number, count in ((1, 0), (inserted.programs[0].number, 1)):
+            remove = messages.Remove(id=5, select=messages.Select(number=number))
+            try:
+                removed = len((await daemon.ask(named, remove, messages.Removed)).probes)
+            except Refusal:
+                removed = 0
+            assert removed == count
+        assert len(kernel.programs()) == 1
 
     run(script)
 
