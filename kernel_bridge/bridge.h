@@ -108,6 +108,7 @@ struct tracepoint;
  * @tracepoint: where it was found; it stays, as the kernel does
  * @exit: of a hook: ours; on the hook's list while @registered
  * @consumer: of a file: ours; the kernel's while @registered
+ * @uprobe: the kernel's of that
  * @file: where that is, while @registered
  * @length: of data; of a file, the descriptor that it was given as
  * @handled: of data: how often the kernel has told of a hit
@@ -134,6 +135,7 @@ struct dpb_place {
 	struct tracepoint *tracepoint;
 	struct dprobes_exit exit;
 	struct uprobe_consumer consumer;
+	struct uprobe *uprobe;
 	struct path file;
 	u32 length;
 	atomic64_t handled;

@@ -9,11 +9,44 @@
 #include <linux/fs.h>
 #include <linux/namei.h>
 #include <linux/uprobes.h>
+#include <linux/version.h>
 
 #include "bridge.h"
 
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 12, 0)
+static int dpb_uprobe_register(struct dpb_place *place)
+{
+	return uprobe_register(d_real_inode(place->file.dentry), place->offset,
+			       &place->consumer);
+}
+
+static void dpb_uprobe_unregister(struct dpb_place *place)
+{
+	uprobe_unregister(d_real_inode(place->file.dentry), place->offset,
+			  &place->consumer);
+}
+#else
+static int dpb_uprobe_register(struct dpb_place *place)
+{
+	place->uprobe = uprobe_register(d_real_inode(place->file.dentry),
+					place->offset, 0, &place->consumer);
+	return PTR_ERR_OR_ZERO(place->uprobe);
+}
+
+static void dpb_uprobe_unregister(struct dpb_place *place)
+{
+	uprobe_unregister_nosync(place->uprobe, &place->consumer);
+	uprobe_unregister_sync();
+}
+#endif
+
 /* The kernel calls it in the task that was hit, which could sleep. */
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 13, 0)
 static int dpb_file_hit(struct uprobe_consumer *consumer, struct pt_regs *regs)
+#else
+static int dpb_file_hit(struct uprobe_consumer *consumer, struct pt_regs *regs,
+			__u64 *data)
+#endif
 {
 	struct dpb_place *place = container_of(consumer, struct dpb_place,
 					       consumer);
@@ -59,14 +92,12 @@ int dpb_file_find(struct dpb_place *place)
  */
 int dpb_file_enable(struct dpb_place *place)
 {
-	struct inode *inode = d_real_inode(place->file.dentry);
 	int error;
 
 	lockdep_assert_held(&place->program->lock);
 	memset(&place->consumer, 0, sizeof(place->consumer));
 	place->consumer.handler = dpb_file_hit;
-	error = dpb_fails() ? -ENOMEM :
-		uprobe_register(inode, place->offset, &place->consumer);
+	error = dpb_fails() ? -ENOMEM : dpb_uprobe_register(place);
 	if (!error)
 		return 0;
 	path_put(&place->file);
@@ -82,7 +113,6 @@ int dpb_file_enable(struct dpb_place *place)
 void dpb_file_remove(struct dpb_place *place)
 {
 	lockdep_assert_held(&place->program->lock);
-	uprobe_unregister(d_real_inode(place->file.dentry), place->offset,
-			  &place->consumer);
+	dpb_uprobe_unregister(place);
 	path_put(&place->file);
 }

@@ -132,7 +132,6 @@ static const struct file_operations dpb_fops = {
 	.open = dpb_open,
 	.release = dpb_release,
 	.unlocked_ioctl = dpb_ioctl,
-	.llseek = no_llseek,
 };
 
 static struct miscdevice dpb_device = {

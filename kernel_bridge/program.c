@@ -515,5 +515,4 @@ static const struct file_operations dpb_program_fops = {
 	.read = dpb_program_read,
 	.poll = dpb_program_poll,
 	.unlocked_ioctl = dpb_program_ioctl,
-	.llseek = no_llseek,
 };
