@@ -266,6 +266,7 @@ bool dpb_name_program(const struct dprobes_exit *exit, char *name, size_t size);
 int dpb_exit_add(struct dpb_place *place);
 int dpb_exit_enable(struct dpb_place *place);
 void dpb_exit_remove(struct dpb_place *place);
+bool dpb_exit_is_off(const struct dpb_place *place);
 
 /* hook_proc.c */
 int dpb_hooks_init(void);

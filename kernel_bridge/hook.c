@@ -432,7 +432,7 @@ static void dpb_deregister_exit(struct dprobes_exit *exit)
 	list_del_rcu(&exit->list);
 	/* It waits until nobody comes to the exit on the list any more. */
 	dpb_disarm_exits(&exit, 1);
-	exit->hook = NULL;
+	WRITE_ONCE(exit->hook, NULL);
 	module_put(kept);
 }
 

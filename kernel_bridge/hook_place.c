@@ -88,6 +88,18 @@ void dpb_exit_remove(struct dpb_place *place)
 	dprobes_exit_deregister(&place->exit);
 }
 
+/**
+ * dpb_exit_is_off() - whether the hook was taken away by who had it
+ * @place: it was registered
+ *
+ * Return: as the name says.
+ */
+bool dpb_exit_is_off(const struct dpb_place *place)
+{
+	lockdep_assert_held(&place->program->lock);
+	return !READ_ONCE(place->exit.hook);
+}
+
 bool dp_env_callk(struct dp_env *env, u64 number, const u64 *words, u64 *value)
 {
 	struct dprobes_event event = {};

@@ -427,6 +427,11 @@ int dpb_query(struct dpb_program *program, struct dprobes_query *query)
 		return -EINVAL;
 	place = &program->places[query->probe];
 	mutex_lock(&program->lock);
+	if (place->registered && place->kind == DPROBES_HOOK &&
+	    dpb_exit_is_off(place)) {
+		dpb_has_gone(place);
+		dpb_is_out(place, 0);
+	}
 	query->state = READ_ONCE(place->state);
 	query->error = place->error;
 	query->address = place->address;

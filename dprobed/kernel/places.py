@@ -51,7 +51,10 @@ _ERRORS: Final = {
         "the four debug registers of a processor are in use",
     ),
     errno.EUSERS: (State.EXCLUDED, "the hook takes one exit only, and has one"),
-    errno.ENODEV: (State.FAILED, "the module that had it was removed: insert the program again"),
+    errno.ENODEV: (
+        State.FAILED,
+        "the module that had it was removed, or its hook: insert the program again",
+    ),
 }
 
 

@@ -242,7 +242,7 @@ def number_error(keyword: Keyword, value: int) -> str | None:
 def no_entry(place: str) -> bool:
     """Whether a place as written cannot be where a function begins."""
     into = re.search(rf"[+-]({_NUMBER})\Z", place, re.ASCII)
-    return place.startswith(TRACEPOINT) or (into is not None and int(into[1], 0) != 0)
+    return place.startswith((TRACEPOINT, HOOK)) or (into is not None and int(into[1], 0) != 0)
 
 
 def _has_length(address: str) -> bool:

@@ -200,7 +200,7 @@ enum dprobes_state {
  * @probe: in: which one
  * @state: enum dprobes_state
  * @error: of a failed one: why, a number as DPROBES_ATTACH would fail with;
- *	ENODEV: the module with the data was removed
+ *	ENODEV: the module with the data, or the hook, was removed
  * @pad: in and out: 0
  * @address: where it is, 0: not placed
  * @hits: hits, those passed over included

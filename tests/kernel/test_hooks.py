@@ -372,6 +372,8 @@ def test_a_program_on_hooks_that_are_taken(
     machine.call(GETPPID)
     assert not loaded.ready()
     assert hook(machine, "dpexits_plain")[1] == []
+    query = loaded.query()
+    assert (query.state, query.error, query.address) == (State.FAILED, errno.ENODEV, 0)
     loaded.close()
 
 
