@@ -448,7 +448,8 @@ def _functions() -> list[Instruction]:
         )  # fmt: skip
 
     return [
-        one("push a", 0xA0, "Push an integer or pointer argument, counted from 0. At entry only.",
+        one("push a", 0xA0, "Push an integer or pointer argument of the function that is entered, "
+            "or an argument of the static probe, counted from 0.",
             Operand.ARGUMENT, pushes=1, raises=_ADDR),
         one("push f", 0xA1, "Push the low word of a floating argument, counted from 0. At entry "
             "only.", Operand.FLOAT, pushes=1),

@@ -15,7 +15,7 @@ import msgspec
 
 from dprobed.program.exceptions import ExCode
 from dprobed.program.isa import MAX_VARIABLES
-from dprobed.program.model import Header, ProbeDefinition
+from dprobed.program.model import STATIC, Header, ProbeDefinition
 from dprobed.program.values import MAX_NAME
 
 _POSITIVE = (1 << 31) - 1
@@ -99,9 +99,9 @@ PROBE: Final[dict[str, Keyword]] = {
         Keyword(
             "offset",
             Value.PLACE,
-            "Where the probe is: `symbol`, `symbol+n`, `symbol-n`, `file.c:line` or an offset in "
-            "the file; in the kernel `symbol`, `symbol+n`, `tracepoint:name` or "
-            "`hook:name`.",
+            "Where the probe is: `symbol`, `symbol+n`, `symbol-n`, `file.c:line`, an offset in the "
+            "file or `usdt:provider:name`, each place of a static probe; in the kernel `symbol`, "
+            "`symbol+n`, `tracepoint:name` or `hook:name`.",
         ),
         Keyword(
             "address",
@@ -169,7 +169,10 @@ _SYMBOL = r"[A-Za-z_.$?][\w.$@?]*"
 #: ``symbol``, or ``file.c:symbol`` for a local one, and an offset into it.
 _IN_SYMBOL = rf"(?:[\w./+-]+\.[A-Za-z0-9+]+:)?{_SYMBOL}(?:[+-]{_NUMBER})?"
 #: Patterns, compiled by who reads source text: daemons and tracers import this, too, and do not.
-_PLACE = rf"{_NUMBER}|{_IN_SYMBOL}|[^\s:\"]+:[1-9][0-9]*|(?:{TRACEPOINT}|{HOOK})[A-Za-z_]\w*"
+_PLACE = (
+    rf"{_NUMBER}|{_IN_SYMBOL}|[^\s:\"]+:[1-9][0-9]*"
+    rf"|(?:{TRACEPOINT}|{HOOK})[A-Za-z_]\w*|{STATIC}[\w.-]+:[\w.-]+"
+)
 _ADDRESS = rf"(?:{_NUMBER}|{_IN_SYMBOL})(?::[1-9][0-9]*)?"
 _PLAIN = re.compile(r"[\w.$@?+/:~-]+")
 _VARIABLE = re.compile(rf"[A-Za-z_]\w{{0,{MAX_NAME - 1}}}", re.ASCII)
@@ -242,7 +245,8 @@ def number_error(keyword: Keyword, value: int) -> str | None:
 def no_entry(place: str) -> bool:
     """Whether a place as written cannot be where a function begins."""
     into = re.search(rf"[+-]({_NUMBER})\Z", place, re.ASCII)
-    return place.startswith((TRACEPOINT, HOOK)) or (into is not None and int(into[1], 0) != 0)
+    named = (TRACEPOINT, HOOK, STATIC)
+    return place.startswith(named) or (into is not None and int(into[1], 0) != 0)
 
 
 def _has_length(address: str) -> bool:
@@ -284,6 +288,8 @@ def definition_errors(header: Header, probe: ProbeDefinition) -> Sequence[tuple[
     if not header.kernel and place.startswith((TRACEPOINT, HOOK)) and not place[-1:].isdigit():
         what = place.partition(":")[0]
         found.append(("offset", f"a process has no {what}s", "write modtype = kernel"))
+    if header.kernel and probe.is_static:
+        found.append(("offset", "only processes have static probes", "drop the modtype"))
     if probe.heap > header.heapmax:
         found.append(
             (

@@ -23,6 +23,10 @@ from dprobed.program.isa import Instruction, Operand, decode_at
 _FUNCTION: Final = re.compile(r"[A-Za-z_][\w$]*")
 
 
+#: Before the provider and the name of a static probe, which is a place.
+STATIC: Final = "usdt:"
+
+
 class Header(msgspec.Struct, frozen=True):
     """What holds for a whole program; the defaults are those of the language.
 
@@ -89,6 +93,11 @@ class ProbeDefinition(msgspec.Struct, frozen=True):
     def start(self) -> int:
         """Where the code begins that runs when it fires."""
         return self.split or self.entry
+
+    @property
+    def is_static(self) -> bool:
+        """Whether its place is a static probe (USDT)."""
+        return (self.offset or "").startswith(STATIC)
 
     @property
     def function(self) -> str:

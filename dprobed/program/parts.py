@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from dprobed.program.decoded import Decoded, FlowFinding
+from dprobed.program.decoded import Decoded, FlowFinding, decoded_code
 from dprobed.program.isa import Instruction, Operand
 from dprobed.program.keywords import no_entry
 from dprobed.program.model import ProbeDefinition, Program
@@ -29,6 +29,22 @@ def part_findings(program: Program, code: Sequence[Decoded]) -> list[FlowFinding
                 if wrong is not None:
                     found.setdefault(decoded.offset, FlowFinding(decoded.offset, *wrong))
     return [found[offset] for offset in sorted(found)]
+
+
+def argument_count(program: Program, probe: ProbeDefinition) -> int:
+    """How many arguments of a static probe a probe asks for: one more than the last of them."""
+    if not probe.is_static:
+        return 0
+    at = {decoded.offset: decoded for decoded in decoded_code(program.code)}
+    return max(
+        (
+            decoded.operands[0] + 1
+            for start in (probe.entry, probe.start)
+            for decoded in _reached(at, start)
+            if decoded.instruction.operands[:1] == (Operand.ARGUMENT,)
+        ),
+        default=0,
+    )
 
 
 def takes_arguments(program: Program, probe: ProbeDefinition) -> bool:
@@ -65,6 +81,9 @@ def _wrong(
         if probe.returns and not entry_part:
             hint = "keep it in the entry part by `pop e,0`, and `push e,0` here"
             return f"{written} at the return: the arguments are gone", hint
+        if probe.is_static:
+            hint = "`push a` gives each of a static probe's arguments"
+            return None if kind is Operand.ARGUMENT else (f"{written} at a static probe", hint)
         if probe.watchpoint is not None:
             return f"{written} at a watchpoint, which is no function's entry", "push a register"
         place = probe.offset or probe.address or ""

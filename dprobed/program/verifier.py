@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from dprobed.program.decoded import Decoded
+from dprobed.program.decoded import Decoded, decoded_code
 from dprobed.program.disassembler import format_instruction
 from dprobed.program.exits import DUMP
 from dprobed.program.flow import Analysis
@@ -26,7 +26,6 @@ from dprobed.program.isa import (
     DecodeError,
     Flow,
     Operand,
-    decode_at,
 )
 from dprobed.program.keywords import (
     HEADER,
@@ -97,7 +96,7 @@ def check(program: Program, broken: frozenset[int] = frozenset()) -> list[Findin
         )
         return findings
     try:
-        code = _decode(program.code, broken)
+        code = decoded_code(program.code, broken)
     except DecodeError as error:
         return [*findings, Finding(error.message, offset=error.offset)]
     for decoded in code:
@@ -111,16 +110,6 @@ def check(program: Program, broken: frozenset[int] = frozenset()) -> list[Findin
         wrong = frozenset(finding.offset for finding in findings if finding.offset is not None)
         findings += _check_flow(program, code, wrong)
     return findings
-
-
-def _decode(code: bytes, broken: frozenset[int]) -> list[Decoded]:
-    found = []
-    offset = 0
-    while offset < len(code):
-        instruction, operands, following = decode_at(code, offset)
-        found.append(Decoded(offset, instruction, operands, following, offset in broken))
-        offset = following
-    return found
 
 
 # -- header, definitions, tables ---------------------------------------------------------------

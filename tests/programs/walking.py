@@ -61,6 +61,7 @@ class WalkingExecutor:
             probe.heap,
             self.numbers,
             program.names,
+            probe.is_static,
         )
         return lower(unit, self._static)
 
@@ -414,6 +415,15 @@ def _guard_run(hit: _Hit, op: ir.GuardRun) -> None:
 
 def _packed(words: Sequence[int]) -> bytes:
     return b"".join(word.to_bytes(8, "little") for word in words)
+
+
+@walks(ir.ReadArgument)
+def _read_argument(hit: _Hit, op: ir.ReadArgument) -> None:
+    try:
+        hit.set(op.result, hit.context.arguments[op.index](hit.context))
+    except MemoryFault as fault:
+        hit.set(op.address, fault.address)
+        hit.fail(op.fault)
 
 
 @walks(ir.ReadKept)

@@ -39,18 +39,23 @@ class Registers(Protocol):
     def __setitem__(self, index: int, value: int, /) -> None: ...
 
 
+#: Reads an argument of a static probe at one of its places; raises MemoryFault.
+Reader = Callable[["Context"], int]
+
+
 class Context(Protocol):
     """One hit of one probe, as the executor of its program sees it.
 
     ``regs[USER_REGS.index("rip")]`` is the address of the probed instruction; a program that
     stores another value there makes the thread go on at that address. ``fpregs()`` is the
     512-byte FXSAVE image (Intel SDM vol. 1, table 10-2); who alters it sets ``fp_dirty``.
-    ``kept``: ``KEPT_WORDS`` words, which the entry part of a return probe leaves for its return
-    part; all 0 before it runs.
+    ``arguments``: what reads those of a static probe. ``kept``: ``KEPT_WORDS`` words, which the
+    entry part of a return probe leaves for its return part; all 0 before it runs.
     """
 
     regs: Registers
     fp_dirty: bool
+    arguments: Sequence[Reader]
     kept: list[int]
 
     @property

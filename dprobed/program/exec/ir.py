@@ -269,6 +269,18 @@ class GuardRun(msgspec.Struct):
 # -- the log and the outcome ------------------------------------------------------------------
 
 
+class ReadArgument(msgspec.Struct):
+    """An argument of the static probe that was hit, where its place has it.
+
+    ``address``: gets the one that cannot be read, for ``fault``.
+    """
+
+    result: Temp
+    index: int
+    address: Temp
+    fault: Raise
+
+
 class ReadKept(msgspec.Struct):
     """A word that the entry part of this call's probe has left; 0 where it has left none."""
 
@@ -627,7 +639,7 @@ Op: TypeAlias = (
     | ReadFact | ReadName | ReadRegister | WriteRegister | ReadFxsave | WriteFxsave
     | Load | Store | CheckAccess
     | ReadVariable | WriteVariable | AddToVariable | GuardRun
-    | ReadKept | WriteKept
+    | ReadArgument | ReadKept | WriteKept
     | ReadSymbol
     | LogWords | LogValue | LogStack | LogVariables | LogMemory | LogLength | LastItem | CutLog
     | SetNumber | Suspend | Resume | Charge

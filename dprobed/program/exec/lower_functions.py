@@ -1,6 +1,7 @@
 """Lowers the instructions about a function: its arguments, and what is kept until it returns.
 
-Arguments are where the System V calling convention has them when a function is entered.
+Arguments are where the System V calling convention has them when a function is entered; those of
+a static probe, where its place says.
 """
 
 from __future__ import annotations
@@ -23,7 +24,10 @@ _RSP: Final = USER_REGS.index("rsp")
 @lowers("push a,argument")
 def _push_integer(to: Lowering, step: Step) -> None:
     number, result = step.operands[0], to.new()
-    if number < len(_INTEGERS):
+    if to.unit.static_probe:
+        address = to.new()
+        to.add(ir.ReadArgument(result, number, address, to.fault(ExCode.INVALID_ADDR, address)))
+    elif number < len(_INTEGERS):
         to.add(ir.ReadRegister(result, _INTEGERS[number], WORD_MASK))
     else:
         # The return address is on the top of the stack, the arguments behind it.

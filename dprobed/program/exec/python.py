@@ -146,7 +146,14 @@ class PythonExecutor:
             code, start = code[begins:end], begins
         entry = begins - start
         unit = Unit(
-            program.header, code, entry, probe.ex_mask, probe.heap, self._numbers, program.names
+            program.header,
+            code,
+            entry,
+            probe.ex_mask,
+            probe.heap,
+            self._numbers,
+            program.names,
+            probe.is_static,
         )
         return unit, start
 
