@@ -157,26 +157,32 @@ enum dprobes_step dprobes_hook_run(struct dprobes_hook *hook,
  */
 #define DPROBES_AT(hook, ...) do {					\
 	if (static_branch_unlikely(&(hook).active)) {			\
-		struct dprobes_event event = { .words = { __VA_ARGS__ } }; \
+		struct dprobes_event __event = {			\
+			.words = { __VA_ARGS__ },			\
+		};							\
 									\
-		dprobes_hook_run(&(hook), &event);			\
+		dprobes_hook_run(&(hook), &__event);			\
 	}								\
 } while (0)
 
 #define DPROBES_AT_OR_RETURN(hook, type, ...) do {			\
 	if (static_branch_unlikely(&(hook).active)) {			\
-		struct dprobes_event event = { .words = { __VA_ARGS__ } }; \
+		struct dprobes_event __event = {			\
+			.words = { __VA_ARGS__ },			\
+		};							\
 									\
-		if (dprobes_hook_run(&(hook), &event) == DPROBES_RETURN) \
-			return (type)event.value;			\
+		if (dprobes_hook_run(&(hook), &__event) == DPROBES_RETURN) \
+			return (type)__event.value;			\
 	}								\
 } while (0)
 
 #define DPROBES_AT_OR_RETURN_VOID(hook, ...) do {			\
 	if (static_branch_unlikely(&(hook).active)) {			\
-		struct dprobes_event event = { .words = { __VA_ARGS__ } }; \
+		struct dprobes_event __event = {			\
+			.words = { __VA_ARGS__ },			\
+		};							\
 									\
-		if (dprobes_hook_run(&(hook), &event) == DPROBES_RETURN) \
+		if (dprobes_hook_run(&(hook), &__event) == DPROBES_RETURN) \
 			return;						\
 	}								\
 } while (0)

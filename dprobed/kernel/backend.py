@@ -353,12 +353,14 @@ def _missed(probe: ProbeDefinition, found: abi.Query) -> str:
     if found.recursed:
         why.append(f"{found.recursed} while a program ran on the same processor")
     if found.missed:
-        where = "in the handler of another probe"
-        if probe.returns:
-            where += ", because too many calls were running, or because its entry part failed"
+        what = "passed over by the kernel, in the handler of another probe"
         if probe.watchpoint is not None:
-            where = "because too many came at once (/proc/sys/kernel/perf_event_max_sample_rate)"
-        why.append(f"{found.missed} passed over by the kernel, {where}")
+            what = "passed over by the kernel, because too many came at once"
+            what += " (/proc/sys/kernel/perf_event_max_sample_rate)"
+        elif probe.returns:
+            what = "whose call was made in the handler of another probe, or beside too many "
+            what += "others, or which the entry part failed on"
+        why.append(f"{found.missed} {what}")
     return "missed: " + ", ".join(why) if why else ""
 
 
