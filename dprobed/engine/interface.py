@@ -45,7 +45,6 @@ class Location(msgspec.Struct, frozen=True):
     size: int = 0
     semaphore: int = 0
     arguments: tuple[Reader, ...] = ()
-    size: int = 0
 
 
 class Plan(msgspec.Struct, frozen=True):

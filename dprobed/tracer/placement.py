@@ -319,7 +319,6 @@ class Placement:
     ) -> list[Spot] | Unplaced:
         if probe.watchpoint is not None:
             return self._watch(loaded, probe, probe.watchpoint)
-        asked, at_entry = argument_count(program, probe), needs_entry(program, probe)
         file = loaded.file()
         places = file.resolve(_spec(loaded, probe))
         spots: list[Spot] = []
@@ -348,7 +347,6 @@ class Placement:
                         size=there.size,
                         semaphore=_in_memory(there, there.semaphore, address),
                         arguments=_readers(there, address),
-                        size=there.size,
                     )
                 )
         if not spots:
