@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import random
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 from elftools.dwarf.callframe import FDE, ZERO
 from elftools.elf.elffile import ELFFile
+from elftools.elf.sections import SymbolTableSection
 
 from dprobed.binary.cfi import (
     AT,
@@ -108,8 +110,11 @@ def test_what_has_no_entry_has_no_rule(build_target: BuildTarget) -> None:
     program = build_target("stacks.c", "-O2")
     elf = ElfFile(os.open(program, os.O_RDONLY | os.O_CLOEXEC), str(program))
     with open(program, "rb") as file:
-        table: Any = ELFFile(file).get_section_by_name(".symtab")
-        bare, marked = (table.get_symbol_by_name(each)[0] for each in ("bare_frames", "marked"))
+        table = ELFFile(file).get_section_by_name(".symtab")
+        assert isinstance(table, SymbolTableSection)
+        bare, marked = (
+            (table.get_symbol_by_name(each) or [])[0] for each in ("bare_frames", "marked")
+        )
     rows = UnwindRows(elf)
     assert rule_at(rows, bare["st_value"]) is None
     assert rule_at(rows, marked["st_value"]) is not None
@@ -121,7 +126,7 @@ def test_a_file_without_any(tmp_path: Path, build_target: BuildTarget) -> None:
     program = build_target("stacks.c", "-O2")
     bare = tmp_path / "bare"
     removed = ("--remove-section=.eh_frame", "--remove-section=.eh_frame_hdr", "--strip-debug")
-    assert os.spawnvp(os.P_WAIT, "objcopy", ["objcopy", *removed, str(program), str(bare)]) == 0
+    subprocess.run(["objcopy", *removed, program, bare], check=True)
     block = rows_of(bare).block(0x1000)
     assert (block.start, block.addresses) == (0, [])
 
