@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from dprobed.daemon.connection import TakeAnswer
     from dprobed.daemon.deploy.deployments import Deployments
     from dprobed.daemon.identity import IdentityChanges
+    from dprobed.daemon.metrics.service import Metrics
     from dprobed.daemon.overview import Overview
     from dprobed.daemon.policy_reload import PolicyReload
     from dprobed.daemon.policy_requests import PolicyRequests
@@ -282,16 +283,21 @@ class Public(msgspec.Struct, frozen=True):
     service: ServiceManager
     overview: Overview
     adopting: Adopting
+    metrics: Metrics | None = None
 
     async def begin(self) -> None:
         """Insert the policies' auto-inserted programs, and start enforcing the policies."""
         if os.geteuid() == 0:  # Others do not serve several users.
             self.identities.start()
         await self.reload.begin()
+        if self.metrics is not None:
+            await self.metrics.begin()
 
     def stop(self) -> None:
         """Stop all insertion."""
         self.service.stopping()
+        if self.metrics is not None:
+            self.metrics.stop()
         self.deployments.stop()
         self.identities.stop()
 
@@ -342,11 +348,12 @@ def build_public(
     kept: Kept | None = None,
     hold_limit: float = HOLD_LIMIT,
     kernel: Backends | None = None,
+    metrics: socket.socket | None = None,
 ) -> App:
     """The daemon that listens; ``service``: what systemd gave it and is told (None: nothing).
 
     ``kept``: what it goes on with after a restart, and the next one after it. ``kernel``: None:
-    that of this machine.
+    that of this machine. ``metrics``: the listening socket where they are served, if they are.
     """
     # Here, because a private daemon needs none of it, and is to be ready at once. The last for the
     # day on which a tracer dies: then its targets cannot wait.
@@ -414,8 +421,29 @@ def build_public(
         deployments,
         core.tasks,
     )
-    public = Public(reload, identities, traces, deployments, service, overview, adopting)
+    public = Public(
+        reload,
+        identities,
+        traces,
+        deployments,
+        service,
+        overview,
+        adopting,
+        None if metrics is None else _metrics(metrics, core, deployments),
+    )
     return App(core, traced, table, server, public)
+
+
+def _metrics(sock: socket.socket, core: Core, deployments: Deployments) -> Metrics:
+    """What serves metrics at a socket, and counts what they are about."""
+    from dprobed.daemon.metrics.service import Metrics
+    from dprobed.daemon.metrics.snapshot import Counts
+
+    counts = Counts(
+        core.targets, core.dispatcher, deployments, core.clients, core.gate.audit.refusals
+    )
+    core.targets.counts = counts
+    return Metrics(sock, counts, core.targets, core.detaching, core.tasks)
 
 
 def _managing(

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable
+from typing import Final
 
 from dprobed import systemd_journal
 from dprobed.daemon.history import UserRates
@@ -24,9 +26,12 @@ class Audit:
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._rates = UserRates(now)
+        #: How many there were, logged or not, by kind.
+        self.refusals: Final[Counter[str]] = Counter()
 
     def deny(self, denial: Denial) -> None:
         """Log a refusal, within the rate limit of its user and cause."""
+        self.refusals["policy"] += 1
         silent = self._rates.take(denial.uid, f"{denial.rule}: {words(denial.missing)}")
         if silent is None:
             return

@@ -57,7 +57,7 @@ class Gate:
     ) -> None:
         self.process: Final = process
         self.store = store
-        self._audit = Audit()
+        self.audit: Final = Audit()
         self.history = History()
         self._serves_all = os.geteuid() == 0
 
@@ -129,7 +129,7 @@ class Gate:
         denial = self.denial(user, process, frozenset(wanted), reason_for(label, wanted))
         if denial is None:
             return ""
-        self._audit.deny(denial)
+        self.audit.deny(denial)
         return denial.text
 
     def _decide(self, pid: int) -> Decision:
@@ -159,7 +159,7 @@ class Gate:
         return process.uid, process.gid
 
     def _refuse(self, denial: Denial) -> NoReturn:
-        self._audit.deny(denial)
+        self.audit.deny(denial)
         raise Refusal(denial.text)
 
 

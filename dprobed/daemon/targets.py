@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, Protocol
 
 from dprobed.daemon.client import Client, Refusal
 from dprobed.daemon.exited import ExitedProcesses
@@ -12,6 +12,18 @@ from dprobed.daemon.kept import Kept
 from dprobed.daemon.target import DEFECT, InsertedProgram, Target
 from dprobed.daemon.variables import VariableSums, variables_of
 from dprobed.wire import messages, protocol
+
+
+class Leaving(Protocol):
+    """Is told of the last counters of what leaves (metrics/snapshot.py)."""
+
+    def taken_out(self, inserted: InsertedProgram) -> None:
+        """A program has left a process; its counters are its last."""
+        ...
+
+    def finished(self, target: Target) -> None:
+        """A target has ended, or was detached from."""
+        ...
 
 
 class Targets:
@@ -23,6 +35,8 @@ class Targets:
         self.kept: Final = kept or Kept()
         self.by_pid: Final[dict[int, Target]] = {}
         self.exited: Final = ExitedProcesses()
+        #: Who counts what leaves.
+        self.counts: Leaving | None = None
 
     def __contains__(self, pid: object) -> bool:
         """Whether a process is a target, or about to be attached."""
@@ -92,6 +106,12 @@ class Targets:
         target = self.by_pid.get(pid)
         return target.programs.get(number) if target is not None else None
 
+    def taken_out(self, inserted: InsertedProgram) -> None:
+        """A program has left a process, which may have ended."""
+        self.kept.drop(inserted)
+        if self.counts is not None:
+            self.counts.taken_out(inserted)
+
     def finish(self, target: Target, ended: protocol.Ended | None, failure: str) -> None:
         """A target has ended, was detached from, or lost its tracer (``failure``)."""
         if target.finished.is_set():
@@ -104,7 +124,9 @@ class Targets:
             target.fail(failure)
         target.finished.set()
         for inserted in target.programs.values():
-            self.kept.drop(inserted)
+            self.taken_out(inserted)
+        if self.counts is not None:
+            self.counts.finished(target)
         if target.tracer is not None:
             target.tracer.drop(target)
         if not target.attached:
