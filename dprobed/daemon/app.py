@@ -407,7 +407,7 @@ def build_public(
     policies = PolicyRequests(gate, store, reload.reload)
     usage = OwnUsage(resolvers.processes)
 
-    table = RequestTable(gate.commands, _UNKNOWN)
+    table = RequestTable(gate.commands, _UNKNOWN, gate.audit.refuse)
     _probing(table, core, traced, resolvers, deployments)
     table.add(messages.InsertKernel, traced.inserting.insert_kernel, for_root=_KERNEL)
     _managing(table, deployments, log, handlers, traces, policies, usage)

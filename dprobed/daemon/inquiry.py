@@ -7,7 +7,7 @@ from typing import Final, Protocol
 
 import msgspec
 
-from dprobed.daemon.client import Client, Refusal
+from dprobed.daemon.client import Client, Forbidden, Refusal
 from dprobed.daemon.detaching import Detaching
 from dprobed.daemon.doubts import Doubts
 from dprobed.daemon.gate import Gate
@@ -114,7 +114,8 @@ class Inquiry:
                 inserted for inserted in programs if not inserted.target.finished.is_set()
             ] or programs
             if not live:
-                raise Refusal(f"there is no program {number}; `dprobe programs` lists them")
+                text = f"there is no program {number}; `dprobe programs` lists them"
+                raise self._targets.missing(messages.Select(number=number, pid=pid), text)
             if len(live) > 1:
                 pids = ", ".join(str(inserted.target.pid) for inserted in live)
                 raise Refusal(f"program {number} is in several processes; name one of {pids}")
@@ -126,9 +127,11 @@ class Inquiry:
             self._gate.require(client, pid, Right.OBSERVE)
         others = (e for e in target.programs.values() if not self._gate.sees(client, e.uid))
         if request.reset and any(inserted.program.header.gvars for inserted in others):
-            raise Refusal(
+            raise Forbidden(
                 f"programs of other users in process {pid} use its globals too: only root may "
-                "reset them"
+                "reset them",
+                "another user's variables",
+                pid,
             )
         return target
 

@@ -41,7 +41,7 @@ class _Journal(logging.Handler):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether it goes to the journal."""
-        return self._everything or record.__dict__.get("DPROBE_EVENT") == "denied"
+        return self._everything or record.__dict__.get("DPROBE_EVENT") in ("denied", "refused")
 
     def emit(self, record: logging.LogRecord) -> None:
         """Make an entry of a message."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final, Protocol
 
-from dprobed.daemon.client import Client, Refusal
+from dprobed.daemon.client import Client, Forbidden, Refusal
 from dprobed.daemon.exited import ExitedProcesses
 from dprobed.daemon.gate import Gate
 from dprobed.daemon.kept import Kept
@@ -90,9 +90,20 @@ class Targets:
     def live(self, client: Client, pid: int) -> Target:
         """A target that the client may see; raises Refusal."""
         target = self.by_pid.get(pid)
-        if target is None or not self.sees(client, target):
-            raise Refusal(f"process {pid} is not traced by this daemon")
+        text = f"process {pid} is not traced by this daemon"
+        if target is None:
+            raise Refusal(text)
+        if not self.sees(client, target):
+            raise Forbidden(text, "another user's target", pid)
         return target
+
+    def missing(self, select: messages.Select, text: str) -> Refusal:
+        """The refusal of who sees no such program: it is noted where somebody else has one."""
+        there = (*self.exited, *self.by_pid.values())
+        programs = (inserted for target in there for inserted in target.programs.values())
+        if any(inserted.matches(select) for inserted in programs):
+            return Forbidden(text, "another user's program", select.pid)
+        return Refusal(text)
 
     def held(self, client: Client, pid: int) -> Target:
         """A target that this client has attached to; raises Refusal."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -26,6 +27,8 @@ _LISTING = Listing(
         ("socket", "socket"),
     ),
 )
+#: Nothing in it is syntax for gdb.
+_PLAIN: Final = re.compile(r"/[\w./+:@-]+", re.ASCII)
 
 
 def _state(found: messages.DebuggerInfo) -> str:
@@ -56,7 +59,11 @@ def _debugged(targets: list[messages.TargetInfo]) -> list[dict[str, Any]]:
 
 
 def gdb_command(pid: int, socket: str, more: tuple[str, ...] = ()) -> list[str]:
-    """The command line of gdb on a held process."""
+    """The command line of gdb on a held process; raises UserError."""
+    # The tracer chose the path, and runs as somebody else perhaps: for gdb `| command` is a place
+    # to connect to.
+    if not _PLAIN.fullmatch(socket):
+        raise UserError(f"process {pid}: its debugger's socket has an odd name: {socket!r}")
     command = ["gdb", "-q"]
     try:
         if Path(f"/proc/{pid}/root").samefile("/"):
@@ -64,7 +71,6 @@ def gdb_command(pid: int, socket: str, more: tuple[str, ...] = ()) -> list[str]:
             command += ["-iex", "set sysroot /"]
     except OSError:
         pass
-    # The tracer chose the path: nothing in it is syntax for gdb.
     return [*command, "-ex", f"target remote {socket}", *more]
 
 

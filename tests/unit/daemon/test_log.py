@@ -54,5 +54,5 @@ def test_every_kind_of_entry_is_explained() -> None:
     assert set(re.findall("@DPROBE_([A-Z_]+)@", text)) <= {
         *("VERSION", "UID", "PID", "RULE", "RULE_PLACE", "RIGHTS"),
         *("PROGRAM", "PROBES", "NUMBER", "CORE"),
-        *("BY_PID", "UNTIL", "SELECTION", "WHY", "TID", "THREADS"),
+        *("BY_PID", "UNTIL", "SELECTION", "WHY", "TID", "THREADS", "REQUEST"),
     }
