@@ -65,12 +65,14 @@ done
 "$staged/bin/python" -m compileall -q ${root:+-s "$root"} "$staged/lib"
 
 share=$root$prefix/share
-mkdir -p "$root$prefix/bin" "$share/man/man1" "$share/man/man8" \
+mkdir -p "$root$prefix/bin" \
     "$share/bash-completion/completions" "$share/zsh/site-functions" \
     "$share/fish/vendor_completions.d" "$share/doc/dprobed"
 ln -sf ../lib/dprobed/bin/dprobe ../lib/dprobed/bin/dprobed "$root$prefix/bin/"
-install -m 644 docs/man/dprobe.1 "$share/man/man1/"
-install -m 644 docs/man/dprobed.8 "$share/man/man8/"
+for section in 1 5 7 8; do
+    mkdir -p "$share/man/man$section"
+    install -m 644 docs/man/*.$section "$share/man/man$section/"
+done
 dprobe() { "$staged/bin/python" "$staged/bin/dprobe" "$@"; }
 dprobe completion bash >"$share/bash-completion/completions/dprobe"
 dprobe completion zsh >"$share/zsh/site-functions/_dprobe"
