@@ -11,6 +11,7 @@ from typing import Any, Final
 import click
 
 from dprobe.commands import options
+from dprobe.commands import pids as processes
 from dprobe.lib.errors import UserError
 from dprobe.view.tables import Listing, show
 from dprobed.wire import messages
@@ -85,13 +86,14 @@ examples:
 """,
 )
 @options.listing(_LISTING)
-@click.argument("pid", type=options.pid_type, required=False)
+@click.argument("pid", type=processes.OneProcess(), required=False, metavar="[PID|NAME]")
 @click.argument("gdb", nargs=-1, type=click.UNPROCESSED)
 @click.pass_obj
 def debug_command(
     socket: Path | None, pid: int | None, gdb: tuple[str, ...], json: bool, only: tuple[str, ...]
 ) -> None:
-    """List the processes held because a program ended with `exit debugger`, or start gdb on PID.
+    """List the processes held because a program ended with `exit debugger`, or start gdb on one, by
+    its number or name.
 
     Probes stay in, and work, while gdb is attached. When gdb detaches or ends, the process goes on.
     """
