@@ -67,6 +67,8 @@ class Kind(IntEnum):
     COPY = 9
     #: The signal mask of a thread (the address is its id) that makes a step for us.
     MASK = 10
+    #: The semaphore of a static probe, which is counted up by one; the data is what it was.
+    SEMAPHORE = 11
 
 
 class Change(msgspec.Struct, frozen=True):

@@ -82,6 +82,7 @@ demo | hunt | install | deb) ;;
     need groff-base command -v groff
     need elfutils command -v eu-stack
     need zstd command -v zstd
+    need systemtap-sdt-dev test -e /usr/include/x86_64-linux-gnu/sys/sdt.h
     need lldb command -v lldb
     need babeltrace2 command -v babeltrace2
     need python3-bt2 /usr/bin/python3 -c 'import bt2'

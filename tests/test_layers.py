@@ -35,14 +35,15 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "dprobed.wire": (),
     "dprobed.wire.messages": ("dprobed.wire", "dprobed.record"),
     "dprobed.wire.protocol": ("dprobed.wire",),
-    "dprobed.wire.resolver": (),
+    # where arguments are, for questions and answers alike
+    "dprobed.arch.x86_64": (),
+    "dprobed.wire.resolver": ("dprobed.arch.x86_64",),
     "dprobed.binary.errors": (),
     "dprobed.binary.numbers": ("dprobed.binary.errors",),
     "dprobed.binary.opening": ("dprobed.binary.errors",),
     "dprobed.binary.headers": (),
-    "dprobed.binary": (*_BINARY_OPENING, "dprobed.binary.headers"),
+    "dprobed.binary": (*_BINARY_OPENING, "dprobed.binary.headers", "dprobed.arch.x86_64"),
     "dprobed.arch": (),
-    "dprobed.arch.x86_64": (),
     "dprobed.proc": ("dprobed.printable", "dprobed.arch.x86_64"),
     "dprobed.tracee": ("dprobed.program.exec", "dprobed.proc", "dprobed.arch.x86_64"),
     # asking; ``service`` is the process that answers

@@ -9,6 +9,7 @@ from dprobed.binary import debug_files
 from dprobed.binary.boundary import Boundaries, Boundary
 from dprobed.binary.elf import ElfFile
 from dprobed.binary.lines import LineCache
+from dprobed.binary.static_probes import StaticProbe, static_probes
 from dprobed.binary.symbols import RawSymbols, SymbolTable, has_symbol_table, pack, raw_tables
 
 #: From a file and its raw symbol tables (with what to add to their addresses) to all its symbols.
@@ -50,6 +51,11 @@ class Binary(ElfFile):
         debug = debug_files.of_symbols(self)
         return debug is None or not has_symbol_table(debug)
 
+    @cached_property
+    def static_probes(self) -> list[StaticProbe]:
+        """Its static probes; raises LocationError."""
+        return static_probes(self)
+
     def boundary(self, vaddr: int, name: str) -> Boundary:
         """Whether an instruction begins there: ``ok`` or ``unknown``; raises LocationError."""
         return self.boundaries.check(self, self.symbols, vaddr, name)
@@ -61,4 +67,5 @@ class Binary(ElfFile):
         unwind = self.__dict__.get("unwind_table", b"")
         sections = 300 * len(self.__dict__.get("sections", ()))
         table = len(symbols.data) if isinstance(symbols, SymbolTable) else 0
+        table += 500 * len(self.__dict__.get("static_probes", ()))
         return table + len(unwind) + sections + self.lines.size + self.boundaries.size

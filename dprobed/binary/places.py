@@ -1,6 +1,7 @@
 """From the text of a program's ``offset`` or ``address`` key to places in a file.
 
     symbol  symbol+n  symbol-n  symbol@VERSION  file.c:symbol  n (a file offset)  file.c:line
+    usdt:PROVIDER:NAME (each place of a static probe)
     and for data: symbol:length
 
 Of several symbols of one name a global or weak one is meant, of several versions the default one.
@@ -15,11 +16,13 @@ from collections.abc import Iterable, Iterator
 from fnmatch import translate
 from typing import Final, Literal, NamedTuple
 
+from dprobed.arch.x86_64.argument import MOST, Argument, ArgumentError, parse
 from dprobed.binary.boundary import Boundary
 from dprobed.binary.errors import LocationError
 from dprobed.binary.file import Binary
 from dprobed.binary.numbers import number_of
 from dprobed.binary.relocations import imports
+from dprobed.binary.static_probes import StaticProbe
 from dprobed.binary.suggest import similar
 from dprobed.binary.symbols import (
     CODE_TYPES,
@@ -38,6 +41,7 @@ _SYMBOL_SPEC: Final = re.compile(
     rf"(?:(?P<source>[^:]+\.[A-Za-z0-9+]+):)?(?P<name>.+?)"
     rf"(?:\s*(?P<sign>[+-])\s*(?P<addend>{_NUMBER}))?\Z"
 )
+_STATIC_SPEC: Final = re.compile(r"usdt:(?P<provider>[^:]*):(?P<name>[^:]*)\Z")
 _LENGTH_SPEC: Final = re.compile(rf"(?P<symbol>.+):(?P<length>{_NUMBER})\Z")
 
 #: ``Place.file_offset`` of data that has no bytes in the file (.bss).
@@ -53,6 +57,8 @@ class Place(NamedTuple):
     here, ``unknown`` if nothing can tell (no symbol and no unwind entry covers it).
     ``size`` is the symbol's, or the length asked for; 0 if unknown. ``version`` and ``source`` (the
     source file of a local symbol) are empty if unknown.
+    ``semaphore``: the address of the word that counts who is told of a static probe; 0: it has
+    none. ``arguments``: where those of a static probe are, or why that is not known.
     """
 
     file_offset: int
@@ -66,10 +72,12 @@ class Place(NamedTuple):
     version: str = ""
     source: str = ""
     spec: str = ""
+    semaphore: int = 0
+    arguments: tuple[Argument | str, ...] = ()
 
 
 def resolve(elf: Binary, spec: str) -> list[Place]:
-    """The code that ``spec`` means: one place, or several for ``file.c:line``.
+    """The code that ``spec`` means: one place, or several for ``file.c:line`` and static probes.
 
     Raises LocationError for what is unknown, ambiguous, not code, or not where an instruction
     begins.
@@ -81,6 +89,9 @@ def resolve(elf: Binary, spec: str) -> list[Place]:
         raise LocationError("an empty place", "give a symbol, symbol+n, file.c:line or file offset")
     if _OFFSET_SPEC.match(spec):
         return [_at_offset(elf, number_of(spec))]
+    static = _STATIC_SPEC.match(spec)
+    if static:
+        return _static(elf, static["provider"], static["name"])
     line = _LINE_SPEC.match(spec)
     if line:
         return _at_line(elf, line["file"], number_of(line["line"].lstrip("0") or "0"))
@@ -224,6 +235,68 @@ def _at_line(elf: Binary, file: str, line: int) -> list[Place]:
     if not places:
         raise LocationError(f"{elf.path}: the code of {file}:{line} is not in this file")
     return places
+
+
+def _static(elf: Binary, provider: str, name: str) -> list[Place]:
+    """The places of a static probe; raises LocationError."""
+    found = [each for each in elf.static_probes if (each.provider, each.name) == (provider, name)]
+    places = {}
+    for probe in found:
+        if not _in_code(elf, probe.address):
+            raise LocationError(
+                f"{elf.path}: usdt:{provider}:{name} at {probe.address:#x} is not in its code"
+            )
+        semaphore = elf.segment_at(probe.semaphore)
+        if probe.semaphore and (semaphore is None or not semaphore.writable):
+            raise LocationError(
+                f"{elf.path}: the semaphore of usdt:{provider}:{name} is not in its data"
+            )
+        offset = elf.vaddr_to_offset(probe.address)
+        assert offset is not None  # it is in code
+        places[probe.address] = Place(
+            offset,
+            probe.address,
+            f"usdt:{provider}:{name}",
+            "",
+            0,
+            "code",
+            0,
+            "ok",  # the assembler put a no-op there
+            spec=f"usdt:{provider}:{name}",
+            semaphore=probe.semaphore,
+            arguments=_arguments(elf, probe),
+        )
+    if not places:
+        raise _no_static(elf, f"{provider}:{name}")
+    return list(places.values())
+
+
+def _no_static(elf: Binary, name: str) -> LocationError:
+    names = sorted({f"{each.provider}:{each.name}" for each in elf.static_probes})
+    if not names:
+        return LocationError(f"{elf.path}: it has no static probes")
+    close = similar(name, names)
+    hint = "the candidates have similar names" if close else "`dprobe places --usdt` lists them"
+    candidates = tuple(f"usdt:{each}" for each in close)
+    return LocationError(f"{elf.path}: no static probe {name}", hint, candidates)
+
+
+def _arguments(elf: Binary, probe: StaticProbe) -> tuple[Argument | str, ...]:
+    """Where the arguments of a static probe are; of one that is not known, why."""
+
+    def symbol(name: str) -> int:
+        values = {each.value for each in elf.symbols.find(name)}
+        if len(values) != 1:
+            raise ArgumentError(f"{name}: " + ("several symbols" if values else "no symbol"))
+        return values.pop()
+
+    found: list[Argument | str] = []
+    for text in probe.arguments.split()[:MOST]:
+        try:
+            found.append(parse(text, symbol))
+        except ArgumentError as error:
+            found.append(str(error))
+    return tuple(found)
 
 
 class _Wanted(NamedTuple):

@@ -23,11 +23,12 @@ from dprobed.daemon.quota import Quota
 from dprobed.daemon.resolver_process import Resolvers
 from dprobed.proc import maps, procfs, refusals
 from dprobed.program.model import ProbeDefinition, Program
+from dprobed.program.parts import argument_count
 from dprobed.resolver.client import PATIENCE
 from dprobed.resolver.errors import LocationError
 from dprobed.resolver.files import KnownFiles, Steps, answer_of
 from dprobed.resolver.modules import Identity, matches
-from dprobed.resolver.places import check_boundary, check_watched, code_spec
+from dprobed.resolver.places import check_arguments, check_boundary, check_watched, code_spec
 from dprobed.wire import messages
 from dprobed.wire import resolver as wire
 
@@ -92,7 +93,7 @@ class Checking:
         missing = []
         for index, program in enumerate(programs):
             for probe in program.probes:
-                fault = await mapped.fault(program.header.name, probe)
+                fault = await mapped.fault(program, probe)
                 if fault is not None:
                     missing.append(_missing_place(index, program, probe, fault))
             await asyncio.sleep(0)
@@ -145,14 +146,15 @@ class _Mapped:
         self._by_path: Final[dict[str, list[maps.Module]]] = {}
         self._by_content: Final[dict[str, list[maps.Module]]] = {}
 
-    async def fault(self, name: str, probe: ProbeDefinition) -> LocationError | None:
-        """Why a probe for the module ``name`` has a place in none of the files; None: it has one,
-        or may get one."""
+    async def fault(self, program: Program, probe: ProbeDefinition) -> LocationError | None:
+        """Why a probe has a place in none of the files; None: it has one, or may get one."""
         fault = None
         for named in (self._named_by_path, self._named_by_content):
-            for module in await named(name):
+            for module in await named(program.header.name):
                 known = await self._describe(module)
-                found = await self._look(module, known, probe) if known is not None else None
+                if known is None:
+                    return None
+                found = await self._look(module, known, program, probe)
                 if found is None:
                     return None
                 fault = fault or found
@@ -186,7 +188,11 @@ class _Mapped:
         return self._known[module]
 
     async def _look(
-        self, module: maps.Module, known: tuple[wire.FileFacts, Identity], probe: ProbeDefinition
+        self,
+        module: maps.Module,
+        known: tuple[wire.FileFacts, Identity],
+        program: Program,
+        probe: ProbeDefinition,
     ) -> LocationError | None:
         """Why a probe has no place in a file; None: it has, or nobody can tell."""
         facts, identity = known
@@ -206,6 +212,7 @@ class _Mapped:
                     check_watched(place, probe.address or "", probe.watchpoint)
                 elif place.kind == "code":
                     check_boundary(place, asserted=asserted)
+                    check_arguments(place, argument_count(program, probe))
         except LocationError as error:
             return error
         return None

@@ -16,6 +16,7 @@ from dprobed.change_journal import Changes, Kind
 from dprobed.engine.errors import SpaceError
 from dprobed.engine.remote_calls import RemoteCalls, mappings, note
 from dprobed.engine.resident_area import ResidentArea
+from dprobed.engine.semaphores import Semaphores
 from dprobed.proc import procfs
 from dprobed.tracee.memory import Memory
 from dprobed.tracee.ptrace import Registers
@@ -44,6 +45,7 @@ class AddressSpace:
         #: A debugger's plain breakpoints, where no site can be (a return to the stack): original
         #: byte by address.
         self.raw: Final[dict[int, bytes]] = {}
+        self.semaphores: Final = Semaphores(memory, self.changes)
         #: Our changes cannot be undone: its memory is closed to us.
         self.sealed = False
 
@@ -129,4 +131,5 @@ class AddressSpace:
         self.memory.close()
         self.changes.clear()
         self.raw.clear()
+        self.semaphores.clear()
         self.resident.areas.clear()

@@ -17,7 +17,7 @@ from dprobed.engine.address_space import AddressSpace
 from dprobed.engine.budget import Account
 from dprobed.engine.probe import Attachment, Probe
 from dprobed.proc.procfs import Status
-from dprobed.program.exec.interface import Outcome
+from dprobed.program.exec.interface import Outcome, Reader
 from dprobed.tracee.ptrace import Registers
 from dprobed.tracee.thread import Thread
 from dprobed.wire.protocol import RawRecord, State
@@ -29,7 +29,9 @@ class Location(msgspec.Struct, frozen=True):
     ``number``: of the place, in records; ``place``: as shown; ``module_key``: the mapping of its
     module. ``opcode``: bytes that the user says are there; empty: any. ``code``: bytes that its
     file has there; empty: of none. ``kind``
-    and ``length``: of a watchpoint (``x``, ``w``, ``rw``); empty and 0: for code.
+    and ``length``: of a watchpoint (``x``, ``w``, ``rw``); empty and 0: for code. ``semaphore``: to
+    be counted up for as long as a probe is there; 0: none. ``arguments``: what reads those of a
+    static probe.
     """
 
     address: int
@@ -40,6 +42,20 @@ class Location(msgspec.Struct, frozen=True):
     code: bytes = b""
     kind: str = ""
     length: int = 0
+    semaphore: int = 0
+    arguments: tuple[Reader, ...] = ()
+
+    @classmethod
+    def again(cls, old: Attachment, number: int) -> Self:
+        """The location of an attachment to code, in another process."""
+        return cls(
+            old.address,
+            number,
+            old.place,
+            old.module_key,
+            semaphore=old.semaphore,
+            arguments=old.arguments,
+        )
 
 
 class Plan(msgspec.Struct, frozen=True):

@@ -9,36 +9,66 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 from dprobed.engine.budget import Account
-from dprobed.program.exec.interface import Context, Outcome
+from dprobed.program.exec.interface import Context, Outcome, Reader
 from dprobed.program.model import ProbeDefinition, least
 from dprobed.wire.protocol import ProbeStatus, State
 
 
+class Located(Protocol):
+    """What an attachment has of its location."""
+
+    @property
+    def address(self) -> int:
+        """In memory."""
+
+    @property
+    def number(self) -> int:
+        """Of the place, as records give it."""
+
+    @property
+    def place(self) -> str:
+        """As shown."""
+
+    @property
+    def module_key(self) -> object:
+        """The mapping of its module; the attachment is removed with that."""
+
+    @property
+    def semaphore(self) -> int:
+        """The address of the one that is counted up for it; 0: none."""
+
+    @property
+    def arguments(self) -> tuple[Reader, ...]:
+        """What reads those of a static probe there."""
+
+
 class Attachment:
-    """A probe inserted at one address; engines subclass it. ``number``: the place's in records."""
+    """A probe inserted at one address; engines subclass it."""
 
-    __slots__ = ("address", "engine", "module_key", "number", "place", "probe")
+    __slots__ = (
+        "address",
+        "arguments",
+        "engine",
+        "module_key",
+        "number",
+        "place",
+        "probe",
+        "semaphore",
+    )
 
-    def __init__(
-        self,
-        probe: Probe,
-        engine: str,
-        number: int,
-        place: str,
-        address: int,
-        module_key: object,
-    ) -> None:
+    def __init__(self, probe: Probe, engine: str, where: Located) -> None:
+        """``engine``: the name of the one that serves it."""
         self.probe: Final = probe
-        #: The name of the engine that serves it.
         self.engine: Final = engine
-        self.number: Final = number
-        self.place: Final = place
-        self.address: Final = address
-        #: The mapping of its module; removed with that.
-        self.module_key: Final = module_key
+        self.number: Final = where.number
+        self.place: Final = where.place
+        self.address: Final = where.address
+        self.module_key: Final = where.module_key
+        self.semaphore: Final = where.semaphore
+        self.arguments: Final = where.arguments
 
 
 class Cores:

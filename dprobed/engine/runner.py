@@ -108,6 +108,7 @@ class ProgramRunner:
             if hits <= probe.pass_count or probe.over:
                 continue
             entry = probe.entry
+            context.arguments = attachment.arguments
             try:
                 outcome = entry(context)
             except Gone:

@@ -398,6 +398,8 @@ def _undone(program: Program, message: protocol.Insert) -> Iterator[str]:
             yield "`opcode` is not compared in the kernel: leave it out, or use --no-opcode-check"
         if _place_of(probe).startswith(TRACEPOINT) and _sets_registers(program, probe):
             yield "at a tracepoint there are no registers to alter: only its arguments are known"
+        if probe.returns:
+            yield f"{_place_of(probe)}: returns of functions of the kernel cannot be probed yet"
         if probe.logonfault:
             yield "`logonfault` is for processes: leave it out"
 

@@ -63,21 +63,34 @@ class Builder:
         self._name_at = name_at
         self._places: list[SourcePlace | None] = []
 
-    def probe(self, *, at: SourcePlace | None = None, **keywords: Any) -> None:
-        """Begin a probe definition; ``at``: where its offset or address is written."""
+    def probe(self, *, placed_at: SourcePlace | None = None, **keywords: Any) -> None:
+        """Begin a probe definition; ``placed_at``: where its offset or address is written."""
         self.end_probe()
         self._probes.append({**keywords, "entry": len(self._code)})
-        self._places.append(at)
+        self._places.append(placed_at)
+
+    def split_probe(self) -> int | None:
+        """What was added so far is the probe's entry part; what follows runs at the return.
+
+        Where an `exit` was added, as ``end_probe`` does.
+        """
+        added = self._end_part()
+        self._probes[-1]["split"] = len(self._code)
+        return added
 
     def end_probe(self) -> int | None:
         """Let the probe end by `exit` if its instructions do not end it; where that `exit` is."""
         if not self._probes or "end" in self._probes[-1]:
             return None
+        added = self._end_part()
+        self._probes[-1]["end"] = len(self._code)
+        return added
+
+    def _end_part(self) -> int | None:
         ended = self._last is not None and not BY_KEY[self._last[0]].flow.falls_through
         added = None
         if not ended or self._labelled:
             added = self.add("exit", at=self._last[1] if self._last else self._places[-1])
-        self._probes[-1]["end"] = len(self._code)
         self._last = None
         return added
 

@@ -4,7 +4,7 @@ All numbers are little-endian; a *string* is a 16-bit count of bytes and that mu
 
     offset bytes
          0     4  magic 89 'D' 'P' 'B'
-         4     2  version, 3
+         4     2  version, 4
          6     2  0
          8     4  bytes of the whole file
         12     4  CRC-32 of everything from offset 16 on
@@ -39,9 +39,11 @@ All numbers are little-endian; a *string* is a 16-bit count of bytes and that mu
         28     2  type
         30     2  ex_mask
         32     1  watchpoint: 0 x, 1 w, 2 io, 3 rw, 255 none
-        33     1  bit 0: logonfault; bit 1: the place is an address, else an offset; bit 2: always
+        33     1  bit 0: logonfault; bit 1: the place is an address, else an offset; bit 2: always;
+                  bit 3: at the return
         34     1  bytes of opcode, 0: not checked
-        35     .  opcode
+        35     4  split: code offset of the part that runs at the return; 0: no part is before it
+        39     .  opcode
          .     .  place: string
     each facility
          0     1  0: a number follows, 16 bits; 1: a name follows, a string
@@ -61,8 +63,8 @@ where the module's name is written, then where the place of each probe is
          6     2  column, 0: not known
 
 What the format leaves open is refused: another version (1 had no columns and no places, 2 no
-names of variables and no `always`: `dprobe compile` makes such a file again), flags that are not 0,
-bytes after the end.
+names of variables and no `always`, 3 no return probes: `dprobe compile` makes such a file again),
+flags that are not 0, bytes after the end.
 """
 
 from __future__ import annotations
@@ -86,18 +88,18 @@ from dprobed.program.model import (
 from dprobed.program.verifier import verify
 
 MAGIC: Final = b"\x89DPB"
-VERSION: Final = 3
+VERSION: Final = 4
 #: Bytes of a ``.dpb`` file at most: what is longer is not read at all.
 MAX_FILE: Final = 16 << 20
 
 _PREFIX = struct.Struct("<4sHHII")
 _HEADER = struct.Struct("<BBHHHHHIIIIIIIII")
-_PROBE = struct.Struct("<IIIIIIHHHHBBB")
+_PROBE = struct.Struct("<IIIIIIHHHHBBBI")
 _LINE = struct.Struct("<IHIH")
 _WRITTEN = struct.Struct("<HIH")
 _NOWHERE = Written(0, 0, 0)
 _NO_WATCH = 255
-_LOGONFAULT, _IS_ADDRESS, _ALWAYS = 1, 2, 4
+_LOGONFAULT, _IS_ADDRESS, _ALWAYS, _RETURN = 1, 2, 4, 8
 _STACK_TRACE, _NAMED = 1, 2
 
 
@@ -163,8 +165,10 @@ def _probe(probe: ProbeDefinition) -> bytes:
         _NO_WATCH if probe.watchpoint is None else Watch[probe.watchpoint.upper()],
         _LOGONFAULT * probe.logonfault
         | _IS_ADDRESS * (probe.address is not None)
-        | _ALWAYS * probe.always,
+        | _ALWAYS * probe.always
+        | _RETURN * probe.returns,
         len(opcode),
+        probe.split,
     )
     return fixed + opcode + _string(place or "")
 
@@ -293,11 +297,11 @@ def _read_header(reader: _BytecodeReader, fixed: tuple[int, ...]) -> Header:
 def _read_probe(reader: _BytecodeReader) -> ProbeDefinition:
     (
         index, entry, end, pass_count, max_hits, heap, minor, group, type_, ex_mask, watch, flags,
-        opcodes,
+        opcodes, split,
     ) = reader.unpack(_PROBE, "probes")  # fmt: skip
     opcode = reader.bytes(opcodes, "probes") or None
     place = reader.string("probes")
-    if flags & ~(_LOGONFAULT | _IS_ADDRESS | _ALWAYS) or (
+    if flags & ~(_LOGONFAULT | _IS_ADDRESS | _ALWAYS | _RETURN) or (
         watch not in list(Watch) and watch != _NO_WATCH
     ):
         raise _FormatError("a probe has a value that is not known")
@@ -318,6 +322,8 @@ def _read_probe(reader: _BytecodeReader) -> ProbeDefinition:
         entry=entry,
         end=end,
         always=bool(flags & _ALWAYS),
+        at="return" if flags & _RETURN else "entry",
+        split=split,
     )
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 
 import msgspec
 
-from dprobed.program.isa import Flow, Instruction, Operand
+from dprobed.program.isa import Flow, Instruction, Operand, decode_at
 
 
 class Decoded(msgspec.Struct, frozen=True):
@@ -37,6 +37,17 @@ class Decoded(msgspec.Struct, frozen=True):
             yield self.next
         if self.target is not None and flow is not Flow.CALL:
             yield self.target
+
+
+def decoded_code(code: bytes, broken: Container[int] = ()) -> list[Decoded]:
+    """All instructions of a code; ``broken``: the offsets of those that are refused already."""
+    found = []
+    offset = 0
+    while offset < len(code):
+        instruction, operands, following = decode_at(code, offset)
+        found.append(Decoded(offset, instruction, operands, following, offset in broken))
+        offset = following
+    return found
 
 
 class FlowFinding(msgspec.Struct, frozen=True):

@@ -11,7 +11,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from dprobed.program.isa import WORD_MASK, Instruction, Operand, decode_at
-from dprobed.program.keywords import HEADER, PROBE, Keyword, Value, defaults, quote, quoted
+from dprobed.program.keywords import (
+    ENTRY_PART,
+    HEADER,
+    PROBE,
+    RETURN_PART,
+    Keyword,
+    Value,
+    defaults,
+    quote,
+    quoted,
+)
 from dprobed.program.model import (
     Diagnostic,
     Header,
@@ -175,6 +185,7 @@ def disassemble(program: Program) -> str:
         writer.keyword(line, program.name_at if line.startswith("name = ") else None)
     places = program.probes_at or (None,) * len(program.probes)
     starts = {probe.entry: (probe, at) for probe, at in zip(program.probes, places, strict=True)}
+    splits = {probe.split for probe in program.probes if probe.split}
     offset = 0
     while offset < len(program.code):
         if offset in starts:
@@ -182,6 +193,10 @@ def disassemble(program: Program) -> str:
             probe, at = starts[offset]
             for line in _keywords(PROBE, probe):
                 writer.keyword(line, at if line.startswith(("offset = ", "address = ")) else None)
+            if probe.split:
+                writer.plain(f"{ENTRY_PART}:")
+        if offset in splits:
+            writer.plain(f"{RETURN_PART}:")
         if offset in labels:
             writer.plain(f"{labels[offset]}:")
         instruction, operands, following = decode_at(program.code, offset)

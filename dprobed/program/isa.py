@@ -15,6 +15,9 @@ COUNT16  2     1..1024: how many words
 COUNT8   1     0..255: how many words
 SHIFT    1     0..63: how many bits
 BIT      1     1..64: which bit, from the least significant
+ARGUMENT 1     0..63: which argument of a function
+FLOAT    1     0..7: which of its floating arguments
+KEPT     1     0..7: which word that an entry part leaves for the return
 SLOT     2     -1024..1023, signed: a stack word relative to SBP or TOS
 LABEL    4     offset of an instruction in the program's code
 REGISTER 1     index in ``registers.REGISTERS``
@@ -24,7 +27,7 @@ SYMBOL   2     index in the program's ``names``: of a symbol of its module
 ======== ===== ==============================================================================
 
 Opcode numbers are those of IBM Dynamic Probes 3 (its ``dprobes_in.h``) where the instruction is the
-same; what is ours alone is in 0x99..0x9f and from 0xc0 on, which it left free.
+same; what is ours alone is in 0x99..0xaf and from 0xc0 on, which it left free.
 """
 
 from __future__ import annotations
@@ -48,6 +51,8 @@ WORD_MASK: Final = (1 << WORD_BITS) - 1
 MAX_VARIABLES: Final = 256
 #: Bytes of code of one program at most: more is refused as "too large".
 MAX_CODE: Final = 1 << 16
+#: Words that the entry part of a return probe leaves for its return part.
+KEPT_WORDS: Final = 8
 
 
 class Operand(Enum):
@@ -59,6 +64,9 @@ class Operand(Enum):
     COUNT8 = (1, 0, 0xFF, "count")
     SHIFT = (1, 0, WORD_BITS - 1, "bits")
     BIT = (1, 1, WORD_BITS, "bit")
+    ARGUMENT = (1, 0, 63, "argument")
+    FLOAT = (1, 0, 7, "argument")
+    KEPT = (1, 0, KEPT_WORDS - 1, "kept")
     SLOT = (2, -STACK_WORDS, STACK_WORDS - 1, "slot")
     LABEL = (4, 0, 0xFFFFFFFF, "label")
     REGISTER = (1, 0, 0xFF, "register")
@@ -433,6 +441,24 @@ def _registers_and_data() -> list[Instruction]:
     return found
 
 
+def _functions() -> list[Instruction]:
+    def one(name: str, opcode: int, meaning: str, kind: Operand, **more: object) -> Instruction:
+        return Instruction(
+            name, opcode, "functions", meaning, (kind,), **more  # type: ignore[arg-type]
+        )  # fmt: skip
+
+    return [
+        one("push a", 0xA0, "Push an integer or pointer argument of the function that is entered, "
+            "or an argument of the static probe, counted from 0.",
+            Operand.ARGUMENT, pushes=1, raises=_ADDR),
+        one("push f", 0xA1, "Push the low word of a floating argument, counted from 0. At entry "
+            "only.", Operand.FLOAT, pushes=1),
+        one("push e", 0xA2, "Push a word that the entry part has left.", Operand.KEPT, pushes=1),
+        one("pop e", 0xA3, "Pop into a word that is left for the return part. In entry parts only.",
+            Operand.KEPT, pops=1),
+    ]  # fmt: skip
+
+
 def _system() -> list[Instruction]:
     def one(name: str, opcode: int, meaning: str, pushes: int = 1, pops: int = 0) -> Instruction:
         group = "checking" if name.startswith("vfy") else "system"
@@ -526,8 +552,8 @@ INSTRUCTIONS: Final[tuple[Instruction, ...]] = tuple(
     sorted(
         (
             *_control(), *_log(), *_values(), *_variables("gv", 0x1F), *_variables("lv", 0x29),
-            *_arithmetic(), *_bits(), *_stack(), *_registers_and_data(), *_system(),
-            *_exceptions(), *_heap(), *_kernel(),
+            *_arithmetic(), *_bits(), *_stack(), *_registers_and_data(), *_functions(),
+            *_system(), *_exceptions(), *_heap(), *_kernel(),
         ),
         key=lambda instruction: instruction.opcode,
     )
@@ -543,6 +569,7 @@ GROUPS: Final[dict[str, str]] = {
     "bits": "Bits",
     "stack": "Stack",
     "registers": "Registers",
+    "functions": "Functions: arguments, and what is kept until the return",
     "data": "Data",
     "system": "System",
     "checking": "Checking addresses",

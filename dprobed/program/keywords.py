@@ -15,7 +15,7 @@ import msgspec
 
 from dprobed.program.exceptions import ExCode
 from dprobed.program.isa import MAX_VARIABLES
-from dprobed.program.model import Header, ProbeDefinition
+from dprobed.program.model import STATIC, Header, ProbeDefinition
 from dprobed.program.values import MAX_NAME
 
 _POSITIVE = (1 << 31) - 1
@@ -99,8 +99,9 @@ PROBE: Final[dict[str, Keyword]] = {
         Keyword(
             "offset",
             Value.PLACE,
-            "Where the probe is: `symbol`, `symbol+n`, `symbol-n`, `file.c:line` or an offset in "
-            "the file; in the kernel `symbol`, `symbol+n` or `tracepoint:name`.",
+            "Where the probe is: `symbol`, `symbol+n`, `symbol-n`, `file.c:line`, an offset in the "
+            "file or `usdt:provider:name`, each place of a static probe; in the kernel `symbol`, "
+            "`symbol+n` or `tracepoint:name`.",
         ),
         Keyword(
             "address",
@@ -114,6 +115,14 @@ PROBE: Final[dict[str, Keyword]] = {
             "Makes it a data probe that fires when the data at `address` is executed (x), "
             "written (w), read or written (rw), or an I/O port is used (io: kernel only).",
             choices=("x", "w", "rw", "io"),
+        ),
+        Keyword(
+            "at",
+            Value.WORD,
+            "When it fires: when its place is come to (entry), or when the function that begins "
+            "there is left (return), in the thread that called it. What stands between the labels "
+            "`entry:` and `return:` then runs at the entry.",
+            choices=("entry", "return"),
         ),
         Keyword(
             "opcode",
@@ -145,6 +154,10 @@ PROBE: Final[dict[str, Keyword]] = {
 
 #: The keywords that begin a probe definition.
 STARTERS: Final = ("offset", "address")
+#: The labels of the two parts of a return probe.
+ENTRY_PART: Final = "entry"
+RETURN_PART: Final = "return"
+PARTS: Final = (ENTRY_PART, RETURN_PART)
 MAX_OPCODE: Final = 15
 
 #: Before the name of a tracepoint of the kernel, which is a place.
@@ -154,7 +167,10 @@ _SYMBOL = r"[A-Za-z_.$?][\w.$@?]*"
 #: ``symbol``, or ``file.c:symbol`` for a local one, and an offset into it.
 _IN_SYMBOL = rf"(?:[\w./+-]+\.[A-Za-z0-9+]+:)?{_SYMBOL}(?:[+-]{_NUMBER})?"
 #: Patterns, compiled by who reads source text: daemons and tracers import this, too, and do not.
-_PLACE = rf"{_NUMBER}|{_IN_SYMBOL}|[^\s:\"]+:[1-9][0-9]*|{TRACEPOINT}[A-Za-z_]\w*"
+_PLACE = (
+    rf"{_NUMBER}|{_IN_SYMBOL}|[^\s:\"]+:[1-9][0-9]*|{TRACEPOINT}[A-Za-z_]\w*"
+    rf"|{STATIC}[\w.-]+:[\w.-]+"
+)
 _ADDRESS = rf"(?:{_NUMBER}|{_IN_SYMBOL})(?::[1-9][0-9]*)?"
 _PLAIN = re.compile(r"[\w.$@?+/:~-]+")
 _VARIABLE = re.compile(rf"[A-Za-z_]\w{{0,{MAX_NAME - 1}}}", re.ASCII)
@@ -224,6 +240,12 @@ def number_error(keyword: Keyword, value: int) -> str | None:
     return f"`{keyword.name}` is {keyword.low} to {keyword.high}, not {value}"
 
 
+def no_entry(place: str) -> bool:
+    """Whether a place as written cannot be where a function begins."""
+    into = re.search(rf"[+-]({_NUMBER})\Z", place, re.ASCII)
+    return place.startswith((TRACEPOINT, STATIC)) or (into is not None and int(into[1], 0) != 0)
+
+
 def _has_length(address: str) -> bool:
     """Whether an address is ``symbol:length``."""
     return re.search(r":[1-9][0-9]*\Z", address, re.ASCII) is not None
@@ -248,10 +270,22 @@ def definition_errors(header: Header, probe: ProbeDefinition) -> Sequence[tuple[
         found.append(
             ("watchpoint", "I/O ports can be watched by kernel programs only", "use x, w or rw")
         )
+    if probe.watchpoint is not None and probe.returns:
+        found.append(("at", "a watchpoint is no function that returns", "drop one of the two"))
     place = probe.offset or ""
+    if probe.returns and no_entry(place or probe.address or ""):
+        found.append(
+            (
+                "at",
+                "only a function can be left: this place is none's entry",
+                "write the function's name alone as its place",
+            )
+        )
     # A line of a file without extension could begin so.
     if not header.kernel and place.startswith(TRACEPOINT) and not place[-1:].isdigit():
         found.append(("offset", "a process has no tracepoints", "write modtype = kernel"))
+    if header.kernel and probe.is_static:
+        found.append(("offset", "only processes have static probes", "drop the modtype"))
     if probe.heap > header.heapmax:
         found.append(
             (

@@ -23,6 +23,10 @@ from dprobed.program.isa import Instruction, Operand, decode_at
 _FUNCTION: Final = re.compile(r"[A-Za-z_][\w$]*")
 
 
+#: Before the provider and the name of a static probe, which is a place.
+STATIC: Final = "usdt:"
+
+
 class Header(msgspec.Struct, frozen=True):
     """What holds for a whole program; the defaults are those of the language.
 
@@ -55,7 +59,10 @@ class ProbeDefinition(msgspec.Struct, frozen=True):
     ``offset`` and ``address`` are the place as written, one of them set; ``watchpoint``: x, w, rw,
     io, or None for a code probe; ``opcode``: the bytes expected there; ``max_hits`` 0: no limit;
     ``always``: a budget of all probes does not put it to sleep.
-    ``entry`` and ``end``: byte offsets of its instructions in the program's code.
+    ``entry`` and ``end``: byte offsets of its instructions in the program's code. ``at``: whether
+    it fires when its place is come to (``entry``), or when the function that begins there is left
+    (``return``); ``split``: byte offset of what runs then, where an entry part is before it, else
+    0.
     """
 
     index: int
@@ -74,6 +81,23 @@ class ProbeDefinition(msgspec.Struct, frozen=True):
     entry: int = 0
     end: int = 0
     always: bool = False
+    at: str = "entry"
+    split: int = 0
+
+    @property
+    def returns(self) -> bool:
+        """Whether it fires when the function is left."""
+        return self.at == "return"
+
+    @property
+    def start(self) -> int:
+        """Where the code begins that runs when it fires."""
+        return self.split or self.entry
+
+    @property
+    def is_static(self) -> bool:
+        """Whether its place is a static probe (USDT)."""
+        return (self.offset or "").startswith(STATIC)
 
     @property
     def function(self) -> str:

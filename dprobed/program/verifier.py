@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from dprobed.program.decoded import Decoded
+from dprobed.program.decoded import Decoded, decoded_code
 from dprobed.program.disassembler import format_instruction
 from dprobed.program.exits import DUMP
 from dprobed.program.flow import Analysis
@@ -26,7 +26,6 @@ from dprobed.program.isa import (
     DecodeError,
     Flow,
     Operand,
-    decode_at,
 )
 from dprobed.program.keywords import (
     HEADER,
@@ -47,6 +46,7 @@ from dprobed.program.model import (
     Program,
     ProgramError,
 )
+from dprobed.program.parts import part_findings
 from dprobed.program.registers import REGISTERS
 from dprobed.program.values import MAX_SYMBOL, name_error
 
@@ -96,7 +96,7 @@ def check(program: Program, broken: frozenset[int] = frozenset()) -> list[Findin
         )
         return findings
     try:
-        code = _decode(program.code, broken)
+        code = decoded_code(program.code, broken)
     except DecodeError as error:
         return [*findings, Finding(error.message, offset=error.offset)]
     for decoded in code:
@@ -110,16 +110,6 @@ def check(program: Program, broken: frozenset[int] = frozenset()) -> list[Findin
         wrong = frozenset(finding.offset for finding in findings if finding.offset is not None)
         findings += _check_flow(program, code, wrong)
     return findings
-
-
-def _decode(code: bytes, broken: frozenset[int]) -> list[Decoded]:
-    found = []
-    offset = 0
-    while offset < len(code):
-        instruction, operands, following = decode_at(code, offset)
-        found.append(Decoded(offset, instruction, operands, following, offset in broken))
-        offset = following
-    return found
 
 
 # -- header, definitions, tables ---------------------------------------------------------------
@@ -332,11 +322,16 @@ def _check_ranges(program: Program, code: Sequence[Decoded]) -> list[Finding]:
             found.append(Finding("the probe's code range is not valid", probe=place))
             return found
         before = probe.end
+        if probe.split and not (probe.entry < probe.split < probe.end and probe.split in starts):
+            found.append(Finding("the code range of the probe's return part is not valid",
+                                 probe=place))  # fmt: skip
+            return found
+        if probe.split and not probe.returns:
+            found.append(Finding("only a probe at the return has an entry part", probe=place))
         if probe.end not in last:
             found.append(Finding("the probe's code range ends in an instruction", probe=place))
             return found
-    ends = {probe.end for probe in program.probes} | {probe.entry for probe in program.probes}
-    for end in sorted((ends | {len(program.code)}) - {0}):
+    for end in sorted({*_edges(program), len(program.code)} - {0}):
         decoded = last[end]
         if decoded.broken or decoded.instruction.flow.falls_through:
             found.append(
@@ -345,10 +340,16 @@ def _check_ranges(program: Program, code: Sequence[Decoded]) -> list[Finding]:
     return found
 
 
+def _edges(program: Program) -> list[int]:
+    """The code offsets at which a probe, or a part of one, begins or ends; ascending."""
+    edges = {edge for probe in program.probes for edge in (probe.entry, probe.start, probe.end)}
+    return sorted(edges)
+
+
 def _check_jumps(program: Program, code: Sequence[Decoded]) -> list[Finding]:
     found = []
     starts = {decoded.offset for decoded in code}
-    edges = sorted({edge for probe in program.probes for edge in (probe.entry, probe.end)})
+    edges = _edges(program)
     for decoded in code:
         target = decoded.target
         if target is None:
@@ -364,6 +365,16 @@ def _check_jumps(program: Program, code: Sequence[Decoded]) -> list[Finding]:
         ):
             message = "jump to another probe's instructions"
             hint = "a probe may only `call` what is outside of it"
+            if any(
+                probe.entry
+                <= min(target, decoded.offset)
+                < probe.split
+                <= max(target, decoded.offset)
+                < probe.end
+                for probe in program.probes
+            ):
+                message = "jump from one part of the probe into the other"
+                hint = "the entry part runs at the entry, the other one at the return"
         if message:
             found.append(Finding(message, hint, decoded.offset, 0))
     return found
@@ -377,9 +388,14 @@ def _check_flow(program: Program, code: Sequence[Decoded], wrong: frozenset[int]
         Decoded(d.offset, d.instruction, d.operands, d.next, True) if d.offset in wrong else d
         for d in code
     ]
-    analysis = Analysis(usable, [probe.entry for probe in program.probes])
+    starts = sorted({at for probe in program.probes for at in (probe.entry, probe.start)})
+    analysis = Analysis(usable, starts)
     analysis.run()
-    return [
+    found = [
+        Finding(finding.message, finding.hint, finding.offset)
+        for finding in part_findings(program, usable)
+    ]
+    return found + [
         Finding(
             finding.message,
             finding.hint,
@@ -392,7 +408,7 @@ def _check_flow(program: Program, code: Sequence[Decoded], wrong: frozenset[int]
 
 def _listing(program: Program, code: Sequence[Decoded], analysis: Analysis, offset: int) -> str:
     """The instructions around an offset, within the same range, with the depth before each."""
-    edges = sorted({edge for probe in program.probes for edge in (probe.entry, probe.end)})
+    edges = _edges(program)
     home = bisect.bisect_right(edges, offset)
     near = [d for d in code if bisect.bisect_right(edges, d.offset) == home]
     here = next(i for i, d in enumerate(near) if d.offset == offset)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final, Protocol
 
 from dprobed.arch.x86_64.debug_registers import is_length_valid
@@ -45,6 +46,18 @@ def check_watched(place: Watched, address: str, kind: str) -> None:
         )
 
 
+class Static(Protocol):
+    """A place of a static probe, as the resolver tells of it."""
+
+    @property
+    def name(self) -> str:
+        """What to call it."""
+
+    @property
+    def arguments(self) -> Sequence[object]:
+        """Where each of its arguments is; a text: why that is not known."""
+
+
 class Found(Protocol):
     """A place in a file, as the resolver tells of it."""
 
@@ -79,3 +92,16 @@ def check_boundary(place: Found, *, asserted: bool) -> None:
             f"nothing tells whether an instruction begins at {place.name}",
             "it may be data among the code; give the expected bytes with 'opcode ='",
         )
+
+
+def check_arguments(place: Static, asked: int) -> None:
+    """Raises LocationError where a static probe lacks one of the first ``asked`` arguments."""
+    found = place.arguments
+    if asked > len(found):
+        has = f"a,0 to a,{len(found) - 1}" if found else "none"
+        raise LocationError(
+            f"push a,{asked - 1}: {place.name} has no such argument", f"it has {has}"
+        )
+    for number, each in enumerate(found[:asked]):
+        if isinstance(each, str):
+            raise LocationError(f"push a,{number} at {place.name}: {each}")

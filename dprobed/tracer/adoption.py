@@ -31,6 +31,8 @@ def adopt(trap: TrapEngine) -> None:
     for change in found:
         if change.kind is Kind.GATE:
             space.calls.adopt(change.address)
+        elif change.kind is Kind.SEMAPHORE:
+            space.semaphores.adopt(change)
     _give_back_masks(trap, found)
     _leave_pages(trap)
     lost = next((each.data for each in found if each.kind is Kind.DISPOSITION), None)

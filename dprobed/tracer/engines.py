@@ -23,6 +23,7 @@ from dprobed.tracee.thread_group import ThreadGroup
 from dprobed.tracer import adoption
 from dprobed.tracer.engine_stops import EngineStops
 from dprobed.tracer.file_code import code_difference
+from dprobed.tracer.static_probes import count_down, count_up, keep_up
 from dprobed.wire.engines import AUTO
 from dprobed.wire.protocol import State as ProbeState
 
@@ -87,6 +88,7 @@ class Engines:
         """
         self._trap.sigtrap.take_over(parent._trap.sigtrap)
         self._trap.remove_empty()
+        self.space.semaphores.release_unneeded()
         self._classify()
 
     def release_child(self, thread: Thread) -> None:
@@ -138,15 +140,13 @@ class Engines:
 
     def arm(self, plans: Sequence[Plan], unstoppable: list[Thread]) -> list[Armed]:
         """See Engine."""
-        armed = [
-            result
-            for engine in self._all
-            for result in engine.arm(
-                [plan for plan in plans if plan.engine == engine.name], unstoppable
-            )
-        ]
+        refused, ready = count_up(self.space, plans)
+        armed: list[Armed] = []
+        for engine in self._all:
+            armed += engine.arm([each for each in ready if each.engine == engine.name], unstoppable)
+        count_down(self.space, (plan.location for plan, it in armed if isinstance(it, Refusal)))
         self._classify()
-        return armed
+        return refused + armed
 
     def abandon_reserved(self) -> None:
         """See Engine."""
@@ -201,10 +201,13 @@ class Engines:
             with self.group.stopped() as unstoppable:
                 for engine in waiting:
                     engine.disarm(unstoppable)
+        count_down(self.space, released)
 
     def unmapped(self, attachments: Iterable[Attachment]) -> None:
         """See Engine."""
         gone = list(attachments)
+        for each in gone:
+            self.space.semaphores.forget(each.semaphore)
         for engine in self._all:
             engine.unmapped([each for each in gone if each.engine == engine.name])
 
@@ -231,6 +234,7 @@ class Engines:
         """See Engine."""
         for engine in self._all:
             engine.disarm_all(unstoppable)
+        self.space.semaphores.release_all()
 
     def pages(self) -> list[tuple[int, int]]:
         """Start and end of each mapping of ours in the target."""
@@ -306,6 +310,7 @@ class Engines:
         data = bytearray(self.space.memory.peek(address, length))
         for engine in self._all:
             engine.original(address, data)
+        self.space.semaphores.original(address, data)
         end = address + len(data)
         for where, original in self.space.raw.items():
             if address <= where < end:
@@ -316,7 +321,9 @@ class Engines:
 
     def forked(self, child: Engines, twin: Twin) -> list[Attachment]:
         """See Engine."""
-        return [*self._trap.forked(child._trap, twin), *self._watch.forked(child._watch, twin)]
+        found = [*self._trap.forked(child._trap, twin), *self._watch.forked(child._watch, twin)]
+        keep_up(child.space, found)
+        return found
 
     def exec(self) -> None:
         """See Engine: the address space is gone, unless a CLONE_VM child still uses it."""

@@ -11,17 +11,27 @@ from typing import Final
 
 import msgspec
 
+from dprobed.arch.x86_64.argument import Argument
 from dprobed.arch.x86_64.debug_registers import is_length_valid
 from dprobed.arch.x86_64.paging import PAGE, USER_END, WORD
 from dprobed.engine.address_space import AddressSpace
+from dprobed.engine.static_arguments import reader
 from dprobed.proc import procfs
 from dprobed.proc.maps import Module, modules
+from dprobed.program.exec.interface import Context, MemoryFault, Reader
 from dprobed.program.model import Header, ProbeDefinition, Program
+from dprobed.program.parts import argument_count
 from dprobed.resolver.addresses import address_of, biases, data_address_of
 from dprobed.resolver.client import MappedFile, Resolver
 from dprobed.resolver.errors import LocationError, LostError, SilenceError, number_of
 from dprobed.resolver.modules import VDSO, matches
-from dprobed.resolver.places import WATCHED, check_boundary, code_spec, watched_length
+from dprobed.resolver.places import (
+    WATCHED,
+    check_arguments,
+    check_boundary,
+    code_spec,
+    watched_length,
+)
 from dprobed.wire.protocol import State
 from dprobed.wire.resolver import Place
 
@@ -39,7 +49,8 @@ class _NotYetError(LocationError):
 class Spot(msgspec.Struct, frozen=True):
     """One address at which a probe is to be inserted.
 
-    ``code``: what the file has there, of code. ``length``: of a watchpoint, else 0.
+    ``code``: what the file has there, of code. ``length``: of a watchpoint, else 0. ``semaphore``
+    and ``arguments``: of a static probe, the address of the one, and what reads the others.
     """
 
     address: int
@@ -48,6 +59,8 @@ class Spot(msgspec.Struct, frozen=True):
     key: Hashable
     code: bytes = b""
     length: int = 0
+    semaphore: int = 0
+    arguments: tuple[Reader, ...] = ()
 
 
 class Unplaced(msgspec.Struct, frozen=True):
@@ -226,14 +239,15 @@ class Placement:
                     loaded.learn_places(probes)
 
     def find(
-        self, header: Header, probe: ProbeDefinition, among: list[LoadedModule]
+        self, program: Program, probe: ProbeDefinition, among: list[LoadedModule]
     ) -> tuple[list[Spot], Unplaced | None]:
         """The addresses of a probe in these modules, and why it has none in one that it names."""
         spots: list[Spot] = []
         unplaced: Unplaced | None = None
+        asked = argument_count(program, probe)
         for loaded in among:
             try:
-                if not loaded.named(header.name):
+                if not loaded.named(program.header.name):
                     continue
             except LostError as error:
                 # One that may answer later is told rather than one that will not: the probe waits.
@@ -243,7 +257,7 @@ class Placement:
                     unplaced = Unplaced(State.PENDING, reason, retry=retry)
                 continue
             try:
-                found = self._in_module(loaded, probe)
+                found = self._in_module(loaded, probe, asked)
             except SilenceError as error:
                 unplaced = Unplaced(State.PENDING, _one_line(error), retry=True)
                 continue
@@ -302,7 +316,10 @@ class Placement:
             for address in addresses
         ]
 
-    def _in_module(self, loaded: LoadedModule, probe: ProbeDefinition) -> list[Spot] | Unplaced:
+    def _in_module(
+        self, loaded: LoadedModule, probe: ProbeDefinition, asked: int
+    ) -> list[Spot] | Unplaced:
+        """Its places; ``asked``: how many arguments it asks for. Raises LocationError."""
         if probe.watchpoint is not None:
             return self._watch(loaded, probe, probe.watchpoint)
         file = loaded.file()
@@ -322,7 +339,18 @@ class Placement:
                 found = [(place, address) for address in addresses]
             for there, address in found:
                 check_boundary(there, asserted=probe.opcode is not None)
-                spots.append(Spot(address, place.name, loaded.module.path, loaded.key, there.code))
+                check_arguments(there, asked)
+                spots.append(
+                    Spot(
+                        address,
+                        place.name,
+                        loaded.module.path,
+                        loaded.key,
+                        there.code,
+                        semaphore=_in_memory(there, there.semaphore, address),
+                        arguments=_readers(there, address),
+                    )
+                )
         if not spots:
             raise LocationError(f"{probe.offset or probe.address}: the module does not map it")
         return spots
@@ -428,6 +456,24 @@ class Placement:
 
     def _pointer(self, address: int) -> int:
         return int.from_bytes(self._space.memory.peek(address, 8), "little")
+
+
+def _in_memory(place: Place, vaddr: int, address: int) -> int:
+    """Where in memory an address of the file is, by that of a place of it; 0: none."""
+    return vaddr + address - place.vaddr & WORD if vaddr else 0
+
+
+def _readers(place: Place, address: int) -> tuple[Reader, ...]:
+    """What reads the arguments of a static probe; those that nothing can read were refused."""
+    bias = address - place.vaddr
+    return tuple(
+        reader(each, bias) if isinstance(each, Argument) else _unreadable
+        for each in place.arguments
+    )
+
+
+def _unreadable(_: Context) -> int:
+    raise MemoryFault(0)
 
 
 def _copies_of(module: Module) -> set[int]:

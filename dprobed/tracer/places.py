@@ -23,6 +23,7 @@ from dprobed.tracer.inserted import Inserted
 from dprobed.tracer.internal_breakpoints import InternalBreakpoints
 from dprobed.tracer.placement import LoadedModule, Placement, Spot
 from dprobed.tracer.reporter import Reporter
+from dprobed.tracer.static_probes import count_down
 from dprobed.tracer.wanted import wanted
 from dprobed.wire import protocol
 from dprobed.wire.protocol import State as ProbeState
@@ -313,6 +314,7 @@ class Places:
 
     def _fail(self, losses: list[Loss]) -> None:
         for loss in losses:
+            count_down(self._engines.space, loss.attachments)
             probes = {each.probe for each in loss.attachments}
             for attachment in loss.attachments:
                 attachment.probe.attachments.remove(attachment)

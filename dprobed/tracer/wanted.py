@@ -42,7 +42,16 @@ class Wanted(msgspec.Struct, frozen=True):
                 length=spot.length,
             )
         opcode = (definition.opcode or b"") if self.inserted.check_opcode else b""
-        return Location(spot.address, number, spot.place, spot.key, opcode, spot.code)
+        return Location(
+            spot.address,
+            number,
+            spot.place,
+            spot.key,
+            opcode,
+            spot.code,
+            semaphore=spot.semaphore,
+            arguments=spot.arguments,
+        )
 
 
 def wanted(
@@ -70,7 +79,7 @@ def _wanted(
     placement: Placement, inserted: Inserted, probe: Probe, among: list[LoadedModule]
 ) -> Iterator[Wanted]:
     have = {attachment.address for attachment in probe.attachments}
-    spots, unplaced = placement.find(inserted.program.header, probe.definition, among)
+    spots, unplaced = placement.find(inserted.program, probe.definition, among)
     fresh = {spot.address: spot for spot in spots if spot.address not in have}
     if fresh:
         yield Wanted(inserted, probe, list(fresh.values()))

@@ -15,6 +15,8 @@ from typing import Final, Literal, NamedTuple
 
 import msgspec
 
+from dprobed.arch.x86_64.argument import MOST, Argument, is_plausible
+
 #: The one message that a mailbox takes.
 HELLO: Final = b"channel"
 #: Bytes of the longest question and answer: what a socket of this kind takes as one message.
@@ -45,7 +47,7 @@ class Place(NamedTuple):
     """Where a probe goes, in one file; see ``binary.places.Place``.
 
     ``code``: what the file has there, as long as the longest instruction or up to its end; of code
-    only.
+    only. ``semaphore`` and ``arguments``: of a static probe.
     """
 
     file_offset: int
@@ -59,6 +61,8 @@ class Place(NamedTuple):
     version: str = ""
     source: str = ""
     spec: str = ""
+    semaphore: int = 0
+    arguments: tuple[Argument | str, ...] = ()
     code: bytes = b""
 
 
@@ -284,6 +288,7 @@ def _check_place(place: Place, segments: tuple[Segment, ...]) -> None:
         raise ResolverProtocolError(f"{place.name} at {place.vaddr:#x}, outside of the module")
     if place.size < 0 or abs(place.symbol_offset) > _ADDRESS_END:
         raise ResolverProtocolError(f"{place.name} of {place.size} bytes")
+    _check_static(place, segments)
     if len(place.code) > LONGEST_CODE:
         raise ResolverProtocolError(f"{place.name}: {len(place.code)} bytes of code")
     if place.kind == "data":
@@ -295,6 +300,21 @@ def _check_place(place: Place, segments: tuple[Segment, ...]) -> None:
         raise ResolverProtocolError(f"{place.name} at file offset {place.file_offset:#x}")
     if not place.code:
         raise ResolverProtocolError(f"{place.name}: none of its code")
+
+
+def _check_static(place: Place, segments: tuple[Segment, ...]) -> None:
+    """What is told of a static probe."""
+    if place.semaphore:
+        there = segment_at(segments, place.semaphore)
+        if there is None or not there.writable:
+            raise ResolverProtocolError(f"{place.name}: a semaphore at {place.semaphore:#x}")
+    if len(place.arguments) > MOST:
+        raise ResolverProtocolError(f"{place.name}: {len(place.arguments)} arguments")
+    for each in place.arguments:
+        if isinstance(each, str):
+            _check_names((each,))
+        elif not is_plausible(each):
+            raise ResolverProtocolError(f"{place.name}: an argument {each}")
 
 
 def segment_at(segments: tuple[Segment, ...], vaddr: int) -> Segment | None:

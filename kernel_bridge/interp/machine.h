@@ -78,6 +78,7 @@ enum dp_step dp_shift_or_spread(struct dp_machine *m, u8 opcode);
 enum dp_step dp_variables(struct dp_machine *m, bool local, u32 number);
 enum dp_step dp_push_register(struct dp_machine *m, bool task);
 enum dp_step dp_pop_register(struct dp_machine *m, bool task);
+enum dp_step dp_push_argument(struct dp_machine *m, u32 number);
 enum dp_step dp_push_symbol(struct dp_machine *m, bool tls);
 u32 dp_read(struct dp_machine *m, u64 address, void *to, u64 size);
 enum dp_step dp_push_memory(struct dp_machine *m, u32 width);

@@ -101,6 +101,27 @@ enum dp_step dp_pop_register(struct dp_machine *m, bool task)
 }
 NOKPROBE_SYMBOL(dp_pop_register);
 
+/* Where the calling convention has them when a function is entered. */
+enum dp_step dp_push_argument(struct dp_machine *m, u32 number)
+{
+	static const u8 regs[] = { DP_REG_RDI, DP_REG_RSI, DP_REG_RDX,
+				   DP_REG_RCX, DP_REG_R8, DP_REG_R9 };
+	u64 address, word = 0;
+
+	if (number < ARRAY_SIZE(regs)) {
+		dp_push(m, dp_env_reg(m->env, false, regs[number]));
+		return DP_NEXT;
+	}
+	/* The return address is on the top of the stack, they are behind it. */
+	address = dp_env_reg(m->env, false, DP_REG_RSP) +
+		  8 * (number - ARRAY_SIZE(regs) + 1);
+	if (dp_read(m, address, &word, 8) < 8)
+		return dp_raise(m, DP_EX_INVALID_ADDR, address, 0);
+	dp_push(m, word);
+	return DP_NEXT;
+}
+NOKPROBE_SYMBOL(dp_push_argument);
+
 enum dp_step dp_push_symbol(struct dp_machine *m, bool tls)
 {
 	u64 word = m->program->symbols[dp_operand(m->program->code, m->pc)];

@@ -255,6 +255,8 @@ static enum dp_step dp_data(struct dp_machine *m, u8 opcode)
 	case DP_OP_PUSH_WORD:
 		dp_push(m, operand);
 		return DP_NEXT;
+	case DP_OP_PUSH_A_ARGUMENT:
+		return dp_push_argument(m, operand);
 	case DP_OP_PUSH_ADDR_SYMBOL:
 	case DP_OP_PUSH_TLS_SYMBOL:
 		return dp_push_symbol(m, opcode == DP_OP_PUSH_TLS_SYMBOL);

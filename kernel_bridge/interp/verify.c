@@ -172,6 +172,14 @@ static u32 dp_bad_operand(const struct dp_program *program,
 	case DP_OPERAND_BIT:
 		good = number >= 1 && number <= 64;
 		break;
+	case DP_OPERAND_ARGUMENT:
+		good = number < 64;
+		break;
+	case DP_OPERAND_FLOAT:
+		/* As the registers that they are in. */
+		return DPROBES_NO_FPU;
+	case DP_OPERAND_KEPT:
+		return DPROBES_NOT_YET;
 	case DP_OPERAND_SLOT:
 		slot = (s16)number;
 		good = slot >= -DP_STACK_WORDS && slot < DP_STACK_WORDS;

@@ -237,3 +237,19 @@ def test_full_disk_makes_write_fail_as_a_full_disk_does(tmp_path: Path) -> None:
     logged = [[(item["name"], item["value"]) for item in record["log"]] for record in got.records]
     assert logged == [[("fd", 1), ("size", 4)]] * 2
     assert {record["tid"] == record["pid"] for record in got.records} == {True, False}
+
+
+def test_gc_pauses(tmp_path: Path) -> None:
+    """The last collection is the one that was asked for: of a thousand lists in circles."""
+    code = (
+        "import gc\ngc.disable()\n"
+        "for _ in range(1000):\n  each = []\n  each.append(each)\n"
+        "del each\nprint(gc.collect())"
+    )
+    found = run("gc_pauses", "/usr/bin/python3", "-c", code, tmp=tmp_path)
+    collected = int(found.stdout)
+    assert collected >= 1000
+    logged = [[item["value"] for item in record["log"]] for record in found.records]
+    # The interpreter collects once more when it ends.
+    assert [2, collected] in [each[:2] for each in logged]
+    assert all(generation in (0, 1, 2) and 0 < ns < 60e9 for generation, _, ns in logged)

@@ -22,7 +22,8 @@ from tests.programs.cases import check as check_case
 
 #: Instructions whose result is the machine's own, or that a kernel program cannot have.
 OWN = ("push task", "push pid", "push tid", "push uid", "push gid", "push procid", "push time",
-       "push comm", "push r", "push u", "push tls", "vfy rw", "suspend", "resume")  # fmt: skip
+       "push comm", "push r", "push u", "push a", "push f", "push tls", "vfy rw", "suspend",
+       "resume")  # fmt: skip
 
 
 def is_of_any_machine(instruction: Instruction) -> bool:
@@ -32,6 +33,8 @@ def is_of_any_machine(instruction: Instruction) -> bool:
 
 def _is_of_any_machine(case: Case) -> bool:
     if case.refused or case.accepted or case.memory or case.registers or case.lost:
+        return False
+    if case.probe.get("at") == "return":
         return False
     code = assemble(case.source(), case.place).code
     offset = 0

@@ -13,6 +13,9 @@ directives, ``#`` begins a comment; indented lines belong to the ``program:`` ab
     thread: tid=7 comm="cat"          # pid tid uid gid cpu time comm
     registers: rdi=1 xmm0=0x1ff       # the others are 0
     memory 0x1000 rw: "abc" 00 5*ff   # r or rw; bytes in hex, strings, repetitions
+    arguments: 1 -2 fault=0x10        # of a static probe, or where they cannot be read
+    kept: 1 2                         # what an entry part has left; where the program has one, it
+                                      # runs first at each hit, and leaves this or that
     locals: 1 2                       # at the beginning
     globals: 5
     runs: 3                           # hits; what is expected is of the last one
@@ -31,6 +34,9 @@ directives, ``#`` begins a comment; indented lines belong to the ``program:`` ab
     memory after 0x1000: "xyz"        # and so are memory
     locals after: 3 2                 # and variables
 
+With ``probe: at=return`` the program may have the parts `entry:` and `return:`. Where the first one
+does not end by `exit`, what is said of the end is said of it, and the other one does not run.
+
 Instead of what follows ``program:`` a case may have ``refused: part of the message`` or
 ``accepted:`` (it is assembled, and only a kernel could run it).
 """
@@ -39,14 +45,22 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
 from dprobed.program.exceptions import ExCode
-from dprobed.program.exec.interface import MemoryFault, Outcome, Registers
-from dprobed.program.exits import ABORT, BUDGET, DUMP_ONCE, EXCEPTION, REM
+from dprobed.program.exec.interface import (
+    Context,
+    Executor,
+    MemoryFault,
+    Outcome,
+    Reader,
+    Registers,
+)
+from dprobed.program.exits import ABORT, BUDGET, DUMP_ONCE, EXCEPTION, EXIT, REM
+from dprobed.program.isa import KEPT_WORDS, WORD_MASK
 from dprobed.program.model import Program
 from dprobed.program.registers import USER_REGS
 from dprobed.record.log import decode_log, typed_value, with_text
@@ -76,6 +90,8 @@ class FakeContext:
         self.regs = cast(Registers, self.words)
         self.fp = bytearray(512)
         self.fp_dirty = False
+        self.kept = [0] * KEPT_WORDS
+        self.arguments: Sequence[Reader] = ()
         self.regions = regions
         self.pid, self.tid = thread["pid"], thread["tid"]
         self.uid, self.gid = thread["uid"], thread["gid"]
@@ -144,6 +160,8 @@ class Case:
     thread: dict[str, Any] = field(default_factory=lambda: {**_THREAD, "comm": b"target"})
     registers: dict[str, int] = field(default_factory=dict)
     memory: list[Region] = field(default_factory=list)
+    arguments: list[Reader] = field(default_factory=list)
+    kept: list[int] = field(default_factory=list)
     locals: list[int] = field(default_factory=list)
     globals: list[int] = field(default_factory=list)
     runs: int = 1
@@ -173,6 +191,8 @@ class Case:
         context = FakeContext(regions, self.thread)
         for name, value in self.registers.items():
             context.set_register(name, value)
+        context.kept[: len(self.kept)] = self.kept
+        context.arguments = self.arguments
         return context
 
 
@@ -184,6 +204,13 @@ class Result:
     context: FakeContext
     locals: list[int]
     globals: list[int]
+
+
+def hit(executor: Executor[Any], context: FakeContext) -> Outcome:
+    """What comes of one hit of a program's first probe, its entry part included."""
+    entry_part = executor.entry_part(0)
+    outcome = None if entry_part is None else entry_part(context)
+    return executor.entry(0)(context) if outcome is None or outcome.exit == EXIT else outcome
 
 
 #: Runs a case's program ``case.runs`` times.
@@ -266,6 +293,18 @@ def _memory(words: list[str], text: str) -> Region:
                   words[-1] == "rw")  # fmt: skip
 
 
+def _reader(text: str) -> Reader:
+    """What reads an argument of a static probe."""
+    fault = text.removeprefix("fault=")
+
+    def read(_: Context) -> int:
+        if fault != text:
+            raise MemoryFault(_number(fault))
+        return _number(text) & WORD_MASK
+
+    return read
+
+
 def _directive(case: Case, key: str, text: str) -> None:
     words = key.split()
     if words[:2] == ["memory", "after"]:
@@ -282,6 +321,8 @@ def _directive(case: Case, key: str, text: str) -> None:
         "lost": lambda: case.lost.extend(text.split()),
         "thread": lambda: case.thread.update(_thread(text)),
         "registers": lambda: case.registers.update(_number_pairs(text)),
+        "arguments": lambda: case.arguments.extend(map(_reader, text.split())),
+        "kept": lambda: case.kept.extend(_numbers(text)),
         "locals": lambda: case.locals.extend(_numbers(text)),
         "globals": lambda: case.globals.extend(_numbers(text)),
         "runs": lambda: setattr(case, "runs", _number(text)),

@@ -13,16 +13,15 @@ from typing import Any, Final, NoReturn, TypeVar
 
 from dprobed.program.exec import ir, log, machine
 from dprobed.program.exec.interface import ADDRESS_END, Context, MemoryFault, Outcome, readable
-from dprobed.program.exec.ir import Base, Fact, Raise, Shown, Space, Test, Word, WordOp
+from dprobed.program.exec.ir import Base, Fact, Raise, Shown, Space, Word
 from dprobed.program.exec.lower import lower
 from dprobed.program.exec.lowering import Unit, facility_numbers
 from dprobed.program.exec.variables import ListVariables
 from dprobed.program.exits import BUDGET, EXCEPTION
-from dprobed.program.isa import CALL_FRAMES, STACK_WORDS, WORD_BITS, WORD_MASK
+from dprobed.program.isa import CALL_FRAMES, STACK_WORDS, WORD_MASK
 from dprobed.program.items import ItemToken
 from dprobed.program.model import ProbeDefinition, Program
-
-_SIGN: Final = 1 << (WORD_BITS - 1)
+from tests.programs.walked_words import COMPUTED, SIGN, TESTS
 
 
 class WalkingExecutor:
@@ -45,25 +44,39 @@ class WalkingExecutor:
         self.symbols = [0] * len(program.names)
         self.known = frozenset(facilities.values())
         self._static = static
-        self._functions = {probe.index: self._function(probe) for probe in program.probes}
+        self._functions = {
+            (probe.index, start): self._function(probe, start)
+            for probe in program.probes
+            for start in {probe.entry, probe.start}
+        }
         self._probes = {probe.index: probe for probe in program.probes}
 
-    def _function(self, probe: ProbeDefinition) -> ir.Function:
+    def _function(self, probe: ProbeDefinition, start: int) -> ir.Function:
         program = self.program
         unit = Unit(
             program.header,
             program.code,
-            probe.entry,
+            start,
             probe.ex_mask,
             probe.heap,
             self.numbers,
             program.names,
+            probe.is_static,
         )
         return lower(unit, self._static)
 
     def entry(self, index: int) -> Callable[[Context], Outcome]:
         """The function that runs a probe for one hit."""
-        function, probe = self._functions[index], self._probes[index]
+        probe = self._probes[index]
+        return self._runner(probe, probe.start)
+
+    def entry_part(self, index: int) -> Callable[[Context], Outcome] | None:
+        """The function that runs when the probed function is entered."""
+        probe = self._probes[index]
+        return self._runner(probe, probe.entry) if probe.split else None
+
+    def _runner(self, probe: ProbeDefinition, start: int) -> Callable[[Context], Outcome]:
+        function = self._functions[probe.index, start]
         return lambda context: _Hit(self, function, probe.minor, context).run()
 
     def copy(self, globals_: ListVariables) -> WalkingExecutor:
@@ -159,7 +172,7 @@ class _Hit:
             case ir.Jump():
                 return ending.block
             case ir.Branch():
-                if not _TESTS[ending.test](self.value(ending.word)):
+                if not TESTS[ending.test](self.value(ending.word)):
                     return ending.otherwise
                 if ending.counted is not None:
                     _count_jump(self, ending.counted)
@@ -253,48 +266,6 @@ class _Hit:
             self.fail(overflow)
 
 
-_TESTS: Final[dict[Test, Callable[[int], bool]]] = {
-    Test.LT: lambda word: word >= _SIGN,
-    Test.LE: lambda word: word == 0 or word >= _SIGN,
-    Test.GT: lambda word: 0 < word < _SIGN,
-    Test.GE: lambda word: word < _SIGN,
-    Test.EQ: lambda word: word == 0,
-    Test.NE: lambda word: word != 0,
-}
-
-
-def _bits(low: int, high: int) -> int:
-    """The bits from ``low`` to ``high``, counted from 1."""
-    return sum(1 << (bit - 1) for bit in range(low, high + 1))
-
-
-def _copied(word: int, bit: int, others: int) -> int:
-    """``word`` with ``others`` set to what ``bit`` is."""
-    return word | others if word & _bits(bit, bit) else word & ~others
-
-
-def _rotated(word: int, count: int) -> int:
-    bits = f"{word:064b}"
-    return int(bits[count:] + bits[:count], 2)
-
-
-_COMPUTED: Final[dict[WordOp, Callable[[int, int], int]]] = {
-    WordOp.ADD: lambda a, b: (a + b) % (1 << 64),
-    WordOp.SUB: lambda a, b: (a - b) % (1 << 64),
-    WordOp.MUL: lambda a, b: (a * b) % (1 << 64),
-    WordOp.AND: lambda a, b: a & b,
-    WordOp.OR: lambda a, b: a | b,
-    WordOp.XOR: lambda a, b: a ^ b,
-    WordOp.ROL: _rotated,
-    WordOp.ROR: lambda a, b: _rotated(a, 64 - b),
-    WordOp.SHL: lambda a, b: 0 if b >= 64 else a * 2**b % (1 << 64),
-    WordOp.SHR: lambda a, b: 0 if b >= 64 else a // 2**b,
-    WordOp.COPY_LEFT: lambda a, b: _copied(a, b, _bits(b + 1, 64)),
-    WordOp.COPY_RIGHT: lambda a, b: _copied(a, b, _bits(1, b - 1)),
-    WordOp.ZERO_LEFT: lambda a, b: a & _bits(1, b),
-    WordOp.ZERO_RIGHT: lambda a, b: a & _bits(b, 64),
-}
-
 _Op = TypeVar("_Op")
 _Walker = Callable[[_Hit, _Op], None]
 
@@ -315,13 +286,13 @@ def walks(kind: type[_Op]) -> Callable[[_Walker[_Op]], _Walker[_Op]]:
 
 @walks(ir.Compute)
 def _compute(hit: _Hit, op: ir.Compute) -> None:
-    hit.set(op.result, _COMPUTED[op.op](hit.value(op.left), hit.value(op.right)))
+    hit.set(op.result, COMPUTED[op.op](hit.value(op.left), hit.value(op.right)))
 
 
 @walks(ir.Divide)
 def _divide(hit: _Hit, op: ir.Divide) -> None:
     dividend, divisor = hit.value(op.dividend), hit.value(op.divisor)
-    negative = [op.signed and word >= _SIGN for word in (dividend, divisor)]
+    negative = [op.signed and word >= SIGN for word in (dividend, divisor)]
     a, b = (2**64 - w if n else w for w, n in zip((dividend, divisor), negative, strict=True))
     quotient, remainder = a // b, a % b
     hit.set(op.quotient, (-quotient if negative[0] != negative[1] else quotient) % 2**64)
@@ -444,6 +415,25 @@ def _guard_run(hit: _Hit, op: ir.GuardRun) -> None:
 
 def _packed(words: Sequence[int]) -> bytes:
     return b"".join(word.to_bytes(8, "little") for word in words)
+
+
+@walks(ir.ReadArgument)
+def _read_argument(hit: _Hit, op: ir.ReadArgument) -> None:
+    try:
+        hit.set(op.result, hit.context.arguments[op.index](hit.context))
+    except MemoryFault as fault:
+        hit.set(op.address, fault.address)
+        hit.fail(op.fault)
+
+
+@walks(ir.ReadKept)
+def _read_kept(hit: _Hit, op: ir.ReadKept) -> None:
+    hit.set(op.result, hit.context.kept[op.index])
+
+
+@walks(ir.WriteKept)
+def _write_kept(hit: _Hit, op: ir.WriteKept) -> None:
+    hit.context.kept[op.index] = hit.value(op.word)
 
 
 @walks(ir.ReadSymbol)

@@ -15,8 +15,8 @@ from dprobe.view.tables import Listing, show
 from dprobed.binary.errors import LocationError
 from dprobed.binary.file import Binary
 from dprobed.binary.places import list_places
-from dprobed.binary.static_probes import static_probes
 from dprobed.proc.kernel_symbols import PATH, KernelSymbol, symbols
+from dprobed.program.model import STATIC
 
 _LISTING = Listing(
     "place",
@@ -29,10 +29,8 @@ _KERNEL = Listing(
 )
 _STATIC = Listing(
     "static_probe",
-    tuple(
-        (name, name) for name in ("provider", "name", "address", "offset", "arguments", "semaphore")
-    ),
-    ("module",),
+    tuple((name, name) for name in ("place", "arguments", "semaphore", "address")),
+    ("provider", "name", "offset", "module"),
 )
 
 
@@ -63,8 +61,9 @@ def places_command(
 ) -> None:
     """List what of MODULE (a path, a library, a command) can be probed by name.
 
-    Code is for `offset`, data for `address` with a `watchpoint`. Of a static probe `offset` takes
-    what is listed as such; its arguments are written as the compiler left them: size@place.
+    Code is for `offset`, data for `address` with a `watchpoint`. A static probe has a line for each
+    of its places, at all of which `offset = usdt:provider:name` is; its arguments (`push a,0` is
+    the first) are written as the compiler left them: size@place, signed where a minus is before it.
 
     PATTERN may have * and ? in it; for static probes it is of provider:name, or of the name alone.
     With --kernel it is all that is given: of a name of the kernel itself, of module:name, or of
@@ -140,13 +139,14 @@ def _named(elf: Binary, pattern: str) -> list[dict[str, Any]]:
 def _usdt(elf: Binary, pattern: str) -> list[dict[str, Any]]:
     """Static probes (USDT)."""
     rows = []
-    for probe in static_probes(elf):
+    for probe in elf.static_probes:
         names = (probe.name, f"{probe.provider}:{probe.name}")
         if not any(fnmatchcase(name, pattern) for name in names):
             continue
         offset = elf.vaddr_to_offset(probe.address)
         rows.append(
             {
+                "place": f"{STATIC}{probe.provider}:{probe.name}",
                 "provider": probe.provider,
                 "name": probe.name,
                 "address": f"{probe.address:#x}",

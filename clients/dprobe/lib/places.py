@@ -20,7 +20,8 @@ from dprobed.binary.file import Binary
 from dprobed.binary.places import Place, resolve, resolve_data
 from dprobed.binary.relocations import thread_local
 from dprobed.program.model import Diagnostic, ProbeDefinition, Program
-from dprobed.resolver.places import check_boundary, check_watched
+from dprobed.program.parts import argument_count
+from dprobed.resolver.places import check_arguments, check_boundary, check_watched
 
 #: How ``resolve`` says that its candidates are names like the unknown one.
 _SIMILAR: Final = "the candidates have similar names"
@@ -63,7 +64,7 @@ def find(
     placed = pending = 0
     faults = _symbol_faults(program, meant, source)
     for probe in program.probes:
-        fault = _fault(probe, meant, certain=certain)
+        fault = _fault(program, probe, meant, certain=certain)
         if fault is not None:
             faults.append(diagnostic(program, probe, fault, source))
         elif any(file.elf is not None for file in meant):
@@ -97,7 +98,9 @@ def _symbol_faults(program: Program, files: Sequence[File], source: str) -> list
     return faults
 
 
-def _fault(probe: ProbeDefinition, files: Sequence[File], *, certain: bool) -> LocationError | None:
+def _fault(
+    program: Program, probe: ProbeDefinition, files: Sequence[File], *, certain: bool
+) -> LocationError | None:
     """Why a probe has a place in none of the files."""
     fault = None
     # As for the tracer, ``opcode`` vouches for an instruction where nothing else does.
@@ -111,6 +114,7 @@ def _fault(probe: ProbeDefinition, files: Sequence[File], *, certain: bool) -> L
                     check_watched(place, probe.address or "", probe.watchpoint)
                 elif place.kind == "code":
                     check_boundary(place, asserted=asserted)
+                    check_arguments(place, argument_count(program, probe))
         except LocationError as error:
             fault = fault or error
         else:

@@ -46,6 +46,7 @@ def copied(sites: Sites, group: ThreadGroup, thread: Thread) -> Sites:
         other.restore_text(twin)
         other.by_trap.pop(twin.trap, None)
     space.undo_raw(memory)
+    other.space.semaphores.take_over(space.semaphores)
     return other
 
 
@@ -64,6 +65,7 @@ def undone(sites: Sites, group: ThreadGroup, thread: Thread) -> Sites:
     for site in sites.slots.values():
         other.disarm(site)
     space.undo_raw(other.space.memory)
+    space.semaphores.undo(other.space.memory)
     return other
 
 

@@ -39,9 +39,7 @@ class SiteAttachment(Attachment):
     __slots__ = ("site",)
 
     def __init__(self, probe: Probe, location: Location, site: Site) -> None:
-        super().__init__(
-            probe, "trap", location.number, location.place, location.address, location.module_key
-        )
+        super().__init__(probe, "trap", location)
         self.site: Final = site
 
 
@@ -316,7 +314,7 @@ class TrapEngine:
                 new = twin(old)
                 if new is None or there is None:
                     continue  # it does not follow, or is a debugger's
-                location = Location(old.address, new[1], old.place, old.module_key)
+                location = Location.again(old, new[1])
                 attachment = SiteAttachment(new[0], location, there)
                 there.attachments.append(attachment)
                 found.append(attachment)

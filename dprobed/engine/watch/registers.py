@@ -25,9 +25,7 @@ class WatchAttachment(Attachment):
     __slots__ = ("index",)
 
     def __init__(self, probe: Probe, location: Location, index: int) -> None:
-        super().__init__(
-            probe, "watch", location.number, location.place, location.address, location.module_key
-        )
+        super().__init__(probe, "watch", location)
         self.index: Final = index
 
 

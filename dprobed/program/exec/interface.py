@@ -39,16 +39,24 @@ class Registers(Protocol):
     def __setitem__(self, index: int, value: int, /) -> None: ...
 
 
+#: Reads an argument of a static probe at one of its places; raises MemoryFault.
+Reader = Callable[["Context"], int]
+
+
 class Context(Protocol):
     """One hit of one probe, as the executor of its program sees it.
 
     ``regs[USER_REGS.index("rip")]`` is the address of the probed instruction; a program that
     stores another value there makes the thread go on at that address. ``fpregs()`` is the
     512-byte FXSAVE image (Intel SDM vol. 1, table 10-2); who alters it sets ``fp_dirty``.
+    ``arguments``: what reads those of a static probe. ``kept``: ``KEPT_WORDS`` words, which the
+    entry part of a return probe leaves for its return part; all 0 before it runs.
     """
 
     regs: Registers
     fp_dirty: bool
+    arguments: Sequence[Reader]
+    kept: list[int]
 
     @property
     def pid(self) -> int:
@@ -189,6 +197,13 @@ class Executor(Protocol[Kept]):
         """The function that runs the probe with this index for one hit.
 
         It raises nothing but what the methods of ``Context`` raise, except MemoryFault.
+        """
+        ...
+
+    def entry_part(self, index: int) -> Callable[[Context], Outcome] | None:
+        """As ``entry``, for what runs when the function is entered; None where nothing does.
+
+        It ends by `exit`, by `abort` where the call is to be passed over, or by what went wrong.
         """
         ...
 

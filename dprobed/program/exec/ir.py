@@ -269,6 +269,32 @@ class GuardRun(msgspec.Struct):
 # -- the log and the outcome ------------------------------------------------------------------
 
 
+class ReadArgument(msgspec.Struct):
+    """An argument of the static probe that was hit, where its place has it.
+
+    ``address``: gets the one that cannot be read, for ``fault``.
+    """
+
+    result: Temp
+    index: int
+    address: Temp
+    fault: Raise
+
+
+class ReadKept(msgspec.Struct):
+    """A word that the entry part of this call's probe has left; 0 where it has left none."""
+
+    result: Temp
+    index: int
+
+
+class WriteKept(msgspec.Struct):
+    """Leave a word for the return part."""
+
+    index: int
+    word: Word
+
+
 class ReadSymbol(msgspec.Struct):
     """The value of a symbol, by its index in the program's names: an address, or of a
     thread-local variable what to add to the thread pointer."""
@@ -613,6 +639,7 @@ Op: TypeAlias = (
     | ReadFact | ReadName | ReadRegister | WriteRegister | ReadFxsave | WriteFxsave
     | Load | Store | CheckAccess
     | ReadVariable | WriteVariable | AddToVariable | GuardRun
+    | ReadArgument | ReadKept | WriteKept
     | ReadSymbol
     | LogWords | LogValue | LogStack | LogVariables | LogMemory | LogLength | LastItem | CutLog
     | SetNumber | Suspend | Resume | Charge

@@ -1,12 +1,17 @@
 """Bytecode into the intermediate representation: one function of IR for each probe.
 
-What each instruction is made of is in ``lower_words`` and ``lower_effects``.
+What each instruction is made of is in ``lower_words``, ``lower_functions`` and ``lower_effects``.
 """
 
 from __future__ import annotations
 
 from dprobed.program.blocks import Step
-from dprobed.program.exec import ir, lower_effects, lower_words  # noqa: F401
+from dprobed.program.exec import (  # noqa: F401
+    ir,
+    lower_effects,
+    lower_functions,
+    lower_words,
+)
 from dprobed.program.exec.lower_table import LOWERINGS
 from dprobed.program.exec.lowering import Lowering, Unit
 

@@ -38,6 +38,7 @@ class Unit(msgspec.Struct, frozen=True):
     """What is lowered: one probe's code and what of the program decides on how it runs.
 
     ``facilities``: the number behind each index of an `exit n`; ``names``: of values.
+    ``static_probe``: whether its arguments are those of a static probe, and not of a function.
     """
 
     header: Header
@@ -47,6 +48,7 @@ class Unit(msgspec.Struct, frozen=True):
     heap: int
     facilities: tuple[int, ...]
     names: tuple[str, ...] = ()
+    static_probe: bool = False
 
 
 def facility_numbers(program: Program, facilities: Mapping[str, int]) -> tuple[int, ...]:

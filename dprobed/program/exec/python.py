@@ -104,11 +104,16 @@ class PythonExecutor:
         self._static = static
         self._known = frozenset(facilities.values())
         self.symbols = [0] * len(program.names)
-        self._entries = self._all_entries()
+        self._make_entries()
 
     def entry(self, index: int) -> Entry:
         """The function that runs the probe with this index for one hit."""
         return self._entries[index]
+
+    def entry_part(self, index: int) -> Entry | None:
+        """The function that runs when the function is entered that the probe with this index is
+        at the return of, if something does."""
+        return self._entry_parts.get(index)
 
     def copy(self, globals_: ListVariables) -> PythonExecutor:
         """The same program for a fork child, which begins with what the local variables are now."""
@@ -118,31 +123,42 @@ class PythonExecutor:
         other.locals.write(0, self.locals.read())
         other._globals = globals_
         other.symbols = list(self.symbols)
-        other._entries = other._all_entries()
+        other._make_entries()
         return other
 
-    def _all_entries(self) -> dict[int, Entry]:
-        return {probe.index: self._entry(probe) for probe in self.program.probes}
+    def _make_entries(self) -> None:
+        probes = self.program.probes
+        self._entries = {probe.index: self._entry(probe, probe.start) for probe in probes}
+        self._entry_parts = {p.index: self._entry(p, p.entry) for p in probes if p.split}
 
     def source(self, probe: ProbeDefinition) -> str:
         """The Python source of a probe's function."""
-        return source(lower(self._unit(probe)[0], self._static))
+        return source(lower(self._unit(probe, probe.start)[0], self._static))
 
-    def _unit(self, probe: ProbeDefinition) -> tuple[Unit, int]:
-        """What is compiled for a probe, and where in the program's code that code begins."""
+    def _unit(self, probe: ProbeDefinition, begins: int) -> tuple[Unit, int]:
+        """What is compiled for the part of a probe that begins there, and where in the program's
+        code that code begins."""
         program = self.program
         code, start = program.code, 0
-        if not _has_labels(code, probe.entry, probe.end):
+        end = probe.split if begins < probe.split else probe.end
+        if not _has_labels(code, begins, end):
             # It stands for itself, so that others with the same instructions need no work at all.
-            code, start = code[probe.entry : probe.end], probe.entry
-        entry = probe.entry - start
+            code, start = code[begins:end], begins
+        entry = begins - start
         unit = Unit(
-            program.header, code, entry, probe.ex_mask, probe.heap, self._numbers, program.names
+            program.header,
+            code,
+            entry,
+            probe.ex_mask,
+            probe.heap,
+            self._numbers,
+            program.names,
+            probe.is_static,
         )
         return unit, start
 
-    def _entry(self, probe: ProbeDefinition) -> Entry:
-        unit, start = self._unit(probe)
+    def _entry(self, probe: ProbeDefinition, begins: int) -> Entry:
+        unit, start = self._unit(probe, begins)
         code, offsets = _code_of(unit, self._static)
         names: dict[str, object] = {
             **_NAMES,

@@ -187,6 +187,25 @@ def _guard_run(to: Printer, op: ir.GuardRun) -> None:
     to.fail_if(f"{bad} >= 0", op.fault)
 
 
+@prints(ir.ReadArgument)
+def _read_argument(to: Printer, op: ir.ReadArgument) -> None:
+    with to.under("try:"):
+        to.line(f"{word(op.result)} = ctx.arguments[{op.index}](ctx)")
+    with to.under("except MemoryFault as fault:"):
+        to.line(f"{word(op.address)} = fault.address")
+        to.fail(op.fault)
+
+
+@prints(ir.ReadKept)
+def _read_kept(to: Printer, op: ir.ReadKept) -> None:
+    to.line(f"{word(op.result)} = ctx.kept[{op.index}]")
+
+
+@prints(ir.WriteKept)
+def _write_kept(to: Printer, op: ir.WriteKept) -> None:
+    to.line(f"ctx.kept[{op.index}] = {word(op.word)}")
+
+
 @prints(ir.ReadSymbol)
 def _read_symbol(to: Printer, op: ir.ReadSymbol) -> None:
     to.line(f"{word(op.result)} = SYM[{op.index}]")

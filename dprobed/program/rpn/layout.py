@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from dprobed.program.builder import Builder, Label
 from dprobed.program.isa import BY_KEY
-from dprobed.program.keywords import STARTERS
+from dprobed.program.keywords import ENTRY_PART, RETURN_PART, STARTERS
 from dprobed.program.model import Diagnostic, Program, ProgramError
 from dprobed.program.rpn.lexer import Diagnostics
 from dprobed.program.rpn.sections import (
@@ -42,8 +42,12 @@ class ProgramLayout:
             assert section.first is not None
             token = next((section.places[n][0] for n in STARTERS if n in section.places),
                          section.first)  # fmt: skip
-            builder.probe(at=source_place(token), **section.usable())
+            builder.probe(placed_at=source_place(token), **section.usable())
             for position, step in enumerate(section.instructions):
+                if position == section.split:
+                    steps |= self._end_part(
+                        builder.split_probe, builder, section.instructions[position - 1]
+                    )
                 for label in placed.get((number, position), ()):
                     builder.place(label)
                 operand = self._encoded(step, labels)
@@ -56,20 +60,35 @@ class ProgramLayout:
     def _end(self, builder: Builder, section: SourceSection) -> dict[int, SourceInstruction]:
         """Let the probe end by `exit` where its instructions do not end it."""
         assert section.first is not None
-        token, width = section.first, section.first.width
+        if ENTRY_PART in section.parts:
+            token, _ = section.parts[ENTRY_PART]
+            if section.split is None:
+                self._diagnostics.at(token, "an entry part, and nothing runs at the return",
+                                     "write `return:` and what runs then")  # fmt: skip
+            elif section.split == len(section.instructions):
+                token, _ = section.parts[RETURN_PART]
+                self._diagnostics.at(token, "nothing runs at the return", "write at least `exit`")
         if section.instructions:
-            last = section.instructions[-1]
-            token, width = last.token, last.width
-            if last.broken:
-                # Nobody knows where it would have gone on.
-                added = builder.add(_EXIT.key, at=source_place(token))
-                return {added: SourceInstruction(_EXIT, token, width, [])}
-        else:
-            self._diagnostics.at(
-                section.first, "the probe has no instructions", "write at least `exit`"
-            )
+            return self._end_part(builder.end_probe, builder, section.instructions[-1])
+        self._diagnostics.at(
+            section.first, "the probe has no instructions", "write at least `exit`"
+        )
         end = builder.end_probe()
-        return {} if end is None else {end: SourceInstruction(_EXIT, token, width, [])}
+        assert end is not None
+        return {end: SourceInstruction(_EXIT, section.first, section.first.width, [])}
+
+    @staticmethod
+    def _end_part(
+        end_part: Callable[[], int | None], builder: Builder, last: SourceInstruction
+    ) -> dict[int, SourceInstruction]:
+        """Let the instructions so far end by `exit` where ``last``, the last one, does not."""
+        ending = SourceInstruction(_EXIT, last.token, last.width, [])
+        steps = {}
+        if last.broken:
+            # Nobody knows where it would have gone on.
+            steps[builder.add(_EXIT.key, at=source_place(last.token))] = ending
+        end = end_part()
+        return steps if end is None else {**steps, end: ending}
 
     def _encoded(
         self, step: SourceInstruction, labels: Mapping[str, Label]

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from dprobed.program.bytecode import MAX_FILE, decode
-from dprobed.program.keywords import HEADER, PROBE, STARTERS, Value
+from dprobed.program.keywords import ENTRY_PART, HEADER, PARTS, PROBE, RETURN_PART, STARTERS, Value
 from dprobed.program.model import Diagnostic, Program, ProgramError
 from dprobed.program.rpn.abbreviations import expanded
 from dprobed.program.rpn.instructions import InstructionParser
@@ -62,7 +62,13 @@ class _FileParser:
 
     def _label(self, token: Token) -> None:
         known = self.file.labels.get(token.text)
-        if known is not None:
+        if (
+            self.file.probes
+            and token.text in PARTS
+            and (self.file.probes[-1].values.get("at") == "return")
+        ):
+            self._part(token, self.file.probes[-1])
+        elif known is not None:
             where = known.token.origin
             self.diagnostics.at(
                 token,
@@ -75,6 +81,29 @@ class _FileParser:
             section = self.file.probes[-1]
             position = len(section.instructions)
             self.file.labels[token.text] = SourceLabel(token, len(self.file.probes) - 1, position)
+
+    def _part(self, token: Token, section: SourceSection) -> None:
+        """The label of a part of a return probe."""
+        position = len(section.instructions)
+        name = token.text
+        if name in section.parts:
+            self.diagnostics.at(token, f"`{name}:` is there twice", "keep one of the two")
+        elif name == ENTRY_PART and (position or section.parts):
+            self.diagnostics.at(
+                token,
+                f"`{name}:` after the probe's instructions",
+                "what runs at the entry comes first, then `return:` and the rest",
+            )
+        elif position and ENTRY_PART not in section.parts:
+            self.diagnostics.at(
+                token,
+                f"instructions before `{name}:`",
+                f"write `{ENTRY_PART}:` before them, if they shall run at the entry",
+            )
+        elif not position and section.parts:
+            self.diagnostics.at(token, "the entry part has no instructions", "drop `entry:`")
+        else:
+            section.parts[name] = token, position
 
     # keywords
 
@@ -137,6 +166,15 @@ class _FileParser:
 
     def _instruction(self, tokens: list[Token]) -> None:
         if self.file.probes:
+            section = self.file.probes[-1]
+            if (
+                tokens[0].text == RETURN_PART
+                and section.values.get("at") == "return"
+                and (section.split is not None or ENTRY_PART not in section.parts)
+            ):
+                hint = "push what it shall return, and `pop r,rax`"
+                self.diagnostics.at(tokens[0], "the function returns already", hint)
+                return
             for each in expanded(tokens, self.diagnostics):
                 self.file.probes[-1].instructions.append(self._instructions.parse(each))
         else:

@@ -21,6 +21,7 @@ from dprobed.program.isa import (
     CALL_FRAMES,
     GROUPS,
     INSTRUCTIONS,
+    KEPT_WORDS,
     MAX_CODE,
     STACK_WORDS,
     Instruction,
@@ -73,7 +74,7 @@ small:
     dprobe run -D LEAST=4096 big.rpn -- ls -l
 
 Contents: [source files](#source-files) · [header](#header-keywords) · [probes](#probe-keywords) ·
-[places](#places) · [machine](#the-machine) · [instructions](#instructions) ·
+[places](#places) · [returns](#returns) · [machine](#the-machine) · [instructions](#instructions) ·
 [registers](#registers) · [exceptions](#exceptions) · [log](#the-log) ·
 [what is refused](#what-is-refused) · [bytecode](#bytecode) · [.dpb files](#dpb-files)
 """
@@ -161,6 +162,58 @@ max_hits = 100          // then the probe is disabled
 
 Hits are counted from -`pass_count`; the program runs while the count is 0 or more. A probe that is
 hit by what its own program does is not run again; it is counted as missed.
+"""
+
+RETURNS = f"""\
+## Returns
+
+With `at = return` a probe is placed at a function, by its name, and fires each time that the
+function is left: in the thread that called it, before the next instruction of its caller. `push
+r,rax` is then what it returned (`xmm0` what it returned as a number with a fraction). Nothing on
+the stack of the process is altered.
+
+What stands between the labels `entry:` and `return:` is its *entry part*, which runs when the
+function is entered. It keeps up to {KEPT_WORDS} words for the return of that call: `pop e,0` to
+`pop e,{KEPT_WORDS - 1}` there, `push e,0` to `push e,{KEPT_WORDS - 1}` at the return (what was not
+kept is 0). It may look at everything, and alter arguments, but it reports nothing: `log` and
+its like, `rem`, `suspend` and facilities are for the return part. It ends by `exit`, or by
+`return:`; ended by `abort` it passes this call over, and its return is no hit. An exception that
+nothing handles passes the call over as well: it is reported as a record, and the call counted as
+missed.
+
+```rpn
+// How long each fsync takes, and what it returns.
+name = libc.so.6
+
+offset = fsync
+at = return
+entry:
+    push time
+    pop e,0             // when it began
+    push a,0
+    pop e,1             // the file
+return:
+    push time
+    push e,0
+    sub
+    log u64 ns
+    push e,1
+    log i32 fd
+    push r,rax
+    log i32 result
+```
+
+Hits are returns: `pass_count` and `max_hits` count them, and the record says how many there were.
+A call that is left without returning (by `longjmp`, an exception that is thrown through it,
+`pthread_exit` or cancellation, or because its thread ended) is counted as *unwound*. A function
+that ends by calling another one in its place (a tail call) returns when that one does. A call that
+was running when the probe went in is not known, and no hit.
+
+`push a,n` pushes the n-th integer or pointer argument, counted from 0, of the function at whose
+entry the probe is: six of them are in registers, further ones on the stack (a structure that is
+passed by value may take several of either). `push f,n` pushes the low word of the n-th floating
+argument, of the first eight. Both are for ordinary probes at functions and for entry parts: at the
+return the arguments are gone.
 """
 
 MACHINE = f"""\
@@ -308,7 +361,8 @@ Before any process is touched a program is checked, all of it, and everything th
 is reported at once, with its place, the line and what to do. Refused are: unknown keywords,
 instructions, registers and labels; values and operands out of range, among them variables that the
 header does not ask for; jumps out of the program, into the middle of an instruction or into
-another probe; what only kernel programs may use; a stack that on every path is too shallow or too
+another probe, or from one part of a probe into the other; arguments at a return, or where no
+function begins; what only kernel programs may use; a stack that on every path is too shallow or too
 deep for an instruction, `ret` outside of any subroutine, calls that nest too deep or can never
 return; and what is too large: more than {MAX_CODE:,} bytes of code, {MAX_PROBES:,} probes or
 {MAX_FACILITIES} facilities. What cannot be proved is checked while the program runs.
@@ -331,6 +385,9 @@ _OPERAND_MEANING: Mapping[Operand, str] = {
     Operand.COUNT8: "how many words",
     Operand.SHIFT: "how many bits",
     Operand.BIT: "which bit, from the least significant one",
+    Operand.ARGUMENT: "which argument, from 0",
+    Operand.FLOAT: "which floating argument, from 0",
+    Operand.KEPT: "which of the words that are kept, from 0",
     Operand.SLOT: "which stack word from SBP or TOS, signed",
     Operand.LABEL: "offset of an instruction in the code",
     Operand.REGISTER: "number of a register, in the order of the table above",
@@ -342,8 +399,11 @@ _OPERAND_MEANING: Mapping[Operand, str] = {
 
 #: Operands whose range says something.
 _RANGES: Final = frozenset(
-    {Operand.U16, Operand.COUNT16, Operand.COUNT8, Operand.SHIFT, Operand.BIT, Operand.SLOT}
-)
+    {
+        Operand.U16, Operand.COUNT16, Operand.COUNT8, Operand.SHIFT, Operand.BIT, Operand.ARGUMENT,
+        Operand.FLOAT, Operand.KEPT, Operand.SLOT,
+    }
+)  # fmt: skip
 
 
 def _table_row(*cells: str) -> str:
@@ -472,6 +532,7 @@ def _parts() -> Iterator[str]:
     yield from _keywords(PROBE, ProbeDefinition)
     yield ""
     yield PLACES
+    yield RETURNS
     yield MACHINE
     yield "## Instructions\n"
     yield (

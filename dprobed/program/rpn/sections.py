@@ -14,7 +14,7 @@ import msgspec
 
 from dprobed.program.exceptions import ExCode
 from dprobed.program.isa import Instruction
-from dprobed.program.keywords import HEADER, Keyword, Value
+from dprobed.program.keywords import HEADER, RETURN_PART, Keyword, Value
 from dprobed.program.model import SourcePlace
 from dprobed.program.rpn.expression import ExpressionError, evaluate
 from dprobed.program.rpn.lexer import Diagnostics, Token
@@ -43,6 +43,14 @@ class SourceSection(msgspec.Struct):
     values: dict[str, Any] = msgspec.field(default_factory=dict)
     places: dict[str, tuple[Token, int]] = msgspec.field(default_factory=dict)
     instructions: list[SourceInstruction] = msgspec.field(default_factory=list)
+    #: The labels of the parts of a return probe, and before which instruction they stand.
+    parts: dict[str, tuple[Token, int]] = msgspec.field(default_factory=dict)
+
+    @property
+    def split(self) -> int | None:
+        """Before which instruction the return part begins that an entry part is before."""
+        _, position = self.parts.get(RETURN_PART, (None, 0))
+        return position or None
 
     def usable(self) -> dict[str, Any]:
         """The values that are not refused; a refused text still counts as given."""

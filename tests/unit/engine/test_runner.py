@@ -7,6 +7,7 @@ from typing import cast
 from unittest import mock
 
 from dprobed.engine.affinity import Affinity
+from dprobed.engine.interface import Location
 from dprobed.engine.probe import Attachment, Probe
 from dprobed.engine.runner import ProgramRunner
 from dprobed.proc.procfs import Status
@@ -31,7 +32,7 @@ def test_a_hit_that_is_served_in_the_middle_of_another_is_its_own() -> None:
         return Outcome(ABORT, b"", (), 0, 0, None, suspend=False, resume=False)
 
     probe = Probe(1, ProbeDefinition(0, address="0x1000"), entry, "x", alters=False)
-    attachments = [Attachment(probe, "trap", 0, "f+0x0", 0x1000, None)]
+    attachments = [Attachment(probe, "trap", Location(0x1000, 0, "f+0x0"))]
     # Threads that are there, to be identified.
     one, other = (Thread(tid, tid, State.RUNNING, cast(Group, None)) for tid in _tids())
 

@@ -20,7 +20,7 @@ FILE = "counter.script"
 def _counter() -> Builder:
     """Counts its hits, logs rdi so many times as it was hit, and hands over every third."""
     builder = Builder(name="target", vars=1, name_at=SourcePlace(FILE, 1, 1))
-    builder.probe(offset="main", minor=7, at=SourcePlace(FILE, 3, 9))
+    builder.probe(offset="main", minor=7, placed_at=SourcePlace(FILE, 3, 9))
     again, out = builder.label(), builder.label()
     builder.add("inc lv,index", 0)
     builder.add("push lv,index", 0)
@@ -34,7 +34,7 @@ def _counter() -> Builder:
     builder.add("jnz label", out)
     builder.add("exit facility", "mine", SourcePlace(FILE, 6, 2))
     builder.place(out)
-    builder.probe(address="flag", watchpoint="w", group=2, at=SourcePlace(FILE, 9, 1))
+    builder.probe(address="flag", watchpoint="w", group=2, placed_at=SourcePlace(FILE, 9, 1))
     builder.add("push word", 0)
     builder.add("push word", 1)
     builder.add("xchg")

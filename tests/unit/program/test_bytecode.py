@@ -22,7 +22,7 @@ PROGRAM = assemble((GOLDEN / "everything.rpn").read_text(), "everything.rpn")
 DATA = encode(PROGRAM)
 
 
-def sealed(rest: bytes, version: int = 3, flags: int = 0) -> bytes:
+def sealed(rest: bytes, version: int = 4, flags: int = 0) -> bytes:
     """These bytes with a first part that is right for them."""
     first = struct.pack("<4sHHII", b"\x89DPB", version, flags, PREFIX + len(rest), zlib.crc32(rest))
     return first + rest
@@ -41,22 +41,22 @@ def test_golden_file() -> None:
 
 
 def test_layout_is_as_drawn() -> None:
-    assert DATA[:8] == b"\x89DPB\x03\x00\x00\x00"
+    assert DATA[:8] == b"\x89DPB\x04\x00\x00\x00"
     assert struct.unpack_from("<II", DATA, 8) == (len(DATA), zlib.crc32(DATA[16:]))
     assert struct.unpack_from("<BBHHHHH", DATA, 16) == (1, 3, 7, 8, 3, 2, 0)
     assert struct.unpack_from("<IIII", DATA, 28) == (1000, 2048, 512, 4096)
     counts = struct.unpack_from("<IIIII", DATA, 44)
-    assert counts == (2, 2, len(PROGRAM.code), 1, len(PROGRAM.lines))
+    assert counts == (3, 2, len(PROGRAM.code), 1, len(PROGRAM.lines))
     assert DATA[64:75] == b"\x09\x00libc.so.6"
     assert DATA[75:95] == b"\x05\x00calls\x05\x00bytes\x04\x00last"
-    first = struct.unpack_from("<IIIIIIHHHHBBB", DATA, 95)
-    assert first == (0, 0, PROGRAM.probes[0].end, 5, 6, 128, 2, 3, 4, 0x2FFF, 255, 5, 3)
-    assert DATA[130:133] == b"\x55\x48\x89"
-    assert DATA[133:145] == b"\x0a\x00malloc+0x4"
-    places = struct.unpack("<" + 3 * "HIH", DATA[-24:])
+    first = struct.unpack_from("<IIIIIIHHHHBBBI", DATA, 95)
+    assert first == (0, 0, PROGRAM.probes[0].end, 5, 6, 128, 2, 3, 4, 0x2FFF, 255, 5, 3, 0)
+    assert DATA[134:137] == b"\x55\x48\x89"
+    assert DATA[137:149] == b"\x0a\x00malloc+0x4"
+    places = struct.unpack("<" + 4 * "HIH", DATA[-32:])
     at = [PROGRAM.name_at, *PROGRAM.probes_at]
     assert places == tuple(number for place in at if place is not None for number in place)
-    last = struct.unpack("<IHIH", DATA[-36:-24])
+    last = struct.unpack("<IHIH", DATA[-44:-32])
     assert last == (*PROGRAM.lines[-1], PROGRAM.columns[-1])
 
 
@@ -92,8 +92,8 @@ def test_a_program_without_places_comes_back_without() -> None:
         (DATA[:-1], f"it says {len(DATA)} bytes, and there are {len(DATA) - 1}"),
         (DATA + b"\0", f"it says {len(DATA)} bytes, and there are {len(DATA) + 1}"),
         (sealed(DATA[16:] + b"\0"), "there are bytes after its end"),
-        (sealed(DATA[16:], version=2), "it has version 2; version 3 is known"),
-        (sealed(DATA[16:], version=4), "it has version 4; version 3 is known"),
+        (sealed(DATA[16:], version=3), "it has version 3; version 4 is known"),
+        (sealed(DATA[16:], version=5), "it has version 5; version 4 is known"),
         (sealed(DATA[16:], flags=1), "it has unknown flags"),
         (DATA[:20] + b"\xff" + DATA[21:], "its check sum is wrong"),
         (sealed(b""), "cut short in its header"),

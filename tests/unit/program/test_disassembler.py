@@ -141,8 +141,16 @@ def sources(draw: st.DrawFn) -> str:
         lines.append(f"{keyword} = {quoted(draw(_TEXT).replace(':', '.'))}")
         lines.append(f"minor = {draw(st.integers(1, 65535))}")
         lines.append(f"ex_mask = {draw(st.integers(0, 65535))}")
+        among = [i for i in INSTRUCTIONS if Operand.KEPT not in i.operands]
+        if draw(st.booleans()):
+            lines += ["at = return", "entry:", "push 1", f"pop e,{draw(st.integers(0, 7))}"]
+            lines += draw(
+                st.sampled_from([[], ["exit"], ["push f,1", "jz skip", "abort", "skip: abort"]])
+            )
+            lines.append("return:")
+            among = [i for i in INSTRUCTIONS if i.group != "functions" or i.name == "push e"]
         depth = 0
-        steps = draw(st.lists(st.sampled_from(INSTRUCTIONS), min_size=1, max_size=20))
+        steps = draw(st.lists(st.sampled_from(among), min_size=1, max_size=20))
         for number, step in enumerate(steps):
             operand = ""
             if step.operands:

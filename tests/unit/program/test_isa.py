@@ -56,6 +56,7 @@ ORIGINAL = {
 }  # fmt: skip
 OURS = {
     "push tid": 0x99, "push uid": 0x9A, "push gid": 0x9B, "push time": 0x9C, "push comm": 0x9D,
+    "push a,argument": 0xA0, "push f,argument": 0xA1, "push e,kept": 0xA2, "pop e,kept": 0xA3,
     "push addr,symbol": 0x9E, "push tls,symbol": 0x9F,
     "log i8": 0xC0, "log i8,name": 0xC1, "log i16": 0xC2, "log i16,name": 0xC3, "log i32": 0xC4,
     "log i32,name": 0xC5, "log i64": 0xC6, "log i64,name": 0xC7, "log u8": 0xC8,
@@ -72,6 +73,9 @@ SAMPLE = {
     Operand.COUNT8: "2",
     Operand.SHIFT: "7",
     Operand.BIT: "64",
+    Operand.ARGUMENT: "63",
+    Operand.FLOAT: "6",
+    Operand.KEPT: "7",
     Operand.SLOT: "-5",
     Operand.LABEL: "there",
     Operand.REGISTER: "rax",
@@ -105,11 +109,14 @@ def test_every_instruction_belongs_to_a_group_and_says_what_it_does() -> None:
 @pytest.mark.parametrize("instruction", INSTRUCTIONS, ids=lambda i: i.key)
 def test_every_instruction_can_be_written_and_comes_back(instruction: Instruction) -> None:
     """Assembled, verified (in a kernel program, which may use all) and disassembled."""
-    words = "push 1\n" * 5
-    body = f"{words}call sub\nexit\nsub:\n{source_of(instruction)}\nthere:\nret\n"
+    body = "push 1\n" * 5 + "call sub\nexit\n"
+    offset = 5 * 9 + 5 + 1
+    if instruction.group == "functions":
+        body = f"at = return\nentry:\n{body}return:\nexit\n"
+        offset += 1
+    body += f"sub:\n{source_of(instruction)}\nthere:\nret\n"
     source = f"name = kernel\nmodtype = kernel\nvars = 2\ngvars = 2\noffset = f\n{body}"
     program = assemble(source, "all.rpn")
-    offset = 5 * 9 + 5 + 1
     decoded, _, _ = decode_at(program.code, offset)
     assert decoded is instruction
     written = [line.split("//")[0].strip() for line in disassemble(program).splitlines()]
@@ -133,7 +140,7 @@ def test_a_negative_word_is_its_two_s_complement() -> None:
     assert operands == (0xFFFF_FFFF_FFFF_FFFF,)
 
 
-@pytest.mark.parametrize("opcode", [0x16, 0x4A, 0xA0, 0xAF, 0xB7, 0xFF])
+@pytest.mark.parametrize("opcode", [0x16, 0x4A, 0xA8, 0xAF, 0xB7, 0xFF])
 def test_other_opcodes_are_no_instructions(opcode: int) -> None:
     with pytest.raises(DecodeError, match="unknown opcode"):
         decode_at(bytes((opcode,)), 0)

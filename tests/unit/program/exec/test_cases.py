@@ -12,7 +12,7 @@ from dprobed.program.exec.variables import ListVariables
 from dprobed.program.isa import INSTRUCTIONS, WORD_MASK
 from dprobed.program.model import Program, ProgramError
 from dprobed.program.rpn.parser import assemble
-from tests.programs.cases import Case, Result, Run, all_cases, check
+from tests.programs.cases import Case, Result, Run, all_cases, check, hit
 from tests.programs.executors import EXECUTORS, Maker
 from tests.programs.walking import WalkingExecutor
 
@@ -53,7 +53,7 @@ def _with(executor: Maker, static: bool) -> Run:
         context = case.context()
         outcome: Outcome | None = None
         for _ in range(case.runs):
-            outcome = made.entry(0)(context)
+            outcome = hit(made, context)
         assert outcome is not None
         return Result(outcome, context, made.locals.read(), globals_.read())
 
@@ -89,8 +89,10 @@ def _used(cases: list[Case]) -> set[str]:
     keys = set()
     for case in cases:
         program = assemble(case.source(), case.place)
-        for block in find_blocks(program.code, program.probes[0].entry):
-            keys |= {step.instruction.key for step in block.steps}
+        probe = program.probes[0]
+        for start in {probe.entry, probe.start}:
+            for block in find_blocks(program.code, start):
+                keys |= {step.instruction.key for step in block.steps}
     return keys
 
 

@@ -44,7 +44,7 @@ from dprobed.program.model import Header, ProbeDefinition, Program, ProgramError
 from dprobed.program.registers import REGISTERS, USER_REGS
 from dprobed.program.verifier import verify
 from dprobed.record.log import decode_log
-from tests.programs.cases import Case, FakeContext, Region
+from tests.programs.cases import Case, FakeContext, Region, hit
 from tests.programs.executors import EXECUTORS, Maker
 
 pytestmark = pytest.mark.slow
@@ -55,6 +55,12 @@ EXIT, RET, PUSH = BY_KEY["exit"], BY_KEY["ret"], BY_KEY["push word"]
 
 #: What a drawn program is made of; `exit` and `ret` also end its parts.
 USER = [i for i in INSTRUCTIONS if not i.kernel_only and i not in (EXIT, RET)]
+#: Of them, what an entry part may have, but for calls: what is called is there for the return.
+ENTRY_PART = [
+    i for i in USER
+    if i.group != "log" and not i.holds and i.flow is not Flow.CALL
+    and i.name not in ("rem", "log st") and Operand.FACILITY not in i.operands
+]  # fmt: skip
 READABLE = [n for n, r in enumerate(REGISTERS) if not r.kernel_only]
 WRITABLE = [n for n in READABLE if REGISTERS[n].may_pop(kernel=False)]
 
@@ -134,7 +140,10 @@ def _assembled(lines: list[Line]) -> bytes:
 
 
 @st.composite
-def programs(draw: st.DrawFn, among: Sequence[Instruction] = USER) -> Program:
+def programs(
+    draw: st.DrawFn, among: Sequence[Instruction] = USER, *, returns: bool = True
+) -> Program:
+    """``returns``: whether return probes are among them."""
     header = Header(
         "x",
         jmpmax=draw(st.sampled_from([0, 3, 50, 1 << 30])),
@@ -147,6 +156,13 @@ def programs(draw: st.DrawFn, among: Sequence[Instruction] = USER) -> Program:
     )
     parts: list[list[Line]] = []
     starts = []
+    at = draw(st.sampled_from(["entry", "return"])) if returns else "entry"
+    others = ("push e",) if at == "return" else ("push a", "push f")
+    split = 0
+    if at == "return" and draw(st.booleans()):
+        parts.append(_part(draw, header, 0, EXIT, [i for i in among if i in ENTRY_PART]))
+        split = len(_assembled(parts[0]))
+    among = [i for i in among if i.group != "functions" or i.name in others]
     for number in range(draw(st.integers(1, 3))):
         first = sum(map(len, parts))
         starts.append(first)
@@ -160,8 +176,9 @@ def programs(draw: st.DrawFn, among: Sequence[Instruction] = USER) -> Program:
     ]
     code = _assembled(lines)
     masks = st.sampled_from([0xFFF, 0x1FFF, 0x2FFF, 0xBFFF, 0xFFFF, 0, 0xFFB])
+    heap = draw(st.sampled_from([0, 64]))
     probe = ProbeDefinition(
-        0, offset="0x1000", ex_mask=draw(masks), heap=draw(st.sampled_from([0, 64])), end=len(code)
+        0, offset="0x1000", ex_mask=draw(masks), heap=heap, end=len(code), at=at, split=split
     )
     return Program(header, (probe,), code, (2, "mine"), names=("result", "n"))
 
@@ -169,7 +186,9 @@ def programs(draw: st.DrawFn, among: Sequence[Instruction] = USER) -> Program:
 def drawn_context() -> FakeContext:
     thread = Case("", "").thread
     writable = Region(0x1000, bytearray(b"text\0" + bytes(range(1, 60))), True)
-    return FakeContext([writable, Region(0x1040, bytearray(16), False)], thread)
+    context = FakeContext([writable, Region(0x1040, bytearray(16), False)], thread)
+    context.kept[:2] = 5, WORD_MASK
+    return context
 
 
 @contextmanager
@@ -193,6 +212,7 @@ class Run:
             bytes(found.buffer),
             found.fp,
             found.fp_dirty,
+            found.kept,
             found.regions,
             self.variables,
         ]
@@ -205,8 +225,8 @@ def run_drawn(program: Program, static: bool, maker: Maker = PythonExecutor) -> 
         executor = maker(program, globals_, FACILITIES, static=static)
     context = drawn_context()
     # Twice: what stays of the first hit are variables, registers and memory, nothing else.
-    executor.entry(0)(context)
-    outcome = executor.entry(0)(context)
+    hit(executor, context)
+    outcome = hit(executor, context)
     return Run(outcome, context, (executor.locals.read(), globals_.read()))
 
 
@@ -280,9 +300,11 @@ class _Claims:
             instruction, operands, following = decode_at(program.code, offset)
             code.append(Decoded(offset, instruction, operands, following))
             offset = following
-        analysis = Analysis(code, [0])
+        probe = program.probes[0]
+        analysis = Analysis(code, sorted({probe.entry, probe.start}))
         analysis.run()
         self.depths = analysis.depths
+        self.needs = {d.offset: d.instruction.effect(d.operands)[0] for d in code}
         self.wrapped = False
 
     def __call__(self, offset: int, depth: int) -> None:
@@ -291,6 +313,8 @@ class _Claims:
         if not self.wrapped:
             low, high = self.depths[offset]
             assert low <= depth <= high, f"{offset:#x}: {depth}, not {low}..{high}"
+            # It pops more than there is, and an exception may push again before the next one.
+            self.wrapped = depth < self.needs[offset]
 
 
 @dataclass(slots=True)
@@ -320,6 +344,8 @@ def test_the_depths_are_what_the_verifier_said(program: Program) -> None:
         mock.patch.object(lower, "lower_step", _lower_with_claim),
         mock.patch.dict(PRINTERS, {_Claim: _print_claim}),
         mock.patch.dict(python._NAMES, {"claim": claims}),
+        # Each part stays where it is in the program.
+        mock.patch.object(python, "_has_labels", lambda *_: True),
     ):
         run_drawn(program, static=False)
     python._code_of.cache_clear()

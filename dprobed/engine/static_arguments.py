@@ -1,0 +1,59 @@
+"""The arguments of static probes (USDT): how the one at a place is read at a hit."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from dprobed.arch.x86_64.argument import Argument
+from dprobed.arch.x86_64.paging import WORD
+from dprobed.arch.x86_64.registers import REGISTER_NAMES
+from dprobed.program.exec.interface import ADDRESS_END, Context, MemoryFault, Reader
+
+#: Offset and bytes of an SSE register in the FXSAVE image (Intel SDM vol. 1, table 10-2).
+_FXSAVE_SSE: Final = 160
+_SSE_BYTES: Final = 16
+
+
+def reader(argument: Argument, bias: int) -> Reader:
+    """What reads an argument; ``bias``: from addresses of its file to those in memory."""
+    if argument.kind == "constant":
+        value = _extended(argument, argument.value)
+        return lambda context: value
+    if argument.kind == "register":
+        number, shift = REGISTER_NAMES.index(argument.base), argument.value
+        return lambda context: _extended(argument, context.regs[number] >> shift)
+    if argument.kind == "sse":
+        first = _FXSAVE_SSE + _SSE_BYTES * int(argument.base.removeprefix("xmm"))
+        last = first + argument.size
+        return lambda context: _extended(
+            argument, int.from_bytes(context.fpregs()[first:last], "little")
+        )
+    return _memory_reader(argument, argument.value + (bias if argument.relative else 0))
+
+
+def _memory_reader(argument: Argument, offset: int) -> Reader:
+    base = REGISTER_NAMES.index(argument.base) if argument.base else -1
+    index = REGISTER_NAMES.index(argument.scaled) if argument.scaled else -1
+
+    def read(context: Context) -> int:
+        address = offset
+        if base >= 0:
+            address += context.regs[base]
+        if index >= 0:
+            address += context.regs[index] * argument.scale
+        address &= WORD
+        if address >= ADDRESS_END:
+            raise MemoryFault(address)
+        raw = context.read(address, argument.size)
+        return _extended(argument, int.from_bytes(raw, "little"))
+
+    return read
+
+
+def _extended(argument: Argument, raw: int) -> int:
+    """The word that a value of the argument's size is, by its sign."""
+    bits = 8 * argument.size
+    raw &= (1 << bits) - 1
+    if argument.signed and raw >> (bits - 1):
+        raw -= 1 << bits
+    return raw & WORD
