@@ -83,7 +83,7 @@ def test_what_is_roots_alone(place: Place) -> None:
     with place.daemon() as daemon, asking(daemon) as peer:
         for request in requests:
             text = refused(answer(peer, {**request, "id": 1}))
-            assert noted(place, "root only", request["type"]).endswith(text)
+            assert noted(place, "root only", str(request["type"])).endswith(text)
 
 
 def test_dprobed_itself(place: Place) -> None:
@@ -121,7 +121,7 @@ def test_what_is_another_users(place: Place) -> None:
             {"type": "remove", "id": 2, "select": {"number": number}},
         ):
             assert "no" in refused(answer(peer, message))
-            noted(place, "another user's program", message["type"])
+            noted(place, "another user's program", str(message["type"]))
         assert daemon.json("programs")[0]["number"] == number
 
 
