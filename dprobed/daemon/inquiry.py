@@ -16,6 +16,9 @@ from dprobed.daemon.targets import Targets
 from dprobed.policy.rights import Right
 from dprobed.wire import messages, protocol
 
+#: Why a kept program could not be put in again, where that was no refusal.
+_DEFECT: Final = "internal error in the daemon (see its log)"
+
 
 class DeploymentList(Protocol):
     """Lists deployments."""
@@ -71,9 +74,25 @@ class Inquiry:
             probes=await self._doubts.infos(chosen),
             deployments=self._deployed(client, select),
             discovery=self._deployments.discovery() if self._deployments is not None else None,
+            kept=self._kept(client, select),
             earlier=self._targets.earlier_infos(client, select),
             variables=[*summed, *self._targets.variables(client, select, others)],
         )
+
+    def _kept(self, client: Client, select: messages.Select) -> list[messages.KeptInfo]:
+        """Programs that are to be put in again after a restart, and are not in yet."""
+        kept = self._targets.kept
+        return [
+            messages.KeptInfo(
+                number=each.inserted.number,
+                program=each.inserted.upload.label,
+                pid=each.pid,
+                uid=each.inserted.uid,
+                problem=_DEFECT if (each.inserted.number, each.pid) in kept.failed else "",
+            )
+            for each in kept.not_in()
+            if self._gate.sees(client, each.inserted.uid) and each.matches(select)
+        ]
 
     async def programs(self, client: Client, request: messages.Programs) -> messages.Listing:
         """The selected programs; a deployment's instances only where a process is selected."""

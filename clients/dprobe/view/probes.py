@@ -101,6 +101,16 @@ EARLIER = Listing(
     ),
     messages.EarlierInfo.__struct_fields__,
 )
+KEPT = Listing(
+    "kept",
+    (
+        ("pid", "pid"),
+        ("program", "program"),
+        ("no", "number"),
+        ("problem", "problem"),
+    ),
+    messages.KeptInfo.__struct_fields__,
+)
 VARIABLES = Listing(
     "variable",
     (
@@ -256,6 +266,19 @@ def asleep(probes: Sequence[messages.ProbeInfo]) -> Iterator[str]:
         )
         where = f"in process {alike[0].pid}" if len(alike) == 1 else f"in {len(alike)} processes"
         yield f"{program} at {place}: {passed} {where}: over the budget"
+
+
+def awaited(kept: Sequence[messages.KeptInfo]) -> Iterator[str]:
+    """What is to be put in again after a restart, and is not in yet."""
+    for each in kept:
+        what = f"{each.program} (no {each.number}) in process {each.pid}"
+        if each.problem:
+            yield (
+                f"{what}: not put in again after a restart of dprobed: {each.problem}; tried again "
+                f"at the next start, or not, after: dprobe remove {each.number}"
+            )
+        else:
+            yield f"{what}: about to be put in again after a restart of dprobed"
 
 
 def taken_over(probes: Sequence[messages.ProbeInfo]) -> Iterator[str]:
@@ -424,10 +447,13 @@ def show_status(
         *dumped_in_all(answer.deployments, answer.earlier),
         *asleep(answer.probes),
         *taken_over(answer.probes),
+        *awaited(answer.kept),
         *unguarded(answer.probes),
     ):
         complain(line)
-    if not json:
+    if json:
+        show(answer.kept, KEPT, json=True, empty="", only=only)
+    else:
         _explain_deployments(answer, extended=extended)
 
 

@@ -55,6 +55,22 @@ def test_one_message_for_one_probe(capfd: pytest.CaptureFixture[str]) -> None:
     assert "failed: its tracer has died" in capfd.readouterr().err
 
 
+def test_what_is_not_in_again_after_a_restart_is_told(capfd: pytest.CaptureFixture[str]) -> None:
+    kept = [
+        messages.KeptInfo(number=3, program="opens", pid=10, uid=0, problem=""),
+        messages.KeptInfo(number=4, program="alloc", pid=11, uid=0, problem="internal error"),
+    ]
+    status = messages.Status(id=1, targets=[], probes=[], kept=kept)
+    show_status(status, extended=False, everything=True, json=False)
+    said = capfd.readouterr().err
+    assert "opens (no 3) in process 10: about to be put in again after a restart" in said
+    assert "alloc (no 4) in process 11: not put in again" in said
+    assert "internal error" in said
+    assert "dprobe remove 4" in said
+    show_status(status, extended=False, everything=True, json=True)
+    assert '"type":"kept"' in capfd.readouterr().out
+
+
 @pytest.mark.parametrize(("failures", "text"), [(1, "died"), (2, "died 2 times")])
 def test_a_handler_that_died(failures: int, text: str) -> None:
     handler = messages.HandlerInfo(
