@@ -20,7 +20,7 @@ import msgspec
 from dprobed.backend import Backends
 from dprobed.daemon.announcer import Announcer
 from dprobed.daemon.attaching import Attaching
-from dprobed.daemon.change_journals import JournalFiles
+from dprobed.daemon.change_journals import ChangeJournalFiles
 from dprobed.daemon.checking import Checking
 from dprobed.daemon.client import Client
 from dprobed.daemon.detaching import Detaching
@@ -306,7 +306,7 @@ def begin(
     main: TracerMain,
     config: Path | None,
     ahead: TracerAhead | None = None,
-    journals: JournalFiles | None = None,
+    journals: ChangeJournalFiles | None = None,
 ) -> tuple[TracerProcesses, Gate]:
     """The first parts of a daemon: tracer processes, which run ``main``, and the policies.
 

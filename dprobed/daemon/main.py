@@ -20,7 +20,7 @@ from typing import Final
 
 from dprobed import __version__
 from dprobed.daemon.app import HOLD_LIMIT, App, begin, build_public
-from dprobed.daemon.change_journals import JournalFiles
+from dprobed.daemon.change_journals import ChangeJournalFiles
 from dprobed.daemon.child_process import begin_afresh
 from dprobed.daemon.former import FormerCounts
 from dprobed.daemon.kept import Kept
@@ -207,7 +207,7 @@ def _run(path: Path | None, main: TracerMain, config: Path | None, hold_limit: f
     except OSError as error:
         raise StartError(f"what LISTEN_FDS says was given is not there: {error.strerror}") from None
     where = _where(path, service.listeners)
-    journals = JournalFiles(where.with_name(where.name + ".changes"))
+    journals = ChangeJournalFiles(where.with_name(where.name + ".changes"))
     tracers, gate = begin(main, config, journals=journals)
     wanted = gate.store.config
     _check_metrics(wanted)

@@ -32,7 +32,7 @@ def test_messages_become_entries_with_our_fields(
 ) -> None:
     sent: list[dict[str, str]] = []
     monkeypatch.setattr(systemd_journal, "post", sent.append)
-    handler = log._Journal(everything)
+    handler = log._SystemdJournal(everything)
     logger = logging.Logger("dprobed")
     logger.addHandler(handler)
     logger.info("plain %s", "text")
