@@ -20,7 +20,16 @@ from dprobed.wire import messages
 MAX_LISTED: Final = 64
 #: Programs of which sums are kept.
 _MAX_SUMS: Final = 1000
-_COUNTERS: Final = ("hits", "ran", "missed", "dropped", "faulted", "asleep_ns", "present_ns")
+_COUNTERS: Final = (
+    "hits",
+    "ran",
+    "missed",
+    "dropped",
+    "faulted",
+    "unwound",
+    "asleep_ns",
+    "present_ns",
+)
 
 _log = logging.getLogger("dprobed")
 
@@ -102,6 +111,7 @@ class ExitedProcesses:
             missed=sums["missed"],
             dropped=sums["dropped"],
             faulted=sums["faulted"],
+            unwound=sums["unwound"],
             asleep_ns=sums["asleep_ns"],
             present_ns=sums["present_ns"],
             dumped=self._dumps[inserted.number].dumped,

@@ -96,11 +96,20 @@ class AddressSpace:
             while line is not None and line.end <= address:
                 line = next(lines, None)
             if line is not None and line.start <= address and line.perms.endswith(b"s"):
-                found[address] = (
-                    f"the code at {address:#x} is mapped MAP_SHARED: a breakpoint would be written "
-                    "into the file, for all who map it"
-                )
+                found[address] = _shared(address)
         return found
+
+    def why_no_code(self, address: int) -> str:
+        """Why no breakpoint can be at an address that is perhaps no code; empty: it can.
+
+        Raises SpaceError and Gone.
+        """
+        for line in mappings(procfs.live_thread(self.tgid)):
+            if line.start <= address < line.end:
+                if line.perms[2:3] != b"x" or line.name == b"[vsyscall]":
+                    break
+                return _shared(address) if line.perms.endswith(b"s") else ""
+        return f"{address:#x} is no code"
 
     def write_raw(self, address: int, original: bytes) -> None:
         """Write a debugger's breakpoint where this byte is; raises SpaceError."""
@@ -120,6 +129,13 @@ class AddressSpace:
         self.changes.forget(Kind.RAW, address)
         return True
 
+    def original(self, address: int, data: bytearray) -> None:
+        """Undo what no engine changes, in bytes that were read from memory."""
+        self.semaphores.original(address, data)
+        for where, original in self.raw.items():
+            if 0 <= where - address < len(data):
+                data[where - address] = original[0]
+
     def undo_raw(self, memory: Memory) -> None:
         """Take a debugger's breakpoints out of a copy of this space."""
         for address, original in self.raw.items():
@@ -133,3 +149,10 @@ class AddressSpace:
         self.raw.clear()
         self.semaphores.clear()
         self.resident.areas.clear()
+
+
+def _shared(address: int) -> str:
+    return (
+        f"the code at {address:#x} is mapped MAP_SHARED: a breakpoint would be written into the "
+        "file, for all who map it"
+    )

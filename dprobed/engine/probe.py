@@ -96,6 +96,7 @@ class Probe:
         "dumped",
         "engine",
         "entry",
+        "entry_part",
         "faulted",
         "governors",
         "hits",
@@ -119,6 +120,7 @@ class Probe:
         "throttled",
         "throttled_until",
         "uncounted_ns",
+        "unwound",
     )
 
     def __init__(
@@ -130,17 +132,22 @@ class Probe:
         *,
         alters: bool,
         max_hits: int = 0,
+        entry_part: Callable[[Context], Outcome] | None = None,
     ) -> None:
-        """``alters``: its program can alter registers of the thread. ``max_hits``: see ``cap``."""
+        """``alters``: its program can alter registers of the thread. ``max_hits``: see ``cap``.
+
+        ``entry_part``: what runs when the function is entered whose returns are its hits.
+        """
         self.program: Final = program
         self.definition: Final = definition
         self.entry: Final = entry
+        self.entry_part: Final = entry_part
         self.alters: Final = alters
         self.pass_count: Final = definition.pass_count
         #: The number of the last hit that runs the program; a number never reached: no limit.
         self.last = 0
         self.cap(max_hits)
-        self.revocable: Final = not definition.logonfault
+        self.revocable: Final = not (definition.logonfault or definition.returns)
         self.index: Final = definition.index
         #: Whether it is never to run again in this target.
         self.over = False
@@ -154,8 +161,9 @@ class Probe:
         self.hits = 0
         self.ran = 0
         self.missed = 0
-        self.dropped = 0
-        self.faulted = 0
+        self.dropped = self.faulted = 0
+        #: Calls that were left without returning.
+        self.unwound = 0
         #: Cores that were written for it here, and why others were not: reason → how often.
         self.dumped = 0
         self.no_dumps: dict[str, int] = {}
@@ -185,6 +193,7 @@ class Probe:
         so."""
         self.hits, self.ran, self.missed = former.hits, former.ran, former.missed
         self.dropped, self.faulted = former.dropped, former.faulted
+        self.unwound = former.unwound
         self.dumped, self.no_dumps = former.dumped, dict(former.no_dumps)
         self.cores.written = former.dumped
         self.asleep_ns = former.asleep_ns
@@ -215,6 +224,11 @@ class Probe:
             self.asleep_since = 0
         if self.over and not self.present_until:
             self.present_until = now
+
+    def note_missed(self, why: str) -> None:
+        """A call is missed, because its return cannot be seen: show why."""
+        self.missed += 1
+        self.reason = f"some returns cannot be seen: {why}"
 
     def sleep(self, now: int) -> None:
         """It is throttled from now on, until another state is set."""
@@ -248,4 +262,5 @@ class Probe:
             dumped=self.dumped,
             no_dumps=dict(self.no_dumps),
             uncounted_ns=self.uncounted_ns,
+            unwound=self.unwound,
         )

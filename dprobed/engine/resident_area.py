@@ -93,6 +93,14 @@ class ResidentArea:
                 return area
         return None
 
+    def has_room(self, address: int) -> bool:
+        """Whether there is a free slot for an address, and its area is still ours."""
+        area = self.near(address)
+        return area is not None and self._is_whole(area)
+
+    def _is_whole(self, area: SlotPages) -> bool:
+        return all(self._memory.peek(mark, len(MARK)) == MARK for mark in area.marks())
+
     def give_back(self, slot: int) -> None:
         """A slot is free again; no thread may be in it."""
         for area in self.areas:
@@ -104,12 +112,7 @@ class ResidentArea:
 
         All of them while the target is in ``exec``, which is reported later.
         """
-        peek = self._memory.peek
-        whole = [
-            area
-            for area in self.areas
-            if all(peek(mark, len(MARK)) == MARK for mark in area.marks())
-        ]
+        whole = [area for area in self.areas if self._is_whole(area)]
         if len(whole) < len(self.areas) and self._memory.is_gone():
             return list(self.areas)
         return whole

@@ -16,7 +16,8 @@ from dprobed.engine.probe import Attachment, Probe
 from dprobed.proc import procfs
 from dprobed.proc.names import NAMES
 from dprobed.program.exec.interface import Outcome
-from dprobed.program.exits import ABORT, DEBUGGER, DUMP, DUMP_ONCE, REM
+from dprobed.program.exits import ABORT, DEBUGGER, DUMP, DUMP_ONCE, EXIT, REM
+from dprobed.program.isa import KEPT_WORDS
 from dprobed.tracee.ptrace import Gone, Registers
 from dprobed.tracee.thread import Thread
 from dprobed.wire.protocol import RawRecord, State
@@ -33,6 +34,9 @@ _AT_HIT: Final = frozenset((DUMP, DUMP_ONCE, DEBUGGER))
 
 #: Looked up once, since each hit calls it.
 _name_of: Final = NAMES.of
+
+#: What a return probe without an entry part has kept.
+NOTHING_KEPT: Final = [0] * KEPT_WORDS
 
 _log = logging.getLogger(__name__)
 
@@ -150,6 +154,43 @@ class ProgramRunner:
             affinity.review(thread, cpu, _REVIEW, now)
             affinity.hit(cpu)
         return altered
+
+    def enter(self, thread: Thread, attachment: Attachment, now: int) -> list[int]:
+        """Run the entry part of a return probe for a thread whose registers are loaded; the words
+        that it has kept, empty where the call is to be passed over. Raises Gone."""
+        context, probe = self.context, attachment.probe
+        assert probe.entry_part is not None
+        facts = self.facts_of(thread)
+        if now > facts.identity_until:
+            self._identify(thread, facts, now)
+        context.pid, context.tid = thread.tgid, thread.tid
+        context.facts, context.known_cpu = facts, -1
+        context.forget_fpregs()
+        kept = context.kept = [0] * KEPT_WORDS
+        try:
+            outcome = probe.entry_part(context)
+        except Gone:
+            raise
+        except Exception as error:
+            self._defect(thread, attachment, error)
+            return []
+        if context.fp_dirty:
+            context.leave()
+        if outcome.exit == EXIT:
+            return kept
+        if outcome.exit != ABORT:
+            probe.missed += 1
+            self._add(probe, RawRecord(
+                probe.program, probe.index, attachment.number, thread.tgid, thread.tid,
+                _name_of(thread.tid), facts.uid, context.cpu, now, probe.hits, outcome.exit,
+                outcome.major, outcome.minor, outcome.log, outcome.raw, outcome.exception,
+            ))  # fmt: skip
+        return []
+
+    def charge(self, attachments: Iterable[Attachment], now: int) -> None:
+        """Charge what was done since ``now`` to the accounts of these probes, if any has some."""
+        if self.metered:
+            self._charge(attachments, now)
 
     def _follow(self, thread: Thread, probe: Probe, outcome: Outcome) -> None:
         """Do what seldom follows a hit: the probe is over, threads are held or resumed."""

@@ -173,7 +173,7 @@ class StopHandler(Protocol):
         """``thread.signal`` is about to be delivered."""
         ...
 
-    def forked(self, child: int) -> None:
+    def forked(self, thread: Thread, child: int) -> None:
         """A thread is in ``fork``; its child's first stop is yet to be reported."""
         ...
 

@@ -247,7 +247,7 @@ class ThreadGroup:
             return  # killed, or detached from as an orphan
         thread = self._expect(child, parent.tgid if is_thread else child, shares)
         if not shares:
-            self.handler.forked(child)
+            self.handler.forked(parent, child)
             parent.awaits = child
             self._parents[child] = parent, time.monotonic()
         first = self.tracees.first_stops.pop(child, None)

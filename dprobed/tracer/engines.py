@@ -13,6 +13,7 @@ from dprobed.engine.probe import Attachment, Probe
 from dprobed.engine.runner import ProgramRunner
 from dprobed.engine.trap import copies
 from dprobed.engine.trap.engine import TrapEngine
+from dprobed.engine.trap.running_calls import RunningCalls
 from dprobed.engine.trap.sigtrap import Sigtrap
 from dprobed.engine.trap.sites import Sites
 from dprobed.engine.trap.view import OriginalView
@@ -276,6 +277,11 @@ class Engines:
         for engine in self._all:
             engine.forget(thread)
 
+    @property
+    def calls(self) -> RunningCalls:
+        """The calls whose returns are waited for."""
+        return self._trap.stops.returns.calls
+
     def apply_unreached(self) -> None:
         """See WatchEngine."""
         self._watch.apply_unreached()
@@ -310,11 +316,7 @@ class Engines:
         data = bytearray(self.space.memory.peek(address, length))
         for engine in self._all:
             engine.original(address, data)
-        self.space.semaphores.original(address, data)
-        end = address + len(data)
-        for where, original in self.space.raw.items():
-            if address <= where < end:
-                data[where - address] = original[0]
+        self.space.original(address, data)
         return bytes(data)
 
     # --- other address spaces ---

@@ -20,18 +20,12 @@ from dprobed.proc import procfs
 from dprobed.proc.maps import Module, modules
 from dprobed.program.exec.interface import Context, MemoryFault, Reader
 from dprobed.program.model import Header, ProbeDefinition, Program
-from dprobed.program.parts import argument_count
+from dprobed.program.parts import Needs, needs_of
 from dprobed.resolver.addresses import address_of, biases, data_address_of
 from dprobed.resolver.client import MappedFile, Resolver
 from dprobed.resolver.errors import LocationError, LostError, SilenceError, number_of
 from dprobed.resolver.modules import VDSO, matches
-from dprobed.resolver.places import (
-    WATCHED,
-    check_arguments,
-    check_boundary,
-    code_spec,
-    watched_length,
-)
+from dprobed.resolver.places import WATCHED, check_boundary, check_needs, code_spec, watched_length
 from dprobed.wire.protocol import State
 from dprobed.wire.resolver import Place
 
@@ -39,6 +33,8 @@ _SIGN: Final = 1 << 63
 #: Where the kernel's own code is that it maps into each process (getauxval(3)), and most of it.
 _AT_SYSINFO_EHDR: Final = 33
 _VDSO_ROOM: Final = 4 * PAGE
+#: Behind the name of a place whose hits are the returns of its function.
+RETURN_MARK: Final = ":return"
 _NOT_FOUND: Final = "no mapped module is known to have that name"
 
 
@@ -49,8 +45,9 @@ class _NotYetError(LocationError):
 class Spot(msgspec.Struct, frozen=True):
     """One address at which a probe is to be inserted.
 
-    ``code``: what the file has there, of code. ``length``: of a watchpoint, else 0. ``semaphore``
-    and ``arguments``: of a static probe, the address of the one, and what reads the others.
+    ``code``: what the file has there, of code. ``length``: of a watchpoint, else 0. ``size``: of
+    the function that begins there. ``semaphore`` and ``arguments``: of a static probe, the address
+    of the one, and what reads the others.
     """
 
     address: int
@@ -59,6 +56,7 @@ class Spot(msgspec.Struct, frozen=True):
     key: Hashable
     code: bytes = b""
     length: int = 0
+    size: int = 0
     semaphore: int = 0
     arguments: tuple[Reader, ...] = ()
 
@@ -244,7 +242,7 @@ class Placement:
         """The addresses of a probe in these modules, and why it has none in one that it names."""
         spots: list[Spot] = []
         unplaced: Unplaced | None = None
-        asked = argument_count(program, probe)
+        needs = needs_of(program, probe)
         for loaded in among:
             try:
                 if not loaded.named(program.header.name):
@@ -257,7 +255,7 @@ class Placement:
                     unplaced = Unplaced(State.PENDING, reason, retry=retry)
                 continue
             try:
-                found = self._in_module(loaded, probe, asked)
+                found = self._in_module(loaded, probe, needs)
             except SilenceError as error:
                 unplaced = Unplaced(State.PENDING, _one_line(error), retry=True)
                 continue
@@ -317,9 +315,8 @@ class Placement:
         ]
 
     def _in_module(
-        self, loaded: LoadedModule, probe: ProbeDefinition, asked: int
+        self, loaded: LoadedModule, probe: ProbeDefinition, needs: Needs
     ) -> list[Spot] | Unplaced:
-        """Its places; ``asked``: how many arguments it asks for. Raises LocationError."""
         if probe.watchpoint is not None:
             return self._watch(loaded, probe, probe.watchpoint)
         file = loaded.file()
@@ -339,14 +336,15 @@ class Placement:
                 found = [(place, address) for address in addresses]
             for there, address in found:
                 check_boundary(there, asserted=probe.opcode is not None)
-                check_arguments(there, asked)
+                check_needs(there, needs)
                 spots.append(
                     Spot(
                         address,
-                        place.name,
+                        place.name + RETURN_MARK * probe.returns,
                         loaded.module.path,
                         loaded.key,
                         there.code,
+                        size=there.size,
                         semaphore=_in_memory(there, there.semaphore, address),
                         arguments=_readers(there, address),
                     )

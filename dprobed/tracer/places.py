@@ -112,6 +112,7 @@ class Places:
             if gone:
                 self._choices.forget(self._placement.holds_code)
                 self._internal.forget(self._placement.holds_code)
+                self._engines.unmapped(())  # functions may have returned to there
                 self._lose(gone)
             if new:
                 self._internal.set_signals(new)

@@ -134,8 +134,7 @@ class Programs:
         if request.program in self.inserted:
             raise RequestError(f"program {request.program} is inserted already")
         if request.engine not in ENGINES:
-            known = ", ".join(ENGINES)
-            raise RequestError(f"there is no engine {request.engine!r}; there are: {known}")
+            raise RequestError(f"no engine is called {request.engine}: {', '.join(ENGINES)}")
         program, executor = self._read(request.bytecode, facilities)
         inserted = Inserted(
             request.program,
@@ -314,6 +313,7 @@ class Programs:
                 program.header.name,
                 alters=program.alters(probe),
                 max_hits=inserted.max_hits or 0,
+                entry_part=inserted.executor.entry_part(probe.index),
             )
             for probe in program.probes
         ]

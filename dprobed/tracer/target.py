@@ -221,9 +221,9 @@ class TracedProcess:
             if self.namespace_init.leaves(thread):
                 self.group.request_attention()
 
-    def forked(self, child: int) -> None:
+    def forked(self, thread: Thread, child: int) -> None:
         """See StopHandler."""
-        self.inheritance.forked(child)
+        self.inheritance.forked(thread, child)
 
     def begin(self, thread: Thread, shares_memory: bool) -> None:
         """See StopHandler; a forked process is followed, or detached from without our changes."""

@@ -49,6 +49,7 @@ class Wanted(msgspec.Struct, frozen=True):
             spot.key,
             opcode,
             spot.code,
+            size=spot.size,
             semaphore=spot.semaphore,
             arguments=spot.arguments,
         )

@@ -80,7 +80,8 @@ class ProbeStatus(msgspec.Struct, frozen=True, array_like=True):
     ``engine``: which one serves it: ``trap``, or ``watch``; empty while it has no place.
     ``present_ns``: since it was first in; for ``asleep_ns`` of that it was throttled. ``dumped``:
     cores that were written for it; ``no_dumps``: hits that asked for one in vain, by reason.
-    ``uncounted_ns``: for how long of that dprobed itself was gone, and came again.
+    ``uncounted_ns``: for how long of that dprobed itself was gone, and came again. ``unwound``:
+    calls that were left without returning, of a return probe.
     """
 
     program: int
@@ -101,6 +102,7 @@ class ProbeStatus(msgspec.Struct, frozen=True, array_like=True):
     dumped: int = 0
     no_dumps: dict[str, int] = {}
     uncounted_ns: int = 0
+    unwound: int = 0
 
 
 class LocalVariables(msgspec.Struct, frozen=True, array_like=True):

@@ -17,6 +17,7 @@ from tests.benchmarks import (
     bench_dump,
     bench_interpreter,
     bench_many,
+    bench_returns,
     bench_soak,
     bench_start,
     bench_trace,
@@ -27,6 +28,7 @@ from tests.benchmarks.figures import show
 BENCHES = {
     "interpreter": bench_interpreter,
     "trap": bench_trap,
+    "returns": bench_returns,
     "many": bench_many,
     "start": bench_start,
     "trace": bench_trace,

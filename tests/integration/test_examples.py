@@ -135,6 +135,24 @@ def test_write_sizes_makes_a_histogram(tmp_path: Path) -> None:
     assert {n: count for n, count in enumerate(table) if count} == {0: 1, 1: 2, 6: 1, 11: 1}
 
 
+def test_read_times_are_those_of_each_read(tmp_path: Path) -> None:
+    given = b"x" * 1000
+    got = run("read_times", "cat", "-", tmp=tmp_path, stdin=given)
+    assert got.stdout == given
+    values = [
+        {item["name"]: item["value"] for item in record["log"]}
+        for record in got.records
+        if any(item.get("name") == "fd" and item["value"] == 0 for item in record["log"])
+    ]
+    # All of standard input, then its end.
+    assert sum(value["result"] for value in values) == len(given)
+    assert values[-1]["result"] == 0
+    assert all(0 < value["ns"] < record_limit for value in values for record_limit in (60e9,))
+    (probe,) = got.probes
+    assert probe["place"] == "read+0x0:return"
+    assert probe["hits"] == len(got.records)
+
+
 def test_sampled_passes_over_and_then_stops(tmp_path: Path) -> None:
     got = run("sampled", "bash", "-c", "for n in {1..500}; do x=$n$x; done", tmp=tmp_path)
     assert [record["hit"] for record in got.records] == [101, 102, 103, 104, 105]

@@ -31,6 +31,7 @@ class SummaryProbe(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     missed: int
     dropped: int
     faulted: int = 0
+    unwound: int = 0
     #: Of ``present_ns``, in which it was in, it slept for so long, over a budget.
     asleep_ns: int = 0
     present_ns: int = 0
@@ -135,6 +136,12 @@ def not_counted(asleep_ns: int, present_ns: int) -> str:
     return f"not counted for {text} % of the time"
 
 
+def unwound_text(count: int) -> str:
+    """How many calls a return probe has seen begin and not return; empty: none."""
+    calls = f"{count} call{'s' if count > 1 else ''}"
+    return f"{calls} left without returning (unwound)" if count else ""
+
+
 def _total(probes: list[messages.ProbeInfo]) -> SummaryProbe:
     """One probe in all processes; its state is that of where it was hit first."""
     shown = next((probe for probe in probes if probe.hits), probes[0])
@@ -151,6 +158,7 @@ def _total(probes: list[messages.ProbeInfo]) -> SummaryProbe:
         missed=sum(probe.missed for probe in probes),
         dropped=sum(probe.dropped for probe in probes),
         faulted=sum(probe.faulted for probe in probes),
+        unwound=sum(probe.unwound for probe in probes),
         asleep_ns=asleep,
         present_ns=sum(probe.present_ns for probe in probes) if asleep else 0,
         reason=shown.reason,

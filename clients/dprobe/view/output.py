@@ -18,7 +18,13 @@ import msgspec
 
 from dprobe.lib import quiet
 from dprobe.lib.errors import UserError, os_error_text
-from dprobe.lib.summary import Summary, SummaryVariable, dumps_text, not_counted
+from dprobe.lib.summary import (
+    Summary,
+    SummaryVariable,
+    dumps_text,
+    not_counted,
+    unwound_text,
+)
 from dprobe.view import tables
 from dprobed.printable import LAYOUT, located, printable
 from dprobed.proc import far
@@ -215,6 +221,7 @@ def summary_text(summary: Summary, width: int | None = None) -> str:
         for text in (
             not_counted(probe.asleep_ns, probe.present_ns),
             dumps_text(probe.dumped, probe.no_dumps),
+            unwound_text(probe.unwound),
         ):
             if text:
                 lines.append(f"{probe.program} {probe.major}.{probe.minor} {probe.place}: {text}")

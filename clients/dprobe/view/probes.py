@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 import msgspec
 
 from dprobe.lib.health import stands
-from dprobe.lib.summary import added, dumps_text, named, not_counted
+from dprobe.lib.summary import added, dumps_text, named, not_counted, unwound_text
 from dprobe.view.output import complain
 from dprobe.view.tables import Listing, between_words, show, width_of
 from dprobed.durations import text
@@ -49,6 +49,7 @@ PROBES_EXTENDED = Listing(
         ("missed", "missed"),
         ("dropped", "dropped"),
         ("faulted", "faulted"),
+        ("unwound", "unwound"),
         ("asleep", "asleep_ns"),
         ("handler drops", "handler_drops"),
         ("engine", "engine"),
@@ -281,6 +282,17 @@ def awaited(kept: Sequence[messages.KeptInfo]) -> Iterator[str]:
             yield f"{what}: about to be put in again after a restart of dprobed"
 
 
+def unwound(probes: Sequence[messages.ProbeInfo]) -> Iterator[str]:
+    """How many calls were left without returning: a line for each place of a program."""
+    places: dict[tuple[str, str], int] = {}
+    for probe in probes:
+        if probe.unwound:
+            key = probe.program, probe.place
+            places[key] = places.get(key, 0) + probe.unwound
+    for (program, place), count in places.items():
+        yield f"{program} at {place}: {unwound_text(count)}"
+
+
 def taken_over(probes: Sequence[messages.ProbeInfo]) -> Iterator[str]:
     """Which probes a restarted daemon has taken over: a line for each process and program."""
     gone: dict[tuple[int, str], int] = {}
@@ -446,6 +458,7 @@ def show_status(
         *dumped(answer.probes),
         *dumped_in_all(answer.deployments, answer.earlier),
         *asleep(answer.probes),
+        *unwound(answer.probes),
         *taken_over(answer.probes),
         *awaited(answer.kept),
         *unguarded(answer.probes),

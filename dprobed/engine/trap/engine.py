@@ -19,6 +19,13 @@ from dprobed.engine.interface import Listener, Location, Loss, Plan, Refusal, Tr
 from dprobed.engine.probe import Attachment, Probe
 from dprobed.engine.runner import ProgramRunner
 from dprobed.engine.trap import copies
+from dprobed.engine.trap.attachments import (
+    SiteAttachment,
+    attach,
+    attach_twins,
+    detach,
+    site_of,
+)
 from dprobed.engine.trap.removal import SiteRemoval
 from dprobed.engine.trap.sigtrap import Sigtrap
 from dprobed.engine.trap.sites import Site, Sites
@@ -33,16 +40,6 @@ from dprobed.wire.protocol import State as ProbeState
 _COST_NS: Final = 17_000
 
 
-class SiteAttachment(Attachment):
-    """A place of a probe at a breakpoint site."""
-
-    __slots__ = ("site",)
-
-    def __init__(self, probe: Probe, location: Location, site: Site) -> None:
-        super().__init__(probe, "trap", location)
-        self.site: Final = site
-
-
 class TrapEngine:
     """The trap engine of one target."""
 
@@ -51,7 +48,7 @@ class TrapEngine:
     def __init__(self, group: ThreadGroup, listener: Listener, runner: ProgramRunner) -> None:
         self.group: Final = group
         sites = Sites(AddressSpace.unopened(0))
-        self.stops: Final = TrapStops(group, listener, runner, sites)
+        self.stops: Final = TrapStops(group, listener, runner, sites, self._reserve, self._classify)
         self.view = OriginalView(sites)
         stops = self.stops
         self._removal: Final = SiteRemoval(group, runner.registers, stops.notes, stops.exits)
@@ -120,6 +117,7 @@ class TrapEngine:
     def forget(self, thread: Thread) -> None:
         """See Engine."""
         self.stops.notes.forget(thread)
+        self.stops.returns.calls.ended(thread.tid)
 
     def leave(self, registers: Registers) -> bool:
         """See Engine."""
@@ -188,8 +186,7 @@ class TrapEngine:
                 reason = f"the code at {plan.location.address:#x} changed meanwhile"
                 results.append((plan, Refusal(ProbeState.FAILED, reason)))
                 continue
-            attachment = SiteAttachment(plan.probe, plan.location, site)
-            site.attachments.append(attachment)
+            attachment = attach(plan.probe, plan.location, site)
             results.append((plan, attachment))
             armed.append(site)
         self._removal.redirect_restarts(armed)
@@ -240,24 +237,25 @@ class TrapEngine:
         """
         self._is_watched = is_watched
         for site in self.by_trap.values():
-            site.simple = site.callback is None and not (
-                site.displaced.length == 1 and is_watched(site.trap)
-            )
-            site.plain = site.simple and site.seen
+            self._classify(site)
+
+    def _classify(self, site: Site) -> None:
+        site.simple = site.callback is None and not (
+            site.displaced.length == 1 and self._is_watched(site.trap)
+        )
+        site.plain = site.simple and site.seen
 
     # --- taking out ---
 
     def attachments(self) -> list[Attachment]:
         """See Engine."""
-        return [each for site in self.sites.all() for each in site.attachments]
+        return [each for site in self.sites.all() for each in site.attachments + site.entered]
 
     def release(self, attachments: Iterable[Attachment]) -> bool:
         """See Engine."""
-        for attachment in attachments:
-            assert isinstance(attachment, SiteAttachment)
-            attachment.site.attachments.remove(attachment)
-            if attachment.site.is_empty:
-                self._released.add(attachment.site)
+        released = list(attachments)
+        self._released.update(detach(attachment) for attachment in released)
+        self._released.update(self.stops.returns.released(released))
         return any(site.is_empty for site in self._released)
 
     def disarm(self, unstoppable: list[Thread]) -> None:
@@ -272,8 +270,8 @@ class TrapEngine:
     def unmapped(self, attachments: Iterable[Attachment]) -> None:
         """See Engine."""
         for attachment in attachments:
-            assert isinstance(attachment, SiteAttachment)
-            attachment.site.gone = True
+            site_of(attachment).gone = True
+        self._released.update(self.stops.returns.forget_overwritten())
 
     def lost(self) -> list[Loss]:
         """See Engine."""
@@ -291,9 +289,12 @@ class TrapEngine:
 
     def _lose(self, sites: list[Site], reason: str) -> Loss:
         loss = Loss([], reason, any(site.callback is not None for site in sites))
+        self.stops.returns.lost(sites, reason)
         for site in sites:
-            loss.attachments.extend(site.attachments)
+            loss.attachments.extend(site.attachments + site.entered)
+            self._released.update(self.stops.returns.released(site.entered))
             site.attachments.clear()
+            site.entered.clear()
             site.callback = None
             self._released.add(site)
         return loss
@@ -301,24 +302,16 @@ class TrapEngine:
     def disarm_all(self, unstoppable: list[Thread]) -> None:
         """See Engine."""
         self._released.clear()
+        self.stops.returns.use(self.sites)
         self._removal.remove(self.sites.all(), unstoppable)
 
     # --- other address spaces ---
 
     def forked(self, child: TrapEngine, twin: Twin) -> list[Attachment]:
         """See Engine."""
-        found: list[Attachment] = []
-        for site in self.sites.all():
-            there = child.by_trap.get(site.trap)
-            for old in site.attachments:
-                new = twin(old)
-                if new is None or there is None:
-                    continue  # it does not follow, or is a debugger's
-                location = Location.again(old, new[1])
-                attachment = SiteAttachment(new[0], location, there)
-                there.attachments.append(attachment)
-                found.append(attachment)
-        return found
+        found = attach_twins(self.sites.all(), child.by_trap, twin)
+        child.stops.returns.take_over(self.stops.returns, child.sites.space.tgid, found)
+        return list(found.values())
 
     def release_child(self, thread: Thread) -> None:
         """Undo our changes in a ``fork`` child's copy of the memory, and detach from it.
@@ -342,4 +335,6 @@ class TrapEngine:
     def exec(self) -> None:
         """See Engine."""
         self._released.clear()
+        self.stops.returns.calls.unwind(list(self.stops.returns.calls))
+        self.stops.returns.use(self.sites)
         self.sites.clear()

@@ -4,9 +4,9 @@ Rules:
 
 * A *site* is one patched place, with any number of probes. Its original bytes are read once,
   when it is made, and through the overlay of the other sites' original bytes.
-* Text is changed while all threads are stopped, one byte a site, and only where the byte is what we
-  expect: ours when we take a site out (a module may have been unmapped and another mapped in its
-  place), the original one when we put it in.
+* Text is changed while all threads are stopped (but see ``returns``), one byte a site, and only
+  where the byte is what we expect: ours when we take a site out (a module may have been unmapped
+  and another mapped in its place), the original one when we put it in.
 * An ``int3`` alone does not tell that it is ours: programs fill memory with them. Nor does text
   without a file tell that it is not: some programs move theirs to huge pages. What is around does.
 * A slot is used again only after every thread has left it.
@@ -49,6 +49,7 @@ class Site:
         "attachments",
         "callback",
         "displaced",
+        "entered",
         "gone",
         "original",
         "plain",
@@ -56,6 +57,7 @@ class Site:
         "simple",
         "slot",
         "trap",
+        "users",
     )
 
     def __init__(
@@ -75,6 +77,10 @@ class Site:
         #: The text before and behind its first byte.
         self.around: Final = around
         self.attachments: list[Attachment] = []
+        #: Of return probes: the function that begins here is theirs.
+        self.entered: list[Attachment] = []
+        #: Of return probes that have seen a call that returns to here.
+        self.users: set[Attachment] = set()
         #: An internal breakpoint (the dynamic loader's notification); called at each hit.
         self.callback: Callable[[Thread], None] | None = None
         #: Its module was unmapped.
@@ -89,7 +95,7 @@ class Site:
     @property
     def is_empty(self) -> bool:
         """Whether no probe and no callback is left."""
-        return not self.attachments and self.callback is None
+        return not (self.attachments or self.entered or self.users or self.callback is not None)
 
     def twin(self) -> Site:
         """The same site in a copy of the memory."""
@@ -240,6 +246,11 @@ class Sites:
     def ready(self, address: int) -> Site | None:
         """The site at an address, if ``make`` has made it."""
         return self.by_trap.get(address + 1) or self._unarmed.get(address)
+
+    def discard(self, site: Site) -> None:
+        """Free the slot of one site that was made ready, unless it is armed."""
+        if self._unarmed.pop(site.address, None) is site:
+            self.free([site])
 
     def discard_unarmed(self) -> None:
         """Free the slots of sites that were made ready and not armed."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import time
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from dprobed.arch.x86_64.breakpoint import INT3, SI_KERNEL, TRAP_HWBKPT
@@ -14,6 +15,7 @@ from dprobed.arch.x86_64.siginfo import code_of
 from dprobed.engine.interface import Listener, TrapStop
 from dprobed.engine.runner import ProgramRunner
 from dprobed.engine.trap.notes import ThreadNotes
+from dprobed.engine.trap.returns import Returns
 from dprobed.engine.trap.sigtrap import Sigtrap
 from dprobed.engine.trap.sites import Site, Sites
 from dprobed.engine.trap.slots import SlotExits
@@ -31,14 +33,22 @@ class TrapStops:
     """Serves the SIGTRAP stops of one target; a plain hit first, and fast."""
 
     def __init__(
-        self, group: ThreadGroup, listener: Listener, runner: ProgramRunner, sites: Sites
+        self,
+        group: ThreadGroup,
+        listener: Listener,
+        runner: ProgramRunner,
+        sites: Sites,
+        reserve: Callable[[Sequence[int]], None],
+        classify: Callable[[Site], None],
     ) -> None:
+        """``reserve`` and ``classify``: as ``Returns`` takes them."""
         #: Of the present address space, and by what a thread's rip is after the breakpoint.
         self.sites = sites
         self.by_trap = sites.by_trap
         self.notes: Final = ThreadNotes()
         self.sigtrap: Final = Sigtrap(group, sites, self.notes)
         self.exits: Final = SlotExits(group, listener, runner, self.sigtrap, self.notes, sites)
+        self.returns: Final = Returns(runner, sites, reserve, classify)
         self._group: Final = group
         self._runner: Final = runner
         self._noted: Final = self.notes.by_tid
@@ -52,6 +62,7 @@ class TrapStops:
         self.sites = self.exits.sites = sites
         self.by_trap = sites.by_trap
         self.sigtrap.use(sites)
+        self.returns.use(sites)
         self._noted.clear()
 
     # --- a hit ---
@@ -65,6 +76,7 @@ class TrapStops:
             or tid in self._noted
             or self.sigtrap.disposition is not None
             or not (site.plain or self._becomes_plain(thread, site))
+            or (site.entered and not self.returns.is_ready(thread))
         ):
             return False
         group = self._group
@@ -104,7 +116,10 @@ class TrapStops:
         run = self._run  # a local name: Python does not specialize calls of an attribute
         address = words[RIP] = site.address
         try:
-            altered = run(thread, site.attachments, site.displaced.may_fault, now)
+            if site.entered or site.users:
+                altered = self._hit_of_function(thread, site, now)
+            else:
+                altered = run(thread, site.attachments, site.displaced.may_fault, now)
         except Gone:
             return 0  # killed; its exit status comes next
         if not altered:
@@ -114,6 +129,17 @@ class TrapStops:
         with contextlib.suppress(Gone):
             self._registers.store(thread.tid)
         return 0
+
+    def _hit_of_function(self, thread: Thread, site: Site, now: int) -> bool:
+        """A hit where functions return to, or at the entry of one whose return is probed: first
+        what has happened first. Whether the thread's registers were altered; raises Gone."""
+        returns = self.returns
+        altered = bool(site.users) and returns.returned(thread, site, now)
+        if site.entered:
+            altered |= returns.entered(thread, site, now)
+        if site.attachments:
+            altered |= self._run(thread, site.attachments, site.displaced.may_fault, now)
+        return altered
 
     @staticmethod
     def _go_to(thread: Thread, address: int) -> None:
@@ -230,18 +256,26 @@ class TrapStops:
                 self._words[RIP] = site.slot
                 self._registers.store(thread.tid)
                 return
+        if site.entered and not self.returns.is_ready(thread):
+            if self._group.is_stopped:
+                self._call_again(thread, site)
+                return
+            self.returns.prepare(thread, site)
         if not site.seen:
             site.seen, site.plain = True, site.simple
         if site.callback is not None:
             if self._group.is_stopped:
-                # What stops it has looked at modules and sites already, and is about to change
-                # them: this thread calls again when that is done.
-                self._words[RIP] = site.address
-                self._registers.store(thread.tid)
+                self._call_again(thread, site)
                 return
             site.callback(thread)
             self._registers.load(thread.tid)
         self._go_to(thread, self.hit(thread, site, now))
+
+    def _call_again(self, thread: Thread, site: Site) -> None:
+        """What stops the target has looked at modules and sites already, and is about to change
+        them: this thread calls again when that is done."""
+        self._words[RIP] = site.address
+        self._registers.store(thread.tid)
 
     def deliver(self, thread: Thread) -> None:
         """``thread.signal`` is about to be delivered: its handler must not see a slot."""

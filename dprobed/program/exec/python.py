@@ -104,7 +104,7 @@ class PythonExecutor:
         self._static = static
         self._known = frozenset(facilities.values())
         self.symbols = [0] * len(program.names)
-        self._make_entries()
+        self._entries, self._entry_parts = self._all_entries()
 
     def entry(self, index: int) -> Entry:
         """The function that runs the probe with this index for one hit."""
@@ -123,13 +123,16 @@ class PythonExecutor:
         other.locals.write(0, self.locals.read())
         other._globals = globals_
         other.symbols = list(self.symbols)
-        other._make_entries()
+        other._entries, other._entry_parts = other._all_entries()
         return other
 
-    def _make_entries(self) -> None:
+    def _all_entries(self) -> tuple[dict[int, Entry], dict[int, Entry]]:
+        """What runs at each probe's hits, and the entry parts of those that have one."""
         probes = self.program.probes
-        self._entries = {probe.index: self._entry(probe, probe.start) for probe in probes}
-        self._entry_parts = {p.index: self._entry(p, p.entry) for p in probes if p.split}
+        return (
+            {probe.index: self._entry(probe, probe.start) for probe in probes},
+            {probe.index: self._entry(probe, probe.entry) for probe in probes if probe.split},
+        )
 
     def source(self, probe: ProbeDefinition) -> str:
         """The Python source of a probe's function."""

@@ -50,6 +50,7 @@ class ProbeInfo(msgspec.Struct, frozen=True, kw_only=True, tag="probe"):
     dprobed was gone and came again, and counted nothing. ``uid``: who inserted its program,
     ``age_seconds`` ago; it is taken out in ``left_seconds`` (null: not by itself), and the probe
     disabled after ``max_hits`` (0: any number). ``end_rule``: who says so; empty: the user.
+    ``unwound``: of a return probe, calls that were left without returning.
     """
 
     program: str
@@ -84,6 +85,7 @@ class ProbeInfo(msgspec.Struct, frozen=True, kw_only=True, tag="probe"):
     max_hits: int = 0
     end_rule: str = ""
     uncounted_ns: int = 0
+    unwound: int = 0
 
 
 class KeptInfo(msgspec.Struct, frozen=True, kw_only=True, tag="kept"):
@@ -116,6 +118,7 @@ class EarlierInfo(msgspec.Struct, frozen=True, kw_only=True, tag="earlier"):
     present_ns: int
     dumped: int = 0
     no_dumps: dict[str, int] = {}
+    unwound: int = 0
 
 
 class VariablesInfo(msgspec.Struct, frozen=True, kw_only=True, tag="variables"):

@@ -59,7 +59,7 @@ class Watcher:
     def deliver(self, thread: Thread) -> None:
         self.signals.append(thread.signal)
 
-    def forked(self, child: int) -> None:
+    def forked(self, thread: Thread, child: int) -> None:
         self.forks.append(child)
 
     def begin(self, thread: Thread, shares_memory: bool) -> None:

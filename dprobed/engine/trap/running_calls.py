@@ -1,0 +1,227 @@
+"""The calls of probed functions that have not returned yet, in one address space.
+
+* A call is known by its *frame*, the address of its return address: no two running calls have the
+  same one, in whatever threads, coroutines or signal handlers, whose stacks may be anywhere.
+* Functions that end by calling another one in their place leave it their frame: such calls return
+  together. So an entry with the frame and the return address of a running call is either that, or
+  the running one was left without returning (``longjmp``, an exception, and then the same call
+  again). Only the code of the function can tell: whether it jumps out of itself.
+* A call that was left without returning is *unwound*. That shows at the next entry or return of
+  its thread that is above it on the thread's own stack. On other stacks (of coroutines, for
+  signals) what is above may be another stack: there it shows when its frame is used again, or its
+  return address is overwritten. At the end of its thread the number is right at the latest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Collection, Iterable, Iterator
+from typing import Final
+
+from dprobed.arch.x86_64.paging import WORD
+from dprobed.arch.x86_64.registers import FS_BASE, RSP
+from dprobed.engine.errors import SpaceError
+from dprobed.engine.probe import Attachment
+from dprobed.engine.remote_calls import mappings
+from dprobed.engine.trap.attachments import EntryAttachment, SiteAttachment
+from dprobed.engine.trap.sites import Sites
+from dprobed.tracee.ptrace import Gone, Registers
+from dprobed.tracee.thread import Thread
+
+#: Calls that are followed at a time in one target; what is beyond is missed.
+MAX_CALLS: Final = 1 << 16
+#: Calls of one thread on other stacks whose return addresses are looked at at one stop.
+_LOOKS: Final = 8
+
+
+class RunningCall:
+    """A call of a probed function. ``kept``: what the entry part has left."""
+
+    __slots__ = ("attachment", "frame", "kept", "returns_to", "tgid", "tid")
+
+    def __init__(
+        self,
+        attachment: EntryAttachment,
+        thread: tuple[int, int],
+        frame: int,
+        returns_to: int,
+        kept: list[int],
+    ) -> None:
+        """``thread``: its tid and that of its process."""
+        self.attachment: Final = attachment
+        self.tid, self.tgid = thread
+        self.frame: Final = frame
+        self.returns_to: Final = returns_to
+        self.kept: Final = kept
+
+
+class RunningCalls:
+    """See the module."""
+
+    def __init__(self, registers: Registers, sites: Sites) -> None:
+        """``registers``: of the thread that stops."""
+        self.count = 0
+        self._sites = sites
+        self._words: Final = registers.words
+        #: By frame; of those that share one, the innermost last.
+        self._by_frame: Final[dict[int, list[RunningCall]]] = {}
+        #: By thread, in the order of their entries.
+        self._by_tid: Final[dict[int, list[RunningCall]]] = {}
+        #: By thread, where its own stack is.
+        self._stacks: Final[dict[int, tuple[int, int]]] = {}
+        #: By fork child, the calls that it has from its parent's thread.
+        self._of_children: Final[dict[int, list[RunningCall]]] = {}
+
+    def use(self, sites: Sites) -> None:
+        """Start in an address space that has these sites."""
+        self._sites = sites
+        self.count = 0
+        for each in (self._by_frame, self._by_tid, self._stacks, self._of_children):
+            each.clear()
+
+    def __iter__(self) -> Iterator[RunningCall]:
+        """All of them."""
+        for calls in list(self._by_tid.values()):
+            yield from list(calls)
+
+    def add(self, call: RunningCall) -> None:
+        """A call begins."""
+        self._by_frame.setdefault(call.frame, []).append(call)
+        self._by_tid.setdefault(call.tid, []).append(call)
+        self.count += 1
+
+    def drop(self, calls: Iterable[RunningCall]) -> None:
+        """Follow these no more."""
+        for call in calls:
+            for found, key in ((self._by_frame, call.frame), (self._by_tid, call.tid)):
+                among = found[key]
+                if among[-1] is call:
+                    among.pop()
+                else:
+                    among.remove(call)
+                if not among:
+                    del found[key]
+            self.count -= 1
+
+    def drop_of(self, gone: Collection[Attachment]) -> None:
+        """Follow those of probes that are released no more."""
+        self.drop([call for call in self if call.attachment in gone])
+
+    def returning(self, thread: Thread, address: int) -> list[RunningCall]:
+        """The calls, the innermost first, that a thread whose registers are loaded has just left by
+        returning to this address; they are dropped."""
+        frame = self._words[RSP] - 8 & WORD
+        calls = self._by_frame.get(frame)
+        if not calls or calls[-1].returns_to != address or calls[-1].tgid != thread.tgid:
+            return []
+        # Who catches an exception comes to the same place by a jump, and has called others since.
+        if self._word(thread, frame) != address:
+            self.unwind(list(calls))
+            return []
+        found = calls[::-1]
+        self.drop(found)
+        return found
+
+    def _word(self, thread: Thread, address: int) -> int:
+        data = self._sites.space.memory.read_partial(thread.tid, address, 8)
+        return int.from_bytes(data, "little") if len(data) == 8 else 0
+
+    # --- those that do not return ---
+
+    def unwind(self, calls: list[RunningCall]) -> None:
+        """Count these as unwound, and drop them."""
+        for call in calls:
+            call.attachment.probe.unwound += 1
+        self.drop(calls)
+
+    def ended(self, tid: int) -> None:
+        """A thread ended, or has another address space now."""
+        self.unwind(list(self._by_tid.get(tid, ())))
+        self._of_children.pop(tid, None)
+        self._stacks.pop(tid, None)
+
+    def look(self, thread: Thread, entering: int = 0) -> None:
+        """Note what calls of a thread were unwound, now that its registers are these.
+
+        ``entering``: the return address of the call that it is about to make.
+        """
+        stack = self._words[RSP]
+        sharing = self._by_frame.get(stack) if entering else None
+        if sharing and not self._is_tail_call(sharing[-1], thread, entering):
+            self.unwind(list(sharing))
+        calls = self._by_tid.get(thread.tid)
+        if calls and calls[-1].frame < stack:
+            self.unwind(self._left(thread, calls, stack))
+
+    def _is_tail_call(self, last: RunningCall, thread: Thread, address: int) -> bool:
+        """Whether the call that has this frame leaves it to another one."""
+        return (
+            last.returns_to == address
+            and last.tgid == thread.tgid
+            and last.attachment.leaves_by_jump(self._sites)
+        )
+
+    def _left(self, thread: Thread, calls: list[RunningCall], stack: int) -> list[RunningCall]:
+        """Of a thread's calls those that are running no more, with its stack pointer there."""
+        low, high = self._own_stack(thread)
+        is_own = low <= stack <= high
+        gone = []
+        looks = 0
+        for call in reversed(calls):
+            if call.frame >= stack:
+                if is_own and call.frame <= high:
+                    break  # what was entered before is above that
+                continue
+            if is_own and call.frame >= low:
+                gone.append(call)
+                continue
+            looks += 1
+            if looks > _LOOKS:
+                break
+            if self._word(thread, call.frame) != call.returns_to:
+                gone.append(call)
+        return gone
+
+    def _own_stack(self, thread: Thread) -> tuple[int, int]:
+        """From where to where the thread's own stack may reach, which is no other's; else 0, 0.
+
+        The first thread's has a name and may grow to what is mapped below it. Others have what the
+        thread pointer points to at its upper end, as the C library makes them.
+        """
+        known = self._stacks.get(thread.tid)
+        if known is None:
+            known = self._stacks[thread.tid] = self._find_stack(thread)
+        return known
+
+    def _find_stack(self, thread: Thread) -> tuple[int, int]:
+        pointer, below = self._words[FS_BASE], 0
+        is_first = thread.tid == self._sites.space.tgid
+        with contextlib.suppress(SpaceError, Gone):
+            for line in mappings(thread.tid):
+                if is_first and line.name == b"[stack]":
+                    return below, line.end
+                if not is_first and line.start <= pointer < line.end:
+                    return line.start, pointer
+                below = line.end
+        return 0, 0
+
+    # --- a fork child ---
+
+    def forking(self, thread: Thread, child: int) -> None:
+        """A thread is making a child, which will return from the same calls in its own memory."""
+        calls = self._by_tid.get(thread.tid)
+        if calls:
+            self._of_children[child] = list(calls)
+
+    def take_over(
+        self, other: RunningCalls, child: int, twins: dict[Attachment, SiteAttachment]
+    ) -> None:
+        """Begin a fork child with the calls of the thread that made it. ``twins``: our attachments
+        by the parent's."""
+        for call in other._of_children.pop(child, ()):
+            twin = twins.get(call.attachment)
+            if isinstance(twin, EntryAttachment):
+                again = RunningCall(
+                    twin, (child, child), call.frame, call.returns_to, list(call.kept)
+                )
+                self.add(again)
