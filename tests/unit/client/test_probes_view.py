@@ -6,7 +6,9 @@ import os
 
 import click
 import pytest
+from dprobe.commands.debug import _chosen, gdb_command
 from dprobe.commands.pids import OneProcess
+from dprobe.lib.errors import UserError
 from dprobe.lib.health import _problems
 from dprobe.view.probes import explain_probes, nanoseconds, show_status
 
@@ -96,3 +98,28 @@ def test_a_process_by_its_number_or_a_name_that_only_one_has(
         process.convert("three", None, None)
     with pytest.raises(click.BadParameter, match="0 is not in the range"):
         process.convert("0", None, None)
+
+
+def test_the_process_that_a_debugger_is_for() -> None:
+    rows = [
+        {"pid": 10, "state": "runs"},
+        {"pid": 11, "state": "held"},
+        {"pid": 12, "state": "held"},
+    ]
+    assert _chosen(rows, (10, 11)) == rows[1]
+    assert _chosen(rows, (10,)) == rows[0]
+    with pytest.raises(UserError, match="held for a debugger: 11, 12; name one"):
+        _chosen(rows, (10, 11, 12))
+    with pytest.raises(UserError, match="process 9 is not held"):
+        _chosen(rows, (9,))
+    with pytest.raises(UserError, match="none of these processes is held"):
+        _chosen(rows, (8, 9))
+    with pytest.raises(UserError, match="process 13 has a debugger already"):
+        _chosen([{"pid": 13, "state": "debugged"}], (13,))
+
+
+@pytest.mark.parametrize("path", ["| touch x", "/a b", "/a\nshell x", "x", ""])
+def test_gdb_gets_a_plain_path_or_none(path: str) -> None:
+    assert "/run/x/1" in " ".join(gdb_command(1, "/run/x/1"))
+    with pytest.raises(UserError, match="odd name"):
+        gdb_command(1, path)
