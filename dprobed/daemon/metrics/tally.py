@@ -55,6 +55,8 @@ class Tally:
         #: The one that lost its last source the longest ago first.
         self._series: dict[Name, _Series] = {}
         self._sources: dict[Hashable, _Source] = {}
+        #: By user, how many of the names are that user's; without ``OTHER``.
+        self._names: Counter[int] = Counter()
 
     def carry(self, source: Hashable, name: Name, uid: int, counts: Mapping[str, int]) -> None:
         """A source begins with counts that were somebody else's to tell."""
@@ -95,6 +97,8 @@ class Tally:
         series = self._series.get(name)
         if series is None:
             series = self._series[name] = _Series(-1 if name == _OTHERS else uid, Counter())
+            if name != _OTHERS:
+                self._names[uid] += 1
         series.sources += 1
         return name
 
@@ -106,17 +110,16 @@ class Tally:
 
     def _make_room(self, uid: int) -> bool:
         """Whether there is room for one more name of a user."""
-        own = [name for name, each in self._series.items() if each.uid == uid]
-        if uid != 0 and len(own) >= self._of_a_user:
-            return self._fold(own)
-        others = [name for name in self._series if name != _OTHERS]
-        return len(others) < self._in_all or self._fold(others)
+        if uid != 0 and self._names[uid] >= self._of_a_user:
+            return self._fold(uid)
+        return self._names.total() < self._in_all or self._fold(None)
 
-    def _fold(self, names: list[Name]) -> bool:
-        """Give up one of these names that is not in use; false where all are."""
-        for name in names:
-            if not self._series[name].sources:
+    def _fold(self, uid: int | None) -> bool:
+        """Give up a name that is not in use, of a user or of all; false where all are."""
+        for name, series in self._series.items():
+            if not series.sources and name != _OTHERS and uid in (None, series.uid):
                 rest = self._series.setdefault(_OTHERS, _Series(-1, Counter()))
                 rest.sums.update(self._series.pop(name).sums)
+                self._names[series.uid] -= 1
                 return True
         return False
