@@ -11,6 +11,7 @@ from dprobed.daemon.client import Client, Forbidden, Refusal
 from dprobed.daemon.detaching import Detaching
 from dprobed.daemon.doubts import Doubts
 from dprobed.daemon.gate import Gate
+from dprobed.daemon.maps import map_use_of
 from dprobed.daemon.target import Target
 from dprobed.daemon.targets import Targets
 from dprobed.policy.rights import Right
@@ -77,6 +78,7 @@ class Inquiry:
             kept=self._kept(client, select),
             earlier=self._targets.earlier_infos(client, select),
             variables=[*summed, *self._targets.variables(client, select, others)],
+            map_use=map_use_of(chosen),
         )
 
     def _kept(self, client: Client, select: messages.Select) -> list[messages.KeptInfo]:

@@ -122,6 +122,19 @@ VARIABLES = Listing(
         ("processes", "processes"),
     ),
 )
+MAPS = Listing(
+    "mapuse",
+    (
+        ("program", "program"),
+        ("no", "number"),
+        ("map", "map"),
+        ("kind", "kind"),
+        ("keys", "entries"),
+        ("size", "size"),
+        ("lost", "lost"),
+        ("processes", "processes"),
+    ),
+)
 TERMS = Listing(
     "term",
     (
@@ -422,6 +435,14 @@ def show_variables(
         show(rows, VARIABLES, json=json, empty="", only=only)
 
 
+def show_maps(uses: Sequence[messages.MapUseInfo], *, json: bool, only: Sequence[str] = ()) -> None:
+    """How full maps are, each in the process where it is fullest, and what they lost in all."""
+    if uses and (not only or MAPS.chosen(only)):
+        if not json:
+            print()
+        show(uses, MAPS, json=json, empty="", only=only)
+
+
 def show_status(
     answer: messages.Status,
     *,
@@ -453,6 +474,7 @@ def show_status(
         only=only,
         terms=answer,
     )
+    show_maps(answer.map_use, json=json, only=only)
     for line in (
         *doubted(answer.probes),
         *dumped(answer.probes),

@@ -13,6 +13,8 @@ from dprobed.wire.messages.listings import (
     Explanation,
     HandlerInfo,
     KeptInfo,
+    MapInfo,
+    MapUseInfo,
     PolicyInfo,
     ProbeInfo,
     ProgramInfo,
@@ -81,6 +83,7 @@ class Removed(ReplyMessage, frozen=True):
     deployments: list[DeploymentInfo] = []
     earlier: list[EarlierInfo] = []
     variables: list[VariablesInfo] = []
+    maps: list[MapInfo] = []
 
 
 class Status(ReplyMessage, frozen=True):
@@ -93,6 +96,7 @@ class Status(ReplyMessage, frozen=True):
     kept: list[KeptInfo] = []
     earlier: list[EarlierInfo] = []
     variables: list[VariablesInfo] = []
+    map_use: list[MapUseInfo] = []
 
 
 class Listing(ReplyMessage, frozen=True):
@@ -108,6 +112,12 @@ class Words(ReplyMessage, frozen=True):
 
     first: int
     words: list[int]
+
+
+class MapListing(ReplyMessage, frozen=True):
+    """Answers ``maps``; those of kind ``value`` are of one process each in any case."""
+
+    maps: list[MapInfo]
 
 
 class Logged(ReplyMessage, frozen=True):
@@ -205,7 +215,8 @@ class Error(msgspec.Struct, frozen=True, kw_only=True, tag="error"):
 
 
 Reply = (
-    Welcome | Attached | Checked | Inserted | Deployed | Removed | Status | Listing | Words | Logged
+    Welcome | Attached | Checked | Inserted | Deployed | Removed | Status | Listing | Words
+    | MapListing | Logged
     | Dumped | Resumed | Registered | HandlerListing | TraceListing | TraceSaved
     | PolicyListing | PolicyExplained | UsageInfo | Error
 )  # fmt: skip
