@@ -12,7 +12,7 @@ from dprobed.engine.budget import Account
 from dprobed.engine.probe import Probe
 from dprobed.program.exec.interface import Executor
 from dprobed.program.exec.variables import ListVariables
-from dprobed.program.maps import VALUE, MapContents, MapRoom
+from dprobed.program.maps import VALUE, MapContents, MapRoom, is_entry
 from dprobed.program.model import Program
 from dprobed.wire import protocol
 from dprobed.wire.limits import Limits
@@ -122,8 +122,9 @@ class Inserted(msgspec.Struct):
             self.inherited = variables.inherited
         for state in former.maps:
             if state.number < len(self.executor.maps):
-                contents = MapContents(state.lost, state.entries)
-                self.executor.maps[state.number].load(contents)
+                held = self.executor.maps[state.number]
+                entries = [each for each in state.entries if is_entry(held.definition, each)]
+                held.load(MapContents(state.lost, entries))
 
     def twin(self, variables: ListVariables, room: MapRoom) -> Inserted:
         """The same for a fork child, which has its own global ``variables`` and ``room`` for maps;

@@ -93,16 +93,14 @@ class Programs:
 
     def sums(self) -> tuple[int, int, int]:
         """What changes whenever something is counted, a variable is set, or a program comes."""
-        words = sum(sum(each.executor.locals.read()) for each in self.inserted.values())
+        words = [sum(each.executor.locals.read()) for each in self.inserted.values()]
         hits = sum(probe.hits for probe in self.probes())
-        return len(self.inserted), hits, words + sum(self.globals.read())
+        return len(words), hits, sum(words) + sum(self.globals.read())
 
     def describe(self, number: int) -> dict[str, object]:
         """Facts about a program, for the JSON file beside a core."""
-        inserted = self.inserted.get(number)
-        if inserted is None:
-            return {}
-        return {"program": inserted.label, "id": inserted.program.header.id}
+        found = self.inserted.get(number)
+        return {"program": found.label, "id": found.program.header.id} if found else {}
 
     # --- address spaces ---
 
@@ -206,10 +204,8 @@ class Programs:
         return VariableValues.of(self.globals, self.inserted)
 
     def take_over(self, other: Programs, variables: VariableValues) -> None:
-        """Inherit the programs of the parent that follow; ``variables``: its values at the fork.
-
-        Their probes have no places yet: ``take_over_places`` or ``enter_image`` comes next.
-        """
+        """Inherit the programs of the parent that follow, with its ``variables`` at the fork; they
+        have no places yet: ``take_over_places`` or ``enter_image`` comes next."""
         self.globals.grow(len(other.globals))
         # A program may have come since, with more.
         self.globals.write(0, other.globals.read())

@@ -290,8 +290,7 @@ class TracedProcess:
         )
 
     def _conclude(self) -> None:
-        """None of its threads is left: it has ended, or only we have, with its last thread that
-        could not be detached from."""
+        """No thread is left: it has ended, or only we, with one that could not be detached from."""
         self.end = self._end_status
         if self.detachment.is_due and self.end[0] == "gone" and not procfs.has_ended(self.pid):
             self.end = "detached", 0
